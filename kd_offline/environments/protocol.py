@@ -1,0 +1,39 @@
+"""The one batched environment protocol that everything steps."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.types import BoolArray, IntArray, Outcome, SeedArray, View
+
+
+class BatchedEnvironment(Protocol):
+    """``B`` environments stepped at once; a single one is ``B = 1``.
+
+    An episode depends on its own seed and actions alone, never on ``B`` or on its slot. Nothing
+    resets by itself: the observation after the last transition is always seen. A finished slot
+    ignores its actions, repeats its last view and end flags, and pays zero reward until it is
+    reset. Returned arrays are fresh or never written again by the environment.
+    """
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """Static description: names, widths, blocks, sides."""
+        ...
+
+    def reset(self, seeds: SeedArray) -> View:
+        """Start ``B = len(seeds)`` episodes; ``seeds``: uint64 [B]."""
+        ...
+
+    def reset_where(self, where: BoolArray, seeds: SeedArray) -> View:
+        """Restart the slots where ``where`` (bool [B]) with their ``seeds`` (uint64 [B])."""
+        ...
+
+    def step(self, actions: IntArray) -> Outcome:
+        """Apply ``actions``: int [B, N]; those of agents that are not alive are ignored."""
+        ...
+
+    def close(self) -> None:
+        """Release what the environment holds."""
+        ...

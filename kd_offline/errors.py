@@ -1,0 +1,114 @@
+"""The error tree: grouped by what the caller would do next, each also a builtin error.
+
+::
+
+    KdOfflineError                 exit 1
+    ├── UsageError                 exit 2   a name, width or setting is wrong: correct the call
+    │   ├── UnknownNameError       exit 2   not one of the names that exist here
+    │   └── MissingExtraError      exit 2   an optional library is not installed
+    ├── DatasetError               exit 1   the data on disk cannot be used as they are
+    │   ├── NotADatasetError       exit 1   nothing of ours at that path
+    │   ├── UnfinishedError        exit 1   a recording without its manifest: resume or delete it
+    │   ├── CorruptDatasetError    exit 1   bytes differ from what the manifest promises
+    │   ├── FormatVersionError     exit 1   written by a newer or foreign format
+    │   └── MissingArrayError      exit 2   the chosen method needs an array that is not there
+    ├── CheckpointError            exit 1   an expert or student file cannot be used
+    ├── MismatchError              exit 2   two parts that do not fit each other
+    ├── StorageError               exit 1   the disk or folder refuses: full, read-only, exists
+    └── BudgetError                exit 3   a stated budget is violated
+
+Every message is one sentence of what is wrong, what was got, what is allowed and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_BUDGET = 3
+
+
+class KdOfflineError(Exception):
+    """Base of every error that kd-offline raises on purpose."""
+
+    exit_code = EXIT_FAILED
+
+
+class UsageError(KdOfflineError, ValueError):
+    """A value given by the user is not acceptable."""
+
+    exit_code = EXIT_USAGE
+
+
+class UnknownNameError(UsageError, LookupError):
+    """A name is not among the ones that exist."""
+
+    def __init__(self, what: str, got: str, allowed: Iterable[str], hint: str = "") -> None:
+        names = list(allowed)
+        close = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
+        guess = f"; did you mean {close[0]!r}?" if close else ""
+        listed = ", ".join(names) if names else "none"
+        tail = f"; {hint}" if hint else ""
+        super().__init__(f"unknown {what} {got!r}: allowed are {listed}{guess}{tail}")
+        self.got = got
+        self.allowed = tuple(names)
+
+
+class MissingExtraError(UsageError, ImportError):
+    """An optional library is absent."""
+
+    def __init__(self, library: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the library {library!r}, which is not installed: "
+            f"run pip install 'kd-offline[{extra}]'"
+        )
+        self.extra = extra
+
+
+class DatasetError(KdOfflineError):
+    """A dataset on disk cannot be used as it is."""
+
+
+class NotADatasetError(DatasetError, FileNotFoundError):
+    """There is no expert buffer at the path."""
+
+
+class UnfinishedError(DatasetError):
+    """A recording was begun here and not finished: it has no manifest."""
+
+
+class CorruptDatasetError(DatasetError, ValueError):
+    """Stored bytes or values differ from what the manifest promises."""
+
+
+class FormatVersionError(DatasetError, ValueError):
+    """The dataset was written in a format that this version does not read."""
+
+
+class MissingArrayError(DatasetError, LookupError):
+    """An array that the request needs is not in the dataset."""
+
+    exit_code = EXIT_USAGE
+
+
+class CheckpointError(KdOfflineError, ValueError):
+    """An expert or student checkpoint is damaged, incomplete or foreign."""
+
+
+class MismatchError(KdOfflineError, ValueError):
+    """Two parts do not fit each other, such as an expert and an environment."""
+
+    exit_code = EXIT_USAGE
+
+
+class StorageError(KdOfflineError, OSError):
+    """The file system refuses: full, read-only, in use, or already there."""
+
+
+class BudgetError(KdOfflineError):
+    """A stated budget is violated."""
+
+    exit_code = EXIT_BUDGET

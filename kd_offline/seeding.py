@@ -1,0 +1,66 @@
+"""Derived random streams: every consumer gets its own from (seed, purpose), nothing is global.
+
+Two kinds. :func:`generator` gives an ordinary NumPy generator for one consumer. :func:`uniforms`
+gives counter-based numbers for whole batches of episodes at once: the numbers of an episode depend
+on its own seed, the purpose and the step alone, never on the batch that it happens to be in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+from kd_offline.types import SeedArray
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def _key(*purpose: object) -> int:
+    text = "\x1f".join(map(str, purpose)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
+
+
+def generator(seed: int, *purpose: object) -> np.random.Generator:
+    """Return a Philox generator for ``(seed, purpose)``; distinct purposes are independent."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _key(*purpose)])))
+
+
+def derive(seed: int, *purpose: object) -> int:
+    """Return a child seed in [0, 2**63) for ``(seed, purpose)``."""
+    return int(np.random.SeedSequence([seed, _key(*purpose)]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def episode_seeds(seed: int, first: int, count: int, *purpose: object) -> SeedArray:
+    """Return the seeds of episodes ``first .. first + count``: uint64 [count], below 2**31.
+
+    They stay below 2**31 because several environments accept no wider seed. An episode's seed
+    depends on its index alone, so a recording can be continued or split over workers.
+    """
+    index = np.arange(first, first + count, dtype=np.uint64)
+    base = np.uint64(derive(seed, "episodes", *purpose))
+    return _mix(_mix(index * _GOLDEN + base)) >> np.uint64(33)
+
+
+def uniforms(
+    seeds: SeedArray, step: int, shape: tuple[int, ...], *purpose: object
+) -> npt.NDArray[np.float64]:
+    """Return uniform numbers in [0, 1): float64 [B, *shape], a function of (seed, step, purpose).
+
+    SplitMix64 finalisers over a counter (Steele et al., 2014), exact on every platform.
+    """
+    size = int(np.prod(shape, dtype=np.int64))
+    stream = _mix(_mix(seeds ^ np.uint64(_key(*purpose))) + np.uint64(step) * _GOLDEN)
+    counter = np.arange(1, size + 1, dtype=np.uint64) * _GOLDEN
+    bits = _mix(stream[:, None] + counter[None, :])
+    return ((bits >> np.uint64(11)) * 2.0**-53).reshape(len(seeds), *shape)
+
+
+def _mix(x: SeedArray) -> SeedArray:
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * _MIX_1
+        x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    return x ^ (x >> np.uint64(31))

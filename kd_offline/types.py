@@ -1,0 +1,68 @@
+"""Axis letters and the records that travel between packages.
+
+Axis letters, used in every docstring:
+
+``E`` episodes, ``B`` batch, ``T`` steps, ``N`` agents, ``A`` actions, ``O`` observation width,
+``S`` state width, ``H`` hidden width, ``K`` roles, ``R`` rows (transitions, episodes concatenated).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.floating[Any]]
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+SeedArray = npt.NDArray[np.uint64]
+Int8Array = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a batch of teams sees before it acts.
+
+    Agents narrower than the widest one are padded with zeros (observations) and False (actions).
+    """
+
+    obs: Float32Array  # [B, N, O]
+    state: Float32Array  # [B, S]
+    available_actions: BoolArray  # [B, N, A]
+    alive: BoolArray  # [B, N]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step of a batch of environments brought; ``view`` is the observation after it."""
+
+    view: View
+    reward: Float32Array  # [B, N], raw reward of each agent
+    terminated: BoolArray  # [B]
+    truncated: BoolArray  # [B]
+    won: Int8Array  # [B], 1 won, 0 not won (yet), -1 the task has no notion of winning
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOutput:
+    """What a team policy says about one view."""
+
+    logits: Float32Array  # [B, N, A], raw, unmasked, temperature 1
+    embedding: Float32Array | None = None  # [B, N, H]
+    value: Float32Array | None = None  # [B, N], raw reward units
+
+
+class TeamPolicy(Protocol):
+    """A policy for a whole team, stepped on batches; memory is threaded through by the caller."""
+
+    def start(self, seeds: SeedArray) -> Any:
+        """Return the memory of freshly reset episodes; ``seeds``: uint64 [B]."""
+        ...
+
+    def act(self, view: View, memory: Any) -> tuple[PolicyOutput, Any]:
+        """Return the output for ``view`` and the memory after this step."""
+        ...
