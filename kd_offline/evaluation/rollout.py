@@ -1,0 +1,238 @@
+"""The one rollout loop: a team policy, an environment, a list of evaluation seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kd_offline.environments.protocol import BatchedEnvironment
+from kd_offline.errors import MismatchError, UsageError
+from kd_offline.policies import choose_actions, masked_log_softmax
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.seeding import uniforms
+from kd_offline.types import (
+    BoolArray,
+    Int8Array,
+    IntArray,
+    Outcome,
+    PolicyOutput,
+    SeedArray,
+    TeamPolicy,
+    View,
+)
+
+DEFAULT_BATCH = 1024
+_F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How often two policies choose alike on the same views, in sums over each episode.
+
+    Choices are greedy ones whatever the episode was played with. ``kl`` is KL(reference || played)
+    in nats at temperature 1 over the legal actions. Only alive agents count.
+    """
+
+    equal: IntArray  # [E, N] steps at which both choose the same action
+    joint: IntArray  # [E] steps at which all alive agents choose the same
+    kl: _F64  # [E, N]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What a policy did in ``E`` episodes, in the order of their seeds."""
+
+    seeds: SeedArray  # [E]
+    returns: _F64  # [E, N] sum of each agent's raw rewards
+    lengths: IntArray  # [E] transitions
+    won: Int8Array  # [E] 1 won, 0 not won, -1 the task has no notion of winning
+    alive_steps: IntArray  # [E, N] steps at which the agent acted
+    action_counts: IntArray  # [N, T, A] over episodes; T is the longest episode
+    agreement: Agreement | None = None
+
+    @property
+    def action_frequency(self) -> _F64:
+        """Share of each action among the agents that acted at that step: [N, T, A]."""
+        total = self.action_counts.sum(axis=-1, keepdims=True)
+        return np.asarray(self.action_counts / np.maximum(total, 1))
+
+
+def rollout(
+    environment: BatchedEnvironment,
+    policy: TeamPolicy,
+    seeds: SeedArray,
+    *,
+    greedy: bool,
+    batch: int = DEFAULT_BATCH,
+    reference: TeamPolicy | None = None,
+) -> Rollout:
+    """Play one episode for every seed.
+
+    Parameters
+    ----------
+    environment : BatchedEnvironment
+    policy : TeamPolicy
+        It masks its own observations where it is a student; the loop knows no masks.
+    seeds : uint64 [E]
+        Evaluation seeds. Start, actions and result of an episode depend on its seed alone.
+    greedy : bool
+        Masked argmax, or sampling at temperature 1.
+    batch : int
+        Episodes played at once. It does not change the result, except that matrix products of
+        another batch size may round differently in the last bit.
+    reference : TeamPolicy, optional
+        Runs along on the same views, with its own memory, and is compared step by step.
+
+    Raises
+    ------
+    UsageError
+        No seeds, or a batch below 1.
+    MismatchError
+        The policy's logits do not fit the environment, or an episode does not end in time.
+    """
+    if len(seeds) == 0 or batch < 1:
+        msg = f"a rollout of {len(seeds)} episodes in batches of {batch}: give at least 1 of each"
+        raise UsageError(msg)
+    chunks = [
+        _play(environment, policy, seeds[start : start + batch], greedy, reference)
+        for start in range(0, len(seeds), batch)
+    ]
+    return _join(chunks)
+
+
+def _play(
+    environment: BatchedEnvironment,
+    policy: TeamPolicy,
+    seeds: SeedArray,
+    greedy: bool,
+    reference: TeamPolicy | None,
+) -> Rollout:
+    view = environment.reset(seeds)
+    memory, reference_memory = policy.start(seeds), reference and reference.start(seeds)
+    tally = _Tally.empty(environment.spec, len(seeds), compared=reference is not None)
+    running = np.ones(len(seeds), bool)
+    for step in range(environment.spec.episode_limit):
+        output, memory = policy.act(view, memory)
+        _check_logits(output, view, environment.spec)
+        draws = None if greedy else uniforms(seeds, step, view.alive.shape[1:], "action")
+        actions = choose_actions(output.logits, view.available_actions, draws)
+        acting = view.alive & running[:, None]
+        if reference is not None:
+            said, reference_memory = reference.act(view, reference_memory)
+            tally.compare(output, said, view.available_actions, acting)
+        outcome = environment.step(actions)
+        tally.add(step, actions, acting, running, outcome)
+        running = running & ~(outcome.terminated | outcome.truncated)
+        view = outcome.view
+        if not running.any():
+            return tally.rollout(seeds)
+    msg = (
+        f"{int(running.sum())} of {len(seeds)} episodes of {environment.spec.id} had not ended "
+        f"after its limit of {environment.spec.episode_limit} steps: correct the environment's "
+        "episode_limit or let it truncate"
+    )
+    raise MismatchError(msg)
+
+
+def _check_logits(output: PolicyOutput, view: View, spec: EnvironmentSpec) -> None:
+    if output.logits.shape != view.available_actions.shape:
+        msg = (
+            f"the policy returned logits of shape {output.logits.shape} where {spec.id} needs "
+            f"{view.available_actions.shape}: use a policy made for this environment"
+        )
+        raise MismatchError(msg)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Running sums of one batch of episodes."""
+
+    returns: _F64
+    lengths: IntArray
+    won: Int8Array
+    alive_steps: IntArray
+    counts: list[IntArray] = field(default_factory=list)
+    actions: int = 0
+    agreement: Agreement | None = None
+
+    @classmethod
+    def empty(cls, spec: EnvironmentSpec, n: int, *, compared: bool) -> _Tally:
+        def whole(*shape: int) -> IntArray:
+            return np.zeros(shape, np.int64)
+
+        shape = (n, spec.n_agents)
+        agreement = Agreement(whole(*shape), whole(n), np.zeros(shape)) if compared else None
+        return cls(
+            returns=np.zeros(shape),
+            lengths=whole(n),
+            won=np.full(n, -1, np.int8),
+            alive_steps=whole(*shape),
+            actions=spec.action_count,
+            agreement=agreement,
+        )
+
+    def add(
+        self, step: int, actions: IntArray, acting: BoolArray, running: BoolArray, outcome: Outcome
+    ) -> None:
+        self.returns += np.where(running[:, None], outcome.reward, 0.0)
+        self.lengths[running] = step + 1
+        self.won[running] = outcome.won[running]
+        self.alive_steps += acting
+        taken = (actions[..., None] == np.arange(self.actions)) & acting[..., None]
+        self.counts.append(taken.sum(axis=0))
+
+    def compare(
+        self, played: PolicyOutput, said: PolicyOutput, available: BoolArray, acting: BoolArray
+    ) -> None:
+        if self.agreement is None:
+            return
+        same = choose_actions(played.logits, available) == choose_actions(said.logits, available)
+        self.agreement.equal[:] += same & acting
+        self.agreement.joint[:] += (same | ~acting).all(axis=1) & acting.any(axis=1)
+        self.agreement.kl[:] += np.where(acting, _kl(said, played, available), 0.0)
+
+    def rollout(self, seeds: SeedArray) -> Rollout:
+        counts = np.stack(self.counts, axis=1)
+        return Rollout(
+            seeds, self.returns, self.lengths, self.won, self.alive_steps, counts, self.agreement
+        )
+
+
+def _kl(target: PolicyOutput, other: PolicyOutput, available: BoolArray) -> _F64:
+    p, q = (masked_log_softmax(x.logits, available) for x in (target, other))
+    # Illegal actions have probability 0 on both sides; -inf - -inf would be NaN.
+    gap = np.where(available, p, 0.0) - np.where(available, q, 0.0)
+    return np.asarray((np.exp(p) * gap).sum(axis=-1))
+
+
+def _join(chunks: list[Rollout]) -> Rollout:
+    def rows(name: str) -> Any:
+        return np.concatenate([getattr(chunk, name) for chunk in chunks])
+
+    return Rollout(
+        seeds=rows("seeds"),
+        returns=rows("returns"),
+        lengths=rows("lengths"),
+        won=rows("won"),
+        alive_steps=rows("alive_steps"),
+        action_counts=_sum_counts([chunk.action_counts for chunk in chunks]),
+        agreement=_join_agreement([c.agreement for c in chunks if c.agreement is not None]),
+    )
+
+
+def _sum_counts(counts: list[IntArray]) -> IntArray:
+    steps = max(c.shape[1] for c in counts)
+    return np.sum([np.pad(c, ((0, 0), (0, steps - c.shape[1]), (0, 0))) for c in counts], axis=0)
+
+
+def _join_agreement(parts: list[Agreement]) -> Agreement | None:
+    if not parts:
+        return None
+    return Agreement(
+        equal=np.concatenate([part.equal for part in parts]),
+        joint=np.concatenate([part.joint for part in parts]),
+        kl=np.concatenate([part.kl for part in parts]),
+    )

@@ -1,0 +1,132 @@
+"""From logits to actions, in one place, and the two policies that need no network.
+
+Policies only say logits; the action is chosen here, by the recording loop and the rollout loop
+alike. Greedy is the argmax over the legal actions. Sampled is the inverse of the cumulative
+distribution at temperature 1 at a given uniform number, so that the action of an episode depends
+on that episode alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kd_offline.errors import MismatchError
+from kd_offline.types import (
+    Array,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    PolicyOutput,
+    SeedArray,
+    TeamPolicy,
+    View,
+)
+
+
+def choose_actions(
+    logits: FloatArray, available_actions: BoolArray, uniforms: FloatArray | None = None
+) -> IntArray:
+    """Choose one legal action for each agent.
+
+    Parameters
+    ----------
+    logits : float [..., A]
+        Raw logits, temperature 1.
+    available_actions : bool [..., A]
+        Legal actions. A row without any (an absent agent) yields action 0.
+    uniforms : float64 [...] or None
+        Numbers in [0, 1) for sampling by inverse CDF; None chooses greedily, ties to the lowest
+        index.
+
+    Returns
+    -------
+    int64 [...]
+    """
+    if uniforms is None:
+        return np.asarray(np.argmax(_legal_only(logits, available_actions), axis=-1), np.int64)
+    # Unnormalised weights: u * total is below total for every u < 1, so the first partial sum
+    # above it always exists and always belongs to a legal action.
+    reached = np.cumsum(_weights(logits, available_actions), axis=-1)
+    target = uniforms[..., None] * reached[..., -1:]
+    return np.asarray(np.argmax(reached > target, axis=-1), np.int64)
+
+
+def masked_log_softmax(logits: FloatArray, available_actions: BoolArray) -> npt.NDArray[np.float64]:
+    """Return log probabilities over the legal actions: float64 [..., A], -inf where illegal.
+
+    A row without a legal action is -inf everywhere, never NaN.
+    """
+    legal = _legal_only(logits, available_actions)
+    top = _top(legal)
+    total = np.exp(legal - top).sum(axis=-1, keepdims=True)
+    return np.asarray(legal - top - np.log(np.where(total > 0, total, 1.0)))
+
+
+def _legal_only(logits: FloatArray, available: BoolArray) -> npt.NDArray[np.float64]:
+    return np.where(available, logits, -np.inf).astype(np.float64, copy=False)
+
+
+def _top(legal: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    top = legal.max(axis=-1, keepdims=True)
+    return np.where(np.isfinite(top), top, 0.0)
+
+
+def _weights(logits: FloatArray, available: BoolArray) -> npt.NDArray[np.float64]:
+    legal = _legal_only(logits, available)
+    return np.asarray(np.exp(legal - _top(legal)))
+
+
+@dataclass(frozen=True, slots=True)
+class RandomPolicy:
+    """Uniform over the legal actions, when sampled; greedy play of it is meaningless."""
+
+    def start(self, seeds: SeedArray) -> None:
+        """Return no memory."""
+
+    def act(self, view: View, memory: None) -> tuple[PolicyOutput, None]:
+        """Return equal logits for every action."""
+        return PolicyOutput(np.zeros(view.available_actions.shape, np.float32)), None
+
+
+@dataclass(frozen=True, slots=True)
+class MixedTeam:
+    """A team in which agent ``i`` acts by ``policies[owner[i]]``.
+
+    Every policy sees the same views and keeps its own memory, so a recurrent expert among students
+    remembers just what it would have remembered in its own team.
+    """
+
+    policies: tuple[TeamPolicy, ...]
+    owner: tuple[int, ...]
+
+    @classmethod
+    def swapped(
+        cls, base: TeamPolicy, other: TeamPolicy, agents: Sequence[int], n_agents: int
+    ) -> MixedTeam:
+        """Return ``base`` with the given agents (indices) played by ``other``."""
+        return cls((base, other), tuple(int(i in set(agents)) for i in range(n_agents)))
+
+    def __post_init__(self) -> None:
+        if not all(0 <= k < len(self.policies) for k in self.owner):
+            msg = (
+                f"owner {self.owner} names a policy that is not there: "
+                f"give indices below {len(self.policies)}, one for each agent"
+            )
+            raise MismatchError(msg)
+
+    def start(self, seeds: SeedArray) -> tuple[Any, ...]:
+        """Return the memories of all policies."""
+        return tuple(policy.start(seeds) for policy in self.policies)
+
+    def act(self, view: View, memory: tuple[Any, ...]) -> tuple[PolicyOutput, tuple[Any, ...]]:
+        """Return the logits of each agent's owner; embeddings and values are left out."""
+        steps = [p.act(view, m) for p, m in zip(self.policies, memory, strict=True)]
+        every: Array = np.stack([output.logits for output, _ in steps])
+        chosen = every[list(self.owner), :, range(len(self.owner))]  # [N, B, A]
+        logits = np.ascontiguousarray(np.moveaxis(chosen, 0, 1))
+        return PolicyOutput(logits), tuple(after for _, after in steps)
