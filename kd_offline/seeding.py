@@ -53,10 +53,13 @@ def uniforms(
     SplitMix64 finalisers over a counter (Steele et al., 2014), exact on every platform.
     """
     size = int(np.prod(shape, dtype=np.int64))
-    stream = _mix(_mix(seeds ^ np.uint64(_key(*purpose))) + np.uint64(step) * _GOLDEN)
+    # In Python integers: NumPy scalars warn where arrays wrap around.
+    offset = np.uint64(step * int(_GOLDEN) % 2**64)
+    stream = _mix(_mix(seeds ^ np.uint64(_key(*purpose))) + offset)
     counter = np.arange(1, size + 1, dtype=np.uint64) * _GOLDEN
     bits = _mix(stream[:, None] + counter[None, :])
-    return ((bits >> np.uint64(11)) * 2.0**-53).reshape(len(seeds), *shape)
+    unit = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return unit.reshape(len(seeds), *shape)
 
 
 def _mix(x: SeedArray) -> SeedArray:

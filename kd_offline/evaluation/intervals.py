@@ -118,9 +118,9 @@ def rate_interval(draws: Resampling, wins: FloatArray) -> Interval:
         1 for a won episode, 0 otherwise.
     """
     resampled = draws.interval(wins)
-    scored = wilson(resampled.mean, draws.episodes.shape[1])
+    scored = wilson(min(1.0, resampled.mean), draws.episodes.shape[1])
     low, high = min(resampled.low, scored.low), max(resampled.high, scored.high)
-    return Interval(resampled.mean, low, high)
+    return Interval(resampled.mean, max(0.0, low), min(1.0, high))
 
 
 def _weights(n: int, replicates: int, seed: int, *purpose: object) -> _F64:

@@ -225,7 +225,9 @@ def _join(chunks: list[Rollout]) -> Rollout:
 
 def _sum_counts(counts: list[IntArray]) -> IntArray:
     steps = max(c.shape[1] for c in counts)
-    return np.sum([np.pad(c, ((0, 0), (0, steps - c.shape[1]), (0, 0))) for c in counts], axis=0)
+    return np.asarray(
+        np.sum([np.pad(c, ((0, 0), (0, steps - c.shape[1]), (0, 0))) for c in counts], axis=0)
+    )
 
 
 def _join_agreement(parts: list[Agreement]) -> Agreement | None:

@@ -1,0 +1,139 @@
+"""Retention in three ways, with intervals from one paired bootstrap.
+
+With mean returns of student S, expert E, uniformly random play R, and the ceiling C (the best
+policy known under the student's mask, trained directly by reinforcement learning):
+
+- ``ratio`` = win rate of S / win rate of E, where the task has wins. Ratios of returns depend on
+  where zero happens to lie, so returns never enter it.
+- ``normalised`` = (S - R) / (E - R).
+- ``of_ceiling`` = (S - R) / (C - R).
+
+A quotient is None where its denominator is not above zero with confidence (the lower end of its
+interval is not positive): nothing is worth retaining then, and a quotient would be noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kd_offline.errors import MismatchError
+from kd_offline.evaluation.intervals import Interval, Resampling, percentile, rate_interval
+from kd_offline.types import FloatArray
+
+_F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """One figure of each policy on the same evaluation seeds.
+
+    Every field is float64 [K, E]: a row for each training seed (one row where the policy has
+    none), a column for each evaluation seed. ``*_won`` are 0 or 1, or None where the task has no
+    wins.
+    """
+
+    expert: _F64
+    student: _F64
+    random: _F64
+    ceiling: _F64 | None = None
+    expert_won: _F64 | None = None
+    student_won: _F64 | None = None
+
+    def __post_init__(self) -> None:
+        widths = {
+            name: value.shape
+            for name in self.__slots__
+            if (value := getattr(self, name)) is not None
+        }
+        if len({shape[-1] for shape in widths.values()}) != 1 or any(
+            len(shape) != 2 for shape in widths.values()
+        ):
+            msg = (
+                f"figures of shapes {widths} cannot be compared: "
+                "give [K, E] of the same E evaluation seeds for every policy"
+            )
+            raise MismatchError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """The three retentions; None where undefined or not asked for."""
+
+    ratio: Interval | None
+    normalised: Interval | None
+    of_ceiling: Interval | None
+
+
+def retention(samples: Samples, draws: Resampling) -> Retention:
+    """Return the three retentions of the student.
+
+    Parameters
+    ----------
+    samples : Samples
+    draws : Resampling
+        Draws over the same E episodes, shared by numerator and denominator.
+    """
+    return Retention(
+        ratio=_ratio(samples, draws),
+        normalised=_normalised(samples.student, samples.expert, samples.random, draws),
+        of_ceiling=(
+            None
+            if samples.ceiling is None
+            else _normalised(samples.student, samples.ceiling, samples.random, draws)
+        ),
+    )
+
+
+def normalised_of(student: FloatArray, top: FloatArray, bottom: FloatArray) -> float | None:
+    """Return (S - R) / (E - R) of plain means, or None where E is not above R."""
+    span = float(np.mean(top) - np.mean(bottom))
+    return float((np.mean(student) - np.mean(bottom)) / span) if span > 0 else None
+
+
+def add_sides(sides: Sequence[Samples]) -> Samples:
+    """Add the figures of all sides, each measured against the expert's other sides.
+
+    For a task with one side this is that side. Wins are left out where there are several sides: a
+    win of one is a loss of another.
+    """
+    if len(sides) == 1:
+        return sides[0]
+    ceilings = [side.ceiling for side in sides if side.ceiling is not None]
+    return Samples(
+        expert=_sum([side.expert for side in sides]),
+        student=_sum([side.student for side in sides]),
+        random=_sum([side.random for side in sides]),
+        ceiling=_sum(ceilings) if len(ceilings) == len(sides) else None,
+    )
+
+
+def _sum(parts: Sequence[_F64]) -> _F64:
+    return np.asarray(np.sum(np.stack(parts), axis=0), np.float64)
+
+
+def _normalised(student: _F64, top: _F64, bottom: _F64, draws: Resampling) -> Interval | None:
+    point = normalised_of(student, top, bottom)
+    low = draws.means(bottom)
+    return _quotient(point, draws.means(student) - low, draws.means(top) - low)
+
+
+def _ratio(samples: Samples, draws: Resampling) -> Interval | None:
+    expert, student = samples.expert_won, samples.student_won
+    if expert is None or student is None or not expert.any():
+        return None
+    if rate_interval(draws, expert).low <= 0:
+        return None
+    point = float(student.mean() / expert.mean())
+    return _quotient(point, draws.means(student), draws.means(expert))
+
+
+def _quotient(point: float | None, above: _F64, below: _F64) -> Interval | None:
+    if point is None or np.quantile(below, 0.025) <= 0:
+        return None
+    # The few replicates beyond the checked quantile may sit at or under zero: they are dropped.
+    kept = below > 0
+    return percentile(point, above[kept] / below[kept])

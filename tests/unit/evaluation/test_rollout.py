@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+
+from kd_offline.errors import MismatchError, UsageError
+from kd_offline.evaluation.rollout import rollout
+from kd_offline.policies import MixedTeam, RandomPolicy
+from kd_offline.seeding import episode_seeds
+from kd_offline.testing.targets import TargetsEnvironment, TargetsPolicy
+
+SEEDS = episode_seeds(3, 0, 200, "evaluation")
+GOOD = TargetsPolicy()
+
+
+def test_the_perfect_policy_earns_one_for_each_step_it_lives():
+    got = rollout(TargetsEnvironment(), GOOD, SEEDS, greedy=True)
+    np.testing.assert_array_equal(got.returns, got.alive_steps)
+    np.testing.assert_array_equal(got.alive_steps[:, 0], got.lengths)
+    assert got.won.tolist() == [1] * 200
+    assert set(got.lengths.tolist()) == {2, 3, 4, 5, 6}
+    assert (got.alive_steps[:, 1] == 1).any()
+
+
+def test_the_worst_policy_pays_half_for_each_step_and_never_wins():
+    got = rollout(TargetsEnvironment(), TargetsPolicy(-8.0), SEEDS, greedy=True)
+    np.testing.assert_array_equal(got.returns, -0.5 * got.alive_steps)
+    assert not got.won.any()
+
+
+def test_a_task_without_wins_says_so():
+    got = rollout(TargetsEnvironment(wins=False), GOOD, SEEDS, greedy=True)
+    assert set(got.won.tolist()) == {-1}
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_results_depend_on_the_seeds_alone(greedy, batch):
+    policy, reference = TargetsPolicy(1.0, forgets_after=2), GOOD
+    env = TargetsEnvironment()
+    whole = rollout(env, policy, SEEDS, greedy=greedy, reference=reference)
+    parts = rollout(env, policy, SEEDS[::-1], greedy=greedy, batch=batch, reference=reference)
+    for name in ("returns", "lengths", "won", "alive_steps"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name)[::-1])
+    np.testing.assert_array_equal(whole.action_counts, parts.action_counts)
+    assert whole.agreement is not None
+    assert parts.agreement is not None
+    np.testing.assert_array_equal(whole.agreement.equal, parts.agreement.equal[::-1])
+
+
+def test_a_broken_policy_earns_less():
+    env = TargetsEnvironment()
+    means = [
+        rollout(env, p, SEEDS, greedy=False).returns.sum(axis=1).mean()
+        for p in (GOOD, TargetsPolicy(8.0, forgets_after=2), RandomPolicy())
+    ]
+    assert means[0] > means[1] + 1 > means[2] + 1
+
+
+def test_action_counts_cover_every_acting_step_and_no_other():
+    got = rollout(TargetsEnvironment(), RandomPolicy(), SEEDS, greedy=False)
+    assert got.action_counts.shape == (2, 6, 4)
+    np.testing.assert_array_equal(got.action_counts.sum(axis=(1, 2)), got.alive_steps.sum(axis=0))
+    assert got.action_counts[0, :, 3].sum() == 0, "the left agent has three actions"
+    np.testing.assert_allclose(got.action_frequency[0].sum(axis=1), 1.0)
+
+
+def test_agreement_with_itself_is_total_and_with_its_opposite_none():
+    env = TargetsEnvironment()
+    same = rollout(env, GOOD, SEEDS, greedy=False, reference=GOOD)
+    assert same.agreement is not None
+    np.testing.assert_array_equal(same.agreement.equal, same.alive_steps)
+    np.testing.assert_array_equal(same.agreement.joint, same.lengths)
+    assert np.abs(same.agreement.kl).max() == 0
+    other = rollout(env, TargetsPolicy(-8.0), SEEDS, greedy=True, reference=GOOD)
+    assert other.agreement is not None
+    assert not other.agreement.equal.any()
+    assert other.agreement.kl.min() > 0
+
+
+def test_joint_agreement_needs_all_agents():
+    team = MixedTeam.swapped(GOOD, TargetsPolicy(-8.0), [1], 2)
+    got = rollout(TargetsEnvironment(), team, SEEDS, greedy=True, reference=GOOD)
+    assert got.agreement is not None
+    np.testing.assert_array_equal(got.agreement.equal[:, 0], got.lengths)
+    assert not got.agreement.equal[:, 1].any()
+    # where the right agent has left, the left one agrees alone
+    np.testing.assert_array_equal(got.agreement.joint, got.lengths - got.alive_steps[:, 1])
+
+
+class _Narrow:
+    def start(self, seeds):
+        return None
+
+    def act(self, view, memory):
+        from kd_offline.types import PolicyOutput
+
+        return PolicyOutput(np.zeros((len(view.obs), 2, 3), np.float32)), None
+
+
+def test_logits_of_another_environment_are_refused():
+    with pytest.raises(MismatchError, match=r"\(200, 2, 3\)"):
+        rollout(TargetsEnvironment(), _Narrow(), SEEDS, greedy=True)
+
+
+def test_an_episode_without_an_end_is_refused():
+    env = TargetsEnvironment(limit=6)
+    env.spec = env.spec.model_copy(update={"episode_limit": 3})
+    env._length = None  # type: ignore[assignment]
+    original = env.reset
+
+    def longer(seeds):
+        view = original(seeds)
+        env._length = np.full(len(seeds), 6)
+        return view
+
+    env.reset = longer  # type: ignore[method-assign]
+    with pytest.raises(MismatchError, match="had not ended after its limit of 3 steps"):
+        rollout(env, GOOD, SEEDS, greedy=True)
+
+
+@pytest.mark.parametrize(("seeds", "batch"), [(SEEDS[:0], 4), (SEEDS, 0)])
+def test_nothing_to_play_is_refused(seeds, batch):
+    with pytest.raises(UsageError, match="at least 1"):
+        rollout(TargetsEnvironment(), GOOD, seeds, greedy=True, batch=batch)
