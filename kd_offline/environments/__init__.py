@@ -11,7 +11,6 @@ from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.schemas.environment import Strict
 
 if TYPE_CHECKING:
-    from kd_offline.environments.particle.environment import ParticleEnvironment
     from kd_offline.environments.protocol import BatchedEnvironment
 
 _Model = TypeVar("_Model", bound=Strict)
@@ -39,9 +38,10 @@ def load(name: str, **kwargs: Any) -> BatchedEnvironment:
     """
     if name in _LOADERS:
         return _LOADERS[name](kwargs)
-    family, _, target = name.partition("/")
-    if family == "pettingzoo" and target:
-        return _pettingzoo(name, kwargs)
+    if name.startswith("pettingzoo/"):
+        from kd_offline.environments.pettingzoo_spec import load as load_pettingzoo
+
+        return load_pettingzoo(name, kwargs)
     raise UnknownNameError(what="environment", got=name, allowed=names())
 
 
@@ -50,7 +50,7 @@ def names() -> dict[str, str]:
     return dict(_DESCRIPTIONS)
 
 
-def _spread(kwargs: dict[str, Any]) -> ParticleEnvironment:
+def _spread(kwargs: dict[str, Any]) -> BatchedEnvironment:
     from kd_offline.environments.particle.environment import ParticleEnvironment
     from kd_offline.environments.particle.settings import SpreadSettings
     from kd_offline.environments.particle.spread import Spread
@@ -59,8 +59,22 @@ def _spread(kwargs: dict[str, Any]) -> ParticleEnvironment:
     return ParticleEnvironment(Spread(settings), settings.world_dtype)
 
 
-def _pettingzoo(name: str, kwargs: dict[str, Any]) -> BatchedEnvironment:
-    raise UnknownNameError(what="environment", got=name, allowed=names())
+def _speaker_listener(kwargs: dict[str, Any]) -> BatchedEnvironment:
+    from kd_offline.environments.particle.environment import ParticleEnvironment
+    from kd_offline.environments.particle.settings import Settings
+    from kd_offline.environments.particle.speaker_listener import SpeakerListener
+
+    settings = _parse("mpe/simple_speaker_listener_v4", Settings, kwargs)
+    return ParticleEnvironment(SpeakerListener(settings), settings.world_dtype)
+
+
+def _adversary(kwargs: dict[str, Any]) -> BatchedEnvironment:
+    from kd_offline.environments.particle.adversary import Adversary
+    from kd_offline.environments.particle.environment import ParticleEnvironment
+    from kd_offline.environments.particle.settings import AdversarySettings
+
+    settings = _parse("mpe/simple_adversary_v3", AdversarySettings, kwargs)
+    return ParticleEnvironment(Adversary(settings), settings.world_dtype)
 
 
 def _parse(name: str, model: type[_Model], kwargs: dict[str, Any]) -> _Model:
@@ -79,8 +93,20 @@ def _parse(name: str, model: type[_Model], kwargs: dict[str, Any]) -> _Model:
 
 _LOADERS: dict[str, Callable[[dict[str, Any]], BatchedEnvironment]] = {
     "mpe/simple_spread_v3": _spread,
+    "mpe/simple_speaker_listener_v4": _speaker_listener,
+    "mpe/simple_adversary_v3": _adversary,
 }
 
 _DESCRIPTIONS = {
-    "mpe/simple_spread_v3": "N agents cover N landmarks (n_agents, local_ratio, episode_limit)",
+    "mpe/simple_spread_v3": (
+        "N agents cover N landmarks without touching (n_agents, local_ratio, episode_limit)"
+    ),
+    "mpe/simple_speaker_listener_v4": "one names the goal, the other goes there (episode_limit)",
+    "mpe/simple_adversary_v3": (
+        "good agents hide their goal from an adversary (n_good_agents, episode_limit)"
+    ),
+    "pettingzoo/<module>:<factory>": (
+        "any ParallelEnv with discrete actions, such as "
+        "pettingzoo/mpe2.simple_tag_v3:parallel_env (episode_limit and the factory's own)"
+    ),
 }
