@@ -60,10 +60,11 @@ def test_mixed_team_takes_each_agent_from_its_owner_and_keeps_both_memories():
     seeds = np.arange(5, dtype=np.uint64)
     view = env.reset(seeds)
     good, bad = TargetsPolicy(3.0), TargetsPolicy(-3.0)
+    fresh = np.zeros(5, np.int64)
     team = MixedTeam.swapped(good, bad, [1], 2)
     output, memory = team.act(view, team.start(seeds))
-    np.testing.assert_array_equal(output.logits[:, 0], good.act(view, 0)[0].logits[:, 0])
-    np.testing.assert_array_equal(output.logits[:, 1], bad.act(view, 0)[0].logits[:, 1])
+    np.testing.assert_array_equal(output.logits[:, 0], good.act(view, fresh)[0].logits[:, 0])
+    np.testing.assert_array_equal(output.logits[:, 1], bad.act(view, fresh)[0].logits[:, 1])
     assert [m.tolist() for m in memory] == [[1] * 5, [1] * 5]
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,10 @@ LUCK = np.random.default_rng(1).normal(0, 30, (1, 400))
 DRAWS = Resampling.draw(400)
 
 
-def samples(student, *, expert=-30.0, random=-80.0, ceiling=None, **won):
-    def figure(level):
+def samples(
+    student: Any, *, expert: float = -30.0, random: float = -80.0, ceiling: Any = None, **won: Any
+) -> Samples:
+    def figure(level: Any) -> Any:
         return np.atleast_1d(level)[:, None] + LUCK
 
     top = None if ceiling is None else figure(ceiling)

@@ -1,0 +1,214 @@
+"""The run folder: where a distillation leaves everything that it is judged by."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from kd_offline.errors import CheckpointError, FormatVersionError, StorageError, UsageError
+from kd_offline.schemas.evaluation import EvaluationReport
+from kd_offline.schemas.run import RUN_FORMAT, RunManifest
+
+RUN = "run.json"
+STUDENTS = "students.safetensors"
+METRICS = "metrics.jsonl"
+EVALUATION = "evaluation.json"
+REPORT = "report.html"
+RESUME = "resume"
+
+MetricRow = dict[str, Any]
+Model = TypeVar("Model")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run folder that exists; see :func:`create_run` and :func:`open_run`."""
+
+    path: Path
+
+    @property
+    def students(self) -> Path:
+        """File of the students' weights."""
+        return self.path / STUDENTS
+
+    @property
+    def resume_state(self) -> Path:
+        """Folder of an unfinished training's state; gone once the run is complete."""
+        return self.path / RESUME
+
+    @property
+    def report(self) -> Path:
+        """File of the HTML report."""
+        return self.path / REPORT
+
+    def manifest(self) -> RunManifest:
+        """Read ``run.json``.
+
+        Raises
+        ------
+        CheckpointError
+            It is damaged.
+        FormatVersionError
+            It was written by a newer version.
+        """
+        text = (self.path / RUN).read_text(encoding="utf-8")
+        _check_version(text, self.path / RUN)
+        return _parse(RunManifest.model_validate_json, text, self.path / RUN)
+
+    def write_manifest(self, manifest: RunManifest) -> None:
+        """Replace ``run.json``."""
+        write_atomic(self.path / RUN, manifest.model_dump_json(indent=2) + "\n")
+
+    def evaluation(self) -> EvaluationReport | None:
+        """Read ``evaluation.json``; None where the run was not evaluated."""
+        file = self.path / EVALUATION
+        if not file.exists():
+            return None
+        return _parse(EvaluationReport.model_validate_json, file.read_text(encoding="utf-8"), file)
+
+    def write_evaluation(self, report: EvaluationReport) -> None:
+        """Replace ``evaluation.json``."""
+        write_atomic(self.path / EVALUATION, report.json_text())
+
+    def metrics(self) -> list[MetricRow]:
+        """Read all rows of ``metrics.jsonl``; a last line torn by a kill is left out."""
+        return [json.loads(line) for line in _whole_lines(self.path / METRICS)]
+
+    def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows: flat mappings of names to numbers or strings.
+
+        ``seed``, ``epoch`` and ``split`` ("train" or "heldout") say where a row belongs; every
+        other number is a curve of the report. Numbers that are not finite become null.
+        """
+        text = "".join(json.dumps(_finite(row)) + "\n" for row in rows)
+        try:
+            with (self.path / METRICS).open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise _storage(self.path / METRICS, error) from error
+
+    def keep_metrics(self, keep: Callable[[MetricRow], bool]) -> None:
+        """Drop the rows that ``keep`` refuses and a torn last line, before work is resumed."""
+        kept = [row for row in self.metrics() if keep(row)]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        write_atomic(self.path / METRICS, text)
+
+
+def create_run(path: str | Path, manifest: RunManifest, *, overwrite: bool = False) -> RunFolder:
+    """Create a run folder that holds only ``run.json``.
+
+    Raises
+    ------
+    StorageError
+        There is something at ``path`` already, or the disk refuses.
+    """
+    folder = Path(path)
+    if folder.exists() and not _is_empty(folder):
+        if not overwrite:
+            msg = f"{folder} already exists: give another path, resume it, or pass --overwrite"
+            raise StorageError(msg)
+        _remove_run(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _storage(folder, error) from error
+    run = RunFolder(folder)
+    run.write_manifest(manifest)
+    return run
+
+
+def open_run(path: str | Path) -> RunFolder:
+    """Open a run folder.
+
+    Raises
+    ------
+    UsageError
+        There is no run at ``path``.
+    """
+    folder = Path(path)
+    if not (folder / RUN).is_file():
+        msg = (
+            f"{folder} is not a run: it holds no {RUN}, so give a folder made by kd-offline distill"
+        )
+        raise UsageError(msg)
+    return RunFolder(folder)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path``, flush it to the disk and rename it into place.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or the folder cannot be written; the old file stays as it was.
+    """
+    aside = path.with_name(path.name + ".partial")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise _storage(path, error) from error
+
+
+def _finite(row: Mapping[str, Any]) -> MetricRow:
+    """Return the row with null for NaN and infinities, which JSON does not have."""
+    bad = (k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v))
+    return dict(row) | dict.fromkeys(bad)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove an old run, and nothing that is not one."""
+    if not (folder / RUN).is_file():
+        msg = f"{folder} exists and is not a run: remove it yourself or give another path"
+        raise StorageError(msg)
+    shutil.rmtree(folder)
+
+
+def _whole_lines(file: Path) -> list[str]:
+    if not file.exists():
+        return []
+    return file.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def _check_version(text: str, file: Path) -> None:
+    try:
+        major = json.loads(text)["version"][0]
+    except (ValueError, LookupError, TypeError):
+        return  # the model says what is wrong with it
+    if isinstance(major, int) and major > RUN_FORMAT[0]:
+        msg = (
+            f"{file} has format {major}, this version reads up to {RUN_FORMAT[0]}: "
+            "install a newer kd-offline"
+        )
+        raise FormatVersionError(msg)
+
+
+def _parse(read: Callable[[str], Model], text: str, file: Path) -> Model:
+    try:
+        return read(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the document"
+        msg = f"{file} is damaged: {where}: {first['msg']}; restore it or distil again"
+        raise CheckpointError(msg) from error
+
+
+def _storage(path: Path, error: OSError) -> StorageError:
+    reason = error.strerror or str(error)
+    return StorageError(f"cannot write {path}: {reason}; free space or give another path")

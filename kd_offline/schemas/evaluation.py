@@ -1,0 +1,196 @@
+"""``evaluation.json``: what the students keep, what they cost, and how surely we know."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
+from kd_offline.schemas.environment import Strict
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Estimate(Strict):
+    """A mean with the ends of its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class RetentionScores(Strict):
+    """Retention in three ways, as fractions; ``normalised`` is null where it is undefined."""
+
+    ratio: float | None = Field(default=None, description="win rate, student / expert")
+    normalised: float | None = Field(description="(student - random) / (expert - random)")
+    of_ceiling: float | None = Field(
+        default=None, description="(student - random) / (ceiling - random)"
+    )
+
+    @model_serializer(mode="wrap")
+    def _keep_normalised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The other two keys are absent where they do not apply; this one is always there.
+        kept: dict[str, Any] = handler(self)
+        return {"normalised": None} | kept
+
+
+class RetentionIntervals(Strict):
+    """The same three with their intervals."""
+
+    ratio: Estimate | None = None
+    normalised: Estimate | None = None
+    of_ceiling: Estimate | None = None
+
+
+class WinRates(Strict):
+    """Share of won episodes of each policy, where the task has wins."""
+
+    expert: Estimate
+    student: Estimate
+    random: Estimate
+    ceiling: Estimate | None = None
+
+
+class SideScore(Strict):
+    """The agents of one side, everybody else played by the expert."""
+
+    agents: tuple[str, ...]
+    expert: Estimate
+    student: Estimate
+    random: Estimate
+    ceiling: Estimate | None = None
+    retention: RetentionScores
+    retention_intervals: RetentionIntervals
+
+
+class SeedScore(Strict):
+    """The team of one distillation seed."""
+
+    seed: int
+    mean: float = Field(description="return of that team")
+    normalised: float | None = None
+
+
+class Agreement(Strict):
+    """Greedy choices of student and expert on the views that the student's play visits."""
+
+    action: Share = Field(description="share of agent steps with the same action")
+    joint: Share = Field(description="share of team steps at which all alive agents agree")
+    agents: dict[str, Share]
+    kl: dict[str, float] = Field(description="mean KL(expert || student) in nats, by agent")
+
+
+class ModeScore(Strict):
+    """Figures of one way of choosing actions.
+
+    Returns are sums over agents and steps. In a task of several sides each side's part is played
+    against the expert's other sides, and the parts are added.
+    """
+
+    expert: Estimate
+    student: Estimate
+    random: Estimate
+    ceiling: Estimate | None = None
+    retention: RetentionScores
+    retention_intervals: RetentionIntervals
+    win_rate: WinRates | None = None
+    sides: dict[str, SideScore]
+    seeds: tuple[SeedScore, ...]
+    length: dict[str, float] = Field(description="mean episode length in steps, by policy")
+    agreement: Agreement
+
+
+class AgentCost(Strict):
+    """One decision of one agent's deployed network."""
+
+    agent: str
+    inputs: int = Field(ge=0, description="features after dropping what the mask hides")
+    trunk: tuple[int, ...]
+    gru: int | None = None
+    actions: int
+    parameters: int = Field(ge=0)
+    macs: int = Field(ge=0)
+    flops: int = Field(ge=0)
+    elementwise: int = Field(ge=0)
+
+
+class EpisodeCost(Strict):
+    """FLOPs of the team over a whole episode."""
+
+    mean_length: float = Field(ge=0, description="measured, steps")
+    flops: float = Field(ge=0, description="at the measured mean length, agents that acted")
+    limit: int = Field(gt=0, description="the task's limit, steps")
+    flops_at_limit: int = Field(ge=0)
+
+
+class TeamCost(Strict):
+    """``macs``, ``flops`` and ``elementwise`` are of one team step: every agent decides once."""
+
+    parameters: int = Field(ge=0, description="sum over agents; each carries its own network")
+    macs: int = Field(ge=0)
+    flops: int = Field(ge=0, description="2 for each multiply-accumulate, matrix products only")
+    elementwise: int = Field(ge=0, description="biases, activations, normalisation, gates")
+    agents: tuple[AgentCost, ...]
+    episode: EpisodeCost
+
+
+class Cost(Strict):
+    """What a decision costs, before and after."""
+
+    expert: TeamCost
+    student: TeamCost
+    flops_reduction: float = Field(description="expert / student, per team step")
+    parameters_reduction: float
+    convention: str
+
+
+class CrossPlay(Strict):
+    """Teams mixed from experts and students, greedy, as normalised retention of the side."""
+
+    agents: tuple[str, ...]
+    student_among_experts: tuple[Estimate | None, ...]
+    expert_among_students: tuple[Estimate | None, ...]
+
+
+class ActionHeat(Strict):
+    """Share of each action at each step, over episodes in which the agent acted."""
+
+    agent: str
+    actions: tuple[str, ...]
+    expert: tuple[tuple[Share, ...], ...] = Field(description="[T][A]")
+    student: tuple[tuple[Share, ...], ...] = Field(description="[T][A]")
+
+
+class EvaluationReport(Strict):
+    """The whole of ``evaluation.json``."""
+
+    kind: Literal["kd-offline evaluation"] = "kd-offline evaluation"
+    version: tuple[int, int] = (1, 0)
+    run: str
+    environment: str
+    method: str
+    mask: str
+    dataset: str = Field(description="content id")
+    expert: str
+    opponents: dict[str, str] = Field(
+        default_factory=dict, description="side -> who plays the other sides"
+    )
+    ceiling_policy: str | None = None
+    episodes: int = Field(gt=0)
+    evaluation_seed: int = Field(ge=0)
+    distillation_seeds: tuple[int, ...]
+    greedy: ModeScore | None = None
+    sampled: ModeScore | None = None
+    cost: Cost
+    agreement: Share = Field(description="action agreement of greedy play, over all agents")
+    joint_agreement: Share
+    action_frequency: tuple[ActionHeat, ...]
+    cross_play: CrossPlay | None = None
+    intervals: str
+    command: str
+    seconds: float = Field(ge=0)
+
+    def json_text(self) -> str:
+        """Return the document as it is written: absent keys instead of nulls."""
+        return self.model_dump_json(indent=2, exclude_none=True) + "\n"

@@ -1,0 +1,91 @@
+"""``run.json``: what was distilled from what, with what, and what came out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from kd_offline.schemas.environment import Scalar, Strict
+
+RUN_FORMAT = (1, 0)
+
+
+class DatasetReference(Strict):
+    """The dataset that a run was distilled from."""
+
+    id: str = Field(description="content id; decides whether two runs saw the same data")
+    name: str
+    path: str = Field(description="as the user named it")
+
+
+class StudentRecord(Strict):
+    """One agent's student network."""
+
+    agent: str
+    hidden: int = Field(gt=0)
+    parameters: int = Field(ge=0)
+
+
+class SeedResult(Strict):
+    """One distilled team."""
+
+    seed: int
+    digest: str = Field(description="sha256 of the students' weights")
+    updates: int = Field(ge=0)
+    best_epoch: int | None = Field(default=None, description="chosen on held-out episodes")
+    held_out: dict[str, float] = Field(default_factory=dict)
+    seconds: float = Field(ge=0)
+
+
+class Machine(Strict):
+    """The kind of machine, without a name or a path."""
+
+    system: str
+    architecture: str
+    processor: str
+    cores: int = Field(gt=0)
+    memory_bytes: int | None = None
+
+
+class Provenance(Strict):
+    """Software and machine. Bits depend on the CPU capability and, slightly, on threads."""
+
+    kd_offline: str
+    python: str
+    packages: dict[str, str]
+    git_revision: str | None = None
+    git_modified: bool | None = None
+    cpu_capability: str | None = Field(default=None, description="of torch, when it was used")
+    threads: int | None = None
+    device: str = "cpu"
+    machine: Machine
+
+
+class Timing(Strict):
+    """When and how long."""
+
+    started: str = Field(description="UTC, ISO 8601")
+    seconds: float = Field(ge=0)
+
+
+class RunManifest(Strict):
+    """The whole of ``run.json``."""
+
+    kind: Literal["kd-offline run"] = "kd-offline run"
+    version: tuple[int, int] = RUN_FORMAT
+    status: Literal["running", "interrupted", "complete"]
+    method: str
+    mask: str
+    recipe: dict[str, JsonValue]
+    dataset: DatasetReference
+    environment: str
+    environment_kwargs: dict[str, Scalar] = Field(default_factory=dict)
+    expert: str = Field(default="", description="digest of the recorded expert")
+    expert_reference: str = Field(default="", description="how the recording named it")
+    seeds: tuple[int, ...]
+    students: tuple[StudentRecord, ...]
+    results: tuple[SeedResult, ...] = ()
+    provenance: Provenance
+    timing: Timing
+    command: str = ""
