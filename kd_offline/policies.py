@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kd_offline.errors import MismatchError
+from kd_offline.seeding import uniforms
 from kd_offline.types import (
     Array,
     BoolArray,
@@ -27,9 +28,11 @@ from kd_offline.types import (
     View,
 )
 
+_NEVER = np.float32(-1e9)  # finite, so that differences of logits stay numbers
+
 
 def choose_actions(
-    logits: FloatArray, available_actions: BoolArray, uniforms: FloatArray | None = None
+    logits: FloatArray, available_actions: BoolArray, numbers: FloatArray | None = None
 ) -> IntArray:
     """Choose one legal action for each agent.
 
@@ -39,20 +42,20 @@ def choose_actions(
         Raw logits, temperature 1.
     available_actions : bool [..., A]
         Legal actions. A row without any (an absent agent) yields action 0.
-    uniforms : float64 [...] or None
-        Numbers in [0, 1) for sampling by inverse CDF; None chooses greedily, ties to the lowest
-        index.
+    numbers : float64 [...] or None
+        Uniform numbers in [0, 1) for sampling by inverse CDF; None chooses greedily, ties to the
+        lowest index.
 
     Returns
     -------
     int64 [...]
     """
-    if uniforms is None:
+    if numbers is None:
         return np.asarray(np.argmax(_legal_only(logits, available_actions), axis=-1), np.int64)
     # Unnormalised weights: u * total is below total for every u < 1, so the first partial sum
     # above it always exists and always belongs to a legal action.
     reached = np.cumsum(_weights(logits, available_actions), axis=-1)
-    target = uniforms[..., None] * reached[..., -1:]
+    target = numbers[..., None] * reached[..., -1:]
     return np.asarray(np.argmax(reached > target, axis=-1), np.int64)
 
 
@@ -83,14 +86,30 @@ def _weights(logits: FloatArray, available: BoolArray) -> npt.NDArray[np.float64
 
 @dataclass(frozen=True, slots=True)
 class RandomPolicy:
-    """Uniform over the legal actions, when sampled; greedy play of it is meaningless."""
+    """Uniform over the legal actions.
 
-    def start(self, seeds: SeedArray) -> None:
-        """Return no memory."""
+    Its logits are equal, so it is uniform when sampled. With ``drawn`` it draws the action itself
+    and puts all weight on it: then it is uniform however actions are chosen, which a team needs
+    whose other members play greedily.
+    """
 
-    def act(self, view: View, memory: None) -> tuple[PolicyOutput, None]:
-        """Return equal logits for every action."""
-        return PolicyOutput(np.zeros(view.available_actions.shape, np.float32)), None
+    drawn: bool = False
+
+    def start(self, seeds: SeedArray) -> tuple[SeedArray, int]:
+        """Return the seeds and the step as memory."""
+        return seeds, 0
+
+    def act(
+        self, view: View, memory: tuple[SeedArray, int]
+    ) -> tuple[PolicyOutput, tuple[SeedArray, int]]:
+        """Return equal logits, or those of the drawn action."""
+        seeds, step = memory
+        logits = np.zeros(view.available_actions.shape, np.float32)
+        if self.drawn:
+            numbers = uniforms(seeds, step, view.alive.shape[1:], "random policy")
+            action = choose_actions(logits, view.available_actions, numbers)
+            logits[np.arange(logits.shape[-1]) != action[..., None]] = _NEVER
+        return PolicyOutput(logits), (seeds, step + 1)
 
 
 @dataclass(frozen=True, slots=True)

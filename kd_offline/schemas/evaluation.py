@@ -98,7 +98,7 @@ class ModeScore(Strict):
     sides: dict[str, SideScore]
     seeds: tuple[SeedScore, ...]
     length: dict[str, float] = Field(description="mean episode length in steps, by policy")
-    agreement: Agreement
+    agreement: Agreement | None = None
 
 
 class AgentCost(Strict):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from kd_offline.errors import MismatchError
 from kd_offline.policies import MixedTeam, RandomPolicy, choose_actions, masked_log_softmax
+from kd_offline.seeding import uniforms
 from kd_offline.testing.targets import TargetsEnvironment, TargetsPolicy
 
 LOGITS = np.array([[math.log(1), math.log(2), math.log(5), 50.0]])
@@ -71,3 +72,27 @@ def test_mixed_team_takes_each_agent_from_its_owner_and_keeps_both_memories():
 def test_mixed_team_refuses_an_owner_that_is_not_there():
     with pytest.raises(MismatchError, match="indices below 1"):
         MixedTeam((RandomPolicy(),), (0, 1))
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_random_play_is_uniform_over_legal_actions(drawn):
+    seeds = np.arange(4000, dtype=np.uint64)
+    view = TargetsEnvironment().reset(seeds)
+    policy = RandomPolicy(drawn=drawn)
+    output, _ = policy.act(view, policy.start(seeds))
+    numbers = None if drawn else uniforms(seeds, 0, (2,), "action")
+    chosen = choose_actions(output.logits, view.available_actions, numbers)
+    np.testing.assert_allclose(np.bincount(chosen[:, 0]) / 4000, [1 / 3] * 3, atol=0.03)
+    np.testing.assert_allclose(np.bincount(chosen[:, 1]) / 4000, [1 / 4] * 4, atol=0.03)
+
+
+def test_drawn_actions_are_the_same_greedily_and_sampled():
+    seeds = np.arange(50, dtype=np.uint64)
+    view = TargetsEnvironment().reset(seeds)
+    policy = RandomPolicy(drawn=True)
+    output, memory = policy.act(view, policy.start(seeds))
+    greedy = choose_actions(output.logits, view.available_actions)
+    sampled = choose_actions(output.logits, view.available_actions, np.full((50, 2), 0.999))
+    np.testing.assert_array_equal(greedy, sampled)
+    again = choose_actions(policy.act(view, memory)[0].logits, view.available_actions)
+    assert (again != greedy).any(), "each step draws anew"

@@ -1,0 +1,214 @@
+"""From rollouts to the figures of ``evaluation.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from kd_offline.evaluation.intervals import Interval, Resampling, rate_interval
+from kd_offline.evaluation.play import Contestants, Court, SidePlay, play_swaps, wins
+from kd_offline.evaluation.retention import (
+    Retention,
+    Samples,
+    add_sides,
+    normalised_of,
+    retention,
+)
+from kd_offline.evaluation.rollout import Rollout
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.evaluation import (
+    ActionHeat,
+    Agreement,
+    CrossPlay,
+    Estimate,
+    ModeScore,
+    RetentionIntervals,
+    RetentionScores,
+    SeedScore,
+    SideScore,
+    WinRates,
+)
+
+_F64 = npt.NDArray[np.float64]
+
+
+def mode_score(
+    spec: EnvironmentSpec, sides: dict[str, SidePlay], draws: Resampling, seeds: Sequence[int]
+) -> ModeScore:
+    """Return the figures of greedy or of sampled play; ``seeds`` are the distillation seeds."""
+    by_side = {name: play.samples() for name, play in sides.items()}
+    total = add_sides(list(by_side.values()))
+    kept = retention(total, draws)
+    plays = list(sides.values())
+    return ModeScore(
+        **_estimates(total, draws),
+        retention=_points(kept),
+        retention_intervals=_intervals(kept),
+        win_rate=_win_rates(plays[0], draws) if total.expert_won is not None else None,
+        sides={
+            name: _side_score(spec, sides[name], samples, draws)
+            for name, samples in by_side.items()
+        },
+        seeds=_seed_scores(total, seeds),
+        length=_lengths(plays),
+        agreement=agreement(spec, plays),
+    )
+
+
+def _side_score(
+    spec: EnvironmentSpec, play: SidePlay, samples: Samples, draws: Resampling
+) -> SideScore:
+    kept = retention(samples, draws)
+    return SideScore(
+        agents=tuple(spec.agents[i] for i in play.agents),
+        **_estimates(samples, draws),
+        retention=_points(kept),
+        retention_intervals=_intervals(kept),
+    )
+
+
+def estimate(interval: Interval | None) -> Estimate | None:
+    """Return the interval as it is written."""
+    return None if interval is None else Estimate(**interval._asdict())
+
+
+def _known(interval: Interval) -> Estimate:
+    return Estimate(**interval._asdict())
+
+
+def _estimates(samples: Samples, draws: Resampling) -> dict[str, Estimate | None]:
+    return {
+        "expert": _known(draws.interval(samples.expert)),
+        "student": _known(draws.interval(samples.student)),
+        "random": _known(draws.interval(samples.random)),
+        "ceiling": None if samples.ceiling is None else _known(draws.interval(samples.ceiling)),
+    }
+
+
+def _points(kept: Retention) -> RetentionScores:
+    return RetentionScores(
+        ratio=kept.ratio and kept.ratio.mean,
+        normalised=kept.normalised and kept.normalised.mean,
+        of_ceiling=kept.of_ceiling and kept.of_ceiling.mean,
+    )
+
+
+def _intervals(kept: Retention) -> RetentionIntervals:
+    return RetentionIntervals(
+        ratio=estimate(kept.ratio),
+        normalised=estimate(kept.normalised),
+        of_ceiling=estimate(kept.of_ceiling),
+    )
+
+
+def _win_rates(play: SidePlay, draws: Resampling) -> WinRates:
+    def rate(*rollouts: Rollout) -> Estimate:
+        return _known(rate_interval(draws, wins(*rollouts)))
+
+    return WinRates(
+        expert=rate(play.expert),
+        student=rate(*play.students),
+        random=rate(play.random),
+        ceiling=None if play.ceiling is None else rate(play.ceiling),
+    )
+
+
+def _seed_scores(total: Samples, seeds: Sequence[int]) -> tuple[SeedScore, ...]:
+    return tuple(
+        SeedScore(
+            seed=seed,
+            mean=float(row.mean()),
+            normalised=normalised_of(row, total.expert, total.random),
+        )
+        for seed, row in zip(seeds, total.student, strict=True)
+    )
+
+
+def _lengths(plays: Sequence[SidePlay]) -> dict[str, float]:
+    groups = {
+        "expert": [play.expert for play in plays],
+        "student": [r for play in plays for r in play.students],
+        "random": [play.random for play in plays],
+        "ceiling": [play.ceiling for play in plays if play.ceiling is not None],
+    }
+    return {
+        name: float(np.mean([r.lengths.mean() for r in rollouts]))
+        for name, rollouts in groups.items()
+        if rollouts
+    }
+
+
+def agreement(spec: EnvironmentSpec, plays: Sequence[SidePlay]) -> Agreement | None:
+    """Return how often students choose what the expert would, pooled over distillation seeds."""
+    acted, equal, kl = np.zeros(spec.n_agents), np.zeros(spec.n_agents), np.zeros(spec.n_agents)
+    joint = steps = 0
+    for play in plays:
+        mine = list(play.agents)
+        for done in play.students:
+            if done.agreement is None:
+                return None
+            acted[mine] += done.alive_steps.sum(axis=0)[mine]
+            equal[mine] += done.agreement.equal.sum(axis=0)[mine]
+            kl[mine] += done.agreement.kl.sum(axis=0)[mine]
+            # Agents of other sides are the expert's, so they agree and do not disturb the joint.
+            joint += int(done.agreement.joint.sum())
+            steps += int(done.lengths.sum())
+    share, gap = equal / np.maximum(acted, 1), kl / np.maximum(acted, 1)
+    return Agreement(
+        action=float(equal.sum() / max(acted.sum(), 1)),
+        joint=joint / max(steps, 1),
+        agents={name: float(share[i]) for i, name in enumerate(spec.agents)},
+        kl={name: float(gap[i]) for i, name in enumerate(spec.agents)},
+    )
+
+
+def action_heats(spec: EnvironmentSpec, plays: Sequence[SidePlay]) -> tuple[ActionHeat, ...]:
+    """Return each agent's action frequencies over time, in the order of the agents."""
+    heats = {}
+    for play in plays:
+        student = np.mean(_same_length([r.action_frequency for r in play.students]), axis=0)
+        expert, student = _same_length([play.expert.action_frequency, student])
+        for i in play.agents:
+            names = spec.action_names[i]
+            heats[i] = ActionHeat(
+                agent=spec.agents[i],
+                actions=names,
+                expert=_rows(expert[i, :, : len(names)]),
+                student=_rows(student[i, :, : len(names)]),
+            )
+    return tuple(heats[i] for i in sorted(heats))
+
+
+def _same_length(frequencies: Sequence[_F64]) -> list[_F64]:
+    steps = max(f.shape[1] for f in frequencies)
+    return [np.pad(f, ((0, 0), (0, steps - f.shape[1]), (0, 0))) for f in frequencies]
+
+
+def _rows(frequency: _F64) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in np.round(frequency, 4).tolist())
+
+
+def cross_play(
+    court: Court, who: Contestants, sides: dict[str, SidePlay], draws: Resampling
+) -> CrossPlay:
+    """Swap single agents between the expert's and the students' teams; see ``CrossPlay``."""
+    spec = court.environment.spec
+    alone: dict[int, Estimate | None] = {}
+    others: dict[int, Estimate | None] = {}
+    for play in sides.values():
+        for agent, (one, rest) in play_swaps(court, who, play.agents).items():
+            alone[agent] = _swap_score(play, one, draws)
+            others[agent] = _swap_score(play, rest, draws)
+    order = range(spec.n_agents)
+    return CrossPlay(
+        agents=spec.agents,
+        student_among_experts=tuple(alone[i] for i in order),
+        expert_among_students=tuple(others[i] for i in order),
+    )
+
+
+def _swap_score(play: SidePlay, mixed: Sequence[Rollout], draws: Resampling) -> Estimate | None:
+    samples = Samples(play.returns(play.expert), play.returns(*mixed), play.returns(play.random))
+    return estimate(retention(samples, draws).normalised)
