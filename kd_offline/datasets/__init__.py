@@ -1,0 +1,30 @@
+"""The expert buffer on disk. Names are loaded when first used; nothing here imports torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kd_offline.datasets.blocks import EpisodeBlock
+    from kd_offline.datasets.integrity import verify
+    from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.datasets.summary import inspect
+    from kd_offline.datasets.writer import DatasetWriter
+
+_HOMES = {
+    "DatasetWriter": "writer",
+    "EpisodeBlock": "blocks",
+    "ExpertBuffer": "reader",
+    "inspect": "summary",
+    "verify": "integrity",
+}
+
+__all__ = ["DatasetWriter", "EpisodeBlock", "ExpertBuffer", "inspect", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,63 @@
+"""One chunk of rows to and from the bytes of its file: little-endian values under zstd."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numcodecs.zstd import Zstd
+
+from kd_offline.types import Array
+
+
+def little(dtype: str) -> np.dtype[Any]:
+    """Return the NumPy dtype of stored values."""
+    return np.dtype(dtype).newbyteorder("<")
+
+
+def encode(rows: Array, level: int) -> bytes:
+    """Return the bytes of a chunk; zstd adds a checksum of the decoded values."""
+    return bytes(Zstd(level=level, checksum=True).encode(np.ascontiguousarray(rows)))
+
+
+def decode_into(data: bytes, out: Array) -> str | None:
+    """Decode a chunk into ``out`` (C-contiguous); return what is wrong with it, or None.
+
+    No more memory is used than ``out`` has, whatever the bytes claim.
+    """
+    if decoded_size(data) != out.nbytes:  # numcodecs would leave the rest of ``out`` as it was
+        return f"does not state the {out.nbytes} decoded bytes that its shape needs"
+    try:
+        Zstd().decode(data, out=out)
+    except (RuntimeError, ValueError) as error:
+        return f"does not decode ({error})"
+    if out.dtype == np.bool_ and out.size and out.view(np.uint8).max() > 1:
+        return "holds bytes other than 0 and 1 as booleans"
+    return None
+
+
+def decoded_size(data: bytes) -> int | None:
+    """Return the decoded size in bytes that a zstd frame states, None if it states none.
+
+    The header is read by the rules of RFC 8878, section 3.1.1.1.
+    """
+    if len(data) < 6 or data[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    flags = data[4]
+    single = bool(flags & 0x20)
+    width = (1 if single else 0, 2, 4, 8)[flags >> 6]
+    start = 5 + (0 if single else 1) + (0, 1, 2, 4)[flags & 3]
+    if width == 0 or len(data) < start + width:
+        return None
+    size = int.from_bytes(data[start : start + width], "little")
+    return size + 256 if width == 2 else size
+
+
+def all_finite(values: Array) -> bool:
+    """Tell whether a float array has no NaN and no infinity (bit tests: fast for float16 too)."""
+    if values.dtype.kind != "f" or values.size == 0:
+        return True
+    bits = values.view(f"<u{values.dtype.itemsize}")
+    infinity = np.array(np.inf, values.dtype).view(bits.dtype)
+    sign = bits.dtype.type(1 << (8 * values.dtype.itemsize - 1))
+    return bool(np.bitwise_and(bits, ~sign).max() < infinity)

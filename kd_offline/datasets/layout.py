@@ -1,0 +1,231 @@
+"""Format 1.0 of the expert buffer in one place: arrays, axes, chunks, codec and digests.
+
+``docs/format.md`` is the same in words. Everything here is a pure function or a table; reading and
+writing files is done elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kd_offline.errors import UnknownNameError
+from kd_offline.schemas.dataset import ArraySpec
+from kd_offline.schemas.environment import EnvironmentSpec
+
+FORMAT_VERSION = (1, 0)
+MANIFEST = "manifest.json"
+JOURNAL = "recording.json"
+LOCK = "recording.lock"
+SCRATCH = "recording.tmp"
+ZARR_JSON = "zarr.json"
+GROUPS = ("steps", "final", "episodes", "masks")
+
+# A power of two so that row ranges of different datasets line up; see docs/decisions/003-format.md.
+MAX_CHUNK_ROWS = 8192
+MIN_CHUNK_ROWS = 256
+MAX_CHUNK_BYTES = 8 << 20
+
+SPLITS = {"train": 0, "heldout": 1}
+SOURCES = {"expert": 0, "noise": 1, "other": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What an array may be. ``dtypes``: allowed ones, the default first."""
+
+    dtypes: tuple[str, ...]
+    axes: tuple[str, ...]
+    required: bool = False
+    derived: bool = False  # computed by the writer, never given to it
+    level: int = 1  # zstd; the writer's choice, a reader does not care
+
+
+_F32, _BOOL = ("float32",), ("bool",)
+# Trained hidden states are close to random bits: a fast level gives up 9 % of the size for a
+# fourfold rate of writing and a sevenfold one of reading.
+_EMBEDDING = Rule(("float16", "float32"), ("R", "N", "H"), level=-1)
+
+RULES: dict[str, Rule] = {
+    "steps/obs": Rule(_F32, ("R", "N", "O"), required=True),
+    "steps/state": Rule(_F32, ("R", "S")),
+    "steps/available_actions": Rule(_BOOL, ("R", "N", "A"), required=True),
+    "steps/alive": Rule(_BOOL, ("R", "N"), required=True),
+    "steps/actions": Rule(("int16",), ("R", "N"), required=True),
+    "steps/behaviour_logprob": Rule(_F32, ("R", "N")),
+    "steps/action_source": Rule(("uint8",), ("R", "N")),
+    "steps/logits": Rule(_F32, ("R", "N", "A")),
+    "steps/q_values": Rule(_F32, ("R", "N", "A")),
+    "steps/embedding": _EMBEDDING,
+    "steps/value": Rule(_F32, ("R", "N")),
+    "steps/reward": Rule(_F32, ("R", "N"), required=True),
+    "steps/terminated": Rule(_BOOL, ("R",), required=True),
+    "steps/truncated": Rule(_BOOL, ("R",), required=True),
+    "final/obs": Rule(_F32, ("E", "N", "O")),
+    "final/state": Rule(_F32, ("E", "S")),
+    "final/available_actions": Rule(_BOOL, ("E", "N", "A")),
+    "final/alive": Rule(_BOOL, ("E", "N")),
+    "final/value": Rule(_F32, ("E", "N")),
+    "episodes/offset": Rule(("int64",), ("E",), required=True, derived=True),
+    "episodes/length": Rule(("int32",), ("E",), required=True),
+    "episodes/seed": Rule(("uint64",), ("E",)),
+    "episodes/return": Rule(("float64",), ("E",), required=True, derived=True),
+    "episodes/agent_return": Rule(("float64",), ("E", "N"), required=True, derived=True),
+    "episodes/won": Rule(("int8",), ("E",)),
+    "episodes/noise_level": Rule(_F32, ("E",)),
+    "episodes/expert_id": Rule(("int16",), ("E",)),
+    "episodes/split": Rule(("uint8",), ("E",), required=True, derived=True),
+}
+_TAP = re.compile(r"steps/embedding_[a-z0-9_]{1,40}")
+
+
+def rule_for(name: str, ndim: int = 2) -> Rule:
+    """Return the rule of array ``name``; ``ndim`` tells a fixed mask (2) from one per episode (3).
+
+    Raises
+    ------
+    UnknownNameError
+        The format has no such array.
+    """
+    if name in RULES:
+        return RULES[name]
+    if _TAP.fullmatch(name):
+        return _EMBEDDING
+    if name.startswith("masks/"):
+        return Rule(_BOOL, ("N", "O") if ndim == 2 else ("E", "N", "O"))
+    raise UnknownNameError(
+        what="array", got=name, allowed=[*RULES, "steps/embedding_<tap>", "masks/<name>"]
+    )
+
+
+def required(group: str, *, derived: bool = False) -> list[str]:
+    """Return the names in ``group`` that must be there; derived ones only if asked for."""
+    rules = ((name, rule) for name, rule in RULES.items() if name.startswith(f"{group}/"))
+    return [name for name, rule in rules if rule.required and (derived or not rule.derived)]
+
+
+def axis_sizes(spec: EnvironmentSpec, rows: int, episodes: int) -> dict[str, int]:
+    """Return the size of every axis that the environment and the counts fix (``H`` is free)."""
+    return {
+        "R": rows,
+        "E": episodes,
+        "N": spec.n_agents,
+        "O": spec.obs_width,
+        "A": spec.action_count,
+        "S": spec.state_width,
+    }
+
+
+def chunk_rows(widest_row_bytes: int) -> int:
+    """Return the rows of one chunk: the same for every array of a row grid.
+
+    The largest power of two that keeps the widest array's chunk within ``MAX_CHUNK_BYTES``.
+    """
+    rows = max(1, MAX_CHUNK_BYTES // max(1, widest_row_bytes))
+    return max(MIN_CHUNK_ROWS, min(MAX_CHUNK_ROWS, 1 << (rows.bit_length() - 1)))
+
+
+def chunk_path(name: str, index: int, ndim: int) -> str:
+    """Return the file of chunk ``index``: only the first axis is ever divided."""
+    return f"{name}/c/{index}" + "/0" * (ndim - 1)
+
+
+def chunk_count(rows: int, per_chunk: int) -> int:
+    """Return how many chunks hold ``rows`` rows."""
+    return -(-rows // per_chunk)
+
+
+def group_metadata() -> bytes:
+    """Return the ``zarr.json`` of a group."""
+    return _pretty({"zarr_format": 3, "node_type": "group", "attributes": {}})
+
+
+def array_metadata(
+    dtype: str, shape: tuple[int, ...], rows: int, axes: tuple[str, ...], level: int
+) -> bytes:
+    """Return the ``zarr.json`` of an array whose chunks hold ``rows`` rows each."""
+    return _pretty(_array_document(dtype, list(shape), [rows, *shape[1:]], list(axes), level))
+
+
+def parse_array_metadata(text: bytes, spec: ArraySpec) -> int | None:
+    """Return the rows of a chunk if ``text`` is exactly the ``zarr.json`` that ``spec`` demands.
+
+    The codec's level is free, and so is the number of rows, as long as it is positive. Returns
+    None for anything else: other codecs, shapes, grids, fill values.
+    """
+    try:
+        got = json.loads(text)
+        rows = got["chunk_grid"]["configuration"]["chunk_shape"][0]
+        level = got["codecs"][1]["configuration"]["level"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    if type(rows) is not int or type(level) is not int or rows < 1:
+        return None
+    chunk = [rows, *spec.shape[1:]]
+    want = _array_document(spec.dtype, list(spec.shape), chunk, list(spec.axes), level)
+    return rows if canonical_json(got) == canonical_json(want) else None
+
+
+def _array_document(
+    dtype: str, shape: list[int], chunk: list[int], axes: list[str], level: int
+) -> dict[str, Any]:
+    endian = {} if dtype in ("bool", "int8", "uint8") else {"configuration": {"endian": "little"}}
+    fill: object = False if dtype == "bool" else 0.0 if dtype.startswith("float") else 0
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": fill,
+        "codecs": [
+            {"name": "bytes", **endian},
+            {"name": "zstd", "configuration": {"level": level, "checksum": True}},
+        ],
+        "attributes": {},
+        "dimension_names": axes,
+        "storage_transformers": [],
+    }
+
+
+def canonical_json(value: object) -> bytes:
+    """Return the one encoding that digests are taken of: sorted keys, no spaces, ASCII."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode("ascii")
+
+
+def content_digest(dtype: str, shape: Iterable[int], values_sha256: str) -> str:
+    """Return the digest of an array from the sha256 of its C-order little-endian values."""
+    header = {"dtype": dtype, "shape": list(shape), "values": values_sha256}
+    return digest(canonical_json(header))
+
+
+def dataset_id(document: Mapping[str, Any]) -> str:
+    """Return the id of a dataset from its manifest as parsed JSON.
+
+    A digest of the content and of what gives it meaning. Names, licences, dates, machines,
+    software, statistics, chunks and codecs do not matter. It is taken of the document as written,
+    not of the model, so that fields of later minor versions never change the id of old files.
+    """
+    meaning = ("id", "digest", "capture", "gamma", "value_of")
+    content = {
+        "format": document["format_version"][0],
+        "environment": document["environment"],
+        "experts": [{k: e[k] for k in meaning if k in e} for e in document["experts"]],
+        "arrays": document["arrays"],
+    }
+    return digest(canonical_json(content))
+
+
+def digest(data: bytes) -> str:
+    """Return ``sha256:<hex>`` of ``data``."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _pretty(value: object) -> bytes:
+    return json.dumps(value, indent=2).encode("ascii") + b"\n"

@@ -1,0 +1,238 @@
+"""The synchronous half of the writer: blocks in, chunk files, journal and manifest out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kd_offline.datasets import layout
+from kd_offline.datasets.sampler import assign_split
+from kd_offline.datasets.seal import seal, unseal
+from kd_offline.datasets.statistics import count_actions, episode_returns, summarise
+from kd_offline.datasets.store import Folder
+from kd_offline.datasets.stream import ArrayStream
+from kd_offline.errors import UsageError
+from kd_offline.schemas.dataset import (
+    ArraySpec,
+    DatasetManifest,
+    Journal,
+    MaskRecord,
+    RecordingHeader,
+    RowSpec,
+    SplitRecord,
+)
+from kd_offline.types import Array
+
+# Episode figures that the statistics need; they stay in memory, some 50 bytes an episode.
+_KEPT = ("length", "return", "agent_return", "won")
+# Writing the journal may take at most about a twentieth of the time.
+_JOURNAL_SHARE = 20
+
+
+@dataclass(slots=True)
+class Sink:
+    """Everything that is written between the first block and the manifest."""
+
+    folder: Folder
+    header: RecordingHeader
+    journal_seconds: float
+    episodes: int = 0
+    rows: int = 0
+    streams: dict[str, ArrayStream] = field(default_factory=dict)
+    _kept: dict[str, list[Array]] = field(default_factory=dict)
+    _action_counts: Array = field(init=False)
+    _chunk_rows: dict[str, int] = field(default_factory=dict)
+    _next_journal: float = 0.0
+
+    def __post_init__(self) -> None:
+        spec = self.header.environment
+        self._action_counts = np.zeros((spec.n_agents, spec.action_count), np.int64)
+
+    def accept(self, arrays: dict[str, Array], lengths: Array) -> None:
+        """Write whole episodes; ``arrays`` are checked and carry full names."""
+        arrays = arrays | self._derived(arrays["steps/reward"], lengths)
+        if not self.streams:
+            rows = {k: RowSpec(dtype=_dtype(k, v), tail=v.shape[1:]) for k, v in arrays.items()}
+            self._open_streams(rows, *_grids(rows))
+        self._check_same(arrays)
+        for name, stream in self.streams.items():
+            stream.append(arrays[name])
+        self._keep(arrays)
+        self._count(arrays["steps/actions"], arrays["steps/alive"])
+        self.episodes += len(lengths)
+        self.rows += int(lengths.sum())
+        if time.monotonic() >= self._next_journal:
+            self.journal()
+
+    def journal(self) -> None:
+        """Bring everything so far to the disk and say so."""
+        started = time.monotonic()
+        for stream in self.streams.values():
+            stream.flush()
+        journal = Journal(
+            format_version=layout.FORMAT_VERSION,
+            header=self.header,
+            episodes=self.episodes,
+            rows=self.rows,
+            step_chunk_rows=self._chunk_rows.get("steps", 1),
+            episode_chunk_rows=self._chunk_rows.get("episodes", 1),
+            arrays={name: RowSpec(dtype=s.dtype, tail=s.tail) for name, s in self.streams.items()},
+        )
+        document = journal.model_dump(mode="json", exclude={"manifest_digest"})
+        self.folder.write(layout.JOURNAL, seal(document), durable=True)
+        now = time.monotonic()
+        self._next_journal = now + max(self.journal_seconds, _JOURNAL_SHARE * (now - started))
+
+    def restore(self, journal: Journal) -> None:
+        """Continue from what an earlier writer left in the folder."""
+        self._open_streams(journal.arrays, journal.step_chunk_rows, journal.episode_chunk_rows)
+        self.episodes, self.rows = journal.episodes, journal.rows
+        if not self.streams:
+            return
+        actions = self.streams["steps/actions"].restore(self.rows)
+        alive = self.streams["steps/alive"].restore(self.rows)
+        for part, alive_part in zip(actions, alive, strict=True):
+            self._count(part, alive_part)
+        for name, stream in self.streams.items():
+            if name in ("steps/actions", "steps/alive"):
+                continue
+            parts = stream.restore(self.rows if name.startswith("steps/") else self.episodes)
+            if name.removeprefix("episodes/") in _KEPT:
+                self._kept[name.removeprefix("episodes/")] = list(parts)
+            else:
+                for _ in parts:
+                    pass
+
+    def finish(self, masks: Mapping[str, Array], seconds: float | None) -> DatasetManifest:
+        """Write what is left, then the manifest, which makes the folder a dataset."""
+        if self.episodes == 0:
+            msg = (
+                f"nothing was recorded to {str(self.folder.root)!r}: append episodes before commit"
+            )
+            raise UsageError(msg)
+        self.journal()
+        splits = self._add_derived(masks)
+        specs = {name: stream.finish() for name, stream in self.streams.items()}
+        files = [file for stream in self.streams.values() for file in stream.files.values()]
+        groups = ["", *sorted({f"{name.split('/')[0]}/" for name in specs})]
+        group_text = layout.group_metadata()
+        files += [self.folder.write(f"{group}{layout.ZARR_JSON}", group_text) for group in groups]
+        self._remove_strays({file.path for file in files})
+        document = self._document(specs, splits, masks, seconds)
+        document["files"] = [f.model_dump() for f in sorted(files, key=lambda file: file.path)]
+        sealed = seal(document)
+        manifest = DatasetManifest.model_validate(unseal(sealed))
+        self.folder.write(layout.MANIFEST, sealed, durable=True)
+        self.folder.remove(layout.JOURNAL)
+        return manifest
+
+    def _derived(self, reward: Array, lengths: Array) -> dict[str, Array]:
+        agent_return = episode_returns(reward, lengths)
+        return {
+            "episodes/offset": self.rows + np.cumsum(lengths) - lengths,
+            "episodes/agent_return": agent_return,
+            "episodes/return": agent_return.sum(axis=1),
+        }
+
+    def _open_streams(self, rows: Mapping[str, RowSpec], steps: int, episodes: int) -> None:
+        self._chunk_rows = {"steps": steps, "episodes": episodes}
+        for name, row in rows.items():
+            self._add_stream(name, row, steps if name.startswith("steps/") else episodes)
+
+    def _add_stream(self, name: str, row: RowSpec, chunk_rows: int) -> None:
+        rule = layout.rule_for(name, 1 + len(row.tail))
+        self.streams[name] = ArrayStream(name, row.dtype, row.tail, chunk_rows, rule, self.folder)
+
+    def _check_same(self, arrays: Mapping[str, Array]) -> None:
+        first = {name: stream.tail for name, stream in self.streams.items()}
+        got = {name: values.shape[1:] for name, values in arrays.items()}
+        if first != got:
+            odd = sorted(n for n in first.keys() | got.keys() if first.get(n) != got.get(n))
+            msg = (
+                f"every block must hold the same arrays of the same widths as the first one; "
+                f"these differ: {', '.join(odd)}"
+            )
+            raise UsageError(msg)
+
+    def _keep(self, arrays: Mapping[str, Array]) -> None:
+        for name in _KEPT:
+            if f"episodes/{name}" in arrays:
+                self._kept.setdefault(name, []).append(arrays[f"episodes/{name}"])
+
+    def _count(self, actions: Array, alive: Array) -> None:
+        width = self.header.environment.action_count
+        self._action_counts += count_actions(actions, alive, width)
+
+    def _table(self) -> dict[str, Array]:
+        return {name: np.concatenate(parts) for name, parts in self._kept.items()}
+
+    def _add_derived(self, masks: Mapping[str, Array]) -> dict[str, SplitRecord]:
+        """Add the arrays that are known only now, and return the splits."""
+        lengths = self._table()["length"]
+        codes = assign_split(self.episodes, self.header.heldout, self.header.recording.seed)
+        self._add_stream(
+            "episodes/split", RowSpec(dtype="uint8", tail=()), self._chunk_rows["episodes"]
+        )
+        self.streams["episodes/split"].append(codes)
+        for name, mask in masks.items():
+            row = RowSpec(dtype="bool", tail=mask.shape[1:])
+            widest = int(np.prod(mask.shape[1:]))
+            self._add_stream(f"masks/{name}", row, layout.chunk_rows(widest))
+            self.streams[f"masks/{name}"].append(mask)
+        return {
+            name: SplitRecord(
+                code=code,
+                episodes=int((codes == code).sum()),
+                steps=int(lengths[codes == code].sum()),
+            )
+            for name, code in layout.SPLITS.items()
+        }
+
+    def _remove_strays(self, listed: set[str]) -> None:
+        """Delete what an interrupted attempt left behind and the manifest will not list."""
+        for path in list(self.folder.files()):
+            if path not in listed and path not in (layout.JOURNAL, layout.LOCK):
+                self.folder.remove(path)
+
+    def _document(
+        self,
+        specs: Mapping[str, ArraySpec],
+        splits: Mapping[str, SplitRecord],
+        masks: Mapping[str, Array],
+        seconds: float | None,
+    ) -> dict[str, Any]:
+        """Return the manifest without its file table."""
+        head = self.header.model_dump(mode="json", exclude={"heldout", "masks"})
+        head["recording"] |= {"episodes": self.episodes, "seconds": seconds}
+        moments = {n: s.moments for n, s in self.streams.items() if s.moments is not None}
+        statistics = summarise(self._table(), self._action_counts, moments)
+        described = {name: self.header.masks.get(name, MaskRecord()) for name in masks}
+        document: dict[str, Any] = {"format_version": list(layout.FORMAT_VERSION), "id": ""} | head
+        document |= {
+            "masks": {name: mask.model_dump(mode="json") for name, mask in described.items()},
+            "splits": {name: split.model_dump() for name, split in splits.items()},
+            "statistics": statistics.model_dump(mode="json"),
+            "arrays": {name: spec.model_dump(mode="json") for name, spec in specs.items()},
+        }
+        document["id"] = layout.dataset_id(document)
+        return document
+
+
+def _dtype(name: str, values: Array) -> Any:
+    """Return the stored dtype: the given one where the format allows it, else the default."""
+    allowed = layout.rule_for(name, values.ndim).dtypes
+    return values.dtype.name if values.dtype.name in allowed else allowed[0]
+
+
+def _grids(rows: Mapping[str, RowSpec]) -> tuple[int, int]:
+    """Return the rows of a chunk of the steps and of the episode arrays."""
+    widest = {True: 1, False: 1}
+    for name, row in rows.items():
+        size = np.dtype(row.dtype).itemsize * int(np.prod(row.tail, dtype=np.int64))
+        grid = name.startswith("steps/")
+        widest[grid] = max(widest[grid], size)
+    return layout.chunk_rows(widest[True]), layout.chunk_rows(widest[False])

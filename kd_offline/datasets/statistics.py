@@ -1,0 +1,91 @@
+"""Figures about a dataset, gathered while its rows pass by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from kd_offline.schemas.dataset import Spread, Statistics
+from kd_offline.types import Array
+
+
+@dataclass(slots=True)
+class Moments:
+    """Running mean, spread and range of many finite numbers, in float64."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0  # sum of squared deviations from the mean
+    low: float = math.inf
+    high: float = -math.inf
+
+    def add(self, values: Array) -> None:
+        """Count in all entries of ``values``; pairwise merging keeps the sums exact enough."""
+        if values.size == 0:
+            return
+        size = values.size
+        mean = float(values.mean(dtype=np.float64))
+        flat = values.reshape(-1)
+        # The square sum around a nearby constant avoids a float64 copy of the whole chunk.
+        shifted = flat - flat.dtype.type(mean)
+        offset = mean - float(flat.dtype.type(mean))
+        np.square(shifted, out=shifted)
+        squares = float(shifted.sum(dtype=np.float64)) - size * offset * offset
+        total = self.count + size
+        gap = mean - self.mean
+        self.squares += max(squares, 0.0) + gap * gap * self.count * size / total
+        self.mean += gap * size / total
+        self.count = total
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+
+    def spread(self) -> Spread:
+        """Return the figures as they are published."""
+        std = math.sqrt(self.squares / self.count)
+        return Spread(mean=self.mean, std=std, min=self.low, max=self.high)
+
+
+def spread(values: Array) -> Spread:
+    """Return mean, population standard deviation and range of a non-empty array."""
+    exact = np.asarray(values, dtype=np.float64)
+    return Spread(
+        mean=float(exact.mean()),
+        std=float(exact.std()),
+        min=float(exact.min()),
+        max=float(exact.max()),
+    )
+
+
+def count_actions(actions: Array, alive: Array, width: int) -> Array:
+    """Return how often each agent executed each action while alive: int64 [N, A]."""
+    n_agents = actions.shape[1]
+    legal = alive & (actions >= 0) & (actions < width)
+    cell = actions.astype(np.int64) + np.arange(n_agents) * width
+    return np.bincount(cell[legal], minlength=n_agents * width).reshape(n_agents, width)
+
+
+def episode_returns(reward: Array, lengths: Array) -> Array:
+    """Return the sum of rewards of each agent and episode, float64 [E, N]; ``reward``: [R, N]."""
+    starts = np.cumsum(lengths) - lengths
+    return np.add.reduceat(reward.astype(np.float64), starts, axis=0)
+
+
+def summarise(
+    episodes: Mapping[str, Array], action_counts: Array, values: Mapping[str, Moments]
+) -> Statistics:
+    """Return the manifest's statistics from the episode table (bare names) and running counts."""
+    won = episodes.get("won")
+    known = won[won >= 0] if won is not None else np.zeros(0)
+    return Statistics(
+        episodes=len(episodes["length"]),
+        steps=int(episodes["length"].sum()),
+        length=spread(episodes["length"]),
+        returns=spread(episodes["return"]),
+        agent_returns=tuple(spread(column) for column in episodes["agent_return"].T),
+        won=float((known > 0).mean()) if known.size else None,
+        action_counts=tuple(tuple(map(int, row)) for row in action_counts),
+        values={name: moments.spread() for name, moments in sorted(values.items())},
+    )

@@ -1,0 +1,129 @@
+"""Files of one dataset in a local folder: whole-file reads, atomic whole-file writes.
+
+Nothing here knows what the files mean. Operating-system errors become :class:`StorageError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from kd_offline.datasets.layout import LOCK, SCRATCH
+from kd_offline.errors import StorageError
+from kd_offline.schemas.dataset import FileRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The root folder of a dataset."""
+
+    root: Path
+
+    def exists(self, path: str) -> bool:
+        """Tell whether ``path`` is a file here."""
+        return (self.root / path).is_file()
+
+    def size(self, path: str) -> int | None:
+        """Return the size of the file in bytes, None where there is none."""
+        try:
+            return (self.root / path).stat().st_size
+        except OSError:
+            return None
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of a file.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        StorageError
+            The file cannot be read.
+        """
+        try:
+            return (self.root / path).read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _refusal(self.root / path, "read", error) from error
+
+    def write(self, path: str, data: bytes, *, durable: bool = False) -> FileRecord:
+        """Write a file aside and rename it, so that it is there in full or not at all.
+
+        One writer at a time: the file aside has a fixed name, so a killed writer leaves one at
+        most. ``durable`` also waits until the bytes are on the disk.
+        """
+        target, aside = self.root / path, self.root / SCRATCH
+        try:
+            try:
+                _put(aside, data, durable)
+                aside.replace(target)
+            except FileNotFoundError:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _put(aside, data, durable)
+                aside.replace(target)
+        except OSError as error:
+            raise _refusal(target, "write", error) from error
+        return FileRecord(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    def remove(self, path: str) -> None:
+        """Delete a file if it is there."""
+        try:
+            (self.root / path).unlink(missing_ok=True)
+        except OSError as error:
+            raise _refusal(self.root / path, "delete", error) from error
+
+    def files(self) -> Iterator[str]:
+        """Yield the relative path of everything here that is not a folder, links included."""
+        for folder, below, names in os.walk(self.root):
+            links = [name for name in below if (Path(folder) / name).is_symlink()]
+            for name in (*names, *links):
+                yield (Path(folder) / name).relative_to(self.root).as_posix()
+
+
+def lock(root: Path) -> IO[bytes]:
+    """Take the folder's writer lock; closing the returned file releases it.
+
+    Raises
+    ------
+    StorageError
+        Another process is recording here, or the folder refuses.
+    """
+    try:
+        handle = (root / LOCK).open("wb")
+    except OSError as error:
+        raise _refusal(root, "write to", error) from error
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system: the journal still guards what is written
+        return handle
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        msg = f"another process is recording to {str(root)!r}: wait for it or choose another path"
+        raise StorageError(msg) from error
+    return handle
+
+
+def _put(path: Path, data: bytes, durable: bool) -> None:
+    with path.open("wb", buffering=0) as file:
+        left = memoryview(data)
+        while left:  # an unbuffered write may take less than all
+            left = left[file.write(left) :]
+        if durable:
+            os.fsync(file.fileno())
+
+
+def _refusal(path: Path, verb: str, error: OSError) -> StorageError:
+    reason = error.strerror or type(error).__name__
+    return StorageError(
+        f"cannot {verb} {str(path)!r} ({reason}): make room or choose another path; "
+        "what was recorded before is kept and --resume continues it"
+        if verb == "write"
+        else f"cannot {verb} {str(path)!r} ({reason}): check the path and its permissions"
+    )

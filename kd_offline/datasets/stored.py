@@ -1,0 +1,164 @@
+"""One stored array: from a range of rows to checked files and back to values."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from kd_offline.datasets import chunks, layout
+from kd_offline.datasets.store import Folder
+from kd_offline.errors import CorruptDatasetError
+from kd_offline.schemas.dataset import ArraySpec, FileRecord
+from kd_offline.types import Array, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """Reads an array chunk by chunk; no byte is decoded whose size and sha256 are not as listed."""
+
+    name: str
+    spec: ArraySpec
+    chunk_rows: int
+    folder: Folder
+    files: Mapping[str, FileRecord]
+
+    @property
+    def rows(self) -> int:
+        """Length of the first axis."""
+        return self.spec.shape[0]
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunk files."""
+        return layout.chunk_count(self.rows, self.chunk_rows)
+
+    def chunk_path(self, index: int) -> str:
+        """Return the file of a chunk."""
+        return layout.chunk_path(self.name, index, len(self.spec.shape))
+
+    def chunk(self, index: int) -> Array:
+        """Return the rows of one chunk, without the padding of the last one.
+
+        Raises
+        ------
+        CorruptDatasetError
+            The file is missing, altered, or does not decode to what the shape demands.
+        """
+        out = np.empty((self.chunk_rows, *self.spec.shape[1:]), chunks.little(self.spec.dtype))
+        self._decode(index, out)
+        return out[: self.rows - index * self.chunk_rows]
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return rows ``start`` to ``stop``; both must lie within the array."""
+        out = np.empty((stop - start, *self.spec.shape[1:]), chunks.little(self.spec.dtype))
+        for index in range(start // self.chunk_rows, layout.chunk_count(stop, self.chunk_rows)):
+            first = index * self.chunk_rows
+            low, high = max(start, first), min(stop, first + self.chunk_rows)
+            if high - low == self.chunk_rows:
+                self._decode(index, out[low - start : high - start])
+            else:
+                out[low - start : high - start] = self.chunk(index)[low - first : high - first]
+        return out
+
+    def gather(self, rows: IntArray) -> Array:
+        """Return the given rows [n] in their order, decoding every needed chunk once."""
+        out = np.empty((len(rows), *self.spec.shape[1:]), chunks.little(self.spec.dtype))
+        owner = rows // self.chunk_rows
+        for index in np.unique(owner):
+            here = owner == index
+            out[here] = self.chunk(int(index))[rows[here] - index * self.chunk_rows]
+        return out
+
+    def _decode(self, index: int, out: Array) -> None:
+        data = self._checked_bytes(index)
+        if problem := chunks.decode_into(data, out):
+            raise self.damaged(index, f"{self.chunk_path(index)} {problem}")
+
+    def _checked_bytes(self, index: int) -> bytes:
+        path = self.chunk_path(index)
+        listed = self.files.get(path)
+        size = self.folder.size(path)
+        if listed is None:
+            raise self.damaged(index, f"the manifest does not list {path}")
+        if size is None:
+            raise self.damaged(index, f"{path} is missing")
+        if size != listed.size:
+            raise self.damaged(index, f"{path} has {size} bytes instead of {listed.size}")
+        data = self.folder.read(path)
+        if hashlib.sha256(data).hexdigest() != listed.sha256:
+            raise self.damaged(index, f"{path} does not match its sha256")
+        return data
+
+    def damaged(self, index: int, what: str) -> CorruptDatasetError:
+        """Return the error that names the array and the rows of chunk ``index``."""
+        return CorruptDatasetError(
+            f"{self.name} {self.rows_of(index)} of the dataset at {str(self.folder.root)!r} "
+            f"cannot be trusted: {what}; run verify and get a fresh copy"
+        )
+
+    def rows_of(self, index: int) -> str:
+        """Return the rows of a chunk in words."""
+        first = index * self.chunk_rows
+        return f"rows {first} to {min(first + self.chunk_rows, self.rows) - 1}"
+
+
+def open_arrays(
+    folder: Folder, arrays: Mapping[str, ArraySpec], files: Mapping[str, FileRecord]
+) -> dict[str, StoredArray]:
+    """Return every array that this version knows, after checking all Zarr metadata files.
+
+    Raises
+    ------
+    CorruptDatasetError
+        A metadata file is missing, altered, or not what the manifest's array table demands.
+    """
+    known = {name: spec for name, spec in arrays.items() if _is_known(name, spec)}
+    groups = {name.split("/")[0] for name in arrays}
+    for prefix in ("", *(f"{group}/" for group in sorted(groups))):
+        _checked_metadata(folder, f"{prefix}{layout.ZARR_JSON}", files)
+    stored = {}
+    for name, spec in known.items():
+        path = f"{name}/{layout.ZARR_JSON}"
+        rows = layout.parse_array_metadata(_checked_metadata(folder, path, files), spec)
+        if rows is None:
+            raise _bad_metadata(folder, path, "it does not describe the array of the manifest")
+        stored[name] = StoredArray(name, spec, rows, folder, files)
+    _check_grids(folder, stored)
+    return stored
+
+
+def _is_known(name: str, spec: ArraySpec) -> bool:
+    try:
+        layout.rule_for(name, len(spec.shape))
+    except LookupError:  # an array of a newer minor version; the manifest's check let it pass
+        return False
+    return True
+
+
+def _check_grids(folder: Folder, stored: Mapping[str, StoredArray]) -> None:
+    for groups in (("steps",), ("final", "episodes")):
+        sizes = {a.chunk_rows for name, a in stored.items() if name.split("/")[0] in groups}
+        if len(sizes) > 1:
+            where = f"{groups[0]}/*/{layout.ZARR_JSON}"
+            raise _bad_metadata(folder, where, "the arrays do not share one row grid")
+
+
+def _checked_metadata(folder: Folder, path: str, files: Mapping[str, FileRecord]) -> bytes:
+    try:
+        data = folder.read(path)
+    except FileNotFoundError:
+        raise _bad_metadata(folder, path, "it is missing") from None
+    listed = files.get(path)
+    if listed is None or hashlib.sha256(data).hexdigest() != listed.sha256:
+        raise _bad_metadata(folder, path, "it does not match its sha256")
+    return data
+
+
+def _bad_metadata(folder: Folder, path: str, what: str) -> CorruptDatasetError:
+    return CorruptDatasetError(
+        f"{path} of the dataset at {str(folder.root)!r} cannot be trusted: {what}; "
+        "run verify and get a fresh copy"
+    )

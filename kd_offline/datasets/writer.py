@@ -1,0 +1,292 @@
+"""Recording to disk: a front that checks and queues, a thread that compresses and writes."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+from pydantic import ValidationError
+
+from kd_offline.datasets import layout
+from kd_offline.datasets.blocks import EpisodeBlock, check_block
+from kd_offline.datasets.seal import unseal
+from kd_offline.datasets.sink import Sink
+from kd_offline.datasets.store import Folder, lock
+from kd_offline.errors import CorruptDatasetError, MismatchError, StorageError, UsageError
+from kd_offline.schemas.dataset import DatasetManifest, Journal, RecordingHeader
+from kd_offline.types import Array
+
+# Two blocks in flight keep the thread busy while the next one is being recorded.
+_QUEUED_BLOCKS = 2
+# Recording may differ in these between an attempt and its continuation.
+_FREE_RECORDING_FIELDS = {"software", "machine", "started_at", "seconds", "code_revision"}
+
+
+_Item = tuple[dict[str, Array], Array]  # arrays by full name, lengths
+
+
+class DatasetWriter:
+    """Writes one expert buffer; nothing is a dataset before :meth:`commit`.
+
+    Use it in a ``with`` block: leaving without :meth:`commit`, by an error or Ctrl-C, brings
+    everything appended to the disk, and a later ``create(..., resume=True)`` continues after it.
+    A killed process loses what was appended in the last seconds, never more and never less than
+    whole calls of :meth:`append`.
+    """
+
+    def __init__(self, sink: Sink, held: IO[bytes]) -> None:
+        self._sink = sink
+        self._held = held
+        self._queue: queue.Queue[_Item | None] = queue.Queue(_QUEUED_BLOCKS)
+        self._failure: BaseException | None = None
+        self._appended = sink.episodes
+        self._steps = sink.rows
+        self._thread = threading.Thread(target=self._work, name="dataset-writer", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        header: RecordingHeader,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        journal_seconds: float = 2.0,
+    ) -> DatasetWriter:
+        """Begin a recording at ``path``, or continue the one there.
+
+        Parameters
+        ----------
+        path
+            Folder of the dataset; made if it does not exist.
+        header
+            What is known beforehand. To continue, it must equal the one that was begun with,
+            except for software, machine and times.
+        resume
+            Continue an unfinished recording; begin a new one if there is none.
+        overwrite
+            Delete a dataset or an unfinished recording that is there.
+        journal_seconds
+            How often, at most, appended episodes are made safe against a kill.
+
+        Raises
+        ------
+        StorageError
+            Something is at ``path`` already, or the folder refuses.
+        MismatchError
+            The unfinished recording was begun with other settings.
+        CorruptDatasetError
+            The unfinished recording is damaged.
+        """
+        root = Path(path).expanduser()
+        if resume and overwrite:
+            msg = "resume and overwrite exclude each other: give one of them"
+            raise UsageError(msg)
+        _make_way(root, resume=resume, overwrite=overwrite)
+        held = lock(root)
+        try:
+            sink = Sink(Folder(root), header, journal_seconds)
+            if resume and sink.folder.exists(layout.JOURNAL):
+                sink.restore(_matching_journal(sink.folder, header))
+            sink.journal()
+        except BaseException:
+            held.close()
+            raise
+        return cls(sink, held)
+
+    @property
+    def path(self) -> Path:
+        """Folder of the dataset."""
+        return self._sink.folder.root
+
+    @property
+    def episodes_done(self) -> int:
+        """Episodes appended so far, those of a continued recording included."""
+        return self._appended
+
+    @property
+    def steps_done(self) -> int:
+        """Steps appended so far, those of a continued recording included."""
+        return self._steps
+
+    def append(self, block: EpisodeBlock) -> None:
+        """Hand over whole episodes; returns before they are written unless the queue is full.
+
+        Raises
+        ------
+        UsageError
+            The block does not fit the format or the environment.
+        StorageError
+            Writing failed, now or earlier.
+        """
+        self._raise_failure()
+        arrays = check_block(block, self._sink.header.environment)
+        lengths = block.lengths
+        self._queue.put((arrays, lengths))
+        self._appended += len(lengths)
+        self._steps += int(lengths.sum())
+
+    def commit(
+        self, masks: Mapping[str, Array] | None = None, *, seconds: float | None = None
+    ) -> DatasetManifest:
+        """Finish: statistics, splits, digests, file table, and the manifest last.
+
+        Parameters
+        ----------
+        masks
+            Student masks by name, bool [N, O] or [E, N, O]; their descriptions are the header's.
+        seconds
+            Time that recording took, for the record.
+
+        Raises
+        ------
+        UsageError
+            Nothing was recorded, or a mask has a wrong shape.
+        StorageError
+            Writing failed; what is on disk can be continued.
+        """
+        self._stop()
+        try:
+            self._raise_failure()
+            given = {name: np.asarray(mask) for name, mask in (masks or {}).items()}
+            self._check_masks(given)
+            manifest = self._sink.finish(given, seconds)
+            self._sink.folder.remove(layout.LOCK)
+        except BaseException as error:
+            self._failure = error  # the streams are in an unknown state: never journal them again
+            raise
+        finally:
+            self._release()
+        return manifest
+
+    def close(self) -> None:
+        """Stop without finishing; what was appended can be continued. Does nothing after commit."""
+        if self._held.closed:
+            return
+        self._stop()
+        try:
+            if self._failure is None:
+                self._sink.journal()
+        finally:
+            self._release()
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        if error is None:
+            self._raise_failure()
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._failure is not None:
+                continue  # keep emptying the queue, so that append never waits for ever
+            try:
+                self._sink.accept(*item)
+            except BaseException as error:  # raised again by the next call
+                self._failure = error
+
+    def _stop(self) -> None:
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _release(self) -> None:
+        self._held.close()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _check_masks(self, masks: Mapping[str, Array]) -> None:
+        spec = self._sink.header.environment
+        fixed = (spec.n_agents, spec.obs_width)
+        for name, mask in masks.items():
+            if mask.dtype != np.bool_ or mask.shape not in (fixed, (self._sink.episodes, *fixed)):
+                msg = (
+                    f"mask {name!r} is {mask.dtype} {list(mask.shape)}, but bool {list(fixed)} or "
+                    f"{[self._sink.episodes, *fixed]} is needed"
+                )
+                raise UsageError(msg)
+
+
+def _make_way(root: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make ``root`` an empty folder or one with a recording to continue, or say why not."""
+    if root.exists() and not root.is_dir():
+        msg = f"{str(root)!r} is a file: choose another path for the dataset"
+        raise StorageError(msg)
+    finished, begun = (root / layout.MANIFEST).exists(), (root / layout.JOURNAL).exists()
+    ours = {layout.LOCK, layout.SCRATCH}
+    if (finished or begun) and overwrite:
+        _delete(root)
+    elif finished:
+        msg = (
+            f"there is a finished dataset at {str(root)!r}: choose another path or give --overwrite"
+        )
+        raise StorageError(msg)
+    elif begun and not resume:
+        msg = (
+            f"there is an unfinished recording at {str(root)!r}: continue it with --resume or "
+            "delete it with --overwrite"
+        )
+        raise StorageError(msg)
+    elif not begun and root.exists() and any(p.name not in ours for p in root.iterdir()):
+        msg = f"{str(root)!r} is not empty and holds no dataset: choose another path"
+        raise StorageError(msg)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"cannot make the folder {str(root)!r} ({error.strerror}): choose another path"
+        raise StorageError(msg) from error
+
+
+def _delete(root: Path) -> None:
+    with lock(root):
+        # Without the manifest a half-deleted dataset is never taken for a whole one.
+        (root / layout.MANIFEST).unlink(missing_ok=True)
+        for group in layout.GROUPS:
+            shutil.rmtree(root / group, ignore_errors=True)
+        for name in (layout.ZARR_JSON, layout.SCRATCH, layout.JOURNAL):
+            (root / name).unlink(missing_ok=True)
+
+
+def _matching_journal(folder: Folder, header: RecordingHeader) -> Journal:
+    document = unseal(folder.read(layout.JOURNAL))
+    try:
+        journal = Journal.model_validate(document)
+    except ValidationError:
+        msg = (
+            f"the journal of the unfinished recording at {str(folder.root)!r} is damaged: "
+            "record again with --overwrite"
+        )
+        raise CorruptDatasetError(msg) from None
+    before, now = _settings(journal.header), _settings(header)
+    if before != now:
+        odd = sorted(key for key in before if before[key] != now[key])
+        msg = (
+            f"the unfinished recording at {str(folder.root)!r} was begun with other settings "
+            f"({', '.join(odd)}): repeat the command that began it, or give --overwrite"
+        )
+        raise MismatchError(msg)
+    return journal
+
+
+def _settings(header: RecordingHeader) -> dict[str, object]:
+    """Return what a continued recording must share with its beginning, flat."""
+    head = header.model_dump(mode="json")
+    recording = head.pop("recording")
+    kept = {k: v for k, v in recording.items() if k not in _FREE_RECORDING_FIELDS}
+    return head | {f"recording.{key}": value for key, value in kept.items()}

@@ -1,0 +1,252 @@
+"""Models of the expert buffer: what its manifest, recordings and reports say."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints
+
+from kd_offline.schemas.environment import EnvironmentSpec, Scalar, Strict
+
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+ArrayName = Annotated[
+    str,
+    StringConstraints(pattern=r"^(steps|final|episodes|masks)/[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"),
+]
+MaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
+FilePath = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$")
+]
+SemanticVersion = Annotated[
+    str, StringConstraints(pattern=r"^\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?$")
+]
+DType = Literal[
+    "bool", "uint8", "int8", "int16", "int32", "int64", "uint64", "float16", "float32", "float64"
+]
+
+
+class ArraySpec(Strict):
+    """One array, described by its decoded values; chunks and codec are in its ``zarr.json``."""
+
+    dtype: DType
+    shape: tuple[Annotated[int, Field(ge=0)], ...]
+    axes: tuple[str, ...]
+    digest: Digest = Field(description="of dtype, shape and decoded values; see docs/format.md")
+
+
+class FileRecord(Strict):
+    """One file of the dataset, relative to its root."""
+
+    path: FilePath
+    size: int = Field(ge=0, description="bytes")
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Capture(Strict):
+    """How the expert's outputs were taken; a loss must agree with it."""
+
+    output: Literal["logits", "q_values"] = "logits"
+    masked: Literal[False] = False
+    temperature: float = Field(default=1.0, ge=1, le=1)
+    embedding: str = Field(default="", description="the layer that steps/embedding holds")
+
+
+class ExpertRecord(Strict):
+    """The policy that acted; ``id`` is the value in ``episodes/expert_id``."""
+
+    id: int = Field(ge=0, le=32767)
+    kind: str = Field(description="algorithm or family, such as mappo")
+    reference: str = Field(description="as the user named it; never a path of the machine")
+    architecture: dict[str, JsonValue] = Field(default_factory=dict)
+    parameters: int = Field(ge=0)
+    digest: Digest | None = Field(default=None, description="of the checkpoint's weights")
+    capture: Capture = Field(default_factory=Capture)
+    gamma: float | None = Field(default=None, ge=0, le=1, description="discount of the values")
+    value_of: str = Field(default="", description="what steps/value estimates, in raw units")
+    opponents: dict[str, str] = Field(
+        default_factory=dict, description="side -> policy that played it, where not this expert"
+    )
+
+
+class NoiseLevel(Strict):
+    """One ingredient of the behaviour mixture."""
+
+    level: float = Field(
+        ge=0, le=1, description="probability that a perturbed agent acts at random"
+    )
+    share: float = Field(gt=0, le=1, description="share of the episodes")
+
+
+class RecordingRecord(Strict):
+    """How the transitions were made. Machine, time and software never enter the dataset's id."""
+
+    seed: int = Field(ge=0)
+    episodes: int = Field(ge=0)
+    batch: int = Field(default=1, gt=0, description="environments stepped at once")
+    behaviour: Literal["sampled", "greedy", "unknown"] = "sampled"
+    noise: tuple[NoiseLevel, ...] = ()
+    noise_rule: str = Field(default="", description="which agents are perturbed, in words")
+    settings: dict[str, Scalar] = Field(default_factory=dict)
+    software: dict[str, str] = Field(default_factory=dict)
+    code_revision: str = ""
+    machine: dict[str, Scalar] = Field(default_factory=dict)
+    started_at: str = ""
+    seconds: float | None = Field(default=None, ge=0)
+
+
+class LineageRecord(Strict):
+    """One step of the dataset's history after or instead of a recording."""
+
+    operation: str
+    parents: tuple[Digest, ...]
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class MaskRecord(Strict):
+    """A named student mask, ``masks/<name>``; True = the student sees the feature."""
+
+    description: str = ""
+    random_k: int | None = Field(default=None, ge=1)
+
+
+class SplitRecord(Strict):
+    """One part of the episodes; ``code`` is its value in ``episodes/split``."""
+
+    code: int = Field(ge=0, le=255)
+    episodes: int = Field(ge=0)
+    steps: int = Field(ge=0)
+
+
+class Spread(Strict):
+    """Moments of finite numbers; the standard deviation is that of the population."""
+
+    mean: float
+    std: float
+    min: float
+    max: float
+
+
+class Statistics(Strict):
+    """Figures about the whole dataset. They are derived, so no digest depends on them."""
+
+    episodes: int
+    steps: int
+    length: Spread
+    returns: Spread = Field(description="sum of the rewards of all agents over an episode")
+    agent_returns: tuple[Spread, ...]
+    won: float | None = Field(
+        default=None, description="share of won episodes, if the task has wins"
+    )
+    action_counts: tuple[tuple[int, ...], ...] = Field(
+        description="[N][A], executed by alive agents"
+    )
+    values: dict[ArrayName, Spread] = Field(
+        default_factory=dict, description="over all entries of an array, padding included"
+    )
+
+
+class RecordingHeader(Strict):
+    """Everything that is known before the first step is recorded."""
+
+    name: str = Field(min_length=1)
+    version: SemanticVersion = "1.0.0"
+    description: str = ""
+    environment: EnvironmentSpec
+    experts: tuple[ExpertRecord, ...] = ()
+    recording: RecordingRecord
+    masks: dict[MaskName, MaskRecord] = Field(default_factory=dict)
+    licence: str = ""
+    citation: str = ""
+    lineage: tuple[LineageRecord, ...] = ()
+    heldout: float = Field(default=0.05, ge=0, lt=1, description="share of held-out episodes")
+
+
+class DatasetManifest(Strict):
+    """``manifest.json``: written last, it makes a recording a dataset."""
+
+    format_version: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=0)]]
+    id: Digest
+    name: str
+    version: SemanticVersion
+    description: str = ""
+    environment: EnvironmentSpec
+    experts: tuple[ExpertRecord, ...]
+    recording: RecordingRecord
+    masks: dict[MaskName, MaskRecord]
+    splits: dict[str, SplitRecord]
+    statistics: Statistics
+    licence: str = ""
+    citation: str = ""
+    lineage: tuple[LineageRecord, ...] = ()
+    arrays: dict[ArrayName, ArraySpec]
+    files: tuple[FileRecord, ...]
+    manifest_digest: Digest
+
+    @property
+    def size_bytes(self) -> int:
+        """Stored size of the listed files, without the manifest itself."""
+        return sum(file.size for file in self.files)
+
+
+class RowSpec(Strict):
+    """One row of an array in the making."""
+
+    dtype: DType
+    tail: tuple[Annotated[int, Field(gt=0)], ...]
+
+
+class Journal(Strict):
+    """``recording.json``: what a recording without a manifest can be continued from."""
+
+    format_version: tuple[int, int]
+    header: RecordingHeader
+    episodes: int = Field(default=0, ge=0, description="complete and on disk")
+    rows: int = Field(default=0, ge=0, description="of steps/*, on disk")
+    step_chunk_rows: int = Field(default=1, ge=1)
+    episode_chunk_rows: int = Field(default=1, ge=1)
+    arrays: dict[ArrayName, RowSpec] = Field(default_factory=dict)
+    manifest_digest: Digest | None = None
+
+
+class Problem(Strict):
+    """One finding of ``verify``: where (file, or array with rows and episode) and what."""
+
+    where: str
+    what: str
+
+
+class VerifyReport(Strict):
+    """What ``verify`` prints."""
+
+    ok: bool
+    problems: tuple[Problem, ...] = ()
+
+
+class ArraySummary(Strict):
+    """Shape and dtype of one array."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+
+
+class ReturnSummary(Strict):
+    """Mean and spread of the episode returns."""
+
+    mean: float
+    std: float
+
+
+class InspectReport(Strict):
+    """What ``inspect --json`` prints (by alias: the last but one key is ``return``)."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    id: Digest
+    format_version: tuple[int, int]
+    environment: str
+    agents: tuple[str, ...]
+    episodes: int
+    steps: int
+    arrays: dict[ArrayName, ArraySummary]
+    returns: ReturnSummary = Field(alias="return")
+    bytes: int = Field(description="stored size of all files, the manifest included")
