@@ -104,11 +104,12 @@ class RandomPolicy:
     ) -> tuple[PolicyOutput, tuple[SeedArray, int]]:
         """Return equal logits, or those of the drawn action."""
         seeds, step = memory
-        logits = np.zeros(view.available_actions.shape, np.float32)
+        legal = view.available_actions
+        logits = np.zeros(legal.shape, np.float32)
         if self.drawn:
-            numbers = uniforms(seeds, step, view.alive.shape[1:], "random policy")
-            action = choose_actions(logits, view.available_actions, numbers)
-            logits[np.arange(logits.shape[-1]) != action[..., None]] = _NEVER
+            numbers = uniforms(seeds, step, (legal.shape[1],), "random policy")
+            action = choose_actions(logits, legal, numbers)
+            logits[action[..., None] != np.arange(legal.shape[2])] = _NEVER
         return PolicyOutput(logits), (seeds, step + 1)
 
 

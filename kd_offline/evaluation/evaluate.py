@@ -1,0 +1,229 @@
+"""``evaluate``: play the expert, the students, random play and the ceiling, and write it down."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kd_offline.environments.protocol import BatchedEnvironment
+from kd_offline.errors import UsageError
+from kd_offline.evaluation import scores
+from kd_offline.evaluation.cost import Shape, compare, team_cost
+from kd_offline.evaluation.intervals import REPLICATES, Resampling
+from kd_offline.evaluation.parties import Parties, load_parties
+from kd_offline.evaluation.play import (
+    Contestants,
+    Court,
+    SidePlay,
+    count_rollouts,
+    play_sides,
+    progress,
+)
+from kd_offline.evaluation.rollout import DEFAULT_BATCH
+from kd_offline.runs.folder import open_run
+from kd_offline.schemas.evaluation import (
+    Cost,
+    CrossPlay,
+    EvaluationReport,
+    ModeScore,
+    TeamCost,
+)
+from kd_offline.seeding import derive, episode_seeds
+
+MODES = ("greedy", "sampled")
+INTERVALS = (
+    f"95 %, percentile bootstrap of {REPLICATES} replicates over distillation seeds and "
+    "evaluation episodes, the same draws for every policy; win rates: hull with Wilson"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How an evaluation is played."""
+
+    episodes: int = 4000
+    seed: int = 0
+    modes: tuple[str, ...] = MODES
+    cross_play: bool = False
+    batch: int = DEFAULT_BATCH
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.seed < 0:
+            msg = (
+                f"cannot evaluate {self.episodes} episodes with seed {self.seed}: "
+                "give 1 episode or more and a seed of 0 or more"
+            )
+            raise UsageError(msg)
+        if not self.modes or any(mode not in MODES for mode in self.modes):
+            msg = f"cannot evaluate the modes {self.modes}: give one or both of {', '.join(MODES)}"
+            raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Everything that an evaluation measured."""
+
+    modes: dict[str, ModeScore]
+    sides: dict[str, SidePlay]
+    cross_play: CrossPlay | None
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    episodes: int = 4000,
+    seed: int = 0,
+    modes: Sequence[str] = MODES,
+    expert: str | Path | None = None,
+    ceiling: str | Path | None = None,
+    cross_play: bool = False,
+    batch: int = DEFAULT_BATCH,
+    show_progress: bool = False,
+) -> EvaluationReport:
+    """Measure what the students of a run keep and cost, and write ``evaluation.json`` there.
+
+    Parameters
+    ----------
+    run : path
+        A run folder made by ``kd-offline distill``.
+    episodes : int
+        Evaluation episodes, the same for every policy.
+    seed : int
+        They follow from it alone. Evaluation seeds never coincide with recording seeds on purpose:
+        they come from a stream of their own.
+    modes : sequence of str
+        ``greedy``, ``sampled`` or both.
+    expert : path or reference, optional
+        Default: the one that was recorded.
+    ceiling : path or reference, optional
+        The best policy known under the students' mask, trained directly.
+    cross_play : bool
+        Also play teams mixed from experts and students; two rollouts more per agent and seed.
+    batch : int
+        Episodes played at once.
+    show_progress : bool
+        A bar of rollouts on stderr.
+
+    Raises
+    ------
+    UsageError, CheckpointError, MismatchError
+        The run, the expert or the ceiling cannot be used.
+    """
+    started = time.perf_counter()
+    plan = Plan(episodes, seed, tuple(modes), cross_play, batch)
+    folder = open_run(run)
+    parties = load_parties(folder, expert=expert, ceiling=ceiling)
+    manifest = parties.manifest
+    try:
+        figures = measure(
+            parties.environment, parties.who, manifest.seeds, plan, show_progress=show_progress
+        )
+        cost = measure_cost(parties, figures)
+    finally:
+        parties.environment.close()
+    spec = parties.environment.spec
+    first = next(iter(figures.modes.values()))
+    agreement = first.agreement
+    report = EvaluationReport(
+        run=folder.path.resolve().name,
+        environment=spec.id,
+        method=manifest.method,
+        mask=manifest.mask,
+        dataset=manifest.dataset.id,
+        expert=parties.expert_name,
+        opponents=_opponents(parties),
+        ceiling_policy=parties.ceiling_name,
+        episodes=plan.episodes,
+        evaluation_seed=plan.seed,
+        distillation_seeds=manifest.seeds,
+        greedy=figures.modes.get("greedy"),
+        sampled=figures.modes.get("sampled"),
+        cost=cost,
+        agreement=agreement.action if agreement else 0.0,
+        joint_agreement=agreement.joint if agreement else 0.0,
+        action_frequency=scores.action_heats(spec, list(figures.sides.values())),
+        cross_play=figures.cross_play,
+        intervals=INTERVALS,
+        command=_command(run, plan, expert, ceiling),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    folder.write_evaluation(report)
+    return report
+
+
+def measure(
+    environment: BatchedEnvironment,
+    who: Contestants,
+    distillation_seeds: Sequence[int],
+    plan: Plan,
+    *,
+    show_progress: bool = False,
+) -> Figures:
+    """Play everything that ``plan`` asks for and return the figures.
+
+    The sides of the first mode are returned whole: agreement, heat maps and episode costs are
+    theirs.
+    """
+    seeds = episode_seeds(plan.seed, 0, plan.episodes, "evaluation")
+    draws = Resampling.draw(plan.episodes, seed=derive(plan.seed, "intervals"))
+    spec = environment.spec
+    swaps = spec.n_agents if plan.cross_play else 0
+    total = count_rollouts(len(spec.sides), who, len(plan.modes), swaps=swaps)
+    played: dict[str, dict[str, SidePlay]] = {}
+    with progress(total, shown=show_progress) as tick:
+        court = Court(environment, seeds, plan.batch, tick)
+        for mode in plan.modes:
+            played[mode] = play_sides(court, who, greedy=mode == "greedy", compared=not played)
+        swapped = None
+        if plan.cross_play:
+            base = played.get("greedy") or play_sides(court, who, greedy=True, compared=False)
+            swapped = scores.cross_play(court, who, base, draws)
+    return Figures(
+        modes={
+            mode: scores.mode_score(spec, sides, draws, distillation_seeds)
+            for mode, sides in played.items()
+        },
+        sides=played[plan.modes[0]],
+        cross_play=swapped,
+    )
+
+
+def measure_cost(parties: Parties, figures: Figures) -> Cost:
+    """Return the closed-form costs, per episode at the measured lengths."""
+    spec = parties.environment.spec
+    acted = {"expert": np.zeros(spec.n_agents), "student": np.zeros(spec.n_agents)}
+    for play in figures.sides.values():
+        mine = list(play.agents)
+        acted["expert"][mine] = play.expert.alive_steps.mean(axis=0)[mine]
+        students = np.mean([r.alive_steps.mean(axis=0) for r in play.students], axis=0)
+        acted["student"][mine] = students[mine]
+    length = next(iter(figures.modes.values())).length
+
+    def team(name: str, shapes: Sequence[Shape]) -> TeamCost:
+        return team_cost(
+            spec.agents, shapes, acted[name].tolist(), length[name], spec.episode_limit
+        )
+
+    return compare(team("expert", parties.expert_shapes), team("student", parties.student_shapes))
+
+
+def _opponents(parties: Parties) -> dict[str, str]:
+    sides = parties.environment.spec.sides
+    return dict.fromkeys(sides, parties.expert_name) if len(sides) > 1 else {}
+
+
+def _command(
+    run: str | Path, plan: Plan, expert: str | Path | None, ceiling: str | Path | None
+) -> str:
+    words = ["kd-offline", "evaluate", str(run)]
+    words += ["--episodes", str(plan.episodes), "--seed", str(plan.seed)]
+    words += [] if plan.modes == MODES else ["--modes", ",".join(plan.modes)]
+    words += [] if expert is None else ["--expert", str(expert)]
+    words += [] if ceiling is None else ["--ceiling", str(ceiling)]
+    words += ["--cross-play"] if plan.cross_play else []
+    return shlex.join(words)

@@ -1,0 +1,154 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from kd_offline.errors import UsageError
+from kd_offline.evaluation import evaluate as module
+from kd_offline.evaluation.cost import LayerShape
+from kd_offline.evaluation.evaluate import Plan, evaluate, measure
+from kd_offline.evaluation.parties import Parties
+from kd_offline.evaluation.play import Contestants
+from kd_offline.policies import MixedTeam, RandomPolicy
+from kd_offline.runs.folder import create_run, open_run
+from kd_offline.schemas.evaluation import EvaluationReport
+from kd_offline.testing.reports import run_manifest
+from kd_offline.testing.targets import TargetsEnvironment, TargetsPolicy
+
+EXPERT, WORSE = TargetsPolicy(), TargetsPolicy(8.0, forgets_after=2)
+PLAN = Plan(episodes=300, cross_play=True)
+
+
+def figures(*students: Any, plan: Plan = PLAN, sides: int = 1, ceiling: Any = None) -> Any:
+    who = Contestants(EXPERT, students, ceiling)
+    environment = TargetsEnvironment(sides=sides)
+    return measure(environment, who, tuple(range(len(students))), plan)
+
+
+def test_the_expert_as_its_own_student_keeps_everything():
+    got = figures(EXPERT, ceiling=WORSE)
+    for mode in got.modes.values():
+        assert mode.retention.normalised == pytest.approx(1.0)
+        assert mode.retention.ratio == pytest.approx(1.0)
+        assert mode.retention.of_ceiling is not None
+        assert mode.retention.of_ceiling > 1.0
+    agreement = got.modes["greedy"].agreement
+    assert agreement is not None
+    assert (agreement.action, agreement.joint) == (1.0, 1.0)
+    assert [e.mean for e in got.cross_play.student_among_experts] == [1.0, 1.0]
+
+
+def test_random_play_as_a_student_keeps_nothing():
+    got = figures(RandomPolicy(drawn=True)).modes["sampled"].retention
+    assert got.normalised == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_broken_student_keeps_less_and_agrees_less():
+    got = figures(WORSE).modes["greedy"]
+    assert 0.2 < got.retention.normalised < 0.8
+    assert got.retention_intervals.normalised.low < got.retention.normalised
+    assert got.retention_intervals.normalised.high > got.retention.normalised
+    assert got.agreement.joint < got.agreement.action < 0.9
+    assert got.agreement.kl["left"] > 0
+
+
+def test_seeds_are_reported_one_by_one():
+    got = figures(EXPERT, WORSE).modes["greedy"]
+    assert [s.seed for s in got.seeds] == [0, 1]
+    assert got.seeds[0].normalised == pytest.approx(1.0)
+    assert got.student.mean == pytest.approx(np.mean([s.mean for s in got.seeds]))
+
+
+def test_figures_do_not_depend_on_the_batch():
+    one = figures(WORSE, plan=Plan(episodes=60, batch=7))
+    two = figures(WORSE, plan=Plan(episodes=60, batch=60))
+    assert one.modes == two.modes
+
+
+def test_sides_are_measured_against_the_experts_other_side():
+    team = MixedTeam((EXPERT, RandomPolicy(drawn=True)), (0, 1))
+    got = figures(team, sides=2).modes["greedy"]
+    assert got.sides["left"].retention.normalised == pytest.approx(1.0)
+    assert got.sides["right"].retention.normalised == pytest.approx(0.0, abs=1e-12)
+    assert got.win_rate is None
+    spans = [s.expert.mean - s.random.mean for s in got.sides.values()]
+    assert got.retention.normalised == pytest.approx(spans[0] / sum(spans))
+    assert got.agreement.agents["left"] == 1.0
+
+
+def test_cross_play_finds_the_broken_agent():
+    broken = MixedTeam((EXPERT, TargetsPolicy(-8.0)), (0, 1))
+    got = figures(broken).cross_play
+    assert got.student_among_experts[0].mean == pytest.approx(1.0)
+    assert got.student_among_experts[1].mean < 0.6
+    assert got.expert_among_students[1].mean == pytest.approx(1.0)
+    assert got.expert_among_students[0].mean == got.student_among_experts[1].mean
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = create_run(tmp_path / "run", run_manifest(seeds=(0, 1)))
+    parties = Parties(
+        manifest=folder.manifest(),
+        environment=TargetsEnvironment(),
+        who=Contestants(EXPERT, (EXPERT, WORSE)),
+        expert_name="bundled",
+        ceiling_name=None,
+        expert_shapes=(LayerShape(4, (64,), 64, 3), LayerShape(5, (64,), 64, 4)),
+        student_shapes=(LayerShape(3, (8,), 8, 3), LayerShape(4, (8,), 8, 4)),
+    )
+    monkeypatch.setattr(module, "load_parties", lambda *a, **k: parties)
+    return folder.path
+
+
+def test_evaluation_json_keeps_the_contract(run):
+    report = evaluate(run, episodes=50, cross_play=True)
+    written = json.loads((run / "evaluation.json").read_text())
+    jsonschema.validate(written, EvaluationReport.model_json_schema(mode="serialization"))
+    assert written["episodes"] == 50
+    for mode in ("greedy", "sampled"):
+        for policy in ("expert", "student", "random"):
+            assert set(written[mode][policy]) == {"mean", "low", "high"}
+        assert "ceiling" not in written[mode]
+        assert isinstance(written[mode]["retention"]["normalised"], float)
+        assert "of_ceiling" not in written[mode]["retention"]
+    for policy in ("expert", "student"):
+        assert {"parameters", "macs", "flops"} <= set(written["cost"][policy])
+    want = written["cost"]["expert"]["flops"] / written["cost"]["student"]["flops"]
+    assert written["cost"]["flops_reduction"] == pytest.approx(want)
+    assert 0 < written["agreement"] < 1
+    assert open_run(run).evaluation() == report
+    assert report.command.endswith("--episodes 50 --seed 0 --cross-play")
+
+
+def test_undefined_retention_is_null_and_present(run, monkeypatch):
+    report = evaluate(run, episodes=20, modes=("greedy",))
+    assert report.greedy is not None
+    scores = report.greedy.retention.model_copy(update={"normalised": None, "ratio": None})
+    changed = report.greedy.model_copy(update={"retention": scores})
+    text = report.model_copy(update={"greedy": changed}).json_text()
+    assert json.loads(text)["greedy"]["retention"] == {"normalised": None}
+    assert "sampled" not in json.loads(text)
+
+
+def test_the_same_evaluation_gives_the_same_numbers(run):
+    one, two = (evaluate(run, episodes=30, batch=b) for b in (30, 11))
+    assert one.model_copy(update={"seconds": 0.0}) == two.model_copy(update={"seconds": 0.0})
+    other = evaluate(run, episodes=30, seed=1)
+    assert other.greedy != one.greedy
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"episodes": 0}, {"seed": -1}, {"modes": ()}, {"modes": ("argmax",)}]
+)
+def test_wrong_plans_are_refused(wrong):
+    with pytest.raises(UsageError, match=r"cannot evaluate .*: give"):
+        Plan(**wrong)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="is not a run"):
+        evaluate(tmp_path)

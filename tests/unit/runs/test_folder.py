@@ -1,0 +1,99 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from kd_offline.errors import CheckpointError, FormatVersionError, StorageError, UsageError
+from kd_offline.runs.folder import RunFolder, create_run, open_run, write_atomic
+from kd_offline.testing.reports import evaluation_report, run_manifest
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return create_run(tmp_path / "run", run_manifest())
+
+
+def test_a_manifest_comes_back_as_it_was_written(run):
+    assert open_run(run.path).manifest() == run_manifest()
+    changed = run_manifest().model_copy(update={"status": "interrupted"})
+    run.write_manifest(changed)
+    assert run.manifest() == changed
+    assert sorted(p.name for p in run.path.iterdir()) == ["run.json"]
+
+
+def test_an_existing_run_is_kept_unless_overwriting_is_asked_for(run):
+    run.append_metrics([{"seed": 0}])
+    with pytest.raises(StorageError, match="already exists: give another path"):
+        create_run(run.path, run_manifest())
+    assert run.metrics() == [{"seed": 0}]
+    assert create_run(run.path, run_manifest(), overwrite=True).metrics() == []
+
+
+def test_overwriting_never_removes_a_folder_that_is_no_run(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(StorageError, match="is not a run"):
+        create_run(tmp_path, run_manifest(), overwrite=True)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_an_empty_folder_may_become_a_run(tmp_path):
+    assert create_run(tmp_path, run_manifest()).manifest().status == "complete"
+
+
+def test_metrics_survive_a_torn_last_line(run):
+    run.append_metrics([{"seed": 0, "epoch": 1, "kl": 0.5}, {"seed": 0, "epoch": 2, "kl": 0.4}])
+    file = run.path / "metrics.jsonl"
+    file.write_text(file.read_text() + '{"seed": 0, "epoch": 3, "k')
+    assert [row["epoch"] for row in run.metrics()] == [1, 2]
+    run.keep_metrics(lambda row: row["epoch"] < 2)
+    run.append_metrics([{"seed": 0, "epoch": 2, "kl": 0.41}])
+    assert [row["kl"] for row in run.metrics()] == [0.5, 0.41]
+
+
+def test_numbers_that_json_lacks_become_null(run):
+    run.append_metrics([{"seed": 0, "kl": float("nan"), "loss": float("inf"), "lr": 0.1}])
+    assert run.metrics() == [{"seed": 0, "kl": None, "loss": None, "lr": 0.1}]
+
+
+def test_an_evaluation_comes_back_as_it_was_written(run):
+    assert run.evaluation() is None
+    run.write_evaluation(evaluation_report(sides=True))
+    assert run.evaluation() == evaluation_report(sides=True)
+
+
+def test_a_damaged_file_is_named_with_what_is_wrong(run):
+    document = json.loads((run.path / "run.json").read_text())
+    document["seeds"] = "five"
+    (run.path / "run.json").write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=r"run\.json is damaged: seeds: "):
+        run.manifest()
+    (run.path / "run.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
+        run.manifest()
+
+
+def test_a_newer_run_is_refused_as_such(run):
+    document = json.loads((run.path / "run.json").read_text()) | {"version": [2, 0], "new": 1}
+    (run.path / "run.json").write_text(json.dumps(document))
+    with pytest.raises(FormatVersionError, match="has format 2, this version reads up to 1"):
+        run.manifest()
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"holds no run\.json"):
+        open_run(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "run.json"
+    file.write_text("old")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device; free space"):
+        write_atomic(file, "new")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
