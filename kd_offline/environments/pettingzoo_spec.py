@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import logging
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -165,7 +166,10 @@ def _successor(module_name: str) -> str | None:
 
 def _import(name: str, module_name: str) -> ModuleType:
     try:
-        return importlib.import_module(module_name)
+        # PettingZoo deprecates naming an environment by its module, which is our way of naming.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         top = module_name.partition(".")[0]
         if error.name == top in _LIBRARIES:
