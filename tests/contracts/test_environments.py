@@ -186,7 +186,7 @@ def test_a_slot_that_runs_on_after_its_end_is_found() -> None:
             super().__init__(lambda env, answer: answer)
             self.inner = load("mpe/simple_spread_v3")
 
-        def step(self, actions: Any) -> Outcome:
+        def step(self, actions: Any) -> Any:
             outcome = super().step(actions)
             late = np.full(len(outcome.truncated), self.steps >= 6)
             return dataclasses.replace(outcome, truncated=late)
