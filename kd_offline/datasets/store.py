@@ -55,7 +55,8 @@ class Folder:
         """Write a file aside and rename it, so that it is there in full or not at all.
 
         One writer at a time: the file aside has a fixed name, so a killed writer leaves one at
-        most. ``durable`` also waits until the bytes are on the disk.
+        most. ``durable`` also waits until the bytes are on the disk, and gives their memory back:
+        a long recording then neither fills the page cache nor pays for ever new pages of it.
         """
         target, aside = self.root / path, self.root / SCRATCH
         try:
@@ -117,6 +118,8 @@ def _put(path: Path, data: bytes, durable: bool) -> None:
             left = left[file.write(left) :]
         if durable:
             os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _refusal(path: Path, verb: str, error: OSError) -> StorageError:

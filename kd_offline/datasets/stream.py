@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,9 @@ from kd_offline.datasets.store import Folder
 from kd_offline.errors import CorruptDatasetError, UsageError
 from kd_offline.schemas.dataset import ArraySpec, FileRecord
 from kd_offline.types import Array
+
+# Smaller files cost more in waiting than they hold in memory.
+_WORTH_WAITING = 1 << 20
 
 
 @dataclass(slots=True)
@@ -31,6 +34,7 @@ class ArrayStream:
     chunk_rows: int
     rule: Rule
     folder: Folder
+    patient: Callable[[], bool] = lambda: False  # is there time to wait for the disk?
     rows: int = 0
     files: dict[str, FileRecord] = field(default_factory=dict)
     moments: Moments | None = None
@@ -148,4 +152,5 @@ class ArrayStream:
         self._record(path, chunks.encode(rows, self.rule.level))
 
     def _record(self, path: str, data: bytes) -> None:
-        self.files[path] = self.folder.write(path, data)
+        durable = len(data) >= _WORTH_WAITING and self.patient()
+        self.files[path] = self.folder.write(path, data, durable=durable)

@@ -44,6 +44,7 @@ class DatasetWriter:
         self._sink = sink
         self._held = held
         self._queue: queue.Queue[_Item | None] = queue.Queue(_QUEUED_BLOCKS)
+        sink.patient = self._queue.empty  # ahead of the recorder: time to wait for the disk
         self._failure: BaseException | None = None
         self._appended = sink.episodes
         self._steps = sink.rows

@@ -117,9 +117,7 @@ class PettingZooEnvironment:
         self._alive = np.zeros((batch, spec.n_agents), bool)
 
     def _step_slot(self, row: int, slot: _Slot, actions: IntArray) -> list[float]:
-        acting = [
-            agent for agent, alive in zip(self._spec.agents, self._alive[row], strict=True) if alive
-        ]
+        acting = list(slot.env.agents)
         chosen = {
             port.agent: self._native(port, int(action))
             for port, action in zip(self._ports, actions, strict=True)
@@ -133,12 +131,9 @@ class PettingZooEnvironment:
             not over and slot.steps >= self._spec.episode_limit
         )
         slot.terminated = over and not timed_out
+        staying = {*slot.env.agents, *(acting if slot.ended else ())}
         present = {
-            agent
-            for agent in acting
-            if (agent in slot.env.agents or slot.ended)
-            and agent in observations
-            and not (terminations.get(agent) and not slot.terminated)
+            agent for agent in staying if slot.terminated or not terminations.get(agent, False)
         }
         self._perceive(row, present, observations, infos)
         return [float(rewards.get(agent, 0.0)) for agent in self._spec.agents]
@@ -161,7 +156,7 @@ class PettingZooEnvironment:
     ) -> None:
         self._obs[row], self._legal[row], self._alive[row] = 0.0, False, False
         for index, port in enumerate(self._ports):
-            if port.agent in present:
+            if port.agent in present and port.agent in observations:
                 seen = observations[port.agent]
                 self._obs[row, index, : port.width] = port.flatten(seen)
                 self._legal[row, index, : port.n_actions] = port.legal(

@@ -62,6 +62,9 @@ class ExpertRecord(Strict):
     digest: Digest | None = Field(default=None, description="of the checkpoint's weights")
     capture: Capture = Field(default_factory=Capture)
     gamma: float | None = Field(default=None, ge=0, le=1, description="discount of the values")
+    bootstraps_truncation: bool | None = Field(
+        default=None, description="whether the critic gives a value to the time after a time limit"
+    )
     value_of: str = Field(default="", description="what steps/value estimates, in raw units")
     opponents: dict[str, str] = Field(
         default_factory=dict, description="side -> policy that played it, where not this expert"

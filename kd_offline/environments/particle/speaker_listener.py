@@ -17,7 +17,6 @@ _LANDMARKS = 3
 # The speaker sees the colour of the goal landmark: row g for goal g.
 _COLOURS = np.full((3, 3), 0.15) + 0.5 * np.eye(3)
 
-# Row m moves nobody but the listener; the speaker stands where it was put.
 _SPEAKER, _LISTENER = 0, 1
 
 

@@ -1,0 +1,69 @@
+"""Generalised advantage estimation, for experts while they learn and for datasets afterwards."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def side_mean(reward: Tensor, side_of: Tensor) -> Tensor:
+    """Replace each agent's reward [..., N] by the mean over its side (``side_of``: int [N])."""
+    same = (side_of.unsqueeze(0) == side_of.unsqueeze(1)).to(reward.dtype)
+    return reward @ (same / same.sum(0))
+
+
+def generalised_advantage(
+    reward: Tensor,
+    value: Tensor,
+    final_value: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    *,
+    gamma: float,
+    gae_lambda: float,
+    bootstrap_on_truncation: bool,
+    horizon: int | None = None,
+) -> Tensor:
+    """Advantages of whole episodes by one backward recursion (KD-MARL Eqs. 1 and 2).
+
+    Parameters
+    ----------
+    reward, value : float [T, B, N]
+    final_value : float [B, N]
+        Value of the observation after the last transition of each episode.
+    terminated, truncated : bool [T, B]
+    gamma, gae_lambda : float
+    bootstrap_on_truncation : bool
+        Whether the future after a time limit is worth ``final_value`` or nothing.
+    horizon : int, optional
+        Length L of the sum in Eq. 2; None sums to the end of the episode.
+
+    Returns
+    -------
+    float [T, B, N]; steps behind an episode's end follow no rule.
+    """
+    ended = (terminated | truncated).unsqueeze(-1)
+    worthless = terminated if bootstrap_on_truncation else terminated | truncated
+    following = torch.cat([value[1:], final_value.unsqueeze(0)])
+    following = torch.where(ended, final_value.expand_as(value), following)
+    following = following.masked_fill(worthless.unsqueeze(-1), 0.0)
+    delta = reward + gamma * following - value
+    keep = gamma * gae_lambda * (~ended).to(delta.dtype)
+    if horizon is not None:
+        return _windowed(delta, keep, horizon)
+    out = torch.empty_like(delta)
+    running = torch.zeros_like(final_value)
+    for t in range(len(delta) - 1, -1, -1):
+        running = delta[t] + keep[t] * running
+        out[t] = running
+    return out
+
+
+def _windowed(delta: Tensor, keep: Tensor, horizon: int) -> Tensor:
+    """Sum ``horizon`` residuals, each discounted by every step that lies between."""
+    total = delta.clone()
+    reach = torch.ones_like(delta)
+    for ahead in range(1, min(horizon, len(delta))):
+        reach = reach[:-1] * keep[ahead - 1 :]
+        total[:-ahead] += reach * delta[ahead:]
+    return total

@@ -1,0 +1,171 @@
+"""KD-MARL's objective (Algorithm 1, lines 8 to 14) on one batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd_offline.distillation import losses
+from kd_offline.distillation.targets import Targets
+from kd_offline.schemas.recipes import DistillRecipe, LossSwitches
+
+
+class Projections(nn.Module):
+    """What exists during training only: relation projectors ``P_i`` and role projections ``U_S``.
+
+    Student embeddings of unequal widths have no cosine; ``P_i`` maps each to a common width.
+    """
+
+    def __init__(
+        self, widths: tuple[int, ...], roles: int, switches: LossSwitches, rng: np.random.Generator
+    ) -> None:
+        super().__init__()
+        self.widths = widths
+        kind = switches.relation
+        if kind == "auto":
+            kind = "none" if len(set(widths)) == 1 else "linear"
+        self.kind = kind
+        common = switches.relation_width
+        self.relation = nn.ModuleList(
+            _projector(kind, width, common, rng) for width in widths if kind in ("linear", "mlp")
+        )
+        self.role = nn.ParameterList(
+            nn.Parameter(_random(roles, width, rng), requires_grad=switches.learn_role_projection)
+            for width in widths
+            if roles
+        )
+
+    def common(self, embeddings: list[Tensor]) -> Tensor:
+        """Return the embeddings [T, B, H_i] of all agents in one space: [T, B, N, d]."""
+        if self.kind in ("linear", "mlp"):
+            mapped = [p(e) for p, e in zip(self.relation, embeddings, strict=True)]
+            return torch.stack(mapped, 2)
+        widest = max(self.widths)
+        padded = [nn.functional.pad(e, (0, widest - e.shape[-1])) for e in embeddings]
+        return torch.stack(padded, 2)
+
+    def log_roles(self, embeddings: list[Tensor], temperature: float) -> Tensor:
+        """Return log role distributions of the students, [T, B, N, K]."""
+        scores = [e @ u.T for u, e in zip(self.role, embeddings, strict=True)]
+        return torch.log_softmax(torch.stack(scores, 2) / temperature, -1)
+
+
+def _projector(kind: str, width: int, common: int, rng: np.random.Generator) -> nn.Module:
+    first = nn.Linear(width, common, bias=kind == "mlp")
+    with torch.no_grad():
+        first.weight.copy_(_random(common, width, rng))
+    if kind == "linear":
+        return first
+    second = nn.Linear(common, common)
+    with torch.no_grad():
+        second.weight.copy_(_random(common, common, rng))
+    for layer in (first, second):
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(first, nn.ReLU(), second)
+
+
+def _random(rows: int, columns: int, rng: np.random.Generator) -> Tensor:
+    q, _ = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    return torch.from_numpy((q if rows >= columns else q.T).astype(np.float32))
+
+
+def objective(
+    logits: Tensor,
+    embeddings: list[Tensor],
+    batch: Targets,
+    projections: Projections,
+    recipe: DistillRecipe,
+    progress: float,
+) -> dict[str, Tensor]:
+    """Return every active term, and their weighted sum as ``loss``.
+
+    Parameters
+    ----------
+    logits : float [T, B, N, A]
+    embeddings : list of float [T, B, H_i]
+    progress : float
+        Share of the training that is done, 0 to 1; the policy term sets in after its warm-up.
+    """
+    weights, switches = recipe.weights, recipe.switches
+    student = losses.log_policy(logits, batch.available)
+    terms: dict[str, Tensor] = {}
+    if batch.softened is not None:
+        terms["kl"] = _kl(logits, student, batch, switches)
+    if weights.ce:
+        terms["ce"] = _cross_entropy(student, batch)
+    if batch.advantage is not None:
+        terms["policy"] = _policy(logits, student, batch, switches)
+    if weights.entropy:
+        bonus = losses.entropy(student, batch.available)
+        terms["entropy"] = losses.masked_mean(bonus, batch.weight)
+    if batch.relations is not None:
+        terms["structure"] = _structure(embeddings, batch, projections, switches)
+    if batch.roles is not None:
+        own = projections.log_roles(embeddings, switches.role_temperature)
+        terms["role"] = losses.masked_mean(losses.role_divergence(batch.roles, own), batch.both)
+    return terms | {"loss": _total(terms, recipe, progress, agents=logits.shape[2])}
+
+
+def _kl(logits: Tensor, student: Tensor, batch: Targets, switches: LossSwitches) -> Tensor:
+    tau = switches.temperature
+    soft = student if tau == 1.0 else losses.log_policy(logits, batch.available, tau)
+    assert batch.softened is not None  # noqa: S101 - the caller checked
+    value = losses.masked_mean(
+        losses.kl_divergence(batch.softened, soft, batch.available), batch.weight
+    )
+    return value * tau**2 if switches.scale_by_temperature else value
+
+
+def _cross_entropy(student: Tensor, batch: Targets) -> Tensor:
+    if batch.label is not None:
+        return losses.masked_mean(losses.cross_entropy(batch.label, student), batch.weight)
+    assert batch.expert is not None  # noqa: S101 - soft labels are read with the logits
+    soft = losses.soft_cross_entropy(batch.expert, student, batch.available)
+    return losses.masked_mean(soft, batch.weight)
+
+
+def _policy(logits: Tensor, student: Tensor, batch: Targets, switches: LossSwitches) -> Tensor:
+    assert batch.executed is not None  # noqa: S101 - read with the advantages
+    assert batch.advantage is not None  # noqa: S101
+    if switches.policy_temperature == "kl":
+        student = losses.log_policy(logits, batch.available, switches.temperature)
+    taken = student.gather(-1, batch.executed.unsqueeze(-1)).squeeze(-1)
+    if switches.policy_term == "awr":
+        gain = losses.advantage_weighted(taken, batch.advantage, switches.awr_temperature)
+    elif switches.policy_term == "crr":
+        gain = losses.positive_only(taken, batch.advantage)
+    else:
+        assert batch.behaviour is not None  # noqa: S101 - PPO reads it
+        behaviour = batch.behaviour
+        if switches.ratio == "joint":
+            taken, behaviour = (
+                (x * batch.weight).sum(-1, keepdim=True).expand_as(x) for x in (taken, behaviour)
+            )
+        gain = losses.ppo_clip(taken, behaviour, batch.advantage, switches.clip)
+    return losses.masked_mean(gain, batch.weight)
+
+
+def _structure(
+    embeddings: list[Tensor], batch: Targets, projections: Projections, switches: LossSwitches
+) -> Tensor:
+    assert batch.relations is not None  # noqa: S101 - the caller checked
+    own = losses.cosine_relations(projections.common(embeddings))
+    n = own.shape[-1]
+    pairs = torch.ones(n, n).triu(1) * batch.both.unsqueeze(-1) * batch.both.unsqueeze(-2)
+    mean = losses.masked_mean(losses.structure(batch.relations, own), pairs)
+    return mean * n * (n - 1) / 2 if switches.pairs == "sum" else mean
+
+
+def _total(
+    terms: dict[str, Tensor], recipe: DistillRecipe, progress: float, agents: int
+) -> Tensor:
+    w, switches = recipe.weights, recipe.switches
+    on = float(progress >= switches.policy_warmup)
+    scale = {"kl": w.kl, "ce": w.ce, "policy": -w.policy * on, "entropy": -w.entropy}
+    scale |= {"structure": w.structure, "role": w.role}
+    if switches.form == "eq6":  # alpha CE + CE + one lambda for structure and role
+        scale |= {"kl": 0.0, "ce": w.kl + 1.0, "role": w.structure}
+    summed = agents if switches.agents == "sum" else 1
+    total = torch.stack([scale[name] * value for name, value in terms.items()]).sum()
+    return total * summed

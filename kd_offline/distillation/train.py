@@ -1,0 +1,202 @@
+"""The one training loop of distillation: one seed, one team, one file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd_offline.datasets.sampler import epoch_order
+from kd_offline.distillation import losses
+from kd_offline.distillation.objective import Projections, objective
+from kd_offline.distillation.targets import Targets
+from kd_offline.schemas.recipes import DistillRecipe, Optimisation
+from kd_offline.students.networks import StudentTeam
+from kd_offline.types import IntArray
+
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Training:
+    """All that changes while one team is trained; it can be saved after any epoch."""
+
+    team: StudentTeam
+    projections: Projections
+    optimiser: torch.optim.Optimizer
+    average: list[Tensor]
+    epoch: int = 0
+    best_epoch: int | None = None
+    best: dict[str, float] = field(default_factory=dict)
+    best_weights: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, team: StudentTeam, projections: Projections, schedule: Optimisation) -> Training:
+        """Return the state before the first step."""
+        parameters = [p for m in (team, projections) for p in m.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(
+            parameters, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
+        )
+        average = [p.detach().clone() for p in team.parameters()]
+        return cls(team, projections, optimiser, average)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything as named tensors; :meth:`restore` takes them back."""
+        out = {f"team.{k}": v for k, v in self.team.state_dict().items()}
+        out |= {f"projections.{k}": v for k, v in self.projections.state_dict().items()}
+        out |= {f"average.{i}": v for i, v in enumerate(self.average)}
+        out |= {f"best.{i}": v for i, v in enumerate(self.best_weights)}
+        for index, entry in self.optimiser.state_dict()["state"].items():
+            out |= {f"adam.{index}.{k}": torch.as_tensor(v) for k, v in entry.items()}
+        return out
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Put saved tensors back."""
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            group, _, rest = name.partition(".")
+            groups.setdefault(group, {})[rest] = value
+        self.team.load_state_dict(groups["team"])
+        self.projections.load_state_dict(groups.get("projections", {}))
+        self.average = _listed(groups["average"])
+        self.best_weights = _listed(groups.get("best", {}))
+        adam: dict[int, dict[str, Tensor]] = {}
+        for name, value in groups.get("adam", {}).items():
+            index, _, key = name.partition(".")
+            adam.setdefault(int(index), {})[key] = value
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": adam})
+
+
+def _listed(tensors: dict[str, Tensor]) -> list[Tensor]:
+    return [tensors[str(i)].clone() for i in range(len(tensors))]
+
+
+def train_team(
+    state: Training,
+    train: Targets,
+    heldout: Targets,
+    recipe: DistillRecipe,
+    seed: int,
+) -> Iterator[list[Row]]:
+    """Train to the end of the recipe, yielding metric rows after every epoch.
+
+    The best epoch is the one with the least held-out KL (cross entropy where the data hold no
+    logits); the averaged weights are what is evaluated and kept. The consumer may save ``state``
+    between epochs, and continue from it later, to the same bits.
+    """
+    schedule = recipe.optimisation
+    size = min(schedule.batch_episodes, len(train))
+    per_epoch = len(train) // size
+    total = per_epoch * schedule.epochs
+    parameters = [p for group in state.optimiser.param_groups for p in group["params"]]
+    everyone = np.arange(len(train))
+    while state.epoch < schedule.epochs:
+        state.team.train()
+        sums: dict[str, Tensor] = {}
+        order = epoch_order(everyone, seed, state.epoch)
+        for index in range(per_epoch):
+            step = state.epoch * per_epoch + index
+            batch = train.take(order[index * size : (index + 1) * size])
+            logits, embeddings, _ = state.team(batch.inputs, state.team.start(size))
+            terms = objective(
+                logits, embeddings, batch, state.projections, recipe, step / max(1, total)
+            )
+            for group in state.optimiser.param_groups:
+                group["lr"] = learning_rate(schedule, step, total)
+            state.optimiser.zero_grad()
+            terms["loss"].backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(parameters, schedule.max_grad_norm)
+            state.optimiser.step()
+            _average(state, schedule.ema, step)
+            for name, value in (terms | {"gradient_norm": norm}).items():
+                sums[name] = sums.get(name, torch.zeros(())) + value.detach()
+        state.epoch += 1
+        mean = {name: float(value) / per_epoch for name, value in sums.items()}
+        rows: list[Row] = [{"seed": seed, "epoch": state.epoch, "split": "train", **mean}]
+        if state.epoch % schedule.evaluate_every == 0 or state.epoch == schedule.epochs:
+            rows.append(_evaluate(state, heldout, recipe, seed))
+        yield rows
+
+
+def learning_rate(schedule: Optimisation, step: int, total: int) -> float:
+    """Return the rate at ``step``: linear warm-up, then a cosine to the final rate."""
+    warm = max(1, round(schedule.warmup * total))
+    if step < warm:
+        return schedule.learning_rate * (step + 1) / warm
+    share = (step - warm) / max(1, total - warm)
+    low = schedule.final_learning_rate
+    return low + (schedule.learning_rate - low) * (1 + math.cos(math.pi * share)) / 2
+
+
+def _average(state: Training, decay: float, step: int) -> None:
+    """Move the averaged weights; early on the average is short, so that it forgets the start."""
+    keep = min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        torch._foreach_lerp_(state.average, list(state.team.parameters()), 1 - keep)
+
+
+def _evaluate(state: Training, heldout: Targets, recipe: DistillRecipe, seed: int) -> Row:
+    """Measure the averaged weights on held-out episodes and keep them where they are the best."""
+    raw = [p.detach().clone() for p in state.team.parameters()]
+    _assign(state.team, state.average)
+    metrics = held_out_metrics(state.team, heldout, recipe.optimisation.batch_episodes)
+    _assign(state.team, raw)
+    criterion = "kl" if "kl" in metrics else "ce"
+    if not state.best or metrics[criterion] < state.best[criterion]:
+        state.best, state.best_epoch = metrics, state.epoch
+        state.best_weights = [p.clone() for p in state.average]
+    return {"seed": seed, "epoch": state.epoch, "split": "heldout", **metrics}
+
+
+def _assign(team: StudentTeam, weights: list[Tensor]) -> None:
+    with torch.no_grad():
+        torch._foreach_copy_(list(team.parameters()), weights)
+
+
+def finish(state: Training) -> StudentTeam:
+    """Return the team with the best weights."""
+    _assign(state.team, state.best_weights)
+    return state.team.eval()
+
+
+@torch.no_grad()
+def held_out_metrics(team: StudentTeam, data: Targets, batch: int) -> dict[str, float]:
+    """Return mean KL, cross entropy, action agreement and joint agreement of greedy choices.
+
+    Means are over decisions that count; *joint* asks that all deciding agents agree. Without the
+    expert's logits only the cross entropy of the executed actions is known.
+    """
+    team.eval()
+    sums: dict[str, Tensor] = {}
+    for first in range(0, len(data), batch):
+        rows: IntArray = np.arange(first, min(first + batch, len(data)))
+        part = data.take(rows)
+        logits, _, _ = team(part.inputs, team.start(len(rows)))
+        for name, value in _sums(logits, part).items():
+            sums[name] = sums.get(name, torch.zeros(())) + value
+    decisions = float(sums.pop("decisions"))
+    moments = float(sums.pop("moments"))
+    return {
+        name: float(value) / (moments if name == "joint_agreement" else decisions)
+        for name, value in sums.items()
+    }
+
+
+def _sums(logits: Tensor, part: Targets) -> dict[str, Tensor]:
+    student = losses.log_policy(logits, part.available)
+    weight = part.weight
+    out = {"decisions": weight.sum(), "moments": weight.any(-1).sum()}
+    if part.label is not None:
+        out["ce"] = (losses.cross_entropy(part.label, student) * weight).sum()
+    if part.expert is not None:
+        kl = losses.kl_divergence(part.expert, student, part.available)
+        same = (student.argmax(-1) == part.expert.argmax(-1)).float()
+        out["kl"] = (kl * weight).sum()
+        out["agreement"] = (same * weight).sum()
+        out["joint_agreement"] = (((same + (1 - weight)) > 0).all(-1) & weight.any(-1)).sum()
+    return out

@@ -1,0 +1,160 @@
+"""Experts on disk: ``expert.json`` and ``weights.safetensors``; nothing is ever unpickled.
+
+While training runs, ``training.safetensors`` holds the optimiser's state; random numbers are a
+function of (seed, iteration), so there is no generator state to keep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kd_offline.errors import CheckpointError, MismatchError
+from kd_offline.experts.expert import Expert
+from kd_offline.experts.ppo import ValueNorm
+from kd_offline.experts.team import ActorCritic
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.expert import ExpertCard
+
+CARD = "expert.json"
+WEIGHTS = "weights.safetensors"
+TRAINING = "training.safetensors"
+CURVE = "curve.jsonl"
+_NORM = "value_norm"
+
+
+def build(card: ExpertCard) -> tuple[ActorCritic, ValueNorm]:
+    """Return freshly initialised networks for a card."""
+    mask = None if card.mask is None else np.array(card.mask, bool)
+    rng = np.random.Generator(np.random.Philox(card.recipe.seed))
+    model = ActorCritic(card.environment, card.recipe.architecture, mask, rng)
+    return model, ValueNorm(len(card.environment.sides))
+
+
+def save(
+    folder: Path, card: ExpertCard, model: ActorCritic, norm: ValueNorm, training: dict[str, Tensor]
+) -> None:
+    """Write an expert, each file aside and then renamed, the card last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {**model.state_dict(), _NORM: norm.moments}
+    _replace(folder / WEIGHTS, {k: v.contiguous() for k, v in weights.items()})
+    if training:
+        _replace(folder / TRAINING, training)
+    aside = folder / f"{CARD}.tmp"
+    aside.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    aside.replace(folder / CARD)
+    if card.finished:
+        (folder / TRAINING).unlink(missing_ok=True)
+
+
+def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
+    aside = path.with_name(path.name + ".tmp")
+    save_file(tensors, aside)
+    os.replace(aside, path)
+
+
+def read_card(folder: Path) -> ExpertCard:
+    """Read ``expert.json``.
+
+    Raises
+    ------
+    CheckpointError
+        There is none, or it is not one of ours.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        msg = (
+            f"no expert at {str(folder)!r}: it holds no {CARD}; "
+            "give a folder made by kd-offline train, or bundled, bundled:large, bundled:mlp"
+        )
+        raise CheckpointError(msg)
+    try:
+        return ExpertCard.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        msg = f"{str(path)!r} is not a valid expert card: {where}: {first['msg']}; train it again"
+        raise CheckpointError(msg) from error
+
+
+def load(folder: Path, reference: str, spec: EnvironmentSpec | None = None) -> Expert:
+    """Load an expert and check that it fits ``spec``.
+
+    Raises
+    ------
+    CheckpointError
+        Missing, damaged or of another shape than its card says.
+    MismatchError
+        It was trained for other agents, observations or actions than ``spec`` has.
+    """
+    card = read_card(folder)
+    if spec is not None:
+        check_fits(card, spec, reference)
+    model, norm = build(card)
+    tensors = read_tensors(folder / WEIGHTS)
+    norm.moments = tensors.pop(_NORM, norm.moments)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        msg = (
+            f"the weights in {str(folder / WEIGHTS)!r} do not have the shapes that {CARD} states: "
+            "the two files belong to different experts; copy or train the expert again"
+        )
+        raise CheckpointError(msg) from error
+    model.requires_grad_(False).eval()
+    return Expert(card, digest(folder), model, norm, reference)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; a missing or damaged one is a ``CheckpointError``."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        msg = f"cannot read {str(path)!r}: {error}; copy or train it again"
+        raise CheckpointError(msg) from error
+
+
+def digest(folder: Path) -> str:
+    """Return ``sha256:...`` of the weights file."""
+    return "sha256:" + hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+
+
+def check_fits(card: ExpertCard, spec: EnvironmentSpec, reference: str) -> None:
+    """Raise ``MismatchError`` unless an expert of ``card`` can act in ``spec``."""
+    ours = card.environment
+    for name in ("id", "agents", "obs_widths", "action_counts", "sides"):
+        if getattr(ours, name) != getattr(spec, name):
+            got, want = (json.dumps(getattr(s, name)) for s in (ours, spec))
+            msg = (
+                f"expert {reference!r} does not fit {spec.id}: its {name} are {got}, the "
+                f"environment's are {want}; choose an expert trained for it, or train one"
+            )
+            raise MismatchError(msg)
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Flatten an Adam state into named tensors."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, entry in state.items()
+        for name, value in entry.items()
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put what :func:`optimiser_tensors` returned back."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})

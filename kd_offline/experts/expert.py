@@ -1,0 +1,65 @@
+"""A trained expert as a team policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd_offline.experts.ppo import ValueNorm
+from kd_offline.experts.team import ActorCritic
+from kd_offline.schemas.expert import ExpertCard
+from kd_offline.types import PolicyOutput, SeedArray, View
+
+
+class NetworkPolicy:
+    """Actors, and critics where ``with_value``, as a :class:`~kd_offline.types.TeamPolicy`."""
+
+    def __init__(self, model: ActorCritic, norm: ValueNorm, *, with_value: bool = True) -> None:
+        self._model = model
+        self._norm = norm
+        self._with_value = with_value
+
+    def start(self, seeds: SeedArray) -> list[Tensor]:
+        """Return the memories of fresh episodes."""
+        return self._model.start(len(seeds))
+
+    @torch.inference_mode()
+    def act(self, view: View, memory: list[Tensor]) -> tuple[PolicyOutput, list[Tensor]]:
+        """Return logits, embeddings and values in raw reward units."""
+        obs = torch.from_numpy(view.obs).unsqueeze(0)
+        logits, embedding, actors = self._model.act(obs, memory)
+        value, critics = None, memory[len(actors) :]
+        if self._with_value:
+            state = torch.from_numpy(view.state).unsqueeze(0)
+            normal, critics = self._model.value(state, obs, memory)
+            mean, deviation = self._norm.statistics(self._model.side_of)
+            value = (normal[0] * deviation + mean).numpy()
+        output = PolicyOutput(logits[0].numpy(), embedding[0].numpy(), value)
+        return output, actors + critics
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """A frozen team of experts: a policy, its card, and the digest of its weights."""
+
+    card: ExpertCard
+    digest: str
+    model: ActorCritic
+    norm: ValueNorm
+    reference: str
+    with_value: bool = True
+
+    def start(self, seeds: SeedArray) -> list[Tensor]:
+        """Return the memories of fresh episodes."""
+        return self.model.start(len(seeds))
+
+    def act(self, view: View, memory: list[Tensor]) -> tuple[PolicyOutput, list[Tensor]]:
+        """Return logits [B, N, A], embeddings [B, N, H] and values [B, N] in raw reward units."""
+        return NetworkPolicy(self.model, self.norm, with_value=self.with_value).act(view, memory)
+
+    def mask(self) -> np.ndarray | None:  # type: ignore[type-arg]
+        """Return what the actor may see, bool [N, O], or None for everything."""
+        return None if self.card.mask is None else np.array(self.card.mask, bool)

@@ -1,0 +1,173 @@
+"""Proximal policy optimisation of a team: targets, losses and one pass over a batch of episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd_offline.advantage import generalised_advantage, side_mean
+from kd_offline.experts.team import ActorCritic
+from kd_offline.schemas.expert import TrainRecipe
+from kd_offline.trajectories import Trajectories
+
+
+class ValueNorm:
+    """Running mean and deviation of each side's returns; critics predict in these units.
+
+    Exponential moving averages with bias correction, variance floored at 1e-2 (MAPPO, Yu et al.,
+    2022, and its published code).
+    """
+
+    def __init__(self, sides: int, decay: float = 0.99) -> None:
+        self.decay = decay
+        self.moments = torch.zeros(3, sides)  # mean, mean of squares, weight
+
+    def update(self, returns: Tensor, weight: Tensor, side_of: Tensor) -> None:
+        """Take in ``returns`` [T, B, N] where ``weight`` [T, B, N] is not zero."""
+        for side in range(self.moments.shape[1]):
+            mine = side_of == side
+            w, r = weight[..., mine], returns[..., mine]
+            total = w.sum().clamp(min=1)
+            fresh = torch.stack([(w * r).sum() / total, (w * r * r).sum() / total, torch.ones(())])
+            self.moments[:, side].lerp_(fresh, 1 - self.decay)
+
+    def statistics(self, side_of: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation for each agent, [N]."""
+        weight = self.moments[2].clamp(min=1e-8)
+        mean = self.moments[0] / weight
+        variance = (self.moments[1] / weight - mean**2).clamp(min=1e-2)
+        started = self.moments[2] > 0
+        mean = torch.where(started, mean, torch.zeros(()))
+        deviation = torch.where(started, variance.sqrt(), torch.ones(()))
+        return mean[side_of], deviation[side_of]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tensors of one batch of episodes; ``weight`` is 1 where an agent acted, else 0."""
+
+    obs: Tensor  # [T, B, N, O]
+    state: Tensor  # [T, B, S]
+    available: Tensor  # bool [T, B, N, A]
+    actions: Tensor  # int64 [T, B, N]
+    logprob: Tensor  # [T, B, N]
+    advantage: Tensor  # [T, B, N]
+    target: Tensor  # [T, B, N], normalised return
+    old_value: Tensor  # [T, B, N], normalised
+    weight: Tensor  # [T, B, N]
+
+    def take(self, rows: Tensor) -> Batch:
+        """Return the episodes ``rows``."""
+        return Batch(*(getattr(self, name)[:, rows] for name in self.__slots__))
+
+
+def make_batch(
+    played: Trajectories, recipe: TrainRecipe, norm: ValueNorm, side_of: Tensor, learning: Tensor
+) -> tuple[Batch, float]:
+    """Compute targets for a batch of episodes; also returns the critic's explained variance.
+
+    The reward of a side is the mean of its agents' rewards. ``learning``: float [N], 1 for agents
+    that learn. Values in ``played`` are in raw units.
+    """
+    step = {name: torch.from_numpy(values) for name, values in played.steps.items()}
+    valid = torch.from_numpy(played.valid)
+    reward = side_mean(step["reward"], side_of)
+    advantage = generalised_advantage(
+        reward,
+        step["value"],
+        torch.from_numpy(played.final["value"]),
+        step["terminated"],
+        step["truncated"],
+        gamma=recipe.gamma,
+        gae_lambda=recipe.gae_lambda,
+        bootstrap_on_truncation=recipe.bootstrap_on_truncation,
+    )
+    weight = (step["alive"] & valid.unsqueeze(-1)).float() * learning
+    returns = advantage + step["value"]
+    norm.update(returns, weight, side_of)
+    mean, deviation = norm.statistics(side_of)
+    total = weight.sum().clamp(min=1)
+    center = (advantage * weight).sum() / total
+    spread = ((advantage - center).square() * weight).sum() / total
+    explained = 1 - (advantage.square() * weight).sum() / (
+        ((returns - (returns * weight).sum() / total).square() * weight).sum() + 1e-8
+    )
+    batch = Batch(
+        obs=step["obs"],
+        state=step["state"],
+        available=step["available_actions"],
+        actions=step["actions"],
+        logprob=step["behaviour_logprob"],
+        advantage=(advantage - center) / (spread.sqrt() + 1e-8),
+        target=(returns - mean) / deviation,
+        old_value=(step["value"] - mean) / deviation,
+        weight=weight,
+    )
+    return batch, float(explained)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStatistics:
+    """Means over the gradient steps of one batch."""
+
+    entropy: float
+    approximate_kl: float
+    clip_fraction: float
+    value_loss: float
+
+
+def update(
+    model: ActorCritic,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    recipe: TrainRecipe,
+    rng: np.random.Generator,
+) -> UpdateStatistics:
+    """Take ``epochs x minibatches`` gradient steps on one batch."""
+    episodes = batch.obs.shape[1]
+    rows = []
+    for _ in range(recipe.epochs):
+        order = torch.from_numpy(rng.permutation(episodes))
+        for chosen in order.tensor_split(min(recipe.minibatches, episodes)):
+            loss, statistics = _loss(model, batch.take(chosen), recipe)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+            optimiser.step()
+            rows.append(statistics)
+    return UpdateStatistics(*torch.stack(rows).mean(0).tolist())
+
+
+def _loss(model: ActorCritic, batch: Batch, recipe: TrainRecipe) -> tuple[Tensor, Tensor]:
+    memory = model.start(batch.obs.shape[1])
+    logits, _, _ = model.act(batch.obs, memory)
+    value, _ = model.value(batch.state, batch.obs, memory)
+    logp = torch.log_softmax(logits.masked_fill(~batch.available, -1e10), -1)
+    taken = logp.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+    total = batch.weight.sum().clamp(min=1)
+
+    def mean(x: Tensor) -> Tensor:
+        return (x * batch.weight).sum() / total
+
+    change = taken - batch.logprob
+    ratio = change.exp()
+    clipped = ratio.clamp(1 - recipe.clip, 1 + recipe.clip)
+    gain = mean(torch.minimum(ratio * batch.advantage, clipped * batch.advantage))
+    entropy = mean(-(logp.exp() * logp).sum(-1))
+    near = batch.old_value + (value - batch.old_value).clamp(-recipe.clip, recipe.clip)
+    errors = [_huber(v - batch.target, recipe.huber_delta) for v in (value, near)]
+    value_loss = mean(torch.maximum(*errors))
+    loss = value_loss - gain - recipe.entropy * entropy
+    with torch.no_grad():
+        kl = mean(ratio - 1 - change)
+        fraction = mean((ratio != clipped).float())
+    return loss, torch.stack([entropy.detach(), kl, fraction, value_loss.detach()])
+
+
+def _huber(error: Tensor, delta: float) -> Tensor:
+    return torch.nn.functional.huber_loss(
+        error, torch.zeros_like(error), reduction="none", delta=delta
+    )

@@ -1,0 +1,178 @@
+"""The networks of an expert team: actors that act on their own, critics that see more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd_offline.errors import MismatchError
+from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.expert import ExpertArchitecture
+from kd_offline.types import BoolArray
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Agents that are served by one network; ids are appended when there are several."""
+
+    agents: tuple[int, ...]
+    shape: NetworkShape
+
+    @property
+    def ids(self) -> int:
+        """Width of the one-hot agent id."""
+        return len(self.agents) if len(self.agents) > 1 else 0
+
+
+def actor_groups(spec: EnvironmentSpec, architecture: ExpertArchitecture) -> tuple[Group, ...]:
+    """Return which agents share an actor: those of one side, with equal widths, under ``share``."""
+    if architecture.widths is not None and len(architecture.widths) != spec.n_agents:
+        msg = (
+            f"{len(architecture.widths)} widths {architecture.widths} for {spec.n_agents} agents "
+            f"of {spec.id}: give one width for each of {', '.join(spec.agents)}"
+        )
+        raise MismatchError(msg)
+    together: dict[tuple[object, ...], list[int]] = {}
+    for i, side in enumerate(spec.side_of):
+        key: tuple[object, ...] = (side, spec.obs_widths[i], spec.action_counts[i])
+        alone = not architecture.share or architecture.widths is not None
+        together.setdefault((i,) if alone else key, []).append(i)
+    return tuple(_group(tuple(agents), spec, architecture) for agents in together.values())
+
+
+def _group(
+    agents: tuple[int, ...], spec: EnvironmentSpec, architecture: ExpertArchitecture
+) -> Group:
+    first = agents[0]
+    trunk, gru = architecture.trunk, architecture.gru
+    if architecture.widths is not None:
+        width = architecture.widths[first]
+        trunk, gru = (width,) * len(trunk), gru and width
+    ids = len(agents) if len(agents) > 1 else 0
+    shape = NetworkShape(spec.obs_widths[first] + ids, trunk, gru, spec.action_counts[first])
+    return Group(agents, shape)
+
+
+class ActorCritic(nn.Module):
+    """Actors and critics of one team, run on whole batches of sequences.
+
+    Parameters
+    ----------
+    spec, architecture
+        What to build for and what to build.
+    mask : bool [N, O], optional
+        What the actors may see; the critics see everything, as they do not act.
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        architecture: ExpertArchitecture,
+        mask: BoolArray | None,
+        rng: np.random.Generator,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.architecture = architecture
+        self.groups = actor_groups(spec, architecture)
+        self.actors = nn.ModuleList(RecurrentNetwork(g.shape, rng) for g in self.groups)
+        self.central = architecture.critic == "central"
+        if self.central:
+            inputs = sum(spec.obs_widths) if spec.state_is_obs else spec.state_width
+            shapes = [self._critic_shape(inputs)] * len(spec.sides)
+        else:
+            shapes = [self._critic_shape(g.shape.inputs) for g in self.groups]
+        self.critics = nn.ModuleList(RecurrentNetwork(s, rng, head_gain=1.0) for s in shapes)
+        everything = torch.ones(spec.n_agents, spec.obs_width)
+        seen = everything if mask is None else torch.from_numpy(mask.astype(np.float32))
+        self.register_buffer("mask", seen, persistent=False)
+        self.side_of = torch.tensor(spec.side_of)
+
+    def _critic_shape(self, inputs: int) -> NetworkShape:
+        return NetworkShape(
+            inputs, self.architecture.critic_trunk, self.architecture.critic_gru, outputs=1
+        )
+
+    def start(self, batch: int) -> list[Tensor]:
+        """Return the memories of all actors, then of all critics, for ``batch`` fresh episodes."""
+        actors = [
+            actor.start(batch * len(group.agents))
+            for actor, group in zip(self._networks(self.actors), self.groups, strict=True)
+        ]
+        sizes = [1] * len(self.critics) if self.central else [len(g.agents) for g in self.groups]
+        critics = [
+            critic.start(batch * n)
+            for critic, n in zip(self._networks(self.critics), sizes, strict=True)
+        ]
+        return actors + critics
+
+    def act(self, obs: Tensor, memory: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Run the actors over ``obs``: float [T, B, N, O].
+
+        Returns logits [T, B, N, A] (zero where an agent has no such action), embeddings
+        [T, B, N, H] (zero-padded to the widest) and the actors' memories.
+        """
+        obs = obs * self.mask
+        t, b = obs.shape[:2]
+        widest = max(g.shape.embedding for g in self.groups)
+        logits = obs.new_zeros(t, b, self.spec.n_agents, self.spec.action_count)
+        embedding = obs.new_zeros(t, b, self.spec.n_agents, widest)
+        after = []
+        for actor, group, state in zip(
+            self._networks(self.actors), self.groups, memory[: len(self.actors)], strict=True
+        ):
+            out, hidden, state = actor(self._inputs(obs, group), state)
+            agents = list(group.agents)
+            logits[:, :, agents, : out.shape[-1]] = out.view(t, b, len(agents), -1)
+            embedding[:, :, agents, : hidden.shape[-1]] = hidden.view(t, b, len(agents), -1)
+            after.append(state)
+        return logits, embedding, after
+
+    def value(
+        self, state: Tensor, obs: Tensor, memory: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run the critics over ``state`` [T, B, S] and ``obs`` [T, B, N, O].
+
+        Returns values [T, B, N], in the units of the value normalisation, and the memories.
+        """
+        memory = memory[len(self.actors) :]
+        networks = list(self._networks(self.critics))
+        if self.central:
+            sides = [c(state, m) for c, m in zip(networks, memory, strict=True)]
+            values = torch.cat([out for out, _, _ in sides], -1)
+            return values[..., self.side_of], [m for _, _, m in sides]
+        t, b = obs.shape[:2]
+        value = obs.new_zeros(t, b, self.spec.n_agents)
+        after = []
+        for critic, group, before in zip(networks, self.groups, memory, strict=True):
+            out, _, m = critic(self._inputs(obs, group), before)
+            value[:, :, list(group.agents)] = out.view(t, b, -1)
+            after.append(m)
+        return value, after
+
+    def _inputs(self, obs: Tensor, group: Group) -> Tensor:
+        t, b = obs.shape[:2]
+        width, agents = group.shape.inputs - group.ids, list(group.agents)
+        whole = agents == list(range(self.spec.n_agents)) and width == obs.shape[-1]
+        mine = obs if whole else obs[:, :, agents, :width]
+        if group.ids:
+            ids = torch.eye(group.ids, dtype=obs.dtype).expand(t, b, group.ids, group.ids)
+            mine = torch.cat([mine, ids], -1)
+        return mine.reshape(t, b * len(agents), -1)
+
+    @staticmethod
+    def _networks(modules: nn.ModuleList) -> list[RecurrentNetwork]:
+        return [m for m in modules if isinstance(m, RecurrentNetwork)]
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Return the number of parameters of the actors and of the critics."""
+        return {
+            "actor": sum(p.numel() for p in self.actors.parameters()),
+            "critic": sum(p.numel() for p in self.critics.parameters()),
+        }

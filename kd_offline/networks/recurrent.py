@@ -1,0 +1,81 @@
+"""The one network family of experts, critics and students: dense trunk, optional GRU, linear head.
+
+``Linear - ReLU - LayerNorm`` for every trunk width, then an optional GRU, then a linear head. The
+*embedding* is the GRU's state after the step, or the last trunk layer where there is no GRU. There
+is no normalisation of the inputs by LayerNorm, so dropping masked input columns at export leaves
+every output as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkShape:
+    """Widths of inputs, trunk layers, GRU (None: no memory) and outputs."""
+
+    inputs: int
+    trunk: tuple[int, ...]
+    gru: int | None
+    outputs: int
+
+    @property
+    def embedding(self) -> int:
+        """Width of the embedding, H."""
+        return self.gru if self.gru is not None else (self.inputs, *self.trunk)[-1]
+
+
+class RecurrentNetwork(nn.Module):
+    """One network of a :class:`NetworkShape`, unrolled over whole sequences."""
+
+    def __init__(
+        self, shape: NetworkShape, rng: np.random.Generator, *, head_gain: float = 0.01
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        widths = (shape.inputs, *shape.trunk)
+        self.trunk = nn.Sequential()
+        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+            linear = nn.Linear(inputs, outputs)
+            _orthogonal(linear.weight, float(np.sqrt(2.0)), rng)
+            nn.init.zeros_(linear.bias)
+            self.trunk.extend([linear, nn.ReLU(inplace=True), nn.LayerNorm(outputs)])
+        self.gru = None if shape.gru is None else nn.GRU(widths[-1], shape.gru)
+        if self.gru is not None:
+            for name, weight in self.gru.named_parameters():
+                if name.startswith("weight"):
+                    _orthogonal(weight, 1.0, rng)
+                else:
+                    nn.init.zeros_(weight)
+        self.head = nn.Linear(shape.embedding, shape.outputs)
+        _orthogonal(self.head.weight, head_gain, rng)
+        nn.init.zeros_(self.head.bias)
+
+    def start(self, batch: int) -> Tensor:
+        """Return the memory of ``batch`` fresh episodes: zeros [1, B, H]; width 0 without a GRU."""
+        return self.head.weight.new_zeros(1, batch, self.shape.gru or 0)
+
+    def forward(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map ``x``: float [T, B, inputs] to outputs [T, B, A], embeddings [T, B, H] and memory."""
+        x = self.trunk(x)
+        if self.gru is not None:
+            x, memory = self.gru(x, memory)
+        return self.head(x), x, memory
+
+
+def _orthogonal(weight: Tensor, gain: float, rng: np.random.Generator) -> None:
+    """Fill ``weight`` [out, in] with a scaled orthogonal matrix (Saxe et al., 2014).
+
+    Drawn with NumPy, whose random streams, unlike PyTorch's, do not depend on the processor.
+    """
+    rows, columns = weight.shape
+    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    q = q * np.sign(np.diag(r))
+    matrix = q if rows >= columns else q.T
+    with torch.no_grad():
+        weight.copy_(torch.from_numpy(gain * matrix))

@@ -1,0 +1,76 @@
+"""What the recorded team does: the expert's samples, with one agent perturbed at a time.
+
+In the manner of DART (Laskey et al., 2017), noise takes the team to states that imperfect students
+will reach, while every label stays the clean expert's. Perturbing one agent at a time shows how the
+others answer it; the level differs by episode, so that the undisturbed distribution stays there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kd_offline.datasets.layout import SOURCES
+from kd_offline.policies import choose_actions, masked_log_softmax
+from kd_offline.schemas.dataset import NoiseLevel
+from kd_offline.seeding import uniforms
+from kd_offline.trajectories import Behaviour, Choice
+from kd_offline.types import Array, Float32Array, PolicyOutput, SeedArray, View
+
+RULE = (
+    "at every step one agent, drawn uniformly among all, takes a uniformly drawn legal action with "
+    "the episode's probability; all others sample from the expert"
+)
+DEFAULT = (
+    NoiseLevel(level=0.0, share=0.5),
+    NoiseLevel(level=0.1, share=0.125),
+    NoiseLevel(level=0.25, share=0.125),
+    NoiseLevel(level=0.5, share=0.125),
+    NoiseLevel(level=1.0, share=0.125),
+)
+
+
+def episode_levels(seeds: SeedArray, mixture: Sequence[NoiseLevel]) -> Float32Array:
+    """Return the noise level of each episode, a function of its seed: float32 [B]."""
+    if not mixture:
+        return np.zeros(len(seeds), np.float32)
+    shares = np.cumsum([entry.share for entry in mixture])
+    draws = uniforms(seeds, 0, (1,), "noise level")[:, 0] * shares[-1]
+    index = np.minimum(np.searchsorted(shares, draws, side="right"), len(mixture) - 1)
+    return np.array([entry.level for entry in mixture], np.float32)[index]
+
+
+def perturbed(seeds: SeedArray, levels: Float32Array) -> Behaviour:
+    """Return the behaviour of episodes with ``seeds`` (uint64 [B]) at ``levels`` (float32 [B]).
+
+    The recorded log probability of an agent's action is that of its own marginal mixture:
+    ``(1 - level / N) pi + (level / N) uniform``.
+    """
+
+    def choose(step: int, view: View, output: PolicyOutput) -> Choice:
+        n = view.alive.shape[1]
+        available = view.available_actions
+        draws = uniforms(seeds, step, (n,), "action")
+        actions = choose_actions(output.logits, available, draws)
+        noise = uniforms(seeds, step, (3,), "noise")
+        victim = (noise[:, 0] * n).astype(np.int64)
+        struck = (noise[:, 1] < levels)[:, None] & (victim[:, None] == np.arange(n)) & view.alive
+        if struck.any():
+            even = np.zeros_like(output.logits)
+            random = choose_actions(even, available, np.repeat(noise[:, 2:], n, axis=1))
+            actions = np.where(struck, random, actions)
+        source = np.where(struck, SOURCES["noise"], SOURCES["expert"]).astype(np.uint8)
+        return Choice(actions, _logprob(output, view, actions, levels / n), source)
+
+    return choose
+
+
+def _logprob(
+    output: PolicyOutput, view: View, actions: Array, share: Float32Array
+) -> Float32Array:
+    logp = masked_log_softmax(output.logits, view.available_actions)
+    taken = np.take_along_axis(logp, actions[..., None], -1)[..., 0]
+    legal = np.maximum(view.available_actions.sum(-1), 1)
+    mixed = np.log((1 - share[:, None]) * np.exp(taken) + share[:, None] / legal)
+    return np.where(view.alive, mixed, 0.0).astype(np.float32)

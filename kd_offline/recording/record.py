@@ -1,0 +1,204 @@
+"""Stage 1: roll an expert out and export the expert buffer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kd_offline import environments
+from kd_offline.datasets import DatasetWriter, EpisodeBlock
+from kd_offline.errors import UsageError
+from kd_offline.experts.expert import Expert
+from kd_offline.experts.load import load
+from kd_offline.recording import noise
+from kd_offline.runs.provenance import provenance
+from kd_offline.schemas.dataset import (
+    Capture,
+    DatasetManifest,
+    ExpertRecord,
+    MaskRecord,
+    NoiseLevel,
+    RecordingHeader,
+    RecordingRecord,
+)
+from kd_offline.schemas.environment import EnvironmentSpec, Scalar
+from kd_offline.seeding import episode_seeds
+from kd_offline.students.masks import Mask, names_for, resolve
+from kd_offline.trajectories import Trajectories, collect
+from kd_offline.types import Array, Float32Array, SeedArray
+
+DEFAULT_EPISODES = 10_000
+DEFAULT_BATCH = 500
+
+
+def record(
+    environment: str,
+    output: str | Path,
+    *,
+    expert: str | Path = "bundled",
+    episodes: int = DEFAULT_EPISODES,
+    seed: int = 0,
+    noise_mixture: Sequence[NoiseLevel] = noise.DEFAULT,
+    masks: Sequence[str] | None = None,
+    batch: int = DEFAULT_BATCH,
+    environment_kwargs: Mapping[str, Scalar] | None = None,
+    embedding_dtype: str = "float16",
+    name: str | None = None,
+    threads: int = 2,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> DatasetManifest:
+    """Record an expert buffer.
+
+    Parameters
+    ----------
+    environment
+        A name, see ``kd_offline.environments.names``.
+    output
+        Folder of the dataset, usually ``something.zarr``.
+    expert
+        ``bundled``, ``bundled:large``, ``bundled:mlp``, or a folder made by training.
+    episodes, seed
+        Episode ``k`` depends on (seed, k) alone, so a longer recording begins like a shorter one.
+    noise_mixture
+        Levels of behaviour noise and their shares of the episodes; empty for none.
+    masks
+        Names of student masks, or files; None: every preset of the environment.
+    batch
+        Episodes played at once.
+    progress
+        Called with the number of episodes done so far.
+
+    Returns
+    -------
+    DatasetManifest
+        As committed, with the dataset's id.
+
+    Raises
+    ------
+    UsageError, UnknownNameError, MismatchError, CheckpointError, StorageError
+        See the error's message; what was recorded before a failure is kept for ``resume``.
+    """
+    if episodes < 1 or batch < 1:
+        msg = f"episodes {episodes} and batch {batch} must both be at least 1"
+        raise UsageError(msg)
+    torch.set_num_threads(threads)
+    world = environments.load(environment, **(environment_kwargs or {}))
+    actor = load(expert, world.spec)
+    chosen = {m.name: m for m in (resolve(x, world.spec) for x in masks or names_for(world.spec))}
+    header = RecordingHeader(
+        name=name or f"{environment.split('/')[-1].replace(':', '-')}-{actor.card.recipe.algorithm}",
+        environment=world.spec,
+        experts=(expert_record(actor),),
+        recording=_recording(seed, episodes, batch, noise_mixture, embedding_dtype),
+        masks={m.name: MaskRecord(description=m.description, random_k=m.random_k) for m in chosen.values()},
+    )
+    began = time.perf_counter()
+    with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:
+        while writer.episodes_done < episodes:
+            first = writer.episodes_done - writer.episodes_done % batch
+            seeds = episode_seeds(seed, first, min(batch, episodes - first), "record")
+            levels = noise.episode_levels(seeds, noise_mixture)
+            played = collect(world, actor, seeds, noise.perturbed(seeds, levels))
+            block = make_block(played, world.spec, seeds, levels, embedding_dtype)
+            writer.append(_behind(block, writer.episodes_done - first))
+            if progress is not None:
+                progress(writer.episodes_done)
+        everyone = episode_seeds(seed, 0, episodes, "record")
+        arrays = {m.name: m.for_episodes(everyone) for m in chosen.values()}
+        return writer.commit(arrays, seconds=time.perf_counter() - began)
+
+
+def make_block(
+    played: Trajectories,
+    spec: EnvironmentSpec,
+    seeds: SeedArray,
+    levels: Float32Array,
+    embedding_dtype: str,
+) -> EpisodeBlock:
+    """Turn trajectories [T, B, ...] into concatenated episodes, in the format's dtypes."""
+    casts = {"embedding": embedding_dtype, "actions": "int16"}
+    steps = {
+        name: _rows(values.astype(casts.get(name, values.dtype), copy=False), played)
+        for name, values in played.steps.items()
+        if not (name == "state" and spec.state_is_obs)
+    }
+    final = {
+        name: values
+        for name, values in played.final.items()
+        if not (name == "state" and spec.state_is_obs)
+    }
+    episodes: dict[str, Array] = {
+        "length": played.length.astype(np.int32),
+        "seed": seeds,
+        "won": played.won,
+        "noise_level": levels,
+        "expert_id": np.zeros(len(seeds), np.int16),
+    }
+    return EpisodeBlock(steps, final, episodes)
+
+
+def _rows(values: Array, played: Trajectories) -> Array:
+    """Concatenate the valid steps of every episode: [T, B, ...] to [R, ...]."""
+    by_episode = values.swapaxes(0, 1)
+    if (played.length == len(values)).all():
+        return np.ascontiguousarray(by_episode).reshape(-1, *values.shape[2:])
+    return by_episode[played.valid.T]
+
+
+def _behind(block: EpisodeBlock, episodes: int) -> EpisodeBlock:
+    """Drop the first ``episodes``, which an interrupted recording already holds."""
+    if not episodes:
+        return block
+    skip = int(block.lengths[:episodes].sum())
+    return EpisodeBlock(
+        {name: values[skip:] for name, values in block.steps.items()},
+        {name: values[episodes:] for name, values in block.final.items()},
+        {name: values[episodes:] for name, values in block.episodes.items()},
+    )
+
+
+def expert_record(expert: Expert) -> ExpertRecord:
+    """Describe an expert for a manifest; a path of this machine is not part of it."""
+    card = expert.card
+    layer = "GRU state after the step" if card.recipe.architecture.gru else "last hidden layer"
+    return ExpertRecord(
+        id=0,
+        kind=card.recipe.algorithm,
+        reference=expert.reference if expert.reference.startswith("bundled") else "trained",
+        architecture=card.recipe.architecture.model_dump(mode="json"),
+        parameters=card.parameters["actor"],
+        digest=expert.digest,
+        capture=Capture(embedding=layer),
+        gamma=card.recipe.gamma,
+        bootstraps_truncation=card.recipe.bootstrap_on_truncation,
+        value_of="discounted sum of the mean reward of the agent's side, raw units",
+    )
+
+
+def _recording(
+    seed: int, episodes: int, batch: int, mixture: Sequence[NoiseLevel], embedding_dtype: str
+) -> RecordingRecord:
+    made = provenance()
+    return RecordingRecord(
+        seed=seed,
+        episodes=episodes,
+        batch=batch,
+        behaviour="sampled",
+        noise=tuple(mixture),
+        noise_rule=noise.RULE if mixture else "",
+        settings={"embedding_dtype": embedding_dtype, "threads": made.threads or 1},
+        software={"kd_offline": made.kd_offline, "python": made.python, **made.packages},
+        code_revision=made.git_revision or "",
+        machine={
+            "system": made.machine.system,
+            "processor": made.machine.processor,
+            "cores": made.machine.cores,
+            "cpu_capability": made.cpu_capability or "",
+        },
+    )

@@ -1,0 +1,111 @@
+"""Matplotlib figures as inline SVG: text stays text, colours follow the page, output is stable."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+from kd_offline.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Drawn in these exact colours, then replaced by the page's variables, so that one figure serves
+# the light and the dark page.
+INK = "#0a0b01"
+MUTED = "#0a0b02"
+LINE = "#0a0b03"
+EXPERT = "#0a0b04"
+STUDENT = "#0a0b05"
+RANDOM = "#0a0b06"
+CEILING = "#0a0b07"
+PAPER = "#0a0b08"
+_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    LINE: "--line",
+    EXPERT: "--expert",
+    STUDENT: "--student",
+    RANDOM: "--random",
+    CEILING: "--ceiling",
+    PAPER: "--paper",
+}
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kd-offline",
+    "font.size": 9.0,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.unicode_minus": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "path.simplify": True,
+}
+
+
+def figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **layout: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure (inches) and its axes, row by row.
+
+    Raises
+    ------
+    MissingExtraError
+        matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report", "a report with plots") from error
+    with mpl.rc_context(_STYLE):
+        drawn = Figure(figsize=(width, height), layout="constrained")
+        axes = drawn.subplots(rows, columns, squeeze=False, **layout)
+    return drawn, [ax for row in axes for ax in row]
+
+
+def inline(drawn: Figure, name: str, title: str) -> str:
+    """Return the figure as one ``<svg>`` element.
+
+    Parameters
+    ----------
+    drawn : Figure
+    name : str
+        Prefix of its ids, so that several figures can share a page.
+    title : str
+        What a screen reader says.
+    """
+    import matplotlib as mpl
+
+    raw = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        drawn.savefig(raw, format="svg", transparent=True, metadata={"Date": None})
+    text = raw.getvalue()
+    body = text[text.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'xlink:href="#', f'href="#{name}-', body)
+    body = re.sub(r"url\(#", f"url(#{name}-", body)
+    for colour, variable in _VARIABLES.items():
+        body = body.replace(colour, f"var({variable})")
+    view = re.search(r'viewBox="([^"]+)"', body)
+    box = view.group(1) if view else "0 0 1 1"
+    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    head = f'<svg viewBox="{box}" role="img" aria-label="{label}">'
+    return head + body[body.index(">") + 1 :].strip()

@@ -1,0 +1,276 @@
+"""The tables of a report, as plain cells that HTML and Markdown both print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kd_offline.reports.words import duration, interval, number, percent, short, whole
+from kd_offline.schemas.evaluation import (
+    Estimate,
+    EvaluationReport,
+    ModeScore,
+    SideScore,
+    TeamCost,
+)
+from kd_offline.schemas.run import RunManifest
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A caption, column heads (units included) and rows; the first column names the row."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def _table(caption: str, columns: str, rows: Iterable[tuple[str, ...]]) -> Table:
+    return Table(caption, tuple(columns.split("|")), tuple(rows))
+
+
+def modes_of(report: EvaluationReport) -> dict[str, ModeScore]:
+    """Return the modes that were played, in their order."""
+    both = {"greedy": report.greedy, "sampled": report.sampled}
+    return {name: mode for name, mode in both.items() if mode is not None}
+
+
+def returns_table(report: EvaluationReport) -> Table:
+    """Return the mean return of every policy, by mode and side."""
+    rows = []
+    for mode, score in modes_of(report).items():
+        rows += [(f"{mode}, {name}", *cells) for name, cells in _policies(score)]
+        if len(score.sides) > 1:
+            for side, part in score.sides.items():
+                rows += [(f"{mode}, {side}: {name}", *cells) for name, cells in _policies(part)]
+    return _table(
+        "Return: sum of rewards over agents and steps of an episode",
+        "play and policy|mean return|95 % interval",
+        rows,
+    )
+
+
+def _policies(score: ModeScore | SideScore) -> list[tuple[str, tuple[str, str]]]:
+    found = {
+        "expert": score.expert,
+        "mask ceiling": score.ceiling,
+        "students": score.student,
+        "random": score.random,
+    }
+    return [(name, (number(e.mean), interval(e))) for name, e in found.items() if e is not None]
+
+
+def retention_table(report: EvaluationReport) -> Table:
+    """Return the retentions by mode and side."""
+    rows = []
+    for mode, score in modes_of(report).items():
+        rows += _retention_rows(mode, score)
+        if len(score.sides) > 1:
+            for side, part in score.sides.items():
+                rows += _retention_rows(f"{mode}, {side}", part)
+    return _table("Retention", "play|measure|kept|95 % interval, %", rows)
+
+
+def _retention_rows(name: str, score: ModeScore | SideScore) -> list[tuple[str, ...]]:
+    points, ends = score.retention, score.retention_intervals
+    rows = [(name, "of the expert's gain over random", points.normalised, ends.normalised)]
+    if points.of_ceiling is not None:
+        rows.append((name, "of the mask ceiling's gain", points.of_ceiling, ends.of_ceiling))
+    if points.ratio is not None:
+        rows.append((name, "ratio of win rates", points.ratio, ends.ratio))
+    return [(a, b, percent(point), interval(end, share=True)) for a, b, point, end in rows]
+
+
+def wins_table(report: EvaluationReport) -> Table | None:
+    """Return the win rates, where the task has wins."""
+    rows = []
+    for mode, score in modes_of(report).items():
+        if score.win_rate is not None:
+            rates: Mapping[str, Estimate | None] = dict(score.win_rate)
+            rows += [
+                (f"{mode}, {name}", percent(rate.mean), interval(rate, share=True))
+                for name, rate in rates.items()
+                if rate is not None
+            ]
+    if not rows:
+        return None
+    return _table("Win rate", "play and policy|won|95 % interval, %", rows)
+
+
+def seeds_table(report: EvaluationReport) -> Table:
+    """Return the figures of each distillation seed."""
+    modes = modes_of(report)
+    rows = []
+    for k, seed in enumerate(report.distillation_seeds):
+        cells = [str(seed)]
+        for score in modes.values():
+            one = score.seeds[k]
+            cells += [number(one.mean), percent(one.normalised)]
+        rows.append(tuple(cells))
+    heads = "|".join(f"{mode} return|{mode} kept" for mode in modes)
+    return _table("Each distillation seed", f"seed|{heads}", rows)
+
+
+def cost_table(report: EvaluationReport) -> Table:
+    """Return the team's costs, expert and students."""
+    expert, student = report.cost.expert, report.cost.student
+
+    def row(name: str, a: float, b: float) -> tuple[str, ...]:
+        return (name, whole(a), whole(b), f"{a / max(b, 1):.1f}\N{MULTIPLICATION SIGN}")
+
+    return _table(
+        "Cost of the team",
+        "quantity|expert|students|reduction",
+        [
+            row("parameters", expert.parameters, student.parameters),
+            row("multiply-accumulates a team step", expert.macs, student.macs),
+            row("FLOPs a team step", expert.flops, student.flops),
+            row("elementwise operations a team step", expert.elementwise, student.elementwise),
+            row(
+                f"FLOPs an episode ({number(expert.episode.mean_length, 1)} and "
+                f"{number(student.episode.mean_length, 1)} steps on average)",
+                expert.episode.flops,
+                student.episode.flops,
+            ),
+            row(
+                f"FLOPs an episode at the limit of {student.episode.limit} steps",
+                expert.episode.flops_at_limit,
+                student.episode.flops_at_limit,
+            ),
+            row("bytes of parameters, float32", 4 * expert.parameters, 4 * student.parameters),
+        ],
+    )
+
+
+def network_table(report: EvaluationReport) -> Table:
+    """Return each agent's network before and after."""
+
+    def shape(team: TeamCost, i: int) -> str:
+        one = team.agents[i]
+        gru = [] if one.gru is None else [f"GRU {one.gru}"]
+        arrow = " \N{RIGHTWARDS ARROW} "
+        return arrow.join([str(one.inputs), *map(str, one.trunk), *gru, str(one.actions)])
+
+    expert, student = report.cost.expert, report.cost.student
+    rows = [
+        (
+            one.agent,
+            shape(expert, i),
+            shape(student, i),
+            whole(one.parameters),
+            whole(one.flops),
+        )
+        for i, one in enumerate(student.agents)
+    ]
+    return _table(
+        "Networks: inputs, trunk, memory, actions",
+        "agent|expert|student|student parameters|student FLOPs a decision",
+        rows,
+    )
+
+
+def agreement_table(report: EvaluationReport) -> Table | None:
+    """Return how often each agent's student chooses what the expert would."""
+    scores = [s for s in modes_of(report).values() if s.agreement is not None]
+    if not scores or scores[0].agreement is None:
+        return None
+    found = scores[0].agreement
+    rows = [(a, percent(share), f"{found.kl[a]:.3f}") for a, share in found.agents.items()]
+    rows.append(("all agents", percent(found.action), "\N{EN DASH}"))
+    rows.append(("whole team at once", percent(found.joint), "\N{EN DASH}"))
+    return _table(
+        "Agreement on the views that the students' own play visits",
+        "agent|same greedy action|KL(expert, student), nats",
+        rows,
+    )
+
+
+def cross_table(report: EvaluationReport) -> Table | None:
+    """Return the mixed teams, where they were played."""
+    mixed = report.cross_play
+    if mixed is None:
+        return None
+    rows = [
+        (
+            agent,
+            percent(None if one is None else one.mean),
+            interval(one, share=True),
+            percent(None if rest is None else rest.mean),
+            interval(rest, share=True),
+        )
+        for agent, one, rest in zip(
+            mixed.agents, mixed.student_among_experts, mixed.expert_among_students, strict=True
+        )
+    ]
+    heads = "agent|its student among experts|95 % interval, %|its expert among students|"
+    return _table(
+        "Mixed teams, greedy: kept of the expert's gain", heads + "95 % interval, %", rows
+    )
+
+
+def training_table(manifest: RunManifest) -> Table:
+    """Return what each seed's training gave."""
+    names = sorted({name for result in manifest.results for name in result.held_out})
+    rows = [
+        (
+            str(r.seed),
+            whole(r.updates),
+            "\N{EN DASH}" if r.best_epoch is None else str(r.best_epoch),
+            *(f"{r.held_out[n]:.4f}" if n in r.held_out else "\N{EN DASH}" for n in names),
+            duration(r.seconds),
+            short(r.digest),
+        )
+        for r in manifest.results
+    ]
+    heads = "|".join(["seed", "updates", "best epoch", *(f"held-out {n}" for n in names)])
+    return _table("Training", f"{heads}|time|digest of the weights", rows)
+
+
+def students_table(manifest: RunManifest) -> Table:
+    """Return the students as they were trained."""
+    rows = [(s.agent, str(s.hidden), whole(s.parameters)) for s in manifest.students]
+    return _table("Students as trained, all columns kept", "agent|width|parameters", rows)
+
+
+def provenance_table(manifest: RunManifest) -> Table:
+    """Return with what the run was made."""
+    made, machine = manifest.provenance, manifest.provenance.machine
+    changed = " with local changes" if made.git_modified else ""
+    memory = machine.memory_bytes
+    facts = {
+        "started": manifest.timing.started,
+        "took": duration(manifest.timing.seconds),
+        "kd-offline": made.kd_offline,
+        "revision": made.git_revision and made.git_revision[:12] + changed,
+        "Python": made.python,
+        **made.packages,
+        "device": made.device,
+        "CPU capability": made.cpu_capability,
+        "threads": made.threads and str(made.threads),
+        "machine": f"{machine.system} {machine.architecture}, {machine.processor}, "
+        f"{machine.cores} cores",
+        "memory": memory and f"{memory / 2**30:.0f} GiB",
+    }
+    return _table("Software and machine", "what|value", [(k, v) for k, v in facts.items() if v])
+
+
+def source_table(manifest: RunManifest, report: EvaluationReport | None) -> Table:
+    """Return the dataset, the expert and who played against whom."""
+    settings = ", ".join(f"{k} = {v}" for k, v in manifest.environment_kwargs.items())
+    facts = {
+        "dataset": manifest.dataset.name,
+        "dataset id": manifest.dataset.id,
+        "environment": manifest.environment,
+        "environment settings": settings,
+        "recorded expert": manifest.expert_reference,
+        "digest of its weights": manifest.expert,
+        "mask": manifest.mask,
+        "method": manifest.method,
+    }
+    if report is not None:
+        facts |= {
+            "expert played": report.expert,
+            "mask ceiling": report.ceiling_policy or "",
+            "opponents": ", ".join(f"{k} against {v}" for k, v in report.opponents.items()),
+        }
+    return _table("Dataset and policies", "what|value", [(k, v) for k, v in facts.items() if v])

@@ -1,0 +1,143 @@
+"""Numbers as people read them, and the sentences of the headline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kd_offline.schemas.evaluation import Estimate, EvaluationReport, ModeScore
+from kd_offline.schemas.run import RunManifest
+
+_FEW_SEEDS = 5
+_FEW_EPISODES = 1000
+
+
+def number(value: float, digits: int = 2) -> str:
+    """Return a number with a true minus sign and thousands separators."""
+    return f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def whole(value: float) -> str:
+    """Return a count."""
+    return f"{round(value):,}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Return a share as a percentage, or a dash where it is undefined."""
+    if share is None:
+        return "\N{EN DASH}"
+    return f"{number(100 * share, digits)}\N{NO-BREAK SPACE}%"
+
+
+def interval(estimate: Estimate | None, *, share: bool = False) -> str:
+    """Return the ends of an interval."""
+    if estimate is None:
+        return "\N{EN DASH}"
+    scale, digits = (100, 1) if share else (1, 2)
+    return f"{number(scale * estimate.low, digits)} to {number(scale * estimate.high, digits)}"
+
+
+def short(digest: str) -> str:
+    """Return the start of a digest."""
+    return digest[:19]
+
+
+def duration(seconds: float) -> str:
+    """Return seconds, or minutes where there are many."""
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One big figure of the headline."""
+
+    label: str
+    value: str
+    detail: str
+    tone: str
+
+
+def cards(report: EvaluationReport) -> list[Card]:
+    """Return the big figures: kept greedily, kept when sampled, of the ceiling, cost, agreement."""
+    made = [
+        _kept(f"kept, {name}", mode)
+        for name, mode in (("greedy", report.greedy), ("sampled", report.sampled))
+        if mode is not None
+    ]
+    first = report.greedy or report.sampled
+    if first is not None and first.retention.of_ceiling is not None:
+        ends = interval(first.retention_intervals.of_ceiling, share=True)
+        value = percent(first.retention.of_ceiling)
+        made.append(Card("of the mask ceiling", value, f"95 % interval {ends} %", "ceiling"))
+    cost = report.cost
+    flops = f"{whole(cost.student.flops)} instead of {whole(cost.expert.flops)} a team step"
+    made.append(
+        Card("fewer FLOPs", f"{cost.flops_reduction:.1f}\N{MULTIPLICATION SIGN}", flops, "expert")
+    )
+    joint = f"whole team {percent(report.joint_agreement)}"
+    made.append(Card("same action as the expert", percent(report.agreement), joint, "random"))
+    return made
+
+
+def _kept(label: str, mode: ModeScore) -> Card:
+    ends = interval(mode.retention_intervals.normalised, share=True)
+    return Card(label, percent(mode.retention.normalised), f"95 % interval {ends} %", "student")
+
+
+def headline(report: EvaluationReport) -> str:
+    """Return what was found, in two or three sentences that can stand alone."""
+    mode, how = (report.greedy, "greedily") if report.greedy else (report.sampled, "by sampling")
+    if mode is None:
+        return "Nothing was played."
+    evidence = (
+        f"over {whole(report.episodes)} evaluation episodes and "
+        f"{_count(len(report.distillation_seeds), 'distillation seed')}"
+    )
+    if mode.retention.normalised is None:
+        first = (
+            f"Played {how}, the expert is not reliably better than random play {evidence}, "
+            "so there is nothing to retain and no retention is given."
+        )
+    else:
+        ends = interval(mode.retention_intervals.normalised, share=True)
+        first = (
+            f"Played {how}, the students keep {percent(mode.retention.normalised)} of what the "
+            f"expert gains over random play (95 % interval {ends} %), {evidence}."
+        )
+    second = (
+        f" A team step takes {report.cost.flops_reduction:.1f} times fewer FLOPs and the team "
+        f"{report.cost.parameters_reduction:.1f} times fewer parameters."
+    )
+    return first + second
+
+
+def caveats(report: EvaluationReport, manifest: RunManifest) -> list[str]:
+    """Return what a careful reader should know before quoting a figure."""
+    seeds, notes = len(report.distillation_seeds), []
+    if seeds == 1:
+        notes.append(
+            "One distillation seed: the intervals cover evaluation episodes only, and another seed "
+            "may land elsewhere."
+        )
+    elif seeds < _FEW_SEEDS:
+        notes.append(f"Intervals from {seeds} distillation seeds tend to be too narrow.")
+    if report.episodes < _FEW_EPISODES:
+        notes.append(f"Only {whole(report.episodes)} episodes: treat small differences as noise.")
+    if manifest.mask != "full" and report.ceiling_policy is None:
+        notes.append(
+            "No mask ceiling was played, so what the mask hides and what distillation lost are "
+            "not told apart."
+        )
+    if report.opponents:
+        notes.append(
+            "The sides have opposing interests: each is measured with its students against the "
+            "expert's other sides, and the parts are added."
+        )
+    notes.append(
+        "FLOPs are not time: networks this small are bound by overhead on most hardware, so "
+        "measure latency on the target before promising speed."
+    )
+    return notes
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

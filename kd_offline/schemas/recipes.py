@@ -1,0 +1,110 @@
+"""Recipes: everything that decides the result of a recording or a distillation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from kd_offline.schemas.environment import Strict
+
+
+class LossWeights(Strict):
+    """Weights of the terms of KD-MARL's objective (Algorithm 1, line 14), and its switches.
+
+    The defaults are the recommended resolution of every ambiguity of the paper; docs/guide/losses.md
+    explains each switch.
+    """
+
+    kl: float = Field(default=1.0, ge=0, description="alpha, Eq. 7")
+    ce: float = Field(default=0.5, ge=0, description="beta, Eq. 8")
+    structure: float = Field(default=0.1, ge=0, description="lambda_str, Eq. 9")
+    role: float = Field(default=0.1, ge=0, description="lambda_role, Eq. 10")
+    policy: float = Field(default=0.1, ge=0, description="weight of the policy-gradient term, Eq. 4")
+    entropy: float = Field(default=0.0, ge=0, description="zeta, Eq. 5")
+
+
+class LossSwitches(Strict):
+    """How each ambiguity of the paper is read."""
+
+    form: Literal["alg1", "eq6"] = Field(
+        default="alg1", description="Algorithm 1, or the misprinted Eq. 6 (alpha CE + CE, one lambda)"
+    )
+    temperature: float = Field(default=2.0, gt=0, description="tau of the KL term only")
+    scale_by_temperature: bool = Field(
+        default=True, description="multiply the KL by tau squared (Hinton et al., 2015)"
+    )
+    ce_target: Literal["argmax", "soft", "executed", "sampled"] = "argmax"
+    policy_term: Literal["ppo", "awr", "crr", "none"] = "ppo"
+    ratio: Literal["per_agent", "joint"] = "per_agent"
+    clip: float = Field(default=0.2, gt=0, description="epsilon, Eq. 4")
+    policy_temperature: Literal["one", "kl"] = Field(
+        default="one", description="temperature of the student in the ratio; kl: as Alg. 1 prints"
+    )
+    policy_warmup: float = Field(
+        default=0.2, ge=0, le=1, description="share of the steps before the policy term sets in"
+    )
+    awr_temperature: float = Field(default=1.0, gt=0)
+    gamma: float | None = Field(
+        default=None, ge=0, le=1, description="None: as the recorded critic was trained"
+    )
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    gae_horizon: int | None = Field(default=None, gt=0, description="L of Eq. 2; None: to the end")
+    bootstrap_on_truncation: bool | None = Field(
+        default=None, description="None: as the recorded critic was trained"
+    )
+    relation: Literal["auto", "linear", "mlp", "zero_pad", "none"] = Field(
+        default="auto", description="how student embeddings are made comparable before cosines"
+    )
+    relation_width: int = Field(default=32, gt=0, description="d_c of the projections")
+    pairs: Literal["mean", "sum"] = "mean"
+    centre: bool = Field(default=False, description="subtract the dataset mean from embeddings")
+    roles: int | None = Field(default=None, gt=1, description="K; None: min(16, 2 N)")
+    role_temperature: float = Field(default=1.0, gt=0)
+    role_init: Literal["kmeans", "pca", "random"] = "kmeans"
+    learn_role_projection: bool = True
+    agents: Literal["mean", "sum"] = "mean"
+    drop_forced: bool = Field(default=True, description="leave out states with one legal action")
+
+
+class StudentArchitecture(Strict):
+    """Networks of the students; one per agent, each of its own width."""
+
+    kind: Literal["gru", "mlp"] = "gru"
+    hidden: tuple[int, ...] | int | Literal["auto"] = Field(
+        default=32, description="width for all agents, one for each, or auto from block widths"
+    )
+    depth: int = Field(default=2, ge=0, description="trunk layers before the GRU or the head")
+    aligner: Literal["identity", "linear"] = Field(
+        default="identity", description="g_i of Alg. 1: linear, folded away at export"
+    )
+    mask_as_input: bool | None = Field(
+        default=None, description="append the mask bits; None: for per-episode masks only"
+    )
+
+
+class Optimisation(Strict):
+    """Schedule of the one training loop."""
+
+    epochs: int = Field(default=20, gt=0)
+    batch_episodes: int = Field(default=256, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
+    final_learning_rate: float = Field(default=1e-5, ge=0)
+    warmup: float = Field(default=0.02, ge=0, le=1, description="share of linear warm-up")
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights")
+    evaluate_every: int = Field(default=1, gt=0, description="epochs between held-out evaluations")
+
+
+class DistillRecipe(Strict):
+    """Everything that decides what ``kd-offline distill`` produces from a dataset."""
+
+    method: str = "kd-marl"
+    mask: str = "full"
+    student: StudentArchitecture = StudentArchitecture()
+    weights: LossWeights = LossWeights()
+    switches: LossSwitches = LossSwitches()
+    optimisation: Optimisation = Optimisation()
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    threads: int = Field(default=2, gt=0)

@@ -1,0 +1,121 @@
+"""Students as team policies, and the file that they travel in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kd_offline.errors import CheckpointError
+from kd_offline.schemas.student import StudentCard
+from kd_offline.students.masks import Mask
+from kd_offline.students.networks import StudentTeam
+from kd_offline.types import PolicyOutput, SeedArray, View
+
+STUDENTS = "students.safetensors"
+
+
+class _Memory(NamedTuple):
+    hidden: list[Tensor]
+    mask: Tensor  # [N, O] or [B, N, O]
+
+
+class StudentPolicy:
+    """One distilled team; it masks what it is given, so the caller passes whole observations."""
+
+    def __init__(self, card: StudentCard, seed: int, team: StudentTeam) -> None:
+        self.card = card
+        self.seed = seed
+        self.team = team.eval().requires_grad_(False)
+        static = None if card.mask_features is None else np.array(card.mask_features, bool)
+        self._mask = Mask(
+            card.mask, static, card.random_k, "", card.environment.obs_widths
+        )
+
+    @property
+    def mask(self) -> Mask:
+        """What the students see."""
+        return self._mask
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Hidden width of each agent's network."""
+        return self.card.widths
+
+    @property
+    def parameters(self) -> list[int]:
+        """Trainable numbers of each agent's network."""
+        return self.team.parameters_per_agent
+
+    def start(self, seeds: SeedArray) -> _Memory:
+        """Return the memory of fresh episodes; random masks are drawn from their seeds."""
+        mask = torch.from_numpy(self._mask.for_episodes(seeds).astype(np.float32))
+        return _Memory(self.team.start(len(seeds)), mask)
+
+    @torch.inference_mode()
+    def act(self, view: View, memory: _Memory) -> tuple[PolicyOutput, _Memory]:
+        """Return logits [B, N, A]; students have no critic."""
+        prepared = self.team.prepare(torch.from_numpy(view.obs), memory.mask).unsqueeze(0)
+        logits, _, hidden = self.team(prepared, memory.hidden)
+        return PolicyOutput(logits[0].numpy()), _Memory(hidden, memory.mask)
+
+
+def build(card: StudentCard, rng: np.random.Generator) -> StudentTeam:
+    """Return a freshly initialised team for a card."""
+    return StudentTeam(
+        card.environment, card.architecture, card.widths, rng, mask_as_input=card.mask_as_input
+    )
+
+
+def save(path: Path, card: StudentCard, teams: Sequence[StudentTeam]) -> None:
+    """Write one file with a team for each of ``card.seeds``, aside and then renamed."""
+    tensors = {
+        f"{seed}.{name}": value.contiguous()
+        for seed, team in zip(card.seeds, teams, strict=True)
+        for name, value in team.state_dict().items()
+    }
+    aside = path.with_name(path.name + ".tmp")
+    save_file(tensors, aside, metadata={"card": card.model_dump_json()})
+    os.replace(aside, path)
+
+
+def load(run: str | Path) -> list[StudentPolicy]:
+    """Load the students of a run folder, or of a ``students.safetensors``: one team per seed.
+
+    Raises
+    ------
+    CheckpointError
+        There are none, or the file is damaged.
+    """
+    path = Path(run)
+    path = path / STUDENTS if path.is_dir() else path
+    try:
+        with safe_open(path, "pt") as file:
+            card = StudentCard.model_validate_json((file.metadata() or {}).get("card", "{}"))
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f"no students can be read from {str(path)!r}: {reason}; distil them again"
+        raise CheckpointError(msg) from error
+    return [StudentPolicy(card, seed, _restore(card, seed, tensors, path)) for seed in card.seeds]
+
+
+def _restore(card: StudentCard, seed: int, tensors: dict[str, Tensor], path: Path) -> StudentTeam:
+    team = build(card, np.random.default_rng(0))
+    prefix = f"{seed}."
+    mine = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+    try:
+        team.load_state_dict(mine)
+    except RuntimeError as error:
+        msg = f"the weights in {str(path)!r} do not have the shapes its card states: distil again"
+        raise CheckpointError(msg) from error
+    return team

@@ -1,0 +1,150 @@
+"""The one record loop: whole episodes of a policy in an environment, step by step, kept as arrays.
+
+Recording writes them to disk, and the experts' training learns from them. Evaluation, which keeps
+sums and no steps, has its own loop in :mod:`kd_offline.evaluation.rollout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kd_offline.environments.protocol import BatchedEnvironment
+from kd_offline.errors import MismatchError
+from kd_offline.policies import choose_actions, masked_log_softmax
+from kd_offline.seeding import uniforms
+from kd_offline.types import (
+    Array,
+    BoolArray,
+    Float32Array,
+    Int8Array,
+    IntArray,
+    PolicyOutput,
+    SeedArray,
+    TeamPolicy,
+    View,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a behaviour does with one view."""
+
+    actions: IntArray  # [B, N]
+    logprob: Float32Array | None = None  # [B, N], under the true mixture of policy and noise
+    source: Array | None = None  # uint8 [B, N]
+
+
+Behaviour = Callable[[int, View, PolicyOutput], Choice]
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectories:
+    """``B`` whole episodes; entries after an episode's end are repeated views and zero rewards.
+
+    ``steps`` maps a name to [T, B, ...], ``final`` to the state after the last transition [B, ...].
+    """
+
+    steps: dict[str, Array]
+    final: dict[str, Array]
+    length: IntArray  # [B]
+    won: Int8Array  # [B]
+
+    @property
+    def valid(self) -> BoolArray:
+        """Which steps belong to their episode: bool [T, B]."""
+        steps = len(next(iter(self.steps.values())))
+        return np.arange(steps)[:, None] < self.length
+
+
+def sampled(seeds: SeedArray) -> Behaviour:
+    """Return the behaviour that samples every agent's action at temperature 1."""
+
+    def choose(step: int, view: View, output: PolicyOutput) -> Choice:
+        draws = uniforms(seeds, step, view.alive.shape[1:], "action")
+        actions = choose_actions(output.logits, view.available_actions, draws)
+        logp = masked_log_softmax(output.logits, view.available_actions)
+        taken = np.take_along_axis(logp, actions[..., None], -1)[..., 0]
+        return Choice(actions, np.where(view.alive, taken, 0.0).astype(np.float32))
+
+    return choose
+
+
+def collect(
+    environment: BatchedEnvironment, policy: TeamPolicy, seeds: SeedArray, behaviour: Behaviour
+) -> Trajectories:
+    """Play one episode for every seed and keep every step.
+
+    Raises
+    ------
+    MismatchError
+        An episode does not end within the environment's limit.
+    """
+    view, memory = environment.reset(seeds), policy.start(seeds)
+    rows: dict[str, list[Array]] = {}
+    running = np.ones(len(seeds), bool)
+    length = np.zeros(len(seeds), np.int64)
+    won = np.full(len(seeds), -1, np.int8)
+    for step in range(environment.spec.episode_limit):
+        output, memory = policy.act(view, memory)
+        choice = behaviour(step, view, output)
+        outcome = environment.step(choice.actions)
+        _keep(rows, view, output, choice, outcome.reward, outcome.terminated, outcome.truncated)
+        length += running
+        won[running] = outcome.won[running]
+        running = running & ~(outcome.terminated | outcome.truncated)
+        view = outcome.view
+        if not running.any():
+            break
+    else:
+        msg = (
+            f"{int(running.sum())} of {len(seeds)} episodes of {environment.spec.id} had not ended "
+            f"after {environment.spec.episode_limit} steps: correct its episode_limit"
+        )
+        raise MismatchError(msg)
+    steps = {name: np.stack(values) for name, values in rows.items()}
+    return Trajectories(steps, _final(view, policy, memory), length, won)
+
+
+def _keep(
+    rows: dict[str, list[Array]],
+    view: View,
+    output: PolicyOutput,
+    choice: Choice,
+    reward: Float32Array,
+    terminated: BoolArray,
+    truncated: BoolArray,
+) -> None:
+    values: dict[str, Array | None] = {
+        "obs": view.obs,
+        "state": view.state,
+        "available_actions": view.available_actions,
+        "alive": view.alive,
+        "actions": choice.actions,
+        "behaviour_logprob": choice.logprob,
+        "action_source": choice.source,
+        "logits": output.logits,
+        "embedding": output.embedding,
+        "value": output.value,
+        "reward": reward,
+        "terminated": terminated,
+        "truncated": truncated,
+    }
+    for name, value in values.items():
+        if value is not None:
+            rows.setdefault(name, []).append(value)
+
+
+def _final(view: View, policy: TeamPolicy, memory: Any) -> dict[str, Array]:
+    """Return the last view, with the critic's value of it where the policy has a critic."""
+    final: dict[str, Array] = {
+        "obs": view.obs,
+        "state": view.state,
+        "available_actions": view.available_actions,
+        "alive": view.alive,
+    }
+    value = policy.act(view, memory)[0].value
+    return final if value is None else final | {"value": value}
