@@ -1,0 +1,127 @@
+"""``inspect``: what a dataset holds, for programs and for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kd_offline.datasets.layout import MANIFEST
+from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.schemas.dataset import (
+    ArraySummary,
+    DatasetManifest,
+    InspectReport,
+    ReturnSummary,
+    Spread,
+)
+
+
+def inspect(path: str | Path) -> InspectReport:
+    """Return the machine-readable summary of the dataset at ``path``; raises as opening does."""
+    return summarise(ExpertBuffer.open(path))
+
+
+def summarise(buffer: ExpertBuffer) -> InspectReport:
+    """Return the machine-readable summary of an open dataset."""
+    manifest, returns = buffer.manifest, buffer.manifest.statistics.returns
+    return InspectReport(
+        id=manifest.id,
+        format_version=manifest.format_version,
+        environment=manifest.environment.id,
+        agents=manifest.environment.agents,
+        episodes=buffer.n_episodes,
+        steps=buffer.n_steps,
+        arrays={
+            name: ArraySummary(shape=spec.shape, dtype=spec.dtype)
+            for name, spec in manifest.arrays.items()
+        },
+        returns=ReturnSummary(mean=returns.mean, std=returns.std),
+        bytes=size_bytes(buffer),
+    )
+
+
+def size_bytes(buffer: ExpertBuffer) -> int:
+    """Return the stored size of a dataset, its manifest included."""
+    return buffer.manifest.size_bytes + (buffer.path / MANIFEST).stat().st_size
+
+
+def render(buffer: ExpertBuffer) -> str:
+    """Return a page of text about an open dataset."""
+    manifest = buffer.manifest
+    parts = [_heading(buffer), _experts(manifest), _recording(manifest), _figures(manifest)]
+    return "\n".join([line for part in parts for line in (*part, "")] + _arrays(manifest))
+
+
+def _heading(buffer: ExpertBuffer) -> list[str]:
+    manifest, spec = buffer.manifest, buffer.spec
+    version = ".".join(map(str, manifest.format_version))
+    settings = ", ".join(f"{key}={value}" for key, value in spec.kwargs.items())
+    sides = "; ".join(f"{side}: {', '.join(agents)}" for side, agents in spec.sides.items())
+    return [
+        f"{manifest.name} {manifest.version}  (format {version})",
+        *([manifest.description] if manifest.description else []),
+        f"id           {manifest.id}",
+        f"environment  {spec.id}{f' ({settings})' if settings else ''}, limit {spec.episode_limit}",
+        f"agents       {spec.n_agents} ({sides})",
+        f"episodes     {buffer.n_episodes:,}   steps {buffer.n_steps:,}   "
+        f"stored {size_bytes(buffer) / 1e6:,.1f} MB",
+        f"licence      {manifest.licence or 'not stated'}",
+    ]
+
+
+def _experts(manifest: DatasetManifest) -> list[str]:
+    lines = []
+    for expert in manifest.experts:
+        opponents = "".join(f"; {side} played by {who}" for side, who in expert.opponents.items())
+        lines.append(
+            f"expert {expert.id}     {expert.kind} {expert.reference}, {expert.parameters:,} "
+            f"parameters, {expert.capture.output} unmasked at temperature 1{opponents}"
+        )
+    return lines or ["expert       not recorded"]
+
+
+def _recording(manifest: DatasetManifest) -> list[str]:
+    recording = manifest.recording
+    noise = ", ".join(f"{part.level:g} ({part.share:.0%})" for part in recording.noise)
+    splits = ", ".join(f"{name} {split.episodes:,}" for name, split in manifest.splits.items())
+    parents = ", ".join(p[:19] for step in manifest.lineage for p in step.parents)
+    return [
+        f"recording    seed {recording.seed}, {recording.behaviour} actions, "
+        f"noise {noise or 'none'}",
+        f"splits       {splits}",
+        f"masks        {', '.join(manifest.masks) or 'none'}",
+        *([f"parents      {parents}"] if parents else []),
+    ]
+
+
+def _figures(manifest: DatasetManifest) -> list[str]:
+    figures = manifest.statistics
+    lines = [f"return       {_spread(figures.returns)}  (sum over agents and steps)"]
+    for agent, returns in zip(manifest.environment.agents, figures.agent_returns, strict=True):
+        lines.append(f"  {agent:<10} {_spread(returns)}")
+    lines.append(f"length       {_spread(figures.length)}")
+    if figures.won is not None:
+        lines.append(f"won          {figures.won:.1%}")
+    lines.append("actions")
+    for agent, names, counts in zip(
+        manifest.environment.agents,
+        manifest.environment.action_names,
+        figures.action_counts,
+        strict=True,
+    ):
+        total = max(1, sum(counts))
+        shares = "  ".join(f"{n} {c / total:.1%}" for n, c in zip(names, counts, strict=False))
+        lines.append(f"  {agent:<10} {shares}")
+    return lines
+
+
+def _arrays(manifest: DatasetManifest) -> list[str]:
+    width = max(len(name) for name in manifest.arrays)
+    return [
+        f"{name:<{width}}  {spec.dtype:<8} "
+        f"[{', '.join(f'{a}={s}' for a, s in zip(spec.axes, spec.shape, strict=True))}]"
+        for name, spec in manifest.arrays.items()
+    ]
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.mean:.3f} ± {spread.std:.3f}, {spread.min:.3f} to {spread.max:.3f}"
