@@ -16,7 +16,7 @@ from kd_offline.schemas.run import RunManifest
 
 if TYPE_CHECKING:
     from kd_offline.experts.expert import Expert
-    from kd_offline.students.team import StudentTeam
+    from kd_offline.students.policy import StudentPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ def load_parties(
     MismatchError
         The expert or the ceiling does not fit the environment.
     """
-    from kd_offline import environments, students
+    from kd_offline import environments
+    from kd_offline.students.policy import load
 
     manifest = run.manifest()
     if manifest.status != "complete":
@@ -59,7 +60,7 @@ def load_parties(
     spec = environment.spec
     teacher = _expert(manifest, expert, spec)
     top = None if ceiling is None else _load_expert(ceiling, spec)
-    teams = students.load(run.path)
+    teams = load(run.path)
     _check_seeds(manifest, len(teams))
     return Parties(
         manifest=manifest,
@@ -87,17 +88,17 @@ def expert_shapes(expert: Expert, spec: EnvironmentSpec) -> tuple[Shape, ...]:
     )
 
 
-def student_shapes(team: StudentTeam, spec: EnvironmentSpec) -> tuple[Shape, ...]:
+def student_shapes(student: StudentPolicy, spec: EnvironmentSpec) -> tuple[Shape, ...]:
     """Return each agent's deployed network, without the columns that a fixed mask hides.
 
     Under a mask that is drawn for each episode every column is needed.
     """
-    seen = team.mask.static
+    seen = student.mask.static
     if seen is None:
-        return tuple(team.shapes)
+        return tuple(student.team.shapes)
     return tuple(
         compacted(shape, seen=int(seen[i].sum()), width=int(spec.obs_widths[i]))
-        for i, shape in enumerate(team.shapes)
+        for i, shape in enumerate(student.team.shapes)
     )
 
 

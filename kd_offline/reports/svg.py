@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from kd_offline.errors import MissingExtraError
 
@@ -58,10 +60,9 @@ _STYLE = {
 }
 
 
-def figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, **layout: Any
-) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure (inches) and its axes, row by row.
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in the report's style, whatever the user's own settings are.
 
     Raises
     ------
@@ -70,12 +71,24 @@ def figure(
     """
     try:
         import matplotlib as mpl
-        from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("matplotlib", "report", "a report with plots") from error
-    with mpl.rc_context(_STYLE):
-        drawn = Figure(figsize=(width, height), layout="constrained")
-        axes = drawn.subplots(rows, columns, squeeze=False, **layout)
+        raise MissingExtraError(
+            library="matplotlib", extra="report", purpose="a report with plots"
+        ) from error
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def figure(
+    width: float, height: float, rows: int = 1, columns: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure (inches) and its axes, row by row; call it within :func:`style`."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(width, height), layout="constrained")
+    axes = drawn.subplots(rows, columns, squeeze=False)
     return drawn, [ax for row in axes for ax in row]
 
 
@@ -90,11 +103,8 @@ def inline(drawn: Figure, name: str, title: str) -> str:
     title : str
         What a screen reader says.
     """
-    import matplotlib as mpl
-
     raw = io.StringIO()
-    with mpl.rc_context(_STYLE):
-        drawn.savefig(raw, format="svg", transparent=True, metadata={"Date": None})
+    drawn.savefig(raw, format="svg", transparent=True, metadata={"Date": None})
     text = raw.getvalue()
     body = text[text.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)

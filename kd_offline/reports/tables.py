@@ -68,17 +68,20 @@ def retention_table(report: EvaluationReport) -> Table:
         if len(score.sides) > 1:
             for side, part in score.sides.items():
                 rows += _retention_rows(f"{mode}, {side}", part)
-    return _table("Retention", "play|measure|kept|95 % interval, %", rows)
+    return _table("Retention", "play and yardstick|kept|95 % interval, %", rows)
 
 
 def _retention_rows(name: str, score: ModeScore | SideScore) -> list[tuple[str, ...]]:
     points, ends = score.retention, score.retention_intervals
-    rows = [(name, "of the expert's gain over random", points.normalised, ends.normalised)]
+    rows = [("the expert's gain over random", points.normalised, ends.normalised)]
     if points.of_ceiling is not None:
-        rows.append((name, "of the mask ceiling's gain", points.of_ceiling, ends.of_ceiling))
+        rows.append(("the mask ceiling's gain over random", points.of_ceiling, ends.of_ceiling))
     if points.ratio is not None:
-        rows.append((name, "ratio of win rates", points.ratio, ends.ratio))
-    return [(a, b, percent(point), interval(end, share=True)) for a, b, point, end in rows]
+        rows.append(("the expert's win rate", points.ratio, ends.ratio))
+    return [
+        (f"{name}, of {what}", percent(point), interval(end, share=True))
+        for what, point, end in rows
+    ]
 
 
 def wins_table(report: EvaluationReport) -> Table | None:

@@ -67,7 +67,7 @@ def cards(report: EvaluationReport) -> list[Card]:
     if first is not None and first.retention.of_ceiling is not None:
         ends = interval(first.retention_intervals.of_ceiling, share=True)
         value = percent(first.retention.of_ceiling)
-        made.append(Card("of the mask ceiling", value, f"95 % interval {ends} %", "ceiling"))
+        made.append(Card("of the mask ceiling", value, _ends(ends), "ceiling"))
     cost = report.cost
     flops = f"{whole(cost.student.flops)} instead of {whole(cost.expert.flops)} a team step"
     made.append(
@@ -80,7 +80,12 @@ def cards(report: EvaluationReport) -> list[Card]:
 
 def _kept(label: str, mode: ModeScore) -> Card:
     ends = interval(mode.retention_intervals.normalised, share=True)
-    return Card(label, percent(mode.retention.normalised), f"95 % interval {ends} %", "student")
+    return Card(label, percent(mode.retention.normalised), _ends(ends), "student")
+
+
+def _ends(ends: str) -> str:
+    space = "\N{NO-BREAK SPACE}"
+    return f"95{space}% interval {ends} %".replace(f"{ends} %", f"{ends} %".replace(" ", space))
 
 
 def headline(report: EvaluationReport) -> str:

@@ -1,0 +1,164 @@
+"""One HTML file that needs nothing else: no script, no network, no other file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from kd_offline.errors import MissingExtraError
+from kd_offline.reports import plots, tables, words
+from kd_offline.reports.tables import Table
+from kd_offline.runs.folder import RunFolder, open_run, write_atomic
+from kd_offline.schemas.evaluation import EvaluationReport
+from kd_offline.schemas.run import RunManifest
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of the page."""
+
+    id: str
+    title: str
+    text: str
+    figure: str | None
+    tables: tuple[Table, ...]
+
+
+def report(run: str | Path, *, output: str | Path | None = None) -> Path:
+    """Write the HTML report of a run and return its path.
+
+    The same run folder gives the same bytes.
+
+    Parameters
+    ----------
+    run : path
+    output : path, optional
+        Default: ``report.html`` in the run folder.
+
+    Raises
+    ------
+    UsageError, CheckpointError
+        There is no readable run at ``run``.
+    MissingExtraError
+        jinja2 or matplotlib is not installed.
+    StorageError
+        The file cannot be written.
+    """
+    folder = open_run(run)
+    target = folder.report if output is None else Path(output)
+    write_atomic(target, render(folder))
+    return target
+
+
+def render(folder: RunFolder) -> str:
+    """Return the page as text."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError(
+            library="jinja2", extra="report", purpose="an HTML report"
+        ) from error
+    manifest, evaluation = folder.manifest(), folder.evaluation()
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(_resource("report.html.j2"))
+    return template.render(
+        manifest=manifest,
+        evaluation=evaluation,
+        style=_resource("report.css"),
+        short_id=words.short(manifest.dataset.id),
+        cards=words.cards(evaluation) if evaluation else [],
+        headline=words.headline(evaluation) if evaluation else "",
+        caveats=words.caveats(evaluation, manifest) if evaluation else [],
+        sections=_sections(folder, manifest, evaluation),
+        evaluate_command=evaluation.command
+        if evaluation
+        else f"kd-offline evaluate {folder.path.name}",
+    )
+
+
+def _sections(
+    folder: RunFolder, manifest: RunManifest, evaluation: EvaluationReport | None
+) -> list[Section]:
+    made = [] if evaluation is None else _evaluated(evaluation)
+    made.append(_training(folder, manifest))
+    made.append(
+        Section(
+            "provenance",
+            "Data and software",
+            "What the students were distilled from, and with what. The dataset's id is a digest of "
+            "its content: the same id is the same data.",
+            None,
+            (tables.source_table(manifest, evaluation), tables.provenance_table(manifest)),
+        )
+    )
+    return made
+
+
+def _evaluated(report: EvaluationReport) -> list[Section]:
+    made = [_retention(report), _costs(report), _actions(report)]
+    if report.cross_play is not None:
+        made.append(_mixed(report))
+    return made
+
+
+def _retention(report: EvaluationReport) -> Section:
+    text = (
+        "Every policy played the same evaluation seeds. Retention is the students' gain over "
+        "random play, divided by the expert's, or by the mask ceiling's where one was played: the "
+        "best policy known that sees only what the students see. Thin lines are 95 % intervals, "
+        "dots single distillation seeds."
+    )
+    found = [
+        tables.retention_table(report),
+        tables.returns_table(report),
+        tables.wins_table(report),
+        tables.seeds_table(report),
+    ]
+    shown = tuple(table for table in found if table is not None)
+    return Section("retention", "What they keep", text, plots.returns_plot(report), shown)
+
+
+def _costs(report: EvaluationReport) -> Section:
+    text = f"Exact counts from the layer widths. {report.cost.convention[0].upper()}"
+    text += f"{report.cost.convention[1:]}. Elementwise operations are counted on their own."
+    shown = (tables.cost_table(report), tables.network_table(report))
+    return Section("cost", "What they cost", text, plots.cost_plot(report), shown)
+
+
+def _actions(report: EvaluationReport) -> Section:
+    text = (
+        "Share of each action at each step, over all evaluation episodes, darker is more often. "
+        "Each policy is shown on the episodes that it played itself."
+    )
+    found = tables.agreement_table(report)
+    shown = () if found is None else (found,)
+    return Section("actions", "How they act", text, plots.heat_plot(report.action_frequency), shown)
+
+
+def _mixed(report: EvaluationReport) -> Section:
+    text = (
+        "One agent at a time changes places between the expert's team and the students'. Where a "
+        "student among experts falls short, that agent lost something itself; where an expert "
+        "among students restores the team, the agent was the weak link."
+    )
+    mixed, table = report.cross_play, tables.cross_table(report)
+    figure = None if mixed is None else plots.cross_plot(mixed)
+    return Section("mixed", "Mixed teams", text, figure, () if table is None else (table,))
+
+
+def _training(folder: RunFolder, manifest: RunManifest) -> Section:
+    return Section(
+        "training",
+        "How they learned",
+        "Each loss term over training, one line for each distillation seed, on the training "
+        "episodes and on held-out ones.",
+        plots.curves_plot(folder.metrics()),
+        (tables.training_table(manifest), tables.students_table(manifest)),
+    )
+
+
+def _resource(name: str) -> str:
+    return (files("kd_offline.reports") / name).read_text(encoding="utf-8")

@@ -1,0 +1,62 @@
+"""The report as Markdown: the same sentences and tables, without figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kd_offline.reports import tables, words
+from kd_offline.reports.tables import Table
+from kd_offline.runs.folder import open_run
+
+
+def markdown(run: str | Path) -> str:
+    """Return the report of a run as Markdown.
+
+    Raises
+    ------
+    UsageError, CheckpointError
+        There is no readable run at ``run``.
+    """
+    folder = open_run(run)
+    manifest, evaluation = folder.manifest(), folder.evaluation()
+    parts = [f"# {manifest.method} on {manifest.environment}, mask {manifest.mask}"]
+    if evaluation is None:
+        parts.append(f"Not evaluated yet: run `kd-offline evaluate {run}`.")
+    else:
+        parts.append(words.headline(evaluation))
+        parts.append("\n".join(f"- {note}" for note in words.caveats(evaluation, manifest)))
+        parts += _tables(
+            tables.retention_table(evaluation),
+            tables.returns_table(evaluation),
+            tables.wins_table(evaluation),
+            tables.seeds_table(evaluation),
+            tables.cost_table(evaluation),
+            tables.network_table(evaluation),
+            tables.agreement_table(evaluation),
+            tables.cross_table(evaluation),
+        )
+        parts.append(f"Intervals: {evaluation.intervals}. FLOPs: {evaluation.cost.convention}.")
+    parts += _tables(
+        tables.source_table(manifest, evaluation),
+        tables.training_table(manifest),
+        tables.students_table(manifest),
+        tables.provenance_table(manifest),
+    )
+    commands = [manifest.command] + ([] if evaluation is None else [evaluation.command])
+    parts.append("## Again\n\n```\n" + "\n".join(filter(None, commands)) + "\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _tables(*found: Table | None) -> list[str]:
+    return [_table(table) for table in found if table is not None and table.rows]
+
+
+def _table(table: Table) -> str:
+    rule = ["---", *["---:"] * (len(table.columns) - 1)]
+    lines = [table.columns, rule, *table.rows]
+    body = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+    return f"## {table.caption}\n\n{body}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,249 @@
+"""The figures of a report; nothing is computed here but what drawing needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kd_offline.reports import svg
+from kd_offline.reports.tables import modes_of
+from kd_offline.reports.words import number, whole
+from kd_offline.runs.folder import MetricRow
+from kd_offline.schemas.evaluation import (
+    ActionHeat,
+    CrossPlay,
+    Estimate,
+    EvaluationReport,
+    ModeScore,
+    SideScore,
+    TeamCost,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_F64 = npt.NDArray[np.float64]
+_WIDTH = 7.6
+_PLACES = ("seed", "epoch", "step", "split", "seconds", "learning_rate", "lr")
+_TERMS = {"kl": "KL divergence", "ce": "cross entropy", "ppo": "policy gradient (PPO)"}
+_POINTS = 200
+_COLUMNS = 50
+_LEGEND_ALPHA = 0.55
+
+
+@svg.style()
+def returns_plot(report: EvaluationReport) -> str:
+    """Draw the mean return of each policy, as bars that begin at random play."""
+    panels: list[tuple[str, ModeScore | SideScore, ModeScore | None]] = []
+    for mode, score in modes_of(report).items():
+        if len(score.sides) == 1:
+            panels.append((mode, score, score))
+        else:
+            panels += [(f"{mode}, {side}", part, None) for side, part in score.sides.items()]
+    rows = -(-len(panels) // 2)
+    columns = min(len(panels), 2)
+    figure, axes = svg.figure(_WIDTH, 0.35 + 1.5 * rows, rows, columns)
+    for ax, (title, part, seeds) in zip(axes, panels, strict=False):
+        _bars(ax, part, [] if seeds is None else [s.mean for s in seeds.seeds])
+        ax.set_title(title)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    figure.supxlabel(
+        "mean return, sum over agents; bars begin at random play", fontsize=9, color=svg.MUTED
+    )
+    return svg.inline(figure, "returns", "Mean return of expert, ceiling, students, random play")
+
+
+def _bars(ax: Axes, part: ModeScore | SideScore, seeds: Sequence[float]) -> None:
+    bars = [("expert", part.expert, svg.EXPERT), ("students", part.student, svg.STUDENT)]
+    if part.ceiling is not None:
+        bars.insert(1, ("mask ceiling", part.ceiling, svg.CEILING))
+    bars.append(("random", part.random, svg.RANDOM))
+    base = part.random.mean
+    for y, (_, estimate, colour) in enumerate(bars):
+        ax.barh(y, estimate.mean - base, left=base, height=0.62, color=colour)
+        ax.plot([estimate.low, estimate.high], [y, y], color=svg.INK, lw=1.4)
+    student = [name for name, _, _ in bars].index("students")
+    ax.scatter(seeds, [student] * len(seeds), s=9, color=svg.PAPER, ec=svg.INK, lw=0.6, zorder=3)
+    span = max(abs(e.high - base) for _, e, _ in bars) or 1.0
+    for y, (_, estimate, _) in enumerate(bars):
+        right = max(estimate.high, base)
+        ax.text(right + 0.025 * span, y, number(estimate.mean), va="center", fontsize=8.5)
+    ax.axvline(base, color=svg.RANDOM, lw=0.8)
+    ends = [e.low for _, e, _ in bars] + [e.high for _, e, _ in bars]
+    ax.set_xlim(min(ends) - 0.03 * span, max(ends) + 0.24 * span)
+    ax.set_yticks(range(len(bars)), [name for name, _, _ in bars], color=svg.INK)
+    ax.invert_yaxis()
+    ax.spines["left"].set_visible(False)
+    ax.locator_params(axis="x", nbins=5)
+
+
+@svg.style()
+def cost_plot(report: EvaluationReport) -> str:
+    """Draw the FLOPs of an episode, expert against students, one segment an agent."""
+    teams = [
+        ("expert", report.cost.expert, svg.EXPERT),
+        ("students", report.cost.student, svg.STUDENT),
+    ]
+    figure, (ax,) = svg.figure(_WIDTH, 1.35)
+    top = max(team.episode.flops for _, team, _ in teams)
+    for y, (_, team, colour) in enumerate(teams):
+        left = 0.0
+        for part in _shares(team):
+            ax.barh(y, part, left=left, height=0.58, color=colour, ec=svg.PAPER, lw=1.2)
+            left += part
+        saved = report.cost.expert.episode.flops / max(left, 1.0)
+        ratio = "" if y == 0 else f"   1/{saved:.1f}"
+        ax.text(left + 0.012 * top, y, f"{whole(left)}{ratio}", va="center", fontsize=9)
+    ax.set_yticks([0, 1], [name for name, _, _ in teams], color=svg.INK)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.22 * top)
+    ax.set_xlabel("FLOPs of an episode of mean length; one segment an agent")
+    ax.xaxis.set_major_formatter(lambda value, _: _short_count(value))
+    ax.spines["left"].set_visible(False)
+    return svg.inline(figure, "cost", "FLOPs an episode, expert against students")
+
+
+def _shares(team: TeamCost) -> list[float]:
+    """Split the episode's FLOPs over agents in proportion to one decision of each."""
+    return [team.episode.flops * agent.flops / max(team.flops, 1) for agent in team.agents]
+
+
+def _short_count(value: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g} {unit}"
+    return f"{value:g}"
+
+
+@svg.style()
+def heat_plot(heats: Sequence[ActionHeat]) -> str:
+    """Draw how often each action is taken at each step, expert beside student."""
+    actions = max(len(heat.actions) for heat in heats)
+    height = 0.45 + len(heats) * (0.34 + 0.165 * actions)
+    figure, axes = svg.figure(_WIDTH, height, len(heats), 2)
+    peak = max(max(map(max, h.expert)) for h in heats)
+    peak = max(peak, *(max(map(max, h.student)) for h in heats))
+    for row, heat in enumerate(heats):
+        sides = (("expert", heat.expert, svg.EXPERT), ("student", heat.student, svg.STUDENT))
+        for column, (name, frequency, colour) in enumerate(sides):
+            ax = axes[2 * row + column]
+            _cells(ax, np.array(frequency), colour, peak)
+            ax.set_title(f"{heat.agent}, {name}", fontsize=8.5)
+            labels = heat.actions if column == 0 else [""] * len(heat.actions)
+            ax.set_yticks(np.arange(len(heat.actions)) + 0.5, labels, fontsize=7.5)
+            if row == len(heats) - 1:
+                ax.set_xlabel("step")
+            else:
+                ax.set_xticks([])
+    return svg.inline(figure, "heat", "Action frequency over time, expert and students")
+
+
+def _cells(ax: Axes, frequency: _F64, colour: str, peak: float) -> None:
+    from matplotlib.collections import PatchCollection
+    from matplotlib.colors import to_rgba
+    from matplotlib.patches import Rectangle
+
+    binned, width = _binned(frequency)
+    patches, colours = [], []
+    for t, row in enumerate(binned):
+        for a, share in enumerate(row):
+            if share >= 0.005 * peak:
+                patches.append(Rectangle((t * width, a), width, 1))
+                # Two decimals keep the file small; the eye sees no more.
+                colours.append(to_rgba(colour, round(float(share / peak), 2)))
+    ax.add_collection(
+        PatchCollection(patches, facecolor=colours, edgecolor="none", antialiased=False)
+    )
+    ax.set_xlim(0, len(frequency))
+    ax.set_ylim(binned.shape[1], 0)
+    for spine in ax.spines.values():
+        spine.set_visible(True)
+
+
+def _binned(frequency: _F64) -> tuple[_F64, float]:
+    """Average long episodes over neighbouring steps, so that there are at most 50 columns."""
+    steps = len(frequency)
+    if steps <= _COLUMNS:
+        return frequency, 1.0
+    parts = np.array_split(frequency, _COLUMNS)
+    return np.stack([part.mean(axis=0) for part in parts]), steps / _COLUMNS
+
+
+@svg.style()
+def cross_plot(mixed: CrossPlay) -> str:
+    """Draw what mixed teams keep, one pair of marks an agent."""
+    figure, (ax,) = svg.figure(_WIDTH, 0.75 + 0.36 * len(mixed.agents))
+    rows: tuple[tuple[str, Sequence[Estimate | None], str, float], ...] = (
+        ("its student among experts", mixed.student_among_experts, svg.STUDENT, -0.13),
+        ("its expert among students", mixed.expert_among_students, svg.EXPERT, 0.13),
+    )
+    ax.axvline(100, color=svg.LINE, lw=1)
+    for label, estimates, colour, shift in rows:
+        known = [(y + shift, e) for y, e in enumerate(estimates) if e is not None]
+        for y, e in known:
+            ax.plot([100 * e.low, 100 * e.high], [y, y], color=colour, lw=2)
+        ax.scatter(
+            [100 * e.mean for _, e in known], [y for y, _ in known], s=26, color=colour, label=label
+        )
+    ax.set_yticks(range(len(mixed.agents)), mixed.agents, color=svg.INK)
+    ax.set_ylim(len(mixed.agents) - 0.5, -0.5)
+    ax.set_xlabel("kept of the expert's gain over random play, %")
+    ax.spines["left"].set_visible(False)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
+    return svg.inline(figure, "cross", "Teams mixed from experts and students")
+
+
+@svg.style()
+def curves_plot(rows: Sequence[MetricRow]) -> str | None:
+    """Draw every recorded term over training, training and held-out, one panel a term."""
+    names = curve_names(rows)
+    if not names:
+        return None
+    columns = min(3, len(names))
+    lines = -(-len(names) // columns)
+    figure, axes = svg.figure(_WIDTH, 0.5 + 1.55 * lines, lines, columns)
+    where = "epoch" if any("epoch" in row for row in rows) else "step"
+    for ax, name in zip(axes, names, strict=False):
+        _curves(ax, rows, name, where)
+        ax.set_title(_TERMS.get(name, name.replace("_", " ")))
+    for ax in axes[len(names) :]:
+        ax.set_visible(False)
+    for ax in axes[max(0, len(names) - columns) : len(names)]:
+        ax.set_xlabel(where)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8.5)
+    return svg.inline(figure, "curves", "Learning curves by loss term")
+
+
+def curve_names(rows: Sequence[MetricRow]) -> list[str]:
+    """Return the names of the numbers in ``rows`` that are curves, in the order they appear."""
+    names: dict[str, None] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key not in _PLACES and isinstance(value, float | int):
+                names.setdefault(key)
+    return list(names)
+
+
+def _curves(ax: Axes, rows: Sequence[MetricRow], name: str, where: str) -> None:
+    found: dict[str, dict[Any, list[tuple[float, float]]]] = {}
+    for k, row in enumerate(rows):
+        if isinstance(row.get(name), float | int):
+            seeds = found.setdefault(str(row.get("split", "train")), {})
+            seeds.setdefault(row.get("seed"), []).append((row.get(where, k), row[name]))
+    values = [v for seeds in found.values() for points in seeds.values() for _, v in points]
+    for split, seeds in found.items():
+        colour = svg.STUDENT if split != "train" else svg.MUTED
+        label = "held-out" if split != "train" else "training"
+        for i, points in enumerate(seeds.values()):
+            step = -(-len(points) // _POINTS)
+            x, y = np.array(points)[::step].T
+            ax.plot(x, y, color=colour, lw=1, alpha=_LEGEND_ALPHA, label="" if i else label)
+    if min(values) > 0 and max(values) > 8 * min(values):
+        ax.set_yscale("log")
+    ax.grid(visible=True, axis="y")
+    ax.tick_params(labelsize=8)
