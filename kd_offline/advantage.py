@@ -64,6 +64,6 @@ def _windowed(delta: Tensor, keep: Tensor, horizon: int) -> Tensor:
     total = delta.clone()
     reach = torch.ones_like(delta)
     for ahead in range(1, min(horizon, len(delta))):
-        reach = reach[:-1] * keep[ahead - 1 :]
+        reach = reach[:-1] * keep[ahead - 1 : -1]
         total[:-ahead] += reach * delta[ahead:]
     return total

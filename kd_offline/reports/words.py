@@ -108,8 +108,13 @@ def headline(report: EvaluationReport) -> str:
             f"Played {how}, the students keep {percent(mode.retention.normalised)} of what the "
             f"expert gains over random play (95 % interval {ends} %), {evidence}."
         )
+    if mode.retention.of_ceiling is not None:
+        first += (
+            f" That is {percent(mode.retention.of_ceiling)} of what the best known policy under "
+            "the same mask gains."
+        )
     second = (
-        f" A team step takes {report.cost.flops_reduction:.1f} times fewer FLOPs and the team "
+        f" They need {report.cost.flops_reduction:.1f} times fewer FLOPs a team step and "
         f"{report.cost.parameters_reduction:.1f} times fewer parameters."
     )
     return first + second

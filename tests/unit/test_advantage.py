@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from kd_offline.advantage import generalised_advantage, side_mean
+
+GAMMA, LAMBDA = 0.9, 0.5
+
+
+def advantages(terminated, truncated, *, bootstrap, horizon=None):
+    """Three steps, one episode, one agent: rewards 1, 2, 3; values 0.5, 1, 2; last value 4."""
+    return generalised_advantage(
+        torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1),
+        torch.tensor([0.5, 1.0, 2.0]).view(3, 1, 1),
+        torch.tensor([[4.0]]),
+        torch.tensor(terminated).view(3, 1),
+        torch.tensor(truncated).view(3, 1),
+        gamma=GAMMA,
+        gae_lambda=LAMBDA,
+        bootstrap_on_truncation=bootstrap,
+        horizon=horizon,
+    ).flatten()
+
+
+NEVER, LAST = [False, False, False], [False, False, True]
+# residuals: 1 + .9 * 1 - .5 = 1.4; 2 + .9 * 2 - 1 = 2.8; 3 + .9 * future - 2
+CASES = [
+    (NEVER, LAST, True, 3 + 0.9 * 4 - 2),
+    (NEVER, LAST, False, 1.0),
+    (LAST, NEVER, True, 1.0),
+    (LAST, NEVER, False, 1.0),
+]
+
+
+@pytest.mark.parametrize(("terminated", "truncated", "bootstrap", "last"), CASES)
+def test_backward_recursion(terminated, truncated, bootstrap, last):
+    second = 2.8 + 0.45 * last
+    expected = [1.4 + 0.45 * second, second, last]
+    got = advantages(terminated, truncated, bootstrap=bootstrap)
+    torch.testing.assert_close(got, torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    ("horizon", "expected"),
+    [
+        (1, [1.4, 2.8, 4.6]),
+        (2, [1.4 + 0.45 * 2.8, 2.8 + 0.45 * 4.6, 4.6]),
+        (9, [1.4 + 0.45 * (2.8 + 0.45 * 4.6), 2.8 + 0.45 * 4.6, 4.6]),
+    ],
+)
+def test_a_horizon_cuts_the_sum(horizon, expected):
+    got = advantages(NEVER, LAST, bootstrap=True, horizon=horizon)
+    torch.testing.assert_close(got, torch.tensor(expected))
+
+
+def test_nothing_flows_over_an_end():
+    torch.manual_seed(0)
+    reward, value = torch.randn(6, 1, 2), torch.randn(6, 1, 2)
+    ends = torch.tensor([False, False, True, False, False, True]).view(6, 1)
+    settings = {"gamma": GAMMA, "gae_lambda": LAMBDA, "bootstrap_on_truncation": False}
+    final = torch.zeros(1, 2)
+    whole = generalised_advantage(reward, value, final, ends, torch.zeros_like(ends), **settings)
+    first = generalised_advantage(
+        reward[:3], value[:3], final, ends[:3], torch.zeros_like(ends[:3]), **settings
+    )
+    torch.testing.assert_close(whole[:3], first)
+
+
+def test_side_mean():
+    reward = torch.tensor([1.0, 3.0, 10.0])
+    torch.testing.assert_close(
+        side_mean(reward, torch.tensor([0, 0, 1])), torch.tensor([2.0, 2.0, 10.0])
+    )
