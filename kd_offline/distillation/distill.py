@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.methods import check_arrays
-from kd_offline.distillation.objective import Projections
+from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.roles import RoleModel, fit_roles
 from kd_offline.distillation.targets import Targets, build_targets, input_statistics
 from kd_offline.distillation.train import Row, Training, finish, train_team
@@ -140,8 +139,18 @@ def _prepare(
     if resume and folder.manifest().results:
         manifest = manifest.model_copy(update={"results": folder.manifest().results})
     held = heldout if len(heldout) else train
-    targets = [build_targets(buffer, part, recipe, team, roles) for part in (train, held)]
-    return _Job(folder, manifest, recipe, card, statistics, roles, *targets, report, began)
+    return _Job(
+        folder=folder,
+        manifest=manifest,
+        recipe=recipe,
+        card=card,
+        statistics=statistics,
+        roles=roles,
+        train=build_targets(buffer, train, recipe, team, roles),
+        heldout=build_targets(buffer, held, recipe, team, roles),
+        report=report,
+        began=began,
+    )
 
 
 def _card(buffer: ExpertBuffer, recipe: DistillRecipe, deviation: FloatArray) -> StudentCard:
@@ -164,9 +173,7 @@ def _card(buffer: ExpertBuffer, recipe: DistillRecipe, deviation: FloatArray) ->
     )
 
 
-def _team(
-    card: StudentCard, seed: int, statistics: tuple[FloatArray, FloatArray]
-) -> StudentTeam:
+def _team(card: StudentCard, seed: int, statistics: tuple[FloatArray, FloatArray]) -> StudentTeam:
     team = students.build(card, generator(seed, "student weights"))
     team.scale_inputs(*statistics)
     return team
@@ -225,7 +232,9 @@ def _one_seed(job: _Job, seed: int) -> None:
         return
     rng = generator(seed, "projection weights")
     roles = job.roles.roles if job.roles else 0
-    projections = Projections(job.card.widths, roles, job.recipe.switches, rng)
+    targets = {"embedding": job.train.embedding, "belief": job.train.whole}
+    probes = {name: t.shape[-1] for name, t in targets.items() if t is not None}
+    projections = Projections(job.card.widths, roles, probes, job.recipe.switches, rng)
     state = Training.begin(team, projections, job.recipe.optimisation)
     _restore(job, state, seed)
     began = last = time.perf_counter()
@@ -274,9 +283,7 @@ def _save(job: _Job, state: Training, seed: int) -> None:
     folder.mkdir(exist_ok=True)
     current = folder / f"state-{state.epoch}.safetensors"
     _replace(current, state.tensors())
-    saved = ResumeState(
-        seed=seed, epoch=state.epoch, best_epoch=state.best_epoch, best=state.best
-    )
+    saved = ResumeState(seed=seed, epoch=state.epoch, best_epoch=state.best_epoch, best=state.best)
     aside = folder / "state.json.tmp"
     aside.write_text(saved.model_dump_json(), encoding="utf-8")
     aside.replace(folder / "state.json")
@@ -288,7 +295,7 @@ def _save(job: _Job, state: Training, seed: int) -> None:
 def _replace(path: Path, tensors: dict[str, Any]) -> None:
     aside = path.with_name(path.name + ".tmp")
     save_file({name: value.contiguous() for name, value in tensors.items()}, aside)
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def _write(job: _Job, status: str) -> None:

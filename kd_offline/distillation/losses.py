@@ -31,7 +31,8 @@ def kl_divergence(expert: Tensor, student: Tensor, available: Tensor) -> Tensor:
 
 def cross_entropy(target: Tensor, student: Tensor) -> Tensor:
     """Minus the student's log probability [..., A] of the action ``target`` int64 [...]."""
-    return -student.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    taken: Tensor = student.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    return -taken
 
 
 def soft_cross_entropy(expert: Tensor, student: Tensor, available: Tensor) -> Tensor:
@@ -57,17 +58,18 @@ def advantage_weighted(
     logprob: Tensor, advantage: Tensor, temperature: float, ceiling: float = 20.0
 ) -> Tensor:
     """Advantage-weighted regression (Peng et al., 2019), to be maximised: [...]."""
-    return logprob * (advantage / temperature).exp().clamp(max=ceiling)
+    weight: Tensor = (advantage / temperature).exp().clamp(max=ceiling)
+    return logprob * weight
 
 
 def positive_only(logprob: Tensor, advantage: Tensor) -> Tensor:
     """Binary critic-regularised regression (Wang et al., 2020), to be maximised: [...]."""
-    return logprob * (advantage > 0).to(logprob.dtype)
+    return logprob.masked_fill(advantage <= 0, 0.0)
 
 
 def cosine_relations(embedding: Tensor) -> Tensor:
     """Pairwise cosines of ``embedding`` [..., N, H]: [..., N, N]."""
-    unit = embedding / embedding.norm(dim=-1, keepdim=True).clamp(min=1e-8)
+    unit: Tensor = embedding / embedding.norm(dim=-1, keepdim=True).clamp(min=1e-8)
     return unit @ unit.transpose(-1, -2)
 
 

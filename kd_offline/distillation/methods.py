@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kd_offline.errors import MissingArrayError
 from kd_offline.schemas.recipes import DistillRecipe, LossSwitches, LossWeights
 
-_NOTHING = {"kl": 0.0, "ce": 0.0, "structure": 0.0, "role": 0.0, "policy": 0.0, "entropy": 0.0}
+_NOTHING = dict.fromkeys(LossWeights.model_fields, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def needed_arrays(recipe: DistillRecipe) -> tuple[str, ...]:
         names += ["steps/actions", "steps/value", "final/value", "steps/reward"]
         names += ["steps/terminated", "steps/truncated"]
         names += ["steps/behaviour_logprob"] if switches.policy_term == "ppo" else []
-    if weights.structure or weights.role:
+    if weights.structure or weights.role or weights.embedding:
         names.append("steps/embedding")
     return tuple(dict.fromkeys(names))
 

@@ -2,72 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kd_offline.distillation import losses
+from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.targets import Targets
 from kd_offline.schemas.recipes import DistillRecipe, LossSwitches
-
-
-class Projections(nn.Module):
-    """What exists during training only: relation projectors ``P_i`` and role projections ``U_S``.
-
-    Student embeddings of unequal widths have no cosine; ``P_i`` maps each to a common width.
-    """
-
-    def __init__(
-        self, widths: tuple[int, ...], roles: int, switches: LossSwitches, rng: np.random.Generator
-    ) -> None:
-        super().__init__()
-        self.widths = widths
-        kind = switches.relation
-        if kind == "auto":
-            kind = "none" if len(set(widths)) == 1 else "linear"
-        self.kind = kind
-        common = switches.relation_width
-        self.relation = nn.ModuleList(
-            _projector(kind, width, common, rng) for width in widths if kind in ("linear", "mlp")
-        )
-        self.role = nn.ParameterList(
-            nn.Parameter(_random(roles, width, rng), requires_grad=switches.learn_role_projection)
-            for width in widths
-            if roles
-        )
-
-    def common(self, embeddings: list[Tensor]) -> Tensor:
-        """Return the embeddings [T, B, H_i] of all agents in one space: [T, B, N, d]."""
-        if self.kind in ("linear", "mlp"):
-            mapped = [p(e) for p, e in zip(self.relation, embeddings, strict=True)]
-            return torch.stack(mapped, 2)
-        widest = max(self.widths)
-        padded = [nn.functional.pad(e, (0, widest - e.shape[-1])) for e in embeddings]
-        return torch.stack(padded, 2)
-
-    def log_roles(self, embeddings: list[Tensor], temperature: float) -> Tensor:
-        """Return log role distributions of the students, [T, B, N, K]."""
-        scores = [e @ u.T for u, e in zip(self.role, embeddings, strict=True)]
-        return torch.log_softmax(torch.stack(scores, 2) / temperature, -1)
-
-
-def _projector(kind: str, width: int, common: int, rng: np.random.Generator) -> nn.Module:
-    first = nn.Linear(width, common, bias=kind == "mlp")
-    with torch.no_grad():
-        first.weight.copy_(_random(common, width, rng))
-    if kind == "linear":
-        return first
-    second = nn.Linear(common, common)
-    with torch.no_grad():
-        second.weight.copy_(_random(common, common, rng))
-    for layer in (first, second):
-        nn.init.zeros_(layer.bias)
-    return nn.Sequential(first, nn.ReLU(), second)
-
-
-def _random(rows: int, columns: int, rng: np.random.Generator) -> Tensor:
-    q, _ = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
-    return torch.from_numpy((q if rows >= columns else q.T).astype(np.float32))
 
 
 def objective(
@@ -104,6 +45,10 @@ def objective(
     if batch.roles is not None:
         own = projections.log_roles(embeddings, switches.role_temperature)
         terms["role"] = losses.masked_mean(losses.role_divergence(batch.roles, own), batch.both)
+    for name, target in (("embedding", batch.embedding), ("belief", batch.whole)):
+        if target is not None:
+            error = (projections.probe(name, embeddings) - target).square().mean(-1)
+            terms[name] = losses.masked_mean(error, batch.both)
     return terms | {"loss": _total(terms, recipe, progress, agents=logits.shape[2])}
 
 
@@ -157,13 +102,12 @@ def _structure(
     return mean * n * (n - 1) / 2 if switches.pairs == "sum" else mean
 
 
-def _total(
-    terms: dict[str, Tensor], recipe: DistillRecipe, progress: float, agents: int
-) -> Tensor:
+def _total(terms: dict[str, Tensor], recipe: DistillRecipe, progress: float, agents: int) -> Tensor:
     w, switches = recipe.weights, recipe.switches
     on = float(progress >= switches.policy_warmup)
     scale = {"kl": w.kl, "ce": w.ce, "policy": -w.policy * on, "entropy": -w.entropy}
     scale |= {"structure": w.structure, "role": w.role}
+    scale |= {"embedding": w.embedding, "belief": w.belief}
     if switches.form == "eq6":  # alpha CE + CE + one lambda for structure and role
         scale |= {"kl": 0.0, "ce": w.kl + 1.0, "role": w.structure}
     summed = agents if switches.agents == "sum" else 1

@@ -31,8 +31,12 @@ class RoleModel:
     def log_roles(self, embedding: Array) -> Tensor:
         """Return log role distributions of ``embedding`` [..., H]: [..., K]."""
         u = torch.from_numpy(self.projection.astype(np.float32))
-        chunks = torch.from_numpy(embedding).split(1024)
-        return torch.cat([torch.log_softmax(c.float() @ u.T / self.temperature, -1) for c in chunks])
+        # In parts, so that half-precision embeddings never stand in memory as floats all at once.
+        parts = (
+            torch.from_numpy(e).float()
+            for e in np.array_split(embedding, 1 + len(embedding) // 1024)
+        )
+        return torch.cat([torch.log_softmax(part @ u.T / self.temperature, -1) for part in parts])
 
     @property
     def roles(self) -> int:

@@ -44,12 +44,14 @@ class Targets:
     advantage: Tensor | None = None  # normalised, [E, T, N]
     relations: Tensor | None = None  # cosines of the expert's embeddings, [E, T, N, N]
     roles: Tensor | None = None  # log role distributions of the expert, [E, T, N, K]
+    embedding: Tensor | None = None  # the expert's, standardised, [E, T, N, H]
+    whole: Tensor | None = None  # the scaled observation without a mask, [E, T, N, O]
 
     def take(self, episodes: IntArray) -> Targets:
         """Return a time-major batch of the given episodes."""
         rows = torch.from_numpy(episodes)
-        values = (getattr(self, field.name) for field in fields(self))
-        return Targets(*(None if v is None else v[rows].transpose(0, 1) for v in values))
+        present = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        return Targets(**{name: v[rows].transpose(0, 1) for name, v in present.items()})
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -101,6 +103,8 @@ def build_targets(
         advantage=_advantages(buffer, episodes, data, counts.float(), recipe),
         relations=_relations(data, recipe),
         roles=None if roles is None else roles.log_roles(data["steps/embedding"]),
+        embedding=_embeddings(data) if recipe.weights.embedding else None,
+        whole=_whole(data["steps/obs"], team) if recipe.weights.belief else None,
     )
 
 
@@ -222,9 +226,19 @@ def _standardised(advantage: Tensor, weight: Tensor) -> Tensor:
 def _relations(data: dict[str, Array], recipe: DistillRecipe) -> Tensor | None:
     if not recipe.weights.structure:
         return None
-    embedding = torch.from_numpy(data["steps/embedding"])
-    centre = embedding.float().mean((0, 1)) if recipe.switches.centre else None
-    chunks = embedding.split(1024)
+    embedding = data["steps/embedding"]
+    centre = embedding.mean((0, 1), dtype=np.float64) if recipe.switches.centre else 0.0
+    parts = np.array_split(embedding, 1 + len(embedding) // 1024)
     return torch.cat(
-        [cosine_relations(c.float() if centre is None else c.float() - centre) for c in chunks]
+        [cosine_relations(torch.from_numpy((p - centre).astype(np.float32))) for p in parts]
     )
+
+
+def _embeddings(data: dict[str, Array]) -> Tensor:
+    embedding = torch.from_numpy(data["steps/embedding"]).float()
+    flat = embedding.flatten(0, 1)
+    return (embedding - flat.mean(0)) / flat.std(0).clamp(min=1e-3)
+
+
+def _whole(obs: Array, team: StudentTeam) -> Tensor:
+    return (torch.from_numpy(obs) - team.mean) / team.std

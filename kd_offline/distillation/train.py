@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from kd_offline.datasets.sampler import epoch_order
 from kd_offline.distillation import losses
-from kd_offline.distillation.objective import Projections, objective
+from kd_offline.distillation.objective import objective
+from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.targets import Targets
 from kd_offline.schemas.recipes import DistillRecipe, Optimisation
 from kd_offline.students.networks import StudentTeam

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,7 @@ def save(
 def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
     aside = path.with_name(path.name + ".tmp")
     save_file(tensors, aside)
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def read_card(folder: Path) -> ExpertCard:

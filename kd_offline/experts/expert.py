@@ -11,7 +11,7 @@ from torch import Tensor
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
 from kd_offline.schemas.expert import ExpertCard
-from kd_offline.types import PolicyOutput, SeedArray, View
+from kd_offline.types import BoolArray, PolicyOutput, SeedArray, View
 
 
 class NetworkPolicy:
@@ -60,6 +60,6 @@ class Expert:
         """Return logits [B, N, A], embeddings [B, N, H] and values [B, N] in raw reward units."""
         return NetworkPolicy(self.model, self.norm, with_value=self.with_value).act(view, memory)
 
-    def mask(self) -> np.ndarray | None:  # type: ignore[type-arg]
+    def mask(self) -> BoolArray | None:
         """Return what the actor may see, bool [N, O], or None for everything."""
         return None if self.card.mask is None else np.array(self.card.mask, bool)

@@ -30,7 +30,7 @@ def load(reference: str | Path, spec: EnvironmentSpec) -> Expert:
         return checkpoint.load(Path(reference), name, spec)
     variant = name.partition(":")[2] or "default"
     if variant not in VARIANTS:
-        raise UnknownNameError("bundled expert", variant, VARIANTS)
+        raise UnknownNameError(what="bundled expert", got=variant, allowed=VARIANTS)
     folder = bundled_folder(spec.id, variant)
     if not folder.is_dir():
         msg = (

@@ -24,7 +24,7 @@ from kd_offline.schemas.expert import ExpertCard, GreedyScore, TrainProgress, Tr
 from kd_offline.seeding import episode_seeds, generator
 from kd_offline.students.masks import resolve
 from kd_offline.trajectories import Choice, Trajectories, collect, sampled
-from kd_offline.types import BoolArray, PolicyOutput, TeamPolicy, View
+from kd_offline.types import BoolArray, PolicyOutput, SeedArray, TeamPolicy, View
 
 Report = Callable[[TrainProgress], None]
 SAVE_EVERY_S = 30.0
@@ -105,7 +105,7 @@ def _start(
         raise StorageError(msg)
     unknown = set(recipe.learn or ()) - set(spec.sides)
     if unknown:
-        raise UnknownNameError("side", min(unknown), spec.sides)
+        raise UnknownNameError(what="side", got=min(unknown), allowed=spec.sides)
     if there:
         card = checkpoint.read_card(output)
         if card.recipe != recipe:
@@ -211,10 +211,12 @@ class _WithValue:
     def __init__(self, team: MixedTeam, learner: NetworkPolicy) -> None:
         self._team, self._learner = team, learner
 
-    def start(self, seeds: np.ndarray) -> tuple[object, ...]:  # type: ignore[type-arg]
+    def start(self, seeds: SeedArray) -> tuple[object, ...]:
         return self._team.start(seeds)
 
-    def act(self, view: View, memory: tuple[object, ...]) -> tuple[PolicyOutput, tuple[object, ...]]:
+    def act(
+        self, view: View, memory: tuple[object, ...]
+    ) -> tuple[PolicyOutput, tuple[object, ...]]:
         mixed, after = self._team.act(view, memory)
         value = self._learner.act(view, memory[0])[0].value  # type: ignore[arg-type]
         return PolicyOutput(mixed.logits, None, value), after

@@ -9,6 +9,7 @@ every output as it was.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class RecurrentNetwork(nn.Module):
         self.shape = shape
         widths = (shape.inputs, *shape.trunk)
         self.trunk = nn.Sequential()
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in pairwise(widths):
             linear = nn.Linear(inputs, outputs)
             _orthogonal(linear.weight, float(np.sqrt(2.0)), rng)
             nn.init.zeros_(linear.bias)

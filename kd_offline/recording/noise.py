@@ -38,7 +38,8 @@ def episode_levels(seeds: SeedArray, mixture: Sequence[NoiseLevel]) -> Float32Ar
     shares = np.cumsum([entry.share for entry in mixture])
     draws = uniforms(seeds, 0, (1,), "noise level")[:, 0] * shares[-1]
     index = np.minimum(np.searchsorted(shares, draws, side="right"), len(mixture) - 1)
-    return np.array([entry.level for entry in mixture], np.float32)[index]
+    levels = np.array([entry.level for entry in mixture], np.float32)
+    return np.asarray(levels[index], np.float32)
 
 
 def perturbed(seeds: SeedArray, levels: Float32Array) -> Behaviour:
@@ -66,9 +67,7 @@ def perturbed(seeds: SeedArray, levels: Float32Array) -> Behaviour:
     return choose
 
 
-def _logprob(
-    output: PolicyOutput, view: View, actions: Array, share: Float32Array
-) -> Float32Array:
+def _logprob(output: PolicyOutput, view: View, actions: Array, share: Float32Array) -> Float32Array:
     logp = masked_log_softmax(output.logits, view.available_actions)
     taken = np.take_along_axis(logp, actions[..., None], -1)[..., 0]
     legal = np.maximum(view.available_actions.sum(-1), 1)

@@ -27,7 +27,7 @@ from kd_offline.schemas.dataset import (
 )
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar
 from kd_offline.seeding import episode_seeds
-from kd_offline.students.masks import Mask, names_for, resolve
+from kd_offline.students.masks import names_for, resolve
 from kd_offline.trajectories import Trajectories, collect
 from kd_offline.types import Array, Float32Array, SeedArray
 
@@ -92,11 +92,15 @@ def record(
     actor = load(expert, world.spec)
     chosen = {m.name: m for m in (resolve(x, world.spec) for x in masks or names_for(world.spec))}
     header = RecordingHeader(
-        name=name or f"{environment.split('/')[-1].replace(':', '-')}-{actor.card.recipe.algorithm}",
+        name=name
+        or f"{environment.split('/')[-1].replace(':', '-')}-{actor.card.recipe.algorithm}",
         environment=world.spec,
         experts=(expert_record(actor),),
         recording=_recording(seed, episodes, batch, noise_mixture, embedding_dtype),
-        masks={m.name: MaskRecord(description=m.description, random_k=m.random_k) for m in chosen.values()},
+        masks={
+            m.name: MaskRecord(description=m.description, random_k=m.random_k)
+            for m in chosen.values()
+        },
     )
     began = time.perf_counter()
     with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:

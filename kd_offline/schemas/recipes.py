@@ -22,6 +22,12 @@ class LossWeights(Strict):
     role: float = Field(default=0.1, ge=0, description="lambda_role, Eq. 10")
     policy: float = Field(default=0.1, ge=0, description="weight of the policy-gradient term, Eq. 4")
     entropy: float = Field(default=0.0, ge=0, description="zeta, Eq. 5")
+    embedding: float = Field(
+        default=0.0, ge=0, description="regression of the expert's embedding, not in the paper"
+    )
+    belief: float = Field(
+        default=0.0, ge=0, description="prediction of the whole observation, not in the paper"
+    )
 
 
 class LossSwitches(Strict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,9 +35,7 @@ class StudentPolicy:
         self.seed = seed
         self.team = team.eval().requires_grad_(False)
         static = None if card.mask_features is None else np.array(card.mask_features, bool)
-        self._mask = Mask(
-            card.mask, static, card.random_k, "", card.environment.obs_widths
-        )
+        self._mask = Mask(card.mask, static, card.random_k, "", card.environment.obs_widths)
 
     @property
     def mask(self) -> Mask:
@@ -84,7 +81,7 @@ def save(path: Path, card: StudentCard, teams: Sequence[StudentTeam]) -> None:
     }
     aside = path.with_name(path.name + ".tmp")
     save_file(tensors, aside, metadata={"card": card.model_dump_json()})
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def load(run: str | Path) -> list[StudentPolicy]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from kd_offline.errors import UsageError
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.recipes import StudentArchitecture
-from kd_offline.types import BoolArray
+from kd_offline.types import BoolArray, IntArray
 
 NARROW, WIDE, GRAIN = 16, 32, 8
 
@@ -46,7 +44,7 @@ def allocate(
     return widths
 
 
-def _auto(seen: np.ndarray) -> tuple[int, ...]:  # type: ignore[type-arg]
+def _auto(seen: IntArray) -> tuple[int, ...]:
     low, high = int(seen.min()), int(seen.max())
     if low == high:
         return (WIDE,) * len(seen)

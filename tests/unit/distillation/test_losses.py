@@ -26,11 +26,15 @@ def test_kl_divergence():
 def test_kl_divergence_of_softened_policies():
     # At temperature 2 the expert's odds are 4 ** 0.5 = 2, so its probabilities are 2/3 and 1/3.
     value = losses.kl_divergence(logp(EXPERT, 2.0), logp(STUDENT, 2.0), LEGAL)
-    assert value.item() == pytest.approx(2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3), abs=1e-6)
+    assert value.item() == pytest.approx(
+        2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3), abs=1e-6
+    )
 
 
 def test_cross_entropy_and_its_soft_form():
-    assert losses.cross_entropy(torch.tensor([0]), logp(STUDENT)).item() == pytest.approx(math.log(2))
+    assert losses.cross_entropy(torch.tensor([0]), logp(STUDENT)).item() == pytest.approx(
+        math.log(2)
+    )
     soft = losses.soft_cross_entropy(logp(EXPERT), logp(STUDENT), LEGAL)
     assert soft.item() == pytest.approx(math.log(2), abs=1e-6)
 
@@ -107,7 +111,9 @@ def test_masked_mean_counts_only_what_has_weight():
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])
 def test_illegal_actions_never_reach_values_or_gradients(scale):
-    student = (torch.randn(64, 3, generator=torch.Generator().manual_seed(0)) * scale).requires_grad_()
+    student = (
+        torch.randn(64, 3, generator=torch.Generator().manual_seed(0)) * scale
+    ).requires_grad_()
     legal = torch.tensor([True, False, True]).expand(64, 3)
     expert = losses.log_policy(torch.zeros(64, 3), legal)
     own = losses.log_policy(student, legal)
