@@ -110,11 +110,6 @@ class Sink:
 
     def finish(self, masks: Mapping[str, Array], seconds: float | None) -> DatasetManifest:
         """Write what is left, then the manifest, which makes the folder a dataset."""
-        if self.episodes == 0:
-            msg = (
-                f"nothing was recorded to {str(self.folder.root)!r}: append episodes before commit"
-            )
-            raise UsageError(msg)
         self.journal()
         splits = self._add_derived(masks)
         specs = {name: stream.finish() for name, stream in self.streams.items()}

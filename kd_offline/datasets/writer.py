@@ -128,6 +128,9 @@ class DatasetWriter:
             Writing failed, now or earlier.
         """
         self._raise_failure()
+        if not self._thread.is_alive():
+            msg = f"the writer of {str(self.path)!r} was closed: create it again with resume=True"
+            raise UsageError(msg)
         arrays = check_block(block, self._sink.header.environment)
         lengths = block.lengths
         self._queue.put((arrays, lengths))
@@ -153,11 +156,11 @@ class DatasetWriter:
         StorageError
             Writing failed; what is on disk can be continued.
         """
+        given = {name: np.asarray(mask) for name, mask in (masks or {}).items()}
+        self._check_complete(given)
         self._stop()
         try:
             self._raise_failure()
-            given = {name: np.asarray(mask) for name, mask in (masks or {}).items()}
-            self._check_masks(given)
             manifest = self._sink.finish(given, seconds)
             self._sink.folder.remove(layout.LOCK)
         except BaseException as error:
@@ -212,14 +215,17 @@ class DatasetWriter:
         if self._failure is not None:
             raise self._failure
 
-    def _check_masks(self, masks: Mapping[str, Array]) -> None:
+    def _check_complete(self, masks: Mapping[str, Array]) -> None:
+        if self._appended == 0:
+            msg = f"nothing was recorded to {str(self.path)!r}: append episodes before commit"
+            raise UsageError(msg)
         spec = self._sink.header.environment
         fixed = (spec.n_agents, spec.obs_width)
         for name, mask in masks.items():
-            if mask.dtype != np.bool_ or mask.shape not in (fixed, (self._sink.episodes, *fixed)):
+            if mask.dtype != np.bool_ or mask.shape not in (fixed, (self._appended, *fixed)):
                 msg = (
                     f"mask {name!r} is {mask.dtype} {list(mask.shape)}, but bool {list(fixed)} or "
-                    f"{[self._sink.episodes, *fixed]} is needed"
+                    f"{[self._appended, *fixed]} is needed"
                 )
                 raise UsageError(msg)
 
