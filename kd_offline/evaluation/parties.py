@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
 from kd_offline.evaluation.cost import Shape, compacted
@@ -62,12 +64,14 @@ def load_parties(
     top = None if ceiling is None else _load_expert(ceiling, spec)
     teams = load(run.path)
     _check_seeds(manifest, len(teams))
+    if top is not None:
+        _check_ceiling(top, teams[0], manifest.mask)
     return Parties(
         manifest=manifest,
         environment=environment,
         who=Contestants(teacher, tuple(teams), top),
-        expert_name=f"{teacher.reference} ({_short(teacher.digest)})",
-        ceiling_name=None if top is None else f"{top.reference} ({_short(top.digest)})",
+        expert_name=_name(teacher),
+        ceiling_name=None if top is None else _name(top),
         expert_shapes=expert_shapes(teacher, spec),
         student_shapes=student_shapes(teams[0], spec),
     )
@@ -103,11 +107,12 @@ def student_shapes(student: StudentPolicy, spec: EnvironmentSpec) -> tuple[Shape
 
 
 def _expert(manifest: RunManifest, given: str | Path | None, spec: EnvironmentSpec) -> Expert:
-    reference = given if given is not None else manifest.expert_reference
-    if not reference:
+    reference = manifest.expert_reference if given is None else given
+    # Datasets travel without the paths of the machine that made them.
+    if given is None and not manifest.expert_reference.startswith("bundled"):
         msg = (
-            f"dataset {manifest.dataset.name!r} does not say which expert it recorded: "
-            "pass --expert with the folder of that expert, or bundled"
+            f"dataset {manifest.dataset.name!r} recorded an expert of its own "
+            f"({_short(manifest.expert) or 'unnamed'}): pass --expert with that expert's folder"
         )
         raise UsageError(msg)
     loaded = _load_expert(reference, spec)
@@ -125,6 +130,28 @@ def _load_expert(reference: str | Path, spec: EnvironmentSpec) -> Expert:
 
     # The critic acts in no evaluation; leaving it out halves the work.
     return replace(load(reference, spec), with_value=False)
+
+
+def _check_ceiling(ceiling: Expert, student: StudentPolicy, mask: str) -> None:
+    """Refuse a ceiling that sees other features than the students: it would not be one."""
+    if student.mask.static is None:
+        return
+    everything = np.array(
+        [np.arange(student.mask.static.shape[1]) < w for w in student.mask.widths]
+    )
+    seen = ceiling.mask()
+    if not np.array_equal(everything if seen is None else seen, student.mask.static):
+        trained = ceiling.card.recipe.mask or "full"
+        msg = (
+            f"ceiling {ceiling.reference!r} was trained under the mask {trained!r}, the students "
+            f"see {mask!r}: pass a policy made by kd-offline train --mask {mask}"
+        )
+        raise MismatchError(msg)
+
+
+def _name(expert: Expert) -> str:
+    """Return a name without the folders of this machine."""
+    return f"{Path(expert.reference).name} ({_short(expert.digest)})"
 
 
 def _check_seeds(manifest: RunManifest, teams: int) -> None:

@@ -35,7 +35,7 @@ def markdown(run: str | Path) -> str:
             tables.agreement_table(evaluation),
             tables.cross_table(evaluation),
         )
-        parts.append(f"Intervals: {evaluation.intervals}. FLOPs: {evaluation.cost.convention}.")
+        parts.append(f"Intervals: {evaluation.intervals}. Costs: {evaluation.cost.convention}.")
     parts += _tables(
         tables.source_table(manifest, evaluation),
         tables.training_table(manifest),

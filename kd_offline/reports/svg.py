@@ -107,7 +107,8 @@ def inline(drawn: Figure, name: str, title: str) -> str:
     drawn.savefig(raw, format="svg", transparent=True, metadata={"Date": None})
     text = raw.getvalue()
     body = text[text.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    # A style element inside an inline figure would apply to the whole page.
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'xlink:href="#', f'href="#{name}-', body)

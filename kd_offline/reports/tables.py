@@ -180,7 +180,8 @@ def agreement_table(report: EvaluationReport) -> Table | None:
     found = scores[0].agreement
     rows = [(a, percent(share), f"{found.kl[a]:.3f}") for a, share in found.agents.items()]
     rows.append(("all agents", percent(found.action), "\N{EN DASH}"))
-    rows.append(("whole team at once", percent(found.joint), "\N{EN DASH}"))
+    together = "whole team at once" if len(scores[0].sides) == 1 else "whole side at once"
+    rows.append((together, percent(found.joint), "\N{EN DASH}"))
     return _table(
         "Agreement on the views that the students' own play visits",
         "agent|same greedy action|KL(expert, student), nats",

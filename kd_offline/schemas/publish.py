@@ -54,7 +54,7 @@ def schema_text(name: str) -> str:
         There is no such document.
     """
     if name not in MODELS:
-        raise UnknownNameError("document", name, MODELS)
+        raise UnknownNameError(what="document", got=name, allowed=MODELS)
     schema = MODELS[name].model_json_schema(mode="serialization", by_alias=True)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps(head | schema, indent=2) + "\n"
