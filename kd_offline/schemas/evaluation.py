@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, model_serializer
 
 from kd_offline.schemas.environment import Strict
 
@@ -28,11 +28,12 @@ class RetentionScores(Strict):
         default=None, description="(student - random) / (ceiling - random)"
     )
 
-    @model_serializer(mode="wrap")
-    def _keep_normalised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # The other two keys are absent where they do not apply; this one is always there.
-        kept: dict[str, Any] = handler(self)
-        return {"normalised": None} | kept
+    @model_serializer(mode="plain")
+    def _write(self) -> dict[str, float | None]:
+        # Two keys are absent where they do not apply; this one is there even when it is null.
+        optional = {"ratio": self.ratio, "of_ceiling": self.of_ceiling}
+        found = {name: value for name, value in optional.items() if value is not None}
+        return {"normalised": self.normalised} | found
 
 
 class RetentionIntervals(Strict):

@@ -14,7 +14,7 @@ from kd_offline.evaluation.parties import Parties
 from kd_offline.evaluation.play import Contestants
 from kd_offline.policies import MixedTeam, RandomPolicy
 from kd_offline.runs.folder import create_run, open_run
-from kd_offline.schemas.publish import json_schema
+from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.testing.reports import run_manifest
 from kd_offline.testing.targets import TargetsEnvironment, TargetsPolicy
 
@@ -107,7 +107,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_evaluation_json_keeps_the_contract(run):
     report = evaluate(run, episodes=50, cross_play=True)
     written = json.loads((run / "evaluation.json").read_text())
-    jsonschema.validate(written, json_schema("evaluation-1.0"))
+    jsonschema.validate(written, EvaluationReport.model_json_schema(mode="validation"))
+    jsonschema.validate(written, EvaluationReport.model_json_schema(mode="serialization"))
     assert written["episodes"] == 50
     for mode in ("greedy", "sampled"):
         for policy in ("expert", "student", "random"):
