@@ -126,11 +126,23 @@ def evaluate(
         cost = measure_cost(parties, figures)
     finally:
         parties.environment.close()
-    spec = parties.environment.spec
-    first = next(iter(figures.modes.values()))
-    agreement = first.agreement
-    report = EvaluationReport(
-        run=folder.path.resolve().name,
+    report = _report(folder.path, parties, plan, figures, cost).model_copy(
+        update={
+            "command": _command(run, plan, expert, ceiling),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+    )
+    folder.write_evaluation(report)
+    return report
+
+
+def _report(
+    path: Path, parties: Parties, plan: Plan, figures: Figures, cost: Cost
+) -> EvaluationReport:
+    spec, manifest = parties.environment.spec, parties.manifest
+    agreement = next(iter(figures.modes.values())).agreement
+    return EvaluationReport(
+        run=path.resolve().name,
         environment=spec.id,
         method=manifest.method,
         mask=manifest.mask,
@@ -149,11 +161,9 @@ def evaluate(
         action_frequency=scores.action_heats(spec, list(figures.sides.values())),
         cross_play=figures.cross_play,
         intervals=INTERVALS,
-        command=_command(run, plan, expert, ceiling),
-        seconds=round(time.perf_counter() - started, 3),
+        command="",
+        seconds=0.0,
     )
-    folder.write_evaluation(report)
-    return report
 
 
 def measure(

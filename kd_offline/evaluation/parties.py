@@ -100,10 +100,12 @@ def student_shapes(student: StudentPolicy, spec: EnvironmentSpec) -> tuple[Shape
     seen = student.mask.static
     if seen is None:
         return tuple(student.team.shapes)
-    return tuple(
-        compacted(shape, seen=int(seen[i].sum()), width=int(spec.obs_widths[i]))
-        for i, shape in enumerate(student.team.shapes)
-    )
+    shapes = []
+    for shape, visible, width in zip(student.team.shapes, seen, spec.obs_widths, strict=True):
+        # A feature may stand there several times: its value, its change, its mask bit.
+        copies = shape.inputs // width
+        shapes.append(compacted(shape, seen=copies * int(visible.sum()), width=copies * width))
+    return tuple(shapes)
 
 
 def _expert(manifest: RunManifest, given: str | Path | None, spec: EnvironmentSpec) -> Expert:
