@@ -94,8 +94,7 @@ def evaluate(
     episodes : int
         Evaluation episodes, the same for every policy.
     seed : int
-        They follow from it alone. Evaluation seeds never coincide with recording seeds on purpose:
-        they come from a stream of their own.
+        They follow from it alone, in a stream apart from recording's.
     modes : sequence of str
         ``greedy``, ``sampled`` or both.
     expert : path or reference, optional

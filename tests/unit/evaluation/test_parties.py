@@ -52,12 +52,17 @@ def teacher(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, teacher: Path) -> RunFolder:
+    return make_run(tmp_path / "run", teacher, motion=False)
+
+
+def make_run(path: Path, teacher: Path, *, motion: bool) -> RunFolder:
+    """Create a run of two untrained teams."""
     manifest = run_manifest(seeds=(3, 4)).model_copy(
         update={"expert": checkpoint.digest(teacher), "expert_reference": "trained"}
     )
     card = StudentCard(
         environment=SPEC,
-        architecture=StudentArchitecture(depth=1),
+        architecture=StudentArchitecture(depth=1, motion=motion),
         widths=(8, 6, 4),
         mask="limited",
         mask_features=rows(MASK),
@@ -66,7 +71,7 @@ def run(tmp_path: Path, teacher: Path) -> RunFolder:
         dataset=manifest.dataset.id,
         seeds=(3, 4),
     )
-    folder = create_run(tmp_path / "run", manifest)
+    folder = create_run(path, manifest)
     teams = [students.build(card, np.random.default_rng(seed)) for seed in card.seeds]
     students.save(folder.students, card, teams)
     return folder
@@ -81,6 +86,12 @@ def test_everything_that_plays_is_loaded(run, teacher):
     # limited: landmarks and others 10, velocity, position and landmarks 10, all but velocity 12
     assert [s.inputs for s in parties.student_shapes] == [10, 10, 12]
     assert [s.gru for s in parties.student_shapes] == [8, 6, 4]
+
+
+def test_hidden_columns_are_dropped_from_every_copy_of_the_observation(tmp_path, teacher):
+    moving = make_run(tmp_path / "moving", teacher, motion=True)
+    shapes = load_parties(moving, expert=teacher).student_shapes
+    assert [s.inputs for s in shapes] == [20, 20, 24]
 
 
 def test_a_run_is_evaluated_from_its_folder_alone(run, teacher, tmp_path):
