@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ def read_manifest(folder: Folder) -> DatasetManifest:
     document = unseal(text)
     if document is None:
         raise _corrupt(root, "manifest.json does not match its own digest")
-    manifest = _parse(root, document)
+    manifest = _parse(root, copy.deepcopy(document))
     if layout.dataset_id(document) != manifest.id:
         raise _corrupt(root, "the id does not match the digests that manifest.json lists")
     _check_arrays(root, manifest)

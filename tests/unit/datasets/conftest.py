@@ -1,9 +1,19 @@
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from kd_offline.datasets import layout, sink
 from kd_offline.testing.factories import environment_spec, tiny_dataset
+
+
+@pytest.fixture
+def tmp_path():
+    """A folder in memory where there is one: these tests delete very many small files."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(autouse=True)
