@@ -57,7 +57,7 @@ def distill_recipe(
     from_file = {} if file is None else recipes.read_recipe(file)
     chosen = single.get("method", from_file.get("method", "kd-marl"))
     if chosen not in METHODS:
-        raise UnknownNameError("method", str(chosen), METHODS)
+        raise UnknownNameError(what="method", got=str(chosen), allowed=METHODS)
     start = METHODS[chosen]
     defaults = {
         "method": chosen,
@@ -78,5 +78,5 @@ def _preset(name: str | None) -> dict[str, Any]:
     if name is None:
         return {}
     if name not in PRESETS:
-        raise UnknownNameError("preset", name, PRESETS)
+        raise UnknownNameError(what="preset", got=name, allowed=PRESETS)
     return PRESETS[name]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kd_offline.datasets.layout import SOURCES
+from kd_offline.errors import UsageError
 from kd_offline.policies import choose_actions, masked_log_softmax
 from kd_offline.schemas.dataset import NoiseLevel
 from kd_offline.seeding import uniforms
@@ -29,6 +30,31 @@ DEFAULT = (
     NoiseLevel(level=0.5, share=0.125),
     NoiseLevel(level=1.0, share=0.125),
 )
+
+
+def parse_mixture(text: str) -> tuple[NoiseLevel, ...]:
+    """Read ``default``, ``none``, or levels with their shares: ``0:0.5,0.25:0.5``.
+
+    Raises
+    ------
+    UsageError
+        It is none of these, a number is not within [0, 1], or the shares do not add up to 1.
+    """
+    if text in ("default", "none"):
+        return DEFAULT if text == "default" else ()
+    try:
+        pairs = [part.split(":") for part in text.split(",")]
+        mixture = tuple(NoiseLevel(level=float(a), share=float(b)) for a, b in pairs)
+    except ValueError:
+        mixture = ()
+    total = sum(entry.share for entry in mixture)
+    if abs(total - 1) > 1e-6:
+        msg = (
+            f"noise {text!r} is not a mixture: write default, none, or LEVEL:SHARE,LEVEL:SHARE "
+            "with levels from 0 to 1 and shares that add up to 1, such as 0:0.5,0.25:0.5"
+        )
+        raise UsageError(msg)
+    return mixture
 
 
 def episode_levels(seeds: SeedArray, mixture: Sequence[NoiseLevel]) -> Float32Array:

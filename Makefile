@@ -1,0 +1,70 @@
+# kd-offline: make help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := $(BIN)/kd-offline
+DEMO := demo
+
+.DEFAULT_GOAL := help
+.PHONY: help install format check test demo results schemas help-texts build test-wheel clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## make .venv with everything pinned; instant when it is there
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "kd-offline needs Python 3.11 or newer: make install PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt hatchling editables
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[report,pettingzoo,dev]'
+	@touch $@
+
+format: install ## format the code and repair what can be repaired
+	$(BIN)/ruff check -q --fix .
+	$(BIN)/ruff format -q .
+
+check: install ## lint, types, import direction, schemas and help texts in step
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m kd_offline.schemas.publish --check schemas
+	$(BIN)/python -m kd_offline.cli.reference --check cli/reference
+	$(BIN)/pytest tests/contracts/test_imports.py
+
+test: install ## run all tests
+	$(BIN)/pytest
+
+demo: install ## record, distil, evaluate, report: a minute or so, into demo/
+	@rm -rf $(DEMO)
+	$(RUN) record mpe/simple_spread_v3 -o $(DEMO)/dataset.zarr --episodes 6000
+	$(RUN) distill $(DEMO)/dataset.zarr -o $(DEMO)/run --mask limited --epochs 10
+	$(RUN) evaluate $(DEMO)/run --episodes 1000
+	$(RUN) report $(DEMO)/run -o $(DEMO)/report.html
+	@printf '\ndataset  %s\nrun      %s\nreport   %s\n' $(DEMO)/dataset.zarr $(DEMO)/run/ $(DEMO)/report.html
+
+results: install ## make docs/results.md again: hours, resumable
+	$(BIN)/python benchmarks/results.py
+
+schemas: install ## write schemas/*.schema.json
+	$(BIN)/python -m kd_offline.schemas.publish --write schemas
+
+help-texts: install ## write cli/reference/*.txt
+	$(BIN)/python -m kd_offline.cli.reference --write cli/reference
+
+build: install ## build the wheel and the source archive into dist/
+	@rm -rf dist
+	$(BIN)/python -m build -q --no-isolation
+
+test-wheel: build ## install the wheel elsewhere and run it
+	$(BIN)/python -m pytest tests/end_to_end/test_wheel.py
+
+clean: ## remove what can be made again, not .venv
+	rm -rf build dist $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

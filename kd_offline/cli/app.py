@@ -1,0 +1,70 @@
+"""The command ``kd-offline``. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from kd_offline import __version__
+from kd_offline.cli import (
+    datasets,
+    distillation,
+    evaluation,
+    experts,
+    information,
+    recording,
+    reports,
+)
+from kd_offline.cli.failures import Commands
+from kd_offline.cli.options import Debug, examples
+
+app = typer.Typer(
+    cls=Commands,
+    name="kd-offline",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "kd-offline record mpe/simple_spread_v3 -o dataset.zarr",
+        "kd-offline distill dataset.zarr -o run/ --mask limited",
+        "kd-offline evaluate run/",
+        "kd-offline report run/",
+    ),
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"kd-offline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Record multi-agent experts once, distil them into small students many times."""
+
+
+experts.add(app)
+recording.add(app)
+datasets.add(app)
+distillation.add(app)
+evaluation.add(app)
+reports.add(app)
+information.add(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    # Spinning threads on cores that other processes use cost a factor of five to ten; this has to
+    # be said before PyTorch is imported, and changes no bits.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    app(prog_name="kd-offline")

@@ -1,0 +1,205 @@
+"""``distill`` and ``rerun``: stage 2, students from a dataset alone."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kd_offline.cli import options
+from kd_offline.cli.failures import resumable
+from kd_offline.cli.output import bar, emit, say
+from kd_offline.errors import EXIT_FAILED
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from kd_offline.distillation.distill import Report
+    from kd_offline.schemas.run import RunManifest
+
+_EXAMPLES = options.examples(
+    "kd-offline distill dataset.zarr -o run/ --mask limited --hidden 32,16,16",
+    "kd-offline distill dataset.zarr -o kl/ --method kl --seeds 5 --epochs 40",
+    "kd-offline distill dataset.zarr -o lh/ --preset lh+a --arch mlp",
+    "kd-offline distill dataset.zarr -o run/ --set switches.ratio=joint --dry-run",
+    "kd-offline distill dataset.zarr -o run/ --recipe recipe.toml --resume",
+)
+_PLACES = {
+    "kl_weight": "weights.kl",
+    "ce_weight": "weights.ce",
+    "structure_weight": "weights.structure",
+    "role_weight": "weights.role",
+    "policy_weight": "weights.policy",
+    "entropy_weight": "weights.entropy",
+    "policy_term": "switches.policy_term",
+    "temperature": "switches.temperature",
+    "arch": "student.kind",
+    "depth": "student.depth",
+    "epochs": "optimisation.epochs",
+    "batch": "optimisation.batch_episodes",
+    "learning_rate": "optimisation.learning_rate",
+    "threads": "threads",
+}
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    app.command(epilog=_EXAMPLES)(distill)
+    app.command(epilog=options.examples("kd-offline rerun run/", "kd-offline rerun run/ --json"))(
+        rerun
+    )
+
+
+def distill(
+    ctx: typer.Context,
+    dataset: Annotated[Path, typer.Argument(help="Expert buffer, such as dataset.zarr.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("run"),
+    method: Annotated[str | None, typer.Option(help="See the guide.  [default: kd-marl]")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="lh: mask limited, hidden 32; lh+a: hidden auto.")
+    ] = None,
+    mask: Annotated[str | None, typer.Option(help="Stored mask.  [default: full]")] = None,
+    hidden: Annotated[str | None, typer.Option(help="32, or 32,16,16, or auto.")] = None,
+    arch: Annotated[str | None, typer.Option(help="gru or mlp.  [default: gru]")] = None,
+    depth: Annotated[int | None, typer.Option(help="Trunk layers.  [default: 2]")] = None,
+    seeds: Annotated[str | None, typer.Option(help="5 (the seeds 0 to 4), or 0,1,2.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Episodes in a batch.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At its highest.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the KL term.")] = None,
+    kl_weight: Annotated[float | None, typer.Option(help="KL to the expert.")] = None,
+    ce_weight: Annotated[float | None, typer.Option(help="Hard cross entropy.")] = None,
+    structure_weight: Annotated[float | None, typer.Option(help="Structure relation.")] = None,
+    role_weight: Annotated[float | None, typer.Option(help="Role alignment.")] = None,
+    policy_weight: Annotated[float | None, typer.Option(help="Policy-gradient term.")] = None,
+    entropy_weight: Annotated[float | None, typer.Option(help="Entropy.")] = None,
+    policy_term: Annotated[str | None, typer.Option(help="ppo, awr, crr or none.")] = None,
+    recipe: options.RecipeFile = None,
+    settings: options.Settings = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Distil small students from a dataset.
+
+    Nothing but the file is used: no environment, no expert, no rollout.
+    """
+    from kd_offline.distillation.recipe import distill_recipe
+
+    flags = {p: ctx.params[n] for n, p in _PLACES.items() if ctx.params[n] is not None}
+    chosen = distill_recipe(
+        method=method,
+        preset=preset,
+        mask=mask,
+        hidden=options.hidden(hidden),
+        seeds=options.seeds(seeds),
+        file=recipe,
+        settings=flags | options.assignments(settings),
+    )
+    if dry_run:
+        emit(chosen, nulls=True)
+        return
+    done = _run(dataset, output, chosen, resume, overwrite, quiet)
+    _finish(done, output, json)
+
+
+def _run(
+    dataset: Path, output: Path, recipe: Any, resume: bool, overwrite: bool, quiet: bool
+) -> RunManifest:
+    from kd_offline.distillation.distill import distill as learn
+
+    kept = f"finished seeds and epochs are in {output}: run the same command with --resume"
+    total = recipe.optimisation.epochs * len(recipe.seeds)
+    with bar(total, "epochs", quiet) as shown, resumable(kept):
+        return learn(
+            dataset,
+            output,
+            recipe,
+            resume=resume,
+            overwrite=overwrite,
+            command=_command(),
+            report=_progress(shown),
+        )
+
+
+def _progress(shown: tqdm[Any]) -> Report:
+    def report(row: dict[str, Any]) -> None:
+        if row["split"] == "train":
+            shown.update()
+            return
+        metrics = [f"{k} {row[k]:.4f}" for k in ("kl", "ce", "agreement") if k in row]
+        shown.set_postfix_str(f"seed {row['seed']} {' '.join(metrics)}", refresh=False)
+
+    return report
+
+
+def _finish(done: RunManifest, output: Path, json: bool) -> None:
+    from kd_offline.schemas.outputs import DistillOutput
+
+    if json:
+        emit(DistillOutput.of(done, str(output)))
+        return
+    for student in done.students:
+        say(f"  {student.agent}: hidden {student.hidden}, {student.parameters:,} parameters")
+    for result in done.results:
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in result.held_out.items())
+        say(f"  seed {result.seed}: held out {metrics}")
+    say(f"{len(done.results)} teams in {done.timing.seconds:.1f} s")
+    say(f"next: kd-offline evaluate {output}")
+    typer.echo(str(output))
+
+
+def rerun(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder.  [default: RUN-rerun]")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="The dataset, where it moved.")] = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Repeat a distillation and compare.
+
+    On the same kind of processor, threads and versions the weights must agree bit for bit,
+    elsewhere held-out metrics within a tolerance; exit code 1 where they do not.
+    """
+    from kd_offline.distillation.rerun import epochs_of
+    from kd_offline.distillation.rerun import rerun as repeat
+    from kd_offline.runs.folder import open_run
+
+    total = epochs_of(open_run(run).manifest())
+    kept = "what was repeated so far is kept: run the same command with --resume"
+    with bar(total, "epochs", quiet) as shown, resumable(kept):
+        report = repeat(
+            run,
+            output,
+            dataset=dataset,
+            resume=resume,
+            overwrite=overwrite,
+            command=_command(),
+            report=_progress(shown),
+        )
+    if json:
+        emit(report)
+    elif report.ok:
+        typer.echo("the same, bit for bit" if report.identical else "the same within the tolerance")
+    else:
+        typer.echo("not the same")
+    for difference in () if json else report.platform_differences:
+        say(f"  another {difference}")
+    if not report.ok:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _command() -> str:
+    return shlex.join(["kd-offline", *sys.argv[1:]])

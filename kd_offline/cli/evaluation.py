@@ -1,0 +1,99 @@
+"""``evaluate``: what the students keep and what they cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kd_offline.cli import options
+from kd_offline.cli.failures import resumable
+from kd_offline.cli.output import emit, hidden, say
+
+if TYPE_CHECKING:
+    from kd_offline.schemas.evaluation import EvaluationReport
+
+_EXAMPLES = options.examples(
+    "kd-offline evaluate run/",
+    "kd-offline evaluate run/ --ceiling ceiling/ --episodes 1000 --modes greedy",
+    "kd-offline evaluate run/ --cross-play --json",
+)
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    app.command(epilog=_EXAMPLES)(evaluate)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    episodes: Annotated[int, typer.Option(help="Episodes, the same for every policy.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Of the evaluation episodes.")] = 0,
+    modes: Annotated[str, typer.Option(help="greedy, sampled or both.")] = "greedy,sampled",
+    expert: Annotated[
+        str | None, typer.Option(help="Where the recorded expert is.  [default: as recorded]")
+    ] = None,
+    ceiling: Annotated[
+        str | None, typer.Option(help="Expert trained under the students' mask.")
+    ] = None,
+    cross_play: Annotated[
+        bool, typer.Option("--cross-play", help="Also play mixed teams.")
+    ] = False,
+    batch: Annotated[int, typer.Option(help="Episodes played at once.")] = 1000,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure what students keep and cost.
+
+    Expert, students, random play and the mask ceiling play the same seeds.
+    """
+    from kd_offline.evaluation.evaluate import evaluate as measure
+    from kd_offline.schemas.outputs import EvaluateOutput
+
+    _use(threads or 2)
+    with resumable("nothing was changed: run the same command again"):
+        report = measure(
+            run,
+            episodes=episodes,
+            seed=seed,
+            modes=tuple(modes.split(",")),
+            expert=expert,
+            ceiling=ceiling,
+            cross_play=cross_play,
+            batch=batch,
+            show_progress=not hidden(quiet),
+        )
+    if json:
+        emit(EvaluateOutput.of(report))
+    else:
+        _summary(report, run)
+
+
+def _use(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _summary(report: EvaluationReport, run: Path) -> None:
+    for name, score in (("greedy", report.greedy), ("sampled", report.sampled)):
+        if score is None:
+            continue
+        say(f"{name}, {report.episodes:,} episodes, sum over agents, 95 % intervals")
+        for who in ("expert", "ceiling", "student", "random"):
+            estimate = getattr(score, who)
+            if estimate is not None:
+                say(f"  {who:8} {estimate.mean:9.3f}  [{estimate.low:.3f}, {estimate.high:.3f}]")
+        kept = score.retention.model_dump()
+        say("  retention " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in kept.items() if v))
+    cost = report.cost
+    say(
+        f"cost of a team step: {cost.expert.flops:,} -> {cost.student.flops:,} FLOPs "
+        f"(1/{cost.flops_reduction:.1f}), {cost.expert.parameters:,} -> "
+        f"{cost.student.parameters:,} parameters"
+    )
+    say(f"action agreement {100 * report.agreement:.1f} %; next: kd-offline report {run}")
+    typer.echo(str(run / "evaluation.json"))

@@ -1,0 +1,122 @@
+"""``envs``, ``schema`` and ``doctor``: what there is, what files look like, what works here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kd_offline.cli import options
+from kd_offline.cli.output import emit, say, table
+
+if TYPE_CHECKING:
+    from kd_offline.schemas.outputs import DoctorReport
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    app.command(epilog=options.examples("kd-offline envs", "kd-offline envs mpe/simple_spread_v3"))(
+        envs
+    )
+    app.command(
+        epilog=options.examples("kd-offline schema", "kd-offline schema run > run.schema.json")
+    )(schema)
+    app.command(epilog=options.examples("kd-offline doctor", "kd-offline doctor --json"))(doctor)
+
+
+def envs(
+    name: Annotated[str | None, typer.Argument(help="Show this one in detail.")] = None,
+    env: options.Environment = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """List environments, or show one.
+
+    In detail: agents, sides, observation blocks with their index ranges, actions, masks.
+    """
+    from kd_offline import environments
+
+    if name is None:
+        if json:
+            typer.echo(_names_document())
+        else:
+            typer.echo(table(list(environments.names().items())))
+        return
+    world = environments.load(name, **options.assignments(env))
+    if json:
+        emit(world.spec)
+        return
+    from kd_offline.students.masks import names_for
+
+    rows = [("agent", "side", "observation", "actions")]
+    sides = {agent: side for side, agents in world.spec.sides.items() for agent in agents}
+    for agent, width, actions in zip(
+        world.spec.agents, world.spec.obs_widths, world.spec.action_names, strict=True
+    ):
+        blocks = ", ".join(
+            f"{block} {'+'.join(f'{a}:{b}' for a, b in ranges)}"
+            for block, ranges in world.spec.blocks[agent].items()
+        )
+        rows.append((agent, sides[agent], f"{width}: {blocks}", " ".join(actions)))
+    typer.echo(table(rows))
+    typer.echo(f"\nepisodes of at most {world.spec.episode_limit} steps")
+    typer.echo(f"masks: {', '.join(names_for(world.spec))}")
+
+
+def _names_document() -> str:
+    import json
+
+    from kd_offline import environments
+
+    return json.dumps(environments.names(), indent=2)
+
+
+def schema(
+    name: Annotated[str | None, typer.Argument(help="Document; without it, all names.")] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Print the JSON Schema of a document.
+
+    Documents are the files that kd-offline writes and reads, and what --json prints.
+    """
+    from kd_offline.schemas.publish import MODELS, schema_text
+
+    if name is None:
+        typer.echo(table([(key, _first_line(model)) for key, model in MODELS.items()]))
+    else:
+        typer.echo(schema_text(name), nl=False)
+
+
+def _first_line(model: type) -> str:
+    return (model.__doc__ or "").strip().splitlines()[0]
+
+
+def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
+    """Show versions and what is missing."""
+    from kd_offline.runs.doctor import examine
+
+    report = examine()
+    if json:
+        emit(report)
+    else:
+        _show(report)
+
+
+def _show(report: DoctorReport) -> None:
+    capability = report.cpu_capability or "unknown"
+    rows = [
+        ("kd-offline", report.kd_offline),
+        ("python", f"{report.python}, {report.system}"),
+        ("processor", f"{report.processor}, {report.cores} cores, capability {capability}"),
+        *report.packages.items(),
+    ]
+    typer.echo(table(rows))
+    typer.echo("")
+    extras = [
+        (e.library, e.version or "absent", "" if e.install is None else e.install)
+        for e in report.extras
+    ]
+    typer.echo(table(extras))
+    typer.echo(f"\nbundled experts: {', '.join(report.bundled_experts) or 'none'}")
+    if missing := [e.library for e in report.extras if e.install is not None]:
+        say(f"optional and absent: {', '.join(missing)}")

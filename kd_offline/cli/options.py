@@ -1,0 +1,90 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kd_offline.cli.failures import remember_debug
+from kd_offline.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug", help="Show the traceback of an error.", callback=remember_debug, is_eager=True
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="Threads to compute with; part of what decides the bits.  [default: 2]"),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Environment = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env", metavar="NAME=VALUE", help="Setting of the environment, such as n_agents=4."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any setting of the recipe by its path; repeatable."
+    ),
+]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="Recipe in TOML; options beat it.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
+
+
+def assignments(texts: list[str] | None) -> dict[str, Any]:
+    """Read ``NAME=VALUE`` options."""
+    from kd_offline.recipes import assignment
+
+    return dict(assignment(text) for text in texts or [])
+
+
+def integers(text: str, option: str) -> tuple[int, ...]:
+    """Read ``0,1,2``; a trailing comma is allowed.
+
+    Raises
+    ------
+    UsageError
+        Something between the commas is not a whole number.
+    """
+    try:
+        return tuple(int(part) for part in text.removesuffix(",").split(","))
+    except ValueError:
+        msg = f"{option} {text!r} is not a list of whole numbers: write it as 32,16,16"
+        raise UsageError(msg) from None
+
+
+def seeds(text: str | None) -> int | tuple[int, ...] | None:
+    """Read ``5`` (the seeds 0 to 4) or ``0,1,2`` or ``7,`` (only the seed 7)."""
+    if text is None:
+        return None
+    numbers = integers(text, "--seeds")
+    if "," in text:
+        return numbers
+    if numbers[0] < 1:
+        msg = f"--seeds {text} asks for no team: give 1 or more, or the seeds themselves as 0,1,2"
+        raise UsageError(msg)
+    return numbers[0]
+
+
+def hidden(text: str | None) -> int | tuple[int, ...] | str | None:
+    """Read ``32``, ``32,16,16`` or ``auto``."""
+    if text is None or text == "auto":
+        return text
+    numbers = integers(text, "--hidden")
+    return numbers if "," in text else numbers[0]
+
+
+def examples(*lines: str) -> str:
+    """Return an epilog that shows ``lines`` unwrapped."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

@@ -1,0 +1,45 @@
+"""What commands print: one JSON document or a few words on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from tqdm import tqdm
+
+
+def emit(model: BaseModel, *, nulls: bool = False) -> None:
+    """Print a model as the one JSON document, without the keys that have no value."""
+    typer.echo(model.model_dump_json(indent=2, exclude_none=not nulls))
+
+
+def say(text: str) -> None:
+    """Print words for people on stderr."""
+    typer.echo(text, err=True)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows in aligned columns."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+@contextmanager
+def bar(total: int, unit: str, quiet: bool) -> Iterator[tqdm[Any]]:
+    """Show progress on stderr where that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=unit, file=sys.stderr, disable=hidden(quiet), leave=False) as shown:
+        yield shown
+
+
+def hidden(quiet: bool) -> bool:
+    """Tell whether progress is not to be shown."""
+    return quiet or not sys.stderr.isatty()

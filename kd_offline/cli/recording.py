@@ -1,0 +1,113 @@
+"""``record``: stage 1, an expert buffer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kd_offline.cli import options
+from kd_offline.cli.failures import resumable
+from kd_offline.cli.output import bar, emit, say
+
+if TYPE_CHECKING:
+    from kd_offline.schemas.dataset import DatasetManifest
+    from kd_offline.schemas.outputs import RecordOutput
+
+_EXAMPLES = options.examples(
+    "kd-offline record mpe/simple_spread_v3 -o dataset.zarr",
+    "kd-offline record mpe/simple_spread_v3 --expert expert/ --episodes 30000 --seed 1",
+    "kd-offline record mpe/simple_spread_v3 --noise 0:0.5,0.25:0.5 --mask full --mask my.toml",
+    "kd-offline record mpe/simple_spread_v3 -o dataset.zarr --resume",
+)
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    app.command(epilog=_EXAMPLES)(record)
+
+
+def record(
+    environment: Annotated[str, typer.Argument(help="Name, see kd-offline envs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Dataset to make.")] = Path(
+        "dataset.zarr"
+    ),
+    expert: Annotated[
+        str, typer.Option(help="bundled, bundled:large, bundled:mlp, or a trained folder.")
+    ] = "bundled",
+    episodes: Annotated[int, typer.Option(help="Episodes.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    noise: Annotated[
+        str, typer.Option(help="Behaviour noise: default, none, or LEVEL:SHARE,LEVEL:SHARE,...")
+    ] = "default",
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(help="Student mask to store; repeatable.  [default: all that exist]"),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Episodes played at once.")] = 500,
+    embedding: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
+    env: options.Environment = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Record a dataset from an expert.
+
+    The expert plays; everything that a distillation needs is exported to an expert buffer.
+    """
+    from kd_offline.recording.noise import parse_mixture
+
+    arguments = {
+        "expert": expert,
+        "episodes": episodes,
+        "seed": seed,
+        "noise_mixture": parse_mixture(noise),
+        "masks": mask,
+        "batch": batch,
+        "environment_kwargs": options.assignments(env),
+        "embedding_dtype": embedding,
+        "name": name,
+        "threads": threads or 2,
+        "resume": resume,
+        "overwrite": overwrite,
+    }
+    done = _run(environment, output, arguments, quiet)
+    if json:
+        emit(done)
+        return
+    say(f"{done.episodes:,} episodes, {done.steps:,} steps, {done.bytes / 1e6:.1f} MB")
+    say(f"{done.id} in {done.seconds:.1f} s")
+    typer.echo(str(output))
+
+
+def _run(environment: str, output: Path, arguments: dict[str, Any], quiet: bool) -> RecordOutput:
+    from kd_offline.recording.record import record as roll_out
+
+    kept = f"what was recorded so far is in {output}: run the same command with --resume"
+    with bar(arguments["episodes"], "episodes", quiet) as shown, resumable(kept):
+
+        def progress(done: int) -> None:
+            shown.update(done - shown.n)
+
+        manifest = roll_out(environment, output, progress=progress, **arguments)
+    return _output(manifest, output)
+
+
+def _output(manifest: DatasetManifest, output: Path) -> RecordOutput:
+    from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.datasets.summary import size_bytes
+    from kd_offline.schemas.outputs import RecordOutput
+
+    return RecordOutput(
+        id=manifest.id,
+        path=str(output),
+        episodes=manifest.statistics.episodes,
+        steps=manifest.statistics.steps,
+        bytes=size_bytes(ExpertBuffer.open(output)),
+        seconds=manifest.recording.seconds or 0.0,
+    )

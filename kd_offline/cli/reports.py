@@ -1,0 +1,52 @@
+"""``report``: one offline HTML file, or Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kd_offline.cli import options
+
+_EXAMPLES = options.examples(
+    "kd-offline report run/",
+    "kd-offline report run/ -o report.html",
+    "kd-offline report run/ --markdown > report.md",
+)
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    app.command(epilog=_EXAMPLES)(report)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File.  [default: RUN/report.html]")
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown instead of writing HTML.")
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write a run's report.
+
+    One HTML file with all plots and tables, which needs no network and no other file.
+    """
+    if not markdown:
+        from kd_offline.reports.html import report as write
+
+        typer.echo(str(write(run, output=output)))
+        return
+    from kd_offline.reports.markdown import markdown as render
+
+    text = render(run)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    from kd_offline.runs.folder import write_atomic
+
+    write_atomic(output, text)
+    typer.echo(str(output))

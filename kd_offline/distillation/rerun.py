@@ -1,0 +1,147 @@
+"""``rerun``: repeat a distillation from its run folder and compare the results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from kd_offline.datasets import ExpertBuffer
+from kd_offline.distillation.distill import Report, distill
+from kd_offline.errors import MismatchError, UsageError
+from kd_offline.recipes import build
+from kd_offline.runs.folder import open_run
+from kd_offline.schemas.outputs import RerunReport, SeedComparison
+from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.schemas.run import Provenance, RunManifest
+
+TOLERANCE = {"kl": 0.02, "ce": 0.02, "agreement": 0.02, "joint_agreement": 0.03}
+"""Largest difference of a held-out metric on another platform, in nats and in shares."""
+
+
+def rerun(
+    run: str | Path,
+    output: str | Path | None = None,
+    *,
+    dataset: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    command: str = "",
+    report: Report | None = None,
+) -> RerunReport:
+    """Repeat the distillation of ``run`` and compare it with what came out the first time.
+
+    On the same kind of processor, thread count and versions the weights must agree bit for bit;
+    elsewhere held-out metrics must agree within :data:`TOLERANCE`.
+
+    Parameters
+    ----------
+    run
+        A complete run folder.
+    output
+        Folder of the repetition; default: the run's name with ``-rerun``.
+    dataset
+        The dataset; default: the path that the run states. Its id must be the run's.
+
+    Raises
+    ------
+    UsageError, MismatchError, DatasetError, StorageError
+        The run is not complete, or the dataset is not the one that it was distilled from.
+    """
+    before = open_run(run).manifest()
+    if before.status != "complete":
+        msg = f"the run in {str(run)!r} is {before.status}, not complete: finish it with --resume"
+        raise UsageError(msg)
+    source = _source(before, Path(run), dataset)
+    folder = Path(run)
+    target = folder.with_name(f"{folder.resolve().name}-rerun") if output is None else Path(output)
+    recipe = recipe_of(before)
+    after = distill(
+        source,
+        target,
+        recipe,
+        resume=resume,
+        overwrite=overwrite,
+        command=command,
+        report=report,
+    )
+    return compare(before, after, str(run), str(target))
+
+
+def recipe_of(manifest: RunManifest) -> DistillRecipe:
+    """Return the recipe of a run."""
+    return build(DistillRecipe, [manifest.recipe], "the run's recipe")
+
+
+def epochs_of(manifest: RunManifest) -> int:
+    """Return how many epochs a run takes, over all its seeds."""
+    return recipe_of(manifest).optimisation.epochs * len(manifest.seeds)
+
+
+def compare(before: RunManifest, after: RunManifest, run: str, rerun: str) -> RerunReport:
+    """Compare the results of two runs of one recipe."""
+    differences = platform_differences(before.provenance, after.provenance)
+    old = {result.seed: result for result in before.results}
+    seeds = tuple(
+        SeedComparison(
+            seed=new.seed,
+            identical=new.digest == old[new.seed].digest,
+            differences=_differences(old[new.seed].held_out, new.held_out),
+        )
+        for new in after.results
+    )
+    identical = all(seed.identical for seed in seeds)
+    close = all(
+        abs(value) <= TOLERANCE.get(name, 0.0)
+        for seed in seeds
+        for name, value in seed.differences.items()
+    )
+    return RerunReport(
+        ok=identical or (bool(differences) and close),
+        run=run,
+        rerun=rerun,
+        same_platform=not differences,
+        platform_differences=differences,
+        identical=identical,
+        tolerance=TOLERANCE if differences else {},
+        seeds=seeds,
+    )
+
+
+def platform_differences(before: Provenance, after: Provenance) -> tuple[str, ...]:
+    """Name what may change bits: processor capability, threads, versions, kd-offline itself."""
+    pairs = {
+        "architecture": (before.machine.architecture, after.machine.architecture),
+        "cpu_capability": (before.cpu_capability, after.cpu_capability),
+        "threads": (before.threads, after.threads),
+        "device": (before.device, after.device),
+        "torch": (before.packages.get("torch"), after.packages.get("torch")),
+        "numpy": (before.packages.get("numpy"), after.packages.get("numpy")),
+        "kd_offline": (before.kd_offline, after.kd_offline),
+        "code": (before.git_revision, after.git_revision),
+    }
+    return tuple(f"{name}: {a} and {b}" for name, (a, b) in pairs.items() if a != b)
+
+
+def _differences(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    return {name: after[name] - before[name] for name in before if name in after}
+
+
+def _source(before: RunManifest, run: Path, given: str | Path | None) -> Path:
+    """Find the dataset: as given, as stated from here, or as stated from beside the run."""
+    stated = Path(before.dataset.path)
+    places = [Path(given)] if given is not None else [stated, run.resolve().parent / stated.name]
+    source = next((place for place in places if place.exists()), places[0])
+    if not source.exists():
+        msg = (
+            f"the dataset {str(stated)!r} of the run in {str(run)!r} is not there: "
+            "pass its place with --dataset"
+        )
+        raise UsageError(msg)
+    found = ExpertBuffer.open(source).id
+    if found != before.dataset.id:
+        msg = (
+            f"the dataset at {str(source)!r} has the id {found[:19]}, the run was distilled from "
+            f"{before.dataset.id[:19]}: pass the right one with --dataset"
+        )
+        raise MismatchError(msg)
+    return source

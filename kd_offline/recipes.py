@@ -1,0 +1,128 @@
+"""Recipes from layers: a file, then settings by dotted path, then the model's own checks."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from kd_offline.errors import UnknownNameError, UsageError
+from kd_offline.schemas.environment import Strict
+
+Tree = dict[str, Any]
+Model = TypeVar("Model", bound=Strict)
+
+
+def read_recipe(path: str | Path) -> Tree:
+    """Return the content of a recipe file.
+
+    A ``.toml`` file holds a recipe. A ``.json`` file may also be a ``run.json`` or ``expert.json``,
+    whose recipe is taken.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or is no TOML or JSON.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+        tree = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        msg = f"recipe {str(path)!r} cannot be read: {error.strerror}; check the path"
+        raise UsageError(msg) from None
+    except ValueError as error:
+        kind = "JSON" if file.suffix == ".json" else "TOML"
+        msg = f"recipe {str(path)!r} is not valid {kind}: {error}; correct the file"
+        raise UsageError(msg) from None
+    inner = tree.get("recipe", tree) if isinstance(tree, dict) else None
+    if not isinstance(inner, dict):
+        msg = f"recipe {str(path)!r} holds no table of settings; correct the file"
+        raise UsageError(msg)
+    return inner
+
+
+def build(model: type[Model], layers: Iterable[Mapping[str, Any]], what: str) -> Model:
+    """Merge ``layers``, later ones winning, and check the result.
+
+    Keys may be dotted paths (``switches.ratio``); tables are merged, everything else replaced.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such setting.
+    UsageError
+        A setting has an impossible value.
+    """
+    tree: Tree = {}
+    for layer in layers:
+        for key, value in layer.items():
+            _put(tree, key.split("."), value)
+    _check_names(model, tree, what)
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise UsageError(explain(error, what)) from None
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Split ``key=value`` and read the value as TOML, ``none``, or plain text.
+
+    Raises
+    ------
+    UsageError
+        There is no ``=``, or nothing before it.
+    """
+    key, found, value = text.partition("=")
+    if not found or not key.strip():
+        msg = f"{text!r} is not a setting: write it as NAME=VALUE, such as switches.ratio=joint"
+        raise UsageError(msg)
+    return key.strip(), _value(value.strip())
+
+
+def explain(error: ValidationError, what: str) -> str:
+    """Return one sentence about the first problem that pydantic found."""
+    first = error.errors()[0]
+    names = [str(part) for part in first["loc"]]
+    path = ".".join(names) or "the whole"
+    reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    got = first["input"]
+    value = "" if isinstance(got, Mapping) else f" is {got!r}, which"
+    return f"{what}: {path}{value} {reason[:1].lower()}{reason[1:]}; correct that setting"
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("none", "null"):
+        return None
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(tree: Tree, path: list[str], value: Any) -> None:
+    head, *rest = path
+    if rest:
+        child = tree.setdefault(head, {})
+        if not isinstance(child, dict):
+            child = tree[head] = {}
+        _put(child, rest, value)
+    elif isinstance(value, Mapping) and isinstance(tree.get(head), dict):
+        for key, inner in value.items():
+            _put(tree[head], [key], inner)
+    else:
+        tree[head] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _check_names(model: type[Strict], tree: Tree, what: str) -> None:
+    for name, value in tree.items():
+        field = model.model_fields.get(name)
+        if field is None:
+            raise UnknownNameError(what=f"setting of {what}", got=name, allowed=model.model_fields)
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Strict) and isinstance(value, dict):
+            _check_names(kind, value, f"{what}, {name}")

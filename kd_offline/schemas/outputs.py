@@ -1,0 +1,154 @@
+"""What commands print with ``--json``: contracts that other programs rely on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from kd_offline.schemas.dataset import Digest
+from kd_offline.schemas.environment import Strict
+from kd_offline.schemas.evaluation import Estimate, EvaluationReport, ModeScore, RetentionScores
+from kd_offline.schemas.run import RunManifest, StudentRecord
+
+
+class RecordOutput(Strict):
+    """``record --json``."""
+
+    id: Digest
+    path: str
+    episodes: int
+    steps: int
+    bytes: int = Field(description="stored size of all files, the manifest included")
+    seconds: float = Field(ge=0)
+
+
+class DistillOutput(Strict):
+    """``distill --json``."""
+
+    run: str
+    method: str
+    students: tuple[StudentRecord, ...]
+    seconds: float
+
+    @classmethod
+    def of(cls, manifest: RunManifest, run: str) -> DistillOutput:
+        """Return the part of ``run.json`` that is the contract."""
+        return cls(
+            run=run,
+            method=manifest.method,
+            students=manifest.students,
+            seconds=manifest.timing.seconds,
+        )
+
+
+class ModeOutput(Strict):
+    """One way of choosing actions: greedy or sampled."""
+
+    expert: Estimate
+    student: Estimate
+    random: Estimate
+    ceiling: Estimate | None = None
+    retention: RetentionScores
+
+    @classmethod
+    def of(cls, score: ModeScore) -> ModeOutput:
+        """Return the part of a score that is the contract."""
+        return cls(
+            expert=score.expert,
+            student=score.student,
+            random=score.random,
+            ceiling=score.ceiling,
+            retention=score.retention,
+        )
+
+
+class DecisionCost(Strict):
+    """One team step: every agent decides once."""
+
+    parameters: int
+    macs: int
+    flops: int
+
+
+class CostOutput(Strict):
+    """What a decision costs, before and after."""
+
+    expert: DecisionCost
+    student: DecisionCost
+    flops_reduction: float
+
+
+class EvaluateOutput(Strict):
+    """``evaluate --json``; a mode that was not played is absent."""
+
+    episodes: int
+    greedy: ModeOutput | None = None
+    sampled: ModeOutput | None = None
+    cost: CostOutput
+    agreement: Annotated[float, Field(ge=0, le=1)]
+
+    @classmethod
+    def of(cls, report: EvaluationReport) -> EvaluateOutput:
+        """Return the part of ``evaluation.json`` that is the contract."""
+        cost = report.cost
+        decisions = {
+            name: DecisionCost(parameters=c.parameters, macs=c.macs, flops=c.flops)
+            for name, c in (("expert", cost.expert), ("student", cost.student))
+        }
+        return cls(
+            episodes=report.episodes,
+            greedy=None if report.greedy is None else ModeOutput.of(report.greedy),
+            sampled=None if report.sampled is None else ModeOutput.of(report.sampled),
+            cost=CostOutput(flops_reduction=cost.flops_reduction, **decisions),
+            agreement=report.agreement,
+        )
+
+
+class SeedComparison(Strict):
+    """One team of a run and of its repetition."""
+
+    seed: int
+    identical: bool = Field(description="the weights agree bit for bit")
+    differences: dict[str, float] = Field(
+        default_factory=dict, description="held-out metric, repetition minus original"
+    )
+
+
+class RerunReport(Strict):
+    """``rerun --json``: whether a run could be repeated."""
+
+    ok: bool
+    run: str
+    rerun: str
+    same_platform: bool = Field(description="bits must agree where this is true")
+    platform_differences: tuple[str, ...] = ()
+    identical: bool
+    tolerance: dict[str, float] = Field(
+        default_factory=dict, description="largest difference allowed on another platform"
+    )
+    seeds: tuple[SeedComparison, ...]
+
+
+class Extra(Strict):
+    """One optional library."""
+
+    library: str
+    version: str | None
+    extra: str
+    install: str | None = Field(default=None, description="how to get it, where it is absent")
+
+
+class DoctorReport(Strict):
+    """``doctor --json``: what this installation can do."""
+
+    kd_offline: str
+    python: str
+    system: str
+    processor: str
+    cores: int
+    cpu_capability: str | None
+    torch: str | None
+    packages: dict[str, str]
+    extras: tuple[Extra, ...]
+    bundled_experts: tuple[str, ...]
