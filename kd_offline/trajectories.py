@@ -7,7 +7,7 @@ sums and no steps, has its own loop in :mod:`kd_offline.evaluation.rollout`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ def collect(
         length += running
         won[running] = outcome.won[running]
         running = running & ~(outcome.terminated | outcome.truncated)
-        view = outcome.view
+        view = replace(outcome.view, last_actions=choice.actions)
         if not running.any():
             break
     else:

@@ -28,12 +28,14 @@ class View:
     """What a batch of teams sees before it acts.
 
     Agents narrower than the widest one are padded with zeros (observations) and False (actions).
+    Environments leave ``last_actions`` out; the loops that step them fill it in.
     """
 
     obs: Float32Array  # [B, N, O]
     state: Float32Array  # [B, S]
     available_actions: BoolArray  # [B, N, A]
     alive: BoolArray  # [B, N]
+    last_actions: IntArray | None = None  # [B, N], executed a step ago; None in the first step
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.methods import check_arrays
 from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.roles import RoleModel, fit_roles
-from kd_offline.distillation.targets import Targets, build_targets, input_statistics
+from kd_offline.distillation.targets import Targets, build_targets, input_scale
 from kd_offline.distillation.train import Row, Training, finish, train_team
 from kd_offline.errors import DatasetError, StorageError
 from kd_offline.runs.folder import RunFolder, create_run, open_run
@@ -30,7 +30,7 @@ from kd_offline.schemas.run import DatasetReference, RunManifest, SeedResult, St
 from kd_offline.schemas.student import StudentCard
 from kd_offline.seeding import generator
 from kd_offline.students import policy as students
-from kd_offline.students.networks import StudentTeam
+from kd_offline.students.networks import InputScale, StudentTeam
 from kd_offline.students.widths import allocate
 from kd_offline.types import BoolArray, FloatArray
 
@@ -55,7 +55,7 @@ class _Job:
     manifest: RunManifest
     recipe: DistillRecipe
     card: StudentCard
-    statistics: tuple[FloatArray, FloatArray]
+    scale: InputScale
     roles: RoleModel | None
     train: Targets
     heldout: Targets
@@ -130,10 +130,10 @@ def _prepare(
     if not len(train):
         msg = f"the dataset at {path!r} has no episode to train on: record more episodes"
         raise DatasetError(msg)
-    statistics = input_statistics(buffer, train)
-    card = _card(buffer, recipe, statistics[1])
+    scale = input_scale(buffer, train)
+    card = _card(buffer, recipe, scale.std)
     roles = fit_roles(buffer, train, recipe.switches) if recipe.weights.role else None
-    team = _team(card, recipe.seeds[0], statistics)
+    team = _team(card, recipe.seeds[0], scale)
     manifest = _manifest(buffer, recipe, card, team, path, command)
     folder = _folder(output, manifest, resume=resume, overwrite=overwrite)
     if resume and folder.manifest().results:
@@ -144,7 +144,7 @@ def _prepare(
         manifest=manifest,
         recipe=recipe,
         card=card,
-        statistics=statistics,
+        scale=scale,
         roles=roles,
         train=build_targets(buffer, train, recipe, team, roles),
         heldout=build_targets(buffer, held, recipe, team, roles),
@@ -158,7 +158,9 @@ def _card(buffer: ExpertBuffer, recipe: DistillRecipe, deviation: FloatArray) ->
     fixed = mask.ndim == 2
     seen = mask if fixed else mask.any(0)
     widths = allocate(recipe.student, buffer.spec, seen & (deviation > 1e-6))
-    as_input = recipe.student.mask_as_input
+    asked = recipe.student
+    hides = not fixed or bool((~seen & (deviation > 1e-6)).any())
+    motion = hides if asked.motion is None else asked.motion
     return StudentCard(
         environment=buffer.spec,
         architecture=recipe.student,
@@ -166,16 +168,18 @@ def _card(buffer: ExpertBuffer, recipe: DistillRecipe, deviation: FloatArray) ->
         mask=recipe.mask,
         mask_features=tuple(tuple(map(bool, row)) for row in mask) if fixed else None,
         random_k=buffer.manifest.masks[recipe.mask].random_k,
-        mask_as_input=(not fixed) if as_input is None else as_input,
+        mask_as_input=(not fixed) if asked.mask_as_input is None else asked.mask_as_input,
+        motion=motion,
+        last_action=motion if asked.last_action is None else asked.last_action,
         method=recipe.method,
         dataset=buffer.id,
         seeds=recipe.seeds,
     )
 
 
-def _team(card: StudentCard, seed: int, statistics: tuple[FloatArray, FloatArray]) -> StudentTeam:
+def _team(card: StudentCard, seed: int, scale: InputScale) -> StudentTeam:
     team = students.build(card, generator(seed, "student weights"))
-    team.scale_inputs(*statistics)
+    team.scale_inputs(scale)
     return team
 
 
@@ -225,7 +229,7 @@ def _one_seed(job: _Job, seed: int) -> None:
     """Train, continue, or merely load the team of one seed."""
     done = {result.seed for result in job.manifest.results}
     saved = job.folder.resume_state
-    team = _team(job.card, seed, job.statistics)
+    team = _team(job.card, seed, job.scale)
     if seed in done:
         team.load_state_dict(load_file(saved / f"seed-{seed}.safetensors"))
         job.teams.append(team)

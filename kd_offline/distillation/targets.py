@@ -19,7 +19,7 @@ from kd_offline.distillation.roles import RoleModel
 from kd_offline.errors import UsageError
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.seeding import uniforms
-from kd_offline.students.networks import StudentTeam
+from kd_offline.students.networks import InputScale, StudentTeam, one_hot
 from kd_offline.types import Array, FloatArray, IntArray
 
 MINIMUM_R2 = 0.3
@@ -33,6 +33,7 @@ class Targets:
     """
 
     inputs: Tensor  # [E, T, N, O'], scaled and masked
+    last_actions: Tensor  # one-hot [E, T, N, A], zero in the first step; empty where not used
     available: Tensor  # bool [E, T, N, A]
     weight: Tensor  # [E, T, N]
     both: Tensor  # [E, T, N], 1 where an agent is alive, forced decisions included
@@ -57,14 +58,21 @@ class Targets:
         return len(self.inputs)
 
 
-def input_statistics(buffer: ExpertBuffer, episodes: IntArray) -> tuple[FloatArray, FloatArray]:
-    """Return mean and standard deviation of the observations of alive agents, [N, O] each."""
-    data = buffer.load(["steps/obs", "steps/alive"], episodes)
-    alive = data["steps/alive"][..., None].astype(np.float64)
-    total = alive.sum(0).clip(1)
-    mean = (data["steps/obs"] * alive).sum(0) / total
-    variance = (np.square(data["steps/obs"] - mean) * alive).sum(0) / total
-    return mean, np.sqrt(variance)
+def input_scale(buffer: ExpertBuffer, episodes: IntArray) -> InputScale:
+    """Return the statistics of the observations of alive agents and of their changes."""
+    data, valid = buffer.padded(["steps/obs", "steps/alive"], episodes)
+    obs, alive = data["steps/obs"], data["steps/alive"] & valid[..., None]
+    mean, std = _moments(obs, alive)
+    _, motion = _moments(obs[:, 1:] - obs[:, :-1], alive[:, 1:] & alive[:, :-1])
+    return InputScale(mean, std, motion)
+
+
+def _moments(values: Array, where: Array) -> tuple[FloatArray, FloatArray]:
+    """Return mean and standard deviation over episodes and steps, [N, O] each."""
+    weight = where[..., None].astype(np.float64)
+    total = weight.sum((0, 1)).clip(1)
+    mean = (values * weight).sum((0, 1)) / total
+    return mean, np.sqrt((np.square(values - mean) * weight).sum((0, 1)) / total)
 
 
 def build_targets(
@@ -82,6 +90,8 @@ def build_targets(
         The policy term is on and the recorded critic explains too little of the returns.
     """
     names = [name for name in needed_arrays(recipe) if name.startswith("steps/")]
+    if team.inputs.last_action:
+        names = [*dict.fromkeys([*names, "steps/actions"])]
     data, valid = buffer.padded(names, episodes)
     alive = torch.from_numpy(data["steps/alive"] & valid[..., None])
     # An agent that is absent has no legal action; give it all, so that its softmax is defined.
@@ -92,6 +102,7 @@ def build_targets(
     executed = _column(data, "steps/actions")
     return Targets(
         inputs=_inputs(buffer, episodes, data["steps/obs"], recipe.mask, team),
+        last_actions=_last_actions(data, available, team),
         available=available,
         weight=counts.float(),
         both=alive.float(),
@@ -120,6 +131,13 @@ def _inputs(
         seen = seen[torch.from_numpy(episodes)].unsqueeze(1)
     with torch.no_grad():
         return team.prepare(torch.from_numpy(obs), seen)
+
+
+def _last_actions(data: dict[str, Array], available: Tensor, team: StudentTeam) -> Tensor:
+    if not team.inputs.last_action:
+        return torch.zeros((*available.shape[:2], 0))
+    taken = one_hot(data["steps/actions"].astype(np.int64), tuple(available.shape))
+    return torch.cat([torch.zeros_like(taken[:, :1]), taken[:, :-1]], 1)
 
 
 def _policies(

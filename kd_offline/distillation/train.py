@@ -103,7 +103,8 @@ def train_team(
         for index in range(per_epoch):
             step = state.epoch * per_epoch + index
             batch = train.take(order[index * size : (index + 1) * size])
-            logits, embeddings, _ = state.team(batch.inputs, state.team.start(size))
+            memory = state.team.start(size)
+            logits, embeddings, _ = state.team(batch.inputs, memory, batch.last_actions)
             terms = objective(
                 logits, embeddings, batch, state.projections, recipe, step / max(1, total)
             )
@@ -177,7 +178,7 @@ def held_out_metrics(team: StudentTeam, data: Targets, batch: int) -> dict[str, 
     for first in range(0, len(data), batch):
         rows: IntArray = np.arange(first, min(first + batch, len(data)))
         part = data.take(rows)
-        logits, _, _ = team(part.inputs, team.start(len(rows)))
+        logits, _, _ = team(part.inputs, team.start(len(rows)), part.last_actions)
         for name, value in _sums(logits, part).items():
             sums[name] = sums.get(name, torch.zeros(())) + value
     decisions = float(sums.pop("decisions"))

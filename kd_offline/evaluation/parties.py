@@ -103,7 +103,7 @@ def student_shapes(student: StudentPolicy, spec: EnvironmentSpec) -> tuple[Shape
     shapes = []
     for shape, visible, width in zip(student.team.shapes, seen, spec.obs_widths, strict=True):
         # A feature may stand there several times: its value, its change, its mask bit.
-        copies = shape.inputs // width
+        copies = 1 + student.card.motion + student.card.mask_as_input
         shapes.append(compacted(shape, seen=copies * int(visible.sum()), width=copies * width))
     return tuple(shapes)
 

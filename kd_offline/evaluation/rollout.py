@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,7 @@ def _play(
         outcome = environment.step(actions)
         tally.add(step, actions, acting, running, outcome)
         running = running & ~(outcome.terminated | outcome.truncated)
-        view = outcome.view
+        view = replace(outcome.view, last_actions=actions)
         if not running.any():
             return tally.rollout(seeds)
     msg = (

@@ -1,7 +1,8 @@
 """Experts on disk: ``expert.json`` and ``weights.safetensors``; nothing is ever unpickled.
 
-While training runs, ``training.safetensors`` holds the optimiser's state; random numbers are a
-function of (seed, iteration), so there is no generator state to keep.
+While training runs, ``training.safetensors`` holds everything that it continues from, in one file
+so that a kill between two files cannot mix two moments. Random numbers are a function of (seed,
+iteration), so there is no generator state to keep.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from kd_offline.errors import CheckpointError, MismatchError
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
+from kd_offline.networks.files import make_folder, write_file, write_tensors
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard
 
@@ -42,23 +44,20 @@ def build(card: ExpertCard) -> tuple[ActorCritic, ValueNorm]:
 def save(
     folder: Path, card: ExpertCard, model: ActorCritic, norm: ValueNorm, training: dict[str, Tensor]
 ) -> None:
-    """Write an expert, each file aside and then renamed, the card last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {**model.state_dict(), _NORM: norm.moments}
-    _replace(folder / WEIGHTS, {k: v.contiguous() for k, v in weights.items()})
+    """Write an expert, each file aside and then renamed, the card last.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or the folder cannot be written.
+    """
+    make_folder(folder)
     if training:
-        _replace(folder / TRAINING, training)
-    aside = folder / f"{CARD}.tmp"
-    aside.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    aside.replace(folder / CARD)
+        write_tensors(folder / TRAINING, training)
+    write_tensors(folder / WEIGHTS, {**model.state_dict(), _NORM: norm.moments})
+    write_file(folder / CARD, card.model_dump_json(indent=1).encode() + b"\n")
     if card.finished:
         (folder / TRAINING).unlink(missing_ok=True)
-
-
-def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    save_file(tensors, aside)
-    aside.replace(path)
 
 
 def read_card(folder: Path) -> ExpertCard:
@@ -140,20 +139,43 @@ def check_fits(card: ExpertCard, spec: EnvironmentSpec, reference: str) -> None:
             raise MismatchError(msg)
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Flatten an Adam state into named tensors."""
-    state = optimiser.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value)
-        for index, entry in state.items()
-        for name, value in entry.items()
-    }
+def training_state(
+    model: ActorCritic, norm: ValueNorm, optimiser: torch.optim.Optimizer, iteration: int
+) -> dict[str, Tensor]:
+    """Return copies of everything that training continues from, as named tensors."""
+    out = {"iteration": torch.tensor(iteration), _NORM: norm.moments}
+    out |= {f"model.{name}": value for name, value in model.state_dict().items()}
+    for index, entry in optimiser.state_dict()["state"].items():
+        out |= {f"adam.{index}.{name}": torch.as_tensor(v) for name, v in entry.items()}
+    return {name: value.detach().clone() for name, value in out.items()}
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put what :func:`optimiser_tensors` returned back."""
-    state: dict[int, dict[str, Tensor]] = {}
+def restore_training(
+    model: ActorCritic,
+    norm: ValueNorm,
+    optimiser: torch.optim.Optimizer,
+    tensors: dict[str, Tensor],
+) -> int:
+    """Put what :func:`training_state` returned back, and return its iteration.
+
+    Raises
+    ------
+    CheckpointError
+        It is the state of another training.
+    """
+    groups: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+        group, _, name = key.partition(".")
+        groups.setdefault(group, {})[name] = value
+    adam: dict[int, dict[str, Tensor]] = {}
+    for key, value in groups.get("adam", {}).items():
+        index, _, name = key.partition(".")
+        adam.setdefault(int(index), {})[name] = value
+    try:
+        model.load_state_dict(groups["model"])
+        norm.moments = tensors[_NORM].clone()
+        optimiser.load_state_dict(optimiser.state_dict() | {"state": adam})
+        return int(tensors["iteration"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        msg = f"{TRAINING} does not belong to this expert: begin the training in another folder"
+        raise CheckpointError(msg) from error

@@ -30,15 +30,18 @@ class NetworkPolicy:
     def act(self, view: View, memory: list[Tensor]) -> tuple[PolicyOutput, list[Tensor]]:
         """Return logits, embeddings and values in raw reward units."""
         obs = torch.from_numpy(view.obs).unsqueeze(0)
-        logits, embedding, actors = self._model.act(obs, memory)
-        value, critics = None, memory[len(actors) :]
+        last = None if view.last_actions is None else torch.from_numpy(view.last_actions)
+        last = None if last is None else last.unsqueeze(0)
+        logits, embedding, actors = self._model.act(obs, memory, last)
+        seen = [obs * self._model.mask] if self._model.architecture.motion else []
+        value, critics = None, memory[len(actors) : len(memory) - len(seen)]
         if self._with_value:
             state = torch.from_numpy(view.state).unsqueeze(0)
             normal, critics = self._model.value(state, obs, memory)
             mean, deviation = self._norm.statistics(self._model.side_of)
             value = (normal[0] * deviation + mean).numpy()
         output = PolicyOutput(logits[0].numpy(), embedding[0].numpy(), value)
-        return output, actors + critics
+        return output, actors + critics + seen
 
 
 @dataclass(frozen=True, slots=True)

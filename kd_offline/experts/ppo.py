@@ -143,7 +143,8 @@ def update(
 
 def _loss(model: ActorCritic, batch: Batch, recipe: TrainRecipe) -> tuple[Tensor, Tensor]:
     memory = model.start(batch.obs.shape[1])
-    logits, _, _ = model.act(batch.obs, memory)
+    before = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions[:-1]])
+    logits, _, _ = model.act(batch.obs, memory, before)
     value, _ = model.value(batch.state, batch.obs, memory)
     logp = torch.log_softmax(logits.masked_fill(~batch.available, -1e10), -1)
     taken = logp.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)

@@ -14,6 +14,9 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.types import BoolArray
 
+# A feature changes by about a tenth of its size in a step.
+MOTION_GAIN = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -53,7 +56,9 @@ def _group(
         width = architecture.widths[first]
         trunk, gru = (width,) * len(trunk), gru and width
     ids = len(agents) if len(agents) > 1 else 0
-    shape = NetworkShape(spec.obs_widths[first] + ids, trunk, gru, spec.action_counts[first])
+    inputs = spec.obs_widths[first] * (1 + architecture.motion) + ids
+    inputs += spec.action_counts[first] if architecture.last_action else 0
+    shape = NetworkShape(inputs, trunk, gru, spec.action_counts[first])
     return Group(agents, shape)
 
 
@@ -87,7 +92,7 @@ class ActorCritic(nn.Module):
             inputs = sum(spec.obs_widths) if spec.state_is_obs else spec.state_width
             shapes = [self._critic_shape(inputs)] * len(spec.sides)
         else:
-            shapes = [self._critic_shape(g.shape.inputs) for g in self.groups]
+            shapes = [self._critic_shape(spec.obs_widths[g.agents[0]] + g.ids) for g in self.groups]
         self.critics = nn.ModuleList(RecurrentNetwork(s, rng, head_gain=1.0) for s in shapes)
         everything = torch.ones(spec.n_agents, spec.obs_width)
         seen = everything if mask is None else torch.from_numpy(mask.astype(np.float32))
@@ -100,7 +105,10 @@ class ActorCritic(nn.Module):
         )
 
     def start(self, batch: int) -> list[Tensor]:
-        """Return the memories of all actors, then of all critics, for ``batch`` fresh episodes."""
+        """Return the memories of all actors, then of all critics, for ``batch`` fresh episodes.
+
+        With motion, what the actors saw in the step before follows: nothing yet, [0, B, N, O].
+        """
         actors = [
             actor.start(batch * len(group.agents))
             for actor, group in zip(self._networks(self.actors), self.groups, strict=True)
@@ -110,15 +118,20 @@ class ActorCritic(nn.Module):
             critic.start(batch * n)
             for critic, n in zip(self._networks(self.critics), sizes, strict=True)
         ]
-        return actors + critics
+        seen = [self.mask.new_zeros(0, batch, *self.mask.shape)] if self.architecture.motion else []
+        return actors + critics + seen
 
-    def act(self, obs: Tensor, memory: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def act(
+        self, obs: Tensor, memory: list[Tensor], last_actions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Run the actors over ``obs``: float [T, B, N, O].
 
-        Returns logits [T, B, N, A] (zero where an agent has no such action), embeddings
-        [T, B, N, H] (zero-padded to the widest) and the actors' memories.
+        ``last_actions``: int64 [T, B, N], -1 where there is none; None: nowhere. Returns logits
+        [T, B, N, A] (zero where an agent has no such action), embeddings [T, B, N, H] (zero-padded
+        to the widest) and the actors' memories.
         """
         obs = obs * self.mask
+        extras = self._extras(obs, memory, last_actions)
         t, b = obs.shape[:2]
         widest = max(g.shape.embedding for g in self.groups)
         logits = obs.new_zeros(t, b, self.spec.n_agents, self.spec.action_count)
@@ -127,7 +140,7 @@ class ActorCritic(nn.Module):
         for actor, group, state in zip(
             self._networks(self.actors), self.groups, memory[: len(self.actors)], strict=True
         ):
-            out, hidden, state = actor(self._inputs(obs, group), state)
+            out, hidden, state = actor(self._inputs(obs, group, *extras), state)
             agents = list(group.agents)
             logits[:, :, agents, : out.shape[-1]] = out.view(t, b, len(agents), -1)
             embedding[:, :, agents, : hidden.shape[-1]] = hidden.view(t, b, len(agents), -1)
@@ -141,7 +154,7 @@ class ActorCritic(nn.Module):
 
         Returns values [T, B, N], in the units of the value normalisation, and the memories.
         """
-        memory = memory[len(self.actors) :]
+        memory = memory[len(self.actors) : len(self.actors) + len(self.critics)]
         networks = list(self._networks(self.critics))
         if self.central:
             sides = [c(state, m) for c, m in zip(networks, memory, strict=True)]
@@ -156,14 +169,31 @@ class ActorCritic(nn.Module):
             after.append(m)
         return value, after
 
-    def _inputs(self, obs: Tensor, group: Group) -> Tensor:
+    def _extras(
+        self, obs: Tensor, memory: list[Tensor], last_actions: Tensor | None
+    ) -> list[Tensor]:
+        """Return what is appended to every agent's observation, [T, B, N, O] and [T, B, N, A]."""
+        extras = []
+        if self.architecture.motion:
+            last = memory[-1] if len(memory[-1]) else obs[:1]
+            extras.append((obs - torch.cat([last, obs[:-1]])) * MOTION_GAIN)
+        if self.architecture.last_action:
+            taken = obs.new_zeros(*obs.shape[:3], self.spec.action_count)
+            if last_actions is not None:
+                known = (last_actions >= 0).unsqueeze(-1).to(obs.dtype)
+                taken.scatter_(-1, last_actions.clamp(min=0).unsqueeze(-1), known)
+            extras.append(taken)
+        return extras
+
+    def _inputs(self, obs: Tensor, group: Group, *extras: Tensor) -> Tensor:
         t, b = obs.shape[:2]
-        width, agents = group.shape.inputs - group.ids, list(group.agents)
-        whole = agents == list(range(self.spec.n_agents)) and width == obs.shape[-1]
-        mine = obs if whole else obs[:, :, agents, :width]
+        first, agents = group.agents[0], list(group.agents)
+        obs_width, actions = self.spec.obs_widths[first], self.spec.action_counts[first]
+        widths = [obs_width] * (1 + self.architecture.motion) + [actions]
+        parts = [x[:, :, agents, :w] for x, w in zip((obs, *extras), widths, strict=False)]
         if group.ids:
-            ids = torch.eye(group.ids, dtype=obs.dtype).expand(t, b, group.ids, group.ids)
-            mine = torch.cat([mine, ids], -1)
+            parts.append(torch.eye(group.ids).expand(t, b, group.ids, group.ids))
+        mine = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return mine.reshape(t, b * len(agents), -1)
 
     @staticmethod

@@ -17,13 +17,15 @@ from kd_offline.errors import StorageError, UnknownNameError, UsageError
 from kd_offline.experts import checkpoint, ppo
 from kd_offline.experts.expert import Expert, NetworkPolicy
 from kd_offline.experts.load import load
+from kd_offline.experts.score import greedy_score
 from kd_offline.experts.team import ActorCritic
-from kd_offline.policies import MixedTeam, choose_actions
+from kd_offline.networks.files import make_folder
+from kd_offline.policies import MixedTeam
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.schemas.expert import ExpertCard, GreedyScore, TrainProgress, TrainRecipe
+from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
 from kd_offline.seeding import episode_seeds, generator
 from kd_offline.students.masks import resolve
-from kd_offline.trajectories import Choice, Trajectories, collect, sampled
+from kd_offline.trajectories import Trajectories, collect, sampled
 from kd_offline.types import BoolArray, PolicyOutput, SeedArray, TeamPolicy, View
 
 Report = Callable[[TrainProgress], None]
@@ -77,8 +79,10 @@ def train(
     batches = -(-recipe.frames // (recipe.episodes_per_batch * environment.spec.episode_limit))
     began = time.perf_counter() - run.card.seconds
     saved = time.perf_counter()
+    before = _state(run)
     try:
         while run.iteration < batches:
+            before = _state(run)
             progress = _iterate(run, environment, opponents, batches, began)
             _append(output / checkpoint.CURVE, progress)
             if report is not None:
@@ -86,10 +90,16 @@ def train(
             if time.perf_counter() - saved > SAVE_EVERY_S:
                 _save(run, output, began)
                 saved = time.perf_counter()
+        before = _state(run)
+        score = None
+        if score_episodes:
+            against = "itself" if opponents is None else opponents.digest
+            score = greedy_score(environment, _policy(run, opponents), score_episodes, against)
     except KeyboardInterrupt:
+        # It may have come in the middle of an update; only whole iterations can be continued.
+        _rewind(run, before)
         _save(run, output, began)
         raise
-    score = _score(run, environment, opponents, score_episodes) if score_episodes else None
     run.card = run.card.model_copy(update={"finished": True, "greedy": score})
     _save(run, output, began)
     return run.card
@@ -134,6 +144,8 @@ def _start(
     run = _Run(card, model, norm, optimiser)
     if there:
         _restore(run, output)
+    make_folder(output)
+    _truncate(output / checkpoint.CURVE, run.iteration)
     return run
 
 
@@ -148,16 +160,28 @@ def _mask(recipe: TrainRecipe, spec: EnvironmentSpec) -> BoolArray | None:
 
 
 def _restore(run: _Run, output: Path) -> None:
-    expert = checkpoint.load(output, str(output))
-    run.model.load_state_dict(expert.model.state_dict())
-    run.norm.moments = expert.norm.moments
-    recipe = run.card.recipe
-    per_batch = recipe.episodes_per_batch * run.card.environment.episode_limit
-    run.iteration = run.card.frames // per_batch
-    if not run.card.finished:
-        tensors = checkpoint.read_tensors(output / checkpoint.TRAINING)
-        checkpoint.restore_optimiser(run.optimiser, tensors)
-    _truncate(output / checkpoint.CURVE, run.iteration)
+    if run.card.finished:
+        expert = checkpoint.load(output, str(output))
+        run.model.load_state_dict(expert.model.state_dict())
+        run.norm.moments = expert.norm.moments
+        run.iteration = run.card.frames // _frames(run, 1)
+    else:
+        _rewind(run, checkpoint.read_tensors(output / checkpoint.TRAINING))
+
+
+def _state(run: _Run) -> dict[str, torch.Tensor]:
+    return checkpoint.training_state(run.model, run.norm, run.optimiser, run.iteration)
+
+
+def _rewind(run: _Run, state: dict[str, torch.Tensor]) -> None:
+    run.iteration = checkpoint.restore_training(run.model, run.norm, run.optimiser, state)
+    run.card = run.card.model_copy(update={"frames": _frames(run, run.iteration)})
+
+
+def _frames(run: _Run, iterations: int) -> int:
+    """Return how many joint steps ``iterations`` take."""
+    per_batch = run.card.recipe.episodes_per_batch * run.card.environment.episode_limit
+    return iterations * per_batch
 
 
 def _iterate(
@@ -246,41 +270,13 @@ def _returns(played: Trajectories, spec: EnvironmentSpec) -> dict[str, float]:
     }
 
 
-def _score(
-    run: _Run, environment: BatchedEnvironment, opponents: Expert | None, episodes: int
-) -> GreedyScore:
-    """Play greedily on seeds of their own."""
-    spec, seed = environment.spec, 0
-    totals: dict[str, list[float]] = {side: [] for side in spec.sides}
-    for first in range(0, episodes, 1000):
-        seeds = episode_seeds(seed, first, min(1000, episodes - first), "evaluation")
-        played = collect(environment, _policy(run, opponents), seeds, _greedy)
-        reward = (played.steps["reward"] * played.valid[..., None]).sum(0)
-        for side, agents in spec.sides.items():
-            mine = [spec.agents.index(agent) for agent in agents]
-            totals[side].extend(reward[:, mine].sum(1).tolist())
-    return GreedyScore(
-        episodes=episodes,
-        seed=seed,
-        returns={side: float(np.mean(x)) for side, x in totals.items()},
-        standard_errors={side: float(np.std(x) / np.sqrt(len(x))) for side, x in totals.items()},
-        opponents="itself" if opponents is None else opponents.digest,
-    )
-
-
-def _greedy(step: int, view: View, output: PolicyOutput) -> Choice:
-    return Choice(choose_actions(output.logits, view.available_actions))
-
-
 def _save(run: _Run, output: Path, began: float) -> None:
     seconds = time.perf_counter() - began
     run.card = run.card.model_copy(update={"seconds": round(seconds, 1)})
-    training = checkpoint.optimiser_tensors(run.optimiser)
-    checkpoint.save(output, run.card, run.model, run.norm, training)
+    checkpoint.save(output, run.card, run.model, run.norm, _state(run))
 
 
 def _append(path: Path, progress: TrainProgress) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as lines:
         lines.write(progress.model_dump_json() + "\n")
 

@@ -17,7 +17,8 @@ class ExpertArchitecture(Strict):
     Every network is ``Linear - ReLU - LayerNorm`` for each trunk width, then an optional GRU, then
     a linear head. With ``share`` the agents of a side that have equal widths use one network and a
     one-hot agent id is appended to the observation. ``widths`` gives each agent a network of its
-    own width instead. The critic sees the state once per side (``central``) or each agent's own
+    own width instead. ``motion`` and ``last_action`` append the change of every feature since the
+    last step and the agent's own last action, as students under a mask have them. The critic sees the state once per side (``central``) or each agent's own
     observation (``local``).
     """
 
@@ -25,6 +26,8 @@ class ExpertArchitecture(Strict):
     gru: int | None = 64
     share: bool = True
     widths: tuple[int, ...] | None = None
+    motion: bool = False
+    last_action: bool = False
     critic: Literal["central", "local"] = "central"
     critic_trunk: tuple[int, ...] = (64, 64)
     critic_gru: int | None = 64

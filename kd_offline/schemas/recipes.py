@@ -84,6 +84,14 @@ class StudentArchitecture(Strict):
     aligner: Literal["identity", "linear"] = Field(
         default="identity", description="g_i of Alg. 1: linear, folded away at export"
     )
+    motion: bool | None = Field(
+        default=None,
+        description="append each visible feature's change since the last step; None: where the "
+        "mask hides something",
+    )
+    last_action: bool | None = Field(
+        default=None, description="append the agent's own last action; None: as motion"
+    )
     mask_as_input: bool | None = Field(
         default=None, description="append the mask bits; None: for per-episode masks only"
     )

@@ -21,6 +21,8 @@ class StudentCard(Strict):
     )
     random_k: int | None = None
     mask_as_input: bool
+    motion: bool
+    last_action: bool
     method: str
     dataset: str = Field(description="content id of the dataset that the students learned from")
     seeds: tuple[int, ...]

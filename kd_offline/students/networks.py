@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,18 +12,45 @@ from torch import Tensor, nn
 from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.recipes import StudentArchitecture
-from kd_offline.types import FloatArray
+from kd_offline.types import FloatArray, IntArray
+
+
+class InputScale(NamedTuple):
+    """Statistics of a dataset that inputs are scaled by, [N, O] each."""
+
+    mean: FloatArray
+    std: FloatArray
+    motion: FloatArray  # deviation of the change from one step to the next
+
+
+class StudentInputs(NamedTuple):
+    """What is appended to the scaled and masked observation."""
+
+    mask: bool = False
+    motion: bool = False
+    last_action: bool = False
+
+
+class TeamMemory(NamedTuple):
+    """What a team carries from step to step."""
+
+    hidden: list[Tensor]
+    last: Tensor | None  # the prepared inputs of the step before, [1, B, N, O']; None at the start
 
 
 class StudentTeam(nn.Module):
     """One independent network per agent, without a critic.
 
     Observations are scaled by fixed statistics of the dataset and then masked, so a hidden feature
-    is exactly zero for the network, and export can drop its column. ``mean`` and ``std``: [N, O].
+    is exactly zero for the network, and export can drop its column. With ``motion`` the change of
+    every feature since the step before is appended (zero at the first): a difference of two inputs
+    that a small recurrent network could only approximate, and all that is missing of a hidden
+    velocity. ``mean``, ``std`` and ``motion_std``: [N, O].
     """
 
     mean: Tensor
     std: Tensor
+    motion_std: Tensor
 
     def __init__(
         self,
@@ -30,19 +58,19 @@ class StudentTeam(nn.Module):
         architecture: StudentArchitecture,
         widths: Sequence[int],
         rng: np.random.Generator,
-        *,
-        mask_as_input: bool = False,
+        inputs: StudentInputs,
     ) -> None:
         super().__init__()
         self.spec = spec
         self.widths = tuple(widths)
-        self.mask_as_input = mask_as_input
+        self.inputs = inputs
+        self.register_buffer("motion_std", torch.ones(spec.n_agents, spec.obs_width))
         self.register_buffer("mean", torch.zeros(spec.n_agents, spec.obs_width))
         self.register_buffer("std", torch.ones(spec.n_agents, spec.obs_width))
         self.aligners = nn.ModuleList()
         self.networks = nn.ModuleList()
         for i, width in enumerate(widths):
-            shape = agent_shape(spec, architecture, i, width, mask_as_input=mask_as_input)
+            shape = agent_shape(spec, architecture, i, width, inputs)
             aligner: nn.Module = nn.Identity()
             if architecture.aligner == "linear":
                 aligner = nn.Linear(shape.inputs, shape.inputs)
@@ -61,47 +89,62 @@ class StudentTeam(nn.Module):
         """Trainable numbers of each agent's deployed network; aligners fold into it."""
         return [sum(p.numel() for p in network.parameters()) for network in self.networks]
 
-    def scale_inputs(self, mean: FloatArray, std: FloatArray) -> None:
-        """Set the statistics that observations are scaled by, [N, O]; constants keep scale 1."""
-        self.mean.copy_(torch.from_numpy(np.asarray(mean, np.float32)))
-        steady = np.where(np.asarray(std) > 1e-6, std, 1.0)
-        self.std.copy_(torch.from_numpy(steady.astype(np.float32)))
+    def scale_inputs(self, scale: InputScale) -> None:
+        """Set the statistics that inputs are scaled by; constant features keep scale 1."""
+        self.mean.copy_(torch.from_numpy(np.asarray(scale.mean, np.float32)))
+        std = _steady(scale.std)
+        self.std.copy_(std)
+        self.motion_std.copy_(_steady(scale.motion / std.numpy()))
 
-    def start(self, batch: int) -> list[Tensor]:
-        """Return every agent's memory of ``batch`` fresh episodes."""
-        return [network.start(batch) for network in self._agents()]
+    def start(self, batch: int) -> TeamMemory:
+        """Return the memory of ``batch`` fresh episodes."""
+        return TeamMemory([network.start(batch) for network in self._agents()], None)
 
     def prepare(self, obs: Tensor, mask: Tensor) -> Tensor:
         """Scale and mask ``obs`` [..., N, O] by ``mask`` (float, broadcast against it)."""
         seen = (obs - self.mean) / self.std * mask
-        return torch.cat([seen, mask.expand_as(seen)], -1) if self.mask_as_input else seen
+        return torch.cat([seen, mask.expand_as(seen)], -1) if self.inputs.mask else seen
 
     def forward(
-        self, prepared: Tensor, memory: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        self, prepared: Tensor, memory: TeamMemory, last_actions: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor], TeamMemory]:
         """Run all agents over ``prepared``: float [T, B, N, O'].
 
-        Returns logits [T, B, N, A] (zero where an agent has no such action), each agent's
-        embedding [T, B, H_i] and the memories.
+        ``last_actions``: one-hot float [T, B, N, A], zero in an episode's first step; needed where
+        the students take it. Returns logits [T, B, N, A] (zero where an agent has no such action),
+        each agent's embedding [T, B, H_i] and the memory.
         """
         t, b = prepared.shape[:2]
+        inputs = self._with_motion(prepared, memory.last) if self.inputs.motion else prepared
         logits = []
         embeddings = []
         after = []
         for i, (aligner, network) in enumerate(zip(self.aligners, self._agents(), strict=True)):
-            out, hidden, state = network(aligner(self._input(prepared, i)), memory[i])
+            own = self._input(inputs, i)
+            if last_actions is not None and self.inputs.last_action:
+                own = torch.cat([own, last_actions[:, :, i, : network.shape.outputs]], -1)
+            out, hidden, state = network(aligner(own), memory.hidden[i])
             spare = self.spec.action_count - out.shape[-1]
             logits.append(nn.functional.pad(out, (0, spare)) if spare else out)
             embeddings.append(hidden)
             after.append(state)
-        return torch.stack(logits, 2).view(t, b, self.spec.n_agents, -1), embeddings, after
+        after_all = TeamMemory(after, prepared[-1:])
+        return torch.stack(logits, 2).view(t, b, self.spec.n_agents, -1), embeddings, after_all
 
-    def _input(self, prepared: Tensor, agent: int) -> Tensor:
+    def _with_motion(self, prepared: Tensor, last: Tensor | None) -> Tensor:
+        """Append the change of the observation since the step before, in its own scale."""
+        before = torch.cat([prepared[:1] if last is None else last, prepared[:-1]])
+        change = (prepared - before)[..., : self.spec.obs_width] / self.motion_std
+        return torch.cat([prepared, change], -1)
+
+    def _input(self, inputs: Tensor, agent: int) -> Tensor:
+        """Return the columns of one agent [T, B, ...], without the padding of narrower agents."""
         width, padded = self.spec.obs_widths[agent], self.spec.obs_width
-        mine = prepared[:, :, agent]
-        if not self.mask_as_input:
-            return mine[..., :width]
-        return torch.cat([mine[..., :width], mine[..., padded : padded + width]], -1)
+        mine = inputs[:, :, agent]
+        if width == padded:
+            return mine
+        parts = mine.split(padded, -1)  # type: ignore[no-untyped-call]
+        return torch.cat([part[..., :width] for part in parts], -1)
 
     def _agents(self) -> list[RecurrentNetwork]:
         return [n for n in self.networks if isinstance(n, RecurrentNetwork)]
@@ -112,10 +155,22 @@ def agent_shape(
     architecture: StudentArchitecture,
     agent: int,
     width: int,
-    *,
-    mask_as_input: bool,
+    inputs: StudentInputs,
 ) -> NetworkShape:
     """Return the shape of one agent's network of a given hidden width."""
-    inputs = spec.obs_widths[agent] * (2 if mask_as_input else 1)
+    columns = spec.obs_widths[agent] * (1 + inputs.mask + inputs.motion)
+    columns += spec.action_counts[agent] if inputs.last_action else 0
     recurrent = width if architecture.kind == "gru" else None
-    return NetworkShape(inputs, (width,) * architecture.depth, recurrent, spec.action_counts[agent])
+    return NetworkShape(
+        columns, (width,) * architecture.depth, recurrent, spec.action_counts[agent]
+    )
+
+
+def one_hot(actions: IntArray | None, shape: tuple[int, ...]) -> Tensor:
+    """Return one-hot ``actions`` (int [...]) as float ``shape`` [..., A]; None gives zeros."""
+    out = torch.zeros(shape)
+    return out if actions is None else out.scatter_(-1, torch.from_numpy(actions).unsqueeze(-1), 1)
+
+
+def _steady(deviation: FloatArray) -> Tensor:
+    return torch.from_numpy(np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32))

@@ -16,14 +16,14 @@ from torch import Tensor
 from kd_offline.errors import CheckpointError
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.masks import Mask
-from kd_offline.students.networks import StudentTeam
+from kd_offline.students.networks import StudentInputs, StudentTeam, TeamMemory, one_hot
 from kd_offline.types import PolicyOutput, SeedArray, View
 
 STUDENTS = "students.safetensors"
 
 
 class _Memory(NamedTuple):
-    hidden: list[Tensor]
+    team: TeamMemory
     mask: Tensor  # [N, O] or [B, N, O]
 
 
@@ -61,15 +61,15 @@ class StudentPolicy:
     def act(self, view: View, memory: _Memory) -> tuple[PolicyOutput, _Memory]:
         """Return logits [B, N, A]; students have no critic."""
         prepared = self.team.prepare(torch.from_numpy(view.obs), memory.mask).unsqueeze(0)
-        logits, _, hidden = self.team(prepared, memory.hidden)
-        return PolicyOutput(logits[0].numpy()), _Memory(hidden, memory.mask)
+        last = one_hot(view.last_actions, view.available_actions.shape).unsqueeze(0)
+        logits, _, after = self.team(prepared, memory.team, last)
+        return PolicyOutput(logits[0].numpy()), _Memory(after, memory.mask)
 
 
 def build(card: StudentCard, rng: np.random.Generator) -> StudentTeam:
     """Return a freshly initialised team for a card."""
-    return StudentTeam(
-        card.environment, card.architecture, card.widths, rng, mask_as_input=card.mask_as_input
-    )
+    inputs = StudentInputs(card.mask_as_input, card.motion, card.last_action)
+    return StudentTeam(card.environment, card.architecture, card.widths, rng, inputs)
 
 
 def save(path: Path, card: StudentCard, teams: Sequence[StudentTeam]) -> None:

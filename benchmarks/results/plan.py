@@ -1,0 +1,95 @@
+"""The cells of the results page, as data.
+
+A *network* cell trains one network by MAPPO; a *distilled* cell trains students from a dataset,
+five seeds in one run. Every cell is measured on the same evaluation seeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+MASKS = ("full", "limited", "paper")
+METHODS = ("kd-marl", "kl", "bc")
+DISTILLATION_SEEDS = (0, 1, 2, 3, 4)
+RL_SEEDS = (0, 1)
+EPISODES = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One environment: its frames of training, dataset, and student widths."""
+
+    name: str
+    slug: str
+    frames: int
+    dataset_episodes: int
+    epochs: int
+    mixed_widths: tuple[int, ...]
+
+
+TASKS = (
+    Task("mpe/simple_spread_v3", "spread", 4_000_000, 30_000, 16, (32, 16, 16)),
+    Task("mpe/simple_speaker_listener_v4", "speaker-listener", 1_000_000, 4_000, 20, (16, 32)),
+    Task("mpe/simple_adversary_v3", "adversary", 1_500_000, 6_000, 20, (16, 32, 32)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkCell:
+    """A network trained directly by RL under a mask; ``widths`` None is the full size."""
+
+    task: Task
+    mask: str
+    widths: tuple[int, ...] | None
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """File name of the cell."""
+        size = "full-size" if self.widths is None else "-".join(map(str, self.widths))
+        return f"{self.task.slug}.{self.mask}.mappo.{size}.seed-{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class DistilledCell:
+    """Students of one method under a mask, all seeds."""
+
+    task: Task
+    mask: str
+    method: str
+    widths: tuple[int, ...]
+    settings: tuple[tuple[str, Any], ...] = ()
+    label: str = ""
+
+    @property
+    def id(self) -> str:
+        """File name of the cell."""
+        size = "-".join(map(str, self.widths))
+        tail = f".{self.label}" if self.label else ""
+        return f"{self.task.slug}.{self.mask}.{self.method}.{size}{tail}"
+
+
+def network_cells(task: Task) -> list[NetworkCell]:
+    """Return what is trained by RL: full size and mixed widths, and 32-wide under ``limited``."""
+    wide = (32,) * len(task.mixed_widths)
+    sizes = [(mask, widths) for mask in MASKS for widths in (None, task.mixed_widths)]
+    sizes.append(("limited", wide))
+    return [NetworkCell(task, mask, widths, seed) for seed in RL_SEEDS for mask, widths in sizes]
+
+
+def distilled_cells(task: Task) -> list[DistilledCell]:
+    """Return every method under every mask, 32-wide (LH) and, for KD-MARL, mixed (LH+A)."""
+    wide = (32,) * len(task.mixed_widths)
+    cells = [DistilledCell(task, mask, method, wide) for mask in MASKS for method in METHODS]
+    cells += [DistilledCell(task, mask, "kd-marl", task.mixed_widths) for mask in MASKS]
+    return cells
+
+
+def ablation_cells(task: Task) -> list[DistilledCell]:
+    """Return KD-MARL without each of its parts, under the limited mask."""
+    wide = (32,) * len(task.mixed_widths)
+    return [
+        DistilledCell(task, "limited", "kd-marl", wide, ((f"weights.{part}", 0.0),), f"no-{part}")
+        for part in ("ce", "structure", "role", "policy")
+    ]

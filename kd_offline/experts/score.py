@@ -1,0 +1,44 @@
+"""How well a trained expert plays, on seeds that its training did not use."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kd_offline.environments.protocol import BatchedEnvironment
+from kd_offline.policies import choose_actions
+from kd_offline.schemas.expert import GreedyScore
+from kd_offline.seeding import episode_seeds
+from kd_offline.trajectories import Choice, collect
+from kd_offline.types import PolicyOutput, TeamPolicy, View
+
+_BATCH = 1000
+_SEED = 0
+
+
+def greedy_score(
+    environment: BatchedEnvironment, policy: TeamPolicy, episodes: int, opponents: str
+) -> GreedyScore:
+    """Play greedily and return the mean return of each side, summed over its agents.
+
+    ``opponents`` says who plays the sides that did not learn; it is only written down.
+    """
+    spec = environment.spec
+    totals: dict[str, list[float]] = {side: [] for side in spec.sides}
+    for first in range(0, episodes, _BATCH):
+        seeds = episode_seeds(_SEED, first, min(_BATCH, episodes - first), "evaluation")
+        played = collect(environment, policy, seeds, _greedy)
+        reward = (played.steps["reward"] * played.valid[..., None]).sum(0)
+        for side, agents in spec.sides.items():
+            mine = [spec.agents.index(agent) for agent in agents]
+            totals[side].extend(reward[:, mine].sum(1).tolist())
+    return GreedyScore(
+        episodes=episodes,
+        seed=_SEED,
+        returns={side: float(np.mean(x)) for side, x in totals.items()},
+        standard_errors={side: float(np.std(x) / np.sqrt(len(x))) for side, x in totals.items()},
+        opponents=opponents,
+    )
+
+
+def _greedy(step: int, view: View, output: PolicyOutput) -> Choice:
+    return Choice(choose_actions(output.logits, view.available_actions))

@@ -1,0 +1,88 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from kd_offline import environments
+from kd_offline.errors import MismatchError
+from kd_offline.experts.expert import NetworkPolicy
+from kd_offline.experts.ppo import ValueNorm
+from kd_offline.experts.team import ActorCritic, actor_groups
+from kd_offline.schemas.expert import ExpertArchitecture
+from kd_offline.seeding import episode_seeds
+from kd_offline.students.masks import resolve
+from kd_offline.trajectories import collect, sampled
+
+SMALL = {"trunk": (8,), "gru": 6, "critic_trunk": (8,), "critic_gru": 5}
+
+
+def visible(mask, spec):
+    static = resolve(mask, spec).static
+    assert static is not None
+    return static
+
+
+def team(name="mpe/simple_spread_v3", mask=None, **architecture):
+    world = environments.load(name)
+    seen = None if mask is None else visible(mask, world.spec)
+    shape = ExpertArchitecture(**SMALL | architecture)
+    return world, ActorCritic(world.spec, shape, seen, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "expected"),
+    [
+        ("mpe/simple_spread_v3", {}, [(0, 1, 2)]),
+        ("mpe/simple_spread_v3", {"share": False}, [(0,), (1,), (2,)]),
+        ("mpe/simple_spread_v3", {"widths": (4, 8, 8)}, [(0,), (1,), (2,)]),
+        ("mpe/simple_adversary_v3", {}, [(0,), (1, 2)]),
+        ("mpe/simple_speaker_listener_v4", {}, [(0,), (1,)]),
+    ],
+)
+def test_who_shares_a_network(name, architecture, expected):
+    spec = environments.load(name).spec
+    groups = actor_groups(spec, ExpertArchitecture(**architecture))
+    assert [group.agents for group in groups] == expected
+
+
+def test_wrong_number_of_widths_is_refused():
+    spec = environments.load("mpe/simple_spread_v3").spec
+    with pytest.raises(MismatchError, match=r"2 widths.*3 agents"):
+        actor_groups(spec, ExpertArchitecture(widths=(8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("motion", "last_action", "critic"),
+    list(itertools.product((False, True), (False, True), ("central", "local"))),
+)
+@pytest.mark.parametrize("name", ["mpe/simple_spread_v3", "mpe/simple_adversary_v3"])
+def test_learning_sees_what_acting_saw(name, motion, last_action, critic):
+    """Logits and values of one unroll over an episode equal those of the steps that made it."""
+    world, model = team(name, motion=motion, last_action=last_action, critic=critic, mask="limited")
+    seeds = episode_seeds(0, 0, 4)
+    policy = NetworkPolicy(model, ValueNorm(len(world.spec.sides)))
+    played = collect(world, policy, seeds, sampled(seeds))
+    step = {name: torch.from_numpy(values) for name, values in played.steps.items()}
+    before = torch.cat([torch.full_like(step["actions"][:1], -1), step["actions"][:-1]])
+    with torch.no_grad():
+        memory = model.start(4)
+        logits, embedding, _ = model.act(step["obs"], memory, before)
+        value, _ = model.value(step["state"], step["obs"], memory)
+    torch.testing.assert_close(logits, step["logits"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(embedding, step["embedding"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(value, step["value"], atol=1e-5, rtol=1e-4)
+
+
+def test_actors_see_nothing_behind_the_mask_and_critics_everything():
+    world, model = team(mask="limited")
+    hidden = ~visible("limited", world.spec)
+    view = world.reset(episode_seeds(0, 0, 3))
+    obs = torch.from_numpy(view.obs).unsqueeze(0)
+    other = obs + torch.from_numpy(hidden.astype(np.float32)) * 5
+    state = torch.from_numpy(view.state).unsqueeze(0)
+    memory = model.start(3)
+    assert torch.equal(model.act(obs, memory)[0], model.act(other, memory)[0])
+    assert not torch.equal(
+        model.value(state, obs, memory)[0], model.value(state + 1, obs, memory)[0]
+    )
