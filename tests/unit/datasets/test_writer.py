@@ -334,8 +334,9 @@ def test_wrong_mask(tmp_path):
 
 RECORD_FOR_EVER = """
 import sys
-from kd_offline.datasets import DatasetWriter
+from kd_offline.datasets import DatasetWriter, sink
 from kd_offline.testing.factories import environment_spec, episode_block, header
+sink._JOURNAL_SHARE = 0
 spec = environment_spec((6, 3), (5, 2))
 with DatasetWriter.create(
     sys.argv[1], header(spec), journal_seconds=0.0, resume="resume" in sys.argv
