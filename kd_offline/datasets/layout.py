@@ -212,7 +212,7 @@ def dataset_id(document: Mapping[str, Any]) -> str:
     software, statistics, chunks and codecs do not matter. It is taken of the document as written,
     not of the model, so that fields of later minor versions never change the id of old files.
     """
-    meaning = ("id", "digest", "capture", "gamma", "bootstraps_truncation", "value_of")
+    meaning = ("id", "digest", "capture", "gamma", "value_of")
     content = {
         "format": document["format_version"][0],
         "environment": document["environment"],

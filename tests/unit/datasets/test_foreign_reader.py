@@ -38,7 +38,7 @@ def read(root: Path):
         assert spec["digest"] == f"sha256:{sha256(canonical(header))}"
         assert (str(array.dtype), list(array.shape)) == (spec["dtype"], spec["shape"])
         arrays[name] = values
-    meaning = ("id", "digest", "capture", "gamma", "bootstraps_truncation", "value_of")
+    meaning = ("id", "digest", "capture", "gamma", "value_of")
     content = {
         "format": manifest["format_version"][0],
         "environment": manifest["environment"],
