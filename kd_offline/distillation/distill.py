@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.methods import check_arrays
@@ -22,7 +21,8 @@ from kd_offline.distillation.roles import RoleModel, fit_roles
 from kd_offline.distillation.targets import Targets, build_targets, input_scale
 from kd_offline.distillation.train import Row, Training, finish, train_team
 from kd_offline.errors import DatasetError, StorageError
-from kd_offline.runs.folder import RunFolder, create_run, open_run
+from kd_offline.networks.files import write_file, write_tensors
+from kd_offline.runs.folder import RUN, RunFolder, check_free, create_run, open_run
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.recipes import DistillRecipe
@@ -104,6 +104,8 @@ def distill(
     torch.set_num_threads(recipe.threads)
     buffer = ExpertBuffer.open(dataset)
     check_arrays(recipe, list(buffer.names))
+    if resume and (before := _complete(Path(output), recipe, buffer)) is not None:
+        return before
     job = _prepare(buffer, Path(output), recipe, str(dataset), command, report, resume, overwrite)
     try:
         for seed in recipe.seeds:
@@ -126,6 +128,9 @@ def _prepare(
     overwrite: bool,
 ) -> _Job:
     began = time.perf_counter()
+    again = resume and (output / RUN).is_file()
+    if not again:
+        check_free(output, overwrite=overwrite)
     train, heldout = buffer.split("train"), buffer.split("heldout")
     if not len(train):
         msg = f"the dataset at {path!r} has no episode to train on: record more episodes"
@@ -134,11 +139,15 @@ def _prepare(
     card = _card(buffer, recipe, scale.std)
     roles = fit_roles(buffer, train, recipe.switches) if recipe.weights.role else None
     team = _team(card, recipe.seeds[0], scale)
-    manifest = _manifest(buffer, recipe, card, team, path, command)
-    folder = _folder(output, manifest, resume=resume, overwrite=overwrite)
-    if resume and folder.manifest().results:
-        manifest = manifest.model_copy(update={"results": folder.manifest().results})
     held = heldout if len(heldout) else train
+    targets = [build_targets(buffer, part, recipe, team, roles) for part in (train, held)]
+    # Only now: a dataset that this recipe cannot use leaves no folder behind.
+    manifest = _manifest(buffer, recipe, card, team, path, command)
+    if again:
+        folder = _same_run(output, recipe, buffer)
+        manifest = manifest.model_copy(update={"results": folder.manifest().results})
+    else:
+        folder = create_run(output, manifest, overwrite=overwrite)
     return _Job(
         folder=folder,
         manifest=manifest,
@@ -146,8 +155,8 @@ def _prepare(
         card=card,
         scale=scale,
         roles=roles,
-        train=build_targets(buffer, train, recipe, team, roles),
-        heldout=build_targets(buffer, held, recipe, team, roles),
+        train=targets[0],
+        heldout=targets[1],
         report=report,
         began=began,
     )
@@ -211,12 +220,19 @@ def _manifest(
     )
 
 
-def _folder(output: Path, manifest: RunManifest, *, resume: bool, overwrite: bool) -> RunFolder:
-    if not (resume and (output / "run.json").is_file()):
-        return create_run(output, manifest, overwrite=overwrite)
+def _complete(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunManifest | None:
+    """Return what ``run.json`` says where the same run is there already and complete."""
+    if not (output / RUN).is_file():
+        return None
+    manifest = _same_run(output, recipe, buffer).manifest()
+    return manifest if manifest.status == "complete" else None
+
+
+def _same_run(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunFolder:
+    """Open the run to continue, unless it was begun differently."""
     folder = open_run(output)
     before = folder.manifest()
-    if (before.recipe, before.dataset.id) != (manifest.recipe, manifest.dataset.id):
+    if (before.recipe, before.dataset.id) != (recipe.model_dump(mode="json"), buffer.id):
         msg = (
             f"the run in {str(output)!r} was begun with another recipe or dataset: repeat its "
             "options, as its run.json states them, or choose another folder"
@@ -261,7 +277,7 @@ def _one_seed(job: _Job, seed: int) -> None:
     )
     job.manifest = job.manifest.model_copy(update={"results": (*job.manifest.results, result)})
     saved.mkdir(exist_ok=True)
-    _replace(saved / f"seed-{seed}.safetensors", team.state_dict())
+    write_tensors(saved / f"seed-{seed}.safetensors", team.state_dict())
     _write(job, "running")
 
 
@@ -286,20 +302,12 @@ def _save(job: _Job, state: Training, seed: int) -> None:
     folder = job.folder.resume_state
     folder.mkdir(exist_ok=True)
     current = folder / f"state-{state.epoch}.safetensors"
-    _replace(current, state.tensors())
+    write_tensors(current, state.tensors())
     saved = ResumeState(seed=seed, epoch=state.epoch, best_epoch=state.best_epoch, best=state.best)
-    aside = folder / "state.json.tmp"
-    aside.write_text(saved.model_dump_json(), encoding="utf-8")
-    aside.replace(folder / "state.json")
+    write_file(folder / "state.json", saved.model_dump_json().encode())
     for old in folder.glob("state-*.safetensors"):
         if old != current:
             old.unlink()
-
-
-def _replace(path: Path, tensors: dict[str, Any]) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, aside)
-    aside.replace(path)
 
 
 def _write(job: _Job, status: str) -> None:

@@ -111,11 +111,9 @@ def create_run(path: str | Path, manifest: RunManifest, *, overwrite: bool = Fal
         There is something at ``path`` already, or the disk refuses.
     """
     folder = Path(path)
+    check_free(folder, overwrite=overwrite)
     if folder.exists() and not _is_empty(folder):
-        if not overwrite:
-            msg = f"{folder} already exists: give another path, resume it, or pass --overwrite"
-            raise StorageError(msg)
-        _remove_run(folder)
+        shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -123,6 +121,19 @@ def create_run(path: str | Path, manifest: RunManifest, *, overwrite: bool = Fal
     run = RunFolder(folder)
     run.write_manifest(manifest)
     return run
+
+
+def check_free(path: str | Path, *, overwrite: bool = False) -> None:
+    """Raise a ``StorageError`` where :func:`create_run` would not find its place free."""
+    folder = Path(path)
+    if not folder.exists() or _is_empty(folder):
+        return
+    if not overwrite:
+        msg = f"{folder} already exists: give another path, resume it, or pass --overwrite"
+        raise StorageError(msg)
+    if not (folder / RUN).is_file():
+        msg = f"{folder} exists and is not a run: remove it yourself or give another path"
+        raise StorageError(msg)
 
 
 def open_run(path: str | Path) -> RunFolder:
@@ -170,14 +181,6 @@ def _finite(row: Mapping[str, Any]) -> MetricRow:
 
 def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
-
-
-def _remove_run(folder: Path) -> None:
-    """Remove an old run, and nothing that is not one."""
-    if not (folder / RUN).is_file():
-        msg = f"{folder} exists and is not a run: remove it yourself or give another path"
-        raise StorageError(msg)
-    shutil.rmtree(folder)
 
 
 def _whole_lines(file: Path) -> list[str]:

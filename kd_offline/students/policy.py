@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from kd_offline.errors import CheckpointError
+from kd_offline.networks.files import write_tensors
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.masks import Mask
 from kd_offline.students.networks import StudentInputs, StudentTeam, TeamMemory, one_hot
@@ -75,13 +75,11 @@ def build(card: StudentCard, rng: np.random.Generator) -> StudentTeam:
 def save(path: Path, card: StudentCard, teams: Sequence[StudentTeam]) -> None:
     """Write one file with a team for each of ``card.seeds``, aside and then renamed."""
     tensors = {
-        f"{seed}.{name}": value.contiguous()
+        f"{seed}.{name}": value
         for seed, team in zip(card.seeds, teams, strict=True)
         for name, value in team.state_dict().items()
     }
-    aside = path.with_name(path.name + ".tmp")
-    save_file(tensors, aside, metadata={"card": card.model_dump_json()})
-    aside.replace(path)
+    write_tensors(path, tensors, metadata={"card": card.model_dump_json()})
 
 
 def load(run: str | Path) -> list[StudentPolicy]:
