@@ -17,7 +17,7 @@ from kd_offline.errors import EXIT_FAILED
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from kd_offline.distillation.distill import Report
+    from kd_offline.distillation.job import Report
     from kd_offline.schemas.run import RunManifest
 
 _EXAMPLES = options.examples(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.distillation.distill import Report, distill
+from kd_offline.distillation.distill import distill
+from kd_offline.distillation.job import Report
 from kd_offline.errors import MismatchError, UsageError
 from kd_offline.recipes import build
 from kd_offline.runs.folder import open_run

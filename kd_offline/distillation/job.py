@@ -1,0 +1,169 @@
+"""What a distillation needs before its first step: everything read once, and the run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kd_offline.datasets import ExpertBuffer
+from kd_offline.distillation.roles import RoleModel, fit_roles
+from kd_offline.distillation.targets import Targets, build_targets, input_scale
+from kd_offline.distillation.train import Row
+from kd_offline.errors import DatasetError, StorageError
+from kd_offline.runs.folder import RUN, RunFolder, check_free, create_run, open_run
+from kd_offline.runs.provenance import provenance
+from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.schemas.run import DatasetReference, RunManifest, StudentRecord, Timing
+from kd_offline.schemas.student import StudentCard
+from kd_offline.seeding import generator
+from kd_offline.students import policy as students
+from kd_offline.students.networks import InputScale, StudentTeam
+from kd_offline.students.widths import allocate
+from kd_offline.types import BoolArray, FloatArray
+
+Report = Callable[[Row], None]
+
+
+@dataclass(slots=True)
+class Job:
+    """A run being made: what was read once, and what came out so far."""
+
+    folder: RunFolder
+    manifest: RunManifest
+    recipe: DistillRecipe
+    card: StudentCard
+    scale: InputScale
+    roles: RoleModel | None
+    train: Targets
+    heldout: Targets
+    report: Report | None
+    began: float
+    teams: list[StudentTeam] = field(default_factory=list)
+
+
+def prepare(
+    buffer: ExpertBuffer,
+    output: Path,
+    recipe: DistillRecipe,
+    path: str,
+    command: str,
+    report: Report | None,
+    resume: bool,
+    overwrite: bool,
+) -> Job:
+    """Read the dataset, compute its targets, and only then make or reopen the run folder."""
+    began = time.perf_counter()
+    again = resume and (output / RUN).is_file()
+    if not again:
+        check_free(output, overwrite=overwrite)
+    train, heldout = buffer.split("train"), buffer.split("heldout")
+    if not len(train):
+        msg = f"the dataset at {path!r} has no episode to train on: record more episodes"
+        raise DatasetError(msg)
+    scale = input_scale(buffer, train)
+    card = _card(buffer, recipe, scale.std)
+    roles = fit_roles(buffer, train, recipe.switches) if recipe.weights.role else None
+    team = fresh_team(card, recipe.seeds[0], scale)
+    held = heldout if len(heldout) else train
+    targets = [build_targets(buffer, part, recipe, team, roles) for part in (train, held)]
+    manifest = _manifest(buffer, recipe, card, team, path, command)
+    if again:
+        folder = _same_run(output, recipe, buffer)
+        manifest = manifest.model_copy(update={"results": folder.manifest().results})
+    else:
+        folder = create_run(output, manifest, overwrite=overwrite)
+    return Job(
+        folder=folder,
+        manifest=manifest,
+        recipe=recipe,
+        card=card,
+        scale=scale,
+        roles=roles,
+        train=targets[0],
+        heldout=targets[1],
+        report=report,
+        began=began,
+    )
+
+
+def _card(buffer: ExpertBuffer, recipe: DistillRecipe, deviation: FloatArray) -> StudentCard:
+    mask: BoolArray = buffer.mask(recipe.mask)
+    fixed = mask.ndim == 2
+    seen = mask if fixed else mask.any(0)
+    widths = allocate(recipe.student, buffer.spec, seen & (deviation > 1e-6))
+    asked = recipe.student
+    hides = not fixed or bool((~seen & (deviation > 1e-6)).any())
+    motion = hides if asked.motion is None else asked.motion
+    return StudentCard(
+        environment=buffer.spec,
+        architecture=recipe.student,
+        widths=widths,
+        mask=recipe.mask,
+        mask_features=tuple(tuple(map(bool, row)) for row in mask) if fixed else None,
+        random_k=buffer.manifest.masks[recipe.mask].random_k,
+        mask_as_input=(not fixed) if asked.mask_as_input is None else asked.mask_as_input,
+        motion=motion,
+        last_action=motion if asked.last_action is None else asked.last_action,
+        method=recipe.method,
+        dataset=buffer.id,
+        seeds=recipe.seeds,
+    )
+
+
+def fresh_team(card: StudentCard, seed: int, scale: InputScale) -> StudentTeam:
+    """Return the team of a seed before its first step."""
+    team = students.build(card, generator(seed, "student weights"))
+    team.scale_inputs(scale)
+    return team
+
+
+def _manifest(
+    buffer: ExpertBuffer,
+    recipe: DistillRecipe,
+    card: StudentCard,
+    team: StudentTeam,
+    path: str,
+    command: str,
+) -> RunManifest:
+    agents = zip(card.environment.agents, card.widths, team.parameters_per_agent, strict=True)
+    experts = buffer.manifest.experts
+    return RunManifest(
+        status="running",
+        method=recipe.method,
+        mask=recipe.mask,
+        recipe=recipe.model_dump(mode="json"),
+        dataset=DatasetReference(id=buffer.id, name=buffer.manifest.name, path=path),
+        environment=buffer.spec.id,
+        environment_kwargs=buffer.spec.kwargs,
+        expert=(experts[0].digest or "") if experts else "",
+        expert_reference=experts[0].reference if experts else "",
+        seeds=recipe.seeds,
+        students=tuple(StudentRecord(agent=a, hidden=h, parameters=p) for a, h, p in agents),
+        provenance=provenance(),
+        timing=Timing(started=datetime.now(UTC).isoformat(timespec="seconds"), seconds=0.0),
+        command=command,
+    )
+
+
+def complete(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunManifest | None:
+    """Return what ``run.json`` says where the same run is there already and complete."""
+    if not (output / RUN).is_file():
+        return None
+    manifest = _same_run(output, recipe, buffer).manifest()
+    return manifest if manifest.status == "complete" else None
+
+
+def _same_run(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunFolder:
+    """Open the run to continue, unless it was begun differently."""
+    folder = open_run(output)
+    before = folder.manifest()
+    if (before.recipe, before.dataset.id) != (recipe.model_dump(mode="json"), buffer.id):
+        msg = (
+            f"the run in {str(output)!r} was begun with another recipe or dataset: repeat its "
+            "options, as its run.json states them, or choose another folder"
+        )
+        raise StorageError(msg)
+    return folder
