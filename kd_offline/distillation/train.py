@@ -170,8 +170,9 @@ def finish(state: Training) -> StudentTeam:
 def held_out_metrics(team: StudentTeam, data: Targets, batch: int) -> dict[str, float]:
     """Return mean KL, cross entropy, action agreement and joint agreement of greedy choices.
 
-    Means are over decisions that count; *joint* asks that all deciding agents agree. Without the
-    expert's logits only the cross entropy of the executed actions is known.
+    Means are over decisions that count; *joint* asks that all deciding agents agree, and
+    ``kl.<agent>`` is one agent's. Without the expert's logits only the cross entropy of the
+    executed actions is known.
     """
     team.eval()
     sums: dict[str, Tensor] = {}
@@ -181,24 +182,26 @@ def held_out_metrics(team: StudentTeam, data: Targets, batch: int) -> dict[str, 
         logits, _, _ = team(part.inputs, team.start(len(rows)), part.last_actions)
         for name, value in _sums(logits, part).items():
             sums[name] = sums.get(name, torch.zeros(())) + value
-    decisions = float(sums.pop("decisions"))
-    moments = float(sums.pop("moments"))
-    return {
-        name: float(value) / (moments if name == "joint_agreement" else decisions)
-        for name, value in sums.items()
-    }
+    decisions, moments = sums.pop("decisions"), sums.pop("moments")
+    out = {name: float(value.sum() / decisions.sum().clamp(min=1)) for name, value in sums.items()}
+    if "kl" in sums:
+        out["joint_agreement"] = float(sums["joint_agreement"] / moments.clamp(min=1))
+        each = (sums["kl"] / decisions.clamp(min=1)).tolist()
+        out |= {f"kl.{agent}": kl for agent, kl in zip(team.spec.agents, each, strict=True)}
+    return out
 
 
 def _sums(logits: Tensor, part: Targets) -> dict[str, Tensor]:
+    """Return sums over steps and episodes, [N]; of joint figures, []."""
     student = losses.log_policy(logits, part.available)
     weight = part.weight
-    out = {"decisions": weight.sum(), "moments": weight.any(-1).sum()}
+    out = {"decisions": weight.sum((0, 1)), "moments": weight.any(-1).sum()}
     if part.label is not None:
-        out["ce"] = (losses.cross_entropy(part.label, student) * weight).sum()
+        out["ce"] = (losses.cross_entropy(part.label, student) * weight).sum((0, 1))
     if part.expert is not None:
         kl = losses.kl_divergence(part.expert, student, part.available)
         same = (student.argmax(-1) == part.expert.argmax(-1)).float()
-        out["kl"] = (kl * weight).sum()
-        out["agreement"] = (same * weight).sum()
+        out["kl"] = (kl * weight).sum((0, 1))
+        out["agreement"] = (same * weight).sum((0, 1))
         out["joint_agreement"] = (((same + (1 - weight)) > 0).all(-1) & weight.any(-1)).sum()
     return out

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from kd_offline import environments
+from kd_offline.errors import MismatchError
+from kd_offline.policies import RandomPolicy
+from kd_offline.seeding import episode_seeds
+from kd_offline.testing.targets import TargetsEnvironment
+from kd_offline.trajectories import collect, sampled
+
+
+def test_an_episode_does_not_depend_on_its_batch():
+    world = environments.load("mpe/simple_spread_v3")
+    seeds = episode_seeds(3, 0, 6)
+    together = collect(world, RandomPolicy(), seeds, sampled(seeds))
+    alone = collect(world, RandomPolicy(), seeds[4:5], sampled(seeds[4:5]))
+    for name, values in together.steps.items():
+        np.testing.assert_array_equal(values[:, 4], alone.steps[name][:, 0], err_msg=name)
+
+
+def test_rows_are_views_before_and_results_after_the_action():
+    world = environments.load("mpe/simple_spread_v3")
+    seeds = episode_seeds(0, 0, 2)
+    played = collect(world, RandomPolicy(), seeds, sampled(seeds))
+    view = world.reset(seeds)
+    for t in range(25):
+        np.testing.assert_array_equal(played.steps["obs"][t], view.obs)
+        outcome = world.step(played.steps["actions"][t])
+        np.testing.assert_array_equal(played.steps["reward"][t], outcome.reward)
+        view = outcome.view
+    np.testing.assert_array_equal(played.final["obs"], view.obs)
+    assert played.steps["truncated"][-1].all()
+    assert not played.steps["truncated"][:-1].any()
+    np.testing.assert_allclose(played.steps["behaviour_logprob"], -np.log(5), rtol=1e-6)
+
+
+def test_episodes_of_different_lengths():
+    world = TargetsEnvironment()
+    seeds = episode_seeds(0, 0, 40)
+    played = collect(world, RandomPolicy(), seeds, sampled(seeds))
+    assert len(set(played.length.tolist())) > 1
+    ends = played.steps["terminated"] | played.steps["truncated"]
+    last = played.length - 1
+    assert ends[last, np.arange(40)].all()
+    assert not (ends & played.valid)[: last.min()].any()
+    assert (played.steps["reward"][~played.valid] == 0).all()
+    assert set(played.won.tolist()) <= {0, 1}
+
+
+def test_an_episode_without_an_end_is_an_error():
+    world = TargetsEnvironment()
+    world.spec = world.spec.model_copy(update={"episode_limit": 1})
+    seeds = episode_seeds(0, 0, 4)
+    with pytest.raises(MismatchError, match="had not ended after 1 steps"):
+        collect(world, RandomPolicy(), seeds, sampled(seeds))
