@@ -50,7 +50,8 @@ demo: install ## record, distil, evaluate, report: a minute or so, into demo/
 	@printf '\ndataset  %s\nrun      %s\nreport   %s\n' $(DEMO)/dataset.zarr $(DEMO)/run/ $(DEMO)/report.html
 
 results: install ## make docs/results.md again: hours, resumable
-	$(BIN)/python benchmarks/results.py
+	$(BIN)/python -m benchmarks.results.run --workers 2
+	$(BIN)/python -m benchmarks.results.render
 
 schemas: install ## write schemas/*.schema.json
 	$(BIN)/python -m kd_offline.schemas.publish --write schemas

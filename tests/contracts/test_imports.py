@@ -1,0 +1,126 @@
+"""Imports point one way, and what must be light stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kd_offline
+
+ROOT = Path(kd_offline.__file__).parent
+
+TIERS = {
+    **dict.fromkeys(("errors", "types", "seeding", "schemas", "recipes"), 0),
+    **dict.fromkeys(("networks", "advantage", "policies"), 1),
+    **dict.fromkeys(("environments", "experts", "students", "datasets", "trajectories"), 2),
+    **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs"), 3),
+    "testing": 4,
+    "cli": 5,
+}
+SAME_TIER = {
+    0: {("schemas", "errors"), ("schemas", "types"), ("seeding", "types"), ("recipes", "errors")}
+    | {("recipes", "schemas")},
+    1: {("networks", "policies"), ("policies", "advantage")},
+    2: {
+        ("experts", "environments"),
+        ("experts", "students"),
+        ("experts", "trajectories"),
+        ("trajectories", "environments"),
+    },
+    3: {(name, "runs") for name in ("recording", "distillation", "evaluation", "reports")},
+}
+FORBIDDEN = {("distillation", "environments"), ("distillation", "experts"), ("cli", "testing")}
+LIGHT = ["kd_offline", "kd_offline.schemas.publish", "kd_offline.datasets.reader"]
+LIGHT += ["kd_offline.datasets.integrity", "kd_offline.datasets.summary", "kd_offline.cli.app"]
+LIGHT += ["kd_offline.distillation.recipe", "kd_offline.experts.recipe"]
+
+
+def modules():
+    return sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def part(path):
+    """Return the top-level package or module that a file belongs to."""
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imported_parts(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            head, *rest = name.split(".")
+            if head == "kd_offline" and rest and rest[0] in TIERS:
+                yield rest[0]
+
+
+def test_every_module_has_a_tier():
+    assert {part(path) for path in modules()} == set(TIERS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    mine = part(path)
+    for other in imported_parts(path):
+        if other == mine:
+            continue
+        assert (mine, other) not in FORBIDDEN
+        if TIERS[mine] == TIERS[other]:
+            assert (mine, other) in SAME_TIER.get(TIERS[mine], set()), f"{mine} imports {other}"
+        else:
+            assert TIERS[mine] > TIERS[other], f"{mine} imports {other}"
+
+
+def loaded(code):
+    """Return the names of all modules that are loaded after ``code`` in a fresh interpreter."""
+    listing = f"{code}\nimport sys; print('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", listing], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_needs_no_torch(module):
+    assert "torch" not in loaded(f"import {module}")
+
+
+def test_help_needs_nothing_heavy():
+    found = loaded(
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from kd_offline.cli.app import app\n"
+        "done = CliRunner().invoke(app, ['distill', '--help'])\n"
+        "assert done.exit_code == 0 and 'dataset' in done.output"
+    )
+    assert not found & {"torch", "zarr", "numpy", "tqdm", "matplotlib", "jinja2"}
+
+
+def test_reading_a_dataset_needs_no_torch_and_no_optional_library():
+    found = loaded("from kd_offline import ExpertBuffer, inspect, verify")
+    assert not found & {"torch", "matplotlib", "jinja2", "mpe2", "pettingzoo"}
+
+
+def test_distillation_imports_no_environment_and_no_expert():
+    found = loaded("import kd_offline.distillation.distill, kd_offline.distillation.rerun")
+    assert "torch" in found
+    heavy = ("kd_offline.environments", "kd_offline.experts", "mpe2", "pettingzoo", "jax")
+    assert not [name for name in found if name.startswith(heavy)]
+
+
+def test_recording_and_evaluation_import_no_optional_library():
+    found = loaded("import kd_offline.recording.record, kd_offline.evaluation.evaluate")
+    assert not found & {"mpe2", "pettingzoo", "matplotlib", "jinja2", "jax"}
+
+
+def test_root_folders_hold_no_python():
+    repository = ROOT.parent
+    for name in ("cli", "schemas", "datasets"):
+        assert not list((repository / name).rglob("*.py"))

@@ -1,0 +1,47 @@
+"""What is published in root folders is in step with the code."""
+
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from kd_offline.cli import reference
+from kd_offline.distillation.recipe import distill_recipe
+from kd_offline.experts.recipe import train_recipe
+from kd_offline.schemas import publish
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "cli" / "recipes"
+
+
+def test_help_texts_are_in_step():
+    assert reference.stale(ROOT / "cli" / "reference") == []
+
+
+def test_a_changed_or_missing_help_text_is_found(tmp_path):
+    reference.write(tmp_path)
+    assert reference.stale(tmp_path) == []
+    (tmp_path / "record.txt").write_text("altered")
+    (tmp_path / "verify.txt").unlink()
+    (tmp_path / "gone.txt").write_text("of a command that is no more")
+    assert reference.stale(tmp_path) == ["gone.txt", "record.txt", "verify.txt"]
+
+
+def test_schemas_are_in_step():
+    assert publish.stale(ROOT / "schemas") == []
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "distill").glob("*.toml")), ids=lambda p: p.stem)
+def test_ready_recipe_for_distillation(path):
+    recipe = distill_recipe(file=path)
+    jsonschema.validate(recipe.model_dump(mode="json"), publish.json_schema("distill-recipe"))
+    given = tomllib.loads(path.read_text("utf-8"))
+    assert recipe.method == given["method"]
+    assert recipe.mask == given["mask"]
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "train").glob("*.toml")), ids=lambda p: p.stem)
+def test_ready_recipe_for_training(path):
+    recipe = train_recipe(file=path)
+    jsonschema.validate(recipe.model_dump(mode="json"), publish.json_schema("train-recipe"))

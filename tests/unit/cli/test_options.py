@@ -1,0 +1,35 @@
+import pytest
+
+from kd_offline.cli import options
+from kd_offline.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [(None, None), ("5", 5), ("0,1,2", (0, 1, 2)), ("7,", (7,)), ("1", 1)]
+)
+def test_seeds(text, value):
+    assert options.seeds(text) == value
+
+
+@pytest.mark.parametrize("text", ["0", "-2"])
+def test_no_seeds(text):
+    with pytest.raises(UsageError, match="give 1 or more"):
+        options.seeds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [(None, None), ("auto", "auto"), ("32", 32), ("32,16,16", (32, 16, 16))]
+)
+def test_hidden(text, value):
+    assert options.hidden(text) == value
+
+
+@pytest.mark.parametrize("text", ["wide", "32,x", "", "3.5"])
+def test_what_is_no_width(text):
+    with pytest.raises(UsageError, match="not a list of whole numbers"):
+        options.hidden(text)
+
+
+def test_assignments():
+    assert options.assignments(["a=1", "b.c=x"]) == {"a": 1, "b.c": "x"}
+    assert options.assignments(None) == {}

@@ -1,0 +1,164 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kd_offline import recipes
+from kd_offline.distillation.methods import METHODS
+from kd_offline.distillation.recipe import PRESETS, distill_recipe
+from kd_offline.errors import UnknownNameError, UsageError
+from kd_offline.experts.recipe import train_recipe
+from kd_offline.schemas.recipes import DistillRecipe, LossSwitches
+
+
+def write(tmp_path, text, name="recipe.toml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+class TestLayers:
+    def test_single_settings_beat_the_file_which_beats_the_method(self, tmp_path):
+        file = write(tmp_path, 'method = "kl"\n[switches]\ntemperature = 3.0\nclip = 0.1\n')
+        assert distill_recipe(method="kl").switches.temperature == 1.0
+        assert distill_recipe(file=file).switches.temperature == 3.0
+        recipe = distill_recipe(file=file, settings={"switches.temperature": 4})
+        assert recipe.switches.temperature == 4.0
+        assert recipe.switches.clip == 0.1
+        assert recipe.weights.ce == 0.0
+
+    def test_a_method_given_as_an_option_replaces_the_files_method_but_not_its_settings(
+        self, tmp_path
+    ):
+        file = write(tmp_path, 'method = "kl"\n[weights]\nrole = 0.7\n')
+        recipe = distill_recipe(method="bc", file=file)
+        assert recipe.method == "bc"
+        assert recipe.weights.kl == 0.0
+        assert recipe.weights.role == 0.7
+
+    def test_a_preset_beats_the_file_and_loses_to_an_option(self, tmp_path):
+        file = write(tmp_path, 'mask = "paper"\n[student]\nhidden = 8\n')
+        assert distill_recipe(file=file, preset="lh").student.hidden == 32
+        recipe = distill_recipe(file=file, preset="lh+a", mask="full")
+        assert (recipe.mask, recipe.student.hidden) == ("full", "auto")
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_every_method_is_its_own_default(self, method):
+        recipe = distill_recipe(method=method)
+        assert recipe.weights == METHODS[method].weights
+        assert recipe.switches == METHODS[method].switches
+
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_presets_are_recipes(self, preset):
+        assert distill_recipe(preset=preset).mask == "limited"
+
+    def test_nothing_given_is_the_default(self):
+        assert distill_recipe() == DistillRecipe()
+
+    def test_a_number_of_seeds_or_the_seeds(self):
+        assert distill_recipe(seeds=3).seeds == (0, 1, 2)
+        assert distill_recipe(seeds=[7, 1]).seeds == (7, 1)
+
+    @pytest.mark.parametrize("name", LossSwitches.model_fields)
+    def test_every_switch_can_be_set_by_its_path(self, name):
+        value = getattr(LossSwitches(), name)
+        recipe = distill_recipe(settings={f"switches.{name}": value})
+        assert getattr(recipe.switches, name) == value
+
+    def test_a_recipe_is_read_back_from_what_a_run_states(self, tmp_path):
+        recipe = distill_recipe(preset="lh+a", seeds=2, settings={"switches.roles": 4})
+        text = json.dumps({"recipe": recipe.model_dump(mode="json"), "method": "kd-marl"})
+        assert distill_recipe(file=write(tmp_path, text, "run.json")) == recipe
+
+
+class TestRefusals:
+    def test_an_unknown_method(self):
+        with pytest.raises(UnknownNameError, match="did you mean 'kd-marl'"):
+            distill_recipe(method="kdmarl")
+
+    def test_an_unknown_switch_lists_the_switches(self):
+        with pytest.raises(UnknownNameError, match="setting of the recipe, switches.*ratio"):
+            distill_recipe(settings={"switches.ratoi": "joint"})
+
+    def test_an_unknown_table(self):
+        with pytest.raises(UnknownNameError, match="'swiches'.*did you mean 'switches'"):
+            distill_recipe(settings={"swiches.ratio": "joint"})
+
+    def test_an_impossible_value_names_the_setting_and_what_was_got(self):
+        with pytest.raises(UsageError, match=r"switches\.ratio is 'both'.*'per_agent' or 'joint'"):
+            distill_recipe(settings={"switches.ratio": "both"})
+
+    def test_a_table_where_a_value_belongs(self):
+        with pytest.raises(UsageError, match="mask"):
+            distill_recipe(settings={"mask.name": "limited"})
+
+    def test_a_missing_file(self, tmp_path):
+        with pytest.raises(UsageError, match="cannot be read: No such file"):
+            recipes.read_recipe(tmp_path / "absent.toml")
+
+    @pytest.mark.parametrize(("name", "kind"), [("a.toml", "TOML"), ("a.json", "JSON")])
+    def test_a_broken_file(self, tmp_path, name, kind):
+        with pytest.raises(UsageError, match=f"not valid {kind}"):
+            recipes.read_recipe(write(tmp_path, "{ = ", name))
+
+    def test_a_file_without_settings(self, tmp_path):
+        with pytest.raises(UsageError, match="no table of settings"):
+            recipes.read_recipe(write(tmp_path, "[1, 2]", "a.json"))
+
+
+class TestAssignments:
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("a=1", 1),
+            ("a=0.5", 0.5),
+            ("a=true", True),
+            ("a=none", None),
+            ("a=joint", "joint"),
+            ("a='1'", "1"),
+            ("a=[32, 16]", [32, 16]),
+            ("a=x=y", "x=y"),
+            ("a=", ""),
+        ],
+    )
+    def test_values(self, text, value):
+        assert recipes.assignment(text) == ("a", value)
+
+    @pytest.mark.parametrize("text", ["a", "=1", ""])
+    def test_refused(self, text):
+        with pytest.raises(UsageError, match="NAME=VALUE"):
+            recipes.assignment(text)
+
+    @given(st.text(max_size=30))
+    def test_any_value_is_read_without_an_error(self, text):
+        assert recipes.assignment(f"name={text}")[0] == "name"
+
+
+class TestTraining:
+    def test_needs_an_environment(self):
+        with pytest.raises(UsageError, match="no environment given"):
+            train_recipe()
+
+    def test_options_beat_the_file(self, tmp_path):
+        file = write(tmp_path, 'environment = "a"\nframes = 10\nentropy = 0.5\n')
+        recipe = train_recipe(file=file, settings={"frames": 20})
+        assert (recipe.environment, recipe.frames, recipe.entropy) == ("a", 20, 0.5)
+        assert train_recipe("b", file=file).environment == "b"
+
+    def test_width_and_memory(self):
+        assert train_recipe("a", hidden=32).architecture.trunk == (32, 32)
+        assert train_recipe("a", hidden=32).architecture.gru == 32
+        plain = train_recipe("a", hidden=32, gru=False).architecture
+        assert (plain.trunk, plain.gru, plain.critic_gru) == ((32, 32), None, None)
+
+    def test_the_algorithm_decides_the_critic(self):
+        assert train_recipe("a").architecture.critic == "central"
+        assert train_recipe("a", algorithm="ippo").architecture.critic == "local"
+        with pytest.raises(UsageError, match="ippo has a local critic"):
+            train_recipe("a", algorithm="ippo", critic="central")
+
+    def test_memory_without_a_width(self, tmp_path):
+        file = write(tmp_path, json.dumps({"architecture": {"gru": None}}), "a.json")
+        with pytest.raises(UsageError, match="--hidden with --gru"):
+            train_recipe("a", gru=True, file=file)
