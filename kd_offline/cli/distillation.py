@@ -149,7 +149,8 @@ def _finish(done: RunManifest, output: Path, json: bool) -> None:
     for student in done.students:
         say(f"  {student.agent}: hidden {student.hidden}, {student.parameters:,} parameters")
     for result in done.results:
-        metrics = ", ".join(f"{name} {value:.4f}" for name, value in result.held_out.items())
+        shown = {name: x for name, x in result.held_out.items() if "." not in name}
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         say(f"  seed {result.seed}: held out {metrics}")
     say(f"{len(done.results)} teams in {done.timing.seconds:.1f} s")
     say(f"next: kd-offline evaluate {output}")

@@ -15,7 +15,9 @@ from typer.core import TyperGroup
 from kd_offline.errors import EXIT_FAILED, EXIT_USAGE, KdOfflineError
 
 _DEBUG = "kd_offline.debug"
-_NO_STORAGE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
+_NO_STORAGE = {getattr(errno, name) for name in ("ENOSPC", "EROFS", "EACCES", "EPERM", "EFBIG")} | {
+    getattr(errno, "EDQUOT", errno.ENOSPC)  # absent on some platforms
+}
 
 
 class StoppedError(KdOfflineError):

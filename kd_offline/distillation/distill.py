@@ -16,6 +16,7 @@ from kd_offline.distillation.job import Job, Report, complete, fresh_team, prepa
 from kd_offline.distillation.methods import check_arrays
 from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.train import Training, finish, train_team
+from kd_offline.errors import UsageError
 from kd_offline.networks.files import write_file, write_tensors
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.recipes import DistillRecipe
@@ -72,6 +73,9 @@ def distill(
     DatasetError, MissingArrayError, UsageError, StorageError
         See the message. Finished seeds and epochs are kept for ``resume``.
     """
+    if resume and overwrite:
+        msg = "resume and overwrite exclude each other: give one of them"
+        raise UsageError(msg)
     recipe = recipe or DistillRecipe()
     torch.set_num_threads(recipe.threads)
     buffer = ExpertBuffer.open(dataset)

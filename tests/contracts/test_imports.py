@@ -18,6 +18,7 @@ TIERS = {
     **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs"), 3),
     "testing": 4,
     "cli": 5,
+    "__main__": 6,
 }
 SAME_TIER = {
     0: {("schemas", "errors"), ("schemas", "types"), ("seeding", "types"), ("recipes", "errors")}

@@ -78,11 +78,11 @@ class TestRefusals:
             distill_recipe(method="kdmarl")
 
     def test_an_unknown_switch_lists_the_switches(self):
-        with pytest.raises(UnknownNameError, match="setting of the recipe, switches.*ratio"):
+        with pytest.raises(UnknownNameError, match=r"setting of the recipe, switches.*ratio"):
             distill_recipe(settings={"switches.ratoi": "joint"})
 
     def test_an_unknown_table(self):
-        with pytest.raises(UnknownNameError, match="'swiches'.*did you mean 'switches'"):
+        with pytest.raises(UnknownNameError, match=r"'swiches'.*did you mean 'switches'"):
             distill_recipe(settings={"swiches.ratio": "joint"})
 
     def test_an_impossible_value_names_the_setting_and_what_was_got(self):

@@ -1,0 +1,6 @@
+"""``python -m kd_offline`` is ``kd-offline``."""
+
+from kd_offline.cli.app import main
+
+if __name__ == "__main__":
+    main()
