@@ -178,7 +178,7 @@ def make_students(cell: DistilledCell) -> None:
 
 
 def ceiling(cell: DistilledCell) -> Path | None:
-    """Return the better of the full-size networks trained under the cell's mask, if there is one."""
+    """Return the better of the full-size networks trained under the cell's mask, if any."""
     found: list[tuple[float, Path]] = []
     for seed in RL_SEEDS:
         path = network_path(NetworkCell(cell.task, cell.mask, None, seed))

@@ -29,7 +29,7 @@ class Training:
 
     team: StudentTeam
     projections: Projections
-    optimiser: torch.optim.Optimizer
+    optimisers: list[torch.optim.Optimizer]
     average: list[Tensor]
     epoch: int = 0
     best_epoch: int | None = None
@@ -39,12 +39,13 @@ class Training:
     @classmethod
     def begin(cls, team: StudentTeam, projections: Projections, schedule: Optimisation) -> Training:
         """Return the state before the first step."""
-        parameters = [p for m in (team, projections) for p in m.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(
-            parameters, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
-        )
         average = [p.detach().clone() for p in team.parameters()]
-        return cls(team, projections, optimiser, average)
+        return cls(team, projections, _optimisers(team, projections, schedule), average)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Everything that is trained."""
+        return [p for o in self.optimisers for group in o.param_groups for p in group["params"]]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything as named tensors; :meth:`restore` takes them back."""
@@ -52,8 +53,10 @@ class Training:
         out |= {f"projections.{k}": v for k, v in self.projections.state_dict().items()}
         out |= {f"average.{i}": v for i, v in enumerate(self.average)}
         out |= {f"best.{i}": v for i, v in enumerate(self.best_weights)}
-        for index, entry in self.optimiser.state_dict()["state"].items():
-            out |= {f"adam.{index}.{k}": torch.as_tensor(v) for k, v in entry.items()}
+        for k, optimiser in enumerate(self.optimisers):
+            for index, entry in optimiser.state_dict()["state"].items():
+                moments = {f"optimiser{k}.{index}.{n}": v for n, v in entry.items()}
+                out |= {name: torch.as_tensor(value) for name, value in moments.items()}
         return out
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -66,11 +69,36 @@ class Training:
         self.projections.load_state_dict(groups.get("projections", {}))
         self.average = _listed(groups["average"])
         self.best_weights = _listed(groups.get("best", {}))
-        adam: dict[int, dict[str, Tensor]] = {}
-        for name, value in groups.get("adam", {}).items():
-            index, _, key = name.partition(".")
-            adam.setdefault(int(index), {})[key] = value
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": adam})
+        for k, optimiser in enumerate(self.optimisers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in groups.get(f"optimiser{k}", {}).items():
+                index, _, key = name.partition(".")
+                state.setdefault(int(index), {})[key] = value
+            optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+
+
+def _optimisers(
+    team: StudentTeam, projections: Projections, schedule: Optimisation
+) -> list[torch.optim.Optimizer]:
+    """Return AdamW, and Muon (Jordan et al., 2024) for the matrices between hidden layers.
+
+    Muon makes every update of a matrix orthogonal. Small recurrent students get as far in one
+    epoch as in two of AdamW, see docs/decisions/004-distillation.md.
+    """
+    hidden = {
+        id(p)
+        for name, p in team.named_parameters()
+        if schedule.optimiser == "muon" and p.ndim == 2 and not name.startswith("aligners")
+        if ".head." not in name
+    }
+    everything = [p for m in (team, projections) for p in m.parameters() if p.requires_grad]
+    rest = [p for p in everything if id(p) not in hidden]
+    decay = schedule.weight_decay
+    adamw = torch.optim.AdamW(rest, schedule.learning_rate, weight_decay=decay, fused=True)
+    if not hidden:
+        return [adamw]
+    matrices = [p for p in everything if id(p) in hidden]
+    return [adamw, torch.optim.Muon(matrices, schedule.muon_learning_rate, weight_decay=decay)]
 
 
 def _listed(tensors: dict[str, Tensor]) -> list[Tensor]:
@@ -94,7 +122,6 @@ def train_team(
     size = min(schedule.batch_episodes, len(train))
     per_epoch = len(train) // size
     total = per_epoch * schedule.epochs
-    parameters = [p for group in state.optimiser.param_groups for p in group["params"]]
     everyone = np.arange(len(train))
     while state.epoch < schedule.epochs:
         state.team.train()
@@ -108,12 +135,7 @@ def train_team(
             terms = objective(
                 logits, embeddings, batch, state.projections, recipe, step / max(1, total)
             )
-            for group in state.optimiser.param_groups:
-                group["lr"] = learning_rate(schedule, step, total)
-            state.optimiser.zero_grad()
-            terms["loss"].backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(parameters, schedule.max_grad_norm)
-            state.optimiser.step()
+            norm = _step(state, terms["loss"], schedule, warm_cosine(schedule, step, total))
             _average(state, schedule.ema, step)
             for name, value in (terms | {"gradient_norm": norm}).items():
                 sums[name] = sums.get(name, torch.zeros(())) + value.detach()
@@ -125,14 +147,29 @@ def train_team(
         yield rows
 
 
-def learning_rate(schedule: Optimisation, step: int, total: int) -> float:
-    """Return the rate at ``step``: linear warm-up, then a cosine to the final rate."""
+def _step(state: Training, loss: Tensor, schedule: Optimisation, share: float) -> Tensor:
+    """Take one gradient step at ``share`` of the learning rates; returns the gradient's norm."""
+    for optimiser, rate in zip(
+        state.optimisers, (schedule.learning_rate, schedule.muon_learning_rate), strict=False
+    ):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * share
+        optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(state.parameters, schedule.max_grad_norm)
+    for optimiser in state.optimisers:
+        optimiser.step()
+    return norm
+
+
+def warm_cosine(schedule: Optimisation, step: int, total: int) -> float:
+    """Return the share of the learning rates at ``step``: linear warm-up, then a cosine."""
     warm = max(1, round(schedule.warmup * total))
     if step < warm:
-        return schedule.learning_rate * (step + 1) / warm
-    share = (step - warm) / max(1, total - warm)
-    low = schedule.final_learning_rate
-    return low + (schedule.learning_rate - low) * (1 + math.cos(math.pi * share)) / 2
+        return (step + 1) / warm
+    done = (step - warm) / max(1, total - warm)
+    low = schedule.final_share
+    return low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
 
 
 def _average(state: Training, decay: float, step: int) -> None:

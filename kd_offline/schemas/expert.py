@@ -18,7 +18,8 @@ class ExpertArchitecture(Strict):
     a linear head. With ``share`` the agents of a side that have equal widths use one network and a
     one-hot agent id is appended to the observation. ``widths`` gives each agent a network of its
     own width instead. ``motion`` and ``last_action`` append the change of every feature since the
-    last step and the agent's own last action, as students under a mask have them. The critic sees the state once per side (``central``) or each agent's own
+    last step and the agent's own last action, as students under a mask may have them. The critic
+    sees the state once per side (``central``) or each agent's own
     observation (``local``).
     """
 

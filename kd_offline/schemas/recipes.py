@@ -12,15 +12,17 @@ from kd_offline.schemas.environment import Strict
 class LossWeights(Strict):
     """Weights of the terms of KD-MARL's objective (Algorithm 1, line 14), and its switches.
 
-    The defaults are the recommended resolution of every ambiguity of the paper; docs/guide/losses.md
-    explains each switch.
+    The defaults are the recommended resolution of every ambiguity of the paper;
+    docs/guide/losses.md explains each switch.
     """
 
     kl: float = Field(default=1.0, ge=0, description="alpha, Eq. 7")
     ce: float = Field(default=0.5, ge=0, description="beta, Eq. 8")
     structure: float = Field(default=0.1, ge=0, description="lambda_str, Eq. 9")
     role: float = Field(default=0.1, ge=0, description="lambda_role, Eq. 10")
-    policy: float = Field(default=0.1, ge=0, description="weight of the policy-gradient term, Eq. 4")
+    policy: float = Field(
+        default=0.1, ge=0, description="weight of the policy-gradient term, Eq. 4"
+    )
     entropy: float = Field(default=0.0, ge=0, description="zeta, Eq. 5")
     embedding: float = Field(
         default=0.0, ge=0, description="regression of the expert's embedding, not in the paper"
@@ -34,7 +36,8 @@ class LossSwitches(Strict):
     """How each ambiguity of the paper is read."""
 
     form: Literal["alg1", "eq6"] = Field(
-        default="alg1", description="Algorithm 1, or the misprinted Eq. 6 (alpha CE + CE, one lambda)"
+        default="alg1",
+        description="Algorithm 1, or the misprinted Eq. 6 (alpha CE + CE, one lambda)",
     )
     temperature: float = Field(default=2.0, gt=0, description="tau of the KL term only")
     scale_by_temperature: bool = Field(
@@ -89,9 +92,7 @@ class StudentArchitecture(Strict):
         description="append each visible feature's change since the last step; None: where the "
         "mask hides something",
     )
-    last_action: bool | None = Field(
-        default=None, description="append the agent's own last action; None: as motion"
-    )
+    last_action: bool = Field(default=False, description="append the agent's own last action")
     mask_as_input: bool | None = Field(
         default=None, description="append the mask bits; None: for per-episode masks only"
     )
@@ -102,8 +103,14 @@ class Optimisation(Strict):
 
     epochs: int = Field(default=20, gt=0)
     batch_episodes: int = Field(default=256, gt=0)
-    learning_rate: float = Field(default=3e-3, gt=0)
-    final_learning_rate: float = Field(default=1e-5, ge=0)
+    optimiser: Literal["muon", "adamw"] = Field(
+        default="muon", description="muon: for the hidden matrices; everything else by AdamW"
+    )
+    learning_rate: float = Field(default=0.01, gt=0, description="of AdamW")
+    muon_learning_rate: float = Field(default=0.02, gt=0)
+    final_share: float = Field(
+        default=1e-3, ge=0, le=1, description="of the learning rates, at the end of the cosine"
+    )
     warmup: float = Field(default=0.02, ge=0, le=1, description="share of linear warm-up")
     max_grad_norm: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)

@@ -1,0 +1,95 @@
+"""Joint steps a second: the rollout alone, and the same rollout recorded with everything written.
+
+    python -m benchmarks.recording --repeats 5
+
+Both are measured in turns in one run. The rollout is policy, critic, environment and noise with
+every step kept in memory; recording adds casts, compression, digests and files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from kd_offline import environments
+from kd_offline.experts.load import load
+from kd_offline.recording import noise
+from kd_offline.recording.record import record
+from kd_offline.seeding import episode_seeds
+from kd_offline.trajectories import collect
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--environment", default="mpe/simple_spread_v3")
+    parser.add_argument("--expert", default="bundled:large")
+    parser.add_argument("--episodes", type=int, default=16_000)
+    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=None, help="where to write (a disk)")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    rolled, recorded = [], []
+    for turn in range(given.repeats + 1):
+        pair = rollout_rate(given), recording_rate(given)
+        if turn:  # the first pair warms up
+            rolled.append(pair[0])
+            recorded.append(pair[1])
+            print(f"{pair[0]:9,.0f} rolled {pair[1]:9,.0f} recorded", file=sys.stderr)
+    ratios = [b / a for a, b in zip(rolled, recorded, strict=True)]
+    result = {
+        name: {"median": statistics.median(x), "min": min(x), "max": max(x)}
+        for name, x in (("rollout", rolled), ("recording", recorded), ("ratio", ratios))
+    }
+    if given.json:
+        print(json.dumps(result))
+        return
+    for name, figures in result.items():
+        print(f"{name:10s} " + "  ".join(f"{k} {v:,.2f}" for k, v in figures.items()))
+
+
+def rollout_rate(given: argparse.Namespace) -> float:
+    """Return joint steps a second of the record loop without a disk."""
+    world = environments.load(given.environment)
+    expert = load(given.expert, world.spec)
+    steps = 0
+    began = time.perf_counter()
+    for first in range(0, given.episodes, given.batch):
+        seeds = episode_seeds(0, first, given.batch, "record")
+        levels = noise.episode_levels(seeds, noise.DEFAULT)
+        played = collect(world, expert, seeds, noise.perturbed(seeds, levels))
+        steps += int(played.length.sum())
+    return steps / (time.perf_counter() - began)
+
+
+def recording_rate(given: argparse.Namespace) -> float:
+    """Return joint steps a second of a whole recording, from the call to the commit."""
+    folder = Path(tempfile.mkdtemp(dir=given.folder))
+    began = time.perf_counter()
+    try:
+        manifest = record(
+            given.environment,
+            folder / "dataset.zarr",
+            expert=given.expert,
+            episodes=given.episodes,
+            batch=given.batch,
+            threads=given.threads,
+        )
+        return manifest.statistics.steps / (time.perf_counter() - began)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
