@@ -232,8 +232,9 @@ def _actions(seeds: SeedArray, step: int, view: View) -> IntArray:
 
 
 def _fields(one: _Record, other: _Record) -> Iterator[tuple[str, Array, Array]]:
+    # The loop that steps an environment fills in last_actions; the environment leaves it out.
     for item in dataclasses.fields(one):
-        if item.name != "view":
+        if item.name not in ("view", "last_actions"):
             yield item.name, getattr(one, item.name), getattr(other, item.name)
 
 

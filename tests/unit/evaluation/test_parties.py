@@ -67,6 +67,8 @@ def make_run(path: Path, teacher: Path, *, motion: bool) -> RunFolder:
         mask="limited",
         mask_features=rows(MASK),
         mask_as_input=False,
+        motion=motion,
+        last_action=False,
         method="kd-marl",
         dataset=manifest.dataset.id,
         seeds=(3, 4),
