@@ -28,10 +28,6 @@ def test_a_changed_or_missing_help_text_is_found(tmp_path):
     assert reference.stale(tmp_path) == ["gone.txt", "record.txt", "verify.txt"]
 
 
-def test_schemas_are_in_step():
-    assert publish.stale(ROOT / "schemas") == []
-
-
 @pytest.mark.parametrize("path", sorted((RECIPES / "distill").glob("*.toml")), ids=lambda p: p.stem)
 def test_ready_recipe_for_distillation(path):
     recipe = distill_recipe(file=path)
