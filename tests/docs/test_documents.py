@@ -1,0 +1,90 @@
+"""Code in documents works: commands parse, README and quickstart run, links lead somewhere."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from kd_offline.cli.app import app
+from kd_offline.distillation.methods import METHODS
+from kd_offline.schemas.mask import MaskFile
+from kd_offline.schemas.recipes import LossSwitches, LossWeights
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+EXECUTED = [ROOT / "README.md", ROOT / "docs" / "guide" / "quickstart.md"]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SMALL = {
+    "train": ["--frames", "6400", "--score", "8", "--threads", "1"],
+    "record": ["--episodes", "80", "--threads", "1"],
+    "distill": ["--epochs", "1", "--threads", "1"],
+    "evaluate": ["--episodes", "20", "--threads", "1"],
+}
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def blocks(path):
+    return BLOCK.findall(path.read_text("utf-8"))
+
+
+def commands(path):
+    for language, text in blocks(path):
+        if language in ("", "sh"):
+            for line in text.splitlines():
+                if line.startswith("kd-offline "):
+                    yield shlex.split(line, comments=True)[1:]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_every_command_exists_with_its_options(path):
+    group = typer.main.get_command(app)
+    for name, *arguments in commands(path):
+        command = group.commands[name]  # type: ignore[attr-defined]
+        command.make_context(name, arguments, resilient_parsing=False)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_every_link_leads_somewhere(path):
+    text = path.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=relative)
+def test_it_runs_as_it_stands(path, tmp_path, monkeypatch):
+    """Sizes are made small; everything else is what a reader would type."""
+    monkeypatch.chdir(tmp_path)
+    for language, text in blocks(path):
+        if language == "sh":
+            for line in text.splitlines():
+                name, *arguments = shlex.split(line, comments=True)[1:]
+                done = CliRunner().invoke(app, [name, *arguments, *SMALL.get(name, [])])
+                assert done.exit_code == 0, f"{line}\n{done.output}"
+        elif language == "python":
+            small = re.sub(r"episodes=[\d_]+", "episodes=80", text)
+            small = small.replace("seeds=2", 'settings={"optimisation.epochs": 1, "threads": 1}')
+            exec(compile(small, relative(path), "exec"), {})
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_every_toml_block_is_a_mask(path):
+    for language, text in blocks(path):
+        if language == "toml":
+            MaskFile.model_validate(tomllib.loads(text))
+
+
+def test_every_weight_switch_and_method_is_explained():
+    losses = (ROOT / "docs" / "guide" / "losses.md").read_text("utf-8")
+    for name in (*LossWeights.model_fields, *LossSwitches.model_fields):
+        assert f"`{name}`" in losses or f"{name}`" in losses, name
+    methods = (ROOT / "docs" / "guide" / "distillation.md").read_text("utf-8")
+    for name in METHODS:
+        assert f"| `{name}` |" in methods, name
