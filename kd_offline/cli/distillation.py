@@ -53,30 +53,52 @@ def add(app: typer.Typer) -> None:
     )
 
 
+_Dataset = Annotated[Path, typer.Argument(help="Expert buffer, such as dataset.zarr.")]
+_Output = Annotated[Path, typer.Option("--output", "-o", help="Run folder.")]
+_Method = Annotated[str | None, typer.Option(help="See the guide.  [default: kd-marl]")]
+_Preset = Annotated[
+    str | None, typer.Option(help="lh: mask limited, hidden 32; lh+a: hidden auto.")
+]
+_Mask = Annotated[str | None, typer.Option(help="Stored mask.  [default: full]")]
+_Hidden = Annotated[str | None, typer.Option(help="32, or 32,16,16, or auto.")]
+_Arch = Annotated[str | None, typer.Option(help="gru or mlp.  [default: gru]")]
+_Depth = Annotated[int | None, typer.Option(help="Trunk layers.  [default: 2]")]
+_Seeds = Annotated[str | None, typer.Option(help="5 (the seeds 0 to 4), or 0,1,2.")]
+_Epochs = Annotated[int | None, typer.Option(help="Passes over the data.")]
+_Batch = Annotated[int | None, typer.Option(help="Episodes in a batch.")]
+_LearningRate = Annotated[float | None, typer.Option(help="At its highest.")]
+_Temperature = Annotated[float | None, typer.Option(help="Of the KL term.")]
+_KlWeight = Annotated[float | None, typer.Option(help="KL to the expert.")]
+_CeWeight = Annotated[float | None, typer.Option(help="Hard cross entropy.")]
+_StructureWeight = Annotated[float | None, typer.Option(help="Structure relation.")]
+_RoleWeight = Annotated[float | None, typer.Option(help="Role alignment.")]
+_PolicyWeight = Annotated[float | None, typer.Option(help="Policy-gradient term.")]
+_EntropyWeight = Annotated[float | None, typer.Option(help="Entropy.")]
+_PolicyTerm = Annotated[str | None, typer.Option(help="ppo, awr, crr or none.")]
+
+
 def distill(
     ctx: typer.Context,
-    dataset: Annotated[Path, typer.Argument(help="Expert buffer, such as dataset.zarr.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("run"),
-    method: Annotated[str | None, typer.Option(help="See the guide.  [default: kd-marl]")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="lh: mask limited, hidden 32; lh+a: hidden auto.")
-    ] = None,
-    mask: Annotated[str | None, typer.Option(help="Stored mask.  [default: full]")] = None,
-    hidden: Annotated[str | None, typer.Option(help="32, or 32,16,16, or auto.")] = None,
-    arch: Annotated[str | None, typer.Option(help="gru or mlp.  [default: gru]")] = None,
-    depth: Annotated[int | None, typer.Option(help="Trunk layers.  [default: 2]")] = None,
-    seeds: Annotated[str | None, typer.Option(help="5 (the seeds 0 to 4), or 0,1,2.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Episodes in a batch.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="At its highest.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the KL term.")] = None,
-    kl_weight: Annotated[float | None, typer.Option(help="KL to the expert.")] = None,
-    ce_weight: Annotated[float | None, typer.Option(help="Hard cross entropy.")] = None,
-    structure_weight: Annotated[float | None, typer.Option(help="Structure relation.")] = None,
-    role_weight: Annotated[float | None, typer.Option(help="Role alignment.")] = None,
-    policy_weight: Annotated[float | None, typer.Option(help="Policy-gradient term.")] = None,
-    entropy_weight: Annotated[float | None, typer.Option(help="Entropy.")] = None,
-    policy_term: Annotated[str | None, typer.Option(help="ppo, awr, crr or none.")] = None,
+    dataset: _Dataset,
+    output: _Output = Path("run"),
+    method: _Method = None,
+    preset: _Preset = None,
+    mask: _Mask = None,
+    hidden: _Hidden = None,
+    arch: _Arch = None,
+    depth: _Depth = None,
+    seeds: _Seeds = None,
+    epochs: _Epochs = None,
+    batch: _Batch = None,
+    learning_rate: _LearningRate = None,
+    temperature: _Temperature = None,
+    kl_weight: _KlWeight = None,
+    ce_weight: _CeWeight = None,
+    structure_weight: _StructureWeight = None,
+    role_weight: _RoleWeight = None,
+    policy_weight: _PolicyWeight = None,
+    entropy_weight: _EntropyWeight = None,
+    policy_term: _PolicyTerm = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
     resume: options.Resume = False,

@@ -27,34 +27,52 @@ def add(app: typer.Typer) -> None:
     app.command(epilog=_EXAMPLES)(train)
 
 
+_Name = Annotated[
+    str | None, typer.Argument(help="Name, see kd-offline envs; may come from --recipe.")
+]
+_Output = Annotated[Path, typer.Option("--output", "-o", help="Folder.")]
+_Algorithm = Annotated[str | None, typer.Option(help="mappo or ippo.  [default: mappo]")]
+_Mask = Annotated[str | None, typer.Option(help="Train under this observation mask.")]
+_Hidden = Annotated[int | None, typer.Option(help="Width of the actors.  [default: 64]")]
+_Gru = Annotated[
+    bool | None, typer.Option("--gru/--mlp", help="With or without memory.  [default: gru]")
+]
+_Widths = Annotated[
+    str | None, typer.Option(help="A width for each agent's own network, such as 32,16,16.")
+]
+_Share = Annotated[
+    bool | None,
+    typer.Option("--share/--separate", help="One network for like agents.  [default: share]"),
+]
+_Critic = Annotated[str | None, typer.Option(help="central or local.")]
+_Frames = Annotated[int | None, typer.Option(help="Joint steps.  [default: 8000000]")]
+_Seed = Annotated[int | None, typer.Option(help="Seed.  [default: 0]")]
+_Side = Annotated[
+    list[str] | None, typer.Option(help="Side that learns; repeatable.  [default: all]")
+]
+_Opponents = Annotated[
+    str | None, typer.Option(help="Expert that plays the other sides: bundled or a folder.")
+]
+_Score = Annotated[
+    int, typer.Option(callback=options.at_least(0), help="Episodes of greedy play at the end.")
+]
+
+
 def train(
-    environment: Annotated[
-        str | None, typer.Argument(help="Name, see kd-offline envs; may come from --recipe.")
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("expert"),
-    algorithm: Annotated[str | None, typer.Option(help="mappo or ippo.  [default: mappo]")] = None,
-    mask: Annotated[str | None, typer.Option(help="Train under this observation mask.")] = None,
-    hidden: Annotated[int | None, typer.Option(help="Width of the actors.  [default: 64]")] = None,
-    gru: Annotated[
-        bool | None, typer.Option("--gru/--mlp", help="With or without memory.  [default: gru]")
-    ] = None,
-    widths: Annotated[
-        str | None, typer.Option(help="A width for each agent's own network, such as 32,16,16.")
-    ] = None,
-    share: Annotated[
-        bool | None,
-        typer.Option("--share/--separate", help="One network for like agents.  [default: share]"),
-    ] = None,
-    critic: Annotated[str | None, typer.Option(help="central or local.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Joint steps.  [default: 8000000]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed.  [default: 0]")] = None,
-    side: Annotated[
-        list[str] | None, typer.Option(help="Side that learns; repeatable.  [default: all]")
-    ] = None,
-    opponents: Annotated[
-        str | None, typer.Option(help="Expert that plays the other sides: bundled or a folder.")
-    ] = None,
-    score: Annotated[int, typer.Option(help="Episodes of greedy play at the end.")] = 4000,
+    environment: _Name = None,
+    output: _Output = Path("expert"),
+    algorithm: _Algorithm = None,
+    mask: _Mask = None,
+    hidden: _Hidden = None,
+    gru: _Gru = None,
+    widths: _Widths = None,
+    share: _Share = None,
+    critic: _Critic = None,
+    frames: _Frames = None,
+    seed: _Seed = None,
+    side: _Side = None,
+    opponents: _Opponents = None,
+    score: _Score = 4000,
     env: options.Environment = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
@@ -72,9 +90,7 @@ def train(
     from kd_offline.experts.recipe import train_recipe
 
     single: dict[str, Any] = {"mask": mask, "frames": frames, "seed": seed, "opponents": opponents}
-    single = {key: value for key, value in single.items() if value is not None}
-    single |= {"learn": tuple(side)} if side else {}
-    single |= {"environment_kwargs": options.assignments(env)} if env else {}
+    single |= {"learn": side or None, "environment_kwargs": options.assignments(env) or None}
     chosen = train_recipe(
         environment,
         algorithm=algorithm,
@@ -84,7 +100,7 @@ def train(
         share=share,
         critic=critic,
         file=recipe,
-        settings=single | options.assignments(settings),
+        settings=options.given(single) | options.assignments(settings),
     )
     if dry_run:
         emit(chosen, nulls=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,19 @@ import typer
 
 from kd_offline.cli.failures import remember_debug
 from kd_offline.errors import UsageError
+
+
+def at_least(least: int) -> Callable[[typer.CallbackParam, int | None], int | None]:
+    """Return a check that a number is not below ``least``."""
+
+    def check(param: typer.CallbackParam, value: int | None) -> int | None:
+        if value is not None and value < least:
+            msg = f"--{param.name} {value} is too small: give {least} or more"
+            raise UsageError(msg)
+        return value
+
+    return check
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
@@ -20,7 +34,10 @@ Debug = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(help="Threads to compute with; part of what decides the bits.  [default: 2]"),
+    typer.Option(
+        callback=at_least(1),
+        help="Threads to compute with; part of what decides the bits.  [default: 2]",
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -30,6 +47,7 @@ Environment = Annotated[
         "--env", metavar="NAME=VALUE", help="Setting of the environment, such as n_agents=4."
     ),
 ]
+Seed = Annotated[int, typer.Option(callback=at_least(0), help="Seed.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -47,6 +65,11 @@ def assignments(texts: list[str] | None) -> dict[str, Any]:
     from kd_offline.recipes import assignment
 
     return dict(assignment(text) for text in texts or [])
+
+
+def given(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that were given."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def integers(text: str, option: str) -> tuple[int, ...]:

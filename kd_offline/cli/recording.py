@@ -28,26 +28,35 @@ def add(app: typer.Typer) -> None:
     app.command(epilog=_EXAMPLES)(record)
 
 
+_Environment = Annotated[str, typer.Argument(help="Name, see kd-offline envs.")]
+_Output = Annotated[Path, typer.Option("--output", "-o", help="Dataset to make.")]
+_Expert = Annotated[
+    str, typer.Option(help="bundled, bundled:large, bundled:mlp, or a trained folder.")
+]
+_Episodes = Annotated[int, typer.Option(help="Episodes.")]
+_Noise = Annotated[
+    str, typer.Option(help="Behaviour noise: default, none, or LEVEL:SHARE,LEVEL:SHARE,...")
+]
+_Mask = Annotated[
+    list[str] | None,
+    typer.Option(help="Student mask to store; repeatable.  [default: all that exist]"),
+]
+_Batch = Annotated[int, typer.Option(help="Episodes played at once.")]
+_Embedding = Annotated[str, typer.Option(help="float16 or float32.")]
+_Name = Annotated[str | None, typer.Option(help="Name of the dataset.")]
+
+
 def record(
-    environment: Annotated[str, typer.Argument(help="Name, see kd-offline envs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Dataset to make.")] = Path(
-        "dataset.zarr"
-    ),
-    expert: Annotated[
-        str, typer.Option(help="bundled, bundled:large, bundled:mlp, or a trained folder.")
-    ] = "bundled",
-    episodes: Annotated[int, typer.Option(help="Episodes.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
-    noise: Annotated[
-        str, typer.Option(help="Behaviour noise: default, none, or LEVEL:SHARE,LEVEL:SHARE,...")
-    ] = "default",
-    mask: Annotated[
-        list[str] | None,
-        typer.Option(help="Student mask to store; repeatable.  [default: all that exist]"),
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Episodes played at once.")] = 500,
-    embedding: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
-    name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
+    environment: _Environment,
+    output: _Output = Path("dataset.zarr"),
+    expert: _Expert = "bundled",
+    episodes: _Episodes = 10000,
+    seed: options.Seed = 0,
+    noise: _Noise = "default",
+    mask: _Mask = None,
+    batch: _Batch = 500,
+    embedding: _Embedding = "float16",
+    name: _Name = None,
     env: options.Environment = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,

@@ -11,7 +11,7 @@ import torch
 
 from kd_offline import environments
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
-from kd_offline.errors import UsageError
+from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.load import load
 from kd_offline.recording import noise
@@ -33,6 +33,7 @@ from kd_offline.types import Array, Float32Array, SeedArray
 
 DEFAULT_EPISODES = 10_000
 DEFAULT_BATCH = 500
+EMBEDDING_DTYPES = ("float16", "float32")
 
 
 def record(
@@ -87,6 +88,10 @@ def record(
     if episodes < 1 or batch < 1:
         msg = f"episodes {episodes} and batch {batch} must both be at least 1"
         raise UsageError(msg)
+    if embedding_dtype not in EMBEDDING_DTYPES:
+        raise UnknownNameError(
+            what="type of embeddings", got=embedding_dtype, allowed=EMBEDDING_DTYPES
+        )
     torch.set_num_threads(threads)
     world = environments.load(environment, **(environment_kwargs or {}))
     actor = load(expert, world.spec)
