@@ -1,0 +1,175 @@
+"""Write docs/results.md from the cells that are there; a cell that is missing says so.
+
+python -m benchmarks.results.render
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results.plan import (
+    DISTILLATION_SEEDS,
+    EPISODES,
+    MASKS,
+    RL_SEEDS,
+    TASKS,
+    Task,
+    ablation_cells,
+    distilled_cells,
+    network_cells,
+)
+from benchmarks.results.run import CELLS, group_name
+
+PAGE = Path("docs/results.md")
+Cell = dict[str, Any]
+
+# KD-MARL (arXiv 2604.06691), Table II, returns as printed; the paper states no episodes, no seeds
+# and no normalisation, and its adversary row repeats that of another map.
+PAPER = {
+    "spread": (-46.0, -84.0, -120.0, -48.5, -50.5),
+    "speaker-listener": (-46.0, -82.0, -118.0, -48.0, -50.0),
+    "adversary": (18.0, 16.5, 13.0, 16.8, 16.5),
+}
+PAPER_COLUMNS = ("MAPPO FO", "MAPPO LH", "MAPPO LH+A", "KD-MARL LH", "KD-MARL LH+A")
+METHOD_NAMES = {"kd-marl": "KD-MARL", "kl": "plain KL", "bc": "BC"}
+
+
+def main() -> None:
+    """Write the page."""
+    sections = [_head(), *(_task(task) for task in TASKS)]
+    PAGE.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def read(name: str) -> Cell | None:
+    """Return a cell, or None where it was not made."""
+    file = CELLS / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _head() -> str:
+    return (
+        "# Results\n\n"
+        "Made by `make results`, which trains, records, distils and measures every cell and keeps "
+        "it in `docs/results/cells`; this page is written from those files by "
+        "`python -m benchmarks.results.render`. Returns are sums over the agents of a team and "
+        f"over the steps of an episode, means of {EPISODES:,} evaluation episodes on the same "
+        "seeds for everyone, with 95 % intervals in brackets (bootstrap over seeds and episodes). "
+        f"Distilled cells have {len(DISTILLATION_SEEDS)} distillation seeds; networks trained by "
+        f"RL have {len(RL_SEEDS)} seeds each, and the bundled expert is one network. *Kept* is "
+        "(return - random) / (expert - random). A cell that was not made yet says *not measured*."
+    )
+
+
+def _task(task: Task) -> str:
+    parts = [f"## {task.name}", _paper(task), _returns(task), _costs(task), _ablation(task)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _paper(task: Task) -> str:
+    rows = [PAPER_COLUMNS, tuple(f"{x:.1f}" for x in PAPER[task.slug])]
+    return "The paper's Table II, on a scale of its own:\n\n" + _table(rows)
+
+
+def _returns(task: Task) -> str:
+    rows: list[tuple[str, ...]] = [("policy", "play", *MASKS)]
+    for mode in ("greedy", "sampled"):
+        for title, names in _policies(task):
+            cells = [read(names[mask]) if mask in names else None for mask in MASKS]
+            shown = [
+                _score(c, mode) if m in names else "" for m, c in zip(MASKS, cells, strict=True)
+            ]
+            rows.append((title, mode, *shown))
+    reference = next((c for c in _cells(task) if c), None)
+    line = "" if reference is None else _reference(reference)
+    return f"{line}\n\n{_table(rows)}".strip()
+
+
+def _policies(task: Task) -> list[tuple[str, dict[str, str]]]:
+    """Return each row's title and the name of its cell for each mask."""
+    networks: dict[str, dict[str, str]] = {}
+    for cell in network_cells(task):
+        size = "full size" if cell.widths is None else f"width {_widths(cell.widths)}"
+        title = f"MAPPO trained under the mask, {size}"
+        networks.setdefault(title, {})[cell.mask] = group_name(cell)
+    students: dict[str, dict[str, str]] = {}
+    for each in distilled_cells(task):
+        title = f"{METHOD_NAMES[each.method]}, width {_widths(each.widths)}"
+        students.setdefault(title, {})[each.mask] = each.id
+    return [*networks.items(), *students.items()]
+
+
+def _widths(widths: tuple[int, ...]) -> str:
+    return str(widths[0]) if len(set(widths)) == 1 else ", ".join(map(str, widths))
+
+
+def _cells(task: Task) -> list[Cell | None]:
+    return [read(name) for _, names in _policies(task) for name in names.values()]
+
+
+def _reference(cell: Cell) -> str:
+    lines = []
+    for mode in ("greedy", "sampled"):
+        if cell.get(mode):
+            expert, random = cell[mode]["expert"], cell[mode]["random"]
+            lines.append(
+                f"Bundled expert, {mode}: {_estimate(expert)}; random: {_estimate(random)}."
+            )
+    return " ".join(lines)
+
+
+def _score(cell: Cell | None, mode: str) -> str:
+    if cell is None or not cell.get(mode):
+        return "*not measured*"
+    kept = cell[mode]["retention"]["normalised"]
+    text = _estimate(cell[mode]["student"])
+    text += "" if kept is None else f", {100 * kept:.1f} %"
+    ceiling = cell[mode]["retention"].get("of_ceiling")
+    return text + ("" if ceiling is None else f" ({100 * ceiling:.1f} % of ceiling)")
+
+
+def _estimate(value: dict[str, float]) -> str:
+    return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+
+
+def _costs(task: Task) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("students", "mask", "parameters", "FLOPs a team step", "fewer than the expert", "seconds")
+    ]
+    for cell in distilled_cells(task):
+        made = read(cell.id)
+        if made is None or cell.method != "kd-marl":
+            continue
+        cost, seconds = made["cost"], sorted(made["seconds"])
+        rows.append(
+            (
+                _widths(cell.widths),
+                cell.mask,
+                f"{cost['student']['parameters']:,}",
+                f"{cost['student']['flops']:,}",
+                f"{cost['flops_reduction']:.1f}x",
+                f"{seconds[len(seconds) // 2]:.0f}",
+            )
+        )
+    note = "Costs after dropping hidden inputs; seconds of one team on one thread (median)."
+    return f"{note}\n\n{_table(rows)}" if len(rows) > 1 else ""
+
+
+def _ablation(task: Task) -> str:
+    rows: list[tuple[str, ...]] = [("KD-MARL, width 32, limited", "greedy", "sampled")]
+    for cell in ablation_cells(task):
+        made = read(cell.id)
+        if made is not None:
+            rows.append((cell.label, _score(made, "greedy"), _score(made, "sampled")))
+    return _table(rows) if len(rows) > 1 else ""
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    head, *body = rows
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])
+
+
+if __name__ == "__main__":
+    main()
