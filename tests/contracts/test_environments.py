@@ -10,7 +10,7 @@ import pytest
 from kd_offline.environments import load
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.testing.environments import ConformanceError, check_environment
-from kd_offline.types import Outcome, View
+from kd_offline.types import View
 
 BACKENDS: list[tuple[str, dict[str, Any]]] = [
     ("mpe/simple_spread_v3", {}),
