@@ -104,9 +104,7 @@ def _one_seed(job: Job, seed: int) -> None:
         return
     rng = generator(seed, "projection weights")
     roles = job.roles.roles if job.roles else 0
-    targets = {"embedding": job.train.embedding, "belief": job.train.whole}
-    probes = {name: t.shape[-1] for name, t in targets.items() if t is not None}
-    projections = Projections(job.card.widths, roles, probes, job.recipe.switches, rng)
+    projections = Projections(job.card.widths, roles, job.recipe.switches, rng)
     state = Training.begin(team, projections, job.recipe.optimisation)
     _restore(job, state, seed)
     began = last = time.perf_counter()

@@ -60,7 +60,7 @@ def needed_arrays(recipe: DistillRecipe) -> tuple[str, ...]:
         names += ["steps/actions", "steps/value", "final/value", "steps/reward"]
         names += ["steps/terminated", "steps/truncated"]
         names += ["steps/behaviour_logprob"] if switches.policy_term == "ppo" else []
-    if weights.structure or weights.role or weights.embedding:
+    if weights.structure or weights.role:
         names.append("steps/embedding")
     return tuple(dict.fromkeys(names))
 

@@ -45,10 +45,6 @@ def objective(
     if batch.roles is not None:
         own = projections.log_roles(embeddings, switches.role_temperature)
         terms["role"] = losses.masked_mean(losses.role_divergence(batch.roles, own), batch.both)
-    for name, target in (("embedding", batch.embedding), ("belief", batch.whole)):
-        if target is not None:
-            error = (projections.probe(name, embeddings) - target).square().mean(-1)
-            terms[name] = losses.masked_mean(error, batch.both)
     return terms | {"loss": _total(terms, recipe, progress, agents=logits.shape[2])}
 
 
@@ -107,7 +103,6 @@ def _total(terms: dict[str, Tensor], recipe: DistillRecipe, progress: float, age
     on = float(progress >= switches.policy_warmup)
     scale = {"kl": w.kl, "ce": w.ce, "policy": -w.policy * on, "entropy": -w.entropy}
     scale |= {"structure": w.structure, "role": w.role}
-    scale |= {"embedding": w.embedding, "belief": w.belief}
     if switches.form == "eq6":  # alpha CE + CE + one lambda for structure and role
         scale |= {"kl": 0.0, "ce": w.kl + 1.0, "role": w.structure}
     summed = agents if switches.agents == "sum" else 1

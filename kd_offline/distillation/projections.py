@@ -10,17 +10,15 @@ from kd_offline.schemas.recipes import LossSwitches
 
 
 class Projections(nn.Module):
-    """Relation projectors ``P_i``, role projections ``U_S`` and linear probes of the students.
+    """Relation projectors ``P_i`` and role projections ``U_S``.
 
     Student embeddings of unequal widths have no cosine; ``P_i`` maps each to a common width.
-    ``probes`` maps a name to the width of what is read out of every embedding.
     """
 
     def __init__(
         self,
         widths: tuple[int, ...],
         roles: int,
-        probes: dict[str, int],
         switches: LossSwitches,
         rng: np.random.Generator,
     ) -> None:
@@ -33,12 +31,6 @@ class Projections(nn.Module):
         common = switches.relation_width
         self.relation = nn.ModuleList(
             _projector(kind, width, common, rng) for width in widths if kind in ("linear", "mlp")
-        )
-        self.probes = nn.ModuleDict(
-            {
-                name: nn.ModuleList(_probe(width, outputs, rng) for width in widths)
-                for name, outputs in probes.items()
-            }
         )
         self.role = nn.ParameterList(
             nn.Parameter(_random(roles, width, rng), requires_grad=switches.learn_role_projection)
@@ -59,19 +51,6 @@ class Projections(nn.Module):
         """Return log role distributions of the students, [T, B, N, K]."""
         scores = [e @ u.T for u, e in zip(self.role, embeddings, strict=True)]
         return torch.log_softmax(torch.stack(scores, 2) / temperature, -1)
-
-    def probe(self, name: str, embeddings: list[Tensor]) -> Tensor:
-        """Return the linear read-out ``name`` of the students' embeddings, [T, B, N, F]."""
-        heads = self.probes[name]
-        return torch.stack([h(e) for h, e in zip(heads, embeddings, strict=True)], 2)  # type: ignore[call-overload]
-
-
-def _probe(width: int, outputs: int, rng: np.random.Generator) -> nn.Linear:
-    probe = nn.Linear(width, outputs)
-    with torch.no_grad():
-        probe.weight.copy_(_random(outputs, width, rng))
-    nn.init.zeros_(probe.bias)
-    return probe
 
 
 def _projector(kind: str, width: int, common: int, rng: np.random.Generator) -> nn.Module:

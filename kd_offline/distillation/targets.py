@@ -45,8 +45,6 @@ class Targets:
     advantage: Tensor | None = None  # normalised, [E, T, N]
     relations: Tensor | None = None  # cosines of the expert's embeddings, [E, T, N, N]
     roles: Tensor | None = None  # log role distributions of the expert, [E, T, N, K]
-    embedding: Tensor | None = None  # the expert's, standardised, [E, T, N, H]
-    whole: Tensor | None = None  # the scaled observation without a mask, [E, T, N, O]
 
     def take(self, episodes: IntArray) -> Targets:
         """Return a time-major batch of the given episodes."""
@@ -114,8 +112,6 @@ def build_targets(
         advantage=_advantages(buffer, episodes, data, counts.float(), recipe),
         relations=_relations(data, recipe),
         roles=None if roles is None else roles.log_roles(data["steps/embedding"]),
-        embedding=_embeddings(data) if recipe.weights.embedding else None,
-        whole=_whole(data["steps/obs"], team) if recipe.weights.belief else None,
     )
 
 
@@ -250,13 +246,3 @@ def _relations(data: dict[str, Array], recipe: DistillRecipe) -> Tensor | None:
     return torch.cat(
         [cosine_relations(torch.from_numpy((p - centre).astype(np.float32))) for p in parts]
     )
-
-
-def _embeddings(data: dict[str, Array]) -> Tensor:
-    embedding = torch.from_numpy(data["steps/embedding"]).float()
-    flat = embedding.flatten(0, 1)
-    return (embedding - flat.mean(0)) / flat.std(0).clamp(min=1e-3)
-
-
-def _whole(obs: Array, team: StudentTeam) -> Tensor:
-    return (torch.from_numpy(obs) - team.mean) / team.std

@@ -32,6 +32,8 @@ def load(reference: str | Path, spec: EnvironmentSpec) -> Expert:
     if variant not in VARIANTS:
         raise UnknownNameError(what="bundled expert", got=variant, allowed=VARIANTS)
     folder = bundled_folder(spec.id, variant)
+    if variant == "large" and not folder.is_dir():  # the strongest one has that size already
+        folder = bundled_folder(spec.id, "default")
     if not folder.is_dir():
         msg = (
             f"no expert for {spec.id} comes with kd-offline: train one with "

@@ -24,12 +24,6 @@ class LossWeights(Strict):
         default=0.1, ge=0, description="weight of the policy-gradient term, Eq. 4"
     )
     entropy: float = Field(default=0.0, ge=0, description="zeta, Eq. 5")
-    embedding: float = Field(
-        default=0.0, ge=0, description="regression of the expert's embedding, not in the paper"
-    )
-    belief: float = Field(
-        default=0.0, ge=0, description="prediction of the whole observation, not in the paper"
-    )
 
 
 class LossSwitches(Strict):
@@ -101,8 +95,8 @@ class StudentArchitecture(Strict):
 class Optimisation(Strict):
     """Schedule of the one training loop."""
 
-    epochs: int = Field(default=20, gt=0)
-    batch_episodes: int = Field(default=256, gt=0)
+    epochs: int = Field(default=24, gt=0)
+    batch_episodes: int = Field(default=128, gt=0)
     optimiser: Literal["muon", "adamw"] = Field(
         default="muon", description="muon: for the hidden matrices; everything else by AdamW"
     )

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+
+from kd_offline import environments
+from kd_offline.schemas.recipes import StudentArchitecture
+from kd_offline.seeding import episode_seeds
+from kd_offline.students.networks import InputScale, StudentInputs, StudentTeam, one_hot
+
+SPEC = environments.load("mpe/simple_adversary_v3").spec  # widths 8, 10, 10
+PLAIN = StudentInputs()
+
+
+def team(inputs=PLAIN, widths=(4, 6, 8), **architecture):
+    return StudentTeam(
+        SPEC, StudentArchitecture(**architecture), widths, np.random.default_rng(0), inputs
+    )
+
+
+def observations(steps=5, batch=3):
+    rng = np.random.default_rng(1)
+    real = np.arange(10) < np.array(SPEC.obs_widths)[:, None]
+    return torch.from_numpy((rng.standard_normal((steps, batch, 3, 10)) * real).astype(np.float32))
+
+
+def test_every_agent_has_its_own_width():
+    model = team()
+    assert [s.gru for s in model.shapes] == [4, 6, 8]
+    assert [s.inputs for s in model.shapes] == [8, 10, 10]
+    logits, embeddings, _ = model(model.prepare(observations(), torch.ones(3, 10)), model.start(3))
+    assert logits.shape == (5, 3, 3, 5)
+    assert [e.shape[-1] for e in embeddings] == [4, 6, 8]
+    assert sum(p.numel() for p in model.parameters()) == sum(model.parameters_per_agent)
+
+
+@pytest.mark.parametrize("motion", [False, True])
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("last_action", [False, True])
+@pytest.mark.parametrize("kind", ["gru", "mlp"])
+def test_one_unroll_equals_single_steps(motion, mask, last_action, kind):
+    model = team(StudentInputs(mask, motion, last_action), kind=kind)
+    model.scale_inputs(InputScale(*(np.full((3, 10), x) for x in (0.1, 2.0, 0.3))))
+    obs, seen = observations(), torch.ones(3, 10)
+    actions = np.random.default_rng(2).integers(0, 5, (5, 3, 3))
+    last = torch.stack([one_hot(None if t == 0 else actions[t - 1], (3, 3, 5)) for t in range(5)])
+    prepared = model.prepare(obs, seen)
+    whole, _, _ = model(prepared, model.start(3), last)
+    memory, steps = model.start(3), []
+    for t in range(5):
+        logits, _, memory = model(prepared[t : t + 1], memory, last[t : t + 1])
+        steps.append(logits)
+    torch.testing.assert_close(torch.cat(steps), whole)
+
+
+def test_what_a_mask_hides_never_matters():
+    model = team(StudentInputs(motion=True))
+    seen = torch.zeros(3, 10)
+    seen[:, 2:5] = 1
+    obs = observations()
+    other = obs + (1 - seen) * 7
+    outputs = [model(model.prepare(x, seen), model.start(3))[0] for x in (obs, other)]
+    assert torch.equal(*outputs)
+    assert not torch.equal(model(model.prepare(obs + seen, seen), model.start(3))[0], outputs[0])
+
+
+def test_motion_is_the_scaled_change_and_zero_at_first():
+    model = team(StudentInputs(motion=True))
+    model.scale_inputs(InputScale(*(np.full((3, 10), x) for x in (0.0, 2.0, 0.5))))
+    obs = observations()
+    prepared = model.prepare(obs, torch.ones(3, 10))
+    inputs = model._with_motion(prepared, None)
+    assert (inputs[0, ..., 10:] == 0).all()
+    torch.testing.assert_close(inputs[1:, ..., 10:], (obs[1:] - obs[:-1]) / 0.5)
+
+
+def test_constant_features_keep_their_scale():
+    model = team()
+    model.scale_inputs(InputScale(np.ones((3, 10)), np.zeros((3, 10)), np.zeros((3, 10))))
+    assert (model.std == 1).all()
+    assert (model.motion_std == 1).all()
+
+
+def test_a_linear_aligner_starts_as_the_identity():
+    seeds = episode_seeds(0, 0, 3)
+    assert len(seeds) == 3
+    plain, aligned = team(), team(aligner="linear")
+    obs = plain.prepare(observations(), torch.ones(3, 10))
+    torch.testing.assert_close(plain(obs, plain.start(3))[0], aligned(obs, aligned.start(3))[0])
