@@ -29,7 +29,7 @@ class Task:
 
 
 TASKS = (
-    Task("mpe/simple_spread_v3", "spread", 4_000_000, 30_000, 16, (32, 16, 16)),
+    Task("mpe/simple_spread_v3", "spread", 4_000_000, 30_000, 24, (32, 16, 16)),
     Task("mpe/simple_speaker_listener_v4", "speaker-listener", 1_000_000, 4_000, 20, (16, 32)),
     Task("mpe/simple_adversary_v3", "adversary", 1_500_000, 6_000, 20, (16, 32, 32)),
 )

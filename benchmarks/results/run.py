@@ -84,8 +84,11 @@ def make_network(cell: NetworkCell) -> None:
     from kd_offline.experts.train import train
     from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 
-    widths = cell.widths
-    architecture = ExpertArchitecture() if widths is None else ExpertArchitecture(widths=widths)
+    # Under a mask they see what the students see; narrow ones are shaped as the students are.
+    inputs = {"motion": cell.mask != "full", "last_action": cell.mask != "full"}
+    architecture = ExpertArchitecture(**inputs)
+    if cell.widths is not None:
+        architecture = ExpertArchitecture(trunk=(32, 32), gru=32, widths=cell.widths, **inputs)
     recipe = TrainRecipe(
         environment=cell.task.name,
         mask=None if cell.mask == "full" else cell.mask,

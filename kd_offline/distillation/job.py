@@ -106,7 +106,7 @@ def _card(buffer: ExpertBuffer, recipe: DistillRecipe, deviation: FloatArray) ->
         random_k=buffer.manifest.masks[recipe.mask].random_k,
         mask_as_input=(not fixed) if asked.mask_as_input is None else asked.mask_as_input,
         motion=motion,
-        last_action=asked.last_action,
+        last_action=motion if asked.last_action is None else asked.last_action,
         method=recipe.method,
         dataset=buffer.id,
         seeds=recipe.seeds,

@@ -20,19 +20,15 @@ from kd_offline.trajectories import Behaviour, Choice
 from kd_offline.types import (
     Array,
     Float32Array,
-    FloatArray,
-    IntArray,
     PolicyOutput,
     SeedArray,
     View,
 )
 
 RULE = (
-    "an episode is cut into stretches of 1, 2, 4 or 8 steps; in every stretch one agent, drawn "
-    "uniformly among all, repeats one uniformly drawn legal action with the episode's probability; "
-    "all others sample from the expert"
+    "at every step one agent, drawn uniformly among all, takes a uniformly drawn legal action with "
+    "the episode's probability; all others sample from the expert"
 )
-_STRETCHES = 4  # lengths 1, 2, 4, 8, equally often
 DEFAULT = (
     NoiseLevel(level=0.0, share=0.5),
     NoiseLevel(level=0.1, share=0.125),
@@ -81,19 +77,16 @@ def episode_levels(seeds: SeedArray, mixture: Sequence[NoiseLevel]) -> Float32Ar
 def perturbed(seeds: SeedArray, levels: Float32Array) -> Behaviour:
     """Return the behaviour of episodes with ``seeds`` (uint64 [B]) at ``levels`` (float32 [B]).
 
-    A deviation is held for a stretch of steps: single random actions average out in a task with
-    inertia, and lead nowhere that a student would not be anyway. The recorded log probability of
-    an agent's action is that of its own marginal mixture: ``(1 - level / N) pi + (level / N)
-    uniform``.
+    The recorded log probability of an agent's action is that of its own marginal mixture:
+    ``(1 - level / N) pi + (level / N) uniform``.
     """
-    length = 2 ** (uniforms(seeds, 0, (1,), "stretch")[:, 0] * _STRETCHES).astype(np.int64)
 
     def choose(step: int, view: View, output: PolicyOutput) -> Choice:
         n = view.alive.shape[1]
         available = view.available_actions
         draws = uniforms(seeds, step, (n,), "action")
         actions = choose_actions(output.logits, available, draws)
-        noise = _at_stretch(seeds, step, length)
+        noise = uniforms(seeds, step, (3,), "noise")
         victim = (noise[:, 0] * n).astype(np.int64)
         struck = (noise[:, 1] < levels)[:, None] & (victim[:, None] == np.arange(n)) & view.alive
         if struck.any():
@@ -104,15 +97,6 @@ def perturbed(seeds: SeedArray, levels: Float32Array) -> Behaviour:
         return Choice(actions, _logprob(output, view, actions, levels / n), source)
 
     return choose
-
-
-def _at_stretch(seeds: SeedArray, step: int, length: IntArray) -> FloatArray:
-    """Return three numbers that stay the same within a stretch: float64 [B, 3]."""
-    out = np.empty((len(seeds), 3))
-    for size in np.unique(length).tolist():
-        mine = length == size
-        out[mine] = uniforms(seeds[mine], step // size, (3,), "noise")
-    return out
 
 
 def _logprob(output: PolicyOutput, view: View, actions: Array, share: Float32Array) -> Float32Array:

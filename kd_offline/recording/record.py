@@ -31,7 +31,7 @@ from kd_offline.students.masks import names_for, resolve
 from kd_offline.trajectories import Trajectories, collect
 from kd_offline.types import Array, Float32Array, SeedArray
 
-DEFAULT_EPISODES = 10_000
+DEFAULT_EPISODES = 30_000
 DEFAULT_BATCH = 500
 EMBEDDING_DTYPES = ("float16", "float32")
 

@@ -23,8 +23,8 @@ class ExpertArchitecture(Strict):
     observation (``local``).
     """
 
-    trunk: tuple[int, ...] = (64, 64)
-    gru: int | None = 64
+    trunk: tuple[int, ...] = (128,)
+    gru: int | None = 128
     share: bool = True
     widths: tuple[int, ...] | None = None
     motion: bool = False
@@ -46,11 +46,11 @@ class TrainRecipe(Strict):
         default=None, description="sides that learn; None: all. The others are played by opponents"
     )
     opponents: str | None = None
-    frames: int = Field(default=8_000_000, gt=0, description="joint steps in total")
+    frames: int = Field(default=5_000_000, gt=0, description="joint steps in total")
     episodes_per_batch: int = Field(default=256, gt=0)
     epochs: int = Field(default=3, gt=0)
     minibatches: int = Field(default=6, gt=0)
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=1.5e-3, gt=0)
     entropy: float = Field(default=0.003, ge=0)
     clip: float = Field(default=0.2, gt=0)
     gamma: float = Field(default=0.99, ge=0, le=1)

@@ -86,7 +86,9 @@ class StudentArchitecture(Strict):
         description="append each visible feature's change since the last step; None: where the "
         "mask hides something",
     )
-    last_action: bool = Field(default=False, description="append the agent's own last action")
+    last_action: bool | None = Field(
+        default=None, description="append the agent's own last action; None: as motion"
+    )
     mask_as_input: bool | None = Field(
         default=None, description="append the mask bits; None: for per-episode masks only"
     )

@@ -66,19 +66,6 @@ def test_log_probability_is_that_of_the_mixture():
         assert mine.mean() == pytest.approx(said[0], abs=0.015)
 
 
-def test_deviations_are_held_for_a_stretch():
-    noisy = []
-    for step in range(8):
-        choice = choose(1.0, step=step)
-        assert choice.source is not None
-        noisy.append(np.where(choice.source == SOURCES["noise"], choice.actions, -1))
-    acts = np.stack(noisy)
-    same = [(acts[0] == acts[k]).all(1).mean() for k in range(8)]
-    # Stretches of 1, 2, 4 and 8 steps are equally frequent; a change may repeat by chance.
-    for step, held in ((1, 0.75), (2, 0.5), (4, 0.25)):
-        assert same[step] == pytest.approx(held + (1 - held) / 15, abs=0.04)
-
-
 def test_illegal_actions_and_absent_agents():
     available = np.ones((B, N, A), bool)
     available[:, :, 3:] = False
