@@ -55,7 +55,9 @@ def add(app: typer.Typer) -> None:
 
 _Dataset = Annotated[Path, typer.Argument(help="Expert buffer, such as dataset.zarr.")]
 _Output = Annotated[Path, typer.Option("--output", "-o", help="Run folder.")]
-_Method = Annotated[str | None, typer.Option(help="See the guide.  [default: kd-marl]")]
+_Method = Annotated[
+    str | None, typer.Option(help="kd-marl, kd-marl-eq6, kl, bc or bc-argmax.  [default: kd-marl]")
+]
 _Preset = Annotated[
     str | None, typer.Option(help="lh: mask limited, hidden 32; lh+a: hidden auto.")
 ]

@@ -12,7 +12,7 @@ from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import emit, hidden, say
 
 if TYPE_CHECKING:
-    from kd_offline.schemas.evaluation import EvaluationReport
+    from kd_offline.schemas.evaluation import EvaluationReport, ModeScore, SideScore
 
 _EXAMPLES = options.examples(
     "kd-offline evaluate run/",
@@ -78,17 +78,25 @@ def _use(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def _figures(score: ModeScore | SideScore) -> None:
+    for who in ("expert", "ceiling", "student", "random"):
+        estimate = getattr(score, who)
+        if estimate is not None:
+            say(f"  {who:8} {estimate.mean:9.3f}  [{estimate.low:.3f}, {estimate.high:.3f}]")
+    kept = {k: v for k, v in score.retention.model_dump().items() if v is not None}
+    shares = ", ".join(f"{name} {100 * value:.1f} %" for name, value in kept.items())
+    say(f"  retention {shares or 'undefined: the expert is no better than random play'}")
+
+
 def _summary(report: EvaluationReport, run: Path) -> None:
     for name, score in (("greedy", report.greedy), ("sampled", report.sampled)):
         if score is None:
             continue
         say(f"{name}, {report.episodes:,} episodes, sum over agents, 95 % intervals")
-        for who in ("expert", "ceiling", "student", "random"):
-            estimate = getattr(score, who)
-            if estimate is not None:
-                say(f"  {who:8} {estimate.mean:9.3f}  [{estimate.low:.3f}, {estimate.high:.3f}]")
-        kept = score.retention.model_dump()
-        say("  retention " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in kept.items() if v))
+        _figures(score)
+        for side, part in score.sides.items() if len(score.sides) > 1 else ():
+            say(f"  {side}, the others played by the expert")
+            _figures(part)
     cost = report.cost
     say(
         f"cost of a team step: {cost.expert.flops:,} -> {cost.student.flops:,} FLOPs "

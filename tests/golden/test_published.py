@@ -7,7 +7,8 @@ import jsonschema
 import pytest
 
 from kd_offline.cli import reference
-from kd_offline.distillation.recipe import distill_recipe
+from kd_offline.distillation.methods import METHODS
+from kd_offline.distillation.recipe import PRESETS, distill_recipe
 from kd_offline.experts.recipe import train_recipe
 from kd_offline.schemas import publish
 
@@ -17,6 +18,12 @@ RECIPES = ROOT / "cli" / "recipes"
 
 def test_help_texts_are_in_step():
     assert reference.stale(ROOT / "cli" / "reference") == []
+
+
+def test_help_names_every_method_and_preset():
+    text = reference.texts()["distill.txt"]
+    for name in (*METHODS, *PRESETS):
+        assert name in text
 
 
 def test_a_changed_or_missing_help_text_is_found(tmp_path):
