@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+
+from kd_offline import environments
+from kd_offline.experts import ppo
+from kd_offline.experts.expert import NetworkPolicy
+from kd_offline.experts.team import ActorCritic
+from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
+from kd_offline.seeding import episode_seeds
+from kd_offline.trajectories import collect, sampled
+
+RECIPE = TrainRecipe(environment="mpe/simple_spread_v3", minibatches=2, epochs=1)
+SIDES = torch.tensor([0, 1])
+
+
+def test_value_norm_tracks_each_side():
+    norm = ppo.ValueNorm(2, decay=0.5)
+    mean, deviation = norm.statistics(SIDES)
+    assert mean.tolist() == [0, 0]
+    assert deviation.tolist() == [1, 1]
+    returns = torch.tensor([[[1.0, 10.0]], [[3.0, 30.0]]])
+    norm.update(returns, torch.ones_like(returns), SIDES)
+    mean, deviation = norm.statistics(SIDES)
+    torch.testing.assert_close(mean, torch.tensor([2.0, 20.0]))
+    torch.testing.assert_close(deviation, torch.tensor([1.0, 10.0]))
+
+
+def test_value_norm_ignores_what_has_no_weight():
+    norm = ppo.ValueNorm(2)
+    returns = torch.tensor([[[1.0, 5.0]], [[99.0, 5.0]]])
+    weight = torch.tensor([[[1.0, 1.0]], [[0.0, 1.0]]])
+    norm.update(returns, weight, SIDES)
+    mean, deviation = norm.statistics(SIDES)
+    torch.testing.assert_close(mean, torch.tensor([1.0, 5.0]))
+    assert deviation.min().item() == pytest.approx(0.1)  # the floor of the variance
+
+
+def played(episodes=8):
+    world = environments.load("mpe/simple_spread_v3")
+    shape = ExpertArchitecture(trunk=(8,), gru=8, critic_trunk=(8,), critic_gru=8)
+    model = ActorCritic(world.spec, shape, None, np.random.default_rng(0))
+    norm = ppo.ValueNorm(1)
+    seeds = episode_seeds(0, 0, episodes)
+    return model, norm, collect(world, NetworkPolicy(model, norm), seeds, sampled(seeds))
+
+
+def test_advantages_are_standardised_over_learning_agents():
+    model, norm, episodes = played()
+    batch, explained = ppo.make_batch(
+        episodes, RECIPE, norm, model.side_of, torch.tensor([1.0, 0.0, 1.0])
+    )
+    mine = batch.advantage[..., [0, 2]]
+    assert mine.mean().item() == pytest.approx(0, abs=1e-5)
+    assert mine.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    assert batch.weight[..., 1].sum() == 0
+    assert explained < 1
+
+
+def test_the_first_step_sees_a_ratio_of_one():
+    model, norm, episodes = played()
+    batch, _ = ppo.make_batch(episodes, RECIPE, norm, model.side_of, torch.ones(3))
+    optimiser = torch.optim.SGD(model.parameters(), 0.0)
+    statistics = ppo.update(model, optimiser, batch, RECIPE, np.random.default_rng(0))
+    assert statistics.approximate_kl == pytest.approx(0, abs=1e-6)
+    assert statistics.clip_fraction == 0
+    assert statistics.entropy == pytest.approx(np.log(5), abs=0.01)
+
+
+def test_an_update_raises_the_probability_of_good_actions():
+    model, norm, episodes = played(32)
+    batch, _ = ppo.make_batch(episodes, RECIPE, norm, model.side_of, torch.ones(3))
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+    ppo.update(model, optimiser, batch, RECIPE, np.random.default_rng(0))
+    logits, _, _ = model.act(batch.obs, model.start(32))
+    after = torch.log_softmax(logits, -1).gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+    assert ((after - batch.logprob) * batch.advantage).mean() > 0

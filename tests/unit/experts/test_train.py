@@ -1,0 +1,142 @@
+import json
+
+import pytest
+import torch
+
+from kd_offline import environments
+from kd_offline.errors import (
+    CheckpointError,
+    MismatchError,
+    StorageError,
+    UnknownNameError,
+    UsageError,
+)
+from kd_offline.experts import checkpoint
+from kd_offline.experts.load import load
+from kd_offline.experts.train import train
+from kd_offline.schemas.expert import ExpertArchitecture, TrainProgress, TrainRecipe
+
+SMALL = ExpertArchitecture(trunk=(8,), gru=8, critic_trunk=(8,), critic_gru=8)
+RECIPE = TrainRecipe(
+    environment="mpe/simple_spread_v3",
+    architecture=SMALL,
+    frames=4 * 16 * 25,
+    episodes_per_batch=16,
+    minibatches=2,
+    epochs=1,
+)
+
+
+def digest(folder):
+    return checkpoint.digest(folder)
+
+
+def test_training_is_repeatable_and_scored(tmp_path):
+    card = train(RECIPE, tmp_path / "a", threads=1, score_episodes=20)
+    train(RECIPE, tmp_path / "b", threads=1, score_episodes=0)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    assert card.finished
+    assert card.greedy is not None
+    assert card.greedy.episodes == 20
+    assert -150 < card.greedy.returns["team"] < -40
+    rows = (tmp_path / "a" / checkpoint.CURVE).read_text().splitlines()
+    assert [json.loads(row)["iteration"] for row in rows] == [1, 2, 3, 4]
+    assert not (tmp_path / "a" / checkpoint.TRAINING).exists()
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, stop_after):
+    def stop(progress):
+        if progress.iteration == stop_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(RECIPE, tmp_path / "a", threads=1, report=stop, score_episodes=0)
+    assert not checkpoint.read_card(tmp_path / "a").finished
+    train(RECIPE, tmp_path / "a", threads=1, resume=True, score_episodes=0)
+    train(RECIPE, tmp_path / "b", threads=1, score_episodes=0)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    rows = (tmp_path / "a" / checkpoint.CURVE).read_text().splitlines()
+    assert [json.loads(row)["iteration"] for row in rows] == [1, 2, 3, 4]
+
+
+def test_a_learning_step_improves_the_policy(tmp_path):
+    """Some 20,000 steps are enough to be clearly better than at the start."""
+    recipe = RECIPE.model_copy(
+        update={"frames": 24 * 32 * 25, "episodes_per_batch": 32, "epochs": 4, "minibatches": 4}
+    )
+    seen: list[TrainProgress] = []
+    train(recipe, tmp_path / "a", threads=1, report=seen.append, score_episodes=0)
+    first, last = (sum(p.returns["team"] for p in part) / 4 for part in (seen[:4], seen[-4:]))
+    assert last > first + 3
+
+
+def test_only_the_chosen_side_learns(tmp_path):
+    recipe = RECIPE.model_copy(
+        update={
+            "environment": "mpe/simple_adversary_v3",
+            "learn": ("good",),
+            "opponents": "bundled",
+        }
+    )
+    card = train(recipe, tmp_path / "a", threads=1, score_episodes=10)
+    spec = environments.load("mpe/simple_adversary_v3").spec
+    assert card.greedy is not None
+    assert card.greedy.opponents == load("bundled", spec).digest
+    fresh, _ = checkpoint.build(card)
+    trained = load(tmp_path / "a", spec).model
+    same = [
+        torch.equal(a, b)
+        for a, b in zip(fresh.actors[0].parameters(), trained.actors[0].parameters(), strict=True)
+    ]
+    assert all(same)
+    assert not torch.equal(fresh.actors[1].head.weight, trained.actors[1].head.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"mask": "random-k"}, UsageError, "drawn anew in every episode"),
+        ({"mask": "nothing"}, UnknownNameError, "unknown mask 'nothing'"),
+        ({"learn": ("us",)}, UnknownNameError, "unknown side 'us'"),
+        ({"environment": "mpe/none"}, UnknownNameError, "unknown environment"),
+    ],
+)
+def test_bad_recipes_are_refused_and_leave_nothing(tmp_path, change, error, text):
+    with pytest.raises(error, match=text):
+        train(RECIPE.model_copy(update=change), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_expert_is_not_overwritten_and_not_continued_with_another_recipe(tmp_path):
+    train(RECIPE, tmp_path / "a", threads=1, score_episodes=0)
+    with pytest.raises(StorageError, match="holds an expert already"):
+        train(RECIPE, tmp_path / "a")
+    with pytest.raises(StorageError, match="another recipe"):
+        train(RECIPE.model_copy(update={"seed": 5}), tmp_path / "a", resume=True)
+
+
+def test_experts_that_do_not_fit_or_are_damaged(tmp_path):
+    train(RECIPE, tmp_path / "a", threads=1, score_episodes=0)
+    spec = environments.load("mpe/simple_adversary_v3").spec
+    with pytest.raises(MismatchError, match="does not fit mpe/simple_adversary_v3"):
+        load(tmp_path / "a", spec)
+    with pytest.raises(CheckpointError, match="no expert at"):
+        load(tmp_path / "nothing", spec)
+    weights = tmp_path / "a" / checkpoint.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="cannot read"):
+        load(tmp_path / "a", environments.load("mpe/simple_spread_v3").spec)
+    (tmp_path / "a" / checkpoint.CARD).write_text("{}")
+    with pytest.raises(CheckpointError, match="not a valid expert card"):
+        load(tmp_path / "a", spec)
+
+
+@pytest.mark.parametrize("name", ["bundled:tiny", "bundled:"])
+def test_bundled_names(name):
+    spec = environments.load("mpe/simple_spread_v3").spec
+    if name == "bundled:":
+        assert load(name, spec).digest == load("bundled", spec).digest
+        return
+    with pytest.raises(UnknownNameError, match="default, large, mlp"):
+        load(name, spec)
