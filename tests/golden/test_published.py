@@ -9,6 +9,8 @@ import pytest
 from kd_offline.cli import reference
 from kd_offline.distillation.methods import METHODS
 from kd_offline.distillation.recipe import PRESETS, distill_recipe
+from kd_offline.experts.checkpoint import read_card
+from kd_offline.experts.load import bundled_folder
 from kd_offline.experts.recipe import train_recipe
 from kd_offline.schemas import publish
 
@@ -44,7 +46,26 @@ def test_ready_recipe_for_distillation(path):
     assert recipe.mask == given["mask"]
 
 
-@pytest.mark.parametrize("path", sorted((RECIPES / "train").glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted([*(RECIPES / "train").glob("*.toml"), *(RECIPES / "bundled").glob("*.toml")]),
+    ids=lambda p: p.stem,
+)
 def test_ready_recipe_for_training(path):
     recipe = train_recipe(file=path)
     jsonschema.validate(recipe.model_dump(mode="json"), publish.json_schema("train-recipe"))
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "bundled").glob("*.toml")), ids=lambda p: p.stem)
+def test_bundled_experts_were_made_by_their_recipes(path):
+    recipe = train_recipe(file=path)
+    variant = path.stem.rpartition("-")[2]
+    card = read_card(bundled_folder(recipe.environment, variant))
+    assert card.recipe == recipe
+    assert card.finished
+
+
+def test_every_bundled_expert_has_a_recipe():
+    folder = bundled_folder("", "").parent
+    made = len(list(folder.glob("*/*/expert.json")))
+    assert made == len(list((RECIPES / "bundled").glob("*.toml"))) > 0
