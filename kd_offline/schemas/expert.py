@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar, Strict
 
@@ -32,6 +32,12 @@ class ExpertArchitecture(Strict):
     critic: Literal["central", "local"] = "central"
     critic_trunk: tuple[int, ...] = (64, 64)
     critic_gru: int | None = 64
+
+    @field_validator("gru", "critic_gru", mode="before")
+    @classmethod
+    def _zero_is_none(cls, value: Any) -> Any:
+        # TOML has no null: a recipe file says gru = 0.
+        return None if value == 0 else value
 
 
 class TrainRecipe(Strict):

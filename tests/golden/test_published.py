@@ -66,6 +66,6 @@ def test_bundled_experts_were_made_by_their_recipes(path):
 
 
 def test_every_bundled_expert_has_a_recipe():
-    folder = bundled_folder("", "").parent
+    folder = bundled_folder("x", "x").parents[1]
     made = len(list(folder.glob("*/*/expert.json")))
     assert made == len(list((RECIPES / "bundled").glob("*.toml"))) > 0
