@@ -17,14 +17,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 from kd_offline import environments
+from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.experts.load import load
 from kd_offline.recording import noise
 from kd_offline.recording.record import record
+from kd_offline.recording.workers import in_order
 from kd_offline.seeding import episode_seeds
 from kd_offline.trajectories import collect
+from kd_offline.types import SeedArray
 
 
 def main() -> None:
@@ -39,7 +40,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="where to write (a disk)")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
     rolled, recorded = [], []
     for turn in range(given.repeats + 1):
         pair = rollout_rate(given), recording_rate(given)
@@ -61,15 +61,17 @@ def main() -> None:
 
 def rollout_rate(given: argparse.Namespace) -> float:
     """Return joint steps a second of the record loop without a disk."""
-    world = environments.load(given.environment)
-    expert = load(given.expert, world.spec)
-    steps = 0
-    began = time.perf_counter()
-    for first in range(0, given.episodes, given.batch):
-        seeds = episode_seeds(0, first, given.batch, "record")
+    worlds = [environments.load(given.environment) for _ in range(given.threads)]
+    expert = load(given.expert, worlds[0].spec)
+    starts = range(0, given.episodes, given.batch)
+    parts = [episode_seeds(0, first, given.batch, "record") for first in starts]
+
+    def play(world: BatchedEnvironment, seeds: SeedArray) -> int:
         levels = noise.episode_levels(seeds, noise.DEFAULT)
-        played = collect(world, expert, seeds, noise.perturbed(seeds, levels))
-        steps += int(played.length.sum())
+        return int(collect(world, expert, seeds, noise.perturbed(seeds, levels)).length.sum())
+
+    began = time.perf_counter()
+    steps = sum(in_order(play, worlds, parts))
     return steps / (time.perf_counter() - began)
 
 

@@ -6,7 +6,7 @@ sums and no steps, has its own loop in :mod:`kd_offline.evaluation.rollout`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from kd_offline.types import (
     Float32Array,
     Int8Array,
     IntArray,
+    Outcome,
     PolicyOutput,
     SeedArray,
     TeamPolicy,
@@ -74,9 +75,15 @@ def sampled(seeds: SeedArray) -> Behaviour:
 
 
 def collect(
-    environment: BatchedEnvironment, policy: TeamPolicy, seeds: SeedArray, behaviour: Behaviour
+    environment: BatchedEnvironment,
+    policy: TeamPolicy,
+    seeds: SeedArray,
+    behaviour: Behaviour,
+    casts: Mapping[str, str] | None = None,
 ) -> Trajectories:
     """Play one episode for every seed and keep every step.
+
+    ``casts`` maps names of step arrays to the dtypes that they are kept in.
 
     Raises
     ------
@@ -92,7 +99,9 @@ def collect(
         output, memory = policy.act(view, memory)
         choice = behaviour(step, view, output)
         outcome = environment.step(choice.actions)
-        _keep(rows, view, output, choice, outcome.reward, outcome.terminated, outcome.truncated)
+        for name, values in _step(view, output, choice, outcome).items():
+            kept = values.astype(casts[name]) if casts and name in casts else values
+            rows.setdefault(name, []).append(kept)
         length += running
         won[running] = outcome.won[running]
         running = running & ~(outcome.terminated | outcome.truncated)
@@ -105,19 +114,13 @@ def collect(
             f"after {environment.spec.episode_limit} steps: correct its episode_limit"
         )
         raise MismatchError(msg)
-    steps = {name: np.stack(values) for name, values in rows.items()}
+    # Stored episode by episode, shown step by step: what is written to disk needs no other copy.
+    steps = {name: np.stack(values, axis=1).swapaxes(0, 1) for name, values in rows.items()}
     return Trajectories(steps, _final(view, policy, memory), length, won)
 
 
-def _keep(
-    rows: dict[str, list[Array]],
-    view: View,
-    output: PolicyOutput,
-    choice: Choice,
-    reward: Float32Array,
-    terminated: BoolArray,
-    truncated: BoolArray,
-) -> None:
+def _step(view: View, output: PolicyOutput, choice: Choice, outcome: Outcome) -> dict[str, Array]:
+    """Return what is known of one step, by name; what the policy does not give is left out."""
     values: dict[str, Array | None] = {
         "obs": view.obs,
         "state": view.state,
@@ -129,13 +132,11 @@ def _keep(
         "logits": output.logits,
         "embedding": output.embedding,
         "value": output.value,
-        "reward": reward,
-        "terminated": terminated,
-        "truncated": truncated,
+        "reward": outcome.reward,
+        "terminated": outcome.terminated,
+        "truncated": outcome.truncated,
     }
-    for name, value in values.items():
-        if value is not None:
-            rows.setdefault(name, []).append(value)
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _final(view: View, policy: TeamPolicy, memory: Any) -> dict[str, Array]:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from kd_offline import environments
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
+from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.load import load
 from kd_offline.recording import noise
+from kd_offline.recording.workers import in_order
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.dataset import (
     Capture,
@@ -71,7 +72,9 @@ def record(
     masks
         Names of student masks, or files; None: every preset of the environment.
     batch
-        Episodes played at once.
+        Episodes played at once by each thread.
+    threads
+        Batches played side by side; the dataset does not depend on it.
     progress
         Called with the number of episodes done so far.
 
@@ -92,14 +95,17 @@ def record(
         raise UnknownNameError(
             what="type of embeddings", got=embedding_dtype, allowed=EMBEDDING_DTYPES
         )
-    torch.set_num_threads(threads)
-    world = environments.load(environment, **(environment_kwargs or {}))
-    actor = load(expert, world.spec)
-    chosen = {m.name: m for m in (resolve(x, world.spec) for x in masks or names_for(world.spec))}
+    if threads < 1:
+        msg = f"threads {threads} must be at least 1"
+        raise UsageError(msg)
+    worlds = [environments.load(environment, **(environment_kwargs or {})) for _ in range(threads)]
+    spec = worlds[0].spec
+    actor = load(expert, spec)
+    chosen = {m.name: m for m in (resolve(x, spec) for x in masks or names_for(spec))}
     header = RecordingHeader(
         name=name
         or f"{environment.split('/')[-1].replace(':', '-')}-{actor.card.recipe.algorithm}",
-        environment=world.spec,
+        environment=spec,
         experts=(expert_record(actor),),
         recording=_recording(seed, episodes, batch, noise_mixture, embedding_dtype),
         masks={
@@ -109,13 +115,22 @@ def record(
     )
     began = time.perf_counter()
     with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:
-        while writer.episodes_done < episodes:
-            first = writer.episodes_done - writer.episodes_done % batch
-            seeds = episode_seeds(seed, first, min(batch, episodes - first), "record")
+        first = writer.episodes_done - writer.episodes_done % batch
+        parts = [
+            episode_seeds(seed, start, min(batch, episodes - start), "record")
+            for start in range(first, episodes, batch)
+        ]
+
+        casts = {"embedding": embedding_dtype, "actions": "int16"}
+
+        def play(world: BatchedEnvironment, seeds: SeedArray) -> EpisodeBlock:
             levels = noise.episode_levels(seeds, noise_mixture)
-            played = collect(world, actor, seeds, noise.perturbed(seeds, levels))
-            block = make_block(played, world.spec, seeds, levels, embedding_dtype)
+            played = collect(world, actor, seeds, noise.perturbed(seeds, levels), casts)
+            return make_block(played, spec, seeds, levels)
+
+        for block in in_order(play, worlds, parts):
             writer.append(_behind(block, writer.episodes_done - first))
+            first += len(block.lengths)
             if progress is not None:
                 progress(writer.episodes_done)
         everyone = episode_seeds(seed, 0, episodes, "record")
@@ -124,16 +139,11 @@ def record(
 
 
 def make_block(
-    played: Trajectories,
-    spec: EnvironmentSpec,
-    seeds: SeedArray,
-    levels: Float32Array,
-    embedding_dtype: str,
+    played: Trajectories, spec: EnvironmentSpec, seeds: SeedArray, levels: Float32Array
 ) -> EpisodeBlock:
-    """Turn trajectories [T, B, ...] into concatenated episodes, in the format's dtypes."""
-    casts = {"embedding": embedding_dtype, "actions": "int16"}
+    """Turn trajectories [T, B, ...] into concatenated episodes."""
     steps = {
-        name: _rows(values.astype(casts.get(name, values.dtype), copy=False), played)
+        name: _rows(values, played)
         for name, values in played.steps.items()
         if not (name == "state" and spec.state_is_obs)
     }
@@ -201,7 +211,7 @@ def _recording(
         behaviour="sampled",
         noise=tuple(mixture),
         noise_rule=noise.RULE if mixture else "",
-        settings={"embedding_dtype": embedding_dtype, "threads": made.threads or 1},
+        settings={"embedding_dtype": embedding_dtype},
         software={"kd_offline": made.kd_offline, "python": made.python, **made.packages},
         code_revision=made.git_revision or "",
         machine={

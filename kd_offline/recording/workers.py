@@ -1,0 +1,52 @@
+"""Batches of episodes played side by side."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import TypeVar
+
+import torch
+
+from kd_offline.environments.protocol import BatchedEnvironment
+from kd_offline.types import SeedArray
+
+Made = TypeVar("Made")
+
+
+def in_order(
+    play: Callable[[BatchedEnvironment, SeedArray], Made],
+    worlds: Sequence[BatchedEnvironment],
+    parts: Sequence[SeedArray],
+) -> Iterator[Made]:
+    """Yield what ``play`` makes of each of ``parts``, in order, as many at a time as ``worlds``.
+
+    Each thread plays with its own environment and one PyTorch thread: matrix products of a batch
+    gain little from being split further, and the bits do not depend on how many threads there are.
+    """
+    torch.set_num_threads(1)
+    free: SimpleQueue[BatchedEnvironment] = SimpleQueue()
+    for world in worlds:
+        free.put(world)
+
+    def task(seeds: SeedArray) -> Made:
+        world = free.get()
+        try:
+            return play(world, seeds)
+        finally:
+            free.put(world)
+
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(len(worlds)) as pool:
+        try:
+            for seeds in parts:
+                waiting.append(pool.submit(task, seeds))
+                if len(waiting) > len(worlds):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
