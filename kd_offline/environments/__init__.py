@@ -39,7 +39,7 @@ def load(name: str, **kwargs: Any) -> BatchedEnvironment:
     if name in _LOADERS:
         return _LOADERS[name](kwargs)
     if name.startswith("pettingzoo/"):
-        from kd_offline.environments.pettingzoo_spec import load as load_pettingzoo
+        from kd_offline.environments.pettingzoo import load as load_pettingzoo
 
         return load_pettingzoo(name, kwargs)
     raise UnknownNameError(what="environment", got=name, allowed=names())

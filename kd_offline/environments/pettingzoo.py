@@ -22,10 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.environments.pettingzoo_spec import Port
+from kd_offline.environments.pettingzoo_spec import Port, find
 from kd_offline.errors import UsageError
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import BoolArray, IntArray, Outcome, SeedArray, View
+
+
+def load(name: str, kwargs: Mapping[str, Any]) -> PettingZooEnvironment:
+    """Return the environment ``pettingzoo/<module>:<factory>``; see :func:`find`."""
+    return PettingZooEnvironment(*find(name, kwargs))
 
 
 @dataclass(slots=True)

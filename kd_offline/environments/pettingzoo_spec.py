@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar
 from kd_offline.types import Array, BoolArray
-
-if TYPE_CHECKING:
-    from kd_offline.environments.pettingzoo import PettingZooEnvironment
 
 _LOG = logging.getLogger(__name__)
 _LIBRARIES = ("pettingzoo", "gymnasium", "mpe2")
@@ -56,8 +53,10 @@ class Port:
         return np.ones(self.n_actions, bool) if mask is None else np.asarray(mask, bool)
 
 
-def load(name: str, kwargs: Mapping[str, Any]) -> PettingZooEnvironment:
-    """Return the environment ``pettingzoo/<module>:<factory>``.
+def find(
+    name: str, kwargs: Mapping[str, Any]
+) -> tuple[Callable[[], Any], EnvironmentSpec, tuple[Port, ...]]:
+    """Return what makes an instance of ``pettingzoo/<module>:<factory>``, its spec and its ports.
 
     ``episode_limit`` in ``kwargs`` is ours; every other entry goes to the factory. Without it the
     limit is the environment's own ``max_cycles``. A limit is required because it bounds the rows
@@ -70,8 +69,6 @@ def load(name: str, kwargs: Mapping[str, Any]) -> PettingZooEnvironment:
     UsageError
         Module, factory, settings or spaces cannot be used; the message says which.
     """
-    from kd_offline.environments.pettingzoo import PettingZooEnvironment
-
     module_name, factory_name = _target(name)
     module_name, make = _factory(name, module_name, factory_name)
     settings = {key: value for key, value in kwargs.items() if key != "episode_limit"}
@@ -85,7 +82,7 @@ def load(name: str, kwargs: Mapping[str, Any]) -> PettingZooEnvironment:
     settings["episode_limit"] = limit
     spec = describe(f"pettingzoo/{module_name}:{factory_name}", settings, ports, limit)
     native = {key: value for key, value in settings.items() if key != "episode_limit"}
-    return PettingZooEnvironment(lambda: make(**native), spec, ports)
+    return lambda: make(**native), spec, ports
 
 
 def describe(
