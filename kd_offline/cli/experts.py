@@ -33,7 +33,12 @@ _Name = Annotated[
 _Output = Annotated[Path, typer.Option("--output", "-o", help="Folder.")]
 _Algorithm = Annotated[str | None, typer.Option(help="mappo or ippo.  [default: mappo]")]
 _Mask = Annotated[str | None, typer.Option(help="Train under this observation mask.")]
-_Hidden = Annotated[int | None, typer.Option(help="Width of the actors.  [default: 64]")]
+_Hidden = Annotated[
+    int | None,
+    typer.Option(
+        help="Width of two layers and of the memory.  [default: one layer of 128, memory of 128]"
+    ),
+]
 _Gru = Annotated[
     bool | None, typer.Option("--gru/--mlp", help="With or without memory.  [default: gru]")
 ]
@@ -45,7 +50,7 @@ _Share = Annotated[
     typer.Option("--share/--separate", help="One network for like agents.  [default: share]"),
 ]
 _Critic = Annotated[str | None, typer.Option(help="central or local.")]
-_Frames = Annotated[int | None, typer.Option(help="Joint steps.  [default: 8000000]")]
+_Frames = Annotated[int | None, typer.Option(help="Joint steps.  [default: 5000000]")]
 _Seed = Annotated[int | None, typer.Option(help="Seed.  [default: 0]")]
 _Side = Annotated[
     list[str] | None, typer.Option(help="Side that learns; repeatable.  [default: all]")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = options.examples(
     "kd-offline record mpe/simple_spread_v3 -o dataset.zarr",
-    "kd-offline record mpe/simple_spread_v3 --expert expert/ --episodes 30000 --seed 1",
+    "kd-offline record mpe/simple_spread_v3 --expert expert/ --episodes 10000 --seed 1",
     "kd-offline record mpe/simple_spread_v3 --noise 0:0.5,0.25:0.5 --mask full --mask my.toml",
     "kd-offline record mpe/simple_spread_v3 -o dataset.zarr --resume",
 )
@@ -41,8 +41,15 @@ _Mask = Annotated[
     list[str] | None,
     typer.Option(help="Student mask to store; repeatable.  [default: all that exist]"),
 ]
-_Batch = Annotated[int, typer.Option(help="Episodes played at once.")]
+_Batch = Annotated[int, typer.Option(help="Episodes played at once by each thread.")]
 _Embedding = Annotated[str, typer.Option(help="float16 or float32.")]
+_Threads = Annotated[
+    int,
+    typer.Option(
+        callback=options.at_least(1),
+        help="Batches played side by side; the dataset does not depend on it.",
+    ),
+]
 _Name = Annotated[str | None, typer.Option(help="Name of the dataset.")]
 
 
@@ -50,7 +57,7 @@ def record(
     environment: _Environment,
     output: _Output = Path("dataset.zarr"),
     expert: _Expert = "bundled",
-    episodes: _Episodes = 10000,
+    episodes: _Episodes = 30000,
     seed: options.Seed = 0,
     noise: _Noise = "default",
     mask: _Mask = None,
@@ -60,7 +67,7 @@ def record(
     env: options.Environment = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
-    threads: options.Threads = None,
+    threads: _Threads = 2,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -81,7 +88,7 @@ def record(
         "environment_kwargs": options.assignments(env),
         "embedding_dtype": embedding,
         "name": name,
-        "threads": threads or 2,
+        "threads": threads,
         "resume": resume,
         "overwrite": overwrite,
     }
