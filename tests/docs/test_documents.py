@@ -15,7 +15,12 @@ from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.recipes import LossSwitches, LossWeights
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+PUBLISHED = [
+    path for name in ("cli", "datasets", "schemas") for path in ROOT.glob(f"{name}/**/*.md")
+]
+DOCUMENTS = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *PUBLISHED]
+)
 EXECUTED = [ROOT / "README.md", ROOT / "docs" / "guide" / "quickstart.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = {
