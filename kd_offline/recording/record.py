@@ -15,6 +15,13 @@ from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.load import load
 from kd_offline.recording import noise
+from kd_offline.recording.partner import (
+    DEFAULT_SHARE,
+    RULE,
+    Partner,
+    accompanied,
+    load_partner,
+)
 from kd_offline.recording.workers import in_order
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.dataset import (
@@ -45,6 +52,8 @@ def record(
     episodes: int = DEFAULT_EPISODES,
     seed: int = 0,
     noise_mixture: Sequence[NoiseLevel] = noise.DEFAULT,
+    partner: str | Path | None = "bundled",
+    partner_share: float = DEFAULT_SHARE,
     masks: Sequence[str] | None = None,
     batch: int = DEFAULT_BATCH,
     environment_kwargs: Mapping[str, Scalar] | None = None,
@@ -69,6 +78,10 @@ def record(
         Episode ``k`` depends on (seed, k) alone, so a longer recording begins like a shorter one.
     noise_mixture
         Levels of behaviour noise and their shares of the episodes; empty for none.
+    partner
+        Students that play some agents in ``partner_share`` of the episodes, see
+        :mod:`kd_offline.recording.partner`: a run folder, ``bundled`` for the ones that ship for
+        the environment (nobody where there are none), or None.
     masks
         Names of student masks, or files; None: every preset of the environment.
     batch
@@ -101,13 +114,14 @@ def record(
     worlds = [environments.load(environment, **(environment_kwargs or {})) for _ in range(threads)]
     spec = worlds[0].spec
     actor = load(expert, spec)
+    company = load_partner(partner, spec, partner_share)
     chosen = {m.name: m for m in (resolve(x, spec) for x in masks or names_for(spec))}
     header = RecordingHeader(
         name=name
         or f"{environment.split('/')[-1].replace(':', '-')}-{actor.card.recipe.algorithm}",
         environment=spec,
         experts=(expert_record(actor),),
-        recording=_recording(seed, episodes, batch, noise_mixture, embedding_dtype),
+        recording=_recording(seed, episodes, batch, noise_mixture, company, embedding_dtype),
         masks={
             m.name: MaskRecord(description=m.description, random_k=m.random_k)
             for m in chosen.values()
@@ -125,7 +139,8 @@ def record(
 
         def play(world: BatchedEnvironment, seeds: SeedArray) -> EpisodeBlock:
             levels = noise.episode_levels(seeds, noise_mixture)
-            played = collect(world, actor, seeds, noise.perturbed(seeds, levels), casts)
+            behaviour = accompanied(seeds, noise.perturbed(seeds, levels), company)
+            played = collect(world, actor, seeds, behaviour, casts)
             return make_block(played, spec, seeds, levels)
 
         for block in in_order(play, worlds, parts):
@@ -200,8 +215,24 @@ def expert_record(expert: Expert) -> ExpertRecord:
     )
 
 
+def _described(company: Partner | None) -> dict[str, Scalar]:
+    if company is None:
+        return {"partner": "none"}
+    return {
+        "partner": company.reference,
+        "partner_digest": company.digest,
+        "partner_share": company.share,
+        "partner_rule": RULE,
+    }
+
+
 def _recording(
-    seed: int, episodes: int, batch: int, mixture: Sequence[NoiseLevel], embedding_dtype: str
+    seed: int,
+    episodes: int,
+    batch: int,
+    mixture: Sequence[NoiseLevel],
+    company: Partner | None,
+    embedding_dtype: str,
 ) -> RecordingRecord:
     made = provenance()
     return RecordingRecord(
@@ -211,7 +242,7 @@ def _recording(
         behaviour="sampled",
         noise=tuple(mixture),
         noise_rule=noise.RULE if mixture else "",
-        settings={"embedding_dtype": embedding_dtype},
+        settings={"embedding_dtype": embedding_dtype, **_described(company)},
         software={"kd_offline": made.kd_offline, "python": made.python, **made.packages},
         code_revision=made.git_revision or "",
         machine={

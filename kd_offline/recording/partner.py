@@ -1,0 +1,156 @@
+"""Episodes that a weaker team takes part in, so that the expert is seen answering it.
+
+A student under a mask makes mistakes of its own kind: it guesses, commits, and repeats itself. Its
+team-mates have to live with that, and random noise does not teach them how. So in a share of the
+episodes some agents are played by a *partner*, usually the students of an earlier distillation,
+while every label stays the expert's, whose memory runs along (dataset aggregation, Ross et al.,
+2011, decided when the file is recorded; nothing is needed but the file afterwards).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd_offline.datasets.layout import SOURCES
+from kd_offline.errors import MismatchError
+from kd_offline.policies import choose_actions, masked_log_softmax
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.seeding import uniforms
+from kd_offline.students.policy import STUDENTS, StudentPolicy, load
+from kd_offline.trajectories import Behaviour, Choice
+from kd_offline.types import (
+    Array,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    PolicyOutput,
+    SeedArray,
+    View,
+)
+
+RULE = (
+    "in the stated share of the episodes each agent is played by the partner with probability 3/4, "
+    "at least one agent, greedily in 7 of 10 of these episodes and else sampled; labels, and the "
+    "noise of the other agents, are as in all episodes"
+)
+DEFAULT_SHARE = 0.5
+_AGENT_SHARE, _GREEDY_SHARE = 0.75, 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Partner:
+    """A team that takes part, in which share of the episodes, and what identifies it."""
+
+    policy: StudentPolicy
+    share: float
+    reference: str
+    digest: str
+
+
+def load_partner(
+    reference: str | Path | None, spec: EnvironmentSpec, share: float
+) -> Partner | None:
+    """Return the partner called ``reference``, or None for ``none``.
+
+    ``bundled`` is the team that ships for the environment, or nobody where there is none; anything
+    else is a run folder or a ``students.safetensors``, of which the first seed is taken.
+
+    Raises
+    ------
+    CheckpointError, MismatchError
+        It cannot be read, or was distilled for another environment.
+    """
+    name = str(reference or "none")
+    if name == "none" or share <= 0:
+        return None
+    path = Path(name)
+    if name == "bundled":
+        slug = spec.id.replace("/", "-")
+        path = Path(str(files("kd_offline.students"))) / "bundled" / slug / STUDENTS
+        if not path.is_file():
+            return None
+    policy = load(path)[0]
+    theirs = policy.card.environment
+    if (theirs.agents, theirs.obs_widths) != (spec.agents, spec.obs_widths):
+        if name == "bundled":  # the same task with other settings, such as more agents
+            return None
+        msg = (
+            f"partner {name!r} was distilled for {theirs.id} with agents "
+            f"{', '.join(theirs.agents)} and does not fit {spec.id}: give a run made for it"
+        )
+        raise MismatchError(msg)
+    file = path / STUDENTS if path.is_dir() else path
+    digest = "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+    return Partner(policy, share, name if name == "bundled" else "students", digest)
+
+
+def accompanied(seeds: SeedArray, behaviour: Behaviour, partner: Partner | None) -> Behaviour:
+    """Return ``behaviour`` with the partner taking part in the episodes that it takes part in.
+
+    Which episodes and agents these are depends on the episode's seed alone.
+    """
+    if partner is None:
+        return behaviour
+    n = partner.policy.card.environment.n_agents
+    draws = uniforms(seeds, 0, (n + 3,), "partner")
+    mine: IntArray = np.flatnonzero(draws[:, 0] < partner.share)
+    plays = draws[mine, 3:] < _AGENT_SHARE
+    plays[np.arange(len(mine)), (draws[mine, 1] * n).astype(np.int64)] = True
+    greedy = draws[mine, 2] < _GREEDY_SHARE
+    memory = partner.policy.start(seeds[mine])
+
+    def choose(step: int, view: View, output: PolicyOutput) -> Choice:
+        nonlocal memory
+        choice = behaviour(step, view, output)
+        seen = _rows(view, mine)
+        said, memory = partner.policy.act(seen, memory)
+        numbers = uniforms(seeds[mine], step, (n,), "partner action")
+        return _mixed(choice, mine, plays & seen.alive, _decide(said, seen, greedy, numbers))
+
+    return choose
+
+
+def _decide(said: PolicyOutput, seen: View, greedy: BoolArray, numbers: FloatArray) -> Choice:
+    """Return the partner's actions and their log probabilities, 0 where it is greedy."""
+    legal = seen.available_actions
+    best = choose_actions(said.logits, legal)
+    drawn = choose_actions(said.logits, legal, numbers)
+    actions = np.where(greedy[:, None], best, drawn)
+    taken = np.take_along_axis(masked_log_softmax(said.logits, legal), actions[..., None], -1)
+    logprob = np.where(greedy[:, None], 0.0, taken[..., 0]).astype(np.float32)
+    return Choice(actions, logprob)
+
+
+def _mixed(choice: Choice, rows: IntArray, plays: BoolArray, partner: Choice) -> Choice:
+    """Return ``choice`` with the partner's for the agents ``plays`` [b, N] of ``rows`` [b]."""
+
+    def put(whole: Array, new: Any) -> Array:
+        out = whole.copy()
+        out[rows] = np.where(plays, new, whole[rows])
+        return out
+
+    assert choice.logprob is not None  # noqa: S101 - recording behaviours state both
+    assert choice.source is not None  # noqa: S101
+    return Choice(
+        put(choice.actions, partner.actions),
+        put(choice.logprob, partner.logprob),
+        put(choice.source, SOURCES["other"]),
+    )
+
+
+def _rows(view: View, rows: IntArray) -> View:
+    last = None if view.last_actions is None else view.last_actions[rows]
+    return replace(
+        view,
+        obs=view.obs[rows],
+        state=view.state[rows],
+        available_actions=view.available_actions[rows],
+        alive=view.alive[rows],
+        last_actions=last,
+    )
