@@ -3,11 +3,11 @@
 Blocks of ready-made episodes (three agents, observations of 18, five actions, float16 embeddings
 of 128: about 1.1 kB a step) are appended as fast as the writer takes them. ``cpu_us`` is the
 processor time of the whole process for one step, so ``cpu_us * rate / 1e6`` is the number of cores
-that recording at ``rate`` steps a second spends on writing. ``--codecs`` compares codecs on the
-hidden states and logits of an untrained GRU instead.
+that recording at ``rate`` steps a second spends on writing. ``--codecs`` compares codecs instead,
+on the first rows of a recorded ``--dataset``, or without one on those of an untrained GRU.
 
     python benchmarks/writing.py --json
-    python benchmarks/writing.py --codecs
+    python benchmarks/writing.py --codecs --dataset dataset.zarr
 """
 
 from __future__ import annotations
@@ -67,19 +67,20 @@ def read(path: Path) -> dict[str, float]:
     }
 
 
-def codec_rows(rows: int = 8192) -> list[dict[str, Any]]:
-    """Compare codecs on a chunk of realistic hidden states, logits and observations."""
+def codec_rows(dataset: Path | None, rows: int = 8192) -> list[dict[str, Any]]:
+    """Compare codecs on a chunk of hidden states, logits and observations."""
     from numcodecs import Blosc, blosc
     from numcodecs.zstd import Zstd
 
     blosc.use_threads = False
-    codecs = {f"zstd {level}": Zstd(level, checksum=True) for level in (-7, -1, 1, 3)}
+    codecs = {f"zstd {level}": Zstd(level, checksum=True) for level in (-7, -3, -1, 1, 3)}
     codecs |= {
         "blosc lz4 shuffle": Blosc("lz4", 5, Blosc.SHUFFLE),
         "blosc zstd bitshuffle": Blosc("zstd", 1, Blosc.BITSHUFFLE),
     }
     table = []
-    for name, values in _realistic(rows).items():
+    chunks = _realistic(rows) if dataset is None else _recorded(dataset, rows)
+    for name, values in chunks.items():
         size = values.nbytes
         for codec_name, codec in codecs.items():
             stored = codec.encode(values)
@@ -92,6 +93,12 @@ def codec_rows(rows: int = 8192) -> list[dict[str, Any]]:
         rate = size / _best(partial(hashlib.sha256, values.data)) / 1e6
         table.append({"array": name, "codec": "sha256", "ratio": 0.0, "encode_mb_per_s": rate})
     return table
+
+
+def _recorded(dataset: Path, rows: int) -> dict[str, Array]:
+    buffer = ExpertBuffer.open(dataset)
+    stop = min(rows, buffer.n_steps)
+    return {name: buffer.read(f"steps/{name}", 0, stop) for name in ("embedding", "logits", "obs")}
 
 
 def _realistic(rows: int) -> dict[str, Array]:
@@ -129,9 +136,12 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=40, help="blocks of 500 episodes")
     parser.add_argument("--folder", type=Path, help="where to write (default: a temporary folder)")
     parser.add_argument("--codecs", action="store_true", help="compare codecs instead")
+    parser.add_argument("--dataset", type=Path, help="recorded dataset to compare them on")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows = codec_rows() if options.codecs else [measure(options.folder, options.blocks)]
+    rows = (
+        codec_rows(options.dataset) if options.codecs else [measure(options.folder, options.blocks)]
+    )
     for row in rows:
         if options.json:
             print(json.dumps(row))
