@@ -19,6 +19,7 @@ _EXAMPLES = options.examples(
     "kd-offline record mpe/simple_spread_v3 -o dataset.zarr",
     "kd-offline record mpe/simple_spread_v3 --expert expert/ --episodes 10000 --seed 1",
     "kd-offline record mpe/simple_spread_v3 --noise 0:0.5,0.25:0.5 --mask full --mask my.toml",
+    "kd-offline record mpe/simple_spread_v3 --partner run/ -o dataset-2.zarr",
     "kd-offline record mpe/simple_spread_v3 -o dataset.zarr --resume",
 )
 
@@ -36,6 +37,13 @@ _Expert = Annotated[
 _Episodes = Annotated[int, typer.Option(help="Episodes.")]
 _Noise = Annotated[
     str, typer.Option(help="Behaviour noise: default, none, or LEVEL:SHARE,LEVEL:SHARE,...")
+]
+_Partner = Annotated[
+    str,
+    typer.Option(help="Students that take part: a run folder, bundled (if there are any) or none."),
+]
+_Share = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of the episodes that the partner takes part in.")
 ]
 _Mask = Annotated[
     list[str] | None,
@@ -60,6 +68,8 @@ def record(
     episodes: _Episodes = 30000,
     seed: options.Seed = 0,
     noise: _Noise = "default",
+    partner: _Partner = "bundled",
+    partner_share: _Share = 0.5,
     mask: _Mask = None,
     batch: _Batch = 500,
     embedding: _Embedding = "float16",
@@ -83,6 +93,8 @@ def record(
         "episodes": episodes,
         "seed": seed,
         "noise_mixture": parse_mixture(noise),
+        "partner": partner,
+        "partner_share": partner_share,
         "masks": mask,
         "batch": batch,
         "environment_kwargs": options.assignments(env),

@@ -8,7 +8,7 @@ from kd_offline.recording.record import record
 def dataset(tmp_path_factory):
     """A small recording of the bundled expert."""
     path = tmp_path_factory.mktemp("distillation") / "spread.zarr"
-    record("mpe/simple_spread_v3", path, episodes=60, batch=60, threads=1)
+    record("mpe/simple_spread_v3", path, episodes=60, batch=60, threads=1, partner=None)
     return path
 
 

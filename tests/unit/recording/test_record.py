@@ -10,7 +10,9 @@ SPREAD = "mpe/simple_spread_v3"
 
 
 def make(path, **settings):
-    return record(SPREAD, path, **{"episodes": 25, "batch": 10, "threads": 1} | settings)
+    return record(
+        SPREAD, path, **{"episodes": 25, "batch": 10, "threads": 1, "partner": None} | settings
+    )
 
 
 def test_a_recording_holds_every_array_and_passes_verification(tmp_path):
