@@ -21,6 +21,7 @@ from kd_offline import environments
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.experts.load import load
 from kd_offline.recording import noise
+from kd_offline.recording.partner import DEFAULT_SHARE, accompanied, load_partner
 from kd_offline.recording.record import record
 from kd_offline.recording.workers import in_order
 from kd_offline.seeding import episode_seeds
@@ -33,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--environment", default="mpe/simple_spread_v3")
     parser.add_argument("--expert", default="bundled:large")
+    parser.add_argument("--partner", default="bundled", help="as of kd-offline record")
     parser.add_argument("--episodes", type=int, default=16_000)
     parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
@@ -63,12 +65,14 @@ def rollout_rate(given: argparse.Namespace) -> float:
     """Return joint steps a second of the record loop without a disk."""
     worlds = [environments.load(given.environment) for _ in range(given.threads)]
     expert = load(given.expert, worlds[0].spec)
+    partner = load_partner(given.partner, worlds[0].spec, DEFAULT_SHARE)
     starts = range(0, given.episodes, given.batch)
     parts = [episode_seeds(0, first, given.batch, "record") for first in starts]
 
     def play(world: BatchedEnvironment, seeds: SeedArray) -> int:
         levels = noise.episode_levels(seeds, noise.DEFAULT)
-        return int(collect(world, expert, seeds, noise.perturbed(seeds, levels)).length.sum())
+        behaviour = accompanied(seeds, noise.perturbed(seeds, levels), partner)
+        return int(collect(world, expert, seeds, behaviour).length.sum())
 
     began = time.perf_counter()
     steps = sum(in_order(play, worlds, parts))
@@ -84,6 +88,7 @@ def recording_rate(given: argparse.Namespace) -> float:
             given.environment,
             folder / "dataset.zarr",
             expert=given.expert,
+            partner=given.partner,
             episodes=given.episodes,
             batch=given.batch,
             threads=given.threads,
