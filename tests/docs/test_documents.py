@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from kd_offline.cli.app import app
 from kd_offline.distillation.methods import METHODS
+from kd_offline.schemas.expert import ExpertCard
 from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.recipes import LossSwitches, LossWeights
 
@@ -84,6 +85,20 @@ def test_every_toml_block_is_a_mask(path):
     for language, text in blocks(path):
         if language == "toml":
             MaskFile.model_validate(tomllib.loads(text))
+
+
+def test_the_table_of_bundled_experts_is_theirs():
+    text = (ROOT / "docs" / "guide" / "experts.md").read_text("utf-8")
+    cards = sorted((ROOT / "kd_offline" / "experts" / "bundled").glob("*/*/expert.json"))
+    assert cards
+    for file in cards:
+        card = ExpertCard.model_validate_json(file.read_bytes())
+        assert card.greedy is not None
+        assert (card.greedy.episodes, card.greedy.seed, card.threads) == (4000, 0, 1)
+        row = next(x for x in text.splitlines() if f"| {card.parameters['actor']:,} |" in x)
+        for side, value in card.greedy.returns.items():
+            assert f"{value:.2f} ± {card.greedy.standard_errors[side]:.2f}" in row, file
+        assert f"| {card.seconds:,.0f} s |" in row, file
 
 
 def test_every_weight_switch_and_method_is_explained():
