@@ -60,7 +60,8 @@ def _kl(logits: Tensor, student: Tensor, batch: Targets, switches: LossSwitches)
 
 def _cross_entropy(student: Tensor, batch: Targets) -> Tensor:
     if batch.label is not None:
-        return losses.masked_mean(losses.cross_entropy(batch.label, student), batch.weight)
+        weight = batch.weight if batch.cloned is None else batch.cloned
+        return losses.masked_mean(losses.cross_entropy(batch.label, student), weight)
     assert batch.expert is not None  # noqa: S101 - soft labels are read with the logits
     soft = losses.soft_cross_entropy(batch.expert, student, batch.available)
     return losses.masked_mean(soft, batch.weight)

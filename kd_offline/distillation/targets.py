@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kd_offline.advantage import generalised_advantage, side_mean
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.datasets.layout import SOURCES
 from kd_offline.distillation.losses import cosine_relations, log_policy
 from kd_offline.distillation.methods import needed_arrays
 from kd_offline.distillation.roles import RoleModel
@@ -40,6 +41,7 @@ class Targets:
     expert: Tensor | None = None  # log probabilities at temperature 1, [E, T, N, A]
     softened: Tensor | None = None  # log probabilities at the recipe's temperature
     label: Tensor | None = None  # int64 [E, T, N], the action that cross entropy asks for
+    cloned: Tensor | None = None  # [E, T, N], 1 where cross entropy counts; None: as weight
     executed: Tensor | None = None  # int64 [E, T, N]
     behaviour: Tensor | None = None  # log probability of the executed action, [E, T, N]
     advantage: Tensor | None = None  # normalised, [E, T, N]
@@ -89,7 +91,10 @@ def build_targets(
     """
     names = [name for name in needed_arrays(recipe) if name.startswith("steps/")]
     if team.inputs.last_action:
-        names = [*dict.fromkeys([*names, "steps/actions"])]
+        names.append("steps/actions")
+    if recipe.weights.ce and buffer.has("steps/action_source"):
+        names.append("steps/action_source")
+    names = list(dict.fromkeys(names))
     data, valid = buffer.padded(names, episodes)
     alive = torch.from_numpy(data["steps/alive"] & valid[..., None])
     # An agent that is absent has no legal action; give it all, so that its softmax is defined.
@@ -107,6 +112,7 @@ def build_targets(
         expert=expert,
         softened=softened,
         label=_labels(buffer, episodes, expert, executed, recipe),
+        cloned=_cloned(data, counts.float(), recipe),
         executed=None if executed is None else executed.long(),
         behaviour=_column(data, "steps/behaviour_logprob"),
         advantage=_advantages(buffer, episodes, data, counts.float(), recipe),
@@ -169,6 +175,13 @@ def _labels(
     draws = torch.from_numpy(uniforms(seeds, 0, tuple(expert.shape[1:3]), "distillation label"))
     reached = expert.double().exp().cumsum(-1)
     return (reached > draws.unsqueeze(-1) * reached[..., -1:]).long().argmax(-1)
+
+
+def _cloned(data: dict[str, Array], weight: Tensor, recipe: DistillRecipe) -> Tensor | None:
+    """Return where an executed action may be cloned: not where noise or a partner chose it."""
+    if recipe.switches.ce_target != "executed" or "steps/action_source" not in data:
+        return None
+    return weight * torch.from_numpy(data["steps/action_source"] == SOURCES["expert"])
 
 
 def _advantages(

@@ -220,7 +220,11 @@ def held_out_metrics(team: StudentTeam, data: Targets, batch: int) -> dict[str, 
         for name, value in _sums(logits, part).items():
             sums[name] = sums.get(name, torch.zeros(())) + value
     decisions, moments = sums.pop("decisions"), sums.pop("moments")
-    out = {name: float(value.sum() / decisions.sum().clamp(min=1)) for name, value in sums.items()}
+    cloned = sums.pop("cloned", decisions)
+    out = {
+        name: float(value.sum() / (cloned if name == "ce" else decisions).sum().clamp(min=1))
+        for name, value in sums.items()
+    }
     if "kl" in sums:
         out["joint_agreement"] = float(sums["joint_agreement"] / moments.clamp(min=1))
         each = (sums["kl"] / decisions.clamp(min=1)).tolist()
@@ -234,7 +238,9 @@ def _sums(logits: Tensor, part: Targets) -> dict[str, Tensor]:
     weight = part.weight
     out = {"decisions": weight.sum((0, 1)), "moments": weight.any(-1).sum()}
     if part.label is not None:
-        out["ce"] = (losses.cross_entropy(part.label, student) * weight).sum((0, 1))
+        counted = weight if part.cloned is None else part.cloned
+        out["ce"] = (losses.cross_entropy(part.label, student) * counted).sum((0, 1))
+        out["cloned"] = counted.sum((0, 1))
     if part.expert is not None:
         kl = losses.kl_divergence(part.expert, student, part.available)
         same = (student.argmax(-1) == part.expert.argmax(-1)).float()

@@ -144,3 +144,20 @@ def test_methods_read_only_what_they_need(buffer, method):
     assert (targets.softened is not None) == (recipe.weights.kl > 0)
     assert (targets.advantage is not None) == (recipe.weights.policy > 0)
     assert (targets.relations is not None) == (recipe.weights.structure > 0)
+
+
+def test_cloning_leaves_out_what_noise_or_a_partner_did(buffer):
+    """Changing the student only where others acted changes no cross entropy of executed actions."""
+    recipe, team, batch, projections = setting(buffer, **{"switches.ce_target": "executed"})
+    source = buffer.padded(["steps/action_source"], EPISODES)[0]["steps/action_source"]
+    theirs = torch.from_numpy(source != 0).transpose(0, 1)
+    assert theirs.any()
+    logits, embeddings, _ = team(batch.inputs, team.start(len(EPISODES)), batch.last_actions)
+    values = []
+    for shift in (0.0, 5.0):
+        other = logits.detach().clone()
+        other[..., 0] += shift * theirs
+        terms_ = objective(other, embeddings, batch, projections, recipe, 1.0)
+        values.append((terms_["ce"].item(), terms_["kl"].item()))
+    assert values[0][0] == pytest.approx(values[1][0], abs=1e-6)
+    assert values[0][1] != pytest.approx(values[1][1], abs=1e-3)
