@@ -6,7 +6,7 @@ sums and no steps, has its own loop in :mod:`kd_offline.evaluation.rollout`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,11 +79,13 @@ def collect(
     policy: TeamPolicy,
     seeds: SeedArray,
     behaviour: Behaviour,
-    casts: Mapping[str, str] | None = None,
+    casts: Mapping[str, Callable[[Array], Array]] | None = None,
+    without: Collection[str] = (),
 ) -> Trajectories:
     """Play one episode for every seed and keep every step.
 
-    ``casts`` maps names of step arrays to the dtypes that they are kept in.
+    ``casts`` maps names of step arrays to what turns them into the form that is kept; arrays named
+    in ``without`` are not kept at all.
 
     Raises
     ------
@@ -100,8 +102,9 @@ def collect(
         choice = behaviour(step, view, output)
         outcome = environment.step(choice.actions)
         for name, values in _step(view, output, choice, outcome).items():
-            kept = values.astype(casts[name]) if casts and name in casts else values
-            rows.setdefault(name, []).append(kept)
+            if name not in without:
+                kept = casts[name](values) if casts and name in casts else values
+                rows.setdefault(name, []).append(kept)
         length += running
         won[running] = outcome.won[running]
         running = running & ~(outcome.terminated | outcome.truncated)
@@ -116,7 +119,8 @@ def collect(
         raise MismatchError(msg)
     # Stored episode by episode, shown step by step: what is written to disk needs no other copy.
     steps = {name: np.stack(values, axis=1).swapaxes(0, 1) for name, values in rows.items()}
-    return Trajectories(steps, _final(view, policy, memory), length, won)
+    final = _final(view, policy, memory)
+    return Trajectories(steps, {k: v for k, v in final.items() if k not in without}, length, won)
 
 
 def _step(view: View, output: PolicyOutput, choice: Choice, outcome: Outcome) -> dict[str, Array]:

@@ -33,10 +33,10 @@ CURVE = "curve.jsonl"
 _NORM = "value_norm"
 
 
-def build(card: ExpertCard) -> tuple[ActorCritic, ValueNorm]:
-    """Return freshly initialised networks for a card."""
+def build(card: ExpertCard, *, initialise: bool = True) -> tuple[ActorCritic, ValueNorm]:
+    """Return networks for a card: freshly initialised, or arbitrary ones to load weights into."""
     mask = None if card.mask is None else np.array(card.mask, bool)
-    rng = np.random.Generator(np.random.Philox(card.recipe.seed))
+    rng = np.random.Generator(np.random.Philox(card.recipe.seed)) if initialise else None
     model = ActorCritic(card.environment, card.recipe.architecture, mask, rng)
     return model, ValueNorm(len(card.environment.sides))
 
@@ -97,7 +97,7 @@ def load(folder: Path, reference: str, spec: EnvironmentSpec | None = None) -> E
     card = read_card(folder)
     if spec is not None:
         check_fits(card, spec, reference)
-    model, norm = build(card)
+    model, norm = build(card, initialise=False)
     tensors = read_tensors(folder / WEIGHTS)
     norm.moments = tensors.pop(_NORM, norm.moments)
     try:

@@ -71,6 +71,8 @@ class ActorCritic(nn.Module):
         What to build for and what to build.
     mask : bool [N, O], optional
         What the actors may see; the critics see everything, as they do not act.
+    rng
+        Draws the first weights; None leaves them arbitrary, for weights that are loaded next.
     """
 
     mask: Tensor
@@ -80,7 +82,7 @@ class ActorCritic(nn.Module):
         spec: EnvironmentSpec,
         architecture: ExpertArchitecture,
         mask: BoolArray | None,
-        rng: np.random.Generator,
+        rng: np.random.Generator | None,
     ) -> None:
         super().__init__()
         self.spec = spec

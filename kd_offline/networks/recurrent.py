@@ -32,10 +32,13 @@ class NetworkShape:
 
 
 class RecurrentNetwork(nn.Module):
-    """One network of a :class:`NetworkShape`, unrolled over whole sequences."""
+    """One network of a :class:`NetworkShape`, unrolled over whole sequences.
+
+    ``rng`` draws the first weights; None leaves them arbitrary, for weights that are loaded next.
+    """
 
     def __init__(
-        self, shape: NetworkShape, rng: np.random.Generator, *, head_gain: float = 0.01
+        self, shape: NetworkShape, rng: np.random.Generator | None, *, head_gain: float = 0.01
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -69,11 +72,13 @@ class RecurrentNetwork(nn.Module):
         return self.head(x), x, memory
 
 
-def _orthogonal(weight: Tensor, gain: float, rng: np.random.Generator) -> None:
+def _orthogonal(weight: Tensor, gain: float, rng: np.random.Generator | None) -> None:
     """Fill ``weight`` [out, in] with a scaled orthogonal matrix (Saxe et al., 2014).
 
     Drawn with NumPy, whose random streams, unlike PyTorch's, do not depend on the processor.
     """
+    if rng is None:
+        return
     rows, columns = weight.shape
     q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
     q = q * np.sign(np.diag(r))

@@ -57,7 +57,7 @@ class StudentTeam(nn.Module):
         spec: EnvironmentSpec,
         architecture: StudentArchitecture,
         widths: Sequence[int],
-        rng: np.random.Generator,
+        rng: np.random.Generator | None,
         inputs: StudentInputs,
     ) -> None:
         super().__init__()

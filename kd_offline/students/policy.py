@@ -66,8 +66,8 @@ class StudentPolicy:
         return PolicyOutput(logits[0].numpy()), _Memory(after, memory.mask)
 
 
-def build(card: StudentCard, rng: np.random.Generator) -> StudentTeam:
-    """Return a freshly initialised team for a card."""
+def build(card: StudentCard, rng: np.random.Generator | None) -> StudentTeam:
+    """Return a freshly initialised team for a card; None: one to load weights into."""
     inputs = StudentInputs(card.mask_as_input, card.motion, card.last_action)
     return StudentTeam(card.environment, card.architecture, card.widths, rng, inputs)
 
@@ -105,7 +105,7 @@ def load(run: str | Path) -> list[StudentPolicy]:
 
 
 def _restore(card: StudentCard, seed: int, tensors: dict[str, Tensor], path: Path) -> StudentTeam:
-    team = build(card, np.random.default_rng(0))
+    team = build(card, None)
     prefix = f"{seed}."
     mine = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
     try:
