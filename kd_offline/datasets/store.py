@@ -60,12 +60,11 @@ class Folder:
         """
         target, aside = self.root / path, self.root / SCRATCH
         try:
+            _put(aside, data, durable)
             try:
-                _put(aside, data, durable)
                 aside.replace(target)
-            except FileNotFoundError:
+            except FileNotFoundError:  # the first file in its folder
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _put(aside, data, durable)
                 aside.replace(target)
         except OSError as error:
             raise _refusal(target, "write", error) from error
