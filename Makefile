@@ -44,7 +44,7 @@ test: install ## run all tests
 demo: install ## record, distil, evaluate, report: a minute or so, into demo/
 	@rm -rf $(DEMO)
 	$(RUN) record mpe/simple_spread_v3 -o $(DEMO)/dataset.zarr --episodes 8000
-	$(RUN) distill $(DEMO)/dataset.zarr -o $(DEMO)/run --preset lh+a --epochs 16
+	$(RUN) distill $(DEMO)/dataset.zarr -o $(DEMO)/run --preset lh+a --epochs 20
 	$(RUN) evaluate $(DEMO)/run --episodes 1000
 	$(RUN) report $(DEMO)/run -o $(DEMO)/report.html
 	@printf '\ndataset  %s\nrun      %s\nreport   %s\n' $(DEMO)/dataset.zarr $(DEMO)/run/ $(DEMO)/report.html
