@@ -174,7 +174,7 @@ def make_students(cell: DistilledCell) -> None:
             "seconds": [result["seconds"] for result in run["results"]],
             "held_out": [result["held_out"] for result in run["results"]],
             "dataset": run["dataset"]["id"],
-            **report.model_dump(mode="json", exclude={"action_frequency", "command"}),
+            **report.model_dump(mode="json", exclude={"action_frequency", "command", "seconds"}),
         },
     )
     say(f"distilled {cell.id}: {report.greedy and report.greedy.retention}")
