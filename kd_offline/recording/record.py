@@ -34,9 +34,9 @@ from kd_offline.schemas.dataset import (
     RecordingHeader,
     RecordingRecord,
 )
-from kd_offline.schemas.environment import Scalar
+from kd_offline.schemas.environment import EnvironmentSpec, Scalar
 from kd_offline.seeding import episode_seeds
-from kd_offline.students.masks import names_for, resolve
+from kd_offline.students.masks import Mask, names_for, resolve
 from kd_offline.trajectories import Trajectories, collect
 from kd_offline.types import Array, Float32Array, SeedArray
 
@@ -117,17 +117,8 @@ def record(
     actor = load(expert, spec)
     company = load_partner(partner, spec, partner_share)
     chosen = {m.name: m for m in (resolve(x, spec) for x in masks or names_for(spec))}
-    header = RecordingHeader(
-        name=name
-        or f"{environment.split('/')[-1].replace(':', '-')}-{actor.card.recipe.algorithm}",
-        environment=spec,
-        experts=(expert_record(actor),),
-        recording=_recording(seed, episodes, batch, noise_mixture, company, embedding_dtype),
-        masks={
-            m.name: MaskRecord(description=m.description, random_k=m.random_k)
-            for m in chosen.values()
-        },
-    )
+    recording = _recording(seed, episodes, batch, noise_mixture, company, embedding_dtype)
+    header = _header(name, environment, spec, actor, recording, list(chosen.values()))
     began = time.perf_counter()
     with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:
         first = writer.episodes_done - writer.episodes_done % batch
@@ -215,6 +206,27 @@ def expert_record(expert: Expert) -> ExpertRecord:
         gamma=card.recipe.gamma,
         bootstraps_truncation=card.recipe.bootstrap_on_truncation,
         value_of="discounted sum of the mean reward of the agent's side, raw units",
+    )
+
+
+def _header(
+    name: str | None,
+    environment: str,
+    spec: EnvironmentSpec,
+    actor: Expert,
+    recording: RecordingRecord,
+    masks: Sequence[Mask],
+) -> RecordingHeader:
+    task = environment.split("/")[-1].replace(":", "-")
+    return RecordingHeader(
+        name=name or f"{task}-{actor.card.recipe.algorithm}",
+        environment=spec,
+        experts=(expert_record(actor),),
+        recording=recording,
+        masks={
+            mask.name: MaskRecord(description=mask.description, random_k=mask.random_k)
+            for mask in masks
+        },
     )
 
 
