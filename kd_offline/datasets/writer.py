@@ -27,7 +27,6 @@ _QUEUED_BLOCKS = 2
 # Recording may differ in these between an attempt and its continuation.
 _FREE_RECORDING_FIELDS = {"software", "machine", "started_at", "seconds", "code_revision"}
 
-
 _Item = tuple[dict[str, Array], Array]  # arrays by full name, lengths
 
 
