@@ -12,7 +12,8 @@ import numpy as np
 from kd_offline.datasets import layout
 from kd_offline.datasets.manifest import read_manifest
 from kd_offline.datasets.rules import check_episodes, check_steps
-from kd_offline.datasets.store import Folder
+from kd_offline.datasets.sources import open_files
+from kd_offline.datasets.store import Files
 from kd_offline.datasets.stored import StoredArray, open_arrays
 from kd_offline.errors import CorruptDatasetError
 from kd_offline.schemas.dataset import DatasetManifest, FileRecord, Problem, VerifyReport
@@ -39,7 +40,7 @@ def verify(path: str | Path, *, quick: bool = False) -> VerifyReport:
     NotADatasetError, UnfinishedError, FormatVersionError
         There is no finished dataset of a known format at ``path``.
     """
-    folder = Folder(Path(path).expanduser())
+    folder = open_files(path)
     try:
         manifest = read_manifest(folder)
     except CorruptDatasetError as error:
@@ -61,7 +62,7 @@ def _report(problems: list[Problem]) -> VerifyReport:
 
 
 def _check_files(
-    folder: Folder,
+    folder: Files,
     files: Mapping[str, FileRecord],
     arrays: Mapping[str, StoredArray],
     *,
@@ -74,7 +75,7 @@ def _check_files(
     places = _chunk_places(arrays)
     for path in sorted(places.keys() - files.keys()):
         yield Problem(where=places[path], what=f"{path} is not in the manifest's file table")
-    for path in sorted(set(folder.files()) - files.keys() - _HARMLESS):
+    for path in sorted(set(folder.files() or ()) - files.keys() - _HARMLESS):
         yield Problem(where=path, what="this file is not in the manifest's file table")
     chosen = [file for file in files.values() if hash_chunks or file.path not in places]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -94,7 +95,7 @@ def _chunk_places(arrays: Mapping[str, StoredArray]) -> dict[str, str]:
     }
 
 
-def _file_problem(folder: Folder, file: FileRecord) -> str | None:
+def _file_problem(folder: Files, file: FileRecord) -> str | None:
     size = folder.size(file.path)
     if size is None:
         return "is missing"

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets.manifest import read_manifest
-from kd_offline.datasets.store import Folder
+from kd_offline.datasets.sources import open_files
+from kd_offline.datasets.store import Files
 from kd_offline.datasets.stored import StoredArray, open_arrays
 from kd_offline.errors import CorruptDatasetError, MissingArrayError, UnknownNameError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest
@@ -25,10 +26,10 @@ class ExpertBuffer:
     """
 
     def __init__(
-        self, folder: Folder, manifest: DatasetManifest, arrays: Mapping[str, StoredArray]
+        self, files: Files, manifest: DatasetManifest, arrays: Mapping[str, StoredArray]
     ) -> None:
         self.manifest = manifest
-        self._folder = folder
+        self.files = files
         self._arrays = dict(arrays)
         self._episodes: dict[str, Array] = {}
 
@@ -47,14 +48,14 @@ class ExpertBuffer:
         CorruptDatasetError
             Manifest or metadata were altered.
         """
-        folder = Folder(Path(path).expanduser())
-        manifest = read_manifest(folder)
-        files = {file.path: file for file in manifest.files}
-        return cls(folder, manifest, open_arrays(folder, manifest.arrays, files))
+        files = open_files(path)
+        manifest = read_manifest(files)
+        table = {file.path: file for file in manifest.files}
+        return cls(files, manifest, open_arrays(files, manifest.arrays, table))
 
     def __repr__(self) -> str:
         return (
-            f"ExpertBuffer({str(self.path)!r}, {self.spec.id}, {self.n_episodes} episodes, "
+            f"ExpertBuffer({self.where!r}, {self.spec.id}, {self.n_episodes} episodes, "
             f"{self.n_steps} steps, {self.id[:19]})"
         )
 
@@ -69,9 +70,14 @@ class ExpertBuffer:
         return self.manifest.environment
 
     @property
+    def where(self) -> str:
+        """Address of the dataset, as it was opened."""
+        return self.files.where
+
+    @property
     def path(self) -> Path:
-        """Folder of the dataset."""
-        return self._folder.root
+        """The address as a path, for what lies on this machine."""
+        return Path(self.where)
 
     @property
     def n_episodes(self) -> int:
@@ -109,7 +115,7 @@ class ExpertBuffer:
             near = f"steps/{name}"
             hint = f"did you mean {near!r}? It has" if near in self._arrays else "it has"
             msg = (
-                f"the dataset at {str(self.path)!r} has no array {name!r}: {hint} "
+                f"the dataset at {self.where!r} has no array {name!r}: {hint} "
                 f"{', '.join(self._arrays)}"
             )
             raise MissingArrayError(msg)
@@ -219,7 +225,7 @@ class ExpertBuffer:
             right &= np.array_equal(values, np.cumsum(lengths, dtype=np.int64) - lengths)
         if not right:
             msg = (
-                f"episodes/{name} of the dataset at {str(self.path)!r} does not add up to its "
+                f"episodes/{name} of the dataset at {self.where!r} does not add up to its "
                 f"{self.n_steps} steps: run verify and get a fresh copy"
             )
             raise CorruptDatasetError(msg)

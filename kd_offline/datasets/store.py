@@ -1,4 +1,4 @@
-"""Files of one dataset in a local folder: whole-file reads, atomic whole-file writes.
+"""Where the files of one dataset lie: what reading needs, and the local folder that also writes.
 
 Nothing here knows what the files mean. Operating-system errors become :class:`StorageError`.
 """
@@ -10,11 +10,34 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from kd_offline.datasets.layout import LOCK, SCRATCH
 from kd_offline.errors import StorageError
 from kd_offline.schemas.dataset import FileRecord
+
+
+class Files(Protocol):
+    """The files of a dataset, for reading; paths are relative, with ``/``."""
+
+    @property
+    def where(self) -> str:
+        """Address of the dataset, as its user wrote it."""
+
+    def present(self) -> bool:
+        """Tell whether there is anything at the address."""
+
+    def exists(self, path: str) -> bool:
+        """Tell whether ``path`` is a file here."""
+
+    def size(self, path: str) -> int | None:
+        """Return the size of the file in bytes, None where there is none."""
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of a file; FileNotFoundError where there is none."""
+
+    def files(self) -> Iterator[str] | None:
+        """Yield every path here; None where the address cannot be listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +45,15 @@ class Folder:
     """The root folder of a dataset."""
 
     root: Path
+
+    @property
+    def where(self) -> str:
+        """Path of the folder."""
+        return str(self.root)
+
+    def present(self) -> bool:
+        """Tell whether there is anything at the path."""
+        return self.root.exists()
 
     def exists(self, path: str) -> bool:
         """Tell whether ``path`` is a file here."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd_offline.datasets import chunks, layout
-from kd_offline.datasets.store import Folder
+from kd_offline.datasets.store import Files
 from kd_offline.errors import CorruptDatasetError
 from kd_offline.schemas.dataset import ArraySpec, FileRecord
 from kd_offline.types import Array, IntArray
@@ -22,7 +22,7 @@ class StoredArray:
     name: str
     spec: ArraySpec
     chunk_rows: int
-    folder: Folder
+    folder: Files
     files: Mapping[str, FileRecord]
 
     @property
@@ -95,7 +95,7 @@ class StoredArray:
     def damaged(self, index: int, what: str) -> CorruptDatasetError:
         """Return the error that names the array and the rows of chunk ``index``."""
         return CorruptDatasetError(
-            f"{self.name} {self.rows_of(index)} of the dataset at {str(self.folder.root)!r} "
+            f"{self.name} {self.rows_of(index)} of the dataset at {self.folder.where!r} "
             f"cannot be trusted: {what}; run verify and get a fresh copy"
         )
 
@@ -106,7 +106,7 @@ class StoredArray:
 
 
 def open_arrays(
-    folder: Folder, arrays: Mapping[str, ArraySpec], files: Mapping[str, FileRecord]
+    folder: Files, arrays: Mapping[str, ArraySpec], files: Mapping[str, FileRecord]
 ) -> dict[str, StoredArray]:
     """Return every array that this version knows, after checking all Zarr metadata files.
 
@@ -138,7 +138,7 @@ def _is_known(name: str, spec: ArraySpec) -> bool:
     return True
 
 
-def _check_grids(folder: Folder, stored: Mapping[str, StoredArray]) -> None:
+def _check_grids(folder: Files, stored: Mapping[str, StoredArray]) -> None:
     for groups in (("steps",), ("final", "episodes")):
         sizes = {a.chunk_rows for name, a in stored.items() if name.split("/")[0] in groups}
         if len(sizes) > 1:
@@ -146,7 +146,7 @@ def _check_grids(folder: Folder, stored: Mapping[str, StoredArray]) -> None:
             raise _bad_metadata(folder, where, "the arrays do not share one row grid")
 
 
-def _checked_metadata(folder: Folder, path: str, files: Mapping[str, FileRecord]) -> bytes:
+def _checked_metadata(folder: Files, path: str, files: Mapping[str, FileRecord]) -> bytes:
     try:
         data = folder.read(path)
     except FileNotFoundError:
@@ -157,8 +157,8 @@ def _checked_metadata(folder: Folder, path: str, files: Mapping[str, FileRecord]
     return data
 
 
-def _bad_metadata(folder: Folder, path: str, what: str) -> CorruptDatasetError:
+def _bad_metadata(folder: Files, path: str, what: str) -> CorruptDatasetError:
     return CorruptDatasetError(
-        f"{path} of the dataset at {str(folder.root)!r} cannot be trusted: {what}; "
+        f"{path} of the dataset at {folder.where!r} cannot be trusted: {what}; "
         "run verify and get a fresh copy"
     )

@@ -41,7 +41,7 @@ def summarise(buffer: ExpertBuffer) -> InspectReport:
 
 def size_bytes(buffer: ExpertBuffer) -> int:
     """Return the stored size of a dataset, its manifest included."""
-    return buffer.manifest.size_bytes + (buffer.path / MANIFEST).stat().st_size
+    return buffer.manifest.size_bytes + (buffer.files.size(MANIFEST) or 0)
 
 
 def render(buffer: ExpertBuffer) -> str:
