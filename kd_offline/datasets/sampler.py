@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,14 @@ class Position:
 
     epoch: int = 0
     batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Which part every episode belongs to: codes uint8 [E], and the code of every part's name."""
+
+    codes: Array
+    names: Mapping[str, int]
 
 
 def epoch_order(episodes: IntArray, seed: int, epoch: int) -> IntArray:

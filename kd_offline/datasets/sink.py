@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets import layout
-from kd_offline.datasets.sampler import assign_split
+from kd_offline.datasets.sampler import Splits, assign_split
 from kd_offline.datasets.seal import seal, unseal
 from kd_offline.datasets.statistics import count_actions, episode_returns, summarise
 from kd_offline.datasets.store import Folder
@@ -19,6 +19,7 @@ from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import (
     ArraySpec,
     DatasetManifest,
+    FileRecord,
     Journal,
     MaskRecord,
     RecordingHeader,
@@ -108,23 +109,18 @@ class Sink:
                 for _ in parts:
                     pass
 
-    def finish(self, masks: Mapping[str, Array], seconds: float | None) -> DatasetManifest:
+    def finish(
+        self, masks: Mapping[str, Array], seconds: float | None, given: Splits | None = None
+    ) -> DatasetManifest:
         """Write what is left, then the manifest, which makes the folder a dataset."""
         self.journal()
-        splits = self._add_derived(masks)
+        splits = self._add_derived(masks, given)
         specs = {name: stream.finish() for name, stream in self.streams.items()}
         files = [file for stream in self.streams.values() for file in stream.files.values()]
         groups = ["", *sorted({f"{name.split('/')[0]}/" for name in specs})]
         group_text = layout.group_metadata()
         files += [self.folder.write(f"{group}{layout.ZARR_JSON}", group_text) for group in groups]
-        self._remove_strays({file.path for file in files})
-        document = self._document(specs, splits, masks, seconds)
-        document["files"] = [f.model_dump() for f in sorted(files, key=lambda file: file.path)]
-        sealed = seal(document)
-        manifest = DatasetManifest.model_validate(unseal(sealed))
-        self.folder.write(layout.MANIFEST, sealed, durable=True)
-        self.folder.remove(layout.JOURNAL)
-        return manifest
+        return publish(self.folder, self._document(specs, splits, masks, seconds), files)
 
     def _derived(self, reward: Array, lengths: Array) -> dict[str, Array]:
         agent_return = episode_returns(reward, lengths)
@@ -168,33 +164,22 @@ class Sink:
     def _table(self) -> dict[str, Array]:
         return {name: np.concatenate(parts) for name, parts in self._kept.items()}
 
-    def _add_derived(self, masks: Mapping[str, Array]) -> dict[str, SplitRecord]:
+    def _add_derived(
+        self, masks: Mapping[str, Array], given: Splits | None
+    ) -> dict[str, SplitRecord]:
         """Add the arrays that are known only now, and return the splits."""
-        lengths = self._table()["length"]
-        codes = assign_split(self.episodes, self.header.heldout, self.header.recording.seed)
+        drawn = assign_split(self.episodes, self.header.heldout, self.header.recording.seed)
+        splits = given or Splits(drawn, layout.SPLITS)
         self._add_stream(
             "episodes/split", RowSpec(dtype="uint8", tail=()), self._chunk_rows["episodes"]
         )
-        self.streams["episodes/split"].append(codes)
+        self.streams["episodes/split"].append(splits.codes)
         for name, mask in masks.items():
             row = RowSpec(dtype="bool", tail=mask.shape[1:])
             widest = int(np.prod(mask.shape[1:]))
             self._add_stream(f"masks/{name}", row, layout.chunk_rows(widest))
             self.streams[f"masks/{name}"].append(mask)
-        return {
-            name: SplitRecord(
-                code=code,
-                episodes=int((codes == code).sum()),
-                steps=int(lengths[codes == code].sum()),
-            )
-            for name, code in layout.SPLITS.items()
-        }
-
-    def _remove_strays(self, listed: set[str]) -> None:
-        """Delete what an interrupted attempt left behind and the manifest will not list."""
-        for path in list(self.folder.files()):
-            if path not in listed and path not in (layout.JOURNAL, layout.LOCK):
-                self.folder.remove(path)
+        return split_records(splits, self._table()["length"])
 
     def _document(
         self,
@@ -218,6 +203,34 @@ class Sink:
         }
         document["id"] = layout.dataset_id(document)
         return document
+
+
+def split_records(splits: Splits, lengths: Array) -> dict[str, SplitRecord]:
+    """Return what the manifest says of the splits; ``lengths``: steps of the episodes, [E]."""
+    of_part = {name: splits.codes == code for name, code in splits.names.items()}
+    return {
+        name: SplitRecord(
+            code=splits.names[name], episodes=int(here.sum()), steps=int(lengths[here].sum())
+        )
+        for name, here in of_part.items()
+    }
+
+
+def publish(folder: Folder, document: dict[str, Any], files: list[FileRecord]) -> DatasetManifest:
+    """Write the manifest, which makes the folder a dataset of exactly these ``files``.
+
+    What an interrupted attempt left behind and the manifest does not list is deleted before.
+    """
+    listed = {file.path for file in files} | {layout.JOURNAL, layout.LOCK}
+    for path in list(folder.files()):
+        if path not in listed:
+            folder.remove(path)
+    document["files"] = [f.model_dump() for f in sorted(files, key=lambda file: file.path)]
+    sealed = seal(document)
+    manifest = DatasetManifest.model_validate(unseal(sealed))
+    folder.write(layout.MANIFEST, sealed, durable=True)
+    folder.remove(layout.JOURNAL)
+    return manifest
 
 
 def _dtype(name: str, values: Array) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +14,12 @@ from pydantic import ValidationError
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.blocks import EpisodeBlock, check_block
+from kd_offline.datasets.place import make_way
+from kd_offline.datasets.sampler import Splits
 from kd_offline.datasets.seal import unseal
 from kd_offline.datasets.sink import Sink
 from kd_offline.datasets.store import Folder, lock
-from kd_offline.errors import CorruptDatasetError, MismatchError, StorageError, UsageError
+from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, Journal, RecordingHeader
 from kd_offline.types import Array
 
@@ -90,7 +91,7 @@ class DatasetWriter:
         if resume and overwrite:
             msg = "resume and overwrite exclude each other: give one of them"
             raise UsageError(msg)
-        _make_way(root, resume=resume, overwrite=overwrite)
+        make_way(root, resume=resume, overwrite=overwrite)
         held = lock(root)
         try:
             sink = Sink(Folder(root), header, journal_seconds)
@@ -138,7 +139,11 @@ class DatasetWriter:
         self._steps += int(lengths.sum())
 
     def commit(
-        self, masks: Mapping[str, Array] | None = None, *, seconds: float | None = None
+        self,
+        masks: Mapping[str, Array] | None = None,
+        *,
+        seconds: float | None = None,
+        splits: Splits | None = None,
     ) -> DatasetManifest:
         """Finish: statistics, splits, digests, file table, and the manifest last.
 
@@ -148,20 +153,23 @@ class DatasetWriter:
             Student masks by name, bool [N, O] or [E, N, O]; their descriptions are the header's.
         seconds
             Time that recording took, for the record.
+        splits
+            Which part every episode belongs to; None: drawn, by the header's ``heldout``.
 
         Raises
         ------
         UsageError
-            Nothing was recorded, or a mask has a wrong shape.
+            Nothing was recorded, or a mask or the splits have a wrong shape.
         StorageError
             Writing failed; what is on disk can be continued.
         """
         given = {name: np.asarray(mask) for name, mask in (masks or {}).items()}
         self._check_complete(given)
+        self._check_splits(splits)
         self._stop()
         try:
             self._raise_failure()
-            manifest = self._sink.finish(given, seconds)
+            manifest = self._sink.finish(given, seconds, splits)
             self._sink.folder.remove(layout.LOCK)
         except BaseException as error:
             self._failure = error  # the streams are in an unknown state: never journal them again
@@ -229,45 +237,17 @@ class DatasetWriter:
                 )
                 raise UsageError(msg)
 
-
-def _make_way(root: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make ``root`` an empty folder or one with a recording to continue, or say why not."""
-    if root.exists() and not root.is_dir():
-        msg = f"{str(root)!r} is a file: choose another path for the dataset"
-        raise StorageError(msg)
-    finished, begun = (root / layout.MANIFEST).exists(), (root / layout.JOURNAL).exists()
-    ours = {layout.LOCK, layout.SCRATCH}
-    if (finished or begun) and overwrite:
-        _delete(root)
-    elif finished:
-        msg = (
-            f"there is a finished dataset at {str(root)!r}: choose another path or give --overwrite"
-        )
-        raise StorageError(msg)
-    elif begun and not resume:
-        msg = (
-            f"there is an unfinished recording at {str(root)!r}: continue it with --resume or "
-            "delete it with --overwrite"
-        )
-        raise StorageError(msg)
-    elif not begun and root.exists() and any(p.name not in ours for p in root.iterdir()):
-        msg = f"{str(root)!r} is not empty and holds no dataset: choose another path"
-        raise StorageError(msg)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"cannot make the folder {str(root)!r} ({error.strerror}): choose another path"
-        raise StorageError(msg) from error
-
-
-def _delete(root: Path) -> None:
-    with lock(root):
-        # Without the manifest a half-deleted dataset is never taken for a whole one.
-        (root / layout.MANIFEST).unlink(missing_ok=True)
-        for group in layout.GROUPS:
-            shutil.rmtree(root / group, ignore_errors=True)
-        for name in (layout.ZARR_JSON, layout.SCRATCH, layout.JOURNAL):
-            (root / name).unlink(missing_ok=True)
+    def _check_splits(self, splits: Splits | None) -> None:
+        if splits is None:
+            return
+        unknown = set(np.unique(splits.codes).tolist()) - set(splits.names.values())
+        if splits.codes.shape != (self._appended,) or unknown:
+            msg = (
+                f"the splits have the shape {list(splits.codes.shape)} and the codes "
+                f"{sorted(unknown)} without a name, but one named code for each of the "
+                f"{self._appended} episodes is needed"
+            )
+            raise UsageError(msg)
 
 
 def _matching_journal(folder: Folder, header: RecordingHeader) -> Journal:
