@@ -53,7 +53,6 @@ def add(app: typer.Typer) -> None:
     )
 
 
-_Dataset = Annotated[Path, typer.Argument(help="Expert buffer, such as dataset.zarr.")]
 _Output = Annotated[Path, typer.Option("--output", "-o", help="Run folder.")]
 _Method = Annotated[
     str | None, typer.Option(help="kd-marl, kd-marl-eq6, kl, bc or bc-argmax.  [default: kd-marl]")
@@ -81,7 +80,7 @@ _PolicyTerm = Annotated[str | None, typer.Option(help="ppo, awr, crr or none.")]
 
 def distill(
     ctx: typer.Context,
-    dataset: _Dataset,
+    dataset: options.Dataset,
     output: _Output = Path("run"),
     method: _Method = None,
     preset: _Preset = None,
@@ -135,7 +134,7 @@ def distill(
 
 
 def _run(
-    dataset: Path, output: Path, recipe: Any, resume: bool, overwrite: bool, quiet: bool
+    dataset: str, output: Path, recipe: Any, resume: bool, overwrite: bool, quiet: bool
 ) -> RunManifest:
     from kd_offline.distillation.distill import distill as learn
 
@@ -186,7 +185,7 @@ def rerun(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder.  [default: RUN-rerun]")
     ] = None,
-    dataset: Annotated[Path | None, typer.Option(help="The dataset, where it moved.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="The dataset, where it moved.")] = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,

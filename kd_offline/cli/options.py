@@ -24,6 +24,9 @@ def at_least(least: int) -> Callable[[typer.CallbackParam, int | None], int | No
     return check
 
 
+Dataset = Annotated[
+    str, typer.Argument(help="Expert buffer: dataset.zarr, dataset.zarr.zip, s3://..., https://...")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Debug = Annotated[

@@ -78,7 +78,7 @@ def _check_files(
     for path in sorted(set(folder.files() or ()) - files.keys() - _HARMLESS):
         yield Problem(where=path, what="this file is not in the manifest's file table")
     chosen = [file for file in files.values() if hash_chunks or file.path not in places]
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(max(_THREADS, folder.readers)) as pool:
         found = pool.map(lambda file: _file_problem(folder, file), chosen)
         for file, what in zip(chosen, found, strict=True):
             if what:
@@ -96,12 +96,13 @@ def _chunk_places(arrays: Mapping[str, StoredArray]) -> dict[str, str]:
 
 
 def _file_problem(folder: Files, file: FileRecord) -> str | None:
-    size = folder.size(file.path)
-    if size is None:
+    try:
+        data = folder.read(file.path, file)
+    except FileNotFoundError:
         return "is missing"
-    if size != file.size:
-        return f"has {size} bytes instead of {file.size}"
-    if hashlib.sha256(folder.read(file.path)).hexdigest() != file.sha256:
+    if len(data) != file.size:
+        return f"has {folder.size(file.path)} bytes instead of {file.size}"
+    if hashlib.sha256(data).hexdigest() != file.sha256:
         return "does not match its sha256"
     return None
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kd_offline.datasets import layout
+from kd_offline.datasets.addresses import check_pin
 from kd_offline.datasets.seal import unseal
 from kd_offline.datasets.store import Files
 from kd_offline.errors import (
@@ -35,6 +36,8 @@ def read_manifest(folder: Files) -> DatasetManifest:
         The dataset needs a newer version of kd-offline.
     CorruptDatasetError
         The manifest was altered or contradicts itself.
+    MismatchError
+        The address pins another dataset.
     """
     where = folder.where
     try:
@@ -49,6 +52,7 @@ def read_manifest(folder: Files) -> DatasetManifest:
     if layout.dataset_id(document) != manifest.id:
         raise _corrupt(where, "the id does not match the digests that manifest.json lists")
     _check_arrays(where, manifest)
+    check_pin(where, manifest.id)
     return manifest
 
 

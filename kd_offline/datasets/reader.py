@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kd_offline.datasets.addresses import split_pin
 from kd_offline.datasets.manifest import read_manifest
 from kd_offline.datasets.sources import open_files
 from kd_offline.datasets.store import Files
@@ -77,7 +78,7 @@ class ExpertBuffer:
     @property
     def path(self) -> Path:
         """The address as a path, for what lies on this machine."""
-        return Path(self.where)
+        return Path(split_pin(self.where)[0])
 
     @property
     def n_episodes(self) -> int:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, ClassVar, Protocol
 
 from kd_offline.datasets.layout import LOCK, SCRATCH
 from kd_offline.errors import StorageError
@@ -24,6 +24,10 @@ class Files(Protocol):
     def where(self) -> str:
         """Address of the dataset, as its user wrote it."""
 
+    @property
+    def readers(self) -> int:
+        """How many files are best read at once."""
+
     def present(self) -> bool:
         """Tell whether there is anything at the address."""
 
@@ -33,8 +37,12 @@ class Files(Protocol):
     def size(self, path: str) -> int | None:
         """Return the size of the file in bytes, None where there is none."""
 
-    def read(self, path: str) -> bytes:
-        """Return the bytes of a file; FileNotFoundError where there is none."""
+    def read(self, path: str, listed: FileRecord | None = None) -> bytes:
+        """Return the bytes of a file; FileNotFoundError where there is none.
+
+        With what the manifest says of it, no more than its size and one byte are read, and a
+        cache may answer. Whether the bytes are right is for the caller to check.
+        """
 
     def files(self) -> Iterator[str] | None:
         """Yield every path here; None where the address cannot be listed."""
@@ -45,11 +53,13 @@ class Folder:
     """The root folder of a dataset."""
 
     root: Path
+    pin: str = ""
+    readers: ClassVar[int] = 1
 
     @property
     def where(self) -> str:
-        """Path of the folder."""
-        return str(self.root)
+        """Path of the folder, and the id that it is pinned to."""
+        return f"{self.root}@sha256:{self.pin}" if self.pin else str(self.root)
 
     def present(self) -> bool:
         """Tell whether there is anything at the path."""
@@ -66,8 +76,8 @@ class Folder:
         except OSError:
             return None
 
-    def read(self, path: str) -> bytes:
-        """Return the bytes of a file.
+    def read(self, path: str, listed: FileRecord | None = None) -> bytes:
+        """Return the bytes of a file, of a listed one at most its size and one byte.
 
         Raises
         ------
@@ -77,7 +87,10 @@ class Folder:
             The file cannot be read.
         """
         try:
-            return (self.root / path).read_bytes()
+            with (self.root / path).open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                left = size if listed is None else min(size, listed.size + 1)
+                return _exactly(file, left)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -140,6 +153,14 @@ def lock(root: Path) -> IO[bytes]:
         msg = f"another process is recording to {str(root)!r}: wait for it or choose another path"
         raise StorageError(msg) from error
     return handle
+
+
+def _exactly(file: IO[bytes], size: int) -> bytes:
+    """Return ``size`` bytes of an unbuffered file, less where it ends before."""
+    data = file.read(size)
+    while len(data) < size and (more := file.read(size - len(data))):
+        data += more
+    return data
 
 
 def _put(path: Path, data: bytes, durable: bool) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from kd_offline.datasets import chunks, layout
 from kd_offline.datasets.store import Files
+from kd_offline.datasets.threads import each
 from kd_offline.errors import CorruptDatasetError
 from kd_offline.schemas.dataset import ArraySpec, FileRecord
 from kd_offline.types import Array, IntArray
@@ -54,22 +55,29 @@ class StoredArray:
     def read(self, start: int, stop: int) -> Array:
         """Return rows ``start`` to ``stop``; both must lie within the array."""
         out = np.empty((stop - start, *self.spec.shape[1:]), chunks.little(self.spec.dtype))
-        for index in range(start // self.chunk_rows, layout.chunk_count(stop, self.chunk_rows)):
+
+        def fill(index: int) -> None:
             first = index * self.chunk_rows
             low, high = max(start, first), min(stop, first + self.chunk_rows)
             if high - low == self.chunk_rows:
                 self._decode(index, out[low - start : high - start])
             else:
                 out[low - start : high - start] = self.chunk(index)[low - first : high - first]
+
+        count = layout.chunk_count(stop, self.chunk_rows)
+        each(fill, range(start // self.chunk_rows, count), self.folder.readers)
         return out
 
     def gather(self, rows: IntArray) -> Array:
         """Return the given rows [n] in their order, decoding every needed chunk once."""
         out = np.empty((len(rows), *self.spec.shape[1:]), chunks.little(self.spec.dtype))
         owner = rows // self.chunk_rows
-        for index in np.unique(owner):
+
+        def fill(index: int) -> None:
             here = owner == index
-            out[here] = self.chunk(int(index))[rows[here] - index * self.chunk_rows]
+            out[here] = self.chunk(index)[rows[here] - index * self.chunk_rows]
+
+        each(fill, np.unique(owner).tolist(), self.folder.readers)
         return out
 
     def _decode(self, index: int, out: Array) -> None:
@@ -80,14 +88,15 @@ class StoredArray:
     def _checked_bytes(self, index: int) -> bytes:
         path = self.chunk_path(index)
         listed = self.files.get(path)
-        size = self.folder.size(path)
         if listed is None:
             raise self.damaged(index, f"the manifest does not list {path}")
-        if size is None:
-            raise self.damaged(index, f"{path} is missing")
-        if size != listed.size:
+        try:
+            data = self.folder.read(path, listed)
+        except FileNotFoundError:
+            raise self.damaged(index, f"{path} is missing") from None
+        if len(data) != listed.size:
+            size = self.folder.size(path)
             raise self.damaged(index, f"{path} has {size} bytes instead of {listed.size}")
-        data = self.folder.read(path)
         if hashlib.sha256(data).hexdigest() != listed.sha256:
             raise self.damaged(index, f"{path} does not match its sha256")
         return data
@@ -117,12 +126,14 @@ def open_arrays(
     """
     known = {name: spec for name, spec in arrays.items() if _is_known(name, spec)}
     groups = {name.split("/")[0] for name in arrays}
-    for prefix in ("", *(f"{group}/" for group in sorted(groups))):
-        _checked_metadata(folder, f"{prefix}{layout.ZARR_JSON}", files)
+    nodes = ["", *(f"{node}/" for node in (*sorted(groups), *known))]
+    paths = [f"{node}{layout.ZARR_JSON}" for node in nodes]
+    texts = each(lambda path: _checked_metadata(folder, path, files), paths, folder.readers)
+    metadata = dict(zip(paths, texts, strict=True))
     stored = {}
     for name, spec in known.items():
         path = f"{name}/{layout.ZARR_JSON}"
-        rows = layout.parse_array_metadata(_checked_metadata(folder, path, files), spec)
+        rows = layout.parse_array_metadata(metadata[path], spec)
         if rows is None:
             raise _bad_metadata(folder, path, "it does not describe the array of the manifest")
         stored[name] = StoredArray(name, spec, rows, folder, files)
@@ -147,11 +158,11 @@ def _check_grids(folder: Files, stored: Mapping[str, StoredArray]) -> None:
 
 
 def _checked_metadata(folder: Files, path: str, files: Mapping[str, FileRecord]) -> bytes:
+    listed = files.get(path)
     try:
-        data = folder.read(path)
+        data = folder.read(path, listed)
     except FileNotFoundError:
         raise _bad_metadata(folder, path, "it is missing") from None
-    listed = files.get(path)
     if listed is None or hashlib.sha256(data).hexdigest() != listed.sha256:
         raise _bad_metadata(folder, path, "it does not match its sha256")
     return data

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.datasets.addresses import is_remote
+from kd_offline.datasets.sources import open_files
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.job import Report
 from kd_offline.errors import MismatchError, UsageError
@@ -128,21 +130,22 @@ def _differences(before: Mapping[str, float], after: Mapping[str, float]) -> dic
     return {name: after[name] - before[name] for name in before if name in after}
 
 
-def _source(before: RunManifest, run: Path, given: str | Path | None) -> Path:
+def _source(before: RunManifest, run: Path, given: str | Path | None) -> str:
     """Find the dataset: as given, as stated from here, or as stated from beside the run."""
-    stated = Path(before.dataset.path)
-    places = [Path(given)] if given is not None else [stated, run.resolve().parent / stated.name]
-    source = next((place for place in places if place.exists()), places[0])
-    if not source.exists():
+    stated = before.dataset.path
+    beside = [] if is_remote(stated) else [str(run.resolve().parent / Path(stated).name)]
+    places = [stated, *beside] if given is None else [str(given)]
+    source = next((place for place in places if open_files(place).present()), None)
+    if source is None:
         msg = (
-            f"the dataset {str(stated)!r} of the run in {str(run)!r} is not there: "
+            f"the dataset {places[0]!r} of the run in {str(run)!r} is not there: "
             "pass its place with --dataset"
         )
         raise UsageError(msg)
     found = ExpertBuffer.open(source).id
     if found != before.dataset.id:
         msg = (
-            f"the dataset at {str(source)!r} has the id {found[:19]}, the run was distilled from "
+            f"the dataset at {source!r} has the id {found[:19]}, the run was distilled from "
             f"{before.dataset.id[:19]}: pass the right one with --dataset"
         )
         raise MismatchError(msg)
