@@ -103,6 +103,9 @@ class LineageRecord(Strict):
     operation: str
     parents: tuple[Digest, ...]
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    result: Digest | None = Field(
+        default=None, description="id of what came out; absent: this dataset itself"
+    )
 
 
 class MaskRecord(Strict):
@@ -218,11 +221,25 @@ class Problem(Strict):
     what: str
 
 
+class SignatureRecord(Strict):
+    """What a signature says: who vouches for which content and manifest."""
+
+    id: Digest
+    manifest_digest: Digest
+    file: str
+    signer: str | None = Field(default=None, description="as the list of trusted keys names them")
+    key_type: str
+    fingerprint: str = Field(description="SHA256 of the public key, as ssh-keygen shows it")
+
+
 class VerifyReport(Strict):
     """What ``verify`` prints."""
 
     ok: bool
     problems: tuple[Problem, ...] = ()
+    signature: SignatureRecord | None = Field(
+        default=None, description="present where a signature was asked for and is right"
+    )
 
 
 class ArraySummary(Strict):
