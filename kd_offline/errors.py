@@ -11,6 +11,7 @@
     │   ├── UnfinishedError        exit 1   a recording without its manifest: resume or delete it
     │   ├── CorruptDatasetError    exit 1   bytes differ from what the manifest promises
     │   ├── FormatVersionError     exit 1   written by a newer or foreign format
+    │   ├── SignatureError         exit 1   no signature, or not one that vouches for the data
     │   └── MissingArrayError      exit 2   the chosen method needs an array that is not there
     ├── CheckpointError            exit 1   an expert or student file cannot be used
     ├── MismatchError              exit 2   two parts that do not fit each other
@@ -86,6 +87,10 @@ class CorruptDatasetError(DatasetError, ValueError):
 
 class FormatVersionError(DatasetError, ValueError):
     """The dataset was written in a format that this version does not read."""
+
+
+class SignatureError(DatasetError):
+    """A signature is absent, altered, of another dataset or of nobody that is trusted."""
 
 
 class MissingArrayError(DatasetError, LookupError):

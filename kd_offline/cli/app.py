@@ -16,6 +16,7 @@ from kd_offline.cli import (
     information,
     recording,
     reports,
+    trust,
 )
 from kd_offline.cli.failures import Commands
 from kd_offline.cli.options import Debug, examples
@@ -59,6 +60,7 @@ datasets.add(app)
 distillation.add(app)
 evaluation.add(app)
 reports.add(app)
+trust.add(app)
 information.add(app)
 
 

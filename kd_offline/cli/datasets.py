@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kd_offline.cli import options
+from kd_offline.cli import options, trust
 from kd_offline.cli.output import emit, say
 from kd_offline.errors import EXIT_FAILED
-
-Dataset = Annotated[Path, typer.Argument(help="Expert buffer, such as dataset.zarr.")]
 
 
 def add(app: typer.Typer) -> None:
@@ -23,12 +20,16 @@ def add(app: typer.Typer) -> None:
     )(inspect)
     app.command(
         epilog=options.examples(
-            "kd-offline verify dataset.zarr", "kd-offline verify dataset.zarr --quick --json"
+            "kd-offline verify dataset.zarr",
+            "kd-offline verify dataset.zarr --quick --json",
+            "kd-offline verify dataset.zarr --signature --public-key alice.pub",
         )
     )(verify)
 
 
-def inspect(dataset: Dataset, json: options.Json = False, debug: options.Debug = False) -> None:
+def inspect(
+    dataset: options.Dataset, json: options.Json = False, debug: options.Debug = False
+) -> None:
     """Show what a dataset holds."""
     from kd_offline.datasets.reader import ExpertBuffer
     from kd_offline.datasets.summary import render, summarise
@@ -41,10 +42,14 @@ def inspect(dataset: Dataset, json: options.Json = False, debug: options.Debug =
 
 
 def verify(
-    dataset: Dataset,
+    dataset: options.Dataset,
     quick: Annotated[
         bool, typer.Option("--quick", help="Compare the files, decode no values.")
     ] = False,
+    signature: trust.CheckSignature = False,
+    signature_file: trust.SignatureFile = None,
+    allowed_signers: trust.AllowedSigners = None,
+    public_key: trust.PublicKey = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -54,10 +59,15 @@ def verify(
     """
     from kd_offline.datasets.integrity import verify as check
 
-    report = check(dataset, quick=quick)
+    signed = trust.checked_signature(
+        dataset, signature, signature_file, allowed_signers, public_key
+    )
+    report = check(dataset, quick=quick).model_copy(update={"signature": signed})
     if json:
         emit(report)
     elif report.ok:
+        if signed is not None:
+            typer.echo(f"signed by {signed.signer} ({signed.key_type} {signed.fingerprint})")
         typer.echo("whole: every check passed" if not quick else "whole: the files are right")
     else:
         for problem in report.problems:

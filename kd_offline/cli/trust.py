@@ -1,0 +1,86 @@
+"""``sign`` and ``croissant``: what a stranger needs in order to trust and find a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kd_offline.cli import options
+from kd_offline.cli.output import emit, say
+
+if TYPE_CHECKING:
+    from kd_offline.schemas.dataset import SignatureRecord
+
+CheckSignature = Annotated[
+    bool, typer.Option("--signature", help="Check the signature beside the dataset as well.")
+]
+SignatureFile = Annotated[
+    Path | None, typer.Option(help="Signature that lies elsewhere.  [default: DATASET.sig]")
+]
+AllowedSigners = Annotated[
+    Path | None, typer.Option(help="Whose signatures count: a list as ssh-keygen reads it.")
+]
+PublicKey = Annotated[
+    str | None, typer.Option(help="Whose signature counts: a .pub file or its line.")
+]
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    app.command(
+        epilog=options.examples(
+            "kd-offline sign dataset.zarr",
+            "kd-offline sign dataset.zarr --key ~/.ssh/id_rsa -o dataset.zarr.sig",
+            "kd-offline sign dataset.zarr --text |",
+            "    ssh-keygen -Y sign -n kd-offline-dataset -f KEY > dataset.zarr.sig",
+        )
+    )(sign)
+
+
+def sign(
+    dataset: options.Dataset,
+    key: Annotated[
+        Path, typer.Option(help="SSH private key: Ed25519, ECDSA or RSA, without a passphrase.")
+    ] = Path("~/.ssh/id_ed25519"),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Signature file.  [default: DATASET.sig]"),
+    ] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="Print the text to be signed and sign nothing.")
+    ] = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Sign a dataset with an SSH key.
+
+    Vouches for its content id and its manifest; ssh-keygen -Y verify reads the signature, too.
+    """
+    from kd_offline.datasets import signature
+
+    if text:
+        typer.echo(signature.text_of(dataset).decode("ascii"), nl=False)
+        return
+    made = signature.sign(dataset, key, output)
+    if json:
+        emit(made)
+        return
+    say(f"signed {made.id} with the {made.key_type} key {made.fingerprint}")
+    typer.echo(made.file)
+
+
+def checked_signature(
+    dataset: str | Path,
+    asked: bool,
+    file: Path | None,
+    allowed_signers: Path | None,
+    public_key: str | None,
+) -> SignatureRecord | None:
+    """Check the signature where any of its options was given."""
+    if not asked and file is None and allowed_signers is None and public_key is None:
+        return None
+    from kd_offline.datasets.signature import verify_signature
+
+    return verify_signature(dataset, file, allowed_signers=allowed_signers, public_key=public_key)

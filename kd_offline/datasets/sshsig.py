@@ -1,0 +1,227 @@
+"""Detached signatures as ``ssh-keygen -Y sign`` writes them: framing here, mathematics elsewhere.
+
+The layout is that of OpenSSH's ``PROTOCOL.sshsig``, version 1.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kd_offline.errors import MissingExtraError, SignatureError, UsageError
+
+try:
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+    from cryptography.hazmat.primitives.asymmetric.utils import (
+        decode_dss_signature,
+        encode_dss_signature,
+    )
+except ImportError as error:
+    raise MissingExtraError(
+        library="cryptography", extra="share", purpose="signing and checking signatures"
+    ) from error
+
+if TYPE_CHECKING:
+    PrivateKey = ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+    PublicKey = ed25519.Ed25519PublicKey | rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+_BEGIN, _END = b"-----BEGIN SSH SIGNATURE-----", b"-----END SSH SIGNATURE-----"
+_MAGIC = b"SSHSIG"
+_LINE = 70  # characters of base64 on a line, as OpenSSH writes them
+_DIGESTS = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}  # of the message
+_RSA: dict[str, hashes.HashAlgorithm] = {
+    "rsa-sha2-256": hashes.SHA256(),
+    "rsa-sha2-512": hashes.SHA512(),
+}
+_CURVES: dict[str, hashes.HashAlgorithm] = {
+    "ecdsa-sha2-nistp256": hashes.SHA256(),
+    "ecdsa-sha2-nistp384": hashes.SHA384(),
+    "ecdsa-sha2-nistp521": hashes.SHA512(),
+}
+ALLOWED = "allowed are ed25519, ecdsa and rsa keys"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature file, taken apart; nothing in it is proven before :meth:`check`."""
+
+    key: bytes  # public key in SSH's wire format
+    namespace: str
+    digest: str  # name of the message's digest
+    kind: str  # of the signature: ssh-ed25519, rsa-sha2-512, ...
+    blob: bytes
+
+    def check(self, message: bytes) -> bool:
+        """Tell whether the holder of ``key`` signed ``message`` in ``namespace``.
+
+        Raises
+        ------
+        SignatureError
+            The key is of a kind that is not known here.
+        """
+        data = _to_be_signed(message, self.namespace, self.digest)
+        try:
+            _verify(_load_public(self.key), self.kind, self.blob, data)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+def make(key: PrivateKey, message: bytes, namespace: str) -> bytes:
+    """Return the signature of ``message``, in the armour of a text file."""
+    kind, blob = _sign(key, _to_be_signed(message, namespace, "sha512"))
+    parts = (public_bytes(key.public_key()), namespace.encode(), b"", b"sha512")
+    frame = _MAGIC + (1).to_bytes(4, "big") + _strings(*parts, _strings(kind.encode(), blob))
+    text = base64.b64encode(frame)
+    lines = [text[start : start + _LINE] for start in range(0, len(text), _LINE)]
+    return b"\n".join([_BEGIN, *lines, _END, b""])
+
+
+def parse(text: bytes) -> Signature:
+    """Take a signature file apart.
+
+    Raises
+    ------
+    SignatureError
+        It is not an SSH signature of version 1.
+    """
+    try:
+        frame = _dearmoured(text)
+        if frame[: len(_MAGIC) + 4] != _MAGIC + (1).to_bytes(4, "big"):
+            raise ValueError  # noqa: TRY301
+        key, namespace, _, digest, signature = _split(frame[len(_MAGIC) + 4 :], 5)
+        kind, blob = _split(signature, 2)
+        found = Signature(key, namespace.decode(), digest.decode(), kind.decode(), blob)
+    except ValueError:  # wrong base64 and text that is not UTF-8 among them
+        msg = "it is not an SSH signature: make it with kd-offline sign or ssh-keygen -Y sign"
+        raise SignatureError(msg) from None
+    if found.digest not in _DIGESTS:
+        msg = f"its message digest {found.digest!r} is not known: allowed are sha256 and sha512"
+        raise SignatureError(msg)
+    return found
+
+
+def load_private(data: bytes, name: str) -> PrivateKey:
+    """Return the private key in the content of a key file; ``name`` is for the sentence.
+
+    Raises
+    ------
+    UsageError
+        It is not a private key, needs a passphrase, or is of another kind.
+    """
+    openssh = b"OPENSSH PRIVATE KEY" in data
+    load = serialization.load_ssh_private_key if openssh else serialization.load_pem_private_key
+    try:
+        key = load(data, password=None)
+    except TypeError:
+        msg = (
+            f"the key {name!r} is locked by a passphrase: let ssh-keygen, which asks for it or for "
+            "the agent, sign what kd-offline sign --text prints, as kd-offline sign --help shows"
+        )
+        raise UsageError(msg) from None
+    except (ValueError, UnsupportedAlgorithm):
+        msg = f"{name!r} is not a private key that can be used: {ALLOWED}, not the .pub file"
+        raise UsageError(msg) from None
+    if not isinstance(
+        key, ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+    ):
+        msg = f"{name!r} is a {type(key).__name__}: {ALLOWED}"
+        raise UsageError(msg)
+    return key
+
+
+def public_bytes(key: PublicKey) -> bytes:
+    """Return a public key in SSH's wire format."""
+    line = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return base64.b64decode(line.split()[1])
+
+
+def fingerprint(key: bytes) -> str:
+    """Return ``SHA256:...`` of a public key in wire format, as ssh-keygen shows it."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
+
+
+def key_type(key: bytes) -> str:
+    """Return the name of a wire-format key's type, such as ``ssh-ed25519``."""
+    try:
+        return _split(key, 1, exactly=False)[0].decode("ascii")
+    except ValueError:
+        return "unreadable"
+
+
+def _load_public(key: bytes) -> PublicKey:
+    name = key_type(key)
+    problem = f"it was made by a key of type {name!r}: {ALLOWED}; ssh-keygen -Y verify may know it"
+    if name not in ("ssh-ed25519", "ssh-rsa", *_CURVES):
+        raise SignatureError(problem)
+    try:
+        loaded = serialization.load_ssh_public_key(name.encode() + b" " + base64.b64encode(key))
+    except (ValueError, UnsupportedAlgorithm):
+        raise SignatureError(problem) from None
+    return loaded  # type: ignore[return-value]
+
+
+def _to_be_signed(message: bytes, namespace: str, digest: str) -> bytes:
+    hashed = _DIGESTS[digest](message).digest()
+    return _MAGIC + _strings(namespace.encode(), b"", digest.encode(), hashed)
+
+
+def _sign(key: PrivateKey, data: bytes) -> tuple[str, bytes]:
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return "ssh-ed25519", key.sign(data)
+    if isinstance(key, rsa.RSAPrivateKey):
+        return "rsa-sha2-512", key.sign(data, padding.PKCS1v15(), hashes.SHA512())
+    kind = key_type(public_bytes(key.public_key()))
+    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(_CURVES[kind])))
+    return kind, _strings(_mpint(r), _mpint(s))
+
+
+def _verify(key: PublicKey, kind: str, blob: bytes, data: bytes) -> None:
+    """Return if the signature is right; ``InvalidSignature`` or ``ValueError`` if it is not."""
+    if isinstance(key, ed25519.Ed25519PublicKey) and kind == "ssh-ed25519":
+        key.verify(blob, data)
+    elif isinstance(key, rsa.RSAPublicKey) and kind in _RSA:
+        key.verify(blob, data, padding.PKCS1v15(), _RSA[kind])
+    elif isinstance(key, ec.EllipticCurvePublicKey) and kind == key_type(public_bytes(key)):
+        r, s = (int.from_bytes(part, "big", signed=True) for part in _split(blob, 2))
+        key.verify(encode_dss_signature(r, s), data, ec.ECDSA(_CURVES[kind]))
+    else:
+        raise InvalidSignature
+
+
+def _dearmoured(text: bytes) -> bytes:
+    lines = text.strip().splitlines()
+    if len(lines) < 3 or lines[0] != _BEGIN or lines[-1] != _END:
+        raise ValueError
+    try:
+        return base64.b64decode(b"".join(lines[1:-1]), validate=True)
+    except binascii.Error as error:
+        raise ValueError from error
+
+
+def _strings(*parts: bytes) -> bytes:
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def _split(data: bytes, count: int, *, exactly: bool = True) -> list[bytes]:
+    """Return the first ``count`` strings of ``data``; ``ValueError`` if they do not fit."""
+    parts, at = [], 0
+    for _ in range(count):
+        start = at + 4
+        at = start + int.from_bytes(data[at:start], "big")
+        if start > len(data) or at > len(data):
+            raise ValueError
+        parts.append(data[start:at])
+    if exactly and at != len(data):
+        raise ValueError
+    return parts
+
+
+def _mpint(value: int) -> bytes:
+    """Return a positive number as SSH's mpint: big-endian, with room for the sign bit."""
+    return value.to_bytes(value.bit_length() // 8 + 1, "big")

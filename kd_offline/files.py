@@ -1,0 +1,57 @@
+"""Single files on disk: written aside and renamed into place, so that they are whole or not there.
+
+The chunks of a dataset are written by :mod:`kd_offline.datasets.store`, which has one writer at a
+time and clears up after a killed one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kd_offline.errors import StorageError
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Replace the file at ``path``; a reader sees the old one or the new one, whole.
+
+    Text is written as UTF-8, with the line ends that it has.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or the folder cannot be written; the old file stays as it was.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    aside = path.with_name(path.name + ".partial")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise refusal(path, error) from error
+    finally:
+        _discard(aside)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; a ``StorageError`` where that is refused."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal(path, error) from error
+
+
+def refusal(path: Path, error: OSError) -> StorageError:
+    """Return the error that says why ``path`` could not be written."""
+    reason = error.strerror or str(error)
+    return StorageError(f"cannot write {str(path)!r}: {reason}; free space or give another path")
+
+
+def _discard(aside: Path) -> None:
+    try:
+        aside.unlink(missing_ok=True)
+    except OSError:
+        return  # the error that matters was raised before this one
