@@ -35,6 +35,7 @@ class ArrayStream:
     rule: Rule
     folder: Folder
     patient: Callable[[], bool] = lambda: False  # is there time to wait for the disk?
+    shrinks: bool = True  # a single chunk takes as many rows as there are
     rows: int = 0
     files: dict[str, FileRecord] = field(default_factory=dict)
     moments: Moments | None = None
@@ -76,7 +77,7 @@ class ArrayStream:
         filled = self.rows % self.chunk_rows
         if filled:
             self._absorb(self._buffer[:filled], self.rows - filled)
-            if self.rows < self.chunk_rows:  # a single chunk needs no padding
+            if self.shrinks and self.rows < self.chunk_rows:  # a single chunk needs no padding
                 self.chunk_rows = self.rows
                 self._write(0, self._buffer[:filled])
             else:
