@@ -1,6 +1,7 @@
 """Where the files of one dataset lie: what reading needs, and the local folder that also writes.
 
-Nothing here knows what the files mean. Operating-system errors become :class:`StorageError`.
+Nothing here knows what the files mean. Operating-system errors become :class:`StorageError`; below
+the folder of a dataset only plain files count, see :mod:`kd_offline.datasets.plain`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, ClassVar, Protocol
 
+from kd_offline.datasets import plain
 from kd_offline.datasets.layout import LOCK, SCRATCH
 from kd_offline.errors import StorageError
 from kd_offline.schemas.dataset import FileRecord
@@ -48,6 +50,10 @@ class Files(Protocol):
         """Yield every path here; None where the address cannot be listed."""
 
 
+# Stays in the processor's cache between reading and hashing.
+_PIECE = 1 << 18
+
+
 @dataclass(frozen=True, slots=True)
 class Folder:
     """The root folder of a dataset."""
@@ -67,14 +73,27 @@ class Folder:
 
     def exists(self, path: str) -> bool:
         """Tell whether ``path`` is a file here."""
-        return (self.root / path).is_file()
+        try:
+            return self.size(path) is not None
+        except plain.NotPlainError:
+            return False
 
     def size(self, path: str) -> int | None:
-        """Return the size of the file in bytes, None where there is none."""
+        """Return the size of the file in bytes, None where there is none.
+
+        Raises
+        ------
+        NotPlainError
+            Something else lies there, or a link leads to it.
+        StorageError
+            The folder cannot be read.
+        """
         try:
-            return (self.root / path).stat().st_size
-        except OSError:
+            return plain.status(self.root, path).st_size
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _refusal(self.root / path, "read", error) from error
 
     def read(self, path: str, listed: FileRecord | None = None) -> bytes:
         """Return the bytes of a file, of a listed one at most its size and one byte.
@@ -83,11 +102,13 @@ class Folder:
         ------
         FileNotFoundError
             There is no such file.
+        NotPlainError
+            Something else lies there, or a link leads to it.
         StorageError
             The file cannot be read.
         """
         try:
-            with (self.root / path).open("rb", buffering=0) as file:
+            with plain.opened(self.root, path) as file:
                 size = os.fstat(file.fileno()).st_size
                 left = size if listed is None else min(size, listed.size + 1)
                 return _exactly(file, left)
@@ -95,6 +116,19 @@ class Folder:
             raise
         except OSError as error:
             raise _refusal(self.root / path, "read", error) from error
+
+    def sha256(self, path: str) -> str:
+        """Return the hex sha256 of a file without holding it; raises as :meth:`read` does."""
+        values, piece = hashlib.sha256(), memoryview(bytearray(_PIECE))
+        try:
+            with plain.opened(self.root, path) as file:
+                while count := file.readinto(piece):  # type: ignore[attr-defined]
+                    values.update(piece[:count])
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _refusal(self.root / path, "read", error) from error
+        return values.hexdigest()
 
     def write(self, path: str, data: bytes, *, durable: bool = False) -> FileRecord:
         """Write a file aside and rename it, so that it is there in full or not at all.
@@ -104,6 +138,7 @@ class Folder:
         a long recording then neither fills the page cache nor pays for ever new pages of it.
         """
         target, aside = self.root / path, self.root / SCRATCH
+        plain.refuse_links(self.root, path)
         try:
             _put(aside, data, durable)
             try:
@@ -123,11 +158,15 @@ class Folder:
             raise _refusal(self.root / path, "delete", error) from error
 
     def files(self) -> Iterator[str]:
-        """Yield the relative path of everything here that is not a folder, links included."""
-        for folder, below, names in os.walk(self.root):
-            links = [name for name in below if (Path(folder) / name).is_symlink()]
-            for name in (*names, *links):
-                yield (Path(folder) / name).relative_to(self.root).as_posix()
+        """Yield the relative path of everything here but folders; no link is followed."""
+        return plain.listing(self.root)
+
+
+def sha256(files: Files, path: str) -> str:
+    """Return the hex sha256 of a file, piece by piece where it lies on this machine."""
+    if isinstance(files, Folder):
+        return files.sha256(path)
+    return hashlib.sha256(files.read(path)).hexdigest()
 
 
 def lock(root: Path) -> IO[bytes]:
@@ -139,7 +178,7 @@ def lock(root: Path) -> IO[bytes]:
         Another process is recording here, or the folder refuses.
     """
     try:
-        handle = (root / LOCK).open("wb")
+        handle = plain.created(root / LOCK)
     except OSError as error:
         raise _refusal(root, "write to", error) from error
     try:
@@ -164,7 +203,7 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 
 
 def _put(path: Path, data: bytes, durable: bool) -> None:
-    with path.open("wb", buffering=0) as file:
+    with plain.created(path) as file:
         left = memoryview(data)
         while left:  # an unbuffered write may take less than all
             left = left[file.write(left) :]

@@ -1,0 +1,102 @@
+"""Plain files in a folder that may come from a stranger.
+
+Below the folder nothing but files and folders is touched: no link is followed, whatever it leads
+to, and opening a pipe or a device never waits.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from kd_offline.errors import CorruptDatasetError
+
+# The path is checked before it is opened; these guard against what is put there in between.
+_SAFE = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
+
+
+class NotPlainError(CorruptDatasetError):
+    """A link, a folder, a pipe or a device lies where a dataset has a plain file."""
+
+    def __init__(self, root: Path, path: str, kind: str) -> None:
+        self.what = f"{path} is {kind}, but a dataset is made of plain files"
+        super().__init__(
+            f"the dataset at {str(root)!r} cannot be trusted: {self.what}; get a fresh copy"
+        )
+
+
+def status(root: Path, path: str) -> os.stat_result:
+    """Return the status of the plain file ``path`` (relative, with ``/``) below ``root``.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    NotPlainError
+        Something else lies there, or a link leads to it.
+    OSError
+        The folder cannot be read.
+    """
+    refuse_links(root, path)
+    try:
+        found = os.lstat(f"{root}/{path}")
+    except OSError as error:
+        if error.errno in _ABSENT:
+            raise FileNotFoundError(errno.ENOENT, "no such file", path) from None
+        raise
+    if not stat.S_ISREG(found.st_mode):
+        raise NotPlainError(root, path, _kind(found.st_mode))
+    return found
+
+
+def opened(root: Path, path: str) -> BinaryIO:
+    """Open a plain file for reading, unbuffered; raises as :func:`status`."""
+    status(root, path)
+    return open(root / path, "rb", buffering=0, opener=_safely)
+
+
+def created(path: Path) -> BinaryIO:
+    """Open a file for writing, unbuffered, emptied; a link in its place is refused (OSError)."""
+    return open(path, "wb", buffering=0, opener=_safely)
+
+
+def refuse_links(root: Path, path: str) -> None:
+    """Raise :class:`NotPlainError` where a folder between ``root`` and ``path`` is a link."""
+    end = path.find("/")
+    while end >= 0:
+        if os.path.islink(f"{root}/{path[:end]}"):  # noqa: PTH114 - a Path is five times slower
+            raise NotPlainError(root, path[:end], "a link")
+        end = path.find("/", end + 1)
+
+
+def listing(root: Path) -> Iterator[str]:
+    """Yield the relative path of everything below ``root`` but folders; no link is followed."""
+    folders = [""]
+    while folders:
+        prefix = folders.pop()
+        try:
+            entries = sorted(os.scandir(root / prefix), key=lambda entry: entry.name)
+        except OSError:
+            yield prefix.rstrip("/") or "."  # what cannot be listed is no folder of a dataset
+            continue
+        for entry in entries:
+            path = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(f"{path}/")
+            else:
+                yield path
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISLNK(mode):
+        return "a link"
+    return "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+
+
+def _safely(path: str, flags: int) -> int:
+    return os.open(path, flags | _SAFE, 0o666)
