@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from kd_offline.schemas.dataset import Digest
 from kd_offline.schemas.environment import Strict
@@ -21,6 +21,29 @@ class RecordOutput(Strict):
     steps: int
     bytes: int = Field(description="stored size of all files, the manifest included")
     seconds: float = Field(ge=0)
+
+
+class NotHeld(Strict):
+    """What a conversion had to leave behind."""
+
+    array: str = Field(description="name in the source; manifest stands for its descriptions")
+    why: str
+
+
+class ConvertOutput(Strict):
+    """``convert --json``."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    id: Digest | None = Field(default=None, description="of the expert buffer, source or target")
+    path: str
+    source_kind: str = Field(alias="from")
+    target_kind: str = Field(alias="to")
+    episodes: int
+    steps: int
+    kept: tuple[str, ...] = Field(description="arrays of the expert buffer that the target holds")
+    not_held: tuple[NotHeld, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class DistillOutput(Strict):

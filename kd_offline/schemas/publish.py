@@ -19,6 +19,7 @@ from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
 from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.outputs import (
+    ConvertOutput,
     DistillOutput,
     DoctorReport,
     EvaluateOutput,
@@ -43,6 +44,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "record-output": RecordOutput,
     "inspect-output": InspectReport,
     "verify-output": VerifyReport,
+    "convert-output": ConvertOutput,
     "distill-output": DistillOutput,
     "evaluate-output": EvaluateOutput,
     "rerun-output": RerunReport,
