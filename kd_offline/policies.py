@@ -59,6 +59,34 @@ def choose_actions(
     return np.asarray(np.argmax(reached > target, axis=-1), np.int64)
 
 
+def epsilon_greedy(
+    q_values: FloatArray, available_actions: BoolArray, epsilon: float
+) -> npt.NDArray[np.float32]:
+    """Return the log probabilities of the epsilon-greedy policy, as logits to act by.
+
+    Parameters
+    ----------
+    q_values : float [..., A]
+        Raw values.
+    available_actions : bool [..., A]
+        Legal actions.
+    epsilon : float
+        Probability of a uniformly drawn legal action in place of the greedy one.
+
+    Returns
+    -------
+    float32 [..., A]
+        Finite everywhere; where an action is never taken it is far below all others.
+    """
+    best = choose_actions(q_values, available_actions)
+    share = epsilon / np.maximum(available_actions.sum(-1, keepdims=True), 1)
+    chosen = best[..., None] == np.arange(q_values.shape[-1])
+    likely = np.where(chosen, 1 - epsilon, 0.0) + share
+    with np.errstate(divide="ignore"):
+        logits = np.maximum(np.log(likely), _NEVER)
+    return np.where(available_actions, logits, _NEVER).astype(np.float32)
+
+
 def masked_log_softmax(logits: FloatArray, available_actions: BoolArray) -> npt.NDArray[np.float64]:
     """Return log probabilities over the legal actions: float64 [..., A], -inf where illegal.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -97,8 +96,10 @@ def collect(
     running = np.ones(len(seeds), bool)
     length = np.zeros(len(seeds), np.int64)
     won = np.full(len(seeds), -1, np.int8)
+    value: Array | None = None
     for step in range(environment.spec.episode_limit):
         output, memory = policy.act(view, memory)
+        value = _latest(value, output, length == step)
         choice = behaviour(step, view, output)
         outcome = environment.step(choice.actions)
         for name, values in _step(view, output, choice, outcome).items():
@@ -119,7 +120,8 @@ def collect(
         raise MismatchError(msg)
     # Stored episode by episode, shown step by step: what is written to disk needs no other copy.
     steps = {name: np.stack(values, axis=1).swapaxes(0, 1) for name, values in rows.items()}
-    final = _final(view, policy, memory)
+    output, _ = policy.act(view, memory)
+    final = _final(view, _latest(value, output, length == len(next(iter(steps.values())))))
     return Trajectories(steps, {k: v for k, v in final.items() if k not in without}, length, won)
 
 
@@ -133,7 +135,8 @@ def _step(view: View, output: PolicyOutput, choice: Choice, outcome: Outcome) ->
         "actions": choice.actions,
         "behaviour_logprob": choice.logprob,
         "action_source": choice.source,
-        "logits": output.logits,
+        "logits": output.logits if output.q_values is None else None,
+        "q_values": output.q_values,
         "embedding": output.embedding,
         "value": output.value,
         "reward": outcome.reward,
@@ -143,7 +146,18 @@ def _step(view: View, output: PolicyOutput, choice: Choice, outcome: Outcome) ->
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _final(view: View, policy: TeamPolicy, memory: Any) -> dict[str, Array]:
+def _latest(value: Array | None, output: PolicyOutput, seen: BoolArray) -> Array | None:
+    """Return the critic's values [B, N], new ones for the episodes that saw another view.
+
+    An episode that ended before the others sees its last view again and again. A critic with a
+    memory would change its mind about it, and by how much would depend on the rest of the batch.
+    """
+    if value is None or output.value is None:
+        return output.value
+    return np.where(seen[:, None], output.value, value)
+
+
+def _final(view: View, value: Array | None) -> dict[str, Array]:
     """Return the last view, with the critic's value of it where the policy has a critic."""
     final: dict[str, Array] = {
         "obs": view.obs,
@@ -151,5 +165,4 @@ def _final(view: View, policy: TeamPolicy, memory: Any) -> dict[str, Array]:
         "available_actions": view.available_actions,
         "alive": view.alive,
     }
-    value = policy.act(view, memory)[0].value
     return final if value is None else final | {"value": value}

@@ -56,6 +56,8 @@ class PolicyOutput:
     logits: Float32Array  # [B, N, A], raw, unmasked, temperature 1
     embedding: Float32Array | None = None  # [B, N, H]
     value: Float32Array | None = None  # [B, N], raw reward units
+    # [B, N, A], raw; of a value-based policy, whose logits only say how it acts by them
+    q_values: Float32Array | None = None
 
 
 class TeamPolicy(Protocol):

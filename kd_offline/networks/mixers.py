@@ -1,0 +1,73 @@
+"""Mixers: from the chosen actions' values of all agents to one value of the team.
+
+With ``q`` [..., N] and the state ``s``, QMIX (Rashid et al., 2018) is::
+
+    q_tot = elu(q |W1(s)| + b1(s)) |W2(s)| + V(s)
+
+where W1 (laid out agents first), b1, W2 and V are hypernetworks of the state: one linear layer or
+two with a ReLU between them. Absolute weights make the value of the team rise with that of every
+agent, so each agent may maximise its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class MixerShape:
+    """Sizes of a mixer; a hidden width of None makes that hypernetwork one linear layer."""
+
+    agents: int
+    state: int
+    embedding: int = 32
+    weights_hidden: int | None = 64
+    bias_hidden: int | None = None
+    value_hidden: int | None = 32
+
+
+class QMixer(nn.Module):
+    """The mixing network of QMIX."""
+
+    def __init__(self, shape: MixerShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.w1 = hypernetwork(shape.state, shape.weights_hidden, shape.agents * shape.embedding)
+        self.b1 = hypernetwork(shape.state, shape.bias_hidden, shape.embedding)
+        self.w2 = hypernetwork(shape.state, shape.weights_hidden, shape.embedding)
+        self.v = hypernetwork(shape.state, shape.value_hidden, 1)
+
+    def forward(self, q: Tensor, state: Tensor) -> Tensor:
+        """Mix ``q``: float [..., N] under ``state``: float [..., S] to float [...]."""
+        before, out_weight = self._layer(q, state)
+        return (functional.elu(before) * out_weight).sum(-1) + self.v(state)[..., 0]
+
+    def credit(self, q: Tensor, state: Tensor) -> Tensor:
+        """Return how much the team's value rises with each agent's: d q_tot / d q, [..., N]."""
+        before, out_weight = self._layer(q, state)
+        slope = torch.where(before > 0, torch.ones_like(before), before.exp()) * out_weight
+        return (self._first(state) @ slope.unsqueeze(-1)).squeeze(-1)
+
+    def _layer(self, q: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        mixed = (q.unsqueeze(-2) @ self._first(state)).squeeze(-2)
+        return mixed + self.b1(state), self.w2(state).abs()
+
+    def _first(self, state: Tensor) -> Tensor:
+        shape = (self.shape.agents, self.shape.embedding)
+        return torch.as_tensor(self.w1(state).abs().unflatten(-1, shape))
+
+
+def hypernetwork(inputs: int, hidden: int | None, outputs: int) -> nn.Sequential:
+    """Return ``Linear`` or ``Linear - ReLU - Linear``."""
+    if hidden is None:
+        return nn.Sequential(nn.Linear(inputs, outputs))
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+
+def vdn(q: Tensor) -> Tensor:
+    """Mix ``q``: float [..., N] by adding (Sunehag et al., 2018): float [...]."""
+    return q.sum(-1)
