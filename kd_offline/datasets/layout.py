@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kd_offline.datasets.limits import MAX_RANGE_BYTES
+from kd_offline.datasets.strict_json import parse
 from kd_offline.errors import UnknownNameError
 from kd_offline.schemas.dataset import ArraySpec
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -120,13 +122,21 @@ def axis_sizes(spec: EnvironmentSpec, rows: int, episodes: int) -> dict[str, int
     }
 
 
-def chunk_rows(widest_row_bytes: int) -> int:
+def chunk_rows(widest_row_bytes: int, all_rows_bytes: int = 0) -> int:
     """Return the rows of one chunk: the same for every array of a row grid.
 
-    The largest power of two that keeps the widest array's chunk within ``MAX_CHUNK_BYTES``.
+    The largest power of two that keeps the widest array's chunk within ``MAX_CHUNK_BYTES``, but
+    rows in plenty for narrow arrays, and never so many that the chunks of all arrays together
+    (``all_rows_bytes`` a row) take more than a reader accepts.
     """
-    rows = max(1, MAX_CHUNK_BYTES // max(1, widest_row_bytes))
-    return max(MIN_CHUNK_ROWS, min(MAX_CHUNK_ROWS, 1 << (rows.bit_length() - 1)))
+    rows = _power_of_two(MAX_CHUNK_BYTES // max(1, widest_row_bytes))
+    most = _power_of_two(MAX_RANGE_BYTES // max(1, widest_row_bytes, all_rows_bytes))
+    return min(most, max(MIN_CHUNK_ROWS, min(MAX_CHUNK_ROWS, rows)))
+
+
+def _power_of_two(number: int) -> int:
+    """Return the largest power of two up to ``number``, at least 1."""
+    return 1 << (max(1, number).bit_length() - 1)
 
 
 def chunk_path(name: str, index: int, ndim: int) -> str:
@@ -151,6 +161,14 @@ def array_metadata(
     return _pretty(_array_document(dtype, list(shape), [rows, *shape[1:]], list(axes), level))
 
 
+def is_group_metadata(text: bytes) -> bool:
+    """Tell whether ``text`` is the ``zarr.json`` of a group, in any spacing and order."""
+    try:
+        return canonical_json(parse(text)) == canonical_json(json.loads(group_metadata()))
+    except ValueError:
+        return False
+
+
 def parse_array_metadata(text: bytes, spec: ArraySpec) -> int | None:
     """Return the rows of a chunk if ``text`` is exactly the ``zarr.json`` that ``spec`` demands.
 
@@ -158,10 +176,10 @@ def parse_array_metadata(text: bytes, spec: ArraySpec) -> int | None:
     None for anything else: other codecs, shapes, grids, fill values.
     """
     try:
-        got = json.loads(text)
+        got = parse(text)
         rows = got["chunk_grid"]["configuration"]["chunk_shape"][0]
         level = got["codecs"][1]["configuration"]["level"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError):
         return None
     if type(rows) is not int or type(level) is not int or rows < 1:
         return None
@@ -222,7 +240,7 @@ def dataset_id(document: Mapping[str, Any]) -> str:
     return digest(canonical_json(content))
 
 
-def digest(data: bytes) -> str:
+def digest(data: bytes | memoryview) -> str:
     """Return ``sha256:<hex>`` of ``data``."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from kd_offline.datasets.layout import digest
+from kd_offline.datasets.strict_json import parse
 
 _FIELD = b',\n "manifest_digest": "'
 _END = b'"\n}\n'
@@ -23,13 +24,18 @@ def seal(document: dict[str, Any]) -> bytes:
     return body + _FIELD + digest(body).encode("ascii") + _END
 
 
+def is_sealed(text: bytes) -> bool:
+    """Tell whether ``text`` ends with the digest of what comes before."""
+    end = _FIELD + digest(memoryview(text)[:-_TAIL]).encode("ascii") + _END
+    return text[-_TAIL:] == end
+
+
 def unseal(text: bytes) -> dict[str, Any] | None:
     """Return the document, ``manifest_digest`` included, or None if its bytes were altered."""
-    body = text[:-_TAIL]
-    if text[-_TAIL:] != _FIELD + digest(body).encode("ascii") + _END:
+    if not is_sealed(text):
         return None
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
+        document = parse(text)
+    except ValueError:
         return None
     return document if isinstance(document, dict) else None

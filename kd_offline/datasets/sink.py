@@ -241,9 +241,9 @@ def _dtype(name: str, values: Array) -> Any:
 
 def _grids(rows: Mapping[str, RowSpec]) -> tuple[int, int]:
     """Return the rows of a chunk of the steps and of the episode arrays."""
-    widest = {True: 1, False: 1}
+    sizes: dict[bool, list[int]] = {True: [1], False: [1]}
     for name, row in rows.items():
         size = np.dtype(row.dtype).itemsize * int(np.prod(row.tail, dtype=np.int64))
-        grid = name.startswith("steps/")
-        widest[grid] = max(widest[grid], size)
-    return layout.chunk_rows(widest[True]), layout.chunk_rows(widest[False])
+        sizes[name.startswith("steps/")].append(size)
+    steps, episodes = (layout.chunk_rows(max(sizes[k]), sum(sizes[k])) for k in (True, False))
+    return steps, episodes

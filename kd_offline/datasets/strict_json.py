@@ -1,0 +1,120 @@
+"""JSON from strangers: read in one way only, of bounded depth, with text that is safe to print."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from typing import Any, NoReturn
+
+from kd_offline.datasets.limits import MAX_JSON_DEPTH
+
+# Every integer of the format fits 64 bits; Python would gladly compute with more.
+_LONGEST_INTEGER = 20
+# Line breaks and tabs are text; other control characters and changes of writing direction are
+# tricks on whoever looks at them, and surrogates cannot be printed at all.
+_DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+
+def parse(text: bytes) -> Any:
+    """Return the value of an ASCII JSON text.
+
+    Raises
+    ------
+    ValueError
+        It is not JSON, or two readers could take it differently: bytes beyond ASCII, repeated keys,
+        NaN or infinite numbers, integers of more than 20 digits, more than 64 levels, control
+        characters.
+    """
+    if not text.isascii():
+        msg = "it has bytes that are not ASCII"
+        raise ValueError(msg)
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_refuse_number,
+            parse_int=_integer,
+            parse_float=_float,
+        )
+    except RecursionError:
+        value = None
+        _refuse_depth()
+    _check_depth(value)
+    if b"\\" in text:  # nothing else can bring such characters into ASCII
+        _check_text(value)
+    if b"\x7f" in text:
+        _refuse_text()
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        msg = f"it has the key {twice[:80]!r} twice"
+        raise ValueError(msg)
+    return made
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _LONGEST_INTEGER:
+        _refuse_number(f"{digits[:8]}...")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        _refuse_number(digits[:40])
+    return number
+
+
+def _refuse_number(number: str) -> NoReturn:
+    msg = f"it has the number {number}, which is not finite or too large"
+    raise ValueError(msg)
+
+
+def _refuse_depth() -> NoReturn:
+    msg = f"it is nested more than {MAX_JSON_DEPTH} levels deep"
+    raise ValueError(msg)
+
+
+def _refuse_text() -> NoReturn:
+    msg = "it has text with control characters"
+    raise ValueError(msg)
+
+
+def _children(value: Any) -> list[Any]:
+    return list(value.values() if isinstance(value, dict) else value)
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        holders = [item for item in level if isinstance(item, dict | list)]
+        if not holders:
+            return
+        level = [child for holder in holders for child in _children(holder)]
+    if any(isinstance(item, dict | list) for item in level):
+        _refuse_depth()
+
+
+def _check_text(value: Any) -> None:
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += item.keys()
+        if isinstance(item, dict | list):
+            waiting += _children(item)
+        elif isinstance(item, str) and not item.isprintable() and any(map(_is_trick, item)):
+            _refuse_text()
+
+
+def _is_trick(character: str) -> bool:
+    return character not in "\n\t" and (
+        unicodedata.category(character) in ("Cc", "Cs")
+        or unicodedata.bidirectional(character) in _DIRECTIONS
+    )
