@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import IO
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.store import lock
 from kd_offline.errors import StorageError
+
+
+def claim(root: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
+    """Make way at ``root`` and take its writer lock; closing the returned file releases it.
+
+    Raises
+    ------
+    StorageError
+        As :func:`make_way`, or another process is writing here.
+    """
+    make_way(root, resume=resume, overwrite=overwrite)
+    held = lock(root)
+    try:
+        _check(root, resume=resume)  # another writer may have come and gone since the first look
+    except StorageError:
+        held.close()
+        raise
+    return held
 
 
 def make_way(root: Path, *, resume: bool, overwrite: bool) -> None:
@@ -21,22 +40,11 @@ def make_way(root: Path, *, resume: bool, overwrite: bool) -> None:
     if root.exists() and not root.is_dir():
         msg = f"{str(root)!r} is a file: choose another path for the dataset"
         raise StorageError(msg)
-    finished, begun = (root / layout.MANIFEST).exists(), (root / layout.JOURNAL).exists()
-    ours = {layout.LOCK, layout.SCRATCH}
-    if (finished or begun) and overwrite:
+    if overwrite and (_finished(root) or _begun(root)):
         _delete(root)
-    elif finished:
-        msg = (
-            f"there is a finished dataset at {str(root)!r}: choose another path or give --overwrite"
-        )
-        raise StorageError(msg)
-    elif begun and not resume:
-        msg = (
-            f"there is an unfinished recording at {str(root)!r}: continue it with --resume or "
-            "delete it with --overwrite"
-        )
-        raise StorageError(msg)
-    elif not begun and root.exists() and any(p.name not in ours for p in root.iterdir()):
+    _check(root, resume=resume)
+    ours = {layout.LOCK, layout.SCRATCH}
+    if not _begun(root) and root.exists() and any(p.name not in ours for p in root.iterdir()):
         msg = f"{str(root)!r} is not empty and holds no dataset: choose another path"
         raise StorageError(msg)
     try:
@@ -46,10 +54,37 @@ def make_way(root: Path, *, resume: bool, overwrite: bool) -> None:
         raise StorageError(msg) from error
 
 
+def _check(root: Path, *, resume: bool) -> None:
+    if _finished(root):
+        msg = (
+            f"there is a finished dataset at {str(root)!r}: choose another path or give --overwrite"
+        )
+        raise StorageError(msg)
+    if _begun(root) and not resume:
+        msg = (
+            f"there is an unfinished recording at {str(root)!r}: continue it with --resume or "
+            "delete it with --overwrite"
+        )
+        raise StorageError(msg)
+
+
+def _finished(root: Path) -> bool:
+    return (root / layout.MANIFEST).exists()
+
+
+def _begun(root: Path) -> bool:
+    return (root / layout.JOURNAL).exists()
+
+
 def _delete(root: Path) -> None:
+    """Delete a dataset or an unfinished recording; one that is half deleted is never a dataset.
+
+    The manifest becomes the journal, one that cannot be continued, and is the last to go: whoever
+    is killed here can repeat the command.
+    """
     with lock(root):
-        # Without the manifest a half-deleted dataset is never taken for a whole one.
-        (root / layout.MANIFEST).unlink(missing_ok=True)
+        if _finished(root):
+            (root / layout.MANIFEST).replace(root / layout.JOURNAL)
         for group in layout.GROUPS:
             shutil.rmtree(root / group, ignore_errors=True)
         for name in (layout.ZARR_JSON, layout.SCRATCH, layout.JOURNAL):

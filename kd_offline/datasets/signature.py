@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kd_offline.datasets.addresses import is_remote, split_pin
 from kd_offline.datasets.manifest import read_manifest
 from kd_offline.datasets.signers import Signer, read_allowed_signers, read_public_key
 from kd_offline.datasets.sources import open_files
@@ -170,11 +171,11 @@ def _record(
 
 
 def _plain(dataset: str | Path) -> str:
-    return str(dataset).rstrip("/")
+    return split_pin(str(dataset))[0].rstrip("/")
 
 
 def _beside(dataset: str | Path) -> Path:
-    if "://" in str(dataset):
+    if is_remote(str(dataset)):
         msg = f"{str(dataset)!r} is remote: say with --output where to write the signature"
         raise UsageError(msg)
     return Path(_plain(dataset) + SUFFIX).expanduser()
@@ -191,7 +192,7 @@ def _read_key(path: Path) -> bytes:
 def _read_signature(dataset: str | Path, signature: str | Path | None) -> bytes:
     """Return the content of the file given, or of the one beside the dataset."""
     try:
-        if signature is None and "://" in str(dataset):
+        if signature is None and is_remote(str(dataset)):
             folder, _, name = _plain(dataset).rpartition("/")
             data = open_files(folder).read(name + SUFFIX)
         else:

@@ -64,8 +64,8 @@ class Folder:
 
     @property
     def where(self) -> str:
-        """Path of the folder, and the id that it is pinned to."""
-        return f"{self.root}@sha256:{self.pin}" if self.pin else str(self.root)
+        """Path of the folder, with its pin."""
+        return f"{self.root}{self.pin}"
 
     def present(self) -> bool:
         """Tell whether there is anything at the path."""
@@ -187,6 +187,9 @@ def lock(root: Path) -> IO[bytes]:
         return handle
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who held it may have finished and deleted the file, and a third one have made another.
+        if not os.path.samestat(os.fstat(handle.fileno()), (root / LOCK).stat()):
+            raise BlockingIOError
     except OSError as error:
         handle.close()
         msg = f"another process is recording to {str(root)!r}: wait for it or choose another path"

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.blocks import EpisodeBlock, check_block
-from kd_offline.datasets.place import make_way
+from kd_offline.datasets.place import claim
 from kd_offline.datasets.sampler import Splits
 from kd_offline.datasets.seal import unseal
 from kd_offline.datasets.sink import Sink
-from kd_offline.datasets.store import Folder, lock
+from kd_offline.datasets.store import Folder
 from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, Journal, RecordingHeader
 from kd_offline.types import Array
@@ -91,8 +91,7 @@ class DatasetWriter:
         if resume and overwrite:
             msg = "resume and overwrite exclude each other: give one of them"
             raise UsageError(msg)
-        make_way(root, resume=resume, overwrite=overwrite)
-        held = lock(root)
+        held = claim(root, resume=resume, overwrite=overwrite)
         try:
             sink = Sink(Folder(root), header, journal_seconds)
             if resume and sink.folder.exists(layout.JOURNAL):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import zarr
 
-from kd_offline.datasets import layout, store
+from kd_offline.datasets import layout, place, plain, store
 from kd_offline.datasets.blocks import EpisodeBlock
+from kd_offline.datasets.integrity import verify
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.writer import DatasetWriter
 from kd_offline.errors import (
@@ -243,6 +244,62 @@ def test_two_writers_on_one_dataset(tmp_path):
         pytest.raises(StorageError, match="another process is recording"),
     ):
         DatasetWriter.create(path, header(SPEC), resume=True)
+
+
+def test_a_writer_that_finishes_while_another_one_looks(tmp_path, monkeypatch):
+    """The second one saw an unfinished recording, and gets the lock once it is a dataset."""
+    path, real = tmp_path / "d.zarr", store.lock
+    DatasetWriter.create(path, header(SPEC)).close()
+
+    def late(root):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, "lock", real)
+            record(path, resume=True)
+        return real(root)
+
+    monkeypatch.setattr(place, "lock", late)
+    with pytest.raises(StorageError, match="finished dataset"):
+        DatasetWriter.create(path, header(SPEC), resume=True)
+    assert verify(path).ok
+    assert not (path / "recording.json").exists()
+
+
+def test_a_lock_that_was_deleted_is_none(tmp_path, monkeypatch):
+    held = store.lock(tmp_path)
+    opened = plain.created
+
+    def finishes_meanwhile(path):
+        handle = opened(path)
+        (tmp_path / "recording.lock").unlink()
+        held.close()
+        return handle
+
+    monkeypatch.setattr(plain, "created", finishes_meanwhile)
+    with pytest.raises(StorageError, match="another process is recording"):
+        store.lock(tmp_path)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_killed_while_overwriting(tmp_path, monkeypatch, finished):
+    path = tmp_path / "d.zarr"
+    with DatasetWriter.create(path, header(SPEC)) as writer:
+        writer.append(blocks()[0])
+        if finished:
+            writer.commit()
+
+    def killed(folder, **options):
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place.shutil, "rmtree", killed)
+        with pytest.raises(SystemExit):
+            record(path, overwrite=True)
+    with pytest.raises(UnfinishedError, match="--resume"):
+        ExpertBuffer.open(path)
+    if finished:
+        with pytest.raises(CorruptDatasetError, match="record again with --overwrite"):
+            record(path, resume=True)
+    assert record(path, overwrite=True).id == record(tmp_path / "whole.zarr").id
 
 
 def test_continuing_with_other_settings_is_refused(tmp_path):
