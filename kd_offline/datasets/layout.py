@@ -25,6 +25,8 @@ JOURNAL = "recording.json"
 LOCK = "recording.lock"
 SCRATCH = "recording.tmp"
 ZARR_JSON = "zarr.json"
+NO_CONTENT = frozenset({MANIFEST, JOURNAL, LOCK, SCRATCH})
+ZARR_V2 = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
 GROUPS = ("steps", "final", "episodes", "masks")
 
 # A power of two so that row ranges of different datasets line up; see docs/decisions/003-format.md.
@@ -82,6 +84,7 @@ RULES: dict[str, Rule] = {
     "episodes/expert_id": Rule(("int16",), ("E",)),
     "episodes/split": Rule(("uint8",), ("E",), required=True, derived=True),
 }
+_MASK = re.compile(r"masks/[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 _TAP = re.compile(r"steps/embedding_[a-z0-9_]{1,40}")
 
 
@@ -97,11 +100,20 @@ def rule_for(name: str, ndim: int = 2) -> Rule:
         return RULES[name]
     if _TAP.fullmatch(name):
         return _EMBEDDING
-    if name.startswith("masks/"):
+    if _MASK.fullmatch(name):
         return Rule(_BOOL, ("N", "O") if ndim == 2 else ("E", "N", "O"))
     raise UnknownNameError(
         what="array", got=name, allowed=[*RULES, "steps/embedding_<tap>", "masks/<name>"]
     )
+
+
+def is_known(name: str) -> bool:
+    """Tell whether this version of the format has an array of this name."""
+    try:
+        rule_for(name)
+    except UnknownNameError:
+        return False
+    return True
 
 
 def required(group: str, *, derived: bool = False) -> list[str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
-from kd_offline.datasets import layout
+from kd_offline.datasets import layout, limits
 from kd_offline.datasets.addresses import check_pin
-from kd_offline.datasets.seal import unseal
+from kd_offline.datasets.chunks import little
+from kd_offline.datasets.seal import is_sealed
 from kd_offline.datasets.store import Files
+from kd_offline.datasets.strict_json import parse
 from kd_offline.errors import (
     CorruptDatasetError,
     FormatVersionError,
@@ -21,6 +23,8 @@ from kd_offline.errors import (
     UnknownNameError,
 )
 from kd_offline.schemas.dataset import DatasetManifest
+
+_LONGEST_REASON = 500  # keys and names in it are the file's
 
 
 def read_manifest(folder: Files) -> DatasetManifest:
@@ -40,20 +44,33 @@ def read_manifest(folder: Files) -> DatasetManifest:
         The address pins another dataset.
     """
     where = folder.where
+    text = _text(folder)
     try:
-        text = folder.read(layout.MANIFEST)
-    except FileNotFoundError:
-        raise _absent(folder) from None
-    _check_version(where, text)
-    document = unseal(text)
-    if document is None:
+        document = parse(text)
+    except ValueError as error:
+        raise _corrupt(where, f"manifest.json is not readable JSON: {error}") from None
+    _check_version(where, document)
+    if not is_sealed(text):
         raise _corrupt(where, "manifest.json does not match its own digest")
-    manifest = _parse(where, copy.deepcopy(document))
+    manifest = _parse(where, document)
     if layout.dataset_id(document) != manifest.id:
         raise _corrupt(where, "the id does not match the digests that manifest.json lists")
     _check_arrays(where, manifest)
+    if problem := next(_file_table_problems(manifest), None):
+        raise _corrupt(where, f"manifest.json lists {problem}")
     check_pin(where, manifest.id)
     return manifest
+
+
+def _text(folder: Files) -> bytes:
+    try:
+        size = folder.size(layout.MANIFEST)
+        if size is not None and size > limits.MAX_MANIFEST_BYTES:
+            what = f"manifest.json has {size:,} bytes, over {limits.MAX_MANIFEST_BYTES:,}"
+            raise _corrupt(folder.where, what)
+        return folder.read(layout.MANIFEST)
+    except FileNotFoundError:
+        raise _absent(folder) from None
 
 
 def _absent(folder: Files) -> Exception:
@@ -63,6 +80,11 @@ def _absent(folder: Files) -> Exception:
             f"the recording at {where} was not finished: continue it with record --resume or "
             "delete the folder"
         )
+    if any(folder.exists(name) for name in layout.ZARR_V2):
+        return NotADatasetError(
+            f"{where} is a Zarr store of version 2, not an expert buffer: convert it, or give the "
+            "folder that record made"
+        )
     if folder.present():
         return NotADatasetError(
             f"{where} is not an expert buffer (it has no {layout.MANIFEST}): give the folder that "
@@ -71,15 +93,14 @@ def _absent(folder: Files) -> Exception:
     return NotADatasetError(f"there is no dataset at {where}: check the path or record one")
 
 
-def _check_version(where: str, text: bytes) -> None:
+def _check_version(where: str, document: Any) -> None:
     """Refuse newer major versions first: nothing else about such a file is known."""
     try:
-        version = json.loads(text)["format_version"]
-        major, minor = version
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise _corrupt(where, "manifest.json is not readable JSON with a format_version") from None
+        major, minor = document["format_version"]
+    except (ValueError, LookupError, TypeError):
+        raise _corrupt(where, "manifest.json has no format_version of two integers") from None
     if type(major) is not int or type(minor) is not int:
-        raise _corrupt(where, f"the format_version {version} is not two integers")
+        raise _corrupt(where, "the format_version of manifest.json is not two integers")
     if major != layout.FORMAT_VERSION[0]:
         msg = (
             f"the dataset at {where!r} has format {major}.{minor}, but this version reads "
@@ -89,23 +110,35 @@ def _check_version(where: str, text: bytes) -> None:
 
 
 def _parse(where: str, document: dict[str, Any]) -> DatasetManifest:
-    """Validate; a newer minor version may have additional keys, which are left out."""
-    try:
-        return DatasetManifest.model_validate(document)
-    except ValidationError as error:
-        problems = error.errors(include_url=False)
+    """Validate; a newer minor version may have additional keys and arrays, which are left out."""
+    newer = document["format_version"][1] > layout.FORMAT_VERSION[1]
+    if newer:
+        document = _without_unknown_arrays(copy.deepcopy(document))
+    while True:
+        try:
+            return DatasetManifest.model_validate(document)
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
         unknown = [p["loc"] for p in problems if p["type"] == "extra_forbidden"]
-        newer = document["format_version"][1] > layout.FORMAT_VERSION[1]
         if not newer or len(unknown) != len(problems):
-            first = problems[0]
-            place = ".".join(map(str, first["loc"]))
-            raise _corrupt(where, f"manifest.json: {place}: {first['msg']}") from None
-    for *parents, key in unknown:
-        holder: Any = document
-        for step in parents:
-            holder = holder[step]
-        del holder[key]
-    return _parse(where, document)
+            place = ".".join(map(str, problems[0]["loc"]))
+            raise _corrupt(where, f"manifest.json: {place}: {problems[0]['msg']}")
+        for *parents, key in unknown:
+            holder: Any = document
+            for step in parents:
+                holder = holder[step]
+            del holder[key]
+
+
+def _without_unknown_arrays(document: dict[str, Any]) -> dict[str, Any]:
+    """Drop the arrays of later versions, whose names or types this one cannot judge."""
+    figures = document.get("statistics")
+    tables = [document.get("arrays"), figures.get("values") if isinstance(figures, dict) else None]
+    for table in tables:
+        if isinstance(table, dict):
+            for name in [name for name in table if not layout.is_known(name)]:
+                del table[name]
+    return document
 
 
 def _check_arrays(where: str, manifest: DatasetManifest) -> None:
@@ -122,9 +155,7 @@ def _check_arrays(where: str, manifest: DatasetManifest) -> None:
     rows, episodes = table["steps/reward"].shape[0], table["episodes/length"].shape[0]
     sizes = layout.axis_sizes(spec, rows, episodes)
     for name, array in table.items():
-        problem = _array_problem(name, array.dtype, array.shape, array.axes, sizes)
-        newer = manifest.format_version[1] > layout.FORMAT_VERSION[1]
-        if problem and not (newer and problem == "unknown array"):
+        if problem := _array_problem(name, array.dtype, array.shape, array.axes, sizes):
             raise _corrupt(where, f"{name}: {problem}")
 
 
@@ -151,8 +182,31 @@ def _array_problem(
     return None
 
 
+def _file_table_problems(manifest: DatasetManifest) -> Iterator[str]:
+    """Yield what no file system could hold, and content that no stored bytes could hold."""
+    paths, folders = set(), set()
+    for file in manifest.files:
+        if file.path in paths:
+            yield f"{file.path} twice"
+        if file.path in layout.NO_CONTENT:
+            yield f"{file.path}, which is no part of the content"
+        paths.add(file.path)
+        folders.add(file.path.rpartition("/")[0])
+    for folder in folders:
+        while folder:
+            if folder in paths:
+                yield f"{folder} as a file and as a folder"
+            folder = folder.rpartition("/")[0]
+    stored = sum(file.size for file in manifest.files if "/c/" in file.path)
+    decoded = sum(
+        math.prod(array.shape) * little(array.dtype).itemsize for array in manifest.arrays.values()
+    )
+    if problem := limits.expansion_problem(decoded, stored):
+        yield f"too little data: {problem}"
+
+
 def _corrupt(where: str, what: str) -> CorruptDatasetError:
     return CorruptDatasetError(
-        f"the dataset at {where!r} is damaged or was altered: {what}; run verify and get a "
+        f"the dataset at {where!r} is damaged or was altered: {what[:_LONGEST_REASON]}; run verify and get a "
         "fresh copy"
     )

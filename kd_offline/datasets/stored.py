@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from kd_offline.datasets import chunks, layout
+from kd_offline.datasets import chunks, layout, limits
+from kd_offline.datasets.plain import NotPlainError
 from kd_offline.datasets.store import Files
 from kd_offline.datasets.threads import each
 from kd_offline.errors import CorruptDatasetError
@@ -36,6 +39,11 @@ class StoredArray:
         """Number of chunk files."""
         return layout.chunk_count(self.rows, self.chunk_rows)
 
+    @property
+    def row_bytes(self) -> int:
+        """Decoded bytes of one row."""
+        return math.prod(self.spec.shape[1:]) * chunks.little(self.spec.dtype).itemsize
+
     def chunk_path(self, index: int) -> str:
         """Return the file of a chunk."""
         return layout.chunk_path(self.name, index, len(self.spec.shape))
@@ -49,18 +57,21 @@ class StoredArray:
             The file is missing, altered, or does not decode to what the shape demands.
         """
         out = np.empty((self.chunk_rows, *self.spec.shape[1:]), chunks.little(self.spec.dtype))
-        self._decode(index, out)
+        self.decode(index, out)
         return out[: self.rows - index * self.chunk_rows]
 
     def read(self, start: int, stop: int) -> Array:
         """Return rows ``start`` to ``stop``; both must lie within the array."""
+        limits.check_memory(
+            (stop - start) * self.row_bytes, f"{stop - start:,} rows of {self.name}"
+        )
         out = np.empty((stop - start, *self.spec.shape[1:]), chunks.little(self.spec.dtype))
 
         def fill(index: int) -> None:
             first = index * self.chunk_rows
             low, high = max(start, first), min(stop, first + self.chunk_rows)
             if high - low == self.chunk_rows:
-                self._decode(index, out[low - start : high - start])
+                self.decode(index, out[low - start : high - start])
             else:
                 out[low - start : high - start] = self.chunk(index)[low - first : high - first]
 
@@ -70,6 +81,7 @@ class StoredArray:
 
     def gather(self, rows: IntArray) -> Array:
         """Return the given rows [n] in their order, decoding every needed chunk once."""
+        limits.check_memory(len(rows) * self.row_bytes, f"{len(rows):,} rows of {self.name}")
         out = np.empty((len(rows), *self.spec.shape[1:]), chunks.little(self.spec.dtype))
         owner = rows // self.chunk_rows
 
@@ -80,7 +92,14 @@ class StoredArray:
         each(fill, np.unique(owner).tolist(), self.folder.readers)
         return out
 
-    def _decode(self, index: int, out: Array) -> None:
+    def decode(self, index: int, out: Array) -> None:
+        """Decode a chunk into ``out`` [chunk_rows, ...], the padding of the last one included.
+
+        Raises
+        ------
+        CorruptDatasetError
+            As :meth:`chunk`.
+        """
         data = self._checked_bytes(index)
         if problem := chunks.decode_into(data, out):
             raise self.damaged(index, f"{self.chunk_path(index)} {problem}")
@@ -94,6 +113,8 @@ class StoredArray:
             data = self.folder.read(path, listed)
         except FileNotFoundError:
             raise self.damaged(index, f"{path} is missing") from None
+        except NotPlainError as error:
+            raise self.damaged(index, error.what) from None
         if len(data) != listed.size:
             size = self.folder.size(path)
             raise self.damaged(index, f"{path} has {size} bytes instead of {listed.size}")
@@ -117,36 +138,31 @@ class StoredArray:
 def open_arrays(
     folder: Files, arrays: Mapping[str, ArraySpec], files: Mapping[str, FileRecord]
 ) -> dict[str, StoredArray]:
-    """Return every array that this version knows, after checking all Zarr metadata files.
+    """Return the arrays of a manifest, after checking all Zarr metadata files.
 
     Raises
     ------
     CorruptDatasetError
         A metadata file is missing, altered, or not what the manifest's array table demands.
     """
-    known = {name: spec for name, spec in arrays.items() if _is_known(name, spec)}
     groups = {name.split("/")[0] for name in arrays}
-    nodes = ["", *(f"{node}/" for node in (*sorted(groups), *known))]
+    nodes = ["", *(f"{node}/" for node in (*sorted(groups), *arrays))]
     paths = [f"{node}{layout.ZARR_JSON}" for node in nodes]
     texts = each(lambda path: _checked_metadata(folder, path, files), paths, folder.readers)
     metadata = dict(zip(paths, texts, strict=True))
     stored = {}
-    for name, spec in known.items():
+    for name, spec in arrays.items():
         path = f"{name}/{layout.ZARR_JSON}"
-        rows = layout.parse_array_metadata(metadata[path], spec)
+        rows = layout.parse_array_metadata(metadata.pop(path), spec)
         if rows is None:
             raise _bad_metadata(folder, path, "it does not describe the array of the manifest")
         stored[name] = StoredArray(name, spec, rows, folder, files)
+    for path, text in metadata.items():
+        if not layout.is_group_metadata(text):
+            raise _bad_metadata(folder, path, "it is not that of a plain group")
     _check_grids(folder, stored)
+    _check_sizes(folder, stored, files)
     return stored
-
-
-def _is_known(name: str, spec: ArraySpec) -> bool:
-    try:
-        layout.rule_for(name, len(spec.shape))
-    except LookupError:  # an array of a newer minor version; the manifest's check let it pass
-        return False
-    return True
 
 
 def _check_grids(folder: Files, stored: Mapping[str, StoredArray]) -> None:
@@ -157,13 +173,37 @@ def _check_grids(folder: Files, stored: Mapping[str, StoredArray]) -> None:
             raise _bad_metadata(folder, where, "the arrays do not share one row grid")
 
 
+def _check_sizes(
+    folder: Files, stored: Mapping[str, StoredArray], files: Mapping[str, FileRecord]
+) -> None:
+    """Bound the work before it begins: as many chunks as files, and ranges that fit into memory."""
+    listed = Counter(path.partition("/c/")[0] for path in files if "/c/" in path)
+    ranges: Counter[str] = Counter()
+    for name, array in stored.items():
+        path = f"{name}/{layout.ZARR_JSON}"
+        if listed[name] != array.chunk_count:
+            what = f"it has {array.chunk_count:,} chunks where the manifest lists {listed[name]:,}"
+            raise _bad_metadata(folder, path, what)
+        ranges[name if name.startswith("masks/") else name.split("/")[0]] += (
+            array.row_bytes * array.chunk_rows
+        )
+    for group, size in ranges.items():
+        if size > limits.MAX_RANGE_BYTES:
+            what = f"a range of rows decodes to {size:,} bytes, over {limits.MAX_RANGE_BYTES:,}"
+            raise _bad_metadata(folder, f"{group}/{layout.ZARR_JSON}", what)
+
+
 def _checked_metadata(folder: Files, path: str, files: Mapping[str, FileRecord]) -> bytes:
     listed = files.get(path)
+    if listed is None or listed.size > limits.MAX_METADATA_BYTES:
+        raise _bad_metadata(folder, path, "the manifest does not list it, or as too large")
     try:
         data = folder.read(path, listed)
     except FileNotFoundError:
         raise _bad_metadata(folder, path, "it is missing") from None
-    if listed is None or hashlib.sha256(data).hexdigest() != listed.sha256:
+    except NotPlainError as error:
+        raise _bad_metadata(folder, path, error.what) from None
+    if hashlib.sha256(data).hexdigest() != listed.sha256:
         raise _bad_metadata(folder, path, "it does not match its sha256")
     return data
 
