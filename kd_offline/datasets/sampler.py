@@ -29,9 +29,13 @@ class Splits:
     names: Mapping[str, int]
 
 
-def epoch_order(episodes: IntArray, seed: int, epoch: int) -> IntArray:
-    """Return ``episodes`` (int [E]) in the order of ``epoch``, a function of the arguments."""
-    order = generator(seed, "epoch order", epoch).permutation(len(episodes))
+def epoch_order(episodes: IntArray, seed: int, epoch: int, part: int = 0) -> IntArray:
+    """Return ``episodes`` (int [E]) in the order of ``epoch``, a function of the arguments.
+
+    ``part`` numbers the parts of an epoch that is shuffled part by part.
+    """
+    purpose = ("epoch order", epoch, part) if part else ("epoch order", epoch)
+    order = generator(seed, *purpose).permutation(len(episodes))
     return np.asarray(episodes, dtype=np.int64)[order]
 
 

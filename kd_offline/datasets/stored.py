@@ -56,16 +56,13 @@ class StoredArray:
         CorruptDatasetError
             The file is missing, altered, or does not decode to what the shape demands.
         """
-        out = np.empty((self.chunk_rows, *self.spec.shape[1:]), chunks.little(self.spec.dtype))
+        out = self._empty(self.chunk_rows)
         self.decode(index, out)
         return out[: self.rows - index * self.chunk_rows]
 
     def read(self, start: int, stop: int) -> Array:
         """Return rows ``start`` to ``stop``; both must lie within the array."""
-        limits.check_memory(
-            (stop - start) * self.row_bytes, f"{stop - start:,} rows of {self.name}"
-        )
-        out = np.empty((stop - start, *self.spec.shape[1:]), chunks.little(self.spec.dtype))
+        out = self._empty(stop - start)
 
         def fill(index: int) -> None:
             first = index * self.chunk_rows
@@ -81,8 +78,7 @@ class StoredArray:
 
     def gather(self, rows: IntArray) -> Array:
         """Return the given rows [n] in their order, decoding every needed chunk once."""
-        limits.check_memory(len(rows) * self.row_bytes, f"{len(rows):,} rows of {self.name}")
-        out = np.empty((len(rows), *self.spec.shape[1:]), chunks.little(self.spec.dtype))
+        out = self._empty(len(rows))
         owner = rows // self.chunk_rows
 
         def fill(index: int) -> None:
@@ -103,6 +99,10 @@ class StoredArray:
         data = self._checked_bytes(index)
         if problem := chunks.decode_into(data, out):
             raise self.damaged(index, f"{self.chunk_path(index)} {problem}")
+
+    def _empty(self, rows: int) -> Array:
+        limits.check_memory(rows * self.row_bytes, f"{rows:,} rows of {self.name}")
+        return np.empty((rows, *self.spec.shape[1:]), chunks.little(self.spec.dtype))
 
     def _checked_bytes(self, index: int) -> bytes:
         path = self.chunk_path(index)

@@ -1,0 +1,297 @@
+"""Batches of episodes or windows, from memory or streamed: one interface, one order.
+
+::
+
+    loader = Loader.open("dataset.zarr", ["steps/obs", "steps/logits"], batch=32)
+    for batch in loader.batches(epochs=1):
+        batch["steps/obs"]  # [B, L, N, O]
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kd_offline.datasets.cursor import Cursor, Order, Taken, decoded
+from kd_offline.datasets.plan import Plan, Windows
+from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.rows import Rows, Source
+from kd_offline.datasets.sampler import Position, batches_per_epoch
+from kd_offline.errors import UsageError
+from kd_offline.types import Array, BoolArray, IntArray
+
+# A pool is made of this many blocks where the budget allows: fewer mix less, more cross more edges.
+_BLOCKS = 8
+# Share of the budget for rows that are carried from pool to pool and for files being decoded.
+_RESERVE = 1 / 8
+_BEGINNING = Position()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences of one length, copied out of the dataset: they are the receiver's.
+
+    ``arrays``: ``steps/*`` as [B, L, ...], zero where padded; ``final/*``, ``episodes/*`` and masks
+    that differ by episode as [B, ...]; a mask that is the same for all as [N, O].
+    """
+
+    arrays: dict[str, Array]
+    valid: BoolArray  # [B, L]
+    episodes: IntArray  # [B], index in the dataset
+    first: IntArray  # [B], step of the episode with which the sequence begins
+    following: Position  # continues after this batch
+    datasets: IntArray | None = None  # [B], which of the mixed datasets
+
+    def __getitem__(self, name: str) -> Array:
+        return self.arrays[name]
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+
+class Loader:
+    """Endless batches of one dataset; :meth:`open` makes one."""
+
+    def __init__(
+        self,
+        buffer: ExpertBuffer,
+        episodes: IntArray,
+        order: Order,
+        source: Source,
+        table: Mapping[str, Array],
+        batch: int,
+        drop_last: bool,
+        threads: int,
+        carry_bytes: int,
+    ) -> None:
+        self.buffer = buffer
+        self.episodes = episodes
+        self.order = order
+        self.batch = batch
+        self.drop_last = drop_last
+        self._source = source
+        self._table = dict(table)
+        self._threads = threads
+        self._carry_bytes = carry_bytes
+        self._rows: Rows | None = None
+        self.sequences = int(order.cut.counts(order.lengths).sum())
+
+    @classmethod
+    def open(
+        cls,
+        dataset: str | Path | ExpertBuffer,
+        arrays: Iterable[str],
+        batch: int,
+        *,
+        windows: Windows | None = None,
+        split: str | None = None,
+        episodes: IntArray | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        memory_mb: float | None = None,
+        threads: int | None = None,
+    ) -> Loader:
+        """Prepare batches of a dataset.
+
+        Parameters
+        ----------
+        dataset
+            An opened dataset, or an address.
+        arrays
+            Full names, at least one of ``steps/*``.
+        batch
+            Sequences in a batch; the last of an epoch may have fewer, see ``drop_last``.
+        windows
+            None: whole episodes, padded to the longest of the chosen ones.
+        split, episodes
+            ``train``, ``heldout`` or another part, or indices without repetition; neither: all.
+        seed
+            The order of an epoch is a function of the seed, the epoch and, where the arrays do not
+            fit, the budget.
+        shuffle
+            False: in the order of the file.
+        memory_mb
+            Decoded values in memory at any time, in 10**6 bytes. None, or enough for everything:
+            everything is decoded once, here. Less: chunks are decoded ahead in threads.
+        threads
+            That decode; None: as many as there are processors, or as the address is best read by.
+
+        Raises
+        ------
+        MissingArrayError, UnknownNameError, UsageError
+            An array, split or episode that is not there; a budget that is too small.
+        DatasetError
+            The dataset cannot be opened, or read.
+        """
+        buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
+        chosen = _chosen(buffer, split, episodes)
+        lengths = buffer.episodes("length")[chosen].astype(np.int64)
+        names = list(dict.fromkeys(arrays))
+        source = _source(buffer, names, chosen, lengths)
+        cut = windows or Windows(int(lengths.max()))
+        table_names = [name for name in names if name not in source.arrays]
+        workers = threads or max(buffer.files.readers, len(os.sched_getaffinity(0)))
+        plan, carry = _plan(buffer, source, cut, table_names, memory_mb)
+        table = buffer.load(table_names, chosen)
+        order = Order(plan, lengths, cut, seed, shuffle)
+        loader = cls(buffer, chosen, order, source, table, batch, drop_last, workers, carry)
+        if not len(loader):
+            msg = f"{loader.sequences} sequences make no batch of {batch}: use a smaller batch"
+            raise UsageError(msg)
+        if plan.blocks is None:
+            loader._rows = decoded(source, plan, cut.length, workers)
+        return loader
+
+    @property
+    def length(self) -> int:
+        """Steps of every sequence, padding included."""
+        return self.order.cut.length
+
+    @property
+    def streams(self) -> bool:
+        """Whether chunks are decoded again in every epoch."""
+        return self.order.plan.blocks is not None
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return batches_per_epoch(self.sequences, self.batch, drop_last=self.drop_last)
+
+    def batches(
+        self,
+        start: Position = _BEGINNING,
+        *,
+        epochs: int | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> Iterator[Batch]:
+        """Yield batches from ``start``, to the end of ``epochs`` more epochs or for ever.
+
+        Continuing from a batch's ``following`` gives exactly the batches that would have come.
+        With ``share`` (i, n) only every n-th batch comes, beginning with the i-th.
+
+        Raises
+        ------
+        UsageError
+            There is no such position.
+        CorruptDatasetError
+            A chunk is missing or damaged. Threads end with the iteration, however it ends.
+        """
+        _check_start(start, len(self))
+        index, count = share
+        cursor = self.cursor(start.epoch, start.batch * self.batch)
+        epoch, place, number = start.epoch, start.batch, 0
+        try:
+            while epochs is None or epoch < start.epoch + epochs:
+                size = min(self.batch, self.sequences - place * self.batch)
+                last = place + 1 == len(self)
+                following = Position(epoch + 1, 0) if last else Position(epoch, place + 1)
+                if number % count == index:
+                    yield self.finished(cursor.take(size), following)
+                else:
+                    cursor.skip(size)
+                if last and self.drop_last:
+                    cursor.skip(self.sequences - len(self) * self.batch)
+                epoch, place, number = following.epoch, following.batch, number + 1
+        finally:
+            cursor.close()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def cursor(self, epoch: int, sequence: int) -> Cursor:
+        """Return a place in the endless row of sequences; it must be closed."""
+        return Cursor(
+            self.order,
+            self._source,
+            self._threads,
+            self._carry_bytes,
+            self._rows,
+            epoch + sequence // self.sequences,
+            sequence % self.sequences,
+        )
+
+    def finished(self, taken: Taken, following: Position) -> Batch:
+        """Return what was taken with the arrays that have one row an episode."""
+        arrays = dict(taken.arrays)
+        for name, values in self._table.items():
+            fixed = name.startswith("masks/") and values.ndim == 2
+            arrays[name] = values if fixed else values[taken.episodes]
+        chosen = self.episodes[taken.episodes]
+        return Batch(arrays, taken.valid, chosen, taken.first, following)
+
+
+def _check_start(start: Position, per_epoch: int) -> None:
+    if start.epoch < 0 or not 0 <= start.batch < per_epoch:
+        msg = (
+            f"there is no batch {start.batch} of epoch {start.epoch}: an epoch has batches 0 to "
+            f"{per_epoch - 1}; continue with the options that the position was saved under"
+        )
+        raise UsageError(msg)
+
+
+def _chosen(buffer: ExpertBuffer, split: str | None, episodes: IntArray | None) -> IntArray:
+    if split is not None and episodes is not None:
+        msg = "split and episodes exclude each other: give one of them"
+        raise UsageError(msg)
+    if episodes is None:
+        chosen = np.arange(buffer.n_episodes) if split is None else buffer.split(split)
+    else:
+        chosen = np.asarray(episodes, dtype=np.int64)
+    inside = chosen.size and chosen.min() >= 0 and chosen.max() < buffer.n_episodes
+    if not inside or len(np.unique(chosen)) != len(chosen):
+        msg = (
+            f"batches need at least one episode, each from 0 to {buffer.n_episodes - 1} and none "
+            f"twice, got {len(chosen)}: choose others"
+        )
+        raise UsageError(msg)
+    return chosen
+
+
+def _source(buffer: ExpertBuffer, names: list[str], chosen: IntArray, lengths: IntArray) -> Source:
+    arrays = {name: buffer.array(name) for name in names if name.startswith("steps/")}
+    for name in names:
+        buffer.array(name)
+    if not arrays:
+        msg = f"batches need at least one array of steps, got {', '.join(names) or 'none'}"
+        raise UsageError(msg)
+    rows = next(iter(arrays.values())).chunk_rows
+    offsets = buffer.episodes("offset")[chosen].astype(np.int64)
+    return Source.of(arrays, rows, offsets, lengths)
+
+
+def _plan(
+    buffer: ExpertBuffer,
+    source: Source,
+    cut: Windows,
+    table: list[str],
+    memory_mb: float | None,
+) -> tuple[Plan, int]:
+    """Return the plan that keeps to the budget, and how much may be carried."""
+    plan = Plan(source.first_chunk, source.last_chunk)
+    if memory_mb is None:
+        return plan, 0
+    specs = [buffer.manifest.arrays[name] for name in table]
+    fixed = sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in specs)
+    budget = int(memory_mb * 1e6) - fixed
+    chunks = plan.needed()
+    if len(chunks) * source.chunk_bytes <= budget:
+        return plan, 0
+    reserve = int(budget * _RESERVE)
+    row = source.chunk_bytes // source.chunk_rows
+    longest = int(source.lengths.max()) * row
+    for blocks in range(_BLOCKS, 0, -1):
+        # Every block of a pool may complete an episode at either edge.
+        room = (budget - reserve) // 2 - cut.length * row - 2 * blocks * longest
+        block = room // (blocks * source.chunk_bytes)
+        if block >= 1:
+            return Plan(source.first_chunk, source.last_chunk, block, blocks), reserve // 2
+    least = 2 * (source.chunk_bytes + cut.length * row + 2 * longest) / (1 - _RESERVE) + fixed
+    msg = (
+        f"a budget of {memory_mb:g} MB cannot hold two chunks of the dataset at "
+        f"{buffer.where!r}: give at least {least / 1e6:.2g} MB or fewer arrays"
+    )
+    raise UsageError(msg)

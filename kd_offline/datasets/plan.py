@@ -1,0 +1,158 @@
+"""What is read when: pure functions of lengths, seed, epoch and budget, before any byte is read.
+
+An epoch is a row of *pools*. A pool is what stands in memory at once: some blocks of consecutive
+chunks. Blocks are shuffled among pools, and everything within a pool is shuffled again. An episode
+that reaches over several blocks belongs to the pool that brings the last of them; its rows in
+earlier pools are carried along. So one epoch needs every chunk once. Where one pool holds
+everything, the order is that of :func:`~kd_offline.datasets.sampler.epoch_order`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kd_offline.datasets.sampler import epoch_order
+from kd_offline.errors import UsageError
+from kd_offline.seeding import generator
+from kd_offline.types import BoolArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Sequences of ``length`` steps; one begins every ``stride`` steps (None: every ``length``).
+
+    None crosses the end of an episode. The last one of an episode is the first that reaches its
+    end, and is padded where it reaches beyond.
+    """
+
+    length: int
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.step <= self.length:
+            msg = (
+                f"windows need a length of at least 1 and a stride of 1 to the length, got "
+                f"{self.length} and {self.stride}"
+            )
+            raise UsageError(msg)
+
+    @property
+    def step(self) -> int:
+        """Steps between the beginnings of two windows."""
+        return self.length if self.stride is None else self.stride
+
+    def counts(self, lengths: IntArray) -> IntArray:
+        """Return how many windows each episode has, int64 [E]."""
+        beyond = np.maximum(lengths - self.length, 0)
+        counts: IntArray = 1 + -(-beyond // self.step)
+        return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What is in memory at once; episodes by their place in the loader's list."""
+
+    number: int
+    chunks: IntArray  # ascending
+    episodes: IntArray  # those that are complete with this pool
+    leaving: IntArray  # those that have rows here and come in a later pool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which chunks the chosen episodes need, and how many of them are held at once.
+
+    ``first_chunk`` and ``last_chunk``: int64 [E], of each chosen episode. ``block``: chunks of a
+    block. ``blocks``: blocks of a pool, None: one pool holds all.
+    """
+
+    first_chunk: IntArray
+    last_chunk: IntArray
+    block: int = 1
+    blocks: int | None = None
+
+    def needed(self) -> IntArray:
+        """Return the chunks that hold rows of the chosen episodes, ascending."""
+        edges = np.zeros(int(self.last_chunk.max(initial=-1)) + 2, dtype=np.int64)
+        np.add.at(edges, self.first_chunk, 1)
+        np.add.at(edges, self.last_chunk + 1, -1)
+        return np.flatnonzero(np.cumsum(edges) > 0)
+
+    def epoch(self, seed: int, epoch: int, *, shuffle: bool = True) -> list[Pool]:
+        """Return the pools of an epoch in their order."""
+        chunks = self.needed()
+        if self.blocks is None:
+            every = np.arange(len(self.first_chunk))
+            return [Pool(0, chunks, every, every[:0])]
+        present = np.unique(chunks // self.block)
+        order = present
+        if shuffle:
+            order = present[generator(seed, "block order", epoch).permutation(len(present))]
+        pool_of = np.full(int(present[-1]) + 1, -1)
+        pool_of[order] = self._pool_numbers(len(order), epoch)
+        mine = self._last_pool(pool_of)
+        spanning = np.flatnonzero(self.first_chunk // self.block != self.last_chunk // self.block)
+        by_pool = np.argsort(mine, kind="stable")
+        ends = np.cumsum(np.bincount(mine, minlength=int(pool_of.max()) + 1))
+        pools = []
+        for number, episodes in enumerate(np.split(by_pool, ends[:-1])):
+            here = chunks[pool_of[chunks // self.block] == number]
+            touching = spanning[self._touches(spanning, pool_of == number)]
+            pools.append(Pool(number, here, episodes, touching[mine[touching] > number]))
+        return pools
+
+    def _pool_numbers(self, count: int, epoch: int) -> IntArray:
+        """Return the pool of each block; the first pools of all are small, to begin soon."""
+        assert self.blocks is not None  # noqa: S101 - the caller checked
+        sizes: list[int] = []
+        size = 1 if epoch == 0 else self.blocks
+        while sum(sizes) < count:
+            sizes.append(size)
+            size = min(2 * size, self.blocks)
+        return np.repeat(np.arange(len(sizes)), sizes)[:count]
+
+    def _last_pool(self, pool_of: IntArray) -> IntArray:
+        """Return the pool with which each episode is complete, int64 [E]."""
+        first, last = self.first_chunk // self.block, self.last_chunk // self.block
+        mine = pool_of[last]
+        for ahead in range(int((last - first).max(initial=0))):
+            mine = np.maximum(mine, pool_of[np.minimum(first + ahead, last)])
+        return mine
+
+    def _touches(self, episodes: IntArray, blocks: BoolArray) -> BoolArray:
+        before = np.concatenate([[0], np.cumsum(blocks)])
+        first = self.first_chunk[episodes] // self.block
+        last = self.last_chunk[episodes] // self.block
+        touched: BoolArray = before[last + 1] > before[first]
+        return touched
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Sequences in the order in which they come; all int64 [I]."""
+
+    episode: IntArray  # place in the loader's list
+    first: IntArray  # step of the episode with which it begins
+    count: IntArray  # steps that are there, at most the window's length
+
+
+def items_of(
+    pool: Pool,
+    lengths: IntArray,
+    cut: Windows,
+    seed: int,
+    epoch: int,
+    *,
+    shuffle: bool = True,
+) -> Items:
+    """Return the sequences of a pool in the order of ``epoch``."""
+    counts = cut.counts(lengths[pool.episodes])
+    episode = np.repeat(pool.episodes, counts)
+    ends = np.cumsum(counts)
+    first = (np.arange(len(episode)) - np.repeat(ends - counts, counts)) * cut.step
+    if shuffle:
+        order = epoch_order(np.arange(len(episode)), seed, epoch, pool.number)
+        episode, first = episode[order], first[order]
+    return Items(episode, first, np.minimum(lengths[episode] - first, cut.length))
