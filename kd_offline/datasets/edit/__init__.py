@@ -1,0 +1,1 @@
+"""Datasets from datasets: every operation makes a new one that names its parents."""

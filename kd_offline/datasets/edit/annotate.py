@@ -1,0 +1,74 @@
+"""``annotate``: what is said about a dataset, with the same content and id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
+from kd_offline.datasets.edit.restate import restate
+from kd_offline.datasets.edit.rewrite import Progress
+from kd_offline.errors import UsageError
+from kd_offline.schemas.dataset import DatasetManifest, SemanticVersion
+from kd_offline.schemas.environment import Strict
+
+
+class Annotation(Strict):
+    """What may be said anew; None leaves what was said."""
+
+    name: str | None = Field(default=None, min_length=1)
+    version: SemanticVersion | None = None
+    description: str | None = None
+    licence: str | None = None
+    citation: str | None = None
+
+
+def annotate(
+    dataset: str | Path,
+    output: str | Path,
+    *,
+    name: str | None = None,
+    version: str | None = None,
+    description: str | None = None,
+    licence: str | None = None,
+    citation: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> DatasetManifest:
+    """Make a copy of a dataset of which other things are said; its id stays the same.
+
+    Without ``version`` the last number of the version is raised. An empty text removes what was
+    said before.
+
+    Raises
+    ------
+    UsageError
+        Nothing is given, or a version that is not semantic.
+    DatasetError, StorageError
+        The dataset cannot be read or the result not be written.
+    """
+    try:
+        said = Annotation(
+            name=name,
+            version=version,
+            description=description,
+            licence=licence,
+            citation=citation,
+        )
+    except ValidationError as error:
+        wrong = str(error.errors()[0]["loc"][0])
+        want = "three numbers such as 1.2.0" if wrong == "version" else "at least one letter"
+        msg = f"the {wrong} {error.errors()[0]['input']!r} is not possible: give {want}"
+        raise UsageError(msg) from None
+    given = said.model_dump(exclude_none=True)
+    if not given:
+        msg = "nothing is to be said: give a name, version, description, licence or citation"
+        raise UsageError(msg)
+    parent = open_parent(dataset)
+    root = check_output(output, [parent])
+    facts = {"version": raised(parent.manifest.version, "patch"), **given}
+    history = lineage("annotate", [parent], given)
+    facts |= {"lineage": [step.model_dump(mode="json") for step in history]}
+    return restate(parent, root, facts, resume=resume, overwrite=overwrite, progress=progress)

@@ -1,0 +1,71 @@
+"""Episodes that are there twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from kd_offline.datasets.edit.rewrite import BLOCK_BYTES, episode_slices, row_bytes
+from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.types import Array, BoolArray, IntArray
+
+
+def repeated(parents: Sequence[ExpertBuffer], expert_ids: Sequence[Array]) -> list[BoolArray]:
+    """Return which episodes of every parent have come before, there or in an earlier parent.
+
+    Two episodes are the same if seed, expert, noise and every executed action are. Where some
+    parent has no seeds, every observation and reward must agree instead.
+    """
+    seeds = all(parent.has("episodes/seed") for parent in parents)
+    labels = _labels(parents, expert_ids, seeds)
+    counts = np.bincount(np.concatenate(labels))
+    names = ("steps/actions",) if seeds else ("steps/actions", "steps/obs", "steps/reward")
+    seen: set[tuple[int, bytes]] = set()
+    found = []
+    for parent, label in zip(parents, labels, strict=True):
+        again = np.zeros(parent.n_episodes, bool)
+        candidates = np.flatnonzero(counts[label] > 1)
+        for episode, digest in zip(candidates, digests(parent, candidates, names), strict=True):
+            key = (int(label[episode]), digest)
+            again[episode] = key in seen
+            seen.add(key)
+        found.append(again)
+    return found
+
+
+def digests(parent: ExpertBuffer, episodes: IntArray, names: tuple[str, ...]) -> Iterator[bytes]:
+    """Yield a digest of the steps of every given episode in the arrays ``names``."""
+    lengths = parent.episodes("length")[episodes]
+    for some in episode_slices(lengths, row_bytes(parent, names), BLOCK_BYTES):
+        arrays = parent.load(names, episodes[some])
+        ends = np.cumsum(lengths[some], dtype=np.int64)
+        for start, stop in zip(ends - lengths[some], ends, strict=True):
+            value = hashlib.sha256()
+            for name in names:
+                value.update(np.ascontiguousarray(arrays[name][start:stop]).data)
+            yield value.digest()
+
+
+def _labels(
+    parents: Sequence[ExpertBuffer], expert_ids: Sequence[Array], seeds: bool
+) -> list[IntArray]:
+    """Return a number for each episode; only episodes with equal numbers can be the same."""
+    columns = ["seed" if seeds else "return", "length"]
+    if all(parent.has("episodes/noise_level") for parent in parents):
+        columns.append("noise_level")
+    tables = [
+        np.stack([_bits(ids), *(_bits(parent.episodes(column)) for column in columns)])
+        for parent, ids in zip(parents, expert_ids, strict=True)
+    ]
+    _, labels = np.unique(np.concatenate(tables, axis=1), axis=1, return_inverse=True)
+    ends = np.cumsum([parent.n_episodes for parent in parents])
+    return np.split(labels.reshape(-1), ends[:-1])
+
+
+def _bits(values: Array) -> Array:
+    """Return numbers that are equal where ``values`` are: uint64, exact for every dtype."""
+    if values.dtype == np.uint64:
+        return values
+    return (values.astype(np.float64) + 0.0).view(np.uint64)  # a negative zero becomes a zero

@@ -1,0 +1,268 @@
+"""``merge`` and ``append``: one dataset from several, if they agree on what their arrays mean."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd_offline.datasets import layout
+from kd_offline.datasets.edit import conflicts
+from kd_offline.datasets.edit.duplicates import repeated
+from kd_offline.datasets.edit.filter import keep_arrays
+from kd_offline.datasets.edit.headers import joined_experts, joined_recording
+from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
+from kd_offline.datasets.edit.rewrite import Part, Plan, Progress, rewrite
+from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.sampler import Splits
+from kd_offline.errors import MismatchError, UnknownNameError, UsageError
+from kd_offline.schemas.dataset import DatasetManifest, ExpertRecord, RecordingHeader
+from kd_offline.types import Array, BoolArray, IntArray
+
+ARRAYS = ("all", "common")
+DUPLICATES = ("refuse", "keep", "drop")
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """How conflicts are to be settled."""
+
+    arrays: str = "all"
+    without: tuple[str, ...] = ()
+    duplicates: str = "refuse"
+    licence: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, value, allowed in (
+            ("--arrays", self.arrays, ARRAYS),
+            ("duplicates", self.duplicates, DUPLICATES),
+        ):
+            if value not in allowed:
+                raise UnknownNameError(what=option, got=value, allowed=allowed)
+
+
+def merge(
+    datasets: Sequence[str | Path],
+    output: str | Path,
+    *,
+    arrays: str = "all",
+    without: Collection[str] = (),
+    duplicates: str = "refuse",
+    licence: str | None = None,
+    name: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> DatasetManifest:
+    """Make one dataset of the episodes of several, one dataset after the other.
+
+    Seeds, noise levels, splits and masks of every episode stay; experts are numbered anew.
+
+    Parameters
+    ----------
+    arrays
+        ``all``: every dataset must have the same arrays. ``common``: those that all have.
+    without
+        Arrays to leave out in any case, by full name, such as ``steps/embedding``.
+    duplicates
+        ``refuse``, ``keep``, or ``drop`` episodes that are there twice: same seed, expert, noise
+        and actions.
+    licence
+        Of the result; needed where the licences differ.
+    progress
+        Called with episodes, done and to do.
+
+    Raises
+    ------
+    MismatchError
+        The datasets do not fit each other; the message has every reason.
+    UsageError, UnknownNameError
+        Fewer than two datasets, or an impossible choice.
+    DatasetError, StorageError
+        A dataset cannot be read or the result not be written.
+    """
+    choices = Choices(arrays, tuple(sorted(without)), duplicates, licence)
+    parents = _open(datasets)
+    root = check_output(output, parents)
+    manifests = [parent.manifest for parent in parents]
+    facts = {
+        "name": name or "+".join(dict.fromkeys(m.name for m in manifests)),
+        "description": _texts(m.description for m in manifests),
+        "citation": _texts(m.citation for m in manifests),
+    }
+    plan = _plan("merge", parents, choices, facts)
+    return rewrite(plan, root, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def append(
+    dataset: str | Path,
+    more: Sequence[str | Path],
+    output: str | Path,
+    *,
+    arrays: str = "all",
+    without: Collection[str] = (),
+    duplicates: str = "refuse",
+    licence: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> DatasetManifest:
+    """Make a dataset that continues ``dataset`` with the episodes of ``more``.
+
+    As :func:`merge`, but it is the next version of the first: name and description stay, and the
+    minor number of its version is raised. The first itself does not change, nothing finished does.
+    """
+    choices = Choices(arrays, tuple(sorted(without)), duplicates, licence)
+    parents = _open([dataset, *more])
+    root = check_output(output, parents)
+    first = parents[0].manifest
+    facts = {
+        "name": first.name,
+        "version": raised(first.version, "minor"),
+        "description": first.description,
+        "citation": _texts(parent.manifest.citation for parent in parents),
+    }
+    plan = _plan("append", parents, choices, facts)
+    return rewrite(plan, root, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def _open(datasets: Sequence[str | Path]) -> list[ExpertBuffer]:
+    parents = [open_parent(dataset) for dataset in datasets]
+    if len(parents) < len(("one", "other")):
+        msg = "one dataset alone cannot be put together: give at least two"
+        raise UsageError(msg)
+    return parents
+
+
+def _plan(
+    operation: str, parents: list[ExpertBuffer], choices: Choices, facts: Mapping[str, Any]
+) -> Plan:
+    """Return the plan of the whole, or say why there cannot be one."""
+    names, left_out = _names(parents, choices)
+    experts, ids = joined_experts(parents)
+    _check(parents, experts, names, left_out, choices)
+    again = _again(parents, ids, choices.duplicates)
+    chosen = [np.flatnonzero(~twice) for twice in again]
+    known = len(experts) > 1 or any(parent.has("episodes/expert_id") for parent in parents)
+    parts = tuple(
+        Part(parent, episodes, {"expert_id": mine[episodes]} if known else {})
+        for parent, episodes, mine in zip(parents, chosen, ids, strict=True)
+        if len(episodes)
+    )
+    masks = tuple(n.removeprefix("masks/") for n in names if n.startswith("masks/"))
+    pairs = list(zip(parents, chosen, strict=True))
+    arguments = _arguments(parents, choices, left_out, again)
+    first = parents[0].manifest
+    header = RecordingHeader(
+        **facts,
+        environment=first.environment,
+        experts=experts if any(parent.manifest.experts for parent in parents) else (),
+        recording=joined_recording(pairs),
+        masks={mask: first.masks[mask] for mask in masks if mask in first.masks},
+        licence=first.licence if choices.licence is None else choices.licence,
+        lineage=lineage(operation, parents, arguments),
+    )
+    steps = tuple(name for name in names if not name.startswith("masks/"))
+    arrays = (*steps, "episodes/expert_id") if known else steps
+    return Plan(header, parts, arrays, masks, _splits(pairs))
+
+
+def _names(parents: Sequence[ExpertBuffer], choices: Choices) -> tuple[list[str], list[str]]:
+    """Return the arrays to carry, in the first parent's order, and those to leave out."""
+    lone = set(conflicts.lone_arrays(parents)) if choices.arrays == "common" else set()
+    wanted = [name for name in choices.without if not any(p.has(name) for p in parents)]
+    if wanted:
+        allowed = sorted(set.union(*(conflicts.everything(parent) for parent in parents)))
+        raise UnknownNameError(what="array", got=wanted[0], allowed=allowed)
+    for parent in parents:  # refuses what the format demands
+        keep_arrays(parent, [name for name in choices.without if parent.has(name)])
+    left_out = lone | set(choices.without)
+    ours = conflicts.everything(parents[0])
+    return [n for n in parents[0].names if n in ours - left_out], sorted(left_out)
+
+
+def _check(
+    parents: Sequence[ExpertBuffer],
+    experts: Sequence[ExpertRecord],
+    names: Collection[str],
+    left_out: Collection[str],
+    choices: Choices,
+) -> None:
+    """Refuse what does not fit, with all reasons in one sentence."""
+    reasons = conflicts.environment_conflicts(parents)
+    if not reasons:  # arrays of different environments are not worth comparing
+        lone = [name for name in conflicts.lone_arrays(parents) if name not in left_out]
+        if lone:
+            reasons.append(f"only some have {', '.join(lone)} (--arrays common leaves these out)")
+        shared = [name for name in names if name not in lone]
+        masks = [name.removeprefix("masks/") for name in shared if name.startswith("masks/")]
+        reasons += conflicts.array_conflicts(parents, shared)
+        reasons += conflicts.capture_conflicts(experts, shared)
+        reasons += conflicts.mask_conflicts(parents, masks)
+    if choices.licence is None:
+        reasons += conflicts.licence_conflicts(parents)
+    if reasons:
+        msg = (
+            f"these datasets cannot be one: {'; '.join(reasons)}; leave out with --without what "
+            "does not fit, or take others"
+        )
+        raise MismatchError(msg)
+
+
+def _again(parents: Sequence[ExpertBuffer], ids: Sequence[Array], what: str) -> list[BoolArray]:
+    """Return the episodes to drop; refuses duplicates where they are not wanted."""
+    if what == "keep":
+        return [np.zeros(parent.n_episodes, bool) for parent in parents]
+    again = repeated(parents, ids)
+    if what == "drop" or not any(twice.any() for twice in again):
+        return again
+    k = next(k for k, twice in enumerate(again) if twice.any())
+    msg = (
+        f"{sum(int(twice.sum()) for twice in again)} episodes are there twice, such as episode "
+        f"{int(np.argmax(again[k]))} of {parents[k].where!r} (same seed, expert, noise and "
+        "actions): drop them with --drop-duplicates or keep them with --allow-duplicates"
+    )
+    raise MismatchError(msg)
+
+
+def _arguments(
+    parents: Sequence[ExpertBuffer],
+    choices: Choices,
+    left_out: Sequence[str],
+    again: Sequence[BoolArray],
+) -> dict[str, Any]:
+    """Return what the lineage tells: the choices, and of every parent what the header cannot."""
+    dropped = int(sum(twice.sum() for twice in again))
+    recordings = [
+        {"name": p.manifest.name, "version": p.manifest.version, "licence": p.manifest.licence}
+        | p.manifest.recording.model_dump(mode="json", exclude_defaults=True)
+        for p in parents
+    ]
+    return {
+        "left_out": list(left_out),
+        "duplicates": choices.duplicates if choices.duplicates != "refuse" else None,
+        "dropped_episodes": dropped or None,
+        "licence": choices.licence,
+        "recordings": recordings,
+    }
+
+
+def _splits(pairs: Sequence[tuple[ExpertBuffer, IntArray]]) -> Splits:
+    """Return every episode's part by its name; names beyond the two usual ones get codes anew."""
+    names = dict(layout.SPLITS)
+    codes = []
+    for parent, episodes in pairs:
+        code = np.zeros(256, np.uint8)
+        for name, record in parent.manifest.splits.items():
+            names.setdefault(name, max(names.values()) + 1)
+            code[record.code] = names[name]
+        codes.append(code[parent.episodes("split")[episodes]])
+    return Splits(np.concatenate(codes), names)
+
+
+def _texts(texts: Any) -> str:
+    """Return the texts that differ, one after the other."""
+    return "\n\n".join(dict.fromkeys(text for text in texts if text))

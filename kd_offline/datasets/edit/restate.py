@@ -1,0 +1,144 @@
+"""The same episodes with other facts about them: files are carried over, not encoded again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kd_offline.datasets import layout
+from kd_offline.datasets.edit.rewrite import Progress
+from kd_offline.datasets.place import make_way
+from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.seal import seal, unseal
+from kd_offline.datasets.sink import publish
+from kd_offline.datasets.store import Folder, lock
+from kd_offline.datasets.stream import ArrayStream
+from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
+from kd_offline.schemas.dataset import ArraySpec, DatasetManifest, FileRecord
+from kd_offline.types import Array
+
+# Smaller files cost more in waiting for the disk than they hold in memory.
+_WORTH_WAITING = 1 << 20
+
+
+def restate(
+    parent: ExpertBuffer,
+    output: Path,
+    facts: Mapping[str, Any],
+    arrays: Mapping[str, Array] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> DatasetManifest:
+    """Write a copy of ``parent`` in which some facts and small arrays are others.
+
+    Every file that stays is compared with its sha256 and copied byte for byte, so the ids of equal
+    content are equal, whoever wrote the parent.
+
+    Parameters
+    ----------
+    facts
+        Keys of the manifest, as JSON, that replace the parent's.
+    arrays
+        Full name -> values of ``episodes/*`` or ``masks/*`` that replace or join the parent's.
+    progress
+        Called with bytes.
+
+    Raises
+    ------
+    StorageError
+        Something is at ``output`` already, or writing failed.
+    MismatchError
+        The attempt to continue was another one.
+    CorruptDatasetError
+        The parent is damaged.
+    """
+    if resume and overwrite:
+        msg = "resume and overwrite exclude each other: give one of them"
+        raise UsageError(msg)
+    make_way(output, resume=resume, overwrite=overwrite)
+    with lock(output):
+        folder = Folder(output)
+        _begin(folder, parent, facts)
+        files = list(_copied(parent, folder, set(arrays or ()), progress))
+        document = json.loads(parent.files.read(layout.MANIFEST))
+        del document["manifest_digest"]
+        listed = {file.path for file in files}
+        for name, values in (arrays or {}).items():
+            spec, written = _written(parent, folder, name, values)
+            document["arrays"][name] = spec.model_dump(mode="json")
+            files += written
+            group = f"{name.split('/')[0]}/{layout.ZARR_JSON}"
+            if group not in listed:
+                files.append(folder.write(group, layout.group_metadata()))
+                listed.add(group)
+        document |= facts
+        document["id"] = layout.dataset_id(document)
+        manifest = publish(folder, document, files)
+        folder.remove(layout.LOCK)
+    return manifest
+
+
+def _begin(folder: Folder, parent: ExpertBuffer, facts: Mapping[str, Any]) -> None:
+    """Leave a journal that marks the folder as unfinished and says what is being made.
+
+    A recorder that finds it has other settings, and refuses.
+    """
+    document = {"parent": parent.id, **facts}
+    if folder.exists(layout.JOURNAL):
+        before = unseal(folder.read(layout.JOURNAL)) or {}
+        if {key: before.get(key) for key in document} != document:
+            msg = (
+                f"what was begun at {str(folder.root)!r} is another operation: repeat the command "
+                "that began it, or give --overwrite"
+            )
+            raise MismatchError(msg)
+        return
+    folder.write(layout.JOURNAL, seal(json.loads(json.dumps(document))), durable=True)
+
+
+def _copied(
+    parent: ExpertBuffer, folder: Folder, replaced: set[str], progress: Progress | None
+) -> Iterator[FileRecord]:
+    """Copy every file that stays and yield its record; those that are there already are kept."""
+    done, total = 0, parent.manifest.size_bytes
+    for file in parent.manifest.files:
+        done += file.size
+        if any(file.path.startswith(f"{name}/") for name in replaced):
+            continue
+        if folder.size(file.path) != file.size or not _is(folder.read(file.path, file), file):
+            data = parent.files.read(file.path, file)
+            if not _is(data, file):
+                raise _damaged(parent, file)
+            folder.write(file.path, data, durable=file.size >= _WORTH_WAITING)
+        yield file
+        if progress is not None:
+            progress(done, total)
+
+
+def _is(data: bytes, file: FileRecord) -> bool:
+    return len(data) == file.size and hashlib.sha256(data).hexdigest() == file.sha256
+
+
+def _damaged(parent: ExpertBuffer, file: FileRecord) -> CorruptDatasetError:
+    return CorruptDatasetError(
+        f"{file.path} of the dataset at {parent.where!r} is not as its manifest lists it: run "
+        "verify and get a fresh copy"
+    )
+
+
+def _written(
+    parent: ExpertBuffer, folder: Folder, name: str, values: Array
+) -> tuple[ArraySpec, list[FileRecord]]:
+    """Write one small array, in the chunks of its group, and return what the manifest lists."""
+    rule, own = layout.rule_for(name, values.ndim), name.startswith("masks/")
+    rows = parent.array("episodes/length").chunk_rows
+    if own:
+        rows = layout.chunk_rows(int(values[:1].nbytes))
+    stream = ArrayStream(name, rule.dtypes[0], values.shape[1:], rows, rule, folder, shrinks=own)
+    stream.append(values)
+    return stream.finish(), list(stream.files.values())

@@ -1,0 +1,149 @@
+"""The one loop that makes datasets from the episodes of others, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from kd_offline.datasets import layout
+from kd_offline.datasets.blocks import EpisodeBlock
+from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.sampler import Splits
+from kd_offline.datasets.writer import DatasetWriter
+from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
+from kd_offline.types import Array, IntArray
+
+Progress = Callable[[int, int], None]
+"""Called with how much is done and how much there is to do."""
+
+# Four such blocks are in memory at most: one being read, two queued, one being written.
+BLOCK_BYTES = 48 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Episodes of one parent, in order; ``columns`` replace or join the parent's own."""
+
+    parent: ExpertBuffer
+    episodes: IntArray  # [e]
+    columns: Mapping[str, Array] = field(default_factory=dict)  # bare name -> [e]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A dataset that is to be made from others.
+
+    ``arrays`` are full names of ``steps/*``, ``final/*`` and ``episodes/*`` that every part has;
+    ``masks`` are bare names. What the writer derives is not listed.
+    """
+
+    header: RecordingHeader
+    parts: tuple[Part, ...]
+    arrays: tuple[str, ...]
+    masks: tuple[str, ...]
+    splits: Splits
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes of the result."""
+        return sum(len(part.episodes) for part in self.parts)
+
+
+def rewrite(
+    plan: Plan,
+    output: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> DatasetManifest:
+    """Write the dataset of ``plan``; an interrupted attempt is continued with ``resume``.
+
+    Raises
+    ------
+    StorageError
+        Something is at ``output`` already, or writing failed.
+    MismatchError
+        The attempt to continue had another plan.
+    CorruptDatasetError
+        A parent is damaged.
+    """
+    with DatasetWriter.create(output, plan.header, resume=resume, overwrite=overwrite) as writer:
+        for block in _blocks(plan, writer.episodes_done):
+            writer.append(block)
+            if progress is not None:
+                progress(writer.episodes_done, plan.n_episodes)
+        seconds = [part.parent.manifest.recording.seconds for part in plan.parts]
+        known = [value for value in seconds if value is not None]
+        return writer.commit(
+            {name: _mask(plan, name) for name in plan.masks},
+            seconds=sum(known) if known else None,
+            splits=plan.splits,
+        )
+
+
+def carried(buffer: ExpertBuffer, without: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """Return the arrays of ``buffer`` that a plan lists: no masks, nothing that is derived."""
+    return tuple(
+        name
+        for name in buffer.names
+        if not name.startswith("masks/") and not layout.rule_for(name).derived
+        if name not in without
+    )
+
+
+def episode_slices(lengths: Array, row_bytes: int, block_bytes: int) -> Iterator[slice]:
+    """Yield slices of episodes, each of at least one, that stay within ``block_bytes``.
+
+    A single episode may be larger.
+    """
+    ends = np.cumsum(lengths, dtype=np.int64)
+    most, start = max(1, block_bytes // max(1, row_bytes)), 0
+    while start < len(ends):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def row_bytes(buffer: ExpertBuffer, names: tuple[str, ...]) -> int:
+    """Return the decoded bytes of one step in the arrays ``names``."""
+    specs = [buffer.array(name).spec for name in names if name.startswith("steps/")]
+    return sum(
+        np.dtype(spec.dtype).itemsize * int(np.prod(spec.shape[1:], dtype=np.int64))
+        for spec in specs
+    )
+
+
+def _blocks(plan: Plan, skip: int) -> Iterator[EpisodeBlock]:
+    """Yield the plan's episodes in blocks, without the first ``skip``."""
+    for part in plan.parts:
+        if skip >= len(part.episodes):
+            skip -= len(part.episodes)
+            continue
+        chosen = part.episodes[skip:]
+        columns = {name: values[skip:] for name, values in part.columns.items()}
+        skip = 0
+        stored = tuple(n for n in plan.arrays if n.removeprefix("episodes/") not in columns)
+        lengths = part.parent.episodes("length")[chosen]
+        for some in episode_slices(lengths, row_bytes(part.parent, stored), BLOCK_BYTES):
+            arrays = part.parent.load(stored, chosen[some])
+            arrays |= {f"episodes/{name}": values[some] for name, values in columns.items()}
+            yield _block(arrays)
+
+
+def _block(arrays: Mapping[str, Array]) -> EpisodeBlock:
+    def group(prefix: str) -> dict[str, Array]:
+        return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+
+    return EpisodeBlock(group("steps/"), group("final/"), group("episodes/"))
+
+
+def _mask(plan: Plan, name: str) -> Array:
+    """Return the mask for all episodes: [N, O] where it is the same in all, else [E, N, O]."""
+    full = f"masks/{name}"
+    parts = [part.parent.load([full], part.episodes)[full] for part in plan.parts]
+    return parts[0] if parts[0].ndim == len("NO") else np.concatenate(parts)
