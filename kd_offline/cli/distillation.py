@@ -44,6 +44,14 @@ _PLACES = {
     "threads": "threads",
 }
 
+_Threads = Annotated[
+    int | None,
+    typer.Option(
+        callback=options.at_least(1),
+        help="Agents trained side by side; changes no number.  [default: 2]",
+    ),
+]
+
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this group."""
@@ -104,7 +112,7 @@ def distill(
     settings: options.Settings = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
-    threads: options.Threads = None,
+    threads: _Threads = None,
     json: options.Json = False,
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,

@@ -65,8 +65,8 @@ def distill(
     Returns
     -------
     RunManifest
-        What ``run.json`` says. With the same file, recipe, thread count and kind of processor a
-        rerun gives bit-identical weights.
+        What ``run.json`` says. With the same file, recipe and kind of processor a rerun gives
+        bit-identical weights, whatever ``threads`` is.
 
     Raises
     ------
@@ -77,7 +77,9 @@ def distill(
         msg = "resume and overwrite exclude each other: give one of them"
         raise UsageError(msg)
     recipe = recipe or DistillRecipe()
-    torch.set_num_threads(recipe.threads)
+    # Inside an operation threads cost more than they bring at the widths of students, and they
+    # would change bits; recipe.threads runs whole agents side by side.
+    torch.set_num_threads(1)
     buffer = ExpertBuffer.open(dataset)
     check_arrays(recipe, list(buffer.names))
     if resume and (before := complete(Path(output), recipe, buffer)) is not None:

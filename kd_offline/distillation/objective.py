@@ -93,10 +93,9 @@ def _structure(
 ) -> Tensor:
     assert batch.relations is not None  # noqa: S101 - the caller checked
     own = losses.cosine_relations(projections.common(embeddings))
-    n = own.shape[-1]
-    pairs = torch.ones(n, n).triu(1) * batch.both.unsqueeze(-1) * batch.both.unsqueeze(-2)
-    mean = losses.masked_mean(losses.structure(batch.relations, own), pairs)
-    return mean * n * (n - 1) / 2 if switches.pairs == "sum" else mean
+    alive = losses.stack_pairs(batch.both.unbind(-1), torch.mul)
+    mean = losses.masked_mean(losses.structure(batch.relations, own), alive)
+    return mean * own.shape[-1] if switches.pairs == "sum" else mean
 
 
 def _total(terms: dict[str, Tensor], recipe: DistillRecipe, progress: float, agents: int) -> Tensor:

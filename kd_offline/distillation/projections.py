@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kd_offline.distillation.losses import log_softmax
 from kd_offline.schemas.recipes import LossSwitches
 
 
@@ -38,19 +39,17 @@ class Projections(nn.Module):
             if roles
         )
 
-    def common(self, embeddings: list[Tensor]) -> Tensor:
-        """Return the embeddings [T, B, H_i] of all agents in one space: [T, B, N, d]."""
+    def common(self, embeddings: list[Tensor]) -> list[Tensor]:
+        """Return the embeddings [T, B, H_i] of all agents in one space: N of [T, B, d]."""
         if self.kind in ("linear", "mlp"):
-            mapped = [p(e) for p, e in zip(self.relation, embeddings, strict=True)]
-            return torch.stack(mapped, 2)
+            return [p(e) for p, e in zip(self.relation, embeddings, strict=True)]
         widest = max(self.widths)
-        padded = [nn.functional.pad(e, (0, widest - e.shape[-1])) for e in embeddings]
-        return torch.stack(padded, 2)
+        return [nn.functional.pad(e, (0, widest - e.shape[-1])) for e in embeddings]
 
     def log_roles(self, embeddings: list[Tensor], temperature: float) -> Tensor:
         """Return log role distributions of the students, [T, B, N, K]."""
         scores = [e @ u.T for u, e in zip(self.role, embeddings, strict=True)]
-        return torch.log_softmax(torch.stack(scores, 2) / temperature, -1)
+        return log_softmax(torch.stack(scores, 2) / temperature)
 
 
 def _projector(kind: str, width: int, common: int, rng: np.random.Generator) -> nn.Module:

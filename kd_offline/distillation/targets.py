@@ -14,7 +14,7 @@ from torch import Tensor
 from kd_offline.advantage import generalised_advantage, side_mean
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.layout import SOURCES
-from kd_offline.distillation.losses import cosine_relations, log_policy
+from kd_offline.distillation.losses import actions_outermost, cosine_relations, log_policy
 from kd_offline.distillation.methods import needed_arrays
 from kd_offline.distillation.roles import RoleModel
 from kd_offline.errors import UsageError
@@ -45,17 +45,26 @@ class Targets:
     executed: Tensor | None = None  # int64 [E, T, N]
     behaviour: Tensor | None = None  # log probability of the executed action, [E, T, N]
     advantage: Tensor | None = None  # normalised, [E, T, N]
-    relations: Tensor | None = None  # cosines of the expert's embeddings, [E, T, N, N]
+    relations: Tensor | None = None  # cosines of pairs of the expert's embeddings, [E, T, P]
     roles: Tensor | None = None  # log role distributions of the expert, [E, T, N, K]
 
     def take(self, episodes: IntArray) -> Targets:
         """Return a time-major batch of the given episodes."""
         rows = torch.from_numpy(episodes)
         present = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
-        return Targets(**{name: v[rows].transpose(0, 1) for name, v in present.items()})
+        return Targets(**{name: _arranged(name, v[rows]) for name, v in present.items()})
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+
+def _arranged(name: str, values: Tensor) -> Tensor:
+    """Return ``values`` [B, T, ...] time-major, laid out as the losses read them."""
+    values = values.transpose(0, 1)
+    return actions_outermost(values) if name in _BY_ACTION else values.contiguous()
+
+
+_BY_ACTION = ("available", "expert", "softened", "relations", "roles")
 
 
 def input_scale(buffer: ExpertBuffer, episodes: IntArray) -> InputScale:
@@ -257,5 +266,8 @@ def _relations(data: dict[str, Array], recipe: DistillRecipe) -> Tensor | None:
     centre = embedding.mean((0, 1), dtype=np.float64) if recipe.switches.centre else 0.0
     parts = np.array_split(embedding, 1 + len(embedding) // 1024)
     return torch.cat(
-        [cosine_relations(torch.from_numpy((p - centre).astype(np.float32))) for p in parts]
+        [
+            cosine_relations(torch.from_numpy((p - centre).astype(np.float32)).unbind(-2))
+            for p in parts
+        ]
     )

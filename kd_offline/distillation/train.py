@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from kd_offline.datasets.sampler import epoch_order
 from kd_offline.distillation import losses
+from kd_offline.distillation.muon import Muon
 from kd_offline.distillation.objective import objective
 from kd_offline.distillation.projections import Projections
+from kd_offline.distillation.side_by_side import SideBySide, side_by_side
 from kd_offline.distillation.targets import Targets
 from kd_offline.schemas.recipes import DistillRecipe, Optimisation
 from kd_offline.students.networks import StudentTeam
@@ -98,7 +100,7 @@ def _optimisers(
     if not hidden:
         return [adamw]
     matrices = [p for p in everything if id(p) in hidden]
-    return [adamw, torch.optim.Muon(matrices, schedule.muon_learning_rate, weight_decay=decay)]
+    return [adamw, Muon(matrices, schedule.muon_learning_rate, weight_decay=decay)]
 
 
 def _listed(tensors: dict[str, Tensor]) -> list[Tensor]:
@@ -119,43 +121,54 @@ def train_team(
     between epochs, and continue from it later, to the same bits.
     """
     schedule = recipe.optimisation
+    with side_by_side(state.team, recipe.threads) as passes:
+        while state.epoch < schedule.epochs:
+            mean = _epoch(state, passes, train, recipe, seed)
+            state.epoch += 1
+            rows: list[Row] = [{"seed": seed, "epoch": state.epoch, "split": "train", **mean}]
+            if state.epoch % schedule.evaluate_every == 0 or state.epoch == schedule.epochs:
+                rows.append(_evaluate(state, heldout, recipe, seed))
+            yield rows
+
+
+def _epoch(
+    state: Training, passes: SideBySide, train: Targets, recipe: DistillRecipe, seed: int
+) -> dict[str, float]:
+    """Take one step for every batch of an epoch; returns the means of all terms."""
+    schedule = recipe.optimisation
     size = min(schedule.batch_episodes, len(train))
     per_epoch = len(train) // size
     total = per_epoch * schedule.epochs
-    everyone = np.arange(len(train))
-    while state.epoch < schedule.epochs:
-        state.team.train()
-        sums: dict[str, Tensor] = {}
-        order = epoch_order(everyone, seed, state.epoch)
-        for index in range(per_epoch):
-            step = state.epoch * per_epoch + index
-            batch = train.take(order[index * size : (index + 1) * size])
-            memory = state.team.start(size)
-            logits, embeddings, _ = state.team(batch.inputs, memory, batch.last_actions)
-            terms = objective(
-                logits, embeddings, batch, state.projections, recipe, step / max(1, total)
-            )
-            norm = _step(state, terms["loss"], schedule, warm_cosine(schedule, step, total))
-            _average(state, schedule.ema, step)
-            for name, value in (terms | {"gradient_norm": norm}).items():
-                sums[name] = sums.get(name, torch.zeros(())) + value.detach()
-        state.epoch += 1
-        mean = {name: float(value) / per_epoch for name, value in sums.items()}
-        rows: list[Row] = [{"seed": seed, "epoch": state.epoch, "split": "train", **mean}]
-        if state.epoch % schedule.evaluate_every == 0 or state.epoch == schedule.epochs:
-            rows.append(_evaluate(state, heldout, recipe, seed))
-        yield rows
+    order = epoch_order(np.arange(len(train)), seed, state.epoch)
+    sums: dict[str, Tensor] = {}
+    state.team.train()
+    for index in range(per_epoch):
+        step = state.epoch * per_epoch + index
+        batch = train.take(order[index * size : (index + 1) * size])
+        _zero(state)
+        memory = state.team.start(size)
+        outputs = passes.forward(batch.inputs, memory, batch.last_actions)
+        terms = objective(*outputs, batch, state.projections, recipe, step / max(1, total))
+        passes.backward(terms["loss"])
+        norm = _step(state, schedule, warm_cosine(schedule, step, total))
+        _average(state, schedule.ema, step)
+        for name, value in (terms | {"gradient_norm": norm}).items():
+            sums[name] = sums.get(name, torch.zeros(())) + value.detach()
+    return {name: float(value) / per_epoch for name, value in sums.items()}
 
 
-def _step(state: Training, loss: Tensor, schedule: Optimisation, share: float) -> Tensor:
+def _zero(state: Training) -> None:
+    for optimiser in state.optimisers:
+        optimiser.zero_grad()
+
+
+def _step(state: Training, schedule: Optimisation, share: float) -> Tensor:
     """Take one gradient step at ``share`` of the learning rates; returns the gradient's norm."""
     for optimiser, rate in zip(
         state.optimisers, (schedule.learning_rate, schedule.muon_learning_rate), strict=False
     ):
         for group in optimiser.param_groups:
             group["lr"] = rate * share
-        optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(state.parameters, schedule.max_grad_norm)
     for optimiser in state.optimisers:
         optimiser.step()

@@ -124,4 +124,6 @@ class DistillRecipe(Strict):
     switches: LossSwitches = LossSwitches()
     optimisation: Optimisation = Optimisation()
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    threads: int = Field(default=1, gt=0, description="more are slower at the widths of students")
+    threads: int = Field(
+        default=2, gt=0, description="agents that are trained side by side; changes no number"
+    )

@@ -114,22 +114,34 @@ class StudentTeam(nn.Module):
         the students take it. Returns logits [T, B, N, A] (zero where an agent has no such action),
         each agent's embedding [T, B, H_i] and the memory.
         """
-        t, b = prepared.shape[:2]
-        inputs = self._with_motion(prepared, memory.last) if self.inputs.motion else prepared
-        logits = []
-        embeddings = []
-        after = []
-        for i, (aligner, network) in enumerate(zip(self.aligners, self._agents(), strict=True)):
-            own = self._input(inputs, i)
-            if last_actions is not None and self.inputs.last_action:
-                own = torch.cat([own, last_actions[:, :, i, : network.shape.outputs]], -1)
-            out, hidden, state = network(aligner(own), memory.hidden[i])
-            spare = self.spec.action_count - out.shape[-1]
-            logits.append(nn.functional.pad(out, (0, spare)) if spare else out)
-            embeddings.append(hidden)
-            after.append(state)
-        after_all = TeamMemory(after, prepared[-1:])
-        return torch.stack(logits, 2).view(t, b, self.spec.n_agents, -1), embeddings, after_all
+        inputs = self.inputs_of(prepared, memory)
+        each = [self.agent(i, inputs, memory, last_actions) for i in range(len(self.widths))]
+        logits, embeddings, after = zip(*each, strict=True)
+        return self.joined(logits), list(embeddings), TeamMemory(list(after), prepared[-1:])
+
+    def inputs_of(self, prepared: Tensor, memory: TeamMemory) -> Tensor:
+        """Return what the agents take their columns from, [T, B, N, O'']."""
+        return self._with_motion(prepared, memory.last) if self.inputs.motion else prepared
+
+    def agent(
+        self, i: int, inputs: Tensor, memory: TeamMemory, last_actions: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run agent ``i`` alone: its logits [T, B, A_i], embeddings [T, B, H_i] and memory."""
+        network = self.networks[i]
+        own = self._input(inputs, i)
+        if last_actions is not None and self.inputs.last_action:
+            own = torch.cat([own, last_actions[:, :, i, : self.spec.action_counts[i]]], -1)
+        out: tuple[Tensor, Tensor, Tensor] = network(self.aligners[i](own), memory.hidden[i])
+        return out
+
+    def joined(self, logits: Sequence[Tensor]) -> Tensor:
+        """Return the logits of all agents as [T, B, N, A], the actions outermost in memory."""
+        spare = [self.spec.action_count - out.shape[-1] for out in logits]
+        padded = [
+            nn.functional.pad(out, (0, more)) if more else out
+            for out, more in zip(logits, spare, strict=True)
+        ]
+        return torch.stack([out.movedim(-1, 0) for out in padded], -1).movedim(0, -1)
 
     def _with_motion(self, prepared: Tensor, last: Tensor | None) -> Tensor:
         """Append the change of the observation since the step before, in its own scale."""

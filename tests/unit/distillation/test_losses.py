@@ -83,11 +83,12 @@ def test_advantage_weighting_is_capped_and_filtering_is_binary():
 
 
 def test_structure_compares_cosines():
-    expert = losses.cosine_relations(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
-    student = losses.cosine_relations(torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 5.0]]))
-    assert expert[0, 1].item() == pytest.approx(math.sqrt(0.5))
-    assert losses.structure(expert, student)[0, 1].item() == pytest.approx(0.5)
-    assert losses.structure(expert, student)[1, 0].item() == pytest.approx(0.5)
+    expert = losses.cosine_relations(torch.tensor([[1.0, 0.0], [1.0, 1.0], [-1.0, 0.0]]))
+    student = losses.cosine_relations(torch.tensor([[2.0, 0.0], [0.0, 5.0], [3.0, 0.0]]))
+    half = math.sqrt(0.5)  # the pairs are 0-1, 0-2 and 1-2
+    np.testing.assert_allclose(expert, [half, -1.0, -half], atol=1e-6)
+    np.testing.assert_allclose(student, [0.0, 1.0, 0.0], atol=1e-6)
+    np.testing.assert_allclose(losses.structure(expert, student), [0.5, 4.0, 0.5], rtol=1e-5)
 
 
 def test_relations_of_a_zero_embedding_are_finite():

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from kd_offline.distillation.side_by_side import side_by_side
+from kd_offline.environments import load
+from kd_offline.schemas.recipes import StudentArchitecture
+from kd_offline.students.networks import StudentInputs, StudentTeam
+
+T, B = 5, 4
+
+
+def team_and_batch():
+    spec = load("mpe/simple_adversary_v3").spec  # agents of different widths
+    architecture = StudentArchitecture(hidden=8)
+    inputs = StudentInputs(motion=True, last_action=True)
+    team = StudentTeam(spec, architecture, (8, 4, 6), np.random.default_rng(0), inputs)
+    draw = torch.Generator().manual_seed(0)
+    obs = torch.randn(T, B, 3, spec.obs_width, generator=draw)
+    last = torch.eye(spec.action_count)[torch.randint(5, (T, B, 3), generator=draw)]
+    return team, obs, last
+
+
+def loss_of(logits, embeddings):
+    together = embeddings[0][..., :4] * embeddings[1] * embeddings[2][..., :4]
+    return torch.log_softmax(logits, -1).square().mean() + together.mean()
+
+
+def gradients(team):
+    out = [p.grad.clone() for p in team.parameters()]
+    team.zero_grad()
+    return out
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_gradients_are_those_of_one_graph(threads):
+    team, obs, last = team_and_batch()
+    logits, embeddings, _ = team(obs, team.start(B), last)
+    loss_of(logits, embeddings).backward()
+    whole = gradients(team)
+    with side_by_side(team, threads) as passes:
+        for _ in range(2):  # nothing is left over from one batch to the next
+            apart = passes.forward(obs, team.start(B), last)
+            assert torch.equal(apart[0], logits)
+            passes.backward(loss_of(*apart))
+            for mine, theirs in zip(gradients(team), whole, strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-8)
+
+
+def test_threads_change_no_bit():
+    team, obs, last = team_and_batch()
+    found = []
+    for threads in (1, 2, 3):
+        with side_by_side(team, threads) as passes:
+            passes.backward(loss_of(*passes.forward(obs, team.start(B), last)))
+        found.append(gradients(team))
+    for others in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+
+
+def test_what_the_loss_does_not_use_gets_no_gradient():
+    team, obs, last = team_and_batch()
+    with side_by_side(team, 2) as passes:
+        logits, _ = passes.forward(obs, team.start(B), last)
+        passes.backward(logits.square().mean())
+    assert all(p.grad is not None for p in team.parameters())
+
+
+def test_an_error_in_a_thread_reaches_the_caller():
+    team, obs, last = team_and_batch()
+    with side_by_side(team, 2) as passes, pytest.raises(RuntimeError):
+        passes.forward(obs[..., :3], team.start(B), last)
