@@ -142,7 +142,7 @@ def group_name(cell: NetworkCell) -> str:
 
 
 def make_students(cell: DistilledCell) -> None:
-    """Distil five teams and measure them, with the better full-size network as mask ceiling."""
+    """Distil five teams and measure them, with the best network known as mask ceiling."""
     from kd_offline.distillation.distill import distill
     from kd_offline.distillation.recipe import distill_recipe
     from kd_offline.evaluation.evaluate import evaluate
@@ -181,10 +181,9 @@ def make_students(cell: DistilledCell) -> None:
 
 
 def ceiling(cell: DistilledCell) -> Path | None:
-    """Return the better of the full-size networks trained under the cell's mask, if any."""
+    """Return the best network that was trained under the cell's mask, of any size, if any."""
     found: list[tuple[float, Path]] = []
-    for seed in RL_SEEDS:
-        path = network_path(NetworkCell(cell.task, cell.mask, None, seed))
+    for path in (network_path(c) for c in network_cells(cell.task) if c.mask == cell.mask):
         if (path / "expert.json").is_file() and _finished(path):
             card = json.loads((path / "expert.json").read_text(encoding="utf-8"))
             found.append((sum(card["greedy"]["returns"].values()), path))
