@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,7 +292,7 @@ def test_killed_while_overwriting(tmp_path, monkeypatch, finished):
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr(place.shutil, "rmtree", killed)
+        patched.setattr(shutil, "rmtree", killed)
         with pytest.raises(SystemExit):
             record(path, overwrite=True)
     with pytest.raises(UnfinishedError, match="--resume"):

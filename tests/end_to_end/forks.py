@@ -1,0 +1,75 @@
+"""``kd-offline`` in forked children, so that many real runs pay for one start; kills on request.
+
+A script of its own: it reads one job a line from stdin and answers each with one line of JSON.
+Chunks are small and the journal is written after every batch, so that there are many instants at
+which a kill could hurt.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from kd_offline.cli.app import app
+from kd_offline.datasets import layout, sink
+from kd_offline.datasets.writer import DatasetWriter
+from kd_offline.recording import record  # noqa: F401  loads PyTorch before the forks
+
+EVENTS = ("open", "os.rename", "os.remove", "os.mkdir")
+
+
+def watch(root: str, at: int | None, counted: Path) -> None:
+    """Count what happens to files below ``root``; die by SIGKILL just before number ``at``."""
+    seen = 0
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal seen
+        if event in EVENTS and str(arguments[0]).startswith(root):
+            seen += 1
+            if seen == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if at is None:
+                os.pwrite(counter, f"{seen}\n".encode(), 0)
+
+    counter = os.open(counted, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    sys.addaudithook(hook)
+
+
+def run(job: dict) -> None:
+    """Be the command ``job["arguments"]``; never returns."""
+    for stream, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    if job.get("watch"):
+        watch(job["watch"], job.get("kill_at"), Path(job["counted"]))
+    try:
+        app(job["arguments"], prog_name="kd-offline")
+    except SystemExit as left:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(left.code if isinstance(left.code, int) else 1)
+    os._exit(3)
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    layout.MAX_CHUNK_ROWS = layout.MIN_CHUNK_ROWS = 256
+    sink._JOURNAL_SHARE = 0
+    DatasetWriter.create.__func__.__kwdefaults__["journal_seconds"] = 0.0  # type: ignore[attr-defined]
+    print("ready", flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            run(job)
+        timer = threading.Timer(job.get("kill_after") or 3600, os.kill, (child, signal.SIGKILL))
+        timer.start()
+        status = os.waitpid(child, 0)[1]
+        timer.cancel()
+        timer.join()
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()
