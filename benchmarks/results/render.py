@@ -58,8 +58,8 @@ def _head() -> str:
         "seeds for everyone, with 95 % intervals in brackets (bootstrap over seeds and episodes). "
         f"Distilled cells have {len(DISTILLATION_SEEDS)} distillation seeds; networks trained by "
         f"RL have {len(RL_SEEDS)} seeds each, and the bundled expert is one network. *Kept* is "
-        "(return - random) / (expert - random). The *ceiling* of a mask is the best of the networks "
-        "of any size that RL trained directly under it; more than 100 % says that longer training "
+        "(return - random) / (expert - random). The *ceiling* of a mask is the best network of "
+        "any size that RL trained directly under it; more than 100 % says that longer training "
         "or another seed would raise it. A cell that was not made yet says *not measured*."
     )
 
