@@ -43,8 +43,11 @@ def read_manifest(folder: Files) -> DatasetManifest:
     MismatchError
         The address pins another dataset.
     """
-    where = folder.where
-    text = _text(folder)
+    return parse_manifest(folder.where, read_text(folder))
+
+
+def parse_manifest(where: str, text: bytes) -> DatasetManifest:
+    """Return the manifest that ``text`` is; raises as :func:`read_manifest` about ``where``."""
     try:
         document = parse(text)
     except ValueError as error:
@@ -62,7 +65,8 @@ def read_manifest(folder: Files) -> DatasetManifest:
     return manifest
 
 
-def _text(folder: Files) -> bytes:
+def read_text(folder: Files) -> bytes:
+    """Return the bytes of ``manifest.json``; raises as :func:`read_manifest`."""
     try:
         size = folder.size(layout.MANIFEST)
         if size is not None and size > limits.MAX_MANIFEST_BYTES:
@@ -207,6 +211,6 @@ def _file_table_problems(manifest: DatasetManifest) -> Iterator[str]:
 
 def _corrupt(where: str, what: str) -> CorruptDatasetError:
     return CorruptDatasetError(
-        f"the dataset at {where!r} is damaged or was altered: {what[:_LONGEST_REASON]}; run verify and get a "
-        "fresh copy"
+        f"the dataset at {where!r} is damaged or was altered: {what[:_LONGEST_REASON]}; "
+        "run verify and get a fresh copy"
     )
