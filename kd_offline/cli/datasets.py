@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kd_offline.cli import options, trust
+from kd_offline.cli import options, origin, trust
 from kd_offline.cli.output import emit, say
 from kd_offline.errors import EXIT_FAILED
 
@@ -23,6 +23,8 @@ def add(app: typer.Typer) -> None:
             "kd-offline verify dataset.zarr",
             "kd-offline verify dataset.zarr --quick --json",
             "kd-offline verify dataset.zarr --signature --public-key alice.pub",
+            "kd-offline verify dataset.zarr --replay 100 --relabel 100",
+            "kd-offline verify dataset.zarr --relabel 100 --expert expert/",
         )
     )(verify)
 
@@ -50,12 +52,19 @@ def verify(
     signature_file: trust.SignatureFile = None,
     allowed_signers: trust.AllowedSigners = None,
     public_key: trust.PublicKey = None,
+    replay: origin.Replay = None,
+    relabel: origin.Relabel = None,
+    expert: origin.Experts = None,
+    environment: origin.Environment = None,
+    seed: origin.Seed = 0,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Check that a dataset is whole.
+    """Check that a dataset is whole, and that it is what it says.
 
-    Every file, checksum, content digest and rule of the format; exit code 1 where one fails.
+    Every file, checksum, content digest and rule of the format. With --replay and --relabel also
+    that the environment and the expert give what was recorded. Exit code 1 where one fails.
     """
     from kd_offline.datasets.integrity import verify as check
 
@@ -63,15 +72,27 @@ def verify(
         dataset, signature, signature_file, allowed_signers, public_key
     )
     report = check(dataset, quick=quick).model_copy(update={"signature": signed})
+    if replay is not None:
+        report = origin.replayed(report, dataset, replay, seed, environment, quiet)
+    if relabel is not None:
+        report = origin.relabelled(report, dataset, relabel, seed, expert, quiet)
     if json:
         emit(report)
-    elif report.ok:
+        if not report.ok:
+            raise typer.Exit(EXIT_FAILED)
+        return
+    origin.tell(report)
+    if report.ok:
         if signed is not None:
             typer.echo(f"signed by {signed.signer} ({signed.key_type} {signed.fingerprint})")
         typer.echo("whole: every check passed" if not quick else "whole: the files are right")
-    else:
-        for problem in report.problems:
-            typer.echo(f"{problem.where}: {problem.what}")
-        say(f"error: {len(report.problems)} problems in {dataset}: get a fresh copy")
-    if not report.ok:
-        raise typer.Exit(EXIT_FAILED)
+        return
+    for problem in report.problems:
+        typer.echo(f"{problem.where}: {problem.what}")
+    found = len(report.problems)
+    say(
+        f"error: {found} problem{'s' * (found != 1)} in {dataset}: get a fresh copy"
+        if found
+        else f"error: {dataset} does not hold what was recorded: ask its makers"
+    )
+    raise typer.Exit(EXIT_FAILED)

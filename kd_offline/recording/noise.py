@@ -13,7 +13,7 @@ import numpy as np
 
 from kd_offline.datasets.layout import SOURCES
 from kd_offline.errors import UsageError
-from kd_offline.policies import choose_actions, masked_log_softmax
+from kd_offline.policies import choose_actions, mixture_probability
 from kd_offline.schemas.dataset import NoiseLevel
 from kd_offline.seeding import uniforms
 from kd_offline.trajectories import Behaviour, Choice
@@ -100,8 +100,5 @@ def perturbed(seeds: SeedArray, levels: Float32Array) -> Behaviour:
 
 
 def _logprob(output: PolicyOutput, view: View, actions: Array, share: Float32Array) -> Float32Array:
-    logp = masked_log_softmax(output.logits, view.available_actions)
-    taken = np.take_along_axis(logp, actions[..., None], -1)[..., 0]
-    legal = np.maximum(view.available_actions.sum(-1), 1)
-    mixed = np.log((1 - share[:, None]) * np.exp(taken) + share[:, None] / legal)
-    return np.where(view.alive, mixed, 0.0).astype(np.float32)
+    mixed = mixture_probability(output.logits, view.available_actions, actions, share[:, None])
+    return np.log(np.where(view.alive, mixed, 1.0)).astype(np.float32)
