@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -74,7 +74,14 @@ def render(report: DiffReport) -> str:
     lines = ["equal content" if report.equal else "different content"]
     lines += [f"  a  {report.a}", f"  b  {report.b}"]
     lines += [f"{field.name}: {_short(field.a)} | {_short(field.b)}" for field in report.fields]
-    lines += [f"{array.name}: {array.what} ({array.a} | {array.b})" for array in report.arrays]
+    lines += [
+        f"{array.name}: {array.what}"
+        + (f" ({array.a} | {array.b})" if array.a[:3] != "sha" else "")
+        for array in report.arrays
+        if array.what != "rows"
+    ]
+    if rows := sum(array.what == "rows" for array in report.arrays):
+        lines.append(f"{rows} arrays have other numbers of rows")
     match = report.episodes
     lines.append(
         f"episodes: {match.common:,} in both (by {match.matched_by}), {match.only_a:,} only in a, "
@@ -112,7 +119,8 @@ def _arrays(one: ExpertBuffer, other: ExpertBuffer) -> Iterator[ArrayDifference]
         elif a.dtype != b.dtype:
             yield ArrayDifference(name=name, what="dtype", a=a.dtype, b=b.dtype)
         elif a.shape != b.shape:
-            yield ArrayDifference(name=name, what="shape", a=str(a.shape), b=str(b.shape))
+            what: Literal["rows", "shape"] = "rows" if a.shape[1:] == b.shape[1:] else "shape"
+            yield ArrayDifference(name=name, what=what, a=str(a.shape), b=str(b.shape))
         elif a.digest != b.digest:
             yield ArrayDifference(name=name, what="values", a=a.digest, b=b.digest)
 

@@ -207,10 +207,10 @@ class FieldDifference(Strict):
 
 
 class ArrayDifference(Strict):
-    """An array that differs, and in what first: absent, dtype, shape or values."""
+    """An array that differs, and in what first; ``rows``: in its number of episodes or steps."""
 
     name: str
-    what: Literal["absent", "dtype", "shape", "values"]
+    what: Literal["absent", "dtype", "shape", "rows", "values"]
     a: str
     b: str
 

@@ -1,0 +1,81 @@
+"""The commands that make a dataset again, from what it says of itself."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from kd_offline.schemas.dataset import DatasetManifest, LineageRecord
+
+_RESULT = "dataset.zarr"
+_NOT_OPTIONS = {"recordings", "dropped_episodes"}
+_OPTIONS = {"left_out": "without", "masks": "mask"}
+_FLAGS = {"keep": "--allow-duplicates", "drop": "--drop-duplicates"}
+
+
+def commands(manifest: DatasetManifest) -> list[str]:
+    """Return command lines; none where another program recorded the dataset.
+
+    Datasets on the way go by the first digits of their ids.
+    """
+    if manifest.lineage:
+        return [_edit(step) for step in manifest.lineage]
+    return [_record(manifest)] if "kd_offline" in manifest.recording.software else []
+
+
+def _record(manifest: DatasetManifest) -> str:
+    recording, spec = manifest.recording, manifest.environment
+    expert = manifest.experts[0].reference if manifest.experts else "bundled"
+    noise = ",".join(f"{part.level:g}:{part.share:g}" for part in recording.noise)
+    words = ["record", spec.id, "-o", _RESULT]
+    words += ["--expert", expert if expert.startswith("bundled") else "expert/"]
+    words += ["--episodes", str(recording.episodes), "--seed", str(recording.seed)]
+    words += ["--noise", noise or "none", "--batch", str(recording.batch)]
+    partner = str(recording.settings.get("partner", "none"))
+    words += ["--partner", partner if partner in ("none", "bundled") else "run/"]
+    for setting, option in (
+        ("partner_share", "--partner-share"),
+        ("embedding_dtype", "--embedding"),
+    ):
+        if setting in recording.settings:
+            words += [option, str(recording.settings[setting])]
+    for name, value in spec.kwargs.items():
+        words += ["--env", f"{name}={value}"]
+    for mask in manifest.masks:
+        words += ["--mask", mask]
+    return _line(words)
+
+
+def _edit(step: LineageRecord) -> str:
+    words = [step.operation, *(_file(parent) for parent in step.parents)]
+    words += ["-o", _file(step.result) if step.result else _RESULT]
+    for name, value in step.arguments.items():
+        if name not in _NOT_OPTIONS:
+            words += _option(name, value)
+    return _line(words)
+
+
+def _option(name: str, value: Any) -> Iterator[str]:
+    option = f"--{_OPTIONS.get(name, name)}".replace("_", "-")
+    if name == "duplicates":
+        yield _FLAGS.get(str(value), "")
+    elif name == "episodes":
+        yield from (option, ":".join(map(str, value)))
+    elif isinstance(value, dict):
+        yield from (option, ",".join(f"{key}:{share:g}" for key, share in value.items()))
+    elif isinstance(value, list):
+        for entry in value:
+            yield from (option, str(entry))
+    else:
+        yield option
+        if value is not True:
+            yield str(value)
+
+
+def _file(digest: str) -> str:
+    return f"{digest.removeprefix('sha256:')[:8]}.zarr"
+
+
+def _line(words: list[str]) -> str:
+    return shlex.join(["kd-offline", *(word for word in words if word)])
