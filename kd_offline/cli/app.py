@@ -16,6 +16,7 @@ from kd_offline.cli import (
     information,
     recording,
     reports,
+    sharing,
     trust,
 )
 from kd_offline.cli.failures import Commands
@@ -60,6 +61,7 @@ datasets.add(app)
 distillation.add(app)
 evaluation.add(app)
 reports.add(app)
+sharing.add(app)
 trust.add(app)
 information.add(app)
 

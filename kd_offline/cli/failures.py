@@ -29,6 +29,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; ``ctx`` is the parser's context."""
+        before = bytes_moved()
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, OSError, ValueError, KdOfflineError) as error:
@@ -39,6 +40,15 @@ class Commands(TyperGroup):
             if _is_usage_error(error):
                 raise
             fail(ctx, error)
+        finally:
+            if moved := bytes_moved() - before:
+                typer.echo(f"network: {moved:,} bytes moved", err=True)
+
+
+def bytes_moved() -> int:
+    """Return the bytes of datasets that this process moved over the network so far."""
+    traffic = sys.modules.get("kd_offline.datasets.traffic")
+    return 0 if traffic is None else int(traffic.TRAFFIC.moved)
 
 
 def fail(ctx: Any, error: BaseException) -> None:

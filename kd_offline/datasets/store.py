@@ -130,22 +130,24 @@ class Folder:
             raise _refusal(self.root / path, "read", error) from error
         return values.hexdigest()
 
-    def write(self, path: str, data: bytes, *, durable: bool = False) -> FileRecord:
+    def write(
+        self, path: str, data: bytes, *, durable: bool = False, aside: str = SCRATCH
+    ) -> FileRecord:
         """Write a file aside and rename it, so that it is there in full or not at all.
 
-        One writer at a time: the file aside has a fixed name, so a killed writer leaves one at
+        One writer at a time: the file ``aside`` has a fixed name, so a killed writer leaves one at
         most. ``durable`` also waits until the bytes are on the disk, and gives their memory back:
         a long recording then neither fills the page cache nor pays for ever new pages of it.
         """
-        target, aside = self.root / path, self.root / SCRATCH
+        target, beside = self.root / path, self.root / aside
         plain.refuse_links(self.root, path)
         try:
-            _put(aside, data, durable)
+            _put(beside, data, durable)
             try:
-                aside.replace(target)
+                beside.replace(target)
             except FileNotFoundError:  # the first file in its folder
                 target.parent.mkdir(parents=True, exist_ok=True)
-                aside.replace(target)
+                beside.replace(target)
         except OSError as error:
             raise _refusal(target, "write", error) from error
         return FileRecord(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -19,12 +19,14 @@ from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
 from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.outputs import (
+    CacheOutput,
     ConvertOutput,
     DistillOutput,
     DoctorReport,
     EvaluateOutput,
     RecordOutput,
     RerunReport,
+    TransferOutput,
 )
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import RunManifest
@@ -49,6 +51,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "evaluate-output": EvaluateOutput,
     "rerun-output": RerunReport,
     "doctor-output": DoctorReport,
+    "transfer-output": TransferOutput,
+    "cache-output": CacheOutput,
 }
 """Name of a document -> its model."""
 

@@ -1,0 +1,126 @@
+"""Files of remote datasets that were fetched before, by their sha256, on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from kd_offline.errors import UsageError
+from kd_offline.schemas.dataset import FileRecord
+
+_PLACE, _LIMIT = "KD_OFFLINE_CACHE", "KD_OFFLINE_CACHE_GB"
+_DEFAULT_GB = 20.0
+# A full cache is emptied by a bit more than needed, so that it is not searched for every file.
+_KEPT_SHARE = 0.9
+
+
+@dataclass(slots=True)
+class Cache:
+    """A folder of files named by their sha256; the oldest give way to new ones.
+
+    It never fails: what cannot be kept is fetched again.
+    """
+
+    root: Path
+    limit: int  # bytes
+    _used: int = -1
+
+    def get(self, file: FileRecord) -> bytes | None:
+        """Return the bytes of a file, None where they are not here or are not right."""
+        path = self._path(file)
+        try:
+            if path.stat().st_size != file.size:
+                return None
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != file.sha256:
+                path.unlink(missing_ok=True)
+                return None
+            os.utime(path)
+        except OSError:
+            return None
+        return data
+
+    def put(self, file: FileRecord, data: bytes) -> None:
+        """Keep the bytes of a file, if they are right."""
+        if len(data) > self.limit or hashlib.sha256(data).hexdigest() != file.sha256:
+            return
+        path = self._path(file)
+        aside = path.with_name(f".{secrets.token_hex(8)}")
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                aside.write_bytes(data)
+                aside.replace(path)
+            finally:
+                aside.unlink(missing_ok=True)
+            self._make_room(len(data))
+
+    def entries(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """Yield every kept file."""
+        for path in self.root.glob("sha256/*/*"):
+            with suppress(OSError):
+                yield path, path.stat()
+
+    def usage(self) -> tuple[int, int]:
+        """Return the number of files and of bytes."""
+        sizes = [stat.st_size for _, stat in self.entries()]
+        return len(sizes), sum(sizes)
+
+    def clear(self) -> None:
+        """Delete everything."""
+        shutil.rmtree(self.root / "sha256", ignore_errors=True)
+        self._used = -1
+
+    def _path(self, file: FileRecord) -> Path:
+        return self.root / "sha256" / file.sha256[:2] / file.sha256
+
+    def _make_room(self, added: int) -> None:
+        self._used = self.usage()[1] if self._used < 0 else self._used + added
+        if self._used <= self.limit:
+            return
+        found = sorted(self.entries(), key=lambda entry: entry[1].st_mtime)
+        self._used = sum(stat.st_size for _, stat in found)
+        for path, stat in found:
+            if self._used <= self.limit * _KEPT_SHARE:
+                return
+            path.unlink(missing_ok=True)
+            self._used -= stat.st_size
+
+
+def default_cache() -> Cache | None:
+    """Return the user's cache, None where it is switched off.
+
+    ``KD_OFFLINE_CACHE`` is its folder or ``off``, ``KD_OFFLINE_CACHE_GB`` its size, 20 by default.
+
+    Raises
+    ------
+    UsageError
+        The size is not a number.
+    """
+    place = os.environ.get(_PLACE, "")
+    if place.lower() == "off":
+        return None
+    size = os.environ.get(_LIMIT, str(_DEFAULT_GB))
+    try:
+        limit = int(float(size) * 1e9)
+    except (ValueError, OverflowError):
+        msg = f"{_LIMIT} is {size!r}, which is not a number of gigabytes: set it to one such as 20"
+        raise UsageError(msg) from None
+    return Cache(Path(place).expanduser() if place else _platform_folder(), limit)
+
+
+def _platform_folder() -> Path:
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "kd-offline"

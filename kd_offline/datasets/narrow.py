@@ -1,0 +1,87 @@
+"""The manifest of a copy with fewer arrays: a smaller dataset, made without decoding anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from kd_offline.datasets import layout
+from kd_offline.datasets.seal import seal, unseal
+from kd_offline.errors import CorruptDatasetError, UnknownNameError
+from kd_offline.schemas.dataset import DatasetManifest, FileRecord
+
+OPERATION = "arrays"
+_SMALL = ("episodes/", "masks/")
+
+
+def chosen_arrays(manifest: DatasetManifest, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Return the full names of the arrays that a copy holds, in the order of the manifest.
+
+    The arrays that the format requires, the episode table and the masks always come along.
+
+    Raises
+    ------
+    UnknownNameError
+        The dataset has no such array.
+    """
+    names = {_full_name(manifest, name) for name in wanted}
+    names |= {name for name in manifest.arrays if name.startswith(_SMALL)}
+    names |= set(layout.required("steps", derived=True))
+    return tuple(name for name in manifest.arrays if name in names)
+
+
+def added_arrays(manifest: DatasetManifest, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Return which arrays come along although they were not asked for."""
+    asked = {_full_name(manifest, name) for name in wanted}
+    return tuple(name for name in chosen_arrays(manifest, asked) if name not in asked)
+
+
+def narrowed(text: bytes, manifest: DatasetManifest, arrays: Iterable[str]) -> bytes:
+    """Return the manifest of a copy that holds ``arrays`` (full names) alone.
+
+    Files and content digests stay as they are; the id follows from the arrays that are left, and
+    the lineage names the whole dataset. The same choice always gives the same bytes.
+    """
+    kept = [name for name in manifest.arrays if name in set(arrays)]
+    if kept == list(manifest.arrays):
+        return text
+    document = unseal(text)
+    if document is None:
+        msg = "the manifest does not match its own digest: get a fresh copy"
+        raise CorruptDatasetError(msg)
+    document.pop("manifest_digest")
+    files = {file.path for file in files_of(manifest, kept)}
+    step = {"operation": OPERATION, "parents": [manifest.id], "arguments": {"arrays": kept}}
+    document |= {
+        "lineage": [*document["lineage"], step],
+        "statistics": _statistics(document["statistics"], kept),
+        "arrays": {name: document["arrays"][name] for name in kept},
+        "files": [file for file in document["files"] if file["path"] in files],
+    }
+    document["id"] = layout.dataset_id(document)
+    return seal(document)
+
+
+def files_of(manifest: DatasetManifest, arrays: Iterable[str]) -> list[FileRecord]:
+    """Return the listed files of some arrays, and the metadata of the groups that they are in."""
+    kept = set(arrays)
+    nodes = {"", *kept, *(name.split("/")[0] for name in kept)}
+    metadata = {f"{node}/{layout.ZARR_JSON}".lstrip("/") for node in nodes}
+    return [
+        file
+        for file in manifest.files
+        if file.path in metadata or file.path.partition("/c/")[0] in kept
+    ]
+
+
+def _full_name(manifest: DatasetManifest, name: str) -> str:
+    for full in (name, f"steps/{name}"):
+        if full in manifest.arrays:
+            return full
+    short = [full.removeprefix("steps/") for full in manifest.arrays]
+    raise UnknownNameError(what="array", got=name, allowed=short)
+
+
+def _statistics(statistics: dict[str, Any], kept: list[str]) -> dict[str, Any]:
+    values = {name: v for name, v in statistics["values"].items() if name in kept}
+    return statistics | {"values": values}
