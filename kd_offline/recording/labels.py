@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import MismatchError, MissingArrayError, UsageError
-from kd_offline.experts.expert import ExpertPolicy
 from kd_offline.experts.load import find, load
 from kd_offline.policies import masked_log_softmax
 from kd_offline.recording.comparison import Comparison
@@ -19,6 +19,9 @@ from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.replay import ExpertCheck, PolicyGap, RelabelReport
 from kd_offline.types import Array, BoolArray, IntArray, PolicyOutput, View
+
+if TYPE_CHECKING:
+    from kd_offline.experts.load import AnyExpert
 
 # Networks round differently from one batch size or processor to another, and hidden states carry
 # that along; float16 embeddings are exact to about 5e-4 of their size.
@@ -137,9 +140,7 @@ def _by_expert(buffer: ExpertBuffer, chosen: IntArray) -> Iterator[tuple[ExpertR
             yield record, mine
 
 
-def _expert(
-    buffer: ExpertBuffer, record: ExpertRecord, given: Sequence[ExpertPolicy]
-) -> ExpertPolicy:
+def _expert(buffer: ExpertBuffer, record: ExpertRecord, given: Sequence[AnyExpert]) -> AnyExpert:
     """Return the expert of a record: by its digest, or the only one that was given."""
     for expert in given:
         if expert.digest == record.digest:
@@ -157,7 +158,7 @@ def _expert(
     return known
 
 
-def _check(record: ExpertRecord, expert: ExpertPolicy) -> ExpertCheck:
+def _check(record: ExpertRecord, expert: AnyExpert) -> ExpertCheck:
     return ExpertCheck(
         id=record.id,
         reference=expert.reference,
@@ -167,7 +168,7 @@ def _check(record: ExpertRecord, expert: ExpertPolicy) -> ExpertCheck:
     )
 
 
-def _needed(buffer: ExpertBuffer, expert: ExpertPolicy) -> list[str]:
+def _needed(buffer: ExpertBuffer, expert: AnyExpert) -> list[str]:
     inputs = ("obs", "state", "available_actions", "alive")
     outputs = [name for name in _OUTPUTS if expert.with_value or name != "value"]
     names = [f"steps/{name}" for name in (*inputs, "actions", *outputs)]
@@ -175,7 +176,7 @@ def _needed(buffer: ExpertBuffer, expert: ExpertPolicy) -> list[str]:
     return [name for name in names if buffer.has(name)]
 
 
-def _label(expert: ExpertPolicy, part: Part, tally: _Tally) -> None:
+def _label(expert: AnyExpert, part: Part, tally: _Tally) -> None:
     """Let the expert see one part of the episodes, and the view after each for its final value."""
     spec = tally.comparison.spec
     seeds = np.zeros(len(part.episodes), np.uint64)  # our experts draw nothing

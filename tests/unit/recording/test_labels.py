@@ -11,7 +11,7 @@ from kd_offline.policies import masked_log_softmax
 from kd_offline.recording.labels import relabel
 from kd_offline.recording.noise import perturbed
 from kd_offline.recording.record import make_block, record
-from kd_offline.schemas.dataset import RecordingHeader, RecordingRecord
+from kd_offline.schemas.dataset import ExpertRecord, RecordingHeader, RecordingRecord
 from kd_offline.schemas.expert import ExpertArchitecture, ExpertCard, TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.factories import tiny_dataset
@@ -64,7 +64,11 @@ def ragged(path, expert, world):
     header = RecordingHeader(
         name="ragged",
         environment=world.spec,
-        experts=(expert.describe(),),
+        experts=(
+            ExpertRecord(
+                id=0, kind="mappo", reference="trained", parameters=1, digest=expert.digest
+            ),
+        ),
         recording=RecordingRecord(seed=2, episodes=24),
     )
     with DatasetWriter.create(path, header) as writer:
