@@ -1,0 +1,159 @@
+"""Makes golden datasets: ``python -m tests.golden.make_datasets``; what is there is never remade.
+
+A dataset of the format as it was when it was committed must open for ever. So a file that cannot
+be read any more is a mistake in the reader, and a new kind of content is a new dataset here.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer, layout
+from kd_offline.datasets.seal import seal
+from kd_offline.schemas.dataset import Capture, ExpertRecord, LineageRecord, MaskRecord
+from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
+
+DATA = Path(__file__).parent / "data"
+EXPECTED = "expected.json"
+
+
+def ragged(path):
+    """Agents of different widths that come and go, a state, several taps, masks of both kinds."""
+    spec = environment_spec((6, 3, 5), (5, 2, 4), state_width=7)
+    rng = np.random.default_rng(1)
+    block = episode_block(spec, [9, 25, 1, 14], seed=1, hidden=3)
+    rows = len(block.steps["alive"])
+    block.steps["alive"][:, 2] = np.arange(rows) % 5 != 4
+    block.steps["embedding_trunk"] = rng.random((rows, 3, 2)).astype(np.float32)
+    block.episodes["won"] = np.array([1, 0, -1, 1], np.int8)
+    everything = full_mask(spec)
+    masks = {"full": everything, "random-k": (rng.random((4, 3, 6)) < 0.5) & everything}
+    head = header(spec, seed=1).model_copy(
+        update={
+            "name": "golden/ragged",
+            "description": "ragged agents \u2013 gefährlich für Leser \U0001f9ea",
+            "citation": "@misc{golden, title={Ragged}}",
+            "masks": {
+                "full": MaskRecord(description="everything"),
+                "random-k": MaskRecord(description="another half each time", random_k=3),
+            },
+            "heldout": 0.25,
+        }
+    )
+    write(path, head, block, masks)
+
+
+def values(path):
+    """An expert that gives action values: no logits, no log-probabilities, no final row."""
+    spec = environment_spec((4, 4), (3, 3), episode_limit=12)
+    rng = np.random.default_rng(2)
+    without = [name for name in layout.RULES if name.startswith("final/")]
+    without += ["steps/logits", "steps/behaviour_logprob", "steps/value"]
+    block = episode_block(
+        spec, [12, 7, 12], seed=2, hidden=5, embedding_dtype="float32", without=without
+    )
+    block.steps["q_values"] = rng.standard_normal((31, 2, 3)).astype(np.float32)
+    block.episodes["expert_id"] = np.array([0, 7, 7], np.int16)
+    experts = [
+        ExpertRecord(
+            id=number,
+            kind="vdn",
+            reference="trained",
+            parameters=10,
+            digest=f"sha256:{number:064x}",
+            capture=Capture(output="q_values", embedding="last hidden layer"),
+            gamma=0.97,
+        )
+        for number in (0, 7)
+    ]
+    parent = LineageRecord(operation="merge", parents=("sha256:" + "1" * 64, "sha256:" + "2" * 64))
+    head = header(spec, seed=2, masks=()).model_copy(
+        update={"name": "golden/values", "experts": tuple(experts), "lineage": (parent,)}
+    )
+    write(path, head, block, {})
+
+
+def bare(path):
+    """Only what the format demands, as an import of somebody's transitions leaves it."""
+    spec = environment_spec((3,), (4,), episode_limit=6)
+    must = {*layout.required("steps"), *layout.required("episodes")}
+    block = episode_block(spec, [6, 2], seed=3, without=layout.RULES.keys() - must)
+    head = header(spec, masks=()).model_copy(
+        update={"name": "golden/bare", "experts": (), "licence": ""}
+    )
+    write(path, head, block, {})
+
+
+def newer(path):
+    """Format 1.7: keys and an array that 1.0 does not know."""
+    bare(path)
+    document = json.loads((path / layout.MANIFEST).read_bytes())
+    document.pop("manifest_digest")
+    for file in ("zarr.json", "c/0/0"):
+        old, new = path / "steps/reward" / file, path / "steps/surprise" / file
+        new.parent.mkdir(parents=True, exist_ok=True)
+        new.write_bytes(old.read_bytes())
+        record = next(f for f in document["files"] if f["path"] == f"steps/reward/{file}")
+        document["files"].append(record | {"path": f"steps/surprise/{file}"})
+    document["arrays"]["steps/surprise"] = document["arrays"]["steps/reward"]
+    document |= {"format_version": [1, 7], "mood": "curious"}
+    document["recording"] |= {"weather": {"rain": True}}
+    document["id"] = layout.dataset_id(document)
+    (path / layout.MANIFEST).write_bytes(seal(document))
+
+
+MAKERS = {"ragged": ragged, "values": values, "bare": bare, "newer": newer}
+
+
+def write(path, head, block, masks):
+    """Write the episodes in two parts."""
+    first = len(block.lengths) // 2
+    cut = int(block.lengths[:first].sum())
+    with DatasetWriter.create(path, head) as writer:
+        for part, steps in ((slice(first), slice(cut)), (slice(first, None), slice(cut, None))):
+            writer.append(
+                EpisodeBlock(
+                    {name: array[steps] for name, array in block.steps.items()},
+                    {name: array[part] for name, array in block.final.items()},
+                    {name: array[part] for name, array in block.episodes.items()},
+                )
+            )
+        writer.commit(masks)
+
+
+def expected(path):
+    """Return what must be read from a dataset, now and for ever."""
+    buffer = ExpertBuffer.open(path)
+    return {
+        "id": buffer.id,
+        "manifest": buffer.manifest.manifest_digest,
+        "arrays": {name: fingerprint(buffer.read(name)) for name in sorted(buffer.names)},
+    }
+
+
+def fingerprint(values):
+    """Return type, shape, sha256 of the bytes, and the first value for a human eye."""
+    plain = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"))
+    return {
+        "dtype": values.dtype.name,
+        "shape": list(values.shape),
+        "sha256": hashlib.sha256(plain.tobytes()).hexdigest(),
+        "first": values.reshape(-1)[0].item(),
+    }
+
+
+def main():
+    """Make what is not there yet."""
+    layout.MAX_CHUNK_ROWS = layout.MIN_CHUNK_ROWS = 16
+    known = json.loads((DATA / EXPECTED).read_text()) if (DATA / EXPECTED).exists() else {}
+    for name, make in MAKERS.items():
+        if name not in known:
+            make(DATA / f"{name}.zarr")
+            known[name] = expected(DATA / f"{name}.zarr")
+    (DATA / EXPECTED).write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
