@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints
 
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar, Strict
+from kd_offline.schemas.foreign import InputRecipe, ValueCalibration
+from kd_offline.schemas.replay import RelabelReport, ReplayReport
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 ArrayName = Annotated[
@@ -68,6 +70,15 @@ class ExpertRecord(Strict):
     value_of: str = Field(default="", description="what steps/value estimates, in raw units")
     opponents: dict[str, str] = Field(
         default_factory=dict, description="side -> policy that played it, where not this expert"
+    )
+    recipe: InputRecipe | None = Field(
+        default=None, description="how an expert of another library was asked"
+    )
+    missing: tuple[str, ...] = Field(
+        default=(), description="what an import looked for and did not find"
+    )
+    calibration: ValueCalibration | None = Field(
+        default=None, description="how steps/value follows from the critic's output, where fitted"
     )
 
 
@@ -240,6 +251,8 @@ class VerifyReport(Strict):
     signature: SignatureRecord | None = Field(
         default=None, description="present where a signature was asked for and is right"
     )
+    replay: ReplayReport | None = Field(default=None, description="present where asked for")
+    relabel: RelabelReport | None = Field(default=None, description="present where asked for")
 
 
 class ArraySummary(Strict):
