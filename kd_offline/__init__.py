@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kd_offline.datasets.convert.run import convert
     from kd_offline.datasets.integrity import verify
     from kd_offline.datasets.reader import ExpertBuffer
     from kd_offline.datasets.summary import inspect
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from kd_offline.experts.load import load as load_expert
     from kd_offline.experts.recipe import train_recipe
     from kd_offline.experts.train import train
+    from kd_offline.recording.labels import relabel
     from kd_offline.recording.record import record
+    from kd_offline.recording.replay import replay
     from kd_offline.reports.html import report
     from kd_offline.students.policy import load as load_students
 
@@ -30,6 +33,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ExpertBuffer": "datasets.reader:ExpertBuffer",
     "KdOfflineError": "errors:KdOfflineError",
+    "convert": "datasets.convert.run:convert",
     "distill": "distillation.distill:distill",
     "distill_recipe": "distillation.recipe:distill_recipe",
     "evaluate": "evaluation.evaluate:evaluate",
@@ -38,6 +42,8 @@ _HOMES = {
     "load_expert": "experts.load:load",
     "load_students": "students.policy:load",
     "record": "recording.record:record",
+    "relabel": "recording.labels:relabel",
+    "replay": "recording.replay:replay",
     "report": "reports.html:report",
     "rerun": "distillation.rerun:rerun",
     "train": "experts.train:train",
@@ -49,6 +55,7 @@ __all__ = [
     "ExpertBuffer",
     "KdOfflineError",
     "__version__",
+    "convert",
     "distill",
     "distill_recipe",
     "evaluate",
@@ -57,6 +64,8 @@ __all__ = [
     "load_expert",
     "load_students",
     "record",
+    "relabel",
+    "replay",
     "report",
     "rerun",
     "train",

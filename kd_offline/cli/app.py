@@ -9,8 +9,11 @@ import typer
 
 from kd_offline import __version__
 from kd_offline.cli import (
+    conversion,
     datasets,
+    describing,
     distillation,
+    editing,
     evaluation,
     experts,
     information,
@@ -58,6 +61,9 @@ def main_options(
 experts.add(app)
 recording.add(app)
 datasets.add(app)
+editing.add(app)
+describing.add(app)
+conversion.add(app)
 distillation.add(app)
 evaluation.add(app)
 reports.add(app)

@@ -160,7 +160,7 @@ def _views(rng: np.random.Generator, spec: EnvironmentSpec, rows: int) -> dict[s
     legal[..., 0] = True
     legal &= np.arange(spec.action_count) < np.array(spec.action_counts)[:, None]
     views: dict[str, Array] = {
-        "obs": obs * full_mask(spec),
+        "obs": np.where(full_mask(spec), obs, np.float32(0)),  # a product would leave -0.0
         "available_actions": legal,
         "alive": np.ones((rows, spec.n_agents), dtype=bool),
     }

@@ -1,0 +1,1 @@
+"""Other formats, in and out: :func:`kd_offline.convert` and one module for each format."""

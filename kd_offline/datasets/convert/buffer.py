@@ -1,0 +1,44 @@
+"""The expert buffer as a target: what other formats are read into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kd_offline.datasets.convert.carried import check_same
+from kd_offline.datasets.convert.parts import Imported, Progress
+from kd_offline.datasets.layout import MANIFEST
+from kd_offline.datasets.writer import DatasetWriter
+from kd_offline.errors import UsageError
+from kd_offline.schemas.dataset import DatasetManifest
+
+
+def recognise(path: Path) -> bool:
+    """Tell whether ``path`` is a folder with the manifest of an expert buffer."""
+    return (path / MANIFEST).is_file()
+
+
+def write_imported(
+    imported: Imported, path: Path, where: str, progress: Progress
+) -> tuple[DatasetManifest, list[str]]:
+    """Write what was read from another format; returns its manifest and notes.
+
+    Raises
+    ------
+    CorruptDatasetError
+        The source carries the manifest of the dataset it was made from, and is not the same.
+    UsageError
+        The source holds no episode.
+    """
+    done = 0
+    with DatasetWriter.create(path, imported.header) as writer:
+        for block in imported.blocks:
+            writer.append(block)
+            done += int(block.lengths.sum())
+            progress(done, imported.steps)
+        if done == 0:
+            msg = f"{where!r} holds no whole episode: nothing was written"
+            raise UsageError(msg)
+        seconds = imported.manifest.recording.seconds if imported.manifest else None
+        manifest = writer.commit(imported.masks, seconds=seconds, splits=imported.splits)
+    notes = check_same(imported.manifest, manifest, where) if imported.manifest else []
+    return manifest, notes

@@ -1,0 +1,76 @@
+"""d3rlpy's own HDF5, version 2.1: a few arrays for every episode, one agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kd_offline.datasets.convert import careful_hdf5 as careful
+from kd_offline.datasets.convert import hdf5
+from kd_offline.datasets.convert.parts import (
+    Options,
+    Progress,
+    agent_index,
+    blocks_of,
+    library,
+)
+from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.errors import UsageError
+
+VERSION = "2.1"
+_COLUMNS = ("observations", "actions", "rewards", "terminated")
+_READ = ("steps/obs", "steps/actions", "steps/reward", "steps/terminated", "episodes/length")
+_ONLY = "d3rlpy keeps observations, actions, rewards and ends only"
+
+CANNOT_HOLD: dict[str, str] = {
+    "manifest": "d3rlpy keeps no description",
+    "masks/*": "d3rlpy has no student masks",
+    "final/*": "d3rlpy has no observation after the last step",
+    **dict.fromkeys(
+        (f"steps/{name}" for name in ("state", "available_actions", "alive", "behaviour_logprob")),
+        _ONLY,
+    ),
+    **dict.fromkeys(("steps/action_source", "steps/logits", "steps/q_values"), _ONLY),
+    **dict.fromkeys(("steps/embedding*", "steps/value"), _ONLY),
+    **dict.fromkeys(
+        (f"episodes/{n}" for n in ("seed", "won", "noise_level", "expert_id", "split")), _ONLY
+    ),
+}
+
+
+def recognise(path: Path) -> bool:
+    """Tell whether ``path`` is a file that d3rlpy wrote, or we for it."""
+    if not hdf5.is_hdf5(path):
+        return False
+    with careful.opened(path) as file:
+        return {"columns", "num_episodes", "version"} <= set(careful.names(file))
+
+
+def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress) -> list[str]:
+    """Write one agent's episodes as d3rlpy's ``ReplayBuffer.dump`` does."""
+    h5py = library("h5py", "HDF5")
+    n = agent_index(buffer.spec, options.agent)
+    if n is None:
+        msg = f"d3rlpy holds one agent: give --agent {' or '.join(buffer.spec.agents)}"
+        raise UsageError(msg)
+    done, width = 0, buffer.spec.obs_widths[n]
+    with h5py.File(path, "w") as file:
+        file.create_dataset("columns", data=list(_COLUMNS))
+        file.create_dataset("num_episodes", data=buffer.n_episodes)
+        file.create_dataset("version", data=VERSION)
+        for first, block in blocks_of(buffer, _READ):
+            stops, steps = np.cumsum(block.lengths), block.steps
+            for k, stop in enumerate(stops):
+                rows = slice(int(stop - block.lengths[k]), int(stop))
+                values = (
+                    steps["obs"][rows, n, :width],
+                    steps["actions"][rows, n, None].astype(np.int64),
+                    steps["reward"][rows, n, None],
+                    bool(steps["terminated"][stop - 1]),
+                )
+                for column, value in zip(_COLUMNS, values, strict=True):
+                    file.create_dataset(f"{column}_{first + k}", data=value)
+            done += int(stops[-1])
+            progress(done, buffer.n_steps)
+    return []

@@ -1,0 +1,220 @@
+"""Reading flat HDF5 in the manner of D4RL: one agent, or several where the environment is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from kd_offline.datasets.blocks import EpisodeBlock
+from kd_offline.datasets.convert import careful_hdf5 as careful
+from kd_offline.datasets.convert.parts import (
+    Imported,
+    Options,
+    episode_groups,
+    foreign,
+    windows,
+)
+from kd_offline.datasets.convert.unknown import Found, header_for, only, spec_of
+from kd_offline.datasets.layout import RULES
+from kd_offline.schemas.dataset import ExpertRecord
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.outputs import NotHeld
+from kd_offline.types import Array
+
+DESCRIPTION = "metadata/kd_offline"
+_FLAT = ("observations", "actions", "rewards", "terminals")
+_ENDS = ("timeouts", "episode_terminals")
+_KNOWN = {*_FLAT, *_ENDS, "next_observations", "infos", "metadata"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    """The checked arrays of a file, the environment, and which of our arrays are in ``infos``."""
+
+    arrays: dict[str, Any]
+    spec: EnvironmentSpec
+    infos: dict[str, Any]
+
+
+@contextmanager
+def read(path: Path, options: Options) -> Iterator[Imported]:
+    """Open a flat HDF5 file.
+
+    Raises
+    ------
+    ForeignError
+        It is damaged, or holds what an expert buffer cannot, such as continuous actions.
+    """
+    with careful.opened(path) as file:
+        arrays = _arrays(path, file)
+        ended = _ended(arrays)
+        stops = np.flatnonzero(ended) + 1
+        if not len(stops):
+            raise foreign(path, "no episode ends in it: terminals and timeouts are never true")
+        lengths = np.diff(stops, prepend=0)
+        described = _description(path, file)
+        if described and options.spec is None:
+            options = replace(options, spec=described[0])
+        spec = _spec(path, arrays, lengths, options)
+        infos = _infos(path, file, len(ended)) if described else {}
+        flat = _Flat(arrays, spec, infos)
+        yield Imported(
+            header=header_for(spec, path, "d4rl", options, experts=_single(described)),
+            blocks=_blocks(flat, lengths),
+            steps=int(stops[-1]),
+            not_held=tuple(_not_held(file, infos)),
+            notes=tuple(_notes(arrays, infos, len(ended) - int(stops[-1]))),
+        )
+
+
+def _arrays(path: Path, file: Any) -> dict[str, Any]:
+    names = [*_FLAT, *(n for n in (*_ENDS, "next_observations") if n in careful.names(file))]
+    arrays = {name: careful.dataset(file, name) for name in names}
+    rows = len(arrays["observations"]) if arrays["observations"].ndim == 2 else 0
+    if rows == 0 or any(len(found) != rows for found in arrays.values() if found.ndim):
+        shapes = ", ".join(f"{name} {list(found.shape)}" for name, found in arrays.items())
+        raise foreign(path, f"its arrays have not one row for every step ({shapes})")
+    actions = arrays["actions"]
+    if actions.dtype.kind not in "iu" or actions.ndim > 2:
+        what = f"its actions are continuous ({actions.dtype} {list(actions.shape)})"
+        raise foreign(path, what, "only discrete actions can be distilled")
+    after = arrays.get("next_observations")
+    if after is not None and after.shape != arrays["observations"].shape:
+        raise foreign(path, "next_observations are not shaped as observations are")
+    return arrays
+
+
+def _ended(arrays: dict[str, Any]) -> Array:
+    flags = [
+        careful.whole(arrays[n]).reshape(-1) != 0 for n in ("terminals", *_ENDS) if n in arrays
+    ]
+    return np.asarray(np.any(flags, axis=0))
+
+
+def _description(path: Path, file: Any) -> tuple[EnvironmentSpec, tuple[ExpertRecord, ...]] | None:
+    """Return what we wrote about environment and experts, if the file is ours."""
+    text = careful.text(file, DESCRIPTION)
+    if text is None:
+        return None
+    try:
+        document = json.loads(text)
+        spec = EnvironmentSpec.model_validate(document["environment"])
+        experts = tuple(ExpertRecord.model_validate(expert) for expert in document["experts"])
+        agent = document["agent"]
+    except (ValidationError, ValueError, LookupError, TypeError, RecursionError):
+        raise foreign(path, f"{DESCRIPTION} in it is damaged") from None
+    return (spec if agent is None else only(spec, str(agent))), experts
+
+
+def _single(
+    described: tuple[EnvironmentSpec, tuple[ExpertRecord, ...]] | None,
+) -> tuple[ExpertRecord, ...]:
+    """Return the expert, if there was one: which of several acted when is not in the file."""
+    experts = described[1] if described else ()
+    return experts if len(experts) == 1 else ()
+
+
+def _spec(path: Path, arrays: dict[str, Any], lengths: Array, options: Options) -> EnvironmentSpec:
+    width, actions = arrays["observations"].shape[1], arrays["actions"]
+    agents = actions.shape[1] if actions.ndim == 2 else 1
+    parts = [actions[start:stop] for start, stop in windows(len(actions))]
+    low, high = min(int(p.min()) for p in parts), max(int(p.max()) for p in parts)
+    if low < 0:
+        raise foreign(path, f"an action is {low}, below zero")
+    widths: tuple[int, ...] = (width,)
+    if agents > 1:
+        widths = options.spec.obs_widths if options.spec else ()
+        if len(widths) != agents or sum(widths) != width:
+            what = f"it has the actions of {agents} agents and {width} observed features"
+            advice = "give an environment or --spec that says which features are whose"
+            raise foreign(path, what, advice)
+    found = Found(
+        obs_widths=widths,
+        action_counts=[high + 1] * agents,
+        longest=int(lengths.max()),
+        exact=False,
+        name=path.stem,
+    )
+    return spec_of(found, options)
+
+
+def _infos(path: Path, file: Any, rows: int) -> dict[str, Any]:
+    """Return the arrays of ours in ``infos``, by their bare names."""
+    group = careful.member(file, "infos")
+    ours = [n for n in careful.names(group) if _is_ours(n)] if group is not None else []
+    found = {name: careful.dataset(group, name) for name in ours}
+    if any(len(values) != rows for values in found.values()):
+        raise foreign(path, "its infos have not one row for every step")
+    return found
+
+
+def _is_ours(name: str) -> bool:
+    return f"steps/{name}" in RULES or name.startswith("embedding_")
+
+
+def _blocks(flat: _Flat, lengths: Array) -> Iterator[EpisodeBlock]:
+    stops = np.cumsum(lengths)
+    for first, last in episode_groups(lengths):
+        start, stop = int(stops[first] - lengths[first]), int(stops[last - 1])
+        steps = _steps(flat, start, stop)
+        final: dict[str, Array] = {}
+        if "next_observations" in flat.arrays:
+            after = flat.arrays["next_observations"][start:stop][stops[first:last] - 1 - start]
+            final["obs"] = _divided(after, flat.spec)
+        yield EpisodeBlock(steps=steps, final=final, episodes={"length": lengths[first:last]})
+
+
+def _steps(flat: _Flat, start: int, stop: int) -> dict[str, Array]:
+    arrays, spec, rows = flat.arrays, flat.spec, stop - start
+    exists = np.arange(spec.action_count) < np.array(spec.action_counts)[:, None]
+    terminated = arrays["terminals"][start:stop].reshape(-1) != 0
+    ended = [arrays[name][start:stop].reshape(-1) != 0 for name in _ENDS if name in arrays]
+    reward = arrays["rewards"][start:stop].reshape(rows, -1).astype(np.float32)
+    steps = {
+        "obs": _divided(arrays["observations"][start:stop], spec),
+        "actions": arrays["actions"][start:stop].reshape(rows, -1).astype(np.int16),
+        "available_actions": np.broadcast_to(exists, (rows, *exists.shape)),
+        "alive": np.ones((rows, spec.n_agents), np.bool_),
+        "reward": np.ascontiguousarray(np.broadcast_to(reward, (rows, spec.n_agents))),
+        "terminated": terminated,
+        "truncated": np.any([*ended, np.zeros(rows, np.bool_)], axis=0) & ~terminated,
+    }
+    for name, found in flat.infos.items():
+        values = found[start:stop]
+        axes = RULES["steps/embedding" if name.startswith("embedding") else f"steps/{name}"].axes
+        steps[name] = values[:, None] if values.ndim < len(axes) else values
+    return steps
+
+
+def _divided(observed: Array, spec: EnvironmentSpec) -> Array:
+    """Return joined observations [n, O] as those of every agent, padded, float32 [n, N, O]."""
+    out = np.zeros((len(observed), spec.n_agents, spec.obs_width), np.float32)
+    start = 0
+    for n, width in enumerate(spec.obs_widths):
+        out[:, n, :width] = observed[:, start : start + width]
+        start += width
+    return out
+
+
+def _not_held(file: Any, infos: dict[str, Any]) -> Iterator[NotHeld]:
+    group = careful.member(file, "infos")
+    theirs = careful.names(group) if group is not None else []
+    names = [name for name in careful.names(file) if name not in _KNOWN]
+    for name in (*names, *(f"infos/{name}" for name in theirs if name not in infos)):
+        yield NotHeld(array=name, why="the expert buffer has no array of this meaning")
+
+
+def _notes(arrays: dict[str, Any], infos: dict[str, Any], left: int) -> Iterator[str]:
+    if "available_actions" not in infos:
+        yield "there are no legal actions: every action counts as legal"
+    if not any(name in arrays for name in _ENDS):
+        yield "there are no timeouts: every end is a termination"
+    if left:
+        yield f"{left} steps after the last end of an episode were left out"

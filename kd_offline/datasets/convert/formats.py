@@ -1,0 +1,136 @@
+"""The formats, in one table, and how a path tells which one it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kd_offline.datasets.convert import buffer, d3rlpy, d4rl, hdf5, minari, vault
+from kd_offline.datasets.convert.parts import Imported, Options, Progress
+from kd_offline.datasets.layout import MANIFEST
+from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.sources import open_files
+from kd_offline.errors import NotADatasetError, UnknownNameError, UsageError
+
+OURS = "expert-buffer"
+
+Read = Callable[[Path, Options], AbstractContextManager[Imported]]
+Write = Callable[[ExpertBuffer, Path, Options, Progress], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One foreign format. ``read`` may be absent; ``write`` returns notes for the user.
+
+    ``cannot_hold`` maps patterns of array names, and ``manifest`` for the descriptions, to why.
+    """
+
+    title: str
+    read: Read | None
+    write: Write
+    recognise: Callable[[Path], bool]
+    cannot_hold: Mapping[str, str]
+    is_target: Callable[[Path], bool]  # does a path that is yet to be written mean this format?
+    by_agent: bool = False  # may one agent be exported alone?
+
+
+FORMATS: dict[str, Format] = {
+    "hdf5": Format(
+        title="HDF5 with the same arrays",
+        read=hdf5.read,
+        write=hdf5.write,
+        recognise=hdf5.recognise,
+        cannot_hold=hdf5.CANNOT_HOLD,
+        is_target=lambda path: path.suffix in (".h5", ".hdf5"),
+    ),
+    "vault": Format(
+        title="Flashbax Vault, with the names of OG-MARL",
+        read=vault.read,
+        write=vault.write,
+        recognise=vault.recognise,
+        cannot_hold=vault.CANNOT_HOLD,
+        is_target=lambda path: ".vlt" in (path.suffix, path.parent.suffix),
+    ),
+    "minari": Format(
+        title="Minari, stored as HDF5",
+        read=minari.read,
+        write=minari.write,
+        recognise=minari.recognise,
+        cannot_hold=minari.CANNOT_HOLD,
+        is_target=lambda path: minari.is_id(path.name),
+    ),
+    "d4rl": Format(
+        title="flat HDF5 in the manner of D4RL",
+        read=d4rl.read,
+        write=d4rl.write,
+        recognise=d4rl.recognise,
+        cannot_hold=d4rl.CANNOT_HOLD,
+        is_target=lambda path: False,
+        by_agent=True,
+    ),
+    "d3rlpy": Format(
+        title="d3rlpy 2.1 HDF5, one agent",
+        read=None,
+        write=d3rlpy.write,
+        recognise=d3rlpy.recognise,
+        cannot_hold=d3rlpy.CANNOT_HOLD,
+        is_target=lambda path: False,
+        by_agent=True,
+    ),
+}
+"""Name of a format -> how it is read and written, and what it cannot hold."""
+
+KINDS = (OURS, *FORMATS)
+
+
+def kind_of_source(source: str, given: str | None) -> str:
+    """Return the format of what lies at ``source``, or the one that the user names.
+
+    Raises
+    ------
+    NotADatasetError
+        There is nothing, or nothing that is recognised.
+    """
+    if given is not None:
+        return _known(given)
+    if "://" in source or open_files(source).exists(MANIFEST):
+        return OURS
+    path = Path(source).expanduser()
+    for kind, found in FORMATS.items():
+        if path.exists() and found.recognise(path):
+            return kind
+    problem = "is of no known format" if path.exists() else "does not exist"
+    msg = f"{source!r} {problem}: give a dataset, and --from {', '.join(KINDS)} where in doubt"
+    raise NotADatasetError(msg)
+
+
+def kind_of_target(target: Path, given: str | None, source_kind: str) -> str:
+    """Return the format that is to be written: as named, or as the path says.
+
+    Raises
+    ------
+    UsageError
+        The path does not say.
+    """
+    if given is not None:
+        return _known(given)
+    if source_kind != OURS:
+        return OURS
+    for kind, found in FORMATS.items():
+        if found.is_target(target):
+            return kind
+    msg = f"{str(target)!r} does not tell which format to write: give --to {', '.join(FORMATS)}"
+    raise UsageError(msg)
+
+
+def holds_dataset(path: Path) -> bool:
+    """Tell whether a file or folder is a dataset of any format, and may so be replaced."""
+    return buffer.recognise(path) or any(found.recognise(path) for found in FORMATS.values())
+
+
+def _known(kind: str) -> str:
+    if kind not in KINDS:
+        raise UnknownNameError(what="format", got=kind, allowed=KINDS)
+    return kind

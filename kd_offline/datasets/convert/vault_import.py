@@ -1,0 +1,254 @@
+"""Reading a vault: first a look at all that decides the shape of the dataset, then the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from kd_offline.datasets.blocks import EpisodeBlock
+from kd_offline.datasets.convert import vault_store
+from kd_offline.datasets.convert.carried import manifest_of
+from kd_offline.datasets.convert.parts import (
+    Imported,
+    Options,
+    episode_groups,
+    foreign,
+    windows,
+)
+from kd_offline.datasets.convert.unknown import Found, header_for, spec_of
+from kd_offline.datasets.convert.vault_return import returned
+from kd_offline.datasets.convert.vault_store import Stores, ends
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.outputs import NotHeld
+from kd_offline.types import Array
+
+_NEEDED = ("observations", "actions", "rewards", "terminals")
+_KNOWN = (*_NEEDED, "truncations", "infos/legals", "infos/state")
+
+
+@contextmanager
+def read(path: Path, options: Options) -> Iterator[Imported]:
+    """Open a vault, ours or written by flashbax.
+
+    Raises
+    ------
+    ForeignError
+        It is damaged, or holds what an expert buffer cannot, such as continuous actions.
+    """
+    folder = vault_store.find(path)
+    metadata = vault_store.metadata_of(folder)
+    stores, steps = vault_store.open_stores(folder, metadata)
+    _check_shapes(folder, stores)
+    text = metadata.get(vault_store.MANIFEST)
+    if text is not None:
+        yield returned(folder, stores, steps, metadata, manifest_of(str(text), str(path)))
+    else:
+        yield _theirs(folder, path, stores, steps, options)
+
+
+def _check_shapes(folder: Path, stores: Stores) -> None:
+    leaves = stores.leaves
+    if absent := [name for name in _NEEDED if name not in leaves]:
+        raise foreign(folder, f"it has no leaf {', '.join(absent)}")
+    observed, actions = leaves["observations"], leaves["actions"]
+    if observed.ndim != len("BTNO"):
+        raise foreign(folder, f"observations have {observed.ndim} axes instead of B, T, N, O")
+    flat = actions.ndim == len("BTN") or (actions.ndim == len("BTNA") and actions.shape[3] == 1)
+    if not flat or actions.dtype.numpy_dtype.kind not in "iu":
+        raise foreign(
+            folder,
+            f"its actions are continuous ({actions.dtype.name} {list(actions.shape[2:])})",
+            "only discrete actions can be distilled",
+        )
+    agents = {leaf.shape[2] for name, leaf in leaves.items() if name in _NEEDED and leaf.ndim > 2}
+    streams = {leaf.shape[0] for leaf in leaves.values()}
+    if len(agents) != 1 or len(streams) != 1:
+        raise foreign(folder, "its leaves differ in the numbers of agents or of streams")
+
+
+@dataclass(slots=True)
+class _Survey:
+    """What a first pass over all steps finds out."""
+
+    lengths: list[Array] = field(default_factory=list)  # of each stream's episodes
+    highest: int = 0
+    illegal: int = 0
+    unfinished: int = 0
+    uneven: int = 0
+    padding: Array | None = None  # bool [N, O], -inf in every step
+    infinite: int = 0
+
+
+def _theirs(folder: Path, path: Path, stores: Stores, steps: int, options: Options) -> Imported:
+    survey = _survey(folder, stores, steps)
+    if not any(map(len, survey.lengths)):
+        raise foreign(folder, "no episode ends in it: terminals and truncations are never true")
+    spec = spec_of(_found(stores, survey, path), options)
+    return Imported(
+        header=header_for(spec, folder, "vault", options),
+        blocks=_their_blocks(stores, survey, spec),
+        steps=sum(int(lengths.sum()) for lengths in survey.lengths),
+        not_held=tuple(_not_held(stores, survey)),
+        notes=tuple(_notes(stores, survey)),
+    )
+
+
+def _survey(folder: Path, stores: Stores, steps: int) -> _Survey:
+    survey, streams = _Survey(), stores.leaves["actions"].shape[0]
+    for stream in range(streams):
+        ended = []
+        for start, stop in windows(steps, stores.rows):
+            end, uneven = ends(stores, stream, start, stop)
+            ended.append(end)
+            survey.uneven += uneven
+            _look(folder, stores, survey, stream, start, stop)
+        stops = np.flatnonzero(np.concatenate(ended or [np.zeros(0)])) + 1
+        survey.lengths.append(np.diff(stops, prepend=0))
+        survey.unfinished += steps - (int(stops[-1]) if len(stops) else 0)
+    return survey
+
+
+def _look(
+    folder: Path, stores: Stores, survey: _Survey, stream: int, start: int, stop: int
+) -> None:
+    actions = _actions(stores, stream, start, stop)
+    if actions.size and actions.min() < 0:
+        raise foreign(folder, f"an action is {actions.min()}, below zero")
+    survey.highest = max(survey.highest, int(actions.max(initial=0)))
+    if "infos/legals" in stores.leaves:
+        legal = stores.read("infos/legals", stream, start, stop) != 0
+        if actions.max(initial=0) >= legal.shape[-1]:
+            raise foreign(folder, "an action is beyond the width of infos/legals")
+        chosen = np.take_along_axis(legal, actions[..., None], axis=-1)
+        survey.illegal += int((~chosen).sum())
+    observed = stores.read("observations", stream, start, stop)
+    padding = np.isneginf(observed)
+    if not (np.isfinite(observed) | padding).all():
+        raise foreign(folder, "observations hold numbers that are not finite")
+    survey.infinite += int(padding.sum())
+    always = np.asarray(padding.all(axis=0))
+    survey.padding = always if survey.padding is None else survey.padding & always
+
+
+def _found(stores: Stores, survey: _Survey, path: Path) -> Found:
+    agents, width = stores.leaves["observations"].shape[2:]
+    legals = stores.leaves.get("infos/legals")
+    count = legals.shape[-1] if legals is not None else survey.highest + 1
+    state = stores.leaves.get("infos/state")
+    padding = survey.padding if survey.padding is not None else np.zeros((agents, width), bool)
+    return Found(
+        obs_widths=[_width(row) for row in padding],
+        action_counts=[count] * agents,
+        longest=max(int(lengths.max(initial=0)) for lengths in survey.lengths),
+        state_width=int(np.prod(state.shape[2:])) if state is not None else 0,
+        exact=legals is not None,
+        name=path.stem if path.suffix == ".vlt" else path.parent.stem,
+    )
+
+
+def _width(padding: Array) -> int:
+    """Return the width of an agent's observation without what is padding in every step."""
+    seen = np.flatnonzero(~padding)
+    return int(seen[-1]) + 1 if len(seen) else 1
+
+
+def _their_blocks(stores: Stores, survey: _Survey, spec: EnvironmentSpec) -> Iterator[EpisodeBlock]:
+    for stream, lengths in enumerate(survey.lengths):
+        stops = np.cumsum(lengths)
+        for first, last in episode_groups(lengths):
+            start, stop = int(stops[first] - lengths[first]), int(stops[last - 1])
+            steps = _their_steps(stores, stream, start, stop, spec)
+            # Where only some agents are terminated, the episode was ended by something else.
+            ended = stops[first:last] - 1 - start
+            steps["truncated"][ended] |= ~steps["terminated"][ended]
+            yield EpisodeBlock(steps=steps, episodes={"length": lengths[first:last]})
+
+
+def _their_steps(
+    stores: Stores, stream: int, start: int, stop: int, spec: EnvironmentSpec
+) -> dict[str, Array]:
+    rows, agents = stop - start, spec.n_agents
+    actions = _actions(stores, stream, start, stop)
+    observed = stores.read("observations", stream, start, stop).astype(np.float32)
+    ended, _ = ends(stores, stream, start, stop)
+    terminated = _terminated(stores, stream, start, stop) & ended
+    steps = {
+        "obs": np.where(np.isneginf(observed), np.float32(0), observed),
+        "actions": actions.astype(np.int16),
+        "available_actions": _legal(stores, stream, start, stop, spec, actions),
+        "alive": np.ones((rows, agents), np.bool_),
+        "reward": _rewards(stores.read("rewards", stream, start, stop), agents),
+        "terminated": terminated,
+        "truncated": ended & ~terminated,
+    }
+    if "infos/state" in stores.leaves and not spec.state_is_obs:
+        state = stores.read("infos/state", stream, start, stop).reshape(rows, -1)
+        steps["state"] = np.where(np.isneginf(state), 0, state).astype(np.float32)
+    return steps
+
+
+def _terminated(stores: Stores, stream: int, start: int, stop: int) -> Array:
+    done = stores.read("terminals", stream, start, stop).reshape(stop - start, -1)
+    return np.asarray((done != 0).all(axis=1))
+
+
+def _legal(
+    stores: Stores, stream: int, start: int, stop: int, spec: EnvironmentSpec, actions: Array
+) -> Array:
+    exists = np.arange(spec.action_count) < np.array(spec.action_counts)[:, None]
+    if "infos/legals" not in stores.leaves:
+        return np.broadcast_to(exists, (stop - start, *exists.shape)).copy()
+    legal = (stores.read("infos/legals", stream, start, stop) != 0) & exists
+    np.put_along_axis(legal, actions[..., None], True, axis=-1)
+    return np.asarray(legal)
+
+
+def _actions(stores: Stores, stream: int, start: int, stop: int) -> Array:
+    actions = stores.read("actions", stream, start, stop)
+    return actions.reshape(actions.shape[0], -1).astype(np.int64)
+
+
+def _rewards(rewards: Array, agents: int) -> Array:
+    columns = rewards.reshape(len(rewards), -1).astype(np.float32)
+    return np.ascontiguousarray(np.broadcast_to(columns, (len(rewards), agents)))
+
+
+def _not_held(stores: Stores, survey: _Survey) -> Iterator[NotHeld]:
+    for name in stores.leaves:
+        if name not in _KNOWN:
+            yield NotHeld(array=name, why="the expert buffer has no array of this meaning")
+    if survey.illegal:
+        why = f"{survey.illegal} executed actions were not legal by it, and were made legal"
+        yield NotHeld(array="infos/legals", why=why)
+
+
+def _notes(stores: Stores, survey: _Survey) -> Iterator[str]:
+    def any_true(condition: object, note: str) -> Sequence[str]:
+        return [note] if condition else []
+
+    leaves = stores.leaves
+    yield from any_true(
+        survey.infinite, f"{survey.infinite} observed values of -inf are padding: they became zeros"
+    )
+    yield from any_true(
+        "infos/legals" not in leaves, "there are no legals: every action counts as legal"
+    )
+    yield from any_true(
+        survey.unfinished,
+        f"{survey.unfinished} steps after the last end of an episode were left out",
+    )
+    yield from any_true(
+        survey.uneven,
+        f"in {survey.uneven} steps only some agents were done: an episode ends when all are",
+    )
+    state = leaves.get("infos/state")
+    yield from any_true(
+        state is not None and state.ndim > len("BTS"), "the states of the agents were joined"
+    )
+    yield from any_true(
+        "truncations" not in leaves, "there are no truncations: every end is a termination"
+    )
