@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,10 +25,10 @@ class Order:
     seed: int
     shuffle: bool
 
-    def pools(self, epoch: int, skip: int) -> Iterator[tuple[int, int, Pool]]:
-        """Yield ``(epoch, sequences to skip, pool)`` for ever, from sequence ``skip`` on."""
+    def pools(self, epoch: int, skip: int, until: int | None) -> Iterator[tuple[int, int, Pool]]:
+        """Yield ``(epoch, sequences to skip, pool)`` from sequence ``skip`` on to ``until``."""
         counts = self.cut.counts(self.lengths)
-        while True:
+        while until is None or epoch < until:
             for pool in self.plan.epoch(self.seed, epoch, shuffle=self.shuffle):
                 size = int(counts[pool.episodes].sum())
                 if skip < size or (skip == 0 and size == 0):
@@ -61,6 +62,7 @@ class Cursor:
     resident: Rows | None = None
     epoch: int = 0
     skipped: int = 0
+    until: int | None = None  # epoch before which decoding ahead ends
     _rows: Rows | None = None
     _items: Items | None = None
     _at: int = 0
@@ -109,30 +111,30 @@ class Cursor:
 
     def _resident(self) -> Iterator[tuple[Rows, Items, int]]:
         assert self.resident is not None  # noqa: S101 - the caller checked
-        for epoch, skip, pool in self.order.pools(self.epoch, self.skipped):
+        for epoch, skip, pool in self.order.pools(self.epoch, self.skipped, self.until):
             yield self.resident, self.order.items(epoch, pool), skip
 
     def _streamed(self) -> Iterator[tuple[Rows, Items, int]]:
         """Yield pools; while one is used the next is being decoded into other memory."""
-        length = self.order.cut.length
-        free = [Rows(self.source, length), Rows(self.source, length)]
-        upcoming = self.order.pools(self.epoch, self.skipped)
+        free = [Rows(self.source, self.order.cut.length) for _ in range(2)]
+        ahead: deque[tuple[int, int, Pool, Rows, list[Future[None]]]] = deque()
         with _readers(self.threads) as executor:
-            ahead = self._begin(next(upcoming), free.pop(), executor)
-            while True:
-                epoch, skip, pool, rows, jobs = ahead
-                ahead = self._begin(next(upcoming), free.pop(), executor)
-                for job in jobs:
-                    job.result()
-                self._exchange(rows, pool)
-                yield rows, self.order.items(epoch, pool), skip
-                free.append(rows)
+            for epoch, skip, pool in self.order.pools(self.epoch, self.skipped, self.until):
+                rows = free.pop()
+                ahead.append((epoch, skip, pool, rows, rows.fill(pool, executor)))
+                if not free:
+                    yield self._ready(*ahead[0])
+                    free.append(ahead.popleft()[3])
+            for entry in ahead:
+                yield self._ready(*entry)
 
-    def _begin(
-        self, planned: tuple[int, int, Pool], rows: Rows, executor: ThreadPoolExecutor
-    ) -> tuple[int, int, Pool, Rows, list[Future[None]]]:
-        epoch, skip, pool = planned
-        return epoch, skip, pool, rows, rows.fill(pool, executor)
+    def _ready(
+        self, epoch: int, skip: int, pool: Pool, rows: Rows, jobs: list[Future[None]]
+    ) -> tuple[Rows, Items, int]:
+        for job in jobs:
+            job.result()
+        self._exchange(rows, pool)
+        return rows, self.order.items(epoch, pool), skip
 
     def _exchange(self, rows: Rows, pool: Pool) -> None:
         """Put together episodes that lie apart, and keep the rows of those that come later."""

@@ -16,19 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from kd_offline.datasets.budget import plan_within, table_bytes
 from kd_offline.datasets.cursor import Cursor, Order, Taken, decoded
-from kd_offline.datasets.plan import Plan, Windows
+from kd_offline.datasets.plan import Windows
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.rows import Rows, Source
-from kd_offline.datasets.sampler import Position, batches_per_epoch
+from kd_offline.datasets.sampler import BEGINNING, Position, batches_per_epoch
 from kd_offline.errors import UsageError
 from kd_offline.types import Array, BoolArray, IntArray
-
-# A pool is made of this many blocks where the budget allows: fewer mix less, more cross more edges.
-_BLOCKS = 8
-# Share of the budget for rows that are carried from pool to pool and for files being decoded.
-_RESERVE = 1 / 8
-_BEGINNING = Position()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +130,9 @@ class Loader:
         source = _source(buffer, names, chosen, lengths)
         cut = windows or Windows(int(lengths.max()))
         table_names = [name for name in names if name not in source.arrays]
-        workers = threads or max(buffer.files.readers, len(os.sched_getaffinity(0)))
-        plan, carry = _plan(buffer, source, cut, table_names, memory_mb)
+        workers = threads or max(buffer.files.readers, _processors())
+        fixed = table_bytes(buffer.manifest, table_names)
+        plan, carry = plan_within(memory_mb, source, cut.length, fixed, buffer.where)
         table = buffer.load(table_names, chosen)
         order = Order(plan, lengths, cut, seed, shuffle)
         loader = cls(buffer, chosen, order, source, table, batch, drop_last, workers, carry)
@@ -153,6 +149,21 @@ class Loader:
         return self.order.cut.length
 
     @property
+    def columns(self) -> dict[str, tuple[object, ...]]:
+        """What must agree between datasets that are mixed, by name of the array."""
+        specs = {name: self.buffer.manifest.arrays[name] for name in self.names}
+        fixed = {name for name in self._table if self._is_fixed(name)}
+        return {
+            name: (spec.dtype, spec.shape[1:], spec.digest if name in fixed else "")
+            for name, spec in specs.items()
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the arrays of a batch."""
+        return (*self._source.arrays, *self._table)
+
+    @property
     def streams(self) -> bool:
         """Whether chunks are decoded again in every epoch."""
         return self.order.plan.blocks is not None
@@ -163,7 +174,7 @@ class Loader:
 
     def batches(
         self,
-        start: Position = _BEGINNING,
+        start: Position = BEGINNING,
         *,
         epochs: int | None = None,
         share: tuple[int, int] = (0, 1),
@@ -182,10 +193,11 @@ class Loader:
         """
         _check_start(start, len(self))
         index, count = share
-        cursor = self.cursor(start.epoch, start.batch * self.batch)
+        until = None if epochs is None else start.epoch + epochs
+        cursor = self.cursor(start.epoch, start.batch * self.batch, until)
         epoch, place, number = start.epoch, start.batch, 0
         try:
-            while epochs is None or epoch < start.epoch + epochs:
+            while until is None or epoch < until:
                 size = min(self.batch, self.sequences - place * self.batch)
                 last = place + 1 == len(self)
                 following = Position(epoch + 1, 0) if last else Position(epoch, place + 1)
@@ -202,7 +214,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
 
-    def cursor(self, epoch: int, sequence: int) -> Cursor:
+    def cursor(self, epoch: int, sequence: int, until: int | None = None) -> Cursor:
         """Return a place in the endless row of sequences; it must be closed."""
         return Cursor(
             self.order,
@@ -212,16 +224,25 @@ class Loader:
             self._rows,
             epoch + sequence // self.sequences,
             sequence % self.sequences,
+            until,
         )
 
     def finished(self, taken: Taken, following: Position) -> Batch:
         """Return what was taken with the arrays that have one row an episode."""
         arrays = dict(taken.arrays)
         for name, values in self._table.items():
-            fixed = name.startswith("masks/") and values.ndim == 2
-            arrays[name] = values if fixed else values[taken.episodes]
+            arrays[name] = values if self._is_fixed(name) else values[taken.episodes]
         chosen = self.episodes[taken.episodes]
         return Batch(arrays, taken.valid, chosen, taken.first, following)
+
+    def _is_fixed(self, name: str) -> bool:
+        return name.startswith("masks/") and self._table[name].ndim == len("NO")
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _check_start(start: Position, per_epoch: int) -> None:
@@ -261,37 +282,3 @@ def _source(buffer: ExpertBuffer, names: list[str], chosen: IntArray, lengths: I
     rows = next(iter(arrays.values())).chunk_rows
     offsets = buffer.episodes("offset")[chosen].astype(np.int64)
     return Source.of(arrays, rows, offsets, lengths)
-
-
-def _plan(
-    buffer: ExpertBuffer,
-    source: Source,
-    cut: Windows,
-    table: list[str],
-    memory_mb: float | None,
-) -> tuple[Plan, int]:
-    """Return the plan that keeps to the budget, and how much may be carried."""
-    plan = Plan(source.first_chunk, source.last_chunk)
-    if memory_mb is None:
-        return plan, 0
-    specs = [buffer.manifest.arrays[name] for name in table]
-    fixed = sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in specs)
-    budget = int(memory_mb * 1e6) - fixed
-    chunks = plan.needed()
-    if len(chunks) * source.chunk_bytes <= budget:
-        return plan, 0
-    reserve = int(budget * _RESERVE)
-    row = source.chunk_bytes // source.chunk_rows
-    longest = int(source.lengths.max()) * row
-    for blocks in range(_BLOCKS, 0, -1):
-        # Every block of a pool may complete an episode at either edge.
-        room = (budget - reserve) // 2 - cut.length * row - 2 * blocks * longest
-        block = room // (blocks * source.chunk_bytes)
-        if block >= 1:
-            return Plan(source.first_chunk, source.last_chunk, block, blocks), reserve // 2
-    least = 2 * (source.chunk_bytes + cut.length * row + 2 * longest) / (1 - _RESERVE) + fixed
-    msg = (
-        f"a budget of {memory_mb:g} MB cannot hold two chunks of the dataset at "
-        f"{buffer.where!r}: give at least {least / 1e6:.2g} MB or fewer arrays"
-    )
-    raise UsageError(msg)

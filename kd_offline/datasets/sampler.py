@@ -21,6 +21,9 @@ class Position:
     batch: int = 0
 
 
+BEGINNING = Position()
+
+
 @dataclass(frozen=True, slots=True)
 class Splits:
     """Which part every episode belongs to: codes uint8 [E], and the code of every part's name."""
@@ -51,7 +54,7 @@ def batches(
     episodes: IntArray,
     size: int,
     seed: int,
-    start: Position = Position(),
+    start: Position = BEGINNING,
     *,
     drop_last: bool = False,
 ) -> Iterator[tuple[Position, IntArray]]:
@@ -88,3 +91,15 @@ def assign_split(episodes: int, heldout: float, seed: int) -> Array:
         chosen = generator(seed, "split").permutation(episodes)[:count]
         codes[chosen] = SPLITS["heldout"]
     return codes
+
+
+def first_alike(*columns: Array) -> IntArray:
+    """Return for each row the first row that equals it in all ``columns``: int64 [E]."""
+    order = np.lexsort(columns)  # stable: equal rows stay in their order
+    starts = np.zeros(len(order), dtype=bool)
+    starts[:1] = True
+    for values in columns:
+        starts[1:] |= values[order][1:] != values[order][:-1]
+    first = np.empty(len(order), dtype=np.int64)
+    first[order] = order[starts][np.cumsum(starts) - 1]
+    return first
