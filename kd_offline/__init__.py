@@ -9,7 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kd_offline.datasets.cards import card
+    from kd_offline.datasets.comparison import diff
     from kd_offline.datasets.convert.run import convert
+    from kd_offline.datasets.edit.annotate import annotate
+    from kd_offline.datasets.edit.filter import Conditions, filter
+    from kd_offline.datasets.edit.merge import append, merge
+    from kd_offline.datasets.edit.split import split
     from kd_offline.datasets.integrity import verify
     from kd_offline.datasets.reader import ExpertBuffer
     from kd_offline.datasets.summary import inspect
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from kd_offline.experts.train import train
     from kd_offline.recording.labels import relabel
     from kd_offline.recording.record import record
+    from kd_offline.recording.relabel import relabel_masks
     from kd_offline.recording.replay import replay
     from kd_offline.reports.html import report
     from kd_offline.students.policy import load as load_students
@@ -31,43 +38,61 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Conditions": "datasets.edit.filter:Conditions",
     "ExpertBuffer": "datasets.reader:ExpertBuffer",
     "KdOfflineError": "errors:KdOfflineError",
+    "annotate": "datasets.edit.annotate:annotate",
+    "append": "datasets.edit.merge:append",
+    "card": "datasets.cards:card",
     "convert": "datasets.convert.run:convert",
+    "diff": "datasets.comparison:diff",
     "distill": "distillation.distill:distill",
     "distill_recipe": "distillation.recipe:distill_recipe",
     "evaluate": "evaluation.evaluate:evaluate",
+    "filter": "datasets.edit.filter:filter",
     "inspect": "datasets.summary:inspect",
     "load_environment": "environments:load",
     "load_expert": "experts.load:load",
     "load_students": "students.policy:load",
+    "merge": "datasets.edit.merge:merge",
     "record": "recording.record:record",
     "relabel": "recording.labels:relabel",
+    "relabel_masks": "recording.relabel:relabel_masks",
     "replay": "recording.replay:replay",
     "report": "reports.html:report",
     "rerun": "distillation.rerun:rerun",
+    "split": "datasets.edit.split:split",
     "train": "experts.train:train",
     "train_recipe": "experts.recipe:train_recipe",
     "verify": "datasets.integrity:verify",
 }
 
 __all__ = [
+    "Conditions",
     "ExpertBuffer",
     "KdOfflineError",
     "__version__",
+    "annotate",
+    "append",
+    "card",
     "convert",
+    "diff",
     "distill",
     "distill_recipe",
     "evaluate",
+    "filter",
     "inspect",
     "load_environment",
     "load_expert",
     "load_students",
+    "merge",
     "record",
     "relabel",
+    "relabel_masks",
     "replay",
     "report",
     "rerun",
+    "split",
     "train",
     "train_recipe",
     "verify",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,16 @@ def bar(total: int, unit: str, quiet: bool) -> Iterator[tqdm[Any]]:
 
     with tqdm(total=total, unit=unit, file=sys.stderr, disable=hidden(quiet), leave=False) as shown:
         yield shown
+
+
+def filling(shown: tqdm[Any]) -> Callable[[int, int], None]:
+    """Return what moves a bar when it is called with how much is done and how much there is."""
+
+    def progress(done: int, total: int) -> None:
+        shown.total = total
+        shown.update(done - shown.n)
+
+    return progress
 
 
 def hidden(quiet: bool) -> bool:

@@ -7,12 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kd_offline.datasets.blocks import EpisodeBlock
+    from kd_offline.datasets.cards import card
+    from kd_offline.datasets.comparison import diff
+    from kd_offline.datasets.edit.annotate import annotate
+    from kd_offline.datasets.edit.filter import Conditions, filter
+    from kd_offline.datasets.edit.merge import append, merge
+    from kd_offline.datasets.edit.split import split
     from kd_offline.datasets.integrity import verify
     from kd_offline.datasets.reader import ExpertBuffer
     from kd_offline.datasets.summary import inspect
     from kd_offline.datasets.writer import DatasetWriter
 
 _HOMES = {
+    "Conditions": "edit.filter",
+    "annotate": "edit.annotate",
+    "append": "edit.merge",
+    "card": "cards",
+    "diff": "comparison",
+    "filter": "edit.filter",
+    "merge": "edit.merge",
+    "split": "edit.split",
     "DatasetWriter": "writer",
     "EpisodeBlock": "blocks",
     "ExpertBuffer": "reader",
@@ -20,7 +34,21 @@ _HOMES = {
     "verify": "integrity",
 }
 
-__all__ = ["DatasetWriter", "EpisodeBlock", "ExpertBuffer", "inspect", "verify"]
+__all__ = [
+    "Conditions",
+    "DatasetWriter",
+    "EpisodeBlock",
+    "ExpertBuffer",
+    "annotate",
+    "append",
+    "card",
+    "diff",
+    "filter",
+    "inspect",
+    "merge",
+    "split",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 from kd_offline.schemas.dataset import DatasetManifest, LineageRecord
 
 _RESULT = "dataset.zarr"
+_EDITS = ("split", "filter", "merge", "append", "relabel-masks", "annotate")
+_OPERATIONS = {name: name for name in _EDITS} | {"arrays": "pull"}
 _NOT_OPTIONS = {"recordings", "dropped_episodes"}
 _OPTIONS = {"left_out": "without", "masks": "mask"}
 _FLAGS = {"keep": "--allow-duplicates", "drop": "--drop-duplicates"}
@@ -48,7 +50,9 @@ def _record(manifest: DatasetManifest) -> str:
 
 
 def _edit(step: LineageRecord) -> str:
-    words = [step.operation, *(_file(parent) for parent in step.parents)]
+    if step.operation not in _OPERATIONS:
+        return f"# {step.operation} of {', '.join(map(_file, step.parents))}"
+    words = [_OPERATIONS[step.operation], *(_file(parent) for parent in step.parents)]
     words += ["-o", _file(step.result) if step.result else _RESULT]
     for name, value in step.arguments.items():
         if name not in _NOT_OPTIONS:
@@ -60,8 +64,8 @@ def _option(name: str, value: Any) -> Iterator[str]:
     option = f"--{_OPTIONS.get(name, name)}".replace("_", "-")
     if name == "duplicates":
         yield _FLAGS.get(str(value), "")
-    elif name == "episodes":
-        yield from (option, ":".join(map(str, value)))
+    elif name in ("episodes", "arrays"):
+        yield from (option, (":" if name == "episodes" else ",").join(map(str, value)))
     elif isinstance(value, dict):
         yield from (option, ",".join(f"{key}:{share:g}" for key, share in value.items()))
     elif isinstance(value, list):

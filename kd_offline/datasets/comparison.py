@@ -74,12 +74,10 @@ def render(report: DiffReport) -> str:
     lines = ["equal content" if report.equal else "different content"]
     lines += [f"  a  {report.a}", f"  b  {report.b}"]
     lines += [f"{field.name}: {_short(field.a)} | {_short(field.b)}" for field in report.fields]
-    lines += [
-        f"{array.name}: {array.what}"
-        + (f" ({array.a} | {array.b})" if array.a[:3] != "sha" else "")
-        for array in report.arrays
-        if array.what != "rows"
-    ]
+    for array in report.arrays:
+        shown = "" if array.what == "values" else f" ({array.a} | {array.b})"
+        if array.what != "rows":
+            lines.append(f"{array.name}: {array.what}{shown}")
     if rows := sum(array.what == "rows" for array in report.arrays):
         lines.append(f"{rows} arrays have other numbers of rows")
     match = report.episodes

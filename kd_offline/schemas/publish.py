@@ -20,9 +20,12 @@ from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
 from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.outputs import (
     CacheOutput,
+    CardOutput,
     ConvertOutput,
+    DiffReport,
     DistillOutput,
     DoctorReport,
+    EditOutput,
     EvaluateOutput,
     RecordOutput,
     RerunReport,
@@ -47,6 +50,9 @@ MODELS: dict[str, type[BaseModel]] = {
     "inspect-output": InspectReport,
     "verify-output": VerifyReport,
     "convert-output": ConvertOutput,
+    "edit-output": EditOutput,
+    "diff-output": DiffReport,
+    "card-output": CardOutput,
     "distill-output": DistillOutput,
     "evaluate-output": EvaluateOutput,
     "rerun-output": RerunReport,

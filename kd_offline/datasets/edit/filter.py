@@ -11,11 +11,11 @@ import numpy as np
 from kd_offline.datasets import layout
 from kd_offline.datasets.edit.headers import kept_experts, mixture
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent
-from kd_offline.datasets.edit.rewrite import Part, Plan, Progress, carried, rewrite
+from kd_offline.datasets.edit.rewrite import Part, Plan, Progress, carried, full_names, rewrite
 from kd_offline.datasets.edit.where import episodes_where
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
-from kd_offline.errors import UnknownNameError, UsageError
+from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
 from kd_offline.types import BoolArray, IntArray
 
@@ -77,7 +77,7 @@ def filter(
     conditions
         A text stands for ``Conditions(where=text)``.
     without
-        Arrays to leave out, by full name, such as ``steps/embedding`` or ``masks/paper``.
+        Arrays to leave out, such as ``embedding`` (of ``steps``), ``final/value``, ``masks/paper``.
     name
         Name of the result; by default the parent's with ``-filtered``.
     progress
@@ -97,6 +97,7 @@ def filter(
     if not without and conditions == Conditions():
         msg = "nothing says which episodes to keep: give a condition such as return_above=0"
         raise UsageError(msg)
+    without = full_names(without, parent.names)
     arrays, masks = keep_arrays(parent, without)
     chosen = chosen_episodes(parent, conditions)
     arguments = conditions.given() | {"without": sorted(without)}
@@ -125,8 +126,6 @@ def keep_arrays(
 
     Raises
     ------
-    UnknownNameError
-        There is no such array.
     UsageError
         The format demands the array.
     """
@@ -134,8 +133,6 @@ def keep_arrays(
     if len(parent.manifest.experts) > 1:
         needed.add("episodes/expert_id")
     for name in without:
-        if name not in parent.names:
-            raise UnknownNameError(what="array", got=name, allowed=parent.names)
         if name in needed:
             msg = f"{name} cannot be left out: every dataset needs {', '.join(sorted(needed))}"
             raise UsageError(msg)

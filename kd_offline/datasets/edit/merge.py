@@ -15,7 +15,7 @@ from kd_offline.datasets.edit.duplicates import repeated
 from kd_offline.datasets.edit.filter import keep_arrays
 from kd_offline.datasets.edit.headers import joined_experts, joined_recording
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
-from kd_offline.datasets.edit.rewrite import Part, Plan, Progress, rewrite
+from kd_offline.datasets.edit.rewrite import Part, Plan, Progress, full_names, rewrite
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
 from kd_offline.errors import MismatchError, UnknownNameError, UsageError
@@ -66,7 +66,7 @@ def merge(
     arrays
         ``all``: every dataset must have the same arrays. ``common``: those that all have.
     without
-        Arrays to leave out in any case, by full name, such as ``steps/embedding``.
+        Arrays to leave out in any case, such as ``embedding`` (of ``steps``) or ``final/value``.
     duplicates
         ``refuse``, ``keep``, or ``drop`` episodes that are there twice: same seed, expert, noise
         and actions.
@@ -173,13 +173,11 @@ def _plan(
 def _names(parents: Sequence[ExpertBuffer], choices: Choices) -> tuple[list[str], list[str]]:
     """Return the arrays to carry, in the first parent's order, and those to leave out."""
     lone = set(conflicts.lone_arrays(parents)) if choices.arrays == "common" else set()
-    wanted = [name for name in choices.without if not any(p.has(name) for p in parents)]
-    if wanted:
-        allowed = sorted(set.union(*(conflicts.everything(parent) for parent in parents)))
-        raise UnknownNameError(what="array", got=wanted[0], allowed=allowed)
+    known = sorted({name for parent in parents for name in parent.names})
+    without = full_names(choices.without, known)
     for parent in parents:  # refuses what the format demands
-        keep_arrays(parent, [name for name in choices.without if parent.has(name)])
-    left_out = lone | set(choices.without)
+        keep_arrays(parent, [name for name in without if parent.has(name)])
+    left_out = lone | set(without)
     ours = conflicts.everything(parents[0])
     return [n for n in parents[0].names if n in ours - left_out], sorted(left_out)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from kd_offline.datasets.blocks import EpisodeBlock
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
 from kd_offline.datasets.writer import DatasetWriter
+from kd_offline.errors import UnknownNameError
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
 from kd_offline.types import Array, IntArray
 
@@ -83,6 +84,21 @@ def rewrite(
             seconds=sum(known) if known else None,
             splits=plan.splits,
         )
+
+
+def full_names(names: Collection[str], known: Collection[str]) -> tuple[str, ...]:
+    """Return full names of arrays; ``logits`` stands for ``steps/logits``.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such array.
+    """
+    full = tuple(name if name in known else f"steps/{name}" for name in names)
+    for name, given in zip(full, names, strict=True):
+        if name not in known:
+            raise UnknownNameError(what="array", got=given, allowed=known)
+    return full
 
 
 def carried(buffer: ExpertBuffer, without: frozenset[str] = frozenset()) -> tuple[str, ...]:

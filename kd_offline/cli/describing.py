@@ -1,0 +1,147 @@
+"""``diff``, ``card``, ``annotate``, ``relabel-masks``: what is said about datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kd_offline.cli import options
+from kd_offline.cli.editing import Output, make
+from kd_offline.cli.output import bar, emit, filling
+from kd_offline.errors import EXIT_FAILED
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    app.command(
+        epilog=options.examples(
+            "kd-offline diff a.zarr b.zarr", "kd-offline diff a.zarr b.zarr --quick --json"
+        )
+    )(diff)
+    app.command(
+        epilog=options.examples(
+            "kd-offline card dataset.zarr", "kd-offline card dataset.zarr -o README.md"
+        )
+    )(card)
+    app.command(
+        epilog=options.examples(
+            "kd-offline annotate dataset.zarr -o named.zarr --licence CC-BY-4.0 --name spread-mappo"
+        )
+    )(annotate)
+    app.command(
+        "relabel-masks",
+        epilog=options.examples(
+            "kd-offline relabel-masks dataset.zarr -o masked.zarr --mask random-6",
+            "kd-offline relabel-masks dataset.zarr -o masked.zarr --mask near-sighted.toml",
+        ),
+    )(relabel_masks)
+
+
+def diff(
+    a: Annotated[str, typer.Argument(help="Dataset.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Compare manifests and episodes, no values.")
+    ] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show in what two datasets differ.
+
+    Exit code 0 if the contents are equal, whatever is said about them, and 1 if not.
+    """
+    from kd_offline.datasets.comparison import diff as compare
+    from kd_offline.datasets.comparison import render
+
+    with bar(1, "episodes", quiet) as shown:
+        report = compare(a, b, values=not quick, progress=filling(shown))
+    if json:
+        emit(report, nulls=True)
+    else:
+        typer.echo(render(report))
+    if not report.equal:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def card(
+    dataset: options.Dataset,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write.  [default: the screen]")
+    ] = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write a dataset card in Markdown, with the header that the Hugging Face Hub reads."""
+    from kd_offline.datasets.cards import card as write
+    from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.schemas.outputs import CardOutput
+
+    text = write(dataset, output, overwrite=overwrite)
+    if json:
+        path = None if output is None else str(output)
+        emit(CardOutput(id=ExpertBuffer.open(dataset).id, path=path, text=text))
+    elif output is None:
+        typer.echo(text, nl=False)
+    else:
+        typer.echo(str(output))
+
+
+def relabel_masks(
+    dataset: options.Dataset,
+    output: Output,
+    mask: Annotated[
+        list[str], typer.Option(help="Student mask to add: a name or a .toml file; repeatable.")
+    ],
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Add student masks without recording again."""
+    from kd_offline.recording.relabel import relabel_masks as relabel
+
+    make(
+        lambda progress: relabel(
+            dataset, output, mask, resume=resume, overwrite=overwrite, progress=progress
+        ),
+        *(output, "B", quiet, json),
+    )
+
+
+def annotate(
+    dataset: options.Dataset,
+    output: Output,
+    name: Annotated[str | None, typer.Option(help="Name.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version, such as 1.2.0.")] = None,
+    description: Annotated[str | None, typer.Option(help="What it is, in words.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence, such as CC-BY-4.0.")] = None,
+    citation: Annotated[str | None, typer.Option(help="How to cite it.")] = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Change what is said about a dataset; its id stays."""
+    from kd_offline.datasets.edit.annotate import annotate as say_anew
+
+    make(
+        lambda progress: say_anew(
+            dataset,
+            output,
+            name=name,
+            version=version,
+            description=description,
+            licence=licence,
+            citation=citation,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        ),
+        *(output, "B", quiet, json),
+    )

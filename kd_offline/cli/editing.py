@@ -1,0 +1,293 @@
+"""``split``, ``filter``, ``merge``, ``append``: datasets of chosen episodes of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kd_offline.cli import options
+from kd_offline.cli.failures import resumable
+from kd_offline.cli.output import bar, emit, filling, say
+from kd_offline.errors import UsageError
+
+if TYPE_CHECKING:
+    from kd_offline.datasets.edit.rewrite import Progress
+    from kd_offline.schemas.dataset import DatasetManifest
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Dataset to make.")]
+_Datasets = Annotated[list[str], typer.Argument(help="Two datasets or more.")]
+_More = Annotated[list[str], typer.Argument(help="Datasets whose episodes are added.")]
+_Without = Annotated[
+    list[str] | None,
+    typer.Option(help="Array to leave out, such as embedding or final/value; repeatable."),
+]
+_Arrays = Annotated[
+    str, typer.Option(help="all: every dataset must have the same. common: those that all have.")
+]
+_Allow = Annotated[
+    bool, typer.Option("--allow-duplicates", help="Keep episodes that are there twice.")
+]
+_Drop = Annotated[
+    bool, typer.Option("--drop-duplicates", help="Take episodes that are there twice once.")
+]
+_Licence = Annotated[str | None, typer.Option(help="Licence of the result.")]
+_Name = Annotated[str | None, typer.Option(help="Name of the result.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    for command, *lines in _COMMANDS:
+        app.command(epilog=options.examples(*lines))(command)
+
+
+def split(
+    dataset: options.Dataset,
+    output: Output,
+    heldout: Annotated[float, typer.Option(help="Share of the episodes to hold out.")] = 0.1,
+    parts: Annotated[
+        str | None, typer.Option(help="Shares by name instead: train:0.8,val:0.1,test:0.1.")
+    ] = None,
+    seed: options.Seed = 0,
+    stratify: Annotated[
+        str, typer.Option(help="Spread evenly: return, noise, expert, won or none.")
+    ] = "return",
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Deal the episodes out to training and holding out.
+
+    By whole episodes, seeded, recorded in the file; those that begin alike stay together.
+    """
+    from kd_offline.datasets.edit import split as splitting
+
+    shares = None if parts is None else splitting.parse_parts(parts)
+    make(
+        lambda progress: splitting.split(
+            dataset,
+            output,
+            heldout=heldout,
+            parts=shares,
+            seed=seed,
+            stratify=stratify,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        ),
+        *(output, "B", quiet, json),
+    )
+
+
+def filter(
+    dataset: options.Dataset,
+    output: Output,
+    where: Annotated[
+        str | None, typer.Option(help="Condition, such as 'return > -20 and length < 25'.")
+    ] = None,
+    return_above: Annotated[float | None, typer.Option(help="Return is larger.")] = None,
+    return_below: Annotated[float | None, typer.Option(help="Return is smaller.")] = None,
+    won: Annotated[bool, typer.Option("--won", help="The task was won.")] = False,
+    min_length: Annotated[int | None, typer.Option(help="Steps at least.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Steps at most.")] = None,
+    noise: Annotated[float | None, typer.Option(help="Level of behaviour noise.")] = None,
+    expert: Annotated[int | None, typer.Option(help="Number of the expert.")] = None,
+    split: Annotated[str | None, typer.Option(help="Part, such as train.")] = None,
+    episodes: Annotated[str | None, typer.Option(help="Range of episodes, as 0:1000.")] = None,
+    top: Annotated[
+        float | None, typer.Option(help="Share with the highest returns of what is left.")
+    ] = None,
+    without: _Without = None,
+    name: _Name = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Keep the episodes that meet all conditions.
+
+    Conditions name columns of the episode table: episode, length, return, return_AGENT, seed, won,
+    noise_level, expert_id, split.
+    """
+    from kd_offline.datasets.edit import filter as filtering
+
+    conditions = filtering.Conditions(
+        where=where,
+        return_above=return_above,
+        return_below=return_below,
+        won=won,
+        min_length=min_length,
+        max_length=max_length,
+        noise=noise,
+        expert=expert,
+        split=split,
+        episodes=None if episodes is None else _range(episodes),
+        top=top,
+    )
+    make(
+        lambda progress: filtering.filter(
+            dataset,
+            output,
+            conditions,
+            without=without or (),
+            name=name,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        ),
+        *(output, "episodes", quiet, json),
+    )
+
+
+def merge(
+    datasets: _Datasets,
+    output: Output,
+    arrays: _Arrays = "all",
+    without: _Without = None,
+    allow_duplicates: _Allow = False,
+    drop_duplicates: _Drop = False,
+    licence: _Licence = None,
+    name: _Name = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Put several datasets into one, if they agree.
+
+    Seeds, experts, noise, splits and masks are kept; what does not fit is refused with the reasons.
+    """
+    from kd_offline.datasets.edit.merge import merge as put_together
+
+    make(
+        lambda progress: put_together(
+            datasets,
+            output,
+            arrays=arrays,
+            without=without or (),
+            duplicates=_duplicates(allow_duplicates, drop_duplicates),
+            licence=licence,
+            name=name,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        ),
+        *(output, "episodes", quiet, json),
+    )
+
+
+def append(
+    dataset: options.Dataset,
+    more: _More,
+    output: Output,
+    arrays: _Arrays = "all",
+    without: _Without = None,
+    allow_duplicates: _Allow = False,
+    drop_duplicates: _Drop = False,
+    licence: _Licence = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Make the next version of a dataset, with more episodes.
+
+    As merge, but name and description of the first stay. The first itself does not change.
+    """
+    from kd_offline.datasets.edit.merge import append as continued
+
+    make(
+        lambda progress: continued(
+            dataset,
+            more,
+            output,
+            arrays=arrays,
+            without=without or (),
+            duplicates=_duplicates(allow_duplicates, drop_duplicates),
+            licence=licence,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        ),
+        *(output, "episodes", quiet, json),
+    )
+
+
+_COMMANDS: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
+    (
+        split,
+        "kd-offline split dataset.zarr -o split.zarr --heldout 0.1 --seed 1",
+        "kd-offline split dataset.zarr -o split.zarr --parts train:0.8,val:0.1,test:0.1",
+    ),
+    (
+        filter,
+        "kd-offline filter dataset.zarr -o best.zarr --top 0.1",
+        "kd-offline filter dataset.zarr -o clean.zarr --noise 0 --without embedding",
+        "kd-offline filter dataset.zarr -o some.zarr --where 'return > -20 and length in [25, 50]'",
+    ),
+    (
+        merge,
+        "kd-offline merge a.zarr b.zarr -o both.zarr",
+        "kd-offline merge a.zarr b.zarr -o both.zarr --arrays common --drop-duplicates",
+    ),
+    (append, "kd-offline append dataset.zarr more.zarr -o dataset-1.1.zarr"),
+)
+
+
+def make(
+    operation: Callable[[Progress], DatasetManifest],
+    output: Path,
+    unit: str,
+    quiet: bool,
+    json: bool,
+) -> None:
+    """Run an operation under a progress bar and print what came out."""
+    kept = f"what was written so far is in {output}: run the same command with --resume"
+    with bar(1, unit, quiet) as shown, resumable(kept):
+        manifest = operation(filling(shown))
+    from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.datasets.summary import size_bytes
+    from kd_offline.schemas.outputs import EditOutput
+
+    step, figures = manifest.lineage[-1], manifest.statistics
+    done = EditOutput(
+        id=manifest.id,
+        path=str(output),
+        operation=step.operation,
+        parents=step.parents,
+        episodes=figures.episodes,
+        steps=figures.steps,
+        bytes=size_bytes(ExpertBuffer.open(output)),
+        left_out=step.arguments.get("left_out", ()),
+    )
+    if json:
+        emit(done)
+        return
+    say(f"{done.episodes:,} episodes, {done.steps:,} steps, {done.bytes / 1e6:.1f} MB")
+    if done.left_out:
+        say(f"left out: {', '.join(done.left_out)}")
+    say(done.id)
+    typer.echo(done.path)
+
+
+def _duplicates(allow: bool, drop: bool) -> str:
+    if allow and drop:
+        msg = "--allow-duplicates and --drop-duplicates exclude each other: give one of them"
+        raise UsageError(msg)
+    return "keep" if allow else "drop" if drop else "refuse"
+
+
+def _range(text: str) -> tuple[int, int]:
+    try:
+        first, stop = (int(part) for part in text.split(":"))
+    except ValueError:
+        msg = f"--episodes {text!r} is not a range: write FIRST:STOP, such as 0:1000"
+        raise UsageError(msg) from None
+    return first, stop
