@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Conditions": "edit.filter",
+    "DatasetWriter": "writer",
+    "EpisodeBlock": "blocks",
+    "ExpertBuffer": "reader",
     "annotate": "edit.annotate",
     "append": "edit.merge",
     "card": "cards",
     "diff": "comparison",
     "filter": "edit.filter",
+    "inspect": "summary",
     "merge": "edit.merge",
     "split": "edit.split",
-    "DatasetWriter": "writer",
-    "EpisodeBlock": "blocks",
-    "ExpertBuffer": "reader",
-    "inspect": "summary",
     "verify": "integrity",
 }
 
