@@ -98,6 +98,27 @@ def masked_log_softmax(logits: FloatArray, available_actions: BoolArray) -> npt.
     return np.asarray(legal - top - np.log(np.where(total > 0, total, 1.0)))
 
 
+def mixture_probability(
+    logits: FloatArray, available_actions: BoolArray, actions: Array, share: FloatArray
+) -> npt.NDArray[np.float64]:
+    """Return the probability of ``actions`` under ``(1 - share) policy + share uniform``.
+
+    Parameters
+    ----------
+    logits : float [..., A]
+    available_actions : bool [..., A]
+        Legal actions; a row without any gives 0.
+    actions : int [...]
+    share : float, to be broadcast to [...]
+        Weight of the uniform distribution over the legal actions.
+    """
+    logp = masked_log_softmax(logits, available_actions)
+    taken = np.take_along_axis(logp, actions[..., None], -1)[..., 0]
+    legal = np.maximum(available_actions.sum(-1), 1)
+    none = ~available_actions.any(-1)
+    return np.where(none, 0.0, (1 - share) * np.exp(taken) + share / legal)
+
+
 def _legal_only(logits: FloatArray, available: BoolArray) -> npt.NDArray[np.float64]:
     return np.where(available, logits, -np.inf).astype(np.float64, copy=False)
 

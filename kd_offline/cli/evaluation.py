@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _EXAMPLES = options.examples(
     "kd-offline evaluate run/",
     "kd-offline evaluate run/ --ceiling ceiling/ --episodes 1000 --modes greedy",
+    "kd-offline evaluate run/ --expert epymarl:models/20050000",
     "kd-offline evaluate run/ --cross-play --json",
 )
 
@@ -34,6 +35,7 @@ def evaluate(
     expert: Annotated[
         str | None, typer.Option(help="Where the recorded expert is.  [default: as recorded]")
     ] = None,
+    expert_recipe: options.ExpertRecipe = None,
     ceiling: Annotated[
         str | None, typer.Option(help="Expert trained under the students' mask.")
     ] = None,
@@ -61,6 +63,7 @@ def evaluate(
             seed=seed,
             modes=tuple(modes.split(",")),
             expert=expert,
+            expert_recipe=expert_recipe,
             ceiling=ceiling,
             cross_play=cross_play,
             batch=batch,

@@ -60,6 +60,13 @@ Settings = Annotated[
 RecipeFile = Annotated[
     Path | None, typer.Option("--recipe", help="Recipe in TOML; options beat it.")
 ]
+ExpertRecipe = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML that says how an expert of another library is asked.  [default: an expert.toml "
+        "beside it, and what its files say]"
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _EXAMPLES = options.examples(
     "kd-offline record mpe/simple_spread_v3 -o dataset.zarr",
     "kd-offline record mpe/simple_spread_v3 --expert expert/ --episodes 10000 --seed 1",
+    "kd-offline record mpe/simple_spread_v3 --expert epymarl:models/20050000 -o theirs.zarr",
     "kd-offline record mpe/simple_spread_v3 --noise 0:0.5,0.25:0.5 --mask full --mask my.toml",
     "kd-offline record mpe/simple_spread_v3 --partner run/ -o dataset-2.zarr",
     "kd-offline record mpe/simple_spread_v3 -o dataset.zarr --resume",
@@ -32,7 +33,12 @@ def add(app: typer.Typer) -> None:
 _Environment = Annotated[str, typer.Argument(help="Name, see kd-offline envs.")]
 _Output = Annotated[Path, typer.Option("--output", "-o", help="Dataset to make.")]
 _Expert = Annotated[
-    str, typer.Option(help="bundled, bundled:large, bundled:mlp, or a trained folder.")
+    str,
+    typer.Option(
+        help="bundled, bundled:large, bundled:mlp, a trained folder, or one of another library: "
+        "epymarl:DIR, pymarl2:DIR, on-policy:DIR, benchmarl:FILE, jaxmarl:FILE, onnx:FILE, "
+        "python:package.module:factory."
+    ),
 ]
 _Episodes = Annotated[int, typer.Option(help="Episodes.")]
 _Noise = Annotated[
@@ -65,6 +71,7 @@ def record(
     environment: _Environment,
     output: _Output = Path("dataset.zarr"),
     expert: _Expert = "bundled",
+    expert_recipe: options.ExpertRecipe = None,
     episodes: _Episodes = 30000,
     seed: options.Seed = 0,
     noise: _Noise = "default",
@@ -90,6 +97,7 @@ def record(
 
     arguments = {
         "expert": expert,
+        "expert_recipe": expert_recipe,
         "episodes": episodes,
         "seed": seed,
         "noise_mixture": parse_mixture(noise),
@@ -122,7 +130,7 @@ def _run(environment: str, output: Path, arguments: dict[str, Any], quiet: bool)
         def progress(done: int) -> None:
             shown.update(done - shown.n)
 
-        manifest = roll_out(environment, output, progress=progress, **arguments)
+        manifest = roll_out(environment, output, progress=progress, tell=say, **arguments)
     return _output(manifest, output)
 
 

@@ -79,7 +79,14 @@ class NetworkCost:
 
 
 def network_cost(shape: Shape) -> NetworkCost:
-    """Return the exact cost of one decision of a network of this shape."""
+    """Return the exact cost of one decision of a network of this shape.
+
+    Networks of another family, as experts of other libraries have them, bring a count of their
+    own: parameters, multiply-accumulates and elementwise arithmetic, as ``counted``.
+    """
+    counted = getattr(shape, "counted", None)
+    if counted is not None:
+        return NetworkCost(*counted)
     parameters = macs = elementwise = 0
     width = shape.inputs
     for layer in shape.trunk:

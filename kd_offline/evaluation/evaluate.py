@@ -80,6 +80,7 @@ def evaluate(
     seed: int = 0,
     modes: Sequence[str] = MODES,
     expert: str | Path | None = None,
+    expert_recipe: str | Path | None = None,
     ceiling: str | Path | None = None,
     cross_play: bool = False,
     batch: int = DEFAULT_BATCH,
@@ -99,6 +100,8 @@ def evaluate(
         ``greedy``, ``sampled`` or both.
     expert : path or reference, optional
         Default: the one that was recorded.
+    expert_recipe : path, optional
+        TOML file that says how an expert of another library is asked.
     ceiling : path or reference, optional
         The best policy known under the students' mask, trained directly.
     cross_play : bool
@@ -116,7 +119,7 @@ def evaluate(
     started = time.perf_counter()
     plan = Plan(episodes, seed, tuple(modes), cross_play, batch)
     folder = open_run(run)
-    parties = load_parties(folder, expert=expert, ceiling=ceiling)
+    parties = load_parties(folder, expert=expert, expert_recipe=expert_recipe, ceiling=ceiling)
     manifest = parties.manifest
     try:
         figures = measure(
@@ -127,7 +130,7 @@ def evaluate(
         parties.environment.close()
     report = _report(folder.path, parties, plan, figures, cost).model_copy(
         update={
-            "command": _command(run, plan, expert, ceiling),
+            "command": _command(run, plan, expert, ceiling, expert_recipe),
             "seconds": round(time.perf_counter() - started, 3),
         }
     )
@@ -227,12 +230,17 @@ def _opponents(parties: Parties) -> dict[str, str]:
 
 
 def _command(
-    run: str | Path, plan: Plan, expert: str | Path | None, ceiling: str | Path | None
+    run: str | Path,
+    plan: Plan,
+    expert: str | Path | None,
+    ceiling: str | Path | None,
+    recipe: str | Path | None = None,
 ) -> str:
     words = ["kd-offline", "evaluate", str(run)]
     words += ["--episodes", str(plan.episodes), "--seed", str(plan.seed)]
     words += [] if plan.modes == MODES else ["--modes", ",".join(plan.modes)]
     words += [] if expert is None else ["--expert", str(expert)]
+    words += [] if recipe is None else ["--expert-recipe", str(recipe)]
     words += [] if ceiling is None else ["--ceiling", str(ceiling)]
     words += ["--cross-play"] if plan.cross_play else []
     return shlex.join(words)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.run import RunManifest
 
 if TYPE_CHECKING:
-    from kd_offline.experts.expert import Expert
+    from kd_offline.experts.load import AnyExpert
     from kd_offline.students.policy import StudentPolicy
 
 
@@ -35,7 +35,11 @@ class Parties:
 
 
 def load_parties(
-    run: RunFolder, *, expert: str | Path | None = None, ceiling: str | Path | None = None
+    run: RunFolder,
+    *,
+    expert: str | Path | None = None,
+    expert_recipe: str | Path | None = None,
+    ceiling: str | Path | None = None,
 ) -> Parties:
     """Load the environment, the expert, the students and, if given, the ceiling of a run.
 
@@ -60,7 +64,7 @@ def load_parties(
         raise UsageError(msg)
     environment = environments.load(manifest.environment, **manifest.environment_kwargs)
     spec = environment.spec
-    teacher = _expert(manifest, expert, spec)
+    teacher = _expert(manifest, expert, expert_recipe, spec)
     top = None if ceiling is None else _load_expert(ceiling, spec)
     teams = load(run.path)
     _check_seeds(manifest, len(teams))
@@ -77,10 +81,25 @@ def load_parties(
     )
 
 
-def expert_shapes(expert: Expert, spec: EnvironmentSpec) -> tuple[Shape, ...]:
-    """Return the actor that each agent carries; agents that share one carry a copy each."""
+def expert_shapes(expert: AnyExpert, spec: EnvironmentSpec) -> tuple[Shape, ...]:
+    """Return the actor that each agent carries; agents that share one carry a copy each.
+
+    Raises
+    ------
+    MismatchError
+        It is a policy of the user's own that does not say its cost.
+    """
+    from kd_offline.experts.foreign.expert import ForeignExpert
     from kd_offline.experts.team import actor_groups
 
+    if isinstance(expert, ForeignExpert):
+        if not expert.shapes:
+            msg = (
+                f"expert {expert.reference!r} does not say what a decision costs: give its policy "
+                "the attributes parameters and macs (of one agent, multiply-accumulates)"
+            )
+            raise MismatchError(msg)
+        return expert.shapes
     groups = actor_groups(spec, expert.card.recipe.architecture)
     by_agent = {agent: group.shape for group in groups for agent in group.agents}
     seen = expert.mask()
@@ -108,7 +127,12 @@ def student_shapes(student: StudentPolicy, spec: EnvironmentSpec) -> tuple[Shape
     return tuple(shapes)
 
 
-def _expert(manifest: RunManifest, given: str | Path | None, spec: EnvironmentSpec) -> Expert:
+def _expert(
+    manifest: RunManifest,
+    given: str | Path | None,
+    recipe: str | Path | None,
+    spec: EnvironmentSpec,
+) -> AnyExpert:
     reference = manifest.expert_reference if given is None else given
     # Datasets travel without the paths of the machine that made them.
     if given is None and not manifest.expert_reference.startswith("bundled"):
@@ -117,7 +141,7 @@ def _expert(manifest: RunManifest, given: str | Path | None, spec: EnvironmentSp
             f"({_short(manifest.expert) or 'unnamed'}): pass --expert with that expert's folder"
         )
         raise UsageError(msg)
-    loaded = _load_expert(reference, spec)
+    loaded = _load_expert(reference, spec, recipe)
     if manifest.expert and loaded.digest != manifest.expert:
         msg = (
             f"expert {str(reference)!r} has the weights {_short(loaded.digest)}, the dataset "
@@ -127,15 +151,19 @@ def _expert(manifest: RunManifest, given: str | Path | None, spec: EnvironmentSp
     return loaded
 
 
-def _load_expert(reference: str | Path, spec: EnvironmentSpec) -> Expert:
+def _load_expert(
+    reference: str | Path, spec: EnvironmentSpec, recipe: str | Path | None = None
+) -> AnyExpert:
     from kd_offline.experts.load import load
 
     # The critic acts in no evaluation; leaving it out halves the work.
-    return replace(load(reference, spec), with_value=False)
+    return load(reference, spec, recipe, with_value=False)
 
 
-def _check_ceiling(ceiling: Expert, student: StudentPolicy, mask: str) -> None:
+def _check_ceiling(ceiling: AnyExpert, student: StudentPolicy, mask: str) -> None:
     """Refuse a ceiling that sees other features than the students: it would not be one."""
+    from kd_offline.experts.expert import Expert
+
     if student.mask.static is None:
         return
     everything = np.array(
@@ -143,15 +171,15 @@ def _check_ceiling(ceiling: Expert, student: StudentPolicy, mask: str) -> None:
     )
     seen = ceiling.mask()
     if not np.array_equal(everything if seen is None else seen, student.mask.static):
-        trained = ceiling.card.recipe.mask or "full"
+        trained = ceiling.card.recipe.mask if isinstance(ceiling, Expert) else None
         msg = (
-            f"ceiling {ceiling.reference!r} was trained under the mask {trained!r}, the students "
-            f"see {mask!r}: pass a policy made by kd-offline train --mask {mask}"
+            f"ceiling {ceiling.reference!r} was trained under the mask {trained or 'full'!r}, the "
+            f"students see {mask!r}: pass a policy made by kd-offline train --mask {mask}"
         )
         raise MismatchError(msg)
 
 
-def _name(expert: Expert) -> str:
+def _name(expert: AnyExpert) -> str:
     """Return a name without the folders of this machine."""
     return f"{Path(expert.reference).name} ({_short(expert.digest)})"
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
+from kd_offline.schemas.dataset import Capture, ExpertRecord
 from kd_offline.schemas.expert import ExpertCard
 from kd_offline.types import BoolArray, PolicyOutput, SeedArray, View
 
@@ -66,3 +67,20 @@ class Expert:
     def mask(self) -> BoolArray | None:
         """Return what the actor may see, bool [N, O], or None for everything."""
         return None if self.card.mask is None else np.array(self.card.mask, bool)
+
+    def describe(self) -> ExpertRecord:
+        """Return the expert's entry of a manifest; a path of this machine is not part of it."""
+        recipe = self.card.recipe
+        layer = "GRU state after the step" if recipe.architecture.gru else "last hidden layer"
+        return ExpertRecord(
+            id=0,
+            kind=recipe.algorithm,
+            reference=self.reference if self.reference.startswith("bundled") else "trained",
+            architecture=recipe.architecture.model_dump(mode="json"),
+            parameters=self.card.parameters["actor"],
+            digest=self.digest,
+            capture=Capture(embedding=layer),
+            gamma=recipe.gamma,
+            bootstraps_truncation=recipe.bootstrap_on_truncation,
+            value_of="discounted sum of the mean reward of the agent's side, raw units",
+        )

@@ -2,32 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from kd_offline.errors import CheckpointError, UnknownNameError
+from kd_offline.errors import CheckpointError, UnknownNameError, UsageError
 from kd_offline.experts import checkpoint
 from kd_offline.experts.expert import Expert
+from kd_offline.experts.foreign import load as foreign
+from kd_offline.experts.foreign.expert import ForeignExpert
+from kd_offline.experts.foreign.files import looks_like
 from kd_offline.schemas.environment import EnvironmentSpec
 
+AnyExpert = Expert | ForeignExpert
 VARIANTS = ("default", "large", "mlp")
 
 
-def load(reference: str | Path, spec: EnvironmentSpec) -> Expert:
+def load(
+    reference: str | Path,
+    spec: EnvironmentSpec,
+    recipe: str | Path | None = None,
+    *,
+    with_value: bool = True,
+) -> AnyExpert:
     """Load the expert that ``reference`` names and check that it fits ``spec``.
 
     ``bundled`` is the strongest recurrent expert that ships with the package, ``bundled:large`` a
-    wider one of about 110,000 actor parameters, ``bundled:mlp`` one without memory. Anything else
-    is a folder made by ``kd-offline train``.
+    wider one of about 110,000 actor parameters, ``bundled:mlp`` one without memory.
+    ``LIBRARY:PLACE`` is one of another library, see :mod:`kd_offline.experts.foreign.load`, asked
+    as ``recipe`` says. Anything else is a folder made by ``kd-offline train``. Without
+    ``with_value`` no critic runs, which halves the work where values do not matter.
+
+    Raises
+    ------
+    CheckpointError, MismatchError, UnknownNameError, UsageError
+        There is no such expert, or it cannot be used here.
+    """
+    name = str(reference)
+    if foreign.prefix_of(name) is not None:
+        return foreign.load(name, spec, recipe, with_value=with_value)
+    if recipe is not None:
+        msg = (
+            f"expert {name!r} was trained by kd-offline and needs no recipe: leave it out, or name "
+            f"the library as one of {', '.join(f'{p}:' for p in foreign.PREFIXES)}"
+        )
+        raise UsageError(msg)
+    return replace(load_own(name, spec), with_value=with_value)
+
+
+def load_own(name: str, spec: EnvironmentSpec) -> Expert:
+    """Load an expert that kd-offline trained: a bundled one, or a folder.
 
     Raises
     ------
     CheckpointError, MismatchError, UnknownNameError
-        There is no such expert, or it cannot be used here.
+        As for :func:`load`.
     """
-    name = str(reference)
     if name != "bundled" and not name.startswith("bundled:"):
-        return checkpoint.load(Path(reference), name, spec)
+        _refuse_foreign(name)
+        return checkpoint.load(Path(name), name, spec)
     variant = name.partition(":")[2] or "default"
     if variant not in VARIANTS:
         raise UnknownNameError(what="bundled expert", got=variant, allowed=VARIANTS)
@@ -41,6 +74,39 @@ def load(reference: str | Path, spec: EnvironmentSpec) -> Expert:
         )
         raise CheckpointError(msg)
     return checkpoint.load(folder, name, spec)
+
+
+def _refuse_foreign(name: str) -> None:
+    """Say which library a checkpoint is of that was named without one, or with an unknown one."""
+    prefix, colon, _ = name.partition(":")
+    path = Path(name)
+    if colon and "/" not in prefix and not path.exists():
+        raise UnknownNameError(
+            what="library of an expert", got=prefix, allowed=["bundled", *foreign.PREFIXES]
+        )
+    found = looks_like(path) if path.exists() and not (path / checkpoint.CARD).is_file() else None
+    if found is not None:
+        msg = (
+            f"{name!r} is not an expert of kd-offline but looks like one of {found}: "
+            f"write {found}:{name}"
+        )
+        raise CheckpointError(msg)
+
+
+def find(digest: str | None, spec: EnvironmentSpec) -> Expert | None:
+    """Return the bundled expert for ``spec`` whose weights have ``digest``, if there is one.
+
+    Raises
+    ------
+    MismatchError
+        There is one, and it does not fit ``spec``.
+    """
+    for variant in VARIANTS:
+        folder = bundled_folder(spec.id, variant)
+        if folder.is_dir() and checkpoint.digest(folder) == digest:
+            name = "bundled" if variant == "default" else f"bundled:{variant}"
+            return checkpoint.load(folder, name, spec)
+    return None
 
 
 def bundled_folder(environment: str, variant: str) -> Path:

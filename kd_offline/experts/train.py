@@ -15,8 +15,8 @@ from kd_offline import environments
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import StorageError, UnknownNameError, UsageError
 from kd_offline.experts import checkpoint, ppo
-from kd_offline.experts.expert import Expert, NetworkPolicy
-from kd_offline.experts.load import load
+from kd_offline.experts.expert import NetworkPolicy
+from kd_offline.experts.load import AnyExpert, load
 from kd_offline.experts.score import greedy_score
 from kd_offline.experts.team import ActorCritic
 from kd_offline.networks.files import make_folder
@@ -187,7 +187,7 @@ def _frames(run: _Run, iterations: int) -> int:
 def _iterate(
     run: _Run,
     environment: BatchedEnvironment,
-    opponents: Expert | None,
+    opponents: AnyExpert | None,
     batches: int,
     began: float,
 ) -> TrainProgress:
@@ -220,7 +220,7 @@ def _iterate(
     )
 
 
-def _policy(run: _Run, opponents: Expert | None) -> TeamPolicy:
+def _policy(run: _Run, opponents: AnyExpert | None) -> TeamPolicy:
     own = NetworkPolicy(run.model, run.norm)
     if opponents is None:
         return own
@@ -246,7 +246,7 @@ class _WithValue:
         return PolicyOutput(mixed.logits, None, value), after
 
 
-def _opponents(recipe: TrainRecipe, spec: EnvironmentSpec) -> Expert | None:
+def _opponents(recipe: TrainRecipe, spec: EnvironmentSpec) -> AnyExpert | None:
     if recipe.learn is None or set(recipe.learn) == set(spec.sides):
         return None
     return load(recipe.opponents or "bundled", spec)

@@ -44,7 +44,8 @@ class QMixer(nn.Module):
     def forward(self, q: Tensor, state: Tensor) -> Tensor:
         """Mix ``q``: float [..., N] under ``state``: float [..., S] to float [...]."""
         before, out_weight = self._layer(q, state)
-        return (functional.elu(before) * out_weight).sum(-1) + self.v(state)[..., 0]
+        mixed = (functional.elu(before) * out_weight).sum(-1)
+        return torch.as_tensor(mixed + self.v(state)[..., 0])
 
     def credit(self, q: Tensor, state: Tensor) -> Tensor:
         """Return how much the team's value rises with each agent's: d q_tot / d q, [..., N]."""

@@ -13,9 +13,10 @@ from kd_offline import environments
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UnknownNameError, UsageError
-from kd_offline.experts.expert import Expert
-from kd_offline.experts.load import load
+from kd_offline.experts.foreign.expert import ForeignExpert
+from kd_offline.experts.load import AnyExpert, load
 from kd_offline.recording import noise
+from kd_offline.recording.calibration import calibrated
 from kd_offline.recording.partner import (
     DEFAULT_SHARE,
     RULE,
@@ -26,9 +27,7 @@ from kd_offline.recording.partner import (
 from kd_offline.recording.workers import in_order
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.dataset import (
-    Capture,
     DatasetManifest,
-    ExpertRecord,
     MaskRecord,
     NoiseLevel,
     RecordingHeader,
@@ -50,6 +49,7 @@ def record(
     output: str | Path,
     *,
     expert: str | Path = "bundled",
+    expert_recipe: str | Path | None = None,
     episodes: int = DEFAULT_EPISODES,
     seed: int = 0,
     noise_mixture: Sequence[NoiseLevel] = noise.DEFAULT,
@@ -64,6 +64,7 @@ def record(
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> DatasetManifest:
     """Record an expert buffer.
 
@@ -74,7 +75,10 @@ def record(
     output
         Folder of the dataset, usually ``something.zarr``.
     expert
-        ``bundled``, ``bundled:large``, ``bundled:mlp``, or a folder made by training.
+        ``bundled``, ``bundled:large``, ``bundled:mlp``, a folder made by training, or
+        ``LIBRARY:PLACE``, see :func:`kd_offline.experts.load.load`.
+    expert_recipe
+        TOML file that says how an expert of another library is asked.
     episodes, seed
         Episode ``k`` depends on (seed, k) alone, so a longer recording begins like a shorter one.
     noise_mixture
@@ -91,6 +95,8 @@ def record(
         Batches played side by side; the dataset does not depend on it.
     progress
         Called with the number of episodes done so far.
+    tell
+        Called with what an import did not find, and how values were calibrated.
 
     Returns
     -------
@@ -114,7 +120,12 @@ def record(
         raise UsageError(msg)
     worlds = [environments.load(environment, **(environment_kwargs or {})) for _ in range(threads)]
     spec = worlds[0].spec
-    actor = load(expert, spec)
+    actor = load(expert, spec, expert_recipe)
+    if isinstance(actor, ForeignExpert):
+        if tell is not None:
+            for what in actor.missing:
+                tell(f"expert {expert}: did not find {what}")
+        actor = calibrated(actor, worlds[0], seed, tell)
     company = load_partner(partner, spec, partner_share)
     chosen = {m.name: m for m in (resolve(x, spec) for x in masks or names_for(spec))}
     recording = _recording(seed, episodes, batch, noise_mixture, company, embedding_dtype)
@@ -191,37 +202,20 @@ def _behind(block: EpisodeBlock, episodes: int) -> EpisodeBlock:
     )
 
 
-def expert_record(expert: Expert) -> ExpertRecord:
-    """Describe an expert for a manifest; a path of this machine is not part of it."""
-    card = expert.card
-    layer = "GRU state after the step" if card.recipe.architecture.gru else "last hidden layer"
-    return ExpertRecord(
-        id=0,
-        kind=card.recipe.algorithm,
-        reference=expert.reference if expert.reference.startswith("bundled") else "trained",
-        architecture=card.recipe.architecture.model_dump(mode="json"),
-        parameters=card.parameters["actor"],
-        digest=expert.digest,
-        capture=Capture(embedding=layer),
-        gamma=card.recipe.gamma,
-        bootstraps_truncation=card.recipe.bootstrap_on_truncation,
-        value_of="discounted sum of the mean reward of the agent's side, raw units",
-    )
-
-
 def _header(
     name: str | None,
     environment: str,
     spec: EnvironmentSpec,
-    actor: Expert,
+    actor: AnyExpert,
     recording: RecordingRecord,
     masks: Sequence[Mask],
 ) -> RecordingHeader:
     task = environment.split("/")[-1].replace(":", "-")
+    entry = actor.describe()
     return RecordingHeader(
-        name=name or f"{task}-{actor.card.recipe.algorithm}",
+        name=name or f"{task}-{entry.kind}",
         environment=spec,
-        experts=(expert_record(actor),),
+        experts=(entry,),
         recording=recording,
         masks={
             mask.name: MaskRecord(description=mask.description, random_k=mask.random_k)

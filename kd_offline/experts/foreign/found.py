@@ -1,0 +1,201 @@
+"""What was found in a checkpoint, and how it becomes a team for an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from kd_offline.errors import MismatchError, UsageError
+from kd_offline.experts.foreign.inputs import Parts, fit, misfit, widths
+from kd_offline.experts.foreign.networks import Network
+from kd_offline.experts.foreign.team import Member, NetworkTeam, Statistics
+from kd_offline.networks.mixers import QMixer
+from kd_offline.recipes import build
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.foreign import InputRecipe
+
+Networks = dict[str, list[Network]]  # group -> one shared network, or one for each agent
+
+
+@dataclass(slots=True)
+class Found:
+    """Networks and settings of one checkpoint, before an environment is known.
+
+    ``inputs`` and ``critic_inputs`` are what the networks may be fed, likeliest first. ``missing``
+    says in words what an importer looked for and did not find.
+    """
+
+    recipe: InputRecipe
+    actors: Networks
+    inputs: Sequence[tuple[str, ...]]
+    files: Sequence[Path]
+    critics: Networks = field(default_factory=dict)
+    critic_inputs: Sequence[tuple[str, ...]] = ()
+    statistics: Statistics | None = None
+    mixer: QMixer | None = None
+    missing: list[str] = field(default_factory=list)
+
+
+Given = Mapping[str, object]
+
+
+def settle(detected: Given, given: Given) -> InputRecipe:
+    """Merge what a loader detected with what the user gave, which wins.
+
+    Raises
+    ------
+    UsageError
+        A setting does not exist or has an impossible value.
+    """
+    if "library" in given and given["library"] != detected["library"]:
+        msg = (
+            f"the expert recipe is for {given['library']}, the expert is one of "
+            f"{detected['library']}: give the recipe that belongs to it"
+        )
+        raise UsageError(msg)
+    return build(InputRecipe, [detected, given], "expert recipe")
+
+
+def to_team(found: Found, spec: EnvironmentSpec, reference: str, given: Given) -> NetworkTeam:
+    """Return the team for an environment; its recipe names the parts that fitted.
+
+    Raises
+    ------
+    MismatchError
+        Widths, agents or actions are not those of the environment.
+    """
+    recipe = found.recipe
+    wanted = [recipe.inputs] if "inputs" in given else found.inputs
+    agents = _agents_of(found.actors, recipe, spec, reference)
+    actors = []
+    for group, networks in found.actors.items():
+        for network, mine in _owners(networks, agents[group], reference, spec):
+            parts = _fit(network, mine, spec, wanted, recipe.frames)
+            if parts is None:
+                raise misfit(reference, network.inputs, spec, widths(spec, spec.obs_width))
+            _check_actions(network, mine, spec, reference)
+            actors.append(Member(network, mine, parts))
+    critics = _critics(found, spec, agents, given)
+    update = {
+        "inputs": actors[0].parts.names,
+        "critic_inputs": critics[0].parts.names if critics else None,
+    }
+    return NetworkTeam(
+        spec=spec,
+        recipe=recipe.model_copy(update=update),
+        actors=tuple(actors),
+        critics=critics,
+        statistics=_statistics(found, spec) if critics else None,
+        mixer=_mixer(found, spec),
+    )
+
+
+def _critics(
+    found: Found, spec: EnvironmentSpec, agents: Mapping[str, tuple[int, ...]], given: Given
+) -> tuple[Member, ...]:
+    """Return the critics, none where this environment has not what they read."""
+    wanted = found.critic_inputs
+    if "critic_inputs" in given:
+        wanted = [found.recipe.critic_inputs] if found.recipe.critic_inputs else []
+    members = []
+    for group, networks in found.critics.items():
+        mine = agents.get(group, ())
+        owners = [(networks[0], mine)]
+        if len(networks) == len(mine) > 1:
+            owners = [(n, (i,)) for n, i in zip(networks, mine, strict=True)]
+        for network, served in owners:
+            parts = _fit(network, served, spec, wanted, 1) if wanted else None
+            if parts is None:
+                found.missing.append(
+                    f"a critic that reads what {spec.id} shows (it takes {network.inputs} inputs)"
+                )
+                return ()
+            members.append(Member(network, served, parts))
+    return tuple(members)
+
+
+def _fit(
+    network: Network,
+    agents: tuple[int, ...],
+    spec: EnvironmentSpec,
+    wanted: Sequence[tuple[str, ...]],
+    frames: int,
+) -> Parts | None:
+    own = {spec.obs_widths[i] for i in agents}
+    width = own.pop() if len(own) == 1 else None
+    return fit(network.inputs, spec, wanted, own_width=width, frames=frames)
+
+
+def _agents_of(
+    networks: Networks, recipe: InputRecipe, spec: EnvironmentSpec, reference: str
+) -> dict[str, tuple[int, ...]]:
+    """Return the agents that every group of networks serves."""
+    if len(networks) == 1:
+        return dict.fromkeys(networks, tuple(range(spec.n_agents)))
+    table = {**spec.sides, **recipe.groups}
+    index = {agent: i for i, agent in enumerate(spec.agents)}
+    served = {group: table.get(group, ()) for group in networks}
+    if sorted(a for mine in served.values() for a in mine) != sorted(spec.agents):
+        msg = (
+            f"expert {reference!r} has networks for the groups {', '.join(networks)}: say in an "
+            f"expert.toml under [groups] which of {', '.join(spec.agents)} belong to each"
+        )
+        raise MismatchError(msg)
+    return {group: tuple(index[a] for a in mine) for group, mine in served.items()}
+
+
+def _owners(
+    networks: Sequence[Network], agents: tuple[int, ...], reference: str, spec: EnvironmentSpec
+) -> list[tuple[Network, tuple[int, ...]]]:
+    if len(networks) == 1:
+        return [(networks[0], agents)]
+    if len(networks) != len(agents):
+        msg = (
+            f"expert {reference!r} has networks for {len(networks)} agents, and {spec.id} has "
+            f"{len(agents)}: choose the environment it was trained in"
+        )
+        raise MismatchError(msg)
+    return [(network, (i,)) for network, i in zip(networks, agents, strict=True)]
+
+
+def _check_actions(
+    network: Network, agents: tuple[int, ...], spec: EnvironmentSpec, reference: str
+) -> None:
+    for i in agents:
+        if network.outputs not in (spec.action_counts[i], spec.action_count):
+            msg = (
+                f"expert {reference!r} has {network.outputs} outputs for {spec.agents[i]}, which "
+                f"has {spec.action_counts[i]} actions in {spec.id}: choose the environment it was "
+                "trained in (an expert with continuous actions cannot be used)"
+            )
+            raise MismatchError(msg)
+
+
+def _statistics(found: Found, spec: EnvironmentSpec) -> Statistics | None:
+    if found.statistics is None or len(found.statistics.mean) in (1, spec.n_agents):
+        return found.statistics
+    found.missing.append("a value normaliser for every agent")
+    return None
+
+
+def _mixer(found: Found, spec: EnvironmentSpec) -> QMixer | None:
+    mixer = found.mixer
+    if mixer is None or mixer.shape.agents == spec.n_agents:
+        return mixer
+    found.missing.append(f"a mixer for {spec.n_agents} agents")
+    return None
+
+
+def debiased(mean: Tensor, mean_square: Tensor, term: Tensor) -> Statistics:
+    """Return the statistics of a running average of values and squares, as it is kept for them.
+
+    Both begin at zero, so they are divided by how much of the weight has arrived; the floors are
+    those of the library that keeps them so.
+    """
+    share = term.clamp(min=1e-5)
+    centre = (mean / share).flatten()
+    variance = (mean_square / share).flatten() - centre**2
+    return Statistics(centre, variance.clamp(min=1e-2).sqrt())

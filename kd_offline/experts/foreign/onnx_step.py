@@ -1,0 +1,228 @@
+"""An ONNX step function: ``obs, hidden, available_actions -> logits, hidden [, value]``.
+
+Inputs are known by name: ``obs`` (what the recipe's ``inputs`` concatenate), and where they are
+declared ``hidden``, ``available_actions`` and ``state``. Outputs are ``logits`` or ``q_values``,
+one whose name contains ``hidden``, and ``value`` and ``embedding``.
+
+``obs`` of two axes [rows, I] is one agent a row; of three axes [episodes, N, I] it is the team. A
+first axis of a fixed size is served in pieces of that size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from kd_offline.errors import CheckpointError, MismatchError, MissingExtraError
+from kd_offline.experts.foreign.expert import CountedShape, ForeignExpert, entry, probe
+from kd_offline.experts.foreign.files import digest, wrong_place
+from kd_offline.experts.foreign.found import Given, settle
+from kd_offline.experts.foreign.inputs import assemble, fit, misfit, widths
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.types import Array, Float32Array, PolicyOutput, SeedArray, View
+
+_INPUTS = ("obs", "hidden", "available_actions", "state")
+_TYPES = {"tensor(float)": np.float32, "tensor(bool)": np.bool_, "tensor(int64)": np.int64}
+_ORDERS = (
+    ("obs",),
+    ("obs", "agent_id"),
+    ("obs", "last_action", "agent_id"),
+    ("obs", "last_action"),
+)
+
+
+class _Port(NamedTuple):
+    """A declared input: its name, sizes (None: free) and type."""
+
+    name: str
+    sizes: tuple[int | None, ...]
+    kind: Any
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxPolicy:
+    """A step function in onnxruntime as a team policy."""
+
+    session: Any
+    spec: EnvironmentSpec
+    ports: dict[str, _Port]
+    outputs: dict[str, str]  # what it is -> its name in the file
+    parts: tuple[str, ...]
+
+    def start(self, seeds: SeedArray) -> Float32Array:
+        """Return zeros, with the rows of ``hidden`` on the axis where they belong."""
+        if "hidden" not in self.ports:
+            return np.zeros((0,), np.float32)
+        sizes = [size or 1 for size in self.ports["hidden"].sizes]
+        sizes[self._axis] = self._rows(len(seeds))
+        return np.zeros(sizes, np.float32)
+
+    def act(self, view: View, hidden: Float32Array) -> tuple[PolicyOutput, Float32Array]:
+        """Run one step for every episode and agent."""
+        b, n = view.alive.shape
+        fed = self._fed(view, hidden)
+        rows = self._rows(b)
+        piece = self.ports["obs"].sizes[0] or rows
+        if rows % piece:
+            msg = f"its obs has {piece} rows, which does not divide the {rows} at hand"
+            raise MismatchError(msg)
+        done = [self._run(fed, k, k + piece) for k in range(0, rows, piece)]
+        out = {
+            name: np.concatenate([d[name] for d in done], self._axis if name == "hidden" else 0)
+            for name in self.outputs
+        }
+
+        def shaped(name: str, *tail: int) -> Float32Array | None:
+            values = out.get(name)
+            return None if values is None else values.reshape(b, n, *tail).astype(np.float32)
+
+        logits, q = shaped("logits", -1), shaped("q_values", -1)
+        chosen = q if logits is None else logits
+        assert chosen is not None  # noqa: S101 - checked when it was loaded
+        output = PolicyOutput(chosen, shaped("embedding", -1), shaped("value"), q)
+        return output, out.get("hidden", hidden)
+
+    @property
+    def _team(self) -> bool:
+        return len(self.ports["obs"].sizes) == 3
+
+    @property
+    def _axis(self) -> int:
+        """Axis of ``hidden`` on which the rows lie."""
+        return 0 if self._team or len(self.ports["hidden"].sizes) == 2 else 1
+
+    def _rows(self, episodes: int) -> int:
+        return episodes if self._team else episodes * self.spec.n_agents
+
+    def _fed(self, view: View, hidden: Float32Array) -> dict[str, Array]:
+        n = self.spec.n_agents
+        obs = assemble(self.parts, view, range(n), torch.from_numpy(view.obs), self.spec).numpy()
+        legal = view.available_actions.astype(self._kind("available_actions"))
+        state = view.state if self._team else np.repeat(view.state, n, axis=0)
+        if not self._team:
+            obs, legal = obs.reshape(-1, obs.shape[-1]), legal.reshape(-1, legal.shape[-1])
+        every = {"obs": obs, "available_actions": legal, "state": state, "hidden": hidden}
+        return {name: every[name] for name in self.ports}
+
+    def _kind(self, name: str) -> Any:
+        return self.ports[name].kind if name in self.ports else np.bool_
+
+    def _run(self, fed: dict[str, Array], first: int, last: int) -> dict[str, Array]:
+        piece = {}
+        for name, values in fed.items():
+            axis = self._axis if name == "hidden" else 0
+            piece[name] = np.ascontiguousarray(values.take(range(first, last), axis))
+        got = self.session.run(list(self.outputs.values()), piece)
+        return dict(zip(self.outputs, got, strict=True))
+
+
+def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> ForeignExpert:
+    """Open a step function and check that it fits the environment.
+
+    Raises
+    ------
+    MissingExtraError
+        onnxruntime is not installed.
+    CheckpointError
+        It is no ONNX file, or not a step function.
+    MismatchError
+        It does not fit the environment.
+    """
+    path = Path(place)
+    if not path.is_file() or path.suffix != ".onnx":
+        raise wrong_place(reference, path, "onnx", "ONNX file")
+    session = _session(path)
+    ports = {
+        p.name: _Port(p.name, _sizes(p.shape), _TYPES.get(p.type)) for p in session.get_inputs()
+    }
+    outputs = _outputs([o.name for o in session.get_outputs()])
+    _check_names(path, ports, outputs)
+    detected = {
+        "library": "onnx",
+        "output": "logits" if "logits" in outputs else "q_values",
+        "critic_inputs": ("state",) if "value" in outputs else None,
+    }
+    recipe = settle(detected, given)
+    total = ports["obs"].sizes[-1] or spec.obs_width
+    parts = fit(total, spec, [recipe.inputs] if "inputs" in given else _ORDERS)
+    if parts is None:
+        raise misfit(reference, total, spec, widths(spec, spec.obs_width))
+    recipe = recipe.model_copy(update={"inputs": parts.names})
+    policy = OnnxPolicy(session, spec, ports, outputs, parts.names)
+    probe(policy, spec, reference)
+    missing = [] if "value" in outputs else ["an output named value, so no values are recorded"]
+    parameters = _parameters(path)
+    shape = CountedShape(total, (), None, spec.action_count, (sum(parameters), parameters[0], 0))
+    return ForeignExpert(
+        policy=policy,
+        recipe=recipe,
+        record=entry(
+            recipe,
+            digest([path], recipe.model_dump_json()),
+            sum(parameters),
+            "output embedding of the file" if "embedding" in outputs else "",
+            {"library": "onnx", "inputs": list(ports), "outputs": list(outputs.values())},
+            missing,
+        ),
+        reference=reference,
+        shapes=(shape,) * spec.n_agents,
+    )
+
+
+def _session(path: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError(
+            library="onnxruntime", extra="onnx", purpose="an ONNX expert"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # so that the bits do not depend on the machine's cores
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors share no public base class
+        reason = str(error).splitlines()[0]
+        msg = f"cannot read {str(path)!r} as ONNX: {reason}; export it again"
+        raise CheckpointError(msg) from error
+
+
+def _sizes(shape: list[Any]) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in shape)
+
+
+def _outputs(names: list[str]) -> dict[str, str]:
+    known = {n: n for n in names if n in ("logits", "q_values", "value", "embedding")}
+    hidden = [n for n in names if "hidden" in n]
+    return known | ({"hidden": hidden[0]} if hidden else {})
+
+
+def _check_names(path: Path, ports: dict[str, _Port], outputs: dict[str, str]) -> None:
+    unknown = sorted(set(ports) - set(_INPUTS))
+    acting = {"logits", "q_values"} & outputs.keys()
+    same = ("hidden" in ports) == ("hidden" in outputs)
+    if unknown or "obs" not in ports or len(acting) != 1 or not same:
+        msg = (
+            f"{str(path)!r} is no step function: it has the inputs {', '.join(ports)} and the "
+            f"outputs {', '.join(outputs) or 'none that are known'}, and needs obs [, hidden, "
+            "available_actions, state] -> logits or q_values [, hidden_next, value, embedding]; "
+            "export it with these names"
+        )
+        raise CheckpointError(msg)
+
+
+def _parameters(path: Path) -> tuple[int, int]:
+    """Return how many numbers matrices hold, and how many other weights do.
+
+    In a step function every matrix is used once, so the former are its multiply-accumulates.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise MissingExtraError(library="onnx", extra="onnx", purpose="an ONNX expert") from None
+    sizes = [tuple(t.dims) for t in onnx.load(path).graph.initializer]
+    matrices = sum(int(np.prod(s)) for s in sizes if len(s) > 1)
+    return matrices, sum(int(np.prod(s)) for s in sizes) - matrices

@@ -1,0 +1,113 @@
+"""Values in raw reward units from a critic whose normaliser is lost.
+
+Some libraries train critics on standardised rewards or returns and do not save the statistics. An
+affine map is all that is lost, so it is fitted again: a trial of the expert's own sampled play
+gives discounted returns, and least squares gives the scale and the offset that explain them best.
+The trial has seeds of its own, which depend on the recording's seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from kd_offline.environments.protocol import BatchedEnvironment
+from kd_offline.experts.foreign.expert import ForeignExpert
+from kd_offline.schemas.foreign import ValueCalibration
+from kd_offline.seeding import episode_seeds
+from kd_offline.trajectories import Trajectories, collect, sampled
+from kd_offline.types import Array, FloatArray
+
+EPISODES = 100
+_UNUSED = ("obs", "state", "available_actions", "logits", "q_values", "embedding", "actions")
+
+
+def calibrated(
+    expert: ForeignExpert,
+    world: BatchedEnvironment,
+    seed: int,
+    tell: Callable[[str], None] | None = None,
+) -> ForeignExpert:
+    """Return the expert with values in raw units; itself where they already are, or it has none."""
+    if not expert.needs_calibration:
+        return expert
+    torch.set_num_threads(1)  # as recording does, so that a resumed one finds the same numbers
+    seeds = episode_seeds(seed, 0, EPISODES, "calibration")
+    played = collect(world, expert, seeds, sampled(seeds), without=_UNUSED)
+    recipe = expert.recipe
+    found = fit(
+        played,
+        np.array(world.spec.side_of),
+        gamma=recipe.gamma,
+        bootstrap_on_truncation=recipe.bootstrap_on_truncation,
+    )
+    if tell is not None:
+        tell(
+            f"values were calibrated on {EPISODES} trial episodes: {found.scale:.4g} x output "
+            f"{found.offset:+.4g} explains {found.r2:.2f} of the variance of the returns"
+        )
+    return replace(expert, calibration=found)
+
+
+def fit(
+    played: Trajectories, side_of: Array, *, gamma: float, bootstrap_on_truncation: bool
+) -> ValueCalibration:
+    """Fit ``return = scale * value + offset`` over the steps of alive agents.
+
+    Where the critic gives a value to the time after a time limit, an episode cut off there has a
+    return that ends in the same unknown map of its last value: ``G + D (scale v + offset)``, with
+    the discount ``D`` of the remaining steps. Both unknowns stay linear, so that is no obstacle.
+    The scale is not negative; a critic that errs in sign explains nothing.
+
+    Parameters
+    ----------
+    played : Trajectories
+        With ``value``, ``reward``, ``alive``, ``terminated``, and the final ``value``.
+    side_of : int [N]
+    gamma : float
+    bootstrap_on_truncation : bool
+    """
+    steps = played.steps
+    returns, discount = _returns(played, side_of, gamma)
+    terminated = (steps["terminated"] & played.valid).any(axis=0)
+    open_end = np.atleast_1d(~terminated & bootstrap_on_truncation)[:, None]
+    tail = discount[..., None] * open_end  # [T, B, 1]
+    counts = played.valid[..., None] & steps["alive"]
+    ones = np.ones_like(returns)
+    x = ((steps["value"] - tail * played.final["value"])[counts]).astype(np.float64)
+    unit, y = ((1 - tail) * ones)[counts], returns[counts]
+    scale, offset = _least_squares(x, unit, y)
+    spread = float(((y - y.mean()) ** 2).sum())
+    left = float(((y - scale * x - offset * unit) ** 2).sum())
+    return ValueCalibration(
+        scale=scale,
+        offset=offset,
+        r2=1 - left / spread if spread > 0 else 0.0,
+        episodes=len(played.length),
+        steps=int(played.length.sum()),
+    )
+
+
+def _returns(played: Trajectories, side_of: Array, gamma: float) -> tuple[FloatArray, FloatArray]:
+    """Return the discounted returns [T, B, N] and the discounts of what follows the end [T, B]."""
+    same = (side_of[:, None] == side_of).astype(np.float64)
+    reward = played.steps["reward"].astype(np.float64) @ (same / same.sum(0))
+    reward = reward * played.valid[..., None]
+    returns, discount = np.zeros_like(reward), np.zeros(reward.shape[:2])
+    after, rest = np.zeros_like(reward[0]), np.ones(reward.shape[1])
+    for t in reversed(range(len(reward))):
+        running = played.valid[t]
+        after = reward[t] + gamma * after
+        rest = np.where(running, gamma * rest, rest)
+        returns[t], discount[t] = after, rest
+    return returns, discount
+
+
+def _least_squares(x: FloatArray, unit: FloatArray, y: FloatArray) -> tuple[float, float]:
+    solution, *_ = np.linalg.lstsq(np.stack([x, unit], axis=1), y, rcond=None)
+    if solution[0] >= 0:
+        return float(solution[0]), float(solution[1])
+    return 0.0, float(unit @ y / max(float(unit @ unit), 1e-12))
