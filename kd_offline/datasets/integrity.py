@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from kd_offline.datasets import layout
+from kd_offline.datasets import layout, limits
+from kd_offline.datasets.contents import check_contents
 from kd_offline.datasets.manifest import read_manifest
-from kd_offline.datasets.rules import check_episodes, check_steps
+from kd_offline.datasets.plain import NotPlainError
 from kd_offline.datasets.sources import open_files
-from kd_offline.datasets.store import Files
+from kd_offline.datasets.store import Files, Folder, measured
 from kd_offline.datasets.stored import StoredArray, open_arrays
-from kd_offline.errors import CorruptDatasetError
-from kd_offline.schemas.dataset import DatasetManifest, FileRecord, Problem, VerifyReport
-from kd_offline.types import Array
+from kd_offline.errors import CorruptDatasetError, StorageError
+from kd_offline.schemas.dataset import FileRecord, Problem, VerifyReport
 
-# Left behind when a process dies between the manifest and the clean-up; they hold no data.
-_HARMLESS = {layout.MANIFEST, layout.JOURNAL, layout.LOCK, layout.SCRATCH}
 _THREADS = 2
+_MOST_STRAYS = 100
 
 
 def verify(path: str | Path, *, quick: bool = False) -> VerifyReport:
@@ -40,7 +36,7 @@ def verify(path: str | Path, *, quick: bool = False) -> VerifyReport:
     NotADatasetError, UnfinishedError, FormatVersionError
         There is no finished dataset of a known format at ``path``.
     """
-    folder = open_files(path)
+    folder = open_files(path, cached=False)  # what is there now, not what was there once
     try:
         manifest = read_manifest(folder)
     except CorruptDatasetError as error:
@@ -49,11 +45,13 @@ def verify(path: str | Path, *, quick: bool = False) -> VerifyReport:
     try:
         arrays = open_arrays(folder, manifest.arrays, files)
     except CorruptDatasetError as error:
-        found = list(_check_files(folder, files, {}, hash_chunks=True))
-        return _report(found or [Problem(where=layout.ZARR_JSON, what=str(error))])
+        problem = Problem(where=layout.ZARR_JSON, what=str(error))
+        return _report([problem, *_check_files(folder, files, {}, hash_chunks=True)])
     problems = list(_check_files(folder, files, arrays, hash_chunks=quick))
-    if not quick:
-        problems += _Values(manifest, arrays).check()
+    if bomb := _expansion(folder, arrays):
+        problems.append(bomb)
+    elif not quick:
+        problems += check_contents(manifest, arrays)
     return _report(problems)
 
 
@@ -73,17 +71,60 @@ def _check_files(
     Without ``hash_chunks`` the chunk files are left to the decoding, which reads them anyway.
     """
     places = _chunk_places(arrays)
-    for path in sorted(places.keys() - files.keys()):
-        yield Problem(where=places[path], what=f"{path} is not in the manifest's file table")
-    for path in sorted(set(folder.files() or ()) - files.keys() - _HARMLESS):
-        yield Problem(where=path, what="this file is not in the manifest's file table")
     chosen = [file for file in files.values() if hash_chunks or file.path not in places]
     with ThreadPoolExecutor(max(_THREADS, folder.readers)) as pool:
         found = pool.map(lambda file: _file_problem(folder, file), chosen)
+        yield from _strays(folder, files)
+        if arrays:
+            metadata = {f"{node}{layout.ZARR_JSON}" for node in _nodes(arrays)}
+            for path in sorted(files.keys() - places.keys() - metadata):
+                yield Problem(where=path, what="this file belongs to no array of the manifest")
         for file, what in zip(chosen, found, strict=True):
             if what:
-                place = places.get(file.path, file.path)
-                yield Problem(where=place, what=f"{file.path} {what}")
+                yield Problem(where=places.get(file.path, file.path), what=what)
+
+
+def _strays(folder: Files, files: Mapping[str, FileRecord]) -> Iterator[Problem]:
+    strays = sorted(set(folder.files() or ()) - files.keys() - layout.NO_CONTENT)
+    for path in strays[:_MOST_STRAYS]:
+        what = "this file is not in the manifest's file table"
+        if path.rpartition("/")[2] in layout.ZARR_V2:
+            what = (
+                "this is metadata of Zarr version 2, which other programs may read and which can "
+                "make them run code"
+            )
+        # Names of files may hold anything, even what cannot be printed.
+        yield Problem(where=path if path.isprintable() else ascii(path), what=what)
+    if len(strays) > _MOST_STRAYS:
+        what = f"{len(strays) - _MOST_STRAYS} more files are not in the manifest's file table"
+        yield Problem(where=folder.where, what=what)
+
+
+def _nodes(arrays: Mapping[str, StoredArray]) -> Iterator[str]:
+    """Yield the paths of the root, the groups and the arrays, as prefixes of files."""
+    yield ""
+    for name in arrays:
+        yield f"{name.partition('/')[0]}/"
+        yield f"{name}/"
+
+
+def _expansion(folder: Files, arrays: Mapping[str, StoredArray]) -> Problem | None:
+    """Refuse to decode far more than is stored, by the sizes on the disk: the manifest may lie."""
+    if not isinstance(folder, Folder):  # elsewhere a file of another size is never decoded
+        return None
+    stored = sum(_size(folder, path) for path in _chunk_places(arrays))
+    decoded = sum(
+        array.chunk_count * array.chunk_rows * array.row_bytes for array in arrays.values()
+    )
+    what = limits.expansion_problem(decoded, stored)
+    return None if what is None else Problem(where=folder.where, what=what)
+
+
+def _size(folder: Folder, path: str) -> int:
+    try:
+        return folder.size(path) or 0
+    except (CorruptDatasetError, StorageError):
+        return 0
 
 
 def _chunk_places(arrays: Mapping[str, StoredArray]) -> dict[str, str]:
@@ -97,71 +138,13 @@ def _chunk_places(arrays: Mapping[str, StoredArray]) -> dict[str, str]:
 
 def _file_problem(folder: Files, file: FileRecord) -> str | None:
     try:
-        data = folder.read(file.path, file)
+        size, digest = measured(folder, file)
     except FileNotFoundError:
-        return "is missing"
-    if len(data) != file.size:
-        return f"has {folder.size(file.path)} bytes instead of {file.size}"
-    if hashlib.sha256(data).hexdigest() != file.sha256:
-        return "does not match its sha256"
-    return None
-
-
-class _Values:
-    """One pass over all values: decode, digest, rules; all steps arrays range by range."""
-
-    def __init__(self, manifest: DatasetManifest, arrays: Mapping[str, StoredArray]) -> None:
-        self._manifest = manifest
-        self._arrays = arrays
-        self._digests = {name: hashlib.sha256() for name in arrays}
-        self._problems: list[Problem] = []
-
-    def check(self) -> list[Problem]:
-        """Return everything that is wrong with the values."""
-        table = {}
-        for name, array in self._arrays.items():
-            if name.startswith("steps/"):
-                continue
-            parts = [self._decode(array, index) for index in range(array.chunk_count)]
-            if name.startswith("episodes/") and all(part is not None for part in parts):
-                table[name.split("/")[1]] = np.concatenate([p for p in parts if p is not None])
-        self._problems += check_episodes(self._manifest, table)
-        self._check_steps(_bounds(table.get("length")))
-        self._problems += self._digest_problems()
-        return self._problems
-
-    def _check_steps(self, bounds: Array | None) -> None:
-        steps = [array for name, array in self._arrays.items() if name.startswith("steps/")]
-        names = [array.name.split("/")[1] for array in steps]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for index in range(steps[0].chunk_count):
-                values = pool.map(lambda array, i=index: self._decode(array, i), steps)
-                part = {n: v for n, v in zip(names, values, strict=True) if v is not None}
-                first = index * steps[0].chunk_rows
-                self._problems += check_steps(self._manifest, part, first, bounds)
-
-    def _decode(self, array: StoredArray, index: int) -> Array | None:
-        """Return a chunk and count it into its array's digest; None if it is damaged."""
-        try:
-            values = array.chunk(index)
-        except CorruptDatasetError as error:
-            where = f"{array.name} {array.rows_of(index)}"
-            self._problems.append(Problem(where=where, what=str(error)))
-            self._digests.pop(array.name, None)
-            return None
-        if array.name in self._digests:
-            self._digests[array.name].update(np.ascontiguousarray(values).data)
-        return values
-
-    def _digest_problems(self) -> Iterator[Problem]:
-        for name, values in self._digests.items():
-            spec = self._manifest.arrays[name]
-            if layout.content_digest(spec.dtype, spec.shape, values.hexdigest()) != spec.digest:
-                yield Problem(where=name, what="the values do not match the content digest")
-
-
-def _bounds(lengths: Array | None) -> Array | None:
-    """Return the episode bounds, int64 [E + 1], if the lengths could be read."""
-    if lengths is None:
-        return None
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        return f"{file.path} is missing"
+    except NotPlainError as error:
+        return error.what
+    except StorageError as error:
+        return str(error)
+    if size != file.size:
+        return f"{file.path} has {size} bytes instead of {file.size}"
+    return None if digest == file.sha256 else f"{file.path} does not match its sha256"

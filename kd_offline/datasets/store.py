@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,9 @@ class Files(Protocol):
         """Yield every path here; None where the address cannot be listed."""
 
 
-# Stays in the processor's cache between reading and hashing.
+# Stays in the processor's cache between reading and hashing; each thread keeps its own.
 _PIECE = 1 << 18
+_PIECES = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,9 @@ class Folder:
 
     def sha256(self, path: str) -> str:
         """Return the hex sha256 of a file without holding it; raises as :meth:`read` does."""
-        values, piece = hashlib.sha256(), memoryview(bytearray(_PIECE))
+        if not hasattr(_PIECES, "mine"):
+            _PIECES.mine = memoryview(bytearray(_PIECE))
+        values, piece = hashlib.sha256(), _PIECES.mine
         try:
             with plain.opened(self.root, path) as file:
                 while count := file.readinto(piece):  # type: ignore[attr-defined]
@@ -164,11 +168,20 @@ class Folder:
         return plain.listing(self.root)
 
 
-def sha256(files: Files, path: str) -> str:
-    """Return the hex sha256 of a file, piece by piece where it lies on this machine."""
+def measured(files: Files, listed: FileRecord) -> tuple[int, str]:
+    """Return the true size and the hex sha256 of a listed file; no digest of another size.
+
+    Files of this machine are hashed piece by piece. Raises as ``read`` does.
+    """
     if isinstance(files, Folder):
-        return files.sha256(path)
-    return hashlib.sha256(files.read(path)).hexdigest()
+        size = files.size(listed.path)
+        if size is None:
+            raise FileNotFoundError(listed.path)
+        return size, files.sha256(listed.path) if size == listed.size else ""
+    data = files.read(listed.path, listed)
+    if len(data) != listed.size:
+        return files.size(listed.path) or 0, ""
+    return len(data), hashlib.sha256(data).hexdigest()
 
 
 def lock(root: Path) -> IO[bytes]:
