@@ -77,6 +77,12 @@ def _adversary(kwargs: dict[str, Any]) -> BatchedEnvironment:
     return ParticleEnvironment(Adversary(settings), settings.world_dtype)
 
 
+def _predator_prey(kwargs: dict[str, Any]) -> BatchedEnvironment:
+    from kd_offline.environments.grid.predator_prey import PredatorPrey, PredatorPreySettings
+
+    return PredatorPrey(_parse("grid/predator_prey", PredatorPreySettings, kwargs))
+
+
 def _parse(name: str, model: type[_Model], kwargs: dict[str, Any]) -> _Model:
     allowed = list(model.model_fields)
     for key in kwargs:
@@ -95,6 +101,7 @@ _LOADERS: dict[str, Callable[[dict[str, Any]], BatchedEnvironment]] = {
     "mpe/simple_spread_v3": _spread,
     "mpe/simple_speaker_listener_v4": _speaker_listener,
     "mpe/simple_adversary_v3": _adversary,
+    "grid/predator_prey": _predator_prey,
 }
 
 _DESCRIPTIONS = {
@@ -104,6 +111,10 @@ _DESCRIPTIONS = {
     "mpe/simple_speaker_listener_v4": "one names the goal, the other goes there (episode_limit)",
     "mpe/simple_adversary_v3": (
         "good agents hide their goal from an adversary (n_good_agents, episode_limit)"
+    ),
+    "grid/predator_prey": (
+        "predators catch prey in pairs on a grid (size, n_predators, n_prey, view, capture_reward, "
+        "lone_penalty, capturers_leave, episode_limit)"
     ),
     "pettingzoo/<module>:<factory>": (
         "any ParallelEnv with discrete actions, such as "

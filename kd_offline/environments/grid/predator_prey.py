@@ -1,0 +1,187 @@
+"""Predator-prey on a grid, the second task of the Double Distillation Network (Section 5.2).
+
+Predators see a window around themselves. A prey is caught when two or more predators beside it try
+in the same step; a predator that tries and catches nothing costs the team a penalty. The paper
+leaves open what a step does in which order; here it is: captures where everyone stands, then the
+moves of the other predators in their order, then those of the prey, each to a cell that is free.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from kd_offline.environments.grid.board import Board, windows
+from kd_offline.errors import UsageError
+from kd_offline.schemas.environment import EnvironmentSpec, Strict
+from kd_offline.seeding import uniforms
+from kd_offline.types import BoolArray, Float32Array, Int8Array, IntArray, Outcome, SeedArray, View
+
+NAME = "grid/predator_prey"
+ACTIONS = ("stay", "up", "down", "left", "right", "capture")
+CAPTURE = ACTIONS.index("capture")
+_TOGETHER = 2
+
+
+class PredatorPreySettings(Strict):
+    """Settings of the task; the defaults are the paper's, where it states them."""
+
+    size: int = Field(default=10, ge=2, le=100, description="cells along a side of the board")
+    n_predators: int = Field(default=8, ge=2)
+    n_prey: int = Field(default=8, ge=1)
+    view: int = Field(default=5, ge=1, description="cells along a side of the window, odd")
+    capture_reward: float = Field(default=10.0, description="of the team, for every prey")
+    lone_penalty: float = Field(default=2.0, ge=0, description="of the team, for every such try")
+    capturers_leave: bool = Field(
+        default=True, description="whether predators leave the board with the prey they caught"
+    )
+    episode_limit: int = Field(default=200, gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> PredatorPreySettings:
+        if self.view % 2 == 0:
+            msg = f"view must be odd, so that a predator stands in the middle, got {self.view}"
+            raise ValueError(msg)
+        if self.n_predators + self.n_prey > self.size**2:
+            msg = f"{self.n_predators + self.n_prey} do not fit on {self.size} x {self.size} cells"
+            raise ValueError(msg)
+        return self
+
+
+class PredatorPrey:
+    """A batch of boards; see :class:`~kd_offline.environments.protocol.BatchedEnvironment`."""
+
+    def __init__(self, settings: PredatorPreySettings) -> None:
+        self._settings = settings
+        self._spec = _spec(settings)
+        self._start(0)
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """Static description: names, widths, blocks, sides."""
+        return self._spec
+
+    def reset(self, seeds: SeedArray) -> View:
+        """Start ``B = len(seeds)`` episodes; see ``BatchedEnvironment.reset``."""
+        self._start(len(seeds))
+        return self.reset_where(np.ones(len(seeds), bool), seeds)
+
+    def reset_where(self, where: BoolArray, seeds: SeedArray) -> View:
+        """Restart the slots ``where``; see ``BatchedEnvironment.reset_where``."""
+        s, new = self._settings, np.asarray(seeds)[where]
+        self._board.place(where, uniforms(new, 0, (s.size**2,), NAME, "cells"))
+        draws = uniforms(new, 0, (s.episode_limit, s.n_prey), NAME, "prey")
+        self._wanders[where] = (draws * CAPTURE).astype(np.int8)
+        self._steps[where] = 0
+        self._caught[where] = 0
+        return self._view()
+
+    def step(self, actions: IntArray) -> Outcome:
+        """Apply ``actions`` int [B, N]; see ``BatchedEnvironment.step``."""
+        board, running = self._board, ~(self._terminated | self._truncated)
+        chosen = self._checked(actions, running)
+        acting = board.predators_alive & running[:, None]
+        reward = self._capture(acting & (chosen == CAPTURE))
+        board.move_predators(np.where(acting, chosen % CAPTURE, 0))
+        wander = self._wanders[np.arange(len(running)), np.minimum(self._steps, self._last)]
+        board.move_prey(np.where(running[:, None], wander, 0))
+        self._steps += running
+        return Outcome(
+            view=self._view(),
+            reward=np.repeat(reward[:, None], self._spec.n_agents, 1).astype(np.float32),
+            terminated=self._terminated,
+            truncated=self._truncated,
+            won=self._won(),
+        )
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _start(self, batch: int) -> None:
+        s = self._settings
+        self._last = s.episode_limit - 1
+        self._board = Board.empty(batch, s.size, s.n_predators, s.n_prey)
+        self._wanders: Int8Array = np.zeros((batch, s.episode_limit, s.n_prey), np.int8)
+        self._steps: IntArray = np.zeros(batch, np.int64)
+        self._caught: IntArray = np.zeros(batch, np.int64)
+
+    @property
+    def _terminated(self) -> BoolArray:
+        """Nothing can be caught any more."""
+        pairs = self._board.predators_alive.sum(-1) >= _TOGETHER
+        return np.asarray(~self._board.prey_alive.any(-1) | ~pairs)
+
+    @property
+    def _truncated(self) -> BoolArray:
+        return (self._steps > self._last) & ~self._terminated
+
+    def _won(self) -> Int8Array:
+        """Return 1 where as many prey were caught as pairs of predators can catch."""
+        s = self._settings
+        most = min(s.n_prey, s.n_predators // _TOGETHER) if s.capturers_leave else s.n_prey
+        return (self._caught >= most).astype(np.int8)
+
+    def _capture(self, tries: BoolArray) -> Float32Array:
+        """Take caught prey (and their capturers) from the board; returns the rewards [B]."""
+        s, board = self._settings, self._board
+        beside = board.beside() & tries[..., None]
+        caught = beside.sum(1) >= _TOGETHER
+        took_part = (beside & caught[:, None]).any(-1)
+        lone = (tries & ~took_part).sum(-1)
+        board.remove(took_part & s.capturers_leave, caught)
+        self._caught += caught.sum(-1)
+        reward = s.capture_reward * caught.sum(-1) - s.lone_penalty * lone
+        return np.asarray(reward, np.float32)
+
+    def _checked(self, actions: IntArray, running: BoolArray) -> IntArray:
+        chosen = np.asarray(actions, np.int64)
+        expected = (len(running), self._spec.n_agents)
+        if chosen.shape != expected:
+            msg = f"actions have shape {chosen.shape}, expected {expected} as [slots, agents]"
+            raise UsageError(msg)
+        acting = self._board.predators_alive & running[:, None]
+        wrong = acting & ((chosen < 0) | (chosen >= len(ACTIONS)))
+        if wrong.any():
+            slot, agent = np.argwhere(wrong)[0]
+            msg = (
+                f"action {chosen[slot, agent]} of agent {self._spec.agents[agent]!r} does not "
+                f"exist: choose 0 to {len(ACTIONS) - 1}"
+            )
+            raise UsageError(msg)
+        return np.where(acting, chosen, 0)
+
+    def _view(self) -> View:
+        board, s = self._board, self._settings
+        alive = board.predators_alive.copy()
+        legal = np.concatenate([board.inside(), board.beside().any(-1, keepdims=True)], -1)
+        legal &= alive[..., None]
+        here = board.predators / max(1, s.size - 1)
+        seen = [*windows(board, s.view), here]
+        obs = np.concatenate(seen, -1).astype(np.float32) * alive[..., None]
+        clock = (self._steps / s.episode_limit)[:, None]
+        state = np.concatenate([*(p.reshape(len(p), -1) for p in board.planes()), clock], -1)
+        return View(obs, state.astype(np.float32), legal, alive)
+
+
+def _spec(settings: PredatorPreySettings) -> EnvironmentSpec:
+    agents = tuple(f"predator_{i}" for i in range(settings.n_predators))
+    cells = settings.view**2
+    names = ("predators", "prey", "walls")
+    blocks = {name: ((k * cells, (k + 1) * cells),) for k, name in enumerate(names)}
+    blocks["own_position"] = ((3 * cells, 3 * cells + 2),)
+    n = len(agents)
+    return EnvironmentSpec(
+        id=NAME,
+        version="1",
+        kwargs=settings.model_dump(),
+        agents=agents,
+        obs_widths=(3 * cells + 2,) * n,
+        action_counts=(len(ACTIONS),) * n,
+        action_names=(ACTIONS,) * n,
+        episode_limit=settings.episode_limit,
+        reward="team",
+        sides={"predators": agents},
+        state_width=2 * settings.size**2 + 1,
+        state_is_obs=False,
+        blocks=dict.fromkeys(agents, blocks),
+    )
