@@ -1,4 +1,6 @@
-"""Write docs/results.md from the cells that are there; a cell that is missing says so.
+"""Write docs/results.md, and the README's table, from the cells that are there.
+
+A cell that is missing says so.
 
 python -m benchmarks.results.render
 """
@@ -13,6 +15,7 @@ from benchmarks.results.plan import (
     DISTILLATION_SEEDS,
     EPISODES,
     MASKS,
+    METHODS,
     RL_SEEDS,
     TASKS,
     Task,
@@ -23,6 +26,7 @@ from benchmarks.results.plan import (
 from benchmarks.results.run import CELLS, group_name
 
 PAGE = Path("docs/results.md")
+README = Path("README.md")
 Cell = dict[str, Any]
 
 # KD-MARL (arXiv 2604.06691), Table II, returns as printed; the paper states no episodes, no seeds
@@ -40,6 +44,50 @@ def main() -> None:
     """Write the page."""
     sections = [_head(), *(_task(task) for task in TASKS)]
     PAGE.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    before, after = text.split(_BEGIN)[0], text.split(_END)[1]
+    README.write_text(f"{before}{_BEGIN}\n{_summary()}\n{_END}{after}", encoding="utf-8")
+
+
+_BEGIN, _END = "<!-- table:begin -->", "<!-- table:end -->"
+
+
+def _summary() -> str:
+    """Return the README's table: the first task at its defaults."""
+    spread, wide = TASKS[0], (32, 32, 32)
+    cells = {
+        c.mask: read(c.id)
+        for c in distilled_cells(spread)
+        if c.method == METHODS[0] and c.widths == wide
+    }
+    trained = next(c for c in network_cells(spread) if c.widths == wide)
+    rows: list[tuple[str, ...]] = [
+        ("", "greedy", "kept", "sampled", "kept"),
+        ("expert", *_pair(cells["full"], "expert")),
+        ("students, mask `full`", *_pair(cells["full"], "student")),
+        ("students, mask `limited`", *_pair(cells["limited"], "student")),
+        (
+            f"same size trained by RL, {trained.task.frames:,} steps, mask `{trained.mask}`",
+            *_pair(read(group_name(trained)), "student"),
+        ),
+        ("random play", *_pair(cells["full"], "random")),
+    ]
+    return _table(rows)
+
+
+def _pair(cell: Cell | None, party: str) -> tuple[str, ...]:
+    """Return return and share kept, greedy and then sampled."""
+    out: list[str] = []
+    for mode in ("greedy", "sampled"):
+        score = None if cell is None else cell.get(mode)
+        out.append("*not measured*" if score is None else _estimate(score[party]))
+        kept = None if score is None else score["retention_intervals"]["normalised"]
+        out.append(_percent(kept) if kept and party == "student" else "")
+    return tuple(out)
+
+
+def _percent(value: dict[str, float]) -> str:
+    return f"{100 * value['mean']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
 
 
 def read(name: str) -> Cell | None:
