@@ -6,14 +6,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from kd_offline.datasets.sampler import first_alike
+from kd_offline.datasets.sampler import IDENTITY, first_alike
 from kd_offline.schemas.dataset import DatasetManifest, Problem
 from kd_offline.types import Array
 
 # Sums of rewards are kept in float64, but another writer may have added in another order.
 RETURN_TOLERANCE = 1e-6
-# What makes an episode that one and no other: everything in it follows from these.
-IDENTITY = ("seed", "expert_id", "noise_level")
 
 
 def check_episodes(manifest: DatasetManifest, table: Mapping[str, Array]) -> Iterator[Problem]:

@@ -23,6 +23,9 @@ class Position:
 
 BEGINNING = Position()
 
+IDENTITY = ("seed", "expert_id", "noise_level")
+"""Columns of the episode table that make an episode that one: all of it follows from these."""
+
 
 @dataclass(frozen=True, slots=True)
 class Splits:

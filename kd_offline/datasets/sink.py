@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets import layout
-from kd_offline.datasets.sampler import Splits, assign_split
+from kd_offline.datasets.sampler import IDENTITY, Splits, assign_split, first_alike
 from kd_offline.datasets.seal import seal, unseal
 from kd_offline.datasets.statistics import count_actions, episode_returns, summarise
 from kd_offline.datasets.store import Folder
@@ -28,8 +28,8 @@ from kd_offline.schemas.dataset import (
 )
 from kd_offline.types import Array
 
-# Episode figures that the statistics need; they stay in memory, some 50 bytes an episode.
-_KEPT = ("length", "return", "agent_return", "won")
+# Episode figures that statistics and splits need; they stay in memory, some 60 bytes an episode.
+_KEPT = ("length", "return", "agent_return", "won", *IDENTITY)
 # Writing the journal may take at most about a twentieth of the time.
 _JOURNAL_SHARE = 20
 
@@ -168,8 +168,7 @@ class Sink:
         self, masks: Mapping[str, Array], given: Splits | None
     ) -> dict[str, SplitRecord]:
         """Add the arrays that are known only now, and return the splits."""
-        drawn = assign_split(self.episodes, self.header.heldout, self.header.recording.seed)
-        splits = given or Splits(drawn, layout.SPLITS)
+        splits = given or Splits(self._drawn_split(), layout.SPLITS)
         self._add_stream(
             "episodes/split", RowSpec(dtype="uint8", tail=()), self._chunk_rows["episodes"]
         )
@@ -180,6 +179,14 @@ class Sink:
             self._add_stream(f"masks/{name}", row, layout.chunk_rows(widest))
             self.streams[f"masks/{name}"].append(mask)
         return split_records(splits, self._table()["length"])
+
+    def _drawn_split(self) -> Array:
+        """Draw the splits; the same episode twice, by chance of its seed, stays on one side."""
+        codes = assign_split(self.episodes, self.header.heldout, self.header.recording.seed)
+        table = self._table()
+        if "seed" not in table:
+            return codes
+        return np.asarray(codes[first_alike(*(table[c] for c in IDENTITY if c in table))])
 
     def _document(
         self,
