@@ -37,6 +37,13 @@ def add(app: typer.Typer) -> None:
             "    ssh-keygen -Y sign -n kd-offline-dataset -f KEY > dataset.zarr.sig",
         )
     )(sign)
+    app.command(
+        epilog=options.examples(
+            "kd-offline croissant dataset.zarr -o croissant.json",
+            "kd-offline croissant dataset.zarr --url https://example.org/dataset.zarr "
+            "--creator 'Ada Lovelace'",
+        )
+    )(croissant)
 
 
 def sign(
@@ -69,6 +76,41 @@ def sign(
         return
     say(f"signed {made.id} with the {made.key_type} key {made.fingerprint}")
     typer.echo(made.file)
+
+
+def croissant(
+    dataset: options.Dataset,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write.  [default: stdout]")
+    ] = None,
+    url: Annotated[str, typer.Option(help="Address that the dataset is published at.")] = "",
+    creator: Annotated[
+        list[str] | None, typer.Option(help="Who made the dataset; repeatable.")
+    ] = None,
+    published: Annotated[
+        str, typer.Option(metavar="YYYY-MM-DD", help="When it was published.")
+    ] = "",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Describe a dataset in Croissant, the metadata that catalogues read.
+
+    JSON-LD by Croissant 1.1: files with their sha256, fields, splits, provenance.
+    """
+    from json import dumps
+
+    from kd_offline.datasets.croissant import Publication, describe, missing
+    from kd_offline.files import write_file
+
+    made = describe(dataset, Publication(url, tuple(creator or ()), published))
+    text = dumps(made, indent=2, ensure_ascii=False) + "\n"
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_file(output, text)
+        typer.echo(str(output))
+    if (wanted := missing(made)) and not quiet:
+        say(f"Croissant also wants {'; '.join(wanted)}")
 
 
 def checked_signature(
