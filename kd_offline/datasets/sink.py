@@ -181,12 +181,14 @@ class Sink:
         return split_records(splits, self._table()["length"])
 
     def _drawn_split(self) -> Array:
-        """Draw the splits; the same episode twice, by chance of its seed, stays on one side."""
+        """Draw the splits; an episode that is there twice, by chance, is held out altogether."""
         codes = assign_split(self.episodes, self.header.heldout, self.header.recording.seed)
         table = self._table()
         if "seed" not in table:
             return codes
-        return np.asarray(codes[first_alike(*(table[c] for c in IDENTITY if c in table))])
+        alike = first_alike(*(table[name] for name in IDENTITY if name in table))
+        np.maximum.at(codes, alike, codes)
+        return codes[alike]
 
     def _document(
         self,
