@@ -77,15 +77,16 @@ def fit(
     tail = discount[..., None] * open_end  # [T, B, 1]
     counts = played.valid[..., None] & steps["alive"]
     ones = np.ones_like(returns)
-    x = ((steps["value"] - tail * played.final["value"])[counts]).astype(np.float64)
-    unit, y = ((1 - tail) * ones)[counts], returns[counts]
-    scale, offset = _least_squares(x, unit, y)
-    spread = float(((y - y.mean()) ** 2).sum())
-    left = float(((y - scale * x - offset * unit) ** 2).sum())
+    v, last = steps["value"].astype(np.float64), played.final["value"]
+    y, unit = returns[counts], ((1 - tail) * ones)[counts]
+    scale, offset = _least_squares((v - tail * last)[counts], unit, y)
+    target = y + (tail * (scale * last + offset))[counts]
+    spread = float(((target - target.mean()) ** 2).sum())
+    left = float(((target - scale * v[counts] - offset) ** 2).sum())
     return ValueCalibration(
         scale=scale,
         offset=offset,
-        r2=1 - left / spread if spread > 0 else 0.0,
+        r2=max(0.0, 1 - left / spread) if spread > 0 else 0.0,
         episodes=len(played.length),
         steps=int(played.length.sum()),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import MismatchError, MissingArrayError, UsageError
+from kd_offline.experts.foreign.expert import ForeignExpert
 from kd_offline.experts.load import find, load
 from kd_offline.policies import masked_log_softmax
 from kd_offline.recording.comparison import Comparison
@@ -106,7 +107,7 @@ def relabel(
     tally = _Tally(Comparison(buffer.spec, TOLERANCE))
     checks = []
     for record, mine in _by_expert(buffer, chosen):
-        expert = _expert(buffer, record, given)
+        expert = _as_recorded(_expert(buffer, record, given), record)
         checks.append(_check(record, expert))
         for part in parts(buffer, _needed(buffer, expert), mine):
             _label(expert, part, tally)
@@ -156,6 +157,13 @@ def _expert(buffer: ExpertBuffer, record: ExpertRecord, given: Sequence[AnyExper
         )
         raise UsageError(msg)
     return known
+
+
+def _as_recorded(expert: AnyExpert, record: ExpertRecord) -> AnyExpert:
+    """Return the expert with its values in the units that the record states."""
+    if isinstance(expert, ForeignExpert):
+        return replace(expert, calibration=record.calibration)
+    return expert
 
 
 def _check(record: ExpertRecord, expert: AnyExpert) -> ExpertCheck:

@@ -65,6 +65,8 @@ class ValueCalibration(Strict):
 
     scale: float = Field(ge=0)
     offset: float
-    r2: float = Field(le=1, description="share of the returns' variance that the values explain")
+    r2: float = Field(
+        ge=0, le=1, description="share of the returns' variance that the values explain"
+    )
     episodes: int = Field(ge=1)
     steps: int = Field(ge=1)

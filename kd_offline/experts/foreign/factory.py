@@ -11,7 +11,7 @@ from typing import Any
 
 from kd_offline.errors import CheckpointError, UsageError
 from kd_offline.experts.foreign.expert import CountedShape, ForeignExpert, entry, probe
-from kd_offline.experts.foreign.found import Given, settle
+from kd_offline.experts.foreign.found import Given, only, settle
 from kd_offline.schemas.environment import EnvironmentSpec
 
 
@@ -42,7 +42,7 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
         "output": "logits" if output.q_values is None else "q_values",
         "critic_inputs": None if output.value is None else ("state",),
     }
-    recipe = settle(detected, given)
+    recipe = settle(detected, only(given, (), "python"))
     parameters = int(getattr(policy, "parameters", 0))
     macs = getattr(policy, "macs", None)
     shape = CountedShape(spec.obs_width, (), None, spec.action_count, (parameters, macs or 0, 0))

@@ -40,6 +40,16 @@ class Found:
 
 
 Given = Mapping[str, object]
+# Settings that do not touch how a policy is asked.
+ANYWHERE = (
+    "library",
+    "algorithm",
+    "mask_constant",
+    "value_units",
+    "gamma",
+    "bootstrap_on_truncation",
+    "epsilon",
+)
 
 
 def settle(detected: Given, given: Given) -> InputRecipe:
@@ -57,6 +67,24 @@ def settle(detected: Given, given: Given) -> InputRecipe:
         )
         raise UsageError(msg)
     return build(InputRecipe, [detected, given], "expert recipe")
+
+
+def only(given: Given, allowed: Sequence[str], library: str) -> Given:
+    """Return ``given`` if every setting of it means something for an expert of ``library``.
+
+    Raises
+    ------
+    UsageError
+        One does not: such an expert sees to it by itself.
+    """
+    for name in given:
+        if name in InputRecipe.model_fields and name not in (*allowed, *ANYWHERE):
+            msg = (
+                f"expert recipe: {name} cannot be set for {library}, where the policy sees to it "
+                f"itself: leave it out; allowed are {', '.join((*ANYWHERE, *allowed))}"
+            )
+            raise UsageError(msg)
+    return given
 
 
 def to_team(found: Found, spec: EnvironmentSpec, reference: str, given: Given) -> NetworkTeam:

@@ -20,7 +20,7 @@ import torch
 from kd_offline.errors import CheckpointError, MismatchError, MissingExtraError
 from kd_offline.experts.foreign.expert import CountedShape, ForeignExpert, entry, probe
 from kd_offline.experts.foreign.files import digest, wrong_place
-from kd_offline.experts.foreign.found import Given, settle
+from kd_offline.experts.foreign.found import Given, only, settle
 from kd_offline.experts.foreign.inputs import assemble, fit, misfit, widths
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array, Float32Array, PolicyOutput, SeedArray, View
@@ -144,9 +144,9 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     detected = {
         "library": "onnx",
         "output": "logits" if "logits" in outputs else "q_values",
-        "critic_inputs": ("state",) if "value" in outputs else None,
+        "critic_inputs": ("state" if "state" in ports else "obs",) if "value" in outputs else None,
     }
-    recipe = settle(detected, given)
+    recipe = settle(detected, only(given, ("inputs",), "onnx"))
     total = ports["obs"].sizes[-1] or spec.obs_width
     parts = fit(total, spec, [recipe.inputs] if "inputs" in given else _ORDERS)
     if parts is None:
