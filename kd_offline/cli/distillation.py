@@ -25,6 +25,7 @@ _EXAMPLES = options.examples(
     "kd-offline distill dataset.zarr -o kl/ --method kl --seeds 5 --epochs 40",
     "kd-offline distill dataset.zarr -o lh/ --preset lh+a --arch mlp",
     "kd-offline distill dataset.zarr -o run/ --set switches.ratio=joint --dry-run",
+    "kd-offline distill large.zarr -o run/ --memory-mb 1000",
     "kd-offline distill dataset.zarr -o run/ --recipe recipe.toml --resume",
 )
 _PLACES = {
@@ -42,6 +43,7 @@ _PLACES = {
     "batch": "optimisation.batch_episodes",
     "learning_rate": "optimisation.learning_rate",
     "threads": "threads",
+    "memory_mb": "memory_mb",
 }
 
 _Threads = Annotated[
@@ -83,6 +85,9 @@ _StructureWeight = Annotated[float | None, typer.Option(help="Structure relation
 _RoleWeight = Annotated[float | None, typer.Option(help="Role alignment.")]
 _PolicyWeight = Annotated[float | None, typer.Option(help="Policy-gradient term.")]
 _EntropyWeight = Annotated[float | None, typer.Option(help="Entropy.")]
+_MemoryMb = Annotated[
+    float | None, typer.Option(help="Stream what needs more; see the guide.  [default: no limit]")
+]
 _PolicyTerm = Annotated[str | None, typer.Option(help="ppo, awr, crr or none.")]
 
 

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.distillation.lessons import Episodes, first_critic, measured, ordered, taught
 from kd_offline.distillation.roles import RoleModel, fit_roles
-from kd_offline.distillation.targets import Targets, build_targets, input_scale
+from kd_offline.distillation.targets import Lesson
 from kd_offline.distillation.train import Row
 from kd_offline.errors import DatasetError, StorageError
 from kd_offline.runs.folder import RUN, RunFolder, check_free, create_run, open_run
@@ -37,8 +38,8 @@ class Job:
     card: StudentCard
     scale: InputScale
     roles: RoleModel | None
-    train: Targets
-    heldout: Targets
+    train: Episodes
+    heldout: Episodes
     report: Report | None
     began: float
     teams: list[StudentTeam] = field(default_factory=list)
@@ -63,12 +64,16 @@ def prepare(
     if not len(train):
         msg = f"the dataset at {path!r} has no episode to train on: record more episodes"
         raise DatasetError(msg)
-    scale = input_scale(buffer, train)
+    loader = ordered(buffer, train, recipe)
+    measures = measured(loader, recipe)
+    scale = measures.scale
     card = _card(buffer, recipe, scale.std)
     roles = fit_roles(buffer, train, recipe.switches) if recipe.weights.role else None
     team = fresh_team(card, recipe.seeds[0], scale)
-    held = heldout if len(heldout) else train
-    targets = [build_targets(buffer, part, recipe, team, roles) for part in (train, held)]
+    lesson = Lesson(buffer.spec, first_critic(buffer), recipe, measures, team, roles)
+    learned = taught(loader, lesson)
+    del loader
+    held = taught(ordered(buffer, heldout if len(heldout) else train, recipe), lesson)
     manifest = _manifest(buffer, recipe, card, team, path, command)
     if again:
         folder = _same_run(output, recipe, buffer)
@@ -82,8 +87,8 @@ def prepare(
         card=card,
         scale=scale,
         roles=roles,
-        train=targets[0],
-        heldout=targets[1],
+        train=learned,
+        heldout=held,
         report=report,
         began=began,
     )
@@ -160,7 +165,8 @@ def _same_run(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunF
     """Open the run to continue, unless it was begun differently."""
     folder = open_run(output)
     before = folder.manifest()
-    if (before.recipe, before.dataset.id) != (recipe.model_dump(mode="json"), buffer.id):
+    begun = DistillRecipe.model_validate(before.recipe)
+    if (begun, before.dataset.id) != (recipe, buffer.id):
         msg = (
             f"the run in {str(output)!r} was begun with another recipe or dataset: repeat its "
             "options, as its run.json states them, or choose another folder"

@@ -14,6 +14,7 @@ from kd_offline.seeding import generator
 from kd_offline.types import Array, FloatArray, IntArray
 
 _SAMPLE = 20_000
+_EPISODES, _STEPS = 800, 200_000  # that the sample is drawn from, about
 _ROUNDS = 25
 
 
@@ -48,11 +49,14 @@ def fit_roles(buffer: ExpertBuffer, episodes: IntArray, switches: LossSwitches) 
     """Fit ``U_T`` to a sample of the expert's embeddings; a function of the data alone."""
     n_agents = buffer.spec.n_agents
     roles = switches.roles or min(16, 2 * n_agents)
-    few = episodes[:: max(1, len(episodes) // 800)]
+    lengths = buffer.episodes("length")[episodes]
+    wanted = min(_EPISODES, max(1, int(_STEPS / lengths.mean())))
+    few = episodes[:: max(1, len(episodes) // wanted)]
     data = buffer.load(["steps/embedding", "steps/alive"], few)
-    points = data["steps/embedding"][data["steps/alive"]].astype(np.float64)
+    alive = np.argwhere(data["steps/alive"])
     rng = generator(0, "roles")
-    points = points[rng.permutation(len(points))[:_SAMPLE]]
+    rows, agents = alive[rng.permutation(len(alive))[:_SAMPLE]].T
+    points = data["steps/embedding"][rows, agents].astype(np.float64)
     return RoleModel(_INITIAL[switches.role_init](points, roles, rng), switches.role_temperature)
 
 

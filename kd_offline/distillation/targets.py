@@ -1,29 +1,44 @@
-"""From the file to what the losses need, computed once per dataset.
+"""What the losses need of episodes: the same function for all at once and for a batch of them.
 
 Everything is indexed [E, T, ...]; a batch is a choice of episodes, returned time-major.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kd_offline.advantage import generalised_advantage, side_mean
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.layout import SOURCES
+from kd_offline.datasets.loading import Batch
+from kd_offline.datasets.sampler import epoch_order
+from kd_offline.distillation.advantages import advantages
 from kd_offline.distillation.losses import actions_outermost, cosine_relations, log_policy
+from kd_offline.distillation.measures import Measures, deciding
 from kd_offline.distillation.methods import needed_arrays
 from kd_offline.distillation.roles import RoleModel
-from kd_offline.errors import UsageError
+from kd_offline.schemas.dataset import ExpertRecord
+from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.seeding import uniforms
-from kd_offline.students.networks import InputScale, StudentTeam, one_hot
-from kd_offline.types import Array, FloatArray, IntArray
+from kd_offline.students.networks import StudentTeam, one_hot
+from kd_offline.types import Array, IntArray
 
-MINIMUM_R2 = 0.3
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What turns episodes into targets: the same for all of them."""
+
+    spec: EnvironmentSpec
+    critic: ExpertRecord | None
+    recipe: DistillRecipe
+    measures: Measures
+    team: StudentTeam  # only its way of taking inputs matters
+    roles: RoleModel | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +66,26 @@ class Targets:
     def take(self, episodes: IntArray) -> Targets:
         """Return a time-major batch of the given episodes."""
         rows = torch.from_numpy(episodes)
-        present = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
-        return Targets(**{name: _arranged(name, v[rows]) for name, v in present.items()})
+        return Targets(**{name: _arranged(name, v[rows]) for name, v in self.tensors().items()})
+
+    def epoch(self, size: int, seed: int, epoch: int) -> Iterator[Targets]:
+        """Yield the batches of ``size`` episodes of an epoch, in its order."""
+        order = epoch_order(np.arange(len(self)), seed, epoch)
+        for first in range(0, len(order) - size + 1, size):
+            yield self.take(order[first : first + size])
+
+    def parts(self, size: int) -> Iterator[Targets]:
+        """Yield all episodes in the order of the file, ``size`` or fewer at a time."""
+        for first in range(0, len(self), size):
+            yield self.take(np.arange(first, min(first + size, len(self))))
+
+    def batch(self) -> Targets:
+        """Return everything as one time-major batch."""
+        return Targets(**{name: _arranged(name, values) for name, values in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields that are not None, by name."""
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -67,66 +100,42 @@ def _arranged(name: str, values: Tensor) -> Tensor:
 _BY_ACTION = ("available", "expert", "softened", "relations", "roles")
 
 
-def input_scale(buffer: ExpertBuffer, episodes: IntArray) -> InputScale:
-    """Return the statistics of the observations of alive agents and of their changes."""
-    data, valid = buffer.padded(["steps/obs", "steps/alive"], episodes)
-    obs, alive = data["steps/obs"], data["steps/alive"] & valid[..., None]
-    mean, std = _moments(obs, alive)
-    _, motion = _moments(obs[:, 1:] - obs[:, :-1], alive[:, 1:] & alive[:, :-1])
-    return InputScale(mean, std, motion)
-
-
-def _moments(values: Array, where: Array) -> tuple[FloatArray, FloatArray]:
-    """Return mean and standard deviation over episodes and steps, [N, O] each."""
-    weight = where[..., None].astype(np.float64)
-    total = weight.sum((0, 1)).clip(1)
-    mean = (values * weight).sum((0, 1)) / total
-    return mean, np.sqrt((np.square(values - mean) * weight).sum((0, 1)) / total)
-
-
-def build_targets(
-    buffer: ExpertBuffer,
-    episodes: IntArray,
-    recipe: DistillRecipe,
-    team: StudentTeam,
-    roles: RoleModel | None,
-) -> Targets:
-    """Read what the recipe needs of ``episodes`` and compute its targets.
-
-    Raises
-    ------
-    UsageError
-        The policy term is on and the recorded critic explains too little of the returns.
-    """
-    names = [name for name in needed_arrays(recipe) if name.startswith("steps/")]
-    if team.inputs.last_action:
-        names.append("steps/actions")
+def arrays_to_read(buffer: ExpertBuffer, recipe: DistillRecipe) -> list[str]:
+    """Return the names of the arrays that :func:`build_targets` takes from a batch."""
+    names = [*needed_arrays(recipe), "steps/actions", f"masks/{recipe.mask}"]
     if recipe.weights.ce and buffer.has("steps/action_source"):
         names.append("steps/action_source")
-    names = list(dict.fromkeys(names))
-    data, valid = buffer.padded(names, episodes)
-    alive = torch.from_numpy(data["steps/alive"] & valid[..., None])
+    if recipe.weights.ce and recipe.switches.ce_target == "sampled":
+        names.append("episodes/seed")
+    return list(dict.fromkeys(names))
+
+
+def build_targets(batch: Batch, lesson: Lesson) -> Targets:
+    """Compute the inputs and targets of whole episodes, [B, T, ...]."""
+    data, recipe = batch.arrays, lesson.recipe
+    living = data["steps/alive"] & batch.valid[..., None]
+    alive = torch.from_numpy(living)
     # An agent that is absent has no legal action; give it all, so that its softmax is defined.
     available = torch.from_numpy(data["steps/available_actions"]) | ~alive.unsqueeze(-1)
-    forced = available.sum(-1) < 2
-    counts = alive & ~forced if recipe.switches.drop_forced else alive
+    counts = torch.from_numpy(deciding(data, living, recipe.switches)).float()
     expert, softened = _policies(data, available, recipe)
-    executed = _column(data, "steps/actions")
+    needed = needed_arrays(recipe)
+    executed = torch.from_numpy(data["steps/actions"]).long()
     return Targets(
-        inputs=_inputs(buffer, episodes, data["steps/obs"], recipe.mask, team),
-        last_actions=_last_actions(data, available, team),
+        inputs=_inputs(data, lesson),
+        last_actions=_last_actions(data, available, lesson.team),
         available=available,
-        weight=counts.float(),
+        weight=counts,
         both=alive.float(),
         expert=expert,
         softened=softened,
-        label=_labels(buffer, episodes, expert, executed, recipe),
-        cloned=_cloned(data, counts.float(), recipe),
-        executed=None if executed is None else executed.long(),
+        label=_labels(data, expert, executed, recipe),
+        cloned=_cloned(data, counts, recipe),
+        executed=executed if "steps/actions" in needed else None,
         behaviour=_column(data, "steps/behaviour_logprob"),
-        advantage=_advantages(buffer, episodes, data, counts.float(), recipe),
-        relations=_relations(data, recipe),
-        roles=None if roles is None else roles.log_roles(data["steps/embedding"]),
+        advantage=_advantages(data, lesson),
+        relations=_relations(data, lesson),
+        roles=None if lesson.roles is None else lesson.roles.log_roles(data["steps/embedding"]),
     )
 
 
@@ -134,14 +143,12 @@ def _column(data: dict[str, Array], name: str) -> Tensor | None:
     return torch.from_numpy(data[name]) if name in data else None
 
 
-def _inputs(
-    buffer: ExpertBuffer, episodes: IntArray, obs: Array, mask: str, team: StudentTeam
-) -> Tensor:
-    seen = torch.from_numpy(buffer.mask(mask).astype(np.float32))
+def _inputs(data: dict[str, Array], lesson: Lesson) -> Tensor:
+    seen = torch.from_numpy(data[f"masks/{lesson.recipe.mask}"].astype(np.float32))
     if seen.dim() == 3:
-        seen = seen[torch.from_numpy(episodes)].unsqueeze(1)
+        seen = seen.unsqueeze(1)
     with torch.no_grad():
-        return team.prepare(torch.from_numpy(obs), seen)
+        return lesson.team.prepare(torch.from_numpy(data["steps/obs"]), seen)
 
 
 def _last_actions(data: dict[str, Array], available: Tensor, team: StudentTeam) -> Tensor:
@@ -165,22 +172,18 @@ def _policies(
 
 
 def _labels(
-    buffer: ExpertBuffer,
-    episodes: IntArray,
-    expert: Tensor | None,
-    executed: Tensor | None,
-    recipe: DistillRecipe,
+    data: dict[str, Array], expert: Tensor | None, executed: Tensor, recipe: DistillRecipe
 ) -> Tensor | None:
     target = recipe.switches.ce_target
     if not recipe.weights.ce or target == "soft":
         return None
     if target == "executed":
-        return None if executed is None else executed.long()
+        return executed
     if expert is None:
         return None
     if target == "argmax":
         return expert.argmax(-1)
-    seeds = buffer.episodes("seed")[episodes].astype(np.uint64)
+    seeds = data["episodes/seed"].astype(np.uint64)
     draws = torch.from_numpy(uniforms(seeds, 0, tuple(expert.shape[1:3]), "distillation label"))
     reached = expert.double().exp().cumsum(-1)
     return (reached > draws.unsqueeze(-1) * reached[..., -1:]).long().argmax(-1)
@@ -193,81 +196,19 @@ def _cloned(data: dict[str, Array], weight: Tensor, recipe: DistillRecipe) -> Te
     return weight * torch.from_numpy(data["steps/action_source"] == SOURCES["expert"])
 
 
-def _advantages(
-    buffer: ExpertBuffer,
-    episodes: IntArray,
-    data: dict[str, Array],
-    weight: Tensor,
-    recipe: DistillRecipe,
-) -> Tensor | None:
-    if "steps/value" not in data:
+def _advantages(data: dict[str, Array], lesson: Lesson) -> Tensor | None:
+    if "steps/value" not in data or lesson.critic is None:
         return None
-    switches, critic = recipe.switches, buffer.manifest.experts[0]
-    step = {n: torch.from_numpy(data[f"steps/{n}"]).transpose(0, 1) for n in _ADVANTAGE_ARRAYS}
-    reward = side_mean(step["reward"], torch.tensor(buffer.spec.side_of))
-    final = torch.from_numpy(buffer.load(["final/value"], episodes)["final/value"])
-    gamma = switches.gamma if switches.gamma is not None else critic.gamma or 0.99
-    bootstrap = switches.bootstrap_on_truncation
-    if bootstrap is None:
-        bootstrap = bool(critic.bootstraps_truncation)
-
-    def estimate(gae_lambda: float, horizon: int | None) -> Tensor:
-        return generalised_advantage(
-            reward,
-            step["value"],
-            final,
-            step["terminated"],
-            step["truncated"],
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            bootstrap_on_truncation=bootstrap,
-            horizon=horizon,
-        ).transpose(0, 1)
-
-    error, value = estimate(1.0, None), step["value"].transpose(0, 1)
-    _check_critic(explained_variance(error, value, weight))
-    advantage = estimate(switches.gae_lambda, switches.gae_horizon)
-    return _standardised(advantage, weight)
+    raw = advantages(data, lesson.spec, lesson.critic, lesson.recipe.switches)
+    return (raw - lesson.measures.advantage_mean) / (lesson.measures.advantage_std + 1e-8)
 
 
-_ADVANTAGE_ARRAYS = ("reward", "value", "terminated", "truncated")
-
-
-def explained_variance(error: Tensor, value: Tensor, weight: Tensor) -> float:
-    """Return R squared of a critic: ``error`` is the discounted return minus ``value``."""
-    total = weight.sum().clamp(min=1)
-    returns = error + value
-    centred = returns - (returns * weight).sum() / total
-    residual = (error.square() * weight).sum()
-    return float(1 - residual / (centred.square() * weight).sum().clamp(min=1e-12))
-
-
-def _check_critic(r2: float) -> None:
-    if r2 < MINIMUM_R2:
-        msg = (
-            f"the recorded critic explains {r2:.2f} of the variance of the returns, and the "
-            f"policy-gradient term needs at least {MINIMUM_R2}: distil with --policy-term none, "
-            "or record an expert whose critic fits its rewards"
-        )
-        raise UsageError(msg)
-
-
-def _standardised(advantage: Tensor, weight: Tensor) -> Tensor:
-    total = weight.sum().clamp(min=1)
-    centred = advantage - (advantage * weight).sum() / total
-    spread = ((centred.square() * weight).sum() / total).sqrt()
-    return centred / (spread + 1e-8)
-
-
-def _relations(data: dict[str, Array], recipe: DistillRecipe) -> Tensor | None:
-    if not recipe.weights.structure:
+def _relations(data: dict[str, Array], lesson: Lesson) -> Tensor | None:
+    if not lesson.recipe.weights.structure:
         return None
-    embedding = data["steps/embedding"]
-    centre = embedding.mean((0, 1), dtype=np.float64) if recipe.switches.centre else 0.0
+    embedding, centre = data["steps/embedding"], lesson.measures.centre
     parts = np.array_split(embedding, 1 + len(embedding) // 1024)
+    shifted = (part if centre is None else part - centre for part in parts)
     return torch.cat(
-        [
-            cosine_relations(torch.from_numpy((p - centre).astype(np.float32)).unbind(-2))
-            for p in parts
-        ]
+        [cosine_relations(torch.from_numpy(p.astype(np.float32)).unbind(-2)) for p in shifted]
     )

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kd_offline.datasets.sampler import epoch_order
 from kd_offline.distillation import losses
+from kd_offline.distillation.lessons import Episodes
 from kd_offline.distillation.muon import Muon
 from kd_offline.distillation.objective import objective
 from kd_offline.distillation.projections import Projections
@@ -20,7 +19,6 @@ from kd_offline.distillation.side_by_side import SideBySide, side_by_side
 from kd_offline.distillation.targets import Targets
 from kd_offline.schemas.recipes import DistillRecipe, Optimisation
 from kd_offline.students.networks import StudentTeam
-from kd_offline.types import IntArray
 
 Row = dict[str, Any]
 
@@ -109,8 +107,8 @@ def _listed(tensors: dict[str, Tensor]) -> list[Tensor]:
 
 def train_team(
     state: Training,
-    train: Targets,
-    heldout: Targets,
+    train: Episodes,
+    heldout: Episodes,
     recipe: DistillRecipe,
     seed: int,
 ) -> Iterator[list[Row]]:
@@ -132,19 +130,17 @@ def train_team(
 
 
 def _epoch(
-    state: Training, passes: SideBySide, train: Targets, recipe: DistillRecipe, seed: int
+    state: Training, passes: SideBySide, train: Episodes, recipe: DistillRecipe, seed: int
 ) -> dict[str, float]:
     """Take one step for every batch of an epoch; returns the means of all terms."""
     schedule = recipe.optimisation
     size = min(schedule.batch_episodes, len(train))
     per_epoch = len(train) // size
     total = per_epoch * schedule.epochs
-    order = epoch_order(np.arange(len(train)), seed, state.epoch)
     sums: dict[str, Tensor] = {}
     state.team.train()
-    for index in range(per_epoch):
+    for index, batch in enumerate(train.epoch(size, seed, state.epoch)):
         step = state.epoch * per_epoch + index
-        batch = train.take(order[index * size : (index + 1) * size])
         _zero(state)
         memory = state.team.start(size)
         outputs = passes.forward(batch.inputs, memory, batch.last_actions)
@@ -192,7 +188,7 @@ def _average(state: Training, decay: float, step: int) -> None:
         torch._foreach_lerp_(state.average, list(state.team.parameters()), 1 - keep)
 
 
-def _evaluate(state: Training, heldout: Targets, recipe: DistillRecipe, seed: int) -> Row:
+def _evaluate(state: Training, heldout: Episodes, recipe: DistillRecipe, seed: int) -> Row:
     """Measure the averaged weights on held-out episodes and keep them where they are the best."""
     raw = [p.detach().clone() for p in state.team.parameters()]
     _assign(state.team, state.average)
@@ -217,7 +213,7 @@ def finish(state: Training) -> StudentTeam:
 
 
 @torch.no_grad()
-def held_out_metrics(team: StudentTeam, data: Targets, batch: int) -> dict[str, float]:
+def held_out_metrics(team: StudentTeam, data: Episodes, batch: int) -> dict[str, float]:
     """Return mean KL, cross entropy, action agreement and joint agreement of greedy choices.
 
     Means are over decisions that count; *joint* asks that all deciding agents agree, and
@@ -226,10 +222,9 @@ def held_out_metrics(team: StudentTeam, data: Targets, batch: int) -> dict[str, 
     """
     team.eval()
     sums: dict[str, Tensor] = {}
-    for first in range(0, len(data), batch):
-        rows: IntArray = np.arange(first, min(first + batch, len(data)))
-        part = data.take(rows)
-        logits, _, _ = team(part.inputs, team.start(len(rows)), part.last_actions)
+    for part in data.parts(batch):
+        memory = team.start(part.inputs.shape[1])
+        logits, _, _ = team(part.inputs, memory, part.last_actions)
         for name, value in _sums(logits, part).items():
             sums[name] = sums.get(name, torch.zeros(())) + value
     decisions, moments = sums.pop("decisions"), sums.pop("moments")

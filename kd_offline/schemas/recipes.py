@@ -127,3 +127,9 @@ class DistillRecipe(Strict):
     threads: int = Field(
         default=2, gt=0, description="agents that are trained side by side; changes no number"
     )
+    memory_mb: float | None = Field(
+        default=None,
+        gt=0,
+        description="of decoded data and targets, in 10**6 bytes; where they need more they are "
+        "streamed, in an order that depends on this; None: all in memory",
+    )

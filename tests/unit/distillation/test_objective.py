@@ -4,16 +4,24 @@ import numpy as np
 import pytest
 import torch
 
+from kd_offline.distillation.lessons import first_critic, measured, ordered, taught
 from kd_offline.distillation.methods import METHODS
 from kd_offline.distillation.objective import objective
 from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.roles import fit_roles
-from kd_offline.distillation.targets import build_targets
+from kd_offline.distillation.targets import Lesson
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.students.networks import StudentInputs, StudentTeam
 
 EPISODES = np.arange(12)
+
+
+def targets_of(buffer, recipe, team, roles):
+    loader = ordered(buffer, EPISODES, recipe)
+    measures = measured(loader, recipe)
+    lesson = Lesson(buffer.spec, first_critic(buffer), recipe, measures, team, roles)
+    return taught(loader, lesson)
 
 
 def setting(buffer, widths=(8, 8, 8), **settings):
@@ -22,7 +30,7 @@ def setting(buffer, widths=(8, 8, 8), **settings):
     rng = np.random.default_rng(0)
     team = StudentTeam(buffer.spec, architecture, widths, rng, StudentInputs())
     roles = fit_roles(buffer, EPISODES, recipe.switches)
-    targets = build_targets(buffer, EPISODES, recipe, team, roles)
+    targets = targets_of(buffer, recipe, team, roles)
     projections = Projections(widths, roles.roles, recipe.switches, rng)
     return recipe, team, targets.take(EPISODES), projections
 
@@ -140,7 +148,7 @@ def test_methods_read_only_what_they_need(buffer, method):
         np.random.default_rng(0),
         StudentInputs(),
     )
-    targets = build_targets(buffer, EPISODES, recipe, team, None)
+    targets = targets_of(buffer, recipe, team, None)
     assert (targets.softened is not None) == (recipe.weights.kl > 0)
     assert (targets.advantage is not None) == (recipe.weights.policy > 0)
     assert (targets.relations is not None) == (recipe.weights.structure > 0)
