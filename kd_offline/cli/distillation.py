@@ -113,6 +113,7 @@ def distill(
     policy_weight: _PolicyWeight = None,
     entropy_weight: _EntropyWeight = None,
     policy_term: _PolicyTerm = None,
+    memory_mb: _MemoryMb = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
     resume: options.Resume = False,
