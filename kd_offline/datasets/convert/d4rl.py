@@ -91,6 +91,7 @@ class _View:
         yield "rewards", mine.astype(np.float32)
         yield "terminals", terminated
         yield "timeouts", steps["truncated"] & ~terminated
+        yield "episode_terminals", steps["truncated"] | terminated  # what d3rlpy looks for
         if self.buffer.has("final/obs"):
             yield "next_observations", self._next(observed, steps, start, stop)
         for name in names:
@@ -134,6 +135,7 @@ def _append(file: Any, name: str, values: Array, total: int, start: int) -> None
             dtype=values.dtype,
             chunks=(min(total, max(64, (1 << 20) // row)), *values.shape[1:]),
             compression="gzip",
+            fletcher32=True,
         )
     file[name][start : start + len(values)] = values
 

@@ -19,6 +19,7 @@ from kd_offline.datasets.convert.parts import (
     Options,
     episode_groups,
     foreign,
+    rounded,
     windows,
 )
 from kd_offline.datasets.convert.unknown import Found, header_for, only, spec_of
@@ -69,7 +70,7 @@ def read(path: Path, options: Options) -> Iterator[Imported]:
             header=header_for(spec, path, "d4rl", options, experts=_single(described)),
             blocks=_blocks(flat, lengths),
             steps=int(stops[-1]),
-            not_held=tuple(_not_held(file, infos)),
+            not_held=(*_not_held(file, infos), *_rounded(arrays)),
             notes=tuple(_notes(arrays, infos, len(ended) - int(stops[-1]))),
         )
 
@@ -209,6 +210,11 @@ def _not_held(file: Any, infos: dict[str, Any]) -> Iterator[NotHeld]:
     names = [name for name in careful.names(file) if name not in _KNOWN]
     for name in (*names, *(f"infos/{name}" for name in theirs if name not in infos)):
         yield NotHeld(array=name, why="the expert buffer has no array of this meaning")
+
+
+def _rounded(arrays: dict[str, Any]) -> Iterator[NotHeld]:
+    for name in ("observations", "rewards"):
+        yield from rounded(name, arrays[name].dtype)
 
 
 def _notes(arrays: dict[str, Any], infos: dict[str, Any], left: int) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets.blocks import EpisodeBlock
-from kd_offline.datasets.convert import minari_import
+from kd_offline.datasets.convert import minari_import, minari_store
 from kd_offline.datasets.convert.carried import text_of
 from kd_offline.datasets.convert.parts import (
     Imported,
@@ -64,10 +64,10 @@ def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress
         raise UsageError(msg)
     data = path / "data"
     data.mkdir(parents=True)
-    _write_episodes(buffer, data / minari_import.MAIN, progress)
-    size = (data / minari_import.MAIN).stat().st_size
+    _write_episodes(buffer, data / minari_store.MAIN, progress)
+    size = (data / minari_store.MAIN).stat().st_size
     document = _metadata(buffer, path.name, size)
-    (data / minari_import.METADATA).write_text(json.dumps(document), "utf-8")
+    (data / minari_store.METADATA).write_text(json.dumps(document), "utf-8")
     return list(_notes(buffer))
 
 
@@ -85,7 +85,7 @@ def _write_episodes(buffer: ExpertBuffer, file: Path, progress: Progress) -> Non
                 _write_episode(group, episode)
                 for name in masks:
                     mask = buffer.read(f"masks/{name}", first + k, first + k + 1)[0]
-                    group.create_dataset(f"{minari_import.EPISODE_MASKS}/{name}", data=mask)
+                    group.create_dataset(f"{minari_store.EPISODE_MASKS}/{name}", data=mask)
             done += int(block.lengths.sum())
             progress(done, buffer.n_steps)
 
@@ -121,7 +121,7 @@ def _write_attributes(group: Any, block: EpisodeBlock, first: int, k: int) -> No
         if name == "seed":
             group.attrs["seed"] = values[k]
         elif name not in ("offset", "length", "return", "agent_return"):
-            group.attrs[f"{minari_import.ATTRIBUTE}{name}"] = values[k]
+            group.attrs[f"{minari_store.ATTRIBUTE}{name}"] = values[k]
 
 
 def _write_episode(group: Any, episode: _Episode) -> None:
@@ -146,6 +146,7 @@ def _put(group: Any, name: str, values: Array) -> None:
         maxshape=(None, *values.shape[1:]),
         compression="gzip",
         compression_opts=1,
+        fletcher32=True,
     )
 
 
@@ -164,8 +165,8 @@ def _metadata(buffer: ExpertBuffer, name: str, size: int) -> dict[str, Any]:
         "minari_version": _MINARI_VERSION,
         "algorithm_name": ", ".join(expert.kind for expert in manifest.experts),
         "description": manifest.description or manifest.name,
-        minari_import.MANIFEST: text_of(buffer),
-        minari_import.MASKS: json.dumps(masks),
+        minari_store.MANIFEST: text_of(buffer),
+        minari_store.MASKS: json.dumps(masks),
     }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -124,6 +125,13 @@ def blocks_of(
                 bounds = rows if group == "steps" else (first, last)
                 parts[group][short] = buffer.read(name, *bounds)
         yield first, EpisodeBlock(**parts)
+
+
+def rounded(name: str, dtype: np.dtype[Any]) -> list[NotHeld]:
+    """Return what is lost because values of more than 32 bits become float32."""
+    if dtype.itemsize <= 4:
+        return []
+    return [NotHeld(array=name, why=f"{dtype} values were rounded to float32")]
 
 
 def team_reward(spec: EnvironmentSpec, reward: Array) -> Array:

@@ -16,6 +16,8 @@ from kd_offline.schemas.dataset import (
 )
 from kd_offline.schemas.environment import EnvironmentSpec
 
+_MOST_ACTIONS = 1 << 15  # actions are int16
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -40,6 +42,10 @@ def spec_of(found: Found, options: Options) -> EnvironmentSpec:
     MismatchError
         The named environment is not the one that the data come from.
     """
+    if max(found.action_counts) > _MOST_ACTIONS:
+        got = max(found.action_counts)
+        msg = f"the source has {got} actions, but at most {_MOST_ACTIONS} can be held"
+        raise MismatchError(msg)
     if options.spec is not None:
         return _fitting(options.spec, found)
     agents = tuple(found.agents or (f"agent_{k}" for k in range(len(found.obs_widths))))

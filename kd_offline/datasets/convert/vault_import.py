@@ -17,6 +17,7 @@ from kd_offline.datasets.convert.parts import (
     Options,
     episode_groups,
     foreign,
+    rounded,
     windows,
 )
 from kd_offline.datasets.convert.unknown import Found, header_for, spec_of
@@ -64,7 +65,8 @@ def _check_shapes(folder: Path, stores: Stores) -> None:
             f"its actions are continuous ({actions.dtype.name} {list(actions.shape[2:])})",
             "only discrete actions can be distilled",
         )
-    agents = {leaf.shape[2] for name, leaf in leaves.items() if name in _NEEDED and leaf.ndim > 2}
+    by_agent = (*_NEEDED, "infos/legals")
+    agents = {leaf.shape[2] for name, leaf in leaves.items() if name in by_agent and leaf.ndim > 2}
     streams = {leaf.shape[0] for leaf in leaves.values()}
     if len(agents) != 1 or len(streams) != 1:
         raise foreign(folder, "its leaves differ in the numbers of agents or of streams")
@@ -79,6 +81,7 @@ class _Survey:
     illegal: int = 0
     unfinished: int = 0
     uneven: int = 0
+    truncated: bool = False
     padding: Array | None = None  # bool [N, O], -inf in every step
     infinite: int = 0
 
@@ -115,6 +118,8 @@ def _survey(folder: Path, stores: Stores, steps: int) -> _Survey:
 def _look(
     folder: Path, stores: Stores, survey: _Survey, stream: int, start: int, stop: int
 ) -> None:
+    if "truncations" in stores.leaves:
+        survey.truncated |= bool(stores.read("truncations", stream, start, stop).any())
     actions = _actions(stores, stream, start, stop)
     if actions.size and actions.min() < 0:
         raise foreign(folder, f"an action is {actions.min()}, below zero")
@@ -221,6 +226,8 @@ def _not_held(stores: Stores, survey: _Survey) -> Iterator[NotHeld]:
     for name in stores.leaves:
         if name not in _KNOWN:
             yield NotHeld(array=name, why="the expert buffer has no array of this meaning")
+    for name in ("observations", "rewards"):
+        yield from rounded(name, stores.leaves[name].dtype.numpy_dtype)
     if survey.illegal:
         why = f"{survey.illegal} executed actions were not legal by it, and were made legal"
         yield NotHeld(array="infos/legals", why=why)
@@ -250,5 +257,6 @@ def _notes(stores: Stores, survey: _Survey) -> Iterator[str]:
         state is not None and state.ndim > len("BTS"), "the states of the agents were joined"
     )
     yield from any_true(
-        "truncations" not in leaves, "there are no truncations: every end is a termination"
+        not survey.truncated,
+        "truncations are never true: ends by a time limit look as terminations",
     )
