@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from kd_offline.cli.output import count_network, network_bytes
 from kd_offline.errors import EXIT_FAILED, EXIT_USAGE, KdOfflineError
 
 _DEBUG = "kd_offline.debug"
@@ -29,7 +30,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; ``ctx`` is the parser's context."""
-        before = bytes_moved()
+        count_network()
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, OSError, ValueError, KdOfflineError) as error:
@@ -41,14 +42,8 @@ class Commands(TyperGroup):
                 raise
             fail(ctx, error)
         finally:
-            if moved := bytes_moved() - before:
+            if moved := network_bytes():
                 typer.echo(f"network: {moved:,} bytes moved", err=True)
-
-
-def bytes_moved() -> int:
-    """Return the bytes of datasets that this process moved over the network so far."""
-    traffic = sys.modules.get("kd_offline.datasets.traffic")
-    return 0 if traffic is None else int(traffic.TRAFFIC.moved)
 
 
 def fail(ctx: Any, error: BaseException) -> None:

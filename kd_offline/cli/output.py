@@ -15,8 +15,28 @@ if TYPE_CHECKING:
 
 
 def emit(model: BaseModel, *, nulls: bool = False) -> None:
-    """Print a model as the one JSON document, without the keys that have no value."""
+    """Print a model as the one JSON document, without the keys that have no value.
+
+    A model that says what was moved over the network is told here.
+    """
+    if getattr(model, "bytes_moved", 0) is None and (moved := network_bytes()):
+        model = model.model_copy(update={"bytes_moved": moved})
     typer.echo(model.model_dump_json(indent=2, exclude_none=not nulls))
+
+
+def count_network() -> None:
+    """Begin to count what a command moves over the network."""
+    _COUNTED["before"] = _moved()
+
+
+def network_bytes() -> int:
+    """Return the bytes of datasets that the command moved over the network so far."""
+    return _moved() - _COUNTED["before"]
+
+
+def _moved() -> int:
+    traffic = sys.modules.get("kd_offline.datasets.traffic")  # nothing was moved without it
+    return 0 if traffic is None else int(traffic.TRAFFIC.moved)
 
 
 def say(text: str) -> None:
@@ -29,6 +49,9 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+_COUNTED = {"before": 0}
 
 
 @contextmanager

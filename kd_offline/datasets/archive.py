@@ -169,12 +169,12 @@ class Archive:
         place = 0
         for _ in range(count):
             fields = _unpack(_ENTRY, data[place : place + _ENTRY.size])
-            after = place + _ENTRY.size + sum(fields[10:13])
+            named = place + _ENTRY.size + fields[10]
+            after = named + fields[11] + fields[12]
             if fields[0] != b"PK\1\2" or after > size:
                 raise _corrupt(self.where, "its directory is damaged")
-            name = data[place + _ENTRY.size :][: fields[10]].decode("latin-1")
-            extra = data[place + _ENTRY.size + fields[10] :][: fields[11]]
-            member = self._member(name, fields, extra)
+            name = data[place + _ENTRY.size : named].decode("latin-1")
+            member = self._member(name, fields, data[named : named + fields[11]])
             if member is not None:
                 if name in members:
                     raise _corrupt(self.where, f"it holds {name} twice")

@@ -30,7 +30,7 @@ except ImportError as error:
     library = "obstore"
     raise MissingExtraError(library, "share", "reading a dataset from an address") from error
 
-_RETRY = {"max_retries": 4, "retry_timeout": timedelta(minutes=2)}
+_RETRY = {"max_retries": 6, "retry_timeout": timedelta(minutes=2)}
 # A transfer may take long on a slow line, but not stand still.
 _TIMES = {"connect_timeout": "15s", "read_timeout": "60s", "timeout": "30m"}
 _CREDENTIALS = {
@@ -197,6 +197,7 @@ def refusal(where: str, error: Exception) -> KdOfflineError:
     """Return the error of ours, in one sentence, for one of the object store."""
     plain = split_pin(where)[0]
     text = str(error).split("\n")[0]
+    status = re.search(r"status code: (?P<code>\d{3} [\w ]+)", text)
     hint = f" ({_CREDENTIALS[scheme_of(plain)]})" if scheme_of(plain) in _CREDENTIALS else ""
     if "NoSuchBucket" in str(error):
         why = f"there is no such bucket as in {plain!r}: check the address"
@@ -210,6 +211,8 @@ def refusal(where: str, error: Exception) -> KdOfflineError:
         why = f"there is nothing at {plain!r}: check the address"
     elif "token request" in text or "must be specified" in text or "credential" in text.lower():
         why = f"no credentials for {plain!r} were found: set them{hint}"
+    elif status:
+        why = f"the server of {plain!r} answers {status['code']}: try again later"
     else:
         why = f"cannot use {plain!r} ({text[:200]}): check the address or try again later"
     return StorageError(why)

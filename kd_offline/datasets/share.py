@@ -21,8 +21,8 @@ from kd_offline.datasets.integrity import verify
 from kd_offline.datasets.manifest import parse_manifest, read_text
 from kd_offline.datasets.narrow import added_arrays, chosen_arrays, narrowed
 from kd_offline.datasets.sources import known_scheme, open_files
-from kd_offline.datasets.store import Files
-from kd_offline.datasets.targets import ASIDE, Target, open_target
+from kd_offline.datasets.store import Files, Folder
+from kd_offline.datasets.targets import ASIDE, Target, of_a_dataset, open_target
 from kd_offline.datasets.threads import each
 from kd_offline.errors import CorruptDatasetError, StorageError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, FileRecord
@@ -135,9 +135,10 @@ def pack(
 def default_output(address: str) -> Path:
     """Return where :func:`pull` puts a dataset: the last part of its address, here."""
     plain = split_pin(address)[0].rstrip("/")
+    name = plain.rpartition("/")[2]
     if known_scheme(plain) == "hf":
-        plain = plain.partition("@")[0]
-    name = Path(plain.rpartition("/")[2]).name.removesuffix(".zip") or "dataset.zarr"
+        name = name.partition("@")[0]
+    name = name.removesuffix(".zip") or "dataset"
     return Path(name if name.endswith(".zarr") else f"{name}.zarr")
 
 
@@ -177,7 +178,8 @@ def _send(copy: _Copy, destination: str | Path, overwrite: bool) -> tuple[int, i
     if known_scheme(plain) == "hf":
         from kd_offline.datasets.hub import commit
 
-        return commit(copy.source, copy.text, copy.manifest.files, plain, overwrite=overwrite)
+        files = copy.manifest.files
+        return commit(plain, files, copy.text, lambda f: _content(copy, f), overwrite=overwrite)
     if plain.endswith(".zip") and not is_remote(plain):
         from kd_offline.datasets.pack import write_archive
 
@@ -220,7 +222,7 @@ def _make_room(copy: _Copy, target: Target, seen: dict[str, int], overwrite: boo
         return True
     listed = {file.path for file in copy.manifest.files}
     strays = [path for path in seen if path not in listed and not _is_scratch(path)]
-    foreign = [path for path in strays if not _of_a_dataset(path)]
+    foreign = [path for path in strays if not of_a_dataset(path)]
     if foreign:
         msg = (
             f"{target.where!r} holds files that are of no dataset, such as {foreign[0]!r}: "
@@ -241,13 +243,6 @@ def _make_room(copy: _Copy, target: Target, seen: dict[str, int], overwrite: boo
 
 def _is_scratch(path: str) -> bool:
     return path in _SCRATCH or path.startswith(ASIDE)
-
-
-def _of_a_dataset(path: str) -> bool:
-    parts = path.split("/")
-    if len(parts) == 1:
-        return path in (layout.MANIFEST, layout.JOURNAL, layout.ZARR_JSON)
-    return parts[0] in layout.GROUPS and (parts[-1] == layout.ZARR_JSON or "c" in parts)
 
 
 def _check_space(copy: _Copy, target: Target, seen: Collection[str]) -> None:
@@ -293,6 +288,13 @@ def _checked(copy: _Copy, file: FileRecord) -> tuple[bytes, bool]:
         )
         raise CorruptDatasetError(msg)
     return data, True
+
+
+def _content(copy: _Copy, file: FileRecord) -> str | bytes:
+    """Return the place of a file that was checked on this machine, or its checked bytes."""
+    if isinstance(copy.source, Folder):
+        return str(copy.source.root / file.path)
+    return _checked(copy, file)[0]
 
 
 def _sorted(copy: _Copy) -> list[FileRecord]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from kd_offline.datasets.addresses import split_pin
-from kd_offline.datasets.layout import LOCK
+from kd_offline.datasets.layout import GROUPS, JOURNAL, LOCK, MANIFEST, ZARR_JSON
 from kd_offline.datasets.sources import known_scheme
 from kd_offline.datasets.store import Folder, lock
 from kd_offline.errors import StorageError, UsageError
@@ -129,6 +129,14 @@ class ObjectTarget:
         self._remote.remove(path)
 
 
+def of_a_dataset(path: str) -> bool:
+    """Tell whether a file of this path may be a part of a dataset or an unfinished recording."""
+    parts = path.split("/")
+    if len(parts) == 1:
+        return path in (MANIFEST, JOURNAL, ZARR_JSON)
+    return parts[0] in GROUPS and (parts[-1] == ZARR_JSON or "c" in parts)
+
+
 @contextmanager
 def open_target(address: str | Path) -> Iterator[Target]:
     """Give what writes to ``address``; one writer at a time where that can be told.
@@ -173,8 +181,10 @@ def _locked(root: Path) -> Iterator[Path]:
         raise StorageError(msg) from error
     try:
         with lock(root):
-            yield root
-            (root / LOCK).unlink(missing_ok=True)
+            try:
+                yield root
+            finally:
+                (root / LOCK).unlink(missing_ok=True)
     finally:
         if made and not any(root.iterdir()):
             root.rmdir()

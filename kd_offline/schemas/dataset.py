@@ -253,6 +253,9 @@ class VerifyReport(Strict):
     )
     replay: ReplayReport | None = Field(default=None, description="present where asked for")
     relabel: RelabelReport | None = Field(default=None, description="present where asked for")
+    bytes_moved: int | None = Field(
+        default=None, ge=0, description="over the network, where the dataset is not on this machine"
+    )
 
 
 class ArraySummary(Strict):
@@ -283,3 +286,6 @@ class InspectReport(Strict):
     arrays: dict[ArrayName, ArraySummary]
     returns: ReturnSummary = Field(alias="return")
     bytes: int = Field(description="stored size of all files, the manifest included")
+    bytes_moved: int | None = Field(
+        default=None, ge=0, description="over the network, where the dataset is not on this machine"
+    )

@@ -53,6 +53,9 @@ class DistillOutput(Strict):
     method: str
     students: tuple[StudentRecord, ...]
     seconds: float
+    bytes_moved: int | None = Field(
+        default=None, ge=0, description="over the network, where the dataset is not on this machine"
+    )
 
     @classmethod
     def of(cls, manifest: RunManifest, run: str) -> DistillOutput:

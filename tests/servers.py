@@ -1,0 +1,194 @@
+"""Servers on the loopback interface that datasets are shared with in tests and benchmarks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+from urllib.request import Request, urlopen
+
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+_CONFIG = """
+daemon off; worker_processes 1; {user} pid {base}/nginx.pid; error_log {base}/error.log;
+events {{ worker_connections 256; }}
+http {{
+  log_format plain '$request_method $uri $status $body_bytes_sent';
+  access_log {base}/access.log plain;
+  client_body_temp_path {base}/t1; proxy_temp_path {base}/t2; fastcgi_temp_path {base}/t3;
+  uwsgi_temp_path {base}/t4; scgi_temp_path {base}/t5;
+  sendfile on;
+  server {{
+    listen 127.0.0.1:{port};
+    root {base}/www;
+    location /forbidden/ {{ return 403; }}
+    location /secret/ {{ return 401; }}
+    location /broken/ {{ return 503; }}
+    location /slow/ {{ alias {base}/www/; limit_rate 400k; }}
+  }}
+}}
+"""
+
+
+class Line(NamedTuple):
+    """One line of the access log."""
+
+    method: str
+    path: str
+    status: int
+    sent: int
+
+
+@dataclass(frozen=True)
+class Nginx:
+    """A running server: what lies in ``www`` is served below ``url``."""
+
+    base: Path
+    url: str
+
+    @property
+    def www(self) -> Path:
+        return self.base / "www"
+
+    def requests(self) -> list[Line]:
+        """Return what was asked for since :meth:`forget`."""
+        time.sleep(0.05)  # a line is written after the client has its answer
+        lines = (self.base / "access.log").read_text().splitlines()
+        found = []
+        for line in lines:
+            request, status, sent = line.rsplit(" ", 2)
+            method, path = request.split(" ", 1)
+            found.append(Line(method, path, int(status), int(sent)))
+        return found
+
+    def fetched(self, folder: str = "") -> set[str]:
+        """Return the paths below ``folder`` of which something was sent."""
+        start = f"/{folder}/" if folder else "/"
+        found = (r for r in self.requests() if r.sent and r.status in (200, 206))
+        return {r.path.removeprefix(start) for r in found}
+
+    def sent(self) -> int:
+        """Return the bytes of all contents that were sent since :meth:`forget`."""
+        return sum(r.sent for r in self.requests() if r.status in (200, 206))
+
+    def forget(self) -> None:
+        """Empty the access log."""
+        time.sleep(0.05)
+        os.truncate(self.base / "access.log", 0)
+
+
+@contextmanager
+def nginx(base: Path) -> Iterator[Nginx]:
+    """Run nginx as an ordinary process that serves ``base/www``."""
+    assert NGINX is not None
+    (base / "www").mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    user = "user root;" if hasattr(os, "geteuid") and os.geteuid() == 0 else ""
+    config = base / "nginx.conf"
+    config.write_text(_CONFIG.format(base=base, port=port, user=user))
+    process = subprocess.Popen(
+        [NGINX, "-p", str(base), "-c", str(config), "-e", str(base / "error.log")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(port, process)
+        yield Nginx(base, f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextmanager
+def s3(bucket: str = "bucket") -> Iterator[dict[str, str]]:
+    """Run moto's S3 server with a bucket and give the environment that reaches it."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
+        urlopen(Request(f"{endpoint}/{bucket}", method="PUT")).close()
+        yield {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+        }
+    finally:
+        server.stop()
+
+
+@contextmanager
+def answering(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """Run a web server whose every request is handled by ``answer``, and give its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_one_request(self) -> None:
+            try:
+                super().handle_one_request()
+            except (ConnectionError, TimeoutError):
+                self.close_connection = True
+
+        def do_GET(self) -> None:
+            answer(self)
+
+        do_HEAD = do_POST = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+
+
+def reply(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
+    """Send one answer."""
+    handler.send_response(status)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    for name, value in ({"Content-Length": str(len(body))} | named).items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    if handler.command != "HEAD":
+        handler.wfile.write(body)
+
+
+def free_port() -> int:
+    """Return a port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if process.poll() is not None:
+            break
+        time.sleep(0.02)
+    message = "nginx did not start"
+    raise RuntimeError(message)
