@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_offline.errors import MismatchError
-from kd_offline.policies import MixedTeam, RandomPolicy, choose_actions, masked_log_softmax
+from kd_offline.policies import (
+    MixedTeam,
+    RandomPolicy,
+    choose_actions,
+    epsilon_greedy,
+    masked_log_softmax,
+    mixture_probability,
+)
 from kd_offline.seeding import uniforms
 from kd_offline.testing.targets import TargetsEnvironment, TargetsPolicy
 
@@ -96,3 +103,26 @@ def test_drawn_actions_are_the_same_greedily_and_sampled():
     np.testing.assert_array_equal(greedy, sampled)
     again = choose_actions(policy.act(view, memory)[0].logits, view.available_actions)
     assert (again != greedy).any(), "each step draws anew"
+
+
+def test_epsilon_greedy_is_greedy_but_for_epsilon():
+    q = np.array([[1.0, 5.0, 3.0, 9.0], [0.0, 0.0, 0.0, 0.0]])
+    legal = np.array([[True, True, True, False], [False, False, False, True]])
+    logits = epsilon_greedy(q, legal, 0.3)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(
+        np.exp(masked_log_softmax(logits, legal)), [[0.1, 0.8, 0.1, 0], [0, 0, 0, 1]], atol=1e-6
+    )
+    for epsilon in (0.0, 1.0):
+        logits = epsilon_greedy(q, legal, epsilon)
+        assert np.isfinite(logits).all()
+    np.testing.assert_array_equal(choose_actions(epsilon_greedy(q, legal, 0.0), legal), [1, 3])
+    nobody = epsilon_greedy(q, np.zeros_like(legal), 0.1)
+    assert np.isfinite(nobody).all()
+
+
+def test_the_probability_of_a_mixture():
+    logits = np.log([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]])
+    legal = np.array([[True, True, False], [False, False, False]])
+    got = mixture_probability(logits, legal, np.array([0, 0]), np.array([0.5, 0.5]))
+    np.testing.assert_allclose(got, [0.5 * 2 / 3 + 0.5 / 2, 0])

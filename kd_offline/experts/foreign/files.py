@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ def read_torch(path: Path) -> Any:
         It is damaged, or holds objects that only running their code could bring back.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of old pickle protocols, refused or read
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         msg = (
             f"{str(path)!r} holds more than tensors, and reading that would run code in it: save "

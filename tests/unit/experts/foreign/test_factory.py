@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from kd_offline import environments
+from kd_offline.errors import CheckpointError, MismatchError, UsageError
+from kd_offline.evaluation.parties import expert_shapes
+from kd_offline.experts.load import load
+from kd_offline.types import PolicyOutput
+
+SPREAD = environments.load("mpe/simple_spread_v3").spec
+HERE = f"python:{__name__}"
+
+
+class Fixed:
+    def __init__(self, spec, **said):
+        self.spec, self.said = spec, said
+
+    def start(self, seeds):
+        return 0
+
+    def act(self, view, memory):
+        shape = (len(view.obs), self.spec.n_agents, self.spec.action_count)
+        return PolicyOutput(np.zeros(shape, np.float32), **self.said), memory + 1
+
+
+class Counted(Fixed):
+    parameters, macs, digest = 12, 10, "sha256:" + "0" * 64
+
+
+def counted(spec):
+    return Counted(spec)
+
+
+def fixed(spec):
+    return Fixed(spec)
+
+
+def valued(spec):
+    return Fixed(spec, value=np.zeros((2, 3), np.float32))
+
+
+def wrong(spec):
+    return Fixed(spec, value=np.zeros((2, 4), np.float32))
+
+
+def failing(spec):
+    return Fixed(spec, no=1)
+
+
+def nothing(spec):
+    return None
+
+
+def test_a_function_of_the_environment_makes_the_policy():
+    expert = load(f"{HERE}:counted", SPREAD)
+    assert expert.digest == Counted.digest
+    assert expert.record.parameters == 12
+    assert [s.counted for s in expert_shapes(expert, SPREAD)] == [(12, 10, 0)] * 3
+    assert load(f"{HERE}:fixed", SPREAD).digest.startswith("sha256:")
+    assert load(f"{HERE}:valued", SPREAD).recipe.critic_inputs is not None
+
+
+def test_a_policy_that_does_not_say_its_cost_cannot_be_compared():
+    with pytest.raises(MismatchError, match="attributes parameters and macs"):
+        expert_shapes(load(f"{HERE}:fixed", SPREAD), SPREAD)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "says"),
+    [
+        ("wrong", MismatchError, r"gives value of shape \(2, 4\)"),
+        ("failing", MismatchError, "cannot act in mpe/simple_spread_v3"),
+        ("nothing", CheckpointError, "without start and act"),
+        ("missing", CheckpointError, "has no function 'missing'"),
+    ],
+)
+def test_a_policy_that_does_not_fit_is_told(name, error, says):
+    with pytest.raises(error, match=says):
+        load(f"{HERE}:{name}", SPREAD)
+
+
+def test_a_place_that_is_none():
+    with pytest.raises(UsageError, match="names no function"):
+        load("python:package", SPREAD)
+    with pytest.raises(CheckpointError, match="PYTHONPATH"):
+        load("python:no.such.package:make", SPREAD)

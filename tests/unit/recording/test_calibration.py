@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from kd_offline.recording.calibration import fit
+from kd_offline.trajectories import Trajectories
+
+SIDES = np.array([0, 0, 1])
+
+
+def played(scale, offset, *, bootstrap, gamma=0.9, seed=0):
+    """Return random episodes and a critic that is right up to an affine map."""
+    rng = np.random.default_rng(seed)
+    t, b = 6, 40
+    reward = rng.standard_normal((t, b, 3)).astype(np.float32)
+    length = rng.integers(2, t + 1, b)
+    terminated = np.zeros((t, b), bool)
+    terminated[length - 1, np.arange(b)] = rng.random(b) < 0.5
+    ended = terminated.any(0)
+    side = np.stack([reward[..., :2].mean(-1)] * 2 + [reward[..., 2]], -1)
+    final = rng.standard_normal((b, 3))
+    true = np.zeros((t, b, 3))
+    for k in range(b):
+        after = final[k] if bootstrap and not ended[k] else np.zeros(3)
+        for step in reversed(range(length[k])):
+            after = side[step, k] + gamma * after
+            true[step, k] = after
+    steps = {
+        "reward": reward,
+        "value": (true - offset) / scale,
+        "alive": rng.random((t, b, 3)) < 0.9,
+        "terminated": terminated,
+        "truncated": ~terminated,
+    }
+    steps["value"][~steps["alive"]] = 1e6  # meaningless there, and must not matter
+    won = np.full(b, -1, np.int8)
+    return Trajectories(steps, {"value": (final - offset) / scale}, length, won)
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_an_affine_map_is_found_again(bootstrap):
+    found = fit(
+        played(12.5, -30.0, bootstrap=bootstrap),
+        SIDES,
+        gamma=0.9,
+        bootstrap_on_truncation=bootstrap,
+    )
+    assert found.scale == pytest.approx(12.5, rel=1e-4)
+    assert found.offset == pytest.approx(-30, rel=1e-4)
+    assert found.r2 == pytest.approx(1, abs=1e-6)
+    assert found.episodes == 40
+
+
+def test_a_critic_that_errs_in_sign_explains_nothing():
+    found = fit(played(-2.0, 3.0, bootstrap=False), SIDES, gamma=0.9, bootstrap_on_truncation=False)
+    assert (found.scale, found.r2) == (0.0, pytest.approx(0, abs=1e-6))
+
+
+def test_noise_lowers_what_is_explained():
+    data = played(2.0, 3.0, bootstrap=False)
+    data.steps["value"] += np.random.default_rng(1).standard_normal(data.steps["value"].shape)
+    found = fit(data, SIDES, gamma=0.9, bootstrap_on_truncation=False)
+    assert 0 < found.scale < 2
+    assert 0 < found.r2 < 0.9
