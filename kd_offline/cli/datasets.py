@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kd_offline.cli import options, origin, trust
-from kd_offline.cli.output import emit, say
+from kd_offline.cli.output import bar, emit, say
 from kd_offline.errors import EXIT_FAILED
+
+if TYPE_CHECKING:
+    from kd_offline.datasets.reader import ExpertBuffer
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this group."""
     app.command(
         epilog=options.examples(
-            "kd-offline inspect dataset.zarr", "kd-offline inspect dataset.zarr --json"
+            "kd-offline inspect dataset.zarr",
+            "kd-offline inspect dataset.zarr --json",
+            "kd-offline inspect dataset.zarr --html dataset.html",
         )
     )(inspect)
     app.command(
@@ -30,17 +36,39 @@ def add(app: typer.Typer) -> None:
 
 
 def inspect(
-    dataset: options.Dataset, json: options.Json = False, debug: options.Debug = False
+    dataset: options.Dataset,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with plots and playback to this file.")
+    ] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
-    """Show what a dataset holds."""
+    """Show what a dataset holds.
+
+    Reads the manifest alone; with --html every step once, and needs no environment or expert.
+    """
     from kd_offline.datasets.reader import ExpertBuffer
     from kd_offline.datasets.summary import render, summarise
 
     buffer = ExpertBuffer.open(dataset)
+    if html is not None:
+        _write_page(buffer, html, quiet)
     if json:
         emit(summarise(buffer))
     else:
-        typer.echo(render(buffer))
+        typer.echo(render(buffer) if html is None else str(html))
+
+
+def _write_page(buffer: ExpertBuffer, html: Path, quiet: bool) -> None:
+    from kd_offline.reports.dataset import inspect_html
+
+    with bar(buffer.n_steps, "steps", quiet) as shown:
+
+        def progress(done: int) -> None:
+            shown.update(done - shown.n)
+
+        inspect_html(buffer, html, progress=progress)
 
 
 def verify(

@@ -146,14 +146,13 @@ def _disturbed(rows: Rows) -> FloatArray:
     source = rows.arrays.get("action_source")
     if source is None:
         return np.zeros(len(rows.episode))
-    return ((source != SOURCES["expert"]) & rows.alive).any(axis=1).astype(np.float64)
+    return np.asarray(((source != SOURCES["expert"]) & rows.alive).any(axis=1), np.float64)
 
 
 def _side_means(reward: FloatArray, side_of: Sequence[int]) -> FloatArray:
     sides = np.array(side_of)
     same = (sides[:, None] == sides).astype(np.float64)
-    means: FloatArray = reward @ (same / same.sum(axis=0))
-    return means
+    return np.asarray(reward @ (same / same.sum(axis=0)))
 
 
 def _moments(value: FloatArray, outcome: FloatArray, counted: BoolArray) -> FloatArray:

@@ -15,7 +15,7 @@ from kd_offline.datasets.tallies import Actions, Entropy, Rows, Similarity, Sour
 from kd_offline.types import Array, FloatArray, IntArray
 
 MOMENTS = 50
-_BINS = 30
+_BINS = 20
 _VALUE_BINS = 16
 _LEVELS = 8
 _NEEDED = (

@@ -51,6 +51,16 @@ def render(buffer: ExpertBuffer) -> str:
     return "\n".join([line for part in parts for line in (*part, "")] + _arrays(manifest))
 
 
+def stored_bytes(manifest: DatasetManifest) -> dict[str, int]:
+    """Return the size of the files of each array."""
+    sizes = dict.fromkeys(manifest.arrays, 0)
+    for file in manifest.files:
+        name = "/".join(file.path.split("/")[:2])
+        if name in sizes:
+            sizes[name] += file.size
+    return sizes
+
+
 def _heading(buffer: ExpertBuffer) -> list[str]:
     manifest, spec = buffer.manifest, buffer.spec
     version = ".".join(map(str, manifest.format_version))
@@ -115,9 +125,9 @@ def _figures(manifest: DatasetManifest) -> list[str]:
 
 
 def _arrays(manifest: DatasetManifest) -> list[str]:
-    width = max(len(name) for name in manifest.arrays)
+    width, sizes = max(len(name) for name in manifest.arrays), stored_bytes(manifest)
     return [
-        f"{name:<{width}}  {spec.dtype:<8} "
+        f"{name:<{width}}  {spec.dtype:<8} {sizes[name] / 1e6:>9,.2f} MB  "
         f"[{', '.join(f'{a}={s}' for a, s in zip(spec.axes, spec.shape, strict=True))}]"
         for name, spec in manifest.arrays.items()
     ]

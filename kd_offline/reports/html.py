@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-from kd_offline.errors import MissingExtraError
 from kd_offline.reports import plots, tables, words
-from kd_offline.reports.tables import Table
+from kd_offline.reports.page import Section, fill
 from kd_offline.runs.folder import RunFolder, open_run, write_atomic
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.run import RunManifest
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One part of the page."""
-
-    id: str
-    title: str
-    text: str
-    figure: str | None
-    tables: tuple[Table, ...]
 
 
 def report(run: str | Path, *, output: str | Path | None = None) -> Path:
@@ -53,21 +39,11 @@ def report(run: str | Path, *, output: str | Path | None = None) -> Path:
 
 def render(folder: RunFolder) -> str:
     """Return the page as text."""
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError(
-            library="jinja2", extra="report", purpose="an HTML report"
-        ) from error
     manifest, evaluation = folder.manifest(), folder.evaluation()
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(_resource("report.html.j2"))
-    return template.render(
+    return fill(
+        "report.html.j2",
         manifest=manifest,
         evaluation=evaluation,
-        style=_resource("report.css"),
         short_id=words.short(manifest.dataset.id),
         cards=words.cards(evaluation) if evaluation else [],
         headline=words.headline(evaluation) if evaluation else "",
@@ -90,7 +66,7 @@ def _sections(
             "Data and software",
             "What the students were distilled from, and with what. The dataset's id is a digest of "
             "its content: the same id is the same data.",
-            None,
+            (),
             (tables.source_table(manifest, evaluation), tables.provenance_table(manifest)),
         )
     )
@@ -118,14 +94,14 @@ def _retention(report: EvaluationReport) -> Section:
         tables.seeds_table(report),
     ]
     shown = tuple(table for table in found if table is not None)
-    return Section("retention", "What they keep", text, plots.returns_plot(report), shown)
+    return Section("retention", "What they keep", text, (plots.returns_plot(report),), shown)
 
 
 def _costs(report: EvaluationReport) -> Section:
     text = f"Exact counts from the layer widths. {report.cost.convention[0].upper()}"
     text += f"{report.cost.convention[1:]}. Elementwise operations are counted on their own."
     shown = (tables.cost_table(report), tables.network_table(report))
-    return Section("cost", "What they cost", text, plots.cost_plot(report), shown)
+    return Section("cost", "What they cost", text, (plots.cost_plot(report),), shown)
 
 
 def _actions(report: EvaluationReport) -> Section:
@@ -135,7 +111,9 @@ def _actions(report: EvaluationReport) -> Section:
     )
     found = tables.agreement_table(report)
     shown = () if found is None else (found,)
-    return Section("actions", "How they act", text, plots.heat_plot(report.action_frequency), shown)
+    return Section(
+        "actions", "How they act", text, (plots.heat_plot(report.action_frequency),), shown
+    )
 
 
 def _mixed(report: EvaluationReport) -> Section:
@@ -145,20 +123,17 @@ def _mixed(report: EvaluationReport) -> Section:
         "among students restores the team, the agent was the weak link."
     )
     mixed, table = report.cross_play, tables.cross_table(report)
-    figure = None if mixed is None else plots.cross_plot(mixed)
-    return Section("mixed", "Mixed teams", text, figure, () if table is None else (table,))
+    figures = () if mixed is None else (plots.cross_plot(mixed),)
+    return Section("mixed", "Mixed teams", text, figures, () if table is None else (table,))
 
 
 def _training(folder: RunFolder, manifest: RunManifest) -> Section:
+    curves = plots.curves_plot(folder.metrics())
     return Section(
         "training",
         "How they learned",
         "Each loss term over training, one line for each distillation seed, on the training "
         "episodes and on held-out ones.",
-        plots.curves_plot(folder.metrics()),
+        () if curves is None else (curves,),
         (tables.training_table(manifest), tables.students_table(manifest)),
     )
-
-
-def _resource(name: str) -> str:
-    return (files("kd_offline.reports") / name).read_text(encoding="utf-8")

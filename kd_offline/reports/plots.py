@@ -131,7 +131,7 @@ def heat_plot(heats: Sequence[ActionHeat]) -> str:
         sides = (("expert", heat.expert, svg.EXPERT), ("student", heat.student, svg.STUDENT))
         for column, (name, frequency, colour) in enumerate(sides):
             ax = axes[2 * row + column]
-            _cells(ax, np.array(frequency), colour, peak)
+            cells(ax, np.array(frequency), colour, peak)
             ax.set_title(f"{heat.agent}, {name}", fontsize=8.5)
             labels = heat.actions if column == 0 else [""] * len(heat.actions)
             ax.set_yticks(np.arange(len(heat.actions)) + 0.5, labels, fontsize=7.5)
@@ -142,12 +142,17 @@ def heat_plot(heats: Sequence[ActionHeat]) -> str:
     return svg.inline(figure, "heat", "Action frequency over time, expert and students")
 
 
-def _cells(ax: Axes, frequency: _F64, colour: str, peak: float) -> None:
+def cells(ax: Axes, frequency: _F64, colour: str, peak: float, span: float | None = None) -> None:
+    """Fill ``ax`` with a heat map of ``frequency`` [columns, rows] over steps 0 to ``span``.
+
+    Without ``span`` every column is one step.
+    """
     from matplotlib.collections import PatchCollection
     from matplotlib.colors import to_rgba
     from matplotlib.patches import Rectangle
 
     binned, width = _binned(frequency)
+    width *= 1.0 if span is None else span / len(frequency)
     patches, colours = [], []
     for t, row in enumerate(binned):
         for a, share in enumerate(row):
@@ -158,7 +163,7 @@ def _cells(ax: Axes, frequency: _F64, colour: str, peak: float) -> None:
     ax.add_collection(
         PatchCollection(patches, facecolor=colours, edgecolor="none", antialiased=False)
     )
-    ax.set_xlim(0, len(frequency))
+    ax.set_xlim(0, len(frequency) if span is None else span)
     ax.set_ylim(binned.shape[1], 0)
     for spine in ax.spines.values():
         spine.set_visible(True)

@@ -25,7 +25,8 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def _table(caption: str, columns: str, rows: Iterable[tuple[str, ...]]) -> Table:
+def table(caption: str, columns: str, rows: Iterable[tuple[str, ...]]) -> Table:
+    """Return a table; ``columns`` are divided by ``|``."""
     return Table(caption, tuple(columns.split("|")), tuple(rows))
 
 
@@ -43,7 +44,7 @@ def returns_table(report: EvaluationReport) -> Table:
         if len(score.sides) > 1:
             for side, part in score.sides.items():
                 rows += [(f"{mode}, {side}: {name}", *cells) for name, cells in _policies(part)]
-    return _table(
+    return table(
         "Return: sum of rewards over agents and steps of an episode",
         "play and policy|mean return|95 % interval",
         rows,
@@ -68,7 +69,7 @@ def retention_table(report: EvaluationReport) -> Table:
         if len(score.sides) > 1:
             for side, part in score.sides.items():
                 rows += _retention_rows(f"{mode}, {side}", part)
-    return _table("Retention", "play and yardstick|kept|95 % interval, %", rows)
+    return table("Retention", "play and yardstick|kept|95 % interval, %", rows)
 
 
 def _retention_rows(name: str, score: ModeScore | SideScore) -> list[tuple[str, ...]]:
@@ -97,7 +98,7 @@ def wins_table(report: EvaluationReport) -> Table | None:
             ]
     if not rows:
         return None
-    return _table("Win rate", "play and policy|won|95 % interval, %", rows)
+    return table("Win rate", "play and policy|won|95 % interval, %", rows)
 
 
 def seeds_table(report: EvaluationReport) -> Table:
@@ -111,7 +112,7 @@ def seeds_table(report: EvaluationReport) -> Table:
             cells += [number(one.mean), percent(one.normalised)]
         rows.append(tuple(cells))
     heads = "|".join(f"{mode} return|{mode} kept" for mode in modes)
-    return _table("Each distillation seed", f"seed|{heads}", rows)
+    return table("Each distillation seed", f"seed|{heads}", rows)
 
 
 def cost_table(report: EvaluationReport) -> Table:
@@ -121,7 +122,7 @@ def cost_table(report: EvaluationReport) -> Table:
     def row(name: str, a: float, b: float) -> tuple[str, ...]:
         return (name, whole(a), whole(b), f"{a / max(b, 1):.1f}\N{MULTIPLICATION SIGN}")
 
-    return _table(
+    return table(
         "Cost of the team",
         "quantity|expert|students|reduction",
         [
@@ -165,7 +166,7 @@ def network_table(report: EvaluationReport) -> Table:
         )
         for i, one in enumerate(student.agents)
     ]
-    return _table(
+    return table(
         "Networks: inputs, trunk, memory, actions",
         "agent|expert|student|student parameters|student FLOPs a decision",
         rows,
@@ -182,7 +183,7 @@ def agreement_table(report: EvaluationReport) -> Table | None:
     rows.append(("all agents", percent(found.action), "\N{EN DASH}"))
     together = "whole team at once" if len(scores[0].sides) == 1 else "whole side at once"
     rows.append((together, percent(found.joint), "\N{EN DASH}"))
-    return _table(
+    return table(
         "Agreement on the views that the students' own play visits",
         "agent|same greedy action|KL(expert, student), nats",
         rows,
@@ -207,9 +208,7 @@ def cross_table(report: EvaluationReport) -> Table | None:
         )
     ]
     heads = "agent|its student among experts|95 % interval, %|its expert among students|"
-    return _table(
-        "Mixed teams, greedy: kept of the expert's gain", heads + "95 % interval, %", rows
-    )
+    return table("Mixed teams, greedy: kept of the expert's gain", heads + "95 % interval, %", rows)
 
 
 def training_table(manifest: RunManifest) -> Table:
@@ -227,13 +226,13 @@ def training_table(manifest: RunManifest) -> Table:
         for r in manifest.results
     ]
     heads = "|".join(["seed", "updates", "best epoch", *(f"held-out {n}" for n in names)])
-    return _table("Training", f"{heads}|time|digest of the weights", rows)
+    return table("Training", f"{heads}|time|digest of the weights", rows)
 
 
 def students_table(manifest: RunManifest) -> Table:
     """Return the students as they were trained."""
     rows = [(s.agent, str(s.hidden), whole(s.parameters)) for s in manifest.students]
-    return _table("Students as trained, all columns kept", "agent|width|parameters", rows)
+    return table("Students as trained, all columns kept", "agent|width|parameters", rows)
 
 
 def provenance_table(manifest: RunManifest) -> Table:
@@ -255,7 +254,7 @@ def provenance_table(manifest: RunManifest) -> Table:
         f"{machine.cores} cores",
         "memory": memory and f"{memory / 2**30:.0f} GiB",
     }
-    return _table("Software and machine", "what|value", [(k, v) for k, v in facts.items() if v])
+    return table("Software and machine", "what|value", [(k, v) for k, v in facts.items() if v])
 
 
 def source_table(manifest: RunManifest, report: EvaluationReport | None) -> Table:
@@ -277,4 +276,4 @@ def source_table(manifest: RunManifest, report: EvaluationReport | None) -> Tabl
             "mask ceiling": report.ceiling_policy or "",
             "opponents": ", ".join(f"{k} against {v}" for k, v in report.opponents.items()),
         }
-    return _table("Dataset and policies", "what|value", [(k, v) for k, v in facts.items() if v])
+    return table("Dataset and policies", "what|value", [(k, v) for k, v in facts.items() if v])

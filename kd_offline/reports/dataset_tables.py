@@ -1,0 +1,211 @@
+"""The tables of a dataset's page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from kd_offline.datasets.layout import SOURCES
+from kd_offline.datasets.profile import Profile
+from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.summary import stored_bytes
+from kd_offline.reports.tables import Table, table
+from kd_offline.reports.words import duration, number, percent, short, whole
+from kd_offline.schemas.dataset import DatasetManifest, Spread
+
+_DASH = "\N{EN DASH}"
+
+
+def returns_table(profile: Profile) -> Table:
+    """Return how many episodes each part has, and their mean return."""
+    parts = [("split", profile.returns), ("noise", profile.returns_by_noise)]
+    rows = [
+        (
+            f"{kind} {name}",
+            whole(counts.sum()),
+            number(histogram.means[name]) if name in histogram.means else _DASH,
+        )
+        for kind, histogram in parts
+        if histogram is not None
+        for name, counts in histogram.counts.items()
+    ]
+    return table("Parts of the episodes", "part|episodes|mean return", rows)
+
+
+def spreads_table(manifest: DatasetManifest) -> Table:
+    """Return the spread of returns and lengths."""
+    figures, agents = manifest.statistics, manifest.environment.agents
+    rows = [("return, all agents", *_spread(figures.returns))]
+    rows += [
+        (f"return of {agent}", *_spread(found))
+        for agent, found in zip(agents, figures.agent_returns, strict=False)
+    ]
+    rows.append(("length, steps", *_spread(figures.length)))
+    return table("Over all episodes", "figure|mean|deviation|least|most", rows)
+
+
+def _spread(found: Spread) -> tuple[str, str, str, str]:
+    return number(found.mean), number(found.std), number(found.min), number(found.max)
+
+
+def actions_table(manifest: DatasetManifest, profile: Profile) -> Table:
+    """Return how often each action was taken, and how often it was legal."""
+    spec = manifest.environment
+    rows = []
+    for row, (agent, names) in enumerate(zip(spec.agents, spec.action_names, strict=True)):
+        counts = np.array(manifest.statistics.action_counts[row], np.float64)
+        share = counts / max(1.0, counts.sum())
+        rows += [
+            (f"{agent}: {name}", percent(share[k]), percent(float(profile.legal[row, k])))
+            for k, name in enumerate(names)
+        ]
+    return table("Actions of agents that are alive", "action|taken|legal", rows)
+
+
+def sources_table(manifest: DatasetManifest, profile: Profile) -> Table | None:
+    """Return who chose the actions."""
+    if profile.sources is None:
+        return None
+    rows = []
+    for agent, counts in zip(manifest.environment.agents, profile.sources, strict=True):
+        total = max(1, int(counts.sum()))
+        rows.append((agent, *(percent(int(count) / total) for count in counts)))
+    heads = "|".join(["agent", *(name.replace("other", "another policy") for name in SOURCES)])
+    return table("Who chose the actions", heads, rows)
+
+
+def entropy_table(manifest: DatasetManifest, profile: Profile) -> Table | None:
+    """Return each agent's mean entropy at the beginning, in the middle and at the end."""
+    if profile.entropy is None:
+        return None
+    middle = len(profile.entropy) // 2
+    rows = [
+        (agent, *(_known(column[k], 3) for k in (0, middle, -1)))
+        for agent, column in zip(manifest.environment.agents, profile.entropy.T, strict=True)
+    ]
+    return table("Entropy, nats", "agent|first steps|middle|last steps", rows)
+
+
+def calibration_table(manifest: DatasetManifest, profile: Profile) -> Table | None:
+    """Return how well values foretell returns."""
+    found = profile.calibration
+    if found is None:
+        return None
+    rows = [
+        (
+            agent,
+            whole(found.count[k].sum()),
+            _known(found.correlation[k], 3),
+            _known(found.bias[k], 3),
+            percent(float(found.explained[k])) if np.isfinite(found.explained[k]) else _DASH,
+        )
+        for k, agent in enumerate(manifest.environment.agents)
+    ]
+    heads = "agent|steps|correlation|mean of value minus return|variance explained"
+    return table("Values against discounted returns", heads, rows)
+
+
+def mask_tables(manifest: DatasetManifest, profile: Profile) -> Iterator[Table]:
+    """Yield for each mask which blocks it shows to which agent."""
+    for name, agents in profile.masks.items():
+        blocks = list(dict.fromkeys(block for seen in agents.values() for block in seen))
+        rows = [
+            (agent, *(_visible(seen.get(block)) for block in blocks))
+            for agent, seen in agents.items()
+        ]
+        record = manifest.masks.get(name)
+        words = f": {record.description}" if record is not None and record.description else ""
+        yield table(f"Mask {name}{words}", "|".join(["agent", *blocks]), rows)
+
+
+def _visible(share: float | None) -> str:
+    if share is None:
+        return _DASH
+    return {0.0: "hidden", 1.0: "seen"}.get(share, percent(share))
+
+
+def _known(value: float, digits: int) -> str:
+    return number(float(value), digits) if np.isfinite(value) else _DASH
+
+
+def origin_tables(buffer: ExpertBuffer) -> Iterator[Table]:
+    """Yield what is known of the dataset's origin: itself, experts, recording, lineage."""
+    manifest = buffer.manifest
+    yield _facts("Dataset", _dataset(manifest))
+    for expert in manifest.experts:
+        shape = ", ".join(f"{k} {v}" for k, v in expert.architecture.items() if v is not None)
+        facts = {
+            "kind": expert.kind,
+            "reference": expert.reference,
+            "digest of its weights": expert.digest or "",
+            "parameters": whole(expert.parameters),
+            "architecture": shape,
+            "output": f"{expert.capture.output}, unmasked, temperature 1",
+            "embedding": expert.capture.embedding,
+            "discount": "" if expert.gamma is None else f"{expert.gamma:g}",
+            "values": expert.value_of,
+            "opponents": ", ".join(f"{k} played by {v}" for k, v in expert.opponents.items()),
+        }
+        yield _facts(f"Expert {expert.id}", facts)
+    yield _facts("Recording", _recording(manifest))
+    rows = [
+        (step.operation, ", ".join(map(short, step.parents)), _settings(step.arguments))
+        for step in manifest.lineage
+    ]
+    yield table("Lineage", "operation|parents|arguments", rows)
+
+
+def _dataset(manifest: DatasetManifest) -> dict[str, str]:
+    spec = manifest.environment
+    sides = "; ".join(f"{side}: {', '.join(agents)}" for side, agents in spec.sides.items())
+    return {
+        "id": manifest.id,
+        "environment": f"{spec.id} {spec.version}",
+        "settings": _settings(spec.kwargs),
+        "sides": sides,
+        "licence": manifest.licence or "not stated",
+        "citation": manifest.citation,
+        "files": whole(len(manifest.files)),
+    }
+
+
+def _recording(manifest: DatasetManifest) -> dict[str, str]:
+    made = manifest.recording
+    noise = ", ".join(f"{part.level:g} in {part.share:.1%}" for part in made.noise)
+    return {
+        "seed": str(made.seed),
+        "behaviour": made.behaviour,
+        "noise": noise or "none",
+        "rule of the noise": made.noise_rule,
+        "settings": _settings(made.settings),
+        "software": _settings(made.software),
+        "revision": made.code_revision,
+        "machine": _settings(made.machine),
+        "took": "" if made.seconds is None else duration(made.seconds),
+    }
+
+
+def arrays_table(buffer: ExpertBuffer) -> Table:
+    """Return every array with its stored size."""
+    stored = stored_bytes(buffer.manifest)
+    rows = [
+        (
+            name,
+            spec.dtype,
+            ", ".join(f"{a} = {s:,}" for a, s in zip(spec.axes, spec.shape, strict=True)),
+            f"{stored[name] / 1e6:,.2f} MB",
+            short(spec.digest),
+        )
+        for name, spec in buffer.manifest.arrays.items()
+    ]
+    return table("Arrays", "array|type|axes|stored|content digest", rows)
+
+
+def _facts(caption: str, facts: dict[str, str]) -> Table:
+    return table(caption, "what|value", [(k, v) for k, v in facts.items() if v])
+
+
+def _settings(values: object) -> str:
+    pairs = values.items() if isinstance(values, dict) else ()
+    return ", ".join(f"{key} = {value}" for key, value in pairs)
