@@ -32,18 +32,24 @@ class Commands(TyperGroup):
         """Run a command; ``ctx`` is the parser's context."""
         count_network()
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            _say_network()
         except (KeyboardInterrupt, OSError, ValueError, KdOfflineError) as error:
             fail(ctx, error)
         except (typer.Exit, typer.Abort):
+            _say_network()
             raise
         except Exception as error:
             if _is_usage_error(error):
                 raise
             fail(ctx, error)
-        finally:
-            if moved := network_bytes():
-                typer.echo(f"network: {moved:,} bytes moved", err=True)
+        else:
+            return result
+
+
+def _say_network() -> None:
+    if moved := network_bytes():
+        typer.echo(f"network: {moved:,} bytes moved", err=True)
 
 
 def fail(ctx: Any, error: BaseException) -> None:
