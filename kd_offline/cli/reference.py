@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+
+from kd_offline.published import PublishedFolder
 
 _WIDTH = "80"
 
@@ -27,32 +28,8 @@ def texts() -> dict[str, str]:
     return out
 
 
-def stale(folder: Path) -> list[str]:
-    """Return the files in ``folder`` that are not as they would be written."""
-    wanted = texts()
-    found = {file.name: file.read_text("utf-8") for file in folder.glob("*.txt")}
-    return [n for n in sorted(wanted.keys() | found.keys()) if wanted.get(n) != found.get(n)]
-
-
-def write(folder: Path) -> None:
-    """Write every help text into ``folder`` and remove those of commands that are gone."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.glob("*.txt"):
-        file.unlink()
-    for name, text in texts().items():
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def main(arguments: list[str]) -> int:
-    """Write the texts, or check that they are in step."""
-    mode, folder = arguments
-    if mode == "--write":
-        write(Path(folder))
-        return 0
-    if wrong := stale(Path(folder)):
-        sys.stderr.write(f"not in step: {', '.join(wrong)}; run make help-texts\n")
-        return 1
-    return 0
+_FOLDER = PublishedFolder(texts, "*.txt", "help-texts")
+stale, write, main = _FOLDER.stale, _FOLDER.write, _FOLDER.main
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def report(
     if output is None:
         typer.echo(text, nl=False)
         return
-    from kd_offline.runs.folder import write_atomic
+    from kd_offline.files import write_file
 
-    write_atomic(output, text)
+    write_file(output, text)
     typer.echo(str(output))

@@ -9,6 +9,7 @@ from typing import Any
 from kd_offline.datasets.card_sections import sections
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import StorageError
+from kd_offline.files import write_file
 
 # The Hub's identifiers of licences, https://huggingface.co/docs/hub/repositories-licenses: SPDX in
 # small letters for these; any other is given by name.
@@ -76,8 +77,4 @@ def _write(path: Path, text: str, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         msg = f"there is a file at {str(path)!r}: choose another path or give --overwrite"
         raise StorageError(msg)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        msg = f"cannot write {str(path)!r} ({error.strerror}): choose another path"
-        raise StorageError(msg) from error
+    write_file(path, text)

@@ -17,7 +17,8 @@ from kd_offline.distillation.methods import check_arrays
 from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.train import Training, finish, train_team
 from kd_offline.errors import UsageError
-from kd_offline.networks.files import write_file, write_tensors
+from kd_offline.files import write_file
+from kd_offline.networks.files import write_tensors
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import RunManifest, SeedResult

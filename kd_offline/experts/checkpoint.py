@@ -22,7 +22,8 @@ from kd_offline.errors import CheckpointError, MismatchError
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
-from kd_offline.networks.files import make_folder, write_file, write_tensors
+from kd_offline.files import make_folder, write_file
+from kd_offline.networks.files import write_tensors
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard
 

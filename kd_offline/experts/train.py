@@ -19,7 +19,7 @@ from kd_offline.experts.expert import NetworkPolicy
 from kd_offline.experts.load import AnyExpert, load
 from kd_offline.experts.score import greedy_score
 from kd_offline.experts.team import ActorCritic
-from kd_offline.networks.files import make_folder
+from kd_offline.files import make_folder, write_file
 from kd_offline.policies import MixedTeam
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
@@ -286,4 +286,4 @@ def _truncate(path: Path, iterations: int) -> None:
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [x for x in lines if x.endswith("\n") and json.loads(x)["iteration"] <= iterations]
-        path.write_text("".join(kept), encoding="utf-8")
+        write_file(path, "".join(kept))

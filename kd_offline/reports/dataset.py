@@ -12,12 +12,12 @@ from kd_offline.datasets.playback import Scene, scenes
 from kd_offline.datasets.profile import Profile, profile
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.summary import size_bytes
+from kd_offline.files import write_file
 from kd_offline.reports import dataset_plots as plots
 from kd_offline.reports import dataset_tables as tables
 from kd_offline.reports.page import Section, fill, resource
 from kd_offline.reports.tables import Table
 from kd_offline.reports.words import Card, number, percent, short, whole
-from kd_offline.runs.folder import write_atomic
 
 
 def inspect_html(
@@ -50,7 +50,7 @@ def inspect_html(
     """
     buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
     target = Path(output)
-    write_atomic(target, render(buffer, profile(buffer, progress=progress)))
+    write_file(target, render(buffer, profile(buffer, progress=progress)))
     return target
 
 

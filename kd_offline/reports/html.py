@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kd_offline.files import write_file
 from kd_offline.reports import plots, tables, words
 from kd_offline.reports.page import Section, fill
-from kd_offline.runs.folder import RunFolder, open_run, write_atomic
+from kd_offline.runs.folder import RunFolder, open_run
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.run import RunManifest
 
@@ -33,7 +34,7 @@ def report(run: str | Path, *, output: str | Path | None = None) -> Path:
     """
     folder = open_run(run)
     target = folder.report if output is None else Path(output)
-    write_atomic(target, render(folder))
+    write_file(target, render(folder))
     return target
 
 

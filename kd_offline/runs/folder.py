@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from kd_offline.errors import CheckpointError, FormatVersionError, StorageError, UsageError
+from kd_offline.files import make_folder, refusal, write_file
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.run import RUN_FORMAT, RunManifest
 
@@ -65,7 +65,7 @@ class RunFolder:
 
     def write_manifest(self, manifest: RunManifest) -> None:
         """Replace ``run.json``."""
-        write_atomic(self.path / RUN, manifest.model_dump_json(indent=2) + "\n")
+        write_file(self.path / RUN, manifest.model_dump_json(indent=2) + "\n")
 
     def evaluation(self) -> EvaluationReport | None:
         """Read ``evaluation.json``; None where the run was not evaluated."""
@@ -76,7 +76,7 @@ class RunFolder:
 
     def write_evaluation(self, report: EvaluationReport) -> None:
         """Replace ``evaluation.json``."""
-        write_atomic(self.path / EVALUATION, report.json_text())
+        write_file(self.path / EVALUATION, report.json_text())
 
     def metrics(self) -> list[MetricRow]:
         """Read all rows of ``metrics.jsonl``; a last line torn by a kill is left out."""
@@ -93,13 +93,13 @@ class RunFolder:
             with (self.path / METRICS).open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise _storage(self.path / METRICS, error) from error
+            raise refusal(self.path / METRICS, error) from error
 
     def keep_metrics(self, keep: Callable[[MetricRow], bool]) -> None:
         """Drop the rows that ``keep`` refuses and a torn last line, before work is resumed."""
         kept = [row for row in self.metrics() if keep(row)]
         text = "".join(json.dumps(row) + "\n" for row in kept)
-        write_atomic(self.path / METRICS, text)
+        write_file(self.path / METRICS, text)
 
 
 def create_run(path: str | Path, manifest: RunManifest, *, overwrite: bool = False) -> RunFolder:
@@ -114,10 +114,7 @@ def create_run(path: str | Path, manifest: RunManifest, *, overwrite: bool = Fal
     check_free(folder, overwrite=overwrite)
     if folder.exists() and not _is_empty(folder):
         shutil.rmtree(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _storage(folder, error) from error
+    make_folder(folder)
     run = RunFolder(folder)
     run.write_manifest(manifest)
     return run
@@ -151,26 +148,6 @@ def open_run(path: str | Path) -> RunFolder:
         )
         raise UsageError(msg)
     return RunFolder(folder)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path``, flush it to the disk and rename it into place.
-
-    Raises
-    ------
-    StorageError
-        The disk is full or the folder cannot be written; the old file stays as it was.
-    """
-    aside = path.with_name(path.name + ".partial")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise _storage(path, error) from error
 
 
 def _finite(row: Mapping[str, Any]) -> MetricRow:
@@ -210,8 +187,3 @@ def _parse(read: Callable[[str], Model], text: str, file: Path) -> Model:
         where = ".".join(map(str, first["loc"])) or "the document"
         msg = f"{file} is damaged: {where}: {first['msg']}; restore it or distil again"
         raise CheckpointError(msg) from error
-
-
-def _storage(path: Path, error: OSError) -> StorageError:
-    reason = error.strerror or str(error)
-    return StorageError(f"cannot write {path}: {reason}; free space or give another path")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from kd_offline.errors import UnknownNameError
+from kd_offline.published import PublishedFolder
 from kd_offline.schemas.dataset import DatasetManifest, InspectReport, VerifyReport
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.evaluation import EvaluationReport
@@ -93,35 +93,15 @@ def file_name(name: str) -> str:
     return f"{name}-{VERSIONS[name]}.schema.json"
 
 
-def write(folder: Path) -> None:
-    """Write the current schemas into ``folder``; files of older versions stay."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in MODELS:
-        (folder / file_name(name)).write_text(schema_text(name), encoding="utf-8")
+def texts() -> dict[str, str]:
+    """Return every JSON Schema as it is published, by file name."""
+    return {file_name(name): schema_text(name) for name in MODELS}
 
 
-def stale(folder: Path) -> list[str]:
-    """Return the files in ``folder`` that are missing, out of step, or of no known document."""
-    wrong = [file_name(name) for name in MODELS if not _in_step(folder, name)]
-    found = (file.name for file in folder.glob("*.schema.json"))
-    return sorted(wrong + [file for file in found if file.rsplit("-", 1)[0] not in MODELS])
-
-
-def _in_step(folder: Path, name: str) -> bool:
-    file = folder / file_name(name)
-    return file.exists() and file.read_text("utf-8") == schema_text(name)
-
-
-def main(arguments: list[str]) -> int:
-    """Write the schemas, or check that they are in step; return the exit status."""
-    mode, folder = arguments
-    if mode == "--write":
-        write(Path(folder))
-        return 0
-    if wrong := stale(Path(folder)):
-        sys.stderr.write(f"not in step: {', '.join(wrong)}; run make schemas\n")
-        return 1
-    return 0
+_FOLDER = PublishedFolder(
+    texts, "*.schema.json", "schemas", keeps=lambda file: file.rsplit("-", 1)[0] in MODELS
+)
+stale, write, main = _FOLDER.stale, _FOLDER.write, _FOLDER.main
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import kd_offline
 ROOT = Path(kd_offline.__file__).parent
 
 TIERS = {
-    **dict.fromkeys(("errors", "types", "seeding", "schemas", "recipes", "files"), 0),
+    **dict.fromkeys(("errors", "types", "seeding", "schemas", "recipes", "files", "published"), 0),
     **dict.fromkeys(("networks", "advantage", "policies"), 1),
     **dict.fromkeys(("environments", "experts", "students", "datasets", "trajectories"), 2),
     **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs"), 3),
@@ -22,7 +22,8 @@ TIERS = {
 }
 SAME_TIER = {
     0: {("schemas", "errors"), ("schemas", "types"), ("seeding", "types"), ("recipes", "errors")}
-    | {("recipes", "schemas"), ("files", "errors")},
+    | {("recipes", "schemas"), ("files", "errors"), ("published", "files")}
+    | {("schemas", "published")},
     1: {("networks", "policies"), ("policies", "advantage")},
     2: {
         ("experts", "environments"),

@@ -1,12 +1,11 @@
 import json
-import os
 from pathlib import Path
 
 import jsonschema
 import pytest
 
 from kd_offline.errors import CheckpointError, FormatVersionError, StorageError, UsageError
-from kd_offline.runs.folder import RunFolder, create_run, open_run, write_atomic
+from kd_offline.runs.folder import RunFolder, create_run, open_run
 from kd_offline.schemas.run import RunManifest
 from kd_offline.testing.reports import evaluation_report, run_manifest
 
@@ -90,17 +89,3 @@ def test_a_newer_run_is_refused_as_such(run):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"holds no run\.json"):
         open_run(tmp_path)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    file = tmp_path / "run.json"
-    file.write_text("old")
-
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match="No space left on device; free space"):
-        write_atomic(file, "new")
-    assert file.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [file]
