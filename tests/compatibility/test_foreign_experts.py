@@ -21,7 +21,10 @@ PREFIX = {"EPyMARL": "epymarl", "PyMARL2": "pymarl2", "on-policy": "on-policy"}
 PREFIX |= {"BenchMARL": "benchmarl", "JaxMARL": "jaxmarl"}
 FOLDERS = [HERE, *([Path(MORE)] if MORE else [])]
 CASES = sorted({p.parent.name: p.parent for f in FOLDERS for p in f.glob("*/io.npz")}.items())
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def assert_near(got, want):
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def task(meta, io):
@@ -130,20 +133,20 @@ def test_stepwise_outputs_are_the_librarys(name, tmp_path):
     diagonal = np.arange(n)
     key = "q_values" if "q_values" in io else "logits"
     said = np.stack([getattr(o, key)[0] for o in outputs])
-    np.testing.assert_allclose(said, io[key], **TOLERANCE)
+    assert_near(said, io[key])
     legal = io["avail_actions"] > 0
     acting = np.stack([o.logits[0] for o in outputs])
     np.testing.assert_array_equal(choose_actions(acting, legal), io["greedy_actions"])
     if "probs" in io:
         probs = np.exp(masked_log_softmax(acting, legal))
-        np.testing.assert_allclose(probs, io["probs"], **TOLERANCE)
+        assert_near(probs, io["probs"])
     if "hidden" in io and np.any(io["hidden"]):
         hidden = np.stack([hidden_of(m, n) for m in memories])
-        np.testing.assert_allclose(hidden, io["hidden"].reshape(hidden.shape), **TOLERANCE)
+        assert_near(hidden, io["hidden"].reshape(hidden.shape))
     if "values" in io:
         value = np.stack([o.value[diagonal, diagonal] for o in outputs])
         raw = expert.policy.statistics is not None
-        np.testing.assert_allclose(value, io["values_denorm" if raw else "values"], **TOLERANCE)
+        assert_near(value, io["values_denorm" if raw else "values"])
         assert raw == ("not" not in meta["critic"].get("stats_location", "not saved").lower())
     else:
         assert all(o.value is None for o in outputs)
@@ -156,11 +159,11 @@ def test_mixers_are_the_librarys(name):
     q_taken, q_max = (torch.from_numpy(io[key]) for key in ("q_taken", "q_max"))
     if "vdn" in name:
         assert expert.policy.mixer is None
-        np.testing.assert_allclose(vdn(q_taken), io["q_tot_taken"], **TOLERANCE)
+        assert_near(vdn(q_taken), io["q_tot_taken"])
         return
     mixer = expert.policy.mixer
-    np.testing.assert_allclose(mixer(q_taken, state), io["q_tot_taken"], **TOLERANCE)
-    np.testing.assert_allclose(mixer(q_max, state), io["q_tot_max"], **TOLERANCE)
+    assert_near(mixer(q_taken, state), io["q_tot_taken"])
+    assert_near(mixer(q_max, state), io["q_tot_max"])
 
 
 @pytest.mark.parametrize("name", [name for name, _ in CASES])

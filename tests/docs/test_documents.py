@@ -4,14 +4,19 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from kd_offline import environments
 from kd_offline.cli.app import app
 from kd_offline.distillation.methods import METHODS
+from kd_offline.experts.foreign.expert import probe
+from kd_offline.experts.foreign.load import PREFIXES
 from kd_offline.schemas.expert import ExpertCard
+from kd_offline.schemas.foreign import InputRecipe
 from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.recipes import LossSwitches, LossWeights
 
@@ -22,7 +27,8 @@ PUBLISHED = [
 DOCUMENTS = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *PUBLISHED]
 )
-EXECUTED = [ROOT / "README.md", ROOT / "docs" / "guide" / "quickstart.md"]
+GUIDE = ROOT / "docs" / "guide"
+EXECUTED = [ROOT / "README.md", GUIDE / "quickstart.md", GUIDE / "sharing.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = {
     "train": ["--frames", "6400", "--score", "8", "--threads", "1"],
@@ -81,10 +87,30 @@ def test_it_runs_as_it_stands(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
-def test_every_toml_block_is_a_mask(path):
+def test_every_toml_block_is_a_mask_or_an_expert_recipe(path):
     for language, text in blocks(path):
-        if language == "toml":
+        if language == "toml" and path.stem == "bring-your-own-expert":
+            InputRecipe.model_validate({"library": "epymarl"} | tomllib.loads(text))
+        elif language == "toml":
             MaskFile.model_validate(tomllib.loads(text))
+
+
+def test_the_policy_of_ones_own_acts():
+    text = (ROOT / "docs" / "guide" / "bring-your-own-expert.md").read_text("utf-8")
+    code = next(t for language, t in BLOCK.findall(text) if language == "python")
+    names: dict[str, Any] = {}
+    exec(compile(code, "guide", "exec"), names)
+    spec = environments.load("mpe/simple_spread_v3").spec
+    assert probe(names["factory"](spec), spec, "guide").logits.argmax(-1).max() == 0
+
+
+def test_every_library_and_setting_is_in_the_guide():
+    text = (ROOT / "docs" / "guide" / "bring-your-own-expert.md").read_text("utf-8")
+    for prefix in PREFIXES:
+        assert f"| `{prefix}:" in text, prefix
+    recipe = next(t for language, t in BLOCK.findall(text) if language == "toml")
+    stated = set(tomllib.loads(recipe)) | {"library", "algorithm", "output", "groups"}
+    assert stated == set(InputRecipe.model_fields)
 
 
 def test_the_table_of_bundled_experts_is_theirs():

@@ -16,7 +16,7 @@ def spread_mappo(folder, *, hidden=16, obs=18, actions=5, agents=3, state=54, se
     cell = nn.GRUCell(hidden, hidden).state_dict()
     agent |= {f"rnn.{n}": torch.randn(v.shape, generator=generator) * 0.3 for n, v in cell.items()}
     agent |= dict(zip(("fc2.weight", "fc2.bias"), layer(hidden, actions), strict=True))
-    critic = {}
+    critic: dict[str, torch.Tensor] = {}
     sizes = (state + agents, hidden, hidden, 1)
     for k in (1, 2, 3):
         names = (f"fc{k}.weight", f"fc{k}.bias")

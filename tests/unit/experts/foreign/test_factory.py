@@ -3,6 +3,7 @@ import pytest
 
 from kd_offline import environments
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
+from kd_offline.evaluation.cost import network_cost
 from kd_offline.evaluation.parties import expert_shapes
 from kd_offline.experts.load import load
 from kd_offline.types import PolicyOutput
@@ -55,7 +56,8 @@ def test_a_function_of_the_environment_makes_the_policy():
     expert = load(f"{HERE}:counted", SPREAD)
     assert expert.digest == Counted.digest
     assert expert.record.parameters == 12
-    assert [s.counted for s in expert_shapes(expert, SPREAD)] == [(12, 10, 0)] * 3
+    costs = [network_cost(shape) for shape in expert_shapes(expert, SPREAD)]
+    assert [(c.parameters, c.macs) for c in costs] == [(12, 10)] * 3
     assert load(f"{HERE}:fixed", SPREAD).digest.startswith("sha256:")
     assert load(f"{HERE}:valued", SPREAD).recipe.critic_inputs is not None
 
