@@ -22,6 +22,7 @@ from kd_offline.trajectories import Trajectories, collect, sampled
 from kd_offline.types import Array, FloatArray
 
 EPISODES = 100
+_SUSPICIOUS = 0.2  # share of the returns' variance
 _UNUSED = ("obs", "state", "available_actions", "logits", "q_values", "embedding", "actions")
 
 
@@ -31,29 +32,51 @@ def calibrated(
     seed: int,
     tell: Callable[[str], None] | None = None,
 ) -> ForeignExpert:
-    """Return the expert with values in raw units; itself where they already are, or it has none."""
-    if not expert.needs_calibration:
+    """Return the expert with values in raw units.
+
+    Values that claim to be in raw units already are left alone, but ``tell`` hears of it where a
+    trial says that they are not: reward sums and means of a team differ between libraries.
+    """
+    if expert.recipe.critic_inputs is None:
         return expert
     torch.set_num_threads(1)  # as recording does, so that a resumed one finds the same numbers
     seeds = episode_seeds(seed, 0, EPISODES, "calibration")
     played = collect(world, expert, seeds, sampled(seeds), without=_UNUSED)
     recipe = expert.recipe
-    found = fit(
-        played,
-        np.array(world.spec.side_of),
-        gamma=recipe.gamma,
-        bootstrap_on_truncation=recipe.bootstrap_on_truncation,
-    )
-    if tell is not None:
-        tell(
-            f"values were calibrated on {EPISODES} trial episodes: {found.scale:.4g} x output "
-            f"{found.offset:+.4g} explains {found.r2:.2f} of the variance of the returns"
+
+    def fitted(known: tuple[float, float] | None) -> ValueCalibration:
+        return fit(
+            played,
+            np.array(world.spec.side_of),
+            gamma=recipe.gamma,
+            bootstrap_on_truncation=recipe.bootstrap_on_truncation,
+            known=known,
         )
-    return replace(expert, calibration=found)
+
+    found = fitted(None)
+    words = f"{found.scale:.4g} x output {found.offset:+.4g} explains {found.r2:.2f}"
+    if expert.needs_calibration:
+        said = f"values were calibrated on {EPISODES} trial episodes: {words} of the variance"
+    else:
+        given = fitted((1.0, 0.0)).r2
+        said = (
+            f"values are taken as raw, but explain {given:.2f} of the variance of the returns, "
+            f"while {words}: state value_units and gamma in an expert.toml"
+        )
+        if found.r2 - given < _SUSPICIOUS:
+            return expert
+    if tell is not None:
+        tell(said)
+    return replace(expert, calibration=found) if expert.needs_calibration else expert
 
 
 def fit(
-    played: Trajectories, side_of: Array, *, gamma: float, bootstrap_on_truncation: bool
+    played: Trajectories,
+    side_of: Array,
+    *,
+    gamma: float,
+    bootstrap_on_truncation: bool,
+    known: tuple[float, float] | None = None,
 ) -> ValueCalibration:
     """Fit ``return = scale * value + offset`` over the steps of alive agents.
 
@@ -69,6 +92,8 @@ def fit(
     side_of : int [N]
     gamma : float
     bootstrap_on_truncation : bool
+    known : scale and offset, optional
+        Measure these and fit nothing.
     """
     steps = played.steps
     returns, discount = _returns(played, side_of, gamma)
@@ -79,7 +104,7 @@ def fit(
     ones = np.ones_like(returns)
     v, last = steps["value"].astype(np.float64), played.final["value"]
     y, unit = returns[counts], ((1 - tail) * ones)[counts]
-    scale, offset = _least_squares((v - tail * last)[counts], unit, y)
+    scale, offset = known or _least_squares((v - tail * last)[counts], unit, y)
     target = y + (tail * (scale * last + offset))[counts]
     spread = float(((target - target.mean()) ** 2).sum())
     left = float(((target - scale * v[counts] - offset) ** 2).sum())

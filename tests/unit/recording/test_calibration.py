@@ -56,6 +56,14 @@ def test_a_critic_that_errs_in_sign_explains_nothing():
     assert found.r2 < 1e-6
 
 
+def test_known_units_are_measured_and_not_fitted():
+    data = played(1.0, 0.0, bootstrap=True)
+    kept = {"gamma": 0.9, "bootstrap_on_truncation": True}
+    assert fit(data, SIDES, known=(1.0, 0.0), **kept).r2 == pytest.approx(1)
+    wrong = fit(data, SIDES, known=(3.0, 0.0), **kept)
+    assert (wrong.scale, wrong.r2) == (3.0, 0.0)
+
+
 def test_noise_lowers_what_is_explained():
     data = played(2.0, 3.0, bootstrap=False)
     data.steps["value"] += np.random.default_rng(1).standard_normal(data.steps["value"].shape)

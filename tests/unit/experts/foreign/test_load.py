@@ -4,6 +4,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from kd_offline import environments
 from kd_offline.errors import CheckpointError, MismatchError, UnknownNameError, UsageError
@@ -141,6 +142,37 @@ def test_a_critic_that_does_not_fit_is_left_out_and_said(tmp_path):
     expert = load(f"epymarl:{tmp_path}", SPREAD)
     assert (expert.recipe.output, expert.record.value_of) == ("logits", "")
     assert any("critic.th" in what for what in expert.missing)
+
+
+def test_without_memory_the_layer_called_rnn_is_dense(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"fc1": (8, 18), "rnn": (8, 8), "fc2": (5, 8)}
+    agent: dict[str, torch.Tensor] = {}
+    for name, size in sizes.items():
+        agent[f"{name}.weight"] = torch.randn(size, generator=generator)
+        agent[f"{name}.bias"] = torch.randn(size[0], generator=generator)
+    torch.save(agent, tmp_path / "agent.th")
+    seen = view(SPREAD)
+    x = torch.from_numpy(seen.obs[0, 0])
+    for name in sizes:
+        x = agent[f"{name}.weight"] @ (x.relu() if name != "fc1" else x) + agent[f"{name}.bias"]
+    output = ask(load(f"pymarl2:{tmp_path}", SPREAD), seen)
+    np.testing.assert_allclose(output.q_values[0, 0], x, rtol=1e-5, atol=1e-5)
+
+
+def test_networks_of_another_kind_are_refused(tmp_path):
+    file = tmp_path / "a.safetensors"
+    save_file({"params,Dense_0,kernel": torch.zeros(2, 2)}, file)
+    with pytest.raises(CheckpointError, match="holds 0 recurrent cells"):
+        load(f"jaxmarl:{file}", SPREAD)
+    name = "loss_agents"
+    content = {name: {"actor_network_params.module.0.cnn.weight": torch.zeros(2, 2)}}
+    torch.save(content, tmp_path / "checkpoint_1.pt")
+    with pytest.raises(CheckpointError, match="neither an MLP nor a GRU"):
+        load(f"benchmarl:{tmp_path / 'checkpoint_1.pt'}", SPREAD)
+    torch.save({"base.cnn.weight": torch.zeros(2, 2)}, tmp_path / "actor.pt")
+    with pytest.raises(CheckpointError, match="one discrete action"):
+        load(f"on-policy:{tmp_path}", SPREAD)
 
 
 class Evil:
