@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _BEGIN, _END = b"-----BEGIN SSH SIGNATURE-----", b"-----END SSH SIGNATURE-----"
 _MAGIC = b"SSHSIG"
 _LINE = 70  # characters of base64 on a line, as OpenSSH writes them
+_SECURITY_KEY = "sk-ssh-ed25519@openssh.com"
 _DIGESTS = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}  # of the message
 _RSA: dict[str, hashes.HashAlgorithm] = {
     "rsa-sha2-256": hashes.SHA256(),
@@ -55,6 +56,7 @@ class Signature:
     digest: str  # name of the message's digest
     kind: str  # of the signature: ssh-ed25519, rsa-sha2-512, ...
     blob: bytes
+    rest: bytes  # of a security key: its flags and counter
 
     def check(self, message: bytes) -> bool:
         """Tell whether the holder of ``key`` signed ``message`` in ``namespace``.
@@ -66,6 +68,8 @@ class Signature:
         """
         data = _to_be_signed(message, self.namespace, self.digest)
         try:
+            if key_type(self.key) == _SECURITY_KEY:
+                data = _by_security_key(self, data)
             _verify(_load_public(self.key), self.kind, self.blob, data)
         except (InvalidSignature, ValueError):
             return False
@@ -95,8 +99,11 @@ def parse(text: bytes) -> Signature:
         if frame[: len(_MAGIC) + 4] != _MAGIC + (1).to_bytes(4, "big"):
             raise ValueError  # noqa: TRY301
         key, namespace, _, digest, signature = _split(frame[len(_MAGIC) + 4 :], 5)
-        kind, blob = _split(signature, 2)
-        found = Signature(key, namespace.decode(), digest.decode(), kind.decode(), blob)
+        kind, blob = _split(signature, 2, exactly=False)
+        rest = signature[8 + len(kind) + len(blob) :]
+        found = Signature(key, namespace.decode(), digest.decode(), kind.decode(), blob, rest)
+        if bool(rest) != found.kind.startswith("sk-"):
+            raise ValueError  # noqa: TRY301
     except ValueError:  # wrong base64 and text that is not UTF-8 among them
         msg = "it is not an SSH signature: make it with kd-offline sign or ssh-keygen -Y sign"
         raise SignatureError(msg) from None
@@ -157,8 +164,10 @@ def key_type(key: bytes) -> str:
 def _load_public(key: bytes) -> PublicKey:
     name = key_type(key)
     problem = f"it was made by a key of type {name!r}: {ALLOWED}; ssh-keygen -Y verify may know it"
-    if name not in ("ssh-ed25519", "ssh-rsa", *_CURVES):
+    if name not in ("ssh-ed25519", "ssh-rsa", _SECURITY_KEY, *_CURVES):
         raise SignatureError(problem)
+    if name == _SECURITY_KEY:
+        return ed25519.Ed25519PublicKey.from_public_bytes(_split(key, 3)[1])
     try:
         loaded = serialization.load_ssh_public_key(name.encode() + b" " + base64.b64encode(key))
     except (ValueError, UnsupportedAlgorithm):
@@ -169,6 +178,15 @@ def _load_public(key: bytes) -> PublicKey:
 def _to_be_signed(message: bytes, namespace: str, digest: str) -> bytes:
     hashed = _DIGESTS[digest](message).digest()
     return _MAGIC + _strings(namespace.encode(), b"", digest.encode(), hashed)
+
+
+def _by_security_key(signature: Signature, data: bytes) -> bytes:
+    """Return what a security key signs for ``data``: its application, flags and counter as well."""
+    application = _split(signature.key, 3)[2]
+    if signature.kind != _SECURITY_KEY or len(signature.rest) != 5:
+        raise InvalidSignature
+    hashed = (hashlib.sha256(part).digest() for part in (application, data))
+    return signature.rest.join(hashed)
 
 
 def _sign(key: PrivateKey, data: bytes) -> tuple[str, bytes]:
@@ -183,7 +201,7 @@ def _sign(key: PrivateKey, data: bytes) -> tuple[str, bytes]:
 
 def _verify(key: PublicKey, kind: str, blob: bytes, data: bytes) -> None:
     """Return if the signature is right; ``InvalidSignature`` or ``ValueError`` if it is not."""
-    if isinstance(key, ed25519.Ed25519PublicKey) and kind == "ssh-ed25519":
+    if isinstance(key, ed25519.Ed25519PublicKey) and kind in ("ssh-ed25519", _SECURITY_KEY):
         key.verify(blob, data)
     elif isinstance(key, rsa.RSAPublicKey) and kind in _RSA:
         key.verify(blob, data, padding.PKCS1v15(), _RSA[kind])

@@ -1,11 +1,14 @@
 """Signatures: made and read by ssh-keygen as well as by us."""
 
+import base64
+import hashlib
 import json
 import shutil
 import subprocess
 from datetime import UTC, datetime
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kd_offline.datasets import sshsig
 from kd_offline.datasets.seal import seal
@@ -79,6 +82,51 @@ def test_we_accept_those_of_ssh_keygen(dataset, keys, name, digest):
     assert sshsig.parse(done.stdout).digest == digest
     found = verify_signature(dataset, file, public_key=public(keys, name))
     assert found.signer == f"{name}@lab"
+
+
+def text(*parts):
+    """Return byte strings as SSH writes them."""
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def touched(private, message, flags=1, kind=b"sk-ssh-ed25519@openssh.com"):
+    """Return public key and signature as a security key would make them, in files' form."""
+    raw = private.public_key().public_bytes_raw()
+    public_key = text(b"sk-ssh-ed25519@openssh.com", raw, b"ssh:")
+    digest = hashlib.sha512(message).digest()
+    signed = b"SSHSIG" + text(NAMESPACE.encode(), b"", b"sha512", digest)
+    counter = bytes([flags, 0, 0, 0, 9])
+    hashed = [hashlib.sha256(part).digest() for part in (b"ssh:", signed)]
+    blob = text(kind, private.sign(hashed[0] + counter + hashed[1])) + counter
+    frame = b"SSHSIG\0\0\0\1" + text(public_key, NAMESPACE.encode(), b"", b"sha512", blob)
+    armoured = base64.encodebytes(frame)
+    begin, end = (f"-----{word} SSH SIGNATURE-----\n".encode() for word in ("BEGIN", "END"))
+    line = f"sk-ssh-ed25519@openssh.com {base64.b64encode(public_key).decode()} token@lab"
+    return line, begin + armoured + end
+
+
+@pytest.mark.parametrize("flags", [0, 1, 5])  # untouched, touched, touched by a known finger
+def test_security_keys(dataset, tmp_path, flags):
+    """ssh-keygen agrees about the same signatures."""
+    private = Ed25519PrivateKey.generate()
+    line, signature = touched(private, text_of(dataset), flags)
+    (dataset.parent / "d.zarr.sig").write_bytes(signature)
+    signers = tmp_path / "allowed_signers"
+    signers.write_text(f"token@lab {line}\n")
+    who = ("-I", "token@lab", "-n", NAMESPACE, "-f", signers, "-s", f"{dataset}.sig")
+    done = ssh_keygen("-Y", "verify", *who, input=text_of(dataset))
+    assert done.returncode == 0, done.stderr
+    found = verify_signature(dataset, public_key=line)
+    assert (found.signer, found.key_type) == ("token@lab", "sk-ssh-ed25519@openssh.com")
+    assert found.fingerprint in done.stdout.decode()
+
+
+def test_a_security_key_signs_as_such_only(dataset, keys):
+    private = Ed25519PrivateKey.generate()
+    for message, kind in [(b"other", b"sk-ssh-ed25519@openssh.com"), (None, b"ssh-ed25519")]:
+        line, signature = touched(private, message or text_of(dataset), kind=kind)
+        (dataset.parent / "d.zarr.sig").write_bytes(signature)
+        refused(dataset, keys, "altered|not an SSH signature", public_key=line)
 
 
 def refused(dataset, keys, match, **options):
