@@ -61,6 +61,14 @@ def stored_bytes(manifest: DatasetManifest) -> dict[str, int]:
     return sizes
 
 
+def words(size: int) -> str:
+    """Return a number of bytes as people read it."""
+    for least, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= least:
+            return f"{size / least:,.1f} {unit}"
+    return f"{size} B"
+
+
 def _heading(buffer: ExpertBuffer) -> list[str]:
     manifest, spec = buffer.manifest, buffer.spec
     version = ".".join(map(str, manifest.format_version))
@@ -105,9 +113,10 @@ def _recording(manifest: DatasetManifest) -> list[str]:
 
 def _figures(manifest: DatasetManifest) -> list[str]:
     figures = manifest.statistics
+    width = max(10, *map(len, manifest.environment.agents))
     lines = [f"return       {_spread(figures.returns)}  (sum over agents and steps)"]
     for agent, returns in zip(manifest.environment.agents, figures.agent_returns, strict=True):
-        lines.append(f"  {agent:<10} {_spread(returns)}")
+        lines.append(f"  {agent:<{width}} {_spread(returns)}")
     lines.append(f"length       {_spread(figures.length)}")
     if figures.won is not None:
         lines.append(f"won          {figures.won:.1%}")
@@ -120,14 +129,14 @@ def _figures(manifest: DatasetManifest) -> list[str]:
     ):
         total = max(1, sum(counts))
         shares = "  ".join(f"{n} {c / total:.1%}" for n, c in zip(names, counts, strict=False))
-        lines.append(f"  {agent:<10} {shares}")
+        lines.append(f"  {agent:<{width}} {shares}")
     return lines
 
 
 def _arrays(manifest: DatasetManifest) -> list[str]:
     width, sizes = max(len(name) for name in manifest.arrays), stored_bytes(manifest)
     return [
-        f"{name:<{width}}  {spec.dtype:<8} {sizes[name] / 1e6:>9,.2f} MB  "
+        f"{name:<{width}}  {spec.dtype:<8} {words(sizes[name]):>9}  "
         f"[{', '.join(f'{a}={s}' for a, s in zip(spec.axes, spec.shape, strict=True))}]"
         for name, spec in manifest.arrays.items()
     ]

@@ -10,6 +10,7 @@ from kd_offline.datasets.layout import SOURCES
 from kd_offline.datasets.profile import Profile
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.summary import stored_bytes
+from kd_offline.datasets.summary import words as size_words
 from kd_offline.reports.tables import Table, table
 from kd_offline.reports.words import duration, number, percent, short, whole
 from kd_offline.schemas.dataset import DatasetManifest, Spread
@@ -194,7 +195,7 @@ def arrays_table(buffer: ExpertBuffer) -> Table:
             name,
             spec.dtype,
             ", ".join(f"{a} = {s:,}" for a, s in zip(spec.axes, spec.shape, strict=True)),
-            f"{stored[name] / 1e6:,.2f} MB",
+            size_words(stored[name]),
             short(spec.digest),
         )
         for name, spec in buffer.manifest.arrays.items()

@@ -28,7 +28,8 @@ DOCUMENTS = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *PUBLISHED]
 )
 GUIDE = ROOT / "docs" / "guide"
-EXECUTED = [ROOT / "README.md", GUIDE / "quickstart.md", GUIDE / "sharing.md"]
+EXECUTED = [ROOT / "README.md"]
+EXECUTED += [GUIDE / f"{name}.md" for name in ("quickstart", "sharing", "inspecting")]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = {
     "train": ["--frames", "6400", "--score", "8", "--threads", "1"],
