@@ -8,31 +8,20 @@ chunks of an array are put together, so record sets document fields, types and s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from kd_offline.datasets.addresses import is_remote, split_pin
-from kd_offline.datasets.glossary import meaning
+from kd_offline.datasets.croissant_records import Node, record_sets
 from kd_offline.datasets.layout import MANIFEST, ZARR_JSON
 from kd_offline.datasets.manifest import read_manifest
 from kd_offline.datasets.sources import open_files
 from kd_offline.errors import UsageError
-from kd_offline.schemas.dataset import ArraySpec, DatasetManifest
-
-Node = dict[str, Any]
+from kd_offline.schemas.dataset import DatasetManifest
 
 _VERSION = "http://mlcommons.org/croissant/1.1"
-_SPLITS = {"train": "cr:TrainingSplit", "heldout": "cr:TestSplit"}
-_TYPES = {"bool": "sc:Boolean", "uint8": "cr:UInt8", "uint64": "cr:UInt64"}
-_RECORDS = {
-    "steps": "One record a transition; the episodes lie one after the other.",
-    "final": "One record an episode: what is seen after its last transition.",
-    "episodes": "One record an episode.",
-    "masks": "Student masks: one record an agent, or an episode where the shape has two axes.",
-}
 _TERMS = (
     *("annotation", "arrayShape", "citeAs", "column", "containedIn", "equivalentProperty"),
     *("excludes", "extract", "field", "fileProperty", "fileObject", "fileSet", "format"),
@@ -98,7 +87,7 @@ def describe(address: str, publication: Publication | None = None) -> Node:
         **_head(manifest, told),
         **_provenance(manifest),
         "distribution": [*where.archive, *_files(manifest, where, files.read(MANIFEST))],
-        "recordSet": [_splits(manifest), _agents(manifest), *_records(manifest)],
+        "recordSet": record_sets(manifest),
     }
 
 
@@ -240,86 +229,3 @@ def _chunks(manifest: DatasetManifest) -> dict[str, list[int]]:
         if not file.path.endswith(ZARR_JSON):
             sizes.setdefault(file.path.partition("/")[0], []).append(file.size)
     return sizes
-
-
-def _records(manifest: DatasetManifest) -> Iterable[Node]:
-    for group, text in _RECORDS.items():
-        fields = [
-            _field(name, spec, manifest)
-            for name, spec in manifest.arrays.items()
-            if name.startswith(f"{group}/")
-        ]
-        if fields:
-            yield _record_set(group, text, fields)
-
-
-def _field(name: str, spec: ArraySpec, manifest: DatasetManifest) -> Node:
-    """Describe one array: the first axis is the record, the others are the field's shape."""
-    axes = "".join(f", {axis} = {n}" for axis, n in zip(spec.axes[1:], spec.shape[1:], strict=True))
-    group, _, short = name.partition("/")
-    mask = manifest.masks.get(short) if group == "masks" else None
-    text = meaning(name) if mask is None else f"{meaning(name)}; {mask.description}"
-    node: Node = {
-        "@type": "cr:Field",
-        "@id": name,
-        "name": name,
-        "description": f"{text}{axes}; content digest {spec.digest}",
-        "dataType": _TYPES.get(spec.dtype, f"cr:{spec.dtype.capitalize()}"),
-        "source": {"fileSet": {"@id": f"files/{group}"}, "extract": {"fileProperty": "content"}},
-    }
-    if len(spec.shape) > 1:
-        node |= {"isArray": True, "arrayShape": ",".join(map(str, spec.shape[1:]))}
-    if name == "episodes/split":
-        node["references"] = {"field": {"@id": "splits/code"}}
-    return node
-
-
-def _splits(manifest: DatasetManifest) -> Node:
-    rows = [
-        {"name": name, "url": _SPLITS.get(name, "cr:Split"), **split.model_dump()}
-        for name, split in manifest.splits.items()
-    ]
-    types = {"name": "sc:Text", "url": "sc:URL", "code": "cr:UInt8"}
-    types |= {"episodes": "sc:Integer", "steps": "sc:Integer"}
-    made = _table("splits", "Parts of the episodes; no episode is in two.", types, rows)
-    return made | {"dataType": "cr:Split", "key": {"@id": "splits/name"}}
-
-
-def _agents(manifest: DatasetManifest) -> Node:
-    spec = manifest.environment
-    rows = [
-        {
-            "name": agent,
-            "observation_width": spec.obs_widths[index],
-            "actions": ", ".join(spec.action_names[index]),
-            "observation_blocks": "; ".join(
-                f"{block} {' '.join(f'{start}:{stop}' for start, stop in ranges)}"
-                for block, ranges in spec.blocks[agent].items()
-            ),
-        }
-        for index, agent in enumerate(spec.agents)
-    ]
-    types = {"name": "sc:Text", "observation_width": "sc:Integer"}
-    types |= {"actions": "sc:Text", "observation_blocks": "sc:Text"}
-    made = _table("agents", "The agents in the order of axis N.", types, rows)
-    return made | {"key": {"@id": "agents/name"}}
-
-
-def _table(name: str, text: str, types: dict[str, str], rows: Sequence[Node]) -> Node:
-    """Return a record set whose records are in the description itself."""
-    fields = [
-        {"@type": "cr:Field", "@id": f"{name}/{key}", "name": f"{name}/{key}", "dataType": kind}
-        for key, kind in types.items()
-    ]
-    data = [{f"{name}/{key}": row[key] for key in types} for row in rows]
-    return _record_set(name, text, fields) | {"data": data}
-
-
-def _record_set(name: str, text: str, fields: Sequence[Node]) -> Node:
-    return {
-        "@type": "cr:RecordSet",
-        "@id": name,
-        "name": name,
-        "description": text,
-        "field": list(fields),
-    }

@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -14,7 +15,13 @@ from kd_offline.datasets import sshsig
 from kd_offline.datasets.seal import seal
 from kd_offline.datasets.signature import NAMESPACE, sign, text_of, verify_signature
 from kd_offline.datasets.signers import read_allowed_signers, read_public_key
-from kd_offline.errors import NotADatasetError, SignatureError, StorageError, UsageError
+from kd_offline.errors import (
+    MissingExtraError,
+    NotADatasetError,
+    SignatureError,
+    StorageError,
+    UsageError,
+)
 from kd_offline.testing.factories import tiny_dataset
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
@@ -296,3 +303,14 @@ def test_a_public_key_as_a_line(dataset, keys):
     assert verify_signature(dataset, public_key=bare).signer == bare
     with pytest.raises(UsageError, match="holds no public key"):
         read_public_key(keys / "ed25519")
+
+
+def test_without_the_library(dataset, keys, monkeypatch):
+    import kd_offline.datasets as package
+
+    monkeypatch.delattr(package, "sshsig")
+    monkeypatch.delitem(sys.modules, "kd_offline.datasets.sshsig")
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    with pytest.raises(MissingExtraError, match=r"signing .*pip install 'kd-offline\[share\]'"):
+        sign(dataset, keys / "ed25519")
+    assert text_of(dataset).startswith(b"kd-offline dataset\nid sha256:")
