@@ -9,6 +9,8 @@ from numcodecs.zstd import Zstd
 
 from kd_offline.types import Array
 
+_CHECKSUM = 0x04  # flag in the fifth byte of a zstd frame
+
 
 def little(dtype: str) -> np.dtype[Any]:
     """Return the NumPy dtype of stored values."""
@@ -27,6 +29,8 @@ def decode_into(data: bytes, out: Array) -> str | None:
     """
     if decoded_size(data) != out.nbytes:  # numcodecs would leave the rest of ``out`` as it was
         return f"does not state the {out.nbytes} decoded bytes that its shape needs"
+    if not data[4] & _CHECKSUM:
+        return "has no checksum of its values"
     try:
         Zstd().decode(data, out=out)
     except (RuntimeError, ValueError) as error:

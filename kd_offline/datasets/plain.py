@@ -80,7 +80,8 @@ def listing(root: Path) -> Iterator[str]:
     while folders:
         prefix = folders.pop()
         try:
-            entries = sorted(os.scandir(root / prefix), key=lambda entry: entry.name)
+            with os.scandir(root / prefix) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
         except OSError:
             yield prefix.rstrip("/") or "."  # what cannot be listed is no folder of a dataset
             continue
