@@ -30,18 +30,26 @@ Group = Any
 Dataset = Any
 
 
+def is_hdf5(path: Path) -> bool:
+    """Tell whether ``path`` is a file that begins as HDF5 files do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Group]:
     """Open an HDF5 file for reading, and turn the library's failures into a sentence."""
     h5py = library("h5py", "HDF5")
+    if not is_hdf5(path):
+        raise foreign(path, "it is no HDF5 file" if path.exists() else "there is no such file")
     try:
         with h5py.File(path, "r", rdcc_nbytes=_CACHE) as file:
             yield file
-    except FileNotFoundError:
-        raise foreign(path, "there is no such file", "check the path") from None
     except (OSError, RuntimeError, KeyError) as error:
         if type(error) is OSError or not isinstance(error, OSError):
-            words = " ".join(str(error).split()) or type(error).__name__
+            words = " ".join(str(error).split())[:200] or type(error).__name__
             raise foreign(path, f"the HDF5 library cannot read it ({words})") from error
         raise
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets.convert import careful_hdf5 as careful
-from kd_offline.datasets.convert import hdf5
 from kd_offline.datasets.convert.parts import (
     Options,
     Progress,
@@ -41,7 +40,7 @@ CANNOT_HOLD: dict[str, str] = {
 
 def recognise(path: Path) -> bool:
     """Tell whether ``path`` is a file that d3rlpy wrote, or we for it."""
-    if not hdf5.is_hdf5(path):
+    if not careful.is_hdf5(path):
         return False
     with careful.opened(path) as file:
         return {"columns", "num_episodes", "version"} <= set(careful.names(file))

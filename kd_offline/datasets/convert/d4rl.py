@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets.convert import careful_hdf5 as careful
-from kd_offline.datasets.convert import d4rl_import, hdf5
+from kd_offline.datasets.convert import d4rl_import
 from kd_offline.datasets.convert.parts import (
     Imported,
     Options,
@@ -43,7 +43,7 @@ _BY_ACTION = ("available_actions", "logits", "q_values")
 
 def recognise(path: Path) -> bool:
     """Tell whether ``path`` is an HDF5 file with D4RL's arrays."""
-    if not hdf5.is_hdf5(path):
+    if not careful.is_hdf5(path):
         return False
     with careful.opened(path) as file:
         return {"observations", "actions", "rewards", "terminals"} <= set(careful.names(file))

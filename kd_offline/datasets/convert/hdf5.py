@@ -35,18 +35,10 @@ _GZIP_LEVEL = 4
 
 def recognise(path: Path) -> bool:
     """Tell whether ``path`` is an HDF5 file that carries a manifest of ours."""
-    if not is_hdf5(path):
+    if not careful.is_hdf5(path):
         return False
     with careful.opened(path) as file:
         return MANIFEST in careful.names(file)
-
-
-def is_hdf5(path: Path) -> bool:
-    """Tell whether ``path`` is a file that begins as HDF5 files do."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress) -> list[str]:

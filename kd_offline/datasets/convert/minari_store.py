@@ -30,7 +30,7 @@ def metadata_of(data: Path) -> dict[str, Any]:
         if file.stat().st_size > _LARGEST_JSON:
             raise foreign(data, f"{METADATA} is too large")
         document = json.loads(file.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise foreign(data, f"it has no {METADATA}", "check the path") from None
     except (ValueError, RecursionError):
         raise foreign(data, f"{METADATA} is damaged") from None
