@@ -83,6 +83,7 @@ def verify(
     replay: origin.Replay = None,
     relabel: origin.Relabel = None,
     expert: origin.Experts = None,
+    expert_recipe: options.ExpertRecipe = None,
     environment: origin.Environment = None,
     seed: origin.Seed = 0,
     json: options.Json = False,
@@ -103,7 +104,7 @@ def verify(
     if replay is not None:
         report = origin.replayed(report, dataset, replay, seed, environment, quiet)
     if relabel is not None:
-        report = origin.relabelled(report, dataset, relabel, seed, expert, quiet)
+        report = origin.relabelled(report, dataset, relabel, seed, expert, expert_recipe, quiet)
     if json:
         emit(report)
         if not report.ok:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,7 +30,9 @@ Relabel = Annotated[
 ]
 Experts = Annotated[
     list[str] | None,
-    typer.Option(help="Folder of a recorded expert that is not bundled; repeatable."),
+    typer.Option(
+        help="A recorded expert that is not bundled: its folder or LIBRARY:PLACE; repeatable."
+    ),
 ]
 Environment = Annotated[
     str | None,
@@ -64,13 +67,21 @@ def relabelled(
     episodes: int,
     seed: int,
     experts: list[str] | None,
+    expert_recipe: Path | None,
     quiet: bool,
 ) -> VerifyReport:
     """Return ``report`` with the experts asked again; not if the dataset is damaged."""
     from kd_offline.recording.labels import relabel
 
     def run(progress: Callable[[int], None]) -> RelabelReport:
-        return relabel(dataset, episodes, experts=experts or (), seed=seed, progress=progress)
+        return relabel(
+            dataset,
+            episodes,
+            experts=experts or (),
+            expert_recipe=expert_recipe,
+            seed=seed,
+            progress=progress,
+        )
 
     return _extended(report, "relabel", run, episodes, quiet)
 

@@ -12,6 +12,7 @@ import numpy as np
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import MismatchError, MissingArrayError, UsageError
 from kd_offline.experts.foreign.expert import ForeignExpert
+from kd_offline.experts.foreign.load import prefix_of
 from kd_offline.experts.load import find, load
 from kd_offline.policies import masked_log_softmax
 from kd_offline.recording.comparison import Comparison
@@ -67,6 +68,7 @@ def relabel(
     episodes: int,
     *,
     experts: Sequence[str | Path] = (),
+    expert_recipe: str | Path | None = None,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> RelabelReport:
@@ -82,7 +84,10 @@ def relabel(
     episodes
         How many, drawn with ``seed``; all of them where there are fewer.
     experts
-        Folders of experts. Bundled ones are recognised by the digest of their weights.
+        Folders of experts, or ``LIBRARY:PLACE`` as for recording. Bundled ones are recognised by
+        the digest of their weights.
+    expert_recipe
+        The TOML file that the recording of an expert of another library was given.
     progress
         Called with the number of episodes done so far.
 
@@ -102,7 +107,9 @@ def relabel(
             "nothing to compare an expert with: verify without --relabel"
         )
         raise MissingArrayError(msg)
-    given = [load(reference, buffer.spec) for reference in experts]
+    given = [
+        load(name, buffer.spec, expert_recipe if prefix_of(str(name)) else None) for name in experts
+    ]
     chosen = choose(buffer, episodes, seed)
     tally = _Tally(Comparison(buffer.spec, TOLERANCE))
     checks = []
@@ -180,14 +187,14 @@ def _needed(buffer: ExpertBuffer, expert: AnyExpert) -> list[str]:
     inputs = ("obs", "state", "available_actions", "alive")
     outputs = [name for name in _OUTPUTS if expert.with_value or name != "value"]
     names = [f"steps/{name}" for name in (*inputs, "actions", *outputs)]
-    names += [f"final/{name}" for name in (*inputs, "value")]
+    names += [*(f"final/{name}" for name in (*inputs, "value")), "episodes/seed"]
     return [name for name in names if buffer.has(name)]
 
 
 def _label(expert: AnyExpert, part: Part, tally: _Tally) -> None:
     """Let the expert see one part of the episodes, and the view after each for its final value."""
     spec = tally.comparison.spec
-    seeds = np.zeros(len(part.episodes), np.uint64)  # our experts draw nothing
+    seeds = part.arrays.get("episodes/seed", np.zeros(len(part.episodes), np.uint64))
     memory, longest = expert.start(seeds), int(part.lengths.max())
     closed = {"final/obs", "final/value"} <= part.arrays.keys()
     closed &= spec.state_is_obs or "final/state" in part.arrays

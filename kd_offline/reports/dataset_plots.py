@@ -33,7 +33,7 @@ def returns_plot(by_split: Histogram, by_noise: Histogram | None) -> str:
         ax.set_xlabel("return, sum over agents and steps")
         ax.legend(fontsize=8)
     axes[0].set_ylabel("share of its episodes, %")
-    return svg.inline(figure, "returns", "Histogram of episode returns")
+    return svg.inline(figure, "data-returns", "Histogram of episode returns")
 
 
 @svg.style()
@@ -77,7 +77,7 @@ def actions_plot(
         ax.set_yticks(np.arange(len(known)) + 0.5, known, fontsize=7.5)
         ax.set_xlabel("step")
     _hide(axes, len(agents))
-    return svg.inline(figure, "actions", "Action frequency over time by agent")
+    return svg.inline(figure, "data-actions", "Action frequency over time by agent")
 
 
 @svg.style()

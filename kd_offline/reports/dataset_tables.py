@@ -50,18 +50,30 @@ def _spread(found: Spread) -> tuple[str, str, str, str]:
     return number(found.mean), number(found.std), number(found.min), number(found.max)
 
 
+def taken_table(manifest: DatasetManifest) -> Table:
+    """Return how often each agent took each action."""
+    rows = [(name, percent(share)) for name, share in _taken(manifest)]
+    return table("Actions of the recorded agents", "action|taken", rows)
+
+
 def actions_table(manifest: DatasetManifest, profile: Profile) -> Table:
     """Return how often each action was taken, and how often it was legal."""
-    spec = manifest.environment
-    rows = []
-    for row, (agent, names) in enumerate(zip(spec.agents, spec.action_names, strict=True)):
-        counts = np.array(manifest.statistics.action_counts[row], np.float64)
-        share = counts / max(1.0, counts.sum())
-        rows += [
-            (f"{agent}: {name}", percent(share[k]), percent(float(profile.legal[row, k])))
-            for k, name in enumerate(names)
-        ]
+    counts = manifest.environment.action_counts
+    legal = [rate for row, n in zip(profile.legal, counts, strict=True) for rate in row[:n]]
+    rows = [
+        (name, percent(share), percent(float(rate)))
+        for (name, share), rate in zip(_taken(manifest), legal, strict=True)
+    ]
     return table("Actions of agents that are alive", "action|taken|legal", rows)
+
+
+def _taken(manifest: DatasetManifest) -> Iterator[tuple[str, float]]:
+    """Yield the name and the share of every action of every agent."""
+    spec = manifest.environment
+    all_counts = manifest.statistics.action_counts
+    for agent, names, counts in zip(spec.agents, spec.action_names, all_counts, strict=True):
+        for name, count in zip(names, counts, strict=False):
+            yield f"{agent}: {name}", count / max(1, sum(counts))
 
 
 def sources_table(manifest: DatasetManifest, profile: Profile) -> Table | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kd_offline.datasets.profile import returns_by_noise, returns_by_split
+from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.errors import KdOfflineError
 from kd_offline.files import write_file
-from kd_offline.reports import plots, tables, words
+from kd_offline.reports import dataset_plots, dataset_tables, plots, tables, words
 from kd_offline.reports.page import Section, fill
 from kd_offline.runs.folder import RunFolder, open_run
 from kd_offline.schemas.evaluation import EvaluationReport
@@ -15,7 +18,8 @@ from kd_offline.schemas.run import RunManifest
 def report(run: str | Path, *, output: str | Path | None = None) -> Path:
     """Write the HTML report of a run and return its path.
 
-    The same run folder gives the same bytes.
+    The same run folder gives the same bytes. The data that the students learned from is shown
+    where it still lies at the path that the run names.
 
     Parameters
     ----------
@@ -60,7 +64,7 @@ def _sections(
     folder: RunFolder, manifest: RunManifest, evaluation: EvaluationReport | None
 ) -> list[Section]:
     made = [] if evaluation is None else _evaluated(evaluation)
-    made.append(_training(folder, manifest))
+    made += [_training(folder, manifest), *_data(manifest)]
     made.append(
         Section(
             "provenance",
@@ -138,3 +142,24 @@ def _training(folder: RunFolder, manifest: RunManifest) -> Section:
         () if curves is None else (curves,),
         (tables.training_table(manifest), tables.students_table(manifest)),
     )
+
+
+def _data(manifest: RunManifest) -> list[Section]:
+    """Return the section about the dataset, where it is at hand and still the same."""
+    reference = manifest.dataset
+    if not Path(reference.path).exists():
+        return []
+    try:
+        buffer = ExpertBuffer.open(reference.path)
+        by_split, by_noise = returns_by_split(buffer), returns_by_noise(buffer)
+    except KdOfflineError:
+        return []
+    if buffer.id != reference.id:
+        return []
+    text = (
+        "Returns of the recorded episodes, and how often their agents took each action. For more, "
+        f"run kd-offline inspect {reference.path} --html dataset.html."
+    )
+    drawn = dataset_plots.returns_plot(by_split, by_noise)
+    shown = dataset_tables.taken_table(buffer.manifest)
+    return [Section("data", "What they learned from", text, (drawn,), (shown,))]

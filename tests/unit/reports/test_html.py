@@ -11,6 +11,7 @@ from kd_offline.reports import plots
 from kd_offline.reports.html import report
 from kd_offline.reports.markdown import markdown
 from kd_offline.runs.folder import RunFolder, create_run
+from kd_offline.testing.factories import tiny_dataset
 from kd_offline.testing.reports import evaluation_report, fabricate_run, metric_rows, run_manifest
 
 
@@ -156,3 +157,22 @@ def test_long_episodes_are_binned():
     heat = evaluation_report().action_frequency[0]
     long = heat.model_copy(update={"expert": heat.expert * 8, "student": heat.student * 8})
     assert len(plots.heat_plot([long])) < 2.5 * len(plots.heat_plot([heat]))
+
+
+def test_the_data_is_shown_where_it_is_at_hand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    buffer = tiny_dataset("dataset.zarr", 12)
+    run = create_run(tmp_path / "run", run_manifest())
+    assert 'id="data"' not in report(run.path).read_text(), "another dataset lies there"
+    source = run_manifest().dataset.model_copy(update={"id": buffer.id})
+    run.write_manifest(run_manifest().model_copy(update={"dataset": source}))
+    text = report(run.path).read_text()
+    parsed = _Page()
+    parsed.feed(text)
+    assert "data" in parsed.ids
+    assert len(parsed.ids) == len(set(parsed.ids))
+    taken = buffer.manifest.statistics.action_counts[1]
+    share = f"{100 * taken[2] / sum(taken):.1f}"
+    assert re.search(rf"agent_1: a2</th><td>{share}\s*%", text)
+    (buffer.path / "manifest.json").write_text("{}")
+    assert 'id="data"' not in report(run.path).read_text()
