@@ -177,7 +177,7 @@ class Attack:
         os.close(folder)
 
     def link(self, path, target):
-        """Replace a file or a folder by a link; the target may name the place beside the dataset."""
+        """Replace a file or a folder by a link; ``{outside}`` is the place beside it."""
         with suppress(FileNotFoundError):
             self.delete(path)
         (self.root / path).symlink_to(target.format(outside=self.outside, root=self.root))

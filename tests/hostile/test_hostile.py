@@ -129,6 +129,7 @@ def read(path):
     buffer = ExpertBuffer.open(path)
     buffer.load(buffer.names)
 
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 before = peak()
 for path in sys.argv[2:]:
     attempt(verify, path)
