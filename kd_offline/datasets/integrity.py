@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,8 +46,9 @@ def verify(path: str | Path, *, quick: bool = False) -> VerifyReport:
         arrays = open_arrays(folder, manifest.arrays, files)
     except CorruptDatasetError as error:
         problem = Problem(where=layout.ZARR_JSON, what=str(error))
-        return _report([problem, *_check_files(folder, files, {}, hash_chunks=True)])
-    problems = list(_check_files(folder, files, arrays, hash_chunks=quick))
+        return _report([problem, *_check_files(folder, files, {}, (), hash_chunks=True)])
+    newer = manifest.arrays.keys() - arrays.keys()  # of a later minor version
+    problems = list(_check_files(folder, files, arrays, newer, hash_chunks=quick))
     if bomb := _expansion(folder, arrays):
         problems.append(bomb)
     elif not quick:
@@ -63,12 +64,14 @@ def _check_files(
     folder: Files,
     files: Mapping[str, FileRecord],
     arrays: Mapping[str, StoredArray],
+    newer: Collection[str],
     *,
     hash_chunks: bool,
 ) -> Iterator[Problem]:
     """Compare the folder with the manifest's file table, both ways.
 
-    Without ``hash_chunks`` the chunk files are left to the decoding, which reads them anyway.
+    Without ``hash_chunks`` the chunk files are left to the decoding, which reads them anyway. Of
+    the ``newer`` arrays, which this version does not know, the files are compared and no more.
     """
     places = _chunk_places(arrays)
     chosen = [file for file in files.values() if hash_chunks or file.path not in places]
@@ -76,8 +79,10 @@ def _check_files(
         found = pool.map(lambda file: _file_problem(folder, file), chosen)
         yield from _strays(folder, files)
         if arrays:
-            metadata = {f"{node}{layout.ZARR_JSON}" for node in _nodes(arrays)}
-            for path in sorted(files.keys() - places.keys() - metadata):
+            metadata = {f"{node}{layout.ZARR_JSON}" for node in _nodes((*arrays, *newer))}
+            theirs = tuple(f"{name}/c/" for name in newer)
+            odd = files.keys() - places.keys() - metadata
+            for path in sorted(path for path in odd if not path.startswith(theirs)):
                 yield Problem(where=path, what="this file belongs to no array of the manifest")
         for file, what in zip(chosen, found, strict=True):
             if what:
@@ -100,7 +105,7 @@ def _strays(folder: Files, files: Mapping[str, FileRecord]) -> Iterator[Problem]
         yield Problem(where=folder.where, what=what)
 
 
-def _nodes(arrays: Mapping[str, StoredArray]) -> Iterator[str]:
+def _nodes(arrays: Iterable[str]) -> Iterator[str]:
     """Yield the paths of the root, the groups and the arrays, as prefixes of files."""
     yield ""
     for name in arrays:
