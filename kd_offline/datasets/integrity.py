@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,9 +46,10 @@ def verify(path: str | Path, *, quick: bool = False) -> VerifyReport:
         arrays = open_arrays(folder, manifest.arrays, files)
     except CorruptDatasetError as error:
         problem = Problem(where=layout.ZARR_JSON, what=str(error))
-        return _report([problem, *_check_files(folder, files, {}, (), hash_chunks=True)])
-    newer = manifest.arrays.keys() - arrays.keys()  # of a later minor version
-    problems = list(_check_files(folder, files, arrays, newer, hash_chunks=quick))
+        return _report([problem, *_check_files(folder, files, {}, hash_chunks=True)])
+    problems = list(_check_files(folder, files, arrays, hash_chunks=quick))
+    if manifest.format_version[1] <= layout.FORMAT_VERSION[1]:  # a later one may have more arrays
+        problems += _superfluous(files, arrays)
     if bomb := _expansion(folder, arrays):
         problems.append(bomb)
     elif not quick:
@@ -64,29 +65,31 @@ def _check_files(
     folder: Files,
     files: Mapping[str, FileRecord],
     arrays: Mapping[str, StoredArray],
-    newer: Collection[str],
     *,
     hash_chunks: bool,
 ) -> Iterator[Problem]:
     """Compare the folder with the manifest's file table, both ways.
 
-    Without ``hash_chunks`` the chunk files are left to the decoding, which reads them anyway. Of
-    the ``newer`` arrays, which this version does not know, the files are compared and no more.
+    Without ``hash_chunks`` the chunk files are left to the decoding, which reads them anyway.
     """
     places = _chunk_places(arrays)
     chosen = [file for file in files.values() if hash_chunks or file.path not in places]
     with ThreadPoolExecutor(max(_THREADS, folder.readers)) as pool:
         found = pool.map(lambda file: _file_problem(folder, file), chosen)
         yield from _strays(folder, files)
-        if arrays:
-            metadata = {f"{node}{layout.ZARR_JSON}" for node in _nodes((*arrays, *newer))}
-            theirs = tuple(f"{name}/c/" for name in newer)
-            odd = files.keys() - places.keys() - metadata
-            for path in sorted(path for path in odd if not path.startswith(theirs)):
-                yield Problem(where=path, what="this file belongs to no array of the manifest")
         for file, what in zip(chosen, found, strict=True):
             if what:
                 yield Problem(where=places.get(file.path, file.path), what=what)
+
+
+def _stray_records(
+    files: Mapping[str, FileRecord], arrays: Mapping[str, StoredArray]
+) -> Iterator[Problem]:
+    """Yield the listed files that are no part of the arrays, unless there are none to compare."""
+    if arrays:
+        metadata = {f"{node}{layout.ZARR_JSON}" for node in _nodes(arrays)}
+        for path in sorted(files.keys() - _chunk_places(arrays).keys() - metadata):
+            yield Problem(where=path, what="this file belongs to no array of the manifest")
 
 
 def _strays(folder: Files, files: Mapping[str, FileRecord]) -> Iterator[Problem]:
@@ -103,6 +106,14 @@ def _strays(folder: Files, files: Mapping[str, FileRecord]) -> Iterator[Problem]
     if len(strays) > _MOST_STRAYS:
         what = f"{len(strays) - _MOST_STRAYS} more files are not in the manifest's file table"
         yield Problem(where=folder.where, what=what)
+
+
+def _superfluous(
+    files: Mapping[str, FileRecord], arrays: Mapping[str, StoredArray]
+) -> Iterator[Problem]:
+    metadata = {f"{node}{layout.ZARR_JSON}" for node in _nodes(arrays)}
+    for path in sorted(files.keys() - _chunk_places(arrays).keys() - metadata):
+        yield Problem(where=path, what="this file belongs to no array of the manifest")
 
 
 def _nodes(arrays: Iterable[str]) -> Iterator[str]:
