@@ -19,6 +19,7 @@ from kd_offline.types import Array, FloatArray, IntArray
 # Radii as the environments draw them, in world units; the format does not state sizes.
 _RADII = {"mpe/simple_spread_v3": 0.15, "mpe/simple_adversary_v3": 0.15}
 _RADIUS, _MOST = 0.075, 8
+_PAIRS = ("landmarks", "own_position")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def _scene(buffer: ExpertBuffer, episode: int, title: str) -> Scene:
     obs = data["steps/obs"].astype(np.float64)
     if "final/obs" in data:
         obs = np.concatenate([obs, data["final/obs"]])
-    places, landmarks = _places(spec, obs)
+    places, landmarks = _places(spec, np.nan_to_num(obs))
     actions = data["steps/actions"].astype(np.int64)
     sources = data.get("steps/action_source", np.zeros_like(actions)).astype(np.int64)
     return Scene(
@@ -90,19 +91,26 @@ def _scene(buffer: ExpertBuffer, episode: int, title: str) -> Scene:
         goal=_goal(spec, obs[0], landmarks, places[0]),
         actions=actions,
         sources=sources,
-        rewards=data["steps/reward"].sum(axis=1, dtype=np.float64),
+        rewards=np.nan_to_num(data["steps/reward"].sum(axis=1, dtype=np.float64)),
         radius=_RADII.get(spec.id, _RADIUS),
     )
 
 
 def _sighted(spec: EnvironmentSpec) -> list[int]:
-    """Return the agents that see landmarks, as pairs of numbers."""
-    return [
-        row
-        for row, agent in enumerate(spec.agents)
-        if (ranges := spec.blocks[agent].get("landmarks"))
-        and sum(b - a for a, b in ranges) % 2 == 0
-    ]
+    """Return the agents that see landmarks, and nothing else than pairs of numbers there."""
+    rows = []
+    for row, agent in enumerate(spec.agents):
+        blocks, width = spec.blocks[agent], spec.obs_widths[row]
+        sizes = {name: _size(blocks[name], width) for name in _PAIRS if name in blocks}
+        if sizes.get("landmarks") and all(size % 2 == 0 for size in sizes.values()):
+            rows.append(row)
+    return rows
+
+
+def _size(ranges: tuple[tuple[int, int], ...], width: int) -> int:
+    """Return the features of a block, an odd number where it does not fit the observation."""
+    fits = all(0 <= a < b <= width for a, b in ranges)
+    return sum(b - a for a, b in ranges) if fits else 1
 
 
 def _block(spec: EnvironmentSpec, obs: Array, row: int, name: str) -> Array:

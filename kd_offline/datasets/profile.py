@@ -213,9 +213,11 @@ def _mask(buffer: ExpertBuffer, name: str) -> dict[str, dict[str, float]]:
             shown += stored.chunk(index).sum(axis=0)
         shown /= stored.rows
     return {
-        agent: {
-            block: float(np.concatenate([shown[row, a:b] for a, b in ranges]).mean())
-            for block, ranges in spec.blocks[agent].items()
-        }
+        agent: {block: _seen(shown[row], ranges) for block, ranges in spec.blocks[agent].items()}
         for row, agent in enumerate(spec.agents)
     }
+
+
+def _seen(shown: FloatArray, ranges: tuple[tuple[int, int], ...]) -> float:
+    values: list[float] = [x for start, stop in ranges for x in shown[start:stop].tolist()]
+    return sum(values) / max(1, len(values))

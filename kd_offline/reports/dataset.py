@@ -142,7 +142,8 @@ def _returns(buffer: ExpertBuffer, found: Profile) -> Section:
 
 def _actions(buffer: ExpertBuffer, found: Profile) -> Section:
     spec = buffer.spec
-    drawn = plots.actions_plot(spec.agents, spec.action_names, found.frequency, found.moments)
+    names = [known[: spec.action_count] for known in spec.action_names]
+    drawn = plots.actions_plot(spec.agents, names, found.frequency, found.moments)
     shown = (
         tables.actions_table(buffer.manifest, found),
         tables.sources_table(buffer.manifest, found),

@@ -58,11 +58,13 @@ def taken_table(manifest: DatasetManifest) -> Table:
 
 def actions_table(manifest: DatasetManifest, profile: Profile) -> Table:
     """Return how often each action was taken, and how often it was legal."""
-    counts = manifest.environment.action_counts
-    legal = [rate for row, n in zip(profile.legal, counts, strict=True) for rate in row[:n]]
+    names = manifest.environment.action_names
+    legal = [
+        rate for row, known in zip(profile.legal, names, strict=True) for rate in row[: len(known)]
+    ]
     rows = [
         (name, percent(share), percent(float(rate)))
-        for (name, share), rate in zip(_taken(manifest), legal, strict=True)
+        for (name, share), rate in zip(_taken(manifest), legal, strict=False)
     ]
     return table("Actions of agents that are alive", "action|taken|legal", rows)
 

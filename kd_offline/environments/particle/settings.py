@@ -35,11 +35,11 @@ class Settings(Strict):
 class SpreadSettings(Settings):
     """Settings of simple_spread."""
 
-    n_agents: int = Field(default=3, ge=1)
+    n_agents: int = Field(default=3, ge=1, le=1000)
     local_ratio: float = Field(default=0.5, ge=0, le=1)
 
 
 class AdversarySettings(Settings):
     """Settings of simple_adversary."""
 
-    n_good_agents: int = Field(default=2, ge=1)
+    n_good_agents: int = Field(default=2, ge=1, le=1000)

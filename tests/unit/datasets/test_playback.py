@@ -75,3 +75,14 @@ def test_best_median_worst_and_one_of_each_noise(recorded):
 
 def test_other_environments_have_no_scenes(tmp_path):
     assert scenes(tiny_dataset(tmp_path / "d")) == ()
+
+
+def test_blocks_that_are_no_places_are_left_alone(recorded):
+    spec = recorded.spec
+    for ranges in (((0, 3),), ((0, 4000),), ((-2, 2),), ()):
+        blocks = {agent: {"landmarks": ranges} for agent in spec.agents}
+        changed = ExpertBuffer(recorded.files, recorded.manifest, recorded._arrays)
+        changed.manifest = recorded.manifest.model_copy(
+            update={"environment": spec.model_copy(update={"blocks": blocks})}
+        )
+        assert scenes(changed) == ()
