@@ -134,9 +134,12 @@ class Folder:
             raise _refusal(self.root / path, "read", error) from error
         return values.hexdigest()
 
-    def write(
-        self, path: str, data: bytes, *, durable: bool = False, aside: str = SCRATCH
-    ) -> FileRecord:
+    def write(self, path: str, data: bytes, *, durable: bool = False) -> FileRecord:
+        """Write a file as :meth:`put` does and return what a manifest says of it."""
+        self.put(path, data, durable=durable)
+        return FileRecord(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    def put(self, path: str, data: bytes, *, durable: bool = False, aside: str = SCRATCH) -> None:
         """Write a file aside and rename it, so that it is there in full or not at all.
 
         One writer at a time: the file ``aside`` has a fixed name, so a killed writer leaves one at
@@ -154,7 +157,6 @@ class Folder:
                 beside.replace(target)
         except OSError as error:
             raise _refusal(target, "write", error) from error
-        return FileRecord(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     def remove(self, path: str) -> None:
         """Delete a file if it is there."""

@@ -80,7 +80,7 @@ class LocalTarget:
 
     def write(self, path: str, data: bytes, *, last: bool = False) -> None:
         """Write a file aside and rename it."""
-        self._folder.write(path, data, durable=last, aside=f"{ASIDE}{threading.get_ident()}")
+        self._folder.put(path, data, durable=last, aside=f"{ASIDE}{threading.get_ident()}")
 
     def remove(self, path: str) -> None:
         """Delete a file if it is there."""
