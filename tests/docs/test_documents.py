@@ -29,7 +29,7 @@ DOCUMENTS = sorted(
 )
 GUIDE = ROOT / "docs" / "guide"
 EXECUTED = [ROOT / "README.md"]
-EXECUTED += [GUIDE / f"{name}.md" for name in ("quickstart", "sharing", "inspecting")]
+EXECUTED += [GUIDE / f"{name}.md" for name in ("quickstart", "sharing", "inspecting", "converting")]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = {
     "train": ["--frames", "6400", "--score", "8", "--threads", "1"],
@@ -75,6 +75,7 @@ def test_every_link_leads_somewhere(path):
 def test_it_runs_as_it_stands(path, tmp_path, monkeypatch):
     """Sizes are made small; everything else is what a reader would type."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KD_OFFLINE_CACHE", "cache")
     for language, text in blocks(path):
         if language == "sh":
             for line in text.splitlines():

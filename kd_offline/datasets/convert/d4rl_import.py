@@ -22,8 +22,9 @@ from kd_offline.datasets.convert.parts import (
     rounded,
     windows,
 )
-from kd_offline.datasets.convert.unknown import Found, header_for, only, spec_of
+from kd_offline.datasets.convert.unknown import Found, full_mask, header_for, only, spec_of
 from kd_offline.datasets.layout import RULES
+from kd_offline.errors import MismatchError
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.outputs import NotHeld
@@ -70,6 +71,7 @@ def read(path: Path, options: Options) -> Iterator[Imported]:
             header=header_for(spec, path, "d4rl", options, experts=_single(described)),
             blocks=_blocks(flat, lengths),
             steps=int(stops[-1]),
+            masks=full_mask(spec),
             not_held=(*_not_held(file, infos), *_rounded(arrays)),
             notes=tuple(_notes(arrays, infos, len(ended) - int(stops[-1]))),
         )
@@ -131,11 +133,7 @@ def _spec(path: Path, arrays: dict[str, Any], lengths: Array, options: Options) 
         raise foreign(path, f"an action is {low}, below zero")
     widths: tuple[int, ...] = (width,)
     if agents > 1:
-        widths = options.spec.obs_widths if options.spec else ()
-        if len(widths) != agents or sum(widths) != width:
-            what = f"it has the actions of {agents} agents and {width} observed features"
-            advice = "give an environment or --spec that says which features are whose"
-            raise foreign(path, what, advice)
+        widths = _widths(path, agents, width, options)
     found = Found(
         obs_widths=widths,
         action_counts=[high + 1] * agents,
@@ -144,6 +142,20 @@ def _spec(path: Path, arrays: dict[str, Any], lengths: Array, options: Options) 
         name=path.stem,
     )
     return spec_of(found, options)
+
+
+def _widths(path: Path, agents: int, width: int, options: Options) -> tuple[int, ...]:
+    """Return how many of the joined features every agent has, which only the user can know."""
+    has = f"the actions of {agents} agents and {width} observed features"
+    if options.spec is None:
+        advice = "give an environment or --spec that says which features are whose"
+        raise foreign(path, f"it has {has}", advice)
+    widths = options.spec.obs_widths
+    if len(widths) != agents or sum(widths) != width:
+        got = f"{len(widths)} agents and {sum(widths)} features, but the source has {has}"
+        msg = f"the environment {options.spec.id!r} has {got}: give the one of the source"
+        raise MismatchError(msg)
+    return widths
 
 
 def _infos(path: Path, file: Any, rows: int) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from kd_offline.datasets.convert.parts import (
     rounded,
 )
 from kd_offline.datasets.convert.spaces import AgentSpace, agents_of, features
-from kd_offline.datasets.convert.unknown import Found, header_for, spec_of
+from kd_offline.datasets.convert.unknown import Found, full_mask, header_for, spec_of
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.outputs import NotHeld
 from kd_offline.types import Array
@@ -100,6 +100,7 @@ def _theirs(
         header=header_for(spec, path, "minari", options),
         blocks=blocks(lengths, load),
         steps=int(lengths.sum()),
+        masks=full_mask(spec),
         not_held=tuple(_not_held(file, agents, inexact)),
         notes=tuple(_notes(unfinished, has_seed, len(agents))),
     )

@@ -74,8 +74,11 @@ def convert(
         The target exists or cannot be written.
     """
     where, out = str(source), Path(target).expanduser()
-    kinds = kind_of_source(where, source_format), ""
-    kinds = kinds[0], kind_of_target(out, to, kinds[0])
+    if "://" in str(target):
+        msg = f"{str(target)!r} is not on this machine: convert to a local path and push that"
+        raise UsageError(msg)
+    source_kind = kind_of_source(where, source_format)
+    kinds = source_kind, kind_of_target(out, to, source_kind)
     if (kinds[0] == OURS) == (kinds[1] == OURS):
         raise _no_way(*kinds)
     _check_free(out, where, overwrite)

@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from kd_offline.datasets.convert.parts import Options, digest_of
 from kd_offline.errors import MismatchError, UnknownNameError
 from kd_offline.schemas.dataset import (
     ExpertRecord,
     LineageRecord,
+    MaskRecord,
     RecordingHeader,
     RecordingRecord,
 )
 from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.types import Array
 
 _MOST_ACTIONS = 1 << 15  # actions are int16
 
@@ -110,7 +114,13 @@ def header_for(
         licence=licence,
         citation=citation,
         lineage=(lineage,),
+        masks={"full": MaskRecord(description="everything that the expert sees")},
     )
+
+
+def full_mask(spec: EnvironmentSpec) -> dict[str, Array]:
+    """Return the mask that hides nothing but the padding, bool [N, O], by its name."""
+    return {"full": np.arange(spec.obs_width) < np.array(spec.obs_widths)[:, None]}
 
 
 def _fitting(spec: EnvironmentSpec, found: Found) -> EnvironmentSpec:

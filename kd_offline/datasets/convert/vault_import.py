@@ -20,7 +20,7 @@ from kd_offline.datasets.convert.parts import (
     rounded,
     windows,
 )
-from kd_offline.datasets.convert.unknown import Found, header_for, spec_of
+from kd_offline.datasets.convert.unknown import Found, full_mask, header_for, spec_of
 from kd_offline.datasets.convert.vault_return import returned
 from kd_offline.datasets.convert.vault_store import Stores, ends
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -95,6 +95,7 @@ def _theirs(folder: Path, path: Path, stores: Stores, steps: int, options: Optio
         header=header_for(spec, folder, "vault", options),
         blocks=_their_blocks(stores, survey, spec),
         steps=sum(int(lengths.sum()) for lengths in survey.lengths),
+        masks=full_mask(spec),
         not_held=tuple(_not_held(stores, survey)),
         notes=tuple(_notes(stores, survey)),
     )

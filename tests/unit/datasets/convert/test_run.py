@@ -136,6 +136,7 @@ REFUSED = {
     "nothing": ({"source": "none"}, NotADatasetError, "does not exist"),
     "unknown": ({"source": "notes.txt"}, NotADatasetError, "no known format"),
     "kind": ({"to": "zip"}, UsageError, "unknown format 'zip'"),
+    "remote": ({"target": "s3://bucket/x.hdf5"}, UsageError, "local path and push that"),
     "silent": ({"target": "x"}, UsageError, "does not tell which format"),
     "copy": ({"to": "expert-buffer"}, UsageError, "both are expert buffers"),
     "agent": ({"to": "hdf5", "agent": "agent_0"}, UsageError, "leave out --agent"),

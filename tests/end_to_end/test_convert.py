@@ -1,0 +1,146 @@
+"""``convert`` on the command line, and what can be done with an imported dataset."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import jsonschema
+import numpy as np
+import pytest
+
+from kd_offline.schemas.publish import json_schema
+from kd_offline.testing.factories import tiny_dataset
+from tests.end_to_end.conftest import kd, kd_json, refused
+from tests.unit.datasets.convert.vaults import leaves, write_vault
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A vault of somebody else as an expert buffer: no logits, no values."""
+    folder = tmp_path_factory.mktemp("imported")
+    write_vault(folder / "3m.vlt" / "Good", leaves(steps=200))
+    document = kd_json("convert", folder / "3m.vlt", "-o", folder / "3m.zarr", "--name", "smac/3m")
+    return folder / "3m.zarr", document
+
+
+def test_the_document_is_the_published_one(made, tmp_path, imported):
+    there = kd_json("convert", made.dataset, "-o", tmp_path / "x.h5", "--to", "d4rl")
+    for document in (there, imported[1]):
+        jsonschema.validate(document, json_schema("convert-output"))
+    assert (there["from"], there["to"]) == ("expert-buffer", "d4rl")
+    assert {"array": "manifest", "why": there["not_held"][-1]["why"]} == there["not_held"][-1]
+    assert imported[1]["notes"] == [
+        "truncations are never true: ends by a time limit look as terminations"
+    ]
+
+
+def test_a_recording_there_and_back(made, tmp_path):
+    for name in ("x.hdf5", "x.vlt", "x-v0"):
+        there = kd_json("convert", made.dataset, "-o", tmp_path / name, "--strict")
+        back = kd_json("convert", tmp_path / name, "-o", tmp_path / f"{name}.zarr", "--strict")
+        assert there["id"] == back["id"] == kd_json("inspect", made.dataset)["id"]
+        assert kd_json("verify", tmp_path / f"{name}.zarr")["ok"]
+
+
+def test_losses_are_told_on_stderr(made, tmp_path):
+    done = kd(
+        "convert", made.dataset, "-o", tmp_path / "x.h5", "--to", "d4rl", "--agent", "agent_0"
+    )
+    assert done.stdout == f"{tmp_path / 'x.h5'}\n"
+    for words in ("not held: episodes/seed (", "not held: agent agent_1 (", "not held: manifest ("):
+        assert words in done.stderr
+    sentence = refused(
+        *("convert", made.dataset, "-o", tmp_path / "y.h5", "--to", "d4rl", "--strict"), code=2
+    )
+    assert "episodes/seed" in sentence
+
+
+def test_an_environment_gives_names_and_blocks(made, tmp_path):
+    """A file that says nothing of itself, from an environment that the user knows."""
+    kd("convert", made.dataset, "-o", tmp_path / "x.h5", "--to", "d4rl")
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        del file["metadata"], file["infos"]
+    source = ("convert", tmp_path / "x.h5", "-o", tmp_path / "y.zarr")
+    assert "which features are whose" in refused(*source, code=1)
+    kd(*source, "--environment", "mpe/simple_spread_v3")
+    assert kd_json("inspect", tmp_path / "y.zarr")["environment"] == "mpe/simple_spread_v3"
+    assert kd_json("verify", tmp_path / "y.zarr")["ok"]
+    again = ("convert", tmp_path / "x.h5", "-o", tmp_path / "z.zarr", "--environment")
+    assert "agents" in refused(*again, "mpe/simple_spread_v3", "--env", "n_agents=4", code=2)
+    assert "unknown environment" in refused(*again, "mpe/simple", code=2)
+    assert "give --environment" in refused(*source, "--env", "n_agents=3", "--overwrite", code=2)
+
+
+def test_cloning_takes_what_has_no_logits(imported, tmp_path):
+    run = tmp_path / "run"
+    train = ("--hidden", "8", "--epochs", "1", "--batch", "8", "--threads", "1", "--seeds", "1")
+    kd("distill", imported[0], "-o", run, "--method", "bc", *train)
+    assert (run / "run.json").exists()
+    for method in ("kl", "bc-argmax", "kd-marl"):
+        command = ("distill", imported[0], "-o", tmp_path / method, "--method", method, *train)
+        sentence = refused(*command, code=2)
+        assert "steps/logits" in sentence
+        assert "choose --method bc" in sentence
+
+
+FAILURES = {
+    "nothing": (["none.zarr"], 1, "does not exist"),
+    "no target": (["3m.zarr"], 2, "give --to"),
+    "kind": (["3m.zarr", "--to", "rlds"], 2, "unknown format 'rlds'"),
+    "from": (["3m.zarr", "--from", "vault", "--to", "expert-buffer"], 1, "it is no vault"),
+    "two": (["3m.vlt", "--environment", "a", "--spec", "b"], 2, "say the same"),
+    "spec": (["3m.vlt", "--spec", "none.json"], 2, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_bad_input_is_one_sentence(imported, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for part in ("3m.zarr", "3m.vlt"):
+        shutil.copytree(imported[0].parent / part, part)
+    arguments, code, words = FAILURES[name]
+    assert words in refused("convert", *arguments, "-o", "x", code=code)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_damaged_source_is_one_sentence(imported, tmp_path):
+    shutil.copytree(imported[0], tmp_path / "a.zarr")
+    chunk = next((tmp_path / "a.zarr" / "steps" / "obs" / "c").rglob("0"))
+    while chunk.is_dir():
+        chunk = next(chunk.iterdir())
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    sentence = refused("convert", tmp_path / "a.zarr", "-o", tmp_path / "x.hdf5", code=1)
+    assert "steps/obs rows" in sentence
+    assert not (tmp_path / "x.hdf5").exists()
+
+
+def test_ctrl_c_leaves_nothing(tmp_path):
+    """A real process, a real signal, in the middle of the writing."""
+    tiny_dataset(tmp_path / "a.zarr", 3000)
+    target = tmp_path / "out-v0"
+    command = [sys.executable, "-m", "kd_offline", "convert", tmp_path / "a.zarr", "-o", target]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out-v0.converting-*/out-v0/data/main_data.hdf5")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted; nothing was written" in words
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_the_python_api_is_the_command(imported, tmp_path):
+    import kd_offline
+
+    done = kd_offline.convert(imported[0], tmp_path / "x.hdf5")
+    with h5py.File(tmp_path / "x.hdf5") as file:
+        text = bytes(np.asarray(file["manifest"][()]))
+        assert json.loads(text)["id"] == done.id == imported[1]["id"]
+        assert file["steps/obs"].attrs["axes"] == "R N O"
