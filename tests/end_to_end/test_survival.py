@@ -18,9 +18,9 @@ from kd_offline.datasets import layout
 from kd_offline.datasets.reader import ExpertBuffer
 from tests.end_to_end.conftest import SPREAD, kd, kd_json
 
-KILLS = 32
+KILLS = 30
 RECORD = ["record", SPREAD, "--expert", "bundled:mlp", "--partner", "none", "--mask", "limited"]
-RECORD += ["--episodes", "60", "--batch", "10", "--threads", "1", "-q"]
+RECORD += ["--episodes", "40", "--batch", "8", "--threads", "1", "-q"]
 
 
 class Forks:
@@ -127,7 +127,7 @@ def test_sigkill_at_random_instants(forks, whole, tmp_path):
         resume: list[str] = []
         while True:
             if kills % 3 == 2:
-                instant: dict = {"kill_after": rng.uniform(0.05, 0.4)}
+                instant: dict = {"kill_after": rng.uniform(0.05, 0.35)}
             else:
                 last = events(whole) // (2 if resume else 1)  # there is less left to do
                 instant = {"watch": str(path), "kill_at": rng.randint(1, last)}
