@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 from kd_offline.datasets import layout, limits
@@ -17,6 +18,7 @@ from kd_offline.errors import CorruptDatasetError, StorageError
 from kd_offline.schemas.dataset import FileRecord, Problem, VerifyReport
 
 _THREADS = 2
+_GROUP = 16  # files that a thread takes at once
 _MOST_STRAYS = 100
 
 
@@ -75,21 +77,12 @@ def _check_files(
     places = _chunk_places(arrays)
     chosen = [file for file in files.values() if hash_chunks or file.path not in places]
     with ThreadPoolExecutor(max(_THREADS, folder.readers)) as pool:
-        found = pool.map(lambda file: _file_problem(folder, file), chosen)
+        groups = [chosen[start : start + _GROUP] for start in range(0, len(chosen), _GROUP)]
+        found = pool.map(lambda group: [_file_problem(folder, file) for file in group], groups)
         yield from _strays(folder, files)
-        for file, what in zip(chosen, found, strict=True):
+        for file, what in zip(chosen, chain.from_iterable(found), strict=True):
             if what:
                 yield Problem(where=places.get(file.path, file.path), what=what)
-
-
-def _stray_records(
-    files: Mapping[str, FileRecord], arrays: Mapping[str, StoredArray]
-) -> Iterator[Problem]:
-    """Yield the listed files that are no part of the arrays, unless there are none to compare."""
-    if arrays:
-        metadata = {f"{node}{layout.ZARR_JSON}" for node in _nodes(arrays)}
-        for path in sorted(files.keys() - _chunk_places(arrays).keys() - metadata):
-            yield Problem(where=path, what="this file belongs to no array of the manifest")
 
 
 def _strays(folder: Files, files: Mapping[str, FileRecord]) -> Iterator[Problem]:
