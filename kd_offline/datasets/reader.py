@@ -12,10 +12,14 @@ from kd_offline.datasets.manifest import read_manifest
 from kd_offline.datasets.sources import open_files
 from kd_offline.datasets.store import Files
 from kd_offline.datasets.stored import StoredArray, open_arrays
+from kd_offline.datasets.threads import each
 from kd_offline.errors import CorruptDatasetError, MissingArrayError, UnknownNameError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array, BoolArray, IntArray
+
+# Where many files are read at once; each array is divided among threads as well.
+_ARRAYS_AT_ONCE = 4
 
 
 class ExpertBuffer:
@@ -147,11 +151,14 @@ class ExpertBuffer:
         ``steps/*`` arrays come concatenated over the chosen episodes; the others have one row an
         episode (a mask that is the same for all comes as it is, [N, O]).
         """
+        wanted, threads = list(names), min(_ARRAYS_AT_ONCE, self.files.readers)
         if episodes is None:
-            return {name: self.read(name) for name in names}
-        chosen = self._chosen(episodes)
-        rows = self._rows(chosen)
-        return {name: self._gather(name, chosen, rows) for name in names}
+            values = each(self.read, wanted, threads)
+        else:
+            chosen = self._chosen(episodes)
+            rows = self._rows(chosen)
+            values = each(lambda name: self._gather(name, chosen, rows), wanted, threads)
+        return dict(zip(wanted, values, strict=True))
 
     def padded(
         self, names: Iterable[str], episodes: IntArray | None = None

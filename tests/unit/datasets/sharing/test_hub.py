@@ -10,6 +10,7 @@ import pytest
 
 from kd_offline.datasets import ExpertBuffer, verify
 from kd_offline.datasets.share import pull, push
+from kd_offline.datasets.sources import open_files
 from kd_offline.errors import NotADatasetError, StorageError, UsageError
 from kd_offline.testing.factories import tiny_dataset
 from tests import servers
@@ -172,6 +173,26 @@ def test_the_token_is_sent_and_asked_for(hub, whole, monkeypatch):
     with pytest.raises(StorageError, match=r"the Hub refuses .*HF_TOKEN") as caught:
         push(whole.path, "hf://datasets/lab/d")
     assert "\n" not in str(caught.value)
+
+
+def test_the_token_does_not_leave_the_hub(monkeypatch):
+    tokens = []
+
+    def store(handler):
+        tokens.append(handler.headers.get("Authorization"))
+        servers.reply(handler, b"content")
+
+    with servers.answering(store) as elsewhere:
+
+        def answer(handler):
+            tokens.append(handler.headers.get("Authorization"))
+            servers.reply(handler, b"", 302, Location=f"{elsewhere}/file")
+
+        with servers.answering(answer) as url:
+            monkeypatch.setenv("HF_ENDPOINT", url)
+            monkeypatch.setenv("HF_TOKEN", TOKEN)
+            assert open_files("hf://datasets/lab/d").read("file") == b"content"
+    assert tokens == [f"Bearer {TOKEN}", None]
 
 
 @pytest.mark.parametrize("url", ["hf://lab/d", "hf://datasets/lab", "hf://datasets/a/b?c=d"])
