@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from kd_offline.datasets.edit.merge import append, merge
     from kd_offline.datasets.edit.split import split
     from kd_offline.datasets.integrity import verify
+    from kd_offline.datasets.loading import Loader
+    from kd_offline.datasets.mixing import Mixture
+    from kd_offline.datasets.plan import Windows
     from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.datasets.sampler import Position
     from kd_offline.datasets.summary import inspect
     from kd_offline.datasets.writer import DatasetWriter
 
@@ -23,6 +27,10 @@ _HOMES = {
     "DatasetWriter": "writer",
     "EpisodeBlock": "blocks",
     "ExpertBuffer": "reader",
+    "Loader": "loading",
+    "Mixture": "mixing",
+    "Position": "sampler",
+    "Windows": "plan",
     "annotate": "edit.annotate",
     "append": "edit.merge",
     "card": "cards",
@@ -39,6 +47,10 @@ __all__ = [
     "DatasetWriter",
     "EpisodeBlock",
     "ExpertBuffer",
+    "Loader",
+    "Mixture",
+    "Position",
+    "Windows",
     "annotate",
     "append",
     "card",
