@@ -31,15 +31,18 @@ def spread(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def leavers(tmp_path_factory):
-    """Twenty episodes of different lengths, with agents that leave, by a random policy."""
-    world = environments.load(LEAVERS, max_cycles=9)
-    seeds = episode_seeds(5, 0, 20)
-    behaviour = perturbed(seeds, np.zeros(20, np.float32))
-    played = collect(world, RandomPolicy(), seeds, behaviour, without=("state",))
-    block = make_block(played, seeds, np.zeros(20, np.float32))
-    path = tmp_path_factory.mktemp("leavers") / "d.zarr"
+    """Twenty episodes of different lengths, with agents that leave."""
+    return random_play(tmp_path_factory.mktemp("leavers") / "d.zarr", LEAVERS, 20, max_cycles=9)
+
+
+def random_play(path, environment, count, **settings):
+    world = environments.load(environment, **settings)
+    seeds, levels = episode_seeds(5, 0, count), np.zeros(count, np.float32)
+    played = collect(world, RandomPolicy(), seeds, perturbed(seeds, levels), without=("state",))
+    world.close()
+    block = make_block(played, seeds, levels)
     header = RecordingHeader(
-        name="leavers", environment=world.spec, recording=RecordingRecord(seed=5, episodes=20)
+        name="random", environment=world.spec, recording=RecordingRecord(seed=5, episodes=count)
     )
     episodes = {k: v for k, v in block.episodes.items() if k != "expert_id"}
     with DatasetWriter.create(path, header) as writer:
@@ -67,6 +70,12 @@ def test_agents_that_leave_and_ragged_episodes_come_out_again(leavers):
     report = replay(leavers, 20, environment=LEAVERS)
     assert (report.ok, report.exact) == (True, True)
     assert report.steps == leavers.n_steps
+
+
+def test_environments_of_known_libraries_need_not_be_named(tmp_path):
+    task = "pettingzoo/mpe2.simple_tag_v3:parallel_env"
+    report = replay(random_play(tmp_path / "d", task, 3, max_cycles=6), 3)
+    assert (report.exact, report.environment, report.steps) == (True, task, 18)
 
 
 def test_what_absent_agents_see_does_not_count(leavers, tmp_path):
