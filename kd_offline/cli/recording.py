@@ -65,6 +65,9 @@ _Threads = Annotated[
     ),
 ]
 _Name = Annotated[str | None, typer.Option(help="Name of the dataset.")]
+_Description = Annotated[str, typer.Option(help="What it is, in words.")]
+_Licence = Annotated[str, typer.Option(help="Licence, such as CC-BY-4.0.")]
+_Citation = Annotated[str, typer.Option(help="How to cite it.")]
 
 
 def record(
@@ -81,6 +84,9 @@ def record(
     batch: _Batch = 500,
     embedding: _Embedding = "float16",
     name: _Name = None,
+    description: _Description = "",
+    licence: _Licence = "",
+    citation: _Citation = "",
     env: options.Environment = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
@@ -108,6 +114,9 @@ def record(
         "environment_kwargs": options.assignments(env),
         "embedding_dtype": embedding,
         "name": name,
+        "description": description,
+        "licence": licence,
+        "citation": citation,
         "threads": threads,
         "resume": resume,
         "overwrite": overwrite,

@@ -60,6 +60,9 @@ def record(
     environment_kwargs: Mapping[str, Scalar] | None = None,
     embedding_dtype: str = "float16",
     name: str | None = None,
+    description: str = "",
+    licence: str = "",
+    citation: str = "",
     threads: int = 2,
     resume: bool = False,
     overwrite: bool = False,
@@ -91,6 +94,8 @@ def record(
         Names of student masks, or files; None: every preset of the environment.
     batch
         Episodes played at once by each thread.
+    name, description, licence, citation
+        What the manifest says to people; the id does not depend on it.
     threads
         Batches played side by side; the dataset does not depend on it.
     progress
@@ -130,6 +135,8 @@ def record(
     chosen = {m.name: m for m in (resolve(x, spec) for x in masks or names_for(spec))}
     recording = _recording(seed, episodes, batch, noise_mixture, company, embedding_dtype)
     header = _header(name, environment, spec, actor, recording, list(chosen.values()))
+    said = {"description": description, "licence": licence, "citation": citation}
+    header = header.model_copy(update=said)
     began = time.perf_counter()
     with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:
         first = writer.episodes_done - writer.episodes_done % batch
