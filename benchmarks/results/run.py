@@ -119,6 +119,7 @@ def measure_networks(cell: NetworkCell) -> None:
     world = environments.load(cell.task.name)
     paths = [network_path(NetworkCell(cell.task, cell.mask, cell.widths, s)) for s in RL_SEEDS]
     networks = tuple(load(path, world.spec) for path in paths)
+    cards = [json.loads((path / "expert.json").read_text(encoding="utf-8")) for path in paths]
     who = Contestants(load("bundled", world.spec), networks)
     figures = measure(world, who, RL_SEEDS, Plan(EPISODES))
     keep(
@@ -129,8 +130,8 @@ def measure_networks(cell: NetworkCell) -> None:
             "widths": cell.widths,
             "seeds": len(RL_SEEDS),
             "frames": cell.task.frames,
-            "seconds": [network.card.seconds for network in networks],
-            "parameters": networks[0].card.parameters["actor"],
+            "seconds": [card["seconds"] for card in cards],
+            "parameters": cards[0]["parameters"]["actor"],
             **{mode: score.model_dump(mode="json") for mode, score in figures.modes.items()},
         },
     )
