@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from kd_offline.datasets.cache import Cache
 from kd_offline.datasets.limits import MAX_MANIFEST_BYTES
 from kd_offline.errors import CorruptDatasetError, StorageError
 from kd_offline.schemas.dataset import FileRecord
@@ -80,9 +81,10 @@ class Member(NamedTuple):
 class Archive:
     """The files in one archive."""
 
-    def __init__(self, where: str, blob: Blob) -> None:
+    def __init__(self, where: str, blob: Blob, cache: Cache | None = None) -> None:
         self.where = where
         self._blob = blob
+        self._cache = cache
 
     @property
     def readers(self) -> int:
@@ -117,6 +119,11 @@ class Archive:
         """
         if path not in self._members:
             raise FileNotFoundError(path)
+        if listed is None or self._cache is None:
+            return self._member_bytes(path, listed)
+        return self._cache.through(listed, lambda: self._member_bytes(path, listed))
+
+    def _member_bytes(self, path: str, listed: FileRecord | None) -> bytes:
         start, size = self._members[path]
         if listed is None and size > MAX_MANIFEST_BYTES:
             raise _corrupt(self.where, f"its member {path} has {size} bytes")

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,14 @@ class Cache:
             finally:
                 aside.unlink(missing_ok=True)
             self._make_room(len(data))
+
+    def through(self, file: FileRecord, fetch: Callable[[], bytes]) -> bytes:
+        """Return the bytes of a file from here, or fetch and keep them."""
+        data = self.get(file)
+        if data is None:
+            data = fetch()
+            self.put(file, data)
+        return data
 
     def entries(self) -> Iterator[tuple[Path, os.stat_result]]:
         """Yield every kept file."""

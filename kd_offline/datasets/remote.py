@@ -87,11 +87,7 @@ class Remote:
         """
         if listed is None or self.cache is None:
             return self._fetch(path, MAX_MANIFEST_BYTES if listed is None else listed.size)
-        data = self.cache.get(listed)
-        if data is None:
-            data = self._fetch(path, listed.size)
-            self.cache.put(listed, data)
-        return data
+        return self.cache.through(listed, lambda: self._fetch(path, listed.size))
 
     def _fetch(self, path: str, size: int) -> bytes:
         try:

@@ -175,6 +175,7 @@ def _refuse_damage(dataset: str | Path) -> None:
 def _send(copy: _Copy, destination: str | Path, overwrite: bool) -> tuple[int, int]:
     """Copy to a destination of any kind and return the bytes moved and skipped."""
     plain = str(destination)
+    _refuse_itself(copy.source.where, plain)
     if known_scheme(plain) == "hf":
         from kd_offline.datasets.hub import commit
 
@@ -188,6 +189,18 @@ def _send(copy: _Copy, destination: str | Path, overwrite: bool) -> tuple[int, i
         return copy.manifest.size_bytes + copy.fetched, 0
     with open_target(destination) as target:
         return _sync(copy, target, overwrite)
+
+
+def _refuse_itself(source: str, destination: str) -> None:
+    """Refuse to replace a dataset by a part of itself, or to put a copy into it."""
+    here = split_pin(source)[0]
+    if is_remote(here) or is_remote(destination):
+        inside = here.rstrip("/") == destination.rstrip("/")
+    else:
+        inside = Path(destination).expanduser().resolve().is_relative_to(Path(here).resolve())
+    if inside:
+        msg = f"{destination!r} is the dataset itself or lies in it: choose another place"
+        raise UsageError(msg)
 
 
 def _sync(copy: _Copy, target: Target, overwrite: bool) -> tuple[int, int]:

@@ -58,7 +58,7 @@ def _remote(url: str, pin: str, cache: Cache | None) -> Files:
     base = url.rstrip("/")
     if base.endswith(".zip"):
         parent, _, name = base.rpartition("/")
-        return Archive(f"{url}{pin}", RemoteBlob(url, connect(parent), name))
+        return Archive(f"{url}{pin}", RemoteBlob(url, connect(parent), name), cache)
     return Remote(f"{url}{pin}", connect(base), scheme_of(url) in _LISTABLE, cache)
 
 

@@ -79,6 +79,15 @@ def test_what_was_fetched_is_not_fetched_again_but_verified_anew(served, web, wh
     assert web.sent() >= whole.manifest.size_bytes
 
 
+def test_members_of_an_archive_are_not_fetched_again(web, whole):
+    pack(whole.path, web.www / "kept.zip", overwrite=True)
+    first = ExpertBuffer.open(f"{web.url}/kept.zip").read("steps/obs")
+    again = ExpertBuffer.open(f"{web.url}/kept.zip")
+    web.forget()
+    assert np.array_equal(again.read("steps/obs"), first)
+    assert web.sent() == 0
+
+
 def test_files_of_an_array_are_fetched_at_the_same_time(whole, uncached):
     together = threading.Barrier(3, timeout=20)  # no chunk is answered before all are asked for
 

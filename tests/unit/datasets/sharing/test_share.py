@@ -144,6 +144,16 @@ def test_destinations_that_cannot_be_written_are_refused(whole, tmp_path):
         push(whole.path, f"{tmp_path / 'x'}@{whole.id}")
 
 
+def test_a_dataset_is_not_copied_onto_or_into_itself(whole, s3, tmp_path):
+    push(whole.path, tmp_path / "d.zarr")
+    push(whole.path, "s3://bucket/itself/d.zarr")
+    for place in (tmp_path / "d.zarr", tmp_path / "d.zarr" / "copy", "s3://bucket/itself/d.zarr/"):
+        source = place if "s3:" in str(place) else tmp_path / "d.zarr"
+        with pytest.raises(UsageError, match="the dataset itself"):
+            pull(source, place, arrays=["logits"], overwrite=True)
+        assert verify(source, quick=True).ok
+
+
 def test_a_link_in_the_destination_is_not_followed(whole, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "copy.zarr").mkdir()
