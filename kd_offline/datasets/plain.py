@@ -10,8 +10,8 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from kd_offline.errors import CorruptDatasetError
 
@@ -54,15 +54,15 @@ def status(root: Path, path: str) -> os.stat_result:
     return found
 
 
-def opened(root: Path, path: str) -> BinaryIO:
+def opened(root: Path, path: str) -> FileIO:
     """Open a plain file for reading, unbuffered; raises as :func:`status`."""
     status(root, path)
-    return open(root / path, "rb", buffering=0, opener=_safely)
+    return FileIO(f"{root}/{path}", "rb", opener=_safely)
 
 
-def created(path: Path) -> BinaryIO:
+def created(path: Path) -> FileIO:
     """Open a file for writing, unbuffered, emptied; a link in its place is refused (OSError)."""
-    return open(path, "wb", buffering=0, opener=_safely)
+    return FileIO(path, "wb", opener=_safely)
 
 
 def refuse_links(root: Path, path: str) -> None:

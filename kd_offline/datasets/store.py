@@ -119,20 +119,24 @@ class Folder:
         except OSError as error:
             raise _refusal(self.root / path, "read", error) from error
 
-    def sha256(self, path: str) -> str:
-        """Return the hex sha256 of a file without holding it; raises as :meth:`read` does."""
+    def measured(self, listed: FileRecord) -> tuple[int, str]:
+        """Return size and hex sha256 of a file without holding it; raises as :meth:`read` does.
+
+        A file of another size than listed is not read.
+        """
         if not hasattr(_PIECES, "mine"):
             _PIECES.mine = memoryview(bytearray(_PIECE))
         values, piece = hashlib.sha256(), _PIECES.mine
         try:
-            with plain.opened(self.root, path) as file:
-                while count := file.readinto(piece):  # type: ignore[attr-defined]
+            with plain.opened(self.root, listed.path) as file:
+                size = os.fstat(file.fileno()).st_size
+                while size == listed.size and (count := file.readinto(piece)):
                     values.update(piece[:count])
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise _refusal(self.root / path, "read", error) from error
-        return values.hexdigest()
+            raise _refusal(self.root / listed.path, "read", error) from error
+        return size, values.hexdigest()
 
     def write(self, path: str, data: bytes, *, durable: bool = False) -> FileRecord:
         """Write a file as :meth:`put` does and return what a manifest says of it."""
@@ -171,15 +175,12 @@ class Folder:
 
 
 def measured(files: Files, listed: FileRecord) -> tuple[int, str]:
-    """Return the true size and the hex sha256 of a listed file; no digest of another size.
+    """Return the true size of a listed file and, where that is as listed, its hex sha256.
 
     Files of this machine are hashed piece by piece. Raises as ``read`` does.
     """
     if isinstance(files, Folder):
-        size = files.size(listed.path)
-        if size is None:
-            raise FileNotFoundError(listed.path)
-        return size, files.sha256(listed.path) if size == listed.size else ""
+        return files.measured(listed)
     data = files.read(listed.path, listed)
     if len(data) != listed.size:
         return files.size(listed.path) or 0, ""
