@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kd_offline.datasets.edit.split import split
     from kd_offline.datasets.integrity import verify
     from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.datasets.share import pack, pull, push
     from kd_offline.datasets.summary import inspect
     from kd_offline.distillation.distill import distill
     from kd_offline.distillation.recipe import distill_recipe
@@ -55,6 +56,9 @@ _HOMES = {
     "load_expert": "experts.load:load",
     "load_students": "students.policy:load",
     "merge": "datasets.edit.merge:merge",
+    "pack": "datasets.share:pack",
+    "pull": "datasets.share:pull",
+    "push": "datasets.share:push",
     "record": "recording.record:record",
     "relabel": "recording.labels:relabel",
     "relabel_masks": "recording.relabel:relabel_masks",
@@ -86,6 +90,9 @@ __all__ = [
     "load_expert",
     "load_students",
     "merge",
+    "pack",
+    "pull",
+    "push",
     "record",
     "relabel",
     "relabel_masks",

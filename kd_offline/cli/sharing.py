@@ -15,7 +15,7 @@ from kd_offline.errors import UsageError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from kd_offline.datasets.share import Report
+    from kd_offline.datasets.transfer import Report
     from kd_offline.schemas.outputs import TransferOutput
 
 _KEPT = "what has arrived is kept and is no dataset yet: run the same command again to continue"
