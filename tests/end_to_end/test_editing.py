@@ -1,4 +1,4 @@
-"""Datasets from datasets through the command line, as docs/guide/working-with-datasets.md has them."""
+"""Datasets from datasets through the command line, as the guide has them."""
 
 import json
 import shlex
@@ -78,7 +78,7 @@ def test_words_change_and_the_id_stays(place):
 
 
 def test_a_run_can_follow(made, tmp_path):
-    """What was recorded, merged with itself, split and masked anew can be distilled."""
+    """What was recorded, filtered, split and masked anew can be distilled."""
     steps = [
         ("filter", made.dataset, "-o", tmp_path / "f.zarr", "--where", "noise_level < 1"),
         (

@@ -19,7 +19,8 @@ def repeated(parents: Sequence[ExpertBuffer], expert_ids: Sequence[Array]) -> li
     parent has no seeds, every observation and reward must agree instead.
     """
     seeds = all(parent.has("episodes/seed") for parent in parents)
-    labels = _labels(parents, expert_ids, seeds)
+    columns = ("seed" if seeds else "return", "length", "noise_level")
+    labels = alike(parents, expert_ids, columns)
     counts = np.bincount(np.concatenate(labels))
     names = ("steps/actions",) if seeds else ("steps/actions", "steps/obs", "steps/reward")
     seen: set[tuple[int, bytes]] = set()
@@ -48,15 +49,16 @@ def digests(parent: ExpertBuffer, episodes: IntArray, names: tuple[str, ...]) ->
             yield value.digest()
 
 
-def _labels(
-    parents: Sequence[ExpertBuffer], expert_ids: Sequence[Array], seeds: bool
+def alike(
+    parents: Sequence[ExpertBuffer], expert_ids: Sequence[Array], columns: Sequence[str]
 ) -> list[IntArray]:
-    """Return a number for each episode; only episodes with equal numbers can be the same."""
-    columns = ["seed" if seeds else "return", "length"]
-    if all(parent.has("episodes/noise_level") for parent in parents):
-        columns.append("noise_level")
+    """Return a number for each episode, the same where the expert and all ``columns`` are.
+
+    Columns that some parent has not are left out.
+    """
+    shared = [c for c in columns if all(parent.has(f"episodes/{c}") for parent in parents)]
     tables = [
-        np.stack([_bits(ids), *(_bits(parent.episodes(column)) for column in columns)])
+        np.stack([_bits(ids), *(_bits(parent.episodes(column)) for column in shared)])
         for parent, ids in zip(parents, expert_ids, strict=True)
     ]
     _, labels = np.unique(np.concatenate(tables, axis=1), axis=1, return_inverse=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.edit import conflicts
-from kd_offline.datasets.edit.duplicates import repeated
+from kd_offline.datasets.edit.duplicates import alike, repeated
 from kd_offline.datasets.edit.filter import keep_arrays
 from kd_offline.datasets.edit.headers import joined_experts, joined_recording
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
@@ -167,7 +167,7 @@ def _plan(
     )
     steps = tuple(name for name in names if not name.startswith("masks/"))
     arrays = (*steps, "episodes/expert_id") if known else steps
-    return Plan(header, parts, arrays, masks, _splits(pairs))
+    return Plan(header, parts, arrays, masks, _splits(pairs, ids))
 
 
 def _names(parents: Sequence[ExpertBuffer], choices: Choices) -> tuple[list[str], list[str]]:
@@ -248,8 +248,11 @@ def _arguments(
     }
 
 
-def _splits(pairs: Sequence[tuple[ExpertBuffer, IntArray]]) -> Splits:
-    """Return every episode's part by its name; names beyond the two usual ones get codes anew."""
+def _splits(pairs: Sequence[tuple[ExpertBuffer, IntArray]], ids: Sequence[Array]) -> Splits:
+    """Return every episode's part by its name; names beyond the two usual ones get codes anew.
+
+    Episodes of one seed, expert and noise level must be in one part: that of the first of them.
+    """
     names = dict(layout.SPLITS)
     codes = []
     for parent, episodes in pairs:
@@ -258,7 +261,14 @@ def _splits(pairs: Sequence[tuple[ExpertBuffer, IntArray]]) -> Splits:
             names.setdefault(name, max(names.values()) + 1)
             code[record.code] = names[name]
         codes.append(code[parent.episodes("split")[episodes]])
-    return Splits(np.concatenate(codes), names)
+    joined = np.concatenate(codes)
+    parents = [parent for parent, _ in pairs]
+    if all(parent.has("episodes/seed") for parent in parents):
+        labels = alike(parents, ids, ("seed", "noise_level"))
+        chosen = np.concatenate([x[i] for x, (_, i) in zip(labels, pairs, strict=True)])
+        _, first, place = np.unique(chosen, return_index=True, return_inverse=True)
+        joined = joined[first[place]]
+    return Splits(joined, names)
 
 
 def _texts(texts: Any) -> str:

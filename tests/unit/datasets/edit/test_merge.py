@@ -118,6 +118,16 @@ def test_splits_go_by_name(parent, other, tmp_path):
     assert verify(tmp_path / "m.zarr").ok
 
 
+def test_the_same_episode_is_never_in_two_parts(parent, tmp_path):
+    split(parent.path, tmp_path / "a.zarr", heldout=0.5, seed=1)
+    split(parent.path, tmp_path / "b.zarr", heldout=0.5, seed=2)
+    merge([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "m.zarr", duplicates="keep")
+    codes = ExpertBuffer.open(tmp_path / "m.zarr").episodes("split")
+    assert np.array_equal(codes[:40], ExpertBuffer.open(tmp_path / "a.zarr").episodes("split"))
+    assert np.array_equal(codes[40:], codes[:40])
+    assert verify(tmp_path / "m.zarr").ok
+
+
 def test_noise_is_counted(parent, tmp_path):
     block = episode_block(parent.spec, [3, 4], seed=2)
     block.episodes["noise_level"][1] = 0.1
