@@ -92,7 +92,7 @@ def _absent(folder: Files) -> Exception:
     if folder.present():
         return NotADatasetError(
             f"{where} is not an expert buffer (it has no {layout.MANIFEST}): give the folder that "
-            "record made"
+            "record made, or repeat the push or pull that did not finish"
         )
     return NotADatasetError(f"there is no dataset at {where}: check the path or record one")
 
