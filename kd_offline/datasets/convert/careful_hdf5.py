@@ -7,6 +7,7 @@ variable lengths, plug-in filters, and shapes that the stored bytes cannot fill.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ _LARGEST_GROWTH = 1100
 _SMALL = 1 << 20
 _LARGEST_CHUNK = 256 << 20
 _LARGEST_TEXT = 256 << 20
-_CACHE = 64 << 20
+_CACHE = 8 << 20  # of decoded chunks, for every dataset that is open
 
 Group = Any
 Dataset = Any
@@ -123,23 +124,31 @@ def whole(found: Dataset) -> Array:
 
 
 def _problem(found: Dataset, kinds: str) -> str | None:
-    dtype = found.dtype
+    layouts = library("h5py", "HDF5").h5d
+    dtype, plist = found.dtype, found.id.get_create_plist()
     if dtype.hasobject or dtype.kind not in kinds or dtype.fields or dtype.subdtype:
         return f"has dtype {dtype}, not numbers"
-    if found.external or found.is_virtual:
+    if plist.get_layout() == layouts.VIRTUAL or plist.get_external_count():
         return "keeps its values in other files"
-    plist = found.id.get_create_plist()
-    filters = {plist.get_filter(k)[0] for k in range(plist.get_nfilters())}
-    if filters - _FILTERS:
-        return "is compressed by a filter other than gzip, lzf, shuffle and fletcher32"
-    if plist.get_nfilters() > len(filters):
-        return "is compressed more than once"
-    if found.chunks and np.prod(found.chunks, dtype=object) * dtype.itemsize > _LARGEST_CHUNK:
-        return f"has chunks of {list(found.chunks)}, too large to read"
-    size = int(np.prod(found.shape, dtype=object)) * dtype.itemsize
+    if plist.get_layout() == layouts.CHUNKED and (what := _odd_chunks(plist, dtype.itemsize)):
+        return what
+    size = math.prod(found.shape) * dtype.itemsize
+    if size <= _SMALL:
+        return None
     stored = found.id.get_storage_size()
-    if size > _SMALL and size > stored * _LARGEST_GROWTH:
+    if size > stored * _LARGEST_GROWTH:
         return f"states a shape of {list(found.shape)}, but only {stored} bytes are stored"
+    return None
+
+
+def _odd_chunks(plist: Any, itemsize: int) -> str | None:
+    filters = [plist.get_filter(k)[0] for k in range(plist.get_nfilters())]
+    if set(filters) - _FILTERS:
+        return "is compressed by a filter other than gzip, lzf, shuffle and fletcher32"
+    if len(filters) > len(set(filters)):
+        return "is compressed more than once"
+    if math.prod(plist.get_chunk()) * itemsize > _LARGEST_CHUNK:
+        return f"has chunks of {list(plist.get_chunk())}, too large to read"
     return None
 
 

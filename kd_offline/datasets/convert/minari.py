@@ -74,7 +74,7 @@ def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress
 def _write_episodes(buffer: ExpertBuffer, file: Path, progress: Progress) -> None:
     h5py = library("h5py", "HDF5")
     masks = [name for name in buffer.mask_names if len(_mask_shape(buffer, name)) == len("ENO")]
-    with h5py.File(file, "w", track_order=True) as out:
+    with h5py.File(file, "w", track_order=True, libver=("v108", "v110")) as out:
         done = 0
         for first, block in blocks_of(buffer):
             stops = np.cumsum(block.lengths)
@@ -139,15 +139,8 @@ def _write_episode(group: Any, episode: _Episode) -> None:
 
 
 def _put(group: Any, name: str, values: Array) -> None:
-    group.create_dataset(
-        name,
-        data=np.ascontiguousarray(values),
-        chunks=values.shape,
-        maxshape=(None, *values.shape[1:]),
-        compression="gzip",
-        compression_opts=1,
-        fletcher32=True,
-    )
+    # One small array after another: chunks and filters would cost more than they hold.
+    group.create_dataset(name, data=np.ascontiguousarray(values))
 
 
 def _metadata(buffer: ExpertBuffer, name: str, size: int) -> dict[str, Any]:

@@ -63,11 +63,12 @@ def _our_masks(
 
 def _our_episode(group: Any, manifest: DatasetManifest, length: int) -> dict[str, Array]:
     spec = manifest.environment
+    views, acted, known = (careful.subgroup(group, n) for n in ("observations", "actions", "infos"))
     observed = np.zeros((length + 1, spec.n_agents, spec.obs_width), np.float32)
     actions = np.zeros((length, spec.n_agents), np.int16)
     for n, agent in enumerate(spec.agents):
-        observed[:, n, : spec.obs_widths[n]] = values_of(group, f"observations/{agent}", length + 1)
-        actions[:, n] = values_of(group, f"actions/{agent}", length)
+        observed[:, n, : spec.obs_widths[n]] = values_of(views, agent, length + 1)
+        actions[:, n] = values_of(acted, agent, length)
     found = {
         "steps/actions": actions,
         "steps/terminated": values_of(group, "terminations", length),
@@ -78,7 +79,7 @@ def _our_episode(group: Any, manifest: DatasetManifest, length: int) -> dict[str
         kind, short = name.split("/", 1)
         if kind in ("steps", "final") and name not in found:
             if short not in infos:
-                infos[short] = values_of(group, f"infos/{short}", length + 1)
+                infos[short] = values_of(known, short, length + 1)
             found[name] = infos[short][:-1] if kind == "steps" else infos[short][-1:]
         elif kind == "episodes" and not layout.rule_for(name).derived and short != "length":
             key = "seed" if short == "seed" else f"{ATTRIBUTE}{short}"

@@ -34,7 +34,7 @@ _TIME = 10**13  # the declared length of every stream; the real one is in the in
 _GZIP = {"id": "gzip", "level": 5}
 _LARGEST_CHUNK = 256 << 20
 _LARGEST_JSON = 256 << 20
-_CACHE = 256 << 20
+_CACHE = 128 << 20
 
 
 def leaf_of(name: str) -> str:
