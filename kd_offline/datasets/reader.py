@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets.addresses import split_pin
+from kd_offline.datasets.limits import check_memory
 from kd_offline.datasets.manifest import read_manifest
 from kd_offline.datasets.sources import open_files
 from kd_offline.datasets.store import Files
@@ -242,6 +243,7 @@ class ExpertBuffer:
 def _pad(values: Array, valid: BoolArray) -> Array:
     if valid.all():
         return values.reshape(*valid.shape, *values.shape[1:])
+    check_memory(valid.size * values[:1].nbytes, f"{len(valid):,} padded episodes")
     out = np.zeros((*valid.shape, *values.shape[1:]), values.dtype)
     out[valid] = values
     return out
