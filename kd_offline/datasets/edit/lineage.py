@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kd_offline.datasets.addresses import split_pin
 from kd_offline.datasets.layout import FORMAT_VERSION
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import FormatVersionError, UsageError
@@ -35,18 +36,26 @@ def open_parent(address: str | Path) -> ExpertBuffer:
 
 
 def check_output(output: str | Path, parents: Sequence[ExpertBuffer]) -> Path:
-    """Return where the result goes; never onto, into or around a parent.
+    """Return where the result goes: a folder, never onto, into or around a parent.
 
     Raises
     ------
     UsageError
-        The result and a parent would share a folder.
+        The result is no folder on this machine, or it and a parent would share one.
     """
     root = Path(output).expanduser()
+    if ":/" in str(output) or root.suffix == ".zip":
+        msg = (
+            f"the result cannot be written to {str(output)!r}: give a folder, and push or pack it "
+            "afterwards"
+        )
+        raise UsageError(msg)
     place = root.resolve()
     for parent in parents:
-        theirs = Path(parent.where).expanduser().resolve()
-        if place == theirs or place in theirs.parents or theirs in place.parents:
+        address, _ = split_pin(parent.where)
+        theirs = Path(address).expanduser().resolve()
+        same = place.exists() and theirs.exists() and place.samefile(theirs)
+        if same or place in (theirs, *theirs.parents) or theirs in place.parents:
             msg = (
                 f"the result cannot be written to {str(output)!r}, where its parent "
                 f"{parent.where!r} lies: a finished dataset never changes in place, so choose "

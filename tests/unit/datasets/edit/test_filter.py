@@ -5,10 +5,12 @@ from kd_offline.datasets import (
     Conditions,
     DatasetWriter,
     ExpertBuffer,
+    annotate,
     filter,
     merge,
     verify,
 )
+from kd_offline.datasets.share import pack
 from kd_offline.errors import FormatVersionError, StorageError, UnknownNameError, UsageError
 from kd_offline.testing.factories import episode_block, full_mask, header, tiny_dataset
 
@@ -134,9 +136,12 @@ def test_a_task_without_winning(tmp_path):
 
 
 def test_finished_datasets_do_not_change_in_place(parent, tmp_path):
-    for output in (parent.path, parent.path / "inside", parent.path.parent):
-        with pytest.raises(UsageError, match="never changes in place"):
-            filter(parent.path, output, "won == 1", overwrite=True)
+    link = tmp_path / "link.zarr"
+    link.symlink_to(parent.path)
+    for output in (parent.path, parent.path / "inside", parent.path.parent, link):
+        for address in (str(parent.path), f"{parent.path}@{parent.id}"):
+            with pytest.raises(UsageError, match="never changes in place"):
+                filter(address, output, "won == 1", overwrite=True)
     assert verify(parent.path).ok
     filter(parent.path, tmp_path / "f.zarr", "won == 1")
     with pytest.raises(StorageError, match="--overwrite"):
@@ -144,6 +149,20 @@ def test_finished_datasets_do_not_change_in_place(parent, tmp_path):
     filter(parent.path, tmp_path / "f.zarr", "won == 0", overwrite=True)
     (step,) = ExpertBuffer.open(tmp_path / "f.zarr").manifest.lineage
     assert step.arguments["where"] == "won == 0"
+
+
+def test_results_are_folders(parent, tmp_path):
+    for output in ("s3://bucket/f.zarr", tmp_path / "f.zarr.zip"):
+        with pytest.raises(UsageError, match="push or pack"):
+            filter(parent.path, output, "won == 1")
+
+
+def test_a_packed_parent(parent, tmp_path):
+    pack(parent.path, tmp_path / "p.zarr.zip")
+    packed = f"{tmp_path / 'p.zarr.zip'}@{parent.id[:30]}"
+    assert filter(packed, tmp_path / "f.zarr", "length > 0").id == parent.id
+    assert annotate(packed, tmp_path / "a.zarr", name="unpacked").id == parent.id
+    assert verify(tmp_path / "a.zarr").ok
 
 
 def test_an_interrupted_filter_is_continued(parent, tmp_path, eager_journal):
