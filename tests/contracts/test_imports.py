@@ -37,6 +37,7 @@ FORBIDDEN = {("distillation", "environments"), ("distillation", "experts"), ("cl
 LIGHT = ["kd_offline", "kd_offline.schemas.publish", "kd_offline.datasets.reader"]
 LIGHT += ["kd_offline.datasets.integrity", "kd_offline.datasets.summary", "kd_offline.cli.app"]
 LIGHT += ["kd_offline.datasets.playback", "kd_offline.reports.dataset"]
+LIGHT += ["kd_offline.datasets.edit.merge", "kd_offline.datasets.cards"]
 LIGHT += ["kd_offline.distillation.recipe", "kd_offline.experts.recipe"]
 
 

@@ -15,6 +15,7 @@ from kd_offline.datasets import layout, place, plain, store
 from kd_offline.datasets.blocks import EpisodeBlock
 from kd_offline.datasets.integrity import verify
 from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.sampler import Splits
 from kd_offline.datasets.writer import DatasetWriter
 from kd_offline.errors import (
     CorruptDatasetError,
@@ -429,3 +430,19 @@ def test_sigkill_in_the_middle(tmp_path):
             writer.append(episode_block(SPEC, [25, 7, 1], seed=index))
         writer.commit()
     assert ExpertBuffer.open(path).id == ExpertBuffer.open(straight).id
+
+
+def test_splits_may_be_given(tmp_path):
+    names = {"train": 0, "heldout": 1, "test": 2}
+    with DatasetWriter.create(tmp_path / "d.zarr", header(SPEC)) as writer:
+        writer.append(episode_block(SPEC, [3, 2, 4]))
+        for codes in ([0, 1], [0, 1, 3]):
+            with pytest.raises(UsageError, match="one named code for each of the 3 episodes"):
+                writer.commit(splits=Splits(np.array(codes, np.uint8), names))
+        manifest = writer.commit(splits=Splits(np.array([2, 0, 2], np.uint8), names))
+    assert {name: split.steps for name, split in manifest.splits.items()} == {
+        "train": 2,
+        "heldout": 0,
+        "test": 7,
+    }
+    assert ExpertBuffer.open(tmp_path / "d.zarr").split("test").tolist() == [0, 2]
