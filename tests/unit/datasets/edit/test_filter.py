@@ -36,7 +36,6 @@ def check_same_episodes(parent, path, chosen):
         (Conditions(split="heldout"), lambda b: b.episodes("split") == 1),
         ("return > 0", lambda b: b.episodes("return") > 0),
     ],
-    ids=str,
 )
 def test_conditions(parent, tmp_path, conditions, expected):
     filter(parent.path, tmp_path / "f.zarr", conditions)
@@ -117,7 +116,6 @@ def test_experts_that_did_not_play_are_left_out(parent, tmp_path):
         (Conditions(), ["steps/obs"], "cannot be left out"),
         (Conditions(), ["logit"], "did you mean|unknown array"),
     ],
-    ids=str,
 )
 def test_refusals(parent, tmp_path, conditions, without, words):
     with pytest.raises(UsageError, match=words):
