@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kd_offline.datasets.convert.carried import check_same
-from kd_offline.datasets.convert.parts import Imported, Progress
+from kd_offline.datasets.convert.parts import Imported, Progress, foreign
 from kd_offline.datasets.layout import MANIFEST
 from kd_offline.datasets.writer import DatasetWriter
 from kd_offline.errors import UsageError
@@ -26,19 +26,19 @@ def write_imported(
     ------
     CorruptDatasetError
         The source carries the manifest of the dataset it was made from, and is not the same.
-    UsageError
-        The source holds no episode.
+    ForeignError
+        The source holds values that an expert buffer may not.
     """
     done = 0
-    with DatasetWriter.create(path, imported.header) as writer:
-        for block in imported.blocks:
-            writer.append(block)
-            done += int(block.lengths.sum())
-            progress(done, imported.steps)
-        if done == 0:
-            msg = f"{where!r} holds no whole episode: nothing was written"
-            raise UsageError(msg)
-        seconds = imported.manifest.recording.seconds if imported.manifest else None
-        manifest = writer.commit(imported.masks, seconds=seconds, splits=imported.splits)
+    try:
+        with DatasetWriter.create(path, imported.header) as writer:
+            for block in imported.blocks:
+                writer.append(block)
+                done += int(block.lengths.sum())
+                progress(done, imported.steps)
+            seconds = imported.manifest.recording.seconds if imported.manifest else None
+            manifest = writer.commit(imported.masks, seconds=seconds, splits=imported.splits)
+    except UsageError as error:  # the writer's refusal: the values are the source's, not the user's
+        raise foreign(Path(where), str(error)) from error
     notes = check_same(imported.manifest, manifest, where) if imported.manifest else []
     return manifest, notes
