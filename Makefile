@@ -39,8 +39,8 @@ check: install ## lint, types, import direction, schemas and help texts in step
 	$(BIN)/python -m kd_offline.cli.reference --check cli/reference
 	$(BIN)/pytest tests/contracts/test_imports.py
 
-test: install ## run all tests
-	$(BIN)/pytest
+test: install ## run all tests, on every core
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 demo: install ## record, distil, evaluate, report: a minute or so, into demo/
 	@rm -rf $(DEMO)

@@ -64,10 +64,11 @@ def prepare(
     if not len(train):
         msg = f"the dataset at {path!r} has no episode to train on: record more episodes"
         raise DatasetError(msg)
+    mask = buffer.mask(recipe.mask)
     loader = ordered(buffer, train, recipe)
     measures = measured(loader, recipe)
     scale = measures.scale
-    card = _card(buffer, recipe, scale.std)
+    card = _card(buffer, recipe, mask, scale.std)
     roles = fit_roles(buffer, train, recipe.switches) if recipe.weights.role else None
     team = fresh_team(card, recipe.seeds[0], scale)
     lesson = Lesson(buffer.spec, first_critic(buffer), recipe, measures, team, roles)
@@ -94,8 +95,9 @@ def prepare(
     )
 
 
-def _card(buffer: ExpertBuffer, recipe: DistillRecipe, deviation: FloatArray) -> StudentCard:
-    mask: BoolArray = buffer.mask(recipe.mask)
+def _card(
+    buffer: ExpertBuffer, recipe: DistillRecipe, mask: BoolArray, deviation: FloatArray
+) -> StudentCard:
     fixed = mask.ndim == 2
     seen = mask if fixed else mask.any(0)
     widths = allocate(recipe.student, buffer.spec, seen & (deviation > 1e-6))

@@ -10,8 +10,11 @@ from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.outputs import DoctorReport, Extra
 
 EXTRAS = {
+    "convert": ("h5py", "tensorstore"),
+    "onnx": ("onnx", "onnxruntime"),
     "pettingzoo": ("pettingzoo", "mpe2"),
     "report": ("jinja2", "matplotlib"),
+    "share": ("cryptography", "huggingface-hub", "obstore"),
 }
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.edit.rewrite import Progress
-from kd_offline.datasets.place import make_way
+from kd_offline.datasets.place import claim
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.seal import seal, unseal
 from kd_offline.datasets.sink import publish
-from kd_offline.datasets.store import Folder, lock
+from kd_offline.datasets.store import Folder
 from kd_offline.datasets.stream import ArrayStream
 from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
 from kd_offline.schemas.dataset import ArraySpec, DatasetManifest, FileRecord
@@ -60,8 +60,7 @@ def restate(
     if resume and overwrite:
         msg = "resume and overwrite exclude each other: give one of them"
         raise UsageError(msg)
-    make_way(output, resume=resume, overwrite=overwrite)
-    with lock(output):
+    with claim(output, resume=resume, overwrite=overwrite):
         folder = Folder(output)
         _begin(folder, parent, facts)
         files = list(_copied(parent, folder, set(arrays or ()), progress))

@@ -19,6 +19,7 @@ def test_machine_readable_report(ragged):
         "arrays",
         "return",
         "bytes",
+        "bytes_moved",
     ]
     assert report["format_version"] == [1, 0]
     assert report["arrays"]["steps/logits"] == {"shape": [ragged.n_steps, 3, 5], "dtype": "float32"}
