@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kd_offline.datasets import DatasetWriter, ExpertBuffer
-from kd_offline.datasets.share import pull, push
+from kd_offline.datasets.sharing.share import pull, push
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
 from tests import servers
 

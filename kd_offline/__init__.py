@@ -9,17 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kd_offline.datasets.cards import card
-    from kd_offline.datasets.comparison import diff
+    from kd_offline.datasets.checks.integrity import verify
     from kd_offline.datasets.convert.run import convert
+    from kd_offline.datasets.describe.cards import card
+    from kd_offline.datasets.describe.summary import inspect
     from kd_offline.datasets.edit.annotate import annotate
+    from kd_offline.datasets.edit.comparison import diff
     from kd_offline.datasets.edit.filter import Conditions, filter
     from kd_offline.datasets.edit.merge import append, merge
     from kd_offline.datasets.edit.split import split
-    from kd_offline.datasets.integrity import verify
     from kd_offline.datasets.reader import ExpertBuffer
-    from kd_offline.datasets.share import pack, pull, push
-    from kd_offline.datasets.summary import inspect
+    from kd_offline.datasets.sharing.share import pack, pull, push
     from kd_offline.distillation.distill import distill
     from kd_offline.distillation.recipe import distill_recipe
     from kd_offline.distillation.rerun import rerun
@@ -44,21 +44,21 @@ _HOMES = {
     "KdOfflineError": "errors:KdOfflineError",
     "annotate": "datasets.edit.annotate:annotate",
     "append": "datasets.edit.merge:append",
-    "card": "datasets.cards:card",
+    "card": "datasets.describe.cards:card",
     "convert": "datasets.convert.run:convert",
-    "diff": "datasets.comparison:diff",
+    "diff": "datasets.edit.comparison:diff",
     "distill": "distillation.distill:distill",
     "distill_recipe": "distillation.recipe:distill_recipe",
     "evaluate": "evaluation.evaluate:evaluate",
     "filter": "datasets.edit.filter:filter",
-    "inspect": "datasets.summary:inspect",
+    "inspect": "datasets.describe.summary:inspect",
     "load_environment": "environments:load",
     "load_expert": "experts.load:load",
     "load_students": "students.policy:load",
     "merge": "datasets.edit.merge:merge",
-    "pack": "datasets.share:pack",
-    "pull": "datasets.share:pull",
-    "push": "datasets.share:push",
+    "pack": "datasets.sharing.share:pack",
+    "pull": "datasets.sharing.share:pull",
+    "push": "datasets.sharing.share:push",
     "record": "recording.record:record",
     "relabel": "recording.labels:relabel",
     "relabel_masks": "recording.relabel:relabel_masks",
@@ -68,7 +68,7 @@ _HOMES = {
     "split": "datasets.edit.split:split",
     "train": "experts.train:train",
     "train_recipe": "experts.recipe:train_recipe",
-    "verify": "datasets.integrity:verify",
+    "verify": "datasets.checks.integrity:verify",
 }
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Single files on disk: written aside and renamed into place, so that they are whole or not there.
 
-The chunks of a dataset are written by :mod:`kd_offline.datasets.store`, which has one writer at a
-time and clears up after a killed one.
+The chunks of a dataset are written by :mod:`kd_offline.datasets.storage.store`, which has one
+writer at a time and clears up after a killed one.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ def inspect(
 
     Reads the manifest alone; with --html every step once, and needs no environment or expert.
     """
+    from kd_offline.datasets.describe.summary import render, summarise
     from kd_offline.datasets.reader import ExpertBuffer
-    from kd_offline.datasets.summary import render, summarise
 
     buffer = ExpertBuffer.open(dataset)
     if html is not None:
@@ -95,7 +95,7 @@ def verify(
     Every file, checksum, content digest and rule of the format. With --replay and --relabel also
     that the environment and the expert give what was recorded. Exit code 1 where one fails.
     """
-    from kd_offline.datasets.integrity import verify as check
+    from kd_offline.datasets.checks.integrity import verify as check
 
     signed = trust.checked_signature(
         dataset, signature, signature_file, allowed_signers, public_key

@@ -53,8 +53,8 @@ def diff(
 
     Exit code 0 if the contents are equal, whatever is said about them, and 1 if not.
     """
-    from kd_offline.datasets.comparison import diff as compare
-    from kd_offline.datasets.comparison import render
+    from kd_offline.datasets.edit.comparison import diff as compare
+    from kd_offline.datasets.edit.comparison import render
 
     with bar(1, "episodes", quiet) as shown:
         report = compare(a, b, values=not quick, progress=filling(shown))
@@ -76,7 +76,7 @@ def card(
     debug: options.Debug = False,
 ) -> None:
     """Write a dataset card in Markdown, with the header that the Hugging Face Hub reads."""
-    from kd_offline.datasets.cards import card as write
+    from kd_offline.datasets.describe.cards import card as write
     from kd_offline.datasets.reader import ExpertBuffer
     from kd_offline.schemas.outputs import CardOutput
 

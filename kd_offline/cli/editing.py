@@ -252,8 +252,8 @@ def make(
     kept = f"what was written so far is in {output}: run the same command with --resume"
     with bar(1, unit, quiet) as shown, resumable(kept):
         manifest = operation(filling(shown))
+    from kd_offline.datasets.describe.summary import size_bytes
     from kd_offline.datasets.reader import ExpertBuffer
-    from kd_offline.datasets.summary import size_bytes
     from kd_offline.schemas.outputs import EditOutput
 
     step, figures = manifest.lineage[-1], manifest.statistics

@@ -35,7 +35,7 @@ def network_bytes() -> int:
 
 
 def _moved() -> int:
-    traffic = sys.modules.get("kd_offline.datasets.traffic")  # nothing was moved without it
+    traffic = sys.modules.get("kd_offline.datasets.storage.traffic")  # nothing was moved without it
     return 0 if traffic is None else int(traffic.TRAFFIC.moved)
 
 

@@ -144,8 +144,8 @@ def _run(environment: str, output: Path, arguments: dict[str, Any], quiet: bool)
 
 
 def _output(manifest: DatasetManifest, output: Path) -> RecordOutput:
+    from kd_offline.datasets.describe.summary import size_bytes
     from kd_offline.datasets.reader import ExpertBuffer
-    from kd_offline.datasets.summary import size_bytes
     from kd_offline.schemas.outputs import RecordOutput
 
     return RecordOutput(

@@ -15,7 +15,7 @@ from kd_offline.errors import UsageError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from kd_offline.datasets.transfer import Report
+    from kd_offline.datasets.sharing.transfer import Report
     from kd_offline.schemas.outputs import TransferOutput
 
 _KEPT = "what has arrived is kept and is no dataset yet: run the same command again to continue"
@@ -56,7 +56,7 @@ def push(
     Damaged data is refused, what is there already is not sent again, and the manifest comes last:
     a copy is a dataset when it is whole.
     """
-    from kd_offline.datasets.share import push as send
+    from kd_offline.datasets.sharing.share import push as send
 
     with bar(1, "B", quiet) as shown, resumable(_KEPT):
         done = send(dataset, destination, overwrite=overwrite, report=_progress(shown))
@@ -81,7 +81,7 @@ def pull(
 
     Every file is checked before the copy becomes a dataset. ADDRESS@sha256:... accepts no other.
     """
-    from kd_offline.datasets.share import pull as fetch
+    from kd_offline.datasets.sharing.share import pull as fetch
 
     wanted = None if arrays is None else _names(arrays)
     with bar(1, "B", quiet) as shown, resumable(_KEPT):
@@ -105,7 +105,7 @@ def pack(
     It is read in place, like the folder; pull makes a folder of it again. The same dataset always
     gives the same bytes.
     """
-    from kd_offline.datasets.share import pack as put
+    from kd_offline.datasets.sharing.share import pack as put
 
     _finish(put(dataset, output, overwrite=overwrite), json)
 
@@ -119,7 +119,7 @@ def cache(
 
     The folder is KD_OFFLINE_CACHE ("off" for none), its size in GB is KD_OFFLINE_CACHE_GB.
     """
-    from kd_offline.datasets.cache import default_cache
+    from kd_offline.datasets.storage.cache import default_cache
     from kd_offline.schemas.outputs import CacheOutput
 
     kept = default_cache()

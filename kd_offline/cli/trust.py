@@ -65,7 +65,7 @@ def sign(
 
     Vouches for its content id and its manifest; ssh-keygen -Y verify reads the signature, too.
     """
-    from kd_offline.datasets import signature
+    from kd_offline.datasets.sharing import signature
 
     if text:
         typer.echo(signature.text_of(dataset).decode("ascii"), nl=False)
@@ -99,7 +99,7 @@ def croissant(
     """
     from json import dumps
 
-    from kd_offline.datasets.croissant import Publication, describe, missing
+    from kd_offline.datasets.describe.croissant import Publication, describe, missing
     from kd_offline.files import write_file
 
     made = describe(dataset, Publication(url, tuple(creator or ()), published))
@@ -123,6 +123,6 @@ def checked_signature(
     """Check the signature where any of its options was given."""
     if not asked and file is None and allowed_signers is None and public_key is None:
         return None
-    from kd_offline.datasets.signature import verify_signature
+    from kd_offline.datasets.sharing.signature import verify_signature
 
     return verify_signature(dataset, file, allowed_signers=allowed_signers, public_key=public_key)

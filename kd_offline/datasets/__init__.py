@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kd_offline.datasets.blocks import EpisodeBlock
-    from kd_offline.datasets.cards import card
-    from kd_offline.datasets.comparison import diff
+    from kd_offline.datasets.checks.integrity import verify
+    from kd_offline.datasets.describe.cards import card
+    from kd_offline.datasets.describe.summary import inspect
     from kd_offline.datasets.edit.annotate import annotate
+    from kd_offline.datasets.edit.comparison import diff
     from kd_offline.datasets.edit.filter import Conditions, filter
     from kd_offline.datasets.edit.merge import append, merge
     from kd_offline.datasets.edit.split import split
-    from kd_offline.datasets.integrity import verify
-    from kd_offline.datasets.loading import Loader
-    from kd_offline.datasets.mixing import Mixture
-    from kd_offline.datasets.plan import Windows
+    from kd_offline.datasets.loading.loader import Loader
+    from kd_offline.datasets.loading.mixing import Mixture
+    from kd_offline.datasets.loading.plan import Windows
     from kd_offline.datasets.reader import ExpertBuffer
     from kd_offline.datasets.sampler import Position
-    from kd_offline.datasets.summary import inspect
     from kd_offline.datasets.writer import DatasetWriter
 
 _HOMES = {
@@ -27,19 +27,19 @@ _HOMES = {
     "DatasetWriter": "writer",
     "EpisodeBlock": "blocks",
     "ExpertBuffer": "reader",
-    "Loader": "loading",
-    "Mixture": "mixing",
+    "Loader": "loading.loader",
+    "Mixture": "loading.mixing",
     "Position": "sampler",
-    "Windows": "plan",
+    "Windows": "loading.plan",
     "annotate": "edit.annotate",
     "append": "edit.merge",
-    "card": "cards",
-    "diff": "comparison",
+    "card": "describe.cards",
+    "diff": "edit.comparison",
     "filter": "edit.filter",
-    "inspect": "summary",
+    "inspect": "describe.summary",
     "merge": "edit.merge",
     "split": "edit.split",
-    "verify": "integrity",
+    "verify": "checks.integrity",
 }
 
 __all__ = [

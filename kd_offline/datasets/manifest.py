@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from kd_offline.datasets import layout, limits
-from kd_offline.datasets.addresses import check_pin
 from kd_offline.datasets.chunks import little
 from kd_offline.datasets.seal import is_sealed
-from kd_offline.datasets.store import Files
+from kd_offline.datasets.storage.addresses import check_pin
+from kd_offline.datasets.storage.store import Files
 from kd_offline.datasets.strict_json import parse
 from kd_offline.errors import (
     CorruptDatasetError,

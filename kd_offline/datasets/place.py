@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from kd_offline.datasets import layout
-from kd_offline.datasets.store import lock
+from kd_offline.datasets.storage.store import lock
 from kd_offline.errors import StorageError
 
 

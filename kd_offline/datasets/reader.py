@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets.addresses import split_pin
 from kd_offline.datasets.limits import check_memory
 from kd_offline.datasets.manifest import read_manifest
-from kd_offline.datasets.sources import open_files
-from kd_offline.datasets.store import Files
+from kd_offline.datasets.storage.addresses import split_pin
+from kd_offline.datasets.storage.sources import open_files
+from kd_offline.datasets.storage.store import Files
+from kd_offline.datasets.storage.threads import each
 from kd_offline.datasets.stored import StoredArray, open_arrays
-from kd_offline.datasets.threads import each
 from kd_offline.errors import CorruptDatasetError, MissingArrayError, UnknownNameError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.schemas.environment import EnvironmentSpec

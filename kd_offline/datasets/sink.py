@@ -13,7 +13,7 @@ from kd_offline.datasets import layout
 from kd_offline.datasets.sampler import IDENTITY, Splits, assign_split, first_alike
 from kd_offline.datasets.seal import seal, unseal
 from kd_offline.datasets.statistics import count_actions, episode_returns, summarise
-from kd_offline.datasets.store import Folder
+from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.stream import ArrayStream
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import (

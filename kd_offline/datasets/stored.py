@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd_offline.datasets import chunks, layout, limits
-from kd_offline.datasets.plain import NotPlainError
-from kd_offline.datasets.store import Files
-from kd_offline.datasets.threads import each
+from kd_offline.datasets.storage.plain import NotPlainError
+from kd_offline.datasets.storage.store import Files
+from kd_offline.datasets.storage.threads import each
 from kd_offline.errors import CorruptDatasetError
 from kd_offline.schemas.dataset import ArraySpec, FileRecord
 from kd_offline.types import Array, IntArray

@@ -11,7 +11,7 @@ import numpy as np
 from kd_offline.datasets import chunks, layout
 from kd_offline.datasets.layout import Rule
 from kd_offline.datasets.statistics import Moments
-from kd_offline.datasets.store import Folder
+from kd_offline.datasets.storage.store import Folder
 from kd_offline.errors import CorruptDatasetError, UsageError
 from kd_offline.schemas.dataset import ArraySpec, FileRecord
 from kd_offline.types import Array

@@ -10,9 +10,9 @@ from typing import Protocol
 from torch import Tensor
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.budget import table_bytes
-from kd_offline.datasets.loading import Loader
-from kd_offline.datasets.plan import Windows
+from kd_offline.datasets.loading.budget import table_bytes
+from kd_offline.datasets.loading.loader import Loader
+from kd_offline.datasets.loading.plan import Windows
 from kd_offline.datasets.sampler import Position
 from kd_offline.distillation.measures import MEASURED, Measures, measure, part_episodes
 from kd_offline.distillation.targets import Lesson, Targets, arrays_to_read, build_targets
@@ -48,7 +48,7 @@ class Streamed:
         return len(self.episodes)
 
     def epoch(self, size: int, seed: int, epoch: int) -> Iterator[Targets]:
-        """Yield the batches of an epoch; see :class:`~kd_offline.datasets.loading.Loader`."""
+        """Yield the batches of an epoch; see :class:`~kd_offline.datasets.Loader`."""
         loader = _loader(self, size, seed, shuffle=True)
         for batch in loader.batches(Position(epoch), epochs=1):
             yield build_targets(batch, self.lesson).batch()

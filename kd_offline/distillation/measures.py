@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kd_offline.datasets.loading import Batch
+from kd_offline.datasets.loading.loader import Batch
 from kd_offline.distillation.advantages import Estimates, estimates
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import ExpertRecord

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.addresses import is_remote
-from kd_offline.datasets.sources import open_files
+from kd_offline.datasets.storage.addresses import is_remote
+from kd_offline.datasets.storage.sources import open_files
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.job import Report
 from kd_offline.errors import MismatchError, UsageError

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.layout import SOURCES
-from kd_offline.datasets.loading import Batch
+from kd_offline.datasets.loading.loader import Batch
 from kd_offline.datasets.sampler import epoch_order
 from kd_offline.distillation.advantages import advantages
 from kd_offline.distillation.losses import actions_outermost, cosine_relations, log_policy

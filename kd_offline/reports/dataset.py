@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.playback import Scene, scenes
-from kd_offline.datasets.profile import Profile, profile
+from kd_offline.datasets.describe.summary import size_bytes
+from kd_offline.datasets.insight.playback import Scene, scenes
+from kd_offline.datasets.insight.profile import Profile, profile
 from kd_offline.datasets.reader import ExpertBuffer
-from kd_offline.datasets.summary import size_bytes
 from kd_offline.files import write_file
 from kd_offline.reports import dataset_plots as plots
 from kd_offline.reports import dataset_tables as tables

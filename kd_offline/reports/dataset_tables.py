@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from kd_offline.datasets.describe.summary import stored_bytes
+from kd_offline.datasets.describe.summary import words as size_words
+from kd_offline.datasets.insight.profile import Profile
 from kd_offline.datasets.layout import SOURCES
-from kd_offline.datasets.profile import Profile
 from kd_offline.datasets.reader import ExpertBuffer
-from kd_offline.datasets.summary import stored_bytes
-from kd_offline.datasets.summary import words as size_words
 from kd_offline.reports.tables import Table, table
 from kd_offline.reports.words import duration, number, percent, short, whole
 from kd_offline.schemas.dataset import DatasetManifest, Spread

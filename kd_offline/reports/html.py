@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kd_offline.datasets.profile import returns_by_noise, returns_by_split
+from kd_offline.datasets.insight.profile import returns_by_noise, returns_by_split
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import KdOfflineError
 from kd_offline.files import write_file

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kd_offline.datasets.croissant import Publication, describe, missing
-from kd_offline.datasets.glossary import MEANINGS
+from kd_offline.datasets.describe.croissant import Publication, describe, missing
+from kd_offline.datasets.describe.glossary import MEANINGS
 from kd_offline.datasets.layout import RULES
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import NotADatasetError, UsageError

@@ -35,9 +35,13 @@ SAME_TIER = {
 }
 FORBIDDEN = {("distillation", "environments"), ("distillation", "experts"), ("cli", "testing")}
 LIGHT = ["kd_offline", "kd_offline.schemas.publish", "kd_offline.datasets.reader"]
-LIGHT += ["kd_offline.datasets.integrity", "kd_offline.datasets.summary", "kd_offline.cli.app"]
-LIGHT += ["kd_offline.datasets.playback", "kd_offline.reports.dataset"]
-LIGHT += ["kd_offline.datasets.edit.merge", "kd_offline.datasets.cards"]
+LIGHT += [
+    "kd_offline.datasets.checks.integrity",
+    "kd_offline.datasets.describe.summary",
+    "kd_offline.cli.app",
+]
+LIGHT += ["kd_offline.datasets.insight.playback", "kd_offline.reports.dataset"]
+LIGHT += ["kd_offline.datasets.edit.merge", "kd_offline.datasets.describe.cards"]
 LIGHT += ["kd_offline.distillation.recipe", "kd_offline.experts.recipe"]
 
 

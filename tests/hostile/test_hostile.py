@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from kd_offline import errors
-from kd_offline.datasets.integrity import verify
-from kd_offline.datasets.plain import listing
+from kd_offline.datasets.checks.integrity import verify
 from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.storage.plain import listing
 from tests.hostile.recipes import CASES, SECRET, Attack, base
 
 SECONDS = 10
@@ -113,7 +113,7 @@ PROGRAM = """
 import json, resource, sys
 from pathlib import Path
 import kd_offline.errors, numpy
-from kd_offline.datasets.integrity import verify
+from kd_offline.datasets.checks.integrity import verify
 from kd_offline.datasets.reader import ExpertBuffer
 
 def peak():

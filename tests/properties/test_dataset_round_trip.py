@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.blocks import EpisodeBlock
-from kd_offline.datasets.integrity import verify
+from kd_offline.datasets.checks.integrity import verify
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.writer import DatasetWriter
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header

@@ -11,7 +11,7 @@ from kd_offline.datasets.convert import buffer, d3rlpy, d4rl, hdf5, minari, vaul
 from kd_offline.datasets.convert.parts import Imported, Options, Progress
 from kd_offline.datasets.layout import MANIFEST
 from kd_offline.datasets.reader import ExpertBuffer
-from kd_offline.datasets.sources import open_files
+from kd_offline.datasets.storage.sources import open_files
 from kd_offline.errors import NotADatasetError, UnknownNameError, UsageError
 
 OURS = "expert-buffer"

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import zarr
 
-from kd_offline.datasets import layout, place, plain, store
+from kd_offline.datasets import layout, place
 from kd_offline.datasets.blocks import EpisodeBlock
-from kd_offline.datasets.integrity import verify
+from kd_offline.datasets.checks.integrity import verify
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
+from kd_offline.datasets.storage import plain, store
 from kd_offline.datasets.writer import DatasetWriter
 from kd_offline.errors import (
     CorruptDatasetError,

@@ -1,5 +1,6 @@
 """Targets from a stream: the same numbers as in memory, and the same run where all fits."""
 
+import os
 from itertools import islice
 
 import numpy as np
@@ -17,6 +18,7 @@ from kd_offline.distillation.targets import Lesson, Targets
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import RecordingHeader
 from kd_offline.students.networks import StudentInputs, StudentTeam
+from kd_offline.types import Array
 
 SMALL = {"optimisation.epochs": 2, "optimisation.batch_episodes": 16, "student.hidden": 8}
 BUDGET = 0.6
@@ -42,7 +44,7 @@ def chunked(buffer, tmp_path_factory):
 
 
 def _block(buffer):
-    groups = {"steps": {}, "final": {}, "episodes": {}}
+    groups: dict[str, dict[str, Array]] = {"steps": {}, "final": {}, "episodes": {}}
     for full in buffer.names:
         group, name = full.split("/")
         if group in groups and not layout.rule_for(full).derived:
@@ -137,7 +139,7 @@ def test_a_streamed_run_learns_and_can_be_interrupted(chunked, tmp_path, monkeyp
 
 
 def test_too_little_memory_is_told_before_anything_is_read(chunked, monkeypatch):
-    monkeypatch.setattr(lessons.os, "sysconf", lambda name: 1000)
+    monkeypatch.setattr(os, "sysconf", lambda name: 1000)
     with pytest.raises(UsageError, match=r"this machine has 0\.0: give --memory-mb"):
         ordered(chunked, chunked.split("train"), distill_recipe())
 

@@ -10,7 +10,7 @@ from kd_offline.datasets import (
     merge,
     verify,
 )
-from kd_offline.datasets.share import pack
+from kd_offline.datasets.sharing.share import pack
 from kd_offline.errors import FormatVersionError, StorageError, UnknownNameError, UsageError
 from kd_offline.testing.factories import episode_block, full_mask, header, tiny_dataset
 

@@ -1,8 +1,8 @@
 import pytest
 
 from kd_offline.datasets import ExpertBuffer, inspect, verify
-from kd_offline.datasets.addresses import is_remote, scheme_of, split_pin
-from kd_offline.datasets.sources import open_files
+from kd_offline.datasets.storage.addresses import is_remote, scheme_of, split_pin
+from kd_offline.datasets.storage.sources import open_files
 from kd_offline.errors import MismatchError, UnknownNameError, UsageError
 
 

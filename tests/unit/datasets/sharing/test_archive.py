@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from kd_offline.datasets import ExpertBuffer, verify
-from kd_offline.datasets.archive import Archive, LocalBlob
-from kd_offline.datasets.share import pack, pull, push
-from kd_offline.datasets.sources import open_files
+from kd_offline.datasets.sharing.share import pack, pull, push
+from kd_offline.datasets.storage.archive import Archive, LocalBlob
+from kd_offline.datasets.storage.sources import open_files
 from kd_offline.errors import CorruptDatasetError, NotADatasetError, StorageError, UsageError
 
 

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from kd_offline.datasets.cache import Cache, default_cache
+from kd_offline.datasets.storage.cache import Cache, default_cache
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import FileRecord
 

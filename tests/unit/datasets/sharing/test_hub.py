@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from kd_offline.datasets import ExpertBuffer, verify
-from kd_offline.datasets.share import pull, push
-from kd_offline.datasets.sources import open_files
+from kd_offline.datasets.sharing.share import pull, push
+from kd_offline.datasets.storage.sources import open_files
 from kd_offline.errors import NotADatasetError, StorageError, UsageError
 from kd_offline.testing.factories import tiny_dataset
 from tests import servers

@@ -9,10 +9,11 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from kd_offline.datasets import ExpertBuffer, remote, verify
-from kd_offline.datasets.share import pack, pull, push
-from kd_offline.datasets.sources import open_files
-from kd_offline.datasets.traffic import TRAFFIC
+from kd_offline.datasets import ExpertBuffer, verify
+from kd_offline.datasets.sharing.share import pack, pull, push
+from kd_offline.datasets.storage import remote
+from kd_offline.datasets.storage.sources import open_files
+from kd_offline.datasets.storage.traffic import TRAFFIC
 from kd_offline.errors import (
     CorruptDatasetError,
     MismatchError,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kd_offline.datasets import ExpertBuffer, verify
-from kd_offline.datasets.share import default_output, pull, push
+from kd_offline.datasets.sharing.share import default_output, pull, push
 from kd_offline.errors import (
     CorruptDatasetError,
     DatasetError,
@@ -97,8 +97,8 @@ def test_files_that_are_of_no_dataset_are_never_touched(whole, place):
 def _target(place):
     from pathlib import Path
 
-    from kd_offline.datasets.remote import Remote, connect
-    from kd_offline.datasets.targets import LocalTarget, ObjectTarget
+    from kd_offline.datasets.sharing.targets import LocalTarget, ObjectTarget
+    from kd_offline.datasets.storage.remote import Remote, connect
 
     if "://" in place:
         return ObjectTarget(Remote(place, connect(place), listable=True))
@@ -186,7 +186,7 @@ def test_room_on_the_disk_is_looked_at_first(whole, tmp_path, monkeypatch):
 
 SCRIPT = """
 import sys
-from kd_offline.datasets.share import {verb}
+from kd_offline.datasets.sharing.share import {verb}
 def report(done, total):
     print(done, flush=True)
     sys.stdin.readline()

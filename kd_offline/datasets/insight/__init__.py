@@ -1,0 +1,1 @@
+"""What a dataset holds beyond its manifest: figures and pictures."""

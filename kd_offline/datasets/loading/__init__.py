@@ -1,0 +1,1 @@
+"""Batches of episodes or windows, from memory or streamed."""

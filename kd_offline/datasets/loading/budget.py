@@ -1,0 +1,70 @@
+"""How much of a dataset is decoded at once, given the memory that it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from kd_offline.datasets.loading.plan import Plan
+from kd_offline.datasets.loading.rows import Source
+from kd_offline.errors import UsageError
+from kd_offline.schemas.dataset import DatasetManifest
+
+# A pool is made of this many blocks where the budget allows: fewer mix less, more cross more edges.
+_BLOCKS = 8
+# Share of the budget for rows that are carried from pool to pool and for files being decoded, and
+# what of it may be carried.
+_RESERVE, _CARRIED = 0.2, 0.75
+
+
+def table_bytes(manifest: DatasetManifest, names: Iterable[str]) -> int:
+    """Return the decoded size of whole arrays."""
+    specs = [manifest.arrays[name] for name in names]
+    return sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in specs)
+
+
+def plan_within(
+    memory_mb: float | None, source: Source, length: int, fixed: int, where: str
+) -> tuple[Plan, int]:
+    """Return the plan that keeps to a budget, and the bytes that may be carried between pools.
+
+    Two pools are in memory at once: one is used while the next is being decoded.
+
+    Parameters
+    ----------
+    memory_mb
+        In 10**6 bytes; None for no limit.
+    length
+        Steps of a sequence.
+    fixed
+        Bytes that are held besides.
+    where
+        Address of the dataset, for the message.
+
+    Raises
+    ------
+    UsageError
+        The budget does not hold two chunks.
+    """
+    plan = Plan(source.first_chunk, source.last_chunk)
+    budget = 0 if memory_mb is None else int(memory_mb * 1e6) - fixed
+    if memory_mb is None or len(plan.needed()) * source.chunk_bytes <= budget:
+        return plan, 0
+    reserve = int(budget * _RESERVE)
+    row = source.chunk_bytes // source.chunk_rows
+    longest = int(source.lengths.max()) * row
+    for blocks in range(_BLOCKS, 0, -1):
+        # Every block of a pool may complete an episode at either edge.
+        room = (budget - reserve) // 2 - length * row - 2 * blocks * longest
+        block = room // (blocks * source.chunk_bytes)
+        if block >= 1:
+            return Plan(source.first_chunk, source.last_chunk, block, blocks), int(
+                reserve * _CARRIED
+            )
+    least = 2 * (source.chunk_bytes + length * row + 2 * longest) / (1 - _RESERVE) + fixed
+    msg = (
+        f"a budget of {memory_mb:g} MB cannot hold two chunks of the dataset at {where!r}: give "
+        f"at least {least / 1e6 + 0.01:.2f} MB or fewer arrays"
+    )
+    raise UsageError(msg)

@@ -1,0 +1,284 @@
+"""Batches of episodes or windows, from memory or streamed: one interface, one order.
+
+::
+
+    loader = Loader.open("dataset.zarr", ["steps/obs", "steps/logits"], batch=32)
+    for batch in loader.batches(epochs=1):
+        batch["steps/obs"]  # [B, L, N, O]
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kd_offline.datasets.loading.budget import plan_within, table_bytes
+from kd_offline.datasets.loading.cursor import Cursor, Order, Taken, decoded
+from kd_offline.datasets.loading.plan import Windows
+from kd_offline.datasets.loading.rows import Rows, Source
+from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.sampler import BEGINNING, Position, batches_per_epoch
+from kd_offline.errors import UsageError
+from kd_offline.types import Array, BoolArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences of one length, copied out of the dataset: they are the receiver's.
+
+    ``arrays``: ``steps/*`` as [B, L, ...], zero where padded; ``final/*``, ``episodes/*`` and masks
+    that differ by episode as [B, ...]; a mask that is the same for all as [N, O].
+    """
+
+    arrays: dict[str, Array]
+    valid: BoolArray  # [B, L]
+    episodes: IntArray  # [B], index in the dataset
+    first: IntArray  # [B], step of the episode with which the sequence begins
+    following: Position  # continues after this batch
+    datasets: IntArray | None = None  # [B], which of the mixed datasets
+
+    def __getitem__(self, name: str) -> Array:
+        return self.arrays[name]
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+
+class Loader:
+    """Endless batches of one dataset; :meth:`open` makes one."""
+
+    def __init__(
+        self,
+        buffer: ExpertBuffer,
+        episodes: IntArray,
+        order: Order,
+        source: Source,
+        table: Mapping[str, Array],
+        batch: int,
+        drop_last: bool,
+        threads: int,
+        carry_bytes: int,
+    ) -> None:
+        self.buffer = buffer
+        self.episodes = episodes
+        self.order = order
+        self.batch = batch
+        self.drop_last = drop_last
+        self._source = source
+        self._table = dict(table)
+        self._threads = threads
+        self._carry_bytes = carry_bytes
+        self._rows: Rows | None = None
+        self.sequences = int(order.cut.counts(order.lengths).sum())
+
+    @classmethod
+    def open(
+        cls,
+        dataset: str | Path | ExpertBuffer,
+        arrays: Iterable[str],
+        batch: int,
+        *,
+        windows: Windows | None = None,
+        split: str | None = None,
+        episodes: IntArray | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        memory_mb: float | None = None,
+        threads: int | None = None,
+    ) -> Loader:
+        """Prepare batches of a dataset.
+
+        Parameters
+        ----------
+        dataset
+            An opened dataset, or an address.
+        arrays
+            Full names, at least one of ``steps/*``.
+        batch
+            Sequences in a batch; the last of an epoch may have fewer, see ``drop_last``.
+        windows
+            None: whole episodes, padded to the longest of the chosen ones.
+        split, episodes
+            ``train``, ``heldout`` or another part, or indices without repetition; neither: all.
+        seed
+            The order of an epoch is a function of the seed, the epoch and, where the arrays do not
+            fit, the budget.
+        shuffle
+            False: in the order of the file.
+        memory_mb
+            Decoded values in memory at any time, in 10**6 bytes. None, or enough for everything:
+            everything is decoded once, here. Less: chunks are decoded ahead in threads.
+        threads
+            That decode; None: as many as there are processors, or as the address is best read by.
+
+        Raises
+        ------
+        MissingArrayError, UnknownNameError, UsageError
+            An array, split or episode that is not there; a budget that is too small.
+        DatasetError
+            The dataset cannot be opened, or read.
+        """
+        buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
+        chosen = _chosen(buffer, split, episodes)
+        lengths = buffer.episodes("length")[chosen].astype(np.int64)
+        names = list(dict.fromkeys(arrays))
+        source = _source(buffer, names, chosen, lengths)
+        cut = windows or Windows(int(lengths.max()))
+        table_names = [name for name in names if name not in source.arrays]
+        workers = threads or max(buffer.files.readers, _processors())
+        fixed = table_bytes(buffer.manifest, table_names)
+        plan, carry = plan_within(memory_mb, source, cut.length, fixed, buffer.where)
+        table = buffer.load(table_names, chosen)
+        order = Order(plan, lengths, cut, seed, shuffle)
+        loader = cls(buffer, chosen, order, source, table, batch, drop_last, workers, carry)
+        if not len(loader):
+            msg = f"{loader.sequences} sequences make no batch of {batch}: use a smaller batch"
+            raise UsageError(msg)
+        if plan.blocks is None:
+            loader._rows = decoded(source, plan, cut.length, workers)
+        return loader
+
+    @property
+    def length(self) -> int:
+        """Steps of every sequence, padding included."""
+        return self.order.cut.length
+
+    @property
+    def columns(self) -> dict[str, tuple[object, ...]]:
+        """What must agree between datasets that are mixed, by name of the array."""
+        specs = {name: self.buffer.manifest.arrays[name] for name in self.names}
+        fixed = {name for name in self._table if self._is_fixed(name)}
+        return {
+            name: (spec.dtype, spec.shape[1:], spec.digest if name in fixed else "")
+            for name, spec in specs.items()
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the arrays of a batch."""
+        return (*self._source.arrays, *self._table)
+
+    @property
+    def streams(self) -> bool:
+        """Whether chunks are decoded again in every epoch."""
+        return self.order.plan.blocks is not None
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return batches_per_epoch(self.sequences, self.batch, drop_last=self.drop_last)
+
+    def batches(
+        self,
+        start: Position = BEGINNING,
+        *,
+        epochs: int | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> Iterator[Batch]:
+        """Yield batches from ``start``, to the end of ``epochs`` more epochs or for ever.
+
+        Continuing from a batch's ``following`` gives exactly the batches that would have come.
+        With ``share`` (i, n) only every n-th batch comes, beginning with the i-th.
+
+        Raises
+        ------
+        UsageError
+            There is no such position.
+        CorruptDatasetError
+            A chunk is missing or damaged. Threads end with the iteration, however it ends.
+        """
+        _check_start(start, len(self))
+        index, count = share
+        until = None if epochs is None else start.epoch + epochs
+        cursor = self.cursor(start.epoch, start.batch * self.batch, until)
+        epoch, place, number = start.epoch, start.batch, 0
+        try:
+            while until is None or epoch < until:
+                size = min(self.batch, self.sequences - place * self.batch)
+                last = place + 1 == len(self)
+                following = Position(epoch + 1, 0) if last else Position(epoch, place + 1)
+                if number % count == index:
+                    yield self.finished(cursor.take(size), following)
+                else:
+                    cursor.skip(size)
+                if last and self.drop_last:
+                    cursor.skip(self.sequences - len(self) * self.batch)
+                epoch, place, number = following.epoch, following.batch, number + 1
+        finally:
+            cursor.close()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def cursor(self, epoch: int, sequence: int, until: int | None = None) -> Cursor:
+        """Return a place in the endless row of sequences; it must be closed."""
+        return Cursor(
+            self.order,
+            self._source,
+            self._threads,
+            self._carry_bytes,
+            self._rows,
+            epoch + sequence // self.sequences,
+            sequence % self.sequences,
+            until,
+        )
+
+    def finished(self, taken: Taken, following: Position) -> Batch:
+        """Return what was taken with the arrays that have one row an episode."""
+        arrays = dict(taken.arrays)
+        for name, values in self._table.items():
+            arrays[name] = values if self._is_fixed(name) else values[taken.episodes]
+        chosen = self.episodes[taken.episodes]
+        return Batch(arrays, taken.valid, chosen, taken.first, following)
+
+    def _is_fixed(self, name: str) -> bool:
+        return name.startswith("masks/") and self._table[name].ndim == len("NO")
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check_start(start: Position, per_epoch: int) -> None:
+    if start.epoch < 0 or not 0 <= start.batch < per_epoch:
+        msg = (
+            f"there is no batch {start.batch} of epoch {start.epoch}: an epoch has batches 0 to "
+            f"{per_epoch - 1}; continue with the options that the position was saved under"
+        )
+        raise UsageError(msg)
+
+
+def _chosen(buffer: ExpertBuffer, split: str | None, episodes: IntArray | None) -> IntArray:
+    if split is not None and episodes is not None:
+        msg = "split and episodes exclude each other: give one of them"
+        raise UsageError(msg)
+    if episodes is None:
+        chosen = np.arange(buffer.n_episodes) if split is None else buffer.split(split)
+    else:
+        chosen = np.asarray(episodes, dtype=np.int64)
+    inside = chosen.size and chosen.min() >= 0 and chosen.max() < buffer.n_episodes
+    if not inside or len(np.unique(chosen)) != len(chosen):
+        msg = (
+            f"batches need at least one episode, each from 0 to {buffer.n_episodes - 1} and none "
+            f"twice, got {len(chosen)}: choose others"
+        )
+        raise UsageError(msg)
+    return chosen
+
+
+def _source(buffer: ExpertBuffer, names: list[str], chosen: IntArray, lengths: IntArray) -> Source:
+    arrays = {name: buffer.array(name) for name in names if name.startswith("steps/")}
+    for name in names:
+        buffer.array(name)
+    if not arrays:
+        msg = f"batches need at least one array of steps, got {', '.join(names) or 'none'}"
+        raise UsageError(msg)
+    rows = next(iter(arrays.values())).chunk_rows
+    offsets = buffer.episodes("offset")[chosen].astype(np.int64)
+    return Source.of(arrays, rows, offsets, lengths)

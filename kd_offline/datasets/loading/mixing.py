@@ -1,0 +1,134 @@
+"""Several datasets in one stream of batches, each with its weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from kd_offline.datasets.loading.cursor import Cursor
+from kd_offline.datasets.loading.loader import Batch, Loader
+from kd_offline.datasets.sampler import BEGINNING, Position
+from kd_offline.errors import MismatchError, UsageError
+from kd_offline.seeding import generator
+from kd_offline.types import Array, IntArray
+
+
+class Mixture:
+    """Endless batches in which every dataset has its share of the sequences.
+
+    What comes when is a function of the seed and the step: each batch holds of every dataset its
+    weight times the size of the batch, rounded down or up by chance. Each dataset goes through its
+    own epochs. A mixture is one endless epoch, so a position is ``Position(0, step)``.
+
+    Parameters
+    ----------
+    loaders
+        Of the same environment, arrays and length of sequences; their ``batch`` does not matter.
+    weights
+        One for each, greater than zero; only their ratios matter.
+    batch
+        Sequences in a batch.
+
+    Raises
+    ------
+    UsageError
+        The weights are not of that kind.
+    MismatchError
+        The datasets do not fit each other.
+    """
+
+    def __init__(
+        self, loaders: Sequence[Loader], weights: Sequence[float], batch: int, *, seed: int = 0
+    ) -> None:
+        given = np.asarray(weights, dtype=np.float64)
+        if not loaders or len(given) != len(loaders) or not (given > 0).all() or batch < 1:
+            msg = (
+                f"a mixture needs a batch of at least 1 and a weight above 0 for each of its "
+                f"{len(loaders)} datasets, got {batch} and {list(weights)}"
+            )
+            raise UsageError(msg)
+        for other in loaders[1:]:
+            _check_fit(loaders[0], other)
+        self.loaders = tuple(loaders)
+        self.batch = batch
+        self.seed = seed
+        self._edges = np.concatenate([[0.0], np.cumsum(given / given.sum())])
+        self._edges[-1] = 1.0
+
+    def batches(
+        self, start: Position = BEGINNING, *, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
+        """Yield batches for ever from step ``start.batch`` on; see :meth:`Loader.batches`."""
+        if start.epoch != 0 or start.batch < 0:
+            msg = f"a mixture has one endless epoch, got the position {start}: give epoch 0"
+            raise UsageError(msg)
+        index, count = share
+        draws = generator(self.seed, "mixture")
+        taken = self._counts(draws.random(start.batch)).sum(0).tolist()
+        cursors = [loader.cursor(0, n) for loader, n in zip(self.loaders, taken, strict=True)]
+        step = start.batch
+        try:
+            while True:
+                sizes = self._counts(draws.random(1))[0].tolist()
+                step += 1
+                if (step - start.batch - 1) % count == index:
+                    yield self._batch(cursors, sizes, Position(0, step))
+                else:
+                    for cursor, size in zip(cursors, sizes, strict=True):
+                        cursor.skip(size)
+        finally:
+            for cursor in cursors:
+                cursor.close()
+
+    def _batch(self, cursors: list[Cursor], sizes: list[int], following: Position) -> Batch:
+        parts = []
+        for number, (loader, size) in enumerate(zip(self.loaders, sizes, strict=True)):
+            if size:
+                part = loader.finished(cursors[number].take(size), following)
+                parts.append(replace(part, datasets=np.full(size, number)))
+        return _joined(parts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def _counts(self, draws: Array) -> IntArray:
+        """Return how many sequences of each dataset the batches of ``draws`` [n] hold: [n, D]."""
+        edges = np.floor(self._edges * self.batch + draws[:, None]).astype(np.int64)
+        edges[:, -1] = self.batch  # whatever was drawn, the batch is full
+        counts: IntArray = np.diff(edges, axis=1)
+        return counts
+
+
+def _check_fit(one: Loader, other: Loader) -> None:
+    """Refuse to mix what no student could learn from together."""
+    a, b = one.buffer.spec, other.buffer.spec
+    odd = [name for name in type(a).model_fields if getattr(a, name) != getattr(b, name)]
+    here, there = one.columns, other.columns
+    odd += sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+    if one.length != other.length:
+        odd.append(f"length of sequences ({one.length} and {other.length})")
+    if odd:
+        msg = (
+            f"the datasets at {one.buffer.where!r} and {other.buffer.where!r} cannot be mixed: "
+            f"they differ in {', '.join(odd)}; mix datasets of one environment, with the same "
+            "arrays and windows"
+        )
+        raise MismatchError(msg)
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    fixed = {n for n, v in parts[0].arrays.items() if n.startswith("masks/") and v.ndim == 2}
+    arrays = {
+        name: values if name in fixed else np.concatenate([part[name] for part in parts])
+        for name, values in parts[0].arrays.items()
+    }
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("valid", "episodes", "first", "datasets")
+    }
+    return replace(parts[0], arrays=arrays, **columns)

@@ -1,0 +1,181 @@
+"""Decoded rows in memory, and how sequences are copied out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kd_offline.datasets import chunks
+from kd_offline.datasets.loading.plan import Items, Pool
+from kd_offline.datasets.stored import StoredArray
+from kd_offline.types import Array, BoolArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The ``steps/*`` arrays that are read, and where the chosen episodes lie in them."""
+
+    arrays: Mapping[str, StoredArray]
+    chunk_rows: int
+    offsets: IntArray  # [E], first row of each chosen episode
+    lengths: IntArray  # [E]
+    first_chunk: IntArray  # [E]
+    last_chunk: IntArray  # [E]
+
+    @classmethod
+    def of(
+        cls,
+        arrays: Mapping[str, StoredArray],
+        chunk_rows: int,
+        offsets: IntArray,
+        lengths: IntArray,
+    ) -> Source:
+        """Return the source of episodes with these offsets and lengths, int64 [E]."""
+        first, last = offsets // chunk_rows, (offsets + lengths - 1) // chunk_rows
+        return cls(arrays, chunk_rows, offsets, lengths, first, last)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Decoded bytes of the same chunk of all arrays."""
+        return self.chunk_rows * sum(row_bytes(stored) for stored in self.arrays.values())
+
+
+def row_bytes(stored: StoredArray) -> int:
+    """Return the decoded bytes of one row of an array."""
+    tail = int(np.prod(stored.spec.shape[1:], dtype=np.int64))
+    return np.dtype(stored.spec.dtype).itemsize * tail
+
+
+@dataclass(slots=True)
+class Rows:
+    """Memory for the rows of one pool: one contiguous array a name, [rows, ...].
+
+    ``length`` is that of a window; as many spare rows at the end let a padded one be copied like
+    any other.
+    """
+
+    source: Source
+    length: int
+    arrays: dict[str, Array] = field(default_factory=dict)
+    chunks: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    starts: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))  # [E], -1: not here
+    _windows: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+
+    def fill(self, pool: Pool, executor: Executor) -> list[Future[None]]:
+        """Begin to decode the chunks of ``pool``; what was here before is overwritten."""
+        size = self.source.chunk_rows
+        self.chunks = pool.chunks
+        self._lay_out(pool)
+        jobs = []
+        for place, chunk in enumerate(pool.chunks.tolist()):
+            for name, stored in self.source.arrays.items():
+                out = self.arrays[name][place * size : (place + 1) * size]
+                jobs.append(executor.submit(stored.decode, chunk, out))
+        return jobs
+
+    def _lay_out(self, pool: Pool) -> None:
+        """Find a place for every episode: where its chunks lie side by side, else behind all."""
+        size = self.source.chunk_rows
+        first, last = (
+            self.source.first_chunk[pool.episodes],
+            self.source.last_chunk[pool.episodes],
+        )
+        place = np.searchsorted(pool.chunks, first)
+        end = np.minimum(place + last - first, len(pool.chunks) - 1)
+        together = (pool.chunks[np.minimum(place, len(pool.chunks) - 1)] == first) & (
+            pool.chunks[end] == last
+        )
+        starts = place * size + self.source.offsets[pool.episodes] - first * size
+        apart = pool.episodes[~together]
+        lengths = self.source.lengths[apart]
+        behind = len(pool.chunks) * size + np.cumsum(lengths) - lengths
+        starts[~together] = behind
+        self.starts = np.full(len(self.source.offsets), -1)
+        self.starts[pool.episodes] = starts
+        self._reserve(len(pool.chunks) * size + int(lengths.sum()) + self.length)
+
+    def _reserve(self, rows: int) -> None:
+        if self.arrays and len(next(iter(self.arrays.values()))) >= rows:
+            return
+        self._windows.clear()
+        self.arrays.clear()  # before the larger ones are taken
+        for name, stored in self.source.arrays.items():
+            dtype = chunks.little(stored.spec.dtype)
+            self.arrays[name] = np.empty((rows, *stored.spec.shape[1:]), dtype)
+
+    def cut_out(self, episode: int) -> dict[int, dict[str, Array]]:
+        """Return copies of an episode's rows that are here, by chunk."""
+        parts = {}
+        for chunk, place in self._present(episode):
+            low, high = self._rows_within(episode, chunk)
+            at = place * self.source.chunk_rows
+            rows = slice(at + low, at + high)
+            parts[chunk] = {name: values[rows].copy() for name, values in self.arrays.items()}
+        return parts
+
+    def complete(self, episode: int, carried: Mapping[int, Mapping[str, Array]]) -> None:
+        """Put together an episode whose chunks do not lie side by side; the rest is read again."""
+        parts = dict(carried) | self.cut_out(episode)
+        first, last = int(self.source.first_chunk[episode]), int(self.source.last_chunk[episode])
+        at = int(self.starts[episode])
+        for chunk in range(first, last + 1):
+            low, high = self._rows_within(episode, chunk)
+            base = chunk * self.source.chunk_rows
+            for name, values in self.arrays.items():
+                if chunk in parts:
+                    values[at : at + high - low] = parts[chunk][name]
+                else:
+                    stored = self.source.arrays[name]
+                    values[at : at + high - low] = stored.read(base + low, base + high)
+            at += high - low
+
+    def apart(self, pool: Pool) -> IntArray:
+        """Return the episodes of ``pool`` that :meth:`complete` must put together."""
+        behind = self.starts[pool.episodes] >= len(pool.chunks) * self.source.chunk_rows
+        return pool.episodes[behind]
+
+    def _present(self, episode: int) -> list[tuple[int, int]]:
+        span = [self.source.first_chunk[episode], self.source.last_chunk[episode] + 1]
+        low, high = np.searchsorted(self.chunks, span).tolist()
+        return [(int(self.chunks[place]), place) for place in range(low, high)]
+
+    def _rows_within(self, episode: int, chunk: int) -> tuple[int, int]:
+        """Return which rows of a chunk are those of the episode."""
+        base = chunk * self.source.chunk_rows
+        start = int(self.source.offsets[episode])
+        stop = start + int(self.source.lengths[episode])
+        return max(start - base, 0), min(stop - base, self.source.chunk_rows)
+
+    def gather(self, items: Items) -> tuple[dict[str, Array], BoolArray]:
+        """Return copies of sequences, [B, L, ...], zero where they are padded, and ``valid``.
+
+        A window is one element of a structureless dtype, so that NumPy copies it in one piece.
+        """
+        starts = self.starts[items.episode] + items.first
+        valid = np.arange(self.length) < items.count[:, None]
+        out = {}
+        for name, values in self.arrays.items():
+            windows = self._windows_of(name, values)
+            taken = windows[starts].view(values.dtype)
+            out[name] = taken.reshape(len(starts), self.length, *values.shape[1:])
+        if not valid.all():
+            padding = ~valid
+            for taken in out.values():
+                taken[padding] = 0
+        return out, valid
+
+    def _windows_of(self, name: str, values: Array) -> Array:
+        held = self._windows.get(name)
+        if held is None or held[0] is not values:
+            size = values[:1].nbytes
+            windows: Array = np.ndarray(
+                (len(values) - self.length + 1,),
+                np.dtype((np.void, size * self.length)),
+                buffer=values.data,  # bounds are checked against it
+                strides=(size,),
+            )
+            self._windows[name] = held = (values, windows)
+        return held[1]

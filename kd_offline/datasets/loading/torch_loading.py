@@ -1,0 +1,120 @@
+"""Batches as PyTorch tensors, and through ``DataLoader`` with workers.
+
+The tensors share the memory of the batch's arrays: nothing is copied in this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from kd_offline.datasets.loading.loader import Batch, Loader
+from kd_offline.datasets.sampler import BEGINNING, Position
+
+
+class Batches(Protocol):
+    """What yields batches: a :class:`Loader` or a :class:`Mixture`."""
+
+    def batches(self, start: Position, *, share: tuple[int, int]) -> Iterator[Batch]:
+        """Yield every n-th batch from ``start`` on, for ``share`` (i, n) from the i-th on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TensorBatch:
+    """A :class:`Batch` of tensors; with ``pin_memory()`` for ``DataLoader``."""
+
+    arrays: dict[str, Tensor]
+    valid: Tensor  # bool [B, L]
+    episodes: Tensor  # int64 [B]
+    first: Tensor  # int64 [B]
+    following: Position
+    datasets: Tensor | None = None  # int64 [B]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.arrays[name]
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+    def pin_memory(self) -> TensorBatch:
+        """Return the batch in page-locked memory."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device | str) -> TensorBatch:
+        """Return the batch on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TensorBatch:
+        arrays = {name: change(values) for name, values in self.arrays.items()}
+        return TensorBatch(
+            arrays,
+            change(self.valid),
+            change(self.episodes),
+            change(self.first),
+            self.following,
+            None if self.datasets is None else change(self.datasets),
+        )
+
+
+def tensors(batch: Batch) -> TensorBatch:
+    """Return a batch as tensors that share its memory."""
+    return TensorBatch(
+        {name: torch.from_numpy(values) for name, values in batch.arrays.items()},
+        torch.from_numpy(batch.valid),
+        torch.from_numpy(batch.episodes),
+        torch.from_numpy(batch.first),
+        batch.following,
+        None if batch.datasets is None else torch.from_numpy(batch.datasets),
+    )
+
+
+class TensorBatches(IterableDataset[TensorBatch]):
+    """Batches of tensors from ``start`` on, for ``DataLoader(..., batch_size=None)``.
+
+    With n workers each takes every n-th batch, so the same batches come in the same order however
+    many there are, and any ``following`` continues with any number. What is in memory already is
+    shared with forked workers; where chunks are streamed, every worker decodes and needs the
+    budget for itself: threads decode as well, so one worker is enough there.
+
+    Parameters
+    ----------
+    source : Loader or Mixture
+    start : Position
+    epochs : int, optional
+        How many epochs an iteration yields; None for ever. Not for mixtures.
+    """
+
+    def __init__(
+        self, source: Batches, start: Position = BEGINNING, *, epochs: int | None = None
+    ) -> None:
+        self.source = source
+        self.start = start
+        self.epochs = epochs
+
+    def __iter__(self) -> Iterator[TensorBatch]:
+        worker = get_worker_info()
+        share = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        if isinstance(self.source, Loader):
+            stream = self.source.batches(self.start, epochs=self.epochs, share=share)
+        else:
+            stream = self.source.batches(self.start, share=share)
+        return map(tensors, stream)
+
+
+def data_loader(
+    source: Batches,
+    start: Position = BEGINNING,
+    *,
+    epochs: int | None = None,
+    workers: int = 0,
+    **options: Any,
+) -> DataLoader[TensorBatch]:
+    """Return a ``DataLoader`` over ready-made batches; ``options`` are passed on to it."""
+    dataset = TensorBatches(source, start, epochs=epochs)
+    return DataLoader(dataset, batch_size=None, num_workers=workers, **options)

@@ -1,0 +1,1 @@
+"""Copies of datasets from place to place, and who vouches for them."""

@@ -1,0 +1,93 @@
+"""Publishing on the Hugging Face Hub: one commit, so a dataset is there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kd_offline.datasets.layout import MANIFEST
+from kd_offline.datasets.sharing.targets import of_a_dataset
+from kd_offline.datasets.storage.remote import hub_endpoint, hub_parts
+from kd_offline.datasets.storage.traffic import TRAFFIC
+from kd_offline.errors import KdOfflineError, MissingExtraError, StorageError
+from kd_offline.schemas.dataset import FileRecord
+
+try:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
+except ImportError as error:
+    library = "huggingface_hub"
+    raise MissingExtraError(library, "share", "publishing on the Hub") from error
+
+_MESSAGE = "Dataset pushed with kd-offline"
+
+
+def commit(
+    url: str,
+    files: Sequence[FileRecord],
+    manifest: bytes,
+    content: Callable[[FileRecord], str | bytes],
+    *,
+    overwrite: bool,
+) -> tuple[int, int]:
+    """Commit a dataset and return the bytes sent and those that the Hub had already.
+
+    ``content`` gives the bytes of a file, or its path, so that they need not be held.
+
+    Raises
+    ------
+    StorageError
+        Another dataset is there, the Hub refuses, or it cannot be reached.
+    """
+    repo, revision, folder = hub_parts(url)
+    prefix = f"{folder}/" if folder else ""
+    total = sum(file.size for file in files)
+    api = HfApi(endpoint=hub_endpoint())
+    try:
+        api.create_repo(repo, repo_type="dataset", exist_ok=True)
+        here = _here(api, repo, revision, folder)
+        same = here.get(f"{prefix}{MANIFEST}") == hashlib.sha256(manifest).hexdigest()
+        if f"{prefix}{MANIFEST}" in here and not same and not overwrite:
+            msg = f"there is another dataset at {url!r}: choose another place or give --overwrite"
+            raise StorageError(msg)
+        new = [file for file in files if here.get(f"{prefix}{file.path}") != file.sha256]
+        if same and not new:
+            return 0, total
+        kept = {f"{prefix}{file.path}" for file in files} | {f"{prefix}{MANIFEST}"}
+        changes: list[Any] = [
+            CommitOperationDelete(path)
+            for path in here.keys() - kept
+            if path.startswith(prefix) and of_a_dataset(path.removeprefix(prefix))
+        ]
+        changes += [CommitOperationAdd(f"{prefix}{file.path}", content(file)) for file in new]
+        changes.append(CommitOperationAdd(f"{prefix}{MANIFEST}", manifest))
+        api.create_commit(
+            repo, changes, commit_message=_MESSAGE, repo_type="dataset", revision=revision
+        )
+    except (HfHubHTTPError, OSError) as error:
+        if isinstance(error, KdOfflineError):
+            raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        msg = (
+            f"the Hub refuses {url!r} ({reason[0][:200]}): check the address and the token "
+            "(HF_TOKEN, or hf auth login)"
+        )
+        raise StorageError(msg) from error
+    moved = sum(file.size for file in new) + len(manifest)
+    TRAFFIC.add(sent=moved)
+    return moved, total + len(manifest) - moved
+
+
+def _here(api: HfApi, repo: str, revision: str, folder: str) -> dict[str, str]:
+    """Return path and sha256 (empty where the Hub tells none) of what is there."""
+    found = {}
+    try:
+        for item in api.list_repo_tree(
+            repo, folder or None, recursive=True, revision=revision, repo_type="dataset"
+        ):
+            if hasattr(item, "size"):
+                found[item.path] = item.lfs.sha256 if item.lfs else ""
+    except (EntryNotFoundError, RevisionNotFoundError):
+        return {}
+    return found

@@ -1,0 +1,190 @@
+"""Places that a dataset can be copied to, file by file and in any order."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from kd_offline.datasets.layout import GROUPS, JOURNAL, LOCK, MANIFEST, ZARR_JSON
+from kd_offline.datasets.storage.addresses import split_pin
+from kd_offline.datasets.storage.sources import known_scheme
+from kd_offline.datasets.storage.store import Folder, lock
+from kd_offline.errors import StorageError, UsageError
+from kd_offline.schemas.dataset import FileRecord
+
+if TYPE_CHECKING:
+    from kd_offline.datasets.storage.remote import Remote
+
+ASIDE = ".part-"
+
+
+class Target(Protocol):
+    """A place to copy to. Every file is there whole or not at all."""
+
+    @property
+    def where(self) -> str:
+        """Address, as its user wrote it."""
+
+    @property
+    def writers(self) -> int:
+        """How many files are best written at once."""
+
+    def listing(self) -> dict[str, int]:
+        """Return path and size of everything that is there."""
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of a file; FileNotFoundError where there is none."""
+
+    def holds(self, file: FileRecord, data: Callable[[], bytes]) -> bool:
+        """Tell whether a file of the right size has the right bytes; ``data`` gets those."""
+
+    def write(self, path: str, data: bytes, *, last: bool = False) -> None:
+        """Write a file; the last one, the manifest, only when the others are safely there."""
+
+    def remove(self, path: str) -> None:
+        """Delete a file if it is there."""
+
+
+class LocalTarget:
+    """A folder on this machine."""
+
+    writers: ClassVar[int] = 2
+
+    def __init__(self, root: Path) -> None:
+        self._folder = Folder(root)
+
+    @property
+    def where(self) -> str:
+        """Path of the folder."""
+        return str(self._folder.root)
+
+    def listing(self) -> dict[str, int]:
+        """Return path and size of everything that is there."""
+        found = {}
+        for path in self._folder.files():
+            if path != LOCK:
+                found[path] = (self._folder.root / path).lstat().st_size
+        return found
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of a file; FileNotFoundError where there is none."""
+        return self._folder.read(path)
+
+    def holds(self, file: FileRecord, data: Callable[[], bytes]) -> bool:
+        """Tell whether a file has the sha256 that it should have."""
+        return hashlib.sha256(self._folder.read(file.path, file)).hexdigest() == file.sha256
+
+    def write(self, path: str, data: bytes, *, last: bool = False) -> None:
+        """Write a file aside and rename it."""
+        self._folder.put(path, data, durable=last, aside=f"{ASIDE}{threading.get_ident()}")
+
+    def remove(self, path: str) -> None:
+        """Delete a file if it is there."""
+        self._folder.remove(path)
+
+
+class ObjectTarget:
+    """A prefix in an object store."""
+
+    writers: ClassVar[int] = 16
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+        self._tags: dict[str, str] = {}
+
+    @property
+    def where(self) -> str:
+        """Address, as its user wrote it."""
+        return self._remote.where
+
+    def listing(self) -> dict[str, int]:
+        """Return path and size of everything that is there."""
+        found: list[dict[str, Any]] = list(self._remote.listing())
+        self._tags = {str(meta["path"]): str(meta["e_tag"]) for meta in found}
+        return {str(meta["path"]): int(meta["size"]) for meta in found}
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of a file; FileNotFoundError where there is none."""
+        return self._remote.read(path)
+
+    def holds(self, file: FileRecord, data: Callable[[], bytes]) -> bool:
+        """Tell whether an object has the entity tag of the right bytes.
+
+        A store whose tags are no digests never holds anything: the file is sent again.
+        """
+        from kd_offline.datasets.storage.remote import md5_tag
+
+        return self._tags.get(file.path, "").strip('"') == md5_tag(data())
+
+    def write(self, path: str, data: bytes, *, last: bool = False) -> None:
+        """Send a file in one request, which a store takes whole or not at all."""
+        self._remote.write(path, data)
+
+    def remove(self, path: str) -> None:
+        """Delete a file if it is there."""
+        self._remote.remove(path)
+
+
+def of_a_dataset(path: str) -> bool:
+    """Tell whether a file of this path may be a part of a dataset or an unfinished recording."""
+    parts = path.split("/")
+    if len(parts) == 1:
+        return path in (MANIFEST, JOURNAL, ZARR_JSON)
+    return parts[0] in GROUPS and (parts[-1] == ZARR_JSON or "c" in parts)
+
+
+@contextmanager
+def open_target(address: str | Path) -> Iterator[Target]:
+    """Give what writes to ``address``; one writer at a time where that can be told.
+
+    Raises
+    ------
+    UsageError
+        Nothing can be written to such an address.
+    StorageError
+        The folder refuses, or another process is writing to it.
+    """
+    plain, pin = split_pin(str(address))
+    if pin:
+        msg = f"the destination {str(address)!r} carries an id: write it without @sha256:..."
+        raise UsageError(msg)
+    scheme = known_scheme(plain)
+    if scheme == "":
+        with _locked(Path(plain).expanduser()) as root:
+            yield LocalTarget(root)
+    elif scheme in ("http", "https"):
+        msg = (
+            f"a web server such as {plain!r} only gives: push to the folder that it serves, "
+            "or to s3://, gs://, az:// or hf://"
+        )
+        raise UsageError(msg)
+    else:
+        from kd_offline.datasets.storage.remote import Remote, connect
+
+        yield ObjectTarget(Remote(plain, connect(plain.rstrip("/")), listable=True))
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[Path]:
+    if root.exists() and not root.is_dir():
+        msg = f"{str(root)!r} is a file: choose another path for the dataset"
+        raise StorageError(msg)
+    made = not root.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"cannot make the folder {str(root)!r} ({error.strerror}): choose another path"
+        raise StorageError(msg) from error
+    try:
+        with lock(root):
+            try:
+                yield root
+            finally:
+                (root / LOCK).unlink(missing_ok=True)
+    finally:
+        if made and not any(root.iterdir()):
+            root.rmdir()

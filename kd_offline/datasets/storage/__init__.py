@@ -1,0 +1,1 @@
+"""Where the files of a dataset lie, and how they are read."""

@@ -1,0 +1,244 @@
+"""Where the files of one dataset lie: what reading needs, and the local folder that also writes.
+
+Nothing here knows what the files mean. Operating-system errors become :class:`StorageError`; below
+the folder of a dataset only plain files count, see :mod:`kd_offline.datasets.storage.plain`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, ClassVar, Protocol
+
+from kd_offline.datasets.layout import LOCK, SCRATCH
+from kd_offline.datasets.storage import plain
+from kd_offline.errors import StorageError
+from kd_offline.schemas.dataset import FileRecord
+
+
+class Files(Protocol):
+    """The files of a dataset, for reading; paths are relative, with ``/``."""
+
+    @property
+    def where(self) -> str:
+        """Address of the dataset, as its user wrote it."""
+
+    @property
+    def readers(self) -> int:
+        """How many files are best read at once."""
+
+    def present(self) -> bool:
+        """Tell whether there is anything at the address."""
+
+    def exists(self, path: str) -> bool:
+        """Tell whether ``path`` is a file here."""
+
+    def size(self, path: str) -> int | None:
+        """Return the size of the file in bytes, None where there is none."""
+
+    def read(self, path: str, listed: FileRecord | None = None) -> bytes:
+        """Return the bytes of a file; FileNotFoundError where there is none.
+
+        With what the manifest says of it, no more than its size and one byte are read, and a
+        cache may answer. Whether the bytes are right is for the caller to check.
+        """
+
+    def files(self) -> Iterator[str] | None:
+        """Yield every path here; None where the address cannot be listed."""
+
+
+# Stays in the processor's cache between reading and hashing; each thread keeps its own.
+_PIECE = 1 << 18
+_PIECES = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The root folder of a dataset."""
+
+    root: Path
+    pin: str = ""
+    readers: ClassVar[int] = 1
+
+    @property
+    def where(self) -> str:
+        """Path of the folder, with its pin."""
+        return f"{self.root}{self.pin}"
+
+    def present(self) -> bool:
+        """Tell whether there is anything at the path."""
+        return self.root.exists()
+
+    def exists(self, path: str) -> bool:
+        """Tell whether ``path`` is a file here."""
+        try:
+            return self.size(path) is not None
+        except plain.NotPlainError:
+            return False
+
+    def size(self, path: str) -> int | None:
+        """Return the size of the file in bytes, None where there is none.
+
+        Raises
+        ------
+        NotPlainError
+            Something else lies there, or a link leads to it.
+        StorageError
+            The folder cannot be read.
+        """
+        try:
+            return plain.status(self.root, path).st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _refusal(self.root / path, "read", error) from error
+
+    def read(self, path: str, listed: FileRecord | None = None) -> bytes:
+        """Return the bytes of a file, of a listed one at most its size and one byte.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        NotPlainError
+            Something else lies there, or a link leads to it.
+        StorageError
+            The file cannot be read.
+        """
+        try:
+            with plain.opened(self.root, path) as file:
+                size = os.fstat(file.fileno()).st_size
+                left = size if listed is None else min(size, listed.size + 1)
+                return _exactly(file, left)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _refusal(self.root / path, "read", error) from error
+
+    def measured(self, listed: FileRecord) -> tuple[int, str]:
+        """Return size and hex sha256 of a file without holding it; raises as :meth:`read` does.
+
+        A file of another size than listed is not read.
+        """
+        if not hasattr(_PIECES, "mine"):
+            _PIECES.mine = memoryview(bytearray(_PIECE))
+        values, piece = hashlib.sha256(), _PIECES.mine
+        try:
+            with plain.opened(self.root, listed.path) as file:
+                size = os.fstat(file.fileno()).st_size
+                while size == listed.size and (count := file.readinto(piece)):
+                    values.update(piece[:count])
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _refusal(self.root / listed.path, "read", error) from error
+        return size, values.hexdigest()
+
+    def write(self, path: str, data: bytes, *, durable: bool = False) -> FileRecord:
+        """Write a file as :meth:`put` does and return what a manifest says of it."""
+        self.put(path, data, durable=durable)
+        return FileRecord(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    def put(self, path: str, data: bytes, *, durable: bool = False, aside: str = SCRATCH) -> None:
+        """Write a file aside and rename it, so that it is there in full or not at all.
+
+        One writer at a time: the file ``aside`` has a fixed name, so a killed writer leaves one at
+        most. ``durable`` also waits until the bytes are on the disk, and gives their memory back:
+        a long recording then neither fills the page cache nor pays for ever new pages of it.
+        """
+        target, beside = self.root / path, self.root / aside
+        plain.refuse_links(self.root, path)
+        try:
+            _put(beside, data, durable)
+            try:
+                beside.replace(target)
+            except FileNotFoundError:  # the first file in its folder
+                target.parent.mkdir(parents=True, exist_ok=True)
+                beside.replace(target)
+        except OSError as error:
+            raise _refusal(target, "write", error) from error
+
+    def remove(self, path: str) -> None:
+        """Delete a file if it is there."""
+        try:
+            (self.root / path).unlink(missing_ok=True)
+        except OSError as error:
+            raise _refusal(self.root / path, "delete", error) from error
+
+    def files(self) -> Iterator[str]:
+        """Yield the relative path of everything here but folders; no link is followed."""
+        return plain.listing(self.root)
+
+
+def measured(files: Files, listed: FileRecord) -> tuple[int, str]:
+    """Return the true size of a listed file and, where that is as listed, its hex sha256.
+
+    Files of this machine are hashed piece by piece. Raises as ``read`` does.
+    """
+    if isinstance(files, Folder):
+        return files.measured(listed)
+    data = files.read(listed.path, listed)
+    if len(data) != listed.size:
+        return files.size(listed.path) or 0, ""
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+def lock(root: Path) -> IO[bytes]:
+    """Take the folder's writer lock; closing the returned file releases it.
+
+    Raises
+    ------
+    StorageError
+        Another process is recording here, or the folder refuses.
+    """
+    try:
+        handle = plain.created(root / LOCK)
+    except OSError as error:
+        raise _refusal(root, "write to", error) from error
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system: the journal still guards what is written
+        return handle
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who held it may have finished and deleted the file, and a third one have made another.
+        if not os.path.samestat(os.fstat(handle.fileno()), (root / LOCK).stat()):
+            raise BlockingIOError
+    except OSError as error:
+        handle.close()
+        msg = f"another process is recording to {str(root)!r}: wait for it or choose another path"
+        raise StorageError(msg) from error
+    return handle
+
+
+def _exactly(file: IO[bytes], size: int) -> bytes:
+    """Return ``size`` bytes of an unbuffered file, less where it ends before."""
+    data = file.read(size)
+    while len(data) < size and (more := file.read(size - len(data))):
+        data += more
+    return data
+
+
+def _put(path: Path, data: bytes, durable: bool) -> None:
+    with plain.created(path) as file:
+        left = memoryview(data)
+        while left:  # an unbuffered write may take less than all
+            left = left[file.write(left) :]
+        if durable:
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _refusal(path: Path, verb: str, error: OSError) -> StorageError:
+    reason = error.strerror or type(error).__name__
+    return StorageError(
+        f"cannot {verb} {str(path)!r} ({reason}): make room or choose another path; "
+        "what was recorded before is kept and --resume continues it"
+        if verb == "write"
+        else f"cannot {verb} {str(path)!r} ({reason}): check the path and its permissions"
+    )
