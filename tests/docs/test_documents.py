@@ -29,7 +29,10 @@ DOCUMENTS = sorted(
 )
 GUIDE = ROOT / "docs" / "guide"
 EXECUTED = [ROOT / "README.md"]
-EXECUTED += [GUIDE / f"{name}.md" for name in ("quickstart", "sharing", "inspecting", "converting")]
+EXECUTED += [
+    GUIDE / f"{name}.md"
+    for name in ("quickstart", "environments", "sharing", "inspecting", "converting")
+]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = {
     "train": ["--frames", "6400", "--score", "8", "--threads", "1"],
