@@ -31,7 +31,14 @@ GUIDE = ROOT / "docs" / "guide"
 EXECUTED = [ROOT / "README.md"]
 EXECUTED += [
     GUIDE / f"{name}.md"
-    for name in ("quickstart", "environments", "sharing", "inspecting", "converting")
+    for name in (
+        "quickstart",
+        "environments",
+        "integrity",
+        "sharing",
+        "inspecting",
+        "converting",
+    )
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = {
