@@ -176,6 +176,14 @@ class Attack:
         os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
         os.close(folder)
 
+    def flatten(self):
+        """Take out deep folders one level at a time: pytest's own clean-up would recurse."""
+        deep, aside = self.root / "x", self.root / "y"
+        while (deep / "x").is_dir():
+            (deep / "x").rename(aside)
+            deep.rmdir()
+            aside.rename(deep)
+
     def link(self, path, target):
         """Replace a file or a folder by a link; ``{outside}`` is the place beside it."""
         with suppress(FileNotFoundError):

@@ -73,9 +73,10 @@ def files_below(folder):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_a_stranger_gains_nothing(case, good, values, tmp_path):
+def test_a_stranger_gains_nothing(case, good, values, tmp_path, request):
     global watching
     attack = Attack(good, tmp_path)
+    request.addfinalizer(attack.flatten)
     path = attack.carry_out(case["steps"])
     before = files_below(tmp_path)
     watched["events"].clear()
