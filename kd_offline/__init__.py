@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from kd_offline.experts.load import load as load_expert
     from kd_offline.experts.recipe import train_recipe
     from kd_offline.experts.train import train
-    from kd_offline.recording.labels import relabel
+    from kd_offline.recording.further_masks import relabel_masks
     from kd_offline.recording.record import record
-    from kd_offline.recording.relabel import relabel_masks
+    from kd_offline.recording.relabel import relabel
     from kd_offline.recording.replay import replay
     from kd_offline.reports.html import report
     from kd_offline.students.policy import load as load_students
@@ -60,8 +60,8 @@ _HOMES = {
     "pull": "datasets.sharing.share:pull",
     "push": "datasets.sharing.share:push",
     "record": "recording.record:record",
-    "relabel": "recording.labels:relabel",
-    "relabel_masks": "recording.relabel:relabel_masks",
+    "relabel": "recording.relabel:relabel",
+    "relabel_masks": "recording.further_masks:relabel_masks",
     "replay": "recording.replay:replay",
     "report": "reports.html:report",
     "rerun": "distillation.rerun:rerun",

@@ -103,7 +103,7 @@ def relabel_masks(
     debug: options.Debug = False,
 ) -> None:
     """Add student masks without recording again."""
-    from kd_offline.recording.relabel import relabel_masks as relabel
+    from kd_offline.recording.further_masks import relabel_masks as relabel
 
     make(
         lambda progress: relabel(

@@ -71,7 +71,7 @@ def relabelled(
     quiet: bool,
 ) -> VerifyReport:
     """Return ``report`` with the experts asked again; not if the dataset is damaged."""
-    from kd_offline.recording.labels import relabel
+    from kd_offline.recording.relabel import relabel
 
     def run(progress: Callable[[int], None]) -> RelabelReport:
         return relabel(

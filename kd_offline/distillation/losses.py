@@ -91,9 +91,10 @@ def cosine_relations(embeddings: Sequence[Tensor]) -> Tensor:
 
 def stack_pairs(each: Sequence[Tensor], of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Return a function of every pair i < j of N tensors as [..., P], P = N (N - 1) / 2."""
-    first = of(each[0], each[0])
-    pairs = [of(a, b) for a, b in combinations(each, 2)]
-    return torch.stack(pairs).movedim(0, -1) if pairs else first.new_zeros((*first.shape, 0))
+    if pairs := [of(a, b) for a, b in combinations(each, 2)]:
+        return torch.stack(pairs).movedim(0, -1)
+    alone = of(each[0], each[0])
+    return alone.new_zeros((*alone.shape, 0))
 
 
 def structure(expert: Tensor, student: Tensor) -> Tensor:

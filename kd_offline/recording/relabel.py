@@ -1,91 +1,262 @@
-"""``relabel-masks``: further student masks for a dataset that is recorded already."""
+"""Ask the expert again: its outputs on the stored observations must be the stored ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
-from kd_offline.datasets.edit.restate import restate
-from kd_offline.datasets.edit.rewrite import Progress
+import numpy as np
+
 from kd_offline.datasets.reader import ExpertBuffer
-from kd_offline.errors import MissingArrayError, UsageError
-from kd_offline.schemas.dataset import DatasetManifest, MaskRecord
-from kd_offline.students.masks import Mask, resolve
-from kd_offline.types import BoolArray
+from kd_offline.errors import MismatchError, MissingArrayError, UsageError
+from kd_offline.experts.foreign.expert import ForeignExpert
+from kd_offline.experts.foreign.load import prefix_of
+from kd_offline.experts.load import find, load
+from kd_offline.policies import masked_log_softmax
+from kd_offline.recording.comparison import Comparison
+from kd_offline.recording.episodes import Part, choose, opened, parts
+from kd_offline.schemas.dataset import ExpertRecord
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.replay import ExpertCheck, PolicyGap, RelabelReport
+from kd_offline.types import Array, BoolArray, IntArray, PolicyOutput, View
+
+if TYPE_CHECKING:
+    from kd_offline.experts.load import AnyExpert
+
+# Networks round differently from one batch size or processor to another, and hidden states carry
+# that along; float16 embeddings are exact to about 5e-4 of their size.
+TOLERANCE = 1e-3
+_OUTPUTS = ("logits", "q_values", "value", "embedding")
 
 
-def relabel_masks(
-    dataset: str | Path,
-    output: str | Path,
-    masks: Sequence[str],
+@dataclass(slots=True)
+class _Divergences:
+    """Running figures of the KL divergence over agents and steps."""
+
+    total: float = 0.0
+    most: float = 0.0
+    count: int = 0
+
+    def add(self, stored: Array, got: Array, legal: BoolArray, counts: BoolArray) -> None:
+        p, q = (masked_log_softmax(logits, legal) for logits in (stored, got))
+        gap = np.subtract(p, q, out=np.zeros_like(p), where=legal)  # both are -inf elsewhere
+        kl = np.maximum((np.exp(p) * gap).sum(axis=-1), 0.0)[counts]
+        self.total += float(kl.sum())
+        self.most = max(self.most, float(kl.max(initial=0.0)))
+        self.count += kl.size
+
+    def report(self) -> PolicyGap | None:
+        if not self.count:
+            return None
+        return PolicyGap(mean_kl=self.total / self.count, max_kl=self.most)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is found over all experts."""
+
+    comparison: Comparison
+    policy: _Divergences = field(default_factory=_Divergences)
+    done: int = 0
+    steps: int = 0
+
+
+def relabel(
+    dataset: ExpertBuffer | str | Path,
+    episodes: int,
     *,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> DatasetManifest:
-    """Make a dataset of the same episodes with further student masks; data files are copied.
+    experts: Sequence[str | Path] = (),
+    expert_recipe: str | Path | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> RelabelReport:
+    """Run the recorded experts over stored observations and compare what they say.
+
+    The hidden states see the same episode as during the recording: the stored observations and
+    the stored last actions, from the first step on.
 
     Parameters
     ----------
-    masks
-        Names of student masks, or files, as for recording; a mask that is drawn for each episode
-        follows from the episodes' seeds and is the one that recording would have stored.
+    dataset
+        An open dataset or its address.
+    episodes
+        How many, drawn with ``seed``; all of them where there are fewer.
+    experts
+        Folders of experts, or ``LIBRARY:PLACE`` as for recording. Bundled ones are recognised by
+        the digest of their weights.
+    expert_recipe
+        The TOML file that the recording of an expert of another library was given.
     progress
-        Called with bytes, done and to do.
+        Called with the number of episodes done so far.
 
     Raises
     ------
-    UsageError, UnknownNameError, MismatchError
-        No mask is given, there is none of that name, it does not fit, or it is there already.
     MissingArrayError
-        The mask is drawn for each episode, and the dataset has no seeds.
-    DatasetError, StorageError
-        The dataset cannot be read or the result not be written.
+        The dataset holds no output of an expert.
+    UsageError
+        An expert that was recorded is neither bundled nor given.
+    CheckpointError, MismatchError
+        A given expert cannot be used here, or has embeddings of another width.
     """
-    parent = open_parent(dataset)
-    root = check_output(output, [parent])
-    chosen = {mask.name: mask for mask in (resolve(x, parent.spec) for x in masks)}
-    _check(parent, chosen, masks)
-    arrays = {f"masks/{name}": _visible(parent, mask) for name, mask in chosen.items()}
-    new = {
-        name: MaskRecord(description=mask.description, random_k=mask.random_k)
-        for name, mask in chosen.items()
-    }
-    history = lineage("relabel-masks", [parent], {"masks": list(chosen)})
-    everything = parent.manifest.masks | new
-    facts = {
-        "version": raised(parent.manifest.version, "minor"),
-        "masks": {name: record.model_dump(mode="json") for name, record in everything.items()},
-        "lineage": [step.model_dump(mode="json") for step in history],
-    }
-    options = {"resume": resume, "overwrite": overwrite}
-    return restate(parent, root, facts, arrays, progress=progress, **options)
-
-
-def _check(parent: ExpertBuffer, chosen: dict[str, Mask], given: Sequence[str]) -> None:
-    if not chosen:
-        msg = "no mask is given: name at least one with --mask"
-        raise UsageError(msg)
-    if len(chosen) < len(given):
-        msg = f"the masks {', '.join(given)} do not all have different names: rename one"
-        raise UsageError(msg)
-    if there := sorted(chosen.keys() & set(parent.mask_names)):
+    buffer = opened(dataset)
+    if not any(buffer.has(f"steps/{name}") for name in _OUTPUTS):
         msg = (
-            f"the dataset at {parent.where!r} has the mask {there[0]!r} already: leave it out, or "
-            "give yours another name in its file"
-        )
-        raise UsageError(msg)
-
-
-def _visible(parent: ExpertBuffer, mask: Mask) -> BoolArray:
-    """Return the mask, bool [N, O] or [E, N, O]."""
-    if mask.static is not None:
-        return mask.static
-    if not parent.has("episodes/seed"):
-        msg = (
-            f"mask {mask.name!r} is drawn from every episode's seed, and the dataset at "
-            f"{parent.where!r} has no episodes/seed: choose a mask that is the same in all episodes"
+            f"the dataset at {buffer.where!r} holds no logits, values or embeddings, so there is "
+            "nothing to compare an expert with: verify without --relabel"
         )
         raise MissingArrayError(msg)
-    return mask.for_episodes(parent.episodes("seed"))
+    given = [
+        load(name, buffer.spec, expert_recipe if prefix_of(str(name)) else None) for name in experts
+    ]
+    chosen = choose(buffer, episodes, seed)
+    tally = _Tally(Comparison(buffer.spec, TOLERANCE))
+    checks = []
+    for record, mine in _by_expert(buffer, chosen):
+        expert = _as_recorded(_expert(buffer, record, given), record)
+        checks.append(_check(record, expert))
+        for part in parts(buffer, _needed(buffer, expert), mine):
+            _label(expert, part, tally)
+            if progress is not None:
+                progress(tally.done)
+    return RelabelReport(
+        ok=tally.comparison.first is None,
+        experts=tuple(checks),
+        episodes=tally.done,
+        steps=tally.steps,
+        tolerance=TOLERANCE,
+        policy=tally.policy.report(),
+        arrays=tally.comparison.arrays(),
+        first=tally.comparison.first,
+    )
+
+
+def _by_expert(buffer: ExpertBuffer, chosen: IntArray) -> Iterator[tuple[ExpertRecord, IntArray]]:
+    """Yield every expert that labelled some of the chosen episodes, with these."""
+    records = buffer.manifest.experts
+    if not records:
+        msg = f"the dataset at {buffer.where!r} names no expert: verify without --relabel"
+        raise UsageError(msg)
+    if not buffer.has("episodes/expert_id"):
+        yield records[0], chosen
+        return
+    played_by = buffer.episodes("expert_id")[chosen]
+    for record in records:
+        mine = chosen[played_by == record.id]
+        if len(mine):
+            yield record, mine
+
+
+def _expert(buffer: ExpertBuffer, record: ExpertRecord, given: Sequence[AnyExpert]) -> AnyExpert:
+    """Return the expert of a record: by its digest, or the only one that was given."""
+    for expert in given:
+        if expert.digest == record.digest:
+            return expert
+    if len(given) == 1 and len(buffer.manifest.experts) == 1:
+        return given[0]
+    known = find(record.digest, buffer.spec)
+    if known is None:
+        msg = (
+            f"expert {record.id} of the dataset ({record.kind} {record.reference}, weights "
+            f"{record.digest or 'without a digest'}) does not come with kd-offline: pass --expert "
+            "with its folder"
+        )
+        raise UsageError(msg)
+    return known
+
+
+def _as_recorded(expert: AnyExpert, record: ExpertRecord) -> AnyExpert:
+    """Return the expert with its values in the units that the record states."""
+    if isinstance(expert, ForeignExpert):
+        return replace(expert, calibration=record.calibration)
+    return expert
+
+
+def _check(record: ExpertRecord, expert: AnyExpert) -> ExpertCheck:
+    return ExpertCheck(
+        id=record.id,
+        reference=expert.reference,
+        recorded_digest=record.digest,
+        digest=expert.digest,
+        same=expert.digest == record.digest,
+    )
+
+
+def _needed(buffer: ExpertBuffer, expert: AnyExpert) -> list[str]:
+    inputs = ("obs", "state", "available_actions", "alive")
+    outputs = [name for name in _OUTPUTS if expert.with_value or name != "value"]
+    names = [f"steps/{name}" for name in (*inputs, "actions", *outputs)]
+    names += [*(f"final/{name}" for name in (*inputs, "value")), "episodes/seed"]
+    return [name for name in names if buffer.has(name)]
+
+
+def _label(expert: AnyExpert, part: Part, tally: _Tally) -> None:
+    """Let the expert see one part of the episodes, and the view after each for its final value."""
+    spec = tally.comparison.spec
+    seeds = part.arrays.get("episodes/seed", np.zeros(len(part.episodes), np.uint64))
+    memory, longest = expert.start(seeds), int(part.lengths.max())
+    closed = {"final/obs", "final/value"} <= part.arrays.keys()
+    closed &= spec.state_is_obs or "final/state" in part.arrays
+    for step in range(longest + closed):
+        output, memory = expert.act(_view(spec, part, step), memory)
+        _compare(part, output, part.lengths > step, step, tally)
+        if closed:
+            _compare_final(part, output, part.lengths == step, tally)
+    tally.done += len(part.episodes)
+    tally.steps += int(part.lengths.sum())
+
+
+def _view(spec: EnvironmentSpec, part: Part, step: int) -> View:
+    """Return what the expert sees at ``step``; the view after the last step of ended episodes."""
+    ended = part.lengths <= step
+
+    def seen(name: str) -> Array:
+        steps = part.arrays[f"steps/{name}"]
+        now, final = steps[:, min(step, steps.shape[1] - 1)], part.arrays.get(f"final/{name}")
+        if final is None or not ended.any():
+            return now
+        return np.where(ended.reshape(-1, *[1] * (now.ndim - 1)), final, now)
+
+    obs = seen("obs")
+    real = np.arange(spec.obs_width) < np.array(spec.obs_widths)[:, None]
+    last = part.arrays["steps/actions"][:, step - 1].astype(np.int64) if step else None
+    return View(
+        obs=obs,
+        state=seen("state") if "steps/state" in part.arrays else obs[:, real],
+        available_actions=seen("available_actions"),
+        alive=seen("alive"),
+        last_actions=last,
+    )
+
+
+def _compare(
+    part: Part, output: PolicyOutput, running: BoolArray, step: int, tally: _Tally
+) -> None:
+    if not running.any():
+        return
+    counts = running[:, None] & part.arrays["steps/alive"][:, step]
+    for field_name in _OUTPUTS:
+        name, got = f"steps/{field_name}", getattr(output, field_name)
+        if name not in part.arrays or got is None:
+            continue
+        stored = part.arrays[name][:, step]
+        if got.shape != stored.shape:
+            msg = (
+                f"{name} holds {stored.shape[-1]} numbers of each agent, but this expert has "
+                f"{got.shape[-1]}: it is not the recorded one, pass that one's folder as --expert"
+            )
+            raise MismatchError(msg)
+        if field_name == "logits":
+            legal = part.arrays["steps/available_actions"][:, step]
+            tally.policy.add(stored, got, legal, counts)
+        same_type = got.astype(stored.dtype)
+        tally.comparison.add(name, same_type, stored, counts, part.episodes, step)
+
+
+def _compare_final(part: Part, output: PolicyOutput, over: BoolArray, tally: _Tally) -> None:
+    if output.value is None or not over.any():
+        return
+    stored, alive = part.arrays["final/value"], part.arrays.get("final/alive", np.True_)
+    counts = over[:, None] & alive
+    tally.comparison.add("final/value", output.value, stored, counts, part.episodes)
