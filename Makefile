@@ -23,7 +23,7 @@ $(BIN)/python:
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt hatchling editables
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[report,pettingzoo,convert,share,onnx,dev,peers]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[report,pettingzoo,convert,share,onnx,smax,sweep,dev,peers]'
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps d3rlpy
 	@touch $@
 
