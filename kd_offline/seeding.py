@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from kd_offline.types import SeedArray
+from kd_offline.types import IntArray, SeedArray
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -46,15 +46,16 @@ def episode_seeds(seed: int, first: int, count: int, *purpose: object) -> SeedAr
 
 
 def uniforms(
-    seeds: SeedArray, step: int, shape: tuple[int, ...], *purpose: object
+    seeds: SeedArray, step: int | IntArray, shape: tuple[int, ...], *purpose: object
 ) -> npt.NDArray[np.float64]:
     """Return uniform numbers in [0, 1): float64 [B, *shape], a function of (seed, step, purpose).
 
-    SplitMix64 finalisers over a counter (Steele et al., 2014), exact on every platform.
+    ``step`` is one number, or one for each seed: int [B]. SplitMix64 finalisers over a counter
+    (Steele et al., 2014), exact on every platform.
     """
     size = int(np.prod(shape, dtype=np.int64))
-    # In Python integers: NumPy scalars warn where arrays wrap around.
-    offset = np.uint64(step * int(_GOLDEN) % 2**64)
+    # As an array even where it is one number: NumPy scalars warn where arrays wrap around.
+    offset = np.atleast_1d(step).astype(np.uint64) * _GOLDEN
     stream = _mix(_mix(seeds ^ np.uint64(_key(*purpose))) + offset)
     counter = np.arange(1, size + 1, dtype=np.uint64) * _GOLDEN
     bits = _mix(stream[:, None] + counter[None, :])

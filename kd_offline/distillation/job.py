@@ -167,7 +167,8 @@ def _same_run(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunF
     """Open the run to continue, unless it was begun differently."""
     folder = open_run(output)
     before = folder.manifest()
-    begun = DistillRecipe.model_validate(before.recipe)
+    # The number of threads changes no bits, so it may be another one than before.
+    begun = DistillRecipe.model_validate(before.recipe | {"threads": recipe.threads})
     if (begun, before.dataset.id) != (recipe, buffer.id):
         msg = (
             f"the run in {str(output)!r} was begun with another recipe or dataset: repeat its "

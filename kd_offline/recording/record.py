@@ -113,55 +113,61 @@ def record(
     UsageError, UnknownNameError, MismatchError, CheckpointError, StorageError
         See the error's message; what was recorded before a failure is kept for ``resume``.
     """
-    if episodes < 1 or batch < 1:
-        msg = f"episodes {episodes} and batch {batch} must both be at least 1"
-        raise UsageError(msg)
-    if embedding_dtype not in EMBEDDING_DTYPES:
-        raise UnknownNameError(
-            what="type of embeddings", got=embedding_dtype, allowed=EMBEDDING_DTYPES
-        )
-    if threads < 1:
-        msg = f"threads {threads} must be at least 1"
-        raise UsageError(msg)
+    _check(episodes, batch, threads, embedding_dtype)
     worlds = [environments.load(environment, **(environment_kwargs or {})) for _ in range(threads)]
     spec = worlds[0].spec
-    actor = load(expert, spec, expert_recipe)
-    if isinstance(actor, ForeignExpert):
-        if tell is not None:
-            for what in actor.missing:
-                tell(f"expert {expert}: did not find {what}")
-        actor = calibrated(actor, worlds[0], seed, tell)
+    actor = _ready(load(expert, spec, expert_recipe), worlds[0], seed, tell)
     company = load_partner(partner, spec, partner_share)
     chosen = {m.name: m for m in (resolve(x, spec) for x in masks or names_for(spec))}
     recording = _recording(seed, episodes, batch, noise_mixture, company, embedding_dtype)
     header = _header(name, environment, spec, actor, recording, list(chosen.values()))
     said = {"description": description, "licence": licence, "citation": citation}
     header = header.model_copy(update=said)
+    casts = _casts(embedding_dtype)
+    without = ("state",) if spec.state_is_obs else ()
+
+    def play(world: BatchedEnvironment, seeds: SeedArray) -> EpisodeBlock:
+        levels = noise.episode_levels(seeds, noise_mixture)
+        behaviour = accompanied(seeds, noise.perturbed(seeds, levels), company)
+        played = collect(world, actor, seeds, behaviour, casts, without)
+        return make_block(played, seeds, levels)
+
     began = time.perf_counter()
+    everyone = episode_seeds(seed, 0, episodes, "record")
     with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:
+        # A batch is played whole, so that an interrupted one is played again from its start.
         first = writer.episodes_done - writer.episodes_done % batch
-        parts = [
-            episode_seeds(seed, start, min(batch, episodes - start), "record")
-            for start in range(first, episodes, batch)
-        ]
-
-        casts = _casts(embedding_dtype)
-        without = ("state",) if spec.state_is_obs else ()
-
-        def play(world: BatchedEnvironment, seeds: SeedArray) -> EpisodeBlock:
-            levels = noise.episode_levels(seeds, noise_mixture)
-            behaviour = accompanied(seeds, noise.perturbed(seeds, levels), company)
-            played = collect(world, actor, seeds, behaviour, casts, without)
-            return make_block(played, seeds, levels)
-
+        parts = [everyone[start : start + batch] for start in range(first, episodes, batch)]
         for block in in_order(play, worlds, parts):
             writer.append(_behind(block, writer.episodes_done - first))
             first += len(block.lengths)
             if progress is not None:
                 progress(writer.episodes_done)
-        everyone = episode_seeds(seed, 0, episodes, "record")
         arrays = {m.name: m.for_episodes(everyone) for m in chosen.values()}
         return writer.commit(arrays, seconds=time.perf_counter() - began)
+
+
+def _check(episodes: int, batch: int, threads: int, embedding_dtype: str) -> None:
+    for name, number in (("episodes", episodes), ("batch", batch), ("threads", threads)):
+        if number < 1:
+            msg = f"{name} {number} must be at least 1"
+            raise UsageError(msg)
+    if embedding_dtype not in EMBEDDING_DTYPES:
+        raise UnknownNameError(
+            what="type of embeddings", got=embedding_dtype, allowed=EMBEDDING_DTYPES
+        )
+
+
+def _ready(
+    actor: AnyExpert, world: BatchedEnvironment, seed: int, tell: Callable[[str], None] | None
+) -> AnyExpert:
+    """Return an expert that can be recorded: the values of another library's are calibrated."""
+    if not isinstance(actor, ForeignExpert):
+        return actor
+    if tell is not None:
+        for what in actor.missing:
+            tell(f"expert {actor.describe().reference}: did not find {what}")
+    return calibrated(actor, world, seed, tell)
 
 
 def _casts(embedding_dtype: str) -> dict[str, Callable[[Array], Array]]:

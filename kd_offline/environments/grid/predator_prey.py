@@ -29,7 +29,7 @@ class PredatorPreySettings(Strict):
     size: int = Field(default=10, ge=2, le=100, description="cells along a side of the board")
     n_predators: int = Field(default=8, ge=2)
     n_prey: int = Field(default=8, ge=1)
-    view: int = Field(default=5, ge=1, description="cells along a side of the window, odd")
+    view: int = Field(default=5, ge=1, le=199, description="cells along a side of the window, odd")
     capture_reward: float = Field(default=10.0, description="of the team, for every prey")
     lone_penalty: float = Field(default=2.0, ge=0, description="of the team, for every such try")
     capturers_leave: bool = Field(
@@ -70,8 +70,7 @@ class PredatorPrey:
         """Restart the slots ``where``; see ``BatchedEnvironment.reset_where``."""
         s, new = self._settings, np.asarray(seeds)[where]
         self._board.place(where, uniforms(new, 0, (s.size**2,), NAME, "cells"))
-        draws = uniforms(new, 0, (s.episode_limit, s.n_prey), NAME, "prey")
-        self._wanders[where] = (draws * CAPTURE).astype(np.int8)
+        self._seeds[where] = new
         self._steps[where] = 0
         self._caught[where] = 0
         return self._view()
@@ -83,8 +82,7 @@ class PredatorPrey:
         acting = board.predators_alive & running[:, None]
         reward = self._capture(acting & (chosen == CAPTURE))
         board.move_predators(np.where(acting, chosen % CAPTURE, 0))
-        wander = self._wanders[np.arange(len(running)), np.minimum(self._steps, self._last)]
-        board.move_prey(np.where(running[:, None], wander, 0))
+        board.move_prey(np.where(running[:, None], self._wander(), 0))
         self._steps += running
         return Outcome(
             view=self._view(),
@@ -99,9 +97,8 @@ class PredatorPrey:
 
     def _start(self, batch: int) -> None:
         s = self._settings
-        self._last = s.episode_limit - 1
         self._board = Board.empty(batch, s.size, s.n_predators, s.n_prey)
-        self._wanders: Int8Array = np.zeros((batch, s.episode_limit, s.n_prey), np.int8)
+        self._seeds: SeedArray = np.zeros(batch, np.uint64)
         self._steps: IntArray = np.zeros(batch, np.int64)
         self._caught: IntArray = np.zeros(batch, np.int64)
 
@@ -113,7 +110,13 @@ class PredatorPrey:
 
     @property
     def _truncated(self) -> BoolArray:
-        return (self._steps > self._last) & ~self._terminated
+        return (self._steps >= self._settings.episode_limit) & ~self._terminated
+
+    def _wander(self) -> IntArray:
+        """Return where the prey would like to go now: int [B, Q]."""
+        shape = (self._settings.n_prey,)
+        draws = uniforms(self._seeds, self._steps, shape, NAME, "prey")
+        return np.asarray(draws * CAPTURE, np.int64)
 
     def _won(self) -> Int8Array:
         """Return 1 where as many prey were caught as pairs of predators can catch."""

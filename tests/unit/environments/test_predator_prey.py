@@ -20,7 +20,7 @@ def stage(predators, prey, size=5, **settings):
     board.taken[:] = False
     for row, column in (*predators, *prey):
         board.taken[0, row, column] = True
-    env._wanders[:] = STAY
+    env._wander = lambda: np.full((1, len(prey)), STAY)
     return env, env._view()
 
 
@@ -85,7 +85,9 @@ def test_walls_and_others_block():
 
 def test_prey_wander_to_free_cells_only():
     env, _ = stage([(0, 0), (4, 4)], [(2, 2), (2, 3)])
-    env._wanders[0, 0] = [RIGHT, UP]  # the first is blocked by the second, who then moves
+    env._wander = lambda: np.array(
+        [[RIGHT, UP]]
+    )  # the first is blocked by the second, who then moves
     step(env, STAY, STAY)
     assert env._board.prey[0].tolist() == [[2, 2], [1, 3]]
 
