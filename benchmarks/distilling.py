@@ -23,8 +23,7 @@ import torch
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation import losses
-from kd_offline.distillation.distill import fresh_team
-from kd_offline.distillation.job import prepare
+from kd_offline.distillation.job import fresh_team, prepare
 from kd_offline.distillation.muon import Muon
 from kd_offline.distillation.objective import objective
 from kd_offline.distillation.projections import Projections
