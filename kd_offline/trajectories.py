@@ -96,10 +96,11 @@ def collect(
     running = np.ones(len(seeds), bool)
     length = np.zeros(len(seeds), np.int64)
     won = np.full(len(seeds), -1, np.int8)
-    value: Array | None = None
+    value, best = None, None
     for step in range(environment.spec.episode_limit):
         output, memory = policy.act(view, memory)
-        value = _latest(value, output, length == step)
+        value = _latest(value, output.value, length == step)
+        best = _latest(best, output.q_tot_max, length == step)
         choice = behaviour(step, view, output)
         outcome = environment.step(choice.actions)
         for name, values in _step(view, output, choice, outcome).items():
@@ -121,12 +122,15 @@ def collect(
     # Stored episode by episode, shown step by step: what is written to disk needs no other copy.
     steps = {name: np.stack(values, axis=1).swapaxes(0, 1) for name, values in rows.items()}
     output, _ = policy.act(view, memory)
-    final = _final(view, _latest(value, output, length == len(next(iter(steps.values())))))
+    over = length == len(next(iter(steps.values())))
+    ends = (_latest(value, output.value, over), _latest(best, output.q_tot_max, over))
+    final = _final(view, *ends)
     return Trajectories(steps, {k: v for k, v in final.items() if k not in without}, length, won)
 
 
 def _step(view: View, output: PolicyOutput, choice: Choice, outcome: Outcome) -> dict[str, Array]:
     """Return what is known of one step, by name; what the policy does not give is left out."""
+    q_tot, credit = (None, None) if output.mix is None else output.mix(choice.actions)
     values: dict[str, Array | None] = {
         "obs": view.obs,
         "state": view.state,
@@ -137,6 +141,9 @@ def _step(view: View, output: PolicyOutput, choice: Choice, outcome: Outcome) ->
         "action_source": choice.source,
         "logits": output.logits if output.q_values is None else None,
         "q_values": output.q_values,
+        "q_tot": q_tot,
+        "q_tot_max": output.q_tot_max,
+        "mixer_credit": credit,
         "embedding": output.embedding,
         "value": output.value,
         "reward": outcome.reward,
@@ -146,23 +153,25 @@ def _step(view: View, output: PolicyOutput, choice: Choice, outcome: Outcome) ->
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _latest(value: Array | None, output: PolicyOutput, seen: BoolArray) -> Array | None:
-    """Return the critic's values [B, N], new ones for the episodes that saw another view.
+def _latest(known: Array | None, said: Array | None, seen: BoolArray) -> Array | None:
+    """Return what a policy says of views, [B, ...], anew for the episodes that saw another view.
 
     An episode that ended before the others sees its last view again and again. A critic with a
     memory would change its mind about it, and by how much would depend on the rest of the batch.
     """
-    if value is None or output.value is None:
-        return output.value
-    return np.where(seen[:, None], output.value, value)
+    if known is None or said is None:
+        return said
+    return np.where(seen.reshape(-1, *[1] * (said.ndim - 1)), said, known)
 
 
-def _final(view: View, value: Array | None) -> dict[str, Array]:
-    """Return the last view, with the critic's value of it where the policy has a critic."""
-    final: dict[str, Array] = {
+def _final(view: View, value: Array | None, q_tot_max: Array | None) -> dict[str, Array]:
+    """Return the last view, with what the policy says of it where it says such a thing."""
+    final: dict[str, Array | None] = {
         "obs": view.obs,
         "state": view.state,
         "available_actions": view.available_actions,
         "alive": view.alive,
+        "value": value,
+        "q_tot_max": q_tot_max,
     }
-    return final if value is None else final | {"value": value}
+    return {name: values for name, values in final.items() if values is not None}

@@ -8,6 +8,7 @@ Axis letters, used in every docstring:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,6 +50,10 @@ class Outcome:
     won: Int8Array  # [B], 1 won, 0 not won (yet), -1 the task has no notion of winning
 
 
+# From actions [B, N] to what the team's value of them is, [B], and each agent's credit, [B, N].
+Mix = Callable[[IntArray], tuple[Float32Array, Float32Array]]
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyOutput:
     """What a team policy says about one view."""
@@ -58,6 +63,8 @@ class PolicyOutput:
     value: Float32Array | None = None  # [B, N], raw reward units
     # [B, N, A], raw; of a value-based policy, whose logits only say how it acts by them
     q_values: Float32Array | None = None
+    q_tot_max: Float32Array | None = None  # [B], the team's value of its greedy actions
+    mix: Mix | None = None  # where the agents' values are mixed to one of the team
 
 
 class TeamPolicy(Protocol):

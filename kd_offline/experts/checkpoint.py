@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from kd_offline.errors import CheckpointError, MismatchError
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
+from kd_offline.experts.value_team import ValueTeam
 from kd_offline.files import make_folder, write_file
 from kd_offline.networks.files import write_tensors
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -31,19 +33,25 @@ CARD = "expert.json"
 WEIGHTS = "weights.safetensors"
 TRAINING = "training.safetensors"
 CURVE = "curve.jsonl"
+Model = ActorCritic | ValueTeam
 _NORM = "value_norm"
 
 
-def build(card: ExpertCard, *, initialise: bool = True) -> tuple[ActorCritic, ValueNorm]:
+def build(card: ExpertCard, *, initialise: bool = True) -> tuple[Any, ValueNorm]:
     """Return networks for a card: freshly initialised, or arbitrary ones to load weights into."""
     mask = None if card.mask is None else np.array(card.mask, bool)
     rng = np.random.Generator(np.random.Philox(card.recipe.seed)) if initialise else None
-    model = ActorCritic(card.environment, card.recipe.architecture, mask, rng)
-    return model, ValueNorm(len(card.environment.sides))
+    spec, recipe = card.environment, card.recipe
+    model: Model
+    if recipe.value_based:
+        model = ValueTeam(spec, recipe, mask, rng)
+    else:
+        model = ActorCritic(spec, recipe.architecture, mask, rng)
+    return model, ValueNorm(len(spec.sides))
 
 
 def save(
-    folder: Path, card: ExpertCard, model: ActorCritic, norm: ValueNorm, training: dict[str, Tensor]
+    folder: Path, card: ExpertCard, model: Model, norm: ValueNorm, training: dict[str, Tensor]
 ) -> None:
     """Write an expert, each file aside and then renamed, the card last.
 
@@ -141,18 +149,25 @@ def check_fits(card: ExpertCard, spec: EnvironmentSpec, reference: str) -> None:
 
 
 def training_state(
-    model: ActorCritic, norm: ValueNorm, optimiser: torch.optim.Optimizer, iteration: int
+    model: Model,
+    targets: Model | None,
+    norm: ValueNorm,
+    optimiser: torch.optim.Optimizer,
+    iteration: int,
 ) -> dict[str, Tensor]:
     """Return copies of everything that training continues from, as named tensors."""
     out = {"iteration": torch.tensor(iteration), _NORM: norm.moments}
     out |= {f"model.{name}": value for name, value in model.state_dict().items()}
+    if targets is not None:
+        out |= {f"targets.{name}": value for name, value in targets.state_dict().items()}
     for index, entry in optimiser.state_dict()["state"].items():
         out |= {f"adam.{index}.{name}": torch.as_tensor(v) for name, v in entry.items()}
     return {name: value.detach().clone() for name, value in out.items()}
 
 
 def restore_training(
-    model: ActorCritic,
+    model: Model,
+    targets: Model | None,
     norm: ValueNorm,
     optimiser: torch.optim.Optimizer,
     tensors: dict[str, Tensor],
@@ -174,6 +189,8 @@ def restore_training(
         adam.setdefault(int(index), {})[name] = value
     try:
         model.load_state_dict(groups["model"])
+        if targets is not None:
+            targets.load_state_dict(groups["targets"])
         norm.moments = tensors[_NORM].clone()
         optimiser.load_state_dict(optimiser.state_dict() | {"state": adam})
         return int(tensors["iteration"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
+from kd_offline.experts.value_team import ValuePolicy, ValueTeam
 from kd_offline.schemas.dataset import Capture, ExpertRecord
 from kd_offline.schemas.expert import ExpertCard
-from kd_offline.types import BoolArray, PolicyOutput, SeedArray, View
+from kd_offline.types import BoolArray, PolicyOutput, SeedArray, TeamPolicy, View
 
 
 class NetworkPolicy:
@@ -47,11 +49,15 @@ class NetworkPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """A frozen team of experts: a policy, its card, and the digest of its weights."""
+    """A frozen team of experts: a policy, its card, and the digest of its weights.
+
+    An expert with Q-values acts by them epsilon-greedily, with the epsilon that its training ended
+    with, so that greedy play is the argmax of its values over the legal actions.
+    """
 
     card: ExpertCard
     digest: str
-    model: ActorCritic
+    model: ActorCritic | ValueTeam
     norm: ValueNorm
     reference: str
     with_value: bool = True
@@ -61,8 +67,14 @@ class Expert:
         return self.model.start(len(seeds))
 
     def act(self, view: View, memory: list[Tensor]) -> tuple[PolicyOutput, list[Tensor]]:
-        """Return logits [B, N, A], embeddings [B, N, H] and values [B, N] in raw reward units."""
-        return NetworkPolicy(self.model, self.norm, with_value=self.with_value).act(view, memory)
+        """Return logits or Q-values, embeddings [B, N, H] and values [B, N] in raw reward units."""
+        return self._policy().act(view, memory)
+
+    def _policy(self) -> TeamPolicy:
+        if isinstance(self.model, ValueTeam):
+            epsilon = self.model.settings.epsilon_end
+            return ValuePolicy(self.model, self.norm, epsilon, with_value=self.with_value)
+        return NetworkPolicy(self.model, self.norm, with_value=self.with_value)
 
     def mask(self) -> BoolArray | None:
         """Return what the actor may see, bool [N, O], or None for everything."""
@@ -72,15 +84,22 @@ class Expert:
         """Return the expert's entry of a manifest; a path of this machine is not part of it."""
         recipe = self.card.recipe
         layer = "GRU state after the step" if recipe.architecture.gru else "last hidden layer"
+        architecture: dict[str, Any] = recipe.architecture.model_dump(mode="json")
+        if recipe.value_based:
+            architecture["mixer"] = recipe.algorithm
         return ExpertRecord(
             id=0,
             kind=recipe.algorithm,
             reference=self.reference if self.reference.startswith("bundled") else "trained",
-            architecture=recipe.architecture.model_dump(mode="json"),
+            architecture=architecture,
             parameters=self.card.parameters["actor"],
             digest=self.digest,
-            capture=Capture(embedding=layer),
+            capture=Capture(output="q_values" if recipe.value_based else "logits", embedding=layer),
             gamma=recipe.gamma,
             bootstraps_truncation=recipe.bootstrap_on_truncation,
-            value_of="discounted sum of the mean reward of the agent's side, raw units",
+            value_of=(
+                "discounted sum of the team's mean reward under its greedy actions, raw units"
+                if recipe.value_based
+                else "discounted sum of the mean reward of the agent's side, raw units"
+            ),
         )

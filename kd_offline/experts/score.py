@@ -9,7 +9,7 @@ from kd_offline.policies import choose_actions
 from kd_offline.schemas.expert import GreedyScore
 from kd_offline.seeding import episode_seeds
 from kd_offline.trajectories import Choice, collect
-from kd_offline.types import PolicyOutput, TeamPolicy, View
+from kd_offline.types import Int8Array, PolicyOutput, TeamPolicy, View
 
 _BATCH = 1000
 _SEED = 0
@@ -24,9 +24,11 @@ def greedy_score(
     """
     spec = environment.spec
     totals: dict[str, list[float]] = {side: [] for side in spec.sides}
+    won: list[Int8Array] = []
     for first in range(0, episodes, _BATCH):
         seeds = episode_seeds(_SEED, first, min(_BATCH, episodes - first), "evaluation")
         played = collect(environment, policy, seeds, _greedy)
+        won.append(played.won)
         reward = (played.steps["reward"] * played.valid[..., None]).sum(0)
         for side, agents in spec.sides.items():
             mine = [spec.agents.index(agent) for agent in agents]
@@ -36,8 +38,14 @@ def greedy_score(
         seed=_SEED,
         returns={side: float(np.mean(x)) for side, x in totals.items()},
         standard_errors={side: float(np.std(x) / np.sqrt(len(x))) for side, x in totals.items()},
+        won=share_won(np.concatenate(won)),
         opponents=opponents,
     )
+
+
+def share_won(won: Int8Array) -> float | None:
+    """Return the share of won episodes, None where the task has no notion of winning."""
+    return float((won == 1).mean()) if (won >= 0).any() else None
 
 
 def _greedy(step: int, view: View, output: PolicyOutput) -> Choice:

@@ -90,10 +90,11 @@ class ActorCritic(nn.Module):
         self.groups = actor_groups(spec, architecture)
         self.actors = nn.ModuleList(RecurrentNetwork(g.shape, rng) for g in self.groups)
         self.central = architecture.critic == "central"
+        shapes: list[NetworkShape] = []
         if self.central:
             inputs = sum(spec.obs_widths) if spec.state_is_obs else spec.state_width
             shapes = [self._critic_shape(inputs)] * len(spec.sides)
-        else:
+        elif architecture.critic == "local":
             shapes = [self._critic_shape(spec.obs_widths[g.agents[0]] + g.ids) for g in self.groups]
         self.critics = nn.ModuleList(RecurrentNetwork(s, rng, head_gain=1.0) for s in shapes)
         everything = torch.ones(spec.n_agents, spec.obs_width)
@@ -118,7 +119,7 @@ class ActorCritic(nn.Module):
         sizes = [1] * len(self.critics) if self.central else [len(g.agents) for g in self.groups]
         critics = [
             critic.start(batch * n)
-            for critic, n in zip(self._networks(self.critics), sizes, strict=True)
+            for critic, n in zip(self._networks(self.critics), sizes, strict=False)
         ]
         seen = [self.mask.new_zeros(0, batch, *self.mask.shape)] if self.architecture.motion else []
         return actors + critics + seen

@@ -1,4 +1,4 @@
-"""Training an expert by MAPPO or IPPO (Yu et al., 2022), resumable at any moment."""
+"""Training an expert, by whatever algorithm, resumable at any moment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,22 +15,64 @@ import torch
 from kd_offline import environments
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import StorageError, UnknownNameError, UsageError
-from kd_offline.experts import checkpoint, ppo
-from kd_offline.experts.expert import NetworkPolicy
-from kd_offline.experts.load import AnyExpert, load
-from kd_offline.experts.score import greedy_score
-from kd_offline.experts.team import ActorCritic
+from kd_offline.experts import checkpoint
+from kd_offline.experts.checkpoint import Model
+from kd_offline.experts.policy_learner import Figures, PolicyLearner
+from kd_offline.experts.ppo import ValueNorm
+from kd_offline.experts.replay import Replay
+from kd_offline.experts.score import greedy_score, share_won
+from kd_offline.experts.value_learner import ValueLearner
 from kd_offline.files import make_folder, write_file
-from kd_offline.policies import MixedTeam
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
-from kd_offline.seeding import episode_seeds, generator
+from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import resolve
 from kd_offline.trajectories import Trajectories, collect, sampled
-from kd_offline.types import BoolArray, PolicyOutput, SeedArray, TeamPolicy, View
+from kd_offline.types import BoolArray, TeamPolicy
 
 Report = Callable[[TrainProgress], None]
 SAVE_EVERY_S = 30.0
+# Saving may take at most about a twentieth of the time: replayed episodes can be many.
+_SAVE_SHARE = 20
+
+
+class Learner(Protocol):
+    """What an algorithm learns with, and how it learns from one batch of episodes after another.
+
+    Apart from ``replay``, which is None or immutable, everything that it carries from batch to
+    batch is in the networks, their norm, the optimiser and the ``targets``.
+    """
+
+    model: Any
+    norm: ValueNorm
+    optimiser: torch.optim.Optimizer
+    replay: Replay | None
+
+    @property
+    def targets(self) -> Model | None:
+        """A slower copy of the networks, where there is one."""
+        ...
+
+    @property
+    def against(self) -> str:
+        """Who plays the sides that do not learn."""
+        ...
+
+    def policy(self, iteration: int) -> TeamPolicy:
+        """Return who plays batch ``iteration``."""
+        ...
+
+    def learn(self, played: Trajectories, iteration: int) -> Figures:
+        """Learn from batch ``iteration``; returns figures of :class:`TrainProgress`."""
+        ...
+
+
+LEARNERS: dict[str, Callable[..., Any]] = {
+    "mappo": PolicyLearner,
+    "ippo": PolicyLearner,
+    "vdn": ValueLearner,
+    "qmix": ValueLearner,
+}
 
 
 @dataclass(slots=True)
@@ -37,9 +80,7 @@ class _Run:
     """What one training run carries from batch to batch."""
 
     card: ExpertCard
-    model: ActorCritic
-    norm: ppo.ValueNorm
-    optimiser: torch.optim.Optimizer
+    learner: Learner
     iteration: int = 0
 
 
@@ -75,26 +116,26 @@ def train(
     torch.set_num_threads(threads)
     environment = environments.load(recipe.environment, **recipe.environment_kwargs)
     run = _start(recipe, environment.spec, output, resume=resume, threads=threads)
-    opponents = _opponents(recipe, environment.spec)
     batches = -(-recipe.frames // (recipe.episodes_per_batch * environment.spec.episode_limit))
     began = time.perf_counter() - run.card.seconds
-    saved = time.perf_counter()
+    save_at = time.perf_counter() + SAVE_EVERY_S
     before = _state(run)
     try:
         while run.iteration < batches:
             before = _state(run)
-            progress = _iterate(run, environment, opponents, batches, began)
+            progress = _iterate(run, environment, batches, began)
             _append(output / checkpoint.CURVE, progress)
             if report is not None:
                 report(progress)
-            if time.perf_counter() - saved > SAVE_EVERY_S:
+            if (now := time.perf_counter()) > save_at:
                 _save(run, output, began)
-                saved = time.perf_counter()
+                took = time.perf_counter() - now
+                save_at = now + took + max(SAVE_EVERY_S, _SAVE_SHARE * took)
         before = _state(run)
         score = None
         if score_episodes:
-            against = "itself" if opponents is None else opponents.digest
-            score = greedy_score(environment, _policy(run, opponents), score_episodes, against)
+            policy = run.learner.policy(run.iteration)
+            score = greedy_score(environment, policy, score_episodes, run.learner.against)
     except KeyboardInterrupt:
         # It may have come in the middle of an update; only whole iterations can be continued.
         _rewind(run, before)
@@ -141,7 +182,7 @@ def _start(
     model, norm = checkpoint.build(card)
     card = card.model_copy(update={"parameters": model.parameter_counts()})
     optimiser = torch.optim.Adam(model.parameters(), recipe.learning_rate, eps=1e-5)
-    run = _Run(card, model, norm, optimiser)
+    run = _Run(card, LEARNERS[recipe.algorithm](card, model, norm, optimiser))
     if there:
         _restore(run, output)
     make_folder(output)
@@ -160,21 +201,36 @@ def _mask(recipe: TrainRecipe, spec: EnvironmentSpec) -> BoolArray | None:
 
 
 def _restore(run: _Run, output: Path) -> None:
+    learner = run.learner
     if run.card.finished:
         expert = checkpoint.load(output, str(output))
-        run.model.load_state_dict(expert.model.state_dict())
-        run.norm.moments = expert.norm.moments
+        learner.model.load_state_dict(expert.model.state_dict())
+        learner.norm.moments = expert.norm.moments
         run.iteration = run.card.frames // _frames(run, 1)
-    else:
-        _rewind(run, checkpoint.read_tensors(output / checkpoint.TRAINING))
+        return
+    tensors = checkpoint.read_tensors(output / checkpoint.TRAINING)
+    replay = None if learner.replay is None else learner.replay.restored(tensors)
+    _rewind(run, (tensors, replay))
 
 
-def _state(run: _Run) -> dict[str, torch.Tensor]:
-    return checkpoint.training_state(run.model, run.norm, run.optimiser, run.iteration)
+_State = tuple[dict[str, torch.Tensor], Replay | None]
 
 
-def _rewind(run: _Run, state: dict[str, torch.Tensor]) -> None:
-    run.iteration = checkpoint.restore_training(run.model, run.norm, run.optimiser, state)
+def _state(run: _Run) -> _State:
+    """Return copies of what changes in place, and the replay, which does not."""
+    own = run.learner
+    tensors = checkpoint.training_state(
+        own.model, own.targets, own.norm, own.optimiser, run.iteration
+    )
+    return tensors, own.replay
+
+
+def _rewind(run: _Run, state: _State) -> None:
+    own = run.learner
+    tensors, own.replay = state
+    run.iteration = checkpoint.restore_training(
+        own.model, own.targets, own.norm, own.optimiser, tensors
+    )
     run.card = run.card.model_copy(update={"frames": _frames(run, run.iteration)})
 
 
@@ -185,81 +241,29 @@ def _frames(run: _Run, iterations: int) -> int:
 
 
 def _iterate(
-    run: _Run,
-    environment: BatchedEnvironment,
-    opponents: AnyExpert | None,
-    batches: int,
-    began: float,
+    run: _Run, environment: BatchedEnvironment, batches: int, began: float
 ) -> TrainProgress:
     """Play one batch of episodes and learn from it."""
-    recipe, spec = run.card.recipe, environment.spec
+    recipe, spec, learner = run.card.recipe, environment.spec, run.learner
     n = recipe.episodes_per_batch
     seeds = episode_seeds(recipe.seed, run.iteration * n, n, "train")
-    policy = _policy(run, opponents)
-    played = collect(environment, policy, seeds, sampled(seeds))
-    learning = torch.tensor([float(_learns(recipe, side)) for side in _sides(spec)])
-    batch, explained = ppo.make_batch(played, recipe, run.norm, run.model.side_of, learning)
-    for group in run.optimiser.param_groups:
+    policy = learner.policy(run.iteration)
+    played = collect(environment, policy, seeds, sampled(seeds), without=("embedding",))
+    for group in learner.optimiser.param_groups:
         group["lr"] = recipe.learning_rate * (1 - run.iteration / batches)
-    rng = generator(recipe.seed, "minibatches", run.iteration)
-    statistics = ppo.update(run.model, run.optimiser, batch, recipe, rng)
+    figures = learner.learn(played, run.iteration)
     run.iteration += 1
     seconds = time.perf_counter() - began
-    frames = run.iteration * n * spec.episode_limit
+    frames = _frames(run, run.iteration)
     run.card = run.card.model_copy(update={"frames": frames, "seconds": seconds})
     return TrainProgress(
         iteration=run.iteration,
         frames=frames,
         seconds=round(seconds, 2),
         returns=_returns(played, spec),
-        entropy=statistics.entropy,
-        approximate_kl=statistics.approximate_kl,
-        clip_fraction=statistics.clip_fraction,
-        value_loss=statistics.value_loss,
-        explained_variance=explained,
+        won=share_won(played.won),
+        **figures,
     )
-
-
-def _policy(run: _Run, opponents: AnyExpert | None) -> TeamPolicy:
-    own = NetworkPolicy(run.model, run.norm)
-    if opponents is None:
-        return own
-    recipe = run.card.recipe
-    owner = tuple(int(not _learns(recipe, side)) for side in _sides(run.card.environment))
-    return _WithValue(MixedTeam((own, opponents), owner), own)
-
-
-class _WithValue:
-    """A mixed team that keeps the learner's values, which a mixture leaves out."""
-
-    def __init__(self, team: MixedTeam, learner: NetworkPolicy) -> None:
-        self._team, self._learner = team, learner
-
-    def start(self, seeds: SeedArray) -> tuple[object, ...]:
-        return self._team.start(seeds)
-
-    def act(
-        self, view: View, memory: tuple[object, ...]
-    ) -> tuple[PolicyOutput, tuple[object, ...]]:
-        mixed, after = self._team.act(view, memory)
-        value = self._learner.act(view, memory[0])[0].value  # type: ignore[arg-type]
-        return PolicyOutput(mixed.logits, None, value), after
-
-
-def _opponents(recipe: TrainRecipe, spec: EnvironmentSpec) -> AnyExpert | None:
-    if recipe.learn is None or set(recipe.learn) == set(spec.sides):
-        return None
-    return load(recipe.opponents or "bundled", spec)
-
-
-def _learns(recipe: TrainRecipe, side: str) -> bool:
-    return recipe.learn is None or side in recipe.learn
-
-
-def _sides(spec: EnvironmentSpec) -> list[str]:
-    """Return the name of each agent's side."""
-    names = list(spec.sides)
-    return [names[k] for k in spec.side_of]
 
 
 def _returns(played: Trajectories, spec: EnvironmentSpec) -> dict[str, float]:
@@ -273,12 +277,15 @@ def _returns(played: Trajectories, spec: EnvironmentSpec) -> dict[str, float]:
 def _save(run: _Run, output: Path, began: float) -> None:
     seconds = time.perf_counter() - began
     run.card = run.card.model_copy(update={"seconds": round(seconds, 1)})
-    checkpoint.save(output, run.card, run.model, run.norm, _state(run))
+    tensors, replay = _state(run)
+    if replay is not None and not run.card.finished:
+        tensors |= replay.tensors()
+    checkpoint.save(output, run.card, run.learner.model, run.learner.norm, tensors)
 
 
 def _append(path: Path, progress: TrainProgress) -> None:
     with path.open("a", encoding="utf-8") as lines:
-        lines.write(progress.model_dump_json() + "\n")
+        lines.write(progress.model_dump_json(exclude_none=True) + "\n")
 
 
 def _truncate(path: Path, iterations: int) -> None:

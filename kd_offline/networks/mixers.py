@@ -12,10 +12,24 @@ agent, so each agent may maximise its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+class Mixer(Protocol):
+    """From the values of all agents and the state to the value of the team."""
+
+    def __call__(self, q: Tensor, state: Tensor) -> Tensor:
+        """Mix ``q``: float [..., N] under ``state``: float [..., S] to float [...]."""
+        ...
+
+    def credit(self, q: Tensor, state: Tensor) -> Tensor:
+        """Return d q_tot / d q, float [..., N]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +74,32 @@ class QMixer(nn.Module):
     def _first(self, state: Tensor) -> Tensor:
         shape = (self.shape.agents, self.shape.embedding)
         return torch.as_tensor(self.w1(state).abs().unflatten(-1, shape))
+
+
+class SumMixer(nn.Module):
+    """The mixing of VDN; the state does not matter."""
+
+    def forward(self, q: Tensor, state: Tensor) -> Tensor:
+        """Mix ``q``: float [..., N] to float [...]."""
+        return vdn(q)
+
+    def credit(self, q: Tensor, state: Tensor) -> Tensor:
+        """Return ones [..., N]."""
+        return torch.ones_like(q)
+
+
+def draw_weights(mixer: QMixer, rng: np.random.Generator) -> None:
+    """Fill every layer uniformly within one over the root of its inputs, as PyTorch does.
+
+    Drawn with NumPy, whose random streams, unlike PyTorch's, do not depend on the processor.
+    """
+    for layer in mixer.modules():
+        if isinstance(layer, nn.Linear):
+            bound = layer.in_features**-0.5
+            for tensor in (layer.weight, layer.bias):
+                drawn = rng.uniform(-bound, bound, tuple(tensor.shape))
+                with torch.no_grad():
+                    tensor.copy_(torch.from_numpy(drawn))
 
 
 def hypernetwork(inputs: int, hidden: int | None, outputs: int) -> nn.Sequential:

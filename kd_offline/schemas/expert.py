@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar, Strict
 
-Algorithm = Literal["mappo", "ippo"]
+Algorithm = Literal["mappo", "ippo", "vdn", "qmix"]
+VALUE_BASED = frozenset({"vdn", "qmix"})
+_POLICY_ONLY = ("epochs", "minibatches", "entropy", "clip", "gae_lambda", "huber_delta")
 
 
 class ExpertArchitecture(Strict):
@@ -20,7 +23,7 @@ class ExpertArchitecture(Strict):
     own width instead. ``motion`` and ``last_action`` append the change of every feature since the
     last step and the agent's own last action, as students under a mask may have them. The critic
     sees the state once per side (``central``) or each agent's own
-    observation (``local``).
+    observation (``local``); value-based experts have a mixer and no critic (``none``).
     """
 
     trunk: tuple[int, ...] = (128,)
@@ -29,7 +32,7 @@ class ExpertArchitecture(Strict):
     widths: tuple[int, ...] | None = None
     motion: bool = False
     last_action: bool = False
-    critic: Literal["central", "local"] = "central"
+    critic: Literal["central", "local", "none"] = "central"
     critic_trunk: tuple[int, ...] = (64, 64)
     critic_gru: int | None = 64
 
@@ -40,8 +43,48 @@ class ExpertArchitecture(Strict):
         return None if value == 0 else value
 
 
+class QLearning(Strict):
+    """What VDN and QMIX need beyond the settings that all algorithms share.
+
+    After every batch of played episodes, ``updates_per_batch`` gradient steps are taken on
+    ``batch_episodes`` episodes each, drawn from the last ``buffer_episodes``.
+    """
+
+    td_lambda: float = Field(default=0.6, ge=0, le=1)
+    double: bool = Field(default=True, description="the learning network chooses the next action")
+    buffer_episodes: int = Field(default=5000, gt=0)
+    batch_episodes: int = Field(default=64, gt=0)
+    updates_per_batch: int = Field(default=4, gt=0)
+    target_every: int = Field(default=100, gt=0, description="gradient steps between two targets")
+    epsilon_start: float = Field(default=1.0, ge=0, le=1)
+    epsilon_end: float = Field(default=0.05, ge=0, le=1)
+    epsilon_frames: int = Field(default=100_000, gt=0, description="joint steps of linear decay")
+    mixer_embedding: int = Field(default=32, gt=0)
+    mixer_hidden: int = Field(default=64, gt=0)
+
+
+# What a value-based recipe has where it says nothing (METHODS of PyMARL2: Hu et al., 2021).
+_VALUE_DEFAULTS: dict[str, Any] = {
+    "episodes_per_batch": 32,
+    "learning_rate": 1e-3,
+    "bootstrap_on_truncation": True,
+    "q_learning": {},
+}
+_VALUE_ARCHITECTURE: dict[str, Any] = {
+    "trunk": (64,),
+    "gru": 64,
+    "last_action": True,
+    "critic": "none",
+}
+
+
 class TrainRecipe(Strict):
-    """Everything that decides what ``kd-offline train`` produces."""
+    """Everything that decides what ``kd-offline train`` produces.
+
+    The settings of clipped policy updates (epochs, minibatches, entropy, clip, gae_lambda,
+    huber_delta) are those of mappo and ippo, ``q_learning`` is that of vdn and qmix, which have
+    defaults of their own for some others.
+    """
 
     environment: str
     environment_kwargs: dict[str, Scalar] = Field(default_factory=dict)
@@ -66,21 +109,67 @@ class TrainRecipe(Strict):
     bootstrap_on_truncation: bool = Field(
         default=False, description="whether the future after the time limit has a value"
     )
+    q_learning: QLearning | None = Field(default=None, description="of vdn and qmix only")
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def value_based(self) -> bool:
+        """Whether agents learn what actions are worth, rather than a policy."""
+        return self.algorithm in VALUE_BASED
+
+    @model_validator(mode="before")
+    @classmethod
+    def _value_defaults(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or given.get("algorithm") not in VALUE_BASED:
+            return given
+        out = {**_VALUE_DEFAULTS, **given}
+        networks = out.get("architecture", {})
+        if isinstance(networks, ExpertArchitecture):
+            networks = networks.model_dump(exclude_unset=True)
+        if isinstance(networks, Mapping):
+            out["architecture"] = {**_VALUE_ARCHITECTURE, **networks}
+        return out
+
+    @model_validator(mode="after")
+    def _settings_of_the_algorithm(self) -> TrainRecipe:
+        if (self.q_learning is not None) != self.value_based:
+            msg = f"q_learning belongs to vdn and qmix, the algorithm is {self.algorithm}"
+            raise ValueError(msg)
+        if (self.architecture.critic == "none") != self.value_based:
+            msg = "vdn and qmix have no critic (none), mappo and ippo have one (central or local)"
+            raise ValueError(msg)
+        if not self.value_based:
+            return self
+        fields = type(self).model_fields
+        odd = [n for n in _POLICY_ONLY if getattr(self, n) != fields[n].default]
+        odd += [n for n in ("learn", "opponents") if getattr(self, n) is not None]
+        if odd:
+            msg = f"{odd[0]} means nothing to {self.algorithm}: leave it out"
+            raise ValueError(msg)
+        return self
 
 
 class TrainProgress(Strict):
-    """One line of the learning curve, an average over the episodes of one batch."""
+    """One line of the learning curve, an average over the episodes of one batch.
+
+    ``entropy`` and the four after it are of mappo and ippo; ``epsilon``, ``td_loss``, ``q_tot`` and
+    ``target`` are of vdn and qmix, the last three in raw reward units.
+    """
 
     iteration: int
     frames: int
     seconds: float
     returns: dict[str, float] = Field(description="sum over the agents of a side, sampled play")
-    entropy: float
-    approximate_kl: float
-    clip_fraction: float
-    value_loss: float
-    explained_variance: float
+    won: float | None = Field(default=None, description="share of episodes, where there are wins")
+    entropy: float | None = None
+    approximate_kl: float | None = None
+    clip_fraction: float | None = None
+    value_loss: float | None = None
+    explained_variance: float | None = None
+    epsilon: float | None = None
+    td_loss: float | None = Field(default=None, description="root of the mean squared TD error")
+    q_tot: float | None = None
+    target: float | None = None
 
 
 class GreedyScore(Strict):
@@ -90,6 +179,7 @@ class GreedyScore(Strict):
     seed: int
     returns: dict[str, float] = Field(description="mean sum over the agents of a side")
     standard_errors: dict[str, float]
+    won: float | None = Field(default=None, description="share of episodes, where there are wins")
     opponents: str = "itself"
 
 
@@ -100,7 +190,7 @@ class ExpertCard(Strict):
     environment: EnvironmentSpec
     recipe: TrainRecipe
     agents: tuple[str, ...]
-    parameters: dict[str, int] = Field(description="actor and critic, every network once")
+    parameters: dict[str, int] = Field(description="actor, and critic or mixer, every network once")
     mask: tuple[tuple[bool, ...], ...] | None = Field(
         default=None, description="[N, O], what the actor may see; None: everything"
     )

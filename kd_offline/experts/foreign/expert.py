@@ -31,8 +31,9 @@ class CountedShape:
 class ForeignExpert:
     """A policy of another library, what is known of it, and how its values are read.
 
-    ``shapes`` is the network that each agent carries; empty where that is unknown. ``missing``
-    says in words what an import looked for and did not find.
+    ``shapes`` is the network that each agent carries; empty where that is unknown. ``critics`` are
+    counts of the networks that say values, as ``CountedShape.counted``, with how often each runs in
+    a step of the team. ``missing`` says in words what an import looked for and did not find.
     """
 
     policy: TeamPolicy
@@ -42,6 +43,7 @@ class ForeignExpert:
     shapes: tuple[CountedShape, ...] = ()
     calibration: ValueCalibration | None = None
     with_value: bool = True
+    critics: tuple[tuple[tuple[int, int, int], int], ...] = ()
 
     @property
     def digest(self) -> str:

@@ -82,6 +82,7 @@ def load(
         reference=reference,
         shapes=_shapes(team),
         with_value=with_value,
+        critics=tuple((m.network.count(), len(m.agents)) for m in team.critics),
     )
 
 
