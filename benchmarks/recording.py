@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--expert", default="bundled:large")
     parser.add_argument("--partner", default="bundled", help="as of kd-offline record")
     parser.add_argument("--episodes", type=int, default=16_000)
-    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=None, help="where to write (a disk)")

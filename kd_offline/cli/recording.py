@@ -55,7 +55,12 @@ _Mask = Annotated[
     list[str] | None,
     typer.Option(help="Student mask to store; repeatable.  [default: all that exist]"),
 ]
-_Batch = Annotated[int, typer.Option(help="Episodes played at once by each thread.")]
+_Batch = Annotated[
+    int | None,
+    typer.Option(
+        help="Episodes played at once by each thread.  [default: 25,000 steps' worth, up to 1,000]"
+    ),
+]
 _Embedding = Annotated[str, typer.Option(help="float16 or float32.")]
 _Threads = Annotated[
     int,
@@ -81,7 +86,7 @@ def record(
     partner: _Partner = "bundled",
     partner_share: _Share = 0.5,
     mask: _Mask = None,
-    batch: _Batch = 500,
+    batch: _Batch = None,
     embedding: _Embedding = "float16",
     name: _Name = None,
     description: _Description = "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ from kd_offline.trajectories import Trajectories, collect
 from kd_offline.types import Array, Float32Array, SeedArray
 
 DEFAULT_EPISODES = 30_000
-DEFAULT_BATCH = 500
+BATCH_STEPS = 25_000  # as many steps at once as keep the processor busy and stay in memory
 EMBEDDING_DTYPES = ("float16", "float32")
 
 
@@ -56,7 +57,7 @@ def record(
     partner: str | Path | None = "bundled",
     partner_share: float = DEFAULT_SHARE,
     masks: Sequence[str] | None = None,
-    batch: int = DEFAULT_BATCH,
+    batch: int | None = None,
     environment_kwargs: Mapping[str, Scalar] | None = None,
     embedding_dtype: str = "float16",
     name: str | None = None,
@@ -93,7 +94,7 @@ def record(
     masks
         Names of student masks, or files; None: every preset of the environment.
     batch
-        Episodes played at once by each thread.
+        Episodes played at once by each thread; None: as many as have 25,000 steps, up to 1,000.
     name, description, licence, citation
         What the manifest says to people; the id does not depend on it.
     threads
@@ -116,6 +117,7 @@ def record(
     _check(episodes, batch, threads, embedding_dtype)
     worlds = [environments.load(environment, **(environment_kwargs or {})) for _ in range(threads)]
     spec = worlds[0].spec
+    batch = batch or min(1000, math.ceil(BATCH_STEPS / spec.episode_limit))
     actor = _ready(load(expert, spec, expert_recipe), worlds[0], seed, tell)
     company = load_partner(partner, spec, partner_share)
     chosen = {m.name: m for m in (resolve(x, spec) for x in masks or names_for(spec))}
@@ -147,9 +149,9 @@ def record(
         return writer.commit(arrays, seconds=time.perf_counter() - began)
 
 
-def _check(episodes: int, batch: int, threads: int, embedding_dtype: str) -> None:
+def _check(episodes: int, batch: int | None, threads: int, embedding_dtype: str) -> None:
     for name, number in (("episodes", episodes), ("batch", batch), ("threads", threads)):
-        if number < 1:
+        if number is not None and number < 1:
             msg = f"{name} {number} must be at least 1"
             raise UsageError(msg)
     if embedding_dtype not in EMBEDDING_DTYPES:
