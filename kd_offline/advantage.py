@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
 def side_mean(reward: Tensor, side_of: Tensor) -> Tensor:
     """Replace each agent's reward [..., N] by the mean over its side (``side_of``: int [N])."""
-    same = (side_of.unsqueeze(0) == side_of.unsqueeze(1)).to(reward.dtype)
+    same = _same(side_of).to(reward.dtype)
     return reward @ (same / same.sum(0))
+
+
+def side_sum(values: Tensor, side_of: Sequence[int]) -> Tensor:
+    """Replace each agent's value [..., N] by the sum over its side (``side_of``: N)."""
+    return values @ _same(torch.tensor(side_of)).to(values.dtype)
+
+
+def _same(side_of: Tensor) -> Tensor:
+    return side_of.unsqueeze(0) == side_of.unsqueeze(1)
 
 
 def generalised_advantage(

@@ -25,6 +25,7 @@ _EXAMPLES = options.examples(
     "kd-offline distill dataset.zarr -o kl/ --method kl --seeds 5 --epochs 40",
     "kd-offline distill dataset.zarr -o lh/ --preset lh+a --arch mlp",
     "kd-offline distill dataset.zarr -o run/ --set switches.ratio=joint --dry-run",
+    "kd-offline distill qmix.zarr -o run/ --method q --dueling",
     "kd-offline distill large.zarr -o run/ --memory-mb 1000",
     "kd-offline distill dataset.zarr -o run/ --recipe recipe.toml --resume",
 )
@@ -35,10 +36,13 @@ _PLACES = {
     "role_weight": "weights.role",
     "policy_weight": "weights.policy",
     "entropy_weight": "weights.entropy",
+    "regression_weight": "weights.regression",
     "policy_term": "switches.policy_term",
     "temperature": "switches.temperature",
+    "q_temperature": "switches.q_temperature",
     "arch": "student.kind",
     "depth": "student.depth",
+    "dueling": "student.dueling",
     "epochs": "optimisation.epochs",
     "batch": "optimisation.batch_episodes",
     "learning_rate": "optimisation.learning_rate",
@@ -65,7 +69,8 @@ def add(app: typer.Typer) -> None:
 
 _Output = Annotated[Path, typer.Option("--output", "-o", help="Run folder.")]
 _Method = Annotated[
-    str | None, typer.Option(help="kd-marl, kd-marl-eq6, kl, bc or bc-argmax.  [default: kd-marl]")
+    str | None,
+    typer.Option(help="kd-marl, kd-marl-eq6, kl, q, bc or bc-argmax.  [default: kd-marl]"),
 ]
 _Preset = Annotated[
     str | None, typer.Option(help="lh: mask limited, hidden 32; lh+a: hidden auto.")
@@ -85,6 +90,14 @@ _StructureWeight = Annotated[float | None, typer.Option(help="Structure relation
 _RoleWeight = Annotated[float | None, typer.Option(help="Role alignment.")]
 _PolicyWeight = Annotated[float | None, typer.Option(help="Policy-gradient term.")]
 _EntropyWeight = Annotated[float | None, typer.Option(help="Entropy.")]
+_RegressionWeight = Annotated[float | None, typer.Option(help="Regression of Q-values.")]
+_QTemperature = Annotated[
+    float | None, typer.Option(help="Of scaled Q-values, as the expert's logits.  [default: 0.1]")
+]
+_Dueling = Annotated[
+    bool | None,
+    typer.Option("--dueling", help="Learn the state's value too, in training only."),
+]
 _MemoryMb = Annotated[
     float | None, typer.Option(help="Stream what needs more; see the guide.  [default: no limit]")
 ]
@@ -101,17 +114,20 @@ def distill(
     hidden: _Hidden = None,
     arch: _Arch = None,
     depth: _Depth = None,
+    dueling: _Dueling = None,
     seeds: _Seeds = None,
     epochs: _Epochs = None,
     batch: _Batch = None,
     learning_rate: _LearningRate = None,
     temperature: _Temperature = None,
+    q_temperature: _QTemperature = None,
     kl_weight: _KlWeight = None,
     ce_weight: _CeWeight = None,
     structure_weight: _StructureWeight = None,
     role_weight: _RoleWeight = None,
     policy_weight: _PolicyWeight = None,
     entropy_weight: _EntropyWeight = None,
+    regression_weight: _RegressionWeight = None,
     policy_term: _PolicyTerm = None,
     memory_mb: _MemoryMb = None,
     recipe: options.RecipeFile = None,

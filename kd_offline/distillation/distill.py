@@ -107,7 +107,14 @@ def _one_seed(job: Job, seed: int) -> None:
         return
     rng = generator(seed, "projection weights")
     roles = job.roles.roles if job.roles else 0
-    projections = Projections(job.card.widths, roles, job.recipe.switches, rng)
+    projections = Projections(
+        job.card.widths,
+        roles,
+        job.recipe.switches,
+        rng,
+        dueling=job.recipe.student.dueling,
+        side_of=job.card.environment.side_of,
+    )
     state = Training.begin(team, projections, job.recipe.optimisation)
     _restore(job, state, seed)
     began = last = time.perf_counter()

@@ -83,15 +83,26 @@ def positive_only(logprob: Tensor, advantage: Tensor) -> Tensor:
     return logprob.masked_fill(advantage <= 0, 0.0)
 
 
-def cosine_relations(embeddings: Sequence[Tensor]) -> Tensor:
-    """Cosines of every pair i < j of the agents' embeddings, N of [..., H]: [..., P]."""
+def pairs_within(side_of: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the pairs i < j of agents on one side; ``side_of``: the side of each agent."""
+    return [(i, j) for i, j in combinations(range(len(side_of)), 2) if side_of[i] == side_of[j]]
+
+
+def cosine_relations(embeddings: Sequence[Tensor], side_of: Sequence[int] = ()) -> Tensor:
+    """Cosines of every pair of the agents' embeddings, N of [..., H]: [..., P].
+
+    Opponents have no relation: their embeddings come from unrelated networks.
+    """
     unit = [e / e.norm(dim=-1, keepdim=True).clamp(min=1e-8) for e in embeddings]
-    return stack_pairs(unit, lambda a, b: (a * b).sum(-1))
+    return stack_pairs(unit, lambda a, b: (a * b).sum(-1), side_of)
 
 
-def stack_pairs(each: Sequence[Tensor], of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Return a function of every pair i < j of N tensors as [..., P], P = N (N - 1) / 2."""
-    if pairs := [of(a, b) for a, b in combinations(each, 2)]:
+def stack_pairs(
+    each: Sequence[Tensor], of: Callable[[Tensor, Tensor], Tensor], side_of: Sequence[int] = ()
+) -> Tensor:
+    """Return a function of every pair i < j on one side, [..., P]; no sides: of all N tensors."""
+    within = pairs_within(side_of or (0,) * len(each))
+    if pairs := [of(each[i], each[j]) for i, j in within]:
         return torch.stack(pairs).movedim(0, -1)
     alone = of(each[0], each[0])
     return alone.new_zeros((*alone.shape, 0))

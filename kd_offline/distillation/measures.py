@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kd_offline.datasets.loading.loader import Batch
 from kd_offline.distillation.advantages import Estimates, estimates
+from kd_offline.distillation.values import centred, state_value, variance
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -31,10 +33,24 @@ MEASURED = (
     "steps/value",
     "steps/terminated",
     "steps/truncated",
+    "steps/q_values",
     "final/value",
 )
 PART_STEPS = 25_600
 """Steps of a part, padding included: small beside a network's memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Mean and standard deviation, [N] each; a deviation of zero is given as 1."""
+
+    mean: FloatArray
+    std: FloatArray
+
+    def normalised(self, values: Tensor) -> Tensor:
+        """Return ``values`` [..., N] less the mean, in deviations."""
+        mean, std = (torch.from_numpy(x.astype(np.float32)) for x in (self.mean, self.std))
+        return (values - mean) / std
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +59,9 @@ class Measures:
 
     scale: InputScale
     centre: FloatArray | None = None  # mean embedding [N, H]
-    advantage_mean: float = 0.0
-    advantage_std: float = 1.0
+    advantage: Moments | None = None
+    state_value: Moments | None = None  # mean Q-value of the legal actions
+    q_scale: FloatArray | None = None  # [N], root mean variance of Q-values between legal actions
 
 
 @dataclass(slots=True)
@@ -69,6 +86,11 @@ class Deviation:
         self.count = self.count + count
 
     @property
+    def seen(self) -> bool:
+        """Whether anything was counted in."""
+        return bool(np.any(self.count))
+
+    @property
     def std(self) -> Any:
         """Standard deviation of the population."""
         return np.sqrt(self.squares / np.maximum(self.count, 1))
@@ -79,6 +101,17 @@ class _Totals:
     obs: Deviation = field(default_factory=lambda: Deviation((0, 1)))
     motion: Deviation = field(default_factory=lambda: Deviation((0, 1)))
     embedding: Deviation = field(default_factory=lambda: Deviation((0, 1)))
+    state_value: Deviation = field(default_factory=lambda: Deviation((0, 1)))
+    q_variance: Deviation = field(default_factory=lambda: Deviation((0, 1)))
+    sides: list[_Side] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Side:
+    """What a side's critic and rewards gave; sides differ in the unit and meaning of both."""
+
+    name: str
+    agents: list[int]
     advantage: Deviation = field(default_factory=lambda: Deviation((0, 1, 2)))
     returns: Deviation = field(default_factory=lambda: Deviation((0, 1, 2)))
     residual: float = 0.0
@@ -100,9 +133,9 @@ def measure(
     Raises
     ------
     UsageError
-        There are values, and the recorded critic explains too little of the returns.
+        There are values, and the recorded critic explains too little of the returns of a side.
     """
-    totals = _Totals()
+    totals = _Totals(sides=_sides(spec))
     for batch in parts:
         _add_views(totals, batch)
         alive = batch["steps/alive"] & batch.valid[..., None]
@@ -110,15 +143,43 @@ def measure(
             totals.embedding.add(batch["steps/embedding"].astype(np.float64), alive[..., None])
         if critic is not None and "steps/value" in batch.arrays:
             weight = deciding(batch.arrays, alive, switches)
-            _add_values(totals, estimates(batch.arrays, spec, critic, switches), weight)
-    if totals.returns.count:
-        _check_critic(1 - totals.residual / max(float(totals.returns.squares), 1e-12))
+            found = estimates(batch.arrays, spec, critic, switches)
+            for side in totals.sides:
+                _add_values(side, found, weight)
+        if "steps/q_values" in batch.arrays:
+            _add_q_values(totals, batch, deciding(batch.arrays, alive, switches))
+    for side in totals.sides:
+        _check_critic(side, several=len(totals.sides) > 1)
     return Measures(
         scale=InputScale(totals.obs.mean, totals.obs.std, totals.motion.std),
         centre=totals.embedding.mean if np.ndim(totals.embedding.mean) else None,
-        advantage_mean=float(totals.advantage.mean),
-        advantage_std=float(totals.advantage.std),
+        advantage=_by_agent(totals.sides, spec.n_agents),
+        state_value=_moments(totals.state_value),
+        q_scale=_steady(np.sqrt(totals.q_variance.mean)) if totals.q_variance.seen else None,
     )
+
+
+def _sides(spec: EnvironmentSpec) -> list[_Side]:
+    owner = np.array(spec.side_of)
+    return [_Side(name, np.flatnonzero(owner == k).tolist()) for k, name in enumerate(spec.sides)]
+
+
+def _by_agent(sides: list[_Side], n_agents: int) -> Moments | None:
+    """Return for every agent the moments of its side's advantages."""
+    if not all(side.advantage.seen for side in sides):
+        return None
+    mean, std = np.zeros(n_agents), np.zeros(n_agents)
+    for side in sides:
+        mean[side.agents], std[side.agents] = side.advantage.mean, side.advantage.std
+    return Moments(mean, std + 1e-8)
+
+
+def _moments(found: Deviation) -> Moments | None:
+    return Moments(found.mean, _steady(found.std)) if found.seen else None
+
+
+def _steady(deviation: FloatArray) -> FloatArray:
+    return np.where(deviation > 1e-8, deviation, 1.0)
 
 
 def deciding(data: Mapping[str, Array], alive: Array, switches: LossSwitches) -> Array:
@@ -137,20 +198,34 @@ def _add_views(totals: _Totals, batch: Batch) -> None:
     totals.motion.add(obs[:, 1:] - obs[:, :-1], both[..., None])
 
 
-def _add_values(totals: _Totals, found: Estimates, weight: Array) -> None:
+def _add_values(side: _Side, found: Estimates, weight: Array) -> None:
     """Outside of ``weight`` estimates follow no rule, and count nothing."""
+    mine = weight[..., side.agents]
     value, error, advantage = (
-        torch.where(torch.from_numpy(weight), x, 0.0).double().numpy() for x in found
+        torch.where(torch.from_numpy(mine), x[..., side.agents], 0.0).double().numpy()
+        for x in found
     )
-    totals.advantage.add(advantage, weight)
-    totals.returns.add(error + value, weight)
-    totals.residual += float((np.square(error) * weight).sum())
+    side.advantage.add(advantage, mine)
+    side.returns.add(error + value, mine)
+    side.residual += float((np.square(error) * mine).sum())
 
 
-def _check_critic(r2: float) -> None:
+def _add_q_values(totals: _Totals, batch: Batch, weight: Array) -> None:
+    """Outside of ``weight`` there may be no legal action, and nothing counts."""
+    legal = torch.from_numpy(batch["steps/available_actions"])
+    q = torch.from_numpy(batch["steps/q_values"]).double()
+    totals.state_value.add(state_value(q, legal).numpy(), weight)
+    totals.q_variance.add(variance(centred(q, legal), legal).numpy(), weight)
+
+
+def _check_critic(side: _Side, *, several: bool) -> None:
+    if not side.returns.seen:
+        return
+    r2 = 1 - side.residual / max(float(side.returns.squares), 1e-12)
     if r2 < MINIMUM_R2:
+        whose = f" of side {side.name!r}" if several else ""
         msg = (
-            f"the recorded critic explains {r2:.2f} of the variance of the returns, and the "
+            f"the recorded critic explains {r2:.2f} of the variance of the returns{whose}, and the "
             f"policy-gradient term needs at least {MINIMUM_R2}: distil with --policy-term none, "
             "or record an expert whose critic fits its rewards"
         )

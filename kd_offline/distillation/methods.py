@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from kd_offline.errors import MissingArrayError
@@ -35,6 +36,11 @@ METHODS: dict[str, Method] = {
         LossWeights(**_NOTHING | {"kl": 1.0}),
         LossSwitches(temperature=1.0, policy_term="none"),
     ),
+    "q": Method(
+        "regression of a value-based expert's centred Q-values (CTDS)",
+        LossWeights(**_NOTHING | {"regression": 1.0}),
+        LossSwitches(temperature=1.0, policy_term="none"),
+    ),
     "bc": Method(
         "behaviour cloning of the executed actions",
         LossWeights(**_NOTHING | {"ce": 1.0}),
@@ -48,12 +54,22 @@ METHODS: dict[str, Method] = {
 }
 
 
-def needed_arrays(recipe: DistillRecipe) -> tuple[str, ...]:
-    """Return the arrays that a recipe reads, beyond none that its loss terms do not use."""
+def speaks_in_values(present: Collection[str]) -> bool:
+    """Tell whether the expert of a dataset with these arrays is known by its Q-values alone."""
+    return "steps/q_values" in present and "steps/logits" not in present
+
+
+def needed_arrays(recipe: DistillRecipe, present: Collection[str]) -> tuple[str, ...]:
+    """Return the arrays that a recipe reads, beyond none that its loss terms do not use.
+
+    ``present``: the arrays of the dataset; of a value-based expert Q-values stand for logits.
+    """
     weights, switches = recipe.weights, recipe.switches
     names = ["steps/obs", "steps/available_actions", "steps/alive"]
     if weights.kl or (weights.ce and switches.ce_target != "executed"):
-        names.append("steps/logits")
+        names.append("steps/q_values" if speaks_in_values(present) else "steps/logits")
+    if weights.regression:
+        names.append("steps/q_values")
     if weights.ce and switches.ce_target == "executed":
         names.append("steps/actions")
     if weights.policy and switches.policy_term != "none":
@@ -65,16 +81,22 @@ def needed_arrays(recipe: DistillRecipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def check_arrays(recipe: DistillRecipe, present: list[str]) -> None:
+def check_arrays(recipe: DistillRecipe, present: Collection[str]) -> None:
     """Raise ``MissingArrayError`` where a dataset lacks what a recipe reads."""
-    missing = [name for name in needed_arrays(recipe) if name not in present]
+    missing = _missing(recipe, present)
     if missing:
         able = [
             name
             for name, m in METHODS.items()
-            if set(needed_arrays(DistillRecipe(weights=m.weights, switches=m.switches)))
-            <= set(present)
+            if not _missing(DistillRecipe(weights=m.weights, switches=m.switches), present)
         ]
         advice = f"choose --method {' or '.join(able)}" if able else "record it with an expert"
+        free = recipe.switches.model_copy(update={"policy_term": "none"})
+        if not _missing(recipe.model_copy(update={"switches": free}), present):
+            advice = f"add --policy-term none, or {advice}"
         msg = f"method {recipe.method!r} needs {', '.join(missing)}, not in this dataset: {advice}"
         raise MissingArrayError(msg)
+
+
+def _missing(recipe: DistillRecipe, present: Collection[str]) -> list[str]:
+    return [name for name in needed_arrays(recipe, present) if name not in present]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kd_offline.distillation import losses
+from kd_offline.advantage import side_sum
+from kd_offline.distillation import losses, values
 from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.targets import Targets
 from kd_offline.schemas.recipes import DistillRecipe, LossSwitches
@@ -35,8 +36,14 @@ def objective(
         terms["kl"] = _kl(logits, student, batch, switches)
     if weights.ce:
         terms["ce"] = _cross_entropy(student, batch)
+    if weights.regression:
+        terms["regression"] = _regression(logits, batch, switches)
+    if batch.baseline is not None:
+        gap = projections.values(embeddings) - batch.baseline
+        error = values.error(gap, switches.regression_loss)
+        terms["value"] = losses.masked_mean(error, batch.weight)
     if batch.advantage is not None:
-        terms["policy"] = _policy(logits, student, batch, switches)
+        terms["policy"] = _policy(logits, student, batch, switches, projections.side_of)
     if weights.entropy:
         bonus = losses.entropy(student, batch.available)
         terms["entropy"] = losses.masked_mean(bonus, batch.weight)
@@ -67,7 +74,23 @@ def _cross_entropy(student: Tensor, batch: Targets) -> Tensor:
     return losses.masked_mean(soft, batch.weight)
 
 
-def _policy(logits: Tensor, student: Tensor, batch: Targets, switches: LossSwitches) -> Tensor:
+def _regression(logits: Tensor, batch: Targets, switches: LossSwitches) -> Tensor:
+    """Compare in the unit of the scaled Q-values, so that the temperature weighs nothing."""
+    assert batch.expert is not None  # noqa: S101 - the Q-values are read with the weight
+    tau = switches.q_temperature
+    gap = values.regression(
+        logits * tau, batch.expert * tau, batch.available, switches.regression_loss
+    )
+    return losses.masked_mean(gap, batch.weight)
+
+
+def _policy(
+    logits: Tensor,
+    student: Tensor,
+    batch: Targets,
+    switches: LossSwitches,
+    side_of: tuple[int, ...],
+) -> Tensor:
     assert batch.executed is not None  # noqa: S101 - read with the advantages
     assert batch.advantage is not None  # noqa: S101
     if switches.policy_temperature == "kl":
@@ -81,9 +104,7 @@ def _policy(logits: Tensor, student: Tensor, batch: Targets, switches: LossSwitc
         assert batch.behaviour is not None  # noqa: S101 - PPO reads it
         behaviour = batch.behaviour
         if switches.ratio == "joint":
-            taken, behaviour = (
-                (x * batch.weight).sum(-1, keepdim=True).expand_as(x) for x in (taken, behaviour)
-            )
+            taken, behaviour = (side_sum(x * batch.weight, side_of) for x in (taken, behaviour))
         gain = losses.ppo_clip(taken, behaviour, batch.advantage, switches.clip)
     return losses.masked_mean(gain, batch.weight)
 
@@ -92,8 +113,9 @@ def _structure(
     embeddings: list[Tensor], batch: Targets, projections: Projections, switches: LossSwitches
 ) -> Tensor:
     assert batch.relations is not None  # noqa: S101 - the caller checked
-    own = losses.cosine_relations(projections.common(embeddings))
-    alive = losses.stack_pairs(batch.both.unbind(-1), torch.mul)
+    side_of = projections.side_of
+    own = losses.cosine_relations(projections.common(embeddings), side_of)
+    alive = losses.stack_pairs(batch.both.unbind(-1), torch.mul, side_of)
     mean = losses.masked_mean(losses.structure(batch.relations, own), alive)
     return mean * own.shape[-1] if switches.pairs == "sum" else mean
 
@@ -103,6 +125,7 @@ def _total(terms: dict[str, Tensor], recipe: DistillRecipe, progress: float, age
     on = float(progress >= switches.policy_warmup)
     scale = {"kl": w.kl, "ce": w.ce, "policy": -w.policy * on, "entropy": -w.entropy}
     scale |= {"structure": w.structure, "role": w.role}
+    scale |= {"regression": w.regression, "value": w.regression}
     if switches.form == "eq6":  # alpha CE + CE + one lambda for structure and role
         scale |= {"kl": 0.0, "ce": w.kl + 1.0, "role": w.structure}
     summed = agents if switches.agents == "sum" else 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,9 +13,12 @@ from kd_offline.schemas.recipes import LossSwitches
 
 
 class Projections(nn.Module):
-    """Relation projectors ``P_i`` and role projections ``U_S``.
+    """Relation projectors ``P_i``, role projections ``U_S`` and the values of dueling students.
 
     Student embeddings of unequal widths have no cosine; ``P_i`` maps each to a common width.
+    ``side_of``: the side of each agent, none for one side. With ``dueling`` a linear head on each
+    agent's embedding gives the value of the state, so that the student's own head is left with the
+    advantages (Wang et al., 2016).
     """
 
     def __init__(
@@ -22,9 +27,13 @@ class Projections(nn.Module):
         roles: int,
         switches: LossSwitches,
         rng: np.random.Generator,
+        *,
+        dueling: bool = False,
+        side_of: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.widths = widths
+        self.side_of = tuple(side_of) or (0,) * len(widths)
         kind = switches.relation
         if kind == "auto":
             kind = "none" if len(set(widths)) == 1 else "linear"
@@ -38,6 +47,7 @@ class Projections(nn.Module):
             for width in widths
             if roles
         )
+        self.value = nn.ModuleList(_value_head(width) for width in widths if dueling)
 
     def common(self, embeddings: list[Tensor]) -> list[Tensor]:
         """Return the embeddings [T, B, H_i] of all agents in one space: N of [T, B, d]."""
@@ -50,6 +60,17 @@ class Projections(nn.Module):
         """Return log role distributions of the students, [T, B, N, K]."""
         scores = [e @ u.T for u, e in zip(self.role, embeddings, strict=True)]
         return log_softmax(torch.stack(scores, 2) / temperature)
+
+    def values(self, embeddings: list[Tensor]) -> Tensor:
+        """Return the values of the states as dueling students estimate them, [T, B, N]."""
+        return torch.cat([v(e) for v, e in zip(self.value, embeddings, strict=True)], -1)
+
+
+def _value_head(width: int) -> nn.Module:
+    head = nn.Linear(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def _projector(kind: str, width: int, common: int, rng: np.random.Generator) -> nn.Module:

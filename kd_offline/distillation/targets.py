@@ -21,6 +21,7 @@ from kd_offline.distillation.losses import actions_outermost, cosine_relations, 
 from kd_offline.distillation.measures import Measures, deciding
 from kd_offline.distillation.methods import needed_arrays
 from kd_offline.distillation.roles import RoleModel
+from kd_offline.distillation.values import state_value, value_logits
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.recipes import DistillRecipe
@@ -60,6 +61,7 @@ class Targets:
     executed: Tensor | None = None  # int64 [E, T, N]
     behaviour: Tensor | None = None  # log probability of the executed action, [E, T, N]
     advantage: Tensor | None = None  # normalised, [E, T, N]
+    baseline: Tensor | None = None  # mean Q-value of the legal actions, normalised, [E, T, N]
     relations: Tensor | None = None  # cosines of pairs of the expert's embeddings, [E, T, P]
     roles: Tensor | None = None  # log role distributions of the expert, [E, T, N, K]
 
@@ -102,7 +104,7 @@ _BY_ACTION = ("available", "expert", "softened", "relations", "roles")
 
 def arrays_to_read(buffer: ExpertBuffer, recipe: DistillRecipe) -> list[str]:
     """Return the names of the arrays that :func:`build_targets` takes from a batch."""
-    names = [*needed_arrays(recipe), "steps/actions", f"masks/{recipe.mask}"]
+    names = [*needed_arrays(recipe, buffer.names), "steps/actions", f"masks/{recipe.mask}"]
     if recipe.weights.ce and buffer.has("steps/action_source"):
         names.append("steps/action_source")
     if recipe.weights.ce and recipe.switches.ce_target == "sampled":
@@ -118,8 +120,8 @@ def build_targets(batch: Batch, lesson: Lesson) -> Targets:
     # An agent that is absent has no legal action; give it all, so that its softmax is defined.
     available = torch.from_numpy(data["steps/available_actions"]) | ~alive.unsqueeze(-1)
     counts = torch.from_numpy(deciding(data, living, recipe.switches)).float()
-    expert, softened = _policies(data, available, recipe)
-    needed = needed_arrays(recipe)
+    expert, softened = _policies(data, available, lesson)
+    needed = needed_arrays(recipe, data)
     executed = torch.from_numpy(data["steps/actions"]).long()
     return Targets(
         inputs=_inputs(data, lesson),
@@ -134,6 +136,7 @@ def build_targets(batch: Batch, lesson: Lesson) -> Targets:
         executed=executed if "steps/actions" in needed else None,
         behaviour=_column(data, "steps/behaviour_logprob"),
         advantage=_advantages(data, lesson),
+        baseline=_baseline(data, available, lesson),
         relations=_relations(data, lesson),
         roles=None if lesson.roles is None else lesson.roles.log_roles(data["steps/embedding"]),
     )
@@ -159,11 +162,17 @@ def _last_actions(data: dict[str, Array], available: Tensor, team: StudentTeam) 
 
 
 def _policies(
-    data: dict[str, Array], available: Tensor, recipe: DistillRecipe
+    data: dict[str, Array], available: Tensor, lesson: Lesson
 ) -> tuple[Tensor | None, Tensor | None]:
-    if "steps/logits" not in data:
+    recipe, scale = lesson.recipe, lesson.measures.q_scale
+    if scale is not None and "steps/q_values" in data:
+        q = torch.from_numpy(data["steps/q_values"])
+        unit = torch.from_numpy(scale.astype(np.float32))
+        logits = value_logits(q, available, unit, recipe.switches)
+    elif "steps/logits" in data:
+        logits = torch.from_numpy(data["steps/logits"])
+    else:
         return None, None
-    logits = torch.from_numpy(data["steps/logits"])
     expert = log_policy(logits, available)
     temperature = recipe.switches.temperature
     if not recipe.weights.kl or temperature == 1.0:
@@ -200,7 +209,15 @@ def _advantages(data: dict[str, Array], lesson: Lesson) -> Tensor | None:
     if "steps/value" not in data or lesson.critic is None:
         return None
     raw = advantages(data, lesson.spec, lesson.critic, lesson.recipe.switches)
-    return (raw - lesson.measures.advantage_mean) / (lesson.measures.advantage_std + 1e-8)
+    found = lesson.measures.advantage
+    return raw if found is None else found.normalised(raw)
+
+
+def _baseline(data: dict[str, Array], available: Tensor, lesson: Lesson) -> Tensor | None:
+    found = lesson.measures.state_value
+    if not lesson.recipe.student.dueling or found is None:
+        return None
+    return found.normalised(state_value(torch.from_numpy(data["steps/q_values"]), available))
 
 
 def _relations(data: dict[str, Array], lesson: Lesson) -> Tensor | None:
@@ -210,5 +227,8 @@ def _relations(data: dict[str, Array], lesson: Lesson) -> Tensor | None:
     parts = np.array_split(embedding, 1 + len(embedding) // 1024)
     shifted = (part if centre is None else part - centre for part in parts)
     return torch.cat(
-        [cosine_relations(torch.from_numpy(p.astype(np.float32)).unbind(-2)) for p in shifted]
+        [
+            cosine_relations(torch.from_numpy(p.astype(np.float32)).unbind(-2), lesson.spec.side_of)
+            for p in shifted
+        ]
     )

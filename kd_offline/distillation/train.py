@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -216,16 +216,17 @@ def finish(state: Training) -> StudentTeam:
 def held_out_metrics(team: StudentTeam, data: Episodes, batch: int) -> dict[str, float]:
     """Return mean KL, cross entropy, action agreement and joint agreement of greedy choices.
 
-    Means are over decisions that count; *joint* asks that all deciding agents agree, and
-    ``kl.<agent>`` is one agent's. Without the expert's logits only the cross entropy of the
-    executed actions is known.
+    Means are over decisions that count; *joint* asks that all deciding agents of a side agree, and
+    ``kl.<agent>`` is one agent's. A value-based expert's distribution is that of its scaled
+    Q-values at ``q_temperature``, its choice the highest of them. Without logits and Q-values only
+    the cross entropy of the executed actions is known.
     """
     team.eval()
     sums: dict[str, Tensor] = {}
     for part in data.parts(batch):
         memory = team.start(part.inputs.shape[1])
         logits, _, _ = team(part.inputs, memory, part.last_actions)
-        for name, value in _sums(logits, part).items():
+        for name, value in _sums(logits, part, team.spec.side_of).items():
             sums[name] = sums.get(name, torch.zeros(())) + value
     decisions, moments = sums.pop("decisions"), sums.pop("moments")
     cloned = sums.pop("cloned", decisions)
@@ -240,11 +241,13 @@ def held_out_metrics(team: StudentTeam, data: Episodes, batch: int) -> dict[str,
     return out
 
 
-def _sums(logits: Tensor, part: Targets) -> dict[str, Tensor]:
-    """Return sums over steps and episodes, [N]; of joint figures, []."""
+def _sums(logits: Tensor, part: Targets, side_of: Sequence[int]) -> dict[str, Tensor]:
+    """Return sums over steps and episodes, [N]; of joint figures over sides too, []."""
     student = losses.log_policy(logits, part.available)
     weight = part.weight
-    out = {"decisions": weight.sum((0, 1)), "moments": weight.any(-1).sum()}
+    sides = [[i for i, own in enumerate(side_of) if own == side] for side in sorted(set(side_of))]
+    decided = torch.stack([weight[..., side].any(-1) for side in sides])
+    out = {"decisions": weight.sum((0, 1)), "moments": decided.sum()}
     if part.label is not None:
         counted = weight if part.cloned is None else part.cloned
         out["ce"] = (losses.cross_entropy(part.label, student) * counted).sum((0, 1))
@@ -254,5 +257,7 @@ def _sums(logits: Tensor, part: Targets) -> dict[str, Tensor]:
         same = (student.argmax(-1) == part.expert.argmax(-1)).float()
         out["kl"] = (kl * weight).sum((0, 1))
         out["agreement"] = (same * weight).sum((0, 1))
-        out["joint_agreement"] = (((same + (1 - weight)) > 0).all(-1) & weight.any(-1)).sum()
+        settled = (same + (1 - weight)) > 0
+        together = torch.stack([settled[..., side].all(-1) for side in sides])
+        out["joint_agreement"] = (together & decided).sum()
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kd_offline.schemas.environment import Strict
 
@@ -24,6 +24,12 @@ class LossWeights(Strict):
         default=0.1, ge=0, description="weight of the policy-gradient term, Eq. 4"
     )
     entropy: float = Field(default=0.0, ge=0, description="zeta, Eq. 5")
+    regression: float = Field(
+        default=0.0,
+        ge=0,
+        description="of a value-based expert's centred Q-values (CTDS); with dueling students of "
+        "the value of the state too",
+    )
 
 
 class LossSwitches(Strict):
@@ -68,6 +74,15 @@ class LossSwitches(Strict):
     learn_role_projection: bool = True
     agents: Literal["mean", "sum"] = "mean"
     drop_forced: bool = Field(default=True, description="leave out states with one legal action")
+    q_temperature: float = Field(
+        default=0.1, gt=0, description="that turns scaled Q-values into the expert's logits"
+    )
+    q_scale: Literal["dataset", "state", "none"] = Field(
+        default="dataset",
+        description="what centred Q-values are divided by: their deviation between legal actions, "
+        "over the dataset or in each state",
+    )
+    regression_loss: Literal["mse", "huber"] = "mse"
 
 
 class StudentArchitecture(Strict):
@@ -91,6 +106,11 @@ class StudentArchitecture(Strict):
     )
     mask_as_input: bool | None = Field(
         default=None, description="append the mask bits; None: for per-episode masks only"
+    )
+    dueling: bool = Field(
+        default=False,
+        description="also learn the value of the state, by a head that exists in training only; "
+        "needs weights.regression",
     )
 
 
@@ -133,3 +153,10 @@ class DistillRecipe(Strict):
         description="of decoded data and targets, in 10**6 bytes; where they need more they are "
         "streamed, in an order that depends on this; None: all in memory",
     )
+
+    @model_validator(mode="after")
+    def _dueling_learns_values(self) -> DistillRecipe:
+        if self.student.dueling and not self.weights.regression:
+            msg = "dueling students need the Q-values' regression: choose method q or a weight"
+            raise ValueError(msg)
+        return self

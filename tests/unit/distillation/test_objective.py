@@ -138,7 +138,7 @@ def test_unequal_widths_are_projected_and_equal_ones_are_not(buffer):
     assert projections.kind == "none"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"q"}))
 def test_methods_read_only_what_they_need(buffer, method):
     recipe = distill_recipe(method=method)
     team = StudentTeam(
