@@ -16,6 +16,7 @@
     ├── CheckpointError            exit 1   an expert or student file cannot be used
     ├── MismatchError              exit 2   two parts that do not fit each other
     ├── StorageError               exit 1   the disk or folder refuses: full, read-only, exists
+    ├── GameError                  exit 1   the process of a game does not start, or broke down
     └── BudgetError                exit 3   a stated budget is violated
 
 Every message is one sentence of what is wrong, what was got, what is allowed and what to do next.
@@ -111,6 +112,10 @@ class MismatchError(KdOfflineError, ValueError):
 
 class StorageError(KdOfflineError, OSError):
     """The file system refuses: full, read-only, in use, or already there."""
+
+
+class GameError(KdOfflineError, RuntimeError):
+    """A game that runs in a process of its own does not start, or broke down."""
 
 
 class BudgetError(KdOfflineError):

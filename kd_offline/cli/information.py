@@ -117,6 +117,7 @@ def _show(report: DoctorReport) -> None:
         for e in report.extras
     ]
     typer.echo(table(extras))
+    typer.echo(f"\nStarCraft II (smac/<map>): {report.starcraft.detail}")
     typer.echo(f"\nbundled experts: {', '.join(report.bundled_experts) or 'none'}")
     if missing := [e.library for e in report.extras if e.install is not None]:
         say(f"optional and absent: {', '.join(missing)}")

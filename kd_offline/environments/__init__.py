@@ -23,7 +23,8 @@ def load(name: str, **kwargs: Any) -> BatchedEnvironment:
     ----------
     name
         One of :func:`names`, such as ``mpe/simple_spread_v3``, or
-        ``pettingzoo/<module>:<factory>`` for any parallel PettingZoo environment.
+        ``pettingzoo/<module>:<factory>`` for any parallel PettingZoo environment, or
+        ``smax/<map>``.
     **kwargs
         Settings of the environment, such as ``n_agents`` or ``episode_limit``.
 
@@ -42,6 +43,10 @@ def load(name: str, **kwargs: Any) -> BatchedEnvironment:
         from kd_offline.environments.pettingzoo import load as load_pettingzoo
 
         return load_pettingzoo(name, kwargs)
+    if name.startswith("smac/"):
+        return _smac(name, kwargs)
+    if name.startswith("smax/"):
+        return _smax(name, kwargs)
     raise UnknownNameError(what="environment", got=name, allowed=names())
 
 
@@ -83,6 +88,24 @@ def _predator_prey(kwargs: dict[str, Any]) -> BatchedEnvironment:
     return PredatorPrey(_parse("grid/predator_prey", PredatorPreySettings, kwargs))
 
 
+def _smax(name: str, kwargs: dict[str, Any]) -> BatchedEnvironment:
+    from kd_offline.environments.smax.library import require
+    from kd_offline.environments.smax.settings import SmaxSettings
+
+    settings = _parse(name, SmaxSettings, kwargs)
+    require(name)
+    from kd_offline.environments.smax.environment import Smax
+
+    return Smax(name.removeprefix("smax/"), settings)
+
+
+def _smac(name: str, kwargs: dict[str, Any]) -> BatchedEnvironment:
+    from kd_offline.environments.smac.environment import load as load_smac
+    from kd_offline.environments.smac.settings import SmacSettings
+
+    return load_smac(name.removeprefix("smac/"), _parse(name, SmacSettings, kwargs))
+
+
 def _parse(name: str, model: type[_Model], kwargs: dict[str, Any]) -> _Model:
     allowed = list(model.model_fields)
     for key in kwargs:
@@ -115,6 +138,15 @@ _DESCRIPTIONS = {
     "grid/predator_prey": (
         "predators catch prey in pairs on a grid (size, n_predators, n_prey, view, capture_reward, "
         "lone_penalty, capturers_leave, episode_limit)"
+    ),
+    "smax/<map>": (
+        "StarCraft-like combat of JaxMARL such as 3m, 8m, 5m_vs_6m, 3s5z, 2s3z, smacv2_5_units; a "
+        "wrong map lists all (see_enemy_actions, walls_cause_death, enemy_shoots, attack_mode, "
+        "won_battle_bonus, episode_limit)"
+    ),
+    "smac/<map>": (
+        "the original StarCraft II tasks, such as smac/3m; needs the game, see kd-offline doctor "
+        "(difficulty, game_version, games and the package's own)"
     ),
     "pettingzoo/<module>:<factory>": (
         "any ParallelEnv with discrete actions, such as "

@@ -6,6 +6,7 @@ from contextlib import suppress
 from importlib import import_module, metadata
 from importlib.resources import files
 
+from kd_offline.environments.smac.installation import look
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.outputs import DoctorReport, Extra
 
@@ -15,6 +16,8 @@ EXTRAS = {
     "pettingzoo": ("pettingzoo", "mpe2"),
     "report": ("jinja2", "matplotlib"),
     "share": ("cryptography", "huggingface-hub", "obstore"),
+    "smax": ("jaxmarl",),
+    "sweep": ("optuna",),
 }
 
 
@@ -33,6 +36,7 @@ def examine() -> DoctorReport:
         torch=made.packages.get("torch"),
         packages={k: v for k, v in made.packages.items() if not _is_extra(k)},
         extras=tuple(_extra(lib, extra) for extra, libs in EXTRAS.items() for lib in libs),
+        starcraft=look(),
         bundled_experts=bundled_experts(),
     )
 

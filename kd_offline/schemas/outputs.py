@@ -165,6 +165,22 @@ class Extra(Strict):
     install: str | None = Field(default=None, description="how to get it, where it is absent")
 
 
+class StarCraft(Strict):
+    """What there is of the original StarCraft II environment.
+
+    ``automl``: AutoML's optimiser of the same name is installed instead; ``foreign``: something
+    else of that name; ``no_library`` and ``no_game``: StarCraft's package without all it needs.
+    """
+
+    state: Literal["nothing", "automl", "foreign", "no_library", "no_game", "ready"]
+    detail: str = Field(description="what was found and what to do, in words")
+    package: str | None = Field(default=None, description="folder of the package smac")
+    version: str | None = None
+    game: str | None = Field(default=None, description="folder of the game")
+    builds: tuple[int, ...] = Field(default=(), description="of the game; SMAC plays the last")
+    maps: tuple[str, ...] = ()
+
+
 class DoctorReport(Strict):
     """``doctor --json``: what this installation can do."""
 
@@ -177,6 +193,7 @@ class DoctorReport(Strict):
     torch: str | None
     packages: dict[str, str]
     extras: tuple[Extra, ...]
+    starcraft: StarCraft
     bundled_experts: tuple[str, ...]
 
 
