@@ -6,7 +6,7 @@ sums and no steps, has its own loop in :mod:`kd_offline.evaluation.rollout`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -126,6 +126,25 @@ def collect(
     ends = (_latest(value, output.value, over), _latest(best, output.q_tot_max, over))
     final = _final(view, *ends)
     return Trajectories(steps, {k: v for k, v in final.items() if k not in without}, length, won)
+
+
+def joined(parts: Sequence[Trajectories]) -> Trajectories:
+    """Return the episodes of all ``parts``; shorter ones are filled up with zeros."""
+    longest = max(len(next(iter(part.steps.values()))) for part in parts)
+
+    def padded(values: Array) -> Array:
+        return np.pad(values, ((0, longest - len(values)), *((0, 0),) * (values.ndim - 1)))
+
+    def side_by_side(kept: Sequence[Mapping[str, Array]], axis: int) -> dict[str, Array]:
+        return {name: np.concatenate([x[name] for x in kept], axis) for name in kept[0]}
+
+    steps = [{name: padded(values) for name, values in part.steps.items()} for part in parts]
+    return Trajectories(
+        steps=side_by_side(steps, 1),
+        final=side_by_side([part.final for part in parts], 0),
+        length=np.concatenate([part.length for part in parts]),
+        won=np.concatenate([part.won for part in parts]),
+    )
 
 
 def _step(view: View, output: PolicyOutput, choice: Choice, outcome: Outcome) -> dict[str, Array]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from kd_offline.errors import UnknownNameError, UsageError
-from kd_offline.schemas.environment import Strict
+from kd_offline.schemas.environment import EnvironmentSpec, Strict
 
 if TYPE_CHECKING:
     from kd_offline.environments.protocol import BatchedEnvironment
@@ -48,6 +48,22 @@ def load(name: str, **kwargs: Any) -> BatchedEnvironment:
     if name.startswith("smax/"):
         return _smax(name, kwargs)
     raise UnknownNameError(what="environment", got=name, allowed=names())
+
+
+def largest_batch(environment: BatchedEnvironment, wanted: int) -> int:
+    """Return how many episodes can be played at once: ``wanted``, or fewer where each is costly."""
+    return min(wanted, getattr(environment, "largest_batch", wanted))
+
+
+def irreproducible(spec: EnvironmentSpec) -> str | None:
+    """Return why episodes of an environment cannot be played again, None where they can be."""
+    if spec.id.startswith("smac/") and not spec.kwargs.get("new_game_each_episode"):
+        return (
+            f"{spec.id} was recorded in games of several episodes, and StarCraft II takes a seed "
+            "for a whole game only: its episodes cannot be played again, unless recorded with "
+            "--env new_game_each_episode=true"
+        )
+    return None
 
 
 def names() -> dict[str, str]:

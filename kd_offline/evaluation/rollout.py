@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kd_offline.environments import largest_batch
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError, UsageError
 from kd_offline.policies import choose_actions, masked_log_softmax
@@ -96,6 +97,7 @@ def rollout(
     if len(seeds) == 0 or batch < 1:
         msg = f"a rollout of {len(seeds)} episodes in batches of {batch}: give at least 1 of each"
         raise UsageError(msg)
+    batch = largest_batch(environment, batch)
     chunks = [
         _play(environment, policy, seeds[start : start + batch], greedy, reference)
         for start in range(0, len(seeds), batch)

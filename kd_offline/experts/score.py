@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kd_offline.environments import largest_batch
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.policies import choose_actions
 from kd_offline.schemas.expert import GreedyScore
@@ -25,8 +26,9 @@ def greedy_score(
     spec = environment.spec
     totals: dict[str, list[float]] = {side: [] for side in spec.sides}
     won: list[Int8Array] = []
-    for first in range(0, episodes, _BATCH):
-        seeds = episode_seeds(_SEED, first, min(_BATCH, episodes - first), "evaluation")
+    batch = largest_batch(environment, _BATCH)
+    for first in range(0, episodes, batch):
+        seeds = episode_seeds(_SEED, first, min(batch, episodes - first), "evaluation")
         played = collect(environment, policy, seeds, _greedy)
         won.append(played.won)
         reward = (played.steps["reward"] * played.valid[..., None]).sum(0)

@@ -14,7 +14,7 @@ from kd_offline.seeding import generator
 from kd_offline.types import Array, IntArray
 
 _PART_BYTES = 64 << 20
-_PART_EPISODES = 256
+MOST_EPISODES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,13 @@ def choose(buffer: ExpertBuffer, episodes: int, seed: int) -> IntArray:
     return np.sort(drawn)
 
 
-def parts(buffer: ExpertBuffer, names: Iterable[str], episodes: IntArray) -> Iterator[Part]:
-    """Yield the arrays ``names`` of the ascending ``episodes``, in order."""
+def parts(
+    buffer: ExpertBuffer, names: Iterable[str], episodes: IntArray, most: int = MOST_EPISODES
+) -> Iterator[Part]:
+    """Yield the arrays ``names`` of the ascending ``episodes``, in order, ``most`` at a time."""
     steps = [name for name in names if name.startswith("steps/")]
     others = [name for name in names if not name.startswith("steps/")]
-    size = _part_size(buffer, steps)
+    size = min(most, _part_size(buffer, steps))
     for start in range(0, len(episodes), size):
         here = episodes[start : start + size]
         arrays, _ = buffer.padded(steps, here)
@@ -67,4 +69,4 @@ def _part_size(buffer: ExpertBuffer, steps: Iterable[str]) -> int:
     longest = int(buffer.episodes("length").max())
     specs = [buffer.array(name).spec for name in steps]
     row = sum(int(np.prod(s.shape[1:])) * np.dtype(s.dtype).itemsize for s in specs)
-    return int(np.clip(_PART_BYTES // max(1, row * longest), 1, _PART_EPISODES))
+    return int(np.clip(_PART_BYTES // max(1, row * longest), 1, MOST_EPISODES))

@@ -118,6 +118,7 @@ def record(
     worlds = [environments.load(environment, **(environment_kwargs or {})) for _ in range(threads)]
     spec = worlds[0].spec
     batch = batch or min(1000, math.ceil(BATCH_STEPS / spec.episode_limit))
+    batch = environments.largest_batch(worlds[0], batch)
     actor = _ready(load(expert, spec, expert_recipe), worlds[0], seed, tell)
     company = load_partner(partner, spec, partner_share)
     chosen = {m.name: m for m in (resolve(x, spec) for x in masks or names_for(spec))}

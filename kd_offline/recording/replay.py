@@ -12,7 +12,7 @@ from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError, MissingArrayError, MissingExtraError, UsageError
 from kd_offline.recording.comparison import Comparison
-from kd_offline.recording.episodes import Part, choose, opened, parts
+from kd_offline.recording.episodes import MOST_EPISODES, Part, choose, opened, parts
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.replay import ReplayReport
 from kd_offline.types import Array, BoolArray, IntArray, Outcome, View
@@ -57,7 +57,7 @@ def replay(
     MissingArrayError
         The dataset holds no seeds.
     UsageError
-        The environment cannot be rebuilt here.
+        The environment cannot be rebuilt here, or plays no episode a second time.
     MismatchError
         The environment of this name has other agents, observations or actions.
     """
@@ -68,12 +68,15 @@ def replay(
             "played again: record it with seeds, or verify without a replay"
         )
         raise MissingArrayError(msg)
+    if why := environments.irreproducible(buffer.spec):
+        raise UsageError(why)
     world = rebuild(buffer.spec, environment)
     chosen = choose(buffer, episodes, seed)
     comparison = Comparison(buffer.spec, TOLERANCE)
     done = steps = 0
     try:
-        for part in parts(buffer, _needed(buffer), chosen):
+        largest = environments.largest_batch(world, MOST_EPISODES)
+        for part in parts(buffer, _needed(buffer), chosen, largest):
             _play(world, part, comparison)
             done, steps = done + len(part.episodes), steps + int(part.lengths.sum())
             if progress is not None:
