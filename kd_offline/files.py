@@ -7,6 +7,7 @@ writer at a time and clears up after a killed one.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from kd_offline.errors import StorageError
@@ -48,6 +49,27 @@ def refusal(path: Path, error: OSError) -> StorageError:
     """Return the error that says why ``path`` could not be written."""
     reason = error.strerror or str(error)
     return StorageError(f"cannot write {str(path)!r}: {reason}; free space or give another path")
+
+
+def cache_folder() -> Path | None:
+    """Return the folder of what can be had again; None where it is switched off.
+
+    ``KD_OFFLINE_CACHE`` is the folder or ``off``; without it, the platform's place for caches.
+    """
+    place = os.environ.get("KD_OFFLINE_CACHE", "")
+    if place.lower() == "off":
+        return None
+    return Path(place).expanduser() if place else _platform_folder()
+
+
+def _platform_folder() -> Path:
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "kd-offline"
 
 
 def _discard(aside: Path) -> None:

@@ -33,7 +33,10 @@ class PresetForEnvironment(Strict):
 
 
 class MaskPreset(Strict):
-    """One bundled mask, for every environment that it is defined for."""
+    """One bundled mask, for every environment that it is defined for.
+
+    ``environments`` has names, or patterns such as ``smax/*`` for those without an entry.
+    """
 
     description: str
     environments: dict[str, PresetForEnvironment]

@@ -6,7 +6,7 @@ mask means the same thing wherever a block sits.
 ``full``
     everything.
 ``limited``, ``paper``
-    bundled for the particle tasks, see ``mask_presets.toml``.
+    bundled for most tasks, see ``mask_presets.toml``.
 ``random-k``
     a fresh random subset of features in every episode, between 4/9 and 5/9 of an agent's width:
     8 to 10 of 18 as in the KD-MARL paper's text, proportionally fewer for a narrower agent.
@@ -22,6 +22,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -32,7 +33,7 @@ from pydantic import ValidationError
 from kd_offline import seeding
 from kd_offline.errors import MismatchError, UnknownNameError, UsageError
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.schemas.mask import MaskFile, MaskPreset
+from kd_offline.schemas.mask import MaskFile, MaskPreset, PresetForEnvironment
 from kd_offline.types import BoolArray, IntArray, SeedArray
 
 _RANDOM = re.compile(r"random-(k|[1-9][0-9]*)")
@@ -81,7 +82,7 @@ class Mask:
 
 def names_for(spec: EnvironmentSpec) -> list[str]:
     """Return the names of the masks that exist for ``spec``."""
-    bundled = [name for name, preset in _presets().items() if spec.id in preset.environments]
+    bundled = [name for name, preset in _presets().items() if _choice(preset, spec.id)]
     return ["full", *bundled, "random-k"]
 
 
@@ -117,13 +118,13 @@ def resolve(name_or_path: str, spec: EnvironmentSpec, *, seed: int = 0) -> Mask:
 
 def _preset(name: str, spec: EnvironmentSpec) -> Mask:
     preset = _presets()[name]
-    if spec.id not in preset.environments:
+    choice = _choice(preset, spec.id)
+    if choice is None:
         msg = (
             f"mask {name!r} is not defined for {spec.id!r}, only for "
             f"{', '.join(preset.environments)}: choose {', '.join(names_for(spec))}, {_HINT}"
         )
         raise MismatchError(msg)
-    choice = preset.environments[spec.id]
     seen = {}
     for agent in spec.agents:
         kind, _, number = agent.rpartition("_")
@@ -131,6 +132,13 @@ def _preset(name: str, spec: EnvironmentSpec) -> Mask:
         wanted = lists[int(number) % len(lists)]
         seen[agent] = tuple(block for block in wanted if block in spec.blocks[agent])
     return _static(name, f"{preset.description}: {choice.why.strip()}", seen, spec)
+
+
+def _choice(preset: MaskPreset, environment: str) -> PresetForEnvironment | None:
+    """Return the entry of an environment: its own, else the first whose pattern fits."""
+    entries = preset.environments
+    fitting = (entries[key] for key in entries if fnmatchcase(environment, key))
+    return entries.get(environment) or next(fitting, None)
 
 
 def _from_file(path: Path, spec: EnvironmentSpec) -> Mask:

@@ -6,16 +6,16 @@ import hashlib
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from kd_offline.errors import UsageError
+from kd_offline.files import cache_folder
 from kd_offline.schemas.dataset import FileRecord
 
-_PLACE, _LIMIT = "KD_OFFLINE_CACHE", "KD_OFFLINE_CACHE_GB"
+_LIMIT = "KD_OFFLINE_CACHE_GB"
 _DEFAULT_GB = 20.0
 # A full cache is emptied by a bit more than needed, so that it is not searched for every file.
 _KEPT_SHARE = 0.9
@@ -112,8 +112,8 @@ def default_cache() -> Cache | None:
     UsageError
         The size is not a number.
     """
-    place = os.environ.get(_PLACE, "")
-    if place.lower() == "off":
+    root = cache_folder()
+    if root is None:
         return None
     size = os.environ.get(_LIMIT, str(_DEFAULT_GB))
     try:
@@ -121,14 +121,4 @@ def default_cache() -> Cache | None:
     except (ValueError, OverflowError):
         msg = f"{_LIMIT} is {size!r}, which is not a number of gigabytes: set it to one such as 20"
         raise UsageError(msg) from None
-    return Cache(Path(place).expanduser() if place else _platform_folder(), limit)
-
-
-def _platform_folder() -> Path:
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "kd-offline"
+    return Cache(root, limit)
