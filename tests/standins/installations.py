@@ -1,6 +1,9 @@
 """Folders that look to Python as what people install under the name ``smac``."""
 
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 STANDIN = "from tests.standins.starcraft import StarCraft2Env\n"
 
@@ -48,3 +51,12 @@ def game(folder, maps=("3m", "2s3z", "MMM"), builds=(69232, 75689)):
     files = {f"Versions/Base{build}/SC2_x64": "" for build in builds}
     files |= {f"Maps/SMAC_Maps/{name}.SC2Map": "" for name in maps}
     return written(folder, files)
+
+
+@contextmanager
+def playable(folder, env=STANDIN, maps=("3m", "2s3z", "MMM")):
+    """Install package and game below ``folder`` for this process and those that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(starcraft(folder / "site", env)))
+        patch.setenv("SC2PATH", str(game(folder / "game", maps)))
+        yield folder

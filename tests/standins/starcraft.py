@@ -6,6 +6,7 @@ is follows here from who fights on it, not from the adapter's table, so that eac
 """
 
 import math
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 SIZE, SIGHT, SHOOT = 32, 9, 6
 MOVES = ((0, 1), (0, -1), (1, 0), (-1, 0))
 NO_ATTACK = 2 + len(MOVES)
+PEACE = "STANDIN_PEACE" in os.environ  # enemies that do nothing
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,9 @@ class StarCraft2Env:
         before = [[unit.life for unit in side] for side in (self.agents, self.enemies)]
         for unit, action in zip(self.agents, actions, strict=True):
             self._act(unit, action)
-        for unit in self.enemies:
-            self._fight(unit)
+        if not PEACE:
+            for unit in self.enemies:
+                self._fight(unit)
         for unit in self.agents + self.enemies:
             unit.pause = max(0, unit.pause - 1)
         self.steps += 1
@@ -313,16 +316,12 @@ class StarCraft2Env:
         return np.array(state, np.float32)
 
     def get_env_info(self):
-        """Sizes, without a game that runs: units that nobody sees have the same features."""
-        if not self.agents:
-            self.random = np.random.default_rng(0)
-            self.reset()
-            sizes = self.get_env_info()
-            self.agents, self.random = [], None
-            return sizes
+        """Sizes; they need no game that runs, so one of its own is looked at."""
+        seen = StarCraft2Env(**self.set)
+        seen.reset()
         return {
-            "state_shape": len(self.get_state()),
-            "obs_shape": len(self.get_obs_agent(0)),
+            "state_shape": len(seen.get_state()),
+            "obs_shape": len(seen.get_obs_agent(0)),
             "n_actions": self.n_actions,
             "n_agents": self.n_agents,
             "episode_limit": self.episode_limit,

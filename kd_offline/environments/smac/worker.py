@@ -116,5 +116,5 @@ def _next(source: BinaryIO) -> tuple[str, tuple[Any, ...]] | None:
 
 
 def _words(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
