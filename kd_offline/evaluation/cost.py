@@ -1,133 +1,61 @@
-"""Exact closed-form cost of a deployed policy network: parameters, MACs, FLOPs.
+"""Exact cost of teams: the expert's actors, the expert with its critic, the students.
 
-One convention, stated with every figure: a FLOP count is 2 for each multiply-accumulate of the
-matrix products, for one decision of one agent. Biases, activations, layer normalisation and the
-arithmetic between GRU gates are counted on their own as ``elementwise`` and never mixed in. Only
-what is deployed counts: no critic, no aligner, no projection, and input columns that the mask
-hides are dropped, as export drops them. The same counter serves experts and students.
-
-With inputs ``o``, trunk widths ``w1..wn``, GRU width ``h`` and ``a`` actions::
-
-    linear  x -> y : MACs x y          parameters x y + y          elementwise y
-    relu + norm y  :                   parameters 2 y              elementwise 8 y
-    gru     x -> h : MACs 3 h (x + h)  parameters 3 h (x + h + 2)  elementwise 17 h
+The formulas are in :mod:`kd_offline.networks.arithmetic`; here they are added up over agents, team
+steps and episodes. Only what is deployed counts as a team: no aligner, no projection, and input
+columns that a fixed mask hides are dropped, as export drops them. What an expert needs beside its
+actors, to say values, stands apart. The same counter serves experts and students.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
 
-from kd_offline.errors import UsageError
-from kd_offline.schemas.evaluation import AgentCost, Cost, EpisodeCost, TeamCost
+from kd_offline.networks.arithmetic import (
+    LayerShape,
+    MemoryCost,
+    NetworkCost,
+    Shape,
+    compacted,
+    memory_cost,
+    network_cost,
+)
+from kd_offline.schemas.evaluation import (
+    AgentCost,
+    AgentMemory,
+    Cost,
+    EpisodeCost,
+    ExpertWithCritic,
+    TeamCost,
+)
+
+__all__ = [
+    "CONVENTION",
+    "CriticPart",
+    "LayerShape",
+    "MemoryCost",
+    "NetworkCost",
+    "Shape",
+    "compacted",
+    "compare",
+    "memory_cost",
+    "network_cost",
+    "team_cost",
+    "with_critic",
+]
 
 CONVENTION = (
     "FLOPs = 2 x multiply-accumulates of matrix products, deployed actor networks only, hidden "
     "input columns dropped; macs and flops are of one team step (every agent decides once)"
 )
-_NORM_AND_RELU = 8  # relu 1; mean 1, variance 2, shift and scale 2, gain and bias 2
-_GRU_GATES = 17  # two biases 6, sums 3, reset product 1, sigmoids and tanh 3, blend 4
-
-
-class Shape(Protocol):
-    """What the counter needs to know of a network: its widths."""
-
-    @property
-    def inputs(self) -> int:
-        """Number of input features."""
-        ...
-
-    @property
-    def trunk(self) -> tuple[int, ...]:
-        """Widths of the Linear-ReLU-LayerNorm layers."""
-        ...
-
-    @property
-    def gru(self) -> int | None:
-        """Width of the GRU, or None."""
-        ...
-
-    @property
-    def outputs(self) -> int:
-        """Number of actions."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
-class LayerShape:
-    """Widths of one deployed network."""
+class CriticPart:
+    """A network that says values: a critic, or a mixer; ``calls`` of it make one team step."""
 
-    inputs: int
-    trunk: tuple[int, ...]
-    gru: int | None
-    outputs: int
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkCost:
-    """Cost of one decision of one network."""
-
-    parameters: int
-    macs: int
-    elementwise: int
-
-    @property
-    def flops(self) -> int:
-        """Two for each multiply-accumulate."""
-        return 2 * self.macs
-
-
-def network_cost(shape: Shape) -> NetworkCost:
-    """Return the exact cost of one decision of a network of this shape.
-
-    Networks of another family, as experts of other libraries have them, bring a count of their
-    own: parameters, multiply-accumulates and elementwise arithmetic, as ``counted``.
-    """
-    counted = getattr(shape, "counted", None)
-    if counted is not None:
-        return NetworkCost(*counted)
-    parameters = macs = elementwise = 0
-    width = shape.inputs
-    for layer in shape.trunk:
-        macs += width * layer
-        parameters += (width + 1) * layer + 2 * layer
-        elementwise += (1 + _NORM_AND_RELU) * layer
-        width = layer
-    if shape.gru is not None:
-        macs += 3 * shape.gru * (width + shape.gru)
-        parameters += 3 * shape.gru * (width + shape.gru + 2)
-        elementwise += _GRU_GATES * shape.gru
-        width = shape.gru
-    macs += width * shape.outputs
-    parameters += (width + 1) * shape.outputs
-    return NetworkCost(parameters, macs, elementwise + shape.outputs)
-
-
-def compacted(shape: Shape, *, seen: int, width: int) -> LayerShape:
-    """Return the shape after dropping the observation columns that the agent does not see.
-
-    Parameters
-    ----------
-    shape : Shape
-        With ``width`` observation columns among its inputs.
-    seen : int
-        How many of them remain.
-    width : int
-
-    Raises
-    ------
-    UsageError
-        More columns would be dropped than there are.
-    """
-    if not 0 <= seen <= width <= shape.inputs:
-        msg = (
-            f"cannot keep {seen} of {width} observation columns of a network with "
-            f"{shape.inputs} inputs: give 0 <= seen <= width <= inputs"
-        )
-        raise UsageError(msg)
-    whole = LayerShape(shape.inputs, tuple(shape.trunk), shape.gru, shape.outputs)
-    return replace(whole, inputs=shape.inputs - width + seen)
+    cost: NetworkCost
+    calls: int = 1
 
 
 def team_cost(
@@ -163,6 +91,7 @@ def team_cost(
             macs=cost.macs,
             flops=cost.flops,
             elementwise=cost.elementwise,
+            memory=_memory(shape),
         )
         for agent, shape, cost in zip(agents, shapes, costs, strict=True)
     )
@@ -182,12 +111,56 @@ def team_cost(
     )
 
 
-def compare(expert: TeamCost, student: TeamCost) -> Cost:
+def with_critic(
+    actors: TeamCost, parts: Sequence[CriticPart], *, limit: int
+) -> ExpertWithCritic | None:
+    """Return what the expert costs when it also says values; None where nothing of it does.
+
+    Critics are asked at every step of an episode, also where agents are gone. A network that
+    serves several agents is held once, and runs as often as ``calls`` says.
+    """
+    if not parts:
+        return None
+    macs = sum(part.cost.macs * part.calls for part in parts)
+    whole = actors.flops + 2 * macs
+    length = actors.episode.mean_length
+    return ExpertWithCritic(
+        parameters=actors.parameters + sum(part.cost.parameters for part in parts),
+        macs=actors.macs + macs,
+        flops=whole,
+        flops_per_decision=whole / len(actors.agents),
+        elementwise=actors.elementwise + sum(p.cost.elementwise * p.calls for p in parts),
+        episode=EpisodeCost(
+            mean_length=length,
+            flops=actors.episode.flops + 2 * macs * length,
+            limit=limit,
+            flops_at_limit=whole * limit,
+        ),
+    )
+
+
+def compare(
+    expert: TeamCost, student: TeamCost, expert_with_critic: ExpertWithCritic | None = None
+) -> Cost:
     """Return both costs and how many times smaller the student's are."""
     return Cost(
         expert=expert,
         student=student,
+        expert_with_critic=expert_with_critic,
         flops_reduction=expert.flops / max(student.flops, 1),
         parameters_reduction=expert.parameters / max(student.parameters, 1),
         convention=CONVENTION,
+    )
+
+
+def _memory(shape: Shape) -> AgentMemory:
+    """Return the bytes of one network; what a bare count does not tell is absent."""
+    single, half = memory_cost(shape), memory_cost(shape, "float16")
+    bare = getattr(shape, "counted", None) is not None
+    return AgentMemory(
+        parameters_float32=single.parameters,
+        parameters_float16=half.parameters,
+        parameters_int8=None if bare else memory_cost(shape, "int8").parameters,
+        hidden=None if bare else single.hidden,
+        activation=None if bare else single.activation,
     )

@@ -13,7 +13,7 @@ import numpy as np
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UsageError
 from kd_offline.evaluation import scores
-from kd_offline.evaluation.cost import Shape, compare, team_cost
+from kd_offline.evaluation.cost import compare, team_cost, with_critic
 from kd_offline.evaluation.intervals import REPLICATES, Resampling
 from kd_offline.evaluation.parties import Parties, load_parties
 from kd_offline.evaluation.play import (
@@ -25,6 +25,7 @@ from kd_offline.evaluation.play import (
     progress,
 )
 from kd_offline.evaluation.rollout import DEFAULT_BATCH
+from kd_offline.networks.arithmetic import Shape
 from kd_offline.runs.folder import open_run
 from kd_offline.schemas.evaluation import (
     Cost,
@@ -221,7 +222,9 @@ def measure_cost(parties: Parties, figures: Figures) -> Cost:
             spec.agents, shapes, acted[name].tolist(), length[name], spec.episode_limit
         )
 
-    return compare(team("expert", parties.expert_shapes), team("student", parties.student_shapes))
+    expert = team("expert", parties.expert_shapes)
+    valued = with_critic(expert, parties.critics, limit=spec.episode_limit)
+    return compare(expert, team("student", parties.student_shapes), valued)
 
 
 def _opponents(parties: Parties) -> dict[str, str]:

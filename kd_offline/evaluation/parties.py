@@ -10,8 +10,10 @@ import numpy as np
 
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
-from kd_offline.evaluation.cost import Shape, compacted
+from kd_offline.evaluation.cost import CriticPart
+from kd_offline.evaluation.critics import critic_parts
 from kd_offline.evaluation.play import Contestants
+from kd_offline.networks.arithmetic import ExportedShape, Shape, compacted
 from kd_offline.runs.folder import RunFolder
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.run import RunManifest
@@ -32,6 +34,7 @@ class Parties:
     ceiling_name: str | None
     expert_shapes: tuple[Shape, ...]
     student_shapes: tuple[Shape, ...]
+    critics: tuple[CriticPart, ...] = ()
 
 
 def load_parties(
@@ -78,6 +81,7 @@ def load_parties(
         ceiling_name=None if top is None else _name(top),
         expert_shapes=expert_shapes(teacher, spec),
         student_shapes=student_shapes(teams[0], spec),
+        critics=critic_parts(teacher),
     )
 
 
@@ -111,20 +115,26 @@ def expert_shapes(expert: AnyExpert, spec: EnvironmentSpec) -> tuple[Shape, ...]
     )
 
 
-def student_shapes(student: StudentPolicy, spec: EnvironmentSpec) -> tuple[Shape, ...]:
-    """Return each agent's deployed network, without the columns that a fixed mask hides.
+def student_shapes(student: StudentPolicy, spec: EnvironmentSpec) -> tuple[ExportedShape, ...]:
+    """Return each agent's network as it is exported.
 
-    Under a mask that is drawn for each episode every column is needed.
+    The columns that a fixed mask hides are dropped, and its bits, which never change, are part of
+    a bias. Under a mask that is drawn for each episode every column is needed.
     """
-    seen = student.mask.static
-    if seen is None:
-        return tuple(student.team.shapes)
-    shapes = []
-    for shape, visible, width in zip(student.team.shapes, seen, spec.obs_widths, strict=True):
-        # A feature may stand there several times: its value, its change, its mask bit.
-        copies = 1 + student.card.motion + student.card.mask_as_input
-        shapes.append(compacted(shape, seen=copies * int(visible.sum()), width=copies * width))
-    return tuple(shapes)
+    seen, asked = student.mask.static, student.team.inputs
+    widths = spec.obs_widths if seen is None else seen.sum(axis=1).tolist()
+    return tuple(
+        ExportedShape(
+            features=features,
+            trunk=tuple(shape.trunk),
+            gru=shape.gru,
+            outputs=shape.outputs,
+            motion=asked.motion,
+            mask_bits=asked.mask and seen is None,
+            last_action=asked.last_action,
+        )
+        for features, shape in zip(widths, student.team.shapes, strict=True)
+    )
 
 
 def _expert(

@@ -102,6 +102,20 @@ class ModeScore(Strict):
     agreement: Agreement | None = None
 
 
+class AgentMemory(Strict):
+    """Bytes of one agent's deployed network, its code apart; null where that is not known."""
+
+    parameters_float32: int = Field(ge=0)
+    parameters_float16: int = Field(ge=0)
+    parameters_int8: int | None = Field(
+        default=None, ge=0, description="matrices in int8 with one float32 scale a row"
+    )
+    hidden: int | None = Field(default=None, ge=0, description="kept from step to step")
+    activation: int | None = Field(
+        default=None, ge=0, description="the largest that is alive at once within a step"
+    )
+
+
 class AgentCost(Strict):
     """One decision of one agent's deployed network."""
 
@@ -114,6 +128,7 @@ class AgentCost(Strict):
     macs: int = Field(ge=0)
     flops: int = Field(ge=0)
     elementwise: int = Field(ge=0)
+    memory: AgentMemory | None = None
 
 
 class EpisodeCost(Strict):
@@ -136,11 +151,28 @@ class TeamCost(Strict):
     episode: EpisodeCost
 
 
+class ExpertWithCritic(Strict):
+    """The expert's actors together with the critics or the mixer that say its values.
+
+    ``macs``, ``flops`` and ``elementwise`` are of one team step.
+    """
+
+    parameters: int = Field(ge=0)
+    macs: int = Field(ge=0)
+    flops: int = Field(ge=0)
+    flops_per_decision: float = Field(ge=0, description="of the team step, divided by the agents")
+    elementwise: int = Field(ge=0)
+    episode: EpisodeCost
+
+
 class Cost(Strict):
     """What a decision costs, before and after."""
 
     expert: TeamCost
     student: TeamCost
+    expert_with_critic: ExpertWithCritic | None = Field(
+        default=None, description="absent where the expert has no critic or does not say"
+    )
     flops_reduction: float = Field(description="expert / student, per team step")
     parameters_reduction: float
     convention: str

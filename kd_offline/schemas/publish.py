@@ -17,6 +17,7 @@ from kd_offline.schemas.dataset import DatasetManifest, InspectReport, VerifyRep
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
+from kd_offline.schemas.hardware import HardwareProfile
 from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.outputs import (
     CacheOutput,
@@ -43,6 +44,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "train-recipe": TrainRecipe,
     "distill-recipe": DistillRecipe,
     "mask": MaskFile,
+    "hardware": HardwareProfile,
     "run": RunManifest,
     "students": StudentCard,
     "evaluation": EvaluationReport,

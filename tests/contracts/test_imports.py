@@ -13,7 +13,7 @@ ROOT = Path(kd_offline.__file__).parent
 
 TIERS = {
     **dict.fromkeys(("errors", "types", "seeding", "schemas", "recipes", "files", "published"), 0),
-    **dict.fromkeys(("networks", "advantage", "policies"), 1),
+    **dict.fromkeys(("networks", "advantage", "policies", "hardware"), 1),
     **dict.fromkeys(("environments", "experts", "students", "datasets", "trajectories"), 2),
     **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs"), 3),
     "testing": 4,
@@ -24,7 +24,7 @@ SAME_TIER = {
     0: {("schemas", "errors"), ("schemas", "types"), ("seeding", "types"), ("recipes", "errors")}
     | {("recipes", "schemas"), ("files", "errors"), ("published", "files")}
     | {("schemas", "published")},
-    1: {("networks", "policies"), ("policies", "advantage")},
+    1: {("networks", "policies"), ("policies", "advantage"), ("hardware", "networks")},
     2: {
         ("experts", "environments"),
         ("experts", "students"),
@@ -43,6 +43,7 @@ LIGHT += [
 LIGHT += ["kd_offline.datasets.insight.playback", "kd_offline.reports.dataset"]
 LIGHT += ["kd_offline.datasets.edit.merge", "kd_offline.datasets.describe.cards"]
 LIGHT += ["kd_offline.distillation.recipe", "kd_offline.experts.recipe"]
+LIGHT += ["kd_offline.hardware.model", "kd_offline.hardware.profiles"]
 
 
 def modules():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,10 +56,15 @@ class ForeignExpert:
         return self.record.missing
 
     @property
+    def gives_value(self) -> bool:
+        """Whether it says what a view is worth, by a critic or by mixing."""
+        return bool(self.record.value_of)
+
+    @property
     def needs_calibration(self) -> bool:
         """Whether values are given in units that nothing in the checkpoint explains."""
         return (
-            self.recipe.critic_inputs is not None
+            self.gives_value
             and self.recipe.value_units == "normalised"
             and self.calibration is None
         )
@@ -84,7 +89,7 @@ class ForeignExpert:
         if value is not None and self.calibration is not None:
             value = value * self.calibration.scale + self.calibration.offset
             value = value.astype(np.float32)
-        return PolicyOutput(logits, output.embedding, value, output.q_values), memory
+        return replace(output, logits=logits, value=value), memory
 
     def mask(self) -> BoolArray | None:
         """Return None: it sees everything."""
@@ -104,7 +109,13 @@ def entry(
     missing: Sequence[str],
 ) -> ExpertRecord:
     """Return a foreign expert's entry of a manifest; no path of this machine is part of it."""
-    valued = recipe.critic_inputs is not None
+    mixes = architecture.get("mixer") is not None
+    valued = recipe.critic_inputs is not None or mixes
+    worth = (
+        "discounted sum of the team's mean reward under its greedy actions, raw units"
+        if mixes
+        else "discounted sum of the mean reward of the agent's side, raw units"
+    )
     return ExpertRecord(
         id=0,
         kind=recipe.algorithm,
@@ -115,9 +126,7 @@ def entry(
         capture=Capture(output=recipe.output, embedding=embedding),
         gamma=recipe.gamma,
         bootstraps_truncation=recipe.bootstrap_on_truncation if valued else None,
-        value_of="discounted sum of the mean reward of the agent's side, raw units"
-        if valued
-        else "",
+        value_of=worth if valued else "",
         recipe=recipe,
         missing=tuple(missing),
     )

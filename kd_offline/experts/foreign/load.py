@@ -69,7 +69,7 @@ def load(
     found = FINDERS[library](path, reference, given)
     team = to_team(found, spec, reference, given)
     return ForeignExpert(
-        policy=team if with_value else replace(team, critics=()),
+        policy=team if with_value else replace(team, critics=(), mixer=None, sums=False),
         recipe=team.recipe,
         record=entry(
             team.recipe,
@@ -107,7 +107,7 @@ def _architecture(team: NetworkTeam) -> dict[str, Any]:
             }
             for member in team.actors
         ],
-        "mixer": None if team.mixer is None else "qmix",
+        "mixer": "vdn" if team.sums else None if team.mixer is None else "qmix",
     }
 
 

@@ -1,49 +1,19 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kd_offline.errors import UsageError
-from kd_offline.evaluation.cost import LayerShape, compacted, compare, network_cost, team_cost
-from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
-
-SHAPES = [
-    NetworkShape(18, (32,), None, 5),
-    NetworkShape(18, (), 32, 5),
-    NetworkShape(11, (64, 48), 32, 5),
-    NetworkShape(30, (32,), 32, 9),
-    NetworkShape(7, (), None, 3),
-]
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_macs_equal_the_flop_counter_on_the_meta_device(shape):
-    network = RecurrentNetwork(shape, np.random.default_rng(0)).to("meta")
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network(torch.zeros(1, 1, shape.inputs, device="meta"), network.start(1))
-    assert network_cost(shape).flops == counter.get_total_flops()
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_parameters_equal_the_module(shape):
-    network = RecurrentNetwork(shape, np.random.default_rng(0))
-    assert network_cost(shape).parameters == sum(p.numel() for p in network.parameters())
-
-
-def test_hand_worked():
-    # 4 -> 3 -> gru 2 -> 5: MACs 12 + 6 (3 + 2) + 10; parameters 15 + 6 + 6 (3 + 2 + 2) + 15
-    cost = network_cost(LayerShape(4, (3,), 2, 5))
-    assert (cost.macs, cost.flops, cost.parameters) == (52, 104, 78)
-    assert cost.elementwise == 9 * 3 + 17 * 2 + 5
-
-
-def test_compaction_drops_hidden_columns_only():
-    shape = LayerShape(21, (32,), None, 5)  # 18 observed features and 3 of an agent id
-    assert compacted(shape, seen=10, width=18) == LayerShape(13, (32,), None, 5)
-    saved = network_cost(shape).macs - network_cost(compacted(shape, seen=10, width=18)).macs
-    assert saved == 8 * 32
-    with pytest.raises(UsageError, match="cannot keep 19 of 18"):
-        compacted(shape, seen=19, width=18)
+from kd_offline import environments
+from kd_offline.evaluation.cost import CriticPart, compare, team_cost, with_critic
+from kd_offline.evaluation.critics import critic_parts
+from kd_offline.evaluation.parties import expert_shapes
+from kd_offline.experts.load import load
+from kd_offline.experts.team import ActorCritic
+from kd_offline.networks.arithmetic import ExportedShape, LayerShape, NetworkCost, network_cost
+from kd_offline.schemas.expert import ExpertArchitecture
+from kd_offline.testing.factories import environment_spec
 
 
 def test_team_and_episode_add_up():
@@ -57,3 +27,73 @@ def test_team_and_episode_add_up():
         team_cost(["a"], [shapes[1]], [1], 1, 1), team_cost(["a"], [shapes[0]], [1], 1, 1)
     )
     assert both.flops_reduction == pytest.approx(each[1] / each[0])
+
+
+def test_an_expert_with_its_critic_by_hand():
+    actors = team_cost(["a", "b"], [LayerShape(4, (8,), None, 3)] * 2, [10.0, 5.0], 10.0, 25)
+    parts = (CriticPart(NetworkCost(100, 90, 7)), CriticPart(NetworkCost(20, 10, 3), calls=2))
+    whole = with_critic(actors, parts, limit=25)
+    assert whole.parameters == actors.parameters + 120
+    assert whole.macs == actors.macs + 110
+    assert whole.flops == actors.flops + 220
+    assert whole.flops_per_decision == whole.flops / 2
+    assert whole.elementwise == actors.elementwise + 13
+    assert whole.episode.flops == actors.episode.flops + 2200
+    assert whole.episode.flops_at_limit == 25 * whole.flops
+    assert with_critic(actors, (), limit=25) is None
+
+
+def test_what_is_not_known_of_a_counted_network_is_absent():
+    class Counted(LayerShape):
+        counted = (10, 8, 1)
+
+    team = team_cost(["a"], [Counted(4, (), None, 2)], [1], 1, 1)
+    memory = team.agents[0].memory
+    assert (memory.parameters_float32, memory.parameters_float16) == (40, 20)
+    assert memory.parameters_int8 is memory.hidden is memory.activation is None
+
+
+def test_the_memory_of_an_agent_is_that_of_its_export():
+    team = team_cost(["a"], [ExportedShape(3, (2,), 2, 4, motion=True)], [1], 1, 1)
+    memory = team.agents[0].memory
+    macs = 6 * 2 + 6 * 4 + 2 * 4
+    assert memory.parameters_float32 == 4 * (macs + 18 + 9)
+    assert memory.parameters_int8 == macs + 4 * (18 + 18 + 9)
+    assert (memory.hidden, memory.activation) == (4 * (2 + 4), 4 * (2 + 12))
+
+
+@pytest.mark.parametrize("critic", ["central", "local"])
+@pytest.mark.parametrize("share", [True, False])
+def test_an_experts_actors_and_critics_cost_what_the_flop_counter_says(critic, share):
+    spec = environment_spec((6, 6, 4))
+    architecture = ExpertArchitecture(
+        trunk=(9,), gru=7, share=share, critic=critic, critic_trunk=(5, 4), critic_gru=3
+    )
+    model = ActorCritic(spec, architecture, None, None).to("meta")
+
+    stub = SimpleNamespace(model=model)
+    obs = torch.zeros(1, 1, 3, 6, device="meta")
+    state = torch.zeros(1, 1, 16, device="meta")
+    shapes = {i: g.shape for g in model.groups for i in g.agents}
+    actors = np.sum([network_cost(shapes[i]).flops for i in range(3)])
+    critics = np.sum([part.calls * part.cost.flops for part in critic_parts(stub)])
+    memory = [m.to("meta") for m in model.start(1)]
+    with torch.device("meta"), torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            model.act(obs, memory)
+        assert counter.get_total_flops() == actors
+        with FlopCounterMode(display=False) as counter:
+            model.value(state, obs, memory)
+        assert counter.get_total_flops() == critics
+    held = np.sum([part.cost.parameters for part in critic_parts(stub)])
+    assert held == model.parameter_counts()["critic"]
+
+
+def test_a_bundled_expert_is_counted_whole():
+    spec = environments.load("mpe/simple_spread_v3").spec
+    expert = load("bundled", spec)
+    parts = critic_parts(expert)
+    assert sum(p.cost.parameters for p in parts) == expert.card.parameters["critic"]
+    first = network_cost(expert_shapes(expert, spec)[0]).parameters
+    assert first == expert.card.parameters["actor"]
+    assert np.sum([p.calls for p in parts]) == 1

@@ -1,0 +1,249 @@
+"""What small networks cost, in closed form: integers only, without PyTorch, to be called often.
+
+One convention for everything: a multiply-accumulate (MAC) is one of a matrix product, a FLOP count
+is 2 for each MAC, and both are of one decision of one agent. Biases, activations, normalisation
+and the arithmetic between GRU gates are counted apart, as ``elementwise``. With inputs ``o``, trunk
+widths ``w1..wn``, GRU width ``h`` and ``a`` actions::
+
+    linear  x -> y : MACs x y          parameters x y + y          elementwise y
+    relu + norm y  :                   parameters 2 y              elementwise 8 y
+    gru     x -> h : MACs 3 h (x + h)  parameters 3 h (x + h + 2)  elementwise 17 h
+
+Every weight of a matrix is used once in a decision, so the number of MACs is also the number of
+matrix weights; what is left of the parameters are vectors (biases, gains).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from kd_offline.errors import UsageError
+
+if TYPE_CHECKING:
+    from kd_offline.networks.mixers import MixerShape
+
+Precision = Literal["float32", "float16", "int8"]
+
+FLOAT = 4  # bytes
+_NORM_AND_RELU = 8  # relu 1; mean 1, variance 2, shift and scale 2, gain and bias 2
+_GRU_GATES = 17  # two biases 6, sums 3, reset product 1, sigmoids and tanh 3, blend 4
+
+
+class Shape(Protocol):
+    """What the counter needs to know of a network: its widths."""
+
+    @property
+    def inputs(self) -> int:
+        """Number of input features."""
+        ...
+
+    @property
+    def trunk(self) -> tuple[int, ...]:
+        """Widths of the Linear-ReLU-LayerNorm layers."""
+        ...
+
+    @property
+    def gru(self) -> int | None:
+        """Width of the GRU, or None."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """Number of actions."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """Widths of one deployed network."""
+
+    inputs: int
+    trunk: tuple[int, ...]
+    gru: int | None
+    outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedShape:
+    """A student as it is exported, in numbers; what allocators and budgets ask about.
+
+    ``features`` are those that its mask leaves. ``motion`` adds the change of each, ``mask_bits``
+    (of masks drawn for each episode) a bit for each, ``last_action`` the one-hot own last action.
+    """
+
+    features: int
+    trunk: tuple[int, ...]
+    gru: int | None
+    outputs: int
+    motion: bool = False
+    mask_bits: bool = False
+    last_action: bool = False
+
+    @property
+    def inputs(self) -> int:
+        """Columns of the first matrix."""
+        copies = 1 + self.motion + self.mask_bits
+        return self.features * copies + self.outputs * self.last_action
+
+    @property
+    def vectors(self) -> int:
+        """Stored numbers beside the matrices and their row scales: biases, scaling of inputs."""
+        return _rows(self) + self.features * (2 + self.motion)
+
+    @property
+    def memory_width(self) -> int:
+        """Numbers kept from step to step; 1 for a network without a memory."""
+        seen_before = (self.features + 1) * self.motion
+        return (self.gru or 0) + seen_before + self.outputs * self.last_action or 1
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkCost:
+    """Cost of one decision of one network."""
+
+    parameters: int
+    macs: int
+    elementwise: int
+
+    @property
+    def flops(self) -> int:
+        """Two for each multiply-accumulate."""
+        return 2 * self.macs
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryCost:
+    """Bytes that one network needs beside its code.
+
+    ``hidden`` is kept from step to step. ``activation`` is the largest that is alive at once
+    within a step: input and output of a layer, for a GRU its input and both sides' gates.
+    """
+
+    parameters: int
+    hidden: int
+    activation: int
+
+    @property
+    def ram(self) -> int:
+        """Bytes that are written to."""
+        return self.hidden + self.activation
+
+
+def network_cost(shape: Shape) -> NetworkCost:
+    """Return the exact cost of one decision of a network of this shape.
+
+    Networks of another family, as experts of other libraries have them, bring a count of their
+    own: parameters, multiply-accumulates and elementwise arithmetic, as ``counted``.
+    """
+    counted = getattr(shape, "counted", None)
+    if counted is not None:
+        return NetworkCost(*counted)
+    parameters = macs = elementwise = 0
+    width = shape.inputs
+    for layer in shape.trunk:
+        macs += width * layer
+        parameters += (width + 1) * layer + 2 * layer
+        elementwise += (1 + _NORM_AND_RELU) * layer
+        width = layer
+    if shape.gru is not None:
+        macs += 3 * shape.gru * (width + shape.gru)
+        parameters += 3 * shape.gru * (width + shape.gru + 2)
+        elementwise += _GRU_GATES * shape.gru
+        width = shape.gru
+    macs += width * shape.outputs
+    parameters += (width + 1) * shape.outputs
+    return NetworkCost(parameters, macs, elementwise + shape.outputs)
+
+
+def memory_cost(shape: Shape, precision: Precision = "float32") -> MemoryCost:
+    """Return the bytes of a network's parameters, memory and largest live activation.
+
+    With ``int8`` matrix weights take one byte each and every row of a matrix one float32 scale;
+    vectors, memory and activations stay float32. With ``float16`` all parameters take two bytes.
+    A student as it is exported stores other vectors than one that is trained: normalisations are
+    folded into the matrix that follows, and each feature has a centre and a scale.
+    """
+    cost = network_cost(shape)
+    vectors, kept = cost.parameters - cost.macs, shape.gru or 0
+    if isinstance(shape, ExportedShape):
+        vectors, kept = shape.vectors, shape.memory_width
+    sizes = {
+        "float32": FLOAT * (cost.macs + vectors),
+        "float16": 2 * (cost.macs + vectors),
+        "int8": cost.macs + FLOAT * (vectors + _rows(shape)),
+    }
+    return MemoryCost(sizes[precision], FLOAT * kept, FLOAT * max(_live(shape)))
+
+
+def compacted(shape: Shape, *, seen: int, width: int) -> LayerShape:
+    """Return the shape after dropping the observation columns that the agent does not see.
+
+    Parameters
+    ----------
+    shape : Shape
+        With ``width`` observation columns among its inputs.
+    seen : int
+        How many of them remain.
+    width : int
+
+    Raises
+    ------
+    UsageError
+        More columns would be dropped than there are.
+    """
+    if not 0 <= seen <= width <= shape.inputs:
+        msg = (
+            f"cannot keep {seen} of {width} observation columns of a network with "
+            f"{shape.inputs} inputs: give 0 <= seen <= width <= inputs"
+        )
+        raise UsageError(msg)
+    whole = LayerShape(shape.inputs, tuple(shape.trunk), shape.gru, shape.outputs)
+    return replace(whole, inputs=shape.inputs - width + seen)
+
+
+def mixer_cost(shape: MixerShape) -> NetworkCost:
+    """Return the cost of mixing the values of a team once (QMIX, Rashid et al., 2018).
+
+    Four hypernetworks of the state, and ``q |W1|`` with N E multiply-accumulates. The last product
+    is of two vectors, so it counts as elementwise arithmetic, as do absolute values, biases and
+    the activation.
+    """
+    n, s, e = shape.agents, shape.state, shape.embedding
+    made = [
+        _hypernetwork(s, shape.weights_hidden, n * e),
+        _hypernetwork(s, shape.bias_hidden, e),
+        _hypernetwork(s, shape.weights_hidden, e),
+        _hypernetwork(s, shape.value_hidden, 1),
+    ]
+    absolute, added, activation, product = n * e + e, e + 1, e, 2 * e - 1
+    return NetworkCost(
+        sum(c.parameters for c in made),
+        sum(c.macs for c in made) + n * e,
+        sum(c.elementwise for c in made) + absolute + added + activation + product,
+    )
+
+
+def _hypernetwork(inputs: int, hidden: int | None, outputs: int) -> NetworkCost:
+    if hidden is None:
+        return NetworkCost((inputs + 1) * outputs, inputs * outputs, outputs)
+    parameters = (inputs + 1) * hidden + (hidden + 1) * outputs
+    return NetworkCost(parameters, hidden * (inputs + outputs), 2 * hidden + outputs)
+
+
+def _rows(shape: Shape) -> int:
+    """Return the number of rows of all matrices."""
+    return sum(shape.trunk) + 6 * (shape.gru or 0) + shape.outputs
+
+
+def _live(shape: Shape) -> Iterator[int]:
+    """Yield how many numbers each layer needs at once, the hidden state left out."""
+    width = shape.inputs
+    for layer in shape.trunk:
+        yield width + layer
+        width = layer
+    if shape.gru is not None:
+        yield width + 6 * shape.gru
+        width = shape.gru
+    yield width + shape.outputs
