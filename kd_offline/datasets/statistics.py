@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd_offline.schemas.dataset import Spread, Statistics
+from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array
 
 
@@ -57,6 +58,20 @@ def spread(values: Array) -> Spread:
         min=float(exact.min()),
         max=float(exact.max()),
     )
+
+
+def side_returns(spec: EnvironmentSpec, agent_return: Array) -> dict[str, Spread]:
+    """Return the spread of each side's returns, the sum over its agents, of float64 [E, N].
+
+    Sides have rewards of their own, so that sums over all agents mean little; empty where there is
+    one side.
+    """
+    if len(spec.sides) == 1:
+        return {}
+    owner = np.array(spec.side_of)
+    return {
+        side: spread(agent_return[:, owner == k].sum(axis=1)) for k, side in enumerate(spec.sides)
+    }
 
 
 def count_actions(actions: Array, alive: Array, width: int) -> Array:

@@ -64,8 +64,12 @@ class SidePlay:
     ceiling: Rollout | None
 
     def samples(self) -> Samples:
-        """Return the side's returns, summed over its agents, and its wins."""
-        has_wins = bool((self.expert.won >= 0).all())
+        """Return the side's returns, summed over its agents, and the wins of a whole team.
+
+        Who of several sides has won an episode that counts as won is not known.
+        """
+        whole = len(self.agents) == self.expert.returns.shape[1]
+        has_wins = whole and bool((self.expert.won >= 0).all())
         return Samples(
             expert=self.returns(self.expert),
             student=self.returns(*self.students),

@@ -12,6 +12,7 @@ from kd_offline.datasets.describe.summary import size_bytes
 from kd_offline.datasets.insight.playback import Scene, scenes
 from kd_offline.datasets.insight.profile import Profile, profile
 from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.statistics import side_returns
 from kd_offline.files import write_file
 from kd_offline.reports import dataset_plots as plots
 from kd_offline.reports import dataset_tables as tables
@@ -85,9 +86,10 @@ def _cards(buffer: ExpertBuffer, found: Profile) -> list[Card]:
     ends = f"deviation {number(figures.returns.std)}"
     size = f"{size_bytes(buffer) / 1e6:,.1f} MB"
     made = [
-        Card("mean return", number(figures.returns.mean), ends, "expert"),
-        Card("stored", size, f"{whole(buffer.n_steps)} steps", "random"),
-    ]
+        Card(f"mean return of {side}", number(x.mean), f"deviation {number(x.std)}", "expert")
+        for side, x in side_returns(buffer.spec, buffer.episodes("agent_return")).items()
+    ] or [Card("mean return", number(figures.returns.mean), ends, "expert")]
+    made.append(Card("stored", size, f"{whole(buffer.n_steps)} steps", "random"))
     if figures.won is not None:
         made.append(Card("won", percent(figures.won), "of the episodes", "student"))
     if found.sources is not None and found.sources.sum():
@@ -136,7 +138,7 @@ def _returns(buffer: ExpertBuffer, found: Profile) -> Section:
         "Returns and lengths",
         "The return of an episode is the sum of the raw rewards of all agents and steps.",
         figures,
-        (tables.returns_table(found), tables.spreads_table(buffer.manifest)),
+        (tables.returns_table(found), tables.spreads_table(buffer)),
     )
 
 

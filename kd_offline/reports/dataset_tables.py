@@ -11,6 +11,7 @@ from kd_offline.datasets.describe.summary import words as size_words
 from kd_offline.datasets.insight.profile import Profile
 from kd_offline.datasets.layout import SOURCES
 from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.statistics import side_returns
 from kd_offline.reports.tables import Table, table
 from kd_offline.reports.words import duration, number, percent, short, whole
 from kd_offline.schemas.dataset import DatasetManifest, Spread
@@ -34,10 +35,12 @@ def returns_table(profile: Profile) -> Table:
     return table("Parts of the episodes", "part|episodes|mean return", rows)
 
 
-def spreads_table(manifest: DatasetManifest) -> Table:
-    """Return the spread of returns and lengths."""
-    figures, agents = manifest.statistics, manifest.environment.agents
-    rows = [("return, all agents", *_spread(figures.returns))]
+def spreads_table(buffer: ExpertBuffer) -> Table:
+    """Return the spread of returns and lengths; of several sides, that of each."""
+    figures, agents = buffer.manifest.statistics, buffer.spec.agents
+    sides = side_returns(buffer.spec, buffer.episodes("agent_return"))
+    rows = [(f"return of side {side}", *_spread(found)) for side, found in sides.items()]
+    rows = rows or [("return, all agents", *_spread(figures.returns))]
     rows += [
         (f"return of {agent}", *_spread(found))
         for agent, found in zip(agents, figures.agent_returns, strict=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kd_offline.schemas.evaluation import Estimate, EvaluationReport, ModeScore
+from kd_offline.schemas.evaluation import Estimate, EvaluationReport, ModeScore, SideScore
 from kd_offline.schemas.run import RunManifest
 
 _FEW_SEEDS = 5
@@ -64,6 +64,8 @@ def cards(report: EvaluationReport) -> list[Card]:
         if mode is not None
     ]
     first = report.greedy or report.sampled
+    if first is not None and len(first.sides) > 1:
+        made += [_kept(f"kept by side {name}", side) for name, side in first.sides.items()]
     if first is not None and first.retention.of_ceiling is not None:
         ends = interval(first.retention_intervals.of_ceiling, share=True)
         value = percent(first.retention.of_ceiling)
@@ -78,7 +80,7 @@ def cards(report: EvaluationReport) -> list[Card]:
     return made
 
 
-def _kept(label: str, mode: ModeScore) -> Card:
+def _kept(label: str, mode: ModeScore | SideScore) -> Card:
     ends = interval(mode.retention_intervals.normalised, share=True)
     return Card(label, percent(mode.retention.normalised), _ends(ends), "student")
 
@@ -108,6 +110,7 @@ def headline(report: EvaluationReport) -> str:
             f"Played {how}, the students keep {percent(mode.retention.normalised)} of what the "
             f"expert gains over random play (95 % interval {ends} %), {evidence}."
         )
+    first += _sides(mode)
     if mode.retention.of_ceiling is not None:
         first += (
             f" That is {percent(mode.retention.of_ceiling)} of what the best known policy under "
@@ -118,6 +121,13 @@ def headline(report: EvaluationReport) -> str:
         f"{report.cost.parameters_reduction:.1f} times fewer parameters."
     )
     return first + second
+
+
+def _sides(mode: ModeScore) -> str:
+    if len(mode.sides) < 2:
+        return ""
+    parts = [f"{name} keeps {percent(s.retention.normalised)}" for name, s in mode.sides.items()]
+    return f" Against the expert's other sides, {', '.join(parts)}."
 
 
 def caveats(report: EvaluationReport, manifest: RunManifest) -> list[str]:

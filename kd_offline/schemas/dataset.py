@@ -285,6 +285,9 @@ class InspectReport(Strict):
     steps: int
     arrays: dict[ArrayName, ArraySummary]
     returns: ReturnSummary = Field(alias="return")
+    side_returns: dict[str, ReturnSummary] | None = Field(
+        default=None, description="sums over each side's agents, where there are several sides"
+    )
     bytes: int = Field(description="stored size of all files, the manifest included")
     bytes_moved: int | None = Field(
         default=None, ge=0, description="over the network, where the dataset is not on this machine"

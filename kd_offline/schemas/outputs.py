@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
 from kd_offline.schemas.dataset import Digest
 from kd_offline.schemas.environment import Strict
-from kd_offline.schemas.evaluation import Estimate, EvaluationReport, ModeScore, RetentionScores
+from kd_offline.schemas.evaluation import (
+    Estimate,
+    EvaluationReport,
+    ModeScore,
+    RetentionScores,
+    SideScore,
+)
 from kd_offline.schemas.run import RunManifest, StudentRecord
 
 
@@ -68,8 +74,8 @@ class DistillOutput(Strict):
         )
 
 
-class ModeOutput(Strict):
-    """One way of choosing actions: greedy or sampled."""
+class SideOutput(Strict):
+    """Returns and retention of one side, the others played by the expert."""
 
     expert: Estimate
     student: Estimate
@@ -77,16 +83,23 @@ class ModeOutput(Strict):
     ceiling: Estimate | None = None
     retention: RetentionScores
 
+
+class ModeOutput(SideOutput):
+    """One way of choosing actions, greedy or sampled: the sum over all sides."""
+
+    sides: dict[str, SideOutput] | None = Field(
+        default=None, description="present where there are several"
+    )
+
     @classmethod
     def of(cls, score: ModeScore) -> ModeOutput:
         """Return the part of a score that is the contract."""
-        return cls(
-            expert=score.expert,
-            student=score.student,
-            random=score.random,
-            ceiling=score.ceiling,
-            retention=score.retention,
-        )
+        sides = {name: SideOutput(**_kept(side)) for name, side in score.sides.items()}
+        return cls(**_kept(score), sides=sides if len(sides) > 1 else None)
+
+
+def _kept(score: ModeScore | SideScore) -> dict[str, Any]:
+    return {name: getattr(score, name) for name in SideOutput.model_fields}
 
 
 class DecisionCost(Strict):

@@ -10,6 +10,7 @@ import numpy as np
 from kd_offline.datasets.describe.commands import commands
 from kd_offline.datasets.describe.summary import size_bytes
 from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.statistics import side_returns, spread
 from kd_offline.schemas.dataset import ExpertRecord
 
 
@@ -79,7 +80,8 @@ def _experts(buffer: ExpertBuffer) -> Iterator[str]:
     if not buffer.manifest.experts:
         yield "Not recorded."
     yield ""
-    yield "How strong they were, as recorded (returns summed over agents and steps):"
+    whose = "the agents of a side" if len(buffer.spec.sides) > 1 else "agents"
+    yield f"How strong they were, as recorded (returns summed over {whose} and steps):"
     yield ""
     yield from _table(("expert", "noise", "episodes", "return", "won"), list(_strength(buffer)))
 
@@ -106,13 +108,14 @@ def _strength(buffer: ExpertBuffer) -> Iterator[tuple[str, ...]]:
     for k, kind in enumerate(kinds):
         here = place.reshape(-1) == k
         values = dict(zip(columns, kind, strict=True))
-        returns = buffer.episodes("return")[here]
+        sides = side_returns(buffer.spec, buffer.episodes("agent_return")[here])
+        returns = sides or {"": spread(buffer.episodes("return")[here])}
         wins = "" if won is None or (won[here] < 0).any() else f"{(won[here] > 0).mean():.1%}"
         yield (
             f"{values['expert_id']:.0f}" if "expert_id" in values else "",
             f"{values['noise_level']:g}" if "noise_level" in values else "",
             f"{here.sum():,}",
-            f"{returns.mean():.3f} ± {returns.std():.3f}",
+            "; ".join(f"{side} {x.mean:.3f} ± {x.std:.3f}".strip() for side, x in returns.items()),
             wins,
         )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kd_offline.datasets.layout import MANIFEST
 from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.statistics import side_returns
 from kd_offline.schemas.dataset import (
     ArraySummary,
     DatasetManifest,
@@ -35,6 +36,11 @@ def summarise(buffer: ExpertBuffer) -> InspectReport:
             for name, spec in manifest.arrays.items()
         },
         returns=ReturnSummary(mean=returns.mean, std=returns.std),
+        side_returns={
+            side: ReturnSummary(mean=x.mean, std=x.std)
+            for side, x in side_returns(buffer.spec, buffer.episodes("agent_return")).items()
+        }
+        or None,
         bytes=size_bytes(buffer),
     )
 
@@ -47,7 +53,7 @@ def size_bytes(buffer: ExpertBuffer) -> int:
 def render(buffer: ExpertBuffer) -> str:
     """Return a page of text about an open dataset."""
     manifest = buffer.manifest
-    parts = [_heading(buffer), _experts(manifest), _recording(manifest), _figures(manifest)]
+    parts = [_heading(buffer), _experts(manifest), _recording(manifest), _figures(buffer)]
     return "\n".join([line for part in parts for line in (*part, "")] + _arrays(manifest))
 
 
@@ -111,10 +117,15 @@ def _recording(manifest: DatasetManifest) -> list[str]:
     ]
 
 
-def _figures(manifest: DatasetManifest) -> list[str]:
-    figures = manifest.statistics
-    width = max(10, *map(len, manifest.environment.agents))
+def _figures(buffer: ExpertBuffer) -> list[str]:
+    manifest, figures = buffer.manifest, buffer.manifest.statistics
+    sides = side_returns(buffer.spec, buffer.episodes("agent_return"))
+    width = max(10, *map(len, (*manifest.environment.agents, *sides)))
     lines = [f"return       {_spread(figures.returns)}  (sum over agents and steps)"]
+    if sides:
+        lines = ["return of each side, sum over its agents and steps"]
+        lines += [f"  {side:<{width}} {_spread(returns)}" for side, returns in sides.items()]
+        lines.append("return of each agent")
     for agent, returns in zip(manifest.environment.agents, figures.agent_returns, strict=True):
         lines.append(f"  {agent:<{width}} {_spread(returns)}")
     lines.append(f"length       {_spread(figures.length)}")

@@ -18,6 +18,7 @@ def test_machine_readable_report(ragged):
         "steps",
         "arrays",
         "return",
+        "side_returns",
         "bytes",
         "bytes_moved",
     ]
