@@ -8,7 +8,6 @@ from kd_offline.evaluation.cost import CriticPart
 from kd_offline.networks.arithmetic import NetworkCost, mixer_cost, network_cost
 
 if TYPE_CHECKING:
-    from kd_offline.experts.foreign.expert import ForeignExpert
     from kd_offline.experts.load import AnyExpert
 
 
@@ -20,7 +19,7 @@ def critic_parts(expert: AnyExpert) -> tuple[CriticPart, ...]:
     from kd_offline.experts.foreign.expert import ForeignExpert
 
     if isinstance(expert, ForeignExpert):
-        return _foreign(expert)
+        return tuple(CriticPart(NetworkCost(*counted), calls) for counted, calls in expert.critics)
     return _ours(expert.model)
 
 
@@ -39,13 +38,3 @@ def _ours(model: object) -> tuple[CriticPart, ...]:
         )
     mixer = getattr(model, "mixer", None)
     return (CriticPart(mixer_cost(mixer.shape)),) if isinstance(mixer, QMixer) else ()
-
-
-def _foreign(expert: ForeignExpert) -> tuple[CriticPart, ...]:
-    from kd_offline.experts.foreign.team import NetworkTeam
-
-    parts = [CriticPart(NetworkCost(*counted), calls) for counted, calls in expert.critics]
-    team = expert.policy
-    if isinstance(team, NetworkTeam) and team.mixer is not None:
-        parts.append(CriticPart(mixer_cost(team.mixer.shape)))
-    return tuple(parts)

@@ -39,12 +39,14 @@ class Demand:
     parameter_bytes: int
     ram_bytes: int | None = None  # None: not known
     precision: Precision = "float32"
+    flash_bytes: int | None = None  # None: as parameter_bytes
 
     @classmethod
     def of(cls, shape: Shape, precision: Precision = "float32") -> Demand:
         """Return the demand of a network of this shape."""
         memory = memory_cost(shape, precision)
-        return cls(network_cost(shape).macs, memory.parameters, memory.ram, precision)
+        macs = network_cost(shape).macs
+        return cls(macs, memory.parameters, memory.ram, precision, memory.flash)
 
     @property
     def flops(self) -> int:

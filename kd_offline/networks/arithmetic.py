@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "float16", "int8"]
 
 FLOAT = 4  # bytes
+LANES = 8  # rows of the exported C that are computed together
 _NORM_AND_RELU = 8  # relu 1; mean 1, variance 2, shift and scale 2, gain and bias 2
 _GRU_GATES = 17  # two biases 6, sums 3, reset product 1, sigmoids and tanh 3, blend 4
 
@@ -118,17 +119,17 @@ class MemoryCost:
     """Bytes that one network needs beside its code.
 
     ``hidden`` is kept from step to step. ``activation`` is the largest that is alive at once
-    within a step: input and output of a layer, for a GRU its input and both sides' gates.
+    within a step: input and output of a layer, for a GRU its input and both sides' gates. Of a
+    student as it is exported, ``flash`` and ``ram`` are the tables and the static buffers of the
+    C code, whose rows are padded to blocks of 8; of any other network, parameters and the sum of
+    the two others.
     """
 
     parameters: int
     hidden: int
     activation: int
-
-    @property
-    def ram(self) -> int:
-        """Bytes that are written to."""
-        return self.hidden + self.activation
+    flash: int
+    ram: int
 
 
 def network_cost(shape: Shape) -> NetworkCost:
@@ -174,7 +175,12 @@ def memory_cost(shape: Shape, precision: Precision = "float32") -> MemoryCost:
         "float16": 2 * (cost.macs + vectors),
         "int8": cost.macs + FLOAT * (vectors + _rows(shape)),
     }
-    return MemoryCost(sizes[precision], FLOAT * kept, FLOAT * max(_live(shape)))
+    hidden, live = FLOAT * kept, FLOAT * max(_live(shape))
+    if isinstance(shape, ExportedShape):
+        flash, ram = _c_tables(shape, precision), _c_buffers(shape)
+    else:
+        flash, ram = sizes[precision], hidden + live
+    return MemoryCost(sizes[precision], hidden, live, flash, ram)
 
 
 def compacted(shape: Shape, *, seen: int, width: int) -> LayerShape:
@@ -235,6 +241,39 @@ def _hypernetwork(inputs: int, hidden: int | None, outputs: int) -> NetworkCost:
 def _rows(shape: Shape) -> int:
     """Return the number of rows of all matrices."""
     return sum(shape.trunk) + 6 * (shape.gru or 0) + shape.outputs
+
+
+def _matrices(shape: Shape) -> Iterator[tuple[int, int]]:
+    """Yield rows and columns of every matrix."""
+    width = shape.inputs
+    for layer in shape.trunk:
+        yield layer, width
+        width = layer
+    if shape.gru is not None:
+        yield 3 * shape.gru, width
+        yield 3 * shape.gru, shape.gru
+        width = shape.gru
+    yield shape.outputs, width
+
+
+def _c_tables(shape: ExportedShape, precision: Precision) -> int:
+    """Return the bytes of the constant tables of the exported C; int8 has a scale for each row."""
+    weight = {"float32": FLOAT, "float16": 2, "int8": 1}[precision]
+    beside = FLOAT * (2 if precision == "int8" else 1)
+    padded = ((-(-rows // LANES) * LANES, columns) for rows, columns in _matrices(shape))
+    tables = sum(rows * (columns * weight + beside) for rows, columns in padded)
+    return tables + FLOAT * shape.features * (2 + shape.motion)
+
+
+def _c_buffers(shape: ExportedShape) -> int:
+    """Return the bytes of the static buffers of the exported C, its memory and its logits.
+
+    Layers write into two buffers in turn, beginning with the second.
+    """
+    first = max(shape.inputs, *shape.trunk[1::2], 1)
+    second = max(shape.trunk[::2], default=0)
+    floats = first + second + 6 * (shape.gru or 0) + shape.memory_width + shape.outputs
+    return FLOAT * floats
 
 
 def _live(shape: Shape) -> Iterator[int]:

@@ -14,6 +14,7 @@ from kd_offline.experts.foreign.expert import CountedShape, ForeignExpert, entry
 from kd_offline.experts.foreign.files import digest
 from kd_offline.experts.foreign.found import Found, Given, to_team
 from kd_offline.experts.foreign.team import NetworkTeam
+from kd_offline.networks.arithmetic import mixer_cost
 from kd_offline.recipes import read_recipe
 from kd_offline.schemas.environment import EnvironmentSpec
 
@@ -82,7 +83,7 @@ def load(
         reference=reference,
         shapes=_shapes(team),
         with_value=with_value,
-        critics=tuple((m.network.count(), len(m.agents)) for m in team.critics),
+        critics=_critics(team),
     )
 
 
@@ -109,6 +110,15 @@ def _architecture(team: NetworkTeam) -> dict[str, Any]:
         ],
         "mixer": "vdn" if team.sums else None if team.mixer is None else "qmix",
     }
+
+
+def _critics(team: NetworkTeam) -> tuple[tuple[tuple[int, int, int], int], ...]:
+    """Count the networks that say values, and how often each runs in a step of the team."""
+    found = [(m.network.count(), len(m.agents)) for m in team.critics]
+    if team.mixer is not None:
+        cost = mixer_cost(team.mixer.shape)
+        found.append(((cost.parameters, cost.macs, cost.elementwise), 1))
+    return tuple(found)
 
 
 def _shapes(team: NetworkTeam) -> tuple[CountedShape, ...]:
