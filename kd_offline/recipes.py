@@ -6,7 +6,8 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -87,9 +88,10 @@ def assignment(text: str) -> tuple[str, Any]:
 def explain(error: ValidationError, what: str) -> str:
     """Return one sentence about the first problem that pydantic found."""
     first = error.errors()[0]
-    names = [str(part) for part in first["loc"]]
-    path = ".".join(names) or "the whole"
+    path = ".".join(str(part) for part in first["loc"]) or "the whole"
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not first["loc"] and first["type"] == "value_error":  # settings contradict each other
+        return f"{what}: {reason}; correct these settings"
     got = first["input"]
     value = "" if isinstance(got, Mapping) else f" is {got!r}, which"
     return f"{what}: {path}{value} {reason[:1].lower()}{reason[1:]}; correct that setting"
@@ -123,6 +125,11 @@ def _check_names(model: type[Strict], tree: Tree, what: str) -> None:
         field = model.model_fields.get(name)
         if field is None:
             raise UnknownNameError(what=f"setting of {what}", got=name, allowed=model.model_fields)
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Strict) and isinstance(value, dict):
-            _check_names(kind, value, f"{what}, {name}")
+        kinds = get_args(field.annotation) if _is_optional(field.annotation) else ()
+        for kind in (field.annotation, *kinds):
+            if isinstance(kind, type) and issubclass(kind, Strict) and isinstance(value, dict):
+                _check_names(kind, value, f"{what}, {name}")
+
+
+def _is_optional(annotation: Any) -> bool:
+    return isinstance(annotation, UnionType)

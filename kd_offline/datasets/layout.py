@@ -1,4 +1,4 @@
-"""Format 1.0 of the expert buffer in one place: arrays, axes, chunks, codec and digests.
+"""Format 1.1 of the expert buffer in one place: arrays, axes, chunks, codec and digests.
 
 ``docs/format.md`` is the same in words. Everything here is a pure function or a table; reading and
 writing files is done elsewhere.
@@ -19,7 +19,7 @@ from kd_offline.errors import UnknownNameError
 from kd_offline.schemas.dataset import ArraySpec
 from kd_offline.schemas.environment import EnvironmentSpec
 
-FORMAT_VERSION = (1, 0)
+FORMAT_VERSION = (1, 1)  # what is read; what is written is the oldest that suffices
 MANIFEST = "manifest.json"
 JOURNAL = "recording.json"
 LOCK = "recording.lock"
@@ -47,6 +47,7 @@ class Rule:
     required: bool = False
     derived: bool = False  # computed by the writer, never given to it
     level: int = 1  # zstd; the writer's choice, a reader does not care
+    since: int = 0  # minor version of the format
 
 
 _F32, _BOOL = ("float32",), ("bool",)
@@ -64,6 +65,9 @@ RULES: dict[str, Rule] = {
     "steps/action_source": Rule(("uint8",), ("R", "N")),
     "steps/logits": Rule(_F32, ("R", "N", "A")),
     "steps/q_values": Rule(_F32, ("R", "N", "A")),
+    "steps/q_tot": Rule(_F32, ("R",), since=1),
+    "steps/q_tot_max": Rule(_F32, ("R",), since=1),
+    "steps/mixer_credit": Rule(_F32, ("R", "N"), since=1),
     "steps/embedding": _EMBEDDING,
     "steps/value": Rule(_F32, ("R", "N")),
     "steps/reward": Rule(_F32, ("R", "N"), required=True),
@@ -74,6 +78,7 @@ RULES: dict[str, Rule] = {
     "final/available_actions": Rule(_BOOL, ("E", "N", "A")),
     "final/alive": Rule(_BOOL, ("E", "N")),
     "final/value": Rule(_F32, ("E", "N")),
+    "final/q_tot_max": Rule(_F32, ("E",), since=1),
     "episodes/offset": Rule(("int64",), ("E",), required=True, derived=True),
     "episodes/length": Rule(("int32",), ("E",), required=True),
     "episodes/seed": Rule(("uint64",), ("E",)),
@@ -114,6 +119,11 @@ def is_known(name: str) -> bool:
     except UnknownNameError:
         return False
     return True
+
+
+def version_of(names: Iterable[str]) -> tuple[int, int]:
+    """Return the oldest version of the format that has all these arrays."""
+    return FORMAT_VERSION[0], max((RULES[n].since for n in names if n in RULES), default=0)
 
 
 def required(group: str, *, derived: bool = False) -> list[str]:

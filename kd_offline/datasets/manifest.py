@@ -156,6 +156,9 @@ def _check_arrays(where: str, manifest: DatasetManifest) -> None:
     ]
     if missing:
         raise _corrupt(where, f"required arrays are missing: {', '.join(missing)}")
+    if manifest.format_version < (needs := layout.version_of(table)):
+        said = ".".join(map(str, manifest.format_version))
+        raise _corrupt(where, f"it says format {said}, but has arrays of {needs[0]}.{needs[1]}")
     rows, episodes = table["steps/reward"].shape[0], table["episodes/length"].shape[0]
     sizes = layout.axis_sizes(spec, rows, episodes)
     for name, array in table.items():

@@ -203,7 +203,8 @@ class Sink:
         moments = {n: s.moments for n, s in self.streams.items() if s.moments is not None}
         statistics = summarise(self._table(), self._action_counts, moments)
         described = {name: self.header.masks.get(name, MaskRecord()) for name in masks}
-        document: dict[str, Any] = {"format_version": list(layout.FORMAT_VERSION), "id": ""} | head
+        version = list(layout.version_of(specs))
+        document: dict[str, Any] = {"format_version": version, "id": ""} | head
         document |= {
             "masks": {name: mask.model_dump(mode="json") for name, mask in described.items()},
             "splits": {name: split.model_dump() for name, split in splits.items()},

@@ -38,7 +38,7 @@ def calibrated(
     Values that claim to be in raw units already are left alone, but ``tell`` hears of it where a
     trial says that they are not: reward sums and means of a team differ between libraries.
     """
-    if expert.recipe.critic_inputs is None:
+    if not expert.gives_value:
         return expert
     torch.set_num_threads(1)  # as recording does, so that a resumed one finds the same numbers
     seeds = episode_seeds(seed, 0, EPISODES, "calibration")

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 # Networks round differently from one batch size or processor to another, and hidden states carry
 # that along; float16 embeddings are exact to about 5e-4 of their size.
 TOLERANCE = 1e-3
-_OUTPUTS = ("logits", "q_values", "value", "embedding")
+_OUTPUTS = ("logits", "q_values", "value", "q_tot_max", "q_tot", "mixer_credit", "embedding")
+_OF_VALUE = ("value", "q_tot_max", "q_tot", "mixer_credit")
+_OF_END = ("value", "q_tot_max")
 
 
 @dataclass(slots=True)
@@ -185,9 +187,9 @@ def _check(record: ExpertRecord, expert: AnyExpert) -> ExpertCheck:
 
 def _needed(buffer: ExpertBuffer, expert: AnyExpert) -> list[str]:
     inputs = ("obs", "state", "available_actions", "alive")
-    outputs = [name for name in _OUTPUTS if expert.with_value or name != "value"]
+    outputs = [name for name in _OUTPUTS if expert.with_value or name not in _OF_VALUE]
     names = [f"steps/{name}" for name in (*inputs, "actions", *outputs)]
-    names += [*(f"final/{name}" for name in (*inputs, "value")), "episodes/seed"]
+    names += [*(f"final/{name}" for name in (*inputs, *_OF_END)), "episodes/seed"]
     return [name for name in names if buffer.has(name)]
 
 
@@ -196,7 +198,8 @@ def _label(expert: AnyExpert, part: Part, tally: _Tally) -> None:
     spec = tally.comparison.spec
     seeds = part.arrays.get("episodes/seed", np.zeros(len(part.episodes), np.uint64))
     memory, longest = expert.start(seeds), int(part.lengths.max())
-    closed = {"final/obs", "final/value"} <= part.arrays.keys()
+    closed = "final/obs" in part.arrays
+    closed &= any(f"final/{name}" in part.arrays for name in _OF_END)
     closed &= spec.state_is_obs or "final/state" in part.arrays
     for step in range(longest + closed):
         output, memory = expert.act(_view(spec, part, step), memory)
@@ -235,9 +238,10 @@ def _compare(
 ) -> None:
     if not running.any():
         return
-    counts = running[:, None] & part.arrays["steps/alive"][:, step]
+    acting = running[:, None] & part.arrays["steps/alive"][:, step]
+    said = _said(output, part.arrays["steps/actions"][:, step].astype(np.int64))
     for field_name in _OUTPUTS:
-        name, got = f"steps/{field_name}", getattr(output, field_name)
+        name, got = f"steps/{field_name}", said[field_name]
         if name not in part.arrays or got is None:
             continue
         stored = part.arrays[name][:, step]
@@ -247,6 +251,7 @@ def _compare(
                 f"{got.shape[-1]}: it is not the recorded one, pass that one's folder as --expert"
             )
             raise MismatchError(msg)
+        counts = acting if got.ndim > 1 else running
         if field_name == "logits":
             legal = part.arrays["steps/available_actions"][:, step]
             tally.policy.add(stored, got, legal, counts)
@@ -254,9 +259,19 @@ def _compare(
         tally.comparison.add(name, same_type, stored, counts, part.episodes, step)
 
 
+def _said(output: PolicyOutput, actions: IntArray) -> dict[str, Array | None]:
+    """Return what an expert says of a view, and of the actions that were executed in it."""
+    said = {name: getattr(output, name, None) for name in _OUTPUTS}
+    if output.mix is not None:
+        said["q_tot"], said["mixer_credit"] = output.mix(actions)
+    return said
+
+
 def _compare_final(part: Part, output: PolicyOutput, over: BoolArray, tally: _Tally) -> None:
-    if output.value is None or not over.any():
-        return
-    stored, alive = part.arrays["final/value"], part.arrays.get("final/alive", np.True_)
-    counts = over[:, None] & alive
-    tally.comparison.add("final/value", output.value, stored, counts, part.episodes)
+    alive = over[:, None] & part.arrays.get("final/alive", np.True_)
+    for name, got, counts in (
+        ("final/value", output.value, alive),
+        ("final/q_tot_max", output.q_tot_max, over),
+    ):
+        if got is not None and name in part.arrays and over.any():
+            tally.comparison.add(name, got, part.arrays[name], counts, part.episodes)

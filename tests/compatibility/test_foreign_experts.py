@@ -148,6 +148,13 @@ def test_stepwise_outputs_are_the_librarys(name, tmp_path):
         raw = expert.policy.statistics is not None
         assert_near(value, io["values_denorm" if raw else "values"])
         assert raw == ("not" not in meta["critic"].get("stats_location", "not saved").lower())
+    elif "q_tot_max" in io:
+        acted = np.nan_to_num(io["actions"]).astype(np.int64)[:, None]
+        assert_near(np.stack([o.q_tot_max[0] for o in outputs]), io["q_tot_max"])
+        assert_near(np.stack([o.value[0, 0] for o in outputs]), io["q_tot_max"])
+        taken = [o.mix(np.repeat(a, n, axis=0)) for o, a in zip(outputs, acted, strict=True)]
+        assert_near(np.stack([total[0] for total, _ in taken]), io["q_tot_taken"])
+        assert all((credit >= 0).all() for _, credit in taken)
     else:
         assert all(o.value is None for o in outputs)
 

@@ -75,6 +75,38 @@ def values(path):
     write(path, head, block, {})
 
 
+def mixed(path):
+    """Format 1.1: the values of a team, mixed by adding; one agent is gone at times."""
+    spec = environment_spec((4, 4), (3, 3), episode_limit=12)
+    rng = np.random.default_rng(4)
+    without = ["steps/logits", "steps/behaviour_logprob"]
+    block = episode_block(spec, [12, 7, 12], seed=4, hidden=2, without=without)
+    steps = block.steps
+    steps["alive"][:, 1] = np.arange(31) % 4 != 3
+    steps["q_values"] = rng.standard_normal((31, 2, 3)).astype(np.float32)
+    legal = np.where(steps["available_actions"], steps["q_values"], -np.inf)
+    taken = np.take_along_axis(steps["q_values"], steps["actions"][..., None], -1)[..., 0]
+    steps["q_tot"] = (taken * steps["alive"]).sum(-1)
+    steps["q_tot_max"] = (legal.max(-1) * steps["alive"]).sum(-1)
+    steps["mixer_credit"] = steps["alive"].astype(np.float32)
+    steps["value"] = steps["q_tot_max"][:, None].repeat(2, axis=1)
+    block.final["q_tot_max"] = block.final["value"][:, 0]
+    expert = ExpertRecord(
+        id=0,
+        kind="vdn",
+        reference="trained",
+        parameters=10,
+        digest="sha256:" + "3" * 64,
+        architecture={"mixer": "vdn"},
+        capture=Capture(output="q_values", embedding="last hidden layer"),
+        gamma=0.97,
+    )
+    head = header(spec, seed=4, masks=()).model_copy(
+        update={"name": "golden/mixed", "experts": (expert,)}
+    )
+    write(path, head, block, {})
+
+
 def bare(path):
     """Only what the format demands, as an import of somebody's transitions leaves it."""
     spec = environment_spec((3,), (4,), episode_limit=6)
@@ -104,7 +136,7 @@ def newer(path):
     (path / layout.MANIFEST).write_bytes(seal(document))
 
 
-MAKERS = {"ragged": ragged, "values": values, "bare": bare, "newer": newer}
+MAKERS = {"ragged": ragged, "values": values, "bare": bare, "newer": newer, "mixed": mixed}
 
 
 def write(path, head, block, masks):

@@ -1,4 +1,4 @@
-"""Datasets of format 1.0 that were committed once: they open for ever, with the same values."""
+"""Datasets that were committed once, of format 1.0 and later: they open for ever, unchanged."""
 
 import json
 
@@ -47,6 +47,12 @@ def test_together_they_hold_every_kind_of_array():
         assert not all(optional in m["arrays"] for m in manifests()), optional
     chunks = [file["path"] for m in manifests() for file in m["files"]]
     assert any("/c/1/" in path for path in chunks)
+
+
+def test_a_dataset_states_the_oldest_version_that_has_its_arrays():
+    versions = {m["name"]: m["format_version"] for m in manifests()}
+    assert versions["golden/ragged"] == versions["golden/values"] == [1, 0]
+    assert versions["golden/mixed"] == [1, 1]
 
 
 def test_what_a_newer_version_added_is_left_out():

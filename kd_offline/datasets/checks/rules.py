@@ -16,6 +16,8 @@ from kd_offline.types import Array
 _LOGPROB_TOLERANCE = 1e-6
 # Writers may compute in float32: logits of a thousand then leave this much in the logarithm.
 _MIXTURE_TOLERANCE = 1e-4
+# Sums and mixers in float32, in whatever order, of numbers of this size.
+_MIXING_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,28 @@ def _probabilities(logits: Array, available: Array, actions: Array) -> tuple[Arr
     return taken.reshape(actions.shape), even.reshape(actions.shape)
 
 
+def _mixer(part: Part) -> Iterator[Finding]:
+    """Check that mixing is monotone, and where it is a sum, that it is this sum."""
+    if part.has("mixer_credit"):
+        yield "mixer_credit", part.arrays["mixer_credit"] < 0, "an agent has a negative credit"
+    if part.has("q_tot", "q_tot_max"):
+        total, best = part.arrays["q_tot"], part.arrays["q_tot_max"]
+        above = total > best + _MIXING_TOLERANCE * (1 + np.abs(best))
+        yield "q_tot", above, "is above q_tot_max, the value of the greedy actions"
+    kinds = {expert.architecture.get("mixer") for expert in part.manifest.experts}
+    needed = ("q_tot", "q_values", "mixer_credit", "actions", "alive")
+    if kinds != {"vdn"} or not part.has(*needed):
+        return
+    credit, q = part.arrays["mixer_credit"], part.arrays["q_values"]
+    unequal = (credit != 1) & ((credit != 0) | part.arrays["alive"])
+    yield "mixer_credit", unequal, "a sum gives every agent that acts a credit of one"
+    chosen = np.clip(part.arrays["actions"], 0, q.shape[-1] - 1)[..., None].astype(np.intp)
+    taken = np.take_along_axis(q, chosen, axis=-1)[..., 0] * (credit == 1)
+    gap = np.abs(taken.sum(-1) - part.arrays["q_tot"])
+    wrong = gap > _MIXING_TOLERANCE * (1 + np.abs(taken).sum(-1))
+    yield "q_tot", wrong, "is not the sum of the agents' q_values of the executed actions"
+
+
 def _sources(part: Part) -> Iterator[Finding]:
     if part.has("action_source"):
         bad = part.arrays["action_source"] > max(SOURCES.values())
@@ -187,7 +211,7 @@ def _ends(part: Part) -> Iterator[Finding]:
 
 
 _FINAL: tuple[Rule, ...] = (_finite, _padding)
-_STEPS: tuple[Rule, ...] = (*_FINAL, _legal_actions, _logprob, _mixture, _sources, _ends)
+_STEPS: tuple[Rule, ...] = (*_FINAL, _legal_actions, _logprob, _mixture, _mixer, _sources, _ends)
 
 
 def _unused(widths: Array, width: int) -> Array:

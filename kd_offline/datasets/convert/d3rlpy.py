@@ -32,6 +32,7 @@ CANNOT_HOLD: dict[str, str] = {
     ),
     **dict.fromkeys(("steps/action_source", "steps/logits", "steps/q_values"), _ONLY),
     **dict.fromkeys(("steps/embedding*", "steps/value"), _ONLY),
+    **dict.fromkeys(("steps/q_tot*", "steps/mixer_credit"), _ONLY),
     **dict.fromkeys(
         (f"episodes/{n}" for n in ("seed", "won", "noise_level", "expert_id", "split")), _ONLY
     ),

@@ -29,7 +29,7 @@ CANNOT_HOLD: dict[str, str] = {
     "manifest": "of its descriptions only the environment and the experts are kept",
     "masks/*": "D4RL has no student masks",
     **dict.fromkeys(
-        (f"final/{name}" for name in ("state", "available_actions", "alive", "value")),
+        (f"final/{n}" for n in ("state", "available_actions", "alive", "value", "q_tot_max")),
         "of what follows the last step D4RL keeps the observation only",
     ),
     **dict.fromkeys(
@@ -39,6 +39,7 @@ CANNOT_HOLD: dict[str, str] = {
 }
 _TAKEN = ("obs", "actions", "terminated", "truncated")
 _BY_ACTION = ("available_actions", "logits", "q_values")
+_OF_TEAM = ("q_tot", "q_tot_max", "mixer_credit")  # these mean nothing for one agent alone
 
 
 def recognise(path: Path) -> bool:
@@ -95,7 +96,7 @@ class _View:
         if self.buffer.has("final/obs"):
             yield "next_observations", self._next(observed, steps, start, stop)
         for name in names:
-            if name not in _TAKEN:
+            if name not in _TAKEN and (self.n is None or name not in _OF_TEAM):
                 yield f"infos/{name}", self._of_agent(name, steps[name])
 
     def _observations(self, obs: Array) -> Array:

@@ -12,8 +12,8 @@ from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.schemas.dataset import ExpertRecord
 
 # Which arrays mean something that the experts' records say.
-_OUTPUTS = ("steps/logits", "steps/q_values")
-_VALUES = ("steps/value", "final/value")
+_OUTPUTS = ("steps/logits", "steps/q_values", "steps/mixer_credit")
+_VALUES = ("steps/value", "final/value", "steps/q_tot", "steps/q_tot_max", "final/q_tot_max")
 
 
 def everything(buffer: ExpertBuffer) -> set[str]:

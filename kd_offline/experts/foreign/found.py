@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -117,7 +118,7 @@ def to_team(found: Found, spec: EnvironmentSpec, reference: str, given: Given) -
         actors=tuple(actors),
         critics=critics,
         statistics=_statistics(found, spec) if critics else None,
-        mixer=_mixer(found, spec),
+        **_mixing(found, spec, reference),
     )
 
 
@@ -209,12 +210,29 @@ def _statistics(found: Found, spec: EnvironmentSpec) -> Statistics | None:
     return None
 
 
-def _mixer(found: Found, spec: EnvironmentSpec) -> QMixer | None:
-    mixer = found.mixer
-    if mixer is None or mixer.shape.agents == spec.n_agents:
-        return mixer
-    found.missing.append(f"a mixer for {spec.n_agents} agents")
-    return None
+def _mixing(found: Found, spec: EnvironmentSpec, reference: str) -> dict[str, Any]:
+    """Return how the agents' values become the team's: settings of :class:`NetworkTeam`."""
+    recipe, mixer = found.recipe, found.mixer
+    if recipe.output != "q_values" or "iql" in recipe.algorithm.lower():
+        return {}
+    if len(spec.sides) > 1:
+        found.missing.append(f"a mixer for each of the sides {', '.join(spec.sides)}")
+        return {}
+    if mixer is None:
+        return {"sums": "vdn" in recipe.algorithm.lower()}
+    if mixer.shape.agents != spec.n_agents:
+        found.missing.append(f"a mixer for {spec.n_agents} agents")
+        return {}
+    widths = {"state": spec.state_width, "all_obs": spec.n_agents * spec.obs_width}
+    for name, width in widths.items():
+        if mixer.shape.state == width:
+            return {"mixer": mixer, "mixer_reads": name}
+    msg = (
+        f"the mixer of expert {reference!r} reads a state of {mixer.shape.state} numbers, and "
+        f"{spec.id} has {spec.state_width}: choose the environment it was trained in, or state "
+        'algorithm = "iql" in an expert.toml to record it without its mixer'
+    )
+    raise MismatchError(msg)
 
 
 def debiased(mean: Tensor, mean_square: Tensor, term: Tensor) -> Statistics:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from kd_offline.experts.foreign.inputs import Parts, assemble
 from kd_offline.experts.foreign.networks import Network
-from kd_offline.networks.mixers import QMixer
+from kd_offline.experts.mixing import TeamValue
+from kd_offline.networks.mixers import QMixer, SumMixer
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.foreign import InputRecipe
 from kd_offline.types import PolicyOutput, SeedArray, View
@@ -45,7 +46,9 @@ class Memory(NamedTuple):
 class NetworkTeam:
     """Actors, and critics where the checkpoint has them, as a team policy.
 
-    ``statistics`` turn the critics' outputs into raw reward units. The ``mixer`` does not act.
+    ``statistics`` turn the critics' outputs into raw reward units. The ``mixer`` does not act; it
+    reads the state, or where ``mixer_reads`` says so the padded observations of all agents. Where
+    the team ``sums``, its value is the sum of the agents' instead.
     """
 
     spec: EnvironmentSpec
@@ -54,6 +57,8 @@ class NetworkTeam:
     critics: tuple[Member, ...] = ()
     statistics: Statistics | None = None
     mixer: QMixer | None = None
+    mixer_reads: Literal["state", "all_obs"] = "state"
+    sums: bool = False
 
     def start(self, seeds: SeedArray) -> Memory:
         """Return the memory of fresh episodes."""
@@ -77,12 +82,29 @@ class NetworkTeam:
             if self.statistics is not None:
                 value = value * self.statistics.deviation + self.statistics.mean
         after = Memory(actors, critics, seen[: self.recipe.frames - 1])
+        worth = self._worth(view, out)
+        if worth is not None:
+            available = torch.from_numpy(view.available_actions)
+            return worth.output(out.numpy(), embedding.numpy(), available), after
         return PolicyOutput(
             logits=out.numpy(),
             embedding=embedding.numpy(),
             value=None if value is None else value.numpy(),
             q_values=out.numpy() if self.recipe.output == "q_values" else None,
         ), after
+
+    def _worth(self, view: View, q: Tensor) -> TeamValue | None:
+        """Return the agents' values as the team's, where it is known how they are mixed.
+
+        These libraries also mix the values of agents that are dead, whose legal action it is to do
+        nothing.
+        """
+        mixer = SumMixer() if self.sums else self.mixer
+        if mixer is None:
+            return None
+        read = view.state if self.mixer_reads == "state" else view.obs.reshape(len(view.obs), -1)
+        legal = torch.from_numpy(view.available_actions).any(-1)
+        return TeamValue(mixer, q, torch.from_numpy(read), legal)
 
     def _run(
         self,

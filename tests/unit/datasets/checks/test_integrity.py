@@ -111,6 +111,54 @@ def test_values_that_break_a_rule(tmp_path, small_chunks, change, where, what):
     assert any(where in p.where and what in p.what for p in problems), problems
 
 
+def mixed_block():
+    """A team of two that adds its values up, and its best legal actions."""
+    block = episode_block(SPEC, [10, 8, 12])
+    steps = block.steps
+    steps["alive"][4, 1] = False
+    q = np.random.default_rng(0).standard_normal((30, 2, 5)).astype(np.float32)
+    taken = np.take_along_axis(q, steps["actions"][..., None], -1)[..., 0]
+    best = np.where(steps["available_actions"], q, -np.inf).max(-1)
+    alive = steps["alive"]
+    steps |= {"q_values": q, "mixer_credit": alive.astype(np.float32)}
+    steps |= {"q_tot": (taken * alive).sum(-1), "q_tot_max": (best * alive).sum(-1)}
+    del steps["logits"], steps["behaviour_logprob"]
+    return block
+
+
+def mixed_header(mixer):
+    head = header(SPEC, masks=())
+    (expert,) = head.experts
+    return head.model_copy(
+        update={"experts": (expert.model_copy(update={"architecture": {"mixer": mixer}}),)}
+    )
+
+
+MIXING = [
+    (_set("steps/mixer_credit", (3, 1), -0.5), "steps/mixer_credit row 3", "negative credit"),
+    (_set("steps/mixer_credit", (3, 1), 0.0), "steps/mixer_credit row 3", "credit of one"),
+    (_set("steps/q_tot_max", 11, -99.0), "steps/q_tot row 11 (episode 1)", "above q_tot_max"),
+    (_set("steps/q_tot", 20, -99.0), "steps/q_tot row 20 (episode 2)", "is not the sum"),
+    (_set("steps/q_values", (20, 0), -99.0), "steps/q_tot row 20 (episode 2)", "is not the sum"),
+]
+
+
+@pytest.mark.parametrize(("change", "where", "what"), MIXING)
+def test_a_teams_value_that_breaks_a_rule(tmp_path, change, where, what):
+    block = mixed_block()
+    assert verify(written(tmp_path / "a", block, head=mixed_header("vdn"))).problems == ()
+    change(block)
+    problems = verify(written(tmp_path / "b", block, head=mixed_header("vdn"))).problems
+    assert any(where in p.where and what in p.what for p in problems), problems
+
+
+def test_other_mixers_need_not_add_up(tmp_path):
+    block = mixed_block()
+    block.steps["q_tot"] -= 1
+    block.steps["mixer_credit"] *= 0.3
+    assert verify(written(tmp_path / "a", block, head=mixed_header("qmix"))).ok
+
+
 def written(path, block, masks=None, head=None):
     with DatasetWriter.create(path, head or header(SPEC, masks=masks or {})) as writer:
         writer.append(block)

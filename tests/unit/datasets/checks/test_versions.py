@@ -95,6 +95,16 @@ def test_unknown_keys_of_our_own_version_are_refused(ragged):
         ExpertBuffer.open(ragged.path)
 
 
+def test_an_array_of_a_later_minor_version_needs_that_version(ragged):
+    def add(document):
+        spec = document["arrays"]["steps/terminated"]
+        document["arrays"]["steps/q_tot"] = spec | {"dtype": "float32"}
+
+    rewrite(ragged.path, add)
+    with pytest.raises(CorruptDatasetError, match=r"says format 1\.0, but has arrays of 1\.1"):
+        ExpertBuffer.open(ragged.path)
+
+
 @pytest.mark.parametrize("name", [".zgroup", ".zarray", ".zmetadata"])
 def test_a_zarr_store_of_version_2_is_not_a_dataset(tmp_path, name):
     (tmp_path / name).write_text('{"zarr_format": 2}')

@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+import torch
+
+from kd_offline.experts import q_learning
+from kd_offline.experts.mixing import best_legal
+from kd_offline.experts.q_learning import lambda_returns, next_values
+from kd_offline.experts.replay import Replay
+from kd_offline.experts.value_team import ValueTeam
+from kd_offline.policies import RandomPolicy
+from kd_offline.schemas.expert import TrainRecipe
+from kd_offline.testing.targets import TargetsEnvironment
+from kd_offline.trajectories import collect, sampled
+
+
+def returns(reward, value, ends, **settings):
+    rows = {"terminated": [], "truncated": []}
+    for kind, flags in rows.items():
+        flags += [[kind.startswith(e) if e else False for e in row] for row in ends]
+    wanted = {"gamma": 0.5, "td_lambda": 0.5, "bootstrap_on_truncation": True}
+    return lambda_returns(
+        torch.tensor(reward),
+        torch.tensor(value),
+        torch.tensor(rows["terminated"]),
+        torch.tensor(rows["truncated"]),
+        **wanted | settings,
+    )
+
+
+def test_td_lambda_worked_by_hand():
+    """Two steps, then a termination; gamma = lambda = 1/2.
+
+    G_1 = 4. G_0 = 1 + 1/2 (1/2 * V_1 + 1/2 * G_1) = 1 + 1/2 (1/2 * 6 + 1/2 * 4) = 3.5.
+    """
+    got = returns([[1.0], [4.0]], [[9.0], [6.0], [100.0]], [[""], ["term"]])
+    torch.testing.assert_close(got, torch.tensor([[3.5], [4.0]]))
+
+
+def test_a_truncation_bootstraps_and_a_termination_does_not():
+    """After a truncation G_1 = 4 + 1/2 * 10 = 9 and G_0 = 1 + 1/2 (1/2 * 6 + 1/2 * 9) = 4.75."""
+    episode = ([[1.0], [4.0]], [[9.0], [6.0], [10.0]], [[""], ["trunc"]])
+    torch.testing.assert_close(returns(*episode), torch.tensor([[4.75], [9.0]]))
+    without = returns(*episode, bootstrap_on_truncation=False)
+    torch.testing.assert_close(without, torch.tensor([[3.5], [4.0]]))
+
+
+@pytest.mark.parametrize("td_lambda", [0.0, 1.0])
+def test_the_ends_of_lambda_are_one_step_and_the_whole_return(td_lambda):
+    got = returns(
+        [[1.0], [2.0], [3.0]], [[0.0], [8.0], [16.0], [0.0]], [[""], [""], ["term"]],
+        td_lambda=td_lambda,
+    )  # fmt: skip
+    want = {0.0: [5.0, 10.0, 3.0], 1.0: [2.75, 3.5, 3.0]}[td_lambda]
+    torch.testing.assert_close(got[:, 0], torch.tensor(want))
+
+
+def test_each_episode_ends_at_its_own_row():
+    """What follows the first episode's truncation at step 0 stands at row 1, not at the end."""
+    got = returns(
+        [[1.0, 1.0], [0.0, 1.0]],
+        [[0.0, 0.0], [10.0, 6.0], [77.0, 20.0]],
+        [["trunc", ""], ["", "trunc"]],
+    )
+    assert got[0, 0] == 1 + 0.5 * 10
+    torch.testing.assert_close(got[:, 1], torch.tensor([1 + 0.5 * (3 + 5.5), 11.0]))
+
+
+def test_double_q_lets_one_network_choose_and_the_other_say_what_it_is_worth():
+    q = torch.tensor([[1.0, 5.0, 9.0], [2.0, 1.0, 0.0]])
+    target = torch.tensor([[10.0, 20.0, 30.0], [40.0, 50.0, 60.0]])
+    legal = torch.tensor([[True, True, False], [True, True, True]])
+    alive = torch.ones(2, dtype=torch.bool)
+    torch.testing.assert_close(
+        next_values(q, target, legal, alive, double=True), torch.tensor([20.0, 40.0])
+    )
+    torch.testing.assert_close(
+        next_values(q, target, legal, alive, double=False), torch.tensor([20.0, 60.0])
+    )
+    gone = torch.tensor([True, False])
+    assert next_values(q, target, legal, gone, double=True).tolist() == [20.0, 0.0]
+
+
+def test_an_agent_without_a_legal_action_is_worth_nothing():
+    q = torch.tensor([[3.0, 4.0], [3.0, 4.0]])
+    legal = torch.tensor([[False, False], [True, False]])
+    assert best_legal(q, legal).tolist() == [0.0, 3.0]
+
+
+def learner(algorithm):
+    game = TargetsEnvironment()
+    recipe = TrainRecipe(
+        environment="test/targets", algorithm=algorithm, architecture={"trunk": (8,), "gru": 8}
+    )
+    seeds = np.arange(12, dtype=np.uint64)
+    replay = Replay(100).added(collect(game, RandomPolicy(), seeds, sampled(seeds)))
+    model = ValueTeam(game.spec, recipe, None, np.random.default_rng(0))
+    return recipe, model, replay.sample(12, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("algorithm", ["vdn", "qmix"])
+def test_an_update_fits_the_targets(algorithm):
+    recipe, model, batch = learner(algorithm)
+    targets = ValueTeam(model.spec, recipe, None, np.random.default_rng(1))
+    optimiser = torch.optim.Adam(model.parameters(), 0.02)
+    losses = [
+        q_learning.update(model, targets, optimiser, batch, recipe, unit=1.0).td_loss
+        for _ in range(25)
+    ]
+    assert losses[-1] < losses[0] / 2
+    assert batch.valid.sum() < batch.valid.numel()  # some episodes are shorter than others
+
+
+def test_what_lies_behind_the_end_of_an_episode_does_not_matter():
+    recipe, model, batch = learner("qmix")
+    targets = ValueTeam(model.spec, recipe, None, np.random.default_rng(1))
+    behind = ~batch.valid
+    assert behind.any()
+
+    def loss():
+        optimiser = torch.optim.SGD(model.parameters(), 0.0)
+        return q_learning.update(model, targets, optimiser, batch, recipe, unit=1.0)
+
+    before = loss()
+    batch.reward[behind] = 1e6
+    batch.actions[behind] = 1
+    batch.obs[1:][:, :, 0][torch.cat([behind[1:], behind[-1:]])] = 0.0
+    assert loss() == before
