@@ -186,7 +186,7 @@ def measure(
     draws = Resampling.draw(plan.episodes, seed=derive(plan.seed, "intervals"))
     spec = environment.spec
     swaps = spec.n_agents if plan.cross_play else 0
-    total = count_rollouts(len(spec.sides), who, len(plan.modes), swaps=swaps)
+    total = count_rollouts(spec.sides, who, len(plan.modes), swaps=swaps)
     played: dict[str, dict[str, SidePlay]] = {}
     with progress(total, shown=show_progress) as tick:
         court = Court(environment, seeds, plan.batch, tick)

@@ -67,7 +67,7 @@ def load_parties(
         raise UsageError(msg)
     environment = environments.load(manifest.environment, **manifest.environment_kwargs)
     spec = environment.spec
-    teacher = _expert(manifest, expert, expert_recipe, spec)
+    teacher = recorded_expert(manifest, expert, expert_recipe, spec)
     top = None if ceiling is None else _load_expert(ceiling, spec)
     teams = load(run.path)
     _check_seeds(manifest, len(teams))
@@ -76,7 +76,7 @@ def load_parties(
     return Parties(
         manifest=manifest,
         environment=environment,
-        who=Contestants(teacher, tuple(teams), top),
+        who=Contestants(teacher, tuple(teams), top, _learned_sides(top, spec)),
         expert_name=_name(teacher),
         ceiling_name=None if top is None else _name(top),
         expert_shapes=expert_shapes(teacher, spec),
@@ -107,11 +107,18 @@ def expert_shapes(expert: AnyExpert, spec: EnvironmentSpec) -> tuple[Shape, ...]
     groups = actor_groups(spec, expert.card.recipe.architecture)
     by_agent = {agent: group.shape for group in groups for agent in group.agents}
     seen = expert.mask()
-    if seen is None:
-        return tuple(by_agent[i] for i in range(spec.n_agents))
+    own: list[Shape] = [by_agent[i] for i in range(spec.n_agents)]
+    if seen is not None:
+        own = [
+            compacted(shape, seen=int(row.sum()), width=width)
+            for shape, row, width in zip(own, seen, spec.obs_widths, strict=True)
+        ]
+    if expert.opponents is None:
+        return tuple(own)
+    others = expert_shapes(expert.opponents, spec)
     return tuple(
-        compacted(by_agent[i], seen=int(seen[i].sum()), width=spec.obs_widths[i])
-        for i in range(spec.n_agents)
+        mine if learned else theirs
+        for mine, theirs, learned in zip(own, others, expert.learned, strict=True)
     )
 
 
@@ -137,12 +144,21 @@ def student_shapes(student: StudentPolicy, spec: EnvironmentSpec) -> tuple[Expor
     )
 
 
-def _expert(
+def recorded_expert(
     manifest: RunManifest,
     given: str | Path | None,
     recipe: str | Path | None,
     spec: EnvironmentSpec,
 ) -> AnyExpert:
+    """Load the expert that a run's dataset recorded, from where it was or where it is said to be.
+
+    Raises
+    ------
+    UsageError
+        The dataset does not say which it was, and nothing was given.
+    CheckpointError
+        It cannot be read, or is not the recorded one.
+    """
     reference = manifest.expert_reference if given is None else given
     # Datasets travel without the paths of the machine that made them.
     if given is None and not manifest.expert_reference.startswith("bundled"):
@@ -168,6 +184,14 @@ def _load_expert(
 
     # The critic acts in no evaluation; leaving it out halves the work.
     return load(reference, spec, recipe, with_value=False)
+
+
+def _learned_sides(ceiling: AnyExpert | None, spec: EnvironmentSpec) -> tuple[str, ...]:
+    """Return the sides that ``ceiling`` learned: it is no ceiling of the others."""
+    from kd_offline.experts.expert import Expert
+
+    learn = ceiling.card.recipe.learn if isinstance(ceiling, Expert) else None
+    return tuple(spec.sides) if learn is None else learn
 
 
 def _check_ceiling(ceiling: AnyExpert, student: StudentPolicy, mask: str) -> None:

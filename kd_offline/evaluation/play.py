@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,11 +21,20 @@ _F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Contestants:
-    """Who is compared. ``students`` holds one team for each distillation seed."""
+    """Who is compared. ``students`` holds one team for each distillation seed.
+
+    ``ceiling_sides``: the sides that the ceiling plays; None for all.
+    """
 
     expert: TeamPolicy
     students: tuple[TeamPolicy, ...]
     ceiling: TeamPolicy | None = None
+    ceiling_sides: tuple[str, ...] | None = None
+
+    def ceiling_of(self, side: str) -> TeamPolicy | None:
+        """Return the ceiling of a side, if there is one."""
+        known = self.ceiling_sides is None or side in self.ceiling_sides
+        return self.ceiling if known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +121,7 @@ def play_sides(
             return on_side(policy, who.expert, agents, spec.n_agents)
 
         reference = who.expert if compared else None
+        ceiling = who.ceiling_of(name)
         sides[name] = SidePlay(
             agents=agents,
             expert=expert,
@@ -119,7 +129,7 @@ def play_sides(
                 court.play(side(s), greedy=greedy, reference=reference) for s in who.students
             ),
             random=court.play(side(RandomPolicy(drawn=True)), greedy=greedy),
-            ceiling=None if who.ceiling is None else court.play(side(who.ceiling), greedy=greedy),
+            ceiling=None if ceiling is None else court.play(side(ceiling), greedy=greedy),
         )
     return sides
 
@@ -156,10 +166,11 @@ def play_swaps(
     return swapped
 
 
-def count_rollouts(n_sides: int, who: Contestants, modes: int, *, swaps: int = 0) -> int:
+def count_rollouts(sides: Collection[str], who: Contestants, modes: int, *, swaps: int = 0) -> int:
     """Return how many rollouts an evaluation takes, for its progress bar."""
-    each = len(who.students) + 1 + (who.ceiling is not None)
-    return modes * (1 + n_sides * each) + 2 * swaps * len(who.students)
+    ceilings = sum(who.ceiling_of(side) is not None for side in sides)
+    each = 1 + len(sides) * (len(who.students) + 1) + ceilings
+    return modes * each + 2 * swaps * len(who.students)
 
 
 @contextmanager

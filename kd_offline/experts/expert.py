@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kd_offline.experts.one_sided import joined
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
 from kd_offline.experts.value_team import ValuePolicy, ValueTeam
 from kd_offline.schemas.dataset import Capture, ExpertRecord
 from kd_offline.schemas.expert import ExpertCard
 from kd_offline.types import BoolArray, PolicyOutput, SeedArray, TeamPolicy, View
+
+if TYPE_CHECKING:
+    from kd_offline.experts.load import AnyExpert
 
 
 class NetworkPolicy:
@@ -61,20 +65,42 @@ class Expert:
     norm: ValueNorm
     reference: str
     with_value: bool = True
+    opponents: AnyExpert | None = None  # who plays the sides that it did not learn
 
-    def start(self, seeds: SeedArray) -> list[Tensor]:
-        """Return the memories of fresh episodes."""
-        return self.model.start(len(seeds))
+    def start(self, seeds: SeedArray) -> tuple[Any, ...]:
+        """Return the memories of fresh episodes, its own and those of its opponents."""
+        others = () if self.opponents is None else (self.opponents.start(seeds),)
+        return self.model.start(len(seeds)), *others
 
-    def act(self, view: View, memory: list[Tensor]) -> tuple[PolicyOutput, list[Tensor]]:
+    def act(self, view: View, memory: tuple[Any, ...]) -> tuple[PolicyOutput, tuple[Any, ...]]:
         """Return logits or Q-values, embeddings [B, N, H] and values [B, N] in raw reward units."""
-        return self._policy().act(view, memory)
+        output, after = self._policy().act(view, memory[0])
+        if self.opponents is None:
+            return output, (after,)
+        others, theirs = self.opponents.act(view, memory[1])
+        return joined(output, others, self.learned), (after, theirs)
+
+    @property
+    def learned(self) -> BoolArray:
+        """Whether the agent's side learned, bool [N]; the others' networks are as they began."""
+        spec, learn = self.card.environment, self.card.recipe.learn
+        names = list(spec.sides)
+        return np.array([learn is None or names[k] in learn for k in spec.side_of])
 
     def _policy(self) -> TeamPolicy:
         if isinstance(self.model, ValueTeam):
             epsilon = self.model.settings.epsilon_end
             return ValuePolicy(self.model, self.norm, epsilon, with_value=self.with_value)
         return NetworkPolicy(self.model, self.norm, with_value=self.with_value)
+
+    def _opponents(self) -> dict[str, str]:
+        """Return who plays each side that it did not learn; never a path of this machine."""
+        if self.opponents is None:
+            return {}
+        theirs = self.opponents.describe()
+        who = f"{theirs.reference} {theirs.kind} ({(theirs.digest or '')[:19]})"
+        learn = self.card.recipe.learn or ()
+        return {side: who for side in self.card.environment.sides if side not in learn}
 
     def mask(self) -> BoolArray | None:
         """Return what the actor may see, bool [N, O], or None for everything."""
@@ -97,6 +123,7 @@ class Expert:
             capture=Capture(output="q_values" if recipe.value_based else "logits", embedding=layer),
             gamma=recipe.gamma,
             bootstraps_truncation=recipe.bootstrap_on_truncation,
+            opponents=self._opponents(),
             value_of=(
                 "discounted sum of the team's mean reward under its greedy actions, raw units"
                 if recipe.value_based

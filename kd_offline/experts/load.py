@@ -47,7 +47,23 @@ def load(
             f"the library as one of {', '.join(f'{p}:' for p in foreign.PREFIXES)}"
         )
         raise UsageError(msg)
-    return replace(load_own(name, spec), with_value=with_value)
+    own = load_own(name, spec)
+    opponents = None if own.learned.all() else _opponents(own, spec, with_value)
+    return replace(own, with_value=with_value, opponents=opponents)
+
+
+def _opponents(own: Expert, spec: EnvironmentSpec, with_value: bool) -> AnyExpert:
+    """Load who played the sides that ``own`` did not learn."""
+    reference = own.card.recipe.opponents or "bundled"
+    try:
+        return load(reference, spec, with_value=with_value)
+    except CheckpointError as error:
+        sides = ", ".join(own.card.recipe.learn or ())
+        msg = (
+            f"expert {own.reference!r} learned the side {sides} against {reference!r}, which plays "
+            f"the other side and cannot be loaded: {error}"
+        )
+        raise CheckpointError(msg) from error
 
 
 def load_own(name: str, spec: EnvironmentSpec) -> Expert:

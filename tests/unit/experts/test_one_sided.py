@@ -1,0 +1,77 @@
+"""Experts that learned one side: whoever they learned against plays the other, everywhere."""
+
+import numpy as np
+import pytest
+
+from kd_offline import environments
+from kd_offline.errors import CheckpointError, MismatchError
+from kd_offline.evaluation.parties import expert_shapes
+from kd_offline.experts import checkpoint
+from kd_offline.experts.expert import Expert
+from kd_offline.experts.load import load
+from kd_offline.experts.one_sided import joined
+from kd_offline.schemas.expert import ExpertArchitecture, ExpertCard, TrainRecipe
+from kd_offline.types import PolicyOutput
+
+NAME = "mpe/simple_adversary_v3"
+SEEDS = np.arange(3, dtype=np.uint64)
+
+
+def saved(folder, spec, *, width, **recipe):
+    """Save an untrained expert whose actors differ from those of other seeds."""
+    small = ExpertArchitecture(trunk=(width,), gru=width, critic_trunk=(8,), critic_gru=None)
+    card = ExpertCard(
+        environment=spec,
+        recipe=TrainRecipe(environment=NAME, architecture=small, seed=width, **recipe),
+        agents=spec.agents,
+        parameters={"actor": 1},
+        mask=None,
+        frames=1,
+        seconds=0.0,
+        threads=1,
+        finished=True,
+    )
+    model, norm = checkpoint.build(card)
+    checkpoint.save(folder, card, model, norm, {})
+    return folder
+
+
+@pytest.fixture
+def world():
+    return environments.load(NAME)
+
+
+def test_opponents_play_the_side_that_did_not_learn(tmp_path, world):
+    spec = world.spec
+    other = saved(tmp_path / "other", spec, width=12)
+    own = saved(tmp_path / "own", spec, width=8, learn=("good",), opponents=str(other))
+    team, opponents = load(own, spec), load(other, spec)
+    assert isinstance(team, Expert)
+    assert team.learned.tolist() == [False, True, True]
+    view = world.reset(SEEDS)
+    said, memory = team.act(view, team.start(SEEDS))
+    alone, _ = team._policy().act(view, team.model.start(3))
+    theirs, _ = opponents.act(view, opponents.start(SEEDS))
+    for name in ("logits", "value"):
+        np.testing.assert_array_equal(getattr(said, name)[:, 0], getattr(theirs, name)[:, 0])
+        np.testing.assert_array_equal(getattr(said, name)[:, 1:], getattr(alone, name)[:, 1:])
+    assert said.embedding.shape == (3, 3, 12)
+    again, _ = team.act(view, memory)  # both remember
+    assert not np.array_equal(again.logits, said.logits)
+    entry = team.describe()
+    assert list(entry.opponents) == ["adversary"]
+    assert opponents.digest[:19] in entry.opponents["adversary"]
+    assert str(tmp_path) not in entry.opponents["adversary"]
+    assert [shape.gru for shape in expert_shapes(team, spec)] == [12, 8, 8]
+
+
+def test_opponents_that_are_gone_are_named(tmp_path, world):
+    own = saved(tmp_path / "own", world.spec, width=8, learn=("good",), opponents="gone/")
+    with pytest.raises(CheckpointError, match="learned the side good against 'gone/'"):
+        load(own, world.spec)
+
+
+def test_values_and_logits_do_not_mix():
+    logits = np.zeros((1, 2, 3), np.float32)
+    with pytest.raises(MismatchError, match="one team"):
+        joined(PolicyOutput(logits, q_values=logits), PolicyOutput(logits), np.array([True, False]))
