@@ -147,6 +147,7 @@ class StarCraft2Env:
         self.ours, self.theirs = army(ours), army(theirs or ours)
         self.n_agents, self.n_enemies = len(self.ours), len(self.theirs)
         self.n_actions = NO_ATTACK + self.n_enemies
+        self.skill = 0.25 + 0.05 * "123456789A".index(difficulty)  # chance that an enemy acts
         kinds = list(dict.fromkeys(self.ours))
         self.types = kinds if len(kinds) > 1 else []
         self.random, self.agents, self.enemies = None, [], []
@@ -174,8 +175,8 @@ class StarCraft2Env:
         before = [[unit.life for unit in side] for side in (self.agents, self.enemies)]
         for unit, action in zip(self.agents, actions, strict=True):
             self._act(unit, action)
-        if not PEACE:
-            for unit in self.enemies:
+        for unit in self.enemies:
+            if self.random.random() < self.skill and not PEACE:
                 self._fight(unit)
         for unit in self.agents + self.enemies:
             unit.pause = max(0, unit.pause - 1)

@@ -6,7 +6,7 @@ from kd_offline.errors import MismatchError
 from kd_offline.policies import RandomPolicy
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.targets import TargetsEnvironment
-from kd_offline.trajectories import collect, sampled
+from kd_offline.trajectories import collect, joined, sampled
 
 
 def test_an_episode_does_not_depend_on_its_batch():
@@ -45,6 +45,20 @@ def test_episodes_of_different_lengths():
     assert not (ends & played.valid)[: last.min()].any()
     assert (played.steps["reward"][~played.valid] == 0).all()
     assert set(played.won.tolist()) <= {0, 1}
+
+
+def test_parts_are_joined_to_what_was_played_at_once():
+    world, seeds = TargetsEnvironment(), episode_seeds(0, 0, 12)
+    parts = [seeds[:1], seeds[1:5], seeds[5:]]
+    played = [collect(world, RandomPolicy(), part, sampled(part)) for part in parts]
+    assert len({len(part.steps["obs"]) for part in played}) > 1
+    together, whole = joined(played), collect(world, RandomPolicy(), seeds, sampled(seeds))
+    np.testing.assert_array_equal(together.length, whole.length)
+    np.testing.assert_array_equal(together.won, whole.won)
+    for name, values in whole.steps.items():
+        np.testing.assert_array_equal(together.steps[name][whole.valid], values[whole.valid])
+    for name, values in whole.final.items():
+        np.testing.assert_array_equal(together.final[name], values)
 
 
 def test_an_episode_without_an_end_is_an_error():

@@ -117,6 +117,21 @@ def test_an_episode_without_an_end_is_refused():
         rollout(env, GOOD, SEEDS, greedy=True)
 
 
+def test_no_more_is_played_at_once_than_the_environment_can():
+    class Narrow(TargetsEnvironment):
+        largest_batch, widest = 3, 0
+
+        def reset(self, seeds):
+            self.widest = max(self.widest, len(seeds))
+            return super().reset(seeds)
+
+    narrow = Narrow()
+    got = rollout(narrow, GOOD, SEEDS[:10], greedy=False)
+    assert narrow.widest == 3
+    whole = rollout(TargetsEnvironment(), GOOD, SEEDS[:10], greedy=False)
+    np.testing.assert_array_equal(got.returns, whole.returns)
+
+
 @pytest.mark.parametrize(("seeds", "batch"), [(SEEDS[:0], 4), (SEEDS, 0)])
 def test_nothing_to_play_is_refused(seeds, batch):
     with pytest.raises(UsageError, match="at least 1"):

@@ -6,6 +6,7 @@ from kd_offline.environments import irreproducible, largest_batch, load
 from kd_offline.errors import MismatchError, UnknownNameError, UsageError
 from kd_offline.students import masks
 from kd_offline.testing.environments import ConformanceError, check_environment
+from kd_offline.types import Outcome
 from tests.standins.installations import playable
 
 SEEDS = np.array([3, 1], np.uint64)
@@ -30,7 +31,8 @@ def choose(view, seeds, step, prefer=None):
 
 def play(world, seeds, prefer=None):
     """Play to the end; returns every view and outcome."""
-    views, outcomes = [world.reset(seeds)], []
+    views = [world.reset(seeds)]
+    outcomes: list[Outcome] = []
     while not outcomes or not (outcomes[-1].terminated | outcomes[-1].truncated).all():
         outcomes.append(world.step(choose(views[-1], seeds, len(outcomes), prefer)))
         views.append(outcomes[-1].view)
@@ -104,7 +106,8 @@ def test_a_battle_that_is_won(marines):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STANDIN_PEACE", "1")
         world = load("smac/3m")
-        view, outcomes = world.reset(SEEDS[:1]), []
+        view = world.reset(SEEDS[:1])
+        outcomes: list[Outcome] = []
         while not outcomes or not outcomes[-1].terminated[0]:
             attack = view.available_actions[..., 6:].any(-1)
             target = 6 + view.available_actions[..., 6:].argmax(-1)
