@@ -18,6 +18,7 @@ import numpy as np
 
 from kd_offline.environments.smax.library import make_game
 from kd_offline.environments.smax.settings import SmaxSettings
+from kd_offline.environments.smax.words import Layout, Tree
 from kd_offline.types import Array, BoolArray, IntArray, SeedArray
 
 STOP = 4
@@ -26,72 +27,73 @@ STOP = 4
 _CHUNK = {"cpu": 32}
 _CHUNK_ELSEWHERE = 1024
 
-Tree = Any  # nested records of arrays whose first axis counts games
-
 
 class Engine:
     """One map under one choice of settings; may be shared between threads.
 
-    Everything that goes in and comes out is NumPy, so that compiled code always sees the same
-    types: JAX compiles again for a value that once was a Python number and now is an array.
+    A game is a row of words: its key and inner state, then what is seen of it, a dictionary of
+    ``obs`` [N, O], ``state`` [S], ``legal`` [N, A], ``alive`` [N], ``reward``, ``terminated``,
+    ``truncated`` and ``won``.
     """
 
     def __init__(self, map_name: str, settings: SmaxSettings) -> None:
         self.game = make_game(map_name, settings)
         self.chunk = _CHUNK.get(jax.default_backend(), _CHUNK_ELSEWHERE)
-        self._begin = jax.jit(jax.vmap(self._one_reset))
-        self._advance = jax.jit(jax.vmap(self._one_step))
+        key = jax.ShapeDtypeStruct((2,), np.uint32)
+        inner, seen = jax.eval_shape(self._begun, key)
+        self._inner, self._seen = Layout.of(inner), Layout.of(seen)
+        self.width = self._inner.width + self._seen.width
+        self._reset = jax.jit(jax.vmap(lambda key: self._row(*self._begun(key))))
+        self._step = jax.jit(jax.vmap(self._next))
         self._lock = Lock()
         self._compiled: set[Callable[..., Any]] = set()
 
-    def reset(self, keys: Array) -> tuple[Tree, dict[str, Array]]:
-        """Begin ``chunk`` games; ``keys``: uint32 [chunk, 2].
+    def reset(self, keys: Array) -> Array:
+        """Begin games; ``keys``: uint32 [chunk, 2]. Returns uint32 [chunk, width]."""
+        return self._called(self._reset, keys)
 
-        Returns the games and what is seen: obs, state, legal and alive.
-        """
-        games, seen = self._called(self._begin, keys)
-        return games, seen
+    def step(self, rows: Array, actions: IntArray) -> Array:
+        """Play one step of games; ``rows``: uint32 [chunk, width], ``actions``: [chunk, N]."""
+        return self._called(self._step, rows, actions.astype(np.int32))
 
-    def step(
-        self, keys: Array, games: Tree, clock: IntArray, actions: IntArray
-    ) -> tuple[Tree, dict[str, Array]]:
-        """Play one step; ``clock``: [chunk] steps played so far, ``actions``: [chunk, N].
+    def seen(self, rows: Array) -> dict[str, Array]:
+        """Return what is seen of the games in ``rows`` [B, width], as fresh arrays [B, ...]."""
+        found: dict[str, Array] = self._seen.read(rows[:, self._inner.width :])
+        return found
 
-        Returns the games and what is seen, with reward, terminated, truncated and won.
-        """
-        steps, chosen = clock.astype(np.int32), actions.astype(np.int32)
-        games, seen = self._called(self._advance, keys, games, steps, chosen)
-        return games, seen
-
-    def _called(self, function: Callable[..., Any], *inputs: Tree) -> Any:
+    def _called(self, function: Callable[..., Any], *inputs: Array) -> Array:
+        # NumPy in, NumPy out: JAX compiles again for what once was a Python number and now is not.
         if function in self._compiled:
-            return jax.tree.map(np.asarray, function(*inputs))
+            return np.asarray(function(*inputs))
         with self._lock:  # the first thread compiles, the others wait for it
-            outputs = jax.tree.map(np.asarray, function(*inputs))
+            output = np.asarray(function(*inputs))
             self._compiled.add(function)
-        return outputs
+        return output
 
-    def _one_reset(self, key: Tree) -> tuple[Tree, dict[str, Any]]:
+    def _row(self, inner: Tree, seen: Tree) -> Any:
+        return jnp.concatenate([self._inner.pack(inner), self._seen.pack(seen)])
+
+    def _begun(self, key: Any) -> tuple[Tree, Tree]:
         obs, game = self.game.reset(_stream(key, 0))
-        return game, self._seen(obs, game)
+        return (key, game), {**self._view(obs, game), **_NOTHING}
 
-    def _one_step(
-        self, key: Tree, game: Tree, clock: Tree, actions: Tree
-    ) -> tuple[Tree, dict[str, Any]]:
+    def _next(self, row: Any, actions: Any) -> Any:
+        key, game = self._inner.unpack(row[: self._inner.width])
         chosen = dict(zip(self.game.agents, actions, strict=True))
-        obs, game, rewards, done, _ = self.game.step_env(_stream(key, clock + 1), game, chosen)
-        seen = self._seen(obs, game)
-        enemies = game.state.unit_alive[len(self.game.agents) :]
-        beaten, lost = ~enemies.any(), ~seen["alive"].any()
+        stream = _stream(key, game.state.step + 1)
+        obs, game, rewards, done, _ = self.game.step_env(stream, game, chosen)
+        view = self._view(obs, game)
+        beaten = ~game.state.unit_alive[len(self.game.agents) :].any()
+        lost = ~view["alive"].any()
         result = {
             "reward": rewards[self.game.agents[0]],
             "terminated": beaten | lost,
             "truncated": done["__all__"] & ~(beaten | lost),
             "won": beaten & ~lost,
         }
-        return game, seen | result
+        return self._row((key, game), {**view, **result})
 
-    def _seen(self, obs: dict[str, Any], game: Tree) -> dict[str, Any]:
+    def _view(self, obs: dict[str, Any], game: Tree) -> dict[str, Any]:
         legal, agents = self.game.get_avail_actions(game), self.game.agents
         alive = game.state.unit_alive[: len(agents)]
         return {
@@ -101,6 +103,14 @@ class Engine:
             "legal": jnp.stack([legal[agent] for agent in agents]).astype(bool) & alive[:, None],
             "alive": alive,
         }
+
+
+_NOTHING = {
+    "reward": np.float32(0),
+    "terminated": np.False_,
+    "truncated": np.False_,
+    "won": np.False_,
+}
 
 
 @cache
@@ -122,6 +132,6 @@ def chunks(where: BoolArray, size: int) -> list[tuple[IntArray, IntArray]]:
     return [(part, np.resize(part, size)) for part in parts]
 
 
-def _stream(key: Tree, number: Tree) -> Tree:
+def _stream(key: Any, number: Any) -> Any:
     """Return stream ``number`` of a game: 0 for its start, ``k`` for its ``k``-th step."""
     return jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), number)
