@@ -1,8 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from kd_offline.recording.calibration import fit
+from kd_offline.experts.foreign.expert import ForeignExpert
+from kd_offline.experts.load import load
+from kd_offline.recording.calibration import calibrated, fit
+from kd_offline.testing.targets import TargetsEnvironment
 from kd_offline.trajectories import Trajectories
+from kd_offline.types import PolicyOutput
 
 SIDES = np.array([0, 0, 1])
 
@@ -70,3 +76,40 @@ def test_noise_lowers_what_is_explained():
     found = fit(data, SIDES, gamma=0.9, bootstrap_on_truncation=False)
     assert 0 < found.scale < 2
     assert 0 < found.r2 < 0.9
+
+
+class Clock:
+    """Random play whose values are the number of steps that are left."""
+
+    parameters, macs = 0, 0
+
+    def start(self, seeds):
+        return np.zeros(len(seeds))
+
+    def act(self, view, memory):
+        logits = np.zeros(view.available_actions.shape, np.float32)
+        value = np.broadcast_to((6 - memory)[:, None], view.alive.shape).astype(np.float32)
+        return PolicyOutput(logits, value=value), memory + 1
+
+
+def clock(spec):
+    return Clock()
+
+
+def test_a_trial_in_small_batches_says_what_one_batch_says():
+    class Narrow(TargetsEnvironment):
+        largest_batch = 7
+
+        def reset(self, seeds):
+            assert len(seeds) <= 7
+            return super().reset(seeds)
+
+    told: dict[str, list[str]] = {"narrow": [], "wide": []}
+    for name, world in (("narrow", Narrow()), ("wide", TargetsEnvironment())):
+        expert = load(f"python:{__name__}:clock", world.spec)
+        assert isinstance(expert, ForeignExpert)
+        update = {"critic_inputs": ("obs",), "value_units": "normalised"}
+        recipe = expert.recipe.model_copy(update=update)
+        calibrated(replace(expert, recipe=recipe), world, 0, told[name].append)
+    assert told["narrow"] == told["wide"]
+    assert "calibrated on 100 trial episodes" in told["narrow"][0]
