@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from kd_offline.experts.load import load as load_expert
     from kd_offline.experts.recipe import train_recipe
     from kd_offline.experts.train import train
+    from kd_offline.exports.engines import load_export
+    from kd_offline.exports.export import export
     from kd_offline.recording.further_masks import relabel_masks
     from kd_offline.recording.record import record
     from kd_offline.recording.relabel import relabel
@@ -50,9 +52,11 @@ _HOMES = {
     "distill": "distillation.distill:distill",
     "distill_recipe": "distillation.recipe:distill_recipe",
     "evaluate": "evaluation.evaluate:evaluate",
+    "export": "exports.export:export",
     "filter": "datasets.edit.filter:filter",
     "inspect": "datasets.describe.summary:inspect",
     "load_environment": "environments:load",
+    "load_export": "exports.engines:load_export",
     "load_expert": "experts.load:load",
     "load_students": "students.policy:load",
     "merge": "datasets.edit.merge:merge",
@@ -84,10 +88,12 @@ __all__ = [
     "distill",
     "distill_recipe",
     "evaluate",
+    "export",
     "filter",
     "inspect",
     "load_environment",
     "load_expert",
+    "load_export",
     "load_students",
     "merge",
     "pack",

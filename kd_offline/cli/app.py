@@ -16,6 +16,7 @@ from kd_offline.cli import (
     editing,
     evaluation,
     experts,
+    exporting,
     information,
     recording,
     reports,
@@ -66,6 +67,7 @@ describing.add(app)
 conversion.add(app)
 distillation.add(app)
 evaluation.add(app)
+exporting.add(app)
 reports.add(app)
 sharing.add(app)
 trust.add(app)

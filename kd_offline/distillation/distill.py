@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import RunManifest, SeedResult
 from kd_offline.seeding import generator
-from kd_offline.students.networks import StudentTeam
+from kd_offline.students.policy import digest
 from kd_offline.students.policy import save as save_students
 
 SAVE_EVERY_S = 15.0
@@ -129,7 +127,7 @@ def _one_seed(job: Job, seed: int) -> None:
     job.teams.append(team)
     result = SeedResult(
         seed=seed,
-        digest=_digest(team),
+        digest=digest(team),
         updates=state.epoch * (len(job.train) // _batch(job)),
         best_epoch=state.best_epoch,
         held_out=state.best,
@@ -183,12 +181,3 @@ def _write(job: Job, status: str) -> None:
         for file in job.folder.resume_state.iterdir():
             file.unlink()
         job.folder.resume_state.rmdir()
-
-
-def _digest(team: StudentTeam) -> str:
-    """Return a digest of names, shapes and bits of a team's weights."""
-    sha = hashlib.sha256()
-    for name, value in sorted(team.state_dict().items()):
-        sha.update(json.dumps([name, list(value.shape)]).encode())
-        sha.update(value.contiguous().numpy().tobytes())
-    return "sha256:" + sha.hexdigest()

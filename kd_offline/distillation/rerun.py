@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.storage.addresses import is_remote
-from kd_offline.datasets.storage.sources import open_files
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.job import Report
-from kd_offline.errors import MismatchError, UsageError
+from kd_offline.errors import UsageError
 from kd_offline.recipes import build
 from kd_offline.runs.folder import open_run
+from kd_offline.runs.source import dataset_place
 from kd_offline.schemas.outputs import RerunReport, SeedComparison
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import Provenance, RunManifest
@@ -55,7 +53,7 @@ def rerun(
     if before.status != "complete":
         msg = f"the run in {str(run)!r} is {before.status}, not complete: finish it with --resume"
         raise UsageError(msg)
-    source = _source(before, Path(run), dataset)
+    source = dataset_place(before, Path(run), dataset)
     folder = Path(run)
     target = folder.with_name(f"{folder.resolve().name}-rerun") if output is None else Path(output)
     recipe = recipe_of(before)
@@ -128,25 +126,3 @@ def platform_differences(before: Provenance, after: Provenance) -> tuple[str, ..
 
 def _differences(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     return {name: after[name] - before[name] for name in before if name in after}
-
-
-def _source(before: RunManifest, run: Path, given: str | Path | None) -> str:
-    """Find the dataset: as given, as stated from here, or as stated from beside the run."""
-    stated = before.dataset.path
-    beside = [] if is_remote(stated) else [str(run.resolve().parent / Path(stated).name)]
-    places = [stated, *beside] if given is None else [str(given)]
-    source = next((place for place in places if open_files(place).present()), None)
-    if source is None:
-        msg = (
-            f"the dataset {places[0]!r} of the run in {str(run)!r} is not there: "
-            "pass its place with --dataset"
-        )
-        raise UsageError(msg)
-    found = ExpertBuffer.open(source).id
-    if found != before.dataset.id:
-        msg = (
-            f"the dataset at {source!r} has the id {found[:19]}, the run was distilled from "
-            f"{before.dataset.id[:19]}: pass the right one with --dataset"
-        )
-        raise MismatchError(msg)
-    return source

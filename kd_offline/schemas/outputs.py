@@ -15,6 +15,7 @@ from kd_offline.schemas.evaluation import (
     RetentionScores,
     SideScore,
 )
+from kd_offline.schemas.export import Core, ExportManifest, Format, Gate, Precision
 from kd_offline.schemas.run import RunManifest, StudentRecord
 
 
@@ -292,6 +293,35 @@ class TransferOutput(Strict):
     bytes_moved: int = Field(ge=0, description="contents of the files that had to be moved")
     bytes_skipped: int = Field(ge=0, description="contents that were there already")
     seconds: float = Field(ge=0)
+
+
+class ExportOutput(Strict):
+    """``export --json``."""
+
+    path: str
+    formats: tuple[Format, ...]
+    precision: Precision
+    seed: int = Field(description="distillation seed of the team")
+    parameters: int = Field(description="numbers stored, of all agents")
+    parameter_bytes: int
+    macs: int = Field(description="multiply-accumulates of a team step, matrices only")
+    gate: Gate
+    microcontrollers: tuple[Core, ...] = ()
+
+    @classmethod
+    def of(cls, manifest: ExportManifest, path: str) -> ExportOutput:
+        """Return the part of ``export.json`` that is the contract."""
+        return cls(
+            path=path,
+            formats=manifest.formats,
+            precision=manifest.precision,
+            seed=manifest.seed,
+            parameters=sum(agent.parameters for agent in manifest.agents),
+            parameter_bytes=sum(agent.parameter_bytes for agent in manifest.agents),
+            macs=sum(agent.macs for agent in manifest.agents),
+            gate=manifest.gate,
+            microcontrollers=manifest.microcontrollers,
+        )
 
 
 class CacheOutput(Strict):

@@ -17,6 +17,7 @@ from kd_offline.schemas.dataset import DatasetManifest, InspectReport, VerifyRep
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
+from kd_offline.schemas.export import ExportManifest
 from kd_offline.schemas.hardware import HardwareProfile
 from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.outputs import (
@@ -28,6 +29,7 @@ from kd_offline.schemas.outputs import (
     DoctorReport,
     EditOutput,
     EvaluateOutput,
+    ExportOutput,
     RecordOutput,
     RerunReport,
     TransferOutput,
@@ -48,6 +50,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "run": RunManifest,
     "students": StudentCard,
     "evaluation": EvaluationReport,
+    "export": ExportManifest,
     "record-output": RecordOutput,
     "inspect-output": InspectReport,
     "verify-output": VerifyReport,
@@ -57,6 +60,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "card-output": CardOutput,
     "distill-output": DistillOutput,
     "evaluate-output": EvaluateOutput,
+    "export-output": ExportOutput,
     "rerun-output": RerunReport,
     "doctor-output": DoctorReport,
     "transfer-output": TransferOutput,

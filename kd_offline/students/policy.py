@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -102,6 +104,15 @@ def load(run: str | Path) -> list[StudentPolicy]:
         msg = f"no students can be read from {str(path)!r}: {reason}; distil them again"
         raise CheckpointError(msg) from error
     return [StudentPolicy(card, seed, _restore(card, seed, tensors, path)) for seed in card.seeds]
+
+
+def digest(team: StudentTeam) -> str:
+    """Return a digest of names, shapes and bits of a team's weights."""
+    sha = hashlib.sha256()
+    for name, value in sorted(team.state_dict().items()):
+        sha.update(json.dumps([name, list(value.shape)]).encode())
+        sha.update(value.contiguous().numpy().tobytes())
+    return "sha256:" + sha.hexdigest()
 
 
 def _restore(card: StudentCard, seed: int, tensors: dict[str, Tensor], path: Path) -> StudentTeam:

@@ -15,7 +15,7 @@ TIERS = {
     **dict.fromkeys(("errors", "types", "seeding", "schemas", "recipes", "files", "published"), 0),
     **dict.fromkeys(("networks", "advantage", "policies", "hardware"), 1),
     **dict.fromkeys(("environments", "experts", "students", "datasets", "trajectories"), 2),
-    **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs"), 3),
+    **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs", "exports"), 3),
     "testing": 4,
     "cli": 5,
     "__main__": 6,
@@ -31,7 +31,8 @@ SAME_TIER = {
         ("experts", "trajectories"),
         ("trajectories", "environments"),
     },
-    3: {(name, "runs") for name in ("recording", "distillation", "evaluation", "reports")},
+    3: {(name, "runs") for name in ("recording", "distillation", "evaluation", "reports")}
+    | {("exports", "runs"), ("evaluation", "exports")},
 }
 FORBIDDEN = {("distillation", "environments"), ("distillation", "experts"), ("cli", "testing")}
 LIGHT = ["kd_offline", "kd_offline.schemas.publish", "kd_offline.datasets.reader"]

@@ -1,0 +1,117 @@
+"""``export``: students as files that run on small machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kd_offline.cli import options
+from kd_offline.cli.failures import resumable
+from kd_offline.cli.output import emit, say
+
+if TYPE_CHECKING:
+    from kd_offline.schemas.export import Comparison, ExportManifest
+
+_EXAMPLES = options.examples(
+    "kd-offline export run/",
+    "kd-offline export run/ --to c -o firmware/students --measure",
+    "kd-offline export run/ --precision int8 --agreement 0.98 --json",
+    "kd-offline evaluate run/ --export run/export-int8",
+)
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    app.command(epilog=_EXAMPLES)(export)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    to: Annotated[
+        str, typer.Option(help="onnx, c, torch or all; several with commas.", metavar="FORMATS")
+    ] = "all",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder.  [default: RUN/export, RUN/export-int8 for int8]"
+        ),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, or int8 weights.")] = "fp32",
+    seed_of_run: Annotated[
+        int | None, typer.Option(help="Whose team.  [default: the run's first seed]")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Where the dataset is.  [default: as the run states]")
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="Held-out episodes to replay at most.")] = 400,
+    agreement: Annotated[
+        float | None,
+        typer.Option(help="Share of recorded actions that int8 has to keep.  [default: 0.95]"),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Also run the C on emulated Cortex-M4F and M7 cores."),
+    ] = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Export students as ONNX, C99 and PyTorch.
+
+    What does not repeat its student on whole recorded episodes is refused, and nothing is written.
+    """
+    from kd_offline.exports.export import export as write
+    from kd_offline.schemas.outputs import ExportOutput
+
+    with resumable("nothing was written: run the same command again"):
+        manifest = write(
+            run,
+            output,
+            to=to.split(","),
+            precision=precision,
+            seed=seed_of_run,
+            dataset=dataset,
+            episodes=episodes,
+            least_agreement=agreement,
+            microcontrollers=measure,
+            overwrite=overwrite,
+        )
+    if json:
+        emit(ExportOutput.of(manifest, str(_place(run, output, precision))))
+    else:
+        _summary(manifest, _place(run, output, precision))
+
+
+def _place(run: Path, output: Path | None, precision: str) -> Path:
+    from kd_offline.exports.export import place
+
+    return place(run, output, precision)
+
+
+def _summary(manifest: ExportManifest, folder: Path) -> None:
+    gate = manifest.gate
+    say(
+        f"replayed {gate.steps:,} steps of {gate.episodes:,} recorded episodes, "
+        f"logits within {gate.tolerance:g}"
+    )
+    for name, found in gate.engines.items():
+        say(f"  {name:6} {_words(found)}")
+    if manifest.precision != "fp32":
+        say(f"{manifest.precision} against the trained students: {_words(gate.precision)}")
+    for agent in manifest.agents:
+        say(f"  {agent.agent}: {agent.parameter_bytes:,} bytes of weights, {agent.macs:,} MACs")
+    for core in manifest.microcontrollers:
+        say(
+            f"  {core.symbol} on {core.core}: {core.flash_bytes:,} bytes of flash, "
+            f"{core.ram_bytes:,} of RAM, instruction count {core.instructions_per_step:,.0f} a step"
+        )
+    typer.echo(str(folder))
+
+
+def _words(found: Comparison) -> str:
+    return (
+        f"{100 * found.agreement:.2f} % of actions equal, largest logit error "
+        f"{found.logit_error:.2g}, mean {found.mean_logit_error:.2g}"
+    )

@@ -1,0 +1,126 @@
+/* What the exported steps compute with. Everything is static and nothing is allocated.
+ *
+ * Only sums, products, quotients and square roots of floats are used, in a fixed order, so a
+ * compiler that contracts nothing (-std=c99) gives the same bits on every IEEE machine.
+ * Weights lie in blocks of KD_LANES rows: [ceil(rows / KD_LANES)][columns][KD_LANES]. */
+#ifndef KD_KERNELS_H
+#define KD_KERNELS_H
+
+#include <math.h>
+#include <stdint.h>
+
+#define KD_LANES 8
+
+/* Lanes are registers of their own where there are no vectors, and one vector elsewhere, which GCC
+ * makes of a loop only as long as that is not unrolled. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__ARM_ARCH_PROFILE) && \
+    __ARM_ARCH_PROFILE == 'M'
+#define KD_LANEWISE _Pragma("GCC unroll 8")
+#elif defined(__GNUC__) && !defined(__clang__)
+#define KD_LANEWISE _Pragma("GCC unroll 1")
+#else
+#define KD_LANEWISE
+#endif
+#define KD_EPSILON 1e-5f
+
+static inline void kd_put(const float *sum, float *y, int rows, int first)
+{
+    for (int r = 0; r < KD_LANES && first + r < rows; r++)
+        y[first + r] = sum[r];
+}
+
+static inline void kd_affine(const float *weight, const float *bias, const float *x, float *y,
+                             int rows, int columns)
+{
+    for (int first = 0; first < rows; first += KD_LANES) {
+        float sum[KD_LANES];
+        for (int r = 0; r < KD_LANES; r++)
+            sum[r] = bias[first + r];
+        for (int c = 0; c < columns; c++, weight += KD_LANES) {
+            const float value = x[c];
+            KD_LANEWISE
+            for (int r = 0; r < KD_LANES; r++)
+                sum[r] += weight[r] * value;
+        }
+        kd_put(sum, y, rows, first);
+    }
+}
+
+static inline void kd_affine_int8(const int8_t *weight, const float *scale, const float *bias,
+                                  const float *x, float *y, int rows, int columns)
+{
+    for (int first = 0; first < rows; first += KD_LANES) {
+        float sum[KD_LANES] = {0};
+        for (int c = 0; c < columns; c++, weight += KD_LANES) {
+            const float value = x[c];
+            KD_LANEWISE
+            for (int r = 0; r < KD_LANES; r++)
+                sum[r] += (float)weight[r] * value;
+        }
+        for (int r = 0; r < KD_LANES; r++)
+            sum[r] = sum[r] * scale[first + r] + bias[first + r];
+        kd_put(sum, y, rows, first);
+    }
+}
+
+/* ReLU, then to mean 0 and variance 1. */
+static inline void kd_normalise(float *x, int count)
+{
+    float mean = 0.0f, variance = 0.0f;
+    for (int i = 0; i < count; i++) {
+        x[i] = x[i] > 0.0f ? x[i] : 0.0f;
+        mean += x[i];
+    }
+    mean /= (float)count;
+    for (int i = 0; i < count; i++) {
+        x[i] -= mean;
+        variance += x[i] * x[i];
+    }
+    const float factor = 1.0f / sqrtf(variance / (float)count + KD_EPSILON);
+    for (int i = 0; i < count; i++)
+        x[i] *= factor;
+}
+
+/* Quotient of two polynomials of x^2, fitted to tanh on [-9, 9]; off by at most 4e-7. */
+static inline float kd_tanh(float x)
+{
+    const float a = x > 9.0f ? 9.0f : x < -9.0f ? -9.0f : x, u = a * a;
+    float p = 0x1.cad57cp-27f, q = 0x1.a17b9ep-21f;
+    p = p * u + 0x1.59c0e4p-16f;
+    p = p * u + 0x1.ca2b66p-9f;
+    p = p * u + 0x1.120afap-3f;
+    p = p * u + 1.0f;
+    q = q * u + 0x1.5884a0p-12f;
+    q = q * u + 0x1.a7f76ep-6f;
+    q = q * u + 0x1.de5ac6p-2f;
+    q = q * u + 1.0f;
+    return a * p / q;
+}
+
+static inline float kd_sigmoid(float x)
+{
+    return 0.5f * kd_tanh(0.5f * x) + 0.5f;
+}
+
+/* Gates reset, update, new lie one after the other; the reset gate acts on W h + b. */
+static inline void kd_gru(const float *mine, const float *theirs, float *h, int width)
+{
+    for (int i = 0; i < width; i++) {
+        const float reset = kd_sigmoid(mine[i] + theirs[i]);
+        const float update = kd_sigmoid(mine[width + i] + theirs[width + i]);
+        const float now = kd_tanh(mine[2 * width + i] + reset * theirs[2 * width + i]);
+        h[i] = now + update * (h[i] - now);
+    }
+}
+
+/* The legal action of the largest logit, the first of equal ones; 0 where none is legal. */
+static inline int kd_choose(const float *logits, const unsigned char *legal, int count)
+{
+    int best = -1;
+    for (int i = 0; i < count; i++)
+        if (legal[i] && (best < 0 || logits[i] > logits[best]))
+            best = i;
+    return best < 0 ? 0 : best;
+}
+
+#endif

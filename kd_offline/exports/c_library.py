@@ -1,0 +1,127 @@
+"""Building and calling exported C: through its Makefile, and from Python by ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kd_offline.errors import KdOfflineError, UsageError
+from kd_offline.exports.network import Step
+from kd_offline.schemas.export import AgentContract
+from kd_offline.types import Array, BoolArray, Float32Array, IntArray
+
+PACKAGES = {
+    "cc": "gcc",
+    "gcc": "gcc",
+    "clang": "clang",
+    "make": "make",
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi and libnewlib-arm-none-eabi",
+    "arm-none-eabi-size": "binutils-arm-none-eabi",
+    "qemu-system-arm": "qemu-system-arm",
+}
+"""Tool -> the Debian package that has it."""
+
+
+class BuildError(KdOfflineError):
+    """Exported C did not build, or its self-test failed."""
+
+
+def require(*tools: str) -> None:
+    """Refuse to go on where a tool is missing.
+
+    Raises
+    ------
+    UsageError
+        It is not on the path; the sentence names the Debian package.
+    """
+    for tool in tools:
+        if shutil.which(tool) is None:
+            msg = (
+                f"{tool} is not installed, and exported C cannot be built and run without it: "
+                f"install the Debian package {PACKAGES.get(tool, tool)}"
+            )
+            raise UsageError(msg)
+
+
+def make(folder: Path, target: str, build: Path, **variables: str) -> str:
+    """Run a target of an exported Makefile with its results in ``build``; return what it said.
+
+    Raises
+    ------
+    UsageError
+        There is no make.
+    BuildError
+        It failed.
+    """
+    require("make")
+    settings = [f"{name}={value}" for name, value in variables.items()]
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-C", str(folder), target, f"BUILD={build}", *settings],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    if done.returncode:
+        last = (done.stderr or done.stdout).strip().splitlines()[-12:]
+        msg = f"make {target} failed in {str(folder)!r}: {' | '.join(last)}; export it again"
+        raise BuildError(msg)
+    return done.stdout
+
+
+def steps(
+    folder: Path, agents: Sequence[AgentContract], *, cflags: str | None = None
+) -> tuple[Step, ...]:
+    """Compile an exported C folder as a library and return the step of every agent.
+
+    Parameters
+    ----------
+    folder : path
+        With the Makefile.
+    agents : sequence of AgentContract
+    cflags : str, optional
+        Instead of the Makefile's ``-O3``.
+
+    Raises
+    ------
+    UsageError, BuildError
+        There is no compiler, or it fails.
+    """
+    require("cc")
+    settings = {} if cflags is None else {"CFLAGS": cflags}
+    with tempfile.TemporaryDirectory() as build:  # a library that is loaded needs its file no more
+        make(folder, "shared", Path(build), **settings)
+        library = ctypes.CDLL(str(Path(build) / "libstudents.so"))
+    return tuple(_step(library, agent) for agent in agents)
+
+
+def _step(library: ctypes.CDLL, agent: AgentContract) -> Step:
+    """Return the step of one agent, which goes through the rows one by one."""
+    act = getattr(library, f"{agent.symbol}_act")
+    act.restype = ctypes.c_int
+    act.argtypes = [ctypes.c_void_p] * 4
+    actions = len(agent.actions)
+
+    def step(
+        obs: Float32Array, legal: BoolArray, memory: Float32Array
+    ) -> tuple[IntArray, Float32Array, Float32Array]:
+        rows = len(memory)
+        logits, after = np.empty((rows, actions), np.float32), memory.astype(np.float32)
+        given = (np.ascontiguousarray(obs, np.float32), np.ascontiguousarray(legal, np.uint8))
+        every: tuple[Array, ...] = (*given, after, logits)
+        chosen = [act(*addresses) for addresses in zip(*map(_rows, every), strict=True)]
+        return np.array(chosen, np.int64), logits, after
+
+    return step
+
+
+def _rows(values: Array) -> range | list[int]:
+    """Return the address of every row."""
+    size, start = values.strides[0], values.ctypes.data
+    return range(start, start + size * len(values), size) if size else [start] * len(values)

@@ -1,0 +1,315 @@
+"""The C99 export: for each agent one pair of files, made from its network, and its self-test.
+
+What is the same for every export lies ready in ``kd_offline/exports/c`` and is copied.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from kd_offline.exports.network import Affine, AgentNetwork
+from kd_offline.exports.vectors import Vectors
+from kd_offline.files import write_file
+from kd_offline.schemas.export import RESET, AgentContract
+from kd_offline.types import Array
+
+LANES = 8
+"""Rows that lie interleaved, as ``kernels.h`` walks over them."""
+
+COPIED = (
+    "Makefile",
+    "bare.c",
+    "emulated.c",
+    "host.c",
+    "image.ld",
+    "kernels.h",
+    "selftest.c",
+    "selftest.h",
+    "startup.h",
+)
+_TIMED, _TIMED_MACS = 64, 5_000_000  # a 24-bit timer counts the steps
+
+
+def write(
+    folder: Path,
+    networks: Sequence[AgentNetwork],
+    agents: Sequence[AgentContract],
+    vectors: Sequence[Vectors],
+    tolerance: float,
+    title: str,
+) -> None:
+    """Write everything into a folder that exists."""
+    source = files("kd_offline.exports") / "c"
+    for name in COPIED:
+        write_file(folder / name, (source / name).read_text("utf-8"))
+    most = _TIMED_MACS // max(1, *(agent.macs for agent in agents))
+    timed = max(1, min(_TIMED, most, *(len(v.obs) for v in vectors)))
+    names = " ".join(agent.symbol for agent in agents)
+    make = f"AGENTS := {names}\nTOLERANCE := {tolerance!r}f\nTIMED := {timed}\n"
+    write_file(folder / "agents.mk", make)
+    for network, agent, recorded in zip(networks, agents, vectors, strict=True):
+        write_file(folder / f"{agent.symbol}.h", _header(network, agent, title))
+        write_file(folder / f"{agent.symbol}.c", _source(network, agent))
+        write_file(folder / f"test_{agent.symbol}.c", _test(agent, recorded))
+
+
+def static_bytes(network: AgentNetwork) -> int:
+    """Bytes of the buffers of a step, its memory and its logits."""
+    return 4 * (sum(_buffers(network).values()) + network.memory_width + network.actions)
+
+
+def _buffers(network: AgentNetwork) -> dict[str, int]:
+    """Return the static buffers of the step, in floats."""
+    columns = [m.weight.shape[1] for m in network.matrices.values()]
+    widths = [len(layer.bias) for layer in network.trunk]
+    sizes = {"x": max(columns[0], *widths[1::2], 1)}
+    if widths:
+        sizes["y"] = max(widths[::2])
+    if network.gru is not None:
+        gates = len(network.gru[0].bias)
+        sizes |= {"mine": gates, "theirs": gates}
+    return sizes
+
+
+def _header(network: AgentNetwork, agent: AgentContract, title: str) -> str:
+    name, upper = agent.symbol, agent.symbol.upper()
+    parts = "".join(
+        f" *   memory[{start}..{stop - 1}] {part}\n" for part, (start, stop) in agent.memory.items()
+    )
+    blocks = "".join(
+        f"{_comment(f'  {_plain(block)}: ' + ', '.join(map(str, indices)))}\n"
+        for block, indices in agent.blocks.items()
+    )
+    actions = ", ".join(f"{k} {_plain(a)}" for k, a in enumerate(agent.actions))
+    drawn = (
+        " * The mask differs by episode: all features are given, then a number for each, 1 seen\n"
+        " * and 0 hidden.\n"
+        if agent.drawn
+        else ""
+    )
+    return f"""/* {_plain(agent.agent)}: {_plain(title)}
+ *
+ * The observation holds what the agent sees and nothing else: these entries of the whole
+ * observation of {agent.obs_width}, in this order ({upper}_SEEN lists them too).
+{blocks}{drawn} *
+{_comment(f"Actions: {actions}")}
+ *
+{_comment(f"Reset: {RESET}.")}
+{parts} *
+ * One step at a time in a process: the buffers are static. */
+#ifndef {upper}_H
+#define {upper}_H
+
+#define {upper}_INPUTS {agent.inputs}
+#define {upper}_ACTIONS {len(agent.actions)}
+#define {upper}_MEMORY {agent.memory_width}
+#define {upper}_SEEN {{{", ".join(map(str, agent.seen)) or "0"}}}
+
+#define {upper}_PARAMETER_BYTES {agent.parameter_bytes} /* weights, before padding to lanes */
+#define {upper}_RAM_BYTES {static_bytes(network)} /* buffers, memory and logits */
+#define {upper}_MACS {agent.macs} /* multiply-accumulates of a step */
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+/* Forget everything; at the start of every episode. memory: [{upper}_MEMORY] */
+void {name}_reset(float *memory);
+
+/* Decide once: returns the greedy legal action, fills logits and brings memory up to date.
+ * obs: [{upper}_INPUTS], legal: [{upper}_ACTIONS] 0 or 1, logits: [{upper}_ACTIONS] */
+int {name}_act(const float *obs, const unsigned char *legal, float *memory, float *logits);
+
+/* Say that another action was executed than the one that was returned. */
+void {name}_executed(float *memory, int action);
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif
+"""
+
+
+def _comment(text: str) -> str:
+    return "\n".join(f" * {line}" for line in textwrap.wrap(text, 92))
+
+
+def _source(network: AgentNetwork, agent: AgentContract) -> str:
+    buffers = "\n".join(f"static float {n}[{size}];" for n, size in _buffers(network).items())
+    start, stop = agent.memory.get("last_action", (0, 0))
+    executed = (
+        f"    for (int i = 0; i < {stop - start}; i++)\n"
+        f"        memory[{start} + i] = i == action ? 1.0f : 0.0f;"
+        if stop
+        else "    (void)memory;\n    (void)action;"
+    )
+    name, body = agent.symbol, "\n".join(f"    {line}" for line in _body(network))
+    return f"""#include "{name}.h"
+
+#include "kernels.h"
+
+{"".join(_constants(network))}
+{buffers}
+
+void {name}_reset(float *memory)
+{{
+    for (int i = 0; i < {agent.memory_width}; i++)
+        memory[i] = 0.0f;
+}}
+
+void {name}_executed(float *memory, int action)
+{{
+{executed}
+}}
+
+int {name}_act(const float *obs, const unsigned char *legal, float *memory, float *logits)
+{{
+{body}
+}}
+"""
+
+
+def _constants(network: AgentNetwork) -> Iterator[str]:
+    if len(network.seen):
+        yield _floats("centre", network.centre)
+        yield _floats("scale", network.scale)
+    if network.motion is not None:
+        yield _floats("motion", network.motion)
+    for name, affine in network.matrices.items():
+        label, packed = name.replace(".", "_"), interleaved(affine.weight)
+        if affine.scale is None:
+            yield _floats(f"{label}_weight", packed)
+        else:
+            yield _array("int8_t", f"{label}_weight", map(str, packed.ravel().tolist()))
+            yield _floats(f"{label}_scale", _padded(affine.scale))
+        yield _floats(f"{label}_bias", _padded(affine.bias))
+
+
+def interleaved(weight: Array) -> Array:
+    """Return rows in blocks of :data:`LANES`: [ceil(rows / LANES), columns, LANES]."""
+    rows, columns = weight.shape
+    blocks = _padded(weight).reshape(-(-rows // LANES), LANES, columns)
+    return np.ascontiguousarray(blocks.swapaxes(1, 2))
+
+
+def _padded(values: Array) -> Array:
+    spare = -len(values) % LANES
+    return np.concatenate([values, np.zeros((spare, *values.shape[1:]), values.dtype)])
+
+
+def _body(network: AgentNetwork) -> Iterator[str]:
+    """Yield the lines of the step; ``network.step`` says the same in NumPy."""
+    yield from _inputs(network)
+    now, other = "x", "y"
+    for k, layer in enumerate(network.trunk):
+        yield _affine(f"trunk_{k}", layer, now, other)
+        yield f"kd_normalise({other}, {len(layer.bias)});"
+        now, other = other, now
+    if network.gru is not None:
+        width = network.gru[1].weight.shape[1]
+        yield _affine("gru_input", network.gru[0], now, "mine")
+        yield _affine("gru_memory", network.gru[1], "memory", "theirs")
+        yield f"kd_gru(mine, theirs, memory, {width});"
+        now = "memory"
+    yield _affine("head", network.head, now, "logits")
+    choice = f"kd_choose(logits, legal, {network.actions})"
+    if network.last_action:
+        start, stop = network.memory["last_action"]
+        yield f"const int action = {choice};"
+        yield f"for (int i = 0; i < {stop - start}; i++)"
+        yield f"    memory[{start} + i] = i == action ? 1.0f : 0.0f;"
+        yield "return action;"
+        return
+    if not network.memory:
+        yield "(void)memory;"
+    yield f"return {choice};"
+
+
+def _inputs(network: AgentNetwork) -> Iterator[str]:
+    """Yield the lines that fill ``x`` with what the first matrix takes."""
+    count = at = len(network.seen)
+    memory = network.memory
+    if not count:
+        yield "(void)obs;"
+    else:
+        visible = f" * obs[{count} + i]" if network.drawn else ""
+        yield f"for (int i = 0; i < {count}; i++)"
+        yield f"    x[i] = (obs[i] - centre[i]) * scale[i]{visible};"
+    if network.mask_input:
+        yield f"for (int i = 0; i < {count}; i++)"
+        yield f"    x[{at} + i] = obs[{count} + i];"
+        at += count
+    if network.motion is not None:
+        (before, _), (started, _) = memory["previous"], memory["started"]
+        yield f"for (int i = 0; i < {count}; i++) {{"
+        yield f"    x[{at} + i] = (x[i] - memory[{before} + i]) * motion[i] * memory[{started}];"
+        yield f"    memory[{before} + i] = x[i];"
+        yield "}"
+        yield f"memory[{started}] = 1.0f;"
+        at += count
+    if network.last_action:
+        start, stop = memory["last_action"]
+        yield f"for (int i = 0; i < {stop - start}; i++)"
+        yield f"    x[{at} + i] = memory[{start} + i];"
+
+
+def _affine(name: str, affine: Affine, source: str, target: str) -> str:
+    rows, columns = affine.weight.shape
+    if affine.scale is None:
+        return f"kd_affine({name}_weight, {name}_bias, {source}, {target}, {rows}, {columns});"
+    weights = f"{name}_weight, {name}_scale, {name}_bias"
+    return f"kd_affine_int8({weights}, {source}, {target}, {rows}, {columns});"
+
+
+def _test(agent: AgentContract, recorded: Vectors) -> str:
+    name, steps = agent.symbol, len(recorded.obs)
+    integers = {
+        "unsigned char legal": recorded.legal.astype(int),
+        "short executed": recorded.executed,
+        "short expected": recorded.action,
+    }
+    arrays = [_floats("obs", recorded.obs), _floats("said", recorded.logits)]
+    for declared, values in integers.items():
+        kind, label = declared.rsplit(" ", 1)
+        arrays.append(_array(kind, label, map(str, values.ravel().tolist())))
+    return f"""#include "{name}.h"
+
+#include "selftest.h"
+
+{"".join(arrays)}
+const struct kd_case kd_case = {{
+    {json.dumps(_plain(agent.agent))}, {steps}, {agent.inputs}, {len(agent.actions)},
+    {agent.memory_width}, obs, legal, executed, expected, said,
+    {name}_act, {name}_reset, {name}_executed,
+}};
+"""
+
+
+def _floats(name: str, values: Array) -> str:
+    return _array("float", name, (f"{short(v)}f" for v in values.ravel().tolist()))
+
+
+def short(value: float) -> str:
+    """Return the exact hexadecimal form of a float, without zeros that say nothing."""
+    mantissa, _, exponent = value.hex().partition("p")
+    return f"{mantissa.rstrip('0').rstrip('.')}p{exponent}"
+
+
+def _array(kind: str, name: str, values: Iterable[str]) -> str:
+    every = list(values) or ["0"]
+    lines = (", ".join(every[k : k + 8]) for k in range(0, len(every), 8))
+    body = ",\n    ".join(lines)
+    return f"static const {kind} {name}[{len(every)}] = {{\n    {body}\n}};\n"
+
+
+def _plain(text: str) -> str:
+    """Return ``text`` as a comment or a string of C may hold it, whatever it was."""
+    known = (c if c.isascii() and (c.isalnum() or c in " _-.,:()+=/") else "?" for c in text)
+    return "".join(known).replace("??", "?")

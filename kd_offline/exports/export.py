@@ -1,0 +1,224 @@
+"""``export``: the students of a run as files that run without us, checked before they are there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+import kd_offline
+from kd_offline.datasets.convert.aside import aside
+from kd_offline.errors import StorageError, UnknownNameError, UsageError
+from kd_offline.exports import c_source, gate, onnx_graph, tensors
+from kd_offline.exports.draft import Draft, draft
+from kd_offline.exports.engines import ENGINES, MANIFEST, team
+from kd_offline.exports.microcontroller import measure
+from kd_offline.exports.vectors import vectors
+from kd_offline.files import make_folder, write_file
+from kd_offline.runs.folder import open_run
+from kd_offline.schemas.export import (
+    Comparison,
+    Core,
+    ExportManifest,
+    FileFact,
+    Format,
+    Gate,
+    Precision,
+)
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+LEAST_AGREEMENT: dict[Precision, float] = {"fp32": 1.0, "int8": 0.95}
+"""Share of the student's recorded actions that a precision has to keep."""
+
+SELF_TEST_STEPS = 50
+"""Whole recorded episodes go into the self-test of the C export until it has this many steps."""
+
+
+def export(
+    run: str | Path,
+    output: str | Path | None = None,
+    *,
+    to: str | Sequence[str] = "all",
+    precision: str = "fp32",
+    seed: int | None = None,
+    dataset: str | Path | None = None,
+    episodes: int = 400,
+    least_agreement: float | None = None,
+    microcontrollers: bool = False,
+    overwrite: bool = False,
+) -> ExportManifest:
+    """Write the students of a run in formats for small machines.
+
+    Every format has to repeat the student on whole recorded held-out episodes before anything is
+    put in its place.
+
+    Parameters
+    ----------
+    run : path
+        A complete run folder.
+    output : path, optional
+        Folder to write. Default: ``export`` in the run, ``export-int8`` for int8.
+    to : str or sequence of str
+        ``onnx``, ``c``, ``torch`` or ``all``.
+    precision : str
+        ``fp32``, or ``int8`` for weights of eight bits with a scale for each row.
+    seed : int, optional
+        Distillation seed of the team. Default: the run's first.
+    dataset : path, optional
+        Where the run's dataset is, if not where the run says.
+    episodes : int
+        Held-out episodes to replay, or all where there are fewer.
+    least_agreement : float, optional
+        Share of recorded actions in which int8 must agree with the trained student; default 0.95.
+        At fp32 all must.
+    microcontrollers : bool
+        Also build the C for two Cortex-M cores, run it in an emulator and keep what it costs.
+    overwrite : bool
+        Replace an export that is there.
+
+    Raises
+    ------
+    ParityError
+        A format, or the precision, does not repeat the student.
+    UsageError, CheckpointError, MismatchError, StorageError
+        The run was altered or is not complete, its dataset is not there, a tool is missing, or the
+        folder is in use.
+    """
+    formats, chosen = _formats(to), _precision(precision)
+    if episodes < 1 or (microcontrollers and "c" not in formats):
+        msg = "give 1 episode or more, and measure microcontrollers only with --to c or all"
+        raise UsageError(msg)
+    folder = open_run(run)
+    target = place(run, output, chosen)
+    _check_free(target, overwrite=overwrite)
+    least = LEAST_AGREEMENT[chosen] if least_agreement is None else least_agreement
+    made = draft(
+        folder, chosen, seed=seed, dataset=dataset, episodes=episodes, least_agreement=least
+    )
+    with aside(target) as beside:
+        engines: dict[str, Comparison] = {}
+        for kind in formats:
+            make_folder(beside / kind)
+            _WRITERS[kind](beside / kind, made)
+            engines |= _checked(beside, kind, made)
+        cores = measure(beside / "c") if microcontrollers else ()
+        manifest = _manifest(made, formats, engines, least, cores, _files(beside))
+        write_file(beside / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    return manifest
+
+
+def place(run: str | Path, output: str | Path | None, precision: str) -> Path:
+    """Return the folder that an export goes to."""
+    if output is not None:
+        return Path(output)
+    return Path(run) / ("export" if precision == "fp32" else f"export-{precision}")
+
+
+def _formats(to: str | Sequence[str]) -> tuple[Format, ...]:
+    wanted = [to] if isinstance(to, str) else list(to)
+    for name in wanted:
+        if name not in (*FORMATS, "all"):
+            raise UnknownNameError(what="format", got=name, allowed=(*FORMATS, "all"))
+    return tuple(name for name in FORMATS if name in wanted or "all" in wanted)
+
+
+def _precision(name: str) -> Precision:
+    for precision in PRECISIONS:
+        if name == precision:
+            return precision
+    raise UnknownNameError(what="precision", got=name, allowed=PRECISIONS)
+
+
+def _check_free(target: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what is there, unless it is an export and may be."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not (target / MANIFEST).is_file():
+        msg = f"{target} exists and is not an export: remove it yourself or give another path"
+        raise StorageError(msg)
+    if not overwrite:
+        msg = f"{target} already exists: give another path with -o, or pass --overwrite"
+        raise StorageError(msg)
+
+
+def _write_onnx(folder: Path, made: Draft) -> None:
+    for network, agent in zip(made.networks, made.agents, strict=True):
+        onnx_graph.write(folder / f"{agent.symbol}.onnx", network, made.facts_of(agent))
+
+
+def _write_c(folder: Path, made: Draft) -> None:
+    few = made.episodes.first(SELF_TEST_STEPS)
+    recorded = vectors(made.reference, made.expected[: len(few.seeds), : few.longest], few)
+    title = f"{made.precision} student for {made.facts['environment']} under the mask "
+    title += made.facts["mask"]
+    c_source.write(folder, made.networks, made.agents, recorded, gate.TOLERANCE, title)
+
+
+def _write_torch(folder: Path, made: Draft) -> None:
+    tensors.write(folder, made.networks, made.agents, made.facts)
+
+
+_WRITERS: dict[Format, Callable[[Path, Draft], None]] = {
+    "onnx": _write_onnx,
+    "c": _write_c,
+    "torch": _write_torch,
+}
+
+
+def _checked(folder: Path, kind: Format, made: Draft) -> dict[str, Comparison]:
+    """Replay what was written with every engine that reads it; refuse what differs."""
+    found = {}
+    for engine, (reads, open_steps) in ENGINES.items():
+        if reads == kind:
+            steps = open_steps(folder, made.agents)
+            said = gate.replay(team(made.agents, steps, made.student.card.random_k), made.episodes)
+            found[engine] = gate.compare(said, made.expected, made.episodes)
+            gate.require_parity(engine, found[engine])
+    return found
+
+
+def _files(folder: Path) -> dict[str, FileFact]:
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            content = file.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            found[file.relative_to(folder).as_posix()] = FileFact(sha256=digest, bytes=len(content))
+    return found
+
+
+def _manifest(
+    made: Draft,
+    formats: tuple[Format, ...],
+    engines: dict[str, Comparison],
+    least: float,
+    cores: tuple[Core, ...],
+    files: dict[str, FileFact],
+) -> ExportManifest:
+    card = made.student.card
+    return ExportManifest(
+        formats=formats,
+        precision=made.precision,
+        environment=card.environment.id,
+        mask=card.mask,
+        random_k=card.random_k,
+        method=card.method,
+        seed=made.student.seed,
+        students=made.students,
+        dataset=card.dataset,
+        agents=made.agents,
+        gate=Gate(
+            dataset=made.episodes.dataset,
+            episodes=len(made.episodes.seeds),
+            steps=made.episodes.steps,
+            tolerance=gate.TOLERANCE,
+            engines=engines,
+            least_agreement=least,
+            precision=made.cost,
+        ),
+        microcontrollers=cores,
+        files=files,
+        made_with=kd_offline.__version__,
+    )

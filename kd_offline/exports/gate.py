@@ -1,0 +1,161 @@
+"""The parity gate: no export leaves that does not repeat its student on recorded episodes.
+
+Whole held-out episodes of the dataset are replayed, every policy with its own memory fed back and
+reset at each start, and with the recorded actions as the ones that were executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from kd_offline.datasets import ExpertBuffer
+from kd_offline.errors import CheckpointError
+from kd_offline.policies import choose_actions
+from kd_offline.schemas.export import Comparison
+from kd_offline.types import (
+    Array,
+    BoolArray,
+    Float32Array,
+    IntArray,
+    SeedArray,
+    TeamPolicy,
+    View,
+)
+
+TOLERANCE = 1e-4
+"""Largest error of a logit, relative to it where it is above 1."""
+
+_ARRAYS = ("obs", "available_actions", "alive", "actions")
+
+
+class ParityError(CheckpointError):
+    """An export does not do what its student does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Whole episodes, padded: arrays are [E, T, ...]."""
+
+    dataset: str
+    seeds: SeedArray  # [E]
+    arrays: dict[str, Array]
+    valid: BoolArray  # [E, T]
+
+    @property
+    def steps(self) -> int:
+        """Steps of all episodes."""
+        return int(self.valid.sum())
+
+    def views(self) -> Iterator[View]:
+        """Yield what the team sees at every step of all episodes."""
+        arrays = self.arrays
+        for t in range(self.valid.shape[1]):
+            last = arrays["actions"][:, t - 1].astype(np.int64) if t else None
+            yield View(
+                obs=arrays["obs"][:, t],
+                state=np.zeros((len(self.seeds), 0), np.float32),
+                available_actions=arrays["available_actions"][:, t],
+                alive=arrays["alive"][:, t],
+                last_actions=last,
+            )
+
+    def acting(self) -> BoolArray:
+        """Return who decides: bool [E, T, N]."""
+        alive: BoolArray = self.arrays["alive"] & self.valid[..., None]
+        return alive
+
+    @property
+    def longest(self) -> int:
+        """Steps of the longest episode, T."""
+        return int(self.valid.shape[1])
+
+    def first(self, steps: int) -> Recorded:
+        """Return the first episodes that have ``steps`` steps together, or all."""
+        reached = np.cumsum(self.valid.sum(axis=1)) >= steps
+        count = int(np.argmax(reached)) + 1 if reached.any() else len(reached)
+        longest = int(self.valid[:count].sum(axis=1).max())
+        arrays = {name: values[:count, :longest] for name, values in self.arrays.items()}
+        valid = self.valid[:count, :longest]
+        return Recorded(self.dataset, self.seeds[:count], arrays, valid)
+
+
+def recorded(buffer: ExpertBuffer, episodes: int) -> Recorded:
+    """Read the first held-out episodes, or training ones where none were held out."""
+    held = buffer.split("heldout")
+    chosen = (held if len(held) else buffer.split("train"))[:episodes]
+    arrays, valid = buffer.padded([f"steps/{name}" for name in _ARRAYS], chosen)
+    return Recorded(
+        dataset=buffer.id,
+        seeds=buffer.episodes("seed")[chosen],
+        arrays={name.removeprefix("steps/"): values for name, values in arrays.items()},
+        valid=valid,
+    )
+
+
+def replay(policy: TeamPolicy, episodes: Recorded) -> Float32Array:
+    """Return a policy's logits on every recorded step: [E, T, N, A]."""
+    memory, said = policy.start(episodes.seeds), []
+    for view in episodes.views():
+        output, memory = policy.act(view, memory)
+        said.append(output.logits)
+    return np.stack(said, axis=1)
+
+
+def greedy(logits: Float32Array, episodes: Recorded) -> IntArray:
+    """Return the greedy legal actions of logits: [E, T, N]."""
+    return choose_actions(logits, episodes.arrays["available_actions"])
+
+
+def compare(ours: Float32Array, theirs: Float32Array, episodes: Recorded) -> Comparison:
+    """Compare two replays, where agents act; ``theirs`` is the reference."""
+    acting = episodes.acting()
+    error = (np.abs(ours - theirs) / np.maximum(1, np.abs(theirs)))[acting]
+    # NaN would pass every comparison with a tolerance.
+    error = np.where(np.isfinite(error), error, np.finfo(np.float32).max).astype(np.float64)
+    same = (greedy(ours, episodes) == greedy(theirs, episodes))[acting]
+    return Comparison(
+        decisions=len(same),
+        agreement=float(same.mean()),
+        logit_error=float(error.max()),
+        mean_logit_error=float(error.mean()),
+    )
+
+
+def require_parity(engine: str, found: Comparison, tolerance: float = TOLERANCE) -> None:
+    """Refuse an engine that does not give the logits and the actions of its reference.
+
+    Raises
+    ------
+    ParityError
+        A logit is off by more than the tolerance, or an action differs.
+    """
+    if found.logit_error <= tolerance and found.agreement == 1.0:
+        return
+    wrong = round((1 - found.agreement) * found.decisions)
+    msg = (
+        f"the {engine} export is refused: over {found.decisions:,} recorded decisions its logits "
+        f"are off by up to {found.logit_error:.3g} (allowed {tolerance:.3g}) and {wrong:,} actions "
+        "differ (allowed 0); nothing was written, so export again from an unaltered run"
+    )
+    raise ParityError(msg)
+
+
+def require_agreement(found: Comparison, least: float, precision: str) -> None:
+    """Refuse a precision that changes more actions than it may.
+
+    Raises
+    ------
+    ParityError
+        Fewer actions agree.
+    """
+    if found.agreement >= least:
+        return
+    msg = (
+        f"the {precision} students are refused: {found.agreement:.4f} of their "
+        f"{found.decisions:,} recorded decisions are those of the trained ones (allowed "
+        f"{least:.4f} or more); nothing was written, so lower --agreement or export as fp32"
+    )
+    raise ParityError(msg)

@@ -1,0 +1,213 @@
+"""One agent's deployed network as plain arrays, and its step in NumPy.
+
+A step takes what the agent sees, its memory and its legal actions, and returns the greedy action,
+the logits and the next memory. The memory is one vector that is zero at the start of an episode::
+
+    gru [H] | previous [k] | started [1] | last_action [A]
+
+``previous`` and ``started`` are there where the network takes the change of its inputs,
+``last_action`` where it takes the action taken before. The step writes its own action there; who
+executes another one writes that instead. A network without a memory keeps one unused zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kd_offline.exports.quantise import quantised, restored
+from kd_offline.types import Array, BoolArray, Float32Array, IntArray
+
+EPSILON = 1e-5
+"""Of the layer normalisation."""
+
+Step = Callable[
+    [Float32Array, BoolArray, Float32Array], tuple[IntArray, Float32Array, Float32Array]
+]
+"""``(obs [B, I], legal [B, A], memory [B, M]) -> (action [B], logits [B, A], memory [B, M])``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """``y = W x + b``; int8 weights have a scale for each row."""
+
+    weight: Array  # float32 or int8 [rows, columns]
+    bias: Float32Array  # [rows]
+    scale: Float32Array | None = None  # [rows]
+
+    @property
+    def values(self) -> Float32Array:
+        """Weights as the numbers they stand for, float32 [rows, columns]."""
+        return self.weight if self.scale is None else restored(self.weight, self.scale)
+
+    def __call__(self, x: Float32Array) -> Float32Array:
+        """Map ``x``: float32 [B, columns] to float32 [B, rows]."""
+        return x @ self.values.T + self.bias
+
+
+@dataclass(frozen=True, slots=True)
+class AgentNetwork:
+    """What one agent carries: nothing that its mask hides, nothing that folds into its neighbour.
+
+    An input feature is ``(obs - centre) * scale``. With ``drawn`` the mask differs by episode: the
+    agent is given all features and then a bit for each (1 seen, 0 hidden). With ``mask_input`` the
+    network takes those bits too.
+    """
+
+    agent: str
+    seen: IntArray  # [k] indices into the agent's whole observation
+    centre: Float32Array  # [k]
+    scale: Float32Array  # [k]
+    motion: Float32Array | None  # [k] factors of the change of each feature since the step before
+    last_action: bool
+    drawn: bool
+    mask_input: bool
+    trunk: tuple[Affine, ...]  # each followed by ReLU and normalisation
+    gru: tuple[Affine, Affine] | None  # of the input and of the memory; gates reset, update, new
+    head: Affine
+
+    @property
+    def actions(self) -> int:
+        """Number of actions, A."""
+        return len(self.head.bias)
+
+    @property
+    def inputs(self) -> int:
+        """Width of what the step is given, I."""
+        return len(self.seen) * (1 + self.drawn)
+
+    @property
+    def matrices(self) -> dict[str, Affine]:
+        """All affine maps by name, in the order of the computation."""
+        named = {f"trunk.{k}": layer for k, layer in enumerate(self.trunk)}
+        if self.gru is not None:
+            named |= {"gru.input": self.gru[0], "gru.memory": self.gru[1]}
+        return named | {"head": self.head}
+
+    @property
+    def memory(self) -> dict[str, tuple[int, int]]:
+        """Half-open ranges of the parts of the memory vector."""
+        sizes = {
+            "gru": 0 if self.gru is None else self.gru[1].weight.shape[1],
+            "previous": 0 if self.motion is None else len(self.seen),
+            "started": 0 if self.motion is None else 1,
+            "last_action": self.actions if self.last_action else 0,
+        }
+        ends = np.cumsum(list(sizes.values())).tolist()
+        return {
+            name: (end - size, end)
+            for (name, size), end in zip(sizes.items(), ends, strict=True)
+            if size
+        }
+
+    @property
+    def memory_width(self) -> int:
+        """Length of the memory vector, M; 1 for a network that has none."""
+        return max((stop for _, stop in self.memory.values()), default=1)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the matrices in one step."""
+        return sum(m.weight.size for m in self.matrices.values())
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that are stored: weights, biases, row scales and the scaling of the inputs."""
+        return sum(a.size for _, a in arrays(self))
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of those numbers."""
+        return sum(a.nbytes for _, a in arrays(self))
+
+    def mapped(self, change: Callable[[Affine], Affine]) -> AgentNetwork:
+        """Return the network with every affine map changed."""
+        gru = None if self.gru is None else (change(self.gru[0]), change(self.gru[1]))
+        trunk = tuple(change(layer) for layer in self.trunk)
+        return replace(self, trunk=trunk, gru=gru, head=change(self.head))
+
+    def step(
+        self, obs: Float32Array, legal: BoolArray, memory: Float32Array
+    ) -> tuple[IntArray, Float32Array, Float32Array]:
+        """Decide once for every row; see :data:`Step`."""
+        kept = {name: memory[:, start:stop] for name, (start, stop) in self.memory.items()}
+        x, now = self._inputs(obs, kept)
+        for layer in self.trunk:
+            x = _normalised(np.maximum(layer(x), 0))
+        if self.gru is not None:
+            x = now["gru"] = _gru(self.gru, x, kept["gru"])
+        logits = self.head(x)
+        action = np.where(legal, logits, -np.inf).argmax(axis=1)
+        if self.last_action:
+            now["last_action"] = np.eye(self.actions, dtype=np.float32)[action]
+        parts = [now[name] for name in self.memory] or [np.zeros_like(memory)]
+        return action, logits, np.concatenate(parts, axis=1)
+
+    def _inputs(
+        self, obs: Float32Array, kept: dict[str, Float32Array]
+    ) -> tuple[Float32Array, dict[str, Float32Array]]:
+        """Return what the first matrix takes, and the memory of it."""
+        features, bits = obs[:, : len(self.seen)], obs[:, len(self.seen) :]
+        x = (features - self.centre) * self.scale
+        x = x * bits if self.drawn else x
+        parts, now = [x], {}
+        if self.mask_input:
+            parts.append(bits)
+        if self.motion is not None:
+            parts.append((x - kept["previous"]) * self.motion * kept["started"])
+            now = {"previous": x, "started": np.ones_like(kept["started"])}
+        if self.last_action:
+            parts.append(kept["last_action"])
+        return np.concatenate(parts, axis=1), now
+
+
+def to_int8(network: AgentNetwork) -> AgentNetwork:
+    """Return the network with int8 weights; biases and the scaling of the inputs stay float."""
+
+    def change(affine: Affine) -> Affine:
+        weight, scale = quantised(affine.values)
+        return Affine(weight, affine.bias, scale)
+
+    return network.mapped(change)
+
+
+def to_floats(network: AgentNetwork) -> AgentNetwork:
+    """Return the network with its weights restored, which is quicker to step with."""
+    return network.mapped(lambda affine: Affine(affine.values, affine.bias))
+
+
+def arrays(network: AgentNetwork) -> Iterator[tuple[str, Array]]:
+    """Yield every stored array with its name, weights as they are stored."""
+    yield "centre", network.centre
+    yield "scale", network.scale
+    if network.motion is not None:
+        yield "motion", network.motion
+    for name, affine in network.matrices.items():
+        yield f"{name}.weight", affine.weight
+        yield f"{name}.bias", affine.bias
+        if affine.scale is not None:
+            yield f"{name}.scale", affine.scale
+
+
+def _normalised(x: Float32Array) -> Float32Array:
+    centred = x - x.mean(axis=1, keepdims=True)
+    variance = (centred * centred).mean(axis=1, keepdims=True)
+    result: Float32Array = centred / np.sqrt(variance + np.float32(EPSILON))
+    return result
+
+
+def _gru(gru: tuple[Affine, Affine], x: Float32Array, h: Float32Array) -> Float32Array:
+    """Return the next memory [B, H]; the reset gate acts on ``W h + b``, as PyTorch has it."""
+    ours, theirs = (np.split(affine(v), 3, axis=1) for affine, v in zip(gru, (x, h), strict=True))
+    reset, update = (_sigmoid(a + b) for a, b in zip(ours[:2], theirs[:2], strict=True))
+    new = np.tanh(ours[2] + reset * theirs[2])
+    result: Float32Array = new + update * (h - new)
+    return result
+
+
+def _sigmoid(x: Float32Array) -> Float32Array:
+    half = np.float32(0.5)
+    result: Float32Array = half * np.tanh(half * x) + half
+    return result

@@ -1,0 +1,216 @@
+"""The ONNX export: one step function for each agent, built node by node.
+
+Inputs ``obs`` [B, I], ``hidden`` [B, M], ``available_actions`` bool [B, A]; outputs ``action``
+int64 [B], ``logits`` [B, A], ``hidden_next`` [B, M]. Only common operators of opset 20 are used,
+so the GRU is written out: what its gates do is then in the file, and not up to a runtime.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd_offline.errors import CheckpointError, MissingExtraError
+from kd_offline.exports.network import EPSILON, Affine, AgentNetwork, Step
+from kd_offline.files import write_file
+from kd_offline.types import Array, BoolArray, Float32Array, IntArray
+
+OPSET, IR_VERSION = 20, 10
+
+
+class _Graph:
+    """Nodes and constants in the order in which they were added."""
+
+    def __init__(self, helper: Any, numpy_helper: Any) -> None:
+        self.helper, self.numpy_helper = helper, numpy_helper
+        self.nodes: list[Any] = []
+        self.constants: dict[str, Any] = {}
+
+    def add(self, operator: str, *inputs: str, name: str, **attributes: Any) -> str:
+        """Add a node with one output, and return its name."""
+        self.nodes.append(self.helper.make_node(operator, inputs, [name], name, **attributes))
+        return name
+
+    def constant(self, name: str, values: Array) -> str:
+        """Keep an array under a name, once."""
+        if name not in self.constants:
+            stored = np.ascontiguousarray(values)
+            self.constants[name] = self.numpy_helper.from_array(stored, name)
+        return name
+
+    def affine(self, name: str, affine: Affine, x: str) -> str:
+        """Map ``x`` [B, columns] to [B, rows]; int8 weights are restored by row."""
+        weight = self.constant(f"{name}.weight", affine.weight)
+        if affine.scale is not None:
+            scale = self.constant(f"{name}.scale", affine.scale)
+            weight = self.add("DequantizeLinear", weight, scale, name=f"{name}.restored", axis=0)
+        bias = self.constant(f"{name}.bias", affine.bias)
+        return self.add("Gemm", x, weight, bias, name=name, transB=1)
+
+    def part(self, x: str, start: int, stop: int, name: str) -> str:
+        """Return columns ``start`` to ``stop`` of ``x``."""
+        ends = [self.constant(f"at_{k}", np.array([k], np.int64)) for k in (start, stop, 1)]
+        return self.add("Slice", x, *ends[:2], ends[2], name=name)
+
+    def joined(self, parts: list[str], name: str) -> str:
+        """Return the columns of all parts."""
+        return parts[0] if len(parts) == 1 else self.add("Concat", *parts, name=name, axis=1)
+
+
+def write(path: Path, network: AgentNetwork, facts: dict[str, str]) -> None:
+    """Write the step function of one agent; ``facts`` become its ``metadata_props``.
+
+    Raises
+    ------
+    MissingExtraError
+        onnx is not installed.
+    """
+    try:
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+    except ImportError:
+        raise MissingExtraError(library="onnx", extra="onnx", purpose="an ONNX export") from None
+    built = _Graph(helper, numpy_helper)
+    _step(built, network)
+
+    def port(name: str, kind: int, *width: int) -> Any:
+        return helper.make_tensor_value_info(name, kind, ["batch", *width])
+
+    a, m = network.actions, network.memory_width
+    graph = helper.make_graph(
+        built.nodes,
+        "step",
+        [
+            port("obs", TensorProto.FLOAT, network.inputs),
+            port("hidden", TensorProto.FLOAT, m),
+            port("available_actions", TensorProto.BOOL, a),
+        ],
+        [
+            port("action", TensorProto.INT64),
+            port("logits", TensorProto.FLOAT, a),
+            port("hidden_next", TensorProto.FLOAT, m),
+        ],
+        list(built.constants.values()),
+    )
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(
+        graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="kd-offline"
+    )
+    helper.set_model_props(model, facts)
+    onnx.checker.check_model(model, full_check=True)
+    write_file(path, model.SerializeToString(deterministic=True))
+
+
+def _step(graph: _Graph, network: AgentNetwork) -> None:
+    """Add the whole step; ``network.step`` says the same in NumPy."""
+    kept = {
+        name: graph.part("hidden", start, stop, f"kept.{name}")
+        for name, (start, stop) in network.memory.items()
+    }
+    x, now = _inputs(graph, network, kept)
+    for k, layer in enumerate(network.trunk):
+        ones = graph.constant(f"ones_{len(layer.bias)}", np.ones(len(layer.bias), np.float32))
+        y = graph.add("Relu", graph.affine(f"trunk.{k}", layer, x), name=f"trunk.{k}.relu")
+        name = f"trunk.{k}.normalised"
+        x = graph.add("LayerNormalization", y, ones, name=name, axis=-1, epsilon=EPSILON)
+    if network.gru is not None:
+        x = now["gru"] = _gru(graph, network.gru, x, kept["gru"])
+    _choose(graph, network, graph.affine("logits", network.head, x), now)
+
+
+def _inputs(
+    graph: _Graph, network: AgentNetwork, kept: dict[str, str]
+) -> tuple[str, dict[str, str]]:
+    """Add the scaling of the observation; return what the first matrix takes, and the memory."""
+    count = len(network.seen)
+    features = graph.part("obs", 0, count, "features") if network.drawn else "obs"
+    centred = graph.add("Sub", features, graph.constant("centre", network.centre), name="centred")
+    x = graph.add("Mul", centred, graph.constant("scale", network.scale), name="scaled")
+    bits = graph.part("obs", count, 2 * count, "bits") if network.drawn else ""
+    x = graph.add("Mul", x, bits, name="visible") if network.drawn else x
+    parts, now = ([x, bits] if network.mask_input else [x]), {}
+    if network.motion is not None:
+        change = graph.add("Sub", x, kept["previous"], name="change")
+        factor = graph.constant("motion", network.motion)
+        scaled = graph.add("Mul", change, factor, name="change.scaled")
+        parts.append(graph.add("Mul", scaled, kept["started"], name="motion.since"))
+        zero = graph.add("Mul", kept["started"], graph.constant("zero", _number(0)), name="nought")
+        one = graph.add("Add", zero, graph.constant("one", _number(1)), name="begun")
+        now = {"previous": x, "started": one}
+    if network.last_action:
+        parts.append(kept["last_action"])
+    return graph.joined(parts, "inputs"), now
+
+
+def _gru(graph: _Graph, gru: tuple[Affine, Affine], x: str, h: str) -> str:
+    width = gru[1].weight.shape[1]
+    mine, theirs = graph.affine("gru.input", gru[0], x), graph.affine("gru.memory", gru[1], h)
+
+    def gate(name: str, k: int) -> tuple[str, str]:
+        span = (k * width, (k + 1) * width)
+        return graph.part(mine, *span, f"{name}.ours"), graph.part(theirs, *span, f"{name}.theirs")
+
+    def squashed(name: str, k: int) -> str:
+        total = graph.add("Add", *gate(name, k), name=f"{name}.total")
+        return graph.add("Sigmoid", total, name=name)
+
+    reset, update = squashed("gru.reset", 0), squashed("gru.update", 1)
+    ours, remembered = gate("gru.new", 2)
+    let = graph.add("Mul", reset, remembered, name="gru.new.reset")
+    new = graph.add("Tanh", graph.add("Add", ours, let, name="gru.new.total"), name="gru.new")
+    gap = graph.add("Sub", h, new, name="gru.gap")
+    return graph.add("Add", new, graph.add("Mul", update, gap, name="gru.kept"), name="gru")
+
+
+def _choose(graph: _Graph, network: AgentNetwork, logits: str, now: dict[str, str]) -> None:
+    never = graph.constant("never", _number(-np.inf))
+    legal = graph.add("Where", "available_actions", logits, never, name="legal")
+    action = graph.add("ArgMax", legal, name="action", axis=1, keepdims=0)
+    if network.last_action:
+        depth = graph.constant("actions", np.array(network.actions, np.int64))
+        values = graph.constant("off_on", np.array([0, 1], np.float32))
+        now["last_action"] = graph.add("OneHot", action, depth, values, name="chosen", axis=1)
+    parts = [now[name] for name in network.memory] or ["hidden"]
+    graph.add("Identity", graph.joined(parts, "memory"), name="hidden_next")
+
+
+def _number(value: float) -> Float32Array:
+    return np.array([value], np.float32)
+
+
+def step(path: Path) -> Step:
+    """Open a step function with ONNX Runtime, on one thread.
+
+    Raises
+    ------
+    MissingExtraError
+        onnxruntime is not installed.
+    CheckpointError
+        The file cannot be read.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError(
+            library="onnxruntime", extra="onnx", purpose="running an ONNX export"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors share no public base class
+        reason = str(error).splitlines()[0]
+        msg = f"cannot read {str(path)!r} as ONNX: {reason}; export it again"
+        raise CheckpointError(msg) from error
+
+    def run(
+        obs: Float32Array, legal: BoolArray, memory: Float32Array
+    ) -> tuple[IntArray, Float32Array, Float32Array]:
+        fed = {"obs": obs, "hidden": memory, "available_actions": legal}
+        action, logits, after = session.run(["action", "logits", "hidden_next"], fed)
+        return action, logits, after
+
+    return run

@@ -1,0 +1,50 @@
+"""Runs exported students with PyTorch and safetensors alone; copy this file and the weights.
+
+agent = load("students.safetensors")["agent_0"]
+memory = torch.zeros(1, agent.facts["memory_width"])  # at the start of every episode
+action, logits, memory = agent.step(obs, legal, memory)  # [1, inputs], bool [1, actions]
+"""
+
+import json
+
+import torch
+from safetensors import safe_open
+
+
+class Agent:
+    def __init__(self, facts, tensors):
+        self.facts, self.t = facts, tensors
+
+    def affine(self, name, x):
+        weight, scale = self.t[f"{name}.weight"].float(), self.t.get(f"{name}.scale")
+        return x @ (weight if scale is None else weight * scale[:, None]).T + self.t[f"{name}.bias"]
+
+    def step(self, obs, legal, memory):
+        kept = {name: memory[:, a:b] for name, (a, b) in self.facts["memory"].items()}
+        now, count = {}, len(self.t["centre"])
+        x, bits = (obs[:, :count] - self.t["centre"]) * self.t["scale"], obs[:, count:]
+        x = x * bits if self.facts["drawn"] else x
+        parts = [x, bits] if self.facts["mask_input"] else [x]
+        if "motion" in self.t:
+            parts.append((x - kept["previous"]) * self.t["motion"] * kept["started"])
+            now = {"previous": x, "started": torch.ones_like(kept["started"])}
+        x = torch.cat([*parts, kept.get("last_action", x[:, :0])], 1)
+        for k, width in enumerate(self.facts["widths"]):
+            x = torch.layer_norm(self.affine(f"trunk.{k}", x).relu(), (width,))
+        if "gru" in kept:
+            mine, theirs = self.affine("gru.input", x), self.affine("gru.memory", kept["gru"])
+            (r, z, n), (hr, hz, hn) = mine.chunk(3, 1), theirs.chunk(3, 1)
+            n = torch.tanh(n + torch.sigmoid(r + hr) * hn)
+            x = now["gru"] = n + torch.sigmoid(z + hz) * (kept["gru"] - n)
+        logits = self.affine("head", x)
+        action = logits.masked_fill(~legal, -torch.inf).argmax(1)
+        now["last_action"] = torch.nn.functional.one_hot(action, logits.shape[1]).float()
+        return action, logits, torch.cat([now[name] for name in kept], 1) if kept else memory
+
+
+def load(path):
+    with safe_open(path, "pt") as file:
+        every = json.loads(file.metadata()["agents"])
+        named = [(name.split(".", 1), file.get_tensor(name)) for name in file.keys()]
+    own = [{name: t for (k, name), t in named if k == str(i)} for i in range(len(every))]
+    return {facts["agent"]: Agent(facts, t) for facts, t in zip(every, own)}

@@ -1,0 +1,116 @@
+"""``export.json``: what an export holds, what it must be given, and how it was checked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from kd_offline.schemas.dataset import Digest
+from kd_offline.schemas.environment import Strict
+
+EXPORT_FORMAT = (1, 0)
+
+Count = Annotated[int, Field(ge=0)]
+Range = tuple[Count, Count]
+Format = Literal["onnx", "c", "torch"]
+Precision = Literal["fp32", "int8"]
+RESET = (
+    "at the start of every episode all numbers of the memory are zero; where another action than "
+    "the returned one is executed, its one-hot vector replaces last_action in the memory"
+)
+
+
+class AgentContract(Strict):
+    """What one agent's step takes and gives; ranges are half-open.
+
+    Observations hold what the agent sees and nothing else: the features that ``seen`` lists, in
+    that order, as the environment says them. Under a mask that is drawn for each episode they are
+    all features, followed by one number for each: 1 seen, 0 hidden.
+    """
+
+    agent: str
+    symbol: str = Field(description="prefix of names in C, and name of the files")
+    obs_width: Count = Field(description="of the whole observation, of which this is a part")
+    seen: tuple[Count, ...] = Field(description="indices into the whole observation")
+    blocks: dict[str, tuple[Count, ...]] = Field(
+        description="the same indices by observation block; a block that is hidden is absent"
+    )
+    drawn: bool = Field(description="the mask differs by episode, and its bits are given too")
+    mask_input: bool = Field(description="the network takes those bits as features")
+    inputs: Count = Field(description="width of the observation that the step takes")
+    actions: tuple[str, ...]
+    memory: dict[str, Range] = Field(description="parts of the memory vector")
+    memory_width: PositiveInt
+    widths: tuple[PositiveInt, ...] = Field(
+        description="of the layers before the memory or the head"
+    )
+    gru: int | None = Field(description="width of the recurrent memory")
+    parameters: Count = Field(description="numbers stored")
+    parameter_bytes: Count
+    macs: Count = Field(description="multiply-accumulates of a step, matrices only")
+
+
+class Comparison(Strict):
+    """Two policies on the same recorded steps, each with its own memory fed back."""
+
+    decisions: PositiveInt = Field(description="of agents that were alive, over all steps")
+    agreement: float = Field(ge=0, le=1, description="share of decisions with the same action")
+    logit_error: float = Field(ge=0, description="largest |a - b| / max(1, |b|) of all logits")
+    mean_logit_error: float = Field(ge=0)
+
+
+class Gate(Strict):
+    """How an export was checked before it was written."""
+
+    dataset: Digest = Field(description="content id of the dataset whose episodes were replayed")
+    episodes: PositiveInt = Field(description="whole held-out episodes")
+    steps: PositiveInt
+    tolerance: float = Field(gt=0, description="of logit errors; actions must be equal")
+    engines: dict[str, Comparison] = Field(
+        description="each engine against the student, or at int8 against the int8 reference"
+    )
+    least_agreement: float = Field(ge=0, le=1, description="that precision was allowed to cost")
+    precision: Comparison = Field(description="the reference of this precision against the student")
+
+
+class Core(Strict):
+    """What one agent costs on a microcontroller core, as linked and emulated, not timed."""
+
+    symbol: str = Field(description="of the agent, as its contract says it")
+    core: str
+    flash_bytes: PositiveInt = Field(description="step, weights, mathematics and vector table")
+    ram_bytes: PositiveInt = Field(description="static; the stack is not in it")
+    instructions_per_step: float = Field(gt=0, description="instruction count, not a latency")
+    flags: str = Field(description="of the compiler")
+
+
+class FileFact(Strict):
+    """One file of an export."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: Count
+
+
+class ExportManifest(Strict):
+    """The whole of ``export.json``."""
+
+    kind: Literal["kd-offline export"] = "kd-offline export"
+    version: tuple[int, int] = EXPORT_FORMAT
+    formats: tuple[Format, ...] = Field(min_length=1)
+    precision: Precision
+    environment: str
+    mask: str
+    random_k: int | None = Field(
+        default=None, description="features that a drawn mask shows; null: 4/9 to 5/9 of them"
+    )
+    method: str
+    seed: int = Field(description="distillation seed of the team")
+    students: Digest = Field(description="of the team's weights, as its run states it")
+    dataset: Digest = Field(description="content id of the dataset that it learned from")
+    reset: str = RESET
+    agents: tuple[AgentContract, ...] = Field(min_length=1)
+    gate: Gate
+    microcontrollers: tuple[Core, ...] = ()
+    files: dict[str, FileFact] = Field(description="every file but this one")
+    made_with: str = Field(description="version of kd-offline")
