@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _EXAMPLES = options.examples(
     "kd-offline train mpe/simple_spread_v3 -o expert/",
     "kd-offline train mpe/simple_spread_v3 -o ceiling/ --mask limited --seed 1",
+    "kd-offline train mpe/simple_spread_v3 -o qmix/ --algorithm qmix",
     "kd-offline train mpe/simple_adversary_v3 -o good/ --side good --opponents bundled",
     "kd-offline train --recipe recipe.toml -o expert/ --resume",
 )
@@ -31,12 +32,13 @@ _Name = Annotated[
     str | None, typer.Argument(help="Name, see kd-offline envs; may come from --recipe.")
 ]
 _Output = Annotated[Path, typer.Option("--output", "-o", help="Folder.")]
-_Algorithm = Annotated[str | None, typer.Option(help="mappo or ippo.  [default: mappo]")]
+_Algorithm = Annotated[str | None, typer.Option(help="mappo, ippo, vdn or qmix.  [default: mappo]")]
 _Mask = Annotated[str | None, typer.Option(help="Train under this observation mask.")]
 _Hidden = Annotated[
     int | None,
     typer.Option(
-        help="Width of two layers and of the memory.  [default: one layer of 128, memory of 128]"
+        help="Width of two layers and of the memory.  [default: one layer of 128 and a memory of "
+        "128, with vdn and qmix of 64]"
     ),
 ]
 _Gru = Annotated[
@@ -49,7 +51,7 @@ _Share = Annotated[
     bool | None,
     typer.Option("--share/--separate", help="One network for like agents.  [default: share]"),
 ]
-_Critic = Annotated[str | None, typer.Option(help="central or local.")]
+_Critic = Annotated[str | None, typer.Option(help="central or local, of mappo.")]
 _Frames = Annotated[int | None, typer.Option(help="Joint steps.  [default: 5000000]")]
 _Seed = Annotated[int | None, typer.Option(help="Seed.  [default: 0]")]
 _Side = Annotated[
@@ -88,7 +90,7 @@ def train(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train an expert by MAPPO or IPPO.
+    """Train an expert by MAPPO, IPPO, VDN or QMIX.
 
     It can be interrupted at any moment and continued with --resume.
     """
@@ -128,6 +130,7 @@ def _run(
         def report(progress: Any) -> None:
             shown.update(progress.frames - shown.n)
             returns = " ".join(f"{side} {value:.2f}" for side, value in progress.returns.items())
+            returns += "" if progress.won is None else f", won {progress.won:.0%}"
             shown.set_postfix_str(f"return {returns}", refresh=False)
 
         return learn(
@@ -144,4 +147,6 @@ def _summary(card: ExpertCard, output: Path) -> None:
                 f"  {side}: {value:.2f} +- {error:.2f} (sum over its agents, greedy, "
                 f"{card.greedy.episodes} episodes)"
             )
+        if card.greedy.won is not None:
+            say(f"  won: {card.greedy.won:.1%}")
     typer.echo(str(output))

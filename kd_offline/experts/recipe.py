@@ -32,7 +32,8 @@ def train_recipe(
     environment
         Name of the environment; may be left out where the file has it.
     algorithm
-        ``mappo``, whose critic sees the state, or ``ippo``, whose critic sees what its agent sees.
+        ``mappo``, whose critic sees the state, ``ippo``, whose critic sees what its agent sees, or
+        ``vdn`` and ``qmix``, which learn what actions are worth.
     hidden
         Width of every layer of the actors.
     gru

@@ -91,7 +91,9 @@ class SumMixer(nn.Module):
 def draw_weights(mixer: QMixer, rng: np.random.Generator) -> None:
     """Fill every layer uniformly within one over the root of its inputs, as PyTorch does.
 
-    Drawn with NumPy, whose random streams, unlike PyTorch's, do not depend on the processor.
+    The last layers of the two hypernetworks that only add are zero: a team is worth nothing before
+    its agents are. A value that begins too high takes a hundred targets to come down. Drawn with
+    NumPy, whose random streams, unlike PyTorch's, do not depend on the processor.
     """
     for layer in mixer.modules():
         if isinstance(layer, nn.Linear):
@@ -100,6 +102,9 @@ def draw_weights(mixer: QMixer, rng: np.random.Generator) -> None:
                 drawn = rng.uniform(-bound, bound, tuple(tensor.shape))
                 with torch.no_grad():
                     tensor.copy_(torch.from_numpy(drawn))
+    for last in (mixer.b1[-1], mixer.v[-1]):
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
 
 
 def hypernetwork(inputs: int, hidden: int | None, outputs: int) -> nn.Sequential:

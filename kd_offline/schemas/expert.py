@@ -55,10 +55,10 @@ class QLearning(Strict):
     buffer_episodes: int = Field(default=5000, gt=0)
     batch_episodes: int = Field(default=64, gt=0)
     updates_per_batch: int = Field(default=4, gt=0)
-    target_every: int = Field(default=20, gt=0, description="gradient steps between two targets")
+    target_every: int = Field(default=8, gt=0, description="gradient steps between two targets")
     epsilon_start: float = Field(default=1.0, ge=0, le=1)
     epsilon_end: float = Field(default=0.05, ge=0, le=1)
-    epsilon_frames: int = Field(default=100_000, gt=0, description="joint steps of linear decay")
+    epsilon_frames: int = Field(default=60_000, gt=0, description="joint steps of linear decay")
     mixer_embedding: int = Field(default=32, gt=0)
     mixer_hidden: int = Field(default=64, gt=0)
 

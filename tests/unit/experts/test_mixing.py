@@ -25,6 +25,8 @@ def test_weights_are_drawn_from_the_generator_alone():
     two = qmix()
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(a, b)
+    with torch.no_grad():
+        assert not one(torch.zeros(2, 3), STATE).any()
     bound = 4**-0.5
     assert 0.5 * bound < one.w1[0].weight.abs().max() <= bound
 

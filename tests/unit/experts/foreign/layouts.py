@@ -24,3 +24,22 @@ def spread_mappo(folder, *, hidden=16, obs=18, actions=5, agents=3, state=54, se
     torch.save(agent, folder / "agent.th")
     torch.save(critic, folder / "critic.th")
     return agent, critic
+
+
+def spread_qmix(folder, *, hidden=16, obs=18, actions=5, agents=3, state=54, embedding=4):
+    """Write a shared recurrent Q-network with agent ids and a mixer, as EPyMARL does."""
+    spread_mappo(folder, hidden=hidden, obs=obs, actions=actions, agents=agents)
+    (folder / "critic.th").unlink()
+    generator = torch.Generator().manual_seed(1)
+    sizes = {
+        "hyper_w_1": (agents * embedding, state),
+        "hyper_b_1": (embedding, state),
+        "hyper_w_final": (embedding, state),
+        "V.0": (embedding, state),
+        "V.2": (1, embedding),
+    }
+    mixer = {}
+    for name, shape in sizes.items():
+        mixer[f"{name}.weight"] = torch.randn(*shape, generator=generator) * 0.2
+        mixer[f"{name}.bias"] = torch.zeros(shape[0])
+    torch.save(mixer, folder / "mixer.th")

@@ -12,7 +12,7 @@ from kd_offline.experts.foreign.load import load as load_foreign
 from kd_offline.experts.load import load
 from kd_offline.types import View
 from tests.compatibility.test_foreign_experts import HERE, checkpoint
-from tests.unit.experts.foreign.layouts import spread_mappo
+from tests.unit.experts.foreign.layouts import spread_mappo, spread_qmix
 
 SPREAD = environments.load("mpe/simple_spread_v3").spec
 ADVERSARY = environments.load("mpe/simple_adversary_v3").spec
@@ -301,3 +301,58 @@ def test_networks_that_are_not_shared_have_a_leading_axis(tmp_path):
     x = (loss[f"{prefix}0.weight"][1] @ x + loss[f"{prefix}0.bias"][1]).tanh()
     x = loss[f"{prefix}2.weight"][1] @ x + loss[f"{prefix}2.bias"][1]
     np.testing.assert_allclose(ask(expert, seen).logits[0, 1], x, rtol=1e-5, atol=1e-5)
+
+
+def test_a_mixer_says_what_the_team_is_worth(tmp_path):
+    spread_qmix(tmp_path)
+    expert = load(f"epymarl:{tmp_path}", SPREAD)
+    seen = view(SPREAD)
+    output = ask(expert, seen)
+    state, q = torch.from_numpy(seen.state), torch.from_numpy(output.q_values)
+    mixer = expert.policy.mixer
+    with torch.no_grad():
+        best = mixer(q.amax(-1), state)
+    np.testing.assert_allclose(output.q_tot_max, best, rtol=1e-5)
+    np.testing.assert_array_equal(output.value, output.q_tot_max[:, None].repeat(3, axis=1))
+    actions = np.array([[0, 1, 2], [4, 4, 4]])
+    total, credit = output.mix(actions)
+    taken = q.gather(-1, torch.from_numpy(actions)[..., None])[..., 0].requires_grad_()
+    again = mixer(taken, state)
+    np.testing.assert_allclose(total, again.detach(), rtol=1e-5)
+    (slope,) = torch.autograd.grad(again.sum(), taken)
+    np.testing.assert_allclose(credit, slope, rtol=1e-4, atol=1e-6)
+    assert expert.needs_calibration
+    assert expert.describe().architecture["mixer"] == "qmix"
+    bare = load(f"epymarl:{tmp_path}", SPREAD, with_value=False)
+    assert (ask(bare, seen).mix, ask(bare, seen).value) == (None, None)
+
+
+def test_a_mixer_without_the_state_that_it_needs_is_refused(tmp_path):
+    spread_qmix(tmp_path, state=48)
+    with pytest.raises(MismatchError, match=r"reads a state of 48 numbers, and mpe/.* has 54"):
+        load(f"epymarl:{tmp_path}", SPREAD)
+    (tmp_path / "expert.toml").write_text('algorithm = "iql"\n')
+    output = ask(load(f"epymarl:{tmp_path}", SPREAD), view(SPREAD))
+    assert (output.mix, output.value, output.q_tot_max) == (None, None, None)
+    assert output.q_values is not None
+
+
+def test_without_a_mixers_file_values_are_added(tmp_path):
+    spread_qmix(tmp_path)
+    (tmp_path / "mixer.th").unlink()
+    (tmp_path / "config.json").write_text('{"name": "vdn", "obs_agent_id": true}')
+    expert = load(f"epymarl:{tmp_path}", SPREAD)
+    output = ask(expert, view(SPREAD))
+    np.testing.assert_allclose(output.q_tot_max, output.q_values.max(-1).sum(-1), rtol=1e-5)
+    assert (output.mix(np.zeros((2, 3), np.int64))[1] == 1).all()
+    assert expert.describe().architecture["mixer"] == "vdn"
+    (tmp_path / "config.json").write_text('{"name": "iql", "obs_agent_id": true}')
+    assert ask(load(f"epymarl:{tmp_path}", SPREAD), view(SPREAD)).mix is None
+
+
+def test_sides_are_not_mixed_together(tmp_path):
+    spread_qmix(tmp_path, obs=10, agents=3)
+    spec = ADVERSARY.model_copy(update={"obs_widths": (10, 10, 10)})
+    expert = load(f"epymarl:{tmp_path}", spec)
+    assert any("a mixer for each of the sides" in what for what in expert.missing)
+    assert expert.describe().value_of == ""
