@@ -60,8 +60,10 @@ class Batch:
     weight: Tensor  # [T, B, N]
 
     def take(self, rows: Tensor) -> Batch:
-        """Return the episodes ``rows``."""
-        return Batch(*(getattr(self, name)[:, rows] for name in self.__slots__))
+        """Return the episodes ``rows``, up to the last step in which anyone acts in any of them."""
+        acting = self.weight[:, rows].flatten(1).any(1).nonzero()
+        steps = int(acting[-1]) + 1 if len(acting) else 1
+        return Batch(*(getattr(self, name)[:steps, rows] for name in self.__slots__))
 
 
 def make_batch(

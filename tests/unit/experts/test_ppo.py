@@ -75,3 +75,31 @@ def test_an_update_raises_the_probability_of_good_actions():
     logits, _, _ = model.act(batch.obs, model.start(32))
     after = torch.log_softmax(logits, -1).gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
     assert ((after - batch.logprob) * batch.advantage).mean() > 0
+
+
+def test_nobody_learns_from_dead_agents_and_after_the_end():
+    """Entries without weight may hold anything; steps in which nobody acts are left out."""
+    model, norm, episodes = played()
+    batch, _ = ppo.make_batch(episodes, RECIPE, norm, model.side_of, torch.ones(3))
+    batch.weight[10:] = 0
+    batch.weight[4:, :, 1] = 0
+    everyone = torch.arange(batch.obs.shape[1])
+    short = batch.take(everyone)
+    assert len(short.obs) == 10
+    expected, statistics = ppo._loss(model, batch, RECIPE)
+    torch.testing.assert_close(ppo._loss(model, short, RECIPE), (expected, statistics))
+    batch.available[4:, :, 1] = False
+    for values in (batch.advantage, batch.target, batch.old_value, batch.logprob):
+        values[4:, :, 1] = 7.0
+    batch.actions[4:, :, 1] = 0
+    got, _ = ppo._loss(model, batch, RECIPE)
+    torch.testing.assert_close(got, expected)
+
+
+def test_what_is_illegal_gets_no_probability_and_no_entropy():
+    model, norm, episodes = played()
+    batch, _ = ppo.make_batch(episodes, RECIPE, norm, model.side_of, torch.ones(3))
+    batch.available[..., 1:] = False
+    batch.actions[:], batch.logprob[:] = 0, 0.0
+    _, statistics = ppo._loss(model, batch, RECIPE)
+    assert statistics[:3].abs().max() < 1e-6  # entropy, divergence, share of clipped ratios
