@@ -12,6 +12,7 @@ from kd_offline.schemas.outputs import DoctorReport, Extra
 
 EXTRAS = {
     "convert": ("h5py", "tensorstore"),
+    "energy": ("zeus",),
     "onnx": ("onnx", "onnxruntime"),
     "pettingzoo": ("pettingzoo", "mpe2"),
     "report": ("jinja2", "matplotlib"),

@@ -47,12 +47,16 @@ def _package() -> Path | None:
 def _foreign(package: Path) -> StarCraft:
     """Describe a package of this name that has no ``smac.env``."""
     optimiser = (package / "facade").is_dir()
-    whose = "AutoML's optimiser SMAC3 (it has smac.facade" if optimiser else "another one ("
+    whose = (
+        "AutoML's optimiser SMAC3 (it has smac.facade and no smac.env)"
+        if optimiser
+        else "another one (it has no smac.env)"
+    )
     return StarCraft(
         state="automl" if optimiser else "foreign",
-        detail=f"the installed package smac is {whose}{' and ' if optimiser else 'it has '}no "
-        f"smac.env), not StarCraft's: both have the same name and cannot share an installation, so "
-        f"make a virtual environment of its own, or run pip uninstall smac and {_INSTALL}",
+        detail=f"the package smac in {package} is {whose}, not StarCraft's: both have the same "
+        "name and cannot share an installation, so make a virtual environment of its own, or run "
+        f"pip uninstall smac and {_INSTALL}",
         package=str(package),
         version=_version(),
     )

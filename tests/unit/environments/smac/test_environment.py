@@ -76,6 +76,14 @@ def test_settings_reach_the_game():
     world.close()
 
 
+def test_the_state_can_be_what_all_see():
+    world = load("smac/3m", obs_instead_of_state=True)
+    assert world.spec.state_is_obs
+    view = world.reset(SEEDS[:1])
+    np.testing.assert_array_equal(view.state, view.obs.reshape(1, -1))
+    world.close()
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
