@@ -4,7 +4,8 @@ import pytest
 
 from kd_offline.environments.smac.maps import MAPS, blocks, widths
 from kd_offline.environments.smac.settings import SmacSettings
-from tests.standins.starcraft import ARMIES, StarCraft2Env
+from tests.standins.armies import ARMIES
+from tests.standins.starcraft import StarCraft2Env
 
 FLAGS = ("obs_all_health", "obs_own_health", "obs_last_action")
 FURTHER = ("obs_pathing_grid", "obs_terrain_height")
