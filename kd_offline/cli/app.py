@@ -18,6 +18,7 @@ from kd_offline.cli import (
     experts,
     exporting,
     information,
+    measuring,
     recording,
     reports,
     sharing,
@@ -71,6 +72,7 @@ exporting.add(app)
 reports.add(app)
 sharing.add(app)
 trust.add(app)
+measuring.add(app)
 information.add(app)
 
 

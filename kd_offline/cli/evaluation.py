@@ -13,12 +13,14 @@ from kd_offline.cli.output import emit, hidden, say
 
 if TYPE_CHECKING:
     from kd_offline.schemas.evaluation import EvaluationReport, ModeScore, SideScore
+    from kd_offline.schemas.hardware import Prediction
 
 _EXAMPLES = options.examples(
     "kd-offline evaluate run/",
     "kd-offline evaluate run/ --ceiling ceiling/ --episodes 1000 --modes greedy",
     "kd-offline evaluate run/ --expert epymarl:models/20050000",
     "kd-offline evaluate run/ --cross-play --json",
+    "kd-offline evaluate run/ --profile stm32f4",
 )
 
 
@@ -42,6 +44,7 @@ def evaluate(
     cross_play: Annotated[
         bool, typer.Option("--cross-play", help="Also play mixed teams.")
     ] = False,
+    profile: options.Profiles = None,
     batch: Annotated[int, typer.Option(help="Episodes played at once.")] = 1000,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -67,6 +70,7 @@ def evaluate(
             ceiling=ceiling,
             cross_play=cross_play,
             batch=batch,
+            profiles=profile or (),
             show_progress=not hidden(quiet),
         )
     if json:
@@ -100,11 +104,39 @@ def _summary(report: EvaluationReport, run: Path) -> None:
         for side, part in score.sides.items() if len(score.sides) > 1 else ():
             say(f"  {side}, the others played by the expert")
             _figures(part)
-    cost = report.cost
-    say(
-        f"cost of a team step: {cost.expert.flops:,} -> {cost.student.flops:,} FLOPs "
-        f"(1/{cost.flops_reduction:.1f}), {cost.expert.parameters:,} -> "
-        f"{cost.student.parameters:,} parameters"
-    )
+    _costs(report)
     say(f"action agreement {100 * report.agreement:.1f} %; next: kd-offline report {run}")
     typer.echo(str(run / "evaluation.json"))
+
+
+def _costs(report: EvaluationReport) -> None:
+    cost = report.cost
+    agents = len(cost.student.agents)
+    for what, expert, student in (
+        ("a decision", cost.expert.flops / agents, cost.student.flops / agents),
+        ("a team step", cost.expert.flops, cost.student.flops),
+        ("an episode", cost.expert.episode.flops, cost.student.episode.flops),
+    ):
+        fewer = f"1/{expert / max(student, 1):.1f}"
+        say(f"cost of {what}: {expert:,.0f} -> {student:,.0f} FLOPs ({fewer})")
+    if cost.expert_with_critic is not None:
+        whole = cost.expert_with_critic.flops
+        say(f"  the expert with what says its values: {whole:,} FLOPs a team step")
+    say(f"parameters: {cost.expert.parameters:,} -> {cost.student.parameters:,}")
+    for one in report.predictions:
+        say(f"  {one.agent}, {one.who}: {prediction(one.prediction)}")
+
+
+def prediction(found: Prediction) -> str:
+    """Return what a model of a device says, with its label."""
+    latency = "latency unknown"
+    if found.latency_us is not None:
+        latency = f"{found.latency_us:,.2f} us ({found.kind}, {found.basis})"
+    energy = found.energy
+    joules = (
+        "energy unavailable"
+        if energy.kind == "unavailable"
+        else f"{energy.microjoules:,.3g} uJ ({energy.kind})"
+    )
+    place = "" if found.fits is None else ", fits" if found.fits else ", does not fit"
+    return f"{found.engine} on {found.profile}: {latency}, {joules}{place}"

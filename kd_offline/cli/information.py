@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kd_offline.cli import options
-from kd_offline.cli.output import emit, say, table
+from kd_offline.cli.failures import resumable
+from kd_offline.cli.output import bar, emit, say, table
+from kd_offline.errors import StorageError
 
 if TYPE_CHECKING:
     from kd_offline.schemas.outputs import DoctorReport
@@ -21,7 +24,23 @@ def add(app: typer.Typer) -> None:
     app.command(
         epilog=options.examples("kd-offline schema", "kd-offline schema run > run.schema.json")
     )(schema)
-    app.command(epilog=options.examples("kd-offline doctor", "kd-offline doctor --json"))(doctor)
+    group = typer.Typer(
+        invoke_without_command=True,
+        rich_markup_mode=None,
+        epilog=options.examples(
+            "kd-offline doctor",
+            "kd-offline doctor --json",
+            "kd-offline doctor calibrate -o mine.toml",
+        ),
+    )
+    group.callback()(doctor)
+    group.command(
+        epilog=options.examples(
+            "kd-offline doctor calibrate -o mine.toml",
+            "kd-offline evaluate run/ --profile mine.toml",
+        )
+    )(calibrate)
+    app.add_typer(group, name="doctor")
 
 
 def envs(
@@ -91,8 +110,10 @@ def _first_line(model: type) -> str:
     return (model.__doc__ or "").strip().splitlines()[0]
 
 
-def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
-    """Show versions and what is missing."""
+def doctor(ctx: typer.Context, json: options.Json = False, debug: options.Debug = False) -> None:
+    """Show versions and what is missing; calibrate measures this machine."""
+    if ctx.invoked_subcommand is not None:
+        return
     from kd_offline.runs.doctor import examine
 
     report = examine()
@@ -100,6 +121,61 @@ def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
         emit(report)
     else:
         _show(report)
+
+
+def calibrate(
+    output: Annotated[Path, typer.Option("--output", "-o", help="TOML file to write.")],
+    name: Annotated[
+        str | None, typer.Option(help="Of the profile.  [default: name of the file]")
+    ] = None,
+    engines: Annotated[
+        str, typer.Option(help="torch, onnx, c, c-ctypes, numpy; several with commas.")
+    ] = "torch,onnx,c,c-ctypes,numpy",
+    widths: Annotated[
+        str, typer.Option(help="Of the students, three or more.")
+    ] = "16,32,64,128,256",
+    rounds: Annotated[int, typer.Option(help="Turns that every engine and width gets.")] = 30,
+    steps: Annotated[int, typer.Option(help="Steps timed in a turn.")] = 50,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure a hardware profile of this machine.
+
+    Overhead and speed of every engine are fitted to students of several widths. Let the machine do
+    nothing else meanwhile.
+    """
+    options.one_thread_each()
+    from kd_offline.evaluation.calibrate import calibrate as measure
+    from kd_offline.files import write_file
+    from kd_offline.hardware.profiles import toml_text
+
+    if output.exists() and not overwrite:
+        msg = f"{output} already exists: give another path or pass --overwrite"
+        raise StorageError(msg)
+    with resumable("nothing was written"), bar(rounds, "round", quiet) as shown:
+        profile, lacking = measure(
+            name or output.stem.lower(),
+            engines=engines.split(","),
+            widths=options.integers(widths, "--widths"),
+            rounds=rounds,
+            steps=steps,
+            progress=shown.update,
+        )
+    write_file(output, toml_text(profile))
+    for engine, reason in lacking.items():
+        say(f"{engine}: unavailable: {reason}")
+    if json:
+        emit(profile)
+        return
+    rows = [("engine", "FLOP/s", "overhead", "largest error of the fit")]
+    for engine, parts in profile.engines.items():
+        if (speed := parts.effective_flops) is not None:
+            start = "0" if parts.overhead is None else f"{1e6 * parts.overhead.value:.2f} us"
+            rows.append((engine, f"{speed.value:.3g}", start, f"{100 * (speed.error or 0):.0f} %"))
+    say(table(rows))
+    typer.echo(str(output))
 
 
 def _show(report: DoctorReport) -> None:

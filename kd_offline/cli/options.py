@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,6 +68,14 @@ ExpertRecipe = Annotated[
         "beside it, and what its files say]"
     ),
 ]
+Profiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profile",
+        help="Hardware profile, by name or .toml file, to predict latency and energy for; "
+        "repeatable.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
 
 
@@ -116,6 +125,12 @@ def hidden(text: str | None) -> int | tuple[int, ...] | str | None:
         return text
     numbers = integers(text, "--hidden")
     return numbers if "," in text else numbers[0]
+
+
+def one_thread_each() -> None:
+    """Let libraries of linear algebra, which are loaded later than this, use one thread."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 
 def examples(*lines: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 from kd_offline.published import PublishedFolder
 
@@ -20,12 +22,18 @@ def texts() -> dict[str, str]:
     from kd_offline.cli.app import app
 
     run = CliRunner()
-    names = list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     out = {"kd-offline.txt": run.invoke(app, ["--help"], prog_name="kd-offline").output}
-    for name in names:
-        help_text = run.invoke(app, [name, "--help"], prog_name="kd-offline").output
-        out[f"{name}.txt"] = help_text
+    for words in _commands(typer.main.get_command(app)):
+        help_text = run.invoke(app, [*words, "--help"], prog_name="kd-offline").output
+        out[f"{'-'.join(words)}.txt"] = help_text
     return out
+
+
+def _commands(group: Any) -> Iterator[tuple[str, ...]]:
+    """Yield every command by its words, such as ``("bench", "latency")``."""
+    for name, command in getattr(group, "commands", {}).items():
+        yield (name,)
+        yield from ((name, *words) for words in _commands(command))
 
 
 _FOLDER = PublishedFolder(texts, "*.txt", "help-texts")

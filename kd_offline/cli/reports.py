@@ -13,6 +13,7 @@ _EXAMPLES = options.examples(
     "kd-offline report run/",
     "kd-offline report run/ -o report.html",
     "kd-offline report run/ --markdown > report.md",
+    "kd-offline report run/ --profile stm32f4 --profile mine.toml",
 )
 
 
@@ -29,6 +30,7 @@ def report(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print Markdown instead of writing HTML.")
     ] = False,
+    profile: options.Profiles = None,
     debug: options.Debug = False,
 ) -> None:
     """Write a run's report.
@@ -38,11 +40,11 @@ def report(
     if not markdown:
         from kd_offline.reports.html import report as write
 
-        typer.echo(str(write(run, output=output)))
+        typer.echo(str(write(run, output=output, profiles=profile or ())))
         return
     from kd_offline.reports.markdown import markdown as render
 
-    text = render(run)
+    text = render(run, profiles=profile or ())
     if output is None:
         typer.echo(text, nl=False)
         return

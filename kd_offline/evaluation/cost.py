@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kd_offline.networks.arithmetic import (
+    ExportedShape,
     LayerShape,
     MemoryCost,
     NetworkCost,
@@ -155,12 +156,14 @@ def compare(
 
 def _memory(shape: Shape) -> AgentMemory:
     """Return the bytes of one network; what a bare count does not tell is absent."""
-    single, half = memory_cost(shape), memory_cost(shape, "float16")
+    single, half = memory_cost(shape), memory_cost(shape, "fp16")
     bare = getattr(shape, "counted", None) is not None
     return AgentMemory(
-        parameters_float32=single.parameters,
-        parameters_float16=half.parameters,
+        parameters_fp32=single.parameters,
+        parameters_fp16=half.parameters,
         parameters_int8=None if bare else memory_cost(shape, "int8").parameters,
         hidden=None if bare else single.hidden,
         activation=None if bare else single.activation,
+        flash=single.flash if isinstance(shape, ExportedShape) else None,
+        ram=single.ram if isinstance(shape, ExportedShape) else None,
     )

@@ -25,6 +25,8 @@ from kd_offline.evaluation.play import (
     progress,
 )
 from kd_offline.evaluation.rollout import DEFAULT_BATCH
+from kd_offline.hardware import profiles as hardware
+from kd_offline.hardware.teams import predictions
 from kd_offline.networks.arithmetic import Shape
 from kd_offline.runs.folder import open_run
 from kd_offline.schemas.evaluation import (
@@ -85,6 +87,7 @@ def evaluate(
     ceiling: str | Path | None = None,
     cross_play: bool = False,
     batch: int = DEFAULT_BATCH,
+    profiles: Sequence[str | Path] = (),
     show_progress: bool = False,
 ) -> EvaluationReport:
     """Measure what the students of a run keep and cost, and write ``evaluation.json`` there.
@@ -109,6 +112,8 @@ def evaluate(
         Also play teams mixed from experts and students; two rollouts more per agent and seed.
     batch : int
         Episodes played at once.
+    profiles : sequence of str or path
+        Hardware profiles to predict latency and energy of a decision for.
     show_progress : bool
         A bar of rollouts on stderr.
 
@@ -119,6 +124,7 @@ def evaluate(
     """
     started = time.perf_counter()
     plan = Plan(episodes, seed, tuple(modes), cross_play, batch)
+    devices = [hardware.load(profile) for profile in profiles]
     folder = open_run(run)
     parties = load_parties(folder, expert=expert, expert_recipe=expert_recipe, ceiling=ceiling)
     manifest = parties.manifest
@@ -131,7 +137,8 @@ def evaluate(
         parties.environment.close()
     report = _report(folder.path, parties, plan, figures, cost).model_copy(
         update={
-            "command": _command(run, plan, expert, ceiling, expert_recipe),
+            "predictions": predictions(cost, devices),
+            "command": _command(run, plan, expert, ceiling, expert_recipe, profiles),
             "seconds": round(time.perf_counter() - started, 3),
         }
     )
@@ -238,6 +245,7 @@ def _command(
     expert: str | Path | None,
     ceiling: str | Path | None,
     recipe: str | Path | None = None,
+    profiles: Sequence[str | Path] = (),
 ) -> str:
     words = ["kd-offline", "evaluate", str(run)]
     words += ["--episodes", str(plan.episodes), "--seed", str(plan.seed)]
@@ -246,4 +254,5 @@ def _command(
     words += [] if recipe is None else ["--expert-recipe", str(recipe)]
     words += [] if ceiling is None else ["--ceiling", str(ceiling)]
     words += ["--cross-play"] if plan.cross_play else []
+    words += [word for profile in profiles for word in ("--profile", str(profile))]
     return shlex.join(words)

@@ -38,11 +38,11 @@ class Demand:
     macs: int
     parameter_bytes: int
     ram_bytes: int | None = None  # None: not known
-    precision: Precision = "float32"
+    precision: Precision = "fp32"
     flash_bytes: int | None = None  # None: as parameter_bytes
 
     @classmethod
-    def of(cls, shape: Shape, precision: Precision = "float32") -> Demand:
+    def of(cls, shape: Shape, precision: Precision = "fp32") -> Demand:
         """Return the demand of a network of this shape."""
         memory = memory_cost(shape, precision)
         macs = network_cost(shape).macs
@@ -73,7 +73,7 @@ class LatencyModel:
 
 
 def latency_model(
-    profile: HardwareProfile, engine: str = "c", precision: Precision = "float32"
+    profile: HardwareProfile, engine: str = "c", precision: Precision = "fp32"
 ) -> LatencyModel | None:
     """Return how long an engine takes on a device; None where its profile has no speed at all.
 

@@ -24,7 +24,7 @@ from kd_offline.errors import UsageError
 if TYPE_CHECKING:
     from kd_offline.networks.mixers import MixerShape
 
-Precision = Literal["float32", "float16", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 FLOAT = 4  # bytes
 LANES = 8  # rows of the exported C that are computed together
@@ -158,11 +158,11 @@ def network_cost(shape: Shape) -> NetworkCost:
     return NetworkCost(parameters, macs, elementwise + shape.outputs)
 
 
-def memory_cost(shape: Shape, precision: Precision = "float32") -> MemoryCost:
+def memory_cost(shape: Shape, precision: Precision = "fp32") -> MemoryCost:
     """Return the bytes of a network's parameters, memory and largest live activation.
 
     With ``int8`` matrix weights take one byte each and every row of a matrix one float32 scale;
-    vectors, memory and activations stay float32. With ``float16`` all parameters take two bytes.
+    vectors, memory and activations stay float32. With ``fp16`` all parameters take two bytes.
     A student as it is exported stores other vectors than one that is trained: normalisations are
     folded into the matrix that follows, and each feature has a centre and a scale.
     """
@@ -171,8 +171,8 @@ def memory_cost(shape: Shape, precision: Precision = "float32") -> MemoryCost:
     if isinstance(shape, ExportedShape):
         vectors, kept = shape.vectors, shape.memory_width
     sizes = {
-        "float32": FLOAT * (cost.macs + vectors),
-        "float16": 2 * (cost.macs + vectors),
+        "fp32": FLOAT * (cost.macs + vectors),
+        "fp16": 2 * (cost.macs + vectors),
         "int8": cost.macs + FLOAT * (vectors + _rows(shape)),
     }
     hidden, live = FLOAT * kept, FLOAT * max(_live(shape))
@@ -258,7 +258,7 @@ def _matrices(shape: Shape) -> Iterator[tuple[int, int]]:
 
 def _c_tables(shape: ExportedShape, precision: Precision) -> int:
     """Return the bytes of the constant tables of the exported C; int8 has a scale for each row."""
-    weight = {"float32": FLOAT, "float16": 2, "int8": 1}[precision]
+    weight = {"fp32": FLOAT, "fp16": 2, "int8": 1}[precision]
     beside = FLOAT * (2 if precision == "int8" else 1)
     padded = ((-(-rows // LANES) * LANES, columns) for rows, columns in _matrices(shape))
     tables = sum(rows * (columns * weight + beside) for rows, columns in padded)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from kd_offline.datasets.insight.profile import returns_by_noise, returns_by_split
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import KdOfflineError
 from kd_offline.files import write_file
-from kd_offline.reports import dataset_plots, dataset_tables, plots, tables, words
+from kd_offline.reports import cost_tables, dataset_plots, dataset_tables, plots, tables, words
+from kd_offline.reports.devices import evaluated
 from kd_offline.reports.page import Section, fill
 from kd_offline.runs.folder import RunFolder, open_run
 from kd_offline.schemas.evaluation import EvaluationReport
+from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.run import RunManifest
 
 
-def report(run: str | Path, *, output: str | Path | None = None) -> Path:
+def report(
+    run: str | Path,
+    *,
+    output: str | Path | None = None,
+    profiles: Sequence[str | Path] = (),
+) -> Path:
     """Write the HTML report of a run and return its path.
 
     The same run folder gives the same bytes. The data that the students learned from is shown
@@ -26,6 +34,8 @@ def report(run: str | Path, *, output: str | Path | None = None) -> Path:
     run : path
     output : path, optional
         Default: ``report.html`` in the run folder.
+    profiles : sequence of str or path
+        Devices to predict latency and energy for, in place of those of the evaluation.
 
     Raises
     ------
@@ -38,13 +48,13 @@ def report(run: str | Path, *, output: str | Path | None = None) -> Path:
     """
     folder = open_run(run)
     target = folder.report if output is None else Path(output)
-    write_file(target, render(folder))
+    write_file(target, render(folder, profiles))
     return target
 
 
-def render(folder: RunFolder) -> str:
+def render(folder: RunFolder, profiles: Sequence[str | Path] = ()) -> str:
     """Return the page as text."""
-    manifest, evaluation = folder.manifest(), folder.evaluation()
+    manifest, evaluation = folder.manifest(), evaluated(folder, profiles)
     return fill(
         "report.html.j2",
         manifest=manifest,
@@ -64,6 +74,8 @@ def _sections(
     folder: RunFolder, manifest: RunManifest, evaluation: EvaluationReport | None
 ) -> list[Section]:
     made = [] if evaluation is None else _evaluated(evaluation)
+    timed = folder.latency()
+    made += [] if timed is None else [_timed(timed)]
     made += [_training(folder, manifest), *_data(manifest)]
     made.append(
         Section(
@@ -105,8 +117,23 @@ def _retention(report: EvaluationReport) -> Section:
 def _costs(report: EvaluationReport) -> Section:
     text = f"Exact counts from the layer widths. {report.cost.convention[0].upper()}"
     text += f"{report.cost.convention[1:]}. Elementwise operations are counted on their own."
-    shown = (tables.cost_table(report), tables.network_table(report))
+    found = [
+        cost_tables.cost_table(report),
+        cost_tables.memory_table(report),
+        cost_tables.prediction_table(report),
+        cost_tables.network_table(report),
+    ]
+    shown = tuple(table for table in found if table is not None)
     return Section("cost", "What they cost", text, (plots.cost_plot(report),), shown)
+
+
+def _timed(report: LatencyReport) -> Section:
+    made = f", C by {report.compiler}" if report.compiler else ""
+    text = (
+        f"Measured on {report.machine.processor}{made}, one thread, every engine in turn in one "
+        f"run. A step is {report.convention}. Deadlines care for the tail, not for the mean."
+    )
+    return Section("time", "How long they take", text, (), (cost_tables.latency_table(report),))
 
 
 def _actions(report: EvaluationReport) -> Section:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from kd_offline.reports import tables, words
+from kd_offline.reports import cost_tables, tables, words
+from kd_offline.reports.devices import evaluated
 from kd_offline.reports.tables import Table
 from kd_offline.runs.folder import open_run
 
 
-def markdown(run: str | Path) -> str:
+def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
     """Return the report of a run as Markdown.
+
+    ``profiles`` are devices to predict latency and energy for, in place of those of the evaluation.
 
     Raises
     ------
@@ -18,7 +22,7 @@ def markdown(run: str | Path) -> str:
         There is no readable run at ``run``.
     """
     folder = open_run(run)
-    manifest, evaluation = folder.manifest(), folder.evaluation()
+    manifest, evaluation = folder.manifest(), evaluated(folder, profiles)
     parts = [f"# {manifest.method} on {manifest.environment}, mask {manifest.mask}"]
     if evaluation is None:
         parts.append(f"Not evaluated yet: run `kd-offline evaluate {run}`.")
@@ -30,12 +34,17 @@ def markdown(run: str | Path) -> str:
             tables.returns_table(evaluation),
             tables.wins_table(evaluation),
             tables.seeds_table(evaluation),
-            tables.cost_table(evaluation),
-            tables.network_table(evaluation),
+            cost_tables.cost_table(evaluation),
+            cost_tables.memory_table(evaluation),
+            cost_tables.prediction_table(evaluation),
+            cost_tables.network_table(evaluation),
             tables.agreement_table(evaluation),
             tables.cross_table(evaluation),
         )
         parts.append(f"Intervals: {evaluation.intervals}. Costs: {evaluation.cost.convention}.")
+    if (timed := folder.latency()) is not None:
+        parts += _tables(cost_tables.latency_table(timed))
+        parts.append(f"Timed: {timed.convention}, on {timed.machine.processor}.")
     parts += _tables(
         tables.source_table(manifest, evaluation),
         tables.training_table(manifest),
@@ -43,6 +52,7 @@ def markdown(run: str | Path) -> str:
         tables.provenance_table(manifest),
     )
     commands = [manifest.command] + ([] if evaluation is None else [evaluation.command])
+    commands += [] if timed is None else [timed.command]
     parts.append("## Again\n\n```\n" + "\n".join(filter(None, commands)) + "\n```")
     return "\n\n".join(parts) + "\n"
 

@@ -11,7 +11,6 @@ from kd_offline.schemas.evaluation import (
     EvaluationReport,
     ModeScore,
     SideScore,
-    TeamCost,
 )
 from kd_offline.schemas.run import RunManifest
 
@@ -113,64 +112,6 @@ def seeds_table(report: EvaluationReport) -> Table:
         rows.append(tuple(cells))
     heads = "|".join(f"{mode} return|{mode} kept" for mode in modes)
     return table("Each distillation seed", f"seed|{heads}", rows)
-
-
-def cost_table(report: EvaluationReport) -> Table:
-    """Return the team's costs, expert and students."""
-    expert, student = report.cost.expert, report.cost.student
-
-    def row(name: str, a: float, b: float) -> tuple[str, ...]:
-        return (name, whole(a), whole(b), f"{a / max(b, 1):.1f}\N{MULTIPLICATION SIGN}")
-
-    return table(
-        "Cost of the team",
-        "quantity|expert|students|reduction",
-        [
-            row("parameters", expert.parameters, student.parameters),
-            row("multiply-accumulates a team step", expert.macs, student.macs),
-            row("FLOPs a team step", expert.flops, student.flops),
-            row("elementwise operations a team step", expert.elementwise, student.elementwise),
-            row(
-                f"FLOPs an episode ({number(expert.episode.mean_length, 1)} and "
-                f"{number(student.episode.mean_length, 1)} steps on average)",
-                expert.episode.flops,
-                student.episode.flops,
-            ),
-            row(
-                f"FLOPs an episode at the limit of {student.episode.limit} steps",
-                expert.episode.flops_at_limit,
-                student.episode.flops_at_limit,
-            ),
-            row("bytes of parameters, float32", 4 * expert.parameters, 4 * student.parameters),
-        ],
-    )
-
-
-def network_table(report: EvaluationReport) -> Table:
-    """Return each agent's network before and after."""
-
-    def shape(team: TeamCost, i: int) -> str:
-        one = team.agents[i]
-        gru = [] if one.gru is None else [f"GRU {one.gru}"]
-        arrow = " \N{RIGHTWARDS ARROW} "
-        return arrow.join([str(one.inputs), *map(str, one.trunk), *gru, str(one.actions)])
-
-    expert, student = report.cost.expert, report.cost.student
-    rows = [
-        (
-            one.agent,
-            shape(expert, i),
-            shape(student, i),
-            whole(one.parameters),
-            whole(one.flops),
-        )
-        for i, one in enumerate(student.agents)
-    ]
-    return table(
-        "Networks: inputs, trunk, memory, actions",
-        "agent|expert|student|student parameters|student FLOPs a decision",
-        rows,
-    )
 
 
 def agreement_table(report: EvaluationReport) -> Table | None:

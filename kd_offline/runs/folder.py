@@ -15,12 +15,14 @@ from pydantic import ValidationError
 from kd_offline.errors import CheckpointError, FormatVersionError, StorageError, UsageError
 from kd_offline.files import make_folder, refusal, write_file
 from kd_offline.schemas.evaluation import EvaluationReport
+from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.run import RUN_FORMAT, RunManifest
 
 RUN = "run.json"
 STUDENTS = "students.safetensors"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
+LATENCY = "latency.json"
 REPORT = "report.html"
 RESUME = "resume"
 
@@ -77,6 +79,17 @@ class RunFolder:
     def write_evaluation(self, report: EvaluationReport) -> None:
         """Replace ``evaluation.json``."""
         write_file(self.path / EVALUATION, report.json_text())
+
+    def latency(self) -> LatencyReport | None:
+        """Read ``latency.json``; None where nothing was timed."""
+        file = self.path / LATENCY
+        if not file.exists():
+            return None
+        return _parse(LatencyReport.model_validate_json, file.read_text(encoding="utf-8"), file)
+
+    def write_latency(self, report: LatencyReport) -> None:
+        """Replace ``latency.json``."""
+        write_file(self.path / LATENCY, report.json_text())
 
     def metrics(self) -> list[MetricRow]:
         """Read all rows of ``metrics.jsonl``; a last line torn by a kill is left out."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_serializer
 
 from kd_offline.schemas.environment import Strict
+from kd_offline.schemas.hardware import Prediction
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -105,14 +106,20 @@ class ModeScore(Strict):
 class AgentMemory(Strict):
     """Bytes of one agent's deployed network, its code apart; null where that is not known."""
 
-    parameters_float32: int = Field(ge=0)
-    parameters_float16: int = Field(ge=0)
+    parameters_fp32: int = Field(ge=0)
+    parameters_fp16: int = Field(ge=0)
     parameters_int8: int | None = Field(
         default=None, ge=0, description="matrices in int8 with one float32 scale a row"
     )
     hidden: int | None = Field(default=None, ge=0, description="kept from step to step")
     activation: int | None = Field(
         default=None, ge=0, description="the largest that is alive at once within a step"
+    )
+    flash: int | None = Field(
+        default=None, ge=0, description="of a student: constant tables of the exported C, fp32"
+    )
+    ram: int | None = Field(
+        default=None, ge=0, description="of a student: static buffers of the exported C"
     )
 
 
@@ -178,6 +185,14 @@ class Cost(Strict):
     convention: str
 
 
+class CostPrediction(Strict):
+    """One decision of one agent on a device, as a model of that device says."""
+
+    who: Literal["expert", "student"]
+    agent: str
+    prediction: Prediction
+
+
 class CrossPlay(Strict):
     """Teams mixed from experts and students, greedy, as normalised retention of the side."""
 
@@ -216,6 +231,9 @@ class EvaluationReport(Strict):
     greedy: ModeScore | None = None
     sampled: ModeScore | None = None
     cost: Cost
+    predictions: tuple[CostPrediction, ...] = Field(
+        default=(), description="of devices that were named; never measured"
+    )
     agreement: Share = Field(description="action agreement of greedy play, over all agents")
     joint_agreement: Share
     action_frequency: tuple[ActionHeat, ...]

@@ -16,6 +16,7 @@ from kd_offline.schemas.evaluation import (
     SideScore,
 )
 from kd_offline.schemas.export import Core, ExportManifest, Format, Gate, Precision
+from kd_offline.schemas.hardware import HardwareProfile
 from kd_offline.schemas.run import RunManifest, StudentRecord
 
 
@@ -209,6 +210,12 @@ class DoctorReport(Strict):
     extras: tuple[Extra, ...]
     starcraft: StarCraft
     bundled_experts: tuple[str, ...]
+
+
+class HardwareOutput(Strict):
+    """``hardware --json``: every profile inside the package."""
+
+    profiles: tuple[HardwareProfile, ...]
 
 
 class EditOutput(Strict):

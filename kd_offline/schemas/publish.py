@@ -19,6 +19,7 @@ from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
 from kd_offline.schemas.export import ExportManifest
 from kd_offline.schemas.hardware import HardwareProfile
+from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.outputs import (
     CacheOutput,
@@ -30,6 +31,7 @@ from kd_offline.schemas.outputs import (
     EditOutput,
     EvaluateOutput,
     ExportOutput,
+    HardwareOutput,
     RecordOutput,
     RerunReport,
     TransferOutput,
@@ -51,6 +53,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "students": StudentCard,
     "evaluation": EvaluationReport,
     "export": ExportManifest,
+    "latency": LatencyReport,
     "record-output": RecordOutput,
     "inspect-output": InspectReport,
     "verify-output": VerifyReport,
@@ -63,6 +66,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "export-output": ExportOutput,
     "rerun-output": RerunReport,
     "doctor-output": DoctorReport,
+    "hardware-output": HardwareOutput,
     "transfer-output": TransferOutput,
     "cache-output": CacheOutput,
 }

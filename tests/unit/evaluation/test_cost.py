@@ -49,7 +49,7 @@ def test_what_is_not_known_of_a_counted_network_is_absent():
 
     team = team_cost(["a"], [Counted(4, (), None, 2)], [1], 1, 1)
     memory = team.agents[0].memory
-    assert (memory.parameters_float32, memory.parameters_float16) == (40, 20)
+    assert (memory.parameters_fp32, memory.parameters_fp16) == (40, 20)
     assert memory.parameters_int8 is memory.hidden is memory.activation is None
 
 
@@ -57,7 +57,7 @@ def test_the_memory_of_an_agent_is_that_of_its_export():
     team = team_cost(["a"], [ExportedShape(3, (2,), 2, 4, motion=True)], [1], 1, 1)
     memory = team.agents[0].memory
     macs = 6 * 2 + 6 * 4 + 2 * 4
-    assert memory.parameters_float32 == 4 * (macs + 18 + 9)
+    assert memory.parameters_fp32 == 4 * (macs + 18 + 9)
     assert memory.parameters_int8 == macs + 4 * (18 + 18 + 9)
     assert (memory.hidden, memory.activation) == (4 * (2 + 4), 4 * (2 + 12))
 

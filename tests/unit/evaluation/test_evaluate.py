@@ -11,7 +11,7 @@ from kd_offline.evaluation import evaluate as module
 from kd_offline.evaluation.cost import LayerShape
 from kd_offline.evaluation.evaluate import Plan, evaluate, measure
 from kd_offline.evaluation.parties import Parties
-from kd_offline.evaluation.play import Contestants
+from kd_offline.evaluation.play import Contestants, count_rollouts
 from kd_offline.policies import MixedTeam, RandomPolicy
 from kd_offline.runs.folder import create_run, open_run
 from kd_offline.schemas.evaluation import EvaluationReport
@@ -74,9 +74,20 @@ def test_sides_are_measured_against_the_experts_other_side():
     assert got.sides["left"].retention.normalised == pytest.approx(1.0)
     assert got.sides["right"].retention.normalised == pytest.approx(0.0, abs=1e-12)
     assert got.win_rate is None
+    assert all(side.retention.ratio is None for side in got.sides.values())  # whose win is it?
     spans = [s.expert.mean - s.random.mean for s in got.sides.values()]
     assert got.retention.normalised == pytest.approx(spans[0] / sum(spans))
     assert got.agreement.agents["left"] == 1.0
+
+
+def test_a_ceiling_counts_for_the_sides_that_it_learned():
+    who = Contestants(EXPERT, (WORSE,), EXPERT, ("left",))
+    plan = Plan(episodes=50, modes=("greedy",))
+    got = measure(TargetsEnvironment(sides=2), who, (0,), plan).modes["greedy"]
+    assert got.sides["left"].retention.of_ceiling is not None
+    assert got.sides["right"].ceiling is None
+    assert (got.ceiling, got.retention.of_ceiling) == (None, None)
+    assert count_rollouts(("left", "right"), who, modes=2) == 2 * (1 + 2 * 2 + 1)
 
 
 def test_cross_play_finds_the_broken_agent():

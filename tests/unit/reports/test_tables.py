@@ -1,6 +1,6 @@
 import pytest
 
-from kd_offline.reports import tables
+from kd_offline.reports import cost_tables, tables
 from kd_offline.schemas.evaluation import Estimate, WinRates
 from kd_offline.testing.reports import evaluation_report, run_manifest
 
@@ -9,8 +9,8 @@ ALL = [
     tables.returns_table(REPORT),
     tables.retention_table(REPORT),
     tables.seeds_table(REPORT),
-    tables.cost_table(REPORT),
-    tables.network_table(REPORT),
+    cost_tables.cost_table(REPORT),
+    cost_tables.network_table(REPORT),
     tables.agreement_table(REPORT),
     tables.cross_table(REPORT),
     tables.training_table(MANIFEST),

@@ -1,0 +1,167 @@
+"""``bench latency`` and ``hardware``: what decisions cost, here and on other machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kd_offline.cli import options
+from kd_offline.cli.evaluation import prediction
+from kd_offline.cli.failures import resumable
+from kd_offline.cli.output import bar, emit, say, table
+
+if TYPE_CHECKING:
+    from kd_offline.schemas.hardware import HardwareProfile
+    from kd_offline.schemas.latency import EngineLatency, LatencyReport
+
+bench = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog=options.examples("kd-offline bench latency run/"),
+)
+
+
+@bench.callback()
+def bench_options() -> None:
+    """Measure what a run's decisions take on this machine."""
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    bench.command(
+        epilog=options.examples(
+            "kd-offline bench latency run/",
+            "kd-offline bench latency run/ --engines torch,c --batch 1,64 --json",
+            "kd-offline bench latency run/ --profile stm32f4 --profile mine.toml",
+            "kd-offline bench latency run/ --energy",
+        )
+    )(latency)
+    app.add_typer(bench, name="bench")
+    app.command(
+        epilog=options.examples(
+            "kd-offline hardware", "kd-offline hardware stm32f4", "kd-offline hardware mine.toml"
+        )
+    )(hardware)
+
+
+def latency(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    engines: Annotated[
+        str, typer.Option(help="torch, onnx, c, c-ctypes, numpy; several with commas.")
+    ] = "torch,onnx,c,c-ctypes,numpy",
+    batch: Annotated[str, typer.Option(help="Rows of a step; several with commas.")] = "1",
+    rounds: Annotated[int, typer.Option(help="Turns that every engine gets.")] = 50,
+    steps: Annotated[int, typer.Option(help="Steps timed in a turn.")] = 100,
+    seed: options.Seed = 0,
+    expert: Annotated[
+        str | None, typer.Option(help="Where the recorded expert is.  [default: as recorded]")
+    ] = None,
+    expert_recipe: options.ExpertRecipe = None,
+    profile: options.Profiles = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Also measure energy, where there is a meter.")
+    ] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Time single decisions of the expert and the students.
+
+    All engines take turns in one run, warm and on one thread. Writes latency.json into the run.
+    """
+    options.one_thread_each()
+    from kd_offline.evaluation.latency import bench_latency
+
+    with (
+        resumable("nothing was changed: run the same command again"),
+        bar(rounds, "round", quiet) as shown,
+    ):
+        report = bench_latency(
+            run,
+            engines=engines.split(","),
+            batches=options.integers(batch, "--batch"),
+            rounds=rounds,
+            steps=steps,
+            seed=seed,
+            expert=expert,
+            expert_recipe=expert_recipe,
+            profiles=profile or (),
+            energy=energy,
+            progress=shown.update,
+        )
+    if json:
+        emit(report)
+    else:
+        _show_latency(report, run)
+
+
+def hardware(
+    name: Annotated[
+        str | None, typer.Argument(help="Name or .toml file; without it, all names.")
+    ] = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """List hardware profiles, or show one with its sources.
+
+    A figure that no source states is absent, and what was only supposed says so.
+    """
+    from kd_offline.hardware import profiles
+
+    if name is not None:
+        profile = profiles.load(name)
+        emit(profile) if json else _show_profile(profile)
+        return
+    every = [profiles.load(known) for known in profiles.names()]
+    if json:
+        from kd_offline.schemas.outputs import HardwareOutput
+
+        emit(HardwareOutput(profiles=tuple(every)))
+    else:
+        typer.echo(table([(one.name, one.title, one.core) for one in every]))
+
+
+def _show_latency(report: LatencyReport, run: Path) -> None:
+    head = ("who", "engine", "agents", "batch", "p50 us", "p95 us", "p99 us", "max us", "faster")
+    rows = [(*_row(row), *_times(row)) for row in report.rows]
+    typer.echo(table([head, *rows]))
+    for row in report.rows:
+        for one in row.predictions:
+            say(f"{row.who} {row.agents[0]}, {prediction(one)}")
+    for missing in report.unavailable:
+        say(f"{missing.who}, {missing.engine}: unavailable: {missing.reason}")
+    for label in sorted({_energy(row) for row in report.rows}):
+        say(label)
+    say(f"{report.convention}; timer {report.timer_ns:.0f} ns")
+    typer.echo(str(run / "latency.json"))
+
+
+def _row(row: EngineLatency) -> tuple[str, ...]:
+    return row.who, row.engine, ",".join(row.agents), str(row.batch)
+
+
+def _times(row: EngineLatency) -> tuple[str, ...]:
+    values = (row.p50_us, row.p95_us, row.p99_us, row.max_us)
+    faster = "" if row.faster is None else f"{row.faster:.1f}x"
+    return (*(f"{value:,.2f}" for value in values), faster)
+
+
+def _energy(row: EngineLatency) -> str:
+    if row.energy.kind == "unavailable":
+        return f"energy: unavailable: {row.energy.reason}"
+    found = f"{row.energy.microjoules:,.2f} uJ a step, {row.energy.kind}"
+    return f"energy of {row.who} {row.engine}, batch {row.batch}: {found}"
+
+
+def _show_profile(profile: HardwareProfile) -> None:
+    typer.echo(f"{profile.title}\n{profile.core}\n")
+    rows = [("figure", "value", "kind", "date", "source")]
+    for path, one in profile.figures().items():
+        error = "" if one.error is None else f" (fit off by up to {100 * one.error:.0f} %)"
+        value = f"{one.value:g}" if one.unit == "1" else f"{one.value:g} {one.unit}"
+        rows.append((path, value + error, one.kind, one.date, one.source))
+    typer.echo(table(rows))
+    for note in profile.notes:
+        say(note)

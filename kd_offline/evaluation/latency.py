@@ -1,0 +1,323 @@
+"""``bench latency``: how long one decision takes, every engine in one interleaved run.
+
+All engines take turns in short bursts, in a new order each round, so that whatever else the machine
+does hits all of them alike. The first steps of a burst are run and not counted, so that caches are
+warm; one thread; the garbage collector waits. Every single step is timed, and the histogram kept:
+deadlines care for the tail.
+"""
+
+from __future__ import annotations
+
+import gc
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from kd_offline.errors import KdOfflineError, UnknownNameError, UsageError
+from kd_offline.evaluation.energy import NOT_ASKED, WINDOW_SECONDS, meter
+from kd_offline.evaluation.engines import (
+    ENGINES,
+    Bench,
+    Nanoseconds,
+    Sampler,
+    Subject,
+    compiler,
+    sampler,
+    timed,
+)
+from kd_offline.evaluation.subjects import subjects
+from kd_offline.hardware import profiles as hardware
+from kd_offline.hardware.model import Demand, predict
+from kd_offline.runs.folder import open_run
+from kd_offline.runs.provenance import provenance
+from kd_offline.schemas.hardware import Energy, HardwareProfile, UnavailableEnergy
+from kd_offline.schemas.latency import EngineLatency, Histogram, LatencyReport, Unavailable
+from kd_offline.seeding import generator
+
+CONVENTION = (
+    "one decision of one agent a row: input scaling, network, masked argmax, the memory fed back; "
+    "an expert's inputs arrive ready; every step is timed on its own, with the timer in it"
+)
+DEFAULT_ENGINES = ("torch", "onnx", "c", "c-ctypes", "numpy")
+BINS_PER_DECADE = 20
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured."""
+
+    engines: tuple[str, ...] = DEFAULT_ENGINES
+    batches: tuple[int, ...] = (1,)
+    rounds: int = 50
+    steps: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.engines:
+            if name not in ENGINES:
+                raise UnknownNameError(what="engine", got=name, allowed=ENGINES)
+        least = min((*self.batches, self.rounds, self.steps), default=0)
+        if least < 1 or not self.engines or not self.batches:
+            msg = (
+                f"cannot measure {self.rounds} rounds of {self.steps} steps in batches of "
+                f"{list(self.batches)}: give an engine or more, and 1 or more of everything"
+            )
+            raise UsageError(msg)
+
+    @property
+    def discarded(self) -> int:
+        """Steps at the start of a burst that are run and not counted."""
+        return max(1, self.steps // 5)
+
+
+def bench_latency(
+    run: str | Path,
+    *,
+    engines: Sequence[str] = DEFAULT_ENGINES,
+    batches: Sequence[int] = (1,),
+    rounds: int = 50,
+    steps: int = 100,
+    seed: int = 0,
+    expert: str | Path | None = None,
+    expert_recipe: str | Path | None = None,
+    profiles: Sequence[str | Path] = (),
+    energy: bool = False,
+    progress: Callable[[], object] = lambda: None,
+) -> LatencyReport:
+    """Time single decisions of a run's expert and students, and write ``latency.json`` there.
+
+    Parameters
+    ----------
+    run : path
+        A complete run folder.
+    engines : sequence of str
+        Keys of :data:`~kd_offline.evaluation.engines.ENGINES`; what cannot run here is listed with
+        the reason.
+    batches : sequence of int
+        Rows of a step.
+    rounds, steps : int
+        Bursts of each engine, and steps that are timed in a burst.
+    seed : int
+        Of the observations and of the order of engines.
+    expert, expert_recipe : path, optional
+        As :func:`~kd_offline.evaluation.evaluate.evaluate` takes them. An expert that is not at
+        hand is listed as unavailable.
+    profiles : sequence of str or path
+        Devices to predict latency and energy for, beside what is measured here.
+    energy : bool
+        Also measure energy, where this machine has a meter.
+    progress : callable
+        Called after each round.
+
+    Raises
+    ------
+    UsageError, UnknownNameError, CheckpointError
+        The run cannot be used, or there is no such engine or profile.
+    """
+    started = time.perf_counter()
+    plan = Plan(tuple(engines), tuple(batches), rounds, steps, seed)
+    devices = [hardware.load(profile) for profile in profiles]
+    folder = open_run(run)
+    who, missing = subjects(folder, expert=expert, expert_recipe=expert_recipe)
+    with tempfile.TemporaryDirectory() as place, one_thread():
+        made, lacking = _samplers(who, plan, Path(place))
+        found = interleaved({key: s for key, (_, s) in made.items()}, plan, progress)
+        joules = _energies({key: s for key, (_, s) in made.items()}, asked=energy)
+        timer = float(np.median(timed(lambda _: None)(2000)))
+    rows = [_row(made[key][0], key, times, joules[key], devices) for key, times in found.items()]
+    command = _command(run, plan, expert, expert_recipe, profiles, energy=energy)
+    report = _report(folder.path, plan, timer, _compared(rows), (*missing, *lacking))
+    elapsed = round(time.perf_counter() - started, 3)
+    report = report.model_copy(update={"command": command, "seconds": elapsed})
+    folder.write_latency(report)
+    return report
+
+
+def interleaved(
+    samplers: Mapping[Key, Sampler], plan: Plan, progress: Callable[[], object] = lambda: None
+) -> dict[Key, Nanoseconds]:
+    """Run all samplers in turns and return the nanoseconds of every counted step of each."""
+    names = list(samplers)
+    found: dict[Key, list[Nanoseconds]] = {name: [] for name in names}
+    order = generator(plan.seed, "latency order")
+    with _no_collection():
+        for _ in range(plan.rounds):
+            for k in order.permutation(len(names)):
+                samplers[names[k]](plan.discarded)
+                found[names[k]].append(samplers[names[k]](plan.steps))
+            progress()
+    return {name: np.concatenate(bursts) for name, bursts in found.items()}
+
+
+def histogram(nanoseconds: Nanoseconds) -> Histogram:
+    """Return counts in bins that are equally spaced in the logarithm, 20 for a factor of ten."""
+    microseconds = np.maximum(nanoseconds, 1) / 1e3
+    exponents = np.floor(np.log10(microseconds) * BINS_PER_DECADE).astype(int)
+    low, high = int(exponents.min()), int(exponents.max())
+    counts = np.bincount(exponents - low, minlength=high - low + 1)
+    edges = 10.0 ** (np.arange(low, high + 2) / BINS_PER_DECADE)
+    return Histogram(edges_us=tuple(edges.tolist()), counts=tuple(counts.tolist()))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute with one thread for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+_Key = tuple[str, str, str, int]  # who, first agent, engine, batch
+
+
+def _samplers(
+    who: Sequence[Subject], plan: Plan, place: Path
+) -> tuple[dict[_Key, tuple[Subject, Sampler]], list[Unavailable]]:
+    """Make every engine of every subject; engines that cannot run are returned with the reason."""
+    made: dict[_Key, tuple[Subject, Sampler]] = {}
+    lacking: dict[tuple[str, str], Unavailable] = {}
+    for batch in plan.batches:
+        for subject in who:
+            # An expert is not exported: torch is the only engine that it has.
+            for name in plan.engines if subject.who == "student" else ("torch",):
+                try:
+                    one = sampler(name, subject, Bench(batch, place, plan.seed))
+                except KdOfflineError as error:
+                    reason = " ".join(str(error).split())
+                    said = Unavailable(engine=name, who=subject.who, reason=reason)
+                    lacking.setdefault((name, subject.who), said)
+                else:
+                    made[subject.who, subject.agents[0], name, batch] = subject, one
+    return made, list(lacking.values())
+
+
+def _energies(samplers: Mapping[Key, Sampler], *, asked: bool) -> dict[Key, Energy]:
+    if not asked:
+        return dict.fromkeys(samplers, NOT_ASKED)
+    try:
+        found = meter()
+    except KdOfflineError as error:
+        found = UnavailableEnergy(reason=" ".join(str(error).split()))
+    if isinstance(found, UnavailableEnergy):
+        return dict.fromkeys(samplers, found)
+    return {name: found(sample, WINDOW_SECONDS) for name, sample in samplers.items()}
+
+
+def _row(
+    subject: Subject,
+    key: _Key,
+    times: Nanoseconds,
+    energy: Energy,
+    devices: Sequence[HardwareProfile],
+) -> EngineLatency:
+    engine, batch = key[2], key[3]
+    microseconds = times / 1e3
+    p50, p95, p99 = np.percentile(microseconds, [50, 95, 99])
+    demand = Demand(subject.macs, subject.parameter_bytes, subject.ram_bytes)
+    plain = engine.removesuffix("-ctypes")
+    return EngineLatency(
+        who=subject.who,
+        engine=engine,
+        agents=subject.agents,
+        batch=batch,
+        samples=len(times),
+        p50_us=p50,
+        p95_us=p95,
+        p99_us=p99,
+        max_us=microseconds.max(),
+        min_us=microseconds.min(),
+        mean_us=microseconds.mean(),
+        histogram=histogram(times),
+        macs=subject.macs,
+        parameter_bytes=subject.parameter_bytes,
+        energy=energy,
+        predictions=tuple(predict(device, demand, plain) for device in devices),
+    )
+
+
+def _compared(rows: Sequence[EngineLatency]) -> tuple[EngineLatency, ...]:
+    """Say of each student how many times faster it is than its expert in eager PyTorch."""
+    experts = {
+        (agent, row.batch): row.p50_us
+        for row in rows
+        if row.who == "expert" and row.engine == "torch"
+        for agent in row.agents
+    }
+    out = []
+    for row in rows:
+        expert = experts.get((row.agents[0], row.batch))
+        known = row.who == "student" and expert is not None and row.p50_us > 0
+        faster = expert / row.p50_us if known and expert is not None else None
+        out.append(row.model_copy(update={"faster": faster}))
+    return tuple(out)
+
+
+def _report(
+    path: Path,
+    plan: Plan,
+    timer: float,
+    rows: tuple[EngineLatency, ...],
+    unavailable: Sequence[Unavailable],
+) -> LatencyReport:
+    made = provenance()
+    return LatencyReport(
+        run=path.resolve().name,
+        machine=made.machine,
+        packages={k: v for k, v in made.packages.items() if k in ("numpy", "torch")},
+        compiler=compiler() if any(name.startswith("c") for name in plan.engines) else None,
+        rounds=plan.rounds,
+        steps_per_round=plan.steps,
+        discarded_per_round=plan.discarded,
+        seed=plan.seed,
+        timer_ns=timer,
+        convention=CONVENTION,
+        rows=rows,
+        unavailable=tuple(unavailable),
+        command="",
+        seconds=0.0,
+    )
+
+
+def _command(
+    run: str | Path,
+    plan: Plan,
+    expert: str | Path | None,
+    recipe: str | Path | None,
+    profiles: Sequence[str | Path],
+    *,
+    energy: bool,
+) -> str:
+    words = ["kd-offline", "bench", "latency", str(run)]
+    words += [] if plan.engines == DEFAULT_ENGINES else ["--engines", ",".join(plan.engines)]
+    words += [] if plan.batches == (1,) else ["--batch", ",".join(map(str, plan.batches))]
+    words += ["--rounds", str(plan.rounds), "--steps", str(plan.steps), "--seed", str(plan.seed)]
+    words += [] if expert is None else ["--expert", str(expert)]
+    words += [] if recipe is None else ["--expert-recipe", str(recipe)]
+    words += [word for profile in profiles for word in ("--profile", str(profile))]
+    words += ["--energy"] if energy else []
+    return shlex.join(words)

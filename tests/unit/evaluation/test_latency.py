@@ -1,0 +1,214 @@
+"""Timing: interleaving, percentiles, every engine; nothing depends on how fast a machine is."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError
+from kd_offline.evaluation import engines, latency
+from kd_offline.evaluation.calibrate import student, subject_of
+from kd_offline.evaluation.energy import NOT_ASKED
+from kd_offline.evaluation.engines import ENGINES, Bench, Subject, sampler, timed
+from kd_offline.evaluation.latency import Plan, histogram, interleaved
+from kd_offline.evaluation.torch_steps import student_step
+from kd_offline.exports.compact import compact
+from kd_offline.exports.network import AgentNetwork
+from kd_offline.hardware.profiles import load as load_profile
+from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
+from kd_offline.schemas.recipes import StudentArchitecture
+from kd_offline.schemas.student import StudentCard
+from kd_offline.students.policy import StudentPolicy, build
+from kd_offline.testing.factories import environment_spec
+
+
+def recorder(log, name, nanoseconds=5):
+    def sample(count):
+        log.append((name, count))
+        return np.full(count, nanoseconds, np.int64)
+
+    return sample
+
+
+def test_engines_take_turns_in_a_new_order_each_round():
+    log: list[Any] = []
+    plan = Plan(("torch",), rounds=40, steps=10)
+    names = ("a", "b", "c")
+    found = interleaved({name: recorder(log, name) for name in names}, plan)
+    assert {name: len(times) for name, times in found.items()} == dict.fromkeys(names, 400)
+    # every turn is a warm-up that is not counted and then the steps that are
+    assert [count for _, count in log] == [2, 10] * 120
+    turns = ["".join(name for name, _ in log[6 * k : 6 * k + 6 : 2]) for k in range(40)]
+    assert all(sorted(turn) == list(names) for turn in turns)
+    assert len(set(turns)) == 6
+    again: list[Any] = []
+    interleaved({name: recorder(again, name) for name in names}, plan)
+    assert again == log
+
+
+def test_progress_is_told_after_every_round():
+    told = []
+    interleaved({"a": recorder([], "a")}, Plan(rounds=3, steps=1), lambda: told.append(1))
+    assert len(told) == 3
+
+
+def test_every_step_is_timed_on_its_own(monkeypatch):
+    clock = iter([0, 7, 100, 103, 200, 211])
+    monkeypatch.setattr("time.perf_counter_ns", lambda: next(clock))
+    seen: list[int] = []
+    assert timed(seen.append)(3).tolist() == [7, 3, 11]
+    assert seen == [0, 1, 2]
+
+
+def test_the_histogram_by_hand():
+    # 1 us three times, 10 us once: 20 bins apart
+    found = histogram(np.array([1000, 1000, 1050, 10_000]))
+    assert found.counts == (3, *[0] * 19, 1)
+    assert len(found.edges_us) == 22
+    assert found.edges_us[0] == pytest.approx(1.0)
+    assert found.edges_us[20] == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"rounds": 0}, {"steps": 0}, {"batches": (0,)}, {"batches": ()}, {"engines": ()}]
+)
+def test_a_plan_that_measures_nothing_is_refused(bad):
+    with pytest.raises(UsageError, match="1 or more of everything"):
+        Plan(**bad)
+
+
+def test_an_unknown_engine_is_refused():
+    with pytest.raises(UnknownNameError, match="c-ctypes, numpy"):
+        Plan(engines=("fortran",))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_every_engine_steps_a_student(name, batch, tmp_path):
+    times = sampler(name, subject_of(student(8)), Bench(batch, tmp_path))(20)
+    assert times.shape == (20,)
+    assert (times > 0).all()
+
+
+@pytest.mark.parametrize(("kind", "depth"), [("gru", 2), ("gru", 0), ("mlp", 1)])
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("motion", [False, True])
+def test_the_torch_step_decides_as_the_exported_network(kind, depth, drawn, motion):
+    spec = environment_spec((6, 4), (5, 3))
+    seen = np.array([[1, 0, 1, 1, 0, 1], [1, 1, 0, 1, 0, 0]], bool)
+    card = StudentCard(
+        environment=spec,
+        architecture=StudentArchitecture(kind=kind, depth=depth),
+        widths=(8, 3),
+        mask="limited",
+        mask_features=None if drawn else seen.tolist(),
+        random_k=2 if drawn else None,
+        mask_as_input=drawn,
+        motion=motion,
+        last_action=motion,
+        method="kd-marl",
+        dataset="sha256:" + "0" * 64,
+        seeds=(0,),
+    )
+    policy = StudentPolicy(card, 0, build(card, np.random.default_rng(0)))
+    rng = np.random.default_rng(1)
+    for network in compact(policy):
+        step, memory = student_step(network, 4)
+        kept = memory.numpy()
+        for _ in range(5):
+            obs = rng.standard_normal((4, network.inputs)).astype(np.float32)
+            legal = np.ones((4, network.actions), bool)
+            legal[:, 0] = False
+            action, memory = step(torch.from_numpy(obs), torch.from_numpy(legal), memory)
+            wanted, _, kept = network.step(obs, legal, kept)
+            np.testing.assert_array_equal(action.numpy(), wanted)
+            np.testing.assert_allclose(memory.numpy(), kept, atol=1e-5)
+
+
+def expert(outputs=4):
+    shape = NetworkShape(6, (8,), 8, outputs)
+    actor = RecurrentNetwork(shape, np.random.default_rng(0))
+    return Subject("expert", ("a",), 6, outputs, 100, 400, actor=actor)
+
+
+def test_an_expert_steps_in_torch_alone(tmp_path):
+    assert len(sampler("torch", expert(), Bench(2, tmp_path))(5)) == 5
+    with pytest.raises(Exception, match="only torch runs it"):
+        sampler("numpy", expert(), Bench(1, tmp_path))
+
+
+def test_gradients_are_off(tmp_path):
+    grad = []
+
+    class Watched(RecurrentNetwork):
+        def forward(self, x, memory):
+            grad.append(torch.is_grad_enabled())
+            return super().forward(x, memory)
+
+    watched = Watched(NetworkShape(6, (8,), 8, 4), np.random.default_rng(0))
+    subject = Subject("expert", ("a",), 6, 4, 100, 400, actor=watched)
+    sampler("torch", subject, Bench(1, tmp_path))(3)
+    assert grad == [False] * 3
+
+
+def test_what_cannot_run_is_listed_with_the_reason(tmp_path, monkeypatch):
+    def absent(subject: Subject, bench: Bench):
+        raise MissingExtraError(library="onnxruntime", extra="onnx", purpose="running an export")
+
+    monkeypatch.setitem(ENGINES, "onnx", absent)
+    who = [expert(), subject_of(student(8))]
+    plan = Plan(("numpy", "onnx"), batches=(1, 2))
+    made, lacking = latency._samplers(who, plan, tmp_path)
+    assert {(key[0], key[2], key[3]) for key in made} == {
+        ("expert", "torch", 1),
+        ("expert", "torch", 2),
+        ("student", "numpy", 1),
+        ("student", "numpy", 2),
+    }
+    assert [(one.engine, one.who) for one in lacking] == [("onnx", "student")]
+    assert "kd-offline[onnx]" in lacking[0].reason
+
+
+def test_a_missing_compiler_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="install the Debian package gcc"):
+        sampler("c", subject_of(student(8)), Bench(1, tmp_path))
+    assert engines.compiler() is None
+
+
+def test_rows_state_percentiles_and_predictions():
+    subject = subject_of(student(8))
+    times = np.arange(1, 101, dtype=np.int64) * 1000
+    key = ("student", "w8", "c-ctypes", 1)
+    row = latency._row(subject, key, times, NOT_ASKED, [load_profile("stm32f4")])
+    assert (row.p50_us, row.p95_us, row.p99_us) == pytest.approx((50.5, 95.05, 99.01))
+    assert (row.min_us, row.max_us, row.mean_us, row.samples) == (1, 100, 50.5, 100)
+    assert np.sum(row.histogram.counts) == 100
+    # the C is the same, whoever calls it
+    assert row.predictions[0].engine == "c"
+    assert row.predictions[0].basis == "instruction count"
+
+
+def test_students_are_compared_with_the_expert_of_the_same_agent_and_batch():
+    def row(who, engine, agents, batch, p50):
+        network = subject_of(student(8))
+        key = (who, agents[0], engine, batch)
+        subject = Subject(who, agents, 1, 1, 1, 4, network=network.network)
+        return latency._row(subject, key, np.full(3, p50, np.int64), NOT_ASKED, [])
+
+    rows = latency._compared(
+        [
+            row("expert", "torch", ("a", "b"), 1, 8000),
+            row("student", "c", ("b",), 1, 500),
+            row("student", "c", ("b",), 2, 500),
+            row("student", "numpy", ("c",), 1, 500),
+        ]
+    )
+    assert [one.faster for one in rows] == [None, pytest.approx(16.0), None, None]
+
+
+def test_the_students_of_a_calibration_are_whole():
+    network = student(16)
+    assert isinstance(network, AgentNetwork)
+    assert network.macs == 32 * 16 + 16 * 16 + 6 * 16 * 16 + 16 * 8
