@@ -39,6 +39,18 @@ def test_the_headline_says_what_how_surely_and_on_what():
         assert part in text
 
 
+def test_several_sides_are_named_in_the_headline_and_on_cards():
+    report = evaluation_report(sides=True)
+    assert report.greedy is not None
+    text = words.headline(report)
+    assert "Against the expert's other sides, " in text
+    labels = [card.label for card in words.cards(report)]
+    for name, side in report.greedy.sides.items():
+        assert f"{name} keeps {words.percent(side.retention.normalised)}" in text
+        assert f"kept by side {name}" in labels
+    assert "other sides" not in words.headline(evaluation_report())
+
+
 def test_an_undefined_retention_is_not_dressed_up():
     report = evaluation_report(ceiling=False)
     assert report.greedy is not None
