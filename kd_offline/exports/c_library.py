@@ -69,7 +69,7 @@ def make(folder: Path, target: str, build: Path, **variables: str) -> str:
         timeout=600,
     )
     if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-12:]
+        last = (done.stdout + done.stderr).strip().splitlines()[-12:]
         msg = f"make {target} failed in {str(folder)!r}: {' | '.join(last)}; export it again"
         raise BuildError(msg)
     return done.stdout

@@ -311,5 +311,4 @@ def _array(kind: str, name: str, values: Iterable[str]) -> str:
 
 def _plain(text: str) -> str:
     """Return ``text`` as a comment or a string of C may hold it, whatever it was."""
-    known = (c if c.isascii() and (c.isalnum() or c in " _-.,:()+=/") else "?" for c in text)
-    return "".join(known).replace("??", "?")
+    return "".join(c if c.isascii() and (c.isalnum() or c in " _-.,:()+=/") else "_" for c in text)

@@ -44,7 +44,7 @@ class Agent:
 
 def load(path):
     with safe_open(path, "pt") as file:
-        every = json.loads(file.metadata()["agents"])
+        every = json.loads(file.metadata()["export"])["agents"]
         named = [(name.split(".", 1), file.get_tensor(name)) for name in file.keys()]
     own = [{name: t for (k, name), t in named if k == str(i)} for i in range(len(every))]
     return {facts["agent"]: Agent(facts, t) for facts, t in zip(every, own)}

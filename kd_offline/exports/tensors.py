@@ -6,12 +6,12 @@ The same file is what the NumPy engine reads.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -28,16 +28,17 @@ def write(
     folder: Path,
     networks: Sequence[AgentNetwork],
     agents: Sequence[AgentContract],
-    facts: dict[str, str],
+    facts: Mapping[str, object],
 ) -> None:
-    """Write weights and reader into a folder that exists; ``facts`` go into the metadata."""
+    """Write weights and reader into a folder that exists; ``facts`` stand in the metadata."""
     tensors = {
         f"{k}.{name}": np.ascontiguousarray(values)
         for k, network in enumerate(networks)
         for name, values in arrays(network)
     }
-    every = json.dumps([agent.model_dump(mode="json") for agent in agents])
-    write_file(folder / WEIGHTS, save(tensors, {"agents": every, **facts}))
+    said = {**facts, "agents": [agent.model_dump(mode="json") for agent in agents]}
+    # One entry: safetensors writes several in an order of its own, another one every time.
+    write_file(folder / WEIGHTS, save(tensors, {"export": json.dumps(said)}))
     write_file(folder / READER, (files("kd_offline.exports") / READER).read_text("utf-8"))
 
 
@@ -51,12 +52,11 @@ def read(path: Path) -> tuple[AgentNetwork, ...]:
     """
     try:
         with safe_open(path, "np") as file:
-            every = TypeAdapter(list[AgentContract]).validate_json(
-                (file.metadata() or {}).get("agents", "")
-            )
+            said = json.loads((file.metadata() or {}).get("export", "{}"))
+            every = TypeAdapter(list[AgentContract]).validate_python(said["agents"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return tuple(_network(agent, tensors, f"{k}.") for k, agent in enumerate(every))
-    except (OSError, SafetensorError, ValidationError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         msg = f"no exported students can be read from {str(path)!r}: {reason}; export them again"
         raise CheckpointError(msg) from error

@@ -1,0 +1,146 @@
+"""The C export: it builds without a warning, says what NumPy says, and minds its manners."""
+
+import re
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kd_offline.errors import EXIT_USAGE, UsageError
+from kd_offline.exports import c_library, c_source, gate
+from kd_offline.exports.c_library import BuildError
+from kd_offline.exports.contract import symbols
+from kd_offline.exports.engines import team
+from kd_offline.exports.network import Affine
+from kd_offline.exports.vectors import vectors
+from tests.unit.exports.conftest import KINDS, RICH, exported, needs, same
+
+SANITIZED = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+pytestmark = needs("cc", "make")
+
+
+def written(folder, kind, episodes, *, int8=False, networks=None, agents=3):
+    """Write the C of some agents of a kind; return their contracts and the team in NumPy."""
+    _, own, every, numpy_team = exported(kind, int8=int8)
+    few = episodes.first(20)
+    recorded = vectors(numpy_team, gate.replay(numpy_team, few), few)
+    folder.mkdir()
+    chosen = ((networks or own)[:agents], every[:agents], recorded[:agents])
+    c_source.write(folder, *chosen, gate.TOLERANCE, "a test")
+    return every[:agents], numpy_team
+
+
+@pytest.mark.parametrize(
+    ("kind", "int8"),
+    [(kind, k % 2 == 1) for k, kind in enumerate(KINDS)] + [(RICH, True)],
+    ids=lambda x: str(x),
+)
+def test_it_says_what_numpy_says(kind, int8, episodes, tmp_path):
+    agents, numpy_team = written(tmp_path / "c", kind, episodes, int8=int8)
+    steps = c_library.steps(tmp_path / "c", agents, cflags="-O1")
+    said = gate.replay(team(agents, steps, numpy_team.mask.random_k), episodes)
+    found = same(said, gate.replay(numpy_team, episodes), episodes)
+    assert found.logit_error < 1e-5
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
+def test_the_self_test_passes_under_the_sanitizers(int8, episodes, tmp_path):
+    agents, _ = written(tmp_path / "c", RICH, episodes, int8=int8, agents=1)
+    said = c_library.make(tmp_path / "c", "test", tmp_path / "b", CFLAGS=SANITIZED, CC="gcc")
+    assert len(re.findall(r"^agent_\d: 0 of \d+ steps wrong", said, re.MULTILINE)) == len(agents)
+
+
+def test_the_self_test_finds_altered_weights(episodes, tmp_path):
+    networks = exported(RICH)[1]
+    head = networks[1].head
+    bias = head.bias + np.array([0, 0.01, 0], np.float32)
+    wrong = [networks[0], replace(networks[1], head=Affine(head.weight, bias)), networks[2]]
+    written(tmp_path / "c", RICH, episodes, networks=wrong)
+    with pytest.raises(BuildError, match="make test failed") as raised:
+        c_library.make(tmp_path / "c", "test", tmp_path / "b", CFLAGS="-O0")
+    assert raised.value.exit_code == 1
+
+
+def test_bits_do_not_depend_on_the_optimiser(episodes, tmp_path):
+    agents, _ = written(tmp_path / "c", RICH, episodes)
+    said = [
+        gate.replay(team(agents, c_library.steps(tmp_path / "c", agents, cflags=f), None), episodes)
+        for f in ("-O0", "-O3")
+    ]
+    assert np.array_equal(*said)
+
+
+def test_only_prefixed_symbols_are_visible_and_nothing_is_allocated(episodes, tmp_path):
+    agents, _ = written(tmp_path / "c", RICH, episodes)
+    c_library.make(tmp_path / "c", "shared", tmp_path / "b")
+    library = str(tmp_path / "b" / "libstudents.so")
+
+    def names(option):
+        done = subprocess.run(["nm", "-D", option, library], capture_output=True, text=True)
+        return {line.split()[-1].split("@")[0] for line in done.stdout.splitlines()}
+
+    functions = ("act", "executed", "reset")
+    expected = {f"{agent.symbol}_{name}" for agent in agents for name in functions}
+    assert names("--defined-only") - {"_init", "_fini"} == expected
+    assert not {"malloc", "calloc", "expf", "tanhf"} & names("--undefined-only")
+
+
+def test_the_header_states_sizes_mask_and_reset(episodes, tmp_path):
+    agents, _ = written(tmp_path / "c", RICH, episodes)
+    networks, text = exported(RICH)[1], (tmp_path / "c" / "kd_agent_1.h").read_text()
+    facts = dict(re.findall(r"^#define KD_AGENT_1_(\w+) (.+?)(?: /\*.*)?$", text, re.MULTILINE))
+    assert facts["INPUTS"] == "3"
+    assert facts["SEEN"] == "{0, 2, 3}"
+    assert facts["MEMORY"] == str(agents[1].memory_width)
+    assert facts["MACS"] == str(networks[1].macs)
+    assert facts["PARAMETER_BYTES"] == str(networks[1].parameter_bytes)
+    assert facts["RAM_BYTES"] == str(c_source.static_bytes(networks[1]))
+    assert "others: 2, 3" in text
+    assert "start of every episode" in text
+
+
+def test_weights_are_exact():
+    for value in (0.1, -1.0, 0.0, 1e-40, 3.4e38, 1 / 3):
+        single = float(np.float32(value))
+        assert float.fromhex(c_source.short(single)) == single
+    assert c_source.short(1.0) == "0x1p+0"
+    assert c_source.short(-0.75) == "-0x1.8p-1"
+
+
+def test_rows_lie_in_lanes():
+    weight = np.arange(20, dtype=np.float32).reshape(10, 2)
+    packed = c_source.interleaved(weight)
+    assert packed.shape == (2, 2, 8)
+    assert packed[0, 0].tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert packed[1, 1].tolist() == [17, 19, 0, 0, 0, 0, 0, 0]
+
+
+def test_names_become_symbols_whatever_they_are():
+    assert symbols(["agent_0", "Ägent 1"]) == ("kd_agent_0", "kd__gent_1")
+    assert symbols(["a-b", "a b", "A_B"]) == ("kd_0_a_b", "kd_1_a_b", "kd_2_a_b")
+    assert symbols(["../../etc/x"]) == ("kd_______etc_x",)
+
+
+def test_hostile_names_stay_within_comments_and_strings(episodes, tmp_path):
+    nasty = '*/ int x = 1; /* "\\\n??/'
+    _, networks, agents, numpy_team = exported(RICH)
+    agents = tuple(
+        a.model_copy(update={"agent": nasty, "blocks": {nasty: a.seen}, "actions": a.actions})
+        for a in agents
+    )
+    few = episodes.first(5)
+    recorded = vectors(numpy_team, gate.replay(numpy_team, few), few)
+    (tmp_path / "c").mkdir()
+    c_source.write(tmp_path / "c", networks, agents, recorded, gate.TOLERANCE, nasty)
+    c_library.make(tmp_path / "c", "test", tmp_path / "b", CFLAGS="-O0")
+    assert "*/ int" not in (tmp_path / "c" / "kd_agent_0.h").read_text()
+
+
+def test_a_missing_compiler_names_its_package(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="Debian package gcc-arm-none-eabi") as raised:
+        c_library.require("arm-none-eabi-gcc")
+    assert raised.value.exit_code == EXIT_USAGE
+    with pytest.raises(UsageError, match=r"cc is not installed.* Debian package gcc"):
+        c_library.steps(tmp_path, [])
