@@ -72,6 +72,7 @@ class ValueTeam(nn.Module):
             embedding=self.settings.mixer_embedding,
             weights_hidden=self.settings.mixer_hidden,
             value_hidden=self.settings.mixer_embedding,
+            normalised=True,
         )
         mixer = QMixer(shape)
         if rng is not None:

@@ -34,7 +34,11 @@ class Mixer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MixerShape:
-    """Sizes of a mixer; a hidden width of None makes that hypernetwork one linear layer."""
+    """Sizes of a mixer; a hidden width of None makes that hypernetwork one linear layer.
+
+    With ``normalised`` the state is first brought to mean 0 and variance 1 over its features, so
+    that what the mixer adds cannot grow with them: no state is worth much because it is far off.
+    """
 
     agents: int
     state: int
@@ -42,6 +46,7 @@ class MixerShape:
     weights_hidden: int | None = 64
     bias_hidden: int | None = None
     value_hidden: int | None = 32
+    normalised: bool = False
 
 
 class QMixer(nn.Module):
@@ -57,15 +62,20 @@ class QMixer(nn.Module):
 
     def forward(self, q: Tensor, state: Tensor) -> Tensor:
         """Mix ``q``: float [..., N] under ``state``: float [..., S] to float [...]."""
+        state = self._seen(state)
         before, out_weight = self._layer(q, state)
         mixed = (functional.elu(before) * out_weight).sum(-1)
         return torch.as_tensor(mixed + self.v(state)[..., 0])
 
     def credit(self, q: Tensor, state: Tensor) -> Tensor:
         """Return how much the team's value rises with each agent's: d q_tot / d q, [..., N]."""
+        state = self._seen(state)
         before, out_weight = self._layer(q, state)
         slope = torch.where(before > 0, torch.ones_like(before), before.exp()) * out_weight
         return (self._first(state) @ slope.unsqueeze(-1)).squeeze(-1)
+
+    def _seen(self, state: Tensor) -> Tensor:
+        return functional.layer_norm(state, state.shape[-1:]) if self.shape.normalised else state
 
     def _layer(self, q: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         mixed = (q.unsqueeze(-2) @ self._first(state)).squeeze(-2)
