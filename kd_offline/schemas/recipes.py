@@ -157,6 +157,9 @@ class DistillRecipe(Strict):
     @model_validator(mode="after")
     def _dueling_learns_values(self) -> DistillRecipe:
         if self.student.dueling and not self.weights.regression:
-            msg = "dueling students need the Q-values' regression: choose method q or a weight"
+            msg = (
+                "dueling students need the regression of Q-values: choose method q, or set "
+                "weights.regression"
+            )
             raise ValueError(msg)
         return self
