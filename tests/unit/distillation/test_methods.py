@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kd_offline.datasets import DatasetWriter, ExpertBuffer
-from kd_offline.distillation.lessons import first_critic, measured, ordered, taught
+from kd_offline.distillation.lessons import Streamed, first_critic, measured, ordered, taught
 from kd_offline.distillation.methods import METHODS, check_arrays, needed_arrays
 from kd_offline.distillation.objective import objective
 from kd_offline.distillation.projections import Projections
@@ -105,6 +105,19 @@ def test_dead_agents_and_padding_change_nothing(buffer):
     assert (batch.weight == 0).any()
     after = objective(spoiled, embeddings, batch, projections, recipe, 1.0)["loss"]
     assert after.item() == pytest.approx(before.item(), rel=1e-6)
+
+
+def test_a_stream_gives_the_targets_of_memory(buffer):
+    whole = prepared(buffer, **{"student.dueling": True})[2]
+    recipe = distill_recipe(method="q", settings={"student.dueling": True, "memory_mb": 50.0})
+    loader = ordered(buffer, np.arange(4), recipe)
+    team = StudentTeam(SPEC, recipe.student, (8, 8), None, StudentInputs())
+    measures = measured(loader, recipe)
+    lesson = Lesson(SPEC, first_critic(buffer), recipe, measures, team, None)
+    streamed = Streamed(buffer, np.arange(4), lesson, loader.length)
+    (part,) = streamed.parts(4)
+    for name in ("expert", "baseline", "weight"):
+        torch.testing.assert_close(getattr(part, name), getattr(whole, name))
 
 
 def test_dueling_needs_the_regression():
