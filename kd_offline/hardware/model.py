@@ -7,10 +7,10 @@ profile::
     E = P_idle t + e_flop FLOPs + e_byte bytes
 
 where every parameter is read once in a step and what fits the cache stays in it. A microcontroller
-has no calibrated F: there the core needs ``MACs x instructions a MAC x cycles an instruction /
-clock``. Where neither is known, the peak of one core gives a time that no step can beat. Where the
-energies of single operations are not known, ``E = P_active t``. What was used, and what is missing,
-is part of the answer.
+has no calibrated F: there the core needs ``(instructions a step + MACs x instructions a MAC) x
+cycles an instruction / clock``. Where neither is known, the peak of one core gives a time that no
+step can beat. Where the energies of single operations are not known, ``E = P_active t``. What was
+used, and what is missing, is part of the answer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Demand:
     parameter_bytes: int
     ram_bytes: int | None = None  # None: not known
     precision: Precision = "fp32"
-    flash_bytes: int | None = None  # None: as parameter_bytes
+    flash_bytes: int | None = None  # tables as they are stored; None: as parameter_bytes
 
     @classmethod
     def of(cls, shape: Shape, precision: Precision = "fp32") -> Demand:
@@ -79,29 +79,42 @@ def latency_model(
 
     Figures of an engine named ``ENGINE-int8`` are used for int8 where the profile has them.
     """
-    name = f"{engine}-int8" if precision == "int8" else engine
-    missing: tuple[str, ...] = ()
-    if precision == "int8" and name not in profile.engines:
-        missing, name = (f"engines.{name}",), engine
+    name = _engine(profile, engine, precision)
+    unknown = precision == "int8" and name == engine
+    missing: tuple[str, ...] = (f"engines.{engine}-int8",) if unknown else ()
     parts, where = profile.engines.get(name, EngineFigures()), f"engines.{name}"
     if parts.effective_flops is not None:
         return _calibrated(profile, parts, where, missing)
     missing = (*missing, f"{where}.effective_flops", f"{where}.overhead")
-    per_mac, cycles, clock = parts.instructions_per_mac, parts.cycles_per_instruction, profile.clock
-    if per_mac is not None and cycles is not None and clock is not None:
-        speed = per_mac.value * cycles.value / clock.value / 2
-        used = (
-            _named(f"{where}.instructions_per_mac", per_mac),
-            _named(f"{where}.cycles_per_instruction", cycles),
-            _named("clock", clock),
-        )
-        return LatencyModel("instruction count", 0.0, speed, used, missing)
+    if counted := _counted(profile, parts, where, missing):
+        return counted
     peak = profile.core_peak_flops
     if peak is None:
         return None
     return LatencyModel(
         "peak bound", 0.0, 1 / peak.value, (_named("core_peak_flops", peak),), missing
     )
+
+
+def _counted(
+    profile: HardwareProfile, parts: EngineFigures, where: str, missing: tuple[str, ...]
+) -> LatencyModel | None:
+    """Return the model of a core that takes so many cycles for an instruction."""
+    found = {
+        f"{where}.instructions_per_mac": parts.instructions_per_mac,
+        f"{where}.cycles_per_instruction": parts.cycles_per_instruction,
+        "clock": profile.clock,
+        f"{where}.instructions_per_step": parts.instructions_per_step,
+    }
+    per_mac, cycles, clock, per_step = found.values()
+    if per_mac is None or cycles is None or clock is None:
+        return None
+    second = cycles.value / clock.value  # an instruction, in seconds
+    start = 0.0 if per_step is None else per_step.value * second
+    lacking = () if per_step is not None else (f"{where}.instructions_per_step",)
+    used = tuple(_named(path, figure) for path, figure in found.items() if figure is not None)
+    speed = per_mac.value * second / 2
+    return LatencyModel("instruction count", start, speed, used, (*missing, *lacking))
 
 
 def _calibrated(
@@ -157,7 +170,7 @@ def predict(profile: HardwareProfile, demand: Demand, engine: str = "c") -> Pred
         figures=() if model is None else model.figures,
         energy=energy,
         missing=(*missing, *lacking),
-        fits=_fits(profile, demand),
+        fits=_fits(profile, demand, engine),
     )
 
 
@@ -198,13 +211,22 @@ def _modelled(
     )
 
 
-def _fits(profile: HardwareProfile, demand: Demand) -> bool | None:
-    """Tell whether tables and working memory fit; None where either side is not known."""
+def _fits(profile: HardwareProfile, demand: Demand, engine: str) -> bool | None:
+    """Tell whether tables, code and working memory fit; None where something is not known."""
     store = profile.flash or profile.ram
     if store is None or profile.ram is None or demand.ram_bytes is None:
         return None
-    shared = 0 if profile.flash is not None else demand.parameter_bytes
-    return demand.parameter_bytes <= store.value and shared + demand.ram_bytes <= profile.ram.value
+    stored = demand.parameter_bytes if demand.flash_bytes is None else demand.flash_bytes
+    code = profile.engines.get(_engine(profile, engine, demand.precision), EngineFigures()).code
+    stored += 0 if code is None else int(code.value)
+    shared = 0 if profile.flash is not None else stored
+    return stored <= store.value and shared + demand.ram_bytes <= profile.ram.value
+
+
+def _engine(profile: HardwareProfile, engine: str, precision: Precision) -> str:
+    """Return the name under which a profile knows an engine at a precision."""
+    small = f"{engine}-int8"
+    return small if precision == "int8" and small in profile.engines else engine
 
 
 def _named(path: str, figure: Figure) -> str:

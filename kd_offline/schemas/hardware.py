@@ -48,7 +48,8 @@ BytesPerSecond = Annotated[Figure, _of("B/s")]
 Watts = Annotated[Figure, _of("W")]
 Joules = Annotated[Figure, _of("J")]
 Seconds = Annotated[Figure, _of("s")]
-Instructions = Annotated[Figure, _of("instructions/MAC")]
+Instructions = Annotated[Figure, _of("instructions")]
+InstructionsPerMac = Annotated[Figure, _of("instructions/MAC")]
 Cycles = Annotated[Figure, _of("cycles/instruction")]
 
 
@@ -60,8 +61,12 @@ class EngineFigures(Strict):
 
     effective_flops: FlopsPerSecond | None = None
     overhead: Seconds | None = Field(default=None, description="of one call, however small")
-    instructions_per_mac: Instructions | None = None
+    instructions_per_step: Instructions | None = Field(
+        default=None, description="of one call, however small"
+    )
+    instructions_per_mac: InstructionsPerMac | None = None
     cycles_per_instruction: Cycles | None = None
+    code: Bytes | None = Field(default=None, description="flash beside the tables of the weights")
 
 
 class HardwareProfile(Strict):
@@ -147,5 +152,6 @@ class Prediction(Strict):
     energy: Energy
     missing: tuple[str, ...] = Field(default=(), description="figures that the profile lacks")
     fits: bool | None = Field(
-        default=None, description="parameters and activations fit its flash and RAM, code apart"
+        default=None,
+        description="tables, code where it is known, and activations fit its flash and RAM",
     )

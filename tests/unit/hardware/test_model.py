@@ -20,6 +20,8 @@ UNITS = {
     "energy_per_byte": "J",
     "instructions_per_mac": "instructions/MAC",
     "cycles_per_instruction": "cycles/instruction",
+    "instructions_per_step": "instructions",
+    "code": "B",
 }
 STEP = Demand(macs=500, parameter_bytes=3000, ram_bytes=200)
 
@@ -63,6 +65,9 @@ def test_instructions_by_hand():
     found = predict(mine, STEP)
     assert found.basis == "instruction count"
     assert found.latency_us == pytest.approx(500 * 9 / 100)
+    assert "engines.c.instructions_per_step" in found.missing
+    longer = {"instructions_per_mac": 6, "cycles_per_instruction": 1.5, "instructions_per_step": 40}
+    assert predict(profile({"c": longer}, clock=100e6), STEP).latency_us == pytest.approx(45.6)
     assert predict(mine, STEP, "numpy").basis == "peak bound"
 
 
@@ -128,12 +133,20 @@ def test_whether_it_fits(memory, fits):
     assert predict(profile(**memory), STEP).fits is fits
 
 
+def test_code_and_padded_tables_take_flash():
+    step = Demand(500, 3000, 200, flash_bytes=3100)
+    memory = {"flash": 3500.0, "ram": 200.0}
+    assert predict(profile(**memory), step).fits
+    assert predict(profile({"c": {"code": 400.0}}, **memory), step).fits
+    assert not predict(profile({"c": {"code": 401.0}}, **memory), step).fits
+
+
 def test_a_student_on_a_microcontroller():
     shape = ExportedShape(30, (32,), 32, 9)
     macs = 30 * 32 + 6 * 32 * 32 + 32 * 9
     assert network_cost(shape).macs == macs
     found = predict(load("stm32f4"), Demand.of(shape))
-    assert found.latency_us == pytest.approx(macs * 6.2 / 168)
+    assert found.latency_us == pytest.approx((2170 + macs * 3.11) / 168)
     assert "engines.c.cycles_per_instruction (assumed)" in found.figures
     assert found.fits
     assert Demand.of(shape, "int8").parameter_bytes == memory_cost(shape, "int8").parameters
