@@ -21,6 +21,7 @@ _EXAMPLES = options.examples(
     "kd-offline evaluate run/ --expert epymarl:models/20050000",
     "kd-offline evaluate run/ --cross-play --json",
     "kd-offline evaluate run/ --profile stm32f4",
+    "kd-offline evaluate run/ --export run/export-int8",
 )
 
 
@@ -44,6 +45,13 @@ def evaluate(
     cross_play: Annotated[
         bool, typer.Option("--cross-play", help="Also play mixed teams.")
     ] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Export of the run that plays instead of its students.")
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Of the export: numpy, torch, onnx or c.  [default: the first it can]"),
+    ] = None,
     profile: options.Profiles = None,
     batch: Annotated[int, typer.Option(help="Episodes played at once.")] = 1000,
     threads: options.Threads = None,
@@ -71,12 +79,14 @@ def evaluate(
             cross_play=cross_play,
             batch=batch,
             profiles=profile or (),
+            export=export,
+            engine=engine,
             show_progress=not hidden(quiet),
         )
     if json:
         emit(EvaluateOutput.of(report))
     else:
-        _summary(report, run)
+        _summary(report, run, run if export is None else export)
 
 
 def _use(threads: int) -> None:
@@ -95,18 +105,20 @@ def _figures(score: ModeScore | SideScore) -> None:
     say(f"  retention {shares or 'undefined: the expert is no better than random play'}")
 
 
-def _summary(report: EvaluationReport, run: Path) -> None:
+def _summary(report: EvaluationReport, run: Path, place: Path) -> None:
     for name, score in (("greedy", report.greedy), ("sampled", report.sampled)):
         if score is None:
             continue
-        say(f"{name}, {report.episodes:,} episodes, sum over agents, 95 % intervals")
+        played = f", students as {report.export}" if report.export else ""
+        say(f"{name}{played}, {report.episodes:,} episodes, sum over agents, 95 % intervals")
         _figures(score)
         for side, part in score.sides.items() if len(score.sides) > 1 else ():
             say(f"  {side}, the others played by the expert")
             _figures(part)
     _costs(report)
-    say(f"action agreement {100 * report.agreement:.1f} %; next: kd-offline report {run}")
-    typer.echo(str(run / "evaluation.json"))
+    following = "" if report.export else f"; next: kd-offline report {run}"
+    say(f"action agreement {100 * report.agreement:.1f} %{following}")
+    typer.echo(str(place / "evaluation.json"))
 
 
 def _costs(report: EvaluationReport) -> None:

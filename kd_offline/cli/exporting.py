@@ -18,7 +18,6 @@ _EXAMPLES = options.examples(
     "kd-offline export run/",
     "kd-offline export run/ --to c -o firmware/students --measure",
     "kd-offline export run/ --precision int8 --agreement 0.98 --json",
-    "kd-offline evaluate run/ --export run/export-int8",
 )
 
 

@@ -28,7 +28,7 @@ from kd_offline.evaluation.rollout import DEFAULT_BATCH
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.teams import predictions
 from kd_offline.networks.arithmetic import Shape
-from kd_offline.runs.folder import open_run
+from kd_offline.runs.folder import RunFolder, open_run
 from kd_offline.schemas.evaluation import (
     Cost,
     CrossPlay,
@@ -88,6 +88,8 @@ def evaluate(
     cross_play: bool = False,
     batch: int = DEFAULT_BATCH,
     profiles: Sequence[str | Path] = (),
+    export: str | Path | None = None,
+    engine: str | None = None,
     show_progress: bool = False,
 ) -> EvaluationReport:
     """Measure what the students of a run keep and cost, and write ``evaluation.json`` there.
@@ -114,6 +116,11 @@ def evaluate(
         Episodes played at once.
     profiles : sequence of str or path
         Hardware profiles to predict latency and energy of a decision for.
+    export : path, optional
+        An export of the run that plays instead of its students; ``evaluation.json`` is then written
+        into that folder.
+    engine : str, optional
+        What runs the export: ``numpy``, ``torch``, ``onnx`` or ``c``.
     show_progress : bool
         A bar of rollouts on stderr.
 
@@ -126,11 +133,18 @@ def evaluate(
     plan = Plan(episodes, seed, tuple(modes), cross_play, batch)
     devices = [hardware.load(profile) for profile in profiles]
     folder = open_run(run)
-    parties = load_parties(folder, expert=expert, expert_recipe=expert_recipe, ceiling=ceiling)
-    manifest = parties.manifest
+    _check_engine(export, engine)
+    parties = load_parties(
+        folder,
+        expert=expert,
+        expert_recipe=expert_recipe,
+        ceiling=ceiling,
+        export=export,
+        engine=engine,
+    )
     try:
         figures = measure(
-            parties.environment, parties.who, manifest.seeds, plan, show_progress=show_progress
+            parties.environment, parties.who, parties.seeds, plan, show_progress=show_progress
         )
         cost = measure_cost(parties, figures)
     finally:
@@ -138,12 +152,21 @@ def evaluate(
     report = _report(folder.path, parties, plan, figures, cost).model_copy(
         update={
             "predictions": predictions(cost, devices),
-            "command": _command(run, plan, expert, ceiling, expert_recipe, profiles),
+            "command": _command(
+                run, plan, expert, ceiling, expert_recipe, profiles, export, engine
+            ),
             "seconds": round(time.perf_counter() - started, 3),
         }
     )
-    folder.write_evaluation(report)
+    place = folder if parties.exported is None else RunFolder(parties.exported.folder)
+    place.write_evaluation(report)
     return report
+
+
+def _check_engine(export: str | Path | None, engine: str | None) -> None:
+    if engine is not None and export is None:
+        msg = f"the engine {engine!r} runs an export, and none is given: pass --export with one"
+        raise UsageError(msg)
 
 
 def _report(
@@ -162,7 +185,8 @@ def _report(
         ceiling_policy=parties.ceiling_name,
         episodes=plan.episodes,
         evaluation_seed=plan.seed,
-        distillation_seeds=manifest.seeds,
+        distillation_seeds=parties.seeds,
+        export=None if parties.exported is None else parties.exported.name,
         greedy=figures.modes.get("greedy"),
         sampled=figures.modes.get("sampled"),
         cost=cost,
@@ -246,6 +270,8 @@ def _command(
     ceiling: str | Path | None,
     recipe: str | Path | None = None,
     profiles: Sequence[str | Path] = (),
+    export: str | Path | None = None,
+    engine: str | None = None,
 ) -> str:
     words = ["kd-offline", "evaluate", str(run)]
     words += ["--episodes", str(plan.episodes), "--seed", str(plan.seed)]
@@ -255,4 +281,6 @@ def _command(
     words += [] if ceiling is None else ["--ceiling", str(ceiling)]
     words += ["--cross-play"] if plan.cross_play else []
     words += [word for profile in profiles for word in ("--profile", str(profile))]
+    words += [] if export is None else ["--export", str(export)]
+    words += [] if engine is None else ["--engine", engine]
     return shlex.join(words)

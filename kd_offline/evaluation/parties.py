@@ -12,6 +12,7 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
 from kd_offline.evaluation.cost import CriticPart
 from kd_offline.evaluation.critics import critic_parts
+from kd_offline.evaluation.exported import Exported, load_exported
 from kd_offline.evaluation.play import Contestants
 from kd_offline.networks.arithmetic import ExportedShape, Shape, compacted
 from kd_offline.runs.folder import RunFolder
@@ -35,6 +36,12 @@ class Parties:
     expert_shapes: tuple[Shape, ...]
     student_shapes: tuple[Shape, ...]
     critics: tuple[CriticPart, ...] = ()
+    exported: Exported | None = None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Distillation seed of each team of students."""
+        return self.manifest.seeds if self.exported is None else (self.exported.seed,)
 
 
 def load_parties(
@@ -43,8 +50,12 @@ def load_parties(
     expert: str | Path | None = None,
     expert_recipe: str | Path | None = None,
     ceiling: str | Path | None = None,
+    export: str | Path | None = None,
+    engine: str | None = None,
 ) -> Parties:
     """Load the environment, the expert, the students and, if given, the ceiling of a run.
+
+    With an ``export`` of the run, that plays instead of the students, in the given engine.
 
     Raises
     ------
@@ -73,15 +84,18 @@ def load_parties(
     _check_seeds(manifest, len(teams))
     if top is not None:
         _check_ceiling(top, teams[0], manifest.mask)
+    exported = None if export is None else load_exported(export, engine, manifest)
+    playing = tuple(teams) if exported is None else (exported.team,)
     return Parties(
         manifest=manifest,
         environment=environment,
-        who=Contestants(teacher, tuple(teams), top, _learned_sides(top, spec)),
+        who=Contestants(teacher, playing, top, _learned_sides(top, spec)),
         expert_name=_name(teacher),
         ceiling_name=None if top is None else _name(top),
         expert_shapes=expert_shapes(teacher, spec),
         student_shapes=student_shapes(teams[0], spec),
         critics=critic_parts(teacher),
+        exported=exported,
     )
 
 

@@ -113,22 +113,23 @@ def _student(run: RunFolder, manifest: RunManifest, seed: int | None) -> Student
     if manifest.status != "complete":
         msg = f"the run in {str(run.path)!r} is {manifest.status}: finish it with distill --resume"
         raise UsageError(msg)
-    teams = {student.seed: student for student in load(run.path)}
-    wanted = manifest.seeds[0] if seed is None else seed
-    stated = {result.seed: result.digest for result in manifest.results}
-    if wanted not in teams or wanted not in stated:
-        known = [str(number) for number in manifest.seeds]
-        raise UnknownNameError(what="seed of the run", got=str(wanted), allowed=known)
-    student = teams[wanted]
-    made_of = (student.card.dataset, student.card.mask, student.card.environment.id)
+    teams = load(run.path)
+    held = {student.seed: digest(student.team) for student in teams}
+    card = teams[0].card
+    made_of = (card.dataset, card.mask, card.environment.id)
     says = (manifest.dataset.id, manifest.mask, manifest.environment)
-    if digest(student.team) != stated[wanted] or made_of != says:
+    if held != {result.seed: result.digest for result in manifest.results} or made_of != says:
         msg = (
             f"the students in {str(run.path)!r} are not the ones that its run.json describes: the "
             "run was altered, so restore it or distil again"
         )
         raise CheckpointError(msg)
-    return student
+    wanted = manifest.seeds[0] if seed is None else seed
+    for student in teams:
+        if student.seed == wanted:
+            return student
+    known = [str(number) for number in manifest.seeds]
+    raise UnknownNameError(what="seed of the run", got=str(wanted), allowed=known)
 
 
 def _check_mask(student: StudentPolicy, buffer: ExpertBuffer) -> None:

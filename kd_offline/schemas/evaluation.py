@@ -228,6 +228,9 @@ class EvaluationReport(Strict):
     episodes: int = Field(gt=0)
     evaluation_seed: int = Field(ge=0)
     distillation_seeds: tuple[int, ...]
+    export: str | None = Field(
+        default=None, description="precision and engine, where an export played"
+    )
     greedy: ModeScore | None = None
     sampled: ModeScore | None = None
     cost: Cost
