@@ -17,6 +17,7 @@ from kd_offline.experts.foreign.expert import probe
 from kd_offline.experts.foreign.load import PREFIXES
 from kd_offline.schemas.expert import ExpertCard
 from kd_offline.schemas.foreign import InputRecipe
+from kd_offline.schemas.hardware import HardwareProfile
 from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.recipes import LossSwitches, LossWeights
 
@@ -38,6 +39,7 @@ EXECUTED += [
         "sharing",
         "inspecting",
         "converting",
+        "cost",
     )
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -46,6 +48,8 @@ SMALL = {
     "record": ["--episodes", "80", "--threads", "1"],
     "distill": ["--epochs", "1", "--threads", "1"],
     "evaluate": ["--episodes", "20", "--threads", "1"],
+    "bench latency": ["--rounds", "2", "--steps", "5"],
+    "doctor calibrate": ["--rounds", "2", "--steps", "5", "--widths", "8,16,24"],
 }
 
 
@@ -90,7 +94,8 @@ def test_it_runs_as_it_stands(path, tmp_path, monkeypatch):
         if language == "sh":
             for line in text.splitlines():
                 name, *arguments = shlex.split(line, comments=True)[1:]
-                done = CliRunner().invoke(app, [name, *arguments, *SMALL.get(name, [])])
+                small = SMALL.get(" ".join([name, *arguments[:1]]), SMALL.get(name, []))
+                done = CliRunner().invoke(app, [name, *arguments, *small])
                 assert done.exit_code == 0, f"{line}\n{done.output}"
         elif language == "python":
             small = re.sub(r"episodes=[\d_]+", "episodes=80", text)
@@ -103,6 +108,8 @@ def test_every_toml_block_is_a_mask_or_an_expert_recipe(path):
     for language, text in blocks(path):
         if language == "toml" and path.stem == "bring-your-own-expert":
             InputRecipe.model_validate({"library": "epymarl"} | tomllib.loads(text))
+        elif language == "toml" and path.stem == "cost":
+            HardwareProfile.model_validate(tomllib.loads(text))
         elif language == "toml":
             MaskFile.model_validate(tomllib.loads(text))
 
