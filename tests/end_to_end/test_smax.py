@@ -1,5 +1,7 @@
 """Combat from training to a distilled team: episodes that end early, dead agents, wins."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -57,11 +59,12 @@ def test_it_does_not_depend_on_batch_or_threads(place, tmp_path):
     assert ExpertBuffer.open(again).manifest.id == first.id
 
 
-def test_training_continues_to_the_same_weights(place, tmp_path):
-    """The second of two batches learns from episodes in which agents have died."""
-    curve = (place / "expert" / "curve.jsonl").read_text().splitlines()
-    assert len(curve) == 2
-    assert '"won":0.0' in curve[0]
+def test_the_learning_curve_tells_the_share_of_won_battles(place):
+    lines = [json.loads(x) for x in (place / "expert" / "curve.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2]
+    assert all(0 <= line["won"] <= 1 for line in lines)
+    card = json.loads((place / "expert" / "expert.json").read_text())
+    assert 0 <= card["greedy"]["won"] <= 1
 
 
 def test_it_distils_under_the_papers_mask_and_is_evaluated(place):
@@ -70,8 +73,9 @@ def test_it_distils_under_the_papers_mask_and_is_evaluated(place):
         *("distill", place / "dataset.zarr", "-o", run, "--mask", "paper", "--threads", 1),
         *("--hidden", "16,8,8", "--seeds", 1, "--epochs", 1, "--method", "kl"),
     )
-    report = kd_json("evaluate", run, "--episodes", 20, "--threads", 1, "--expert", place / "expert")
-    assert report
+    kd("evaluate", run, "--episodes", 20, "--threads", 1, "--expert", place / "expert")
+    report = json.loads((run / "evaluation.json").read_text())
+    assert report["environment"] == MAP
 
 
 def test_a_map_that_is_not_there():

@@ -124,6 +124,38 @@ def test_names() -> None:
     assert masks.names_for(other) == ["full", "random-k"]
 
 
+def combat(name: str, n: int) -> EnvironmentSpec:
+    """Return a spec with ``n`` allies that see three numbers of SMAX's blocks."""
+    agents = tuple(f"ally_{i}" for i in range(n))
+    blocks = {block: ((k, k + 1),) for k, block in enumerate(("allies", "enemies", "own"))}
+    changes = {"id": name, "agents": agents, "obs_widths": (3,) * n}
+    return SPREAD.model_copy(update=changes | {"blocks": dict.fromkeys(agents, blocks)})
+
+
+def test_combat_masks_are_table_i() -> None:
+    e, a, o = "enemies", "allies", "own"
+    table = {
+        "3m": [{e}, {a}, {a, o}],
+        "8m": [{e}, {e}, {e}, {a}, {a}, {e, o}, {a, o}, {a, e}],
+        "5m_vs_6m": [{e}, {e}, {e, o, a}, {a}, {a, o}],
+        "3s5z": [{e}, {e, a}, {e}, {a}, {a}, {a, o}, {a, o}, {e, o}],
+    }
+    for name, groups in table.items():
+        spec = combat(f"smax/{name}", len(groups))
+        assert [set(blocks) for blocks in seen("paper", spec)] == groups
+        assert masks.names_for(spec) == ["full", "limited", "paper", "random-k"]
+
+
+def test_the_limited_mask_is_there_for_every_map() -> None:
+    spec = combat("smax/27m_vs_30m", 27)
+    assert masks.names_for(spec) == ["full", "limited", "random-k"]
+    visible = seen("limited", spec)
+    assert all(len(blocks) == 2 for blocks in visible)
+    assert set().union(*visible) == {"allies", "enemies", "own"}
+    with pytest.raises(MismatchError, match="not defined for 'smax/27m_vs_30m'"):
+        masks.resolve("paper", spec)
+
+
 def write(tmp_path: Path, text: str) -> str:
     path = tmp_path / "mine.toml"
     path.write_text(text, "utf-8")
