@@ -27,7 +27,8 @@ def game() -> Smax:
 
 def legal_actions(seeds: SeedArray, step: int, view: View) -> IntArray:
     draws = uniforms(seeds, step, view.available_actions.shape[1:], "test")
-    return np.where(view.available_actions, draws, -1.0).argmax(-1)
+    actions: IntArray = np.where(view.available_actions, draws, -1.0).argmax(-1)
+    return actions
 
 
 def play(world: Smax, seeds: SeedArray) -> list[Outcome]:
