@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import emit, say
+from kd_offline.cli.output import emit, hidden, say
 
 if TYPE_CHECKING:
     from kd_offline.schemas.export import Comparison, ExportManifest
@@ -55,6 +55,7 @@ def export(
     ] = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Export students as ONNX, C99 and PyTorch.
@@ -76,6 +77,7 @@ def export(
             least_agreement=agreement,
             microcontrollers=measure,
             overwrite=overwrite,
+            show_progress=not hidden(quiet),
         )
     if json:
         emit(ExportOutput.of(manifest, str(_place(run, output, precision))))

@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-
+from kd_offline.exports.c_tables import array, floats, interleaved, padded
 from kd_offline.exports.network import Affine, AgentNetwork
 from kd_offline.exports.vectors import Vectors
 from kd_offline.files import write_file
 from kd_offline.schemas.export import RESET, AgentContract
-from kd_offline.types import Array
-
-LANES = 8
-"""Rows that lie interleaved, as ``kernels.h`` walks over them."""
 
 COPIED = (
     "Makefile",
@@ -178,30 +173,18 @@ int {name}_act(const float *obs, const unsigned char *legal, float *memory, floa
 
 def _constants(network: AgentNetwork) -> Iterator[str]:
     if len(network.seen):
-        yield _floats("centre", network.centre)
-        yield _floats("scale", network.scale)
+        yield floats("centre", network.centre)
+        yield floats("scale", network.scale)
     if network.motion is not None:
-        yield _floats("motion", network.motion)
+        yield floats("motion", network.motion)
     for name, affine in network.matrices.items():
         label, packed = name.replace(".", "_"), interleaved(affine.weight)
         if affine.scale is None:
-            yield _floats(f"{label}_weight", packed)
+            yield floats(f"{label}_weight", packed)
         else:
-            yield _array("int8_t", f"{label}_weight", map(str, packed.ravel().tolist()))
-            yield _floats(f"{label}_scale", _padded(affine.scale))
-        yield _floats(f"{label}_bias", _padded(affine.bias))
-
-
-def interleaved(weight: Array) -> Array:
-    """Return rows in blocks of :data:`LANES`: [ceil(rows / LANES), columns, LANES]."""
-    rows, columns = weight.shape
-    blocks = _padded(weight).reshape(-(-rows // LANES), LANES, columns)
-    return np.ascontiguousarray(blocks.swapaxes(1, 2))
-
-
-def _padded(values: Array) -> Array:
-    spare = -len(values) % LANES
-    return np.concatenate([values, np.zeros((spare, *values.shape[1:]), values.dtype)])
+            yield array("int8_t", f"{label}_weight", map(str, packed.ravel().tolist()))
+            yield floats(f"{label}_scale", padded(affine.scale))
+        yield floats(f"{label}_bias", padded(affine.bias))
 
 
 def _body(network: AgentNetwork) -> Iterator[str]:
@@ -275,10 +258,10 @@ def _test(agent: AgentContract, recorded: Vectors) -> str:
         "short executed": recorded.executed,
         "short expected": recorded.action,
     }
-    arrays = [_floats("obs", recorded.obs), _floats("said", recorded.logits)]
+    arrays = [floats("obs", recorded.obs), floats("said", recorded.logits)]
     for declared, values in integers.items():
         kind, label = declared.rsplit(" ", 1)
-        arrays.append(_array(kind, label, map(str, values.ravel().tolist())))
+        arrays.append(array(kind, label, map(str, values.ravel().tolist())))
     return f"""#include "{name}.h"
 
 #include "selftest.h"
@@ -290,23 +273,6 @@ const struct kd_case kd_case = {{
     {name}_act, {name}_reset, {name}_executed,
 }};
 """
-
-
-def _floats(name: str, values: Array) -> str:
-    return _array("float", name, (f"{short(v)}f" for v in values.ravel().tolist()))
-
-
-def short(value: float) -> str:
-    """Return the exact hexadecimal form of a float, without zeros that say nothing."""
-    mantissa, _, exponent = value.hex().partition("p")
-    return f"{mantissa.rstrip('0').rstrip('.')}p{exponent}"
-
-
-def _array(kind: str, name: str, values: Iterable[str]) -> str:
-    every = list(values) or ["0"]
-    lines = (", ".join(every[k : k + 8]) for k in range(0, len(every), 8))
-    body = ",\n    ".join(lines)
-    return f"static const {kind} {name}[{len(every)}] = {{\n    {body}\n}};\n"
 
 
 def _plain(text: str) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
+from tqdm import tqdm
+
 import kd_offline
 from kd_offline.datasets.convert.aside import aside
 from kd_offline.errors import StorageError, UnknownNameError, UsageError
@@ -48,6 +50,7 @@ def export(
     least_agreement: float | None = None,
     microcontrollers: bool = False,
     overwrite: bool = False,
+    show_progress: bool = False,
 ) -> ExportManifest:
     """Write the students of a run in formats for small machines.
 
@@ -77,6 +80,8 @@ def export(
         Also build the C for two Cortex-M cores, run it in an emulator and keep what it costs.
     overwrite : bool
         Replace an export that is there.
+    show_progress : bool
+        A bar of formats on stderr.
 
     Raises
     ------
@@ -97,9 +102,10 @@ def export(
     made = draft(
         folder, chosen, seed=seed, dataset=dataset, episodes=episodes, least_agreement=least
     )
+    bar = tqdm(formats, desc="exporting", unit="format", disable=not show_progress, leave=False)
     with aside(target) as beside:
         engines: dict[str, Comparison] = {}
-        for kind in formats:
+        for kind in bar:
             make_folder(beside / kind)
             _WRITERS[kind](beside / kind, made)
             engines |= _checked(beside, kind, made)

@@ -39,6 +39,7 @@ EXECUTED += [
         "sharing",
         "inspecting",
         "converting",
+        "export",
         "cost",
     )
 ]

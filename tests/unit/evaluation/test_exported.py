@@ -29,7 +29,8 @@ def place(tmp_path_factory):
     """An expert, a recording under the mask, a run of two random teams and an export of one."""
     place = tmp_path_factory.mktemp("exported")
     teacher = expert(place / "expert")
-    buffer = tiny_dataset(place / "d.zarr", 40, [25] * 40, spec=SPEC, masks={"limited": MASK})
+    seen = np.array(rows(MASK))
+    buffer = tiny_dataset(place / "d.zarr", 40, [25] * 40, spec=SPEC, masks={"limited": seen})
     card = StudentCard(
         environment=SPEC,
         architecture=StudentArchitecture(depth=1),
