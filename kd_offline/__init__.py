@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from kd_offline.distillation.rerun import rerun
     from kd_offline.environments import load as load_environment
     from kd_offline.errors import KdOfflineError
+    from kd_offline.evaluation.calibrate import calibrate
     from kd_offline.evaluation.evaluate import evaluate
+    from kd_offline.evaluation.latency import bench_latency
     from kd_offline.experts.load import load as load_expert
     from kd_offline.experts.recipe import train_recipe
     from kd_offline.experts.train import train
@@ -46,6 +48,8 @@ _HOMES = {
     "KdOfflineError": "errors:KdOfflineError",
     "annotate": "datasets.edit.annotate:annotate",
     "append": "datasets.edit.merge:append",
+    "bench_latency": "evaluation.latency:bench_latency",
+    "calibrate": "evaluation.calibrate:calibrate",
     "card": "datasets.describe.cards:card",
     "convert": "datasets.convert.run:convert",
     "diff": "datasets.edit.comparison:diff",
@@ -82,6 +86,8 @@ __all__ = [
     "__version__",
     "annotate",
     "append",
+    "bench_latency",
+    "calibrate",
     "card",
     "convert",
     "diff",

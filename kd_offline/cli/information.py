@@ -13,6 +13,7 @@ from kd_offline.cli.output import bar, emit, say, table
 from kd_offline.errors import StorageError
 
 if TYPE_CHECKING:
+    from kd_offline.schemas.hardware import HardwareProfile
     from kd_offline.schemas.outputs import DoctorReport
 
 
@@ -168,14 +169,18 @@ def calibrate(
         say(f"{engine}: unavailable: {reason}")
     if json:
         emit(profile)
-        return
+    else:
+        _show_fit(profile)
+        typer.echo(str(output))
+
+
+def _show_fit(profile: HardwareProfile) -> None:
     rows = [("engine", "FLOP/s", "overhead", "largest error of the fit")]
     for engine, parts in profile.engines.items():
         if (speed := parts.effective_flops) is not None:
             start = "0" if parts.overhead is None else f"{1e6 * parts.overhead.value:.2f} us"
             rows.append((engine, f"{speed.value:.3g}", start, f"{100 * (speed.error or 0):.0f} %"))
     say(table(rows))
-    typer.echo(str(output))
 
 
 def _show(report: DoctorReport) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from kd_offline.errors import KdOfflineError, UsageError
 from kd_offline.evaluation.engines import ENGINES, Bench, Sampler, Subject, sampler
-from kd_offline.evaluation.latency import Plan, interleaved, one_thread
+from kd_offline.evaluation.timing import Plan, interleaved, one_thread
 from kd_offline.exports.contract import contracts
 from kd_offline.exports.network import Affine, AgentNetwork, to_int8
 from kd_offline.networks.arithmetic import ExportedShape

@@ -8,22 +8,17 @@ deadlines care for the tail.
 
 from __future__ import annotations
 
-import gc
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from kd_offline.errors import KdOfflineError, UnknownNameError, UsageError
+from kd_offline.errors import KdOfflineError
 from kd_offline.evaluation.energy import NOT_ASKED, WINDOW_SECONDS, meter
 from kd_offline.evaluation.engines import (
-    ENGINES,
     Bench,
     Nanoseconds,
     Sampler,
@@ -33,49 +28,25 @@ from kd_offline.evaluation.engines import (
     timed,
 )
 from kd_offline.evaluation.subjects import subjects
+from kd_offline.evaluation.timing import (
+    DEFAULT_ENGINES,
+    Key,
+    Plan,
+    histogram,
+    interleaved,
+    one_thread,
+)
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.model import Demand, predict
 from kd_offline.runs.folder import open_run
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.hardware import Energy, HardwareProfile, UnavailableEnergy
-from kd_offline.schemas.latency import EngineLatency, Histogram, LatencyReport, Unavailable
-from kd_offline.seeding import generator
+from kd_offline.schemas.latency import EngineLatency, LatencyReport, Unavailable
 
 CONVENTION = (
     "one decision of one agent a row: input scaling, network, masked argmax, the memory fed back; "
     "an expert's inputs arrive ready; every step is timed on its own, with the timer in it"
 )
-DEFAULT_ENGINES = ("torch", "onnx", "c", "c-ctypes", "numpy")
-BINS_PER_DECADE = 20
-Key = TypeVar("Key", bound=Hashable)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How much is measured."""
-
-    engines: tuple[str, ...] = DEFAULT_ENGINES
-    batches: tuple[int, ...] = (1,)
-    rounds: int = 50
-    steps: int = 100
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in self.engines:
-            if name not in ENGINES:
-                raise UnknownNameError(what="engine", got=name, allowed=ENGINES)
-        least = min((*self.batches, self.rounds, self.steps), default=0)
-        if least < 1 or not self.engines or not self.batches:
-            msg = (
-                f"cannot measure {self.rounds} rounds of {self.steps} steps in batches of "
-                f"{list(self.batches)}: give an engine or more, and 1 or more of everything"
-            )
-            raise UsageError(msg)
-
-    @property
-    def discarded(self) -> int:
-        """Steps at the start of a burst that are run and not counted."""
-        return max(1, self.steps // 5)
 
 
 def bench_latency(
@@ -139,57 +110,6 @@ def bench_latency(
     report = report.model_copy(update={"command": command, "seconds": elapsed})
     folder.write_latency(report)
     return report
-
-
-def interleaved(
-    samplers: Mapping[Key, Sampler], plan: Plan, progress: Callable[[], object] = lambda: None
-) -> dict[Key, Nanoseconds]:
-    """Run all samplers in turns and return the nanoseconds of every counted step of each."""
-    names = list(samplers)
-    found: dict[Key, list[Nanoseconds]] = {name: [] for name in names}
-    order = generator(plan.seed, "latency order")
-    with _no_collection():
-        for _ in range(plan.rounds):
-            for k in order.permutation(len(names)):
-                samplers[names[k]](plan.discarded)
-                found[names[k]].append(samplers[names[k]](plan.steps))
-            progress()
-    return {name: np.concatenate(bursts) for name, bursts in found.items()}
-
-
-def histogram(nanoseconds: Nanoseconds) -> Histogram:
-    """Return counts in bins that are equally spaced in the logarithm, 20 for a factor of ten."""
-    microseconds = np.maximum(nanoseconds, 1) / 1e3
-    exponents = np.floor(np.log10(microseconds) * BINS_PER_DECADE).astype(int)
-    low, high = int(exponents.min()), int(exponents.max())
-    counts = np.bincount(exponents - low, minlength=high - low + 1)
-    edges = 10.0 ** (np.arange(low, high + 2) / BINS_PER_DECADE)
-    return Histogram(edges_us=tuple(edges.tolist()), counts=tuple(counts.tolist()))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch compute with one thread for a while."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 _Key = tuple[str, str, str, int]  # who, first agent, engine, batch

@@ -95,8 +95,8 @@ def test_it_runs_as_it_stands(path, tmp_path, monkeypatch):
         if language == "sh":
             for line in text.splitlines():
                 name, *arguments = shlex.split(line, comments=True)[1:]
-                small = SMALL.get(" ".join([name, *arguments[:1]]), SMALL.get(name, []))
-                done = CliRunner().invoke(app, [name, *arguments, *small])
+                less = SMALL.get(" ".join([name, *arguments[:1]]), SMALL.get(name, []))
+                done = CliRunner().invoke(app, [name, *arguments, *less])
                 assert done.exit_code == 0, f"{line}\n{done.output}"
         elif language == "python":
             small = re.sub(r"episodes=[\d_]+", "episodes=80", text)

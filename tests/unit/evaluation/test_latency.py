@@ -11,7 +11,7 @@ from kd_offline.evaluation import engines, latency
 from kd_offline.evaluation.calibrate import student, subject_of
 from kd_offline.evaluation.energy import NOT_ASKED
 from kd_offline.evaluation.engines import ENGINES, Bench, Subject, sampler, timed
-from kd_offline.evaluation.latency import Plan, histogram, interleaved
+from kd_offline.evaluation.timing import Plan, histogram, interleaved
 from kd_offline.evaluation.torch_steps import student_step
 from kd_offline.exports.compact import compact
 from kd_offline.exports.network import AgentNetwork
