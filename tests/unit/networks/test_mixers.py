@@ -33,6 +33,19 @@ def test_it_is_the_formula_for_one_state():
     torch.testing.assert_close(mixer(q, state)[0, 0], want)
 
 
+def test_a_normalised_state_is_worth_nothing_for_being_far_off():
+    mixer, q, state = made(normalised=True)
+    far = 1000 * state + 5
+    torch.testing.assert_close(mixer(q, far), mixer(q, state), rtol=1e-3, atol=1e-3)
+    total = mixer(q, state)
+    (gradient,) = torch.autograd.grad(total.sum(), q)
+    torch.testing.assert_close(mixer.credit(q, state), gradient)
+    plain, _, _ = made()
+    plain.load_state_dict(mixer.state_dict())
+    standard = (state - state.mean(-1, keepdim=True)) / state.std(-1, correction=0, keepdim=True)
+    torch.testing.assert_close(plain(q, standard), total, rtol=1e-3, atol=1e-4)
+
+
 def test_vdn_adds():
     torch.testing.assert_close(
         vdn(torch.tensor([[1.0, 2.0], [0.5, -2.0]])), torch.tensor([3, -1.5])
