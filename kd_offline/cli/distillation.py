@@ -92,7 +92,7 @@ _PolicyWeight = Annotated[float | None, typer.Option(help="Policy-gradient term.
 _EntropyWeight = Annotated[float | None, typer.Option(help="Entropy.")]
 _RegressionWeight = Annotated[float | None, typer.Option(help="Regression of Q-values.")]
 _QTemperature = Annotated[
-    float | None, typer.Option(help="Of scaled Q-values, as the expert's logits.  [default: 0.1]")
+    float | None, typer.Option(help="Of scaled Q-values.  [default: 0.1; 1 for q]")
 ]
 _Dueling = Annotated[
     bool | None,

@@ -39,7 +39,7 @@ METHODS: dict[str, Method] = {
     "q": Method(
         "regression of a value-based expert's centred Q-values (CTDS)",
         LossWeights(**_NOTHING | {"regression": 1.0}),
-        LossSwitches(temperature=1.0, policy_term="none"),
+        LossSwitches(temperature=1.0, policy_term="none", q_temperature=1.0),
     ),
     "bc": Method(
         "behaviour cloning of the executed actions",
