@@ -159,7 +159,8 @@ def _row(
     microseconds = times / 1e3
     p50, p95, p99 = np.percentile(microseconds, [50, 95, 99])
     demand = Demand(subject.macs, subject.parameter_bytes, subject.ram_bytes)
-    plain = engine.removesuffix("-ctypes")
+    # A device that was not calibrated with an engine is predicted in C alone.
+    able = [d for d in devices if batch == 1 and (engine == "c" or engine in d.engines)]
     return EngineLatency(
         who=subject.who,
         engine=engine,
@@ -176,7 +177,7 @@ def _row(
         macs=subject.macs,
         parameter_bytes=subject.parameter_bytes,
         energy=energy,
-        predictions=tuple(predict(device, demand, plain) for device in devices),
+        predictions=tuple(predict(device, demand, engine) for device in able),
     )
 
 

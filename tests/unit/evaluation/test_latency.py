@@ -180,14 +180,17 @@ def test_a_missing_compiler_is_one_sentence(tmp_path, monkeypatch):
 def test_rows_state_percentiles_and_predictions():
     subject = subject_of(student(8))
     times = np.arange(1, 101, dtype=np.int64) * 1000
-    key = ("student", "w8", "c-ctypes", 1)
-    row = latency._row(subject, key, times, NOT_ASKED, [load_profile("stm32f4")])
+    devices = [load_profile("stm32f4"), load_profile("x86-core")]
+    row = latency._row(subject, ("student", "w8", "c", 1), times, NOT_ASKED, devices)
     assert (row.p50_us, row.p95_us, row.p99_us) == pytest.approx((50.5, 95.05, 99.01))
     assert (row.min_us, row.max_us, row.mean_us, row.samples) == (1, 100, 50.5, 100)
     assert np.sum(row.histogram.counts) == 100
-    # the C is the same, whoever calls it
-    assert row.predictions[0].engine == "c"
-    assert row.predictions[0].basis == "instruction count"
+    assert [one.basis for one in row.predictions] == ["instruction count", "calibrated"]
+    # a device that was not calibrated with an engine is predicted in C alone, and for single rows
+    row = latency._row(subject, ("student", "w8", "torch", 1), times, NOT_ASKED, devices)
+    assert [one.profile for one in row.predictions] == ["x86-core"]
+    row = latency._row(subject, ("student", "w8", "c", 64), times, NOT_ASKED, devices)
+    assert row.predictions == ()
 
 
 def test_students_are_compared_with_the_expert_of_the_same_agent_and_batch():
