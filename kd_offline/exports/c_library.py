@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -26,6 +28,10 @@ PACKAGES = {
     "qemu-system-arm": "qemu-system-arm",
 }
 """Tool -> the Debian package that has it."""
+
+
+TIMEOUT_S = 600.0
+"""Longest that building and running an export may take."""
 
 
 class BuildError(KdOfflineError):
@@ -57,22 +63,28 @@ def make(folder: Path, target: str, build: Path, **variables: str) -> str:
     UsageError
         There is no make.
     BuildError
-        It failed.
+        It failed, or took longer than :data:`TIMEOUT_S`.
     """
     require("make")
     settings = [f"{name}={value}" for name, value in variables.items()]
-    done = subprocess.run(
-        ["make", "--no-print-directory", "-C", str(folder), target, f"BUILD={build}", *settings],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    if done.returncode:
-        last = (done.stdout + done.stderr).strip().splitlines()[-12:]
-        msg = f"make {target} failed in {str(folder)!r}: {' | '.join(last)}; export it again"
+    words = ["make", "--no-print-directory", "-C", str(folder), target, f"BUILD={build}", *settings]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            msg = f"make {target} in {str(folder)!r} was stopped after {TIMEOUT_S:,.0f} s"
+            raise BuildError(msg) from error
+        except BaseException:  # Ctrl-C too: make would leave what it started behind
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        last = " | ".join(said.strip().splitlines()[-12:])
+        msg = f"make {target} failed in {str(folder)!r}: {last}; export it again"
         raise BuildError(msg)
-    return done.stdout
+    return said
 
 
 def steps(

@@ -72,32 +72,34 @@ def _buffers(network: AgentNetwork) -> dict[str, int]:
     return sizes
 
 
+def _terms(agent: AgentContract, title: str) -> str:
+    """Return the comment that tells a caller what to give and what to expect."""
+    lines = [
+        "The observation holds what the agent sees and nothing else: these entries of the whole "
+        f"observation of {agent.obs_width}, in the order of {agent.symbol.upper()}_SEEN."
+    ]
+    lines += [
+        f"  {_plain(block)}: {', '.join(map(str, indices))}"
+        for block, indices in agent.blocks.items()
+    ]
+    if agent.drawn:
+        lines.append(
+            "The mask differs by episode: all features are given, then a number for each, 1 seen "
+            "and 0 hidden."
+        )
+    lines.append("Actions: " + ", ".join(f"{k} {_plain(a)}" for k, a in enumerate(agent.actions)))
+    lines.append(f"Reset: {RESET}.")
+    lines += [
+        f"  memory[{start}..{stop - 1}] {part}" for part, (start, stop) in agent.memory.items()
+    ]
+    lines.append("One step at a time in a process: the buffers are static.")
+    body = "\n".join(_comment(line) for line in lines)
+    return f"/* {_plain(agent.agent)}: {_plain(title)}\n *\n{body} */"
+
+
 def _header(network: AgentNetwork, agent: AgentContract, title: str) -> str:
     name, upper = agent.symbol, agent.symbol.upper()
-    parts = "".join(
-        f" *   memory[{start}..{stop - 1}] {part}\n" for part, (start, stop) in agent.memory.items()
-    )
-    blocks = "".join(
-        f"{_comment(f'  {_plain(block)}: ' + ', '.join(map(str, indices)))}\n"
-        for block, indices in agent.blocks.items()
-    )
-    actions = ", ".join(f"{k} {_plain(a)}" for k, a in enumerate(agent.actions))
-    drawn = (
-        " * The mask differs by episode: all features are given, then a number for each, 1 seen\n"
-        " * and 0 hidden.\n"
-        if agent.drawn
-        else ""
-    )
-    return f"""/* {_plain(agent.agent)}: {_plain(title)}
- *
- * The observation holds what the agent sees and nothing else: these entries of the whole
- * observation of {agent.obs_width}, in this order ({upper}_SEEN lists them too).
-{blocks}{drawn} *
-{_comment(f"Actions: {actions}")}
- *
-{_comment(f"Reset: {RESET}.")}
-{parts} *
- * One step at a time in a process: the buffers are static. */
+    return f"""{_terms(agent, title)}
 #ifndef {upper}_H
 #define {upper}_H
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import CheckpointError
+from kd_offline.exports.team import ExportedTeam
 from kd_offline.policies import choose_actions
 from kd_offline.schemas.export import Comparison
 from kd_offline.types import (
@@ -96,12 +97,33 @@ def recorded(buffer: ExpertBuffer, episodes: int) -> Recorded:
 
 
 def replay(policy: TeamPolicy, episodes: Recorded) -> Float32Array:
-    """Return a policy's logits on every recorded step: [E, T, N, A]."""
+    """Return a policy's logits on every recorded step: [E, T, N, A].
+
+    Raises
+    ------
+    ParityError
+        An exported step returns another action than the legal one of its own largest logit.
+    """
     memory, said = policy.start(episodes.seeds), []
     for view in episodes.views():
-        output, memory = policy.act(view, memory)
+        if isinstance(policy, ExportedTeam):
+            actions, output, memory = policy.decide(view, memory)
+            _require_greedy(actions, output.logits, view)
+        else:
+            output, memory = policy.act(view, memory)
         said.append(output.logits)
     return np.stack(said, axis=1)
+
+
+def _require_greedy(actions: IntArray, logits: Float32Array, view: View) -> None:
+    finite = np.isfinite(logits).all(axis=-1)  # what is not is refused by its logits
+    wrong = (actions != choose_actions(logits, view.available_actions)) & view.alive & finite
+    if wrong.any():
+        msg = (
+            f"an exported step is refused: it returned the action {actions[wrong][0]} where its "
+            f"own logits are {logits[wrong][0].tolist()}; nothing was written, so export again"
+        )
+        raise ParityError(msg)
 
 
 def greedy(logits: Float32Array, episodes: Recorded) -> IntArray:
@@ -115,10 +137,14 @@ def compare(ours: Float32Array, theirs: Float32Array, episodes: Recorded) -> Com
     error = (np.abs(ours - theirs) / np.maximum(1, np.abs(theirs)))[acting]
     # NaN would pass every comparison with a tolerance.
     error = np.where(np.isfinite(error), error, np.finfo(np.float32).max).astype(np.float64)
-    same = (greedy(ours, episodes) == greedy(theirs, episodes))[acting]
+    mine, reference = greedy(ours, episodes), greedy(theirs, episodes)
+    same = (mine == reference)[acting]
+    said, best = (np.take_along_axis(theirs, a[..., None], -1)[..., 0] for a in (mine, reference))
+    close = np.abs(best - said) <= 2 * TOLERANCE * np.maximum(1, np.abs(best))
     return Comparison(
         decisions=len(same),
         agreement=float(same.mean()),
+        ties=int((close[acting] & ~same).sum()),
         logit_error=float(error.max()),
         mean_logit_error=float(error.mean()),
     )
@@ -130,11 +156,12 @@ def require_parity(engine: str, found: Comparison, tolerance: float = TOLERANCE)
     Raises
     ------
     ParityError
-        A logit is off by more than the tolerance, or an action differs.
+        A logit is off by more than the tolerance, or an action differs that is not one of two
+        whose logits are equal within rounding.
     """
-    if found.logit_error <= tolerance and found.agreement == 1.0:
+    wrong = round((1 - found.agreement) * found.decisions) - found.ties
+    if found.logit_error <= tolerance and wrong == 0:
         return
-    wrong = round((1 - found.agreement) * found.decisions)
     msg = (
         f"the {engine} export is refused: over {found.decisions:,} recorded decisions its logits "
         f"are off by up to {found.logit_error:.3g} (allowed {tolerance:.3g}) and {wrong:,} actions "

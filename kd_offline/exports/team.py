@@ -35,6 +35,12 @@ class ExportedTeam:
 
     def act(self, view: View, memory: Memory) -> tuple[PolicyOutput, Memory]:
         """Return logits [B, N, A], zero where an agent has no such action."""
+        _, output, after = self.decide(view, memory)
+        return output, after
+
+    def decide(self, view: View, memory: Memory) -> tuple[IntArray, PolicyOutput, Memory]:
+        """Return also the actions that the steps choose themselves: int64 [B, N]."""
+        actions = np.zeros(view.alive.shape, np.int64)
         logits = np.zeros(view.available_actions.shape, np.float32)
         after = []
         for i, (agent, step) in enumerate(zip(self.agents, self.steps, strict=True)):
@@ -42,10 +48,10 @@ class ExportedTeam:
             if view.last_actions is not None:
                 kept = executed(agent, kept, view.last_actions[:, i])
             legal = np.ascontiguousarray(view.available_actions[:, i, : len(agent.actions)])
-            _, said, now = step(self.seen(view, memory, i), legal, kept)
+            actions[:, i], said, now = step(self.seen(view, memory, i), legal, kept)
             logits[:, i, : len(agent.actions)] = said
             after.append(now)
-        return PolicyOutput(logits), memory._replace(agents=tuple(after))
+        return actions, PolicyOutput(logits), memory._replace(agents=tuple(after))
 
     def seen(self, view: View, memory: Memory, i: int) -> Float32Array:
         """Return what agent ``i`` is given of a view: float32 [B, I]."""

@@ -56,6 +56,11 @@ class Comparison(Strict):
 
     decisions: PositiveInt = Field(description="of agents that were alive, over all steps")
     agreement: float = Field(ge=0, le=1, description="share of decisions with the same action")
+    ties: Count = Field(
+        default=0,
+        description="decisions that differ between actions whose logits are equal within rounding: "
+        "twice the tolerance",
+    )
     logit_error: float = Field(ge=0, description="largest |a - b| / max(1, |b|) of all logits")
     mean_logit_error: float = Field(ge=0)
 
@@ -66,7 +71,9 @@ class Gate(Strict):
     dataset: Digest = Field(description="content id of the dataset whose episodes were replayed")
     episodes: PositiveInt = Field(description="whole held-out episodes")
     steps: PositiveInt
-    tolerance: float = Field(gt=0, description="of logit errors; actions must be equal")
+    tolerance: float = Field(
+        gt=0, description="of logit errors; actions must be equal, but for ties"
+    )
     engines: dict[str, Comparison] = Field(
         description="each engine against the student, or at int8 against the int8 reference"
     )

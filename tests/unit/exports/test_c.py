@@ -1,8 +1,11 @@
 """The C export: it builds without a warning, says what NumPy says, and minds its manners."""
 
+import ctypes
 import re
 import subprocess
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,3 +147,38 @@ def test_a_missing_compiler_names_its_package(tmp_path, monkeypatch):
     assert raised.value.exit_code == EXIT_USAGE
     with pytest.raises(UsageError, match=r"cc is not installed.* Debian package gcc"):
         c_library.steps(tmp_path, [])
+
+
+def test_what_hangs_is_stopped_with_all_that_it_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(c_library, "TIMEOUT_S", 0.3)
+    (tmp_path / "Makefile").write_text("test:\n\tsleep 60 & echo $$! > pid; wait\n")
+    with pytest.raises(BuildError, match="was stopped after"):
+        c_library.make(tmp_path, "test", tmp_path / "b")
+    number = int((tmp_path / "pid").read_text())
+    until = time.monotonic() + 10
+    while running(number) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not running(number)
+
+
+def running(process):
+    state = Path(f"/proc/{process}/stat")
+    return state.exists() and state.read_text().split()[2] != "Z"
+
+
+def test_tanh_is_off_by_at_most_four_parts_in_ten_million(episodes, tmp_path):
+    written(tmp_path / "c", KINDS[1], episodes)
+    (tmp_path / "c" / "probe.c").write_text(
+        '#include "kernels.h"\n'
+        "void probe(float *x, int n) { for (int i = 0; i < n; i++) x[i] = kd_tanh(x[i]); }\n"
+    )
+    library = tmp_path / "probe.so"
+    subprocess.run(
+        ["cc", "-std=c99", "-O2", "-fPIC", "-shared", "-o", library, tmp_path / "c" / "probe.c"],
+        check=True,
+        timeout=60,
+    )
+    given = np.concatenate([np.linspace(-12, 12, 100_001), [1e30, -1e30, 0.0]]).astype(np.float32)
+    found = given.copy()
+    ctypes.CDLL(str(library)).probe(found.ctypes.data_as(ctypes.c_void_p), len(found))
+    assert np.abs(found - np.tanh(given.astype(np.float64))).max() < 4e-7

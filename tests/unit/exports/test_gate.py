@@ -3,9 +3,10 @@ import pytest
 
 from kd_offline.errors import EXIT_FAILED
 from kd_offline.exports import gate
+from kd_offline.exports.engines import team
 from kd_offline.exports.gate import ParityError, Recorded
 from kd_offline.schemas.export import Comparison
-from tests.unit.exports.conftest import SPEC
+from tests.unit.exports.conftest import KINDS, SPEC, exported
 
 
 def tiny():
@@ -107,3 +108,34 @@ def test_the_first_episodes_are_whole(episodes):
     assert len(episodes.first(1).seeds) == 1
     assert len(episodes.first(10**6).seeds) == len(episodes.seeds)
     assert few.arrays["obs"].shape == (2, few.longest, SPEC.n_agents, SPEC.obs_width)
+
+
+def test_ties_are_counted_and_excused_and_nothing_else_is():
+    theirs = logits(1.0 - 1e-5)
+    ours = theirs.copy()
+    ours[0, 0, 0] = [1.0 - 1e-5, 1.0]
+    found = gate.compare(ours, theirs, tiny())
+    assert found.ties == 1
+    assert found.agreement == pytest.approx(5 / 6)
+    gate.require_parity("c", found)
+    further = logits(1.0 - 1e-3)
+    ours = further.copy()
+    ours[0, 0, 0] = [1.0 - 1e-3, 1.0]
+    assert gate.compare(ours, further, tiny()).ties == 0
+    with pytest.raises(ParityError, match="1 actions differ"):
+        gate.require_parity("c", good(agreement=0.998, ties=1))
+
+
+def test_a_step_that_does_not_follow_its_own_logits_is_refused(episodes):
+    _, networks, agents, _ = exported(KINDS[1])
+
+    def second_best(step):
+        def wrong(obs, legal, memory):
+            _, said, after = step(obs, legal, memory)
+            return said.argmin(axis=1), said, after
+
+        return wrong
+
+    steps = [second_best(network.step) for network in networks]
+    with pytest.raises(ParityError, match="it returned the action"):
+        gate.replay(team(agents, steps, None), episodes)
