@@ -79,7 +79,9 @@ def test_its_recipe_makes_it_again(again):
     assert again.names == stored.names
     assert again.spec == stored.spec
     assert again.manifest.experts == stored.manifest.experts
-    assert again.manifest.masks == stored.manifest.masks
+    # What a preset says of itself may be put better one day; what it shows may not change.
+    drawn = [{k: m.random_k for k, m in b.manifest.masks.items()} for b in (again, stored)]
+    assert drawn[0] == drawn[1]
     ours, theirs = (buffer.manifest.arrays for buffer in (again, stored))
     differing = {name for name in theirs if ours[name].digest != theirs[name].digest}
     assert differing <= ROUNDED

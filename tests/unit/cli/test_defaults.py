@@ -28,4 +28,4 @@ def test_help_of_train_states_the_recipe():
     width, network = TrainRecipe.model_fields["architecture"].default, ExpertArchitecture()
     assert width == network
     assert network.trunk == (network.gru,)
-    assert f"[default: one layer of {network.gru}, memory of {network.gru}]" in text
+    assert f"[default: one layer of {network.gru} and a memory of {network.gru}," in text

@@ -79,13 +79,12 @@ def test_entries_have_names():
     assert entry("steps/embedding", 4, (1, 2)) == "entry 2"
 
 
-def test_parts_hold_every_chosen_episode_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("kd_offline.recording.episodes._PART_EPISODES", 3)
+def test_parts_hold_every_chosen_episode_once(tmp_path):
     buffer = tiny_dataset(tmp_path / "d", 10)
     chosen = choose(buffer, 8, seed=1)
     assert len(np.unique(chosen)) == 8
     assert (np.diff(chosen) > 0).all()
-    found = list(parts(buffer, ["steps/reward", "episodes/seed"], chosen))
+    found = list(parts(buffer, ["steps/reward", "episodes/seed"], chosen, most=3))
     assert [len(part.episodes) for part in found] == [3, 3, 2]
     seeds = np.concatenate([part.arrays["episodes/seed"] for part in found])
     np.testing.assert_array_equal(seeds, buffer.episodes("seed")[chosen])
