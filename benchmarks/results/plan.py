@@ -12,6 +12,7 @@ from typing import Any
 MASKS = ("full", "limited", "paper")
 METHODS = ("kd-marl", "kl", "bc")
 DISTILLATION_SEEDS = (0, 1, 2, 3, 4)
+ABLATION_SEEDS = (0, 1, 2)
 RL_SEEDS = (0, 1)
 EPISODES = 4000
 
@@ -61,6 +62,7 @@ class DistilledCell:
     widths: tuple[int, ...]
     settings: tuple[tuple[str, Any], ...] = ()
     label: str = ""
+    seeds: tuple[int, ...] = DISTILLATION_SEEDS
 
     @property
     def id(self) -> str:
@@ -87,9 +89,21 @@ def distilled_cells(task: Task) -> list[DistilledCell]:
 
 
 def ablation_cells(task: Task) -> list[DistilledCell]:
-    """Return KD-MARL without each of its parts, under the limited mask."""
+    """Return KD-MARL without each of its parts, under the limited mask of the first task.
+
+    In the other two tasks every method keeps all that there is, so no part can bring anything.
+    """
     wide = (32,) * len(task.mixed_widths)
+    parts = ("ce", "structure", "role", "policy") if task == TASKS[0] else ()
     return [
-        DistilledCell(task, "limited", "kd-marl", wide, ((f"weights.{part}", 0.0),), f"no-{part}")
-        for part in ("ce", "structure", "role", "policy")
+        DistilledCell(
+            task,
+            "limited",
+            "kd-marl",
+            wide,
+            ((f"weights.{part}", 0.0),),
+            f"no-{part}",
+            ABLATION_SEEDS,
+        )
+        for part in parts
     ]

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results.plan import (
-    DISTILLATION_SEEDS,
     EPISODES,
     RL_SEEDS,
     TASKS,
@@ -143,7 +142,7 @@ def group_name(cell: NetworkCell) -> str:
 
 
 def make_students(cell: DistilledCell) -> None:
-    """Distil five teams and measure them, with the best network known as mask ceiling."""
+    """Distil the teams of a cell and measure them, with the best network known as ceiling."""
     from kd_offline.distillation.distill import distill
     from kd_offline.distillation.recipe import distill_recipe
     from kd_offline.evaluation.evaluate import evaluate
@@ -155,7 +154,7 @@ def make_students(cell: DistilledCell) -> None:
         method=cell.method,
         mask=cell.mask,
         hidden=cell.widths,
-        seeds=DISTILLATION_SEEDS,
+        seeds=cell.seeds,
         settings=settings,
     )
     path = WORK / "runs" / cell.id
@@ -171,7 +170,7 @@ def make_students(cell: DistilledCell) -> None:
             "method": cell.method,
             "widths": cell.widths,
             "label": cell.label,
-            "seeds": len(DISTILLATION_SEEDS),
+            "seeds": len(cell.seeds),
             "seconds": [result["seconds"] for result in run["results"]],
             "held_out": [result["held_out"] for result in run["results"]],
             "dataset": run["dataset"]["id"],
@@ -182,13 +181,17 @@ def make_students(cell: DistilledCell) -> None:
 
 
 def ceiling(cell: DistilledCell) -> Path | None:
-    """Return the best network that was trained under the cell's mask, of any size, if any."""
+    """Return the best network that was trained under the cell's mask, of any size, if any.
+
+    Best as measured: every side against the bundled expert's opponents, all sides summed.
+    """
     found: list[tuple[float, Path]] = []
-    for path in (network_path(c) for c in network_cells(cell.task) if c.mask == cell.mask):
-        if (path / "expert.json").is_file() and _finished(path):
-            card = json.loads((path / "expert.json").read_text(encoding="utf-8"))
-            found.append((sum(card["greedy"]["returns"].values()), path))
-    return max(found)[1] if found and cell.mask != "full" else None
+    for network in network_cells(cell.task) if cell.mask != "full" else ():
+        group = CELLS / f"{group_name(network)}.json"
+        if network.mask == cell.mask and group.is_file():
+            score = json.loads(group.read_text(encoding="utf-8"))["greedy"]
+            found.append((score["seeds"][network.seed]["mean"], network_path(network)))
+    return max(found)[1] if found else None
 
 
 def _complete(path: Path) -> bool:
