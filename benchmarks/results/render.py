@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results.plan import (
+    ABLATION_SEEDS,
     DISTILLATION_SEEDS,
     EPISODES,
     MASKS,
@@ -27,6 +28,7 @@ from benchmarks.results.run import CELLS, group_name
 
 PAGE = Path("docs/results.md")
 README = Path("README.md")
+MODES = ("greedy", "sampled")
 Cell = dict[str, Any]
 
 # KD-MARL (arXiv 2604.06691), Table II, returns as printed; the paper states no episodes, no seeds
@@ -78,7 +80,7 @@ def _summary() -> str:
 def _pair(cell: Cell | None, party: str) -> tuple[str, ...]:
     """Return return and share kept, greedy and then sampled."""
     out: list[str] = []
-    for mode in ("greedy", "sampled"):
+    for mode in MODES:
         score = None if cell is None else cell.get(mode)
         out.append("*not measured*" if score is None else _estimate(score[party]))
         kept = None if score is None else score["retention_intervals"]["normalised"]
@@ -104,11 +106,14 @@ def _head() -> str:
         "`python -m benchmarks.results.render`. Returns are sums over the agents of a team and "
         f"over the steps of an episode, means of {EPISODES:,} evaluation episodes on the same "
         "seeds for everyone, with 95 % intervals in brackets (bootstrap over seeds and episodes). "
-        f"Distilled cells have {len(DISTILLATION_SEEDS)} distillation seeds; networks trained by "
+        f"Distilled cells have {len(DISTILLATION_SEEDS)} distillation seeds, ablations "
+        f"{len(ABLATION_SEEDS)}; networks trained by "
         f"RL have {len(RL_SEEDS)} seeds each, and the bundled expert is one network. *Kept* is "
         "(return - random) / (expert - random). The *ceiling* of a mask is the best network of "
         "any size that RL trained directly under it; more than 100 % says that longer training "
-        "or another seed would raise it. A cell that was not made yet says *not measured*."
+        "or another seed would raise it. Where sides play against each other, every side meets "
+        "the expert's opponents and has rows of its own. A cell that was not made yet says *not "
+        "measured*."
     )
 
 
@@ -123,17 +128,23 @@ def _paper(task: Task) -> str:
 
 
 def _returns(task: Task) -> str:
+    made = next((c for c in _cells(task) if c), None)
+    if made is None:
+        return ""
+    sides = list(made["greedy"].get("sides") or {})
+    tables = [_side_returns(task, made, side) for side in (sides if len(sides) > 1 else [""])]
+    return "\n\n".join(tables)
+
+
+def _side_returns(task: Task, made: Cell, side: str) -> str:
+    """Return the table of one side, or of all where ``side`` is empty."""
     rows: list[tuple[str, ...]] = [("policy", "play", *MASKS)]
-    for mode in ("greedy", "sampled"):
+    for mode in MODES:
         for title, names in _policies(task):
-            cells = [read(names[mask]) if mask in names else None for mask in MASKS]
-            shown = [
-                _score(c, mode) if m in names else "" for m, c in zip(MASKS, cells, strict=True)
-            ]
+            shown = [_score(read(names[m]), mode, side) if m in names else "" for m in MASKS]
             rows.append((title, mode, *shown))
-    reference = next((c for c in _cells(task) if c), None)
-    line = "" if reference is None else _reference(reference)
-    return f"{line}\n\n{_table(rows)}".strip()
+    words = f"Side *{side}*. " if side else ""
+    return f"{words}{_reference(made, side)}\n\n{_table(rows)}"
 
 
 def _policies(task: Task) -> list[tuple[str, dict[str, str]]]:
@@ -158,24 +169,27 @@ def _cells(task: Task) -> list[Cell | None]:
     return [read(name) for _, names in _policies(task) for name in names.values()]
 
 
-def _reference(cell: Cell) -> str:
+def _reference(cell: Cell, side: str) -> str:
     lines = []
-    for mode in ("greedy", "sampled"):
-        if cell.get(mode):
-            expert, random = cell[mode]["expert"], cell[mode]["random"]
-            lines.append(
-                f"Bundled expert, {mode}: {_estimate(expert)}; random: {_estimate(random)}."
-            )
+    for mode in MODES:
+        score = _scored(cell, mode, side)
+        expert, random = _estimate(score["expert"]), _estimate(score["random"])
+        lines.append(f"Bundled expert, {mode}: {expert}; random: {random}.")
     return " ".join(lines)
 
 
-def _score(cell: Cell | None, mode: str) -> str:
-    if cell is None or not cell.get(mode):
+def _scored(cell: Cell, mode: str, side: str) -> Cell:
+    score: Cell = cell[mode]["sides"][side] if side else cell[mode]
+    return score
+
+
+def _score(cell: Cell | None, mode: str, side: str = "") -> str:
+    if cell is None:
         return "*not measured*"
-    kept = cell[mode]["retention"]["normalised"]
-    text = _estimate(cell[mode]["student"])
+    score = _scored(cell, mode, side)
+    kept, ceiling = score["retention"]["normalised"], score["retention"].get("of_ceiling")
+    text = _estimate(score["student"])
     text += "" if kept is None else f", {100 * kept:.1f} %"
-    ceiling = cell[mode]["retention"].get("of_ceiling")
     return text + ("" if ceiling is None else f" ({100 * ceiling:.1f} % of ceiling)")
 
 
@@ -207,11 +221,14 @@ def _costs(task: Task) -> str:
 
 
 def _ablation(task: Task) -> str:
-    rows: list[tuple[str, ...]] = [("KD-MARL, width 32, limited", "greedy", "sampled")]
-    for cell in ablation_cells(task):
+    cells = ablation_cells(task)
+    whole = [c for c in distilled_cells(task) if cells and c.id == cells[0].id.rsplit(".", 1)[0]]
+    rows: list[tuple[str, ...]] = [("KD-MARL, width 32, limited", "seeds", "greedy", "sampled")]
+    for cell in (*whole, *cells):
         made = read(cell.id)
-        if made is not None:
-            rows.append((cell.label, _score(made, "greedy"), _score(made, "sampled")))
+        label = cell.label.replace("no-", "without ") or "whole"
+        scores = [_score(made, mode) for mode in MODES]
+        rows.append((label, "" if made is None else str(made["seeds"]), *scores))
     return _table(rows) if len(rows) > 1 else ""
 
 
