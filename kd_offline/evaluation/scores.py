@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from kd_offline.schemas.evaluation import (
     RetentionScores,
     SeedScore,
     SideScore,
+    Swaps,
     WinRates,
 )
 
@@ -195,20 +197,44 @@ def cross_play(
 ) -> CrossPlay:
     """Swap single agents between the expert's and the students' teams; see ``CrossPlay``."""
     spec = court.environment.spec
-    alone: dict[int, Estimate | None] = {}
-    others: dict[int, Estimate | None] = {}
+    swaps: dict[int, tuple[_Swap, _Swap]] = {}
     for play in sides.values():
         for agent, (one, rest) in play_swaps(court, who, play.agents).items():
-            alone[agent] = _swap_score(play, one, draws)
-            others[agent] = _swap_score(play, rest, draws)
-    order = range(spec.n_agents)
+            swaps[agent] = _swap(play, one, draws), _swap(play, rest, draws)
+    alone, others = zip(*(swaps[i] for i in range(spec.n_agents)), strict=True)
     return CrossPlay(
         agents=spec.agents,
-        student_among_experts=tuple(alone[i] for i in order),
-        expert_among_students=tuple(others[i] for i in order),
+        student_among_experts=tuple(swap.kept for swap in alone),
+        expert_among_students=tuple(swap.kept for swap in others),
+        returns=Swaps(
+            student_among_experts=tuple(swap.returns for swap in alone),
+            expert_among_students=tuple(swap.returns for swap in others),
+        ),
+        win_rates=_swapped_wins(alone, others),
     )
 
 
-def _swap_score(play: SidePlay, mixed: Sequence[Rollout], draws: Resampling) -> Estimate | None:
-    samples = Samples(play.returns(play.expert), play.returns(*mixed), play.returns(play.random))
-    return estimate(retention(samples, draws).normalised)
+class _Swap(NamedTuple):
+    """What one mixed team reached, for its agent's side."""
+
+    kept: Estimate | None
+    returns: Estimate
+    won: Estimate | None
+
+
+def _swap(play: SidePlay, mixed: Sequence[Rollout], draws: Resampling) -> _Swap:
+    returns = play.returns(*mixed)
+    samples = Samples(play.returns(play.expert), returns, play.returns(play.random))
+    has_wins = play.samples().expert_won is not None
+    return _Swap(
+        estimate(retention(samples, draws).normalised),
+        _known(draws.interval(returns)),
+        _known(rate_interval(draws, wins(*mixed))) if has_wins else None,
+    )
+
+
+def _swapped_wins(alone: Sequence[_Swap], others: Sequence[_Swap]) -> Swaps | None:
+    one, rest = (tuple(s.won for s in swaps if s.won is not None) for swaps in (alone, others))
+    if len(one) < len(alone):
+        return None
+    return Swaps(student_among_experts=one, expert_among_students=rest)

@@ -108,8 +108,16 @@ def draft(
     return Draft(student, weights, precision, networks, agents, recorded, expected, cost)
 
 
-def _student(run: RunFolder, manifest: RunManifest, seed: int | None) -> StudentPolicy:
-    """Return the team of a seed, if it is the one that the run says came out."""
+def trained(run: RunFolder, manifest: RunManifest) -> list[StudentPolicy]:
+    """Return the teams of a complete run, if they are those that the run says came out.
+
+    Raises
+    ------
+    UsageError
+        The run is not complete.
+    CheckpointError
+        It was altered.
+    """
     if manifest.status != "complete":
         msg = f"the run in {str(run.path)!r} is {manifest.status}: finish it with distill --resume"
         raise UsageError(msg)
@@ -124,6 +132,12 @@ def _student(run: RunFolder, manifest: RunManifest, seed: int | None) -> Student
             "run was altered, so restore it or distil again"
         )
         raise CheckpointError(msg)
+    return teams
+
+
+def _student(run: RunFolder, manifest: RunManifest, seed: int | None) -> StudentPolicy:
+    """Return the team of a seed, the first by default."""
+    teams = trained(run, manifest)
     wanted = manifest.seeds[0] if seed is None else seed
     for student in teams:
         if student.seed == wanted:

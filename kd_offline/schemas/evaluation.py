@@ -193,12 +193,23 @@ class CostPrediction(Strict):
     prediction: Prediction
 
 
+class Swaps(Strict):
+    """One figure of every mixed team, by the agent that was swapped."""
+
+    student_among_experts: tuple[Estimate, ...]
+    expert_among_students: tuple[Estimate, ...]
+
+
 class CrossPlay(Strict):
     """Teams mixed from experts and students, greedy, as normalised retention of the side."""
 
     agents: tuple[str, ...]
     student_among_experts: tuple[Estimate | None, ...]
     expert_among_students: tuple[Estimate | None, ...]
+    returns: Swaps | None = Field(
+        default=None, description="of the swapped agent's side; absent in files of before"
+    )
+    win_rates: Swaps | None = Field(default=None, description="where the task has wins")
 
 
 class ActionHeat(Strict):

@@ -164,3 +164,16 @@ def test_wrong_plans_are_refused(wrong):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UsageError, match="is not a run"):
         evaluate(tmp_path)
+
+
+def test_mixed_teams_have_returns_and_wins_on_the_same_episodes():
+    broken = MixedTeam((EXPERT, TargetsPolicy(-8.0)), (0, 1))
+    got = figures(broken)
+    score, mixed = got.modes["greedy"], got.cross_play
+    assert mixed.returns.student_among_experts[0] == score.expert
+    assert mixed.returns.student_among_experts[1] == score.student
+    assert mixed.returns.expert_among_students[1] == score.expert
+    assert mixed.win_rates.student_among_experts[1] == score.win_rate.student
+    two = figures(broken, sides=2).cross_play
+    assert two.win_rates is None
+    assert len(two.returns.expert_among_students) == 2
