@@ -44,12 +44,19 @@ class NetworkCell:
     mask: str
     widths: tuple[int, ...] | None
     seed: int
+    times: int = 1
+
+    @property
+    def frames(self) -> int:
+        """Joint steps of training."""
+        return self.times * self.task.frames
 
     @property
     def id(self) -> str:
         """File name of the cell."""
         size = "full-size" if self.widths is None else "-".join(map(str, self.widths))
-        return f"{self.task.slug}.{self.mask}.mappo.{size}.seed-{self.seed}"
+        long = f".x{self.times}" if self.times > 1 else ""
+        return f"{self.task.slug}.{self.mask}.mappo.{size}{long}.seed-{self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +80,20 @@ class DistilledCell:
 
 
 def network_cells(task: Task) -> list[NetworkCell]:
-    """Return what is trained by RL: full size and mixed widths, and 32-wide under ``limited``."""
+    """Return what is trained by RL: full size and mixed widths, and 32-wide under ``limited``.
+
+    In the first task the latter also for ten times as long as its students are distilled.
+    """
     wide = (32,) * len(task.mixed_widths)
-    sizes = [(mask, widths) for mask in MASKS for widths in (None, task.mixed_widths)]
-    sizes.append(("limited", wide))
-    return [NetworkCell(task, mask, widths, seed) for seed in RL_SEEDS for mask, widths in sizes]
+    kinds = [(mask, widths, 1) for mask in MASKS for widths in (None, task.mixed_widths)]
+    kinds.append(("limited", wide, 1))
+    if task == TASKS[0]:
+        kinds.append(("limited", wide, 5))
+    return [
+        NetworkCell(task, mask, widths, seed, times)
+        for seed in RL_SEEDS
+        for mask, widths, times in kinds
+    ]
 
 
 def distilled_cells(task: Task) -> list[DistilledCell]:

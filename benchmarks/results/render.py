@@ -62,14 +62,15 @@ def _summary() -> str:
         for c in distilled_cells(spread)
         if c.method == METHODS[0] and c.widths == wide
     }
-    trained = next(c for c in network_cells(spread) if c.widths == wide)
+    alike = [c for c in network_cells(spread) if c.widths == wide]
+    trained = max(alike, key=lambda c: (read(group_name(c)) is not None, c.frames))
     rows: list[tuple[str, ...]] = [
         ("", "greedy", "kept", "sampled", "kept"),
         ("expert", *_pair(cells["full"], "expert")),
         ("students, mask `full`", *_pair(cells["full"], "student")),
         ("students, mask `limited`", *_pair(cells["limited"], "student")),
         (
-            f"same size trained by RL, {trained.task.frames:,} steps, mask `{trained.mask}`",
+            f"same size trained by RL, {trained.frames:,} steps, mask `{trained.mask}`",
             *_pair(read(group_name(trained)), "student"),
         ),
         ("random play", *_pair(cells["full"], "random")),
@@ -152,7 +153,8 @@ def _policies(task: Task) -> list[tuple[str, dict[str, str]]]:
     networks: dict[str, dict[str, str]] = {}
     for cell in network_cells(task):
         size = "full size" if cell.widths is None else f"width {_widths(cell.widths)}"
-        title = f"MAPPO trained under the mask, {size}"
+        long = f", {cell.times} times as long" if cell.times > 1 else ""
+        title = f"MAPPO trained under the mask, {size}{long}"
         networks.setdefault(title, {})[cell.mask] = group_name(cell)
     students: dict[str, dict[str, str]] = {}
     for each in distilled_cells(task):

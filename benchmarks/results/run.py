@@ -15,6 +15,7 @@ import json
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def make_network(cell: NetworkCell) -> None:
         environment=cell.task.name,
         mask=None if cell.mask == "full" else cell.mask,
         architecture=architecture,
-        frames=cell.task.frames,
+        frames=cell.frames,
         seed=100 + cell.seed,
     )
     path = network_path(cell)
@@ -116,7 +117,7 @@ def measure_networks(cell: NetworkCell) -> None:
     if (CELLS / f"{name}.json").is_file():
         return
     world = environments.load(cell.task.name)
-    paths = [network_path(NetworkCell(cell.task, cell.mask, cell.widths, s)) for s in RL_SEEDS]
+    paths = [network_path(replace(cell, seed=seed)) for seed in RL_SEEDS]
     networks = tuple(load(path, world.spec) for path in paths)
     cards = [json.loads((path / "expert.json").read_text(encoding="utf-8")) for path in paths]
     who = Contestants(load("bundled", world.spec), networks)
@@ -128,7 +129,7 @@ def measure_networks(cell: NetworkCell) -> None:
             "mask": cell.mask,
             "widths": cell.widths,
             "seeds": len(RL_SEEDS),
-            "frames": cell.task.frames,
+            "frames": cell.frames,
             "seconds": [card["seconds"] for card in cards],
             "parameters": cards[0]["parameters"]["actor"],
             **{mode: score.model_dump(mode="json") for mode, score in figures.modes.items()},
