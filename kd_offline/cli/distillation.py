@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from kd_offline.distillation.job import Report
+    from kd_offline.schemas.budget import Allocation
     from kd_offline.schemas.run import RunManifest
 
 _EXAMPLES = options.examples(
@@ -26,6 +27,8 @@ _EXAMPLES = options.examples(
     "kd-offline distill dataset.zarr -o lh/ --preset lh+a --arch mlp",
     "kd-offline distill dataset.zarr -o run/ --set switches.ratio=joint --dry-run",
     "kd-offline distill qmix.zarr -o run/ --method q --dueling",
+    "kd-offline distill dataset.zarr -o run/ --profile stm32f4 --max-latency-us 300 "
+    "--max-flash-kb 40",
     "kd-offline distill large.zarr -o run/ --memory-mb 1000",
     "kd-offline distill dataset.zarr -o run/ --recipe recipe.toml --resume",
 )
@@ -48,6 +51,14 @@ _PLACES = {
     "learning_rate": "optimisation.learning_rate",
     "threads": "threads",
     "memory_mb": "memory_mb",
+    "profile": "budget.profile",
+    "max_latency_us": "budget.max_latency_us",
+    "max_flash_kb": "budget.max_flash_kb",
+    "max_ram_kb": "budget.max_ram_kb",
+    "max_macs": "budget.max_macs",
+    "max_energy_uj": "budget.max_energy_uj",
+    "precision": "budget.precision",
+    "shared_device": "budget.shared_device",
 }
 
 _Threads = Annotated[
@@ -101,6 +112,22 @@ _Dueling = Annotated[
 _MemoryMb = Annotated[
     float | None, typer.Option(help="Stream what needs more; see the guide.  [default: no limit]")
 ]
+_Profile = Annotated[
+    str | None,
+    typer.Option(help="Device that the students have to fit, by name or .toml file."),
+]
+_MaxLatencyUs = Annotated[float | None, typer.Option(help="Of an agent's step, in C on it.")]
+_MaxFlashKb = Annotated[float | None, typer.Option(help="Weights and code; 1024 bytes.")]
+_MaxRamKb = Annotated[float | None, typer.Option(help="Buffers and memory.")]
+_MaxMacs = Annotated[int | None, typer.Option(help="Multiply-accumulates of a step.")]
+_MaxEnergyUj = Annotated[float | None, typer.Option(help="Of a step.")]
+_Precision = Annotated[
+    str | None, typer.Option(help="fp32 or int8, that the budget is for.  [default: fp32]")
+]
+_SharedDevice = Annotated[
+    bool | None,
+    typer.Option("--shared-device", help="One device runs the team, so that costs add up."),
+]
 _PolicyTerm = Annotated[str | None, typer.Option(help="ppo, awr, crr or none.")]
 
 
@@ -130,6 +157,14 @@ def distill(
     regression_weight: _RegressionWeight = None,
     policy_term: _PolicyTerm = None,
     memory_mb: _MemoryMb = None,
+    profile: _Profile = None,
+    max_latency_us: _MaxLatencyUs = None,
+    max_flash_kb: _MaxFlashKb = None,
+    max_ram_kb: _MaxRamKb = None,
+    max_macs: _MaxMacs = None,
+    max_energy_uj: _MaxEnergyUj = None,
+    precision: _Precision = None,
+    shared_device: _SharedDevice = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
     resume: options.Resume = False,
@@ -201,6 +236,8 @@ def _finish(done: RunManifest, output: Path, json: bool) -> None:
         return
     for student in done.students:
         say(f"  {student.agent}: hidden {student.hidden}, {student.parameters:,} parameters")
+    if done.allocation is not None:
+        _show_budget(done.allocation)
     for result in done.results:
         shown = {name: x for name, x in result.held_out.items() if "." not in name}
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
@@ -208,6 +245,15 @@ def _finish(done: RunManifest, output: Path, json: bool) -> None:
     say(f"{len(done.results)} teams in {done.timing.seconds:.1f} s")
     say(f"next: kd-offline evaluate {output}")
     typer.echo(str(output))
+
+
+def _show_budget(allocation: Allocation) -> None:
+    for agent in allocation.agents:
+        found = ", ".join(f"{name} {one.value:,.4g}" for name, one in agent.figures.items())
+        say(f"  {agent.agent}: worth {agent.worth.total:.3f}; predicted {found}")
+    limits = ", ".join(f"{name} {value:,.4g}" for name, value in allocation.limits.items())
+    whose = "the team" if allocation.budget.shared_device else "each agent"
+    say(f"  within the budget of {whose}: {limits}")
 
 
 def rerun(

@@ -8,19 +8,24 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.lessons import Episodes, first_critic, measured, ordered, taught
 from kd_offline.distillation.roles import RoleModel, fit_roles
 from kd_offline.distillation.targets import Lesson
 from kd_offline.distillation.train import Row
+from kd_offline.distillation.worth import worths
 from kd_offline.errors import DatasetError, StorageError
 from kd_offline.runs.folder import RUN, RunFolder, check_free, create_run, open_run
 from kd_offline.runs.provenance import provenance
+from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import DatasetReference, RunManifest, StudentRecord, Timing
 from kd_offline.schemas.student import StudentCard
 from kd_offline.seeding import generator
 from kd_offline.students import policy as students
+from kd_offline.students.budgets import allocate_budget, device_of
 from kd_offline.students.networks import InputScale, StudentTeam
 from kd_offline.students.widths import allocate
 from kd_offline.types import BoolArray, FloatArray
@@ -57,6 +62,8 @@ def prepare(
 ) -> Job:
     """Read the dataset, compute its targets, and only then make or reopen the run folder."""
     began = time.perf_counter()
+    if recipe.budget is not None:
+        device_of(recipe.budget)  # refused before anything is read
     again = resume and (output / RUN).is_file()
     if not again:
         check_free(output, overwrite=overwrite)
@@ -69,6 +76,7 @@ def prepare(
     measures = measured(loader, recipe)
     scale = measures.scale
     card = _card(buffer, recipe, mask, scale.std)
+    card, allocation = _within_budget(buffer, recipe, card, mask)
     roles = fit_roles(buffer, train, recipe.switches) if recipe.weights.role else None
     team = fresh_team(card, recipe.seeds[0], scale)
     lesson = Lesson(buffer.spec, first_critic(buffer), recipe, measures, team, roles)
@@ -76,6 +84,7 @@ def prepare(
     del loader
     held = taught(ordered(buffer, heldout if len(heldout) else train, recipe), lesson)
     manifest = _manifest(buffer, recipe, card, team, path, command)
+    manifest = manifest.model_copy(update={"allocation": allocation})
     if again:
         folder = _same_run(output, recipe, buffer)
         manifest = manifest.model_copy(update={"results": folder.manifest().results})
@@ -118,6 +127,19 @@ def _card(
         dataset=buffer.id,
         seeds=recipe.seeds,
     )
+
+
+def _within_budget(
+    buffer: ExpertBuffer, recipe: DistillRecipe, card: StudentCard, mask: BoolArray
+) -> tuple[StudentCard, Allocation | None]:
+    """Narrow the students to the recipe's budget, by what their blocks are worth."""
+    if recipe.budget is None:
+        return card, None
+    seen: BoolArray = mask if mask.ndim == 2 else np.any(mask, axis=0)
+    found = worths(buffer, seen, motion=card.motion)
+    allocation = allocate_budget(card, found, recipe.budget)
+    widths = tuple(agent.hidden for agent in allocation.agents)
+    return card.model_copy(update={"widths": widths}), allocation
 
 
 def fresh_team(card: StudentCard, seed: int, scale: InputScale) -> StudentTeam:

@@ -18,6 +18,7 @@ from kd_offline.networks.arithmetic import ExportedShape, Shape, compacted
 from kd_offline.runs.folder import RunFolder
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.run import RunManifest
+from kd_offline.students.networks import exported_shape
 
 if TYPE_CHECKING:
     from kd_offline.experts.load import AnyExpert
@@ -137,23 +138,11 @@ def expert_shapes(expert: AnyExpert, spec: EnvironmentSpec) -> tuple[Shape, ...]
 
 
 def student_shapes(student: StudentPolicy, spec: EnvironmentSpec) -> tuple[ExportedShape, ...]:
-    """Return each agent's network as it is exported.
-
-    The columns that a fixed mask hides are dropped, and its bits, which never change, are part of
-    a bias. Under a mask that is drawn for each episode every column is needed.
-    """
-    seen, asked = student.mask.static, student.team.inputs
+    """Return each agent's network as it is exported."""
+    seen = student.mask.static
     widths = spec.obs_widths if seen is None else seen.sum(axis=1).tolist()
     return tuple(
-        ExportedShape(
-            features=features,
-            trunk=tuple(shape.trunk),
-            gru=shape.gru,
-            outputs=shape.outputs,
-            motion=asked.motion,
-            mask_bits=asked.mask and seen is None,
-            last_action=asked.last_action,
-        )
+        exported_shape(shape, student.team.inputs, features, drawn=seen is None)
         for features, shape in zip(widths, student.team.shapes, strict=True)
     )
 

@@ -9,10 +9,19 @@ from kd_offline.datasets.insight.profile import returns_by_noise, returns_by_spl
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import KdOfflineError
 from kd_offline.files import write_file
-from kd_offline.reports import cost_tables, dataset_plots, dataset_tables, plots, tables, words
+from kd_offline.reports import (
+    budget_tables,
+    cost_tables,
+    dataset_plots,
+    dataset_tables,
+    plots,
+    tables,
+    words,
+)
 from kd_offline.reports.devices import evaluated
 from kd_offline.reports.page import Section, fill
 from kd_offline.runs.folder import RunFolder, open_run
+from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.run import RunManifest
@@ -76,6 +85,7 @@ def _sections(
     made = [] if evaluation is None else _evaluated(evaluation)
     timed = folder.latency()
     made += [] if timed is None else [_timed(timed)]
+    made += [] if manifest.allocation is None else [_budget(manifest.allocation)]
     made += [_training(folder, manifest), *_data(manifest)]
     made.append(
         Section(
@@ -157,6 +167,19 @@ def _mixed(report: EvaluationReport) -> Section:
     mixed, table = report.cross_play, tables.cross_table(report)
     figures = () if mixed is None else (plots.cross_plot(mixed),)
     return Section("mixed", "Mixed teams", text, figures, () if table is None else (table,))
+
+
+def _budget(allocation: Allocation) -> Section:
+    text = (
+        "Predicted before training, from widths and from figures of the device, never measured. "
+        "An agent's width follows what hidden units make of the blocks that it sees."
+    )
+    shown = (
+        budget_tables.budget_table(allocation),
+        budget_tables.worth_table(allocation),
+        budget_tables.sources_table(allocation),
+    )
+    return Section("budget", "What they may cost", text, (), shown)
 
 
 def _training(folder: RunFolder, manifest: RunManifest) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kd_offline.reports import cost_tables, tables, words
+from kd_offline.reports import budget_tables, cost_tables, tables, words
 from kd_offline.reports.devices import evaluated
 from kd_offline.reports.tables import Table
 from kd_offline.runs.folder import open_run
@@ -45,6 +45,12 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
     if (timed := folder.latency()) is not None:
         parts += _tables(cost_tables.latency_table(timed))
         parts.append(f"Timed: {timed.convention}, on {timed.machine.processor}.")
+    if (allocation := manifest.allocation) is not None:
+        parts += _tables(
+            budget_tables.budget_table(allocation),
+            budget_tables.worth_table(allocation),
+            budget_tables.sources_table(allocation),
+        )
     parts += _tables(
         tables.source_table(manifest, evaluation),
         tables.training_table(manifest),

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
+from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.dataset import Digest
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.evaluation import (
@@ -61,6 +62,7 @@ class DistillOutput(Strict):
     method: str
     students: tuple[StudentRecord, ...]
     seconds: float
+    allocation: Allocation | None = Field(default=None, description="where a budget was stated")
     bytes_moved: int | None = Field(
         default=None, ge=0, description="over the network, where the dataset is not on this machine"
     )
@@ -73,6 +75,7 @@ class DistillOutput(Strict):
             method=manifest.method,
             students=manifest.students,
             seconds=manifest.timing.seconds,
+            allocation=manifest.allocation,
         )
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from kd_offline.schemas.budget import Budget
 from kd_offline.schemas.environment import Strict
 
 
@@ -143,6 +144,9 @@ class DistillRecipe(Strict):
     weights: LossWeights = LossWeights()
     switches: LossSwitches = LossSwitches()
     optimisation: Optimisation = Optimisation()
+    budget: Budget | None = Field(
+        default=None, description="student.hidden is then the widest that is allowed"
+    )
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     threads: int = Field(
         default=2, gt=0, description="agents that are trained side by side; changes no number"

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
+from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.environment import Scalar, Strict
 
 RUN_FORMAT = (1, 0)
@@ -85,6 +86,7 @@ class RunManifest(Strict):
     expert_reference: str = Field(default="", description="how the recording named it")
     seeds: tuple[int, ...]
     students: tuple[StudentRecord, ...]
+    allocation: Allocation | None = Field(default=None, description="where a budget was stated")
     results: tuple[SeedResult, ...] = ()
     provenance: Provenance
     timing: Timing

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kd_offline.networks.arithmetic import ExportedShape
 from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.recipes import StudentArchitecture
@@ -175,6 +176,25 @@ def agent_shape(
     recurrent = width if architecture.kind == "gru" else None
     return NetworkShape(
         columns, (width,) * architecture.depth, recurrent, spec.action_counts[agent]
+    )
+
+
+def exported_shape(
+    shape: NetworkShape, inputs: StudentInputs, features: int, *, drawn: bool
+) -> ExportedShape:
+    """Return a network as it is exported, from ``features`` that its mask leaves.
+
+    The columns that a fixed mask hides are dropped, and its bits, which never change, are part of
+    a bias. Under a mask that is ``drawn`` for each episode every column is needed.
+    """
+    return ExportedShape(
+        features=features,
+        trunk=tuple(shape.trunk),
+        gru=shape.gru,
+        outputs=shape.outputs,
+        motion=inputs.motion,
+        mask_bits=inputs.mask and drawn,
+        last_action=inputs.last_action,
     )
 
 

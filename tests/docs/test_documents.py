@@ -41,6 +41,7 @@ EXECUTED += [
         "converting",
         "export",
         "cost",
+        "budgets",
     )
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

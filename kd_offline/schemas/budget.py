@@ -1,0 +1,108 @@
+"""Budgets that students must meet, and what was allocated within them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from kd_offline.schemas.environment import Strict
+
+Quantity = Literal["latency_us", "flash_kb", "ram_kb", "macs", "energy_uj"]
+
+
+class Budget(Strict):
+    """What a decision may cost at most, as a model of a device predicts it.
+
+    The flash and the RAM of the device are limits even where none is stated. A KB is 1024 bytes.
+    """
+
+    profile: str | None = Field(
+        default=None, description="hardware profile by name or .toml file; needed for time, energy"
+    )
+    max_latency_us: float | None = Field(default=None, gt=0, description="of a step, in C")
+    max_flash_kb: float | None = Field(default=None, gt=0, description="tables, code where known")
+    max_ram_kb: float | None = Field(default=None, gt=0, description="static buffers and memory")
+    max_macs: int | None = Field(default=None, gt=0, description="multiply-accumulates of a step")
+    max_energy_uj: float | None = Field(default=None, gt=0, description="of a step")
+    precision: Literal["fp32", "int8"] = Field(
+        default="fp32", description="that the students will be exported with"
+    )
+    shared_device: bool = Field(
+        default=False,
+        description="one device runs the whole team, so the costs of its agents add up; else every "
+        "agent has one of its own",
+    )
+
+    @property
+    def limits(self) -> dict[Quantity, float]:
+        """The limits that are stated, by quantity."""
+        given: dict[Quantity, float | None] = {
+            "latency_us": self.max_latency_us,
+            "flash_kb": self.max_flash_kb,
+            "ram_kb": self.max_ram_kb,
+            "macs": self.max_macs,
+            "energy_uj": self.max_energy_uj,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Budget:
+        if self.profile is None and not self.limits:
+            msg = "a budget needs a profile or a limit, such as max_flash_kb"
+            raise ValueError(msg)
+        if self.profile is None and {"latency_us", "energy_uj"} & set(self.limits):
+            msg = "a limit of time or energy needs a hardware profile that predicts it: add one"
+            raise ValueError(msg)
+        return self
+
+
+class BlockWorth(Strict):
+    """What one observation block is worth to the hidden units of an agent."""
+
+    block: str
+    worth: float = Field(
+        description="variance of the expert's decision, Shapley share; below 0 for noise"
+    )
+
+
+class Worth(Strict):
+    """What an agent's visible blocks are worth; measured from the dataset."""
+
+    agent: str
+    total: float = Field(
+        ge=0, description="variance of the expert's decision that only hidden units explain"
+    )
+    linear: float = Field(ge=0, description="variance that a linear map explains")
+    decision: float = Field(ge=0, description="variance of the decision")
+    blocks: tuple[BlockWorth, ...]
+
+
+class BudgetFigure(Strict):
+    """One predicted quantity of a network, with where it comes from."""
+
+    value: float = Field(ge=0)
+    kind: Literal["derived", "modelled"] = Field(
+        description="derived: from widths, exactly; modelled: from figures of a hardware profile"
+    )
+    source: str
+
+
+class AgentBudget(Strict):
+    """One agent's width and what its network is predicted to need."""
+
+    agent: str
+    hidden: int = Field(gt=0)
+    widest: int = Field(gt=0, description="that was allowed")
+    worth: Worth
+    figures: dict[Quantity, BudgetFigure]
+
+
+class Allocation(Strict):
+    """Widths that meet a budget, and the figures that say so."""
+
+    budget: Budget
+    engine: Literal["c"] = "c"
+    limits: dict[Quantity, float] = Field(description="stated ones, and those of the device")
+    agents: tuple[AgentBudget, ...]
+    team: dict[Quantity, float] = Field(description="sum over agents")
