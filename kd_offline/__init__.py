@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kd_offline.collaboration.check import deploy_check
+    from kd_offline.collaboration.profile import collaboration_profile
     from kd_offline.datasets.checks.integrity import verify
     from kd_offline.datasets.convert.run import convert
     from kd_offline.datasets.describe.cards import card
@@ -51,7 +53,9 @@ _HOMES = {
     "bench_latency": "evaluation.latency:bench_latency",
     "calibrate": "evaluation.calibrate:calibrate",
     "card": "datasets.describe.cards:card",
+    "collaboration_profile": "collaboration.profile:collaboration_profile",
     "convert": "datasets.convert.run:convert",
+    "deploy_check": "collaboration.check:deploy_check",
     "diff": "datasets.edit.comparison:diff",
     "distill": "distillation.distill:distill",
     "distill_recipe": "distillation.recipe:distill_recipe",
@@ -89,7 +93,9 @@ __all__ = [
     "bench_latency",
     "calibrate",
     "card",
+    "collaboration_profile",
     "convert",
+    "deploy_check",
     "diff",
     "distill",
     "distill_recipe",

@@ -11,6 +11,7 @@ from kd_offline import __version__
 from kd_offline.cli import (
     conversion,
     datasets,
+    deploying,
     describing,
     distillation,
     editing,
@@ -69,6 +70,7 @@ conversion.add(app)
 distillation.add(app)
 evaluation.add(app)
 exporting.add(app)
+deploying.add(app)
 reports.add(app)
 sharing.add(app)
 trust.add(app)

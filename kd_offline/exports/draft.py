@@ -108,7 +108,7 @@ def draft(
     return Draft(student, weights, precision, networks, agents, recorded, expected, cost)
 
 
-def trained(run: RunFolder, manifest: RunManifest) -> list[StudentPolicy]:
+def checked_teams(run: RunFolder, manifest: RunManifest) -> list[StudentPolicy]:
     """Return the teams of a complete run, if they are those that the run says came out.
 
     Raises
@@ -137,7 +137,7 @@ def trained(run: RunFolder, manifest: RunManifest) -> list[StudentPolicy]:
 
 def _student(run: RunFolder, manifest: RunManifest, seed: int | None) -> StudentPolicy:
     """Return the team of a seed, the first by default."""
-    teams = trained(run, manifest)
+    teams = checked_teams(run, manifest)
     wanted = manifest.seeds[0] if seed is None else seed
     for student in teams:
         if student.seed == wanted:

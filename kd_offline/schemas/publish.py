@@ -13,12 +13,14 @@ from pydantic import BaseModel
 
 from kd_offline.errors import UnknownNameError
 from kd_offline.published import PublishedFolder
+from kd_offline.schemas.collaboration import CollaborationProfile
 from kd_offline.schemas.dataset import DatasetManifest, InspectReport, VerifyReport
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
 from kd_offline.schemas.export import ExportManifest
 from kd_offline.schemas.hardware import HardwareProfile
+from kd_offline.schemas.interface import InterfaceCheck, InterfaceSpec
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.outputs import (
@@ -54,6 +56,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "evaluation": EvaluationReport,
     "export": ExportManifest,
     "latency": LatencyReport,
+    "profile": CollaborationProfile,
+    "interface": InterfaceSpec,
     "record-output": RecordOutput,
     "inspect-output": InspectReport,
     "verify-output": VerifyReport,
@@ -64,6 +68,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "distill-output": DistillOutput,
     "evaluate-output": EvaluateOutput,
     "export-output": ExportOutput,
+    "deploy-check-output": InterfaceCheck,
     "rerun-output": RerunReport,
     "doctor-output": DoctorReport,
     "hardware-output": HardwareOutput,

@@ -16,6 +16,7 @@ TIERS = {
     **dict.fromkeys(("networks", "advantage", "policies", "hardware"), 1),
     **dict.fromkeys(("environments", "experts", "students", "datasets", "trajectories"), 2),
     **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs", "exports"), 3),
+    "collaboration": 3,
     "testing": 4,
     "cli": 5,
     "__main__": 6,
@@ -32,7 +33,8 @@ SAME_TIER = {
         ("trajectories", "environments"),
     },
     3: {(name, "runs") for name in ("recording", "distillation", "evaluation", "reports")}
-    | {("exports", "runs"), ("evaluation", "exports")},
+    | {("exports", "runs"), ("evaluation", "exports")}
+    | {("collaboration", name) for name in ("distillation", "evaluation", "exports", "runs")},
 }
 FORBIDDEN = {("distillation", "environments"), ("distillation", "experts"), ("cli", "testing")}
 LIGHT = ["kd_offline", "kd_offline.schemas.publish", "kd_offline.datasets.reader"]
@@ -44,6 +46,7 @@ LIGHT += [
 LIGHT += ["kd_offline.datasets.insight.playback", "kd_offline.reports.dataset"]
 LIGHT += ["kd_offline.datasets.edit.merge", "kd_offline.datasets.describe.cards"]
 LIGHT += ["kd_offline.distillation.recipe", "kd_offline.experts.recipe"]
+LIGHT += ["kd_offline.collaboration.check"]
 LIGHT += ["kd_offline.hardware.model", "kd_offline.hardware.profiles"]
 
 

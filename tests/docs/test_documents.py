@@ -1,5 +1,6 @@
 """Code in documents works: commands parse, README and quickstart run, links lead somewhere."""
 
+import json
 import re
 import shlex
 import tomllib
@@ -18,6 +19,7 @@ from kd_offline.experts.foreign.load import PREFIXES
 from kd_offline.schemas.expert import ExpertCard
 from kd_offline.schemas.foreign import InputRecipe
 from kd_offline.schemas.hardware import HardwareProfile
+from kd_offline.schemas.interface import InterfaceSpec
 from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.recipes import LossSwitches, LossWeights
 
@@ -41,6 +43,7 @@ EXECUTED += [
         "converting",
         "export",
         "cost",
+        "deployment",
         "budgets",
     )
 ]
@@ -50,6 +53,7 @@ SMALL = {
     "record": ["--episodes", "80", "--threads", "1"],
     "distill": ["--epochs", "1", "--threads", "1"],
     "evaluate": ["--episodes", "20", "--threads", "1"],
+    "profile": ["--episodes", "20"],
     "bench latency": ["--rounds", "2", "--steps", "5"],
     "doctor calibrate": ["--rounds", "2", "--steps", "5", "--widths", "8,16,24"],
 }
@@ -112,6 +116,8 @@ def test_every_toml_block_is_a_mask_or_an_expert_recipe(path):
             InputRecipe.model_validate({"library": "epymarl"} | tomllib.loads(text))
         elif language == "toml" and path.stem == "cost":
             HardwareProfile.model_validate(tomllib.loads(text))
+        elif language == "toml" and path.stem == "deployment":
+            InterfaceSpec.model_validate_json(json.dumps(tomllib.loads(text)))
         elif language == "toml":
             MaskFile.model_validate(tomllib.loads(text))
 

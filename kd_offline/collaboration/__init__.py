@@ -1,0 +1,1 @@
+"""What travels with a team, and whether it fits where it arrives."""

@@ -1,0 +1,223 @@
+"""``profile.json``: what travels with a team, so that others can run it and know what it does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from kd_offline.schemas.environment import Scalar, Strict
+from kd_offline.schemas.evaluation import (
+    AgentCost,
+    Cost,
+    CostPrediction,
+    Estimate,
+    ModeScore,
+    Share,
+)
+from kd_offline.schemas.export import RESET, AgentContract, Core, Format, Precision
+from kd_offline.schemas.hardware import Energy
+from kd_offline.schemas.run import Machine
+
+PROFILE_FORMAT = (1, 0)
+
+Count = Annotated[int, Field(ge=0)]
+Range = tuple[Count, Count]
+Ranges = tuple[Range, ...]
+
+
+class ObservationBlock(Strict):
+    """One block of an agent's whole observation; ranges are half-open."""
+
+    name: str
+    ranges: Ranges
+    width: Count
+    seen: tuple[Count, ...] = Field(description="indices that the student may see")
+    visibility: Literal["seen", "partly seen", "hidden", "drawn for each episode"]
+
+
+class AgentProfile(Strict):
+    """One agent of the team."""
+
+    side: str
+    contract: AgentContract = Field(description="what a step takes and gives")
+    blocks: tuple[ObservationBlock, ...] = Field(description="in the order of the observation")
+    cost: AgentCost = Field(description="of one decision, float32")
+
+
+class RoleClusters(Strict):
+    """Where the expert's embeddings of each agent lie among the roles that were distilled."""
+
+    roles: PositiveInt
+    how: str = Field(description="how the roles' directions were chosen")
+    shares: dict[str, tuple[Share, ...]] = Field(
+        description="mean role distribution of each agent on recorded training episodes"
+    )
+
+
+class Groups(Strict):
+    """Who belongs together."""
+
+    sides: dict[str, tuple[str, ...]] = Field(description="agents that share an interest")
+    clusters: RoleClusters | None = Field(
+        default=None, description="absent where the method has none or the dataset was not there"
+    )
+
+
+class HiddenState(Strict):
+    """When memory begins anew. Parts and widths of each agent's stand in its contract."""
+
+    reset: str = RESET
+    agents: tuple[str, ...] = Field(description="those that keep anything from step to step")
+
+
+class Topology(Strict):
+    """Who tells whom what while the team acts."""
+
+    communication: Literal["none"] = "none"
+    meaning: str = (
+        "each student decides from its own observation and its own memory alone; critics, roles "
+        "and embeddings of the expert were used in training and are not part of the team"
+    )
+
+
+class Digests(Strict):
+    """Which files these are; all are sha256."""
+
+    students: dict[str, str] = Field(description="distillation seed -> digest of the weights")
+    dataset: str = Field(description="content id")
+    expert: str = Field(description="weights of the recorded expert")
+    run: str = Field(description="of run.json")
+    export: str | None = Field(default=None, description="of export.json")
+
+
+class ExportFacts(Strict):
+    """The export that the profile travels with."""
+
+    formats: tuple[Format, ...]
+    precision: Precision
+    seed: int = Field(description="distillation seed of the team")
+    recorded_agreement: Share = Field(
+        description="with the trained students, on recorded held-out decisions"
+    )
+    cores: tuple[Core, ...] = Field(
+        default=(), description="kind: emulated; instruction counts are no latencies"
+    )
+
+
+class Played(Strict):
+    """What the team reached in its environment. Kind: measured."""
+
+    kind: Literal["measured"] = "measured"
+    who: str = Field(description="students, or the export's precision and engine")
+    seeds: tuple[int, ...] = Field(description="distillation seeds of the teams that played")
+    episodes: PositiveInt
+    evaluation_seed: Count
+    expert: str
+    ceiling: str | None = None
+    greedy: ModeScore | None = None
+    sampled: ModeScore | None = None
+    agreement: Share = Field(description="share of decisions that are the expert's, in play")
+    joint_agreement: Share = Field(description="share of team steps that are the expert's")
+    held_out_agreement: Share | None = Field(
+        default=None, description="the same on recorded held-out episodes, mean over the seeds"
+    )
+    intervals: str
+    command: str = Field(description="RUN, EXPORT and the like stand for the folders")
+
+
+class TimedEngine(Strict):
+    """Step latency of one engine on the machine named beside it. Kind: measured."""
+
+    kind: Literal["measured"] = "measured"
+    who: Literal["expert", "student"]
+    engine: str
+    agents: tuple[str, ...]
+    batch: PositiveInt
+    samples: PositiveInt
+    p50_us: float
+    p95_us: float
+    p99_us: float
+    energy: Energy
+
+
+class Latency(Strict):
+    """Latencies of one interleaved run on one thread, of the students in float32."""
+
+    machine: Machine
+    compiler: str | None = None
+    engines: tuple[TimedEngine, ...]
+
+
+class Envelope(Strict):
+    """What is known about the team; what was not measured is absent, and stands in the limits."""
+
+    played: Played | None = None
+    cost: Cost | None = Field(default=None, description="kind: exact, closed form")
+    latency: Latency | None = None
+    predictions: tuple[CostPrediction, ...] = Field(default=(), description="kind: modelled")
+
+
+class MixedTeam(Strict):
+    """A team in which one agent was swapped, played greedily; figures are of the agent's side."""
+
+    returns: Estimate
+    retention: Estimate | None = Field(default=None, description="normalised")
+    win_rate: Estimate | None = None
+
+
+class SwappedAgent(Strict):
+    """One row of the matrix."""
+
+    agent: str
+    side: str
+    experts: Estimate | None = Field(default=None, description="return with nobody swapped")
+    students: Estimate | None = Field(default=None, description="return of the whole student side")
+    student_among_experts: MixedTeam
+    expert_among_students: MixedTeam
+
+
+class CrossPlayMatrix(Strict):
+    """Every agent swapped, one at a time, on the same evaluation seeds. Kind: measured."""
+
+    kind: Literal["measured"] = "measured"
+    who: str = Field(description="students, or the export's precision and engine")
+    episodes: PositiveInt
+    evaluation_seed: Count
+    agents: tuple[SwappedAgent, ...]
+
+
+class Limit(Strict):
+    """What the figures do not say."""
+
+    topic: Literal["mask", "agreement", "seeds", "scope", "not measured"]
+    text: str
+    command: str | None = Field(
+        default=None, description="what makes it; RUN, EXPORT and the like stand for the folders"
+    )
+
+
+class CollaborationProfile(Strict):
+    """The whole of ``profile.json``."""
+
+    kind: Literal["kd-offline collaboration profile"] = "kd-offline collaboration profile"
+    version: tuple[int, int] = PROFILE_FORMAT
+    made_with: str = Field(description="version of kd-offline")
+    environment: str
+    environment_kwargs: dict[str, Scalar] = Field(default_factory=dict)
+    episode_limit: PositiveInt = Field(description="steps")
+    method: str
+    mask: str
+    agents: tuple[AgentProfile, ...] = Field(min_length=1)
+    groups: Groups
+    hidden_state: HiddenState
+    topology: Topology = Topology()
+    digests: Digests
+    export: ExportFacts | None = None
+    envelope: Envelope
+    cross_play: CrossPlayMatrix | None = None
+    limits: tuple[Limit, ...]
+
+    def json_text(self) -> str:
+        """Return the document as it is written: absent keys instead of nulls."""
+        return self.model_dump_json(indent=2, exclude_none=True) + "\n"
