@@ -29,6 +29,7 @@ _EXAMPLES = options.examples(
     "kd-offline distill qmix.zarr -o run/ --method q --dueling",
     "kd-offline distill dataset.zarr -o run/ --profile stm32f4 --max-latency-us 300 "
     "--max-flash-kb 40",
+    "kd-offline distill dataset.zarr -o qat/ --qat",
     "kd-offline distill large.zarr -o run/ --memory-mb 1000",
     "kd-offline distill dataset.zarr -o run/ --recipe recipe.toml --resume",
 )
@@ -128,6 +129,10 @@ _SharedDevice = Annotated[
     bool | None,
     typer.Option("--shared-device", help="One device runs the team, so that costs add up."),
 ]
+_Qat = Annotated[
+    bool,
+    typer.Option("--qat", help="Train the last fifth with the weights of an int8 export."),
+]
 _PolicyTerm = Annotated[str | None, typer.Option(help="ppo, awr, crr or none.")]
 
 
@@ -164,6 +169,7 @@ def distill(
     max_macs: _MaxMacs = None,
     max_energy_uj: _MaxEnergyUj = None,
     precision: _Precision = None,
+    qat: _Qat = False,
     shared_device: _SharedDevice = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
@@ -188,6 +194,7 @@ def distill(
         mask=mask,
         hidden=options.hidden(hidden),
         seeds=options.seeds(seeds),
+        qat=qat,
         file=recipe,
         settings=flags | options.assignments(settings),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file
@@ -116,7 +117,9 @@ def _one_seed(job: Job, seed: int) -> None:
     state = Training.begin(team, projections, job.recipe.optimisation)
     _restore(job, state, seed)
     began = last = time.perf_counter()
-    for rows in train_team(state, job.train, job.heldout, job.recipe, seed):
+    seen = job.card.mask_features
+    mask = None if seen is None else np.array(seen, bool)
+    for rows in train_team(state, job.train, job.heldout, job.recipe, seed, mask):
         job.folder.append_metrics(rows)
         for row in rows if job.report else ():
             job.report(row)  # type: ignore[misc]

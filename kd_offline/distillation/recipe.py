@@ -17,6 +17,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """The paper's student settings: limited view, and limited view with allocated widths."""
 
+QUANTISE_FROM = 0.8
+"""Share of the training before the weights are rounded, where nothing else is said."""
+
 
 def distill_recipe(
     *,
@@ -25,6 +28,7 @@ def distill_recipe(
     mask: str | None = None,
     hidden: int | str | Sequence[int] | None = None,
     seeds: int | Sequence[int] | None = None,
+    qat: bool = False,
     file: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> DistillRecipe:
@@ -42,6 +46,8 @@ def distill_recipe(
         One width, one for each agent, or ``auto``.
     seeds
         How many teams, or the seeds themselves.
+    qat
+        Train the last part with the weights that an int8 export will have.
     file
         A recipe in TOML, or the ``run.json`` of a run to take the recipe from.
     settings
@@ -52,7 +58,13 @@ def distill_recipe(
     UnknownNameError, UsageError
         Something does not exist or has an impossible value.
     """
-    given = {"method": method, "mask": mask, "student.hidden": hidden, "seeds": _seeds(seeds)}
+    given = {
+        "method": method,
+        "mask": mask,
+        "student.hidden": hidden,
+        "seeds": _seeds(seeds),
+        "optimisation.quantise_from": QUANTISE_FROM if qat else None,
+    }
     single = {k: v for k, v in given.items() if v is not None} | dict(settings or {})
     from_file = {} if file is None else recipes.read_recipe(file)
     chosen = single.get("method", from_file.get("method", "kd-marl"))

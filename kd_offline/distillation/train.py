@@ -18,7 +18,9 @@ from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.side_by_side import SideBySide, side_by_side
 from kd_offline.distillation.targets import Targets
 from kd_offline.schemas.recipes import DistillRecipe, Optimisation
+from kd_offline.students.folding import RoundedPass
 from kd_offline.students.networks import StudentTeam
+from kd_offline.types import BoolArray
 
 Row = dict[str, Any]
 
@@ -111,22 +113,44 @@ def train_team(
     heldout: Episodes,
     recipe: DistillRecipe,
     seed: int,
+    mask: BoolArray | None = None,
 ) -> Iterator[list[Row]]:
     """Train to the end of the recipe, yielding metric rows after every epoch.
 
     The best epoch is the one with the least held-out KL (cross entropy where the data hold no
-    logits); the averaged weights are what is evaluated and kept. The consumer may save ``state``
-    between epochs, and continue from it later, to the same bits.
+    logits); the averaged weights are what is evaluated and kept. Once weights are rounded, only
+    rounded ones are compared. The consumer may save ``state`` between epochs, and continue from it
+    later, to the same bits.
+
+    Parameters
+    ----------
+    state : Training
+    train, heldout : Episodes
+    recipe : DistillRecipe
+    seed : int
+    mask : bool [N, O], optional
+        What the students see, where that is the same in every episode; needed for rounding.
     """
     schedule = recipe.optimisation
     with side_by_side(state.team, recipe.threads) as passes:
         while state.epoch < schedule.epochs:
+            _round(state, schedule, mask)
             mean = _epoch(state, passes, train, recipe, seed)
             state.epoch += 1
             rows: list[Row] = [{"seed": seed, "epoch": state.epoch, "split": "train", **mean}]
             if state.epoch % schedule.evaluate_every == 0 or state.epoch == schedule.epochs:
                 rows.append(_evaluate(state, heldout, recipe, seed))
             yield rows
+
+
+def _round(state: Training, schedule: Optimisation, mask: BoolArray | None) -> None:
+    """From the epoch on that the schedule names, train the weights of an int8 export."""
+    first = schedule.first_rounded
+    if first is None or state.epoch < first:
+        return
+    state.team.rounding = RoundedPass(mask)
+    if state.epoch == first:  # what was best before was another network
+        state.best, state.best_epoch, state.best_weights = {}, None, []
 
 
 def _epoch(
@@ -209,6 +233,7 @@ def _assign(team: StudentTeam, weights: list[Tensor]) -> None:
 def finish(state: Training) -> StudentTeam:
     """Return the team with the best weights."""
     _assign(state.team, state.best_weights)
+    state.team.rounding = None
     return state.team.eval()
 
 

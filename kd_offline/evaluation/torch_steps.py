@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
+from torch.nn.functional import linear
 
-from kd_offline.exports.network import Affine, AgentNetwork
+from kd_offline.exports.network import EPSILON, Affine, AgentNetwork
+from kd_offline.types import Array
 
 TorchStep = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """``(obs [B, I], legal [B, A], memory) -> (action [B], memory)``."""
@@ -33,73 +33,81 @@ def actor_step(actor: Any, batch: int) -> tuple[TorchStep, Tensor]:
 
 
 def student_step(network: AgentNetwork, batch: int) -> tuple[TorchStep, Tensor]:
-    """Return the step of an exported student with PyTorch's own layers, and its memory."""
-    torch_net = StudentModule(network).eval().requires_grad_(False)
-    return torch_net, torch.zeros(batch, network.memory_width)
+    """Return the step of an exported student with PyTorch's operators, and its memory."""
+    return StudentStep(network, batch), torch.zeros(batch, network.memory_width)
 
 
-class StudentModule(nn.Module):
-    """An exported student as ``nn.Linear``, ``nn.LayerNorm`` and ``nn.GRU``."""
+class StudentStep:
+    """An exported student, called operator by operator.
 
-    def __init__(self, network: AgentNetwork) -> None:
-        super().__init__()
-        self.facts = network
-        self.centre, self.scale = (torch.from_numpy(x) for x in (network.centre, network.scale))
-        self.motion = None if network.motion is None else torch.from_numpy(network.motion)
-        self.trunk = nn.Sequential()
-        for layer in network.trunk:
-            norm = nn.LayerNorm(len(layer.bias), elementwise_affine=False)
-            self.trunk.extend([_linear(layer), nn.ReLU(inplace=True), norm])
-        self.gru = None if network.gru is None else _gru(*network.gru)
-        self.head = _linear(network.head)
+    A step of so small a network is nothing but calls, so modules, which are calls of their own, are
+    left out, and what does not change from step to step is made before the first.
+    """
 
-    def forward(self, obs: Tensor, legal: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def __init__(self, network: AgentNetwork, batch: int) -> None:
+        self.facts, self.count = network, len(network.seen)
+        self.centre, self.scale = _tensor(network.centre), _tensor(network.scale)
+        self.motion = None if network.motion is None else _tensor(network.motion)
+        self.trunk = [(*_affine(layer), [len(layer.bias)]) for layer in network.trunk]
+        self.gru = None if network.gru is None else _flat(*network.gru)
+        self.head = _affine(network.head)
+        self.names = list(network.memory)
+        self.sizes = [stop - start for start, stop in network.memory.values()]
+        self.started = torch.ones(batch, 1)
+        self.choices = torch.eye(network.actions)
+
+    def __call__(self, obs: Tensor, legal: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Decide once for every row; as ``AgentNetwork.step`` does in NumPy."""
-        kept = {name: memory[:, a:b] for name, (a, b) in self.facts.memory.items()}
-        x, now = self._inputs(obs, kept)
-        x = self.trunk(x)
+        kept = self._parts(memory)
+        now: dict[str, Tensor] = {}
+        x = self._inputs(obs, kept, now)
+        for weight, bias, shape in self.trunk:
+            x = torch.layer_norm(torch.relu_(linear(x, weight, bias)), shape, eps=EPSILON)
         if self.gru is not None:
-            x, _ = self.gru(x.unsqueeze(0), kept["gru"].unsqueeze(0).contiguous())
-            x = now["gru"] = x[0]
-        action = _greedy(self.head(x), legal)
+            x = now["gru"] = torch.gru_cell(x, kept["gru"], *self.gru)
+        action = _greedy(linear(x, *self.head), legal)
         if self.facts.last_action:
-            now["last_action"] = functional.one_hot(action, self.facts.actions).to(obs.dtype)
-        parts = [now[name] for name in kept]
-        return action, (
-            memory if not parts else parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        )
+            now["last_action"] = self.choices.index_select(0, action)
+        if len(now) > 1:
+            return action, torch.cat([now[name] for name in self.names], 1)
+        return action, now.popitem()[1] if now else memory
 
-    def _inputs(self, obs: Tensor, kept: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        count, now = len(self.facts.seen), {}
-        x, bits = (obs[:, :count] - self.centre) * self.scale, obs[:, count:]
-        x = x * bits if self.facts.drawn else x
-        parts = [x, bits] if self.facts.mask_input else [x]
+    def _parts(self, memory: Tensor) -> dict[str, Tensor]:
+        """Return the parts of the memory by name."""
+        if len(self.names) < 2:
+            return dict.fromkeys(self.names, memory)
+        parts = memory.split_with_sizes(self.sizes, 1)
+        return dict(zip(self.names, parts, strict=True))
+
+    def _inputs(self, obs: Tensor, kept: dict[str, Tensor], now: dict[str, Tensor]) -> Tensor:
+        """Return what the first matrix takes, and put the memory of it into ``now``."""
+        facts, bits = self.facts, None
+        if facts.drawn:
+            obs, bits = obs.split(self.count, 1)  # type: ignore[no-untyped-call]
+        x = (obs - self.centre) * self.scale
+        x = x if bits is None else x * bits
+        parts = [x] if bits is None or not facts.mask_input else [x, bits]
         if self.motion is not None:
             parts.append((x - kept["previous"]) * self.motion * kept["started"])
-            now = {"previous": x, "started": torch.ones_like(kept["started"])}
-        if self.facts.last_action:
+            now |= {"previous": x, "started": self.started}
+        if facts.last_action:
             parts.append(kept["last_action"])
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1), now
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _greedy(logits: Tensor, legal: Tensor) -> Tensor:
-    return logits.masked_fill(~legal, -torch.inf).argmax(-1)
+    return torch.where(legal, logits, -torch.inf).argmax(-1)
 
 
-def _linear(affine: Affine) -> nn.Linear:
-    rows, columns = affine.weight.shape
-    layer = nn.Linear(columns, rows)
-    layer.load_state_dict(_tensors({"weight": affine.values, "bias": affine.bias}))
-    return layer
+def _affine(affine: Affine) -> tuple[Tensor, Tensor]:
+    return _tensor(affine.values), _tensor(affine.bias)
 
 
-def _gru(ours: Affine, theirs: Affine) -> nn.GRU:
-    layer = nn.GRU(ours.weight.shape[1], theirs.weight.shape[1])
-    names = [(f"{kind}_{side}_l0") for kind in ("weight", "bias") for side in ("ih", "hh")]
-    values = [ours.values, theirs.values, ours.bias, theirs.bias]
-    layer.load_state_dict(_tensors(dict(zip(names, values, strict=True))))
-    return layer
+def _flat(ours: Affine, theirs: Affine) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return weights and biases in the order of ``torch.gru_cell``."""
+    mine, other = _affine(ours), _affine(theirs)
+    return mine[0], other[0], mine[1], other[1]
 
 
-def _tensors(arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
+def _tensor(values: Array) -> Tensor:
+    return torch.from_numpy(values)

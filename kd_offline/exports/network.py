@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kd_offline.exports.quantise import quantised, restored
+from kd_offline.networks.quantise import quantised, restored
 from kd_offline.types import Array, BoolArray, Float32Array, IntArray
 
 EPSILON = 1e-5

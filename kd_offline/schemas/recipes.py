@@ -133,6 +133,20 @@ class Optimisation(Strict):
     weight_decay: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights")
     evaluate_every: int = Field(default=1, gt=0, description="epochs between held-out evaluations")
+    quantise_from: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="share of the epochs after which the students compute with int8 weights; from "
+        "then on the best weights are the best as int8; None: never",
+    )
+
+    @property
+    def first_rounded(self) -> int | None:
+        """The epoch, counted from 0, in which weights are rounded first; at least one is."""
+        if self.quantise_from is None:
+            return None
+        return min(round(self.quantise_from * self.epochs), self.epochs - 1)
 
 
 class DistillRecipe(Strict):

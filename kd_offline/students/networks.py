@@ -15,6 +15,9 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.types import FloatArray, IntArray
 
+if TYPE_CHECKING:
+    from kd_offline.students.folding import RoundedPass
+
 
 class InputScale(NamedTuple):
     """Statistics of a dataset that inputs are scaled by, [N, O] each."""
@@ -46,7 +49,8 @@ class StudentTeam(nn.Module):
     is exactly zero for the network, and export can drop its column. With ``motion`` the change of
     every feature since the step before is appended (zero at the first): a difference of two inputs
     that a small recurrent network could only approximate, and all that is missing of a hidden
-    velocity. ``mean``, ``std`` and ``motion_std``: [N, O].
+    velocity. ``mean``, ``std`` and ``motion_std``: [N, O]. While ``rounding`` is set, agents
+    compute with the weights that an int8 export will have.
     """
 
     mean: Tensor
@@ -65,6 +69,7 @@ class StudentTeam(nn.Module):
         self.spec = spec
         self.widths = tuple(widths)
         self.inputs = inputs
+        self.rounding: RoundedPass | None = None
         self.register_buffer("motion_std", torch.ones(spec.n_agents, spec.obs_width))
         self.register_buffer("mean", torch.zeros(spec.n_agents, spec.obs_width))
         self.register_buffer("std", torch.ones(spec.n_agents, spec.obs_width))
@@ -132,6 +137,8 @@ class StudentTeam(nn.Module):
         own = self._input(inputs, i)
         if last_actions is not None and self.inputs.last_action:
             own = torch.cat([own, last_actions[:, :, i, : self.spec.action_counts[i]]], -1)
+        if self.rounding is not None:
+            return self.rounding(self, i, own, memory.hidden[i])
         out: tuple[Tensor, Tensor, Tensor] = network(self.aligners[i](own), memory.hidden[i])
         return out
 

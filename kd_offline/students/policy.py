@@ -63,7 +63,9 @@ class StudentPolicy:
     def act(self, view: View, memory: _Memory) -> tuple[PolicyOutput, _Memory]:
         """Return logits [B, N, A]; students have no critic."""
         prepared = self.team.prepare(torch.from_numpy(view.obs), memory.mask).unsqueeze(0)
-        last = one_hot(view.last_actions, view.available_actions.shape).unsqueeze(0)
+        last = None
+        if self.team.inputs.last_action:
+            last = one_hot(view.last_actions, view.available_actions.shape).unsqueeze(0)
         logits, _, after = self.team(prepared, memory.team, last)
         return PolicyOutput(logits[0].numpy()), _Memory(after, memory.mask)
 

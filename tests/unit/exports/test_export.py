@@ -18,10 +18,11 @@ from kd_offline.errors import (
     UsageError,
 )
 from kd_offline.exports import export as module
-from kd_offline.exports import gate, onnx_graph, quantise, tensors
+from kd_offline.exports import gate, onnx_graph, tensors
 from kd_offline.exports.engines import ENGINES, load_export, read_manifest
 from kd_offline.exports.export import export
 from kd_offline.exports.gate import ParityError
+from kd_offline.networks import quantise
 from kd_offline.schemas.publish import json_schema
 from kd_offline.students.policy import load
 from tests.unit.exports.conftest import KINDS, SPEC, make_run, needs, same

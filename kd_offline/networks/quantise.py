@@ -41,16 +41,6 @@ def restored(steps: npt.NDArray[np.int8], scale: Float32Array) -> Float32Array:
     return steps.astype(np.float32) * scale[:, None]
 
 
-def rounded(weight: Float32Array, columns: Float32Array | None = None) -> Float32Array:
-    """Return what remains of a matrix after it was stored and restored.
-
-    Parameters
-    ----------
-    weight : float32 [rows, columns]
-    columns : float32 [columns], optional
-        Factors that export multiplies into the columns before it rounds, such as the gains of the
-        layer normalisation before the matrix; the result is without them again. None may be zero.
-    """
-    if columns is None:
-        return restored(*quantised(weight))
-    return rounded(weight * columns) / columns
+def rounded(weight: Float32Array) -> Float32Array:
+    """Return what remains of a matrix after it was stored and restored."""
+    return restored(*quantised(weight))
