@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from kd_offline.asking import Asked
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError
 from kd_offline.policies import choose_actions, masked_log_softmax
@@ -44,6 +45,8 @@ Behaviour = Callable[[int, View, PolicyOutput], Choice]
 @dataclass(frozen=True, slots=True)
 class Trajectories:
     """``B`` whole episodes; entries after an episode's end are repeated views and zero rewards.
+
+    What a policy says after an episode's end means nothing: not all policies are still asked.
 
     ``steps`` maps a name to [T, B, ...], ``final`` to the state after the last transition [B, ...].
     """
@@ -91,16 +94,18 @@ def collect(
     MismatchError
         An episode does not end within the environment's limit.
     """
-    view, memory = environment.reset(seeds), policy.start(seeds)
+    view, asked = environment.reset(seeds), Asked.about(policy, seeds)
     rows: dict[str, list[Array]] = {}
     running = np.ones(len(seeds), bool)
     length = np.zeros(len(seeds), np.int64)
     won = np.full(len(seeds), -1, np.int8)
     value, best = None, None
     for step in range(environment.spec.episode_limit):
-        output, memory = policy.act(view, memory)
-        value = _latest(value, output.value, length == step)
-        best = _latest(best, output.q_tot_max, length == step)
+        # The last view of an episode counts as well: what follows it has a value.
+        fresh = length == step
+        output = asked.act(view, fresh)
+        value = _latest(value, output.value, fresh)
+        best = _latest(best, output.q_tot_max, fresh)
         choice = behaviour(step, view, output)
         outcome = environment.step(choice.actions)
         for name, values in _step(view, output, choice, outcome).items():
@@ -121,8 +126,8 @@ def collect(
         raise MismatchError(msg)
     # Stored episode by episode, shown step by step: what is written to disk needs no other copy.
     steps = {name: np.stack(values, axis=1).swapaxes(0, 1) for name, values in rows.items()}
-    output, _ = policy.act(view, memory)
     over = length == len(next(iter(steps.values())))
+    output = asked.act(view, over)
     ends = (_latest(value, output.value, over), _latest(best, output.q_tot_max, over))
     final = _final(view, *ends)
     return Trajectories(steps, {k: v for k, v in final.items() if k not in without}, length, won)

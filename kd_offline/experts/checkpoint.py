@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +154,13 @@ def training_state(
     targets: Model | None,
     norm: ValueNorm,
     optimiser: torch.optim.Optimizer,
-    iteration: int,
+    done: Mapping[str, int],
 ) -> dict[str, Tensor]:
-    """Return copies of everything that training continues from, as named tensors."""
-    out = {"iteration": torch.tensor(iteration), _NORM: norm.moments}
+    """Return copies of everything that training continues from, as named tensors.
+
+    ``done`` says by name how far it has come.
+    """
+    out = {name: torch.tensor(count) for name, count in done.items()} | {_NORM: norm.moments}
     out |= {f"model.{name}": value for name, value in model.state_dict().items()}
     if targets is not None:
         out |= {f"targets.{name}": value for name, value in targets.state_dict().items()}

@@ -15,7 +15,7 @@ from kd_offline.experts.team import ActorCritic
 from kd_offline.experts.value_team import ValuePolicy, ValueTeam
 from kd_offline.schemas.dataset import Capture, ExpertRecord
 from kd_offline.schemas.expert import ExpertCard
-from kd_offline.types import BoolArray, PolicyOutput, SeedArray, TeamPolicy, View
+from kd_offline.types import BoolArray, IntArray, PolicyOutput, SeedArray, TeamPolicy, View
 
 if TYPE_CHECKING:
     from kd_offline.experts.load import AnyExpert
@@ -50,6 +50,10 @@ class NetworkPolicy:
         output = PolicyOutput(logits[0].numpy(), embedding[0].numpy(), value)
         return output, actors + critics + seen
 
+    def keep(self, memory: list[Tensor], episodes: IntArray) -> list[Tensor]:
+        """Return the memory of some episodes of a batch."""
+        return self._model.keep(memory, episodes)
+
 
 @dataclass(frozen=True, slots=True)
 class Expert:
@@ -79,6 +83,10 @@ class Expert:
             return output, (after,)
         others, theirs = self.opponents.act(view, memory[1])
         return joined(output, others, self.learned), (after, theirs)
+
+    def keep(self, memory: tuple[Any, ...], episodes: IntArray) -> tuple[Any, ...] | None:
+        """Return the memory of some episodes of a batch; None where there are opponents."""
+        return None if self.opponents is not None else (self.model.keep(memory[0], episodes),)
 
     @property
     def learned(self) -> BoolArray:

@@ -44,15 +44,15 @@ class PolicyLearner:
     def targets(self) -> None:
         """There is no slower copy of the networks."""
 
-    def policy(self, iteration: int) -> TeamPolicy:
-        """Return who plays batch ``iteration``."""
+    def policy(self, frames: int) -> TeamPolicy:
+        """Return who plays, whatever was played before."""
         own = NetworkPolicy(self.model, self.norm)
         if self.opponents is None:
             return own
         owner = tuple(int(not learns) for learns in self._learning())
         return _WithValue(MixedTeam((own, self.opponents), owner), own)
 
-    def learn(self, played: Trajectories, iteration: int) -> Figures:
+    def learn(self, played: Trajectories, iteration: int, frames: int) -> Figures:
         """Learn from batch ``iteration``."""
         recipe = self.card.recipe
         learning = torch.tensor([float(learns) for learns in self._learning()])

@@ -12,7 +12,7 @@ from kd_offline.errors import MismatchError
 from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertArchitecture
-from kd_offline.types import BoolArray
+from kd_offline.types import BoolArray, IntArray
 
 # A feature changes by about a tenth of its size in a step.
 MOTION_GAIN = 10.0
@@ -124,14 +124,31 @@ class ActorCritic(nn.Module):
         seen = [self.mask.new_zeros(0, batch, *self.mask.shape)] if self.architecture.motion else []
         return actors + critics + seen
 
+    def keep(self, memory: list[Tensor], episodes: IntArray) -> list[Tensor]:
+        """Return the memories of some episodes of a batch, indices ``episodes``."""
+        rows = torch.from_numpy(episodes)
+        # Memories of agents that share a network lie side by side: [1, B * n, H].
+        sizes = [len(g.agents) for g in self.groups]
+        sizes += [1] * len(self.critics) if self.central else sizes[: len(self.critics)]
+        kept = [
+            m.unflatten(1, (m.shape[1] // n, n))[:, rows].flatten(1, 2)
+            for m, n in zip(memory, sizes, strict=False)
+        ]
+        return kept + [seen[:, rows] for seen in memory[len(sizes) :]]
+
     def act(
-        self, obs: Tensor, memory: list[Tensor], last_actions: Tensor | None = None
+        self,
+        obs: Tensor,
+        memory: list[Tensor],
+        last_actions: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Run the actors over ``obs``: float [T, B, N, O].
 
-        ``last_actions``: int64 [T, B, N], -1 where there is none; None: nowhere. Returns logits
-        [T, B, N, A] (zero where an agent has no such action), embeddings [T, B, N, H] (zero-padded
-        to the widest) and the actors' memories.
+        ``last_actions``: int64 [T, B, N], -1 where there is none; None: nowhere. ``lengths``: int64
+        [B, N], after how many steps an agent is done; None: never. Returns logits [T, B, N, A]
+        (zero where an agent has no such action), embeddings [T, B, N, H] (zero-padded to the
+        widest) and the actors' memories.
         """
         obs = obs * self.mask
         extras = self._extras(obs, memory, last_actions)
@@ -143,32 +160,37 @@ class ActorCritic(nn.Module):
         for actor, group, state in zip(
             self._networks(self.actors), self.groups, memory[: len(self.actors)], strict=True
         ):
-            out, hidden, state = actor(self._inputs(obs, group, *extras), state)
             agents = list(group.agents)
+            until = None if lengths is None else lengths[:, agents].flatten()
+            out, hidden, state = actor(self._inputs(obs, group, *extras), state, until)
             logits[:, :, agents, : out.shape[-1]] = out.view(t, b, len(agents), -1)
             embedding[:, :, agents, : hidden.shape[-1]] = hidden.view(t, b, len(agents), -1)
             after.append(state)
         return logits, embedding, after
 
     def value(
-        self, state: Tensor, obs: Tensor, memory: list[Tensor]
+        self, state: Tensor, obs: Tensor, memory: list[Tensor], lengths: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Run the critics over ``state`` [T, B, S] and ``obs`` [T, B, N, O].
 
+        ``lengths`` is that of :meth:`act`; a central critic runs as long as any agent does.
         Returns values [T, B, N], in the units of the value normalisation, and the memories.
         """
         memory = memory[len(self.actors) : len(self.actors) + len(self.critics)]
         networks = list(self._networks(self.critics))
         if self.central:
-            sides = [c(state, m) for c, m in zip(networks, memory, strict=True)]
+            until = None if lengths is None else lengths.amax(1)
+            sides = [c(state, m, until) for c, m in zip(networks, memory, strict=True)]
             values = torch.cat([out for out, _, _ in sides], -1)
             return values[..., self.side_of], [m for _, _, m in sides]
         t, b = obs.shape[:2]
         value = obs.new_zeros(t, b, self.spec.n_agents)
         after = []
         for critic, group, before in zip(networks, self.groups, memory, strict=True):
-            out, _, m = critic(self._inputs(obs, group), before)
-            value[:, :, list(group.agents)] = out.view(t, b, -1)
+            agents = list(group.agents)
+            until = None if lengths is None else lengths[:, agents].flatten()
+            out, _, m = critic(self._inputs(obs, group), before, until)
+            value[:, :, agents] = out.view(t, b, -1)
             after.append(m)
         return value, after
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +14,14 @@ import torch
 from kd_offline import environments
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import StorageError, UnknownNameError, UsageError
-from kd_offline.experts import checkpoint
+from kd_offline.experts import checkpoint, curve
 from kd_offline.experts.checkpoint import Model
 from kd_offline.experts.policy_learner import Figures, PolicyLearner
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.replay import Replay
 from kd_offline.experts.score import greedy_score, share_won
 from kd_offline.experts.value_learner import ValueLearner
-from kd_offline.files import make_folder, write_file
+from kd_offline.files import make_folder
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
 from kd_offline.seeding import episode_seeds
@@ -58,11 +57,11 @@ class Learner(Protocol):
         """Who plays the sides that do not learn."""
         ...
 
-    def policy(self, iteration: int) -> TeamPolicy:
-        """Return who plays batch ``iteration``."""
+    def policy(self, frames: int) -> TeamPolicy:
+        """Return who plays the batch before which ``frames`` joint steps were played."""
         ...
 
-    def learn(self, played: Trajectories, iteration: int) -> Figures:
+    def learn(self, played: Trajectories, iteration: int, frames: int) -> Figures:
         """Learn from batch ``iteration``; returns figures of :class:`TrainProgress`."""
         ...
 
@@ -116,15 +115,14 @@ def train(
     torch.set_num_threads(threads)
     environment = environments.load(recipe.environment, **recipe.environment_kwargs)
     run = _start(recipe, environment.spec, output, resume=resume, threads=threads)
-    batches = -(-recipe.frames // (recipe.episodes_per_batch * environment.spec.episode_limit))
     began = time.perf_counter() - run.card.seconds
     save_at = time.perf_counter() + SAVE_EVERY_S
     before = _state(run)
     try:
-        while run.iteration < batches:
+        while run.card.frames < recipe.frames:
             before = _state(run)
-            progress = _iterate(run, environment, batches, began)
-            _append(output / checkpoint.CURVE, progress)
+            progress = _iterate(run, environment, began)
+            curve.append(output / checkpoint.CURVE, progress)
             if report is not None:
                 report(progress)
             if (now := time.perf_counter()) > save_at:
@@ -134,7 +132,7 @@ def train(
         before = _state(run)
         score = None
         if score_episodes:
-            policy = run.learner.policy(run.iteration)
+            policy = run.learner.policy(run.card.frames)
             score = greedy_score(environment, policy, score_episodes, run.learner.against)
     except KeyboardInterrupt:
         # It may have come in the middle of an update; only whole iterations can be continued.
@@ -186,7 +184,8 @@ def _start(
     if there:
         _restore(run, output)
     make_folder(output)
-    _truncate(output / checkpoint.CURVE, run.iteration)
+    if not run.card.finished:
+        curve.truncate(output / checkpoint.CURVE, run.iteration)
     return run
 
 
@@ -206,7 +205,6 @@ def _restore(run: _Run, output: Path) -> None:
         expert = checkpoint.load(output, str(output))
         learner.model.load_state_dict(expert.model.state_dict())
         learner.norm.moments = expert.norm.moments
-        run.iteration = run.card.frames // _frames(run, 1)
         return
     tensors = checkpoint.read_tensors(output / checkpoint.TRAINING)
     replay = None if learner.replay is None else learner.replay.restored(tensors)
@@ -219,9 +217,8 @@ _State = tuple[dict[str, torch.Tensor], Replay | None]
 def _state(run: _Run) -> _State:
     """Return copies of what changes in place, and the replay, which does not."""
     own = run.learner
-    tensors = checkpoint.training_state(
-        own.model, own.targets, own.norm, own.optimiser, run.iteration
-    )
+    done = {"iteration": run.iteration, "frames": run.card.frames}
+    tensors = checkpoint.training_state(own.model, own.targets, own.norm, own.optimiser, done)
     return tensors, own.replay
 
 
@@ -231,30 +228,39 @@ def _rewind(run: _Run, state: _State) -> None:
     run.iteration = checkpoint.restore_training(
         own.model, own.targets, own.norm, own.optimiser, tensors
     )
-    run.card = run.card.model_copy(update={"frames": _frames(run, run.iteration)})
+    # Trainings begun by earlier versions counted every episode at its longest.
+    frames = int(tensors.get("frames", run.iteration * _longest_batch(run.card)))
+    run.card = run.card.model_copy(update={"frames": frames})
 
 
-def _frames(run: _Run, iterations: int) -> int:
-    """Return how many joint steps ``iterations`` take."""
-    per_batch = run.card.recipe.episodes_per_batch * run.card.environment.episode_limit
-    return iterations * per_batch
+def _longest_batch(card: ExpertCard) -> int:
+    """Return how many joint steps a batch has at most."""
+    return card.recipe.episodes_per_batch * card.environment.episode_limit
 
 
-def _iterate(
-    run: _Run, environment: BatchedEnvironment, batches: int, began: float
-) -> TrainProgress:
+def _remaining(card: ExpertCard) -> float:
+    """Return which share of the training is still to come.
+
+    Measured against whole batches at their longest, so that where every episode lasts as long,
+    batches take equal parts.
+    """
+    longest = _longest_batch(card)
+    return 1 - card.frames / (-(-card.recipe.frames // longest) * longest)
+
+
+def _iterate(run: _Run, environment: BatchedEnvironment, began: float) -> TrainProgress:
     """Play one batch of episodes and learn from it."""
     recipe, spec, learner = run.card.recipe, environment.spec, run.learner
-    n = recipe.episodes_per_batch
+    n, before = recipe.episodes_per_batch, run.card.frames
     seeds = episode_seeds(recipe.seed, run.iteration * n, n, "train")
-    policy = learner.policy(run.iteration)
+    policy = learner.policy(before)
     played = collect(environment, policy, seeds, sampled(seeds), without=("embedding",))
     for group in learner.optimiser.param_groups:
-        group["lr"] = recipe.learning_rate * (1 - run.iteration / batches)
-    figures = learner.learn(played, run.iteration)
+        group["lr"] = recipe.learning_rate * _remaining(run.card)
+    figures = learner.learn(played, run.iteration, before)
     run.iteration += 1
     seconds = time.perf_counter() - began
-    frames = _frames(run, run.iteration)
+    frames = before + int(played.length.sum())
     run.card = run.card.model_copy(update={"frames": frames, "seconds": seconds})
     return TrainProgress(
         iteration=run.iteration,
@@ -281,16 +287,3 @@ def _save(run: _Run, output: Path, began: float) -> None:
     if replay is not None and not run.card.finished:
         tensors |= replay.tensors()
     checkpoint.save(output, run.card, run.learner.model, run.learner.norm, tensors)
-
-
-def _append(path: Path, progress: TrainProgress) -> None:
-    with path.open("a", encoding="utf-8") as lines:
-        lines.write(progress.model_dump_json(exclude_none=True) + "\n")
-
-
-def _truncate(path: Path, iterations: int) -> None:
-    """Drop the lines that were written after the checkpoint that training continues from."""
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [x for x in lines if x.endswith("\n") and json.loads(x)["iteration"] <= iterations]
-        write_file(path, "".join(kept))

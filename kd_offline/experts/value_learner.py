@@ -48,11 +48,11 @@ class ValueLearner:
     def _settings(self) -> QLearning:
         return self.model.settings
 
-    def policy(self, iteration: int) -> TeamPolicy:
-        """Return who plays batch ``iteration``."""
-        return ValuePolicy(self.model, self.norm, self._epsilon(iteration), with_value=False)
+    def policy(self, frames: int) -> TeamPolicy:
+        """Return who plays the batch before which ``frames`` joint steps were played."""
+        return ValuePolicy(self.model, self.norm, self._epsilon(frames), with_value=False)
 
-    def learn(self, played: Trajectories, iteration: int) -> Figures:
+    def learn(self, played: Trajectories, iteration: int, frames: int) -> Figures:
         """Keep batch ``iteration`` and learn from the replay."""
         recipe, settings = self.card.recipe, self._settings
         if iteration == 0:
@@ -68,16 +68,15 @@ class ValueLearner:
             if (iteration * settings.updates_per_batch + k + 1) % settings.target_every == 0:
                 self.targets.load_state_dict(self.model.state_dict())
         return {
-            "epsilon": self._epsilon(iteration),
+            "epsilon": self._epsilon(frames),
             "td_loss": float(np.mean([row.td_loss for row in rows])) ** 0.5 * scale,
             "q_tot": float(np.mean([row.q_tot for row in rows])) * scale,
             "target": float(np.mean([row.target for row in rows])) * scale,
         }
 
-    def _epsilon(self, iteration: int) -> float:
-        """Return the probability of a random action in batch ``iteration``."""
-        recipe, settings = self.card.recipe, self._settings
-        frames = iteration * recipe.episodes_per_batch * self.card.environment.episode_limit
+    def _epsilon(self, frames: int) -> float:
+        """Return the probability of a random action after ``frames`` joint steps."""
+        settings = self._settings
         share = min(1.0, frames / settings.epsilon_frames)
         return settings.epsilon_start + share * (settings.epsilon_end - settings.epsilon_start)
 

@@ -21,7 +21,7 @@ from kd_offline.networks.mixers import MixerShape, QMixer, SumMixer, draw_weight
 from kd_offline.policies import epsilon_greedy
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import QLearning, TrainRecipe
-from kd_offline.types import BoolArray, PolicyOutput, SeedArray, View
+from kd_offline.types import BoolArray, IntArray, PolicyOutput, SeedArray, View
 
 
 class ValueTeam(nn.Module):
@@ -83,13 +83,17 @@ class ValueTeam(nn.Module):
         """Return the memories of ``batch`` fresh episodes."""
         return self.agents.start(batch)
 
-    def values(self, obs: Tensor, last_actions: Tensor) -> Tensor:
+    def keep(self, memory: list[Tensor], episodes: IntArray) -> list[Tensor]:
+        """Return the memories of some episodes of a batch, indices ``episodes``."""
+        return self.agents.keep(memory, episodes)
+
+    def values(self, obs: Tensor, last_actions: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return the values of all actions over whole episodes.
 
         ``obs``: float [T, B, N, O]; ``last_actions``: int64 [T, B, N], -1 where there is none;
-        float [T, B, N, A].
+        ``lengths``: int64 [B, N], after how many steps an agent is done; float [T, B, N, A].
         """
-        return self.agents.act(obs, self.start(obs.shape[1]), last_actions)[0]
+        return self.agents.act(obs, self.start(obs.shape[1]), last_actions, lengths)[0]
 
     def parameter_counts(self) -> dict[str, int]:
         """Return the number of parameters of the agents and of the mixer."""
@@ -132,6 +136,10 @@ class ValuePolicy:
         worth = TeamValue(self.model.mixer, q[0], torch.from_numpy(view.state), alive, scale)
         available = torch.from_numpy(view.available_actions)
         return worth.output(logits, hidden, available), after + seen
+
+    def keep(self, memory: list[Tensor], episodes: IntArray) -> list[Tensor]:
+        """Return the memory of some episodes of a batch."""
+        return self.model.keep(memory, episodes)
 
 
 def unit(norm: ValueNorm) -> float:

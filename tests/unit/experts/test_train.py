@@ -13,8 +13,11 @@ from kd_offline.errors import (
 )
 from kd_offline.experts import checkpoint
 from kd_offline.experts.load import load
-from kd_offline.experts.train import train
+from kd_offline.experts.train import _remaining, train
+from kd_offline.networks.files import write_tensors
 from kd_offline.schemas.expert import ExpertArchitecture, TrainProgress, TrainRecipe
+from kd_offline.seeding import episode_seeds, uniforms
+from kd_offline.testing.targets import TargetsEnvironment
 
 SMALL = ExpertArchitecture(trunk=(8,), gru=8, critic_trunk=(8,), critic_gru=8)
 RECIPE = TrainRecipe(
@@ -69,6 +72,52 @@ def test_a_learning_step_improves_the_policy(tmp_path):
     train(recipe, tmp_path / "a", threads=1, report=seen.append, score_episodes=0)
     first, last = (sum(p.returns["team"] for p in part) / 4 for part in (seen[:4], seen[-4:]))
     assert last > first + 3
+
+
+def test_frames_are_steps_that_were_really_played(tmp_path, monkeypatch):
+    """Episodes of the game last 2 to 6 steps; the rate falls with what was played of the plan."""
+    monkeypatch.setattr(environments, "load", lambda name, **kwargs: TargetsEnvironment())
+    recipe = RECIPE.model_copy(update={"environment": "test/targets", "frames": 500})
+    seen: list[TrainProgress] = []
+    card = train(recipe, tmp_path / "a", threads=1, report=seen.append, score_episodes=8)
+    every = episode_seeds(0, 0, 16 * len(seen), "train")
+    lengths = 2 + (uniforms(every, 0, (2,), "length")[:, 0] * 5).astype(int)
+    played = lengths.reshape(-1, 16).sum(1).cumsum()
+    assert [p.frames for p in seen] == played.tolist()
+    assert played[-2] < 500 <= played[-1] == card.frames
+    assert all(p.won is not None for p in seen)
+    assert card.greedy is not None
+    assert card.greedy.won is not None
+    # Planned are 6 batches of 96 steps at the longest.
+    assert _remaining(card.model_copy(update={"frames": 144})) == 1 - 144 / 576
+
+    def stop(progress):
+        if progress.iteration == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "b", threads=1, report=stop, score_episodes=0)
+    assert checkpoint.read_card(tmp_path / "b").frames == played[2]
+    train(recipe, tmp_path / "b", threads=1, resume=True, score_episodes=0)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+
+
+def test_a_training_that_an_earlier_version_began_goes_on(tmp_path):
+    """It did not store how many frames were played: every episode was as long as the limit."""
+    path = tmp_path / "a" / checkpoint.TRAINING
+
+    def stop(progress):
+        if progress.iteration == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(RECIPE, tmp_path / "a", threads=1, report=stop, score_episodes=0)
+    tensors = checkpoint.read_tensors(path)
+    assert int(tensors.pop("frames")) == 2 * 16 * 25
+    write_tensors(path, tensors)
+    train(RECIPE, tmp_path / "a", threads=1, resume=True, score_episodes=0)
+    train(RECIPE, tmp_path / "b", threads=1, score_episodes=0)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
 
 
 def test_only_the_chosen_side_learns(tmp_path):

@@ -1,0 +1,115 @@
+"""Finished episodes are left out of the policy's batch, and no episode takes another course."""
+
+import numpy as np
+import pytest
+import torch
+
+from kd_offline import asking
+from kd_offline.experts import checkpoint
+from kd_offline.experts.expert import NetworkPolicy
+from kd_offline.experts.value_team import ValuePolicy
+from kd_offline.schemas.expert import ExpertArchitecture, ExpertCard, TrainRecipe
+from kd_offline.seeding import episode_seeds
+from kd_offline.testing.targets import TargetsEnvironment
+from kd_offline.trajectories import collect, sampled
+
+BATCH = 96
+
+
+def networks(recipe):
+    spec = TargetsEnvironment().spec
+    card = ExpertCard(
+        environment=spec,
+        recipe=recipe,
+        agents=spec.agents,
+        parameters={},
+        frames=0,
+        seconds=0.0,
+        threads=1,
+        finished=False,
+    )
+    torch.set_num_threads(1)
+    return checkpoint.build(card)
+
+
+def recipe(algorithm="mappo", **architecture):
+    return TrainRecipe(
+        environment="targets",
+        algorithm=algorithm,
+        architecture=ExpertArchitecture(trunk=(32,), gru=32, **architecture),
+    )
+
+
+def mappo(**architecture):
+    return NetworkPolicy(*networks(recipe(**architecture)))
+
+
+def qmix():
+    chosen = recipe("qmix", critic="none", last_action=True)
+    return ValuePolicy(*networks(chosen), epsilon=0.5)
+
+
+POLICIES = {
+    "central": mappo,
+    "local": lambda: mappo(critic="local"),
+    "motion": lambda: mappo(motion=True, last_action=True),
+    "separate": lambda: mappo(share=False),
+    "qmix": qmix,
+}
+
+
+class Watched:
+    """A policy that counts the rows that it is asked about; ``selective`` ones can be cut."""
+
+    def __init__(self, policy, selective):
+        self.start, self.policy, self.rows = policy.start, policy, []
+        if selective:
+            self.keep = policy.keep
+
+    def act(self, view, memory):
+        self.rows.append(len(view.obs))
+        return self.policy.act(view, memory)
+
+
+@pytest.fixture(params=POLICIES)
+def both(request):
+    """The same episodes with and without leaving out what is over."""
+    made, seeds = POLICIES[request.param](), episode_seeds(0, 0, BATCH)
+    policies = [Watched(made, selective) for selective in (True, False)]
+    return policies, [collect(TargetsEnvironment(), p, seeds, sampled(seeds)) for p in policies]
+
+
+def test_episodes_take_the_same_course(both):
+    _, (cut, whole) = both
+    assert len(set(whole.length.tolist())) > 2
+    np.testing.assert_array_equal(cut.length, whole.length)
+    np.testing.assert_array_equal(cut.won, whole.won)
+    assert cut.steps.keys() == whole.steps.keys()
+    for name, values in whole.steps.items():
+        agree(name, cut.steps[name][whole.valid], values[whole.valid])
+    for name, values in whole.final.items():
+        agree(name, cut.final[name], values)
+
+
+def agree(name, got, wanted):
+    """What networks say may round in another way; what happens may not differ at all."""
+    assert got.dtype == wanted.dtype
+    said = name in ("logits", "q_values", "q_tot", "q_tot_max", "mixer_credit", "value")
+    loose = 1e-5 if said or name in ("embedding", "behaviour_logprob") else 0
+    np.testing.assert_allclose(got, wanted, rtol=loose, atol=loose / 10, err_msg=name)
+
+
+def test_fewer_rows_are_asked_about(both):
+    (cut, whole), (played, _) = both
+    assert set(whole.rows) == {BATCH}
+    assert sum(cut.rows) < sum(whole.rows)
+    assert min(cut.rows) >= asking.FEWEST
+    for step, rows in enumerate(cut.rows):
+        # Episodes that end in a step are shown once more.
+        assert rows <= max(asking.FEWEST, 2 * int((played.length >= step).sum()))
+
+
+def test_a_small_batch_is_left_alone():
+    made, seeds = Watched(mappo(), selective=True), episode_seeds(0, 0, 2 * asking.FEWEST - 1)
+    collect(TargetsEnvironment(), made, seeds, sampled(seeds))
+    assert set(made.rows) == {2 * asking.FEWEST - 1}
