@@ -47,6 +47,8 @@ def clusters(team: Team, dataset: str | Path | None) -> RoleClusters | None:
     shares = {}
     for i, agent in enumerate(buffer.spec.agents):
         embedding = data["steps/embedding"][data["steps/alive"][:, i], i]
+        if not len(embedding):
+            continue  # it never acted
         mean = np.exp(roles.log_roles(embedding).numpy().astype(np.float64)).mean(axis=0)
         shares[agent] = tuple(np.round(mean, 4).tolist())
     how = _HOW[recipe.switches.role_init]

@@ -25,11 +25,11 @@ def profile(made, run):
     return kd_json("profile", run, "-o", run.parent / "out" / "team.json", *given)
 
 
-def interface_file(profile, path, *, without=()):
+def interface_file(profile, path, keep):
     lines = ['name = "drone"']
     for agent in profile["agents"]:
         contract = agent["contract"]
-        blocks = {b["name"]: b["ranges"] for b in agent["blocks"] if b["name"] not in without}
+        blocks = {b["name"]: b["ranges"] for b in agent["blocks"] if keep(b)}
         inline = ", ".join(f"{name} = {ranges}" for name, ranges in blocks.items())
         lines += [f"[agents.{contract['agent']}]", f"blocks = {{ {inline} }}"]
         lines += [f"observation_width = {contract['obs_width']}"]
@@ -66,14 +66,15 @@ def test_the_team_fits_its_own_environment(run, profile):
 
 def test_an_interface_in_a_file(run, profile, tmp_path):
     out = run.parent / "out" / "team.json"
-    blocks = profile["agents"][0]["blocks"]
-    masked = [block["name"] for block in blocks if block["visibility"] == "hidden"]
-    hidden = interface_file(profile, tmp_path / "a.toml", without=masked)
-    assert "mask hides it anyway" in kd("deploy-check", out, "--obs-spec", hidden).stderr
-    needed = interface_file(profile, tmp_path / "b.toml", without=("own_velocity",))
-    found = kd_json("deploy-check", out, "--obs-spec", needed, code=1)
-    assert [m["where"] for m in found["mismatches"]] == [
-        f"agents.agent_{i}.blocks.own_velocity" for i in range(3)
+    seen = interface_file(profile, tmp_path / "a.toml", lambda b: b["visibility"] != "hidden")
+    assert "mask hides it anyway" in kd("deploy-check", out, "--obs-spec", seen).stderr
+    lost = next(b["name"] for b in profile["agents"][0]["blocks"] if b["seen"])
+    fewer = interface_file(profile, tmp_path / "b.toml", lambda b: b["name"] != lost)
+    found = kd_json("deploy-check", out, "--obs-spec", fewer, code=1)
+    assert [mismatch["where"] for mismatch in found["mismatches"]] == [
+        f"agents.{agent['contract']['agent']}.blocks.{lost}"
+        for agent in profile["agents"]
+        if any(b["name"] == lost and b["seen"] for b in agent["blocks"])
     ]
 
 
