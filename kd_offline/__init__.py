@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from kd_offline.recording.replay import replay
     from kd_offline.reports.html import report
     from kd_offline.students.policy import load as load_students
+    from kd_offline.sweeps.sweep import sweep
 
 __version__ = "0.1.0"
 
@@ -78,6 +79,7 @@ _HOMES = {
     "report": "reports.html:report",
     "rerun": "distillation.rerun:rerun",
     "split": "datasets.edit.split:split",
+    "sweep": "sweeps.sweep:sweep",
     "train": "experts.train:train",
     "train_recipe": "experts.recipe:train_recipe",
     "verify": "datasets.checks.integrity:verify",
@@ -118,6 +120,7 @@ __all__ = [
     "report",
     "rerun",
     "split",
+    "sweep",
     "train",
     "train_recipe",
     "verify",

@@ -23,6 +23,7 @@ from kd_offline.cli import (
     recording,
     reports,
     sharing,
+    sweeping,
     trust,
 )
 from kd_offline.cli.failures import Commands
@@ -68,6 +69,7 @@ editing.add(app)
 describing.add(app)
 conversion.add(app)
 distillation.add(app)
+sweeping.add(app)
 evaluation.add(app)
 exporting.add(app)
 deploying.add(app)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_offline.errors import UsageError
 from kd_offline.exports.network import Affine, AgentNetwork
 from kd_offline.students.folding import fold, kept_columns
 from kd_offline.students.networks import StudentTeam
@@ -24,7 +25,19 @@ from kd_offline.types import BoolArray, Float32Array
 
 
 def compact(student: StudentPolicy) -> tuple[AgentNetwork, ...]:
-    """Return the deployed network of every agent of a team."""
+    """Return the deployed network of every agent of a team.
+
+    Raises
+    ------
+    UsageError
+        Its GRUs are of low rank, which no exported form computes.
+    """
+    if student.card.architecture.rank_share is not None:
+        msg = (
+            "students whose GRUs are of low rank cannot be exported: distil without "
+            "student.rank_share"
+        )
+        raise UsageError(msg)
     seen = student.mask.static
     count = student.team.spec.n_agents
     return tuple(_agent(student.team, i, None if seen is None else seen[i]) for i in range(count))

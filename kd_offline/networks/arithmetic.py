@@ -8,6 +8,7 @@ widths ``w1..wn``, GRU width ``h`` and ``a`` actions::
     linear  x -> y : MACs x y          parameters x y + y          elementwise y
     relu + norm y  :                   parameters 2 y              elementwise 8 y
     gru     x -> h : MACs 3 h (x + h)  parameters 3 h (x + h + 2)  elementwise 17 h
+    gru of rank r  : MACs r (x + 7 h)  parameters r (x + 7 h) + 6 h  elementwise 17 h
 
 Every weight of a matrix is used once in a decision, so the number of MACs is also the number of
 matrix weights; what is left of the parameters are vectors (biases, gains).
@@ -81,6 +82,7 @@ class ExportedShape:
     motion: bool = False
     mask_bits: bool = False
     last_action: bool = False
+    rank: int | None = None  # of both matrices of the GRU
 
     @property
     def inputs(self) -> int:
@@ -149,8 +151,9 @@ def network_cost(shape: Shape) -> NetworkCost:
         elementwise += (1 + _NORM_AND_RELU) * layer
         width = layer
     if shape.gru is not None:
-        macs += 3 * shape.gru * (width + shape.gru)
-        parameters += 3 * shape.gru * (width + shape.gru + 2)
+        weights = sum(rows * columns for rows, columns in _gru_matrices(shape, width, shape.gru))
+        macs += weights
+        parameters += weights + 6 * shape.gru
         elementwise += _GRU_GATES * shape.gru
         width = shape.gru
     macs += width * shape.outputs
@@ -173,7 +176,7 @@ def memory_cost(shape: Shape, precision: Precision = "fp32") -> MemoryCost:
     sizes = {
         "fp32": FLOAT * (cost.macs + vectors),
         "fp16": 2 * (cost.macs + vectors),
-        "int8": cost.macs + FLOAT * (vectors + _rows(shape)),
+        "int8": cost.macs + FLOAT * (vectors + _rows(shape) + 2 * (_rank(shape) or 0)),
     }
     hidden, live = FLOAT * kept, FLOAT * max(_live(shape))
     if isinstance(shape, ExportedShape):
@@ -243,6 +246,20 @@ def _rows(shape: Shape) -> int:
     return sum(shape.trunk) + 6 * (shape.gru or 0) + shape.outputs
 
 
+def _rank(shape: Shape) -> int | None:
+    """Return the rank of a GRU's matrices; None where they are full."""
+    rank: int | None = getattr(shape, "rank", None)
+    return rank
+
+
+def _gru_matrices(shape: Shape, inputs: int, width: int) -> list[tuple[int, int]]:
+    """Return rows and columns of a GRU's matrices; of rank r, each is a product of two."""
+    rank = _rank(shape)
+    if rank is None:
+        return [(3 * width, inputs), (3 * width, width)]
+    return [(rank, inputs), (3 * width, rank), (rank, width), (3 * width, rank)]
+
+
 def _matrices(shape: Shape) -> Iterator[tuple[int, int]]:
     """Yield rows and columns of every matrix."""
     width = shape.inputs
@@ -250,8 +267,7 @@ def _matrices(shape: Shape) -> Iterator[tuple[int, int]]:
         yield layer, width
         width = layer
     if shape.gru is not None:
-        yield 3 * shape.gru, width
-        yield 3 * shape.gru, shape.gru
+        yield from _gru_matrices(shape, width, shape.gru)
         width = shape.gru
     yield shape.outputs, width
 
@@ -273,6 +289,7 @@ def _c_buffers(shape: ExportedShape) -> int:
     first = max(shape.inputs, *shape.trunk[1::2], 1)
     second = max(shape.trunk[::2], default=0)
     floats = first + second + 6 * (shape.gru or 0) + shape.memory_width + shape.outputs
+    floats += shape.rank or 0
     return FLOAT * floats
 
 

@@ -41,6 +41,7 @@ from kd_offline.schemas.outputs import (
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import RunManifest
 from kd_offline.schemas.student import StudentCard
+from kd_offline.schemas.sweep import SweepReport
 
 MODELS: dict[str, type[BaseModel]] = {
     "dataset": DatasetManifest,
@@ -66,6 +67,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "diff-output": DiffReport,
     "card-output": CardOutput,
     "distill-output": DistillOutput,
+    "sweep": SweepReport,
     "evaluate-output": EvaluateOutput,
     "export-output": ExportOutput,
     "deploy-check-output": InterfaceCheck,

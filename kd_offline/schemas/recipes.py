@@ -94,6 +94,12 @@ class StudentArchitecture(Strict):
         default=32, description="width for all agents, one for each, or auto from block widths"
     )
     depth: int = Field(default=2, ge=0, description="trunk layers before the GRU or the head")
+    rank_share: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="rank of the two matrices of the GRU, by width; None: full; no export takes it",
+    )
     aligner: Literal["identity", "linear"] = Field(
         default="identity", description="g_i of Alg. 1: linear, folded away at export"
     )
@@ -113,6 +119,13 @@ class StudentArchitecture(Strict):
         description="also learn the value of the state, by a head that exists in training only; "
         "needs weights.regression",
     )
+
+    @model_validator(mode="after")
+    def _rank_is_of_a_gru(self) -> StudentArchitecture:
+        if self.rank_share is not None and self.kind != "gru":
+            msg = "student.rank_share is of a GRU: leave it out, or choose student.kind gru"
+            raise ValueError(msg)
+        return self
 
 
 class Optimisation(Strict):
@@ -171,6 +184,16 @@ class DistillRecipe(Strict):
         description="of decoded data and targets, in 10**6 bytes; where they need more they are "
         "streamed, in an order that depends on this; None: all in memory",
     )
+
+    @model_validator(mode="after")
+    def _low_rank_is_not_rounded(self) -> DistillRecipe:
+        if self.student.rank_share is not None and self.optimisation.quantise_from is not None:
+            msg = (
+                "students with GRUs of low rank have no int8 export to train for: leave out "
+                "student.rank_share or optimisation.quantise_from"
+            )
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _dueling_learns_values(self) -> DistillRecipe:

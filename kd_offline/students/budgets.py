@@ -77,7 +77,7 @@ def allocate_budget(card: StudentCard, worths: Sequence[Worth], budget: Budget) 
 
     @cache
     def cost(agent: int, width: int) -> Figures:
-        return figures(_shape(card, agent, width), budget, device)
+        return card_figures(card, agent, width, budget, device)
 
     _check_known(cost(0, NARROWEST), limits, budget, device)
     shares = _shares([worth.total for worth in worths])
@@ -95,7 +95,7 @@ def allocate_budget(card: StudentCard, worths: Sequence[Worth], budget: Budget) 
             AgentBudget(agent=agent, hidden=width, widest=widest, worth=worth, figures=found)
             for agent, width, widest, worth, found in agents
         ),
-        team={name: one.value for name, one in _added(each).items()},
+        team={name: one.value for name, one in added(each).items()},
     )
 
 
@@ -113,9 +113,16 @@ def _on_one_device(
 ) -> list[int] | None:
     """Narrow the whole team until its costs add up to no more than the limits."""
     for widths in _candidates(widest, shares):
-        if not _exceeded(_added([cost(i, width) for i, width in enumerate(widths)]), limits):
+        if not _exceeded(added([cost(i, width) for i, width in enumerate(widths)]), limits):
             return widths
     return None
+
+
+def card_figures(
+    card: StudentCard, agent: int, width: int, budget: Budget, device: HardwareProfile | None
+) -> Figures:
+    """Return what one step of an agent of a team needs at a width."""
+    return figures(_shape(card, agent, width), budget, device)
 
 
 def figures(shape: ExportedShape, budget: Budget, device: HardwareProfile | None) -> Figures:
@@ -225,7 +232,7 @@ def _narrowed(cost: Cost, agent: int, width: int, limits: Mapping[Quantity, floa
     return next(fitting, 0)
 
 
-def _added(each: Sequence[Figures]) -> Figures:
+def added(each: Sequence[Figures]) -> Figures:
     """Return the sums over agents; the code is there once for each, as it is exported."""
     return {
         name: one.model_copy(update={"value": sum(cost[name].value for cost in each)})
@@ -245,7 +252,7 @@ def _nearest(
 ) -> str:
     """Return the sentence that names what does not fit, and the nearest budget that would."""
     names = card.environment.agents
-    asked = [("the team", _added(narrowest))]
+    asked = [("the team", added(narrowest))]
     if not budget.shared_device:
         asked = [*zip(names, narrowest, strict=True)]
     over = [(who, name) for who, found in asked for name in _exceeded(found, limits)]

@@ -181,9 +181,10 @@ def agent_shape(
     columns = spec.obs_widths[agent] * (1 + inputs.mask + inputs.motion)
     columns += spec.action_counts[agent] if inputs.last_action else 0
     recurrent = width if architecture.kind == "gru" else None
-    return NetworkShape(
-        columns, (width,) * architecture.depth, recurrent, spec.action_counts[agent]
-    )
+    share = architecture.rank_share
+    rank = None if share is None else max(1, round(share * width))
+    trunk = (width,) * architecture.depth
+    return NetworkShape(columns, trunk, recurrent, spec.action_counts[agent], rank)
 
 
 def exported_shape(
@@ -202,6 +203,7 @@ def exported_shape(
         motion=inputs.motion,
         mask_bits=inputs.mask and drawn,
         last_action=inputs.last_action,
+        rank=shape.rank,
     )
 
 

@@ -18,6 +18,7 @@ TIERS = {
     **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs", "exports"), 3),
     "collaboration": 3,
     "testing": 4,
+    "sweeps": 4,
     "cli": 5,
     "__main__": 6,
 }

@@ -52,6 +52,7 @@ SMALL = {
     "train": ["--frames", "6400", "--score", "8", "--threads", "1"],
     "record": ["--episodes", "80", "--threads", "1"],
     "distill": ["--epochs", "1", "--threads", "1"],
+    "sweep": ["--trials", "2", "--epochs", "1", "--episodes", "50"],
     "evaluate": ["--episodes", "20", "--threads", "1"],
     "profile": ["--episodes", "20"],
     "bench latency": ["--rounds", "2", "--steps", "5"],

@@ -1,0 +1,121 @@
+"""``sweep``: many students of one dataset, and which of them no other beats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kd_offline.cli import options
+from kd_offline.cli.failures import resumable
+from kd_offline.cli.output import bar, emit, say, table
+
+if TYPE_CHECKING:
+    from kd_offline.schemas.sweep import SweepPoint, SweepReport
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    app.command(
+        epilog=options.examples(
+            "kd-offline sweep dataset.zarr -o sweep/ --trials 40",
+            "kd-offline sweep dataset.zarr -o sweep/ --trials 80 --workers 4",
+            "kd-offline sweep dataset.zarr -o sweep/ --mask limited --widths 8,16,32 --arch gru",
+            "kd-offline sweep dataset.zarr -o sweep/ --judge agreement --profile mine.toml",
+        )
+    )(sweep)
+
+
+def sweep(
+    dataset: options.Dataset,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("sweep"),
+    trials: Annotated[
+        int, typer.Option(callback=options.at_least(1), help="In the end, in all processes.")
+    ] = 24,
+    workers: Annotated[
+        int, typer.Option(callback=options.at_least(1), help="Processes to start.")
+    ] = 1,
+    seed: options.Seed = 0,
+    arch: Annotated[
+        str, typer.Option(help="gru, mlp, low-rank; several with commas.")
+    ] = "gru,mlp,low-rank",
+    widths: Annotated[
+        str, typer.Option(help="To choose from for each agent.")
+    ] = "8,16,24,32,48,64",
+    precision: Annotated[str, typer.Option(help="fp32, int8; several with commas.")] = "fp32,int8",
+    profile: Annotated[
+        str, typer.Option(help="Device that the time is predicted for.")
+    ] = "stm32f4",
+    judge: Annotated[
+        str,
+        typer.Option(
+            help="retention (in the environment), agreement (from the file), or auto: retention "
+            "where environment and expert are here."
+        ),
+    ] = "auto",
+    episodes: Annotated[
+        int, typer.Option(callback=options.at_least(1), help="To judge on.")
+    ] = 1000,
+    method: Annotated[str | None, typer.Option(help="As for distill.")] = None,
+    mask: Annotated[str | None, typer.Option(help="Stored mask.  [default: full]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    recipe: options.RecipeFile = None,
+    settings: options.Settings = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Search for students that keep much and cost little.
+
+    Every trial is a run folder. The same command continues a sweep, and other processes can join.
+    """
+    from kd_offline.distillation.recipe import distill_recipe
+    from kd_offline.sweeps.sweep import sweep as search
+
+    given = {} if epochs is None else {"optimisation.epochs": epochs}
+    chosen = distill_recipe(
+        method=method, mask=mask, file=recipe, settings=given | options.assignments(settings)
+    )
+    kept = f"finished trials are in {output}: run the same command again"
+    with bar(trials, "trials", quiet) as shown, resumable(kept):
+
+        def progress(point: SweepPoint) -> None:
+            shown.update()
+            shown.set_postfix_str(f"{point.architecture} {point.quality:.3f}", refresh=False)
+
+        report = search(
+            dataset,
+            output,
+            trials=trials,
+            workers=workers,
+            seed=seed,
+            recipe=chosen,
+            architectures=arch.split(","),
+            widths=options.integers(widths, "--widths"),
+            precisions=precision.split(","),
+            profile=profile,
+            judge=judge,
+            episodes=episodes,
+            progress=progress,
+        )
+    emit(report) if json else _show(report, output)
+
+
+def _show(report: SweepReport, output: Path) -> None:
+    head = ("front", "run", "network", "weights", "widths", *report.objectives)
+    rows = [
+        (
+            "*" if point.front else "",
+            point.run,
+            point.architecture,
+            point.precision,
+            ",".join(map(str, point.widths)),
+            f"{point.quality:.4f}",
+            *(f"{point.figures[name].value:,.4g}" for name in ("macs", "flash_kb", "latency_us")),
+        )
+        for point in report.points
+    ]
+    typer.echo(table([head, *rows]))
+    say(f"time predicted for {report.plan.profile}; costs are sums over agents")
+    typer.echo(str(output / "sweep.html"))

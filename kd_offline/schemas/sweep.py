@@ -1,0 +1,62 @@
+"""``sweep.json``: students of many sizes, and which of them no other one beats."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from kd_offline.schemas.budget import BudgetFigure, Quantity
+from kd_offline.schemas.environment import Strict
+from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.schemas.run import DatasetReference
+
+Architecture = Literal["gru", "mlp", "low-rank"]
+Judge = Literal["retention", "agreement"]
+
+
+class SweepPlan(Strict):
+    """What is tried and how it is judged; the same for every process that takes part."""
+
+    recipe: DistillRecipe = DistillRecipe()
+    architectures: tuple[Architecture, ...] = Field(
+        default=("gru", "mlp", "low-rank"), min_length=1
+    )
+    widths: tuple[int, ...] = Field(default=(8, 16, 24, 32, 48, 64), min_length=1)
+    precisions: tuple[Literal["fp32", "int8"], ...] = Field(default=("fp32", "int8"), min_length=1)
+    profile: str = Field(default="stm32f4", description="device that the time is predicted for")
+    judge: Judge = Field(
+        description="retention: greedy play in the environment; agreement: of greedy choices with "
+        "the expert's on held-out episodes, from the file alone"
+    )
+    episodes: int = Field(
+        default=1000, gt=0, description="of the environment, or held-out ones at most"
+    )
+    seed: int = Field(default=0, ge=0)
+
+
+class SweepPoint(Strict):
+    """One distilled team."""
+
+    trial: int
+    run: str = Field(description="run folder, within the folder of the sweep")
+    architecture: Architecture
+    precision: Literal["fp32", "int8"]
+    widths: tuple[int, ...]
+    quality: float = Field(description="what the plan's judge measured; more is better")
+    held_out_kl: float | None = Field(default=None, description="to the expert, as trained")
+    figures: dict[Quantity, BudgetFigure] = Field(description="sum over agents")
+    front: bool = Field(description="no other team is at least as good in everything")
+
+
+class SweepReport(Strict):
+    """The whole of ``sweep.json``."""
+
+    kind: Literal["kd-offline sweep"] = "kd-offline sweep"
+    version: tuple[int, int] = (1, 0)
+    plan: SweepPlan
+    dataset: DatasetReference
+    environment: str
+    objectives: tuple[str, ...]
+    points: tuple[SweepPoint, ...]
+    failed: int = Field(default=0, ge=0, description="trials that were interrupted or failed")

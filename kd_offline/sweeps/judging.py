@@ -1,0 +1,119 @@
+"""What a trial's students are worth: retention in the environment, or agreement from the file."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from kd_offline.datasets import ExpertBuffer
+from kd_offline.errors import KdOfflineError, UsageError
+from kd_offline.exports import gate
+from kd_offline.exports.draft import draft
+from kd_offline.policies import choose_actions
+from kd_offline.runs.folder import open_run
+from kd_offline.schemas.run import RunManifest
+from kd_offline.schemas.sweep import Judge, SweepPlan
+from kd_offline.students.policy import load
+from kd_offline.types import IntArray
+
+
+def judge_for(buffer: ExpertBuffer, wanted: str) -> Judge:
+    """Return how teams are judged: by retention where environment and expert are here.
+
+    Raises
+    ------
+    UsageError
+        ``retention`` is wanted and the environment or the expert is not here.
+    """
+    if wanted == "agreement":
+        return "agreement"
+    if wanted not in ("auto", "retention"):
+        msg = f"unknown judge {wanted!r}: allowed are auto, retention, agreement"
+        raise UsageError(msg)
+    try:
+        from kd_offline.environments import load as load_environment
+        from kd_offline.experts.load import load as load_expert
+
+        environment = load_environment(buffer.spec.id, **buffer.spec.kwargs)
+        load_expert(buffer.manifest.experts[0].reference, environment.spec)
+    except (KdOfflineError, ImportError, LookupError) as error:
+        if wanted == "retention":
+            msg = f"retention cannot be measured: {error}; judge by agreement instead"
+            raise UsageError(msg) from error
+        return "agreement"
+    return "retention"
+
+
+def quality(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str) -> float:
+    """Return what the plan's judge says of the students of a run at a precision."""
+    measure = _retention if plan.judge == "retention" else _agreement
+    return measure(run, buffer, plan, precision)
+
+
+def _retention(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str) -> float:
+    from kd_offline.evaluation.evaluate import evaluate
+    from kd_offline.exports.export import export, place
+
+    played = None
+    if precision != "fp32":
+        played = place(run, None, precision)
+        export(
+            *(run, played),
+            to="torch",
+            precision=precision,
+            dataset=buffer.where,
+            least_agreement=0.0,
+            overwrite=True,
+        )
+    report = evaluate(run, episodes=plan.episodes, seed=plan.seed, modes=("greedy",), export=played)
+    kept = None if report.greedy is None else report.greedy.retention.normalised
+    if kept is None:
+        msg = (
+            "retention is undefined, as the expert is no better than random play: judge by "
+            "agreement instead"
+        )
+        raise UsageError(msg)
+    return kept
+
+
+def _agreement(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str) -> float:
+    """Return how often greedy students choose as the expert, where there is a choice."""
+    if precision == "fp32":
+        recorded = gate.recorded(buffer, plan.episodes)
+        said = gate.replay(load(run)[0], recorded)
+    else:
+        made = draft(
+            open_run(run),
+            "int8",
+            dataset=buffer.where,
+            episodes=plan.episodes,
+            least_agreement=0.0,
+        )
+        recorded, said = made.episodes, made.expected
+    legal = recorded.arrays["available_actions"]
+    counts = recorded.acting() & (legal.sum(axis=-1) > 1)
+    same = choose_actions(said, legal) == _expert(buffer, recorded)
+    return float(same[counts].mean()) if counts.any() else 1.0
+
+
+def _expert(buffer: ExpertBuffer, recorded: gate.Recorded) -> IntArray:
+    """Return the expert's greedy actions, or those taken where it states no scores: [E, T, N]."""
+    names = [name for name in ("steps/logits", "steps/q_values") if buffer.has(name)]
+    if not names:
+        return recorded.arrays["actions"].astype(np.int64)
+    held = buffer.split("heldout")
+    chosen = (held if len(held) else buffer.split("train"))[: len(recorded.seeds)]
+    scores, _ = buffer.padded(names[:1], chosen)
+    return choose_actions(scores[names[0]], recorded.arrays["available_actions"])
+
+
+def held_out_kl(manifest: RunManifest) -> float | None:
+    """Return the held-out KL of the first seed, as training measured it."""
+    return manifest.results[0].held_out.get("kl")
+
+
+def has_optuna() -> bool:
+    """Tell whether the sampler is installed."""
+    return importlib.util.find_spec("optuna") is not None

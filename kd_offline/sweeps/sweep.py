@@ -1,0 +1,265 @@
+"""``sweep``: students of many sizes, and the ones among them that no other beats."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from kd_offline.datasets import ExpertBuffer
+from kd_offline.distillation.methods import check_arrays
+from kd_offline.errors import MissingExtraError, StorageError, UsageError
+from kd_offline.files import make_folder, write_file
+from kd_offline.hardware import profiles
+from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.schemas.run import DatasetReference
+from kd_offline.schemas.sweep import SweepPlan, SweepPoint, SweepReport
+from kd_offline.seeding import derive
+from kd_offline.sweeps.front import front
+from kd_offline.sweeps.judging import has_optuna, judge_for
+from kd_offline.sweeps.trials import COSTS, Choice, carry_out, choose, objectives
+
+PLAN, REPORT, JOURNAL, PAGE = "plan.json", "sweep.json", "trials.journal", "sweep.html"
+FIRST_WIDTH = 32
+
+Progress = Callable[[SweepPoint], None]
+
+
+def sweep(
+    dataset: str | Path,
+    output: str | Path,
+    *,
+    trials: int = 24,
+    workers: int = 1,
+    seed: int = 0,
+    recipe: DistillRecipe | None = None,
+    architectures: Sequence[str] = ("gru", "mlp", "low-rank"),
+    widths: Sequence[int] = (8, 16, 24, 32, 48, 64),
+    precisions: Sequence[str] = ("fp32", "int8"),
+    profile: str = "stm32f4",
+    judge: str = "auto",
+    episodes: int = 1000,
+    progress: Progress | None = None,
+) -> SweepReport:
+    """Search for students that keep much and cost little, and write ``sweep.json`` in a folder.
+
+    Parameters
+    ----------
+    dataset : path
+        An expert buffer.
+    output : path
+        Folder of the sweep. Where one was begun with the same plan it is continued, also by
+        several processes at once, on one machine or over a shared file system.
+    trials : int
+        How many there are to be in the end, those of other processes included.
+    workers : int
+        Processes to start here.
+    seed : int
+        Of the sampler. One process that is not interrupted repeats its choices.
+    recipe : DistillRecipe, optional
+        Of every student, but for its architecture; only the first seed is used.
+    architectures, widths, precisions : sequences
+        What is chosen from, widths for each agent.
+    profile : str
+        Device that the time is predicted for.
+    judge : str
+        ``retention`` in the environment, ``agreement`` on held-out episodes, or ``auto``:
+        retention where environment and expert are here.
+    episodes : int
+        To judge on.
+    progress : callable, optional
+        Told every point that this process made.
+
+    Raises
+    ------
+    UsageError
+        A setting is impossible, or retention cannot be measured.
+    StorageError
+        The folder holds a sweep with another plan or dataset, or something else.
+    MissingExtraError
+        Optuna is not installed.
+    """
+    if not has_optuna():
+        raise MissingExtraError(library="optuna", extra="sweep", purpose="a sweep")
+    if trials < 1 or workers < 1:
+        msg = f"cannot make {trials} trials with {workers} workers: give 1 or more of each"
+        raise UsageError(msg)
+    buffer = ExpertBuffer.open(dataset)
+    plan = SweepPlan.model_validate(
+        {
+            "recipe": recipe or DistillRecipe(),
+            "architectures": tuple(architectures),
+            "widths": tuple(widths),
+            "precisions": tuple(precisions),
+            "profile": profile,
+            "judge": judge_for(buffer, judge),
+            "episodes": episodes,
+            "seed": seed,
+        }
+    )
+    _check(plan, buffer)
+    folder = _begin(Path(output), plan, buffer)
+    others = [_start(str(dataset), folder, trials, k) for k in range(1, workers)]
+    try:
+        work(dataset, folder, trials, progress=progress)
+    finally:
+        for other in others:
+            other.join()
+    return finish(folder, buffer, str(dataset), plan)
+
+
+def work(
+    dataset: str | Path,
+    folder: Path,
+    trials: int,
+    worker: int = 0,
+    progress: Progress | None = None,
+) -> None:
+    """Carry out trials of a sweep that was begun, until there are ``trials`` together."""
+    from optuna.study import MaxTrialsCallback
+    from optuna.trial import TrialState
+
+    buffer = ExpertBuffer.open(dataset)
+    plan = SweepPlan.model_validate_json((folder / PLAN).read_bytes())
+    study = _study(folder, plan, buffer.spec.agents, worker)
+
+    def objective(trial: Any) -> tuple[float, ...]:
+        choice = choose(trial, plan, buffer.spec.agents)
+        known = [p for p in _done(study) if choice == Choice.of(p)]
+        point = known[0] if known else carry_out(choice, trial.number, folder, buffer, plan)
+        trial.set_user_attr("point", point.model_dump(mode="json"))
+        if progress is not None:
+            progress(point)
+        return objectives(point)
+
+    finished = (TrialState.COMPLETE,)
+    if len(study.get_trials(deepcopy=False, states=finished)) < trials:
+        study.optimize(objective, callbacks=[MaxTrialsCallback(trials, states=finished)])
+
+
+def finish(folder: Path, buffer: ExpertBuffer, path: str, plan: SweepPlan) -> SweepReport:
+    """Mark the front, and write table and page."""
+    from kd_offline.reports.sweep import sweep_html
+
+    points, failed = _points(folder, plan)
+    costs = [(-(q := objectives(p))[0], *q[1:]) for p in points]
+    marked = [
+        point.model_copy(update={"front": best})
+        for point, best in zip(points, front(costs), strict=True)
+    ]
+    report = SweepReport(
+        plan=plan,
+        dataset=DatasetReference(id=buffer.id, name=buffer.manifest.name, path=path),
+        environment=buffer.spec.id,
+        objectives=(plan.judge, *COSTS),
+        points=tuple(sorted(marked, key=lambda p: (-p.quality, p.figures["macs"].value))),
+        failed=failed,
+    )
+    write_file(folder / REPORT, report.model_dump_json(indent=2, exclude_none=True) + "\n")
+    write_file(folder / PAGE, sweep_html(report))
+    return report
+
+
+def _check(plan: SweepPlan, buffer: ExpertBuffer) -> None:
+    """Refuse what every trial would refuse."""
+    buffer.mask(plan.recipe.mask)
+    check_arrays(plan.recipe, list(buffer.names))
+    if min(plan.widths) < 1:
+        msg = f"--widths {','.join(map(str, plan.widths))} holds a width below 1: give 8,16,32"
+        raise UsageError(msg)
+    if "low-rank" in plan.architectures and "fp32" not in plan.precisions:
+        msg = "low-rank students have no int8 export: add fp32 to the precisions, or leave them out"
+        raise UsageError(msg)
+    profiles.load(plan.profile)
+
+
+def _begin(folder: Path, plan: SweepPlan, buffer: ExpertBuffer) -> Path:
+    """Make the folder, or check that it holds the same sweep."""
+    said = plan.model_dump_json(indent=2) + "\n"
+    place, origin = folder / PLAN, folder / "dataset.txt"
+    if not folder.exists() or not any(folder.iterdir()):
+        make_folder(folder)
+        write_file(origin, buffer.id + "\n")
+        write_file(place, said)
+        return folder
+    if not place.is_file():
+        msg = f"{folder} exists and is not a sweep: remove it yourself or give another path"
+        raise StorageError(msg)
+    if place.read_text("utf-8") != said or origin.read_text("utf-8").strip() != buffer.id:
+        msg = (
+            f"the sweep in {str(folder)!r} was begun with another plan or dataset: repeat its "
+            f"options, as its {PLAN} states them, or choose another folder"
+        )
+        raise StorageError(msg)
+    return folder
+
+
+def _start(dataset: str, folder: Path, trials: int, worker: int) -> Any:
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_join, args=(dataset, folder, trials, worker))
+    process.start()
+    return process
+
+
+def _join(dataset: str, folder: Path, trials: int, worker: int) -> None:
+    """Work in another process; what stops this one is told by the one that started it."""
+    with suppress(KeyboardInterrupt):
+        work(dataset, folder, trials, worker)
+
+
+def _study(folder: Path, plan: SweepPlan, agents: Sequence[str], worker: int) -> Any:
+    """Open the study; the first process that comes also says what is tried first."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # errors are told by us
+    file = str(folder / JOURNAL)
+    storage = JournalStorage(JournalFileBackend(file, lock_obj=JournalFileOpenLock(file)))
+    directions: list[Any] = ["maximize", *["minimize"] * len(COSTS)]
+    study = optuna.create_study(
+        storage=storage,
+        study_name="sweep",
+        directions=directions,
+        load_if_exists=True,
+    )
+    known = len(study.get_trials(deepcopy=False))
+    state = derive(plan.seed, "sweep", worker, known) % 2**32
+    study.sampler = optuna.samplers.TPESampler(seed=state, n_startup_trials=8)
+    if not known and agents:
+        for first in _first(plan, agents):
+            study.enqueue_trial(first, skip_if_exists=True)
+    return study
+
+
+def _first(plan: SweepPlan, agents: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one student of each architecture and precision, of a width in the middle."""
+    near = min(plan.widths, key=lambda width: abs(width - FIRST_WIDTH))
+    every = {f"width.{agent}": near for agent in agents}
+    kinds = [(kind, p) for kind in plan.architectures for p in plan.precisions]
+    return [
+        {"architecture": kind, "precision": precision, **every}
+        for kind, precision in kinds
+        if kind != "low-rank" or precision == "fp32"
+    ]
+
+
+def _points(folder: Path, plan: SweepPlan) -> tuple[list[SweepPoint], int]:
+    """Return the points of all finished trials, and how many trials did not finish."""
+    from optuna.trial import TrialState
+
+    study = _study(folder, plan, (), 0)
+    whole = (TrialState.COMPLETE, TrialState.WAITING)
+    failed = sum(trial.state not in whole for trial in study.get_trials(deepcopy=False))
+    return list({point.run: point for point in _done(study)}.values()), failed
+
+
+def _done(study: Any) -> list[SweepPoint]:
+    """Return the points of finished trials; one that chose a known student repeats its point."""
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [SweepPoint.model_validate_json(json.dumps(t.user_attrs["point"])) for t in trials]

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from kd_offline.networks.arithmetic import ExportedShape, memory_cost, network_cost
+from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
+from kd_offline.schemas.recipes import DistillRecipe
+
+
+def network(rank=2):
+    shape = NetworkShape(inputs=6, trunk=(), gru=8, outputs=5, rank=rank)
+    return RecurrentNetwork(shape, np.random.default_rng(0))
+
+
+def test_it_is_a_gru_of_the_products():
+    low = network()
+    gru = nn.GRU(6, 8)
+    unit = low.gru
+    with torch.no_grad():
+        gru.weight_ih_l0.copy_(unit.weight_ih_out @ unit.weight_ih_in)
+        gru.weight_hh_l0.copy_(unit.weight_hh_out @ unit.weight_hh_in)
+        gru.bias_ih_l0.copy_(unit.bias_ih.normal_())
+        gru.bias_hh_l0.copy_(unit.bias_hh.normal_())
+    x = torch.randn(7, 3, 6)
+    output, states, memory = low(x, low.start(3))
+    expected, after = gru(x, torch.zeros(1, 3, 8))
+    torch.testing.assert_close(states, expected)
+    torch.testing.assert_close(memory, after)
+    torch.testing.assert_close(output, low.head(expected))
+    assert torch.linalg.matrix_rank(unit.weight_hh_out @ unit.weight_hh_in) == 2
+
+
+def test_cost_by_hand():
+    low = network()
+    # r (x + 7 h) = 2 (6 + 56) = 124 and the head 8 x 5 = 40; 6 h = 48 and 5 biases.
+    cost = network_cost(low.shape)
+    assert cost.macs == 164
+    assert cost.parameters == 164 + 48 + 5 == sum(p.numel() for p in low.parameters())
+    shape = ExportedShape(features=6, trunk=(), gru=8, outputs=5, rank=2)
+    vectors = 48 + 5 + 2 * 6
+    assert memory_cost(shape).parameters == 4 * (164 + vectors)
+    assert memory_cost(shape, "int8").parameters == 164 + 4 * (vectors + 48 + 5 + 2 * 2)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"student": {"rank_share": 0.25, "kind": "mlp"}},
+        {"student": {"rank_share": 0.25}, "optimisation": {"quantise_from": 0.8}},
+        {"student": {"rank_share": 1.0}},
+    ],
+)
+def test_what_has_no_low_rank_is_refused(recipe):
+    with pytest.raises(ValidationError):
+        DistillRecipe.model_validate(recipe)
+
+
+def test_full_rank_costs_what_it_did():
+    full = ExportedShape(features=6, trunk=(), gru=8, outputs=5)
+    assert network_cost(full).macs == 3 * 8 * (6 + 8) + 40

@@ -1,0 +1,37 @@
+import pytest
+
+from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.schemas.sweep import SweepPlan
+from kd_offline.sweeps.trials import Choice, choose
+
+
+class Last:
+    """A sampler that takes the last of everything, but the architecture it is told."""
+
+    def __init__(self, architecture):
+        self.architecture = architecture
+        self.asked = []
+
+    def suggest_categorical(self, name, choices):
+        self.asked.append(name)
+        return self.architecture if name == "architecture" else choices[-1]
+
+
+PLAN = SweepPlan(judge="agreement", widths=(8, 24))
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("gru", "int8"), ("low-rank", "fp32")])
+def test_choice(kind, precision):
+    sampler = Last(kind)
+    found = choose(sampler, PLAN, ("a", "b"))
+    assert found == Choice(kind, precision, (24, 24))
+    assert ("precision" in sampler.asked) == (kind == "gru")
+
+
+def test_recipe_of_a_choice():
+    base = DistillRecipe(seeds=(3, 4), mask="limited")
+    low = Choice("low-rank", "fp32", (24, 8)).recipe(base)
+    assert (low.student.kind, low.student.rank_share, low.student.hidden) == ("gru", 0.25, (24, 8))
+    assert (low.seeds, low.mask, low.budget) == ((3,), "limited", None)
+    mlp = Choice("mlp", "int8", (8, 8)).recipe(base)
+    assert (mlp.student.kind, mlp.student.rank_share) == ("mlp", None)
