@@ -8,7 +8,7 @@ RUN := $(BIN)/kd-offline
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check test demo results schemas help-texts build test-wheel clean
+.PHONY: help install format check test demo results anchors schemas help-texts build test-wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ demo: install ## record, distil, evaluate, report: a minute or so, into demo/
 results: install ## make docs/results.md again: hours, resumable
 	$(BIN)/python -m benchmarks.results.run --workers 2
 	$(BIN)/python -m benchmarks.results.render
+
+anchors: install ## make docs/anchors.md again: hours, resumable
+	$(BIN)/python -m benchmarks.anchors
 
 schemas: install ## write schemas/*.schema.json
 	$(BIN)/python -m kd_offline.schemas.publish --write schemas

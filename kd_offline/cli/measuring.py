@@ -10,11 +10,12 @@ import typer
 from kd_offline.cli import options
 from kd_offline.cli.evaluation import prediction
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, say, table
+from kd_offline.cli.output import bar, emit, hidden, say, table
 
 if TYPE_CHECKING:
     from kd_offline.schemas.hardware import HardwareProfile
     from kd_offline.schemas.latency import EngineLatency, LatencyReport
+    from kd_offline.schemas.quantisation import QuantisationReport
 
 bench = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +39,12 @@ def add(app: typer.Typer) -> None:
             "kd-offline bench latency run/ --energy",
         )
     )(latency)
+    bench.command(
+        epilog=options.examples(
+            "kd-offline bench quantisation run/",
+            "kd-offline bench quantisation run/ --qat run-qat/ --episodes 1000",
+        )
+    )(quantisation)
     app.add_typer(bench, name="bench")
     app.command(
         epilog=options.examples(
@@ -97,6 +104,45 @@ def latency(
         _show_latency(report, run)
 
 
+def quantisation(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    qat: Annotated[Path | None, typer.Option(help="The same run, distilled with --qat.")] = None,
+    episodes: Annotated[int, typer.Option(help="Episodes, the same for every team.")] = 4000,
+    seed: options.Seed = 0,
+    expert: Annotated[
+        str | None, typer.Option(help="Where the recorded expert is.  [default: as recorded]")
+    ] = None,
+    expert_recipe: options.ExpertRecipe = None,
+    dataset: Annotated[str | None, typer.Option(help="The dataset, where it moved.")] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Compare students as floats and as int8, by returns and actions.
+
+    They are rounded as they are, and beside them play those that were trained for it. Writes
+    quantisation.json into the run.
+    """
+    options.one_thread_each()
+    from kd_offline.evaluation.quantisation import bench_quantisation
+
+    with resumable("nothing was changed: run the same command again"):
+        report = bench_quantisation(
+            run,
+            qat=qat,
+            episodes=episodes,
+            seed=seed,
+            expert=expert,
+            expert_recipe=expert_recipe,
+            dataset=dataset,
+            show_progress=not hidden(quiet),
+        )
+    if json:
+        emit(report)
+    else:
+        _show_quantisation(report, run)
+
+
 def hardware(
     name: Annotated[
         str | None, typer.Argument(help="Name or .toml file; without it, all names.")
@@ -136,6 +182,15 @@ def _show_latency(report: LatencyReport, run: Path) -> None:
         say(label)
     say(f"{report.convention}; timer {report.timer_ns:.0f} ns")
     typer.echo(str(run / "latency.json"))
+
+
+def _show_quantisation(report: QuantisationReport, run: Path) -> None:
+    from kd_offline.reports.quantisation_table import quantisation_table
+
+    found = quantisation_table(report)
+    typer.echo(table([found.columns, *found.rows]))
+    say(f"{report.episodes:,} episodes, greedy; expert {report.expert.mean:.3f}")
+    typer.echo(str(run / "quantisation.json"))
 
 
 def _row(row: EngineLatency) -> tuple[str, ...]:

@@ -20,10 +20,12 @@ from kd_offline.reports import (
 )
 from kd_offline.reports.devices import evaluated
 from kd_offline.reports.page import Section, fill
+from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
 from kd_offline.runs.folder import RunFolder, open_run
 from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
+from kd_offline.schemas.quantisation import QuantisationReport
 from kd_offline.schemas.run import RunManifest
 
 
@@ -86,6 +88,8 @@ def _sections(
     timed = folder.latency()
     made += [] if timed is None else [_timed(timed)]
     made += [] if manifest.allocation is None else [_budget(manifest.allocation)]
+    rounded = folder.quantisation()
+    made += [] if rounded is None else [_rounded(rounded)]
     made += [_training(folder, manifest), *_data(manifest)]
     made.append(
         Section(
@@ -144,6 +148,11 @@ def _timed(report: LatencyReport) -> Section:
         f"run. A step is {report.convention}. Deadlines care for the tail, not for the mean."
     )
     return Section("time", "How long they take", text, (), (cost_tables.latency_table(report),))
+
+
+def _rounded(report: QuantisationReport) -> Section:
+    text, shown = quantisation_words(report), quantisation_table(report)
+    return Section("quantisation", "What eight bits cost", text, (), (shown,))
 
 
 def _actions(report: EvaluationReport) -> Section:

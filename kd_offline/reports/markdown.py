@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kd_offline.reports import budget_tables, cost_tables, tables, words
 from kd_offline.reports.devices import evaluated
+from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
 from kd_offline.reports.tables import Table
 from kd_offline.runs.folder import open_run
 
@@ -51,6 +52,9 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
             budget_tables.worth_table(allocation),
             budget_tables.sources_table(allocation),
         )
+    if (rounded := folder.quantisation()) is not None:
+        parts += _tables(quantisation_table(rounded))
+        parts.append(quantisation_words(rounded))
     parts += _tables(
         tables.source_table(manifest, evaluation),
         tables.training_table(manifest),
@@ -59,6 +63,7 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
     )
     commands = [manifest.command] + ([] if evaluation is None else [evaluation.command])
     commands += [] if timed is None else [timed.command]
+    commands += [] if rounded is None else [rounded.command]
     parts.append("## Again\n\n```\n" + "\n".join(filter(None, commands)) + "\n```")
     return "\n\n".join(parts) + "\n"
 

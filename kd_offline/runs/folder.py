@@ -16,6 +16,7 @@ from kd_offline.errors import CheckpointError, FormatVersionError, StorageError,
 from kd_offline.files import make_folder, refusal, write_file
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
+from kd_offline.schemas.quantisation import QuantisationReport
 from kd_offline.schemas.run import RUN_FORMAT, RunManifest
 
 RUN = "run.json"
@@ -23,6 +24,7 @@ STUDENTS = "students.safetensors"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 LATENCY = "latency.json"
+QUANTISATION = "quantisation.json"
 REPORT = "report.html"
 RESUME = "resume"
 
@@ -90,6 +92,19 @@ class RunFolder:
     def write_latency(self, report: LatencyReport) -> None:
         """Replace ``latency.json``."""
         write_file(self.path / LATENCY, report.json_text())
+
+    def quantisation(self) -> QuantisationReport | None:
+        """Read ``quantisation.json``; None where precisions were not compared."""
+        file = self.path / QUANTISATION
+        if not file.exists():
+            return None
+        return _parse(
+            QuantisationReport.model_validate_json, file.read_text(encoding="utf-8"), file
+        )
+
+    def write_quantisation(self, report: QuantisationReport) -> None:
+        """Replace ``quantisation.json``."""
+        write_file(self.path / QUANTISATION, report.json_text())
 
     def metrics(self) -> list[MetricRow]:
         """Read all rows of ``metrics.jsonl``; a last line torn by a kill is left out."""

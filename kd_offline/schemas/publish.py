@@ -38,6 +38,7 @@ from kd_offline.schemas.outputs import (
     RerunReport,
     TransferOutput,
 )
+from kd_offline.schemas.quantisation import QuantisationReport
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import RunManifest
 from kd_offline.schemas.student import StudentCard
@@ -57,6 +58,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "evaluation": EvaluationReport,
     "export": ExportManifest,
     "latency": LatencyReport,
+    "quantisation": QuantisationReport,
     "profile": CollaborationProfile,
     "interface": InterfaceSpec,
     "record-output": RecordOutput,

@@ -196,6 +196,17 @@ class DistillRecipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _rounding_needs_whole_matrices(self) -> DistillRecipe:
+        rounds = self.optimisation.quantise_from is not None
+        if rounds and self.student.rank_share is not None:
+            msg = (
+                "students whose GRUs are of low rank are not exported as int8: leave out "
+                "student.rank_share or optimisation.quantise_from"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _dueling_learns_values(self) -> DistillRecipe:
         if self.student.dueling and not self.weights.regression:
             msg = (

@@ -45,6 +45,7 @@ EXECUTED += [
         "cost",
         "deployment",
         "budgets",
+        "quantisation",
     )
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -55,6 +56,7 @@ SMALL = {
     "sweep": ["--trials", "2", "--epochs", "1", "--episodes", "50"],
     "evaluate": ["--episodes", "20", "--threads", "1"],
     "profile": ["--episodes", "20"],
+    "bench quantisation": ["--episodes", "20"],
     "bench latency": ["--rounds", "2", "--steps", "5"],
     "doctor calibrate": ["--rounds", "2", "--steps", "5", "--widths", "8,16,24"],
 }

@@ -1,0 +1,215 @@
+"""``bench quantisation``: floats, int8 rounded afterwards and int8 trained for it, side by side.
+
+All teams play the same evaluation seeds in the one rollout loop, so that rounding is judged by what
+it costs in returns and actions, and not by its error in logits alone.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kd_offline.errors import MismatchError
+from kd_offline.evaluation import scores
+from kd_offline.evaluation.evaluate import INTERVALS, Plan
+from kd_offline.evaluation.intervals import Resampling
+from kd_offline.evaluation.parties import load_parties
+from kd_offline.evaluation.play import (
+    Contestants,
+    Court,
+    SidePlay,
+    count_rollouts,
+    play_sides,
+    progress,
+)
+from kd_offline.runs.folder import RunFolder, open_run
+from kd_offline.schemas.evaluation import ModeScore
+from kd_offline.schemas.export import Precision
+from kd_offline.schemas.quantisation import QuantisationReport, QuantisedTeams, Rounding
+from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.schemas.run import RunManifest
+from kd_offline.seeding import derive, episode_seeds
+
+if TYPE_CHECKING:
+    from kd_offline.exports.draft import Draft
+
+
+def bench_quantisation(
+    run: str | Path,
+    *,
+    qat: str | Path | None = None,
+    episodes: int = 4000,
+    seed: int = 0,
+    expert: str | Path | None = None,
+    expert_recipe: str | Path | None = None,
+    dataset: str | Path | None = None,
+    show_progress: bool = False,
+) -> QuantisationReport:
+    """Play a run's students as floats and as int8, and write ``quantisation.json`` there.
+
+    Parameters
+    ----------
+    run : path
+        A complete run folder.
+    qat : path, optional
+        The same run with ``--qat``: its students are played as int8 beside them.
+    episodes, seed : int
+        Evaluation episodes, those of ``evaluate``.
+    expert, expert_recipe : path, optional
+        As :func:`~kd_offline.evaluation.evaluate.evaluate` takes them.
+    dataset : path, optional
+        Where the run's dataset is, if not where the run says.
+    show_progress : bool
+        A bar of rollouts on stderr.
+
+    Raises
+    ------
+    MismatchError
+        The two runs differ in more than the rounding.
+    UsageError, CheckpointError
+        A run, its dataset or its expert cannot be used.
+    """
+    started, plan = time.perf_counter(), Plan(episodes, seed, ("greedy",))
+    folder = open_run(run)
+    parties = load_parties(folder, expert=expert, expert_recipe=expert_recipe)
+    try:
+        drafts = _drafts(folder, None if qat is None else open_run(qat), dataset)
+        every = tuple(draft.reference for teams in drafts.values() for draft in teams)
+        court = Court(
+            parties.environment, episode_seeds(seed, 0, episodes, "evaluation"), plan.batch
+        )
+        who = Contestants(parties.who.expert, every)
+        total = count_rollouts(court.environment.spec.sides, who, 1)
+        with progress(total, shown=show_progress) as tick:
+            sides = play_sides(replace(court, tick=tick), who, greedy=True, compared=True)
+        found = _scores(court, plan, sides, parties.manifest.seeds, list(drafts))
+    finally:
+        parties.environment.close()
+    names = {"int8 in training": Path(qat or run).resolve().name}
+    rows = tuple(
+        _row(name, names.get(name, folder.path.resolve().name), found[name], drafts[name])
+        for name in drafts
+    )
+    words = _command(run, qat, plan, expert, expert_recipe, dataset)
+    elapsed = round(time.perf_counter() - started, 3)
+    report = _report(folder, parties.manifest, plan, found["fp32"], rows, words, elapsed)
+    folder.write_quantisation(report)
+    return report
+
+
+def _drafts(
+    folder: RunFolder, qat: RunFolder | None, dataset: str | Path | None
+) -> dict[Rounding, list[Draft]]:
+    """Return the teams of every seed as they would be exported."""
+    from kd_offline.exports.draft import draft
+
+    manifest = folder.manifest()
+
+    def made(run: RunFolder, precision: Precision) -> list[Draft]:
+        return [
+            draft(run, precision, seed=seed, dataset=dataset, least_agreement=0.0)
+            for seed in manifest.seeds
+        ]
+
+    found: dict[Rounding, list[Draft]] = {
+        "fp32": made(folder, "fp32"),
+        "int8 after training": made(folder, "int8"),
+    }
+    if qat is not None:
+        _check_pair(manifest, qat.manifest())
+        found["int8 in training"] = made(qat, "int8")
+    return found
+
+
+def _check_pair(plain: RunManifest, aware: RunManifest) -> None:
+    """Refuse runs that differ in more than the rounding."""
+    recipes = [_without_rounding(DistillRecipe.model_validate(m.recipe)) for m in (plain, aware)]
+    rounds = DistillRecipe.model_validate(aware.recipe).optimisation.quantise_from is not None
+    if recipes[0] != recipes[1] or plain.dataset.id != aware.dataset.id or not rounds:
+        msg = (
+            "the two runs cannot be compared: the second one has to be made by the command of the "
+            "first one and --qat, from the same dataset, and it has another recipe or dataset"
+        )
+        raise MismatchError(msg)
+
+
+def _without_rounding(recipe: DistillRecipe) -> DistillRecipe:
+    schedule = recipe.optimisation.model_copy(update={"quantise_from": None})
+    return recipe.model_copy(update={"optimisation": schedule, "threads": 1})
+
+
+def _scores(
+    court: Court,
+    plan: Plan,
+    sides: dict[str, SidePlay],
+    seeds: tuple[int, ...],
+    names: Sequence[Rounding],
+) -> dict[Rounding, ModeScore]:
+    """Return the figures of each precision, all from the same play."""
+    draws = Resampling.draw(plan.episodes, seed=derive(plan.seed, "intervals"))
+    found: dict[Rounding, ModeScore] = {}
+    for k, name in enumerate(names):
+        mine = slice(k * len(seeds), (k + 1) * len(seeds))
+        own = {side: replace(play, students=play.students[mine]) for side, play in sides.items()}
+        found[name] = scores.mode_score(court.environment.spec, own, draws, seeds)
+    return found
+
+
+def _row(name: Rounding, run: str, score: ModeScore, drafts: Sequence[Draft]) -> QuantisedTeams:
+    agreement = score.agreement
+    return QuantisedTeams(
+        name=name,
+        run=run,
+        student=score.student,
+        retention=score.retention_intervals.normalised,
+        win_rate=None if score.win_rate is None else score.win_rate.student,
+        agreement=agreement.action if agreement else 0.0,
+        joint_agreement=agreement.joint if agreement else 0.0,
+        rounding=tuple(draft.cost for draft in drafts),
+        parameter_bytes=sum(agent.parameter_bytes for agent in drafts[0].agents),
+    )
+
+
+def _report(
+    folder: RunFolder,
+    manifest: RunManifest,
+    plan: Plan,
+    score: ModeScore,
+    rows: tuple[QuantisedTeams, ...],
+    command: str,
+    seconds: float,
+) -> QuantisationReport:
+    return QuantisationReport(
+        run=folder.path.resolve().name,
+        environment=manifest.environment,
+        method=manifest.method,
+        mask=manifest.mask,
+        dataset=manifest.dataset.id,
+        distillation_seeds=manifest.seeds,
+        episodes=plan.episodes,
+        evaluation_seed=plan.seed,
+        expert=score.expert,
+        random=score.random,
+        rows=rows,
+        intervals=INTERVALS,
+        command=command,
+        seconds=seconds,
+    )
+
+
+def _command(
+    run: str | Path,
+    qat: str | Path | None,
+    plan: Plan,
+    expert: str | Path | None,
+    recipe: str | Path | None,
+    dataset: str | Path | None,
+) -> str:
+    words = ["kd-offline", "bench", "quantisation", str(run)]
+    given = {"--qat": qat, "--expert": expert, "--expert-recipe": recipe, "--dataset": dataset}
+    words += [w for name, value in given.items() if value is not None for w in (name, str(value))]
+    return shlex.join([*words, "--episodes", str(plan.episodes), "--seed", str(plan.seed)])

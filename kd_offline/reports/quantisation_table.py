@@ -1,0 +1,47 @@
+"""Floats and int8 side by side."""
+
+from __future__ import annotations
+
+from kd_offline.reports.tables import Table, table
+from kd_offline.reports.words import interval, number, percent, whole
+from kd_offline.schemas.quantisation import QuantisationReport, QuantisedTeams
+
+DASH = "\N{EN DASH}"
+
+
+def quantisation_table(report: QuantisationReport) -> Table:
+    """Return what each precision keeps and costs; logit errors are the largest of all seeds."""
+    heads = "weights|mean return|95 % interval|retention|retention, 95 %|actions as the expert's"
+    heads += "|actions as without rounding|largest logit error|bytes of the team"
+    return table("Precision of the weights", heads, [_row(row) for row in report.rows])
+
+
+def quantisation_words(report: QuantisationReport) -> str:
+    """Return what the table shows."""
+    text = (
+        f"All teams played the same {report.episodes:,} evaluation episodes, greedily; the "
+        f"expert's mean return is {number(report.expert.mean)}, random play's "
+        f"{number(report.random.mean)}. Rounding keeps one scale for each row of a matrix. "
+        "Actions as the expert's are counted on the steps that the students visit, actions as "
+        "without rounding on recorded episodes, against the same weights as floats."
+    )
+    return text if len(report.rows) > 2 else f"{text} No run that was trained for int8 was given."
+
+
+def _row(row: QuantisedTeams) -> tuple[str, ...]:
+    same = min(one.agreement for one in row.rounding)
+    error = max(one.logit_error for one in row.rounding)
+    kept = (DASH, DASH)
+    if row.retention is not None:
+        spread = f"{percent(row.retention.low)} to {percent(row.retention.high)}"
+        kept = (percent(row.retention.mean), spread)
+    rounds = (DASH, DASH) if row.name == "fp32" else (percent(same), f"{error:.2g}")
+    return (
+        row.name,
+        number(row.student.mean),
+        interval(row.student),
+        *kept,
+        percent(row.agreement),
+        *rounds,
+        whole(row.parameter_bytes),
+    )

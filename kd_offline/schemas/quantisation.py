@@ -1,0 +1,56 @@
+"""``quantisation.json``: what eight-bit weights cost, rounded afterwards and trained for it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from kd_offline.schemas.environment import Strict
+from kd_offline.schemas.evaluation import Estimate, Share
+from kd_offline.schemas.export import Comparison
+
+Rounding = Literal["fp32", "int8 after training", "int8 in training"]
+
+
+class QuantisedTeams(Strict):
+    """The teams of all distillation seeds in one precision, greedy, as they are exported."""
+
+    name: Rounding
+    run: str = Field(description="name of the run folder")
+    student: Estimate = Field(description="return, sum over agents and steps")
+    retention: Estimate | None = Field(
+        default=None, description="normalised; absent where it is undefined"
+    )
+    win_rate: Estimate | None = Field(default=None, description="where the task has wins")
+    agreement: Share = Field(description="with the expert, on the steps that the students visit")
+    joint_agreement: Share
+    rounding: tuple[Comparison, ...] = Field(
+        description="for each seed, on recorded episodes against the same weights as floats"
+    )
+    parameter_bytes: int = Field(gt=0, description="of a team, scales and biases included")
+
+
+class QuantisationReport(Strict):
+    """The whole of ``quantisation.json``: the same evaluation episodes for every row."""
+
+    kind: Literal["kd-offline quantisation"] = "kd-offline quantisation"
+    version: tuple[int, int] = (1, 0)
+    run: str
+    environment: str
+    method: str
+    mask: str
+    dataset: str = Field(description="content id")
+    distillation_seeds: tuple[int, ...]
+    episodes: int = Field(gt=0)
+    evaluation_seed: int = Field(ge=0)
+    expert: Estimate
+    random: Estimate
+    rows: tuple[QuantisedTeams, ...]
+    intervals: str
+    command: str
+    seconds: float = Field(ge=0)
+
+    def json_text(self) -> str:
+        """Return the document as it is written: absent keys instead of nulls."""
+        return self.model_dump_json(indent=2, exclude_none=True) + "\n"
