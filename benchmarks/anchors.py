@@ -143,8 +143,17 @@ def measured(
 
     dataset, run = work / f"{task.slug}.zarr", work / _name(task, mask, widths)
     episodes = max(200, round(effort.share * task.episodes))
-    begun = dataset.exists()
-    record(task.name, dataset, expert=EXPERT, episodes=episodes, threads=1, resume=begun)
+    if not dataset.exists():
+        part = work / f"{task.slug}.part.zarr"
+        record(
+            *(task.name, part),
+            expert=EXPERT,
+            episodes=episodes,
+            name=task.slug,
+            threads=1,
+            resume=part.exists(),
+        )
+        part.rename(dataset)
     epochs = max(1, round(effort.share * task.epochs))
     settings = {"optimisation.epochs": epochs, "threads": 1}
     recipe = distill_recipe(mask=mask, hidden=widths, seeds=effort.seeds, settings=settings)
@@ -270,12 +279,14 @@ def _said(rows: dict[str, Any]) -> str:
     if not rows:
         return ""
     efforts = {json.dumps(one["effort"], sort_keys=True): one["effort"] for one in rows.values()}
-    seeds = " and ".join(f"{e['seeds']} seeds, {e['played']:,} episodes" for e in efforts.values())
+    played = " and ".join(
+        f"{e['seeds']} distillation seeds and {e['played']:,} episodes" for e in efforts.values()
+    )
     machines = ", ".join(sorted({one["machine"] for one in rows.values()}))
-    parameters = [one["expert_parameters"] for one in rows.values()]
+    largest = max(one["expert_parameters"] for one in rows.values())
     return (
-        f"\nEach expert's actor has {min(parameters):,} to {max(parameters):,} parameters and is "
-        f"recurrent. {seeds}; timed on {machines}.\n"
+        f"\nAn expert's actor is recurrent and has up to {largest:,} parameters. Played: {played}. "
+        f"Timed on {machines}.\n"
     )
 
 
