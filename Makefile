@@ -8,10 +8,10 @@ RUN := $(BIN)/kd-offline
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check test demo results anchors schemas help-texts build test-wheel clean
+.PHONY: help install format check test demo results results-combat anchors schemas help-texts build test-wheel clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## make .venv with everything pinned; instant when it is there
 
@@ -56,6 +56,10 @@ results: install ## make docs/results.md again: hours, resumable
 
 anchors: install ## make docs/anchors.md again: hours, resumable
 	$(BIN)/python -m benchmarks.anchors
+
+results-combat: install ## make docs/results-combat.md again: many hours, resumable
+	$(BIN)/python -m benchmarks.results.run --study combat --workers 2
+	$(BIN)/python -m benchmarks.results.render_combat
 
 schemas: install ## write schemas/*.schema.json
 	$(BIN)/python -m kd_offline.schemas.publish --write schemas

@@ -1,12 +1,15 @@
 """The cells of the results page, as data.
 
-A *network* cell trains one network by MAPPO; a *distilled* cell trains students from a dataset,
-five seeds in one run. Every cell is measured on the same evaluation seeds.
+A *network* cell trains one network by reinforcement learning; a *distilled* cell trains students
+from a dataset, five seeds in one run. Every cell is measured on the same evaluation seeds. A
+*study* is the cells of one page.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 MASKS = ("full", "limited", "paper")
@@ -19,14 +22,22 @@ EPISODES = 4000
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One environment: its frames of training, dataset, and student widths."""
+    """One environment: its frames of training, dataset, and student widths.
+
+    ``recipes`` are the files that algorithms are trained by, the first one being the expert's;
+    without any, MAPPO's defaults are trained for ``frames``. ``training`` are settings that beat
+    them.
+    """
 
     name: str
     slug: str
-    frames: int
+    frames: int | None
     dataset_episodes: int
     epochs: int
     mixed_widths: tuple[int, ...]
+    recipes: tuple[tuple[str, Path], ...] = ()
+    training: tuple[tuple[str, Any], ...] = ()
+    heat: bool = False  # draw how often actions are taken
 
 
 TASKS = (
@@ -45,18 +56,19 @@ class NetworkCell:
     widths: tuple[int, ...] | None
     seed: int
     times: int = 1
+    algorithm: str = "mappo"
 
     @property
-    def frames(self) -> int:
-        """Joint steps of training."""
-        return self.times * self.task.frames
+    def frames(self) -> int | None:
+        """Joint steps of training; None: as the task's recipe says."""
+        return None if self.task.frames is None else self.times * self.task.frames
 
     @property
     def id(self) -> str:
         """File name of the cell."""
         size = "full-size" if self.widths is None else "-".join(map(str, self.widths))
         long = f".x{self.times}" if self.times > 1 else ""
-        return f"{self.task.slug}.{self.mask}.mappo.{size}{long}.seed-{self.seed}"
+        return f"{self.task.slug}.{self.mask}.{self.algorithm}.{size}{long}.seed-{self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +135,37 @@ def ablation_cells(task: Task) -> list[DistilledCell]:
         )
         for part in parts
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The cells of one page, where they are kept, and how they are measured.
+
+    ``expert`` is a reference, or None: the full-size network of each task in full view, of the
+    first algorithm and seed.
+    """
+
+    work: Path
+    cells: Path
+    tasks: tuple[Task, ...]
+    networks: Callable[[Task], list[NetworkCell]]
+    distilled: Callable[[Task], list[DistilledCell]]
+    ablations: Callable[[Task], list[DistilledCell]] | None = None
+    expert: str | None = "bundled"
+    rl_seeds: tuple[int, ...] = RL_SEEDS
+    episodes: int = EPISODES
+    latency_rounds: int = 0  # 0: decisions are not timed
+
+    def groups(self, task: Task) -> list[NetworkCell]:
+        """Return one network cell for all seeds of its kind."""
+        return [cell for cell in self.networks(task) if cell.seed == self.rl_seeds[0]]
+
+
+PARTICLE = Study(
+    work=Path("results/work"),
+    cells=Path("docs/results/cells"),
+    tasks=TASKS,
+    networks=network_cells,
+    distilled=distilled_cells,
+    ablations=ablation_cells,
+)

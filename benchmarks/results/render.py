@@ -8,6 +8,7 @@ python -m benchmarks.results.render
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from benchmarks.results.plan import (
     EPISODES,
     MASKS,
     METHODS,
+    PARTICLE,
     RL_SEEDS,
     TASKS,
     Task,
@@ -24,7 +26,7 @@ from benchmarks.results.plan import (
     distilled_cells,
     network_cells,
 )
-from benchmarks.results.run import CELLS, group_name
+from benchmarks.results.run import group_name
 
 PAGE = Path("docs/results.md")
 README = Path("README.md")
@@ -75,7 +77,7 @@ def _summary() -> str:
         ),
         ("random play", *_pair(cells["full"], "random")),
     ]
-    return _table(rows)
+    return table(rows)
 
 
 def _pair(cell: Cell | None, party: str) -> tuple[str, ...]:
@@ -83,19 +85,20 @@ def _pair(cell: Cell | None, party: str) -> tuple[str, ...]:
     out: list[str] = []
     for mode in MODES:
         score = None if cell is None else cell.get(mode)
-        out.append("*not measured*" if score is None else _estimate(score[party]))
+        out.append("*not measured*" if score is None else estimate(score[party]))
         kept = None if score is None else score["retention_intervals"]["normalised"]
-        out.append(_percent(kept) if kept and party == "student" else "")
+        out.append(percent(kept) if kept and party == "student" else "")
     return tuple(out)
 
 
-def _percent(value: dict[str, float]) -> str:
+def percent(value: dict[str, float]) -> str:
+    """Return a share with its interval, in percent."""
     return f"{100 * value['mean']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
 
 
-def read(name: str) -> Cell | None:
+def read(name: str, cells: Path = PARTICLE.cells) -> Cell | None:
     """Return a cell, or None where it was not made."""
-    file = CELLS / f"{name}.json"
+    file = cells / f"{name}.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
@@ -125,7 +128,7 @@ def _task(task: Task) -> str:
 
 def _paper(task: Task) -> str:
     rows = [PAPER_COLUMNS, tuple(f"{x:.1f}" for x in PAPER[task.slug])]
-    return "The paper's Table II, on a scale of its own:\n\n" + _table(rows)
+    return "The paper's Table II, on a scale of its own:\n\n" + table(rows)
 
 
 def _returns(task: Task) -> str:
@@ -145,7 +148,7 @@ def _side_returns(task: Task, made: Cell, side: str) -> str:
             shown = [_score(read(names[m]), mode, side) if m in names else "" for m in MASKS]
             rows.append((title, mode, *shown))
     words = f"Side *{side}*. " if side else ""
-    return f"{words}{_reference(made, side)}\n\n{_table(rows)}"
+    return f"{words}{_reference(made, side)}\n\n{table(rows)}"
 
 
 def _policies(task: Task) -> list[tuple[str, dict[str, str]]]:
@@ -175,7 +178,7 @@ def _reference(cell: Cell, side: str) -> str:
     lines = []
     for mode in MODES:
         score = _scored(cell, mode, side)
-        expert, random = _estimate(score["expert"]), _estimate(score["random"])
+        expert, random = estimate(score["expert"]), estimate(score["random"])
         lines.append(f"Bundled expert, {mode}: {expert}; random: {random}.")
     return " ".join(lines)
 
@@ -190,12 +193,13 @@ def _score(cell: Cell | None, mode: str, side: str = "") -> str:
         return "*not measured*"
     score = _scored(cell, mode, side)
     kept, ceiling = score["retention"]["normalised"], score["retention"].get("of_ceiling")
-    text = _estimate(score["student"])
+    text = estimate(score["student"])
     text += "" if kept is None else f", {100 * kept:.1f} %"
     return text + ("" if ceiling is None else f" ({100 * ceiling:.1f} % of ceiling)")
 
 
-def _estimate(value: dict[str, float]) -> str:
+def estimate(value: dict[str, float]) -> str:
+    """Return a mean with its interval."""
     return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
 
 
@@ -219,7 +223,7 @@ def _costs(task: Task) -> str:
             )
         )
     note = "Costs after dropping hidden inputs; seconds of one team on one thread (median)."
-    return f"{note}\n\n{_table(rows)}" if len(rows) > 1 else ""
+    return f"{note}\n\n{table(rows)}" if len(rows) > 1 else ""
 
 
 def _ablation(task: Task) -> str:
@@ -231,10 +235,11 @@ def _ablation(task: Task) -> str:
         label = cell.label.replace("no-", "without ") or "whole"
         scores = [_score(made, mode) for mode in MODES]
         rows.append((label, "" if made is None else str(made["seeds"]), *scores))
-    return _table(rows) if len(rows) > 1 else ""
+    return table(rows) if len(rows) > 1 else ""
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Return a Markdown table; the first row is its head."""
     head, *body = rows
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])

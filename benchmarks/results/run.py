@@ -1,7 +1,7 @@
-"""Fill the cells of the results page, one file a cell; what is there is not made again.
+"""Fill the cells of a results page, one file a cell; what is there is not made again.
 
     python -m benchmarks.results.run --workers 2
-    python -m benchmarks.results.render
+    python -m benchmarks.results.run --study combat --workers 2
 
 Every training and distillation uses one thread, so that the figures can be made again bit for bit
 on the same kind of processor, and several cells are made side by side. Stop at any time; the next
@@ -14,124 +14,178 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.results.plan import (
-    EPISODES,
-    RL_SEEDS,
-    TASKS,
-    DistilledCell,
-    NetworkCell,
-    Task,
-    ablation_cells,
-    distilled_cells,
-    network_cells,
-)
+from benchmarks.results.combat import COMBAT
+from benchmarks.results.plan import PARTICLE, DistilledCell, NetworkCell, Study, Task
 
-WORK = Path("results/work")
-CELLS = Path("docs/results/cells")
+if TYPE_CHECKING:
+    from kd_offline.schemas.expert import TrainRecipe
+
+STUDIES = {"particle": PARTICLE, "combat": COMBAT}
+STAGES = ("experts", "datasets", "networks", "distilled", "ablations")
+LATENCY_ENGINES = ("torch", "onnx", "c")
+# What is kept of an evaluation lies in the cell; heat maps are drawn beside it.
+_LEFT_OUT = {"action_frequency", "command", "seconds"}
+Do = Callable[[Callable[..., object], Sequence[Any]], object]
 
 
 def main() -> None:
     """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--study", choices=STUDIES, default="particle")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--tasks", default=",".join(task.slug for task in TASKS))
-    parser.add_argument("--only", default="datasets,networks,distilled,ablations")
+    parser.add_argument("--tasks", help="slugs with commas; default: all")
+    parser.add_argument("--only", default=",".join(STAGES), help="stages with commas")
+    parser.add_argument("--work", type=Path, help="where datasets and networks are kept")
+    parser.add_argument("--cells", type=Path, help="where the cells are kept")
     given = parser.parse_args()
-    tasks = [task for task in TASKS if task.slug in given.tasks.split(",")]
-    stages = given.only.split(",")
-    for directory in (WORK, CELLS):
-        directory.mkdir(parents=True, exist_ok=True)
+    study = STUDIES[given.study]
+    names = given.tasks.split(",") if given.tasks else [task.slug for task in study.tasks]
+    study = replace(
+        study,
+        work=given.work or study.work,
+        cells=given.cells or study.cells,
+        tasks=tuple(task for task in study.tasks if task.slug in names),
+    )
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with ProcessPoolExecutor(given.workers, max_tasks_per_child=1) as pool:
-        if "datasets" in stages:
-            list(pool.map(make_dataset, tasks))
-        if "networks" in stages:
-            list(pool.map(make_network, [c for task in tasks for c in network_cells(task)]))
-            groups = [c for task in tasks for c in network_cells(task) if c.seed == RL_SEEDS[0]]
-            list(pool.map(measure_networks, groups))
-        makers = {"distilled": distilled_cells, "ablations": ablation_cells}
-        cells = [c for stage in makers if stage in stages for t in tasks for c in makers[stage](t)]
-        list(pool.map(make_students, cells))
+        fill(study, given.only.split(","), lambda make, cells: list(pool.map(make, cells)))
 
 
-def make_dataset(task: Task) -> None:
+def fill(study: Study, stages: Sequence[str], do: Do) -> None:
+    """Make the missing cells of ``stages``; ``do`` calls a function for each of several cells."""
+    for directory in (study.work, study.cells):
+        directory.mkdir(parents=True, exist_ok=True)
+    networks = [cell for task in study.tasks for cell in study.networks(task)]
+    if "experts" in stages and study.expert is None:
+        do(partial(make_network, study), [expert_cell(study, task) for task in study.tasks])
+    if "datasets" in stages:
+        do(partial(make_dataset, study), study.tasks)
+    if "networks" in stages:
+        do(partial(make_network, study), networks)
+        groups = [cell for task in study.tasks for cell in study.groups(task)]
+        do(partial(measure_networks, study), groups)
+    makers = {"distilled": study.distilled, "ablations": study.ablations}
+    for stage, cells_of in makers.items():
+        if stage in stages and cells_of is not None:
+            cells = [cell for task in study.tasks for cell in cells_of(task)]
+            do(partial(make_students, study), cells)
+
+
+def expert_cell(study: Study, task: Task) -> NetworkCell:
+    """Return the network that is a task's expert where none is bundled."""
+    return next(c for c in study.networks(task) if c.mask == "full" and c.widths is None)
+
+
+def expert(study: Study, task: Task) -> str:
+    """Return the reference of a task's expert."""
+    return study.expert or str(network_path(study, expert_cell(study, task)))
+
+
+def make_dataset(study: Study, task: Task) -> None:
     """Record the dataset that every student of a task learns from."""
     from kd_offline.recording.record import record
 
-    path = dataset_path(task)
+    path = dataset_path(study, task)
     if not (path / "manifest.json").is_file():
-        record(task.name, path, episodes=task.dataset_episodes, threads=1, resume=True)
+        record(
+            task.name,
+            path,
+            expert=expert(study, task),
+            episodes=task.dataset_episodes,
+            threads=1,
+            resume=True,
+        )
         say(f"recorded {path}")
 
 
-def dataset_path(task: Task) -> Path:
+def dataset_path(study: Study, task: Task) -> Path:
     """Return where a task's dataset lies."""
-    return WORK / f"{task.slug}.zarr"
+    return study.work / f"{task.slug}.zarr"
 
 
-def network_path(cell: NetworkCell) -> Path:
+def network_path(study: Study, cell: NetworkCell) -> Path:
     """Return where a network lies."""
-    return WORK / "networks" / cell.id
+    return study.work / "networks" / cell.id
 
 
-def make_network(cell: NetworkCell) -> None:
-    """Train one network by RL under its mask."""
-    from kd_offline.experts.train import train
-    from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
+def recipe_of(cell: NetworkCell) -> TrainRecipe:
+    """Return how a network is trained."""
+    from kd_offline.experts.recipe import train_recipe
 
     # Under a mask they see what the students see; narrow ones are shaped as the students are.
-    inputs = {"motion": cell.mask != "full", "last_action": cell.mask != "full"}
-    architecture = ExpertArchitecture(**inputs)
+    settings: dict[str, Any] = {"seed": 100 + cell.seed, **dict(cell.task.training)}
+    if cell.mask != "full":
+        settings |= {"mask": cell.mask, "architecture.motion": True}
+        settings |= {"architecture.last_action": True}
     if cell.widths is not None:
-        architecture = ExpertArchitecture(trunk=(32, 32), gru=32, widths=cell.widths, **inputs)
-    recipe = TrainRecipe(
-        environment=cell.task.name,
-        mask=None if cell.mask == "full" else cell.mask,
-        architecture=architecture,
-        frames=cell.frames,
-        seed=100 + cell.seed,
-    )
-    path = network_path(cell)
-    if not (path / "expert.json").is_file() or not _finished(path):
-        card = train(recipe, path, resume=True, threads=1)
-        say(f"trained {cell.id} in {card.seconds:.0f} s: {card.greedy and card.greedy.returns}")
+        settings |= {"architecture.trunk": (32, 32), "architecture.gru": 32}
+        settings |= {"architecture.widths": cell.widths}
+    if cell.frames is not None:
+        settings["frames"] = cell.frames
+    file = dict(cell.task.recipes).get(cell.algorithm)
+    return train_recipe(cell.task.name, algorithm=cell.algorithm, file=file, settings=settings)
+
+
+def make_network(study: Study, cell: NetworkCell) -> None:
+    """Train one network by RL under its mask."""
+    from kd_offline.experts.train import train
+
+    path = network_path(study, cell)
+    if not _finished(path):
+        scored = study.episodes
+        card = train(recipe_of(cell), path, resume=True, threads=1, score_episodes=scored)
+        greedy = card.greedy
+        say(f"trained {cell.id} in {card.seconds:.0f} s: {greedy and (greedy.returns, greedy.won)}")
 
 
 def _finished(path: Path) -> bool:
-    return bool(json.loads((path / "expert.json").read_text(encoding="utf-8"))["finished"])
+    card = path / "expert.json"
+    return card.is_file() and bool(json.loads(card.read_text(encoding="utf-8"))["finished"])
 
 
-def measure_networks(cell: NetworkCell) -> None:
-    """Measure all seeds of one kind of network against the bundled expert."""
+def measure_networks(study: Study, cell: NetworkCell) -> None:
+    """Measure all seeds of one kind of network against the expert."""
     from kd_offline import environments
+    from kd_offline.evaluation.cost import team_cost
     from kd_offline.evaluation.evaluate import Plan, measure
+    from kd_offline.evaluation.parties import expert_shapes
     from kd_offline.evaluation.play import Contestants
     from kd_offline.experts.load import load
 
     name = group_name(cell)
-    if (CELLS / f"{name}.json").is_file():
+    if (study.cells / f"{name}.json").is_file():
         return
     world = environments.load(cell.task.name)
-    paths = [network_path(replace(cell, seed=seed)) for seed in RL_SEEDS]
-    networks = tuple(load(path, world.spec) for path in paths)
+    paths = [network_path(study, replace(cell, seed=seed)) for seed in study.rl_seeds]
+    networks = tuple(load(path, world.spec, with_value=False) for path in paths)
     cards = [json.loads((path / "expert.json").read_text(encoding="utf-8")) for path in paths]
-    who = Contestants(load("bundled", world.spec), networks)
-    figures = measure(world, who, RL_SEEDS, Plan(EPISODES))
+    who = Contestants(load(expert(study, cell.task), world.spec, with_value=False), networks)
+    figures = measure(world, who, study.rl_seeds, Plan(study.episodes))
+    spec, (play, *_) = world.spec, figures.sides.values()
+    acted = play.students[0].alive_steps.mean(axis=0).tolist()
+    length = next(iter(figures.modes.values())).length["student"]
+    shapes = expert_shapes(networks[0], spec)
+    cost = team_cost(spec.agents, shapes, acted, length, spec.episode_limit)
     keep(
+        study,
         name,
         {
             "kind": "network",
+            "algorithm": cell.algorithm,
             "mask": cell.mask,
             "widths": cell.widths,
-            "seeds": len(RL_SEEDS),
-            "frames": cell.frames,
+            "seeds": len(study.rl_seeds),
+            "frames": cards[0]["frames"],
             "seconds": [card["seconds"] for card in cards],
             "parameters": cards[0]["parameters"]["actor"],
+            "cost": cost.model_dump(mode="json", exclude={"agents"}),
             **{mode: score.model_dump(mode="json") for mode, score in figures.modes.items()},
         },
     )
@@ -142,13 +196,13 @@ def group_name(cell: NetworkCell) -> str:
     return cell.id.rsplit(".", 1)[0]
 
 
-def make_students(cell: DistilledCell) -> None:
+def make_students(study: Study, cell: DistilledCell) -> None:
     """Distil the teams of a cell and measure them, with the best network known as ceiling."""
     from kd_offline.distillation.distill import distill
     from kd_offline.distillation.recipe import distill_recipe
     from kd_offline.evaluation.evaluate import evaluate
 
-    if (CELLS / f"{cell.id}.json").is_file():
+    if (study.cells / f"{cell.id}.json").is_file():
         return
     settings = {"optimisation.epochs": cell.task.epochs, "threads": 1, **dict(cell.settings)}
     recipe = distill_recipe(
@@ -158,12 +212,18 @@ def make_students(cell: DistilledCell) -> None:
         seeds=cell.seeds,
         settings=settings,
     )
-    path = WORK / "runs" / cell.id
+    path = study.work / "runs" / cell.id
     if not _complete(path):
-        distill(dataset_path(cell.task), path, recipe, resume=True)
-    report = evaluate(path, episodes=EPISODES, ceiling=ceiling(cell))
+        distill(dataset_path(study, cell.task), path, recipe, resume=True)
+    # Bundled experts are recognised by what the dataset says; others are where they were trained.
+    teacher = None if study.expert else expert(study, cell.task)
+    best = ceiling(study, cell)
+    report = evaluate(path, episodes=study.episodes, expert=teacher, ceiling=best)
+    if cell.task.heat:
+        draw_heat(study, cell, report.action_frequency)
     run = json.loads((path / "run.json").read_text(encoding="utf-8"))
     keep(
+        study,
         cell.id,
         {
             "kind": "distilled",
@@ -175,23 +235,45 @@ def make_students(cell: DistilledCell) -> None:
             "seconds": [result["seconds"] for result in run["results"]],
             "held_out": [result["held_out"] for result in run["results"]],
             "dataset": run["dataset"]["id"],
-            **report.model_dump(mode="json", exclude={"action_frequency", "command", "seconds"}),
+            **report.model_dump(mode="json", exclude=_LEFT_OUT),
+            **({"latency": latency(study, path, teacher)} if study.latency_rounds else {}),
         },
     )
     say(f"distilled {cell.id}: {report.greedy and report.greedy.retention}")
 
 
-def ceiling(cell: DistilledCell) -> Path | None:
+def latency(study: Study, run: Path, teacher: str | None) -> list[dict[str, Any]]:
+    """Return how long one decision of an agent takes, expert and students in one run."""
+    from kd_offline.evaluation.latency import bench_latency
+
+    report = bench_latency(
+        run, engines=LATENCY_ENGINES, rounds=study.latency_rounds, expert=teacher
+    )
+    kept = ("who", "engine", "agents", "p50_us", "p99_us", "macs")
+    return [{name: row.model_dump(mode="json")[name] for name in kept} for row in report.rows]
+
+
+def draw_heat(study: Study, cell: DistilledCell, heats: Sequence[Any]) -> None:
+    """Draw how often each action is taken at each step, as a file of its own."""
+    from kd_offline.reports import plots, svg
+
+    with svg.style():
+        drawn = svg.standalone(plots.heat_plot(heats))
+    (study.cells / f"{cell.id}.heat.svg").write_text(drawn, encoding="utf-8")
+
+
+def ceiling(study: Study, cell: DistilledCell) -> Path | None:
     """Return the best network that was trained under the cell's mask, of any size, if any.
 
-    Best as measured: every side against the bundled expert's opponents, all sides summed.
+    Best as measured: every side against the expert's opponents, all sides summed.
     """
     found: list[tuple[float, Path]] = []
-    for network in network_cells(cell.task) if cell.mask != "full" else ():
-        group = CELLS / f"{group_name(network)}.json"
+    for network in study.networks(cell.task) if cell.mask != "full" else ():
+        group = study.cells / f"{group_name(network)}.json"
         if network.mask == cell.mask and group.is_file():
             score = json.loads(group.read_text(encoding="utf-8"))["greedy"]
-            found.append((score["seeds"][network.seed]["mean"], network_path(network)))
+            best = score["seeds"][study.rl_seeds.index(network.seed)]["mean"]
+            found.append((best, network_path(study, network)))
     return max(found)[1] if found else None
 
 
@@ -200,11 +282,11 @@ def _complete(path: Path) -> bool:
     return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["status"] == "complete"
 
 
-def keep(name: str, cell: dict[str, Any]) -> None:
+def keep(study: Study, name: str, cell: dict[str, Any]) -> None:
     """Write a finished cell."""
-    aside = CELLS / f"{name}.json.tmp"
+    aside = study.cells / f"{name}.json.tmp"
     aside.write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
-    aside.replace(CELLS / f"{name}.json")
+    aside.replace(study.cells / f"{name}.json")
 
 
 def say(text: str) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kd_offline.errors import MissingExtraError
+from kd_offline.reports.page import resource
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,6 +91,18 @@ def figure(
     drawn = Figure(figsize=(width, height), layout="constrained")
     axes = drawn.subplots(rows, columns, squeeze=False)
     return drawn, [ax for row in axes for ax in row]
+
+
+def standalone(drawn: str) -> str:
+    """Return what :func:`inline` gave as a file of its own, in the light page's colours."""
+    known: dict[str, str] = {}
+    for name, colour in re.findall(r"--(\w+): (#\w+);", resource("report.css")):
+        known.setdefault(name, colour)
+    for name, colour in known.items():
+        drawn = drawn.replace(f"var(--{name})", colour)
+    paper = f'<rect width="100%" height="100%" fill="{known["paper"]}"/>'
+    head, body = drawn.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{paper}{body}\n'
 
 
 def inline(drawn: Figure, name: str, title: str) -> str:

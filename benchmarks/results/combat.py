@@ -1,0 +1,107 @@
+"""The cells of the page on combat, as data: the KD-MARL paper's Table I, and what it says.
+
+Units of the ``paper`` mask that see one kind of thing get a width of 16 in mixed teams (LH+A), the
+others 32.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.results.plan import DistilledCell, NetworkCell, Study, Task
+
+MASK = "paper"
+RL_SEEDS = (0,)
+_RECIPES = Path("cli/recipes/train")
+_NARROW, _WIDE = 16, 32
+
+
+def _task(name: str, slug: str, episodes: int, widths: tuple[int, ...], *algorithms: str) -> Task:
+    recipes = [("mappo", _RECIPES / f"smax-{slug}.toml")]
+    recipes += [(algorithm, _RECIPES / f"{algorithm}-{slug}.toml") for algorithm in algorithms]
+    return Task(
+        f"smax/{name}", slug, None, episodes, 20, widths, tuple(recipes), heat=slug == "3s5z"
+    )
+
+
+TASKS = (
+    _task("3m", "3m", 10_000, (_NARROW, _NARROW, _WIDE), "qmix", "vdn"),
+    _task("8m", "8m", 6_000, (*(_NARROW,) * 5, *(_WIDE,) * 3)),
+    _task("5m_vs_6m", "5m-vs-6m", 8_000, (_NARROW, _NARROW, _WIDE, _NARROW, _WIDE)),
+    _task(
+        "3s5z",
+        "3s5z",
+        6_000,
+        (_NARROW, _WIDE, *(_NARROW,) * 3, *(_WIDE,) * 3),
+        *("qmix", "vdn"),
+    ),
+)
+
+
+def network_cells(task: Task) -> list[NetworkCell]:
+    """Return FO, LH and LH+A of every algorithm, and the expert's under the mask as its ceiling."""
+    wide = (_WIDE,) * len(task.mixed_widths)
+    sizes = [("full", None), (MASK, wide), (MASK, task.mixed_widths)]
+    return [
+        NetworkCell(task, mask, widths, seed, algorithm=algorithm)
+        for seed in RL_SEEDS
+        for k, (algorithm, _) in enumerate(task.recipes)
+        for mask, widths in (*sizes, *([(MASK, None)] if k == 0 else []))
+    ]
+
+
+def distilled_cells(task: Task) -> list[DistilledCell]:
+    """Return KD-MARL LH and LH+A, plain KL and behaviour cloning."""
+    wide = (_WIDE,) * len(task.mixed_widths)
+    kinds = [("kd-marl", wide), ("kd-marl", task.mixed_widths), ("kl", wide), ("bc", wide)]
+    return [DistilledCell(task, MASK, method, widths) for method, widths in kinds]
+
+
+# Which share of the expert's win rate KD-MARL LH should keep.
+GOALS = {"3m": 0.97, "8m": 0.97, "5m-vs-6m": 0.92, "3s5z": 0.92}
+
+COMBAT = Study(
+    work=Path("results/work-combat"),
+    cells=Path("docs/results/combat"),
+    tasks=TASKS,
+    networks=network_cells,
+    distilled=distilled_cells,
+    expert=None,
+    rl_seeds=RL_SEEDS,
+    episodes=1000,
+    latency_rounds=50,
+)
+
+# KD-MARL (arXiv 2604.06691), Table I, as printed: return (of 20), win rate in percent, time of a
+# step in ms. The paper states no episodes and no seeds, and its game is SMAC.
+PAPER_COLUMNS = (
+    *(
+        f"{algorithm} {size}"
+        for algorithm in ("MAPPO", "QMIX", "VDN")
+        for size in ("FO", "LH", "LH+A")
+    ),
+    "KD-MARL LH",
+    "KD-MARL LH+A",
+)
+PAPER: dict[str, dict[str, tuple[float, ...]]] = {
+    "3m": {
+        "return": (19.8, 18.2, 15.0, 19.6, 16.0, 12.5, 18.0, 13.5, 9.0, 18.6, 18.0),
+        "won": (98.12, 92.65, 80.34, 98.77, 86.34, 70.27, 85.42, 68.31, 52.12, 94.78, 90.39),
+        "ms": (6.5, 6.2, 6.3, 6.6, 5.9, 3.8, 6.0, 5.4, 4.3, 5.5, 4.1),
+    },
+    "8m": {
+        "return": (17.0, 14.0, 10.0, 16.0, 12.5, 8.5, 15.0, 10.0, 6.0, 17.8, 17.6),
+        "won": (89.91, 77.82, 60.07, 92.19, 64.78, 48.13, 75.32, 52.11, 33.05, 88.97, 88.23),
+        "ms": (21.5, 22.0, 21.8, 21.9, 18.1, 10.8, 19.0, 17.2, 15.0, 17.3, 15.8),
+    },
+    "5m-vs-6m": {
+        "return": (18.0, 16.5, 13.0, 19.1, 14.0, 10.0, 16.0, 11.0, 7.0, 16.8, 16.5),
+        "won": (61.85, 58.09, 44.78, 58.93, 50.12, 38.79, 50.10, 38.22, 25.14, 58.66, 56.15),
+        "ms": (12.0, 14.0, 12.7, 12.3, 10.5, 6.2, 11.0, 10.2, 8.2, 10.0, 8.0),
+    },
+    "3s5z": {
+        "return": (18.5, 16.8, 13.5, 18.7, 15.0, 10.5, 16.5, 11.0, 7.0, 17.2, 16.5),
+        "won": (68.31, 55.66, 42.54, 60.48, 50.12, 36.95, 53.42, 40.33, 24.12, 60.28, 58.17),
+        "ms": (11.5, 13.5, 12.2, 12.0, 10.2, 6.0, 10.8, 9.8, 8.0, 9.7, 7.9),
+    },
+}

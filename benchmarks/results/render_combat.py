@@ -1,0 +1,193 @@
+"""Write docs/results-combat.md from the cells that are there; a cell that is missing says so.
+
+python -m benchmarks.results.render_combat
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from benchmarks.results.combat import COMBAT, GOALS, MASK, PAPER, PAPER_COLUMNS
+from benchmarks.results.plan import Study, Task
+from benchmarks.results.render import METHOD_NAMES, Cell, percent, read, table
+from benchmarks.results.run import group_name
+
+PAGE = Path("docs/results-combat.md")
+MISSING = "*not measured*"
+# The time of a step is worth a row only for teams whose decisions were timed.
+_ENGINES = ("torch", "onnx", "c")
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cells", type=Path, default=COMBAT.cells)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    given = parser.parse_args()
+    given.page.write_text(page(COMBAT, given.cells, given.page.parent), encoding="utf-8")
+
+
+def page(study: Study, cells: Path, beside: Path) -> str:
+    """Return the page, from the cells in ``cells``; it will lie in the folder ``beside``."""
+    sections = [_head(study), *(_task(study, task, cells, beside) for task in study.tasks)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _head(study: Study) -> str:
+    return (
+        "# Results in combat\n\n"
+        "The KD-MARL paper's Table I beside the same table on SMAX. Made by `make results-combat`, "
+        f"which keeps every cell in `{study.cells}`; this page is written from those files by "
+        "`python -m benchmarks.results.render_combat`. The paper's game is SMAC, ours is SMAX "
+        "against its scripted enemy: win rates of one cannot be compared with those of the other, "
+        "what is kept of them can. FO is full observation at full size, LH 32-wide networks under "
+        f"the mask `{MASK}`, LH+A widths of 16 and 32 under it. MAPPO, QMIX and VDN are trained by "
+        "reinforcement learning, under the mask where there is one; KD-MARL, plain KL and BC are "
+        "distilled from MAPPO FO. *Won* is the share of won episodes with greedy and with sampled "
+        f"play, over {study.episodes:,} evaluation episodes on the same seeds for everyone, with "
+        "95 % intervals in brackets (bootstrap over seeds and episodes, hull with Wilson); *kept* "
+        "is the greedy win rate divided by MAPPO FO's. A return is a team's, at most 2. "
+        f"Networks trained by RL have {len(study.rl_seeds)} seed"
+        f"{'s' if len(study.rl_seeds) > 1 else ''}, distilled teams 5. FLOPs are of one step of "
+        "the whole team, hidden inputs dropped. A cell that was not made yet says *not measured*."
+    )
+
+
+def _task(study: Study, task: Task, cells: Path, beside: Path) -> str:
+    rows = _rows(study, task)
+    found = {title: read(name, cells) for title, name in rows.items()}
+    known = any(cell is not None for cell in found.values())
+    parts = [
+        f"## {task.name}",
+        table([_COLUMNS, *(_row(task, title, cell) for title, cell in found.items())]),
+        _reference(task, found),
+        _verdict(task, found),
+        _latency(found) if known else "",
+        _heat(study, task, cells, beside),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+_CEILING = "MAPPO full size, masked"
+_COLUMNS = (
+    *("policy", "paper: won %", "return of 20", "ms"),
+    *("won, greedy", "kept", "won, sampled", "return of 2", "FLOPs", "parameters"),
+)
+
+
+def _rows(study: Study, task: Task) -> dict[str, str]:
+    """Return each row's title and its cell, in the order of the paper's columns."""
+    wide = (32,) * len(task.mixed_widths)
+    sizes = {("full", None): "FO", (MASK, wide): "LH", (MASK, task.mixed_widths): "LH+A"}
+    names: dict[str, str] = {}
+    for cell in study.groups(task):
+        size = sizes.get((cell.mask, cell.widths))
+        title = _CEILING if size is None else f"{cell.algorithm.upper()} {size}"
+        names[title] = group_name(cell)
+    for each in study.distilled(task):
+        names[f"{METHOD_NAMES[each.method]} {sizes[each.mask, each.widths]}"] = each.id
+    titles = [*PAPER_COLUMNS, *(title for title in names if title not in PAPER_COLUMNS)]
+    return {title: names.get(title, "") for title in titles}
+
+
+def _row(task: Task, title: str, cell: Cell | None) -> tuple[str, ...]:
+    theirs = PAPER[task.slug]
+    column = PAPER_COLUMNS.index(title) if title in PAPER_COLUMNS else None
+    said = tuple(
+        "" if column is None else f"{theirs[k][column]:g}" for k in ("won", "return", "ms")
+    )
+    if cell is None:
+        return (title, *said, *(MISSING,) * (len(_COLUMNS) - 4))
+    agents, score = len(task.mixed_widths), cell["greedy"]
+    flops, parameters = _size(cell)
+    return (
+        *(title, *said),
+        percent(score["win_rate"]["student"]),
+        _share(cell),
+        percent(cell["sampled"]["win_rate"]["student"]),
+        f"{score['student']['mean'] / agents:.2f}",
+        f"{flops:,}",
+        f"{parameters:,}",
+    )
+
+
+def _size(cell: Cell) -> tuple[int, int]:
+    """Return FLOPs of a team step and parameters, each agent with a network of its own."""
+    cost = cell["cost"].get("student", cell["cost"])
+    return int(cost["flops"]), int(cost["parameters"])
+
+
+def _kept(cell: Cell | None) -> float | None:
+    if cell is None:
+        return None
+    rates = cell["greedy"]["win_rate"]
+    best, mine = rates["expert"]["mean"], rates["student"]["mean"]
+    return float(mine / best) if best else None
+
+
+def _share(cell: Cell | None) -> str:
+    if cell is None:
+        return MISSING
+    kept = _kept(cell)
+    return "undefined, the expert wins nothing" if kept is None else f"{100 * kept:.1f} %"
+
+
+def _reference(task: Task, found: dict[str, Cell | None]) -> str:
+    made = next((cell for cell in found.values() if cell), None)
+    if made is None:
+        return ""
+    score, agents = made["greedy"], len(task.mixed_widths)
+    random = percent(score["win_rate"]["random"])
+    return f"Random play wins {random} and earns {score['random']['mean'] / agents:.2f}."
+
+
+def _verdict(task: Task, found: dict[str, Cell | None]) -> str:
+    """Return the goal beside what was kept, and what else could have been kept."""
+    titles = ("KD-MARL LH", _CEILING, "MAPPO LH")
+    mine, ceiling, direct = (found.get(title) for title in titles)
+    goal, kept = GOALS[task.slug], _kept(mine)
+    if kept is None:
+        said = f"{100 * goal:.0f} % of the expert's win rate; {_share(mine)}"
+        return f"Goal: KD-MARL LH keeps {said}."
+    text = f"Goal: KD-MARL LH keeps {100 * goal:.0f} % of the expert's win rate. It keeps "
+    text += f"{_share(mine)}: {'reached' if kept >= goal else 'missed'}."
+    if kept < goal:
+        text += (
+            f" A network of full size trained under the mask keeps {_share(ceiling)}: what is "
+            "missing up to there is for capacity and data, the rest for the mask."
+        )
+    return f"{text} The same size trained by RL keeps {_share(direct)}."
+
+
+def _latency(found: dict[str, Cell | None]) -> str:
+    """Return how long a step of the whole team takes, its agents one after the other."""
+    rows: list[tuple[str, ...]] = [("one team step, median us", *_ENGINES)]
+    timed = {title: cell for title, cell in found.items() if cell and cell.get("latency")}
+    for title, cell in timed.items():
+        if len(rows) == 1:
+            rows.append(("expert", *(_team_step(cell, "expert", e) for e in _ENGINES)))
+        rows.append((title, *(_team_step(cell, "student", e) for e in _ENGINES)))
+    return table(rows) if len(rows) > 1 else ""
+
+
+def _team_step(cell: Cell, who: str, engine: str) -> str:
+    mine = [r for r in cell["latency"] if (r["who"], r["engine"]) == (who, engine)]
+    return f"{sum(r['p50_us'] * len(r['agents']) for r in mine):.1f}" if mine else MISSING
+
+
+def _heat(study: Study, task: Task, cells: Path, beside: Path) -> str:
+    lines = []
+    for cell in study.distilled(task):
+        drawn = cells / f"{cell.id}.heat.svg"
+        if drawn.is_file():
+            where = Path(os.path.relpath(drawn, beside)).as_posix()
+            size = "-".join(map(str, cell.widths))
+            title = f"Action frequency over time, {METHOD_NAMES[cell.method]} {size}"
+            lines.append(f"![{title}]({where})")
+    return "\n\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

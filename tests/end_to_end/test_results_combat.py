@@ -1,0 +1,112 @@
+"""The page on combat from nothing: every stage of the smallest task, with tiny settings."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.results import run
+from benchmarks.results.combat import COMBAT, PAPER, PAPER_COLUMNS, TASKS, distilled_cells
+from benchmarks.results.plan import NetworkCell
+from benchmarks.results.render_combat import MISSING, page
+from kd_offline import environments
+from kd_offline.students.masks import resolve
+
+TRAINING = (
+    ("frames", 400),
+    ("episodes_per_batch", 32),
+    ("epochs", 1),
+    ("architecture.trunk", (8,)),
+    ("architecture.gru", 8),
+)
+STAGES = ("experts", "datasets", "networks", "distilled")
+
+
+def in_turn(make, cells):
+    for cell in cells:
+        make(cell)
+
+
+def networks(task):
+    return [NetworkCell(task, mask, None, 0) for mask in ("full", "paper")]
+
+
+def students(task):
+    # An expert that has hardly learned has no critic to speak of.
+    cell = distilled_cells(task)[1]
+    return [replace(cell, seeds=(0,), settings=(("switches.policy_term", "none"),))]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """One map, one expert, one ceiling, and one team of mixed widths."""
+    root = tmp_path_factory.mktemp("combat")
+    task = replace(TASKS[0], training=TRAINING, dataset_episodes=64, epochs=1, heat=True)
+    made = replace(
+        COMBAT,
+        work=root / "work",
+        cells=root / "page" / "cells",
+        tasks=(task, *TASKS[1:]),
+        networks=networks,
+        distilled=students,
+        episodes=16,
+        latency_rounds=1,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "LATENCY_ENGINES", ("torch",))
+        run.fill(replace(made, tasks=(task,)), STAGES, in_turn)
+    return made
+
+
+def test_cells_are_made_once(study, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in study.cells.iterdir()}
+    assert sorted(path.name for path in before) == [
+        "3m.full.mappo.full-size.json",
+        "3m.paper.kd-marl.16-16-32.heat.svg",
+        "3m.paper.kd-marl.16-16-32.json",
+        "3m.paper.mappo.full-size.json",
+    ]
+    run.fill(replace(study, tasks=study.tasks[:1]), STAGES, in_turn)
+    assert {path: path.stat().st_mtime_ns for path in study.cells.iterdir()} == before
+
+
+def test_students_are_measured_against_the_trained_expert_and_the_ceiling(study):
+    cell = json.loads((study.cells / "3m.paper.kd-marl.16-16-32.json").read_text())
+    expert = json.loads((study.cells / "3m.full.mappo.full-size.json").read_text())
+    assert cell["greedy"]["expert"] == expert["greedy"]["expert"] == expert["greedy"]["student"]
+    assert cell["greedy"]["ceiling"] is not None
+    assert {row["who"] for row in cell["latency"]} == {"expert", "student"}
+
+
+def test_the_page_says_what_was_and_what_was_not_measured(study):
+    text = page(study, study.cells, study.cells.parent)
+    sections = text.split("\n## ")[1:]
+    assert [s.split("\n")[0] for s in sections] == [task.name for task in TASKS]
+    lines = sections[0].splitlines()
+    scores, times = (line for line in lines if line.startswith("| KD-MARL LH+A |"))
+    assert scores.startswith("| KD-MARL LH+A | 90.39 | 18 | 4.1 | ")
+    assert MISSING not in scores
+    assert MISSING not in times.split("|")[2]
+    (other,) = (line for line in lines if line.startswith("| VDN LH |"))
+    assert other.count(MISSING) == 6
+    assert "](cells/3m.paper.kd-marl.16-16-32.heat.svg)" in sections[0]
+    assert sections[1].count(MISSING) > len(PAPER_COLUMNS)
+    drawn = (study.cells / "3m.paper.kd-marl.16-16-32.heat.svg").read_text()
+    assert drawn.startswith("<svg")
+    assert 'xmlns="http://www.w3.org/2000/svg"' in drawn
+    assert "var(" not in drawn
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.slug)
+def test_the_plan_fits_the_maps_and_the_paper(task):
+    spec = environments.load(task.name).spec
+    blocks = resolve("paper", spec).static.sum(1)
+    assert len(task.mixed_widths) == spec.n_agents
+    wide = [b for b, width in zip(blocks, task.mixed_widths, strict=True) if width == 32]
+    narrow = [b for b, width in zip(blocks, task.mixed_widths, strict=True) if width == 16]
+    assert wide
+    assert narrow
+    for row in PAPER[task.slug].values():
+        assert len(row) == len(PAPER_COLUMNS)
+    for cell in COMBAT.networks(task):
+        assert run.recipe_of(cell).environment == task.name
