@@ -131,7 +131,7 @@ class ActorCritic(nn.Module):
         sizes = [len(g.agents) for g in self.groups]
         sizes += [1] * len(self.critics) if self.central else sizes[: len(self.critics)]
         kept = [
-            m.unflatten(1, (m.shape[1] // n, n))[:, rows].flatten(1, 2)
+            m.reshape(1, m.shape[1] // n, n, m.shape[2])[:, rows].flatten(1, 2)
             for m, n in zip(memory, sizes, strict=False)
         ]
         return kept + [seen[:, rows] for seen in memory[len(sizes) :]]
