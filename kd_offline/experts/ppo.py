@@ -65,17 +65,6 @@ class Batch:
         steps = int(acting[-1]) + 1 if len(acting) else 1
         return Batch(*(getattr(self, name)[:steps, rows] for name in self.__slots__))
 
-    @property
-    def lengths(self) -> Tensor | None:
-        """After how many steps each agent acted last: int64 [B, N]; None: none ends early.
-
-        Agents that never act in any episode, such as opponents, count as never ending early.
-        """
-        steps = torch.arange(1, len(self.weight) + 1).view(-1, 1, 1)
-        last = (steps * (self.weight > 0)).amax(0)
-        last[:, ~last.any(0)] = len(self.weight)
-        return None if bool((last == len(self.weight)).all()) else last.clamp(min=1)
-
 
 def make_batch(
     played: Trajectories, recipe: TrainRecipe, norm: ValueNorm, side_of: Tensor, learning: Tensor
@@ -157,9 +146,8 @@ def update(
 def _loss(model: ActorCritic, batch: Batch, recipe: TrainRecipe) -> tuple[Tensor, Tensor]:
     memory = model.start(batch.obs.shape[1])
     before = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions[:-1]])
-    lengths = batch.lengths
-    logits, _, _ = model.act(batch.obs, memory, before, lengths)
-    value, _ = model.value(batch.state, batch.obs, memory, lengths)
+    logits, _, _ = model.act(batch.obs, memory, before)
+    value, _ = model.value(batch.state, batch.obs, memory)
     logp = torch.log_softmax(logits.masked_fill(~batch.available, -1e10), -1)
     taken = logp.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
     total = batch.weight.sum().clamp(min=1)

@@ -102,7 +102,7 @@ def update(
 ) -> UpdateStatistics:
     """Take one gradient step; ``unit`` is what one unit of the networks is in raw reward."""
     before = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions])
-    q = model.values(batch.obs, before, batch.lengths)
+    q = model.values(batch.obs, before)
     goal = _goal(model, target, q.detach(), batch, before, recipe, unit)
     taken = q[:-1].gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
     mixed = model.mixer(taken * batch.alive[:-1], batch.state[:-1])
@@ -127,8 +127,9 @@ def _goal(
 ) -> Tensor:
     """Return what the mixed values should be, float [T, B]."""
     settings = model.settings
-    aims = target.values(batch.obs, before, batch.lengths)
-    chosen = next_values(q, aims, batch.available, batch.alive, double=settings.double)
+    chosen = next_values(
+        q, target.values(batch.obs, before), batch.available, batch.alive, double=settings.double
+    )
     return lambda_returns(
         side_mean(batch.reward, model.side_of)[..., 0] / unit,
         target.mixer(chosen, batch.state),

@@ -34,13 +34,6 @@ class Batch:
     truncated: Tensor  # bool [T, B]
     valid: Tensor  # bool [T, B]
 
-    @property
-    def lengths(self) -> Tensor | None:
-        """After how many views each agent is dead or done: int64 [B, N]; None: none ends early."""
-        views = torch.arange(1, len(self.alive) + 1).view(-1, 1, 1)
-        last = (views * self.alive).amax(0).clamp(min=1)
-        return None if bool((last == len(self.alive)).all()) else last
-
 
 @dataclass(frozen=True, slots=True)
 class Replay:

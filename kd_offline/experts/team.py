@@ -137,18 +137,13 @@ class ActorCritic(nn.Module):
         return kept + [seen[:, rows] for seen in memory[len(sizes) :]]
 
     def act(
-        self,
-        obs: Tensor,
-        memory: list[Tensor],
-        last_actions: Tensor | None = None,
-        lengths: Tensor | None = None,
+        self, obs: Tensor, memory: list[Tensor], last_actions: Tensor | None = None
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Run the actors over ``obs``: float [T, B, N, O].
 
-        ``last_actions``: int64 [T, B, N], -1 where there is none; None: nowhere. ``lengths``: int64
-        [B, N], after how many steps an agent is done; None: never. Returns logits [T, B, N, A]
-        (zero where an agent has no such action), embeddings [T, B, N, H] (zero-padded to the
-        widest) and the actors' memories.
+        ``last_actions``: int64 [T, B, N], -1 where there is none; None: nowhere. Returns logits
+        [T, B, N, A] (zero where an agent has no such action), embeddings [T, B, N, H] (zero-padded
+        to the widest) and the actors' memories.
         """
         obs = obs * self.mask
         extras = self._extras(obs, memory, last_actions)
@@ -160,37 +155,32 @@ class ActorCritic(nn.Module):
         for actor, group, state in zip(
             self._networks(self.actors), self.groups, memory[: len(self.actors)], strict=True
         ):
+            out, hidden, state = actor(self._inputs(obs, group, *extras), state)
             agents = list(group.agents)
-            until = None if lengths is None else lengths[:, agents].flatten()
-            out, hidden, state = actor(self._inputs(obs, group, *extras), state, until)
             logits[:, :, agents, : out.shape[-1]] = out.view(t, b, len(agents), -1)
             embedding[:, :, agents, : hidden.shape[-1]] = hidden.view(t, b, len(agents), -1)
             after.append(state)
         return logits, embedding, after
 
     def value(
-        self, state: Tensor, obs: Tensor, memory: list[Tensor], lengths: Tensor | None = None
+        self, state: Tensor, obs: Tensor, memory: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """Run the critics over ``state`` [T, B, S] and ``obs`` [T, B, N, O].
 
-        ``lengths`` is that of :meth:`act`; a central critic runs as long as any agent does.
         Returns values [T, B, N], in the units of the value normalisation, and the memories.
         """
         memory = memory[len(self.actors) : len(self.actors) + len(self.critics)]
         networks = list(self._networks(self.critics))
         if self.central:
-            until = None if lengths is None else lengths.amax(1)
-            sides = [c(state, m, until) for c, m in zip(networks, memory, strict=True)]
+            sides = [c(state, m) for c, m in zip(networks, memory, strict=True)]
             values = torch.cat([out for out, _, _ in sides], -1)
             return values[..., self.side_of], [m for _, _, m in sides]
         t, b = obs.shape[:2]
         value = obs.new_zeros(t, b, self.spec.n_agents)
         after = []
         for critic, group, before in zip(networks, self.groups, memory, strict=True):
-            agents = list(group.agents)
-            until = None if lengths is None else lengths[:, agents].flatten()
-            out, _, m = critic(self._inputs(obs, group), before, until)
-            value[:, :, agents] = out.view(t, b, -1)
+            out, _, m = critic(self._inputs(obs, group), before)
+            value[:, :, list(group.agents)] = out.view(t, b, -1)
             after.append(m)
         return value, after
 

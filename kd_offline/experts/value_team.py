@@ -87,13 +87,13 @@ class ValueTeam(nn.Module):
         """Return the memories of some episodes of a batch, indices ``episodes``."""
         return self.agents.keep(memory, episodes)
 
-    def values(self, obs: Tensor, last_actions: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def values(self, obs: Tensor, last_actions: Tensor) -> Tensor:
         """Return the values of all actions over whole episodes.
 
         ``obs``: float [T, B, N, O]; ``last_actions``: int64 [T, B, N], -1 where there is none;
-        ``lengths``: int64 [B, N], after how many steps an agent is done; float [T, B, N, A].
+        float [T, B, N, A].
         """
-        return self.agents.act(obs, self.start(obs.shape[1]), last_actions, lengths)[0]
+        return self.agents.act(obs, self.start(obs.shape[1]), last_actions)[0]
 
     def parameter_counts(self) -> dict[str, int]:
         """Return the number of parameters of the agents and of the mixer."""

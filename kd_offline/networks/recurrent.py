@@ -14,9 +14,6 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-
-from kd_offline.networks.low_rank import LowRankGRU
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,6 @@ class NetworkShape:
     trunk: tuple[int, ...]
     gru: int | None
     outputs: int
-    rank: int | None = None  # of both matrices of the GRU; None: full
 
     @property
     def embedding(self) -> int:
@@ -53,7 +49,7 @@ class RecurrentNetwork(nn.Module):
             _orthogonal(linear.weight, float(np.sqrt(2.0)), rng)
             nn.init.zeros_(linear.bias)
             self.trunk.extend([linear, nn.ReLU(inplace=True), nn.LayerNorm(outputs)])
-        self.gru = _unit(shape, widths[-1])
+        self.gru = None if shape.gru is None else nn.GRU(widths[-1], shape.gru)
         if self.gru is not None:
             for name, weight in self.gru.named_parameters():
                 if name.startswith("weight"):
@@ -68,37 +64,12 @@ class RecurrentNetwork(nn.Module):
         """Return the memory of ``batch`` fresh episodes: zeros [1, B, H]; width 0 without a GRU."""
         return self.head.weight.new_zeros(1, batch, self.shape.gru or 0)
 
-    def forward(
-        self, x: Tensor, memory: Tensor, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Map ``x``: float [T, B, inputs] to outputs [T, B, A], embeddings [T, B, H] and memory.
-
-        With ``lengths``, int64 [B] of at least 1, nothing is computed behind the end of a sequence;
-        outputs and embeddings are zero there, and the memory is that after its last step.
-        """
-        if lengths is not None:
-            return self._packed(x, memory, lengths)
+    def forward(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map ``x``: float [T, B, inputs] to outputs [T, B, A], embeddings [T, B, H] and memory."""
         x = self.trunk(x)
         if self.gru is not None:
             x, memory = self.gru(x, memory)
         return self.head(x), x, memory
-
-    def _packed(self, x: Tensor, memory: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows = pack_padded_sequence(x, lengths, enforce_sorted=False)
-        seen = rows._replace(data=self.trunk(rows.data))
-        if self.gru is not None:
-            seen, memory = self.gru(seen, memory)
-        output = seen._replace(data=self.head(seen.data))
-        padded = [pad_packed_sequence(part, total_length=len(x))[0] for part in (output, seen)]
-        return padded[0], padded[1], memory
-
-
-def _unit(shape: NetworkShape, inputs: int) -> nn.GRU | LowRankGRU | None:
-    if shape.gru is None:
-        return None
-    if shape.rank is None:
-        return nn.GRU(inputs, shape.gru)
-    return LowRankGRU(inputs, shape.gru, shape.rank)
 
 
 def _orthogonal(weight: Tensor, gain: float, rng: np.random.Generator | None) -> None:

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -105,38 +103,3 @@ def test_what_is_illegal_gets_no_probability_and_no_entropy():
     batch.actions[:], batch.logprob[:] = 0, 0.0
     _, statistics = ppo._loss(model, batch, RECIPE)
     assert statistics[:3].abs().max() < 1e-6  # entropy, divergence, share of clipped ratios
-
-
-def early(episodes):
-    """A batch of which most agents and episodes are over before the end."""
-    model, norm, trajectories = played(episodes)
-    batch, _ = ppo.make_batch(trajectories, RECIPE, norm, model.side_of, torch.ones(3))
-    last = torch.randint(0, 20, (episodes, 3), generator=torch.manual_seed(0))
-    last[0] = 25
-    weight = (torch.arange(25).view(-1, 1, 1) < last).float()
-    return model, replace(batch, weight=weight), last
-
-
-def test_an_update_leaves_out_what_nobody_does(monkeypatch):
-    """Gradients are those of the padded batch, in which what is over weighs nothing."""
-    model, batch, last = early(6)
-    assert torch.equal(batch.lengths, last.clamp(min=1))
-    gradients = []
-    for lengths in (batch.lengths, None):
-        monkeypatch.setattr(ppo.Batch, "lengths", lengths)
-        loss, statistics = ppo._loss(model, batch, RECIPE)
-        model.zero_grad()
-        loss.backward()
-        gradients.append(([p.grad.clone() for p in model.parameters()], statistics))
-    for packed, padded in zip(*(grads for grads, _ in gradients), strict=True):
-        torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(gradients[0][1], gradients[1][1])
-
-
-def test_episodes_of_one_length_are_computed_as_they_lie():
-    _, batch, _ = early(4)
-    whole = replace(batch, weight=torch.ones_like(batch.weight))
-    assert whole.lengths is None
-    # An opponent acts nowhere, which is no reason to cut anything.
-    whole.weight[..., 1] = 0
-    assert whole.lengths is None

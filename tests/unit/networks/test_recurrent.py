@@ -46,18 +46,3 @@ def test_initial_weights_are_orthogonal_and_repeatable():
         assert torch.equal(left, right)
     weight = a.trunk[0].weight.detach()
     torch.testing.assert_close(weight.T @ weight, 2 * torch.eye(5))
-
-
-@pytest.mark.parametrize("gru", [7, None])
-def test_nothing_is_computed_behind_the_end_of_a_sequence(gru):
-    model = network(gru)
-    x, lengths = torch.randn(9, 4, 5), torch.tensor([3, 9, 1, 4])
-    start = torch.randn(1, 4, gru or 0)
-    padded, packed = model(x, start), model(x, start, lengths)
-    inside = (torch.arange(9)[:, None] < lengths).unsqueeze(-1)
-    for whole, cut in zip(padded[:2], packed[:2], strict=True):
-        assert cut.shape == whole.shape
-        torch.testing.assert_close(cut, whole * inside)
-    for b, length in enumerate(lengths):
-        after = model(x[:length, b : b + 1], start[:, b : b + 1])[2]
-        torch.testing.assert_close(packed[2][:, b : b + 1], after)
