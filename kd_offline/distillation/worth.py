@@ -196,8 +196,8 @@ def _decision(said: str, values: Array, legal: Array) -> Array:
         return _certain(scores.argmax(axis=-1), actions)
     best = scores.max(axis=-1, keepdims=True)
     odds = np.exp(scores - np.where(np.isfinite(best), best, 0.0))
-    total: Array = np.maximum(odds.sum(axis=-1, keepdims=True), 1e-30)
-    return odds / total
+    shares: Array = odds / np.maximum(odds.sum(axis=-1, keepdims=True), 1e-30)
+    return shares
 
 
 def _certain(taken: Array, actions: int) -> Array:

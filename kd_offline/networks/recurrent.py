@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kd_offline.networks.low_rank import LowRankGRU
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkShape:
@@ -24,6 +26,7 @@ class NetworkShape:
     trunk: tuple[int, ...]
     gru: int | None
     outputs: int
+    rank: int | None = None  # of both matrices of the GRU; None: full
 
     @property
     def embedding(self) -> int:
@@ -49,7 +52,7 @@ class RecurrentNetwork(nn.Module):
             _orthogonal(linear.weight, float(np.sqrt(2.0)), rng)
             nn.init.zeros_(linear.bias)
             self.trunk.extend([linear, nn.ReLU(inplace=True), nn.LayerNorm(outputs)])
-        self.gru = None if shape.gru is None else nn.GRU(widths[-1], shape.gru)
+        self.gru = _unit(shape, widths[-1])
         if self.gru is not None:
             for name, weight in self.gru.named_parameters():
                 if name.startswith("weight"):
@@ -70,6 +73,14 @@ class RecurrentNetwork(nn.Module):
         if self.gru is not None:
             x, memory = self.gru(x, memory)
         return self.head(x), x, memory
+
+
+def _unit(shape: NetworkShape, inputs: int) -> nn.GRU | LowRankGRU | None:
+    if shape.gru is None:
+        return None
+    if shape.rank is None:
+        return nn.GRU(inputs, shape.gru)
+    return LowRankGRU(inputs, shape.gru, shape.rank)
 
 
 def _orthogonal(weight: Tensor, gain: float, rng: np.random.Generator | None) -> None:

@@ -20,7 +20,9 @@ DISTILL = ["--hidden", "8", "--epochs", "1", "--batch", "16", "--threads", "1"]
 def made(request, tmp_path_factory):
     """Dataset, run and evaluation of a task; its expert, and the task's name."""
     task, root = request.param, tmp_path_factory.mktemp("sides")
-    expert, method, short = "bundled", (), ()  # KD-MARL in full, advantages included
+    expert: object = "bundled"
+    method: tuple[str, ...] = ()  # KD-MARL in full, advantages included
+    short: tuple[str, ...] = ()
     if task == TAG:
         expert, method, short = root / "expert", ("--method", "kl"), ("--env", "episode_limit=5")
         kd("train", task, *TRAIN, *short, "-o", expert)

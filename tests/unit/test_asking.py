@@ -46,7 +46,8 @@ def mappo(**architecture):
 
 def qmix():
     chosen = recipe("qmix", critic="none", last_action=True)
-    return ValuePolicy(*networks(chosen), epsilon=0.5)
+    model, norm = networks(chosen)
+    return ValuePolicy(model, norm, epsilon=0.5)
 
 
 POLICIES = {

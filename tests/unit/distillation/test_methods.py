@@ -1,5 +1,7 @@
 """Methods on value-based experts: what they read, what they ask for, and dueling students."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -25,14 +27,13 @@ def buffer(tmp_path_factory):
     path = tmp_path_factory.mktemp("values") / "d.zarr"
     block = episode_block(SPEC, [7, 3, 5, 6])
     rng = np.random.default_rng(1)
-    del block.steps["logits"]
-    block.steps["q_values"] = rng.normal(1000, 2, (21, 2, 5)).astype(np.float32)
-    block.steps["alive"][::2, 1] = False
-    block.steps["available_actions"][::2, 1] = False
-    block.steps["actions"][:] = block.steps["available_actions"].argmax(-1)
-    del block.steps["behaviour_logprob"]
+    steps = {k: v for k, v in block.steps.items() if k not in ("logits", "behaviour_logprob")}
+    steps["q_values"] = rng.normal(1000, 2, (21, 2, 5)).astype(np.float32)
+    steps["alive"][::2, 1] = False
+    steps["available_actions"][::2, 1] = False
+    steps["actions"][:] = steps["available_actions"].argmax(-1)
     with DatasetWriter.create(path, header(SPEC)) as writer:
-        writer.append(block)
+        writer.append(replace(block, steps=steps))
         writer.commit({"full": full_mask(SPEC)})
     return ExpertBuffer.open(path)
 
@@ -46,7 +47,8 @@ def prepared(buffer, **settings):
     lesson = Lesson(SPEC, first_critic(buffer), recipe, measures, team, None)
     dueling = recipe.student.dueling
     projections = Projections((8, 8), 0, recipe.switches, rng, dueling=dueling)
-    return recipe, team, taught(loader, lesson).batch(), projections
+    (everything,) = taught(loader, lesson).parts(4)
+    return recipe, team, everything, projections
 
 
 def test_q_values_stand_for_logits():

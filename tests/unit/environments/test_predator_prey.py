@@ -20,8 +20,13 @@ def stage(predators, prey, size=5, **settings):
     board.taken[:] = False
     for row, column in (*predators, *prey):
         board.taken[0, row, column] = True
-    env._wander = lambda: np.full((1, len(prey)), STAY)
+    wander_as(env, [STAY] * len(prey))
     return env, env._view()
+
+
+def wander_as(env, moves):
+    """Have the prey of a single board try ``moves`` in every step."""
+    env._wander = lambda: np.array([moves])
 
 
 def step(env, *actions):
@@ -85,9 +90,7 @@ def test_walls_and_others_block():
 
 def test_prey_wander_to_free_cells_only():
     env, _ = stage([(0, 0), (4, 4)], [(2, 2), (2, 3)])
-    env._wander = lambda: np.array(
-        [[RIGHT, UP]]
-    )  # the first is blocked by the second, who then moves
+    wander_as(env, [RIGHT, UP])  # the first is blocked by the second, who then moves
     step(env, STAY, STAY)
     assert env._board.prey[0].tolist() == [[2, 2], [1, 3]]
 

@@ -142,9 +142,9 @@ def test_gradients_are_off(tmp_path):
     grad = []
 
     class Watched(RecurrentNetwork):
-        def forward(self, x, memory):
+        def forward(self, *inputs):
             grad.append(torch.is_grad_enabled())
-            return super().forward(x, memory)
+            return super().forward(*inputs)
 
     watched = Watched(NetworkShape(6, (8,), 8, 4), np.random.default_rng(0))
     subject = Subject("expert", ("a",), 6, 4, 100, 400, actor=watched)

@@ -90,5 +90,6 @@ def test_a_policys_output_is_complete():
     np.testing.assert_allclose(output.q_values, 2 * Q)
     np.testing.assert_array_equal(output.value, output.q_tot_max[:, None].repeat(3, axis=1))
     assert output.mix is not None
+    assert output.q_tot_max is not None
     assert (output.mix(ACTIONS)[0] <= output.q_tot_max).all()
     assert output.value.dtype == output.q_tot_max.dtype == np.float32

@@ -14,7 +14,7 @@ from kd_offline.trajectories import collect, sampled
 
 
 def returns(reward, value, ends, **settings):
-    rows = {"terminated": [], "truncated": []}
+    rows: dict[str, list[list[bool]]] = {"terminated": [], "truncated": []}
     for kind, flags in rows.items():
         flags += [[kind.startswith(e) if e else False for e in row] for row in ends]
     wanted = {"gamma": 0.5, "td_lambda": 0.5, "bootstrap_on_truncation": True}

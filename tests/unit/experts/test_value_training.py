@@ -13,6 +13,8 @@ from kd_offline.experts.load import load
 from kd_offline.experts.recipe import train_recipe
 from kd_offline.experts.score import greedy_score
 from kd_offline.experts.train import train
+from kd_offline.experts.value_team import ValueTeam
+from kd_offline.networks.files import write_tensors
 from kd_offline.policies import RandomPolicy
 from kd_offline.schemas.expert import ExpertCard, TrainRecipe
 from kd_offline.seeding import episode_seeds
@@ -96,7 +98,7 @@ def test_a_training_of_another_kind_is_not_continued(tmp_path):
         train(recipe(), tmp_path / "a", threads=1, report=stop, score_episodes=0)
     other = checkpoint.read_tensors(tmp_path / "a" / checkpoint.TRAINING)
     kept = {name: v for name, v in other.items() if not name.startswith("replay.")}
-    checkpoint.write_tensors(tmp_path / "a" / checkpoint.TRAINING, kept)
+    write_tensors(tmp_path / "a" / checkpoint.TRAINING, kept)
     with pytest.raises(CheckpointError, match="another folder"):
         train(recipe(), tmp_path / "a", resume=True)
 
@@ -167,6 +169,7 @@ def test_last_actions_and_memory_are_threaded_as_in_training(tmp_path):
     actions = torch.from_numpy(np.ascontiguousarray(played.steps["actions"])).long()
     before = torch.cat([torch.full_like(actions[:1], -1), actions[:-1]])
     unit = expert.norm.statistics(torch.zeros(1, dtype=torch.int64))[1]
+    assert isinstance(expert.model, ValueTeam)
     got = expert.model.values(obs, before) * unit
     valid = played.valid
     np.testing.assert_allclose(

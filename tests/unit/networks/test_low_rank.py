@@ -5,6 +5,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from kd_offline.networks.arithmetic import ExportedShape, memory_cost, network_cost
+from kd_offline.networks.low_rank import LowRankGRU
 from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
 from kd_offline.schemas.recipes import DistillRecipe
 
@@ -18,11 +19,15 @@ def test_it_is_a_gru_of_the_products():
     low = network()
     gru = nn.GRU(6, 8)
     unit = low.gru
+    assert isinstance(unit, LowRankGRU)
     with torch.no_grad():
-        gru.weight_ih_l0.copy_(unit.weight_ih_out @ unit.weight_ih_in)
-        gru.weight_hh_l0.copy_(unit.weight_hh_out @ unit.weight_hh_in)
-        gru.bias_ih_l0.copy_(unit.bias_ih.normal_())
-        gru.bias_hh_l0.copy_(unit.bias_hh.normal_())
+        products = {
+            "weight_ih_l0": unit.weight_ih_out @ unit.weight_ih_in,
+            "weight_hh_l0": unit.weight_hh_out @ unit.weight_hh_in,
+            "bias_ih_l0": unit.bias_ih.normal_(),
+            "bias_hh_l0": unit.bias_hh.normal_(),
+        }
+    gru.load_state_dict(products)
     x = torch.randn(7, 3, 6)
     output, states, memory = low(x, low.start(3))
     expected, after = gru(x, torch.zeros(1, 3, 8))

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,10 +121,10 @@ def mixed_block():
     taken = np.take_along_axis(q, steps["actions"][..., None], -1)[..., 0]
     best = np.where(steps["available_actions"], q, -np.inf).max(-1)
     alive = steps["alive"]
-    steps |= {"q_values": q, "mixer_credit": alive.astype(np.float32)}
-    steps |= {"q_tot": (taken * alive).sum(-1), "q_tot_max": (best * alive).sum(-1)}
-    del steps["logits"], steps["behaviour_logprob"]
-    return block
+    mixed = {"q_values": q, "mixer_credit": alive.astype(np.float32)}
+    mixed |= {"q_tot": (taken * alive).sum(-1), "q_tot_max": (best * alive).sum(-1)}
+    said = {k: v for k, v in steps.items() if k not in ("logits", "behaviour_logprob")}
+    return replace(block, steps=said | mixed)
 
 
 def mixed_header(mixer):
