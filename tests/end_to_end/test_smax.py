@@ -14,7 +14,7 @@ MAP = "smax/3m"
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("smax")
-    batches = ("--frames", 2 * 32 * 101, "--set", "episodes_per_batch=32")
+    batches = ("--frames", 800, "--set", "episodes_per_batch=32")
     kd("train", MAP, "-o", root / "expert", *batches, "--threads", 1, "--score", 32)
     kd(
         *("record", MAP, "--expert", root / "expert", "-o", root / "dataset.zarr"),
@@ -62,6 +62,8 @@ def test_it_does_not_depend_on_batch_or_threads(place, tmp_path):
 def test_the_learning_curve_tells_the_share_of_won_battles(place):
     lines = [json.loads(x) for x in (place / "expert" / "curve.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 2]
+    first, last = (line["frames"] for line in lines)
+    assert 32 < first < 800 <= last < 2 * 32 * 101
     assert all(0 <= line["won"] <= 1 for line in lines)
     card = json.loads((place / "expert" / "expert.json").read_text())
     assert 0 <= card["greedy"]["won"] <= 1
