@@ -178,8 +178,8 @@ class Extra(Strict):
     """One optional library."""
 
     library: str
-    version: str | None
     extra: str
+    version: str | None = Field(default=None, description="absent where it is not installed")
     install: str | None = Field(default=None, description="how to get it, where it is absent")
 
 

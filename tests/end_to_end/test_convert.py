@@ -120,7 +120,7 @@ def test_a_damaged_source_is_one_sentence(imported, tmp_path):
 
 def test_ctrl_c_leaves_nothing(tmp_path):
     """A real process, a real signal, in the middle of the writing."""
-    tiny_dataset(tmp_path / "a.zarr", 3000)
+    tiny_dataset(tmp_path / "a.zarr", 8000)
     target = tmp_path / "out-v0"
     command = [sys.executable, "-m", "kd_offline", "convert", tmp_path / "a.zarr", "-o", target]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
