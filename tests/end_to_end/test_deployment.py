@@ -12,9 +12,9 @@ from tests.end_to_end.conftest import SPREAD, kd, kd_json, refused
 
 @pytest.fixture(scope="module")
 def run(made, tmp_path_factory):
-    """A copy, so that other tests find the run as it was made."""
+    """A copy that nobody evaluated, so that other tests find the run as it was made."""
     place = tmp_path_factory.mktemp("deployed") / "run"
-    shutil.copytree(made.run, place)
+    shutil.copytree(made.run, place, ignore=shutil.ignore_patterns("evaluation.json"))
     shutil.copytree(made.dataset, place.parent / "dataset.zarr")
     return place
 
