@@ -120,10 +120,16 @@ def test_a_damaged_source_is_one_sentence(imported, tmp_path):
 
 def test_ctrl_c_leaves_nothing(tmp_path):
     """A real process, a real signal, in the middle of the writing."""
-    tiny_dataset(tmp_path / "a.zarr", 8000)
+    tiny_dataset(tmp_path / "a.zarr", 3000)
     target = tmp_path / "out-v0"
     command = [sys.executable, "-m", "kd_offline", "convert", tmp_path / "a.zarr", "-o", target]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has Ctrl-C ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out-v0.converting-*/out-v0/data/main_data.hdf5")):
         assert time.monotonic() < deadline
