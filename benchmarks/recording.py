@@ -43,12 +43,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     rolled, recorded = [], []
+    folder = Path(tempfile.mkdtemp(dir=given.folder))
     for turn in range(given.repeats + 1):
-        pair = rollout_rate(given), recording_rate(given)
+        pair = rollout_rate(given), recording_rate(given, folder / f"{turn}.zarr")
         if turn:  # the first pair warms up
             rolled.append(pair[0])
             recorded.append(pair[1])
             print(f"{pair[0]:9,.0f} rolled {pair[1]:9,.0f} recorded", file=sys.stderr)
+    # Not before: some file systems are slow to make files for minutes after many were deleted.
+    shutil.rmtree(folder)
     ratios = [b / a for a, b in zip(rolled, recorded, strict=True)]
     result = {
         name: {"median": statistics.median(x), "min": min(x), "max": max(x)}
@@ -79,23 +82,19 @@ def rollout_rate(given: argparse.Namespace) -> float:
     return steps / (time.perf_counter() - began)
 
 
-def recording_rate(given: argparse.Namespace) -> float:
+def recording_rate(given: argparse.Namespace, output: Path) -> float:
     """Return joint steps a second of a whole recording, from the call to the commit."""
-    folder = Path(tempfile.mkdtemp(dir=given.folder))
     began = time.perf_counter()
-    try:
-        manifest = record(
-            given.environment,
-            folder / "dataset.zarr",
-            expert=given.expert,
-            partner=given.partner,
-            episodes=given.episodes,
-            batch=given.batch,
-            threads=given.threads,
-        )
-        return manifest.statistics.steps / (time.perf_counter() - began)
-    finally:
-        shutil.rmtree(folder)
+    manifest = record(
+        given.environment,
+        output,
+        expert=given.expert,
+        partner=given.partner,
+        episodes=given.episodes,
+        batch=given.batch,
+        threads=given.threads,
+    )
+    return manifest.statistics.steps / (time.perf_counter() - began)
 
 
 if __name__ == "__main__":

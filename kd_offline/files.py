@@ -6,11 +6,12 @@ writer at a time and clears up after a killed one.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
 
-from kd_offline.errors import StorageError
+from kd_offline.errors import FormatVersionError, StorageError
 
 
 def write_file(path: Path, content: bytes | str) -> None:
@@ -49,6 +50,23 @@ def refusal(path: Path, error: OSError) -> StorageError:
     """Return the error that says why ``path`` could not be written."""
     reason = error.strerror or str(error)
     return StorageError(f"cannot write {str(path)!r}: {reason}; free space or give another path")
+
+
+def check_major(content: bytes | str, file: Path, newest: tuple[int, int]) -> None:
+    """Raise a ``FormatVersionError`` for a JSON document of a later major version than ``newest``.
+
+    What is no such document passes: its model says better what is wrong with it.
+    """
+    try:
+        major = json.loads(content)["version"][0]
+    except (ValueError, LookupError, TypeError):
+        return
+    if isinstance(major, int) and major > newest[0]:
+        msg = (
+            f"{file} has format {major}, this version reads up to {newest[0]}: "
+            "install a newer kd-offline"
+        )
+        raise FormatVersionError(msg)
 
 
 def cache_folder() -> Path | None:

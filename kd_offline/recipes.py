@@ -29,22 +29,33 @@ def read_recipe(path: str | Path) -> Tree:
     UsageError
         It cannot be read, or is no TOML or JSON.
     """
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-        tree = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        msg = f"recipe {str(path)!r} cannot be read: {error.strerror}; check the path"
-        raise UsageError(msg) from None
-    except ValueError as error:
-        kind = "JSON" if file.suffix == ".json" else "TOML"
-        msg = f"recipe {str(path)!r} is not valid {kind}: {error}; correct the file"
-        raise UsageError(msg) from None
+    tree = read_tree(path, "recipe")
     inner = tree.get("recipe", tree) if isinstance(tree, dict) else None
     if not isinstance(inner, dict):
         msg = f"recipe {str(path)!r} holds no table of settings; correct the file"
         raise UsageError(msg)
     return inner
+
+
+def read_tree(path: str | Path, what: str) -> Any:
+    """Return the content of a ``.json`` or else TOML file; ``what`` it is goes into errors.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or is no TOML or JSON.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+        return json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        msg = f"{what} {str(path)!r} cannot be read: {error.strerror}; check the path"
+        raise UsageError(msg) from None
+    except ValueError as error:
+        kind = "JSON" if file.suffix == ".json" else "TOML"
+        msg = f"{what} {str(path)!r} is not valid {kind}: {error}; correct the file"
+        raise UsageError(msg) from None
 
 
 def build(model: type[Model], layers: Iterable[Mapping[str, Any]], what: str) -> Model:

@@ -177,7 +177,6 @@ def measure_networks(study: Study, cell: NetworkCell) -> None:
         study,
         name,
         {
-            "kind": "network",
             "algorithm": cell.algorithm,
             "mask": cell.mask,
             "widths": cell.widths,
@@ -226,7 +225,6 @@ def make_students(study: Study, cell: DistilledCell) -> None:
         study,
         cell.id,
         {
-            "kind": "distilled",
             "mask": cell.mask,
             "method": cell.method,
             "widths": cell.widths,

@@ -22,6 +22,7 @@ from kd_offline.cli import (
     measuring,
     recording,
     reports,
+    rerunning,
     sharing,
     sweeping,
     trust,
@@ -69,6 +70,7 @@ editing.add(app)
 describing.add(app)
 conversion.add(app)
 distillation.add(app)
+rerunning.add(app)
 sweeping.add(app)
 evaluation.add(app)
 exporting.add(app)

@@ -12,8 +12,8 @@ from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import bar, emit, say
 
 if TYPE_CHECKING:
+    from kd_offline.schemas.dataset_outputs import ConvertOutput
     from kd_offline.schemas.environment import EnvironmentSpec
-    from kd_offline.schemas.outputs import ConvertOutput
 
 _EXAMPLES = options.examples(
     "kd-offline convert dataset.zarr -o dataset.hdf5",

@@ -78,7 +78,7 @@ def card(
     """Write a dataset card in Markdown, with the header that the Hugging Face Hub reads."""
     from kd_offline.datasets.describe.cards import card as write
     from kd_offline.datasets.reader import ExpertBuffer
-    from kd_offline.schemas.outputs import CardOutput
+    from kd_offline.schemas.dataset_outputs import CardOutput
 
     text = write(dataset, output, overwrite=overwrite)
     if json:

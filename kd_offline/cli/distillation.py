@@ -1,4 +1,4 @@
-"""``distill`` and ``rerun``: stage 2, students from a dataset alone."""
+"""``distill``: stage 2, students from a dataset alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import typer
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import bar, emit, say
-from kd_offline.errors import EXIT_FAILED
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -74,9 +73,6 @@ _Threads = Annotated[
 def add(app: typer.Typer) -> None:
     """Add the commands of this group."""
     app.command(epilog=_EXAMPLES)(distill)
-    app.command(epilog=options.examples("kd-offline rerun run/", "kd-offline rerun run/ --json"))(
-        rerun
-    )
 
 
 _Output = Annotated[Path, typer.Option("--output", "-o", help="Run folder.")]
@@ -219,12 +215,14 @@ def _run(
             recipe,
             resume=resume,
             overwrite=overwrite,
-            command=_command(),
-            report=_progress(shown),
+            command=command_line(),
+            report=show_epochs(shown),
         )
 
 
-def _progress(shown: tqdm[Any]) -> Report:
+def show_epochs(shown: tqdm[Any]) -> Report:
+    """Return what moves a bar of epochs on."""
+
     def report(row: dict[str, Any]) -> None:
         if row["split"] == "train":
             shown.update()
@@ -263,50 +261,6 @@ def _show_budget(allocation: Allocation) -> None:
     say(f"  within the budget of {whose}: {limits}")
 
 
-def rerun(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder.  [default: RUN-rerun]")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(help="The dataset, where it moved.")] = None,
-    resume: options.Resume = False,
-    overwrite: options.Overwrite = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
-) -> None:
-    """Repeat a distillation and compare.
-
-    On the same kind of processor, threads and versions the weights must agree bit for bit,
-    elsewhere held-out metrics within a tolerance; exit code 1 where they do not.
-    """
-    from kd_offline.distillation.rerun import epochs_of
-    from kd_offline.distillation.rerun import rerun as repeat
-    from kd_offline.runs.folder import open_run
-
-    total = epochs_of(open_run(run).manifest())
-    kept = "what was repeated so far is kept: run the same command with --resume"
-    with bar(total, "epochs", quiet) as shown, resumable(kept):
-        report = repeat(
-            run,
-            output,
-            dataset=dataset,
-            resume=resume,
-            overwrite=overwrite,
-            command=_command(),
-            report=_progress(shown),
-        )
-    if json:
-        emit(report)
-    elif report.ok:
-        typer.echo("the same, bit for bit" if report.identical else "the same within the tolerance")
-    else:
-        typer.echo("not the same")
-    for difference in () if json else report.platform_differences:
-        say(f"  another {difference}")
-    if not report.ok:
-        raise typer.Exit(EXIT_FAILED)
-
-
-def _command() -> str:
+def command_line() -> str:
+    """Return the command that runs, as one types it."""
     return shlex.join(["kd-offline", *sys.argv[1:]])

@@ -254,7 +254,7 @@ def make(
         manifest = operation(filling(shown))
     from kd_offline.datasets.describe.summary import size_bytes
     from kd_offline.datasets.reader import ExpertBuffer
-    from kd_offline.schemas.outputs import EditOutput
+    from kd_offline.schemas.dataset_outputs import EditOutput
 
     step, figures = manifest.lineage[-1], manifest.statistics
     done = EditOutput(

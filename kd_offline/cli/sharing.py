@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from kd_offline.datasets.sharing.transfer import Report
-    from kd_offline.schemas.outputs import TransferOutput
+    from kd_offline.schemas.dataset_outputs import TransferOutput
 
 _KEPT = "what has arrived is kept and is no dataset yet: run the same command again to continue"
 
@@ -120,7 +120,7 @@ def cache(
     The folder is KD_OFFLINE_CACHE ("off" for none), its size in GB is KD_OFFLINE_CACHE_GB.
     """
     from kd_offline.datasets.storage.cache import default_cache
-    from kd_offline.schemas.outputs import CacheOutput
+    from kd_offline.schemas.dataset_outputs import CacheOutput
 
     kept = default_cache()
     if kept is None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from kd_offline.errors import CheckpointError, FormatVersionError, UsageError
+from kd_offline.errors import CheckpointError, UsageError
+from kd_offline.files import check_major
 from kd_offline.schemas.collaboration import PROFILE_FORMAT, CollaborationProfile
 
 PROFILE = "profile.json"
@@ -38,7 +38,7 @@ def read_profile(path: str | Path) -> CollaborationProfile:
         msg = f"there is no profile at {str(file)!r}: make one with kd-offline profile RUN"
         raise UsageError(msg)
     content = file.read_bytes()
-    _check_version(content, file)
+    check_major(content, file, PROFILE_FORMAT)
     try:
         return CollaborationProfile.model_validate_json(content)
     except ValidationError as error:
@@ -46,16 +46,3 @@ def read_profile(path: str | Path) -> CollaborationProfile:
         where = ".".join(map(str, first["loc"])) or "the document"
         msg = f"{file} is no profile or is damaged: {where}: {first['msg']}; make it again"
         raise CheckpointError(msg) from error
-
-
-def _check_version(content: bytes, file: Path) -> None:
-    try:
-        major = json.loads(content)["version"][0]
-    except (ValueError, LookupError, TypeError):
-        return  # the model says what is wrong with it
-    if isinstance(major, int) and major > PROFILE_FORMAT[0]:
-        msg = (
-            f"{file} has format {major}, this version reads up to {PROFILE_FORMAT[0]}: "
-            "install a newer kd-offline"
-        )
-        raise FormatVersionError(msg)

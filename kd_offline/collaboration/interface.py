@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from kd_offline.errors import UsageError
+from kd_offline.recipes import read_tree
 from kd_offline.schemas.interface import AgentInterface, InterfaceSpec
 
 if TYPE_CHECKING:
@@ -24,17 +24,7 @@ def read_interface(path: str | Path) -> InterfaceSpec:
     UsageError
         It cannot be read, or is no interface.
     """
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-        tree = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        msg = f"interface {str(path)!r} cannot be read: {error.strerror}; check the path"
-        raise UsageError(msg) from None
-    except ValueError as error:
-        kind = "JSON" if file.suffix == ".json" else "TOML"
-        msg = f"interface {str(path)!r} is not valid {kind}: {error}; correct the file"
-        raise UsageError(msg) from None
+    tree = read_tree(path, "interface")
     try:
         return InterfaceSpec.model_validate_json(json.dumps(tree))
     except (ValidationError, TypeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,6 @@ class Sink:
     folder: Folder
     header: RecordingHeader
     journal_seconds: float
-    patient: Callable[[], bool] = lambda: False
     episodes: int = 0
     rows: int = 0
     streams: dict[str, ArrayStream] = field(default_factory=dict)
@@ -137,9 +136,7 @@ class Sink:
 
     def _add_stream(self, name: str, row: RowSpec, chunk_rows: int) -> None:
         rule = layout.rule_for(name, 1 + len(row.tail))
-        self.streams[name] = ArrayStream(
-            name, row.dtype, row.tail, chunk_rows, rule, self.folder, self.patient
-        )
+        self.streams[name] = ArrayStream(name, row.dtype, row.tail, chunk_rows, rule, self.folder)
 
     def _check_same(self, arrays: Mapping[str, Array]) -> None:
         first = {name: stream.tail for name, stream in self.streams.items()}

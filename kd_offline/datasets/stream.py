@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,9 +15,6 @@ from kd_offline.datasets.storage.store import Folder
 from kd_offline.errors import CorruptDatasetError, UsageError
 from kd_offline.schemas.dataset import ArraySpec, FileRecord
 from kd_offline.types import Array
-
-# Smaller files cost more in waiting than they hold in memory.
-_WORTH_WAITING = 1 << 20
 
 
 @dataclass(slots=True)
@@ -34,11 +31,11 @@ class ArrayStream:
     chunk_rows: int
     rule: Rule
     folder: Folder
-    patient: Callable[[], bool] = lambda: False  # is there time to wait for the disk?
     shrinks: bool = True  # a single chunk takes as many rows as there are
     rows: int = 0
     files: dict[str, FileRecord] = field(default_factory=dict)
     moments: Moments | None = None
+    _flushed: int = 0  # rows that were there when the last partial chunk was written
     _buffer: Array = field(init=False)
     _values: hashlib._Hash = field(init=False, default_factory=hashlib.sha256)
 
@@ -68,9 +65,10 @@ class ArrayStream:
     def flush(self) -> None:
         """Write the rows that do not fill a chunk yet; a later write replaces that file."""
         filled = self.rows % self.chunk_rows
-        if filled:
+        if filled and self._flushed != self.rows:
             self._buffer[filled:] = 0
             self._write(self.rows // self.chunk_rows, self._buffer)
+            self._flushed = self.rows
 
     def finish(self) -> ArraySpec:
         """Write the last chunk and the metadata, and return what the manifest says of the array."""
@@ -153,5 +151,4 @@ class ArrayStream:
         self._record(path, chunks.encode(rows, self.rule.level))
 
     def _record(self, path: str, data: bytes) -> None:
-        durable = len(data) >= _WORTH_WAITING and self.patient()
-        self.files[path] = self.folder.write(path, data, durable=durable)
+        self.files[path] = self.folder.write(path, data)

@@ -44,8 +44,6 @@ class DatasetWriter:
         self._sink = sink
         self._held = held
         self._queue: queue.Queue[_Item | None] = queue.Queue(_QUEUED_BLOCKS)
-        # Waiting for the disk costs no processor time, so it is done until the recorder would wait.
-        sink.patient = lambda: not self._queue.full()
         self._failure: BaseException | None = None
         self._appended = sink.episodes
         self._steps = sink.rows

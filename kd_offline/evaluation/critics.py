@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kd_offline.evaluation.cost import CriticPart
-from kd_offline.networks.arithmetic import NetworkCost, mixer_cost, network_cost
+from kd_offline.networks.arithmetic import NetworkCost, network_cost
+from kd_offline.networks.mixing_arithmetic import mixer_cost
 
 if TYPE_CHECKING:
     from kd_offline.experts.load import AnyExpert

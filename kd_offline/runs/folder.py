@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from kd_offline.errors import CheckpointError, FormatVersionError, StorageError, UsageError
-from kd_offline.files import make_folder, refusal, write_file
+from kd_offline.errors import CheckpointError, StorageError, UsageError
+from kd_offline.files import check_major, make_folder, refusal, write_file
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.quantisation import QuantisationReport
@@ -64,7 +64,7 @@ class RunFolder:
             It was written by a newer version.
         """
         text = (self.path / RUN).read_text(encoding="utf-8")
-        _check_version(text, self.path / RUN)
+        check_major(text, self.path / RUN, RUN_FORMAT)
         return _parse(RunManifest.model_validate_json, text, self.path / RUN)
 
     def write_manifest(self, manifest: RunManifest) -> None:
@@ -192,19 +192,6 @@ def _whole_lines(file: Path) -> list[str]:
     if not file.exists():
         return []
     return file.read_text(encoding="utf-8").split("\n")[:-1]
-
-
-def _check_version(text: str, file: Path) -> None:
-    try:
-        major = json.loads(text)["version"][0]
-    except (ValueError, LookupError, TypeError):
-        return  # the model says what is wrong with it
-    if isinstance(major, int) and major > RUN_FORMAT[0]:
-        msg = (
-            f"{file} has format {major}, this version reads up to {RUN_FORMAT[0]}: "
-            "install a newer kd-offline"
-        )
-        raise FormatVersionError(msg)
 
 
 def _parse(read: Callable[[str], Model], text: str, file: Path) -> Model:

@@ -15,6 +15,14 @@ from kd_offline.errors import UnknownNameError
 from kd_offline.published import PublishedFolder
 from kd_offline.schemas.collaboration import CollaborationProfile
 from kd_offline.schemas.dataset import DatasetManifest, InspectReport, VerifyReport
+from kd_offline.schemas.dataset_outputs import (
+    CacheOutput,
+    CardOutput,
+    ConvertOutput,
+    DiffReport,
+    EditOutput,
+    TransferOutput,
+)
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
@@ -24,19 +32,13 @@ from kd_offline.schemas.interface import InterfaceCheck, InterfaceSpec
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.outputs import (
-    CacheOutput,
-    CardOutput,
-    ConvertOutput,
-    DiffReport,
     DistillOutput,
     DoctorReport,
-    EditOutput,
     EvaluateOutput,
     ExportOutput,
     HardwareOutput,
     RecordOutput,
     RerunReport,
-    TransferOutput,
 )
 from kd_offline.schemas.quantisation import QuantisationReport
 from kd_offline.schemas.recipes import DistillRecipe

@@ -26,8 +26,8 @@ from kd_offline.datasets.convert.unknown import Found, full_mask, header_for, on
 from kd_offline.datasets.layout import RULES
 from kd_offline.errors import MismatchError
 from kd_offline.schemas.dataset import ExpertRecord
+from kd_offline.schemas.dataset_outputs import NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.schemas.outputs import NotHeld
 from kd_offline.types import Array
 
 DESCRIPTION = "metadata/kd_offline"

@@ -18,8 +18,8 @@ from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
 from kd_offline.errors import DatasetError, MissingExtraError, UnknownNameError
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
+from kd_offline.schemas.dataset_outputs import NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.schemas.outputs import NotHeld
 from kd_offline.types import Array
 
 # Rows of steps that are in memory at once: enough for speed, little beside anything else.

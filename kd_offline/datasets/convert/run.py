@@ -22,8 +22,8 @@ from kd_offline.datasets.convert.parts import Options, Progress, lost
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import StorageError, UsageError
 from kd_offline.recipes import explain
+from kd_offline.schemas.dataset_outputs import ConvertOutput, NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.schemas.outputs import ConvertOutput, NotHeld
 
 
 def convert(

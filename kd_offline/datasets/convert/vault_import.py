@@ -23,8 +23,8 @@ from kd_offline.datasets.convert.parts import (
 from kd_offline.datasets.convert.unknown import Found, full_mask, header_for, spec_of
 from kd_offline.datasets.convert.vault_return import returned
 from kd_offline.datasets.convert.vault_store import Stores, ends
+from kd_offline.schemas.dataset_outputs import NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.schemas.outputs import NotHeld
 from kd_offline.types import Array
 
 _NEEDED = ("observations", "actions", "rewards", "terminals")

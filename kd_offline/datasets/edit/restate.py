@@ -20,9 +20,6 @@ from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
 from kd_offline.schemas.dataset import ArraySpec, DatasetManifest, FileRecord
 from kd_offline.types import Array
 
-# Smaller files cost more in waiting for the disk than they hold in memory.
-_WORTH_WAITING = 1 << 20
-
 
 def restate(
     parent: ExpertBuffer,
@@ -113,7 +110,7 @@ def _copied(
             data = parent.files.read(file.path, file)
             if not _is(data, file):
                 raise _damaged(parent, file)
-            folder.write(file.path, data, durable=file.size >= _WORTH_WAITING)
+            folder.write(file.path, data)
         yield file
         if progress is not None:
             progress(done, total)

@@ -18,7 +18,7 @@ from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.cache import default_cache
 from kd_offline.datasets.storage.sources import known_scheme, open_files
 from kd_offline.errors import CorruptDatasetError, UsageError
-from kd_offline.schemas.outputs import TransferOutput
+from kd_offline.schemas.dataset_outputs import TransferOutput
 
 
 def push(

@@ -60,9 +60,12 @@ def opened(root: Path, path: str) -> FileIO:
     return FileIO(f"{root}/{path}", "rb", opener=_safely)
 
 
-def created(path: Path) -> FileIO:
-    """Open a file for writing, unbuffered, emptied; a link in its place is refused (OSError)."""
-    return FileIO(path, "wb", opener=_safely)
+def created(path: Path, flags: int = 0) -> FileIO:
+    """Open a file for writing, unbuffered, emptied; a link in its place is refused (OSError).
+
+    ``flags`` are further ones of ``os.open``.
+    """
+    return FileIO(path, "wb", opener=lambda name, usual: _safely(name, usual | flags))
 
 
 def refuse_links(root: Path, path: str) -> None:

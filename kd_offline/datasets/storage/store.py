@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, ClassVar, Protocol
 
 from kd_offline.datasets.layout import LOCK, SCRATCH
-from kd_offline.datasets.storage import plain
+from kd_offline.datasets.storage import direct, plain
 from kd_offline.errors import StorageError
 from kd_offline.schemas.dataset import FileRecord
 
@@ -147,8 +147,7 @@ class Folder:
         """Write a file aside and rename it, so that it is there in full or not at all.
 
         One writer at a time: the file ``aside`` has a fixed name, so a killed writer leaves one at
-        most. ``durable`` also waits until the bytes are on the disk, and gives their memory back:
-        a long recording then neither fills the page cache nor pays for ever new pages of it.
+        most. ``durable`` also waits until the bytes would survive a loss of power.
         """
         target, beside = self.root / path, self.root / aside
         plain.refuse_links(self.root, path)
@@ -224,14 +223,14 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 
 
 def _put(path: Path, data: bytes, durable: bool) -> None:
+    if not durable and direct.write(path, data):
+        return
     with plain.created(path) as file:
         left = memoryview(data)
         while left:  # an unbuffered write may take less than all
             left = left[file.write(left) :]
         if durable:
             os.fsync(file.fileno())
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _refusal(path: Path, verb: str, error: OSError) -> StorageError:

@@ -14,7 +14,7 @@ from kd_offline.experts.foreign.expert import CountedShape, ForeignExpert, entry
 from kd_offline.experts.foreign.files import digest
 from kd_offline.experts.foreign.found import Found, Given, to_team
 from kd_offline.experts.foreign.team import NetworkTeam
-from kd_offline.networks.arithmetic import mixer_cost
+from kd_offline.networks.mixing_arithmetic import mixer_cost
 from kd_offline.recipes import read_recipe
 from kd_offline.schemas.environment import EnvironmentSpec
 

@@ -14,7 +14,7 @@ from kd_offline.evaluation.subjects import of_expert
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.foreign.load import load
 from kd_offline.experts.value_team import ValueTeam
-from kd_offline.networks.arithmetic import mixer_cost
+from kd_offline.networks.mixing_arithmetic import mixer_cost
 from kd_offline.schemas.expert import TrainRecipe
 from kd_offline.testing.factories import environment_spec
 

@@ -18,10 +18,10 @@ from kd_offline.networks.arithmetic import (
     NetworkCost,
     compacted,
     memory_cost,
-    mixer_cost,
     network_cost,
 )
 from kd_offline.networks.mixers import MixerShape, QMixer
+from kd_offline.networks.mixing_arithmetic import mixer_cost
 from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.schemas.student import StudentCard

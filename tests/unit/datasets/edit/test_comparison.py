@@ -6,7 +6,7 @@ from kd_offline.datasets.edit import rewrite
 from kd_offline.datasets.edit.comparison import render
 from kd_offline.datasets.sampler import Splits
 from kd_offline.errors import NotADatasetError
-from kd_offline.schemas.outputs import ValueDifference
+from kd_offline.schemas.dataset_outputs import ValueDifference
 from kd_offline.testing.factories import environment_spec, episode_block, header, tiny_dataset
 
 SPEC = environment_spec((6, 3), (5, 2))

@@ -1,0 +1,66 @@
+"""``rerun``: the same distillation once more, compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kd_offline.cli import options
+from kd_offline.cli.distillation import command_line, show_epochs
+from kd_offline.cli.failures import resumable
+from kd_offline.cli.output import bar, emit, say
+from kd_offline.errors import EXIT_FAILED
+
+_EXAMPLES = options.examples("kd-offline rerun run/", "kd-offline rerun run/ --json")
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    app.command(epilog=_EXAMPLES)(rerun)
+
+
+def rerun(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder.  [default: RUN-rerun]")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="The dataset, where it moved.")] = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Repeat a distillation and compare.
+
+    On the same kind of processor, threads and versions the weights must agree bit for bit,
+    elsewhere held-out metrics within a tolerance; exit code 1 where they do not.
+    """
+    from kd_offline.distillation.rerun import epochs_of
+    from kd_offline.distillation.rerun import rerun as repeat
+    from kd_offline.runs.folder import open_run
+
+    total = epochs_of(open_run(run).manifest())
+    kept = "what was repeated so far is kept: run the same command with --resume"
+    with bar(total, "epochs", quiet) as shown, resumable(kept):
+        report = repeat(
+            run,
+            output,
+            dataset=dataset,
+            resume=resume,
+            overwrite=overwrite,
+            command=command_line(),
+            report=show_epochs(shown),
+        )
+    if json:
+        emit(report)
+    elif report.ok:
+        typer.echo("the same, bit for bit" if report.identical else "the same within the tolerance")
+    else:
+        typer.echo("not the same")
+    for difference in () if json else report.platform_differences:
+        say(f"  another {difference}")
+    if not report.ok:
+        raise typer.Exit(EXIT_FAILED)

@@ -1,0 +1,126 @@
+"""What commands on datasets print with ``--json``: contracts that other programs rely on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from kd_offline.schemas.dataset import Digest
+from kd_offline.schemas.environment import Strict
+
+
+class NotHeld(Strict):
+    """What a conversion had to leave behind."""
+
+    array: str = Field(description="name in the source; manifest stands for its descriptions")
+    why: str
+
+
+class ConvertOutput(Strict):
+    """``convert --json``."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    id: Digest | None = Field(default=None, description="of the expert buffer, source or target")
+    path: str
+    source_kind: str = Field(alias="from")
+    target_kind: str = Field(alias="to")
+    episodes: int
+    steps: int
+    kept: tuple[str, ...] = Field(description="arrays of the expert buffer that the target holds")
+    not_held: tuple[NotHeld, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class EditOutput(Strict):
+    """What the commands that make datasets from datasets print with ``--json``."""
+
+    id: Digest
+    path: str
+    operation: str
+    parents: tuple[Digest, ...]
+    episodes: int
+    steps: int
+    bytes: int = Field(description="stored size of all files, the manifest included")
+    left_out: tuple[str, ...] = Field(default=(), description="arrays of parents, by full name")
+
+
+class CardOutput(Strict):
+    """``card --json``."""
+
+    id: Digest
+    path: str | None = Field(default=None, description="where it was written")
+    text: str
+
+
+class FieldDifference(Strict):
+    """A field of the manifests that differs; null where it is absent."""
+
+    name: str = Field(description="dotted")
+    a: JsonValue
+    b: JsonValue
+
+
+class ArrayDifference(Strict):
+    """An array that differs, and in what first; ``rows``: in its number of episodes or steps."""
+
+    name: str
+    what: Literal["absent", "dtype", "shape", "rows", "values"]
+    a: str
+    b: str
+
+
+class EpisodeMatch(Strict):
+    """Which episodes two datasets share."""
+
+    matched_by: str
+    common: int
+    only_a: int
+    only_b: int
+    same_order: bool = Field(description="the common ones follow each other alike")
+
+
+class ValueDifference(Strict):
+    """Values of one array that differ between common episodes."""
+
+    entries: int
+    episodes: int
+    largest: float = Field(ge=0, description="largest absolute difference")
+
+
+class DiffReport(Strict):
+    """``diff --json``: in what two datasets differ."""
+
+    equal: bool = Field(description="the ids, and so the contents, are equal")
+    a: Digest
+    b: Digest
+    fields: tuple[FieldDifference, ...] = ()
+    arrays: tuple[ArrayDifference, ...] = ()
+    episodes: EpisodeMatch
+    values: dict[str, ValueDifference] = Field(
+        default_factory=dict, description="of episodes in both; equal arrays are absent"
+    )
+
+
+class TransferOutput(Strict):
+    """``push --json``, ``pull --json`` and ``pack --json``."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    id: Digest = Field(description="of the copy; another than the source's if arrays were left out")
+    source: str = Field(alias="from")
+    destination: str = Field(alias="to")
+    files: int = Field(ge=0, description="the manifest included")
+    bytes_moved: int = Field(ge=0, description="contents of the files that had to be moved")
+    bytes_skipped: int = Field(ge=0, description="contents that were there already")
+    seconds: float = Field(ge=0)
+
+
+class CacheOutput(Strict):
+    """``cache --json``."""
+
+    path: str
+    files: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    limit_bytes: int = Field(ge=0)
