@@ -28,6 +28,7 @@ _EXAMPLES = options.examples(
     "kd-offline distill qmix.zarr -o run/ --method q --dueling",
     "kd-offline distill dataset.zarr -o run/ --profile stm32f4 --max-latency-us 300 "
     "--max-flash-kb 40",
+    "kd-offline distill dataset.zarr -o gates/ --max-macs 2000 --allocate gates",
     "kd-offline distill dataset.zarr -o qat/ --qat",
     "kd-offline distill large.zarr -o run/ --memory-mb 1000",
     "kd-offline distill dataset.zarr -o run/ --recipe recipe.toml --resume",
@@ -59,6 +60,7 @@ _PLACES = {
     "max_energy_uj": "budget.max_energy_uj",
     "precision": "budget.precision",
     "shared_device": "budget.shared_device",
+    "allocate": "budget.allocate",
 }
 
 _Threads = Annotated[
@@ -125,6 +127,13 @@ _SharedDevice = Annotated[
     bool | None,
     typer.Option("--shared-device", help="One device runs the team, so that costs add up."),
 ]
+_Allocate = Annotated[
+    str | None,
+    typer.Option(
+        help="How widths meet the budget: worth, before training, or gates, learned while training."
+        "  [default: worth]"
+    ),
+]
 _Qat = Annotated[
     bool,
     typer.Option("--qat", help="Train the last fifth with the weights of an int8 export."),
@@ -167,6 +176,7 @@ def distill(
     precision: _Precision = None,
     qat: _Qat = False,
     shared_device: _SharedDevice = None,
+    allocate: _Allocate = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
     resume: options.Resume = False,
@@ -255,7 +265,8 @@ def _finish(done: RunManifest, output: Path, json: bool) -> None:
 def _show_budget(allocation: Allocation) -> None:
     for agent in allocation.agents:
         found = ", ".join(f"{name} {one.value:,.4g}" for name, one in agent.figures.items())
-        say(f"  {agent.agent}: worth {agent.worth.total:.3f}; predicted {found}")
+        why = f"layers {agent.layers}" if agent.worth is None else f"worth {agent.worth.total:.3f}"
+        say(f"  {agent.agent}: {why}; predicted {found}")
     limits = ", ".join(f"{name} {value:,.4g}" for name, value in allocation.limits.items())
     whose = "the team" if allocation.budget.shared_device else "each agent"
     say(f"  within the budget of {whose}: {limits}")

@@ -11,19 +11,29 @@ from pydantic import Field
 from safetensors.torch import load_file
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.distillation.job import Job, Report, complete, fresh_team, prepare
+from kd_offline.distillation.job import (
+    Job,
+    Report,
+    complete,
+    fresh_projections,
+    fresh_team,
+    gated,
+    prepare,
+    with_layers,
+)
 from kd_offline.distillation.methods import check_arrays
-from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.train import Training, finish, train_team
 from kd_offline.errors import UsageError
 from kd_offline.files import write_file
 from kd_offline.networks.files import write_tensors
 from kd_offline.schemas.environment import Strict
+from kd_offline.schemas.layers import LayerWidths
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import RunManifest, SeedResult
-from kd_offline.seeding import generator
-from kd_offline.students.policy import digest
+from kd_offline.students.networks import StudentTeam
+from kd_offline.students.policy import build, digest
 from kd_offline.students.policy import save as save_students
+from kd_offline.students.settling import layers_of
 
 SAVE_EVERY_S = 15.0
 
@@ -35,6 +45,7 @@ class ResumeState(Strict):
     epoch: int
     best_epoch: int | None
     best: dict[str, float] = Field(default_factory=dict)
+    layers: tuple[LayerWidths, ...] | None = None  # once gates have chosen them
 
 
 def distill(
@@ -97,24 +108,16 @@ def distill(
 
 def _one_seed(job: Job, seed: int) -> None:
     """Train, continue, or merely load the team of one seed."""
-    done = {result.seed for result in job.manifest.results}
     saved = job.folder.resume_state
+    for result in job.manifest.results:
+        if result.seed == seed:
+            team = build(job.card, None, result.layers)
+            team.load_state_dict(load_file(saved / f"seed-{seed}.safetensors"))
+            job.teams.append(team)
+            return
     team = fresh_team(job.card, seed, job.scale)
-    if seed in done:
-        team.load_state_dict(load_file(saved / f"seed-{seed}.safetensors"))
-        job.teams.append(team)
-        return
-    rng = generator(seed, "projection weights")
-    roles = job.roles.roles if job.roles else 0
-    projections = Projections(
-        job.card.widths,
-        roles,
-        job.recipe.switches,
-        rng,
-        dueling=job.recipe.student.dueling,
-        side_of=job.card.environment.side_of,
-    )
-    state = Training.begin(team, projections, job.recipe.optimisation)
+    projections = fresh_projections(job, seed, team)
+    state = Training.begin(team, projections, job.recipe.optimisation, gated(job, team))
     _restore(job, state, seed)
     began = last = time.perf_counter()
     seen = job.card.mask_features
@@ -131,6 +134,7 @@ def _one_seed(job: Job, seed: int) -> None:
     result = SeedResult(
         seed=seed,
         digest=digest(team),
+        layers=_layers(job, team),
         updates=state.epoch * (len(job.train) // _batch(job)),
         best_epoch=state.best_epoch,
         held_out=state.best,
@@ -140,6 +144,13 @@ def _one_seed(job: Job, seed: int) -> None:
     write_tensors(saved / f"seed-{seed}.safetensors", team.state_dict())
     job.manifest = job.manifest.model_copy(update={"results": (*job.manifest.results, result)})
     _write(job, "running")
+
+
+def _layers(job: Job, team: StudentTeam) -> tuple[LayerWidths, ...] | None:
+    """Return the widths that gates chose for a team; None where there are none."""
+    if job.recipe.first_settled is None:
+        return None
+    return tuple(map(layers_of, team.shapes))
 
 
 def _batch(job: Job) -> int:
@@ -153,6 +164,9 @@ def _restore(job: Job, state: Training, seed: int) -> None:
     if saved is None or saved.seed != seed:
         job.folder.keep_metrics(lambda row: row["seed"] != seed)
         return
+    if saved.layers is not None:
+        team = build(job.card, None, saved.layers)
+        state.go_on_with(team, fresh_projections(job, seed, team), job.recipe.optimisation)
     state.restore(load_file(job.folder.resume_state / f"state-{saved.epoch}.safetensors"))
     state.epoch, state.best_epoch, state.best = saved.epoch, saved.best_epoch, dict(saved.best)
     job.folder.keep_metrics(lambda row: row["seed"] != seed or row["epoch"] <= saved.epoch)
@@ -164,7 +178,13 @@ def _save(job: Job, state: Training, seed: int) -> None:
     folder.mkdir(exist_ok=True)
     current = folder / f"state-{state.epoch}.safetensors"
     write_tensors(current, state.tensors())
-    saved = ResumeState(seed=seed, epoch=state.epoch, best_epoch=state.best_epoch, best=state.best)
+    saved = ResumeState(
+        seed=seed,
+        epoch=state.epoch,
+        best_epoch=state.best_epoch,
+        best=state.best,
+        layers=None if state.resources is not None else _layers(job, state.team),
+    )
     write_file(folder / "state.json", saved.model_dump_json().encode())
     for old in folder.glob("state-*.safetensors"):
         if old != current:
@@ -178,7 +198,8 @@ def _write(job: Job, status: str) -> None:
     )
     job.manifest = job.manifest.model_copy(update={"status": status, "timing": timing})
     if status == "complete":
-        save_students(job.folder.students, job.card, job.teams)
+        card, job.manifest = with_layers(job)
+        save_students(job.folder.students, card, job.teams)
     job.folder.write_manifest(job.manifest)
     if status == "complete" and job.folder.resume_state.is_dir():
         for file in job.folder.resume_state.iterdir():

@@ -12,6 +12,8 @@ import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.lessons import Episodes, first_critic, measured, ordered, taught
+from kd_offline.distillation.projections import Projections
+from kd_offline.distillation.resources import Resources
 from kd_offline.distillation.roles import RoleModel, fit_roles
 from kd_offline.distillation.targets import Lesson
 from kd_offline.distillation.train import Row
@@ -25,7 +27,9 @@ from kd_offline.schemas.run import DatasetReference, RunManifest, StudentRecord,
 from kd_offline.schemas.student import StudentCard
 from kd_offline.seeding import generator
 from kd_offline.students import policy as students
-from kd_offline.students.budgets import allocate_budget, device_of
+from kd_offline.students.budgets import allocate_budget, allocation
+from kd_offline.students.gates import Gates
+from kd_offline.students.limits import Bounds, device_of
 from kd_offline.students.networks import InputScale, StudentTeam
 from kd_offline.students.widths import allocate
 from kd_offline.types import BoolArray, FloatArray
@@ -76,7 +80,7 @@ def prepare(
     measures = measured(loader, recipe)
     scale = measures.scale
     card = _card(buffer, recipe, mask, scale.std)
-    card, allocation = _within_budget(buffer, recipe, card, mask)
+    card, narrowed = _within_budget(buffer, recipe, card, mask)
     roles = fit_roles(buffer, train, recipe.switches) if recipe.weights.role else None
     team = fresh_team(card, recipe.seeds[0], scale)
     lesson = Lesson(buffer.spec, first_critic(buffer), recipe, measures, team, roles)
@@ -84,7 +88,7 @@ def prepare(
     del loader
     held = taught(ordered(buffer, heldout if len(heldout) else train, recipe), lesson)
     manifest = _manifest(buffer, recipe, card, team, path, command)
-    manifest = manifest.model_copy(update={"allocation": allocation})
+    manifest = manifest.model_copy(update={"allocation": narrowed})
     if again:
         folder = _same_run(output, recipe, buffer)
         manifest = manifest.model_copy(update={"results": folder.manifest().results})
@@ -132,14 +136,19 @@ def _card(
 def _within_budget(
     buffer: ExpertBuffer, recipe: DistillRecipe, card: StudentCard, mask: BoolArray
 ) -> tuple[StudentCard, Allocation | None]:
-    """Narrow the students to the recipe's budget, by what their blocks are worth."""
+    """Narrow the students to the recipe's budget, by what their blocks are worth.
+
+    Gates narrow them later, if there is a team that fits.
+    """
     if recipe.budget is None:
         return card, None
+    if recipe.first_settled is not None:
+        Bounds.of(card, recipe.budget).require_possible()
+        return card, None
     seen: BoolArray = mask if mask.ndim == 2 else np.any(mask, axis=0)
-    found = worths(buffer, seen, motion=card.motion)
-    allocation = allocate_budget(card, found, recipe.budget)
-    widths = tuple(agent.hidden for agent in allocation.agents)
-    return card.model_copy(update={"widths": widths}), allocation
+    found = allocate_budget(card, worths(buffer, seen, motion=card.motion), recipe.budget)
+    widths = tuple(agent.hidden for agent in found.agents)
+    return card.model_copy(update={"widths": widths}), found
 
 
 def fresh_team(card: StudentCard, seed: int, scale: InputScale) -> StudentTeam:
@@ -147,6 +156,53 @@ def fresh_team(card: StudentCard, seed: int, scale: InputScale) -> StudentTeam:
     team = students.build(card, generator(seed, "student weights"))
     team.scale_inputs(scale)
     return team
+
+
+def fresh_projections(job: Job, seed: int, team: StudentTeam) -> Projections:
+    """Return the projections of a seed before its first step, of what a team embeds.
+
+    Gates leave embeddings of unequal widths, which have no cosine, so these begin with projectors.
+    """
+    switches = job.recipe.switches
+    if job.recipe.first_settled is not None and switches.relation == "auto":
+        switches = switches.model_copy(update={"relation": "linear"})
+    return Projections(
+        tuple(shape.embedding for shape in team.shapes),
+        job.roles.roles if job.roles else 0,
+        switches,
+        generator(seed, "projection weights"),
+        dueling=job.recipe.student.dueling,
+        side_of=job.card.environment.side_of,
+    )
+
+
+def gated(job: Job, team: StudentTeam) -> Resources | None:
+    """Return the gates on a team's units and what they may cost; None where widths are fixed."""
+    recipe = job.recipe
+    if recipe.budget is None or recipe.first_settled is None:
+        return None
+    gates = Gates(team.shapes, recipe.gates.start)
+    return Resources(gates, Bounds.of(job.card, recipe.budget), recipe.gates)
+
+
+def with_layers(job: Job) -> tuple[StudentCard, RunManifest]:
+    """Return what the card and the run say once gates have chosen every team's layers."""
+    manifest, budget = job.manifest, job.recipe.budget
+    if budget is None or job.recipe.first_settled is None:
+        return job.card, manifest
+    of_seed = {result.seed: result.layers for result in manifest.results}
+    card = job.card.model_copy(update={"layers": tuple(of_seed[s] for s in job.card.seeds)})
+    bounds = Bounds.of(job.card, budget)
+    every = [allocation(bounds, layers) for layers in of_seed.values() if layers is not None]
+    costliest = max(range(len(every)), key=lambda k: every[k].team["macs"])
+    students = tuple(
+        StudentRecord(agent=agent.agent, hidden=agent.hidden, parameters=count)
+        for agent, count in zip(
+            every[costliest].agents, job.teams[costliest].parameters_per_agent, strict=True
+        )
+    )
+    update = {"students": students, "allocation": every[costliest]}
+    return card, manifest.model_copy(update=update)
 
 
 def _manifest(

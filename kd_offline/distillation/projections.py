@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from kd_offline.distillation.losses import log_softmax
 from kd_offline.schemas.recipes import LossSwitches
+from kd_offline.students.settling import Remnant
 
 
 class Projections(nn.Module):
@@ -64,6 +66,30 @@ class Projections(nn.Module):
     def values(self, embeddings: list[Tensor]) -> Tensor:
         """Return the values of the states as dueling students estimate them, [T, B, N]."""
         return torch.cat([v(e) for v, e in zip(self.value, embeddings, strict=True)], -1)
+
+    @torch.no_grad()
+    def narrowed(self, embeddings: Sequence[Remnant]) -> Projections:
+        """Return the same projections of what is left of each agent's embedding."""
+        small = deepcopy(self)
+        small.widths = tuple(len(left.units) for left in embeddings)
+        for i, left in enumerate(embeddings):
+            for layer in _readers(small, i):
+                layer.weight = _columns(layer.weight, left)
+                layer.in_features = small.widths[i]
+            if len(small.role):
+                small.role[i] = _columns(small.role[i], left)
+        return small
+
+
+def _readers(projections: Projections, i: int) -> list[nn.Linear]:
+    """Return the layers that take the embedding of agent ``i``."""
+    every = [table[i] for table in (projections.relation, projections.value) if len(table)]
+    first = [each[0] if isinstance(each, nn.Sequential) else each for each in every]
+    return [layer for layer in first if isinstance(layer, nn.Linear)]
+
+
+def _columns(weight: Tensor, left: Remnant) -> nn.Parameter:
+    return nn.Parameter(weight[:, left.units] * left.gate, requires_grad=weight.requires_grad)
 
 
 def _value_head(width: int) -> nn.Module:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kd_offline.distillation import losses
+from kd_offline.distillation.held_out import held_out_metrics
 from kd_offline.distillation.lessons import Episodes
 from kd_offline.distillation.muon import Muon
 from kd_offline.distillation.objective import objective
 from kd_offline.distillation.projections import Projections
+from kd_offline.distillation.resources import Resources
 from kd_offline.distillation.side_by_side import SideBySide, side_by_side
-from kd_offline.distillation.targets import Targets
 from kd_offline.schemas.recipes import DistillRecipe, Optimisation
+from kd_offline.seeding import generator
 from kd_offline.students.folding import RoundedPass
+from kd_offline.students.gates import GatedPass
 from kd_offline.students.networks import StudentTeam
+from kd_offline.students.settling import settle
 from kd_offline.types import BoolArray
 
 Row = dict[str, Any]
@@ -33,16 +36,41 @@ class Training:
     projections: Projections
     optimisers: list[torch.optim.Optimizer]
     average: list[Tensor]
+    resources: Resources | None = None  # while units have gates
     epoch: int = 0
     best_epoch: int | None = None
     best: dict[str, float] = field(default_factory=dict)
     best_weights: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, team: StudentTeam, projections: Projections, schedule: Optimisation) -> Training:
-        """Return the state before the first step."""
-        average = [p.detach().clone() for p in team.parameters()]
-        return cls(team, projections, _optimisers(team, projections, schedule), average)
+    def begin(
+        cls,
+        team: StudentTeam,
+        projections: Projections,
+        schedule: Optimisation,
+        resources: Resources | None = None,
+    ) -> Training:
+        """Return the state before the first step, with gates on the units where they are given."""
+        optimisers = _optimisers(team, projections, schedule)
+        if resources is not None:
+            rate = resources.settings.learning_rate
+            optimisers.append(torch.optim.Adam(resources.gates.parameters(), rate, fused=True))
+            team.stand_in = GatedPass(resources.gates)
+        return cls(team, projections, optimisers, _copied(team), resources)
+
+    def settle(self, schedule: Optimisation) -> None:
+        """Remove the units whose gates are closed or beyond the budget, and all gates."""
+        if self.resources is not None:
+            small = settle(self.team, self.resources.gates, self.resources.bounds)
+            self.go_on_with(small.team, self.projections.narrowed(small.embeddings), schedule)
+
+    def go_on_with(
+        self, team: StudentTeam, projections: Projections, schedule: Optimisation
+    ) -> None:
+        """Continue with a team without gates; what was best before was another network."""
+        self.team, self.projections, self.resources = team, projections, None
+        self.optimisers, self.average = _optimisers(team, projections, schedule), _copied(team)
+        self.best, self.best_epoch, self.best_weights = {}, None, []
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -53,6 +81,8 @@ class Training:
         """Return everything as named tensors; :meth:`restore` takes them back."""
         out = {f"team.{k}": v for k, v in self.team.state_dict().items()}
         out |= {f"projections.{k}": v for k, v in self.projections.state_dict().items()}
+        if self.resources is not None:
+            out |= {f"gates.{k}": v for k, v in self.resources.gates.state_dict().items()}
         out |= {f"average.{i}": v for i, v in enumerate(self.average)}
         out |= {f"best.{i}": v for i, v in enumerate(self.best_weights)}
         for k, optimiser in enumerate(self.optimisers):
@@ -69,6 +99,8 @@ class Training:
             groups.setdefault(group, {})[rest] = value
         self.team.load_state_dict(groups["team"])
         self.projections.load_state_dict(groups.get("projections", {}))
+        if self.resources is not None:
+            self.resources.gates.load_state_dict(groups["gates"])
         self.average = _listed(groups["average"])
         self.best_weights = _listed(groups.get("best", {}))
         for k, optimiser in enumerate(self.optimisers):
@@ -103,6 +135,10 @@ def _optimisers(
     return [adamw, Muon(matrices, schedule.muon_learning_rate, weight_decay=decay)]
 
 
+def _copied(team: StudentTeam) -> list[Tensor]:
+    return [p.detach().clone() for p in team.parameters()]
+
+
 def _listed(tensors: dict[str, Tensor]) -> list[Tensor]:
     return [tensors[str(i)].clone() for i in range(len(tensors))]
 
@@ -134,6 +170,9 @@ def train_team(
     schedule = recipe.optimisation
     with side_by_side(state.team, recipe.threads) as passes:
         while state.epoch < schedule.epochs:
+            if recipe.first_settled == state.epoch:
+                state.settle(schedule)
+                passes.team = state.team
             _round(state, schedule, mask)
             mean = _epoch(state, passes, train, recipe, seed)
             state.epoch += 1
@@ -148,7 +187,7 @@ def _round(state: Training, schedule: Optimisation, mask: BoolArray | None) -> N
     first = schedule.first_rounded
     if first is None or state.epoch < first:
         return
-    state.team.rounding = RoundedPass(mask)
+    state.team.stand_in = RoundedPass(mask)
     if state.epoch == first:  # what was best before was another network
         state.best, state.best_epoch, state.best_weights = {}, None, []
 
@@ -161,17 +200,24 @@ def _epoch(
     size = min(schedule.batch_episodes, len(train))
     per_epoch = len(train) // size
     total = per_epoch * schedule.epochs
+    settled = per_epoch * (recipe.first_settled or 0)
+    begun = 0 if state.resources is not None else settled
+    draws = generator(seed, "unit gates", state.epoch)
     sums: dict[str, Tensor] = {}
     state.team.train()
     for index, batch in enumerate(train.epoch(size, seed, state.epoch)):
         step = state.epoch * per_epoch + index
         _zero(state)
+        if state.resources is not None:
+            state.resources.gates.draw(draws)
         memory = state.team.start(size)
         outputs = passes.forward(batch.inputs, memory, batch.last_actions)
         terms = objective(*outputs, batch, state.projections, recipe, step / max(1, total))
+        if state.resources is not None:
+            terms |= state.resources.priced(terms["loss"], step / settled)
         passes.backward(terms["loss"])
         norm = _step(state, schedule, warm_cosine(schedule, step, total))
-        _average(state, schedule.ema, step)
+        _average(state, schedule.ema, step - begun)
         for name, value in (terms | {"gradient_norm": norm}).items():
             sums[name] = sums.get(name, torch.zeros(())) + value.detach()
     return {name: float(value) / per_epoch for name, value in sums.items()}
@@ -184,11 +230,9 @@ def _zero(state: Training) -> None:
 
 def _step(state: Training, schedule: Optimisation, share: float) -> Tensor:
     """Take one gradient step at ``share`` of the learning rates; returns the gradient's norm."""
-    for optimiser, rate in zip(
-        state.optimisers, (schedule.learning_rate, schedule.muon_learning_rate), strict=False
-    ):
+    for optimiser in state.optimisers:
         for group in optimiser.param_groups:
-            group["lr"] = rate * share
+            group["lr"] = optimiser.defaults["lr"] * share
     norm = nn.utils.clip_grad_norm_(state.parameters, schedule.max_grad_norm)
     for optimiser in state.optimisers:
         optimiser.step()
@@ -214,7 +258,7 @@ def _average(state: Training, decay: float, step: int) -> None:
 
 def _evaluate(state: Training, heldout: Episodes, recipe: DistillRecipe, seed: int) -> Row:
     """Measure the averaged weights on held-out episodes and keep them where they are the best."""
-    raw = [p.detach().clone() for p in state.team.parameters()]
+    raw = _copied(state.team)
     _assign(state.team, state.average)
     metrics = held_out_metrics(state.team, heldout, recipe.optimisation.batch_episodes)
     _assign(state.team, raw)
@@ -233,56 +277,5 @@ def _assign(team: StudentTeam, weights: list[Tensor]) -> None:
 def finish(state: Training) -> StudentTeam:
     """Return the team with the best weights."""
     _assign(state.team, state.best_weights)
-    state.team.rounding = None
+    state.team.stand_in = None
     return state.team.eval()
-
-
-@torch.no_grad()
-def held_out_metrics(team: StudentTeam, data: Episodes, batch: int) -> dict[str, float]:
-    """Return mean KL, cross entropy, action agreement and joint agreement of greedy choices.
-
-    Means are over decisions that count; *joint* asks that all deciding agents of a side agree, and
-    ``kl.<agent>`` is one agent's. A value-based expert's distribution is that of its scaled
-    Q-values at ``q_temperature``, its choice the highest of them. Without logits and Q-values only
-    the cross entropy of the executed actions is known.
-    """
-    team.eval()
-    sums: dict[str, Tensor] = {}
-    for part in data.parts(batch):
-        memory = team.start(part.inputs.shape[1])
-        logits, _, _ = team(part.inputs, memory, part.last_actions)
-        for name, value in _sums(logits, part, team.spec.side_of).items():
-            sums[name] = sums.get(name, torch.zeros(())) + value
-    decisions, moments = sums.pop("decisions"), sums.pop("moments")
-    cloned = sums.pop("cloned", decisions)
-    out = {
-        name: float(value.sum() / (cloned if name == "ce" else decisions).sum().clamp(min=1))
-        for name, value in sums.items()
-    }
-    if "kl" in sums:
-        out["joint_agreement"] = float(sums["joint_agreement"] / moments.clamp(min=1))
-        each = (sums["kl"] / decisions.clamp(min=1)).tolist()
-        out |= {f"kl.{agent}": kl for agent, kl in zip(team.spec.agents, each, strict=True)}
-    return out
-
-
-def _sums(logits: Tensor, part: Targets, side_of: Sequence[int]) -> dict[str, Tensor]:
-    """Return sums over steps and episodes, [N]; of joint figures over sides too, []."""
-    student = losses.log_policy(logits, part.available)
-    weight = part.weight
-    sides = [[i for i, own in enumerate(side_of) if own == side] for side in sorted(set(side_of))]
-    decided = torch.stack([weight[..., side].any(-1) for side in sides])
-    out = {"decisions": weight.sum((0, 1)), "moments": decided.sum()}
-    if part.label is not None:
-        counted = weight if part.cloned is None else part.cloned
-        out["ce"] = (losses.cross_entropy(part.label, student) * counted).sum((0, 1))
-        out["cloned"] = counted.sum((0, 1))
-    if part.expert is not None:
-        kl = losses.kl_divergence(part.expert, student, part.available)
-        same = (student.argmax(-1) == part.expert.argmax(-1)).float()
-        out["kl"] = (kl * weight).sum((0, 1))
-        out["agreement"] = (same * weight).sum((0, 1))
-        settled = (same + (1 - weight)) > 0
-        together = torch.stack([settled[..., side].all(-1) for side in sides])
-        out["joint_agreement"] = (together & decided).sum()
-    return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from kd_offline.evaluation.cost import CriticPart
 from kd_offline.evaluation.critics import critic_parts
 from kd_offline.evaluation.exported import Exported, load_exported
 from kd_offline.evaluation.play import Contestants
-from kd_offline.networks.arithmetic import ExportedShape, Shape, compacted
+from kd_offline.networks.arithmetic import ExportedShape, Shape, compacted, network_cost
 from kd_offline.runs.folder import RunFolder
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.run import RunManifest
@@ -94,7 +95,7 @@ def load_parties(
         expert_name=_name(teacher),
         ceiling_name=None if top is None else _name(top),
         expert_shapes=expert_shapes(teacher, spec),
-        student_shapes=student_shapes(teams[0], spec),
+        student_shapes=costliest(teams, spec),
         critics=critic_parts(teacher),
         exported=exported,
     )
@@ -145,6 +146,15 @@ def student_shapes(student: StudentPolicy, spec: EnvironmentSpec) -> tuple[Expor
         exported_shape(shape, student.team.inputs, features, drawn=seen is None)
         for features, shape in zip(widths, student.team.shapes, strict=True)
     )
+
+
+def costliest(teams: Sequence[StudentPolicy], spec: EnvironmentSpec) -> tuple[ExportedShape, ...]:
+    """Return the networks of the team with the most multiply-accumulates, the first of equals.
+
+    Seeds differ only where gates chose their units.
+    """
+    every = [student_shapes(team, spec) for team in teams]
+    return max(every, key=lambda shapes: sum(network_cost(shape).macs for shape in shapes))
 
 
 def recorded_expert(

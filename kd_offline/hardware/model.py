@@ -72,6 +72,23 @@ class LatencyModel:
         return self.overhead + max(2 * macs * self.seconds_per_flop, moved * self.seconds_per_byte)
 
 
+@dataclass(frozen=True, slots=True)
+class EnergyModel:
+    """What a step takes on a device: made once, asked as often as widths are tried."""
+
+    watts: float  # while the step runs
+    joules_per_flop: float
+    joules_per_byte: float  # of parameters
+    formula: str
+    figures: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+    def joules(self, macs: int, parameter_bytes: int, seconds: float) -> float:
+        """Return the energy of one step."""
+        work = 2 * macs * self.joules_per_flop + parameter_bytes * self.joules_per_byte
+        return work + self.watts * seconds
+
+
 def latency_model(
     profile: HardwareProfile, engine: str = "c", precision: Precision = "fp32"
 ) -> LatencyModel | None:
@@ -174,41 +191,47 @@ def predict(profile: HardwareProfile, demand: Demand, engine: str = "c") -> Pred
     )
 
 
-def _energy(
-    profile: HardwareProfile, demand: Demand, seconds: float | None, basis: Basis | None
-) -> tuple[ModelledEnergy | UnavailableEnergy, tuple[str, ...]]:
-    """Return the energy of a step and the figures that a better answer would need."""
+def energy_model(profile: HardwareProfile, basis: Basis | None) -> EnergyModel | None:
+    """Return what a step takes on a device; None where its profile has neither.
+
+    ``basis``: that of its time, None where there is no time.
+    """
     flop, byte = profile.energy_per_flop, profile.energy_per_byte
     idle, active = profile.idle_power, profile.active_power
     bound = ", a lower bound as the time is one" if basis == "peak bound" else ""
     if flop is not None and byte is not None:
-        used = [_named("energy_per_flop", flop), _named("energy_per_byte", byte)]
-        joules = flop.value * demand.flops + byte.value * demand.parameter_bytes
-        if idle is None or seconds is None:
-            return _modelled(profile, joules, "e_flop FLOPs + e_byte bytes", used), ("idle_power",)
-        used = [_named("idle_power", idle), *used]
-        formula = f"P_idle t + e_flop FLOPs + e_byte bytes{bound}"
-        return _modelled(profile, joules + idle.value * seconds, formula, used), ()
-    if active is not None and seconds is not None:
-        used = [_named("active_power", active)]
-        return _modelled(profile, active.value * seconds, f"P_active t{bound}", used), ()
-    if active is None:
-        reason = f"profile {profile.name} has neither the energy of an operation nor active power"
-        return UnavailableEnergy(reason=reason), (
-            "energy_per_flop",
-            "energy_per_byte",
-            "active_power",
+        used = (_named("energy_per_flop", flop), _named("energy_per_byte", byte))
+        each, formula = (flop.value, byte.value), "e_flop FLOPs + e_byte bytes"
+        if idle is None or basis is None:
+            return EnergyModel(0.0, *each, formula, used, ("idle_power",))
+        every = (_named("idle_power", idle), *used)
+        return EnergyModel(idle.value, *each, f"P_idle t + {formula}{bound}", every)
+    if active is None or basis is None:
+        return None
+    power = (_named("active_power", active),)
+    return EnergyModel(active.value, 0.0, 0.0, f"P_active t{bound}", power)
+
+
+def _energy(
+    profile: HardwareProfile, demand: Demand, seconds: float | None, basis: Basis | None
+) -> tuple[ModelledEnergy | UnavailableEnergy, tuple[str, ...]]:
+    """Return the energy of a step and the figures that a better answer would need."""
+    model = energy_model(profile, basis)
+    if model is not None:
+        joules = model.joules(demand.macs, demand.parameter_bytes, seconds or 0.0)
+        said = ModelledEnergy(
+            microjoules=1e6 * joules,
+            profile=profile.name,
+            formula=model.formula,
+            figures=model.figures,
         )
+        return said, model.missing
+    lacking: tuple[str, ...] = ("energy_per_flop", "energy_per_byte")
+    if profile.active_power is None:
+        reason = f"profile {profile.name} has neither the energy of an operation nor active power"
+        return UnavailableEnergy(reason=reason), (*lacking, "active_power")
     reason = f"profile {profile.name} gives no time to multiply its active power with"
-    return UnavailableEnergy(reason=reason), ("energy_per_flop", "energy_per_byte")
-
-
-def _modelled(
-    profile: HardwareProfile, joules: float, formula: str, used: list[str]
-) -> ModelledEnergy:
-    return ModelledEnergy(
-        microjoules=1e6 * joules, profile=profile.name, formula=formula, figures=tuple(used)
-    )
+    return UnavailableEnergy(reason=reason), lacking
 
 
 def _fits(profile: HardwareProfile, demand: Demand, engine: str) -> bool | None:

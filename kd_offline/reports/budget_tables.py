@@ -18,7 +18,11 @@ def budget_table(allocation: Allocation) -> Table:
     """Return what each agent's student is predicted to need, and what it may."""
     shown = [name for name in _HEADS if name in allocation.agents[0].figures]
     rows = [
-        (one.agent, str(one.hidden), *(f"{one.figures[name].value:,.4g}" for name in shown))
+        (
+            one.agent,
+            str(one.layers or one.hidden),
+            *(f"{one.figures[name].value:,.4g}" for name in shown),
+        )
         for one in allocation.agents
     ]
     limits = tuple(
@@ -40,12 +44,13 @@ def worth_table(allocation: Allocation) -> Table:
     rows = [
         (
             one.agent,
-            f"{one.worth.total:.4f}",
-            ", ".join(f"{b.block} {b.worth:.4f}" for b in one.worth.blocks) or "\N{EN DASH}",
-            f"{one.worth.linear:.4f}",
-            f"{one.worth.decision:.4f}",
+            f"{worth.total:.4f}",
+            ", ".join(f"{b.block} {b.worth:.4f}" for b in worth.blocks) or "\N{EN DASH}",
+            f"{worth.linear:.4f}",
+            f"{worth.decision:.4f}",
         )
         for one in allocation.agents
+        if (worth := one.worth) is not None
     ]
     heads = "agent|hidden units explain|of that, block by block|a linear map explains"
     caption = "What blocks are worth: variance of the expert's decision"

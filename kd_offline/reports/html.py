@@ -178,17 +178,23 @@ def _mixed(report: EvaluationReport) -> Section:
     return Section("mixed", "Mixed teams", text, figures, () if table is None else (table,))
 
 
+_WIDTHS_FOLLOW = {
+    "worth": "An agent's width follows what hidden units make of the blocks that it sees.",
+    "gates": "Widths were learned, by gates on hidden units; shown is the team that costs most.",
+}
+
+
 def _budget(allocation: Allocation) -> Section:
     text = (
-        "Predicted before training, from widths and from figures of the device, never measured. "
-        "An agent's width follows what hidden units make of the blocks that it sees."
+        "Predicted from widths and from figures of the device, never measured. "
+        + _WIDTHS_FOLLOW[allocation.budget.allocate]
     )
     shown = (
         budget_tables.budget_table(allocation),
         budget_tables.worth_table(allocation),
         budget_tables.sources_table(allocation),
     )
-    return Section("budget", "What they may cost", text, (), shown)
+    return Section("budget", "What they may cost", text, (), tuple(t for t in shown if t.rows))
 
 
 def _training(folder: RunFolder, manifest: RunManifest) -> Section:

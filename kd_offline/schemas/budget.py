@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from kd_offline.schemas.environment import Strict
+from kd_offline.schemas.layers import LayerWidths
 
 Quantity = Literal["latency_us", "flash_kb", "ram_kb", "macs", "energy_uj"]
 
@@ -32,6 +33,11 @@ class Budget(Strict):
         default=False,
         description="one device runs the whole team, so the costs of its agents add up; else every "
         "agent has one of its own",
+    )
+    allocate: Literal["worth", "gates"] = Field(
+        default="worth",
+        description="worth: widths in closed form, before training; gates: while training, by "
+        "gates on hidden units and a penalty on the expected cost",
     )
 
     @property
@@ -92,14 +98,19 @@ class AgentBudget(Strict):
     """One agent's width and what its network is predicted to need."""
 
     agent: str
-    hidden: int = Field(gt=0)
+    hidden: int = Field(gt=0, description="of its widest layer")
+    layers: LayerWidths | None = Field(default=None, description="where unit gates chose them")
     widest: int = Field(gt=0, description="that was allowed")
-    worth: Worth
+    worth: Worth | None = Field(default=None, description="where widths follow from it")
     figures: dict[Quantity, BudgetFigure]
 
 
 class Allocation(Strict):
-    """Widths that meet a budget, and the figures that say so."""
+    """Widths that meet a budget, and the figures that say so.
+
+    Unit gates leave every seed a team of its own; the figures are then those of the team with the
+    most multiply-accumulates.
+    """
 
     budget: Budget
     engine: Literal["c"] = "c"

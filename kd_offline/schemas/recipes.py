@@ -162,6 +162,29 @@ class Optimisation(Strict):
         return min(round(self.quantise_from * self.epochs), self.epochs - 1)
 
 
+class UnitGates(Strict):
+    """Learned gates on hidden units, and the penalty on their expected cost.
+
+    They are used where ``budget.allocate`` is ``gates``; the penalty is
+    ``weight * sum_k relu(C_k / B_k - 1)^2`` over the limits of the budget.
+    """
+
+    weight: float = Field(default=1.0, ge=0, description="lambda of the penalty, at its highest")
+    ramp: float = Field(
+        default=0.5, ge=0, le=1, description="share of the gated epochs until it is reached"
+    )
+    settle_from: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="share of the epochs after which the units are chosen and the others removed",
+    )
+    learning_rate: float = Field(default=0.05, gt=0, description="of the gates, by Adam")
+    start: float = Field(
+        default=0.95, gt=0, lt=1, description="probability that a unit is there, at first"
+    )
+
+
 class DistillRecipe(Strict):
     """Everything that decides what ``kd-offline distill`` produces from a dataset."""
 
@@ -174,6 +197,7 @@ class DistillRecipe(Strict):
     budget: Budget | None = Field(
         default=None, description="student.hidden is then the widest that is allowed"
     )
+    gates: UnitGates = UnitGates()
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     threads: int = Field(
         default=2, gt=0, description="agents that are trained side by side; changes no number"
@@ -185,15 +209,13 @@ class DistillRecipe(Strict):
         "streamed, in an order that depends on this; None: all in memory",
     )
 
-    @model_validator(mode="after")
-    def _low_rank_is_not_rounded(self) -> DistillRecipe:
-        if self.student.rank_share is not None and self.optimisation.quantise_from is not None:
-            msg = (
-                "students with GRUs of low rank have no int8 export to train for: leave out "
-                "student.rank_share or optimisation.quantise_from"
-            )
-            raise ValueError(msg)
-        return self
+    @property
+    def first_settled(self) -> int | None:
+        """The epoch, counted from 0, before which units are chosen; None: no unit has a gate."""
+        if self.budget is None or self.budget.allocate != "gates":
+            return None
+        epochs = self.optimisation.epochs
+        return min(max(round(self.gates.settle_from * epochs), 1), epochs - 1)
 
     @model_validator(mode="after")
     def _rounding_needs_whole_matrices(self) -> DistillRecipe:
@@ -203,6 +225,27 @@ class DistillRecipe(Strict):
                 "students whose GRUs are of low rank are not exported as int8: leave out "
                 "student.rank_share or optimisation.quantise_from"
             )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _gates_have_units_and_time(self) -> DistillRecipe:
+        settled, rounded = self.first_settled, self.optimisation.first_rounded
+        if settled is None:
+            return self
+        msg = ""
+        if self.student.rank_share is not None:
+            msg = "unit gates are of full GRUs: leave out student.rank_share, or allocate by worth"
+        elif self.student.kind == "mlp" and not self.student.depth:
+            msg = "unit gates need hidden units: give student.depth 1 or more, or allocate by worth"
+        elif settled < 1:
+            msg = "unit gates need optimisation.epochs of 2 or more, to learn and to go on without"
+        elif rounded is not None and rounded < settled:
+            msg = (
+                "weights can be rounded only after the units are chosen: set "
+                "optimisation.quantise_from to no less than gates.settle_from"
+            )
+        if msg:
             raise ValueError(msg)
         return self
 

@@ -8,8 +8,9 @@ from pydantic import Field, JsonValue
 
 from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.environment import Scalar, Strict
+from kd_offline.schemas.layers import LayerWidths
 
-RUN_FORMAT = (1, 0)
+RUN_FORMAT = (1, 1)
 
 
 class DatasetReference(Strict):
@@ -21,10 +22,10 @@ class DatasetReference(Strict):
 
 
 class StudentRecord(Strict):
-    """One agent's student network."""
+    """One agent's student network; where seeds differ, in the team that costs most."""
 
     agent: str
-    hidden: int = Field(gt=0)
+    hidden: int = Field(gt=0, description="of its widest layer")
     parameters: int = Field(ge=0)
 
 
@@ -33,6 +34,9 @@ class SeedResult(Strict):
 
     seed: int
     digest: str = Field(description="sha256 of the students' weights")
+    layers: tuple[LayerWidths, ...] | None = Field(
+        default=None, description="of each agent, where unit gates chose them"
+    )
     updates: int = Field(ge=0)
     best_epoch: int | None = Field(default=None, description="chosen on held-out episodes")
     held_out: dict[str, float] = Field(default_factory=dict)

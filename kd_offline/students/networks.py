@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from kd_offline.networks.arithmetic import ExportedShape
 from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
 from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.layers import LayerWidths, Widths
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.types import FloatArray, IntArray
-
-if TYPE_CHECKING:
-    from kd_offline.students.folding import RoundedPass
 
 
 class InputScale(NamedTuple):
@@ -42,6 +40,16 @@ class TeamMemory(NamedTuple):
     last: Tensor | None  # the prepared inputs of the step before, [1, B, N, O']; None at the start
 
 
+class AgentPass(Protocol):
+    """Another forward pass through the weights of a team's networks."""
+
+    def __call__(
+        self, team: StudentTeam, i: int, x: Tensor, memory: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run agent ``i`` over ``x`` [T, B, I]; as its network does, aligner included."""
+        ...
+
+
 class StudentTeam(nn.Module):
     """One independent network per agent, without a critic.
 
@@ -49,8 +57,8 @@ class StudentTeam(nn.Module):
     is exactly zero for the network, and export can drop its column. With ``motion`` the change of
     every feature since the step before is appended (zero at the first): a difference of two inputs
     that a small recurrent network could only approximate, and all that is missing of a hidden
-    velocity. ``mean``, ``std`` and ``motion_std``: [N, O]. While ``rounding`` is set, agents
-    compute with the weights that an int8 export will have.
+    velocity. ``mean``, ``std`` and ``motion_std``: [N, O]. While ``stand_in`` is set, that computes
+    the agents: with the weights of an int8 export, or with gates on their units.
     """
 
     mean: Tensor
@@ -61,7 +69,7 @@ class StudentTeam(nn.Module):
         self,
         spec: EnvironmentSpec,
         architecture: StudentArchitecture,
-        widths: Sequence[int],
+        widths: Sequence[Widths],
         rng: np.random.Generator | None,
         inputs: StudentInputs,
     ) -> None:
@@ -69,14 +77,14 @@ class StudentTeam(nn.Module):
         self.spec = spec
         self.widths = tuple(widths)
         self.inputs = inputs
-        self.rounding: RoundedPass | None = None
+        self.stand_in: AgentPass | None = None
         self.register_buffer("motion_std", torch.ones(spec.n_agents, spec.obs_width))
         self.register_buffer("mean", torch.zeros(spec.n_agents, spec.obs_width))
         self.register_buffer("std", torch.ones(spec.n_agents, spec.obs_width))
         self.aligners = nn.ModuleList()
         self.networks = nn.ModuleList()
-        for i, width in enumerate(widths):
-            shape = agent_shape(spec, architecture, i, width, inputs)
+        for i, each in enumerate(widths):
+            shape = agent_shape(spec, architecture, i, each, inputs)
             aligner: nn.Module = nn.Identity()
             if architecture.aligner == "linear":
                 aligner = nn.Linear(shape.inputs, shape.inputs)
@@ -137,8 +145,8 @@ class StudentTeam(nn.Module):
         own = self._input(inputs, i)
         if last_actions is not None and self.inputs.last_action:
             own = torch.cat([own, last_actions[:, :, i, : self.spec.action_counts[i]]], -1)
-        if self.rounding is not None:
-            return self.rounding(self, i, own, memory.hidden[i])
+        if self.stand_in is not None:
+            return self.stand_in(self, i, own, memory.hidden[i])
         out: tuple[Tensor, Tensor, Tensor] = network(self.aligners[i](own), memory.hidden[i])
         return out
 
@@ -174,17 +182,18 @@ def agent_shape(
     spec: EnvironmentSpec,
     architecture: StudentArchitecture,
     agent: int,
-    width: int,
+    widths: Widths,
     inputs: StudentInputs,
 ) -> NetworkShape:
-    """Return the shape of one agent's network of a given hidden width."""
+    """Return the shape of one agent's network of given hidden widths."""
+    if isinstance(widths, int):
+        recurrent = widths if architecture.kind == "gru" else None
+        widths = LayerWidths(trunk=(widths,) * architecture.depth, gru=recurrent)
     columns = spec.obs_widths[agent] * (1 + inputs.mask + inputs.motion)
     columns += spec.action_counts[agent] if inputs.last_action else 0
-    recurrent = width if architecture.kind == "gru" else None
-    share = architecture.rank_share
-    rank = None if share is None else max(1, round(share * width))
-    trunk = (width,) * architecture.depth
-    return NetworkShape(columns, trunk, recurrent, spec.action_counts[agent], rank)
+    share, gru = architecture.rank_share, widths.gru
+    rank = None if share is None or gru is None else max(1, round(share * gru))
+    return NetworkShape(columns, widths.trunk, gru, spec.action_counts[agent], rank)
 
 
 def exported_shape(

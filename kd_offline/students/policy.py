@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kd_offline.errors import CheckpointError
 from kd_offline.networks.files import write_tensors
+from kd_offline.schemas.layers import Widths, widest
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.masks import Mask
 from kd_offline.students.networks import StudentInputs, StudentTeam, TeamMemory, one_hot
@@ -46,8 +47,8 @@ class StudentPolicy:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Hidden width of each agent's network."""
-        return self.card.widths
+        """Hidden width of each agent's network, of its widest layer."""
+        return tuple(map(widest, self.card.widths_of(self.seed)))
 
     @property
     def parameters(self) -> list[int]:
@@ -70,10 +71,16 @@ class StudentPolicy:
         return PolicyOutput(logits[0].numpy()), _Memory(after, memory.mask)
 
 
-def build(card: StudentCard, rng: np.random.Generator | None) -> StudentTeam:
-    """Return a freshly initialised team for a card; None: one to load weights into."""
+def build(
+    card: StudentCard, rng: np.random.Generator | None, widths: Sequence[Widths] | None = None
+) -> StudentTeam:
+    """Return a freshly initialised team for a card, of its widths where no others are given.
+
+    ``rng``: None for a team to load weights into.
+    """
     inputs = StudentInputs(card.mask_as_input, card.motion, card.last_action)
-    return StudentTeam(card.environment, card.architecture, card.widths, rng, inputs)
+    each = card.widths if widths is None else widths
+    return StudentTeam(card.environment, card.architecture, each, rng, inputs)
 
 
 def save(path: Path, card: StudentCard, teams: Sequence[StudentTeam]) -> None:
@@ -118,7 +125,7 @@ def digest(team: StudentTeam) -> str:
 
 
 def _restore(card: StudentCard, seed: int, tensors: dict[str, Tensor], path: Path) -> StudentTeam:
-    team = build(card, None)
+    team = build(card, None, card.widths_of(seed))
     prefix = f"{seed}."
     mine = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
     try:

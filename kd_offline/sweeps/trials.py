@@ -13,7 +13,7 @@ from kd_offline.schemas.budget import Budget, BudgetFigure, Quantity
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.student import StudentCard
 from kd_offline.schemas.sweep import Architecture, SweepPlan, SweepPoint
-from kd_offline.students.budgets import added, card_figures
+from kd_offline.students.limits import added, card_shape, figures
 from kd_offline.students.policy import load
 from kd_offline.sweeps.judging import held_out_kl, quality
 
@@ -90,8 +90,8 @@ def team_figures(card: StudentCard, profile: str, precision: str) -> dict[Quanti
     """Return what a step of the team needs, summed over its agents."""
     budget = Budget.model_validate({"profile": profile, "precision": precision})
     device = profiles.load(profile)
-    widths = enumerate(card.widths)
-    return added([card_figures(card, i, width, budget, device) for i, width in widths])
+    shapes = [card_shape(card, i, width) for i, width in enumerate(card.widths)]
+    return added([figures(shape, budget, device) for shape in shapes])
 
 
 def objectives(point: SweepPoint) -> tuple[float, ...]:

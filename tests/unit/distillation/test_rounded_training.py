@@ -7,7 +7,7 @@ from kd_offline.distillation.distill import distill
 from kd_offline.distillation.lessons import first_critic, measured, ordered, taught
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.targets import Lesson
-from kd_offline.distillation.train import held_out_metrics
+from kd_offline.distillation.held_out import held_out_metrics
 from kd_offline.errors import UsageError
 from kd_offline.runs.folder import open_run
 from kd_offline.schemas.recipes import Optimisation
@@ -64,7 +64,7 @@ def test_only_rounded_weights_are_compared_and_kept(made, buffer):
     )
     held = taught(loader, lesson)
     plain = held_out_metrics(student.team, held, 16)
-    student.team.rounding = RoundedPass(student.mask.static)
+    student.team.stand_in = RoundedPass(student.mask.static)
     as_int8 = held_out_metrics(student.team, held, 16)
     assert as_int8["kl"] == pytest.approx(result.held_out["kl"], rel=1e-6)
     assert plain["kl"] != pytest.approx(result.held_out["kl"], rel=1e-6)

@@ -12,7 +12,7 @@ from tests.unit.exports.conftest import KINDS, Kind, exported, same, student
 
 def aware(kind):
     policy = student(kind)
-    policy.team.rounding = RoundedPass(policy.mask.static)
+    policy.team.stand_in = RoundedPass(policy.mask.static)
     return policy
 
 

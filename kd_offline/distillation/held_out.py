@@ -1,0 +1,64 @@
+"""How near students are to the expert, on episodes that they were not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kd_offline.distillation import losses
+from kd_offline.distillation.lessons import Episodes
+from kd_offline.distillation.targets import Targets
+from kd_offline.students.networks import StudentTeam
+
+
+@torch.no_grad()
+def held_out_metrics(team: StudentTeam, data: Episodes, batch: int) -> dict[str, float]:
+    """Return mean KL, cross entropy, action agreement and joint agreement of greedy choices.
+
+    Means are over decisions that count; *joint* asks that all deciding agents of a side agree, and
+    ``kl.<agent>`` is one agent's. A value-based expert's distribution is that of its scaled
+    Q-values at ``q_temperature``, its choice the highest of them. Without logits and Q-values only
+    the cross entropy of the executed actions is known.
+    """
+    team.eval()
+    sums: dict[str, Tensor] = {}
+    for part in data.parts(batch):
+        memory = team.start(part.inputs.shape[1])
+        logits, _, _ = team(part.inputs, memory, part.last_actions)
+        for name, value in _sums(logits, part, team.spec.side_of).items():
+            sums[name] = sums.get(name, torch.zeros(())) + value
+    decisions, moments = sums.pop("decisions"), sums.pop("moments")
+    cloned = sums.pop("cloned", decisions)
+    out = {
+        name: float(value.sum() / (cloned if name == "ce" else decisions).sum().clamp(min=1))
+        for name, value in sums.items()
+    }
+    if "kl" in sums:
+        out["joint_agreement"] = float(sums["joint_agreement"] / moments.clamp(min=1))
+        each = (sums["kl"] / decisions.clamp(min=1)).tolist()
+        out |= {f"kl.{agent}": kl for agent, kl in zip(team.spec.agents, each, strict=True)}
+    return out
+
+
+def _sums(logits: Tensor, part: Targets, side_of: Sequence[int]) -> dict[str, Tensor]:
+    """Return sums over steps and episodes, [N]; of joint figures over sides too, []."""
+    student = losses.log_policy(logits, part.available)
+    weight = part.weight
+    sides = [[i for i, own in enumerate(side_of) if own == side] for side in sorted(set(side_of))]
+    decided = torch.stack([weight[..., side].any(-1) for side in sides])
+    out = {"decisions": weight.sum((0, 1)), "moments": decided.sum()}
+    if part.label is not None:
+        counted = weight if part.cloned is None else part.cloned
+        out["ce"] = (losses.cross_entropy(part.label, student) * counted).sum((0, 1))
+        out["cloned"] = counted.sum((0, 1))
+    if part.expert is not None:
+        kl = losses.kl_divergence(part.expert, student, part.available)
+        same = (student.argmax(-1) == part.expert.argmax(-1)).float()
+        out["kl"] = (kl * weight).sum((0, 1))
+        out["agreement"] = (same * weight).sum((0, 1))
+        settled = (same + (1 - weight)) > 0
+        together = torch.stack([settled[..., side].all(-1) for side in sides])
+        out["joint_agreement"] = (together & decided).sum()
+    return out

@@ -1,0 +1,194 @@
+"""What students cost, and what a budget allows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kd_offline.errors import BudgetError, UsageError
+from kd_offline.hardware import profiles
+from kd_offline.hardware.model import Demand, predict
+from kd_offline.networks.arithmetic import ExportedShape, memory_cost, network_cost
+from kd_offline.schemas.budget import Budget, BudgetFigure, Quantity
+from kd_offline.schemas.hardware import EngineFigures, HardwareProfile
+from kd_offline.schemas.layers import Widths
+from kd_offline.schemas.student import StudentCard
+from kd_offline.students.networks import StudentInputs, agent_shape, exported_shape
+
+NARROWEST = 4
+KB = 1024
+
+Figures = dict[Quantity, BudgetFigure]
+
+_UNITS: dict[Quantity, str] = {
+    "latency_us": "us",
+    "flash_kb": "KB of flash",
+    "ram_kb": "KB of RAM",
+    "macs": "MACs",
+    "energy_uj": "uJ",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A budget as it binds the students of one card, whose widths are the widest allowed."""
+
+    card: StudentCard
+    budget: Budget
+    device: HardwareProfile | None
+    limits: Mapping[Quantity, float]
+
+    @classmethod
+    def of(cls, card: StudentCard, budget: Budget) -> Bounds:
+        """Look up the device and what it can predict.
+
+        Raises
+        ------
+        UnknownNameError, UsageError
+            The profile does not exist, is not whole, or cannot predict a limit that is stated.
+        """
+        device = device_of(budget)
+        bounds = cls(card, budget, device, _limits(budget, device))
+        bounds._check_known()
+        return bounds
+
+    def cost(self, agent: int, widths: Widths) -> Figures:
+        """Return what one step of an agent needs at these widths."""
+        return figures(card_shape(self.card, agent, widths), self.budget, self.device)
+
+    def exceeded(self, cost: Figures) -> list[Quantity]:
+        """Return the limits that one device's cost is beyond."""
+        return [n for n, limit in self.limits.items() if cost[n].value > limit * (1 + 1e-9)]
+
+    def narrowest(self, agent: int) -> int:
+        """Return the least width of an agent's layers."""
+        return min(NARROWEST, self.card.widths[agent])
+
+    def require_possible(self) -> None:
+        """Raise a ``BudgetError`` that names the nearest budget where the narrowest do not fit."""
+        count = len(self.card.widths)
+        least = [self.cost(i, self.narrowest(i)) for i in range(count)]
+        devices = [added(least)] if self.budget.shared_device else least
+        if any(self.exceeded(cost) for cost in devices):
+            raise BudgetError(self._nearest(least))
+
+    def _check_known(self) -> None:
+        cost, device = self.cost(0, self.narrowest(0)), self.device
+        for name in self.limits:
+            if name not in cost and device is not None:
+                said = predict(device, Demand(1, 1, precision=self.budget.precision))
+                msg = (
+                    f"profile {device.name!r} cannot predict max_{name}: it lacks "
+                    f"{', '.join(said.missing)}; choose a profile that has them, or leave that "
+                    "limit out"
+                )
+                raise UsageError(msg)
+
+    def _nearest(self, narrowest: Sequence[Figures]) -> str:
+        """Return the sentence that names what does not fit, and the nearest budget that would."""
+        asked = {"the team": added(narrowest)}
+        if not self.budget.shared_device:
+            asked = dict(zip(self.card.environment.agents, narrowest, strict=True))
+        over = [(who, name) for who, found in asked.items() for name in self.exceeded(found)]
+        needed = {name: max(found[name].value for found in asked.values()) for _, name in over}
+        short = "; ".join(
+            f"{who} needs {asked[who][name].value:,.4g} {_UNITS[name]} (at most "
+            f"{self.limits[name]:,.4g})"
+            for who, name in over
+        )
+        flags = " ".join(f"--max-{n.replace('_', '-')} {_up(n, x)}" for n, x in needed.items())
+        where = f" on {self.budget.profile}" if self.budget.profile else ""
+        least = min(NARROWEST, *self.card.widths)
+        return (
+            f"the budget cannot be met{where}: even {least} units wide, {short}; "
+            f"the nearest budget that would do is {flags}"
+        )
+
+
+def device_of(budget: Budget) -> HardwareProfile | None:
+    """Return the profile that a budget names.
+
+    Raises
+    ------
+    UnknownNameError, UsageError
+        It does not exist, or is not whole.
+    """
+    return None if budget.profile is None else profiles.load(budget.profile)
+
+
+def card_shape(card: StudentCard, agent: int, widths: Widths) -> ExportedShape:
+    """Return the network of an agent of a team as it is exported."""
+    inputs = StudentInputs(card.mask_as_input, card.motion, card.last_action)
+    shape = agent_shape(card.environment, card.architecture, agent, widths, inputs)
+    seen = card.mask_features
+    features = card.environment.obs_widths[agent] if seen is None else sum(seen[agent])
+    return exported_shape(shape, inputs, features, drawn=seen is None)
+
+
+def figures(shape: ExportedShape, budget: Budget, device: HardwareProfile | None) -> Figures:
+    """Return what one step of a network needs, as far as it can be told, each with its origin."""
+    memory = memory_cost(shape, budget.precision)
+    found: Figures = {
+        "macs": _derived(network_cost(shape).macs, "closed form of the exported network"),
+        "flash_kb": _derived(memory.flash / KB, "tables of the exported C, its code apart"),
+        "ram_kb": _derived(memory.ram / KB, "static buffers of the exported C"),
+    }
+    if device is None:
+        return found
+    code = code_bytes(device, budget.precision)
+    if code is not None:
+        found["flash_kb"] = BudgetFigure(
+            value=(memory.flash + code) / KB,
+            kind="modelled",
+            source=f"tables of the exported C, and the size of its code on {device.name}",
+        )
+    said = predict(device, Demand.of(shape, budget.precision))
+    if said.latency_us is not None:
+        source = f"{said.basis} on {device.name}: {', '.join(said.figures)}"
+        found["latency_us"] = BudgetFigure(value=said.latency_us, kind="modelled", source=source)
+    if said.energy.kind == "modelled":
+        source = f"{said.energy.formula} on {device.name}: {', '.join(said.energy.figures)}"
+        joules = said.energy.microjoules
+        found["energy_uj"] = BudgetFigure(value=joules, kind="modelled", source=source)
+    return found
+
+
+def _derived(value: float, source: str) -> BudgetFigure:
+    return BudgetFigure(value=value, kind="derived", source=source)
+
+
+def code_bytes(device: HardwareProfile, precision: str) -> float | None:
+    """Return the size of the exported C's code on a device, where its profile knows it."""
+    plain = device.engines.get("c", EngineFigures())
+    parts = device.engines.get("c-int8", plain) if precision == "int8" else plain
+    return None if parts.code is None else parts.code.value
+
+
+def added(each: Sequence[Figures]) -> Figures:
+    """Return the sums over agents; the code is there once for each, as it is exported."""
+    return {
+        name: one.model_copy(update={"value": sum(cost[name].value for cost in each)})
+        for name, one in each[0].items()
+    }
+
+
+def _limits(budget: Budget, device: HardwareProfile | None) -> dict[Quantity, float]:
+    """Return the stated limits, and the flash and the RAM that the device has."""
+    found = budget.limits
+    own: dict[Quantity, float] = {}
+    if device is not None and device.flash is not None:
+        own["flash_kb"] = device.flash.value / KB
+    if device is not None and device.ram is not None:
+        own["ram_kb"] = device.ram.value / KB
+    for name, value in own.items():
+        found[name] = min(value, found.get(name, value))
+    return found
+
+
+def _up(name: Quantity, value: float) -> str:
+    """Round up to a budget that can be stated."""
+    if name == "macs":
+        return str(math.ceil(value))
+    digits = max(1, 2 - math.floor(math.log10(value))) if value > 0 else 1
+    return f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"
