@@ -45,7 +45,8 @@ class Resources:
         weight = self.settings.weight * (min(progress / ramp, 1.0) if ramp else 1.0)
         used = budget_used(self.expected(), self.bounds)
         penalty = torch.relu(used - 1).square().sum()
-        return {"loss": loss + weight * penalty, "resources": penalty, "budget_used": used.max()}
+        total = loss + weight * penalty
+        return {"loss": total, "resources": penalty.detach(), "budget_used": used.detach().max()}
 
     def expected(self) -> list[Expected]:
         """Return what each device is expected to need for a step: its agent, or the team."""

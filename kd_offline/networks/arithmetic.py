@@ -244,7 +244,7 @@ def _c_tables(shape: ExportedShape, precision: Precision) -> int:
     """Return the bytes of the constant tables of the exported C; int8 has a scale for each row."""
     weight = {"fp32": FLOAT, "fp16": 2, "int8": 1}[precision]
     beside = FLOAT * (2 if precision == "int8" else 1)
-    padded = ((-(-rows // LANES) * LANES, columns) for rows, columns in _matrices(shape))
+    padded = ((rows + -rows % LANES, columns) for rows, columns in _matrices(shape))
     tables = sum(rows * (columns * weight + beside) for rows, columns in padded)
     return tables + FLOAT * shape.features * (2 + shape.motion)
 
