@@ -3,7 +3,8 @@
     python -m benchmarks.recording --repeats 5
 
 Both are measured in turns in one run. The rollout is policy, critic, environment and noise with
-every step kept in memory; recording adds casts, compression, digests and files.
+every step kept in memory; recording adds casts, compression, digests and files. Give a --folder on
+a disk where nothing was deleted in the last minutes: ext4 is slow to make files for a while after.
 """
 
 from __future__ import annotations
@@ -50,7 +51,6 @@ def main() -> None:
             rolled.append(pair[0])
             recorded.append(pair[1])
             print(f"{pair[0]:9,.0f} rolled {pair[1]:9,.0f} recorded", file=sys.stderr)
-    # Not before: some file systems are slow to make files for minutes after many were deleted.
     shutil.rmtree(folder)
     ratios = [b / a for a, b in zip(rolled, recorded, strict=True)]
     result = {

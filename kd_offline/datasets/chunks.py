@@ -1,10 +1,15 @@
-"""One chunk of rows to and from the bytes of its file: little-endian values under zstd."""
+"""One chunk of rows to and from the bytes of its file: little-endian values under zstd.
+
+Two bindings of the same library, for what each does without a copy: zstandard compresses in less
+than half the time of numcodecs where little can be saved, numcodecs decodes into a given array.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import zstandard
 from numcodecs.zstd import Zstd
 
 from kd_offline.types import Array
@@ -19,7 +24,8 @@ def little(dtype: str) -> np.dtype[Any]:
 
 def encode(rows: Array, level: int) -> bytes:
     """Return the bytes of a chunk; zstd adds a checksum of the decoded values."""
-    return bytes(Zstd(level=level, checksum=True).encode(np.ascontiguousarray(rows)))
+    frame = zstandard.ZstdCompressor(level=level, write_checksum=True)
+    return frame.compress(np.ascontiguousarray(rows).data)
 
 
 def decode_into(data: bytes, out: Array) -> str | None:

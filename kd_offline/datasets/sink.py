@@ -112,7 +112,6 @@ class Sink:
         self, masks: Mapping[str, Array], seconds: float | None, given: Splits | None = None
     ) -> DatasetManifest:
         """Write what is left, then the manifest, which makes the folder a dataset."""
-        self.journal()
         splits = self._add_derived(masks, given)
         specs = {name: stream.finish() for name, stream in self.streams.items()}
         files = [file for stream in self.streams.values() for file in stream.files.values()]

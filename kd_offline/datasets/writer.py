@@ -58,7 +58,7 @@ class DatasetWriter:
         *,
         resume: bool = False,
         overwrite: bool = False,
-        journal_seconds: float = 2.0,
+        journal_seconds: float = 5.0,
     ) -> DatasetWriter:
         """Begin a recording at ``path``, or continue the one there.
 

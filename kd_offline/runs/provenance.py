@@ -12,7 +12,17 @@ from pathlib import Path
 import kd_offline
 from kd_offline.schemas.run import Machine, Provenance
 
-_PACKAGES = ("numpy", "torch", "zarr", "numcodecs", "pydantic", "safetensors", "mpe2", "pettingzoo")
+_PACKAGES = (
+    "numpy",
+    "torch",
+    "zarr",
+    "numcodecs",
+    "zstandard",
+    "pydantic",
+    "safetensors",
+    "mpe2",
+    "pettingzoo",
+)
 
 
 def provenance(*, device: str = "cpu") -> Provenance:
