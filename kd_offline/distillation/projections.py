@@ -89,7 +89,8 @@ def _readers(projections: Projections, i: int) -> list[nn.Linear]:
 
 
 def _columns(weight: Tensor, left: Remnant) -> nn.Parameter:
-    return nn.Parameter(weight[:, left.units] * left.gate, requires_grad=weight.requires_grad)
+    kept = (weight[:, left.units] * left.gate).contiguous()
+    return nn.Parameter(kept, requires_grad=weight.requires_grad)
 
 
 def _value_head(width: int) -> nn.Module:
@@ -115,4 +116,5 @@ def _projector(kind: str, width: int, common: int, rng: np.random.Generator) -> 
 
 def _random(rows: int, columns: int, rng: np.random.Generator) -> Tensor:
     q, _ = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
-    return torch.from_numpy((q if rows >= columns else q.T).astype(np.float32))
+    # Row by row: the fused optimiser takes parameters and their restored moments to lie alike.
+    return torch.from_numpy(np.ascontiguousarray(q if rows >= columns else q.T, np.float32))

@@ -4,10 +4,10 @@ import pytest
 
 from kd_offline.distillation import distill as module
 from kd_offline.distillation.distill import distill
+from kd_offline.distillation.held_out import held_out_metrics
 from kd_offline.distillation.lessons import first_critic, measured, ordered, taught
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.targets import Lesson
-from kd_offline.distillation.held_out import held_out_metrics
 from kd_offline.errors import UsageError
 from kd_offline.runs.folder import open_run
 from kd_offline.schemas.recipes import Optimisation

@@ -7,11 +7,11 @@ import torch
 from kd_offline.advantage import side_sum
 from kd_offline.datasets import DatasetWriter, ExpertBuffer
 from kd_offline.distillation import losses
+from kd_offline.distillation.held_out import _sums
 from kd_offline.distillation.lessons import measured, ordered
 from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.targets import Lesson, Targets, build_targets
-from kd_offline.distillation.held_out import _sums
 from kd_offline.errors import UsageError
 from kd_offline.schemas.recipes import LossSwitches, StudentArchitecture
 from kd_offline.students.networks import StudentInputs, StudentTeam

@@ -99,7 +99,7 @@ def test_gates_are_drawn_as_often_as_their_probability_says():
             drawn += [z.detach() for i in (0, 1) for z in gates.values(i, noisy=True)]
         share = float((torch.cat(drawn) > 0).float().mean())  # of 96,000
         assert share == pytest.approx(start, abs=0.006)
-        assert all(0 <= x.min().item() and x.max().item() <= 1 for x in drawn)
+        assert all(x.min().item() >= 0 and x.max().item() <= 1 for x in drawn)
 
 
 def test_noise_follows_the_generator_and_is_for_training_alone():
