@@ -169,12 +169,12 @@ class UnitGates(Strict):
     ``weight * sum_k relu(C_k / B_k - 1)^2`` over the limits of the budget.
     """
 
-    weight: float = Field(default=1.0, ge=0, description="lambda of the penalty, at its highest")
+    weight: float = Field(default=0.1, ge=0, description="lambda of the penalty, at its highest")
     ramp: float = Field(
-        default=0.5, ge=0, le=1, description="share of the gated epochs until it is reached"
+        default=1.0, ge=0, le=1, description="share of the gated epochs until it is reached"
     )
     settle_from: float = Field(
-        default=0.5,
+        default=0.25,
         gt=0,
         lt=1,
         description="share of the epochs after which the units are chosen and the others removed",

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import jsonschema
 import pytest
@@ -10,6 +11,7 @@ from kd_offline.schemas.publish import json_schema
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 from tests.end_to_end.conftest import kd, kd_json, refused
 
+FORMATS = "onnx,c,torch" if shutil.which("cc") else "onnx,torch"
 QUICK = ["--method", "kl", "--epochs", "1", "--threads", "1", "--hidden", "32"]
 
 
@@ -54,6 +56,31 @@ def test_an_impossible_budget_is_refused_and_the_nearest_one_is_met(dataset, tmp
     assert {s["hidden"] for s in json.loads((run / "run.json").read_text())["students"]} == {4}
 
 
+@pytest.mark.parametrize("arch", ["gru", "mlp"])
+def test_learned_gates_meet_the_budget_and_are_exported(dataset, tmp_path, arch):
+    run, out = tmp_path / "run", tmp_path / "out"
+    asked = ["--arch", arch, "--hidden", "16", "--seeds", "2", "--method", "kl", "--threads", "1"]
+    asked += ["--profile", "stm32f4", "--max-macs", "300", "--allocate", "gates", "--epochs", "2"]
+    document = kd_json("distill", dataset, "-o", run, *asked)
+    jsonschema.validate(document, json_schema("distill-output"))
+    manifest = json.loads((run / "run.json").read_text())
+    jsonschema.validate(manifest, json_schema("run"))
+    for agent in manifest["allocation"]["agents"]:
+        assert agent["figures"]["macs"]["value"] <= 300
+        assert max(filter(None, [*agent["layers"]["trunk"], agent["layers"]["gru"]])) < 16
+    counted = {"macs": 0}
+    for seed in (0, 1):
+        wanted = ("export", run, "-o", out / str(seed), "--seed-of-run", seed, "--episodes", 4)
+        said = kd_json(*wanted, "--to", FORMATS)
+        assert said["gate"]["precision"]["agreement"] == 1.0
+        assert said["macs"] <= 600
+        counted["macs"] = max(counted["macs"], said["macs"])
+    assert counted["macs"] == manifest["allocation"]["team"]["macs"]
+    kd("report", run)
+    assert "learned, by gates on hidden units" in (run / "report.html").read_text()
+    assert kd("rerun", run, "-o", tmp_path / "again").stdout.startswith("the same")
+
+
 def test_presets_combine_with_budgets(dataset, tmp_path):
     limit = ["--max-macs", "3000", "--mask", "full", "--epochs", "1", "--method", "kl"]
     for preset in ("lh", "lh+a"):
@@ -74,6 +101,9 @@ def test_presets_combine_with_budgets(dataset, tmp_path):
         (["--precision", "int4", "--max-macs", "100"], "fp32"),
         (["--precision", "int8"], "needs a profile or a limit"),
         (["--profile", "stm32f4", "--max-energy-uj", "5"], "cannot predict max_energy_uj"),
+        (["--allocate", "gates"], "needs a profile or a limit"),
+        (["--max-macs", "300", "--allocate", "gate"], "gates"),
+        (["--max-macs", "300", "--allocate", "gates", "--qat"], "epochs of 2 or more"),
     ],
 )
 def test_bad_budgets_are_one_sentence(dataset, tmp_path, flags, words):

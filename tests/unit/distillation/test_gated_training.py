@@ -18,6 +18,7 @@ from kd_offline.students.policy import load
 LIMIT = 900
 SETTINGS = {"optimisation.epochs": 4, "optimisation.batch_episodes": 16}
 SETTINGS |= {"budget.max_macs": LIMIT, "budget.allocate": "gates"}
+SETTINGS |= {"gates.settle_from": 0.5, "gates.ramp": 0.5, "gates.weight": 1.0}
 
 
 def recipe(**changes):

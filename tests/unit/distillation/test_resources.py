@@ -73,7 +73,7 @@ def test_the_penalty_sets_in_slowly_and_ends_at_the_budget():
     losses = [term.priced(torch.tensor(0.0), x)["loss"].item() for x in (0.0, 0.25, 0.5, 1.0)]
     assert losses == pytest.approx([0.0, 0.5, 1.0, 1.0])
     assert float(term.priced(torch.tensor(0.0), 1.0)["resources"]) == pytest.approx(1.0)
-    at_once = resources(Budget(max_macs=22), 8, ramp=0.0)
+    at_once = resources(Budget(max_macs=22), 8, weight=1.0, ramp=0.0)
     assert at_once.priced(torch.tensor(0.0), 0.0)["loss"].item() == pytest.approx(1.0)
     met = resources(Budget(max_macs=45), 8).priced(torch.tensor(0.0), 1.0)
     met["loss"].backward()
