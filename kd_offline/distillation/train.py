@@ -154,9 +154,9 @@ def train_team(
     """Train to the end of the recipe, yielding metric rows after every epoch.
 
     The best epoch is the one with the least held-out KL (cross entropy where the data hold no
-    logits); the averaged weights are what is evaluated and kept. Once weights are rounded, only
-    rounded ones are compared. The consumer may save ``state`` between epochs, and continue from it
-    later, to the same bits.
+    logits); the averaged weights are what is evaluated and kept. Once units are chosen, only teams
+    without gates are compared, and once weights are rounded, only rounded ones. The consumer may
+    save ``state`` between epochs, and continue from it later, to the same bits.
 
     Parameters
     ----------
