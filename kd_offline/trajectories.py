@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kd_offline.asking import Asked
+from kd_offline.environments import largest_batch
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError
 from kd_offline.policies import choose_actions, masked_log_softmax
@@ -133,8 +134,25 @@ def collect(
     return Trajectories(steps, {k: v for k, v in final.items() if k not in without}, length, won)
 
 
+def collect_sampled(
+    environment: BatchedEnvironment,
+    policy: TeamPolicy,
+    seeds: SeedArray,
+    without: Collection[str] = (),
+) -> Trajectories:
+    """Play one episode of sampled actions for every seed, as many at once as can be.
+
+    Raises as :func:`collect`.
+    """
+    size = largest_batch(environment, len(seeds))
+    parts = [seeds[start : start + size] for start in range(0, len(seeds), size)]
+    return joined([collect(environment, policy, s, sampled(s), without=without) for s in parts])
+
+
 def joined(parts: Sequence[Trajectories]) -> Trajectories:
     """Return the episodes of all ``parts``; shorter ones are filled up with zeros."""
+    if len(parts) == 1:
+        return parts[0]
     longest = max(len(next(iter(part.steps.values()))) for part in parts)
 
     def padded(values: Array) -> Array:

@@ -26,7 +26,7 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import resolve
-from kd_offline.trajectories import Trajectories, collect, sampled
+from kd_offline.trajectories import Trajectories, collect_sampled
 from kd_offline.types import BoolArray, TeamPolicy
 
 Report = Callable[[TrainProgress], None]
@@ -254,7 +254,7 @@ def _iterate(run: _Run, environment: BatchedEnvironment, began: float) -> TrainP
     n, before = recipe.episodes_per_batch, run.card.frames
     seeds = episode_seeds(recipe.seed, run.iteration * n, n, "train")
     policy = learner.policy(before)
-    played = collect(environment, policy, seeds, sampled(seeds), without=("embedding",))
+    played = collect_sampled(environment, policy, seeds, ("embedding",))
     for group in learner.optimiser.param_groups:
         group["lr"] = recipe.learning_rate * _remaining(run.card)
     figures = learner.learn(played, run.iteration, before)

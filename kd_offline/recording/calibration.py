@@ -14,12 +14,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from kd_offline.environments import largest_batch
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.experts.foreign.expert import ForeignExpert
 from kd_offline.schemas.foreign import ValueCalibration
 from kd_offline.seeding import episode_seeds
-from kd_offline.trajectories import Trajectories, collect, joined, sampled
+from kd_offline.trajectories import Trajectories, collect_sampled
 from kd_offline.types import Array, FloatArray
 
 EPISODES = 100
@@ -42,9 +41,7 @@ def calibrated(
         return expert
     torch.set_num_threads(1)  # as recording does, so that a resumed one finds the same numbers
     seeds = episode_seeds(seed, 0, EPISODES, "calibration")
-    size = largest_batch(world, EPISODES)
-    parts = [seeds[start : start + size] for start in range(0, EPISODES, size)]
-    played = joined([collect(world, expert, s, sampled(s), without=_UNUSED) for s in parts])
+    played = collect_sampled(world, expert, seeds, _UNUSED)
     recipe = expert.recipe
 
     def fitted(known: tuple[float, float] | None) -> ValueCalibration:

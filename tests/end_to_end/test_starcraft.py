@@ -64,6 +64,19 @@ def test_students_are_distilled_and_evaluated(recorded, tmp_path):
     assert report["greedy"]["win_rate"]["expert"]["mean"] in (0, 0.5, 1)
 
 
+@pytest.mark.parametrize("algorithm", ["mappo", "qmix"])
+def test_experts_learn_from_larger_batches_than_there_are_games(tmp_path, algorithm):
+    few = ("--frames", 1, "--score", 0, "--set", "episodes_per_batch=3", "--hidden", 8)
+    with playable(tmp_path / "starcraft"):
+        games = ("--env", "games=2", "--env", "difficulty=3")
+        kd("train", "smac/3m", "-o", tmp_path / "e", "--algorithm", algorithm, *few, *games)
+    (line,) = (tmp_path / "e" / "curve.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert 3 * row["won"] in (0, 1, 2, 3)  # episodes, of which two are played at once
+    assert row["frames"] > 2
+    assert np.isfinite([value for value in row.values() if isinstance(value, float)]).all()
+
+
 def test_without_the_game_nothing_is_begun(recorded, tmp_path, monkeypatch):
     monkeypatch.setenv("SC2PATH", str(tmp_path / "nowhere"))
     said = refused("record", "smac/3m", "-o", tmp_path / "d.zarr", *EXPERT, *SMALL, code=2)

@@ -1,3 +1,5 @@
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,7 @@ from kd_offline.errors import MismatchError
 from kd_offline.policies import RandomPolicy
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.targets import TargetsEnvironment
-from kd_offline.trajectories import collect, joined, sampled
+from kd_offline.trajectories import collect, collect_sampled, joined, sampled
 
 
 def test_an_episode_does_not_depend_on_its_batch():
@@ -59,6 +61,19 @@ def test_parts_are_joined_to_what_was_played_at_once():
         np.testing.assert_array_equal(together.steps[name][whole.valid], values[whole.valid])
     for name, values in whole.final.items():
         np.testing.assert_array_equal(together.final[name], values)
+
+
+def test_no_more_are_played_at_once_than_can_be():
+    world, seeds = TargetsEnvironment(), episode_seeds(0, 0, 12)
+    whole = collect(world, RandomPolicy(), seeds, sampled(seeds))
+    setattr(world, "largest_batch", 5)  # noqa: B010 - most environments have none
+    with patch.object(world, "reset", wraps=world.reset) as reset:
+        played = collect_sampled(world, RandomPolicy(), seeds, without=("logits",))
+    assert [len(call.args[0]) for call in reset.call_args_list] == [5, 5, 2]
+    assert played.steps.keys() == whole.steps.keys() - {"logits"}
+    np.testing.assert_array_equal(played.length, whole.length)
+    actions = whole.steps["actions"][whole.valid]
+    np.testing.assert_array_equal(played.steps["actions"][whole.valid], actions)
 
 
 def test_an_episode_without_an_end_is_an_error():
