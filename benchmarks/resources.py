@@ -97,6 +97,7 @@ def row(case: Case, way: str, dataset: Path, work: Path, effort: Effort) -> dict
     from kd_offline.distillation.distill import distill
     from kd_offline.distillation.recipe import distill_recipe
     from kd_offline.evaluation.evaluate import evaluate
+    from kd_offline.runs.folder import open_run
 
     run = work / f"{case.name}.{way}"
     settings: dict[str, Any] = {"optimisation.epochs": effort.epochs, "threads": 1}
@@ -107,7 +108,7 @@ def row(case: Case, way: str, dataset: Path, work: Path, effort: Effort) -> dict
         settings |= {f"budget.max_{case.limit}": case.value, "budget.allocate": way}
     recipe = distill_recipe(mask=case.mask, hidden=width, seeds=effort.seeds, settings=settings)
     manifest = distill(dataset, run, recipe, resume=run.exists())
-    played = evaluate(run, episodes=effort.played, modes=["greedy"])
+    played = open_run(run).evaluation() or evaluate(run, episodes=effort.played, modes=["greedy"])
     assert played.greedy is not None
     kept = played.greedy.retention_intervals.normalised
     return {
