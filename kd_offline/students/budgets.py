@@ -11,8 +11,8 @@ from kd_offline.schemas.layers import LayerWidths, Widths, widest
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.limits import NARROWEST, Bounds, Figures, added
 
-GRAIN = 8
-"""The exported C computes blocks of 8 rows, so widths between multiples of 8 save little."""
+USUAL_LEAST = 8
+"""What an agent gets that is worth next to nothing, unless the whole team has to be narrower."""
 
 Cost = Callable[[int, int], Figures]  # of an agent at a width
 
@@ -74,7 +74,7 @@ def _on_own_devices(bounds: Bounds, cost: Cost, shares: Sequence[float]) -> list
     """Narrow each agent by itself, from the width that its worth gives it."""
     wanted = next(_candidates(bounds.card.widths, shares))
     return [
-        next(w for w in reversed(_steps(width)) if not bounds.exceeded(cost(i, w)))
+        next(w for w in range(width, 0, -1) if not bounds.exceeded(cost(i, w)))
         for i, width in enumerate(wanted)
     ]
 
@@ -94,21 +94,13 @@ def _shares(totals: Sequence[float]) -> list[float]:
     return [total / most if most > 0 else 1.0 for total in totals]
 
 
-def _steps(widest: int) -> list[int]:
-    """Return the widths that are tried up to ``widest``, ascending."""
-    return sorted({min(NARROWEST, widest), *range(GRAIN, widest + 1, GRAIN), widest})
-
-
 def _candidates(widest: Sequence[int], shares: Sequence[float]) -> Iterator[list[int]]:
     """Yield widths of the team from the widest to the narrowest."""
     last: list[int] = []
     for scale in range(max(widest), NARROWEST - 1, -1):
-        least = GRAIN if scale >= GRAIN else NARROWEST
-        wanted = [max(scale * math.sqrt(share), least) for share in shares]
-        widths = [
-            max(step for step in _steps(limit) if step <= max(want, min(NARROWEST, limit)))
-            for limit, want in zip(widest, wanted, strict=True)
-        ]
+        least = USUAL_LEAST if scale >= USUAL_LEAST else NARROWEST
+        wanted = [max(int(scale * math.sqrt(share)), least) for share in shares]
+        widths = [min(limit, want) for limit, want in zip(widest, wanted, strict=True)]
         if widths != last:
             yield widths
         last = widths
