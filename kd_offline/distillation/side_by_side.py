@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -65,7 +66,9 @@ def side_by_side(team: StudentTeam, threads: int) -> Iterator[SideBySide]:
     if workers == 1:
         yield SideBySide(team, lambda run: _consume(map(run, agents)))
         return
-    with ThreadPoolExecutor(workers, "agent") as pool:
+    # OpenMP keeps its number of threads for each thread, and sums depend on it.
+    alone = partial(torch.set_num_threads, 1)
+    with ThreadPoolExecutor(workers, "agent", initializer=alone) as pool:
         yield SideBySide(team, lambda run: _consume(pool.map(run, agents)))
 
 

@@ -68,7 +68,9 @@ class Targets:
     def take(self, episodes: IntArray) -> Targets:
         """Return a time-major batch of the given episodes."""
         rows = torch.from_numpy(episodes)
-        return Targets(**{name: _arranged(name, v[rows]) for name, v in self.tensors().items()})
+        # Transposed first, so that one copy gathers and arranges.
+        taken = {name: v.transpose(0, 1)[:, rows] for name, v in self.tensors().items()}
+        return Targets(**{name: _arranged(name, v) for name, v in taken.items()})
 
     def epoch(self, size: int, seed: int, epoch: int) -> Iterator[Targets]:
         """Yield the batches of ``size`` episodes of an epoch, in its order."""
@@ -83,7 +85,8 @@ class Targets:
 
     def batch(self) -> Targets:
         """Return everything as one time-major batch."""
-        return Targets(**{name: _arranged(name, values) for name, values in self.tensors().items()})
+        everything = self.tensors().items()
+        return Targets(**{name: _arranged(name, v.transpose(0, 1)) for name, v in everything})
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the fields that are not None, by name."""
@@ -94,8 +97,7 @@ class Targets:
 
 
 def _arranged(name: str, values: Tensor) -> Tensor:
-    """Return ``values`` [B, T, ...] time-major, laid out as the losses read them."""
-    values = values.transpose(0, 1)
+    """Return ``values`` [T, B, ...] laid out as the losses read them."""
     return actions_outermost(values) if name in _BY_ACTION else values.contiguous()
 
 

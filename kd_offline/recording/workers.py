@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -39,7 +40,8 @@ def in_order(
             free.put(world)
 
     waiting: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(len(worlds)) as pool:
+    # OpenMP keeps its number of threads for each thread.
+    with ThreadPoolExecutor(len(worlds), initializer=partial(torch.set_num_threads, 1)) as pool:
         try:
             for seeds in parts:
                 waiting.append(pool.submit(task, seeds))
