@@ -1,10 +1,13 @@
 """Training with gates on units: its phases, what is left, and that it repeats its bits."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from kd_offline.distillation import distill as module
 from kd_offline.distillation.distill import distill
@@ -21,7 +24,7 @@ from kd_offline.students.policy import load
 from kd_offline.students.settling import Remnant
 
 LIMIT = 900
-SETTINGS = {"optimisation.epochs": 4, "optimisation.batch_episodes": 16}
+SETTINGS: dict[str, Any] = {"optimisation.epochs": 4, "optimisation.batch_episodes": 16}
 SETTINGS |= {"budget.max_macs": LIMIT, "budget.allocate": "gates"}
 SETTINGS |= {"gates.settle_from": 0.5, "gates.ramp": 0.5, "gates.weight": 1.0}
 
@@ -157,6 +160,7 @@ def test_projections_of_what_is_left_are_those_of_the_gated_embedding(kind):
     whole = Projections((6, 4), 3, switches, rng, dueling=True)
     with torch.no_grad():
         for head in whole.value:
+            assert isinstance(head, nn.Linear)
             head.weight.normal_(generator=torch.Generator().manual_seed(1))
     units = (torch.tensor([0, 3, 4]), torch.tensor([1]))
     left = [Remnant(u, torch.tensor([0.5, 1.0, 0.25])[: len(u)]) for u in units]
@@ -214,7 +218,7 @@ def test_gates_are_part_of_the_saved_state(dataset, tmp_path, monkeypatch):
     def look(row):
         file = tmp_path / "run" / "resume" / "state-1.safetensors"
         if row["epoch"] == 2 and file.exists():
-            kept.append(set(module.load_file(file)))
+            kept.append(set(load_file(file)))
 
     distill(dataset, tmp_path / "run", recipe(seeds=[0]), report=look)
     assert {f"gates.log_alpha.{i}" for i in range(3)} < kept[0]
