@@ -26,12 +26,12 @@ def _task(name: str, slug: str, episodes: int, widths: tuple[int, ...], *algorit
 
 TASKS = (
     _task("3m", "3m", 10_000, (_NARROW, _NARROW, _WIDE), "qmix", "vdn"),
-    _task("8m", "8m", 6_000, (*(_NARROW,) * 5, *(_WIDE,) * 3)),
-    _task("5m_vs_6m", "5m-vs-6m", 8_000, (_NARROW, _NARROW, _WIDE, _NARROW, _WIDE)),
+    _task("8m", "8m", 3_000, (*(_NARROW,) * 5, *(_WIDE,) * 3)),
+    _task("5m_vs_6m", "5m-vs-6m", 6_000, (_NARROW, _NARROW, _WIDE, _NARROW, _WIDE)),
     _task(
         "3s5z",
         "3s5z",
-        6_000,
+        3_000,
         (_NARROW, _WIDE, *(_NARROW,) * 3, *(_WIDE,) * 3),
         *("qmix", "vdn"),
     ),
