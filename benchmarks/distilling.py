@@ -28,6 +28,7 @@ from kd_offline.distillation.muon import Muon
 from kd_offline.distillation.objective import objective
 from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.recipe import distill_recipe
+from kd_offline.distillation.side_by_side import side_by_side
 from kd_offline.distillation.train import Training
 from kd_offline.recording.record import record
 from kd_offline.seeding import generator
@@ -89,10 +90,11 @@ def step_of(buffer: ExpertBuffer, method: str, folder: Path, *, theirs: bool) ->
     def step() -> None:
         for optimiser in state.optimisers:
             optimiser.zero_grad()
-        logits, embeddings, _ = team(batch.inputs, team.start(size), batch.last_actions)
-        # Half way through, so that the policy term takes part.
-        terms = objective(logits, embeddings, batch, projections, recipe, progress=0.5)
-        torch.autograd.backward(terms["loss"])
+        with side_by_side(team, 1) as passes:
+            outputs = passes.forward(batch)
+            # Half way through, so that the policy term takes part.
+            terms = objective(*outputs, batch.targets, projections, recipe, progress=0.5)
+            passes.backward(terms["loss"])
         torch.nn.utils.clip_grad_norm_(state.parameters, 1.0)
         for optimiser in state.optimisers:
             optimiser.step()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kd_offline.distillation import losses
 from kd_offline.distillation.lessons import Episodes
-from kd_offline.distillation.targets import Targets
+from kd_offline.distillation.targets import PackedTargets, Targets
 from kd_offline.students.networks import StudentTeam
 
 
@@ -25,9 +25,7 @@ def held_out_metrics(team: StudentTeam, data: Episodes, batch: int) -> dict[str,
     team.eval()
     sums: dict[str, Tensor] = {}
     for part in data.parts(batch):
-        memory = team.start(part.inputs.shape[1])
-        logits, _, _ = team(part.inputs, memory, part.last_actions)
-        for name, value in _sums(logits, part, team.spec.side_of).items():
+        for name, value in _sums(_logits(team, part), part.targets, team.spec.side_of).items():
             sums[name] = sums.get(name, torch.zeros(())) + value
     decisions, moments = sums.pop("decisions"), sums.pop("moments")
     cloned = sums.pop("cloned", decisions)
@@ -42,22 +40,32 @@ def held_out_metrics(team: StudentTeam, data: Episodes, batch: int) -> dict[str,
     return out
 
 
+def _logits(team: StudentTeam, part: PackedTargets) -> Tensor:
+    """Return what all students say, [S, N, A]."""
+    given, sizes = part.targets, part.sizes
+    inputs = team.packed_inputs(given.inputs, sizes)
+    each = [
+        team.agent(i, inputs, sizes, given.last_actions).outputs for i in range(len(team.widths))
+    ]
+    return team.joined(each)
+
+
 def _sums(logits: Tensor, part: Targets, side_of: Sequence[int]) -> dict[str, Tensor]:
-    """Return sums over steps and episodes, [N]; of joint figures over sides too, []."""
+    """Return sums over steps, [N]; of joint figures over sides too, []."""
     student = losses.log_policy(logits, part.available)
     weight = part.weight
     sides = [[i for i, own in enumerate(side_of) if own == side] for side in sorted(set(side_of))]
     decided = torch.stack([weight[..., side].any(-1) for side in sides])
-    out = {"decisions": weight.sum((0, 1)), "moments": decided.sum()}
+    out = {"decisions": weight.sum(0), "moments": decided.sum()}
     if part.label is not None:
         counted = weight if part.cloned is None else part.cloned
-        out["ce"] = (losses.cross_entropy(part.label, student) * counted).sum((0, 1))
-        out["cloned"] = counted.sum((0, 1))
+        out["ce"] = (losses.cross_entropy(part.label, student) * counted).sum(0)
+        out["cloned"] = counted.sum(0)
     if part.expert is not None:
         kl = losses.kl_divergence(part.expert, student, part.available)
         same = (student.argmax(-1) == part.expert.argmax(-1)).float()
-        out["kl"] = (kl * weight).sum((0, 1))
-        out["agreement"] = (same * weight).sum((0, 1))
+        out["kl"] = (kl * weight).sum(0)
+        out["agreement"] = (same * weight).sum(0)
         settled = (same + (1 - weight)) > 0
         together = torch.stack([settled[..., side].all(-1) for side in sides])
         out["joint_agreement"] = (together & decided).sum()

@@ -7,15 +7,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
-
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.loading.budget import table_bytes
 from kd_offline.datasets.loading.loader import Loader
 from kd_offline.datasets.loading.plan import Windows
 from kd_offline.datasets.sampler import Position
 from kd_offline.distillation.measures import MEASURED, Measures, measure, part_episodes
-from kd_offline.distillation.targets import Lesson, Targets, arrays_to_read, build_targets
+from kd_offline.distillation.targets import (
+    Lesson,
+    PackedTargets,
+    Taught,
+    arrays_to_read,
+    build_targets,
+)
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.recipes import DistillRecipe
@@ -23,15 +27,15 @@ from kd_offline.types import IntArray
 
 
 class Episodes(Protocol):
-    """Episodes as the training loop takes them; batches are time-major."""
+    """Episodes as the training loop takes them."""
 
     def __len__(self) -> int:
         """Return how many episodes there are."""
 
-    def epoch(self, size: int, seed: int, epoch: int) -> Iterator[Targets]:
+    def epoch(self, size: int, seed: int, epoch: int) -> Iterator[PackedTargets]:
         """Yield the batches of ``size`` episodes of an epoch, in its order."""
 
-    def parts(self, size: int) -> Iterator[Targets]:
+    def parts(self, size: int) -> Iterator[PackedTargets]:
         """Yield all episodes in the order of the file, ``size`` or fewer at a time."""
 
 
@@ -47,16 +51,16 @@ class Streamed:
     def __len__(self) -> int:
         return len(self.episodes)
 
-    def epoch(self, size: int, seed: int, epoch: int) -> Iterator[Targets]:
+    def epoch(self, size: int, seed: int, epoch: int) -> Iterator[PackedTargets]:
         """Yield the batches of an epoch; see :class:`~kd_offline.datasets.Loader`."""
         loader = _loader(self, size, seed, shuffle=True)
         for batch in loader.batches(Position(epoch), epochs=1):
-            yield build_targets(batch, self.lesson).batch()
+            yield build_targets(batch, self.lesson).packed()
 
-    def parts(self, size: int) -> Iterator[Targets]:
+    def parts(self, size: int) -> Iterator[PackedTargets]:
         """Yield all episodes in the order of the file."""
         for batch in _loader(self, size, 0, shuffle=False).batches(epochs=1):
-            yield build_targets(batch, self.lesson).batch()
+            yield build_targets(batch, self.lesson).packed()
 
 
 def _loader(streamed: Streamed, size: int, seed: int, *, shuffle: bool) -> Loader:
@@ -125,25 +129,18 @@ def taught(loader: Loader, lesson: Lesson) -> Episodes:
     budget = lesson.recipe.memory_mb
     if budget is not None and (loader.streams or _needed(loader, lesson) > budget * 1e6):
         return Streamed(loader.buffer, loader.episodes, lesson, loader.length)
-    held: dict[str, Tensor] = {}
-    done = 0
-    for batch in loader.batches(epochs=1):
-        part = build_targets(batch, lesson).tensors()
-        if not held:
-            total = len(loader.episodes)
-            held = {name: x.new_empty((total, *x.shape[1:])) for name, x in part.items()}
-        for name, values in part.items():
-            held[name][done : done + len(batch)] = values
-        done += len(batch)
-    return Targets(**held)
+    parts = (build_targets(batch, lesson) for batch in loader.batches(epochs=1))
+    return Taught.of(parts, loader.buffer.episodes("length")[loader.episodes])
 
 
 def _needed(loader: Loader, lesson: Lesson) -> float:
     """Return the bytes of all targets and of the arrays that they are computed from."""
     batch = next(loader.batches())
-    probe = build_targets(batch, lesson).tensors().values()
-    size = sum(x.nbytes for x in probe) + sum(x.nbytes for x in batch.arrays.values())
-    return size / len(batch) * len(loader.episodes)
+    probe = build_targets(batch, lesson)
+    step = sum(x.nbytes for x in probe.targets.tensors().values()) / probe.lengths.sum()
+    steps = loader.buffer.episodes("length")[loader.episodes].sum()
+    episode = sum(x.nbytes for x in batch.arrays.values()) / len(batch)
+    return float(step * steps + episode * len(loader.episodes))
 
 
 def _check_machine(buffer: ExpertBuffer, names: Iterable[str]) -> None:

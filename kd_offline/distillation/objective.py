@@ -24,8 +24,8 @@ def objective(
 
     Parameters
     ----------
-    logits : float [T, B, N, A]
-    embeddings : list of float [T, B, H_i]
+    logits : float [S, N, A]
+    embeddings : list of float [S, H_i]
     progress : float
         Share of the training that is done, 0 to 1; the policy term sets in after its warm-up.
     """
@@ -52,7 +52,7 @@ def objective(
     if batch.roles is not None:
         own = projections.log_roles(embeddings, switches.role_temperature)
         terms["role"] = losses.masked_mean(losses.role_divergence(batch.roles, own), batch.both)
-    return terms | {"loss": _total(terms, recipe, progress, agents=logits.shape[2])}
+    return terms | {"loss": _total(terms, recipe, progress, agents=logits.shape[-2])}
 
 
 def _kl(logits: Tensor, student: Tensor, batch: Targets, switches: LossSwitches) -> Tensor:

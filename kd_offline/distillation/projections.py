@@ -52,19 +52,19 @@ class Projections(nn.Module):
         self.value = nn.ModuleList(_value_head(width) for width in widths if dueling)
 
     def common(self, embeddings: list[Tensor]) -> list[Tensor]:
-        """Return the embeddings [T, B, H_i] of all agents in one space: N of [T, B, d]."""
+        """Return the embeddings [..., H_i] of all agents in one space: N of [..., d]."""
         if self.kind in ("linear", "mlp"):
             return [p(e) for p, e in zip(self.relation, embeddings, strict=True)]
         widest = max(self.widths)
         return [nn.functional.pad(e, (0, widest - e.shape[-1])) for e in embeddings]
 
     def log_roles(self, embeddings: list[Tensor], temperature: float) -> Tensor:
-        """Return log role distributions of the students, [T, B, N, K]."""
+        """Return log role distributions of the students, [..., N, K]."""
         scores = [e @ u.T for u, e in zip(self.role, embeddings, strict=True)]
-        return log_softmax(torch.stack(scores, 2) / temperature)
+        return log_softmax(torch.stack(scores, -2) / temperature)
 
     def values(self, embeddings: list[Tensor]) -> Tensor:
-        """Return the values of the states as dueling students estimate them, [T, B, N]."""
+        """Return the values of the states as dueling students estimate them, [..., N]."""
         return torch.cat([v(e) for v, e in zip(self.value, embeddings, strict=True)], -1)
 
     @torch.no_grad()

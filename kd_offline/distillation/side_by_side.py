@@ -16,7 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kd_offline.students.networks import StudentTeam, TeamMemory
+from kd_offline.distillation.targets import PackedTargets
+from kd_offline.students.networks import StudentTeam
 
 
 @dataclass(slots=True)
@@ -28,14 +29,13 @@ class SideBySide:
     _outputs: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _leaves: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def forward(
-        self, prepared: Tensor, memory: TeamMemory, last_actions: Tensor | None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Return logits [T, B, N, A] and each agent's embeddings [T, B, H_i] to make a loss of."""
-        inputs = self.team.inputs_of(prepared, memory)
+    def forward(self, batch: PackedTargets) -> tuple[Tensor, list[Tensor]]:
+        """Return logits [S, N, A] and each agent's embeddings [S, H_i] to make a loss of."""
+        given, sizes = batch
+        inputs = self.team.packed_inputs(given.inputs, sizes)
 
         def run(agent: int) -> None:
-            logits, embedding, _ = self.team.agent(agent, inputs, memory, last_actions)
+            logits, embedding, _ = self.team.agent(agent, inputs, sizes, given.last_actions)
             self._outputs[agent] = logits, embedding
             self._leaves[agent] = (
                 logits.detach().requires_grad_(),

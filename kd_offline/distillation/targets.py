@@ -1,12 +1,14 @@
 """What the losses need of episodes: the same function for all at once and for a batch of them.
 
-Everything is indexed [E, T, ...]; a batch is a choice of episodes, returned time-major.
+Everything is indexed by step [S, ...], whole episodes one after the other. In a batch the steps are
+packed: the first of every episode, then the second of all that have one, the longest episode first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from kd_offline.datasets.layout import SOURCES
 from kd_offline.datasets.loading.loader import Batch
 from kd_offline.datasets.sampler import epoch_order
 from kd_offline.distillation.advantages import advantages
-from kd_offline.distillation.losses import actions_outermost, cosine_relations, log_policy
+from kd_offline.distillation.losses import cosine_relations, log_policy
 from kd_offline.distillation.measures import Measures, deciding
 from kd_offline.distillation.methods import needed_arrays
 from kd_offline.distillation.roles import RoleModel
@@ -44,64 +46,109 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Inputs and targets of ``E`` episodes, [E, T, ...]; of a batch, [T, B, ...].
+    """Inputs and targets of the ``S`` steps of some episodes.
 
     Fields that the recipe does not use are None. ``weight`` is 1 where an agent's decision counts.
     """
 
-    inputs: Tensor  # [E, T, N, O'], scaled and masked
-    last_actions: Tensor  # one-hot [E, T, N, A], zero in the first step; empty where not used
-    available: Tensor  # bool [E, T, N, A]
-    weight: Tensor  # [E, T, N]
-    both: Tensor  # [E, T, N], 1 where an agent is alive, forced decisions included
-    expert: Tensor | None = None  # log probabilities at temperature 1, [E, T, N, A]
+    inputs: Tensor  # [S, N, O'], scaled and masked
+    last_actions: Tensor  # one-hot [S, N, A], zero in the first step; empty where not used
+    available: Tensor  # bool [S, N, A]
+    weight: Tensor  # [S, N]
+    both: Tensor  # [S, N], 1 where an agent is alive, forced decisions included
+    expert: Tensor | None = None  # log probabilities at temperature 1, [S, N, A]
     softened: Tensor | None = None  # log probabilities at the recipe's temperature
-    label: Tensor | None = None  # int64 [E, T, N], the action that cross entropy asks for
-    cloned: Tensor | None = None  # [E, T, N], 1 where cross entropy counts; None: as weight
-    executed: Tensor | None = None  # int64 [E, T, N]
-    behaviour: Tensor | None = None  # log probability of the executed action, [E, T, N]
-    advantage: Tensor | None = None  # normalised, [E, T, N]
-    baseline: Tensor | None = None  # mean Q-value of the legal actions, normalised, [E, T, N]
-    relations: Tensor | None = None  # cosines of pairs of the expert's embeddings, [E, T, P]
-    roles: Tensor | None = None  # log role distributions of the expert, [E, T, N, K]
-
-    def take(self, episodes: IntArray) -> Targets:
-        """Return a time-major batch of the given episodes."""
-        rows = torch.from_numpy(episodes)
-        # Transposed first, so that one copy gathers and arranges.
-        taken = {name: v.transpose(0, 1)[:, rows] for name, v in self.tensors().items()}
-        return Targets(**{name: _arranged(name, v) for name, v in taken.items()})
-
-    def epoch(self, size: int, seed: int, epoch: int) -> Iterator[Targets]:
-        """Yield the batches of ``size`` episodes of an epoch, in its order."""
-        order = epoch_order(np.arange(len(self)), seed, epoch)
-        for first in range(0, len(order) - size + 1, size):
-            yield self.take(order[first : first + size])
-
-    def parts(self, size: int) -> Iterator[Targets]:
-        """Yield all episodes in the order of the file, ``size`` or fewer at a time."""
-        for first in range(0, len(self), size):
-            yield self.take(np.arange(first, min(first + size, len(self))))
-
-    def batch(self) -> Targets:
-        """Return everything as one time-major batch."""
-        everything = self.tensors().items()
-        return Targets(**{name: _arranged(name, v.transpose(0, 1)) for name, v in everything})
+    label: Tensor | None = None  # int64 [S, N], the action that cross entropy asks for
+    cloned: Tensor | None = None  # [S, N], 1 where cross entropy counts; None: as weight
+    executed: Tensor | None = None  # int64 [S, N]
+    behaviour: Tensor | None = None  # log probability of the executed action, [S, N]
+    advantage: Tensor | None = None  # normalised, [S, N]
+    baseline: Tensor | None = None  # mean Q-value of the legal actions, normalised, [S, N]
+    relations: Tensor | None = None  # cosines of pairs of the expert's embeddings, [S, P]
+    roles: Tensor | None = None  # log role distributions of the expert, [S, N, K]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the fields that are not None, by name."""
         return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
 
+
+class PackedTargets(NamedTuple):
+    """A batch of whole episodes."""
+
+    targets: Targets
+    sizes: list[int]  # how many episodes have each step; never growing, sum S
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """Whole episodes, one after the other, ``lengths`` [E] of them; batches gather their steps."""
+
+    targets: Targets
+    lengths: IntArray
+
+    @classmethod
+    def of(cls, parts: Iterable[Taught], lengths: IntArray) -> Taught:
+        """Join ``parts``, which have episodes of ``lengths`` in all."""
+        held: dict[str, Tensor] = {}
+        done = 0
+        for part in parts:
+            steps = slice(done, done + int(part.lengths.sum()))
+            for name, values in part.targets.tensors().items():
+                if name not in held:
+                    held[name] = _room(name, int(lengths.sum()), values)
+                held[name][steps] = values
+            done = steps.stop
+        return cls(Targets(**held), lengths)
+
+    def take(self, episodes: IntArray) -> PackedTargets:
+        """Return a batch of the given episodes."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        rows, sizes = _packing(starts[episodes], self.lengths[episodes])
+        taken = {
+            # The steps of what has actions outermost in memory are its second axis there.
+            name: v.movedim(-1, 0).index_select(1, rows).movedim(0, -1)
+            if name in _BY_ACTION
+            else v.index_select(0, rows)
+            for name, v in self.targets.tensors().items()
+        }
+        return PackedTargets(Targets(**taken), sizes)
+
+    def epoch(self, size: int, seed: int, epoch: int) -> Iterator[PackedTargets]:
+        """Yield the batches of ``size`` episodes of an epoch, in its order."""
+        order = epoch_order(np.arange(len(self)), seed, epoch)
+        for first in range(0, len(order) - size + 1, size):
+            yield self.take(order[first : first + size])
+
+    def parts(self, size: int) -> Iterator[PackedTargets]:
+        """Yield all episodes in the order of the file, ``size`` or fewer at a time."""
+        for first in range(0, len(self), size):
+            yield self.take(np.arange(first, min(first + size, len(self))))
+
+    def packed(self) -> PackedTargets:
+        """Return everything as one batch."""
+        return self.take(np.arange(len(self)))
+
     def __len__(self) -> int:
-        return len(self.inputs)
-
-
-def _arranged(name: str, values: Tensor) -> Tensor:
-    """Return ``values`` [T, B, ...] laid out as the losses read them."""
-    return actions_outermost(values) if name in _BY_ACTION else values.contiguous()
+        return len(self.lengths)
 
 
 _BY_ACTION = ("available", "expert", "softened", "relations", "roles")
+
+
+def _room(name: str, steps: int, like: Tensor) -> Tensor:
+    """Return memory for ``steps`` steps of values ``like`` [S, ...], as the losses read them."""
+    rest = like.shape[1:]
+    if name not in _BY_ACTION:
+        return like.new_empty((steps, *rest))
+    return like.new_empty((rest[-1], steps, *rest[:-1])).movedim(0, -1)
+
+
+def _packing(starts: IntArray, lengths: IntArray) -> tuple[Tensor, list[int]]:
+    """Return the rows of packed episodes that begin at rows ``starts``, and the sizes of steps."""
+    longest_first = np.argsort(-lengths, kind="stable")
+    there = np.arange(lengths.max())[:, None] < lengths[longest_first]
+    rows = np.arange(len(there))[:, None] + starts[longest_first]
+    return torch.from_numpy(rows[there]), there.sum(1).tolist()
 
 
 def arrays_to_read(buffer: ExpertBuffer, recipe: DistillRecipe) -> list[str]:
@@ -114,8 +161,16 @@ def arrays_to_read(buffer: ExpertBuffer, recipe: DistillRecipe) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def build_targets(batch: Batch, lesson: Lesson) -> Targets:
-    """Compute the inputs and targets of whole episodes, [B, T, ...]."""
+def build_targets(batch: Batch, lesson: Lesson) -> Taught:
+    """Compute the inputs and targets of whole episodes."""
+    there = torch.from_numpy(batch.valid)
+    padded = _padded(batch, lesson)
+    steps = {name: values[there] for name, values in padded.tensors().items()}
+    return Taught(Targets(**steps), batch.valid.sum(1))
+
+
+def _padded(batch: Batch, lesson: Lesson) -> Targets:
+    """Compute everything as [B, T, ...], what is behind an episode's end included."""
     data, recipe = batch.arrays, lesson.recipe
     living = data["steps/alive"] & batch.valid[..., None]
     alive = torch.from_numpy(living)

@@ -210,9 +210,8 @@ def _epoch(
         _zero(state)
         if state.resources is not None:
             state.resources.gates.draw(draws)
-        memory = state.team.start(size)
-        outputs = passes.forward(batch.inputs, memory, batch.last_actions)
-        terms = objective(*outputs, batch, state.projections, recipe, step / max(1, total))
+        outputs = passes.forward(batch)
+        terms = objective(*outputs, batch.targets, state.projections, recipe, step / max(1, total))
         if state.resources is not None:
             terms |= state.resources.priced(terms["loss"], step / settled)
         passes.backward(terms["loss"])

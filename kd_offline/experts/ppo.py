@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kd_offline.advantage import generalised_advantage, side_mean
-from kd_offline.experts.team import ActorCritic
+from kd_offline.experts.team import ActorCritic, steps_that_count
 from kd_offline.schemas.expert import TrainRecipe
 from kd_offline.trajectories import Trajectories
 
@@ -146,8 +146,9 @@ def update(
 def _loss(model: ActorCritic, batch: Batch, recipe: TrainRecipe) -> tuple[Tensor, Tensor]:
     memory = model.start(batch.obs.shape[1])
     before = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions[:-1]])
-    logits, _, _ = model.act(batch.obs, memory, before)
-    value, _ = model.value(batch.state, batch.obs, memory)
+    lengths = steps_that_count(batch.weight > 0)
+    logits, _, _ = model.act(batch.obs, memory, before, lengths)
+    value, _ = model.value(batch.state, batch.obs, memory, lengths)
     logp = torch.log_softmax(logits.masked_fill(~batch.available, -1e10), -1)
     taken = logp.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
     total = batch.weight.sum().clamp(min=1)

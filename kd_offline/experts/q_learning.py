@@ -102,7 +102,7 @@ def update(
 ) -> UpdateStatistics:
     """Take one gradient step; ``unit`` is what one unit of the networks is in raw reward."""
     before = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions])
-    q = model.values(batch.obs, before)
+    q = model.values(batch.obs, before, batch.alive)
     goal = _goal(model, target, q.detach(), batch, before, recipe, unit)
     taken = q[:-1].gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
     mixed = model.mixer(taken * batch.alive[:-1], batch.state[:-1])
@@ -128,7 +128,11 @@ def _goal(
     """Return what the mixed values should be, float [T, B]."""
     settings = model.settings
     chosen = next_values(
-        q, target.values(batch.obs, before), batch.available, batch.alive, double=settings.double
+        q,
+        target.values(batch.obs, before, batch.alive),
+        batch.available,
+        batch.alive,
+        double=settings.double,
     )
     return lambda_returns(
         side_mean(batch.reward, model.side_of)[..., 0] / unit,

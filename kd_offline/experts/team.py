@@ -137,13 +137,18 @@ class ActorCritic(nn.Module):
         return kept + [seen[:, rows] for seen in memory[len(sizes) :]]
 
     def act(
-        self, obs: Tensor, memory: list[Tensor], last_actions: Tensor | None = None
+        self,
+        obs: Tensor,
+        memory: list[Tensor],
+        last_actions: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Run the actors over ``obs``: float [T, B, N, O].
 
-        ``last_actions``: int64 [T, B, N], -1 where there is none; None: nowhere. Returns logits
-        [T, B, N, A] (zero where an agent has no such action), embeddings [T, B, N, H] (zero-padded
-        to the widest) and the actors' memories.
+        ``last_actions``: int64 [T, B, N], -1 where there is none; None: nowhere. ``lengths``: int64
+        [B, N], at least 1, how many steps of each agent count; the others are not computed. Returns
+        logits [T, B, N, A] (zero where an agent has no such action or no more steps), embeddings
+        [T, B, N, H] (zero-padded to the widest) and the actors' memories.
         """
         obs = obs * self.mask
         extras = self._extras(obs, memory, last_actions)
@@ -155,32 +160,37 @@ class ActorCritic(nn.Module):
         for actor, group, state in zip(
             self._networks(self.actors), self.groups, memory[: len(self.actors)], strict=True
         ):
-            out, hidden, state = actor(self._inputs(obs, group, *extras), state)
             agents = list(group.agents)
+            ends = None if lengths is None else lengths[:, agents].flatten()
+            out, hidden, state = actor(self._inputs(obs, group, *extras), state, ends)
             logits[:, :, agents, : out.shape[-1]] = out.view(t, b, len(agents), -1)
             embedding[:, :, agents, : hidden.shape[-1]] = hidden.view(t, b, len(agents), -1)
             after.append(state)
         return logits, embedding, after
 
     def value(
-        self, state: Tensor, obs: Tensor, memory: list[Tensor]
+        self, state: Tensor, obs: Tensor, memory: list[Tensor], lengths: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Run the critics over ``state`` [T, B, S] and ``obs`` [T, B, N, O].
 
-        Returns values [T, B, N], in the units of the value normalisation, and the memories.
+        ``lengths`` as in :meth:`act`. Returns values [T, B, N], in the units of the value
+        normalisation, and the memories.
         """
         memory = memory[len(self.actors) : len(self.actors) + len(self.critics)]
         networks = list(self._networks(self.critics))
         if self.central:
-            sides = [c(state, m) for c, m in zip(networks, memory, strict=True)]
+            last = None if lengths is None else lengths.amax(1)
+            sides = [c(state, m, last) for c, m in zip(networks, memory, strict=True)]
             values = torch.cat([out for out, _, _ in sides], -1)
             return values[..., self.side_of], [m for _, _, m in sides]
         t, b = obs.shape[:2]
         value = obs.new_zeros(t, b, self.spec.n_agents)
         after = []
         for critic, group, before in zip(networks, self.groups, memory, strict=True):
-            out, _, m = critic(self._inputs(obs, group), before)
-            value[:, :, list(group.agents)] = out.view(t, b, -1)
+            agents = list(group.agents)
+            ends = None if lengths is None else lengths[:, agents].flatten()
+            out, _, m = critic(self._inputs(obs, group), before, ends)
+            value[:, :, agents] = out.view(t, b, -1)
             after.append(m)
         return value, after
 
@@ -221,3 +231,12 @@ class ActorCritic(nn.Module):
             "actor": sum(p.numel() for p in self.actors.parameters()),
             "critic": sum(p.numel() for p in self.critics.parameters()),
         }
+
+
+def steps_that_count(acting: Tensor) -> Tensor:
+    """Return for each agent the steps up to its last: int64 [B, N], at least 1.
+
+    ``acting``: bool [T, B, N], where what an agent's network says matters.
+    """
+    numbers = torch.arange(1, len(acting) + 1).view(-1, 1, 1)
+    return (acting * numbers).amax(0).clamp(min=1)

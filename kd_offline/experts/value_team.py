@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kd_offline.errors import UsageError
 from kd_offline.experts.mixing import TeamValue
 from kd_offline.experts.ppo import ValueNorm
-from kd_offline.experts.team import ActorCritic
+from kd_offline.experts.team import ActorCritic, steps_that_count
 from kd_offline.networks.mixers import MixerShape, QMixer, SumMixer, draw_weights
 from kd_offline.policies import epsilon_greedy
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -87,13 +87,16 @@ class ValueTeam(nn.Module):
         """Return the memories of some episodes of a batch, indices ``episodes``."""
         return self.agents.keep(memory, episodes)
 
-    def values(self, obs: Tensor, last_actions: Tensor) -> Tensor:
+    def values(self, obs: Tensor, last_actions: Tensor, alive: Tensor | None = None) -> Tensor:
         """Return the values of all actions over whole episodes.
 
         ``obs``: float [T, B, N, O]; ``last_actions``: int64 [T, B, N], -1 where there is none;
-        float [T, B, N, A].
+        ``alive``: bool [T, B, N]; None: always. Returns float [T, B, N, A], zero once an agent
+        stays dead.
         """
-        return self.agents.act(obs, self.start(obs.shape[1]), last_actions)[0]
+        memory = self.start(obs.shape[1])
+        lengths = None if alive is None else steps_that_count(alive)
+        return self.agents.act(obs, memory, last_actions, lengths)[0]
 
     def parameter_counts(self) -> dict[str, int]:
         """Return the number of parameters of the agents and of the mixer."""

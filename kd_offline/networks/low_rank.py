@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kd_offline.networks.gru import Weights
+
 
 class LowRankGRU(nn.Module):
     """A GRU [x -> h] with weights ``U V``: ``V`` of [r, x] or [r, h], ``U`` of [3 h, r].
@@ -23,13 +25,17 @@ class LowRankGRU(nn.Module):
         self.bias_ih = nn.Parameter(torch.empty(3 * width))
         self.bias_hh = nn.Parameter(torch.empty(3 * width))
 
-    def forward(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x``: float [T, B, x] and memory [1, B, h] to states [T, B, h] and memory."""
-        weights = [
+    def weights(self) -> Weights:
+        """Return the full matrices."""
+        return Weights(
             self.weight_ih_out @ self.weight_ih_in,
             self.weight_hh_out @ self.weight_hh_in,
             self.bias_ih,
             self.bias_hh,
-        ]
+        )
+
+    def forward(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``x``: float [T, B, x] and memory [1, B, h] to states [T, B, h] and memory."""
+        weights = list(self.weights())
         out, after = torch.gru(x, memory, weights, True, 1, 0.0, self.training, False, False)
         return out, after

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from kd_offline.networks.gru import Weights, packed_gru
 from kd_offline.networks.low_rank import LowRankGRU
 
 
@@ -32,6 +35,14 @@ class NetworkShape:
     def embedding(self) -> int:
         """Width of the embedding, H."""
         return self.gru if self.gru is not None else (self.inputs, *self.trunk)[-1]
+
+
+class Packed(NamedTuple):
+    """What a network says at each step of packed sequences, and what it carries on."""
+
+    outputs: Tensor  # [S, A]
+    embedding: Tensor  # [S, H]
+    memory: Tensor  # [S, H], or [S, 0] without a GRU
 
 
 class RecurrentNetwork(nn.Module):
@@ -67,12 +78,47 @@ class RecurrentNetwork(nn.Module):
         """Return the memory of ``batch`` fresh episodes: zeros [1, B, H]; width 0 without a GRU."""
         return self.head.weight.new_zeros(1, batch, self.shape.gru or 0)
 
-    def forward(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map ``x``: float [T, B, inputs] to outputs [T, B, A], embeddings [T, B, H] and memory."""
+    def forward(
+        self, x: Tensor, memory: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Map ``x``: float [T, B, inputs] to outputs [T, B, A], embeddings [T, B, H] and memory.
+
+        With ``lengths``: int [B], at least 1, nothing is computed behind a sequence's end: outputs
+        and embeddings are zero there, and the memory is that of its last step.
+        """
+        if lengths is not None:
+            return self._up_to(lengths, x, memory)
         x = self.trunk(x)
         if self.gru is not None:
             x, memory = self.gru(x, memory)
         return self.head(x), x, memory
+
+    def packed(self, x: Tensor, sizes: list[int], memory: Tensor) -> Packed:
+        """Run over packed sequences as :func:`packed_gru` takes them.
+
+        ``x``: float [S, inputs]; ``memory``: float [B, H], of width 0 without a GRU.
+        """
+        x = self.trunk(x)
+        if self.gru is None:
+            return Packed(self.head(x), x, x[:, :0])
+        x = packed_gru(x, sizes, memory, weights_of(self.gru))
+        return Packed(self.head(x), x, x)
+
+    def _up_to(self, lengths: Tensor, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        given = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        sizes, order, back = given.batch_sizes, given.sorted_indices, given.unsorted_indices
+        found = self.packed(given.data, sizes.tolist(), memory[0, order])
+        ends = (sizes.cumsum(0) - sizes)[lengths[order] - 1] + torch.arange(len(lengths))
+        both = (given._replace(data=y) for y in (found.outputs, found.embedding))
+        outputs, embeddings = (pad_packed_sequence(y, total_length=len(x))[0] for y in both)
+        return outputs, embeddings, found.memory[ends[back]].unsqueeze(0)
+
+
+def weights_of(gru: nn.GRU | LowRankGRU) -> Weights:
+    """Return the matrices and biases of a GRU."""
+    if isinstance(gru, LowRankGRU):
+        return gru.weights()
+    return Weights(*gru.parameters())
 
 
 def _unit(shape: NetworkShape, inputs: int) -> nn.GRU | LowRankGRU | None:

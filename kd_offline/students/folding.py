@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kd_offline.networks.gru import Weights, packed_gru
 from kd_offline.networks.quantise import rounded
-from kd_offline.networks.recurrent import RecurrentNetwork
+from kd_offline.networks.recurrent import Packed, RecurrentNetwork
 from kd_offline.types import BoolArray
 
 if TYPE_CHECKING:
@@ -134,9 +135,9 @@ class RoundedPass:
     visible: BoolArray | None
 
     def __call__(
-        self, team: StudentTeam, i: int, x: Tensor, memory: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run agent ``i`` over ``x`` [T, B, I]; as its network does, aligner included."""
+        self, team: StudentTeam, i: int, x: Tensor, sizes: list[int], memory: Tensor
+    ) -> Packed:
+        """Run agent ``i`` over packed ``x`` [S, I]; as its network does, aligner included."""
         folded = fold(team, i, None if self.visible is None else self.visible[i])
         every = [_single(one) for one in folded.matrices]
         depth = len(folded.trunk)
@@ -144,9 +145,9 @@ class RoundedPass:
             x = functional.layer_norm(functional.linear(x, weight, bias).relu(), bias.shape)
         if folded.gru:
             weights, biases = zip(*every[depth:-1], strict=True)
-            flat = [*weights, *biases]
-            x, memory = torch.gru(x, memory, flat, True, 1, 0.0, team.training, False, False)
-        return functional.linear(x, *every[-1]), self._embedding(team, i, x), memory
+            x = packed_gru(x, sizes, memory, Weights(*weights, *biases))
+        after = x if folded.gru else x[:, :0]
+        return Packed(functional.linear(x, *every[-1]), self._embedding(team, i, x), after)
 
     def _embedding(self, team: StudentTeam, i: int, x: Tensor) -> Tensor:
         """Return the embedding in the scale that it has without rounding."""

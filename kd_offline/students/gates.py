@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
+from kd_offline.networks.gru import packed_gru
+from kd_offline.networks.recurrent import NetworkShape, Packed, RecurrentNetwork, weights_of
 from kd_offline.students.networks import StudentTeam
 
 TEMPERATURE = 2 / 3
@@ -90,9 +91,9 @@ class GatedPass:
     gates: Gates
 
     def __call__(
-        self, team: StudentTeam, i: int, x: Tensor, memory: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run agent ``i`` over ``x`` [T, B, I]; as its network does, aligner included."""
+        self, team: StudentTeam, i: int, x: Tensor, sizes: list[int], memory: Tensor
+    ) -> Packed:
+        """Run agent ``i`` over packed ``x`` [S, I]; as its network does, aligner included."""
         network = team.networks[i]
         assert isinstance(network, RecurrentNetwork)  # noqa: S101 - nn.ModuleList forgets it
         gates = self.gates.values(i, noisy=team.training)
@@ -101,9 +102,13 @@ class GatedPass:
             linear, norm = network.trunk[3 * index], network.trunk[3 * index + 2]
             assert isinstance(norm, nn.LayerNorm)  # noqa: S101
             x = gated_norm(functional.relu(linear(x)), norm, gate)
-        if network.gru is not None:
-            x, memory = _gated_gru(network.gru, x, memory, gates[-1])
-        return network.head(x), x, memory
+        if network.gru is None:
+            return Packed(network.head(x), x, x[:, :0])
+        # The state that goes on stays ungated, what reads it does not.
+        own = weights_of(network.gru)
+        states = packed_gru(x, sizes, memory, own._replace(hh=own.hh * gates[-1]))
+        seen = states * gates[-1]
+        return Packed(network.head(seen), seen, states)
 
 
 def gated_norm(x: Tensor, norm: nn.LayerNorm, gate: Tensor) -> Tensor:
@@ -117,11 +122,3 @@ def gated_norm(x: Tensor, norm: nn.LayerNorm, gate: Tensor) -> Tensor:
     variance = (centred.square() @ gate) / total
     scale = (variance + norm.eps).rsqrt().unsqueeze(-1)
     return centred * scale * (norm.weight * gate) + norm.bias * gate
-
-
-def _gated_gru(unit: nn.Module, x: Tensor, memory: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a GRU over ``x`` [T, B, I]; its own state stays ungated, what reads it does not."""
-    ours, theirs, bias, recurrent_bias = unit.parameters()
-    weights = [ours, theirs * gate, bias, recurrent_bias]
-    out, after = torch.gru(x, memory, weights, True, 1, 0.0, unit.training, False, False)
-    return out * gate, after

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kd_offline.networks.arithmetic import ExportedShape
-from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
+from kd_offline.networks.gru import steps_before
+from kd_offline.networks.recurrent import NetworkShape, Packed, RecurrentNetwork
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.layers import LayerWidths, Widths
 from kd_offline.schemas.recipes import StudentArchitecture
@@ -44,9 +45,9 @@ class AgentPass(Protocol):
     """Another forward pass through the weights of a team's networks."""
 
     def __call__(
-        self, team: StudentTeam, i: int, x: Tensor, memory: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run agent ``i`` over ``x`` [T, B, I]; as its network does, aligner included."""
+        self, team: StudentTeam, i: int, x: Tensor, sizes: list[int], memory: Tensor
+    ) -> Packed:
+        """Run agent ``i`` over packed ``x`` [S, I]; as its network does, aligner included."""
         ...
 
 
@@ -129,30 +130,54 @@ class StudentTeam(nn.Module):
         the students take it. Returns logits [T, B, N, A] (zero where an agent has no such action),
         each agent's embedding [T, B, H_i] and the memory.
         """
+        steps, batch = prepared.shape[:2]
         inputs = self.inputs_of(prepared, memory)
-        each = [self.agent(i, inputs, memory, last_actions) for i in range(len(self.widths))]
+        taken = None if last_actions is None else last_actions.flatten(0, 1)
+        each = [
+            self.agent(i, inputs.flatten(0, 1), [batch] * steps, taken, own[0])
+            for i, own in enumerate(memory.hidden)
+        ]
         logits, embeddings, after = zip(*each, strict=True)
-        return self.joined(logits), list(embeddings), TeamMemory(list(after), prepared[-1:])
+        hidden = [own[-batch:].unsqueeze(0) for own in after]
+        shown = [own.view(steps, batch, -1) for own in embeddings]
+        joined = self.joined([own.view(steps, batch, -1) for own in logits])
+        return joined, shown, TeamMemory(hidden, prepared[-1:])
 
     def inputs_of(self, prepared: Tensor, memory: TeamMemory) -> Tensor:
         """Return what the agents take their columns from, [T, B, N, O'']."""
-        return self._with_motion(prepared, memory.last) if self.inputs.motion else prepared
+        if not self.inputs.motion:
+            return prepared
+        first = prepared[:1] if memory.last is None else memory.last
+        return self._with_motion(prepared, torch.cat([first, prepared[:-1]]))
+
+    def packed_inputs(self, prepared: Tensor, sizes: list[int]) -> Tensor:
+        """Return what the agents take their columns from in packed whole episodes, [S, N, O'']."""
+        if not self.inputs.motion:
+            return prepared
+        return self._with_motion(prepared, prepared[steps_before(sizes)])
 
     def agent(
-        self, i: int, inputs: Tensor, memory: TeamMemory, last_actions: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run agent ``i`` alone: its logits [T, B, A_i], embeddings [T, B, H_i] and memory."""
-        network = self.networks[i]
-        own = self._input(inputs, i)
+        self,
+        i: int,
+        inputs: Tensor,
+        sizes: list[int],
+        last_actions: Tensor | None,
+        memory: Tensor | None = None,
+    ) -> Packed:
+        """Run agent ``i`` alone over packed ``inputs`` [S, N, O''] with steps of ``sizes``.
+
+        ``last_actions``: one-hot float [S, N, A]. ``memory``: [B, H_i], None for whole episodes.
+        """
+        network, own = self._agents()[i], self._input(inputs, i)
+        memory = network.start(sizes[0])[0] if memory is None else memory
         if last_actions is not None and self.inputs.last_action:
-            own = torch.cat([own, last_actions[:, :, i, : self.spec.action_counts[i]]], -1)
+            own = torch.cat([own, last_actions[:, i, : self.spec.action_counts[i]]], -1)
         if self.stand_in is not None:
-            return self.stand_in(self, i, own, memory.hidden[i])
-        out: tuple[Tensor, Tensor, Tensor] = network(self.aligners[i](own), memory.hidden[i])
-        return out
+            return self.stand_in(self, i, own, sizes, memory)
+        return network.packed(self.aligners[i](own), sizes, memory)
 
     def joined(self, logits: Sequence[Tensor]) -> Tensor:
-        """Return the logits of all agents as [T, B, N, A], the actions outermost in memory."""
+        """Return the logits of all agents as [..., N, A], the actions outermost in memory."""
         spare = [self.spec.action_count - out.shape[-1] for out in logits]
         padded = [
             nn.functional.pad(out, (0, more)) if more else out
@@ -160,19 +185,15 @@ class StudentTeam(nn.Module):
         ]
         return torch.stack([out.movedim(-1, 0) for out in padded], -1).movedim(0, -1)
 
-    def _with_motion(self, prepared: Tensor, last: Tensor | None) -> Tensor:
-        """Append the change of the observation since the step before, in its own scale."""
-        seen = prepared[..., : self.spec.obs_width]
-        before = seen[:1] if last is None else last[..., : self.spec.obs_width]
-        change = torch.empty_like(seen)
-        torch.sub(seen[:1], before, out=change[:1])
-        torch.sub(seen[1:], seen[:-1], out=change[1:])
-        return torch.cat([prepared, change.div_(self.motion_std)], -1)
+    def _with_motion(self, prepared: Tensor, before: Tensor) -> Tensor:
+        """Append the change of the observation since the step ``before``, in its own scale."""
+        seen, last = (x[..., : self.spec.obs_width] for x in (prepared, before))
+        return torch.cat([prepared, (seen - last).div_(self.motion_std)], -1)
 
     def _input(self, inputs: Tensor, agent: int) -> Tensor:
-        """Return the columns of one agent [T, B, ...], without the padding of narrower agents."""
+        """Return the columns of one agent [S, ...], without the padding of narrower agents."""
         width, padded = self.spec.obs_widths[agent], self.spec.obs_width
-        mine = inputs[:, :, agent]
+        mine = inputs[:, agent]
         if width == padded:
             return mine
         parts = mine.split(padded, -1)  # type: ignore[no-untyped-call]

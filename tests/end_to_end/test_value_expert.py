@@ -45,7 +45,7 @@ def test_students_are_asked_for_the_softened_values(place):
     gaps = q - q.mean(-1, keepdims=True)
     scores = gaps / np.sqrt((gaps**2).mean((0, 2)))[:, None] / 0.5
     wanted = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    got = found.expert.exp().numpy().reshape(wanted.shape)
+    got = found.targets.expert.exp().numpy().reshape(wanted.shape)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
     assert (got.argmax(-1) == q.argmax(-1)).all()
 

@@ -14,7 +14,7 @@ from kd_offline.distillation.lessons import Streamed, first_critic, measured, or
 from kd_offline.distillation.measures import Deviation
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.roles import fit_roles
-from kd_offline.distillation.targets import Lesson, Targets
+from kd_offline.distillation.targets import Lesson, Taught
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import RecordingHeader
 from kd_offline.students.networks import StudentInputs, StudentTeam
@@ -63,9 +63,11 @@ def lesson_for(buffer, recipe):
 
 
 def close(one, other):
-    assert one.tensors().keys() == other.tensors().keys()
-    for name, values in one.tensors().items():
-        torch.testing.assert_close(values, other.tensors()[name], atol=1e-6, rtol=1e-5, msg=name)
+    assert one.sizes == other.sizes
+    found = other.targets.tensors()
+    assert one.targets.tensors().keys() == found.keys()
+    for name, values in one.targets.tensors().items():
+        torch.testing.assert_close(values, found[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_a_stream_gives_the_targets_of_memory(chunked, settings):
     small = distill_recipe(settings=settings | {"memory_mb": BUDGET})
     loader, lesson = lesson_for(chunked, small)
     streamed = taught(loader, lesson)
-    assert isinstance(whole, Targets)
+    assert isinstance(whole, Taught)
     assert isinstance(streamed, Streamed)
     for name in ("mean", "std"):
         one, other = (getattr(x.measures.advantage, name) for x in (lesson, whole_lesson))
@@ -96,10 +98,10 @@ def test_an_epoch_of_a_stream_is_every_episode_once(chunked):
     assert len(batches) == len(streamed) // 8
     again = list(streamed.epoch(8, seed=1, epoch=2))
     for one, other in zip(batches, again, strict=True):
-        assert torch.equal(one.inputs, other.inputs)
-    firsts = torch.cat([batch.inputs[0] for batch in batches])
+        assert torch.equal(one.targets.inputs, other.targets.inputs)
+    firsts = torch.cat([batch.targets.inputs[: batch.sizes[0]] for batch in batches])
     assert len(torch.unique(firsts, dim=0)) == len(batches) * 8
-    everyone = torch.cat([batch.inputs[0] for batch in streamed.parts(8)])
+    everyone = torch.cat([b.targets.inputs[: b.sizes[0]] for b in streamed.parts(8)])
     assert {tuple(x.flatten().tolist()) for x in firsts} <= {
         tuple(x.flatten().tolist()) for x in everyone
     }

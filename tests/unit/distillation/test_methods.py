@@ -12,6 +12,7 @@ from kd_offline.distillation.methods import METHODS, check_arrays, needed_arrays
 from kd_offline.distillation.objective import objective
 from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.recipe import distill_recipe
+from kd_offline.distillation.side_by_side import side_by_side
 from kd_offline.distillation.targets import Lesson
 from kd_offline.errors import MissingArrayError, UsageError
 from kd_offline.students.networks import StudentInputs, StudentTeam
@@ -51,6 +52,11 @@ def prepared(buffer, **settings):
     return recipe, team, everything, projections
 
 
+def said(team, batch):
+    with side_by_side(team, 1) as passes:
+        return passes.forward(batch)
+
+
 def test_q_values_stand_for_logits():
     for method in ("kl", "q", "bc-argmax", "kd-marl"):
         read = needed_arrays(distill_recipe(method=method), VALUES)
@@ -77,7 +83,7 @@ def test_without_values_of_states_the_message_says_which_method_to_use(method):
 
 def test_a_student_that_says_the_expert_values_has_no_loss(buffer):
     recipe, team, batch, projections = prepared(buffer)
-    _, embeddings, _ = team(batch.inputs, team.start(4), batch.last_actions)
+    (_, embeddings), batch = said(team, batch), batch.targets
     logits = batch.expert + torch.randn(*batch.expert.shape[:-1], 1)  # its level is free
     terms = objective(logits, embeddings, batch, projections, recipe, 1.0)
     assert set(terms) == {"regression", "loss"}
@@ -89,19 +95,19 @@ def test_a_student_that_says_the_expert_values_has_no_loss(buffer):
 
 def test_dueling_students_learn_the_level_beside_their_head(buffer):
     recipe, team, batch, projections = prepared(buffer, **{"student.dueling": True})
-    logits, embeddings, _ = team(batch.inputs, team.start(4), batch.last_actions)
+    (logits, embeddings), batch = said(team, batch), batch.targets
     terms = objective(logits, embeddings, batch, projections, recipe, 1.0)
     assert terms["value"].item() == pytest.approx(0.5, abs=0.01)  # of zeros, of deviation 1
     torch.testing.assert_close(terms["loss"], terms["regression"] + terms["value"])
     terms["loss"].backward()
     assert all(v.weight.grad.abs().sum() > 0 for v in projections.value)
-    level = np.nanmean(np.where(batch.weight.bool(), batch.baseline, np.nan), (0, 1))
+    level = np.nanmean(np.where(batch.weight.bool(), batch.baseline, np.nan), 0)
     np.testing.assert_allclose(level, 0.0, atol=1e-3)
 
 
-def test_dead_agents_and_padding_change_nothing(buffer):
+def test_dead_agents_change_nothing(buffer):
     recipe, team, batch, projections = prepared(buffer, **{"student.dueling": True})
-    logits, embeddings, _ = team(batch.inputs, team.start(4), batch.last_actions)
+    (logits, embeddings), batch = said(team, batch), batch.targets
     before = objective(logits, embeddings, batch, projections, recipe, 1.0)["loss"]
     spoiled = torch.where(batch.weight.unsqueeze(-1) > 0, logits, 50.0 * torch.randn_like(logits))
     assert (batch.weight == 0).any()
@@ -110,7 +116,7 @@ def test_dead_agents_and_padding_change_nothing(buffer):
 
 
 def test_a_stream_gives_the_targets_of_memory(buffer):
-    whole = prepared(buffer, **{"student.dueling": True})[2]
+    whole = prepared(buffer, **{"student.dueling": True})[2].targets
     recipe = distill_recipe(method="q", settings={"student.dueling": True, "memory_mb": 50.0})
     loader = ordered(buffer, np.arange(4), recipe)
     team = StudentTeam(SPEC, recipe.student, (8, 8), None, StudentInputs())
@@ -119,7 +125,7 @@ def test_a_stream_gives_the_targets_of_memory(buffer):
     streamed = Streamed(buffer, np.arange(4), lesson, loader.length)
     (part,) = streamed.parts(4)
     for name in ("expert", "baseline", "weight"):
-        torch.testing.assert_close(getattr(part, name), getattr(whole, name))
+        torch.testing.assert_close(getattr(part.targets, name), getattr(whole, name))
 
 
 def test_dueling_needs_the_regression():

@@ -10,6 +10,7 @@ from kd_offline.distillation.objective import objective
 from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.roles import fit_roles
+from kd_offline.distillation.side_by_side import side_by_side
 from kd_offline.distillation.targets import Lesson
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.students.networks import StudentInputs, StudentTeam
@@ -37,15 +38,25 @@ def setting(buffer, widths=(8, 8, 8), **settings):
 
 def terms(buffer, logits=None, progress=1.0, widths=(8, 8, 8), **settings):
     recipe, team, batch, projections = setting(buffer, widths, **settings)
-    own, embeddings, _ = team(batch.inputs, team.start(len(EPISODES)), batch.last_actions)
+    own, embeddings = said(team, batch)
     return objective(
-        own if logits is None else logits, embeddings, batch, projections, recipe, progress
-    ), batch
+        own if logits is None else logits, embeddings, batch.targets, projections, recipe, progress
+    ), batch.targets
+
+
+def said(team, batch):
+    with side_by_side(team, 1) as passes:
+        return passes.forward(batch)
+
+
+def by_step(values):
+    """Episodes of one length [B, T, ...] as they are packed."""
+    return torch.from_numpy(values).transpose(0, 1).flatten(0, 1)
 
 
 def expert_logits(buffer):
     values, _ = buffer.padded(["steps/logits"], EPISODES)
-    return torch.from_numpy(values["steps/logits"]).transpose(0, 1)
+    return by_step(values["steps/logits"])
 
 
 def test_the_expert_itself_has_no_kl_and_the_least_cross_entropy(buffer):
@@ -60,7 +71,8 @@ def test_ppo_ratio_of_the_expert_is_one_without_noise(buffer):
     result, batch = terms(buffer, expert_logits(buffer))
     taken = batch.expert.gather(-1, batch.executed.unsqueeze(-1)).squeeze(-1)
     clean = torch.from_numpy(buffer.episodes("noise_level")[EPISODES] == 0)
-    torch.testing.assert_close(taken[:, clean], batch.behaviour[:, clean], atol=1e-4, rtol=1e-4)
+    taken, behaviour = (x.view(-1, *clean.shape, 3)[:, clean] for x in (taken, batch.behaviour))
+    torch.testing.assert_close(taken, behaviour, atol=1e-4, rtol=1e-4)
     assert result["policy"].abs().item() < 1.0
 
 
@@ -123,9 +135,9 @@ def test_equation_6_as_printed(buffer):
 )
 def test_every_switch_gives_finite_gradients_and_another_loss(buffer, settings):
     recipe, team, batch, projections = setting(buffer, **settings)
-    logits, embeddings, _ = team(batch.inputs, team.start(len(EPISODES)), batch.last_actions)
-    loss = objective(logits, embeddings, batch, projections, recipe, 1.0)["loss"]
-    loss.backward()
+    with side_by_side(team, 1) as passes:
+        loss = objective(*passes.forward(batch), batch.targets, projections, recipe, 1.0)["loss"]
+        passes.backward(loss)
     gradients = [p.grad for p in team.parameters()]
     assert all(g is not None and torch.isfinite(g).all() for g in gradients)
     assert loss.item() != pytest.approx(terms(buffer)[0]["loss"].item(), abs=1e-7)
@@ -148,7 +160,7 @@ def test_methods_read_only_what_they_need(buffer, method):
         np.random.default_rng(0),
         StudentInputs(),
     )
-    targets = targets_of(buffer, recipe, team, None)
+    targets = targets_of(buffer, recipe, team, None).targets
     assert (targets.softened is not None) == (recipe.weights.kl > 0)
     assert (targets.advantage is not None) == (recipe.weights.policy > 0)
     assert (targets.relations is not None) == (recipe.weights.structure > 0)
@@ -158,14 +170,14 @@ def test_cloning_leaves_out_what_noise_or_a_partner_did(buffer):
     """Changing the student only where others acted changes no cross entropy of executed actions."""
     recipe, team, batch, projections = setting(buffer, **{"switches.ce_target": "executed"})
     source = buffer.padded(["steps/action_source"], EPISODES)[0]["steps/action_source"]
-    theirs = torch.from_numpy(source != 0).transpose(0, 1)
+    theirs = by_step(source != 0)
     assert theirs.any()
-    logits, embeddings, _ = team(batch.inputs, team.start(len(EPISODES)), batch.last_actions)
+    logits, embeddings = said(team, batch)
     values = []
     for shift in (0.0, 5.0):
         other = logits.detach().clone()
         other[..., 0] += shift * theirs
-        terms_ = objective(other, embeddings, batch, projections, recipe, 1.0)
+        terms_ = objective(other, embeddings, batch.targets, projections, recipe, 1.0)
         values.append((terms_["ce"].item(), terms_["kl"].item()))
     assert values[0][0] == pytest.approx(values[1][0], abs=1e-6)
     assert values[0][1] != pytest.approx(values[1][1], abs=1e-3)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from kd_offline.distillation.side_by_side import side_by_side
+from kd_offline.distillation.targets import PackedTargets, Targets
 from kd_offline.environments import load
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.students.networks import StudentInputs, StudentTeam
@@ -21,6 +22,12 @@ def team_and_batch():
     return team, obs, last
 
 
+def packed(obs, last):
+    """A batch of episodes of one length; no loss reads anything but the inputs."""
+    inputs, taken = obs.flatten(0, 1), last.flatten(0, 1)
+    return PackedTargets(Targets(inputs, taken, *[inputs] * 3), [B] * T)
+
+
 def loss_of(logits, embeddings):
     together = embeddings[0][..., :4] * embeddings[1] * embeddings[2][..., :4]
     return torch.log_softmax(logits, -1).square().mean() + together.mean()
@@ -37,11 +44,11 @@ def test_gradients_are_those_of_one_graph(threads):
     team, obs, last = team_and_batch()
     logits, embeddings, _ = team(obs, team.start(B), last)
     loss_of(logits, embeddings).backward()
-    whole = gradients(team)
+    whole, batch = gradients(team), packed(obs, last)
     with side_by_side(team, threads) as passes:
         for _ in range(2):  # nothing is left over from one batch to the next
-            apart = passes.forward(obs, team.start(B), last)
-            assert torch.equal(apart[0], logits)
+            apart = passes.forward(batch)
+            assert torch.equal(apart[0], logits.flatten(0, 1))
             passes.backward(loss_of(*apart))
             for mine, theirs in zip(gradients(team), whole, strict=True):
                 torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-8)
@@ -52,7 +59,7 @@ def test_threads_change_no_bit():
     found = []
     for threads in (1, 2, 3):
         with side_by_side(team, threads) as passes:
-            passes.backward(loss_of(*passes.forward(obs, team.start(B), last)))
+            passes.backward(loss_of(*passes.forward(packed(obs, last))))
         found.append(gradients(team))
     for others in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
@@ -61,7 +68,7 @@ def test_threads_change_no_bit():
 def test_what_the_loss_does_not_use_gets_no_gradient():
     team, obs, last = team_and_batch()
     with side_by_side(team, 2) as passes:
-        logits, _ = passes.forward(obs, team.start(B), last)
+        logits, _ = passes.forward(packed(obs, last))
         passes.backward(logits.square().mean())
     assert all(p.grad is not None for p in team.parameters())
 
@@ -69,4 +76,4 @@ def test_what_the_loss_does_not_use_gets_no_gradient():
 def test_an_error_in_a_thread_reaches_the_caller():
     team, obs, last = team_and_batch()
     with side_by_side(team, 2) as passes, pytest.raises(RuntimeError):
-        passes.forward(obs[..., :3], team.start(B), last)
+        passes.forward(packed(obs[..., :3], last))

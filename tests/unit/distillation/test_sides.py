@@ -45,14 +45,14 @@ def targets(buffer):
     team = StudentTeam(SPEC, architecture, (4, 4, 4), rng, StudentInputs())
     critic = buffer.manifest.experts[0]
     lesson = Lesson(SPEC, critic, RECIPE, measures, team, None)
-    return build_targets(next(loader.batches(epochs=1)), lesson)
+    return build_targets(next(loader.batches(epochs=1)), lesson).targets
 
 
 def test_advantages_come_from_the_side_own_reward_and_scale(tmp_path):
     # The sheep share the mean of their rewards; the wolf's, a hundred times as large, is its own.
     reward = [[100.0, 1.0, 3.0], [300.0, 5.0, 3.0], [500.0, 5.0, 7.0]]  # sheep: 2, 4, 6
     value = [[200.0, 2.5, 2.5], [300.0, 4.0, 4.0], [400.0, 5.5, 5.5]]
-    found = targets(recorded(tmp_path / "d.zarr", reward, value)).advantage[:, 0]
+    found = targets(recorded(tmp_path / "d.zarr", reward, value)).advantage
     # Residuals of the wolf: -100, 0, 100; of each of the sheep: -0.5, 0, 0.5.
     wanted = np.sqrt(1.5) * np.array([-1.0, 0.0, 1.0])
     for agent in range(3):
@@ -85,11 +85,11 @@ def test_a_joint_ratio_is_that_of_the_side():
 
 
 def test_joint_agreement_asks_each_side_alone():
-    expert = torch.log_softmax(torch.eye(3)[[0, 1, 2]] * 5, -1).expand(1, 1, 3, 3)
+    expert = torch.log_softmax(torch.eye(3)[[0, 1, 2]] * 5, -1).expand(1, 3, 3)
     student = expert.clone()
     student[..., 0, :] = student[..., 0, [1, 0, 2]]  # the wolf errs
-    here = torch.ones(1, 1, 3)
-    part = Targets(here, here, torch.ones(1, 1, 3, 3).bool(), here, here, expert=expert)
+    here = torch.ones(1, 3)
+    part = Targets(here, here, torch.ones(1, 3, 3).bool(), here, here, expert=expert)
     apart, together = _sums(student, part, (0, 1, 1)), _sums(student, part, (0, 0, 0))
     names = ("joint_agreement", "moments")
     assert [float(apart[name]) for name in names] == [1, 2]

@@ -31,24 +31,24 @@ def test_gradients_go_straight_through_the_rounding():
     head = team.networks[0].head
     with torch.no_grad():
         head.weight.copy_(torch.linspace(-1.0, 0.9, head.weight.numel()).view_as(head.weight))
-    x = torch.arange(1.0, 7.0).view(1, 1, 6)
-    logits, _, _ = team.agent(0, x.unsqueeze(2).expand(1, 1, 3, 6), team.start(1), None)
+    x = torch.arange(1.0, 7.0)
+    logits = team.agent(0, x.expand(1, 3, 6), [1], None).outputs[0]
     kept = torch.from_numpy(rounded(head.weight.detach().numpy()))
-    assert torch.allclose(logits[0, 0], kept @ x[0, 0] + head.bias, atol=1e-6)
-    logits[0, 0, 2].backward()
+    assert torch.allclose(logits, kept @ x + head.bias, atol=1e-6)
+    logits[2].backward()
     expected = torch.zeros_like(head.weight)
-    expected[2] = x[0, 0]
+    expected[2] = x
     assert torch.equal(head.weight.grad, expected)
 
 
 def test_gains_that_fold_into_a_matrix_learn_through_it():
     team = aware(Kind("mlp", 1, mask="full")).team.requires_grad_(True)
     network = team.networks[0]
-    x = torch.linspace(-1, 1, 6).view(1, 1, 1, 6).expand(1, 1, 3, 6)
-    logits, embedding, _ = team.agent(0, x, team.start(1), None)
-    logits[0, 0, 1].backward(retain_graph=True)
+    x = torch.linspace(-1, 1, 6).expand(1, 3, 6)
+    logits, embedding, _ = team.agent(0, x, [1], None)
+    logits[0, 1].backward(retain_graph=True)
     gain, offset, head = network.trunk[2].weight, network.trunk[2].bias, network.head.weight
-    normalised = ((embedding - offset) / gain)[0, 0].detach()
+    normalised = ((embedding - offset) / gain)[0].detach()
     assert torch.allclose(gain.grad, head[1].detach() * normalised, atol=1e-5)
     assert torch.allclose(offset.grad, head[1].detach(), atol=1e-6)
 

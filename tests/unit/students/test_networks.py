@@ -68,9 +68,26 @@ def test_motion_is_the_scaled_change_and_zero_at_first():
     model.scale_inputs(InputScale(*(np.full((3, 10), x) for x in (0.0, 2.0, 0.5))))
     obs = observations()
     prepared = model.prepare(obs, torch.ones(3, 10))
-    inputs = model._with_motion(prepared, None)
+    inputs = model.inputs_of(prepared, model.start(3))
     assert (inputs[0, ..., 10:] == 0).all()
     torch.testing.assert_close(inputs[1:, ..., 10:], (obs[1:] - obs[:-1]) / 0.5)
+
+
+def test_packed_episodes_of_unequal_lengths_give_what_each_gives_alone():
+    model = team(StudentInputs(motion=True, last_action=True))
+    obs = model.prepare(observations(), torch.ones(3, 10))
+    taken = torch.eye(5)[torch.arange(len(obs) * 9).view(len(obs), 3, 3) % 5]
+    lengths, longest = (2, 5, 4), [1, 2, 0]
+    rows = [(t, e) for t in range(5) for e in longest if t < lengths[e]]
+    steps, episodes = map(list, zip(*rows, strict=True))
+    sizes = [3, 3, 2, 2, 1]
+    inputs = model.packed_inputs(obs[steps, episodes], sizes)
+    found = [model.agent(i, inputs, sizes, taken[steps, episodes]) for i in range(3)]
+    logits, embeddings, _ = model(obs, model.start(3), taken)
+    together = model.joined([each.outputs for each in found])
+    torch.testing.assert_close(together, logits[steps, episodes])
+    for own, all_steps in zip(found, embeddings, strict=True):
+        torch.testing.assert_close(own.embedding, all_steps[steps, episodes])
 
 
 def test_constant_features_keep_their_scale():
