@@ -12,13 +12,13 @@ from benchmarks.results.plan import DistilledCell, NetworkCell, Study, Task
 
 MASK = "paper"
 RL_SEEDS = (0,)
-_RECIPES = Path("cli/recipes/train")
+_RECIPES = Path("cli/recipes")
 _NARROW, _WIDE = 16, 32
 
 
 def _task(name: str, slug: str, episodes: int, widths: tuple[int, ...], *algorithms: str) -> Task:
-    recipes = [("mappo", _RECIPES / f"smax-{slug}.toml")]
-    recipes += [(algorithm, _RECIPES / f"{algorithm}-{slug}.toml") for algorithm in algorithms]
+    recipes = [("mappo", _RECIPES / "bundled" / f"smax-{slug}-default.toml")]
+    recipes += [(name, _RECIPES / "train" / f"{name}-{slug}.toml") for name in algorithms]
     return Task(
         f"smax/{name}", slug, None, episodes, 20, widths, tuple(recipes), heat=slug == "3s5z"
     )
@@ -39,11 +39,18 @@ TASKS = (
 
 
 def network_cells(task: Task) -> list[NetworkCell]:
-    """Return FO, LH and LH+A of every algorithm, and the expert's under the mask as its ceiling."""
+    """Return FO, LH and LH+A of every algorithm, and the expert's under the mask as its ceiling.
+
+    The expert itself is MAPPO FO.
+    """
     wide = (_WIDE,) * len(task.mixed_widths)
     sizes = [("full", None), (MASK, wide), (MASK, task.mixed_widths)]
     return [
-        NetworkCell(task, mask, widths, seed, algorithm=algorithm)
+        NetworkCell(
+            *(task, mask, widths, seed),
+            algorithm=algorithm,
+            bundled=(algorithm, mask) == ("mappo", "full"),
+        )
         for seed in RL_SEEDS
         for k, (algorithm, _) in enumerate(task.recipes)
         for mask, widths in (*sizes, *([(MASK, None)] if k == 0 else []))
@@ -66,7 +73,6 @@ COMBAT = Study(
     tasks=TASKS,
     networks=network_cells,
     distilled=distilled_cells,
-    expert=None,
     rl_seeds=RL_SEEDS,
     episodes=1000,
     latency_rounds=50,

@@ -24,9 +24,8 @@ EPISODES = 4000
 class Task:
     """One environment: its frames of training, dataset, and student widths.
 
-    ``recipes`` are the files that algorithms are trained by, the first one being the expert's;
-    without any, MAPPO's defaults are trained for ``frames``. ``training`` are settings that beat
-    them.
+    ``recipes`` are the files that algorithms are trained by; without any, MAPPO's defaults are
+    trained for ``frames``. ``training`` are settings that beat them.
     """
 
     name: str
@@ -57,6 +56,7 @@ class NetworkCell:
     seed: int
     times: int = 1
     algorithm: str = "mappo"
+    bundled: bool = False  # it comes with the package, and nothing is trained
 
     @property
     def frames(self) -> int | None:
@@ -141,8 +141,7 @@ def ablation_cells(task: Task) -> list[DistilledCell]:
 class Study:
     """The cells of one page, where they are kept, and how they are measured.
 
-    ``expert`` is a reference, or None: the full-size network of each task in full view, of the
-    first algorithm and seed.
+    Experts are the bundled ones.
     """
 
     work: Path
@@ -151,7 +150,6 @@ class Study:
     networks: Callable[[Task], list[NetworkCell]]
     distilled: Callable[[Task], list[DistilledCell]]
     ablations: Callable[[Task], list[DistilledCell]] | None = None
-    expert: str | None = "bundled"
     rl_seeds: tuple[int, ...] = RL_SEEDS
     episodes: int = EPISODES
     latency_rounds: int = 0  # 0: decisions are not timed

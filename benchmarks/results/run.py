@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from kd_offline.schemas.expert import TrainRecipe
 
 STUDIES = {"particle": PARTICLE, "combat": COMBAT}
-STAGES = ("experts", "datasets", "networks", "distilled", "ablations")
+STAGES = ("datasets", "networks", "distilled", "ablations")
+EXPERT = "bundled"
 LATENCY_ENGINES = ("torch", "onnx", "c")
 # What is kept of an evaluation lies in the cell; heat maps are drawn beside it.
 _LEFT_OUT = {"action_frequency", "command", "seconds"}
@@ -63,8 +64,6 @@ def fill(study: Study, stages: Sequence[str], do: Do) -> None:
     for directory in (study.work, study.cells):
         directory.mkdir(parents=True, exist_ok=True)
     networks = [cell for task in study.tasks for cell in study.networks(task)]
-    if "experts" in stages and study.expert is None:
-        do(partial(make_network, study), [expert_cell(study, task) for task in study.tasks])
     if "datasets" in stages:
         do(partial(make_dataset, study), study.tasks)
     if "networks" in stages:
@@ -78,16 +77,6 @@ def fill(study: Study, stages: Sequence[str], do: Do) -> None:
             do(partial(make_students, study), cells)
 
 
-def expert_cell(study: Study, task: Task) -> NetworkCell:
-    """Return the network that is a task's expert where none is bundled."""
-    return next(c for c in study.networks(task) if c.mask == "full" and c.widths is None)
-
-
-def expert(study: Study, task: Task) -> str:
-    """Return the reference of a task's expert."""
-    return study.expert or str(network_path(study, expert_cell(study, task)))
-
-
 def make_dataset(study: Study, task: Task) -> None:
     """Record the dataset that every student of a task learns from."""
     from kd_offline.recording.record import record
@@ -97,7 +86,7 @@ def make_dataset(study: Study, task: Task) -> None:
         record(
             task.name,
             path,
-            expert=expert(study, task),
+            expert=EXPERT,
             episodes=task.dataset_episodes,
             threads=1,
             resume=True,
@@ -111,7 +100,11 @@ def dataset_path(study: Study, task: Task) -> Path:
 
 
 def network_path(study: Study, cell: NetworkCell) -> Path:
-    """Return where a network lies."""
+    """Return where a network lies; a bundled one is a folder of the package."""
+    from kd_offline.experts.load import bundled_folder
+
+    if cell.bundled:
+        return bundled_folder(cell.task.name, "default")
     return study.work / "networks" / cell.id
 
 
@@ -138,7 +131,7 @@ def make_network(study: Study, cell: NetworkCell) -> None:
     from kd_offline.experts.train import train
 
     path = network_path(study, cell)
-    if not _finished(path):
+    if not (cell.bundled or _finished(path)):
         scored = study.episodes
         card = train(recipe_of(cell), path, resume=True, threads=1, score_episodes=scored)
         greedy = card.greedy
@@ -166,7 +159,7 @@ def measure_networks(study: Study, cell: NetworkCell) -> None:
     paths = [network_path(study, replace(cell, seed=seed)) for seed in study.rl_seeds]
     networks = tuple(load(path, world.spec, with_value=False) for path in paths)
     cards = [json.loads((path / "expert.json").read_text(encoding="utf-8")) for path in paths]
-    who = Contestants(load(expert(study, cell.task), world.spec, with_value=False), networks)
+    who = Contestants(load(EXPERT, world.spec, with_value=False), networks)
     figures = measure(world, who, study.rl_seeds, Plan(study.episodes))
     spec, (play, *_) = world.spec, figures.sides.values()
     acted = play.students[0].alive_steps.mean(axis=0).tolist()
@@ -214,10 +207,7 @@ def make_students(study: Study, cell: DistilledCell) -> None:
     path = study.work / "runs" / cell.id
     if not _complete(path):
         distill(dataset_path(study, cell.task), path, recipe, resume=True)
-    # Bundled experts are recognised by what the dataset says; others are where they were trained.
-    teacher = None if study.expert else expert(study, cell.task)
-    best = ceiling(study, cell)
-    report = evaluate(path, episodes=study.episodes, expert=teacher, ceiling=best)
+    report = evaluate(path, episodes=study.episodes, ceiling=ceiling(study, cell))
     if cell.task.heat:
         draw_heat(study, cell, report.action_frequency)
     run = json.loads((path / "run.json").read_text(encoding="utf-8"))
@@ -234,19 +224,17 @@ def make_students(study: Study, cell: DistilledCell) -> None:
             "held_out": [result["held_out"] for result in run["results"]],
             "dataset": run["dataset"]["id"],
             **report.model_dump(mode="json", exclude=_LEFT_OUT),
-            **({"latency": latency(study, path, teacher)} if study.latency_rounds else {}),
+            **({"latency": latency(study, path)} if study.latency_rounds else {}),
         },
     )
     say(f"distilled {cell.id}: {report.greedy and report.greedy.retention}")
 
 
-def latency(study: Study, run: Path, teacher: str | None) -> list[dict[str, Any]]:
+def latency(study: Study, run: Path) -> list[dict[str, Any]]:
     """Return how long one decision of an agent takes, expert and students in one run."""
     from kd_offline.evaluation.latency import bench_latency
 
-    report = bench_latency(
-        run, engines=LATENCY_ENGINES, rounds=study.latency_rounds, expert=teacher
-    )
+    report = bench_latency(run, engines=LATENCY_ENGINES, rounds=study.latency_rounds)
     kept = ("who", "engine", "agents", "p50_us", "p99_us", "macs")
     return [{name: row.model_dump(mode="json")[name] for name in kept} for row in report.rows]
 

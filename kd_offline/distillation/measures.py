@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_offline.datasets.layout import SOURCES
 from kd_offline.datasets.loading.loader import Batch
 from kd_offline.distillation.advantages import Estimates, estimates
 from kd_offline.distillation.values import centred, state_value, variance
@@ -31,6 +32,7 @@ MEASURED = (
     "steps/available_actions",
     "steps/reward",
     "steps/value",
+    "steps/action_source",
     "steps/terminated",
     "steps/truncated",
     "steps/q_values",
@@ -107,14 +109,41 @@ class _Totals:
 
 
 @dataclass(slots=True)
+class _Fit:
+    """How well a critic foretells returns."""
+
+    returns: Deviation = field(default_factory=lambda: Deviation((0, 1, 2)))
+    residual: float = 0.0
+
+    def add(self, value: Array, error: Array, weight: Array) -> None:
+        """Count in values and what the returns exceed them by."""
+        self.returns.add(error + value, weight)
+        self.residual += float((np.square(error) * weight).sum())
+
+    @property
+    def explained(self) -> float:
+        """Share of the variance of the returns that the values explain."""
+        return 1 - self.residual / max(float(self.returns.squares), 1e-12)
+
+
+@dataclass(slots=True)
 class _Side:
-    """What a side's critic and rewards gave; sides differ in the unit and meaning of both."""
+    """What a side's critic and rewards gave; sides differ in the unit and meaning of both.
+
+    A critic speaks of the policy that it was trained with. Where noise or a partner acted, returns
+    are those of another, so episodes that the expert played alone judge it, if there are any.
+    """
 
     name: str
     agents: list[int]
     advantage: Deviation = field(default_factory=lambda: Deviation((0, 1, 2)))
-    returns: Deviation = field(default_factory=lambda: Deviation((0, 1, 2)))
-    residual: float = 0.0
+    everywhere: _Fit = field(default_factory=_Fit)
+    alone: _Fit = field(default_factory=_Fit)
+
+    @property
+    def fit(self) -> _Fit:
+        """What the critic is judged by."""
+        return self.alone if self.alone.returns.seen else self.everywhere
 
 
 def part_episodes(length: int) -> int:
@@ -144,8 +173,9 @@ def measure(
         if critic is not None and "steps/value" in batch.arrays:
             weight = deciding(batch.arrays, alive, switches)
             found = estimates(batch.arrays, spec, critic, switches)
+            alone = _alone(batch.arrays, alive)
             for side in totals.sides:
-                _add_values(side, found, weight)
+                _add_values(side, found, weight, alone)
         if "steps/q_values" in batch.arrays:
             _add_q_values(totals, batch, deciding(batch.arrays, alive, switches))
     for side in totals.sides:
@@ -198,7 +228,16 @@ def _add_views(totals: _Totals, batch: Batch) -> None:
     totals.motion.add(obs[:, 1:] - obs[:, :-1], both[..., None])
 
 
-def _add_values(side: _Side, found: Estimates, weight: Array) -> None:
+def _alone(data: Mapping[str, Array], alive: Array) -> Array:
+    """Return which episodes the expert played without noise and partners, bool [B]."""
+    if "steps/action_source" not in data:
+        return np.ones(len(alive), bool)
+    other = alive & (data["steps/action_source"] != SOURCES["expert"])
+    found: Array = ~other.any((1, 2))
+    return found
+
+
+def _add_values(side: _Side, found: Estimates, weight: Array, alone: Array) -> None:
     """Outside of ``weight`` estimates follow no rule, and count nothing."""
     mine = weight[..., side.agents]
     value, error, advantage = (
@@ -206,8 +245,8 @@ def _add_values(side: _Side, found: Estimates, weight: Array) -> None:
         for x in found
     )
     side.advantage.add(advantage, mine)
-    side.returns.add(error + value, mine)
-    side.residual += float((np.square(error) * mine).sum())
+    side.everywhere.add(value, error, mine)
+    side.alone.add(value, error, mine & alone[:, None, None])
 
 
 def _add_q_values(totals: _Totals, batch: Batch, weight: Array) -> None:
@@ -219,9 +258,9 @@ def _add_q_values(totals: _Totals, batch: Batch, weight: Array) -> None:
 
 
 def _check_critic(side: _Side, *, several: bool) -> None:
-    if not side.returns.seen:
+    if not side.everywhere.returns.seen:
         return
-    r2 = 1 - side.residual / max(float(side.returns.squares), 1e-12)
+    r2 = side.fit.explained
     if r2 < MINIMUM_R2:
         whose = f" of side {side.name!r}" if several else ""
         msg = (

@@ -76,6 +76,7 @@ def needed_arrays(recipe: DistillRecipe, present: Collection[str]) -> tuple[str,
         names += ["steps/actions", "steps/value", "final/value", "steps/reward"]
         names += ["steps/terminated", "steps/truncated"]
         names += ["steps/behaviour_logprob"] if switches.policy_term == "ppo" else []
+        names += ["steps/action_source"] if "steps/action_source" in present else []
     if weights.structure or weights.role:
         names.append("steps/embedding")
     return tuple(dict.fromkeys(names))

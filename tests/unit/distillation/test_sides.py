@@ -23,7 +23,7 @@ SPEC = environment_spec((4, 6, 6), (3, 5, 5)).model_copy(
 RECIPE = distill_recipe(settings={"weights.structure": 0.0, "weights.role": 0.0})
 
 
-def recorded(path, reward, value):
+def recorded(path, reward, value, source=0):
     """Write episodes of one step that all end by termination."""
     block = episode_block(SPEC, [1] * len(reward))
     block.steps["reward"] = np.asarray(reward, np.float32)
@@ -31,6 +31,7 @@ def recorded(path, reward, value):
     block.steps["terminated"][:], block.steps["truncated"][:] = True, False
     block.steps["available_actions"][...] = np.arange(5) < np.array(SPEC.action_counts)[:, None]
     block.steps["actions"][:] = 0
+    block.steps["action_source"][:] = source
     with DatasetWriter.create(path, header(SPEC)) as writer:
         writer.append(block)
         writer.commit({"full": full_mask(SPEC)})
@@ -65,6 +66,17 @@ def test_a_critic_that_fails_one_side_is_not_hidden_by_the_other(tmp_path):
     buffer = recorded(tmp_path / "d.zarr", reward, value)
     with pytest.raises(UsageError, match=r"explains 0\.00 .* of side 'sheep'"):
         targets(buffer)
+
+
+def test_a_critic_is_judged_by_what_the_expert_played_alone(tmp_path):
+    reward = [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [-9.0, -9.0, -9.0], [-8.0, -8.0, -8.0]]
+    value = [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [1.5, 1.5, 1.5], [1.5, 1.5, 1.5]]
+    noisy = np.array([[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 2, 0]], np.uint8)
+    found = targets(recorded(tmp_path / "noisy.zarr", reward, value, noisy))
+    # Advantages are of all episodes: residuals of each side are 0, 0, -10.5 and -9.5.
+    assert found.advantage[:2, 0].min() > found.advantage[2:, 0].max() + 1
+    with pytest.raises(UsageError, match=r"explains -\d+\.\d+ .* of side 'wolf'"):
+        targets(recorded(tmp_path / "alone.zarr", reward, value))
 
 
 def test_opponents_have_no_relation():
