@@ -130,7 +130,7 @@ def student(width: int) -> AgentNetwork:
         drawn=False,
         mask_input=False,
         trunk=(affine(width, shape.inputs), affine(width, width)),
-        gru=(affine(3 * width, width), affine(3 * width, width)),
+        gru=((affine(3 * width, width),), (affine(3 * width, width),)),
         head=affine(_ACTIONS, width),
     )
 

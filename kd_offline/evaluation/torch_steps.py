@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from kd_offline.exports.network import EPSILON, Affine, AgentNetwork
+from kd_offline.exports.network import EPSILON, Affine, AgentNetwork, Chain
 from kd_offline.types import Array
 
 TorchStep = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -103,10 +103,17 @@ def _affine(affine: Affine) -> tuple[Tensor, Tensor]:
     return _tensor(affine.values), _tensor(affine.bias)
 
 
-def _flat(ours: Affine, theirs: Affine) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return weights and biases in the order of ``torch.gru_cell``."""
-    mine, other = _affine(ours), _affine(theirs)
+def _flat(ours: Chain, theirs: Chain) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return weights and biases in the order of ``torch.gru_cell``, which knows full matrices."""
+    mine, other = _affine(_product(ours)), _affine(_product(theirs))
     return mine[0], other[0], mine[1], other[1]
+
+
+def _product(chain: Chain) -> Affine:
+    if len(chain) == 1:
+        return chain[0]
+    thin, wide = chain
+    return Affine(wide.values @ thin.values, wide(thin.bias))
 
 
 def _tensor(values: Array) -> Tensor:

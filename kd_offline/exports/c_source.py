@@ -67,8 +67,10 @@ def _buffers(network: AgentNetwork) -> dict[str, int]:
     if widths:
         sizes["y"] = max(widths[::2])
     if network.gru is not None:
-        gates = len(network.gru[0].bias)
+        gates = len(network.gru[0][-1].bias)
         sizes |= {"mine": gates, "theirs": gates}
+        thin = [len(chain[0].bias) for chain in network.gru if len(chain) > 1]
+        sizes |= {"thin": max(thin)} if thin else {}
     return sizes
 
 
@@ -198,10 +200,13 @@ def _body(network: AgentNetwork) -> Iterator[str]:
         yield f"kd_normalise({other}, {len(layer.bias)});"
         now, other = other, now
     if network.gru is not None:
-        width = network.gru[1].weight.shape[1]
-        yield _affine("gru_input", network.gru[0], now, "mine")
-        yield _affine("gru_memory", network.gru[1], "memory", "theirs")
-        yield f"kd_gru(mine, theirs, memory, {width});"
+        ends = ((now, "mine"), ("memory", "theirs"))
+        for (side, chain), (source, target) in zip(network.sides.items(), ends, strict=True):
+            label = side.replace(".", "_")
+            if len(chain) > 1:
+                yield _affine(f"{label}_thin", chain[0], source, "thin")
+            yield _affine(label, chain[-1], "thin" if len(chain) > 1 else source, target)
+        yield f"kd_gru(mine, theirs, memory, {network.width});"
         now = "memory"
     yield _affine("head", network.head, now, "logits")
     choice = f"kd_choose(logits, legal, {network.actions})"

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd_offline.errors import UsageError
-from kd_offline.exports.network import Affine, AgentNetwork
+from kd_offline.exports.network import Affine, AgentNetwork, Chain
 from kd_offline.students.folding import fold, kept_columns
 from kd_offline.students.networks import StudentTeam
 from kd_offline.students.policy import StudentPolicy
@@ -25,19 +24,7 @@ from kd_offline.types import BoolArray, Float32Array
 
 
 def compact(student: StudentPolicy) -> tuple[AgentNetwork, ...]:
-    """Return the deployed network of every agent of a team.
-
-    Raises
-    ------
-    UsageError
-        Its GRUs are of low rank, which no exported form computes.
-    """
-    if student.card.architecture.rank_share is not None:
-        msg = (
-            "students whose GRUs are of low rank cannot be exported: distil without "
-            "student.rank_share"
-        )
-        raise UsageError(msg)
+    """Return the deployed network of every agent of a team."""
     seen = student.mask.static
     count = student.team.spec.n_agents
     return tuple(_agent(student.team, i, None if seen is None else seen[i]) for i in range(count))
@@ -64,9 +51,14 @@ def _agent(team: StudentTeam, i: int, visible: BoolArray | None) -> AgentNetwork
         drawn=visible is None,
         mask_input=asked.mask and visible is None,
         trunk=tuple(every[:depth]),
-        gru=(every[depth], every[depth + 1]) if folded.gru else None,
+        gru=_sides(every[depth:-1]) if folded.gru else None,
         head=every[-1],
     )
+
+
+def _sides(matrices: list[Affine]) -> tuple[Chain, Chain]:
+    half = len(matrices) // 2
+    return tuple(matrices[:half]), tuple(matrices[half:])
 
 
 def _single(values: Tensor) -> Float32Array:

@@ -45,7 +45,7 @@ def _contract(net: AgentNetwork, spec: EnvironmentSpec, i: int, symbol: str) -> 
         memory=net.memory,
         memory_width=net.memory_width,
         widths=tuple(len(layer.bias) for layer in net.trunk),
-        gru=None if net.gru is None else net.gru[1].weight.shape[1],
+        gru=net.width,
         parameters=net.parameters,
         parameter_bytes=net.parameter_bytes,
         macs=net.macs,

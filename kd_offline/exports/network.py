@@ -47,6 +47,10 @@ class Affine:
         return x @ self.values.T + self.bias
 
 
+Chain = tuple[Affine, ...]
+"""Affine maps of one matrix, or of a product of two thin ones, the one that comes first first."""
+
+
 @dataclass(frozen=True, slots=True)
 class AgentNetwork:
     """What one agent carries: nothing that its mask hides, nothing that folds into its neighbour.
@@ -65,7 +69,7 @@ class AgentNetwork:
     drawn: bool
     mask_input: bool
     trunk: tuple[Affine, ...]  # each followed by ReLU and normalisation
-    gru: tuple[Affine, Affine] | None  # of the input and of the memory; gates reset, update, new
+    gru: tuple[Chain, Chain] | None  # of the input and of the memory; gates reset, update, new
     head: Affine
 
     @property
@@ -82,15 +86,25 @@ class AgentNetwork:
     def matrices(self) -> dict[str, Affine]:
         """All affine maps by name, in the order of the computation."""
         named = {f"trunk.{k}": layer for k, layer in enumerate(self.trunk)}
-        if self.gru is not None:
-            named |= {"gru.input": self.gru[0], "gru.memory": self.gru[1]}
+        for side, chain in self.sides.items():
+            named |= dict(zip((f"{side}.thin", side)[-len(chain) :], chain, strict=True))
         return named | {"head": self.head}
+
+    @property
+    def sides(self) -> dict[str, Chain]:
+        """What a GRU applies to its input and to its memory, by name; none without a GRU."""
+        return dict(zip(("gru.input", "gru.memory"), self.gru or (), strict=self.gru is not None))
+
+    @property
+    def width(self) -> int | None:
+        """Width of the GRU, H; None without one."""
+        return None if self.gru is None else self.gru[1][0].weight.shape[1]
 
     @property
     def memory(self) -> dict[str, tuple[int, int]]:
         """Half-open ranges of the parts of the memory vector."""
         sizes = {
-            "gru": 0 if self.gru is None else self.gru[1].weight.shape[1],
+            "gru": self.width or 0,
             "previous": 0 if self.motion is None else len(self.seen),
             "started": 0 if self.motion is None else 1,
             "last_action": self.actions if self.last_action else 0,
@@ -124,7 +138,8 @@ class AgentNetwork:
 
     def mapped(self, change: Callable[[Affine], Affine]) -> AgentNetwork:
         """Return the network with every affine map changed."""
-        gru = None if self.gru is None else (change(self.gru[0]), change(self.gru[1]))
+        sides = self.gru and tuple(tuple(change(each) for each in chain) for chain in self.gru)
+        gru = None if sides is None else (sides[0], sides[1])
         trunk = tuple(change(layer) for layer in self.trunk)
         return replace(self, trunk=trunk, gru=gru, head=change(self.head))
 
@@ -198,9 +213,14 @@ def _normalised(x: Float32Array) -> Float32Array:
     return result
 
 
-def _gru(gru: tuple[Affine, Affine], x: Float32Array, h: Float32Array) -> Float32Array:
+def _gru(gru: tuple[Chain, Chain], x: Float32Array, h: Float32Array) -> Float32Array:
     """Return the next memory [B, H]; the reset gate acts on ``W h + b``, as PyTorch has it."""
-    ours, theirs = (np.split(affine(v), 3, axis=1) for affine, v in zip(gru, (x, h), strict=True))
+    values = []
+    for chain, value in zip(gru, (x, h), strict=True):
+        for affine in chain:
+            value = affine(value)
+        values.append(np.split(value, 3, axis=1))
+    ours, theirs = values
     reset, update = (_sigmoid(a + b) for a, b in zip(ours[:2], theirs[:2], strict=True))
     new = np.tanh(ours[2] + reset * theirs[2])
     result: Float32Array = new + update * (h - new)

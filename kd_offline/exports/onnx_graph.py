@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kd_offline.errors import CheckpointError, MissingExtraError
-from kd_offline.exports.network import EPSILON, Affine, AgentNetwork, Step
+from kd_offline.exports.network import EPSILON, Affine, AgentNetwork, Chain, Step
 from kd_offline.files import write_file
 from kd_offline.types import Array, BoolArray, Float32Array, IntArray
 
@@ -116,7 +116,7 @@ def _step(graph: _Graph, network: AgentNetwork) -> None:
         name = f"trunk.{k}.normalised"
         x = graph.add("LayerNormalization", y, ones, name=name, axis=-1, epsilon=EPSILON)
     if network.gru is not None:
-        x = now["gru"] = _gru(graph, network.gru, x, kept["gru"])
+        x = now["gru"] = _gru(graph, network, x, kept["gru"])
     _choose(graph, network, graph.affine("logits", network.head, x), now)
 
 
@@ -144,9 +144,12 @@ def _inputs(
     return graph.joined(parts, "inputs"), now
 
 
-def _gru(graph: _Graph, gru: tuple[Affine, Affine], x: str, h: str) -> str:
-    width = gru[1].weight.shape[1]
-    mine, theirs = graph.affine("gru.input", gru[0], x), graph.affine("gru.memory", gru[1], h)
+def _gru(graph: _Graph, network: AgentNetwork, x: str, h: str) -> str:
+    width = network.width or 0
+    mine, theirs = (
+        _side(graph, side, chain, value)
+        for (side, chain), value in zip(network.sides.items(), (x, h), strict=True)
+    )
 
     def gate(name: str, k: int) -> tuple[str, str]:
         span = (k * width, (k + 1) * width)
@@ -162,6 +165,11 @@ def _gru(graph: _Graph, gru: tuple[Affine, Affine], x: str, h: str) -> str:
     new = graph.add("Tanh", graph.add("Add", ours, let, name="gru.new.total"), name="gru.new")
     gap = graph.add("Sub", h, new, name="gru.gap")
     return graph.add("Add", new, graph.add("Mul", update, gap, name="gru.kept"), name="gru")
+
+
+def _side(graph: _Graph, name: str, chain: Chain, x: str) -> str:
+    x = graph.affine(f"{name}.thin", chain[0], x) if len(chain) > 1 else x
+    return graph.affine(name, chain[-1], x)
 
 
 def _choose(graph: _Graph, network: AgentNetwork, logits: str, now: dict[str, str]) -> None:

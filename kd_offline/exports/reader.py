@@ -16,14 +16,14 @@ class Agent:
         self.facts, self.t = facts, tensors
 
     def affine(self, name, x):
+        x = self.affine(f"{name}.thin", x) if f"{name}.thin.weight" in self.t else x
         weight, scale = self.t[f"{name}.weight"].float(), self.t.get(f"{name}.scale")
         return x @ (weight if scale is None else weight * scale[:, None]).T + self.t[f"{name}.bias"]
 
     def step(self, obs, legal, memory):
         kept = {name: memory[:, a:b] for name, (a, b) in self.facts["memory"].items()}
-        now, count = {}, len(self.t["centre"])
-        x, bits = (obs[:, :count] - self.t["centre"]) * self.t["scale"], obs[:, count:]
-        x = x * bits if self.facts["drawn"] else x
+        now, (seen, bits) = {}, obs.tensor_split([len(self.t["centre"])], 1)
+        x = (seen - self.t["centre"]) * self.t["scale"] * (bits if self.facts["drawn"] else 1)
         parts = [x, bits] if self.facts["mask_input"] else [x]
         if "motion" in self.t:
             parts.append((x - kept["previous"]) * self.t["motion"] * kept["started"])
@@ -32,10 +32,10 @@ class Agent:
         for k, width in enumerate(self.facts["widths"]):
             x = torch.layer_norm(self.affine(f"trunk.{k}", x).relu(), (width,))
         if "gru" in kept:
-            mine, theirs = self.affine("gru.input", x), self.affine("gru.memory", kept["gru"])
-            (r, z, n), (hr, hz, hn) = mine.chunk(3, 1), theirs.chunk(3, 1)
+            r, z, n = self.affine("gru.input", x).chunk(3, 1)
+            hr, hz, hn = self.affine("gru.memory", h := kept["gru"]).chunk(3, 1)
             n = torch.tanh(n + torch.sigmoid(r + hr) * hn)
-            x = now["gru"] = n + torch.sigmoid(z + hz) * (kept["gru"] - n)
+            x = now["gru"] = n + torch.sigmoid(z + hz) * (h - n)
         logits = self.affine("head", x)
         action = logits.masked_fill(~legal, -torch.inf).argmax(1)
         now["last_action"] = torch.nn.functional.one_hot(action, logits.shape[1]).float()

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kd_offline.errors import CheckpointError
-from kd_offline.exports.network import Affine, AgentNetwork, arrays
+from kd_offline.exports.network import Affine, AgentNetwork, Chain, arrays
 from kd_offline.files import write_file
 from kd_offline.schemas.export import AgentContract
 from kd_offline.types import Array
@@ -67,6 +67,10 @@ def _network(agent: AgentContract, tensors: dict[str, Array], prefix: str) -> Ag
         weight, bias = (tensors[f"{prefix}{name}.{part}"] for part in ("weight", "bias"))
         return Affine(weight, bias, tensors.get(f"{prefix}{name}.scale"))
 
+    def chain(name: str) -> Chain:
+        thin = f"{name}.thin"
+        return tuple(affine(n) for n in (thin, name) if f"{prefix}{n}.weight" in tensors)
+
     recurrent = agent.gru is not None
     return AgentNetwork(
         agent=agent.agent,
@@ -78,6 +82,6 @@ def _network(agent: AgentContract, tensors: dict[str, Array], prefix: str) -> Ag
         drawn=agent.drawn,
         mask_input=agent.mask_input,
         trunk=tuple(affine(f"trunk.{k}") for k in range(len(agent.widths))),
-        gru=(affine("gru.input"), affine("gru.memory")) if recurrent else None,
+        gru=(chain("gru.input"), chain("gru.memory")) if recurrent else None,
         head=affine("head"),
     )

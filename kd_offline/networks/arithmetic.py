@@ -173,7 +173,7 @@ def memory_cost(shape: Shape, precision: Precision = "fp32") -> MemoryCost:
     sizes = {
         "fp32": FLOAT * (cost.macs + vectors),
         "fp16": 2 * (cost.macs + vectors),
-        "int8": cost.macs + FLOAT * (vectors + _rows(shape) + 2 * (_rank(shape) or 0)),
+        "int8": cost.macs + FLOAT * (vectors + _rows(shape)),
     }
     hidden, live = FLOAT * kept, FLOAT * max(_live(shape))
     if isinstance(shape, ExportedShape):
@@ -211,7 +211,7 @@ def compacted(shape: Shape, *, seen: int, width: int) -> LayerShape:
 
 def _rows(shape: Shape) -> int:
     """Return the number of rows of all matrices."""
-    return sum(shape.trunk) + 6 * (shape.gru or 0) + shape.outputs
+    return sum(shape.trunk) + 6 * (shape.gru or 0) + 2 * (_rank(shape) or 0) + shape.outputs
 
 
 def _rank(shape: Shape) -> int | None:

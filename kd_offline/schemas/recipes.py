@@ -218,17 +218,6 @@ class DistillRecipe(Strict):
         return min(max(round(self.gates.settle_from * epochs), 1), epochs - 1)
 
     @model_validator(mode="after")
-    def _rounding_needs_whole_matrices(self) -> DistillRecipe:
-        rounds = self.optimisation.quantise_from is not None
-        if rounds and self.student.rank_share is not None:
-            msg = (
-                "students whose GRUs are of low rank are not exported as int8: leave out "
-                "student.rank_share or optimisation.quantise_from"
-            )
-            raise ValueError(msg)
-        return self
-
-    @model_validator(mode="after")
     def _gates_have_units_and_time(self) -> DistillRecipe:
         settled, rounded = self.first_settled, self.optimisation.first_rounded
         if settled is None:

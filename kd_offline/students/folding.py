@@ -7,6 +7,7 @@ aware of rounding computes with them. Both take them from here, so they round th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kd_offline.networks.gru import Weights, packed_gru
+from kd_offline.networks.low_rank import LowRankGRU
 from kd_offline.networks.quantise import rounded
-from kd_offline.networks.recurrent import Packed, RecurrentNetwork
+from kd_offline.networks.recurrent import Packed, RecurrentNetwork, weights_of
 from kd_offline.types import BoolArray
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class FoldedNetwork(NamedTuple):
     """All matrices of one agent; normalisations are without gain and offset."""
 
     trunk: tuple[Folded, ...]
-    gru: tuple[Folded, ...]  # of the input and of the memory, or none
+    gru: tuple[Folded, ...]  # of the input and of the memory, or none; of low rank two for each
     head: Folded
 
     @property
@@ -66,12 +68,8 @@ def fold(team: StudentTeam, i: int, visible: BoolArray | None) -> FoldedNetwork:
             before = _affine(layer)
     depth, unit = len(found), network.gru
     if unit is not None:
-        numbers = dict(unit.named_parameters())
-        ours, theirs = (
-            Folded(numbers[f"weight_{side}_l0"].double(), numbers[f"bias_{side}_l0"].double())
-            for side in ("ih", "hh")
-        )
-        found += [_after(before, ours), theirs]
+        first, *others = _gru(unit)
+        found += [_after(before, first), *others]
         before = None
     found.append(_after(before, _affine(network.head)))
     found[0] = _seen(found[0], team, i, visible)
@@ -109,6 +107,18 @@ def _after(before: Folded | None, this: Folded) -> Folded:
     return Folded(product, this.bias + this.weight @ before.bias)
 
 
+def _gru(unit: nn.GRU | LowRankGRU) -> list[Folded]:
+    if isinstance(unit, nn.GRU):
+        ih, hh, *biases = (number.double() for number in unit.parameters())
+        return [Folded(*each) for each in zip((ih, hh), biases, strict=True)]
+    ends = weights_of(unit)
+    found = []
+    for side, bias in (("ih", ends.ih_bias), ("hh", ends.hh_bias)):
+        thin, wide = (getattr(unit, f"weight_{side}_{end}").double() for end in ("in", "out"))
+        found += [Folded(thin, thin.new_zeros(len(thin))), Folded(wide, bias.double())]
+    return found
+
+
 def _affine(layer: Any) -> Folded:
     return Folded(layer.weight.double(), layer.bias.double())
 
@@ -144,7 +154,9 @@ class RoundedPass:
         for weight, bias in every[:depth]:
             x = functional.layer_norm(functional.linear(x, weight, bias).relu(), bias.shape)
         if folded.gru:
-            weights, biases = zip(*every[depth:-1], strict=True)
+            half = len(folded.gru) // 2
+            ours, theirs = every[depth : depth + half], every[depth + half : -1]
+            weights, biases = zip(_product(ours), _product(theirs), strict=True)
             x = packed_gru(x, sizes, memory, Weights(*weights, *biases))
         after = x if folded.gru else x[:, :0]
         return Packed(functional.linear(x, *every[-1]), self._embedding(team, i, x), after)
@@ -154,6 +166,14 @@ class RoundedPass:
         network = team.networks[i]
         last = network.trunk[-1] if network.gru is None and len(network.trunk) else None
         return x * last.weight + last.bias if isinstance(last, nn.LayerNorm) else x
+
+
+def _product(maps: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return one map in place of one or two."""
+    if len(maps) == 1:
+        return maps[0]
+    (thin, first), (wide, second) = maps
+    return wide @ thin, wide @ first + second
 
 
 def _single(folded: Folded) -> tuple[Tensor, Tensor]:

@@ -170,9 +170,6 @@ def _check(plan: SweepPlan, buffer: ExpertBuffer) -> None:
     if min(plan.widths) < 1:
         msg = f"--widths {','.join(map(str, plan.widths))} holds a width below 1: give 8,16,32"
         raise UsageError(msg)
-    if "low-rank" in plan.architectures and "fp32" not in plan.precisions:
-        msg = "low-rank students have no int8 export: add fp32 to the precisions, or leave them out"
-        raise UsageError(msg)
     profiles.load(plan.profile)
 
 
@@ -239,11 +236,10 @@ def _first(plan: SweepPlan, agents: Sequence[str]) -> list[dict[str, Any]]:
     """Return one student of each architecture and precision, of a width in the middle."""
     near = min(plan.widths, key=lambda width: abs(width - FIRST_WIDTH))
     every = {f"width.{agent}": near for agent in agents}
-    kinds = [(kind, p) for kind in plan.architectures for p in plan.precisions]
     return [
         {"architecture": kind, "precision": precision, **every}
-        for kind, precision in kinds
-        if kind != "low-rank" or precision == "fp32"
+        for kind in plan.architectures
+        for precision in plan.precisions
     ]
 
 

@@ -57,12 +57,10 @@ class Choice:
 
 
 def choose(trial: Suggests, plan: SweepPlan, agents: tuple[str, ...]) -> Choice:
-    """Return what a sampler chooses for a trial; low-rank students have no int8 export."""
+    """Return what a sampler chooses for a trial."""
     kind = trial.suggest_categorical("architecture", plan.architectures)
     widths = tuple(trial.suggest_categorical(f"width.{agent}", plan.widths) for agent in agents)
-    precision = "fp32"
-    if kind != "low-rank" or "fp32" not in plan.precisions:
-        precision = trial.suggest_categorical("precision", plan.precisions)
+    precision = trial.suggest_categorical("precision", plan.precisions)
     return Choice(kind, precision, widths)
 
 

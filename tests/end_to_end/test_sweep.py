@@ -52,7 +52,7 @@ def test_it_is_continued_by_two_processes(dataset, folder):
     assert {p["architecture"] for p in report["points"]} == {"gru", "low-rank"}
     assert (folder / "runs" / "0000" / "run.json").read_bytes() == before
     low = next(p["run"] for p in report["points"] if p["architecture"] == "low-rank")
-    assert "low rank cannot be exported" in refused("export", folder / low, code=2)
+    kd("export", folder / low, "--to", "torch", "--agreement", "0")
 
 
 def test_bad_sweeps_are_one_sentence(dataset, folder, tmp_path):
@@ -68,7 +68,6 @@ def test_bad_sweeps_are_one_sentence(dataset, folder, tmp_path):
         (["--profile", "stm32f5"], "stm32f4"),
         (["--judge", "taste"], "agreement"),
         (["--judge", "retention"], "cannot be measured"),
-        (["--arch", "low-rank", "--precision", "int8"], "no int8 export"),
         (["--trials", "0"], "too small"),
         (["--mask", "limited"], "mask"),
     ):

@@ -44,8 +44,6 @@ def test_the_flag_is_a_setting_of_the_recipe():
     assert chosen.optimisation.quantise_from == 0.3
     with pytest.raises(UsageError, match="quantise_from"):
         distill_recipe(settings={"optimisation.quantise_from": 1.0})
-    with pytest.raises(UsageError, match="rank_share"):
-        distill_recipe(qat=True, settings={"student.rank_share": 0.5})
 
 
 def test_only_rounded_weights_are_compared_and_kept(made, buffer):

@@ -56,9 +56,11 @@ class Kind:
     last_action: bool = False
     mask_as_input: bool = False
     mask: str = "partial"
+    rank_share: float | None = None
 
     def __str__(self):
-        words = [self.arch, str(self.depth), self.aligner, self.mask]
+        rank = [] if self.rank_share is None else ["low-rank"]
+        words = [self.arch, *rank, str(self.depth), self.aligner, self.mask]
         return "-".join(words + [n for n in ("motion", "last_action") if getattr(self, n)])
 
 
@@ -72,6 +74,8 @@ KINDS = [
     Kind("gru", 0, motion=True, mask_as_input=True, mask="drawn"),
     Kind("gru", 1, "linear", last_action=True, mask_as_input=True, mask="drawn"),
     Kind("mlp", 2, motion=True, mask="drawn"),
+    Kind("gru", 1, "linear", motion=True, rank_share=0.25),
+    Kind("gru", 0, rank_share=0.5, mask="drawn"),
 ]
 
 
@@ -79,7 +83,9 @@ def card(kind, dataset, seeds=(0,)):
     seen = MASKS.get(kind.mask)
     return StudentCard(
         environment=SPEC,
-        architecture=StudentArchitecture(kind=kind.arch, depth=kind.depth, aligner=kind.aligner),
+        architecture=StudentArchitecture(
+            kind=kind.arch, depth=kind.depth, aligner=kind.aligner, rank_share=kind.rank_share
+        ),
         widths=WIDTHS,
         mask=kind.mask,
         mask_features=None if seen is None else tuple(tuple(map(bool, row)) for row in seen),

@@ -54,7 +54,7 @@ def test_the_trunk_rectifies_and_normalises():
 def test_the_gates_of_the_recurrent_unit_by_hand():
     mine = affine([[0.0], [0.0], [1.0]], [0.3, -0.2, 0.1])
     theirs = affine([[1.0], [2.0], [3.0]], [0.0, 0.0, 0.4])
-    net = network(gru=(mine, theirs), head=affine([[1.0], [0.0]], [0.0, 0.0]))
+    net = network(gru=((mine,), (theirs,)), head=affine([[1.0], [0.0]], [0.0, 0.0]))
     h, x = 0.5, 4.0
     reset = 1 / (1 + np.exp(-(0.3 + h)))
     update = 1 / (1 + np.exp(-(-0.2 + 2 * h)))

@@ -75,10 +75,11 @@ def test_swapped_gates_are_found(episodes, tmp_path):
     """The gate catches what an exporter once did: gates in another order."""
     policy, networks, agents, numpy_team = exported(RICH)
 
-    def swapped(affine):
+    def swapped(chain):
+        (affine,) = chain
         reset, update, new = np.split(np.arange(len(affine.bias)), 3)
         order = np.concatenate([update, reset, new])
-        return Affine(affine.weight[order], affine.bias[order])
+        return (Affine(affine.weight[order], affine.bias[order]),)
 
     from dataclasses import replace
 
