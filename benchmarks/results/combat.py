@@ -25,13 +25,13 @@ def _task(name: str, slug: str, episodes: int, widths: tuple[int, ...], *algorit
 
 
 TASKS = (
-    _task("3m", "3m", 10_000, (_NARROW, _NARROW, _WIDE), "qmix", "vdn"),
-    _task("8m", "8m", 3_000, (*(_NARROW,) * 5, *(_WIDE,) * 3)),
+    _task("3m", "3m", 20_000, (_NARROW, _NARROW, _WIDE), "qmix", "vdn"),
+    _task("8m", "8m", 5_000, (*(_NARROW,) * 5, *(_WIDE,) * 3)),
     _task("5m_vs_6m", "5m-vs-6m", 6_000, (_NARROW, _NARROW, _WIDE, _NARROW, _WIDE)),
     _task(
         "3s5z",
         "3s5z",
-        3_000,
+        5_000,
         (_NARROW, _WIDE, *(_NARROW,) * 3, *(_WIDE,) * 3),
         *("qmix", "vdn"),
     ),
@@ -58,10 +58,14 @@ def network_cells(task: Task) -> list[NetworkCell]:
 
 
 def distilled_cells(task: Task) -> list[DistilledCell]:
-    """Return KD-MARL LH and LH+A, plain KL and behaviour cloning."""
+    """Return KD-MARL LH and LH+A, plain KL, behaviour cloning, and KD-MARL without a mask.
+
+    The last says what the size of the networks and of the dataset would allow.
+    """
     wide = (_WIDE,) * len(task.mixed_widths)
     kinds = [("kd-marl", wide), ("kd-marl", task.mixed_widths), ("kl", wide), ("bc", wide)]
-    return [DistilledCell(task, MASK, method, widths) for method, widths in kinds]
+    masked = [DistilledCell(task, MASK, method, widths) for method, widths in kinds]
+    return [*masked, DistilledCell(task, "full", "kd-marl", wide)]
 
 
 # Which share of the expert's win rate KD-MARL LH should keep.
@@ -76,6 +80,7 @@ COMBAT = Study(
     rl_seeds=RL_SEEDS,
     episodes=1000,
     latency_rounds=50,
+    curves=True,
 )
 
 # KD-MARL (arXiv 2604.06691), Table I, as printed: return (of 20), win rate in percent, time of a

@@ -9,6 +9,7 @@ import argparse
 import os
 from pathlib import Path
 
+from benchmarks.results import curves
 from benchmarks.results.combat import COMBAT, GOALS, MASK, PAPER, PAPER_COLUMNS
 from benchmarks.results.plan import Study, Task
 from benchmarks.results.render import METHOD_NAMES, Cell, percent, read, table
@@ -26,7 +27,22 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, default=COMBAT.cells)
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args()
+    for task in COMBAT.tasks:
+        draw_curves(COMBAT, task, given.cells)
     given.page.write_text(page(COMBAT, given.cells, given.page.parent), encoding="utf-8")
+
+
+def draw_curves(study: Study, task: Task, cells: Path) -> None:
+    """Draw the learning curves of a task's networks as a file beside the cells."""
+    names = {title: name for title, name in _rows(study, task).items() if name}
+    found = {title: read(name, cells) for title, name in names.items()}
+    kept = {title: cell["curve"] for title, cell in found.items() if cell and cell.get("curve")}
+    if kept:
+        _curves_of(task, cells).write_text(curves.drawn(kept), encoding="utf-8")
+
+
+def _curves_of(task: Task, cells: Path) -> Path:
+    return cells / f"{task.slug}.learning.svg"
 
 
 def page(study: Study, cells: Path, beside: Path) -> str:
@@ -65,6 +81,7 @@ def _task(study: Study, task: Task, cells: Path, beside: Path) -> str:
         _reference(task, found),
         _verdict(task, found),
         _latency(found) if known else "",
+        _image("Battles won over training", _curves_of(task, cells), beside),
         _heat(study, task, cells, beside),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -81,6 +98,7 @@ def _rows(study: Study, task: Task) -> dict[str, str]:
     """Return each row's title and its cell, in the order of the paper's columns."""
     wide = (32,) * len(task.mixed_widths)
     sizes = {("full", None): "FO", (MASK, wide): "LH", (MASK, task.mixed_widths): "LH+A"}
+    sizes["full", wide] = "full view"
     names: dict[str, str] = {}
     for cell in study.groups(task):
         size = sizes.get((cell.mask, cell.widths))
@@ -145,8 +163,8 @@ def _reference(task: Task, found: dict[str, Cell | None]) -> str:
 
 def _verdict(task: Task, found: dict[str, Cell | None]) -> str:
     """Return the goal beside what was kept, and what else could have been kept."""
-    titles = ("KD-MARL LH", _CEILING, "MAPPO LH")
-    mine, ceiling, direct = (found.get(title) for title in titles)
+    titles = ("KD-MARL LH", _CEILING, "MAPPO LH", "KD-MARL full view")
+    mine, ceiling, direct, free = (found.get(title) for title in titles)
     goal, kept = GOALS[task.slug], _kept(mine)
     if kept is None:
         said = f"{100 * goal:.0f} % of the expert's win rate; {_share(mine)}"
@@ -155,8 +173,9 @@ def _verdict(task: Task, found: dict[str, Cell | None]) -> str:
     text += f"{_share(mine)}: {'reached' if kept >= goal else 'missed'}."
     if kept < goal:
         text += (
-            f" A network of full size trained under the mask keeps {_share(ceiling)}: what is "
-            "missing up to there is for capacity and data, the rest for the mask."
+            f" Without the mask, students of the same size from the same data keep {_share(free)}: "
+            "so much is for size and data. A network of full size trained by RL under the mask "
+            f"keeps {_share(ceiling)}."
         )
     return f"{text} The same size trained by RL keeps {_share(direct)}."
 
@@ -180,13 +199,18 @@ def _team_step(cell: Cell, who: str, engine: str) -> str:
 def _heat(study: Study, task: Task, cells: Path, beside: Path) -> str:
     lines = []
     for cell in study.distilled(task):
-        drawn = cells / f"{cell.id}.heat.svg"
-        if drawn.is_file():
-            where = Path(os.path.relpath(drawn, beside)).as_posix()
-            size = "-".join(map(str, cell.widths))
-            title = f"Action frequency over time, {METHOD_NAMES[cell.method]} {size}"
-            lines.append(f"![{title}]({where})")
-    return "\n\n".join(lines)
+        size = "-".join(map(str, cell.widths))
+        view = "" if cell.mask == MASK else ", full view"
+        title = f"Action frequency over time, {METHOD_NAMES[cell.method]} {size}{view}"
+        lines.append(_image(title, cells / f"{cell.id}.heat.svg", beside))
+    return "\n\n".join(line for line in lines if line)
+
+
+def _image(title: str, file: Path, beside: Path) -> str:
+    """Return a link to a drawing from a page in the folder ``beside``, if the drawing exists."""
+    if not file.is_file():
+        return ""
+    return f"![{title}]({Path(os.path.relpath(file, beside)).as_posix()})"
 
 
 if __name__ == "__main__":

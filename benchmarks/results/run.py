@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.results import curves
 from benchmarks.results.combat import COMBAT
 from benchmarks.results.plan import PARTICLE, DistilledCell, NetworkCell, Study, Task
 
@@ -175,6 +176,7 @@ def measure_networks(study: Study, cell: NetworkCell) -> None:
             "widths": cell.widths,
             "seeds": len(study.rl_seeds),
             "frames": cards[0]["frames"],
+            "curve": curves.read(paths[0] / "curve.jsonl") if study.curves else [],
             "seconds": [card["seconds"] for card in cards],
             "parameters": cards[0]["parameters"]["actor"],
             "cost": cost.model_dump(mode="json", exclude={"agents"}),

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.results import run
 from benchmarks.results.combat import COMBAT, PAPER, PAPER_COLUMNS, TASKS, distilled_cells
 from benchmarks.results.plan import NetworkCell
-from benchmarks.results.render_combat import MISSING, page
+from benchmarks.results.render_combat import MISSING, draw_curves, page
 from kd_offline import environments
 from kd_offline.students.masks import resolve
 
@@ -77,6 +77,8 @@ def test_students_are_measured_against_the_expert_and_the_ceiling(study):
 
 
 def test_the_page_says_what_was_and_what_was_not_measured(study):
+    draw_curves(study, study.tasks[0], study.cells)
+    assert (study.cells / "3m.learning.svg").read_text().count("million joint steps") == 1
     text = page(study, study.cells, study.cells.parent)
     sections = text.split("\n## ")[1:]
     assert [s.split("\n")[0] for s in sections] == [task.name for task in TASKS]
@@ -88,6 +90,7 @@ def test_the_page_says_what_was_and_what_was_not_measured(study):
     (other,) = (line for line in lines if line.startswith("| VDN LH |"))
     assert other.count(MISSING) == 6
     assert "](cells/3m.paper.kd-marl.16-16-32.heat.svg)" in sections[0]
+    assert "](cells/3m.learning.svg)" in sections[0]
     assert sections[1].count(MISSING) > len(PAPER_COLUMNS)
     drawn = (study.cells / "3m.paper.kd-marl.16-16-32.heat.svg").read_text()
     assert drawn.startswith("<svg")
