@@ -12,7 +12,7 @@ from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import emit, hidden, say
 
 if TYPE_CHECKING:
-    from kd_offline.schemas.evaluation import EvaluationReport, ModeScore, SideScore
+    from kd_offline.schemas.evaluation import EvaluationReport, ModeScore, SideScore, WinRates
     from kd_offline.schemas.hardware import Prediction
 
 _EXAMPLES = options.examples(
@@ -105,6 +105,16 @@ def _figures(score: ModeScore | SideScore) -> None:
     say(f"  retention {shares or 'undefined: the expert is no better than random play'}")
 
 
+def _wins(rates: WinRates) -> None:
+    each = ((who, getattr(rates, who)) for who in ("expert", "ceiling", "student", "random"))
+    shares = (
+        f"{who} {100 * share.mean:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+        for who, share in each
+        if share is not None
+    )
+    say(f"  won: {', '.join(shares)}")
+
+
 def _summary(report: EvaluationReport, run: Path, place: Path) -> None:
     for name, score in (("greedy", report.greedy), ("sampled", report.sampled)):
         if score is None:
@@ -112,6 +122,8 @@ def _summary(report: EvaluationReport, run: Path, place: Path) -> None:
         played = f", students as {report.export}" if report.export else ""
         say(f"{name}{played}, {report.episodes:,} episodes, sum over agents, 95 % intervals")
         _figures(score)
+        if score.win_rate is not None:
+            _wins(score.win_rate)
         for side, part in score.sides.items() if len(score.sides) > 1 else ():
             say(f"  {side}, the others played by the expert")
             _figures(part)

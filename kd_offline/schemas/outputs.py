@@ -15,6 +15,7 @@ from kd_offline.schemas.evaluation import (
     ModeScore,
     RetentionScores,
     SideScore,
+    WinRates,
 )
 from kd_offline.schemas.export import Core, ExportManifest, Format, Gate, Precision
 from kd_offline.schemas.hardware import HardwareProfile
@@ -69,6 +70,7 @@ class SideOutput(Strict):
 class ModeOutput(SideOutput):
     """One way of choosing actions, greedy or sampled: the sum over all sides."""
 
+    win_rate: WinRates | None = Field(default=None, description="where the task has wins")
     sides: dict[str, SideOutput] | None = Field(
         default=None, description="present where there are several"
     )
@@ -77,7 +79,8 @@ class ModeOutput(SideOutput):
     def of(cls, score: ModeScore) -> ModeOutput:
         """Return the part of a score that is the contract."""
         sides = {name: SideOutput(**_kept(side)) for name, side in score.sides.items()}
-        return cls(**_kept(score), sides=sides if len(sides) > 1 else None)
+        several = sides if len(sides) > 1 else None
+        return cls(**_kept(score), win_rate=score.win_rate, sides=several)
 
 
 def _kept(score: ModeScore | SideScore) -> dict[str, Any]:

@@ -75,9 +75,14 @@ def test_it_distils_under_the_papers_mask_and_is_evaluated(place):
         *("distill", place / "dataset.zarr", "-o", run, "--mask", "paper", "--threads", 1),
         *("--hidden", "16,8,8", "--seeds", 1, "--epochs", 1, "--method", "kl"),
     )
-    kd("evaluate", run, "--episodes", 20, "--threads", 1, "--expert", place / "expert")
+    asked = ("evaluate", run, "--episodes", 20, "--threads", 1, "--expert", place / "expert")
+    shown = kd(*asked)
     report = json.loads((run / "evaluation.json").read_text())
     assert report["environment"] == MAP
+    won = report["greedy"]["win_rate"]
+    assert won["random"]["mean"] <= won["random"]["high"] <= 1
+    assert f"student {100 * won['student']['mean']:.1f} % [" in shown.stdout + shown.stderr
+    assert kd_json(*asked)["greedy"]["win_rate"] == won
 
 
 def test_a_map_that_is_not_there():
