@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from kd_offline.schemas.export import ExportManifest
     from kd_offline.schemas.latency import LatencyReport
 
-EXPERT = "bundled:large"
+EXPERT = "bundled"
+"""About 100,000 to 200,000 parameters in each task; with its partner, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Task:
     epochs: int
     teams: tuple[tuple[str, tuple[int, ...]], ...]
     paper: Paper
+    depth: int = 2
+    """Layers before the GRU: the narrower the input, the more a wide GRU alone is worth."""
 
 
 TASKS = (
@@ -54,9 +57,10 @@ TASKS = (
         "mpe/simple_spread_v3",
         "spread",
         30_000,
-        24,
-        (("full", (16, 16, 16)), ("limited", (16, 16, 16)), ("limited", (24, 12, 12))),
+        36,
+        (("full", (20, 20, 20)), ("limited", (18, 18, 18)), ("limited", (24, 14, 14))),
         Paper("30.0", -46.0, -48.5, -50.5),
+        depth=0,
     ),
     Task(
         "mpe/simple_speaker_listener_v4",
@@ -79,16 +83,18 @@ TASKS = (
         "3m",
         10_000,
         20,
-        (("full", (14, 14, 14)), ("paper", (14, 14, 14))),
+        (("full", (15, 15, 15)), ("paper", (15, 15, 15))),
         Paper("3.3 to 11.7", 98.12, 94.78, 90.39),
+        depth=1,
     ),
     Task(
         "smax/3s5z",
         "3s5z",
         6_000,
-        20,
-        (("full", (10,) * 8), ("paper", (9,) * 8)),
+        12,
+        (("full", (11,) * 8), ("paper", (10,) * 8)),
         Paper("3.3 to 11.7", 68.31, 60.28, 58.17),
+        depth=1,
     ),
 )
 
@@ -169,7 +175,7 @@ def measured(
         )
         part.rename(dataset)
     epochs = max(1, round(effort.share * task.epochs))
-    settings = {"optimisation.epochs": epochs, "threads": 1}
+    settings = {"optimisation.epochs": epochs, "student.depth": task.depth, "threads": 1}
     recipe = distill_recipe(mask=mask, hidden=widths, seeds=effort.seeds, settings=settings)
     distill(dataset, run, recipe, resume=run.exists())
     played = evaluate(run, episodes=effort.played, modes=["greedy"])

@@ -98,7 +98,7 @@ class StudentArchitecture(Strict):
         default=None,
         gt=0,
         lt=1,
-        description="rank of the two matrices of the GRU, by width; None: full; no export takes it",
+        description="rank of the two matrices of the GRU, by width; None: full",
     )
     aligner: Literal["identity", "linear"] = Field(
         default="identity", description="g_i of Alg. 1: linear, folded away at export"

@@ -31,13 +31,14 @@ ROW = {
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.slug)
 def test_every_team_needs_40_times_fewer_flops(task):
     spec = environments.load(task.name).spec
-    expert = sum(network_cost(s).macs for s in expert_shapes(load("bundled:large", spec), spec))
+    expert = sum(network_cost(s).macs for s in expert_shapes(load("bundled", spec), spec))
     for mask, widths in task.teams:
         seen = resolve(mask, spec).static.sum(axis=1)
         hides = tuple(seen) != spec.obs_widths
         inputs = StudentInputs(motion=hides, last_action=hides)
         shapes = [
-            agent_shape(spec, StudentArchitecture(), i, w, inputs) for i, w in enumerate(widths)
+            agent_shape(spec, StudentArchitecture(depth=task.depth), i, w, inputs)
+            for i, w in enumerate(widths)
         ]
         students = sum(
             network_cost(exported_shape(shape, inputs, int(k), drawn=False)).macs
@@ -47,10 +48,10 @@ def test_every_team_needs_40_times_fewer_flops(task):
 
 
 def test_rows_are_shown_and_missing_ones_say_so():
-    lines = page({"spread.full.16-16-16": ROW}).splitlines()
+    lines = page({"spread.full.20-20-20": ROW}).splitlines()
     (measured,) = [line for line in lines if "609,792" in line]
     assert [cell.strip() for cell in measured.strip("|").split("|")] == [
-        *("mpe/simple_spread_v3", "full", "16, 16, 16", "95.1 % (94.0 to 96.2)", "undefined"),
+        *("mpe/simple_spread_v3", "full", "20, 20, 20", "95.1 % (94.0 to 96.2)", "undefined"),
         *("609,792", "12,960", "47.1", "62.9 us", "0.35 us", "178", "4,976 B", "656 B"),
         *("30.0", "94.8 %"),  # 46.0 / 48.5
     ]
