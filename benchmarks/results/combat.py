@@ -20,13 +20,13 @@ def _task(name: str, slug: str, episodes: int, widths: tuple[int, ...], *algorit
     recipes = [("mappo", _RECIPES / "bundled" / f"smax-{slug}-default.toml")]
     recipes += [(name, _RECIPES / "train" / f"{name}-{slug}.toml") for name in algorithms]
     return Task(
-        f"smax/{name}", slug, None, episodes, 20, widths, tuple(recipes), heat=slug == "3s5z"
+        f"smax/{name}", slug, None, episodes, 10, widths, tuple(recipes), heat=slug == "3s5z"
     )
 
 
 TASKS = (
-    _task("3m", "3m", 20_000, (_NARROW, _NARROW, _WIDE), "qmix", "vdn"),
-    _task("8m", "8m", 5_000, (*(_NARROW,) * 5, *(_WIDE,) * 3)),
+    _task("3m", "3m", 30_000, (_NARROW, _NARROW, _WIDE), "qmix", "vdn"),
+    _task("8m", "8m", 8_000, (*(_NARROW,) * 5, *(_WIDE,) * 3)),
     _task("5m_vs_6m", "5m-vs-6m", 6_000, (_NARROW, _NARROW, _WIDE, _NARROW, _WIDE)),
     _task(
         "3s5z",
