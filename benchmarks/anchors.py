@@ -246,7 +246,8 @@ PyTorch, the student in C with float32 weights. Flash and static RAM are those o
 agent's int8 firmware for Cortex-M4F, as linked and run in QEMU. The paper's retention is the
 quotient of the returns in its Table II (LH; for unequal widths LH+A), inverted where they are
 negative, since it states no return of random play, and of the win rates in its Table I, whose game
-is SMAC while ours is SMAX.
+is SMAC while ours is SMAX. What a mask takes away no student brings back: the [results](results.md)
+have the networks that were trained under it beside students of 16 and 32.
 
 """
 COLUMNS = (
