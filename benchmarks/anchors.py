@@ -246,8 +246,9 @@ PyTorch, the student in C with float32 weights. Flash and static RAM are those o
 agent's int8 firmware for Cortex-M4F, as linked and run in QEMU. The paper's retention is the
 quotient of the returns in its Table II (LH; for unequal widths LH+A), inverted where they are
 negative, since it states no return of random play, and of the win rates in its Table I, whose game
-is SMAC while ours is SMAX. What a mask takes away no student brings back: the [results](results.md)
-have the networks that were trained under it beside students of 16 and 32.
+is SMAC while ours is SMAX. Where less is kept than the paper claims, the [results](results.md) and
+those [in combat](results-combat.md) tell whether a network of full size that is trained under the
+mask, or wider students, would keep more.
 
 """
 COLUMNS = (

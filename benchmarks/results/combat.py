@@ -80,7 +80,6 @@ COMBAT = Study(
     rl_seeds=RL_SEEDS,
     episodes=1000,
     latency_rounds=50,
-    curves=True,
 )
 
 # KD-MARL (arXiv 2604.06691), Table I, as printed: return (of 20), win rate in percent, time of a

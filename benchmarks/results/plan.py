@@ -153,7 +153,6 @@ class Study:
     rl_seeds: tuple[int, ...] = RL_SEEDS
     episodes: int = EPISODES
     latency_rounds: int = 0  # 0: decisions are not timed
-    curves: bool = False  # keep the learning curves of the networks
 
     def groups(self, task: Task) -> list[NetworkCell]:
         """Return one network cell for all seeds of its kind."""

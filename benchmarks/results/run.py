@@ -176,7 +176,7 @@ def measure_networks(study: Study, cell: NetworkCell) -> None:
             "widths": cell.widths,
             "seeds": len(study.rl_seeds),
             "frames": cards[0]["frames"],
-            "curve": curves.read(paths[0] / "curve.jsonl") if study.curves else [],
+            "curve": curves.read(paths[0] / "curve.jsonl"),
             "seconds": [card["seconds"] for card in cards],
             "parameters": cards[0]["parameters"]["actor"],
             "cost": cost.model_dump(mode="json", exclude={"agents"}),

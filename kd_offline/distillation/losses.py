@@ -5,7 +5,7 @@ actions, and no illegal action ever contributes, to a value or to a gradient. Eq
 KD-MARL (arXiv 2604.06691) unless said otherwise; P is the expert (T), Q the student (S).
 
 A handful of actions is too short a row for vector instructions, so action axes are last by name and
-outermost in memory (:func:`actions_outermost`): several times quicker, and the same numbers.
+outermost in memory, as batches of targets have them: several times quicker, and the same numbers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,6 @@ _ILLEGAL = -1e9  # finite: -inf would give NaN gradients through log-softmax
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Return the weighted mean of ``values``; zero where the weights sum to zero."""
     return (values * weight).sum() / weight.sum().clamp(min=1e-8)
-
-
-def actions_outermost(values: Tensor) -> Tensor:
-    """Return ``values`` [..., A] as they are, with the last axis outermost in memory."""
-    return values.movedim(-1, 0).contiguous().movedim(0, -1)
 
 
 def log_softmax(scores: Tensor) -> Tensor:

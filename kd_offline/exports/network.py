@@ -93,7 +93,7 @@ class AgentNetwork:
     @property
     def sides(self) -> dict[str, Chain]:
         """What a GRU applies to its input and to its memory, by name; none without a GRU."""
-        return dict(zip(("gru.input", "gru.memory"), self.gru or (), strict=self.gru is not None))
+        return {} if self.gru is None else {"gru.input": self.gru[0], "gru.memory": self.gru[1]}
 
     @property
     def width(self) -> int | None:
@@ -138,8 +138,7 @@ class AgentNetwork:
 
     def mapped(self, change: Callable[[Affine], Affine]) -> AgentNetwork:
         """Return the network with every affine map changed."""
-        sides = self.gru and tuple(tuple(change(each) for each in chain) for chain in self.gru)
-        gru = None if sides is None else (sides[0], sides[1])
+        gru = self.gru and (tuple(map(change, self.gru[0])), tuple(map(change, self.gru[1])))
         trunk = tuple(change(layer) for layer in self.trunk)
         return replace(self, trunk=trunk, gru=gru, head=change(self.head))
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from kd_offline.networks.gru import Weights, packed_gru
 from kd_offline.networks.low_rank import LowRankGRU
 from kd_offline.networks.quantise import rounded
-from kd_offline.networks.recurrent import Packed, RecurrentNetwork, weights_of
+from kd_offline.networks.recurrent import Packed, RecurrentNetwork
 from kd_offline.types import BoolArray
 
 if TYPE_CHECKING:
@@ -111,11 +111,13 @@ def _gru(unit: nn.GRU | LowRankGRU) -> list[Folded]:
     if isinstance(unit, nn.GRU):
         ih, hh, *biases = (number.double() for number in unit.parameters())
         return [Folded(*each) for each in zip((ih, hh), biases, strict=True)]
-    ends = weights_of(unit)
     found = []
-    for side, bias in (("ih", ends.ih_bias), ("hh", ends.hh_bias)):
-        thin, wide = (getattr(unit, f"weight_{side}_{end}").double() for end in ("in", "out"))
-        found += [Folded(thin, thin.new_zeros(len(thin))), Folded(wide, bias.double())]
+    for thin, wide, bias in (
+        (unit.weight_ih_in, unit.weight_ih_out, unit.bias_ih),
+        (unit.weight_hh_in, unit.weight_hh_out, unit.bias_hh),
+    ):
+        first = thin.double()
+        found += [Folded(first, first.new_zeros(len(first))), Folded(wide.double(), bias.double())]
     return found
 
 
