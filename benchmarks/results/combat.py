@@ -11,9 +11,12 @@ from pathlib import Path
 from benchmarks.results.plan import DistilledCell, NetworkCell, Study, Task
 
 MASK = "paper"
+HALF = "half the episodes"
 RL_SEEDS = (0,)
 _RECIPES = Path("cli/recipes")
-_NARROW, _WIDE = 16, 32
+NARROW, WIDE, FULL = 16, 32, 128
+# Where QMIX and VDN are trained under the mask as well; elsewhere QMIX FO alone is.
+_BASELINES = ("3m", "3s5z")
 
 
 def _task(name: str, slug: str, episodes: int, widths: tuple[int, ...], *algorithms: str) -> Task:
@@ -25,14 +28,14 @@ def _task(name: str, slug: str, episodes: int, widths: tuple[int, ...], *algorit
 
 
 TASKS = (
-    _task("3m", "3m", 30_000, (_NARROW, _NARROW, _WIDE), "qmix", "vdn"),
-    _task("8m", "8m", 8_000, (*(_NARROW,) * 5, *(_WIDE,) * 3)),
-    _task("5m_vs_6m", "5m-vs-6m", 6_000, (_NARROW, _NARROW, _WIDE, _NARROW, _WIDE)),
+    _task("3m", "3m", 30_000, (NARROW, NARROW, WIDE), "qmix", "vdn"),
+    _task("8m", "8m", 8_000, (*(NARROW,) * 5, *(WIDE,) * 3), "qmix"),
+    _task("5m_vs_6m", "5m-vs-6m", 6_000, (NARROW, NARROW, WIDE, NARROW, WIDE), "qmix"),
     _task(
         "3s5z",
         "3s5z",
         5_000,
-        (_NARROW, _WIDE, *(_NARROW,) * 3, *(_WIDE,) * 3),
+        (NARROW, WIDE, *(NARROW,) * 3, *(WIDE,) * 3),
         *("qmix", "vdn"),
     ),
 )
@@ -43,8 +46,13 @@ def network_cells(task: Task) -> list[NetworkCell]:
 
     The expert itself is MAPPO FO.
     """
-    wide = (_WIDE,) * len(task.mixed_widths)
-    sizes = [("full", None), (MASK, wide), (MASK, task.mixed_widths)]
+    wide = (WIDE,) * len(task.mixed_widths)
+    everything, masked = [("full", None)], [(MASK, wide), (MASK, task.mixed_widths)]
+    kinds = {
+        algorithm: everything + (masked if task.slug in _BASELINES else [])
+        for algorithm, _ in task.recipes
+    }
+    kinds["mappo"] = [*everything, *masked, (MASK, None)]
     return [
         NetworkCell(
             *(task, mask, widths, seed),
@@ -52,20 +60,27 @@ def network_cells(task: Task) -> list[NetworkCell]:
             bundled=(algorithm, mask) == ("mappo", "full"),
         )
         for seed in RL_SEEDS
-        for k, (algorithm, _) in enumerate(task.recipes)
-        for mask, widths in (*sizes, *([(MASK, None)] if k == 0 else []))
+        for algorithm, each in kinds.items()
+        for mask, widths in each
     ]
 
 
 def distilled_cells(task: Task) -> list[DistilledCell]:
-    """Return KD-MARL LH and LH+A, plain KL, behaviour cloning, and KD-MARL without a mask.
+    """Return KD-MARL LH and LH+A, plain KL, BC, and what tells why KD-MARL keeps no more.
 
-    The last says what the size of the networks and of the dataset would allow.
+    The latter are KD-MARL LH without the mask, with networks as wide as the expert's, and from half
+    of the episodes.
     """
-    wide = (_WIDE,) * len(task.mixed_widths)
+    wide, full = ((width,) * len(task.mixed_widths) for width in (WIDE, FULL))
     kinds = [("kd-marl", wide), ("kd-marl", task.mixed_widths), ("kl", wide), ("bc", wide)]
     masked = [DistilledCell(task, MASK, method, widths) for method, widths in kinds]
-    return [*masked, DistilledCell(task, "full", "kd-marl", wide)]
+    few, half = (0, 1, 2), task.dataset_episodes // 2
+    return [
+        *masked,
+        DistilledCell(task, "full", "kd-marl", wide),
+        DistilledCell(task, MASK, "kd-marl", full, seeds=few[:1]),
+        DistilledCell(task, MASK, "kd-marl", wide, label=HALF, seeds=few, episodes=half),
+    ]
 
 
 # Which share of the expert's win rate KD-MARL LH should keep.

@@ -73,7 +73,10 @@ class NetworkCell:
 
 @dataclass(frozen=True, slots=True)
 class DistilledCell:
-    """Students of one method under a mask, all seeds."""
+    """Students of one method under a mask, all seeds.
+
+    ``episodes`` of the dataset, the first ones; None: all of the task's.
+    """
 
     task: Task
     mask: str
@@ -82,12 +85,13 @@ class DistilledCell:
     settings: tuple[tuple[str, Any], ...] = ()
     label: str = ""
     seeds: tuple[int, ...] = DISTILLATION_SEEDS
+    episodes: int | None = None
 
     @property
     def id(self) -> str:
         """File name of the cell."""
         size = "-".join(map(str, self.widths))
-        tail = f".{self.label}" if self.label else ""
+        tail = f".{self.label.replace(' ', '-')}" if self.label else ""
         return f"{self.task.slug}.{self.mask}.{self.method}.{size}{tail}"
 
 

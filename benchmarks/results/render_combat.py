@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from benchmarks.results import curves
-from benchmarks.results.combat import COMBAT, GOALS, MASK, PAPER, PAPER_COLUMNS
+from benchmarks.results.combat import COMBAT, FULL, GOALS, HALF, MASK, PAPER, PAPER_COLUMNS, WIDE
 from benchmarks.results.plan import Study, Task
 from benchmarks.results.render import METHOD_NAMES, Cell, percent, read, table
 from benchmarks.results.run import group_name
@@ -96,16 +96,17 @@ _COLUMNS = (
 
 def _rows(study: Study, task: Task) -> dict[str, str]:
     """Return each row's title and its cell, in the order of the paper's columns."""
-    wide = (32,) * len(task.mixed_widths)
+    wide, full = ((width,) * len(task.mixed_widths) for width in (WIDE, FULL))
     sizes = {("full", None): "FO", (MASK, wide): "LH", (MASK, task.mixed_widths): "LH+A"}
-    sizes["full", wide] = "full view"
+    sizes |= {("full", wide): "full view", (MASK, full): f"masked, {FULL} wide"}
     names: dict[str, str] = {}
     for cell in study.groups(task):
         size = sizes.get((cell.mask, cell.widths))
         title = _CEILING if size is None else f"{cell.algorithm.upper()} {size}"
         names[title] = group_name(cell)
     for each in study.distilled(task):
-        names[f"{METHOD_NAMES[each.method]} {sizes[each.mask, each.widths]}"] = each.id
+        kind = ", ".join(filter(None, (sizes[each.mask, each.widths], each.label)))
+        names[f"{METHOD_NAMES[each.method]} {kind}"] = each.id
     titles = [*PAPER_COLUMNS, *(title for title in names if title not in PAPER_COLUMNS)]
     return {title: names.get(title, "") for title in titles}
 
@@ -163,21 +164,42 @@ def _reference(task: Task, found: dict[str, Cell | None]) -> str:
 
 def _verdict(task: Task, found: dict[str, Cell | None]) -> str:
     """Return the goal beside what was kept, and what else could have been kept."""
-    titles = ("KD-MARL LH", _CEILING, "MAPPO LH", "KD-MARL full view")
-    mine, ceiling, direct, free = (found.get(title) for title in titles)
+    mine = found.get("KD-MARL LH")
     goal, kept = GOALS[task.slug], _kept(mine)
-    if kept is None:
+    if mine is None or kept is None:
         said = f"{100 * goal:.0f} % of the expert's win rate; {_share(mine)}"
         return f"Goal: KD-MARL LH keeps {said}."
-    text = f"Goal: KD-MARL LH keeps {100 * goal:.0f} % of the expert's win rate. It keeps "
-    text += f"{_share(mine)}: {'reached' if kept >= goal else 'missed'}."
-    if kept < goal:
-        text += (
-            f" Without the mask, students of the same size from the same data keep {_share(free)}: "
-            "so much is for size and data. A network of full size trained by RL under the mask "
-            f"keeps {_share(ceiling)}."
-        )
-    return f"{text} The same size trained by RL keeps {_share(direct)}."
+    flops = _size(mine)[0]
+    text = (
+        f"Goal: KD-MARL LH keeps {100 * goal:.0f} % of the expert's win rate. It keeps "
+        f"{_share(mine)}: {'reached' if kept >= goal else 'missed'}. It takes {flops:,} FLOPs a "
+        f"step, an expert of width 256 would take {_wide_expert(task) / flops:.1f} times as many. "
+        f"The same size trained by RL under the mask keeps {_share(found['MAPPO LH'])}."
+    )
+    return text if kept >= goal else f"{text}\n\n{_why_missed(found)}"
+
+
+def _why_missed(found: dict[str, Cell | None]) -> str:
+    return (
+        "Where the rest is: without the mask, students of the same size from the same data keep "
+        f"{_share(found['KD-MARL full view'])}, so that neither size nor data is short there. "
+        f"Under the mask, {FULL}-wide students keep "
+        f"{_share(found[f'KD-MARL masked, {FULL} wide'])}, students from half of the episodes "
+        f"{_share(found[f'KD-MARL LH, {HALF}'])}, and a network of full size trained by RL "
+        f"{_share(found[_CEILING])}."
+    )
+
+
+def _wide_expert(task: Task) -> int:
+    """Return FLOPs of a team step of an expert like the bundled ones, 256 wide."""
+    from kd_offline import environments
+    from kd_offline.experts.team import actor_groups
+    from kd_offline.networks.arithmetic import network_cost
+    from kd_offline.schemas.expert import ExpertArchitecture
+
+    architecture = ExpertArchitecture(trunk=(256,), gru=256)
+    groups = actor_groups(environments.load(task.name).spec, architecture)
+    return sum(len(group.agents) * network_cost(group.shape).flops for group in groups)
 
 
 def _latency(found: dict[str, Cell | None]) -> str:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.results import curves
 from benchmarks.results.combat import COMBAT
-from benchmarks.results.plan import PARTICLE, DistilledCell, NetworkCell, Study, Task
+from benchmarks.results.plan import PARTICLE, DistilledCell, NetworkCell, Study
 
 if TYPE_CHECKING:
     from kd_offline.schemas.expert import TrainRecipe
@@ -66,7 +66,11 @@ def fill(study: Study, stages: Sequence[str], do: Do) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     networks = [cell for task in study.tasks for cell in study.networks(task)]
     if "datasets" in stages:
-        do(partial(make_dataset, study), study.tasks)
+        students = [cell for task in study.tasks for cell in study.distilled(task)]
+        do(
+            partial(make_dataset, study),
+            list({dataset_path(study, cell): cell for cell in students}.values()),
+        )
     if "networks" in stages:
         do(partial(make_network, study), networks)
         groups = [cell for task in study.tasks for cell in study.groups(task)]
@@ -78,26 +82,22 @@ def fill(study: Study, stages: Sequence[str], do: Do) -> None:
             do(partial(make_students, study), cells)
 
 
-def make_dataset(study: Study, task: Task) -> None:
-    """Record the dataset that every student of a task learns from."""
+def make_dataset(study: Study, cell: DistilledCell) -> None:
+    """Record the dataset that the students of a cell learn from, and those of others."""
     from kd_offline.recording.record import record
 
-    path = dataset_path(study, task)
+    path = dataset_path(study, cell)
     if not (path / "manifest.json").is_file():
-        record(
-            task.name,
-            path,
-            expert=EXPERT,
-            episodes=task.dataset_episodes,
-            threads=1,
-            resume=True,
-        )
+        episodes = cell.episodes or cell.task.dataset_episodes
+        name = cell.task.name
+        record(name, path, expert=EXPERT, episodes=episodes, threads=1, resume=True)
         say(f"recorded {path}")
 
 
-def dataset_path(study: Study, task: Task) -> Path:
-    """Return where a task's dataset lies."""
-    return study.work / f"{task.slug}.zarr"
+def dataset_path(study: Study, cell: DistilledCell) -> Path:
+    """Return where the dataset of a cell lies."""
+    part = f".{cell.episodes}" if cell.episodes else ""
+    return study.work / f"{cell.task.slug}{part}.zarr"
 
 
 def network_path(study: Study, cell: NetworkCell) -> Path:
@@ -208,7 +208,7 @@ def make_students(study: Study, cell: DistilledCell) -> None:
     )
     path = study.work / "runs" / cell.id
     if not _complete(path):
-        distill(dataset_path(study, cell.task), path, recipe, resume=True)
+        distill(dataset_path(study, cell), path, recipe, resume=True)
     report = evaluate(path, episodes=study.episodes, ceiling=ceiling(study, cell))
     if cell.task.heat:
         draw_heat(study, cell, report.action_frequency)
