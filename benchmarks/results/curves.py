@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-Curve = list[tuple[int, float, float]]
-"""Joint steps, seconds, and the share of battles won since the point before."""
+Curve = list[tuple[int, float]]
+"""Joint steps, and the share of battles won since the point before."""
 POINTS = 60
 
 
@@ -21,7 +21,6 @@ def read(file: Path) -> Curve:
     return [
         (
             int(rows[part[-1]]["frames"]),
-            round(float(rows[part[-1]]["seconds"]), 1),
             round(float(np.mean([rows[k]["won"] for k in part])), 4),
         )
         for part in parts
@@ -36,7 +35,7 @@ def drawn(curves: Mapping[str, Curve]) -> str:
     with svg.style():
         figure, (ax,) = svg.figure(7.6, 3.2)
         for k, (name, curve) in enumerate(curves.items()):
-            frames, _, won = np.array(curve).T
+            frames, won = np.array(curve).T
             ax.plot(frames / 1e6, 100 * won, lw=1.2, color=f"C{k % 10}", label=name)
         ax.set_xlabel("million joint steps")
         ax.set_ylabel("battles won, sampled play, %")

@@ -177,7 +177,6 @@ def measure_networks(study: Study, cell: NetworkCell) -> None:
             "seeds": len(study.rl_seeds),
             "frames": cards[0]["frames"],
             "curve": curves.read(paths[0] / "curve.jsonl"),
-            "seconds": [card["seconds"] for card in cards],
             "parameters": cards[0]["parameters"]["actor"],
             "cost": cost.model_dump(mode="json", exclude={"agents"}),
             **{mode: score.model_dump(mode="json") for mode, score in figures.modes.items()},
