@@ -147,7 +147,7 @@ def _loss(model: ActorCritic, batch: Batch, recipe: TrainRecipe) -> tuple[Tensor
     memory = model.start(batch.obs.shape[1])
     before = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions[:-1]])
     lengths = steps_that_count(batch.weight > 0)
-    logits, _, _ = model.act(batch.obs, memory, before, lengths)
+    logits = model.act_episodes(batch.obs, before, lengths)
     value, _ = model.value(batch.state, batch.obs, memory, lengths)
     logp = torch.log_softmax(logits.masked_fill(~batch.available, -1e10), -1)
     taken = logp.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from kd_offline.errors import MismatchError
+from kd_offline.networks.gru import steps_before
 from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertArchitecture
@@ -62,6 +65,13 @@ def _group(
     return Group(agents, shape)
 
 
+class Rows(NamedTuple):
+    """What every agent saw and did at every step of a batch of episodes, flat."""
+
+    obs: Tensor  # [T * B * N, O]
+    last_actions: Tensor  # int64 [T * B * N], -1 where there is none
+
+
 class ActorCritic(nn.Module):
     """Actors and critics of one team, run on whole batches of sequences.
 
@@ -100,6 +110,7 @@ class ActorCritic(nn.Module):
         everything = torch.ones(spec.n_agents, spec.obs_width)
         seen = everything if mask is None else torch.from_numpy(mask.astype(np.float32))
         self.register_buffer("mask", seen, persistent=False)
+        self.masked = mask is not None
         self.side_of = torch.tensor(spec.side_of)
 
     def _critic_shape(self, inputs: int) -> NetworkShape:
@@ -137,18 +148,13 @@ class ActorCritic(nn.Module):
         return kept + [seen[:, rows] for seen in memory[len(sizes) :]]
 
     def act(
-        self,
-        obs: Tensor,
-        memory: list[Tensor],
-        last_actions: Tensor | None = None,
-        lengths: Tensor | None = None,
+        self, obs: Tensor, memory: list[Tensor], last_actions: Tensor | None = None
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Run the actors over ``obs``: float [T, B, N, O].
 
-        ``last_actions``: int64 [T, B, N], -1 where there is none; None: nowhere. ``lengths``: int64
-        [B, N], at least 1, how many steps of each agent count; the others are not computed. Returns
-        logits [T, B, N, A] (zero where an agent has no such action or no more steps), embeddings
-        [T, B, N, H] (zero-padded to the widest) and the actors' memories.
+        ``last_actions``: int64 [T, B, N], -1 where there is none; None: nowhere. Returns logits
+        [T, B, N, A] (zero where an agent has no such action), embeddings [T, B, N, H] (zero-padded
+        to the widest) and the actors' memories.
         """
         obs = obs * self.mask
         extras = self._extras(obs, memory, last_actions)
@@ -161,19 +167,40 @@ class ActorCritic(nn.Module):
             self._networks(self.actors), self.groups, memory[: len(self.actors)], strict=True
         ):
             agents = list(group.agents)
-            ends = None if lengths is None else lengths[:, agents].flatten()
-            out, hidden, state = actor(self._inputs(obs, group, *extras), state, ends)
+            out, hidden, state = actor(self._inputs(obs, group, *extras), state)
             logits[:, :, agents, : out.shape[-1]] = out.view(t, b, len(agents), -1)
             embedding[:, :, agents, : hidden.shape[-1]] = hidden.view(t, b, len(agents), -1)
             after.append(state)
         return logits, embedding, after
+
+    def act_episodes(self, obs: Tensor, last_actions: Tensor, lengths: Tensor) -> Tensor:
+        """Return the logits of whole episodes, [T, B, N, A], as :meth:`act` gives them.
+
+        ``lengths``: int64 [B, N], at least 1, how many steps of each agent count. The others are
+        not computed, and their logits are zero.
+        """
+        t, b, n = obs.shape[:3]
+        rows = Rows(obs.flatten(0, 2), last_actions.flatten())
+        logits = obs.new_zeros(t * b * n, self.spec.action_count)
+        for actor, group in zip(self._networks(self.actors), self.groups, strict=True):
+            agents = torch.tensor(group.agents)
+            first = (torch.arange(b).unsqueeze(1) * n + agents).flatten()
+            steps = torch.arange(t).unsqueeze(1) * (b * n)
+            chosen = pack_padded_sequence(
+                first + steps, lengths[:, agents].flatten(), enforce_sorted=False
+            )
+            sizes = chosen.batch_sizes.tolist()
+            x = self._packed_inputs(rows, chosen.data, sizes, group)
+            out = actor.packed(x, sizes, actor.start(len(first))[0]).outputs
+            logits[chosen.data, : out.shape[1]] = out
+        return logits.view(t, b, n, -1)
 
     def value(
         self, state: Tensor, obs: Tensor, memory: list[Tensor], lengths: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Run the critics over ``state`` [T, B, S] and ``obs`` [T, B, N, O].
 
-        ``lengths`` as in :meth:`act`. Returns values [T, B, N], in the units of the value
+        ``lengths`` as in :meth:`act_episodes`. Returns values [T, B, N], in the units of the value
         normalisation, and the memories.
         """
         memory = memory[len(self.actors) : len(self.actors) + len(self.critics)]
@@ -220,6 +247,27 @@ class ActorCritic(nn.Module):
             parts.append(torch.eye(group.ids).expand(t, b, group.ids, group.ids))
         mine = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return mine.reshape(t, b * len(agents), -1)
+
+    def _packed_inputs(self, rows: Rows, chosen: Tensor, sizes: list[int], group: Group) -> Tensor:
+        """Return what an actor takes at the ``chosen`` rows of packed episodes, [S, I]."""
+        first, n = group.agents[0], self.spec.n_agents
+        seen = rows.obs[chosen, : self.spec.obs_widths[first]]
+        agents = chosen % n
+        if self.masked:
+            seen *= self.mask[agents, : seen.shape[1]]
+        parts = [seen]
+        if self.architecture.motion:
+            parts.append((seen - seen[steps_before(sizes)]) * MOTION_GAIN)
+        if self.architecture.last_action:
+            taken = rows.last_actions[chosen]
+            known = (taken >= 0).unsqueeze(-1).to(seen.dtype)
+            choices = torch.eye(self.spec.action_counts[first])
+            parts.append(choices[taken.clamp(min=0)] * known)
+        if group.ids:
+            place = torch.zeros(n, dtype=torch.int64)
+            place[list(group.agents)] = torch.arange(group.ids)
+            parts.append(torch.eye(group.ids)[place[agents]])
+        return torch.cat(parts, -1)
 
     @staticmethod
     def _networks(modules: nn.ModuleList) -> list[RecurrentNetwork]:

@@ -87,16 +87,13 @@ class ValueTeam(nn.Module):
         """Return the memories of some episodes of a batch, indices ``episodes``."""
         return self.agents.keep(memory, episodes)
 
-    def values(self, obs: Tensor, last_actions: Tensor, alive: Tensor | None = None) -> Tensor:
+    def values(self, obs: Tensor, last_actions: Tensor, alive: Tensor) -> Tensor:
         """Return the values of all actions over whole episodes.
 
         ``obs``: float [T, B, N, O]; ``last_actions``: int64 [T, B, N], -1 where there is none;
-        ``alive``: bool [T, B, N]; None: always. Returns float [T, B, N, A], zero once an agent
-        stays dead.
+        ``alive``: bool [T, B, N]. Returns float [T, B, N, A], zero once an agent stays dead.
         """
-        memory = self.start(obs.shape[1])
-        lengths = None if alive is None else steps_that_count(alive)
-        return self.agents.act(obs, memory, last_actions, lengths)[0]
+        return self.agents.act_episodes(obs, last_actions, steps_that_count(alive))
 
     def parameter_counts(self) -> dict[str, int]:
         """Return the number of parameters of the agents and of the mixer."""

@@ -74,6 +74,23 @@ def test_learning_sees_what_acting_saw(name, motion, last_action, critic):
     torch.testing.assert_close(value, step["value"], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("mask", ["limited", None])
+@pytest.mark.parametrize("widths", [None, (8, 16, 8)])
+@pytest.mark.parametrize("name", ["mpe/simple_spread_v3", "mpe/simple_adversary_v3"])
+def test_episodes_are_computed_up_to_where_they_count(name, widths, mask):
+    world, model = team(name, motion=True, last_action=True, widths=widths, mask=mask)
+    spec, draw = world.spec, np.random.default_rng(0)
+    shape = (6, 5, spec.n_agents)
+    obs = torch.from_numpy(draw.normal(size=(*shape, spec.obs_width)).astype(np.float32))
+    before = torch.from_numpy(draw.integers(-1, min(spec.action_counts), shape))
+    lengths = torch.from_numpy(draw.integers(1, 7, shape[1:]))
+    with torch.no_grad():
+        whole, _, _ = model.act(obs, model.start(5), before)
+        counted = model.act_episodes(obs, before, lengths)
+    there = (torch.arange(6).view(-1, 1, 1) < lengths).unsqueeze(-1)
+    torch.testing.assert_close(counted, whole * there, atol=1e-6, rtol=1e-5)
+
+
 def test_actors_see_nothing_behind_the_mask_and_critics_everything():
     world, model = team(mask="limited")
     hidden = ~visible("limited", world.spec)

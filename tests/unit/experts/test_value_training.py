@@ -168,9 +168,10 @@ def test_last_actions_and_memory_are_threaded_as_in_training(tmp_path):
     obs = torch.from_numpy(np.ascontiguousarray(played.steps["obs"]))
     actions = torch.from_numpy(np.ascontiguousarray(played.steps["actions"])).long()
     before = torch.cat([torch.full_like(actions[:1], -1), actions[:-1]])
+    alive = torch.ones(actions.shape, dtype=torch.bool)
     unit = expert.norm.statistics(torch.zeros(1, dtype=torch.int64))[1]
     assert isinstance(expert.model, ValueTeam)
-    got = expert.model.values(obs, before) * unit
+    got = expert.model.values(obs, before, alive) * unit
     valid = played.valid
     np.testing.assert_allclose(
         got.numpy()[valid], played.steps["q_values"][valid], rtol=1e-4, atol=1e-5
@@ -234,5 +235,6 @@ def test_a_mask_hides_from_the_agents(tmp_path):
     hidden = card.model_copy(update={"mask": ((False,) * 5,) * 2})
     model, _ = checkpoint.build(hidden)
     views = [torch.rand(3, 2, 2, 5) for _ in range(2)]
-    first, second = (model.values(v, torch.zeros(3, 2, 2, dtype=torch.int64)) for v in views)
+    before, alive = torch.zeros(3, 2, 2, dtype=torch.int64), torch.ones(3, 2, 2, dtype=torch.bool)
+    first, second = (model.values(v, before, alive) for v in views)
     torch.testing.assert_close(first, second)
