@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kd_offline.errors import FormatVersionError, StorageError
@@ -44,6 +46,38 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise refusal(path, error) from error
+
+
+@contextmanager
+def only_writer(folder: Path, doing: str) -> Iterator[None]:
+    """Keep other processes that ask for the same from writing to ``folder``, which exists.
+
+    The system lets go of it when the process ends, however that ends. Where folders cannot be
+    locked, as on Windows, nothing is kept.
+
+    Raises
+    ------
+    StorageError
+        Another process is ``doing`` something there.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        msg = f"another process is {doing} in {str(folder)!r}: wait for it, or give another path"
+        raise StorageError(msg) from error
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def refusal(path: Path, error: OSError) -> StorageError:

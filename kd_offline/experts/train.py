@@ -21,7 +21,7 @@ from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.replay import Replay
 from kd_offline.experts.score import greedy_score, share_won
 from kd_offline.experts.value_learner import ValueLearner
-from kd_offline.files import make_folder
+from kd_offline.files import make_folder, only_writer
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
 from kd_offline.seeding import episode_seeds
@@ -38,8 +38,8 @@ _SAVE_SHARE = 20
 class Learner(Protocol):
     """What an algorithm learns with, and how it learns from one batch of episodes after another.
 
-    Apart from ``replay``, which is None or immutable, everything that it carries from batch to
-    batch is in the networks, their norm, the optimiser and the ``targets``.
+    Apart from ``replay``, which is None or immutable, all that it carries from batch to batch is in
+    the networks, their norm, the optimiser and the ``targets``.
     """
 
     model: Any
@@ -108,18 +108,33 @@ def train(
     Raises
     ------
     StorageError
-        The folder holds an expert already.
+        The folder holds an expert already, or another process is training there.
     UnknownNameError, UsageError, MismatchError, CheckpointError
         The recipe names something that does not exist or does not fit.
     """
     torch.set_num_threads(threads)
     environment = environments.load(recipe.environment, **recipe.environment_kwargs)
     run = _start(recipe, environment.spec, output, resume=resume, threads=threads)
+    make_folder(output)
+    with only_writer(output, "training"):
+        if not run.card.finished:
+            curve.truncate(output / checkpoint.CURVE, run.iteration)
+        return _go_on(run, environment, output, report, score_episodes)
+
+
+def _go_on(
+    run: _Run,
+    environment: BatchedEnvironment,
+    output: Path,
+    report: Report | None,
+    score_episodes: int,
+) -> ExpertCard:
+    """Train what is left, score it and save it."""
     began = time.perf_counter() - run.card.seconds
     save_at = time.perf_counter() + SAVE_EVERY_S
     before = _state(run)
     try:
-        while run.card.frames < recipe.frames:
+        while run.card.frames < run.card.recipe.frames:
             before = _state(run)
             progress = _iterate(run, environment, began)
             curve.append(output / checkpoint.CURVE, progress)
@@ -129,8 +144,7 @@ def train(
                 _save(run, output, began)
                 took = time.perf_counter() - now
                 save_at = now + took + max(SAVE_EVERY_S, _SAVE_SHARE * took)
-        before = _state(run)
-        score = None
+        before, score = _state(run), None
         if score_episodes:
             policy = run.learner.policy(run.card.frames)
             score = greedy_score(environment, policy, score_episodes, run.learner.against)
@@ -183,9 +197,6 @@ def _start(
     run = _Run(card, LEARNERS[recipe.algorithm](card, model, norm, optimiser))
     if there:
         _restore(run, output)
-    make_folder(output)
-    if not run.card.finished:
-        curve.truncate(output / checkpoint.CURVE, run.iteration)
     return run
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kd_offline.errors import StorageError
-from kd_offline.files import make_folder, write_file
+from kd_offline.files import make_folder, only_writer, write_file
 
 
 def test_text_is_written_as_it_is(tmp_path):
@@ -34,6 +34,18 @@ def test_a_file_in_the_way_of_a_folder(tmp_path):
         make_folder(tmp_path / "file" / "folder")
     make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be locked there")
+def test_a_folder_has_one_writer_at_a_time(tmp_path):
+    with (
+        only_writer(tmp_path, "training"),
+        pytest.raises(StorageError, match="another process is training in"),
+        only_writer(tmp_path, "training"),
+    ):
+        pass
+    with only_writer(tmp_path, "training"):
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_others_may_read_what_is_written(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from kd_offline.errors import (
 from kd_offline.experts import checkpoint
 from kd_offline.experts.load import load
 from kd_offline.experts.train import _remaining, train
+from kd_offline.files import only_writer
 from kd_offline.networks.files import write_tensors
 from kd_offline.schemas.expert import ExpertArchitecture, TrainProgress, TrainRecipe
 from kd_offline.seeding import episode_seeds, uniforms
@@ -61,6 +63,16 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, stop_afte
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     rows = (tmp_path / "a" / checkpoint.CURVE).read_text().splitlines()
     assert [json.loads(row)["iteration"] for row in rows] == [1, 2, 3, 4]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be locked there")
+def test_two_trainings_in_one_folder_are_refused(tmp_path):
+    train(RECIPE, tmp_path / "a", threads=1, score_episodes=0)
+    with (
+        only_writer(tmp_path / "a", "training"),
+        pytest.raises(StorageError, match="another process is training in"),
+    ):
+        train(RECIPE, tmp_path / "a", resume=True, threads=1, score_episodes=0)
 
 
 def test_a_learning_step_improves_the_policy(tmp_path):
