@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kd_offline.experts.one_sided import joined
 from kd_offline.experts.ppo import ValueNorm
-from kd_offline.experts.team import ActorCritic
+from kd_offline.experts.team import ActorCritic, Memory
 from kd_offline.experts.value_team import ValuePolicy, ValueTeam
 from kd_offline.schemas.dataset import Capture, ExpertRecord
 from kd_offline.schemas.expert import ExpertCard
@@ -29,28 +28,24 @@ class NetworkPolicy:
         self._norm = norm
         self._with_value = with_value
 
-    def start(self, seeds: SeedArray) -> list[Tensor]:
-        """Return the memories of fresh episodes."""
+    def start(self, seeds: SeedArray) -> Memory:
+        """Return the memory of fresh episodes."""
         return self._model.start(len(seeds))
 
     @torch.inference_mode()
-    def act(self, view: View, memory: list[Tensor]) -> tuple[PolicyOutput, list[Tensor]]:
+    def act(self, view: View, memory: Memory) -> tuple[PolicyOutput, Memory]:
         """Return logits, embeddings and values in raw reward units."""
-        obs = torch.from_numpy(view.obs).unsqueeze(0)
-        last = None if view.last_actions is None else torch.from_numpy(view.last_actions)
-        last = None if last is None else last.unsqueeze(0)
-        logits, embedding, actors = self._model.act(obs, memory, last)
-        seen = [obs * self._model.mask] if self._model.architecture.motion else []
-        value, critics = None, memory[len(actors) : len(memory) - len(seen)]
+        obs, last = torch.from_numpy(view.obs), view.last_actions
+        taken = None if last is None else torch.from_numpy(last)
+        logits, embedding, memory = self._model.act(obs, memory, taken)
+        value = None
         if self._with_value:
-            state = torch.from_numpy(view.state).unsqueeze(0)
-            normal, critics = self._model.value(state, obs, memory)
+            normal, memory = self._model.value(torch.from_numpy(view.state), obs, memory)
             mean, deviation = self._norm.statistics(self._model.side_of)
-            value = (normal[0] * deviation + mean).numpy()
-        output = PolicyOutput(logits[0].numpy(), embedding[0].numpy(), value)
-        return output, actors + critics + seen
+            value = (normal * deviation + mean).numpy()
+        return PolicyOutput(logits.numpy(), embedding.numpy(), value), memory
 
-    def keep(self, memory: list[Tensor], episodes: IntArray) -> list[Tensor]:
+    def keep(self, memory: Memory, episodes: IntArray) -> Memory:
         """Return the memory of some episodes of a batch."""
         return self._model.keep(memory, episodes)
 
@@ -72,7 +67,7 @@ class Expert:
     opponents: AnyExpert | None = None  # who plays the sides that it did not learn
 
     def start(self, seeds: SeedArray) -> tuple[Any, ...]:
-        """Return the memories of fresh episodes, its own and those of its opponents."""
+        """Return the memory of fresh episodes, its own and those of its opponents."""
         others = () if self.opponents is None else (self.opponents.start(seeds),)
         return self.model.start(len(seeds)), *others
 

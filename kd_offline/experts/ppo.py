@@ -144,11 +144,10 @@ def update(
 
 
 def _loss(model: ActorCritic, batch: Batch, recipe: TrainRecipe) -> tuple[Tensor, Tensor]:
-    memory = model.start(batch.obs.shape[1])
     before = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions[:-1]])
     lengths = steps_that_count(batch.weight > 0)
     logits = model.act_episodes(batch.obs, before, lengths)
-    value, _ = model.value(batch.state, batch.obs, memory, lengths)
+    value = model.value_episodes(batch.state, batch.obs, lengths)
     logp = torch.log_softmax(logits.masked_fill(~batch.available, -1e10), -1)
     taken = logp.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
     total = batch.weight.sum().clamp(min=1)

@@ -65,11 +65,12 @@ def _group(
     return Group(agents, shape)
 
 
-class Rows(NamedTuple):
-    """What every agent saw and did at every step of a batch of episodes, flat."""
+class Memory(NamedTuple):
+    """What a team carries from step to step."""
 
-    obs: Tensor  # [T * B * N, O]
-    last_actions: Tensor  # int64 [T * B * N], -1 where there is none
+    actors: list[Tensor]  # [B * n, H] of each group, the agents of an episode side by side
+    critics: list[Tensor]  # the same; of central critics [B, H] of each side
+    seen: Tensor | None  # [B, N, O], what the actors saw before; None at first, or not needed
 
 
 class ActorCritic(nn.Module):
@@ -86,6 +87,7 @@ class ActorCritic(nn.Module):
     """
 
     mask: Tensor
+    place: Tensor
 
     def __init__(
         self,
@@ -111,6 +113,10 @@ class ActorCritic(nn.Module):
         seen = everything if mask is None else torch.from_numpy(mask.astype(np.float32))
         self.register_buffer("mask", seen, persistent=False)
         self.masked = mask is not None
+        place = torch.zeros(spec.n_agents, dtype=torch.int64)
+        for group in self.groups:
+            place[list(group.agents)] = torch.arange(len(group.agents))
+        self.register_buffer("place", place, persistent=False)  # of an agent within its group
         self.side_of = torch.tensor(spec.side_of)
 
     def _critic_shape(self, inputs: int) -> NetworkShape:
@@ -118,156 +124,154 @@ class ActorCritic(nn.Module):
             inputs, self.architecture.critic_trunk, self.architecture.critic_gru, outputs=1
         )
 
-    def start(self, batch: int) -> list[Tensor]:
-        """Return the memories of all actors, then of all critics, for ``batch`` fresh episodes.
-
-        With motion, what the actors saw in the step before follows: nothing yet, [0, B, N, O].
-        """
+    def start(self, batch: int) -> Memory:
+        """Return the memory of ``batch`` fresh episodes."""
         actors = [
-            actor.start(batch * len(group.agents))
+            actor.start(batch * len(group.agents))[0]
             for actor, group in zip(self._networks(self.actors), self.groups, strict=True)
         ]
-        sizes = [1] * len(self.critics) if self.central else [len(g.agents) for g in self.groups]
         critics = [
-            critic.start(batch * n)
-            for critic, n in zip(self._networks(self.critics), sizes, strict=False)
+            critic.start(batch * n)[0]
+            for critic, n in zip(self._networks(self.critics), self._critic_sizes(), strict=True)
         ]
-        seen = [self.mask.new_zeros(0, batch, *self.mask.shape)] if self.architecture.motion else []
-        return actors + critics + seen
+        return Memory(actors, critics, None)
 
-    def keep(self, memory: list[Tensor], episodes: IntArray) -> list[Tensor]:
-        """Return the memories of some episodes of a batch, indices ``episodes``."""
+    def keep(self, memory: Memory, episodes: IntArray) -> Memory:
+        """Return the memory of some episodes of a batch, indices ``episodes``."""
         rows = torch.from_numpy(episodes)
-        # Memories of agents that share a network lie side by side: [1, B * n, H].
-        sizes = [len(g.agents) for g in self.groups]
-        sizes += [1] * len(self.critics) if self.central else sizes[: len(self.critics)]
-        kept = [
-            m.reshape(1, m.shape[1] // n, n, m.shape[2])[:, rows].flatten(1, 2)
-            for m, n in zip(memory, sizes, strict=False)
-        ]
-        return kept + [seen[:, rows] for seen in memory[len(sizes) :]]
+
+        def kept(each: Tensor, n: int) -> Tensor:
+            return each.view(-1, n, each.shape[1])[rows].flatten(0, 1)
+
+        sizes = [len(group.agents) for group in self.groups]
+        return Memory(
+            [kept(each, n) for each, n in zip(memory.actors, sizes, strict=True)],
+            [kept(each, n) for each, n in zip(memory.critics, self._critic_sizes(), strict=True)],
+            None if memory.seen is None else memory.seen[rows],
+        )
 
     def act(
-        self, obs: Tensor, memory: list[Tensor], last_actions: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Run the actors over ``obs``: float [T, B, N, O].
+        self, obs: Tensor, memory: Memory, last_actions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Memory]:
+        """Take one step: run the actors over ``obs``, float [B, N, O].
 
-        ``last_actions``: int64 [T, B, N], -1 where there is none; None: nowhere. Returns logits
-        [T, B, N, A] (zero where an agent has no such action), embeddings [T, B, N, H] (zero-padded
-        to the widest) and the actors' memories.
+        ``last_actions``: int64 [B, N], None in the first step. Returns logits [B, N, A] (zero where
+        an agent has no such action), embeddings [B, N, H] (zero-padded to the widest) and the
+        memory after the step.
         """
-        obs = obs * self.mask
-        extras = self._extras(obs, memory, last_actions)
-        t, b = obs.shape[:2]
+        b, n = obs.shape[:2]
+        seen = obs * self.mask
+        before = seen if memory.seen is None else memory.seen
+        taken = torch.full((b, n), -1) if last_actions is None else last_actions
         widest = max(g.shape.embedding for g in self.groups)
-        logits = obs.new_zeros(t, b, self.spec.n_agents, self.spec.action_count)
-        embedding = obs.new_zeros(t, b, self.spec.n_agents, widest)
+        logits = obs.new_zeros(b, n, self.spec.action_count)
+        embedding = obs.new_zeros(b, n, widest)
         after = []
-        for actor, group, state in zip(
-            self._networks(self.actors), self.groups, memory[: len(self.actors)], strict=True
+        for actor, group, own in zip(
+            self._networks(self.actors), self.groups, memory.actors, strict=True
         ):
             agents = list(group.agents)
-            out, hidden, state = actor(self._inputs(obs, group, *extras), state)
-            logits[:, :, agents, : out.shape[-1]] = out.view(t, b, len(agents), -1)
-            embedding[:, :, agents, : hidden.shape[-1]] = hidden.view(t, b, len(agents), -1)
-            after.append(state)
-        return logits, embedding, after
+            width = self.spec.obs_widths[agents[0]]
+            now, last = (x[:, agents, :width].flatten(0, 1) for x in (seen, before))
+            ids = torch.tensor(agents).repeat(b)
+            x = self._inputs(group, now, last, taken[:, agents].flatten(), ids)
+            out, hidden, own = actor(x.unsqueeze(0), own.unsqueeze(0))
+            logits[:, agents, : out.shape[-1]] = out.view(b, len(agents), -1)
+            embedding[:, agents, : hidden.shape[-1]] = hidden.view(b, len(agents), -1)
+            after.append(own[0])
+        moved = seen if self.architecture.motion else None
+        return logits, embedding, Memory(after, memory.critics, moved)
 
     def act_episodes(self, obs: Tensor, last_actions: Tensor, lengths: Tensor) -> Tensor:
-        """Return the logits of whole episodes, [T, B, N, A], as :meth:`act` gives them.
+        """Return the logits of whole episodes, [T, B, N, A], that :meth:`act` gives step by step.
 
+        ``obs``: float [T, B, N, O]; ``last_actions``: int64 [T, B, N], -1 where there is none;
         ``lengths``: int64 [B, N], at least 1, how many steps of each agent count. The others are
         not computed, and their logits are zero.
         """
         t, b, n = obs.shape[:3]
-        rows = Rows(obs.flatten(0, 2), last_actions.flatten())
+        rows, taken = obs.flatten(0, 2), last_actions.flatten()
         logits = obs.new_zeros(t * b * n, self.spec.action_count)
         for actor, group in zip(self._networks(self.actors), self.groups, strict=True):
             agents = torch.tensor(group.agents)
             first = (torch.arange(b).unsqueeze(1) * n + agents).flatten()
             steps = torch.arange(t).unsqueeze(1) * (b * n)
-            chosen = pack_padded_sequence(
+            there, sizes, *_ = pack_padded_sequence(
                 first + steps, lengths[:, agents].flatten(), enforce_sorted=False
             )
-            sizes = chosen.batch_sizes.tolist()
-            x = self._packed_inputs(rows, chosen.data, sizes, group)
-            out = actor.packed(x, sizes, actor.start(len(first))[0]).outputs
-            logits[chosen.data, : out.shape[1]] = out
+            ids = there % n
+            seen = rows[there, : self.spec.obs_widths[group.agents[0]]]
+            if self.masked:
+                seen *= self.mask[ids, : seen.shape[1]]
+            before = seen[steps_before(sizes.tolist())] if self.architecture.motion else seen
+            x = self._inputs(group, seen, before, taken[there], ids)
+            out = actor.packed(x, sizes.tolist(), actor.start(len(first))[0]).outputs
+            logits[there, : out.shape[1]] = out
         return logits.view(t, b, n, -1)
 
-    def value(
-        self, state: Tensor, obs: Tensor, memory: list[Tensor], lengths: Tensor | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Run the critics over ``state`` [T, B, S] and ``obs`` [T, B, N, O].
+    def value(self, state: Tensor, obs: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """Take one step: run the critics over ``state`` [B, S] and ``obs`` [B, N, O].
 
-        ``lengths`` as in :meth:`act_episodes`. Returns values [T, B, N], in the units of the value
-        normalisation, and the memories.
+        Returns values [B, N], in the units of the value normalisation, and the memory.
         """
-        memory = memory[len(self.actors) : len(self.actors) + len(self.critics)]
-        networks = list(self._networks(self.critics))
+        before = [own.unsqueeze(0) for own in memory.critics]
+        values, after = self._values(state.unsqueeze(0), obs.unsqueeze(0), before, None)
+        return values[0], memory._replace(critics=[own[0] for own in after])
+
+    def value_episodes(self, state: Tensor, obs: Tensor, lengths: Tensor) -> Tensor:
+        """Return the values of whole episodes, [T, B, N], that :meth:`value` gives step by step.
+
+        ``state``: float [T, B, S]; ``obs`` and ``lengths`` as in :meth:`act_episodes`.
+        """
+        fresh = [own.unsqueeze(0) for own in self.start(obs.shape[1]).critics]
+        return self._values(state, obs, fresh, lengths)[0]
+
+    def _values(
+        self, state: Tensor, obs: Tensor, memory: list[Tensor], lengths: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        critics = zip(self._networks(self.critics), memory, strict=True)
         if self.central:
             last = None if lengths is None else lengths.amax(1)
-            sides = [c(state, m, last) for c, m in zip(networks, memory, strict=True)]
+            sides = [critic(state, own, last) for critic, own in critics]
             values = torch.cat([out for out, _, _ in sides], -1)
-            return values[..., self.side_of], [m for _, _, m in sides]
+            return values[..., self.side_of], [own for _, _, own in sides]
         t, b = obs.shape[:2]
-        value = obs.new_zeros(t, b, self.spec.n_agents)
+        values = obs.new_zeros(t, b, self.spec.n_agents)
         after = []
-        for critic, group, before in zip(networks, self.groups, memory, strict=True):
+        for group, (critic, own) in zip(self.groups, critics, strict=False):
             agents = list(group.agents)
             ends = None if lengths is None else lengths[:, agents].flatten()
-            out, _, m = critic(self._inputs(obs, group), before, ends)
-            value[:, :, agents] = out.view(t, b, -1)
-            after.append(m)
-        return value, after
+            seen = obs[:, :, agents, : self.spec.obs_widths[agents[0]]]
+            if group.ids:
+                ids = torch.eye(group.ids).expand(t, b, group.ids, group.ids)
+                seen = torch.cat([seen, ids], -1)
+            out, _, own = critic(seen.flatten(1, 2), own, ends)
+            values[:, :, agents] = out.view(t, b, -1)
+            after.append(own)
+        return values, after
 
-    def _extras(
-        self, obs: Tensor, memory: list[Tensor], last_actions: Tensor | None
-    ) -> list[Tensor]:
-        """Return what is appended to every agent's observation, [T, B, N, O] and [T, B, N, A]."""
-        extras = []
-        if self.architecture.motion:
-            last = memory[-1] if len(memory[-1]) else obs[:1]
-            extras.append((obs - torch.cat([last, obs[:-1]])) * MOTION_GAIN)
-        if self.architecture.last_action:
-            taken = obs.new_zeros(*obs.shape[:3], self.spec.action_count)
-            if last_actions is not None:
-                known = (last_actions >= 0).unsqueeze(-1).to(obs.dtype)
-                taken.scatter_(-1, last_actions.clamp(min=0).unsqueeze(-1), known)
-            extras.append(taken)
-        return extras
+    def _inputs(
+        self, group: Group, seen: Tensor, before: Tensor, taken: Tensor, agents: Tensor
+    ) -> Tensor:
+        """Return what an actor takes, [S, I].
 
-    def _inputs(self, obs: Tensor, group: Group, *extras: Tensor) -> Tensor:
-        t, b = obs.shape[:2]
-        first, agents = group.agents[0], list(group.agents)
-        obs_width, actions = self.spec.obs_widths[first], self.spec.action_counts[first]
-        widths = [obs_width] * (1 + self.architecture.motion) + [actions]
-        parts = [x[:, :, agents, :w] for x, w in zip((obs, *extras), widths, strict=False)]
-        if group.ids:
-            parts.append(torch.eye(group.ids).expand(t, b, group.ids, group.ids))
-        mine = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        return mine.reshape(t, b * len(agents), -1)
-
-    def _packed_inputs(self, rows: Rows, chosen: Tensor, sizes: list[int], group: Group) -> Tensor:
-        """Return what an actor takes at the ``chosen`` rows of packed episodes, [S, I]."""
-        first, n = group.agents[0], self.spec.n_agents
-        seen = rows.obs[chosen, : self.spec.obs_widths[first]]
-        agents = chosen % n
-        if self.masked:
-            seen *= self.mask[agents, : seen.shape[1]]
+        ``seen`` and ``before``: float [S, O], of a step and of the one before; ``taken``: int64
+        [S], the last action; ``agents``: int64 [S], whose rows these are.
+        """
         parts = [seen]
         if self.architecture.motion:
-            parts.append((seen - seen[steps_before(sizes)]) * MOTION_GAIN)
+            parts.append((seen - before) * MOTION_GAIN)
         if self.architecture.last_action:
-            taken = rows.last_actions[chosen]
-            known = (taken >= 0).unsqueeze(-1).to(seen.dtype)
-            choices = torch.eye(self.spec.action_counts[first])
-            parts.append(choices[taken.clamp(min=0)] * known)
+            parts.append(_one_hot(taken, self.spec.action_counts[group.agents[0]]))
         if group.ids:
-            place = torch.zeros(n, dtype=torch.int64)
-            place[list(group.agents)] = torch.arange(group.ids)
-            parts.append(torch.eye(group.ids)[place[agents]])
-        return torch.cat(parts, -1)
+            parts.append(_one_hot(self.place[agents], group.ids))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _critic_sizes(self) -> list[int]:
+        """Return how many rows of an episode each critic carries on."""
+        if self.central:
+            return [1] * len(self.critics)
+        return [len(group.agents) for group in self.groups][: len(self.critics)]
 
     @staticmethod
     def _networks(modules: nn.ModuleList) -> list[RecurrentNetwork]:
@@ -279,6 +283,11 @@ class ActorCritic(nn.Module):
             "actor": sum(p.numel() for p in self.actors.parameters()),
             "critic": sum(p.numel() for p in self.critics.parameters()),
         }
+
+
+def _one_hot(index: Tensor, width: int) -> Tensor:
+    """Return float [S, width] of int64 [S]; -1 gives zeros."""
+    return torch.eye(width + 1, device=index.device)[index, :width]
 
 
 def steps_that_count(acting: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kd_offline.errors import UsageError
 from kd_offline.experts.mixing import TeamValue
 from kd_offline.experts.ppo import ValueNorm
-from kd_offline.experts.team import ActorCritic, steps_that_count
+from kd_offline.experts.team import ActorCritic, Memory, steps_that_count
 from kd_offline.networks.mixers import MixerShape, QMixer, SumMixer, draw_weights
 from kd_offline.policies import epsilon_greedy
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -79,12 +79,12 @@ class ValueTeam(nn.Module):
             draw_weights(mixer, rng)
         return mixer
 
-    def start(self, batch: int) -> list[Tensor]:
-        """Return the memories of ``batch`` fresh episodes."""
+    def start(self, batch: int) -> Memory:
+        """Return the memory of ``batch`` fresh episodes."""
         return self.agents.start(batch)
 
-    def keep(self, memory: list[Tensor], episodes: IntArray) -> list[Tensor]:
-        """Return the memories of some episodes of a batch, indices ``episodes``."""
+    def keep(self, memory: Memory, episodes: IntArray) -> Memory:
+        """Return the memory of some episodes of a batch, indices ``episodes``."""
         return self.agents.keep(memory, episodes)
 
     def values(self, obs: Tensor, last_actions: Tensor, alive: Tensor) -> Tensor:
@@ -115,29 +115,26 @@ class ValuePolicy:
     epsilon: float
     with_value: bool = True
 
-    def start(self, seeds: SeedArray) -> list[Tensor]:
-        """Return the memories of fresh episodes."""
+    def start(self, seeds: SeedArray) -> Memory:
+        """Return the memory of fresh episodes."""
         return self.model.start(len(seeds))
 
     @torch.inference_mode()
-    def act(self, view: View, memory: list[Tensor]) -> tuple[PolicyOutput, list[Tensor]]:
+    def act(self, view: View, memory: Memory) -> tuple[PolicyOutput, Memory]:
         """Return values of actions [B, N, A], of the team [B], and logits to act by."""
-        agents = self.model.agents
-        obs = torch.from_numpy(view.obs).unsqueeze(0)
         last = None if view.last_actions is None else torch.from_numpy(view.last_actions)
-        q, embedding, after = agents.act(obs, memory, None if last is None else last.unsqueeze(0))
-        seen = [obs * agents.mask] if self.model.architecture.motion else []
-        logits = epsilon_greedy(q[0].numpy(), view.available_actions, self.epsilon)
-        hidden, scale = embedding[0].numpy(), unit(self.norm)
+        q, embedding, after = self.model.agents.act(torch.from_numpy(view.obs), memory, last)
+        logits = epsilon_greedy(q.numpy(), view.available_actions, self.epsilon)
+        hidden, scale = embedding.numpy(), unit(self.norm)
         if not self.with_value:
-            raw = (q[0] * scale).numpy()
-            return PolicyOutput(logits, hidden, q_values=raw), after + seen
+            raw = (q * scale).numpy()
+            return PolicyOutput(logits, hidden, q_values=raw), after
         alive = torch.from_numpy(view.alive)
-        worth = TeamValue(self.model.mixer, q[0], torch.from_numpy(view.state), alive, scale)
+        worth = TeamValue(self.model.mixer, q, torch.from_numpy(view.state), alive, scale)
         available = torch.from_numpy(view.available_actions)
-        return worth.output(logits, hidden, available), after + seen
+        return worth.output(logits, hidden, available), after
 
-    def keep(self, memory: list[Tensor], episodes: IntArray) -> list[Tensor]:
+    def keep(self, memory: Memory, episodes: IntArray) -> Memory:
         """Return the memory of some episodes of a batch."""
         return self.model.keep(memory, episodes)
 

@@ -72,13 +72,13 @@ def test_an_experts_actors_and_critics_cost_what_the_flop_counter_says(critic, s
     model = ActorCritic(spec, architecture, None, None).to("meta")
 
     stub = SimpleNamespace(model=model)
-    obs = torch.zeros(1, 1, 3, 6, device="meta")
-    state = torch.zeros(1, 1, 16, device="meta")
+    obs = torch.zeros(1, 3, 6, device="meta")
+    state = torch.zeros(1, 16, device="meta")
     shapes = {i: g.shape for g in model.groups for i in g.agents}
     actors = np.sum([network_cost(shapes[i]).flops for i in range(3)])
     critics = np.sum([part.calls * part.cost.flops for part in critic_parts(stub)])
-    memory = [m.to("meta") for m in model.start(1)]
     with torch.device("meta"), torch.inference_mode():
+        memory = model.start(1)
         with FlopCounterMode(display=False) as counter:
             model.act(obs, memory)
         assert counter.get_total_flops() == actors

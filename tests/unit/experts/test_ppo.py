@@ -72,7 +72,8 @@ def test_an_update_raises_the_probability_of_good_actions():
     batch, _ = ppo.make_batch(episodes, RECIPE, norm, model.side_of, torch.ones(3))
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     ppo.update(model, optimiser, batch, RECIPE, np.random.default_rng(0))
-    logits, _, _ = model.act(batch.obs, model.start(32))
+    before = torch.full_like(batch.actions, -1)
+    logits = model.act_episodes(batch.obs, before, torch.full((32, 3), len(batch.obs)))
     after = torch.log_softmax(logits, -1).gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
     assert ((after - batch.logprob) * batch.advantage).mean() > 0
 

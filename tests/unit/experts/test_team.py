@@ -65,12 +65,11 @@ def test_learning_sees_what_acting_saw(name, motion, last_action, critic):
     played = collect(world, policy, seeds, sampled(seeds))
     step = {name: torch.from_numpy(values) for name, values in played.steps.items()}
     before = torch.cat([torch.full_like(step["actions"][:1], -1), step["actions"][:-1]])
+    lengths = torch.full((4, world.spec.n_agents), len(before))
     with torch.no_grad():
-        memory = model.start(4)
-        logits, embedding, _ = model.act(step["obs"], memory, before)
-        value, _ = model.value(step["state"], step["obs"], memory)
+        logits = model.act_episodes(step["obs"], before, lengths)
+        value = model.value_episodes(step["state"], step["obs"], lengths)
     torch.testing.assert_close(logits, step["logits"], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(embedding, step["embedding"], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(value, step["value"], atol=1e-5, rtol=1e-4)
 
 
@@ -85,7 +84,7 @@ def test_episodes_are_computed_up_to_where_they_count(name, widths, mask):
     before = torch.from_numpy(draw.integers(-1, min(spec.action_counts), shape))
     lengths = torch.from_numpy(draw.integers(1, 7, shape[1:]))
     with torch.no_grad():
-        whole, _, _ = model.act(obs, model.start(5), before)
+        whole = model.act_episodes(obs, before, torch.full_like(lengths, 6))
         counted = model.act_episodes(obs, before, lengths)
     there = (torch.arange(6).view(-1, 1, 1) < lengths).unsqueeze(-1)
     torch.testing.assert_close(counted, whole * there, atol=1e-6, rtol=1e-5)
@@ -95,9 +94,9 @@ def test_actors_see_nothing_behind_the_mask_and_critics_everything():
     world, model = team(mask="limited")
     hidden = ~visible("limited", world.spec)
     view = world.reset(episode_seeds(0, 0, 3))
-    obs = torch.from_numpy(view.obs).unsqueeze(0)
+    obs = torch.from_numpy(view.obs)
     other = obs + torch.from_numpy(hidden.astype(np.float32)) * 5
-    state = torch.from_numpy(view.state).unsqueeze(0)
+    state = torch.from_numpy(view.state)
     memory = model.start(3)
     assert torch.equal(model.act(obs, memory)[0], model.act(other, memory)[0])
     assert not torch.equal(
