@@ -22,9 +22,7 @@ _BASELINES = ("3m", "3s5z")
 def _task(name: str, slug: str, episodes: int, widths: tuple[int, ...], *algorithms: str) -> Task:
     recipes = [("mappo", _RECIPES / "bundled" / f"smax-{slug}-default.toml")]
     recipes += [(name, _RECIPES / "train" / f"{name}-{slug}.toml") for name in algorithms]
-    return Task(
-        f"smax/{name}", slug, None, episodes, 10, widths, tuple(recipes), heat=slug == "3s5z"
-    )
+    return Task(f"smax/{name}", slug, None, episodes, 10, widths, tuple(recipes))
 
 
 TASKS = (
@@ -73,7 +71,10 @@ def distilled_cells(task: Task) -> list[DistilledCell]:
     """
     wide, full = ((width,) * len(task.mixed_widths) for width in (WIDE, FULL))
     kinds = [("kd-marl", wide), ("kd-marl", task.mixed_widths), ("kl", wide), ("bc", wide)]
-    masked = [DistilledCell(task, MASK, method, widths) for method, widths in kinds]
+    masked = [
+        DistilledCell(task, MASK, *kind, heat=(task.slug, kind[0]) == ("3s5z", "kd-marl"))
+        for kind in kinds
+    ]
     few, half = (0, 1, 2), task.dataset_episodes // 2
     return [
         *masked,

@@ -36,7 +36,6 @@ class Task:
     mixed_widths: tuple[int, ...]
     recipes: tuple[tuple[str, Path], ...] = ()
     training: tuple[tuple[str, Any], ...] = ()
-    heat: bool = False  # draw how often actions are taken
 
 
 TASKS = (
@@ -86,6 +85,7 @@ class DistilledCell:
     label: str = ""
     seeds: tuple[int, ...] = DISTILLATION_SEEDS
     episodes: int | None = None
+    heat: bool = False  # draw how often actions are taken
 
     @property
     def id(self) -> str:

@@ -222,8 +222,7 @@ def _heat(study: Study, task: Task, cells: Path, beside: Path) -> str:
     lines = []
     for cell in study.distilled(task):
         size = "-".join(map(str, cell.widths))
-        view = "" if cell.mask == MASK else ", full view"
-        title = f"Action frequency over time, {METHOD_NAMES[cell.method]} {size}{view}"
+        title = f"Action frequency over time, {METHOD_NAMES[cell.method]} {size}"
         lines.append(_image(title, cells / f"{cell.id}.heat.svg", beside))
     return "\n\n".join(line for line in lines if line)
 

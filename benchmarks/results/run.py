@@ -209,7 +209,7 @@ def make_students(study: Study, cell: DistilledCell) -> None:
     if not _complete(path):
         distill(dataset_path(study, cell), path, recipe, resume=True)
     report = evaluate(path, episodes=study.episodes, ceiling=ceiling(study, cell))
-    if cell.task.heat:
+    if cell.heat:
         draw_heat(study, cell, report.action_frequency)
     run = json.loads((path / "run.json").read_text(encoding="utf-8"))
     keep(

@@ -147,21 +147,25 @@ def cells(ax: Axes, frequency: _F64, colour: str, peak: float, span: float | Non
 
     Without ``span`` every column is one step.
     """
-    from matplotlib.collections import PatchCollection
+    from matplotlib.collections import PathCollection
     from matplotlib.colors import to_rgba
-    from matplotlib.patches import Rectangle
+    from matplotlib.path import Path
 
     binned, width = _binned(frequency)
     width *= 1.0 if span is None else span / len(frequency)
-    patches, colours = [], []
-    for t, row in enumerate(binned):
-        for a, share in enumerate(row):
-            if share >= 0.005 * peak:
-                patches.append(Rectangle((t * width, a), width, 1))
-                # Two decimals keep the file small; the eye sees no more.
-                colours.append(to_rgba(colour, round(float(share / peak), 2)))
+    # Two decimals, and one outline for all cells of a colour, keep the file small; the eye sees no
+    # more.
+    shares = np.where(binned >= 0.005 * peak, np.round(binned / peak, 2), 0.0)
+    outlines = []
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]], float)
+    levels = [share for share in np.unique(shares) if share]
+    for share in levels:
+        places = np.argwhere(shares == share)[:, None] + corners
+        codes = [Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY] * len(places)
+        outlines.append(Path(places.reshape(-1, 2) * (width, 1.0), codes))
+    colours = [to_rgba(colour, float(share)) for share in levels]
     ax.add_collection(
-        PatchCollection(patches, facecolor=colours, edgecolor="none", antialiased=False)
+        PathCollection(outlines, facecolor=colours, edgecolor="none", antialiased=False)
     )
     ax.set_xlim(0, len(frequency) if span is None else span)
     ax.set_ylim(binned.shape[1], 0)

@@ -122,6 +122,7 @@ def inline(drawn: Figure, name: str, title: str) -> str:
     body = text[text.index("<svg") :]
     # A style element inside an inline figure would apply to the whole page.
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r"(\.\d\d)\d+(?= )", r"\1", body)  # coordinates to a hundredth of a point
     body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'xlink:href="#', f'href="#{name}-', body)

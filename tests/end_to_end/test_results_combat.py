@@ -32,14 +32,14 @@ def networks(task):
 
 
 def students(task):
-    return [replace(distilled_cells(task)[1], seeds=(0,))]
+    return [replace(distilled_cells(task)[1], seeds=(0,), heat=True)]
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """One map, its expert, one ceiling, and one team of mixed widths."""
     root = tmp_path_factory.mktemp("combat")
-    task = replace(TASKS[0], training=TRAINING, dataset_episodes=64, epochs=1, heat=True)
+    task = replace(TASKS[0], training=TRAINING, dataset_episodes=64, epochs=1)
     made = replace(
         COMBAT,
         work=root / "work",
