@@ -17,6 +17,7 @@ from benchmarks.results.run import group_name
 
 PAGE = Path("docs/results-combat.md")
 MISSING = "*not measured*"
+NOT_PLANNED = "-"
 # The time of a step is worth a row only for teams whose decisions were timed.
 _ENGINES = ("torch", "onnx", "c")
 
@@ -67,7 +68,8 @@ def _head(study: Study) -> str:
         "is the greedy win rate divided by MAPPO FO's. A return is a team's, at most 2. "
         f"Networks trained by RL have {len(study.rl_seeds)} seed"
         f"{'s' if len(study.rl_seeds) > 1 else ''}, distilled teams 5. FLOPs are of one step of "
-        "the whole team, hidden inputs dropped. A cell that was not made yet says *not measured*."
+        "the whole team, hidden inputs dropped. A cell that was not made yet says *not measured*, "
+        "one that is not part of this study has a dash."
     )
 
 
@@ -77,7 +79,7 @@ def _task(study: Study, task: Task, cells: Path, beside: Path) -> str:
     known = any(cell is not None for cell in found.values())
     parts = [
         f"## {task.name}",
-        table([_COLUMNS, *(_row(task, title, cell) for title, cell in found.items())]),
+        table([_COLUMNS, *(_row(task, *each, bool(rows[each[0]])) for each in found.items())]),
         _reference(task, found),
         _verdict(task, found),
         _latency(found) if known else "",
@@ -111,14 +113,14 @@ def _rows(study: Study, task: Task) -> dict[str, str]:
     return {title: names.get(title, "") for title in titles}
 
 
-def _row(task: Task, title: str, cell: Cell | None) -> tuple[str, ...]:
+def _row(task: Task, title: str, cell: Cell | None, planned: bool) -> tuple[str, ...]:
     theirs = PAPER[task.slug]
     column = PAPER_COLUMNS.index(title) if title in PAPER_COLUMNS else None
     said = tuple(
         "" if column is None else f"{theirs[k][column]:g}" for k in ("won", "return", "ms")
     )
     if cell is None:
-        return (title, *said, *(MISSING,) * (len(_COLUMNS) - 4))
+        return (title, *said, *(MISSING if planned else NOT_PLANNED,) * (len(_COLUMNS) - 4))
     agents, score = len(task.mixed_widths), cell["greedy"]
     flops, parameters = _size(cell)
     return (
