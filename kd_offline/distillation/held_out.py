@@ -43,11 +43,8 @@ def held_out_metrics(team: StudentTeam, data: Episodes, batch: int) -> dict[str,
 def _logits(team: StudentTeam, part: PackedTargets) -> Tensor:
     """Return what all students say, [S, N, A]."""
     given, sizes = part.targets, part.sizes
-    inputs = team.packed_inputs(given.inputs, sizes)
-    each = [
-        team.agent(i, inputs, sizes, given.last_actions).outputs for i in range(len(team.widths))
-    ]
-    return team.joined(each)
+    inputs = team.packed(given.inputs, given.last_actions, sizes)
+    return team.joined([team.agent(i, inputs).outputs for i in range(len(team.widths))])
 
 
 def _sums(logits: Tensor, part: Targets, side_of: Sequence[int]) -> dict[str, Tensor]:

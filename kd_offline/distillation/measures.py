@@ -76,16 +76,25 @@ class Deviation:
     squares: Any = 0.0
 
     def add(self, values: Array, weight: Array) -> None:
-        """Count in ``values``; ``weight`` broadcasts to them."""
+        """Count in ``values``; ``weight`` has as many axes and broadcasts to them."""
         weights = weight.astype(np.float64)
-        count = np.broadcast_to(weights, values.shape).sum(self.axes)
-        mean = (values * weights).sum(self.axes) / count.clip(1)
+        count = weights.sum(self.axes)
+        mean = self._sum(values, weights) / count.clip(1)
         total = (self.count + count).clip(1)
         gap = mean - self.mean
-        squares = (np.square(values - mean) * weights).sum(self.axes)
+        apart = values - mean
+        squares = self._sum(np.square(apart, out=apart), weights)
         self.squares = self.squares + squares + gap * gap * self.count * count / total
         self.mean = self.mean + gap * count / total
         self.count = self.count + count
+
+    def _sum(self, values: Array, weights: Array) -> Any:
+        """Return the weighted sum; products as large as ``values`` would take most of the time."""
+        names = "abcdefgh"[: values.ndim]
+        same = zip(names, values.shape, weights.shape, strict=True)
+        others = "".join(x if size == own else x.upper() for x, size, own in same)
+        kept = "".join(x for k, x in enumerate(names) if k not in self.axes)
+        return np.einsum(f"{names},{others}->{kept}", values, weights)
 
     @property
     def seen(self) -> bool:

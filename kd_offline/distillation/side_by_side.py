@@ -32,10 +32,10 @@ class SideBySide:
     def forward(self, batch: PackedTargets) -> tuple[Tensor, list[Tensor]]:
         """Return logits [S, N, A] and each agent's embeddings [S, H_i] to make a loss of."""
         given, sizes = batch
-        inputs = self.team.packed_inputs(given.inputs, sizes)
+        inputs = self.team.packed(given.inputs, given.last_actions, sizes)
 
         def run(agent: int) -> None:
-            logits, embedding, _ = self.team.agent(agent, inputs, sizes, given.last_actions)
+            logits, embedding, _ = self.team.agent(agent, inputs)
             self._outputs[agent] = logits, embedding
             self._leaves[agent] = (
                 logits.detach().requires_grad_(),

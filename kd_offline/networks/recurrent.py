@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from kd_offline.networks.gru import Weights, packed_gru
@@ -93,15 +94,27 @@ class RecurrentNetwork(nn.Module):
             x, memory = self.gru(x, memory)
         return self.head(x), x, memory
 
-    def packed(self, x: Tensor, sizes: list[int], memory: Tensor) -> Packed:
+    def packed(
+        self, x: Tensor, sizes: list[int], memory: Tensor, columns: Tensor | None = None
+    ) -> Packed:
         """Run over packed sequences as :func:`packed_gru` takes them.
 
-        ``x``: float [S, inputs]; ``memory``: float [B, H], of width 0 without a GRU.
+        ``x``: float [S, inputs]; ``memory``: float [B, H], of width 0 without a GRU. ``columns``:
+        int64 [I], which inputs ``x`` [S, I] has, where all others are zero and there is a trunk or
+        a GRU; None: all.
         """
-        x = self.trunk(x)
-        if self.gru is None:
+        gru = None if self.gru is None else weights_of(self.gru)
+        if columns is None:
+            x = self.trunk(x)
+        elif len(self.trunk):
+            first = self.trunk[0]
+            assert isinstance(first, nn.Linear)  # noqa: S101 - nn.Sequential forgets it
+            x = self.trunk[1:](functional.linear(x, first.weight[:, columns], first.bias))
+        elif gru is not None:
+            gru = gru._replace(ih=gru.ih[:, columns])
+        if gru is None:
             return Packed(self.head(x), x, x[:, :0])
-        x = packed_gru(x, sizes, memory, weights_of(self.gru))
+        x = packed_gru(x, sizes, memory, gru)
         return Packed(self.head(x), x, x)
 
     def _up_to(self, lengths: Tensor, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ from kd_offline.networks.recurrent import NetworkShape, Packed, RecurrentNetwork
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.layers import LayerWidths, Widths
 from kd_offline.schemas.recipes import StudentArchitecture
-from kd_offline.types import FloatArray, IntArray
+from kd_offline.types import BoolArray, FloatArray, IntArray
 
 
 class InputScale(NamedTuple):
@@ -32,6 +32,15 @@ class StudentInputs(NamedTuple):
     mask: bool = False
     motion: bool = False
     last_action: bool = False
+
+
+class PackedInputs(NamedTuple):
+    """What the agents of a team take, step after step of packed sequences."""
+
+    prepared: Tensor  # [S, N, O'], see :meth:`StudentTeam.prepare`
+    last_actions: Tensor | None  # one-hot [S, N, A], zero in first steps; where students take it
+    sizes: list[int]  # how many sequences have each step, never growing
+    before: Tensor | None  # int64 [S], the row of the step before; None without motion
 
 
 class TeamMemory(NamedTuple):
@@ -60,6 +69,9 @@ class StudentTeam(nn.Module):
     that a small recurrent network could only approximate, and all that is missing of a hidden
     velocity. ``mean``, ``std`` and ``motion_std``: [N, O]. While ``stand_in`` is set, that computes
     the agents: with the weights of an int8 export, or with gates on their units.
+
+    ``seen``: bool [N, O] is what a fixed mask leaves; None: everything. Nothing is computed of the
+    other columns, whose weights stay as they were drawn.
     """
 
     mean: Tensor
@@ -73,6 +85,7 @@ class StudentTeam(nn.Module):
         widths: Sequence[Widths],
         rng: np.random.Generator | None,
         inputs: StudentInputs,
+        seen: BoolArray | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -82,6 +95,11 @@ class StudentTeam(nn.Module):
         self.register_buffer("motion_std", torch.ones(spec.n_agents, spec.obs_width))
         self.register_buffer("mean", torch.zeros(spec.n_agents, spec.obs_width))
         self.register_buffer("std", torch.ones(spec.n_agents, spec.obs_width))
+        visible = np.ones((spec.n_agents, spec.obs_width), bool) if seen is None else seen
+        self.columns = [
+            torch.from_numpy(np.flatnonzero(own[:width]))
+            for own, width in zip(visible, spec.obs_widths, strict=True)
+        ]
         self.aligners = nn.ModuleList()
         self.networks = nn.ModuleList()
         for i, each in enumerate(widths):
@@ -131,50 +149,45 @@ class StudentTeam(nn.Module):
         each agent's embedding [T, B, H_i] and the memory.
         """
         steps, batch = prepared.shape[:2]
-        inputs = self.inputs_of(prepared, memory)
         taken = None if last_actions is None else last_actions.flatten(0, 1)
-        each = [
-            self.agent(i, inputs.flatten(0, 1), [batch] * steps, taken, own[0])
-            for i, own in enumerate(memory.hidden)
-        ]
+        inputs = self.packed(prepared.flatten(0, 1), taken, [batch] * steps)
+        last = None if memory.last is None else memory.last[0]
+        each = [self.agent(i, inputs, own[0], last) for i, own in enumerate(memory.hidden)]
         logits, embeddings, after = zip(*each, strict=True)
         hidden = [own[-batch:].unsqueeze(0) for own in after]
         shown = [own.view(steps, batch, -1) for own in embeddings]
         joined = self.joined([own.view(steps, batch, -1) for own in logits])
         return joined, shown, TeamMemory(hidden, prepared[-1:])
 
-    def inputs_of(self, prepared: Tensor, memory: TeamMemory) -> Tensor:
-        """Return what the agents take their columns from, [T, B, N, O'']."""
-        if not self.inputs.motion:
-            return prepared
-        first = prepared[:1] if memory.last is None else memory.last
-        return self._with_motion(prepared, torch.cat([first, prepared[:-1]]))
-
-    def packed_inputs(self, prepared: Tensor, sizes: list[int]) -> Tensor:
-        """Return what the agents take their columns from in packed whole episodes, [S, N, O'']."""
-        if not self.inputs.motion:
-            return prepared
-        return self._with_motion(prepared, prepared[steps_before(sizes)])
+    def packed(
+        self, prepared: Tensor, last_actions: Tensor | None, sizes: list[int]
+    ) -> PackedInputs:
+        """Return what :meth:`agent` takes of packed ``prepared`` [S, N, O']."""
+        before = steps_before(sizes) if self.inputs.motion else None
+        return PackedInputs(prepared, last_actions, sizes, before)
 
     def agent(
         self,
         i: int,
-        inputs: Tensor,
-        sizes: list[int],
-        last_actions: Tensor | None,
+        inputs: PackedInputs,
         memory: Tensor | None = None,
+        last: Tensor | None = None,
     ) -> Packed:
-        """Run agent ``i`` alone over packed ``inputs`` [S, N, O''] with steps of ``sizes``.
+        """Run agent ``i`` alone over packed steps.
 
-        ``last_actions``: one-hot float [S, N, A]. ``memory``: [B, H_i], None for whole episodes.
+        ``memory``: [B, H_i] and ``last``: [B, N, O'], what was prepared for the step before; None
+        for whole episodes.
         """
-        network, own = self._agents()[i], self._input(inputs, i)
-        memory = network.start(sizes[0])[0] if memory is None else memory
-        if last_actions is not None and self.inputs.last_action:
-            own = torch.cat([own, last_actions[:, i, : self.spec.action_counts[i]]], -1)
+        network, own = self._agents()[i], self._own_inputs(i, inputs, last)
+        memory = network.start(inputs.sizes[0])[0] if memory is None else memory
+        columns = self._first_columns(i)
+        plain = self.stand_in is None and isinstance(self.aligners[i], nn.Identity)
+        if columns is not None and not (plain and (network.trunk or network.gru)):
+            own = own.new_zeros(len(own), network.shape.inputs).index_copy(1, columns, own)
+            columns = None
         if self.stand_in is not None:
-            return self.stand_in(self, i, own, sizes, memory)
-        return network.packed(self.aligners[i](own), sizes, memory)
+            return self.stand_in(self, i, own, inputs.sizes, memory)
+        return network.packed(self.aligners[i](own), inputs.sizes, memory, columns)
 
     def joined(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the logits of all agents as [..., N, A], the actions outermost in memory."""
@@ -185,19 +198,31 @@ class StudentTeam(nn.Module):
         ]
         return torch.stack([out.movedim(-1, 0) for out in padded], -1).movedim(0, -1)
 
-    def _with_motion(self, prepared: Tensor, before: Tensor) -> Tensor:
-        """Append the change of the observation since the step ``before``, in its own scale."""
-        seen, last = (x[..., : self.spec.obs_width] for x in (prepared, before))
-        return torch.cat([prepared, (seen - last).div_(self.motion_std)], -1)
+    def _own_inputs(self, i: int, inputs: PackedInputs, last: Tensor | None) -> Tensor:
+        """Return what agent ``i`` takes, [S, I]: its visible columns, their bits and changes."""
+        columns = self.columns[i]
+        seen = inputs.prepared[:, i].index_select(1, columns)
+        parts = [seen]
+        if self.inputs.mask:
+            bits = columns + self.spec.obs_width
+            parts.append(inputs.prepared[:, i].index_select(1, bits))
+        if inputs.before is not None:
+            before = seen.index_select(0, inputs.before)
+            if last is not None:
+                before[: len(last)] = last[:, i].index_select(1, columns)
+            parts.append(torch.sub(seen, before, out=before).div_(self.motion_std[i, columns]))
+        if inputs.last_actions is not None and self.inputs.last_action:
+            parts.append(inputs.last_actions[:, i, : self.spec.action_counts[i]])
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def _input(self, inputs: Tensor, agent: int) -> Tensor:
-        """Return the columns of one agent [S, ...], without the padding of narrower agents."""
-        width, padded = self.spec.obs_widths[agent], self.spec.obs_width
-        mine = inputs[:, agent]
-        if width == padded:
-            return mine
-        parts = mine.split(padded, -1)  # type: ignore[no-untyped-call]
-        return torch.cat([part[..., :width] for part in parts], -1)
+    def _first_columns(self, i: int) -> Tensor | None:
+        """Return which columns of the first matrix of agent ``i`` count; None: all."""
+        columns, width = self.columns[i], self.spec.obs_widths[i]
+        if len(columns) == width:
+            return None
+        copies = 1 + self.inputs.mask + self.inputs.motion
+        rest = torch.arange(copies * width, self._agents()[i].shape.inputs)
+        return torch.cat([*(columns + k * width for k in range(copies)), rest])
 
     def _agents(self) -> list[RecurrentNetwork]:
         return [n for n in self.networks if isinstance(n, RecurrentNetwork)]

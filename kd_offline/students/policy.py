@@ -80,7 +80,8 @@ def build(
     """
     inputs = StudentInputs(card.mask_as_input, card.motion, card.last_action)
     each = card.widths if widths is None else widths
-    return StudentTeam(card.environment, card.architecture, each, rng, inputs)
+    seen = None if card.mask_features is None else np.array(card.mask_features, bool)
+    return StudentTeam(card.environment, card.architecture, each, rng, inputs, seen)
 
 
 def save(path: Path, card: StudentCard, teams: Sequence[StudentTeam]) -> None:

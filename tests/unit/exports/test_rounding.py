@@ -32,7 +32,7 @@ def test_gradients_go_straight_through_the_rounding():
     with torch.no_grad():
         head.weight.copy_(torch.linspace(-1.0, 0.9, head.weight.numel()).view_as(head.weight))
     x = torch.arange(1.0, 7.0)
-    logits = team.agent(0, x.expand(1, 3, 6), [1], None).outputs[0]
+    logits = team.agent(0, team.packed(x.expand(1, 3, 6), None, [1])).outputs[0]
     kept = torch.from_numpy(rounded(head.weight.detach().numpy()))
     assert torch.allclose(logits, kept @ x + head.bias, atol=1e-6)
     logits[2].backward()
@@ -45,7 +45,7 @@ def test_gains_that_fold_into_a_matrix_learn_through_it():
     team = aware(Kind("mlp", 1, mask="full")).team.requires_grad_(True)
     network = team.networks[0]
     x = torch.linspace(-1, 1, 6).expand(1, 3, 6)
-    logits, embedding, _ = team.agent(0, x, [1], None)
+    logits, embedding, _ = team.agent(0, team.packed(x, None, [1]))
     logits[0, 1].backward(retain_graph=True)
     gain, offset, head = network.trunk[2].weight, network.trunk[2].bias, network.head.weight
     normalised = ((embedding - offset) / gain)[0].detach()

@@ -11,10 +11,9 @@ SPEC = environments.load("mpe/simple_adversary_v3").spec  # widths 8, 10, 10
 PLAIN = StudentInputs()
 
 
-def team(inputs=PLAIN, widths=(4, 6, 8), **architecture):
-    return StudentTeam(
-        SPEC, StudentArchitecture(**architecture), widths, np.random.default_rng(0), inputs
-    )
+def team(inputs=PLAIN, widths=(4, 6, 8), seen=None, **architecture):
+    asked, rng = StudentArchitecture(**architecture), np.random.default_rng(0)
+    return StudentTeam(SPEC, asked, widths, rng, inputs, seen)
 
 
 def observations(steps=5, batch=3):
@@ -67,10 +66,30 @@ def test_motion_is_the_scaled_change_and_zero_at_first():
     model = team(StudentInputs(motion=True))
     model.scale_inputs(InputScale(*(np.full((3, 10), x) for x in (0.0, 2.0, 0.5))))
     obs = observations()
-    prepared = model.prepare(obs, torch.ones(3, 10))
-    inputs = model.inputs_of(prepared, model.start(3))
-    assert (inputs[0, ..., 10:] == 0).all()
-    torch.testing.assert_close(inputs[1:, ..., 10:], (obs[1:] - obs[:-1]) / 0.5)
+    prepared = model.prepare(obs, torch.ones(3, 10)).flatten(0, 1)
+    taken = model._own_inputs(1, model.packed(prepared, None, [3] * 5), None).view(5, 3, 20)
+    assert (taken[0, :, 10:] == 0).all()
+    torch.testing.assert_close(taken[1:, :, 10:], (obs[1:, :, 1] - obs[:-1, :, 1]) / 0.5)
+
+
+@pytest.mark.parametrize("aligner", ["identity", "linear"])
+@pytest.mark.parametrize("inputs", [StudentInputs(), StudentInputs(True, True, True)])
+@pytest.mark.parametrize(("kind", "depth"), [("gru", 2), ("gru", 0), ("mlp", 1), ("mlp", 0)])
+def test_hidden_columns_are_left_out_and_change_nothing(kind, depth, inputs, aligner):
+    """Outputs and gradients are as if they were computed."""
+    seen = np.random.default_rng(3).random((3, 10)) < 0.5
+    seen[0] = True
+    mask = torch.from_numpy(seen.astype(np.float32))
+    settings = {"kind": kind, "depth": depth, "aligner": aligner}
+    whole, part = team(inputs, **settings), team(inputs, seen=seen, **settings)
+    obs, taken = observations(), torch.eye(5)[torch.arange(45).view(5, 3, 3) % 5]
+    found = []
+    for model in (whole, part):
+        logits, embeddings, _ = model(model.prepare(obs, mask), model.start(3), taken)
+        logits.square().sum().backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append([logits.detach(), *(e.detach() for e in embeddings), *gradients])
+    torch.testing.assert_close(*found)
 
 
 def test_packed_episodes_of_unequal_lengths_give_what_each_gives_alone():
@@ -81,8 +100,8 @@ def test_packed_episodes_of_unequal_lengths_give_what_each_gives_alone():
     rows = [(t, e) for t in range(5) for e in longest if t < lengths[e]]
     steps, episodes = map(list, zip(*rows, strict=True))
     sizes = [3, 3, 2, 2, 1]
-    inputs = model.packed_inputs(obs[steps, episodes], sizes)
-    found = [model.agent(i, inputs, sizes, taken[steps, episodes]) for i in range(3)]
+    inputs = model.packed(obs[steps, episodes], taken[steps, episodes], sizes)
+    found = [model.agent(i, inputs) for i in range(3)]
     logits, embeddings, _ = model(obs, model.start(3), taken)
     together = model.joined([each.outputs for each in found])
     torch.testing.assert_close(together, logits[steps, episodes])
