@@ -18,6 +18,7 @@ from benchmarks.results.run import group_name
 PAGE = Path("docs/results-combat.md")
 MISSING = "*not measured*"
 NOT_PLANNED = "-"
+FEWER = 40
 # The time of a step is worth a row only for teams whose decisions were timed.
 _ENGINES = ("torch", "onnx", "c")
 
@@ -166,24 +167,36 @@ def _reference(task: Task, found: dict[str, Cell | None]) -> str:
 
 def _verdict(task: Task, found: dict[str, Cell | None]) -> str:
     """Return the goal beside what was kept, and what else could have been kept."""
-    mine = found.get("KD-MARL LH")
-    goal, kept = GOALS[task.slug], _kept(mine)
-    if mine is None or kept is None:
-        said = f"{100 * goal:.0f} % of the expert's win rate; {_share(mine)}"
-        return f"Goal: KD-MARL LH keeps {said}."
-    flops = _size(mine)[0]
+    goal, wide = GOALS[task.slug], _wide_expert(task)
+    said, reached = [], False
+    for size in ("LH", "LH+A"):
+        cell = found[f"KD-MARL {size}"]
+        kept = _kept(cell)
+        if cell is not None and kept is not None:
+            fewer, (best, name) = wide / _size(cell)[0], _best(found, size)
+            reached |= kept >= goal and fewer >= FEWER and kept > best
+            said.append(f"KD-MARL {size} keeps {_share(cell)} at {fewer:.1f} times fewer")
+            said[-1] += f", RL under the mask at the same size {name}."
     text = (
-        f"Goal: KD-MARL LH keeps {100 * goal:.0f} % of the expert's win rate. It keeps "
-        f"{_share(mine)}: {'reached' if kept >= goal else 'missed'}. It takes {flops:,} FLOPs a "
-        f"step, an expert of width 256 would take {_wide_expert(task) / flops:.1f} times as many. "
-        f"The same size trained by RL under the mask keeps {_share(found['MAPPO LH'])}."
+        f"Goal: {100 * goal:.0f} % of the expert's win rate at {FEWER} times fewer FLOPs than an "
+        f"expert of width 256, ahead of RL under the mask at the same size"
     )
-    return text if kept >= goal else f"{text}\n\n{_why_missed(found)}"
+    if not said:
+        return f"{text}; {MISSING}."
+    text += f": {'reached' if reached else 'missed'}. {' '.join(said)}"
+    return text if reached else f"{text}\n\n{_why_missed(found)}"
+
+
+def _best(found: dict[str, Cell | None], size: str) -> tuple[float, str]:
+    """Return what the best network of a size keeps that RL trained under the mask, and in words."""
+    known = {name: _kept(found[f"{name} {size}"]) for name in ("MAPPO", "QMIX", "VDN")}
+    best = max(((kept, name) for name, kept in known.items() if kept is not None), default=None)
+    return (0.0, MISSING) if best is None else (best[0], f"{100 * best[0]:.1f} % ({best[1]})")
 
 
 def _why_missed(found: dict[str, Cell | None]) -> str:
     return (
-        "Where the rest is: without the mask, students of the same size from the same data keep "
+        "Where the rest is: without the mask, 32-wide students from the same data keep "
         f"{_share(found['KD-MARL full view'])}, so that neither size nor data is short there. "
         f"Under the mask, {FULL}-wide students keep "
         f"{_share(found[f'KD-MARL masked, {FULL} wide'])}, students from half of the episodes "
