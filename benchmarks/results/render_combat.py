@@ -197,11 +197,11 @@ def _best(found: dict[str, Cell | None], size: str) -> tuple[float, str]:
 def _why_missed(found: dict[str, Cell | None]) -> str:
     return (
         "Where the rest is: without the mask, 32-wide students from the same data keep "
-        f"{_share(found['KD-MARL full view'])}, so that neither size nor data is short there. "
+        f"{_share(found.get('KD-MARL full view'))}, so that neither size nor data is short there. "
         f"Under the mask, {FULL}-wide students keep "
-        f"{_share(found[f'KD-MARL masked, {FULL} wide'])}, students from half of the episodes "
-        f"{_share(found[f'KD-MARL LH, {HALF}'])}, and a network of full size trained by RL "
-        f"{_share(found[_CEILING])}."
+        f"{_share(found.get(f'KD-MARL masked, {FULL} wide'))}, students from half of the episodes "
+        f"{_share(found.get(f'KD-MARL LH, {HALF}'))}, and a network of full size trained by RL "
+        f"{_share(found.get(_CEILING))}."
     )
 
 
