@@ -161,7 +161,6 @@ class ActorCritic(nn.Module):
         """
         b, n = obs.shape[:2]
         seen = obs * self.mask
-        before = seen if memory.seen is None else memory.seen
         taken = torch.full((b, n), -1) if last_actions is None else last_actions
         widest = max(g.shape.embedding for g in self.groups)
         logits = obs.new_zeros(b, n, self.spec.action_count)
@@ -172,7 +171,8 @@ class ActorCritic(nn.Module):
         ):
             agents = list(group.agents)
             width = self.spec.obs_widths[agents[0]]
-            now, last = (x[:, agents, :width].flatten(0, 1) for x in (seen, before))
+            now = seen[:, agents, :width].flatten(0, 1)
+            last = now if memory.seen is None else memory.seen[:, agents, :width].flatten(0, 1)
             ids = torch.tensor(agents).repeat(b)
             x = self._inputs(group, now, last, taken[:, agents].flatten(), ids)
             out, hidden, own = actor(x.unsqueeze(0), own.unsqueeze(0))
