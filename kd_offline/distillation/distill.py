@@ -24,7 +24,7 @@ from kd_offline.distillation.job import (
 from kd_offline.distillation.methods import check_arrays
 from kd_offline.distillation.train import Training, finish, train_team
 from kd_offline.errors import UsageError
-from kd_offline.files import write_file
+from kd_offline.files import only_writer, write_file
 from kd_offline.networks.files import write_tensors
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.layers import LayerWidths
@@ -96,13 +96,14 @@ def distill(
     if resume and (before := complete(Path(output), recipe, buffer)) is not None:
         return before
     job = prepare(buffer, Path(output), recipe, str(dataset), command, report, resume, overwrite)
-    try:
-        for seed in recipe.seeds:
-            _one_seed(job, seed)
-    except KeyboardInterrupt:
-        _write(job, "interrupted")
-        raise
-    _write(job, "complete")
+    with only_writer(job.folder.path, "distilling"):
+        try:
+            for seed in recipe.seeds:
+                _one_seed(job, seed)
+        except KeyboardInterrupt:
+            _write(job, "interrupted")
+            raise
+        _write(job, "complete")
     return job.manifest
 
 

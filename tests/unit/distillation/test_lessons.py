@@ -15,7 +15,7 @@ from kd_offline.distillation.measures import Deviation
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.roles import fit_roles
 from kd_offline.distillation.targets import Lesson, Taught
-from kd_offline.errors import UsageError
+from kd_offline.errors import StorageError, UsageError
 from kd_offline.schemas.dataset import RecordingHeader
 from kd_offline.students.networks import StudentInputs, StudentTeam
 from kd_offline.types import Array
@@ -141,6 +141,20 @@ def test_a_streamed_run_learns_and_can_be_interrupted(chunked, tmp_path, monkeyp
     assert streamed[:2] == [0, 1]
     assert weights(again) == weights(whole)
     assert whole.results[0].held_out["kl"] < 1.5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be locked there")
+def test_two_distillations_in_one_folder_are_refused(chunked, tmp_path):
+    recipe, refused = distill_recipe(settings=SMALL), []
+
+    def meanwhile(row):
+        if not refused:
+            refused.append(row)
+            with pytest.raises(StorageError, match="another process is distilling in"):
+                distill(chunked.path, tmp_path / "run", recipe, resume=True)
+
+    distill(chunked.path, tmp_path / "run", recipe, report=meanwhile)
+    assert refused
 
 
 def test_too_little_memory_is_told_before_anything_is_read(chunked, monkeypatch):
