@@ -159,12 +159,12 @@ class ActorCritic(nn.Module):
         an agent has no such action), embeddings [B, N, H] (zero-padded to the widest) and the
         memory after the step.
         """
-        b, n = obs.shape[:2]
+        b = len(obs)
         seen = obs * self.mask
-        taken = torch.full((b, n), -1) if last_actions is None else last_actions
+        taken = torch.full(obs.shape[:2], -1) if last_actions is None else last_actions
         widest = max(g.shape.embedding for g in self.groups)
-        logits = obs.new_zeros(b, n, self.spec.action_count)
-        embedding = obs.new_zeros(b, n, widest)
+        logits = obs.new_zeros(b, self.spec.n_agents, self.spec.action_count)
+        embedding = obs.new_zeros(b, self.spec.n_agents, widest)
         after = []
         for actor, group, own in zip(
             self._networks(self.actors), self.groups, memory.actors, strict=True
@@ -173,11 +173,12 @@ class ActorCritic(nn.Module):
             width = self.spec.obs_widths[agents[0]]
             now = seen[:, agents, :width].flatten(0, 1)
             last = now if memory.seen is None else memory.seen[:, agents, :width].flatten(0, 1)
-            ids = torch.tensor(agents).repeat(b)
+            n = len(agents)
+            ids = torch.eye(n).expand(b, n, n).flatten(0, 1)
             x = self._inputs(group, now, last, taken[:, agents].flatten(), ids)
             out, hidden, own = actor(x.unsqueeze(0), own.unsqueeze(0))
-            logits[:, agents, : out.shape[-1]] = out.view(b, len(agents), -1)
-            embedding[:, agents, : hidden.shape[-1]] = hidden.view(b, len(agents), -1)
+            logits[:, agents, : out.shape[-1]] = out.view(b, n, -1)
+            embedding[:, agents, : hidden.shape[-1]] = hidden.view(b, n, -1)
             after.append(own[0])
         moved = seen if self.architecture.motion else None
         return logits, embedding, Memory(after, memory.critics, moved)
@@ -199,10 +200,11 @@ class ActorCritic(nn.Module):
             there, sizes, *_ = pack_padded_sequence(
                 first + steps, lengths[:, agents].flatten(), enforce_sorted=False
             )
-            ids = there % n
+            mine = there % n
+            ids = _one_hot(self.place[mine], len(agents))
             seen = rows[there, : self.spec.obs_widths[group.agents[0]]]
             if self.masked:
-                seen *= self.mask[ids, : seen.shape[1]]
+                seen *= self.mask[mine, : seen.shape[1]]
             before = seen[steps_before(sizes.tolist())] if self.architecture.motion else seen
             x = self._inputs(group, seen, before, taken[there], ids)
             out = actor.packed(x, sizes.tolist(), actor.start(len(first))[0]).outputs
@@ -251,12 +253,12 @@ class ActorCritic(nn.Module):
         return values, after
 
     def _inputs(
-        self, group: Group, seen: Tensor, before: Tensor, taken: Tensor, agents: Tensor
+        self, group: Group, seen: Tensor, before: Tensor, taken: Tensor, ids: Tensor
     ) -> Tensor:
         """Return what an actor takes, [S, I].
 
         ``seen`` and ``before``: float [S, O], of a step and of the one before; ``taken``: int64
-        [S], the last action; ``agents``: int64 [S], whose rows these are.
+        [S], the last action; ``ids``: float [S, n], one-hot, whose rows of the group these are.
         """
         parts = [seen]
         if self.architecture.motion:
@@ -264,7 +266,7 @@ class ActorCritic(nn.Module):
         if self.architecture.last_action:
             parts.append(_one_hot(taken, self.spec.action_counts[group.agents[0]]))
         if group.ids:
-            parts.append(_one_hot(self.place[agents], group.ids))
+            parts.append(ids)
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _critic_sizes(self) -> list[int]:
