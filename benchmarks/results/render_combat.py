@@ -80,7 +80,7 @@ def _task(study: Study, task: Task, cells: Path, beside: Path) -> str:
     known = any(cell is not None for cell in found.values())
     parts = [
         f"## {task.name}",
-        table([_COLUMNS, *(_row(task, *each, bool(rows[each[0]])) for each in found.items())]),
+        table([_COLUMNS, *(_row(task, name, found[name], bool(id)) for name, id in rows.items())]),
         _reference(task, found),
         _verdict(task, found),
         _latency(found) if known else "",
@@ -208,7 +208,7 @@ def _why_missed(found: dict[str, Cell | None]) -> str:
 def _wide_expert(task: Task) -> int:
     """Return FLOPs of a team step of an expert like the bundled ones, 256 wide."""
     from kd_offline import environments
-    from kd_offline.experts.team import actor_groups
+    from kd_offline.experts.groups import actor_groups
     from kd_offline.networks.arithmetic import network_cost
     from kd_offline.schemas.expert import ExpertArchitecture
 
@@ -235,7 +235,7 @@ def _team_step(cell: Cell, who: str, engine: str) -> str:
 
 def _heat(study: Study, task: Task, cells: Path, beside: Path) -> str:
     lines = []
-    for cell in study.distilled(task):
+    for cell in (each for each in study.distilled(task) if each.heat):
         size = "-".join(map(str, cell.widths))
         title = f"Action frequency over time, {METHOD_NAMES[cell.method]} {size}"
         lines.append(_image(title, cells / f"{cell.id}.heat.svg", beside))
