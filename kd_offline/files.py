@@ -52,32 +52,49 @@ def make_folder(path: Path) -> None:
 def only_writer(folder: Path, doing: str) -> Iterator[None]:
     """Keep other processes that ask for the same from writing to ``folder``, which exists.
 
-    The system lets go of it when the process ends, however that ends. Where folders cannot be
-    locked, as on Windows, nothing is kept.
+    The system lets go of it when the process ends, however that ends. On Windows, where folders
+    cannot be locked, nothing is kept.
 
     Raises
     ------
     StorageError
         Another process is ``doing`` something there.
     """
-    try:
-        import fcntl
-    except ImportError:
+    if os.name == "nt":
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        msg = f"another process is {doing} in {str(folder)!r}: wait for it, or give another path"
-        raise StorageError(msg) from error
-    except OSError:
-        pass  # a file system without locks
-    try:
+        try:
+            locked(handle)
+        except OSError as error:
+            raise busy(folder, doing) from error
         yield
     finally:
         os.close(handle)
+
+
+def locked(handle: int) -> bool:
+    """Lock an open file or folder until it is closed; False where the system has no such locks.
+
+    Raises
+    ------
+    OSError
+        Another process holds it, or the file system refuses.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
+
+
+def busy(folder: Path, doing: str) -> StorageError:
+    """Return the error that says that another process is ``doing`` something in ``folder``."""
+    return StorageError(
+        f"another process is {doing} in {str(folder)!r}: wait for it or choose another path"
+    )
 
 
 def refusal(path: Path, error: OSError) -> StorageError:

@@ -17,6 +17,7 @@ from typing import IO, ClassVar, Protocol
 from kd_offline.datasets.layout import LOCK, SCRATCH
 from kd_offline.datasets.storage import direct, plain
 from kd_offline.errors import StorageError
+from kd_offline.files import busy, locked
 from kd_offline.schemas.dataset import FileRecord
 
 
@@ -199,18 +200,14 @@ def lock(root: Path) -> IO[bytes]:
     except OSError as error:
         raise _refusal(root, "write to", error) from error
     try:
-        import fcntl
-    except ImportError:  # no such locks on this system: the journal still guards what is written
-        return handle
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Who held it may have finished and deleted the file, and a third one have made another.
-        if not os.path.samestat(os.fstat(handle.fileno()), (root / LOCK).stat()):
+        if locked(handle.fileno()) and not os.path.samestat(
+            os.fstat(handle.fileno()), (root / LOCK).stat()
+        ):
             raise BlockingIOError
     except OSError as error:
         handle.close()
-        msg = f"another process is recording to {str(root)!r}: wait for it or choose another path"
-        raise StorageError(msg) from error
+        raise busy(root, "recording") from error
     return handle
 
 
