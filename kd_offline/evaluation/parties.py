@@ -110,7 +110,7 @@ def expert_shapes(expert: AnyExpert, spec: EnvironmentSpec) -> tuple[Shape, ...]
         It is a policy of the user's own that does not say its cost.
     """
     from kd_offline.experts.foreign.expert import ForeignExpert
-    from kd_offline.experts.team import actor_groups
+    from kd_offline.experts.groups import actor_groups
 
     if isinstance(expert, ForeignExpert):
         if not expert.shapes:

@@ -7,10 +7,11 @@ import numpy as np
 from kd_offline.environments import largest_batch
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.policies import choose_actions
+from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import GreedyScore
 from kd_offline.seeding import episode_seeds
-from kd_offline.trajectories import Choice, collect
-from kd_offline.types import Int8Array, PolicyOutput, TeamPolicy, View
+from kd_offline.trajectories import Choice, Trajectories, collect
+from kd_offline.types import Array, Int8Array, PolicyOutput, TeamPolicy, View
 
 _BATCH = 1000
 _SEED = 0
@@ -31,10 +32,8 @@ def greedy_score(
         seeds = episode_seeds(_SEED, first, min(batch, episodes - first), "evaluation")
         played = collect(environment, policy, seeds, _greedy)
         won.append(played.won)
-        reward = (played.steps["reward"] * played.valid[..., None]).sum(0)
-        for side, agents in spec.sides.items():
-            mine = [spec.agents.index(agent) for agent in agents]
-            totals[side].extend(reward[:, mine].sum(1).tolist())
+        for side, returns in side_returns(played, spec).items():
+            totals[side].extend(returns.tolist())
     return GreedyScore(
         episodes=episodes,
         seed=_SEED,
@@ -43,6 +42,15 @@ def greedy_score(
         won=share_won(np.concatenate(won)),
         opponents=opponents,
     )
+
+
+def side_returns(played: Trajectories, spec: EnvironmentSpec) -> dict[str, Array]:
+    """Return what the agents of each side earned together in each episode, [B]."""
+    reward = (played.steps["reward"] * played.valid[..., None]).sum(0)
+    return {
+        side: reward[:, [spec.agents.index(agent) for agent in agents]].sum(1)
+        for side, agents in spec.sides.items()
+    }
 
 
 def share_won(won: Int8Array) -> float | None:

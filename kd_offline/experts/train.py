@@ -19,7 +19,7 @@ from kd_offline.experts.checkpoint import Model
 from kd_offline.experts.policy_learner import Figures, PolicyLearner
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.replay import Replay
-from kd_offline.experts.score import greedy_score, share_won
+from kd_offline.experts.score import greedy_score, share_won, side_returns
 from kd_offline.experts.value_learner import ValueLearner
 from kd_offline.files import make_folder, only_writer
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -277,18 +277,10 @@ def _iterate(run: _Run, environment: BatchedEnvironment, began: float) -> TrainP
         iteration=run.iteration,
         frames=frames,
         seconds=round(seconds, 2),
-        returns=_returns(played, spec),
+        returns={side: float(x.mean()) for side, x in side_returns(played, spec).items()},
         won=share_won(played.won),
         **figures,
     )
-
-
-def _returns(played: Trajectories, spec: EnvironmentSpec) -> dict[str, float]:
-    total = (played.steps["reward"] * played.valid[..., None]).sum(0).mean(0)
-    return {
-        side: float(sum(total[spec.agents.index(agent)] for agent in agents))
-        for side, agents in spec.sides.items()
-    }
 
 
 def _save(run: _Run, output: Path, began: float) -> None:

@@ -7,8 +7,9 @@ import torch
 from kd_offline import environments
 from kd_offline.errors import MismatchError
 from kd_offline.experts.expert import NetworkPolicy
+from kd_offline.experts.groups import actor_groups
 from kd_offline.experts.ppo import ValueNorm
-from kd_offline.experts.team import ActorCritic, actor_groups
+from kd_offline.experts.team import ActorCritic
 from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import resolve

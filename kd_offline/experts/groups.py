@@ -1,0 +1,54 @@
+"""Which agents of an expert team share a network, and the shape of each network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kd_offline.errors import MismatchError
+from kd_offline.networks.recurrent import NetworkShape
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.expert import ExpertArchitecture
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Agents that are served by one network; ids are appended when there are several."""
+
+    agents: tuple[int, ...]
+    shape: NetworkShape
+
+    @property
+    def ids(self) -> int:
+        """Width of the one-hot agent id."""
+        return len(self.agents) if len(self.agents) > 1 else 0
+
+
+def actor_groups(spec: EnvironmentSpec, architecture: ExpertArchitecture) -> tuple[Group, ...]:
+    """Return which agents share an actor: those of one side, with equal widths, under ``share``."""
+    if architecture.widths is not None and len(architecture.widths) != spec.n_agents:
+        msg = (
+            f"{len(architecture.widths)} widths {architecture.widths} for {spec.n_agents} agents "
+            f"of {spec.id}: give one width for each of {', '.join(spec.agents)}"
+        )
+        raise MismatchError(msg)
+    together: dict[tuple[object, ...], list[int]] = {}
+    for i, side in enumerate(spec.side_of):
+        key: tuple[object, ...] = (side, spec.obs_widths[i], spec.action_counts[i])
+        alone = not architecture.share or architecture.widths is not None
+        together.setdefault((i,) if alone else key, []).append(i)
+    return tuple(_group(tuple(agents), spec, architecture) for agents in together.values())
+
+
+def _group(
+    agents: tuple[int, ...], spec: EnvironmentSpec, architecture: ExpertArchitecture
+) -> Group:
+    first = agents[0]
+    trunk, gru = architecture.trunk, architecture.gru
+    if architecture.widths is not None:
+        width = architecture.widths[first]
+        trunk, gru = (width,) * len(trunk), gru and width
+    ids = len(agents) if len(agents) > 1 else 0
+    inputs = spec.obs_widths[first] * (1 + architecture.motion) + ids
+    inputs += spec.action_counts[first] if architecture.last_action else 0
+    shape = NetworkShape(inputs, trunk, gru, spec.action_counts[first])
+    return Group(agents, shape)
