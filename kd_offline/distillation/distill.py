@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file
@@ -31,7 +30,7 @@ from kd_offline.schemas.layers import LayerWidths
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import RunManifest, SeedResult
 from kd_offline.students.networks import StudentTeam
-from kd_offline.students.policy import build, digest
+from kd_offline.students.policy import build, digest, fixed_mask
 from kd_offline.students.policy import save as save_students
 from kd_offline.students.settling import layers_of
 
@@ -121,8 +120,7 @@ def _one_seed(job: Job, seed: int) -> None:
     state = Training.begin(team, projections, job.recipe.optimisation, gated(job, team))
     _restore(job, state, seed)
     began = last = time.perf_counter()
-    seen = job.card.mask_features
-    mask = None if seen is None else np.array(seen, bool)
+    mask = fixed_mask(job.card)
     for rows in train_team(state, job.train, job.heldout, job.recipe, seed, mask):
         job.folder.append_metrics(rows)
         for row in rows if job.report else ():

@@ -111,6 +111,7 @@ class StudentTeam(nn.Module):
                 nn.init.zeros_(aligner.bias)
             self.aligners.append(aligner)
             self.networks.append(RecurrentNetwork(shape, rng, head_gain=0.1))
+        self._first = [self._first_columns(i) for i in range(spec.n_agents)]
 
     @property
     def shapes(self) -> list[NetworkShape]:
@@ -180,7 +181,7 @@ class StudentTeam(nn.Module):
         """
         network, own = self._agents()[i], self._own_inputs(i, inputs, last)
         memory = network.start(inputs.sizes[0])[0] if memory is None else memory
-        columns = self._first_columns(i)
+        columns = self._first[i]
         plain = self.stand_in is None and isinstance(self.aligners[i], nn.Identity)
         if columns is not None and not (plain and (network.trunk or network.gru)):
             own = own.new_zeros(len(own), network.shape.inputs).index_copy(1, columns, own)
@@ -200,20 +201,25 @@ class StudentTeam(nn.Module):
 
     def _own_inputs(self, i: int, inputs: PackedInputs, last: Tensor | None) -> Tensor:
         """Return what agent ``i`` takes, [S, I]: its visible columns, their bits and changes."""
-        columns = self.columns[i]
-        seen = inputs.prepared[:, i].index_select(1, columns)
+        padded = self.spec.obs_width
+        seen = self._visible(inputs.prepared[..., :padded], i)
         parts = [seen]
         if self.inputs.mask:
-            bits = columns + self.spec.obs_width
-            parts.append(inputs.prepared[:, i].index_select(1, bits))
+            parts.append(self._visible(inputs.prepared[..., padded:], i))
         if inputs.before is not None:
             before = seen.index_select(0, inputs.before)
             if last is not None:
-                before[: len(last)] = last[:, i].index_select(1, columns)
-            parts.append(torch.sub(seen, before, out=before).div_(self.motion_std[i, columns]))
+                before[: len(last)] = self._visible(last[..., :padded], i)
+            scale = self.motion_std[i, self.columns[i]]
+            parts.append(torch.sub(seen, before, out=before).div_(scale))
         if inputs.last_actions is not None and self.inputs.last_action:
             parts.append(inputs.last_actions[:, i, : self.spec.action_counts[i]])
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _visible(self, values: Tensor, i: int) -> Tensor:
+        """Return what agent ``i`` sees of ``values`` [S, N, O], a view where that is everything."""
+        own, columns = values[:, i], self.columns[i]
+        return own if len(columns) == own.shape[1] else own.index_select(1, columns)
 
     def _first_columns(self, i: int) -> Tensor | None:
         """Return which columns of the first matrix of agent ``i`` count; None: all."""

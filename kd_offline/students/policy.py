@@ -20,7 +20,7 @@ from kd_offline.schemas.layers import Widths, widest
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.masks import Mask
 from kd_offline.students.networks import StudentInputs, StudentTeam, TeamMemory, one_hot
-from kd_offline.types import PolicyOutput, SeedArray, View
+from kd_offline.types import BoolArray, PolicyOutput, SeedArray, View
 
 STUDENTS = "students.safetensors"
 
@@ -37,8 +37,9 @@ class StudentPolicy:
         self.card = card
         self.seed = seed
         self.team = team.eval().requires_grad_(False)
-        static = None if card.mask_features is None else np.array(card.mask_features, bool)
-        self._mask = Mask(card.mask, static, card.random_k, "", card.environment.obs_widths)
+        self._mask = Mask(
+            card.mask, fixed_mask(card), card.random_k, "", card.environment.obs_widths
+        )
 
     @property
     def mask(self) -> Mask:
@@ -71,6 +72,11 @@ class StudentPolicy:
         return PolicyOutput(logits[0].numpy()), _Memory(after, memory.mask)
 
 
+def fixed_mask(card: StudentCard) -> BoolArray | None:
+    """Return what the students see, [N, O]; None where that is drawn anew for every episode."""
+    return None if card.mask_features is None else np.array(card.mask_features, bool)
+
+
 def build(
     card: StudentCard, rng: np.random.Generator | None, widths: Sequence[Widths] | None = None
 ) -> StudentTeam:
@@ -80,8 +86,7 @@ def build(
     """
     inputs = StudentInputs(card.mask_as_input, card.motion, card.last_action)
     each = card.widths if widths is None else widths
-    seen = None if card.mask_features is None else np.array(card.mask_features, bool)
-    return StudentTeam(card.environment, card.architecture, each, rng, inputs, seen)
+    return StudentTeam(card.environment, card.architecture, each, rng, inputs, fixed_mask(card))
 
 
 def save(path: Path, card: StudentCard, teams: Sequence[StudentTeam]) -> None:
