@@ -19,6 +19,7 @@ _EXAMPLES = options.examples(
     "kd-offline train mpe/simple_spread_v3 -o ceiling/ --mask limited --seed 1",
     "kd-offline train mpe/simple_spread_v3 -o qmix/ --algorithm qmix",
     "kd-offline train mpe/simple_adversary_v3 -o good/ --side good --opponents bundled",
+    "kd-offline train smax/3m -o small/ --hidden 32 --mask paper --teacher bundled",
     "kd-offline train --recipe recipe.toml -o expert/ --resume",
 )
 
@@ -60,6 +61,10 @@ _Side = Annotated[
 _Opponents = Annotated[
     str | None, typer.Option(help="Expert that plays the other sides: bundled or a folder.")
 ]
+_Teacher = Annotated[
+    str | None,
+    typer.Option(help="Expert that mappo and ippo follow at first, as record --expert takes it."),
+]
 _Score = Annotated[
     int, typer.Option(callback=options.at_least(0), help="Episodes of greedy play at the end.")
 ]
@@ -79,6 +84,7 @@ def train(
     seed: _Seed = None,
     side: _Side = None,
     opponents: _Opponents = None,
+    teacher: _Teacher = None,
     score: _Score = 4000,
     env: options.Environment = None,
     recipe: options.RecipeFile = None,
@@ -97,7 +103,11 @@ def train(
     from kd_offline.experts.recipe import train_recipe
 
     single: dict[str, Any] = {"mask": mask, "frames": frames, "seed": seed, "opponents": opponents}
-    single |= {"learn": side or None, "environment_kwargs": options.assignments(env) or None}
+    single |= {
+        "kickstart.teacher": teacher,
+        "learn": side or None,
+        "environment_kwargs": options.assignments(env) or None,
+    }
     chosen = train_recipe(
         environment,
         algorithm=algorithm,

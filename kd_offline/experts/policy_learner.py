@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from kd_offline.experts import ppo
 from kd_offline.experts.expert import NetworkPolicy
+from kd_offline.experts.kickstart import Teacher
 from kd_offline.experts.load import AnyExpert, load
 from kd_offline.experts.replay import Replay
 from kd_offline.experts.team import ActorCritic
 from kd_offline.policies import MixedTeam
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard, TrainRecipe
-from kd_offline.seeding import generator
+from kd_offline.seeding import episode_seeds, generator
 from kd_offline.trajectories import Trajectories
 from kd_offline.types import PolicyOutput, SeedArray, TeamPolicy, View
 
@@ -23,7 +24,7 @@ Figures = dict[str, float]
 
 @dataclass(slots=True)
 class PolicyLearner:
-    """Clipped policy updates on the last batch alone."""
+    """Clipped policy updates on the last batch alone, drawn to a teacher where there is one."""
 
     card: ExpertCard
     model: ActorCritic
@@ -31,9 +32,11 @@ class PolicyLearner:
     optimiser: torch.optim.Optimizer
     replay: Replay | None = None
     opponents: AnyExpert | None = field(init=False)
+    teacher: Teacher | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.opponents = _opponents(self.card.recipe, self.card.environment)
+        self.teacher = Teacher.of(self.card.recipe.kickstart, self.card.environment)
 
     @property
     def against(self) -> str:
@@ -57,6 +60,10 @@ class PolicyLearner:
         recipe = self.card.recipe
         learning = torch.tensor([float(learns) for learns in self._learning()])
         batch, explained = ppo.make_batch(played, recipe, self.norm, self.model.side_of, learning)
+        if self.teacher is not None:
+            n = recipe.episodes_per_batch
+            seeds = episode_seeds(recipe.seed, iteration * n, n, "train")
+            batch = replace(batch, pull=self.teacher.pull(played, seeds, frames))
         rng = generator(recipe.seed, "minibatches", iteration)
         statistics = ppo.update(self.model, self.optimiser, batch, recipe, rng)
         return {
@@ -65,6 +72,7 @@ class PolicyLearner:
             "clip_fraction": statistics.clip_fraction,
             "value_loss": statistics.value_loss,
             "explained_variance": explained,
+            **({} if batch.pull is None else {"teacher_kl": statistics.teacher_kl}),
         }
 
     def _learning(self) -> list[bool]:

@@ -46,8 +46,28 @@ class ValueNorm:
 
 
 @dataclass(frozen=True, slots=True)
+class Pull:
+    """How strongly a batch of episodes is drawn to a teacher, and to what."""
+
+    weight: float
+    log_probabilities: Tensor  # [T, B, N, A], of the teacher, far below zero where illegal
+
+    def take(self, steps: int, rows: Tensor) -> Pull:
+        """Return the pull of the first ``steps`` of the episodes ``rows``."""
+        return Pull(self.weight, self.log_probabilities[:steps, rows])
+
+    def divergence(self, log_probabilities: Tensor) -> Tensor:
+        """Return KL(teacher || policy) in nats, [T, B, N], of a policy's log probabilities."""
+        said = self.log_probabilities
+        return (said.exp() * (said - log_probabilities)).sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Tensors of one batch of episodes; ``weight`` is 1 where an agent acted, else 0."""
+    """Tensors of one batch of episodes; ``weight`` is 1 where an agent acted, else 0.
+
+    ``pull`` is None where there is no teacher.
+    """
 
     obs: Tensor  # [T, B, N, O]
     state: Tensor  # [T, B, S]
@@ -58,12 +78,16 @@ class Batch:
     target: Tensor  # [T, B, N], normalised return
     old_value: Tensor  # [T, B, N], normalised
     weight: Tensor  # [T, B, N]
+    pull: Pull | None = None
 
     def take(self, rows: Tensor) -> Batch:
         """Return the episodes ``rows``, up to the last step in which anyone acts in any of them."""
         acting = self.weight[:, rows].flatten(1).any(1).nonzero()
         steps = int(acting[-1]) + 1 if len(acting) else 1
-        return Batch(*(getattr(self, name)[:steps, rows] for name in self.__slots__))
+        kept = {
+            name: getattr(self, name)[:steps, rows] for name in self.__slots__ if name != "pull"
+        }
+        return Batch(**kept, pull=None if self.pull is None else self.pull.take(steps, rows))
 
 
 def make_batch(
@@ -119,6 +143,7 @@ class UpdateStatistics:
     approximate_kl: float
     clip_fraction: float
     value_loss: float
+    teacher_kl: float  # zero without a teacher
 
 
 def update(
@@ -164,10 +189,15 @@ def _loss(model: ActorCritic, batch: Batch, recipe: TrainRecipe) -> tuple[Tensor
     errors = [_huber(v - batch.target, recipe.huber_delta) for v in (value, near)]
     value_loss = mean(torch.maximum(*errors))
     loss = value_loss - gain - recipe.entropy * entropy
+    away = torch.zeros(())
+    if batch.pull is not None:
+        away = mean(batch.pull.divergence(logp))
+        loss = loss + batch.pull.weight * away
     with torch.no_grad():
         kl = mean(ratio - 1 - change)
         fraction = mean((ratio != clipped).float())
-    return loss, torch.stack([entropy.detach(), kl, fraction, value_loss.detach()])
+    figures = [entropy.detach(), kl, fraction, value_loss.detach(), away.detach()]
+    return loss, torch.stack(figures)
 
 
 def _huber(error: Tensor, delta: float) -> Tensor:

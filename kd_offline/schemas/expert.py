@@ -63,6 +63,18 @@ class QLearning(Strict):
     mixer_hidden: int = Field(default=64, gt=0)
 
 
+class Kickstart(Strict):
+    """A teacher that a policy follows at first (Schmitt et al., 2018, arXiv 1803.03835).
+
+    To the loss of mappo and ippo is added ``weight`` times the KL divergence of the policy from the
+    teacher, averaged over what the policy itself plays. The weight falls linearly to zero.
+    """
+
+    teacher: str = Field(description="an expert, as kd-offline record --expert takes it")
+    weight: float = Field(default=1.0, gt=0, description="at first")
+    frames: int = Field(default=1_000_000, gt=0, description="joint steps until it is zero")
+
+
 # What a value-based recipe has where it says nothing (METHODS of PyMARL2: Hu et al., 2021).
 _VALUE_DEFAULTS: dict[str, Any] = {
     "episodes_per_batch": 32,
@@ -82,8 +94,8 @@ class TrainRecipe(Strict):
     """Everything that decides what ``kd-offline train`` produces.
 
     The settings of clipped policy updates (epochs, minibatches, entropy, clip, gae_lambda,
-    huber_delta) are those of mappo and ippo, ``q_learning`` is that of vdn and qmix, which have
-    defaults of their own for some others.
+    huber_delta) and ``kickstart`` are those of mappo and ippo, ``q_learning`` is that of vdn and
+    qmix, which have defaults of their own for some others.
     """
 
     environment: str
@@ -110,6 +122,7 @@ class TrainRecipe(Strict):
         default=False, description="whether the future after the time limit has a value"
     )
     q_learning: QLearning | None = Field(default=None, description="of vdn and qmix only")
+    kickstart: Kickstart | None = Field(default=None, description="of mappo and ippo only")
     seed: int = Field(default=0, ge=0)
 
     @property
@@ -142,7 +155,7 @@ class TrainRecipe(Strict):
             return self
         fields = type(self).model_fields
         odd = [n for n in _POLICY_ONLY if getattr(self, n) != fields[n].default]
-        odd += [n for n in ("learn", "opponents") if getattr(self, n) is not None]
+        odd += [n for n in ("learn", "opponents", "kickstart") if getattr(self, n) is not None]
         if odd:
             msg = f"{odd[0]} means nothing to {self.algorithm}: leave it out"
             raise ValueError(msg)
@@ -166,6 +179,9 @@ class TrainProgress(Strict):
     clip_fraction: float | None = None
     value_loss: float | None = None
     explained_variance: float | None = None
+    teacher_kl: float | None = Field(
+        default=None, description="KL(teacher || policy) in nats, while there is a teacher"
+    )
     epsilon: float | None = None
     td_loss: float | None = Field(default=None, description="root of the mean squared TD error")
     q_tot: float | None = None

@@ -1,0 +1,63 @@
+"""Kickstarting (Schmitt et al., 2018, arXiv 1803.03835): a policy follows a teacher at first.
+
+Where a task is hardly ever won by chance, learning by reward alone stays with what earns a little.
+A teacher, such as a script, shows what else there is; what the policy makes of it once the teacher
+is gone is its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kd_offline.asking import Asked
+from kd_offline.experts.load import AnyExpert, load
+from kd_offline.experts.ppo import Pull
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.expert import Kickstart
+from kd_offline.trajectories import Trajectories
+from kd_offline.types import SeedArray, View
+
+_VIEW = ("obs", "state", "available_actions", "alive")
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """An expert that is asked what it would do in what another policy plays."""
+
+    expert: AnyExpert
+    settings: Kickstart
+
+    @classmethod
+    def of(cls, settings: Kickstart | None, spec: EnvironmentSpec) -> Teacher | None:
+        """Return the teacher that a recipe names, if it names one.
+
+        Raises
+        ------
+        CheckpointError, MismatchError, UnknownNameError, UsageError
+            There is no such expert, or it cannot be used here.
+        """
+        if settings is None:
+            return None
+        return cls(load(settings.teacher, spec, with_value=False), settings)
+
+    def pull(self, played: Trajectories, seeds: SeedArray, frames: int) -> Pull | None:
+        """Ask what it would have done in ``played``, before which ``frames`` steps were played.
+
+        ``seeds``, uint64 [B], are those of the episodes. None once its time is over.
+        """
+        left = 1 - frames / self.settings.frames
+        if left <= 0:
+            return None
+        asked, step = Asked.about(self.expert, seeds), played.steps
+        logits = []
+        for t, running in enumerate(played.valid):
+            obs, state, legal, alive = (step[name][t] for name in _VIEW)
+            last = step["actions"][t - 1] if t else None
+            view = View(obs, state, legal, alive, last)
+            logits.append(asked.act(view, running).logits)
+        legal = torch.from_numpy(step["available_actions"])
+        masked = torch.from_numpy(np.stack(logits)).masked_fill(~legal, -1e10)
+        return Pull(self.settings.weight * left, torch.log_softmax(masked, -1))

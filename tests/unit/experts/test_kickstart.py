@@ -1,0 +1,104 @@
+"""A teacher is asked along what the learner plays, and lets go of it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from kd_offline import environments
+from kd_offline.errors import UnknownNameError
+from kd_offline.experts import checkpoint
+from kd_offline.experts.kickstart import Teacher
+from kd_offline.experts.load import load
+from kd_offline.experts.ppo import Pull
+from kd_offline.experts.train import train
+from kd_offline.policies import RandomPolicy, masked_log_softmax
+from kd_offline.schemas.expert import ExpertArchitecture, Kickstart, TrainRecipe
+from kd_offline.seeding import episode_seeds
+from kd_offline.trajectories import collect_sampled
+
+SPREAD = "mpe/simple_spread_v3"
+SEEDS = episode_seeds(3, 0, 24)
+RECIPE = TrainRecipe(
+    environment=SPREAD,
+    architecture=ExpertArchitecture(trunk=(16,), gru=16, critic_trunk=(8,), critic_gru=8),
+    frames=6 * 32 * 25,
+    episodes_per_batch=32,
+    minibatches=2,
+    epochs=3,
+    learning_rate=5e-3,
+    kickstart=Kickstart(teacher="bundled", weight=5.0, frames=4 * 32 * 25),
+)
+
+
+def teacher(spec, **settings):
+    made = Teacher.of(Kickstart(teacher="bundled", **settings), spec)
+    assert made is not None
+    return made
+
+
+def test_the_divergence_is_that_of_the_definition():
+    """KL((1/2, 1/4, 1/4) || (1/4, 1/4, 1/2)) = 1/2 log 2 - 1/4 log 2."""
+    said = torch.tensor([0.5, 0.25, 0.25]).log().view(1, 1, 1, 3)
+    mine = torch.tensor([0.25, 0.25, 0.5]).log().view(1, 1, 1, 3)
+    assert Pull(1.0, said).divergence(mine).item() == pytest.approx(np.log(2) / 4)
+    assert Pull(1.0, said).divergence(said).item() == 0
+
+
+def test_illegal_actions_add_nothing():
+    legal = torch.tensor([True, True, False])
+    said = torch.log_softmax(torch.zeros(3).masked_fill(~legal, -1e10), -1).view(1, 1, 1, 3)
+    mine = torch.log_softmax(torch.tensor([0.0, 1.0, -1e10]), -1).view(1, 1, 1, 3)
+    expected = np.log(0.5) - 0.5 * (mine[..., 0] + mine[..., 1]).item()
+    assert Pull(1.0, said).divergence(mine).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("task", [SPREAD, "smax/3m"])
+def test_a_teacher_says_along_its_own_episodes_what_it_said_then(task):
+    """Its memory is of these episodes, battles that end at different steps among them."""
+    world = environments.load(task)
+    expert = load("bundled", world.spec, with_value=False)
+    played = collect_sampled(world, expert, SEEDS)
+    pull = teacher(world.spec).pull(played, SEEDS, frames=0)
+    then = masked_log_softmax(played.steps["logits"], played.steps["available_actions"])
+    counts = (played.steps["alive"] & played.valid[..., None])[..., None]
+    counts = counts & played.steps["available_actions"]
+    assert counts.any()
+    np.testing.assert_allclose(pull.log_probabilities.numpy()[counts], then[counts], atol=1e-5)
+
+
+def test_the_pull_falls_linearly_and_ends():
+    world = environments.load(SPREAD)
+    played = collect_sampled(world, RandomPolicy(), SEEDS)
+    known = teacher(world.spec, weight=2.0, frames=1000)
+    pulls = [known.pull(played, SEEDS, frames) for frames in (0, 250, 999, 1000, 5000)]
+    assert [pull and round(pull.weight, 6) for pull in pulls] == [2.0, 1.5, 0.002, None, None]
+
+
+def test_what_is_learned_is_near_the_teacher_and_is_resumed(tmp_path):
+    def stop(progress):
+        if progress.iteration == 3:
+            raise KeyboardInterrupt
+
+    train(RECIPE, tmp_path / "a", threads=1, score_episodes=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(RECIPE, tmp_path / "b", threads=1, report=stop, score_episodes=0)
+    train(RECIPE, tmp_path / "b", threads=1, resume=True, score_episodes=0)
+    assert checkpoint.digest(tmp_path / "a") == checkpoint.digest(tmp_path / "b")
+    rows = [json.loads(row) for row in (tmp_path / "a" / checkpoint.CURVE).read_text().splitlines()]
+    said = [row.get("teacher_kl") for row in rows]
+    assert said[3] < said[0] - 0.05
+    assert said[4:] == [None, None]
+
+
+def test_without_a_teacher_of_that_name_nothing_is_begun(tmp_path):
+    recipe = RECIPE.model_copy(update={"kickstart": Kickstart(teacher="nobody:there")})
+    with pytest.raises(UnknownNameError, match="library of an expert"):
+        train(recipe, tmp_path / "a", threads=1)
+    assert not (tmp_path / "a").exists()
+
+
+def test_value_based_experts_have_none():
+    with pytest.raises(ValueError, match="kickstart means nothing to qmix"):
+        TrainRecipe(environment=SPREAD, algorithm="qmix", kickstart=RECIPE.kickstart)
