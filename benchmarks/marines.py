@@ -1,6 +1,6 @@
 """A script that plays five marines against six on SMAX, to teach the expert of ``smax/5m_vs_6m``.
 
-    kd-offline train --recipe cli/recipes/bundled/smax-5m-vs-6m-default.toml -o expert/
+    PYTHONPATH=. kd-offline train --recipe cli/recipes/bundled/smax-5m-vs-6m-default.toml -o expert/
 
 It foretells the shots of the coming step from the state, steps back where that avoids one that it
 would die of, or one while its own weapon is not ready, and shares out its fire so that enemies die
