@@ -13,7 +13,7 @@ from benchmarks.results import curves
 from benchmarks.results.combat import COMBAT, FULL, GOALS, HALF, MASK, PAPER, PAPER_COLUMNS, WIDE
 from benchmarks.results.plan import Study, Task
 from benchmarks.results.render import METHOD_NAMES, Cell, percent, read, table
-from benchmarks.results.run import group_name
+from benchmarks.results.run import group_name, recipe_of
 
 PAGE = Path("docs/results-combat.md")
 MISSING = "*not measured*"
@@ -80,6 +80,7 @@ def _task(study: Study, task: Task, cells: Path, beside: Path) -> str:
     known = any(cell is not None for cell in found.values())
     parts = [
         f"## {task.name}",
+        _taught(study, task),
         table([_COLUMNS, *(_row(task, name, found[name], bool(id)) for name, id in rows.items())]),
         _reference(task, found),
         _verdict(task, found),
@@ -88,6 +89,17 @@ def _task(study: Study, task: Task, cells: Path, beside: Path) -> str:
         _heat(study, task, cells, beside),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _taught(study: Study, task: Task) -> str:
+    """Say whom the networks trained by RL followed at first, if anyone."""
+    recipe = recipe_of(next(iter(study.networks(task))))
+    if recipe.kickstart is None:
+        return ""
+    return (
+        f"MAPPO follows `{recipe.kickstart.teacher}` for the first "
+        f"{recipe.kickstart.frames:,} of {recipe.frames:,} joint steps here, masked or not."
+    )
 
 
 _CEILING = "MAPPO full size, masked"
