@@ -28,7 +28,7 @@ def _task(name: str, slug: str, episodes: int, widths: tuple[int, ...], *algorit
 TASKS = (
     _task("3m", "3m", 30_000, (NARROW, NARROW, WIDE), "qmix", "vdn"),
     _task("8m", "8m", 8_000, (*(NARROW,) * 5, *(WIDE,) * 3), "qmix"),
-    _task("5m_vs_6m", "5m-vs-6m", 6_000, (NARROW, NARROW, WIDE, NARROW, WIDE), "qmix"),
+    _task("5m_vs_6m", "5m-vs-6m", 30_000, (NARROW, NARROW, WIDE, NARROW, WIDE), "qmix"),
     _task(
         "3s5z",
         "3s5z",
