@@ -17,6 +17,10 @@ _RECIPES = Path("cli/recipes")
 NARROW, WIDE, FULL = 16, 32, 128
 # Where QMIX and VDN are trained under the mask as well; elsewhere QMIX FO alone is.
 _BASELINES = ("3m", "3s5z")
+# Where students of the expert itself keep less than the goal: in two steps, a network of full size
+# learns to play under the mask, with the expert as its teacher at first, and is distilled.
+_TWO_STEPS = ("3m", "8m", "5m-vs-6m")
+TWO_STEPS = "two steps"
 
 
 def _task(name: str, slug: str, episodes: int, widths: tuple[int, ...], *algorithms: str) -> Task:
@@ -42,7 +46,7 @@ TASKS = (
 def network_cells(task: Task) -> list[NetworkCell]:
     """Return FO, LH and LH+A of every algorithm, and the expert's under the mask as its ceiling.
 
-    The expert itself is MAPPO FO.
+    The expert itself is MAPPO FO, and the teacher of the network of the first of two steps.
     """
     wide = (WIDE,) * len(task.mixed_widths)
     everything, masked = [("full", None)], [(MASK, wide), (MASK, task.mixed_widths)]
@@ -51,7 +55,7 @@ def network_cells(task: Task) -> list[NetworkCell]:
         for algorithm, _ in task.recipes
     }
     kinds["mappo"] = [*everything, *masked, (MASK, None)]
-    return [
+    cells = [
         NetworkCell(
             *(task, mask, widths, seed),
             algorithm=algorithm,
@@ -61,10 +65,16 @@ def network_cells(task: Task) -> list[NetworkCell]:
         for algorithm, each in kinds.items()
         for mask, widths in each
     ]
+    return cells + ([first_step(task)] if task.slug in _TWO_STEPS else [])
+
+
+def first_step(task: Task) -> NetworkCell:
+    """Return the network that is distilled where students of the expert keep too little."""
+    return NetworkCell(task, MASK, None, RL_SEEDS[0], teacher="bundled")
 
 
 def distilled_cells(task: Task) -> list[DistilledCell]:
-    """Return KD-MARL LH and LH+A, plain KL, BC, and what tells why KD-MARL keeps no more.
+    """Return KD-MARL LH and LH+A, plain KL, BC, two steps, and what tells why no more is kept.
 
     The latter are KD-MARL LH without the mask, with networks as wide as the expert's, and from half
     of the episodes.
@@ -76,8 +86,14 @@ def distilled_cells(task: Task) -> list[DistilledCell]:
         for kind in kinds
     ]
     few, half = (0, 1, 2), task.dataset_episodes // 2
+    second = [
+        DistilledCell(task, MASK, "kd-marl", widths, label=TWO_STEPS, expert=first_step(task))
+        for widths in (wide, task.mixed_widths)
+        if task.slug in _TWO_STEPS
+    ]
     return [
         *masked,
+        *second,
         DistilledCell(task, "full", "kd-marl", wide),
         DistilledCell(task, MASK, "kd-marl", full, seeds=few[:1]),
         DistilledCell(task, MASK, "kd-marl", wide, label=HALF, seeds=few, episodes=half),

@@ -47,7 +47,10 @@ TASKS = (
 
 @dataclass(frozen=True, slots=True)
 class NetworkCell:
-    """A network trained directly by RL under a mask; ``widths`` None is the full size."""
+    """A network trained directly by RL under a mask; ``widths`` None is the full size.
+
+    With a ``teacher``, an expert, it follows that one at first.
+    """
 
     task: Task
     mask: str
@@ -56,6 +59,7 @@ class NetworkCell:
     times: int = 1
     algorithm: str = "mappo"
     bundled: bool = False  # it comes with the package, and nothing is trained
+    teacher: str | None = None
 
     @property
     def frames(self) -> int | None:
@@ -66,15 +70,17 @@ class NetworkCell:
     def id(self) -> str:
         """File name of the cell."""
         size = "full-size" if self.widths is None else "-".join(map(str, self.widths))
-        long = f".x{self.times}" if self.times > 1 else ""
-        return f"{self.task.slug}.{self.mask}.{self.algorithm}.{size}{long}.seed-{self.seed}"
+        kind = f".x{self.times}" if self.times > 1 else ""
+        kind += ".taught" if self.teacher else ""
+        return f"{self.task.slug}.{self.mask}.{self.algorithm}.{size}{kind}.seed-{self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
 class DistilledCell:
     """Students of one method under a mask, all seeds.
 
-    ``episodes`` of the dataset, the first ones; None: all of the task's.
+    ``episodes`` of the dataset, the first ones; None: all of the task's. ``expert`` played what
+    they learn from; None: the bundled one.
     """
 
     task: Task
@@ -86,6 +92,7 @@ class DistilledCell:
     seeds: tuple[int, ...] = DISTILLATION_SEEDS
     episodes: int | None = None
     heat: bool = False  # draw how often actions are taken
+    expert: NetworkCell | None = None
 
     @property
     def id(self) -> str:
@@ -145,7 +152,7 @@ def ablation_cells(task: Task) -> list[DistilledCell]:
 class Study:
     """The cells of one page, where they are kept, and how they are measured.
 
-    Experts are the bundled ones.
+    What they keep is measured against the bundled experts.
     """
 
     work: Path

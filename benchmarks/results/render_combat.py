@@ -10,12 +10,23 @@ import os
 from pathlib import Path
 
 from benchmarks.results import curves
-from benchmarks.results.combat import COMBAT, FULL, GOALS, HALF, MASK, PAPER, PAPER_COLUMNS, WIDE
+from benchmarks.results.combat import (
+    COMBAT,
+    FULL,
+    GOALS,
+    HALF,
+    MASK,
+    PAPER,
+    PAPER_COLUMNS,
+    TWO_STEPS,
+    WIDE,
+)
 from benchmarks.results.plan import Study, Task
 from benchmarks.results.render import METHOD_NAMES, Cell, percent, read, table
 from benchmarks.results.run import group_name, recipe_of
 
 PAGE = Path("docs/results-combat.md")
+_Kept = dict[str, float | None]
 MISSING = "*not measured*"
 NOT_PLANNED = "-"
 FEWER = 40
@@ -63,7 +74,9 @@ def _head(study: Study) -> str:
         "what is kept of them can. FO is full observation at full size, LH 32-wide networks under "
         f"the mask `{MASK}`, LH+A widths of 16 and 32 under it. MAPPO, QMIX and VDN are trained by "
         "reinforcement learning, under the mask where there is one; KD-MARL, plain KL and BC are "
-        "distilled from MAPPO FO. *Won* is the share of won episodes with greedy and with sampled "
+        "distilled from MAPPO FO. In two steps, a network of full size learns to play under the "
+        "mask, with MAPPO FO as its teacher at first, and is distilled in FO's place. *Won* is the "
+        "share of won episodes with greedy and with sampled "
         f"play, over {study.episodes:,} evaluation episodes on the same seeds for everyone, with "
         "95 % intervals in brackets (bootstrap over seeds and episodes, hull with Wilson); *kept* "
         "is the greedy win rate divided by MAPPO FO's. A return is a team's, at most 2. "
@@ -77,13 +90,14 @@ def _head(study: Study) -> str:
 def _task(study: Study, task: Task, cells: Path, beside: Path) -> str:
     rows = _rows(study, task)
     found = {title: read(name, cells) for title, name in rows.items()}
-    known = any(cell is not None for cell in found.values())
+    known, kept = any(cell is not None for cell in found.values()), _kept(found)
+    body = [_row(task, name, found[name], kept, bool(id)) for name, id in rows.items()]
     parts = [
         f"## {task.name}",
         _taught(study, task),
-        table([_COLUMNS, *(_row(task, name, found[name], bool(id)) for name, id in rows.items())]),
+        table([_COLUMNS, *body]),
         _reference(task, found),
-        _verdict(task, found),
+        _verdict(task, found, kept),
         _latency(found) if known else "",
         _image("Battles won over training", _curves_of(task, cells), beside),
         _heat(study, task, cells, beside),
@@ -103,6 +117,7 @@ def _taught(study: Study, task: Task) -> str:
 
 
 _CEILING = "MAPPO full size, masked"
+_TAUGHT = f"{_CEILING}, FO as teacher"
 _COLUMNS = (
     *("policy", "paper: won %", "return of 20", "ms"),
     *("won, greedy", "kept", "won, sampled", "return of 2", "FLOPs", "parameters"),
@@ -117,7 +132,8 @@ def _rows(study: Study, task: Task) -> dict[str, str]:
     names: dict[str, str] = {}
     for cell in study.groups(task):
         size = sizes.get((cell.mask, cell.widths))
-        title = _CEILING if size is None else f"{cell.algorithm.upper()} {size}"
+        large = _TAUGHT if cell.teacher else _CEILING
+        title = large if size is None else f"{cell.algorithm.upper()} {size}"
         names[title] = group_name(cell)
     for each in study.distilled(task):
         kind = ", ".join(filter(None, (sizes[each.mask, each.widths], each.label)))
@@ -126,7 +142,7 @@ def _rows(study: Study, task: Task) -> dict[str, str]:
     return {title: names.get(title, "") for title in titles}
 
 
-def _row(task: Task, title: str, cell: Cell | None, planned: bool) -> tuple[str, ...]:
+def _row(task: Task, title: str, cell: Cell | None, kept: _Kept, planned: bool) -> tuple[str, ...]:
     theirs = PAPER[task.slug]
     column = PAPER_COLUMNS.index(title) if title in PAPER_COLUMNS else None
     said = tuple(
@@ -139,7 +155,7 @@ def _row(task: Task, title: str, cell: Cell | None, planned: bool) -> tuple[str,
     return (
         *(title, *said),
         percent(score["win_rate"]["student"]),
-        _share(cell),
+        _share(kept, title),
         percent(cell["sampled"]["win_rate"]["student"]),
         f"{score['student']['mean'] / agents:.2f}",
         f"{flops:,}",
@@ -153,19 +169,26 @@ def _size(cell: Cell) -> tuple[int, int]:
     return int(cost["flops"]), int(cost["parameters"])
 
 
-def _kept(cell: Cell | None) -> float | None:
-    if cell is None:
-        return None
-    rates = cell["greedy"]["win_rate"]
-    best, mine = rates["expert"]["mean"], rates["student"]["mean"]
-    return float(mine / best) if best else None
+def _kept(found: dict[str, Cell | None]) -> _Kept:
+    """Return each row's share of the greedy win rate of MAPPO FO; None where that wins nothing.
+
+    All are measured on the same episodes; until FO is, the expert beside each row stands for it.
+    """
+    reference = found["MAPPO FO"]
+    kept: _Kept = {}
+    for title, cell in found.items():
+        if cell is not None:
+            best = (reference or cell)["greedy"]["win_rate"]["expert"]["mean"]
+            mine = cell["greedy"]["win_rate"]["student"]["mean"]
+            kept[title] = float(mine / best) if best else None
+    return kept
 
 
-def _share(cell: Cell | None) -> str:
-    if cell is None:
+def _share(kept: _Kept, title: str) -> str:
+    if title not in kept:
         return MISSING
-    kept = _kept(cell)
-    return "undefined, the expert wins nothing" if kept is None else f"{100 * kept:.1f} %"
+    share = kept[title]
+    return "undefined, the expert wins nothing" if share is None else f"{100 * share:.1f} %"
 
 
 def _reference(task: Task, found: dict[str, Cell | None]) -> str:
@@ -177,17 +200,17 @@ def _reference(task: Task, found: dict[str, Cell | None]) -> str:
     return f"Random play wins {random} and earns {score['random']['mean'] / agents:.2f}."
 
 
-def _verdict(task: Task, found: dict[str, Cell | None]) -> str:
+def _verdict(task: Task, found: dict[str, Cell | None], kept: _Kept) -> str:
     """Return the goal beside what was kept, and what else could have been kept."""
     goal, wide = GOALS[task.slug], _wide_expert(task)
     said, reached = [], False
-    for size in ("LH", "LH+A"):
-        cell = found[f"KD-MARL {size}"]
-        kept = _kept(cell)
-        if cell is not None and kept is not None:
-            fewer, (best, name) = wide / _size(cell)[0], _best(found, size)
-            reached |= kept >= goal and fewer >= FEWER and kept > best
-            said.append(f"KD-MARL {size} keeps {_share(cell)} at {fewer:.1f} times fewer")
+    for size, way in [(size, way) for way in ("", f", {TWO_STEPS}") for size in ("LH", "LH+A")]:
+        title = f"KD-MARL {size}{way}"
+        cell, share = found.get(title), kept.get(title)
+        if cell is not None and share is not None:
+            fewer, (best, name) = wide / _size(cell)[0], _best(kept, size)
+            reached |= share >= goal and fewer >= FEWER and share > best
+            said.append(f"{title} keeps {_share(kept, title)} at {fewer:.1f} times fewer")
             said[-1] += f", RL under the mask at the same size {name}."
     text = (
         f"Goal: {100 * goal:.0f} % of the expert's win rate at {FEWER} times fewer FLOPs than an "
@@ -196,24 +219,29 @@ def _verdict(task: Task, found: dict[str, Cell | None]) -> str:
     if not said:
         return f"{text}; {MISSING}."
     text += f": {'reached' if reached else 'missed'}. {' '.join(said)}"
-    return text if reached else f"{text}\n\n{_why_missed(found)}"
+    return text if reached else f"{text}\n\n{_why_missed(kept)}"
 
 
-def _best(found: dict[str, Cell | None], size: str) -> tuple[float, str]:
+def _best(kept: _Kept, size: str) -> tuple[float, str]:
     """Return what the best network of a size keeps that RL trained under the mask, and in words."""
-    known = {name: _kept(found[f"{name} {size}"]) for name in ("MAPPO", "QMIX", "VDN")}
-    best = max(((kept, name) for name, kept in known.items() if kept is not None), default=None)
+    known = {name: kept.get(f"{name} {size}") for name in ("MAPPO", "QMIX", "VDN")}
+    best = max(((share, name) for name, share in known.items() if share is not None), default=None)
     return (0.0, MISSING) if best is None else (best[0], f"{100 * best[0]:.1f} % ({best[1]})")
 
 
-def _why_missed(found: dict[str, Cell | None]) -> str:
-    return (
+def _why_missed(kept: _Kept) -> str:
+    text = (
         "Where the rest is: without the mask, 32-wide students from the same data keep "
-        f"{_share(found.get('KD-MARL full view'))}, so that neither size nor data is short there. "
+        f"{_share(kept, 'KD-MARL full view')}, so that neither size nor data is short there. "
         f"Under the mask, {FULL}-wide students keep "
-        f"{_share(found.get(f'KD-MARL masked, {FULL} wide'))}, students from half of the episodes "
-        f"{_share(found.get(f'KD-MARL LH, {HALF}'))}, and a network of full size trained by RL "
-        f"{_share(found.get(_CEILING))}."
+        f"{_share(kept, f'KD-MARL masked, {FULL} wide')}, students from half of the episodes "
+        f"{_share(kept, f'KD-MARL LH, {HALF}')}, and a network of full size trained by RL "
+        f"{_share(kept, _CEILING)}"
+    )
+    return (
+        f"{text}, {_share(kept, _TAUGHT)} with FO as its teacher."
+        if _TAUGHT in kept
+        else f"{text}."
     )
 
 

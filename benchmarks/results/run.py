@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kd_offline.schemas.expert import TrainRecipe
 
 STUDIES = {"particle": PARTICLE, "combat": COMBAT}
-STAGES = ("datasets", "networks", "distilled", "ablations")
+STAGES = ("networks", "datasets", "distilled", "ablations")
 EXPERT = "bundled"
 LATENCY_ENGINES = ("torch", "onnx", "c")
 # What is kept of an evaluation lies in the cell; heat maps are drawn beside it.
@@ -65,16 +65,16 @@ def fill(study: Study, stages: Sequence[str], do: Do) -> None:
     for directory in (study.work, study.cells):
         directory.mkdir(parents=True, exist_ok=True)
     networks = [cell for task in study.tasks for cell in study.networks(task)]
+    if "networks" in stages:
+        do(partial(make_network, study), networks)
+        groups = [cell for task in study.tasks for cell in study.groups(task)]
+        do(partial(measure_networks, study), groups)
     if "datasets" in stages:
         students = [cell for task in study.tasks for cell in study.distilled(task)]
         do(
             partial(make_dataset, study),
             list({dataset_path(study, cell): cell for cell in students}.values()),
         )
-    if "networks" in stages:
-        do(partial(make_network, study), networks)
-        groups = [cell for task in study.tasks for cell in study.groups(task)]
-        do(partial(measure_networks, study), groups)
     makers = {"distilled": study.distilled, "ablations": study.ablations}
     for stage, cells_of in makers.items():
         if stage in stages and cells_of is not None:
@@ -89,15 +89,21 @@ def make_dataset(study: Study, cell: DistilledCell) -> None:
     path = dataset_path(study, cell)
     if not (path / "manifest.json").is_file():
         episodes = cell.episodes or cell.task.dataset_episodes
-        name = cell.task.name
-        record(name, path, expert=EXPERT, episodes=episodes, threads=1, resume=True)
+        expert, name = expert_of(study, cell), cell.task.name
+        record(name, path, expert=expert, episodes=episodes, threads=1, resume=True)
         say(f"recorded {path}")
 
 
 def dataset_path(study: Study, cell: DistilledCell) -> Path:
     """Return where the dataset of a cell lies."""
     part = f".{cell.episodes}" if cell.episodes else ""
-    return study.work / f"{cell.task.slug}{part}.zarr"
+    whose = cell.task.slug if cell.expert is None else group_name(cell.expert)
+    return study.work / f"{whose}{part}.zarr"
+
+
+def expert_of(study: Study, cell: DistilledCell) -> str:
+    """Return whose play the students of a cell learn from, as a reference."""
+    return EXPERT if cell.expert is None else str(network_path(study, cell.expert))
 
 
 def network_path(study: Study, cell: NetworkCell) -> Path:
@@ -123,6 +129,8 @@ def recipe_of(cell: NetworkCell) -> TrainRecipe:
         settings |= {"architecture.widths": cell.widths}
     if cell.frames is not None:
         settings["frames"] = cell.frames
+    if cell.teacher is not None:
+        settings["kickstart.teacher"] = cell.teacher
     file = dict(cell.task.recipes).get(cell.algorithm)
     return train_recipe(cell.task.name, algorithm=cell.algorithm, file=file, settings=settings)
 
@@ -208,7 +216,12 @@ def make_students(study: Study, cell: DistilledCell) -> None:
     path = study.work / "runs" / cell.id
     if not _complete(path):
         distill(dataset_path(study, cell), path, recipe, resume=True)
-    report = evaluate(path, episodes=study.episodes, ceiling=ceiling(study, cell))
+    report = evaluate(
+        path,
+        episodes=study.episodes,
+        expert=expert_of(study, cell),
+        ceiling=ceiling(study, cell),
+    )
     if cell.heat:
         draw_heat(study, cell, report.action_frequency)
     run = json.loads((path / "run.json").read_text(encoding="utf-8"))
@@ -225,17 +238,18 @@ def make_students(study: Study, cell: DistilledCell) -> None:
             "held_out": [result["held_out"] for result in run["results"]],
             "dataset": run["dataset"]["id"],
             **report.model_dump(mode="json", exclude=_LEFT_OUT),
-            **({"latency": latency(study, path)} if study.latency_rounds else {}),
+            **({"latency": latency(study, cell, path)} if study.latency_rounds else {}),
         },
     )
     say(f"distilled {cell.id}: {report.greedy and report.greedy.retention}")
 
 
-def latency(study: Study, run: Path) -> list[dict[str, Any]]:
+def latency(study: Study, cell: DistilledCell, run: Path) -> list[dict[str, Any]]:
     """Return how long one decision of an agent takes, expert and students in one run."""
     from kd_offline.evaluation.latency import bench_latency
 
-    report = bench_latency(run, engines=LATENCY_ENGINES, rounds=study.latency_rounds)
+    expert, rounds = expert_of(study, cell), study.latency_rounds
+    report = bench_latency(run, expert=expert, engines=LATENCY_ENGINES, rounds=rounds)
     kept = ("who", "engine", "agents", "p50_us", "p99_us", "macs")
     return [{name: row.model_dump(mode="json")[name] for name in kept} for row in report.rows]
 

@@ -6,7 +6,15 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.results import run
-from benchmarks.results.combat import COMBAT, PAPER, PAPER_COLUMNS, TASKS, distilled_cells
+from benchmarks.results.combat import (
+    COMBAT,
+    PAPER,
+    PAPER_COLUMNS,
+    TASKS,
+    TWO_STEPS,
+    distilled_cells,
+    first_step,
+)
 from benchmarks.results.plan import NetworkCell
 from benchmarks.results.render_combat import MISSING, draw_curves, page
 from kd_offline import environments
@@ -19,7 +27,7 @@ TRAINING = (
     ("architecture.trunk", (8,)),
     ("architecture.gru", 8),
 )
-STAGES = ("datasets", "networks", "distilled")
+STAGES = ("networks", "datasets", "distilled")
 
 
 def in_turn(make, cells):
@@ -28,16 +36,20 @@ def in_turn(make, cells):
 
 
 def networks(task):
-    return [NetworkCell(task, mask, None, 0, bundled=mask == "full") for mask in ("full", "paper")]
+    cells = [NetworkCell(task, mask, None, 0, bundled=mask == "full") for mask in ("full", "paper")]
+    return [*cells, first_step(task)]
 
 
 def students(task):
-    return [replace(distilled_cells(task)[1], seeds=(0,), heat=True)]
+    cells = distilled_cells(task)
+    # The critic of so short a training would be refused by KD-MARL.
+    second = [replace(each, method="kl", seeds=(0,)) for each in cells if each.label == TWO_STEPS]
+    return [replace(cells[1], seeds=(0,), heat=True), *second[:1]]
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """One map, its expert, one ceiling, and one team of mixed widths."""
+    """One map, its expert, one ceiling, a team of mixed widths, and one in two steps."""
     root = tmp_path_factory.mktemp("combat")
     task = replace(TASKS[0], training=TRAINING, dataset_episodes=64, epochs=1)
     made = replace(
@@ -62,7 +74,9 @@ def test_cells_are_made_once(study, monkeypatch):
         "3m.full.mappo.full-size.json",
         "3m.paper.kd-marl.16-16-32.heat.svg",
         "3m.paper.kd-marl.16-16-32.json",
+        "3m.paper.kl.32-32-32.two-steps.json",
         "3m.paper.mappo.full-size.json",
+        "3m.paper.mappo.full-size.taught.json",
     ]
     run.fill(replace(study, tasks=study.tasks[:1]), STAGES, in_turn)
     assert {path: path.stat().st_mtime_ns for path in study.cells.iterdir()} == before
@@ -74,6 +88,21 @@ def test_students_are_measured_against_the_expert_and_the_ceiling(study):
     assert cell["greedy"]["expert"] == expert["greedy"]["expert"] == expert["greedy"]["student"]
     assert cell["greedy"]["ceiling"] is not None
     assert {row["who"] for row in cell["latency"]} == {"expert", "student"}
+
+
+def test_two_steps_are_measured_beside_the_expert_of_full_view(study):
+    cell = json.loads((study.cells / "3m.paper.kl.32-32-32.two-steps.json").read_text())
+    step = json.loads((study.cells / "3m.paper.mappo.full-size.taught.json").read_text())
+    first = json.loads((study.cells / "3m.full.mappo.full-size.json").read_text())
+    assert cell["greedy"]["expert"] == step["greedy"]["student"] != first["greedy"]["expert"]
+    best, mine = (x["greedy"]["win_rate"] for x in (first, cell))
+    share = 100 * mine["student"]["mean"] / best["expert"]["mean"]
+    (row,) = (
+        line
+        for line in page(study, study.cells, study.cells.parent).splitlines()
+        if line.startswith("| plain KL LH, two steps |") and MISSING not in line and "%" in line
+    )
+    assert f"| {share:.1f} % |" in row
 
 
 def test_the_page_says_what_was_and_what_was_not_measured(study):
@@ -111,4 +140,7 @@ def test_the_plan_fits_the_maps_and_the_paper(task):
     for row in PAPER[task.slug].values():
         assert len(row) == len(PAPER_COLUMNS)
     for cell in COMBAT.networks(task):
-        assert run.recipe_of(cell).environment == task.name
+        recipe = run.recipe_of(cell)
+        assert recipe.environment == task.name
+        if cell.teacher is not None:
+            assert recipe.kickstart.teacher == cell.teacher == "bundled"
