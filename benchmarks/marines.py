@@ -10,21 +10,13 @@ found by an evolution strategy on the win rate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from kd_offline.errors import MismatchError
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.types import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    PolicyOutput,
-    SeedArray,
-    View,
-)
+from kd_offline.types import BoolArray, FloatArray, IntArray, PolicyOutput, SeedArray, View
 
 TASK = "smax/5m_vs_6m"
 ALLIES, ENEMIES = 5, 6
@@ -66,11 +58,8 @@ class Field(NamedTuple):
         return cls(*sides[0], *sides[1], *sides[2])
 
 
-@dataclass(frozen=True, slots=True)
 class Marines:
     """The script as a team policy; it remembers whom each enemy fired at, int64 [B, M] or -1."""
-
-    parameters: int = 0
 
     def start(self, seeds: SeedArray) -> IntArray:
         """Return that nobody fired yet."""
@@ -175,9 +164,7 @@ def _fire(field: Field, reach: BoolArray) -> IntArray:
         rank = order.argsort(1).argsort(1)
         use = who & ((rank < chosen[2]) | ~chosen[1])
         actions = np.where(use, ATTACK + enemy, actions)
-        np.put_along_axis(
-            health, enemy, np.take_along_axis(health, enemy, 1) - DAMAGE * use.sum(1)[:, None], 1
-        )
+        health -= DAMAGE * use.sum(1)[:, None] * (enemy == np.arange(ENEMIES))
         left &= ~use
     rest = np.where(health < 1e-3, health + 2 * HEALTH, health)
     weakest = np.where(reach, rest[:, None], 10 * HEALTH).argmin(2)

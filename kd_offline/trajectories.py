@@ -63,6 +63,12 @@ class Trajectories:
         steps = len(next(iter(self.steps.values())))
         return np.arange(steps)[:, None] < self.length
 
+    def view(self, step: int) -> View:
+        """Return what the teams saw at ``step``."""
+        now = {name: values[step] for name, values in self.steps.items()}
+        last = self.steps["actions"][step - 1] if step else None
+        return View(now["obs"], now["state"], now["available_actions"], now["alive"], last)
+
 
 def sampled(seeds: SeedArray) -> Behaviour:
     """Return the behaviour that samples every agent's action at temperature 1."""

@@ -18,9 +18,7 @@ from kd_offline.experts.ppo import Pull
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import Kickstart
 from kd_offline.trajectories import Trajectories
-from kd_offline.types import SeedArray, View
-
-_VIEW = ("obs", "state", "available_actions", "alive")
+from kd_offline.types import SeedArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +49,8 @@ class Teacher:
         left = 1 - frames / self.settings.frames
         if left <= 0:
             return None
-        asked, step = Asked.about(self.expert, seeds), played.steps
-        logits = []
-        for t, running in enumerate(played.valid):
-            obs, state, legal, alive = (step[name][t] for name in _VIEW)
-            last = step["actions"][t - 1] if t else None
-            view = View(obs, state, legal, alive, last)
-            logits.append(asked.act(view, running).logits)
-        legal = torch.from_numpy(step["available_actions"])
-        masked = torch.from_numpy(np.stack(logits)).masked_fill(~legal, -1e10)
+        asked = Asked.about(self.expert, seeds)
+        said = [asked.act(played.view(t), now).logits for t, now in enumerate(played.valid)]
+        legal = torch.from_numpy(played.steps["available_actions"])
+        masked = torch.from_numpy(np.stack(said)).masked_fill(~legal, -1e10)
         return Pull(self.settings.weight * left, torch.log_softmax(masked, -1))

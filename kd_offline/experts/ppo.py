@@ -52,9 +52,9 @@ class Pull:
     weight: float
     log_probabilities: Tensor  # [T, B, N, A], of the teacher, far below zero where illegal
 
-    def take(self, steps: int, rows: Tensor) -> Pull:
-        """Return the pull of the first ``steps`` of the episodes ``rows``."""
-        return Pull(self.weight, self.log_probabilities[:steps, rows])
+    def __getitem__(self, part: tuple[slice, Tensor]) -> Pull:
+        """Return the pull of some steps of some episodes."""
+        return Pull(self.weight, self.log_probabilities[part])
 
     def divergence(self, log_probabilities: Tensor) -> Tensor:
         """Return KL(teacher || policy) in nats, [T, B, N], of a policy's log probabilities."""
@@ -84,10 +84,8 @@ class Batch:
         """Return the episodes ``rows``, up to the last step in which anyone acts in any of them."""
         acting = self.weight[:, rows].flatten(1).any(1).nonzero()
         steps = int(acting[-1]) + 1 if len(acting) else 1
-        kept = {
-            name: getattr(self, name)[:steps, rows] for name in self.__slots__ if name != "pull"
-        }
-        return Batch(**kept, pull=None if self.pull is None else self.pull.take(steps, rows))
+        there = {name: getattr(self, name) for name in self.__slots__}
+        return Batch(**{k: x[:steps, rows] for k, x in there.items() if x is not None})
 
 
 def make_batch(

@@ -15,7 +15,7 @@ LATER = 9.0  # ticks, beyond the coming step
 
 
 def field(ours, theirs, *, health=None, their_health=None, ready=0.0, their_ready=LATER):
-    """Put marines at (x, 16 + i); those who are not given are dead."""
+    """Put marines at (x, 16 + 0.8 i); those who are not given are dead."""
 
     def side(xs, lives, full):
         place = np.array([(x, 16.0 + 0.8 * i) for i, x in enumerate(xs)])

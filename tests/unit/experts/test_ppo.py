@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,20 @@ def test_advantages_are_standardised_over_learning_agents():
     assert mine.std(correction=0).item() == pytest.approx(1, abs=1e-4)
     assert batch.weight[..., 1].sum() == 0
     assert explained < 1
+
+
+def test_a_teacher_adds_its_weighted_divergence_to_the_loss():
+    model, norm, episodes = played()
+    batch, _ = ppo.make_batch(episodes, RECIPE, norm, model.side_of, torch.ones(3))
+    uniform = torch.full_like(batch.available, -np.log(5.0), dtype=torch.float32)
+    pulled = replace(batch, pull=ppo.Pull(2.0, uniform))
+    rows = torch.arange(4)
+    (alone, figures), (loss, taught) = (
+        ppo._loss(model, each.take(rows), RECIPE) for each in (batch, pulled)
+    )
+    assert figures[-1] == 0
+    assert taught[-1] > 0
+    torch.testing.assert_close(loss, alone + 2 * taught[-1])
 
 
 def test_the_first_step_sees_a_ratio_of_one():
