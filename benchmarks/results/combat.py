@@ -65,12 +65,13 @@ def network_cells(task: Task) -> list[NetworkCell]:
         for algorithm, each in kinds.items()
         for mask, widths in each
     ]
-    return cells + ([first_step(task)] if task.slug in _TWO_STEPS else [])
+    first = [first_step(task, seed) for seed in RL_SEEDS if task.slug in _TWO_STEPS]
+    return [*cells, *first]
 
 
-def first_step(task: Task) -> NetworkCell:
+def first_step(task: Task, seed: int = RL_SEEDS[0]) -> NetworkCell:
     """Return the network that is distilled where students of the expert keep too little."""
-    return NetworkCell(task, MASK, None, RL_SEEDS[0], teacher="bundled")
+    return NetworkCell(task, MASK, None, seed, teacher="bundled")
 
 
 def distilled_cells(task: Task) -> list[DistilledCell]:

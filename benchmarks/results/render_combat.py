@@ -26,7 +26,7 @@ from benchmarks.results.render import METHOD_NAMES, Cell, percent, read, table
 from benchmarks.results.run import group_name, recipe_of
 
 PAGE = Path("docs/results-combat.md")
-_Kept = dict[str, float | None]
+_Kept = dict[str, float]
 MISSING = "*not measured*"
 NOT_PLANNED = "-"
 FEWER = 40
@@ -79,9 +79,8 @@ def _head(study: Study) -> str:
         "share of won episodes with greedy and with sampled "
         f"play, over {study.episodes:,} evaluation episodes on the same seeds for everyone, with "
         "95 % intervals in brackets (bootstrap over seeds and episodes, hull with Wilson); *kept* "
-        "is the greedy win rate divided by MAPPO FO's. A return is a team's, at most 2. "
-        f"Networks trained by RL have {len(study.rl_seeds)} seed"
-        f"{'s' if len(study.rl_seeds) > 1 else ''}, distilled teams 5. FLOPs are of one step of "
+        "is the greedy win rate divided by MAPPO FO's. A return is a team's, at most 2. *Seeds* "
+        "are those of the networks, trained or distilled. FLOPs are of one step of "
         "the whole team, hidden inputs dropped. A cell that was not made yet says *not measured*, "
         "one that is not part of this study has a dash."
     )
@@ -112,15 +111,17 @@ def _taught(study: Study, task: Task) -> str:
         return ""
     return (
         f"MAPPO follows `{recipe.kickstart.teacher}` for the first "
-        f"{recipe.kickstart.frames:,} of {recipe.frames:,} joint steps here, masked or not."
+        f"{recipe.kickstart.frames:,} of {recipe.frames:,} joint steps here, masked or not, but "
+        "where FO is the teacher."
     )
 
 
+_UNMASKED = "KD-MARL full view"
 _CEILING = "MAPPO full size, masked"
 _TAUGHT = f"{_CEILING}, FO as teacher"
 _COLUMNS = (
     *("policy", "paper: won %", "return of 20", "ms"),
-    *("won, greedy", "kept", "won, sampled", "return of 2", "FLOPs", "parameters"),
+    *("seeds", "won, greedy", "kept", "won, sampled", "return of 2", "FLOPs", "parameters"),
 )
 
 
@@ -154,6 +155,7 @@ def _row(task: Task, title: str, cell: Cell | None, kept: _Kept, planned: bool) 
     flops, parameters = _size(cell)
     return (
         *(title, *said),
+        str(cell["seeds"]),
         percent(score["win_rate"]["student"]),
         _share(kept, title),
         percent(cell["sampled"]["win_rate"]["student"]),
@@ -170,25 +172,18 @@ def _size(cell: Cell) -> tuple[int, int]:
 
 
 def _kept(found: dict[str, Cell | None]) -> _Kept:
-    """Return each row's share of the greedy win rate of MAPPO FO; None where that wins nothing.
-
-    All are measured on the same episodes; until FO is, the expert beside each row stands for it.
-    """
-    reference = found["MAPPO FO"]
-    kept: _Kept = {}
-    for title, cell in found.items():
-        if cell is not None:
-            best = (reference or cell)["greedy"]["win_rate"]["expert"]["mean"]
-            mine = cell["greedy"]["win_rate"]["student"]["mean"]
-            kept[title] = float(mine / best) if best else None
-    return kept
+    """Return each row's share of the greedy win rate of MAPPO FO, on the same episodes."""
+    won = {
+        title: float(cell["greedy"]["win_rate"]["student"]["mean"])
+        for title, cell in found.items()
+        if cell is not None
+    }
+    best = won.get("MAPPO FO")
+    return {title: mine / best for title, mine in won.items()} if best else {}
 
 
 def _share(kept: _Kept, title: str) -> str:
-    if title not in kept:
-        return MISSING
-    share = kept[title]
-    return "undefined, the expert wins nothing" if share is None else f"{100 * share:.1f} %"
+    return f"{100 * kept[title]:.1f} %" if title in kept else MISSING
 
 
 def _reference(task: Task, found: dict[str, Cell | None]) -> str:
@@ -206,10 +201,10 @@ def _verdict(task: Task, found: dict[str, Cell | None], kept: _Kept) -> str:
     said, reached = [], False
     for size, way in [(size, way) for way in ("", f", {TWO_STEPS}") for size in ("LH", "LH+A")]:
         title = f"KD-MARL {size}{way}"
-        cell, share = found.get(title), kept.get(title)
-        if cell is not None and share is not None:
+        cell = found.get(title)
+        if cell is not None and title in kept:
             fewer, (best, name) = wide / _size(cell)[0], _best(kept, size)
-            reached |= share >= goal and fewer >= FEWER and share > best
+            reached |= kept[title] >= goal and kept[title] > best and fewer >= FEWER
             said.append(f"{title} keeps {_share(kept, title)} at {fewer:.1f} times fewer")
             said[-1] += f", RL under the mask at the same size {name}."
     text = (
@@ -219,29 +214,29 @@ def _verdict(task: Task, found: dict[str, Cell | None], kept: _Kept) -> str:
     if not said:
         return f"{text}; {MISSING}."
     text += f": {'reached' if reached else 'missed'}. {' '.join(said)}"
-    return text if reached else f"{text}\n\n{_why_missed(kept)}"
+    return text if reached else f"{text}\n\n{_why_missed(kept, goal)}"
 
 
 def _best(kept: _Kept, size: str) -> tuple[float, str]:
     """Return what the best network of a size keeps that RL trained under the mask, and in words."""
-    known = {name: kept.get(f"{name} {size}") for name in ("MAPPO", "QMIX", "VDN")}
-    best = max(((share, name) for name, share in known.items() if share is not None), default=None)
-    return (0.0, MISSING) if best is None else (best[0], f"{100 * best[0]:.1f} % ({best[1]})")
+    titles = [f"{name} {size}" for name in ("MAPPO", "QMIX", "VDN") if f"{name} {size}" in kept]
+    if not titles:
+        return 0.0, MISSING
+    best = max(titles, key=lambda title: kept[title])
+    return kept[best], f"{_share(kept, best)} ({best.split()[0]})"
 
 
-def _why_missed(kept: _Kept) -> str:
-    text = (
+def _why_missed(kept: _Kept, goal: float) -> str:
+    plenty = kept.get(_UNMASKED, 0.0) >= goal
+    there = ", so that neither size nor data is short there" if plenty else ""
+    taught = f", {_share(kept, _TAUGHT)} with FO as its teacher" if _TAUGHT in kept else ""
+    return (
         "Where the rest is: without the mask, 32-wide students from the same data keep "
-        f"{_share(kept, 'KD-MARL full view')}, so that neither size nor data is short there. "
+        f"{_share(kept, _UNMASKED)}{there}. "
         f"Under the mask, {FULL}-wide students keep "
         f"{_share(kept, f'KD-MARL masked, {FULL} wide')}, students from half of the episodes "
         f"{_share(kept, f'KD-MARL LH, {HALF}')}, and a network of full size trained by RL "
-        f"{_share(kept, _CEILING)}"
-    )
-    return (
-        f"{text}, {_share(kept, _TAUGHT)} with FO as its teacher."
-        if _TAUGHT in kept
-        else f"{text}."
+        f"{_share(kept, _CEILING)}{taught}."
     )
 
 
