@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 from kd_offline import environments
 from kd_offline.cli.app import app
 from kd_offline.distillation.methods import METHODS
+from kd_offline.experts.checkpoint import read_card
 from kd_offline.experts.foreign.expert import probe
 from kd_offline.experts.foreign.load import PREFIXES
+from kd_offline.experts.load import bundled_folder
+from kd_offline.experts.recipe import train_recipe
 from kd_offline.schemas.expert import ExpertCard
 from kd_offline.schemas.foreign import InputRecipe
 from kd_offline.schemas.hardware import HardwareProfile
@@ -31,6 +34,7 @@ DOCUMENTS = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *PUBLISHED]
 )
 GUIDE = ROOT / "docs" / "guide"
+RECIPES = sorted((ROOT / "cli" / "recipes" / "bundled").glob("*.toml"))
 EXECUTED = [ROOT / "README.md"]
 EXECUTED += [
     GUIDE / f"{name}.md"
@@ -158,6 +162,17 @@ def test_the_table_of_bundled_experts_is_theirs():
             said.append(f"| `{card.recipe.environment}` |")
             said.append(f"{card.greedy.won * 4000:,.0f} of 4,000 battles won")
         assert any(all(x in row for x in said) for row in text.splitlines()), file
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted((ROOT / "cli" / "recipes" / "bundled").glob("*.toml")),
+    ids=lambda file: file.stem,
+)
+def test_bundled_experts_were_made_by_their_recipes(file):
+    recipe = train_recipe(file=file)
+    folder = bundled_folder(recipe.environment, file.stem.rpartition("-")[2])
+    assert read_card(folder).recipe == recipe
 
 
 def test_every_weight_switch_and_method_is_explained():
