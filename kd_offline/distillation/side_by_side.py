@@ -7,7 +7,7 @@ on top of their outputs. How many threads there are changes no number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class SideBySide:
     """One team's passes over batches; see :func:`side_by_side`."""
 
     team: StudentTeam
-    each: Callable[[Callable[[int], None]], None]  # runs a function of every agent
+    each: Callable[[Callable[[int], None]], object]  # runs a function of every agent
     _outputs: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _leaves: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -62,16 +62,8 @@ class SideBySide:
 def side_by_side(team: StudentTeam, threads: int) -> Iterator[SideBySide]:
     """Give the passes of ``team`` with up to one thread an agent."""
     agents = range(len(team.widths))
-    workers = min(threads, len(agents))
-    if workers == 1:
-        yield SideBySide(team, lambda run: _consume(map(run, agents)))
-        return
-    # OpenMP keeps its number of threads for each thread, and sums depend on it.
+    # OpenMP keeps its number of threads for each thread, and sums depend on it. That of the caller
+    # is not ours to know, so that even a single thread is one of the pool.
     alone = partial(torch.set_num_threads, 1)
-    with ThreadPoolExecutor(workers, "agent", initializer=alone) as pool:
-        yield SideBySide(team, lambda run: _consume(pool.map(run, agents)))
-
-
-def _consume(results: Iterable[None]) -> None:
-    for _ in results:
-        pass
+    with ThreadPoolExecutor(min(threads, len(agents)), "agent", initializer=alone) as pool:
+        yield SideBySide(team, lambda run: list(pool.map(run, agents)))
