@@ -80,9 +80,10 @@ def _head(study: Study) -> str:
         f"play, over {study.episodes:,} evaluation episodes on the same seeds for everyone, with "
         "95 % intervals in brackets (bootstrap over seeds and episodes, hull with Wilson); *kept* "
         "is the greedy win rate divided by MAPPO FO's. A return is a team's, at most 2. *Seeds* "
-        "are those of the networks, trained or distilled. FLOPs are of one step of "
-        "the whole team, hidden inputs dropped. A cell that was not made yet says *not measured*, "
-        "one that is not part of this study has a dash."
+        "are those of the networks, which learned from joint steps that they played themselves or "
+        "from recorded battles. FLOPs are of one step of the whole team, hidden inputs dropped. A "
+        "cell that was not made yet says *not measured*, one that is not part of this study has a "
+        "dash."
     )
 
 
@@ -90,7 +91,11 @@ def _task(study: Study, task: Task, cells: Path, beside: Path) -> str:
     rows = _rows(study, task)
     found = {title: read(name, cells) for title, name in rows.items()}
     known, kept = any(cell is not None for cell in found.values()), _kept(found)
-    body = [_row(task, name, found[name], kept, bool(id)) for name, id in rows.items()]
+    battles = {each.id: each.episodes or task.dataset_episodes for each in study.distilled(task)}
+    body = [
+        _row(task, name, found[name], kept, planned=bool(id), battles=battles.get(id))
+        for name, id in rows.items()
+    ]
     parts = [
         f"## {task.name}",
         _taught(study, task),
@@ -121,7 +126,16 @@ _CEILING = "MAPPO full size, masked"
 _TAUGHT = f"{_CEILING}, FO as teacher"
 _COLUMNS = (
     *("policy", "paper: won %", "return of 20", "ms"),
-    *("seeds", "won, greedy", "kept", "won, sampled", "return of 2", "FLOPs", "parameters"),
+    *(
+        "seeds",
+        "learned from",
+        "won, greedy",
+        "kept",
+        "won, sampled",
+        "return of 2",
+        "FLOPs",
+        "parameters",
+    ),
 )
 
 
@@ -143,7 +157,9 @@ def _rows(study: Study, task: Task) -> dict[str, str]:
     return {title: names.get(title, "") for title in titles}
 
 
-def _row(task: Task, title: str, cell: Cell | None, kept: _Kept, planned: bool) -> tuple[str, ...]:
+def _row(
+    task: Task, title: str, cell: Cell | None, kept: _Kept, *, planned: bool, battles: int | None
+) -> tuple[str, ...]:
     theirs = PAPER[task.slug]
     column = PAPER_COLUMNS.index(title) if title in PAPER_COLUMNS else None
     said = tuple(
@@ -156,6 +172,7 @@ def _row(task: Task, title: str, cell: Cell | None, kept: _Kept, planned: bool) 
     return (
         *(title, *said),
         str(cell["seeds"]),
+        f"{battles:,} battles" if battles else f"{cell['frames']:,} steps",
         percent(score["win_rate"]["student"]),
         _share(kept, title),
         percent(cell["sampled"]["win_rate"]["student"]),
