@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from kd_offline import asking
 from kd_offline.experts import checkpoint
@@ -28,7 +27,6 @@ def networks(recipe):
         threads=1,
         finished=False,
     )
-    torch.set_num_threads(1)
     return checkpoint.build(card)
 
 
