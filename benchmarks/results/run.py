@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kd_offline.schemas.expert import TrainRecipe
 
 STUDIES = {"particle": PARTICLE, "combat": COMBAT}
-STAGES = ("networks", "datasets", "distilled", "ablations")
+STAGES = ("networks", "datasets", "distilled", "ablations", "latency")
 EXPERT = "bundled"
 LATENCY_ENGINES = ("torch", "onnx", "c")
 # What is kept of an evaluation lies in the cell; heat maps are drawn beside it.
@@ -80,6 +80,10 @@ def fill(study: Study, stages: Sequence[str], do: Do) -> None:
         if stage in stages and cells_of is not None:
             cells = [cell for task in study.tasks for cell in cells_of(task)]
             do(partial(make_students, study), cells)
+    if "latency" in stages and study.latency_rounds:
+        # One after another and nothing beside them, so that all are timed alike.
+        for cell in (cell for task in study.tasks for cell in study.distilled(task)):
+            time_students(study, cell)
 
 
 def make_dataset(study: Study, cell: DistilledCell) -> None:
@@ -238,20 +242,25 @@ def make_students(study: Study, cell: DistilledCell) -> None:
             "held_out": [result["held_out"] for result in run["results"]],
             "dataset": run["dataset"]["id"],
             **report.model_dump(mode="json", exclude=_LEFT_OUT),
-            **({"latency": latency(study, cell, path)} if study.latency_rounds else {}),
         },
     )
     say(f"distilled {cell.id}: {report.greedy and report.greedy.retention}")
 
 
-def latency(study: Study, cell: DistilledCell, run: Path) -> list[dict[str, Any]]:
-    """Return how long one decision of an agent takes, expert and students in one run."""
+def time_students(study: Study, cell: DistilledCell) -> None:
+    """Add to a finished cell how long a decision takes, expert and students in one run."""
     from kd_offline.evaluation.latency import bench_latency
 
-    expert, rounds = expert_of(study, cell), study.latency_rounds
-    report = bench_latency(run, expert=expert, engines=LATENCY_ENGINES, rounds=rounds)
-    kept = ("who", "engine", "agents", "p50_us", "p99_us", "macs")
-    return [{name: row.model_dump(mode="json")[name] for name in kept} for row in report.rows]
+    file = study.cells / f"{cell.id}.json"
+    made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if made is None or "latency" in made:
+        return
+    run, expert = study.work / "runs" / cell.id, expert_of(study, cell)
+    report = bench_latency(run, expert=expert, engines=LATENCY_ENGINES, rounds=study.latency_rounds)
+    shown = ("who", "engine", "agents", "p50_us", "p99_us", "macs")
+    rows = [{name: row.model_dump(mode="json")[name] for name in shown} for row in report.rows]
+    keep(study, cell.id, made | {"latency": rows})
+    say(f"timed {cell.id}")
 
 
 def draw_heat(study: Study, cell: DistilledCell, heats: Sequence[Any]) -> None:

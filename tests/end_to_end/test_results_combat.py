@@ -27,7 +27,7 @@ TRAINING = (
     ("architecture.trunk", (8,)),
     ("architecture.gru", 8),
 )
-STAGES = ("networks", "datasets", "distilled")
+STAGES = ("networks", "datasets", "distilled", "latency")
 
 
 def in_turn(make, cells):
