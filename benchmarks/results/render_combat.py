@@ -282,7 +282,7 @@ def _latency(found: dict[str, Cell | None]) -> str:
 
 def _team_step(cell: Cell, who: str, engine: str) -> str:
     mine = [r for r in cell["latency"] if (r["who"], r["engine"]) == (who, engine)]
-    return f"{sum(r['p50_us'] * len(r['agents']) for r in mine):.1f}" if mine else MISSING
+    return f"{sum(r['p50_us'] * len(r['agents']) for r in mine):.1f}" if mine else NOT_PLANNED
 
 
 def _heat(study: Study, task: Task, cells: Path, beside: Path) -> str:
