@@ -81,9 +81,10 @@ def _head(study: Study) -> str:
         "95 % intervals in brackets (bootstrap over seeds and episodes, hull with Wilson); *kept* "
         "is the greedy win rate divided by MAPPO FO's. A return is a team's, at most 2. *Seeds* "
         "are those of the networks, which learned from joint steps that they played themselves or "
-        "from recorded battles. FLOPs are of one step of the whole team, hidden inputs dropped. A "
-        "cell that was not made yet says *not measured*, one that is not part of this study has a "
-        "dash."
+        "from recorded battles. FLOPs are of one step of the whole team, hidden inputs dropped. "
+        f"Times of a team step are those of its agents one after another, {study.latency_rounds} "
+        "rounds, all teams timed in turn with nothing beside them. A cell that was not made yet "
+        "says *not measured*, one that is not part of this study has a dash."
     )
 
 

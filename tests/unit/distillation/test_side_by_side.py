@@ -54,16 +54,9 @@ def test_gradients_are_those_of_one_graph(threads):
                 torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-8)
 
 
-@pytest.fixture(params=[1, 2])
-def threads_of_the_caller(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("threads_of_the_caller")
-def test_threads_change_no_bit():
+@pytest.mark.parametrize("of_the_caller", [1, 2])
+def test_threads_change_no_bit(of_the_caller):
+    torch.set_num_threads(of_the_caller)
     team, obs, last = team_and_batch()
     found = []
     for threads in (1, 2, 3):
