@@ -35,9 +35,9 @@ _Output = Annotated[Path, typer.Option("--output", "-o", help="Dataset to make."
 _Expert = Annotated[
     str,
     typer.Option(
-        help="bundled, bundled:large, bundled:mlp, a trained folder, or one of another library: "
-        "epymarl:DIR, pymarl2:DIR, on-policy:DIR, benchmarl:FILE, jaxmarl:FILE, onnx:FILE, "
-        "python:package.module:factory."
+        help="bundled, bundled:large, bundled:mlp, bundled:masked, a trained folder, or one of "
+        "another library: epymarl:DIR, pymarl2:DIR, on-policy:DIR, benchmarl:FILE, jaxmarl:FILE, "
+        "onnx:FILE, python:package.module:factory."
     ),
 ]
 _Episodes = Annotated[int, typer.Option(help="Episodes.")]

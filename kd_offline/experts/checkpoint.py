@@ -82,7 +82,8 @@ def read_card(folder: Path) -> ExpertCard:
     if not path.is_file():
         msg = (
             f"no expert at {str(folder)!r}: it holds no {CARD}; "
-            "give a folder made by kd-offline train, or bundled, bundled:large, bundled:mlp"
+            "give a folder made by kd-offline train, or "
+            "bundled, bundled:large, bundled:mlp, bundled:masked"
         )
         raise CheckpointError(msg)
     try:

@@ -15,7 +15,7 @@ from kd_offline.experts.foreign.files import looks_like
 from kd_offline.schemas.environment import EnvironmentSpec
 
 AnyExpert = Expert | ForeignExpert
-VARIANTS = ("default", "large", "mlp")
+VARIANTS = ("default", "large", "mlp", "masked")
 
 
 def load(
@@ -28,7 +28,8 @@ def load(
     """Load the expert that ``reference`` names and check that it fits ``spec``.
 
     ``bundled`` is the strongest recurrent expert that ships with the package, ``bundled:large`` a
-    wider one of about 110,000 actor parameters, ``bundled:mlp`` one without memory.
+    wider one of about 110,000 actor parameters, ``bundled:mlp`` one without memory, and
+    ``bundled:masked`` one that learned under the mask ``paper``.
     ``LIBRARY:PLACE`` is one of another library, see :mod:`kd_offline.experts.foreign.load`, asked
     as ``recipe`` says. Anything else is a folder made by ``kd-offline train``. Without
     ``with_value`` no critic runs, which halves the work where values do not matter.
@@ -84,9 +85,10 @@ def load_own(name: str, spec: EnvironmentSpec) -> Expert:
     if variant == "large" and not folder.is_dir():  # the strongest one has that size already
         folder = bundled_folder(spec.id, "default")
     if not folder.is_dir():
+        there = ", ".join(_bundled_name(each) for each in _bundled_for(spec))
         msg = (
-            f"no expert for {spec.id} comes with kd-offline: train one with "
-            f"kd-offline train {spec.id} -o expert/ and pass --expert expert/"
+            f"no expert {name!r} for {spec.id} comes with kd-offline (there: {there or 'none'}): "
+            f"train one with kd-offline train {spec.id} -o expert/ and pass --expert expert/"
         )
         raise CheckpointError(msg)
     return checkpoint.load(folder, name, spec)
@@ -117,12 +119,19 @@ def find(digest: str | None, spec: EnvironmentSpec) -> Expert | None:
     MismatchError
         There is one, and it does not fit ``spec``.
     """
-    for variant in VARIANTS:
+    for variant in _bundled_for(spec):
         folder = bundled_folder(spec.id, variant)
-        if folder.is_dir() and checkpoint.digest(folder) == digest:
-            name = "bundled" if variant == "default" else f"bundled:{variant}"
-            return checkpoint.load(folder, name, spec)
+        if checkpoint.digest(folder) == digest:
+            return checkpoint.load(folder, _bundled_name(variant), spec)
     return None
+
+
+def _bundled_for(spec: EnvironmentSpec) -> list[str]:
+    return [variant for variant in VARIANTS if bundled_folder(spec.id, variant).is_dir()]
+
+
+def _bundled_name(variant: str) -> str:
+    return "bundled" if variant == "default" else f"bundled:{variant}"
 
 
 def bundled_folder(environment: str, variant: str) -> Path:

@@ -79,8 +79,8 @@ def record(
     output
         Folder of the dataset, usually ``something.zarr``.
     expert
-        ``bundled``, ``bundled:large``, ``bundled:mlp``, a folder made by training, or
-        ``LIBRARY:PLACE``, see :func:`kd_offline.experts.load.load`.
+        ``bundled``, ``bundled:large``, ``bundled:mlp``, ``bundled:masked``, a folder made by
+        training, or ``LIBRARY:PLACE``, see :func:`kd_offline.experts.load.load`.
     expert_recipe
         TOML file that says how an expert of another library is asked.
     episodes, seed

@@ -199,5 +199,13 @@ def test_bundled_names(name):
     if name == "bundled:":
         assert load(name, spec).digest == load("bundled", spec).digest
         return
-    with pytest.raises(UnknownNameError, match="default, large, mlp"):
+    with pytest.raises(UnknownNameError, match="default, large, mlp, masked"):
         load(name, spec)
+
+
+def test_a_bundled_expert_of_another_task_is_refused_with_those_there_are():
+    spec = environments.load("mpe/simple_spread_v3").spec
+    with pytest.raises(
+        CheckpointError, match=r"'bundled:masked' .*\(there: bundled, bundled:mlp\)"
+    ):
+        load("bundled:masked", spec)
