@@ -49,7 +49,7 @@ TASKS = (
 class NetworkCell:
     """A network trained directly by RL under a mask; ``widths`` None is the full size.
 
-    With a ``teacher``, an expert, it follows that one at first.
+    ``bundled`` is the variant of an expert that comes with the package: nothing is trained.
     """
 
     task: Task
@@ -58,8 +58,7 @@ class NetworkCell:
     seed: int
     times: int = 1
     algorithm: str = "mappo"
-    bundled: bool = False  # it comes with the package, and nothing is trained
-    teacher: str | None = None
+    bundled: str | None = None
 
     @property
     def frames(self) -> int | None:
@@ -71,7 +70,7 @@ class NetworkCell:
         """File name of the cell."""
         size = "full-size" if self.widths is None else "-".join(map(str, self.widths))
         kind = f".x{self.times}" if self.times > 1 else ""
-        kind += ".taught" if self.teacher else ""
+        kind += f".{self.bundled}" if self.bundled not in (None, "default") else ""
         return f"{self.task.slug}.{self.mask}.{self.algorithm}.{size}{kind}.seed-{self.seed}"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.results import curves
 from benchmarks.results.combat import (
     COMBAT,
+    FIRST_STEP,
     FULL,
     GOALS,
     HALF,
@@ -74,8 +75,9 @@ def _head(study: Study) -> str:
         "what is kept of them can. FO is full observation at full size, LH 32-wide networks under "
         f"the mask `{MASK}`, LH+A widths of 16 and 32 under it. MAPPO, QMIX and VDN are trained by "
         "reinforcement learning, under the mask where there is one; KD-MARL, plain KL and BC are "
-        "distilled from MAPPO FO. In two steps, a network of full size learns to play under the "
-        "mask, with MAPPO FO as its teacher at first, and is distilled in FO's place. *Won* is the "
+        "distilled from MAPPO FO. In two steps, a network of full size that learned to play "
+        "under the mask, with MAPPO FO as its teacher at first (`bundled:masked`), is distilled in "
+        "FO's place. *Won* is the "
         "share of won episodes with greedy and with sampled "
         f"play, over {study.episodes:,} evaluation episodes on the same seeds for everyone, with "
         "95 % intervals in brackets (bootstrap over seeds and episodes, hull with Wilson); *kept* "
@@ -83,8 +85,9 @@ def _head(study: Study) -> str:
         "are those of the networks, which learned from joint steps that they played themselves or "
         "from recorded battles. FLOPs are of one step of the whole team, hidden inputs dropped. "
         f"Times of a team step are those of its agents one after another, {study.latency_rounds} "
-        "rounds, all teams timed in turn with nothing beside them. A cell that was not made yet "
-        "says *not measured*, one that is not part of this study has a dash."
+        "rounds, all teams timed in turn with nothing beside them, those in two steps in a run of "
+        "their own on another day. A cell that was not made yet says *not measured*, one that is "
+        "not part of this study has a dash."
     )
 
 
@@ -148,7 +151,7 @@ def _rows(study: Study, task: Task) -> dict[str, str]:
     names: dict[str, str] = {}
     for cell in study.groups(task):
         size = sizes.get((cell.mask, cell.widths))
-        large = _TAUGHT if cell.teacher else _CEILING
+        large = _TAUGHT if cell.bundled == FIRST_STEP else _CEILING
         title = large if size is None else f"{cell.algorithm.upper()} {size}"
         names[title] = group_name(cell)
     for each in study.distilled(task):
@@ -247,14 +250,15 @@ def _best(kept: _Kept, size: str) -> tuple[float, str]:
 def _why_missed(kept: _Kept, goal: float) -> str:
     plenty = kept.get(_UNMASKED, 0.0) >= goal
     there = ", so that neither size nor data is short there" if plenty else ""
-    taught = f", {_share(kept, _TAUGHT)} with FO as its teacher" if _TAUGHT in kept else ""
+    large = {_CEILING: "", _TAUGHT: " with FO as its teacher"}
+    theirs = [f"{_share(kept, title)}{how}" for title, how in large.items() if title in kept]
     return (
         "Where the rest is: without the mask, 32-wide students from the same data keep "
         f"{_share(kept, _UNMASKED)}{there}. "
         f"Under the mask, {FULL}-wide students keep "
         f"{_share(kept, f'KD-MARL masked, {FULL} wide')}, students from half of the episodes "
         f"{_share(kept, f'KD-MARL LH, {HALF}')}, and a network of full size trained by RL "
-        f"{_share(kept, _CEILING)}{taught}."
+        f"{', '.join(theirs) or MISSING}."
     )
 
 

@@ -64,26 +64,50 @@ def fill(study: Study, stages: Sequence[str], do: Do) -> None:
     """Make the missing cells of ``stages``; ``do`` calls a function for each of several cells."""
     for directory in (study.work, study.cells):
         directory.mkdir(parents=True, exist_ok=True)
-    networks = [cell for task in study.tasks for cell in study.networks(task)]
+    makers = {"distilled": study.distilled, "ablations": study.ablations}
+    students = {
+        stage: [cell for task in study.tasks for cell in cells_of(task)]
+        for stage, cells_of in makers.items()
+        if cells_of is not None
+    }
+    missing = {
+        stage: [cell for cell in cells if not _measured(study, cell.id)]
+        for stage, cells in students.items()
+    }
+    unmade = [cell for cells in missing.values() for cell in cells]
+    groups = [cell for task in study.tasks for cell in study.groups(task)]
+    groups = [cell for cell in groups if not _measured(study, group_name(cell))]
     if "networks" in stages:
-        do(partial(make_network, study), networks)
-        groups = [cell for task in study.tasks for cell in study.groups(task)]
+        do(partial(make_network, study), _networks(study, groups, unmade))
         do(partial(measure_networks, study), groups)
     if "datasets" in stages:
-        students = [cell for task in study.tasks for cell in study.distilled(task)]
-        do(
-            partial(make_dataset, study),
-            list({dataset_path(study, cell): cell for cell in students}.values()),
-        )
-    makers = {"distilled": study.distilled, "ablations": study.ablations}
-    for stage, cells_of in makers.items():
-        if stage in stages and cells_of is not None:
-            cells = [cell for task in study.tasks for cell in cells_of(task)]
+        whose = {dataset_path(study, cell): cell for cell in unmade}
+        do(partial(make_dataset, study), list(whose.values()))
+    for stage, cells in missing.items():
+        if stage in stages:
             do(partial(make_students, study), cells)
     if "latency" in stages and study.latency_rounds:
         # One after another and nothing beside them, so that all are timed alike.
-        for cell in (cell for task in study.tasks for cell in study.distilled(task)):
+        for cell in students["distilled"]:
             time_students(study, cell)
+
+
+def _measured(study: Study, name: str) -> bool:
+    return (study.cells / f"{name}.json").is_file()
+
+
+def _networks(
+    study: Study, groups: Sequence[NetworkCell], students: Sequence[DistilledCell]
+) -> list[NetworkCell]:
+    """Return the networks that are to be measured, or beside which ``students`` are measured."""
+    names = {group_name(cell) for cell in groups}
+    beside = {(cell.task.slug, cell.mask) for cell in students if cell.mask != "full"}
+    return [
+        cell
+        for task in study.tasks
+        for cell in study.networks(task)
+        if group_name(cell) in names or (task.slug, cell.mask) in beside
+    ]
 
 
 def make_dataset(study: Study, cell: DistilledCell) -> None:
@@ -107,7 +131,10 @@ def dataset_path(study: Study, cell: DistilledCell) -> Path:
 
 def expert_of(study: Study, cell: DistilledCell) -> str:
     """Return whose play the students of a cell learn from, as a reference."""
-    return EXPERT if cell.expert is None else str(network_path(study, cell.expert))
+    if cell.expert is None:
+        return EXPERT
+    bundled = cell.expert.bundled
+    return f"{EXPERT}:{bundled}" if bundled else str(network_path(study, cell.expert))
 
 
 def network_path(study: Study, cell: NetworkCell) -> Path:
@@ -115,7 +142,7 @@ def network_path(study: Study, cell: NetworkCell) -> Path:
     from kd_offline.experts.load import bundled_folder
 
     if cell.bundled:
-        return bundled_folder(cell.task.name, "default")
+        return bundled_folder(cell.task.name, cell.bundled)
     return study.work / "networks" / cell.id
 
 
@@ -133,8 +160,6 @@ def recipe_of(cell: NetworkCell) -> TrainRecipe:
         settings |= {"architecture.widths": cell.widths}
     if cell.frames is not None:
         settings["frames"] = cell.frames
-    if cell.teacher is not None:
-        settings["kickstart.teacher"] = cell.teacher
     file = dict(cell.task.recipes).get(cell.algorithm)
     return train_recipe(cell.task.name, algorithm=cell.algorithm, file=file, settings=settings)
 
@@ -165,9 +190,6 @@ def measure_networks(study: Study, cell: NetworkCell) -> None:
     from kd_offline.evaluation.play import Contestants
     from kd_offline.experts.load import load
 
-    name = group_name(cell)
-    if (study.cells / f"{name}.json").is_file():
-        return
     world = environments.load(cell.task.name)
     paths = [network_path(study, replace(cell, seed=seed)) for seed in study.rl_seeds]
     networks = tuple(load(path, world.spec, with_value=False) for path in paths)
@@ -181,7 +203,7 @@ def measure_networks(study: Study, cell: NetworkCell) -> None:
     cost = team_cost(spec.agents, shapes, acted, length, spec.episode_limit)
     keep(
         study,
-        name,
+        group_name(cell),
         {
             "algorithm": cell.algorithm,
             "mask": cell.mask,
@@ -207,8 +229,6 @@ def make_students(study: Study, cell: DistilledCell) -> None:
     from kd_offline.distillation.recipe import distill_recipe
     from kd_offline.evaluation.evaluate import evaluate
 
-    if (study.cells / f"{cell.id}.json").is_file():
-        return
     settings = {"optimisation.epochs": cell.task.epochs, "threads": 1, **dict(cell.settings)}
     recipe = distill_recipe(
         method=cell.method,

@@ -36,8 +36,8 @@ def in_turn(make, cells):
 
 
 def networks(task):
-    cells = [NetworkCell(task, mask, None, 0, bundled=mask == "full") for mask in ("full", "paper")]
-    return [*cells, first_step(task)]
+    expert = NetworkCell(task, "full", None, 0, bundled="default")
+    return [expert, NetworkCell(task, "paper", None, 0), first_step(task)]
 
 
 def students(task):
@@ -68,7 +68,7 @@ def study(tmp_path_factory):
     return made
 
 
-def test_cells_are_made_once(study, monkeypatch):
+def test_cells_are_made_once(study, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in study.cells.iterdir()}
     assert sorted(path.name for path in before) == [
         "3m.full.mappo.full-size.json",
@@ -76,10 +76,29 @@ def test_cells_are_made_once(study, monkeypatch):
         "3m.paper.kd-marl.16-16-32.json",
         "3m.paper.kl.32-32-32.two-steps.json",
         "3m.paper.mappo.full-size.json",
-        "3m.paper.mappo.full-size.taught.json",
+        "3m.paper.mappo.full-size.masked.json",
     ]
-    run.fill(replace(study, tasks=study.tasks[:1]), STAGES, in_turn)
+    # Also on a machine that holds the cells alone.
+    run.fill(replace(study, tasks=study.tasks[:1], work=tmp_path / "work"), STAGES, in_turn)
     assert {path: path.stat().st_mtime_ns for path in study.cells.iterdir()} == before
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_missing_cell_asks_for_the_networks_beside_which_it_is_measured(study, tmp_path):
+    tasks = study.tasks[:1]
+    for file in study.cells.glob("*.json"):
+        if ".kd-marl." not in file.name:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    asked = []
+    run.fill(
+        replace(study, tasks=tasks, work=tmp_path / "work", cells=tmp_path),
+        STAGES,
+        lambda _, cells: asked.append([cell.id for cell in cells]),
+    )
+    networks, measured, datasets, students, *others = asked
+    assert [name.split(".")[1] for name in networks] == ["paper", "paper"]
+    assert measured == others == []
+    assert datasets == students == ["3m.paper.kd-marl.16-16-32"]
 
 
 def test_students_are_measured_against_the_expert_and_the_ceiling(study):
@@ -92,7 +111,7 @@ def test_students_are_measured_against_the_expert_and_the_ceiling(study):
 
 def test_two_steps_are_measured_beside_the_expert_of_full_view(study):
     cell = json.loads((study.cells / "3m.paper.kl.32-32-32.two-steps.json").read_text())
-    step = json.loads((study.cells / "3m.paper.mappo.full-size.taught.json").read_text())
+    step = json.loads((study.cells / "3m.paper.mappo.full-size.masked.json").read_text())
     first = json.loads((study.cells / "3m.full.mappo.full-size.json").read_text())
     assert cell["greedy"]["expert"] == step["greedy"]["student"] != first["greedy"]["expert"]
     best, mine = (x["greedy"]["win_rate"] for x in (first, cell))
@@ -142,5 +161,3 @@ def test_the_plan_fits_the_maps_and_the_paper(task):
     for cell in COMBAT.networks(task):
         recipe = run.recipe_of(cell)
         assert recipe.environment == task.name
-        if cell.teacher is not None:
-            assert recipe.kickstart.teacher == cell.teacher == "bundled"
