@@ -40,7 +40,7 @@ check: install ## lint, types, import direction, schemas and help texts in step
 	$(BIN)/pytest tests/contracts/test_imports.py
 
 test: install ## run all tests, on every core
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --junit-xml=build/tests.xml
 
 demo: install ## record, distil, evaluate, report: a minute or so, into demo/
 	@rm -rf $(DEMO)
