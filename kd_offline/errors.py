@@ -122,3 +122,7 @@ class BudgetError(KdOfflineError):
     """A stated budget is violated."""
 
     exit_code = EXIT_BUDGET
+
+
+class UnsealedWarning(UserWarning):
+    """A file of an older version states no digest, so that damage to it is not noticed."""

@@ -6,7 +6,6 @@ writing files is done elsewhere.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -14,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd_offline.datasets.limits import MAX_RANGE_BYTES
-from kd_offline.datasets.strict_json import parse
 from kd_offline.errors import UnknownNameError
 from kd_offline.schemas.dataset import ArraySpec
 from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.sealed_json import digest
+from kd_offline.strict_json import parse
 
 FORMAT_VERSION = (1, 1)  # what is read; what is written is the oldest that suffices
 MANIFEST = "manifest.json"
@@ -260,11 +260,6 @@ def dataset_id(document: Mapping[str, Any]) -> str:
         "arrays": document["arrays"],
     }
     return digest(canonical_json(content))
-
-
-def digest(data: bytes | memoryview) -> str:
-    """Return ``sha256:<hex>`` of ``data``."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _pretty(value: object) -> bytes:

@@ -12,7 +12,6 @@ from kd_offline.errors import UsageError
 
 MAX_MANIFEST_BYTES = 32 << 20  # some 150,000 files
 MAX_METADATA_BYTES = 64 << 10
-MAX_JSON_DEPTH = 64
 # Decoded bytes of one range of rows, over all arrays that share its grid: what streaming holds.
 MAX_RANGE_BYTES = 512 << 20
 # Stored values never shrink as far on the whole; only a few constant arrays do.

@@ -11,10 +11,8 @@ from pydantic import ValidationError
 
 from kd_offline.datasets import layout, limits
 from kd_offline.datasets.chunks import little
-from kd_offline.datasets.seal import is_sealed
 from kd_offline.datasets.storage.addresses import check_pin
 from kd_offline.datasets.storage.store import Files
-from kd_offline.datasets.strict_json import parse
 from kd_offline.errors import (
     CorruptDatasetError,
     FormatVersionError,
@@ -23,6 +21,8 @@ from kd_offline.errors import (
     UnknownNameError,
 )
 from kd_offline.schemas.dataset import DatasetManifest
+from kd_offline.sealed_json import is_sealed
+from kd_offline.strict_json import parse
 
 _LONGEST_REASON = 500  # keys and names in it are the file's
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.sampler import IDENTITY, Splits, assign_split, first_alike
-from kd_offline.datasets.seal import seal, unseal
 from kd_offline.datasets.statistics import count_actions, episode_returns, summarise
 from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.stream import ArrayStream
@@ -26,6 +25,7 @@ from kd_offline.schemas.dataset import (
     RowSpec,
     SplitRecord,
 )
+from kd_offline.sealed_json import seal, unseal
 from kd_offline.types import Array
 
 # Episode figures that statistics and splits need; they stay in memory, some 60 bytes an episode.

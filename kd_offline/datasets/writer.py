@@ -16,11 +16,11 @@ from kd_offline.datasets import layout
 from kd_offline.datasets.blocks import EpisodeBlock, check_block
 from kd_offline.datasets.place import claim
 from kd_offline.datasets.sampler import Splits
-from kd_offline.datasets.seal import unseal
 from kd_offline.datasets.sink import Sink
 from kd_offline.datasets.storage.store import Folder
 from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, Journal, RecordingHeader
+from kd_offline.sealed_json import unseal
 from kd_offline.types import Array
 
 # Two blocks in flight keep the thread busy while the next one is being recorded.

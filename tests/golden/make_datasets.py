@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer, layout
-from kd_offline.datasets.seal import seal
 from kd_offline.schemas.dataset import Capture, ExpertRecord, LineageRecord, MaskRecord
+from kd_offline.sealed_json import seal
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
 
 DATA = Path(__file__).parent / "data"

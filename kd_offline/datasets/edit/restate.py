@@ -12,12 +12,12 @@ from kd_offline.datasets import layout
 from kd_offline.datasets.edit.rewrite import Progress
 from kd_offline.datasets.place import claim
 from kd_offline.datasets.reader import ExpertBuffer
-from kd_offline.datasets.seal import seal, unseal
 from kd_offline.datasets.sink import publish
 from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.stream import ArrayStream
 from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
 from kd_offline.schemas.dataset import ArraySpec, DatasetManifest, FileRecord
+from kd_offline.sealed_json import seal, unseal
 from kd_offline.types import Array
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from kd_offline.datasets import layout
-from kd_offline.datasets.seal import seal, unseal
 from kd_offline.errors import CorruptDatasetError, UnknownNameError
 from kd_offline.schemas.dataset import DatasetManifest, FileRecord
+from kd_offline.sealed_json import seal, unseal
 
 OPERATION = "arrays"
 _SMALL = ("episodes/", "masks/")

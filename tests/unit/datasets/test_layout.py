@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from kd_offline.datasets import layout
-from kd_offline.datasets.seal import seal, unseal
 from kd_offline.errors import UnknownNameError
 from kd_offline.schemas.dataset import ArraySpec
+from kd_offline.sealed_json import seal, unseal
 
 SPEC = ArraySpec(
     dtype="float32", shape=(100, 3, 5), axes=("R", "N", "A"), digest="sha256:" + "0" * 64

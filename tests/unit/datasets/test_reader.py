@@ -7,7 +7,6 @@ import pytest
 
 from kd_offline.datasets.layout import dataset_id
 from kd_offline.datasets.reader import ExpertBuffer
-from kd_offline.datasets.seal import seal, unseal
 from kd_offline.errors import (
     CorruptDatasetError,
     FormatVersionError,
@@ -16,6 +15,7 @@ from kd_offline.errors import (
     UnknownNameError,
     UsageError,
 )
+from kd_offline.sealed_json import seal, unseal
 from kd_offline.testing.factories import tiny_dataset
 
 ALL = ["steps/obs", "steps/actions", "final/obs", "episodes/seed", "masks/full"]

@@ -8,10 +8,10 @@ from kd_offline.datasets.blocks import EpisodeBlock
 from kd_offline.datasets.checks.integrity import verify
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
-from kd_offline.datasets.seal import seal
 from kd_offline.datasets.writer import DatasetWriter
 from kd_offline.errors import NotADatasetError, UnfinishedError
 from kd_offline.schemas.dataset import RecordingHeader
+from kd_offline.sealed_json import seal
 from kd_offline.testing.factories import (
     environment_spec,
     episode_block,

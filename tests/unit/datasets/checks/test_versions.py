@@ -9,8 +9,8 @@ import pytest
 from kd_offline.datasets import layout
 from kd_offline.datasets.checks.integrity import verify
 from kd_offline.datasets.reader import ExpertBuffer
-from kd_offline.datasets.seal import seal
 from kd_offline.errors import CorruptDatasetError, FormatVersionError, NotADatasetError
+from kd_offline.sealed_json import seal
 
 
 def rewrite(path, change):

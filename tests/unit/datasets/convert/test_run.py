@@ -11,7 +11,6 @@ from kd_offline import ExpertBuffer, convert, verify
 from kd_offline.datasets.convert.formats import FORMATS
 from kd_offline.datasets.convert.parts import ForeignError
 from kd_offline.datasets.layout import MANIFEST
-from kd_offline.datasets.seal import unseal
 from kd_offline.errors import (
     KdOfflineError,
     MismatchError,
@@ -20,6 +19,7 @@ from kd_offline.errors import (
     StorageError,
     UsageError,
 )
+from kd_offline.sealed_json import unseal
 
 NAMES = {"hdf5": "x.hdf5", "vault": "x.vlt", "minari": "x-v0", "d4rl": "x.h5", "d3rlpy": "x.h5"}
 LOSSLESS = ["hdf5", "vault", "minari"]

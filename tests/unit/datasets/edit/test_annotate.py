@@ -6,8 +6,8 @@ import pytest
 from kd_offline.datasets import ExpertBuffer, annotate, layout, verify
 from kd_offline.datasets.edit.lineage import raised
 from kd_offline.datasets.edit.restate import restate
-from kd_offline.datasets.seal import seal
 from kd_offline.errors import CorruptDatasetError, StorageError, UsageError
+from kd_offline.sealed_json import seal
 
 
 def test_only_what_is_said_changes(parent, tmp_path):

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kd_offline.datasets.seal import seal
 from kd_offline.datasets.sharing import sshsig
 from kd_offline.datasets.sharing.signature import NAMESPACE, sign, text_of, verify_signature
 from kd_offline.datasets.sharing.signers import read_allowed_signers, read_public_key
@@ -23,6 +22,7 @@ from kd_offline.errors import (
     StorageError,
     UsageError,
 )
+from kd_offline.sealed_json import seal
 from kd_offline.testing.factories import tiny_dataset
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")

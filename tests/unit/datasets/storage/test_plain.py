@@ -7,8 +7,8 @@ import pytest
 from kd_offline.datasets.checks.integrity import verify
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.storage.store import Folder, lock
-from kd_offline.datasets.strict_json import parse
 from kd_offline.errors import CorruptDatasetError, StorageError
+from kd_offline.strict_json import parse
 from kd_offline.testing.factories import tiny_dataset
 
 

@@ -7,8 +7,7 @@ import math
 import unicodedata
 from typing import Any, NoReturn
 
-from kd_offline.datasets.limits import MAX_JSON_DEPTH
-
+MAX_DEPTH = 64
 # Every integer of the format fits 64 bits; Python would gladly compute with more.
 _LONGEST_INTEGER = 20
 # Line breaks and tabs are text; other control characters and changes of writing direction are
@@ -49,12 +48,12 @@ def parse(text: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        msg = f"it has the key {twice[:80]!r} twice"
-        raise ValueError(msg)
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            msg = f"it has the key {key[:80]!r} twice"
+            raise ValueError(msg)
+        made[key] = value
     return made
 
 
@@ -77,7 +76,7 @@ def _refuse_number(number: str) -> NoReturn:
 
 
 def _refuse_depth() -> NoReturn:
-    msg = f"it is nested more than {MAX_JSON_DEPTH} levels deep"
+    msg = f"it is nested more than {MAX_DEPTH} levels deep"
     raise ValueError(msg)
 
 
@@ -92,7 +91,7 @@ def _children(value: Any) -> list[Any]:
 
 def _check_depth(value: Any) -> None:
     level = [value]
-    for _ in range(MAX_JSON_DEPTH):
+    for _ in range(MAX_DEPTH):
         holders = [item for item in level if isinstance(item, dict | list)]
         if not holders:
             return

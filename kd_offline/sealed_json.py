@@ -6,15 +6,20 @@ sha256 of every byte before that ending.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
-from kd_offline.datasets.layout import digest
-from kd_offline.datasets.strict_json import parse
+from kd_offline.strict_json import parse
 
 _FIELD = b',\n "manifest_digest": "'
 _END = b'"\n}\n'
 _TAIL = len(_FIELD) + len("sha256:") + 64 + len(_END)
+
+
+def digest(data: bytes | memoryview) -> str:
+    """Return ``sha256:<hex>`` of ``data``."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def seal(document: dict[str, Any]) -> bytes:
