@@ -17,6 +17,7 @@
     ├── MismatchError              exit 2   two parts that do not fit each other
     ├── StorageError               exit 1   the disk or folder refuses: full, read-only, exists
     ├── GameError                  exit 1   the process of a game does not start, or broke down
+    ├── UserCodeError              exit 1   an environment or expert of the user's own failed
     └── BudgetError                exit 3   a stated budget is violated
 
 Every message is one sentence of what is wrong, what was got, what is allowed and what to do next.
@@ -116,6 +117,10 @@ class StorageError(KdOfflineError, OSError):
 
 class GameError(KdOfflineError, RuntimeError):
     """A game that runs in a process of its own does not start, or broke down."""
+
+
+class UserCodeError(KdOfflineError, RuntimeError):
+    """Code that is not ours failed: an environment, an expert or a factory; the cause is kept."""
 
 
 class BudgetError(KdOfflineError):
