@@ -13,7 +13,7 @@ ROOT = Path(kd_offline.__file__).parent
 
 TIERS = {
     **dict.fromkeys(("errors", "types", "seeding", "schemas", "recipes", "files", "published"), 0),
-    **dict.fromkeys(("sealed_json", "strict_json", "user_code"), 0),
+    **dict.fromkeys(("sealed_json", "strict_json", "untrusted_text", "user_code"), 0),
     **dict.fromkeys(("networks", "advantage", "asking", "policies", "hardware"), 1),
     **dict.fromkeys(("environments", "experts", "students", "datasets", "trajectories"), 2),
     **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs", "exports"), 3),

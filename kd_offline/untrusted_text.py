@@ -1,0 +1,106 @@
+"""Text from outside (files, servers, user code), made safe to print: terminal, Markdown, JSON.
+
+Every name, description and message that a stranger can choose goes through one of these functions
+before it reaches a reader. HTML is escaped by the templates, see :mod:`kd_offline.reports.page`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# A message may list many allowed names; nothing longer than this is of use on a screen.
+_LONGEST = 4000
+# Characters of printable categories that show nothing: fillers, variation selectors, blank Braille.
+_INVISIBLE = frozenset(
+    map(
+        chr,
+        (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, *range(0xFE00, 0xFE10)),
+    )
+) | frozenset(map(chr, range(0xE0100, 0xE01F0)))
+_NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+# As entities, since a backslash before these means different things to different renderers.
+_ENTITIES = {c: f"&#{ord(c)};" for c in "@$~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_ESCAPED = frozenset("\\`*[]|")
+_LINK = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp):")
+_WEB = re.compile(r"(?i)\b(www)\.")
+_UNDERSCORE = re.compile(r"(?<!\w)_|_(?!\w)|(?<=_)_|_(?=_)")
+_BLOCK = re.compile(r"^(?:(#|[-+](?=\s|$)|[-=](?=[-=\s]*$))|(\d+)([.)])(?=\s|$))")
+
+
+def for_terminal(text: object, limit: int = _LONGEST) -> str:
+    r"""Return ``text`` as one line of visible characters.
+
+    Control characters, changes of writing direction, characters that show nothing and lone
+    surrogates become escapes such as ``\x1b``; line breaks become ``\n``. Text of more than
+    ``limit`` characters is cut, and the line says so.
+    """
+    return "".join(map(_visible, _cut(str(text), limit)))
+
+
+def for_page(text: str) -> str:
+    """Return ``text`` with the escapes of :func:`for_terminal`, line breaks and tabs kept."""
+    return "".join(c if c in "\n\t" else _visible(c) for c in text)
+
+
+def for_markdown(text: object, limit: int = _LONGEST) -> str:
+    """Return ``text`` as one line that Markdown shows literally, in a paragraph, list or table.
+
+    Markup, raw HTML, links, images, code, table borders and mathematics lose their meaning; runs
+    of white space become one space.
+    """
+    line = for_terminal(" ".join(_cut(str(text), limit).split()), limit=10 * limit)
+    shown = "".join(_ENTITIES.get(c, f"\\{c}" if c in _ESCAPED else c) for c in line)
+    shown = _LINK.sub(r"\1&#58;", shown)
+    shown = _WEB.sub(r"\1&#46;", shown)
+    shown = _UNDERSCORE.sub(r"\\_", shown)
+    return _BLOCK.sub(lambda m: f"\\{m[1]}" if m[1] else f"{m[2]}\\{m[3]}", shown)
+
+
+def markdown_code(text: object) -> str:
+    """Return ``text`` as a code span of Markdown, or escaped where it cannot be one."""
+    line = for_terminal(text)
+    plain = line == str(text) and line.strip() == line and not set(line) & set("`|") and line
+    return f"`{line}`" if plain else for_markdown(text)
+
+
+def markdown_fence(text: str) -> list[str]:
+    """Return ``text`` as a fenced block of code, line by line, which it cannot leave."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [fence, *map(for_terminal, text.split("\n")), fence]
+
+
+def for_json(text: str) -> str:
+    r"""Return a JSON document in ASCII: every other character becomes its ``\u`` escape."""
+    return re.sub(r"[^\x20-\x7e\n]", _json_escape, text)
+
+
+def _cut(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}... ({len(text):,} characters)"
+
+
+def _visible(character: str) -> str:
+    if " " <= character <= "~":
+        return character
+    if character in _NAMED:
+        return _NAMED[character]
+    if unicodedata.category(character) == "Zs":
+        return " "
+    if character.isprintable() and character not in _INVISIBLE:
+        return character
+    code = ord(character)
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[k]:02x}{units[k + 1]:02x}" for k in range(0, len(units), 2))
