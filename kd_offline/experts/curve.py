@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kd_offline.files import write_file
+from kd_offline.files import append_file, write_file
 from kd_offline.schemas.expert import TrainProgress
 
 
 def append(path: Path, progress: TrainProgress) -> None:
     """Write one line more."""
-    with path.open("a", encoding="utf-8") as lines:
-        lines.write(progress.model_dump_json(exclude_none=True) + "\n")
+    append_file(path, progress.model_dump_json(exclude_none=True) + "\n")
 
 
 def truncate(path: Path, iterations: int) -> None:

@@ -10,14 +10,13 @@ from typing import get_args
 from tqdm import tqdm
 
 import kd_offline
-from kd_offline.datasets.convert.aside import aside
 from kd_offline.errors import StorageError, UnknownNameError, UsageError
 from kd_offline.exports import c_source, gate, onnx_graph, tensors
 from kd_offline.exports.draft import Draft, draft
 from kd_offline.exports.engines import ENGINES, MANIFEST, team
 from kd_offline.exports.microcontroller import measure
 from kd_offline.exports.vectors import vectors
-from kd_offline.files import make_folder, write_file
+from kd_offline.files import aside, make_folder, write_file
 from kd_offline.runs.folder import open_run
 from kd_offline.schemas.export import (
     Comparison,
@@ -103,7 +102,7 @@ def export(
         folder, chosen, seed=seed, dataset=dataset, episodes=episodes, least_agreement=least
     )
     bar = tqdm(formats, desc="exporting", unit="format", disable=not show_progress, leave=False)
-    with aside(target) as beside:
+    with aside(target, overwrite=overwrite) as beside:
         engines: dict[str, Comparison] = {}
         for kind in bar:
             make_folder(beside / kind)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from kd_offline.errors import CheckpointError, StorageError, UsageError
-from kd_offline.files import check_major, make_folder, refusal, write_file
+from kd_offline.files import append_file, check_major, make_folder, remove_tree, write_file
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.quantisation import QuantisationReport
@@ -117,11 +116,7 @@ class RunFolder:
         other number is a curve of the report. Numbers that are not finite become null.
         """
         text = "".join(json.dumps(_finite(row)) + "\n" for row in rows)
-        try:
-            with (self.path / METRICS).open("a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise refusal(self.path / METRICS, error) from error
+        append_file(self.path / METRICS, text)
 
     def keep_metrics(self, keep: Callable[[MetricRow], bool]) -> None:
         """Drop the rows that ``keep`` refuses and a torn last line, before work is resumed."""
@@ -140,9 +135,9 @@ def create_run(path: str | Path, manifest: RunManifest, *, overwrite: bool = Fal
     """
     folder = Path(path)
     check_free(folder, overwrite=overwrite)
-    if folder.exists() and not _is_empty(folder):
-        shutil.rmtree(folder)
     make_folder(folder)
+    for entry in folder.iterdir():  # a link to a folder stays one
+        remove_tree(entry)
     run = RunFolder(folder)
     run.write_manifest(manifest)
     return run

@@ -131,7 +131,7 @@ def test_ctrl_c_leaves_nothing(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out-v0.converting-*/out-v0/data/main_data.hdf5")):
+    while not list(tmp_path.glob(".out-v0.*.partial/out-v0/data/main_data.hdf5")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)

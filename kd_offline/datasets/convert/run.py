@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.convert import buffer as target_buffer
-from kd_offline.datasets.convert.aside import aside
 from kd_offline.datasets.convert.formats import (
     FORMATS,
     OURS,
@@ -21,6 +21,7 @@ from kd_offline.datasets.convert.formats import (
 from kd_offline.datasets.convert.parts import Options, Progress, lost
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import StorageError, UsageError
+from kd_offline.files import aside
 from kd_offline.recipes import explain
 from kd_offline.schemas.dataset_outputs import ConvertOutput, NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -84,12 +85,14 @@ def convert(
     _check_free(out, where, overwrite)
     options = Options(_spec(spec), agent, name)
     run = _export if kinds[0] == OURS else _import
-    return run(where, out, kinds, options, strict, progress or (lambda done, total: None))
+    place = aside(out, overwrite=overwrite)
+    made = run(where, place, kinds, options, strict, progress or (lambda done, total: None))
+    return made.model_copy(update={"path": str(out)})
 
 
 def _export(
     source: str,
-    target: Path,
+    place: AbstractContextManager[Path],
     kinds: tuple[str, str],
     options: Options,
     strict: bool,
@@ -98,12 +101,12 @@ def _export(
     buffer, found = ExpertBuffer.open(source), FORMATS[kinds[1]]
     not_held = (*lost(buffer.names, found.cannot_hold), *_other_agents(buffer, found, options))
     _check_strict(not_held, strict, found.title)
-    with aside(target) as draft:
+    with place as draft:
         notes = found.write(buffer, draft, options, progress)
     left = {item.array for item in not_held}
     return ConvertOutput(
         id=buffer.id,
-        path=str(target),
+        path="",
         source_kind=kinds[0],
         target_kind=kinds[1],
         episodes=buffer.n_episodes,
@@ -116,7 +119,7 @@ def _export(
 
 def _import(
     source: str,
-    target: Path,
+    place: AbstractContextManager[Path],
     kinds: tuple[str, str],
     options: Options,
     strict: bool,
@@ -131,11 +134,11 @@ def _import(
         raise UsageError(msg)
     with read(Path(source).expanduser(), options) as imported:
         _check_strict(imported.not_held, strict, "the expert buffer")
-        with aside(target) as draft:
+        with place as draft:
             manifest, notes = target_buffer.write_imported(imported, draft, source, progress)
     return ConvertOutput(
         id=manifest.id,
-        path=str(target),
+        path="",
         source_kind=kinds[0],
         target_kind=kinds[1],
         episodes=manifest.statistics.episodes,
