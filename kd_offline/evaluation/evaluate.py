@@ -14,7 +14,6 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UsageError
 from kd_offline.evaluation import scores
 from kd_offline.evaluation.cost import compare, team_cost, with_critic
-from kd_offline.evaluation.intervals import REPLICATES, Resampling
 from kd_offline.evaluation.parties import Parties, load_parties
 from kd_offline.evaluation.play import (
     Contestants,
@@ -36,12 +35,12 @@ from kd_offline.schemas.evaluation import (
     ModeScore,
     TeamCost,
 )
-from kd_offline.seeding import derive, episode_seeds
+from kd_offline.seeding import episode_seeds
 
 MODES = ("greedy", "sampled")
 INTERVALS = (
-    f"95 %, percentile bootstrap of {REPLICATES} replicates over distillation seeds and "
-    "evaluation episodes, the same draws for every policy; win rates: hull with Wilson"
+    "95 %, Student's t over distillation seeds crossed with evaluation episodes; quotients: "
+    "Fieller, paired by episode; win rates: hull with Wilson"
 )
 
 
@@ -56,10 +55,10 @@ class Plan:
     batch: int = DEFAULT_BATCH
 
     def __post_init__(self) -> None:
-        if self.episodes < 1 or self.seed < 0:
+        if self.episodes < 2 or self.seed < 0:
             msg = (
                 f"cannot evaluate {self.episodes} episodes with seed {self.seed}: "
-                "give 1 episode or more and a seed of 0 or more"
+                "give 2 episodes or more, since one says nothing about spread, and a seed of 0 or more"
             )
             raise UsageError(msg)
         if not self.modes or any(mode not in MODES for mode in self.modes):
@@ -214,7 +213,6 @@ def measure(
     theirs.
     """
     seeds = episode_seeds(plan.seed, 0, plan.episodes, "evaluation")
-    draws = Resampling.draw(plan.episodes, seed=derive(plan.seed, "intervals"))
     spec = environment.spec
     swaps = spec.n_agents if plan.cross_play else 0
     total = count_rollouts(spec.sides, who, len(plan.modes), swaps=swaps)
@@ -226,10 +224,10 @@ def measure(
         swapped = None
         if plan.cross_play:
             base = played.get("greedy") or play_sides(court, who, greedy=True, compared=False)
-            swapped = scores.cross_play(court, who, base, draws)
+            swapped = scores.cross_play(court, who, base)
     return Figures(
         modes={
-            mode: scores.mode_score(spec, sides, draws, distillation_seeds)
+            mode: scores.mode_score(spec, sides, distillation_seeds)
             for mode, sides in played.items()
         },
         sides=played[plan.modes[0]],

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from kd_offline.errors import MismatchError
 from kd_offline.evaluation import scores
 from kd_offline.evaluation.evaluate import INTERVALS, Plan
-from kd_offline.evaluation.intervals import Resampling
 from kd_offline.evaluation.parties import load_parties
 from kd_offline.evaluation.play import (
     Contestants,
@@ -32,7 +31,7 @@ from kd_offline.schemas.export import Precision
 from kd_offline.schemas.quantisation import QuantisationReport, QuantisedTeams, Rounding
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import RunManifest
-from kd_offline.seeding import derive, episode_seeds
+from kd_offline.seeding import episode_seeds
 
 if TYPE_CHECKING:
     from kd_offline.exports.draft import Draft
@@ -150,12 +149,11 @@ def _scores(
     names: Sequence[Rounding],
 ) -> dict[Rounding, ModeScore]:
     """Return the figures of each precision, all from the same play."""
-    draws = Resampling.draw(plan.episodes, seed=derive(plan.seed, "intervals"))
     found: dict[Rounding, ModeScore] = {}
     for k, name in enumerate(names):
         mine = slice(k * len(seeds), (k + 1) * len(seeds))
         own = {side: replace(play, students=play.students[mine]) for side, play in sides.items()}
-        found[name] = scores.mode_score(court.environment.spec, own, draws, seeds)
+        found[name] = scores.mode_score(court.environment.spec, own, seeds)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Retention in three ways, with intervals from one paired bootstrap.
+"""Retention in three ways, each a quotient of means with its paired interval.
 
 With mean returns of student S, expert E, uniformly random play R, and the ceiling C (the best
 policy known under the student's mask, trained directly by reinforcement learning):
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kd_offline.errors import MismatchError
-from kd_offline.evaluation.intervals import Interval, Resampling, percentile, rate_interval
+from kd_offline.evaluation.intervals import Interval, quotient_interval, rate_quotient
 from kd_offline.types import FloatArray
 
 _F64 = npt.NDArray[np.float64]
@@ -68,22 +68,20 @@ class Retention:
     of_ceiling: Interval | None
 
 
-def retention(samples: Samples, draws: Resampling) -> Retention:
-    """Return the three retentions of the student.
-
-    Parameters
-    ----------
-    samples : Samples
-    draws : Resampling
-        Draws over the same E episodes, shared by numerator and denominator.
-    """
+def retention(samples: Samples) -> Retention:
+    """Return the three retentions of the student."""
+    student, expert, random, ceiling = (
+        samples.student,
+        samples.expert,
+        samples.random,
+        samples.ceiling,
+    )
+    won, expert_won = samples.student_won, samples.expert_won
     return Retention(
-        ratio=_ratio(samples, draws),
-        normalised=_normalised(samples.student, samples.expert, samples.random, draws),
+        ratio=None if won is None or expert_won is None else rate_quotient(won, expert_won),
+        normalised=quotient_interval(student - random, expert - random),
         of_ceiling=(
-            None
-            if samples.ceiling is None
-            else _normalised(samples.student, samples.ceiling, samples.random, draws)
+            None if ceiling is None else quotient_interval(student - random, ceiling - random)
         ),
     )
 
@@ -113,27 +111,3 @@ def add_sides(sides: Sequence[Samples]) -> Samples:
 
 def _sum(parts: Sequence[_F64]) -> _F64:
     return np.asarray(np.sum(np.stack(parts), axis=0), np.float64)
-
-
-def _normalised(student: _F64, top: _F64, bottom: _F64, draws: Resampling) -> Interval | None:
-    point = normalised_of(student, top, bottom)
-    low = draws.means(bottom)
-    return _quotient(point, draws.means(student) - low, draws.means(top) - low)
-
-
-def _ratio(samples: Samples, draws: Resampling) -> Interval | None:
-    expert, student = samples.expert_won, samples.student_won
-    if expert is None or student is None or not expert.any():
-        return None
-    if rate_interval(draws, expert).low <= 0:
-        return None
-    point = float(student.mean() / expert.mean())
-    return _quotient(point, draws.means(student), draws.means(expert))
-
-
-def _quotient(point: float | None, above: _F64, below: _F64) -> Interval | None:
-    if point is None or np.quantile(below, 0.025) <= 0:
-        return None
-    # The few replicates beyond the checked quantile may sit at or under zero: they are dropped.
-    kept = below > 0
-    return percentile(point, above[kept] / below[kept])

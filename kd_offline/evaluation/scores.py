@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kd_offline.evaluation.intervals import Interval, Resampling, rate_interval
+from kd_offline.evaluation.intervals import Interval, mean_interval, rate_interval
 from kd_offline.evaluation.play import Contestants, Court, SidePlay, play_swaps, wins
 from kd_offline.evaluation.retention import (
     Retention,
@@ -37,35 +37,30 @@ _F64 = npt.NDArray[np.float64]
 
 
 def mode_score(
-    spec: EnvironmentSpec, sides: dict[str, SidePlay], draws: Resampling, seeds: Sequence[int]
+    spec: EnvironmentSpec, sides: dict[str, SidePlay], seeds: Sequence[int]
 ) -> ModeScore:
     """Return the figures of greedy or of sampled play; ``seeds`` are the distillation seeds."""
     by_side = {name: play.samples() for name, play in sides.items()}
     total = add_sides(list(by_side.values()))
-    kept = retention(total, draws)
+    kept = retention(total)
     plays = list(sides.values())
     return ModeScore(
-        **_estimates(total, draws),
+        **_estimates(total),
         retention=_points(kept),
         retention_intervals=_intervals(kept),
-        win_rate=_win_rates(plays[0], draws) if total.expert_won is not None else None,
-        sides={
-            name: _side_score(spec, sides[name], samples, draws)
-            for name, samples in by_side.items()
-        },
+        win_rate=_win_rates(plays[0]) if total.expert_won is not None else None,
+        sides={name: _side_score(spec, sides[name], samples) for name, samples in by_side.items()},
         seeds=_seed_scores(total, seeds),
         length=_lengths(plays),
         agreement=agreement(spec, plays),
     )
 
 
-def _side_score(
-    spec: EnvironmentSpec, play: SidePlay, samples: Samples, draws: Resampling
-) -> SideScore:
-    kept = retention(samples, draws)
+def _side_score(spec: EnvironmentSpec, play: SidePlay, samples: Samples) -> SideScore:
+    kept = retention(samples)
     return SideScore(
         agents=tuple(spec.agents[i] for i in play.agents),
-        **_estimates(samples, draws),
+        **_estimates(samples),
         retention=_points(kept),
         retention_intervals=_intervals(kept),
     )
@@ -80,12 +75,12 @@ def _known(interval: Interval) -> Estimate:
     return Estimate(**interval._asdict())
 
 
-def _estimates(samples: Samples, draws: Resampling) -> dict[str, Estimate | None]:
+def _estimates(samples: Samples) -> dict[str, Estimate | None]:
     return {
-        "expert": _known(draws.interval(samples.expert)),
-        "student": _known(draws.interval(samples.student)),
-        "random": _known(draws.interval(samples.random)),
-        "ceiling": None if samples.ceiling is None else _known(draws.interval(samples.ceiling)),
+        "expert": _known(mean_interval(samples.expert)),
+        "student": _known(mean_interval(samples.student)),
+        "random": _known(mean_interval(samples.random)),
+        "ceiling": None if samples.ceiling is None else _known(mean_interval(samples.ceiling)),
     }
 
 
@@ -105,9 +100,9 @@ def _intervals(kept: Retention) -> RetentionIntervals:
     )
 
 
-def _win_rates(play: SidePlay, draws: Resampling) -> WinRates:
+def _win_rates(play: SidePlay) -> WinRates:
     def rate(*rollouts: Rollout) -> Estimate:
-        return _known(rate_interval(draws, wins(*rollouts)))
+        return _known(rate_interval(wins(*rollouts)))
 
     return WinRates(
         expert=rate(play.expert),
@@ -118,13 +113,15 @@ def _win_rates(play: SidePlay, draws: Resampling) -> WinRates:
 
 
 def _seed_scores(total: Samples, seeds: Sequence[int]) -> tuple[SeedScore, ...]:
+    won = total.student_won
     return tuple(
         SeedScore(
             seed=seed,
             mean=float(row.mean()),
             normalised=normalised_of(row, total.expert, total.random),
+            won=None if won is None else float(won[k].mean()),
         )
-        for seed, row in zip(seeds, total.student, strict=True)
+        for k, (seed, row) in enumerate(zip(seeds, total.student, strict=True))
     )
 
 
@@ -192,15 +189,13 @@ def _rows(frequency: _F64) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in np.round(frequency, 4).tolist())
 
 
-def cross_play(
-    court: Court, who: Contestants, sides: dict[str, SidePlay], draws: Resampling
-) -> CrossPlay:
+def cross_play(court: Court, who: Contestants, sides: dict[str, SidePlay]) -> CrossPlay:
     """Swap single agents between the expert's and the students' teams; see ``CrossPlay``."""
     spec = court.environment.spec
     swaps: dict[int, tuple[_Swap, _Swap]] = {}
     for play in sides.values():
         for agent, (one, rest) in play_swaps(court, who, play.agents).items():
-            swaps[agent] = _swap(play, one, draws), _swap(play, rest, draws)
+            swaps[agent] = _swap(play, one), _swap(play, rest)
     alone, others = zip(*(swaps[i] for i in range(spec.n_agents)), strict=True)
     return CrossPlay(
         agents=spec.agents,
@@ -222,14 +217,14 @@ class _Swap(NamedTuple):
     won: Estimate | None
 
 
-def _swap(play: SidePlay, mixed: Sequence[Rollout], draws: Resampling) -> _Swap:
+def _swap(play: SidePlay, mixed: Sequence[Rollout]) -> _Swap:
     returns = play.returns(*mixed)
     samples = Samples(play.returns(play.expert), returns, play.returns(play.random))
     has_wins = play.samples().expert_won is not None
     return _Swap(
-        estimate(retention(samples, draws).normalised),
-        _known(draws.interval(returns)),
-        _known(rate_interval(draws, wins(*mixed))) if has_wins else None,
+        estimate(retention(samples).normalised),
+        _known(mean_interval(returns)),
+        _known(rate_interval(wins(*mixed))) if has_wins else None,
     )
 
 

@@ -139,7 +139,10 @@ def caveats(report: EvaluationReport, manifest: RunManifest) -> list[str]:
             "may land elsewhere."
         )
     elif seeds < _FEW_SEEDS:
-        notes.append(f"Intervals from {seeds} distillation seeds tend to be too narrow.")
+        notes.append(
+            f"{seeds} distillation seeds: the intervals are wide, since so few seeds say little "
+            "about the next one."
+        )
     if report.episodes < _FEW_EPISODES:
         notes.append(f"Only {whole(report.episodes)} episodes: treat small differences as noise.")
     if manifest.mask != "full" and report.ceiling_policy is None:

@@ -72,6 +72,7 @@ class SeedScore(Strict):
     seed: int
     mean: float = Field(description="return of that team")
     normalised: float | None = None
+    won: Share | None = Field(default=None, description="win rate, where the task has wins")
 
 
 class Agreement(Strict):

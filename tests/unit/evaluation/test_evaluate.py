@@ -154,7 +154,7 @@ def test_the_same_evaluation_gives_the_same_numbers(run):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"episodes": 0}, {"seed": -1}, {"modes": ()}, {"modes": ("argmax",)}]
+    "wrong", [{"episodes": 1}, {"seed": -1}, {"modes": ()}, {"modes": ("argmax",)}]
 )
 def test_wrong_plans_are_refused(wrong):
     with pytest.raises(UsageError, match=r"cannot evaluate .*: give"):
@@ -174,6 +174,7 @@ def test_mixed_teams_have_returns_and_wins_on_the_same_episodes():
     assert mixed.returns.student_among_experts[1] == score.student
     assert mixed.returns.expert_among_students[1] == score.expert
     assert mixed.win_rates.student_among_experts[1] == score.win_rate.student
+    assert [seed.won for seed in score.seeds] == [score.win_rate.student.mean]
     two = figures(broken, sides=2).cross_play
     assert two.win_rates is None
     assert len(two.returns.expert_among_students) == 2

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from kd_offline.errors import MismatchError
-from kd_offline.evaluation.intervals import Resampling
 from kd_offline.evaluation.retention import Samples, add_sides, normalised_of, retention
 
 LUCK = np.random.default_rng(1).normal(0, 30, (1, 400))
-DRAWS = Resampling.draw(400)
 
 
 def samples(
@@ -22,7 +20,7 @@ def samples(
 
 
 def test_hand_worked_retentions():
-    got = retention(samples(-40.0, ceiling=-35.0), DRAWS)
+    got = retention(samples(-40.0, ceiling=-35.0))
     assert got.normalised is not None
     assert got.of_ceiling is not None
     assert got.normalised.mean == pytest.approx(40 / 50)
@@ -31,31 +29,30 @@ def test_hand_worked_retentions():
 
 
 def test_luck_of_the_evaluation_seeds_cancels():
-    got = retention(samples(-40.0), DRAWS).normalised
+    got = retention(samples(-40.0)).normalised
     assert got is not None
     np.testing.assert_allclose(got, 0.8, atol=1e-9)
 
 
 def test_seeds_give_the_interval_its_width():
-    got = retention(samples([-50.0, -40.0, -30.0]), DRAWS).normalised
+    got = retention(samples([-50.0, -40.0, -30.0])).normalised
     assert got is not None
     assert got.mean == pytest.approx(0.8)
-    # the mean of three seeds drawn from {0.6, 0.8, 1.0} is outside (0.6, 1.0) never, and at its
-    # ends with probability 1/27 each, more than 2.5 %
-    assert got.low == pytest.approx(0.6, abs=1e-6)
-    assert got.high == pytest.approx(1.0, abs=1e-6)
+    # 0.6, 0.8 and 1.0 have a standard deviation of 0.2, and t has two degrees of freedom
+    assert got.high - 0.8 == pytest.approx(4.302653 * 0.2 / np.sqrt(3), rel=1e-5)
+    assert 0.8 - got.low == pytest.approx(got.high - 0.8, rel=1e-5)
 
 
 def test_nothing_to_retain_is_undefined():
-    assert retention(samples(-40.0, expert=-80.0), DRAWS).normalised is None
-    assert retention(samples(-40.0, expert=-90.0), DRAWS).normalised is None
+    assert retention(samples(-40.0, expert=-80.0)).normalised is None
+    assert retention(samples(-40.0, expert=-90.0)).normalised is None
     assert normalised_of(np.ones(3), np.zeros(3), np.zeros(3)) is None
 
 
 def test_an_expert_that_is_only_luckily_better_is_not_a_yardstick():
     noise = np.random.default_rng(2).normal(0, 30, (2, 1, 400))
     unsure = Samples(noise[0] + 0.1, noise[0], noise[1])
-    assert retention(unsure, DRAWS).normalised is None
+    assert retention(unsure).normalised is None
 
 
 def test_the_ratio_is_of_win_rates():
@@ -63,11 +60,11 @@ def test_the_ratio_is_of_win_rates():
     wins[0, :300] = 1
     fewer = np.zeros((1, 400))
     fewer[0, :240] = 1
-    got = retention(samples(-40.0, expert_won=wins, student_won=fewer), DRAWS).ratio
+    got = retention(samples(-40.0, expert_won=wins, student_won=fewer)).ratio
     assert got is not None
     assert got.mean == pytest.approx(0.8)
     assert got.low < 0.8 < got.high
-    none = retention(samples(-40.0, expert_won=np.zeros((1, 400)), student_won=fewer), DRAWS)
+    none = retention(samples(-40.0, expert_won=np.zeros((1, 400)), student_won=fewer))
     assert none.ratio is None
 
 
@@ -75,7 +72,7 @@ def test_sides_add_up_and_lose_their_wins():
     one, two = samples(-40.0, ceiling=-36.0), samples(-60.0, ceiling=-35.0)
     both = add_sides([one, two])
     np.testing.assert_allclose(both.student, one.student + two.student)
-    got = retention(both, DRAWS)
+    got = retention(both)
     assert got.normalised is not None
     assert got.normalised.mean == pytest.approx((40 + 20) / 100)
     assert both.ceiling is not None

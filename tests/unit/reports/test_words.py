@@ -64,7 +64,7 @@ def test_an_undefined_retention_is_not_dressed_up():
     ("changes", "note"),
     [
         ({"distillation_seeds": (3,)}, "cover evaluation episodes only"),
-        ({"distillation_seeds": (3, 4)}, "Intervals from 2 distillation seeds tend to be too"),
+        ({"distillation_seeds": (3, 4)}, "2 distillation seeds: the intervals are wide"),
         ({"episodes": 200}, "Only 200 episodes"),
         ({"ceiling_policy": None}, "No mask ceiling was played"),
         ({"opponents": {"good": "bundled"}}, "against the expert's other sides"),
