@@ -58,7 +58,7 @@ class Plan:
         if self.episodes < 2 or self.seed < 0:
             msg = (
                 f"cannot evaluate {self.episodes} episodes with seed {self.seed}: "
-                "give 2 episodes or more, since one says nothing about spread, and a seed of 0 or more"
+                "give 2 episodes or more, since one has no spread, and a seed of 0 or more"
             )
             raise UsageError(msg)
         if not self.modes or any(mode not in MODES for mode in self.modes):
