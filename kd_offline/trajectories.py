@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kd_offline.asking import Asked
-from kd_offline.environments import largest_batch
+from kd_offline.environments import largest_batch, stepping
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError
 from kd_offline.policies import choose_actions, masked_log_softmax
@@ -99,10 +99,14 @@ def collect(
     Raises
     ------
     MismatchError
-        An episode does not end within the environment's limit.
+        An episode does not end within the environment's limit, or policy or environment give
+        something else than their spec says or than a step before.
+    UserCodeError
+        Policy or environment fail, or give values that are not finite.
     """
-    view, asked = environment.reset(seeds), Asked.about(policy, seeds)
+    view, asked = stepping.reset(environment, seeds), Asked.about(policy, seeds)
     rows: dict[str, list[Array]] = {}
+    shapes: dict[str, tuple[int, ...]] | None = None
     running = np.ones(len(seeds), bool)
     length = np.zeros(len(seeds), np.int64)
     won = np.full(len(seeds), -1, np.int8)
@@ -114,8 +118,10 @@ def collect(
         value = _latest(value, output.value, fresh)
         best = _latest(best, output.q_tot_max, fresh)
         choice = behaviour(step, view, output)
-        outcome = environment.step(choice.actions)
-        for name, values in _step(view, output, choice, outcome).items():
+        outcome = stepping.step(environment, choice.actions, seeds, step)
+        made = _step(view, output, choice, outcome)
+        shapes = _same_shapes(shapes, made, step)
+        for name, values in made.items():
             if name not in without:
                 kept = casts[name](values) if casts and name in casts else values
                 rows.setdefault(name, []).append(kept)
@@ -199,6 +205,22 @@ def _step(view: View, output: PolicyOutput, choice: Choice, outcome: Outcome) ->
         "truncated": outcome.truncated,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _same_shapes(
+    before: dict[str, tuple[int, ...]] | None, made: Mapping[str, Array], step: int
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a step's arrays, which must be those of the step before."""
+    now = {name: values.shape for name, values in made.items()}
+    if before is not None and now != before:
+        odd = sorted(k for k in now.keys() | before.keys() if now.get(k) != before.get(k))
+        msg = (
+            f"the policy gives {', '.join(f'steps/{name}' for name in odd)} in step {step} "
+            "otherwise than in the step before: give the same outputs of the same shapes in every "
+            "step"
+        )
+        raise MismatchError(msg)
+    return now
 
 
 def _latest(known: Array | None, said: Array | None, seen: BoolArray) -> Array | None:

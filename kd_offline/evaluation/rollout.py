@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kd_offline.environments import largest_batch
+from kd_offline.environments import largest_batch, stepping
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError, UsageError
 from kd_offline.policies import choose_actions, masked_log_softmax
@@ -112,7 +112,7 @@ def _play(
     greedy: bool,
     reference: TeamPolicy | None,
 ) -> Rollout:
-    view = environment.reset(seeds)
+    view = stepping.reset(environment, seeds)
     memory, reference_memory = policy.start(seeds), reference and reference.start(seeds)
     tally = _Tally.empty(environment.spec, len(seeds), compared=reference is not None)
     running = np.ones(len(seeds), bool)
@@ -125,7 +125,7 @@ def _play(
         if reference is not None:
             said, reference_memory = reference.act(view, reference_memory)
             tally.compare(output, said, view.available_actions, acting)
-        outcome = environment.step(actions)
+        outcome = stepping.step(environment, actions, seeds, step)
         tally.add(step, actions, acting, running, outcome)
         running = running & ~(outcome.terminated | outcome.truncated)
         view = replace(outcome.view, last_actions=actions)

@@ -9,6 +9,7 @@ import numpy as np
 
 from kd_offline import environments
 from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.environments import stepping
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError, MissingArrayError, MissingExtraError, UsageError
 from kd_offline.recording.comparison import Comparison
@@ -148,7 +149,8 @@ def _needed(buffer: ExpertBuffer) -> list[str]:
 
 
 def _play(world: BatchedEnvironment, part: Part, comparison: Comparison) -> None:
-    view = world.reset(part.arrays["episodes/seed"])
+    seeds = part.arrays["episodes/seed"]
+    view = stepping.reset(world, seeds)
     actions = part.arrays["steps/actions"].astype(np.int64)
     running = np.ones(len(part.episodes), bool)
     for step in range(int(part.lengths.max())):
@@ -156,7 +158,7 @@ def _play(world: BatchedEnvironment, part: Part, comparison: Comparison) -> None
         if not running.any():
             break
         _compare_view(comparison, "steps", view, part, running, step)
-        outcome = world.step(_legal(actions[:, step], view))
+        outcome = stepping.step(world, _legal(actions[:, step], view), seeds, step)
         _compare(comparison, part, outcome, _RESULT, running, step)
         _compare_end(comparison, part, outcome, running & (part.lengths == step + 1))
         running &= ~(outcome.terminated | outcome.truncated)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from kd_offline.errors import MismatchError
+from kd_offline.errors import MismatchError, UserCodeError
 from kd_offline.policies import epsilon_greedy
 from kd_offline.schemas.dataset import Capture, ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.foreign import InputRecipe, ValueCalibration
-from kd_offline.types import BoolArray, PolicyOutput, SeedArray, TeamPolicy, View
+from kd_offline.types import (
+    Array,
+    BoolArray,
+    Float32Array,
+    IntArray,
+    PolicyOutput,
+    SeedArray,
+    TeamPolicy,
+    View,
+)
+from kd_offline.user_code import calling, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +35,16 @@ class CountedShape:
     gru: int | None
     outputs: int
     counted: tuple[int, int, int]  # parameters, multiply-accumulates, other arithmetic
+
+
+_Record = TypeVar("_Record", View, PolicyOutput)
+
+
+class Memory(NamedTuple):
+    """What a policy remembers, and which step of its episodes comes next."""
+
+    own: Any
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +91,22 @@ class ForeignExpert:
 
     def start(self, seeds: SeedArray) -> Any:
         """Return the memories of fresh episodes."""
-        return self.policy.start(seeds)
+        return started(self.policy, seeds, self.reference)
 
     def act(self, view: View, memory: Any) -> tuple[PolicyOutput, Any]:
         """Return logits [B, N, A], embeddings, and values [B, N] as calibrated.
 
         An expert with Q-values acts epsilon-greedily by them: its logits are the log probabilities
         of that policy, so that greedy play is the argmax of the Q-values over legal actions.
+
+        Raises
+        ------
+        UserCodeError
+            The policy failed, or gives numbers that are not finite.
+        MismatchError
+            It gives something else than outputs of the right shapes and types.
         """
-        output, memory = self.policy.act(view, memory)
+        output, memory = asked(self.policy, view, memory, self.reference)
         logits, value = output.logits, output.value
         if output.q_values is not None:
             legal = view.available_actions
@@ -133,12 +160,14 @@ def entry(
 
 
 def probe(policy: TeamPolicy, spec: EnvironmentSpec, reference: str) -> PolicyOutput:
-    """Ask a policy twice about empty views and check the shapes of what it says.
+    """Ask a policy twice about empty views, check what it says, and return its last output.
 
     Raises
     ------
+    UserCodeError
+        It fails, or gives numbers that are not finite.
     MismatchError
-        It fails, or an output has another shape than this environment needs.
+        It gives something else than outputs of the shapes and types that the environment needs.
     """
     b, n, a = 2, spec.n_agents, spec.action_count
     view = View(
@@ -147,40 +176,95 @@ def probe(policy: TeamPolicy, spec: EnvironmentSpec, reference: str) -> PolicyOu
         np.ones((b, n, a), bool),
         np.ones((b, n), bool),
     )
-
-    def twice() -> PolicyOutput:
-        _, memory = policy.act(view, policy.start(np.arange(b, dtype=np.uint64)))
-        return policy.act(view, memory)[0]
-
-    output = _explained(twice, spec, reference)
-    want: dict[str, tuple[int, ...]] = {
-        "logits": (b, n, a),
-        "q_values": (b, n, a),
-        "value": (b, n),
-        "embedding": (b, n),
-    }
-    for name, shape in want.items():
-        got = getattr(output, name)
-        if got is not None and (np.shape(got)[: len(shape)] != shape or got.dtype != np.float32):
-            msg = (
-                f"expert {reference!r} gives {name} of shape {np.shape(got)} and type "
-                f"{got.dtype} for {b} episodes of {spec.id}: it must be float32 {shape}, "
-                "so correct it or choose its environment"
-            )
-            raise MismatchError(msg)
-    return output
+    place = f"{spec.id}, {n} agents, {spec.obs_width} observations, {a} actions"
+    memory = started(policy, np.arange(b, dtype=np.uint64), reference, place)
+    _, memory = asked(policy, view, memory, reference, place)
+    return asked(policy, view, memory, reference, place)[0]
 
 
-def _explained(
-    ask: Callable[[], PolicyOutput], spec: EnvironmentSpec, reference: str
-) -> PolicyOutput:
-    try:
-        return ask()
-    except Exception as error:  # whatever a stranger's code raises
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+def started(
+    policy: TeamPolicy, seeds: SeedArray, reference: str, environment: str | None = None
+) -> Memory:
+    """Return a policy's memory of fresh episodes; raises as :meth:`ForeignExpert.act`."""
+    with calling(f"expert {reference!r}", "start", environment=environment):
+        return Memory(policy.start(seeds), 0)
+
+
+def asked(
+    policy: TeamPolicy, view: View, memory: Memory, reference: str, environment: str | None = None
+) -> tuple[PolicyOutput, Memory]:
+    """Return what a policy says of ``view``, checked; raises as :meth:`ForeignExpert.act`."""
+    who, step = f"expert {reference!r}", memory.step
+    with calling(who, "act", step=step, environment=environment):
+        answer = policy.act(_own(view), memory.own)
+    if not (isinstance(answer, tuple) and len(answer) == 2 and type(answer[0]) is PolicyOutput):
+        got = [type(x).__name__ for x in answer[:9]] if isinstance(answer, tuple) else []
+        said = f"({', '.join(got)})" if isinstance(answer, tuple) else type(answer).__name__
         msg = (
-            f"expert {reference!r} cannot act in {spec.id} ({spec.n_agents} agents, "
-            f"{spec.obs_width} observations, {spec.action_count} actions): {reason}; "
-            "correct it or choose its environment"
+            f"{who} returned {plain(said)} from act in step {step}: return a pair of a "
+            "kd_offline.types.PolicyOutput and the memory after the step"
         )
-        raise MismatchError(msg) from error
+        raise MismatchError(msg)
+    _check_output(answer[0], view, f"{who} gives", step, environment)
+    output, own = _own(answer[0]), answer[1]
+    if (mix := output.mix) is not None:
+
+        def mixed(actions: IntArray) -> tuple[Float32Array, Float32Array]:
+            with calling(who, "mix", step=step):
+                value, credit = mix(actions)
+            _check(value, (len(actions),), f"{who} gives q_tot", step, environment)
+            _check(credit, actions.shape, f"{who} gives credit", step, environment)
+            return value, credit
+
+        output = replace(output, mix=mixed)
+    return output, Memory(own, step + 1)
+
+
+def _own(record: _Record) -> _Record:
+    """Return a view or an output with arrays of its own: whoever made it may write to its own."""
+    held = {field.name: getattr(record, field.name) for field in fields(record)}
+    copies: dict[str, Any] = {k: x.copy() for k, x in held.items() if isinstance(x, np.ndarray)}
+    return replace(record, **copies)
+
+
+def _check_output(
+    output: PolicyOutput, view: View, says: str, step: int, environment: str | None
+) -> None:
+    each = view.available_actions.shape  # B, N, A
+    shapes: dict[str, tuple[int, ...]] = {"logits": each, "q_values": each, "value": each[:2]}
+    shapes["q_tot_max"] = each[:1]
+    for name in (field.name for field in fields(output) if field.name != "mix"):
+        values = getattr(output, name)
+        if values is None and name != "logits":
+            continue
+        _check(values, shapes.get(name, each[:2]), f"{says} {name}", step, environment)
+        if name == "embedding" and values.ndim != len("BNH"):
+            msg = f"{says} embedding of shape {values.shape}: it must have the axes [B, N, H]"
+            raise MismatchError(msg)
+
+
+def _check(
+    values: Array, shape: tuple[int, ...], says: str, step: int, environment: str | None
+) -> None:
+    """Check one array; ``shape`` is that of its first axes."""
+    if not isinstance(values, np.ndarray):
+        got = f"as {plain(type(values).__name__)}"
+    elif values.dtype != np.float32 or values.shape[: len(shape)] != shape or 0 in values.shape:
+        got = f"of shape {values.shape} and type {values.dtype}"
+    else:
+        got = ""
+    if got:
+        where = f" of {environment}" if environment else ""
+        msg = (
+            f"{says} {got} in step {step}{where}: it must be a NumPy array of float32 and of shape "
+            f"{shape}, so correct it or choose its environment"
+        )
+        raise MismatchError(msg)
+    if not np.isfinite(values).all():
+        at = np.unravel_index(int(np.argmin(np.isfinite(values))), values.shape)
+        agent = f"agent {at[1]}, " if len(at) > 1 else ""
+        msg = (
+            f"{says} that are not finite ({values[at]}) in step {step} ({agent}episode {at[0]} of "
+            "the batch): give finite numbers, logits raw and without a mask"
+        )
+        raise UserCodeError(msg)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kd_offline.errors import CheckpointError, UsageError
+import numpy as np
+
+from kd_offline.errors import CheckpointError, UsageError, UserCodeError
 from kd_offline.experts.foreign.expert import CountedShape, ForeignExpert, entry, probe
 from kd_offline.experts.foreign.found import Given, only, settle
 from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.user_code import calling, described, plain
 
 
 def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> ForeignExpert:
@@ -24,18 +28,30 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     Raises
     ------
     UsageError, CheckpointError
-        The place is not written as MODULE:NAME, or there is no such function.
+        The place is not written as MODULE:NAME, there is no such function, or what it states of
+        itself cannot be.
+    UserCodeError
+        The module or the function fails.
     MismatchError
         Its outputs do not fit the environment.
     """
+    who = f"expert {reference!r}"
     factory = _factory(place, reference)
-    policy = factory(spec)
-    if not (hasattr(policy, "start") and hasattr(policy, "act")):
+    with calling(who, "the call of the factory"):
+        policy = factory(spec)
+    with calling(who, "looking at what the factory made"):
+        complete = callable(getattr(policy, "start", None)) and callable(
+            getattr(policy, "act", None)
+        )
+        stated = {name: getattr(policy, name, None) for name in ("parameters", "macs", "digest")}
+    if not complete:
         msg = (
-            f"expert {reference!r} made a {type(policy).__name__} without start and act: "
+            f"{who} made a {type(policy).__name__} without start and act: "
             "return a kd_offline.types.TeamPolicy"
         )
         raise CheckpointError(msg)
+    parameters, macs = (_count(who, name, stated[name]) for name in ("parameters", "macs"))
+    identity = _digest(who, stated["digest"], factory)
     output = probe(policy, spec, reference)
     detected = {
         "library": "python",
@@ -43,9 +59,8 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
         "critic_inputs": None if output.value is None else ("state",),
     }
     recipe = settle(detected, only(given, (), "python"))
-    parameters = int(getattr(policy, "parameters", 0))
-    macs = getattr(policy, "macs", None)
-    shape = CountedShape(spec.obs_width, (), None, spec.action_count, (parameters, macs or 0, 0))
+    counted = (parameters or 0, macs or 0, 0)
+    shape = CountedShape(spec.obs_width, (), None, spec.action_count, counted)
     missing = [] if output.value is not None else ["values in the policy's output"]
     architecture = {"library": "python", "factory": place}
     return ForeignExpert(
@@ -53,8 +68,8 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
         recipe=recipe,
         record=entry(
             recipe,
-            str(getattr(policy, "digest", _source_digest(factory))),
-            parameters,
+            identity,
+            parameters or 0,
             "" if output.embedding is None else "as the policy gives it",
             architecture,
             missing,
@@ -69,20 +84,60 @@ def _factory(place: str, reference: str) -> Callable[[EnvironmentSpec], Any]:
     if not module or not name:
         msg = f"expert {reference!r} names no function: write it as python:package.module:factory"
         raise UsageError(msg)
+    who = f"expert {reference!r}"
     try:
-        factory = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
+        with calling(who, "its import"):
+            factory = getattr(importlib.import_module(module), name, None)
+    except UserCodeError as error:
+        if not isinstance(error.__cause__, ImportError):
+            raise
         msg = (
-            f"expert {reference!r}: cannot import {module!r} ({error}); install the package or "
-            "set PYTHONPATH to its folder"
+            f"{who}: cannot import {module!r} ({described(error.__cause__)}); install the package "
+            "or set PYTHONPATH to its folder"
         )
-        raise CheckpointError(msg) from error
+        raise CheckpointError(msg) from error.__cause__
     if not callable(factory):
-        msg = f"expert {reference!r}: {module!r} has no function {name!r}; correct the name"
+        msg = f"{who}: {module!r} has no function {name!r}; correct the name"
         raise CheckpointError(msg)
     return factory  # type: ignore[no-any-return]
 
 
+def _count(who: str, name: str, stated: object) -> int | None:
+    """Return what a policy states of its cost, checked; a method is a network's own affair."""
+    if stated is None or callable(stated):
+        return None
+    whole = isinstance(stated, int | np.integer) and not isinstance(stated, bool)
+    if not whole or not 0 <= int(stated) < 2**63:  # type: ignore[call-overload]
+        msg = f"{who} states {name} as {_said(stated)}: give a whole number of 0 or more"
+        raise CheckpointError(msg)
+    return int(stated)  # type: ignore[call-overload,no-any-return]
+
+
+def _digest(who: str, stated: object, factory: Callable[..., Any]) -> str:
+    """Return what identifies an expert: the digest that it states, or that of its source."""
+    if stated is None:
+        return _source_digest(factory)
+    if not isinstance(stated, str) or not re.fullmatch(r"sha256:[0-9a-f]{64}", stated):
+        msg = (
+            f"{who} states its digest as {_said(stated)}: give sha256: and 64 hexadecimal digits, "
+            "or leave the attribute out"
+        )
+        raise CheckpointError(msg)
+    return stated
+
+
+def _said(stated: object) -> str:
+    return plain(repr(stated) if isinstance(stated, int | float | str) else type(stated).__name__)
+
+
 def _source_digest(factory: Callable[..., Any]) -> str:
-    file = inspect.getsourcefile(inspect.unwrap(factory))
-    return "sha256:" + hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
+    """Return the digest of the file that holds a factory's source."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(factory))
+    except (TypeError, ValueError):  # an object with __call__: that of its class
+        file = inspect.getsourcefile(type(factory))
+    try:
+        source = Path(file).read_bytes() if file else b""
+    except OSError:
+        source = b""
+    return "sha256:" + hashlib.sha256(source).hexdigest()

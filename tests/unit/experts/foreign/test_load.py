@@ -103,9 +103,11 @@ def test_frames_are_stacked_from_zeros(tmp_path):
     first, second = view(SPREAD, 1), view(SPREAD, 2)
     memory = expert.start(np.zeros(2, np.uint64))
     _, memory = expert.act(first, memory)
-    np.testing.assert_array_equal(memory.frames[0].numpy(), first.obs)
+    np.testing.assert_array_equal(memory.own.frames[0].numpy(), first.obs)
     fed = expert.policy._fed(
-        expert.policy.actors[0], second, torch.stack([torch.from_numpy(second.obs), *memory.frames])
+        expert.policy.actors[0],
+        second,
+        torch.stack([torch.from_numpy(second.obs), *memory.own.frames]),
     )
     np.testing.assert_array_equal(fed[..., :18], first.obs)
     np.testing.assert_array_equal(fed[..., 18:36], second.obs)

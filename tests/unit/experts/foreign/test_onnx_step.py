@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kd_offline import environments
-from kd_offline.errors import CheckpointError, MismatchError, UsageError
+from kd_offline.errors import CheckpointError, MismatchError, UsageError, UserCodeError
 from kd_offline.experts.load import load
 from kd_offline.types import View
 
@@ -88,7 +88,7 @@ def test_what_is_no_step_function_is_refused(tmp_path):
         load(f"onnx:{tmp_path / 'c.onnx'}", SPREAD)
     with pytest.raises(CheckpointError, match="holds no ONNX file"):
         load(f"onnx:{tmp_path / 'd.onnx'}", SPREAD)
-    with pytest.raises(MismatchError, match="cannot act"):
+    with pytest.raises(UserCodeError, match=r"failed in act .*which does not divide"):
         load(step(tmp_path / "e.onnx", rows=4), SPREAD)
     (tmp_path / "expert.toml").write_text("frames = 4\n")
     with pytest.raises(UsageError, match="frames cannot be set for onnx"):

@@ -1,0 +1,119 @@
+"""Reset and step an environment, and check what it gives before anything is made of it.
+
+A value that is not finite is told here, at its first appearance and with the environment's name: a
+step later it is a network's output, and the network looks like the culprit.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+
+from kd_offline.environments.protocol import BatchedEnvironment
+from kd_offline.errors import MismatchError, UserCodeError
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.types import Array, IntArray, Outcome, SeedArray, View
+from kd_offline.user_code import calling, plain
+
+_BOOL, _FLOAT = np.dtype(np.bool_), np.dtype(np.float32)
+
+
+def reset(environment: BatchedEnvironment, seeds: SeedArray) -> View:
+    """Return the first view of the episodes of ``seeds``: uint64 [B].
+
+    Raises
+    ------
+    UserCodeError
+        The environment fails, or gives values that are not finite.
+    MismatchError
+        What it gives has other shapes or types than its spec says.
+    """
+    with _border(environment, "reset"):
+        view = environment.reset(seeds)
+    _check_view(environment.spec, view, seeds, "reset")
+    return view
+
+
+def step(
+    environment: BatchedEnvironment, actions: IntArray, seeds: SeedArray, number: int
+) -> Outcome:
+    """Return what ``actions``, int [B, N], bring in step ``number``; raises as :func:`reset`."""
+    with _border(environment, "step", number):
+        outcome = environment.step(actions)
+    spec, when = environment.spec, f"step {number}"
+    _check_kind(spec, outcome, Outcome, when)
+    each = (len(seeds),)
+    _check(spec, outcome.reward, (*each, spec.n_agents), _FLOAT, "a reward", when)
+    _check(spec, outcome.terminated, each, _BOOL, "terminated", when)
+    _check(spec, outcome.truncated, each, _BOOL, "truncated", when)
+    _check(spec, outcome.won, each, np.dtype(np.int8), "won", when)
+    _require_finite(spec, outcome.reward, seeds, "a reward", when)
+    _check_view(spec, outcome.view, seeds, when)
+    return outcome
+
+
+def _border(
+    environment: BatchedEnvironment, call: str, number: int | None = None
+) -> AbstractContextManager[None]:
+    """Return the border around an environment of other people's making; ours has its own within."""
+    if type(environment).__module__.partition(".")[0] == "kd_offline":
+        return nullcontext()
+    return calling(f"environment {environment.spec.id!r}", call, step=number)
+
+
+def _check_view(spec: EnvironmentSpec, view: View, seeds: SeedArray, when: str) -> None:
+    _check_kind(spec, view, View, when)
+    team = (len(seeds), spec.n_agents)
+    _check(spec, view.obs, (*team, spec.obs_width), _FLOAT, "observations", when)
+    _check(spec, view.state, (len(seeds), spec.state_width), _FLOAT, "a state", when)
+    _check(spec, view.alive, team, _BOOL, "alive", when)
+    legal = (*team, spec.action_count)
+    _check(spec, view.available_actions, legal, _BOOL, "available_actions", when)
+    _require_finite(spec, view.obs, seeds, "an observation", when)
+    if not spec.state_is_obs:
+        _require_finite(spec, view.state, seeds, "a state", when)
+
+
+def _check_kind(spec: EnvironmentSpec, given: object, kind: type, when: str) -> None:
+    if not isinstance(given, kind):
+        msg = (
+            f"environment {spec.id!r} gave {plain(type(given).__name__)} in {when} where a "
+            f"kd_offline.types.{kind.__name__} is needed: correct the environment"
+        )
+        raise MismatchError(msg)
+
+
+def _check(
+    spec: EnvironmentSpec,
+    values: Array,
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.generic],
+    what: str,
+    when: str,
+) -> None:
+    if isinstance(values, np.ndarray) and values.shape == shape and values.dtype == dtype:
+        return
+    got = plain(type(values).__name__)
+    if isinstance(values, np.ndarray):
+        got = f"{values.dtype} {values.shape}"
+    msg = (
+        f"environment {spec.id!r} gave {what} as {got} in {when}, but its spec asks for "
+        f"{dtype} {shape}: correct the environment"
+    )
+    raise MismatchError(msg)
+
+
+def _require_finite(
+    spec: EnvironmentSpec, values: Array, seeds: SeedArray, what: str, when: str
+) -> None:
+    finite = np.isfinite(values)
+    if finite.all():
+        return
+    at = np.unravel_index(int(np.argmin(finite)), values.shape)
+    to = "" if what == "a state" else f" agent {spec.agents[at[1]]!r}"
+    msg = (
+        f"environment {spec.id!r} gave{to} {what} that is not a finite float32 ({values[at]}) in "
+        f"{when} of the episode with the seed {seeds[at[0]]}: correct the environment"
+    )
+    raise UserCodeError(msg)
