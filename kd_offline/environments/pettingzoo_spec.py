@@ -8,7 +8,6 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pkgutil import iter_modules
 from types import ModuleType
@@ -16,47 +15,22 @@ from typing import Any
 
 import numpy as np
 
+from kd_offline.environments.pettingzoo_port import MASKS, Port, other_mask, shown, unread
 from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar
-from kd_offline.types import Array, BoolArray
+from kd_offline.user_code import calling, close_all
 
 _LOG = logging.getLogger(__name__)
 _LIBRARIES = ("pettingzoo", "gymnasium", "mpe2")
-_MASK = "action_mask"
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """How one agent's observations and actions are read; ``space`` is a gymnasium space."""
-
-    agent: str
-    space: Any
-    keyed: bool
-    blocks: dict[str, tuple[tuple[int, int], ...]]
-    width: int
-    n_actions: int
-    first_action: int
-
-    def flatten(self, observation: Any) -> Array:
-        """Return ``observation`` as a flat row [width]."""
-        from gymnasium import spaces
-
-        if self.keyed:
-            observation = {key: observation[key] for key in self.space}
-        row: Array = spaces.flatten(self.space, observation)
-        return row
-
-    def legal(self, observation: Any, info: Mapping[str, Any]) -> BoolArray:
-        """Return which actions are legal, bool [n_actions]."""
-        mask = observation.get(_MASK) if self.keyed else None
-        mask = info.get(_MASK) if mask is None else mask
-        return np.ones(self.n_actions, bool) if mask is None else np.asarray(mask, bool)
+_NAME = re.compile(r"\w([\w .:+-]{0,62}[\w.:+-])?")
 
 
 def find(
     name: str, kwargs: Mapping[str, Any]
 ) -> tuple[Callable[[], Any], EnvironmentSpec, tuple[Port, ...]]:
     """Return what makes an instance of ``pettingzoo/<module>:<factory>``, its spec and its ports.
+
+    The factory may return a ParallelEnv or an AECEnv, which PettingZoo turns into a ParallelEnv.
 
     ``episode_limit`` in ``kwargs`` is ours; every other entry goes to the factory. Without it the
     limit is the environment's own ``max_cycles``. A limit is required because it bounds the rows
@@ -67,7 +41,9 @@ def find(
     MissingExtraError
         PettingZoo, Gymnasium or mpe2 is needed and not installed.
     UsageError
-        Module, factory, settings or spaces cannot be used; the message says which.
+        Module, factory, settings, agents' names or spaces cannot be used; the message says which.
+    UserCodeError
+        The environment itself fails.
     """
     module_name, factory_name = _target(name)
     module_name, make = _factory(name, module_name, factory_name)
@@ -75,14 +51,24 @@ def find(
     _require_scalars(name, settings)
     first = _instance(name, make, settings)
     try:
-        ports = tuple(_port(name, first, agent) for agent in first.possible_agents)
+        agents = _agents(name, first)
+        ports = tuple(_port(name, first, agent, key) for agent, key in agents.items())
         limit = _episode_limit(name, first, kwargs)
     finally:
-        first.close()
+        close_all([first])
     settings["episode_limit"] = limit
     spec = describe(f"pettingzoo/{module_name}:{factory_name}", settings, ports, limit)
     native = {key: value for key, value in settings.items() if key != "episode_limit"}
-    return lambda: make(**native), spec, ports
+    return lambda: _instance(name, make, native), spec, ports
+
+
+def turn_of(env: Any) -> set[Any] | None:
+    """Return the agents whose turn it is; None in an environment where all act at once."""
+    from pettingzoo.utils.conversions import turn_based_aec_to_parallel_wrapper
+
+    if isinstance(env, turn_based_aec_to_parallel_wrapper):
+        return {env.aec_env.agent_selection} & set(env.agents)
+    return None
 
 
 def describe(
@@ -182,21 +168,59 @@ def _import(name: str, module_name: str) -> ModuleType:
 
 
 def _instance(name: str, make: Callable[..., Any], settings: Mapping[str, Scalar]) -> Any:
-    try:
-        env = make(**settings)
-    except TypeError as error:
-        msg = f"environment {name!r} refuses the settings {dict(settings)}: {error}"
-        raise UsageError(msg) from error
-    if hasattr(env, "agent_iter") or not hasattr(env, "step"):
+    """Return a new ParallelEnv; an AEC environment is turned into one by PettingZoo itself."""
+    from pettingzoo import AECEnv, ParallelEnv
+    from pettingzoo.utils import conversions
+
+    refused: TypeError | None = None
+    with calling(f"environment {name!r}", "its constructor"):
+        try:
+            env = make(**settings)
+        except TypeError as error:
+            if not settings:
+                raise
+            refused = error
+        else:
+            if isinstance(env, AECEnv):
+                at_once = bool(env.metadata.get("is_parallelizable"))
+                turn_by_turn = conversions.turn_based_aec_to_parallel
+                env = conversions.aec_to_parallel(env) if at_once else turn_by_turn(env)
+    if refused is not None:
+        msg = f"environment {name!r} refuses the settings {dict(settings)}: {refused}"
+        raise UsageError(msg) from refused
+    if not isinstance(env, ParallelEnv):
         msg = (
-            f"environment {name!r} is not a ParallelEnv but {type(env).__name__}: "
-            "name the factory of its parallel form, usually 'parallel_env'"
+            f"environment {name!r} is not a ParallelEnv or AECEnv of PettingZoo but "
+            f"{type(env).__name__}: name the factory of one, usually 'parallel_env' or 'env'"
         )
         raise UsageError(msg)
-    if not getattr(env, "possible_agents", None):
+    return env
+
+
+def _agents(name: str, env: Any) -> dict[str, Any]:
+    """Return the environment's own name of each agent by ours, which is text."""
+    with calling(f"environment {name!r}", "possible_agents"):
+        keys = list(getattr(env, "possible_agents", None) or ())
+    if not keys:
         msg = f"environment {name!r} has no possible_agents: a fixed list of agents is needed"
         raise UsageError(msg)
-    return env
+    agents: dict[str, Any] = {}
+    for key in keys:
+        agent = str(key) if isinstance(key, str | int | np.integer) else ""
+        if not _NAME.fullmatch(agent):
+            msg = (
+                f"environment {name!r} names an agent {shown(key)}: names are text of 1 to 64 "
+                "letters, digits and ' ', '_', '-', '.', ':', '+', or whole numbers"
+            )
+            raise UsageError(msg)
+        if agent in agents:
+            msg = (
+                f"environment {name!r} has two agents of the name {agent!r}: give each its own, "
+                "also when written as text"
+            )
+            raise UsageError(msg)
+        agents[agent] = key
+    return agents
 
 
 def _require_scalars(name: str, settings: Mapping[str, Any]) -> None:
@@ -209,37 +233,49 @@ def _require_scalars(name: str, settings: Mapping[str, Any]) -> None:
             raise UsageError(msg)
 
 
-def _port(name: str, env: Any, agent: str) -> Port:
+def _port(name: str, env: Any, agent: str, key: Any) -> Port:
     from gymnasium import spaces
 
-    actions, space = env.action_space(agent), env.observation_space(agent)
+    with calling(f"environment {name!r}", "spaces", agent=agent):
+        actions, whole = env.action_space(key), env.observation_space(key)
     if not isinstance(actions, spaces.Discrete):
         msg = (
             f"agent {agent!r} of {name!r} has the action space {actions}: only Discrete is "
             "supported; choose the environment's discrete variant"
         )
         raise UsageError(msg)
-    keyed = isinstance(space, spaces.Dict)
-    parts = {key: part for key, part in space.items() if key != _MASK} if keyed else {}
-    space = spaces.Dict(parts) if keyed else space
-    if not space.is_np_flattenable:
+    keyed = isinstance(whole, spaces.Dict)
+    if keyed and (other := other_mask(whole.spaces)):
+        msg = f"agent {agent!r} of {name!r}: {unread(other, 'observations')}"
+        raise UsageError(msg)
+    parts = {block: part for block, part in whole.items() if block not in MASKS} if keyed else {}
+    space = spaces.Dict(parts) if keyed else whole
+    if not (isinstance(space, spaces.Space) and space.is_np_flattenable):
         msg = (
             f"agent {agent!r} of {name!r} has the observation space {space}, which has no fixed "
             "flat width; use an environment whose observations can be flattened"
         )
         raise UsageError(msg)
     # Gymnasium flattens a Dict in the order in which the space lists its keys.
-    widths = {key: spaces.flatdim(space[key]) for key in space} if keyed else {}
+    widths = {block: spaces.flatdim(space[block]) for block in space} if keyed else {}
     widths = widths or {"observation": spaces.flatdim(space)}
+    for block, width in widths.items():
+        if not (isinstance(block, str) and block.isprintable() and 0 < len(block) <= 64 and width):
+            msg = (
+                f"agent {agent!r} of {name!r} observes {shown(block)} of {width} numbers: each "
+                "part needs a printable name of 1 to 64 characters and at least one number"
+            )
+            raise UsageError(msg)
     ends = np.cumsum([0, *widths.values()]).tolist()
     return Port(
         agent=agent,
+        key=key,
+        observation_space=whole,
+        action_space=actions,
         space=space,
         keyed=keyed,
         blocks=_ranges(list(widths), ends),
         width=ends[-1],
-        n_actions=int(actions.n),
-        first_action=int(actions.start),
     )
 
 
@@ -258,7 +294,10 @@ def _episode_limit(name: str, env: Any, kwargs: Mapping[str, Any]) -> int:
         limits = [getattr(holder, "max_cycles", None) for holder in holders]
         limit = next((value for value in limits if value is not None), None)
     if limit is None:
-        msg = f"environment {name!r} does not tell its episode limit: give episode_limit"
+        msg = (
+            f"environment {name!r} does not tell its episode limit: give episode_limit, "
+            "the largest number of steps of an episode, among its settings"
+        )
         raise UsageError(msg)
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         msg = f"episode_limit of {name!r} is {limit!r}: give a whole number of at least 1"
@@ -276,7 +315,7 @@ def _version(library: str) -> str:
 def _sides(agents: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     sides: dict[str, list[str]] = {}
     for agent in agents:
-        sides.setdefault(re.sub(r"_?\d+$", "", agent), []).append(agent)
+        sides.setdefault(re.sub(r"_?\d+$", "", agent) or "agents", []).append(agent)
     if len(sides) == 1:
         return {"team": agents}
     return {side: tuple(members) for side, members in sides.items()}

@@ -15,6 +15,10 @@ class BatchedEnvironment(Protocol):
     resets by itself: the observation after the last transition is always seen. A finished slot
     ignores its actions, repeats its last view and end flags, and pays zero reward until it is
     reset. Returned arrays are fresh or never written again by the environment.
+
+    An agent is ``alive`` in a view where it acts, and then has a legal action. One that waits for
+    its turn is not alive, sees what there is to see and has no legal action; one that is gone sees
+    zeros. While an episode runs, some agent is alive in every view.
     """
 
     @property

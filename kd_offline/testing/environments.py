@@ -54,6 +54,9 @@ def check_environment(
 
     Notes
     -----
+    An agent that is not alive waits or is gone: one that waits sees something and has no legal
+    action, one that is gone sees zeros; in every view of a running episode some agent is alive.
+
     The rules, by the name an error begins with: ``spec``, ``view``, ``outcome``, ``ends``,
     ``finished``, ``fresh arrays``, ``determinism``, ``batch independence``, ``reset_where``.
     """
@@ -99,6 +102,8 @@ def _play(env: BatchedEnvironment, seeds: SeedArray, steps: int) -> _Episodes:
     returned.views.append(env.reset(seeds))
     played.views.append(_copy_view(returned.views[0]))
     _check_view(env.spec, returned.views[0], len(seeds))
+    some = bool(returned.views[0].alive.any(axis=-1).all())
+    _rule("ends", some, "a slot has no agent alive and yet begins")
     for step in range(steps):
         outcome = env.step(_actions(seeds, step, played.views[-1]))
         _check_view(env.spec, outcome.view, len(seeds))
@@ -123,9 +128,10 @@ def _check_view(spec: EnvironmentSpec, view: View, batch: int) -> None:
     _rule("view", not view.obs[:, unused].any(), "padding of obs is not zero")
     missing = np.arange(a) >= np.array(spec.action_counts)[:, None]
     _rule("view", not view.available_actions[:, missing].any(), "an action past the count is legal")
-    _rule("view", not view.obs[~view.alive].any(), "an agent that is not alive sees something")
-    choice = view.available_actions.any(axis=-1) | ~view.alive
-    _rule("view", bool(choice.all()), "an agent that is alive has no legal action")
+    choice = view.available_actions.any(axis=-1)
+    _rule("view", bool((choice | ~view.alive).all()), "an agent that is alive has no legal action")
+    unused_choice = choice & ~view.alive & view.obs.any(axis=-1)
+    _rule("view", not unused_choice.any(), "an agent that waits has a legal action")
     for name in ("obs", "state"):
         _rule("view", bool(np.isfinite(getattr(view, name)).all()), f"{name} is not finite")
     if spec.state_is_obs:

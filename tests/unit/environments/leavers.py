@@ -89,3 +89,8 @@ def anonymous() -> ParallelEnv[str, Any, int]:
     env = Leavers()
     env.possible_agents = []
     return env
+
+
+def simulator() -> object:
+    """What is no PettingZoo environment at all."""
+    return object()

@@ -160,7 +160,7 @@ def test_time_running_out_truncates_and_shows_the_last_observation() -> None:
         ("pettingzoo/nowhere.at_all:env", {}, UsageError, "no module 'nowhere'"),
         ("pettingzoo/mpe2.nothing_v1:env", {}, UsageError, "no module 'mpe2.nothing_v1'"),
         ("pettingzoo/mpe2.simple_tag_v3:nope", {}, UnknownNameError, "parallel_env"),
-        ("pettingzoo/mpe2.simple_tag_v3:env", {}, UsageError, "not a ParallelEnv"),
+        (f"{LEAVERS}:simulator", {}, UsageError, "not a ParallelEnv"),
         (
             "pettingzoo/mpe2.simple_tag_v3:parallel_env",
             {"continuous_actions": True},
