@@ -68,13 +68,19 @@ def ppo_clip(logprob: Tensor, behaviour: Tensor, advantage: Tensor, clip: float)
 def advantage_weighted(
     logprob: Tensor, advantage: Tensor, temperature: float, ceiling: float = 20.0
 ) -> Tensor:
-    """Advantage-weighted regression (Peng et al., 2019), to be maximised: [...]."""
+    """Advantage-weighted regression (Peng et al., 2019), to be maximised: [...].
+
+    Subtracting a mean from ``advantage`` scales all weights alike, but for those at the ceiling.
+    """
     weight: Tensor = (advantage / temperature).exp().clamp(max=ceiling)
     return logprob * weight
 
 
 def positive_only(logprob: Tensor, advantage: Tensor) -> Tensor:
-    """Binary critic-regularised regression (Wang et al., 2020), to be maximised: [...]."""
+    """Binary critic-regularised regression (Wang et al., 2020), to be maximised: [...].
+
+    ``advantage`` is as estimated: its sign decides, so nothing may be subtracted from it.
+    """
     return logprob.masked_fill(advantage <= 0, 0.0)
 
 

@@ -62,7 +62,7 @@ class Targets:
     cloned: Tensor | None = None  # [S, N], 1 where cross entropy counts; None: as weight
     executed: Tensor | None = None  # int64 [S, N]
     behaviour: Tensor | None = None  # log probability of the executed action, [S, N]
-    advantage: Tensor | None = None  # normalised, [S, N]
+    advantage: Tensor | None = None  # normalised, but for crr as estimated, [S, N]
     baseline: Tensor | None = None  # mean Q-value of the legal actions, normalised, [S, N]
     relations: Tensor | None = None  # cosines of pairs of the expert's embeddings, [S, P]
     roles: Tensor | None = None  # log role distributions of the expert, [S, N, K]
@@ -174,8 +174,10 @@ def _padded(batch: Batch, lesson: Lesson) -> Targets:
     data, recipe = batch.arrays, lesson.recipe
     living = data["steps/alive"] & batch.valid[..., None]
     alive = torch.from_numpy(living)
-    # An agent that is absent has no legal action; give it all, so that its softmax is defined.
-    available = torch.from_numpy(data["steps/available_actions"]) | ~alive.unsqueeze(-1)
+    # An agent that is absent or waits has no legal action; give it all, so that its softmax is
+    # defined.
+    legal = torch.from_numpy(data["steps/available_actions"])
+    available = legal | ~(alive & legal.any(-1)).unsqueeze(-1)
     counts = torch.from_numpy(deciding(data, living, recipe.switches)).float()
     expert, softened = _policies(data, available, lesson)
     needed = needed_arrays(recipe, data)
@@ -265,9 +267,10 @@ def _cloned(data: dict[str, Array], weight: Tensor, recipe: DistillRecipe) -> Te
 def _advantages(data: dict[str, Array], lesson: Lesson) -> Tensor | None:
     if "steps/value" not in data or lesson.critic is None:
         return None
-    raw = advantages(data, lesson.spec, lesson.critic, lesson.recipe.switches)
-    found = lesson.measures.advantage
-    return raw if found is None else found.normalised(raw)
+    switches, found = lesson.recipe.switches, lesson.measures.advantage
+    raw = advantages(data, lesson.spec, lesson.critic, switches)
+    # CRR asks whether an action was better than the policy: less the mean, the sign is another.
+    return raw if found is None or switches.policy_term == "crr" else found.normalised(raw)
 
 
 def _baseline(data: dict[str, Array], available: Tensor, lesson: Lesson) -> Tensor | None:
