@@ -59,6 +59,15 @@ def choose_actions(
     return np.asarray(np.argmax(reached > target, axis=-1), np.int64)
 
 
+def has_choice(available_actions: BoolArray) -> BoolArray:
+    """Return where an agent has two or more legal actions: bool [...] of bool [..., A].
+
+    Only these decisions count in figures of agreement: with one legal action everybody agrees.
+    """
+    found: BoolArray = available_actions.sum(axis=-1) > 1
+    return found
+
+
 def epsilon_greedy(
     q_values: FloatArray, available_actions: BoolArray, epsilon: float
 ) -> npt.NDArray[np.float32]:

@@ -30,6 +30,7 @@ _EXAMPLES = options.examples(
     "--max-flash-kb 40",
     "kd-offline distill dataset.zarr -o gates/ --max-macs 2000 --allocate gates",
     "kd-offline distill dataset.zarr -o qat/ --qat",
+    "kd-offline distill parts.zarr -o run/ --judge-by val",
     "kd-offline distill large.zarr -o run/ --memory-mb 1000",
     "kd-offline distill dataset.zarr -o run/ --recipe recipe.toml --resume",
 )
@@ -50,6 +51,7 @@ _PLACES = {
     "epochs": "optimisation.epochs",
     "batch": "optimisation.batch_episodes",
     "learning_rate": "optimisation.learning_rate",
+    "judge_by": "judge_by",
     "threads": "threads",
     "memory_mb": "memory_mb",
     "profile": "budget.profile",
@@ -138,6 +140,13 @@ _Qat = Annotated[
     bool,
     typer.Option("--qat", help="Train the last fifth with the weights of an int8 export."),
 ]
+_JudgeBy = Annotated[
+    str | None,
+    typer.Option(
+        help="Part to judge students by, never trained on.  [default: heldout, if there is one]",
+        metavar="PART",
+    ),
+]
 _PolicyTerm = Annotated[str | None, typer.Option(help="ppo, awr, crr or none.")]
 
 
@@ -166,6 +175,7 @@ def distill(
     entropy_weight: _EntropyWeight = None,
     regression_weight: _RegressionWeight = None,
     policy_term: _PolicyTerm = None,
+    judge_by: _JudgeBy = None,
     memory_mb: _MemoryMb = None,
     profile: _Profile = None,
     max_latency_us: _MaxLatencyUs = None,
@@ -244,6 +254,7 @@ def show_epochs(shown: tqdm[Any]) -> Report:
 
 
 def _finish(done: RunManifest, output: Path, json: bool) -> None:
+    from kd_offline.runs.judged import judged
     from kd_offline.schemas.outputs import DistillOutput
 
     if json:
@@ -253,10 +264,11 @@ def _finish(done: RunManifest, output: Path, json: bool) -> None:
         say(f"  {student.agent}: hidden {student.hidden}, {student.parameters:,} parameters")
     if done.allocation is not None:
         _show_budget(done.allocation)
-    for result in done.results:
+    say(f"  {judged(done)}")
+    for result in done.results if done.judged_by else ():
         shown = {name: x for name, x in result.held_out.items() if "." not in name}
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
-        say(f"  seed {result.seed}: held out {metrics}")
+        say(f"  seed {result.seed}: {metrics or 'nobody has a choice of actions there'}")
     say(f"{len(done.results)} teams in {done.timing.seconds:.1f} s")
     say(f"next: kd-offline evaluate {output}")
     typer.echo(str(output))

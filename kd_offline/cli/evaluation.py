@@ -129,7 +129,10 @@ def _summary(report: EvaluationReport, run: Path, place: Path) -> None:
             _figures(part)
     _costs(report)
     following = "" if report.export else f"; next: kd-offline report {run}"
-    say(f"action agreement {100 * report.agreement:.1f} %{following}")
+    same = "undefined: nobody has a choice of actions"
+    if report.agreement is not None:
+        same = f"{100 * report.agreement:.1f} %"
+    say(f"action agreement {same}{following}")
     typer.echo(str(place / "evaluation.json"))
 
 

@@ -44,7 +44,7 @@ def export(
     dataset: Annotated[
         str | None, typer.Option(help="Where the dataset is.  [default: as the run states]")
     ] = None,
-    episodes: Annotated[int, typer.Option(help="Held-out episodes to replay at most.")] = 400,
+    episodes: Annotated[int, typer.Option(help="Recorded episodes to replay at most.")] = 400,
     agreement: Annotated[
         float | None,
         typer.Option(help="Share of recorded actions that int8 has to keep.  [default: 0.95]"),
@@ -92,9 +92,11 @@ def _place(run: Path, output: Path | None, precision: str) -> Path:
 
 
 def _summary(manifest: ExportManifest, folder: Path) -> None:
+    from kd_offline.reports.words import replayed
+
     gate = manifest.gate
     say(
-        f"replayed {gate.steps:,} steps of {gate.episodes:,} recorded episodes, "
+        f"replayed {gate.steps:,} steps of {gate.episodes:,} {replayed(gate)}, "
         f"logits within {gate.tolerance:g}"
     )
     for name, found in gate.engines.items():
@@ -112,7 +114,7 @@ def _summary(manifest: ExportManifest, folder: Path) -> None:
 
 
 def _words(found: Comparison) -> str:
-    return (
-        f"{100 * found.agreement:.2f} % of actions equal, largest logit error "
-        f"{found.logit_error:.2g}, mean {found.mean_logit_error:.2g}"
-    )
+    same = "nobody had a choice of actions"
+    if found.agreement is not None:
+        same = f"{100 * found.agreement:.2f} % of actions equal"
+    return f"{same}, largest logit error {found.logit_error:.2g}, mean {found.mean_logit_error:.2g}"

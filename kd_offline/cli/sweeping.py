@@ -103,6 +103,8 @@ def sweep(
 
 
 def _show(report: SweepReport, output: Path) -> None:
+    from kd_offline.reports.words import agreement_of
+
     head = ("front", "run", "network", "weights", "widths", *report.objectives)
     rows = [
         (
@@ -117,5 +119,7 @@ def _show(report: SweepReport, output: Path) -> None:
         for point in report.points
     ]
     typer.echo(table([head, *rows]))
+    if report.plan.judge == "agreement":
+        say(f"agreement is {agreement_of(report)}")
     say(f"time predicted for {report.plan.profile}; costs are sums over agents")
     typer.echo(str(output / "sweep.html"))

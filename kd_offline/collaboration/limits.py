@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from kd_offline.collaboration.measured import Measured
 from kd_offline.collaboration.team import Team
+from kd_offline.runs.judged import judged
 from kd_offline.schemas.collaboration import Groups, Limit, Played
 from kd_offline.schemas.recipes import DistillRecipe
 
@@ -35,13 +36,7 @@ def _scope(team: Team) -> Iterator[Limit]:
 
 def _of_play(team: Team, played: Played) -> Iterator[Limit]:
     yield _ceiling(team, played)
-    if played.held_out_agreement is not None:
-        yield Limit(
-            topic="agreement",
-            text=f"students choose what the expert would in {_percent(played.held_out_agreement)} "
-            f"of recorded held-out decisions and in {_percent(played.agreement)} of those that "
-            "their own play leads to; the second is the one to rely on",
-        )
+    yield Limit(topic="agreement", text=_agreement(team, played))
     if len(played.seeds) == 1:
         yield Limit(
             topic="seeds",
@@ -54,6 +49,19 @@ def _of_play(team: Team, played: Played) -> Iterator[Limit]:
             f"{team.export.precision} export of seed {team.export.seed} did not play itself",
             command="kd-offline evaluate RUN --export EXPORT --cross-play",
         )
+
+
+def _agreement(team: Team, played: Played) -> str:
+    if played.agreement is None:
+        return "nobody has a choice of actions in play, so agreement with the expert is undefined"
+    in_play = f"in {_percent(played.agreement)} of the decisions that their own play leads to"
+    if played.held_out_agreement is None:
+        return f"students choose what the expert would {in_play}; {judged(team.manifest)}"
+    return (
+        f"students choose what the expert would in {_percent(played.held_out_agreement)} of "
+        f"recorded held-out decisions and {in_play}; the second is the one to rely on; "
+        f"{judged(team.manifest)}"
+    )
 
 
 def _ceiling(team: Team, played: Played) -> Limit:

@@ -143,5 +143,6 @@ def _export(team: Team) -> ExportFacts | None:
         precision=team.export.precision,
         seed=team.export.seed,
         recorded_agreement=team.export.gate.precision.agreement,
+        recorded_part=team.export.gate.part,
         cores=team.export.microcontrollers,
     )

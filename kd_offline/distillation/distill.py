@@ -121,7 +121,7 @@ def _one_seed(job: Job, seed: int) -> None:
     _restore(job, state, seed)
     began = last = time.perf_counter()
     mask = fixed_mask(job.card)
-    for rows in train_team(state, job.train, job.heldout, job.recipe, seed, mask):
+    for rows in train_team(state, job.train, job.judges, job.recipe, seed, mask):
         job.folder.append_metrics(rows)
         for row in rows if job.report else ():
             job.report(row)  # type: ignore[misc]

@@ -17,10 +17,11 @@ from kd_offline.students.networks import StudentTeam
 def held_out_metrics(team: StudentTeam, data: Episodes, batch: int) -> dict[str, float]:
     """Return mean KL, cross entropy, action agreement and joint agreement of greedy choices.
 
-    Means are over decisions that count; *joint* asks that all deciding agents of a side agree, and
-    ``kl.<agent>`` is one agent's. A value-based expert's distribution is that of its scaled
-    Q-values at ``q_temperature``, its choice the highest of them. Without logits and Q-values only
-    the cross entropy of the executed actions is known.
+    Means are over decisions: an agent that is there and has two or more legal actions. *joint* asks
+    that all deciding agents of a side agree, and ``kl.<agent>`` is one agent's. A value-based
+    expert's distribution is that of its scaled Q-values at ``q_temperature``, its choice the
+    highest of them. Without logits and Q-values only the cross entropy of the executed actions is
+    known. A figure of which there is no decision is left out.
     """
     team.eval()
     sums: dict[str, Tensor] = {}
@@ -29,14 +30,15 @@ def held_out_metrics(team: StudentTeam, data: Episodes, batch: int) -> dict[str,
             sums[name] = sums.get(name, torch.zeros(())) + value
     decisions, moments = sums.pop("decisions"), sums.pop("moments")
     cloned = sums.pop("cloned", decisions)
+    over = {"ce": cloned.sum(), "joint_agreement": moments}
     out = {
-        name: float(value.sum() / (cloned if name == "ce" else decisions).sum().clamp(min=1))
+        name: float(value.sum() / over.get(name, decisions.sum()))
         for name, value in sums.items()
+        if over.get(name, decisions.sum()) > 0
     }
-    if "kl" in sums:
-        out["joint_agreement"] = float(sums["joint_agreement"] / moments.clamp(min=1))
-        each = (sums["kl"] / decisions.clamp(min=1)).tolist()
-        out |= {f"kl.{agent}": kl for agent, kl in zip(team.spec.agents, each, strict=True)}
+    if "kl" in out:
+        each = zip(team.spec.agents, (sums["kl"] / decisions).tolist(), decisions, strict=True)
+        out |= {f"kl.{agent}": kl for agent, kl, count in each if count > 0}
     return out
 
 
@@ -50,12 +52,12 @@ def _logits(team: StudentTeam, part: PackedTargets) -> Tensor:
 def _sums(logits: Tensor, part: Targets, side_of: Sequence[int]) -> dict[str, Tensor]:
     """Return sums over steps, [N]; of joint figures over sides too, []."""
     student = losses.log_policy(logits, part.available)
-    weight = part.weight
+    weight = part.weight * (part.available.sum(-1) > 1)
     sides = [[i for i, own in enumerate(side_of) if own == side] for side in sorted(set(side_of))]
     decided = torch.stack([weight[..., side].any(-1) for side in sides])
     out = {"decisions": weight.sum(0), "moments": decided.sum()}
     if part.label is not None:
-        counted = weight if part.cloned is None else part.cloned
+        counted = weight if part.cloned is None else weight * part.cloned
         out["ce"] = (losses.cross_entropy(part.label, student) * counted).sum(0)
         out["cloned"] = counted.sum(0)
     if part.expert is not None:

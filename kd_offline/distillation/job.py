@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.distillation.lessons import Episodes, first_critic, measured, ordered, taught
+from kd_offline.datasets.held_out import HeldOut, held_out
+from kd_offline.distillation.lessons import (
+    Episodes,
+    Judges,
+    first_critic,
+    measured,
+    ordered,
+    taught,
+)
 from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.resources import Resources
 from kd_offline.distillation.roles import RoleModel, fit_roles
@@ -23,7 +31,7 @@ from kd_offline.runs.folder import RUN, RunFolder, check_free, create_run, open_
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.recipes import DistillRecipe
-from kd_offline.schemas.run import DatasetReference, RunManifest, StudentRecord, Timing
+from kd_offline.schemas.run import DatasetReference, JudgedBy, RunManifest, StudentRecord, Timing
 from kd_offline.schemas.student import StudentCard
 from kd_offline.seeding import generator
 from kd_offline.students import policy as students
@@ -48,7 +56,7 @@ class Job:
     scale: InputScale
     roles: RoleModel | None
     train: Episodes
-    heldout: Episodes
+    judges: Judges | None
     report: Report | None
     began: float
     teams: list[StudentTeam] = field(default_factory=list)
@@ -71,7 +79,7 @@ def prepare(
     again = resume and (output / RUN).is_file()
     if not again:
         check_free(output, overwrite=overwrite)
-    train, heldout = buffer.split("train"), buffer.split("heldout")
+    train, unseen = buffer.split("train"), held_out(buffer, recipe.judge_by)
     if not len(train):
         msg = f"the dataset at {path!r} has no episode to train on: record more episodes"
         raise DatasetError(msg)
@@ -86,8 +94,10 @@ def prepare(
     lesson = Lesson(buffer.spec, first_critic(buffer), recipe, measures, team, roles)
     learned = taught(loader, lesson)
     del loader
-    held = taught(ordered(buffer, heldout if len(heldout) else train, recipe), lesson)
-    manifest = _manifest(buffer, recipe, card, team, path, command)
+    judges = None
+    if unseen is not None:
+        judges = Judges(unseen.part, taught(ordered(buffer, unseen.episodes, recipe), lesson))
+    manifest = _manifest(buffer, recipe, card, team, path, command, unseen)
     manifest = manifest.model_copy(update={"allocation": narrowed})
     if again:
         folder = _same_run(output, recipe, buffer)
@@ -102,7 +112,7 @@ def prepare(
         scale=scale,
         roles=roles,
         train=learned,
-        heldout=held,
+        judges=judges,
         report=report,
         began=began,
     )
@@ -212,6 +222,7 @@ def _manifest(
     team: StudentTeam,
     path: str,
     command: str,
+    unseen: HeldOut | None,
 ) -> RunManifest:
     agents = zip(card.environment.agents, card.widths, team.parameters_per_agent, strict=True)
     experts = buffer.manifest.experts
@@ -225,6 +236,9 @@ def _manifest(
         environment_kwargs=buffer.spec.kwargs,
         expert=(experts[0].digest or "") if experts else "",
         expert_reference=experts[0].reference if experts else "",
+        judged_by=None
+        if unseen is None
+        else JudgedBy(part=unseen.part, episodes=len(unseen.episodes)),
         seeds=recipe.seeds,
         students=tuple(StudentRecord(agent=a, hidden=h, parameters=p) for a, h, p in agents),
         provenance=provenance(),

@@ -40,6 +40,14 @@ class Episodes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Judges:
+    """Episodes that students are judged by and never trained on, and the part that they are."""
+
+    part: str
+    episodes: Episodes
+
+
+@dataclass(frozen=True, slots=True)
 class Streamed:
     """Episodes that do not fit: decoded ahead, their targets computed batch by batch."""
 

@@ -222,11 +222,9 @@ def _steady(deviation: FloatArray) -> FloatArray:
 
 
 def deciding(data: Mapping[str, Array], alive: Array, switches: LossSwitches) -> Array:
-    """Return where an agent's decision counts, bool [B, T, N]."""
-    if not switches.drop_forced:
-        return alive
-    choices = (data["steps/available_actions"] | ~alive[..., None]).sum(-1)
-    counts: Array = alive & (choices > 1)
+    """Return where an agent's decision counts, bool [B, T, N]; none of one that waits its turn."""
+    choices = data["steps/available_actions"].sum(-1)
+    counts: Array = alive & (choices > (1 if switches.drop_forced else 0))
     return counts
 
 

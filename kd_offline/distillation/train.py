@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_offline.distillation.held_out import held_out_metrics
-from kd_offline.distillation.lessons import Episodes
+from kd_offline.distillation.lessons import Episodes, Judges
 from kd_offline.distillation.muon import Muon
 from kd_offline.distillation.objective import objective
 from kd_offline.distillation.projections import Projections
@@ -146,22 +146,25 @@ def _listed(tensors: dict[str, Tensor]) -> list[Tensor]:
 def train_team(
     state: Training,
     train: Episodes,
-    heldout: Episodes,
+    judges: Judges | None,
     recipe: DistillRecipe,
     seed: int,
     mask: BoolArray | None = None,
 ) -> Iterator[list[Row]]:
     """Train to the end of the recipe, yielding metric rows after every epoch.
 
-    The best epoch is the one with the least held-out KL (cross entropy where the data hold no
-    logits); the averaged weights are what is evaluated and kept. Once units are chosen, only teams
-    without gates are compared, and once weights are rounded, only rounded ones. The consumer may
-    save ``state`` between epochs, and continue from it later, to the same bits.
+    The averaged weights are what is evaluated and kept. The best epoch is the one with the least
+    held-out KL (cross entropy where the data hold no logits), and the last one where nothing is
+    held out. Once units are chosen, only teams without gates are compared, and once weights are
+    rounded, only rounded ones. The consumer may save ``state`` between epochs, and continue from
+    it later, to the same bits.
 
     Parameters
     ----------
     state : Training
-    train, heldout : Episodes
+    train : Episodes
+    judges : Judges, optional
+        Held-out episodes; None where the dataset has none.
     recipe : DistillRecipe
     seed : int
     mask : bool [N, O], optional
@@ -177,8 +180,9 @@ def train_team(
             mean = _epoch(state, passes, train, recipe, seed)
             state.epoch += 1
             rows: list[Row] = [{"seed": seed, "epoch": state.epoch, "split": "train", **mean}]
-            if state.epoch % schedule.evaluate_every == 0 or state.epoch == schedule.epochs:
-                rows.append(_evaluate(state, heldout, recipe, seed))
+            due = state.epoch % schedule.evaluate_every == 0 or state.epoch == schedule.epochs
+            if judges is not None and due:
+                rows.append(_evaluate(state, judges, recipe, seed))
             yield rows
 
 
@@ -255,17 +259,17 @@ def _average(state: Training, decay: float, step: int) -> None:
         torch._foreach_lerp_(state.average, list(state.team.parameters()), 1 - keep)
 
 
-def _evaluate(state: Training, heldout: Episodes, recipe: DistillRecipe, seed: int) -> Row:
+def _evaluate(state: Training, judges: Judges, recipe: DistillRecipe, seed: int) -> Row:
     """Measure the averaged weights on held-out episodes and keep them where they are the best."""
     raw = _copied(state.team)
     _assign(state.team, state.average)
-    metrics = held_out_metrics(state.team, heldout, recipe.optimisation.batch_episodes)
+    metrics = held_out_metrics(state.team, judges.episodes, recipe.optimisation.batch_episodes)
     _assign(state.team, raw)
     criterion = "kl" if "kl" in metrics else "ce"
-    if not state.best or metrics[criterion] < state.best[criterion]:
+    if criterion in metrics and metrics[criterion] < state.best.get(criterion, math.inf):
         state.best, state.best_epoch = metrics, state.epoch
         state.best_weights = [p.clone() for p in state.average]
-    return {"seed": seed, "epoch": state.epoch, "split": "heldout", **metrics}
+    return {"seed": seed, "epoch": state.epoch, "split": judges.part, **metrics}
 
 
 def _assign(team: StudentTeam, weights: list[Tensor]) -> None:
@@ -274,7 +278,7 @@ def _assign(team: StudentTeam, weights: list[Tensor]) -> None:
 
 
 def finish(state: Training) -> StudentTeam:
-    """Return the team with the best weights."""
-    _assign(state.team, state.best_weights)
+    """Return the team with the best weights, or the last ones where nothing judged them."""
+    _assign(state.team, state.best_weights or state.average)
     state.team.stand_in = None
     return state.team.eval()

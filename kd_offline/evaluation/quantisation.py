@@ -165,8 +165,8 @@ def _row(name: Rounding, run: str, score: ModeScore, drafts: Sequence[Draft]) ->
         student=score.student,
         retention=score.retention_intervals.normalised,
         win_rate=None if score.win_rate is None else score.win_rate.student,
-        agreement=agreement.action if agreement else 0.0,
-        joint_agreement=agreement.joint if agreement else 0.0,
+        agreement=agreement and agreement.action,
+        joint_agreement=agreement and agreement.joint,
         rounding=tuple(draft.cost for draft in drafts),
         parameter_bytes=sum(agent.parameter_bytes for agent in drafts[0].agents),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from kd_offline.environments import largest_batch, stepping
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError, UsageError
-from kd_offline.policies import choose_actions, masked_log_softmax
+from kd_offline.policies import choose_actions, has_choice, masked_log_softmax
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.seeding import uniforms
 from kd_offline.types import (
@@ -34,11 +34,14 @@ class Agreement:
     """How often two policies choose alike on the same views, in sums over each episode.
 
     Choices are greedy ones whatever the episode was played with. ``kl`` is KL(reference || played)
-    in nats at temperature 1 over the legal actions. Only alive agents count.
+    in nats at temperature 1 over the legal actions. Only decisions count: of an agent
+    that is alive and has two or more legal actions.
     """
 
-    equal: IntArray  # [E, N] steps at which both choose the same action
-    joint: IntArray  # [E] steps at which all alive agents choose the same
+    equal: IntArray  # [E, N] decisions at which both choose the same action
+    decisions: IntArray  # [E, N] steps at which the agent had two or more legal actions
+    joint: IntArray  # [E, K] moments at which all deciding agents of a side choose the same
+    moments: IntArray  # [E, K] steps at which anybody of a side decides
     kl: _F64  # [E, N]
 
 
@@ -158,6 +161,7 @@ class _Tally:
     alive_steps: IntArray
     counts: list[IntArray] = field(default_factory=list)
     actions: int = 0
+    side_of: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     agreement: Agreement | None = None
 
     @classmethod
@@ -165,14 +169,23 @@ class _Tally:
         def whole(*shape: int) -> IntArray:
             return np.zeros(shape, np.int64)
 
-        shape = (n, spec.n_agents)
-        agreement = Agreement(whole(*shape), whole(n), np.zeros(shape)) if compared else None
+        shape, sides = (n, spec.n_agents), (n, len(spec.sides))
+        agreement = None
+        if compared:
+            agreement = Agreement(
+                equal=whole(*shape),
+                decisions=whole(*shape),
+                joint=whole(*sides),
+                moments=whole(*sides),
+                kl=np.zeros(shape),
+            )
         return cls(
             returns=np.zeros(shape),
             lengths=whole(n),
             won=np.full(n, -1, np.int8),
             alive_steps=whole(*shape),
             actions=spec.action_count,
+            side_of=np.array(spec.side_of),
             agreement=agreement,
         )
 
@@ -189,12 +202,19 @@ class _Tally:
     def compare(
         self, played: PolicyOutput, said: PolicyOutput, available: BoolArray, acting: BoolArray
     ) -> None:
-        if self.agreement is None:
+        found = self.agreement
+        if found is None:
             return
+        deciding = acting & has_choice(available)
         same = choose_actions(played.logits, available) == choose_actions(said.logits, available)
-        self.agreement.equal[:] += same & acting
-        self.agreement.joint[:] += (same | ~acting).all(axis=1) & acting.any(axis=1)
-        self.agreement.kl[:] += np.where(acting, _kl(said, played, available), 0.0)
+        found.equal[:] += same & deciding
+        found.decisions[:] += deciding
+        for side in range(found.joint.shape[1]):
+            mine = self.side_of == side
+            anybody = deciding[:, mine].any(axis=1)
+            found.joint[:, side] += (same | ~deciding)[:, mine].all(axis=1) & anybody
+            found.moments[:, side] += anybody
+        found.kl[:] += np.where(deciding, _kl(said, played, available), 0.0)
 
     def rollout(self, seeds: SeedArray) -> Rollout:
         counts = np.stack(self.counts, axis=1)
@@ -236,7 +256,5 @@ def _join_agreement(parts: list[Agreement]) -> Agreement | None:
     if not parts:
         return None
     return Agreement(
-        equal=np.concatenate([part.equal for part in parts]),
-        joint=np.concatenate([part.joint for part in parts]),
-        kl=np.concatenate([part.kl for part in parts]),
+        *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Agreement))
     )

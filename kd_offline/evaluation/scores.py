@@ -140,26 +140,31 @@ def _lengths(plays: Sequence[SidePlay]) -> dict[str, float]:
 
 
 def agreement(spec: EnvironmentSpec, plays: Sequence[SidePlay]) -> Agreement | None:
-    """Return how often students choose what the expert would, pooled over distillation seeds."""
-    acted, equal, kl = np.zeros(spec.n_agents), np.zeros(spec.n_agents), np.zeros(spec.n_agents)
-    joint = steps = 0
+    """Return how often students choose what the expert would, pooled over distillation seeds.
+
+    None where it was not measured, or where nobody had a choice.
+    """
+    made, equal, kl = np.zeros(spec.n_agents), np.zeros(spec.n_agents), np.zeros(spec.n_agents)
+    joint = moments = 0
     for play in plays:
         mine = list(play.agents)
+        side = spec.side_of[mine[0]]
         for done in play.students:
             if done.agreement is None:
                 return None
-            acted[mine] += done.alive_steps.sum(axis=0)[mine]
+            made[mine] += done.agreement.decisions.sum(axis=0)[mine]
             equal[mine] += done.agreement.equal.sum(axis=0)[mine]
             kl[mine] += done.agreement.kl.sum(axis=0)[mine]
-            # Agents of other sides are the expert's, so they agree and do not disturb the joint.
-            joint += int(done.agreement.joint.sum())
-            steps += int(done.lengths.sum())
-    share, gap = equal / np.maximum(acted, 1), kl / np.maximum(acted, 1)
+            joint += int(done.agreement.joint[:, side].sum())
+            moments += int(done.agreement.moments[:, side].sum())
+    if not moments:
+        return None
+    deciding = [(i, name) for i, name in enumerate(spec.agents) if made[i]]
     return Agreement(
-        action=float(equal.sum() / max(acted.sum(), 1)),
-        joint=joint / max(steps, 1),
-        agents={name: float(share[i]) for i, name in enumerate(spec.agents)},
-        kl={name: float(gap[i]) for i, name in enumerate(spec.agents)},
+        action=float(equal.sum() / made.sum()),
+        joint=joint / moments,
+        agents={name: float(equal[i] / made[i]) for i, name in deciding},
+        kl={name: float(kl[i] / made[i]) for i, name in deciding},
     )
 
 

@@ -89,7 +89,9 @@ def draft(
     student = _student(run, manifest, seed)
     buffer = ExpertBuffer.open(dataset_place(manifest, run.path, dataset))
     _check_mask(student, buffer)
-    recorded = gate.recorded(buffer, episodes)
+    recorded = gate.recorded(
+        buffer, episodes, None if manifest.judged_by is None else manifest.judged_by.part
+    )
     trained = gate.replay(student, recorded)
     whole = compact(student)
     agents = contracts(whole, student.card.environment)

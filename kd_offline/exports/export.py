@@ -53,8 +53,8 @@ def export(
 ) -> ExportManifest:
     """Write the students of a run in formats for small machines.
 
-    Every format has to repeat the student on whole recorded held-out episodes before anything is
-    put in its place.
+    Every format has to repeat the student on whole recorded episodes, held-out ones where the
+    dataset has any, before anything is put in its place.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def export(
     dataset : path, optional
         Where the run's dataset is, if not where the run says.
     episodes : int
-        Held-out episodes to replay, or all where there are fewer.
+        Recorded episodes to replay, or all where there are fewer.
     least_agreement : float, optional
         Share of recorded actions in which int8 must agree with the trained student; default 0.95.
         At fp32 all must.
@@ -216,6 +216,7 @@ def _manifest(
         agents=made.agents,
         gate=Gate(
             dataset=made.episodes.dataset,
+            part=made.episodes.part,
             episodes=len(made.episodes.seeds),
             steps=made.episodes.steps,
             tolerance=gate.TOLERANCE,

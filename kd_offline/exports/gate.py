@@ -1,7 +1,7 @@
 """The parity gate: no export leaves that does not repeat its student on recorded episodes.
 
-Whole held-out episodes of the dataset are replayed, every policy with its own memory fed back and
-reset at each start, and with the recorded actions as the ones that were executed.
+Whole recorded episodes are replayed, held-out ones where the dataset has any, every policy with its
+own memory fed back and reset at each start, and with the recorded actions as the executed ones.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.datasets.held_out import held_out
 from kd_offline.errors import CheckpointError
 from kd_offline.exports.team import ExportedTeam
-from kd_offline.policies import choose_actions
+from kd_offline.policies import choose_actions, has_choice
 from kd_offline.schemas.export import Comparison
 from kd_offline.types import (
     Array,
@@ -41,6 +42,8 @@ class Recorded:
     """Whole episodes, padded: arrays are [E, T, ...]."""
 
     dataset: str
+    part: str
+    episodes: IntArray  # [E], of the dataset
     seeds: SeedArray  # [E]
     arrays: dict[str, Array]
     valid: BoolArray  # [E, T]
@@ -64,9 +67,13 @@ class Recorded:
             )
 
     def acting(self) -> BoolArray:
-        """Return who decides: bool [E, T, N]."""
-        alive: BoolArray = self.arrays["alive"] & self.valid[..., None]
-        return alive
+        """Return who acts, be it by the only legal action: bool [E, T, N]."""
+        there: BoolArray = self.arrays["alive"] & self.valid[..., None]
+        return there & self.arrays["available_actions"].any(axis=-1)
+
+    def deciding(self) -> BoolArray:
+        """Return who has a choice: bool [E, T, N]."""
+        return self.acting() & has_choice(self.arrays["available_actions"])
 
     @property
     def longest(self) -> int:
@@ -80,16 +87,23 @@ class Recorded:
         longest = int(self.valid[:count].sum(axis=1).max())
         arrays = {name: values[:count, :longest] for name, values in self.arrays.items()}
         valid = self.valid[:count, :longest]
-        return Recorded(self.dataset, self.seeds[:count], arrays, valid)
+        chosen = self.episodes[:count]
+        return Recorded(self.dataset, self.part, chosen, self.seeds[:count], arrays, valid)
 
 
-def recorded(buffer: ExpertBuffer, episodes: int) -> Recorded:
-    """Read the first held-out episodes, or training ones where none were held out."""
-    held = buffer.split("heldout")
-    chosen = (held if len(held) else buffer.split("train"))[:episodes]
+def recorded(buffer: ExpertBuffer, episodes: int, judge_by: str | None = None) -> Recorded:
+    """Read the first held-out episodes, or training ones where none are held out.
+
+    ``judge_by`` names the part that is held out, as a recipe does.
+    """
+    unseen = held_out(buffer, judge_by)
+    part = "train" if unseen is None else unseen.part
+    chosen = (buffer.split(part) if unseen is None else unseen.episodes)[:episodes]
     arrays, valid = buffer.padded([f"steps/{name}" for name in _ARRAYS], chosen)
     return Recorded(
         dataset=buffer.id,
+        part=part,
+        episodes=chosen,
         seeds=buffer.episodes("seed")[chosen],
         arrays={name.removeprefix("steps/"): values for name, values in arrays.items()},
         valid=valid,
@@ -132,21 +146,24 @@ def greedy(logits: Float32Array, episodes: Recorded) -> IntArray:
 
 
 def compare(ours: Float32Array, theirs: Float32Array, episodes: Recorded) -> Comparison:
-    """Compare two replays, where agents act; ``theirs`` is the reference."""
-    acting = episodes.acting()
+    """Compare two replays; ``theirs`` is the reference.
+
+    Logits are compared wherever an agent acts, actions wherever it has a choice.
+    """
+    acting, deciding = episodes.acting(), episodes.deciding()
     error = (np.abs(ours - theirs) / np.maximum(1, np.abs(theirs)))[acting]
     # NaN would pass every comparison with a tolerance.
     error = np.where(np.isfinite(error), error, np.finfo(np.float32).max).astype(np.float64)
     mine, reference = greedy(ours, episodes), greedy(theirs, episodes)
-    same = (mine == reference)[acting]
+    same = (mine == reference)[deciding]
     said, best = (np.take_along_axis(theirs, a[..., None], -1)[..., 0] for a in (mine, reference))
     close = np.abs(best - said) <= 2 * TOLERANCE * np.maximum(1, np.abs(best))
     return Comparison(
         decisions=len(same),
-        agreement=float(same.mean()),
-        ties=int((close[acting] & ~same).sum()),
-        logit_error=float(error.max()),
-        mean_logit_error=float(error.mean()),
+        agreement=float(same.mean()) if same.size else None,
+        ties=int((close[deciding] & ~same).sum()),
+        logit_error=float(error.max(initial=0.0)),
+        mean_logit_error=float(error.mean()) if error.size else 0.0,
     )
 
 
@@ -159,7 +176,8 @@ def require_parity(engine: str, found: Comparison, tolerance: float = TOLERANCE)
         A logit is off by more than the tolerance, or an action differs that is not one of two
         whose logits are equal within rounding.
     """
-    wrong = round((1 - found.agreement) * found.decisions) - found.ties
+    agreement = 1.0 if found.agreement is None else found.agreement
+    wrong = round((1 - agreement) * found.decisions) - found.ties
     if found.logit_error <= tolerance and wrong == 0:
         return
     msg = (
@@ -178,7 +196,7 @@ def require_agreement(found: Comparison, least: float, precision: str) -> None:
     ParityError
         Fewer actions agree.
     """
-    if found.agreement >= least:
+    if found.agreement is None or found.agreement >= least:
         return
     msg = (
         f"the {precision} students are refused: {found.agreement:.4f} of their "

@@ -22,6 +22,7 @@ from kd_offline.reports.devices import evaluated
 from kd_offline.reports.page import Section, fill
 from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
 from kd_offline.runs.folder import RunFolder, open_run
+from kd_offline.runs.judged import judged
 from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
@@ -202,8 +203,8 @@ def _training(folder: RunFolder, manifest: RunManifest) -> Section:
     return Section(
         "training",
         "How they learned",
-        "Each loss term over training, one line for each distillation seed, on the training "
-        "episodes and on held-out ones.",
+        "Each term over training, one line for each distillation seed. Figures: "
+        f"{judged(manifest)}.",
         () if curves is None else (curves,),
         (tables.training_table(manifest), tables.students_table(manifest)),
     )

@@ -29,7 +29,8 @@ def quantisation_words(report: QuantisationReport) -> str:
 
 
 def _row(row: QuantisedTeams) -> tuple[str, ...]:
-    same = min(one.agreement for one in row.rounding)
+    known = [one.agreement for one in row.rounding if one.agreement is not None]
+    same = min(known, default=None)
     error = max(one.logit_error for one in row.rounding)
     kept = (DASH, DASH)
     if row.retention is not None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kd_offline.reports.words import duration, interval, number, percent, short, whole
+from kd_offline.runs.judged import judged
 from kd_offline.schemas.evaluation import (
     Estimate,
     EvaluationReport,
@@ -167,7 +168,7 @@ def training_table(manifest: RunManifest) -> Table:
         for r in manifest.results
     ]
     heads = "|".join(["seed", "updates", "best epoch", *(f"held-out {n}" for n in names)])
-    return table("Training", f"{heads}|time|digest of the weights", rows)
+    return table(f"Training: {judged(manifest)}", f"{heads}|time|digest of the weights", rows)
 
 
 def students_table(manifest: RunManifest) -> Table:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kd_offline.runs.judged import judged
 from kd_offline.schemas.evaluation import Estimate, EvaluationReport, ModeScore, SideScore
+from kd_offline.schemas.export import Gate
 from kd_offline.schemas.run import RunManifest
+from kd_offline.schemas.sweep import SweepReport
 
 _FEW_SEEDS = 5
 _FEW_EPISODES = 1000
@@ -34,6 +37,27 @@ def interval(estimate: Estimate | None, *, share: bool = False) -> str:
         return "\N{EN DASH}"
     scale, digits = (100, 1) if share else (1, 2)
     return f"{number(scale * estimate.low, digits)} to {number(scale * estimate.high, digits)}"
+
+
+def replayed(gate: Gate) -> str:
+    """Return which episodes an export was checked on."""
+    if gate.part is None:
+        return "recorded episodes"
+    if gate.part == "train":
+        return "training episodes (nothing is held out)"
+    return f"held-out episodes (part {gate.part!r})"
+
+
+def agreement_of(report: SweepReport) -> str:
+    """Return on which episodes a sweep that goes by agreement compared students."""
+    if report.plan.part is None:
+        return "that on recorded episodes"
+    if report.plan.part == "train":
+        return (
+            "that on the training episodes, because nothing is held out: it ranks memory, not what "
+            "students do on unseen episodes"
+        )
+    return f"that on held-out episodes (part {report.plan.part!r})"
 
 
 def short(digest: str) -> str:
@@ -76,7 +100,8 @@ def cards(report: EvaluationReport) -> list[Card]:
         Card("fewer FLOPs", f"{cost.flops_reduction:.1f}\N{MULTIPLICATION SIGN}", flops, "expert")
     )
     joint = f"whole team {percent(report.joint_agreement)}"
-    made.append(Card("same action as the expert", percent(report.agreement), joint, "random"))
+    if report.agreement is not None:
+        made.append(Card("same action as the expert", percent(report.agreement), joint, "random"))
     return made
 
 
@@ -145,6 +170,9 @@ def caveats(report: EvaluationReport, manifest: RunManifest) -> list[str]:
         )
     if report.episodes < _FEW_EPISODES:
         notes.append(f"Only {whole(report.episodes)} episodes: treat small differences as noise.")
+    if manifest.judged_by is None or manifest.judged_by.episodes == 1:
+        said = judged(manifest)
+        notes.append(f"{said[0].upper()}{said[1:]}.")
     if manifest.mask != "full" and report.ceiling_policy is None:
         notes.append(
             "No mask ceiling was played, so what the mask hides and what distillation lost are "

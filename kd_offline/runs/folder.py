@@ -112,7 +112,8 @@ class RunFolder:
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows: flat mappings of names to numbers or strings.
 
-        ``seed``, ``epoch`` and ``split`` ("train" or "heldout") say where a row belongs; every
+        ``seed``, ``epoch`` and ``split`` ("train", or the part that is held out) say where a row
+        belongs; every
         other number is a curve of the report. Numbers that are not finite become null.
         """
         text = "".join(json.dumps(_finite(row)) + "\n" for row in rows)

@@ -97,8 +97,12 @@ class ExportFacts(Strict):
     formats: tuple[Format, ...]
     precision: Precision
     seed: int = Field(description="distillation seed of the team")
-    recorded_agreement: Share = Field(
-        description="with the trained students, on recorded held-out decisions"
+    recorded_agreement: Share | None = Field(
+        default=None,
+        description="with the trained students, on recorded decisions; null: nothing to decide",
+    )
+    recorded_part: str | None = Field(
+        default=None, description="of the dataset, that those are in; null: not stated"
     )
     cores: tuple[Core, ...] = Field(
         default=(), description="kind: emulated; instruction counts are no latencies"
@@ -117,8 +121,13 @@ class Played(Strict):
     ceiling: str | None = None
     greedy: ModeScore | None = None
     sampled: ModeScore | None = None
-    agreement: Share = Field(description="share of decisions that are the expert's, in play")
-    joint_agreement: Share = Field(description="share of team steps that are the expert's")
+    agreement: Share | None = Field(
+        default=None,
+        description="share of decisions that are the expert's, in play; null: nothing to decide",
+    )
+    joint_agreement: Share | None = Field(
+        default=None, description="share of team steps that are the expert's"
+    )
     held_out_agreement: Share | None = Field(
         default=None, description="the same on recorded held-out episodes, mean over the seeds"
     )

@@ -78,9 +78,13 @@ class SeedScore(Strict):
 class Agreement(Strict):
     """Greedy choices of student and expert on the views that the student's play visits."""
 
-    action: Share = Field(description="share of agent steps with the same action")
-    joint: Share = Field(description="share of team steps at which all alive agents agree")
-    agents: dict[str, Share]
+    action: Share = Field(
+        description="share of decisions with the same action; a decision has two or more legal ones"
+    )
+    joint: Share = Field(
+        description="share of the steps at which anybody of a side decides, with all of it agreeing"
+    )
+    agents: dict[str, Share] = Field(description="of the agents that have anything to decide")
     kl: dict[str, float] = Field(description="mean KL(expert || student) in nats, by agent")
 
 
@@ -101,7 +105,9 @@ class ModeScore(Strict):
     sides: dict[str, SideScore]
     seeds: tuple[SeedScore, ...]
     length: dict[str, float] = Field(description="mean episode length in steps, by policy")
-    agreement: Agreement | None = None
+    agreement: Agreement | None = Field(
+        default=None, description="of the first mode; absent where nobody has anything to decide"
+    )
 
 
 class AgentMemory(Strict):
@@ -249,8 +255,12 @@ class EvaluationReport(Strict):
     predictions: tuple[CostPrediction, ...] = Field(
         default=(), description="of devices that were named; never measured"
     )
-    agreement: Share = Field(description="action agreement of greedy play, over all agents")
-    joint_agreement: Share
+    agreement: Share | None = Field(
+        default=None,
+        description="action agreement of greedy play, over all agents; absent where nobody has "
+        "anything to decide",
+    )
+    joint_agreement: Share | None = None
     action_frequency: tuple[ActionHeat, ...]
     cross_play: CrossPlay | None = None
     intervals: str

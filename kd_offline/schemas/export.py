@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from kd_offline.schemas.dataset import Digest
 from kd_offline.schemas.environment import Strict
 
-EXPORT_FORMAT = (1, 0)
+EXPORT_FORMAT = (1, 1)
 
 Count = Annotated[int, Field(ge=0)]
 Range = tuple[Count, Count]
@@ -54,8 +54,13 @@ class AgentContract(Strict):
 class Comparison(Strict):
     """Two policies on the same recorded steps, each with its own memory fed back."""
 
-    decisions: PositiveInt = Field(description="of agents that were alive, over all steps")
-    agreement: float = Field(ge=0, le=1, description="share of decisions with the same action")
+    decisions: Count = Field(
+        description="of agents that were there and had two or more legal actions, over all steps"
+    )
+    agreement: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="share of decisions with the same action; null: there was nothing to decide",
+    )
     ties: Count = Field(
         default=0,
         description="decisions that differ between actions whose logits are equal within rounding: "
@@ -69,7 +74,12 @@ class Gate(Strict):
     """How an export was checked before it was written."""
 
     dataset: Digest = Field(description="content id of the dataset whose episodes were replayed")
-    episodes: PositiveInt = Field(description="whole held-out episodes")
+    part: str | None = Field(
+        default=None,
+        description="of the dataset, that they are in: train where nothing is held out; null: not "
+        "stated, as before version 1.1",
+    )
+    episodes: PositiveInt = Field(description="whole episodes of that part")
     steps: PositiveInt
     tolerance: float = Field(
         gt=0, description="of logit errors; actions must be equal, but for ties"

@@ -19,7 +19,7 @@ from kd_offline.schemas.evaluation import (
 )
 from kd_offline.schemas.export import Core, ExportManifest, Format, Gate, Precision
 from kd_offline.schemas.hardware import HardwareProfile
-from kd_offline.schemas.run import RunManifest, StudentRecord
+from kd_offline.schemas.run import JudgedBy, RunManifest, StudentRecord
 
 
 class RecordOutput(Strict):
@@ -39,6 +39,9 @@ class DistillOutput(Strict):
     run: str
     method: str
     students: tuple[StudentRecord, ...]
+    judged_by: JudgedBy | None = Field(
+        default=None, description="absent where nothing was held out to judge students by"
+    )
     seconds: float
     allocation: Allocation | None = Field(default=None, description="where a budget was stated")
     bytes_moved: int | None = Field(
@@ -52,6 +55,7 @@ class DistillOutput(Strict):
             run=run,
             method=manifest.method,
             students=manifest.students,
+            judged_by=manifest.judged_by,
             seconds=manifest.timing.seconds,
             allocation=manifest.allocation,
         )
@@ -110,7 +114,9 @@ class EvaluateOutput(Strict):
     greedy: ModeOutput | None = None
     sampled: ModeOutput | None = None
     cost: CostOutput
-    agreement: Annotated[float, Field(ge=0, le=1)]
+    agreement: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="absent where nobody has anything to decide"
+    )
 
     @classmethod
     def of(cls, report: EvaluationReport) -> EvaluateOutput:
@@ -148,6 +154,10 @@ class RerunReport(Strict):
     same_platform: bool = Field(description="bits must agree where this is true")
     platform_differences: tuple[str, ...] = ()
     identical: bool
+    compared_by: Literal["bits", "bits or held-out metrics"] = Field(
+        default="bits or held-out metrics",
+        description="bits alone, where nothing was held out in both runs",
+    )
     tolerance: dict[str, float] = Field(
         default_factory=dict, description="largest difference allowed on another platform"
     )

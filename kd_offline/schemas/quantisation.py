@@ -23,8 +23,11 @@ class QuantisedTeams(Strict):
         default=None, description="normalised; absent where it is undefined"
     )
     win_rate: Estimate | None = Field(default=None, description="where the task has wins")
-    agreement: Share = Field(description="with the expert, on the steps that the students visit")
-    joint_agreement: Share
+    agreement: Share | None = Field(
+        default=None,
+        description="with the expert, on the decisions that the students meet; absent: none",
+    )
+    joint_agreement: Share | None = None
     rounding: tuple[Comparison, ...] = Field(
         description="for each seed, on recorded episodes against the same weights as floats"
     )

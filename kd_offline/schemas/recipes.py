@@ -198,6 +198,11 @@ class DistillRecipe(Strict):
         default=None, description="student.hidden is then the widest that is allowed"
     )
     gates: UnitGates = UnitGates()
+    judge_by: str | None = Field(
+        default=None,
+        description="part of the dataset that students are judged by, and their best epoch chosen; "
+        "never train; None: heldout, or nothing where the dataset holds out no episode",
+    )
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     threads: int = Field(
         default=2, gt=0, description="agents that are trained side by side; changes no number"

@@ -10,7 +10,7 @@ from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.environment import Scalar, Strict
 from kd_offline.schemas.layers import LayerWidths
 
-RUN_FORMAT = (1, 1)
+RUN_FORMAT = (1, 2)
 
 
 class DatasetReference(Strict):
@@ -29,6 +29,13 @@ class StudentRecord(Strict):
     parameters: int = Field(ge=0)
 
 
+class JudgedBy(Strict):
+    """The part of a dataset that students are judged by; no student was trained on it."""
+
+    part: str
+    episodes: int = Field(gt=0)
+
+
 class SeedResult(Strict):
     """One distilled team."""
 
@@ -38,8 +45,14 @@ class SeedResult(Strict):
         default=None, description="of each agent, where unit gates chose them"
     )
     updates: int = Field(ge=0)
-    best_epoch: int | None = Field(default=None, description="chosen on held-out episodes")
-    held_out: dict[str, float] = Field(default_factory=dict)
+    best_epoch: int | None = Field(
+        default=None, description="chosen on held-out episodes; null: the last one"
+    )
+    held_out: dict[str, float] = Field(
+        default_factory=dict,
+        description="figures of the part that the run is judged by; empty where nothing is held "
+        "out, or where nobody has a choice there",
+    )
     seconds: float = Field(ge=0)
 
 
@@ -88,6 +101,11 @@ class RunManifest(Strict):
     environment_kwargs: dict[str, Scalar] = Field(default_factory=dict)
     expert: str = Field(default="", description="digest of the recorded expert")
     expert_reference: str = Field(default="", description="how the recording named it")
+    judged_by: JudgedBy | None = Field(
+        default=None,
+        description="null: nothing was held out, and no figure is of unseen episodes; before "
+        "version 1.2, where it is not stated, figures called held out may be of training episodes",
+    )
     seeds: tuple[int, ...]
     students: tuple[StudentRecord, ...]
     allocation: Allocation | None = Field(default=None, description="where a budget was stated")
@@ -95,3 +113,8 @@ class RunManifest(Strict):
     provenance: Provenance
     timing: Timing
     command: str = ""
+
+    @property
+    def states_judges(self) -> bool:
+        """Whether the run says what it was judged by, as runs do from version 1.2 on."""
+        return self.version >= (1, 2)

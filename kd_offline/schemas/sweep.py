@@ -27,10 +27,15 @@ class SweepPlan(Strict):
     profile: str = Field(default="stm32f4", description="device that the time is predicted for")
     judge: Judge = Field(
         description="retention: greedy play in the environment; agreement: of greedy choices with "
-        "the expert's on held-out episodes, from the file alone"
+        "the expert's on the episodes of the part, from the file alone"
+    )
+    part: str | None = Field(
+        default=None,
+        description="of the dataset, that agreement and KL are measured on: train where nothing is "
+        "held out; null: not stated",
     )
     episodes: int = Field(
-        default=1000, gt=0, description="of the environment, or held-out ones at most"
+        default=1000, gt=0, description="of the environment, or of the part at most"
     )
     seed: int = Field(default=0, ge=0)
 

@@ -81,7 +81,7 @@ def _retention(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str)
 def _agreement(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str) -> float:
     """Return how often greedy students choose as the expert, where there is a choice."""
     if precision == "fp32":
-        recorded = gate.recorded(buffer, plan.episodes)
+        recorded = gate.recorded(buffer, plan.episodes, plan.recipe.judge_by)
         said = gate.replay(load(run)[0], recorded)
     else:
         made = draft(
@@ -92,10 +92,15 @@ def _agreement(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str)
             least_agreement=0.0,
         )
         recorded, said = made.episodes, made.expected
-    legal = recorded.arrays["available_actions"]
-    counts = recorded.acting() & (legal.sum(axis=-1) > 1)
-    same = choose_actions(said, legal) == _expert(buffer, recorded)
-    return float(same[counts].mean()) if counts.any() else 1.0
+    counts = recorded.deciding()
+    if not counts.any():
+        msg = (
+            f"agreement is undefined, as nobody has two or more legal actions in the part "
+            f"{recorded.part!r} of {buffer.where!r}: judge by retention instead"
+        )
+        raise UsageError(msg)
+    same = gate.greedy(said, recorded) == _expert(buffer, recorded)
+    return float(same[counts].mean())
 
 
 def _expert(buffer: ExpertBuffer, recorded: gate.Recorded) -> IntArray:
@@ -103,14 +108,12 @@ def _expert(buffer: ExpertBuffer, recorded: gate.Recorded) -> IntArray:
     names = [name for name in ("steps/logits", "steps/q_values") if buffer.has(name)]
     if not names:
         return recorded.arrays["actions"].astype(np.int64)
-    held = buffer.split("heldout")
-    chosen = (held if len(held) else buffer.split("train"))[: len(recorded.seeds)]
-    scores, _ = buffer.padded(names[:1], chosen)
+    scores, _ = buffer.padded(names[:1], recorded.episodes)
     return choose_actions(scores[names[0]], recorded.arrays["available_actions"])
 
 
 def held_out_kl(manifest: RunManifest) -> float | None:
-    """Return the held-out KL of the first seed, as training measured it."""
+    """Return the held-out KL of the first seed, as training measured it; None: nothing held out."""
     return manifest.results[0].held_out.get("kl")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.datasets.held_out import held_out
 from kd_offline.distillation.methods import check_arrays
 from kd_offline.errors import MissingExtraError, StorageError, UsageError
 from kd_offline.files import make_folder, write_file
@@ -66,8 +67,9 @@ def sweep(
     profile : str
         Device that the time is predicted for.
     judge : str
-        ``retention`` in the environment, ``agreement`` on held-out episodes, or ``auto``:
-        retention where environment and expert are here.
+        ``retention`` in the environment, ``agreement`` on held-out episodes (on training episodes,
+        and said so, where nothing is held out), or ``auto``: retention where environment and
+        expert are here.
     episodes : int
         To judge on.
     progress : callable, optional
@@ -96,6 +98,7 @@ def sweep(
             "precisions": tuple(precisions),
             "profile": profile,
             "judge": judge_for(buffer, judge),
+            "part": _part(buffer, recipe or DistillRecipe()),
             "episodes": episodes,
             "seed": seed,
         }
@@ -109,6 +112,12 @@ def sweep(
         for other in others:
             other.join()
     return finish(folder, buffer, str(dataset), plan)
+
+
+def _part(buffer: ExpertBuffer, recipe: DistillRecipe) -> str:
+    """Return the part that agreement and KL are measured on."""
+    unseen = held_out(buffer, recipe.judge_by)
+    return "train" if unseen is None else unseen.part
 
 
 def work(

@@ -27,6 +27,7 @@ from kd_offline.schemas.evaluation import (
 )
 from kd_offline.schemas.run import (
     DatasetReference,
+    JudgedBy,
     Machine,
     Provenance,
     RunManifest,
@@ -61,6 +62,7 @@ def run_manifest(
         environment="mpe/simple_spread_v3",
         expert="sha256:" + "b71c" * 16,
         expert_reference="bundled",
+        judged_by=JudgedBy(part="heldout", episodes=200),
         seeds=tuple(seeds),
         students=tuple(StudentRecord(agent=a, hidden=32, parameters=9000) for a in agents),
         results=tuple(

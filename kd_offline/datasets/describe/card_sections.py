@@ -9,6 +9,7 @@ import numpy as np
 
 from kd_offline.datasets.describe.commands import commands
 from kd_offline.datasets.describe.summary import size_bytes
+from kd_offline.datasets.held_out import HELD_OUT
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.statistics import side_returns, spread
 from kd_offline.schemas.dataset import ExpertRecord
@@ -202,6 +203,8 @@ def _integrity(buffer: ExpertBuffer) -> Iterator[str]:
 
 def _limits(buffer: ExpertBuffer) -> Iterator[str]:
     has = buffer.has
+    parts = {name for name, part in buffer.manifest.splits.items() if part.episodes}
+    others = sorted(parts - {"train", HELD_OUT})
     limits = {
         "Without `steps/logits` and `steps/q_values` only cloning methods can use it.": not (
             has("steps/logits") or has("steps/q_values")
@@ -209,9 +212,9 @@ def _limits(buffer: ExpertBuffer) -> Iterator[str]:
         "It holds no embeddings.": not has("steps/embedding"),
         "It holds no values of a critic.": not has("steps/value"),
         "Episodes have no seeds, so they cannot be played again.": not has("episodes/seed"),
-        "No episodes are held out: split it before you judge students on it.": (
-            "heldout" not in buffer.manifest.splits
-            or not buffer.manifest.splits["heldout"].episodes
+        "No episodes are held out: split it before you judge students on it.": parts <= {"train"},
+        f"No part is called `heldout`: name the part to judge students by ({', '.join(others)}).": (
+            HELD_OUT not in parts and bool(others)
         ),
         "One expert played all episodes, so it shows one way of playing.": (
             len(buffer.manifest.experts) == 1

@@ -37,7 +37,7 @@ def advantages(path, term):
     team = StudentTeam(SPEC, recipe.student, (4,), np.random.default_rng(0), StudentInputs())
     team.scale_inputs(measures.scale)
     lesson = Lesson(SPEC, first_critic(buffer), recipe, measures, team, None)
-    return taught(loader, lesson).targets.advantage[:, 0]
+    return taught(loader, lesson).targets.advantage[:, 0]  # type: ignore[attr-defined]
 
 
 def test_crr_imitates_what_was_better_than_the_value_and_nothing_else(tmp_path):

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from kd_offline.errors import MismatchError, UsageError
+from kd_offline.evaluation import scores
+from kd_offline.evaluation.play import SidePlay
 from kd_offline.evaluation.rollout import rollout
 from kd_offline.policies import MixedTeam, RandomPolicy
 from kd_offline.seeding import episode_seeds
@@ -68,7 +72,7 @@ def test_agreement_with_itself_is_total_and_with_its_opposite_none():
     same = rollout(env, GOOD, SEEDS, greedy=False, reference=GOOD)
     assert same.agreement is not None
     np.testing.assert_array_equal(same.agreement.equal, same.alive_steps)
-    np.testing.assert_array_equal(same.agreement.joint, same.lengths)
+    np.testing.assert_array_equal(same.agreement.joint[:, 0], same.lengths)
     assert np.abs(same.agreement.kl).max() == 0
     other = rollout(env, TargetsPolicy(-8.0), SEEDS, greedy=True, reference=GOOD)
     assert other.agreement is not None
@@ -83,7 +87,7 @@ def test_joint_agreement_needs_all_agents():
     np.testing.assert_array_equal(got.agreement.equal[:, 0], got.lengths)
     assert not got.agreement.equal[:, 1].any()
     # where the right agent has left, the left one agrees alone
-    np.testing.assert_array_equal(got.agreement.joint, got.lengths - got.alive_steps[:, 1])
+    np.testing.assert_array_equal(got.agreement.joint[:, 0], got.lengths - got.alive_steps[:, 1])
 
 
 class _Narrow:
@@ -136,3 +140,37 @@ def test_no_more_is_played_at_once_than_the_environment_can():
 def test_nothing_to_play_is_refused(seeds, batch):
     with pytest.raises(UsageError, match="at least 1"):
         rollout(TargetsEnvironment(), GOOD, seeds, greedy=True, batch=batch)
+
+
+class Forced(TargetsEnvironment):
+    """The game where the left agent never has a choice, and the right one neither if told so."""
+
+    def __init__(self, agents):
+        super().__init__()
+        self.agents = agents
+
+    def _view(self):
+        view = super()._view()
+        legal = view.available_actions.copy()
+        legal[:, : self.agents, 1:] = False
+        legal[:, : self.agents, 0] = view.alive[:, : self.agents]
+        return replace(view, available_actions=legal)
+
+
+def test_only_those_who_have_a_choice_can_agree():
+    got = rollout(Forced(1), TargetsPolicy(-8.0), SEEDS, greedy=True, reference=GOOD).agreement
+    assert not got.decisions[:, 0].any()
+    assert not got.equal.any()
+    assert not got.joint.any(), "the right agent decides alone, and otherwise"
+    np.testing.assert_array_equal(got.moments[:, 0], got.decisions[:, 1])
+
+
+def test_where_nobody_has_a_choice_agreement_is_undefined():
+    environment = Forced(2)
+    played = rollout(environment, GOOD, SEEDS, greedy=True, reference=GOOD)
+    assert not played.agreement.decisions.any()
+    side = SidePlay((0, 1), played, (played,), played, None)
+    assert scores.agreement(environment.spec, [side]) is None
+    usual = rollout(TargetsEnvironment(), GOOD, SEEDS, greedy=True, reference=GOOD)
+    found = scores.agreement(environment.spec, [replace(side, students=(usual,))])
+    assert (found.action, found.joint) == (1.0, 1.0)

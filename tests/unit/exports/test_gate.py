@@ -19,7 +19,7 @@ def tiny():
         "actions": np.array([[[0, 1], [1, 1]], [[1, 0], [0, 0]]], np.int16),
     }
     valid = np.array([[True, True], [True, False]])
-    return Recorded("id", np.arange(2, dtype=np.uint64), arrays, valid)
+    return Recorded("id", "heldout", np.arange(2), np.arange(2, dtype=np.uint64), arrays, valid)
 
 
 def logits(value=0.0):
@@ -139,3 +139,23 @@ def test_a_step_that_does_not_follow_its_own_logits_is_refused(episodes):
     steps = [second_best(network.step) for network in networks]
     with pytest.raises(ParityError, match="it returned the action"):
         gate.replay(team(agents, steps, None), episodes)
+
+
+def test_actions_count_where_there_is_a_choice_and_logits_wherever_somebody_acts():
+    episodes = tiny()
+    episodes.arrays["available_actions"][0, 0, 0] = [True, False]
+    episodes.arrays["available_actions"][0, 1, 1] = [False, False]  # waits for its turn
+    ours = logits()
+    ours[0, 0, 0] = [1.0, 5.0]  # its only legal action is still the first
+    ours[0, 1, 1] = [0.0, 5.0]
+    found = gate.compare(ours, logits(), episodes)
+    assert (found.decisions, found.agreement, found.logit_error) == (4, 1.0, 5.0)
+
+
+def test_without_any_choice_there_is_no_agreement_to_lose():
+    episodes = tiny()
+    episodes.arrays["available_actions"][..., 1] = False
+    found = gate.compare(logits(), logits(), episodes)
+    assert (found.decisions, found.agreement) == (0, None)
+    gate.require_parity("c", found)
+    gate.require_agreement(found, 0.95, "int8")
