@@ -5,10 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := $(BIN)/kd-offline
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+LOCKED := $(PIP) --require-hashes --no-deps
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check test demo results results-combat anchors schemas help-texts build test-wheel clean
+.PHONY: help install lock format check test demo results results-combat anchors schemas help-texts build test-wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -20,12 +22,20 @@ $(BIN)/python:
 		|| { echo "kd-offline needs Python 3.11 or newer: make install PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt hatchling editables
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[report,pettingzoo,convert,share,onnx,smax,sweep,dev,peers]'
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps d3rlpy
+# Every file that is installed has one of the hashes in requirements/. Nothing is resolved, so nothing
+# can bring another build of torch. A build for CUDA gets the libraries that it names.
+$(STAMP): pyproject.toml constraints.txt $(wildcard requirements/*.txt) | $(BIN)/python
+	@echo "the CPU build of torch, or else the one for CUDA"
+	@$(LOCKED) -r requirements/torch-cpu.txt 2>/dev/null || $(LOCKED) -r requirements/torch.txt
+	@! grep -q '^Requires-Dist: nvidia' $(VENV)/lib/python*/site-packages/torch-*.dist-info/METADATA \
+		|| $(LOCKED) -r requirements/cuda.txt
+	$(LOCKED) -r requirements/build.txt
+	$(LOCKED) --no-build-isolation -r requirements/development.txt
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
+
+lock: install ## write requirements/*.txt from pyproject.toml and constraints.txt
+	$(BIN)/python .ci/lock.py
 
 format: install ## format the code and repair what can be repaired
 	$(BIN)/ruff check -q --fix .

@@ -1,0 +1,53 @@
+"""Write requirements/*.txt: every package of a development installation, with its hashes.
+
+pyproject.toml says what is wanted and constraints.txt in which versions. The hashes are those of
+all files of a version, for every platform, so that one list serves all machines.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXTRAS = ("report", "pettingzoo", "convert", "share", "onnx", "smax", "sweep", "dev", "peers")
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "requirements"
+# What torch asks for where it is built for CUDA, and the CPU build does not need.
+CUDA = re.compile(r"(nvidia|cuda)-|triton=")
+
+
+def compiled(*wanted: str) -> list[str]:
+    """Return one block of lines per package: its version, its marker and all its hashes."""
+    options = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-annotate"]
+    command = [sys.executable, "-m", "uv", "pip", "compile", "-q", "--no-header", *options]
+    command += ["-c", "constraints.txt", *wanted]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return re.findall(r"^\S.*\n(?:[ \t].*\n)*", done.stdout, re.MULTILINE)
+
+
+def write(name: str, head: str, blocks: list[str]) -> None:
+    """Write one list."""
+    text = f"# {head}\n# Written by `make lock`.\n" + "".join(blocks)
+    (FOLDER / f"{name}.txt").write_text(text, "utf-8")
+
+
+def main() -> None:
+    """Write the lists, torch in one of its own."""
+    extras = [part for extra in EXTRAS for part in ("--extra", extra)]
+    everything = compiled(*extras, "--group", "build", "--group", "apart", "pyproject.toml")
+    build = compiled("--group", "build")
+    torch = [block for block in everything if block.startswith("torch==")]
+    cuda = [block for block in everything if CUDA.match(block)]
+    rest = [block for block in everything if block not in [*build, *torch, *cuda]]
+    write("build", "What builds packages from source; installed first.", build)
+    write("torch", "torch, where its CPU build is not to be had: see torch-cpu.txt.", torch)
+    write("cuda", "What torch needs beside itself where it is built for CUDA.", cuda)
+    write("development", "Everything else of a development installation.", rest)
+    cpu = (FOLDER / "torch-cpu.txt").read_text("utf-8")
+    version = torch[0].split()[0]
+    if f"\n{version}+cpu " not in cpu:
+        sys.exit(f"write the hashes of {version}+cpu into requirements/torch-cpu.txt by hand")
+
+
+if __name__ == "__main__":
+    main()
