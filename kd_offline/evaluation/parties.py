@@ -125,8 +125,9 @@ def expert_shapes(expert: AnyExpert, spec: EnvironmentSpec) -> tuple[Shape, ...]
     seen = expert.mask()
     own: list[Shape] = [by_agent[i] for i in range(spec.n_agents)]
     if seen is not None:
+        copies = 1 + expert.card.recipe.architecture.motion
         own = [
-            compacted(shape, seen=int(row.sum()), width=width)
+            compacted(shape, seen=int(row.sum()), width=width, copies=copies)
             for shape, row, width in zip(own, seen, spec.obs_widths, strict=True)
         ]
     if expert.opponents is None:

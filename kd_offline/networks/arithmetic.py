@@ -183,30 +183,32 @@ def memory_cost(shape: Shape, precision: Precision = "fp32") -> MemoryCost:
     return MemoryCost(sizes[precision], hidden, live, flash, ram)
 
 
-def compacted(shape: Shape, *, seen: int, width: int) -> LayerShape:
+def compacted(shape: Shape, *, seen: int, width: int, copies: int = 1) -> LayerShape:
     """Return the shape after dropping the observation columns that the agent does not see.
 
     Parameters
     ----------
     shape : Shape
-        With ``width`` observation columns among its inputs.
+        With ``copies`` times ``width`` observation columns among its inputs.
     seen : int
-        How many of them remain.
+        How many of ``width`` remain.
     width : int
+    copies : int
+        2 where the network also takes the change of every feature since the last step.
 
     Raises
     ------
     UsageError
         More columns would be dropped than there are.
     """
-    if not 0 <= seen <= width <= shape.inputs:
+    if not (0 <= seen <= width and copies * width <= shape.inputs):
         msg = (
-            f"cannot keep {seen} of {width} observation columns of a network with "
-            f"{shape.inputs} inputs: give 0 <= seen <= width <= inputs"
+            f"cannot keep {seen} of {width} observation columns, {copies} times, of a network with "
+            f"{shape.inputs} inputs: give 0 <= seen <= width and copies * width <= inputs"
         )
         raise UsageError(msg)
     whole = LayerShape(shape.inputs, tuple(shape.trunk), shape.gru, shape.outputs)
-    return replace(whole, inputs=shape.inputs - width + seen)
+    return replace(whole, inputs=shape.inputs - copies * (width - seen))
 
 
 def _rows(shape: Shape) -> int:

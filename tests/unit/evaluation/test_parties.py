@@ -7,8 +7,9 @@ import pytest
 from kd_offline import environments
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
 from kd_offline.evaluation.evaluate import evaluate
-from kd_offline.evaluation.parties import Parties, load_parties
+from kd_offline.evaluation.parties import Parties, expert_shapes, load_parties
 from kd_offline.experts import checkpoint
+from kd_offline.experts.load import load
 from kd_offline.runs.folder import RunFolder, create_run
 from kd_offline.schemas.expert import ExpertArchitecture, ExpertCard, TrainRecipe
 from kd_offline.schemas.recipes import StudentArchitecture
@@ -26,9 +27,13 @@ def rows(mask: Any) -> Any:
     return None if mask is None else tuple(tuple(map(bool, row)) for row in mask)
 
 
-def expert(folder: Path, *, seed: int = 0, mask: str | None = None) -> Path:
+def expert(
+    folder: Path, *, seed: int = 0, mask: str | None = None, motion: bool = False
+) -> Path:
     """Save an untrained expert."""
-    small = ExpertArchitecture(trunk=(16,), gru=16, critic_trunk=(8,), critic_gru=None)
+    small = ExpertArchitecture(
+        trunk=(16,), gru=16, critic_trunk=(8,), critic_gru=None, motion=motion
+    )
     card = ExpertCard(
         environment=SPEC,
         recipe=TrainRecipe(environment=NAME, architecture=small, mask=mask, seed=seed),
@@ -94,6 +99,14 @@ def test_hidden_columns_are_dropped_from_every_copy_of_the_observation(tmp_path,
     moving = make_run(tmp_path / "moving", teacher, motion=True)
     shapes = load_parties(moving, expert=teacher).student_shapes
     assert [s.inputs for s in shapes] == [20, 20, 24]
+
+
+def test_hidden_columns_are_dropped_from_every_copy_in_experts_too(tmp_path):
+    # 10, 10 and 12 of 18 features are seen, and the shared network takes a one-hot id of three.
+    for motion, inputs in ((False, [13, 13, 15]), (True, [23, 23, 27])):
+        path = expert(tmp_path / str(motion), mask="limited", motion=motion)
+        got = expert_shapes(load(path, SPEC), SPEC)
+        assert [s.inputs for s in got] == inputs
 
 
 def test_a_run_is_evaluated_from_its_folder_alone(run, teacher, tmp_path):

@@ -161,5 +161,10 @@ def test_compaction_drops_hidden_columns_only():
     assert compacted(shape, seen=10, width=18) == LayerShape(13, (32,), None, 5)
     saved = network_cost(shape).macs - network_cost(compacted(shape, seen=10, width=18)).macs
     assert saved == 8 * 32
+    # With the change of every feature beside it, each hidden one is there twice.
+    moving = LayerShape(39, (32,), None, 5)
+    assert compacted(moving, seen=10, width=18, copies=2).inputs == 23
+    with pytest.raises(UsageError, match="cannot keep 10 of 18 observation columns, 2 times"):
+        compacted(shape, seen=10, width=18, copies=2)
     with pytest.raises(UsageError, match="cannot keep 19 of 18"):
         compacted(shape, seen=19, width=18)
