@@ -110,7 +110,7 @@ def _head() -> str:
         "`python -m benchmarks.results.render`. Returns are sums over the agents of a team and "
         f"over the steps of an episode, means of {EPISODES:,} evaluation episodes on the same "
         "seeds for everyone, with 95 % intervals in brackets (bootstrap over seeds and episodes; "
-        "it covers about 83 % with five seeds, 77 % with three and 54 % with two where seeds matter). "
+        "it covers about 83 % with five seeds, 77 % with three, 54 % with two where seeds matter). "
         f"Distilled cells have {len(DISTILLATION_SEEDS)} distillation seeds, ablations "
         f"{len(ABLATION_SEEDS)}; networks trained by "
         f"RL have {len(RL_SEEDS)} seeds each, and the bundled expert is one network. *Kept* is "

@@ -27,9 +27,7 @@ def rows(mask: Any) -> Any:
     return None if mask is None else tuple(tuple(map(bool, row)) for row in mask)
 
 
-def expert(
-    folder: Path, *, seed: int = 0, mask: str | None = None, motion: bool = False
-) -> Path:
+def expert(folder: Path, *, seed: int = 0, mask: str | None = None, motion: bool = False) -> Path:
     """Save an untrained expert."""
     small = ExpertArchitecture(
         trunk=(16,), gru=16, critic_trunk=(8,), critic_gru=None, motion=motion
