@@ -35,19 +35,20 @@ _ATTEMPTS = 100
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES}
 
 
-def write_file(path: Path, content: bytes | str) -> None:
+def write_file(path: Path, content: bytes | str, *, durable: bool = True) -> None:
     """Replace the file at ``path``; a reader sees the old one or the new one, whole.
 
     Text is written as UTF-8, with the line ends that it has. A link at ``path`` is replaced by
-    the file; a folder is not. The file is on the disk when this returns. A process that is killed
-    leaves a hidden ``.NAME.RANDOM.partial``, which the next write of the same file removes.
+    the file; a folder is not. A ``durable`` file would survive a loss of power when this returns. A
+    process that is killed leaves a hidden ``.NAME.RANDOM.partial``, which the next write of the
+    same file removes.
 
     Raises
     ------
     StorageError
         The disk is full or the folder cannot be written; the old file stays as it was.
     """
-    _write(path, content, replace=True)
+    _write(path, content, replace=True, durable=durable)
 
 
 def write_output(path: Path, content: bytes | str, *, overwrite: bool = False) -> None:
@@ -146,7 +147,8 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise refusal(path, error) from error
+        msg = f"cannot make the folder {str(path)!r}: {_reason(error)}; give another path"
+        raise StorageError(msg) from error
 
 
 def make_subfolder(folder: Path, name: str) -> Path:
@@ -334,7 +336,7 @@ def _platform_folder() -> Path:
     return base / "kd-offline"
 
 
-def _write(path: Path, content: bytes | str, *, replace: bool) -> None:
+def _write(path: Path, content: bytes | str, *, replace: bool, durable: bool = True) -> None:
     """Write aside and rename; FileExistsError where something is there that may not be replaced."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     beside: Path | None = None
@@ -343,7 +345,8 @@ def _write(path: Path, content: bytes | str, *, replace: bool) -> None:
         _sweep(path)
         beside, handle = _aside_file(path)
         _all(handle, data)
-        os.fsync(handle)
+        if durable:
+            os.fsync(handle)
         if os.name == "nt":  # there an open file is not renamed
             os.close(handle)
             handle = -1
@@ -351,7 +354,8 @@ def _write(path: Path, content: bytes | str, *, replace: bool) -> None:
             beside.replace(path)
         else:
             _put_new(beside, path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         if isinstance(error, FileExistsError) and not replace:
             raise

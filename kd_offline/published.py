@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_offline.files import make_folder, write_file
+from kd_offline.files import make_folder, remove_tree, write_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class PublishedFolder:
         make_folder(folder)
         wanted = self.texts()
         for file in self._gone(folder, wanted):
-            file.unlink()
+            remove_tree(file)
         for name, text in wanted.items():
             if not _holds(folder / name, text):
                 write_file(folder / name, text)

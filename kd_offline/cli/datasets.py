@@ -40,6 +40,7 @@ def inspect(
     html: Annotated[
         Path | None, typer.Option(help="Write a page with plots and playback to this file.")
     ] = None,
+    overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -53,14 +54,14 @@ def inspect(
 
     buffer = ExpertBuffer.open(dataset)
     if html is not None:
-        _write_page(buffer, html, quiet)
+        _write_page(buffer, html, overwrite, quiet)
     if json:
         emit(summarise(buffer))
     else:
         typer.echo(render(buffer) if html is None else str(html))
 
 
-def _write_page(buffer: ExpertBuffer, html: Path, quiet: bool) -> None:
+def _write_page(buffer: ExpertBuffer, html: Path, overwrite: bool, quiet: bool) -> None:
     from kd_offline.reports.dataset import inspect_html
 
     with bar(buffer.n_steps, "steps", quiet) as shown:
@@ -68,7 +69,7 @@ def _write_page(buffer: ExpertBuffer, html: Path, quiet: bool) -> None:
         def progress(done: int) -> None:
             shown.update(done - shown.n)
 
-        inspect_html(buffer, html, progress=progress)
+        inspect_html(buffer, html, overwrite=overwrite, progress=progress)
 
 
 def verify(

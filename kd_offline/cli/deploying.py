@@ -60,6 +60,7 @@ def profile(
     dataset: Annotated[
         str | None, typer.Option(help="Where the dataset is.  [default: as the run states]")
     ] = None,
+    overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -82,6 +83,7 @@ def profile(
             expert=expert,
             expert_recipe=expert_recipe,
             dataset=dataset,
+            overwrite=overwrite,
             show_progress=not hidden(quiet),
         )
     if json:

@@ -10,7 +10,6 @@ import typer
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import bar, emit, say, table
-from kd_offline.errors import StorageError
 
 if TYPE_CHECKING:
     from kd_offline.schemas.hardware import HardwareProfile
@@ -149,12 +148,10 @@ def calibrate(
     """
     options.one_thread_each()
     from kd_offline.evaluation.calibrate import calibrate as measure
-    from kd_offline.files import write_file
+    from kd_offline.files import check_output, write_output
     from kd_offline.hardware.profiles import toml_text
 
-    if output.exists() and not overwrite:
-        msg = f"{output} already exists: give another path or pass --overwrite"
-        raise StorageError(msg)
+    check_output(output, overwrite=overwrite)
     with resumable("nothing was written"), bar(rounds, "round", quiet) as shown:
         profile, lacking = measure(
             name or output.stem.lower(),
@@ -164,7 +161,7 @@ def calibrate(
             steps=steps,
             progress=shown.update,
         )
-    write_file(output, toml_text(profile))
+    write_output(output, toml_text(profile), overwrite=overwrite)
     for engine, reason in lacking.items():
         say(f"{engine}: unavailable: {reason}")
     if json:

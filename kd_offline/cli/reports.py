@@ -31,6 +31,7 @@ def report(
         bool, typer.Option("--markdown", help="Print Markdown instead of writing HTML.")
     ] = False,
     profile: options.Profiles = None,
+    overwrite: options.Overwrite = False,
     debug: options.Debug = False,
 ) -> None:
     """Write a run's report.
@@ -40,15 +41,17 @@ def report(
     if not markdown:
         from kd_offline.reports.html import report as write
 
-        typer.echo(str(write(run, output=output, profiles=profile or ())))
+        made = write(run, output=output, profiles=profile or (), overwrite=overwrite)
+        typer.echo(str(made))
         return
+    from kd_offline.files import check_output, write_output
     from kd_offline.reports.markdown import markdown as render
 
+    if output is not None:
+        check_output(output, overwrite=overwrite)
     text = render(run, profiles=profile or ())
     if output is None:
         typer.echo(text, nl=False)
         return
-    from kd_offline.files import write_file
-
-    write_file(output, text)
+    write_output(output, text, overwrite=overwrite)
     typer.echo(str(output))

@@ -58,6 +58,7 @@ def sign(
     text: Annotated[
         bool, typer.Option("--text", help="Print the text to be signed and sign nothing.")
     ] = False,
+    overwrite: options.Overwrite = False,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -70,7 +71,7 @@ def sign(
     if text:
         typer.echo(signature.text_of(dataset).decode("ascii"), nl=False)
         return
-    made = signature.sign(dataset, key, output)
+    made = signature.sign(dataset, key, output, overwrite=overwrite)
     if json:
         emit(made)
         return
@@ -90,6 +91,7 @@ def croissant(
     published: Annotated[
         str, typer.Option(metavar="YYYY-MM-DD", help="When it was published.")
     ] = "",
+    overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -100,14 +102,16 @@ def croissant(
     from json import dumps
 
     from kd_offline.datasets.describe.croissant import Publication, describe, missing
-    from kd_offline.files import write_file
+    from kd_offline.files import check_output, write_output
 
+    if output is not None:
+        check_output(output, overwrite=overwrite)
     made = describe(dataset, Publication(url, tuple(creator or ()), published))
     text = dumps(made, indent=2, ensure_ascii=False) + "\n"
     if output is None:
         typer.echo(text, nl=False)
     else:
-        write_file(output, text)
+        write_output(output, text, overwrite=overwrite)
         typer.echo(str(output))
     if (wanted := missing(made)) and not quiet:
         say(f"Croissant also wants {'; '.join(wanted)}")

@@ -13,7 +13,7 @@ from kd_offline.collaboration.measured import Play, measured
 from kd_offline.collaboration.roles import clusters
 from kd_offline.collaboration.team import Team, load_team
 from kd_offline.errors import CheckpointError, FormatVersionError, StorageError, UsageError
-from kd_offline.files import make_folder, write_file
+from kd_offline.files import check_output, write_output
 from kd_offline.schemas.collaboration import (
     CollaborationProfile,
     Digests,
@@ -33,6 +33,7 @@ def collaboration_profile(
     expert: str | Path | None = None,
     expert_recipe: str | Path | None = None,
     dataset: str | Path | None = None,
+    overwrite: bool = False,
     show_progress: bool = False,
 ) -> CollaborationProfile:
     """Write the profile of a distilled team.
@@ -45,8 +46,8 @@ def collaboration_profile(
     run : path
         A complete run folder.
     output : path, optional
-        File to write; an earlier profile is replaced. Default: ``profile.json`` in the export's
-        folder, or in the run's.
+        File to write. Default: ``profile.json`` in the export's folder, or in the run's, where an
+        earlier profile is replaced.
     export : path, optional
         An export of the run that the profile is about; else it is about the run's first team.
     episodes : int, optional
@@ -58,6 +59,8 @@ def collaboration_profile(
         Where the recorded expert is, as for ``evaluate``.
     dataset : path, optional
         Where the run's dataset is, for role clusters. Default: where the run says, if it is there.
+    overwrite : bool
+        Replace a file that is at ``output``; mixed teams in a profile of the same team are kept.
     show_progress : bool
         A bar of rollouts on stderr.
 
@@ -66,14 +69,16 @@ def collaboration_profile(
     UsageError, CheckpointError, MismatchError
         The run, the export or the expert cannot be used, or was altered.
     StorageError
-        Something else than a profile is in the way.
+        There is a file at ``output`` already, or something else than a profile in its default
+        place.
     """
     if episodes is not None and episodes < 1:
         msg = f"cannot play {episodes} episodes: give 1 or more, or leave it out to play none"
         raise UsageError(msg)
     team = load_team(run, export)
     target = place(run, output, export)
-    earlier = _earlier(target, team)
+    check_output(target, overwrite=overwrite or output is None)
+    earlier = _earlier(target, team, overwrite)
     play = Play(episodes, engine, expert, expert_recipe, show_progress)
     found = measured(team, play, None if earlier is None else earlier.cross_play)
     groups = Groups(sides=team.student.card.environment.sides, clusters=clusters(team, dataset))
@@ -94,25 +99,26 @@ def collaboration_profile(
         cross_play=found.cross_play,
         limits=limits(team, found, groups),
     )
-    make_folder(target.parent)
-    write_file(target, profile.json_text())
+    write_output(target, profile.json_text(), overwrite=overwrite or output is None)
     return profile
 
 
-def _earlier(target: Path, team: Team) -> CollaborationProfile | None:
+def _earlier(target: Path, team: Team, overwrite: bool) -> CollaborationProfile | None:
     """Return the profile that will be replaced, if it is of the same team.
 
     Raises
     ------
     StorageError
-        Something else is there.
+        Something else is there and may not be replaced.
     """
     if not target.exists():
         return None
     try:
         found = read_profile(target)
     except (CheckpointError, UsageError, FormatVersionError) as error:
-        msg = f"{target} exists and is not a profile: remove it yourself or give another with -o"
+        if overwrite:
+            return None
+        msg = f"{target} exists and is not a profile: give another path or pass --overwrite"
         raise StorageError(msg) from error
     return found if found.digests == _digests(team) else None
 

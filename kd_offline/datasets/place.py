@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import IO
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.storage.store import lock
 from kd_offline.errors import StorageError
+from kd_offline.files import make_folder, remove_tree
 
 
 def claim(root: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
@@ -47,11 +47,7 @@ def make_way(root: Path, *, resume: bool, overwrite: bool) -> None:
     if not _begun(root) and root.exists() and any(p.name not in ours for p in root.iterdir()):
         msg = f"{str(root)!r} is not empty and holds no dataset: choose another path"
         raise StorageError(msg)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"cannot make the folder {str(root)!r} ({error.strerror}): choose another path"
-        raise StorageError(msg) from error
+    make_folder(root)
 
 
 def _check(root: Path, *, resume: bool) -> None:
@@ -86,6 +82,6 @@ def _delete(root: Path) -> None:
         if _finished(root):
             (root / layout.MANIFEST).replace(root / layout.JOURNAL)
         for group in layout.GROUPS:
-            shutil.rmtree(root / group, ignore_errors=True)
+            remove_tree(root / group)
         for name in (layout.ZARR_JSON, layout.SCRATCH, layout.JOURNAL):
-            (root / name).unlink(missing_ok=True)
+            remove_tree(root / name)

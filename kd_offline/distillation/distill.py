@@ -23,7 +23,7 @@ from kd_offline.distillation.job import (
 from kd_offline.distillation.methods import check_arrays
 from kd_offline.distillation.train import Training, finish, train_team
 from kd_offline.errors import UsageError
-from kd_offline.files import only_writer, write_file
+from kd_offline.files import make_subfolder, only_writer, remove_tree, write_file
 from kd_offline.networks.files import write_tensors
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.layers import LayerWidths
@@ -139,7 +139,7 @@ def _one_seed(job: Job, seed: int) -> None:
         held_out=state.best,
         seconds=round(time.perf_counter() - began, 2),
     )
-    saved.mkdir(exist_ok=True)
+    make_subfolder(saved.parent, saved.name)
     write_tensors(saved / f"seed-{seed}.safetensors", team.state_dict())
     job.manifest = job.manifest.model_copy(update={"results": (*job.manifest.results, result)})
     _write(job, "running")
@@ -174,7 +174,7 @@ def _restore(job: Job, state: Training, seed: int) -> None:
 def _save(job: Job, state: Training, seed: int) -> None:
     """Save tensors under the epoch's name, then point to them, then drop the older ones."""
     folder = job.folder.resume_state
-    folder.mkdir(exist_ok=True)
+    make_subfolder(folder.parent, folder.name)
     current = folder / f"state-{state.epoch}.safetensors"
     write_tensors(current, state.tensors())
     saved = ResumeState(
@@ -187,7 +187,7 @@ def _save(job: Job, state: Training, seed: int) -> None:
     write_file(folder / "state.json", saved.model_dump_json().encode())
     for old in folder.glob("state-*.safetensors"):
         if old != current:
-            old.unlink()
+            remove_tree(old)
 
 
 def _write(job: Job, status: str) -> None:
@@ -200,7 +200,5 @@ def _write(job: Job, status: str) -> None:
         card, job.manifest = with_layers(job)
         save_students(job.folder.students, card, job.teams)
     job.folder.write_manifest(job.manifest)
-    if status == "complete" and job.folder.resume_state.is_dir():
-        for file in job.folder.resume_state.iterdir():
-            file.unlink()
-        job.folder.resume_state.rmdir()
+    if status == "complete":
+        remove_tree(job.folder.resume_state)

@@ -25,7 +25,7 @@ from kd_offline.experts.expert import Expert
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
 from kd_offline.experts.value_team import ValueTeam
-from kd_offline.files import make_folder, write_file
+from kd_offline.files import make_folder, remove_tree, write_file
 from kd_offline.networks.files import write_tensors
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard
@@ -67,7 +67,7 @@ def save(
     write_tensors(folder / WEIGHTS, {**model.state_dict(), _NORM: norm.moments})
     write_file(folder / CARD, card.model_dump_json(indent=1).encode() + b"\n")
     if card.finished:
-        (folder / TRAINING).unlink(missing_ok=True)
+        remove_tree(folder / TRAINING)
 
 
 def read_card(folder: Path) -> ExpertCard:

@@ -16,7 +16,7 @@ from kd_offline.exports.draft import Draft, draft
 from kd_offline.exports.engines import ENGINES, MANIFEST, team
 from kd_offline.exports.microcontroller import measure
 from kd_offline.exports.vectors import vectors
-from kd_offline.files import aside, make_folder, write_file
+from kd_offline.files import aside, make_folder, require_folder, write_file
 from kd_offline.runs.folder import open_run
 from kd_offline.schemas.export import (
     Comparison,
@@ -138,6 +138,8 @@ def _precision(name: str) -> Precision:
 
 def _check_free(target: Path, *, overwrite: bool) -> None:
     """Refuse to replace what is there, unless it is an export and may be."""
+    if target.is_symlink():
+        require_folder(target)
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / MANIFEST).is_file():

@@ -13,7 +13,7 @@ from kd_offline.datasets.insight.playback import Scene, scenes
 from kd_offline.datasets.insight.profile import Profile, profile
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.statistics import side_returns
-from kd_offline.files import write_file
+from kd_offline.files import check_output, write_output
 from kd_offline.reports import dataset_plots as plots
 from kd_offline.reports import dataset_tables as tables
 from kd_offline.reports.page import Section, fill, resource
@@ -25,6 +25,7 @@ def inspect_html(
     dataset: ExpertBuffer | str | Path,
     output: str | Path,
     *,
+    overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
     """Write a page about a dataset and return its path; the same dataset gives the same bytes.
@@ -37,6 +38,8 @@ def inspect_html(
         An open dataset or its address.
     output
         File to write.
+    overwrite
+        Replace a file that is there.
     progress
         Called with the number of steps read so far.
 
@@ -47,11 +50,13 @@ def inspect_html(
     MissingExtraError
         jinja2 or matplotlib is not installed.
     StorageError
-        The file cannot be written.
+        There is a file at ``output`` already, or it cannot be written.
     """
-    buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
     target = Path(output)
-    write_file(target, render(buffer, profile(buffer, progress=progress)))
+    check_output(target, overwrite=overwrite)
+    buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
+    page = render(buffer, profile(buffer, progress=progress))
+    write_output(target, page, overwrite=overwrite)
     return target
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from kd_offline.datasets.insight.profile import returns_by_noise, returns_by_split
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import KdOfflineError
-from kd_offline.files import write_file
+from kd_offline.files import check_output, write_output
 from kd_offline.reports import (
     budget_tables,
     cost_tables,
@@ -35,6 +35,7 @@ def report(
     *,
     output: str | Path | None = None,
     profiles: Sequence[str | Path] = (),
+    overwrite: bool = False,
 ) -> Path:
     """Write the HTML report of a run and return its path.
 
@@ -48,6 +49,8 @@ def report(
         Default: ``report.html`` in the run folder.
     profiles : sequence of str or path
         Devices to predict latency and energy for, in place of those of the evaluation.
+    overwrite : bool
+        Replace a file that is at ``output``; the run's own report always is.
 
     Raises
     ------
@@ -56,11 +59,12 @@ def report(
     MissingExtraError
         jinja2 or matplotlib is not installed.
     StorageError
-        The file cannot be written.
+        There is a file at ``output`` already, or it cannot be written.
     """
     folder = open_run(run)
-    target = folder.report if output is None else Path(output)
-    write_file(target, render(folder, profiles))
+    target, replace = (folder.report, True) if output is None else (Path(output), overwrite)
+    check_output(target, overwrite=replace)
+    write_output(target, render(folder, profiles), overwrite=replace)
     return target
 
 

@@ -22,7 +22,7 @@ def run(made, tmp_path_factory):
 @pytest.fixture(scope="module")
 def profile(made, run):
     given = ("--expert", made.expert, "--episodes", 12)
-    return kd_json("profile", run, "-o", run.parent / "out" / "team.json", *given)
+    return kd_json("profile", run, "-o", run.parent / "out" / "team.json", "--overwrite", *given)
 
 
 def interface_file(profile, path, keep):

@@ -72,16 +72,22 @@ def test_a_signature_that_does_not_count(place):
     assert "cannot read the signature 'dataset.zarr.sig'" in refused(*trusting, code=1)
     kd("sign", "dataset.zarr", "--key", "bob")
     assert "not among those trusted" in refused(*trusting, code=1)
-    kd("sign", ROOT / "tests" / "golden" / "data" / "bare.zarr", "-o", "dataset.zarr.sig")
+    kd(
+        "sign",
+        ROOT / "tests" / "golden" / "data" / "bare.zarr",
+        "-o",
+        "dataset.zarr.sig",
+        "--overwrite",
+    )
     assert "another dataset" in refused(*trusting, code=1)
-    kd("sign", "dataset.zarr")
+    kd("sign", "dataset.zarr", "--overwrite")
     kd(*trusting)
     text = Path("dataset.zarr.sig").read_text()
     Path("dataset.zarr.sig").write_text(text.replace("\n", "\nA", 2))
     assert "does not vouch for" in refused(*trusting, code=1)
     refused("verify", "dataset.zarr", "--signature", code=2)
-    refused("sign", "dataset.zarr", "--key", "alice.pub", code=2)
-    refused("sign", "dataset.zarr", "--key", "nobody", code=2)
+    refused("sign", "dataset.zarr", "--key", "alice.pub", "--overwrite", code=2)
+    refused("sign", "dataset.zarr", "--key", "nobody", "--overwrite", code=2)
 
 
 def test_signed_and_damaged(place):

@@ -29,6 +29,7 @@ from kd_offline.datasets.convert.parts import (
 )
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import UsageError
+from kd_offline.files import write_file
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array
 
@@ -67,7 +68,7 @@ def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress
     _write_episodes(buffer, data / minari_store.MAIN, progress)
     size = (data / minari_store.MAIN).stat().st_size
     document = _metadata(buffer, path.name, size)
-    (data / minari_store.METADATA).write_text(json.dumps(document), "utf-8")
+    write_file(data / minari_store.METADATA, json.dumps(document))
     return list(_notes(buffer))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.convert.parts import WINDOW_ROWS, foreign, library
+from kd_offline.files import write_file
 from kd_offline.types import Array
 
 VERSION = 1.2
@@ -188,7 +189,7 @@ def write_metadata(folder: Path, stores: Stores, steps: int, ours: Mapping[str, 
         _put(shapes, name, str((1, steps, *leaf.shape[2:])))
         _put(dtypes, name, leaf.dtype.name)
     document = {"version": VERSION, "structure_shape": shapes, "structure_dtype": dtypes, **ours}
-    (folder / METADATA).write_text(json.dumps(document), "utf-8")
+    write_file(folder / METADATA, json.dumps(document))
 
 
 def _is_vault(path: Path) -> bool:

@@ -8,8 +8,7 @@ from typing import Any
 
 from kd_offline.datasets.describe.card_sections import sections
 from kd_offline.datasets.reader import ExpertBuffer
-from kd_offline.errors import StorageError
-from kd_offline.files import write_file
+from kd_offline.files import check_output, write_output
 
 # The Hub's identifiers of licences, https://huggingface.co/docs/hub/repositories-licenses: SPDX in
 # small letters for these; any other is given by name.
@@ -32,9 +31,12 @@ def card(dataset: str | Path, output: str | Path | None = None, *, overwrite: bo
     StorageError
         There is a file at ``output`` already, or it cannot be written.
     """
+    target = None if output is None else Path(output).expanduser()
+    if target is not None:
+        check_output(target, overwrite=overwrite)
     text = render(ExpertBuffer.open(dataset))
-    if output is not None:
-        _write(Path(output).expanduser(), text, overwrite)
+    if target is not None:
+        write_output(target, text, overwrite=overwrite)
     return text
 
 
@@ -71,10 +73,3 @@ def _header(buffer: ExpertBuffer) -> str:
     """Return the header in YAML: every value as JSON, which YAML includes."""
     lines = [f"{key}: {json.dumps(value)}" for key, value in metadata(buffer).items()]
     return "\n".join(["---", *lines, "---"])
-
-
-def _write(path: Path, text: str, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        msg = f"there is a file at {str(path)!r}: choose another path or give --overwrite"
-        raise StorageError(msg)
-    write_file(path, text)

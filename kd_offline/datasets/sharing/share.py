@@ -18,6 +18,7 @@ from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.cache import default_cache
 from kd_offline.datasets.storage.sources import known_scheme, open_files
 from kd_offline.errors import CorruptDatasetError, UsageError
+from kd_offline.files import check_output
 from kd_offline.schemas.dataset_outputs import TransferOutput
 
 
@@ -50,6 +51,7 @@ def push(
         The destination refuses, or another dataset is there.
     """
     began = time.perf_counter()
+    _check_archive(destination, overwrite)
     if not is_remote(str(dataset)):
         _refuse_damage(dataset)
     copy = _open(dataset, None, report)
@@ -91,6 +93,7 @@ def pull(
     """
     began = time.perf_counter()
     target = default_output(str(address)) if output is None else output
+    _check_archive(target, overwrite)
     copy = _open(address, arrays, report, tell)
     moved, skipped = send(copy, target, overwrite)
     return _output(copy, target, moved, skipped, began)
@@ -136,6 +139,12 @@ def _open(
         text = narrowed(text, manifest, chosen_arrays(manifest, asked))
         manifest = parse_manifest(split_pin(files.where)[0], text)
     return Copy(files, text, len(whole), manifest, cache, report)
+
+
+def _check_archive(destination: str | Path, overwrite: bool) -> None:
+    """Refuse a file that is there before anything is read; a folder may be filled up."""
+    if not is_remote(str(destination)) and str(destination).endswith(".zip"):
+        check_output(Path(destination).expanduser(), overwrite=overwrite)
 
 
 def _refuse_damage(dataset: str | Path) -> None:

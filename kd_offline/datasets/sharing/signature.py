@@ -16,7 +16,7 @@ from kd_offline.datasets.sharing.signers import Signer, read_allowed_signers, re
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.errors import SignatureError, UsageError
-from kd_offline.files import write_file
+from kd_offline.files import check_output, write_output
 from kd_offline.schemas.dataset import DatasetManifest, SignatureRecord
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ def text_of(dataset: str | Path) -> bytes:
 
 
 def sign(
-    dataset: str | Path, key: str | Path = DEFAULT_KEY, output: str | Path | None = None
+    dataset: str | Path,
+    key: str | Path = DEFAULT_KEY,
+    output: str | Path | None = None,
+    *,
+    overwrite: bool = False,
 ) -> SignatureRecord:
     """Sign a dataset with an SSH key: an Ed25519, ECDSA or RSA one without a passphrase.
 
@@ -54,6 +58,8 @@ def sign(
         Private key file.
     output
         Signature file; default: the address with ``.sig``, beside the dataset.
+    overwrite
+        Replace a file that is there.
 
     Raises
     ------
@@ -62,14 +68,16 @@ def sign(
     DatasetError
         There is no whole dataset at the address.
     StorageError
-        The signature cannot be written.
+        There is a file already, or the signature cannot be written.
     """
     from kd_offline.datasets.sharing import sshsig
 
     target = Path(output) if output is not None else _beside(dataset)
+    check_output(target, overwrite=overwrite)
     manifest = read_manifest(open_files(dataset))
     private = sshsig.load_private(_read_key(Path(key).expanduser()), str(key))
-    write_file(target, sshsig.make(private, signed_text(manifest), NAMESPACE))
+    made = sshsig.make(private, signed_text(manifest), NAMESPACE)
+    write_output(target, made, overwrite=overwrite)
     return _record(manifest, sshsig.public_bytes(private.public_key()), str(target))
 
 

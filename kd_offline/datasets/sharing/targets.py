@@ -14,6 +14,7 @@ from kd_offline.datasets.storage.addresses import split_pin
 from kd_offline.datasets.storage.sources import known_scheme
 from kd_offline.datasets.storage.store import Folder, lock
 from kd_offline.errors import StorageError, UsageError
+from kd_offline.files import make_folder
 from kd_offline.schemas.dataset import FileRecord
 
 if TYPE_CHECKING:
@@ -174,11 +175,7 @@ def _locked(root: Path) -> Iterator[Path]:
         msg = f"{str(root)!r} is a file: choose another path for the dataset"
         raise StorageError(msg)
     made = not root.exists()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"cannot make the folder {str(root)!r} ({error.strerror}): choose another path"
-        raise StorageError(msg) from error
+    make_folder(root)
     try:
         with lock(root):
             try:

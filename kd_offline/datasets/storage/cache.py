@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from kd_offline.errors import UsageError
-from kd_offline.files import cache_folder
+from kd_offline.files import cache_folder, make_folder, remove_tree, write_file
 from kd_offline.schemas.dataset import FileRecord
 
 _LIMIT = "KD_OFFLINE_CACHE_GB"
@@ -52,14 +50,9 @@ class Cache:
         if len(data) > self.limit or hashlib.sha256(data).hexdigest() != file.sha256:
             return
         path = self._path(file)
-        aside = path.with_name(f".{secrets.token_hex(8)}")
         with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                aside.write_bytes(data)
-                aside.replace(path)
-            finally:
-                aside.unlink(missing_ok=True)
+            make_folder(path.parent)
+            write_file(path, data, durable=False)
             self._make_room(len(data))
 
     def through(self, file: FileRecord, fetch: Callable[[], bytes]) -> bytes:
@@ -83,7 +76,8 @@ class Cache:
 
     def clear(self) -> None:
         """Delete everything."""
-        shutil.rmtree(self.root / "sha256", ignore_errors=True)
+        with suppress(OSError):
+            remove_tree(self.root / "sha256")
         self._used = -1
 
     def _path(self, file: FileRecord) -> Path:

@@ -61,11 +61,24 @@ def opened(root: Path, path: str) -> FileIO:
 
 
 def created(path: Path, flags: int = 0) -> FileIO:
-    """Open a file for writing, unbuffered, emptied; a link in its place is refused (OSError).
+    """Make a new file and open it for writing, unbuffered.
 
+    What is there is removed first, never opened: a link of any kind keeps what it leads to.
     ``flags`` are further ones of ``os.open``.
     """
-    return FileIO(path, "wb", opener=lambda name, usual: _safely(name, usual | flags))
+    try:
+        return FileIO(path, "xb", opener=lambda name, usual: _safely(name, usual | flags))
+    except FileExistsError:
+        path.unlink()
+        return FileIO(path, "xb", opener=lambda name, usual: _safely(name, usual | flags))
+
+
+def held(path: Path) -> FileIO:
+    """Open a file that is locked, not written, and make it where it is missing.
+
+    A link is refused (OSError); what is in the file stays.
+    """
+    return FileIO(path, "ab", opener=_safely)
 
 
 def refuse_links(root: Path, path: str) -> None:

@@ -17,7 +17,7 @@ from typing import IO, ClassVar, Protocol
 from kd_offline.datasets.layout import LOCK, SCRATCH
 from kd_offline.datasets.storage import direct, plain
 from kd_offline.errors import StorageError
-from kd_offline.files import busy, locked
+from kd_offline.files import busy, locked, make_folder
 from kd_offline.schemas.dataset import FileRecord
 
 
@@ -157,7 +157,7 @@ class Folder:
             try:
                 beside.replace(target)
             except FileNotFoundError:  # the first file in its folder
-                target.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(target.parent)
                 beside.replace(target)
         except OSError as error:
             raise _refusal(target, "write", error) from error
@@ -196,7 +196,7 @@ def lock(root: Path) -> IO[bytes]:
         Another process is recording here, or the folder refuses.
     """
     try:
-        handle = plain.created(root / LOCK)
+        handle = plain.held(root / LOCK)
     except OSError as error:
         raise _refusal(root, "write to", error) from error
     try:

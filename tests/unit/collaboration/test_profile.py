@@ -181,9 +181,17 @@ def test_an_evaluation_of_another_team_is_refused(copy, place):
 def test_nothing_but_a_profile_is_replaced(copy, played):
     file = copy / "mine.json"
     file.write_text("{}")
-    with pytest.raises(StorageError, match="is not a profile"):
+    with pytest.raises(StorageError, match="already exists: give another path or pass --overwrite"):
         collaboration_profile(copy / "run", file)
-    assert file.read_text() == "{}"
+    (copy / "run" / "profile.json").write_text("{}")
+    with pytest.raises(StorageError, match="is not a profile"):
+        collaboration_profile(copy / "run")
+    assert file.read_text() == (copy / "run" / "profile.json").read_text() == "{}"
+    made = collaboration_profile(copy / "run", copy / "new.json")
+    assert collaboration_profile(copy / "run", overwrite=True) == made
+    assert collaboration_profile(copy / "run") == made
+    assert collaboration_profile(copy / "run", file, overwrite=True) == made
+    file.write_text("{}")
     with pytest.raises(CheckpointError, match="is damaged"):
         read_profile(file)
     file.write_text(played.json_text().replace("[\n    1,\n    0\n  ]", "[2, 0]", 1))

@@ -269,7 +269,7 @@ def test_a_writer_that_finishes_while_another_one_looks(tmp_path, monkeypatch):
 
 def test_a_lock_that_was_deleted_is_none(tmp_path, monkeypatch):
     held = store.lock(tmp_path)
-    opened = plain.created
+    opened = plain.held
 
     def finishes_meanwhile(path):
         handle = opened(path)
@@ -277,7 +277,7 @@ def test_a_lock_that_was_deleted_is_none(tmp_path, monkeypatch):
         held.close()
         return handle
 
-    monkeypatch.setattr(plain, "created", finishes_meanwhile)
+    monkeypatch.setattr(plain, "held", finishes_meanwhile)
     with pytest.raises(StorageError, match="another process is recording"):
         store.lock(tmp_path)
 

@@ -213,7 +213,9 @@ def test_the_command(buffer, tmp_path):
     done = CliRunner().invoke(app, ["inspect", str(buffer.path), "--html", str(target)])
     assert (done.exit_code, done.stdout) == (0, f"{target}\n")
     assert target.read_text().startswith("<!DOCTYPE html>")
-    both = CliRunner().invoke(app, ["inspect", str(buffer.path), "--html", str(target), "--json"])
+    both = CliRunner().invoke(
+        app, ["inspect", str(buffer.path), "--html", str(target), "--json", "--overwrite"]
+    )
     assert json.loads(both.stdout)["id"] == buffer.id
 
 
@@ -221,4 +223,4 @@ def test_mistakes_are_told(tmp_path):
     with pytest.raises(NotADatasetError):
         inspect_html(tmp_path / "nothing", tmp_path / "page.html")
     with pytest.raises(StorageError):
-        inspect_html(tiny_dataset(tmp_path / "d"), tmp_path / "no" / "such" / "page.html")
+        inspect_html(tiny_dataset(tmp_path / "d"), tmp_path / "d" / "zarr.json" / "page.html")

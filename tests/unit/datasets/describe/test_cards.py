@@ -136,8 +136,8 @@ def test_writing(dataset, tmp_path):
     with pytest.raises(StorageError, match="--overwrite"):
         card(dataset.path, path)
     card(dataset.path, path, overwrite=True)
-    with pytest.raises(StorageError, match="cannot write"):
-        card(dataset.path, tmp_path / "absent" / "README.md")
+    with pytest.raises(StorageError, match="is not a folder"):
+        card(dataset.path, path / "README.md")
 
 
 def check_command(line):

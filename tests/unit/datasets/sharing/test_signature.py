@@ -232,8 +232,8 @@ def test_keys_that_cannot_sign(dataset, keys, tmp_path):
 def test_what_cannot_be_signed(keys, dataset, tmp_path):
     with pytest.raises(NotADatasetError):
         sign(tmp_path, keys / "ed25519")
-    with pytest.raises(StorageError, match="cannot write"):
-        sign(dataset, keys / "ed25519", tmp_path / "no" / "folder.sig")
+    with pytest.raises(StorageError, match="is not a folder"):
+        sign(dataset, keys / "ed25519", keys / "ed25519" / "folder.sig")
     with pytest.raises(UsageError, match="remote: say with --output"):
         sign("https://example.org/d.zarr", keys / "ed25519")
 

@@ -1,15 +1,17 @@
 """Writing and reading stay within the folder; what cannot be read is told."""
 
 import os
+import shutil
 
 import pytest
 
 from kd_offline.datasets.checks.integrity import verify
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.storage.store import Folder, lock
+from kd_offline.datasets.writer import DatasetWriter
 from kd_offline.errors import CorruptDatasetError, StorageError
 from kd_offline.strict_json import parse
-from kd_offline.testing.factories import tiny_dataset
+from kd_offline.testing.factories import header, tiny_dataset
 
 
 @pytest.fixture
@@ -27,11 +29,30 @@ def test_nothing_is_written_through_links(tmp_path, outside):
     with pytest.raises(CorruptDatasetError, match="steps is a link"):
         Folder(root).write("steps/file", b"theirs")
     (root / "recording.tmp").symlink_to(outside / "file")
-    with pytest.raises(StorageError, match="cannot write"):
-        Folder(root).write("file", b"theirs")
+    Folder(root).write("file", b"theirs")
+    assert (root / "file").read_bytes() == b"theirs"
     (root / "recording.lock").symlink_to(outside / "file")
     with pytest.raises(StorageError, match="cannot write to"):
         lock(root)
+    assert [(file.name, file.read_text()) for file in outside.iterdir()] == [("file", "mine")]
+
+
+def test_hard_links_keep_what_they_lead_to(tmp_path, outside):
+    root = tmp_path / "d.zarr"
+    root.mkdir()
+    for name in ("recording.tmp", "recording.lock", "file"):
+        (root / name).hardlink_to(outside / "file")
+    with lock(root):
+        Folder(root).write("file", b"theirs" * (1 << 20))
+    assert (outside / "file").read_text() == "mine"
+
+
+def test_overwriting_a_dataset_of_links_deletes_the_links_alone(tmp_path, outside):
+    buffer = tiny_dataset(tmp_path / "d.zarr")
+    shutil.rmtree(buffer.path / "steps")
+    (buffer.path / "steps").symlink_to(outside)
+    DatasetWriter.create(buffer.path, header(buffer.spec), overwrite=True).close()
+    assert not (buffer.path / "steps").is_symlink()
     assert [(file.name, file.read_text()) for file in outside.iterdir()] == [("file", "mine")]
 
 
