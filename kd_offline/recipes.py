@@ -81,6 +81,15 @@ def build(model: type[Model], layers: Iterable[Mapping[str, Any]], what: str) ->
         raise UsageError(explain(error, what)) from None
 
 
+def paths(layer: Mapping[str, Any]) -> set[str]:
+    """Return the dotted path of every single setting that a layer gives."""
+    found = set()
+    for key, value in layer.items():
+        inner = paths(value) if isinstance(value, Mapping) else {""}
+        found |= {f"{key}.{path}".rstrip(".") for path in inner}
+    return found
+
+
 def assignment(text: str) -> tuple[str, Any]:
     """Split ``key=value`` and read the value as TOML, ``none``, or plain text.
 

@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options, origin, trust
 from kd_offline.cli.output import bar, emit, say
-from kd_offline.errors import EXIT_FAILED
+from kd_offline.errors import EXIT_FAILED, CorruptDatasetError
 
 if TYPE_CHECKING:
     from kd_offline.datasets.reader import ExpertBuffer
@@ -85,7 +85,8 @@ def verify(
     relabel: origin.Relabel = None,
     expert: origin.Experts = None,
     expert_recipe: options.ExpertRecipe = None,
-    environment: origin.Environment = None,
+    opponents: options.RecordedOpponents = None,
+    environment: options.RecordedEnvironment = None,
     seed: origin.Seed = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -96,16 +97,29 @@ def verify(
     Every file, checksum, content digest and rule of the format. With --replay and --relabel also
     that the environment and the expert give what was recorded. Exit code 1 where one fails.
     """
+    from kd_offline.datasets.checks.integrity import damaged
     from kd_offline.datasets.checks.integrity import verify as check
+    from kd_offline.datasets.manifest import read_manifest
+    from kd_offline.datasets.storage.sources import open_files
 
-    signed = trust.checked_signature(
-        dataset, signature, signature_file, allowed_signers, public_key
-    )
-    report = check(dataset, quick=quick).model_copy(update={"signature": signed})
-    if replay is not None:
-        report = origin.replayed(report, dataset, replay, seed, environment, quiet)
-    if relabel is not None:
-        report = origin.relabelled(report, dataset, relabel, seed, expert, expert_recipe, quiet)
+    signed = None
+    try:
+        # Every check is of this one manifest: a server may show another when it is asked again.
+        manifest = read_manifest(open_files(dataset, cached=False))
+    except CorruptDatasetError as error:
+        report = damaged(error)
+    else:
+        signed = trust.checked_signature(
+            *(dataset, signature, signature_file, allowed_signers, public_key), manifest
+        )
+        report = check(dataset, quick=quick, manifest=manifest)
+        report = report.model_copy(update={"signature": signed})
+        place = (dataset, manifest)
+        if replay is not None:
+            report = origin.replayed(report, place, replay, seed, environment, quiet)
+        if relabel is not None:
+            asked = (expert or (), expert_recipe, opponents or ())
+            report = origin.relabelled(report, place, relabel, seed, asked, quiet)
     if json:
         emit(report)
         if not report.ok:

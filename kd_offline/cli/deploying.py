@@ -51,15 +51,22 @@ def profile(
         typer.Option(help="Play what is missing on so many episodes.  [default: play nothing]"),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="Of an export that is played: numpy, torch, onnx or c.")
+        str | None,
+        typer.Option(
+            help="Of an export that is played: numpy, torch, onnx or c, which compiles and runs "
+            "the code that is in it, so it is for exports that you trust."
+        ),
     ] = None,
     expert: Annotated[
         str | None, typer.Option(help="Where the recorded expert is.  [default: as recorded]")
     ] = None,
     expert_recipe: options.ExpertRecipe = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Where the dataset is.  [default: as the run states]")
+        str | None,
+        typer.Option(help="Where the dataset is.  [default: as the run states, but no server]"),
     ] = None,
+    environment: options.RecordedEnvironment = None,
+    opponents: options.RecordedOpponents = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -83,6 +90,8 @@ def profile(
             expert=expert,
             expert_recipe=expert_recipe,
             dataset=dataset,
+            environment=environment,
+            opponents=opponents or (),
             overwrite=overwrite,
             show_progress=not hidden(quiet),
         )

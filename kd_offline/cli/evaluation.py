@@ -50,8 +50,13 @@ def evaluate(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(help="Of the export: numpy, torch, onnx or c.  [default: the first it can]"),
+        typer.Option(
+            help="Of the export: numpy, torch, onnx or c, which compiles and runs the code that is "
+            "in it, so it is for exports that you trust.  [default: the first it can but c]"
+        ),
     ] = None,
+    environment: options.RecordedEnvironment = None,
+    opponents: options.RecordedOpponents = None,
     profile: options.Profiles = None,
     batch: Annotated[int, typer.Option(help="Episodes played at once.")] = 1000,
     threads: options.Threads = None,
@@ -81,6 +86,8 @@ def evaluate(
             profiles=profile or (),
             export=export,
             engine=engine,
+            environment=environment,
+            opponents=opponents or (),
             show_progress=not hidden(quiet),
         )
     if json:

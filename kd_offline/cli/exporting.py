@@ -42,7 +42,8 @@ def export(
         int | None, typer.Option(help="Whose team.  [default: the run's first seed]")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Where the dataset is.  [default: as the run states]")
+        str | None,
+        typer.Option(help="Where the dataset is.  [default: as the run states, but no server]"),
     ] = None,
     episodes: Annotated[int, typer.Option(help="Recorded episodes to replay at most.")] = 400,
     agreement: Annotated[

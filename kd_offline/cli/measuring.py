@@ -66,6 +66,7 @@ def latency(
         str | None, typer.Option(help="Where the recorded expert is.  [default: as recorded]")
     ] = None,
     expert_recipe: options.ExpertRecipe = None,
+    opponents: options.RecordedOpponents = None,
     profile: options.Profiles = None,
     energy: Annotated[
         bool, typer.Option("--energy", help="Also measure energy, where there is a meter.")
@@ -94,6 +95,7 @@ def latency(
             seed=seed,
             expert=expert,
             expert_recipe=expert_recipe,
+            opponents=opponents or (),
             profiles=profile or (),
             energy=energy,
             progress=shown.update,
@@ -113,7 +115,11 @@ def quantisation(
         str | None, typer.Option(help="Where the recorded expert is.  [default: as recorded]")
     ] = None,
     expert_recipe: options.ExpertRecipe = None,
-    dataset: Annotated[str | None, typer.Option(help="The dataset, where it moved.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="The dataset, where it moved or is on a server.")
+    ] = None,
+    environment: options.RecordedEnvironment = None,
+    opponents: options.RecordedOpponents = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -135,6 +141,8 @@ def quantisation(
             expert=expert,
             expert_recipe=expert_recipe,
             dataset=dataset,
+            environment=environment,
+            opponents=opponents or (),
             show_progress=not hidden(quiet),
         )
     if json:

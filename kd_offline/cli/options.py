@@ -68,6 +68,24 @@ ExpertRecipe = Annotated[
         "beside it, and what its files say]"
     ),
 ]
+RecordedEnvironment = Annotated[
+    str | None,
+    typer.Option(
+        "--environment",
+        metavar="NAME",
+        help="Let this environment run where a file names it; it has to be the recorded one.  "
+        "[default: only kd-offline's, PettingZoo's and those of plug-ins]",
+    ),
+]
+RecordedOpponents = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--opponents",
+        metavar="NAME",
+        help="Let this expert play where an expert's file names it as its opponents; repeatable.  "
+        "[default: only bundled ones]",
+    ),
+]
 Profiles = Annotated[
     list[str] | None,
     typer.Option(

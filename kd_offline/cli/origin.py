@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -13,8 +13,11 @@ from kd_offline.cli.output import bar
 from kd_offline.errors import CorruptDatasetError
 
 if TYPE_CHECKING:
-    from kd_offline.schemas.dataset import VerifyReport
+    from kd_offline.schemas.dataset import DatasetManifest, VerifyReport
     from kd_offline.schemas.replay import ArrayGap, RelabelReport, ReplayReport
+
+Place: TypeAlias = "tuple[str, DatasetManifest]"
+"""Address of a dataset and the manifest that all checks are of."""
 
 Replay = Annotated[
     int | None,
@@ -34,10 +37,6 @@ Experts = Annotated[
         help="A recorded expert that is not bundled: its folder or LIBRARY:PLACE; repeatable."
     ),
 ]
-Environment = Annotated[
-    str | None,
-    typer.Option(help="Allow --replay to run this environment's code, of a module of your own."),
-]
 Seed = Annotated[
     int,
     typer.Option(callback=options.at_least(0), help="Which episodes --replay and --relabel take."),
@@ -46,39 +45,47 @@ Seed = Annotated[
 
 def replayed(
     report: VerifyReport,
-    dataset: str,
+    place: Place,
     episodes: int,
     seed: int,
     environment: str | None,
     quiet: bool,
 ) -> VerifyReport:
     """Return ``report`` with a replay; a damaged dataset is not replayed."""
+    from kd_offline.datasets.reader import ExpertBuffer
     from kd_offline.recording.replay import replay
 
     def run(progress: Callable[[int], None]) -> ReplayReport:
-        return replay(dataset, episodes, seed=seed, environment=environment, progress=progress)
+        buffer = ExpertBuffer.open(*place)
+        return replay(buffer, episodes, seed=seed, environment=environment, progress=progress)
 
     return _extended(report, "replay", run, episodes, quiet)
 
 
 def relabelled(
     report: VerifyReport,
-    dataset: str,
+    place: Place,
     episodes: int,
     seed: int,
-    experts: list[str] | None,
-    expert_recipe: Path | None,
+    asked: tuple[Sequence[str], Path | None, Sequence[str]],
     quiet: bool,
 ) -> VerifyReport:
-    """Return ``report`` with the experts asked again; not if the dataset is damaged."""
+    """Return ``report`` with the experts asked again; not if the dataset is damaged.
+
+    ``asked`` are experts, the recipe of one of another library, and opponents that may play.
+    """
+    from kd_offline.datasets.reader import ExpertBuffer
     from kd_offline.recording.relabel import relabel
+
+    experts, expert_recipe, opponents = asked
 
     def run(progress: Callable[[int], None]) -> RelabelReport:
         return relabel(
-            dataset,
+            ExpertBuffer.open(*place),
             episodes,
-            experts=experts or (),
+            experts=experts,
             expert_recipe=expert_recipe,
+            opponents=opponents,
             seed=seed,
             progress=progress,
         )

@@ -80,6 +80,7 @@ def record(
     output: _Output = Path("dataset.zarr"),
     expert: _Expert = "bundled",
     expert_recipe: options.ExpertRecipe = None,
+    opponents: options.RecordedOpponents = None,
     episodes: _Episodes = 30000,
     seed: options.Seed = 0,
     noise: _Noise = "default",
@@ -109,6 +110,7 @@ def record(
     arguments = {
         "expert": expert,
         "expert_recipe": expert_recipe,
+        "opponents": opponents or (),
         "episodes": episodes,
         "seed": seed,
         "noise_mixture": parse_mixture(noise),

@@ -26,7 +26,12 @@ def rerun(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder.  [default: RUN-rerun]")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="The dataset, where it moved.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="The dataset, where it moved or is on a server.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Hardware profile of the budget, where it is a .toml file.")
+    ] = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -49,6 +54,7 @@ def rerun(
             run,
             output,
             dataset=dataset,
+            profile=profile,
             resume=resume,
             overwrite=overwrite,
             command=command_line(),

@@ -57,6 +57,11 @@ def sweep(
     episodes: Annotated[
         int, typer.Option(callback=options.at_least(1), help="To judge on.")
     ] = 1000,
+    environment: options.RecordedEnvironment = None,
+    expert: Annotated[
+        str | None, typer.Option(help="The recorded expert, where it is not bundled.")
+    ] = None,
+    expert_recipe: options.ExpertRecipe = None,
     method: Annotated[str | None, typer.Option(help="As for distill.")] = None,
     mask: Annotated[str | None, typer.Option(help="Stored mask.  [default: full]")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
@@ -97,6 +102,9 @@ def sweep(
             profile=profile,
             judge=judge,
             episodes=episodes,
+            environment=environment,
+            expert=expert,
+            expert_recipe=expert_recipe,
             progress=progress,
         )
     emit(report) if json else _show(report, output)

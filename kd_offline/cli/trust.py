@@ -11,7 +11,7 @@ from kd_offline.cli import options
 from kd_offline.cli.output import emit, say
 
 if TYPE_CHECKING:
-    from kd_offline.schemas.dataset import SignatureRecord
+    from kd_offline.schemas.dataset import DatasetManifest, SignatureRecord
 
 CheckSignature = Annotated[
     bool, typer.Option("--signature", help="Check the signature beside the dataset as well.")
@@ -123,10 +123,13 @@ def checked_signature(
     file: Path | None,
     allowed_signers: Path | None,
     public_key: str | None,
+    manifest: DatasetManifest,
 ) -> SignatureRecord | None:
     """Check the signature where any of its options was given."""
     if not asked and file is None and allowed_signers is None and public_key is None:
         return None
     from kd_offline.datasets.sharing.signature import verify_signature
 
-    return verify_signature(dataset, file, allowed_signers=allowed_signers, public_key=public_key)
+    return verify_signature(
+        *(dataset, file), allowed_signers=allowed_signers, public_key=public_key, manifest=manifest
+    )

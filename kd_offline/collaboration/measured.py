@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class Play:
     engine: str | None = None
     expert: str | Path | None = None
     expert_recipe: str | Path | None = None
+    environment: str | None = None
+    opponents: Sequence[str] = ()
     show_progress: bool = False
 
 
@@ -70,6 +73,8 @@ def _evaluation(team: Team, play: Play) -> EvaluationReport | None:
         expert_recipe=play.expert_recipe,
         export=team.folder,
         engine=play.engine,
+        environment=play.environment,
+        opponents=play.opponents,
         show_progress=play.show_progress,
     )
 
@@ -87,7 +92,9 @@ def _mixed_alone(
         expert=play.expert,
         expert_recipe=play.expert_recipe,
         export=None if report.export is None else team.folder,
-        engine=None if report.export is None else report.export.rpartition(" ")[2],
+        engine=None if report.export is None else _engine(play, report.export),
+        environment=play.environment,
+        opponents=play.opponents,
     )
     try:
         figures = measure(
@@ -96,6 +103,12 @@ def _mixed_alone(
     finally:
         parties.environment.close()
     return _matrix(team, figures.cross_play, figures.modes["greedy"], report, plan.episodes)
+
+
+def _engine(play: Play, export: str) -> str | None:
+    """Return what ran an export that was played; what only compiling runs has to be asked for."""
+    before = export.rpartition(" ")[2]
+    return play.engine if before == "c" else before
 
 
 def _same_play(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import kd_offline
@@ -33,6 +34,8 @@ def collaboration_profile(
     expert: str | Path | None = None,
     expert_recipe: str | Path | None = None,
     dataset: str | Path | None = None,
+    environment: str | None = None,
+    opponents: Sequence[str] = (),
     overwrite: bool = False,
     show_progress: bool = False,
 ) -> CollaborationProfile:
@@ -58,7 +61,10 @@ def collaboration_profile(
     expert, expert_recipe : path, optional
         Where the recorded expert is, as for ``evaluate``.
     dataset : path, optional
-        Where the run's dataset is, for role clusters. Default: where the run says, if it is there.
+        Where the run's dataset is, for role clusters. Default: where the run says, if it is there
+        and on this machine.
+    environment, opponents : optional
+        What may be played although a file names it, as for ``evaluate``.
     overwrite : bool
         Replace a file that is at ``output``; mixed teams in a profile of the same team are kept.
     show_progress : bool
@@ -77,6 +83,8 @@ def collaboration_profile(
         raise UsageError(msg)
     team = load_team(run, export)
     target = place(run, output, export)
+    earlier = _earlier(target, team)
+    play = Play(*(episodes, engine, expert, expert_recipe, environment, opponents, show_progress))
     check_output(target, overwrite=overwrite or output is None)
     earlier = _earlier(target, team, overwrite)
     play = Play(episodes, engine, expert, expert_recipe, show_progress)

@@ -26,16 +26,15 @@ def clusters(team: Team, dataset: str | Path | None) -> RoleClusters | None:
     UsageError, MismatchError
         A dataset was given and is not the run's.
     """
-    from kd_offline.datasets import ExpertBuffer
     from kd_offline.distillation.roles import fit_roles
     from kd_offline.errors import UsageError
-    from kd_offline.runs.source import dataset_place
+    from kd_offline.runs.source import open_dataset
 
     recipe = DistillRecipe.model_validate(team.manifest.recipe)
     if not recipe.weights.role:
         return None
     try:
-        buffer = ExpertBuffer.open(dataset_place(team.manifest, team.run.path, dataset))
+        buffer = open_dataset(team.manifest, team.run.path, dataset)
     except UsageError:
         if dataset is not None:
             raise

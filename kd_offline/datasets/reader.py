@@ -40,8 +40,12 @@ class ExpertBuffer:
         self._episodes: dict[str, Array] = {}
 
     @classmethod
-    def open(cls, path: str | Path) -> ExpertBuffer:
+    def open(cls, path: str | Path, manifest: DatasetManifest | None = None) -> ExpertBuffer:
         """Open the dataset at ``path``; reads the manifest and the metadata, no data.
+
+        ``manifest`` is one of it that was read and judged before, such as by its signature. It is
+        used as it is and none is read: whatever is there now, nothing but the files that it lists
+        can be read through it.
 
         Raises
         ------
@@ -55,7 +59,7 @@ class ExpertBuffer:
             Manifest or metadata were altered.
         """
         files = open_files(path)
-        manifest = read_manifest(files)
+        manifest = read_manifest(files) if manifest is None else manifest
         table = {file.path: file for file in manifest.files}
         return cls(files, manifest, open_arrays(files, manifest.arrays, table))
 

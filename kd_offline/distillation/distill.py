@@ -48,7 +48,7 @@ class ResumeState(Strict):
 
 
 def distill(
-    dataset: str | Path,
+    dataset: str | Path | ExpertBuffer,
     output: str | Path,
     recipe: DistillRecipe | None = None,
     *,
@@ -62,7 +62,7 @@ def distill(
     Parameters
     ----------
     dataset
-        An expert buffer.
+        An expert buffer: its address, or opened.
     output
         Run folder to make, or with ``resume`` one that was interrupted.
     recipe
@@ -90,11 +90,12 @@ def distill(
     # Inside an operation threads cost more than they bring at the widths of students, and they
     # would change bits; recipe.threads runs whole agents side by side.
     torch.set_num_threads(1)
-    buffer = ExpertBuffer.open(dataset)
+    buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
+    path = buffer.where if isinstance(dataset, ExpertBuffer) else str(dataset)
     check_arrays(recipe, list(buffer.names))
     if resume and (before := complete(Path(output), recipe, buffer)) is not None:
         return before
-    job = prepare(buffer, Path(output), recipe, str(dataset), command, report, resume, overwrite)
+    job = prepare(buffer, Path(output), recipe, path, command, report, resume, overwrite)
     with only_writer(job.folder.path, "distilling"):
         try:
             for seed in recipe.seeds:

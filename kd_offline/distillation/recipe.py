@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kd_offline import recipes
+from kd_offline import code_guard, recipes
 from kd_offline.distillation.methods import METHODS
 from kd_offline.errors import UnknownNameError
 from kd_offline.schemas.recipes import DistillRecipe
@@ -49,7 +49,8 @@ def distill_recipe(
     qat
         Train the last part with the weights that an int8 export will have.
     file
-        A recipe in TOML, or the ``run.json`` of a run to take the recipe from.
+        A recipe in TOML, or the ``run.json`` of a run to take the recipe from. A hardware profile
+        that it names by a path has to be given beside it, see :mod:`kd_offline.code_guard`.
     settings
         Anything else by its dotted path, such as ``{"switches.ratio": "joint"}``.
 
@@ -77,7 +78,19 @@ def distill_recipe(
         "switches": start.switches.model_dump(),
     }
     layers = [defaults, from_file, _preset(preset), single]
-    return recipes.build(DistillRecipe, layers, "the recipe")
+    recipe = recipes.build(DistillRecipe, layers, "the recipe")
+    if file is not None and "budget.profile" not in recipes.paths(single):
+        check_profile(recipe, code_guard.in_file(file))
+    return recipe
+
+
+def check_profile(recipe: DistillRecipe, asked_by: str) -> None:
+    """Raise a ``UsageError`` where a recipe that stands in a file names a profile by its path."""
+    if recipe.budget is not None and recipe.budget.profile is not None:
+        profile = recipe.budget.profile
+        code_guard.check_name(
+            profile, what="hardware profile", asked_by=asked_by, option="--profile"
+        )
 
 
 def _seeds(seeds: int | Sequence[int] | None) -> tuple[int, ...] | None:

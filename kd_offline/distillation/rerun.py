@@ -7,10 +7,11 @@ from pathlib import Path
 
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.job import Report
+from kd_offline.distillation.recipe import check_profile
 from kd_offline.errors import UsageError
 from kd_offline.recipes import build
 from kd_offline.runs.folder import open_run
-from kd_offline.runs.source import dataset_place
+from kd_offline.runs.source import open_dataset
 from kd_offline.schemas.outputs import RerunReport, SeedComparison
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import Provenance, RunManifest
@@ -25,6 +26,7 @@ def rerun(
     output: str | Path | None = None,
     *,
     dataset: str | Path | None = None,
+    profile: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     command: str = "",
@@ -43,7 +45,9 @@ def rerun(
     output
         Folder of the repetition; default: the run's name with ``-rerun``.
     dataset
-        The dataset; default: the path that the run states. Its id must be the run's.
+        The dataset; default: the path that the run states, but no server. Its id must be the run's.
+    profile
+        The hardware profile of the run's budget, where the run names it by a path.
 
     Raises
     ------
@@ -54,10 +58,15 @@ def rerun(
     if before.status != "complete":
         msg = f"the run in {str(run)!r} is {before.status}, not complete: finish it with --resume"
         raise UsageError(msg)
-    source = dataset_place(before, Path(run), dataset)
     folder = Path(run)
     target = folder.with_name(f"{folder.resolve().name}-rerun") if output is None else Path(output)
     recipe = recipe_of(before)
+    if profile is None:
+        check_profile(recipe, f"the run in {str(run)!r}")
+    elif recipe.budget is not None:
+        budget = recipe.budget.model_copy(update={"profile": str(profile)})
+        recipe = recipe.model_copy(update={"budget": budget})
+    source = open_dataset(before, folder, dataset)
     after = distill(
         source,
         target,

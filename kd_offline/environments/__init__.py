@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
+from kd_offline import code_guard
 from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.schemas.environment import EnvironmentSpec, Strict
 
@@ -17,7 +18,9 @@ _Model = TypeVar("_Model", bound=Strict)
 
 
 def load(name: str, **kwargs: Any) -> BatchedEnvironment:
-    """Return the environment called ``name``.
+    """Return the environment called ``name``, as the user named it.
+
+    A name that stands in a file goes to :func:`load_recorded` instead.
 
     Parameters
     ----------
@@ -37,6 +40,33 @@ def load(name: str, **kwargs: Any) -> BatchedEnvironment:
     MissingExtraError
         The environment needs an optional library that is not installed.
     """
+    return _load(name, kwargs)
+
+
+def load_recorded(
+    name: str, settings: Mapping[str, Any], *, asked_by: str, allowed: str | None = None
+) -> BatchedEnvironment:
+    """Return the environment that a file names, if :mod:`kd_offline.code_guard` lets it pass.
+
+    Parameters
+    ----------
+    name, settings
+        As the file states them.
+    asked_by
+        The file, in words, for the error.
+    allowed
+        What the user named, to let an environment run that the guard does not know.
+
+    Raises
+    ------
+    UsageError
+        A file may not start it, or as for :func:`load`.
+    """
+    code_guard.check_environment(name, settings, asked_by=asked_by, allowed=allowed)
+    return _load(name, dict(settings))
+
+
+def _load(name: str, kwargs: dict[str, Any]) -> BatchedEnvironment:
     if name in _LOADERS:
         return _LOADERS[name](kwargs)
     if name.startswith("pettingzoo/"):

@@ -89,6 +89,8 @@ def evaluate(
     profiles: Sequence[str | Path] = (),
     export: str | Path | None = None,
     engine: str | None = None,
+    environment: str | None = None,
+    opponents: Sequence[str] = (),
     show_progress: bool = False,
 ) -> EvaluationReport:
     """Measure what the students of a run keep and cost, and write ``evaluation.json`` there.
@@ -119,7 +121,13 @@ def evaluate(
         An export of the run that plays instead of its students; ``evaluation.json`` is then written
         into that folder.
     engine : str, optional
-        What runs the export: ``numpy``, ``torch``, ``onnx`` or ``c``.
+        What runs the export: ``numpy``, ``torch``, ``onnx`` or ``c``, see
+        :func:`~kd_offline.exports.engines.load_export`.
+    environment : str, optional
+        Name of the run's environment, to allow one that a file may not start by itself, see
+        :mod:`kd_offline.code_guard`.
+    opponents : sequence of str
+        Experts that the file of an expert may name as its opponents, beside bundled ones.
     show_progress : bool
         A bar of rollouts on stderr.
 
@@ -140,6 +148,8 @@ def evaluate(
         ceiling=ceiling,
         export=export,
         engine=engine,
+        environment=environment,
+        opponents=opponents,
     )
     try:
         figures = measure(
@@ -152,7 +162,8 @@ def evaluate(
         update={
             "predictions": predictions(cost, devices),
             "command": _command(
-                run, plan, expert, ceiling, expert_recipe, profiles, export, engine
+                *(run, plan, expert, ceiling, expert_recipe, profiles, export, engine),
+                *(environment, opponents),
             ),
             "seconds": round(time.perf_counter() - started, 3),
         }
@@ -270,6 +281,8 @@ def _command(
     profiles: Sequence[str | Path] = (),
     export: str | Path | None = None,
     engine: str | None = None,
+    environment: str | None = None,
+    opponents: Sequence[str] = (),
 ) -> str:
     words = ["kd-offline", "evaluate", str(run)]
     words += ["--episodes", str(plan.episodes), "--seed", str(plan.seed)]
@@ -281,4 +294,6 @@ def _command(
     words += [word for profile in profiles for word in ("--profile", str(profile))]
     words += [] if export is None else ["--export", str(export)]
     words += [] if engine is None else ["--engine", engine]
+    words += [] if environment is None else ["--environment", environment]
+    words += [word for name in opponents for word in ("--opponents", name)]
     return shlex.join(words)

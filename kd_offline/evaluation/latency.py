@@ -59,6 +59,7 @@ def bench_latency(
     seed: int = 0,
     expert: str | Path | None = None,
     expert_recipe: str | Path | None = None,
+    opponents: Sequence[str] = (),
     profiles: Sequence[str | Path] = (),
     energy: bool = False,
     progress: Callable[[], object] = lambda: None,
@@ -78,7 +79,7 @@ def bench_latency(
         Bursts of each engine, and steps that are timed in a burst.
     seed : int
         Of the observations and of the order of engines.
-    expert, expert_recipe : path, optional
+    expert, expert_recipe, opponents : optional
         As :func:`~kd_offline.evaluation.evaluate.evaluate` takes them. An expert that is not at
         hand is listed as unavailable.
     profiles : sequence of str or path
@@ -97,14 +98,14 @@ def bench_latency(
     plan = Plan(tuple(engines), tuple(batches), rounds, steps, seed)
     devices = [hardware.load(profile) for profile in profiles]
     folder = open_run(run)
-    who, missing = subjects(folder, expert=expert, expert_recipe=expert_recipe)
+    who, missing = subjects(folder, expert=expert, expert_recipe=expert_recipe, opponents=opponents)
     with tempfile.TemporaryDirectory() as place, one_thread():
         made, lacking = _samplers(who, plan, Path(place))
         found = interleaved({key: s for key, (_, s) in made.items()}, plan, progress)
         joules = _energies({key: s for key, (_, s) in made.items()}, asked=energy)
         timer = float(np.median(timed(lambda _: None)(2000)))
     rows = [_row(made[key][0], key, times, joules[key], devices) for key, times in found.items()]
-    command = _command(run, plan, expert, expert_recipe, profiles, energy=energy)
+    command = _command(run, plan, expert, expert_recipe, opponents, profiles, energy=energy)
     report = _report(folder.path, plan, timer, _compared(rows), (*missing, *lacking))
     elapsed = round(time.perf_counter() - started, 3)
     report = report.model_copy(update={"command": command, "seconds": elapsed})
@@ -229,6 +230,7 @@ def _command(
     plan: Plan,
     expert: str | Path | None,
     recipe: str | Path | None,
+    opponents: Sequence[str],
     profiles: Sequence[str | Path],
     *,
     energy: bool,
@@ -239,6 +241,7 @@ def _command(
     words += ["--rounds", str(plan.rounds), "--steps", str(plan.steps), "--seed", str(plan.seed)]
     words += [] if expert is None else ["--expert", str(expert)]
     words += [] if recipe is None else ["--expert-recipe", str(recipe)]
+    words += [word for name in opponents for word in ("--opponents", name)]
     words += [word for profile in profiles for word in ("--profile", str(profile))]
     words += ["--energy"] if energy else []
     return shlex.join(words)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kd_offline import code_guard
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
 from kd_offline.evaluation.cost import CriticPart
@@ -54,10 +55,14 @@ def load_parties(
     ceiling: str | Path | None = None,
     export: str | Path | None = None,
     engine: str | None = None,
+    environment: str | None = None,
+    opponents: Sequence[str] = (),
 ) -> Parties:
     """Load the environment, the expert, the students and, if given, the ceiling of a run.
 
     With an ``export`` of the run, that plays instead of the students, in the given engine.
+    ``environment`` and ``opponents`` allow what files may not start by themselves, see
+    :mod:`kd_offline.code_guard`.
 
     Raises
     ------
@@ -78,10 +83,15 @@ def load_parties(
             f"kd-offline distill {manifest.dataset.path} -o {run.path} --resume"
         )
         raise UsageError(msg)
-    environment = environments.load(manifest.environment, **manifest.environment_kwargs)
-    spec = environment.spec
-    teacher = recorded_expert(manifest, expert, expert_recipe, spec)
-    top = None if ceiling is None else _load_expert(ceiling, spec)
+    world = environments.load_recorded(
+        manifest.environment,
+        manifest.environment_kwargs,
+        asked_by=f"the run in {str(run.path)!r}",
+        allowed=environment,
+    )
+    spec = world.spec
+    teacher = recorded_expert(manifest, expert, expert_recipe, spec, opponents)
+    top = None if ceiling is None else _load_expert(ceiling, spec, None, opponents)
     teams = load(run.path)
     _check_seeds(manifest, len(teams))
     if top is not None:
@@ -90,7 +100,7 @@ def load_parties(
     playing = tuple(teams) if exported is None else (exported.team,)
     return Parties(
         manifest=manifest,
-        environment=environment,
+        environment=world,
         who=Contestants(teacher, playing, top, _learned_sides(top, spec)),
         expert_name=_name(teacher),
         ceiling_name=None if top is None else _name(top),
@@ -163,25 +173,21 @@ def recorded_expert(
     given: str | Path | None,
     recipe: str | Path | None,
     spec: EnvironmentSpec,
+    opponents: Sequence[str] = (),
 ) -> AnyExpert:
     """Load the expert that a run's dataset recorded, from where it was or where it is said to be.
 
     Raises
     ------
     UsageError
-        The dataset does not say which it was, and nothing was given.
+        The dataset does not say which it was or may not choose it, and nothing was given.
     CheckpointError
         It cannot be read, or is not the recorded one.
     """
     reference = manifest.expert_reference if given is None else given
-    # Datasets travel without the paths of the machine that made them.
-    if given is None and not manifest.expert_reference.startswith("bundled"):
-        msg = (
-            f"dataset {manifest.dataset.name!r} recorded an expert of its own "
-            f"({_short(manifest.expert) or 'unnamed'}): pass --expert with that expert's folder"
-        )
-        raise UsageError(msg)
-    loaded = _load_expert(reference, spec, recipe)
+    if given is None:
+        _check_reference(manifest)
+    loaded = _load_expert(reference, spec, recipe, opponents)
     if manifest.expert and loaded.digest != manifest.expert:
         msg = (
             f"expert {str(reference)!r} has the weights {_short(loaded.digest)}, the dataset "
@@ -191,13 +197,33 @@ def recorded_expert(
     return loaded
 
 
+def _check_reference(manifest: RunManifest) -> None:
+    """Refuse to load what a run says was recorded, unless a file may say so."""
+    from kd_offline.experts.foreign.load import PREFIXES
+
+    stated = manifest.expert_reference
+    # Datasets travel without the paths of the machine that made them.
+    if stated in ("", "trained", *PREFIXES):
+        place = f"{stated}:PLACE" if stated in PREFIXES else "that expert's folder"
+        msg = (
+            f"dataset {manifest.dataset.name!r} recorded an expert of its own "
+            f"({_short(manifest.expert) or 'unnamed'}): pass --expert with {place}"
+        )
+        raise UsageError(msg)
+    asker = f"the dataset {manifest.dataset.name!r}"
+    code_guard.check_expert(stated, asked_by=asker, option="--expert")
+
+
 def _load_expert(
-    reference: str | Path, spec: EnvironmentSpec, recipe: str | Path | None = None
+    reference: str | Path,
+    spec: EnvironmentSpec,
+    recipe: str | Path | None,
+    opponents: Sequence[str],
 ) -> AnyExpert:
     from kd_offline.experts.load import load
 
     # The critic acts in no evaluation; leaving it out halves the work.
-    return load(reference, spec, recipe, with_value=False)
+    return load(reference, spec, recipe, with_value=False, opponents=opponents)
 
 
 def _learned_sides(ceiling: AnyExpert | None, spec: EnvironmentSpec) -> tuple[str, ...]:

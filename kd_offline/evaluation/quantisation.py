@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +46,8 @@ def bench_quantisation(
     expert: str | Path | None = None,
     expert_recipe: str | Path | None = None,
     dataset: str | Path | None = None,
+    environment: str | None = None,
+    opponents: Sequence[str] = (),
     show_progress: bool = False,
 ) -> QuantisationReport:
     """Play a run's students as floats and as int8, and write ``quantisation.json`` there.
@@ -58,7 +60,7 @@ def bench_quantisation(
         The same run with ``--qat``: its students are played as int8 beside them.
     episodes, seed : int
         Evaluation episodes, those of ``evaluate``.
-    expert, expert_recipe : path, optional
+    expert, expert_recipe, environment, opponents : optional
         As :func:`~kd_offline.evaluation.evaluate.evaluate` takes them.
     dataset : path, optional
         Where the run's dataset is, if not where the run says.
@@ -74,7 +76,13 @@ def bench_quantisation(
     """
     started, plan = time.perf_counter(), Plan(episodes, seed, ("greedy",))
     folder = open_run(run)
-    parties = load_parties(folder, expert=expert, expert_recipe=expert_recipe)
+    parties = load_parties(
+        folder,
+        expert=expert,
+        expert_recipe=expert_recipe,
+        environment=environment,
+        opponents=opponents,
+    )
     try:
         drafts = _drafts(folder, None if qat is None else open_run(qat), dataset)
         every = tuple(draft.reference for teams in drafts.values() for draft in teams)
@@ -93,7 +101,16 @@ def bench_quantisation(
         _row(name, names.get(name, folder.path.resolve().name), found[name], drafts[name])
         for name in drafts
     )
-    words = _command(run, qat, plan, expert, expert_recipe, dataset)
+    words = _command(
+        *(run, qat, plan),
+        {
+            "--expert": (expert,),
+            "--expert-recipe": (expert_recipe,),
+            "--dataset": (dataset,),
+            "--environment": (environment,),
+            "--opponents": opponents,
+        },
+    )
     elapsed = round(time.perf_counter() - started, 3)
     report = _report(folder, parties.manifest, plan, found["fp32"], rows, words, elapsed)
     folder.write_quantisation(report)
@@ -203,11 +220,9 @@ def _command(
     run: str | Path,
     qat: str | Path | None,
     plan: Plan,
-    expert: str | Path | None,
-    recipe: str | Path | None,
-    dataset: str | Path | None,
+    options: Mapping[str, Sequence[str | Path | None]],
 ) -> str:
     words = ["kd-offline", "bench", "quantisation", str(run)]
-    given = {"--qat": qat, "--expert": expert, "--expert-recipe": recipe, "--dataset": dataset}
-    words += [w for name, value in given.items() if value is not None for w in (name, str(value))]
+    for name, values in {"--qat": (qat,), **options}.items():
+        words += [word for value in values if value is not None for word in (name, str(value))]
     return shlex.join([*words, "--episodes", str(plan.episodes), "--seed", str(plan.seed)])

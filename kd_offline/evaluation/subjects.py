@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +22,11 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def subjects(
-    run: RunFolder, *, expert: str | Path | None = None, expert_recipe: str | Path | None = None
+    run: RunFolder,
+    *,
+    expert: str | Path | None = None,
+    expert_recipe: str | Path | None = None,
+    opponents: Sequence[str] = (),
 ) -> tuple[list[Subject], list[Unavailable]]:
     """Return the networks of a run, and why the expert's are not among them where they are not.
 
@@ -46,7 +50,7 @@ def subjects(
         raise CheckpointError(msg)
     spec = student.card.environment
     try:
-        teacher = recorded_expert(manifest, expert, expert_recipe, spec)
+        teacher = recorded_expert(manifest, expert, expert_recipe, spec, opponents)
         found = of_expert(teacher, spec)
     except KdOfflineError as error:
         if expert is not None:

@@ -29,8 +29,12 @@ class Teacher:
     settings: Kickstart
 
     @classmethod
-    def of(cls, settings: Kickstart | None, spec: EnvironmentSpec) -> Teacher | None:
+    def of(
+        cls, settings: Kickstart | None, spec: EnvironmentSpec, opponents: str | None = None
+    ) -> Teacher | None:
         """Return the teacher that a recipe names, if it names one.
+
+        ``opponents`` are those of the recipe, who may be the teacher's as well.
 
         Raises
         ------
@@ -39,7 +43,9 @@ class Teacher:
         """
         if settings is None:
             return None
-        return cls(load(settings.teacher, spec, with_value=False), settings)
+        known = () if opponents is None else (opponents,)
+        teacher = load(settings.teacher, spec, with_value=False, opponents=known)
+        return cls(teacher, settings)
 
     def pull(self, played: Trajectories, seeds: SeedArray, frames: int) -> Pull | None:
         """Ask what it would have done in ``played``, before which ``frames`` steps were played.

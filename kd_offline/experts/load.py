@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+from kd_offline import code_guard
 from kd_offline.errors import CheckpointError, UnknownNameError, UsageError
 from kd_offline.experts import checkpoint
 from kd_offline.experts.expert import Expert
@@ -13,6 +16,7 @@ from kd_offline.experts.foreign import load as foreign
 from kd_offline.experts.foreign.expert import ForeignExpert
 from kd_offline.experts.foreign.files import looks_like
 from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.types import BoolArray
 
 AnyExpert = Expert | ForeignExpert
 VARIANTS = ("default", "large", "mlp", "masked")
@@ -24,8 +28,10 @@ def load(
     recipe: str | Path | None = None,
     *,
     with_value: bool = True,
+    opponents: Sequence[str] = (),
+    deciding: BoolArray | None = None,
 ) -> AnyExpert:
-    """Load the expert that ``reference`` names and check that it fits ``spec``.
+    """Load the expert that ``reference``, given by the user, names, and check that it fits.
 
     ``bundled`` is the strongest recurrent expert that ships with the package, ``bundled:large`` a
     wider one of about 110,000 actor parameters, ``bundled:mlp`` one without memory, and
@@ -33,6 +39,10 @@ def load(
     ``LIBRARY:PLACE`` is one of another library, see :mod:`kd_offline.experts.foreign.load`, asked
     as ``recipe`` says. Anything else is a folder made by ``kd-offline train``. Without
     ``with_value`` no critic runs, which halves the work where values do not matter.
+
+    Where an expert learned some sides only, its file names who plays the others. Bundled ones are
+    loaded; ``opponents`` lists which else may be, see :mod:`kd_offline.code_guard`. They are left
+    out where their decisions are not asked for: ``deciding``, bool [N], says whose are.
 
     Raises
     ------
@@ -49,15 +59,25 @@ def load(
         )
         raise UsageError(msg)
     own = load_own(name, spec)
-    opponents = None if own.learned.all() else _opponents(own, spec, with_value)
-    return replace(own, with_value=with_value, opponents=opponents)
+    missing = ~own.learned if deciding is None else deciding & ~own.learned
+    others = _opponents(own, spec, with_value, opponents) if missing.any() else None
+    return replace(own, with_value=with_value, opponents=others)
 
 
-def _opponents(own: Expert, spec: EnvironmentSpec, with_value: bool) -> AnyExpert:
+def _opponents(
+    own: Expert, spec: EnvironmentSpec, with_value: bool, allowed: Sequence[str]
+) -> AnyExpert:
     """Load who played the sides that ``own`` did not learn."""
     reference = own.card.recipe.opponents or "bundled"
+    code_guard.check_expert(
+        reference, asked_by=f"the expert {own.reference!r}", option="--opponents", allowed=allowed
+    )
+    # Whoever was allowed once is not allowed again, so that no chain of experts is a circle.
+    further = [name for name in allowed if name != reference]
     try:
-        return load(reference, spec, with_value=with_value)
+        return load(
+            reference, spec, with_value=with_value, opponents=further, deciding=~own.learned
+        )
     except CheckpointError as error:
         sides = ", ".join(own.card.recipe.learn or ())
         msg = (
@@ -135,6 +155,10 @@ def _bundled_name(variant: str) -> str:
 
 
 def bundled_folder(environment: str, variant: str) -> Path:
-    """Return where the bundled expert of an environment lies inside the package."""
-    slug = environment.replace("/", "-")
+    """Return where the bundled expert of an environment lies inside the package.
+
+    The name may be one that a file states: what would lead out of the package becomes a name that
+    nothing has.
+    """
+    slug = re.sub(r"[^\w-]", "-", environment, flags=re.ASCII)
     return Path(str(files("kd_offline.experts"))) / "bundled" / slug / variant

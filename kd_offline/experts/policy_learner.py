@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from kd_offline.experts import ppo
@@ -35,8 +36,9 @@ class PolicyLearner:
     teacher: Teacher | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.opponents = _opponents(self.card.recipe, self.card.environment)
-        self.teacher = Teacher.of(self.card.recipe.kickstart, self.card.environment)
+        recipe, spec = self.card.recipe, self.card.environment
+        self.opponents = _opponents(recipe, spec)
+        self.teacher = Teacher.of(recipe.kickstart, spec, recipe.opponents)
 
     @property
     def against(self) -> str:
@@ -102,4 +104,5 @@ class _WithValue:
 def _opponents(recipe: TrainRecipe, spec: EnvironmentSpec) -> AnyExpert | None:
     if recipe.learn is None or set(recipe.learn) == set(spec.sides):
         return None
-    return load(recipe.opponents or "bundled", spec)
+    learning = [list(spec.sides)[k] in recipe.learn for k in spec.side_of]
+    return load(recipe.opponents or "bundled", spec, deciding=~np.array(learning))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kd_offline import recipes
+from kd_offline import code_guard, recipes
 from kd_offline.errors import UsageError
 from kd_offline.schemas.expert import TrainRecipe
 
@@ -45,7 +45,9 @@ def train_recipe(
     critic
         ``central`` or ``local``; default: as the algorithm says.
     file
-        A recipe in TOML, or the ``expert.json`` of an expert to take the recipe from.
+        A recipe in TOML, or the ``expert.json`` of an expert to take the recipe from. An
+        environment, an expert or a mask's file that it names has to be familiar, see
+        :mod:`kd_offline.code_guard`, or be given beside it.
     settings
         Anything else by its dotted path, such as ``{"entropy": 0.01}``.
 
@@ -70,6 +72,8 @@ def train_recipe(
         msg = "no environment given: name one, as kd-offline envs lists them"
         raise UsageError(msg)
     recipe = recipes.build(TrainRecipe, [from_file, single], "the recipe")
+    if file is not None:
+        _check_origin(recipe, recipes.paths(single), file)
     if recipe.algorithm == "ippo" and recipe.architecture.critic == "central":
         msg = "ippo has a local critic, got central: leave --critic out or choose mappo"
         raise UsageError(msg)
@@ -77,6 +81,34 @@ def train_recipe(
         msg = "the recipe's file has no gru width: give --hidden with --gru"
         raise UsageError(msg)
     return recipe
+
+
+def _check_origin(recipe: TrainRecipe, given: set[str], file: str | Path) -> None:
+    """Refuse what the file alone names, unless a file may name it."""
+    asked_by = code_guard.in_file(file)
+    settings = {
+        name: value
+        for name, value in recipe.environment_kwargs.items()
+        if f"environment_kwargs.{name}" not in given
+    }
+    name = recipe.environment
+    if "environment" not in given:
+        remedy = "run kd-offline train"
+        code_guard.check_environment(name, settings, asked_by=asked_by, remedy=remedy)
+    elif odd := code_guard.odd_settings(name, settings):
+        msg = (
+            f"{asked_by} sets {', '.join(odd)} of the environment {name!r} to text, which a file "
+            f"may not do: give each with --env, such as --env {next(iter(odd))}=VALUE"
+        )
+        raise UsageError(msg)
+    experts = {"opponents": ("opponents", recipe.opponents)}
+    if recipe.kickstart is not None:
+        experts["kickstart.teacher"] = ("teacher", recipe.kickstart.teacher)
+    for path, (option, reference) in experts.items():
+        if reference is not None and path not in given:
+            code_guard.check_expert(reference, asked_by=asked_by, option=f"--{option}")
+    if recipe.mask is not None and "mask" not in given:
+        code_guard.check_name(recipe.mask, what="mask", asked_by=asked_by, option="--mask")
 
 
 def _actor(hidden: int | None, gru: bool | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from kd_offline.exports.engines import numpy_steps, team
 from kd_offline.exports.network import AgentNetwork, to_int8
 from kd_offline.exports.team import ExportedTeam
 from kd_offline.runs.folder import RunFolder
-from kd_offline.runs.source import dataset_place
+from kd_offline.runs.source import open_dataset
 from kd_offline.schemas.export import RESET, AgentContract, Comparison, Precision
 from kd_offline.schemas.run import RunManifest
 from kd_offline.students.policy import StudentPolicy, digest, load
@@ -72,7 +72,7 @@ def draft(
     precision: Precision,
     *,
     seed: int | None = None,
-    dataset: str | Path | None = None,
+    dataset: str | Path | ExpertBuffer | None = None,
     episodes: int = 400,
     least_agreement: float = 1.0,
 ) -> Draft:
@@ -87,7 +87,7 @@ def draft(
     """
     manifest = run.manifest()
     student = _student(run, manifest, seed)
-    buffer = ExpertBuffer.open(dataset_place(manifest, run.path, dataset))
+    buffer = open_dataset(manifest, run.path, dataset)
     _check_mask(student, buffer)
     recorded = gate.recorded(
         buffer, episodes, None if manifest.judged_by is None else manifest.judged_by.part

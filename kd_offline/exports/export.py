@@ -10,6 +10,7 @@ from typing import get_args
 from tqdm import tqdm
 
 import kd_offline
+from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import StorageError, UnknownNameError, UsageError
 from kd_offline.exports import c_source, gate, onnx_graph, tensors
 from kd_offline.exports.draft import Draft, draft
@@ -44,7 +45,7 @@ def export(
     to: str | Sequence[str] = "all",
     precision: str = "fp32",
     seed: int | None = None,
-    dataset: str | Path | None = None,
+    dataset: str | Path | ExpertBuffer | None = None,
     episodes: int = 400,
     least_agreement: float | None = None,
     microcontrollers: bool = False,
@@ -68,7 +69,7 @@ def export(
         ``fp32``, or ``int8`` for weights of eight bits with a scale for each row.
     seed : int, optional
         Distillation seed of the team. Default: the run's first.
-    dataset : path, optional
+    dataset : path or ExpertBuffer, optional
         Where the run's dataset is, if not where the run says.
     episodes : int
         Recorded episodes to replay, or all where there are fewer.

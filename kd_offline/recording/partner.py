@@ -10,6 +10,7 @@ while every label stays the expert's, whose memory runs along (dataset aggregati
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -71,7 +72,7 @@ def load_partner(
         return None
     path = Path(name)
     if name == "bundled":
-        slug = spec.id.replace("/", "-")
+        slug = re.sub(r"[^\w-]", "-", spec.id, flags=re.ASCII)
         path = Path(str(files("kd_offline.students"))) / "bundled" / slug / STUDENTS
         if not path.is_file():
             return None

@@ -51,6 +51,7 @@ def record(
     *,
     expert: str | Path = "bundled",
     expert_recipe: str | Path | None = None,
+    opponents: Sequence[str] = (),
     episodes: int = DEFAULT_EPISODES,
     seed: int = 0,
     noise_mixture: Sequence[NoiseLevel] = noise.DEFAULT,
@@ -83,6 +84,8 @@ def record(
         training, or ``LIBRARY:PLACE``, see :func:`kd_offline.experts.load.load`.
     expert_recipe
         TOML file that says how an expert of another library is asked.
+    opponents
+        Experts that the file of an expert may name as its opponents, beside bundled ones.
     episodes, seed
         Episode ``k`` depends on (seed, k) alone, so a longer recording begins like a shorter one.
     noise_mixture
@@ -119,7 +122,7 @@ def record(
     spec = worlds[0].spec
     batch = batch or min(1000, math.ceil(BATCH_STEPS / spec.episode_limit))
     batch = environments.largest_batch(worlds[0], batch)
-    actor = _ready(load(expert, spec, expert_recipe), worlds[0], seed, tell)
+    actor = _ready(load(expert, spec, expert_recipe, opponents=opponents), worlds[0], seed, tell)
     company = load_partner(partner, spec, partner_share)
     chosen = {m.name: m for m in (resolve(x, spec) for x in masks or names_for(spec))}
     recording = _recording(seed, episodes, batch, noise_mixture, company, embedding_dtype)

@@ -71,6 +71,7 @@ def relabel(
     *,
     experts: Sequence[str | Path] = (),
     expert_recipe: str | Path | None = None,
+    opponents: Sequence[str] = (),
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> RelabelReport:
@@ -90,6 +91,8 @@ def relabel(
         the digest of their weights.
     expert_recipe
         The TOML file that the recording of an expert of another library was given.
+    opponents
+        Experts that the file of an expert may name as its opponents, beside bundled ones.
     progress
         Called with the number of episodes done so far.
 
@@ -110,7 +113,11 @@ def relabel(
         )
         raise MissingArrayError(msg)
     given = [
-        load(name, buffer.spec, expert_recipe if prefix_of(str(name)) else None) for name in experts
+        load(
+            *(name, buffer.spec, expert_recipe if prefix_of(str(name)) else None),
+            opponents=opponents,
+        )
+        for name in experts
     ]
     chosen = choose(buffer, episodes, seed)
     tally = _Tally(Comparison(buffer.spec, TOLERANCE))

@@ -22,7 +22,6 @@ from kd_offline.types import Array, BoolArray, IntArray, Outcome, View
 TOLERANCE = 1e-5
 _VIEW = ("obs", "state", "available_actions", "alive")
 _RESULT = ("reward", "terminated", "truncated")
-_LIBRARIES = ("pettingzoo.", "mpe2.")
 
 
 def replay(
@@ -42,8 +41,8 @@ def replay(
     episodes
         How many, drawn with ``seed``; all of them where there are fewer.
     environment
-        Name of the environment, to allow one whose code neither kd-offline nor a known library
-        brings. It must be the recorded one.
+        Name of the environment, to allow one that a file may not start by itself, see
+        :mod:`kd_offline.code_guard`. It must be the recorded one.
     progress
         Called with the number of episodes done so far.
 
@@ -99,22 +98,11 @@ def replay(
 
 
 def rebuild(spec: EnvironmentSpec, allowed: str | None = None) -> BatchedEnvironment:
-    """Return the environment that ``spec`` describes; raises as :func:`replay` does.
-
-    A dataset must not choose which code runs: a factory of an unknown module is only called when
-    the user names it.
-    """
-    if allowed is not None and allowed != spec.id:
-        msg = f"the dataset was recorded in {spec.id!r}, not in {allowed!r}: name that one"
-        raise UsageError(msg)
-    if allowed is None and not _familiar(spec.id):
-        msg = (
-            f"the dataset was recorded in {spec.id!r}, code that a dataset must not start by "
-            "itself: if you trust it, pass --environment with that name"
-        )
-        raise UsageError(msg)
+    """Return the environment that ``spec`` describes; raises as :func:`replay` does."""
     try:
-        world = environments.load(spec.id, **spec.kwargs)
+        world = environments.load_recorded(
+            spec.id, spec.kwargs, asked_by="the dataset", allowed=allowed
+        )
     except MissingExtraError:
         raise
     except UsageError as error:
@@ -122,13 +110,6 @@ def rebuild(spec: EnvironmentSpec, allowed: str | None = None) -> BatchedEnviron
         raise UsageError(msg) from error
     _check_same(spec, world.spec)
     return world
-
-
-def _familiar(name: str) -> bool:
-    if not name.startswith("pettingzoo/"):
-        return True  # ours, or unknown
-    module, _, factory = name.removeprefix("pettingzoo/").partition(":")
-    return module.startswith(_LIBRARIES) and factory == "parallel_env"
 
 
 def _check_same(recorded: EnvironmentSpec, here: EnvironmentSpec) -> None:

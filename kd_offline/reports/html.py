@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kd_offline.datasets.insight.profile import returns_by_noise, returns_by_split
-from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import KdOfflineError
 from kd_offline.files import check_output, write_output
 from kd_offline.reports import (
@@ -23,6 +22,7 @@ from kd_offline.reports.page import Section, fill
 from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
 from kd_offline.runs.folder import RunFolder, open_run
 from kd_offline.runs.judged import judged
+from kd_offline.runs.source import open_dataset
 from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
@@ -95,7 +95,7 @@ def _sections(
     made += [] if manifest.allocation is None else [_budget(manifest.allocation)]
     rounded = folder.quantisation()
     made += [] if rounded is None else [_rounded(rounded)]
-    made += [_training(folder, manifest), *_data(manifest)]
+    made += [_training(folder, manifest), *_data(manifest, folder.path)]
     made.append(
         Section(
             "provenance",
@@ -214,21 +214,16 @@ def _training(folder: RunFolder, manifest: RunManifest) -> Section:
     )
 
 
-def _data(manifest: RunManifest) -> list[Section]:
+def _data(manifest: RunManifest, run: Path) -> list[Section]:
     """Return the section about the dataset, where it is at hand and still the same."""
-    reference = manifest.dataset
-    if not Path(reference.path).exists():
-        return []
     try:
-        buffer = ExpertBuffer.open(reference.path)
+        buffer = open_dataset(manifest, run, None)
         by_split, by_noise = returns_by_split(buffer), returns_by_noise(buffer)
     except KdOfflineError:
         return []
-    if buffer.id != reference.id:
-        return []
     text = (
         "Returns of the recorded episodes, and how often their agents took each action. For more, "
-        f"run kd-offline inspect {reference.path} --html dataset.html."
+        f"run kd-offline inspect {buffer.where} --html dataset.html."
     )
     drawn = dataset_plots.returns_plot(by_split, by_noise)
     shown = dataset_tables.taken_table(buffer.manifest)

@@ -1,9 +1,10 @@
-"""Where the dataset of a run is: as given, as the run states it, or beside the run."""
+"""The dataset of a run: as given, as the run states it, or beside the run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from kd_offline import code_guard
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.storage.addresses import is_remote
 from kd_offline.datasets.storage.sources import open_files
@@ -11,31 +12,45 @@ from kd_offline.errors import MismatchError, UsageError
 from kd_offline.schemas.run import RunManifest
 
 
-def dataset_place(manifest: RunManifest, run: Path, given: str | Path | None) -> str:
-    """Return the address of the dataset that a run was distilled from.
+def open_dataset(
+    manifest: RunManifest, run: Path, given: str | Path | ExpertBuffer | None
+) -> ExpertBuffer:
+    """Return the dataset that a run was distilled from, opened.
+
+    What is returned is what was compared: no address is opened a second time. A server is asked
+    only where the user gave its address, since a run may come from anyone.
 
     Raises
     ------
     UsageError
-        It is not there.
+        It is not there, or the run states the address of a server and none was given.
     MismatchError
         It has another id.
     """
-    stated = manifest.dataset.path
-    beside = [] if is_remote(stated) else [str(run.resolve().parent / Path(stated).name)]
-    places = [stated, *beside] if given is None else [str(given)]
-    source = next((place for place in places if open_files(place).present()), None)
-    if source is None:
+    if isinstance(given, ExpertBuffer):
+        return _checked(given, manifest)
+    if given is None:
+        stated = manifest.dataset.path
+        asker = f"the run in {str(run)!r}"
+        code_guard.check_address(stated, asked_by=asker, option="--dataset")
+        places = [stated, str(run.resolve().parent / Path(stated).name)]
+    else:
+        places = [str(given)]
+    for place in places:
+        if is_remote(place) or open_files(place).present():
+            return _checked(ExpertBuffer.open(place), manifest)
+    msg = (
+        f"the dataset {places[0]!r} of the run in {str(run)!r} is not there: "
+        "pass its place with --dataset"
+    )
+    raise UsageError(msg)
+
+
+def _checked(buffer: ExpertBuffer, manifest: RunManifest) -> ExpertBuffer:
+    if buffer.id != manifest.dataset.id:
         msg = (
-            f"the dataset {places[0]!r} of the run in {str(run)!r} is not there: "
-            "pass its place with --dataset"
-        )
-        raise UsageError(msg)
-    found = ExpertBuffer.open(source).id
-    if found != manifest.dataset.id:
-        msg = (
-            f"the dataset at {source!r} has the id {found[:19]}, the run was distilled from "
-            f"{manifest.dataset.id[:19]}: pass the right one with --dataset"
+            f"the dataset at {buffer.where!r} has the id {buffer.id[:19]}, the run was distilled "
+            f"from {manifest.dataset.id[:19]}: pass the right one with --dataset"
         )
         raise MismatchError(msg)
-    return source
+    return buffer

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from kd_offline import code_guard
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import KdOfflineError, UsageError
 from kd_offline.exports import gate
@@ -19,7 +22,19 @@ from kd_offline.students.policy import load
 from kd_offline.types import IntArray
 
 
-def judge_for(buffer: ExpertBuffer, wanted: str) -> Judge:
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What the user named, since a dataset may not start it by itself; None: nothing."""
+
+    environment: str | None = None
+    expert: str | Path | None = None
+    expert_recipe: str | Path | None = None
+
+
+NOTHING = Allowed()
+
+
+def judge_for(buffer: ExpertBuffer, wanted: str, allowed: Allowed) -> Judge:
     """Return how teams are judged: by retention where environment and expert are here.
 
     Raises
@@ -33,11 +48,7 @@ def judge_for(buffer: ExpertBuffer, wanted: str) -> Judge:
         msg = f"unknown judge {wanted!r}: allowed are auto, retention, agreement"
         raise UsageError(msg)
     try:
-        from kd_offline.environments import load as load_environment
-        from kd_offline.experts.load import load as load_expert
-
-        environment = load_environment(buffer.spec.id, **buffer.spec.kwargs)
-        load_expert(buffer.manifest.experts[0].reference, environment.spec)
+        _find(buffer, allowed)
     except (KdOfflineError, ImportError, LookupError) as error:
         if wanted == "retention":
             msg = f"retention cannot be measured: {error}; judge by agreement instead"
@@ -46,13 +57,34 @@ def judge_for(buffer: ExpertBuffer, wanted: str) -> Judge:
     return "retention"
 
 
-def quality(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str) -> float:
+def _find(buffer: ExpertBuffer, allowed: Allowed) -> None:
+    """Load environment and expert of a dataset once, so that what fails does so at the start."""
+    from kd_offline import environments
+    from kd_offline.experts.load import load as load_expert
+
+    spec, asker = buffer.spec, f"the dataset {buffer.manifest.name!r}"
+    world = environments.load_recorded(
+        spec.id, spec.kwargs, asked_by=asker, allowed=allowed.environment
+    )
+    with closing(world):
+        stated = buffer.manifest.experts[0].reference
+        if allowed.expert is None:
+            code_guard.check_expert(stated, asked_by=asker, option="--expert")
+        load_expert(allowed.expert or stated, world.spec, allowed.expert_recipe)
+
+
+def quality(
+    run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str, allowed: Allowed
+) -> float:
     """Return what the plan's judge says of the students of a run at a precision."""
-    measure = _retention if plan.judge == "retention" else _agreement
-    return measure(run, buffer, plan, precision)
+    if plan.judge == "retention":
+        return _retention(run, buffer, plan, precision, allowed)
+    return _agreement(run, buffer, plan, precision)
 
 
-def _retention(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str) -> float:
+def _retention(
+    run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str, allowed: Allowed
+) -> float:
     from kd_offline.evaluation.evaluate import evaluate
     from kd_offline.exports.export import export, place
 
@@ -63,11 +95,20 @@ def _retention(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str)
             *(run, played),
             to="torch",
             precision=precision,
-            dataset=buffer.where,
+            dataset=buffer,
             least_agreement=0.0,
             overwrite=True,
         )
-    report = evaluate(run, episodes=plan.episodes, seed=plan.seed, modes=("greedy",), export=played)
+    report = evaluate(
+        run,
+        episodes=plan.episodes,
+        seed=plan.seed,
+        modes=("greedy",),
+        export=played,
+        environment=allowed.environment,
+        expert=allowed.expert,
+        expert_recipe=allowed.expert_recipe,
+    )
     kept = None if report.greedy is None else report.greedy.retention.normalised
     if kept is None:
         msg = (
@@ -87,7 +128,7 @@ def _agreement(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str)
         made = draft(
             open_run(run),
             "int8",
-            dataset=buffer.where,
+            dataset=buffer,
             episodes=plan.episodes,
             least_agreement=0.0,
         )

@@ -12,7 +12,7 @@ from typing import Any
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.held_out import held_out
 from kd_offline.distillation.methods import check_arrays
-from kd_offline.errors import MissingExtraError, StorageError, UsageError
+from kd_offline.errors import MismatchError, MissingExtraError, StorageError, UsageError
 from kd_offline.files import make_folder, write_file
 from kd_offline.hardware import profiles
 from kd_offline.schemas.recipes import DistillRecipe
@@ -20,10 +20,11 @@ from kd_offline.schemas.run import DatasetReference
 from kd_offline.schemas.sweep import SweepPlan, SweepPoint, SweepReport
 from kd_offline.seeding import derive
 from kd_offline.sweeps.front import front
-from kd_offline.sweeps.judging import has_optuna, judge_for
+from kd_offline.sweeps.judging import NOTHING, Allowed, has_optuna, judge_for
 from kd_offline.sweeps.trials import COSTS, Choice, carry_out, choose, objectives
 
 PLAN, REPORT, JOURNAL, PAGE = "plan.json", "sweep.json", "trials.journal", "sweep.html"
+ORIGIN = "dataset.txt"
 FIRST_WIDTH = 32
 
 Progress = Callable[[SweepPoint], None]
@@ -43,6 +44,9 @@ def sweep(
     profile: str = "stm32f4",
     judge: str = "auto",
     episodes: int = 1000,
+    environment: str | None = None,
+    expert: str | Path | None = None,
+    expert_recipe: str | Path | None = None,
     progress: Progress | None = None,
 ) -> SweepReport:
     """Search for students that keep much and cost little, and write ``sweep.json`` in a folder.
@@ -72,6 +76,10 @@ def sweep(
         expert are here.
     episodes : int
         To judge on.
+    environment : str, optional
+        Name of the recorded environment, to allow one that a dataset may not start by itself.
+    expert, expert_recipe : path or reference, optional
+        The recorded expert, where it is not bundled.
     progress : callable, optional
         Told every point that this process made.
 
@@ -90,6 +98,7 @@ def sweep(
         msg = f"cannot make {trials} trials with {workers} workers: give 1 or more of each"
         raise UsageError(msg)
     buffer = ExpertBuffer.open(dataset)
+    allowed = Allowed(environment, expert, expert_recipe)
     plan = SweepPlan.model_validate(
         {
             "recipe": recipe or DistillRecipe(),
@@ -97,7 +106,7 @@ def sweep(
             "widths": tuple(widths),
             "precisions": tuple(precisions),
             "profile": profile,
-            "judge": judge_for(buffer, judge),
+            "judge": judge_for(buffer, judge, allowed),
             "part": _part(buffer, recipe or DistillRecipe()),
             "episodes": episodes,
             "seed": seed,
@@ -105,9 +114,9 @@ def sweep(
     )
     _check(plan, buffer)
     folder = _begin(Path(output), plan, buffer)
-    others = [_start(str(dataset), folder, trials, k) for k in range(1, workers)]
+    others = [_start(str(dataset), folder, trials, k, allowed) for k in range(1, workers)]
     try:
-        work(dataset, folder, trials, progress=progress)
+        work(buffer, folder, trials, allowed=allowed, progress=progress)
     finally:
         for other in others:
             other.join()
@@ -121,24 +130,33 @@ def _part(buffer: ExpertBuffer, recipe: DistillRecipe) -> str:
 
 
 def work(
-    dataset: str | Path,
+    dataset: str | Path | ExpertBuffer,
     folder: Path,
     trials: int,
     worker: int = 0,
+    allowed: Allowed = NOTHING,
     progress: Progress | None = None,
 ) -> None:
     """Carry out trials of a sweep that was begun, until there are ``trials`` together."""
     from optuna.study import MaxTrialsCallback
     from optuna.trial import TrialState
 
-    buffer = ExpertBuffer.open(dataset)
+    buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
+    if buffer.id != (folder / ORIGIN).read_text("utf-8").strip():
+        msg = (
+            f"the dataset at {buffer.where!r} is not the one that the sweep in {str(folder)!r} was "
+            "begun with: it was replaced, so give that one"
+        )
+        raise MismatchError(msg)
     plan = SweepPlan.model_validate_json((folder / PLAN).read_bytes())
     study = _study(folder, plan, buffer.spec.agents, worker)
 
     def objective(trial: Any) -> tuple[float, ...]:
         choice = choose(trial, plan, buffer.spec.agents)
         known = [p for p in _done(study) if choice == Choice.of(p)]
-        point = known[0] if known else carry_out(choice, trial.number, folder, buffer, plan)
+        point = (
+            known[0] if known else carry_out(choice, trial.number, folder, buffer, plan, allowed)
+        )
         trial.set_user_attr("point", point.model_dump(mode="json"))
         if progress is not None:
             progress(point)
@@ -185,7 +203,7 @@ def _check(plan: SweepPlan, buffer: ExpertBuffer) -> None:
 def _begin(folder: Path, plan: SweepPlan, buffer: ExpertBuffer) -> Path:
     """Make the folder, or check that it holds the same sweep."""
     said = plan.model_dump_json(indent=2) + "\n"
-    place, origin = folder / PLAN, folder / "dataset.txt"
+    place, origin = folder / PLAN, folder / ORIGIN
     if not folder.exists() or not any(folder.iterdir()):
         make_folder(folder)
         write_file(origin, buffer.id + "\n")
@@ -203,17 +221,17 @@ def _begin(folder: Path, plan: SweepPlan, buffer: ExpertBuffer) -> Path:
     return folder
 
 
-def _start(dataset: str, folder: Path, trials: int, worker: int) -> Any:
+def _start(dataset: str, folder: Path, trials: int, worker: int, allowed: Allowed) -> Any:
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_join, args=(dataset, folder, trials, worker))
+    process = context.Process(target=_join, args=(dataset, folder, trials, worker, allowed))
     process.start()
     return process
 
 
-def _join(dataset: str, folder: Path, trials: int, worker: int) -> None:
+def _join(dataset: str, folder: Path, trials: int, worker: int, allowed: Allowed) -> None:
     """Work in another process; what stops this one is told by the one that started it."""
     with suppress(KeyboardInterrupt):
-        work(dataset, folder, trials, worker)
+        work(dataset, folder, trials, worker, allowed)
 
 
 def _study(folder: Path, plan: SweepPlan, agents: Sequence[str], worker: int) -> Any:

@@ -15,7 +15,7 @@ from kd_offline.schemas.student import StudentCard
 from kd_offline.schemas.sweep import Architecture, SweepPlan, SweepPoint
 from kd_offline.students.limits import added, card_shape, figures
 from kd_offline.students.policy import load
-from kd_offline.sweeps.judging import held_out_kl, quality
+from kd_offline.sweeps.judging import Allowed, held_out_kl, quality
 
 COSTS: tuple[Quantity, ...] = ("macs", "flash_kb", "latency_us")
 """What is weighed against quality, less being better."""
@@ -65,19 +65,24 @@ def choose(trial: Suggests, plan: SweepPlan, agents: tuple[str, ...]) -> Choice:
 
 
 def carry_out(
-    choice: Choice, number: int, folder: Path, buffer: ExpertBuffer, plan: SweepPlan
+    choice: Choice,
+    number: int,
+    folder: Path,
+    buffer: ExpertBuffer,
+    plan: SweepPlan,
+    allowed: Allowed,
 ) -> SweepPoint:
     """Distil and judge one choice; an interrupted run of the same trial is continued."""
     run = folder / "runs" / f"{number:04d}"
     recipe = choice.recipe(plan.recipe)
-    manifest = distill(buffer.where, run, recipe, resume=True)
+    manifest = distill(buffer, run, recipe, resume=True)
     return SweepPoint(
         trial=number,
         run=f"runs/{number:04d}",
         architecture=choice.architecture,
         precision=choice.precision,
         widths=choice.widths,
-        quality=quality(run, buffer, plan, choice.precision),
+        quality=quality(run, buffer, plan, choice.precision, allowed),
         held_out_kl=held_out_kl(manifest),
         figures=team_figures(load(run)[0].card, plan.profile, choice.precision),
         front=False,

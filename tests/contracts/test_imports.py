@@ -14,6 +14,7 @@ ROOT = Path(kd_offline.__file__).parent
 TIERS = {
     **dict.fromkeys(("errors", "types", "seeding", "schemas", "recipes", "files", "published"), 0),
     **dict.fromkeys(("sealed_json", "strict_json", "untrusted_text", "user_code"), 0),
+    "code_guard": 0,
     **dict.fromkeys(("networks", "advantage", "asking", "policies", "hardware"), 1),
     **dict.fromkeys(("environments", "experts", "students", "datasets", "trajectories"), 2),
     **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs", "exports"), 3),
@@ -27,7 +28,7 @@ SAME_TIER = {
     0: {("schemas", "errors"), ("schemas", "types"), ("seeding", "types"), ("recipes", "errors")}
     | {("recipes", "schemas"), ("files", "errors"), ("published", "files")}
     | {("schemas", "published"), ("sealed_json", "strict_json")}
-    | {("user_code", "errors")},
+    | {("user_code", "errors"), ("code_guard", "errors")},
     1: {("networks", "policies"), ("policies", "advantage"), ("hardware", "networks")},
     2: {
         ("experts", "environments"),

@@ -15,14 +15,16 @@ from kd_offline.datasets.storage.sources import open_files
 from kd_offline.datasets.storage.store import Files, Folder, measured
 from kd_offline.datasets.stored import StoredArray, open_arrays
 from kd_offline.errors import CorruptDatasetError, StorageError
-from kd_offline.schemas.dataset import FileRecord, Problem, VerifyReport
+from kd_offline.schemas.dataset import DatasetManifest, FileRecord, Problem, VerifyReport
 
 _THREADS = 2
 _GROUP = 16  # files that a thread takes at once
 _MOST_STRAYS = 100
 
 
-def verify(path: str | Path, *, quick: bool = False) -> VerifyReport:
+def verify(
+    path: str | Path, *, quick: bool = False, manifest: DatasetManifest | None = None
+) -> VerifyReport:
     """Check a dataset and name everything that is wrong with it.
 
     Parameters
@@ -32,6 +34,8 @@ def verify(path: str | Path, *, quick: bool = False) -> VerifyReport:
     quick
         Check files, sizes and sha256 only; otherwise every value is decoded as well, content
         digests are recomputed and the semantic rules of docs/format.md are applied.
+    manifest
+        The dataset's, where it was read before: what is there is then held against that one.
 
     Raises
     ------
@@ -40,9 +44,9 @@ def verify(path: str | Path, *, quick: bool = False) -> VerifyReport:
     """
     folder = open_files(path, cached=False)  # what is there now, not what was there once
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder) if manifest is None else manifest
     except CorruptDatasetError as error:
-        return _report([Problem(where=layout.MANIFEST, what=str(error))])
+        return damaged(error)
     files = {file.path: file for file in manifest.files}
     try:
         arrays = open_arrays(folder, manifest.arrays, files)
@@ -57,6 +61,11 @@ def verify(path: str | Path, *, quick: bool = False) -> VerifyReport:
     elif not quick:
         problems += check_contents(manifest, arrays)
     return _report(problems)
+
+
+def damaged(error: CorruptDatasetError) -> VerifyReport:
+    """Return the report of a dataset whose manifest cannot be used."""
+    return _report([Problem(where=layout.MANIFEST, what=str(error))])
 
 
 def _report(problems: list[Problem]) -> VerifyReport:

@@ -87,10 +87,12 @@ def verify_signature(
     *,
     allowed_signers: str | Path | None = None,
     public_key: str | Path | None = None,
+    manifest: DatasetManifest | None = None,
 ) -> SignatureRecord:
     """Check that a trusted key signed the dataset's id and manifest, and say whose it is.
 
-    Whether the files are those that the manifest lists is for ``verify``.
+    Whether the files are those that the manifest lists is for ``verify``, which is given the same
+    ``manifest``: a server may show another one when it is asked again.
 
     Parameters
     ----------
@@ -102,6 +104,8 @@ def verify_signature(
         File of OpenSSH's format: names and keys of those who are trusted.
     public_key
         The one key that is trusted: a ``.pub`` file or its line of text.
+    manifest
+        The dataset's, where it was read before; default: what is there now.
 
     Raises
     ------
@@ -117,7 +121,7 @@ def verify_signature(
     signers = _trusted(allowed_signers, public_key)
     where = str(signature) if signature is not None else f"{_plain(dataset)}{SUFFIX}"
     text = _read_signature(dataset, signature)
-    manifest = read_manifest(open_files(dataset))
+    manifest = read_manifest(open_files(dataset)) if manifest is None else manifest
     try:
         found = sshsig.parse(text)
         owner = _owner(found, signers, datetime.now(UTC))

@@ -77,4 +77,4 @@ def test_a_damaged_dataset_is_not_replayed(place):
 def test_wrong_usage_is_told_before_anything_is_read(place):
     assert "--replay 0 is too small" in verify(place / "good", "--replay", "0", code=2).stderr
     done = verify(place / "good", "--replay", "1", "--environment", "mpe/x", code=2)
-    assert "name that one" in done.stderr
+    assert "pass --environment with the name that it states" in done.stderr

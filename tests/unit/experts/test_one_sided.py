@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kd_offline import environments
-from kd_offline.errors import CheckpointError, MismatchError
+from kd_offline.errors import CheckpointError, MismatchError, UsageError
 from kd_offline.evaluation.parties import expert_shapes
 from kd_offline.experts import checkpoint
 from kd_offline.experts.expert import Expert
@@ -45,7 +45,7 @@ def test_opponents_play_the_side_that_did_not_learn(tmp_path, world):
     spec = world.spec
     other = saved(tmp_path / "other", spec, width=12)
     own = saved(tmp_path / "own", spec, width=8, learn=("good",), opponents=str(other))
-    team, opponents = load(own, spec), load(other, spec)
+    team, opponents = load(own, spec, opponents=[str(other)]), load(other, spec)
     assert isinstance(team, Expert)
     assert team.learned.tolist() == [False, True, True]
     view = world.reset(SEEDS)
@@ -68,7 +68,33 @@ def test_opponents_play_the_side_that_did_not_learn(tmp_path, world):
 def test_opponents_that_are_gone_are_named(tmp_path, world):
     own = saved(tmp_path / "own", world.spec, width=8, learn=("good",), opponents="gone/")
     with pytest.raises(CheckpointError, match="learned the side good against 'gone/'"):
-        load(own, world.spec)
+        load(own, world.spec, opponents=["gone/"])
+
+
+def test_an_expert_file_does_not_choose_whose_code_or_folder_is_loaded(tmp_path, world):
+    other = saved(tmp_path / "other", world.spec, width=12)
+    for name in (str(other), "python:os:getcwd", "onnx:there.onnx", "bundled/../x"):
+        own = saved(tmp_path / "own", world.spec, width=8, learn=("good",), opponents=name)
+        with pytest.raises(UsageError, match=r"may not load by itself: .* pass --opponents"):
+            load(own, world.spec)
+
+
+def test_a_chain_of_opponents_is_followed_only_as_far_as_somebody_has_to_decide(tmp_path, world):
+    """Two sides: the opponents play all that is asked of them, so theirs are not needed."""
+    spec = world.spec
+    adversary = {"learn": ("adversary",), "opponents": "python:nobody:here"}
+    other = saved(tmp_path / "other", spec, width=12, **adversary)
+    own = saved(tmp_path / "own", spec, width=8, learn=("good",), opponents=str(other))
+    team = load(own, spec, opponents=[str(other)])
+    assert isinstance(team.opponents, Expert)
+    assert team.opponents.opponents is None
+
+
+def test_an_expert_that_names_itself_as_its_opponents_ends(tmp_path, world):
+    own = tmp_path / "own"
+    saved(own, world.spec, width=8, learn=("good",), opponents=str(own))
+    with pytest.raises(UsageError, match="may not load by itself"):
+        load(own, world.spec, opponents=[str(own)])
 
 
 def test_values_and_logits_do_not_mix():

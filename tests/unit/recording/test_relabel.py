@@ -108,7 +108,7 @@ def test_memories_last_actions_and_ragged_ends_are_those_of_the_recording(tmp_pa
     expert = fresh_expert(world.spec, "fresh")
     buffer = ragged(tmp_path / "d", expert, world)
     assert len(set(buffer.episodes("length").tolist())) > 2
-    monkeypatch.setattr("kd_offline.recording.relabel.load", lambda *_: expert)
+    monkeypatch.setattr("kd_offline.recording.relabel.load", lambda *_, **__: expert)
     report = relabel(buffer, 24, experts=["fresh"])
     assert report.ok, report.first
     assert worst(report, "final/value") < 1e-5

@@ -264,8 +264,8 @@ def test_a_dataset_does_not_choose_which_code_runs(spread, tmp_path):
         update={"id": "pettingzoo/os:mkdir", "kwargs": {"path": str(harm), "episode_limit": 25}}
     )
     other = rewritten(spread, tmp_path / "d", manifest={"environment": spec})
-    with pytest.raises(UsageError, match="must not start by itself"):
+    with pytest.raises(UsageError, match="which a file may not start by itself"):
         replay(other, 1)
-    with pytest.raises(UsageError, match="name that one"):
+    with pytest.raises(UsageError, match="pass --environment with the name that it states"):
         replay(other, 1, environment=TASKS[0])
     assert not harm.exists()
