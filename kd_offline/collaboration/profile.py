@@ -83,11 +83,9 @@ def collaboration_profile(
         raise UsageError(msg)
     team = load_team(run, export)
     target = place(run, output, export)
-    earlier = _earlier(target, team)
-    play = Play(*(episodes, engine, expert, expert_recipe, environment, opponents, show_progress))
     check_output(target, overwrite=overwrite or output is None)
     earlier = _earlier(target, team, overwrite)
-    play = Play(episodes, engine, expert, expert_recipe, show_progress)
+    play = Play(*(episodes, engine, expert, expert_recipe, environment, opponents, show_progress))
     found = measured(team, play, None if earlier is None else earlier.cross_play)
     groups = Groups(sides=team.student.card.environment.sides, clusters=clusters(team, dataset))
     spec = team.student.card.environment
