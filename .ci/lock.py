@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXTRAS = ("report", "pettingzoo", "convert", "share", "onnx", "smax", "sweep", "dev", "peers")
+EXTRAS = ("report", "pettingzoo", "convert", "share", "onnx", "smax", "sweep", "torch")
+EXTRAS += ("dev", "peers")
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "requirements"
 # What torch asks for where it is built for CUDA, and the CPU build does not need.

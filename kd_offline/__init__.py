@@ -132,7 +132,16 @@ def __getattr__(name: str) -> Any:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
     home, _, attribute = _HOMES[name].partition(":")
-    return getattr(import_module(f"{__name__}.{home}"), attribute)
+    try:
+        return getattr(import_module(f"{__name__}.{home}"), attribute)
+    except ModuleNotFoundError as error:
+        from kd_offline.errors import MissingExtraError, is_torch
+
+        if not is_torch(error):
+            raise
+        raise MissingExtraError(
+            library="torch", extra="torch", purpose=f"kd_offline.{name}"
+        ) from error
 
 
 def __dir__() -> list[str]:

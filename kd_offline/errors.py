@@ -71,6 +71,12 @@ class MissingExtraError(UsageError, ImportError):
         self.extra = extra
 
 
+def is_torch(error: BaseException) -> bool:
+    """Return whether ``error`` says that PyTorch is not installed."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    return name is not None and name.partition(".")[0] == "torch"
+
+
 class DatasetError(KdOfflineError):
     """A dataset on disk cannot be used as it is."""
 

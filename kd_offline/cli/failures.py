@@ -13,7 +13,13 @@ import typer
 from typer.core import TyperGroup
 
 from kd_offline.cli.output import count_network, network_bytes
-from kd_offline.errors import EXIT_FAILED, EXIT_USAGE, KdOfflineError
+from kd_offline.errors import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    KdOfflineError,
+    MissingExtraError,
+    is_torch,
+)
 
 _DEBUG = "kd_offline.debug"
 _NO_STORAGE = {getattr(errno, name) for name in ("ENOSPC", "EROFS", "EACCES", "EPERM", "EFBIG")} | {
@@ -58,6 +64,8 @@ def fail(ctx: Any, error: BaseException) -> None:
         raise error
     if ctx.find_root().meta.get(_DEBUG):
         traceback.print_exception(error, file=sys.stderr)
+    if is_torch(error):
+        error = MissingExtraError("torch", "torch", f"kd-offline {ctx.invoked_subcommand}")
     sentence, code = describe(error)
     typer.echo(f"error: {sentence}", err=True)
     raise typer.Exit(code)

@@ -19,6 +19,7 @@ EXTRAS = {
     "share": ("cryptography", "huggingface-hub", "obstore"),
     "smax": ("jaxmarl",),
     "sweep": ("optuna",),
+    "torch": ("torch",),
 }
 
 

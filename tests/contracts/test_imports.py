@@ -51,6 +51,9 @@ LIGHT += ["kd_offline.datasets.insight.playback", "kd_offline.reports.dataset"]
 LIGHT += ["kd_offline.datasets.edit.merge", "kd_offline.datasets.describe.cards"]
 LIGHT += ["kd_offline.distillation.recipe", "kd_offline.experts.recipe"]
 LIGHT += ["kd_offline.collaboration.check"]
+LIGHT += ["kd_offline.datasets.loading.loader", "kd_offline.datasets.convert.run"]
+LIGHT += ["kd_offline.datasets.edit.filter", "kd_offline.datasets.edit.comparison"]
+LIGHT += ["kd_offline.datasets.describe.croissant", "kd_offline.datasets.sharing.share"]
 LIGHT += ["kd_offline.hardware.model", "kd_offline.hardware.profiles"]
 
 
