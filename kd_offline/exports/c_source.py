@@ -15,7 +15,7 @@ from kd_offline.exports.c_tables import array, floats, interleaved, padded
 from kd_offline.exports.network import Affine, AgentNetwork
 from kd_offline.exports.vectors import Vectors
 from kd_offline.files import write_file
-from kd_offline.schemas.export import RESET, AgentContract
+from kd_offline.schemas.export import REFUSAL, RESET, WAITING, AgentContract
 
 COPIED = (
     "Makefile",
@@ -90,7 +90,7 @@ def _terms(agent: AgentContract, title: str) -> str:
             "and 0 hidden."
         )
     lines.append("Actions: " + ", ".join(f"{k} {_plain(a)}" for k, a in enumerate(agent.actions)))
-    lines.append(f"Reset: {RESET}.")
+    lines += [f"Reset: {RESET}.", f"Refusal: {REFUSAL}.", f"No legal action: {WAITING}."]
     lines += [
         f"  memory[{start}..{stop - 1}] {part}" for part, (start, stop) in agent.memory.items()
     ]
@@ -121,7 +121,8 @@ extern "C" {{
 /* Forget everything; at the start of every episode. memory: [{upper}_MEMORY] */
 void {name}_reset(float *memory);
 
-/* Decide once: returns the greedy legal action, fills logits and brings memory up to date.
+/* Decide once: returns the greedy legal action, fills logits and brings memory up to date. A step
+ * that is refused fills logits with NaN: look at one of them before you trust the action.
  * obs: [{upper}_INPUTS], legal: [{upper}_ACTIONS] 0 or 1, logits: [{upper}_ACTIONS] */
 int {name}_act(const float *obs, const unsigned char *legal, float *memory, float *logits);
 
@@ -149,7 +150,7 @@ def _source(network: AgentNetwork, agent: AgentContract) -> str:
         if stop
         else "    (void)memory;\n    (void)action;"
     )
-    name, body = agent.symbol, "\n".join(f"    {line}" for line in _body(network))
+    name, body = agent.symbol, "\n".join(f"    {line}" for line in _body(network, agent))
     return f"""#include "{name}.h"
 
 #include "kernels.h"
@@ -191,9 +192,9 @@ def _constants(network: AgentNetwork) -> Iterator[str]:
         yield floats(f"{label}_bias", padded(affine.bias))
 
 
-def _body(network: AgentNetwork) -> Iterator[str]:
+def _body(network: AgentNetwork, agent: AgentContract) -> Iterator[str]:
     """Yield the lines of the step; ``network.step`` says the same in NumPy."""
-    yield from _inputs(network)
+    yield from _inputs(network, agent)
     now, other = "x", "y"
     for k, layer in enumerate(network.trunk):
         yield _affine(f"trunk_{k}", layer, now, other)
@@ -217,13 +218,11 @@ def _body(network: AgentNetwork) -> Iterator[str]:
         yield f"    memory[{start} + i] = i == action ? 1.0f : 0.0f;"
         yield "return action;"
         return
-    if not network.memory:
-        yield "(void)memory;"
     yield f"return {choice};"
 
 
-def _inputs(network: AgentNetwork) -> Iterator[str]:
-    """Yield the lines that fill ``x`` with what the first matrix takes."""
+def _inputs(network: AgentNetwork, agent: AgentContract) -> Iterator[str]:
+    """Yield the lines that fill ``x`` with what the first matrix takes, or refuse the step."""
     count = at = len(network.seen)
     memory = network.memory
     if not count:
@@ -232,6 +231,11 @@ def _inputs(network: AgentNetwork) -> Iterator[str]:
         visible = f" * obs[{count} + i]" if network.drawn else ""
         yield f"for (int i = 0; i < {count}; i++)"
         yield f"    x[i] = (obs[i] - centre[i]) * scale[i]{visible};"
+    yield f"if (!kd_usable(x, {count}) || !kd_usable(memory, {network.memory_width})) {{"
+    yield f"    const int first = kd_refuse(logits, legal, {network.actions});"
+    yield f"    {agent.symbol}_executed(memory, first);"
+    yield "    return first;"
+    yield "}"
     if network.mask_input:
         yield f"for (int i = 0; i < {count}; i++)"
         yield f"    x[{at} + i] = obs[{count} + i];"

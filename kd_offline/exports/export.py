@@ -20,6 +20,8 @@ from kd_offline.exports.vectors import vectors
 from kd_offline.files import aside, make_folder, require_folder, write_file
 from kd_offline.runs.folder import open_run
 from kd_offline.schemas.export import (
+    REFUSAL,
+    WAITING,
     Comparison,
     Core,
     ExportManifest,
@@ -181,6 +183,7 @@ def _checked(folder: Path, kind: Format, made: Draft) -> dict[str, Comparison]:
     for engine, (reads, open_steps) in ENGINES.items():
         if reads == kind:
             steps = open_steps(folder, made.agents)
+            gate.require_refusals(engine, made.agents, steps)
             said = gate.replay(team(made.agents, steps, made.student.card.random_k), made.episodes)
             found[engine] = gate.compare(said, made.expected, made.episodes)
             gate.require_parity(engine, found[engine])
@@ -216,6 +219,8 @@ def _manifest(
         seed=made.student.seed,
         students=made.students,
         dataset=card.dataset,
+        refusal=REFUSAL,
+        waiting=WAITING,
         agents=made.agents,
         gate=Gate(
             dataset=made.episodes.dataset,

@@ -6,17 +6,19 @@ own memory fed back and reset at each start, and with the recorded actions as th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.held_out import held_out
 from kd_offline.errors import CheckpointError
-from kd_offline.exports.team import ExportedTeam
+from kd_offline.exports.network import Step
+from kd_offline.exports.team import ExportedTeam, executed
 from kd_offline.policies import choose_actions, has_choice
-from kd_offline.schemas.export import Comparison
+from kd_offline.schemas.export import AgentContract, Comparison
 from kd_offline.types import (
     Array,
     BoolArray,
@@ -165,6 +167,77 @@ def compare(ours: Float32Array, theirs: Float32Array, episodes: Recorded) -> Com
         logit_error=float(error.max(initial=0.0)),
         mean_logit_error=float(error.mean()) if error.size else 0.0,
     )
+
+
+_UNUSABLE = tuple(np.float32(x) for x in (np.nan, np.inf, -np.inf, np.finfo(np.float32).max))
+
+
+def require_refusals(engine: str, agents: Sequence[AgentContract], steps: Sequence[Step]) -> None:
+    """Refuse an engine that acts upon numbers that cannot be computed with, or has another memory.
+
+    Every agent is given each such number as its first and as its last feature and as its first
+    number of the memory, with all actions legal, with the last one alone and with none; what it
+    has to return is what :data:`~kd_offline.schemas.export.REFUSAL` says, to the bit.
+
+    Raises
+    ------
+    ParityError
+        A step returned something else.
+    """
+    for agent, step in zip(agents, steps, strict=True):
+        obs, legal, memory = _ordinary(agent)
+        action, logits, _ = step(obs, legal, memory)
+        if action[2] != 0 or not np.array_equal(logits[2], logits[0]):
+            _refuse(engine, agent, "does not return action 0 where none is legal")
+        for given, kept in _poisoned(agent, obs, memory):
+            if not _refused(agent, step, given, legal, kept):
+                _refuse(engine, agent, "acts upon numbers that are NaN, infinite or too large")
+
+
+def _ordinary(agent: AgentContract) -> tuple[Float32Array, BoolArray, Float32Array]:
+    """Return three rows: all actions are legal, the last one, and none."""
+    count = len(agent.actions)
+    legal = np.zeros((3, count), bool)
+    legal[0], legal[1, -1] = True, True
+    memory = np.full((3, agent.memory_width), np.float32(0.5))
+    return np.ones((3, agent.inputs), np.float32), legal, memory
+
+
+def _poisoned(
+    agent: AgentContract, obs: Float32Array, memory: Float32Array
+) -> Iterator[tuple[Float32Array, Float32Array]]:
+    """Yield observations and memories of which one number cannot be computed with."""
+    features = len(agent.seen)
+    for value in _UNUSABLE:
+        for column in {0, features - 1} if features else ():
+            given = obs.copy()
+            given[:, column] = value
+            yield given, memory
+        kept = memory.copy()
+        kept[:, 0] = value
+        yield obs, kept
+
+
+def _refused(
+    agent: AgentContract, step: Step, obs: Float32Array, legal: BoolArray, memory: Float32Array
+) -> bool:
+    """Tell whether a step returned what a refused one has to, to the bit."""
+    first = legal.argmax(axis=1)
+    kept = executed(agent, memory, first)
+    action, logits, after = step(obs, legal, memory.copy())
+    nan = np.full_like(logits, np.nan)
+    return np.array_equal(action, first) and all(
+        np.array_equal(ours.view(np.uint32), theirs.view(np.uint32))
+        for ours, theirs in ((logits, nan), (after, kept))
+    )
+
+
+def _refuse(engine: str, agent: AgentContract, what: str) -> NoReturn:
+    msg = (
+        f"the {engine} export is refused: {agent.agent} {what}; nothing was written, so export "
+        "again from an unaltered run"
+    )
+    raise ParityError(msg)
 
 
 def require_parity(engine: str, found: Comparison, tolerance: float = TOLERANCE) -> None:

@@ -8,6 +8,10 @@ the logits and the next memory. The memory is one vector that is zero at the sta
 ``previous`` and ``started`` are there where the network takes the change of its inputs,
 ``last_action`` where it takes the action taken before. The step writes its own action there; who
 executes another one writes that instead. A network without a memory keeps one unused zero.
+
+A step is refused where a scaled feature or a number of the memory is NaN, infinite or beyond
+:data:`LARGEST`: its logits are NaN, its action is the first legal one, and its memory stays, but
+for ``last_action``. Within those bounds nothing overflows, so all engines refuse the same steps.
 """
 
 from __future__ import annotations
@@ -22,6 +26,9 @@ from kd_offline.types import Array, BoolArray, Float32Array, IntArray
 
 EPSILON = 1e-5
 """Of the layer normalisation."""
+
+LARGEST = 1e18
+"""Largest magnitude of a scaled feature, and of a number of the memory, that a step takes."""
 
 Step = Callable[
     [Float32Array, BoolArray, Float32Array], tuple[IntArray, Float32Array, Float32Array]
@@ -146,6 +153,31 @@ class AgentNetwork:
         self, obs: Float32Array, legal: BoolArray, memory: Float32Array
     ) -> tuple[IntArray, Float32Array, Float32Array]:
         """Decide once for every row; see :data:`Step`."""
+        usable = self.usable(obs, memory)
+        if usable.all():
+            return self._decide(obs, legal, memory)
+        rows = usable[:, None]
+        nought = np.float32(0)
+        action, logits, after = self._decide(
+            np.where(rows, obs, nought), legal, np.where(rows, memory, nought)
+        )
+        action = np.where(usable, action, legal.argmax(axis=1))
+        after = np.where(rows, after, memory)
+        if self.last_action:
+            start, stop = self.memory["last_action"]
+            after[:, start:stop] = np.eye(self.actions, dtype=np.float32)[action]
+        return action, np.where(rows, logits, np.float32(np.nan)), after
+
+    def usable(self, obs: Float32Array, memory: Float32Array) -> BoolArray:
+        """Return which rows are not refused: bool [B]."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = self._scaled(obs)
+        found: BoolArray = _within(scaled) & _within(memory)
+        return found
+
+    def _decide(
+        self, obs: Float32Array, legal: BoolArray, memory: Float32Array
+    ) -> tuple[IntArray, Float32Array, Float32Array]:
         kept = {name: memory[:, start:stop] for name, (start, stop) in self.memory.items()}
         x, now = self._inputs(obs, kept)
         for layer in self.trunk:
@@ -163,9 +195,8 @@ class AgentNetwork:
         self, obs: Float32Array, kept: dict[str, Float32Array]
     ) -> tuple[Float32Array, dict[str, Float32Array]]:
         """Return what the first matrix takes, and the memory of it."""
-        features, bits = obs[:, : len(self.seen)], obs[:, len(self.seen) :]
-        x = (features - self.centre) * self.scale
-        x = x * bits if self.drawn else x
+        bits = obs[:, len(self.seen) :]
+        x = self._scaled(obs)
         parts, now = [x], {}
         if self.mask_input:
             parts.append(bits)
@@ -175,6 +206,12 @@ class AgentNetwork:
         if self.last_action:
             parts.append(kept["last_action"])
         return np.concatenate(parts, axis=1), now
+
+    def _scaled(self, obs: Float32Array) -> Float32Array:
+        """Return the features as the network takes them, [B, k]; zero where they are hidden."""
+        features, bits = obs[:, : len(self.seen)], obs[:, len(self.seen) :]
+        x: Float32Array = (features - self.centre) * self.scale
+        return x * bits if self.drawn else x
 
 
 def to_int8(network: AgentNetwork) -> AgentNetwork:
@@ -203,6 +240,12 @@ def arrays(network: AgentNetwork) -> Iterator[tuple[str, Array]]:
         yield f"{name}.bias", affine.bias
         if affine.scale is not None:
             yield f"{name}.scale", affine.scale
+
+
+def _within(values: Float32Array) -> BoolArray:
+    """Return which rows have no NaN and nothing beyond the largest number: bool [B]."""
+    within: BoolArray = np.abs(values) <= np.float32(LARGEST)
+    return np.asarray(within.all(axis=1))
 
 
 def _normalised(x: Float32Array) -> Float32Array:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from kd_offline.errors import CheckpointError, MissingExtraError
-from kd_offline.exports.network import EPSILON, Affine, AgentNetwork, Chain, Step
+from kd_offline.exports.network import EPSILON, LARGEST, Affine, AgentNetwork, Chain, Step
 from kd_offline.files import write_file
 from kd_offline.types import Array, BoolArray, Float32Array, IntArray
 
 OPSET, IR_VERSION = 20, 10
+_FLOAT, _BOOL = 1, 9  # of onnx.TensorProto
 
 
 class _Graph:
@@ -110,6 +111,7 @@ def _step(graph: _Graph, network: AgentNetwork) -> None:
         for name, (start, stop) in network.memory.items()
     }
     x, now = _inputs(graph, network, kept)
+    usable = _usable(graph, "visible" if network.drawn else "scaled")
     for k, layer in enumerate(network.trunk):
         ones = graph.constant(f"ones_{len(layer.bias)}", np.ones(len(layer.bias), np.float32))
         y = graph.add("Relu", graph.affine(f"trunk.{k}", layer, x), name=f"trunk.{k}.relu")
@@ -117,7 +119,7 @@ def _step(graph: _Graph, network: AgentNetwork) -> None:
         x = graph.add("LayerNormalization", y, ones, name=name, axis=-1, epsilon=EPSILON)
     if network.gru is not None:
         x = now["gru"] = _gru(graph, network, x, kept["gru"])
-    _choose(graph, network, graph.affine("logits", network.head, x), now)
+    _choose(graph, network, graph.affine("answers", network.head, x), now, usable)
 
 
 def _inputs(
@@ -142,6 +144,17 @@ def _inputs(
     if network.last_action:
         parts.append(kept["last_action"])
     return graph.joined(parts, "inputs"), now
+
+
+def _usable(graph: _Graph, features: str) -> str:
+    """Add what tells rows that are taken from rows that are refused: bool [B, 1]."""
+    everything = graph.add("Concat", features, "hidden", name="given", axis=1)
+    size = graph.add("Abs", everything, name="given.size")
+    within = graph.add("LessOrEqual", size, graph.constant("largest", _number(LARGEST)), name="in")
+    number = graph.add("Cast", within, name="in.number", to=_FLOAT)
+    columns = graph.constant("at_1", np.array([1], np.int64))
+    least = graph.add("ReduceMin", number, columns, name="in.least", keepdims=1)
+    return graph.add("Cast", least, name="usable", to=_BOOL)
 
 
 def _gru(graph: _Graph, network: AgentNetwork, x: str, h: str) -> str:
@@ -172,16 +185,26 @@ def _side(graph: _Graph, name: str, chain: Chain, x: str) -> str:
     return graph.affine(name, chain[-1], x)
 
 
-def _choose(graph: _Graph, network: AgentNetwork, logits: str, now: dict[str, str]) -> None:
-    never = graph.constant("never", _number(-np.inf))
-    legal = graph.add("Where", "available_actions", logits, never, name="legal")
+def _choose(
+    graph: _Graph, network: AgentNetwork, answers: str, now: dict[str, str], usable: str
+) -> None:
+    """Add what the step returns; of refused rows: NaN, the first legal action, the old memory."""
+    nan, never = graph.constant("nan", _number(np.nan)), graph.constant("never", _number(-np.inf))
+    graph.add("Where", usable, answers, nan, name="logits")
+    scores = graph.add("Where", usable, answers, graph.constant("zero", _number(0)), name="scores")
+    legal = graph.add("Where", "available_actions", scores, never, name="legal")
     action = graph.add("ArgMax", legal, name="action", axis=1, keepdims=0)
     if network.last_action:
         depth = graph.constant("actions", np.array(network.actions, np.int64))
         values = graph.constant("off_on", np.array([0, 1], np.float32))
         now["last_action"] = graph.add("OneHot", action, depth, values, name="chosen", axis=1)
-    parts = [now[name] for name in network.memory] or ["hidden"]
-    graph.add("Identity", graph.joined(parts, "memory"), name="hidden_next")
+    parts = []
+    if lasting := [name for name in network.memory if name != "last_action"]:
+        after = graph.joined([now[name] for name in lasting], "memory")
+        before = graph.part("hidden", 0, network.memory[lasting[-1]][1], "kept")
+        parts.append(graph.add("Where", usable, after, before, name="memory.next"))
+    parts += [now["last_action"]] if network.last_action else []
+    graph.add("Identity", graph.joined(parts or ["hidden"], "all"), name="hidden_next")
 
 
 def _number(value: float) -> Float32Array:

@@ -3,12 +3,16 @@
 agent = load("students.safetensors")["agent_0"]
 memory = torch.zeros(1, agent.facts["memory_width"])  # at the start of every episode
 action, logits, memory = agent.step(obs, legal, memory)  # [1, inputs], bool [1, actions]
+
+A step whose logits are NaN was refused: export.json says when, and what it returns.
 """
 
 import json
 
 import torch
 from safetensors import safe_open
+
+LARGEST = 1e18
 
 
 class Agent:
@@ -24,6 +28,7 @@ class Agent:
         kept = {name: memory[:, a:b] for name, (a, b) in self.facts["memory"].items()}
         now, (seen, bits) = {}, obs.tensor_split([len(self.t["centre"])], 1)
         x = (seen - self.t["centre"]) * self.t["scale"] * (bits if self.facts["drawn"] else 1)
+        usable = (torch.cat([x, memory], 1).abs() <= LARGEST).all(1, keepdim=True)
         parts = [x, bits] if self.facts["mask_input"] else [x]
         if "motion" in self.t:
             parts.append((x - kept["previous"]) * self.t["motion"] * kept["started"])
@@ -36,8 +41,9 @@ class Agent:
             hr, hz, hn = self.affine("gru.memory", h := kept["gru"]).chunk(3, 1)
             n = torch.tanh(n + torch.sigmoid(r + hr) * hn)
             x = now["gru"] = n + torch.sigmoid(z + hz) * (h - n)
-        logits = self.affine("head", x)
-        action = logits.masked_fill(~legal, -torch.inf).argmax(1)
+        now = {name: torch.where(usable, value, kept[name]) for name, value in now.items()}
+        logits = torch.where(usable, self.affine("head", x), torch.nan)
+        action = torch.where(usable, logits, 0.0).masked_fill(~legal, -torch.inf).argmax(1)
         now["last_action"] = torch.nn.functional.one_hot(action, logits.shape[1]).float()
         return action, logits, torch.cat([now[name] for name in kept], 1) if kept else memory
 

@@ -19,10 +19,21 @@ RESET = (
     "at the start of every episode all numbers of the memory are zero; where another action than "
     "the returned one is executed, its one-hot vector replaces last_action in the memory"
 )
+REFUSAL = (
+    "a step is refused where a feature, less its mean and in deviations, or a number of the memory "
+    "is NaN, infinite or beyond 1e18 in magnitude: every logit is then NaN, the action is the "
+    "first legal one, and the memory stays as it was, but for last_action, which is that action; "
+    "the next step with usable numbers goes on from there, and a memory that is itself unusable is "
+    "refused until it is reset"
+)
+WAITING = "where no action is legal the action is 0, and logits and memory are as at any other step"
 
 
 class AgentContract(Strict):
     """What one agent's step takes and gives; ranges are half-open.
+
+    Steps that are refused, and steps without a legal action, are those that ``refusal`` and
+    ``waiting`` of the manifest describe; every engine treats them alike, to the same bits.
 
     Observations hold what the agent sees and nothing else: the features that ``seen`` lists, in
     that order, as the environment says them. Under a mask that is drawn for each episode they are
@@ -126,6 +137,12 @@ class ExportManifest(Strict):
     students: Digest = Field(description="of the team's weights, as its run states it")
     dataset: Digest = Field(description="content id of the dataset that it learned from")
     reset: str = RESET
+    refusal: str = Field(
+        default="",
+        description="what a step does with numbers that cannot be computed with; empty: not "
+        "defined, as before version 1.1",
+    )
+    waiting: str = Field(default="", description="what a step does where no action is legal")
     agents: tuple[AgentContract, ...] = Field(min_length=1)
     gate: Gate
     microcontrollers: tuple[Core, ...] = ()

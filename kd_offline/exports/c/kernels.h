@@ -22,6 +22,11 @@
 #define KD_LANEWISE
 #endif
 #define KD_EPSILON 1e-5f
+#define KD_LARGEST 1e18f
+
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "-ffast-math and -ffinite-math-only forget NaN, and what is refused would be acted upon"
+#endif
 
 static inline void kd_put(const float *sum, float *y, int rows, int first)
 {
@@ -111,6 +116,26 @@ static inline void kd_gru(const float *mine, const float *theirs, float *h, int 
         const float now = kd_tanh(mine[2 * width + i] + reset * theirs[2 * width + i]);
         h[i] = now + update * (h[i] - now);
     }
+}
+
+/* Whether all numbers can be computed with: none is NaN, infinite or too large. */
+static inline int kd_usable(const float *values, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (!(values[i] >= -KD_LARGEST && values[i] <= KD_LARGEST))
+            return 0;
+    return 1;
+}
+
+/* A refused step: every logit is NaN; the first legal action, 0 where none is legal. */
+static inline int kd_refuse(float *logits, const unsigned char *legal, int count)
+{
+    int first = 0;
+    for (int i = count - 1; i >= 0; i--) {
+        logits[i] = NAN;
+        first = legal[i] ? i : first;
+    }
+    return first;
 }
 
 /* The legal action of the largest logit, the first of equal ones; 0 where none is legal. */

@@ -95,10 +95,10 @@ def test_metadata_carry_the_mask_and_the_digests(whole):
 
 
 def test_the_reader_runs_without_us(whole, tmp_path, episodes):
-    """Fifty lines, PyTorch and safetensors: no other module of ours is imported."""
+    """Sixty lines, PyTorch and safetensors: no other module of ours is imported."""
     run = whole[0]
     shutil.copytree(run.path / "export" / "torch", tmp_path / "carried")
-    assert len((tmp_path / "carried" / "reader.py").read_text().splitlines()) <= 50
+    assert len((tmp_path / "carried" / "reader.py").read_text().splitlines()) <= 60
     code = (
         "import sys, json, torch\n"
         "sys.modules['kd_offline'] = None\n"
