@@ -178,7 +178,8 @@ def hardware(
 
 
 def _show_latency(report: LatencyReport, run: Path) -> None:
-    head = ("who", "engine", "agents", "batch", "p50 us", "p95 us", "p99 us", "max us", "faster")
+    names = ("who", "engine", "agents", "batch", "p50 us", "p95 us", "p99 us", "max us")
+    head = (*names, "than expert", "than torch")
     rows = [(*_row(row), *_times(row)) for row in report.rows]
     typer.echo(table([head, *rows]))
     for row in report.rows:
@@ -207,8 +208,8 @@ def _row(row: EngineLatency) -> tuple[str, ...]:
 
 def _times(row: EngineLatency) -> tuple[str, ...]:
     values = (row.p50_us, row.p95_us, row.p99_us, row.max_us)
-    faster = "" if row.faster is None else f"{row.faster:.1f}x"
-    return (*(f"{value:,.2f}" for value in values), faster)
+    times = ("" if x is None else f"{x:.1f}x" for x in (row.faster, row.engine_faster))
+    return (*(f"{value:,.2f}" for value in values), *times)
 
 
 def _energy(row: EngineLatency) -> str:

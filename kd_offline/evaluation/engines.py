@@ -2,8 +2,9 @@
 
 A sampler runs steps with the memory fed back and returns the nanoseconds of each. Every engine gets
 the same observations and legal actions, already in the form that it takes, and decides: input
-scaling, network, masked argmax. An expert's inputs arrive ready, so its figure errs on the small
-side.
+scaling, network, masked argmax. Expert and student go through the same code, so that within an
+engine their networks are compared and nothing else; an expert of another library is run by its own
+modules, whose inputs arrive ready.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ OBSERVATIONS = 16
 class Subject:
     """A network to be timed, with all that engines make their steps from.
 
-    ``network`` and ``contract`` are there for students, ``actor`` for experts: a module that maps
-    inputs [1, B, I] and memory to outputs, embeddings and memory, and starts by ``start(B)``.
+    ``network`` and ``contract`` are what is exported; in their place an expert of another library
+    has ``actor``: a module that maps inputs [B, I] and memory to outputs, embeddings and memory,
+    and starts by ``start(B)``.
     """
 
     who: Literal["expert", "student"]
@@ -87,12 +89,12 @@ def torch_engine(subject: Subject, bench: Bench) -> Sampler:
     """Step in eager PyTorch, without gradients."""
     import torch
 
-    from kd_offline.evaluation.torch_steps import actor_step, student_step
+    from kd_offline.evaluation.torch_steps import actor_step, exported_step
 
     step, memory = (
         actor_step(subject.actor, bench.batch)
         if subject.network is None
-        else student_step(subject.network, bench.batch)
+        else exported_step(subject.network, bench.batch)
     )
     obs = [torch.from_numpy(x) for x in bench.observations(subject.inputs)]
     legal = torch.ones(bench.batch, subject.actions, dtype=torch.bool)
@@ -179,7 +181,7 @@ ENGINES: dict[str, Callable[[Subject, Bench], Sampler]] = {
     "c-ctypes": ctypes_engine,
     "numpy": numpy_engine,
 }
-"""Name of an engine -> what makes a sampler; an expert runs in ``torch`` alone."""
+"""Name of an engine -> what makes a sampler; modules of another library run in ``torch`` alone."""
 
 
 def sampler(name: str, subject: Subject, bench: Bench) -> Sampler:

@@ -45,7 +45,8 @@ from kd_offline.schemas.latency import EngineLatency, LatencyReport, Unavailable
 
 CONVENTION = (
     "one decision of one agent a row: input scaling, network, masked argmax, the memory fed back; "
-    "an expert's inputs arrive ready; every step is timed on its own, with the timer in it"
+    "expert and students through the same code of each engine; every step is timed on its own, "
+    "with the timer in it"
 )
 
 
@@ -106,7 +107,8 @@ def bench_latency(
         timer = float(np.median(timed(lambda _: None)(2000)))
     rows = [_row(made[key][0], key, times, joules[key], devices) for key, times in found.items()]
     command = _command(run, plan, expert, expert_recipe, opponents, profiles, energy=energy)
-    report = _report(folder.path, plan, timer, _compared(rows), (*missing, *lacking))
+    alike = all(subject.network is not None for subject in who)
+    report = _report(folder.path, plan, timer, _compared(rows, alike=alike), (*missing, *lacking))
     elapsed = round(time.perf_counter() - started, 3)
     report = report.model_copy(update={"command": command, "seconds": elapsed})
     folder.write_latency(report)
@@ -124,8 +126,7 @@ def _samplers(
     lacking: dict[tuple[str, str], Unavailable] = {}
     for batch in plan.batches:
         for subject in who:
-            # An expert is not exported: torch is the only engine that it has.
-            for name in plan.engines if subject.who == "student" else ("torch",):
+            for name in plan.engines:
                 try:
                     one = sampler(name, subject, Bench(batch, place, plan.seed))
                 except KdOfflineError as error:
@@ -182,21 +183,31 @@ def _row(
     )
 
 
-def _compared(rows: Sequence[EngineLatency]) -> tuple[EngineLatency, ...]:
-    """Say of each student how many times faster it is than its expert in eager PyTorch."""
-    experts = {
-        (agent, row.batch): row.p50_us
-        for row in rows
-        if row.who == "expert" and row.engine == "torch"
-        for agent in row.agents
+def _compared(rows: Sequence[EngineLatency], *, alike: bool) -> tuple[EngineLatency, ...]:
+    """Tell networks from engines: how much faster each student is, and each engine.
+
+    A student is compared with its expert in the same engine, where that runs both by the same code
+    (``alike``). An engine is compared with PyTorch, of the same network.
+    """
+    times: dict[_Key, float] = {
+        (row.who, agent, row.engine, row.batch): row.p50_us for row in rows for agent in row.agents
     }
-    out = []
-    for row in rows:
-        expert = experts.get((row.agents[0], row.batch))
-        known = row.who == "student" and expert is not None and row.p50_us > 0
-        faster = expert / row.p50_us if known and expert is not None else None
-        out.append(row.model_copy(update={"faster": faster}))
-    return tuple(out)
+
+    def quotient(row: EngineLatency, who: str, engine: str) -> float | None:
+        other = times.get((who, row.agents[0], engine, row.batch))
+        return None if other is None or row.p50_us == 0 else other / row.p50_us
+
+    return tuple(
+        row.model_copy(
+            update={
+                "faster": quotient(row, "expert", row.engine)
+                if alike and row.who == "student"
+                else None,
+                "engine_faster": None if row.engine == "torch" else quotient(row, row.who, "torch"),
+            }
+        )
+        for row in rows
+    )
 
 
 def _report(

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from kd_offline.errors import CheckpointError, KdOfflineError, UsageError
 from kd_offline.evaluation.engines import Subject
 from kd_offline.evaluation.parties import expert_shapes, recorded_expert, student_shapes
-from kd_offline.networks.arithmetic import memory_cost, network_cost
+from kd_offline.networks.arithmetic import ExportedShape, Shape, memory_cost, network_cost
 from kd_offline.schemas.latency import Unavailable
 
 if TYPE_CHECKING:
+    from kd_offline.experts.foreign.expert import ForeignExpert
     from kd_offline.experts.load import AnyExpert
+    from kd_offline.exports.network import AgentNetwork
     from kd_offline.runs.folder import RunFolder
     from kd_offline.schemas.environment import EnvironmentSpec
     from kd_offline.students.policy import StudentPolicy
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 def subjects(
@@ -64,38 +64,28 @@ def subjects(
 def of_students(student: StudentPolicy) -> list[Subject]:
     """Return one exported network for each shape of a team."""
     from kd_offline.exports.compact import compact
-    from kd_offline.exports.contract import contracts
 
     spec = student.card.environment
-    networks = compact(student)
-    agents = contracts(networks, spec)
-    shapes = student_shapes(student, spec)
-    return [
-        Subject(
-            who="student",
-            agents=tuple(spec.agents[i] for i in same),
-            inputs=agents[same[0]].inputs,
-            actions=networks[same[0]].actions,
-            macs=networks[same[0]].macs,
-            parameter_bytes=networks[same[0]].parameter_bytes,
-            ram_bytes=memory_cost(shapes[same[0]]).ram,
-            network=networks[same[0]],
-            contract=agents[same[0]],
-        )
-        for same in _alike(shapes)
-    ]
+    return _exported("student", compact(student), student_shapes(student, spec), spec)
 
 
 def of_expert(expert: AnyExpert, spec: EnvironmentSpec) -> list[Subject]:
-    """Return one actor for each shape of an expert.
+    """Return one network for each shape of an expert, in the form in which students are exported.
+
+    The networks of another library, which have layers that no export has, are timed as they are.
 
     Raises
     ------
     UsageError
         It is a policy whose networks are not ours to run.
     """
-    shapes, actors = expert_shapes(expert, spec), _actors(expert, spec)
-    costs = [network_cost(shape) for shape in shapes]
+    from kd_offline.experts.expert import Expert
+    from kd_offline.exports.compact import compact_expert
+
+    shapes = expert_shapes(expert, spec)
+    if isinstance(expert, Expert):
+        return _exported("expert", compact_expert(expert), shapes, spec)
+    actors, costs = _actors(expert), [network_cost(shape) for shape in shapes]
     return [
         Subject(
             who="expert",
@@ -104,45 +94,58 @@ def of_expert(expert: AnyExpert, spec: EnvironmentSpec) -> list[Subject]:
             actions=spec.action_counts[same[0]],
             macs=costs[same[0]].macs,
             parameter_bytes=4 * costs[same[0]].parameters,
-            actor=actors[same[0]].network,
+            actor=actors[same[0]],
         )
         for same in _alike(costs)
     ]
 
 
-class _Actor:
-    """An agent's module and how wide its input is."""
+def _exported(
+    who: Literal["expert", "student"],
+    networks: Sequence[AgentNetwork],
+    shapes: Sequence[Shape],
+    spec: EnvironmentSpec,
+) -> list[Subject]:
+    from kd_offline.exports.contract import contracts
 
-    def __init__(self, network: Any, inputs: int) -> None:
-        self.network, self.inputs = network, inputs
+    agents = contracts(networks, spec)
+    return [
+        Subject(
+            who=who,
+            agents=tuple(spec.agents[i] for i in same),
+            inputs=agents[same[0]].inputs,
+            actions=networks[same[0]].actions,
+            macs=networks[same[0]].macs,
+            parameter_bytes=networks[same[0]].parameter_bytes,
+            ram_bytes=_ram(shapes[same[0]]),
+            network=networks[same[0]],
+            contract=agents[same[0]],
+        )
+        for same in _alike(shapes)
+    ]
 
 
-def _actors(expert: AnyExpert, spec: EnvironmentSpec) -> list[_Actor]:
+def _ram(shape: Shape) -> int | None:
+    """Return the bytes of the exported C's buffers, where that is an exported shape."""
+    return memory_cost(shape).ram if isinstance(shape, ExportedShape) else None
+
+
+def _actors(expert: ForeignExpert) -> dict[int, Any]:
     """Return the module of each agent."""
-    from kd_offline.experts.expert import Expert
     from kd_offline.experts.foreign.team import NetworkTeam
-    from kd_offline.experts.team import ActorCritic
 
-    found: dict[int, _Actor] = {}
-    if isinstance(expert, Expert):
-        team = expert.model if isinstance(expert.model, ActorCritic) else expert.model.agents
-        for group, actor in zip(team.groups, team.actors, strict=True):
-            found |= dict.fromkeys(group.agents, _Actor(actor.eval(), group.shape.inputs))
-    elif isinstance(expert.policy, NetworkTeam):
-        for member in expert.policy.actors:
-            found |= dict.fromkeys(member.agents, _Actor(member.network, member.network.inputs))
-    else:
+    if not isinstance(expert.policy, NetworkTeam):
         msg = (
             f"expert {expert.reference!r} runs in its own library, so a decision of it is not "
             "timed here: time it there"
         )
         raise UsageError(msg)
-    return [found[i] for i in range(spec.n_agents)]
+    return {i: member.network for member in expert.policy.actors for i in member.agents}
 
 
-def _alike(keys: Iterable[Key]) -> list[list[int]]:
-    """Return indices grouped by equal keys, in order of first appearance."""
-    groups: dict[Key, list[int]] = {}
+def _alike(keys: Iterable[object]) -> list[list[int]]:
+    """Return indices grouped by equal keys, which can be hashed, in order of first appearance."""
+    groups: dict[object, list[int]] = {}
     for i, key in enumerate(keys):
         groups.setdefault(key, []).append(i)
     return list(groups.values())

@@ -1,4 +1,4 @@
-"""Single decisions in eager PyTorch: of an expert's actor, and of a student as it is exported."""
+"""Single decisions in eager PyTorch: of an exported network, and of another library's modules."""
 
 from __future__ import annotations
 
@@ -17,28 +17,22 @@ TorchStep = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def actor_step(actor: Any, batch: int) -> tuple[TorchStep, Tensor]:
-    """Return the step of an expert's actor and its memory of fresh episodes.
-
-    The actor of another library takes rows [B, I], ours sequences [1, B, I].
-    """
-    from kd_offline.networks.recurrent import RecurrentNetwork
-
-    sequences = isinstance(actor, RecurrentNetwork)
+    """Return the step of another library's actor and its memory of fresh episodes."""
 
     def step(obs: Tensor, legal: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        out, _, memory = actor(obs.unsqueeze(0) if sequences else obs, memory)
-        return _greedy(out[0] if sequences else out, legal), memory
+        out, _, memory = actor(obs, memory)
+        return _greedy(out, legal), memory
 
     return step, actor.start(batch)
 
 
-def student_step(network: AgentNetwork, batch: int) -> tuple[TorchStep, Tensor]:
-    """Return the step of an exported student with PyTorch's operators, and its memory."""
-    return StudentStep(network, batch), torch.zeros(batch, network.memory_width)
+def exported_step(network: AgentNetwork, batch: int) -> tuple[TorchStep, Tensor]:
+    """Return the step of an exported network with PyTorch's operators, and its memory."""
+    return ExportedStep(network, batch), torch.zeros(batch, network.memory_width)
 
 
-class StudentStep:
-    """An exported student, called operator by operator.
+class ExportedStep:
+    """An exported network, called operator by operator.
 
     A step of so small a network is nothing but calls, so modules, which are calls of their own, are
     left out, and what does not change from step to step is made before the first.

@@ -1,4 +1,4 @@
-"""From a student as it was trained to the network that is carried: less, with the same answers.
+"""From an agent as it was trained to the network that is carried: less, with the same answers.
 
 Hidden features are exactly zero for a student under a fixed mask, so their columns are dropped. The
 aligner, the gains and offsets of every layer normalisation and the constant bits of a fixed mask
@@ -6,6 +6,9 @@ are folded into the matrix that follows, in float64. The scaling of the inputs s
 subtraction and one product for each feature: folding the means would cancel large numbers against
 each other where a feature hardly varies, and folding the deviations would leave the rows of the
 first matrix too uneven for int8.
+
+Experts are brought into the same form, so that a decision of theirs can be timed in every engine
+that students are timed in.
 """
 
 from __future__ import annotations
@@ -16,8 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_offline.errors import UsageError
+from kd_offline.experts.expert import Expert
+from kd_offline.experts.team import MOTION_GAIN, ActorCritic
 from kd_offline.exports.network import Affine, AgentNetwork, Chain
-from kd_offline.students.folding import fold, kept_columns
+from kd_offline.networks.recurrent import RecurrentNetwork
+from kd_offline.students.folding import Folded, FoldedNetwork, fold, fold_network, kept_columns
 from kd_offline.students.networks import StudentTeam
 from kd_offline.students.policy import StudentPolicy
 from kd_offline.types import BoolArray, Float32Array
@@ -36,11 +43,8 @@ def _agent(team: StudentTeam, i: int, visible: BoolArray | None) -> AgentNetwork
     moving = asked.motion and len(seen) > 0
     with torch.no_grad():
         folded = fold(team, i, visible)
-    every = [Affine(_single(m.weight), _single(m.bias)) for m in folded.matrices]
-    if visible is not None:
-        keep, _ = kept_columns(team, i, visible)
-        every[0] = replace(every[0], weight=np.ascontiguousarray(every[0].weight[:, keep]))
-    depth = len(folded.trunk)
+    columns = None if visible is None else kept_columns(team, i, visible)[0]
+    trunk, gru, head = _layers(folded, columns)
     return AgentNetwork(
         agent=team.spec.agents[i],
         seen=seen,
@@ -50,15 +54,88 @@ def _agent(team: StudentTeam, i: int, visible: BoolArray | None) -> AgentNetwork
         last_action=asked.last_action,
         drawn=visible is None,
         mask_input=asked.mask and visible is None,
-        trunk=tuple(every[:depth]),
-        gru=_sides(every[depth:-1]) if folded.gru else None,
-        head=every[-1],
+        trunk=trunk,
+        gru=gru,
+        head=head,
     )
 
 
-def _sides(matrices: list[Affine]) -> tuple[Chain, Chain]:
-    half = len(matrices) // 2
-    return tuple(matrices[:half]), tuple(matrices[half:])
+def compact_expert(expert: Expert) -> tuple[AgentNetwork, ...]:
+    """Return the network of every agent of an expert that kd-offline trained, as for deployment.
+
+    Agents that share a network carry a copy each, in which the id that tells them apart is part of
+    a bias. Sides that the expert did not learn are those of its opponents.
+
+    Raises
+    ------
+    UsageError
+        Its opponents are of another library.
+    """
+    team = expert.model if isinstance(expert.model, ActorCritic) else expert.model.agents
+    mask = expert.mask()
+    own = {
+        i: _expert_agent(team, k, i, None if mask is None else mask[i])
+        for k, group in enumerate(team.groups)
+        for i in group.agents
+        if expert.learned[i]
+    }
+    if expert.opponents is not None:
+        if not isinstance(expert.opponents, Expert):
+            msg = (
+                f"the opponents {expert.opponents.reference!r} of expert {expert.reference!r} are "
+                "of another library, so their networks are not exported"
+            )
+            raise UsageError(msg)
+        own = dict(enumerate(compact_expert(expert.opponents))) | own
+    return tuple(own[i] for i in range(team.spec.n_agents))
+
+
+def _expert_agent(team: ActorCritic, group: int, i: int, visible: BoolArray | None) -> AgentNetwork:
+    """Return the network of agent ``i``; its inputs are features, changes, last action and id."""
+    network, asked = team.actors[group], team.architecture
+    assert isinstance(network, RecurrentNetwork)  # noqa: S101 - nn.ModuleList forgets it
+    width, shared = team.spec.obs_widths[i], team.groups[group]
+    features = np.ones(width, bool) if visible is None else visible[:width]
+    seen = np.flatnonzero(features)
+    actions = np.ones(team.spec.action_counts[i] if asked.last_action else 0, bool)
+    varying = np.concatenate(
+        [features, features if asked.motion else features[:0], actions, np.zeros(shared.ids, bool)]
+    )
+    place = len(varying) - shared.ids + shared.agents.index(i)
+
+    def with_id(first: Folded) -> Folded:
+        return first._replace(bias=first.bias + first.weight[:, place]) if shared.ids else first
+
+    with torch.no_grad():
+        folded = fold_network(network, inputs=with_id)
+    trunk, gru, head = _layers(folded, varying)
+    count = len(seen)
+    return AgentNetwork(
+        agent=team.spec.agents[i],
+        seen=seen,
+        centre=np.zeros(count, np.float32),
+        scale=np.ones(count, np.float32),
+        motion=np.full(count, MOTION_GAIN, np.float32) if asked.motion and count else None,
+        last_action=asked.last_action,
+        drawn=False,
+        mask_input=False,
+        trunk=trunk,
+        gru=gru,
+        head=head,
+    )
+
+
+def _layers(
+    folded: FoldedNetwork, columns: BoolArray | None
+) -> tuple[tuple[Affine, ...], tuple[Chain, Chain] | None, Affine]:
+    """Return trunk, GRU and head in float32, the first matrix with some ``columns`` alone."""
+    every = [Affine(_single(m.weight), _single(m.bias)) for m in folded.matrices]
+    if columns is not None:
+        every[0] = replace(every[0], weight=np.ascontiguousarray(every[0].weight[:, columns]))
+    depth, half = len(folded.trunk), len(folded.gru) // 2
+    sides = every[depth:-1]
+    gru = (tuple(sides[:half]), tuple(sides[half:])) if sides else None
+    return tuple(every[:depth]), gru, every[-1]
 
 
 def _single(values: Tensor) -> Float32Array:

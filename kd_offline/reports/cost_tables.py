@@ -131,17 +131,21 @@ def latency_table(report: LatencyReport) -> Table:
             f"{row.who}, {row.engine}: {', '.join(row.agents)}",
             str(row.batch),
             *(number(t) for t in (row.p50_us, row.p95_us, row.p99_us, row.max_us)),
-            DASH if row.faster is None else f"{row.faster:.1f}\N{MULTIPLICATION SIGN}",
+            *(
+                DASH if x is None else f"{x:.1f}\N{MULTIPLICATION SIGN}"
+                for x in (row.faster, row.engine_faster)
+            ),
             energy(row.energy),
         )
         for row in report.rows
     ]
     rows += [
-        (f"{one.who}, {one.engine}: unavailable", *[DASH] * 6, one.reason)
+        (f"{one.who}, {one.engine}: unavailable", *[DASH] * 7, one.reason)
         for one in report.unavailable
     ]
     heads = "engine and agents|rows|p50, \N{GREEK SMALL LETTER MU}s|p95|p99|max|faster than the "
-    return table("Time of one step", f"{heads}expert in PyTorch|energy of a step", rows)
+    heads += "expert in this engine|than this network in PyTorch|energy of a step"
+    return table("Time of one step", heads, rows)
 
 
 def energy(found: Energy) -> str:

@@ -38,7 +38,12 @@ class EngineLatency(Strict):
     macs: int = Field(ge=0, description="of one row")
     parameter_bytes: int = Field(ge=0)
     faster: float | None = Field(
-        default=None, description="p50 of the expert in torch for the same agent, divided by this"
+        default=None,
+        description="of a student: p50 of the expert in the same engine for the same agent, "
+        "divided by this; absent where that ran other code",
+    )
+    engine_faster: float | None = Field(
+        default=None, description="p50 of the same network in torch, divided by this"
     )
     energy: Energy = Field(description="of a step of this many rows, on this machine")
     predictions: tuple[Prediction, ...] = Field(default=(), description="of other devices, a row")

@@ -1,4 +1,4 @@
-"""A student's matrices as they are deployed, and its forward pass through them rounded to int8.
+"""A network's matrices as they are deployed, and a student's forward pass through them in int8.
 
 What is linear and stands before a matrix is part of it: the aligner, the gain and the offset of a
 layer normalisation, the bits of a fixed mask. Export writes these matrices down; training that is
@@ -7,7 +7,7 @@ aware of rounding computes with them. Both take them from here, so they round th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,7 +59,28 @@ def fold(team: StudentTeam, i: int, visible: BoolArray | None) -> FoldedNetwork:
     """
     network, aligner = team.networks[i], team.aligners[i]
     assert isinstance(network, RecurrentNetwork)  # noqa: S101 - nn.ModuleList forgets it
-    before = _affine(aligner) if isinstance(aligner, nn.Linear) else None
+    return fold_network(
+        network,
+        _affine(aligner) if isinstance(aligner, nn.Linear) else None,
+        lambda first: _seen(first, team, i, visible),
+    )
+
+
+def fold_network(
+    network: RecurrentNetwork,
+    before: Folded | None = None,
+    inputs: Callable[[Folded], Folded] = lambda first: first,
+) -> FoldedNetwork:
+    """Return the matrices of a network.
+
+    Parameters
+    ----------
+    network : RecurrentNetwork
+    before : Folded, optional
+        Applied to the network's inputs.
+    inputs : callable
+        What becomes of the first matrix, whose columns are the inputs.
+    """
     found = []
     for layer in network.trunk:
         if isinstance(layer, nn.Linear):
@@ -72,7 +93,7 @@ def fold(team: StudentTeam, i: int, visible: BoolArray | None) -> FoldedNetwork:
         found += [_after(before, first), *others]
         before = None
     found.append(_after(before, _affine(network.head)))
-    found[0] = _seen(found[0], team, i, visible)
+    found[0] = inputs(found[0])
     return FoldedNetwork(tuple(found[:depth]), tuple(found[depth:-1]), found[-1])
 
 

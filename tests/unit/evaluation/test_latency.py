@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from kd_offline import environments
 from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError
 from kd_offline.evaluation import engines, latency
 from kd_offline.evaluation.calibrate import student, subject_of
 from kd_offline.evaluation.energy import NOT_ASKED
 from kd_offline.evaluation.engines import ENGINES, Bench, Subject, sampler, timed
+from kd_offline.evaluation.subjects import of_expert
 from kd_offline.evaluation.timing import Plan, histogram, interleaved
-from kd_offline.evaluation.torch_steps import student_step
+from kd_offline.evaluation.torch_steps import exported_step
+from kd_offline.experts.load import load as load_expert
 from kd_offline.exports.compact import compact
 from kd_offline.exports.network import AgentNetwork
 from kd_offline.hardware.profiles import load as load_profile
@@ -114,7 +117,7 @@ def test_the_torch_step_decides_as_the_exported_network(kind, depth, drawn, moti
     policy = StudentPolicy(card, 0, build(card, np.random.default_rng(0)))
     rng = np.random.default_rng(1)
     for network in compact(policy):
-        step, memory = student_step(network, 4)
+        step, memory = exported_step(network, 4)
         kept = memory.numpy()
         for _ in range(5):
             obs = rng.standard_normal((4, network.inputs)).astype(np.float32)
@@ -126,30 +129,41 @@ def test_the_torch_step_decides_as_the_exported_network(kind, depth, drawn, moti
             np.testing.assert_allclose(memory.numpy(), kept, atol=1e-5)
 
 
-def expert(outputs=4):
-    shape = NetworkShape(6, (8,), 8, outputs)
-    actor = RecurrentNetwork(shape, np.random.default_rng(0))
+class Rows(RecurrentNetwork):
+    """Takes rows, as the modules of other libraries do, and notes whether gradients are on."""
+
+    def forward(self, x, memory, lengths=None):
+        self.gradients = torch.is_grad_enabled()
+        out, embedding, memory = super().forward(x.unsqueeze(0), memory)
+        return out[0], embedding[0], memory
+
+
+def foreign(outputs=4):
+    actor = Rows(NetworkShape(6, (8,), 8, outputs), np.random.default_rng(0))
     return Subject("expert", ("a",), 6, outputs, 100, 400, actor=actor)
 
 
-def test_an_expert_steps_in_torch_alone(tmp_path):
-    assert len(sampler("torch", expert(), Bench(2, tmp_path))(5)) == 5
+def test_modules_of_another_library_step_in_torch_alone(tmp_path):
+    assert len(sampler("torch", foreign(), Bench(2, tmp_path))(5)) == 5
     with pytest.raises(Exception, match="only torch runs it"):
-        sampler("numpy", expert(), Bench(1, tmp_path))
+        sampler("numpy", foreign(), Bench(1, tmp_path))
 
 
 def test_gradients_are_off(tmp_path):
-    grad = []
-
-    class Watched(RecurrentNetwork):
-        def forward(self, *inputs):
-            grad.append(torch.is_grad_enabled())
-            return super().forward(*inputs)
-
-    watched = Watched(NetworkShape(6, (8,), 8, 4), np.random.default_rng(0))
-    subject = Subject("expert", ("a",), 6, 4, 100, 400, actor=watched)
+    subject = foreign()
     sampler("torch", subject, Bench(1, tmp_path))(3)
-    assert grad == [False] * 3
+    assert subject.actor.gradients is False
+
+
+def test_an_expert_is_timed_in_every_engine_by_the_code_of_the_students(tmp_path):
+    spec = environments.load("mpe/simple_spread_v3").spec
+    who = of_expert(load_expert("bundled", spec, with_value=False), spec)
+    assert [(one.who, one.agents) for one in who] == [("expert", spec.agents)]
+    assert who[0].macs == 203_264 // 2 - 3 * 128  # the columns of the agent's id are a bias
+    made, lacking = latency._samplers(who, Plan(tuple(ENGINES)), tmp_path)
+    assert [key[2] for key in made] == list(ENGINES)
+    assert lacking == []
+    assert all((one(3) > 0).all() for _, one in made.values())
 
 
 def test_what_cannot_run_is_listed_with_the_reason(tmp_path, monkeypatch):
@@ -157,16 +171,16 @@ def test_what_cannot_run_is_listed_with_the_reason(tmp_path, monkeypatch):
         raise MissingExtraError(library="onnxruntime", extra="onnx", purpose="running an export")
 
     monkeypatch.setitem(ENGINES, "onnx", absent)
-    who = [expert(), subject_of(student(8))]
-    plan = Plan(("numpy", "onnx"), batches=(1, 2))
+    who = [foreign(), subject_of(student(8))]
+    plan = Plan(("torch", "onnx"), batches=(1, 2))
     made, lacking = latency._samplers(who, plan, tmp_path)
     assert {(key[0], key[2], key[3]) for key in made} == {
         ("expert", "torch", 1),
         ("expert", "torch", 2),
-        ("student", "numpy", 1),
-        ("student", "numpy", 2),
+        ("student", "torch", 1),
+        ("student", "torch", 2),
     }
-    assert [(one.engine, one.who) for one in lacking] == [("onnx", "student")]
+    assert [(one.engine, one.who) for one in lacking] == [("onnx", "expert"), ("onnx", "student")]
     assert "kd-offline[onnx]" in lacking[0].reason
 
 
@@ -193,22 +207,27 @@ def test_rows_state_percentiles_and_predictions():
     assert row.predictions == ()
 
 
-def test_students_are_compared_with_the_expert_of_the_same_agent_and_batch():
+def test_networks_are_compared_within_an_engine_and_engines_by_one_network():
     def row(who, engine, agents, batch, p50):
         network = subject_of(student(8))
         key = (who, agents[0], engine, batch)
         subject = Subject(who, agents, 1, 1, 1, 4, network=network.network)
         return latency._row(subject, key, np.full(3, p50, np.int64), NOT_ASKED, [])
 
-    rows = latency._compared(
-        [
-            row("expert", "torch", ("a", "b"), 1, 8000),
-            row("student", "c", ("b",), 1, 500),
-            row("student", "c", ("b",), 2, 500),
-            row("student", "numpy", ("c",), 1, 500),
-        ]
-    )
-    assert [one.faster for one in rows] == [None, pytest.approx(16.0), None, None]
+    rows = [
+        row("expert", "torch", ("a", "b"), 1, 8000),
+        row("expert", "c", ("a", "b"), 1, 4000),
+        row("student", "torch", ("b",), 1, 4000),
+        row("student", "c", ("b",), 1, 500),
+        row("student", "c", ("b",), 2, 500),
+        row("student", "numpy", ("c",), 1, 500),
+    ]
+    alike = latency._compared(rows, alike=True)
+    near = pytest.approx
+    assert [one.faster for one in alike] == [None, None, near(2), near(8), None, None]
+    assert [one.engine_faster for one in alike] == [None, near(2), None, near(8), None, None]
+    other = latency._compared(rows, alike=False)
+    assert [one.faster for one in other] == [None] * 6
 
 
 def test_the_students_of_a_calibration_are_whole():
