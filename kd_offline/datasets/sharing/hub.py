@@ -8,7 +8,7 @@ from typing import Any
 
 from kd_offline.datasets.layout import MANIFEST
 from kd_offline.datasets.sharing.targets import of_a_dataset
-from kd_offline.datasets.storage.remote import hub_endpoint, hub_parts
+from kd_offline.datasets.storage.remote import PASSING, check_online, hub_endpoint, hub_parts
 from kd_offline.datasets.storage.traffic import TRAFFIC
 from kd_offline.errors import KdOfflineError, MissingExtraError, StorageError
 from kd_offline.schemas.dataset import FileRecord
@@ -16,10 +16,15 @@ from kd_offline.schemas.dataset import FileRecord
 try:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
+
+    # What its HTTP library raises, whichever that is: a connection that fails is no OSError.
+    HTTPError: type[Exception] = HfHubHTTPError.__mro__[1]
 except ImportError as error:
     library = "huggingface_hub"
     raise MissingExtraError(library, "share", "publishing on the Hub") from error
 
+# Errors of its HTTP library that no second try mends.
+_MISLED = {"TooManyRedirects", "UnsupportedProtocol", "LocalProtocolError", "InvalidURL"}
 _MESSAGE = "Dataset pushed with kd-offline"
 
 
@@ -41,6 +46,7 @@ def commit(
         Another dataset is there, the Hub refuses, or it cannot be reached.
     """
     repo, revision, folder = hub_parts(url)
+    check_online(url)
     prefix = f"{folder}/" if folder else ""
     total = sum(file.size for file in files)
     api = HfApi(endpoint=hub_endpoint())
@@ -65,15 +71,10 @@ def commit(
         api.create_commit(
             repo, changes, commit_message=_MESSAGE, repo_type="dataset", revision=revision
         )
-    except (HfHubHTTPError, OSError) as error:
-        if isinstance(error, KdOfflineError):
-            raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        msg = (
-            f"the Hub refuses {url!r} ({reason[0][:200]}): check the address and the token "
-            "(HF_TOKEN, or hf auth login)"
-        )
-        raise StorageError(msg) from error
+    except KdOfflineError:
+        raise
+    except (HTTPError, OSError, ValueError) as error:
+        raise _refusal(url, error) from error
     moved = sum(file.size for file in new) + len(manifest)
     TRAFFIC.add(sent=moved)
     return moved, total + len(manifest) - moved
@@ -91,3 +92,29 @@ def _here(api: HfApi, repo: str, revision: str, folder: str) -> dict[str, str]:
     except (EntryNotFoundError, RevisionNotFoundError):
         return {}
     return found
+
+
+def _refusal(url: str, error: Exception) -> StorageError:
+    """Return the error of ours, in one sentence, for one of the Hub's library."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    misled = type(error).__name__ in _MISLED
+    if (
+        status is None
+        and not misled
+        and isinstance(error, HTTPError | ConnectionError | TimeoutError)
+    ):
+        why = f"cannot reach the Hub for {url!r} ({reason}): check the network and try again later"
+    elif status in PASSING:
+        why = f"the Hub answers {status} for {url!r}: try again later"
+    elif misled or (status is None and isinstance(error, ValueError)):
+        why = (
+            f"{hub_endpoint()!r} does not answer {url!r} as the Hub does ({reason}): check "
+            "HF_ENDPOINT"
+        )
+    else:
+        why = (
+            f"the Hub refuses {url!r} ({reason}): check the address and the token "
+            "(HF_TOKEN, or hf auth login)"
+        )
+    return StorageError(why)

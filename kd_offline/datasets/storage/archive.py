@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from kd_offline.datasets.layout import MANIFEST
 from kd_offline.datasets.limits import MAX_MANIFEST_BYTES
 from kd_offline.datasets.storage.cache import Cache
 from kd_offline.errors import CorruptDatasetError, StorageError
@@ -28,10 +29,13 @@ _MEMBER = struct.Struct("<4s5H3L2H")
 _TAIL = _END64.size + _END64_PLACE.size + _END.size
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _UNIX = 3
-# Room for millions of members; more would only be an attempt to fill the memory.
-_DIRECTORY_BYTES = 1 << 29
+# Every file is listed in the manifest, in more bytes than the directory has for it.
+_DIRECTORY_BYTES = 2 * MAX_MANIFEST_BYTES
+_LEAST_LISTED = len('{"path":"","sha256":"","size":0}') + 64
+_SIZE_AND_NAME = struct.Struct("<L3H")  # 24 bytes into an entry
 # Additional fields of a member's own header; where they are longer, a second read is needed.
 _EXTRA = 64
+_MANIFEST = MANIFEST.encode()
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
@@ -145,7 +149,7 @@ class Archive:
         total = self._blob.size()
         if total is None:
             raise FileNotFoundError(self.where)
-        tail = self._blob.at(max(0, total - _TAIL), min(_TAIL, total))
+        tail = self._blob.at(max(0, total - _TAIL), min(_TAIL, total)) if total else b""
         signature, disk, first, here, count, size, start, comment = _unpack(
             _END, tail[-_END.size :]
         )
@@ -172,6 +176,7 @@ class Archive:
         except FileNotFoundError:
             return {}
         data = self._blob.at(start, size)
+        self._check_count(data, count)
         members: dict[str, Member] = {}
         place = 0
         for _ in range(count):
@@ -189,6 +194,23 @@ class Archive:
             place = after
         self._check_overlaps(members, start)
         return members
+
+    def _check_count(self, data: bytes, count: int) -> None:
+        """Refuse more members than the manifest can list, before any is looked at."""
+        place = listed = 0
+        for _ in range(count):
+            if place + _ENTRY.size > len(data):
+                raise _corrupt(self.where, "its directory is damaged")
+            size, name, extra, comment = _SIZE_AND_NAME.unpack_from(data, place + 24)
+            named = place + _ENTRY.size
+            if data[named : named + name] == _MANIFEST:
+                listed = size // _LEAST_LISTED
+            place = named + name + extra + comment
+        most = 2 * listed + 2  # a folder may have an entry as well
+        if listed and count > most:
+            raise _corrupt(
+                self.where, f"it holds {count:,} members, and its manifest lists {most:,} at most"
+            )
 
     def _member(self, name: str, fields: tuple[Any, ...], extra: bytes) -> Member | None:
         """Return a member from its entry, None for a folder."""

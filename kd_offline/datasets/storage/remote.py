@@ -19,7 +19,7 @@ from kd_offline.datasets.layout import MANIFEST
 from kd_offline.datasets.limits import MAX_MANIFEST_BYTES
 from kd_offline.datasets.storage.addresses import scheme_of, split_pin
 from kd_offline.datasets.storage.cache import Cache
-from kd_offline.datasets.storage.traffic import TRAFFIC
+from kd_offline.datasets.storage.traffic import PACE, TRAFFIC
 from kd_offline.errors import KdOfflineError, MissingExtraError, StorageError, UsageError
 from kd_offline.schemas.dataset import FileRecord
 
@@ -34,12 +34,25 @@ _RETRY = {"max_retries": 6, "retry_timeout": timedelta(minutes=2)}
 # A transfer may take long on a slow line, but not stand still.
 _TIMES = {"connect_timeout": "15s", "read_timeout": "60s", "timeout": "30m"}
 _CREDENTIALS = {
-    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, or AWS_SKIP_SIGNATURE=true "
-    "for a public bucket",
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION; the files of ~/.aws are not "
+    "read; AWS_SKIP_SIGNATURE=true for a public bucket",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
     "hf": "HF_TOKEN, or hf auth login",
 }
+_ENDPOINTS = {
+    "s3": (("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3"), "AWS_ALLOW_HTTP"),
+    "az": (("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"), "AZURE_ALLOW_HTTP"),
+    "hf": (("HF_ENDPOINT",), ""),
+}
+"""Scheme -> what names a server of one's own, and what allows plain http for it."""
+# The services that give credentials to machines in a cloud, and what is said without them.
+_NO_CREDENTIALS = re.compile(
+    r"/latest/(api/token|meta-data)|computeMetadata|/metadata/identity|token request|"
+    r"token file|service account file|must be specified"
+)
+PASSING = {408, 425, 429, 500, 502, 503, 504}
+_IN_VAIN = " in vain: check the address, and the region of a bucket"
 _HUB = re.compile(
     r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(?P<folder>(/[\w.-]+)*)/?",
     re.ASCII,
@@ -91,19 +104,13 @@ class Remote:
 
     def _fetch(self, path: str, size: int) -> bytes:
         try:
-            found = obstore.get(self.store, path)
-            if found.meta["size"] <= size:
-                data = bytes(found.bytes())
-            else:  # not what is listed: enough to tell, whatever the server would send
-                data = b"".join(_first(found.stream(min_chunk_size=1), size + 1))
+            return _body(self.where, obstore.get(self.store, path), size + 1)
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
                 raise refusal(self.where, error) from error
             raise FileNotFoundError(path) from error
         except exceptions.BaseError as error:
             raise refusal(self.where, error) from error
-        TRAFFIC.add(received=len(data))
-        return data
 
     def write(self, path: str, data: bytes) -> None:
         """Send a file in one request, which the store takes whole or not at all."""
@@ -151,11 +158,10 @@ class RemoteBlob:
     def at(self, offset: int, length: int) -> bytes:
         """Return the bytes of a range."""
         try:
-            data = bytes(obstore.get_range(self.store, self.name, start=offset, length=length))
+            found = obstore.get(self.store, self.name, options={"range": (offset, offset + length)})
+            return _body(self.where, found, length)
         except (FileNotFoundError, exceptions.BaseError) as error:
             raise refusal(self.where, error) from error
-        TRAFFIC.add(received=len(data))
-        return data
 
 
 def connect(url: str) -> Any:
@@ -169,6 +175,7 @@ def connect(url: str) -> Any:
     scheme = scheme_of(url)
     headers: dict[str, str] = {}
     if scheme == "hf":
+        check_online(url)
         url, headers = _hub(url)
     elif re.search(r"[?#]|//[^/]*@", url):
         msg = (
@@ -176,8 +183,9 @@ def connect(url: str) -> Any:
             "them out, credentials are read from the environment"
         )
         raise UsageError(msg)
+    _check_endpoint(scheme, url)
     options: dict[str, Any] = dict(_TIMES)
-    if url.startswith("http://") or _plain_http_allowed(scheme):
+    if url.startswith("http://") or _is_set(_ENDPOINTS.get(scheme, ((), "none"))[1]):
         options["allow_http"] = True
     if headers:
         options["default_headers"] = headers
@@ -190,27 +198,46 @@ def connect(url: str) -> Any:
 
 
 def refusal(where: str, error: Exception) -> KdOfflineError:
-    """Return the error of ours, in one sentence, for one of the object store."""
+    """Return the error of ours, in one sentence, for one of the object store.
+
+    Only what may pass by itself is to be tried again.
+    """
     plain = split_pin(where)[0]
+    scheme = scheme_of(plain)
     text = str(error).split("\n")[0]
-    status = re.search(r"status code: (?P<code>\d{3} [\w ]+)", text)
-    hint = f" ({_CREDENTIALS[scheme_of(plain)]})" if scheme_of(plain) in _CREDENTIALS else ""
+    status = re.search(r"status code: (?P<code>\d{3})(?P<words>[\w ]*)", text)
+    code = int(status["code"]) if status else 0
+    hint = f" ({_CREDENTIALS[scheme]})" if scheme in _CREDENTIALS else ""
+    denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
     if "NoSuchBucket" in str(error):
         why = f"there is no such bucket as in {plain!r}: check the address"
-    elif isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
+    elif _NO_CREDENTIALS.search(text) or (not denied and "credential" in text.lower()):
+        why = f"no credentials for {plain!r} were found: set them{hint}"
+    elif denied or code in (401, 403):
         why = f"access to {plain!r} is refused: check the address and the credentials{hint}"
     elif "error sending request" in text:
-        why = f"cannot reach the server of {plain!r}: check the address and the network"
+        why = (
+            f"cannot reach the server of {plain!r}: check the address and the network, and try "
+            "again later"
+        )
     elif "body error" in text:
         why = f"the connection to {plain!r} broke off: run the same command again"
-    elif isinstance(error, FileNotFoundError):
+    elif "redirect" in text or 300 <= code < 400:
+        why = f"the server of {plain!r} sends from one address to another{_IN_VAIN}"
+    elif isinstance(error, FileNotFoundError) or code in (404, 410):
         why = f"there is nothing at {plain!r}: check the address"
-    elif "token request" in text or "must be specified" in text or "credential" in text.lower():
-        why = f"no credentials for {plain!r} were found: set them{hint}"
-    elif status:
-        why = f"the server of {plain!r} answers {status['code']}: try again later"
+    elif "Range request not supported" in text:
+        why = (
+            f"the server of {plain!r} does not give a part of a file, as reading an archive in "
+            "place needs: fetch the archive and give its path, or serve the folder of the dataset"
+        )
+    elif code:
+        advice = "try again later" if code in PASSING else "check the address"
+        why = f"the server of {plain!r} answers {code}{status and status['words']}: {advice}"
+    elif "invalid" in text and "response" in text:
+        why = f"the server of {plain!r} does not answer as {scheme}:// needs it: check the address"
     else:
-        why = f"cannot use {plain!r} ({text[:200]}): check the address or try again later"
+        why = f"cannot use {plain!r} ({text[:200]}): check the address and the settings{hint}"
     return StorageError(why)
 
 
@@ -253,15 +280,55 @@ def _hub(url: str) -> tuple[str, dict[str, str]]:
     return f"{base}/{folder}".rstrip("/"), headers
 
 
-def _plain_http_allowed(scheme: str) -> bool:
-    name = {"s3": "AWS_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}.get(scheme, "")
-    return os.environ.get(name, "").lower() in ("1", "true")
+def _check_endpoint(scheme: str, url: str) -> None:
+    """Refuse what the library below would only call a builder error, or break down over."""
+    names, allowing = _ENDPOINTS.get(scheme, ((), ""))
+    for name in names:
+        given = os.environ.get(name)
+        if given is None:
+            continue
+        if not re.fullmatch(r"https?://[\w.\[\]:-]+(/\S*)?", given):
+            msg = f"{name} is {given!r}, which is no address: write it as https://HOST"
+            raise UsageError(msg)
+        if given.startswith("http://") and allowing and not _is_set(allowing):
+            msg = (
+                f"{name} is {given!r}, so that {url!r} is reached without encryption: set "
+                f"{allowing}=true to allow that, or give an https:// address"
+            )
+            raise UsageError(msg)
 
 
-def _first(parts: Iterator[Any], size: int) -> Iterator[bytes]:
-    left = size
-    for part in parts:
-        yield bytes(part)[:left]
-        left -= len(part)
-        if left <= 0:
-            return
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def check_online(url: str) -> None:
+    """Refuse an ``hf://`` address where the environment forbids requests to the Hub.
+
+    Raises
+    ------
+    StorageError
+        ``HF_HUB_OFFLINE`` is set.
+    """
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if _is_set(name):
+            msg = (
+                f"{name} is set, so nothing is asked of the Hub for {url!r}: unset it, or give the "
+                "path of a copy that was made with kd-offline pull"
+            )
+            raise StorageError(msg)
+
+
+def _body(where: str, found: Any, most: int) -> bytes:
+    """Return what a server sends, at most ``most`` bytes of it, unless it takes too long."""
+    parts, left = [], most
+    with PACE.transfer():
+        for part in found.stream(min_chunk_size=1):
+            PACE.arrived(split_pin(where)[0], len(part))
+            parts.append(bytes(part) if len(part) <= left else bytes(part)[:left])
+            left -= len(parts[-1])
+            if not left:
+                break
+    data = b"".join(parts)
+    TRAFFIC.add(received=len(data))
+    return data

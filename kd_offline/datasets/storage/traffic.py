@@ -1,9 +1,19 @@
-"""How much was moved over the network by this process, for commands to say."""
+"""How much was moved over the network by this process, and how fast it has to come."""
 
 from __future__ import annotations
 
+import math
+import os
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from kd_offline.errors import StorageError, UsageError
+
+_RATE = "KD_OFFLINE_MIN_RATE"
+_LEAST = 1000.0  # bytes a second
 
 
 @dataclass(slots=True)
@@ -30,3 +40,77 @@ class Traffic:
 
 TRAFFIC = Traffic()
 """Of this process."""
+
+
+class Pace:
+    """How fast bytes arrive, in all transfers that run at the same time.
+
+    A server that sends a byte now and then would hold a command for as long as it likes: every
+    read is in time, and so is nothing else.
+    """
+
+    window = 60.0  # seconds over which the rate is taken
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = self._received = 0
+        self._since = 0.0
+
+    @contextmanager
+    def transfer(self) -> Iterator[None]:
+        """Count what arrives inside; the time between transfers does not count."""
+        with self._lock:
+            if not self._running:
+                self._since, self._received = time.monotonic(), 0
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+
+    def arrived(self, where: str, count: int) -> None:
+        """Take note of bytes that arrived.
+
+        Raises
+        ------
+        StorageError
+            Fewer arrived than the least rate.
+        """
+        with self._lock:
+            self._received += count
+            seconds = time.monotonic() - self._since
+            if seconds < self.window:
+                return
+            rate = self._received / seconds
+            self._since, self._received = time.monotonic(), 0
+        least = least_rate()
+        if rate < least:
+            msg = (
+                f"the server of {where!r} sent {rate:,.0f} bytes a second, less than "
+                f"{least:,.0f}: try again later, or set {_RATE} to fewer bytes a second, 0 for any"
+            )
+            raise StorageError(msg)
+
+
+PACE = Pace()
+"""Of this process."""
+
+
+def least_rate() -> float:
+    """Return how many bytes a second have to arrive; ``KD_OFFLINE_MIN_RATE``, 1000 by default.
+
+    Raises
+    ------
+    UsageError
+        The environment's value is not a number of at least 0.
+    """
+    given = os.environ.get(_RATE, str(_LEAST))
+    try:
+        rate = float(given)
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate < math.inf:
+        msg = f"{_RATE} is {given!r}, which is not a number of bytes a second: set it to 1000"
+        raise UsageError(msg)
+    return rate

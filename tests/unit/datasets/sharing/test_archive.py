@@ -13,6 +13,7 @@ from kd_offline.datasets.sharing.share import pack, pull, push
 from kd_offline.datasets.storage.archive import Archive, LocalBlob
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.errors import CorruptDatasetError, NotADatasetError, StorageError, UsageError
+from kd_offline.testing.factories import tiny_dataset
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +229,28 @@ def test_an_archive_that_leaves_a_choice_is_refused(case, tmp_path):
     with pytest.raises(CorruptDatasetError, match=reason):
         list(Archive("hostile", LocalBlob(path)).files())
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_more_members_than_the_manifest_can_list_are_refused_unseen(tmp_path, monkeypatch):
+    path = tiny_dataset(tmp_path / "d.zarr").path
+    pack(path)
+    with zipfile.ZipFile(tmp_path / "d.zarr.zip", "a") as archive:
+        for k in range(10_000):
+            archive.writestr(zipfile.ZipInfo(f"steps/x/c/{k}"), b"")
+    monkeypatch.setattr(Archive, "_member", None)
+    with pytest.raises(CorruptDatasetError, match=r"it holds 10,0\d\d members, and its manifest"):
+        ExpertBuffer.open(tmp_path / "d.zarr.zip")
+
+
+def test_a_directory_of_more_bytes_than_a_manifest_has_is_not_read(tmp_path):
+    path = tmp_path / "d.zip"
+    with path.open("wb") as file:
+        size = 1 << 30
+        file.truncate(size)
+        file.seek(size)
+        file.write(struct.pack("<4s4H2LH", END, 0, 0, 1, 1, size, 0, 0))
+    with pytest.raises(CorruptDatasetError, match="or too large"):
+        list(Archive("hostile", LocalBlob(path)).files())
 
 
 @pytest.mark.parametrize(
