@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd_offline.collaboration.team import Team
+from kd_offline.errors import UsageError
 from kd_offline.schemas.collaboration import (
     CrossPlayMatrix,
     Envelope,
@@ -105,10 +106,18 @@ def _mixed_alone(
     return _matrix(team, figures.cross_play, figures.modes["greedy"], report, plan.episodes)
 
 
-def _engine(play: Play, export: str) -> str | None:
-    """Return what ran an export that was played; what only compiling runs has to be asked for."""
+def _engine(play: Play, export: str) -> str:
+    """Return what ran an export, as its evaluation states; what compiles is the user's to name."""
+    from kd_offline.exports.engines import COMPILED
+
     before = export.rpartition(" ")[2]
-    return play.engine if before == "c" else before
+    if before in COMPILED and play.engine != before:
+        msg = (
+            f"the export was played in {before}, which compiles and runs the code in it: if you "
+            f"trust whoever made it, pass --engine {before}, or evaluate it in another engine first"
+        )
+        raise UsageError(msg)
+    return before
 
 
 def _same_play(

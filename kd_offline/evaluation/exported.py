@@ -37,7 +37,7 @@ def load_exported(folder: str | Path, engine: str | None, run: RunManifest) -> E
     check_origin(said, folder, run)
     chosen = engine_for(said, engine)
     name = f"{said.precision} in {chosen}"
-    return Exported(Path(folder), load_export(folder, chosen), said.seed, name)
+    return Exported(Path(folder), load_export(folder, chosen, said), said.seed, name)
 
 
 def check_origin(said: ExportManifest, folder: str | Path, run: RunManifest) -> None:

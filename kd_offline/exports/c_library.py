@@ -1,4 +1,9 @@
-"""Building and calling exported C: through its Makefile, and from Python by ctypes."""
+"""Building and calling exported C: by the rules of its Makefile, and from Python by ctypes.
+
+An export may come from a stranger. Its Makefile is for people who know whose it is: :func:`steps`
+never runs it, but compiles the C files that it is told of by a command of its own. What it compiles
+is run, though, so it is for exports that one trusts.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +61,9 @@ def require(*tools: str) -> None:
 
 
 def make(folder: Path, target: str, build: Path, **variables: str) -> str:
-    """Run a target of an exported Makefile with its results in ``build``; return what it said.
+    """Run a target of a Makefile that was just exported here, with its results in ``build``.
+
+    Returns what it said. The folder must be of our own making: a Makefile runs any program.
 
     Raises
     ------
@@ -67,38 +74,16 @@ def make(folder: Path, target: str, build: Path, **variables: str) -> str:
     """
     require("make")
     settings = [f"{name}={value}" for name, value in variables.items()]
-    words = ["make", "--no-print-directory", "-C", str(folder), target, f"BUILD={build}", *settings]
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as process:
-        try:
-            said, _ = process.communicate(timeout=TIMEOUT_S)
-        except subprocess.TimeoutExpired as error:
-            os.killpg(process.pid, signal.SIGKILL)
-            msg = f"make {target} in {str(folder)!r} was stopped after {TIMEOUT_S:,.0f} s"
-            raise BuildError(msg) from error
-        except BaseException:  # Ctrl-C too: make would leave what it started behind
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    if process.returncode:
-        last = " | ".join(said.strip().splitlines()[-12:])
-        msg = f"make {target} failed in {str(folder)!r}: {last}; export it again"
-        raise BuildError(msg)
-    return said
+    words = ["make", "--no-print-directory", "-C", str(folder), "-f", "Makefile", target]
+    return _run([*words, f"BUILD={build}", *settings], f"make {target}", folder)
 
 
-def steps(
-    folder: Path, agents: Sequence[AgentContract], *, cflags: str | None = None
-) -> tuple[Step, ...]:
-    """Compile an exported C folder as a library and return the step of every agent.
+def compile_library(
+    folder: Path, symbols: Sequence[str], library: Path, *, cflags: str = "-O3"
+) -> None:
+    """Compile ``<symbol>.c`` of every agent in ``folder`` into one shared library.
 
-    Parameters
-    ----------
-    folder : path
-        With the Makefile.
-    agents : sequence of AgentContract
-    cflags : str, optional
-        Instead of the Makefile's ``-O3``.
+    Flags are those of the exported Makefile's target ``shared``, so that the bits are the same.
 
     Raises
     ------
@@ -106,10 +91,55 @@ def steps(
         There is no compiler, or it fails.
     """
     require("cc")
-    settings = {} if cflags is None else {"CFLAGS": cflags}
+    strict = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
+    sources = [str(folder.resolve() / f"{symbol}.c") for symbol in symbols]
+    shared = ["-fPIC", "-shared", "-o", str(library)]
+    _run(["cc", *strict, *cflags.split(), *shared, *sources, "-lm"], "the C compiler", folder)
+
+
+def _run(words: Sequence[str], what: str, folder: Path) -> str:
+    """Run a program that builds in ``folder`` and return what it said."""
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            msg = f"{what} in {str(folder)!r} was stopped after {TIMEOUT_S:,.0f} s"
+            raise BuildError(msg) from error
+        except BaseException:  # Ctrl-C too: make would leave what it started behind
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        last = " | ".join(said.strip().splitlines()[-12:])
+        msg = f"{what} failed in {str(folder)!r}: {last}; export it again"
+        raise BuildError(msg)
+    return said
+
+
+def steps(
+    folder: Path, agents: Sequence[AgentContract], *, cflags: str = "-O3"
+) -> tuple[Step, ...]:
+    """Compile the C files of an export as a library and return the step of every agent.
+
+    Parameters
+    ----------
+    folder : path
+        With a ``<symbol>.c`` of every agent. What else is there is not run, see the module.
+    agents : sequence of AgentContract
+    cflags : str
+        For the optimiser.
+
+    Raises
+    ------
+    UsageError, BuildError
+        There is no compiler, or it fails.
+    """
     with tempfile.TemporaryDirectory() as build:  # a library that is loaded needs its file no more
-        make(folder, "shared", Path(build), **settings)
-        library = ctypes.CDLL(str(Path(build) / "libstudents.so"))
+        file = Path(build) / "libstudents.so"
+        compile_library(folder, [agent.symbol for agent in agents], file, cflags=cflags)
+        library = ctypes.CDLL(str(file))
     return tuple(_step(library, agent) for agent in agents)
 
 

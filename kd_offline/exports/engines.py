@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
-from kd_offline.errors import CheckpointError, UnknownNameError, UsageError
+from kd_offline.datasets.storage.plain import listing
+from kd_offline.errors import CheckpointError, StorageError, UnknownNameError, UsageError
 from kd_offline.exports import c_library, onnx_graph, tensors
 from kd_offline.exports.network import AgentNetwork, Step, to_floats
 from kd_offline.exports.team import ExportedTeam
+from kd_offline.files import read_file
 from kd_offline.schemas.export import AgentContract, ExportManifest, Format
 from kd_offline.students.masks import Mask
 from kd_offline.types import BoolArray, Float32Array, IntArray
@@ -64,18 +68,30 @@ ENGINES: dict[str, tuple[Format, Callable[[Path, Sequence[AgentContract]], tuple
     "onnx": ("onnx", _onnx),
     "c": ("c", _c),
 }
-"""Name of an engine -> the format that it reads, and what opens it; the first that fits is used."""
+"""Name of an engine -> the format that it reads, and what opens it; the first that fits is used,
+but none of :data:`COMPILED`."""
+
+COMPILED = ("c",)
+"""Engines that run code which an export holds, so that they have to be asked for by name."""
+
+_MAX_BYTES = 1 << 30  # of one file
+# What evaluate and profile put beside an export, and what its users make by its own instructions.
+_BESIDE = re.compile(
+    rf"{re.escape(MANIFEST)}|\.?(evaluation|profile)\.json(\.\w+\.partial)?"
+    r"|c/build/.*|torch/__pycache__/.*",
+    re.DOTALL,
+)
 
 
 def read_manifest(folder: str | Path) -> ExportManifest:
-    """Read ``export.json`` and check that every file is what it says.
+    """Read ``export.json`` and check that every file is what it says, and that there is no other.
 
     Raises
     ------
     UsageError
         There is no export.
     CheckpointError
-        Something was altered.
+        Something was altered, or lies there that it does not list.
     """
     path = Path(folder)
     if not (path / MANIFEST).is_file():
@@ -88,12 +104,30 @@ def read_manifest(folder: str | Path) -> ExportManifest:
         where = ".".join(map(str, first["loc"])) or "the document"
         msg = f"{path / MANIFEST} is damaged: {where}: {first['msg']}; export again"
         raise CheckpointError(msg) from error
-    for name, fact in manifest.files.items():
-        file = path / name
-        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != fact.sha256:
-            msg = f"{file} is not the file that {MANIFEST} lists: export again"
+    for name in listing(path):
+        if name not in manifest.files and not _BESIDE.fullmatch(name):
+            msg = (
+                f"{str(path / name)!r} is not among the files that {MANIFEST} lists: find out who "
+                "put it there, and remove it or export again"
+            )
             raise CheckpointError(msg)
+    for name in manifest.files:
+        _content(path, name, manifest)
     return manifest
+
+
+def _content(folder: Path, name: str, manifest: ExportManifest) -> bytes:
+    """Return the bytes of a listed file, which are those that were listed."""
+    file, fact = folder / name, manifest.files[name]
+    try:
+        data = read_file(file, min(fact.bytes, _MAX_BYTES))
+    except StorageError as error:
+        msg = f"{file} is not the file that {MANIFEST} lists ({error})"
+        raise CheckpointError(msg) from error
+    if hashlib.sha256(data).hexdigest() != fact.sha256:
+        msg = f"{file} is not the file that {MANIFEST} lists: export again"
+        raise CheckpointError(msg)
+    return data
 
 
 def engine_for(manifest: ExportManifest, wanted: str | None) -> str:
@@ -104,11 +138,18 @@ def engine_for(manifest: ExportManifest, wanted: str | None) -> str:
     UnknownNameError
         There is no such engine.
     UsageError
-        The export does not hold what it reads.
+        The export does not hold what it reads, or only what would be compiled and run.
     """
     able = [name for name, (kind, _) in ENGINES.items() if kind in manifest.formats]
     if wanted is None:
-        return able[0]
+        for name in able:
+            if name not in COMPILED:
+                return name
+        msg = (
+            f"the export holds {', '.join(manifest.formats)} alone, which would be compiled and "
+            "run here: if you trust whoever made it, pass --engine c, or export with --to all"
+        )
+        raise UsageError(msg)
     if wanted not in ENGINES:
         raise UnknownNameError(what="engine", got=wanted, allowed=ENGINES)
     if wanted not in able:
@@ -120,8 +161,12 @@ def engine_for(manifest: ExportManifest, wanted: str | None) -> str:
     return wanted
 
 
-def load_export(folder: str | Path, engine: str | None = None) -> ExportedTeam:
+def load_export(
+    folder: str | Path, engine: str | None = None, manifest: ExportManifest | None = None
+) -> ExportedTeam:
     """Open an export as a team policy.
+
+    Only files that ``export.json`` lists are used, and of each the bytes that were checked.
 
     Parameters
     ----------
@@ -129,16 +174,27 @@ def load_export(folder: str | Path, engine: str | None = None) -> ExportedTeam:
         With its ``export.json``.
     engine : str, optional
         A key of :data:`ENGINES`. ``c`` compiles and runs what the folder holds, so it is for
-        exports of one's own. Default: NumPy, or else the first that can read the export.
+        exports that one trusts, and never chosen. Default: NumPy, or else the first of the others
+        that can read the export.
+    manifest : ExportManifest, optional
+        The export's, where it was read before.
 
     Raises
     ------
     UsageError, CheckpointError, MissingExtraError
         There is no such export or engine, a file was altered, or a library is missing.
     """
-    manifest = read_manifest(folder)
-    open_steps = ENGINES[engine_for(manifest, engine)][1]
-    return team(manifest.agents, open_steps(Path(folder), manifest.agents), manifest.random_k)
+    manifest = read_manifest(folder) if manifest is None else manifest
+    kind, open_steps = ENGINES[engine_for(manifest, engine)]
+    # What is opened is a copy of what was checked: the folder may be changed while it is read.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        for name in manifest.files:
+            if name.startswith(f"{kind}/"):
+                target = Path(place, name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(_content(Path(folder), name, manifest))
+        steps = open_steps(Path(place), manifest.agents)
+    return team(manifest.agents, steps, manifest.random_k)
 
 
 def team(

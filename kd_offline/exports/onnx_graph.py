@@ -15,6 +15,7 @@ import numpy as np
 from kd_offline.errors import CheckpointError, MissingExtraError
 from kd_offline.exports.network import EPSILON, LARGEST, Affine, AgentNetwork, Chain, Step
 from kd_offline.files import write_file
+from kd_offline.networks.onnx_files import check_whole, read_model
 from kd_offline.types import Array, BoolArray, Float32Array, IntArray
 
 OPSET, IR_VERSION = 20, 10
@@ -219,7 +220,7 @@ def step(path: Path) -> Step:
     MissingExtraError
         onnxruntime is not installed.
     CheckpointError
-        The file cannot be read.
+        The file cannot be read, or needs anything beside ONNX's own operators.
     """
     try:
         import onnxruntime
@@ -227,11 +228,13 @@ def step(path: Path) -> Step:
         raise MissingExtraError(
             library="onnxruntime", extra="onnx", purpose="running an ONNX export"
         ) from None
+    data, model = read_model(path)
+    check_whole(path, model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no public base class
         reason = str(error).splitlines()[0]
         msg = f"cannot read {str(path)!r} as ONNX: {reason}; export it again"

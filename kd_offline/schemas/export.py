@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, StringConstraints
 
-from kd_offline.schemas.dataset import Digest
+from kd_offline.schemas.dataset import Digest, FilePath
 from kd_offline.schemas.environment import Strict
 
 EXPORT_FORMAT = (1, 1)
@@ -15,6 +15,8 @@ Count = Annotated[int, Field(ge=0)]
 Range = tuple[Count, Count]
 Format = Literal["onnx", "c", "torch"]
 Precision = Literal["fp32", "int8"]
+# It becomes the name of files and of functions, so nothing but a plain word will do.
+Symbol = Annotated[str, StringConstraints(pattern=r"^kd_[0-9a-z_]*$", max_length=200)]
 RESET = (
     "at the start of every episode all numbers of the memory are zero; where another action than "
     "the returned one is executed, its one-hot vector replaces last_action in the memory"
@@ -41,7 +43,7 @@ class AgentContract(Strict):
     """
 
     agent: str
-    symbol: str = Field(description="prefix of names in C, and name of the files")
+    symbol: Symbol = Field(description="prefix of names in C, and name of the files")
     obs_width: Count = Field(description="of the whole observation, of which this is a part")
     seen: tuple[Count, ...] = Field(description="indices into the whole observation")
     blocks: dict[str, tuple[Count, ...]] = Field(
@@ -146,5 +148,5 @@ class ExportManifest(Strict):
     agents: tuple[AgentContract, ...] = Field(min_length=1)
     gate: Gate
     microcontrollers: tuple[Core, ...] = ()
-    files: dict[str, FileFact] = Field(description="every file but this one")
+    files: dict[FilePath, FileFact] = Field(description="every file but this one")
     made_with: str = Field(description="version of kd-offline")

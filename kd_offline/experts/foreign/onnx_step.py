@@ -22,6 +22,7 @@ from kd_offline.experts.foreign.expert import CountedShape, ForeignExpert, entry
 from kd_offline.experts.foreign.files import digest, wrong_place
 from kd_offline.experts.foreign.found import Given, only, settle
 from kd_offline.experts.foreign.inputs import assemble, fit, misfit, widths
+from kd_offline.networks.onnx_files import beside, read_model
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array, Float32Array, PolicyOutput, SeedArray, View
 
@@ -135,7 +136,9 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     path = Path(place)
     if not path.is_file() or path.suffix != ".onnx":
         raise wrong_place(reference, path, "onnx", "ONNX file")
-    session = _session(path)
+    data, model = read_model(path)
+    others = beside(path, model)
+    session = _session(path, data if not others else path)
     ports = {
         p.name: _Port(p.name, _sizes(p.shape), _TYPES.get(p.type)) for p in session.get_inputs()
     }
@@ -155,14 +158,14 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     policy = OnnxPolicy(session, spec, ports, outputs, parts.names)
     probe(policy, spec, reference)
     missing = [] if "value" in outputs else ["an output named value, so no values are recorded"]
-    parameters = _parameters(path)
+    parameters = _parameters(model)
     shape = CountedShape(total, (), None, spec.action_count, (sum(parameters), parameters[0], 0))
     return ForeignExpert(
         policy=policy,
         recipe=recipe,
         record=entry(
             recipe,
-            digest([path], recipe.model_dump_json()),
+            digest([path, *others], recipe.model_dump_json()),
             sum(parameters),
             "output embedding of the file" if "embedding" in outputs else "",
             {"library": "onnx", "inputs": list(ports), "outputs": list(outputs.values())},
@@ -173,7 +176,7 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     )
 
 
-def _session(path: Path) -> Any:
+def _session(path: Path, content: bytes | Path) -> Any:
     try:
         import onnxruntime
     except ImportError:
@@ -183,7 +186,7 @@ def _session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # so that the bits do not depend on the machine's cores
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no public base class
         reason = str(error).splitlines()[0]
         msg = f"cannot read {str(path)!r} as ONNX: {reason}; export it again"
@@ -214,15 +217,11 @@ def _check_names(path: Path, ports: dict[str, _Port], outputs: dict[str, str]) -
         raise CheckpointError(msg)
 
 
-def _parameters(path: Path) -> tuple[int, int]:
+def _parameters(model: Any) -> tuple[int, int]:
     """Return how many numbers matrices hold, and how many other weights do.
 
     In a step function every matrix is used once, so the former are its multiply-accumulates.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise MissingExtraError(library="onnx", extra="onnx", purpose="an ONNX expert") from None
-    sizes = [tuple(t.dims) for t in onnx.load(path).graph.initializer]
+    sizes = [tuple(t.dims) for t in model.graph.initializer]
     matrices = sum(int(np.prod(s)) for s in sizes if len(s) > 1)
     return matrices, sum(int(np.prod(s)) for s in sizes) - matrices

@@ -121,6 +121,15 @@ def test_only_mixed_teams_are_played_beside_an_evaluation_and_kept(copy, place, 
     assert collaboration_profile(run, copy / "other.json").cross_play is None
 
 
+def test_an_evaluation_does_not_choose_that_code_of_an_export_is_compiled(copy, place):
+    given = {"episodes": EPISODES, "expert": place / "expert", "export": copy / "out"}
+    evaluate(copy / "run", **given, modes=["greedy"])
+    theirs = RunFolder(copy / "out")
+    theirs.write_evaluation(theirs.evaluation().model_copy(update={"export": "int8 in c"}))
+    with pytest.raises(UsageError, match=r"compiles and runs the code in it.* pass --engine c"):
+        collaboration_profile(copy / "run", **given)
+
+
 def test_the_export_is_what_plays(copy, place):
     evaluate(copy / "run", episodes=10, expert=place / "expert", modes=["greedy"])
     out = copy / "out"
