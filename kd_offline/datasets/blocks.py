@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kd_offline.datasets.chunks import all_finite
 from kd_offline.datasets.layout import Rule, axis_sizes, required, rule_for
 from kd_offline.errors import UsageError
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -41,13 +42,16 @@ class EpisodeBlock:
         }
 
 
-def check_block(block: EpisodeBlock, spec: EnvironmentSpec) -> dict[str, Array]:
-    """Return the block's arrays by full name after checking names, shapes and dtypes.
+def check_block(block: EpisodeBlock, spec: EnvironmentSpec, before: int = 0) -> dict[str, Array]:
+    """Return the block's arrays by full name after checking names, shapes, dtypes and values.
+
+    ``before`` is how many episodes came before the block, to say which one is at fault.
 
     Raises
     ------
     UsageError
-        An array is missing, unknown, of a wrong shape, or cannot be cast without loss of meaning.
+        An array is missing, unknown, of a wrong shape, cannot be cast without loss of meaning, or
+        has a value that is not finite.
     """
     arrays = block.flat()
     missing = [name for g in ("steps", "episodes") for name in required(g) if name not in arrays]
@@ -65,6 +69,8 @@ def check_block(block: EpisodeBlock, spec: EnvironmentSpec) -> dict[str, Array]:
             msg = f"{name} is computed by the writer: leave it out of the block"
             raise UsageError(msg)
         _check_array(name, values, rule, sizes)
+        if not all_finite(stored := _stored(values, rule)):
+            raise _not_finite(name, stored, spec, lengths, before)
     return arrays
 
 
@@ -83,3 +89,30 @@ def _check_array(name: str, values: Array, rule: Rule, sizes: Mapping[str, int])
     if values.dtype.kind not in allowed:
         msg = f"{name} has dtype {values.dtype}, but {' or '.join(rule.dtypes)} is needed"
         raise UsageError(msg)
+
+
+def _stored(values: Array, rule: Rule) -> Array:
+    """Return floats in the type that they are stored in."""
+    if values.dtype.kind != "f" or values.dtype.name in rule.dtypes:
+        return values
+    with np.errstate(over="ignore"):  # what overflows is infinite, and found
+        return values.astype(rule.dtypes[0])
+
+
+def _not_finite(
+    name: str, values: Array, spec: EnvironmentSpec, lengths: Array, before: int
+) -> UsageError:
+    """Say where the first value is that is not finite."""
+    row, *rest = np.unravel_index(int(np.argmin(np.isfinite(values))), values.shape)
+    if name.startswith("steps/"):
+        episode = int(np.searchsorted(np.cumsum(lengths), row, side="right"))
+        place = f"step {row - int(lengths[:episode].sum())} of episode {before + episode}"
+    else:
+        place = f"episode {before + row}"
+    whose = f" of agent {spec.agents[rest[0]]!r}" if rest and "N" in rule_for(name).axes else ""
+    narrow = ", or store it as float32" if values.dtype == np.float16 else ""
+    return UsageError(
+        f"{name}{whose} has in {place} a value that is not a finite {values.dtype} "
+        f"({values[(row, *rest)]}): every stored number must be finite, so correct where it "
+        f"comes from{narrow}"
+    )

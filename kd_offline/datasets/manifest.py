@@ -20,7 +20,7 @@ from kd_offline.errors import (
     UnfinishedError,
     UnknownNameError,
 )
-from kd_offline.schemas.dataset import DatasetManifest
+from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
 from kd_offline.sealed_json import is_sealed
 from kd_offline.strict_json import parse
 
@@ -44,6 +44,12 @@ def read_manifest(folder: Files) -> DatasetManifest:
         The address pins another dataset.
     """
     return parse_manifest(folder.where, read_text(folder))
+
+
+def header_of(manifest: DatasetManifest) -> RecordingHeader:
+    """Return what was known before a finished dataset was recorded."""
+    names = [name for name in RecordingHeader.model_fields if name in DatasetManifest.model_fields]
+    return RecordingHeader(**{name: getattr(manifest, name) for name in names})
 
 
 def parse_manifest(where: str, text: bytes) -> DatasetManifest:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets import layout
+from kd_offline.datasets.manifest import parse_manifest
 from kd_offline.datasets.sampler import IDENTITY, Splits, assign_split, first_alike
 from kd_offline.datasets.statistics import count_actions, episode_returns, summarise
 from kd_offline.datasets.storage.store import Folder
@@ -25,7 +26,7 @@ from kd_offline.schemas.dataset import (
     RowSpec,
     SplitRecord,
 )
-from kd_offline.sealed_json import seal, unseal
+from kd_offline.sealed_json import seal
 from kd_offline.types import Array
 
 # Episode figures that statistics and splits need; they stay in memory, some 60 bytes an episode.
@@ -233,7 +234,7 @@ def publish(folder: Folder, document: dict[str, Any], files: list[FileRecord]) -
             folder.remove(path)
     document["files"] = [f.model_dump() for f in sorted(files, key=lambda file: file.path)]
     sealed = seal(document)
-    manifest = DatasetManifest.model_validate(unseal(sealed))
+    manifest = parse_manifest(folder.where, sealed)  # what no reader takes is no dataset
     folder.write(layout.MANIFEST, sealed, durable=True)
     folder.remove(layout.JOURNAL)
     return manifest

@@ -12,6 +12,8 @@ from kd_offline.schemas.dataset import Spread, Statistics
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array
 
+_LARGE = 1e18  # the square of about 18 times as much is the largest float32
+
 
 @dataclass(slots=True)
 class Moments:
@@ -28,8 +30,11 @@ class Moments:
         if values.size == 0:
             return
         size = values.size
+        low, high = float(values.min()), float(values.max())
         mean = float(values.mean(dtype=np.float64))
         flat = values.reshape(-1)
+        if max(high - mean, mean - low) > _LARGE:  # its square would be infinite
+            flat = flat.astype(np.float64)
         # The square sum around a nearby constant avoids a float64 copy of the whole chunk.
         shifted = flat - flat.dtype.type(mean)
         offset = mean - float(flat.dtype.type(mean))
@@ -40,8 +45,7 @@ class Moments:
         self.squares += max(squares, 0.0) + gap * gap * self.count * size / total
         self.mean += gap * size / total
         self.count = total
-        self.low = min(self.low, float(values.min()))
-        self.high = max(self.high, float(values.max()))
+        self.low, self.high = min(self.low, low), max(self.high, high)
 
     def spread(self) -> Spread:
         """Return the figures as they are published."""

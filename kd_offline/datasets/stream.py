@@ -59,7 +59,7 @@ class ArrayStream:
             start += take
             if filled + take == self.chunk_rows:
                 full = part if take == self.chunk_rows else self._buffer
-                self._absorb(full, self.rows - self.chunk_rows)
+                self._absorb(full)
                 self._write(self.rows // self.chunk_rows - 1, full)
 
     def flush(self) -> None:
@@ -74,7 +74,7 @@ class ArrayStream:
         """Write the last chunk and the metadata, and return what the manifest says of the array."""
         filled = self.rows % self.chunk_rows
         if filled:
-            self._absorb(self._buffer[:filled], self.rows - filled)
+            self._absorb(self._buffer[:filled])
             if self.shrinks and self.rows < self.chunk_rows:  # a single chunk needs no padding
                 self.chunk_rows = self.rows
                 self._write(0, self._buffer[:filled])
@@ -95,9 +95,11 @@ class ArrayStream:
             part = stored[: rows - self.rows]
             if len(part) < min(self.chunk_rows, rows - self.rows):
                 raise self._damaged(index, "it has too few rows")
+            if not chunks.all_finite(part):
+                raise self._damaged(index, "it has values that are not finite")
             self.rows += len(part)
             if len(part) == self.chunk_rows:
-                self._absorb(part, self.rows - self.chunk_rows)
+                self._absorb(part)
             else:
                 self._buffer[: len(part)] = part
             yield part
@@ -126,22 +128,15 @@ class ArrayStream:
         )
 
     def _cast(self, values: Array) -> Array:
-        with np.errstate(over="ignore"):  # an overflow to infinity is found by _absorb
+        with np.errstate(over="ignore"):  # an overflow to infinity was found by check_block
             cast = values.astype(self._buffer.dtype)
         if values.dtype.kind in "iu" and not np.array_equal(cast, values):
             msg = f"{self.name} has values that do not fit {self.dtype}"
             raise UsageError(msg)
         return cast
 
-    def _absorb(self, values: Array, first: int) -> None:
+    def _absorb(self, values: Array) -> None:
         """Count final values in: each row once, in order, in the same parts for every writer."""
-        if not chunks.all_finite(values):
-            row = first + int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
-            msg = (
-                f"{self.name} got a value in row {row} that is not a finite {self.dtype}: "
-                "check the expert's outputs"
-            )
-            raise UsageError(msg)
         self._values.update(np.ascontiguousarray(values).data)
         if self.moments is not None:
             self.moments.add(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Mapping
@@ -14,10 +15,12 @@ from pydantic import ValidationError
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.blocks import EpisodeBlock, check_block
+from kd_offline.datasets.manifest import header_of, read_manifest
 from kd_offline.datasets.place import claim
+from kd_offline.datasets.rehearsal import rehearse
 from kd_offline.datasets.sampler import Splits
 from kd_offline.datasets.sink import Sink
-from kd_offline.datasets.storage.store import Folder
+from kd_offline.datasets.storage.store import Folder, lock
 from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, Journal, RecordingHeader
 from kd_offline.sealed_json import unseal
@@ -27,6 +30,8 @@ from kd_offline.types import Array
 _QUEUED_BLOCKS = 2
 # Recording may differ in these between an attempt and its continuation.
 _FREE_RECORDING_FIELDS = {"software", "machine", "started_at", "seconds", "code_revision"}
+
+_LOG = logging.getLogger(__name__)
 
 _Item = tuple[dict[str, Array], Array]  # arrays by full name, lengths
 
@@ -80,6 +85,8 @@ class DatasetWriter:
         ------
         StorageError
             Something is at ``path`` already, or the folder refuses.
+        UsageError
+            A setting cannot be kept in a dataset; nothing was begun.
         MismatchError
             The unfinished recording was begun with other settings.
         CorruptDatasetError
@@ -89,6 +96,7 @@ class DatasetWriter:
         if resume and overwrite:
             msg = "resume and overwrite exclude each other: give one of them"
             raise UsageError(msg)
+        rehearse(header)
         held = claim(root, resume=resume, overwrite=overwrite)
         try:
             sink = Sink(Folder(root), header, journal_seconds)
@@ -129,7 +137,7 @@ class DatasetWriter:
         if not self._thread.is_alive():
             msg = f"the writer of {str(self.path)!r} was closed: create it again with resume=True"
             raise UsageError(msg)
-        arrays = check_block(block, self._sink.header.environment)
+        arrays = check_block(block, self._sink.header.environment, self._appended)
         lengths = block.lengths
         self._queue.put((arrays, lengths))
         self._appended += len(lengths)
@@ -247,6 +255,39 @@ class DatasetWriter:
             raise UsageError(msg)
 
 
+def finished(path: str | Path, header: RecordingHeader, episodes: int) -> DatasetManifest | None:
+    """Return the manifest of a finished dataset that ``header`` would begin again.
+
+    None where no dataset is at ``path``. What a kill between the manifest and the end of its
+    writer left there is removed.
+
+    Raises
+    ------
+    MismatchError
+        The dataset there was made with other settings or has another number of episodes.
+    CorruptDatasetError
+        Its manifest is damaged.
+    """
+    folder = Folder(Path(path).expanduser())
+    if not folder.exists(layout.MANIFEST):
+        return None
+    manifest = read_manifest(folder)
+    before = header_of(manifest).model_copy(update={"heldout": header.heldout})
+    recording = header.recording.model_copy(update={"episodes": episodes})
+    _require_same(before, header.model_copy(update={"recording": recording}), folder, "finished")
+    tidy(folder)
+    return manifest
+
+
+def tidy(folder: Folder) -> None:
+    """Say that a dataset is finished already, and remove what a kill of its writer left there."""
+    _LOG.warning("%s is complete already: nothing was done", folder.root)
+    if folder.exists(layout.JOURNAL) or folder.exists(layout.LOCK):
+        with lock(folder.root):
+            folder.remove(layout.JOURNAL)
+            folder.remove(layout.LOCK)
+
+
 def _matching_journal(folder: Folder, header: RecordingHeader) -> Journal:
     document = unseal(folder.read(layout.JOURNAL))
     try:
@@ -257,15 +298,22 @@ def _matching_journal(folder: Folder, header: RecordingHeader) -> Journal:
             "record again with --overwrite"
         )
         raise CorruptDatasetError(msg) from None
-    before, now = _settings(journal.header), _settings(header)
-    if before != now:
-        odd = sorted(key for key in before if before[key] != now[key])
+    _require_same(journal.header, header, folder, "unfinished")
+    return journal
+
+
+def _require_same(
+    before: RecordingHeader, header: RecordingHeader, folder: Folder, state: str
+) -> None:
+    begun, now = _settings(before), _settings(header)
+    if begun != now:
+        odd = sorted(key for key in begun if begun[key] != now[key])
+        what = "unfinished recording" if state == "unfinished" else "finished dataset"
         msg = (
-            f"the unfinished recording at {str(folder.root)!r} was begun with other settings "
-            f"({', '.join(odd)}): repeat the command that began it, or give --overwrite"
+            f"the {what} at {str(folder.root)!r} was begun with other settings ({', '.join(odd)}): "
+            "repeat the command that began it, choose another path, or give --overwrite"
         )
         raise MismatchError(msg)
-    return journal
 
 
 def _settings(header: RecordingHeader) -> dict[str, object]:

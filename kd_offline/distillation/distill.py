@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import torch
 from pydantic import Field
 from safetensors.torch import load_file
 
@@ -25,6 +24,7 @@ from kd_offline.distillation.train import Training, finish, train_team
 from kd_offline.errors import UsageError
 from kd_offline.files import make_subfolder, only_writer, remove_tree, write_file
 from kd_offline.networks.files import write_tensors
+from kd_offline.networks.threads import computing_with
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.layers import LayerWidths
 from kd_offline.schemas.recipes import DistillRecipe
@@ -47,6 +47,9 @@ class ResumeState(Strict):
     layers: tuple[LayerWidths, ...] | None = None  # once gates have chosen them
 
 
+# Inside an operation threads cost more than they bring at the widths of students, and they would
+# change bits; recipe.threads runs whole agents side by side.
+@computing_with(1)
 def distill(
     dataset: str | Path | ExpertBuffer,
     output: str | Path,
@@ -87,9 +90,6 @@ def distill(
         msg = "resume and overwrite exclude each other: give one of them"
         raise UsageError(msg)
     recipe = recipe or DistillRecipe()
-    # Inside an operation threads cost more than they bring at the widths of students, and they
-    # would change bits; recipe.threads runs whole agents side by side.
-    torch.set_num_threads(1)
     buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
     path = buffer.where if isinstance(dataset, ExpertBuffer) else str(dataset)
     check_arrays(recipe, list(buffer.names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from kd_offline.distillation.targets import Lesson
 from kd_offline.distillation.train import Row
 from kd_offline.distillation.worth import worths
 from kd_offline.errors import DatasetError, StorageError
+from kd_offline.files import remove_tree
 from kd_offline.runs.folder import RUN, RunFolder, check_free, create_run, open_run
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.budget import Allocation
@@ -41,6 +43,8 @@ from kd_offline.students.limits import Bounds, device_of
 from kd_offline.students.networks import InputScale, StudentTeam
 from kd_offline.students.widths import allocate
 from kd_offline.types import BoolArray, FloatArray
+
+_LOG = logging.getLogger(__name__)
 
 Report = Callable[[Row], None]
 
@@ -251,8 +255,13 @@ def complete(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunMa
     """Return what ``run.json`` says where the same run is there already and complete."""
     if not (output / RUN).is_file():
         return None
-    manifest = _same_run(output, recipe, buffer).manifest()
-    return manifest if manifest.status == "complete" else None
+    folder = _same_run(output, recipe, buffer)
+    manifest = folder.manifest()
+    if manifest.status != "complete":
+        return None
+    _LOG.warning("%s is complete already: nothing was done", output)
+    remove_tree(folder.resume_state)  # a kill may have left it
+    return manifest
 
 
 def _same_run(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunFolder:

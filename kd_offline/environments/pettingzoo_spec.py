@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import logging
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kd_offline.environments.pettingzoo_port import MASKS, Port, other_mask, shown, unread
-from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError
+from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError, UserCodeError
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar
 from kd_offline.user_code import calling, close_all
 
@@ -113,11 +114,14 @@ def _factory(name: str, module_name: str, factory: str) -> tuple[str, Callable[.
     """Return the name of the module that is really used, and its factory."""
     for library in ("gymnasium", "pettingzoo"):
         _import(name, library)
-    if replacement := _successor(module_name):
+    with calling(f"environment {name!r}", f"the import of {module_name.partition('.')[0]!r}"):
+        replacement = _successor(module_name)
+    if replacement:
         _LOG.warning("%s is not there any more; using %s", module_name, replacement)
         module_name = replacement
     module = _import(name, module_name)
-    make = getattr(module, factory, None)
+    with calling(f"environment {name!r}", f"looking for {factory!r}"):
+        make = getattr(module, factory, None)
     if not callable(make):
         functions = [key for key, value in vars(module).items() if callable(value)]
         raise UnknownNameError(
@@ -150,10 +154,16 @@ def _successor(module_name: str) -> str | None:
 def _import(name: str, module_name: str) -> ModuleType:
     try:
         # PettingZoo deprecates naming an environment by its module, which is our way of naming.
-        with warnings.catch_warnings():
+        with (
+            calling(f"environment {name!r}", f"the import of {module_name!r}"),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore", DeprecationWarning)
             return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+    except UserCodeError as failed:
+        error = failed.__cause__
+        if not isinstance(error, ModuleNotFoundError):
+            raise
         top = module_name.partition(".")[0]
         if error.name == top in _LIBRARIES:
             raise MissingExtraError(top, "pettingzoo", f"environment {name!r}") from None
@@ -225,10 +235,11 @@ def _agents(name: str, env: Any) -> dict[str, Any]:
 
 def _require_scalars(name: str, settings: Mapping[str, Any]) -> None:
     for key, value in settings.items():
-        if not isinstance(value, bool | int | float | str):
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not (isinstance(value, bool | int | float | str) and finite):
             msg = (
-                f"setting {key!r} of {name!r} is {value!r}: only true, false, numbers and text "
-                "can be recorded; leave it at its default"
+                f"setting {key!r} of {name!r} is {shown(value)}: only true, false, finite numbers "
+                "and text can be recorded; leave it at its default"
             )
             raise UsageError(msg)
 
@@ -289,14 +300,16 @@ def _episode_limit(name: str, env: Any, kwargs: Mapping[str, Any]) -> int:
     if limit is None:
         # The clock sits at different depths: mpe2 keeps it in the environment behind the
         # wrappers, the sisl family in a simulator inside that.
-        inner = getattr(env, "unwrapped", env)
-        holders = (env, inner, getattr(inner, "env", None))
-        limits = [getattr(holder, "max_cycles", None) for holder in holders]
+        with calling(f"environment {name!r}", "looking for max_cycles"):
+            inner = getattr(env, "unwrapped", env)
+            holders = (env, inner, getattr(inner, "env", None))
+            limits = [getattr(holder, "max_cycles", None) for holder in holders]
         limit = next((value for value in limits if value is not None), None)
     if limit is None:
         msg = (
-            f"environment {name!r} does not tell its episode limit: give episode_limit, "
-            "the largest number of steps of an episode, among its settings"
+            f"environment {name!r} does not tell its episode limit: say how many steps an episode "
+            "has at most, by --env episode_limit=25 on the command line or in Python by "
+            'environment_kwargs={"episode_limit": 25}'
         )
         raise UsageError(msg)
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:

@@ -20,10 +20,11 @@ import numpy as np
 
 from kd_offline.errors import KdOfflineError, UsageError
 from kd_offline.evaluation.engines import ENGINES, Bench, Sampler, Subject, sampler
-from kd_offline.evaluation.timing import Plan, interleaved, one_thread
+from kd_offline.evaluation.timing import Plan, interleaved
 from kd_offline.exports.contract import contracts
 from kd_offline.exports.network import Affine, AgentNetwork, to_int8
 from kd_offline.networks.arithmetic import ExportedShape
+from kd_offline.networks.threads import computing_with
 from kd_offline.runs.provenance import machine
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.hardware import EngineFigures, Figure, HardwareProfile
@@ -81,7 +82,7 @@ def calibrate(
         )
         raise UsageError(msg)
     plan = Plan(tuple(engines), rounds=rounds, steps=steps)
-    with tempfile.TemporaryDirectory() as place, one_thread():
+    with tempfile.TemporaryDirectory() as place, computing_with(1):
         made, lacking = _samplers(plan, sorted(set(widths)), Path(place))
         found = interleaved(made, plan, progress)
     points: dict[str, list[tuple[int, float]]] = {}

@@ -27,6 +27,7 @@ from kd_offline.evaluation.rollout import DEFAULT_BATCH
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.teams import predictions
 from kd_offline.networks.arithmetic import Shape
+from kd_offline.networks.threads import computing_with
 from kd_offline.runs.folder import RunFolder, open_run
 from kd_offline.schemas.evaluation import (
     Cost,
@@ -36,6 +37,7 @@ from kd_offline.schemas.evaluation import (
     TeamCost,
 )
 from kd_offline.seeding import episode_seeds
+from kd_offline.user_code import close_all
 
 MODES = ("greedy", "sampled")
 INTERVALS = (
@@ -75,6 +77,7 @@ class Figures:
     cross_play: CrossPlay | None
 
 
+@computing_with(None)
 def evaluate(
     run: str | Path,
     *,
@@ -157,7 +160,7 @@ def evaluate(
         )
         cost = measure_cost(parties, figures)
     finally:
-        parties.environment.close()
+        close_all([parties.environment])
     report = _report(folder.path, parties, plan, figures, cost).model_copy(
         update={
             "predictions": predictions(cost, devices),

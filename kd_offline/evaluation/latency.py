@@ -34,10 +34,10 @@ from kd_offline.evaluation.timing import (
     Plan,
     histogram,
     interleaved,
-    one_thread,
 )
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.model import Demand, predict
+from kd_offline.networks.threads import computing_with
 from kd_offline.runs.folder import open_run
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.hardware import Energy, HardwareProfile, UnavailableEnergy
@@ -100,7 +100,7 @@ def bench_latency(
     devices = [hardware.load(profile) for profile in profiles]
     folder = open_run(run)
     who, missing = subjects(folder, expert=expert, expert_recipe=expert_recipe, opponents=opponents)
-    with tempfile.TemporaryDirectory() as place, one_thread():
+    with tempfile.TemporaryDirectory() as place, computing_with(1):
         made, lacking = _samplers(who, plan, Path(place))
         found = interleaved({key: s for key, (_, s) in made.items()}, plan, progress)
         joules = _energies({key: s for key, (_, s) in made.items()}, asked=energy)

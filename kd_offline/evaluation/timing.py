@@ -75,19 +75,6 @@ def histogram(nanoseconds: Nanoseconds) -> Histogram:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch compute with one thread for a while."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def _no_collection() -> Iterator[None]:
     was_on = gc.isenabled()
     gc.collect()

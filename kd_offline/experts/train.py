@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +15,7 @@ import torch
 
 from kd_offline import environments
 from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.errors import StorageError, UnknownNameError, UsageError
+from kd_offline.errors import StorageError, UnknownNameError, UsageError, UserCodeError
 from kd_offline.experts import checkpoint, curve
 from kd_offline.experts.checkpoint import Model
 from kd_offline.experts.policy_learner import Figures, PolicyLearner
@@ -22,12 +24,16 @@ from kd_offline.experts.replay import Replay
 from kd_offline.experts.score import greedy_score, share_won, side_returns
 from kd_offline.experts.value_learner import ValueLearner
 from kd_offline.files import make_folder, only_writer
+from kd_offline.networks.threads import computing_with
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import resolve
 from kd_offline.trajectories import Trajectories, collect_sampled
 from kd_offline.types import BoolArray, TeamPolicy
+from kd_offline.user_code import close_all
+
+_LOG = logging.getLogger(__name__)
 
 Report = Callable[[TrainProgress], None]
 SAVE_EVERY_S = 30.0
@@ -99,7 +105,8 @@ def train(
     recipe
         All that decides the result; with one thread count a rerun gives the same weights.
     output
-        A new folder, or with ``resume`` one that a stopped training left behind.
+        A new folder, or with ``resume`` one that a stopped training left behind. An expert that
+        was finished by the same recipe is returned as it is.
     report
         Called with each line of the learning curve.
     score_episodes
@@ -112,14 +119,17 @@ def train(
     UnknownNameError, UsageError, MismatchError, CheckpointError
         The recipe names something that does not exist or does not fit.
     """
-    torch.set_num_threads(threads)
-    environment = environments.load(recipe.environment, **recipe.environment_kwargs)
-    run = _start(recipe, environment.spec, output, resume=resume, threads=threads)
-    make_folder(output)
-    with only_writer(output, "training"):
-        if not run.card.finished:
+    with computing_with(threads), ExitStack() as stack:
+        environment = environments.load(recipe.environment, **recipe.environment_kwargs)
+        stack.callback(close_all, [environment])
+        run = _start(recipe, environment.spec, output, resume=resume, threads=threads)
+        if run.card.finished:
+            _LOG.warning("%s is complete already: nothing was done", output)
+            return run.card
+        make_folder(output)
+        with only_writer(output, "training"):
             curve.truncate(output / checkpoint.CURVE, run.iteration)
-        return _go_on(run, environment, output, report, score_episodes)
+            return _go_on(run, environment, output, report, score_episodes)
 
 
 def _go_on(
@@ -148,10 +158,11 @@ def _go_on(
         if score_episodes:
             policy = run.learner.policy(run.card.frames)
             score = greedy_score(environment, policy, score_episodes, run.learner.against)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserCodeError) as error:
         # It may have come in the middle of an update; only whole iterations can be continued.
         _rewind(run, before)
-        _save(run, output, began)
+        if run.iteration or isinstance(error, KeyboardInterrupt):
+            _save(run, output, began)
         raise
     run.card = run.card.model_copy(update={"finished": True, "greedy": score})
     _save(run, output, began)

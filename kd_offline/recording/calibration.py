@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.experts.foreign.expert import ForeignExpert
@@ -35,11 +34,11 @@ def calibrated(
     """Return the expert with values in raw units.
 
     Values that claim to be in raw units already are left alone, but ``tell`` hears of it where a
-    trial says that they are not: reward sums and means of a team differ between libraries.
+    trial says that they are not: reward sums and means of a team differ between libraries. The
+    caller computes with one thread of PyTorch, so that a resumed recording finds the same numbers.
     """
     if not expert.gives_value:
         return expert
-    torch.set_num_threads(1)  # as recording does, so that a resumed one finds the same numbers
     seeds = episode_seeds(seed, 0, EPISODES, "calibration")
     played = collect_sampled(world, expert, seeds, _UNUSED)
     recipe = expert.recipe

@@ -12,10 +12,13 @@ import torch
 
 from kd_offline import environments
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
+from kd_offline.datasets.rehearsal import rehearse
+from kd_offline.datasets.writer import finished
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.experts.foreign.expert import ForeignExpert
 from kd_offline.experts.load import AnyExpert, load
+from kd_offline.networks.threads import computing_with
 from kd_offline.recording import noise
 from kd_offline.recording.calibration import calibrated
 from kd_offline.recording.partner import (
@@ -39,12 +42,14 @@ from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import Mask, names_for, resolve
 from kd_offline.trajectories import Trajectories, collect
 from kd_offline.types import Array, Float32Array, SeedArray
+from kd_offline.user_code import close_all
 
 DEFAULT_EPISODES = 30_000
 BATCH_STEPS = 25_000  # as many steps at once as keep the processor busy and stay in memory
 EMBEDDING_DTYPES = ("float16", "float32")
 
 
+@computing_with(1)
 def record(
     environment: str,
     output: str | Path,
@@ -106,6 +111,9 @@ def record(
         Called with the number of episodes done so far.
     tell
         Called with what an import did not find, and how values were calibrated.
+    resume
+        Continue an unfinished recording, or begin one where there is none. One that was finished
+        with the same settings is returned as it is.
 
     Returns
     -------
@@ -114,43 +122,60 @@ def record(
 
     Raises
     ------
-    UsageError, UnknownNameError, MismatchError, CheckpointError, StorageError
-        See the error's message; what was recorded before a failure is kept for ``resume``.
+    UsageError, UnknownNameError, MismatchError, CheckpointError, StorageError, UserCodeError
+        See the error's message; what was recorded before a failure is kept for ``resume``. Settings
+        that a dataset cannot hold are refused before the first episode.
     """
     _check(episodes, batch, threads, embedding_dtype)
-    worlds = [environments.load(environment, **(environment_kwargs or {})) for _ in range(threads)]
-    spec = worlds[0].spec
-    batch = batch or min(1000, math.ceil(BATCH_STEPS / spec.episode_limit))
-    batch = environments.largest_batch(worlds[0], batch)
-    actor = _ready(load(expert, spec, expert_recipe, opponents=opponents), worlds[0], seed, tell)
-    company = load_partner(partner, spec, partner_share)
-    chosen = {m.name: m for m in (resolve(x, spec) for x in masks or names_for(spec))}
-    recording = _recording(seed, episodes, batch, noise_mixture, company, embedding_dtype)
-    header = _header(name, environment, spec, actor, recording, list(chosen.values()))
-    said = {"description": description, "licence": licence, "citation": citation}
-    header = header.model_copy(update=said)
-    casts = _casts(embedding_dtype)
-    without = ("state",) if spec.state_is_obs else ()
+    if name is not None and not (name.strip() and name.isprintable()):
+        msg = f"name {name!r} must be one line of printable text"
+        raise UsageError(msg)
+    worlds: list[BatchedEnvironment] = []
+    try:
+        settings = environment_kwargs or {}
+        worlds.extend(environments.load(environment, **settings) for _ in range(threads))
+        spec = worlds[0].spec
+        batch = batch or min(1000, math.ceil(BATCH_STEPS / spec.episode_limit))
+        batch = environments.largest_batch(worlds[0], batch)
+        company = load_partner(partner, spec, partner_share)
+        chosen = {m.name: m for m in (resolve(x, spec) for x in masks or names_for(spec))}
+        recording = _recording(seed, episodes, batch, noise_mixture, company, embedding_dtype)
+        said = {"description": description, "licence": licence, "citation": citation}
 
-    def play(world: BatchedEnvironment, seeds: SeedArray) -> EpisodeBlock:
-        levels = noise.episode_levels(seeds, noise_mixture)
-        behaviour = accompanied(seeds, noise.perturbed(seeds, levels), company)
-        played = collect(world, actor, seeds, behaviour, casts, without)
-        return make_block(played, seeds, levels)
+        def begun_with(actor: AnyExpert) -> RecordingHeader:
+            header = _header(name, environment, spec, actor, recording, list(chosen.values()))
+            return header.model_copy(update=said)
 
-    began = time.perf_counter()
-    everyone = episode_seeds(seed, 0, episodes, "record")
-    with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:
-        # A batch is played whole, so that an interrupted one is played again from its start.
-        first = writer.episodes_done - writer.episodes_done % batch
-        parts = [everyone[start : start + batch] for start in range(first, episodes, batch)]
-        for block in in_order(play, worlds, parts):
-            writer.append(_behind(block, writer.episodes_done - first))
-            first += len(block.lengths)
-            if progress is not None:
-                progress(writer.episodes_done)
-        arrays = {m.name: m.for_episodes(everyone) for m in chosen.values()}
-        return writer.commit(arrays, seconds=time.perf_counter() - began)
+        actor = load(expert, spec, expert_recipe, opponents=opponents)
+        rehearse(begun_with(actor))  # before a trial for calibration is played
+        actor = _ready(actor, worlds[0], seed, tell)
+        header = begun_with(actor)
+        if resume and not overwrite and (done := finished(output, header, episodes)) is not None:
+            return done
+        casts = _casts(embedding_dtype)
+        without = ("state",) if spec.state_is_obs else ()
+
+        def play(world: BatchedEnvironment, seeds: SeedArray) -> EpisodeBlock:
+            levels = noise.episode_levels(seeds, noise_mixture)
+            behaviour = accompanied(seeds, noise.perturbed(seeds, levels), company)
+            played = collect(world, actor, seeds, behaviour, casts, without)
+            return make_block(played, seeds, levels)
+
+        began = time.perf_counter()
+        everyone = episode_seeds(seed, 0, episodes, "record")
+        with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:
+            # A batch is played whole, so that an interrupted one is played again from its start.
+            first = writer.episodes_done - writer.episodes_done % batch
+            parts = [everyone[start : start + batch] for start in range(first, episodes, batch)]
+            for block in in_order(play, worlds, parts):
+                writer.append(_behind(block, writer.episodes_done - first))
+                first += len(block.lengths)
+                if progress is not None:
+                    progress(writer.episodes_done)
+            arrays = {m.name: m.for_episodes(everyone) for m in chosen.values()}
+            return writer.commit(arrays, seconds=time.perf_counter() - began)
+    finally:
+        close_all(worlds)
 
 
 def _check(episodes: int, batch: int | None, threads: int, embedding_dtype: str) -> None:

@@ -14,6 +14,7 @@ from kd_offline.errors import MismatchError, MissingArrayError, UsageError
 from kd_offline.experts.foreign.expert import ForeignExpert
 from kd_offline.experts.foreign.load import prefix_of
 from kd_offline.experts.load import find, load
+from kd_offline.networks.threads import computing_with
 from kd_offline.policies import masked_log_softmax
 from kd_offline.recording.comparison import Comparison
 from kd_offline.recording.episodes import Part, choose, opened, parts
@@ -65,6 +66,7 @@ class _Tally:
     steps: int = 0
 
 
+@computing_with(None)
 def relabel(
     dataset: ExpertBuffer | str | Path,
     episodes: int,

@@ -12,6 +12,7 @@ from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.environments import stepping
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError, MissingArrayError, MissingExtraError, UsageError
+from kd_offline.networks.threads import computing_with
 from kd_offline.recording.comparison import Comparison
 from kd_offline.recording.episodes import MOST_EPISODES, Part, choose, opened, parts
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -24,6 +25,7 @@ _VIEW = ("obs", "state", "available_actions", "alive")
 _RESULT = ("reward", "terminated", "truncated")
 
 
+@computing_with(None)
 def replay(
     dataset: ExpertBuffer | str | Path,
     episodes: int,

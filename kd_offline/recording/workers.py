@@ -26,8 +26,8 @@ def in_order(
 
     Each thread plays with its own environment and one PyTorch thread: matrix products of a batch
     gain little from being split further, and the bits do not depend on how many threads there are.
+    What one of them raises is raised here, once the batches that are being played are over.
     """
-    torch.set_num_threads(1)
     free: SimpleQueue[BatchedEnvironment] = SimpleQueue()
     for world in worlds:
         free.put(world)

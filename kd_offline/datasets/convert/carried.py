@@ -10,7 +10,7 @@ from kd_offline.datasets.manifest import read_manifest
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
 from kd_offline.errors import CorruptDatasetError
-from kd_offline.schemas.dataset import DatasetManifest, FileRecord, RecordingHeader
+from kd_offline.schemas.dataset import DatasetManifest, FileRecord
 from kd_offline.types import Array
 
 # Sums of rewards are computed anew; another writer may have added them in another order.
@@ -58,12 +58,6 @@ def manifest_of(text: bytes | str, where: str) -> DatasetManifest:
     """
     data = text.encode("utf-8", "replace") if isinstance(text, str) else text
     return read_manifest(_Passenger(where, data))
-
-
-def header_of(manifest: DatasetManifest) -> RecordingHeader:
-    """Return what was known before a finished dataset was recorded."""
-    names = [name for name in RecordingHeader.model_fields if name in DatasetManifest.model_fields]
-    return RecordingHeader(**{name: getattr(manifest, name) for name in names})
 
 
 def splits_of(manifest: DatasetManifest, codes: Array) -> Splits:

@@ -13,7 +13,7 @@ import numpy as np
 from kd_offline.datasets import layout
 from kd_offline.datasets.blocks import EpisodeBlock
 from kd_offline.datasets.convert import careful_hdf5 as careful
-from kd_offline.datasets.convert.carried import header_of, manifest_of, splits_of, text_of
+from kd_offline.datasets.convert.carried import manifest_of, splits_of, text_of
 from kd_offline.datasets.convert.parts import (
     Imported,
     Options,
@@ -23,6 +23,7 @@ from kd_offline.datasets.convert.parts import (
     library,
     windows,
 )
+from kd_offline.datasets.manifest import header_of
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import CorruptDatasetError
 from kd_offline.schemas.dataset import DatasetManifest

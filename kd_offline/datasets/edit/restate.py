@@ -10,11 +10,14 @@ from typing import Any
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.edit.rewrite import Progress
+from kd_offline.datasets.manifest import parse_manifest, read_text
 from kd_offline.datasets.place import claim
 from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.rehearsal import require_storable
 from kd_offline.datasets.sink import publish
 from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.stream import ArrayStream
+from kd_offline.datasets.writer import tidy
 from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
 from kd_offline.schemas.dataset import ArraySpec, DatasetManifest, FileRecord
 from kd_offline.sealed_json import seal, unseal
@@ -32,6 +35,8 @@ def restate(
     progress: Progress | None = None,
 ) -> DatasetManifest:
     """Write a copy of ``parent`` in which some facts and small arrays are others.
+
+    With ``resume`` a dataset that is there already with these facts is returned as it is.
 
     Every file that stays is compared with its sha256 and copied byte for byte, so the ids of equal
     content are equal, whoever wrote the parent.
@@ -57,6 +62,9 @@ def restate(
     if resume and overwrite:
         msg = "resume and overwrite exclude each other: give one of them"
         raise UsageError(msg)
+    require_storable(facts)
+    if resume and (done := _finished(Folder(output), facts)) is not None:
+        return done
     with claim(output, resume=resume, overwrite=overwrite):
         folder = Folder(output)
         _begin(folder, parent, facts)
@@ -76,6 +84,25 @@ def restate(
         document["id"] = layout.dataset_id(document)
         manifest = publish(folder, document, files)
         folder.remove(layout.LOCK)
+    return manifest
+
+
+def _finished(folder: Folder, facts: Mapping[str, Any]) -> DatasetManifest | None:
+    """Return the manifest of a dataset that is there already with the same facts."""
+    if not folder.exists(layout.MANIFEST):
+        return None
+    text = read_text(folder)
+    manifest = parse_manifest(folder.where, text)
+    document = json.loads(text)
+    wanted = json.loads(json.dumps(dict(facts)))
+    if odd := sorted(key for key, value in wanted.items() if document.get(key) != value):
+        msg = (
+            f"the finished dataset at {str(folder.root)!r} was made by another operation "
+            f"({', '.join(odd)}): repeat the command that made it, choose another path, or give "
+            "--overwrite"
+        )
+        raise MismatchError(msg)
+    tidy(folder)
     return manifest
 
 

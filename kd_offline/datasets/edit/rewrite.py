@@ -12,7 +12,7 @@ from kd_offline.datasets import layout
 from kd_offline.datasets.blocks import EpisodeBlock
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
-from kd_offline.datasets.writer import DatasetWriter
+from kd_offline.datasets.writer import DatasetWriter, finished
 from kd_offline.errors import UnknownNameError
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
 from kd_offline.types import Array, IntArray
@@ -63,6 +63,8 @@ def rewrite(
 ) -> DatasetManifest:
     """Write the dataset of ``plan``; an interrupted attempt is continued with ``resume``.
 
+    With ``resume`` a dataset of the same plan that is there already is returned as it is.
+
     Raises
     ------
     StorageError
@@ -72,6 +74,9 @@ def rewrite(
     CorruptDatasetError
         A parent is damaged.
     """
+    done = None if overwrite or not resume else finished(output, plan.header, plan.n_episodes)
+    if done is not None:
+        return done
     with DatasetWriter.create(output, plan.header, resume=resume, overwrite=overwrite) as writer:
         for block in _blocks(plan, writer.episodes_done):
             writer.append(block)

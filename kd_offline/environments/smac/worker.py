@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from kd_offline.types import BoolArray, Float32Array
+from kd_offline.user_code import described
 
 Snapshot = tuple[Float32Array, Float32Array, BoolArray]
 """Observations [N, O], state [S] and legal actions [N, A] of one game."""
@@ -88,12 +89,12 @@ def main(arguments: dict[str, Any]) -> None:
         try:
             host = host or Host(arguments)
             answer = (True, getattr(host, name)(*given))
-        except Exception as error:
-            answer = (False, _words(error))
+        except BaseException as error:  # whatever the game's library raises
+            answer = (False, described(error).rstrip("."))
         pickle.dump(answer, sink)
         sink.flush()
     if host is not None:
-        with suppress(Exception):
+        with suppress(BaseException):
             host.close()
 
 
@@ -113,8 +114,3 @@ def _next(source: BinaryIO) -> tuple[str, tuple[Any, ...]] | None:
     except EOFError:
         return None
     return request
-
-
-def _words(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

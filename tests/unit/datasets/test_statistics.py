@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from kd_offline.datasets.chunks import all_finite
 from kd_offline.datasets.statistics import Moments, count_actions, episode_returns
@@ -13,6 +14,19 @@ def test_moments_in_parts_equal_the_whole():
     np.testing.assert_allclose(got.mean, exact.mean(), rtol=1e-12)
     np.testing.assert_allclose(got.std, exact.std(), rtol=1e-5)
     assert (got.min, got.max) == (exact.min(), exact.max())
+
+
+@pytest.mark.parametrize("size", [1e17, 1e20, 3.4e38])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_moments_of_large_values_are_finite(size, dtype):
+    values = (np.random.default_rng(0).uniform(-1, 1, (50, 3)) * size).astype(dtype)
+    values[0] = size, -size, size
+    moments = Moments()
+    for part in np.array_split(values, 3):
+        moments.add(part)
+    got, exact = moments.spread(), values.astype(np.float64)
+    assert got.std == pytest.approx(exact.std(), rel=1e-6)
+    assert got.mean == pytest.approx(exact.mean(), rel=1e-6)
 
 
 def test_dead_agents_do_not_count():

@@ -360,8 +360,11 @@ def test_blocks_that_do_not_fit_are_refused_at_once(tmp_path, change, message):
 def test_numbers_that_are_not_finite_are_refused(tmp_path, name, value):
     block = episode_block(SPEC, [2, 3], embedding_dtype="float64")
     block.steps[name][4, 1] = value
-    with pytest.raises(UsageError, match=rf"steps/{name} got a value in row 4"):
-        write(tmp_path / "d.zarr", block)
+    before = episode_block(SPEC, [4], embedding_dtype="float64")
+    with pytest.raises(UsageError, match=rf"steps/{name} of agent 'agent_1' has in step 2 of epis"):
+        write(tmp_path / "d.zarr", before, block)
+    with DatasetWriter.create(tmp_path / "d.zarr", header(SPEC), resume=True) as writer:
+        assert writer.episodes_done == 1  # what came before is kept
 
 
 def test_integers_that_do_not_fit_are_refused(tmp_path):

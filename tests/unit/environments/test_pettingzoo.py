@@ -175,7 +175,7 @@ def test_time_running_out_truncates_and_shows_the_last_observation() -> None:
             UsageError,
             "at least 1",
         ),
-        (f"{LEAVERS}:Timeless", {}, UsageError, "give episode_limit"),
+        (f"{LEAVERS}:Timeless", {}, UsageError, "by --env episode_limit=25 on the"),
         (f"{LEAVERS}:Endless", {}, UsageError, "no fixed flat width"),
         (f"{LEAVERS}:anonymous", {}, UsageError, "no possible_agents"),
     ],
