@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -24,18 +25,19 @@ from kd_offline.cli import (
     reports,
     rerunning,
     sharing,
+    streams,
     sweeping,
     trust,
 )
-from kd_offline.cli.failures import Commands
+from kd_offline.cli.groups import App, GroupedCommands
 from kd_offline.cli.options import Debug, examples
+from kd_offline.cli.output import document
 
-app = typer.Typer(
-    cls=Commands,
+app = App(
+    cls=GroupedCommands,
     name="kd-offline",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
         "kd-offline record mpe/simple_spread_v3 -o dataset.zarr",
@@ -48,7 +50,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"kd-offline {__version__}")
+        document(f"kd-offline {__version__}")
         raise typer.Exit
 
 
@@ -87,4 +89,8 @@ def main() -> None:
     # Spinning threads on cores that other processes use cost a factor of five to ten; this has to
     # be said before PyTorch is imported, and changes no bits.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app(prog_name="kd-offline")
+    streams.take_over()
+    try:
+        app(prog_name="kd-offline")
+    finally:
+        sys.stdout = sys.stderr  # what others print when the process ends is no document

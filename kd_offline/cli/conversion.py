@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, say
+from kd_offline.cli.output import bar, emit, filling, say, show
 
 if TYPE_CHECKING:
     from kd_offline.schemas.dataset_outputs import ConvertOutput
@@ -96,7 +96,7 @@ def convert(
         say(f"note: {note}")
     kinds = f"{done.source_kind} to {done.target_kind}"
     say(f"{done.episodes:,} episodes, {done.steps:,} steps, {kinds}")
-    typer.echo(str(output))
+    show(output)
 
 
 def _run(source: str, output: Path, arguments: dict[str, Any], quiet: bool) -> ConvertOutput:
@@ -104,12 +104,7 @@ def _run(source: str, output: Path, arguments: dict[str, Any], quiet: bool) -> C
 
     nothing = "nothing was written: run the same command again"
     with bar(0, "steps", quiet) as shown, resumable(nothing):
-
-        def progress(done: int, total: int) -> None:
-            shown.total = total
-            shown.update(done - shown.n)
-
-        return run(source, output, progress=progress, **arguments)
+        return run(source, output, progress=filling(shown), **arguments)
 
 
 def _described(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kd_offline.cli import options, origin, trust
-from kd_offline.cli.output import bar, emit, say
+from kd_offline.cli.output import bar, emit, say_error, show
 from kd_offline.errors import EXIT_FAILED, CorruptDatasetError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def inspect(
     if json:
         emit(summarise(buffer))
     else:
-        typer.echo(render(buffer) if html is None else str(html))
+        show(*render(buffer) if html is None else [html])
 
 
 def _write_page(buffer: ExpertBuffer, html: Path, overwrite: bool, quiet: bool) -> None:
@@ -128,15 +128,15 @@ def verify(
     origin.tell(report)
     if report.ok:
         if signed is not None:
-            typer.echo(f"signed by {signed.signer} ({signed.key_type} {signed.fingerprint})")
-        typer.echo("whole: every check passed" if not quick else "whole: the files are right")
+            show(f"signed by {signed.signer} ({signed.key_type} {signed.fingerprint})")
+        show("whole: every check passed" if not quick else "whole: the files are right")
         return
     for problem in report.problems:
-        typer.echo(f"{problem.where}: {problem.what}")
+        show(f"{problem.where}: {problem.what}")
     found = len(report.problems)
-    say(
-        f"error: {found} problem{'s' * (found != 1)} in {dataset}: get a fresh copy"
+    say_error(
+        f"{found} problem{'s' * (found != 1)} in {dataset}: get a fresh copy"
         if found
-        else f"error: {dataset} does not hold what was recorded: ask its makers"
+        else f"{dataset} does not hold what was recorded: ask its makers"
     )
     raise typer.Exit(EXIT_FAILED)

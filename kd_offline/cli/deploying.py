@@ -10,7 +10,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import emit, hidden, say, table
+from kd_offline.cli.output import emit, hidden, say, show, table
 from kd_offline.errors import EXIT_FAILED
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def profile(
         emit(made)
         return
     _summary(made, {"RUN": run, "EXPORT": export or run / "export"})
-    typer.echo(str(place(run, output, export)))
+    say(f"written: {place(run, output, export)}")
 
 
 def deploy_check(
@@ -114,6 +114,7 @@ def deploy_check(
     ] = None,
     env: options.Environment = None,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Tell whether a team fits an agent interface.
@@ -132,18 +133,18 @@ def deploy_check(
 
 
 def _summary(made: CollaborationProfile, places: dict[str, Path]) -> None:
-    say(f"{made.environment}, {made.method}, mask {made.mask}, {len(made.agents)} agents")
+    show(f"{made.environment}, {made.method}, mask {made.mask}, {len(made.agents)} agents")
     for agent in made.agents:
         seen, contract = len(agent.contract.seen), agent.contract
-        say(
+        show(
             f"  {contract.agent}: sees {seen} of {contract.obs_width}, {agent.cost.flops:,} FLOPs, "
             f"{contract.parameter_bytes:,} bytes of weights"
         )
     if made.cross_play is not None:
-        say(f"mixed teams, {made.cross_play.episodes:,} episodes, return of the agent's side")
+        show(f"mixed teams, {made.cross_play.episodes:,} episodes, return of the agent's side")
         head = ("agent", "all experts", "its student among experts", "its expert among students")
         rows = [_swapped(row) for row in made.cross_play.agents]
-        say(table([head, *rows]))
+        show(*table([head, *rows]))
     for limit in made.limits:
         say(f"{limit.topic}: {limit.text}")
         if limit.command is not None:
@@ -167,15 +168,15 @@ def _number(found: Estimate | None) -> str:
 
 def _show_check(found: InterfaceCheck) -> None:
     for mismatch in found.mismatches:
-        say(f"{mismatch.where}: {mismatch.what}")
+        show(f"{mismatch.where}: {mismatch.what}")
     for agent in found.agents:
         words = "as it is" if agent.as_it_is else "with what is moved" if agent.fits else "not"
-        say(f"  {agent.agent} fits {words}".replace("fits not", "does not fit"))
+        show(f"  {agent.agent} fits {words}".replace("fits not", "does not fit"))
         for block, fit in agent.blocks.items() if not agent.fits else ():
-            say(f"    {block}: {fit}")
+            show(f"    {block}: {fit}")
     for note in found.notes:
         say(f"note: {note}")
     for text in found.not_checked:
         say(f"not checked: {text}")
     verdict = "fits" if found.fits else f"does not fit: {len(found.mismatches)} mismatches"
-    typer.echo(f"the team of {found.environment} and {found.interface}: {verdict}")
+    show(f"the team of {found.environment} and {found.interface}: {verdict}")

@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.editing import Output, make
-from kd_offline.cli.output import bar, emit, filling
+from kd_offline.cli.output import bar, emit, filling, markdown, show
 from kd_offline.errors import EXIT_FAILED
 
 
@@ -61,7 +61,7 @@ def diff(
     if json:
         emit(report, nulls=True)
     else:
-        typer.echo(render(report))
+        show(*render(report))
     if not report.equal:
         raise typer.Exit(EXIT_FAILED)
 
@@ -73,6 +73,7 @@ def card(
     ] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Write a dataset card in Markdown, with the header that the Hugging Face Hub reads."""
@@ -85,9 +86,9 @@ def card(
         path = None if output is None else str(output)
         emit(CardOutput(id=ExpertBuffer.open(dataset).id, path=path, text=text))
     elif output is None:
-        typer.echo(text, nl=False)
+        markdown(text)
     else:
-        typer.echo(str(output))
+        show(output)
 
 
 def relabel_masks(

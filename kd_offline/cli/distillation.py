@@ -11,11 +11,9 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, say
+from kd_offline.cli.output import Progress, bar, command_text, emit, say, show
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from kd_offline.distillation.job import Report
     from kd_offline.schemas.budget import Allocation
     from kd_offline.schemas.run import RunManifest
@@ -228,7 +226,7 @@ def _run(
 
     kept = f"finished seeds and epochs are in {output}: run the same command with --resume"
     total = recipe.optimisation.epochs * len(recipe.seeds)
-    with bar(total, "epochs", quiet) as shown, resumable(kept):
+    with bar(total, "epochs", quiet, each=True) as shown, resumable(kept):
         return learn(
             dataset,
             output,
@@ -240,15 +238,16 @@ def _run(
         )
 
 
-def show_epochs(shown: tqdm[Any]) -> Report:
-    """Return what moves a bar of epochs on."""
+def show_epochs(shown: Progress) -> Report:
+    """Return what moves progress of epochs on, with the latest figures of every part."""
+    latest: dict[str, str] = {}
 
     def report(row: dict[str, Any]) -> None:
+        metrics = [f"{k} {row[k]:.4f}" for k in ("kl", "ce", "agreement") if k in row]
+        latest[row["split"]] = f"{row['split']} {' '.join(metrics)}"
+        shown.describe(f"seed {row['seed']}, {', '.join(latest.values())}")
         if row["split"] == "train":
             shown.update()
-            return
-        metrics = [f"{k} {row[k]:.4f}" for k in ("kl", "ce", "agreement") if k in row]
-        shown.set_postfix_str(f"seed {row['seed']} {' '.join(metrics)}", refresh=False)
 
     return report
 
@@ -270,8 +269,8 @@ def _finish(done: RunManifest, output: Path, json: bool) -> None:
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         say(f"  seed {result.seed}: {metrics or 'nobody has a choice of actions there'}")
     say(f"{len(done.results)} teams in {done.timing.seconds:.1f} s")
-    say(f"next: kd-offline evaluate {output}")
-    typer.echo(str(output))
+    say(f"next: {command_text('evaluate', output)}")
+    show(output)
 
 
 def _show_budget(allocation: Allocation) -> None:

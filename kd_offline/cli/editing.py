@@ -10,7 +10,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, filling, say
+from kd_offline.cli.output import bar, emit, filling, say, show
 from kd_offline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def make(
     if done.left_out:
         say(f"left out: {', '.join(done.left_out)}")
     say(done.id)
-    typer.echo(done.path)
+    show(done.path)
 
 
 def _duplicates(allow: bool, drop: bool) -> str:

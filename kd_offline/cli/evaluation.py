@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import emit, hidden, say
+from kd_offline.cli.output import command_text, emit, hidden, say, show
 
 if TYPE_CHECKING:
     from kd_offline.schemas.evaluation import EvaluationReport, ModeScore, SideScore, WinRates
@@ -106,10 +106,10 @@ def _figures(score: ModeScore | SideScore) -> None:
     for who in ("expert", "ceiling", "student", "random"):
         estimate = getattr(score, who)
         if estimate is not None:
-            say(f"  {who:8} {estimate.mean:9.3f}  [{estimate.low:.3f}, {estimate.high:.3f}]")
+            show(f"  {who:8} {estimate.mean:9.3f}  [{estimate.low:.3f}, {estimate.high:.3f}]")
     kept = {k: v for k, v in score.retention.model_dump().items() if v is not None}
     shares = ", ".join(f"{name} {100 * value:.1f} %" for name, value in kept.items())
-    say(f"  retention {shares or 'undefined: the expert is no better than random play'}")
+    show(f"  retention {shares or 'undefined: the expert is no better than random play'}")
 
 
 def _wins(rates: WinRates) -> None:
@@ -119,7 +119,7 @@ def _wins(rates: WinRates) -> None:
         for who, share in each
         if share is not None
     )
-    say(f"  won: {', '.join(shares)}")
+    show(f"  won: {', '.join(shares)}")
 
 
 def _summary(report: EvaluationReport, run: Path, place: Path) -> None:
@@ -127,20 +127,21 @@ def _summary(report: EvaluationReport, run: Path, place: Path) -> None:
         if score is None:
             continue
         played = f", students as {report.export}" if report.export else ""
-        say(f"{name}{played}, {report.episodes:,} episodes, sum over agents, 95 % intervals")
+        show(f"{name}{played}, {report.episodes:,} episodes, sum over agents, 95 % intervals")
         _figures(score)
         if score.win_rate is not None:
             _wins(score.win_rate)
         for side, part in score.sides.items() if len(score.sides) > 1 else ():
-            say(f"  {side}, the others played by the expert")
+            show(f"  {side}, the others played by the expert")
             _figures(part)
     _costs(report)
-    following = "" if report.export else f"; next: kd-offline report {run}"
     same = "undefined: nobody has a choice of actions"
     if report.agreement is not None:
         same = f"{100 * report.agreement:.1f} %"
-    say(f"action agreement {same}{following}")
-    typer.echo(str(place / "evaluation.json"))
+    show(f"action agreement {same}")
+    say(f"written: {place / 'evaluation.json'}")
+    if not report.export:
+        say(f"next: {command_text('report', run)}")
 
 
 def _costs(report: EvaluationReport) -> None:
@@ -152,13 +153,13 @@ def _costs(report: EvaluationReport) -> None:
         ("an episode", cost.expert.episode.flops, cost.student.episode.flops),
     ):
         fewer = f"1/{expert / max(student, 1):.1f}"
-        say(f"cost of {what}: {expert:,.0f} -> {student:,.0f} FLOPs ({fewer})")
+        show(f"cost of {what}: {expert:,.0f} -> {student:,.0f} FLOPs ({fewer})")
     if cost.expert_with_critic is not None:
         whole = cost.expert_with_critic.flops
-        say(f"  the expert with what says its values: {whole:,} FLOPs a team step")
-    say(f"parameters: {cost.expert.parameters:,} -> {cost.student.parameters:,}")
+        show(f"  the expert with what says its values: {whole:,} FLOPs a team step")
+    show(f"parameters: {cost.expert.parameters:,} -> {cost.student.parameters:,}")
     for one in report.predictions:
-        say(f"  {one.agent}, {one.who}: {prediction(one.prediction)}")
+        show(f"  {one.agent}, {one.who}: {prediction(one.prediction)}")
 
 
 def prediction(found: Prediction) -> str:

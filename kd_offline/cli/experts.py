@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, say
+from kd_offline.cli.output import bar, emit, say, show
 
 if TYPE_CHECKING:
     from kd_offline.schemas.expert import ExpertCard
@@ -138,10 +138,10 @@ def _run(
     with bar(recipe.frames, "steps", quiet) as shown, resumable(kept):
 
         def report(progress: Any) -> None:
-            shown.update(progress.frames - shown.n)
             returns = " ".join(f"{side} {value:.2f}" for side, value in progress.returns.items())
             returns += "" if progress.won is None else f", won {progress.won:.0%}"
-            shown.set_postfix_str(f"return {returns}", refresh=False)
+            shown.describe(f"return {returns}")
+            shown.update(progress.frames - shown.n)
 
         return learn(
             recipe, output, resume=resume, threads=threads, report=report, score_episodes=score
@@ -159,4 +159,4 @@ def _summary(card: ExpertCard, output: Path) -> None:
             )
         if card.greedy.won is not None:
             say(f"  won: {card.greedy.won:.1%}")
-    typer.echo(str(output))
+    show(output)

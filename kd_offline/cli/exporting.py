@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import emit, hidden, say
+from kd_offline.cli.output import emit, hidden, say, show
 
 if TYPE_CHECKING:
     from kd_offline.schemas.export import Comparison, ExportManifest
@@ -111,7 +111,7 @@ def _summary(manifest: ExportManifest, folder: Path) -> None:
             f"  {core.symbol} on {core.core}: {core.flash_bytes:,} bytes of flash, "
             f"{core.ram_bytes:,} of RAM, instruction count {core.instructions_per_step:,.0f} a step"
         )
-    typer.echo(str(folder))
+    show(folder)
 
 
 def _words(found: Comparison) -> str:

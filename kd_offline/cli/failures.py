@@ -1,18 +1,25 @@
-"""Errors at the border: one sentence on stderr and an exit code, a traceback only on request."""
+"""Errors at the border: one sentence on stderr and an exit code, a traceback only on request.
+
+With ``--json`` the error is also the one document on stdout, see
+:class:`~kd_offline.schemas.outputs.ErrorOutput`.
+"""
 
 from __future__ import annotations
 
 import errno
+import inspect
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from kd_offline.cli.output import count_network, network_bytes
+from kd_offline import errors
+from kd_offline.cli import output, streams
 from kd_offline.errors import (
     EXIT_FAILED,
     EXIT_USAGE,
@@ -20,8 +27,11 @@ from kd_offline.errors import (
     MissingExtraError,
     is_torch,
 )
+from kd_offline.untrusted_text import for_terminal
 
 _DEBUG = "kd_offline.debug"
+# What a shell reports of a program that wrote to a pipe which nobody reads.
+_EXIT_PIPE = 141
 _NO_STORAGE = {getattr(errno, name) for name in ("ENOSPC", "EROFS", "EACCES", "EPERM", "EFBIG")} | {
     getattr(errno, "EDQUOT", errno.ENOSPC)  # absent on some platforms
 }
@@ -34,47 +44,76 @@ class StoppedError(KdOfflineError):
 class Commands(TyperGroup):
     """The commands, with every failure turned into a sentence and an exit code."""
 
+    def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
+        """Run a command line and leave with its exit code."""
+        words = list(sys.argv[1:] if args is None else args)
+        options = words[: words.index("--")] if "--" in words else words
+        output.begin(json="--json" in options)
+        with _warnings_as_sentences():
+            try:
+                given = args if words else ["--help"]
+                code = super().main(given, *rest, **extra | {"standalone_mode": False})
+            except (Exception, KeyboardInterrupt) as error:
+                code = _fail(error, debug="--debug" in options)
+        sys.exit(code if isinstance(code, int) else 0)
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command; ``ctx`` is the parser's context."""
-        count_network()
         try:
             result = super().invoke(ctx)
             _say_network()
-        except (KeyboardInterrupt, OSError, ValueError, KdOfflineError) as error:
-            fail(ctx, error)
         except (typer.Exit, typer.Abort):
             _say_network()
             raise
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             if _is_usage_error(error):
                 raise
-            fail(ctx, error)
-        else:
-            return result
+            if is_torch(error):
+                error = MissingExtraError("torch", "torch", f"kd-offline {ctx.invoked_subcommand}")
+            raise typer.Exit(_fail(error, debug=_DEBUG in ctx.find_root().meta)) from None
+        return result
+
+
+@contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """Print warnings as one sentence each, and ours whatever the filters say."""
+    with warnings.catch_warnings():
+        warnings.showwarning = output.warn
+        for _, kind in inspect.getmembers(errors, inspect.isclass):
+            if issubclass(kind, Warning):
+                warnings.simplefilter("always", kind)
+        yield
 
 
 def _say_network() -> None:
-    if moved := network_bytes():
-        typer.echo(f"network: {moved:,} bytes moved", err=True)
+    if moved := output.network_bytes():
+        output.say(f"network: {moved:,} bytes moved")
 
 
-def fail(ctx: Any, error: BaseException) -> None:
-    """Print ``error`` as one sentence and leave."""
-    if isinstance(error, BrokenPipeError):
-        raise error
-    if ctx.find_root().meta.get(_DEBUG):
-        traceback.print_exception(error, file=sys.stderr)
-    if is_torch(error):
-        error = MissingExtraError("torch", "torch", f"kd-offline {ctx.invoked_subcommand}")
+def _fail(error: BaseException, debug: bool) -> int:
+    """Print ``error`` as one sentence, and as a document where one was asked for."""
+    if isinstance(error, streams.ReaderLeftError):
+        return _EXIT_PIPE
+    if debug:
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            streams.note(f"{for_terminal(line)}\n")
     sentence, code = describe(error)
-    typer.echo(f"error: {sentence}", err=True)
-    raise typer.Exit(code)
+    output.say_error(sentence)
+    if output.error_document_wanted():
+        from kd_offline.schemas.outputs import ErrorDetails, ErrorOutput
+
+        details = ErrorDetails(message=sentence, type=_kind(error), exit_code=code)
+        with suppress(streams.ReaderLeftError, errors.StorageError):
+            output.emit(ErrorOutput(error=details))
+    return code
 
 
 def describe(error: BaseException) -> tuple[str, int]:
     """Return the sentence and the exit code of an error."""
     if isinstance(error, KdOfflineError):
         return " ".join(str(error).split()), error.exit_code
+    if _is_usage_error(error):
+        return _usage_sentence(error), getattr(error, "exit_code", EXIT_USAGE)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; nothing was changed", EXIT_FAILED
     if _from_pydantic(error):
@@ -117,6 +156,19 @@ def _from_pydantic(error: BaseException) -> bool:
     return pydantic is not None and isinstance(error, pydantic.ValidationError)
 
 
-def _is_usage_error(error: Exception) -> bool:
-    """Tell whether the parser itself raised ``error`` and will print it."""
+def _is_usage_error(error: BaseException) -> bool:
+    """Tell whether the parser itself raised ``error``."""
     return hasattr(error, "format_message")
+
+
+def _kind(error: BaseException) -> str:
+    return "UsageError" if _is_usage_error(error) else type(error).__name__
+
+
+def _usage_sentence(error: Any) -> str:
+    ctx = getattr(error, "ctx", None)
+    command = "kd-offline" if ctx is None else ctx.command_path
+    if "NoArgs" in type(error).__name__:  # its message is the help text
+        return f"give a command: run {command} --help"
+    text = error.format_message().rstrip(".")
+    return f"{text[:1].lower()}{text[1:]}: run {command} --help"

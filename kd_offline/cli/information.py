@@ -9,7 +9,8 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, say, table
+from kd_offline.cli.groups import App
+from kd_offline.cli.output import bar, document, emit, say, show, table
 
 if TYPE_CHECKING:
     from kd_offline.schemas.hardware import HardwareProfile
@@ -24,7 +25,7 @@ def add(app: typer.Typer) -> None:
     app.command(
         epilog=options.examples("kd-offline schema", "kd-offline schema run > run.schema.json")
     )(schema)
-    group = typer.Typer(
+    group = App(
         invoke_without_command=True,
         rich_markup_mode=None,
         epilog=options.examples(
@@ -47,6 +48,7 @@ def envs(
     name: Annotated[str | None, typer.Argument(help="Show this one in detail.")] = None,
     env: options.Environment = None,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """List environments, or show one.
@@ -57,9 +59,9 @@ def envs(
 
     if name is None:
         if json:
-            typer.echo(_names_document())
+            document(_names_document())
         else:
-            typer.echo(table(list(environments.names().items())))
+            show(*table(list(environments.names().items())))
         return
     world = environments.load(name, **options.assignments(env))
     if json:
@@ -77,9 +79,9 @@ def envs(
             for block, ranges in world.spec.blocks[agent].items()
         )
         rows.append((agent, sides[agent], f"{width}: {blocks}", " ".join(actions)))
-    typer.echo(table(rows))
-    typer.echo(f"\nepisodes of at most {world.spec.episode_limit} steps")
-    typer.echo(f"masks: {', '.join(names_for(world.spec))}")
+    show(*table(rows), "")
+    show(f"episodes of at most {world.spec.episode_limit} steps")
+    show(f"masks: {', '.join(names_for(world.spec))}")
 
 
 def _names_document() -> str:
@@ -92,6 +94,7 @@ def _names_document() -> str:
 
 def schema(
     name: Annotated[str | None, typer.Argument(help="Document; without it, all names.")] = None,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Print the JSON Schema of a document.
@@ -101,16 +104,21 @@ def schema(
     from kd_offline.schemas.publish import MODELS, schema_text
 
     if name is None:
-        typer.echo(table([(key, _first_line(model)) for key, model in MODELS.items()]))
+        show(*table([(key, _first_line(model)) for key, model in MODELS.items()]))
     else:
-        typer.echo(schema_text(name), nl=False)
+        document(schema_text(name))
 
 
 def _first_line(model: type) -> str:
     return (model.__doc__ or "").strip().splitlines()[0]
 
 
-def doctor(ctx: typer.Context, json: options.Json = False, debug: options.Debug = False) -> None:
+def doctor(
+    ctx: typer.Context,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
     """Show versions and what is missing; calibrate measures this machine."""
     if ctx.invoked_subcommand is not None:
         return
@@ -168,7 +176,7 @@ def calibrate(
         emit(profile)
     else:
         _show_fit(profile)
-        typer.echo(str(output))
+        show(output)
 
 
 def _show_fit(profile: HardwareProfile) -> None:
@@ -177,7 +185,7 @@ def _show_fit(profile: HardwareProfile) -> None:
         if (speed := parts.effective_flops) is not None:
             start = "0" if parts.overhead is None else f"{1e6 * parts.overhead.value:.2f} us"
             rows.append((engine, f"{speed.value:.3g}", start, f"{100 * (speed.error or 0):.0f} %"))
-    say(table(rows))
+    say(*table(rows))
 
 
 def _show(report: DoctorReport) -> None:
@@ -188,14 +196,13 @@ def _show(report: DoctorReport) -> None:
         ("processor", f"{report.processor}, {report.cores} cores, capability {capability}"),
         *report.packages.items(),
     ]
-    typer.echo(table(rows))
-    typer.echo("")
+    show(*table(rows), "")
     extras = [
         (e.library, e.version or "absent", "" if e.install is None else e.install)
         for e in report.extras
     ]
-    typer.echo(table(extras))
-    typer.echo(f"\nStarCraft II (smac/<map>): {report.starcraft.detail}")
-    typer.echo(f"\nbundled experts: {', '.join(report.bundled_experts) or 'none'}")
+    show(*table(extras), "")
+    show(f"StarCraft II (smac/<map>): {report.starcraft.detail}")
+    show("", f"bundled experts: {', '.join(report.bundled_experts) or 'none'}")
     if missing := [e.library for e in report.extras if e.install is not None]:
         say(f"optional and absent: {', '.join(missing)}")

@@ -10,14 +10,15 @@ import typer
 from kd_offline.cli import options
 from kd_offline.cli.evaluation import prediction
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, hidden, say, table
+from kd_offline.cli.groups import App
+from kd_offline.cli.output import bar, emit, hidden, say, show, table
 
 if TYPE_CHECKING:
     from kd_offline.schemas.hardware import HardwareProfile
     from kd_offline.schemas.latency import EngineLatency, LatencyReport
     from kd_offline.schemas.quantisation import QuantisationReport
 
-bench = typer.Typer(
+bench = App(
     no_args_is_help=True,
     rich_markup_mode=None,
     epilog=options.examples("kd-offline bench latency run/"),
@@ -156,6 +157,7 @@ def hardware(
         str | None, typer.Argument(help="Name or .toml file; without it, all names.")
     ] = None,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """List hardware profiles, or show one with its sources.
@@ -174,32 +176,32 @@ def hardware(
 
         emit(HardwareOutput(profiles=tuple(every)))
     else:
-        typer.echo(table([(one.name, one.title, one.core) for one in every]))
+        show(*table([(one.name, one.title, one.core) for one in every]))
 
 
 def _show_latency(report: LatencyReport, run: Path) -> None:
     names = ("who", "engine", "agents", "batch", "p50 us", "p95 us", "p99 us", "max us")
     head = (*names, "than expert", "than torch")
     rows = [(*_row(row), *_times(row)) for row in report.rows]
-    typer.echo(table([head, *rows]))
+    show(*table([head, *rows]))
     for row in report.rows:
         for one in row.predictions:
-            say(f"{row.who} {row.agents[0]}, {prediction(one)}")
+            show(f"{row.who} {row.agents[0]}, {prediction(one)}")
     for missing in report.unavailable:
         say(f"{missing.who}, {missing.engine}: unavailable: {missing.reason}")
     for label in sorted({_energy(row) for row in report.rows}):
-        say(label)
-    say(f"{report.convention}; timer {report.timer_ns:.0f} ns")
-    typer.echo(str(run / "latency.json"))
+        show(label)
+    show(f"{report.convention}; timer {report.timer_ns:.0f} ns")
+    say(f"written: {run / 'latency.json'}")
 
 
 def _show_quantisation(report: QuantisationReport, run: Path) -> None:
     from kd_offline.reports.quantisation_table import quantisation_table
 
     found = quantisation_table(report)
-    typer.echo(table([found.columns, *found.rows]))
-    say(f"{report.episodes:,} episodes, greedy; expert {report.expert.mean:.3f}")
-    typer.echo(str(run / "quantisation.json"))
+    show(*table([found.columns, *found.rows]))
+    show(f"{report.episodes:,} episodes, greedy; expert {report.expert.mean:.3f}")
+    say(f"written: {run / 'quantisation.json'}")
 
 
 def _row(row: EngineLatency) -> tuple[str, ...]:
@@ -220,12 +222,12 @@ def _energy(row: EngineLatency) -> str:
 
 
 def _show_profile(profile: HardwareProfile) -> None:
-    typer.echo(f"{profile.title}\n{profile.core}\n")
+    show(profile.title, profile.core, "")
     rows = [("figure", "value", "kind", "date", "source")]
     for path, one in profile.figures().items():
         error = "" if one.error is None else f" (fit off by up to {100 * one.error:.0f} %)"
         value = f"{one.value:g}" if one.unit == "1" else f"{one.value:g} {one.unit}"
         rows.append((path, value + error, one.kind, one.date, one.source))
-    typer.echo(table(rows))
+    show(*table(rows))
     for note in profile.notes:
         say(note)

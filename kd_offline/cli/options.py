@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kd_offline.cli.failures import remember_debug
+from kd_offline.cli.output import be_quiet
 from kd_offline.errors import UsageError
 
 
@@ -25,11 +26,27 @@ def at_least(least: int) -> Callable[[typer.CallbackParam, int | None], int | No
     return check
 
 
+def silence(value: bool) -> bool:
+    """Keep ``--quiet`` where everything that prints finds it."""
+    if value:
+        be_quiet()
+    return value
+
+
 Dataset = Annotated[
     str, typer.Argument(help="Expert buffer: dataset.zarr, dataset.zarr.zip, s3://..., https://...")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        callback=silence,
+        is_eager=True,
+        help="Print nothing but errors and documents.",
+    ),
+]
 Debug = Annotated[
     bool,
     typer.Option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from kd_offline.cli import options
-from kd_offline.cli.output import bar
+from kd_offline.cli.output import bar, show
 from kd_offline.errors import CorruptDatasetError
 
 if TYPE_CHECKING:
@@ -127,24 +127,24 @@ def _tell_replay(found: ReplayReport) -> None:
     size = f"{found.episodes:,} episodes, {found.steps:,} steps of {found.environment}"
     if found.ok:
         how = "bit for bit" if found.exact else f"within {found.tolerance:g}"
-        typer.echo(f"replay: {size} came out as recorded, {how}")
+        show(f"replay: {size} came out as recorded, {how}")
         return
-    typer.echo(f"replay: {size} did not come out as recorded; first, {found.first}")
+    show(f"replay: {size} did not come out as recorded; first, {found.first}")
     if found.version != found.recorded_version:
-        typer.echo(f"  recorded with version {found.recorded_version}, here is {found.version}")
+        show(f"  recorded with version {found.recorded_version}, here is {found.version}")
     _tell_gaps(found.arrays)
 
 
 def _tell_relabel(found: RelabelReport) -> None:
     for expert in found.experts:
         same = "the recorded weights" if expert.same else "NOT the recorded weights"
-        typer.echo(f"relabel: expert {expert.id} is {expert.reference}, {same}")
+        show(f"relabel: expert {expert.id} is {expert.reference}, {same}")
     size = f"{found.episodes:,} episodes, {found.steps:,} steps"
     verdict = "labelled as recorded" if found.ok else f"labelled differently; first, {found.first}"
-    typer.echo(f"relabel: {size} {verdict}")
+    show(f"relabel: {size} {verdict}")
     if found.policy is not None:
         kl = found.policy
-        typer.echo(f"  KL of the policy: mean {kl.mean_kl:.3g}, largest {kl.max_kl:.3g} nats")
+        show(f"  KL of the policy: mean {kl.mean_kl:.3g}, largest {kl.max_kl:.3g} nats")
     _tell_gaps(found.arrays)
 
 
@@ -153,4 +153,4 @@ def _tell_gaps(arrays: dict[str, ArrayGap]) -> None:
     for name, gap in arrays.items():
         error = "not finite" if gap.max_error is None else f"{gap.max_error:.3g}"
         verdict = "ok" if gap.ok else f"{gap.outside:,} rows outside the tolerance"
-        typer.echo(f"  {name:<{width}}  largest error {error}, {verdict}")
+        show(f"  {name:<{width}}  largest error {error}, {verdict}")

@@ -1,37 +1,112 @@
-"""What commands print: one JSON document or a few words on stdout, progress on stderr."""
+"""What commands print. What was asked for goes to stdout, everything else to stderr.
+
+Documents are printed always. With ``--quiet`` nothing else is, but errors.
+"""
 
 from __future__ import annotations
 
+import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import typer
+from kd_offline.cli import streams
+from kd_offline.untrusted_text import for_json, for_terminal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import BaseModel
-    from tqdm import tqdm
+
+
+@dataclass
+class _State:
+    """How the command that runs prints."""
+
+    json: bool = False
+    quiet: bool = False
+    printed: bool = False  # a document
+    network: int = 0  # bytes that were moved before it
+    warned: set[str] = field(default_factory=set)
+
+
+_NOW = [_State()]
+
+
+def begin(json: bool) -> None:
+    """Begin a command; ``json``: its one document, or its error, is asked for as JSON."""
+    _NOW[0] = _State(json=json, network=_moved())
+
+
+def be_quiet() -> None:
+    """Print nothing more than documents and errors."""
+    _NOW[0].quiet = True
+
+
+def error_document_wanted() -> bool:
+    """Tell whether JSON was asked for and nothing was printed so far."""
+    return _NOW[0].json and not _NOW[0].printed
 
 
 def emit(model: BaseModel, *, nulls: bool = False) -> None:
-    """Print a model as the one JSON document, without the keys that have no value.
+    """Print a model as the one JSON document, in ASCII, without the keys that have no value.
 
     A model that says what was moved over the network is told here.
     """
     if getattr(model, "bytes_moved", 0) is None and (moved := network_bytes()):
         model = model.model_copy(update={"bytes_moved": moved})
-    typer.echo(model.model_dump_json(indent=2, exclude_none=not nulls))
+    document(for_json(model.model_dump_json(indent=2, exclude_none=not nulls)))
 
 
-def count_network() -> None:
-    """Begin to count what a command moves over the network."""
-    _COUNTED["before"] = _moved()
+def document(text: str) -> None:
+    """Print a document that a program or a file takes; it is printed with ``--quiet``, too."""
+    _NOW[0].printed = True
+    streams.write(text if text.endswith("\n") else f"{text}\n")
+
+
+def markdown(text: str) -> None:
+    """Print a Markdown document; characters that stdout lacks become entities."""
+    if not streams.encodable(text):
+        text = text.encode("ascii", "xmlcharrefreplace").decode("ascii")
+    document(text)
+
+
+def show(*lines: object) -> None:
+    """Print what was asked for, for people: every argument is one line on stdout."""
+    if not _NOW[0].quiet:
+        streams.write("".join(f"{for_terminal(line)}\n" for line in lines))
+
+
+def say(*lines: object) -> None:
+    """Print notes for people: every argument is one line on stderr."""
+    if not _NOW[0].quiet:
+        streams.note("".join(f"{for_terminal(line)}\n" for line in lines))
+
+
+def say_error(text: str) -> None:
+    """Print the one sentence of an error on stderr."""
+    streams.note(f"error: {for_terminal(text)}\n")
+
+
+def warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning once; it has the parameters of :func:`warnings.showwarning`."""
+    text = " ".join(str(message).split())
+    if text not in _NOW[0].warned:
+        _NOW[0].warned.add(text)
+        say(f"warning: {text}")
+
+
+def command_text(*words: str | Path) -> str:
+    """Return a command of ours as one types it, such as ``kd-offline evaluate 'my run'``."""
+    return shlex.join(["kd-offline", *map(str, words)])
 
 
 def network_bytes() -> int:
     """Return the bytes of datasets that the command moved over the network so far."""
-    return _moved() - _COUNTED["before"]
+    return _moved() - _NOW[0].network
 
 
 def _moved() -> int:
@@ -39,32 +114,92 @@ def _moved() -> int:
     return 0 if traffic is None else int(traffic.TRAFFIC.moved)
 
 
-def say(text: str) -> None:
-    """Print words for people on stderr."""
-    typer.echo(text, err=True)
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows in aligned columns, as lines."""
+    cells = [[for_terminal(cell) for cell in row] for row in rows]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(cells[0]))]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells)
+    return [line.rstrip() for line in lines]
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows in aligned columns."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+class Progress:
+    """Progress on stderr: a bar in a terminal, else a line now and then, as a log wants it.
+
+    Parameters
+    ----------
+    total
+        How much there is to do.
+    unit
+        Of what, such as ``episodes``.
+    quiet
+        Show nothing.
+    each
+        Without a terminal, print a line for every step.
+    """
+
+    def __init__(self, total: int, unit: str, quiet: bool, each: bool = False) -> None:
+        self.n, self.total, self._unit, self._each = 0, total, unit, each
+        self._text, self._bar = "", self._made_bar(quiet)
+        self._lines = not quiet and not sys.stderr.isatty()
+        self._last = time.monotonic()
+        self._next_tenth = 1
+
+    def _made_bar(self, quiet: bool) -> Any:
+        if hidden(quiet):
+            return None
+        from tqdm import tqdm
+
+        return tqdm(total=self.total, unit=self._unit, file=sys.stderr, leave=False)
+
+    def update(self, count: int = 1) -> None:
+        """Count so much more as done."""
+        self.n += count
+        if self._bar is not None:
+            self._bar.total = self.total
+            self._bar.update(count)
+        elif self._lines and self._due():
+            self._last = time.monotonic()
+            self._next_tenth = self._tenths() + 1
+            tail = f", {self._text}" if self._text else ""
+            say(f"{self.n:,} of {self.total:,} {self._unit}{tail}")
+
+    def _due(self) -> bool:
+        waited = time.monotonic() - self._last
+        further = self._tenths() >= self._next_tenth
+        return self._each or waited > _LONG_S or (further and waited > _SHORT_S)
+
+    def _tenths(self) -> int:
+        return 10 * self.n // max(self.total, 1)
+
+    def describe(self, text: str) -> None:
+        """Show ``text`` beside the numbers, from the next step on."""
+        self._text = for_terminal(text)
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._text, refresh=False)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
 
 
-_COUNTED = {"before": 0}
+# Between two lines of a log: every tenth of the work, but not more often than this, and at least
+# this often.
+_SHORT_S, _LONG_S = 2.0, 30.0
 
 
 @contextmanager
-def bar(total: int, unit: str, quiet: bool) -> Iterator[tqdm[Any]]:
-    """Show progress on stderr where that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit=unit, file=sys.stderr, disable=hidden(quiet), leave=False) as shown:
+def bar(total: int, unit: str, quiet: bool, *, each: bool = False) -> Iterator[Progress]:
+    """Show progress while something runs, see :class:`Progress`."""
+    shown = Progress(total, unit, quiet, each)
+    try:
         yield shown
+    finally:
+        shown.close()
 
 
-def filling(shown: tqdm[Any]) -> Callable[[int, int], None]:
-    """Return what moves a bar when it is called with how much is done and how much there is."""
+def filling(shown: Progress) -> Callable[[int, int], None]:
+    """Return what moves progress when it is called with how much is done and how much there is."""
 
     def progress(done: int, total: int) -> None:
         shown.total = total
@@ -74,5 +209,5 @@ def filling(shown: tqdm[Any]) -> Callable[[int, int], None]:
 
 
 def hidden(quiet: bool) -> bool:
-    """Tell whether progress is not to be shown."""
+    """Tell whether bars of a library are not to be shown."""
     return quiet or not sys.stderr.isatty()

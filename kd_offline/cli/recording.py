@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, say
+from kd_offline.cli.output import bar, emit, say, show
 
 if TYPE_CHECKING:
     from kd_offline.schemas.dataset import DatasetManifest
@@ -134,7 +134,7 @@ def record(
         return
     say(f"{done.episodes:,} episodes, {done.steps:,} steps, {done.bytes / 1e6:.1f} MB")
     say(f"{done.id} in {done.seconds:.1f} s")
-    typer.echo(str(output))
+    show(output)
 
 
 def _run(environment: str, output: Path, arguments: dict[str, Any], quiet: bool) -> RecordOutput:

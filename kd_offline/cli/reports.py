@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from kd_offline.cli import options
+from kd_offline.cli.output import markdown as print_markdown
+from kd_offline.cli.output import show
 
 _EXAMPLES = options.examples(
     "kd-offline report run/",
@@ -32,6 +34,7 @@ def report(
     ] = False,
     profile: options.Profiles = None,
     overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Write a run's report.
@@ -41,8 +44,7 @@ def report(
     if not markdown:
         from kd_offline.reports.html import report as write
 
-        made = write(run, output=output, profiles=profile or (), overwrite=overwrite)
-        typer.echo(str(made))
+        show(write(run, output=output, profiles=profile or (), overwrite=overwrite))
         return
     from kd_offline.files import check_output, write_output
     from kd_offline.reports.markdown import markdown as render
@@ -51,7 +53,7 @@ def report(
         check_output(output, overwrite=overwrite)
     text = render(run, profiles=profile or ())
     if output is None:
-        typer.echo(text, nl=False)
+        print_markdown(text)
         return
     write_output(output, text, overwrite=overwrite)
-    typer.echo(str(output))
+    show(output)

@@ -10,7 +10,7 @@ import typer
 from kd_offline.cli import options
 from kd_offline.cli.distillation import command_line, show_epochs
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, say
+from kd_offline.cli.output import bar, emit, show
 from kd_offline.errors import EXIT_FAILED
 
 _EXAMPLES = options.examples("kd-offline rerun run/", "kd-offline rerun run/ --json")
@@ -49,7 +49,7 @@ def rerun(
 
     total = epochs_of(open_run(run).manifest())
     kept = "what was repeated so far is kept: run the same command with --resume"
-    with bar(total, "epochs", quiet) as shown, resumable(kept):
+    with bar(total, "epochs", quiet, each=True) as shown, resumable(kept):
         report = repeat(
             run,
             output,
@@ -63,12 +63,12 @@ def rerun(
     if json:
         emit(report)
     elif report.ok:
-        typer.echo("the same, bit for bit" if report.identical else "the same within the tolerance")
+        show("the same, bit for bit" if report.identical else "the same within the tolerance")
     else:
-        typer.echo("not the same")
+        show("not the same")
     if not json and report.compared_by == "bits":
-        say("nothing was held out, so nothing but the weights can be compared")
+        show("nothing was held out, so nothing but the weights can be compared")
     for difference in () if json else report.platform_differences:
-        say(f"  another {difference}")
+        show(f"  another {difference}")
     if not report.ok:
         raise typer.Exit(EXIT_FAILED)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, say
+from kd_offline.cli.output import bar, emit, filling, say, show
 from kd_offline.errors import UsageError
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from kd_offline.datasets.sharing.transfer import Report
     from kd_offline.schemas.dataset_outputs import TransferOutput
 
 _KEPT = "what has arrived is kept and is no dataset yet: run the same command again to continue"
@@ -59,7 +56,7 @@ def push(
     from kd_offline.datasets.sharing.share import push as send
 
     with bar(1, "B", quiet) as shown, resumable(_KEPT):
-        done = send(dataset, destination, overwrite=overwrite, report=_progress(shown))
+        done = send(dataset, destination, overwrite=overwrite, report=filling(shown))
     _finish(done, json)
 
 
@@ -86,7 +83,7 @@ def pull(
     wanted = None if arrays is None else _names(arrays)
     with bar(1, "B", quiet) as shown, resumable(_KEPT):
         done = fetch(
-            address, output, arrays=wanted, overwrite=overwrite, report=_progress(shown), tell=say
+            address, output, arrays=wanted, overwrite=overwrite, report=filling(shown), tell=say
         )
     _finish(done, json)
 
@@ -98,6 +95,7 @@ def pack(
     ] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Put a dataset into one file.
@@ -113,6 +111,7 @@ def pack(
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Delete everything in it.")] = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Show what was fetched and kept.
@@ -132,8 +131,7 @@ def cache(
     if json:
         emit(CacheOutput(path=str(kept.root), files=files, bytes=size, limit_bytes=kept.limit))
         return
-    say(f"{files:,} files, {size / 1e6:,.1f} MB of at most {kept.limit / 1e9:,.1f} GB")
-    typer.echo(str(kept.root))
+    show(f"{files:,} files, {size / 1e6:,.1f} MB of at most {kept.limit / 1e9:,.1f} GB", kept.root)
 
 
 def _names(text: str) -> list[str]:
@@ -144,14 +142,6 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _progress(shown: tqdm[Any]) -> Report:
-    def report(done: int, total: int) -> None:
-        shown.total = total
-        shown.update(done - shown.n)
-
-    return report
-
-
 def _finish(done: TransferOutput, json: bool) -> None:
     if json:
         emit(done)
@@ -160,4 +150,4 @@ def _finish(done: TransferOutput, json: bool) -> None:
         f"{done.files:,} files of {done.id[:19]} in {done.seconds:.1f} s: "
         f"{done.bytes_moved:,} bytes moved, {done.bytes_skipped:,} there already"
     )
-    typer.echo(done.destination)
+    show(done.destination)

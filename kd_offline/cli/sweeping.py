@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, say, table
+from kd_offline.cli.output import bar, emit, say, show, table
 
 if TYPE_CHECKING:
     from kd_offline.schemas.sweep import SweepPoint, SweepReport
@@ -86,8 +86,8 @@ def sweep(
     with bar(trials, "trials", quiet) as shown, resumable(kept):
 
         def progress(point: SweepPoint) -> None:
+            shown.describe(f"{point.architecture} {point.quality:.3f}")
             shown.update()
-            shown.set_postfix_str(f"{point.architecture} {point.quality:.3f}", refresh=False)
 
         report = search(
             dataset,
@@ -126,8 +126,8 @@ def _show(report: SweepReport, output: Path) -> None:
         )
         for point in report.points
     ]
-    typer.echo(table([head, *rows]))
+    show(*table([head, *rows]))
     if report.plan.judge == "agreement":
-        say(f"agreement is {agreement_of(report)}")
+        show(f"agreement is {agreement_of(report)}")
     say(f"time predicted for {report.plan.profile}; costs are sums over agents")
-    typer.echo(str(output / "sweep.html"))
+    say(f"written: {output / 'sweep.html'}")

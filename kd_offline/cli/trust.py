@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kd_offline.cli import options
-from kd_offline.cli.output import emit, say
+from kd_offline.cli.output import document, emit, say, show
+from kd_offline.untrusted_text import for_json
 
 if TYPE_CHECKING:
     from kd_offline.schemas.dataset import DatasetManifest, SignatureRecord
@@ -60,6 +61,7 @@ def sign(
     ] = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Sign a dataset with an SSH key.
@@ -69,14 +71,14 @@ def sign(
     from kd_offline.datasets.sharing import signature
 
     if text:
-        typer.echo(signature.text_of(dataset).decode("ascii"), nl=False)
+        document(signature.text_of(dataset).decode("ascii"))
         return
     made = signature.sign(dataset, key, output, overwrite=overwrite)
     if json:
         emit(made)
         return
     say(f"signed {made.id} with the {made.key_type} key {made.fingerprint}")
-    typer.echo(made.file)
+    show(made.file)
 
 
 def croissant(
@@ -109,11 +111,11 @@ def croissant(
     made = describe(dataset, Publication(url, tuple(creator or ()), published))
     text = dumps(made, indent=2, ensure_ascii=False) + "\n"
     if output is None:
-        typer.echo(text, nl=False)
+        document(for_json(text))
     else:
         write_output(output, text, overwrite=overwrite)
-        typer.echo(str(output))
-    if (wanted := missing(made)) and not quiet:
+        show(output)
+    if wanted := missing(made):
         say(f"Croissant also wants {'; '.join(wanted)}")
 
 

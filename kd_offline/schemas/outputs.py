@@ -22,6 +22,20 @@ from kd_offline.schemas.hardware import HardwareProfile
 from kd_offline.schemas.run import JudgedBy, RunManifest, StudentRecord
 
 
+class ErrorDetails(Strict):
+    """What went wrong, and the exit code of the command."""
+
+    message: str = Field(description="one sentence, the same as on stderr")
+    type: str = Field(description="name of the error, such as UnknownNameError")
+    exit_code: int = Field(ge=1)
+
+
+class ErrorOutput(Strict):
+    """Any command with ``--json`` that fails: this document instead of its own."""
+
+    error: ErrorDetails
+
+
 class RecordOutput(Strict):
     """``record --json``."""
 

@@ -34,6 +34,7 @@ from kd_offline.schemas.mask import MaskFile
 from kd_offline.schemas.outputs import (
     DistillOutput,
     DoctorReport,
+    ErrorOutput,
     EvaluateOutput,
     ExportOutput,
     HardwareOutput,
@@ -63,6 +64,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "quantisation": QuantisationReport,
     "profile": CollaborationProfile,
     "interface": InterfaceSpec,
+    "error-output": ErrorOutput,
     "record-output": RecordOutput,
     "inspect-output": InspectReport,
     "verify-output": VerifyReport,

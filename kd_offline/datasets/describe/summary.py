@@ -50,11 +50,11 @@ def size_bytes(buffer: ExpertBuffer) -> int:
     return buffer.manifest.size_bytes + (buffer.files.size(MANIFEST) or 0)
 
 
-def render(buffer: ExpertBuffer) -> str:
-    """Return a page of text about an open dataset."""
+def render(buffer: ExpertBuffer) -> list[str]:
+    """Return a page of text about an open dataset, as lines."""
     manifest = buffer.manifest
     parts = [_heading(buffer), _experts(manifest), _recording(manifest), _figures(buffer)]
-    return "\n".join([line for part in parts for line in (*part, "")] + _arrays(manifest))
+    return [line for part in parts for line in (*part, "")] + _arrays(manifest)
 
 
 def stored_bytes(manifest: DatasetManifest) -> dict[str, int]:

@@ -67,10 +67,10 @@ def diff(
     )
 
 
-def render(report: DiffReport) -> str:
+def render(report: DiffReport) -> list[str]:
     """Return the report as lines for people."""
     if report.equal and not report.fields:
-        return f"equal: both are {report.a}"
+        return [f"equal: both are {report.a}"]
     lines = ["equal content" if report.equal else "different content"]
     lines += [f"  a  {report.a}", f"  b  {report.b}"]
     lines += [f"{field.name}: {_short(field.a)} | {_short(field.b)}" for field in report.fields]
@@ -90,7 +90,7 @@ def render(report: DiffReport) -> str:
         f"by {found.largest:.3g} at most"
         for name, found in report.values.items()
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def _facts(buffer: ExpertBuffer) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 import errno
+import warnings
 
 import pytest
 import typer
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
+from kd_offline import errors
 from kd_offline.cli.failures import Commands, describe, resumable
-from kd_offline.cli.options import Debug
+from kd_offline.cli.options import Debug, Json
+from kd_offline.cli.streams import ReaderLeftError
 from kd_offline.errors import BudgetError, MissingExtraError, StorageError, UnknownNameError
+from kd_offline.schemas.outputs import ErrorOutput
 
 
 class Widths(BaseModel):
@@ -44,7 +48,7 @@ def app_that_fails(how):
         """Fail."""
 
     @app.command()
-    def fail(debug: Debug = False) -> None:
+    def fail(number: int = 0, json: Json = False, debug: Debug = False) -> None:
         how()
 
     return app
@@ -71,10 +75,71 @@ def test_debug_adds_the_traceback_and_keeps_the_exit_code(name):
     assert words in done.stderr
 
 
-def test_a_closed_pipe_is_no_failure_of_ours():
+def test_a_reader_that_left_is_no_failure_of_ours():
+    done = CliRunner().invoke(app_that_fails(lambda: raise_(ReaderLeftError())), ["fail"])
+    assert (done.exit_code, done.output) == (141, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_a_failure():
     app = app_that_fails(lambda: raise_(BrokenPipeError(errno.EPIPE, "pipe")))
     done = CliRunner().invoke(app, ["fail"])
-    assert "error" not in done.stderr
+    assert done.exit_code == 1
+    assert "unexpected BrokenPipeError" in done.stderr
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_with_json_the_error_is_the_document(name):
+    how, code, words = FAILURES[name]
+    done = CliRunner().invoke(app_that_fails(how), ["fail", "--json"])
+    error = ErrorOutput.model_validate_json(done.stdout).error
+    assert (done.exit_code, error.exit_code) == (code, code)
+    assert done.stderr == f"error: {error.message}\n"
+    assert words in error.message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fail", "--jso"], "no such option: --jso"),
+        (["fial"], "no such command 'fial'. Did you mean 'fail'?"),
+        (["fail", "more"], "unexpected extra argument"),
+        (["fail", "--number", "one"], "invalid value for '--number'"),
+    ],
+)
+@pytest.mark.parametrize("json", [False, True])
+def test_what_the_parser_refuses_is_one_sentence_too(words, said, json):
+    app = app_that_fails(lambda: None)
+    done = CliRunner().invoke(app, [*words, *["--json"] * json], prog_name="kd-offline")
+    assert done.exit_code == 2
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert done.stderr.rstrip().endswith("--help")
+    if json:
+        error = ErrorOutput.model_validate_json(done.stdout).error
+        assert (error.type, error.exit_code) == ("UsageError", 2)
+    else:
+        assert done.stdout == ""
+
+
+def test_a_message_from_outside_stays_one_line_without_control_characters():
+    app = app_that_fails(lambda: raise_(StorageError("bad\x1b[2J \u2028name\x9b")))
+    for words in (["fail"], ["fail", "--json"], ["fail", "--debug"]):
+        done = CliRunner().invoke(app, words)
+        assert not {"\x1b", "\u2028", "\x9b"} & set(done.output)
+
+
+def test_our_own_warnings_are_said_once_whatever_the_filters_are(monkeypatch):
+    class OldDocumentWarning(UserWarning):
+        pass
+
+    monkeypatch.setattr(errors, "OldDocumentWarning", OldDocumentWarning, raising=False)
+
+    def warn():
+        for _ in range(2):
+            warnings.warn("no digest\nhere", OldDocumentWarning, stacklevel=1)
+
+    done = CliRunner().invoke(app_that_fails(warn), ["fail"])
+    assert (done.exit_code, done.stderr) == (0, "warning: no digest here\n")
 
 
 def test_interrupting_says_what_is_kept():
