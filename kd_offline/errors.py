@@ -7,13 +7,14 @@
     │   ├── UnknownNameError       exit 2   not one of the names that exist here
     │   └── MissingExtraError      exit 2   an optional library is not installed
     ├── DatasetError               exit 1   the data on disk cannot be used as they are
-    │   ├── NotADatasetError       exit 1   nothing of ours at that path
+    │   ├── NotADatasetError       exit 2   nothing of ours at that path: correct it
     │   ├── UnfinishedError        exit 1   a recording without its manifest: resume or delete it
     │   ├── CorruptDatasetError    exit 1   bytes differ from what the manifest promises
     │   ├── FormatVersionError     exit 1   written by a newer or foreign format
     │   ├── SignatureError         exit 1   no signature, or not one that vouches for the data
     │   └── MissingArrayError      exit 2   the chosen method needs an array that is not there
     ├── CheckpointError            exit 1   an expert or student file cannot be used
+    │   └── NoCheckpointError      exit 2   no expert and no students at that path: correct it
     ├── MismatchError              exit 2   two parts that do not fit each other
     ├── StorageError               exit 1   the disk or folder refuses: full, read-only, exists
     ├── GameError                  exit 1   the process of a game does not start, or broke down
@@ -84,6 +85,8 @@ class DatasetError(KdOfflineError):
 class NotADatasetError(DatasetError, FileNotFoundError):
     """There is no expert buffer at the path."""
 
+    exit_code = EXIT_USAGE
+
 
 class UnfinishedError(DatasetError):
     """A recording was begun here and not finished: it has no manifest."""
@@ -109,6 +112,12 @@ class MissingArrayError(DatasetError, LookupError):
 
 class CheckpointError(KdOfflineError, ValueError):
     """An expert or student checkpoint is damaged, incomplete or foreign."""
+
+
+class NoCheckpointError(CheckpointError, FileNotFoundError):
+    """There is no expert, or there are no students, at the path."""
+
+    exit_code = EXIT_USAGE
 
 
 class MismatchError(KdOfflineError, ValueError):

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kd_offline.errors import CheckpointError, MismatchError
+from kd_offline.errors import CheckpointError, MismatchError, NoCheckpointError
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
@@ -85,7 +85,7 @@ def read_card(folder: Path) -> ExpertCard:
             "give a folder made by kd-offline train, or "
             "bundled, bundled:large, bundled:mlp, bundled:masked"
         )
-        raise CheckpointError(msg)
+        raise NoCheckpointError(msg)
     try:
         return ExpertCard.model_validate_json(path.read_bytes())
     except ValidationError as error:

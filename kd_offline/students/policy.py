@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from kd_offline.errors import CheckpointError
+from kd_offline.errors import CheckpointError, NoCheckpointError
 from kd_offline.networks.files import write_tensors
 from kd_offline.schemas.layers import Widths, widest
 from kd_offline.schemas.student import StudentCard
@@ -109,6 +109,9 @@ def load(run: str | Path) -> list[StudentPolicy]:
     """
     path = Path(run)
     path = path / STUDENTS if path.is_dir() else path
+    if not path.is_file():
+        msg = f"there are no students at {str(path)!r}: give a folder made by kd-offline distill"
+        raise NoCheckpointError(msg)
     try:
         with safe_open(path, "pt") as file:
             card = StudentCard.model_validate_json((file.metadata() or {}).get("card", "{}"))

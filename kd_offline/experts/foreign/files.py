@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kd_offline.errors import CheckpointError
+from kd_offline.errors import CheckpointError, NoCheckpointError
 
 Tensors = dict[str, Tensor]
 
@@ -119,8 +119,8 @@ def wrong_place(reference: str, path: Path, wanted: str, names: str) -> Checkpoi
     """Return the error for a path that is not a checkpoint of the library that was named."""
     found = looks_like(path)
     if not path.exists():
-        advice = "check the path"
-    elif found is not None and found != wanted:
+        return NoCheckpointError(f"{reference!r} holds no {names}: check the path")
+    if found is not None and found != wanted:
         advice = f"it looks like one of {found}, so write {found}:{path}"
     else:
         deeper = sorted({p.parent for p in path.glob("**/*") if p.name in names.split(", ")})
