@@ -146,9 +146,9 @@ def _summary(made: CollaborationProfile, places: dict[str, Path]) -> None:
         rows = [_swapped(row) for row in made.cross_play.agents]
         show(*table([head, *rows]))
     for limit in made.limits:
-        say(f"{limit.topic}: {limit.text}")
+        show(f"{limit.topic}: {limit.text}")
         if limit.command is not None:
-            say(f"  {_filled(limit.command, places)}")
+            show(f"  {_filled(limit.command, places)}")
 
 
 def _filled(command: str, places: dict[str, Path]) -> str:
@@ -175,8 +175,8 @@ def _show_check(found: InterfaceCheck) -> None:
         for block, fit in agent.blocks.items() if not agent.fits else ():
             show(f"    {block}: {fit}")
     for note in found.notes:
-        say(f"note: {note}")
+        show(f"note: {note}")
     for text in found.not_checked:
-        say(f"not checked: {text}")
+        show(f"not checked: {text}")
     verdict = "fits" if found.fits else f"does not fit: {len(found.mismatches)} mismatches"
     show(f"the team of {found.environment} and {found.interface}: {verdict}")

@@ -98,7 +98,7 @@ def test_an_expert_that_does_not_fit(made, tmp_path):
 
 
 def test_no_expert_there(tmp_path):
-    words = refused("record", SPREAD, "--expert", tmp_path, "-o", tmp_path / "d", code=1)
+    words = refused("record", SPREAD, "--expert", tmp_path, "-o", tmp_path / "d", code=2)
     assert "holds no expert.json" in words
     assert "kd-offline train" in words
 
@@ -126,14 +126,14 @@ def test_damaged_experts_and_students(made, tmp_path):
 @pytest.mark.parametrize("command", ["inspect", "verify", "distill"])
 class TestDatasetsThatAreNone:
     def test_nothing_there(self, command, tmp_path):
-        refused(command, tmp_path / "absent.zarr", code=1)
+        refused(command, tmp_path / "absent.zarr", code=2)
 
     def test_an_empty_folder(self, command, tmp_path):
-        refused(command, tmp_path, code=1)
+        refused(command, tmp_path, code=2)
 
     def test_a_file(self, command, tmp_path):
         (tmp_path / "file").write_text("hello")
-        refused(command, tmp_path / "file", code=1)
+        refused(command, tmp_path / "file", code=2)
 
     def test_an_unfinished_recording(self, command, made, tmp_path):
         unfinished = tmp_path / "unfinished.zarr"

@@ -46,9 +46,9 @@ def test_a_profile_is_played_once_and_then_only_read(run, profile):
     assert profile["envelope"]["played"]["kind"] == "measured"
     assert set(profile["groups"]["clusters"]["shares"]) == {"agent_0", "agent_1", "agent_2"}
     done = kd("profile", run)
-    assert done.stdout.strip() == str(run / "profile.json")
-    assert "its student among experts" in done.stderr
-    assert f"kd-offline bench latency {run}" in done.stderr
+    assert done.stderr == f"written: {run / 'profile.json'}\n"
+    assert "its student among experts" in done.stdout
+    assert f"kd-offline bench latency {run}" in done.stdout
     again = json.loads((run / "profile.json").read_text())
     assert again["cross_play"] == profile["cross_play"]
 
@@ -60,14 +60,14 @@ def test_the_team_fits_its_own_environment(run, profile):
     assert found["fits"] is True
     assert all(agent["as_it_is"] for agent in found["agents"])
     other = kd("deploy-check", out, "--environment", SPREAD, "--env", "n_agents=4", code=1)
-    assert "agents.agent_3: the interface has the agent agent_3" in other.stderr
+    assert "agents.agent_3: the interface has the agent agent_3" in other.stdout
     assert "does not fit" in other.stdout
 
 
 def test_an_interface_in_a_file(run, profile, tmp_path):
     out = run.parent / "out" / "team.json"
     seen = interface_file(profile, tmp_path / "a.toml", lambda b: b["visibility"] != "hidden")
-    assert "mask hides it anyway" in kd("deploy-check", out, "--obs-spec", seen).stderr
+    assert "mask hides it anyway" in kd("deploy-check", out, "--obs-spec", seen).stdout
     lost = next(b["name"] for b in profile["agents"][0]["blocks"] if b["seen"])
     fewer = interface_file(profile, tmp_path / "b.toml", lambda b: b["name"] != lost)
     found = kd_json("deploy-check", out, "--obs-spec", fewer, code=1)

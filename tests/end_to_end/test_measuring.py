@@ -79,9 +79,9 @@ def test_evaluation_and_report_show_costs_and_predictions(made, run):
         "--profile", "stm32h7",
     )  # fmt: skip
     for what in ("a decision", "a team step", "an episode"):
-        assert f"cost of {what}: " in done.stderr
-    assert "c on stm32h7: " in done.stderr
-    assert "(modelled, instruction count)" in done.stderr
+        assert f"cost of {what}: " in done.stdout
+    assert "c on stm32h7: " in done.stdout
+    assert "(modelled, instruction count)" in done.stdout
     kd("bench", "latency", run, "--engines", "numpy", *SHORT)
     page = kd("report", run, "--markdown", "--profile", "stm32f4").stdout
     assert "c on stm32f4" in page

@@ -125,7 +125,7 @@ def test_the_cache_is_shown_and_cleared(address, tmp_path):
 
 def test_what_cannot_be_shared_is_one_sentence(made, web, address, tmp_path, monkeypatch):
     assert "a web server" in refused("push", made.dataset, address, code=2)
-    assert "no dataset at" in refused("pull", f"{web.url}/none.zarr", code=1)
+    assert "no dataset at" in refused("pull", f"{web.url}/none.zarr", code=2)
     assert "is refused" in refused("inspect", f"{web.url}/forbidden/d.zarr", code=1)
     assert "unknown array 'logit'" in refused("pull", address, "--arrays", "logit", code=2)
     assert "names no array" in refused("pull", address, "--arrays", ",", code=2)

@@ -74,9 +74,10 @@ def test_it_records_and_distils_elsewhere(wheel, tmp_path):
     assert Path(run(python, "-c", code, cwd=tmp_path)).is_relative_to(place)
     kd = [place / "bin" / "kd-offline"]
     record = [*kd, "record", "mpe/simple_spread_v3", "--episodes", 60, "--threads", 1, "-q"]
-    assert run(*record, cwd=tmp_path) == "dataset.zarr"
+    assert run(*record, cwd=tmp_path) == ""
     distil = ["--mask", "limited", "--epochs", 1, "--threads", 1, "-q"]
-    assert run(*kd, "distill", "dataset.zarr", *distil, cwd=tmp_path) == "run"
+    assert run(*kd, "distill", "dataset.zarr", *distil, cwd=tmp_path) == ""
     evaluate = [*kd, "evaluate", "run", "--episodes", 20, "--threads", 1, "-q"]
-    assert run(*evaluate, cwd=tmp_path) == str(Path("run", "evaluation.json"))
+    assert run(*evaluate, cwd=tmp_path) == ""
+    assert (tmp_path / "run" / "evaluation.json").is_file()
     assert (tmp_path / "run" / "students.safetensors").is_file()
