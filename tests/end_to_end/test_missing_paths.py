@@ -1,6 +1,7 @@
 """A path that was given and holds nothing is a wrong call, whatever should be there: exit code 2."""
 
 import pytest
+
 from tests.end_to_end.conftest import SPREAD, refused
 
 COMMANDS = {
