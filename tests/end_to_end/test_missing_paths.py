@@ -1,4 +1,4 @@
-"""A path that was given and holds nothing is a wrong call, whatever should be there: exit code 2."""
+"""A path that was given and holds nothing is a wrong call, whatever should be there: exit 2."""
 
 import pytest
 
