@@ -42,11 +42,30 @@ def test_flashbax_reads_what_we_write(tmp_path):
     assert np.array_equal(seeds, buffer.episodes("seed"))
 
 
-def test_we_read_what_flashbax_writes(tmp_path):
+def written(folder, played):
+    """Let flashbax write a vault of streams of steps, [B, T, ...]."""
     import flashbax
     import jax
     from flashbax.vault import Vault
 
+    streams, steps = played["actions"].shape[:2]
+    store = flashbax.make_trajectory_buffer(
+        add_batch_size=streams,
+        sample_batch_size=1,
+        sample_sequence_length=1,
+        period=1,
+        min_length_time_axis=1,
+        max_length_time_axis=64,
+    )
+    state = store.init(jax.tree.map(lambda x: x[0, 0], played))
+    state = store.add(state, jax.tree.map(lambda x: jax.numpy.asarray(x), played))
+    vault = Vault(
+        "toy.vlt", experience_structure=state.experience, rel_dir=str(folder), vault_uid="Good"
+    )
+    assert vault.write(state) == steps
+
+
+def test_we_read_what_flashbax_writes(tmp_path):
     rng = np.random.default_rng(0)
     streams, steps = 2, EPISODES * LENGTH + 4
     shape = (streams, steps, AGENTS)
@@ -61,20 +80,7 @@ def test_we_read_what_flashbax_writes(tmp_path):
             "state": rng.standard_normal((streams, steps, 7)).astype(np.float32),
         },
     }
-    store = flashbax.make_trajectory_buffer(
-        add_batch_size=streams,
-        sample_batch_size=1,
-        sample_sequence_length=1,
-        period=1,
-        min_length_time_axis=1,
-        max_length_time_axis=64,
-    )
-    state = store.init(jax.tree.map(lambda x: x[0, 0], played))
-    state = store.add(state, jax.tree.map(lambda x: jax.numpy.asarray(x), played))
-    vault = Vault(
-        "toy.vlt", experience_structure=state.experience, rel_dir=str(tmp_path), vault_uid="Good"
-    )
-    assert vault.write(state) == steps
+    written(tmp_path, played)
     done = convert(tmp_path / "toy.vlt", tmp_path / "toy.zarr")
     buffer = ExpertBuffer.open(done.path)
     assert verify(done.path).ok
@@ -85,3 +91,23 @@ def test_we_read_what_flashbax_writes(tmp_path):
         assert np.array_equal(buffer.read(f"steps/{ours}"), expected)
     state_rows = np.concatenate(played["infos"]["state"][:, :whole])
     assert np.array_equal(buffer.read("steps/state"), state_rows)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
+def test_legal_actions_under_another_name_and_one_hot_actions(tmp_path, dtype):
+    rng = np.random.default_rng(0)
+    shape = (1, 20, AGENTS)
+    actions = rng.integers(0, ACTIONS, shape)
+    legal = np.maximum(rng.random((*shape, ACTIONS)) < 0.5, np.eye(ACTIONS)[actions] == 1)
+    played = {
+        "observations": rng.standard_normal((*shape, WIDTH)).astype(np.float32),
+        "actions": np.eye(ACTIONS)[actions].astype(dtype),
+        "rewards": rng.standard_normal(shape).astype(np.float32),
+        "terminals": np.broadcast_to((np.arange(20) % 10 == 9)[:, None], shape),
+        "infos": {"avail_actions": legal.astype(dtype)},
+    }
+    written(tmp_path, played)
+    done = convert(tmp_path / "toy.vlt", tmp_path / "toy.zarr")
+    buffer = ExpertBuffer.open(done.path)
+    assert np.array_equal(buffer.read("steps/actions"), actions[0])
+    assert np.array_equal(buffer.read("steps/available_actions"), legal[0])

@@ -192,3 +192,148 @@ def test_other_storages_of_minari_are_told(root, tmp_path):
     file.write_text(file.read_text().replace('"hdf5"', '"arrow"'))
     with pytest.raises(KdOfflineError, match="kept as 'arrow', not as hdf5; store it as hdf5"):
         convert(root / "two-v0", tmp_path / "two.zarr")
+
+
+def masked(k, mask, observed=None, **changes):
+    """One agent that sees three numbers and its legal actions."""
+    given = {
+        "observations": {"observation": np.full((7, 3), k, np.float32), "action_mask": mask}
+        if observed is None
+        else observed,
+        "actions": np.array([1, 2, 3, 1, 2, 3]),
+        "infos": {},
+    }
+    return two_agents(k, **(given | changes))
+
+
+def masked_space(mask):
+    observed = gym.spaces.Dict(observation=gym.spaces.Box(-9, 9, (3,)), action_mask=mask)
+    return {"observation_space": observed, "action_space": gym.spaces.Discrete(3, start=1)}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.MultiBinary(3),
+        gym.spaces.Box(0, 1, (3,), np.int8),
+        gym.spaces.Box(0, 1, (3,), np.float32),
+        gym.spaces.MultiDiscrete([2, 2, 2]),
+    ],
+    ids=["binary", "int8", "float32", "discrete"],
+)
+def test_an_action_mask_in_the_observation_is_no_feature(root, tmp_path, space):
+    legal = np.ones((7, 3), space.dtype)
+    legal[0, 2], legal[5, 0] = 0, 0
+    made("masked-v0", [masked(k, legal) for k in range(2)], **masked_space(space))
+    done = convert(root / "masked-v0", tmp_path / "m.zarr")
+    buffer = ExpertBuffer.open(done.path)
+    assert verify(done.path).ok
+    assert buffer.spec.obs_widths == (3,)
+    assert buffer.spec.blocks == {"agent_0": {"observation": ((0, 3),)}}
+    assert np.array_equal(buffer.read("steps/available_actions")[:6, 0], legal[:-1] == 1)
+    assert "observations/action_mask says which actions of agent_0 are legal" in done.notes
+    assert not any("every action counts as legal" in note for note in done.notes)
+    assert done.not_held == ()
+
+
+def test_masks_of_several_agents_and_agents_without_one(root, tmp_path):
+    spaces = {
+        "observation_space": gym.spaces.Dict(
+            scout=gym.spaces.Dict(
+                observation=gym.spaces.Box(0, 1, (3,)), action_mask=gym.spaces.MultiBinary(4)
+            ),
+            tank=gym.spaces.Box(0, 1, (2,)),
+        )
+    }
+    legal = np.ones((7, 4), np.int8)
+    legal[:, 3] = 0
+    base = two_agents(0)
+    base.observations["scout"] = {"observation": base.observations["scout"], "action_mask": legal}
+    base.actions["scout"] %= 3
+    made("pair-v0", [base], **spaces)
+    done = convert(root / "pair-v0", tmp_path / "p.zarr")
+    found = ExpertBuffer.open(done.path).read("steps/available_actions")
+    assert found[:, 0].sum(axis=1).tolist() == [3] * 6
+    assert found[:, 1].sum(axis=1).tolist() == [3] * 6
+    assert "there are no legal actions of tank: every action counts as legal" in done.notes
+
+
+def test_a_mask_among_the_infos(root, tmp_path):
+    legal = np.ones((7, 3), np.int8)
+    legal[2, 0] = 0
+    plain = np.zeros((7, 3), np.float32)
+    spaces = {
+        "observation_space": gym.spaces.Box(-9, 9, (3,)),
+        "action_space": gym.spaces.Discrete(3, start=1),
+    }
+    episodes = [masked(0, None, plain, infos={"action_mask": legal, "height": np.arange(7)})]
+    made("infos-v0", episodes, **spaces)
+    done = convert(root / "infos-v0", tmp_path / "i.zarr")
+    found = ExpertBuffer.open(done.path).read("steps/available_actions")
+    assert np.array_equal(found[:, 0], legal[:-1] == 1)
+    assert [item.array for item in done.not_held] == ["infos/height"]
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (
+            1 - np.eye(3, dtype=np.int8)[[0, 1, 2, 0, 1, 2, 0]],
+            "6 of 6 executed actions are illegal",
+        ),
+        (np.full((7, 3), 3, np.int8), "hold 3"),
+    ],
+)
+def test_a_mask_that_means_something_else_is_refused(root, tmp_path, mask, words):
+    space = gym.spaces.Box(-9, 9, (3,), np.int8)
+    made("odd-v0", [masked(0, mask)], **masked_space(space))
+    with pytest.raises(KdOfflineError, match=words):
+        convert(root / "odd-v0", tmp_path / "odd.zarr")
+
+
+def test_a_mask_of_another_width_stays_a_feature_and_is_told(root, tmp_path):
+    made(
+        "wide-v0", [masked(0, np.ones((7, 5), np.int8))], **masked_space(gym.spaces.MultiBinary(5))
+    )
+    done = convert(root / "wide-v0", tmp_path / "w.zarr")
+    assert ExpertBuffer.open(done.path).spec.obs_widths == (8,)
+    assert any("action_mask of agent_0 is not as wide" in note for note in done.notes)
+    assert any("every action counts as legal" in note for note in done.notes)
+
+
+def test_nested_and_coded_observations(root, tmp_path):
+    space = gym.spaces.Dict(
+        place=gym.spaces.Tuple((gym.spaces.Box(0, 1, (2,)), gym.spaces.Discrete(3, start=-1))),
+        kinds=gym.spaces.MultiDiscrete([[4, 5], [6, 7]]),
+    )
+    observed = {
+        "place": (np.full((7, 2), 0.5, np.float32), np.array([-1, 0, 1, -1, 0, 1, 1])),
+        "kinds": np.tile(np.array([[1, 2], [3, 4]]), (7, 1, 1)),
+    }
+    spaces = {"observation_space": space, "action_space": gym.spaces.Discrete(3, start=1)}
+    made("nest-v0", [masked(0, None, observed)], **spaces)
+    done = convert(root / "nest-v0", tmp_path / "n.zarr")
+    buffer = ExpertBuffer.open(done.path)
+    assert buffer.read("steps/obs")[1, 0].tolist() == [1, 2, 3, 4, 0.5, 0.5, 0, 1, 0]
+    assert any("MultiDiscrete space count as numbers" in note for note in done.notes)
+
+
+def test_values_outside_of_a_discrete_space_are_refused(root, tmp_path):
+    spaces = {
+        "observation_space": gym.spaces.Discrete(3),
+        "action_space": gym.spaces.Discrete(3, start=1),
+    }
+    made("out-v0", [masked(0, None, np.arange(7))], **spaces)
+    with pytest.raises(KdOfflineError, match="outside of its space"):
+        convert(root / "out-v0", tmp_path / "o.zarr")
+
+
+def test_fractions_are_no_discrete_actions(root, tmp_path):
+    plain = np.zeros((7, 3), np.float32)
+    spaces = {
+        "observation_space": gym.spaces.Box(-9, 9, (3,)),
+        "action_space": gym.spaces.Discrete(3, start=1),
+    }
+    made("half-v0", [masked(0, None, plain, actions=np.full(6, 1.5))], **spaces)
+    with pytest.raises(KdOfflineError, match="continuous"):
+        convert(root / "half-v0", tmp_path / "h.zarr")

@@ -14,6 +14,16 @@ from pydantic import ValidationError
 
 from kd_offline.datasets.blocks import EpisodeBlock
 from kd_offline.datasets.convert import careful_hdf5 as careful
+from kd_offline.datasets.convert.meaning import (
+    Legality,
+    flags_of,
+    inexact,
+    is_one_hot,
+    legal_of,
+    mask_among,
+    numbers_of,
+    with_executed,
+)
 from kd_offline.datasets.convert.parts import (
     Imported,
     Options,
@@ -28,7 +38,7 @@ from kd_offline.errors import MismatchError
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.dataset_outputs import NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.types import Array
+from kd_offline.types import Array, BoolArray, IntArray
 
 DESCRIPTION = "metadata/kd_offline"
 _FLAT = ("observations", "actions", "rewards", "terminals")
@@ -43,6 +53,7 @@ class _Flat:
     arrays: dict[str, Any]
     spec: EnvironmentSpec
     infos: dict[str, Any]
+    mask: str | None = None  # where legal actions of a file of others lie
 
 
 @contextmanager
@@ -56,7 +67,7 @@ def read(path: Path, options: Options) -> Iterator[Imported]:
     """
     with careful.opened(path) as file:
         arrays = _arrays(path, file)
-        ended = _ended(arrays)
+        ended = _ended(path, arrays)
         stops = np.flatnonzero(ended) + 1
         if not len(stops):
             raise foreign(path, "no episode ends in it: terminals and timeouts are never true")
@@ -64,16 +75,20 @@ def read(path: Path, options: Options) -> Iterator[Imported]:
         described = _description(path, file)
         if described and options.spec is None:
             options = replace(options, spec=described[0])
-        spec = _spec(path, arrays, lengths, options)
+        mask = None if described else _mask(file)
+        if mask is not None:
+            arrays[mask] = careful.dataset(file, mask)
+        spec = _spec(path, arrays, lengths, options, mask)
         infos = _infos(path, file, len(ended)) if described else {}
-        flat = _Flat(arrays, spec, infos)
+        flat = _Flat(arrays, spec, infos, mask)
+        legality = _legality(path, flat, int(stops[-1]))
         yield Imported(
             header=header_for(spec, path, "d4rl", options, experts=_single(described)),
-            blocks=_blocks(flat, lengths),
+            blocks=_blocks(path, flat, lengths),
             steps=int(stops[-1]),
             masks=full_mask(spec),
-            not_held=(*_not_held(file, infos), *_rounded(arrays)),
-            notes=tuple(_notes(arrays, infos, len(ended) - int(stops[-1]))),
+            not_held=(*_not_held(file, flat), *_rounded(arrays), *legality.not_held()),
+            notes=tuple(_notes(flat, len(ended) - int(stops[-1]))),
         )
 
 
@@ -85,20 +100,24 @@ def _arrays(path: Path, file: Any) -> dict[str, Any]:
         shapes = ", ".join(f"{name} {list(found.shape)}" for name, found in arrays.items())
         raise foreign(path, f"its arrays have not one row for every step ({shapes})")
     actions = arrays["actions"]
-    if actions.dtype.kind not in "iu" or actions.ndim > 2:
-        what = f"its actions are continuous ({actions.dtype} {list(actions.shape)})"
-        raise foreign(path, what, "only discrete actions can be distilled")
+    if actions.ndim > 2:
+        what = f"its actions have {actions.ndim} axes ({actions.dtype} {list(actions.shape)})"
+        raise foreign(path, what, "only one discrete action of every agent is read")
     after = arrays.get("next_observations")
     if after is not None and after.shape != arrays["observations"].shape:
         raise foreign(path, "next_observations are not shaped as observations are")
     return arrays
 
 
-def _ended(arrays: dict[str, Any]) -> Array:
+def _ended(path: Path, arrays: dict[str, Any]) -> Array:
     flags = [
-        careful.whole(arrays[n]).reshape(-1) != 0 for n in ("terminals", *_ENDS) if n in arrays
+        flags_of(path, name, careful.whole(arrays[name]).reshape(len(arrays["observations"]), -1))
+        for name in ("terminals", *_ENDS)
+        if name in arrays
     ]
-    return np.asarray(np.any(flags, axis=0))
+    if any(values.shape[1] != 1 for values in flags):
+        raise foreign(path, "its terminals and timeouts are not one of every step")
+    return np.asarray(np.any(flags, axis=0)).reshape(-1)
 
 
 def _description(path: Path, file: Any) -> tuple[EnvironmentSpec, tuple[ExpertRecord, ...]] | None:
@@ -124,24 +143,91 @@ def _single(
     return experts if len(experts) == 1 else ()
 
 
-def _spec(path: Path, arrays: dict[str, Any], lengths: Array, options: Options) -> EnvironmentSpec:
+def _spec(
+    path: Path, arrays: dict[str, Any], lengths: Array, options: Options, mask: str | None
+) -> EnvironmentSpec:
     width, actions = arrays["observations"].shape[1], arrays["actions"]
     agents = actions.shape[1] if actions.ndim == 2 else 1
-    parts = [actions[start:stop] for start, stop in windows(len(actions))]
-    low, high = min(int(p.min()) for p in parts), max(int(p.max()) for p in parts)
-    if low < 0:
-        raise foreign(path, f"an action is {low}, below zero")
+    single = options.spec is None or options.spec.n_agents == 1
+    if agents > 1 and single and _one_hot(actions):
+        agents, high = 1, actions.shape[1] - 1
+    elif agents > 1 and actions.dtype.kind == "f" and options.spec is None:
+        what = f"its actions are continuous ({actions.dtype} {list(actions.shape)})"
+        raise foreign(path, what, "only discrete actions can be distilled")
+    else:
+        parts = [
+            numbers_of(path, "its actions", actions[start:stop])
+            for start, stop in windows(len(actions))
+        ]
+        low, high = min(int(p.min()) for p in parts), max(int(p.max()) for p in parts)
+        if low < 0:
+            raise foreign(path, f"an action is {low}, below zero")
+    if arrays["rewards"].ndim > 2 or arrays["rewards"].size not in (
+        len(actions),
+        len(actions) * agents,
+    ):
+        raise foreign(path, f"its rewards have shape {list(arrays['rewards'].shape)}")
     widths: tuple[int, ...] = (width,)
     if agents > 1:
         widths = _widths(path, agents, width, options)
+    count = high + 1
+    if mask is not None:
+        count = _legal_width(path, arrays[mask], len(actions), agents, high)
     found = Found(
         obs_widths=widths,
-        action_counts=[high + 1] * agents,
+        action_counts=[count] * agents,
         longest=int(lengths.max()),
-        exact=False,
+        exact=mask is not None,
         name=path.stem,
     )
     return spec_of(found, options)
+
+
+def _one_hot(actions: Any) -> bool:
+    return all(is_one_hot(actions[start:stop]) for start, stop in windows(len(actions)))
+
+
+def _mask(file: Any) -> str | None:
+    """Return where legal actions lie in a file of others: in ``infos``, or beside it."""
+    group = careful.member(file, "infos")
+    inside = mask_among(careful.names(group) if group is not None else [])
+    return f"infos/{inside}" if inside else mask_among(careful.names(file))
+
+
+def _legal_width(path: Path, found: Any, rows: int, agents: int, highest: int) -> int:
+    """Return how many actions a mask of legal actions is wide, if its shape is that of one."""
+    shape = found.shape
+    fits = shape[:-1] == (rows, agents) or (agents == 1 and shape[:-1] == (rows,))
+    if not fits or shape[-1] <= highest:
+        what = f"{found.name.strip('/')} has shape {list(shape)}, which is not that of the legal "
+        what += f"actions of {agents} agents in {rows} steps with {highest + 1} actions or more"
+        raise foreign(path, what, "correct it, or leave it out of the file")
+    return int(shape[-1])
+
+
+def _legality(path: Path, flat: _Flat, rows: int) -> Legality:
+    counted = Legality(flat.mask or "")
+    if flat.mask is not None:
+        for start, stop in windows(rows):
+            counted.add(_legal(path, flat, start, stop), _actions(path, flat, start, stop))
+        counted.check(path)
+    return counted
+
+
+def _legal(path: Path, flat: _Flat, start: int, stop: int) -> BoolArray:
+    """Return what the file says is legal, bool [n, N, A]."""
+    name = flat.mask or ""
+    values = flat.arrays[name][start:stop]
+    shape = (stop - start, flat.spec.n_agents, flat.spec.action_count)
+    return legal_of(path, name, values).reshape(shape)
+
+
+def _actions(path: Path, flat: _Flat, start: int, stop: int) -> IntArray:
+    """Return the actions of every agent, int64 [n, N]."""
+    values = flat.arrays["actions"][start:stop].reshape(stop - start, -1)
+    if values.shape[1] > flat.spec.n_agents:  # one-hot, as was seen before
+        return np.asarray(values.argmax(axis=1)[:, None], np.int64)
+    return numbers_of(path, "its actions", values)
 
 
 def _widths(path: Path, agents: int, width: int, options: Options) -> tuple[int, ...]:
@@ -172,11 +258,11 @@ def _is_ours(name: str) -> bool:
     return f"steps/{name}" in RULES or name.startswith("embedding_")
 
 
-def _blocks(flat: _Flat, lengths: Array) -> Iterator[EpisodeBlock]:
+def _blocks(path: Path, flat: _Flat, lengths: Array) -> Iterator[EpisodeBlock]:
     stops = np.cumsum(lengths)
     for first, last in episode_groups(lengths):
         start, stop = int(stops[first] - lengths[first]), int(stops[last - 1])
-        steps = _steps(flat, start, stop)
+        steps = _steps(path, flat, start, stop)
         final: dict[str, Array] = {}
         if "next_observations" in flat.arrays:
             after = flat.arrays["next_observations"][start:stop][stops[first:last] - 1 - start]
@@ -184,20 +270,26 @@ def _blocks(flat: _Flat, lengths: Array) -> Iterator[EpisodeBlock]:
         yield EpisodeBlock(steps=steps, final=final, episodes={"length": lengths[first:last]})
 
 
-def _steps(flat: _Flat, start: int, stop: int) -> dict[str, Array]:
+def _steps(path: Path, flat: _Flat, start: int, stop: int) -> dict[str, Array]:
     arrays, spec, rows = flat.arrays, flat.spec, stop - start
     exists = np.arange(spec.action_count) < np.array(spec.action_counts)[:, None]
+    legal = np.broadcast_to(exists, (rows, *exists.shape))
+    actions = _actions(path, flat, start, stop)
+    if flat.mask is not None:
+        legal = with_executed(_legal(path, flat, start, stop) & exists, actions)
     terminated = arrays["terminals"][start:stop].reshape(-1) != 0
-    ended = [arrays[name][start:stop].reshape(-1) != 0 for name in _ENDS if name in arrays]
+    ends = [arrays[name][start:stop].reshape(-1) != 0 for name in _ENDS if name in arrays]
+    timeouts = ends[:1] if "timeouts" in arrays else []
     reward = arrays["rewards"][start:stop].reshape(rows, -1).astype(np.float32)
     steps = {
         "obs": _divided(arrays["observations"][start:stop], spec),
-        "actions": arrays["actions"][start:stop].reshape(rows, -1).astype(np.int16),
-        "available_actions": np.broadcast_to(exists, (rows, *exists.shape)),
+        "actions": actions.astype(np.int16),
+        "available_actions": legal,
         "alive": np.ones((rows, spec.n_agents), np.bool_),
         "reward": np.ascontiguousarray(np.broadcast_to(reward, (rows, spec.n_agents))),
         "terminated": terminated,
-        "truncated": np.any([*ended, np.zeros(rows, np.bool_)], axis=0) & ~terminated,
+        # An end that is neither is one by a limit; one that is both stays both.
+        "truncated": np.any([*timeouts, *(e & ~terminated for e in ends), terminated & False], 0),
     }
     for name, found in flat.infos.items():
         values = found[start:stop]
@@ -216,21 +308,35 @@ def _divided(observed: Array, spec: EnvironmentSpec) -> Array:
     return out
 
 
-def _not_held(file: Any, infos: dict[str, Any]) -> Iterator[NotHeld]:
+def _not_held(file: Any, flat: _Flat) -> Iterator[NotHeld]:
     group = careful.member(file, "infos")
     theirs = careful.names(group) if group is not None else []
     names = [name for name in careful.names(file) if name not in _KNOWN]
-    for name in (*names, *(f"infos/{name}" for name in theirs if name not in infos)):
+    for name in (*names, *(f"infos/{name}" for name in theirs if name not in flat.infos)):
+        if name == flat.mask:
+            continue
         yield NotHeld(array=name, why="the expert buffer has no array of this meaning")
 
 
 def _rounded(arrays: dict[str, Any]) -> Iterator[NotHeld]:
     for name in ("observations", "rewards"):
-        yield from rounded(name, arrays[name].dtype)
+        found = arrays[name]
+        yield from rounded(name, found.dtype)
+        if found.dtype.kind in "iu" and found.dtype.itemsize == 4:
+            parts = (found[start:stop] for start, stop in windows(len(found)))
+            if any(map(inexact, parts)):
+                yield NotHeld(array=name, why=f"{found.dtype} values were rounded to float32")
 
 
-def _notes(arrays: dict[str, Any], infos: dict[str, Any], left: int) -> Iterator[str]:
-    if "available_actions" not in infos:
+def _notes(flat: _Flat, left: int) -> Iterator[str]:
+    arrays, actions = flat.arrays, flat.arrays["actions"]
+    if actions.ndim == 2 and actions.shape[1] > flat.spec.n_agents:
+        yield "every row of the actions holds a single 1: its place is the action"
+    elif actions.dtype.kind not in "iu":
+        yield f"actions of type {actions.dtype} are whole numbers: they count as discrete"
+    if flat.mask is not None:
+        yield f"{flat.mask} says which actions are legal"
+    elif "available_actions" not in flat.infos:
         yield "there are no legal actions: every action counts as legal"
     if not any(name in arrays for name in _ENDS):
         yield "there are no timeouts: every end is a termination"

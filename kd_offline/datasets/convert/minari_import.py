@@ -11,6 +11,14 @@ import numpy as np
 
 from kd_offline.datasets.convert import careful_hdf5 as careful
 from kd_offline.datasets.convert.carried import manifest_of
+from kd_offline.datasets.convert.meaning import (
+    MASKS,
+    Legality,
+    flags_of,
+    legal_of,
+    numbers_of,
+    with_executed,
+)
 from kd_offline.datasets.convert.minari_return import returned
 from kd_offline.datasets.convert.minari_store import (
     MAIN,
@@ -32,7 +40,7 @@ from kd_offline.datasets.convert.spaces import AgentSpace, agents_of, features
 from kd_offline.datasets.convert.unknown import Found, full_mask, header_for, spec_of
 from kd_offline.schemas.dataset_outputs import NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.types import Array
+from kd_offline.types import Array, BoolArray
 
 
 def recognise(path: Path) -> bool:
@@ -83,57 +91,131 @@ def _theirs(
         name=str(metadata.get("dataset_id", "")),
     )
     spec = spec_of(found, options)
+    masks = _masks(file, agents, lengths)
     agents = tuple(sorted(agents, key=lambda agent: spec.agents.index(agent.name)))
 
     def group(k: int) -> Any:
         return careful.subgroup(file, f"episode_{k}")
 
     has_seed = all("seed" in group(k).attrs for k in range(len(lengths)))
+    legality = _legality(path, file, agents, masks, lengths)
     rewards = (_rewards(group(k), int(lengths[k]), spec.n_agents) for k in range(len(lengths)))
     inexact = sum(bool((values != values.astype(np.float32)).any()) for values in rewards)
     unfinished = [k for k in range(len(lengths)) if not _ends(path, file, k, int(lengths[k]))]
 
     def load(k: int) -> dict[str, Array]:
-        return _their_episode(group(k), agents, spec, int(lengths[k]), has_seed)
+        return _their_episode(group(k), agents, masks, spec, int(lengths[k]), has_seed)
 
     return Imported(
         header=header_for(spec, path, "minari", options),
         blocks=blocks(lengths, load),
         steps=int(lengths.sum()),
         masks=full_mask(spec),
-        not_held=tuple(_not_held(file, agents, inexact)),
-        notes=tuple(_notes(unfinished, has_seed, len(agents))),
+        not_held=(
+            *_not_held(file, agents, masks, inexact),
+            *(n for x in legality for n in x.not_held()),
+        ),
+        notes=tuple(_notes(unfinished, has_seed, agents, masks)),
     )
 
 
 def _ends(path: Path, file: Any, k: int, length: int) -> bool:
     """Tell whether an episode is marked as ended; in no step but the last may it be."""
     group = careful.subgroup(file, f"episode_{k}")
-    done = values_of(group, "terminations", length) | values_of(group, "truncations", length)
+    done = _flags(group, "terminations", length) | _flags(group, "truncations", length)
     if done[:-1].any():
         step = int(np.argmax(done))
         raise foreign(path, f"episode {k} goes on after it ended in step {step}", "split it there")
     return bool(done[-1])
 
 
+def _flags(group: Any, name: str, length: int) -> BoolArray:
+    values = values_of(group, name, length)
+    return flags_of(Path(group.file.filename), f"{name} in {group.name}", values)
+
+
+def _masks(file: Any, agents: Sequence[AgentSpace], lengths: Array) -> dict[str, str]:
+    """Return where the legal actions of every agent lie in an episode, of those that have any.
+
+    They are a part of the observation, or one of ``infos``: of all agents, or below the agent's
+    name on either side. Infos have a row more than there are steps, as Minari's collector writes
+    them; a mask with another number of rows belongs to steps that nobody knows.
+    """
+    first = careful.subgroup(file, "episode_0")
+    found = {}
+    for agent in agents:
+        if agent.mask is not None:
+            found[agent.name] = "/".join(filter(None, ("observations", agent.key, agent.mask)))
+            continue
+        for name in MASKS:
+            ways = [f"infos/{agent.key}/{name}", f"infos/{name}/{agent.key}"]
+            for where in ways if agent.key else [f"infos/{name}"]:
+                values = careful.member(first, where)
+                if getattr(values, "shape", None) == (int(lengths[0]) + 1, agent.actions):
+                    found.setdefault(agent.name, where)
+    return found
+
+
+def _legal(group: Any, agent: AgentSpace, where: str, length: int) -> BoolArray:
+    """Return the legal actions before every step, bool [T, A]."""
+    values = values_of(group, where, length + 1)
+    if values[0].size != agent.actions:
+        raise _odd(group, where, values)
+    legal = legal_of(Path(group.file.filename), f"{where} in {group.name}", values)
+    return legal.reshape(length + 1, agent.actions)[:-1]
+
+
+def _legality(
+    path: Path,
+    file: Any,
+    agents: Sequence[AgentSpace],
+    masks: Mapping[str, str],
+    lengths: Array,
+) -> list[Legality]:
+    """Count how often executed actions are legal, and refuse masks that mean something else."""
+    found = []
+    for agent in agents:
+        if agent.name not in masks:
+            continue
+        where = masks[agent.name]
+        counted = Legality(where)
+        for k, length in enumerate(lengths.tolist()):
+            group = careful.subgroup(file, f"episode_{k}")
+            actions = _actions(group, agent, length)
+            counted.add(_legal(group, agent, where, length), actions)
+        counted.check(path)
+        found.append(counted)
+    return found
+
+
 def _their_episode(
-    group: Any, agents: Sequence[AgentSpace], spec: EnvironmentSpec, length: int, has_seed: bool
+    group: Any,
+    agents: Sequence[AgentSpace],
+    masks: Mapping[str, str],
+    spec: EnvironmentSpec,
+    length: int,
+    has_seed: bool,
 ) -> dict[str, Array]:
     seen = [_observation(group, agent, length) for agent in agents]
     observed = np.zeros((length + 1, spec.n_agents, spec.obs_width), np.float32)
     actions = np.zeros((length, spec.n_agents), np.int16)
+    exists = np.arange(spec.action_count) < np.array(spec.action_counts)[:, None]
+    legal = np.broadcast_to(exists, (length, *exists.shape)).copy()
     for n, agent in enumerate(agents):
         observed[:, n, : agent.width] = seen[n]
         actions[:, n] = _actions(group, agent, length)
-    exists = np.arange(spec.action_count) < np.array(spec.action_counts)[:, None]
+        if agent.name in masks:
+            mask = _legal(group, agent, masks[agent.name], length)
+            executed = actions[:, n].astype(np.int64)
+            legal[:, n, : agent.actions] = with_executed(mask, executed)
     reward = _rewards(group, length, spec.n_agents).astype(np.float32)
-    terminated = values_of(group, "terminations", length).astype(np.bool_)
-    truncated = values_of(group, "truncations", length).astype(np.bool_)
+    terminated = _flags(group, "terminations", length)
+    truncated = _flags(group, "truncations", length)
     truncated[-1] |= not terminated[-1]
     found: dict[str, Array] = {
         "steps/obs": observed[:-1],
         "steps/actions": actions,
-        "steps/available_actions": np.broadcast_to(exists, (length, *exists.shape)),
+        "steps/available_actions": legal,
         "steps/alive": np.ones((length, spec.n_agents), np.bool_),
         "steps/reward": np.ascontiguousarray(np.broadcast_to(reward, (length, spec.n_agents))),
         "steps/terminated": terminated,
@@ -156,7 +238,8 @@ def _actions(group: Any, agent: AgentSpace, length: int) -> Array:
     values = values_of(group, f"actions/{agent.key}".rstrip("/"), length)
     if values.size != length:
         raise _odd(group, f"actions of {agent.name}", values)
-    actions = values.reshape(length).astype(np.int64) - agent.first_action
+    path, what = Path(group.file.filename), f"actions of {agent.name} in {group.name}"
+    actions = numbers_of(path, what, values.reshape(length)) - agent.first_action
     if actions.min() < 0 or actions.max() >= agent.actions:
         what = f"an action of {agent.name} in {group.name} is outside of its space"
         raise foreign(Path(group.file.filename), what)
@@ -182,11 +265,13 @@ def _observation(group: Any, agent: AgentSpace, length: int) -> Array:
         values = values_of(group, name, length + 1)
         if values[0].size != (1 if part.levels else part.width):
             raise _odd(group, name, values)
-        columns.append(features(part, values))
+        columns.append(features(Path(group.file.filename), part, values))
     return np.concatenate(columns, axis=1)
 
 
-def _not_held(file: Any, agents: Sequence[AgentSpace], inexact: int) -> Iterator[NotHeld]:
+def _not_held(
+    file: Any, agents: Sequence[AgentSpace], masks: Mapping[str, str], inexact: int
+) -> Iterator[NotHeld]:
     first = careful.subgroup(file, "episode_0")
     for name in sorted({name for agent in agents for name in _paths(agent)}):
         found = careful.dataset(first, name)
@@ -194,14 +279,38 @@ def _not_held(file: Any, agents: Sequence[AgentSpace], inexact: int) -> Iterator
     if inexact:
         why = f"in {inexact} episodes float64 values were rounded to float32"
         yield NotHeld(array="rewards", why=why)
-    infos = careful.member(file, "episode_0/infos")
-    for name in careful.names(infos) if infos is not None else ():
-        yield NotHeld(array=f"infos/{name}", why="the expert buffer has no array of this meaning")
+    for name in _leaves(careful.member(file, "episode_0/infos"), "infos"):
+        if name in masks.values():
+            continue
+        masklike = set(name.split("/")) & set(MASKS)
+        why = "the expert buffer has no array of this meaning"
+        if masklike:
+            why = "it is called a mask of legal actions, but is not shaped as one of every step"
+        yield NotHeld(array=name, why=why)
 
 
-def _notes(unfinished: Sequence[int], has_seed: bool, agents: int) -> Iterator[str]:
-    yield "there are no legal actions: every action counts as legal"
-    if agents > 1:
+def _leaves(group: Any, where: str, depth: int = 3) -> Iterator[str]:
+    """Yield the paths of arrays below a group, and of groups that lie too deep (or in a circle)."""
+    for name in careful.names(group) if group is not None else ():
+        found, inside = careful.member(group, name), f"{where}/{name}"
+        deeper = hasattr(found, "keys") and depth > 1
+        yield from _leaves(found, inside, depth - 1) if deeper else (inside,)
+
+
+def _notes(
+    unfinished: Sequence[int],
+    has_seed: bool,
+    agents: Sequence[AgentSpace],
+    masks: Mapping[str, str],
+) -> Iterator[str]:
+    for name, where in masks.items():
+        yield f"{where} says which actions of {name} are legal"
+    if without := [agent.name for agent in agents if agent.name not in masks]:
+        whose = "" if len(without) == len(agents) else f" of {', '.join(without)}"
+        yield f"there are no legal actions{whose}: every action counts as legal"
+    for agent in agents:
+        yield from agent.notes
+    if len(agents) > 1:
         yield "the one reward of a step counts as that of every agent"
     if unfinished:
         yield f"{len(unfinished)} episodes have no end: their last step counts as truncated"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_offline.datasets.convert.meaning import MASKS, numbers_of
 from kd_offline.datasets.convert.parts import foreign
 from kd_offline.types import Array
 
@@ -26,6 +27,7 @@ class Part:
     width: int
     levels: int = 0  # of a discrete observation, written as that many features; 0: numbers
     first: int = 0
+    coded: bool = False  # several discrete values, taken as numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class AgentSpace:
     parts: tuple[Part, ...]
     actions: int
     first_action: int
+    mask: str | None = None  # path of the legal actions below the agent's observation
+    notes: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -76,10 +80,18 @@ def agents_of(path: Path, metadata: Mapping[str, Any]) -> tuple[AgentSpace, ...]
     )
 
 
-def features(part: Part, values: Array) -> Array:
-    """Return stored values [T, ...] as features, float32 [T, width]."""
+def features(path: Path, part: Part, values: Array) -> Array:
+    """Return stored values [T, ...] as features, float32 [T, width].
+
+    Raises
+    ------
+    ForeignError
+        A discrete value is none of its space.
+    """
     if part.levels:
-        chosen = values.reshape(-1, 1).astype(np.int64) - part.first
+        chosen = numbers_of(path, "discrete observations", values.reshape(-1, 1)) - part.first
+        if chosen.min() < 0 or chosen.max() >= part.levels:
+            raise foreign(path, f"a discrete observation ({part.path}) is outside of its space")
         return np.asarray(chosen == np.arange(part.levels), np.float32)
     return values.reshape(len(values), part.width).astype(np.float32)
 
@@ -107,12 +119,33 @@ def _agent(path: Path, name: str, key: str, observed: Space, acted: Space) -> Ag
     if acted.get("type") != "Discrete":
         kind = acted.get("type")
         raise foreign(path, f"the actions of {name} are of a {kind} space, not Discrete", _ADVICE)
+    count, parts = int(acted["n"]), tuple(_parts(path, observed, ""))
+    named = {part.path: part for part in parts if part.path.rpartition("/")[2] in MASKS}
+    masks = [where for where, part in named.items() if part.width == count and not part.levels]
+    if len(masks) > 1:
+        what = f"the observation of {name} has several masks of legal actions: {', '.join(masks)}"
+        raise foreign(path, what, "leave one of them in the file")
+    rest = tuple(part for part in parts if part.path not in masks)
+    if not rest:
+        raise foreign(path, f"{name} observes nothing beside its mask of legal actions", _ADVICE)
+    notes = [
+        f"observations/{where} of {name} is not as wide as there are actions: it stays a feature"
+        for where in named
+        if where not in masks
+    ]
+    notes += [
+        f"observations of {name} of a MultiDiscrete space count as numbers"
+        for part in rest
+        if part.coded
+    ]
     return AgentSpace(
         name=f"agent_{name}" if name.isdigit() else name,
         key=key,
-        parts=tuple(_parts(path, observed, "")),
-        actions=int(acted["n"]),
+        parts=rest,
+        actions=count,
         first_action=int(acted.get("start", 0)),
+        mask=masks[0] if masks else None,
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
@@ -127,11 +160,12 @@ def _parts(path: Path, space: Space, where: str) -> list[Part]:
         return [Part(where, levels, levels, int(space.get("start", 0)))]
     if kind == "MultiBinary":
         return [Part(where, int(np.prod(space["n"])))]
-    shape = space.get("shape") or ([len(space["nvec"])] if kind == "MultiDiscrete" else [1])
+    shape = space.get("shape") or ([np.size(space["nvec"])] if kind == "MultiDiscrete" else [1])
     if kind not in ("Box", "MultiDiscrete") or _is_image(space, shape):
         what = "images" if kind == "Box" else f"a {kind} space"
         raise foreign(path, f"observations hold {what}", _ADVICE)
-    return [Part(where, int(np.prod(shape)))]
+    coded = kind == "MultiDiscrete" and bool((np.asarray(space["nvec"]) > 2).any())
+    return [Part(where, int(np.prod(shape)), coded=coded)]
 
 
 def _is_image(space: Space, shape: list[int]) -> bool:

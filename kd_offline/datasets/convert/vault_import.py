@@ -12,6 +12,15 @@ import numpy as np
 from kd_offline.datasets.blocks import EpisodeBlock
 from kd_offline.datasets.convert import vault_store
 from kd_offline.datasets.convert.carried import manifest_of
+from kd_offline.datasets.convert.meaning import (
+    Legality,
+    flags_of,
+    is_one_hot,
+    legal_of,
+    mask_among,
+    numbers_of,
+    with_executed,
+)
 from kd_offline.datasets.convert.parts import (
     Imported,
     Options,
@@ -28,7 +37,7 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array
 
 _NEEDED = ("observations", "actions", "rewards", "terminals")
-_KNOWN = (*_NEEDED, "truncations", "infos/legals", "infos/state")
+_KNOWN = (*_NEEDED, "truncations", "infos/state")
 
 
 @contextmanager
@@ -58,14 +67,11 @@ def _check_shapes(folder: Path, stores: Stores) -> None:
     observed, actions = leaves["observations"], leaves["actions"]
     if observed.ndim != len("BTNO"):
         raise foreign(folder, f"observations have {observed.ndim} axes instead of B, T, N, O")
-    flat = actions.ndim == len("BTN") or (actions.ndim == len("BTNA") and actions.shape[3] == 1)
-    if not flat or actions.dtype.numpy_dtype.kind not in "iu":
-        raise foreign(
-            folder,
-            f"its actions are continuous ({actions.dtype.name} {list(actions.shape[2:])})",
-            "only discrete actions can be distilled",
-        )
-    by_agent = (*_NEEDED, "infos/legals")
+    if actions.ndim not in (len("BTN"), len("BTNA")):
+        raise foreign(folder, f"actions have {actions.ndim} axes instead of B, T, N")
+    if (mask := legals(stores)) is not None and leaves[mask].ndim != len("BTNA"):
+        raise foreign(folder, f"{mask} has {leaves[mask].ndim} axes instead of B, T, N, A")
+    by_agent = (*_NEEDED, *([mask] if mask else []))
     agents = {leaf.shape[2] for name, leaf in leaves.items() if name in by_agent and leaf.ndim > 2}
     streams = {leaf.shape[0] for leaf in leaves.values()}
     if len(agents) != 1 or len(streams) != 1:
@@ -78,7 +84,7 @@ class _Survey:
 
     lengths: list[Array] = field(default_factory=list)  # of each stream's episodes
     highest: int = 0
-    illegal: int = 0
+    legality: Legality = field(default_factory=lambda: Legality(""))
     unfinished: int = 0
     uneven: int = 0
     truncated: bool = False
@@ -90,6 +96,7 @@ def _theirs(folder: Path, path: Path, stores: Stores, steps: int, options: Optio
     survey = _survey(folder, stores, steps)
     if not any(map(len, survey.lengths)):
         raise foreign(folder, "no episode ends in it: terminals and truncations are never true")
+    survey.legality.check(folder)
     spec = spec_of(_found(stores, survey, path), options)
     return Imported(
         header=header_for(spec, folder, "vault", options),
@@ -121,16 +128,19 @@ def _look(
 ) -> None:
     if "truncations" in stores.leaves:
         survey.truncated |= bool(stores.read("truncations", stream, start, stop).any())
+    for name in ("terminals", "truncations"):
+        if name in stores.leaves:
+            flags_of(folder, name, stores.read(name, stream, start, stop))
     actions = _actions(stores, stream, start, stop)
     if actions.size and actions.min() < 0:
         raise foreign(folder, f"an action is {actions.min()}, below zero")
     survey.highest = max(survey.highest, int(actions.max(initial=0)))
-    if "infos/legals" in stores.leaves:
-        legal = stores.read("infos/legals", stream, start, stop) != 0
+    if (mask := legals(stores)) is not None:
+        legal = legal_of(folder, mask, stores.read(mask, stream, start, stop))
         if actions.max(initial=0) >= legal.shape[-1]:
-            raise foreign(folder, "an action is beyond the width of infos/legals")
-        chosen = np.take_along_axis(legal, actions[..., None], axis=-1)
-        survey.illegal += int((~chosen).sum())
+            raise foreign(folder, f"an action is beyond the width of {mask}")
+        survey.legality.name = mask
+        survey.legality.add(legal, actions)
     observed = stores.read("observations", stream, start, stop)
     padding = np.isneginf(observed)
     if not (np.isfinite(observed) | padding).all():
@@ -142,8 +152,8 @@ def _look(
 
 def _found(stores: Stores, survey: _Survey, path: Path) -> Found:
     agents, width = stores.leaves["observations"].shape[2:]
-    legals = stores.leaves.get("infos/legals")
-    count = legals.shape[-1] if legals is not None else survey.highest + 1
+    mask = legals(stores)
+    count = survey.highest + 1 if mask is None else stores.leaves[mask].shape[-1]
     state = stores.leaves.get("infos/state")
     padding = survey.padding if survey.padding is not None else np.zeros((agents, width), bool)
     return Found(
@@ -151,7 +161,7 @@ def _found(stores: Stores, survey: _Survey, path: Path) -> Found:
         action_counts=[count] * agents,
         longest=max(int(lengths.max(initial=0)) for lengths in survey.lengths),
         state_width=int(np.prod(state.shape[2:])) if state is not None else 0,
-        exact=legals is not None,
+        exact=mask is not None,
         name=path.stem if path.suffix == ".vlt" else path.parent.stem,
     )
 
@@ -189,7 +199,7 @@ def _their_steps(
         "alive": np.ones((rows, agents), np.bool_),
         "reward": _rewards(stores.read("rewards", stream, start, stop), agents),
         "terminated": terminated,
-        "truncated": ended & ~terminated,
+        "truncated": ended & (_truncated(stores, stream, start, stop) | ~terminated),
     }
     if "infos/state" in stores.leaves and not spec.state_is_obs:
         state = stores.read("infos/state", stream, start, stop).reshape(rows, -1)
@@ -202,20 +212,38 @@ def _terminated(stores: Stores, stream: int, start: int, stop: int) -> Array:
     return np.asarray((done != 0).all(axis=1))
 
 
+def _truncated(stores: Stores, stream: int, start: int, stop: int) -> Array:
+    if "truncations" not in stores.leaves:
+        return np.zeros(stop - start, np.bool_)
+    cut = stores.read("truncations", stream, start, stop).reshape(stop - start, -1)
+    return np.asarray((cut != 0).all(axis=1))
+
+
+def legals(stores: Stores) -> str | None:
+    """Return the leaf of the legal actions: one of ``infos``, or beside it."""
+    inside = mask_among(n.removeprefix("infos/") for n in stores.leaves if n.startswith("infos/"))
+    return f"infos/{inside}" if inside else mask_among(stores.leaves)
+
+
 def _legal(
     stores: Stores, stream: int, start: int, stop: int, spec: EnvironmentSpec, actions: Array
 ) -> Array:
     exists = np.arange(spec.action_count) < np.array(spec.action_counts)[:, None]
-    if "infos/legals" not in stores.leaves:
+    if (mask := legals(stores)) is None:
         return np.broadcast_to(exists, (stop - start, *exists.shape)).copy()
-    legal = (stores.read("infos/legals", stream, start, stop) != 0) & exists
-    np.put_along_axis(legal, actions[..., None], True, axis=-1)
-    return np.asarray(legal)
+    legal = legal_of(stores.folder, mask, stores.read(mask, stream, start, stop)) & exists
+    return with_executed(legal, actions)
 
 
 def _actions(stores: Stores, stream: int, start: int, stop: int) -> Array:
+    """Return the actions of every agent, int64 [n, N]; a last axis of several has to be one-hot."""
     actions = stores.read("actions", stream, start, stop)
-    return actions.reshape(actions.shape[0], -1).astype(np.int64)
+    if actions.ndim == len("TNA") and actions.shape[-1] > 1:
+        if not is_one_hot(actions):
+            what = f"its actions are continuous ({actions.dtype} {list(actions.shape[1:])})"
+            raise foreign(stores.folder, what, "only discrete actions can be distilled")
+        return np.asarray(actions.argmax(axis=-1), np.int64)
+    return numbers_of(stores.folder, "its actions", actions.reshape(len(actions), -1))
 
 
 def _rewards(rewards: Array, agents: int) -> Array:
@@ -225,13 +253,11 @@ def _rewards(rewards: Array, agents: int) -> Array:
 
 def _not_held(stores: Stores, survey: _Survey) -> Iterator[NotHeld]:
     for name in stores.leaves:
-        if name not in _KNOWN:
+        if name not in (*_KNOWN, legals(stores)):
             yield NotHeld(array=name, why="the expert buffer has no array of this meaning")
     for name in ("observations", "rewards"):
         yield from rounded(name, stores.leaves[name].dtype.numpy_dtype)
-    if survey.illegal:
-        why = f"{survey.illegal} executed actions were not legal by it, and were made legal"
-        yield NotHeld(array="infos/legals", why=why)
+    yield from survey.legality.not_held()
 
 
 def _notes(stores: Stores, survey: _Survey) -> Iterator[str]:
@@ -242,9 +268,7 @@ def _notes(stores: Stores, survey: _Survey) -> Iterator[str]:
     yield from any_true(
         survey.infinite, f"{survey.infinite} observed values of -inf are padding: they became zeros"
     )
-    yield from any_true(
-        "infos/legals" not in leaves, "there are no legals: every action counts as legal"
-    )
+    yield from any_true(legals(stores) is None, "there are no legals: every action counts as legal")
     yield from any_true(
         survey.unfinished,
         f"{survey.unfinished} steps after the last end of an episode were left out",

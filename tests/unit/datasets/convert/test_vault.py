@@ -211,3 +211,52 @@ def test_a_promised_leaf_that_is_absent(tmp_path):
     (folder / "metadata.json").write_text(json.dumps(document))
     with pytest.raises(KdOfflineError, match="leaf 'infos/ghost' cannot be opened"):
         convert(folder, tmp_path / "y.zarr")
+
+
+@pytest.mark.parametrize("name", ["infos/action_mask", "infos/avail_actions", "legal_actions"])
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
+def test_legal_actions_under_other_names(tmp_path, name, dtype):
+    arrays = leaves()
+    legal = arrays.pop("infos/legals").astype(dtype)
+    legal[0, 2, 1, (arrays["actions"][0, 2, 1] + 1) % ACTIONS] = 0
+    done, buffer = imported(tmp_path, arrays | {name: legal})
+    assert np.array_equal(buffer.read("steps/available_actions"), legal[0] == 1)
+    assert done.not_held == ()
+    assert not any("every action counts as legal" in note for note in done.notes)
+
+
+@pytest.mark.parametrize("value", [2.0, -1.0, np.nan, -np.inf])
+def test_legals_that_are_not_zeros_and_ones_are_refused(tmp_path, value):
+    arrays = spoilt("infos/legals", np.full((1, 30, 3, ACTIONS), value, np.float32))
+    write_vault(tmp_path / "x.vlt" / "Good", arrays)
+    with pytest.raises(KdOfflineError, match="infos/legals hold"):
+        convert(tmp_path / "x.vlt", tmp_path / "x.zarr")
+
+
+def test_inverted_legals_are_refused(tmp_path):
+    arrays = leaves()
+    arrays["infos/legals"] = ~np.eye(ACTIONS, dtype=bool)[arrays["actions"]]
+    write_vault(tmp_path / "x.vlt" / "Good", arrays)
+    with pytest.raises(KdOfflineError, match="90 of 90 executed actions are illegal"):
+        convert(tmp_path / "x.vlt", tmp_path / "x.zarr")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_actions_of_other_types(tmp_path, dtype):
+    arrays = leaves()
+    whole = arrays["actions"]
+    _, buffer = imported(tmp_path, arrays | {"actions": whole.astype(dtype)})
+    assert np.array_equal(buffer.read("steps/actions"), whole[0])
+
+
+def test_one_hot_actions(tmp_path):
+    arrays = leaves()
+    hot = np.eye(ACTIONS, dtype=np.float32)[arrays["actions"]]
+    _, buffer = imported(tmp_path, arrays | {"actions": hot})
+    assert np.array_equal(buffer.read("steps/actions"), arrays["actions"][0])
+
+
+def test_an_end_that_is_both_stays_both(tmp_path):
+    arrays = leaves()
+    _, buffer = imported(tmp_path, arrays | {"truncations": arrays["terminals"].copy()})
+    assert np.array_equal(buffer.read("steps/truncated"), buffer.read("steps/terminated"))
