@@ -32,6 +32,7 @@ MAX_DOCUMENT_BYTES = 64 << 20
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))
 _LONGEST = 200  # bytes of a file's name that the name aside repeats; systems allow 255
 _ATTEMPTS = 100
+_PIECE = 1 << 16
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES}
 
 
@@ -89,11 +90,12 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
     _check_parent(path)
 
 
-def append_file(path: Path, text: str) -> None:
+def append_file(path: Path, text: str, *, whole_lines: bool = False, durable: bool = False) -> None:
     """Append text to the file at ``path``, which is made where it is missing.
 
-    A link is refused. A file that has a second name elsewhere (a hard link) is replaced by a
-    longer copy, so that the other name keeps what it has.
+    With ``whole_lines`` a last line that has no end is dropped before. A link is refused. A file
+    that has a second name elsewhere (a hard link) is replaced by a longer copy, so that the other
+    name keeps what it has.
 
     Raises
     ------
@@ -103,12 +105,15 @@ def append_file(path: Path, text: str) -> None:
     """
     data = text.encode("utf-8")
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _SAFE, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _SAFE, 0o666)
         try:
             found = os.fstat(handle)
             _require_file(found.st_mode)
             if found.st_nlink == 1:
-                _append(handle, data, found.st_size)
+                size = _whole_lines(handle, found.st_size) if whole_lines else found.st_size
+                _append(handle, data, size)
+                if durable:
+                    os.fsync(handle)
                 return
         finally:
             os.close(handle)
@@ -255,6 +260,63 @@ def only_writer(folder: Path, doing: str) -> Iterator[None]:
         except OSError as error:
             raise busy(folder, doing) from error
         yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in here for the same folder.
+
+    Raises
+    ------
+    StorageError
+        The file system has no locks.
+    """
+    if os.name == "nt":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY | _SAFE)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            msg = f"cannot lock {str(folder)!r}: {_reason(error)}; choose a folder on another disk"
+            raise StorageError(msg) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def living(path: Path) -> Iterator[None]:
+    """Make a file that is locked as long as this process is inside; see :func:`dead`."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o666)
+    except OSError as error:
+        raise refusal(path, error) from error
+    try:
+        locked(handle)
+        yield
+    finally:
+        os.close(handle)
+
+
+def dead(path: Path) -> bool:
+    """Tell whether the process that made a file by :func:`living` has left it or ended.
+
+    False where that cannot be told: the file system has no locks, or the file cannot be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | _SAFE)
+    except OSError as error:
+        return error.errno == errno.ENOENT
+    try:
+        return locked(handle)
+    except OSError:
+        return False
     finally:
         os.close(handle)
 
@@ -506,6 +568,21 @@ def _all(handle: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(handle, left) :]
+
+
+def _whole_lines(handle: int, size: int) -> int:
+    """Drop a last line without an end, and return the size that is left."""
+    kept = size
+    while kept:
+        start = max(0, kept - _PIECE)
+        os.lseek(handle, start, os.SEEK_SET)
+        end = os.read(handle, kept - start).rfind(b"\n") + 1
+        kept = start + end
+        if end:
+            break
+    if kept < size:
+        os.ftruncate(handle, kept)
+    return kept
 
 
 def _append(handle: int, data: bytes, size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.held_out import held_out
 from kd_offline.distillation.methods import check_arrays
 from kd_offline.errors import MismatchError, MissingExtraError, StorageError, UsageError
-from kd_offline.files import make_folder, write_file
+from kd_offline.files import MAX_DOCUMENT_BYTES, in_turn, make_folder, read_file, write_file
 from kd_offline.hardware import profiles
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import DatasetReference
@@ -26,6 +27,9 @@ from kd_offline.sweeps.trials import COSTS, Choice, carry_out, choose, objective
 PLAN, REPORT, JOURNAL, PAGE = "plan.json", "sweep.json", "trials.journal", "sweep.html"
 ORIGIN = "dataset.txt"
 FIRST_WIDTH = 32
+# What a trial knows of itself: who carries it out, and the trial whose run folder it goes on with.
+_WORKER, _CONTINUES = "worker", "continues"
+_WAIT_S = 0.5
 
 Progress = Callable[[SweepPoint], None]
 
@@ -137,34 +141,83 @@ def work(
     allowed: Allowed = NOTHING,
     progress: Progress | None = None,
 ) -> None:
-    """Carry out trials of a sweep that was begun, until there are ``trials`` together."""
-    from optuna.study import MaxTrialsCallback
-    from optuna.trial import TrialState
+    """Carry out trials of a sweep that was begun, until ``trials`` of them are complete.
+
+    Trials of processes that died are taken over; where enough others run, they are waited for.
+    """
+    from kd_offline.sweeps.workers import at_work
 
     buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
-    if buffer.id != (folder / ORIGIN).read_text("utf-8").strip():
+    if read_file(folder / ORIGIN, MAX_DOCUMENT_BYTES).strip() != buffer.id.encode():
         msg = (
             f"the dataset at {buffer.where!r} is not the one that the sweep in {str(folder)!r} was "
             "begun with: it was replaced, so give that one"
         )
         raise MismatchError(msg)
-    plan = SweepPlan.model_validate_json((folder / PLAN).read_bytes())
+    plan = SweepPlan.model_validate_json(read_file(folder / PLAN, MAX_DOCUMENT_BYTES))
     study = _study(folder, plan, buffer.spec.agents, worker)
 
     def objective(trial: Any) -> tuple[float, ...]:
         choice = choose(trial, plan, buffer.spec.agents)
         known = [p for p in _done(study) if choice == Choice.of(p)]
-        point = (
-            known[0] if known else carry_out(choice, trial.number, folder, buffer, plan, allowed)
-        )
+        number = _first_number(trial)
+        point = known[0] if known else carry_out(choice, number, folder, buffer, plan, allowed)
         trial.set_user_attr("point", point.model_dump(mode="json"))
         if progress is not None:
             progress(point)
         return objectives(point)
 
-    finished = (TrialState.COMPLETE,)
-    if len(study.get_trials(deepcopy=False, states=finished)) < trials:
-        study.optimize(objective, callbacks=[MaxTrialsCallback(trials, states=finished)])
+    with at_work(folder) as name:
+        while (trial := _next(study, folder, trials, name)) is not None:
+            _carry_out(study, trial, objective)
+
+
+def _carry_out(study: Any, trial: Any, objective: Callable[[Any], tuple[float, ...]]) -> None:
+    """Carry out a trial; one that is interrupted is left to whoever continues the sweep."""
+    from optuna.trial import TrialState
+
+    try:
+        values = objective(trial)
+    except Exception:
+        study.tell(trial, state=TrialState.FAIL)
+        raise
+    study.tell(trial, values)
+
+
+def _next(study: Any, folder: Path, trials: int, worker: str) -> Any:
+    """Return a trial to carry out, None where ``trials`` are complete."""
+    from optuna.trial import TrialState
+
+    while True:
+        with in_turn(folder):
+            _take_over(study, folder)
+            states = [trial.state for trial in study.get_trials(deepcopy=False)]
+            left = trials - states.count(TrialState.COMPLETE)
+            if left <= 0:
+                return None
+            if left > states.count(TrialState.RUNNING):
+                trial = study.ask()
+                trial.set_user_attr(_WORKER, worker)
+                return trial
+        time.sleep(_WAIT_S)
+
+
+def _take_over(study: Any, folder: Path) -> None:
+    """Give up the trials of processes that died, and put each in the queue again."""
+    from optuna.trial import TrialState
+
+    from kd_offline.sweeps.workers import died
+
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if died(folder, trial.user_attrs.get(_WORKER)):
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params, user_attrs={_CONTINUES: _first_number(trial)})
+
+
+def _first_number(trial: Any) -> int:
+    """Return the number of the trial that this one goes on with, or its own."""
+    number = trial.user_attrs.get(_CONTINUES)
+    return number if type(number) is int and number >= 0 else int(trial.number)
 
 
 def finish(folder: Path, buffer: ExpertBuffer, path: str, plan: SweepPlan) -> SweepReport:
@@ -212,7 +265,8 @@ def _begin(folder: Path, plan: SweepPlan, buffer: ExpertBuffer) -> Path:
     if not place.is_file():
         msg = f"{folder} exists and is not a sweep: remove it yourself or give another path"
         raise StorageError(msg)
-    if place.read_text("utf-8") != said or origin.read_text("utf-8").strip() != buffer.id:
+    before = [read_file(file, MAX_DOCUMENT_BYTES) for file in (place, origin)]
+    if before[0] != said.encode() or before[1].strip() != buffer.id.encode():
         msg = (
             f"the sweep in {str(folder)!r} was begun with another plan or dataset: repeat its "
             f"options, as its {PLAN} states them, or choose another folder"
@@ -237,26 +291,37 @@ def _join(dataset: str, folder: Path, trials: int, worker: int, allowed: Allowed
 def _study(folder: Path, plan: SweepPlan, agents: Sequence[str], worker: int) -> Any:
     """Open the study; the first process that comes also says what is tried first."""
     import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    from kd_offline.sweeps.workers import damaged
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # errors are told by us
-    file = str(folder / JOURNAL)
-    storage = JournalStorage(JournalFileBackend(file, lock_obj=JournalFileOpenLock(file)))
+    with in_turn(folder):
+        try:
+            study = _open_study(folder / JOURNAL)
+            known = len(study.get_trials(deepcopy=False))
+        except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
+            raise damaged(folder / JOURNAL, f"Optuna cannot follow it: {error!r}") from error
+        state = derive(plan.seed, "sweep", worker, known) % 2**32
+        study.sampler = optuna.samplers.TPESampler(seed=state, n_startup_trials=8)
+        if not known and agents:
+            for first in _first(plan, agents):
+                study.enqueue_trial(first, skip_if_exists=True)
+    return study
+
+
+def _open_study(journal: Path) -> Any:
+    import optuna
+    from optuna.storages import JournalStorage
+
+    from kd_offline.sweeps.workers import Journal
+
     directions: list[Any] = ["maximize", *["minimize"] * len(COSTS)]
-    study = optuna.create_study(
-        storage=storage,
+    return optuna.create_study(
+        storage=JournalStorage(Journal(journal)),
         study_name="sweep",
         directions=directions,
         load_if_exists=True,
     )
-    known = len(study.get_trials(deepcopy=False))
-    state = derive(plan.seed, "sweep", worker, known) % 2**32
-    study.sampler = optuna.samplers.TPESampler(seed=state, n_startup_trials=8)
-    if not known and agents:
-        for first in _first(plan, agents):
-            study.enqueue_trial(first, skip_if_exists=True)
-    return study
 
 
 def _first(plan: SweepPlan, agents: Sequence[str]) -> list[dict[str, Any]]:
@@ -275,8 +340,7 @@ def _points(folder: Path, plan: SweepPlan) -> tuple[list[SweepPoint], int]:
     from optuna.trial import TrialState
 
     study = _study(folder, plan, (), 0)
-    whole = (TrialState.COMPLETE, TrialState.WAITING)
-    failed = sum(trial.state not in whole for trial in study.get_trials(deepcopy=False))
+    failed = len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
     return list({point.run: point for point in _done(study)}.values()), failed
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.distill import distill
+from kd_offline.files import make_subfolder, require_folder
 from kd_offline.hardware import profiles
 from kd_offline.schemas.budget import Budget, BudgetFigure, Quantity
 from kd_offline.schemas.recipes import DistillRecipe
@@ -73,7 +74,9 @@ def carry_out(
     allowed: Allowed,
 ) -> SweepPoint:
     """Distil and judge one choice; an interrupted run of the same trial is continued."""
-    run = folder / "runs" / f"{number:04d}"
+    run = make_subfolder(folder, "runs") / f"{number:04d}"
+    if run.is_symlink():
+        require_folder(run)
     recipe = choice.recipe(plan.recipe)
     manifest = distill(buffer, run, recipe, resume=True)
     return SweepPoint(
