@@ -23,6 +23,24 @@ def _same(side_of: Tensor) -> Tensor:
     return side_of.unsqueeze(0) == side_of.unsqueeze(1)
 
 
+def waiting(alive: Tensor, ended: Tensor) -> Tensor:
+    """Return where agents wait for their turn, bool [T, B, N].
+
+    That is where they are not alive, in episodes in which an agent acts that did not a step before.
+    Without such a step, agents that are not alive have left for good, and none waits.
+
+    Parameters
+    ----------
+    alive : bool [T, B, N]
+    ended : bool [T, B]
+        True in an episode's last step; what is behind it does not count.
+    """
+    after = torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]).cumsum(0) > 0
+    acting = alive & ~after.unsqueeze(-1)
+    takes_turns = (acting[1:] & ~acting[:-1]).any(0).any(-1)
+    return ~acting & takes_turns.unsqueeze(-1)
+
+
 def generalised_advantage(
     reward: Tensor,
     value: Tensor,
@@ -34,8 +52,14 @@ def generalised_advantage(
     gae_lambda: float,
     bootstrap_on_truncation: bool,
     horizon: int | None = None,
+    waits: Tensor | None = None,
 ) -> Tensor:
     """Advantages of whole episodes by one backward recursion (KD-MARL Eqs. 1 and 2).
+
+    A critic says nothing of an agent that waits: it learns from decisions. Between two of them lie
+    the rewards of the steps in which the agent waited, discounted step by step; the value of such
+    a step is what follows it, and the trace does not decay over it (a semi-Markov decision process,
+    Sutton et al., 1999).
 
     Parameters
     ----------
@@ -48,6 +72,8 @@ def generalised_advantage(
         Whether the future after a time limit is worth ``final_value`` or nothing.
     horizon : int, optional
         Length L of the sum in Eq. 2; None sums to the end of the episode.
+    waits : bool [T, B, N], optional
+        Where agents wait for their turn, see :func:`waiting`.
 
     Returns
     -------
@@ -55,11 +81,20 @@ def generalised_advantage(
     """
     ended = (terminated | truncated).unsqueeze(-1)
     worthless = terminated if bootstrap_on_truncation else terminated | truncated
+    keep = gamma * gae_lambda * (~ended).to(reward.dtype)
+    if waits is not None and waits.any():
+        last = final_value.expand_as(value).masked_fill(worthless.unsqueeze(-1), 0.0)
+        rows, after = [], final_value
+        for t in range(len(value) - 1, -1, -1):
+            after = torch.where(ended[t], last[t], after)
+            after = torch.where(waits[t], reward[t] + gamma * after, value[t])
+            rows.append(after)
+        value = torch.stack(rows[::-1])
+        keep = torch.where(waits, gamma * (~ended).to(reward.dtype), keep)
     following = torch.cat([value[1:], final_value.unsqueeze(0)])
     following = torch.where(ended, final_value.expand_as(value), following)
     following = following.masked_fill(worthless.unsqueeze(-1), 0.0)
     delta = reward + gamma * following - value
-    keep = gamma * gae_lambda * (~ended).to(delta.dtype)
     if horizon is not None:
         return _windowed(delta, keep, horizon)
     out = torch.empty_like(delta)

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kd_offline.advantage import generalised_advantage, side_mean
+from kd_offline.advantage import generalised_advantage, side_mean, waiting
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.recipes import LossSwitches
 from kd_offline.types import Array
 
-_STEPS = ("reward", "value", "terminated", "truncated")
+_STEPS = ("reward", "value", "alive", "terminated", "truncated")
 
 
 class Estimates(NamedTuple):
@@ -63,4 +63,5 @@ def _estimate(
             critic.bootstraps_truncation if bootstrap is None else bootstrap
         ),
         horizon=horizon,
+        waits=waiting(step["alive"], step["terminated"] | step["truncated"]),
     ).transpose(0, 1)

@@ -26,7 +26,7 @@ def load(name: str, **kwargs: Any) -> BatchedEnvironment:
     ----------
     name
         One of :func:`names`, such as ``mpe/simple_spread_v3``, or
-        ``pettingzoo/<module>:<factory>`` for any parallel PettingZoo environment, or
+        ``pettingzoo/<module>:<factory>`` for any PettingZoo environment, or
         ``smax/<map>``.
     **kwargs
         Settings of the environment, such as ``n_agents`` or ``episode_limit``.
@@ -195,7 +195,8 @@ _DESCRIPTIONS = {
         "(difficulty, game_version, games and the package's own)"
     ),
     "pettingzoo/<module>:<factory>": (
-        "any ParallelEnv with discrete actions, such as "
-        "pettingzoo/mpe2.simple_tag_v3:parallel_env (episode_limit and the factory's own)"
+        "any ParallelEnv or AECEnv with discrete actions, such as "
+        "pettingzoo/mpe2.simple_tag_v3:parallel_env (episode_limit, sides=each or one, and the "
+        "factory's own)"
     ),
 }

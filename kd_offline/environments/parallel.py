@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kd_offline.environments import load
-from kd_offline.errors import MissingExtraError
+from kd_offline.errors import MissingExtraError, UsageError
 from kd_offline.types import Array, View
 
 try:
@@ -28,6 +28,9 @@ class BatchOfOne(ParallelEnv[str, Array, int]):  # type: ignore[misc]
     """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
+        if name.startswith("pettingzoo/"):
+            msg = f"{name!r} is an environment of PettingZoo already: make it by its own factory"
+            raise UsageError(msg)
         self._environment = load(name, **kwargs)
         spec = self.spec = self._environment.spec
         self.metadata = {"name": spec.id.replace("/", "_"), "render_modes": []}

@@ -23,6 +23,7 @@ from kd_offline.user_code import calling, close_all
 
 _LOG = logging.getLogger(__name__)
 _LIBRARIES = ("pettingzoo", "gymnasium", "mpe2")
+_OURS = ("episode_limit", "sides")
 _NAME = re.compile(r"\w([\w .:+-]{0,62}[\w.:+-])?")
 
 
@@ -33,9 +34,9 @@ def find(
 
     The factory may return a ParallelEnv or an AECEnv, which PettingZoo turns into a ParallelEnv.
 
-    ``episode_limit`` in ``kwargs`` is ours; every other entry goes to the factory. Without it the
-    limit is the environment's own ``max_cycles``. A limit is required because it bounds the rows
-    of a batch and of a recording, and an environment need not tell when it will end.
+    ``episode_limit`` and ``sides`` in ``kwargs`` are ours; every other entry goes to the factory.
+    Without a limit it is the environment's own ``max_cycles``. One is required because it bounds
+    the rows of a batch and of a recording, and an environment need not tell when it will end.
 
     Raises
     ------
@@ -48,18 +49,17 @@ def find(
     """
     module_name, factory_name = _target(name)
     module_name, make = _factory(name, module_name, factory_name)
-    settings = {key: value for key, value in kwargs.items() if key != "episode_limit"}
-    _require_scalars(name, settings)
-    first = _instance(name, make, settings)
+    _require_scalars(name, kwargs)
+    native = {key: value for key, value in kwargs.items() if key not in _OURS}
+    first = _instance(name, make, native)
     try:
         agents = _agents(name, first)
         ports = tuple(_port(name, first, agent, key) for agent, key in agents.items())
         limit = _episode_limit(name, first, kwargs)
     finally:
         close_all([first])
-    settings["episode_limit"] = limit
+    settings = {**{k: v for k, v in kwargs.items() if k != "episode_limit"}, "episode_limit": limit}
     spec = describe(f"pettingzoo/{module_name}:{factory_name}", settings, ports, limit)
-    native = {key: value for key, value in settings.items() if key != "episode_limit"}
     return lambda: _instance(name, make, native), spec, ports
 
 
@@ -78,7 +78,9 @@ def describe(
     """Return the spec of the environment ``name`` whose agents are ``ports``.
 
     Agents named alike up to their number form one side: all ``pursuer_*`` are the side ``team``,
-    while ``adversary_*`` and ``agent_*`` are the sides ``adversary`` and ``agent``.
+    while ``adversary_*`` and ``agent_*`` are the sides ``adversary`` and ``agent``. The setting
+    ``sides`` in ``kwargs`` says otherwise: with ``each`` every agent is a side of its own, as the
+    players of a game against each other are, with ``one`` all are one team.
     """
     agents = tuple(port.agent for port in ports)
     return EnvironmentSpec(
@@ -91,7 +93,7 @@ def describe(
         action_names=tuple(tuple(f"action_{k}" for k in range(port.n_actions)) for port in ports),
         episode_limit=episode_limit,
         reward="per_agent",
-        sides=_sides(agents),
+        sides=_sides(name, agents, kwargs.get("sides")),
         state_width=sum(port.width for port in ports),
         state_is_obs=True,
         blocks={port.agent: port.blocks for port in ports},
@@ -325,7 +327,17 @@ def _version(library: str) -> str:
         return "unknown"
 
 
-def _sides(agents: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+def _sides(name: str, agents: tuple[str, ...], rule: Any) -> dict[str, tuple[str, ...]]:
+    if rule not in (None, "each", "one"):
+        msg = (
+            f"setting 'sides' of {name!r} is {rule!r}: give each or one, or leave it out, so that "
+            "agents named alike form a side"
+        )
+        raise UsageError(msg)
+    if rule == "each":
+        return {agent: (agent,) for agent in agents}
+    if rule == "one":
+        return {"team": agents}
     sides: dict[str, list[str]] = {}
     for agent in agents:
         sides.setdefault(re.sub(r"_?\d+$", "", agent) or "agents", []).append(agent)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd_offline.advantage import generalised_advantage, side_mean
+from kd_offline.advantage import generalised_advantage, side_mean, waiting
 from kd_offline.experts.team import ActorCritic, steps_that_count
 from kd_offline.schemas.expert import TrainRecipe
 from kd_offline.trajectories import Trajectories
@@ -108,6 +108,7 @@ def make_batch(
         gamma=recipe.gamma,
         gae_lambda=recipe.gae_lambda,
         bootstrap_on_truncation=recipe.bootstrap_on_truncation,
+        waits=waiting(step["alive"], step["terminated"] | step["truncated"]),
     )
     weight = (step["alive"] & valid.unsqueeze(-1)).float() * learning
     returns = advantage + step["value"]

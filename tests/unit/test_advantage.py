@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kd_offline.advantage import generalised_advantage, side_mean
+from kd_offline.advantage import generalised_advantage, side_mean, waiting
 
 GAMMA, LAMBDA = 0.9, 0.5
 
@@ -70,3 +70,57 @@ def test_side_mean():
     torch.testing.assert_close(
         side_mean(reward, torch.tensor([0, 0, 1])), torch.tensor([2.0, 2.0, 10.0])
     )
+
+
+def test_agents_wait_only_where_somebody_takes_turns():
+    leaves = [[1, 1], [1, 0], [1, 0]]
+    turns = [[1, 0], [0, 1], [1, 0]]
+    late = [[1, 0], [1, 0], [1, 1]]
+    alive = torch.tensor([leaves, turns, late]).bool().transpose(0, 1)
+    ended = torch.tensor([[0, 0, 0], [0, 0, 0], [1, 1, 1]]).bool()
+    waits = waiting(alive, ended)
+    assert not waits[:, 0].any()
+    torch.testing.assert_close(waits[:, 1], ~alive[:, 1])
+    torch.testing.assert_close(waits[:, 2], ~alive[:, 2])
+    ended[1] = True  # the third agent's late step is behind the end, and counts nothing
+    assert not waiting(alive, ended)[:, 2].any()
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+@pytest.mark.parametrize("truncated", [False, True])
+def test_a_wait_joins_two_decisions_and_what_the_critic_says_of_it_counts_nothing(
+    bootstrap, truncated
+):
+    """Decisions at steps 0, 3 and 4 of six; worked out by hand as a semi-Markov process."""
+    reward = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    value = torch.tensor([0.5, 99.0, -99.0, 1.0, 2.0, 77.0])
+    waits = torch.tensor([False, True, True, False, False, True])
+    last = torch.tensor([False] * 5 + [True]).view(6, 1)
+    got = generalised_advantage(
+        reward.view(6, 1, 1),
+        value.view(6, 1, 1),
+        torch.tensor([[8.0]]),
+        last & (not truncated),
+        last & truncated,
+        gamma=GAMMA,
+        gae_lambda=LAMBDA,
+        bootstrap_on_truncation=bootstrap,
+        waits=waits.view(6, 1, 1),
+    ).flatten()
+    after = 8.0 if truncated and bootstrap else 0.0
+    fourth = 5 + 0.9 * 6 + 0.81 * after - 2
+    third = 4 + 0.9 * 2 - 1 + 0.9 * 0.5 * fourth
+    first = 1 + 0.9 * 2 + 0.81 * 3 + 0.729 * 1 - 0.5 + 0.729 * 0.5 * third
+    torch.testing.assert_close(got[~waits], torch.tensor([first, third, fourth]))
+
+
+def test_without_waits_advantages_keep_their_bits():
+    torch.manual_seed(0)
+    reward, value, final = torch.randn(9, 4, 3), torch.randn(9, 4, 3), torch.randn(4, 3)
+    ends = torch.zeros(9, 4, dtype=torch.bool)
+    ends[-1] = True
+    settings = {"gamma": GAMMA, "gae_lambda": LAMBDA, "bootstrap_on_truncation": True}
+    plain = generalised_advantage(reward, value, final, ends, ~ends & False, **settings)
+    none = torch.zeros(9, 4, 3, dtype=torch.bool)
+    same = generalised_advantage(reward, value, final, ends, ~ends & False, **settings, waits=none)
+    assert torch.equal(plain, same)
