@@ -49,8 +49,8 @@ def find(
     """
     module_name, factory_name = _target(name)
     module_name, make = _factory(name, module_name, factory_name)
-    _require_scalars(name, kwargs)
     native = {key: value for key, value in kwargs.items() if key not in _OURS}
+    _require_scalars(name, native)
     first = _instance(name, make, native)
     try:
         agents = _agents(name, first)

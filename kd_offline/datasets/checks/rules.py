@@ -105,11 +105,13 @@ def _legal_actions(part: Part) -> Iterator[Finding]:
         return
     actions, alive = part.arrays["actions"], part.arrays["alive"]
     spec = part.manifest.environment
+    idle = alive & ~part.arrays["available_actions"].any(axis=-1)
+    yield "alive", idle, "an agent acts that has no legal action"
     outside = alive & ((actions < 0) | (actions >= np.array(spec.action_counts)))
     yield "actions", outside, "an agent has no such action"
     chosen = np.clip(actions, 0, spec.action_count - 1)[..., None].astype(np.intp)
     legal = np.take_along_axis(part.arrays["available_actions"], chosen, axis=-1)[..., 0]
-    illegal = alive & ~legal & ~outside
+    illegal = alive & ~legal & ~outside & ~idle
     yield "actions", illegal, "an agent took an action that was not available"
 
 

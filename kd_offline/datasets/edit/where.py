@@ -1,14 +1,17 @@
 """A condition on episodes in words, such as ``return > 30 and length in [25, 50]``.
 
 The text is parsed, never executed: it may hold the names of columns, numbers, comparisons, ``in``
-with a list, ``and``, ``or``, ``not``, ``+ - * /`` and brackets.
+with a list, ``and``, ``or``, ``not``, ``+ - * /`` and brackets. The return of one agent is
+``return_<agent>``, or ``return["<agent>"]`` whatever characters its name has.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import operator
 import re
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +22,12 @@ from kd_offline.errors import MissingArrayError, UnknownNameError, UsageError
 from kd_offline.types import Array, BoolArray
 
 COLUMNS = ("length", "return", "seed", "won", "noise_level", "expert_id", "split")
-"""Columns that a condition may name, next to ``episode`` and ``return_<agent>``."""
+"""Columns that a condition may name, next to ``episode`` and the return of an agent."""
 
 _LONGEST = 2000  # characters; deeper nesting than that allows is no condition
 _LARGEST = 2**64
+# A word of Python's own, so it is parsed under another name; text in quotes stays as it is.
+_RETURN = re.compile(r"""("[^"]*"|'[^']*')|\breturn\b""")
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
@@ -45,8 +50,17 @@ _RULE = (
 
 def columns(buffer: ExpertBuffer) -> list[str]:
     """Return the names that a condition on the episodes of ``buffer`` may hold."""
-    agents = [f"return_{agent}" for agent in buffer.spec.agents if agent.isidentifier()]
-    return ["episode", *(name for name in COLUMNS if buffer.has(f"episodes/{name}")), *agents]
+    known = [name for name in COLUMNS if buffer.has(f"episodes/{name}")]
+    return ["episode", *known, *map(_return_of, buffer.spec.agents)]
+
+
+def _return_of(agent: str) -> str:
+    """Return how a condition names the return of an agent."""
+    plain = f"return_{agent}"
+    # Python's parser normalises names, but not text in quotes.
+    if plain.isidentifier() and unicodedata.normalize("NFKC", plain) == plain:
+        return plain
+    return f"return[{json.dumps(agent, ensure_ascii=False)}]"
 
 
 def episodes_where(buffer: ExpertBuffer, condition: str) -> BoolArray:
@@ -73,8 +87,7 @@ class _Condition:
         if len(self._text) > _LONGEST:
             msg = f"the condition has {len(self._text)} characters: {_LONGEST} are the most"
             raise UsageError(msg)
-        # The column's name is a word of Python's own, so it is parsed under another.
-        text = re.sub(r"\breturn\b", "return_", self._text.strip())
+        text = _RETURN.sub(lambda word: word[1] or "return_", self._text.strip())
         try:
             tree = ast.parse(text, mode="eval").body
             with np.errstate(all="ignore"):  # a division by zero meets no comparison
@@ -124,6 +137,10 @@ class _Condition:
             return self._constant(node)
         if isinstance(node, ast.Name):
             return self._column("return" if node.id == "return_" else node.id)
+        if isinstance(node, ast.Subscript) and _is_return(node.value):
+            if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
+                return self._return(node.slice.value)
+            raise self._refused(node, "does not name an agent in quotes")
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
             value = self._number(node.operand).astype(np.float64)
             return -value if isinstance(node.op, ast.USub) else value
@@ -153,14 +170,24 @@ class _Condition:
             return np.arange(self._buffer.n_episodes)
         if name in COLUMNS:
             return _comparable(self._buffer.episodes(name))
-        agent = self._buffer.spec.agents.index(name.removeprefix("return_"))
-        values: Array = self._buffer.episodes("agent_return")[:, agent]
+        return self._return(name.removeprefix("return_"))
+
+    def _return(self, agent: str) -> Array:
+        agents = self._buffer.spec.agents
+        if agent not in agents:
+            allowed = columns(self._buffer)
+            raise UnknownNameError(what="column", got=_return_of(agent), allowed=allowed)
+        values: Array = self._buffer.episodes("agent_return")[:, agents.index(agent)]
         return values
 
     def _refused(self, node: ast.expr | None, what: str) -> UsageError:
         part = node and repr(re.sub(r"\breturn_\b", "return", ast.unparse(node)))
         reason = f"{part} {what}" if part else what
         return UsageError(f"the condition {self._text!r} is not understood: {reason}; {_RULE}")
+
+
+def _is_return(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "return_"
 
 
 def _comparable(values: Array) -> Array:

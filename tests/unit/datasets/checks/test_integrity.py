@@ -80,6 +80,7 @@ def _take_illegal_action(block: EpisodeBlock) -> None:
 
 RULES = [
     (_take_illegal_action, "steps/actions row 20 (episode 2)", "not available"),
+    (_set("steps/available_actions", (20, 1), False), "steps/alive row 20", "no legal action"),
     (_set("steps/actions", (0, 1), 4), "steps/actions row 0 (episode 0)", "no such action"),
     (_set("steps/actions", (29, 1), -1), "steps/actions row 29 (episode 2)", "no such action"),
     (_set("steps/behaviour_logprob", (3, 0), 0.5), "behaviour_logprob row 3", "positive"),
@@ -280,6 +281,17 @@ def test_episodes_longer_than_the_limit(tmp_path):
     (problem,) = verify(buffer.path).problems
     assert problem.where == "episodes/length episode 1"
     assert "episode limit of 25" in problem.what
+
+
+def test_agents_that_wait_for_their_turn_break_no_rule(tmp_path):
+    block = episode_block(SPEC, [10, 8])
+    turn = np.arange(len(block.steps["alive"])) % 2
+    waits = turn[:, None] != np.arange(2)
+    block.steps["alive"][waits] = False
+    block.steps["available_actions"][waits] = False
+    block.steps["actions"][waits] = 0
+    report = verify(written(tmp_path / "d.zarr", block))
+    assert report.problems == ()
 
 
 def test_many_bad_rows_are_one_problem(tmp_path):

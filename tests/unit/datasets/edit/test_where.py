@@ -3,7 +3,7 @@ import pytest
 
 from kd_offline.datasets.edit.where import columns, episodes_where
 from kd_offline.errors import MissingArrayError, UnknownNameError, UsageError
-from kd_offline.testing.factories import tiny_dataset
+from kd_offline.testing.factories import environment_spec, tiny_dataset
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ from kd_offline.testing.factories import tiny_dataset
         ("-return + 2 * length - 1 > 20", lambda c: -c["return"] + 2 * c["length"] - 1 > 20),
         ("episode < 5", lambda c: np.arange(40) < 5),
         ("return_agent_1 > return_agent_0", lambda c: c["agent"][:, 1] > c["agent"][:, 0]),
+        ("return['agent_1'] > return_agent_0", lambda c: c["agent"][:, 1] > c["agent"][:, 0]),
         ("seed != 7", lambda c: c["seed"] != 7),
         ("noise_level == 0", lambda c: c["noise_level"] == 0),
         ("split == 1", lambda c: c["split"] == 1),
@@ -48,6 +49,9 @@ def test_conditions(parent, text, expected):
         "(lambda: 1)() == 1",
         "return.real > 1",
         "return[0] > 1",
+        "return[length] > 1",
+        "return['agent_0', 'agent_1'] > 1",
+        "length['agent_0'] > 1",
         "length ** 9 > 1",
         "length % 2 == 0",
         "length // 2 == 0",
@@ -84,3 +88,24 @@ def test_names_that_are_not_there(parent, tmp_path):
     assert "won" not in columns(bare)
     with pytest.raises(MissingArrayError, match="'won'"):
         episodes_where(bare, "won == 1")
+
+
+def test_an_agent_of_any_name_can_be_written(tmp_path):
+    """Columns are listed as they can be written, whatever the agents are called."""
+    plain = environment_spec((3,) * 6)
+    named = ("0", "drone-1", "a b", "my return", "\ufb01x", 'say "yes"')
+    spec = plain.model_copy(
+        update={
+            "agents": named,
+            "sides": {"team": named},
+            "blocks": dict(zip(named, plain.blocks.values(), strict=True)),
+        }
+    )
+    buffer = tiny_dataset(tmp_path / "d.zarr", 30, spec=spec)
+    written = [column for column in columns(buffer) if column.startswith("return")][1:]
+    assert written[:2] == ["return_0", 'return["drone-1"]']
+    for agent, column in enumerate(written):
+        expected = buffer.episodes("agent_return")[:, agent] > 0
+        assert np.array_equal(episodes_where(buffer, f"{column} > 0"), expected), column
+    with pytest.raises(UnknownNameError, match="drone-1"):
+        episodes_where(buffer, "return['drone-2'] > 0")
