@@ -72,7 +72,8 @@ def _summary() -> str:
         ("students, mask `full`", *_pair(cells["full"], "student")),
         ("students, mask `limited`", *_pair(cells["limited"], "student")),
         (
-            f"same size trained by RL, {trained.frames:,} steps, mask `{trained.mask}`",
+            f"same size trained by RL, {trained.frames:,} steps, {len(RL_SEEDS)} seeds, mask "
+            f"`{trained.mask}`",
             *_pair(read(group_name(trained)), "student"),
         ),
         ("random play", *_pair(cells["full"], "random")),
@@ -109,14 +110,18 @@ def _head() -> str:
         "it in `docs/results/cells`; this page is written from those files by "
         "`python -m benchmarks.results.render`. Returns are sums over the agents of a team and "
         f"over the steps of an episode, means of {EPISODES:,} evaluation episodes on the same "
-        "seeds for everyone, with 95 % intervals in brackets (bootstrap over seeds and episodes; "
-        "it covers about 83 % with five seeds, 77 % with three, 54 % with two where seeds matter). "
+        "seeds for everyone, with 95 % intervals in brackets (Student's t over seeds and episodes, "
+        "see `docs/decisions/005-evaluation.md`; of the sides of `mpe/simple_adversary_v3` by a "
+        "bootstrap, which covers about 83 % with five seeds and 54 % with two where seeds matter). "
         f"Distilled cells have {len(DISTILLATION_SEEDS)} distillation seeds, ablations "
         f"{len(ABLATION_SEEDS)}; networks trained by "
         f"RL have {len(RL_SEEDS)} seeds each, and the bundled expert is one network. *Kept* is "
         "(return - random) / (expert - random). The *ceiling* of a mask is the best network of "
         "any size that RL trained directly under it; more than 100 % says that longer training "
-        "or another seed would raise it. Where sides play against each other, every side meets "
+        "or another seed would raise it. Not shown: rivals at equal budgets (the bundled experts "
+        "were trained for two to four times as many steps as the networks beside them), and "
+        "networks of the students' size trained under the mask with the expert as their teacher, "
+        "the rival most likely to win. Where sides play against each other, each side meets "
         "the expert's opponents and has rows of its own. A cell that was not made yet says *not "
         "measured*."
     )
@@ -157,12 +162,12 @@ def _policies(task: Task) -> list[tuple[str, dict[str, str]]]:
     networks: dict[str, dict[str, str]] = {}
     for cell in network_cells(task):
         size = "full size" if cell.widths is None else f"width {_widths(cell.widths)}"
-        long = f", {cell.times} times as long" if cell.times > 1 else ""
-        title = f"MAPPO trained under the mask, {size}{long}"
+        title = f"MAPPO under the mask, {size}, {cell.frames:,} steps, {len(RL_SEEDS)} seeds"
         networks.setdefault(title, {})[cell.mask] = group_name(cell)
     students: dict[str, dict[str, str]] = {}
     for each in distilled_cells(task):
-        title = f"{METHOD_NAMES[each.method]}, width {_widths(each.widths)}"
+        seeds = len(each.seeds)
+        title = f"{METHOD_NAMES[each.method]}, width {_widths(each.widths)}, {seeds} seeds"
         students.setdefault(title, {})[each.mask] = each.id
     return [*networks.items(), *students.items()]
 
