@@ -81,10 +81,11 @@ def card(
     from kd_offline.datasets.reader import ExpertBuffer
     from kd_offline.schemas.dataset_outputs import CardOutput
 
-    text = write(dataset, output, overwrite=overwrite)
+    buffer = ExpertBuffer.open(dataset)
+    text = write(buffer, output, overwrite=overwrite)
     if json:
         path = None if output is None else str(output)
-        emit(CardOutput(id=ExpertBuffer.open(dataset).id, path=path, text=text))
+        emit(CardOutput(id=buffer.id, path=path, text=text))
     elif output is None:
         markdown(text)
     else:

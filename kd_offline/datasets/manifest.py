@@ -83,6 +83,24 @@ def read_text(folder: Files) -> bytes:
         raise _absent(folder) from None
 
 
+def text_of(folder: Files, manifest: DatasetManifest) -> bytes:
+    """Return the bytes of the ``manifest.json`` that ``manifest`` was read from.
+
+    They are read again, and refused where they are not the same: what was checked is what is used.
+
+    Raises
+    ------
+    CorruptDatasetError
+        Another manifest is there now.
+    NotADatasetError
+        There is none any more.
+    """
+    text = read_text(folder)
+    if not is_sealed(text) or not text.endswith(f'"{manifest.manifest_digest}"\n}}\n'.encode()):
+        raise _corrupt(folder.where, "another manifest.json is there than a moment ago")
+    return text
+
+
 def _absent(folder: Files) -> Exception:
     where = repr(folder.where)
     if folder.exists(layout.JOURNAL):

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from kd_offline.datasets import layout, limits
 from kd_offline.datasets.checks.contents import check_contents
-from kd_offline.datasets.manifest import read_manifest
+from kd_offline.datasets.manifest import read_manifest, text_of
+from kd_offline.datasets.storage.addresses import is_remote
 from kd_offline.datasets.storage.plain import NotPlainError
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.datasets.storage.store import Files, Folder, measured
 from kd_offline.datasets.stored import StoredArray, open_arrays
-from kd_offline.errors import CorruptDatasetError, StorageError
+from kd_offline.errors import CorruptDatasetError, DatasetError, StorageError
 from kd_offline.schemas.dataset import DatasetManifest, FileRecord, Problem, VerifyReport
 
 _THREADS = 2
@@ -60,7 +61,16 @@ def verify(
         problems.append(bomb)
     elif not quick:
         problems += check_contents(manifest, arrays)
-    return _report(problems)
+    return _report([*problems, *_replaced(folder, manifest)])
+
+
+def _replaced(folder: Files, manifest: DatasetManifest) -> Iterator[Problem]:
+    """Yield that a server shows another manifest now than the one that was checked."""
+    if is_remote(folder.where):
+        try:
+            text_of(folder, manifest)
+        except (DatasetError, StorageError) as error:
+            yield Problem(where=layout.MANIFEST, what=str(error))
 
 
 def damaged(error: CorruptDatasetError) -> VerifyReport:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kd_offline.datasets.layout import MANIFEST
 from kd_offline.datasets.manifest import read_manifest
+from kd_offline.datasets.manifest import text_of as manifest_text
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
 from kd_offline.errors import CorruptDatasetError
@@ -45,7 +46,7 @@ class _Passenger:
 
 def text_of(buffer: ExpertBuffer) -> str:
     """Return the manifest of a dataset as it is written, seal included."""
-    return buffer.files.read(MANIFEST).decode("ascii")
+    return manifest_text(buffer.files, buffer.manifest).decode("ascii")
 
 
 def manifest_of(text: bytes | str, where: str) -> DatasetManifest:

@@ -21,7 +21,12 @@ _LICENCES = {
 _SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8, 10**9, 10**10, 10**11, 10**12)
 
 
-def card(dataset: str | Path, output: str | Path | None = None, *, overwrite: bool = False) -> str:
+def card(
+    dataset: ExpertBuffer | str | Path,
+    output: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+) -> str:
     """Return a dataset card in Markdown, and write it to ``output`` if that is given.
 
     Raises
@@ -34,7 +39,8 @@ def card(dataset: str | Path, output: str | Path | None = None, *, overwrite: bo
     target = None if output is None else Path(output).expanduser()
     if target is not None:
         check_output(target, overwrite=overwrite)
-    text = render(ExpertBuffer.open(dataset))
+    buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
+    text = render(buffer)
     if target is not None:
         write_output(target, text, overwrite=overwrite)
     return text

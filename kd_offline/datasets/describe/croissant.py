@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from kd_offline.datasets.describe.croissant_records import Node, record_sets
 from kd_offline.datasets.layout import MANIFEST, ZARR_JSON
-from kd_offline.datasets.manifest import read_manifest
+from kd_offline.datasets.manifest import parse_manifest, read_text
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.errors import UsageError
@@ -76,7 +76,8 @@ def describe(address: str, publication: Publication | None = None) -> Node:
         It is an archive on another machine, or the date is none.
     """
     files = open_files(address)
-    manifest = read_manifest(files)
+    text = read_text(files)
+    manifest = parse_manifest(files.where, text)
     told = publication or Publication()
     _check_date(told.published)
     where = _place(address, told.url)
@@ -86,7 +87,7 @@ def describe(address: str, publication: Publication | None = None) -> Node:
         "conformsTo": _VERSION,
         **_head(manifest, told),
         **_provenance(manifest),
-        "distribution": [*where.archive, *_files(manifest, where, files.read(MANIFEST))],
+        "distribution": [*where.archive, *_files(manifest, where, text)],
         "recordSet": record_sets(manifest),
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.edit.rewrite import Progress
-from kd_offline.datasets.manifest import parse_manifest, read_text
+from kd_offline.datasets.manifest import parse_manifest, read_text, text_of
 from kd_offline.datasets.place import claim
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.rehearsal import require_storable
@@ -69,7 +69,7 @@ def restate(
         folder = Folder(output)
         _begin(folder, parent, facts)
         files = list(_copied(parent, folder, set(arrays or ()), progress))
-        document = json.loads(parent.files.read(layout.MANIFEST))
+        document = json.loads(text_of(parent.files, parent.manifest))
         del document["manifest_digest"]
         listed = {file.path for file in files}
         for name, values in (arrays or {}).items():

@@ -19,6 +19,7 @@ from kd_offline.datasets.storage.cache import default_cache
 from kd_offline.datasets.storage.sources import known_scheme, open_files
 from kd_offline.errors import CorruptDatasetError, UsageError
 from kd_offline.files import check_output
+from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.schemas.dataset_outputs import TransferOutput
 
 
@@ -52,9 +53,9 @@ def push(
     """
     began = time.perf_counter()
     _check_archive(destination, overwrite)
-    if not is_remote(str(dataset)):
-        _refuse_damage(dataset)
     copy = _open(dataset, None, report)
+    if not is_remote(str(dataset)):
+        _refuse_damage(dataset, copy.manifest)
     moved, skipped = send(copy, destination, overwrite)
     return _output(copy, destination, moved, skipped, began)
 
@@ -147,8 +148,8 @@ def _check_archive(destination: str | Path, overwrite: bool) -> None:
         check_output(Path(destination).expanduser(), overwrite=overwrite)
 
 
-def _refuse_damage(dataset: str | Path) -> None:
-    report = verify(dataset, quick=True)
+def _refuse_damage(dataset: str | Path, manifest: DatasetManifest) -> None:
+    report = verify(dataset, quick=True, manifest=manifest)
     if not report.ok:
         first = report.problems[0]
         msg = (
