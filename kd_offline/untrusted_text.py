@@ -7,6 +7,7 @@ before it reaches a reader. HTML is escaped by the templates, see :mod:`kd_offli
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 
 # A message may list many allowed names; nothing longer than this is of use on a screen.
@@ -21,7 +22,9 @@ _INVISIBLE = frozenset(
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 # As entities, since a backslash before these means different things to different renderers.
 _ENTITIES = {c: f"&#{ord(c)};" for c in "@$~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_ESCAPED = frozenset("\\`*[]|")
+_ESCAPED = frozenset("\\`*|")
+# What would make a link, a footnote or a definition; other brackets are text, as in an interval.
+_BRACKET = re.compile(r"\](?=\s*[(\[:])|\[(?=\^)")
 _LINK = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp):")
 _WEB = re.compile(r"(?i)\b(www)\.")
 _UNDERSCORE = re.compile(r"(?<!\w)_|_(?!\w)|(?<=_)_|_(?=_)")
@@ -54,6 +57,7 @@ def for_markdown(text: object, limit: int = _LONGEST) -> str:
     shown = _LINK.sub(r"\1&#58;", shown)
     shown = _WEB.sub(r"\1&#46;", shown)
     shown = _UNDERSCORE.sub(r"\\_", shown)
+    shown = _BRACKET.sub(r"\\\g<0>", shown)
     return _BLOCK.sub(lambda m: f"\\{m[1]}" if m[1] else f"{m[2]}\\{m[3]}", shown)
 
 
@@ -69,6 +73,15 @@ def markdown_fence(text: str) -> list[str]:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return [fence, *map(for_terminal, text.split("\n")), fence]
+
+
+def quoted_command(text: str) -> str:
+    """Return a command of ours so quoted that a shell runs nothing else; empty if it is none."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return ""
+    return for_terminal(shlex.join(words)) if words[:1] == ["kd-offline"] else ""
 
 
 def for_json(text: str) -> str:
@@ -88,7 +101,7 @@ def _visible(character: str) -> str:
     if character in _NAMED:
         return _NAMED[character]
     if unicodedata.category(character) == "Zs":
-        return " "
+        return character
     if character.isprintable() and character not in _INVISIBLE:
         return character
     code = ord(character)

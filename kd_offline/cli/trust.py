@@ -109,7 +109,7 @@ def croissant(
     if output is not None:
         check_output(output, overwrite=overwrite)
     made = describe(dataset, Publication(url, tuple(creator or ()), published))
-    text = dumps(made, indent=2, ensure_ascii=False) + "\n"
+    text = dumps(made, indent=2) + "\n"
     if output is None:
         document(for_json(text))
     else:

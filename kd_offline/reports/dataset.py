@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def render(buffer: ExpertBuffer, found: Profile) -> str:
         "dataset.html.j2",
         manifest=buffer.manifest,
         short_id=short(buffer.id),
-        address=Path(buffer.where).name,
+        address=shlex.quote(Path(buffer.where).name),
         headline=_headline(buffer),
         cards=_cards(buffer, found),
         sections=_sections(buffer, found),

@@ -134,7 +134,7 @@ def mask_tables(manifest: DatasetManifest, profile: Profile) -> Iterator[Table]:
         ]
         record = manifest.masks.get(name)
         words = f": {record.description}" if record is not None and record.description else ""
-        yield table(f"Mask {name}{words}", "|".join(["agent", *blocks]), rows)
+        yield table(f"Mask {name}{words}", ["agent", *blocks], rows)
 
 
 def _visible(share: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.quantisation import QuantisationReport
 from kd_offline.schemas.run import RunManifest
+from kd_offline.untrusted_text import quoted_command
 
 
 def report(
@@ -80,9 +82,10 @@ def render(folder: RunFolder, profiles: Sequence[str | Path] = ()) -> str:
         headline=words.headline(evaluation) if evaluation else "",
         caveats=words.caveats(evaluation, manifest) if evaluation else [],
         sections=_sections(folder, manifest, evaluation),
-        evaluate_command=evaluation.command
+        run_command=quoted_command(manifest.command or ""),
+        evaluate_command=quoted_command(evaluation.command)
         if evaluation
-        else f"kd-offline evaluate {folder.path.name}",
+        else shlex.join(["kd-offline", "evaluate", folder.path.name]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from kd_offline.reports.devices import evaluated
 from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
 from kd_offline.reports.tables import Table
 from kd_offline.runs.folder import open_run
+from kd_offline.untrusted_text import (
+    for_markdown,
+    markdown_code,
+    markdown_fence,
+    quoted_command,
+)
 
 
 def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
@@ -24,12 +31,16 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
     """
     folder = open_run(run)
     manifest, evaluation = folder.manifest(), evaluated(folder, profiles)
-    parts = [f"# {manifest.method} on {manifest.environment}, mask {manifest.mask}"]
+    title = f"{manifest.method} on {manifest.environment}, mask {manifest.mask}"
+    parts = [f"# {for_markdown(title)}"]
     if evaluation is None:
-        parts.append(f"Not evaluated yet: run `kd-offline evaluate {run}`.")
+        command = shlex.join(["kd-offline", "evaluate", str(run)])
+        parts.append(f"Not evaluated yet: run {markdown_code(command)}.")
     else:
-        parts.append(words.headline(evaluation))
-        parts.append("\n".join(f"- {note}" for note in words.caveats(evaluation, manifest)))
+        parts.append(for_markdown(words.headline(evaluation)))
+        parts.append(
+            "\n".join(f"- {for_markdown(note)}" for note in words.caveats(evaluation, manifest))
+        )
         parts += _tables(
             tables.retention_table(evaluation),
             tables.returns_table(evaluation),
@@ -42,10 +53,11 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
             tables.agreement_table(evaluation),
             tables.cross_table(evaluation),
         )
-        parts.append(f"Intervals: {evaluation.intervals}. Costs: {evaluation.cost.convention}.")
+        said = f"Intervals: {evaluation.intervals}. Costs: {evaluation.cost.convention}."
+        parts.append(for_markdown(said))
     if (timed := folder.latency()) is not None:
         parts += _tables(cost_tables.latency_table(timed))
-        parts.append(f"Timed: {timed.convention}, on {timed.machine.processor}.")
+        parts.append(for_markdown(f"Timed: {timed.convention}, on {timed.machine.processor}."))
     if (allocation := manifest.allocation) is not None:
         parts += _tables(
             budget_tables.budget_table(allocation),
@@ -54,7 +66,7 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
         )
     if (rounded := folder.quantisation()) is not None:
         parts += _tables(quantisation_table(rounded))
-        parts.append(quantisation_words(rounded))
+        parts.append(for_markdown(quantisation_words(rounded)))
     parts += _tables(
         tables.source_table(manifest, evaluation),
         tables.training_table(manifest),
@@ -64,7 +76,8 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
     commands = [manifest.command] + ([] if evaluation is None else [evaluation.command])
     commands += [] if timed is None else [timed.command]
     commands += [] if rounded is None else [rounded.command]
-    parts.append("## Again\n\n```\n" + "\n".join(filter(None, commands)) + "\n```")
+    shown = [line for command in commands if command and (line := quoted_command(command))]
+    parts.append("\n".join(["## Again", "", *markdown_fence("\n".join(shown))]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -75,9 +88,5 @@ def _tables(*found: Table | None) -> list[str]:
 def _table(table: Table) -> str:
     rule = ["---", *["---:"] * (len(table.columns) - 1)]
     lines = [table.columns, rule, *table.rows]
-    body = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-    return f"## {table.caption}\n\n{body}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    body = "\n".join("| " + " | ".join(map(for_markdown, line)) + " |" for line in lines)
+    return f"## {for_markdown(table.caption)}\n\n{body}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from kd_offline.errors import MissingExtraError
 from kd_offline.reports.tables import Table
+from kd_offline.untrusted_text import for_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,14 @@ def fill(template: str, **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_printable,
     )
     return environment.get_template(template).render(style=resource("report.css"), **values)
+
+
+def _printable(value: Any) -> Any:
+    """Return text without characters that act or hide; what is markup already is ours."""
+    return for_page(value) if type(value) is str else value
 
 
 def resource(name: str) -> str:

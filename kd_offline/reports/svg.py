@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kd_offline.errors import MissingExtraError
 from kd_offline.reports.page import resource
+from kd_offline.untrusted_text import for_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,6 +61,7 @@ _STYLE = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "path.simplify": True,
+    "text.parse_math": False,  # a dollar in a name is a dollar
 }
 
 
@@ -117,8 +121,11 @@ def inline(drawn: Figure, name: str, title: str) -> str:
         What a screen reader says.
     """
     raw = io.StringIO()
-    drawn.savefig(raw, format="svg", transparent=True, metadata={"Date": None})
-    text = raw.getvalue()
+    with warnings.catch_warnings():
+        # Letters that the font lacks are in the reader's own; names may be longer than the figure.
+        warnings.simplefilter("ignore", UserWarning)
+        drawn.savefig(raw, format="svg", transparent=True, metadata={"Date": None})
+    text = for_page(raw.getvalue())
     body = text[text.index("<svg") :]
     # A style element inside an inline figure would apply to the whole page.
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
@@ -131,6 +138,6 @@ def inline(drawn: Figure, name: str, title: str) -> str:
         body = body.replace(colour, f"var({variable})")
     view = re.search(r'viewBox="([^"]+)"', body)
     box = view.group(1) if view else "0 0 1 1"
-    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    label = html.escape(for_page(title))
     head = f'<svg viewBox="{box}" role="img" aria-label="{label}">'
     return head + body[body.index(">") + 1 :].strip()

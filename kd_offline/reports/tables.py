@@ -25,9 +25,10 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def table(caption: str, columns: str, rows: Iterable[tuple[str, ...]]) -> Table:
-    """Return a table; ``columns`` are divided by ``|``."""
-    return Table(caption, tuple(columns.split("|")), tuple(rows))
+def table(caption: str, columns: str | Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    """Return a table; ``columns`` are names, or one text that ``|`` divides."""
+    heads = columns.split("|") if isinstance(columns, str) else columns
+    return Table(caption, tuple(heads), tuple(rows))
 
 
 def modes_of(report: EvaluationReport) -> dict[str, ModeScore]:
@@ -167,8 +168,9 @@ def training_table(manifest: RunManifest) -> Table:
         )
         for r in manifest.results
     ]
-    heads = "|".join(["seed", "updates", "best epoch", *(f"held-out {n}" for n in names)])
-    return table(f"Training: {judged(manifest)}", f"{heads}|time|digest of the weights", rows)
+    heads = ["seed", "updates", "best epoch", *(f"held-out {n}" for n in names)]
+    heads += ["time", "digest of the weights"]
+    return table(f"Training: {judged(manifest)}", heads, rows)
 
 
 def students_table(manifest: RunManifest) -> Table:

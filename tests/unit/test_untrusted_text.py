@@ -1,4 +1,6 @@
 import json
+import re
+import shlex
 import unicodedata
 
 import pytest
@@ -10,6 +12,7 @@ from kd_offline.untrusted_text import (
     for_terminal,
     markdown_code,
     markdown_fence,
+    quoted_command,
 )
 
 TRICKS = [
@@ -75,15 +78,23 @@ def test_markdown_shows_markup_literally(name):
     assert "://" not in shown
     assert "www." not in shown
     bare = shown
-    for character in "\\`*[]|_#-":
+    assert not re.search(r"(?<!\\)\]\s*[(\[:]", shown)
+    for character in "\\`*]|_#-":
         bare = bare.replace(f"\\{character}", "")
-    assert not set("`*[]|_") & set(bare)
+    assert not set("`*|_") & set(bare)
     assert bare[:1] not in {"#", "-", "+"} or not bare[1:2].isspace()
     assert "1. " not in bare
 
 
 def test_markdown_leaves_names_and_numbers_alone():
-    for text in ("agent_0", "mpe/simple_spread_v3", "-20.3 to 1.5", "CC-BY-4.0", "a, b (c)"):
+    for text in (
+        "[0.1, 0.2] and x[3]",
+        "agent_0",
+        "mpe/simple_spread_v3",
+        "-20.3 to 1.5",
+        "CC-BY-4.0",
+        "a, b (c)",
+    ):
         assert for_markdown(text) == text
 
 
@@ -91,6 +102,20 @@ def test_a_code_span_or_fence_cannot_be_left():
     assert markdown_code("a=b") == "`a=b`"
     assert markdown_code("a`b|c\n<i>") == "a\\`b\\|c &lt;i&gt;"
     assert markdown_fence("x\n```` \x1b") == ["`````", "x", "```` \\x1b", "`````"]
+
+
+def test_a_command_of_others_runs_nothing_else():
+    assert quoted_command("kd-offline evaluate 'my run' --seed 0") == (
+        "kd-offline evaluate 'my run' --seed 0"
+    )
+    for tail in ("; rm -rf /", "| sh", "$(id)", "`id`", "> ~/.bashrc", "&& id", "\nid"):
+        words = shlex.split(quoted_command(f"kd-offline evaluate run {tail}"))
+        assert words[:3] == ["kd-offline", "evaluate", "run"]
+        assert not {";", "|", "&", "`", "$", ">"} & set(
+            re.sub(r"'[^']*'", "", quoted_command(f"kd-offline evaluate run {tail}"))
+        )
+    for text in ("rm -rf /", "PYTHONPATH=. kd-offline evaluate run", "kd-offline 'open", ""):
+        assert quoted_command(text) == ""
 
 
 def test_a_json_document_is_ascii_and_means_the_same():

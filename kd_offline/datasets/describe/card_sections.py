@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,12 @@ from kd_offline.datasets.held_out import HELD_OUT
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.statistics import side_returns, spread
 from kd_offline.schemas.dataset import ExpertRecord
+from kd_offline.untrusted_text import (
+    for_markdown,
+    for_terminal,
+    markdown_code,
+    markdown_fence,
+)
 
 
 def sections(buffer: ExpertBuffer) -> Iterator[str]:
@@ -24,22 +30,22 @@ def sections(buffer: ExpertBuffer) -> Iterator[str]:
 
 def _title(buffer: ExpertBuffer) -> Iterator[str]:
     manifest = buffer.manifest
-    yield f"# {_cell(manifest.name)} {manifest.version}"
+    yield f"# {for_markdown(manifest.name)} {for_markdown(manifest.version)}"
     yield ""
     if manifest.description:
-        yield manifest.description
+        yield for_markdown(manifest.description)
         yield ""
     yield (
         f"An expert buffer: {buffer.n_episodes:,} episodes ({buffer.n_steps:,} steps) of "
-        f"`{buffer.spec.id}` with {buffer.spec.n_agents} agents, and for every step what the "
-        "expert saw, did and thought. Teams of small students are distilled from it without the "
-        "environment."
+        f"{markdown_code(buffer.spec.id)} with {buffer.spec.n_agents} agents, and for every step "
+        "what the expert saw, did and thought. Teams of small students are distilled from it "
+        "without the environment."
     )
     yield ""
     yield f"- id: `{manifest.id}`"
     yield f"- format: expert buffer {'.'.join(map(str, manifest.format_version))} (Zarr v3)"
     yield f"- size: {size_bytes(buffer) / 1e6:,.1f} MB stored"
-    yield f"- licence: {manifest.licence or 'not stated'}"
+    yield f"- licence: {for_markdown(manifest.licence) or 'not stated'}"
 
 
 def _loading(buffer: ExpertBuffer) -> Iterator[str]:
@@ -59,15 +65,19 @@ def _loading(buffer: ExpertBuffer) -> Iterator[str]:
 
 def _environment(buffer: ExpertBuffer) -> Iterator[str]:
     spec = buffer.spec
-    settings = ", ".join(f"`{key}={value}`" for key, value in spec.kwargs.items())
+    settings = ", ".join(markdown_code(f"{key}={value}") for key, value in spec.kwargs.items())
     yield (
-        f"`{spec.id}`, version {spec.version}{f', {settings}' if settings else ''}; at most "
-        f"{spec.episode_limit} steps an episode."
+        f"{markdown_code(spec.id)}, version {for_markdown(spec.version)}"
+        f"{f', {settings}' if settings else ''}; at most {spec.episode_limit} steps an episode."
     )
     yield ""
     sides = {agent: side for side, agents in spec.sides.items() for agent in agents}
     rows = [
-        (agent, sides[agent], str(width), ", ".join(actions), ", ".join(spec.blocks[agent]))
+        (
+            *map(for_markdown, (agent, sides[agent], width)),
+            ", ".join(map(for_markdown, actions)),
+            ", ".join(map(for_markdown, spec.blocks[agent])),
+        )
         for agent, width, actions in zip(
             spec.agents, spec.obs_widths, spec.action_names, strict=True
         )
@@ -90,13 +100,13 @@ def _experts(buffer: ExpertBuffer) -> Iterator[str]:
 def _expert(expert: ExpertRecord) -> str:
     parts = [
         f"{expert.kind}, {expert.reference}, {expert.parameters:,} parameters",
-        f"checkpoint `{expert.digest}`" if expert.digest else "",
+        f"checkpoint {expert.digest}" if expert.digest else "",
         f"{expert.capture.output.replace('_', ' ')} unmasked at temperature 1",
         f"embedding: {expert.capture.embedding}" if expert.capture.embedding else "",
         f"values: {expert.value_of}, discount {expert.gamma}" if expert.value_of else "",
         *(f"{side} played by {who}" for side, who in expert.opponents.items()),
     ]
-    return "; ".join(part for part in parts if part)
+    return "; ".join(for_markdown(part) for part in parts if part)
 
 
 def _strength(buffer: ExpertBuffer) -> Iterator[tuple[str, ...]]:
@@ -116,7 +126,10 @@ def _strength(buffer: ExpertBuffer) -> Iterator[tuple[str, ...]]:
             f"{values['expert_id']:.0f}" if "expert_id" in values else "",
             f"{values['noise_level']:g}" if "noise_level" in values else "",
             f"{here.sum():,}",
-            "; ".join(f"{side} {x.mean:.3f} ± {x.std:.3f}".strip() for side, x in returns.items()),
+            "; ".join(
+                f"{for_markdown(side)} {x.mean:.3f} ± {x.std:.3f}".strip()
+                for side, x in returns.items()
+            ),
             wins,
         )
 
@@ -125,33 +138,32 @@ def _making(buffer: ExpertBuffer) -> Iterator[str]:
     manifest = buffer.manifest
     recording = manifest.recording
     yield (
-        f"Actions are {recording.behaviour}; "
-        + (recording.noise_rule or "no behaviour noise was stated")
+        f"Actions are {for_markdown(recording.behaviour)}; "
+        + (for_markdown(recording.noise_rule) or "no behaviour noise was stated")
         + "."
     )
     partner = {k: v for k, v in recording.settings.items() if k.startswith("partner")}
     if partner.get("partner", "none") != "none":
-        yield f"A partner took part: {', '.join(f'{k} {v}' for k, v in partner.items())}."
-    software = ", ".join(f"{name} {version}" for name, version in recording.software.items())
-    if software:
-        yield f"Software: {software}."
+        yield f"A partner took part: {_listed(partner)}."
+    if recording.software:
+        yield f"Software: {_listed(recording.software)}."
     if lines := commands(manifest):
-        yield from ("", "```", *lines, "```")
+        yield from ("", *markdown_fence("\n".join(map(for_terminal, lines))))
 
 
 def _lineage(buffer: ExpertBuffer) -> Iterator[str]:
     steps = buffer.manifest.lineage
     for step in steps:
-        parents = ", ".join(f"`{parent[:19]}`" for parent in step.parents)
-        result = f"`{step.result[:19]}`" if step.result else "this dataset"
-        yield f"- {step.operation} of {parents}: {result}"
+        parents = ", ".join(markdown_code(parent[:19]) for parent in step.parents)
+        result = markdown_code(step.result[:19]) if step.result else "this dataset"
+        yield f"- {for_markdown(step.operation)} of {parents}: {result}"
 
 
 def _arrays(buffer: ExpertBuffer) -> Iterator[str]:
     rows = []
     for name, spec in buffer.manifest.arrays.items():
         sizes = (f"{axis} {size:,}" for axis, size in zip(spec.axes, spec.shape, strict=True))
-        rows.append((f"`{name}`", spec.dtype, "; ".join(sizes)))
+        rows.append((markdown_code(name), *map(for_markdown, (spec.dtype, "; ".join(sizes)))))
     yield from _table(("array", "type", "axes"), rows)
     yield ""
     yield (
@@ -162,12 +174,13 @@ def _arrays(buffer: ExpertBuffer) -> Iterator[str]:
 
 def _masks(buffer: ExpertBuffer) -> Iterator[str]:
     for name, record in buffer.manifest.masks.items():
-        yield f"- `{name}`: {record.description or 'no description'}"
+        said = for_markdown(record.description) or "no description"
+        yield f"- {markdown_code(name)}: {said}"
 
 
 def _splits(buffer: ExpertBuffer) -> Iterator[str]:
     rows = [
-        (name, f"{split.episodes:,}", f"{split.steps:,}")
+        (for_markdown(name), f"{split.episodes:,}", f"{split.steps:,}")
         for name, split in buffer.manifest.splits.items()
     ]
     yield from _table(("split", "episodes", "steps"), rows)
@@ -179,7 +192,7 @@ def _statistics(buffer: ExpertBuffer) -> Iterator[str]:
     figures = buffer.manifest.statistics
     spreads = {"return": figures.returns, "length": figures.length}
     spreads |= {
-        f"return of {agent}": spread
+        f"return of {for_markdown(agent)}": spread
         for agent, spread in zip(buffer.spec.agents, figures.agent_returns, strict=True)
     }
     rows = [
@@ -204,7 +217,7 @@ def _integrity(buffer: ExpertBuffer) -> Iterator[str]:
 def _limits(buffer: ExpertBuffer) -> Iterator[str]:
     has = buffer.has
     parts = {name for name, part in buffer.manifest.splits.items() if part.episodes}
-    others = sorted(parts - {"train", HELD_OUT})
+    others = ", ".join(map(for_markdown, sorted(parts - {"train", HELD_OUT})))
     limits = {
         "Without `steps/logits` and `steps/q_values` only cloning methods can use it.": not (
             has("steps/logits") or has("steps/q_values")
@@ -213,7 +226,7 @@ def _limits(buffer: ExpertBuffer) -> Iterator[str]:
         "It holds no values of a critic.": not has("steps/value"),
         "Episodes have no seeds, so they cannot be played again.": not has("episodes/seed"),
         "No episodes are held out: split it before you judge students on it.": parts <= {"train"},
-        f"No part is called `heldout`: name the part to judge students by ({', '.join(others)}).": (
+        f"No part is called `heldout`: name the part to judge students by ({others}).": (
             HELD_OUT not in parts and bool(others)
         ),
         "One expert played all episodes, so it shows one way of playing.": (
@@ -228,12 +241,13 @@ def _limits(buffer: ExpertBuffer) -> Iterator[str]:
         "- Values of agents that are not alive mean nothing. Logits are raw: apply the legal "
         "actions yourself."
     )
-    yield f"- It says nothing about other settings than those of `{buffer.spec.id}` above."
+    task = markdown_code(buffer.spec.id)
+    yield f"- It says nothing about other settings than those of {task} above."
 
 
 def _citation(buffer: ExpertBuffer) -> Iterator[str]:
     if buffer.manifest.citation:
-        yield from ("```", buffer.manifest.citation.replace("```", "'''"), "```", "")
+        yield from (*markdown_fence(buffer.manifest.citation), "")
     yield f"Cite the id with it: it names these bytes and no others. `{buffer.manifest.id}`"
 
 
@@ -255,11 +269,11 @@ SECTIONS: tuple[tuple[str, Callable[[ExpertBuffer], Iterator[str]]], ...] = (
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield a table without the columns that are empty in every row."""
+    """Yield a table of cells in Markdown, without the columns that are empty in every row."""
     kept = [k for k in range(len(head)) if any(row[k] for row in rows)]
     for row in (head, ["---"] * len(head), *rows):
-        yield "| " + " | ".join(_cell(row[k]) for k in kept) + " |"
+        yield "| " + " | ".join(row[k] for k in kept) + " |"
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+def _listed(facts: Mapping[str, object]) -> str:
+    return ", ".join(for_markdown(f"{name} {value}") for name, value in facts.items())
