@@ -21,19 +21,30 @@ Whatever the environment returns is checked, and what breaks these rules is refu
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
 
-from kd_offline.environments.pettingzoo_port import Port, UnfitError, flag, number, shown
+from kd_offline.environments.pettingzoo_port import (
+    METHODS,
+    Port,
+    UnfitError,
+    flag,
+    mask_key,
+    number,
+    shown,
+    unread,
+)
 from kd_offline.environments.pettingzoo_spec import find, turn_of
 from kd_offline.errors import UsageError, UserCodeError
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import BoolArray, IntArray, Outcome, SeedArray, View
 from kd_offline.user_code import calling, close_all, failure, plain
 
+_LOG = logging.getLogger(__name__)
 _RESET = ("observations", "infos")
 _STEP = ("observations", "rewards", "terminations", "truncations", "infos")
 
@@ -86,6 +97,7 @@ class PettingZooEnvironment:
         self._names = {port.key: port.agent for port in ports}
         self._who = f"environment {spec.id!r}"
         self._slots: list[_Slot] = []
+        self._warned = False
         self._real = np.arange(spec.obs_width) < np.array(spec.obs_widths)[:, None]
         self._allocate()
 
@@ -99,7 +111,13 @@ class PettingZooEnvironment:
         close_all(slot.env for slot in self._slots[len(seeds) :])
         del self._slots[len(seeds) :]
         while len(self._slots) < len(seeds):
-            self._slots.append(_Slot(self._make()))
+            env = self._make()
+            if any(env is slot.env for slot in self._slots):
+                msg = (
+                    f"{self._who} is made once for all: its factory must return a new one each time"
+                )
+                raise UserCodeError(msg)
+            self._slots.append(_Slot(env))
         self._allocate()
         return self.reset_where(np.ones(len(seeds), bool), seeds)
 
@@ -203,11 +221,11 @@ class PettingZooEnvironment:
         for index, port in enumerate(self._ports):
             if port.agent not in present:
                 continue
-            if port.key not in observations:
-                if slot.terminated:
-                    continue
+            seen, info = observations.get(port.key), infos.get(port.key, {})
+            if seen is None and slot.terminated:
+                continue
+            if seen is None:
                 self._refuse(slot, call, "there is no observation of it", port.agent)
-            seen, info = observations[port.key], infos.get(port.key, {})
             if not isinstance(info, Mapping):
                 self._refuse(slot, call, f"its infos are {shown(info)}, not a dict", port.agent)
             try:
@@ -225,6 +243,8 @@ class PettingZooEnvironment:
 
     def _known(self, slot: _Slot, call: str, port: Port, legal: BoolArray | None) -> BoolArray:
         """Return the legal actions of an agent that has a mask in all of an episode or in none."""
+        if legal is None:
+            self._warn_of_methods(slot)
         if slot.masked.setdefault(port.agent, legal is not None) == (legal is not None):
             return np.ones(port.n_actions, bool) if legal is None else legal
         if slot.terminated:
@@ -233,6 +253,21 @@ class PettingZooEnvironment:
         return self._refuse(
             slot, call, f"it has {what} before: give one at every step or never", port.agent
         )
+
+    def _warn_of_methods(self, slot: _Slot) -> None:
+        """Say once that what a method of the environment may allow is not asked."""
+        if self._warned:
+            return
+        self._warned = True
+        with calling(self._who, "reset", seed=slot.seed):
+            name = next((m for m in METHODS if callable(getattr(slot.env, m, None))), None)
+        if name is not None:
+            _LOG.warning(
+                "%s has a method %r, which is not called: all actions are taken as legal, unless "
+                "'action_mask' is in its observations or infos",
+                self._who,
+                name,
+            )
 
     def _parts(
         self, slot: _Slot, call: str, returned: Any, names: tuple[str, ...]
@@ -246,6 +281,8 @@ class PettingZooEnvironment:
         for name, part in zip(names, returned, strict=True):
             if not isinstance(part, Mapping):
                 self._refuse(slot, call, f"its {name} are {shown(part)}, not a dict of agents")
+            if name == "infos" and (key := mask_key(part.keys() - self._names.keys())):
+                self._refuse(slot, call, unread(key, "infos"))
             if name in _RESET:
                 continue
             if strangers := [key for key in part if key not in self._names]:

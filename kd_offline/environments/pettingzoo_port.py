@@ -7,7 +7,7 @@ it, is an :class:`UnfitError` that says what was got and what is expected.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,11 @@ from kd_offline.types import Array, BoolArray
 
 MASKS = ("action_mask", "avail_actions", "available_actions")
 """Keys of an observation or of infos under which a mask of legal actions is read."""
+
+METHODS = ("action_mask", "action_masks", "get_action_mask", "get_avail_actions", "legal_actions")
+"""Methods by which environments of other interfaces say what is legal; they are not called."""
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 # Other names for what is legal come as lists of indices, as costs, or say what is forbidden.
 _OTHER_MASK = re.compile(
@@ -106,22 +111,44 @@ class Port:
         return None if found is None else found[1]
 
 
-def other_mask(names: Mapping[str, Any]) -> str | None:
-    """Return a key that names legal actions in a way that is not read; None if there is none."""
-    read = (key for key in names if isinstance(key, str) and key not in MASKS)
-    return next((key for key in read if _OTHER_MASK.fullmatch(key)), None)
+def mask_key(names: Iterable[Any]) -> str | None:
+    """Return the first of ``names`` that is one of legal actions, read or not; None without one."""
+    text = (name for name in names if isinstance(name, str))
+    return next((name for name in text if name in MASKS or _OTHER_MASK.fullmatch(name)), None)
+
+
+def other_mask(names: Iterable[Any]) -> str | None:
+    """Return a name of legal actions that is not read; None if there is none."""
+    return mask_key(name for name in names if name not in MASKS)
+
+
+def nested_mask(space: Any) -> str | None:
+    """Return a key that names legal actions in a part of a space's parts, where none is read."""
+    from gymnasium import spaces
+
+    nested = isinstance(space, spaces.Dict | spaces.Tuple)
+    parts = (space.spaces.values() if isinstance(space, spaces.Dict) else space) if nested else ()
+    for part in parts:
+        found = None
+        if isinstance(part, spaces.Dict):
+            found = mask_key(part.spaces)
+        if found := found or nested_mask(part):
+            return found
+    return None
 
 
 def unread(key: str, place: str) -> str:
     """Return the sentence about a key that :func:`other_mask` found."""
     return (
-        f"{place} say what is legal as {key!r}, which is not read: give 'action_mask', a 1 for "
+        f"its {place} say what is legal as {key!r}, which is not read: give 'action_mask', a 1 for "
         "every legal action and a 0 for every other"
     )
 
 
 def number(value: Any, what: str) -> float:
     """Return a plain number; :class:`UnfitError` for anything else, NaN and infinity included."""
+    if isinstance(value, float) and abs(value) <= _LARGEST:  # most are
+        return float(value)
     array = _array(value)
     if array is None or array.ndim or array.dtype.kind not in "biuf":
         msg = f"{what} is {shown(value)}: one number is expected"
@@ -135,6 +162,8 @@ def number(value: Any, what: str) -> float:
 
 def flag(value: Any, what: str) -> bool:
     """Return a plain truth value; :class:`UnfitError` for anything that is none."""
+    if isinstance(value, bool | np.bool_):  # most are
+        return bool(value)
     array = _array(value)
     if array is None or array.ndim or array.dtype.kind not in "biuf" or array not in (0, 1):
         msg = f"{what} is {shown(value)}: True or False is expected"

@@ -16,13 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.environments.pettingzoo_port import MASKS, Port, other_mask, shown, unread
+from kd_offline.environments.pettingzoo_port import (
+    MASKS,
+    Port,
+    nested_mask,
+    other_mask,
+    shown,
+    unread,
+)
 from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError, UserCodeError
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar
 from kd_offline.user_code import calling, close_all
 
 _LOG = logging.getLogger(__name__)
 _LIBRARIES = ("pettingzoo", "gymnasium", "mpe2")
+_MOST_ACTIONS = 2**15 - 1  # of an int16
 _OURS = ("episode_limit", "sides")
 _NAME = re.compile(r"\w([\w .:+-]{0,62}[\w.:+-])?")
 
@@ -257,9 +265,21 @@ def _port(name: str, env: Any, agent: str, key: Any) -> Port:
             "supported; choose the environment's discrete variant"
         )
         raise UsageError(msg)
+    if actions.n > _MOST_ACTIONS:
+        msg = (
+            f"agent {agent!r} of {name!r} has {actions.n} actions: recordings hold "
+            f"{_MOST_ACTIONS} at most"
+        )
+        raise UsageError(msg)
     keyed = isinstance(whole, spaces.Dict)
     if keyed and (other := other_mask(whole.spaces)):
         msg = f"agent {agent!r} of {name!r}: {unread(other, 'observations')}"
+        raise UsageError(msg)
+    if other := nested_mask(whole):
+        msg = (
+            f"agent {agent!r} of {name!r} observes {other!r} within another part, where it is not "
+            "read: put 'action_mask' beside the parts of the observation"
+        )
         raise UsageError(msg)
     parts = {block: part for block, part in whole.items() if block not in MASKS} if keyed else {}
     space = spaces.Dict(parts) if keyed else whole

@@ -25,6 +25,8 @@ BACKENDS: list[tuple[str, dict[str, Any]]] = [
     ("pettingzoo/mpe2.simple_reference_v3:parallel_env", {"episode_limit": 6}),
     ("pettingzoo/mpe2.simple_tag_v3:parallel_env", {"episode_limit": 6}),
     ("pettingzoo/pettingzoo.sisl.pursuit_v5:parallel_env", {"max_cycles": 5, "n_pursuers": 3}),
+    ("pettingzoo/pettingzoo.classic.tictactoe_v3:env", {"episode_limit": 9, "sides": "each"}),
+    ("pettingzoo/pettingzoo.classic.tictactoe_v3:env", {"episode_limit": 4}),
     ("pettingzoo/tests.unit.environments.leavers:Leavers", {"max_cycles": 12}),
     ("pettingzoo/tests.unit.environments.leavers:Leavers", {"max_cycles": 4}),
 ]
@@ -81,6 +83,24 @@ def no_choice(_: Broken, answer: Any) -> Any:
     legal = view_of(answer).available_actions.copy()
     legal[0, 1] = False
     return with_view(answer, available_actions=legal)
+
+
+def idle_with_a_choice(_: Broken, answer: Any) -> Any:
+    alive = view_of(answer).alive.copy()
+    alive[:, 1] = False
+    return with_view(answer, alive=alive)
+
+
+def second_waits(_: Broken, answer: Any) -> Any:
+    legal = view_of(answer).available_actions.copy()
+    legal[:, 1] = False
+    return with_view(idle_with_a_choice(_, answer), available_actions=legal)
+
+
+def all_wait(_: Broken, answer: Any) -> Any:
+    view = view_of(answer)
+    nothing = np.zeros_like(view.available_actions)
+    return with_view(answer, available_actions=nothing, alive=np.zeros_like(view.alive))
 
 
 def infinite_reward(_: Broken, answer: Any) -> Any:
@@ -143,6 +163,8 @@ def knows_its_batch(_: Broken, answer: Any) -> Any:
         (doubles, "view: obs is float64"),
         (foreign_state, "view: state is not the concatenation"),
         (no_choice, "view: an agent that is alive has no legal action"),
+        (idle_with_a_choice, "view: an agent that waits has a legal action"),
+        (all_wait, "ends: a slot has no agent alive and yet begins"),
         (infinite_reward, "outcome: reward is not finite"),
         (both_ends, "ends: a slot is terminated and truncated"),
         (never_ends, "ends: a slot is still running"),
@@ -161,6 +183,10 @@ def test_a_broken_environment_is_found(spoil: Any, rule: str) -> None:
 
 def test_a_correct_environment_in_the_same_clothes_passes() -> None:
     check_environment(lambda: Broken(lambda _, answer: answer))
+
+
+def test_an_agent_may_wait_and_see() -> None:
+    check_environment(lambda: Broken(second_waits))
 
 
 def test_a_reset_that_touches_every_slot_is_found() -> None:

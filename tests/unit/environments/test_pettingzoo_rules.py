@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -149,6 +148,10 @@ def _other_agents(env: Scripted, returned: Any) -> Any:
     return returned
 
 
+def _shared_mask(env: Scripted, returned: Any) -> Any:
+    return (*returned[:-1], {**returned[-1], "action_mask": {"a": [1, 0], "b": [1, 1]}})
+
+
 def _raises(env: Scripted, returned: Any) -> Any:
     if env.steps == 2:
         raise SystemExit(0)
@@ -166,6 +169,7 @@ def _raises(env: Scripted, returned: Any) -> Any:
         (_shared_reward, ["its rewards are 1.0, not a dict"]),
         (_other_spaces, ["in reset", "may not change"]),
         (_other_agents, ["in reset", "may not change"]),
+        (_shared_mask, ["its infos say what is legal as 'action_mask'"]),
         (_raises, ["in step (step 2, seed 5)", "SystemExit"]),
         (only(0, "a", KeyError), ["agent a, step 2", "no observation"]),
         (only(1, "b", KeyError), ["agent b, step 2", "no reward"]),
@@ -185,7 +189,7 @@ def _raises(env: Scripted, returned: Any) -> Any:
         (only(0, "a", np.ones(1)), ["shape (3,)"]),
         (only(0, "a", np.ones((3, 1))), ["shape (3,)"]),
         (only(0, "a", 1.0), ["shape (3,)"]),
-        (only(0, "a", None), ["observation is None"]),
+        (only(0, "a", None), ["no observation of it"]),
         (only(0, "a", [1.0, [2.0], 3.0]), ["shape (3,)"]),
         (only(0, "a", np.array(["1", "2", "3"])), ["shape (3,)"]),
         (only(0, "a", np.array([0, np.nan, 0])), ["number 1 of its 3 is nan"]),
@@ -314,6 +318,25 @@ def test_another_name_of_what_is_legal_is_said_to_be_unread(key: str) -> None:
         wrapped(space=space)
 
 
+@pytest.mark.parametrize("key", ["action_mask", "legal_moves"])
+@pytest.mark.parametrize("within", [spaces.Tuple, lambda parts: spaces.Dict(x=parts[0])])
+def test_a_mask_within_another_part_is_said_to_be_unread(key: str, within: Any) -> None:
+    part = spaces.Dict({"x": spaces.Discrete(2), key: spaces.MultiBinary(2)})
+    with pytest.raises(UsageError, match=f"observes '{key}' within another part"):
+        wrapped(space=within([part]))
+
+
+def test_a_method_that_says_what_is_legal_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Scripted, "action_masks", lambda self: [1, 0], raising=False)
+    wrapped(masks=lambda step, agent: {"action_mask": [1, 0]}).reset(SEED)
+    assert not caplog.records
+    played(wrapped())
+    assert len(caplog.records) == 1
+    assert "'action_masks', which is not called" in caplog.text
+
+
 def test_two_masks_that_differ_are_refused() -> None:
     def masks(step: int, agent: str) -> Any:
         return {"action_mask": [1, 0], "avail_actions": [1, 0] if step < 2 else [1, 1]}
@@ -419,14 +442,26 @@ def test_parts_of_an_observation_without_numbers_or_a_name_are_refused(space: An
         wrapped(space=space)
 
 
-def test_a_factory_that_fails_is_named() -> None:
-    def fails() -> Any:
-        raise OSError("no screen")
-
-    env = wrapped()
-    _refused_by(lambda: PettingZooEnvironment(fails, env.spec, env._ports).reset(SEED))
+def test_more_actions_than_a_recording_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scripted, "action_space", lambda self, agent: spaces.Discrete(2**15))
+    with pytest.raises(UsageError, match="32768 actions: recordings hold 32767"):
+        wrapped()
 
 
-def _refused_by(play: Callable[[], Any]) -> None:
-    with pytest.raises(OSError, match="no screen"):
-        play()
+def test_an_observation_of_an_agent_that_was_terminated_may_be_missing_at_the_end() -> None:
+    def bend(env: Scripted, returned: Any) -> Any:
+        return returned if env.steps < 3 else ({"a": None}, *returned[1:])
+
+    outcomes = played(wrapped(bend=bend, ends={"a": 3, "b": 3}))
+    assert outcomes[-1].terminated[0]
+    assert not outcomes[-1].view.alive.any()
+    with pytest.raises(UserCodeError, match="there is no observation of it"):
+        played(wrapped(bend=bend, max_cycles=3))
+
+
+def test_a_factory_that_always_returns_the_same_environment_is_refused() -> None:
+    env, one = wrapped(), Scripted()
+    same = PettingZooEnvironment(lambda: one, env.spec, env._ports)
+    same.reset(SEED)
+    with pytest.raises(UserCodeError, match="must return a new one each time"):
+        same.reset(np.array([1, 2], np.uint64))
