@@ -12,7 +12,6 @@ writer at a time.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import secrets
@@ -23,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kd_offline.errors import FormatVersionError, StorageError
+from kd_offline.errors import StorageError
 
 MAX_DOCUMENT_BYTES = 64 << 20
 """Most bytes that are read of a JSON document in a folder that may be a stranger's."""
@@ -358,23 +357,6 @@ def kind_of(mode: int) -> str:
     if stat.S_ISDIR(mode):
         return "a folder"
     return "a file" if stat.S_ISREG(mode) else "a pipe or a device"
-
-
-def check_major(content: bytes | str, file: Path, newest: tuple[int, int]) -> None:
-    """Raise a ``FormatVersionError`` for a JSON document of a later major version than ``newest``.
-
-    What is no such document passes: its model says better what is wrong with it.
-    """
-    try:
-        major = json.loads(content)["version"][0]
-    except (ValueError, LookupError, TypeError):
-        return
-    if isinstance(major, int) and major > newest[0]:
-        msg = (
-            f"{file} has format {major}, this version reads up to {newest[0]}: "
-            "install a newer kd-offline"
-        )
-        raise FormatVersionError(msg)
 
 
 def cache_folder() -> Path | None:

@@ -1,20 +1,33 @@
 r"""JSON files that carry the digest of their own bytes, so that any altered byte is noticed.
 
-A sealed file ends with exactly ``,\n "manifest_digest": "sha256:<hex>"\n}\n``; the digest is the
-sha256 of every byte before that ending.
+A sealed file ends with exactly ``,\n "<field>": "sha256:<hex>"\n}\n``; the digest is the sha256 of
+every byte before that ending. The field of a dataset's manifest is ``manifest_digest``, that of
+every other document ``digest``.
+
+A digest protects against damage and mistakes. Whoever can rewrite a file can seal it again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
-from kd_offline.strict_json import parse
+from pydantic import ValidationError
 
-_FIELD = b',\n "manifest_digest": "'
+from kd_offline.errors import CheckpointError, FormatVersionError, UnsealedWarning
+from kd_offline.files import MAX_DOCUMENT_BYTES, read_file, write_file
+from kd_offline.schemas.document import DIGEST, Document, LinesRecord
+from kd_offline.strict_json import is_printable, parse
+
+MANIFEST_DIGEST = "manifest_digest"
 _END = b'"\n}\n'
-_TAIL = len(_FIELD) + len("sha256:") + 64 + len(_END)
+_REPLACEMENT = "\ufffd"
+_LONGEST_REASON = 300  # keys and values in it are the file's
+
+Model = TypeVar("Model", bound=Document)
 
 
 def digest(data: bytes | memoryview) -> str:
@@ -22,25 +35,159 @@ def digest(data: bytes | memoryview) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def seal(document: dict[str, Any]) -> bytes:
-    """Return the sealed text of a non-empty ``document`` (without ``manifest_digest``)."""
+def canonical_json(value: object) -> bytes:
+    """Return the one encoding that digests are taken of: sorted keys, no spaces, ASCII."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode("ascii")
+
+
+def seal(document: dict[str, Any], field: str = MANIFEST_DIGEST) -> bytes:
+    """Return the sealed text of a non-empty ``document`` (without ``field``)."""
     text = json.dumps(document, indent=1, allow_nan=False).encode("ascii")
     body = text.removesuffix(b"\n}")
-    return body + _FIELD + digest(body).encode("ascii") + _END
+    return body + _ending(body, field)
 
 
-def is_sealed(text: bytes) -> bool:
+def is_sealed(text: bytes, field: str = MANIFEST_DIGEST) -> bool:
     """Tell whether ``text`` ends with the digest of what comes before."""
-    end = _FIELD + digest(memoryview(text)[:-_TAIL]).encode("ascii") + _END
-    return text[-_TAIL:] == end
+    length = len(_start(field)) + len("sha256:") + 64 + len(_END)
+    return text[-length:] == _ending(memoryview(text)[:-length], field)
 
 
-def unseal(text: bytes) -> dict[str, Any] | None:
-    """Return the document, ``manifest_digest`` included, or None if its bytes were altered."""
-    if not is_sealed(text):
+def unseal(text: bytes, field: str = MANIFEST_DIGEST) -> dict[str, Any] | None:
+    """Return the document, ``field`` included, or None if its bytes were altered."""
+    if not is_sealed(text, field):
         return None
     try:
         document = parse(text)
     except ValueError:
         return None
     return document if isinstance(document, dict) else None
+
+
+def sealed_text(model: Document, *, nulls: bool = True) -> bytes:
+    """Return the text of a document, sealed; without ``nulls`` keys of no value are left out.
+
+    Characters that :func:`read_document` would refuse, such as those of a path that is no text, are
+    replaced, so that what was written can be read.
+    """
+    content = model.model_dump(mode="json", exclude_none=not nulls)
+    return seal(_legible(content), DIGEST)
+
+
+def write_document(file: Path, model: Document, *, nulls: bool = True) -> None:
+    """Replace ``file`` by a sealed document; raises as :func:`~kd_offline.files.write_file`."""
+    write_file(file, sealed_text(model, nulls=nulls))
+
+
+def read_document(model: type[Model], file: Path, remedy: str) -> Model:
+    """Read a document that :func:`write_document` wrote.
+
+    A document of a version that had no digests yet is read with an ``UnsealedWarning``.
+
+    Parameters
+    ----------
+    model
+        What it has to be.
+    file : path
+        A plain file; links are not followed.
+    remedy
+        What to do about a damaged one, such as ``distil again``.
+
+    Raises
+    ------
+    StorageError
+        There is no plain file, or it is too large.
+    CheckpointError
+        It is no such document, or its bytes were altered.
+    FormatVersionError
+        It was written by a newer version.
+    """
+    return parse_document(model, read_file(file, MAX_DOCUMENT_BYTES), file, remedy)
+
+
+def parse_document(model: type[Model], text: bytes, file: Path, remedy: str) -> Model:
+    """Return the document that ``text`` is; raises as :func:`read_document` about ``file``."""
+
+    def damaged(what: str) -> NoReturn:
+        msg = f"{str(file)!r} {what[:_LONGEST_REASON]}; {remedy}"
+        raise CheckpointError(msg) from None
+
+    document: Any = None
+    try:
+        document = parse(text, utf8=True)
+    except ValueError as error:
+        damaged(f"is damaged: it is no readable JSON ({error})")
+    if not isinstance(document, dict):
+        damaged("is damaged: it holds no JSON object")
+    field, newest = _newest(model)
+    version = _version(document.get(field))
+    if version is None and field in document:
+        damaged(f"is damaged: its {field} is not two integers")
+    if version is not None and version[0] > newest[0]:
+        raise FormatVersionError(_too_new(file, version, newest))
+    if DIGEST in document and not is_sealed(text, DIGEST):
+        damaged("does not match its own digest: it was damaged, or edited by hand")
+    sealed = document.pop(DIGEST, None) is not None
+    if not sealed and version is not None and version >= model.SEALED_SINCE:
+        damaged("is damaged: it does not end with its digest")
+    try:
+        found = model.model_validate(document)
+    except ValidationError as error:
+        if version is not None and version > newest:
+            raise FormatVersionError(_too_new(file, version, newest)) from None
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the document"
+        damaged(f"is damaged: {where}: {first['msg']}")
+    if not sealed:
+        msg = (
+            f"{str(file)!r} was written before such files had digests, so damage to it is not "
+            f"noticed: {remedy} to give it one"
+        )
+        warnings.warn(msg, UnsealedWarning, stacklevel=3)
+    return found
+
+
+def lines_record(content: bytes) -> LinesRecord:
+    """Return what a document says of a file of lines with this content."""
+    return LinesRecord(bytes=len(content), digest=digest(content))
+
+
+def holds(record: LinesRecord, content: bytes) -> bool:
+    """Tell whether a file of lines begins with what a document says of it."""
+    return len(content) >= record.bytes and record.digest == digest(content[: record.bytes])
+
+
+def _start(field: str) -> bytes:
+    return f',\n "{field}": "'.encode("ascii")
+
+
+def _ending(body: bytes | memoryview, field: str) -> bytes:
+    return _start(field) + digest(body).encode("ascii") + _END
+
+
+def _newest(model: type[Document]) -> tuple[str, tuple[int, int]]:
+    """Return the field of a document's version, and the newest that is known."""
+    field = next(name for name in ("version", "format_version") if name in model.model_fields)
+    return field, model.model_fields[field].default
+
+
+def _version(stated: Any) -> tuple[int, int] | None:
+    if isinstance(stated, list) and len(stated) == 2 and all(type(n) is int for n in stated):
+        return stated[0], stated[1]
+    return None
+
+
+def _too_new(file: Path, version: tuple[int, int], newest: tuple[int, int]) -> str:
+    return (
+        f"{str(file)!r} has format {version[0]}.{version[1]}, this version reads up to "
+        f"{newest[0]}.{newest[1]}: install a newer kd-offline"
+    )
+
+
+def _legible(value: Any) -> Any:
+    if isinstance(value, str):
+        return "".join(c if is_printable(c) else _REPLACEMENT for c in value)
+    if isinstance(value, dict):
+        return {_legible(key): _legible(item) for key, item in value.items()}
+    return [_legible(item) for item in value] if isinstance(value, list) else value

@@ -15,22 +15,23 @@ _LONGEST_INTEGER = 20
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
-def parse(text: bytes) -> Any:
-    """Return the value of an ASCII JSON text.
+def parse(text: bytes, *, utf8: bool = False) -> Any:
+    """Return the value of a JSON text in ASCII, or with ``utf8`` in UTF-8.
 
     Raises
     ------
     ValueError
-        It is not JSON, or two readers could take it differently: bytes beyond ASCII, repeated keys,
-        NaN or infinite numbers, integers of more than 20 digits, more than 64 levels, control
-        characters.
+        It is not JSON, or two readers could take it differently: other bytes, repeated keys, NaN or
+        infinite numbers, integers of more than 20 digits, more than 64 levels, control characters.
     """
-    if not text.isascii():
-        msg = "it has bytes that are not ASCII"
-        raise ValueError(msg)
+    try:
+        decoded = text.decode("utf-8" if utf8 else "ascii")
+    except UnicodeDecodeError:
+        msg = f"it has bytes that are not {'UTF-8' if utf8 else 'ASCII'}"
+        raise ValueError(msg) from None
     try:
         value = json.loads(
-            text,
+            decoded,
             object_pairs_hook=_object,
             parse_constant=_refuse_number,
             parse_int=_integer,
@@ -40,7 +41,7 @@ def parse(text: bytes) -> Any:
         value = None
         _refuse_depth()
     _check_depth(value)
-    if b"\\" in text:  # nothing else can bring such characters into ASCII
+    if b"\\" in text or not text.isascii():  # nothing else can bring such characters into ASCII
         _check_text(value)
     if b"\x7f" in text:
         _refuse_text()
@@ -108,8 +109,13 @@ def _check_text(value: Any) -> None:
             waiting += item.keys()
         if isinstance(item, dict | list):
             waiting += _children(item)
-        elif isinstance(item, str) and not item.isprintable() and any(map(_is_trick, item)):
+        elif isinstance(item, str) and not is_printable(item):
             _refuse_text()
+
+
+def is_printable(text: str) -> bool:
+    """Tell whether :func:`parse` accepts a text: no character in it tricks who looks at it."""
+    return text.isprintable() or not any(map(_is_trick, text))
 
 
 def _is_trick(character: str) -> bool:

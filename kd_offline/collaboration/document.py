@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from kd_offline.errors import CheckpointError, UsageError
-from kd_offline.files import check_major
-from kd_offline.schemas.collaboration import PROFILE_FORMAT, CollaborationProfile
+from kd_offline.files import MAX_DOCUMENT_BYTES, read_file
+from kd_offline.schemas.collaboration import CollaborationProfile
+from kd_offline.sealed_json import digest, read_document
 
 PROFILE = "profile.json"
 
@@ -37,12 +36,26 @@ def read_profile(path: str | Path) -> CollaborationProfile:
     if not file.is_file():
         msg = f"there is no profile at {str(file)!r}: make one with kd-offline profile RUN"
         raise UsageError(msg)
-    content = file.read_bytes()
-    check_major(content, file, PROFILE_FORMAT)
-    try:
-        return CollaborationProfile.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the document"
-        msg = f"{file} is no profile or is damaged: {where}: {first['msg']}; make it again"
-        raise CheckpointError(msg) from error
+    profile = read_file_of_profile(file)
+    _require_beside(profile, file)
+    return profile
+
+
+def read_file_of_profile(file: Path) -> CollaborationProfile:
+    """Read a profile wherever it lies; raises as :func:`read_profile`."""
+    return read_document(CollaborationProfile, file, "make it again with kd-offline profile RUN")
+
+
+def _require_beside(profile: CollaborationProfile, file: Path) -> None:
+    """Refuse a profile that lies in a run or an export which it is not of."""
+    stated = {"run.json": profile.digests.run, "export.json": profile.digests.export}
+    for name, wanted in stated.items():
+        beside = file.with_name(name)
+        if wanted is None or not beside.is_file():
+            continue
+        if digest(read_file(beside, MAX_DOCUMENT_BYTES)) != wanted:
+            msg = (
+                f"{str(file)!r} is not of the {name} beside it: make it again with kd-offline "
+                "profile RUN, or give the folder that it belongs to"
+            )
+            raise CheckpointError(msg)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import kd_offline
 from kd_offline.collaboration.agents import agents
-from kd_offline.collaboration.document import place, read_profile
+from kd_offline.collaboration.document import place, read_file_of_profile
 from kd_offline.collaboration.limits import limits
 from kd_offline.collaboration.measured import Play, measured
 from kd_offline.collaboration.roles import clusters
 from kd_offline.collaboration.team import Team, load_team
 from kd_offline.errors import CheckpointError, FormatVersionError, StorageError, UsageError
-from kd_offline.files import check_output, write_output
+from kd_offline.files import MAX_DOCUMENT_BYTES, check_output, read_file, write_output
 from kd_offline.schemas.collaboration import (
     CollaborationProfile,
     Digests,
@@ -22,6 +21,7 @@ from kd_offline.schemas.collaboration import (
     Groups,
     HiddenState,
 )
+from kd_offline.sealed_json import digest, sealed_text
 
 
 def collaboration_profile(
@@ -105,7 +105,7 @@ def collaboration_profile(
         cross_play=found.cross_play,
         limits=limits(team, found, groups),
     )
-    write_output(target, profile.json_text(), overwrite=overwrite or output is None)
+    write_output(target, sealed_text(profile, nulls=False), overwrite=overwrite or output is None)
     return profile
 
 
@@ -120,8 +120,8 @@ def _earlier(target: Path, team: Team, overwrite: bool) -> CollaborationProfile 
     if not target.exists():
         return None
     try:
-        found = read_profile(target)
-    except (CheckpointError, UsageError, FormatVersionError) as error:
+        found = read_file_of_profile(target)
+    except (CheckpointError, StorageError, FormatVersionError) as error:
         if overwrite:
             return None
         msg = f"{target} exists and is not a profile: give another path or pass --overwrite"
@@ -144,7 +144,7 @@ def _digests(team: Team) -> Digests:
 
 
 def _sha256(file: Path) -> str:
-    return "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+    return digest(read_file(file, MAX_DOCUMENT_BYTES))
 
 
 def _export(team: Team) -> ExportFacts | None:

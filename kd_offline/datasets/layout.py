@@ -16,7 +16,7 @@ from kd_offline.datasets.limits import MAX_RANGE_BYTES
 from kd_offline.errors import UnknownNameError
 from kd_offline.schemas.dataset import ArraySpec
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.sealed_json import digest
+from kd_offline.sealed_json import canonical_json, digest
 from kd_offline.strict_json import parse
 
 FORMAT_VERSION = (1, 1)  # what is read; what is written is the oldest that suffices
@@ -231,12 +231,6 @@ def _array_document(
         "dimension_names": axes,
         "storage_transformers": [],
     }
-
-
-def canonical_json(value: object) -> bytes:
-    """Return the one encoding that digests are taken of: sorted keys, no spaces, ASCII."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode("ascii")
 
 
 def content_digest(dtype: str, shape: Iterable[int], values_sha256: str) -> str:

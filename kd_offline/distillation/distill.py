@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
-from safetensors.torch import load_file
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.job import (
@@ -21,25 +21,34 @@ from kd_offline.distillation.job import (
 )
 from kd_offline.distillation.methods import check_arrays
 from kd_offline.distillation.train import Training, finish, train_team
-from kd_offline.errors import UsageError
-from kd_offline.files import make_subfolder, only_writer, remove_tree, write_file
-from kd_offline.networks.files import write_tensors
+from kd_offline.errors import CheckpointError, UsageError
+from kd_offline.files import make_subfolder, only_writer, remove_tree
+from kd_offline.networks.files import read_tensors, tensors_digest, write_tensors
 from kd_offline.networks.threads import computing_with
-from kd_offline.schemas.environment import Strict
+from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.layers import LayerWidths
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import RunManifest, SeedResult
+from kd_offline.sealed_json import canonical_json, read_document, write_document
+from kd_offline.sealed_json import digest as digest_of
 from kd_offline.students.networks import StudentTeam
 from kd_offline.students.policy import build, digest, fixed_mask
 from kd_offline.students.policy import save as save_students
 from kd_offline.students.settling import layers_of
 
 SAVE_EVERY_S = 15.0
+_AGAIN = "distil again with --overwrite"
 
 
-class ResumeState(Strict):
-    """What is not a tensor in the state of an unfinished run."""
+class ResumeState(Document):
+    """``state.json``: what is not a tensor in the state of an unfinished run."""
 
+    SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
+
+    version: tuple[int, int] = (1, 1)
+    begun: str = Field(default="", description="digest of the run's recipe and dataset")
+    tensors: str = Field(default="", description="digest of state-<epoch>.safetensors")
+    metrics: LinesRecord | None = Field(default=None, description="of metrics.jsonl")
     seed: int
     epoch: int
     best_epoch: int | None
@@ -112,9 +121,7 @@ def _one_seed(job: Job, seed: int) -> None:
     saved = job.folder.resume_state
     for result in job.manifest.results:
         if result.seed == seed:
-            team = build(job.card, None, result.layers)
-            team.load_state_dict(load_file(saved / f"seed-{seed}.safetensors"))
-            job.teams.append(team)
+            job.teams.append(_finished(job, result))
             return
     team = fresh_team(job.card, seed, job.scale)
     projections = fresh_projections(job, seed, team)
@@ -142,7 +149,9 @@ def _one_seed(job: Job, seed: int) -> None:
     )
     make_subfolder(saved.parent, saved.name)
     write_tensors(saved / f"seed-{seed}.safetensors", team.state_dict())
-    job.manifest = job.manifest.model_copy(update={"results": (*job.manifest.results, result)})
+    results = (*job.manifest.results, result)
+    update = {"results": results, "metrics": job.folder.metrics_record()}
+    job.manifest = job.manifest.model_copy(update=update)
     _write(job, "running")
 
 
@@ -157,19 +166,61 @@ def _batch(job: Job) -> int:
     return min(job.recipe.optimisation.batch_episodes, len(job.train))
 
 
+def _finished(job: Job, result: SeedResult) -> StudentTeam:
+    """Return the team of a seed that was finished before.
+
+    Raises
+    ------
+    CheckpointError, StorageError
+        Its weights are missing, or are not those that came out.
+    """
+    place = job.folder.resume_state / f"seed-{result.seed}.safetensors"
+    file = read_tensors(place, _AGAIN, required=False)
+    if file.weights_digest() != result.digest:
+        msg = f"{str(place)!r} does not hold the students that run.json states; {_AGAIN}"
+        raise CheckpointError(msg)
+    team = build(job.card, None, result.layers)
+    team.load_state_dict(file.tensors())
+    return team
+
+
 def _restore(job: Job, state: Training, seed: int) -> None:
-    """Continue from the saved state of this seed, if there is one."""
+    """Continue from the saved state of this seed, if there is one.
+
+    Raises
+    ------
+    CheckpointError, StorageError
+        It was altered, or is the state of another run.
+    """
     file = job.folder.resume_state / "state.json"
-    saved = ResumeState.model_validate_json(file.read_bytes()) if file.is_file() else None
+    saved = read_document(ResumeState, file, _AGAIN) if file.is_file() else None
     if saved is None or saved.seed != seed:
-        job.folder.keep_metrics(lambda row: row["seed"] != seed)
+        job.folder.resume_metrics(lambda row: row["seed"] != seed)
         return
+    sealed = saved.version >= saved.SEALED_SINCE
+    place = job.folder.resume_state / f"state-{saved.epoch}.safetensors"
+    stored = read_tensors(place, _AGAIN, required=sealed)
+    if sealed and (saved.begun, saved.tensors) != (_begun(job), stored.weights_digest()):
+        msg = f"{str(file)!r} is not the state of this run; {_AGAIN}"
+        raise CheckpointError(msg)
     if saved.layers is not None:
         team = build(job.card, None, saved.layers)
         state.go_on_with(team, fresh_projections(job, seed, team), job.recipe.optimisation)
-    state.restore(load_file(job.folder.resume_state / f"state-{saved.epoch}.safetensors"))
+    try:
+        state.restore(stored.tensors())
+    except (KeyError, RuntimeError) as error:
+        msg = f"{str(place)!r} is not the state of this run; {_AGAIN}"
+        raise CheckpointError(msg) from error
     state.epoch, state.best_epoch, state.best = saved.epoch, saved.best_epoch, dict(saved.best)
-    job.folder.keep_metrics(lambda row: row["seed"] != seed or row["epoch"] <= saved.epoch)
+    job.folder.resume_metrics(
+        lambda row: row["seed"] != seed or row["epoch"] <= saved.epoch, saved.metrics
+    )
+
+
+def _begun(job: Job) -> str:
+    """Return a digest of what decides a run's bits: its recipe, but for threads, and dataset."""
+    recipe = job.recipe.model_dump(mode="json", exclude={"threads"})
+    return digest_of(canonical_json({"recipe": recipe, "dataset": job.card.dataset}))
 
 
 def _save(job: Job, state: Training, seed: int) -> None:
@@ -177,15 +228,19 @@ def _save(job: Job, state: Training, seed: int) -> None:
     folder = job.folder.resume_state
     make_subfolder(folder.parent, folder.name)
     current = folder / f"state-{state.epoch}.safetensors"
-    write_tensors(current, state.tensors())
+    tensors = state.tensors()
+    write_tensors(current, tensors)
     saved = ResumeState(
+        begun=_begun(job),
+        tensors=tensors_digest(tensors),
+        metrics=job.folder.metrics_record(),
         seed=seed,
         epoch=state.epoch,
         best_epoch=state.best_epoch,
         best=state.best,
         layers=None if state.resources is not None else _layers(job, state.team),
     )
-    write_file(folder / "state.json", saved.model_dump_json().encode())
+    write_document(folder / "state.json", saved)
     for old in folder.glob("state-*.safetensors"):
         if old != current:
             remove_tree(old)
@@ -200,6 +255,8 @@ def _write(job: Job, status: str) -> None:
     if status == "complete":
         card, job.manifest = with_layers(job)
         save_students(job.folder.students, card, job.teams)
+        update = {"metrics": job.folder.metrics_record()}
+        job.manifest = job.manifest.model_copy(update=update)
     job.folder.write_manifest(job.manifest)
     if status == "complete":
         remove_tree(job.folder.resume_state)

@@ -105,7 +105,9 @@ def prepare(
     manifest = manifest.model_copy(update={"allocation": narrowed})
     if again:
         folder = _same_run(output, recipe, buffer)
-        manifest = manifest.model_copy(update={"results": folder.manifest().results})
+        before = folder.manifest()
+        update = {"results": before.results, "metrics": before.metrics}
+        manifest = manifest.model_copy(update=update)
     else:
         folder = create_run(output, manifest, overwrite=overwrite)
     return Job(

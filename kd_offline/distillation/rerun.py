@@ -8,10 +8,10 @@ from pathlib import Path
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.job import Report
 from kd_offline.distillation.recipe import check_profile
-from kd_offline.errors import UsageError
 from kd_offline.recipes import build
 from kd_offline.runs.folder import open_run
 from kd_offline.runs.source import open_dataset
+from kd_offline.runs.teams import checked_students
 from kd_offline.schemas.outputs import RerunReport, SeedComparison
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import Provenance, RunManifest
@@ -54,10 +54,9 @@ def rerun(
     UsageError, MismatchError, DatasetError, StorageError
         The run is not complete, or the dataset is not the one that it was distilled from.
     """
-    before = open_run(run).manifest()
-    if before.status != "complete":
-        msg = f"the run in {str(run)!r} is {before.status}, not complete: finish it with --resume"
-        raise UsageError(msg)
+    begun = open_run(run)
+    before = begun.manifest()
+    checked_students(begun, before)
     folder = Path(run)
     target = folder.with_name(f"{folder.resolve().name}-rerun") if output is None else Path(output)
     recipe = recipe_of(before)

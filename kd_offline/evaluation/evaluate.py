@@ -199,6 +199,11 @@ def _report(
         episodes=plan.episodes,
         evaluation_seed=plan.seed,
         distillation_seeds=parties.seeds,
+        students={
+            str(result.seed): result.digest
+            for result in manifest.results
+            if result.seed in parties.seeds
+        },
         export=None if parties.exported is None else parties.exported.name,
         greedy=figures.modes.get("greedy"),
         sampled=figures.modes.get("sampled"),

@@ -38,7 +38,7 @@ from kd_offline.evaluation.timing import (
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.model import Demand, predict
 from kd_offline.networks.threads import computing_with
-from kd_offline.runs.folder import open_run
+from kd_offline.runs.folder import digests, open_run
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.hardware import Energy, HardwareProfile, UnavailableEnergy
 from kd_offline.schemas.latency import EngineLatency, LatencyReport, Unavailable
@@ -107,10 +107,12 @@ def bench_latency(
         timer = float(np.median(timed(lambda _: None)(2000)))
     rows = [_row(made[key][0], key, times, joules[key], devices) for key, times in found.items()]
     command = _command(run, plan, expert, expert_recipe, opponents, profiles, energy=energy)
+    first, students = next(iter(digests(folder.manifest()).items()))
     alike = all(subject.network is not None for subject in who)
     report = _report(folder.path, plan, timer, _compared(rows, alike=alike), (*missing, *lacking))
     elapsed = round(time.perf_counter() - started, 3)
-    report = report.model_copy(update={"command": command, "seconds": elapsed})
+    update = {"command": command, "seconds": elapsed, "students": {first: students}}
+    report = report.model_copy(update=update)
     folder.write_latency(report)
     return report
 

@@ -18,6 +18,7 @@ from kd_offline.evaluation.exported import Exported, load_exported
 from kd_offline.evaluation.play import Contestants
 from kd_offline.networks.arithmetic import ExportedShape, Shape, compacted, network_cost
 from kd_offline.runs.folder import RunFolder
+from kd_offline.runs.teams import load_teams
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.run import RunManifest
 from kd_offline.students.networks import exported_shape
@@ -74,15 +75,9 @@ def load_parties(
         The expert or the ceiling does not fit the environment.
     """
     from kd_offline import environments
-    from kd_offline.students.policy import load
 
     manifest = run.manifest()
-    if manifest.status != "complete":
-        msg = (
-            f"{run.path} is {manifest.status}, not complete: resume it with "
-            f"kd-offline distill {manifest.dataset.path} -o {run.path} --resume"
-        )
-        raise UsageError(msg)
+    teams = load_teams(run, manifest)
     world = environments.load_recorded(
         manifest.environment,
         manifest.environment_kwargs,
@@ -92,11 +87,10 @@ def load_parties(
     spec = world.spec
     teacher = recorded_expert(manifest, expert, expert_recipe, spec, opponents)
     top = None if ceiling is None else _load_expert(ceiling, spec, None, opponents)
-    teams = load(run.path)
-    _check_seeds(manifest, len(teams))
+    _check_fits(teams[0], spec)
     if top is not None:
         _check_ceiling(top, teams[0], manifest.mask)
-    exported = None if export is None else load_exported(export, engine, manifest)
+    exported = None if export is None else load_exported(export, engine, manifest, teams)
     playing = tuple(teams) if exported is None else (exported.team,)
     return Parties(
         manifest=manifest,
@@ -258,13 +252,16 @@ def _name(expert: AnyExpert) -> str:
     return f"{Path(expert.reference).name} ({_short(expert.digest)})"
 
 
-def _check_seeds(manifest: RunManifest, teams: int) -> None:
-    if teams != len(manifest.seeds):
-        msg = (
-            f"the run lists the seeds {manifest.seeds} and holds {teams} student teams: "
-            "its files belong to different runs, so distil again"
-        )
-        raise MismatchError(msg)
+def _check_fits(student: StudentPolicy, spec: EnvironmentSpec) -> None:
+    """Refuse students of other agents, observations or actions than the environment has here."""
+    for name in ("agents", "obs_widths", "action_counts"):
+        got, want = getattr(student.card.environment, name), getattr(spec, name)
+        if got != want:
+            msg = (
+                f"the students were distilled for {spec.id} with the {name} {got}, and here it has "
+                f"{want}: install the version that was recorded, or distil again"
+            )
+            raise MismatchError(msg)
 
 
 def _short(digest: str) -> str:

@@ -25,7 +25,7 @@ from kd_offline.evaluation.play import (
     play_sides,
     progress,
 )
-from kd_offline.runs.folder import RunFolder, open_run
+from kd_offline.runs.folder import RunFolder, digests, open_run
 from kd_offline.schemas.evaluation import ModeScore
 from kd_offline.schemas.export import Precision
 from kd_offline.schemas.quantisation import QuantisationReport, QuantisedTeams, Rounding
@@ -205,6 +205,7 @@ def _report(
         mask=manifest.mask,
         dataset=manifest.dataset.id,
         distillation_seeds=manifest.seeds,
+        students=digests(manifest),
         episodes=plan.episodes,
         evaluation_seed=plan.seed,
         expert=score.expert,

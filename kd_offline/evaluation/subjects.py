@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kd_offline.errors import CheckpointError, KdOfflineError, UsageError
+from kd_offline.errors import KdOfflineError, UsageError
 from kd_offline.evaluation.engines import Subject
 from kd_offline.evaluation.parties import expert_shapes, recorded_expert, student_shapes
 from kd_offline.networks.arithmetic import ExportedShape, Shape, memory_cost, network_cost
+from kd_offline.runs.teams import load_teams
 from kd_offline.schemas.latency import Unavailable
 
 if TYPE_CHECKING:
@@ -35,19 +36,8 @@ def subjects(
     UsageError, CheckpointError
         The run is not complete or was altered, or an expert that was given cannot be used.
     """
-    from kd_offline.students.policy import digest, load
-
     manifest = run.manifest()
-    if manifest.status != "complete":
-        msg = f"the run in {str(run.path)!r} is {manifest.status}: finish it with distill --resume"
-        raise UsageError(msg)
-    student = load(run.path)[0]
-    if digest(student.team) not in {result.digest for result in manifest.results}:
-        msg = (
-            f"the students in {str(run.path)!r} are not the ones that its run.json describes: the "
-            "run was altered, so restore it or distil again"
-        )
-        raise CheckpointError(msg)
+    student = load_teams(run, manifest)[0]
     spec = student.card.environment
     try:
         teacher = recorded_expert(manifest, expert, expert_recipe, spec, opponents)

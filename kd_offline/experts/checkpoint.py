@@ -7,7 +7,6 @@ iteration), so there is no generator state to keep.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,25 +14,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from kd_offline.errors import CheckpointError, MismatchError, NoCheckpointError
+from kd_offline.experts import curve
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
 from kd_offline.experts.value_team import ValueTeam
-from kd_offline.files import make_folder, remove_tree, write_file
-from kd_offline.networks.files import write_tensors
+from kd_offline.files import make_folder, read_file, remove_tree
+from kd_offline.networks.files import MAX_TENSOR_BYTES, TensorFile, read_tensors, write_tensors
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard
+from kd_offline.sealed_json import digest as sha256
+from kd_offline.sealed_json import read_document, write_document
 
 CARD = "expert.json"
 WEIGHTS = "weights.safetensors"
 TRAINING = "training.safetensors"
 CURVE = "curve.jsonl"
+REMEDY = "copy or train it again"
 Model = ActorCritic | ValueTeam
 _NORM = "value_norm"
 
@@ -64,8 +64,10 @@ def save(
     make_folder(folder)
     if training:
         write_tensors(folder / TRAINING, training)
-    write_tensors(folder / WEIGHTS, {**model.state_dict(), _NORM: norm.moments})
-    write_file(folder / CARD, card.model_dump_json(indent=1).encode() + b"\n")
+    # The card states the digest of this file, so that equal weights are equal files.
+    write_tensors(folder / WEIGHTS, {**model.state_dict(), _NORM: norm.moments}, sealed=False)
+    stated = {"weights": digest(folder), "curve": curve.record(folder / CURVE)}
+    write_document(folder / CARD, card.model_copy(update=stated))
     if card.finished:
         remove_tree(folder / TRAINING)
 
@@ -86,13 +88,7 @@ def read_card(folder: Path) -> ExpertCard:
             "bundled, bundled:large, bundled:mlp, bundled:masked"
         )
         raise NoCheckpointError(msg)
-    try:
-        return ExpertCard.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        msg = f"{str(path)!r} is not a valid expert card: {where}: {first['msg']}; train it again"
-        raise CheckpointError(msg) from error
+    return read_document(ExpertCard, path, REMEDY)
 
 
 def load(folder: Path, reference: str, spec: EnvironmentSpec | None = None) -> Expert:
@@ -108,33 +104,61 @@ def load(folder: Path, reference: str, spec: EnvironmentSpec | None = None) -> E
     card = read_card(folder)
     if spec is not None:
         check_fits(card, spec, reference)
+    if card.weights is None and card.format_version >= card.SEALED_SINCE:
+        msg = f"{str(folder / CARD)!r} does not state the digest of its weights; {REMEDY}"
+        raise CheckpointError(msg)
+    file = read_tensors(folder / WEIGHTS, REMEDY, of_file=card.weights, required=False)
+    _check_shapes(card, file)
     model, norm = build(card, initialise=False)
-    tensors = read_tensors(folder / WEIGHTS)
+    tensors = file.tensors()
     norm.moments = tensors.pop(_NORM, norm.moments)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        msg = (
-            f"the weights in {str(folder / WEIGHTS)!r} do not have the shapes that {CARD} states: "
-            "the two files belong to different experts; copy or train the expert again"
-        )
-        raise CheckpointError(msg) from error
+    model.load_state_dict(tensors)
     model.requires_grad_(False).eval()
-    return Expert(card, digest(folder), model, norm, reference)
+    if card.parameters != model.parameter_counts():
+        msg = (
+            f"{str(folder / CARD)!r} states other numbers of parameters than its weights; {REMEDY}"
+        )
+        raise CheckpointError(msg)
+    return Expert(card, sha256(file.content), model, norm, reference)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; a missing or damaged one is a ``CheckpointError``."""
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        msg = f"cannot read {str(path)!r}: {error}; copy or train it again"
-        raise CheckpointError(msg) from error
+def _check_shapes(card: ExpertCard, file: TensorFile) -> None:
+    """Refuse weights of other shapes than the card implies, before networks are made.
+
+    Raises
+    ------
+    CheckpointError
+        The first difference is named.
+    """
+    spec, nets, q = card.environment, card.recipe.architecture, card.recipe.q_learning
+    claims = [*spec.obs_widths, *spec.action_counts, nets.gru, nets.critic_gru]
+    claims += [*nets.trunk, *nets.critic_trunk, *(nets.widths or ())]
+    claims += [] if q is None else [q.mixer_embedding, q.mixer_hidden]
+
+    def state() -> dict[str, Tensor]:
+        model, norm = build(card, initialise=False)
+        known = {} if _NORM not in file.entries else {_NORM: norm.moments}  # not in old files
+        return {**model.state_dict(), **known}
+
+    file.check_shapes(claims, state, remedy=REMEDY)
 
 
 def digest(folder: Path) -> str:
     """Return ``sha256:...`` of the weights file."""
-    return "sha256:" + hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    return sha256(read_file(folder / WEIGHTS, MAX_TENSOR_BYTES))
+
+
+def read_training(folder: Path, card: ExpertCard) -> dict[str, Tensor]:
+    """Return what :func:`training_state` returned when it was saved.
+
+    Raises
+    ------
+    CheckpointError, StorageError
+        It is missing or was altered.
+    """
+    remedy = "begin the training in another folder"
+    required = card.format_version >= card.SEALED_SINCE
+    return read_tensors(folder / TRAINING, remedy, required=required).tensors()
 
 
 def check_fits(card: ExpertCard, spec: EnvironmentSpec, reference: str) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kd_offline.files import append_file, write_file
+from kd_offline.errors import CheckpointError
+from kd_offline.files import append_file, read_file, write_file
+from kd_offline.schemas.document import LinesRecord
 from kd_offline.schemas.expert import TrainProgress
+from kd_offline.sealed_json import holds, lines_record
+
+MAX_BYTES = 1 << 30
 
 
 def append(path: Path, progress: TrainProgress) -> None:
@@ -14,9 +19,29 @@ def append(path: Path, progress: TrainProgress) -> None:
     append_file(path, progress.model_dump_json(exclude_none=True) + "\n")
 
 
-def truncate(path: Path, iterations: int) -> None:
-    """Drop the lines that were written after the checkpoint that training continues from."""
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [x for x in lines if x.endswith("\n") and json.loads(x)["iteration"] <= iterations]
-        write_file(path, "".join(kept))
+def truncate(path: Path, iterations: int, saved: LinesRecord | None) -> None:
+    """Drop the lines that were written after the checkpoint that training continues from.
+
+    ``saved`` is what the card said of the lines then.
+
+    Raises
+    ------
+    CheckpointError
+        They are not those lines.
+    """
+    content = read_file(path, MAX_BYTES) if path.is_file() else b""
+    if saved is not None and not holds(saved, content):
+        msg = (
+            f"{str(path)!r} does not hold the lines that its expert states: it was damaged or "
+            "edited; restore it or begin the training in another folder"
+        )
+        raise CheckpointError(msg)
+    if content:
+        lines = content.splitlines(keepends=True)
+        kept = [x for x in lines if x.endswith(b"\n") and json.loads(x)["iteration"] <= iterations]
+        write_file(path, b"".join(kept))
+
+
+def record(path: Path) -> LinesRecord | None:
+    """Return what a card says of the lines so far; None where there are none."""
+    return lines_record(read_file(path, MAX_BYTES)) if path.is_file() else None

@@ -128,7 +128,7 @@ def train(
             return run.card
         make_folder(output)
         with only_writer(output, "training"):
-            curve.truncate(output / checkpoint.CURVE, run.iteration)
+            curve.truncate(output / checkpoint.CURVE, run.iteration, run.card.curve)
             return _go_on(run, environment, output, report, score_episodes)
 
 
@@ -228,7 +228,7 @@ def _restore(run: _Run, output: Path) -> None:
         learner.model.load_state_dict(expert.model.state_dict())
         learner.norm.moments = expert.norm.moments
         return
-    tensors = checkpoint.read_tensors(output / checkpoint.TRAINING)
+    tensors = checkpoint.read_training(output, run.card)
     replay = None if learner.replay is None else learner.replay.restored(tensors)
     _rewind(run, (tensors, replay))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.errors import CheckpointError, MismatchError, UnknownNameError, UsageError
+from kd_offline.errors import MismatchError, UnknownNameError
 from kd_offline.exports import gate
 from kd_offline.exports.compact import compact
 from kd_offline.exports.contract import contracts
@@ -18,9 +18,10 @@ from kd_offline.exports.network import AgentNetwork, to_int8
 from kd_offline.exports.team import ExportedTeam
 from kd_offline.runs.folder import RunFolder
 from kd_offline.runs.source import open_dataset
+from kd_offline.runs.teams import load_teams
 from kd_offline.schemas.export import RESET, AgentContract, Comparison, Precision
 from kd_offline.schemas.run import RunManifest
-from kd_offline.students.policy import StudentPolicy, digest, load
+from kd_offline.students.policy import StudentPolicy, digest
 from kd_offline.types import Float32Array
 
 
@@ -110,36 +111,9 @@ def draft(
     return Draft(student, weights, precision, networks, agents, recorded, expected, cost)
 
 
-def checked_teams(run: RunFolder, manifest: RunManifest) -> list[StudentPolicy]:
-    """Return the teams of a complete run, if they are those that the run says came out.
-
-    Raises
-    ------
-    UsageError
-        The run is not complete.
-    CheckpointError
-        It was altered.
-    """
-    if manifest.status != "complete":
-        msg = f"the run in {str(run.path)!r} is {manifest.status}: finish it with distill --resume"
-        raise UsageError(msg)
-    teams = load(run.path)
-    held = {student.seed: digest(student.team) for student in teams}
-    card = teams[0].card
-    made_of = (card.dataset, card.mask, card.environment.id)
-    says = (manifest.dataset.id, manifest.mask, manifest.environment)
-    if held != {result.seed: result.digest for result in manifest.results} or made_of != says:
-        msg = (
-            f"the students in {str(run.path)!r} are not the ones that its run.json describes: the "
-            "run was altered, so restore it or distil again"
-        )
-        raise CheckpointError(msg)
-    return teams
-
-
 def _student(run: RunFolder, manifest: RunManifest, seed: int | None) -> StudentPolicy:
     """Return the team of a seed, the first by default."""
-    teams = checked_teams(run, manifest)
+    teams = load_teams(run, manifest)
     wanted = manifest.seeds[0] if seed is None else seed
     for student in teams:
         if student.seed == wanted:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from kd_offline.datasets.storage.plain import listing
 from kd_offline.errors import CheckpointError, StorageError, UnknownNameError, UsageError
@@ -18,6 +17,7 @@ from kd_offline.exports.network import AgentNetwork, Step, to_floats
 from kd_offline.exports.team import ExportedTeam
 from kd_offline.files import read_file
 from kd_offline.schemas.export import AgentContract, ExportManifest, Format
+from kd_offline.sealed_json import read_document
 from kd_offline.students.masks import Mask
 from kd_offline.types import BoolArray, Float32Array, IntArray
 
@@ -30,7 +30,8 @@ def numpy_steps(networks: Sequence[AgentNetwork]) -> tuple[Step, ...]:
 
 
 def _numpy(folder: Path, agents: Sequence[AgentContract]) -> tuple[Step, ...]:
-    return numpy_steps(tensors.read(folder / "torch" / tensors.WEIGHTS))
+    file = tensors.read(folder / "torch" / tensors.WEIGHTS, agents)
+    return numpy_steps(tensors.networks(file, agents))
 
 
 def _onnx(folder: Path, agents: Sequence[AgentContract]) -> tuple[Step, ...]:
@@ -45,7 +46,9 @@ def _torch(folder: Path, agents: Sequence[AgentContract]) -> tuple[Step, ...]:
     # Our own copy of the reader: the folder may come from someone else, and its code need not run.
     from kd_offline.exports import reader
 
-    loaded = reader.load(folder / "torch" / tensors.WEIGHTS)  # type: ignore[no-untyped-call]
+    file = tensors.read(folder / "torch" / tensors.WEIGHTS, agents)
+    tensors.networks(file, agents)  # that they have the sizes of their contracts
+    loaded = reader.read(file.content)  # type: ignore[no-untyped-call]
     return tuple(_from_torch(loaded[agent.agent]) for agent in agents)
 
 
@@ -97,13 +100,7 @@ def read_manifest(folder: str | Path) -> ExportManifest:
     if not (path / MANIFEST).is_file():
         msg = f"{path} is not an export: it holds no {MANIFEST}, so make one with kd-offline export"
         raise UsageError(msg)
-    try:
-        manifest = ExportManifest.model_validate_json((path / MANIFEST).read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the document"
-        msg = f"{path / MANIFEST} is damaged: {where}: {first['msg']}; export again"
-        raise CheckpointError(msg) from error
+    manifest = read_document(ExportManifest, path / MANIFEST, "export again")
     for name in listing(path):
         if name not in manifest.files and not _BESIDE.fullmatch(name):
             msg = (

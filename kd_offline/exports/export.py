@@ -17,7 +17,7 @@ from kd_offline.exports.draft import Draft, draft
 from kd_offline.exports.engines import ENGINES, MANIFEST, team
 from kd_offline.exports.microcontroller import measure
 from kd_offline.exports.vectors import vectors
-from kd_offline.files import aside, make_folder, require_folder, write_file
+from kd_offline.files import aside, make_folder, require_folder
 from kd_offline.runs.folder import open_run
 from kd_offline.schemas.export import (
     REFUSAL,
@@ -30,6 +30,7 @@ from kd_offline.schemas.export import (
     Gate,
     Precision,
 )
+from kd_offline.sealed_json import write_document
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -113,7 +114,7 @@ def export(
             engines |= _checked(beside, kind, made)
         cores = measure(beside / "c") if microcontrollers else ()
         manifest = _manifest(made, formats, engines, least, cores, _files(beside))
-        write_file(beside / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+        write_document(beside / MANIFEST, manifest)
     return manifest
 
 

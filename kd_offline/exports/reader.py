@@ -7,10 +7,12 @@ action, logits, memory = agent.step(obs, legal, memory)  # [1, inputs], bool [1,
 A step whose logits are NaN was refused: export.json says when, and what it returns.
 """
 
+import hashlib
 import json
+import pathlib
 
+import safetensors.torch
 import torch
-from safetensors import safe_open
 
 LARGEST = 1e18
 
@@ -48,9 +50,25 @@ class Agent:
         return action, logits, torch.cat([now[name] for name in kept], 1) if kept else memory
 
 
+def sha256(data):
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
 def load(path):
-    with safe_open(path, "pt") as file:
-        every = json.loads(file.metadata()["export"])["agents"]
-        named = [(name.split(".", 1), file.get_tensor(name)) for name in file.keys()]
+    return read(pathlib.Path(path).read_bytes())
+
+
+def read(data):
+    end = 8 + int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8:end]), memoryview(data)[end:]
+    facts = header.pop("__metadata__")
+    stated, rows = facts.pop("digest", None), {}
+    for name, e in header.items():
+        rows[name] = [e["dtype"], e["shape"], sha256(body[slice(*e["data_offsets"])])]
+    said = json.dumps({"metadata": facts, "tensors": rows}, sort_keys=True, separators=(",", ":"))
+    if stated not in (None, sha256(said.encode())):
+        raise ValueError("the file does not match its own digest")  # noqa: EM101
+    every = json.loads(facts["export"])["agents"]
+    named = [(name.split(".", 1), tensor) for name, tensor in safetensors.torch.load(data).items()]
     own = [{name: t for (k, name), t in named if k == str(i)} for i in range(len(every))]
     return {facts["agent"]: Agent(facts, t) for facts, t in zip(every, own)}

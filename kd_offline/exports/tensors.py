@@ -12,16 +12,19 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from kd_offline.errors import CheckpointError
-from kd_offline.exports.network import Affine, AgentNetwork, Chain, arrays
+from kd_offline.exports.network import Affine, AgentNetwork, Chain, arrays, to_floats
 from kd_offline.files import write_file
+from kd_offline.networks.files import TensorFile, read_tensors, with_metadata
 from kd_offline.schemas.export import AgentContract
+from kd_offline.strict_json import parse
 from kd_offline.types import Array
 
 WEIGHTS, READER = "students.safetensors", "reader.py"
+FACTS = "export"  # of the file's metadata
+REMEDY = "export them again"
 
 
 def write(
@@ -37,29 +40,67 @@ def write(
         for name, values in arrays(network)
     }
     said = {**facts, "agents": [agent.model_dump(mode="json") for agent in agents]}
-    # One entry: safetensors writes several in an order of its own, another one every time.
-    write_file(folder / WEIGHTS, save(tensors, {"export": json.dumps(said)}))
+    write_file(folder / WEIGHTS, with_metadata(save(tensors), {FACTS: json.dumps(said)}))
     write_file(folder / READER, (files("kd_offline.exports") / READER).read_text("utf-8"))
 
 
-def read(path: Path) -> tuple[AgentNetwork, ...]:
-    """Read the networks that :func:`write` wrote.
+def read(path: Path, agents: Sequence[AgentContract]) -> TensorFile:
+    """Read the file that :func:`write` wrote for these agents.
+
+    Raises
+    ------
+    CheckpointError, StorageError
+        The file was altered, is foreign, or is of other agents.
+    """
+    file = read_tensors(path, REMEDY, required=False)
+    try:
+        said = parse(file.metadata.get(FACTS, "").encode(), utf8=True)
+        every = TypeAdapter(tuple[AgentContract, ...]).validate_python(said["agents"])
+    except (ValueError, LookupError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f"no exported students can be read from {str(path)!r}: {reason}; {REMEDY}"
+        raise CheckpointError(msg[:500]) from error
+    if every != tuple(agents):
+        msg = f"{str(path)!r} is of other agents than the export that it lies in; {REMEDY}"
+        raise CheckpointError(msg)
+    return file
+
+
+def networks(file: TensorFile, agents: Sequence[AgentContract]) -> tuple[AgentNetwork, ...]:
+    """Return the networks of a file that was read.
 
     Raises
     ------
     CheckpointError
-        The file is damaged or foreign.
+        They are not what their contracts say.
     """
+    tensors = load(file.content)
     try:
-        with safe_open(path, "np") as file:
-            said = json.loads((file.metadata() or {}).get("export", "{}"))
-            every = TypeAdapter(list[AgentContract]).validate_python(said["agents"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tuple(_network(agent, tensors, f"{k}.") for k, agent in enumerate(every))
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        found = tuple(_network(agent, tensors, f"{k}.") for k, agent in enumerate(agents))
+        fitting = all(map(_fits, found, agents))
+    except (KeyError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
-        msg = f"no exported students can be read from {str(path)!r}: {reason}; export them again"
+        msg = f"no exported students can be read from {str(file.path)!r}: {reason}; {REMEDY}"
         raise CheckpointError(msg) from error
+    if not fitting:
+        msg = (
+            f"the networks in {str(file.path)!r} do not have the sizes that their contracts state; "
+            f"{REMEDY}"
+        )
+        raise CheckpointError(msg)
+    return found
+
+
+def _fits(network: AgentNetwork, agent: AgentContract) -> bool:
+    """Tell whether a network has the sizes of its contract, and takes a step with them."""
+    wanted = (agent.inputs, len(agent.actions), agent.memory, agent.memory_width, agent.gru)
+    found = (network.inputs, network.actions, network.memory, network.memory_width, network.width)
+    if found != wanted:
+        return False
+    shapes = ((1, network.inputs), (1, network.actions), (1, network.memory_width))
+    obs, legal, memory = (np.zeros(shape, np.float32) for shape in shapes)
+    _, logits, after = to_floats(network).step(obs, legal == 0, memory)
+    return logits.shape == legal.shape and after.shape == memory.shape
 
 
 def _network(agent: AgentContract, tensors: dict[str, Array], prefix: str) -> AgentNetwork:

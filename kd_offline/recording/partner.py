@@ -9,7 +9,6 @@ while every label stays the expert's, whose memory runs along (dataset aggregati
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -20,10 +19,15 @@ import numpy as np
 
 from kd_offline.datasets.layout import SOURCES
 from kd_offline.errors import MismatchError
+from kd_offline.networks.files import warn_unsealed
 from kd_offline.policies import choose_actions, masked_log_softmax
+from kd_offline.runs.folder import RUN, open_run
+from kd_offline.runs.teams import checked_students
 from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.sealed_json import digest
 from kd_offline.seeding import uniforms
-from kd_offline.students.policy import STUDENTS, StudentPolicy, load
+from kd_offline.students.file import REMEDY, STUDENTS, StudentsFile, read_students
+from kd_offline.students.policy import StudentPolicy, restore
 from kd_offline.trajectories import Behaviour, Choice
 from kd_offline.types import (
     Array,
@@ -41,6 +45,10 @@ RULE = (
     "noise of the other agents, are as in all episodes"
 )
 DEFAULT_SHARE = 0.5
+BUNDLED = {
+    "mpe-simple_spread_v3": "3ea9076b4b39469dfd6b0482aa4c98738989b120ae95f9e63e5c3c9880edd4a4"
+}
+"""Environment -> sha256 of the students' file that ships for it."""
 _AGENT_SHARE, _GREEDY_SHARE = 0.75, 0.7
 
 
@@ -70,13 +78,15 @@ def load_partner(
     name = str(reference or "none")
     if name == "none" or share <= 0:
         return None
-    path = Path(name)
     if name == "bundled":
         slug = re.sub(r"[^\w-]", "-", spec.id, flags=re.ASCII)
-        path = Path(str(files("kd_offline.students"))) / "bundled" / slug / STUDENTS
-        if not path.is_file():
+        if slug not in BUNDLED:
             return None
-    policy = load(path)[0]
+        path = Path(str(files("kd_offline.students"))) / "bundled" / slug / STUDENTS
+        students = read_students(path, of_file=f"sha256:{BUNDLED[slug]}")
+    else:
+        students = _students(Path(name))
+    policy = restore(students)[0]
     theirs = policy.card.environment
     if (theirs.agents, theirs.obs_widths) != (spec.agents, spec.obs_widths):
         if name == "bundled":  # the same task with other settings, such as more agents
@@ -86,9 +96,19 @@ def load_partner(
             f"{', '.join(theirs.agents)} and does not fit {spec.id}: give a run made for it"
         )
         raise MismatchError(msg)
-    file = path / STUDENTS if path.is_dir() else path
-    digest = "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
-    return Partner(policy, share, name if name == "bundled" else "students", digest)
+    reference = name if name == "bundled" else "students"
+    return Partner(policy, share, reference, digest(students.file.content))
+
+
+def _students(path: Path) -> StudentsFile:
+    """Return the students of a run, compared with its ``run.json``, or those of a file."""
+    if (path / RUN).is_file():
+        run = open_run(path)
+        return checked_students(run, run.manifest())
+    students = read_students(path)
+    if not students.file.sealed:
+        warn_unsealed(students.file.path, REMEDY)
+    return students
 
 
 def accompanied(seeds: SeedArray, behaviour: Behaviour, partner: Partner | None) -> Behaviour:

@@ -24,6 +24,7 @@ from kd_offline.reports.quantisation_table import quantisation_table, quantisati
 from kd_offline.runs.folder import RunFolder, open_run
 from kd_offline.runs.judged import judged
 from kd_offline.runs.source import open_dataset
+from kd_offline.runs.teams import require_own_students
 from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
@@ -73,6 +74,7 @@ def report(
 def render(folder: RunFolder, profiles: Sequence[str | Path] = ()) -> str:
     """Return the page as text."""
     manifest, evaluation = folder.manifest(), evaluated(folder, profiles)
+    require_own_students(folder, manifest)
     return fill(
         "report.html.j2",
         manifest=manifest,

@@ -11,6 +11,7 @@ from kd_offline.reports.devices import evaluated
 from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
 from kd_offline.reports.tables import Table
 from kd_offline.runs.folder import open_run
+from kd_offline.runs.teams import require_own_students
 from kd_offline.untrusted_text import (
     for_markdown,
     markdown_code,
@@ -31,6 +32,7 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
     """
     folder = open_run(run)
     manifest, evaluation = folder.manifest(), evaluated(folder, profiles)
+    require_own_students(folder, manifest)
     title = f"{manifest.method} on {manifest.environment}, mask {manifest.mask}"
     parts = [f"# {for_markdown(title)}"]
     if evaluation is None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from kd_offline.errors import CheckpointError, StorageError, UsageError
-from kd_offline.files import append_file, check_major, make_folder, remove_tree, write_file
+from kd_offline.files import append_file, make_folder, read_file, remove_tree, write_file
+from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.quantisation import QuantisationReport
-from kd_offline.schemas.run import RUN_FORMAT, RunManifest
+from kd_offline.schemas.run import RunManifest
+from kd_offline.sealed_json import holds, lines_record, read_document, write_document
+from kd_offline.strict_json import parse
 
 RUN = "run.json"
 STUDENTS = "students.safetensors"
@@ -28,7 +30,8 @@ REPORT = "report.html"
 RESUME = "resume"
 
 MetricRow = dict[str, Any]
-Model = TypeVar("Model")
+MAX_METRICS_BYTES = 1 << 30
+Report = TypeVar("Report", bound=Document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,57 +60,120 @@ class RunFolder:
 
         Raises
         ------
-        CheckpointError
-            It is damaged.
+        CheckpointError, StorageError
+            It was altered, is damaged, or is no plain file.
         FormatVersionError
             It was written by a newer version.
         """
-        text = (self.path / RUN).read_text(encoding="utf-8")
-        check_major(text, self.path / RUN, RUN_FORMAT)
-        return _parse(RunManifest.model_validate_json, text, self.path / RUN)
+        return read_document(RunManifest, self.path / RUN, "restore it or distil again")
 
     def write_manifest(self, manifest: RunManifest) -> None:
         """Replace ``run.json``."""
-        write_file(self.path / RUN, manifest.model_dump_json(indent=2) + "\n")
+        write_document(self.path / RUN, manifest)
 
     def evaluation(self) -> EvaluationReport | None:
-        """Read ``evaluation.json``; None where the run was not evaluated."""
-        file = self.path / EVALUATION
-        if not file.exists():
-            return None
-        return _parse(EvaluationReport.model_validate_json, file.read_text(encoding="utf-8"), file)
+        """Read ``evaluation.json``; None where the run was not evaluated.
+
+        Raises
+        ------
+        CheckpointError, StorageError, FormatVersionError
+            It cannot be used, or is of other students than those of this run.
+        """
+        report = read_evaluation(self.path)
+        if report is not None:
+            manifest = self.manifest()
+            require_evaluation_of(report, self.path, manifest, manifest.seeds)
+        return report
 
     def write_evaluation(self, report: EvaluationReport) -> None:
         """Replace ``evaluation.json``."""
-        write_file(self.path / EVALUATION, report.json_text())
+        write_document(self.path / EVALUATION, report, nulls=False)
 
     def latency(self) -> LatencyReport | None:
-        """Read ``latency.json``; None where nothing was timed."""
-        file = self.path / LATENCY
-        if not file.exists():
-            return None
-        return _parse(LatencyReport.model_validate_json, file.read_text(encoding="utf-8"), file)
+        """Read ``latency.json``; None where nothing was timed. Raises as :meth:`evaluation`."""
+        report = _read(LatencyReport, self.path / LATENCY, "time it again with bench latency")
+        if report is not None and (report.students or report.version >= report.SEALED_SINCE):
+            ours = digests(self.manifest()).items()
+            if not report.students or not report.students.items() <= ours:
+                raise _other_team(self.path / LATENCY, "bench latency")
+        return report
 
     def write_latency(self, report: LatencyReport) -> None:
         """Replace ``latency.json``."""
-        write_file(self.path / LATENCY, report.json_text())
+        write_document(self.path / LATENCY, report, nulls=False)
 
     def quantisation(self) -> QuantisationReport | None:
-        """Read ``quantisation.json``; None where precisions were not compared."""
+        """Read ``quantisation.json``; None where precisions were not compared.
+
+        Raises as :meth:`evaluation`.
+        """
         file = self.path / QUANTISATION
-        if not file.exists():
-            return None
-        return _parse(
-            QuantisationReport.model_validate_json, file.read_text(encoding="utf-8"), file
-        )
+        report = _read(QuantisationReport, file, "make it again with bench quantisation")
+        if report is not None and not _same_team(
+            report, manifest := self.manifest(), manifest.seeds
+        ):
+            raise _other_team(file, "bench quantisation")
+        return report
 
     def write_quantisation(self, report: QuantisationReport) -> None:
         """Replace ``quantisation.json``."""
-        write_file(self.path / QUANTISATION, report.json_text())
+        write_document(self.path / QUANTISATION, report, nulls=False)
 
     def metrics(self) -> list[MetricRow]:
-        """Read all rows of ``metrics.jsonl``; a last line torn by a kill is left out."""
-        return [json.loads(line) for line in _whole_lines(self.path / METRICS)]
+        """Read all rows of ``metrics.jsonl``; a last line torn by a kill is left out.
+
+        Raises
+        ------
+        CheckpointError, StorageError
+            They are not those that ``run.json`` states, or are no rows.
+        """
+        manifest, content = self.manifest(), self._lines()
+        if manifest.metrics is not None:
+            self._require_lines(manifest.metrics, content, whole=manifest.status == "complete")
+        return self._rows(content)
+
+    def metrics_record(self) -> LinesRecord:
+        """Return what a document says of the rows so far."""
+        return lines_record(self._lines())
+
+    def resume_metrics(
+        self, keep: Callable[[MetricRow], bool], saved: LinesRecord | None = None
+    ) -> None:
+        """Drop the rows that ``keep`` refuses and a torn last line, before work is resumed.
+
+        ``saved`` is what was said of the rows when the state was saved that work continues from.
+        """
+        content = self._lines()
+        for record in (self.manifest().metrics, saved):
+            if record is not None:
+                self._require_lines(record, content)
+        kept = [row for row in self._rows(content) if keep(row)]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        write_file(self.path / METRICS, text)
+
+    def _lines(self) -> bytes:
+        file = self.path / METRICS
+        return read_file(file, MAX_METRICS_BYTES) if file.exists() else b""
+
+    def _require_lines(self, record: LinesRecord, content: bytes, *, whole: bool = False) -> None:
+        if not holds(record, content) or (whole and len(content) != record.bytes):
+            msg = (
+                f"{str(self.path / METRICS)!r} does not hold the rows that its run states: it was "
+                "damaged or edited; restore it or distil again"
+            )
+            raise CheckpointError(msg)
+
+    def _rows(self, content: bytes) -> list[MetricRow]:
+        try:
+            rows = [parse(line, utf8=True) for line in content.split(b"\n")[:-1]]
+        except ValueError as error:
+            rows, reason = [None], str(error)
+        else:
+            reason = "a line is no JSON object"
+        if not all(isinstance(row, dict) for row in rows):
+            msg = f"{str(self.path / METRICS)!r} is damaged: {reason}; restore it or distil again"
+            raise CheckpointError(msg)
+        return rows
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows: flat mappings of names to numbers or strings.
@@ -118,12 +184,6 @@ class RunFolder:
         """
         text = "".join(json.dumps(_finite(row)) + "\n" for row in rows)
         append_file(self.path / METRICS, text)
-
-    def keep_metrics(self, keep: Callable[[MetricRow], bool]) -> None:
-        """Drop the rows that ``keep`` refuses and a torn last line, before work is resumed."""
-        kept = [row for row in self.metrics() if keep(row)]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        write_file(self.path / METRICS, text)
 
 
 def create_run(path: str | Path, manifest: RunManifest, *, overwrite: bool = False) -> RunFolder:
@@ -184,17 +244,47 @@ def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
 
 
-def _whole_lines(file: Path) -> list[str]:
-    if not file.exists():
-        return []
-    return file.read_text(encoding="utf-8").split("\n")[:-1]
+def read_evaluation(folder: Path) -> EvaluationReport | None:
+    """Read the ``evaluation.json`` of a run or an export; None where there is none.
+
+    Raises
+    ------
+    CheckpointError, StorageError, FormatVersionError
+        It cannot be used.
+    """
+    return _read(EvaluationReport, folder / EVALUATION, "evaluate again")
 
 
-def _parse(read: Callable[[str], Model], text: str, file: Path) -> Model:
-    try:
-        return read(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the document"
-        msg = f"{file} is damaged: {where}: {first['msg']}; restore it or distil again"
-        raise CheckpointError(msg) from error
+def require_evaluation_of(
+    report: EvaluationReport, folder: Path, manifest: RunManifest, seeds: tuple[int, ...]
+) -> None:
+    """Raise a ``CheckpointError`` unless the evaluation in ``folder`` is of these students."""
+    if not _same_team(report, manifest, seeds):
+        raise _other_team(folder / EVALUATION, "evaluate")
+
+
+def digests(manifest: RunManifest) -> dict[str, str]:
+    """Return the digest of the students of every seed, by the seed as text."""
+    return {str(result.seed): result.digest for result in manifest.results}
+
+
+def _same_team(
+    report: EvaluationReport | QuantisationReport, manifest: RunManifest, seeds: tuple[int, ...]
+) -> bool:
+    wanted = (manifest.dataset.id, manifest.environment, manifest.mask, manifest.method, seeds)
+    found = (report.dataset, report.environment, report.mask, report.method)
+    held = digests(manifest)
+    ours = {str(seed): held.get(str(seed)) for seed in seeds}
+    stated = report.students or (report.version < report.SEALED_SINCE and ours)
+    return (*found, report.distillation_seeds) == wanted and stated == ours
+
+
+def _other_team(file: Path, command: str) -> CheckpointError:
+    return CheckpointError(
+        f"{str(file)!r} is of other students than those of its run: make it again with "
+        f"kd-offline {command}"
+    )
+
+
+def _read(model: type[Report], file: Path, remedy: str) -> Report | None:
+    return read_document(model, file, remedy) if os.path.lexists(file) else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
+from kd_offline.schemas.document import Document
 from kd_offline.schemas.environment import Scalar, Strict
 from kd_offline.schemas.evaluation import (
     AgentCost,
@@ -19,7 +20,7 @@ from kd_offline.schemas.export import RESET, AgentContract, Core, Format, Precis
 from kd_offline.schemas.hardware import Energy
 from kd_offline.schemas.run import Machine
 
-PROFILE_FORMAT = (1, 0)
+PROFILE_FORMAT = (1, 1)
 
 Count = Annotated[int, Field(ge=0)]
 Range = tuple[Count, Count]
@@ -206,8 +207,10 @@ class Limit(Strict):
     )
 
 
-class CollaborationProfile(Strict):
+class CollaborationProfile(Document):
     """The whole of ``profile.json``."""
+
+    SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 
     kind: Literal["kd-offline collaboration profile"] = "kd-offline collaboration profile"
     version: tuple[int, int] = PROFILE_FORMAT
@@ -226,7 +229,3 @@ class CollaborationProfile(Strict):
     envelope: Envelope
     cross_play: CrossPlayMatrix | None = None
     limits: tuple[Limit, ...]
-
-    def json_text(self) -> str:
-        """Return the document as it is written: absent keys instead of nulls."""
-        return self.model_dump_json(indent=2, exclude_none=True) + "\n"

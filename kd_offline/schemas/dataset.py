@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints
 
-from kd_offline.schemas.environment import EnvironmentSpec, Scalar, Strict
+from kd_offline.schemas.environment import MAX_RANDOM_K, EnvironmentSpec, Scalar, Strict
 from kd_offline.schemas.foreign import InputRecipe, ValueCalibration
 from kd_offline.schemas.replay import RelabelReport, ReplayReport
 
@@ -123,7 +123,7 @@ class MaskRecord(Strict):
     """A named student mask, ``masks/<name>``; True = the student sees the feature."""
 
     description: str = ""
-    random_k: int | None = Field(default=None, ge=1)
+    random_k: int | None = Field(default=None, ge=1, le=MAX_RANDOM_K)
 
 
 class SplitRecord(Strict):

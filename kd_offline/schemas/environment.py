@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Scalar = bool | int | float | str
+MAX_RANDOM_K = 2**31 - 1  # features of an agent that a drawn mask can show
 
 
 class Strict(BaseModel):

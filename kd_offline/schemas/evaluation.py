@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_serializer
 
+from kd_offline.schemas.document import Document
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.hardware import Prediction
 
@@ -228,11 +229,13 @@ class ActionHeat(Strict):
     student: tuple[tuple[Share, ...], ...] = Field(description="[T][A]")
 
 
-class EvaluationReport(Strict):
+class EvaluationReport(Document):
     """The whole of ``evaluation.json``."""
 
+    SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
+
     kind: Literal["kd-offline evaluation"] = "kd-offline evaluation"
-    version: tuple[int, int] = (1, 0)
+    version: tuple[int, int] = (1, 1)
     run: str
     environment: str
     method: str
@@ -246,6 +249,9 @@ class EvaluationReport(Strict):
     episodes: int = Field(gt=0)
     evaluation_seed: int = Field(ge=0)
     distillation_seeds: tuple[int, ...]
+    students: dict[str, str] = Field(
+        default_factory=dict, description="distillation seed -> digest of its students' weights"
+    )
     export: str | None = Field(
         default=None, description="precision and engine, where an export played"
     )
@@ -266,7 +272,3 @@ class EvaluationReport(Strict):
     intervals: str
     command: str
     seconds: float = Field(ge=0)
-
-    def json_text(self) -> str:
-        """Return the document as it is written: absent keys instead of nulls."""
-        return self.model_dump_json(indent=2, exclude_none=True) + "\n"

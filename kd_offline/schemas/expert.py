@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar, Strict
 
 Algorithm = Literal["mappo", "ippo", "vdn", "qmix"]
@@ -199,10 +200,12 @@ class GreedyScore(Strict):
     opponents: str = "itself"
 
 
-class ExpertCard(Strict):
+class ExpertCard(Document):
     """``expert.json``: what the weights beside it are."""
 
-    format_version: tuple[int, int] = (1, 0)
+    SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
+
+    format_version: tuple[int, int] = (1, 1)
     environment: EnvironmentSpec
     recipe: TrainRecipe
     agents: tuple[str, ...]
@@ -216,3 +219,23 @@ class ExpertCard(Strict):
     finished: bool
     greedy: GreedyScore | None = None
     software: dict[str, str] = Field(default_factory=dict)
+    weights: str | None = Field(
+        default=None, description="sha256 of the file weights.safetensors; from 1.1 on"
+    )
+    curve: LinesRecord | None = Field(default=None, description="of curve.jsonl")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExpertCard:
+        spec, recipe = self.environment, self.recipe
+        if (self.agents, recipe.environment) != (spec.agents, spec.id):
+            msg = "agents and recipe.environment must be those of environment"
+            raise ValueError(msg)
+        for name, value in recipe.environment_kwargs.items():
+            if type(value) is type(spec.kwargs.get(name)) and value != spec.kwargs[name]:
+                msg = f"recipe.environment_kwargs and environment.kwargs differ in {name}"
+                raise ValueError(msg)
+        rows = self.mask
+        if rows is not None and [len(row) for row in rows] != [spec.obs_width] * spec.n_agents:
+            msg = f"mask must have the shape {[spec.n_agents, spec.obs_width]}"
+            raise ValueError(msg)
+        return self

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, StringConstraints
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
 from kd_offline.schemas.dataset import Digest, FilePath
-from kd_offline.schemas.environment import Strict
+from kd_offline.schemas.document import Document
+from kd_offline.schemas.environment import MAX_RANDOM_K, Strict
 
 EXPORT_FORMAT = (1, 1)
 
 Count = Annotated[int, Field(ge=0)]
+Width = Annotated[int, Field(ge=0, le=1 << 24)]
 Range = tuple[Count, Count]
 Format = Literal["onnx", "c", "torch"]
 Precision = Literal["fp32", "int8"]
@@ -44,7 +46,7 @@ class AgentContract(Strict):
 
     agent: str
     symbol: Symbol = Field(description="prefix of names in C, and name of the files")
-    obs_width: Count = Field(description="of the whole observation, of which this is a part")
+    obs_width: Width = Field(description="of the whole observation, of which this is a part")
     seen: tuple[Count, ...] = Field(description="indices into the whole observation")
     blocks: dict[str, tuple[Count, ...]] = Field(
         description="the same indices by observation block; a block that is hidden is absent"
@@ -62,6 +64,13 @@ class AgentContract(Strict):
     parameters: Count = Field(description="numbers stored")
     parameter_bytes: Count
     macs: Count = Field(description="multiply-accumulates of a step, matrices only")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AgentContract:
+        if any(feature >= self.obs_width for feature in self.seen):
+            msg = f"seen must be indices into {self.obs_width} features"
+            raise ValueError(msg)
+        return self
 
 
 class Comparison(Strict):
@@ -122,8 +131,10 @@ class FileFact(Strict):
     bytes: Count
 
 
-class ExportManifest(Strict):
+class ExportManifest(Document):
     """The whole of ``export.json``."""
+
+    SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 
     kind: Literal["kd-offline export"] = "kd-offline export"
     version: tuple[int, int] = EXPORT_FORMAT
@@ -132,7 +143,10 @@ class ExportManifest(Strict):
     environment: str
     mask: str
     random_k: int | None = Field(
-        default=None, description="features that a drawn mask shows; null: 4/9 to 5/9 of them"
+        default=None,
+        ge=1,
+        le=MAX_RANDOM_K,
+        description="features that a drawn mask shows; null: 4/9 to 5/9 of them",
     )
     method: str
     seed: int = Field(description="distillation seed of the team")

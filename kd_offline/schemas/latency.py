@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from kd_offline.schemas.document import Document
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.hardware import Energy, Prediction
 from kd_offline.schemas.run import Machine
@@ -57,12 +58,18 @@ class Unavailable(Strict):
     reason: str
 
 
-class LatencyReport(Strict):
+class LatencyReport(Document):
     """The whole of ``latency.json``, and of ``bench latency --json``."""
 
+    SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
+
     kind: Literal["kd-offline latency"] = "kd-offline latency"
-    version: tuple[int, int] = (1, 0)
+    version: tuple[int, int] = (1, 1)
     run: str
+    students: dict[str, str] = Field(
+        default_factory=dict,
+        description="distillation seed -> digest of the weights that were timed",
+    )
     machine: Machine
     packages: dict[str, str]
     compiler: str | None = Field(default=None, description="that made the C")
@@ -77,7 +84,3 @@ class LatencyReport(Strict):
     unavailable: tuple[Unavailable, ...] = ()
     command: str
     seconds: float = Field(ge=0)
-
-    def json_text(self) -> str:
-        """Return the document as it is written: absent keys instead of nulls."""
-        return self.model_dump_json(indent=2, exclude_none=True) + "\n"

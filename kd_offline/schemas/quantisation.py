@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from kd_offline.schemas.document import Document
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.evaluation import Estimate, Share
 from kd_offline.schemas.export import Comparison
@@ -34,17 +35,23 @@ class QuantisedTeams(Strict):
     parameter_bytes: int = Field(gt=0, description="of a team, scales and biases included")
 
 
-class QuantisationReport(Strict):
+class QuantisationReport(Document):
     """The whole of ``quantisation.json``: the same evaluation episodes for every row."""
 
+    SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
+
     kind: Literal["kd-offline quantisation"] = "kd-offline quantisation"
-    version: tuple[int, int] = (1, 0)
+    version: tuple[int, int] = (1, 1)
     run: str
     environment: str
     method: str
     mask: str
     dataset: str = Field(description="content id")
     distillation_seeds: tuple[int, ...]
+    students: dict[str, str] = Field(
+        default_factory=dict,
+        description="distillation seed -> digest of the weights that were rounded afterwards",
+    )
     episodes: int = Field(gt=0)
     evaluation_seed: int = Field(ge=0)
     expert: Estimate
@@ -53,7 +60,3 @@ class QuantisationReport(Strict):
     intervals: str
     command: str
     seconds: float = Field(ge=0)
-
-    def json_text(self) -> str:
-        """Return the document as it is written: absent keys instead of nulls."""
-        return self.model_dump_json(indent=2, exclude_none=True) + "\n"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
 from kd_offline.schemas.budget import Allocation
+from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.environment import Scalar, Strict
 from kd_offline.schemas.layers import LayerWidths
 
@@ -87,8 +88,10 @@ class Timing(Strict):
     seconds: float = Field(ge=0)
 
 
-class RunManifest(Strict):
+class RunManifest(Document):
     """The whole of ``run.json``."""
+
+    SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 2)
 
     kind: Literal["kd-offline run"] = "kd-offline run"
     version: tuple[int, int] = RUN_FORMAT
@@ -110,6 +113,9 @@ class RunManifest(Strict):
     students: tuple[StudentRecord, ...]
     allocation: Allocation | None = Field(default=None, description="where a budget was stated")
     results: tuple[SeedResult, ...] = ()
+    metrics: LinesRecord | None = Field(
+        default=None, description="of metrics.jsonl; the whole of it once the run is complete"
+    )
     provenance: Provenance
     timing: Timing
     command: str = ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import ClassVar
 
-from kd_offline.schemas.environment import EnvironmentSpec, Strict
+from pydantic import Field, model_validator
+
+from kd_offline.schemas.environment import MAX_RANDOM_K, EnvironmentSpec, Strict
 from kd_offline.schemas.layers import LayerWidths, Widths
 from kd_offline.schemas.recipes import StudentArchitecture
 
@@ -12,7 +14,9 @@ from kd_offline.schemas.recipes import StudentArchitecture
 class StudentCard(Strict):
     """Header of ``students.safetensors``: all that is needed to run the students."""
 
-    format_version: tuple[int, int] = (1, 1)
+    SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 2)
+
+    format_version: tuple[int, int] = (1, 2)
     environment: EnvironmentSpec
     architecture: StudentArchitecture
     widths: tuple[int, ...] = Field(
@@ -25,13 +29,32 @@ class StudentCard(Strict):
     mask_features: tuple[tuple[bool, ...], ...] | None = Field(
         description="[N, O]; None where the mask is drawn for each episode"
     )
-    random_k: int | None = None
+    random_k: int | None = Field(default=None, ge=1, le=MAX_RANDOM_K)
     mask_as_input: bool
     motion: bool
     last_action: bool
     method: str
     dataset: str = Field(description="content id of the dataset that the students learned from")
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudentCard:
+        spec = self.environment
+        teams = [self.widths] if self.layers is None else [self.widths, *self.layers]
+        if any(len(team) != spec.n_agents for team in teams):
+            msg = f"there must be widths for each of the {spec.n_agents} agents"
+            raise ValueError(msg)
+        if self.layers is not None and len(self.layers) != len(self.seeds):
+            msg = f"there must be layers for each of the {len(self.seeds)} seeds"
+            raise ValueError(msg)
+        if len(set(self.seeds)) != len(self.seeds):
+            msg = "a seed is there twice"
+            raise ValueError(msg)
+        rows = self.mask_features
+        if rows is not None and [len(row) for row in rows] != [spec.obs_width] * spec.n_agents:
+            msg = f"mask_features must have the shape {[spec.n_agents, spec.obs_width]}"
+            raise ValueError(msg)
+        return self
 
     def widths_of(self, seed: int) -> tuple[Widths, ...]:
         """Return what the networks of one team are made of."""

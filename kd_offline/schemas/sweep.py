@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from kd_offline.schemas.budget import BudgetFigure, Quantity
+from kd_offline.schemas.document import Document
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import DatasetReference
@@ -15,9 +16,12 @@ Architecture = Literal["gru", "mlp", "low-rank"]
 Judge = Literal["retention", "agreement"]
 
 
-class SweepPlan(Strict):
+class SweepPlan(Document):
     """What is tried and how it is judged; the same for every process that takes part."""
 
+    SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
+
+    version: tuple[int, int] = (1, 1)
     recipe: DistillRecipe = DistillRecipe()
     architectures: tuple[Architecture, ...] = Field(
         default=("gru", "mlp", "low-rank"), min_length=1
@@ -54,11 +58,13 @@ class SweepPoint(Strict):
     front: bool = Field(description="no other team is at least as good in everything")
 
 
-class SweepReport(Strict):
+class SweepReport(Document):
     """The whole of ``sweep.json``."""
 
+    SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
+
     kind: Literal["kd-offline sweep"] = "kd-offline sweep"
-    version: tuple[int, int] = (1, 0)
+    version: tuple[int, int] = (1, 1)
     plan: SweepPlan
     dataset: DatasetReference
     environment: str

@@ -227,7 +227,7 @@ class StudentTeam(nn.Module):
         if len(columns) == width:
             return None
         copies = 1 + self.inputs.mask + self.inputs.motion
-        rest = torch.arange(copies * width, self._agents()[i].shape.inputs)
+        rest = torch.from_numpy(np.arange(copies * width, self._agents()[i].shape.inputs))
         return torch.cat([*(columns + k * width for k in range(copies)), rest])
 
     def _agents(self) -> list[RecurrentNetwork]:

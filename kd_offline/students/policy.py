@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from kd_offline.errors import CheckpointError, NoCheckpointError
-from kd_offline.networks.files import write_tensors
+from kd_offline.errors import CheckpointError
+from kd_offline.networks.files import tensors_digest, warn_unsealed, write_tensors
 from kd_offline.schemas.layers import Widths, widest
 from kd_offline.schemas.student import StudentCard
+from kd_offline.students.file import CARD, REMEDY, StudentsFile, read_students
 from kd_offline.students.masks import Mask
 from kd_offline.students.networks import StudentInputs, StudentTeam, TeamMemory, one_hot
 from kd_offline.types import BoolArray, PolicyOutput, SeedArray, View
-
-STUDENTS = "students.safetensors"
 
 
 class _Memory(NamedTuple):
@@ -96,50 +92,63 @@ def save(path: Path, card: StudentCard, teams: Sequence[StudentTeam]) -> None:
         for seed, team in zip(card.seeds, teams, strict=True)
         for name, value in team.state_dict().items()
     }
-    write_tensors(path, tensors, metadata={"card": card.model_dump_json()})
+    write_tensors(path, tensors, metadata={CARD: card.model_dump_json()})
 
 
-def load(run: str | Path) -> list[StudentPolicy]:
-    """Load the students of a run folder, or of a ``students.safetensors``: one team per seed.
+def load(run: str | Path, *, of_file: str | None = None) -> list[StudentPolicy]:
+    """Load the students of a folder, or of a ``students.safetensors``: one team per seed.
+
+    The file's own digest is checked. That they are those of a run's ``run.json`` is checked by
+    :func:`kd_offline.runs.teams.load_teams`.
+
+    Raises
+    ------
+    CheckpointError, StorageError
+        There are none, or the file was altered.
+    """
+    students = read_students(Path(run), of_file=of_file)
+    if of_file is None and not students.file.sealed:
+        warn_unsealed(students.file.path, REMEDY)
+    return restore(students)
+
+
+def restore(students: StudentsFile) -> list[StudentPolicy]:
+    """Return the teams of a checked file.
 
     Raises
     ------
     CheckpointError
-        There are none, or the file is damaged.
+        The weights do not have the shapes that their card states; nothing was allocated for them.
     """
-    path = Path(run)
-    path = path / STUDENTS if path.is_dir() else path
-    if not path.is_file():
-        msg = f"there are no students at {str(path)!r}: give a folder made by kd-offline distill"
-        raise NoCheckpointError(msg)
-    try:
-        with safe_open(path, "pt") as file:
-            card = StudentCard.model_validate_json((file.metadata() or {}).get("card", "{}"))
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        msg = f"no students can be read from {str(path)!r}: {reason}; distil them again"
-        raise CheckpointError(msg) from error
-    return [StudentPolicy(card, seed, _restore(card, seed, tensors, path)) for seed in card.seeds]
+    card = students.card
+    if card.architecture.depth > len(students.file.entries):
+        msg = (
+            f"the card of {str(students.file.path)!r} states layers that it does not hold; {REMEDY}"
+        )
+        raise CheckpointError(msg)
+    for seed in card.seeds:
+        widths = card.widths_of(seed)
+        claims = (*map(widest, widths), *card.environment.obs_widths)
+        claims += card.environment.action_counts
+        state = partial(_shapes, card, widths)
+        students.file.check_shapes(claims, state, f"{seed}.", remedy=REMEDY)
+    tensors = students.file.tensors()
+    return [StudentPolicy(card, seed, _restore(card, seed, tensors)) for seed in card.seeds]
 
 
 def digest(team: StudentTeam) -> str:
     """Return a digest of names, shapes and bits of a team's weights."""
-    sha = hashlib.sha256()
-    for name, value in sorted(team.state_dict().items()):
-        sha.update(json.dumps([name, list(value.shape)]).encode())
-        sha.update(value.contiguous().numpy().tobytes())
-    return "sha256:" + sha.hexdigest()
+    return tensors_digest(team.state_dict())
 
 
-def _restore(card: StudentCard, seed: int, tensors: dict[str, Tensor], path: Path) -> StudentTeam:
+def _shapes(card: StudentCard, widths: Sequence[Widths]) -> dict[str, Tensor]:
+    return build(card, None, widths).state_dict()
+
+
+def _restore(card: StudentCard, seed: int, tensors: dict[str, Tensor]) -> StudentTeam:
     team = build(card, None, card.widths_of(seed))
     prefix = f"{seed}."
-    mine = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
-    try:
-        team.load_state_dict(mine)
-    except RuntimeError as error:
-        msg = f"the weights in {str(path)!r} do not have the shapes its card states: distil again"
-        raise CheckpointError(msg) from error
+    team.load_state_dict(
+        {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    )
     return team

@@ -16,9 +16,9 @@ from kd_offline.exports import gate
 from kd_offline.exports.draft import draft
 from kd_offline.policies import choose_actions
 from kd_offline.runs.folder import open_run
+from kd_offline.runs.teams import load_teams
 from kd_offline.schemas.run import RunManifest
 from kd_offline.schemas.sweep import Judge, SweepPlan
-from kd_offline.students.policy import load
 from kd_offline.types import IntArray
 
 
@@ -123,7 +123,8 @@ def _agreement(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str)
     """Return how often greedy students choose as the expert, where there is a choice."""
     if precision == "fp32":
         recorded = gate.recorded(buffer, plan.episodes, plan.recipe.judge_by)
-        said = gate.replay(load(run)[0], recorded)
+        folder = open_run(run)
+        said = gate.replay(load_teams(folder, folder.manifest())[0], recorded)
     else:
         made = draft(
             open_run(run),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,12 +13,28 @@ from typing import Any
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.held_out import held_out
 from kd_offline.distillation.methods import check_arrays
-from kd_offline.errors import MismatchError, MissingExtraError, StorageError, UsageError
+from kd_offline.errors import (
+    CheckpointError,
+    MismatchError,
+    MissingExtraError,
+    StorageError,
+    UnsealedWarning,
+    UsageError,
+)
 from kd_offline.files import MAX_DOCUMENT_BYTES, in_turn, make_folder, read_file, write_file
 from kd_offline.hardware import profiles
+from kd_offline.schemas.document import DIGEST
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import DatasetReference
 from kd_offline.schemas.sweep import SweepPlan, SweepPoint, SweepReport
+from kd_offline.sealed_json import (
+    canonical_json,
+    digest,
+    read_document,
+    seal,
+    unseal,
+    write_document,
+)
 from kd_offline.seeding import derive
 from kd_offline.sweeps.front import front
 from kd_offline.sweeps.judging import NOTHING, Allowed, has_optuna, judge_for
@@ -30,6 +46,7 @@ FIRST_WIDTH = 32
 # What a trial knows of itself: who carries it out, and the trial whose run folder it goes on with.
 _WORKER, _CONTINUES = "worker", "continues"
 _WAIT_S = 0.5
+_AGAIN = "begin the sweep in another folder"
 
 Progress = Callable[[SweepPoint], None]
 
@@ -154,15 +171,15 @@ def work(
             "begun with: it was replaced, so give that one"
         )
         raise MismatchError(msg)
-    plan = SweepPlan.model_validate_json(read_file(folder / PLAN, MAX_DOCUMENT_BYTES))
+    plan = read_document(SweepPlan, folder / PLAN, _AGAIN)
     study = _study(folder, plan, buffer.spec.agents, worker)
 
     def objective(trial: Any) -> tuple[float, ...]:
         choice = choose(trial, plan, buffer.spec.agents)
-        known = [p for p in _done(study) if choice == Choice.of(p)]
+        known = [p for p in _done(study, plan, buffer.id) if choice == Choice.of(p)]
         number = _first_number(trial)
         point = known[0] if known else carry_out(choice, number, folder, buffer, plan, allowed)
-        trial.set_user_attr("point", point.model_dump(mode="json"))
+        trial.set_user_attr("point", _sealed(point, plan, buffer.id))
         if progress is not None:
             progress(point)
         return objectives(point)
@@ -224,7 +241,7 @@ def finish(folder: Path, buffer: ExpertBuffer, path: str, plan: SweepPlan) -> Sw
     """Mark the front, and write table and page."""
     from kd_offline.reports.sweep import sweep_html
 
-    points, failed = _points(folder, plan)
+    points, failed = _points(folder, plan, buffer.id)
     costs = [(-(q := objectives(p))[0], *q[1:]) for p in points]
     marked = [
         point.model_copy(update={"front": best})
@@ -238,7 +255,7 @@ def finish(folder: Path, buffer: ExpertBuffer, path: str, plan: SweepPlan) -> Sw
         points=tuple(sorted(marked, key=lambda p: (-p.quality, p.figures["macs"].value))),
         failed=failed,
     )
-    write_file(folder / REPORT, report.model_dump_json(indent=2, exclude_none=True) + "\n")
+    write_document(folder / REPORT, report, nulls=False)
     write_file(folder / PAGE, sweep_html(report))
     return report
 
@@ -255,18 +272,17 @@ def _check(plan: SweepPlan, buffer: ExpertBuffer) -> None:
 
 def _begin(folder: Path, plan: SweepPlan, buffer: ExpertBuffer) -> Path:
     """Make the folder, or check that it holds the same sweep."""
-    said = plan.model_dump_json(indent=2) + "\n"
     place, origin = folder / PLAN, folder / ORIGIN
     if not folder.exists() or not any(folder.iterdir()):
         make_folder(folder)
         write_file(origin, buffer.id + "\n")
-        write_file(place, said)
+        write_document(place, plan)
         return folder
     if not place.is_file():
         msg = f"{folder} exists and is not a sweep: remove it yourself or give another path"
         raise StorageError(msg)
-    before = [read_file(file, MAX_DOCUMENT_BYTES) for file in (place, origin)]
-    if before[0] != said.encode() or before[1].strip() != buffer.id.encode():
+    begun = read_document(SweepPlan, place, _AGAIN).model_copy(update={"version": plan.version})
+    if begun != plan or read_file(origin, MAX_DOCUMENT_BYTES).strip() != buffer.id.encode():
         msg = (
             f"the sweep in {str(folder)!r} was begun with another plan or dataset: repeat its "
             f"options, as its {PLAN} states them, or choose another folder"
@@ -335,18 +351,49 @@ def _first(plan: SweepPlan, agents: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _points(folder: Path, plan: SweepPlan) -> tuple[list[SweepPoint], int]:
+def _points(folder: Path, plan: SweepPlan, dataset: str) -> tuple[list[SweepPoint], int]:
     """Return the points of all finished trials, and how many trials did not finish."""
     from optuna.trial import TrialState
 
     study = _study(folder, plan, (), 0)
     failed = len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
-    return list({point.run: point for point in _done(study)}.values()), failed
+    done = _done(study, plan, dataset)
+    return list({point.run: point for point in done}.values()), failed
 
 
-def _done(study: Any) -> list[SweepPoint]:
+def _sealed(point: SweepPoint, plan: SweepPlan, dataset: str) -> str:
+    """Return a point as the sweep's journal keeps it: sealed, and tied to this sweep."""
+    document = {"sweep": _identity(plan, dataset), "point": point.model_dump(mode="json")}
+    return seal(document, DIGEST).decode()
+
+
+def _unsealed(kept: Any, plan: SweepPlan, dataset: str) -> SweepPoint:
+    """Return the point that :func:`_sealed` kept.
+
+    Raises
+    ------
+    CheckpointError
+        It was altered, or is of another sweep.
+    """
+    if isinstance(kept, dict):  # of sweeps of before
+        msg = f"this sweep's {JOURNAL} was begun before points had digests: begin another sweep"
+        warnings.warn(msg, UnsealedWarning, stacklevel=2)
+        return SweepPoint.model_validate(kept)
+    document = unseal(str(kept).encode("utf-8", "replace"), DIGEST)
+    if document is None or document.get("sweep") != _identity(plan, dataset):
+        msg = f"a point in this sweep's {JOURNAL} was damaged, or is of another sweep; {_AGAIN}"
+        raise CheckpointError(msg)
+    return SweepPoint.model_validate(document["point"])
+
+
+def _identity(plan: SweepPlan, dataset: str) -> str:
+    stated = plan.model_dump(mode="json", exclude={"version"})
+    return digest(canonical_json({"plan": stated, "dataset": dataset}))
+
+
+def _done(study: Any, plan: SweepPlan, dataset: str) -> list[SweepPoint]:
     """Return the points of finished trials; one that chose a known student repeats its point."""
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [SweepPoint.model_validate_json(json.dumps(t.user_attrs["point"])) for t in trials]
+    return [_unsealed(trial.user_attrs.get("point"), plan, dataset) for trial in trials]

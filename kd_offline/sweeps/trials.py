@@ -10,12 +10,13 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.distill import distill
 from kd_offline.files import make_subfolder, require_folder
 from kd_offline.hardware import profiles
+from kd_offline.runs.folder import open_run
+from kd_offline.runs.teams import checked_students
 from kd_offline.schemas.budget import Budget, BudgetFigure, Quantity
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.student import StudentCard
 from kd_offline.schemas.sweep import Architecture, SweepPlan, SweepPoint
 from kd_offline.students.limits import added, card_shape, figures
-from kd_offline.students.policy import load
 from kd_offline.sweeps.judging import Allowed, held_out_kl, quality
 
 COSTS: tuple[Quantity, ...] = ("macs", "flash_kb", "latency_us")
@@ -79,6 +80,7 @@ def carry_out(
         require_folder(run)
     recipe = choice.recipe(plan.recipe)
     manifest = distill(buffer, run, recipe, resume=True)
+    card = checked_students(open_run(run), manifest).card
     return SweepPoint(
         trial=number,
         run=f"runs/{number:04d}",
@@ -87,7 +89,7 @@ def carry_out(
         widths=choice.widths,
         quality=quality(run, buffer, plan, choice.precision, allowed),
         held_out_kl=held_out_kl(manifest),
-        figures=team_figures(load(run)[0].card, plan.profile, choice.precision),
+        figures=team_figures(card, plan.profile, choice.precision),
         front=False,
     )
 

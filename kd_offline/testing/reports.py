@@ -68,7 +68,7 @@ def run_manifest(
         results=tuple(
             SeedResult(
                 seed=seed,
-                digest="sha256:" + f"{seed:02x}" * 32,
+                digest=_students(seed),
                 updates=18_000,
                 best_epoch=38,
                 held_out={"kl": 0.041 + 0.001 * seed, "agreement": 0.912 - 0.002 * seed},
@@ -137,6 +137,7 @@ def evaluation_report(
         episodes=4000,
         evaluation_seed=0,
         distillation_seeds=tuple(seeds),
+        students={str(seed): _students(seed) for seed in seeds},
         greedy=_mode(-28.4, -34.6, -33.1 if ceiling else None, groups, seeds, compared=True),
         sampled=_mode(-29.4, -38.9, -35.0 if ceiling else None, groups, seeds, compared=False),
         cost=_cost(),
@@ -160,6 +161,11 @@ def fabricate_run(path: Path, *, sides: bool = False, ceiling: bool = True) -> R
     run.append_metrics(metric_rows())
     run.write_evaluation(evaluation_report(sides=sides, ceiling=ceiling))
     return run
+
+
+def _students(seed: int) -> str:
+    """Return the digest of a team's weights."""
+    return "sha256:" + f"{seed:02x}" * 32
 
 
 def _estimate(mean: float, half: float) -> Estimate:

@@ -28,6 +28,7 @@ SAME_TIER = {
     0: {("schemas", "errors"), ("schemas", "types"), ("seeding", "types"), ("recipes", "errors")}
     | {("recipes", "schemas"), ("files", "errors"), ("published", "files")}
     | {("schemas", "published"), ("sealed_json", "strict_json")}
+    | {("sealed_json", name) for name in ("errors", "files", "schemas")}
     | {("user_code", "errors"), ("code_guard", "errors")},
     1: {("networks", "policies"), ("policies", "advantage"), ("hardware", "networks")},
     2: {

@@ -32,7 +32,7 @@ def networks(recipe):
 
 def recipe(algorithm="mappo", **architecture):
     return TrainRecipe(
-        environment="targets",
+        environment=TargetsEnvironment().spec.id,
         algorithm=algorithm,
         architecture=ExpertArchitecture(trunk=(32,), gru=32, **architecture),
     )

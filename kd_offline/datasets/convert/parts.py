@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets.blocks import EpisodeBlock
-from kd_offline.datasets.layout import canonical_json
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
 from kd_offline.errors import DatasetError, MissingExtraError, UnknownNameError
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
 from kd_offline.schemas.dataset_outputs import NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.sealed_json import digest
+from kd_offline.sealed_json import canonical_json, digest
 from kd_offline.types import Array
 
 # Rows of steps that are in memory at once: enough for speed, little beside anything else.

@@ -52,6 +52,7 @@ def place(tmp_path_factory):
     )
     update = {
         "dataset": DatasetReference(id=buffer.id, name="tiny", path=str(buffer.path)),
+        "environment_kwargs": SPEC.kwargs,
         "results": results,
         "expert": checkpoint.digest(teacher),
         "expert_reference": "trained",

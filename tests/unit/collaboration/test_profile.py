@@ -20,11 +20,13 @@ from kd_offline.evaluation.evaluate import evaluate
 from kd_offline.evaluation.rollout import rollout
 from kd_offline.experts.load import load as load_expert
 from kd_offline.policies import MixedTeam
-from kd_offline.runs.folder import RunFolder
+from kd_offline.runs.folder import RunFolder, read_evaluation
 from kd_offline.schemas.collaboration import CollaborationProfile
 from kd_offline.schemas.publish import json_schema
+from kd_offline.sealed_json import parse_document, sealed_text
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.policy import load
+from tests.sealing import resealed, resealed_tensors
 from tests.unit.collaboration.conftest import EPISODES
 from tests.unit.evaluation.test_parties import MASK, NAME, SPEC
 
@@ -33,7 +35,8 @@ def test_a_profile_goes_round(place, played):
     file = place / "played" / "profile.json"
     document = json.loads(file.read_text())
     jsonschema.validate(document, json_schema("profile"))
-    assert CollaborationProfile.model_validate_json(played.json_text()) == played
+    text = sealed_text(played, nulls=False)
+    assert parse_document(CollaborationProfile, text, file, "") == played
     assert read_profile(file) == read_profile(file.parent) == played
     assert str(place) not in file.read_text()
 
@@ -125,7 +128,8 @@ def test_an_evaluation_does_not_choose_that_code_of_an_export_is_compiled(copy, 
     given = {"episodes": EPISODES, "expert": place / "expert", "export": copy / "out"}
     evaluate(copy / "run", **given, modes=["greedy"])
     theirs = RunFolder(copy / "out")
-    theirs.write_evaluation(theirs.evaluation().model_copy(update={"export": "int8 in c"}))
+    played = read_evaluation(theirs.path)
+    theirs.write_evaluation(played.model_copy(update={"export": "int8 in c"}))
     with pytest.raises(UsageError, match=r"compiles and runs the code in it.* pass --engine c"):
         collaboration_profile(copy / "run", **given)
 
@@ -150,6 +154,9 @@ def test_altered_students_are_refused(copy):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="does not match its own digest"):
+        collaboration_profile(copy / "run")
+    resealed_tensors(file)
     with pytest.raises(CheckpointError, match=r"not the ones that its run\.json describes"):
         collaboration_profile(copy / "run")
 
@@ -165,7 +172,7 @@ def test_altered_students_are_refused(copy):
 )
 def test_an_altered_export_is_refused(copy, key, value, error, words):
     file = copy / "out" / "export.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    resealed(file, **{key: value})
     with pytest.raises(error, match=words):
         collaboration_profile(copy / "run", export=copy / "out")
 
@@ -174,7 +181,7 @@ def test_an_altered_contract_is_refused(copy):
     file = copy / "out" / "export.json"
     document = json.loads(file.read_text())
     document["agents"][1]["actions"].reverse()
-    file.write_text(json.dumps(document))
+    resealed(file, agents=document["agents"])
     with pytest.raises(CheckpointError, match="it was altered"):
         collaboration_profile(copy / "run", export=copy / "out")
 
@@ -183,7 +190,7 @@ def test_an_evaluation_of_another_team_is_refused(copy, place):
     report = RunFolder(place / "played").evaluation()
     other = report.model_copy(update={"mask": "full"})
     RunFolder(copy / "run").write_evaluation(other)
-    with pytest.raises(CheckpointError, match="evaluation of another team"):
+    with pytest.raises(CheckpointError, match="of other students than those of its run"):
         collaboration_profile(copy / "run")
 
 
@@ -203,7 +210,7 @@ def test_nothing_but_a_profile_is_replaced(copy, played):
     file.write_text("{}")
     with pytest.raises(CheckpointError, match="is damaged"):
         read_profile(file)
-    file.write_text(played.json_text().replace("[\n    1,\n    0\n  ]", "[2, 0]", 1))
+    file.write_bytes(sealed_text(played.model_copy(update={"version": (2, 0)}), nulls=False))
     with pytest.raises(FormatVersionError, match="install a newer kd-offline"):
         read_profile(file)
     with pytest.raises(UsageError, match="there is no profile"):

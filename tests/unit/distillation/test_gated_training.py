@@ -87,7 +87,7 @@ def test_every_team_fits_and_is_an_ordinary_one(made):
             assert network_cost(shape).macs - shape.trunk[0] * hidden <= LIMIT
         assert team.widths == tuple(layers.widest for layers in result.layers)
     assert teams[0].card.widths == (12, 12, 12)
-    assert teams[0].card.format_version == (1, 1)
+    assert teams[0].card.format_version == (1, 2)
     figures = [agent.figures["macs"].value for agent in manifest.allocation.agents]
     assert max(figures) <= LIMIT
     assert manifest.allocation.team["macs"] == sum(figures)

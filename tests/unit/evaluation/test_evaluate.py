@@ -15,6 +15,7 @@ from kd_offline.evaluation.play import Contestants, count_rollouts
 from kd_offline.policies import MixedTeam, RandomPolicy
 from kd_offline.runs.folder import create_run, open_run
 from kd_offline.schemas.evaluation import EvaluationReport
+from kd_offline.sealed_json import sealed_text
 from kd_offline.testing.reports import run_manifest
 from kd_offline.testing.targets import TargetsEnvironment, TargetsPolicy
 
@@ -101,7 +102,8 @@ def test_cross_play_finds_the_broken_agent():
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = create_run(tmp_path / "run", run_manifest(seeds=(0, 1)))
+    manifest = run_manifest(seeds=(0, 1)).model_copy(update={"environment": "test/targets"})
+    folder = create_run(tmp_path / "run", manifest)
     parties = Parties(
         manifest=folder.manifest(),
         environment=TargetsEnvironment(),
@@ -141,7 +143,7 @@ def test_undefined_retention_is_null_and_present(run, monkeypatch):
     assert report.greedy is not None
     scores = report.greedy.retention.model_copy(update={"normalised": None, "ratio": None})
     changed = report.greedy.model_copy(update={"retention": scores})
-    text = report.model_copy(update={"greedy": changed}).json_text()
+    text = sealed_text(report.model_copy(update={"greedy": changed}), nulls=False)
     assert json.loads(text)["greedy"]["retention"] == {"normalised": None}
     assert "sampled" not in json.loads(text)
 

@@ -9,7 +9,9 @@ import pytest
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
 from kd_offline.evaluation.evaluate import evaluate
+from kd_offline.evaluation.exported import check_origin
 from kd_offline.experts import checkpoint
+from kd_offline.exports.engines import read_manifest
 from kd_offline.exports.export import export
 from kd_offline.runs.folder import RunFolder, create_run
 from kd_offline.schemas.publish import json_schema
@@ -58,7 +60,7 @@ def manifest(buffer: ExpertBuffer, teacher, teams):
     )
     reference = DatasetReference(id=buffer.id, name="tiny", path=str(buffer.path))
     update = {"dataset": reference, "results": results, "expert_reference": "trained"}
-    update["expert"] = checkpoint.digest(teacher)
+    update |= {"expert": checkpoint.digest(teacher), "environment_kwargs": SPEC.kwargs}
     return run_manifest(seeds=(3, 4)).model_copy(update=update)
 
 
@@ -97,8 +99,10 @@ def test_an_export_of_another_run_is_refused(place, tmp_path):
     before = RunFolder(place / "run").manifest()
     results = tuple(r.model_copy(update={"digest": "sha256:" + "0" * 64}) for r in before.results)
     RunFolder(changed).write_manifest(before.model_copy(update={"results": results}))
-    with pytest.raises(MismatchError, match="give the run that it was made from"):
+    with pytest.raises(CheckpointError, match="not the ones"):
         evaluate(changed, expert=place / "expert", export=place / "out", **PLAYED)
+    with pytest.raises(MismatchError, match="give the run that it was made from"):
+        check_origin(read_manifest(place / "out"), place / "out", RunFolder(changed).manifest())
     with pytest.raises(CheckpointError, match="not the ones"):
         export(changed, tmp_path / "out", to="torch")
     assert other.is_file()

@@ -44,6 +44,7 @@ def expert(folder: Path, *, seed: int = 0, mask: str | None = None, motion: bool
         finished=True,
     )
     model, norm = checkpoint.build(card)
+    card = card.model_copy(update={"parameters": model.parameter_counts()})
     checkpoint.save(folder, card, model, norm, {})
     return folder
 
@@ -60,9 +61,7 @@ def run(tmp_path: Path, teacher: Path) -> RunFolder:
 
 def make_run(path: Path, teacher: Path, *, motion: bool) -> RunFolder:
     """Create a run of two untrained teams."""
-    manifest = run_manifest(seeds=(3, 4)).model_copy(
-        update={"expert": checkpoint.digest(teacher), "expert_reference": "trained"}
-    )
+    manifest = run_manifest(seeds=(3, 4))
     card = StudentCard(
         environment=SPEC,
         architecture=StudentArchitecture(depth=1, motion=motion),
@@ -76,8 +75,18 @@ def make_run(path: Path, teacher: Path, *, motion: bool) -> RunFolder:
         dataset=manifest.dataset.id,
         seeds=(3, 4),
     )
-    folder = create_run(path, manifest)
     teams = [students.build(card, np.random.default_rng(seed)) for seed in card.seeds]
+    results = tuple(
+        result.model_copy(update={"digest": students.digest(team)})
+        for result, team in zip(manifest.results, teams, strict=True)
+    )
+    update = {
+        "expert": checkpoint.digest(teacher),
+        "expert_reference": "trained",
+        "environment_kwargs": SPEC.kwargs,
+        "results": results,
+    }
+    folder = create_run(path, manifest.model_copy(update=update))
     students.save(folder.students, card, teams)
     return folder
 
@@ -138,12 +147,12 @@ def test_a_ceiling_under_another_mask_is_none(run, teacher, tmp_path):
 def test_an_unfinished_run_is_refused(run, teacher):
     run.write_manifest(run.manifest().model_copy(update={"status": "interrupted"}))
     with pytest.raises(
-        UsageError, match=r"is interrupted, not complete: resume it with .*--resume"
+        UsageError, match=r"is interrupted, not complete: finish it with .*--resume"
     ):
         load_parties(run, expert=teacher)
 
 
 def test_files_of_different_runs_are_refused(run, teacher):
     run.write_manifest(run.manifest().model_copy(update={"seeds": (3,)}))
-    with pytest.raises(MismatchError, match="holds 2 student teams"):
+    with pytest.raises(CheckpointError, match=r"not the ones that its run\.json describes"):
         load_parties(run, expert=teacher)

@@ -32,6 +32,7 @@ def saved(folder, spec, *, width, **recipe):
         finished=True,
     )
     model, norm = checkpoint.build(card)
+    card = card.model_copy(update={"parameters": model.parameter_counts()})
     checkpoint.save(folder, card, model, norm, {})
     return folder
 

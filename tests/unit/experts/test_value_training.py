@@ -14,7 +14,7 @@ from kd_offline.experts.recipe import train_recipe
 from kd_offline.experts.score import greedy_score
 from kd_offline.experts.train import train
 from kd_offline.experts.value_team import ValueTeam
-from kd_offline.networks.files import write_tensors
+from kd_offline.networks.files import read_tensors, write_tensors
 from kd_offline.policies import RandomPolicy
 from kd_offline.schemas.expert import ExpertCard, TrainRecipe
 from kd_offline.seeding import episode_seeds
@@ -67,7 +67,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, stop_afte
 
     with pytest.raises(KeyboardInterrupt):
         train(recipe(), tmp_path / "a", threads=1, report=stop, score_episodes=0)
-    kept = checkpoint.read_tensors(tmp_path / "a" / checkpoint.TRAINING)
+    kept = read_tensors(tmp_path / "a" / checkpoint.TRAINING, "").tensors()
     assert len(kept["replay.length"]) == min(40, 16 * (stop_after - 1))
     train(recipe(), tmp_path / "a", threads=1, resume=True, score_episodes=0)
     train(recipe(), tmp_path / "b", threads=1, score_episodes=0)
@@ -96,7 +96,7 @@ def test_a_training_of_another_kind_is_not_continued(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train(recipe(), tmp_path / "a", threads=1, report=stop, score_episodes=0)
-    other = checkpoint.read_tensors(tmp_path / "a" / checkpoint.TRAINING)
+    other = read_tensors(tmp_path / "a" / checkpoint.TRAINING, "").tensors()
     kept = {name: v for name, v in other.items() if not name.startswith("replay.")}
     write_tensors(tmp_path / "a" / checkpoint.TRAINING, kept)
     with pytest.raises(CheckpointError, match="another folder"):

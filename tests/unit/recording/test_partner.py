@@ -104,7 +104,7 @@ def test_nobody_where_there_is_no_partner():
 def test_a_partner_that_does_not_fit_or_is_not_there(tmp_path):
     bundled = load_partner("bundled", SPEC, 0.5)
     assert bundled is not None
-    with pytest.raises(CheckpointError, match="no students can be read"):
+    with pytest.raises(CheckpointError, match="there are no students at"):
         load_partner(tmp_path, SPEC, 0.5)
     record(SPREAD, tmp_path / "a", episodes=10, batch=10, threads=1, partner=None)
     distill(

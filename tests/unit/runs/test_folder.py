@@ -7,6 +7,7 @@ import pytest
 from kd_offline.errors import CheckpointError, FormatVersionError, StorageError, UsageError
 from kd_offline.runs.folder import RunFolder, create_run, open_run
 from kd_offline.schemas.run import RunManifest
+from kd_offline.sealed_json import seal
 from kd_offline.testing.reports import evaluation_report, run_manifest
 
 
@@ -52,7 +53,7 @@ def test_metrics_survive_a_torn_last_line(run):
     file = run.path / "metrics.jsonl"
     file.write_text(file.read_text() + '{"seed": 0, "epoch": 3, "k')
     assert [row["epoch"] for row in run.metrics()] == [1, 2]
-    run.keep_metrics(lambda row: row["epoch"] < 2)
+    run.resume_metrics(lambda row: row["epoch"] < 2)
     run.append_metrics([{"seed": 0, "epoch": 2, "kl": 0.41}])
     assert [row["kl"] for row in run.metrics()] == [0.5, 0.41]
 
@@ -71,18 +72,19 @@ def test_an_evaluation_comes_back_as_it_was_written(run):
 def test_a_damaged_file_is_named_with_what_is_wrong(run):
     document = json.loads((run.path / "run.json").read_text())
     document["seeds"] = "five"
-    (run.path / "run.json").write_text(json.dumps(document))
-    with pytest.raises(CheckpointError, match=r"run\.json is damaged: seeds: "):
+    del document["digest"]
+    (run.path / "run.json").write_bytes(seal(document, "digest"))
+    with pytest.raises(CheckpointError, match=r"run\.json' is damaged: seeds: "):
         run.manifest()
     (run.path / "run.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
+    with pytest.raises(CheckpointError, match=r"run\.json\' is damaged"):
         run.manifest()
 
 
 def test_a_newer_run_is_refused_as_such(run):
     document = json.loads((run.path / "run.json").read_text()) | {"version": [2, 0], "new": 1}
     (run.path / "run.json").write_text(json.dumps(document))
-    with pytest.raises(FormatVersionError, match="has format 2, this version reads up to 1"):
+    with pytest.raises(FormatVersionError, match=r"has format 2\.0, this version reads up to 1\.2"):
         run.manifest()
 
 
