@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -269,8 +270,29 @@ def _finish(done: RunManifest, output: Path, json: bool) -> None:
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         say(f"  seed {result.seed}: {metrics or 'nobody has a choice of actions there'}")
     say(f"{len(done.results)} teams in {done.timing.seconds:.1f} s")
-    say(f"next: {command_text('evaluate', output)}")
+    say(f"next: {command_text('evaluate', output, *_named(done))}")
     show(output)
+
+
+def _named(done: RunManifest) -> Iterator[str]:
+    """Yield the options of what a run may not start by itself, for evaluating it.
+
+    Names stay out: they are the dataset's, and a line like this is copied without a thought.
+    """
+    from kd_offline import code_guard
+    from kd_offline.errors import UsageError
+
+    try:
+        settings = done.environment_kwargs
+        code_guard.check_environment(done.environment, settings, asked_by="the run")
+    except UsageError:
+        yield from ("--environment", "NAME")
+    stated = done.expert_reference
+    try:
+        code_guard.check_expert(stated, asked_by="the run", option="--expert")
+    except UsageError:
+        library = stated.isascii() and stated.isalpha() and stated != "trained"
+        yield from ("--expert", f"{stated}:PLACE" if library else "EXPERT")
 
 
 def _show_budget(allocation: Allocation) -> None:
