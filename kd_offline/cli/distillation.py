@@ -296,11 +296,13 @@ def _named(done: RunManifest) -> Iterator[str]:
 
 
 def _show_budget(allocation: Allocation) -> None:
+    from kd_offline.reports.words import significant
+
     for agent in allocation.agents:
-        found = ", ".join(f"{name} {one.value:,.4g}" for name, one in agent.figures.items())
+        found = ", ".join(f"{name} {significant(one.value)}" for name, one in agent.figures.items())
         why = f"layers {agent.layers}" if agent.worth is None else f"worth {agent.worth.total:.3f}"
         say(f"  {agent.agent}: {why}; predicted {found}")
-    limits = ", ".join(f"{name} {value:,.4g}" for name, value in allocation.limits.items())
+    limits = ", ".join(f"{name} {significant(value)}" for name, value in allocation.limits.items())
     whose = "the team" if allocation.budget.shared_device else "each agent"
     say(f"  within the budget of {whose}: {limits}")
 

@@ -157,7 +157,9 @@ def _costs(report: EvaluationReport) -> None:
     if cost.expert_with_critic is not None:
         whole = cost.expert_with_critic.flops
         show(f"  the expert with what says its values: {whole:,} FLOPs a team step")
-    show(f"parameters: {cost.expert.parameters:,} -> {cost.student.parameters:,}")
+    once = cost.expert.parameters_once
+    shared = "" if once is None else f" ({once:,} with the expert's shared networks counted once)"
+    show(f"parameters: {cost.expert.parameters:,}{shared} -> {cost.student.parameters:,}")
     for one in report.predictions:
         show(f"  {one.agent}, {one.who}: {prediction(one.prediction)}")
 

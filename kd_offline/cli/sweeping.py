@@ -111,7 +111,7 @@ def sweep(
 
 
 def _show(report: SweepReport, output: Path) -> None:
-    from kd_offline.reports.words import agreement_of
+    from kd_offline.reports.words import agreement_of, percent, significant
 
     head = ("front", "run", "network", "weights", "widths", *report.objectives)
     rows = [
@@ -121,8 +121,11 @@ def _show(report: SweepReport, output: Path) -> None:
             point.architecture,
             point.precision,
             ",".join(map(str, point.widths)),
-            f"{point.quality:.4f}",
-            *(f"{point.figures[name].value:,.4g}" for name in ("macs", "flash_kb", "latency_us")),
+            percent(point.quality, 2),
+            *(
+                significant(point.figures[name].value)
+                for name in ("macs", "flash_kb", "latency_us")
+            ),
         )
         for point in report.points
     ]

@@ -100,10 +100,24 @@ def _unmeasured(team: Team, found: Measured) -> Iterator[Limit]:
     elif team.export is not None and team.export.precision != "fp32":
         yield _missing(f"latencies are of float32, not of {team.export.precision}", None)
     if team.export is None:
-        yield _missing("the students were not exported", "kd-offline export RUN")
+        yield from _exports(team)
     elif not team.export.microcontrollers:
         wanted = "kd-offline export RUN --to c --measure -o EXPORT"
         yield _missing("flash, RAM and instructions on a microcontroller were not measured", wanted)
+
+
+def _exports(team: Team) -> Iterator[Limit]:
+    """Return what a profile of the run itself leaves out of its exports."""
+    from kd_offline.exports.engines import MANIFEST
+    from kd_offline.exports.export import PRECISIONS, place
+
+    there = [place(team.run.path, None, precision).name for precision in PRECISIONS]
+    there = [name for name in there if (team.run.path / name / MANIFEST).is_file()]
+    if not there:
+        yield _missing("the students were not exported", "kd-offline export RUN")
+    for name in there:
+        text = f"the profile is of the students as trained, not of their export in {name}"
+        yield Limit(topic="scope", text=text, command=f"kd-offline profile RUN --export RUN/{name}")
 
 
 def _unknown_roles(team: Team, groups: Groups) -> Iterator[Limit]:

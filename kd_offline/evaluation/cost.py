@@ -144,12 +144,14 @@ def compare(
     expert: TeamCost, student: TeamCost, expert_with_critic: ExpertWithCritic | None = None
 ) -> Cost:
     """Return both costs and how many times smaller the student's are."""
+    once = expert.parameters_once
     return Cost(
         expert=expert,
         student=student,
         expert_with_critic=expert_with_critic,
         flops_reduction=expert.flops / max(student.flops, 1),
         parameters_reduction=expert.parameters / max(student.parameters, 1),
+        parameters_reduction_once=None if once is None else once / max(student.parameters, 1),
         convention=CONVENTION,
     )
 

@@ -271,6 +271,8 @@ def measure_cost(parties: Parties, figures: Figures) -> Cost:
         )
 
     expert = team("expert", parties.expert_shapes)
+    if 0 < parties.expert_parameters < expert.parameters:
+        expert = expert.model_copy(update={"parameters_once": parties.expert_parameters})
     valued = with_critic(expert, parties.critics, limit=spec.episode_limit)
     return compare(expert, team("student", parties.student_shapes), valued)
 

@@ -41,6 +41,7 @@ class Parties:
     student_shapes: tuple[Shape, ...]
     critics: tuple[CriticPart, ...] = ()
     exported: Exported | None = None
+    expert_parameters: int = 0  # shared networks counted once; 0: not known
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -102,7 +103,18 @@ def load_parties(
         student_shapes=costliest(teams, spec),
         critics=critic_parts(teacher),
         exported=exported,
+        expert_parameters=parameters_once(teacher),
     )
+
+
+def parameters_once(expert: AnyExpert) -> int:
+    """Return the parameters of all actors, a shared network counted once; 0: not known."""
+    from kd_offline.experts.foreign.expert import ForeignExpert
+
+    if isinstance(expert, ForeignExpert):
+        return expert.describe().parameters
+    theirs = 0 if expert.opponents is None else parameters_once(expert.opponents)
+    return expert.card.parameters.get("actor", 0) + theirs
 
 
 def expert_shapes(expert: AnyExpert, spec: EnvironmentSpec) -> tuple[Shape, ...]:

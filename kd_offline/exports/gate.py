@@ -187,7 +187,8 @@ def require_refusals(engine: str, agents: Sequence[AgentContract], steps: Sequen
     for agent, step in zip(agents, steps, strict=True):
         obs, legal, memory = _ordinary(agent)
         action, logits, _ = step(obs, legal, memory)
-        if action[2] != 0 or not np.array_equal(logits[2], logits[0]):
+        # Rows of one batch may differ in their last bits.
+        if action[2] != 0 or not np.allclose(logits[2], logits[0], TOLERANCE, TOLERANCE):
             _refuse(engine, agent, "does not return action 0 where none is legal")
         for given, kept in _poisoned(agent, obs, memory):
             if not _refused(agent, step, given, legal, kept):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kd_offline.reports.tables import Table, table
+from kd_offline.reports.words import significant
 from kd_offline.schemas.budget import Allocation, Quantity
 
 _HEADS: dict[Quantity, str] = {
@@ -21,15 +22,15 @@ def budget_table(allocation: Allocation) -> Table:
         (
             one.agent,
             str(one.layers or one.hidden),
-            *(f"{one.figures[name].value:,.4g}" for name in shown),
+            *(significant(one.figures[name].value) for name in shown),
         )
         for one in allocation.agents
     ]
     limits = tuple(
-        f"{allocation.limits[name]:,.4g}" if name in allocation.limits else "\N{EN DASH}"
+        significant(allocation.limits[name]) if name in allocation.limits else "\N{EN DASH}"
         for name in shown
     )
-    team = tuple(f"{allocation.team[name]:,.4g}" for name in shown)
+    team = tuple(significant(allocation.team[name]) for name in shown)
     whose = "the team" if allocation.budget.shared_device else "each agent"
     rows += [("team", "", *team), (f"allowed for {whose}", "", *limits)]
     kinds = allocation.agents[0].figures

@@ -23,7 +23,12 @@ def cost_table(report: EvaluationReport) -> Table:
         "Cost of the team",
         "quantity|expert|students|reduction",
         [
-            row("parameters", expert.parameters, student.parameters),
+            row("parameters, a network for each agent", expert.parameters, student.parameters),
+            *(
+                [row("parameters, shared networks counted once", once, student.parameters)]
+                if (once := expert.parameters_once) is not None
+                else []
+            ),
             row("FLOPs a decision, mean of the agents", expert.flops / n, student.flops / n),
             row("multiply-accumulates a team step", expert.macs, student.macs),
             row("FLOPs a team step", expert.flops, student.flops),

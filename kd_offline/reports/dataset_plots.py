@@ -10,7 +10,7 @@ import numpy as np
 from kd_offline.datasets.insight.calibration import Calibration
 from kd_offline.datasets.insight.profile import Histogram
 from kd_offline.reports import svg
-from kd_offline.reports.plots import cells
+from kd_offline.reports.plots import SCALE_HEIGHT, cells, colour_scale
 from kd_offline.types import FloatArray
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def actions_plot(
     columns = min(2, len(agents))
     rows = -(-len(agents) // columns)
     tallest = max(map(len, names))
-    figure, axes = svg.figure(_WIDTH, 0.4 + rows * (0.45 + 0.19 * tallest), rows, columns)
+    heights = [0.45 + 0.19 * tallest] * rows + [SCALE_HEIGHT]
+    figure, axes = svg.figure(_WIDTH, 0.4 + sum(heights), rows + 1, columns, heights)
     for row, (ax, agent) in enumerate(zip(axes, agents, strict=False)):
         known = names[row]
         shares = np.asarray(frequency[:, row, : len(known)], np.float64)
@@ -77,6 +78,8 @@ def actions_plot(
         ax.set_yticks(np.arange(len(known)) + 0.5, known, fontsize=7.5)
         ax.set_xlabel("step")
     _hide(axes, len(agents))
+    axes[-columns].set_visible(True)
+    colour_scale(axes[-columns], svg.EXPERT, float(frequency.max()))
     return svg.inline(figure, "data-actions", "Action frequency over time by agent")
 
 

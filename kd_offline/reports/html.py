@@ -29,6 +29,7 @@ from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.quantisation import QuantisationReport
+from kd_offline.schemas.recipes import LossSwitches
 from kd_offline.schemas.run import RunManifest
 from kd_offline.untrusted_text import quoted_command
 
@@ -208,12 +209,13 @@ def _budget(allocation: Allocation) -> Section:
 
 
 def _training(folder: RunFolder, manifest: RunManifest) -> Section:
-    curves = plots.curves_plot(folder.metrics())
+    switches = LossSwitches.model_validate(manifest.recipe.get("switches", {}))
+    curves = plots.curves_plot(folder.metrics(), switches)
     return Section(
         "training",
         "How they learned",
-        "Each term over training, one line for each distillation seed. Figures: "
-        f"{judged(manifest)}.",
+        "Each term over training, one line for each distillation seed; only what is the same "
+        f"quantity shares an axis. This run: {judged(manifest)}.",
         () if curves is None else (curves,),
         (tables.training_table(manifest), tables.students_table(manifest)),
     )

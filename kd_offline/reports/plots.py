@@ -21,6 +21,7 @@ from kd_offline.schemas.evaluation import (
     SideScore,
     TeamCost,
 )
+from kd_offline.schemas.recipes import LossSwitches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +32,8 @@ _PLACES = ("seed", "epoch", "step", "split", "seconds", "learning_rate", "lr")
 _TERMS = {"kl": "KL divergence", "ce": "cross entropy", "ppo": "policy gradient (PPO)"}
 _POINTS = 200
 _COLUMNS = 50
+SCALE_HEIGHT = 0.42
+"""Of a colour scale with its axis, in inches."""
 _LEGEND_ALPHA = 0.55
 
 
@@ -123,8 +126,9 @@ def _short_count(value: float) -> str:
 def heat_plot(heats: Sequence[ActionHeat]) -> str:
     """Draw how often each action is taken at each step, expert beside student."""
     actions = max(len(heat.actions) for heat in heats)
-    height = 0.45 + len(heats) * (0.34 + 0.165 * actions)
-    figure, axes = svg.figure(_WIDTH, height, len(heats), 2)
+    map_height = 0.34 + 0.165 * actions
+    heights = [map_height] * len(heats) + [SCALE_HEIGHT]
+    figure, axes = svg.figure(_WIDTH, 0.45 + sum(heights), len(heights), 2, heights)
     peak = max(max(map(max, h.expert)) for h in heats)
     peak = max(peak, *(max(map(max, h.student)) for h in heats))
     for row, heat in enumerate(heats):
@@ -139,7 +143,18 @@ def heat_plot(heats: Sequence[ActionHeat]) -> str:
                 ax.set_xlabel("step")
             else:
                 ax.set_xticks([])
+    for ax, colour in zip(axes[-2:], (svg.EXPERT, svg.STUDENT), strict=True):
+        colour_scale(ax, colour, peak)
     return svg.inline(figure, "heat", "Action frequency over time, expert and students")
+
+
+def colour_scale(ax: Axes, colour: str, peak: float) -> None:
+    """Fill ``ax`` with the shades of :func:`cells`, from never to a share of ``peak``."""
+    cells(ax, np.linspace(0, peak, _COLUMNS)[:, None], colour, peak or 1.0, peak or 1.0)
+    ax.set_yticks([])
+    ax.set_xlabel("share of the action at a step, %")
+    ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+    ax.locator_params(axis="x", nbins=5)
 
 
 def cells(ax: Axes, frequency: _F64, colour: str, peak: float, span: float | None = None) -> None:
@@ -207,25 +222,51 @@ def cross_plot(mixed: CrossPlay) -> str:
 
 
 @svg.style()
-def curves_plot(rows: Sequence[MetricRow]) -> str | None:
-    """Draw every recorded term over training, training and held-out, one panel a term."""
-    names = curve_names(rows)
-    if not names:
+def curves_plot(rows: Sequence[MetricRow], switches: LossSwitches | None = None) -> str | None:
+    """Draw every recorded term over training, training and held-out, one panel a term.
+
+    The KL that is trained on is at the temperature of ``switches`` and scaled by its square, the
+    held-out one at temperature 1: where these differ, each has a panel of its own.
+    """
+    panels = curve_panels(rows, switches or LossSwitches())
+    if not panels:
         return None
-    columns = min(3, len(names))
-    lines = -(-len(names) // columns)
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
     figure, axes = svg.figure(_WIDTH, 0.5 + 1.55 * lines, lines, columns)
     where = "epoch" if any("epoch" in row for row in rows) else "step"
-    for ax, name in zip(axes, names, strict=False):
-        _curves(ax, rows, name, where)
-        ax.set_title(_TERMS.get(name, name.replace("_", " ")))
-    for ax in axes[len(names) :]:
+    for ax, (title, name, shown) in zip(axes, panels, strict=False):
+        _curves(ax, shown, name, where)
+        ax.set_title(title)
+    for ax in axes[len(panels) :]:
         ax.set_visible(False)
-    for ax in axes[max(0, len(names) - columns) : len(names)]:
+    for ax in axes[max(0, len(panels) - columns) : len(panels)]:
         ax.set_xlabel(where)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8.5)
+    known: dict[str, Any] = {}
+    for ax in axes:
+        known |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    figure.legend(known.values(), known, loc="outside upper right", ncols=len(known), fontsize=8.5)
     return svg.inline(figure, "curves", "Learning curves by loss term")
+
+
+def curve_panels(
+    rows: Sequence[MetricRow], switches: LossSwitches
+) -> list[tuple[str, str, Sequence[MetricRow]]]:
+    """Return title, name and rows of every panel: what shares an axis is the same quantity."""
+    panels: list[tuple[str, str, Sequence[MetricRow]]] = []
+    for name in curve_names(rows):
+        title = _TERMS.get(name, name.replace("_", " "))
+        tau = switches.temperature
+        if name != "kl" or tau == 1.0:
+            panels.append((title, name, rows))
+            continue
+        scale = f", \N{MULTIPLICATION SIGN}{tau**2:g}" if switches.scale_by_temperature else ""
+        trained = [row for row in rows if row.get("split", "train") == "train"]
+        judged = [row for row in rows if row.get("split", "train") != "train"]
+        for which, text in ((trained, f"KL at temperature {tau:g}{scale}"), (judged, title)):
+            if any(name in row for row in which):
+                panels.append((text, name, which))
+    return panels
 
 
 def curve_names(rows: Sequence[MetricRow]) -> list[str]:
@@ -247,7 +288,7 @@ def _curves(ax: Axes, rows: Sequence[MetricRow], name: str, where: str) -> None:
     values = [v for seeds in found.values() for points in seeds.values() for _, v in points]
     for split, seeds in found.items():
         colour = svg.STUDENT if split != "train" else svg.MUTED
-        label = "held-out" if split != "train" else "training"
+        label = {"train": "training", "heldout": "held-out"}.get(split, f"held-out ({split})")
         for i, points in enumerate(seeds.values()):
             step = -(-len(points) // _POINTS)
             x, y = np.array(points)[::step].T

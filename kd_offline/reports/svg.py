@@ -6,7 +6,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -87,13 +87,20 @@ def style() -> Iterator[None]:
 
 
 def figure(
-    width: float, height: float, rows: int = 1, columns: int = 1
+    width: float,
+    height: float,
+    rows: int = 1,
+    columns: int = 1,
+    heights: Sequence[float] | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure (inches) and its axes, row by row; call it within :func:`style`."""
+    """Return an empty figure (inches) and its axes, row by row; call it within :func:`style`.
+
+    ``heights`` are those of the rows, relative to each other.
+    """
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(width, height), layout="constrained")
-    axes = drawn.subplots(rows, columns, squeeze=False)
+    axes = drawn.subplots(rows, columns, squeeze=False, height_ratios=heights)
     return drawn, [ax for row in axes for ax in row]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from kd_offline.reports import svg
 from kd_offline.reports.page import Section, fill
 from kd_offline.reports.tables import Table, table
-from kd_offline.reports.words import number, percent, short
+from kd_offline.reports.words import agreement_of, percent, short, significant
 from kd_offline.schemas.budget import Quantity
 from kd_offline.schemas.sweep import SweepPoint, SweepReport
 
@@ -16,6 +17,8 @@ _AXES: dict[Quantity, str] = {
     "flash_kb": "flash, KB",
     "latency_us": "predicted time of a team step, us",
 }
+_QUALITY = {"retention": "retention", "agreement": "agreement with the expert"}
+_RUN = re.compile(r"runs/\d+")
 _MARKS = {"gru": "o", "mlp": "s", "low-rank": "^"}
 _COLOURS = {"fp32": svg.EXPERT, "int8": svg.STUDENT}
 
@@ -29,18 +32,22 @@ def sweep_html(report: SweepReport) -> str:
         jinja2 or matplotlib is not installed.
     """
     best = [point for point in report.points if point.front]
-    judge = "of the expert's gain kept" if report.plan.judge == "retention" else "agreement"
+    judge = "the share of the expert's gain over random play that is kept"
+    if report.plan.judge == "agreement":
+        judge = f"agreement with the expert ({agreement_of(report)})"
     headline = (
         f"Of {len(report.points)} distilled teams, {len(best)} are beaten by no other in "
         f"{report.plan.judge}, arithmetic, bytes and predicted time at once."
     )
     text = (
-        f"Up and to the left is better: {judge}, against three costs, each summed over agents. "
-        "Filled marks are teams that no other team beats in everything at once, hollow ones are "
-        f"beaten. Time is predicted by the profile {report.plan.profile}, not measured."
+        f"Up and to the left is better: {judge}, against each cost, summed over agents. The line "
+        "goes through the teams that no other beats by that cost. Filled marks are teams that no "
+        "other team beats in everything at once, hollow ones are beaten. Time is predicted by the "
+        f"profile {report.plan.profile}, not measured."
     )
     sections = [
-        Section("front", "The front", text, (front_plot(report),), (front_table(report),)),
+        Section("front", "The front", text, tuple(front_plot(report, cost) for cost in _AXES),
+                (front_table(report),)),
         Section("all", "All teams", "Every team is a run folder of its own, to evaluate or export.",
                 (), (points_table("All teams", report, report.points),)),
     ]  # fmt: skip
@@ -68,40 +75,63 @@ def points_table(caption: str, report: SweepReport, points: Sequence[SweepPoint]
             ", ".join(map(str, point.widths)),
             "yes" if point.front else "",
             percent(point.quality),
-            "\N{EN DASH}" if point.held_out_kl is None else number(point.held_out_kl, 4),
-            *(f"{point.figures[name].value:,.4g}" for name in _AXES),
+            "\N{EN DASH}" if point.held_out_kl is None else significant(point.held_out_kl),
+            *(significant(point.figures[name].value) for name in _AXES),
         )
         for point in points
     ]
     heads = f"run|network|weights|widths|front|{report.plan.judge}|held-out KL (fp32)"
     kinds = [f"{head} ({_kind(report, name)})" for name, head in _AXES.items()]
-    return table(caption, "|".join([heads, *kinds]), rows)
+    links = {p.run: f"{p.run}/run.json" for p in points if _RUN.fullmatch(p.run)}
+    return table(caption, "|".join([heads, *kinds]), rows, links)
 
 
 def _kind(report: SweepReport, name: Quantity) -> str:
     return report.points[0].figures[name].kind if report.points else "predicted"
 
 
+def best_by(points: Sequence[SweepPoint], cost: Quantity) -> list[SweepPoint]:
+    """Return the teams that no other beats in quality and this cost alone, cheapest first."""
+    found: list[SweepPoint] = []
+    for point in sorted(points, key=lambda p: (p.figures[cost].value, -p.quality)):
+        if not found or point.quality > found[-1].quality:
+            found.append(point)
+    return found
+
+
 @svg.style()
-def front_plot(report: SweepReport) -> str:
-    """Draw quality against every cost."""
-    figure, axes = svg.figure(7.2, 2.6, 1, len(_AXES))
-    for ax, (name, title) in zip(axes, _AXES.items(), strict=True):
-        line = sorted((p.figures[name].value, p.quality) for p in report.points if p.front)
-        ax.plot([x for x, _ in line], [y for _, y in line], color=svg.LINE, lw=0.8, zorder=1)
-        for point in report.points:
-            colour = _COLOURS[point.precision]
-            face = colour if point.front else "none"
-            mark = _MARKS[point.architecture]
-            at = ([point.figures[name].value], [point.quality])
-            ax.scatter(*at, s=24, marker=mark, facecolor=face, edgecolor=colour, lw=0.9, zorder=2)
+def front_plot(report: SweepReport, cost: Quantity) -> str:
+    """Draw quality against one cost, with a line through what is best by that cost."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+
+    figure, (ax,) = svg.figure(7.2, 3.0)
+    line = best_by(report.points, cost)
+    ax.step(
+        [p.figures[cost].value for p in line],
+        [p.quality for p in line],
+        color=svg.MUTED, lw=0.9, where="post", zorder=1,
+    )  # fmt: skip
+    for point in report.points:
+        colour = _COLOURS[point.precision]
+        face = colour if point.front else "none"
+        mark = _MARKS[point.architecture]
+        at = ([point.figures[cost].value], [point.quality])
+        ax.scatter(*at, s=26, marker=mark, facecolor=face, edgecolor=colour, lw=0.9, zorder=2)
+    values = [p.figures[cost].value for p in report.points if p.figures[cost].value > 0]
+    if values and max(values) > 3 * min(values):
         ax.set_xscale("log")
-        ax.set_xlabel(title)
-        ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    axes[0].set_ylabel(report.plan.judge)
-    shown = {(p.architecture, p.precision) for p in report.points}
-    for kind, precision in sorted(shown):
+        ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=12))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        ax.locator_params(axis="x", nbins=6)
+    ax.xaxis.set_major_formatter(lambda value, _: significant(value))
+    ax.yaxis.set_major_formatter(lambda value, _: percent(value, 0))
+    ax.set_xlabel(_AXES[cost])
+    ax.set_ylabel(_QUALITY[report.plan.judge])
+    ax.grid(visible=True, axis="y")
+    for kind, precision in sorted({(p.architecture, p.precision) for p in report.points}):
         colour = _COLOURS[precision]
-        axes[-1].scatter([], [], marker=_MARKS[kind], color=colour, label=f"{kind}, {precision}")
-    figure.legend(loc="outside lower center", ncols=6, fontsize=8, labelcolor=svg.MUTED)
-    return svg.inline(figure, "front", f"{report.plan.judge} against costs")
+        ax.scatter([], [], marker=_MARKS[kind], color=colour, label=f"{kind}, {precision}")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, labelcolor=svg.MUTED)
+    return svg.inline(figure, f"front-{cost}", f"{report.plan.judge} against {_AXES[cost]}")

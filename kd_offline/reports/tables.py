@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kd_offline.reports.words import duration, interval, number, percent, short, whole
 from kd_offline.runs.judged import judged
@@ -23,12 +23,19 @@ class Table:
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Where the first cells of rows lead to, on a page."""
 
 
-def table(caption: str, columns: str | Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
+def table(
+    caption: str,
+    columns: str | Iterable[str],
+    rows: Iterable[tuple[str, ...]],
+    links: Mapping[str, str] | None = None,
+) -> Table:
     """Return a table; ``columns`` are names, or one text that ``|`` divides."""
     heads = columns.split("|") if isinstance(columns, str) else columns
-    return Table(caption, tuple(heads), tuple(rows))
+    return Table(caption, tuple(heads), tuple(rows), links or {})
 
 
 def modes_of(report: EvaluationReport) -> dict[str, ModeScore]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from kd_offline.runs.judged import judged
@@ -60,6 +61,15 @@ def agreement_of(report: SweepReport) -> str:
     return f"that on held-out episodes (part {report.plan.part!r})"
 
 
+def significant(value: float) -> str:
+    """Return a figure of any size with four significant digits, a count with all; no exponent."""
+    if value == 0 or abs(value) >= 1000:
+        return number(value, 0)
+    decimals = max(0, 3 - math.floor(math.log10(abs(value))))
+    text = number(value, decimals)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def short(digest: str) -> str:
     """Return the start of a digest."""
     return digest[:19]
@@ -88,6 +98,9 @@ def cards(report: EvaluationReport) -> list[Card]:
         if mode is not None
     ]
     first = report.greedy or report.sampled
+    if first is not None:
+        others = f"students {number(first.student.mean)}, random {number(first.random.mean)}"
+        made.append(Card("the expert's own return", number(first.expert.mean), others, "expert"))
     if first is not None and len(first.sides) > 1:
         made += [_kept(f"kept by side {name}", side) for name, side in first.sides.items()]
     if first is not None and first.retention.of_ceiling is not None:
@@ -143,9 +156,12 @@ def headline(report: EvaluationReport) -> str:
         )
     second = (
         f" They need {report.cost.flops_reduction:.1f} times fewer FLOPs a team step and "
-        f"{report.cost.parameters_reduction:.1f} times fewer parameters."
+        f"{report.cost.parameters_reduction:.1f} times fewer parameters"
     )
-    return first + second
+    once = report.cost.parameters_reduction_once
+    if once is not None:
+        second += f" ({once:.1f} times where the expert's shared networks count once)"
+    return f"{first}{second}."
 
 
 def _sides(mode: ModeScore) -> str:

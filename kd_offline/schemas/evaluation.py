@@ -159,6 +159,12 @@ class TeamCost(Strict):
     """``macs``, ``flops`` and ``elementwise`` are of one team step: every agent decides once."""
 
     parameters: int = Field(ge=0, description="sum over agents; each carries its own network")
+    parameters_once: int | None = Field(
+        default=None,
+        ge=0,
+        description="the same where agents share networks and each is counted once, as datasets "
+        "and experts state it; absent where none is shared, or it is not known",
+    )
     macs: int = Field(ge=0)
     flops: int = Field(ge=0, description="2 for each multiply-accumulate, matrix products only")
     elementwise: int = Field(ge=0, description="biases, activations, normalisation, gates")
@@ -189,7 +195,10 @@ class Cost(Strict):
         default=None, description="absent where the expert has no critic or does not say"
     )
     flops_reduction: float = Field(description="expert / student, per team step")
-    parameters_reduction: float
+    parameters_reduction: float = Field(description="expert / student, a network for each agent")
+    parameters_reduction_once: float | None = Field(
+        default=None, description="the same with the expert's shared networks counted once"
+    )
     convention: str
 
 

@@ -109,6 +109,9 @@ class DecisionCost(Strict):
     """One team step: every agent decides once."""
 
     parameters: int
+    parameters_once: int | None = Field(
+        default=None, description="shared networks counted once; absent where none is shared"
+    )
     macs: int
     flops: int
 
@@ -137,7 +140,12 @@ class EvaluateOutput(Strict):
         """Return the part of ``evaluation.json`` that is the contract."""
         cost = report.cost
         decisions = {
-            name: DecisionCost(parameters=c.parameters, macs=c.macs, flops=c.flops)
+            name: DecisionCost(
+                parameters=c.parameters,
+                parameters_once=c.parameters_once,
+                macs=c.macs,
+                flops=c.flops,
+            )
             for name, c in (("expert", cost.expert), ("student", cost.student))
         }
         return cls(

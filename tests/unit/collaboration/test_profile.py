@@ -1,6 +1,7 @@
 """Profiles: what they say, from where, and what is refused."""
 
 import json
+import shutil
 
 import jsonschema
 import numpy as np
@@ -100,6 +101,15 @@ def test_limits_name_what_is_not_known_and_its_command(played):
     assert "75.0 % of recorded held-out decisions" in agreement
     assert f"{100 * played.envelope.played.agreement:.1f} %" in agreement
     assert not any("mixed from experts" in limit.text for limit in played.limits)
+
+
+def test_an_export_that_is_there_is_not_called_missing(copy):
+    shutil.move(copy / "out", copy / "run" / "export-int8")
+    made = collaboration_profile(copy / "run", copy / "p.json")
+    assert made.export is None
+    commands = {limit.command: limit.text for limit in made.limits}
+    assert "kd-offline export RUN" not in commands
+    assert "as trained" in commands["kd-offline profile RUN --export RUN/export-int8"]
 
 
 def test_without_an_evaluation_nothing_is_played(copy):

@@ -97,3 +97,14 @@ def test_a_bundled_expert_is_counted_whole():
     first = network_cost(expert_shapes(expert, spec)[0]).parameters
     assert first == expert.card.parameters["actor"]
     assert np.sum([p.calls for p in parts]) == 1
+
+
+def test_a_shared_network_can_be_counted_once():
+    shapes = [LayerShape(21, (64, 64), 64, 5)] * 3
+    each = team_cost(("a", "b", "c"), shapes, [25.0] * 3, 25.0, 25)
+    small = team_cost(("a", "b", "c"), [LayerShape(10, (8,), 8, 5)] * 3, [25.0] * 3, 25.0, 25)
+    once = each.model_copy(update={"parameters_once": each.parameters // 3})
+    assert compare(each, small).parameters_reduction_once is None
+    found = compare(once, small)
+    assert found.parameters_reduction_once is not None
+    assert found.parameters_reduction == pytest.approx(3 * found.parameters_reduction_once)

@@ -217,3 +217,21 @@ def test_an_emulated_microcontroller_refuses_them_too(c_folder):
     )
     with pytest.raises(BuildError):
         c_library.make(c_folder, "emulate", c_folder / "b", CORE="cortex-m4")
+
+
+def test_the_last_bits_of_rows_are_no_reason_to_refuse_an_engine():
+    """Matrix products may round the rows of a batch differently."""
+    _, networks, agents, _ = exported(RICH)
+
+    def rounding(network):
+        def step(obs, legal, memory):
+            action, logits, after = network.step(obs, legal, memory)
+            return (
+                action,
+                logits * (1 + 1e-6 * np.arange(len(obs), dtype=np.float32))[:, None],
+                after,
+            )
+
+        return step
+
+    gate.require_refusals("torch", agents, [rounding(network) for network in networks])

@@ -11,6 +11,7 @@ from kd_offline.reports import plots
 from kd_offline.reports.html import report
 from kd_offline.reports.markdown import markdown
 from kd_offline.runs.folder import RunFolder, create_run
+from kd_offline.schemas.recipes import LossSwitches
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.testing.reports import evaluation_report, fabricate_run, metric_rows, run_manifest
 
@@ -176,3 +177,33 @@ def test_the_data_is_shown_where_it_is_at_hand(tmp_path, monkeypatch):
     assert re.search(rf"agent_1: a2</th><td>{share}\s*%", text)
     (buffer.path / "manifest.json").write_text("{}")
     assert 'id="data"' not in report(run.path).read_text()
+
+
+def test_heat_maps_have_a_scale_of_their_colours():
+    drawn = plots.heat_plot(evaluation_report().action_frequency)
+    assert drawn.count("share of the action at a step, %") == 2
+
+
+def test_training_and_held_out_kl_share_an_axis_only_where_they_are_the_same_quantity():
+    rows = metric_rows((0,), epochs=3)
+    apart = {title: shown for title, _, shown in plots.curve_panels(rows, LossSwitches())}
+    assert {row["split"] for row in apart["KL at temperature 2, \N{MULTIPLICATION SIGN}4"]} == {
+        "train"
+    }
+    assert {row["split"] for row in apart["KL divergence"]} == {"heldout"}
+    together = plots.curve_panels(rows, LossSwitches(temperature=1.0))
+    (both,) = (shown for title, _, shown in together if title == "KL divergence")
+    assert {row["split"] for row in both} == {"train", "heldout"}
+    unscaled = LossSwitches(temperature=3.0, scale_by_temperature=False)
+    assert "KL at temperature 3" in [title for title, _, _ in plots.curve_panels(rows, unscaled)]
+
+
+def test_another_part_is_named_on_the_curves():
+    rows = [
+        {"seed": 0, "epoch": k, "split": split, "ce": 1 / k}
+        for k in (1, 2)
+        for split in ("train", "val")
+    ]
+    drawn = plots.curves_plot(rows)
+    assert drawn is not None
+    assert "held-out (val)" in drawn

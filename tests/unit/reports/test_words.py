@@ -83,3 +83,53 @@ def test_cards_leave_out_what_was_not_played():
     labels = [card.label for card in words.cards(evaluation_report(ceiling=False))]
     assert "of the mask ceiling" not in labels
     assert labels[:2] == ["kept, greedy", "kept, sampled"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (12345.6, "12,346"),
+        (1000, "1,000"),
+        (999.96, "1,000"),
+        (608.52, "608.5"),
+        (531.0, "531"),
+        (5.345, "5.345"),
+        (0.012348, "0.01235"),
+        (0.00001, "0.00001"),
+        (-2.5, f"{MINUS}2.5"),
+    ],
+)
+def test_figures_of_any_size_have_no_exponent(value, text):
+    assert words.significant(value) == text
+
+
+def test_the_experts_own_return_is_on_the_first_screen():
+    report = evaluation_report()
+    card = next(card for card in words.cards(report) if "expert's own return" in card.label)
+    assert card.value == words.number(report.greedy.expert.mean)
+    assert words.number(report.greedy.student.mean) in card.detail
+
+
+def test_a_shared_network_is_counted_both_ways_and_each_says_which():
+    report = evaluation_report()
+    assert "count once" not in words.headline(report)
+    cost = report.cost.model_copy(update={"parameters_reduction_once": 7.6})
+    text = words.headline(report.model_copy(update={"cost": cost}))
+    assert "3.9 times fewer parameters (7.6 times where the expert's shared networks count" in text
+
+
+def test_where_nobody_decides_there_is_no_card_of_agreement():
+    report = evaluation_report().model_copy(update={"agreement": None, "joint_agreement": None})
+    assert not [card for card in words.cards(report) if "same action" in card.label]
+
+
+def test_nothing_held_out_is_a_caveat():
+    manifest = run_manifest()
+    told = " ".join(words.caveats(evaluation_report(), manifest))
+    assert "held out" not in told
+    none = manifest.model_copy(update={"judged_by": None})
+    assert "Nothing was held out" in " ".join(words.caveats(evaluation_report(), none))
+    one = manifest.judged_by.model_copy(update={"episodes": 1})
+    few = manifest.model_copy(update={"judged_by": one})
+    assert "1 held-out episode" in " ".join(words.caveats(evaluation_report(), few))
