@@ -18,6 +18,7 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -224,8 +225,11 @@ def aside(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
             _settle(box / target.name, target, overwrite)
         except FileExistsError as error:
             raise _taken(target) from error
-    except StorageError:
-        raise
+    except StorageError as error:
+        if box is None or str(box) not in str(error):
+            raise
+        words = str(error).replace(str(box / target.name), str(target))
+        raise StorageError(words) from error
     except OSError as error:
         if error.errno is None:  # the error of a library or of ours, not of the file system
             raise
@@ -235,6 +239,24 @@ def aside(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(box, ignore_errors=True)
         if held >= 0:
             os.close(held)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Give a new folder that is gone afterwards, as far as it can be removed.
+
+    Raises
+    ------
+    StorageError
+        No folder for temporary files can be written.
+    """
+    try:
+        place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    except OSError as error:
+        msg = f"cannot make a temporary folder: {_reason(error)}; free space or set TMPDIR"
+        raise StorageError(msg) from error
+    with place as name:
+        yield Path(name)
 
 
 @contextmanager

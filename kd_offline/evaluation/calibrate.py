@@ -8,7 +8,6 @@ error of the fit is kept with the figures: where it is large, the engine is not 
 from __future__ import annotations
 
 import re
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from kd_offline.evaluation.engines import ENGINES, Bench, Sampler, Subject, samp
 from kd_offline.evaluation.timing import Plan, interleaved
 from kd_offline.exports.contract import contracts
 from kd_offline.exports.network import Affine, AgentNetwork, to_int8
+from kd_offline.files import temporary_folder
 from kd_offline.networks.arithmetic import ExportedShape
 from kd_offline.networks.threads import computing_with
 from kd_offline.runs.provenance import machine
@@ -82,8 +82,8 @@ def calibrate(
         )
         raise UsageError(msg)
     plan = Plan(tuple(engines), rounds=rounds, steps=steps)
-    with tempfile.TemporaryDirectory() as place, computing_with(1):
-        made, lacking = _samplers(plan, sorted(set(widths)), Path(place))
+    with temporary_folder() as place, computing_with(1):
+        made, lacking = _samplers(plan, sorted(set(widths)), place)
         found = interleaved(made, plan, progress)
     points: dict[str, list[tuple[int, float]]] = {}
     for (engine, macs), times in found.items():

@@ -9,7 +9,6 @@ deadlines care for the tail.
 from __future__ import annotations
 
 import shlex
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +34,7 @@ from kd_offline.evaluation.timing import (
     histogram,
     interleaved,
 )
+from kd_offline.files import temporary_folder
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.model import Demand, predict
 from kd_offline.networks.threads import computing_with
@@ -100,8 +100,8 @@ def bench_latency(
     devices = [hardware.load(profile) for profile in profiles]
     folder = open_run(run)
     who, missing = subjects(folder, expert=expert, expert_recipe=expert_recipe, opponents=opponents)
-    with tempfile.TemporaryDirectory() as place, computing_with(1):
-        made, lacking = _samplers(who, plan, Path(place))
+    with temporary_folder() as place, computing_with(1):
+        made, lacking = _samplers(who, plan, place)
         found = interleaved({key: s for key, (_, s) in made.items()}, plan, progress)
         joules = _energies({key: s for key, (_, s) in made.items()}, asked=energy)
         timer = float(np.median(timed(lambda _: None)(2000)))

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from kd_offline.errors import KdOfflineError, UsageError
 from kd_offline.exports.network import Step
+from kd_offline.files import temporary_folder
 from kd_offline.schemas.export import AgentContract
 from kd_offline.types import Array, BoolArray, Float32Array, IntArray
 
@@ -136,8 +136,8 @@ def steps(
     UsageError, BuildError
         There is no compiler, or it fails.
     """
-    with tempfile.TemporaryDirectory() as build:  # a library that is loaded needs its file no more
-        file = Path(build) / "libstudents.so"
+    with temporary_folder() as build:  # a library that is loaded needs its file no more
+        file = build / "libstudents.so"
         compile_library(folder, [agent.symbol for agent in agents], file, cflags=cflags)
         library = ctypes.CDLL(str(file))
     return tuple(_step(library, agent) for agent in agents)

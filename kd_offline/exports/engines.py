@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from kd_offline.errors import CheckpointError, StorageError, UnknownNameError, U
 from kd_offline.exports import c_library, onnx_graph, tensors
 from kd_offline.exports.network import AgentNetwork, Step, to_floats
 from kd_offline.exports.team import ExportedTeam
-from kd_offline.files import read_file
+from kd_offline.files import make_folder, read_file, temporary_folder, write_file
 from kd_offline.schemas.export import AgentContract, ExportManifest, Format
 from kd_offline.sealed_json import read_document
 from kd_offline.students.masks import Mask
@@ -184,13 +183,13 @@ def load_export(
     manifest = read_manifest(folder) if manifest is None else manifest
     kind, open_steps = ENGINES[engine_for(manifest, engine)]
     # What is opened is a copy of what was checked: the folder may be changed while it is read.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+    with temporary_folder() as place:
         for name in manifest.files:
             if name.startswith(f"{kind}/"):
-                target = Path(place, name)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(_content(Path(folder), name, manifest))
-        steps = open_steps(Path(place), manifest.agents)
+                target = place / name
+                make_folder(target.parent)
+                write_file(target, _content(Path(folder), name, manifest), durable=False)
+        steps = open_steps(place, manifest.agents)
     return team(manifest.agents, steps, manifest.random_k)
 
 

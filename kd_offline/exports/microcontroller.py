@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kd_offline.errors import UsageError
 from kd_offline.exports.c_library import BuildError, make, require
+from kd_offline.files import temporary_folder
 from kd_offline.schemas.export import Core
 
 CORES = {"Cortex-M4F": "cortex-m4", "Cortex-M7": "cortex-m7"}
@@ -53,10 +53,8 @@ def measure(
     if unknown := [core for core in cores if core not in CORES]:
         msg = f"unknown core {unknown[0]!r}: allowed are {', '.join(CORES)}"
         raise UsageError(msg)
-    with tempfile.TemporaryDirectory() as build:
-        return tuple(
-            found for core in cores for found in _core(Path(folder), core, Path(build), flags)
-        )
+    with temporary_folder() as build:
+        return tuple(found for core in cores for found in _core(Path(folder), core, build, flags))
 
 
 def _core(folder: Path, core: str, build: Path, flags: str) -> Iterator[Core]:

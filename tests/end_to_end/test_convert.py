@@ -150,3 +150,42 @@ def test_the_python_api_is_the_command(imported, tmp_path):
         text = bytes(np.asarray(file["manifest"][()]))
         assert json.loads(text)["id"] == done.id == imported[1]["id"]
         assert file["steps/obs"].attrs["axes"] == "R N O"
+
+
+_FULL = """
+import resource, sys
+from pathlib import Path
+import kd_offline
+from kd_offline.errors import StorageError
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+place = Path(sys.argv[1])
+one = {"agent": "agent_0"}
+for name, options in {
+    "a.hdf5": {}, "b.hdf5": {"to": "d4rl", **one}, "c.h5": {"to": "d3rlpy", **one},
+    "d-v0": {}, "e.vlt/Expert": {}, "f.zarr.zip": None,
+}.items():
+    try:
+        if options is None:
+            kd_offline.pack(place / "a.zarr", place / name)
+        else:
+            kd_offline.convert(place / "a.zarr", place / name, **options)
+    except StorageError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_one_sentence_in_every_format(tmp_path):
+    """A real limit of the system: the libraries below break down where a write fails."""
+    tiny_dataset(tmp_path / "a.zarr", 300)
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    names = ("a.hdf5", "b.hdf5", "c.h5", "d-v0", "Expert", "f.zarr.zip")
+    for line, name in zip(lines, names, strict=True):
+        assert line.startswith(f"cannot write '{tmp_path}"), line
+        assert f"/{name}" in line
+        assert ".partial" not in line
+        assert line.endswith("File too large; free space or give another path")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.zarr", "e.vlt"}

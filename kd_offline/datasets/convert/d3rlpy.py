@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets.convert import careful_hdf5 as careful
+from kd_offline.datasets.convert.hdf5_writing import writing
 from kd_offline.datasets.convert.parts import (
     Options,
     Progress,
     agent_index,
     blocks_of,
-    library,
 )
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import UsageError
@@ -49,13 +49,12 @@ def recognise(path: Path) -> bool:
 
 def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress) -> list[str]:
     """Write one agent's episodes as d3rlpy's ``ReplayBuffer.dump`` does."""
-    h5py = library("h5py", "HDF5")
     n = agent_index(buffer.spec, options.agent)
     if n is None:
         msg = f"d3rlpy holds one agent: give --agent {' or '.join(buffer.spec.agents)}"
         raise UsageError(msg)
     done, width = 0, buffer.spec.obs_widths[n]
-    with h5py.File(path, "w") as file:
+    with writing(path) as file:
         file.create_dataset("columns", data=list(_COLUMNS))
         file.create_dataset("num_episodes", data=buffer.n_episodes)
         file.create_dataset("version", data=VERSION)

@@ -13,12 +13,12 @@ import numpy as np
 
 from kd_offline.datasets.convert import careful_hdf5 as careful
 from kd_offline.datasets.convert import d4rl_import
+from kd_offline.datasets.convert.hdf5_writing import writing
 from kd_offline.datasets.convert.parts import (
     Imported,
     Options,
     Progress,
     agent_index,
-    library,
     team_reward,
     windows,
 )
@@ -57,10 +57,9 @@ def read(path: Path, options: Options) -> AbstractContextManager[Imported]:
 
 def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress) -> list[str]:
     """Write one agent, or all with their observations joined and their actions side by side."""
-    h5py = library("h5py", "HDF5")
     view = _View(buffer, agent_index(buffer.spec, options.agent))
     both = False
-    with h5py.File(path, "w") as file:
+    with writing(path) as file:
         description = json.dumps(_description(view)).encode()
         file.create_dataset(d4rl_import.DESCRIPTION, data=np.frombuffer(description, np.uint8))
         for start, stop in windows(buffer.n_steps):

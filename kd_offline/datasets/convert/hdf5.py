@@ -14,13 +14,13 @@ from kd_offline.datasets import layout
 from kd_offline.datasets.blocks import EpisodeBlock
 from kd_offline.datasets.convert import careful_hdf5 as careful
 from kd_offline.datasets.convert.carried import manifest_of, splits_of, text_of
+from kd_offline.datasets.convert.hdf5_writing import writing
 from kd_offline.datasets.convert.parts import (
     Imported,
     Options,
     Progress,
     episode_groups,
     foreign,
-    library,
     windows,
 )
 from kd_offline.datasets.manifest import header_of
@@ -44,8 +44,7 @@ def recognise(path: Path) -> bool:
 
 def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress) -> list[str]:
     """Write every array of a dataset, and its manifest, to one HDF5 file."""
-    h5py = library("h5py", "HDF5")
-    with h5py.File(path, "w", libver=("v108", "v110")) as file:
+    with writing(path, libver=("v108", "v110")) as file:
         text = np.frombuffer(text_of(buffer).encode("ascii"), np.uint8)
         file.create_dataset(MANIFEST, data=text, chunks=text.shape, compression="gzip")
         stored = {name: _create(file, buffer, name) for name in buffer.names}

@@ -19,12 +19,12 @@ import numpy as np
 from kd_offline.datasets.blocks import EpisodeBlock
 from kd_offline.datasets.convert import minari_import, minari_store
 from kd_offline.datasets.convert.carried import text_of
+from kd_offline.datasets.convert.hdf5_writing import writing
 from kd_offline.datasets.convert.parts import (
     Imported,
     Options,
     Progress,
     blocks_of,
-    library,
     team_reward,
 )
 from kd_offline.datasets.reader import ExpertBuffer
@@ -73,9 +73,8 @@ def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress
 
 
 def _write_episodes(buffer: ExpertBuffer, file: Path, progress: Progress) -> None:
-    h5py = library("h5py", "HDF5")
     masks = [name for name in buffer.mask_names if len(_mask_shape(buffer, name)) == len("ENO")]
-    with h5py.File(file, "w", track_order=True, libver=("v108", "v110")) as out:
+    with writing(file, track_order=True, libver=("v108", "v110")) as out:
         done = 0
         for first, block in blocks_of(buffer):
             stops = np.cumsum(block.lengths)

@@ -6,7 +6,9 @@ belongs to an episode's end is in its last step, what belongs to a whole episode
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,12 +23,14 @@ from kd_offline.datasets.convert.carried import text_of
 from kd_offline.datasets.convert.parts import Imported, Options, Progress, windows
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import UsageError
+from kd_offline.files import refusal
 from kd_offline.types import Array
 
 CANNOT_HOLD: dict[str, str] = {}
 # Vault counts steps in an int32.
 _MOST_STEPS = 2**31 - 1
 _UID = "Expert"
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _WIDE = {"uint64": "uint32", "int64": "uint32"}
 
 recognise = vault_store.recognise
@@ -61,6 +65,15 @@ def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress
     folder = path / _UID if path.suffix == ".vlt" else path
     leaves = _leaves(buffer)
     folder.mkdir(parents=True)
+    try:
+        return _write(buffer, folder, leaves, progress)
+    except ValueError as error:  # what TensorStore says of a disk that refuses, too
+        raise _refusal(path, error) from error
+
+
+def _write(
+    buffer: ExpertBuffer, folder: Path, leaves: dict[str, _Leaf], progress: Progress
+) -> list[str]:
     stores = vault_store.create(folder, {n: (leaf.dtype, leaf.tail) for n, leaf in leaves.items()})
     for start, stop in windows(buffer.n_steps, stores.rows):
         window = _window(buffer, start, stop)
@@ -69,6 +82,13 @@ def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress
     stores.finish(buffer.n_steps)
     vault_store.write_metadata(folder, stores, buffer.n_steps, _ours(buffer))
     return [_STATE_NOTE] if buffer.spec.state_is_obs else []
+
+
+def _refusal(path: Path, error: ValueError) -> Exception:
+    for code in _DISK:
+        if os.strerror(code) in str(error):
+            return refusal(path, OSError(code, os.strerror(code)))
+    return error
 
 
 _STATE_NOTE = "infos/state is the observations of all agents, joined"

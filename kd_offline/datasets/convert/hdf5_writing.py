@@ -1,0 +1,97 @@
+"""HDF5 files that are written without bringing down the process where the disk refuses."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kd_offline.datasets.convert.parts import library
+from kd_offline.files import refusal
+
+
+@contextmanager
+def writing(path: Path, **options: Any) -> Iterator[Any]:
+    """Give an ``h5py.File`` to write to; ``options`` are further ones of it.
+
+    Raises
+    ------
+    MissingExtraError
+        h5py is not installed.
+    StorageError
+        The disk is full or refuses otherwise.
+    """
+    h5py = library("h5py", "HDF5")
+    with path.open("x+b", buffering=0) as raw:
+        place = _Place(raw)
+        try:
+            with h5py.File(place, "w", **options) as file:
+                yield file
+        except Exception as error:
+            if place.problem is None:
+                raise
+            raise refusal(path, place.problem) from error  # what the library met afterwards
+        if place.problem is not None:
+            raise refusal(path, place.problem)
+
+
+class _Place(io.RawIOBase):
+    """A file to which, for the library, every write succeeds.
+
+    Where one fails, HDF5 cannot close its file any more, and breaks down at the end of the
+    process. So the first failure is kept, to be told when the file was closed, and nothing is
+    written after it.
+    """
+
+    def __init__(self, raw: io.FileIO) -> None:
+        self._raw = raw
+        self.problem: OSError | None = None
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go somewhere, and return where that is."""
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return where this is."""
+        return self._raw.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer``, with zeros where nothing was written."""
+        view = memoryview(buffer).cast("B")
+        data = self._raw.read(len(view)) or b""
+        view[:] = data.ljust(len(view), b"\0")
+        return len(view)
+
+    def write(self, data: Any) -> int:
+        """Write all of ``data``, unless the disk refused something before."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while left and self.problem is None:
+                left = left[self._raw.write(left) :]
+        except OSError as error:
+            self.problem = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Cut the file, or fill it up with zeros."""
+        try:
+            return self._raw.truncate(size)
+        except OSError as error:
+            self.problem = self.problem or error
+            return size or 0
