@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from kd_offline.errors import UserCodeError
+from kd_offline.untrusted_text import for_terminal
 
 _LOG = logging.getLogger(__name__)
 _LONGEST = 300  # characters of a message that are repeated
@@ -80,13 +81,13 @@ def described(error: BaseException) -> str:
 
 
 def plain(text: str) -> str:
-    """Return text from outside as one line of printable characters, shortened in the middle."""
+    """Return text from outside as one line of visible characters, shortened in the middle."""
     if len(text) > 100 * _LONGEST:  # no more work than is shown
         text = text[: 50 * _LONGEST] + _GAP + text[-50 * _LONGEST :]
     line = " ".join(text.split())
     if len(line) > _LONGEST:
         line = line[: _LONGEST * 2 // 3].rstrip() + _GAP + line[-_LONGEST // 3 :].lstrip()
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    return for_terminal(line)
 
 
 class Closable(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import Progress, bar, command_text, emit, say, show
+from kd_offline.cli.output import Progress, bar, emit, say, show
 
 if TYPE_CHECKING:
     from kd_offline.distillation.job import Report
@@ -224,10 +223,11 @@ def _run(
     dataset: str, output: Path, recipe: Any, resume: bool, overwrite: bool, quiet: bool
 ) -> RunManifest:
     from kd_offline.distillation.distill import distill as learn
+    from kd_offline.runs.folder import RUN
 
     kept = f"finished seeds and epochs are in {output}: run the same command with --resume"
     total = recipe.optimisation.epochs * len(recipe.seeds)
-    with bar(total, "epochs", quiet, each=True) as shown, resumable(kept):
+    with bar(total, "epochs", quiet, each=True) as shown, resumable(kept, output / RUN):
         return learn(
             dataset,
             output,
@@ -255,6 +255,7 @@ def show_epochs(shown: Progress) -> Report:
 
 def _finish(done: RunManifest, output: Path, json: bool) -> None:
     from kd_offline.runs.judged import judged
+    from kd_offline.runs.next_command import evaluate_command
     from kd_offline.schemas.outputs import DistillOutput
 
     if json:
@@ -270,29 +271,8 @@ def _finish(done: RunManifest, output: Path, json: bool) -> None:
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         say(f"  seed {result.seed}: {metrics or 'nobody has a choice of actions there'}")
     say(f"{len(done.results)} teams in {done.timing.seconds:.1f} s")
-    say(f"next: {command_text('evaluate', output, *_named(done))}")
+    say(f"next: {evaluate_command(done, output)}")
     show(output)
-
-
-def _named(done: RunManifest) -> Iterator[str]:
-    """Yield the options of what a run may not start by itself, for evaluating it.
-
-    Names stay out: they are the dataset's, and a line like this is copied without a thought.
-    """
-    from kd_offline import code_guard
-    from kd_offline.errors import UsageError
-
-    try:
-        settings = done.environment_kwargs
-        code_guard.check_environment(done.environment, settings, asked_by="the run")
-    except UsageError:
-        yield from ("--environment", "NAME")
-    stated = done.expert_reference
-    try:
-        code_guard.check_expert(stated, asked_by="the run", option="--expert")
-    except UsageError:
-        library = stated.isascii() and stated.isalpha() and stated != "trained"
-        yield from ("--expert", f"{stated}:PLACE" if library else "EXPERT")
 
 
 def _show_budget(allocation: Allocation) -> None:

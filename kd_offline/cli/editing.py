@@ -249,8 +249,10 @@ def make(
     json: bool,
 ) -> None:
     """Run an operation under a progress bar and print what came out."""
+    from kd_offline.datasets.layout import JOURNAL
+
     kept = f"what was written so far is in {output}: run the same command with --resume"
-    with bar(1, unit, quiet) as shown, resumable(kept):
+    with bar(1, unit, quiet) as shown, resumable(kept, output / JOURNAL):
         manifest = operation(filling(shown))
     from kd_offline.datasets.describe.summary import size_bytes
     from kd_offline.datasets.reader import ExpertBuffer

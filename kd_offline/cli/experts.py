@@ -132,10 +132,11 @@ def train(
 def _run(
     recipe: Any, output: Path, resume: bool, threads: int, score: int, quiet: bool
 ) -> ExpertCard:
+    from kd_offline.experts.checkpoint import CARD
     from kd_offline.experts.train import train as learn
 
     kept = f"what was learned so far is in {output}: run the same command with --resume"
-    with bar(recipe.frames, "steps", quiet) as shown, resumable(kept):
+    with bar(recipe.frames, "steps", quiet) as shown, resumable(kept, output / CARD):
 
         def report(progress: Any) -> None:
             returns = " ".join(f"{side} {value:.2f}" for side, value in progress.returns.items())

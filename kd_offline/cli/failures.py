@@ -13,6 +13,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -25,6 +26,7 @@ from kd_offline.errors import (
     EXIT_USAGE,
     KdOfflineError,
     MissingExtraError,
+    UserCodeError,
     is_torch,
 )
 from kd_offline.untrusted_text import for_terminal
@@ -111,7 +113,10 @@ def _fail(error: BaseException, debug: bool) -> int:
 def describe(error: BaseException) -> tuple[str, int]:
     """Return the sentence and the exit code of an error."""
     if isinstance(error, KdOfflineError):
-        return " ".join(str(error).split()), error.exit_code
+        sentence = " ".join(str(error).split())
+        if isinstance(error, UserCodeError) and error.__cause__ is not None:
+            sentence += "; --debug shows where in its code"
+        return sentence, error.exit_code
     if _is_usage_error(error):
         return _usage_sentence(error), getattr(error, "exit_code", EXIT_USAGE)
     if isinstance(error, KeyboardInterrupt):
@@ -142,12 +147,22 @@ def remember_debug(ctx: typer.Context, value: bool) -> bool:
 
 
 @contextmanager
-def resumable(kept: str) -> Iterator[None]:
-    """Turn Ctrl-C into a sentence that says what is kept and how to go on."""
+def resumable(kept: str, begun: Path | None = None) -> Iterator[None]:
+    """Say after Ctrl-C, and after a failure of code of the user, what is kept and how to go on.
+
+    ``begun`` is a file that is there as soon as something is kept; None: something always is.
+    """
     try:
         yield
-    except KeyboardInterrupt as error:
-        msg = f"interrupted; {kept}"
+    except (KeyboardInterrupt, UserCodeError) as error:
+        there = begun is None or begun.exists()
+        if isinstance(error, UserCodeError):
+            if begun is None or not there:
+                raise
+            msg = f"{error}; {kept}"
+            raise UserCodeError(msg) from error.__cause__
+        said = kept if there else "nothing was begun: run the same command again"
+        msg = f"interrupted; {said}"
         raise StoppedError(msg) from error
 
 

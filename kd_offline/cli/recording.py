@@ -138,10 +138,11 @@ def record(
 
 
 def _run(environment: str, output: Path, arguments: dict[str, Any], quiet: bool) -> RecordOutput:
+    from kd_offline.datasets.layout import JOURNAL
     from kd_offline.recording.record import record as roll_out
 
     kept = f"what was recorded so far is in {output}: run the same command with --resume"
-    with bar(arguments["episodes"], "episodes", quiet) as shown, resumable(kept):
+    with bar(arguments["episodes"], "episodes", quiet) as shown, resumable(kept, output / JOURNAL):
 
         def progress(done: int) -> None:
             shown.update(done - shown.n)

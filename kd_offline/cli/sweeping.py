@@ -76,6 +76,7 @@ def sweep(
     Every trial is a run folder. The same command continues a sweep, and other processes can join.
     """
     from kd_offline.distillation.recipe import distill_recipe
+    from kd_offline.sweeps.sweep import PLAN
     from kd_offline.sweeps.sweep import sweep as search
 
     given = {} if epochs is None else {"optimisation.epochs": epochs}
@@ -83,7 +84,7 @@ def sweep(
         method=method, mask=mask, file=recipe, settings=given | options.assignments(settings)
     )
     kept = f"finished trials are in {output}: run the same command again"
-    with bar(trials, "trials", quiet) as shown, resumable(kept):
+    with bar(trials, "trials", quiet) as shown, resumable(kept, output / PLAN):
 
         def progress(point: SweepPoint) -> None:
             shown.describe(f"{point.architecture} {point.quality:.3f}")

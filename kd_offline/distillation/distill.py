@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +21,7 @@ from kd_offline.distillation.job import (
     with_layers,
 )
 from kd_offline.distillation.methods import check_arrays
-from kd_offline.distillation.train import Training, finish, train_team
+from kd_offline.distillation.train import Row, Training, finish, train_team
 from kd_offline.errors import CheckpointError, UsageError
 from kd_offline.files import make_subfolder, only_writer, remove_tree
 from kd_offline.networks.files import read_tensors, tensors_digest, write_tensors
@@ -130,6 +131,7 @@ def _one_seed(job: Job, seed: int) -> None:
     began = last = time.perf_counter()
     mask = fixed_mask(job.card)
     for rows in train_team(state, job.train, job.judges, job.recipe, seed, mask):
+        _require_finite(rows[0])
         job.folder.append_metrics(rows)
         for row in rows if job.report else ():
             job.report(row)  # type: ignore[misc]
@@ -153,6 +155,17 @@ def _one_seed(job: Job, seed: int) -> None:
     update = {"results": results, "metrics": job.folder.metrics_record()}
     job.manifest = job.manifest.model_copy(update=update)
     _write(job, "running")
+
+
+def _require_finite(row: Row) -> None:
+    """Refuse to go on, and to save what came of it, once the loss is no number."""
+    if not math.isfinite(row["loss"]):
+        msg = (
+            f"the loss of seed {row['seed']} is {row['loss']} in epoch {row['epoch']}, so nothing "
+            "is learned any more: set a smaller optimisation.learning_rate, or scale what the "
+            "environment gives where the dataset's values are very large"
+        )
+        raise UsageError(msg)
 
 
 def _layers(job: Job, team: StudentTeam) -> tuple[LayerWidths, ...] | None:

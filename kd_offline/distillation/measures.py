@@ -6,6 +6,7 @@ order of the file: the figures are the same bits whether the data are in memory 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,7 @@ MEASURED = (
     "steps/q_values",
     "final/value",
 )
+_LARGE = 1e38  # twice as much, which a change may be, is within float32
 PART_STEPS = 25_600
 """Steps of a part, padding included: small beside a network's memory."""
 
@@ -183,8 +185,9 @@ def measure(
             weight = deciding(batch.arrays, alive, switches)
             found = estimates(batch.arrays, spec, critic, switches)
             alone = _alone(batch.arrays, alive)
-            for side in totals.sides:
-                _add_values(side, found, weight, alone)
+            with np.errstate(over="ignore", invalid="ignore"):  # told by _check_critic
+                for side in totals.sides:
+                    _add_values(side, found, weight, alone)
         if "steps/q_values" in batch.arrays:
             _add_q_values(totals, batch, deciding(batch.arrays, alive, switches))
     for side in totals.sides:
@@ -232,6 +235,8 @@ def _add_views(totals: _Totals, batch: Batch) -> None:
     obs, alive = batch["steps/obs"], batch["steps/alive"] & batch.valid[..., None]
     totals.obs.add(obs, alive[..., None])
     both = alive[:, 1:] & alive[:, :-1]
+    if max(obs.max(), -obs.min()) > _LARGE:
+        obs = obs.astype(np.float64)
     totals.motion.add(obs[:, 1:] - obs[:, :-1], both[..., None])
 
 
@@ -268,6 +273,13 @@ def _check_critic(side: _Side, *, several: bool) -> None:
     if not side.everywhere.returns.seen:
         return
     r2 = side.fit.explained
+    if not math.isfinite(r2 + side.advantage.std):
+        msg = (
+            f"the rewards and values of side {side.name!r} are so large that returns exceed "
+            "float32, and the policy-gradient term needs them: distil with --policy-term none, or "
+            "scale the rewards in the environment and record again"
+        )
+        raise UsageError(msg)
     if r2 < MINIMUM_R2:
         whose = f" of side {side.name!r}" if several else ""
         msg = (

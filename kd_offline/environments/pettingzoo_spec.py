@@ -283,15 +283,18 @@ def _port(name: str, env: Any, agent: str, key: Any) -> Port:
         raise UsageError(msg)
     parts = {block: part for block, part in whole.items() if block not in MASKS} if keyed else {}
     space = spaces.Dict(parts) if keyed else whole
-    if not (isinstance(space, spaces.Space) and space.is_np_flattenable):
+    with calling(f"environment {name!r}", "spaces", agent=agent):
+        flat = isinstance(space, spaces.Space) and bool(space.is_np_flattenable)
+    if not flat:
         msg = (
             f"agent {agent!r} of {name!r} has the observation space {space}, which has no fixed "
             "flat width; use an environment whose observations can be flattened"
         )
         raise UsageError(msg)
     # Gymnasium flattens a Dict in the order in which the space lists its keys.
-    widths = {block: spaces.flatdim(space[block]) for block in space} if keyed else {}
-    widths = widths or {"observation": spaces.flatdim(space)}
+    with calling(f"environment {name!r}", "spaces", agent=agent):
+        widths = {block: spaces.flatdim(space[block]) for block in space} if keyed else {}
+        widths = widths or {"observation": spaces.flatdim(space)}
     for block, width in widths.items():
         if not (isinstance(block, str) and block.isprintable() and 0 < len(block) <= 64 and width):
             msg = (

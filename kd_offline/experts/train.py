@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -166,7 +167,7 @@ def _go_on(
         raise
     run.card = run.card.model_copy(update={"finished": True, "greedy": score})
     _save(run, output, began)
-    return run.card
+    return checkpoint.read_card(output)  # with the digests that only the file states
 
 
 def _start(
@@ -280,6 +281,7 @@ def _iterate(run: _Run, environment: BatchedEnvironment, began: float) -> TrainP
     for group in learner.optimiser.param_groups:
         group["lr"] = recipe.learning_rate * _remaining(run.card)
     figures = learner.learn(played, run.iteration, before)
+    _require_finite(figures, run.iteration, played)
     run.iteration += 1
     seconds = time.perf_counter() - began
     frames = before + int(played.length.sum())
@@ -292,6 +294,21 @@ def _iterate(run: _Run, environment: BatchedEnvironment, began: float) -> TrainP
         won=share_won(played.won),
         **figures,
     )
+
+
+def _require_finite(figures: Figures, iteration: int, played: Trajectories) -> None:
+    """Refuse to go on, and to save what came of it, once what is learned is no number."""
+    odd = {k: v for k, v in figures.items() if isinstance(v, float) and not math.isfinite(v)}
+    if odd:
+        name, value = next(iter(odd.items()))
+        largest = {x: float(np.abs(played.steps[x]).max()) for x in ("obs", "reward")}
+        msg = (
+            f"training has no numbers any more in iteration {iteration} ({name} is {value}), with "
+            f"observations of up to {largest['obs']:.3g} and rewards of up to "
+            f"{largest['reward']:.3g}: scale them in the environment, or set a smaller "
+            "learning_rate"
+        )
+        raise UsageError(msg)
 
 
 def _save(run: _Run, output: Path, began: float) -> None:

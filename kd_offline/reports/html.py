@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from kd_offline.reports.page import Section, fill
 from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
 from kd_offline.runs.folder import RunFolder, open_run
 from kd_offline.runs.judged import judged
+from kd_offline.runs.next_command import evaluate_command
 from kd_offline.runs.source import open_dataset
 from kd_offline.runs.teams import require_own_students
 from kd_offline.schemas.budget import Allocation
@@ -88,7 +88,7 @@ def render(folder: RunFolder, profiles: Sequence[str | Path] = ()) -> str:
         run_command=quoted_command(manifest.command or ""),
         evaluate_command=quoted_command(evaluation.command)
         if evaluation
-        else shlex.join(["kd-offline", "evaluate", folder.path.name]),
+        else evaluate_command(manifest, folder.path.name),
     )
 
 

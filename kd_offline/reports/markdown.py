@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from kd_offline.reports.devices import evaluated
 from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
 from kd_offline.reports.tables import Table
 from kd_offline.runs.folder import open_run
+from kd_offline.runs.next_command import evaluate_command
 from kd_offline.runs.teams import require_own_students
 from kd_offline.untrusted_text import (
     for_markdown,
@@ -36,8 +36,7 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
     title = f"{manifest.method} on {manifest.environment}, mask {manifest.mask}"
     parts = [f"# {for_markdown(title)}"]
     if evaluation is None:
-        command = shlex.join(["kd-offline", "evaluate", str(run)])
-        parts.append(f"Not evaluated yet: run {markdown_code(command)}.")
+        parts.append(f"Not evaluated yet: run {markdown_code(evaluate_command(manifest, run))}.")
     else:
         parts.append(for_markdown(words.headline(evaluation)))
         parts.append(

@@ -29,7 +29,7 @@ SAME_TIER = {
     | {("recipes", "schemas"), ("files", "errors"), ("published", "files")}
     | {("schemas", "published"), ("sealed_json", "strict_json")}
     | {("sealed_json", name) for name in ("errors", "files", "schemas")}
-    | {("user_code", "errors"), ("code_guard", "errors")},
+    | {("user_code", "errors"), ("user_code", "untrusted_text"), ("code_guard", "errors")},
     1: {("networks", "policies"), ("policies", "advantage"), ("hardware", "networks")},
     2: {
         ("experts", "environments"),

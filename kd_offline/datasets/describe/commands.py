@@ -31,7 +31,7 @@ def _record(manifest: DatasetManifest) -> str:
     expert = manifest.experts[0].reference if manifest.experts else "bundled"
     noise = ",".join(f"{part.level:g}:{part.share:g}" for part in recording.noise)
     words = ["record", spec.id, "-o", _RESULT]
-    words += ["--expert", expert if expert.startswith("bundled") else "expert/"]
+    words += ["--expert", expert if expert.startswith(("bundled", "python:")) else "expert/"]
     words += ["--episodes", str(recording.episodes), "--seed", str(recording.seed)]
     words += ["--noise", noise or "none", "--batch", str(recording.batch)]
     partner = str(recording.settings.get("partner", "none"))

@@ -73,7 +73,7 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
             "" if output.embedding is None else "as the policy gives it",
             architecture,
             missing,
-        ),
+        ).model_copy(update={"reference": f"python:{place}"}),
         reference=reference,
         shapes=() if macs is None else (shape,) * spec.n_agents,
     )

@@ -10,8 +10,15 @@ from kd_offline import errors
 from kd_offline.cli.failures import Commands, describe, resumable
 from kd_offline.cli.options import Debug, Json
 from kd_offline.cli.streams import ReaderLeftError
-from kd_offline.errors import BudgetError, MissingExtraError, StorageError, UnknownNameError
+from kd_offline.errors import (
+    BudgetError,
+    MissingExtraError,
+    StorageError,
+    UnknownNameError,
+    UserCodeError,
+)
 from kd_offline.schemas.outputs import ErrorOutput
+from kd_offline.user_code import calling
 
 
 class Widths(BaseModel):
@@ -140,6 +147,33 @@ def test_our_own_warnings_are_said_once_whatever_the_filters_are(monkeypatch):
 
     done = CliRunner().invoke(app_that_fails(warn), ["fail"])
     assert (done.exit_code, done.stderr) == (0, "warning: no digest here\n")
+
+
+def test_interrupting_names_nothing_that_is_not_there(tmp_path):
+    with (
+        pytest.raises(Exception, match="interrupted; nothing was begun: run the same") as caught,
+        resumable("all is in run", tmp_path / "run" / "run.json"),
+    ):
+        raise KeyboardInterrupt
+    assert describe(caught.value)[1] == 1
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_failure_of_user_code_says_what_is_kept_and_where_it_is(tmp_path, begun):
+    if begun:
+        (tmp_path / "run.json").touch()
+    with (
+        pytest.raises(UserCodeError) as caught,
+        resumable("all is in run", tmp_path / "run.json"),
+        calling("environment 'maze'", "step"),
+    ):
+        raise SystemExit(0)
+    sentence, code = describe(caught.value)
+    assert sentence.startswith("environment 'maze' failed in step: SystemExit: 0; correct it")
+    assert ("all is in run" in sentence) == begun
+    assert sentence.endswith("; --debug shows where in its code")
+    assert code == 1
+    assert isinstance(caught.value.__cause__, SystemExit)
 
 
 def test_interrupting_says_what_is_kept():

@@ -105,5 +105,17 @@ def expert(spec):
     return Expert()
 
 
+class Silent(Expert):
+    """Says no value."""
+
+    def act(self, view, memory):
+        output, memory = super().act(view, memory)
+        return PolicyOutput(output.logits, embedding=output.embedding), memory
+
+
+def silent(spec):
+    return Silent()
+
+
 def dying(spec):
     os._exit(0)

@@ -2,10 +2,15 @@
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from kd_offline.datasets import ExpertBuffer, verify
 from kd_offline.datasets.layout import JOURNAL
+from kd_offline.distillation.distill import distill
+from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import MismatchError, UsageError, UserCodeError
+from kd_offline.experts.recipe import train_recipe
+from kd_offline.experts.train import train
 from kd_offline.recording.record import record
 from kd_offline.seeding import episode_seeds
 from tests.unit.recording.faulty import RAISED, Faulty
@@ -41,6 +46,28 @@ def test_whatever_a_step_raises_is_told_with_its_place(tmp_path, fault):
     assert type(RAISED[fault]()).__name__ in said
     assert said.isprintable()
     assert len(said) < 600
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_interrupt_that_an_environment_raises_is_an_interrupt(tmp_path, threads, monkeypatch):
+    monkeypatch.setitem(RAISED, "value", KeyboardInterrupt)
+    settings = {"call": "step", "fault": "value", "seed_of_fault": SEEDS[5]}
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "d", threads, settings)
+    monkeypatch.setattr(Faulty, "_fail", lambda self, call: None)
+    assert make(tmp_path / "d", threads, settings, resume=True).statistics.episodes == 12
+
+
+class Odd(spaces.Space):  # type: ignore[misc]
+    """A space of the user's own that does not say what every space has to say."""
+
+
+def test_a_space_that_fails_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(Faulty, "observation_space", lambda self, agent: Odd())
+    with pytest.raises(
+        UserCodeError, match=r"failed in spaces \(agent first\): NotImplementedError"
+    ):
+        make(tmp_path / "d")
 
 
 @pytest.mark.parametrize("call", ["init", "spaces", "reset"])
@@ -167,3 +194,38 @@ def test_a_kill_between_manifest_and_clean_up_leaves_a_finished_dataset(tmp_path
     assert make(tmp_path / "d", resume=True).id == make(tmp_path / "e").id
     assert not (tmp_path / "d" / JOURNAL).exists()
     assert verify(tmp_path / "d").ok
+
+
+def distilled(path, **settings):
+    recipe = distill_recipe(hidden=8, settings={"optimisation.epochs": 1} | settings)
+    return distill(path, path.with_name("run"), recipe, overwrite=True).results[0].held_out
+
+
+@pytest.mark.parametrize("size", [1e20, 1.5e38])
+def test_large_values_are_learned_from_or_said_to_be_too_large(tmp_path, size):
+    make(tmp_path / "d", settings={"size": size}, expert=f"python:{HERE}:silent", episodes=40)
+    held_out = distilled(tmp_path / "d", **{"switches.policy_term": "none"})
+    assert all(np.isfinite(value) for value in held_out.values())
+    settings = {"frames": 64, "episodes_per_batch": 8, "environment_kwargs": {"size": size}}
+    with pytest.raises(UsageError, match=r"observations of up to .*e\+\d+: scale|rewards of up to"):
+        train(train_recipe(NAME, settings=settings), tmp_path / "expert", score_episodes=0)
+    assert not (tmp_path / "expert" / "expert.json").exists()
+
+
+def test_returns_beyond_float32_are_said_to_be_too_large(tmp_path):
+    make(tmp_path / "d", settings={"size": 1.5e38}, episodes=40)
+    with pytest.raises(UsageError, match="of side 'first' are so large that returns exceed"):
+        distilled(tmp_path / "d")
+
+
+def test_a_loss_that_is_no_number_ends_a_distillation(tmp_path):
+    make(tmp_path / "d", expert=f"python:{HERE}:silent", episodes=40)
+    with pytest.raises(UsageError, match=r"the loss of seed 0 is (nan|inf) in epoch"):
+        distilled(
+            tmp_path / "d",
+            **{
+                "switches.policy_term": "none",
+                "optimisation.learning_rate": 1e38,
+                "optimisation.epochs": 5,
+            },
+        )
