@@ -28,7 +28,8 @@ class ExpertBuffer:
 
     Arrays go by their full names (``steps/obs``, ``final/value``, ``episodes/seed``). Every byte
     is checked before it is decoded: damage raises :class:`CorruptDatasetError`, it never becomes
-    a value.
+    a value. What follows a time limit is worth ``final/value`` only where the expert's
+    ``bootstraps_truncation`` is true; see :func:`~kd_offline.datasets.final_values.caution`.
     """
 
     def __init__(

@@ -19,6 +19,7 @@ from kd_offline.datasets.convert.formats import (
     kind_of_target,
 )
 from kd_offline.datasets.convert.parts import Options, Progress, lost
+from kd_offline.datasets.final_values import caution
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import StorageError, UsageError
 from kd_offline.files import aside
@@ -104,6 +105,9 @@ def _export(
     with place as draft:
         notes = found.write(buffer, draft, options, progress)
     left = {item.array for item in not_held}
+    said = caution(buffer.manifest)
+    if said is not None and "final/value" not in left:
+        notes = [*notes, said]
     return ConvertOutput(
         id=buffer.id,
         path="",

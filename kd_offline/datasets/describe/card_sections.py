@@ -9,6 +9,7 @@ import numpy as np
 
 from kd_offline.datasets.describe.commands import commands
 from kd_offline.datasets.describe.summary import size_bytes
+from kd_offline.datasets.final_values import caution
 from kd_offline.datasets.held_out import HELD_OUT
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.statistics import side_returns, spread
@@ -237,6 +238,8 @@ def _limits(buffer: ExpertBuffer) -> Iterator[str]:
         ),
     }
     yield from (f"- {text}" for text, applies in limits.items() if applies)
+    if (said := caution(buffer.manifest)) is not None:
+        yield f"- {said[0].upper()}{said[1:]}."
     yield (
         "- Values of agents that are not alive mean nothing. Logits are raw: apply the legal "
         "actions yourself."

@@ -24,7 +24,8 @@ MEANINGS: dict[str, str] = {
     "final/state": "state after the last step",
     "final/available_actions": "legal actions after the last step",
     "final/alive": "whether the agent still acts after the last step",
-    "final/value": "the expert's critic after the last step",
+    "final/value": "the expert's critic after the last step; to bootstrap from only where it "
+    "learned what follows a time limit (bootstraps_truncation)",
     "final/q_tot_max": "what the greedy actions after the last step would be worth together",
     "episodes/offset": "row of the first step in the steps arrays",
     "episodes/length": "number of steps",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kd_offline.datasets.final_values import caution
 from kd_offline.datasets.layout import MANIFEST
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.statistics import side_returns
@@ -100,7 +101,11 @@ def _experts(manifest: DatasetManifest) -> list[str]:
             f"expert {expert.id}     {expert.kind} {expert.reference}, {expert.parameters:,} "
             f"parameters, {expert.capture.output} unmasked at temperature 1{opponents}"
         )
-    return lines or ["expert       not recorded"]
+    said = caution(manifest)
+    return [
+        *(lines or ["expert       not recorded"]),
+        *([] if said is None else [f"values       {said}"]),
+    ]
 
 
 def _recording(manifest: DatasetManifest) -> list[str]:

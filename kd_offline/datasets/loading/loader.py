@@ -49,7 +49,11 @@ class Batch:
 
 
 class Loader:
-    """Endless batches of one dataset; :meth:`open` makes one."""
+    """Endless batches of one dataset; :meth:`open` makes one.
+
+    Who bootstraps from ``final/value`` asks
+    :func:`~kd_offline.datasets.final_values.caution` first: most critics never learned it.
+    """
 
     def __init__(
         self,
