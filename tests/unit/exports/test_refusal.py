@@ -164,6 +164,20 @@ def test_the_gate_refuses_an_engine_that_decides_where_nothing_is_legal():
         gate.require_refusals("c", agents, [last(network) for network in networks])
 
 
+def test_the_gate_allows_rows_of_a_batch_to_round_differently():
+    _, networks, agents, _ = exported(RICH)
+
+    def uneven(network):
+        def step(obs, legal, memory):
+            action, logits, after = network.step(obs, legal, memory)
+            logits[1:] = np.nextafter(logits[1:], np.float32(np.inf))
+            return action, logits, after
+
+        return step
+
+    gate.require_refusals("c", agents, [uneven(network) for network in networks])
+
+
 def test_an_export_states_the_contract(run):
     manifest = export(run.path, to="torch")
     assert (manifest.refusal, manifest.waiting) == (REFUSAL, WAITING)

@@ -1,0 +1,23 @@
+"""A reader types every block of these pages, in order; others are in test_training_pages."""
+
+import pytest
+
+from tests.docs.pages import GUIDE, ROOT, follow
+
+PAGES = {
+    "README": ROOT / "README.md",
+    **{
+        name: GUIDE / f"{name}.md"
+        for name in (
+            *("quickstart", "recording", "reading", "inspecting", "integrity", "environments"),
+            *("working-with-datasets", "sharing", "converting", "trust", "distillation", "losses"),
+            *("evaluation", "reproducibility", "several-sides", "budgets", "cost", "export"),
+            *("quantisation", "deployment", "bring-your-own-expert"),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+def test_it_runs_as_it_stands(page, tmp_path, monkeypatch):
+    follow(page, tmp_path, monkeypatch)
