@@ -171,9 +171,11 @@ def build_targets(batch: Batch, lesson: Lesson) -> Taught:
 
 def _padded(batch: Batch, lesson: Lesson) -> Targets:
     """Compute everything as [B, T, ...], what is behind an episode's end included."""
-    data, recipe = batch.arrays, lesson.recipe
+    data, recipe = dict(batch.arrays), lesson.recipe
     living = data["steps/alive"] & batch.valid[..., None]
     alive = torch.from_numpy(living)
+    for name in _OF_DECISIONS & data.keys():
+        data[name] = np.where(living, data[name], data[name].dtype.type(0))
     # An agent that is absent or waits has no legal action; give it all, so that its softmax is
     # defined.
     legal = torch.from_numpy(data["steps/available_actions"])
@@ -194,11 +196,16 @@ def _padded(batch: Batch, lesson: Lesson) -> Targets:
         cloned=_cloned(data, counts, recipe),
         executed=executed if "steps/actions" in needed else None,
         behaviour=_column(data, "steps/behaviour_logprob"),
-        advantage=_advantages(data, lesson),
+        advantage=_advantages(data, alive, lesson),
         baseline=_baseline(data, available, lesson),
         relations=_relations(data, lesson),
         roles=None if lesson.roles is None else lesson.roles.log_roles(data["steps/embedding"]),
     )
+
+
+# Of agents that are not alive any finite number may be there, which no weight of zero makes
+# harmless behind an exponential or as an index.
+_OF_DECISIONS = frozenset(("steps/actions", "steps/behaviour_logprob"))
 
 
 def _column(data: dict[str, Array], name: str) -> Tensor | None:
@@ -264,13 +271,15 @@ def _cloned(data: dict[str, Array], weight: Tensor, recipe: DistillRecipe) -> Te
     return weight * torch.from_numpy(data["steps/action_source"] == SOURCES["expert"])
 
 
-def _advantages(data: dict[str, Array], lesson: Lesson) -> Tensor | None:
+def _advantages(data: dict[str, Array], alive: Tensor, lesson: Lesson) -> Tensor | None:
     if "steps/value" not in data or lesson.critic is None:
         return None
     switches, found = lesson.recipe.switches, lesson.measures.advantage
     raw = advantages(data, lesson.spec, lesson.critic, switches)
     # CRR asks whether an action was better than the policy: less the mean, the sign is another.
-    return raw if found is None or switches.policy_term == "crr" else found.normalised(raw)
+    if found is not None and switches.policy_term != "crr":
+        raw = found.normalised(raw)
+    return raw.masked_fill(~alive, 0.0)
 
 
 def _baseline(data: dict[str, Array], available: Tensor, lesson: Lesson) -> Tensor | None:

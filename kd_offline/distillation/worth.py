@@ -183,6 +183,8 @@ def _sample(buffer: ExpertBuffer) -> tuple[Array, Array, Array, BoolArray]:
     first[np.cumsum(sizes) - sizes] = True
     before = np.where(first[:, None, None], obs, np.roll(obs, 1, axis=0))
     decides = data["steps/alive"] & (legal.sum(axis=-1) > 1)
+    if said == "steps/actions":
+        data[said] = np.where(data["steps/alive"], data[said], 0)
     return obs, before, _decision(said, data[said], legal), decides
 
 

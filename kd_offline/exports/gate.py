@@ -102,6 +102,8 @@ def recorded(buffer: ExpertBuffer, episodes: int, judge_by: str | None = None) -
     part = "train" if unseen is None else unseen.part
     chosen = (buffer.split(part) if unseen is None else unseen.episodes)[:episodes]
     arrays, valid = buffer.padded([f"steps/{name}" for name in _ARRAYS], chosen)
+    # What agents that are not alive did means nothing, and may be no action at all.
+    arrays["steps/actions"] = np.where(arrays["steps/alive"], arrays["steps/actions"], np.int16(0))
     return Recorded(
         dataset=buffer.id,
         part=part,

@@ -232,7 +232,10 @@ def _view(spec: EnvironmentSpec, part: Part, step: int) -> View:
 
     obs = seen("obs")
     real = np.arange(spec.obs_width) < np.array(spec.obs_widths)[:, None]
-    last = part.arrays["steps/actions"][:, step - 1].astype(np.int64) if step else None
+    last = None
+    if step:
+        acted, taken = (part.arrays[f"steps/{n}"][:, step - 1] for n in ("alive", "actions"))
+        last = np.where(acted, taken, 0).astype(np.int64)
     return View(
         obs=obs,
         state=seen("state") if "steps/state" in part.arrays else obs[:, real],

@@ -88,9 +88,9 @@ def test_ends_rewards_and_lives_are_those_of_a_loop_by_the_book(
         np.testing.assert_allclose([t[0] for t in mine], [t[0] for t in told], rtol=1e-6)
 
 
-def _in_turn(module: str, settings: dict[str, Any], seed: int) -> Any:
+def _in_turn(module: str, factory: str, settings: dict[str, Any], seed: int) -> Any:
     """Play random legal moves by PettingZoo's AEC loop: who moved, what was seen, who got what."""
-    env = _module(module).env(**settings)
+    env = getattr(_module(module), factory)(**settings)
     env.reset(seed=seed)
     rng, moves, total = np.random.default_rng(seed), [], dict.fromkeys(env.possible_agents, 0.0)
     for agent in env.agent_iter():
@@ -99,9 +99,11 @@ def _in_turn(module: str, settings: dict[str, Any], seed: int) -> Any:
         if dead or late:
             env.step(None)
             continue
-        legal = np.flatnonzero(observation["action_mask"])
+        masked = isinstance(observation, dict)
+        mask = observation["action_mask"] if masked else np.ones(env.action_space(agent).n)
+        legal = np.flatnonzero(mask)
         action = int(rng.choice(legal))
-        seen = np.asarray(observation["observation"], np.float32).ravel()
+        seen = np.asarray(observation["observation"] if masked else observation, np.float32).ravel()
         moves.append((agent, seen, legal, action))
         env.step(action)
     env.close()
@@ -109,26 +111,30 @@ def _in_turn(module: str, settings: dict[str, Any], seed: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("module", "settings"),
+    ("module", "factory", "settings"),
     [
-        ("pettingzoo.classic.tictactoe_v3", {}),
-        ("pettingzoo.classic.connect_four_v3", {}),
-        ("pettingzoo.classic.go_v5", {"board_size": 5}),
+        ("pettingzoo.classic.tictactoe_v3", "env", {}),
+        ("pettingzoo.classic.connect_four_v3", "env", {}),
+        ("pettingzoo.classic.go_v5", "env", {"board_size": 5}),
+        ("tests.unit.environments.turns", "Auction", {}),
     ],
 )
-def test_a_game_of_turns_is_one_by_the_book(module: str, settings: dict[str, Any]) -> None:
-    env = load(f"pettingzoo/{module}:env", episode_limit=200, **settings)
+def test_a_game_of_turns_is_one_by_the_book(
+    module: str, factory: str, settings: dict[str, Any]
+) -> None:
+    env = load(f"pettingzoo/{module}:{factory}", episode_limit=200, **settings)
+    players = env.spec.n_agents
     for seed in SEEDS:
-        moves, total = _in_turn(module, settings, seed)
+        moves, total = _in_turn(module, factory, settings, seed)
         view = env.reset(np.array([seed], np.uint64))
-        rng, returns = np.random.default_rng(seed), np.zeros(2)
+        rng, returns = np.random.default_rng(seed), np.zeros(players)
         for number, (agent, seen, legal, action) in enumerate(moves):
             player = env.spec.agents.index(agent)
             assert np.flatnonzero(view.alive[0]).tolist() == [player]
             np.testing.assert_array_equal(view.obs[0, player], seen)
             np.testing.assert_array_equal(np.flatnonzero(view.available_actions[0, player]), legal)
-            assert not view.available_actions[0, 1 - player].any()
-            actions = np.zeros((1, 2), np.int64)
+            assert view.available_actions[0].any(-1).sum() == 1
+            actions = np.zeros((1, players), np.int64)
             actions[0, player] = rng.choice(legal)
             assert actions[0, player] == action
             outcome = env.step(actions)
