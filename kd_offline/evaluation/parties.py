@@ -192,7 +192,7 @@ def recorded_expert(
     """
     reference = manifest.expert_reference if given is None else given
     if given is None:
-        _check_reference(manifest)
+        check_reference(manifest.expert_reference, manifest.expert, manifest.dataset.name)
     loaded = _load_expert(reference, spec, recipe, opponents)
     if manifest.expert and loaded.digest != manifest.expert:
         msg = (
@@ -203,21 +203,22 @@ def recorded_expert(
     return loaded
 
 
-def _check_reference(manifest: RunManifest) -> None:
-    """Refuse to load what a run says was recorded, unless a file may say so."""
+def check_reference(stated: str, digest: str, dataset: str) -> None:
+    """Raise a ``UsageError`` where a file names an expert that it may not have loaded.
+
+    ``digest`` of its weights and the name of the ``dataset`` that recorded it are for the sentence.
+    """
     from kd_offline.experts.foreign.load import PREFIXES
 
-    stated = manifest.expert_reference
     # Datasets travel without the paths of the machine that made them.
     if stated in ("", "trained", *PREFIXES):
         place = f"{stated}:PLACE" if stated in PREFIXES else "that expert's folder"
         msg = (
-            f"dataset {manifest.dataset.name!r} recorded an expert of its own "
-            f"({_short(manifest.expert) or 'unnamed'}): pass --expert with {place}"
+            f"dataset {dataset!r} recorded an expert of its own ({_short(digest) or 'unnamed'}): "
+            f"pass --expert with {place}"
         )
         raise UsageError(msg)
-    asker = f"the dataset {manifest.dataset.name!r}"
-    code_guard.check_expert(stated, asked_by=asker, option="--expert")
+    code_guard.check_expert(stated, asked_by=f"the dataset {dataset!r}", option="--expert")
 
 
 def _load_expert(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline import code_guard
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import KdOfflineError, UsageError
 from kd_offline.exports import gate
@@ -60,6 +59,7 @@ def judge_for(buffer: ExpertBuffer, wanted: str, allowed: Allowed) -> Judge:
 def _find(buffer: ExpertBuffer, allowed: Allowed) -> None:
     """Load environment and expert of a dataset once, so that what fails does so at the start."""
     from kd_offline import environments
+    from kd_offline.evaluation.parties import check_reference
     from kd_offline.experts.load import load as load_expert
 
     spec, asker = buffer.spec, f"the dataset {buffer.manifest.name!r}"
@@ -67,10 +67,10 @@ def _find(buffer: ExpertBuffer, allowed: Allowed) -> None:
         spec.id, spec.kwargs, asked_by=asker, allowed=allowed.environment
     )
     with closing(world):
-        stated = buffer.manifest.experts[0].reference
+        record = buffer.manifest.experts[0]
         if allowed.expert is None:
-            code_guard.check_expert(stated, asked_by=asker, option="--expert")
-        load_expert(allowed.expert or stated, world.spec, allowed.expert_recipe)
+            check_reference(record.reference, record.digest or "", buffer.manifest.name)
+        load_expert(allowed.expert or record.reference, world.spec, allowed.expert_recipe)
 
 
 def quality(

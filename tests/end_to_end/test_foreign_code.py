@@ -137,9 +137,10 @@ def edited(run: Path, copy: Path, **changes: object) -> Path:
 
 
 def test_a_run_names_no_expert_by_its_code_or_folder(place, tmp_path):
-    ours = {"environment": "mpe/simple_spread_v3", "environment_kwargs": {"episode_limit": 25}}
+    ordinary = tmp_path / "ordinary"
+    kd("distill", TINY, "-o", ordinary, "--epochs", 1, "--hidden", 8, "--method", "kl")
     for k, name in enumerate((EXPERT, "onnx:x.onnx", "bundled/../../x", str(tmp_path))):
-        run = edited(place.run, tmp_path / str(k), expert_reference=name, **ours)
+        run = edited(ordinary, tmp_path / str(k), expert_reference=name)
         said = refused("evaluate", run, code=2)
         assert "which a file may not load by itself: if you trust it, pass --expert" in said
     assert place.mark == ""

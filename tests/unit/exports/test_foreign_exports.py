@@ -1,6 +1,7 @@
 """Exports of strangers: nothing is compiled or run unasked, and nothing unlisted is used."""
 
 import hashlib
+import json
 import os
 import shutil
 
@@ -11,6 +12,7 @@ from kd_offline.exports import gate
 from kd_offline.exports.engines import engine_for, load_export, read_manifest
 from kd_offline.exports.export import export
 from kd_offline.schemas.export import ExportManifest, FileFact
+from kd_offline.sealed_json import read_document, seal, write_document
 from tests.unit.exports.conftest import RICH, make_run, needs
 
 
@@ -36,16 +38,10 @@ def relisted(folder, **changes):
         if file.is_file() and name != "export.json":
             data = file.read_bytes()
             files[name] = FileFact(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-    document = read_document(folder).model_copy(update={"files": files} | changes)
-    write_document(folder, document)
-
-
-def read_document(folder):
-    return ExportManifest.model_validate_json((folder / "export.json").read_bytes())
-
-
-def write_document(folder, document):
-    (folder / "export.json").write_text(document.model_dump_json())
+    file = folder / "export.json"
+    write_document(
+        file, read_document(ExportManifest, file, "").model_copy(update=changes | {"files": files})
+    )
 
 
 def marking(path):
@@ -140,20 +136,22 @@ def test_what_we_and_its_user_put_beside_an_export_is_no_stranger(theirs):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"symbol":"kd_agent_0"', '"symbol":"../../kd_agent_0"'),
-        ('"symbol":"kd_agent_0"', '"symbol":"-fplugin=x"'),
-        ('"symbol":"kd_agent_0"', '"symbol":"@file"'),
+        ('"symbol": "kd_agent_0"', '"symbol": "../../kd_agent_0"'),
+        ('"symbol": "kd_agent_0"', '"symbol": "-fplugin=x"'),
+        ('"symbol": "kd_agent_0"', '"symbol": "@file"'),
         ('"c/kernels.h"', '"../kernels.h"'),
         ('"c/kernels.h"', '"/etc/passwd"'),
         ('"c/kernels.h"', '"c//kernels.h"'),
     ],
 )
 def test_names_that_lead_elsewhere_are_no_names(theirs, old, new):
-    write_document(theirs, read_document(theirs))
     text = (theirs / "export.json").read_text()
     assert old in text
-    (theirs / "export.json").write_text(text.replace(old, new))
-    with pytest.raises(CheckpointError, match=r"export\.json.* damaged|export again"):
+    document = json.loads(text.replace(old, new))
+    del document["digest"]
+    (theirs / "export.json").write_bytes(seal(document, "digest"))
+    where = r"export\.json'? is .*: (agents\.0\.symbol|files\.)"
+    with pytest.raises(CheckpointError, match=where):
         load_export(theirs)
 
 
