@@ -1,4 +1,4 @@
-"""Format 1.1 of the expert buffer in one place: arrays, axes, chunks, codec and digests.
+"""Format 1.2 of the expert buffer in one place: arrays, axes, chunks, codec and digests.
 
 ``docs/format.md`` is the same in words. Everything here is a pure function or a table; reading and
 writing files is done elsewhere.
@@ -19,7 +19,9 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.sealed_json import canonical_json, digest
 from kd_offline.strict_json import parse
 
-FORMAT_VERSION = (1, 1)  # what is read; what is written is the oldest that suffices
+FORMAT_VERSION = (1, 2)
+CONTEXT_SINCE = (1, 2)
+CONTEXT = "context"  # key of the manifest's environment, see context_digest
 MANIFEST = "manifest.json"
 JOURNAL = "recording.json"
 LOCK = "recording.lock"
@@ -237,6 +239,49 @@ def content_digest(dtype: str, shape: Iterable[int], values_sha256: str) -> str:
     """Return the digest of an array from the sha256 of its C-order little-endian values."""
     header = {"dtype": dtype, "shape": list(shape), "values": values_sha256}
     return digest(canonical_json(header))
+
+
+# Words, dates, machines and counts that readers show and do not compute with.
+_NOTES = {
+    "experts": {"missing"},
+    "masks": {"description"},
+    "recording": {
+        *("episodes", "batch", "noise_rule", "software", "code_revision"),
+        *("machine", "started_at", "seconds"),
+    },
+}
+
+
+def context_digest(document: Mapping[str, Any]) -> str:
+    """Return the digest of what readers compute with beside environment and arrays.
+
+    That is everything in ``experts``, ``masks``, ``recording`` and ``splits`` of a manifest as
+    written, keys of later versions included, but for what only describes.
+    """
+
+    def told(part: str, table: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in table.items() if key not in _NOTES[part]}
+
+    content = {
+        "experts": [told("experts", expert) for expert in document["experts"]],
+        "masks": {name: told("masks", mask) for name, mask in document["masks"].items()},
+        "recording": told("recording", document["recording"]),
+        "splits": document["splits"],
+    }
+    return digest(canonical_json(content))
+
+
+def identify(document: dict[str, Any]) -> None:
+    """Write the digest of its context, from 1.2 on, and the id into a manifest.
+
+    The context stands in ``environment``, which readers of 1.0 and 1.1 copy into the id as it is:
+    they check it without knowing it.
+    """
+    environment = {k: v for k, v in document["environment"].items() if k != CONTEXT}
+    if tuple(document["format_version"]) >= CONTEXT_SINCE:
+        environment[CONTEXT] = context_digest(document)
+    document["environment"] = environment
+    document["id"] = dataset_id(document)
 
 
 def dataset_id(document: Mapping[str, Any]) -> str:

@@ -64,6 +64,7 @@ def parse_manifest(where: str, text: bytes) -> DatasetManifest:
     manifest = _parse(where, document)
     if layout.dataset_id(document) != manifest.id:
         raise _corrupt(where, "the id does not match the digests that manifest.json lists")
+    _check_context(where, document)
     _check_arrays(where, manifest)
     if problem := next(_file_table_problems(manifest), None):
         raise _corrupt(where, f"manifest.json lists {problem}")
@@ -156,6 +157,18 @@ def _parse(where: str, document: dict[str, Any]) -> DatasetManifest:
             for step in parents:
                 holder = holder[step]
             del holder[key]
+
+
+def _check_context(where: str, document: dict[str, Any]) -> None:
+    """Compare the digest of what readers compute with; see :func:`layout.context_digest`."""
+    version = tuple(document["format_version"])
+    stated = document["environment"].get(layout.CONTEXT)
+    if version < layout.CONTEXT_SINCE and stated is not None:
+        raise _corrupt(where, f"it says format {version[0]}.{version[1]}, but states a context")
+    if stated is None and not layout.CONTEXT_SINCE <= version <= layout.FORMAT_VERSION:
+        return
+    if stated != layout.context_digest(document):
+        raise _corrupt(where, "the context does not match what manifest.json states")
 
 
 def _without_unknown_arrays(document: dict[str, Any]) -> dict[str, Any]:

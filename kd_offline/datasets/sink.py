@@ -110,7 +110,11 @@ class Sink:
                     pass
 
     def finish(
-        self, masks: Mapping[str, Array], seconds: float | None, given: Splits | None = None
+        self,
+        masks: Mapping[str, Array],
+        seconds: float | None,
+        given: Splits | None = None,
+        version: tuple[int, int] | None = None,
     ) -> DatasetManifest:
         """Write what is left, then the manifest, which makes the folder a dataset."""
         splits = self._add_derived(masks, given)
@@ -119,7 +123,9 @@ class Sink:
         groups = ["", *sorted({f"{name.split('/')[0]}/" for name in specs})]
         group_text = layout.group_metadata()
         files += [self.folder.write(f"{group}{layout.ZARR_JSON}", group_text) for group in groups]
-        return publish(self.folder, self._document(specs, splits, masks, seconds), files)
+        stated = version or layout.FORMAT_VERSION
+        document = self._document(specs, splits, masks, seconds, stated)
+        return publish(self.folder, document, files)
 
     def _derived(self, reward: Array, lengths: Array) -> dict[str, Array]:
         agent_return = episode_returns(reward, lengths)
@@ -193,6 +199,7 @@ class Sink:
         splits: Mapping[str, SplitRecord],
         masks: Mapping[str, Array],
         seconds: float | None,
+        version: tuple[int, int],
     ) -> dict[str, Any]:
         """Return the manifest without its file table."""
         head = self.header.model_dump(mode="json", exclude={"heldout", "masks"})
@@ -200,15 +207,14 @@ class Sink:
         moments = {n: s.moments for n, s in self.streams.items() if s.moments is not None}
         statistics = summarise(self._table(), self._action_counts, moments)
         described = {name: self.header.masks.get(name, MaskRecord()) for name in masks}
-        version = list(layout.version_of(specs))
-        document: dict[str, Any] = {"format_version": version, "id": ""} | head
+        document: dict[str, Any] = {"format_version": list(version), "id": ""} | head
         document |= {
             "masks": {name: mask.model_dump(mode="json") for name, mask in described.items()},
             "splits": {name: split.model_dump() for name, split in splits.items()},
             "statistics": statistics.model_dump(mode="json"),
             "arrays": {name: spec.model_dump(mode="json") for name, spec in specs.items()},
         }
-        document["id"] = layout.dataset_id(document)
+        layout.identify(document)
         return document
 
 

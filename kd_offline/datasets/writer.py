@@ -149,6 +149,7 @@ class DatasetWriter:
         *,
         seconds: float | None = None,
         splits: Splits | None = None,
+        version: tuple[int, int] | None = None,
     ) -> DatasetManifest:
         """Finish: statistics, splits, digests, file table, and the manifest last.
 
@@ -160,6 +161,8 @@ class DatasetWriter:
             Time that recording took, for the record.
         splits
             Which part every episode belongs to; None: drawn, by the header's ``heldout``.
+        version
+            Of the format, for a dataset that comes back as it was; None: the newest.
 
         Raises
         ------
@@ -174,7 +177,7 @@ class DatasetWriter:
         self._stop()
         try:
             self._raise_failure()
-            manifest = self._sink.finish(given, seconds, splits)
+            manifest = self._sink.finish(given, seconds, splits, version)
             self._sink.folder.remove(layout.LOCK)
         except BaseException as error:
             self._failure = error  # the streams are in an unknown state: never journal them again

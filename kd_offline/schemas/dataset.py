@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import (
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from kd_offline.schemas.environment import MAX_RANDOM_K, EnvironmentSpec, Scalar, Strict
 from kd_offline.schemas.foreign import InputRecipe, ValueCalibration
@@ -178,6 +188,24 @@ class RecordingHeader(Strict):
     heldout: float = Field(default=0.05, ge=0, lt=1, description="share of held-out episodes")
 
 
+class ManifestEnvironment(EnvironmentSpec):
+    """An environment as a manifest states it."""
+
+    context: Digest | None = Field(
+        default=None,
+        description="of what readers compute with beside environment and arrays; from 1.2 on",
+    )
+
+
+class _InManifest:
+    """Describes an environment in the JSON Schema as manifests state it."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler(ManifestEnvironment.__pydantic_core_schema__)
+
+
 class DatasetManifest(Strict):
     """``manifest.json``: written last, it makes a recording a dataset."""
 
@@ -186,7 +214,7 @@ class DatasetManifest(Strict):
     name: str
     version: SemanticVersion
     description: str = ""
-    environment: EnvironmentSpec
+    environment: Annotated[EnvironmentSpec, _InManifest()]
     experts: tuple[ExpertRecord, ...]
     recording: RecordingRecord
     masks: dict[MaskName, MaskRecord]
@@ -198,6 +226,16 @@ class DatasetManifest(Strict):
     arrays: dict[ArrayName, ArraySpec]
     files: tuple[FileRecord, ...]
     manifest_digest: Digest
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_context(cls, given: Any) -> Any:
+        """Drop the digest of the context: it is of the file, and is checked with the id."""
+        environment = given.get("environment") if isinstance(given, Mapping) else None
+        if not isinstance(environment, Mapping) or "context" not in environment:
+            return given
+        plain = {key: value for key, value in environment.items() if key != "context"}
+        return {**given, "environment": plain}
 
     @property
     def size_bytes(self) -> int:

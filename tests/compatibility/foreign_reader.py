@@ -50,7 +50,26 @@ def read_manifest(root: Path) -> dict:
     expect(manifest["manifest_digest"] == f"sha256:{sha256(body)}", "the manifest was altered")
     expect(manifest["format_version"][0] == MAJOR, "another major version")
     expect(manifest["id"] == content_id(manifest), "the id is another content's")
+    stated = manifest["environment"].get("context")
+    if manifest["format_version"] == [MAJOR, 2] or stated is not None:
+        expect(stated == context(manifest), "the context is another one's")
     return manifest
+
+
+def context(manifest: dict) -> str:
+    """Section 4: what readers compute with beside environment and arrays."""
+    notes = {"episodes", "batch", "noise_rule", "software", "code_revision", "machine"}
+    notes |= {"started_at", "seconds"}
+    told = {
+        "experts": [{k: v for k, v in e.items() if k != "missing"} for e in manifest["experts"]],
+        "masks": {
+            name: {k: v for k, v in mask.items() if k != "description"}
+            for name, mask in manifest["masks"].items()
+        },
+        "recording": {k: v for k, v in manifest["recording"].items() if k not in notes},
+        "splits": manifest["splits"],
+    }
+    return f"sha256:{sha256(canonical(told))}"
 
 
 def content_id(manifest: dict) -> str:

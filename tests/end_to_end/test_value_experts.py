@@ -38,7 +38,7 @@ def recorded(expert, path, *more):
 def test_record_verify_and_ask_again(expert, tmp_path):
     recorded(expert, tmp_path / "d.zarr")
     summary = kd_json("inspect", tmp_path / "d.zarr")
-    assert summary["format_version"] == [1, 1]
+    assert summary["format_version"] == [1, 2]
     assert set(summary["arrays"]) >= {"steps/q_values", "steps/value", "final/value", *TEAM}
     assert "steps/logits" not in summary["arrays"]
     asked = ("--replay", 5, "--relabel", 40, "--expert", expert)

@@ -118,6 +118,29 @@ def bare(path):
     write(path, head, block, {})
 
 
+def context(path):
+    """Format 1.2: what readers compute with beside the arrays is part of the id."""
+    spec = environment_spec((4, 3), (3, 2), episode_limit=12)
+    block = episode_block(spec, [12, 7, 12], seed=5)
+    expert = ExpertRecord(
+        id=0,
+        kind="mappo",
+        reference="bundled",
+        parameters=10,
+        digest="sha256:" + "5" * 64,
+        gamma=0.98,
+        bootstraps_truncation=True,
+    )
+    head = header(spec, seed=5).model_copy(
+        update={
+            "name": "golden/context",
+            "experts": (expert,),
+            "masks": {"full": MaskRecord(description="everything", random_k=2)},
+        }
+    )
+    write(path, head, block, {"full": full_mask(spec)})
+
+
 def newer(path):
     """Format 1.7: keys and an array that 1.0 does not know."""
     bare(path)
@@ -132,11 +155,12 @@ def newer(path):
     document["arrays"]["steps/surprise"] = document["arrays"]["steps/reward"]
     document |= {"format_version": [1, 7], "mood": "curious"}
     document["recording"] |= {"weather": {"rain": True}}
-    document["id"] = layout.dataset_id(document)
+    layout.identify(document)
     (path / layout.MANIFEST).write_bytes(seal(document))
 
 
 MAKERS = {"ragged": ragged, "values": values, "bare": bare, "newer": newer, "mixed": mixed}
+MAKERS |= {"context": context}
 
 
 def write(path, head, block, masks):

@@ -65,7 +65,7 @@ class Attack:
                 file.update(size=len(data), sha256=hashlib.sha256(data).hexdigest())
         with suppress(KeyError, TypeError, ValueError):
             if not self.foreign:
-                document["id"] = layout.dataset_id(document)
+                layout.identify(document)
         document.pop("manifest_digest", None)
         body = json.dumps(document, indent=1).encode().removesuffix(b"\n}")
         for old, new in self.edits:

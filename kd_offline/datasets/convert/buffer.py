@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kd_offline.datasets.convert.carried import check_same
 from kd_offline.datasets.convert.parts import Imported, Progress, foreign
-from kd_offline.datasets.layout import MANIFEST
+from kd_offline.datasets.layout import FORMAT_VERSION, MANIFEST
 from kd_offline.datasets.writer import DatasetWriter
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import DatasetManifest
@@ -36,8 +36,13 @@ def write_imported(
                 writer.append(block)
                 done += int(block.lengths.sum())
                 progress(done, imported.steps)
-            seconds = imported.manifest.recording.seconds if imported.manifest else None
-            manifest = writer.commit(imported.masks, seconds=seconds, splits=imported.splits)
+            before = imported.manifest
+            manifest = writer.commit(
+                imported.masks,
+                seconds=before.recording.seconds if before else None,
+                splits=imported.splits,
+                version=min(before.format_version, FORMAT_VERSION) if before else None,
+            )
     except UsageError as error:  # the writer's refusal: the values are the source's, not the user's
         raise foreign(Path(where), str(error)) from error
     notes = check_same(imported.manifest, manifest, where) if imported.manifest else []

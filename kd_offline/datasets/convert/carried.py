@@ -78,6 +78,8 @@ def check_same(before: DatasetManifest, after: DatasetManifest, where: str) -> l
         return []
     names = before.arrays.keys() | after.arrays.keys()
     odd = {name for name in names if before.arrays.get(name) != after.arrays.get(name)}
+    if not odd:
+        return ["what is said of the recording is put anew: the id is a new one"]
     if odd <= _SUMS:
         return [f"{', '.join(sorted(odd))} were summed anew in the last bits: the id is a new one"]
     msg = (

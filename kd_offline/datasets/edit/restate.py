@@ -81,7 +81,10 @@ def restate(
                 files.append(folder.write(group, layout.group_metadata()))
                 listed.add(group)
         document |= facts
-        document["id"] = layout.dataset_id(document)
+        if arrays:  # another content, so nothing ties it to the rules of an older version
+            own = tuple(document["format_version"])
+            document["format_version"] = list(max(own, layout.FORMAT_VERSION))
+        layout.identify(document)
         manifest = publish(folder, document, files)
         folder.remove(layout.LOCK)
     return manifest

@@ -58,7 +58,7 @@ def narrowed(text: bytes, manifest: DatasetManifest, arrays: Iterable[str]) -> b
         "arrays": {name: document["arrays"][name] for name in kept},
         "files": [file for file in document["files"] if file["path"] in files],
     }
-    document["id"] = layout.dataset_id(document)
+    layout.identify(document)
     return seal(document)
 
 

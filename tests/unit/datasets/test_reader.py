@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from kd_offline.datasets.layout import dataset_id
+from kd_offline.datasets.layout import identify
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import (
     CorruptDatasetError,
@@ -142,7 +142,7 @@ def test_newer_minor_version_is_read_without_what_it_adds(ragged):
             "axes": ["Q"],
             "digest": "sha256:" + "0" * 64,
         }
-        document["id"] = dataset_id(document)
+        identify(document)
 
     rewrite(ragged, newer)
     buffer = ExpertBuffer.open(ragged.path)
@@ -181,7 +181,7 @@ def test_altered_manifests_are_refused(ragged, change, message):
 def test_forged_array_tables_are_refused(ragged, name, fields, message):
     def forge(document):
         document["arrays"][name].update(fields)
-        document["id"] = dataset_id(document)
+        identify(document)
 
     rewrite(ragged, forge)
     with pytest.raises(CorruptDatasetError, match=message):
@@ -191,7 +191,7 @@ def test_forged_array_tables_are_refused(ragged, name, fields, message):
 def test_missing_required_array(ragged):
     def drop(document):
         del document["arrays"]["steps/reward"]
-        document["id"] = dataset_id(document)
+        identify(document)
 
     rewrite(ragged, drop)
     with pytest.raises(CorruptDatasetError, match="required arrays are missing: steps/reward"):

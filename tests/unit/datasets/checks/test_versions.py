@@ -18,7 +18,7 @@ def rewrite(path, change):
     document = json.loads((path / "manifest.json").read_bytes())
     change(document)
     document.pop("manifest_digest")
-    document["id"] = layout.dataset_id(document)
+    layout.identify(document)
     (path / "manifest.json").write_bytes(seal(document))
 
 
@@ -99,6 +99,7 @@ def test_an_array_of_a_later_minor_version_needs_that_version(ragged):
     def add(document):
         spec = document["arrays"]["steps/terminated"]
         document["arrays"]["steps/q_tot"] = spec | {"dtype": "float32"}
+        document["format_version"] = [1, 0]
 
     rewrite(ragged.path, add)
     with pytest.raises(CorruptDatasetError, match=r"says format 1\.0, but has arrays of 1\.1"):

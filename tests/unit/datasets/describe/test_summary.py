@@ -22,7 +22,7 @@ def test_machine_readable_report(ragged):
         "bytes",
         "bytes_moved",
     ]
-    assert report["format_version"] == [1, 0]
+    assert report["format_version"] == [1, 2]
     assert report["arrays"]["steps/logits"] == {"shape": [ragged.n_steps, 3, 5], "dtype": "float32"}
     returns = ragged.episodes("return")
     assert report["return"] == pytest.approx({"mean": returns.mean(), "std": returns.std()})

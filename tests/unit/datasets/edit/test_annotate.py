@@ -28,7 +28,7 @@ def test_a_foreign_manifest_keeps_its_id(parent, tmp_path):
     path = parent.path / layout.MANIFEST
     document = json.loads(path.read_bytes())
     del document["manifest_digest"], document["environment"]["kwargs"]
-    document["id"] = layout.dataset_id(document)
+    layout.identify(document)
     path.write_bytes(seal(document))
     foreign = ExpertBuffer.open(parent.path)
     assert foreign.id != parent.id
