@@ -255,7 +255,7 @@ def show_epochs(shown: Progress) -> Report:
 
 def _finish(done: RunManifest, output: Path, json: bool) -> None:
     from kd_offline.runs.judged import judged
-    from kd_offline.runs.next_command import evaluate_command
+    from kd_offline.runs.next_command import evaluate_command, to_be_named
     from kd_offline.schemas.outputs import DistillOutput
 
     if json:
@@ -272,6 +272,8 @@ def _finish(done: RunManifest, output: Path, json: bool) -> None:
         say(f"  seed {result.seed}: {metrics or 'nobody has a choice of actions there'}")
     say(f"{len(done.results)} teams in {done.timing.seconds:.1f} s")
     say(f"next: {evaluate_command(done, output)}")
+    if stated := to_be_named(done):
+        say(f"  {stated}")
     show(output)
 
 

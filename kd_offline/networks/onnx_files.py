@@ -50,7 +50,7 @@ def other_files(model: Any) -> set[str]:
 
 
 def check_whole(path: Path, model: Any) -> None:
-    """Refuse a model that needs other files, operators or functions than ONNX's own.
+    """Refuse a model that needs other files, operators or functions, or holds loops and branches.
 
     Raises
     ------
@@ -61,6 +61,8 @@ def check_whole(path: Path, model: Any) -> None:
     odd = sorted(domains - {"", "ai.onnx"})
     odd += [f"the file {name!r}" for name in sorted(other_files(model))]
     odd += [f"the function {function.name!r}" for function in model.functions]
+    graphs = sum(message.DESCRIPTOR.name == "GraphProto" for message in _messages(model))
+    odd += ["a loop or a branch"] if graphs > 1 else []
     if odd:
         msg = (
             f"{str(path)!r} needs {odd[0][:200]} beside ONNX's own operators, which no export of "

@@ -51,10 +51,12 @@ class Place:
 def place(tmp_path_factory):
     place = Place(tmp_path_factory.mktemp("foreign"))
     sys.path.insert(0, str(place.root))
-    kd(
+    done = kd(
         *("distill", place.dataset, "-o", place.run, "--mask", "limited", "--epochs", 1),
         *("--hidden", 8, "--threads", 1, "--method", "kl"),
     )
+    hint = f"next: kd-offline evaluate {place.run} --environment NAME --expert EXPERT\n"
+    assert hint in done.stderr, "what one copies without a thought names nothing of a stranger's"
     yield place
     sys.path.remove(str(place.root))
     sys.modules.pop(MODULE, None)

@@ -67,7 +67,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, stop_afte
 
 @pytest.mark.skipif(os.name == "nt", reason="folders cannot be locked there")
 def test_two_trainings_in_one_folder_are_refused(tmp_path):
-    train(RECIPE, tmp_path / "a", threads=1, score_episodes=0)
+    (tmp_path / "a").mkdir()
     with (
         only_writer(tmp_path / "a", "training"),
         pytest.raises(StorageError, match="another process is training in"),

@@ -59,6 +59,11 @@ def test_operators_and_functions_of_others_are_refused(kind, tmp_path):
         check_whole(tmp_path / "m.onnx", model(**kind))
 
 
+def test_a_step_of_ours_has_no_loop_that_may_never_end(tmp_path):
+    with pytest.raises(CheckpointError, match="needs a loop or a branch"):
+        check_whole(tmp_path / "m.onnx", model(inside="subgraph"))
+
+
 @pytest.mark.parametrize(
     "name", ["/etc/passwd", "../x", "a/b", "\\\\host\\x", "..", ".", "", "absent", "link"]
 )

@@ -1,26 +1,40 @@
 import pytest
 
-from kd_offline.runs.next_command import evaluate_command
+from kd_offline.runs.next_command import evaluate_command, to_be_named
 from kd_offline.testing.reports import run_manifest
 
 SPREAD, MINE = "mpe/simple_spread_v3", "pettingzoo/my.maze:parallel_env"
 
 
 @pytest.mark.parametrize(
-    ("environment", "expert", "options"),
+    ("environment", "expert", "options", "stated"),
     [
-        (SPREAD, "bundled", ""),
-        (SPREAD, "bundled:large", ""),
-        (SPREAD, "python:my.policy:make", " --expert python:my.policy:make"),
-        (SPREAD, "trained", " --expert FOLDER"),
-        (SPREAD, "epymarl", " --expert epymarl:PLACE"),
-        (MINE, "bundled", f" --environment {MINE}"),
-        (MINE, "python:a:b", f" --environment {MINE} --expert python:a:b"),
-        (SPREAD, "python:a; rm -r:b\x1b", r" --expert 'python:a; rm -r:b\x1b'"),
+        (SPREAD, "bundled", "", ""),
+        (SPREAD, "bundled:large", "", ""),
+        (SPREAD, "python:my.policy:make", " --expert EXPERT", "the expert 'python:my.policy:make'"),
+        (SPREAD, "trained", " --expert EXPERT", ""),
+        (SPREAD, "", " --expert EXPERT", ""),
+        (SPREAD, "epymarl", " --expert epymarl:PLACE", ""),
+        (MINE, "bundled", " --environment NAME", f"the environment {MINE!r}"),
+        (
+            MINE,
+            "python:a:b",
+            " --environment NAME --expert EXPERT",
+            f"the environment {MINE!r} and the expert 'python:a:b'",
+        ),
     ],
 )
-def test_the_next_command_names_what_a_file_may_not_choose(environment, expert, options):
+def test_options_name_what_a_file_may_not_choose(environment, expert, options, stated):
     manifest = run_manifest().model_copy(
         update={"environment": environment, "expert_reference": expert}
     )
     assert evaluate_command(manifest, "my run") == f"kd-offline evaluate 'my run'{options}"
+    assert to_be_named(manifest) == (
+        f"recorded were {stated}: name what you trust" if stated else ""
+    )
+
+
+def test_text_of_others_stays_on_its_line():
+    manifest = run_manifest().model_copy(update={"expert_reference": "python:a\nnext: rm -r:b\x1b"})
+    assert to_be_named(manifest).isprintable()
+    assert "rm" not in evaluate_command(manifest, "run")

@@ -1,0 +1,59 @@
+"""Who may load an environment or an expert by its name, and whose name that is."""
+
+import ast
+
+import pytest
+
+from tests.contracts.test_imports import ROOT, modules
+
+# Names that a user typed or wrote in Python; those in files go through load_recorded.
+NAMED_BY_THE_USER = {
+    "__init__.py": "the facade",
+    "cli/conversion.py": "convert --environment",
+    "cli/information.py": "envs NAME",
+    "collaboration/interface.py": "deploy-check --environment",
+    "environments/parallel.py": "parallel_env(name)",
+    "experts/train.py": "the recipe, whose file experts/recipe.py holds against the guard",
+    "recording/record.py": "record NAME",
+}
+IMPORTS = {
+    "__init__.py": "our own modules",
+    "datasets/__init__.py": "our own modules",
+    "datasets/convert/parts.py": "libraries of a fixed name",
+    "environments/pettingzoo_spec.py": "what environments.load was given",
+    "environments/smac/worker.py": "smac",
+    "environments/smax/library.py": "jaxmarl",
+    "experts/foreign/factory.py": "python:MODULE:NAME, as experts.load was given it",
+    "runs/doctor.py": "torch",
+}
+
+
+def calls(path):
+    """Yield the dotted name of everything that a module calls or imports as a function."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def users(wanted):
+    found = {}
+    for path in [ROOT / "__init__.py", *modules()]:
+        if names := {name for name in calls(path) if wanted(name)}:
+            found[str(path.relative_to(ROOT))] = names
+    return found
+
+
+def test_environments_are_loaded_by_name_where_the_name_is_the_users():
+    loads = ("environments.load", "kd_offline.environments.load")
+    assert set(users(lambda name: name in loads)) == set(NAMED_BY_THE_USER)
+
+
+def test_modules_are_imported_by_name_in_few_places():
+    assert set(users(lambda name: name.endswith("import_module"))) == set(IMPORTS)
+
+
+@pytest.mark.parametrize("name", ["__import__", "exec", "eval", "compile", "pickle.loads"])
+def test_nothing_else_turns_text_into_code(name):
+    assert users(lambda called: called == name) == {}
