@@ -128,9 +128,11 @@ def _samplers(
     lacking: dict[tuple[str, str], Unavailable] = {}
     for batch in plan.batches:
         for subject in who:
+            folder = place / subject.who  # an expert and a student of one agent share its symbol
+            folder.mkdir(exist_ok=True)
             for name in plan.engines:
                 try:
-                    one = sampler(name, subject, Bench(batch, place, plan.seed))
+                    one = sampler(name, subject, Bench(batch, folder, plan.seed))
                 except KdOfflineError as error:
                     reason = " ".join(str(error).split())
                     said = Unavailable(engine=name, who=subject.who, reason=reason)

@@ -1,5 +1,6 @@
 """Timing: interleaving, percentiles, every engine; nothing depends on how fast a machine is."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,14 @@ def test_an_expert_is_timed_in_every_engine_by_the_code_of_the_students(tmp_path
     assert [key[2] for key in made] == list(ENGINES)
     assert lacking == []
     assert all((one(3) > 0).all() for _, one in made.values())
+
+
+def test_an_expert_and_a_student_of_one_agent_are_compiled_apart(tmp_path):
+    subjects = [subject_of(student(8)), replace(subject_of(student(8)), who="expert")]
+    made, lacking = latency._samplers(subjects, Plan(("c",), (1,), 1, 1, 0), tmp_path)
+    assert len(made) == 2
+    assert not lacking
+    assert len(list(tmp_path.rglob("libstudents.so"))) == 2
 
 
 def test_what_cannot_run_is_listed_with_the_reason(tmp_path, monkeypatch):
