@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kd_offline.cli import options
+from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import Progress, bar, emit, say, show
 
@@ -24,7 +24,7 @@ _EXAMPLES = options.examples(
     "kd-offline distill dataset.zarr -o lh/ --preset lh+a --arch mlp",
     "kd-offline distill dataset.zarr -o run/ --set switches.ratio=joint --dry-run",
     "kd-offline distill qmix.zarr -o run/ --method q --dueling",
-    "kd-offline distill dataset.zarr -o run/ --profile stm32f4 --max-latency-us 300 "
+    "kd-offline distill dataset.zarr -o run/ --device stm32f4 --max-latency-us 300 "
     "--max-flash-kb 40",
     "kd-offline distill dataset.zarr -o gates/ --max-macs 2000 --allocate gates",
     "kd-offline distill dataset.zarr -o qat/ --qat",
@@ -80,14 +80,29 @@ def add(app: typer.Typer) -> None:
 _Output = Annotated[Path, typer.Option("--output", "-o", help="Run folder.")]
 _Method = Annotated[
     str | None,
-    typer.Option(help="kd-marl, kd-marl-eq6, kl, q, bc or bc-argmax.  [default: kd-marl]"),
+    typer.Option(
+        autocompletion=completion.one_of(*completion.METHODS),
+        help="kd-marl, kd-marl-eq6, kl, q, bc or bc-argmax.  [default: kd-marl]",
+    ),
 ]
 _Preset = Annotated[
-    str | None, typer.Option(help="lh: mask limited, hidden 32; lh+a: hidden auto.")
+    str | None,
+    typer.Option(
+        autocompletion=completion.one_of("lh", "lh+a"),
+        help="lh: mask limited, hidden 32; lh+a: hidden auto.",
+    ),
 ]
-_Mask = Annotated[str | None, typer.Option(help="Stored mask.  [default: full]")]
+_Mask = Annotated[
+    str | None,
+    typer.Option(autocompletion=completion.masks, help="Stored mask.  [default: full]"),
+]
 _Hidden = Annotated[str | None, typer.Option(help="32, or 32,16,16, or auto.")]
-_Arch = Annotated[str | None, typer.Option(help="gru or mlp.  [default: gru]")]
+_Arch = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.one_of("gru", "mlp"), help="gru or mlp.  [default: gru]"
+    ),
+]
 _Depth = Annotated[int | None, typer.Option(help="Trunk layers.  [default: 2]")]
 _Seeds = Annotated[str | None, typer.Option(help="5 (the seeds 0 to 4), or 0,1,2.")]
 _Epochs = Annotated[int | None, typer.Option(help="Passes over the data.")]
@@ -113,7 +128,11 @@ _MemoryMb = Annotated[
 ]
 _Profile = Annotated[
     str | None,
-    typer.Option(help="Device that the students have to fit, by name or .toml file."),
+    typer.Option(
+        "--device",
+        autocompletion=completion.devices,
+        help="Device that the students have to fit, by name or .toml file.",
+    ),
 ]
 _MaxLatencyUs = Annotated[float | None, typer.Option(help="Of an agent's step, in C on it.")]
 _MaxFlashKb = Annotated[float | None, typer.Option(help="Weights and code; 1024 bytes.")]

@@ -20,7 +20,7 @@ _EXAMPLES = options.examples(
     "kd-offline evaluate run/ --ceiling ceiling/ --episodes 1000 --modes greedy",
     "kd-offline evaluate run/ --expert epymarl:models/20050000",
     "kd-offline evaluate run/ --cross-play --json",
-    "kd-offline evaluate run/ --profile stm32f4",
+    "kd-offline evaluate run/ --device stm32f4",
     "kd-offline evaluate run/ --export run/export-int8",
 )
 

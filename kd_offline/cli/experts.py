@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kd_offline.cli import options
+from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import bar, emit, say, show
 
@@ -30,11 +30,24 @@ def add(app: typer.Typer) -> None:
 
 
 _Name = Annotated[
-    str | None, typer.Argument(help="Name, see kd-offline envs; may come from --recipe.")
+    str | None,
+    typer.Argument(
+        autocompletion=completion.environments,
+        help="Name, see kd-offline envs; may come from --recipe.",
+    ),
 ]
 _Output = Annotated[Path, typer.Option("--output", "-o", help="Folder.")]
-_Algorithm = Annotated[str | None, typer.Option(help="mappo, ippo, vdn or qmix.  [default: mappo]")]
-_Mask = Annotated[str | None, typer.Option(help="Train under this observation mask.")]
+_Algorithm = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.one_of("mappo", "ippo", "vdn", "qmix"),
+        help="mappo, ippo, vdn or qmix.  [default: mappo]",
+    ),
+]
+_Mask = Annotated[
+    str | None,
+    typer.Option(autocompletion=completion.masks, help="Train under this observation mask."),
+]
 _Hidden = Annotated[
     int | None,
     typer.Option(

@@ -32,6 +32,8 @@ from kd_offline.errors import (
 from kd_offline.untrusted_text import for_terminal
 
 _DEBUG = "kd_offline.debug"
+# Names that options had before; they still work.
+_RENAMED = {"--profile": "--device"}
 # What a shell reports of a program that wrote to a pipe which nobody reads.
 _EXIT_PIPE = 141
 _NO_STORAGE = {getattr(errno, name) for name in ("ENOSPC", "EROFS", "EACCES", "EPERM", "EFBIG")} | {
@@ -49,12 +51,16 @@ class Commands(TyperGroup):
     def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
         """Run a command line and leave with its exit code."""
         words = list(sys.argv[1:] if args is None else args)
+        words, renamed = _with_new_names(words)
         options = words[: words.index("--")] if "--" in words else words
         output.begin(json="--json" in options)
         with _warnings_as_sentences():
             try:
-                given = args if words else ["--help"]
-                code = super().main(given, *rest, **extra | {"standalone_mode": False})
+                for old, new in renamed:
+                    output.say(f"note: {old} is called {new} now")
+                code = super().main(
+                    words or ["--help"], *rest, **extra | {"standalone_mode": False}
+                )
             except (Exception, KeyboardInterrupt) as error:
                 code = _fail(error, debug="--debug" in options)
         sys.exit(code if isinstance(code, int) else 0)
@@ -74,6 +80,18 @@ class Commands(TyperGroup):
                 error = MissingExtraError("torch", "torch", f"kd-offline {ctx.invoked_subcommand}")
             raise typer.Exit(_fail(error, debug=_DEBUG in ctx.find_root().meta)) from None
         return result
+
+
+def _with_new_names(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return a command line in which options have the names of today, and which had others."""
+    made, renamed = [], []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in _RENAMED:
+            renamed.append((name, _RENAMED[name]))
+            name = _RENAMED[name]
+        made.append(f"{name}{equals}{value}")
+    return made, renamed
 
 
 @contextmanager

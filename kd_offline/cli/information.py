@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kd_offline.cli import options
+from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.groups import App
 from kd_offline.cli.output import bar, document, emit, say, show, table
@@ -38,14 +38,17 @@ def add(app: typer.Typer) -> None:
     group.command(
         epilog=options.examples(
             "kd-offline doctor calibrate -o mine.toml",
-            "kd-offline evaluate run/ --profile mine.toml",
+            "kd-offline evaluate run/ --device mine.toml",
         )
     )(calibrate)
     app.add_typer(group, name="doctor")
 
 
 def envs(
-    name: Annotated[str | None, typer.Argument(help="Show this one in detail.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(autocompletion=completion.environments, help="Show this one in detail."),
+    ] = None,
     env: options.Environment = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -93,7 +96,12 @@ def _names_document() -> str:
 
 
 def schema(
-    name: Annotated[str | None, typer.Argument(help="Document; without it, all names.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            autocompletion=completion.documents, help="Document; without it, all names."
+        ),
+    ] = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -134,7 +142,7 @@ def doctor(
 def calibrate(
     output: Annotated[Path, typer.Option("--output", "-o", help="TOML file to write.")],
     name: Annotated[
-        str | None, typer.Option(help="Of the profile.  [default: name of the file]")
+        str | None, typer.Option(help="Of the device.  [default: name of the file]")
     ] = None,
     engines: Annotated[
         str, typer.Option(help="torch, onnx, c, c-ctypes, numpy; several with commas.")
@@ -149,7 +157,7 @@ def calibrate(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure a hardware profile of this machine.
+    """Measure this machine as a device for --device.
 
     Overhead and speed of every engine are fitted to students of several widths. Let the machine do
     nothing else meanwhile.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kd_offline.cli import options
+from kd_offline.cli import completion, options
 from kd_offline.cli.evaluation import prediction
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.groups import App
@@ -36,7 +36,7 @@ def add(app: typer.Typer) -> None:
         epilog=options.examples(
             "kd-offline bench latency run/",
             "kd-offline bench latency run/ --engines torch,c --batch 1,64 --json",
-            "kd-offline bench latency run/ --profile stm32f4 --profile mine.toml",
+            "kd-offline bench latency run/ --device stm32f4 --device mine.toml",
             "kd-offline bench latency run/ --energy",
         )
     )(latency)
@@ -154,13 +154,16 @@ def quantisation(
 
 def hardware(
     name: Annotated[
-        str | None, typer.Argument(help="Name or .toml file; without it, all names.")
+        str | None,
+        typer.Argument(
+            autocompletion=completion.devices, help="Name or .toml file; without it, all names."
+        ),
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """List hardware profiles, or show one with its sources.
+    """List devices, or show one with its sources.
 
     A figure that no source states is absent, and what was only supposed says so.
     """

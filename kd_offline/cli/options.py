@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kd_offline.cli import completion, recipes
 from kd_offline.cli.failures import remember_debug
 from kd_offline.cli.output import be_quiet
 from kd_offline.errors import UsageError
@@ -76,7 +77,13 @@ Settings = Annotated[
     ),
 ]
 RecipeFile = Annotated[
-    Path | None, typer.Option("--recipe", help="Recipe in TOML; options beat it.")
+    str | None,
+    typer.Option(
+        "--recipe",
+        callback=recipes.find,
+        autocompletion=recipes.complete,
+        help="Recipe by name or .toml file; options beat it.",
+    ),
 ]
 ExpertRecipe = Annotated[
     Path | None,
@@ -106,9 +113,9 @@ RecordedOpponents = Annotated[
 Profiles = Annotated[
     list[str] | None,
     typer.Option(
-        "--profile",
-        help="Hardware profile, by name or .toml file, to predict latency and energy for; "
-        "repeatable.",
+        "--device",
+        autocompletion=completion.devices,
+        help="Device, by name or .toml file, to predict latency and energy for; repeatable.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]

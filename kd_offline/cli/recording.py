@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kd_offline.cli import options
+from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, say, show
+from kd_offline.cli.output import bar, command_text, emit, say, show
 
 if TYPE_CHECKING:
     from kd_offline.schemas.dataset import DatasetManifest
     from kd_offline.schemas.outputs import RecordOutput
 
 _EXAMPLES = options.examples(
+    "kd-offline record",
     "kd-offline record mpe/simple_spread_v3 -o dataset.zarr",
     "kd-offline record mpe/simple_spread_v3 --expert expert/ --episodes 10000 --seed 1",
     "kd-offline record mpe/simple_spread_v3 --expert epymarl:models/20050000 -o theirs.zarr",
@@ -30,14 +31,17 @@ def add(app: typer.Typer) -> None:
     app.command(epilog=_EXAMPLES)(record)
 
 
-_Environment = Annotated[str, typer.Argument(help="Name, see kd-offline envs.")]
+_Environment = Annotated[
+    str, typer.Argument(autocompletion=completion.environments, help="Name, see kd-offline envs.")
+]
 _Output = Annotated[Path, typer.Option("--output", "-o", help="Dataset to make.")]
 _Expert = Annotated[
     str,
     typer.Option(
+        autocompletion=completion.one_of(*completion.EXPERTS),
         help="bundled, bundled:large, bundled:mlp, bundled:masked, a trained folder, or one of "
         "another library: epymarl:DIR, pymarl2:DIR, on-policy:DIR, benchmarl:FILE, jaxmarl:FILE, "
-        "onnx:FILE, python:package.module:factory."
+        "onnx:FILE, python:package.module:factory.",
     ),
 ]
 _Episodes = Annotated[int, typer.Option(help="Episodes.")]
@@ -53,7 +57,10 @@ _Share = Annotated[
 ]
 _Mask = Annotated[
     list[str] | None,
-    typer.Option(help="Student mask to store; repeatable.  [default: all that exist]"),
+    typer.Option(
+        autocompletion=completion.masks,
+        help="Student mask to store; repeatable.  [default: all that exist]",
+    ),
 ]
 _Batch = Annotated[
     int | None,
@@ -76,7 +83,7 @@ _Citation = Annotated[str, typer.Option(help="How to cite it.")]
 
 
 def record(
-    environment: _Environment,
+    environment: _Environment = "mpe/simple_spread_v3",
     output: _Output = Path("dataset.zarr"),
     expert: _Expert = "bundled",
     expert_recipe: options.ExpertRecipe = None,
@@ -134,6 +141,7 @@ def record(
         return
     say(f"{done.episodes:,} episodes, {done.steps:,} steps, {done.bytes / 1e6:.1f} MB")
     say(f"{done.id} in {done.seconds:.1f} s")
+    say(f"next: {command_text('distill', output)}")
     show(output)
 
 

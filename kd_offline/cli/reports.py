@@ -15,7 +15,7 @@ _EXAMPLES = options.examples(
     "kd-offline report run/",
     "kd-offline report run/ -o report.html",
     "kd-offline report run/ --markdown > report.md",
-    "kd-offline report run/ --profile stm32f4 --profile mine.toml",
+    "kd-offline report run/ --device stm32f4 --device mine.toml",
 )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kd_offline.cli import options
+from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import bar, emit, say, show, table
 
@@ -22,7 +22,7 @@ def add(app: typer.Typer) -> None:
             "kd-offline sweep dataset.zarr -o sweep/ --trials 40",
             "kd-offline sweep dataset.zarr -o sweep/ --trials 80 --workers 4",
             "kd-offline sweep dataset.zarr -o sweep/ --mask limited --widths 8,16,32 --arch gru",
-            "kd-offline sweep dataset.zarr -o sweep/ --judge agreement --profile mine.toml",
+            "kd-offline sweep dataset.zarr -o sweep/ --judge agreement --device mine.toml",
         )
     )(sweep)
 
@@ -45,7 +45,12 @@ def sweep(
     ] = "8,16,24,32,48,64",
     precision: Annotated[str, typer.Option(help="fp32, int8; several with commas.")] = "fp32,int8",
     profile: Annotated[
-        str, typer.Option(help="Device that the time is predicted for.")
+        str,
+        typer.Option(
+            "--device",
+            autocompletion=completion.devices,
+            help="Device that the time is predicted for.",
+        ),
     ] = "stm32f4",
     judge: Annotated[
         str,
@@ -62,8 +67,14 @@ def sweep(
         str | None, typer.Option(help="The recorded expert, where it is not bundled.")
     ] = None,
     expert_recipe: options.ExpertRecipe = None,
-    method: Annotated[str | None, typer.Option(help="As for distill.")] = None,
-    mask: Annotated[str | None, typer.Option(help="Stored mask.  [default: full]")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(autocompletion=completion.one_of(*completion.METHODS), help="As for distill."),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(autocompletion=completion.masks, help="Stored mask.  [default: full]"),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,

@@ -89,7 +89,7 @@ def check_profile(recipe: DistillRecipe, asked_by: str) -> None:
     if recipe.budget is not None and recipe.budget.profile is not None:
         profile = recipe.budget.profile
         code_guard.check_name(
-            profile, what="hardware profile", asked_by=asked_by, option="--profile"
+            profile, what="hardware profile", asked_by=asked_by, option="--device"
         )
 
 

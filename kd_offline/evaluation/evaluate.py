@@ -301,7 +301,7 @@ def _command(
     words += [] if recipe is None else ["--expert-recipe", str(recipe)]
     words += [] if ceiling is None else ["--ceiling", str(ceiling)]
     words += ["--cross-play"] if plan.cross_play else []
-    words += [word for profile in profiles for word in ("--profile", str(profile))]
+    words += [word for profile in profiles for word in ("--device", str(profile))]
     words += [] if export is None else ["--export", str(export)]
     words += [] if engine is None else ["--engine", engine]
     words += [] if environment is None else ["--environment", environment]

@@ -257,6 +257,6 @@ def _command(
     words += [] if expert is None else ["--expert", str(expert)]
     words += [] if recipe is None else ["--expert-recipe", str(recipe)]
     words += [word for name in opponents for word in ("--opponents", name)]
-    words += [word for profile in profiles for word in ("--profile", str(profile))]
+    words += [word for profile in profiles for word in ("--device", str(profile))]
     words += ["--energy"] if energy else []
     return shlex.join(words)

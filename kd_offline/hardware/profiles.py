@@ -33,11 +33,9 @@ def load(profile: str | Path) -> HardwareProfile:
     """
     path = Path(profile)
     if path.suffix == ".toml" or path.is_file():
-        return build(HardwareProfile, [read_recipe(path)], f"hardware profile {path.name!r}")
+        return build(HardwareProfile, [read_recipe(path)], f"device {path.name!r}")
     if str(profile) not in names():
-        raise UnknownNameError(
-            what="hardware profile", got=str(profile), allowed=names(), hint=_HINT
-        )
+        raise UnknownNameError(what="device", got=str(profile), allowed=names(), hint=_HINT)
     text = (files("kd_offline.hardware") / "profiles" / f"{profile}.toml").read_text("utf-8")
     return HardwareProfile.model_validate(tomllib.loads(text))
 

@@ -28,6 +28,7 @@ from kd_offline.recording.partner import (
     accompanied,
     load_partner,
 )
+from kd_offline.recording.space import check_space
 from kd_offline.recording.workers import in_order
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.dataset import (
@@ -110,7 +111,8 @@ def record(
     progress
         Called with the number of episodes done so far.
     tell
-        Called with what an import did not find, and how values were calibrated.
+        Called with what an import did not find, how values were calibrated, and how much will be
+        written.
     resume
         Continue an unfinished recording, or begin one where there is none. One that was finished
         with the same settings is returned as it is.
@@ -152,6 +154,7 @@ def record(
         header = begun_with(actor)
         if resume and not overwrite and (done := finished(output, header, episodes)) is not None:
             return done
+        check_space(output, actor, spec, episodes, embedding_dtype, resume=resume, tell=tell)
         casts = _casts(embedding_dtype)
         without = ("state",) if spec.state_is_obs else ()
 

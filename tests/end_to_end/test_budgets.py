@@ -24,7 +24,7 @@ def dataset(tmp_path_factory):
 
 def test_students_meet_the_budget_and_say_so(dataset, tmp_path):
     run = tmp_path / "run"
-    budget = ["--profile", "stm32f4", "--max-latency-us", "100", "--max-flash-kb", "40"]
+    budget = ["--device", "stm32f4", "--max-latency-us", "100", "--max-flash-kb", "40"]
     document = kd_json("distill", dataset, "-o", run, *QUICK, *budget)
     jsonschema.validate(document, json_schema("distill-output"))
     manifest = json.loads((run / "run.json").read_text())
@@ -46,7 +46,7 @@ def test_students_meet_the_budget_and_say_so(dataset, tmp_path):
 
 def test_an_impossible_budget_is_refused_and_the_nearest_one_is_met(dataset, tmp_path):
     run = tmp_path / "run"
-    asked = ["distill", dataset, "-o", run, *QUICK, "--profile", "stm32f4"]
+    asked = ["distill", dataset, "-o", run, *QUICK, "--device", "stm32f4"]
     small = ["--max-latency-us", "5", "--max-flash-kb", "1"]
     sentence = refused(*asked, *small, code=3)
     assert not run.exists()
@@ -60,7 +60,7 @@ def test_an_impossible_budget_is_refused_and_the_nearest_one_is_met(dataset, tmp
 def test_learned_gates_meet_the_budget_and_are_exported(dataset, tmp_path, arch):
     run, out = tmp_path / "run", tmp_path / "out"
     asked = ["--arch", arch, "--hidden", "16", "--seeds", "2", "--method", "kl", "--threads", "1"]
-    asked += ["--profile", "stm32f4", "--max-macs", "300", "--allocate", "gates", "--epochs", "2"]
+    asked += ["--device", "stm32f4", "--max-macs", "300", "--allocate", "gates", "--epochs", "2"]
     document = kd_json("distill", dataset, "-o", run, *asked)
     jsonschema.validate(document, json_schema("distill-output"))
     manifest = json.loads((run / "run.json").read_text())
@@ -94,13 +94,13 @@ def test_presets_combine_with_budgets(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--profile", "stm32f5"], "stm32f4"),
+        (["--device", "stm32f5"], "stm32f4"),
         (["--max-flash-kb", "-4"], "greater than 0"),
         (["--max-macs", "0"], "greater than 0"),
         (["--max-latency-us", "100"], "needs a hardware profile"),
         (["--precision", "int4", "--max-macs", "100"], "fp32"),
         (["--precision", "int8"], "needs a profile or a limit"),
-        (["--profile", "stm32f4", "--max-energy-uj", "5"], "cannot predict max_energy_uj"),
+        (["--device", "stm32f4", "--max-energy-uj", "5"], "cannot predict max_energy_uj"),
         (["--allocate", "gates"], "needs a profile or a limit"),
         (["--max-macs", "300", "--allocate", "gate"], "gates"),
         (["--max-macs", "300", "--allocate", "gates", "--qat"], "epochs of 2 or more"),

@@ -166,4 +166,4 @@ def test_a_run_does_not_choose_which_file_is_read_as_a_hardware_profile(place, t
     run = edited(place.run, tmp_path / "run", recipe=recipe | budget)
     said = refused("rerun", run, code=2)
     assert "asks for the hardware profile '/dev/zero', and a file may not choose which" in said
-    assert "pass --profile /dev/zero" in said
+    assert "pass --device /dev/zero" in said

@@ -25,7 +25,7 @@ SHORT = ["--rounds", "3", "--steps", "5"]
 
 def test_latency_of_every_engine(made, run):
     document = kd_json(
-        "bench", "latency", run, "--expert", made.expert, "--profile", "stm32f4", *SHORT
+        "bench", "latency", run, "--expert", made.expert, "--device", "stm32f4", *SHORT
     )
     jsonschema.validate(document, json_schema("latency"))
     assert document == json.loads((run / "latency.json").read_text())
@@ -64,26 +64,26 @@ def test_an_altered_run_is_refused(made, tmp_path):
 
 
 def test_bad_words_are_one_sentence_each(made, run):
-    message = refused("bench", "latency", run, "--profile", "stm32f40", code=2)
+    message = refused("bench", "latency", run, "--device", "stm32f40", code=2)
     assert "jetson-agx-orin" in message
     assert "stm32h7" in message
     assert "allowed are torch" in refused("bench", "latency", run, "--engines", "cuda", code=2)
     assert "raspberry-pi-4" in refused("hardware", "pi", code=2)
-    assert "raspberry-pi-4" in refused("evaluate", run, "--profile", "pi", code=2)
-    assert "raspberry-pi-4" in refused("report", run, "--profile", "pi", code=2)
+    assert "raspberry-pi-4" in refused("evaluate", run, "--device", "pi", code=2)
+    assert "raspberry-pi-4" in refused("report", run, "--device", "pi", code=2)
 
 
 def test_evaluation_and_report_show_costs_and_predictions(made, run):
     done = kd(
         "evaluate", run, "--expert", made.expert, "--episodes", "20", "--threads", "1",
-        "--profile", "stm32h7",
+        "--device", "stm32h7",
     )  # fmt: skip
     for what in ("a decision", "a team step", "an episode"):
         assert f"cost of {what}: " in done.stdout
     assert "c on stm32h7: " in done.stdout
     assert "(modelled, instruction count)" in done.stdout
     kd("bench", "latency", run, "--engines", "numpy", *SHORT)
-    page = kd("report", run, "--markdown", "--profile", "stm32f4").stdout
+    page = kd("report", run, "--markdown", "--device", "stm32f4").stdout
     assert "c on stm32f4" in page
     assert "c on stm32h7" not in page
     assert "c on stm32h7" in kd("report", run, "--markdown").stdout
@@ -111,6 +111,6 @@ def test_a_calibrated_profile_predicts(run, tmp_path):
     assert tomllib.loads(file.read_text())["name"] == "mine"
     assert list(load(file).engines) == ["numpy"]
     refused("doctor", "calibrate", "-o", file, *small, code=1)
-    report = kd_json("bench", "latency", run, "--engines", "numpy", "--profile", file, *SHORT)
+    report = kd_json("bench", "latency", run, "--engines", "numpy", "--device", file, *SHORT)
     assert report["rows"][0]["predictions"][0]["basis"] == "calibrated"
     assert "torch" in kd("doctor").stdout

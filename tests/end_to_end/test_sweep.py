@@ -65,7 +65,7 @@ def test_bad_sweeps_are_one_sentence(dataset, folder, tmp_path):
         (["--arch", "transformer"], "low-rank"),
         (["--precision", "int4"], "int8"),
         (["--widths", "0"], "below 1"),
-        (["--profile", "stm32f5"], "stm32f4"),
+        (["--device", "stm32f5"], "stm32f4"),
         (["--judge", "taste"], "agreement"),
         (["--judge", "retention"], "cannot be measured"),
         (["--trials", "0"], "too small"),

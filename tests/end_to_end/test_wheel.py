@@ -41,6 +41,8 @@ def test_everything_travels_inside(wheel):
     assert all(name.startswith("kd_offline/") for name in package)
     for wanted in ("py.typed", "students/mask_presets.toml", "reports/report.html.j2"):
         assert f"kd_offline/{wanted}" in names
+    for recipe in (ROOT / "cli" / "recipes").rglob("*.toml"):
+        assert f"kd_offline/{recipe.relative_to(ROOT)}" in names
     bundled = ROOT / "kd_offline" / "experts" / "bundled"
     for card in bundled.rglob("expert.json"):
         for file in (card, card.with_name("weights.safetensors")):
@@ -73,9 +75,9 @@ def test_it_records_and_distils_elsewhere(wheel, tmp_path):
     code = "import kd_offline; print(kd_offline.__file__)"
     assert Path(run(python, "-c", code, cwd=tmp_path)).is_relative_to(place)
     kd = [place / "bin" / "kd-offline"]
-    record = [*kd, "record", "mpe/simple_spread_v3", "--episodes", 60, "--threads", 1, "-q"]
+    record = [*kd, "record", "--episodes", 60, "--threads", 1, "-q"]
     assert run(*record, cwd=tmp_path) == ""
-    distil = ["--mask", "limited", "--epochs", 1, "--threads", 1, "-q"]
+    distil = ["--recipe", "lh-a", "--epochs", 1, "--threads", 1, "-q"]
     assert run(*kd, "distill", "dataset.zarr", *distil, cwd=tmp_path) == ""
     evaluate = [*kd, "evaluate", "run", "--episodes", 20, "--threads", 1, "-q"]
     assert run(*evaluate, cwd=tmp_path) == ""

@@ -1,0 +1,74 @@
+"""What a recording will write, told and compared with the free disk before it begins."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from kd_offline.datasets.describe.summary import words
+from kd_offline.errors import StorageError
+from kd_offline.experts.expert import Expert
+from kd_offline.experts.load import AnyExpert
+from kd_offline.experts.value_team import ValueTeam
+from kd_offline.schemas.environment import EnvironmentSpec
+
+_USUAL_WIDTH = 128  # of the embeddings of an expert whose width is seen only when it acts
+
+
+def step_bytes(spec: EnvironmentSpec, embedding_width: int, embedding_bytes: int) -> int:
+    """Return the bytes of one joint step before compression; random bits hardly shrink.
+
+    Per agent: observation, logits, embedding, value, reward and log-probability, action, legal
+    actions and whether it is alive; the state once, where it is not the observations.
+    """
+    agents, actions = spec.n_agents, max(spec.action_counts)
+    each = 4 * max(spec.obs_widths) + 5 * actions + embedding_width * embedding_bytes + 15
+    return agents * each + (0 if spec.state_is_obs else 4 * spec.state_width)
+
+
+def check_space(
+    output: str | Path,
+    actor: AnyExpert,
+    spec: EnvironmentSpec,
+    episodes: int,
+    embedding_dtype: str,
+    *,
+    resume: bool,
+    tell: Callable[[str], None] | None,
+) -> None:
+    """Tell what will be written, at most, and refuse what cannot fit.
+
+    With ``resume`` what is there already needs no room.
+
+    Raises
+    ------
+    StorageError
+        The disk has less room than the recording may need.
+    """
+    one = spec.episode_limit * step_bytes(
+        spec, _embedding_width(actor), 2 if embedding_dtype == "float16" else 4
+    )
+    target = Path(output).expanduser().absolute()
+    if tell is not None:
+        tell(
+            f"recording {episodes:,} episodes of {spec.id} into {output}: {words(one * episodes)} "
+            "at most; fewer --episodes take less room and time"
+        )
+    there = sum(f.stat().st_size for f in target.rglob("*") if f.is_file()) if resume else 0
+    place = next(folder for folder in (target, *target.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if one * episodes > free + there:
+        msg = (
+            f"{episodes:,} episodes may take {words(one * episodes)}, and the disk of "
+            f"{str(place)!r} has {words(free)} free: free space, choose another folder or record "
+            f"{(free + there) // one:,} episodes"
+        )
+        raise StorageError(msg)
+
+
+def _embedding_width(actor: AnyExpert) -> int:
+    if not isinstance(actor, Expert):
+        return _USUAL_WIDTH
+    team = actor.model.agents if isinstance(actor.model, ValueTeam) else actor.model
+    return max(group.shape.embedding for group in team.groups)
