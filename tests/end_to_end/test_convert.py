@@ -88,7 +88,7 @@ def test_cloning_takes_what_has_no_logits(imported, tmp_path):
 
 
 FAILURES = {
-    "nothing": (["none.zarr"], 1, "does not exist"),
+    "nothing": (["none.zarr"], 2, "does not exist"),
     "no target": (["3m.zarr"], 2, "give --to"),
     "kind": (["3m.zarr", "--to", "rlds"], 2, "unknown format 'rlds'"),
     "from": (["3m.zarr", "--from", "vault", "--to", "expert-buffer"], 1, "it is no vault"),
