@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -108,6 +108,7 @@ def _export(
     said = caution(buffer.manifest)
     if said is not None and "final/value" not in left:
         notes = [*notes, said]
+    notes = [*notes, *_idle(buffer, options)]
     return ConvertOutput(
         id=buffer.id,
         path="",
@@ -151,6 +152,19 @@ def _import(
         not_held=imported.not_held,
         notes=(*imported.notes, *notes),
     )
+
+
+def _idle(buffer: ExpertBuffer, options: Options) -> Iterator[str]:
+    """Yield which agents do not act in some steps, where other formats see an action of theirs."""
+    for agent, counts in zip(
+        buffer.spec.agents, buffer.manifest.statistics.action_counts, strict=True
+    ):
+        idle = buffer.n_steps - sum(counts)
+        if idle and options.agent in (None, agent):
+            yield (
+                f"{agent} is gone or waits in {idle:,} of {buffer.n_steps:,} steps, in which the "
+                "action that stands there is none: leave them out when you learn from it"
+            )
 
 
 def _other_agents(buffer: ExpertBuffer, found: Format, options: Options) -> list[NotHeld]:

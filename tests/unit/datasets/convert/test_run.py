@@ -11,6 +11,7 @@ from kd_offline import ExpertBuffer, convert, verify
 from kd_offline.datasets.convert.formats import FORMATS
 from kd_offline.datasets.convert.parts import ForeignError
 from kd_offline.datasets.layout import MANIFEST
+from kd_offline.datasets.writer import DatasetWriter
 from kd_offline.errors import (
     KdOfflineError,
     MismatchError,
@@ -20,6 +21,7 @@ from kd_offline.errors import (
     UsageError,
 )
 from kd_offline.sealed_json import unseal
+from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
 
 NAMES = {"hdf5": "x.hdf5", "vault": "x.vlt", "minari": "x-v0", "d4rl": "x.h5", "d3rlpy": "x.h5"}
 LOSSLESS = ["hdf5", "vault", "minari"]
@@ -278,3 +280,19 @@ def test_a_kill_leaves_nothing_that_looks_whole(rich, tmp_path):
 
 def test_foreign_errors_are_dataset_errors():
     assert ForeignError.exit_code == 1
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_steps_in_which_an_agent_waits_are_said(tmp_path, kind):
+    """An action of an agent that waits would be learned from as if it had been chosen."""
+    spec, block = environment_spec(), episode_block(environment_spec(), [6, 4])
+    block.steps["alive"][1::2, 0] = False
+    block.steps["available_actions"][1::2, 0] = False
+    block.steps["actions"][1::2, 0] = 0
+    with DatasetWriter.create(tmp_path / "d.zarr", header(spec)) as writer:
+        writer.append(block)
+        writer.commit({"full": full_mask(spec)})
+    done = export(ExpertBuffer.open(tmp_path / "d.zarr"), tmp_path, kind)
+    said = [note for note in done.notes if "waits" in note]
+    assert len(said) == 1
+    assert said[0].startswith("agent_0 is gone or waits in 5 of 10 steps")
