@@ -153,8 +153,12 @@ def _summary(made: CollaborationProfile, places: dict[str, Path]) -> None:
 
 def _filled(command: str, places: dict[str, Path]) -> str:
     """Return a command with the folders that its words in capitals stand for."""
-    words = (str(places[word]) if word in places else word for word in command.split())
-    return shlex.join(words)
+    return shlex.join(_place(word, places) for word in command.split())
+
+
+def _place(word: str, places: dict[str, Path]) -> str:
+    head, _, inside = word.partition("/")
+    return str(places[head] / inside) if head in places else word
 
 
 def _swapped(row: SwappedAgent) -> tuple[str, ...]:

@@ -71,7 +71,8 @@ def test_verify_prints_its_contract_and_finds_damage(made, tmp_path):
 def test_distill_prints_its_contract(made, tmp_path):
     document = kd_json("distill", made.dataset, "-o", tmp_path / "kl", "--method", "kl", *DISTILL)
     check(document, "distill-output")
-    assert set(document) == {"run", "method", "students", "seconds"}
+    assert set(document) == {"run", "method", "students", "judged_by", "seconds"}
+    assert document["judged_by"]["part"] == "heldout"
     assert document["method"] == "kl"
     assert [s["agent"] for s in document["students"]] == ["agent_0", "agent_1", "agent_2"]
     assert {s["hidden"] for s in document["students"]} == {32}
@@ -106,7 +107,9 @@ def test_evaluate_prints_its_contract(made):
             estimate = document[mode][who]
             assert estimate["low"] <= estimate["mean"] <= estimate["high"]
         assert "normalised" in document[mode]["retention"]
-    assert set(document["cost"]["expert"]) == {"parameters", "macs", "flops"}
+    cost = document["cost"]["expert"]
+    assert set(cost) == {"parameters", "parameters_once", "macs", "flops"}
+    assert cost["parameters"] == 3 * cost["parameters_once"], "the agents share one network"
     whole = json.loads((made.run / "evaluation.json").read_text())
     check(whole, "evaluation")
     assert whole["greedy"]["student"] == document["greedy"]["student"]

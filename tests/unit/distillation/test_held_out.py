@@ -1,6 +1,7 @@
 """What is called held out was not trained on, and what nobody decides is not counted."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -126,9 +127,11 @@ def test_run_json_of_an_older_version_says_that_it_does_not_know(parts, tmp_path
     distill(parts, tmp_path / "run", judged_by("val"))
     file = tmp_path / "run" / "run.json"
     document = json.loads(file.read_text("utf-8"))
-    del document["judged_by"], document["recipe"]["judge_by"]
+    for name in ("judged_by", "digest"):
+        document.pop(name, None)
     document["version"] = [1, 1]
     file.write_text(json.dumps(document), "utf-8")
-    assert "may be" not in markdown(tmp_path / "run")
-    assert "an older version made this run" in markdown(tmp_path / "run")
-    assert np.isfinite(open_run(tmp_path / "run").manifest().results[0].held_out["kl"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such a run has no digest of itself
+        assert "an older version made this run" in markdown(tmp_path / "run")
+        assert np.isfinite(open_run(tmp_path / "run").manifest().results[0].held_out["kl"])
