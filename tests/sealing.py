@@ -21,11 +21,11 @@ def unsealed(file, **changes):
     file.write_text(json.dumps(document | changes))
 
 
-def resealed_tensors(file, old=b"", new=b"", **metadata):
-    """Replace bytes and entries of the metadata of a safetensors file."""
+def resealed_tensors(file, old="", new=""):
+    """Replace text in the metadata of a safetensors file."""
     content = file.read_bytes()
-    assert old in content
-    changed, size = content.replace(old, new), int.from_bytes(content[:8], "little")
-    kept = json.loads(changed[8 : 8 + size])["__metadata__"] | metadata
-    kept.pop(DIGEST, None)
-    file.write_bytes(with_metadata(changed, kept))
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    kept = {name: text for name, text in header["__metadata__"].items() if name != DIGEST}
+    assert any(old in text for text in kept.values())
+    changed = {name: text.replace(old, new) for name, text in kept.items()}
+    file.write_bytes(with_metadata(content, changed))

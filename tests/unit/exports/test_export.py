@@ -191,13 +191,13 @@ def altered_weights(run, buffer, tmp_path):
     other = make_run(tmp_path / "other", buffer, KINDS[0], seeds=(5, 6))
     content = other.students.read_bytes().replace(b'"5.', b'"3.').replace(b'"6.', b'"4.')
     run.students.write_bytes(content)
-    resealed_tensors(run.students, b"[5,6]", b"[3,4]")
+    resealed_tensors(run.students, "[5,6]", "[3,4]")
 
 
 def altered_mask(run, buffer, tmp_path):
     content = run.students.read_bytes()
-    before, after = b"[true,true,true,false,false,false]", b"[true,true,false,true,false,false]"
-    assert content.count(before) == 1
+    before, after = "[true,true,true,false,false,false]", "[true,true,false,true,false,false]"
+    assert content.count(before.encode()) == 1
     resealed_tensors(run.students, before, after)
 
 
