@@ -59,9 +59,10 @@ def run(tmp_path: Path, teacher: Path) -> RunFolder:
     return make_run(tmp_path / "run", teacher, motion=False)
 
 
-def make_run(path: Path, teacher: Path, *, motion: bool) -> RunFolder:
+def make_run(path: Path, teacher: Path, *, motion: bool, dataset: Any = None) -> RunFolder:
     """Create a run of two untrained teams."""
     manifest = run_manifest(seeds=(3, 4))
+    manifest = manifest.model_copy(update={"dataset": dataset or manifest.dataset})
     card = StudentCard(
         environment=SPEC,
         architecture=StudentArchitecture(depth=1, motion=motion),
