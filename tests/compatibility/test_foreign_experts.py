@@ -105,7 +105,7 @@ def played(expert, io):
         )
         output, memory = expert.act(view, memory)
         outputs.append(output)
-        memories.append(memory)
+        memories.append(memory.own)
     return outputs, memories
 
 
