@@ -25,7 +25,7 @@ from kd_offline.environments.pettingzoo_port import (
     unread,
 )
 from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError, UserCodeError
-from kd_offline.schemas.environment import EnvironmentSpec, Scalar
+from kd_offline.schemas.environment import LONGEST_EPISODE, EnvironmentSpec, Scalar
 from kd_offline.user_code import calling, close_all
 
 _LOG = logging.getLogger(__name__)
@@ -337,8 +337,11 @@ def _episode_limit(name: str, env: Any, kwargs: Mapping[str, Any]) -> int:
             'environment_kwargs={"episode_limit": 25}'
         )
         raise UsageError(msg)
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        msg = f"episode_limit of {name!r} is {limit!r}: give a whole number of at least 1"
+    if type(limit) is not int or not 1 <= limit <= LONGEST_EPISODE:
+        msg = (
+            f"episode_limit of {name!r} is {limit!r}: give a whole number of 1 to "
+            f"{LONGEST_EPISODE:,}"
+        )
         raise UsageError(msg)
     return limit
 

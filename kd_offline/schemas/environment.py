@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Scalar = bool | int | float | str
 MAX_RANDOM_K = 2**31 - 1  # features of an agent that a drawn mask can show
+LONGEST_EPISODE = 1_000_000
+"""Most steps of an episode, so that what a file claims cannot keep a command busy for ever."""
 
 
 class Strict(BaseModel):
@@ -31,7 +33,7 @@ class EnvironmentSpec(Strict):
     obs_widths: tuple[int, ...]
     action_counts: tuple[int, ...]
     action_names: tuple[tuple[str, ...], ...]
-    episode_limit: int = Field(gt=0)
+    episode_limit: int = Field(gt=0, le=LONGEST_EPISODE)
     reward: Literal["team", "per_agent"]
     sides: dict[str, tuple[str, ...]]
     state_width: int = Field(ge=0)

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from kd_offline.environments.grid.board import Board, windows
 from kd_offline.errors import UsageError
-from kd_offline.schemas.environment import EnvironmentSpec, Strict
+from kd_offline.schemas.environment import LONGEST_EPISODE, EnvironmentSpec, Strict
 from kd_offline.seeding import uniforms
 from kd_offline.types import BoolArray, Float32Array, Int8Array, IntArray, Outcome, SeedArray, View
 
@@ -35,7 +35,7 @@ class PredatorPreySettings(Strict):
     capturers_leave: bool = Field(
         default=True, description="whether predators leave the board with the prey they caught"
     )
-    episode_limit: int = Field(default=200, gt=0)
+    episode_limit: int = Field(default=200, gt=0, le=LONGEST_EPISODE)
 
     @model_validator(mode="after")
     def _fits(self) -> PredatorPreySettings:

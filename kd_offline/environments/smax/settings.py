@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from kd_offline.schemas.environment import Strict
+from kd_offline.schemas.environment import LONGEST_EPISODE, Strict
 
 
 class SmaxSettings(Strict):
@@ -25,7 +25,7 @@ class SmaxSettings(Strict):
         default="closest", description="whom an enemy unit picks among those in its range"
     )
     won_battle_bonus: float = Field(default=1.0, description="reward of the step that wins")
-    episode_limit: int = Field(default=101, gt=1)
+    episode_limit: int = Field(default=101, gt=1, le=LONGEST_EPISODE)
 
     def of_game(self) -> dict[str, Any]:
         """Return the settings as the game takes them."""

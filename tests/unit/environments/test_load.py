@@ -2,9 +2,11 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
 
 from kd_offline import environments
-from kd_offline.errors import UnknownNameError
+from kd_offline.errors import UnknownNameError, UsageError
+from kd_offline.schemas.environment import EnvironmentSpec
 
 
 def test_every_plain_name_loads() -> None:
@@ -24,3 +26,13 @@ def test_particle_tasks_need_neither_mpe2_nor_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("name", ["mpe/simple_spread_v3", "grid/predator_prey"])
+def test_an_episode_that_never_ends_is_refused(name):
+    """A file may claim any limit, and a command must not play for ever because of it."""
+    with pytest.raises(UsageError, match="less than or equal to 1000000"):
+        environments.load(name, episode_limit=10**9)
+    spec = environments.load(name).spec
+    with pytest.raises(ValidationError, match="less than or equal to 1000000"):
+        EnvironmentSpec.model_validate(spec.model_dump() | {"episode_limit": 10**9})

@@ -173,7 +173,7 @@ def test_time_running_out_truncates_and_shows_the_last_observation() -> None:
             "pettingzoo/mpe2.simple_tag_v3:parallel_env",
             {"episode_limit": 0},
             UsageError,
-            "at least 1",
+            "1 to 1,000,000",
         ),
         (f"{LEAVERS}:Timeless", {}, UsageError, "by --env episode_limit=25 on the"),
         (f"{LEAVERS}:Endless", {}, UsageError, "no fixed flat width"),
