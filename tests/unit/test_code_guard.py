@@ -244,7 +244,7 @@ def test_a_recipe_gives_an_environment_that_the_user_named_no_text(tmp_path):
 def test_a_recipe_of_a_distillation_chooses_no_file_for_its_profile(tmp_path):
     file = tmp_path / "r.toml"
     file.write_text('[budget]\nprofile = "/dev/zero"\nmax_macs = 100\n')
-    with pytest.raises(UsageError, match=r"hardware profile '/dev/zero', .* pass --profile"):
+    with pytest.raises(UsageError, match=r"hardware profile '/dev/zero', .* pass --device"):
         distill_recipe(file=file)
     recipe = distill_recipe(file=file, settings={"budget.profile": "mine.toml"})
     assert recipe.budget.profile == "mine.toml"
