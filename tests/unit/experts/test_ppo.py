@@ -120,3 +120,26 @@ def test_what_is_illegal_gets_no_probability_and_no_entropy():
     batch.actions[:], batch.logprob[:] = 0, 0.0
     _, statistics = ppo._loss(model, batch, RECIPE)
     assert statistics[:3].abs().max() < 1e-6  # entropy, divergence, share of clipped ratios
+
+
+def test_what_a_critic_says_of_a_player_that_waits_counts_nothing():
+    game = "pettingzoo/pettingzoo.classic.tictactoe_v3:env"
+    world = environments.load(game, episode_limit=9, sides="each")
+    shape = ExpertArchitecture(trunk=(8,), gru=8, critic_trunk=(8,), critic_gru=8)
+    model, norm = ActorCritic(world.spec, shape, None, np.random.default_rng(0)), ppo.ValueNorm(2)
+    seeds = episode_seeds(0, 0, 12)
+    game_played = collect(world, NetworkPolicy(model, norm), seeds, sampled(seeds))
+    alive = game_played.steps["alive"]
+    spoiled = np.where(alive, game_played.steps["value"], 1e6).astype(np.float32)
+    batches = []
+    for value in (game_played.steps["value"], spoiled):
+        seen = replace(game_played, steps={**game_played.steps, "value": value})
+        batch, _ = ppo.make_batch(seen, RECIPE, ppo.ValueNorm(2), SIDES, torch.ones(2))
+        batches.append(batch)
+    acts = batches[0].weight > 0
+    assert int(acts.sum()) == int(game_played.length.sum())  # one move a step
+    for name in ("advantage", "target", "old_value"):
+        clean, noisy = (getattr(batch, name)[acts] for batch in batches)
+        torch.testing.assert_close(clean, noisy, rtol=0, atol=0)
+    loser = game_played.steps["reward"].sum(0).min(1) < 0
+    assert loser.any()  # whose loss comes while it waits, and reaches its last move
