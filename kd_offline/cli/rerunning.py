@@ -30,7 +30,8 @@ def rerun(
         str | None, typer.Option(help="The dataset, where it moved or is on a server.")
     ] = None,
     profile: Annotated[
-        str | None, typer.Option(help="Hardware profile of the budget, where it is a .toml file.")
+        str | None,
+        typer.Option("--device", help="Hardware profile of the budget, where it is a .toml file."),
     ] = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,

@@ -167,3 +167,4 @@ def test_a_run_does_not_choose_which_file_is_read_as_a_hardware_profile(place, t
     said = refused("rerun", run, code=2)
     assert "asks for the hardware profile '/dev/zero', and a file may not choose which" in said
     assert "pass --device /dev/zero" in said
+    assert "--device" in kd("rerun", "--help").stdout
