@@ -1,5 +1,6 @@
 """Bad input: one sentence that says what, got, allowed and what to do next; the right exit code."""
 
+import json
 import os
 import resource
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import DISTILL, RECORD, SPREAD, kd, kd_json, refused
+from tests.sealing import resealed
 
 ADVERSARY = "mpe/simple_adversary_v3"
 
@@ -179,8 +181,8 @@ def test_rerun_needs_the_same_dataset(made, tmp_path):
     other = tmp_path / "other.zarr"
     kd(*RECORD, "--seed", 9, "--expert", made.expert, "-o", other)
     assert "--dataset" in refused("rerun", run, "--dataset", other, code=2)
-    text = (run / "run.json").read_text().replace(str(made.dataset), str(tmp_path / "gone.zarr"))
-    (run / "run.json").write_text(text)
+    stated = json.loads((run / "run.json").read_text())["dataset"]
+    resealed(run / "run.json", dataset=stated | {"path": str(tmp_path / "gone.zarr")})
     assert "--dataset" in refused("rerun", run, code=2)
     assert kd_json("rerun", run, "--dataset", made.dataset)["identical"]
 

@@ -8,6 +8,7 @@ import pytest
 
 from kd_offline.schemas.publish import json_schema
 from tests.end_to_end.conftest import SPREAD, kd, kd_json, refused
+from tests.sealing import resealed
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_an_export_takes_its_profile_along(made, run, tmp_path):
     assert kd_json("deploy-check", export, "--environment", SPREAD)["fits"] is True
     manifest = json.loads((export / "export.json").read_text())
     manifest["agents"][0]["actions"].reverse()
-    (export / "export.json").write_text(json.dumps(manifest))
+    resealed(export / "export.json", agents=manifest["agents"])
     assert "it was altered" in refused("profile", run, "--export", export, code=1)
 
 

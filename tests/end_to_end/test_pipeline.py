@@ -9,8 +9,10 @@ import pytest
 
 import kd_offline
 from kd_offline.schemas.publish import json_schema
+from kd_offline.students import policy as students
 from kd_offline.types import TeamPolicy
 from tests.end_to_end.conftest import DISTILL, RECORD, SPREAD, kd, kd_json
+from tests.sealing import resealed
 
 
 def check(document, name):
@@ -155,9 +157,12 @@ def test_rerun_is_bit_identical(made, tmp_path):
 def test_rerun_says_when_results_differ(made, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(made.run, run)
-    text = (run / "run.json").read_text()
-    digest = json.loads(text)["results"][0]["digest"]
-    (run / "run.json").write_text(text.replace(digest, "sha256:" + "0" * 64))
+    teams = students.load(run)
+    next(teams[0].team.parameters()).add_(1.0)
+    students.save(run / "students.safetensors", teams[0].card, [each.team for each in teams])
+    results = json.loads((run / "run.json").read_text())["results"]
+    results[0]["digest"] = students.digest(teams[0].team)
+    resealed(run / "run.json", results=results)
     done = kd("rerun", run, code=1)
     assert done.stdout.splitlines()[0] == "not the same"
     assert (tmp_path / "run-rerun" / "students.safetensors").is_file()
