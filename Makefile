@@ -10,7 +10,7 @@ LOCKED := $(PIP) --require-hashes --no-deps
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock format check test demo results results-combat anchors schemas help-texts build test-wheel clean
+.PHONY: help install lock format check test test-processors demo results results-combat anchors schemas help-texts build test-wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -51,6 +51,18 @@ check: install ## lint, types, import direction, schemas and help texts in step
 
 test: install ## run all tests, on every core
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --junit-xml=build/tests.xml
+
+# Libraries choose their code by the processor; these settings hold them to what an older one has.
+AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 \
+	OPENBLAS_CORETYPE=Haswell XLA_FLAGS=--xla_cpu_max_isa=AVX2 \
+	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR"
+SSE := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 \
+	OPENBLAS_CORETYPE=Nehalem XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 \
+	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR"
+
+test-processors: install ## run all tests as on processors without AVX-512, and without AVX2
+	$(AVX2) $(MAKE) test
+	$(SSE) $(MAKE) test
 
 demo: install ## record, distil, evaluate, report: a minute or so, into demo/
 	@rm -rf $(DEMO)

@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contenders import COLD, FIELDS, MEMORY, WRITERS, kd_write
+from benchmarks.libraries import require
 from kd_offline.datasets import ExpertBuffer
 
 COLD_BATCHES = 400
@@ -211,6 +212,7 @@ def main() -> None:
     parser.add_argument("--cold", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    require("convert,peers,bench", "h5py", "minari", "flashbax", "torchrl")
     if options.cold:
         print(json.dumps(cold_once(options.cold, options.root)))
         return
