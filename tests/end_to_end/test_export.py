@@ -68,5 +68,5 @@ def test_altered_students_are_refused(made, tmp_path):
     content[-1] ^= 1
     (run / "students.safetensors").write_bytes(content)
     wanted = ("export", run, "--to", "torch", "--dataset", made.dataset)
-    assert "the run was altered" in refused(*wanted, code=1)
+    assert "does not match its own digest" in refused(*wanted, code=1)
     assert not (run / "export").exists()
