@@ -198,6 +198,8 @@ def _check_arrays(where: str, manifest: DatasetManifest) -> None:
         raise _corrupt(where, f"it says format {said}, but has arrays of {needs[0]}.{needs[1]}")
     rows, episodes = table["steps/reward"].shape[0], table["episodes/length"].shape[0]
     sizes = layout.axis_sizes(spec, rows, episodes)
+    if absent := next((mask for mask in manifest.masks if f"masks/{mask}" not in table), None):
+        raise _corrupt(where, f"it describes the mask {absent!r}, but has no array masks/{absent}")
     for name, array in table.items():
         if problem := _array_problem(name, array.dtype, array.shape, array.axes, sizes):
             raise _corrupt(where, f"{name}: {problem}")

@@ -218,7 +218,7 @@ class DatasetManifest(Strict):
     experts: tuple[ExpertRecord, ...]
     recording: RecordingRecord
     masks: dict[MaskName, MaskRecord]
-    splits: dict[str, SplitRecord]
+    splits: dict[str, SplitRecord] = Field(max_length=256)  # as many as a code of a byte tells
     statistics: Statistics
     licence: str = ""
     citation: str = ""

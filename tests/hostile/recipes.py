@@ -152,6 +152,10 @@ class Attack:
 
     # Steps on files.
 
+    def many_parts(self, count):
+        part = {"code": 2, "episodes": 0, "steps": 0}
+        self.document["splits"] |= {f"part-{k}": part for k in range(count)}
+
     def delete(self, path):
         target = self.root / path
         shutil.rmtree(target) if target.is_dir() else target.unlink()
