@@ -117,7 +117,7 @@ def played(expert, io):
 
 def hidden_of(memory, n):
     """Return the actors' memory of the first copy, [N, layers * H]; None without any."""
-    held = [m for m in memory.own.actors if m.numel()]
+    held = [m for m in memory.actors if m.numel()]
     parts = [m.reshape(m.shape[0], n, -1, m.shape[-1])[:, 0] for m in held]
     return torch.cat(parts, dim=1).transpose(0, 1).flatten(1).numpy() if parts else None
 
