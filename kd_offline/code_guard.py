@@ -30,7 +30,8 @@ _ENVIRONMENT = re.compile(
 _EXPERT = re.compile(r"bundled(:[a-z]+)?", re.ASCII)
 _WORD = re.compile(r"[\w-]+", re.ASCII)
 # Other text may be a path, and PettingZoo's factories take some, or open a window.
-_TEXT_SETTINGS = frozenset({"obs_method", "obs_type", "observation_type"})
+# ``sides`` is ours and reaches no factory.
+_TEXT_SETTINGS = frozenset({"obs_method", "obs_type", "observation_type", "sides"})
 _LONGEST = 200
 
 

@@ -34,7 +34,7 @@ from kd_offline.evaluation.timing import (
     histogram,
     interleaved,
 )
-from kd_offline.files import temporary_folder
+from kd_offline.files import make_folder, temporary_folder
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.model import Demand, predict
 from kd_offline.networks.threads import computing_with
@@ -129,7 +129,7 @@ def _samplers(
     for batch in plan.batches:
         for subject in who:
             folder = place / subject.who  # an expert and a student of one agent share its symbol
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
             for name in plan.engines:
                 try:
                     one = sampler(name, subject, Bench(batch, folder, plan.seed))

@@ -123,14 +123,18 @@ def train(
     with computing_with(threads), ExitStack() as stack:
         environment = environments.load(recipe.environment, **recipe.environment_kwargs)
         stack.callback(close_all, [environment])
+        held = output.is_dir()
+        if held:  # before anything is read there that another process may be about to replace
+            stack.enter_context(only_writer(output, "training"))
         run = _start(recipe, environment.spec, output, resume=resume, threads=threads)
         if run.card.finished:
             _LOG.warning("%s is complete already: nothing was done", output)
             return run.card
-        make_folder(output)
-        with only_writer(output, "training"):
-            curve.truncate(output / checkpoint.CURVE, run.iteration, run.card.curve)
-            return _go_on(run, environment, output, report, score_episodes)
+        if not held:
+            make_folder(output)
+            stack.enter_context(only_writer(output, "training"))
+        curve.truncate(output / checkpoint.CURVE, run.iteration, run.card.curve)
+        return _go_on(run, environment, output, report, score_episodes)
 
 
 def _go_on(

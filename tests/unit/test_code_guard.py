@@ -118,7 +118,8 @@ def test_text_that_a_factory_may_take_for_a_path_is_no_setting_of_a_file(setting
 
 
 def test_text_that_says_how_observations_are_coded_passes():
-    assert odd_settings(TAG, {"obs_method": "vector", "obs_type": "ram", "n": 1}) == {}
+    allowed = {"obs_method": "vector", "obs_type": "ram", "n": 1, "sides": "each"}
+    assert odd_settings(TAG, allowed) == {}
     assert odd_settings("mpe/simple_spread_v3", {"dtype": "float32"}) == {}
 
 
