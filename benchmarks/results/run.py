@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -161,6 +162,9 @@ def recipe_of(cell: NetworkCell) -> TrainRecipe:
     if cell.frames is not None:
         settings["frames"] = cell.frames
     file = dict(cell.task.recipes).get(cell.algorithm)
+    if file is not None:  # a file runs no code, so the script that one names is named beside it
+        stated = tomllib.loads(file.read_text("utf-8")).get("kickstart", {}).get("teacher")
+        settings |= {} if stated is None else {"kickstart.teacher": stated}
     return train_recipe(cell.task.name, algorithm=cell.algorithm, file=file, settings=settings)
 
 

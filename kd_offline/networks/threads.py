@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
@@ -15,13 +16,24 @@ def computing_with(threads: int | None) -> Iterator[None]:
 
     Afterwards the number of threads is that of before, and so are the global random generators of
     PyTorch, NumPy and Python: PyTorch draws from its own whenever a layer is made, and environments
-    may seed the others. No number of ours comes from them.
+    may seed the others. No number of ours comes from them. Where no number is asked for and PyTorch
+    was not imported, it is left alone: it may not be installed.
     """
+    untouched = threads is None and "torch" not in sys.modules
+    plain, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - to be given back
+    try:
+        with nullcontext() if untouched else _torch_with(threads):
+            yield
+    finally:
+        np.random.set_state(legacy)  # noqa: NPY002
+        random.setstate(plain)
+
+
+@contextmanager
+def _torch_with(threads: int | None) -> Iterator[None]:
     import torch
 
-    number = torch.get_num_threads()
-    drawn, plain = torch.get_rng_state(), random.getstate()
-    legacy = np.random.get_state()  # noqa: NPY002 - to be given back
+    number, drawn = torch.get_num_threads(), torch.get_rng_state()
     if threads is not None:
         torch.set_num_threads(threads)
     try:
@@ -29,5 +41,3 @@ def computing_with(threads: int | None) -> Iterator[None]:
     finally:
         torch.set_num_threads(number)
         torch.set_rng_state(drawn)
-        np.random.set_state(legacy)  # noqa: NPY002
-        random.setstate(plain)

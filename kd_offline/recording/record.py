@@ -154,7 +154,7 @@ def record(
         header = begun_with(actor)
         if resume and not overwrite and (done := finished(output, header, episodes)) is not None:
             return done
-        check_space(output, actor, spec, episodes, embedding_dtype, resume=resume, tell=tell)
+        plan = check_space(output, actor, spec, episodes, embedding_dtype, resume=resume)
         casts = _casts(embedding_dtype)
         without = ("state",) if spec.state_is_obs else ()
 
@@ -167,6 +167,8 @@ def record(
         began = time.perf_counter()
         everyone = episode_seeds(seed, 0, episodes, "record")
         with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:
+            if tell is not None:
+                tell(plan)
             # A batch is played whole, so that an interrupted one is played again from its start.
             first = writer.episodes_done - writer.episodes_done % batch
             parts = [everyone[start : start + batch] for start in range(first, episodes, batch)]

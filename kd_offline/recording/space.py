@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from kd_offline.datasets.describe.summary import words
@@ -35,9 +34,8 @@ def check_space(
     embedding_dtype: str,
     *,
     resume: bool,
-    tell: Callable[[str], None] | None,
-) -> None:
-    """Tell what will be written, at most, and refuse what cannot fit.
+) -> str:
+    """Return a sentence of what will be written, at most; refuse what cannot fit.
 
     With ``resume`` what is there already needs no room.
 
@@ -50,21 +48,21 @@ def check_space(
         spec, _embedding_width(actor), 2 if embedding_dtype == "float16" else 4
     )
     target = Path(output).expanduser().absolute()
-    if tell is not None:
-        tell(
-            f"recording {episodes:,} episodes of {spec.id} into {output}: {words(one * episodes)} "
-            "at most; fewer --episodes take less room and time"
-        )
     there = sum(f.stat().st_size for f in target.rglob("*") if f.is_file()) if resume else 0
     place = next(folder for folder in (target, *target.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if one * episodes > free + there:
+        fits = (free + there) // one
+        fewer = f" or record {fits:,} episodes" if fits else ""
         msg = (
             f"{episodes:,} episodes may take {words(one * episodes)}, and the disk of "
-            f"{str(place)!r} has {words(free)} free: free space, choose another folder or record "
-            f"{(free + there) // one:,} episodes"
+            f"{str(place)!r} has {words(free)} free: free space, choose another folder{fewer}"
         )
         raise StorageError(msg)
+    return (
+        f"recording {episodes:,} episodes of {spec.id} into {output}: {words(one * episodes)} "
+        "at most; fewer --episodes take less room and time"
+    )
 
 
 def _embedding_width(actor: AnyExpert) -> int:

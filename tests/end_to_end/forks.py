@@ -15,7 +15,10 @@ from pathlib import Path
 from kd_offline.cli.app import app
 from kd_offline.datasets import layout, sink
 from kd_offline.datasets.writer import DatasetWriter
-from kd_offline.recording import record  # noqa: F401  loads PyTorch before the forks
+from kd_offline.recording import (
+    record,  # noqa: F401  loads PyTorch before the forks
+    space,
+)
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir")
 
@@ -56,6 +59,7 @@ def main() -> None:
     """Serve until stdin ends."""
     layout.MAX_CHUNK_ROWS = layout.MIN_CHUNK_ROWS = 256
     sink._JOURNAL_SHARE = 0
+    space.step_bytes = lambda *_: 0  # as if others took the room after it was estimated
     DatasetWriter.create.__func__.__kwdefaults__["journal_seconds"] = 0.0  # type: ignore[attr-defined]
     print("ready", flush=True)
     for line in sys.stdin:

@@ -90,7 +90,7 @@ def test_a_distillation_continues_to_the_same_students(made, tmp_path):
     path = tmp_path / "stopped"
     stop_when([*arguments, "-o", path], lambda: len(_results(path)) >= 1)
     assert json.loads((path / "run.json").read_text())["status"] == "interrupted"
-    assert "resume it with" in kd("evaluate", path, code=2).stderr
+    assert "--resume" in kd("evaluate", path, code=2).stderr
     kd(*arguments, "-o", path, "--resume")
     kd(*arguments, "-o", tmp_path / "whole")
     digests = [[r["digest"] for r in _results(p)] for p in (path, tmp_path / "whole")]

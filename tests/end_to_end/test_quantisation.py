@@ -29,7 +29,8 @@ def document(made, pair):
 
 def test_three_precisions_play_the_same_episodes(made, pair, document):
     jsonschema.validate(document, json_schema("quantisation"))
-    assert json.loads((pair / "plain" / "quantisation.json").read_text()) == document
+    written = json.loads((pair / "plain" / "quantisation.json").read_text())
+    assert document == {key: value for key, value in written.items() if key != "digest"}
     floats, after, trained = document["rows"]
     names = ["fp32", "int8 after training", "int8 in training"]
     assert [row["name"] for row in document["rows"]] == names

@@ -26,11 +26,11 @@ def test_value_based_experts_have_a_mixer_for_a_critic(algorithm, tmp_path):
     spec = environment_spec((6, 6, 6))
     recipe = TrainRecipe(environment=spec.id, algorithm=algorithm)
     model = ValueTeam(spec, recipe, None, np.random.default_rng(0))
-    card = SimpleNamespace(recipe=recipe, mask=None)
+    card = SimpleNamespace(recipe=recipe, mask=None, environment=spec)
     expert = Expert(card, "", model, None, "mine")
     (subject,) = of_expert(expert, spec)
     assert subject.agents == spec.agents
-    assert subject.inputs == 6 + 5 + 3  # features, last action, agent
+    assert subject.inputs == 6  # features; the last action is memory, the agent's id a bias
     assert len(sampler("torch", subject, Bench(2, tmp_path))(3)) == 3
     parts = critic_parts(expert)
     if algorithm == "vdn":

@@ -166,4 +166,4 @@ def test_the_journal_is_that_of_optuna(dataset, tmp_path):
     sweep(dataset, tmp_path / "sweep", trials=1, **PLAN)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "sweep" / JOURNAL)))
     study = optuna.load_study(study_name="sweep", storage=storage)
-    assert json.loads(json.dumps(study.trials[0].user_attrs["point"]))["run"] == "runs/0000"
+    assert json.loads(study.trials[0].user_attrs["point"])["point"]["run"] == "runs/0000"

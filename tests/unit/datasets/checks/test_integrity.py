@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kd_offline.datasets import layout
 from kd_offline.datasets.blocks import EpisodeBlock
 from kd_offline.datasets.checks.integrity import verify
 from kd_offline.datasets.reader import ExpertBuffer
@@ -243,9 +244,10 @@ def test_splits_are_drawn_without_such_leaks(tmp_path):
 
 
 def lie(path, change):
-    """Alter the manifest by ``change`` and seal it again."""
+    """Alter the manifest by ``change``, with the id that follows, and seal it again."""
     document = json.loads((path / "manifest.json").read_bytes())
     change(document)
+    layout.identify(document)
     document.pop("manifest_digest")
     (path / "manifest.json").write_bytes(seal(document))
 
