@@ -88,7 +88,9 @@ def _head(study: Study) -> str:
         "from recorded battles. FLOPs are of one step of the whole team, hidden inputs dropped. "
         f"Times of a team step are those of its agents one after another, {study.latency_rounds} "
         "rounds, all teams timed in turn with nothing beside them, those in two steps in a run of "
-        "their own on another day. A cell that was not made yet says *not measured*, one that is "
+        "their own on another day. The expert was timed as PyTorch's own modules and students by "
+        "the code of each engine, so its row does not compare with theirs. A cell "
+        "that was not made yet says *not measured*, one that is "
         "not part of this study has a dash."
     )
 
