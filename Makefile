@@ -64,13 +64,17 @@ test-processors: install ## run all tests as on processors without AVX-512, and 
 	$(AVX2) $(MAKE) test
 	$(SSE) $(MAKE) test
 
-demo: install ## record, distil, evaluate, report: a minute or so, into demo/
+demo: install ## record, distil two teams, evaluate, report: a minute and a half, into demo/
 	@rm -rf $(DEMO)
-	$(RUN) record mpe/simple_spread_v3 -o $(DEMO)/dataset.zarr --episodes 8000
-	$(RUN) distill $(DEMO)/dataset.zarr -o $(DEMO)/run --preset lh+a --epochs 20
+	$(RUN) record mpe/simple_spread_v3 -o $(DEMO)/dataset.zarr --episodes 20000
+	@echo "two teams side by side: one that sees all, and a masked one of unequal widths"
+	$(RUN) distill $(DEMO)/dataset.zarr -o $(DEMO)/masked --mask limited --hidden 32,16,16 --epochs 10 -q & \
+	$(RUN) distill $(DEMO)/dataset.zarr -o $(DEMO)/run --hidden 32 --set student.depth=0 --epochs 10; \
+	whole=$$?; wait $$! && exit $$whole
 	$(RUN) evaluate $(DEMO)/run --episodes 1000
+	$(RUN) evaluate $(DEMO)/masked --episodes 1000
 	$(RUN) report $(DEMO)/run -o $(DEMO)/report.html
-	@printf '\ndataset  %s\nrun      %s\nreport   %s\n' $(DEMO)/dataset.zarr $(DEMO)/run/ $(DEMO)/report.html
+	@printf '\ndataset  %s\nteams    %s %s\nreport   %s\n' $(DEMO)/dataset.zarr $(DEMO)/run/ $(DEMO)/masked/ $(DEMO)/report.html
 
 results: install ## make docs/results.md again: hours, resumable
 	$(BIN)/python -m benchmarks.results.run --workers 2
