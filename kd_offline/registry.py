@@ -1,0 +1,140 @@
+"""Registries of parts by name: what ships with kd-offline, and what installed plug-ins add.
+
+A part is one object of one module, written as ``module:attribute`` in a visible table for ours and
+as an entry point for a plug-in's. Listing names imports nothing; a module is imported when its
+part is asked for. Which packages are installed is the user's choice, so a name in a file chooses
+only among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Generic, TypeVar, cast
+
+from kd_offline.errors import UnknownNameError, UsageError
+from kd_offline.user_code import calling
+
+Part = TypeVar("Part")
+
+_OURS = "kd-offline"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The package that a part comes from, and its installed version."""
+
+    package: str
+    version: str
+
+    @property
+    def ours(self) -> bool:
+        """Whether the part ships with kd-offline."""
+        return self.package == _OURS
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Registry(Generic[Part]):
+    """Parts of one kind by name.
+
+    Parameters
+    ----------
+    what
+        The kind in words, for errors: ``loss term``.
+    group
+        Entry-point group by which plug-ins add parts: ``kd_offline.terms``.
+    built_in
+        ``module:attribute`` of each part that ships with kd-offline.
+    """
+
+    what: str
+    group: str
+    built_in: Mapping[str, str]
+
+    def names(self) -> tuple[str, ...]:
+        """Return every name: ours in the order of the table, then those of plug-ins, sorted."""
+        return (*self.built_in, *sorted(self._plug_ins()))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.built_in or name in self._plug_ins()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def load(self, name: str) -> Part:
+        """Return the part called ``name``; imports its module.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no such part here.
+        UserCodeError
+            The module of a plug-in cannot be imported, or lacks the attribute.
+        UsageError
+            Two plug-ins offer the name, or a plug-in offers one of ours.
+        """
+        if name in self.built_in:
+            self._refuse_clash(name)
+            return self._resolve(self.built_in[name])
+        with calling(f"the {self.what} {name!r} of {self.origin(name)}", "import"):
+            return cast(Part, self._entry(name).load())
+
+    def origin(self, name: str) -> Origin:
+        """Return the package that offers ``name``, and its version.
+
+        Raises
+        ------
+        UnknownNameError, UsageError
+            As for :meth:`load`.
+        """
+        if name in self.built_in:
+            return Origin(_OURS, version(_OURS))
+        package = self._entry(name).dist
+        return Origin("", "") if package is None else Origin(package.name, package.version)
+
+    def require(self, name: str, *, asked_by: str = "", package: str = "") -> None:
+        """Raise an ``UnknownNameError`` where there is no part called ``name``.
+
+        ``asked_by``: the file that names it, in words; ``package``: which package it says to have
+        had the part from.
+        """
+        if name in self:
+            return
+        hint = f"{asked_by} names it" if asked_by else ""
+        if package:
+            hint = f"{hint}, from the package {package!r}: install that one".removeprefix(", ")
+        raise UnknownNameError(what=self.what, got=name, allowed=self.names(), hint=hint)
+
+    def _resolve(self, place: str) -> Part:
+        module, _, attribute = place.partition(":")
+        return cast(Part, getattr(import_module(module), attribute))
+
+    def _plug_ins(self) -> dict[str, list[EntryPoint]]:
+        found: dict[str, list[EntryPoint]] = {}
+        for entry in entry_points(group=self.group):
+            found.setdefault(entry.name, []).append(entry)
+        return found
+
+    def _entry(self, name: str) -> EntryPoint:
+        self.require(name)
+        offered = self._plug_ins()[name]
+        if len({entry.value for entry in offered}) > 1:
+            raise UsageError(self._clash(name, offered))
+        return offered[0]
+
+    def _refuse_clash(self, name: str) -> None:
+        if offered := self._plug_ins().get(name):
+            raise UsageError(self._clash(name, offered))
+
+    def _clash(self, name: str, offered: list[EntryPoint]) -> str:
+        packages = sorted({entry.dist.name if entry.dist else "?" for entry in offered})
+        others = [_OURS, *packages] if name in self.built_in else packages
+        return (
+            f"the {self.what} {name!r} is offered by {' and by '.join(others)}: uninstall one of "
+            "them, or rename the entry point"
+        )

@@ -1,0 +1,84 @@
+"""Registries: names without imports, plug-ins by entry points, faults in one sentence."""
+
+import sys
+
+import pytest
+
+from kd_offline.errors import UnknownNameError, UsageError, UserCodeError
+from kd_offline.registry import Registry
+
+OURS = {"joined": "os.path:join", "counted": "collections:Counter"}
+
+
+@pytest.fixture
+def plug_in(tmp_path, monkeypatch):
+    """Install a package for this process; call with its name, version and entry points."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(package, version, entries, module=""):
+        info = tmp_path / f"{package}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
+        )
+        lines = [f"{name} = {value}" for name, value in entries.items()]
+        (info / "entry_points.txt").write_text("\n".join(["[kd_offline.things]", *lines, ""]))
+        if module:
+            name = next(iter(entries.values())).partition(":")[0]
+            (tmp_path / f"{name}.py").write_text(module)
+            monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return install
+
+
+@pytest.fixture
+def things():
+    return Registry("thing", "kd_offline.things", OURS)
+
+
+def test_our_parts_come_in_the_order_of_the_table_and_are_imported_when_asked_for(things):
+    assert things.names() == ("joined", "counted")
+    assert "joined" in things
+    assert list(things) == ["joined", "counted"]
+    assert things.load("joined")("a", "b") == "a/b"
+    assert things.origin("joined").ours
+
+
+def test_a_plug_in_adds_a_part_that_is_imported_only_when_asked_for(things, plug_in):
+    plug_in("more-things", "1.2", {"doubled": "more_things_a:doubled"}, "doubled = lambda x: 2 * x")
+    assert things.names() == ("joined", "counted", "doubled")
+    assert "more_things_a" not in sys.modules
+    assert things.load("doubled")(4) == 8
+    origin = things.origin("doubled")
+    assert (str(origin), origin.ours) == ("more-things 1.2", False)
+
+
+def test_an_unknown_name_lists_what_there_is_and_which_package_to_install(things):
+    with pytest.raises(UnknownNameError, match="unknown thing 'join': allowed are joined, counted"):
+        things.load("join")
+    with pytest.raises(UnknownNameError, match="the run in 'x' names it, from the package 'p 1'"):
+        things.require("absent", asked_by="the run in 'x'", package="p 1")
+    things.require("joined")
+
+
+def test_two_packages_with_one_name_are_refused(things, plug_in):
+    plug_in("first", "1", {"same": "one:x"})
+    plug_in("second", "1", {"same": "two:x"})
+    with pytest.raises(UsageError, match="'same' is offered by first and by second"):
+        things.load("same")
+
+
+def test_a_plug_in_cannot_take_the_name_of_one_of_ours(things, plug_in):
+    plug_in("third", "1", {"joined": "three:x"})
+    with pytest.raises(UsageError, match="'joined' is offered by kd-offline and by third"):
+        things.load("joined")
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [("1/0", "ZeroDivisionError"), ("y = 1", "AttributeError"), ("", "No module")],
+)
+def test_a_plug_in_that_cannot_be_imported_is_named_in_one_sentence(things, plug_in, module, said):
+    plug_in("broken", "2.0", {"bad": "broken_things:x" if module else "nowhere_things:x"}, module)
+    with pytest.raises(UserCodeError, match=f"thing 'bad' of broken 2.0 failed in import.*{said}"):
+        things.load("bad")
