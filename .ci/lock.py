@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXTRAS = ("report", "pettingzoo", "convert", "share", "onnx", "smax", "sweep", "torch")
+EXTRAS = ("report", "pettingzoo", "convert", "share", "onnx", "smax", "sweep", "torch", "xarray")
 EXTRAS += ("dev", "peers")
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "requirements"

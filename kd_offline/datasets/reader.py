@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from kd_offline.errors import CorruptDatasetError, MissingArrayError, UnknownNam
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array, BoolArray, IntArray
+
+if TYPE_CHECKING:
+    import xarray
+    import zarr
 
 # Where many files are read at once; each array is divided among threads as well.
 _ARRAYS_AT_ONCE = 4
@@ -209,6 +214,31 @@ class ExpertBuffer:
         if name not in splits:
             raise UnknownNameError(what="split", got=name, allowed=splits)
         return np.flatnonzero(self.episodes("split") == splits[name].code)
+
+    def to_zarr(self) -> zarr.Group:
+        """Return the arrays as a read-only ``zarr.Group``, whose every byte is checked when read.
+
+        ``group["steps/obs"][:10]`` reads what ``read("steps/obs", 0, 10)`` does. What differs from
+        the manifest raises :class:`CorruptDatasetError` there too.
+        """
+        from kd_offline.datasets.zarr_view import open_group
+
+        return open_group(self.where, self._arrays)
+
+    def to_xarray(self) -> xarray.DataTree:
+        """Return the arrays as an ``xarray.DataTree``, read and checked when values are used.
+
+        Below it are ``steps``, ``final``, ``episodes`` and ``masks``, with the axes of the format
+        as dimensions.
+
+        Raises
+        ------
+        MissingExtraError
+            xarray is not installed.
+        """
+        from kd_offline.datasets.zarr_view import open_tree
+
+        return open_tree(self.where, self._arrays)
 
     def _chosen(self, episodes: IntArray) -> IntArray:
         chosen = np.asarray(episodes, dtype=np.int64)

@@ -100,6 +100,23 @@ class StoredArray:
         if problem := chunks.decode_into(data, out):
             raise self.damaged(index, f"{self.chunk_path(index)} {problem}")
 
+    def checked_chunk(self, index: int) -> bytes:
+        """Return the bytes of a chunk's file that would decode to the bytes of its shape.
+
+        Raises
+        ------
+        CorruptDatasetError
+            The file is missing or altered, or states another decoded size.
+        """
+        data = self._checked_bytes(index)
+        expected = self.chunk_rows * self.row_bytes
+        if chunks.decoded_size(data) != expected:
+            what = (
+                f"{self.chunk_path(index)} does not state the {expected} decoded bytes of a chunk"
+            )
+            raise self.damaged(index, what)
+        return data
+
     def _empty(self, rows: int) -> Array:
         limits.check_memory(rows * self.row_bytes, f"{rows:,} rows of {self.name}")
         return np.empty((rows, *self.spec.shape[1:]), chunks.little(self.spec.dtype))
