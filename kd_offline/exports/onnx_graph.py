@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.errors import CheckpointError, MissingExtraError
+from kd_offline.errors import MissingExtraError
 from kd_offline.exports.network import EPSILON, LARGEST, Affine, AgentNetwork, Chain, Step
 from kd_offline.files import write_file
-from kd_offline.networks.onnx_files import check_whole, read_model
+from kd_offline.networks.onnx_files import read_model, sizes
+from kd_offline.networks.onnx_session import BoundedSession
 from kd_offline.types import Array, BoolArray, Float32Array, IntArray
 
 OPSET, IR_VERSION = 20, 10
@@ -220,31 +221,19 @@ def step(path: Path) -> Step:
     MissingExtraError
         onnxruntime is not installed.
     CheckpointError
-        The file cannot be read, or needs anything beside ONNX's own operators.
+        The file cannot be read, needs what no policy needs, or would cost more than its size
+        accounts for.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingExtraError(
-            library="onnxruntime", extra="onnx", purpose="running an ONNX export"
-        ) from None
-    data, model = read_model(path)
-    check_whole(path, model)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors share no public base class
-        reason = str(error).splitlines()[0]
-        msg = f"cannot read {str(path)!r} as ONNX: {reason}; export it again"
-        raise CheckpointError(msg) from error
+    model = read_model(path)
+    declared = {port.name: sizes(port) for port in model.graph.input}
+    least = {name: [size or 1 for size in shape] for name, shape in declared.items()}
+    session = BoundedSession(path, model, least)
 
     def run(
         obs: Float32Array, legal: BoolArray, memory: Float32Array
     ) -> tuple[IntArray, Float32Array, Float32Array]:
         fed = {"obs": obs, "hidden": memory, "available_actions": legal}
-        action, logits, after = session.run(["action", "logits", "hidden_next"], fed)
+        action, logits, after = session.run(["action", "logits", "hidden_next"], fed, len(obs))
         return action, logits, after
 
     return run

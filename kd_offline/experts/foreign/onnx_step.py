@@ -17,17 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from kd_offline.errors import CheckpointError, MismatchError, MissingExtraError
+from kd_offline.errors import CheckpointError, MismatchError
 from kd_offline.experts.foreign.expert import CountedShape, ForeignExpert, entry, probe
 from kd_offline.experts.foreign.files import digest, wrong_place
 from kd_offline.experts.foreign.found import Given, only, settle
 from kd_offline.experts.foreign.inputs import assemble, fit, misfit, widths
-from kd_offline.networks.onnx_files import beside, read_model
+from kd_offline.networks.onnx_files import put_inside, read_model, sizes
+from kd_offline.networks.onnx_session import BoundedSession
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array, Float32Array, PolicyOutput, SeedArray, View
 
 _INPUTS = ("obs", "hidden", "available_actions", "state")
-_TYPES = {"tensor(float)": np.float32, "tensor(bool)": np.bool_, "tensor(int64)": np.int64}
+_TYPES = {1: np.float32, 9: np.bool_, 7: np.int64}  # by their number in onnx.TensorProto
 _ORDERS = (
     ("obs",),
     ("obs", "agent_id"),
@@ -48,7 +49,7 @@ class _Port(NamedTuple):
 class OnnxPolicy:
     """A step function in onnxruntime as a team policy."""
 
-    session: Any
+    session: BoundedSession
     spec: EnvironmentSpec
     ports: dict[str, _Port]
     outputs: dict[str, str]  # what it is -> its name in the file
@@ -58,9 +59,9 @@ class OnnxPolicy:
         """Return zeros, with the rows of ``hidden`` on the axis where they belong."""
         if "hidden" not in self.ports:
             return np.zeros((0,), np.float32)
-        sizes = [size or 1 for size in self.ports["hidden"].sizes]
-        sizes[self._axis] = self._rows(len(seeds))
-        return np.zeros(sizes, np.float32)
+        shape = [size or 1 for size in self.ports["hidden"].sizes]
+        shape[self._axis] = self._rows(len(seeds))
+        return self.session.zeros("hidden", shape, len(seeds) * self.spec.n_agents)
 
     def act(self, view: View, hidden: Float32Array) -> tuple[PolicyOutput, Float32Array]:
         """Run one step for every episode and agent."""
@@ -117,7 +118,8 @@ class OnnxPolicy:
         for name, values in fed.items():
             axis = self._axis if name == "hidden" else 0
             piece[name] = np.ascontiguousarray(values.take(range(first, last), axis))
-        got = self.session.run(list(self.outputs.values()), piece)
+        rows = (last - first) * (self.spec.n_agents if self._team else 1)
+        got = self.session.run(list(self.outputs.values()), piece, rows)
         return dict(zip(self.outputs, got, strict=True))
 
 
@@ -136,13 +138,15 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     path = Path(place)
     if not path.is_file() or path.suffix != ".onnx":
         raise wrong_place(reference, path, "onnx", "ONNX file")
-    data, model = read_model(path)
-    others = beside(path, model)
-    session = _session(path, data if not others else path)
+    model = read_model(path)
+    others = put_inside(path, model)
+    kept = {tensor.name for tensor in model.graph.initializer}
     ports = {
-        p.name: _Port(p.name, _sizes(p.shape), _TYPES.get(p.type)) for p in session.get_inputs()
+        p.name: _Port(p.name, sizes(p), _TYPES.get(p.type.tensor_type.elem_type))
+        for p in model.graph.input
+        if p.name not in kept  # files of before version 4 list their weights here as well
     }
-    outputs = _outputs([o.name for o in session.get_outputs()])
+    outputs = _outputs([o.name for o in model.graph.output])
     _check_names(path, ports, outputs)
     detected = {
         "library": "onnx",
@@ -155,6 +159,7 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     if parts is None:
         raise misfit(reference, total, spec, widths(spec, spec.obs_width))
     recipe = recipe.model_copy(update={"inputs": parts.names})
+    session = BoundedSession(path, model, _least(ports, spec, total))
     policy = OnnxPolicy(session, spec, ports, outputs, parts.names)
     probe(policy, spec, reference)
     missing = [] if "value" in outputs else ["an output named value, so no values are recorded"]
@@ -176,25 +181,16 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     )
 
 
-def _session(path: Path, content: bytes | Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingExtraError(
-            library="onnxruntime", extra="onnx", purpose="an ONNX expert"
-        ) from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # so that the bits do not depend on the machine's cores
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors share no public base class
-        reason = str(error).splitlines()[0]
-        msg = f"cannot read {str(path)!r} as ONNX: {reason}; export it again"
-        raise CheckpointError(msg) from error
-
-
-def _sizes(shape: list[Any]) -> tuple[int | None, ...]:
-    return tuple(size if isinstance(size, int) else None for size in shape)
+def _least(ports: dict[str, _Port], spec: EnvironmentSpec, inputs: int) -> dict[str, list[int]]:
+    """Return the shapes of the inputs of one row, or of as many as the file asks for."""
+    widths = {"obs": inputs, "available_actions": spec.action_count, "state": spec.state_width}
+    made = {name: [size or 1 for size in port.sizes] for name, port in ports.items()}
+    for name, width in widths.items():
+        if made.get(name):
+            made[name][-1] = ports[name].sizes[-1] or width
+    if len(made["obs"]) == len("BNI"):
+        made["obs"][1] = ports["obs"].sizes[1] or spec.n_agents
+    return made
 
 
 def _outputs(names: list[str]) -> dict[str, str]:

@@ -99,6 +99,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
 
 
 def test_missing_libraries_name_their_extra(tmp_path, monkeypatch):
+    onnx_graph.write(tmp_path / "x.onnx", exported(RICH)[1][0], {})
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"kd-offline\[onnx\]"):
         onnx_graph.step(tmp_path / "x.onnx")

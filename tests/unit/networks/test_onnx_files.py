@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kd_offline.errors import CheckpointError, StorageError
-from kd_offline.networks.onnx_files import beside, check_whole, other_files, read_model
+from kd_offline.networks.onnx_files import beside, check_whole, other_files, put_inside, read_model
 
 onnx = pytest.importorskip("onnx")
 FLOAT = 1
@@ -38,8 +38,7 @@ def model(*, location=None, domain="", inside="initializer", function=False):
 
 def test_a_whole_model_passes(tmp_path):
     (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
-    data, found = read_model(tmp_path / "m.onnx")
-    assert data == (tmp_path / "m.onnx").read_bytes()
+    found = read_model(tmp_path / "m.onnx")
     assert other_files(found) == set()
     assert beside(tmp_path / "m.onnx", found) == []
     check_whole(tmp_path / "m.onnx", found)
@@ -55,7 +54,7 @@ def test_weights_in_another_file_are_found_wherever_the_tensor_is(inside, tmp_pa
 
 @pytest.mark.parametrize("kind", [{"domain": "com.evil"}, {"function": True}])
 def test_operators_and_functions_of_others_are_refused(kind, tmp_path):
-    with pytest.raises(CheckpointError, match="beside ONNX's own operators"):
+    with pytest.raises(CheckpointError, match="which no policy in one file does"):
         check_whole(tmp_path / "m.onnx", model(**kind))
 
 
@@ -75,9 +74,31 @@ def test_weights_of_an_expert_lie_beside_it_or_nowhere(name, tmp_path):
         beside(tmp_path / "m.onnx", model(location=name))
 
 
-def test_weights_beside_an_expert_are_found(tmp_path):
-    (tmp_path / "m.onnx.data").touch()
-    assert beside(tmp_path / "m.onnx", model(location="m.onnx.data")) == [tmp_path / "m.onnx.data"]
+def apart(tmp_path, copies=1, **entries):
+    """Return a model whose weights lie beside it, behind four other bytes."""
+    made = model(location="m.data")
+    (tmp_path / "m.data").write_bytes(bytes(4) + np.array([5, 6], np.float32).tobytes())
+    for key, value in ({"offset": "4", "length": "8"} | entries).items():
+        made.graph.initializer[0].external_data.add(key=key, value=value)
+    made.graph.initializer.extend([made.graph.initializer[0]] * (copies - 1))
+    return made
+
+
+@pytest.mark.parametrize("length", ["8", "0"])
+def test_weights_beside_an_expert_become_its_own(length, tmp_path):
+    made = apart(tmp_path, length=length)
+    assert put_inside(tmp_path / "m.onnx", made) == [tmp_path / "m.data"]
+    check_whole(tmp_path / "m.onnx", made)
+    kept = onnx.numpy_helper.to_array(made.graph.initializer[0])
+    assert kept.tolist() == [5, 6]
+
+
+@pytest.mark.parametrize(
+    "entry", [{"length": "9"}, {"offset": "9"}, {"length": "-1"}, {"copies": 2}]
+)
+def test_more_weights_than_the_file_beside_it_holds_are_refused(entry, tmp_path):
+    with pytest.raises(CheckpointError, match=r"claims more weights than 'm\.data' holds"):
+        put_inside(tmp_path / "m.onnx", apart(tmp_path, **entry))
 
 
 def test_what_is_no_model_is_refused(tmp_path):
