@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from kd_offline.errors import CheckpointError
 from kd_offline.experts.foreign.files import (
     Tensors,
     below,
+    read_settings,
     read_torch,
     take,
     tensors_of,
@@ -107,11 +107,7 @@ def _config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         return {}
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        msg = f"{str(file)!r} is not valid JSON: {error}; copy it again or remove it"
-        raise CheckpointError(msg) from None
+    content = read_settings(file)
     return content if isinstance(content, dict) else {}
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kd_offline.errors import CheckpointError, NoCheckpointError
+from kd_offline.files import read_file
 
 Tensors = dict[str, Tensor]
+_MAX_SETTINGS = 1 << 20
+_SHARED = 4  # times that a stored number may be somebody's weight
 
 
 def read_torch(path: Path) -> Any:
@@ -26,8 +31,10 @@ def read_torch(path: Path) -> Any:
     Raises
     ------
     CheckpointError
-        It is damaged, or holds objects that only running their code could bring back.
+        It is damaged, is compressed, or holds objects that only running their code could bring
+        back.
     """
+    _check_stored(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # of old pickle protocols, refused or read
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -42,6 +49,37 @@ def read_torch(path: Path) -> Any:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         msg = f"cannot read {str(path)!r}: {reason}; copy the file again"
         raise CheckpointError(msg) from error
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse an archive of compressed members: PyTorch writes none, and they may be bombs."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            packed = any(m.compress_type != zipfile.ZIP_STORED for m in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return  # reading it says what is wrong
+    if packed:
+        msg = f"{str(path)!r} is compressed, which torch.save never does: save it again"
+        raise CheckpointError(msg)
+
+
+def read_settings(path: Path) -> Any:
+    """Return the content of a JSON file beside a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        It is no JSON.
+    StorageError
+        It cannot be read, or has more than 1 MiB.
+    """
+    try:
+        return json.loads(read_file(path, _MAX_SETTINGS).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        msg = f"{str(path)!r} is not valid JSON: {error}; copy it again or remove it"
+        raise CheckpointError(msg) from None
 
 
 def read_safetensors(path: Path) -> Tensors:
@@ -67,11 +105,31 @@ def tensors_of(content: Any, path: Path) -> Tensors:
             "give a file that the library's own save function wrote"
         )
         raise CheckpointError(msg)
-    return {
-        str(name): value.float()
+    tensors = {
+        str(name): value
         for name, value in content.items()
         if isinstance(value, Tensor) and value.is_floating_point()
     }
+    _check_size(tensors.values(), path)
+    return {name: value.float() for name, value in tensors.items()}
+
+
+def _check_size(tensors: Collection[Tensor], path: Path) -> None:
+    """Refuse tensors that repeat a few stored numbers, which take memory as soon as they are used.
+
+    Raises
+    ------
+    CheckpointError
+        They claim several times the bytes that the file has, or are of a kind that stores none.
+    """
+    held = path.stat().st_size
+    plain = all(t.layout is torch.strided and t.device.type == "cpu" for t in tensors)
+    if not plain or sum(t.nbytes for t in tensors) > _SHARED * held:
+        msg = (
+            f"{str(path)!r} has {held:,} bytes, and its tensors claim many more: save the network "
+            "again with its library"
+        )
+        raise CheckpointError(msg)
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:

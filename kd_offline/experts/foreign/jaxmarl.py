@@ -12,8 +12,10 @@ from kd_offline.errors import CheckpointError
 from kd_offline.experts.foreign.files import Tensors, below, read_safetensors, take, wrong_place
 from kd_offline.experts.foreign.found import Found, Given, settle
 from kd_offline.experts.foreign.networks import Network, activation, gru, linear, mixer
+from kd_offline.files import read_file
 from kd_offline.networks.mixers import QMixer
 
+_MAX_SETTINGS = 1 << 20
 _CELL = re.compile(r"ScannedRNN_\d+,GRUCell_\d+,")
 
 
@@ -66,7 +68,8 @@ def _gamma(path: Path) -> float | None:
     file = path.with_name(f"{stem}_config.yaml")
     if not file.is_file():
         return None
-    line = re.search(r"^\s*GAMMA:\s*([0-9.]+)\s*$", file.read_text("utf-8"), re.MULTILINE)
+    text = read_file(file, _MAX_SETTINGS).decode("utf-8", "replace")
+    line = re.search(r"^\s*GAMMA:\s*([0-9]*\.?[0-9]+)\s*$", text, re.MULTILINE)
     return None if line is None else float(line[1])
 
 

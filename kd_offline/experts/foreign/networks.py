@@ -6,11 +6,13 @@ of one or more layers. Sizes follow from the tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from kd_offline.errors import CheckpointError
 from kd_offline.networks.mixers import MixerShape, QMixer
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -33,6 +35,11 @@ class Network(nn.Module):
     ----------
     before, after
         Layers in front of and behind the GRU; all of them in ``before`` where there is none.
+
+    Raises
+    ------
+    CheckpointError
+        The layers do not fit each other.
     """
 
     def __init__(
@@ -48,6 +55,10 @@ class Network(nn.Module):
         self.after = nn.Sequential(*after)
         self.head = head
         self.requires_grad_(False).eval()
+        try:
+            self(torch.zeros(1, self.inputs), self.start(1))
+        except RuntimeError as error:
+            raise CheckpointError(_MISFIT) from error
 
     @property
     def inputs(self) -> int:
@@ -112,16 +123,15 @@ class Network(nn.Module):
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """Return the layer of ``weight`` [out, in] and ``bias`` [out]."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
-    layer.load_state_dict({"weight": weight, "bias": bias})
-    return layer
+    _check_axes([weight], 2)
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    return _filled(layer, {"weight": weight, "bias": bias})
 
 
 def norm(weight: Tensor, bias: Tensor) -> nn.LayerNorm:
     """Return the layer norm of ``weight`` and ``bias`` [width]."""
-    layer = nn.LayerNorm(len(weight))
-    layer.load_state_dict({"weight": weight, "bias": bias})
-    return layer
+    _check_axes([weight], 1)
+    return _filled(nn.LayerNorm(len(weight), device="meta"), {"weight": weight, "bias": bias})
 
 
 def activation(name: str) -> nn.Module:
@@ -131,17 +141,18 @@ def activation(name: str) -> nn.Module:
 
 def gru(layers: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]) -> nn.GRU:
     """Return the GRU of each layer's ``weight_ih, weight_hh, bias_ih, bias_hh``, gates r, z, n."""
+    _check_axes(layers[0][:2], 2)
     inputs, hidden = layers[0][0].shape[1], layers[0][1].shape[1]
-    cell = nn.GRU(inputs, hidden, num_layers=len(layers))
+    cell = nn.GRU(inputs, hidden, num_layers=len(layers), device="meta")
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    cell.load_state_dict(
+    return _filled(
+        cell,
         {
             f"{n}_l{k}": v
             for k, layer in enumerate(layers)
             for n, v in zip(names, layer, strict=True)
-        }
+        },
     )
-    return cell
 
 
 def mixer(
@@ -151,20 +162,49 @@ def mixer(
     v: Sequence[nn.Linear],
 ) -> QMixer:
     """Return the QMIX mixer of four hypernetworks of one or two linear layers each."""
-    embedding = b1[-1].out_features
+    embedding, agents = b1[-1].out_features, w1[-1].out_features
+    if agents % embedding:
+        raise CheckpointError(_MISFIT)
     shape = MixerShape(
-        agents=w1[-1].out_features // embedding,
+        agents=agents // embedding,
         state=w1[0].in_features,
         embedding=embedding,
         weights_hidden=_hidden(w1),
         bias_hidden=_hidden(b1),
         value_hidden=_hidden(v),
     )
-    out = QMixer(shape)
+    with torch.device("meta"):
+        out = QMixer(shape)
     for mine, given in ((out.w1, w1), (out.b1, b1), (out.w2, w2), (out.v, v)):
         for k, layer in enumerate(given):
+            if mine[2 * k].weight.shape != layer.weight.shape:
+                raise CheckpointError(_MISFIT)
             mine[2 * k] = layer
     return out.requires_grad_(False).eval()
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
+_MISFIT = (
+    "the checkpoint's tensors have shapes that do not belong to one network: copy it again, or "
+    "save it again with its library"
+)
+
+
+def _filled(layer: Layer, tensors: Mapping[str, Tensor]) -> Layer:
+    """Give a layer that has sizes and no memory yet its tensors, which have to be of these sizes.
+
+    Nothing is allocated by what one tensor claims of another.
+    """
+    try:
+        layer.load_state_dict({k: v.contiguous() for k, v in tensors.items()}, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(_MISFIT) from error
+    return layer
+
+
+def _check_axes(tensors: Iterable[Tensor], axes: int) -> None:
+    if any(tensor.ndim != axes or not tensor.numel() for tensor in tensors):
+        raise CheckpointError(_MISFIT)
 
 
 def _hidden(layers: Sequence[nn.Linear]) -> int | None:
