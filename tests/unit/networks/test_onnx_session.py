@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from kd_offline.errors import CheckpointError
 from kd_offline.networks.onnx_files import MAX_NODES, read_model
@@ -253,7 +254,7 @@ def test_what_fails_while_it_runs_is_said_in_a_sentence(tmp_path):
         session.run(["absent"], {"obs": f32(1, 4)}, 1)
 
 
-def policy(torch, kind):
+def policy(kind):
     class Recurrent(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -283,8 +284,7 @@ def policy(torch, kind):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["recurrent", "attention"])
 def test_policies_that_pytorch_exports_run_at_any_number_of_rows(kind, tmp_path):
-    torch = pytest.importorskip("torch")
-    network = policy(torch, kind).eval()
+    network = policy(kind).eval()
     fed = {"obs": torch.zeros(2, 4)}
     axes = {"obs": {0: "rows"}, "logits": {0: "rows"}}
     if kind == "recurrent":
