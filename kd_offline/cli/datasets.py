@@ -114,7 +114,7 @@ def verify(
         )
         report = check(dataset, quick=quick, manifest=manifest)
         report = report.model_copy(update={"signature": signed})
-        place = (dataset, manifest)
+        place = (dataset, read_manifest(open_files(dataset, cached=False)))
         if replay is not None:
             report = origin.replayed(report, place, replay, seed, environment, quiet)
         if relabel is not None:

@@ -198,6 +198,8 @@ def test_recorded_environments_are_loaded_through_the_guard():
         "mpe/simple_spread_v3", {"n_agents": 2}, asked_by="the run in 'r'"
     )
     assert world.spec.n_agents == 2
+    with pytest.raises(UsageError, match="asks for the environment 'pettingzoo/os:system', which"):
+        environments.load_recorded("pettingzoo/os:system", {}, asked_by="it")
     with pytest.raises(UnknownNameError, match="unknown setting of mpe/simple_spread_v3 'name'"):
         environments.load_recorded("mpe/simple_spread_v3", {"name": "x"}, asked_by="it")
     with pytest.raises(UnknownNameError, match="unknown environment 'mpe/nothing'"):
