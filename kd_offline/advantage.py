@@ -19,6 +19,30 @@ def side_sum(values: Tensor, side_of: Sequence[int]) -> Tensor:
     return values @ _same(torch.tensor(side_of)).to(values.dtype)
 
 
+def side_statistics(values: Tensor, weight: Tensor, side_of: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each agent's side, [N] each.
+
+    They are 0 and 1 where a side has no weight. Sides have units of their own: statistics over
+    several of them would let one that earns more set the scale of the others.
+
+    Parameters
+    ----------
+    values : float [..., N]
+    weight : float [..., N]
+    side_of : int [N]
+    """
+    mean, deviation = values.new_zeros(len(side_of)), values.new_ones(len(side_of))
+    for side in side_of.unique():
+        mine = side_of == side
+        counted = weight * mine
+        if counted.any():
+            total = counted.sum().clamp(min=1)
+            center = (values * counted).sum() / total
+            mean[mine] = center
+            deviation[mine] = (((values - center).square() * counted).sum() / total).sqrt()
+    return mean, deviation
+
+
 def _same(side_of: Tensor) -> Tensor:
     return side_of.unsqueeze(0) == side_of.unsqueeze(1)
 

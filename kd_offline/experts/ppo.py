@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd_offline.advantage import generalised_advantage, side_mean, waiting
+from kd_offline.advantage import generalised_advantage, side_mean, side_statistics, waiting
 from kd_offline.experts.team import ActorCritic, steps_that_count
 from kd_offline.schemas.expert import TrainRecipe
 from kd_offline.trajectories import Trajectories
@@ -93,8 +93,9 @@ def make_batch(
 ) -> tuple[Batch, float]:
     """Compute targets for a batch of episodes; also returns the critic's explained variance.
 
-    The reward of a side is the mean of its agents' rewards. ``learning``: float [N], 1 for agents
-    that learn. Values in ``played`` are in raw units.
+    The reward of a side is the mean of its agents' rewards, and its advantages are normalised over
+    what its own agents did. ``learning``: float [N], 1 for agents that learn. Values in ``played``
+    are in raw units.
     """
     step = {name: torch.from_numpy(values) for name, values in played.steps.items()}
     valid = torch.from_numpy(played.valid)
@@ -114,11 +115,10 @@ def make_batch(
     returns = advantage + step["value"]
     norm.update(returns, weight, side_of)
     mean, deviation = norm.statistics(side_of)
-    total = weight.sum().clamp(min=1)
-    center = (advantage * weight).sum() / total
-    spread = ((advantage - center).square() * weight).sum() / total
+    center, spread = side_statistics(advantage, weight, side_of)
+    usual, _ = side_statistics(returns, weight, side_of)
     explained = 1 - (advantage.square() * weight).sum() / (
-        ((returns - (returns * weight).sum() / total).square() * weight).sum() + 1e-8
+        ((returns - usual).square() * weight).sum() + 1e-8
     )
     batch = Batch(
         obs=step["obs"],
@@ -126,7 +126,7 @@ def make_batch(
         available=step["available_actions"],
         actions=step["actions"],
         logprob=step["behaviour_logprob"],
-        advantage=(advantage - center) / (spread.sqrt() + 1e-8),
+        advantage=(advantage - center) / (spread + 1e-8),
         target=(returns - mean) / deviation,
         old_value=(step["value"] - mean) / deviation,
         weight=weight,

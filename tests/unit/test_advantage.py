@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kd_offline.advantage import generalised_advantage, side_mean, waiting
+from kd_offline.advantage import generalised_advantage, side_mean, side_statistics, waiting
 
 GAMMA, LAMBDA = 0.9, 0.5
 
@@ -124,3 +124,20 @@ def test_without_waits_advantages_keep_their_bits():
     none = torch.zeros(9, 4, 3, dtype=torch.bool)
     same = generalised_advantage(reward, value, final, ends, ~ends & False, **settings, waits=none)
     assert torch.equal(plain, same)
+
+
+def test_statistics_are_of_a_side_and_of_what_has_weight():
+    """Side 0 has 1, 3 and 5, side 1 has 100 and 300; nothing else counts."""
+    values = torch.tensor([[1.0, 3.0, 100.0], [5.0, 70.0, 300.0]])
+    weight = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+    mean, deviation = side_statistics(values, weight, torch.tensor([0, 0, 1]))
+    torch.testing.assert_close(mean, torch.tensor([3.0, 3.0, 200.0]))
+    torch.testing.assert_close(deviation, torch.tensor([(8 / 3) ** 0.5] * 2 + [100.0]))
+
+
+def test_a_side_without_weight_is_left_as_it_is():
+    weight = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    values = torch.tensor([[1.0, 50.0], [3.0, 90.0]])
+    mean, deviation = side_statistics(values, weight, torch.tensor([0, 1]))
+    assert mean.tolist() == [2.0, 0.0]
+    assert deviation.tolist() == [1.0, 1.0]

@@ -59,6 +59,49 @@ def test_advantages_are_standardised_over_learning_agents():
     assert explained < 1
 
 
+def two_sides(reward):
+    """Return a game of one step for two sides: two episodes, with these rewards [2, 2]."""
+    world = environments.load(
+        "pettingzoo/pettingzoo.classic.tictactoe_v3:env", episode_limit=9, sides="each"
+    )
+    shape = ExpertArchitecture(trunk=(8,), gru=8, critic_trunk=(8,), critic_gru=8)
+    model = ActorCritic(world.spec, shape, None, np.random.default_rng(0))
+    seeds = episode_seeds(0, 0, 2)
+    found = collect(world, NetworkPolicy(model, ppo.ValueNorm(2)), seeds, sampled(seeds))
+    first = {name: values[:1] for name, values in found.steps.items()}
+    first |= {
+        "reward": np.array([reward], np.float32),
+        "value": np.zeros((1, 2, 2), np.float32),
+        "alive": np.ones((1, 2, 2), bool),
+        "terminated": np.ones((1, 2), bool),
+    }
+    return replace(found, steps=first, length=np.ones(2, int))
+
+
+def test_opposing_sides_are_normalised_apart():
+    """Side 0 earns 1 and 3, side 1 earns 300 and 100: both are 1 away from their mean."""
+    episodes = two_sides([[1.0, 300.0], [3.0, 100.0]])
+    batch, explained = ppo.make_batch(episodes, RECIPE, ppo.ValueNorm(2), SIDES, torch.ones(2))
+    torch.testing.assert_close(batch.advantage, torch.tensor([[[-1.0, 1.0], [1.0, -1.0]]]))
+    # A critic that always says 0 explains nothing of either: what it leaves is the mean as well.
+    assert explained == pytest.approx(1 - (10 + 100_000) / (2 + 20_000), rel=1e-5)
+
+
+def test_a_side_that_does_not_learn_changes_nothing():
+    learning = torch.tensor([1.0, 0.0])
+    batches = [
+        ppo.make_batch(two_sides(reward), RECIPE, ppo.ValueNorm(2), SIDES, learning)
+        for reward in ([[1.0, 300.0], [3.0, 100.0]], [[1.0, -7.0], [3.0, 0.0]])
+    ]
+    (first, explained), (second, other) = batches
+    assert explained == other
+    for name in ("advantage", "target", "old_value", "weight"):
+        ours, theirs = (getattr(batch, name)[..., 0] for batch in (first, second))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert first.advantage[0, :, 0].tolist() == pytest.approx([-1.0, 1.0])
+    assert not first.weight[..., 1].any()
+
+
 def test_a_teacher_adds_its_weighted_divergence_to_the_loss():
     model, norm, episodes = played()
     batch, _ = ppo.make_batch(episodes, RECIPE, norm, model.side_of, torch.ones(3))
