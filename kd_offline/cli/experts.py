@@ -10,6 +10,7 @@ import typer
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import bar, emit, say, show
+from kd_offline.errors import UsageError
 
 if TYPE_CHECKING:
     from kd_offline.schemas.expert import ExpertCard
@@ -20,6 +21,7 @@ _EXAMPLES = options.examples(
     "kd-offline train mpe/simple_spread_v3 -o qmix/ --algorithm qmix",
     "kd-offline train mpe/simple_adversary_v3 -o good/ --side good --opponents bundled",
     "kd-offline train smax/3m -o small/ --hidden 32 --mask paper --teacher bundled",
+    "kd-offline train --from run/ -o tuned/ --teacher bundled",
     "kd-offline train --recipe recipe.toml -o expert/ --resume",
 )
 
@@ -78,6 +80,13 @@ _Teacher = Annotated[
     str | None,
     typer.Option(help="Expert that mappo and ippo follow at first, as record --expert takes it."),
 ]
+_From = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="RUN", help="Start from the students of this run folder."),
+]
+_SeedOfRun = Annotated[
+    int | None, typer.Option(help="Whose team --from takes.  [default: the run's first seed]")
+]
 _Score = Annotated[
     int, typer.Option(callback=options.at_least(0), help="Episodes of greedy play at the end.")
 ]
@@ -98,6 +107,8 @@ def train(
     side: _Side = None,
     opponents: _Opponents = None,
     teacher: _Teacher = None,
+    start: _From = None,
+    seed_of_run: _SeedOfRun = None,
     score: _Score = 4000,
     env: options.Environment = None,
     recipe: options.RecipeFile = None,
@@ -115,6 +126,14 @@ def train(
     """
     from kd_offline.experts.recipe import train_recipe
 
+    students = None
+    if start is not None:
+        from kd_offline.runs.start import start_settings
+
+        students = start_settings(start, seed_of_run, environment=environment)
+    elif seed_of_run is not None:
+        msg = "--seed-of-run says whose team --from takes: give --from too, or leave it out"
+        raise UsageError(msg)
     single: dict[str, Any] = {"mask": mask, "frames": frames, "seed": seed, "opponents": opponents}
     single |= {
         "kickstart.teacher": teacher,
@@ -130,6 +149,7 @@ def train(
         share=share,
         critic=critic,
         file=recipe,
+        start=students,
         settings=options.given(single) | options.assignments(settings),
     )
     if dry_run:

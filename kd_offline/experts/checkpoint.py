@@ -26,6 +26,7 @@ from kd_offline.files import make_folder, read_file, remove_tree
 from kd_offline.networks.files import MAX_TENSOR_BYTES, TensorFile, read_tensors, write_tensors
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard
+from kd_offline.schemas.layers import widest
 from kd_offline.sealed_json import digest as sha256
 from kd_offline.sealed_json import read_document, write_document
 
@@ -47,7 +48,8 @@ def build(card: ExpertCard, *, initialise: bool = True) -> tuple[Any, ValueNorm]
     if recipe.value_based:
         model = ValueTeam(spec, recipe, mask, rng)
     else:
-        model = ActorCritic(spec, recipe.architecture, mask, rng)
+        scaled = recipe.start is not None
+        model = ActorCritic(spec, recipe.architecture, mask, rng, scaled=scaled)
     return model, ValueNorm(len(spec.sides))
 
 
@@ -132,7 +134,7 @@ def _check_shapes(card: ExpertCard, file: TensorFile) -> None:
     """
     spec, nets, q = card.environment, card.recipe.architecture, card.recipe.q_learning
     claims = [*spec.obs_widths, *spec.action_counts, nets.gru, nets.critic_gru]
-    claims += [*nets.trunk, *nets.critic_trunk, *(nets.widths or ())]
+    claims += [*nets.trunk, *nets.critic_trunk, *map(widest, nets.widths or ())]
     claims += [] if q is None else [q.mixer_embedding, q.mixer_hidden]
 
     def state() -> dict[str, Tensor]:

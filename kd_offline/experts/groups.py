@@ -8,6 +8,7 @@ from kd_offline.errors import MismatchError
 from kd_offline.networks.recurrent import NetworkShape
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertArchitecture
+from kd_offline.schemas.layers import LayerWidths
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,10 @@ def _group(
     trunk, gru = architecture.trunk, architecture.gru
     if architecture.widths is not None:
         width = architecture.widths[first]
-        trunk, gru = (width,) * len(trunk), gru and width
+        if isinstance(width, LayerWidths):
+            trunk, gru = width.trunk, width.gru
+        else:
+            trunk, gru = (width,) * len(trunk), gru and width
     ids = len(agents) if len(agents) > 1 else 0
     inputs = spec.obs_widths[first] * (1 + architecture.motion) + ids
     inputs += spec.action_counts[first] if architecture.last_action else 0

@@ -62,7 +62,9 @@ class PolicyLearner:
         recipe = self.card.recipe
         learning = torch.tensor([float(learns) for learns in self._learning()])
         batch, explained = ppo.make_batch(played, recipe, self.norm, self.model.side_of, learning)
-        if self.teacher is not None:
+        acting = recipe.start is None or frames >= recipe.start.critic_frames
+        self.model.actors.requires_grad_(acting)
+        if self.teacher is not None and acting:
             n = recipe.episodes_per_batch
             seeds = episode_seeds(recipe.seed, iteration * n, n, "train")
             batch = replace(batch, pull=self.teacher.pull(played, seeds, frames))

@@ -21,11 +21,12 @@ def train_recipe(
     share: bool | None = None,
     critic: str | None = None,
     file: str | Path | None = None,
+    start: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> TrainRecipe:
     """Build the recipe of a training; whatever is not given keeps its default.
 
-    Single settings beat the file, which beats the defaults.
+    Single settings beat those of ``start``, which beat the file, which beats the defaults.
 
     Parameters
     ----------
@@ -48,6 +49,8 @@ def train_recipe(
         A recipe in TOML, or the ``expert.json`` of an expert to take the recipe from. An
         environment, an expert or a mask's file that it names has to be familiar, see
         :mod:`kd_offline.code_guard`, or be given beside it.
+    start
+        What :func:`~kd_offline.runs.start.start_settings` says of students to start from.
     settings
         Anything else by its dotted path, such as ``{"entropy": 0.01}``.
 
@@ -68,12 +71,13 @@ def train_recipe(
     single |= _actor(hidden, gru) | dict(settings or {})
     if algorithm == "ippo":
         single = {"architecture.critic": "local"} | single
-    if "environment" not in single and "environment" not in from_file:
+    students = dict(start or {})
+    if not any("environment" in layer for layer in (single, students, from_file)):
         msg = "no environment given: name one, as kd-offline envs lists them"
         raise UsageError(msg)
-    recipe = recipes.build(TrainRecipe, [from_file, single], "the recipe")
+    recipe = recipes.build(TrainRecipe, [from_file, students, single], "the recipe")
     if file is not None:
-        _check_origin(recipe, recipes.paths(single), file)
+        _check_origin(recipe, recipes.paths(single) | recipes.paths(students), file)
     if recipe.algorithm == "ippo" and recipe.architecture.critic == "central":
         msg = "ippo has a local critic, got central: leave --critic out or choose mappo"
         raise UsageError(msg)
@@ -107,6 +111,12 @@ def _check_origin(recipe: TrainRecipe, given: set[str], file: str | Path) -> Non
     for path, (option, reference) in experts.items():
         if reference is not None and path not in given:
             code_guard.check_expert(reference, asked_by=asked_by, option=f"--{option}")
+    if recipe.start is not None and "start.run" not in given:
+        msg = (
+            f"{asked_by} starts from the students in {recipe.start.run!r}, and a file may not "
+            "choose which other files are read: if you know that run, pass --from with it"
+        )
+        raise UsageError(msg)
     if recipe.mask is not None and "mask" not in given:
         code_guard.check_name(recipe.mask, what="mask", asked_by=asked_by, option="--mask")
 

@@ -39,10 +39,17 @@ class ActorCritic(nn.Module):
         What the actors may see; the critics see everything, as they do not act.
     rng
         Draws the first weights; None leaves them arbitrary, for weights that are loaded next.
+    scaled
+        Whether every agent has a network of its own that takes its inputs as students do: less
+        ``mean``, divided by ``std``, and changes of these divided by ``motion_std``, float [N, O]
+        each.
     """
 
     mask: Tensor
     place: Tensor
+    mean: Tensor
+    std: Tensor
+    motion_std: Tensor
 
     def __init__(
         self,
@@ -50,10 +57,17 @@ class ActorCritic(nn.Module):
         architecture: ExpertArchitecture,
         mask: BoolArray | None,
         rng: np.random.Generator | None,
+        *,
+        scaled: bool = False,
     ) -> None:
         super().__init__()
         self.spec = spec
         self.architecture = architecture
+        self.scaled = scaled
+        if scaled:
+            self.register_buffer("mean", torch.zeros(spec.n_agents, spec.obs_width))
+            self.register_buffer("std", torch.ones(spec.n_agents, spec.obs_width))
+            self.register_buffer("motion_std", torch.ones(spec.n_agents, spec.obs_width))
         self.groups = actor_groups(spec, architecture)
         self.actors = nn.ModuleList(RecurrentNetwork(g.shape, rng) for g in self.groups)
         self.central = architecture.critic == "central"
@@ -115,7 +129,7 @@ class ActorCritic(nn.Module):
         memory after the step.
         """
         b = len(obs)
-        seen = obs * self.mask
+        seen = ((obs - self.mean) / self.std if self.scaled else obs) * self.mask
         taken = torch.full(obs.shape[:2], -1) if last_actions is None else last_actions
         widest = max(g.shape.embedding for g in self.groups)
         logits = obs.new_zeros(b, self.spec.n_agents, self.spec.action_count)
@@ -158,6 +172,9 @@ class ActorCritic(nn.Module):
             mine = there % n
             ids = _one_hot(self.place[mine], len(agents))
             seen = rows[there, : self.spec.obs_widths[group.agents[0]]]
+            if self.scaled:
+                row, width = group.agents[0], seen.shape[1]
+                seen = seen.sub_(self.mean[row, :width]).div_(self.std[row, :width])
             if self.masked:
                 seen *= self.mask[mine, : seen.shape[1]]
             before = seen[steps_before(sizes.tolist())] if self.architecture.motion else seen
@@ -217,7 +234,12 @@ class ActorCritic(nn.Module):
         """
         parts = [seen]
         if self.architecture.motion:
-            parts.append((seen - before) * MOTION_GAIN)
+            changed = seen - before
+            if self.scaled:
+                changed /= self.motion_std[group.agents[0], : seen.shape[1]]
+            else:
+                changed *= MOTION_GAIN
+            parts.append(changed)
         if self.architecture.last_action:
             parts.append(_one_hot(taken, self.spec.action_counts[group.agents[0]]))
         if group.ids:

@@ -17,7 +17,7 @@ import torch
 from kd_offline import environments
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import StorageError, UnknownNameError, UsageError, UserCodeError
-from kd_offline.experts import checkpoint, curve
+from kd_offline.experts import checkpoint, curve, start
 from kd_offline.experts.checkpoint import Model
 from kd_offline.experts.policy_learner import Figures, PolicyLearner
 from kd_offline.experts.ppo import ValueNorm
@@ -194,7 +194,8 @@ def _start(
             )
             raise StorageError(msg)
     else:
-        mask = _mask(recipe, spec)
+        students = None if recipe.start is None else start.load(recipe, spec)
+        mask = _mask(recipe, spec) if students is None else students.mask.static
         card = ExpertCard(
             environment=spec,
             recipe=recipe,
@@ -208,6 +209,8 @@ def _start(
             software={"torch": torch.__version__, "numpy": np.__version__},
         )
     model, norm = checkpoint.build(card)
+    if not there and students is not None:
+        start.begin(model, students)
     card = card.model_copy(update={"parameters": model.parameter_counts()})
     optimiser = torch.optim.Adam(model.parameters(), recipe.learning_rate, eps=1e-5)
     run = _Run(card, LEARNERS[recipe.algorithm](card, model, norm, optimiser))

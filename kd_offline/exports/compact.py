@@ -110,12 +110,17 @@ def _expert_agent(team: ActorCritic, group: int, i: int, visible: BoolArray | No
         folded = fold_network(network, inputs=with_id)
     trunk, gru, head = _layers(folded, varying)
     count = len(seen)
+    centre, scale = np.zeros(count, np.float32), np.ones(count, np.float32)
+    motion = np.full(count, MOTION_GAIN, np.float32)
+    if team.scaled:
+        centre, scale = team.mean[i].numpy()[seen], _single(1 / team.std[i].double())[seen]
+        motion = _single(1 / team.motion_std[i].double())[seen]
     return AgentNetwork(
         agent=team.spec.agents[i],
         seen=seen,
-        centre=np.zeros(count, np.float32),
-        scale=np.ones(count, np.float32),
-        motion=np.full(count, MOTION_GAIN, np.float32) if asked.motion and count else None,
+        centre=centre,
+        scale=scale,
+        motion=motion if asked.motion and count else None,
         last_action=asked.last_action,
         drawn=False,
         mask_input=False,

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar, Strict
+from kd_offline.schemas.layers import Widths
 
 Algorithm = Literal["mappo", "ippo", "vdn", "qmix"]
 VALUE_BASED = frozenset({"vdn", "qmix"})
@@ -21,16 +22,17 @@ class ExpertArchitecture(Strict):
     Every network is ``Linear - ReLU - LayerNorm`` for each trunk width, then an optional GRU, then
     a linear head. With ``share`` the agents of a side that have equal widths use one network and a
     one-hot agent id is appended to the observation. ``widths`` gives each agent a network of its
-    own width instead. ``motion`` and ``last_action`` append the change of every feature since the
-    last step and the agent's own last action, as students under a mask may have them. The critic
-    sees the state once per side (``central``) or each agent's own
-    observation (``local``); value-based experts have a mixer and no critic (``none``).
+    own instead: as deep as ``trunk``, of one width, or of a width for each layer. ``motion`` and
+    ``last_action`` append the change of every feature since the last step and the agent's own last
+    action, as students under a mask may have them. The critic sees the state once per side
+    (``central``) or each agent's own observation (``local``); value-based experts have a mixer and
+    no critic (``none``).
     """
 
     trunk: tuple[int, ...] = (128,)
     gru: int | None = 128
     share: bool = True
-    widths: tuple[int, ...] | None = None
+    widths: tuple[Widths, ...] | None = None
     motion: bool = False
     last_action: bool = False
     critic: Literal["central", "local", "none"] = "central"
@@ -76,6 +78,21 @@ class Kickstart(Strict):
     frames: int = Field(default=1_000_000, gt=0, description="joint steps until it is zero")
 
 
+class Start(Strict):
+    """Students of a run that a policy starts from, in place of random weights.
+
+    ``kd-offline train --from RUN`` writes it. The critic starts from random weights: students have
+    none. Networks, mask and environment of the recipe are those of the students.
+    """
+
+    run: str = Field(description="folder of the run")
+    seed: int = Field(ge=0, description="which of its teams")
+    digest: str = Field(description="sha256 of that team's weights, as run.json states it")
+    critic_frames: int = Field(
+        default=100_000, ge=0, description="joint steps at first in which only the critic learns"
+    )
+
+
 # What a value-based recipe has where it says nothing (METHODS of PyMARL2: Hu et al., 2021).
 _VALUE_DEFAULTS: dict[str, Any] = {
     "episodes_per_batch": 32,
@@ -95,8 +112,8 @@ class TrainRecipe(Strict):
     """Everything that decides what ``kd-offline train`` produces.
 
     The settings of clipped policy updates (epochs, minibatches, entropy, clip, gae_lambda,
-    huber_delta) and ``kickstart`` are those of mappo and ippo, ``q_learning`` is that of vdn and
-    qmix, which have defaults of their own for some others.
+    huber_delta), ``kickstart`` and ``start`` are those of mappo and ippo, ``q_learning`` is that of
+    vdn and qmix, which have defaults of their own for some others.
     """
 
     environment: str
@@ -124,6 +141,7 @@ class TrainRecipe(Strict):
     )
     q_learning: QLearning | None = Field(default=None, description="of vdn and qmix only")
     kickstart: Kickstart | None = Field(default=None, description="of mappo and ippo only")
+    start: Start | None = Field(default=None, description="of mappo and ippo only")
     seed: int = Field(default=0, ge=0)
 
     @property
@@ -152,11 +170,16 @@ class TrainRecipe(Strict):
         if (self.architecture.critic == "none") != self.value_based:
             msg = "vdn and qmix have no critic (none), mappo and ippo have one (central or local)"
             raise ValueError(msg)
+        if self.start is not None and self.architecture.widths is None:
+            msg = "start needs architecture.widths: students have a network each"
+            raise ValueError(msg)
         if not self.value_based:
             return self
         fields = type(self).model_fields
         odd = [n for n in _POLICY_ONLY if getattr(self, n) != fields[n].default]
-        odd += [n for n in ("learn", "opponents", "kickstart") if getattr(self, n) is not None]
+        odd += [
+            n for n in ("learn", "opponents", "kickstart", "start") if getattr(self, n) is not None
+        ]
         if odd:
             msg = f"{odd[0]} means nothing to {self.algorithm}: leave it out"
             raise ValueError(msg)
@@ -205,7 +228,7 @@ class ExpertCard(Document):
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 
-    format_version: tuple[int, int] = (1, 1)
+    format_version: tuple[int, int] = (1, 2)
     environment: EnvironmentSpec
     recipe: TrainRecipe
     agents: tuple[str, ...]

@@ -1,0 +1,137 @@
+"""A policy that starts from students of a run: distilled from files first, then trained further.
+
+Recipes say it by :class:`~kd_offline.schemas.expert.Start`. Nothing here needs PyTorch before
+weights are loaded.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kd_offline.errors import CheckpointError, MismatchError, UsageError
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.expert import TrainRecipe
+from kd_offline.schemas.layers import widest
+from kd_offline.schemas.student import StudentCard
+from kd_offline.students.file import STUDENTS, read_students
+
+if TYPE_CHECKING:
+    from kd_offline.experts.team import ActorCritic
+    from kd_offline.students.policy import StudentPolicy
+
+
+def settings_of(card: StudentCard, seed: int) -> dict[str, Any]:
+    """Return what students decide of a recipe, by dotted path: environment, mask and networks.
+
+    Raises
+    ------
+    UsageError
+        They are networks that an expert cannot have.
+    """
+    if card.mask_features is None:
+        msg = (
+            f"the students' mask {card.mask!r} is drawn anew in every episode: train students "
+            "further that were distilled under a fixed one"
+        )
+        raise UsageError(msg)
+    if card.architecture.rank_share is not None:
+        msg = (
+            "the students' GRUs are of low rank, which those of experts are not: train students "
+            "further that were distilled without student.rank_share"
+        )
+        raise UsageError(msg)
+    widths = card.widths_of(seed)
+    broadest = max(map(widest, widths))
+    return {
+        "environment": card.environment.id,
+        "mask": card.mask,
+        "architecture.trunk": (broadest,) * card.architecture.depth,
+        "architecture.gru": broadest if card.architecture.kind == "gru" else None,
+        "architecture.share": False,
+        "architecture.widths": widths,
+        "architecture.motion": card.motion,
+        "architecture.last_action": card.last_action,
+    }
+
+
+def load(recipe: TrainRecipe, spec: EnvironmentSpec) -> StudentPolicy:
+    """Return the students that a recipe starts from.
+
+    Raises
+    ------
+    CheckpointError, StorageError
+        They are missing, were altered, or are others than those that the recipe means.
+    MismatchError
+        The recipe or the environment does not fit them.
+    """
+    from kd_offline.students.policy import restore
+
+    start = recipe.start
+    assert start is not None  # noqa: S101 - asked by the caller
+    students = read_students(Path(start.run))
+    if students.digests().get(start.seed) != start.digest:
+        msg = (
+            f"the students of seed {start.seed} in {str(Path(start.run) / STUDENTS)!r} are not "
+            f"those that the recipe starts from ({start.digest[:19]}): restore them, or name "
+            "the run anew"
+        )
+        raise CheckpointError(msg)
+    _check_fits(recipe, spec, students.card)
+    return next(team for team in restore(students) if team.seed == start.seed)
+
+
+def _check_fits(recipe: TrainRecipe, spec: EnvironmentSpec, card: StudentCard) -> None:
+    assert recipe.start is not None  # noqa: S101 - asked by the caller
+    run = recipe.start.run
+    for path, theirs in settings_of(card, recipe.start.seed).items():
+        ours = attrgetter(path)(recipe)
+        if ours != theirs:
+            msg = (
+                f"the recipe's {path} is {_said(ours)}, that of the students in {run!r} is "
+                f"{_said(theirs)}: leave it out, or start from other students"
+            )
+            raise MismatchError(msg)
+    for name in ("agents", "obs_widths", "action_counts"):
+        here, there = getattr(spec, name), getattr(card.environment, name)
+        if here != there:
+            msg = (
+                f"the students in {run!r} were distilled for {spec.id} with the {name} {there}, "
+                f"and here it has {here}: install the version that was recorded, or distil again"
+            )
+            raise MismatchError(msg)
+
+
+def _said(value: Any) -> str:
+    """Return a setting as one reads it, widths of layers as ``24-17-20``."""
+    return f"({', '.join(map(str, value))})" if isinstance(value, tuple) else repr(value)
+
+
+def begin(model: ActorCritic, students: StudentPolicy) -> None:
+    """Give the actors of ``model`` the weights of students, and the scale of their inputs.
+
+    What stands before a student's first matrix becomes part of it: an aligner, the bits of a mask.
+    Columns of hidden features are zero in it, and stay so.
+    """
+    import torch
+
+    from kd_offline.students.folding import fold
+
+    team, mask = students.team, students.mask.static
+    assert mask is not None  # noqa: S101 - the recipe was checked
+    for i, (actor, network) in enumerate(zip(model.actors, team.networks, strict=True)):
+        weights = network.state_dict()
+        with torch.no_grad():
+            first = fold(team, i, mask[i]).matrices[0]
+        kept = torch.ones(first.weight.shape[1], dtype=torch.bool)
+        if team.inputs.mask:
+            width = team.spec.obs_widths[i]
+            kept[width : 2 * width] = False
+        matrix = next(iter(weights))
+        weights[matrix] = first.weight[:, kept]
+        weights[matrix.replace("weight", "bias")] = first.bias
+        actor.load_state_dict(weights)
+    model.mean.copy_(team.mean)
+    model.std.copy_(team.std)
+    model.motion_std.copy_(team.motion_std)

@@ -1,0 +1,67 @@
+"""The students of a run as what an expert's training starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kd_offline import code_guard
+from kd_offline.errors import MismatchError, UnknownNameError
+from kd_offline.experts.start import settings_of
+from kd_offline.runs.folder import open_run
+from kd_offline.runs.teams import checked_students
+
+
+def start_settings(
+    run: str | Path, seed: int | None = None, *, environment: str | None = None
+) -> dict[str, Any]:
+    """Return the settings of a training that starts from students, by dotted path.
+
+    Parameters
+    ----------
+    run
+        Folder of a complete run.
+    seed
+        Which of its teams; None: that of its first seed.
+    environment
+        Name of the run's environment, to allow one that a file may not start by itself, see
+        :mod:`kd_offline.code_guard`.
+
+    Raises
+    ------
+    UsageError
+        There is no complete run, its environment needs the user's word, or no expert can have
+        networks as its students are.
+    CheckpointError, StorageError
+        The run or its students were altered.
+    MismatchError
+        The run is of another environment.
+    UnknownNameError
+        The run has no such seed.
+    """
+    folder = open_run(run)
+    manifest = folder.manifest()
+    if environment not in (None, manifest.environment):
+        msg = (
+            f"the run in {str(run)!r} is of the environment {manifest.environment!r}, not of "
+            f"{environment!r}: leave the name out, or start from another run"
+        )
+        raise MismatchError(msg)
+    code_guard.check_environment(
+        manifest.environment,
+        manifest.environment_kwargs,
+        asked_by=f"the run in {str(run)!r}",
+        allowed=environment,
+        remedy="run kd-offline train",
+    )
+    students = checked_students(folder, manifest)
+    chosen = manifest.seeds[0] if seed is None else seed
+    if chosen not in manifest.seeds:
+        known = [str(number) for number in manifest.seeds]
+        raise UnknownNameError(what="seed of the run", got=str(chosen), allowed=known)
+    return settings_of(students.card, chosen) | {
+        "environment_kwargs": dict(manifest.environment_kwargs),
+        "start.run": str(Path(run)),
+        "start.seed": chosen,
+        "start.digest": students.digests()[chosen],
+    }
