@@ -62,7 +62,7 @@ def make_run(folder, *, task=SPREAD, mask="limited", layers=None, random_k=None,
         team = students.build(card, rng, card.widths_of(seed))
         with torch.no_grad():
             for parameter in team.parameters():
-                parameter += torch.from_numpy(rng.normal(0, 0.1, parameter.shape))
+                parameter.add_(torch.from_numpy(rng.normal(0, 0.1, parameter.shape)))
         shapes = spec.n_agents, spec.obs_width
         team.mean.copy_(torch.from_numpy(rng.normal(0, 0.3, shapes)))
         team.std.copy_(torch.from_numpy(rng.uniform(0.2, 2, shapes)))
@@ -73,7 +73,11 @@ def make_run(folder, *, task=SPREAD, mask="limited", layers=None, random_k=None,
         result.model_copy(update={"digest": students.digest(team)})
         for result, team in zip(manifest.results, teams, strict=True)
     ]
-    stated: dict[str, object] = {"environment": task, "environment_kwargs": spec.kwargs, "mask": mask}
+    stated: dict[str, object] = {
+        "environment": task,
+        "environment_kwargs": spec.kwargs,
+        "mask": mask,
+    }
     stated |= {"results": tuple(results), "students": manifest.students[: spec.n_agents]}
     stated |= {"dataset": manifest.dataset.model_copy(update={"id": card.dataset})}
     run = create_run(folder, manifest.model_copy(update=stated))
