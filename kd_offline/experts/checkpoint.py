@@ -27,8 +27,8 @@ from kd_offline.networks.files import MAX_TENSOR_BYTES, TensorFile, read_tensors
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard
 from kd_offline.schemas.layers import widest
+from kd_offline.sealed_json import canonical_json, read_document, write_document
 from kd_offline.sealed_json import digest as sha256
-from kd_offline.sealed_json import read_document, write_document
 
 CARD = "expert.json"
 WEIGHTS = "weights.safetensors"
@@ -37,6 +37,7 @@ CURVE = "curve.jsonl"
 REMEDY = "copy or train it again"
 Model = ActorCritic | ValueTeam
 _NORM = "value_norm"
+_BEGUN = "begun"  # of the metadata of TRAINING: which training it is the state of
 
 
 def build(card: ExpertCard, *, initialise: bool = True) -> tuple[Any, ValueNorm]:
@@ -65,7 +66,7 @@ def save(
     """
     make_folder(folder)
     if training:
-        write_tensors(folder / TRAINING, training)
+        write_tensors(folder / TRAINING, training, {_BEGUN: _begun(card)})
     # The card states the digest of this file, so that equal weights are equal files.
     write_tensors(folder / WEIGHTS, {**model.state_dict(), _NORM: norm.moments}, sealed=False)
     stated = {"weights": digest(folder), "curve": curve.record(folder / CURVE)}
@@ -156,11 +157,22 @@ def read_training(folder: Path, card: ExpertCard) -> dict[str, Tensor]:
     Raises
     ------
     CheckpointError, StorageError
-        It is missing or was altered.
+        It is missing, was altered, or is the state of another training.
     """
     remedy = "begin the training in another folder"
     required = card.format_version >= card.SEALED_SINCE
-    return read_tensors(folder / TRAINING, remedy, required=required).tensors()
+    file = read_tensors(folder / TRAINING, remedy, required=required)
+    own = _begun(card)
+    if file.metadata.get(_BEGUN, own) != own:  # earlier versions did not state it
+        msg = f"{str(folder / TRAINING)!r} is the state of another training; {remedy}"
+        raise CheckpointError(msg)
+    return file.tensors()
+
+
+def _begun(card: ExpertCard) -> str:
+    """Return a digest of what decides the bits of a training, but for threads."""
+    decides = {"environment", "recipe", "mask"}
+    return sha256(canonical_json(card.model_dump(mode="json", include=decides)))
 
 
 def check_fits(card: ExpertCard, spec: EnvironmentSpec, reference: str) -> None:

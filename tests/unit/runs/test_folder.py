@@ -5,7 +5,9 @@ import jsonschema
 import pytest
 
 from kd_offline.errors import CheckpointError, FormatVersionError, StorageError, UsageError
-from kd_offline.runs.folder import RunFolder, create_run, open_run
+from kd_offline.runs.folder import RunFolder, create_run, digests, open_run
+from kd_offline.schemas.evaluation import Estimate
+from kd_offline.schemas.quantisation import QuantisationReport
 from kd_offline.schemas.run import RunManifest
 from kd_offline.sealed_json import seal
 from kd_offline.testing.reports import evaluation_report, run_manifest
@@ -61,6 +63,33 @@ def test_metrics_survive_a_torn_last_line(run):
 def test_numbers_that_json_lacks_become_null(run):
     run.append_metrics([{"seed": 0, "kl": float("nan"), "loss": float("inf"), "lr": 0.1}])
     assert run.metrics() == [{"seed": 0, "kl": None, "loss": None, "lr": 0.1}]
+
+
+def test_a_comparison_of_precisions_is_of_the_runs_own_students(run):
+    manifest, number = run_manifest(), Estimate(mean=1.0, low=0.0, high=2.0)
+    own = QuantisationReport(
+        **{name: getattr(manifest, name) for name in ("environment", "method", "mask")},
+        run=str(run.path),
+        dataset=manifest.dataset.id,
+        distillation_seeds=manifest.seeds,
+        students=digests(manifest),
+        episodes=1,
+        evaluation_seed=0,
+        expert=number,
+        random=number,
+        rows=(),
+        intervals="none",
+        command="kd-offline bench quantisation run",
+        seconds=0.0,
+    )
+    assert run.quantisation() is None
+    run.write_quantisation(own)
+    assert run.quantisation() == own
+    others = [dict.fromkeys(own.students, "sha256:" + "1" * 64), {}]
+    for students in others:
+        run.write_quantisation(own.model_copy(update={"students": students}))
+        with pytest.raises(CheckpointError, match="of other students than those of its run"):
+            run.quantisation()
 
 
 def test_an_evaluation_comes_back_as_it_was_written(run):
