@@ -75,7 +75,7 @@ def in_turns(timed: dict[str, Timed], repeats: int) -> dict[str, tuple[float, fl
 def step_of(buffer: ExpertBuffer, method: str, folder: Path, *, theirs: bool) -> Timed:
     """Return one step of the training loop as a call: forth, back, optimisers."""
     recipe = distill_recipe(settings={"method": method})
-    job = prepare(buffer, folder / f"{method}-{theirs}", recipe, "", "", None, False, False)
+    job = prepare(buffer, folder / f"{method}-{theirs}", recipe, "", "", False, False)
     team = fresh_team(job.card, 0, job.scale)
     roles = job.roles.roles if job.roles else 0
     rng = generator(0, "projection weights")

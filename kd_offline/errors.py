@@ -146,3 +146,7 @@ class BudgetError(KdOfflineError):
 
 class UnsealedWarning(UserWarning):
     """A file of an older version states no digest, so that damage to it is not noticed."""
+
+
+class ObserverWarning(UserWarning):
+    """An observer failed and is left out; the operation goes on."""

@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, filling, say, show
+from kd_offline.cli.output import emit, say, show, terminal
 
 if TYPE_CHECKING:
     from kd_offline.schemas.dataset_outputs import ConvertOutput
@@ -103,8 +103,8 @@ def _run(source: str, output: Path, arguments: dict[str, Any], quiet: bool) -> C
     from kd_offline.datasets.convert.run import convert as run
 
     nothing = "nothing was written: run the same command again"
-    with bar(0, "steps", quiet) as shown, resumable(nothing):
-        return run(source, output, progress=filling(shown), **arguments)
+    with resumable(nothing):
+        return run(source, output, observers=[terminal()], **arguments)
 
 
 def _described(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kd_offline.cli import options, origin, trust
-from kd_offline.cli.output import bar, emit, say_error, show
+from kd_offline.cli.output import emit, say_error, show, terminal
 from kd_offline.errors import EXIT_FAILED, CorruptDatasetError
 
 if TYPE_CHECKING:
@@ -64,12 +64,7 @@ def inspect(
 def _write_page(buffer: ExpertBuffer, html: Path, overwrite: bool, quiet: bool) -> None:
     from kd_offline.reports.dataset import inspect_html
 
-    with bar(buffer.n_steps, "steps", quiet) as shown:
-
-        def progress(done: int) -> None:
-            shown.update(done - shown.n)
-
-        inspect_html(buffer, html, overwrite=overwrite, progress=progress)
+    inspect_html(buffer, html, overwrite=overwrite, observers=[terminal()])
 
 
 def verify(
@@ -116,10 +111,10 @@ def verify(
         report = report.model_copy(update={"signature": signed})
         place = (dataset, read_manifest(open_files(dataset, cached=False)))
         if replay is not None:
-            report = origin.replayed(report, place, replay, seed, environment, quiet)
+            report = origin.replayed(report, place, replay, seed, environment)
         if relabel is not None:
             asked = (expert or (), expert_recipe, opponents or ())
-            report = origin.relabelled(report, place, relabel, seed, asked, quiet)
+            report = origin.relabelled(report, place, relabel, seed, asked)
     if json:
         emit(report)
         if not report.ok:

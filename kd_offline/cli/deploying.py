@@ -10,7 +10,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import emit, hidden, say, show, table
+from kd_offline.cli.output import emit, say, show, table, terminal
 from kd_offline.errors import EXIT_FAILED
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def profile(
             environment=environment,
             opponents=opponents or (),
             overwrite=overwrite,
-            show_progress=not hidden(quiet),
+            observers=[terminal()],
         )
     if json:
         emit(made)

@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.editing import Output, make
-from kd_offline.cli.output import bar, emit, filling, markdown, show
+from kd_offline.cli.output import emit, markdown, show, terminal
 from kd_offline.errors import EXIT_FAILED
 
 
@@ -56,8 +56,7 @@ def diff(
     from kd_offline.datasets.edit.comparison import diff as compare
     from kd_offline.datasets.edit.comparison import render
 
-    with bar(1, "episodes", quiet) as shown:
-        report = compare(a, b, values=not quick, progress=filling(shown))
+    report = compare(a, b, values=not quick, observers=[terminal()])
     if json:
         emit(report, nulls=True)
     else:
@@ -108,10 +107,11 @@ def relabel_masks(
     from kd_offline.recording.further_masks import relabel_masks as relabel
 
     make(
-        lambda progress: relabel(
-            dataset, output, mask, resume=resume, overwrite=overwrite, progress=progress
+        lambda observers: relabel(
+            dataset, output, mask, resume=resume, overwrite=overwrite, observers=observers
         ),
-        *(output, "B", quiet, json),
+        output,
+        json,
     )
 
 
@@ -133,7 +133,7 @@ def annotate(
     from kd_offline.datasets.edit.annotate import annotate as say_anew
 
     make(
-        lambda progress: say_anew(
+        lambda observers: say_anew(
             dataset,
             output,
             name=name,
@@ -143,7 +143,8 @@ def annotate(
             citation=citation,
             resume=resume,
             overwrite=overwrite,
-            progress=progress,
+            observers=observers,
         ),
-        *(output, "B", quiet, json),
+        output,
+        json,
     )

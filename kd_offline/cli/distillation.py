@@ -11,12 +11,12 @@ import typer
 
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import Progress, bar, emit, say, show
+from kd_offline.cli.output import emit, say, show, terminal
 
 if TYPE_CHECKING:
-    from kd_offline.distillation.job import Report
     from kd_offline.schemas.budget import Allocation
     from kd_offline.schemas.run import RunManifest
+    from kd_offline.tracking.base import Observer
 
 _EXAMPLES = options.examples(
     "kd-offline distill dataset.zarr -o run/ --mask limited --hidden 32,16,16",
@@ -234,19 +234,23 @@ def distill(
     if dry_run:
         emit(chosen, nulls=True)
         return
-    done = _run(dataset, output, chosen, resume, overwrite, quiet)
+    done = _run(dataset, output, chosen, resume, overwrite, [terminal()])
     _finish(done, output, json)
 
 
 def _run(
-    dataset: str, output: Path, recipe: Any, resume: bool, overwrite: bool, quiet: bool
+    dataset: str,
+    output: Path,
+    recipe: Any,
+    resume: bool,
+    overwrite: bool,
+    observers: list[Observer],
 ) -> RunManifest:
     from kd_offline.distillation.distill import distill as learn
     from kd_offline.runs.folder import RUN
 
     kept = f"finished seeds and epochs are in {output}: run the same command with --resume"
-    total = recipe.optimisation.epochs * len(recipe.seeds)
-    with bar(total, "epochs", quiet, each=True) as shown, resumable(kept, output / RUN):
+    with resumable(kept, output / RUN):
         return learn(
             dataset,
             output,
@@ -254,22 +258,8 @@ def _run(
             resume=resume,
             overwrite=overwrite,
             command=command_line(),
-            report=show_epochs(shown),
+            observers=observers,
         )
-
-
-def show_epochs(shown: Progress) -> Report:
-    """Return what moves progress of epochs on, with the latest figures of every part."""
-    latest: dict[str, str] = {}
-
-    def report(row: dict[str, Any]) -> None:
-        metrics = [f"{k} {row[k]:.4f}" for k in ("kl", "ce", "agreement") if k in row]
-        latest[row["split"]] = f"{row['split']} {' '.join(metrics)}"
-        shown.describe(f"seed {row['seed']}, {', '.join(latest.values())}")
-        if row["split"] == "train":
-            shown.update()
-
-    return report
 
 
 def _finish(done: RunManifest, output: Path, json: bool) -> None:

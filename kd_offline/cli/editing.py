@@ -10,12 +10,12 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, filling, say, show
+from kd_offline.cli.output import emit, say, show, terminal
 from kd_offline.errors import UsageError
 
 if TYPE_CHECKING:
-    from kd_offline.datasets.edit.rewrite import Progress
     from kd_offline.schemas.dataset import DatasetManifest
+    from kd_offline.tracking.base import Observer
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Dataset to make.")]
 _Datasets = Annotated[list[str], typer.Argument(help="Two datasets or more.")]
@@ -68,7 +68,7 @@ def split(
 
     shares = None if parts is None else splitting.parse_parts(parts)
     make(
-        lambda progress: splitting.split(
+        lambda observers: splitting.split(
             dataset,
             output,
             heldout=heldout,
@@ -77,9 +77,10 @@ def split(
             stratify=stratify,
             resume=resume,
             overwrite=overwrite,
-            progress=progress,
+            observers=observers,
         ),
-        *(output, "B", quiet, json),
+        output,
+        json,
     )
 
 
@@ -130,7 +131,7 @@ def filter(
         top=top,
     )
     make(
-        lambda progress: filtering.filter(
+        lambda observers: filtering.filter(
             dataset,
             output,
             conditions,
@@ -138,9 +139,10 @@ def filter(
             name=name,
             resume=resume,
             overwrite=overwrite,
-            progress=progress,
+            observers=observers,
         ),
-        *(output, "episodes", quiet, json),
+        output,
+        json,
     )
 
 
@@ -166,7 +168,7 @@ def merge(
     from kd_offline.datasets.edit.merge import merge as put_together
 
     make(
-        lambda progress: put_together(
+        lambda observers: put_together(
             datasets,
             output,
             arrays=arrays,
@@ -176,9 +178,10 @@ def merge(
             name=name,
             resume=resume,
             overwrite=overwrite,
-            progress=progress,
+            observers=observers,
         ),
-        *(output, "episodes", quiet, json),
+        output,
+        json,
     )
 
 
@@ -204,7 +207,7 @@ def append(
     from kd_offline.datasets.edit.merge import append as continued
 
     make(
-        lambda progress: continued(
+        lambda observers: continued(
             dataset,
             more,
             output,
@@ -214,9 +217,10 @@ def append(
             licence=licence,
             resume=resume,
             overwrite=overwrite,
-            progress=progress,
+            observers=observers,
         ),
-        *(output, "episodes", quiet, json),
+        output,
+        json,
     )
 
 
@@ -242,18 +246,16 @@ _COMMANDS: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
 
 
 def make(
-    operation: Callable[[Progress], DatasetManifest],
+    operation: Callable[[list[Observer]], DatasetManifest],
     output: Path,
-    unit: str,
-    quiet: bool,
     json: bool,
 ) -> None:
     """Run an operation under a progress bar and print what came out."""
     from kd_offline.datasets.layout import JOURNAL
 
     kept = f"what was written so far is in {output}: run the same command with --resume"
-    with bar(1, unit, quiet) as shown, resumable(kept, output / JOURNAL):
-        manifest = operation(filling(shown))
+    with resumable(kept, output / JOURNAL):
+        manifest = operation([terminal()])
     from kd_offline.datasets.describe.summary import size_bytes
     from kd_offline.datasets.reader import ExpertBuffer
     from kd_offline.schemas.dataset_outputs import EditOutput

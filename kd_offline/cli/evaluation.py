@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import command_text, emit, hidden, say, show
+from kd_offline.cli.output import command_text, emit, say, show, terminal
 
 if TYPE_CHECKING:
     from kd_offline.schemas.evaluation import EvaluationReport, ModeScore, SideScore, WinRates
@@ -88,7 +88,7 @@ def evaluate(
             engine=engine,
             environment=environment,
             opponents=opponents or (),
-            show_progress=not hidden(quiet),
+            observers=[terminal()],
         )
     if json:
         emit(EvaluateOutput.of(report))

@@ -9,11 +9,12 @@ import typer
 
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, say, show
+from kd_offline.cli.output import emit, say, show, terminal
 from kd_offline.errors import UsageError
 
 if TYPE_CHECKING:
     from kd_offline.schemas.expert import ExpertCard
+    from kd_offline.tracking.base import Observer
 
 _EXAMPLES = options.examples(
     "kd-offline train mpe/simple_spread_v3 -o expert/",
@@ -155,7 +156,7 @@ def train(
     if dry_run:
         emit(chosen, nulls=True)
         return
-    card = _run(chosen, output, resume, threads or 2, score, quiet)
+    card = _run(chosen, output, resume, threads or 2, score, [terminal()])
     if json:
         emit(card)
     else:
@@ -163,22 +164,25 @@ def train(
 
 
 def _run(
-    recipe: Any, output: Path, resume: bool, threads: int, score: int, quiet: bool
+    recipe: Any,
+    output: Path,
+    resume: bool,
+    threads: int,
+    score: int,
+    observers: list[Observer],
 ) -> ExpertCard:
     from kd_offline.experts.checkpoint import CARD
     from kd_offline.experts.train import train as learn
 
     kept = f"what was learned so far is in {output}: run the same command with --resume"
-    with bar(recipe.frames, "steps", quiet) as shown, resumable(kept, output / CARD):
-
-        def report(progress: Any) -> None:
-            returns = " ".join(f"{side} {value:.2f}" for side, value in progress.returns.items())
-            returns += "" if progress.won is None else f", won {progress.won:.0%}"
-            shown.describe(f"return {returns}")
-            shown.update(progress.frames - shown.n)
-
+    with resumable(kept, output / CARD):
         return learn(
-            recipe, output, resume=resume, threads=threads, report=report, score_episodes=score
+            recipe,
+            output,
+            resume=resume,
+            threads=threads,
+            observers=observers,
+            score_episodes=score,
         )
 
 

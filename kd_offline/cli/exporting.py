@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import emit, hidden, say, show
+from kd_offline.cli.output import emit, say, show, terminal
 
 if TYPE_CHECKING:
     from kd_offline.schemas.export import Comparison, ExportManifest
@@ -78,7 +78,7 @@ def export(
             least_agreement=agreement,
             microcontrollers=measure,
             overwrite=overwrite,
-            show_progress=not hidden(quiet),
+            observers=[terminal()],
         )
     if json:
         emit(ExportOutput.of(manifest, str(_place(run, output, precision))))

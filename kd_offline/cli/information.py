@@ -10,7 +10,7 @@ import typer
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.groups import App
-from kd_offline.cli.output import bar, document, emit, say, show, table
+from kd_offline.cli.output import document, emit, say, show, table, terminal
 
 if TYPE_CHECKING:
     from kd_offline.schemas.hardware import HardwareProfile
@@ -168,14 +168,14 @@ def calibrate(
     from kd_offline.hardware.profiles import toml_text
 
     check_output(output, overwrite=overwrite)
-    with resumable("nothing was written"), bar(rounds, "round", quiet) as shown:
+    with resumable("nothing was written"):
         profile, lacking = measure(
             name or output.stem.lower(),
             engines=engines.split(","),
             widths=options.integers(widths, "--widths"),
             rounds=rounds,
             steps=steps,
-            progress=shown.update,
+            observers=[terminal()],
         )
     write_output(output, toml_text(profile), overwrite=overwrite)
     for engine, reason in lacking.items():

@@ -11,7 +11,7 @@ from kd_offline.cli import completion, options
 from kd_offline.cli.evaluation import prediction
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.groups import App
-from kd_offline.cli.output import bar, emit, hidden, say, show, table
+from kd_offline.cli.output import emit, say, show, table, terminal
 
 if TYPE_CHECKING:
     from kd_offline.schemas.hardware import HardwareProfile
@@ -83,10 +83,7 @@ def latency(
     options.one_thread_each()
     from kd_offline.evaluation.latency import bench_latency
 
-    with (
-        resumable("nothing was changed: run the same command again"),
-        bar(rounds, "round", quiet) as shown,
-    ):
+    with resumable("nothing was changed: run the same command again"):
         report = bench_latency(
             run,
             engines=engines.split(","),
@@ -99,7 +96,7 @@ def latency(
             opponents=opponents or (),
             profiles=profile or (),
             energy=energy,
-            progress=shown.update,
+            observers=[terminal()],
         )
     if json:
         emit(report)
@@ -144,7 +141,7 @@ def quantisation(
             dataset=dataset,
             environment=environment,
             opponents=opponents or (),
-            show_progress=not hidden(quiet),
+            observers=[terminal()],
         )
     if json:
         emit(report)

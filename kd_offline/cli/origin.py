@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from kd_offline.cli import options
-from kd_offline.cli.output import bar, show
+from kd_offline.cli.output import show, terminal
 from kd_offline.errors import CorruptDatasetError
 
 if TYPE_CHECKING:
     from kd_offline.schemas.dataset import DatasetManifest, VerifyReport
     from kd_offline.schemas.replay import ArrayGap, RelabelReport, ReplayReport
+    from kd_offline.tracking.base import Observer
 
 Place: TypeAlias = "tuple[str, DatasetManifest]"
 """Address of a dataset and the manifest that all checks are of."""
@@ -49,17 +50,16 @@ def replayed(
     episodes: int,
     seed: int,
     environment: str | None,
-    quiet: bool,
 ) -> VerifyReport:
     """Return ``report`` with a replay; a damaged dataset is not replayed."""
     from kd_offline.datasets.reader import ExpertBuffer
     from kd_offline.recording.replay import replay
 
-    def run(progress: Callable[[int], None]) -> ReplayReport:
+    def run(observers: list[Observer]) -> ReplayReport:
         buffer = ExpertBuffer.open(*place)
-        return replay(buffer, episodes, seed=seed, environment=environment, progress=progress)
+        return replay(buffer, episodes, seed=seed, environment=environment, observers=observers)
 
-    return _extended(report, "replay", run, episodes, quiet)
+    return _extended(report, "replay", run)
 
 
 def relabelled(
@@ -68,7 +68,6 @@ def relabelled(
     episodes: int,
     seed: int,
     asked: tuple[Sequence[str], Path | None, Sequence[str]],
-    quiet: bool,
 ) -> VerifyReport:
     """Return ``report`` with the experts asked again; not if the dataset is damaged.
 
@@ -79,7 +78,7 @@ def relabelled(
 
     experts, expert_recipe, opponents = asked
 
-    def run(progress: Callable[[int], None]) -> RelabelReport:
+    def run(observers: list[Observer]) -> RelabelReport:
         return relabel(
             ExpertBuffer.open(*place),
             episodes,
@@ -87,31 +86,24 @@ def relabelled(
             expert_recipe=expert_recipe,
             opponents=opponents,
             seed=seed,
-            progress=progress,
+            observers=observers,
         )
 
-    return _extended(report, "relabel", run, episodes, quiet)
+    return _extended(report, "relabel", run)
 
 
 def _extended(
     report: VerifyReport,
     name: str,
-    run: Callable[[Callable[[int], None]], ReplayReport | RelabelReport],
-    episodes: int,
-    quiet: bool,
+    run: Callable[[list[Observer]], ReplayReport | RelabelReport],
 ) -> VerifyReport:
     from kd_offline.schemas.dataset import Problem
 
-    with bar(episodes, f"episodes, {name}", quiet) as shown:
-
-        def progress(done: int) -> None:
-            shown.update(done - shown.n)
-
-        try:
-            found = run(progress)
-        except CorruptDatasetError as error:
-            problems = (*report.problems, Problem(where=name, what=str(error)))
-            return report.model_copy(update={"ok": False, "problems": problems})
+    try:
+        found = run([terminal()])
+    except CorruptDatasetError as error:
+        problems = (*report.problems, Problem(where=name, what=str(error)))
+        return report.model_copy(update={"ok": False, "problems": problems})
     return report.model_copy(update={"ok": report.ok and found.ok, name: found})
 
 

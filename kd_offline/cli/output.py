@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kd_offline.cli import streams
 from kd_offline.untrusted_text import for_json, for_terminal
@@ -20,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pydantic import BaseModel
+
+    from kd_offline.tracking.base import Observer
 
 
 @dataclass
@@ -122,92 +122,9 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-class Progress:
-    """Progress on stderr: a bar in a terminal, else a line now and then, as a log wants it.
+def terminal() -> Observer:
+    """Return what shows progress and notes on stderr; with ``--quiet`` it shows nothing."""
+    from kd_offline.tracking.base import NullObserver
+    from kd_offline.tracking.progress_bar import ProgressBar
 
-    Parameters
-    ----------
-    total
-        How much there is to do.
-    unit
-        Of what, such as ``episodes``.
-    quiet
-        Show nothing.
-    each
-        Without a terminal, print a line for every step.
-    """
-
-    def __init__(self, total: int, unit: str, quiet: bool, each: bool = False) -> None:
-        self.n, self.total, self._unit, self._each = 0, total, unit, each
-        self._text, self._bar = "", self._made_bar(quiet)
-        self._lines = not quiet and not sys.stderr.isatty()
-        self._last = time.monotonic()
-        self._next_tenth = 1
-
-    def _made_bar(self, quiet: bool) -> Any:
-        if hidden(quiet):
-            return None
-        from tqdm import tqdm
-
-        return tqdm(total=self.total, unit=self._unit, file=sys.stderr, leave=False)
-
-    def update(self, count: int = 1) -> None:
-        """Count so much more as done."""
-        self.n += count
-        if self._bar is not None:
-            self._bar.total = self.total
-            self._bar.update(count)
-        elif self._lines and self._due():
-            self._last = time.monotonic()
-            self._next_tenth = self._tenths() + 1
-            tail = f", {self._text}" if self._text else ""
-            say(f"{self.n:,} of {self.total:,} {self._unit}{tail}")
-
-    def _due(self) -> bool:
-        waited = time.monotonic() - self._last
-        further = self._tenths() >= self._next_tenth
-        return self._each or waited > _LONG_S or (further and waited > _SHORT_S)
-
-    def _tenths(self) -> int:
-        return 10 * self.n // max(self.total, 1)
-
-    def describe(self, text: str) -> None:
-        """Show ``text`` beside the numbers, from the next step on."""
-        self._text = for_terminal(text)
-        if self._bar is not None:
-            self._bar.set_postfix_str(self._text, refresh=False)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.close()
-
-
-# Between two lines of a log: every tenth of the work, but not more often than this, and at least
-# this often.
-_SHORT_S, _LONG_S = 2.0, 30.0
-
-
-@contextmanager
-def bar(total: int, unit: str, quiet: bool, *, each: bool = False) -> Iterator[Progress]:
-    """Show progress while something runs, see :class:`Progress`."""
-    shown = Progress(total, unit, quiet, each)
-    try:
-        yield shown
-    finally:
-        shown.close()
-
-
-def filling(shown: Progress) -> Callable[[int, int], None]:
-    """Return what moves progress when it is called with how much is done and how much there is."""
-
-    def progress(done: int, total: int) -> None:
-        shown.total = total
-        shown.update(done - shown.n)
-
-    return progress
-
-
-def hidden(quiet: bool) -> bool:
-    """Tell whether bars of a library are not to be shown."""
-    return quiet or not sys.stderr.isatty()
+    return NullObserver() if _NOW[0].quiet else ProgressBar(say)

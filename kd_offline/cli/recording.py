@@ -9,11 +9,12 @@ import typer
 
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, command_text, emit, say, show
+from kd_offline.cli.output import command_text, emit, say, show, terminal
 
 if TYPE_CHECKING:
     from kd_offline.schemas.dataset import DatasetManifest
     from kd_offline.schemas.outputs import RecordOutput
+    from kd_offline.tracking.base import Observer
 
 _EXAMPLES = options.examples(
     "kd-offline record",
@@ -135,7 +136,7 @@ def record(
         "resume": resume,
         "overwrite": overwrite,
     }
-    done = _run(environment, output, arguments, quiet)
+    done = _run(environment, output, arguments, [terminal()])
     if json:
         emit(done)
         return
@@ -145,17 +146,15 @@ def record(
     show(output)
 
 
-def _run(environment: str, output: Path, arguments: dict[str, Any], quiet: bool) -> RecordOutput:
+def _run(
+    environment: str, output: Path, arguments: dict[str, Any], observers: list[Observer]
+) -> RecordOutput:
     from kd_offline.datasets.layout import JOURNAL
     from kd_offline.recording.record import record as roll_out
 
     kept = f"what was recorded so far is in {output}: run the same command with --resume"
-    with bar(arguments["episodes"], "episodes", quiet) as shown, resumable(kept, output / JOURNAL):
-
-        def progress(done: int) -> None:
-            shown.update(done - shown.n)
-
-        manifest = roll_out(environment, output, progress=progress, tell=say, **arguments)
+    with resumable(kept, output / JOURNAL):
+        manifest = roll_out(environment, output, observers=observers, **arguments)
     return _output(manifest, output)
 
 

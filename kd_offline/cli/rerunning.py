@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from kd_offline.cli import options
-from kd_offline.cli.distillation import command_line, show_epochs
+from kd_offline.cli.distillation import command_line
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, show
+from kd_offline.cli.output import emit, show, terminal
 from kd_offline.errors import EXIT_FAILED
 
 _EXAMPLES = options.examples("kd-offline rerun run/", "kd-offline rerun run/ --json")
@@ -44,13 +44,10 @@ def rerun(
     On the same kind of processor, threads and versions the weights must agree bit for bit,
     elsewhere held-out metrics within a tolerance, if there are any; exit code 1 where they do not.
     """
-    from kd_offline.distillation.rerun import epochs_of
     from kd_offline.distillation.rerun import rerun as repeat
-    from kd_offline.runs.folder import open_run
 
-    total = epochs_of(open_run(run).manifest())
     kept = "what was repeated so far is kept: run the same command with --resume"
-    with bar(total, "epochs", quiet, each=True) as shown, resumable(kept):
+    with resumable(kept):
         report = repeat(
             run,
             output,
@@ -59,7 +56,7 @@ def rerun(
             resume=resume,
             overwrite=overwrite,
             command=command_line(),
-            report=show_epochs(shown),
+            observers=[terminal()],
         )
     if json:
         emit(report)

@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, filling, say, show
+from kd_offline.cli.output import emit, say, show, terminal
 from kd_offline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def push(
     """
     from kd_offline.datasets.sharing.share import push as send
 
-    with bar(1, "B", quiet) as shown, resumable(_KEPT):
-        done = send(dataset, destination, overwrite=overwrite, report=filling(shown))
+    with resumable(_KEPT):
+        done = send(dataset, destination, overwrite=overwrite, observers=[terminal()])
     _finish(done, json)
 
 
@@ -81,10 +81,8 @@ def pull(
     from kd_offline.datasets.sharing.share import pull as fetch
 
     wanted = None if arrays is None else _names(arrays)
-    with bar(1, "B", quiet) as shown, resumable(_KEPT):
-        done = fetch(
-            address, output, arrays=wanted, overwrite=overwrite, report=filling(shown), tell=say
-        )
+    with resumable(_KEPT):
+        done = fetch(address, output, arrays=wanted, overwrite=overwrite, observers=[terminal()])
     _finish(done, json)
 
 

@@ -9,10 +9,10 @@ import typer
 
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import bar, emit, say, show, table
+from kd_offline.cli.output import emit, say, show, table, terminal
 
 if TYPE_CHECKING:
-    from kd_offline.schemas.sweep import SweepPoint, SweepReport
+    from kd_offline.schemas.sweep import SweepReport
 
 
 def add(app: typer.Typer) -> None:
@@ -95,12 +95,7 @@ def sweep(
         method=method, mask=mask, file=recipe, settings=given | options.assignments(settings)
     )
     kept = f"finished trials are in {output}: run the same command again"
-    with bar(trials, "trials", quiet) as shown, resumable(kept, output / PLAN):
-
-        def progress(point: SweepPoint) -> None:
-            shown.describe(f"{point.architecture} {point.quality:.3f}")
-            shown.update()
-
+    with resumable(kept, output / PLAN):
         report = search(
             dataset,
             output,
@@ -117,7 +112,7 @@ def sweep(
             environment=environment,
             expert=expert,
             expert_recipe=expert_recipe,
-            progress=progress,
+            observers=[terminal()],
         )
     emit(report) if json else _show(report, output)
 

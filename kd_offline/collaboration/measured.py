@@ -19,6 +19,7 @@ from kd_offline.schemas.collaboration import (
 )
 from kd_offline.schemas.evaluation import CrossPlay, EvaluationReport, ModeScore
 from kd_offline.schemas.latency import EngineLatency
+from kd_offline.tracking.base import Observer, Operation, observed
 
 _TIMED = set(TimedEngine.model_fields) - {"kind"}
 
@@ -33,7 +34,7 @@ class Play:
     expert_recipe: str | Path | None = None
     environment: str | None = None
     opponents: Sequence[str] = ()
-    show_progress: bool = False
+    observers: Sequence[Observer] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def _evaluation(team: Team, play: Play) -> EvaluationReport | None:
         engine=play.engine,
         environment=play.environment,
         opponents=play.opponents,
-        show_progress=play.show_progress,
+        observers=play.observers,
     )
 
 
@@ -97,10 +98,10 @@ def _mixed_alone(
         environment=play.environment,
         opponents=play.opponents,
     )
+    asked = Operation("profile", {"episodes": episodes}, team.run.path)
     try:
-        figures = measure(
-            parties.environment, parties.who, parties.seeds, plan, show_progress=play.show_progress
-        )
+        with observed(asked, play.observers) as observer:
+            figures = measure(parties.environment, parties.who, parties.seeds, plan, observer)
     finally:
         parties.environment.close()
     return _matrix(team, figures.cross_play, figures.modes["greedy"], report, plan.episodes)

@@ -22,6 +22,7 @@ from kd_offline.schemas.collaboration import (
     HiddenState,
 )
 from kd_offline.sealed_json import digest, sealed_text
+from kd_offline.tracking.base import Observer
 
 
 def collaboration_profile(
@@ -37,7 +38,7 @@ def collaboration_profile(
     environment: str | None = None,
     opponents: Sequence[str] = (),
     overwrite: bool = False,
-    show_progress: bool = False,
+    observers: Sequence[Observer] = (),
 ) -> CollaborationProfile:
     """Write the profile of a distilled team.
 
@@ -67,8 +68,8 @@ def collaboration_profile(
         What may be played although a file names it, as for ``evaluate``.
     overwrite : bool
         Replace a file that is at ``output``; mixed teams in a profile of the same team are kept.
-    show_progress : bool
-        A bar of rollouts on stderr.
+    observers : sequence of Observer
+        Told how many rollouts are done.
 
     Raises
     ------
@@ -85,7 +86,7 @@ def collaboration_profile(
     target = place(run, output, export)
     check_output(target, overwrite=overwrite or output is None)
     earlier = _earlier(target, team, overwrite)
-    play = Play(*(episodes, engine, expert, expert_recipe, environment, opponents, show_progress))
+    play = Play(*(episodes, engine, expert, expert_recipe, environment, opponents, observers))
     found = measured(team, play, None if earlier is None else earlier.cross_play)
     groups = Groups(sides=team.student.card.environment.sides, clusters=clusters(team, dataset))
     spec = team.student.card.environment

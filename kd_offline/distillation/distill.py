@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +13,6 @@ from pydantic import Field
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.job import (
     Job,
-    Report,
     complete,
     fresh_projections,
     fresh_team,
@@ -26,6 +26,8 @@ from kd_offline.errors import CheckpointError, UsageError
 from kd_offline.files import make_subfolder, only_writer, remove_tree
 from kd_offline.networks.files import read_tensors, tensors_digest, write_tensors
 from kd_offline.networks.threads import computing_with
+from kd_offline.runs.folder import METRICS
+from kd_offline.runs.metric_rows import metric_names, row_line, series_of
 from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.layers import LayerWidths
 from kd_offline.schemas.recipes import DistillRecipe
@@ -36,6 +38,8 @@ from kd_offline.students.networks import StudentTeam
 from kd_offline.students.policy import build, digest, fixed_mask
 from kd_offline.students.policy import save as save_students
 from kd_offline.students.settling import layers_of
+from kd_offline.tracking.base import Observer, Operation, observed
+from kd_offline.tracking.jsonl import JsonLines
 
 SAVE_EVERY_S = 15.0
 _AGAIN = "distil again with --overwrite"
@@ -68,7 +72,7 @@ def distill(
     resume: bool = False,
     overwrite: bool = False,
     command: str = "",
-    report: Report | None = None,
+    observers: Sequence[Observer] = (),
 ) -> RunManifest:
     """Train one student team for each seed of ``recipe``, purely from a dataset.
 
@@ -82,8 +86,8 @@ def distill(
         See :class:`~kd_offline.schemas.recipes.DistillRecipe`; None for the default.
     command
         Kept in ``run.json``.
-    report
-        Called with every row of ``metrics.jsonl``.
+    observers
+        Told how many epochs are done, and the numbers of every row of ``metrics.jsonl``.
 
     Returns
     -------
@@ -105,24 +109,34 @@ def distill(
     check_arrays(recipe, list(buffer.names))
     if resume and (before := complete(Path(output), recipe, buffer)) is not None:
         return before
-    job = prepare(buffer, Path(output), recipe, path, command, report, resume, overwrite)
-    with only_writer(job.folder.path, "distilling"):
+    job = prepare(buffer, Path(output), recipe, path, command, resume, overwrite)
+    asked = {"dataset": job.card.dataset, "recipe": recipe.model_dump(mode="json")}
+    part = "" if job.judges is None else job.judges.part
+    lines = JsonLines(job.folder.path / METRICS, row_line(part))
+    with (
+        only_writer(job.folder.path, "distilling"),
+        observed(Operation("distill", asked, Path(output)), observers, [lines]) as observer,
+    ):
         try:
             for seed in recipe.seeds:
-                _one_seed(job, seed)
+                _one_seed(job, seed, observer)
         except KeyboardInterrupt:
             _write(job, "interrupted")
             raise
         _write(job, "complete")
+        observer.result = job.manifest
     return job.manifest
 
 
-def _one_seed(job: Job, seed: int) -> None:
+def _one_seed(job: Job, seed: int, observer: Observer) -> None:
     """Train, continue, or merely load the team of one seed."""
     saved = job.folder.resume_state
+    epochs, seeds = job.recipe.optimisation.epochs, job.recipe.seeds
+    done, total = epochs * seeds.index(seed), epochs * len(seeds)
     for result in job.manifest.results:
         if result.seed == seed:
             job.teams.append(_finished(job, result))
+            observer.progress(done + epochs, total, "epochs")
             return
     team = fresh_team(job.card, seed, job.scale)
     projections = fresh_projections(job, seed, team)
@@ -132,9 +146,9 @@ def _one_seed(job: Job, seed: int) -> None:
     mask = fixed_mask(job.card)
     for rows in train_team(state, job.train, job.judges, job.recipe, seed, mask):
         _require_finite(rows[0])
-        job.folder.append_metrics(rows)
-        for row in rows if job.report else ():
-            job.report(row)  # type: ignore[misc]
+        for row in rows:
+            observer.metrics(row["epoch"], metric_names(row), series=series_of(seed))
+        observer.progress(done + state.epoch, total, "epochs")
         if time.perf_counter() - last > SAVE_EVERY_S:
             _save(job, state, seed)
             last = time.perf_counter()

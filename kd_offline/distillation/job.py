@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +24,6 @@ from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.resources import Resources
 from kd_offline.distillation.roles import RoleModel, fit_roles
 from kd_offline.distillation.targets import Lesson
-from kd_offline.distillation.train import Row
 from kd_offline.distillation.worth import worths
 from kd_offline.errors import DatasetError, StorageError
 from kd_offline.files import remove_tree
@@ -46,8 +44,6 @@ from kd_offline.types import BoolArray, FloatArray
 
 _LOG = logging.getLogger(__name__)
 
-Report = Callable[[Row], None]
-
 
 @dataclass(slots=True)
 class Job:
@@ -61,7 +57,6 @@ class Job:
     roles: RoleModel | None
     train: Episodes
     judges: Judges | None
-    report: Report | None
     began: float
     teams: list[StudentTeam] = field(default_factory=list)
 
@@ -72,7 +67,6 @@ def prepare(
     recipe: DistillRecipe,
     path: str,
     command: str,
-    report: Report | None,
     resume: bool,
     overwrite: bool,
 ) -> Job:
@@ -119,7 +113,6 @@ def prepare(
         roles=roles,
         train=learned,
         judges=judges,
-        report=report,
         began=began,
     )
 

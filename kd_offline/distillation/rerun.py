@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kd_offline.distillation.distill import distill
-from kd_offline.distillation.job import Report
 from kd_offline.distillation.recipe import check_profile
 from kd_offline.recipes import build
 from kd_offline.runs.folder import open_run
@@ -15,6 +14,7 @@ from kd_offline.runs.teams import checked_students
 from kd_offline.schemas.outputs import RerunReport, SeedComparison
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import Provenance, RunManifest
+from kd_offline.tracking.base import Observer
 
 TOLERANCE = {"kl": 0.02, "ce": 0.02, "agreement": 0.02, "joint_agreement": 0.03}
 """Largest difference of a held-out metric on another platform, in nats and in shares; the same for
@@ -30,7 +30,7 @@ def rerun(
     resume: bool = False,
     overwrite: bool = False,
     command: str = "",
-    report: Report | None = None,
+    observers: Sequence[Observer] = (),
 ) -> RerunReport:
     """Repeat the distillation of ``run`` and compare it with what came out the first time.
 
@@ -48,6 +48,8 @@ def rerun(
         The dataset; default: the path that the run states, but no server. Its id must be the run's.
     profile
         The hardware profile of the run's budget, where the run names it by a path.
+    observers
+        As :func:`~kd_offline.distillation.distill.distill` takes them.
 
     Raises
     ------
@@ -73,7 +75,7 @@ def rerun(
         resume=resume,
         overwrite=overwrite,
         command=command,
-        report=report,
+        observers=observers,
     )
     return compare(before, after, str(run), str(target))
 
@@ -81,11 +83,6 @@ def rerun(
 def recipe_of(manifest: RunManifest) -> DistillRecipe:
     """Return the recipe of a run."""
     return build(DistillRecipe, [manifest.recipe], "the run's recipe")
-
-
-def epochs_of(manifest: RunManifest) -> int:
-    """Return how many epochs a run takes, over all its seeds."""
-    return recipe_of(manifest).optimisation.epochs * len(manifest.seeds)
 
 
 def compare(before: RunManifest, after: RunManifest, run: str, rerun: str) -> RerunReport:

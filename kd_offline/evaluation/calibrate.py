@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from kd_offline.runs.provenance import machine
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.hardware import EngineFigures, Figure, HardwareProfile
 from kd_offline.seeding import generator
+from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.types import Float32Array
 
 WIDTHS = (16, 32, 64, 128, 256)
@@ -52,7 +53,7 @@ def calibrate(
     widths: Sequence[int] = WIDTHS,
     rounds: int = 30,
     steps: int = 50,
-    progress: Callable[[], object] = lambda: None,
+    observers: Sequence[Observer] = (),
 ) -> tuple[HardwareProfile, dict[str, str]]:
     """Measure this machine and return its profile, and why engines are not in it.
 
@@ -67,8 +68,8 @@ def calibrate(
         Hidden widths of the students, three or more.
     rounds, steps : int
         Turns of every engine and width, and steps timed in a turn.
-    progress : callable
-        Called after each round.
+    observers : sequence of Observer
+        Told how many rounds are done.
 
     Raises
     ------
@@ -82,9 +83,14 @@ def calibrate(
         )
         raise UsageError(msg)
     plan = Plan(tuple(engines), rounds=rounds, steps=steps)
-    with temporary_folder() as place, computing_with(1):
+    asked = Operation("bench hardware", asdict(plan))
+    with (
+        observed(asked, observers) as observer,
+        temporary_folder() as place,
+        computing_with(1),
+    ):
         made, lacking = _samplers(plan, sorted(set(widths)), place)
-        found = interleaved(made, plan, progress)
+        found = interleaved(made, plan, observer)
     points: dict[str, list[tuple[int, float]]] = {}
     for (engine, macs), times in found.items():
         points.setdefault(engine, []).append((2 * macs, float(np.median(times)) / 1e9))

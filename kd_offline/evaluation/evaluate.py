@@ -21,7 +21,6 @@ from kd_offline.evaluation.play import (
     SidePlay,
     count_rollouts,
     play_sides,
-    progress,
 )
 from kd_offline.evaluation.rollout import DEFAULT_BATCH
 from kd_offline.hardware import profiles as hardware
@@ -37,6 +36,7 @@ from kd_offline.schemas.evaluation import (
     TeamCost,
 )
 from kd_offline.seeding import episode_seeds
+from kd_offline.tracking.base import SILENT, Observer, Operation, counting, observed
 from kd_offline.user_code import close_all
 
 MODES = ("greedy", "sampled")
@@ -94,7 +94,7 @@ def evaluate(
     engine: str | None = None,
     environment: str | None = None,
     opponents: Sequence[str] = (),
-    show_progress: bool = False,
+    observers: Sequence[Observer] = (),
 ) -> EvaluationReport:
     """Measure what the students of a run keep and cost, and write ``evaluation.json`` there.
 
@@ -131,8 +131,8 @@ def evaluate(
         :mod:`kd_offline.code_guard`.
     opponents : sequence of str
         Experts that the file of an expert may name as its opponents, beside bundled ones.
-    show_progress : bool
-        A bar of rollouts on stderr.
+    observers : sequence of Observer
+        Told how many rollouts are done, and the figures.
 
     Raises
     ------
@@ -144,35 +144,46 @@ def evaluate(
     devices = [hardware.load(profile) for profile in profiles]
     folder = open_run(run)
     _check_engine(export, engine)
-    parties = load_parties(
-        folder,
-        expert=expert,
-        expert_recipe=expert_recipe,
-        ceiling=ceiling,
-        export=export,
-        engine=engine,
-        environment=environment,
-        opponents=opponents,
-    )
-    try:
-        figures = measure(
-            parties.environment, parties.who, parties.seeds, plan, show_progress=show_progress
+    asked = {
+        "run": str(run),
+        "episodes": episodes,
+        "seed": seed,
+        "modes": list(modes),
+        "cross_play": cross_play,
+        "expert": None if expert is None else str(expert),
+        "ceiling": None if ceiling is None else str(ceiling),
+        "export": None if export is None else str(export),
+    }
+    with observed(Operation("evaluate", asked, folder.path), observers) as observer:
+        parties = load_parties(
+            folder,
+            expert=expert,
+            expert_recipe=expert_recipe,
+            ceiling=ceiling,
+            export=export,
+            engine=engine,
+            environment=environment,
+            opponents=opponents,
         )
-        cost = measure_cost(parties, figures)
-    finally:
-        close_all([parties.environment])
-    report = _report(folder.path, parties, plan, figures, cost).model_copy(
-        update={
-            "predictions": predictions(cost, devices),
-            "command": _command(
-                *(run, plan, expert, ceiling, expert_recipe, profiles, export, engine),
-                *(environment, opponents),
-            ),
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-    )
-    place = folder if parties.exported is None else RunFolder(parties.exported.folder)
-    place.write_evaluation(report)
+        try:
+            figures = measure(parties.environment, parties.who, parties.seeds, plan, observer)
+            cost = measure_cost(parties, figures)
+        finally:
+            close_all([parties.environment])
+        report = _report(folder.path, parties, plan, figures, cost).model_copy(
+            update={
+                "predictions": predictions(cost, devices),
+                "command": _command(
+                    *(run, plan, expert, ceiling, expert_recipe, profiles, export, engine),
+                    *(environment, opponents),
+                ),
+                "seconds": round(time.perf_counter() - started, 3),
+            }
+        )
+        place = folder if parties.exported is None else RunFolder(parties.exported.folder)
+        place.write_evaluation(report)
+        observer.metrics(0, metrics_of(report))
+        observer.result = report
     return report
 
 
@@ -218,13 +229,31 @@ def _report(
     )
 
 
+def metrics_of(report: EvaluationReport) -> dict[str, float]:
+    """Return the figures of an evaluation by the names that observers know."""
+    named: dict[str, float | None] = {"evaluation/agreement": report.agreement}
+    for mode, score in (("greedy", report.greedy), ("sampled", report.sampled)):
+        if score is None:
+            continue
+        head = f"evaluation/{mode}"
+        for who in ("expert", "ceiling", "student", "random"):
+            for what, source in (("return", score), ("won", score.win_rate)):
+                found = getattr(source, who, None)
+                named[f"{head}/{what}/{who}"] = None if found is None else found.mean
+        kept = score.retention.model_dump()
+        named |= {f"{head}/retention/{name}": value for name, value in kept.items()}
+    for who, cost in (("expert", report.cost.expert), ("student", report.cost.student)):
+        named |= {f"evaluation/flops/{who}": cost.flops}
+        named |= {f"evaluation/parameters/{who}": cost.parameters}
+    return {name: value for name, value in named.items() if value is not None}
+
+
 def measure(
     environment: BatchedEnvironment,
     who: Contestants,
     distillation_seeds: Sequence[int],
     plan: Plan,
-    *,
-    show_progress: bool = False,
+    observer: Observer = SILENT,
 ) -> Figures:
     """Play everything that ``plan`` asks for and return the figures.
 
@@ -236,14 +265,13 @@ def measure(
     swaps = spec.n_agents if plan.cross_play else 0
     total = count_rollouts(spec.sides, who, len(plan.modes), swaps=swaps)
     played: dict[str, dict[str, SidePlay]] = {}
-    with progress(total, shown=show_progress) as tick:
-        court = Court(environment, seeds, plan.batch, tick)
-        for mode in plan.modes:
-            played[mode] = play_sides(court, who, greedy=mode == "greedy", compared=not played)
-        swapped = None
-        if plan.cross_play:
-            base = played.get("greedy") or play_sides(court, who, greedy=True, compared=False)
-            swapped = scores.cross_play(court, who, base)
+    court = Court(environment, seeds, plan.batch, counting(observer, total, "rollouts"))
+    for mode in plan.modes:
+        played[mode] = play_sides(court, who, greedy=mode == "greedy", compared=not played)
+    swapped = None
+    if plan.cross_play:
+        base = played.get("greedy") or play_sides(court, who, greedy=True, compared=False)
+        swapped = scores.cross_play(court, who, base)
     return Figures(
         modes={
             mode: scores.mode_score(spec, sides, distillation_seeds)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ from kd_offline.runs.folder import digests, open_run
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.hardware import Energy, HardwareProfile, UnavailableEnergy
 from kd_offline.schemas.latency import EngineLatency, LatencyReport, Unavailable
+from kd_offline.tracking.base import Observer, Operation, observed
 
 CONVENTION = (
     "one decision of one agent a row: input scaling, network, masked argmax, the memory fed back; "
@@ -63,7 +65,7 @@ def bench_latency(
     opponents: Sequence[str] = (),
     profiles: Sequence[str | Path] = (),
     energy: bool = False,
-    progress: Callable[[], object] = lambda: None,
+    observers: Sequence[Observer] = (),
 ) -> LatencyReport:
     """Time single decisions of a run's expert and students, and write ``latency.json`` there.
 
@@ -87,8 +89,8 @@ def bench_latency(
         Devices to predict latency and energy for, beside what is measured here.
     energy : bool
         Also measure energy, where this machine has a meter.
-    progress : callable
-        Called after each round.
+    observers : sequence of Observer
+        Told how many rounds are done.
 
     Raises
     ------
@@ -100,9 +102,14 @@ def bench_latency(
     devices = [hardware.load(profile) for profile in profiles]
     folder = open_run(run)
     who, missing = subjects(folder, expert=expert, expert_recipe=expert_recipe, opponents=opponents)
-    with temporary_folder() as place, computing_with(1):
+    asked = Operation("bench latency", asdict(plan), folder.path)
+    with (
+        observed(asked, observers) as observer,
+        temporary_folder() as place,
+        computing_with(1),
+    ):
         made, lacking = _samplers(who, plan, place)
-        found = interleaved({key: s for key, (_, s) in made.items()}, plan, progress)
+        found = interleaved({key: s for key, (_, s) in made.items()}, plan, observer)
         joules = _energies({key: s for key, (_, s) in made.items()}, asked=energy)
         timer = float(np.median(timed(lambda _: None)(2000)))
     rows = [_row(made[key][0], key, times, joules[key], devices) for key, times in found.items()]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.evaluation.retention import Samples
@@ -167,14 +165,7 @@ def play_swaps(
 
 
 def count_rollouts(sides: Collection[str], who: Contestants, modes: int, *, swaps: int = 0) -> int:
-    """Return how many rollouts an evaluation takes, for its progress bar."""
+    """Return how many rollouts an evaluation takes, for its observers."""
     ceilings = sum(who.ceiling_of(side) is not None for side in sides)
     each = 1 + len(sides) * (len(who.students) + 1) + ceilings
     return modes * each + 2 * swaps * len(who.students)
-
-
-@contextmanager
-def progress(total: int, *, shown: bool) -> Iterator[Callable[[], object]]:
-    """Show a bar of rollouts on stderr and give the function that advances it."""
-    with tqdm(total=total, desc="evaluating", unit="rollout", disable=not shown) as bar:
-        yield bar.update

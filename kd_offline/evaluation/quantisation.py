@@ -23,7 +23,6 @@ from kd_offline.evaluation.play import (
     SidePlay,
     count_rollouts,
     play_sides,
-    progress,
 )
 from kd_offline.runs.folder import RunFolder, digests, open_run
 from kd_offline.schemas.evaluation import ModeScore
@@ -32,6 +31,7 @@ from kd_offline.schemas.quantisation import QuantisationReport, QuantisedTeams, 
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import RunManifest
 from kd_offline.seeding import episode_seeds
+from kd_offline.tracking.base import Observer, Operation, counting, observed
 
 if TYPE_CHECKING:
     from kd_offline.exports.draft import Draft
@@ -48,7 +48,7 @@ def bench_quantisation(
     dataset: str | Path | None = None,
     environment: str | None = None,
     opponents: Sequence[str] = (),
-    show_progress: bool = False,
+    observers: Sequence[Observer] = (),
 ) -> QuantisationReport:
     """Play a run's students as floats and as int8, and write ``quantisation.json`` there.
 
@@ -64,8 +64,8 @@ def bench_quantisation(
         As :func:`~kd_offline.evaluation.evaluate.evaluate` takes them.
     dataset : path, optional
         Where the run's dataset is, if not where the run says.
-    show_progress : bool
-        A bar of rollouts on stderr.
+    observers : sequence of Observer
+        Told how many rollouts are done.
 
     Raises
     ------
@@ -91,7 +91,9 @@ def bench_quantisation(
         )
         who = Contestants(parties.who.expert, every)
         total = count_rollouts(court.environment.spec.sides, who, 1)
-        with progress(total, shown=show_progress) as tick:
+        asked = Operation("bench quantisation", {"episodes": episodes, "seed": seed}, folder.path)
+        with observed(asked, observers) as observer:
+            tick = counting(observer, total, "rollouts")
             sides = play_sides(replace(court, tick=tick), who, greedy=True, compared=True)
         found = _scores(court, plan, sides, parties.manifest.seeds, list(drafts))
     finally:

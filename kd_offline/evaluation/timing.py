@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,6 +14,7 @@ from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.evaluation.engines import ENGINES, Nanoseconds, Sampler
 from kd_offline.schemas.latency import Histogram
 from kd_offline.seeding import generator
+from kd_offline.tracking.base import SILENT, Observer, counting
 
 DEFAULT_ENGINES = ("torch", "onnx", "c", "c-ctypes", "numpy")
 BINS_PER_DECADE = 20
@@ -49,18 +50,19 @@ class Plan:
 
 
 def interleaved(
-    samplers: Mapping[Key, Sampler], plan: Plan, progress: Callable[[], object] = lambda: None
+    samplers: Mapping[Key, Sampler], plan: Plan, observer: Observer = SILENT
 ) -> dict[Key, Nanoseconds]:
     """Run all samplers in turns and return the nanoseconds of every counted step of each."""
     names = list(samplers)
     found: dict[Key, list[Nanoseconds]] = {name: [] for name in names}
     order = generator(plan.seed, "latency order")
+    tick = counting(observer, plan.rounds, "rounds")
     with _no_collection():
         for _ in range(plan.rounds):
             for k in order.permutation(len(names)):
                 samplers[names[k]](plan.discarded)
                 found[names[k]].append(samplers[names[k]](plan.steps))
-            progress()
+            tick()
     return {name: np.concatenate(bursts) for name, bursts in found.items()}
 
 

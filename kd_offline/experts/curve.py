@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from kd_offline.errors import CheckpointError
-from kd_offline.files import append_file, read_file, write_file
+from kd_offline.files import read_file, write_file
 from kd_offline.schemas.document import LinesRecord
 from kd_offline.schemas.expert import TrainProgress
 from kd_offline.sealed_json import holds, lines_record
 
 MAX_BYTES = 1 << 30
+_RETURN = "train/return/"
 
 
-def append(path: Path, progress: TrainProgress) -> None:
-    """Write one line more."""
-    append_file(path, progress.model_dump_json(exclude_none=True) + "\n")
+def metric_names(progress: TrainProgress) -> dict[str, float]:
+    """Return the numbers of a line by the names that observers know."""
+    numbers = progress.model_dump(exclude_none=True, exclude={"frames", "returns"})
+    named = {f"train/{name}": value for name, value in numbers.items()}
+    return named | {f"{_RETURN}{side}": value for side, value in progress.returns.items()}
+
+
+def line(step: int, values: Mapping[str, float], series: str) -> str:
+    """Return the line of metrics that :func:`metric_names` named; ``step``: frames."""
+    named = {name: value for name, value in values.items() if not name.startswith(_RETURN)}
+    progress = TrainProgress.model_validate(
+        {
+            "frames": step,
+            "returns": {n.removeprefix(_RETURN): v for n, v in values.items() if n not in named},
+            **{name.removeprefix("train/"): value for name, value in named.items()},
+        }
+    )
+    return progress.model_dump_json(exclude_none=True) + "\n"
 
 
 def truncate(path: Path, iterations: int, saved: LinesRecord | None) -> None:

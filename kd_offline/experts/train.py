@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +30,14 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import resolve
+from kd_offline.tracking.base import Observer, Operation, observed
+from kd_offline.tracking.jsonl import JsonLines
 from kd_offline.trajectories import Trajectories, collect_sampled
 from kd_offline.types import BoolArray, TeamPolicy
 from kd_offline.user_code import close_all
 
 _LOG = logging.getLogger(__name__)
 
-Report = Callable[[TrainProgress], None]
 SAVE_EVERY_S = 30.0
 # Saving may take at most about a twentieth of the time: replayed episodes can be many.
 _SAVE_SHARE = 20
@@ -96,7 +97,7 @@ def train(
     *,
     resume: bool = False,
     threads: int = 2,
-    report: Report | None = None,
+    observers: Sequence[Observer] = (),
     score_episodes: int = 4000,
 ) -> ExpertCard:
     """Train an expert, save it in ``output`` and score its greedy play.
@@ -108,8 +109,8 @@ def train(
     output
         A new folder, or with ``resume`` one that a stopped training left behind. An expert that
         was finished by the same recipe is returned as it is.
-    report
-        Called with each line of the learning curve.
+    observers
+        Told how many joint steps are done, and the numbers of each line of the learning curve.
     score_episodes
         Episodes of greedy play at the end, on seeds that training does not use; 0 for none.
 
@@ -134,14 +135,18 @@ def train(
             make_folder(output)
             stack.enter_context(only_writer(output, "training"))
         curve.truncate(output / checkpoint.CURVE, run.iteration, run.card.curve)
-        return _go_on(run, environment, output, report, score_episodes)
+        asked = recipe.model_dump(mode="json")
+        lines = JsonLines(output / checkpoint.CURVE, curve.line)
+        with observed(Operation("train", asked, output), observers, [lines]) as observer:
+            observer.result = card = _go_on(run, environment, output, observer, score_episodes)
+        return card
 
 
 def _go_on(
     run: _Run,
     environment: BatchedEnvironment,
     output: Path,
-    report: Report | None,
+    observer: Observer,
     score_episodes: int,
 ) -> ExpertCard:
     """Train what is left, score it and save it."""
@@ -152,9 +157,8 @@ def _go_on(
         while run.card.frames < run.card.recipe.frames:
             before = _state(run)
             progress = _iterate(run, environment, began)
-            curve.append(output / checkpoint.CURVE, progress)
-            if report is not None:
-                report(progress)
+            observer.metrics(progress.frames, curve.metric_names(progress))
+            observer.progress(progress.frames, run.card.recipe.frames, "steps")
             if (now := time.perf_counter()) > save_at:
                 _save(run, output, began)
                 took = time.perf_counter() - now

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from tqdm import tqdm
-
 import kd_offline
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import StorageError, UnknownNameError, UsageError
@@ -31,6 +29,7 @@ from kd_offline.schemas.export import (
     Precision,
 )
 from kd_offline.sealed_json import write_document
+from kd_offline.tracking.base import Observer, Operation, counting, observed
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -53,7 +52,7 @@ def export(
     least_agreement: float | None = None,
     microcontrollers: bool = False,
     overwrite: bool = False,
-    show_progress: bool = False,
+    observers: Sequence[Observer] = (),
 ) -> ExportManifest:
     """Write the students of a run in formats for small machines.
 
@@ -83,8 +82,8 @@ def export(
         Also build the C for two Cortex-M cores, run it in an emulator and keep what it costs.
     overwrite : bool
         Replace an export that is there.
-    show_progress : bool
-        A bar of formats on stderr.
+    observers : sequence of Observer
+        Told how many formats are written and checked.
 
     Raises
     ------
@@ -105,13 +104,18 @@ def export(
     made = draft(
         folder, chosen, seed=seed, dataset=dataset, episodes=episodes, least_agreement=least
     )
-    bar = tqdm(formats, desc="exporting", unit="format", disable=not show_progress, leave=False)
-    with aside(target, overwrite=overwrite) as beside:
+    asked = {"run": str(run), "formats": list(formats), "precision": chosen}
+    with (
+        observed(Operation("export", asked, target), observers) as observer,
+        aside(target, overwrite=overwrite) as beside,
+    ):
         engines: dict[str, Comparison] = {}
-        for kind in bar:
+        tick = counting(observer, len(formats), "formats")
+        for kind in formats:
             make_folder(beside / kind)
             _WRITERS[kind](beside / kind, made)
             engines |= _checked(beside, kind, made)
+            tick()
         cores = measure(beside / "c") if microcontrollers else ()
         manifest = _manifest(made, formats, engines, least, cores, _files(beside))
         write_document(beside / MANIFEST, manifest)

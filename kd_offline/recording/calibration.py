@@ -8,7 +8,6 @@ The trial has seeds of its own, which depend on the recording's seed alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +16,7 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.experts.foreign.expert import ForeignExpert
 from kd_offline.schemas.foreign import ValueCalibration
 from kd_offline.seeding import episode_seeds
+from kd_offline.tracking.base import SILENT, Observer
 from kd_offline.trajectories import Trajectories, collect_sampled
 from kd_offline.types import Array, FloatArray
 
@@ -29,11 +29,11 @@ def calibrated(
     expert: ForeignExpert,
     world: BatchedEnvironment,
     seed: int,
-    tell: Callable[[str], None] | None = None,
+    observer: Observer = SILENT,
 ) -> ForeignExpert:
     """Return the expert with values in raw units.
 
-    Values that claim to be in raw units already are left alone, but ``tell`` hears of it where a
+    Values that claim to be in raw units already are left alone, but ``observer`` is told where a
     trial says that they are not: reward sums and means of a team differ between libraries. The
     caller computes with one thread of PyTorch, so that a resumed recording finds the same numbers.
     """
@@ -64,8 +64,7 @@ def calibrated(
         )
         if found.r2 - given < _SUSPICIOUS:
             return expert
-    if tell is not None:
-        tell(said)
+    observer.message(said)
     return replace(expert, calibration=found) if expert.needs_calibration else expert
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
 from kd_offline.datasets.edit.restate import restate
-from kd_offline.datasets.edit.rewrite import Progress
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import MissingArrayError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, MaskRecord
 from kd_offline.students.masks import Mask, resolve
+from kd_offline.tracking.base import Observer
 from kd_offline.types import BoolArray
 
 
@@ -22,7 +22,7 @@ def relabel_masks(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
     """Make a dataset of the same episodes with further student masks; data files are copied.
 
@@ -31,8 +31,8 @@ def relabel_masks(
     masks
         Names of student masks, or files, as for recording; a mask that is drawn for each episode
         follows from the episodes' seeds and is the one that recording would have stored.
-    progress
-        Called with bytes, done and to do.
+    observers
+        Told how many bytes are done.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def relabel_masks(
         "lineage": [step.model_dump(mode="json") for step in history],
     }
     options = {"resume": resume, "overwrite": overwrite}
-    return restate(parent, root, facts, arrays, progress=progress, **options)
+    return restate(parent, root, facts, arrays, observers=observers, **options)
 
 
 def _check(parent: ExpertBuffer, chosen: dict[str, Mask], given: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.experts.foreign.expert import ForeignExpert
 from kd_offline.experts.load import AnyExpert, load
+from kd_offline.experts.score import share_won
 from kd_offline.networks.threads import computing_with
 from kd_offline.recording import noise
 from kd_offline.recording.calibration import calibrated
@@ -41,6 +43,7 @@ from kd_offline.schemas.dataset import (
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import Mask, names_for, resolve
+from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.trajectories import Trajectories, collect
 from kd_offline.types import Array, Float32Array, SeedArray
 from kd_offline.user_code import close_all
@@ -74,8 +77,7 @@ def record(
     threads: int = 2,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
-    tell: Callable[[str], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
     """Record an expert buffer.
 
@@ -108,11 +110,9 @@ def record(
         What the manifest says to people; the id does not depend on it.
     threads
         Batches played side by side; the dataset does not depend on it.
-    progress
-        Called with the number of episodes done so far.
-    tell
-        Called with what an import did not find, how values were calibrated, and how much will be
-        written.
+    observers
+        Told how many episodes are done and what they were like, and in messages what an import did
+        not find, how values were calibrated, and how much will be written.
     resume
         Continue an unfinished recording, or begin one where there is none. One that was finished
         with the same settings is returned as it is.
@@ -132,9 +132,23 @@ def record(
     if name is not None and not (name.strip() and name.isprintable()):
         msg = f"name {name!r} must be one line of printable text"
         raise UsageError(msg)
+    settings = environment_kwargs or {}
+    asked = {
+        "environment": environment,
+        "environment_kwargs": dict(settings),
+        "expert": str(expert),
+        "episodes": episodes,
+        "seed": seed,
+        "noise": [level.model_dump(mode="json") for level in noise_mixture],
+        "partner": None if partner is None else str(partner),
+        "partner_share": partner_share,
+    }
     worlds: list[BatchedEnvironment] = []
-    try:
-        settings = environment_kwargs or {}
+    with (
+        observed(Operation("record", asked, Path(output)), observers) as observer,
+        ExitStack() as stack,
+    ):
+        stack.callback(close_all, worlds)
         worlds.extend(environments.load(environment, **settings) for _ in range(threads))
         spec = worlds[0].spec
         batch = batch or min(1000, math.ceil(BATCH_STEPS / spec.episode_limit))
@@ -150,7 +164,7 @@ def record(
 
         actor = load(expert, spec, expert_recipe, opponents=opponents)
         rehearse(begun_with(actor))  # before a trial for calibration is played
-        actor = _ready(actor, worlds[0], seed, tell)
+        actor = _ready(actor, worlds[0], seed, observer)
         header = begun_with(actor)
         if resume and not overwrite and (done := finished(output, header, episodes)) is not None:
             return done
@@ -167,20 +181,20 @@ def record(
         began = time.perf_counter()
         everyone = episode_seeds(seed, 0, episodes, "record")
         with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:
-            if tell is not None:
-                tell(plan)
+            observer.message(plan)
+            observer.progress(writer.episodes_done, episodes, "episodes")
             # A batch is played whole, so that an interrupted one is played again from its start.
             first = writer.episodes_done - writer.episodes_done % batch
             parts = [everyone[start : start + batch] for start in range(first, episodes, batch)]
             for block in in_order(play, worlds, parts):
                 writer.append(_behind(block, writer.episodes_done - first))
                 first += len(block.lengths)
-                if progress is not None:
-                    progress(writer.episodes_done)
+                observer.metrics(writer.episodes_done, _figures(block, spec))
+                observer.progress(writer.episodes_done, episodes, "episodes")
             arrays = {m.name: m.for_episodes(everyone) for m in chosen.values()}
-            return writer.commit(arrays, seconds=time.perf_counter() - began)
-    finally:
-        close_all(worlds)
+            manifest = writer.commit(arrays, seconds=time.perf_counter() - began)
+            observer.result = manifest
+            return manifest
 
 
 def _check(episodes: int, batch: int | None, threads: int, embedding_dtype: str) -> None:
@@ -194,16 +208,13 @@ def _check(episodes: int, batch: int | None, threads: int, embedding_dtype: str)
         )
 
 
-def _ready(
-    actor: AnyExpert, world: BatchedEnvironment, seed: int, tell: Callable[[str], None] | None
-) -> AnyExpert:
+def _ready(actor: AnyExpert, world: BatchedEnvironment, seed: int, observer: Observer) -> AnyExpert:
     """Return an expert that can be recorded: the values of another library's are calibrated."""
     if not isinstance(actor, ForeignExpert):
         return actor
-    if tell is not None:
-        for what in actor.missing:
-            tell(f"expert {actor.describe().reference}: did not find {what}")
-    return calibrated(actor, world, seed, tell)
+    for what in actor.missing:
+        observer.message(f"expert {actor.describe().reference}: did not find {what}")
+    return calibrated(actor, world, seed, observer)
 
 
 def _casts(embedding_dtype: str) -> dict[str, Callable[[Array], Array]]:
@@ -229,6 +240,17 @@ def make_block(played: Trajectories, seeds: SeedArray, levels: Float32Array) -> 
         "expert_id": np.zeros(len(seeds), np.int16),
     }
     return EpisodeBlock(steps, played.final, episodes)
+
+
+def _figures(block: EpisodeBlock, spec: EnvironmentSpec) -> dict[str, float]:
+    """Return what the episodes of a batch were like, by the names that observers know."""
+    n, side_of = len(block.lengths), np.array(spec.side_of)
+    figures = {"record/length": float(block.lengths.mean())}
+    for k, side in enumerate(spec.sides):
+        gained = block.steps["reward"][:, side_of == k].sum(dtype=np.float64)
+        figures[f"record/return/{side}"] = float(gained) / n
+    won = share_won(block.episodes["won"])
+    return figures if won is None else figures | {"record/won": won}
 
 
 def _rows(values: Array, played: Trajectories) -> Array:

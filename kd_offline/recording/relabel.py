@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from kd_offline.recording.episodes import Part, choose, opened, parts
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.replay import ExpertCheck, PolicyGap, RelabelReport
+from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.types import Array, BoolArray, IntArray, PolicyOutput, View
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def relabel(
     expert_recipe: str | Path | None = None,
     opponents: Sequence[str] = (),
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> RelabelReport:
     """Run the recorded experts over stored observations and compare what they say.
 
@@ -95,8 +96,8 @@ def relabel(
         The TOML file that the recording of an expert of another library was given.
     opponents
         Experts that the file of an expert may name as its opponents, beside bundled ones.
-    progress
-        Called with the number of episodes done so far.
+    observers
+        Told how many episodes are done.
 
     Raises
     ------
@@ -124,13 +125,14 @@ def relabel(
     chosen = choose(buffer, episodes, seed)
     tally = _Tally(Comparison(buffer.spec, TOLERANCE))
     checks = []
-    for record, mine in _by_expert(buffer, chosen):
-        expert = _as_recorded(_expert(buffer, record, given), record)
-        checks.append(_check(record, expert))
-        for part in parts(buffer, _needed(buffer, expert), mine):
-            _label(expert, part, tally)
-            if progress is not None:
-                progress(tally.done)
+    asked = Operation("relabel", {"dataset": buffer.id, "episodes": episodes, "seed": seed})
+    with observed(asked, observers) as observer:
+        for record, mine in _by_expert(buffer, chosen):
+            expert = _as_recorded(_expert(buffer, record, given), record)
+            checks.append(_check(record, expert))
+            for part in parts(buffer, _needed(buffer, expert), mine):
+                _label(expert, part, tally)
+                observer.progress(tally.done, len(chosen), "episodes, relabel")
     return RelabelReport(
         ok=tally.comparison.first is None,
         experts=tuple(checks),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from kd_offline.recording.comparison import Comparison
 from kd_offline.recording.episodes import MOST_EPISODES, Part, choose, opened, parts
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.replay import ReplayReport
+from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.types import Array, BoolArray, IntArray, Outcome, View
 
 # Views are float32; the physics behind them may be summed in another order on another processor.
@@ -32,7 +33,7 @@ def replay(
     *,
     seed: int = 0,
     environment: str | None = None,
-    progress: Callable[[int], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> ReplayReport:
     """Re-create recorded episodes in their environment and compare every step.
 
@@ -45,8 +46,8 @@ def replay(
     environment
         Name of the environment, to allow one that a file may not start by itself, see
         :mod:`kd_offline.code_guard`. It must be the recorded one.
-    progress
-        Called with the number of episodes done so far.
+    observers
+        Told how many episodes are done.
 
     Returns
     -------
@@ -76,13 +77,14 @@ def replay(
     chosen = choose(buffer, episodes, seed)
     comparison = Comparison(buffer.spec, TOLERANCE)
     done = steps = 0
+    asked = Operation("replay", {"dataset": buffer.id, "episodes": episodes, "seed": seed})
     try:
         largest = environments.largest_batch(world, MOST_EPISODES)
-        for part in parts(buffer, _needed(buffer), chosen, largest):
-            _play(world, part, comparison)
-            done, steps = done + len(part.episodes), steps + int(part.lengths.sum())
-            if progress is not None:
-                progress(done)
+        with observed(asked, observers) as observer:
+            for part in parts(buffer, _needed(buffer), chosen, largest):
+                _play(world, part, comparison)
+                done, steps = done + len(part.episodes), steps + int(part.lengths.sum())
+                observer.progress(done, len(chosen), "episodes, replay")
     finally:
         world.close()
     return ReplayReport(

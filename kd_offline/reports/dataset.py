@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from kd_offline.reports import dataset_tables as tables
 from kd_offline.reports.page import Section, fill, resource
 from kd_offline.reports.tables import Table
 from kd_offline.reports.words import Card, number, percent, short, whole
+from kd_offline.tracking.base import Observer, Operation, observed
 
 
 def inspect_html(
@@ -27,7 +28,7 @@ def inspect_html(
     output: str | Path,
     *,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Path:
     """Write a page about a dataset and return its path; the same dataset gives the same bytes.
 
@@ -41,8 +42,8 @@ def inspect_html(
         File to write.
     overwrite
         Replace a file that is there.
-    progress
-        Called with the number of steps read so far.
+    observers
+        Told how many steps are read.
 
     Raises
     ------
@@ -56,8 +57,10 @@ def inspect_html(
     target = Path(output)
     check_output(target, overwrite=overwrite)
     buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
-    page = render(buffer, profile(buffer, progress=progress))
-    write_output(target, page, overwrite=overwrite)
+    with observed(Operation("inspect", {"dataset": buffer.id}, target), observers) as observer:
+        page = render(buffer, profile(buffer, observer))
+        write_output(target, page, overwrite=overwrite)
+        observer.result = target
     return target
 
 

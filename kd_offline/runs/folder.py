@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from kd_offline.schemas.quantisation import QuantisationReport
 from kd_offline.schemas.run import RunManifest
 from kd_offline.sealed_json import holds, lines_record, read_document, write_document
 from kd_offline.strict_json import parse
+from kd_offline.tracking.jsonl import json_line
 
 RUN = "run.json"
 STUDENTS = "students.safetensors"
@@ -182,7 +182,7 @@ class RunFolder:
         belongs; every
         other number is a curve of the report. Numbers that are not finite become null.
         """
-        text = "".join(json.dumps(_finite(row)) + "\n" for row in rows)
+        text = "".join(map(json_line, rows))
         append_file(self.path / METRICS, text)
 
 
@@ -232,12 +232,6 @@ def open_run(path: str | Path) -> RunFolder:
         )
         raise UsageError(msg)
     return RunFolder(folder)
-
-
-def _finite(row: Mapping[str, Any]) -> MetricRow:
-    """Return the row with null for NaN and infinities, which JSON does not have."""
-    bad = (k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v))
-    return dict(row) | dict.fromkeys(bad)
 
 
 def _is_empty(folder: Path) -> bool:

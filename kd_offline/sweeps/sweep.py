@@ -39,6 +39,7 @@ from kd_offline.seeding import derive
 from kd_offline.sweeps.front import front
 from kd_offline.sweeps.judging import NOTHING, Allowed, has_optuna, judge_for
 from kd_offline.sweeps.trials import COSTS, Choice, carry_out, choose, objectives
+from kd_offline.tracking.base import SILENT, Observer, Operation, counting, observed
 
 PLAN, REPORT, JOURNAL, PAGE = "plan.json", "sweep.json", "trials.journal", "sweep.html"
 ORIGIN = "dataset.txt"
@@ -47,8 +48,6 @@ FIRST_WIDTH = 32
 _WORKER, _CONTINUES = "worker", "continues"
 _WAIT_S = 0.5
 _AGAIN = "begin the sweep in another folder"
-
-Progress = Callable[[SweepPoint], None]
 
 
 def sweep(
@@ -68,7 +67,7 @@ def sweep(
     environment: str | None = None,
     expert: str | Path | None = None,
     expert_recipe: str | Path | None = None,
-    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> SweepReport:
     """Search for students that keep much and cost little, and write ``sweep.json`` in a folder.
 
@@ -101,7 +100,7 @@ def sweep(
         Name of the recorded environment, to allow one that a dataset may not start by itself.
     expert, expert_recipe : path or reference, optional
         The recorded expert, where it is not bundled.
-    progress : callable, optional
+    observers : sequence of Observer
         Told every point that this process made.
 
     Raises
@@ -135,13 +134,16 @@ def sweep(
     )
     _check(plan, buffer)
     folder = _begin(Path(output), plan, buffer)
-    others = [_start(str(dataset), folder, trials, k, allowed) for k in range(1, workers)]
-    try:
-        work(buffer, folder, trials, allowed=allowed, progress=progress)
-    finally:
-        for other in others:
-            other.join()
-    return finish(folder, buffer, str(dataset), plan)
+    asked = plan.model_dump(mode="json")
+    with observed(Operation("sweep", asked, folder), observers) as observer:
+        others = [_start(str(dataset), folder, trials, k, allowed) for k in range(1, workers)]
+        try:
+            work(buffer, folder, trials, allowed=allowed, observer=observer)
+        finally:
+            for other in others:
+                other.join()
+        observer.result = report = finish(folder, buffer, str(dataset), plan)
+    return report
 
 
 def _part(buffer: ExpertBuffer, recipe: DistillRecipe) -> str:
@@ -156,7 +158,7 @@ def work(
     trials: int,
     worker: int = 0,
     allowed: Allowed = NOTHING,
-    progress: Progress | None = None,
+    observer: Observer = SILENT,
 ) -> None:
     """Carry out trials of a sweep that was begun, until ``trials`` of them are complete.
 
@@ -173,6 +175,7 @@ def work(
         raise MismatchError(msg)
     plan = read_document(SweepPlan, folder / PLAN, _AGAIN)
     study = _study(folder, plan, buffer.spec.agents, worker)
+    tick = counting(observer, trials, "trials")
 
     def objective(trial: Any) -> tuple[float, ...]:
         choice = choose(trial, plan, buffer.spec.agents)
@@ -180,13 +183,19 @@ def work(
         number = _first_number(trial)
         point = known[0] if known else carry_out(choice, number, folder, buffer, plan, allowed)
         trial.set_user_attr("point", _sealed(point, plan, buffer.id))
-        if progress is not None:
-            progress(point)
+        observer.metrics(trial.number, _metrics(point), series=point.architecture)
+        tick()
         return objectives(point)
 
     with at_work(folder) as name:
         while (trial := _next(study, folder, trials, name)) is not None:
             _carry_out(study, trial, objective)
+
+
+def _metrics(point: SweepPoint) -> dict[str, float]:
+    """Return what a trial came to, by the names that observers know."""
+    costs = {f"trial/{name}": figure.value for name, figure in point.figures.items()}
+    return {"trial/quality": point.quality, **costs}
 
 
 def _carry_out(study: Any, trial: Any, objective: Callable[[Any], tuple[float, ...]]) -> None:

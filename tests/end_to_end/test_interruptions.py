@@ -16,6 +16,7 @@ from kd_offline.experts import ppo
 from kd_offline.experts.recipe import train_recipe
 from kd_offline.experts.train import train
 from kd_offline.recording.record import record
+from kd_offline.tracking.base import FunctionObserver
 from tests.end_to_end.conftest import DISTILL, SPREAD, kd, kd_json
 
 PATIENCE_S = 90
@@ -141,12 +142,17 @@ class TestAtAnyMoment:
         whole = distillation.distill(made.dataset, tmp_path / "whole", recipe)
         monkeypatch.setattr(distillation, "SAVE_EVERY_S", 0.0)
 
-        def stop(row):
-            if (row["seed"], row["epoch"], row["split"]) == (1, epoch, "train"):
+        def stop(step, values, series):
+            if (series, step) == ("seed 1", epoch) and "train/loss" in values:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            distillation.distill(made.dataset, tmp_path / "stopped", recipe, report=stop)
+            distillation.distill(
+                made.dataset,
+                tmp_path / "stopped",
+                recipe,
+                observers=[FunctionObserver(metrics=stop)],
+            )
         again = distillation.distill(made.dataset, tmp_path / "stopped", recipe, resume=True)
         assert again.status == "complete"
         assert [r.digest for r in again.results] == [r.digest for r in whole.results]
@@ -159,11 +165,16 @@ class TestAtAnyMoment:
         settings = {"expert": made.expert, "episodes": 75, "batch": 30, "threads": 1}
         whole = record(SPREAD, tmp_path / "whole", **settings)
 
-        def stop(done):
+        def stop(done, total, unit):
             if done == after:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            record(SPREAD, tmp_path / "stopped", progress=stop, **settings)
+            record(
+                SPREAD,
+                tmp_path / "stopped",
+                observers=[FunctionObserver(progress=stop)],
+                **settings,
+            )
         again = record(SPREAD, tmp_path / "stopped", resume=True, **settings)
         assert again.id == whole.id

@@ -13,6 +13,7 @@ from kd_offline.experts import checkpoint
 from kd_offline.experts.train import train
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.testing.factories import tiny_dataset
+from kd_offline.tracking.base import FunctionObserver
 
 FLIPS = 4  # bits of every file, drawn once
 STATE = ("resume/state.json", "resume/state-2.safetensors")
@@ -35,13 +36,13 @@ def training(seed):
     )
 
 
-def stop_distilling(row):
-    if (row["seed"], row["epoch"]) == (1, 3):
+def stop_distilling(step, values, series):
+    if (series, step) == ("seed 1", 3):
         raise KeyboardInterrupt
 
 
-def stop_training(progress):
-    if progress.iteration == 3:
+def stop_training(step, values, series):
+    if values["train/iteration"] == 3:
         raise KeyboardInterrupt
 
 
@@ -58,11 +59,17 @@ def begun(tmp_path_factory):
                     place / "d.zarr",
                     place / name,
                     recipe(**{"optimisation.learning_rate": rate}),
-                    report=stop_distilling,
+                    observers=[FunctionObserver(metrics=stop_distilling)],
                 )
     for name, seed in (("expert", 0), ("other expert", 1)):
         with pytest.raises(KeyboardInterrupt):
-            train(training(seed), place / name, threads=1, report=stop_training, score_episodes=0)
+            train(
+                training(seed),
+                place / name,
+                threads=1,
+                observers=[FunctionObserver(metrics=stop_training)],
+                score_episodes=0,
+            )
     return place
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from kd_offline.datasets.convert.carried import check_same
-from kd_offline.datasets.convert.parts import Imported, Progress, foreign
+from kd_offline.datasets.convert.parts import Imported, foreign
 from kd_offline.datasets.layout import FORMAT_VERSION, MANIFEST
 from kd_offline.datasets.writer import DatasetWriter
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import DatasetManifest
+from kd_offline.tracking.base import Observer
 
 
 def recognise(path: Path) -> bool:
@@ -18,7 +19,7 @@ def recognise(path: Path) -> bool:
 
 
 def write_imported(
-    imported: Imported, path: Path, where: str, progress: Progress
+    imported: Imported, path: Path, where: str, observer: Observer
 ) -> tuple[DatasetManifest, list[str]]:
     """Write what was read from another format; returns its manifest and notes.
 
@@ -35,7 +36,7 @@ def write_imported(
             for block in imported.blocks:
                 writer.append(block)
                 done += int(block.lengths.sum())
-                progress(done, imported.steps)
+                observer.progress(done, imported.steps, "steps")
             before = imported.manifest
             manifest = writer.commit(
                 imported.masks,

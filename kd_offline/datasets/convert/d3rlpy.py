@@ -10,12 +10,12 @@ from kd_offline.datasets.convert import careful_hdf5 as careful
 from kd_offline.datasets.convert.hdf5_writing import writing
 from kd_offline.datasets.convert.parts import (
     Options,
-    Progress,
     agent_index,
     blocks_of,
 )
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import UsageError
+from kd_offline.tracking.base import Observer
 
 VERSION = "2.1"
 _COLUMNS = ("observations", "actions", "rewards", "terminated")
@@ -47,7 +47,7 @@ def recognise(path: Path) -> bool:
         return {"columns", "num_episodes", "version"} <= set(careful.names(file))
 
 
-def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress) -> list[str]:
+def write(buffer: ExpertBuffer, path: Path, options: Options, observer: Observer) -> list[str]:
     """Write one agent's episodes as d3rlpy's ``ReplayBuffer.dump`` does."""
     n = agent_index(buffer.spec, options.agent)
     if n is None:
@@ -71,5 +71,5 @@ def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress
                 for column, value in zip(_COLUMNS, values, strict=True):
                     file.create_dataset(f"{column}_{first + k}", data=value)
             done += int(stops[-1])
-            progress(done, buffer.n_steps)
+            observer.progress(done, buffer.n_steps, "steps")
     return []

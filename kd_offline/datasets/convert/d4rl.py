@@ -17,12 +17,12 @@ from kd_offline.datasets.convert.hdf5_writing import writing
 from kd_offline.datasets.convert.parts import (
     Imported,
     Options,
-    Progress,
     agent_index,
     team_reward,
     windows,
 )
 from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.tracking.base import Observer
 from kd_offline.types import Array
 
 CANNOT_HOLD: dict[str, str] = {
@@ -55,7 +55,7 @@ def read(path: Path, options: Options) -> AbstractContextManager[Imported]:
     return d4rl_import.read(path, options)
 
 
-def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress) -> list[str]:
+def write(buffer: ExpertBuffer, path: Path, options: Options, observer: Observer) -> list[str]:
     """Write one agent, or all with their observations joined and their actions side by side."""
     view = _View(buffer, agent_index(buffer.spec, options.agent))
     both = False
@@ -67,7 +67,7 @@ def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress
             for name, values in rows.items():
                 _append(file, name, values, buffer.n_steps, start)
             both |= bool((rows["terminals"] & buffer.read("steps/truncated", start, stop)).any())
-            progress(stop, buffer.n_steps)
+            observer.progress(stop, buffer.n_steps, "steps")
     return list(_notes(view, both))
 
 

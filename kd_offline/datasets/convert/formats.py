@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd_offline.datasets.convert import buffer, d3rlpy, d4rl, hdf5, minari, vault
-from kd_offline.datasets.convert.parts import Imported, Options, Progress
+from kd_offline.datasets.convert.parts import Imported, Options
 from kd_offline.datasets.layout import MANIFEST
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.errors import NotADatasetError, UnknownNameError, UsageError
+from kd_offline.tracking.base import Observer
 
 OURS = "expert-buffer"
 
 Read = Callable[[Path, Options], AbstractContextManager[Imported]]
-Write = Callable[[ExpertBuffer, Path, Options, Progress], list[str]]
+Write = Callable[[ExpertBuffer, Path, Options, Observer], list[str]]
 
 
 @dataclass(frozen=True, slots=True)

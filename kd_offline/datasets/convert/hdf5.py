@@ -18,7 +18,6 @@ from kd_offline.datasets.convert.hdf5_writing import writing
 from kd_offline.datasets.convert.parts import (
     Imported,
     Options,
-    Progress,
     episode_groups,
     foreign,
     windows,
@@ -27,6 +26,7 @@ from kd_offline.datasets.manifest import header_of
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import CorruptDatasetError
 from kd_offline.schemas.dataset import DatasetManifest
+from kd_offline.tracking.base import Observer
 from kd_offline.types import Array
 
 CANNOT_HOLD: dict[str, str] = {}
@@ -42,7 +42,7 @@ def recognise(path: Path) -> bool:
         return MANIFEST in careful.names(file)
 
 
-def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress) -> list[str]:
+def write(buffer: ExpertBuffer, path: Path, options: Options, observer: Observer) -> list[str]:
     """Write every array of a dataset, and its manifest, to one HDF5 file."""
     with writing(path, libver=("v108", "v110")) as file:
         text = np.frombuffer(text_of(buffer).encode("ascii"), np.uint8)
@@ -53,7 +53,7 @@ def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress
         for start, stop in windows(buffer.n_steps):
             for name in (name for name in buffer.names if name.startswith("steps/")):
                 _copy(buffer, name, stored[name], start, stop)
-            progress(stop, buffer.n_steps)
+            observer.progress(stop, buffer.n_steps, "steps")
     return []
 
 

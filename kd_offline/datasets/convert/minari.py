@@ -23,7 +23,6 @@ from kd_offline.datasets.convert.hdf5_writing import writing
 from kd_offline.datasets.convert.parts import (
     Imported,
     Options,
-    Progress,
     blocks_of,
     team_reward,
 )
@@ -31,6 +30,7 @@ from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import UsageError
 from kd_offline.files import write_file
 from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.tracking.base import Observer
 from kd_offline.types import Array
 
 CANNOT_HOLD: dict[str, str] = {}
@@ -53,7 +53,7 @@ def read(path: Path, options: Options) -> AbstractContextManager[Imported]:
     return minari_import.read(path, options)
 
 
-def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress) -> list[str]:
+def write(buffer: ExpertBuffer, path: Path, options: Options, observer: Observer) -> list[str]:
     """Write a dataset as the Minari dataset ``NAME-vN``, to be put below Minari's root."""
     if not is_id(path.name):
         msg = (
@@ -65,14 +65,14 @@ def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress
         raise UsageError(msg)
     data = path / "data"
     data.mkdir(parents=True)
-    _write_episodes(buffer, data / minari_store.MAIN, progress)
+    _write_episodes(buffer, data / minari_store.MAIN, observer)
     size = (data / minari_store.MAIN).stat().st_size
     document = _metadata(buffer, path.name, size)
     write_file(data / minari_store.METADATA, json.dumps(document))
     return list(_notes(buffer))
 
 
-def _write_episodes(buffer: ExpertBuffer, file: Path, progress: Progress) -> None:
+def _write_episodes(buffer: ExpertBuffer, file: Path, observer: Observer) -> None:
     masks = [name for name in buffer.mask_names if len(_mask_shape(buffer, name)) == len("ENO")]
     with writing(file, track_order=True, libver=("v108", "v110")) as out:
         done = 0
@@ -87,7 +87,7 @@ def _write_episodes(buffer: ExpertBuffer, file: Path, progress: Progress) -> Non
                     mask = buffer.read(f"masks/{name}", first + k, first + k + 1)[0]
                     group.create_dataset(f"{minari_store.EPISODE_MASKS}/{name}", data=mask)
             done += int(block.lengths.sum())
-            progress(done, buffer.n_steps)
+            observer.progress(done, buffer.n_steps, "steps")
 
 
 @dataclass(frozen=True, slots=True)

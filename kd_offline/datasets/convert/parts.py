@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,7 +25,6 @@ from kd_offline.types import Array
 # Rows of steps that are in memory at once: enough for speed, little beside anything else.
 WINDOW_ROWS = 8192
 
-Progress = Callable[[int, int], None]
 """Called with the steps that are done and the steps that there are."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from kd_offline.datasets.convert.formats import (
     kind_of_source,
     kind_of_target,
 )
-from kd_offline.datasets.convert.parts import Options, Progress, lost
+from kd_offline.datasets.convert.parts import Options, lost
 from kd_offline.datasets.final_values import caution
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import StorageError, UsageError
@@ -26,6 +26,7 @@ from kd_offline.files import aside
 from kd_offline.recipes import explain
 from kd_offline.schemas.dataset_outputs import ConvertOutput, NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.tracking.base import Observer, Operation, observed
 
 
 def convert(
@@ -39,7 +40,7 @@ def convert(
     name: str | None = None,
     strict: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> ConvertOutput:
     """Convert a dataset; one of the two is an expert buffer.
 
@@ -61,8 +62,8 @@ def convert(
         Refuse where the target cannot hold something.
     overwrite
         Replace a dataset that is at ``target``.
-    progress
-        Called with the steps that are done and the steps that there are.
+    observers
+        Told how many steps are done.
 
     Raises
     ------
@@ -87,8 +88,11 @@ def convert(
     options = Options(_spec(spec), agent, name)
     run = _export if kinds[0] == OURS else _import
     place = aside(out, overwrite=overwrite)
-    made = run(where, place, kinds, options, strict, progress or (lambda done, total: None))
-    return made.model_copy(update={"path": str(out)})
+    asked = Operation("convert", {"source": where, "from": kinds[0], "to": kinds[1]}, out)
+    with observed(asked, observers) as observer:
+        made = run(where, place, kinds, options, strict, observer)
+        observer.result = made = made.model_copy(update={"path": str(out)})
+    return made
 
 
 def _export(
@@ -97,13 +101,13 @@ def _export(
     kinds: tuple[str, str],
     options: Options,
     strict: bool,
-    progress: Progress,
+    observer: Observer,
 ) -> ConvertOutput:
     buffer, found = ExpertBuffer.open(source), FORMATS[kinds[1]]
     not_held = (*lost(buffer.names, found.cannot_hold), *_other_agents(buffer, found, options))
     _check_strict(not_held, strict, found.title)
     with place as draft:
-        notes = found.write(buffer, draft, options, progress)
+        notes = found.write(buffer, draft, options, observer)
     left = {item.array for item in not_held}
     said = caution(buffer.manifest)
     if said is not None and "final/value" not in left:
@@ -128,7 +132,7 @@ def _import(
     kinds: tuple[str, str],
     options: Options,
     strict: bool,
-    progress: Progress,
+    observer: Observer,
 ) -> ConvertOutput:
     read = FORMATS[kinds[0]].read
     if read is None:
@@ -140,7 +144,7 @@ def _import(
     with read(Path(source).expanduser(), options) as imported:
         _check_strict(imported.not_held, strict, "the expert buffer")
         with place as draft:
-            manifest, notes = target_buffer.write_imported(imported, draft, source, progress)
+            manifest, notes = target_buffer.write_imported(imported, draft, source, observer)
     return ConvertOutput(
         id=manifest.id,
         path="",

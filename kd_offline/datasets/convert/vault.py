@@ -20,10 +20,11 @@ import numpy as np
 from kd_offline.datasets import layout
 from kd_offline.datasets.convert import vault_import, vault_store
 from kd_offline.datasets.convert.carried import text_of
-from kd_offline.datasets.convert.parts import Imported, Options, Progress, windows
+from kd_offline.datasets.convert.parts import Imported, Options, windows
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import UsageError
 from kd_offline.files import refusal
+from kd_offline.tracking.base import Observer
 from kd_offline.types import Array
 
 CANNOT_HOLD: dict[str, str] = {}
@@ -57,7 +58,7 @@ class _Leaf:
     values: Callable[[_Window], Array]  # [n, *tail]
 
 
-def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress) -> list[str]:
+def write(buffer: ExpertBuffer, path: Path, options: Options, observer: Observer) -> list[str]:
     """Write a dataset as a vault: ``NAME.vlt/UID``, or ``NAME.vlt`` with the UID ``Expert``."""
     if buffer.n_steps > _MOST_STEPS:
         msg = f"a vault holds at most {_MOST_STEPS} steps, this dataset has {buffer.n_steps}: split"
@@ -66,19 +67,19 @@ def write(buffer: ExpertBuffer, path: Path, options: Options, progress: Progress
     leaves = _leaves(buffer)
     folder.mkdir(parents=True)
     try:
-        return _write(buffer, folder, leaves, progress)
+        return _write(buffer, folder, leaves, observer)
     except ValueError as error:  # what TensorStore says of a disk that refuses, too
         raise _refusal(path, error) from error
 
 
 def _write(
-    buffer: ExpertBuffer, folder: Path, leaves: dict[str, _Leaf], progress: Progress
+    buffer: ExpertBuffer, folder: Path, leaves: dict[str, _Leaf], observer: Observer
 ) -> list[str]:
     stores = vault_store.create(folder, {n: (leaf.dtype, leaf.tail) for n, leaf in leaves.items()})
     for start, stop in windows(buffer.n_steps, stores.rows):
         window = _window(buffer, start, stop)
         stores.write(start, {name: leaf.values(window) for name, leaf in leaves.items()})
-        progress(stop, buffer.n_steps)
+        observer.progress(stop, buffer.n_steps, "steps")
     stores.finish(buffer.n_steps)
     vault_store.write_metadata(folder, stores, buffer.n_steps, _ours(buffer))
     return [_STATE_NOTE] if buffer.spec.state_is_obs else []

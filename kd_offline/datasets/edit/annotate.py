@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
 from kd_offline.datasets.edit.restate import restate
-from kd_offline.datasets.edit.rewrite import Progress
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import DatasetManifest, SemanticVersion
 from kd_offline.schemas.environment import Strict
+from kd_offline.tracking.base import Observer
 
 
 class Annotation(Strict):
@@ -35,7 +36,7 @@ def annotate(
     citation: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
     """Make a copy of a dataset of which other things are said; its id stays the same.
 
@@ -71,4 +72,4 @@ def annotate(
     facts = {"version": raised(parent.manifest.version, "patch"), **given}
     history = lineage("annotate", [parent], given)
     facts |= {"lineage": [step.model_dump(mode="json") for step in history]}
-    return restate(parent, root, facts, resume=resume, overwrite=overwrite, progress=progress)
+    return restate(parent, root, facts, resume=resume, overwrite=overwrite, observers=observers)

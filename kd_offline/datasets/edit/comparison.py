@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from kd_offline.datasets.edit.duplicates import digests
-from kd_offline.datasets.edit.rewrite import BLOCK_BYTES, Progress, episode_slices, row_bytes
+from kd_offline.datasets.edit.rewrite import BLOCK_BYTES, episode_slices, row_bytes
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.schemas.dataset_outputs import (
     ArrayDifference,
@@ -19,6 +19,7 @@ from kd_offline.schemas.dataset_outputs import (
     FieldDifference,
     ValueDifference,
 )
+from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.types import Array, IntArray
 
 # What a manifest says that is compared in other ways, or follows from the rest.
@@ -27,7 +28,7 @@ _DERIVED = {"episodes/offset"}
 
 
 def diff(
-    a: str | Path, b: str | Path, *, values: bool = True, progress: Progress | None = None
+    a: str | Path, b: str | Path, *, values: bool = True, observers: Sequence[Observer] = ()
 ) -> DiffReport:
     """Compare two datasets.
 
@@ -38,8 +39,8 @@ def diff(
     ----------
     values
         Compare the values of the episodes that both have; otherwise manifests and episodes only.
-    progress
-        Called with matched episodes, done and to do.
+    observers
+        Told how many matched episodes are compared.
 
     Raises
     ------
@@ -49,7 +50,8 @@ def diff(
     one, other = ExpertBuffer.open(a), ExpertBuffer.open(b)
     ours, theirs, by = _matched(one, other)
     compared = _compared(one, other, ours, theirs)
-    found = _values(one, other, ours, theirs, compared, progress) if values else {}
+    with observed(Operation("diff", {"a": one.id, "b": other.id}), observers) as observer:
+        found = _values(one, other, ours, theirs, compared, observer) if values else {}
     return DiffReport(
         equal=one.id == other.id,
         a=one.id,
@@ -180,7 +182,7 @@ def _values(
     ours: IntArray,
     theirs: IntArray,
     names: tuple[str, ...],
-    progress: Progress | None,
+    observer: Observer,
 ) -> dict[str, ValueDifference]:
     """Return how much every array differs over the matched episodes; equal ones are left out."""
     lengths = [b.episodes("length")[i] for b, i in ((one, ours), (other, theirs))]
@@ -196,8 +198,7 @@ def _values(
                 left, right = (x.load([name], i[keep])[name] for x, i in ((one, a), (other, b)))
                 steps = size[keep] if name.startswith("steps/") else np.ones(int(keep.sum()), int)
                 totals[name] = _added(totals[name], left, right, steps)
-        if progress is not None:
-            progress(some.stop, len(ours))
+        observer.progress(some.stop, len(ours), "episodes")
     return {name: found for name, found in totals.items() if found.entries}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,12 +11,13 @@ import numpy as np
 from kd_offline.datasets import layout
 from kd_offline.datasets.edit.headers import kept_experts, mixture
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent
-from kd_offline.datasets.edit.rewrite import Part, Plan, Progress, carried, full_names, rewrite
+from kd_offline.datasets.edit.rewrite import Part, Plan, carried, full_names, rewrite
 from kd_offline.datasets.edit.where import episodes_where
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
+from kd_offline.tracking.base import Observer
 from kd_offline.types import BoolArray, IntArray
 
 
@@ -68,7 +69,7 @@ def filter(
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
     """Make a dataset of those episodes that meet all ``conditions``, in their order.
 
@@ -80,8 +81,8 @@ def filter(
         Arrays to leave out, such as ``embedding`` (of ``steps``), ``final/value``, ``masks/paper``.
     name
         Name of the result; by default the parent's with ``-filtered``.
-    progress
-        Called with episodes, done and to do.
+    observers
+        Told how many episodes are done.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def filter(
     names = {part: record.code for part, record in manifest.splits.items()}
     splits = Splits(parent.episodes("split")[chosen], names)
     plan = Plan(header, (Part(parent, chosen),), arrays, masks, splits)
-    return rewrite(plan, root, resume=resume, overwrite=overwrite, progress=progress)
+    return rewrite(plan, root, resume=resume, overwrite=overwrite, observers=observers)
 
 
 def keep_arrays(

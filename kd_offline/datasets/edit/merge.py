@@ -15,11 +15,12 @@ from kd_offline.datasets.edit.duplicates import alike, repeated
 from kd_offline.datasets.edit.filter import keep_arrays
 from kd_offline.datasets.edit.headers import joined_experts, joined_recording
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
-from kd_offline.datasets.edit.rewrite import Part, Plan, Progress, full_names, rewrite
+from kd_offline.datasets.edit.rewrite import Part, Plan, full_names, rewrite
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
 from kd_offline.errors import MismatchError, UnknownNameError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, ExpertRecord, RecordingHeader
+from kd_offline.tracking.base import Observer
 from kd_offline.types import Array, BoolArray, IntArray
 
 ARRAYS = ("all", "common")
@@ -55,7 +56,7 @@ def merge(
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
     """Make one dataset of the episodes of several, one dataset after the other.
 
@@ -72,8 +73,8 @@ def merge(
         and actions.
     licence
         Of the result; needed where the licences differ.
-    progress
-        Called with episodes, done and to do.
+    observers
+        Told how many episodes are done.
 
     Raises
     ------
@@ -94,7 +95,7 @@ def merge(
         "citation": _texts(m.citation for m in manifests),
     }
     plan = _plan("merge", parents, choices, facts)
-    return rewrite(plan, root, resume=resume, overwrite=overwrite, progress=progress)
+    return rewrite(plan, root, resume=resume, overwrite=overwrite, observers=observers)
 
 
 def append(
@@ -108,7 +109,7 @@ def append(
     licence: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
     """Make a dataset that continues ``dataset`` with the episodes of ``more``.
 
@@ -126,7 +127,7 @@ def append(
         "citation": _texts(parent.manifest.citation for parent in parents),
     }
     plan = _plan("append", parents, choices, facts)
-    return rewrite(plan, root, resume=resume, overwrite=overwrite, progress=progress)
+    return rewrite(plan, root, resume=resume, overwrite=overwrite, observers=observers)
 
 
 def _open(datasets: Sequence[str | Path]) -> list[ExpertBuffer]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kd_offline.datasets import layout
-from kd_offline.datasets.edit.rewrite import Progress
+from kd_offline.datasets.edit.rewrite import operation_of
 from kd_offline.datasets.manifest import parse_manifest, read_text, text_of
 from kd_offline.datasets.place import claim
 from kd_offline.datasets.reader import ExpertBuffer
@@ -19,8 +19,9 @@ from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.stream import ArrayStream
 from kd_offline.datasets.writer import tidy
 from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
-from kd_offline.schemas.dataset import ArraySpec, DatasetManifest, FileRecord
+from kd_offline.schemas.dataset import ArraySpec, DatasetManifest, FileRecord, LineageRecord
 from kd_offline.sealed_json import seal, unseal
+from kd_offline.tracking.base import Observer, observed
 from kd_offline.types import Array
 
 
@@ -32,7 +33,7 @@ def restate(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
     """Write a copy of ``parent`` in which some facts and small arrays are others.
 
@@ -47,8 +48,8 @@ def restate(
         Keys of the manifest, as JSON, that replace the parent's.
     arrays
         Full name -> values of ``episodes/*`` or ``masks/*`` that replace or join the parent's.
-    progress
-        Called with bytes.
+    observers
+        Told how many bytes are done.
 
     Raises
     ------
@@ -65,10 +66,14 @@ def restate(
     require_storable(facts)
     if resume and (done := _finished(Folder(output), facts)) is not None:
         return done
-    with claim(output, resume=resume, overwrite=overwrite):
+    step = LineageRecord.model_validate(facts["lineage"][-1])
+    with (
+        observed(operation_of(step, output), observers) as observer,
+        claim(output, resume=resume, overwrite=overwrite),
+    ):
         folder = Folder(output)
         _begin(folder, parent, facts)
-        files = list(_copied(parent, folder, set(arrays or ()), progress))
+        files = list(_copied(parent, folder, set(arrays or ()), observer))
         document = json.loads(text_of(parent.files, parent.manifest))
         del document["manifest_digest"]
         listed = {file.path for file in files}
@@ -85,7 +90,7 @@ def restate(
             own = tuple(document["format_version"])
             document["format_version"] = list(max(own, layout.FORMAT_VERSION))
         layout.identify(document)
-        manifest = publish(folder, document, files)
+        observer.result = manifest = publish(folder, document, files)
         folder.remove(layout.LOCK)
     return manifest
 
@@ -128,7 +133,7 @@ def _begin(folder: Folder, parent: ExpertBuffer, facts: Mapping[str, Any]) -> No
 
 
 def _copied(
-    parent: ExpertBuffer, folder: Folder, replaced: set[str], progress: Progress | None
+    parent: ExpertBuffer, folder: Folder, replaced: set[str], observer: Observer
 ) -> Iterator[FileRecord]:
     """Copy every file that stays and yield its record; those that are there already are kept."""
     done, total = 0, parent.manifest.size_bytes
@@ -142,8 +147,7 @@ def _copied(
                 raise _damaged(parent, file)
             folder.write(file.path, data)
         yield file
-        if progress is not None:
-            progress(done, total)
+        observer.progress(done, total, "B")
 
 
 def _is(data: bytes, file: FileRecord) -> bool:

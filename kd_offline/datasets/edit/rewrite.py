@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,11 +14,9 @@ from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
 from kd_offline.datasets.writer import DatasetWriter, finished
 from kd_offline.errors import UnknownNameError
-from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
+from kd_offline.schemas.dataset import DatasetManifest, LineageRecord, RecordingHeader
+from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.types import Array, IntArray
-
-Progress = Callable[[int, int], None]
-"""Called with how much is done and how much there is to do."""
 
 # Four such blocks are in memory at most: one being read, two queued, one being written.
 BLOCK_BYTES = 48 << 20
@@ -59,7 +57,7 @@ def rewrite(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
     """Write the dataset of ``plan``; an interrupted attempt is continued with ``resume``.
 
@@ -77,18 +75,26 @@ def rewrite(
     done = None if overwrite or not resume else finished(output, plan.header, plan.n_episodes)
     if done is not None:
         return done
-    with DatasetWriter.create(output, plan.header, resume=resume, overwrite=overwrite) as writer:
+    with (
+        observed(operation_of(plan.header.lineage[-1], output), observers) as observer,
+        DatasetWriter.create(output, plan.header, resume=resume, overwrite=overwrite) as writer,
+    ):
         for block in _blocks(plan, writer.episodes_done):
             writer.append(block)
-            if progress is not None:
-                progress(writer.episodes_done, plan.n_episodes)
+            observer.progress(writer.episodes_done, plan.n_episodes, "episodes")
         seconds = [part.parent.manifest.recording.seconds for part in plan.parts]
         known = [value for value in seconds if value is not None]
-        return writer.commit(
+        observer.result = manifest = writer.commit(
             {name: _mask(plan, name) for name in plan.masks},
             seconds=sum(known) if known else None,
             splits=plan.splits,
         )
+        return manifest
+
+
+def operation_of(step: LineageRecord, output: Path) -> Operation:
+    """Return what observers are told of an operation that a lineage ends with."""
+    return Operation(step.operation, dict(step.arguments), output)
 
 
 def full_names(names: Collection[str], known: Collection[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,13 @@ import numpy as np
 from kd_offline.datasets import layout
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
 from kd_offline.datasets.edit.restate import restate
-from kd_offline.datasets.edit.rewrite import Progress
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
 from kd_offline.datasets.sink import split_records
 from kd_offline.errors import MissingArrayError, UnknownNameError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.seeding import generator
+from kd_offline.tracking.base import Observer
 from kd_offline.types import Array, IntArray
 
 STRATA = {
@@ -44,7 +44,7 @@ def split(
     stratify: str = "return",
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
     """Make a dataset of the same episodes with another split.
 
@@ -61,8 +61,8 @@ def split(
     stratify
         Spread evenly over the parts: ``return`` (tenths of the returns), ``noise``, ``expert``,
         ``won``, or ``none``.
-    progress
-        Called with bytes, done and to do.
+    observers
+        Told how many bytes are done.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def split(
     }
     arrays = {"episodes/split": splits.codes}
     options = {"resume": resume, "overwrite": overwrite}
-    return restate(parent, root, facts, arrays, progress=progress, **options)
+    return restate(parent, root, facts, arrays, observers=observers, **options)
 
 
 def parse_parts(text: str) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -12,6 +12,7 @@ import numpy as np
 from kd_offline.datasets.insight.calibration import Calibration, Values
 from kd_offline.datasets.insight.tallies import Actions, Entropy, Rows, Similarity, Sources
 from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.tracking.base import SILENT, Observer
 from kd_offline.types import Array, FloatArray, IntArray
 
 MOMENTS = 50
@@ -63,14 +64,14 @@ class _Tally(Protocol):
     def add(self, rows: Rows) -> None: ...
 
 
-def profile(buffer: ExpertBuffer, *, progress: Callable[[int], None] | None = None) -> Profile:
+def profile(buffer: ExpertBuffer, observer: Observer = SILENT) -> Profile:
     """Read every step of a dataset once and return its figures.
 
     Parameters
     ----------
     buffer
-    progress
-        Called with the number of rows done so far.
+    observer
+        Told how many steps are read.
 
     Raises
     ------
@@ -93,8 +94,7 @@ def profile(buffer: ExpertBuffer, *, progress: Callable[[int], None] | None = No
         for tally in tallies:
             tally.add(rows)
         done += len(rows.episode)
-        if progress is not None:
-            progress(done)
+        observer.progress(done, buffer.n_steps, "steps")
     return Profile(
         returns=returns_by_split(buffer),
         returns_by_noise=returns_by_noise(buffer),

@@ -7,13 +7,13 @@ written last: what was interrupted is no dataset, and the same command continues
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kd_offline.datasets.checks.integrity import verify
 from kd_offline.datasets.manifest import parse_manifest, read_text
 from kd_offline.datasets.sharing.narrow import added_arrays, chosen_arrays, narrowed
-from kd_offline.datasets.sharing.transfer import Copy, Report, send
+from kd_offline.datasets.sharing.transfer import Copy, send
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.cache import default_cache
 from kd_offline.datasets.storage.sources import known_scheme, open_files
@@ -21,6 +21,7 @@ from kd_offline.errors import CorruptDatasetError, UsageError
 from kd_offline.files import check_output
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.schemas.dataset_outputs import TransferOutput
+from kd_offline.tracking.base import Observer, Operation, observed
 
 
 def push(
@@ -28,7 +29,7 @@ def push(
     destination: str | Path,
     *,
     overwrite: bool = False,
-    report: Report | None = None,
+    observers: Sequence[Observer] = (),
 ) -> TransferOutput:
     """Copy a dataset to a folder, a ``.zip`` file, an object store or the Hub.
 
@@ -41,8 +42,8 @@ def push(
         the same dataset is not sent again.
     overwrite
         Replace another dataset that is there.
-    report
-        Called with the bytes that are done and all bytes.
+    observers
+        Told how many bytes are done.
 
     Raises
     ------
@@ -53,11 +54,14 @@ def push(
     """
     began = time.perf_counter()
     _check_archive(destination, overwrite)
-    copy = _open(dataset, None, report)
-    if not is_remote(str(dataset)):
-        _refuse_damage(dataset, copy.manifest)
-    moved, skipped = send(copy, destination, overwrite)
-    return _output(copy, destination, moved, skipped, began)
+    asked = Operation("push", {"dataset": str(dataset), "destination": str(destination)})
+    with observed(asked, observers) as observer:
+        copy = _open(dataset, None, observer)
+        if not is_remote(str(dataset)):
+            _refuse_damage(dataset, copy.manifest)
+        moved, skipped = send(copy, destination, overwrite)
+        observer.result = done = _output(copy, destination, moved, skipped, began)
+    return done
 
 
 def pull(
@@ -66,8 +70,7 @@ def pull(
     *,
     arrays: Iterable[str] | None = None,
     overwrite: bool = False,
-    report: Report | None = None,
-    tell: Callable[[str], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> TransferOutput:
     """Fetch a dataset, or some of its arrays, to this machine.
 
@@ -80,10 +83,11 @@ def pull(
     arrays
         Fetch these alone, with what the format requires; the copy is a smaller dataset with an id
         of its own, whose lineage names the whole. Names of ``steps/*`` may be short.
-    overwrite, report
+    overwrite
         As :func:`push`.
-    tell
-        Called with a sentence on arrays that come along although they were not asked for.
+    observers
+        Told how many bytes are done, and in a message which arrays come along although they were
+        not asked for.
 
     Raises
     ------
@@ -95,9 +99,12 @@ def pull(
     began = time.perf_counter()
     target = default_output(str(address)) if output is None else output
     _check_archive(target, overwrite)
-    copy = _open(address, arrays, report, tell)
-    moved, skipped = send(copy, target, overwrite)
-    return _output(copy, target, moved, skipped, began)
+    asked = Operation("pull", {"address": str(address)}, Path(target))
+    with observed(asked, observers) as observer:
+        copy = _open(address, arrays, observer)
+        moved, skipped = send(copy, target, overwrite)
+        observer.result = done = _output(copy, target, moved, skipped, began)
+    return done
 
 
 def pack(
@@ -123,23 +130,18 @@ def default_output(address: str) -> Path:
     return Path(name if name.endswith(".zarr") else f"{name}.zarr")
 
 
-def _open(
-    address: str | Path,
-    arrays: Iterable[str] | None,
-    report: Report | None,
-    tell: Callable[[str], None] | None = None,
-) -> Copy:
+def _open(address: str | Path, arrays: Iterable[str] | None, observer: Observer) -> Copy:
     files = open_files(address, cached=False)  # what is copied is not kept a second time
     cache = default_cache() if is_remote(str(address)) else None
     text = whole = read_text(files)
     manifest = parse_manifest(files.where, text)
     if arrays is not None:
         asked = list(arrays)
-        if tell is not None and (more := added_arrays(manifest, asked)):
-            tell(f"these come along, as in every copy: {', '.join(more)}")
+        if more := added_arrays(manifest, asked):
+            observer.message(f"these come along, as in every copy: {', '.join(more)}")
         text = narrowed(text, manifest, chosen_arrays(manifest, asked))
         manifest = parse_manifest(split_pin(files.where)[0], text)
-    return Copy(files, text, len(whole), manifest, cache, report)
+    return Copy(files, text, len(whole), manifest, cache, observer)
 
 
 def _check_archive(destination: str | Path, overwrite: bool) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache as once
 from pathlib import Path
+from threading import Lock
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.sharing.targets import ASIDE, Target, of_a_dataset, open_target
@@ -18,8 +19,8 @@ from kd_offline.datasets.storage.store import Files, Folder
 from kd_offline.datasets.storage.threads import each
 from kd_offline.errors import CorruptDatasetError, StorageError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, FileRecord
+from kd_offline.tracking.base import Observer
 
-Report = Callable[[int, int], None]  # bytes done, bytes in all
 _SCRATCH = {layout.SCRATCH, layout.LOCK}
 
 
@@ -32,7 +33,7 @@ class Copy:
     fetched: int  # bytes of the source's manifest
     manifest: DatasetManifest
     cache: Cache | None
-    report: Report | None
+    observer: Observer
 
 
 def send(copy: Copy, destination: str | Path, overwrite: bool) -> tuple[int, int]:
@@ -70,16 +71,16 @@ def _sync(copy: Copy, target: Target, overwrite: bool) -> tuple[int, int]:
     seen = target.listing()
     whole = _make_room(copy, target, seen, overwrite)
     _check_space(copy, target, seen)
-    total, done = copy.manifest.size_bytes, [0]
+    total, done, turn = copy.manifest.size_bytes, [0], Lock()
 
     def one(file: FileRecord) -> int:
         load = once(lambda: _checked(copy, file))
         there = seen.get(file.path) == file.size and target.holds(file, lambda: load()[0])
         if not there:
             target.write(file.path, load()[0])
-        done[0] += file.size
-        if copy.report is not None:
-            copy.report(min(done[0], total), total)
+        with turn:  # observers are told by one thread at a time
+            done[0] += file.size
+            copy.observer.progress(min(done[0], total), total, "B")
         return 0 if there or not load()[1] else file.size
 
     threads = max(copy.source.readers, target.writers)

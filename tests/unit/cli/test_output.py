@@ -22,48 +22,17 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(
-    ("stream", "quiet", "shown"),
-    [(Terminal(), False, True), (Terminal(), True, False), (io.StringIO(), False, False)],
-    ids=["terminal", "quiet", "file"],
-)
-def test_a_bar_goes_to_a_terminal_on_stderr_only(monkeypatch, capsys, stream, quiet, shown):
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_bar_of_a_command_goes_to_stderr_unless_it_is_quiet(monkeypatch, capsys, quiet):
+    stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
-    with output.bar(10, "steps", quiet) as bar:
-        bar.update(5)
-        bar.close()
-    assert ("/10" in stream.getvalue()) is shown
+    if quiet:
+        output.be_quiet()
+    shown = output.terminal()
+    shown.progress(5, 10, "steps")
+    shown.end()
+    assert ("/10" in stream.getvalue()) is not quiet
     assert capsys.readouterr().out == ""
-
-
-def test_a_log_has_a_line_for_every_epoch(monkeypatch):
-    log = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", log)
-    with output.bar(2, "epochs", False, each=True) as bar:
-        for epoch in range(2):
-            bar.describe(f"seed 0, train kl 0.{epoch}")
-            bar.update()
-    assert log.getvalue() == (
-        "1 of 2 epochs, seed 0, train kl 0.0\n2 of 2 epochs, seed 0, train kl 0.1\n"
-    )
-
-
-def test_a_log_of_long_work_has_a_line_for_every_tenth(monkeypatch):
-    log, clock = io.StringIO(), iter(range(0, 10**6, 3))
-    monkeypatch.setattr(sys, "stderr", log)
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    with output.bar(1000, "episodes", False) as bar:
-        for _ in range(100):
-            bar.update(10)
-    assert log.getvalue().splitlines() == [f"{k * 100:,} of 1,000 episodes" for k in range(1, 11)]
-
-
-def test_a_log_of_short_work_has_no_progress(monkeypatch):
-    log = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", log)
-    with output.bar(1000, "episodes", False) as bar:
-        bar.update(1000)
-    assert log.getvalue() == ""
 
 
 def test_a_table_is_aligned_and_has_no_trailing_blanks():

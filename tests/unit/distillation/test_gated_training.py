@@ -22,6 +22,7 @@ from kd_offline.schemas.run import RunManifest
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.policy import load
 from kd_offline.students.settling import Remnant
+from kd_offline.tracking.base import FunctionObserver
 
 LIMIT = 900
 SETTINGS: dict[str, Any] = {"optimisation.epochs": 4, "optimisation.batch_episodes": 16}
@@ -134,12 +135,12 @@ def test_an_interrupted_run_continues_to_the_same_bits(
 ):
     monkeypatch.setattr(module, "SAVE_EVERY_S", -1.0)
 
-    def stop(row):
-        if (row["seed"], row["epoch"]) == (seed, epoch + 1):
+    def stop(step, values, series):
+        if (series, step) == (f"seed {seed}", epoch + 1):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        distill(dataset, tmp_path / "run", recipe(), report=stop)
+        distill(dataset, tmp_path / "run", recipe(), observers=[FunctionObserver(metrics=stop)])
     done = distill(dataset, tmp_path / "run", recipe(), resume=True)
     assert digests(done) == digests(made[1])
     assert (done.allocation, done.students) == (made[1].allocation, made[1].students)
@@ -215,11 +216,13 @@ def test_gates_are_part_of_the_saved_state(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SAVE_EVERY_S", -1.0)
     kept = []
 
-    def look(row):
+    def look(step, values, series):
         file = tmp_path / "run" / "resume" / "state-1.safetensors"
-        if row["epoch"] == 2 and file.exists():
+        if step == 2 and file.exists():
             kept.append(set(load_file(file)))
 
-    distill(dataset, tmp_path / "run", recipe(seeds=[0]), report=look)
+    distill(
+        dataset, tmp_path / "run", recipe(seeds=[0]), observers=[FunctionObserver(metrics=look)]
+    )
     assert {f"gates.log_alpha.{i}" for i in range(3)} < kept[0]
     assert any(name.startswith("optimiser2.") for name in kept[0])

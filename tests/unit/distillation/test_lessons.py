@@ -18,6 +18,7 @@ from kd_offline.distillation.targets import Lesson, Taught
 from kd_offline.errors import StorageError, UsageError
 from kd_offline.schemas.dataset import RecordingHeader
 from kd_offline.students.networks import StudentInputs, StudentTeam
+from kd_offline.tracking.base import FunctionObserver
 from kd_offline.types import Array
 
 SMALL = {"optimisation.epochs": 2, "optimisation.batch_episodes": 16, "student.hidden": 8}
@@ -147,11 +148,16 @@ def test_a_streamed_run_learns_and_can_be_interrupted(chunked, tmp_path, monkeyp
 def test_two_distillations_in_one_folder_are_refused(chunked, tmp_path):
     recipe = distill_recipe(settings=SMALL | {"optimisation.epochs": 1})
 
-    def meanwhile(row):
+    refused = []
+
+    def meanwhile(step, values, series):
         with pytest.raises(StorageError, match="another process is distilling in"):
             distill(chunked.path, tmp_path / "run", recipe, resume=True)
+        refused.append(step)
 
-    assert distill(chunked.path, tmp_path / "run", recipe, report=meanwhile).status == "complete"
+    observers = [FunctionObserver(metrics=meanwhile)]
+    assert distill(chunked.path, tmp_path / "run", recipe, observers=observers).status == "complete"
+    assert refused
 
 
 def test_too_little_memory_is_told_before_anything_is_read(chunked, monkeypatch):

@@ -13,6 +13,7 @@ from kd_offline.runs.folder import open_run
 from kd_offline.schemas.recipes import Optimisation
 from kd_offline.students.folding import RoundedPass
 from kd_offline.students.policy import load
+from kd_offline.tracking.base import FunctionObserver
 
 SETTINGS = {"optimisation.epochs": 4, "optimisation.batch_episodes": 16}
 
@@ -86,12 +87,12 @@ def test_the_number_of_threads_changes_no_bit(made, dataset, tmp_path):
 def test_an_interrupted_run_continues_to_the_same_bits(made, dataset, tmp_path, monkeypatch, epoch):
     monkeypatch.setattr(module, "SAVE_EVERY_S", -1.0)
 
-    def stop(row):
-        if row["epoch"] == epoch + 1:
+    def stop(step, values, series):
+        if step == epoch + 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        distill(dataset, tmp_path / "run", recipe(), report=stop)
+        distill(dataset, tmp_path / "run", recipe(), observers=[FunctionObserver(metrics=stop)])
     done = distill(dataset, tmp_path / "run", recipe(), resume=True).results[0]
     before = made[1].results[0]
     assert (done.digest, done.best_epoch) == (before.digest, before.best_epoch)

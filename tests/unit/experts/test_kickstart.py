@@ -16,6 +16,7 @@ from kd_offline.experts.train import train
 from kd_offline.policies import RandomPolicy, masked_log_softmax
 from kd_offline.schemas.expert import ExpertArchitecture, Kickstart, TrainRecipe
 from kd_offline.seeding import episode_seeds
+from kd_offline.tracking.base import FunctionObserver
 from kd_offline.trajectories import collect_sampled
 
 SPREAD = "mpe/simple_spread_v3"
@@ -77,13 +78,19 @@ def test_the_pull_falls_linearly_and_ends():
 
 
 def test_what_is_learned_is_near_the_teacher_and_is_resumed(tmp_path):
-    def stop(progress):
-        if progress.iteration == 3:
+    def stop(step, values, series):
+        if values["train/iteration"] == 3:
             raise KeyboardInterrupt
 
     train(RECIPE, tmp_path / "a", threads=1, score_episodes=0)
     with pytest.raises(KeyboardInterrupt):
-        train(RECIPE, tmp_path / "b", threads=1, report=stop, score_episodes=0)
+        train(
+            RECIPE,
+            tmp_path / "b",
+            threads=1,
+            observers=[FunctionObserver(metrics=stop)],
+            score_episodes=0,
+        )
     train(RECIPE, tmp_path / "b", threads=1, resume=True, score_episodes=0)
     assert checkpoint.digest(tmp_path / "a") == checkpoint.digest(tmp_path / "b")
     rows = [json.loads(row) for row in (tmp_path / "a" / checkpoint.CURVE).read_text().splitlines()]

@@ -17,9 +17,10 @@ from kd_offline.experts.load import load
 from kd_offline.experts.train import _remaining, train
 from kd_offline.files import only_writer
 from kd_offline.networks.files import read_tensors, write_tensors
-from kd_offline.schemas.expert import ExpertArchitecture, TrainProgress, TrainRecipe
+from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.seeding import episode_seeds, uniforms
 from kd_offline.testing.targets import TargetsEnvironment
+from kd_offline.tracking.base import FunctionObserver
 
 SMALL = ExpertArchitecture(trunk=(8,), gru=8, critic_trunk=(8,), critic_gru=8)
 RECIPE = TrainRecipe(
@@ -51,12 +52,18 @@ def test_training_is_repeatable_and_scored(tmp_path):
 
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, stop_after):
-    def stop(progress):
-        if progress.iteration == stop_after:
+    def stop(step, values, series):
+        if values["train/iteration"] == stop_after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(RECIPE, tmp_path / "a", threads=1, report=stop, score_episodes=0)
+        train(
+            RECIPE,
+            tmp_path / "a",
+            threads=1,
+            observers=[FunctionObserver(metrics=stop)],
+            score_episodes=0,
+        )
     assert not checkpoint.read_card(tmp_path / "a").finished
     train(RECIPE, tmp_path / "a", threads=1, resume=True, score_episodes=0)
     train(RECIPE, tmp_path / "b", threads=1, score_episodes=0)
@@ -80,9 +87,12 @@ def test_a_learning_step_improves_the_policy(tmp_path):
     recipe = RECIPE.model_copy(
         update={"frames": 24 * 32 * 25, "episodes_per_batch": 32, "epochs": 4, "minibatches": 4}
     )
-    seen: list[TrainProgress] = []
-    train(recipe, tmp_path / "a", threads=1, report=seen.append, score_episodes=0)
-    first, last = (sum(p.returns["team"] for p in part) / 4 for part in (seen[:4], seen[-4:]))
+    seen: list = []
+    watching = [FunctionObserver(metrics=lambda step, values, series: seen.append((step, values)))]
+    train(recipe, tmp_path / "a", threads=1, observers=watching, score_episodes=0)
+    first, last = (
+        sum(p["train/return/team"] for _, p in part) / 4 for part in (seen[:4], seen[-4:])
+    )
     assert last > first + 3
 
 
@@ -90,25 +100,32 @@ def test_frames_are_steps_that_were_really_played(tmp_path, monkeypatch):
     """Episodes of the game last 2 to 6 steps; the rate falls with what was played of the plan."""
     monkeypatch.setattr(environments, "load", lambda name, **kwargs: TargetsEnvironment())
     recipe = RECIPE.model_copy(update={"environment": "test/targets", "frames": 500})
-    seen: list[TrainProgress] = []
-    card = train(recipe, tmp_path / "a", threads=1, report=seen.append, score_episodes=8)
+    seen: list = []
+    watching = [FunctionObserver(metrics=lambda step, values, series: seen.append((step, values)))]
+    card = train(recipe, tmp_path / "a", threads=1, observers=watching, score_episodes=8)
     every = episode_seeds(0, 0, 16 * len(seen), "train")
     lengths = 2 + (uniforms(every, 0, (2,), "length")[:, 0] * 5).astype(int)
     played = lengths.reshape(-1, 16).sum(1).cumsum()
-    assert [p.frames for p in seen] == played.tolist()
+    assert [step for step, _ in seen] == played.tolist()
     assert played[-2] < 500 <= played[-1] == card.frames
-    assert all(p.won is not None for p in seen)
+    assert all("train/won" in values for _, values in seen)
     assert card.greedy is not None
     assert card.greedy.won is not None
     # Planned are 6 batches of 96 steps at the longest.
     assert _remaining(card.model_copy(update={"frames": 144})) == 1 - 144 / 576
 
-    def stop(progress):
-        if progress.iteration == 4:
+    def stop(step, values, series):
+        if values["train/iteration"] == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path / "b", threads=1, report=stop, score_episodes=0)
+        train(
+            recipe,
+            tmp_path / "b",
+            threads=1,
+            observers=[FunctionObserver(metrics=stop)],
+            score_episodes=0,
+        )
     assert checkpoint.read_card(tmp_path / "b").frames == played[2]
     train(recipe, tmp_path / "b", threads=1, resume=True, score_episodes=0)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
@@ -118,12 +135,18 @@ def test_a_training_that_an_earlier_version_began_goes_on(tmp_path):
     """It did not store how many frames were played: every episode was as long as the limit."""
     path = tmp_path / "a" / checkpoint.TRAINING
 
-    def stop(progress):
-        if progress.iteration == 3:
+    def stop(step, values, series):
+        if values["train/iteration"] == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(RECIPE, tmp_path / "a", threads=1, report=stop, score_episodes=0)
+        train(
+            RECIPE,
+            tmp_path / "a",
+            threads=1,
+            observers=[FunctionObserver(metrics=stop)],
+            score_episodes=0,
+        )
     tensors = read_tensors(path, "").tensors()
     assert int(tensors.pop("frames")) == 2 * 16 * 25
     write_tensors(path, tensors)

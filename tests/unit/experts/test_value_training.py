@@ -19,6 +19,7 @@ from kd_offline.policies import RandomPolicy
 from kd_offline.schemas.expert import ExpertCard, TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.targets import TargetsEnvironment
+from kd_offline.tracking.base import FunctionObserver
 from kd_offline.trajectories import collect, sampled
 
 NAME = "test/targets"
@@ -61,12 +62,18 @@ def test_it_learns_the_game(tmp_path, algorithm):
 
 @pytest.mark.parametrize("stop_after", [1, 4])
 def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, stop_after):
-    def stop(progress):
-        if progress.iteration == stop_after:
+    def stop(step, values, series):
+        if values["train/iteration"] == stop_after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(recipe(), tmp_path / "a", threads=1, report=stop, score_episodes=0)
+        train(
+            recipe(),
+            tmp_path / "a",
+            threads=1,
+            observers=[FunctionObserver(metrics=stop)],
+            score_episodes=0,
+        )
     kept = read_tensors(tmp_path / "a" / checkpoint.TRAINING, "").tensors()
     assert len(kept["replay.length"]) == min(40, 16 * (stop_after - 1))
     train(recipe(), tmp_path / "a", threads=1, resume=True, score_episodes=0)
@@ -91,11 +98,17 @@ def test_a_finished_training_is_not_trained_again(tmp_path):
 
 
 def test_a_training_of_another_kind_is_not_continued(tmp_path):
-    def stop(progress):
+    def stop(step, values, series):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(recipe(), tmp_path / "a", threads=1, report=stop, score_episodes=0)
+        train(
+            recipe(),
+            tmp_path / "a",
+            threads=1,
+            observers=[FunctionObserver(metrics=stop)],
+            score_episodes=0,
+        )
     other = read_tensors(tmp_path / "a" / checkpoint.TRAINING, "").tensors()
     kept = {name: v for name, v in other.items() if not name.startswith("replay.")}
     write_tensors(tmp_path / "a" / checkpoint.TRAINING, kept)

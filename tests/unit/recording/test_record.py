@@ -5,6 +5,7 @@ from kd_offline.datasets import ExpertBuffer, verify
 from kd_offline.errors import StorageError, UnknownNameError, UsageError
 from kd_offline.recording.noise import parse_mixture
 from kd_offline.recording.record import record
+from kd_offline.tracking.base import FunctionObserver
 
 SPREAD = "mpe/simple_spread_v3"
 
@@ -45,12 +46,12 @@ def test_a_longer_recording_begins_like_a_shorter_one(tmp_path):
 
 @pytest.mark.parametrize("stop_at", [10, 20])
 def test_an_interrupted_recording_resumes_to_the_same_id(tmp_path, stop_at):
-    def stop(done):
+    def stop(done, total, unit):
         if done >= stop_at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(tmp_path / "a", progress=stop)
+        make(tmp_path / "a", observers=[FunctionObserver(progress=stop)])
     with pytest.raises(StorageError, match="resume"):
         make(tmp_path / "a")
     assert make(tmp_path / "a", resume=True).id == make(tmp_path / "b").id

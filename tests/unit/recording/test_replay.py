@@ -15,6 +15,7 @@ from kd_offline.recording.replay import replay
 from kd_offline.schemas.dataset import RecordingHeader, RecordingRecord
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.factories import tiny_dataset
+from kd_offline.tracking.base import FunctionObserver
 from kd_offline.trajectories import collect
 from tests.unit.recording.tampering import rewritten, shifted
 
@@ -90,9 +91,11 @@ def test_what_absent_agents_see_does_not_count(leavers, tmp_path):
 
 
 def test_a_seeded_choice_of_episodes(spread):
-    seen: list[int] = []
-    report = replay(spread, 7, seed=3, progress=seen.append)
-    assert (report.episodes, report.steps, seen[-1]) == (7, 7 * 25, 7)
+    seen: list = []
+    watching = FunctionObserver(progress=lambda *progress: seen.append(progress))
+    report = replay(spread, 7, seed=3, observers=[watching])
+    assert (report.episodes, report.steps) == (7, 7 * 25)
+    assert seen[-1] == (7, 7, "episodes, replay")
     assert replay(spread, 7, seed=3) == report
     assert replay(spread, 10_000).episodes == 30
 

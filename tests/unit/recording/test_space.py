@@ -7,6 +7,7 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import StorageError
 from kd_offline.recording import space
 from kd_offline.recording.record import record
+from kd_offline.tracking.base import FunctionObserver
 
 SPREAD = "mpe/simple_spread_v3"
 Usage = namedtuple("Usage", "total used free")
@@ -18,7 +19,13 @@ def with_free(monkeypatch, free):
 
 def test_what_will_be_written_is_told_and_not_exceeded(tmp_path):
     said: list[str] = []
-    record(SPREAD, tmp_path / "d.zarr", episodes=200, threads=1, tell=said.append)
+    record(
+        SPREAD,
+        tmp_path / "d.zarr",
+        episodes=200,
+        threads=1,
+        observers=[FunctionObserver(message=said.append)],
+    )
     stored = ExpertBuffer.open(tmp_path / "d.zarr").manifest.size_bytes
     spec = ExpertBuffer.open(tmp_path / "d.zarr").spec
     most = 200 * spec.episode_limit * space.step_bytes(spec, 128, 2)
@@ -45,12 +52,19 @@ def test_what_cannot_fit_is_refused_before_the_first_episode(tmp_path, monkeypat
 def test_to_resume_needs_room_for_the_rest_alone(tmp_path, monkeypatch):
     target = tmp_path / "d.zarr"
 
-    def stop(done):
+    def stop(done, total, unit):
         if done >= 150:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        record(SPREAD, target, episodes=200, threads=1, batch=50, progress=stop)
+        record(
+            SPREAD,
+            target,
+            episodes=200,
+            threads=1,
+            batch=50,
+            observers=[FunctionObserver(progress=stop)],
+        )
     with_free(monkeypatch, 2_500_000)
     with pytest.raises(StorageError, match="may take"):
         record(SPREAD, tmp_path / "e.zarr", episodes=200, threads=1, batch=50)

@@ -13,6 +13,7 @@ from kd_offline.experts.recipe import train_recipe
 from kd_offline.experts.train import train
 from kd_offline.recording.record import record
 from kd_offline.seeding import episode_seeds
+from kd_offline.tracking.base import FunctionObserver
 from tests.unit.recording.faulty import RAISED, Faulty
 
 HERE = "tests.unit.recording.faulty"
@@ -87,11 +88,12 @@ def test_a_failure_to_close_loses_nothing(tmp_path, caplog):
 def test_a_failure_to_close_hides_no_other_failure(tmp_path):
     Faulty.made = 0
 
-    def stop(done):
-        raise KeyError(done)
+    def stop(done, total, unit):
+        raise KeyboardInterrupt
 
-    with pytest.raises(KeyError):
-        make(tmp_path / "d", settings={"call": "close", "fault": "exit"}, progress=stop)
+    settings = {"call": "close", "fault": "exit"}
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "d", settings=settings, observers=[FunctionObserver(progress=stop)])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -99,14 +101,16 @@ def test_what_was_recorded_before_a_failure_is_kept_and_goes_on(tmp_path, thread
     """The fault lies in the third batch; after it is mended, recording continues."""
     settings = {"call": "step", "fault": "exit", "seed_of_fault": SEEDS[9]}
     done: list[int] = []
+    watching = [FunctionObserver(progress=lambda episodes, total, unit: done.append(episodes))]
     with pytest.raises(UserCodeError, match=f"seed {SEEDS[9]}"):
-        make(tmp_path / "d", threads, settings, progress=done.append)
-    assert done == [4, 8]
+        make(tmp_path / "d", threads, settings, observers=watching)
+    assert done == [0, 4, 8]
     monkeypatch.setattr(Faulty, "_fail", lambda self, call: None)
     whole = make(tmp_path / "whole", settings=settings)
     done.clear()
-    assert make(tmp_path / "d", threads, settings, resume=True, progress=done.append).id == whole.id
-    assert done == [12]
+    again = make(tmp_path / "d", threads, settings, resume=True, observers=watching)
+    assert again.id == whole.id
+    assert done == [8, 12]
 
 
 def test_large_finite_values_are_recorded(tmp_path):

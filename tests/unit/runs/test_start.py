@@ -22,6 +22,7 @@ from kd_offline.seeding import episode_seeds
 from kd_offline.students import policy as students
 from kd_offline.students.masks import resolve
 from kd_offline.testing.reports import run_manifest
+from kd_offline.tracking.base import FunctionObserver
 from kd_offline.trajectories import collect_sampled
 
 SPREAD = "mpe/simple_spread_v3"
@@ -93,11 +94,17 @@ def begun(run, folder, seed=None, **settings):
     """Return the expert that a training begins as, before it learned anything."""
     chosen = recipe(run, seed, **settings)
 
-    def stop(progress):
+    def stop(step, values, series):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(chosen, folder, threads=1, report=stop, score_episodes=0)
+        train(
+            chosen,
+            folder,
+            threads=1,
+            observers=[FunctionObserver(metrics=stop)],
+            score_episodes=0,
+        )
     spec = environments.load(chosen.environment).spec
     return load(folder, spec)
 
@@ -164,12 +171,18 @@ def test_the_critic_learns_first_then_all_and_a_resumed_training_has_the_same_we
     start = {n: p.clone() for n, p in begun(run, tmp_path / "a").model.named_parameters()}
 
     def after(iterations, folder):
-        def stop(progress):
-            if progress.iteration == iterations:
+        def stop(step, values, series):
+            if values["train/iteration"] == iterations:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            train(chosen, folder, threads=1, report=stop, score_episodes=0)
+            train(
+                chosen,
+                folder,
+                threads=1,
+                observers=[FunctionObserver(metrics=stop)],
+                score_episodes=0,
+            )
         return dict(load(folder, spec).model.named_parameters())
 
     # An interruption goes back to the last whole iteration: this is after two.

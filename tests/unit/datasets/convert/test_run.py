@@ -22,6 +22,7 @@ from kd_offline.errors import (
 )
 from kd_offline.sealed_json import unseal
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
+from kd_offline.tracking.base import FunctionObserver
 
 NAMES = {"hdf5": "x.hdf5", "vault": "x.vlt", "minari": "x-v0", "d4rl": "x.h5", "d3rlpy": "x.h5"}
 LOSSLESS = ["hdf5", "vault", "minari"]
@@ -98,24 +99,29 @@ def test_overwrite_never_replaces_what_is_no_dataset(rich, tmp_path):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_an_interruption_leaves_nothing(rich, tmp_path, kind):
-    def stop(done, total):
+    def stop(done, total, unit):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(rich, tmp_path, kind, progress=stop)
+        export(rich, tmp_path, kind, observers=[FunctionObserver(progress=stop)])
     assert inside(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_an_interrupted_import_leaves_what_was_there(rich, tmp_path, kind):
-    def stop(done, total):
+    def stop(done, total, unit):
         raise KeyboardInterrupt
 
     export(rich, tmp_path, kind)
     convert(tmp_path / NAMES[kind], tmp_path / "back.zarr")
     before = inside(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        convert(tmp_path / NAMES[kind], tmp_path / "back.zarr", overwrite=True, progress=stop)
+        convert(
+            tmp_path / NAMES[kind],
+            tmp_path / "back.zarr",
+            overwrite=True,
+            observers=[FunctionObserver(progress=stop)],
+        )
     assert inside(tmp_path) == before
     assert verify(tmp_path / "back.zarr").ok
 
@@ -128,10 +134,10 @@ def test_progress_ends_with_all_steps(rich, tmp_path):
             rich.path,
             tmp_path / f"{kind}-v0",
             to=kind,
-            progress=lambda *steps, seen=seen: seen.append(steps),
+            observers=[FunctionObserver(progress=lambda *now, seen=seen: seen.append(now))],
             **options,
         )
-        assert seen[-1] == (rich.n_steps, rich.n_steps)
+        assert seen[-1] == (rich.n_steps, rich.n_steps, "steps")
 
 
 REFUSED = {
@@ -266,8 +272,9 @@ def test_an_environment_that_does_not_fit_is_refused(rich, tmp_path):
 def test_a_kill_leaves_nothing_that_looks_whole(rich, tmp_path):
     code = (
         "import os, sys, kd_offline\n"
-        "stop = lambda done, total: os._exit(9)\n"
-        "kd_offline.convert(sys.argv[1], sys.argv[2], to=sys.argv[3], progress=stop)\n"
+        "from kd_offline.tracking.base import FunctionObserver\n"
+        "stop = FunctionObserver(progress=lambda done, total, unit: os._exit(9))\n"
+        "kd_offline.convert(sys.argv[1], sys.argv[2], to=sys.argv[3], observers=[stop])\n"
     )
     for kind in ("hdf5", "vault", "minari"):
         target = tmp_path / NAMES[kind]

@@ -13,6 +13,7 @@ from kd_offline.datasets import (
 from kd_offline.datasets.sharing.share import pack
 from kd_offline.errors import FormatVersionError, StorageError, UnknownNameError, UsageError
 from kd_offline.testing.factories import episode_block, full_mask, header, tiny_dataset
+from kd_offline.tracking.base import FunctionObserver
 
 
 def check_same_episodes(parent, path, chosen):
@@ -164,25 +165,24 @@ def test_a_packed_parent(parent, tmp_path):
 
 
 def test_an_interrupted_filter_is_continued(parent, tmp_path, eager_journal):
-    class StopError(Exception):
-        pass
-
-    def stop(done, total):
-        assert total == 20
+    def stop(done, total, unit):
         if done >= 6:
-            raise StopError
+            raise KeyboardInterrupt
 
     whole = filter(parent.path, tmp_path / "whole.zarr", "won == 1")
-    with pytest.raises(StopError):
-        filter(parent.path, tmp_path / "f.zarr", "won == 1", progress=stop)
+    with pytest.raises(KeyboardInterrupt):
+        filter(
+            parent.path,
+            tmp_path / "f.zarr",
+            "won == 1",
+            observers=[FunctionObserver(progress=stop)],
+        )
     with pytest.raises(ValueError, match="other settings"):
         filter(parent.path, tmp_path / "f.zarr", "won == 0", resume=True)
     seen = []
 
-    def watch(done, total):
-        seen.append((done, total))
-
-    resumed = filter(parent.path, tmp_path / "f.zarr", "won == 1", resume=True, progress=watch)
+    watching = [FunctionObserver(progress=lambda done, total, unit: seen.append((done, total)))]
+    resumed = filter(parent.path, tmp_path / "f.zarr", "won == 1", resume=True, observers=watching)
     assert seen[0][0] > 6
     assert seen[-1] == (20, 20)
     assert resumed.id == whole.id

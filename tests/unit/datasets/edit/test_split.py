@@ -11,6 +11,7 @@ from kd_offline.errors import (
     UsageError,
 )
 from kd_offline.testing.factories import tiny_dataset
+from kd_offline.tracking.base import FunctionObserver
 
 
 def codes(path):
@@ -82,15 +83,12 @@ def test_without_seeds_every_episode_is_its_own(tmp_path):
 
 
 def test_an_interrupted_split_is_continued(parent, tmp_path, monkeypatch):
-    class StopError(Exception):
-        pass
-
-    def stop(done, total):
+    def stop(done, total, unit):
         if done > total / 2:
-            raise StopError
+            raise KeyboardInterrupt
 
-    with pytest.raises(StopError):
-        split(parent.path, tmp_path / "s.zarr", progress=stop)
+    with pytest.raises(KeyboardInterrupt):
+        split(parent.path, tmp_path / "s.zarr", observers=[FunctionObserver(progress=stop)])
     with pytest.raises(StorageError, match="unfinished"):
         split(parent.path, tmp_path / "s.zarr")
     with pytest.raises(MismatchError, match="another operation"):

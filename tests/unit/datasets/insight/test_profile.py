@@ -16,6 +16,7 @@ from kd_offline.testing.factories import (
     header,
     tiny_dataset,
 )
+from kd_offline.tracking.base import FunctionObserver
 
 SPEC = environment_spec((4, 3), (3, 2), episode_limit=4)
 LENGTHS = [2, 3, 1]
@@ -267,7 +268,7 @@ def test_memory_holds_one_chunk_at_a_time(ragged):
     assert sum(sizes) == ragged.n_steps
     assert max(sizes) == 16
     steps: list[int] = []
-    profile(ragged, progress=steps.append)
+    profile(ragged, FunctionObserver(progress=lambda done, total, unit: steps.append(done)))
     assert steps == np.cumsum(sizes).tolist()
 
 

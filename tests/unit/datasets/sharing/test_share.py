@@ -21,6 +21,7 @@ from kd_offline.errors import (
     UsageError,
 )
 from kd_offline.testing.factories import tiny_dataset
+from kd_offline.tracking.base import FunctionObserver
 
 PLACES = ["folder", "s3"]
 TRAINING = ["steps/logits", "steps/actions", "steps/obs"]
@@ -41,7 +42,8 @@ everywhere = pytest.mark.parametrize("place", PLACES, indirect=True)
 @everywhere
 def test_a_copy_is_the_dataset(whole, place):
     seen = []
-    done = push(whole.path, place, report=lambda *progress: seen.append(progress))
+    watching = FunctionObserver(progress=lambda *progress: seen.append(progress))
+    done = push(whole.path, place, observers=[watching])
     assert verify(place).ok
     assert (done.id, done.source, done.destination) == (whole.id, whole.where, place)
     assert done.files == len(whole.manifest.files) + 1
@@ -164,11 +166,15 @@ def test_a_link_in_the_destination_is_not_followed(whole, tmp_path):
 
 
 def test_two_pushes_to_one_folder_exclude_each_other(whole, tmp_path):
-    def again(done, total):
+    refused = []
+
+    def again(done, total, unit):
         with pytest.raises(StorageError, match="another process"):
             push(whole.path, tmp_path / "copy.zarr")
+        refused.append(done)
 
-    push(whole.path, tmp_path / "copy.zarr", report=again)
+    push(whole.path, tmp_path / "copy.zarr", observers=[FunctionObserver(progress=again)])
+    assert refused
     assert verify(tmp_path / "copy.zarr", quick=True).ok
     assert not (tmp_path / "copy.zarr" / "recording.lock").exists()
 
@@ -187,10 +193,12 @@ def test_room_on_the_disk_is_looked_at_first(whole, tmp_path, monkeypatch):
 SCRIPT = """
 import sys
 from kd_offline.datasets.sharing.share import {verb}
-def report(done, total):
+from kd_offline.tracking.base import FunctionObserver
+def wait(done, total, unit):
     print(done, flush=True)
     sys.stdin.readline()
-{verb}(sys.argv[1], sys.argv[2], report=report)
+observers = [FunctionObserver(progress=wait)]
+{verb}(sys.argv[1], sys.argv[2], observers=observers)
 """
 
 
@@ -247,7 +255,7 @@ def test_a_killed_overwrite_leaves_neither_dataset_and_continues(whole, tmp_path
         [
             sys.executable,
             "-c",
-            SCRIPT.format(verb="push").replace("report=report", "report=report, overwrite=True"),
+            SCRIPT.format(verb="push").replace("rs=observers", "rs=observers, overwrite=True"),
             str(whole.path),
             str(other.path),
         ],
@@ -299,7 +307,9 @@ def test_a_pinned_pull_refuses_another_dataset(served, whole, tmp_path):
 
 def test_a_pull_of_some_arrays_fetches_nothing_else(served, web, whole, tmp_path):
     told: list[str] = []
-    done = pull(served, tmp_path / "d.zarr", arrays=["logits", "actions", "obs"], tell=told.append)
+    watching = FunctionObserver(message=told.append)
+    wanted = ["logits", "actions", "obs"]
+    done = pull(served, tmp_path / "d.zarr", arrays=wanted, observers=[watching])
     part = ExpertBuffer.open(tmp_path / "d.zarr")
     assert done.bytes_moved == web.sent()
     fetched = {
