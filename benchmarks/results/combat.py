@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.results.plan import DistilledCell, NetworkCell, Study, Task
+from benchmarks.results.plan import RECIPES, RIVAL_SEEDS, DistilledCell, NetworkCell, Study, Task
 
 MASK = "paper"
 HALF = "half the episodes"
 RL_SEEDS = (0,)
-_RECIPES = Path("cli/recipes")
 NARROW, WIDE, FULL = 16, 32, 128
 # Where QMIX and VDN are trained under the mask as well; elsewhere QMIX FO alone is.
 _BASELINES = ("3m", "3s5z")
@@ -23,13 +22,16 @@ _TWO_STEPS = ("3m", "8m", "5m-vs-6m")
 # Where a network of full size is trained under the mask without the expert as well. On 5m_vs_6m
 # reward alone wins little even in full view (docs/decisions/012-kickstarting.md).
 _CEILINGS = ("3m", "8m", "3s5z")
+# Where networks of the students' size are trained under the mask with the expert as their teacher.
+_TAUGHT = ("3m",)
 TWO_STEPS, FIRST_STEP = "two steps", "masked"
 
 
 def _task(name: str, slug: str, episodes: int, widths: tuple[int, ...], *algorithms: str) -> Task:
-    recipes = [("mappo", _RECIPES / "bundled" / f"smax-{slug}-default.toml")]
-    recipes += [(name, _RECIPES / "train" / f"{name}-{slug}.toml") for name in algorithms]
-    return Task(f"smax/{name}", slug, None, episodes, 10, widths, tuple(recipes))
+    recipes = [("mappo", RECIPES / "bundled" / f"smax-{slug}-default.toml")]
+    recipes += [(name, RECIPES / "train" / f"{name}-{slug}.toml") for name in algorithms]
+    taught = RECIPES / "train" / f"taught-small-{slug}.toml" if slug in _TAUGHT else None
+    return Task(f"smax/{name}", slug, None, episodes, 10, widths, tuple(recipes), taught=taught)
 
 
 TASKS = (
@@ -49,7 +51,8 @@ TASKS = (
 def network_cells(task: Task) -> list[NetworkCell]:
     """Return FO, LH and LH+A of every algorithm, and full size under the mask as its ceiling.
 
-    The expert itself is MAPPO FO. It and the network of the first of two steps are bundled.
+    The expert itself is MAPPO FO. It and the network of the first of two steps are bundled. Where
+    the task says how, LH is also trained with the expert as its teacher.
     """
     wide = (WIDE,) * len(task.mixed_widths)
     everything, masked = [("full", None)], [(MASK, wide), (MASK, task.mixed_widths)]
@@ -70,7 +73,12 @@ def network_cells(task: Task) -> list[NetworkCell]:
         for mask, widths in each
     ]
     first = [first_step(task, seed) for seed in RL_SEEDS if task.slug in _TWO_STEPS]
-    return [*cells, *first]
+    taught = [
+        NetworkCell(task, MASK, wide, seed, teacher="bundled")
+        for seed in RIVAL_SEEDS
+        if task.taught
+    ]
+    return [*cells, *first, *taught]
 
 
 def first_step(task: Task, seed: int = RL_SEEDS[0]) -> NetworkCell:
@@ -114,7 +122,6 @@ COMBAT = Study(
     tasks=TASKS,
     networks=network_cells,
     distilled=distilled_cells,
-    rl_seeds=RL_SEEDS,
     episodes=1000,
     latency_rounds=50,
 )

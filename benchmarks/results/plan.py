@@ -1,23 +1,31 @@
 """The cells of the results page, as data.
 
 A *network* cell trains one network by reinforcement learning; a *distilled* cell trains students
-from a dataset, five seeds in one run. Every cell is measured on the same evaluation seeds. A
-*study* is the cells of one page.
+from a dataset, five seeds in one run. A *study* is the cells of one page, measured on evaluation
+seeds that nothing else uses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from kd_offline.schemas.recipes import LossSwitches
 
 MASKS = ("full", "limited", "paper")
 METHODS = ("kd-marl", "kl", "bc")
 DISTILLATION_SEEDS = (0, 1, 2, 3, 4)
-ABLATION_SEEDS = (0, 1, 2)
+FEW_SEEDS = (0, 1, 2)
 RL_SEEDS = (0, 1)
+RIVAL_SEEDS = (0, 1, 2, 3, 4)
 EPISODES = 4000
+# Final tables are played on episodes that follow from this seed, and nothing else is. Older cells
+# were played on seed 0, which served development, and say so.
+EVALUATION_SEED = 20_261_130
+DEVELOPMENT_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +33,8 @@ class Task:
     """One environment: its frames of training, dataset, and student widths.
 
     ``recipes`` are the files that algorithms are trained by; without any, MAPPO's defaults are
-    trained for ``frames``. ``training`` are settings that beat them.
+    trained for ``frames``. ``training`` are settings that beat them. ``taught`` is the recipe of
+    networks of the students' size that have the expert as their teacher at first.
     """
 
     name: str
@@ -36,10 +45,20 @@ class Task:
     mixed_widths: tuple[int, ...]
     recipes: tuple[tuple[str, Path], ...] = ()
     training: tuple[tuple[str, Any], ...] = ()
+    taught: Path | None = None
 
 
+RECIPES = Path("cli/recipes")
 TASKS = (
-    Task("mpe/simple_spread_v3", "spread", 4_000_000, 30_000, 24, (32, 16, 16)),
+    Task(
+        "mpe/simple_spread_v3",
+        "spread",
+        4_000_000,
+        30_000,
+        24,
+        (32, 16, 16),
+        taught=RECIPES / "train" / "taught-small.toml",
+    ),
     Task("mpe/simple_speaker_listener_v4", "speaker-listener", 1_000_000, 4_000, 20, (16, 32)),
     Task("mpe/simple_adversary_v3", "adversary", 1_500_000, 6_000, 20, (16, 32, 32)),
 )
@@ -50,6 +69,7 @@ class NetworkCell:
     """A network trained directly by RL under a mask; ``widths`` None is the full size.
 
     ``bundled`` is the variant of an expert that comes with the package: nothing is trained.
+    ``teacher`` is the expert that it follows at first.
     """
 
     task: Task
@@ -59,6 +79,7 @@ class NetworkCell:
     times: int = 1
     algorithm: str = "mappo"
     bundled: str | None = None
+    teacher: str | None = None
 
     @property
     def frames(self) -> int | None:
@@ -66,12 +87,18 @@ class NetworkCell:
         return None if self.task.frames is None else self.times * self.task.frames
 
     @property
-    def id(self) -> str:
-        """File name of the cell."""
+    def group(self) -> str:
+        """File name of what is measured of all seeds of its kind."""
         size = "full-size" if self.widths is None else "-".join(map(str, self.widths))
         kind = f".x{self.times}" if self.times > 1 else ""
-        kind += f".{self.bundled}" if self.bundled not in (None, "default") else ""
-        return f"{self.task.slug}.{self.mask}.{self.algorithm}.{size}{kind}.seed-{self.seed}"
+        kind += f".{self.bundled}" if self.bundled else ""
+        kind += ".taught" if self.teacher else ""
+        return f"{self.task.slug}.{self.mask}.{self.algorithm}.{size}{kind}"
+
+    @property
+    def id(self) -> str:
+        """Name of the folder that it is trained in."""
+        return f"{self.group}.seed-{self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +128,39 @@ class DistilledCell:
         return f"{self.task.slug}.{self.mask}.{self.method}.{size}{tail}"
 
 
+AnyCell = NetworkCell | DistilledCell
+Comparison = tuple[AnyCell, AnyCell]
+
+
 def network_cells(task: Task) -> list[NetworkCell]:
     """Return what is trained by RL: full size and mixed widths, and 32-wide under ``limited``.
 
-    In the first task the latter also for ten times as long as its students are distilled.
+    In the first task the latter also for ten times as long as its students are distilled, and, for
+    as many steps as the expert was trained, with and without the expert as teacher. The expert
+    itself is bundled.
     """
     wide = (32,) * len(task.mixed_widths)
     kinds = [(mask, widths, 1) for mask in MASKS for widths in (None, task.mixed_widths)]
     kinds.append(("limited", wide, 1))
     if task == TASKS[0]:
         kinds.append(("limited", wide, 5))
-    return [
+    expert = NetworkCell(task, "full", None, RL_SEEDS[0], bundled="default")
+    cells = [
         NetworkCell(task, mask, widths, seed, times)
         for seed in RL_SEEDS
         for mask, widths, times in kinds
+    ]
+    return [expert, *cells, *rival_cells(task)]
+
+
+def rival_cells(task: Task) -> list[NetworkCell]:
+    """Return 32-wide networks under ``limited``, with the expert as teacher and without, x2."""
+    wide = (32,) * len(task.mixed_widths)
+    return [
+        NetworkCell(task, "limited", wide, seed, 2, teacher=teacher)
+        for teacher in ("bundled", None)
+        for seed in RIVAL_SEEDS
+        if task.taught
     ]
 
 
@@ -126,32 +172,48 @@ def distilled_cells(task: Task) -> list[DistilledCell]:
     return cells
 
 
+def whole_cell(task: Task) -> DistilledCell:
+    """Return what is compared with its ablations and with rivals: KD-MARL LH under ``limited``."""
+    return DistilledCell(task, "limited", "kd-marl", (32,) * len(task.mixed_widths))
+
+
 def ablation_cells(task: Task) -> list[DistilledCell]:
     """Return KD-MARL without each of its parts, under the limited mask of the first task.
 
-    In the other two tasks every method keeps all that there is, so no part can bring anything.
+    Plain KL at KD-MARL's temperature is what is left without any part. In the other two tasks every
+    method keeps all that there is, so no part can bring anything.
     """
-    wide = (32,) * len(task.mixed_widths)
-    parts = ("ce", "structure", "role", "policy") if task == TASKS[0] else ()
-    return [
-        DistilledCell(
-            task,
-            "limited",
-            "kd-marl",
-            wide,
-            ((f"weights.{part}", 0.0),),
-            f"no-{part}",
-            ABLATION_SEEDS,
+    whole = whole_cell(task)
+    if task != TASKS[0]:
+        return []
+    parts = [
+        replace(whole, settings=((f"weights.{part}", 0.0),), label=f"no-{part}", seeds=seeds)
+        for part, seeds in (
+            *(("role", DISTILLATION_SEEDS), ("ce", FEW_SEEDS)),
+            *(("structure", FEW_SEEDS), ("policy", FEW_SEEDS)),
         )
-        for part in parts
     ]
+    tau = LossSwitches().temperature
+    alike = replace(
+        whole, method="kl", settings=(("switches.temperature", tau),), label="same-temperature"
+    )
+    return [alike, *parts]
+
+
+def comparisons(task: Task) -> list[Comparison]:
+    """Return whose difference is stated: whole and ablated, and rivals and students."""
+    whole, rivals = whole_cell(task), {cell.group: cell for cell in rival_cells(task)}
+    alike = [(whole, cell) for cell in ablation_cells(task)]
+    first = list(rivals.values())
+    return [*alike, *((cell, whole) for cell in first), *pairwise(first)]
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
     """The cells of one page, where they are kept, and how they are measured.
 
-    What they keep is measured against the bundled experts.
+    What they keep is measured against the bundled experts. ``comparisons`` are pairs of cells that
+    are played in the same episodes.
     """
 
     work: Path
@@ -160,13 +222,16 @@ class Study:
     networks: Callable[[Task], list[NetworkCell]]
     distilled: Callable[[Task], list[DistilledCell]]
     ablations: Callable[[Task], list[DistilledCell]] | None = None
-    rl_seeds: tuple[int, ...] = RL_SEEDS
+    comparisons: Callable[[Task], list[Comparison]] | None = None
     episodes: int = EPISODES
     latency_rounds: int = 0  # 0: decisions are not timed
 
-    def groups(self, task: Task) -> list[NetworkCell]:
-        """Return one network cell for all seeds of its kind."""
-        return [cell for cell in self.networks(task) if cell.seed == self.rl_seeds[0]]
+    def groups(self, task: Task) -> list[tuple[NetworkCell, ...]]:
+        """Return the network cells of each kind, all its seeds."""
+        found: dict[str, list[NetworkCell]] = {}
+        for cell in self.networks(task):
+            found.setdefault(cell.group, []).append(cell)
+        return [tuple(cells) for cells in found.values()]
 
 
 PARTICLE = Study(
@@ -176,4 +241,5 @@ PARTICLE = Study(
     networks=network_cells,
     distilled=distilled_cells,
     ablations=ablation_cells,
+    comparisons=comparisons,
 )

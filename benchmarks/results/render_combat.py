@@ -1,6 +1,7 @@
 """Write docs/results-combat.md from the cells that are there; a cell that is missing says so.
 
 python -m benchmarks.results.render_combat
+python -m benchmarks.results.render_combat --single-seeds
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
-from benchmarks.results import curves
+from benchmarks.results import budgets, curves
 from benchmarks.results.combat import (
     COMBAT,
     FIRST_STEP,
@@ -22,13 +23,28 @@ from benchmarks.results.combat import (
     TWO_STEPS,
     WIDE,
 )
-from benchmarks.results.plan import Study, Task
-from benchmarks.results.render import METHOD_NAMES, Cell, percent, read, table
-from benchmarks.results.run import group_name, recipe_of
+from benchmarks.results.plan import (
+    DEVELOPMENT_SEED,
+    EVALUATION_SEED,
+    AnyCell,
+    DistilledCell,
+    Study,
+    Task,
+)
+from benchmarks.results.render import (
+    METHOD_NAMES,
+    SINGLE,
+    Cell,
+    fill_readme,
+    percent,
+    read,
+    single_seeds,
+    table,
+)
 
 PAGE = Path("docs/results-combat.md")
-_Kept = dict[str, float]
-MISSING = "*not measured*"
+_Kept = dict[str, dict[str, float]]
+MISSING = budgets.NOT_MADE
 NOT_PLANNED = "-"
 FEWER = 40
 # The time of a step is worth a row only for teams whose decisions were timed.
@@ -40,17 +56,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=Path, default=COMBAT.cells)
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--single-seeds", action="store_true", help="print the values of each seed")
     given = parser.parse_args()
+    if given.single_seeds:
+        names = [name for task in COMBAT.tasks for name in _rows(COMBAT, task).values() if name]
+        print(table([SINGLE, *single_seeds(names, given.cells)]))
+        return
     for task in COMBAT.tasks:
         draw_curves(COMBAT, task, given.cells)
     given.page.write_text(page(COMBAT, given.cells, given.page.parent), encoding="utf-8")
+    if given.page == PAGE:
+        fill_readme("combat", summary(COMBAT, given.cells))
+
+
+def summary(study: Study, cells: Path) -> str:
+    """Return the README's table: win rates of greedy play, with what each had."""
+    rows: list[tuple[str, ...]] = [("map", *_SUMMED)]
+    for task in study.tasks:
+        of = _cells(study, task)
+        found = {title: read(name, cells) for title, name in _rows(study, task).items() if name}
+        steps = _expert_steps(found)
+        row = [task.name.partition("/")[2]]
+        for title in _SUMMED.values():
+            made, cell = found.get(title), of.get(title)
+            if made is None or cell is None:
+                row.append(NOT_PLANNED if cell is None else MISSING)
+                continue
+            had = budgets.columns(cell, made, steps.get(TWO_STEPS in title), "%")
+            k, learned, _, _, _, played = had
+            won = percent(made["greedy"]["win_rate"]["student"])
+            row.append(f"{won}; K {k}; {learned}; seed {played}")
+        rows.append((f"`{row[0]}`", *row[1:]))
+    return table(rows)
 
 
 def draw_curves(study: Study, task: Task, cells: Path) -> None:
     """Draw the learning curves of a task's networks as a file beside the cells."""
     names = {title: name for title, name in _rows(study, task).items() if name}
     found = {title: read(name, cells) for title, name in names.items()}
-    kept = {title: cell["curve"] for title, cell in found.items() if cell and cell.get("curve")}
+    kept = {
+        title: cell["curves"][0] for title, cell in found.items() if cell and cell.get("curves")
+    }
     if kept:
         _curves_of(task, cells).write_text(curves.drawn(kept), encoding="utf-8")
 
@@ -68,9 +114,16 @@ def page(study: Study, cells: Path, beside: Path) -> str:
 def _head(study: Study) -> str:
     return (
         "# Results in combat\n\n"
+        "Not shown: rivals at equal budgets but where a row says so (QMIX and VDN had a sixth to "
+        "all of the steps of MAPPO FO); more than one training seed of networks trained by "
+        "reinforcement learning, but where *K* says so, so that their intervals are about episodes "
+        "alone; networks of the students' size with MAPPO FO as their teacher, the strongest "
+        "rival, on other maps than `3m`; a network under the mask whose curve is flat, so that "
+        "none is called the ceiling of its mask; the game of the paper.\n\n"
         "The KD-MARL paper's Table I beside the same table on SMAX. Made by `make results-combat`, "
         f"which keeps every cell in `{study.cells}`; this page is written from those files by "
-        "`python -m benchmarks.results.render_combat`. The paper's game is SMAC, ours is SMAX "
+        "`python -m benchmarks.results.render_combat`, which with `--single-seeds` prints what "
+        "each training seed has. The paper's game is SMAC, ours is SMAX "
         "against its scripted enemy: win rates of one cannot be compared with those of the other, "
         "what is kept of them can. FO is full observation at full size, LH 32-wide networks under "
         f"the mask `{MASK}`, LH+A widths of 16 and 32 under it. MAPPO, QMIX and VDN are trained by "
@@ -79,13 +132,17 @@ def _head(study: Study) -> str:
         "under the mask, with MAPPO FO as its teacher at first (`bundled:masked`), is distilled in "
         "FO's place. *Won* is the "
         "share of won episodes with greedy and with sampled "
-        f"play, over {study.episodes:,} evaluation episodes on the same seeds for everyone, with "
-        "95 % intervals in brackets (bootstrap over seeds and episodes, hull with Wilson; with "
-        "five seeds it covers about 83 % where seeds matter, with one it is about episodes "
-        "alone); *kept* "
-        "is the greedy win rate divided by MAPPO FO's. A return is a team's, at most 2. *Seeds* "
-        "are those of the networks, which learned from joint steps that they played themselves or "
-        "from recorded battles. FLOPs are of one step of the whole team, hidden inputs dropped. "
+        f"play, over {study.episodes:,} evaluation episodes, with 95 % intervals in brackets (of "
+        f"rows played on seed {DEVELOPMENT_SEED} a bootstrap over seeds and episodes, hull with "
+        "Wilson: with five seeds it covers about 83 % where seeds matter, with one it is about "
+        f"episodes alone; of seed {EVALUATION_SEED} Student's t, hull with Wilson); *kept* "
+        "is the greedy win rate divided by MAPPO FO's on the same evaluation seed, with an "
+        "interval where the cell has one. A return is a team's, at most 2. "
+        f"{budgets.WORDS} Slopes here are points of the battles won, of one seed those of the "
+        f"fitted line. Rows of seed {EVALUATION_SEED} are final: nothing was chosen by these "
+        f"episodes. Seed {DEVELOPMENT_SEED} served development too, and the networks of those rows "
+        "are gone, but for bundled ones; a comparison between rows of different seeds is unpaired. "
+        "FLOPs are of one step of the whole team, hidden inputs dropped. "
         f"Times of a team step are those of its agents one after another, {study.latency_rounds} "
         "rounds, all teams timed in turn with nothing beside them, those in two steps in a run of "
         "their own on another day. The expert was timed as PyTorch's own modules and students by "
@@ -96,19 +153,19 @@ def _head(study: Study) -> str:
 
 
 def _task(study: Study, task: Task, cells: Path, beside: Path) -> str:
-    rows = _rows(study, task)
+    rows, of = _rows(study, task), _cells(study, task)
     found = {title: read(name, cells) for title, name in rows.items()}
     known, kept = any(cell is not None for cell in found.values()), _kept(found)
-    battles = {each.id: each.episodes or task.dataset_episodes for each in study.distilled(task)}
+    steps = _expert_steps(found)
     body = [
-        _row(task, name, found[name], kept, planned=bool(id), battles=battles.get(id))
-        for name, id in rows.items()
+        _row(task, title, of.get(title), found[title], kept, steps.get(TWO_STEPS in title))
+        for title in rows
     ]
     parts = [
         f"## {task.name}",
-        _taught(study, task),
         table([_COLUMNS, *body]),
         _reference(task, found),
+        _equal(steps.get(False), of, found),
         _verdict(task, found, kept),
         _latency(found) if known else "",
         _image("Battles won over training", _curves_of(task, cells), beside),
@@ -117,26 +174,47 @@ def _task(study: Study, task: Task, cells: Path, beside: Path) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _taught(study: Study, task: Task) -> str:
-    """Say whom the networks trained by RL followed at first, if anyone."""
-    recipe = recipe_of(next(iter(study.networks(task))))
-    if recipe.kickstart is None:
+def _expert_steps(found: dict[str, Cell | None]) -> dict[bool, int]:
+    """Return the steps of the expert that is distilled, in two steps (True) with its teacher's."""
+    expert, first = found.get("MAPPO FO"), found.get(_TAUGHT)
+    steps = {} if expert is None else {False: int(expert["frames"])}
+    return steps | ({} if first is None or not steps else {True: first["frames"] + steps[False]})
+
+
+def _equal(expert: int | None, of: dict[str, AnyCell], found: dict[str, Cell | None]) -> str:
+    """Say which networks were trained for as many steps as the expert, and which were not."""
+    if expert is None:
         return ""
+    steps = {
+        title: made["frames"] / expert
+        for title, made in found.items()
+        if made and "frames" in made and title in of and title != "MAPPO FO"
+    }
+    alike = [title for title, times in steps.items() if abs(times - 1) < 0.01]
+    others = [
+        f"{title} ({times:.2f} times)" for title, times in steps.items() if title not in alike
+    ]
     return (
-        f"MAPPO follows `{recipe.kickstart.teacher}` for the first "
-        f"{recipe.kickstart.frames:,} of {recipe.frames:,} joint steps here, masked or not, but "
-        "where FO is the teacher."
+        f"Trained for as many steps as MAPPO FO ({expert:,}): {', '.join(alike) or 'none'}. At "
+        f"other budgets: {', '.join(others) or 'none'}."
     )
 
 
 _UNMASKED = "KD-MARL full view"
-_CEILING = "MAPPO full size, masked"
-_TAUGHT = f"{_CEILING}, FO as teacher"
+_SUMMED = {
+    "bundled expert, full view": "MAPPO FO",
+    "32-wide students of it": "KD-MARL LH",
+    "in two steps": f"KD-MARL LH, {TWO_STEPS}",
+    "same size by RL under the mask": "MAPPO LH",
+    "with the expert as teacher at first": "MAPPO LH, FO as teacher",
+}
+_LARGE = "MAPPO full size, masked"
+WITH_TEACHER = ", FO as teacher"
+_TAUGHT = f"{_LARGE}{WITH_TEACHER}"
 _COLUMNS = (
     *("policy", "paper: won %", "return of 20", "ms"),
+    *budgets.COLUMNS,
     *(
-        "seeds",
-        "learned from",
         "won, greedy",
         "kept",
         "won, sampled",
@@ -148,42 +226,53 @@ _COLUMNS = (
 
 
 def _rows(study: Study, task: Task) -> dict[str, str]:
-    """Return each row's title and its cell, in the order of the paper's columns."""
+    """Return each row's title and its cell's name, in the order of the paper's columns."""
+    of = _cells(study, task)
+    titles = [*PAPER_COLUMNS, *(title for title in of if title not in PAPER_COLUMNS)]
+    return {title: _name(of[title]) if title in of else "" for title in titles}
+
+
+def _name(cell: AnyCell) -> str:
+    return cell.id if isinstance(cell, DistilledCell) else cell.group
+
+
+def _cells(study: Study, task: Task) -> dict[str, AnyCell]:
+    """Return the cell of each row that is part of the study."""
     wide, full = ((width,) * len(task.mixed_widths) for width in (WIDE, FULL))
     sizes = {("full", None): "FO", (MASK, wide): "LH", (MASK, task.mixed_widths): "LH+A"}
     sizes |= {("full", wide): "full view", (MASK, full): f"masked, {FULL} wide"}
-    names: dict[str, str] = {}
-    for cell in study.groups(task):
+    cells: dict[str, AnyCell] = {}
+    for cell, *_ in study.groups(task):
         size = sizes.get((cell.mask, cell.widths))
-        large = _TAUGHT if cell.bundled == FIRST_STEP else _CEILING
-        title = large if size is None else f"{cell.algorithm.upper()} {size}"
-        names[title] = group_name(cell)
+        large = _TAUGHT if cell.bundled == FIRST_STEP else _LARGE
+        taught = WITH_TEACHER if cell.teacher else ""
+        title = large if size is None else f"{cell.algorithm.upper()} {size}{taught}"
+        cells[title] = cell
     for each in study.distilled(task):
         kind = ", ".join(filter(None, (sizes[each.mask, each.widths], each.label)))
-        names[f"{METHOD_NAMES[each.method]} {kind}"] = each.id
-    titles = [*PAPER_COLUMNS, *(title for title in names if title not in PAPER_COLUMNS)]
-    return {title: names.get(title, "") for title in titles}
+        cells[f"{METHOD_NAMES[each.method]} {kind}"] = each
+    return cells
 
 
 def _row(
-    task: Task, title: str, cell: Cell | None, kept: _Kept, *, planned: bool, battles: int | None
+    task: Task, title: str, cell: AnyCell | None, made: Cell | None, kept: _Kept, steps: int | None
 ) -> tuple[str, ...]:
     theirs = PAPER[task.slug]
     column = PAPER_COLUMNS.index(title) if title in PAPER_COLUMNS else None
     said = tuple(
         "" if column is None else f"{theirs[k][column]:g}" for k in ("won", "return", "ms")
     )
-    if cell is None:
-        return (title, *said, *(MISSING if planned else NOT_PLANNED,) * (len(_COLUMNS) - 4))
-    agents, score = len(task.mixed_widths), cell["greedy"]
-    flops, parameters = _size(cell)
+    if cell is None or made is None:
+        nothing = MISSING if cell else NOT_PLANNED
+        return (title, *said, *(nothing,) * (len(_COLUMNS) - 4))
+    agents, score = len(task.mixed_widths), made["greedy"]
+    flops, parameters = _size(made)
     return (
         *(title, *said),
-        str(cell["seeds"]),
-        f"{battles:,} battles" if battles else f"{cell['frames']:,} steps",
+        *budgets.columns(cell, made, steps, "%"),
         percent(score["win_rate"]["student"]),
         _share(kept, title),
-        percent(cell["sampled"]["win_rate"]["student"]),
+        percent(made["sampled"]["win_rate"]["student"]),
         f"{score['student']['mean'] / agents:.2f}",
         f"{flops:,}",
         f"{parameters:,}",
@@ -197,27 +286,54 @@ def _size(cell: Cell) -> tuple[int, int]:
 
 
 def _kept(found: dict[str, Cell | None]) -> _Kept:
-    """Return each row's share of the greedy win rate of MAPPO FO, on the same episodes."""
-    won = {
-        title: float(cell["greedy"]["win_rate"]["student"]["mean"])
-        for title, cell in found.items()
-        if cell is not None
+    """Return each row's share of the greedy win rate of MAPPO FO, in the same episodes.
+
+    Students in two steps were measured beside the network of the first one, so theirs has no
+    interval.
+    """
+    mine = {title: cell for title, cell in found.items() if cell is not None}
+    beside = {title: cell for title, cell in mine.items() if TWO_STEPS not in title}
+    best = {
+        budgets.evaluation_seed(cell): cell["greedy"]["win_rate"]["expert"]["mean"]
+        for cell in beside.values()
     }
-    best = won.get("MAPPO FO")
-    return {title: mine / best for title, mine in won.items()} if best else {}
+    shares: _Kept = {
+        title: cell["greedy"]["retention_intervals"]["ratio"]
+        for title, cell in beside.items()
+        if cell["greedy"]["retention_intervals"]["ratio"]
+    }
+    for title, cell in mine.items():
+        expert = best.get(budgets.evaluation_seed(cell))
+        if title not in beside and expert:
+            shares[title] = {"mean": cell["greedy"]["win_rate"]["student"]["mean"] / expert}
+    return shares
 
 
 def _share(kept: _Kept, title: str) -> str:
-    return f"{100 * kept[title]:.1f} %" if title in kept else MISSING
+    """Return what a row keeps, with an interval where it has one."""
+    if title not in kept:
+        return MISSING
+    share = kept[title] if title != "MAPPO FO" else {"mean": 1.0}
+    return percent(share) if "low" in share else f"{100 * share['mean']:.1f} %"
+
+
+def _mean(kept: _Kept, title: str) -> float:
+    return kept[title]["mean"] if title in kept else 0.0
 
 
 def _reference(task: Task, found: dict[str, Cell | None]) -> str:
-    made = next((cell for cell in found.values() if cell), None)
-    if made is None:
-        return ""
-    score, agents = made["greedy"], len(task.mixed_widths)
-    random = percent(score["win_rate"]["random"])
-    return f"Random play wins {random} and earns {score['random']['mean'] / agents:.2f}."
+    agents = len(task.mixed_widths)
+    by_seed = {budgets.evaluation_seed(cell): cell for cell in found.values() if cell}
+    lines = []
+    for seed, cell in sorted(by_seed.items()):
+        score = cell["greedy"]
+        random, earned = percent(score["win_rate"]["random"]), score["random"]["mean"] / agents
+        lines.append(f"On seed {seed} random play wins {random} and earns {earned:.2f}.")
+        beside = [c for title, c in found.items() if c and TWO_STEPS not in title]
+        if other := next((c for c in beside if budgets.evaluation_seed(c) == seed), None):
+            expert = percent(other["greedy"]["win_rate"]["expert"])
+            lines.append(f"MAPPO FO wins {expert} there, greedy.")
+    return " ".join(lines)
 
 
 def _verdict(task: Task, found: dict[str, Cell | None], kept: _Kept) -> str:
@@ -232,7 +348,7 @@ def _verdict(task: Task, found: dict[str, Cell | None], kept: _Kept) -> str:
         cell = found.get(title)
         if expert is not None and cell is not None and title in kept:
             fewer, (best, name) = _size(expert)[0] / _size(cell)[0], _best(kept, size)
-            keeps = kept[title] >= goal and kept[title] > best
+            keeps = _mean(kept, title) >= goal and _mean(kept, title) > best
             reached, enough = reached or (keeps and fewer >= FEWER), enough or keeps
             said.append(f"{title} keeps {_share(kept, title)} at {fewer:.1f} times fewer")
             said[-1] += f", RL under the mask at the same size {name}."
@@ -249,17 +365,19 @@ def _verdict(task: Task, found: dict[str, Cell | None], kept: _Kept) -> str:
 
 def _best(kept: _Kept, size: str) -> tuple[float, str]:
     """Return what the best network of a size keeps that RL trained under the mask, and in words."""
-    titles = [f"{name} {size}" for name in ("MAPPO", "QMIX", "VDN") if f"{name} {size}" in kept]
+    rivals = ("MAPPO", "QMIX", "VDN")
+    titles = [f"{name} {size}{how}" for name in rivals for how in ("", WITH_TEACHER)]
+    titles = [title for title in titles if title in kept]
     if not titles:
         return 0.0, MISSING
-    best = max(titles, key=lambda title: kept[title])
-    return kept[best], f"{_share(kept, best)} ({best.split()[0]})"
+    best = max(titles, key=lambda title: _mean(kept, title))
+    return _mean(kept, best), f"{_share(kept, best)} ({best.replace(f' {size}', '')})"
 
 
 def _why_missed(kept: _Kept, goal: float) -> str:
-    plenty = kept.get(_UNMASKED, 0.0) >= goal
+    plenty = _mean(kept, _UNMASKED) >= goal
     there = ", so that neither size nor data is short there" if plenty else ""
-    large = {_CEILING: "", _TAUGHT: " with FO as its teacher"}
+    large = {_LARGE: "", _TAUGHT: " with FO as its teacher"}
     theirs = [f"{_share(kept, title)}{how}" for title, how in large.items() if title in kept]
     return (
         "Where the rest is: without the mask, 32-wide students from the same data keep "

@@ -5,7 +5,7 @@
 
 Every training and distillation uses one thread, so that the figures can be made again bit for bit
 on the same kind of processor, and several cells are made side by side. Stop at any time; the next
-call continues.
+call continues. ``--only scores`` measures the networks that are there and trains none.
 """
 
 from __future__ import annotations
@@ -22,19 +22,30 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from benchmarks.results import curves
 from benchmarks.results.combat import COMBAT
-from benchmarks.results.plan import PARTICLE, DistilledCell, NetworkCell, Study
+from benchmarks.results.plan import (
+    EVALUATION_SEED,
+    PARTICLE,
+    DistilledCell,
+    NetworkCell,
+    Study,
+)
 
 if TYPE_CHECKING:
     from kd_offline.schemas.expert import TrainRecipe
+    from kd_offline.types import TeamPolicy
 
 STUDIES = {"particle": PARTICLE, "combat": COMBAT}
-STAGES = ("networks", "datasets", "distilled", "ablations", "latency")
+STAGES = ("networks", "scores", "datasets", "distilled", "ablations", "comparisons", "latency")
 EXPERT = "bundled"
 LATENCY_ENGINES = ("torch", "onnx", "c")
 # What is kept of an evaluation lies in the cell; heat maps are drawn beside it.
 _LEFT_OUT = {"action_frequency", "command", "seconds"}
+AnyCell = NetworkCell | DistilledCell
 Do = Callable[[Callable[..., object], Sequence[Any]], object]
 
 
@@ -76,17 +87,22 @@ def fill(study: Study, stages: Sequence[str], do: Do) -> None:
         for stage, cells in students.items()
     }
     unmade = [cell for cells in missing.values() for cell in cells]
-    groups = [cell for task in study.tasks for cell in study.groups(task)]
-    groups = [cell for cell in groups if not _measured(study, group_name(cell))]
+    groups = [group for task in study.tasks for group in study.groups(task)]
     if "networks" in stages:
-        do(partial(make_network, study), _networks(study, groups, unmade))
-        do(partial(measure_networks, study), groups)
+        short = [group for group in groups if _seeds(study, group[0].group) < len(group)]
+        do(partial(make_network, study), [cell for group in short for cell in group])
+    if "scores" in stages:
+        do(partial(measure_networks, study), [group for group in groups if _more(study, group)])
     if "datasets" in stages:
         whose = {dataset_path(study, cell): cell for cell in unmade}
         do(partial(make_dataset, study), list(whose.values()))
     for stage, cells in missing.items():
         if stage in stages:
             do(partial(make_students, study), cells)
+    if "comparisons" in stages and study.comparisons is not None:
+        for task in study.tasks:
+            for pair in study.comparisons(task):
+                compare(study, *pair)
     if "latency" in stages and study.latency_rounds:
         # One after another and nothing beside them, so that all are timed alike.
         for cell in students["distilled"]:
@@ -97,18 +113,19 @@ def _measured(study: Study, name: str) -> bool:
     return (study.cells / f"{name}.json").is_file()
 
 
-def _networks(
-    study: Study, groups: Sequence[NetworkCell], students: Sequence[DistilledCell]
-) -> list[NetworkCell]:
-    """Return the networks that are to be measured, or beside which ``students`` are measured."""
-    names = {group_name(cell) for cell in groups}
-    beside = {(cell.task.slug, cell.mask) for cell in students if cell.mask != "full"}
-    return [
-        cell
-        for task in study.tasks
-        for cell in study.networks(task)
-        if group_name(cell) in names or (task.slug, cell.mask) in beside
-    ]
+def _seeds(study: Study, name: str) -> int:
+    """Return how many training seeds a cell was measured with, 0 where it was not made."""
+    file = study.cells / f"{name}.json"
+    return int(json.loads(file.read_text(encoding="utf-8"))["seeds"]) if file.is_file() else 0
+
+
+def _more(study: Study, group: Sequence[NetworkCell]) -> bool:
+    """Tell whether more networks of a kind are there than were measured."""
+    return len(_trained(study, group)) > _seeds(study, group[0].group)
+
+
+def _trained(study: Study, group: Sequence[NetworkCell]) -> list[NetworkCell]:
+    return [cell for cell in group if cell.bundled or _finished(network_path(study, cell))]
 
 
 def make_dataset(study: Study, cell: DistilledCell) -> None:
@@ -126,7 +143,7 @@ def make_dataset(study: Study, cell: DistilledCell) -> None:
 def dataset_path(study: Study, cell: DistilledCell) -> Path:
     """Return where the dataset of a cell lies."""
     part = f".{cell.episodes}" if cell.episodes else ""
-    whose = cell.task.slug if cell.expert is None else group_name(cell.expert)
+    whose = cell.task.slug if cell.expert is None else cell.expert.group
     return study.work / f"{whose}{part}.zarr"
 
 
@@ -161,7 +178,7 @@ def recipe_of(cell: NetworkCell) -> TrainRecipe:
         settings |= {"architecture.widths": cell.widths}
     if cell.frames is not None:
         settings["frames"] = cell.frames
-    file = dict(cell.task.recipes).get(cell.algorithm)
+    file = cell.task.taught if cell.teacher else dict(cell.task.recipes).get(cell.algorithm)
     if file is not None:  # a file runs no code, so the script that one names is named beside it
         stated = tomllib.loads(file.read_text("utf-8")).get("kickstart", {}).get("teacher")
         settings |= {} if stated is None else {"kickstart.teacher": stated}
@@ -185,50 +202,57 @@ def _finished(path: Path) -> bool:
     return card.is_file() and bool(json.loads(card.read_text(encoding="utf-8"))["finished"])
 
 
-def measure_networks(study: Study, cell: NetworkCell) -> None:
-    """Measure all seeds of one kind of network against the expert."""
+def measure_networks(study: Study, group: Sequence[NetworkCell]) -> None:
+    """Measure all networks of one kind that are trained against the expert."""
     from kd_offline import environments
     from kd_offline.evaluation.cost import team_cost
-    from kd_offline.evaluation.evaluate import Plan, measure
+    from kd_offline.evaluation.evaluate import INTERVALS, Plan, measure
     from kd_offline.evaluation.parties import expert_shapes
     from kd_offline.evaluation.play import Contestants
     from kd_offline.experts.load import load
 
+    cells = _trained(study, group)
+    cell, seeds = cells[0], [each.seed for each in cells]
     world = environments.load(cell.task.name)
-    paths = [network_path(study, replace(cell, seed=seed)) for seed in study.rl_seeds]
+    paths = [network_path(study, each) for each in cells]
     networks = tuple(load(path, world.spec, with_value=False) for path in paths)
     cards = [json.loads((path / "expert.json").read_text(encoding="utf-8")) for path in paths]
     who = Contestants(load(EXPERT, world.spec, with_value=False), networks)
-    figures = measure(world, who, study.rl_seeds, Plan(study.episodes))
-    spec, (play, *_) = world.spec, figures.sides.values()
-    acted = play.students[0].alive_steps.mean(axis=0).tolist()
+    figures = measure(world, who, seeds, Plan(study.episodes, EVALUATION_SEED))
+    spec = world.spec
+    # Each side's agents act in the play of their own side.
+    acted = np.zeros(spec.n_agents)
+    for play in figures.sides.values():
+        steps = np.mean([done.alive_steps.mean(axis=0) for done in play.students], axis=0)
+        acted[list(play.agents)] = steps[list(play.agents)]
     length = next(iter(figures.modes.values())).length["student"]
     shapes = expert_shapes(networks[0], spec)
-    cost = team_cost(spec.agents, shapes, acted, length, spec.episode_limit)
+    cost = team_cost(spec.agents, shapes, acted.tolist(), length, spec.episode_limit)
     keep(
         study,
-        group_name(cell),
+        cell.group,
         {
             "algorithm": cell.algorithm,
             "mask": cell.mask,
             "widths": cell.widths,
-            "seeds": len(study.rl_seeds),
+            "seeds": len(cells),
             "frames": cards[0]["frames"],
-            "curve": curves.read(paths[0] / "curve.jsonl"),
+            "teacher": cards[0]["recipe"].get("kickstart"),
+            "seconds": [card["seconds"] for card in cards],
+            "curves": [curves.read(path / "curve.jsonl") for path in paths],
             "parameters": cards[0]["parameters"]["actor"],
             "cost": cost.model_dump(mode="json", exclude={"agents"}),
+            "episodes": study.episodes,
+            "evaluation_seed": EVALUATION_SEED,
+            "intervals": INTERVALS,
             **{mode: score.model_dump(mode="json") for mode, score in figures.modes.items()},
         },
     )
-
-
-def group_name(cell: NetworkCell) -> str:
-    """Return the file name of what was measured of all seeds of a kind of network."""
-    return cell.id.rsplit(".", 1)[0]
+    say(f"measured {cell.group}, {len(cells)} seeds")
 
 
 def make_students(study: Study, cell: DistilledCell) -> None:
-    """Distil the teams of a cell and measure them, with the best network known as ceiling."""
+    """Distil the teams of a cell and measure them."""
     from kd_offline.distillation.distill import distill
     from kd_offline.distillation.recipe import distill_recipe
     from kd_offline.evaluation.evaluate import evaluate
@@ -247,8 +271,8 @@ def make_students(study: Study, cell: DistilledCell) -> None:
     report = evaluate(
         path,
         episodes=study.episodes,
+        seed=EVALUATION_SEED,
         expert=expert_of(study, cell),
-        ceiling=ceiling(study, cell),
     )
     if cell.heat:
         draw_heat(study, cell, report.action_frequency)
@@ -296,19 +320,73 @@ def draw_heat(study: Study, cell: DistilledCell, heats: Sequence[Any]) -> None:
     (study.cells / f"{cell.id}.heat.svg").write_text(drawn, encoding="utf-8")
 
 
-def ceiling(study: Study, cell: DistilledCell) -> Path | None:
-    """Return the best network that was trained under the cell's mask, of any size, if any.
+def compare(study: Study, one: AnyCell, other: AnyCell) -> None:
+    """Keep by how much the return of one kind of policy is above that of another.
 
-    Best as measured: every side against the expert's opponents, all sides summed.
+    Both are played in the same episodes. Where networks or students are not there, nothing is kept.
     """
-    found: list[tuple[float, Path]] = []
-    for network in study.networks(cell.task) if cell.mask != "full" else ():
-        group = study.cells / f"{group_name(network)}.json"
-        if network.mask == cell.mask and group.is_file():
-            score = json.loads(group.read_text(encoding="utf-8"))["greedy"]
-            best = score["seeds"][study.rl_seeds.index(network.seed)]["mean"]
-            found.append((best, network_path(study, network)))
-    return max(found)[1] if found else None
+    from kd_offline.evaluation.intervals import difference_interval
+
+    pair = one, other
+    names = [cell.group if isinstance(cell, NetworkCell) else cell.id for cell in pair]
+    seeds, name = [_seeds(study, each) for each in names], ".minus.".join(names)
+    file = study.cells / f"{name}.json"
+    made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"seeds": None}
+    if made["seeds"] == seeds or not all(seeds) or not all(_playable(study, c) for c in pair):
+        return
+    first, second = (_returns(study, cell) for cell in pair)
+    keep(
+        study,
+        name,
+        {
+            "one": names[0],
+            "other": names[1],
+            "seeds": seeds,
+            "episodes": study.episodes,
+            "evaluation_seed": EVALUATION_SEED,
+            **{mode: difference_interval(first[mode], second[mode])._asdict() for mode in first},
+        },
+    )
+    say(f"compared {name}")
+
+
+def _playable(study: Study, cell: AnyCell) -> bool:
+    if isinstance(cell, DistilledCell):
+        return _complete(study.work / "runs" / cell.id)
+    return bool(_trained(study, _alike(study, cell)))
+
+
+def _alike(study: Study, cell: NetworkCell) -> tuple[NetworkCell, ...]:
+    """Return the cells of all seeds of its kind."""
+    return next(g for g in study.groups(cell.task) if g[0].group == cell.group)
+
+
+def _returns(study: Study, cell: AnyCell) -> dict[str, npt.NDArray[np.float64]]:
+    """Return what the whole team of each seed earned in each episode [K, E], by mode."""
+    from kd_offline import environments
+    from kd_offline.evaluation.evaluate import MODES
+    from kd_offline.evaluation.play import Court
+    from kd_offline.experts.load import load
+    from kd_offline.runs.folder import open_run
+    from kd_offline.runs.teams import load_teams
+    from kd_offline.seeding import episode_seeds
+
+    world = environments.load(cell.task.name)
+    teams: list[TeamPolicy]
+    if isinstance(cell, DistilledCell):
+        run = open_run(study.work / "runs" / cell.id)
+        teams = [*load_teams(run, run.manifest())]
+    else:
+        paths = [network_path(study, each) for each in _trained(study, _alike(study, cell))]
+        teams = [load(path, world.spec, with_value=False) for path in paths]
+    seeds = episode_seeds(EVALUATION_SEED, 0, study.episodes, "evaluation")
+    court = Court(world, seeds)
+    return {
+        mode: np.stack(
+            [court.play(team, greedy=mode == "greedy").returns.sum(axis=1) for team in teams]
+        )
+        for mode in MODES
+    }
 
 
 def _complete(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Means and quotients with 95 % intervals over training seeds and episodes; Wilson for rates.
+"""Means, differences and quotients with 95 % intervals over training seeds and episodes; Wilson for rates.
 
 Every policy is played on the same evaluation seeds, so training seeds and episodes are *crossed*:
 a table [K, E] holds the figure of training seed ``k`` in evaluation episode ``e``. The variance of
@@ -11,7 +11,7 @@ its own part is little: a bootstrap over K seeds covers 54 % (K = 2) to 83 % (K 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -50,6 +50,37 @@ def mean_interval(values: FloatArray) -> Interval:
     table = _table(values)
     mean = float(table.mean())
     half = _half_width(_components(table, table), *table.shape)
+    return Interval(mean, mean - half, mean + half)
+
+
+def difference_interval(one: FloatArray, other: FloatArray) -> Interval:
+    """Return the mean of ``one`` minus that of ``other`` with its 95 % interval.
+
+    Parameters
+    ----------
+    one, other : float [K, E], [L, E] or [E]
+        Figures of two kinds of policies with training seeds of their own in the same episodes, so
+        the luck that both share cancels. With E = 1 (means of training seeds alone) the interval
+        is of the seeds, and says nothing about other episodes.
+
+    Raises
+    ------
+    UsageError
+        The episodes differ in number, or there is a single number.
+    """
+    tables = _table(one), _table(other)
+    (k, e), (rows, columns) = (table.shape for table in tables)
+    if columns != e:
+        msg = f"cannot compare {e} with {columns} episodes: play both kinds on the same ones"
+        raise UsageError(msg)
+    parts = [_components(table, table) for table in tables]
+    gap = tables[0].mean(axis=0) - tables[1].mean(axis=0)
+    episodes = float(gap.var(ddof=1)) / e if e > 1 else 0.0
+    mean = float(gap.mean())
+    half = _half(
+        [(parts[0][0], k - 1), (parts[1][0], rows - 1), (episodes, e - 1)],
+        twice=float(parts[0][2] + parts[1][2]),
+    )
     return Interval(mean, mean - half, mean + half)
 
 
@@ -202,25 +233,23 @@ def _effects(table: _F64) -> tuple[_F64, _F64, _F64]:
 
 
 def _half_width(components: _F64, k: int, e: int) -> float:
-    """Return half of the interval's width from the parts of a mean's variance.
-
-    The variance is the sum of the parts, the interaction counted once. The quantile is the mean of
-    those of both parts, weighted by them (Cochran, 1964), which never covers less than it says:
-    Satterthwaite's degrees of freedom cover 87 % with two seeds.
-    """
+    """Return half of the interval's width from the parts of a mean's variance."""
     seeds, episodes, both = np.maximum(components, 0.0).tolist()
-    total = seeds + episodes
+    return _half([(seeds, k - 1), (episodes, e - 1)], twice=both)
+
+
+def _half(parts: Sequence[tuple[float, int]], *, twice: float) -> float:
+    """Return half of the interval's width from parts of the variance and their degrees of freedom.
+
+    The variance is the sum of the parts less what they count ``twice``, the interaction. The
+    quantile is the mean of those of the parts, weighted by them (Cochran, 1964), which never
+    covers less than it says: Satterthwaite's degrees of freedom cover 87 % with two seeds.
+    """
+    total = sum(part for part, _ in parts)
     if total == 0.0:
         return 0.0
-    quantile = (
-        sum(
-            part * t_quantile(degrees)
-            for part, degrees in ((seeds, k - 1), (episodes, e - 1))
-            if degrees
-        )
-        / total
-    )
-    return float(quantile * math.sqrt(max(total - both, seeds, episodes)))
+    quantile = sum(part * t_quantile(degrees) for part, degrees in parts if degrees) / total
+    return float(quantile * math.sqrt(max(total - twice, *(part for part, _ in parts))))
 
 
 def _first(differs: Callable[[float], bool], point: float, direction: float) -> float:

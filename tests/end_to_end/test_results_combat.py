@@ -15,7 +15,7 @@ from benchmarks.results.combat import (
     distilled_cells,
     first_step,
 )
-from benchmarks.results.plan import NetworkCell
+from benchmarks.results.plan import EVALUATION_SEED, NetworkCell
 from benchmarks.results.render_combat import MISSING, draw_curves, page
 from kd_offline import environments
 from kd_offline.students.masks import resolve
@@ -27,7 +27,7 @@ TRAINING = (
     ("architecture.trunk", (8,)),
     ("architecture.gru", 8),
 )
-STAGES = ("networks", "datasets", "distilled", "latency")
+STAGES = ("networks", "scores", "datasets", "distilled", "latency")
 
 
 def in_turn(make, cells):
@@ -71,7 +71,7 @@ def study(tmp_path_factory):
 def test_cells_are_made_once(study, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in study.cells.iterdir()}
     assert sorted(path.name for path in before) == [
-        "3m.full.mappo.full-size.json",
+        "3m.full.mappo.full-size.default.json",
         "3m.paper.kd-marl.16-16-32.heat.svg",
         "3m.paper.kd-marl.16-16-32.json",
         "3m.paper.kl.32-32-32.two-steps.json",
@@ -84,7 +84,7 @@ def test_cells_are_made_once(study, tmp_path):
     assert list((tmp_path / "work").iterdir()) == []
 
 
-def test_a_missing_cell_asks_for_the_networks_beside_which_it_is_measured(study, tmp_path):
+def test_a_missing_cell_asks_for_its_dataset_alone(study, tmp_path):
     tasks = study.tasks[:1]
     for file in study.cells.glob("*.json"):
         if ".kd-marl." not in file.name:
@@ -96,23 +96,45 @@ def test_a_missing_cell_asks_for_the_networks_beside_which_it_is_measured(study,
         lambda _, cells: asked.append([cell.id for cell in cells]),
     )
     networks, measured, datasets, students, *others = asked
-    assert [name.split(".")[1] for name in networks] == ["paper", "paper"]
-    assert measured == others == []
+    assert networks == measured == others == []
     assert datasets == students == ["3m.paper.kd-marl.16-16-32"]
 
 
-def test_students_are_measured_against_the_expert_and_the_ceiling(study):
+def test_networks_are_measured_again_when_there_are_more_of_them(study, tmp_path):
+    (task, *_), cells = study.tasks, tmp_path / "cells"
+    kind = NetworkCell(task, "paper", None, 0)
+    both = replace(
+        study,
+        tasks=(task,),
+        work=study.work,
+        cells=cells,
+        networks=lambda _: [kind, replace(kind, seed=1)],
+        distilled=lambda _: [],
+    )
+    run.fill(both, ("scores",), in_turn)  # the second one is not trained
+    file = cells / f"{kind.group}.json"
+    made = json.loads(file.read_text())
+    assert made["seeds"] == 1
+    assert [row["seed"] for row in made["greedy"]["seeds"]] == [0]
+    run.fill(both, ("networks", "scores"), in_turn)
+    made = json.loads(file.read_text())
+    assert made["seeds"] == len(made["seconds"]) == len(made["curves"]) == 2
+    assert [row["seed"] for row in made["greedy"]["seeds"]] == [0, 1]
+    run.fill(both, ("scores",), lambda _, cells: None if not cells else pytest.fail("made again"))
+
+
+def test_students_are_measured_against_the_expert_in_the_final_episodes(study):
     cell = json.loads((study.cells / "3m.paper.kd-marl.16-16-32.json").read_text())
-    expert = json.loads((study.cells / "3m.full.mappo.full-size.json").read_text())
+    expert = json.loads((study.cells / "3m.full.mappo.full-size.default.json").read_text())
+    assert cell["evaluation_seed"] == expert["evaluation_seed"] == EVALUATION_SEED
     assert cell["greedy"]["expert"] == expert["greedy"]["expert"] == expert["greedy"]["student"]
-    assert cell["greedy"]["ceiling"] is not None
     assert {row["who"] for row in cell["latency"]} == {"expert", "student"}
 
 
 def test_two_steps_are_measured_beside_the_expert_of_full_view(study):
     cell = json.loads((study.cells / "3m.paper.kl.32-32-32.two-steps.json").read_text())
     step = json.loads((study.cells / "3m.paper.mappo.full-size.masked.json").read_text())
-    first = json.loads((study.cells / "3m.full.mappo.full-size.json").read_text())
+    first = json.loads((study.cells / "3m.full.mappo.full-size.default.json").read_text())
     assert cell["greedy"]["expert"] == step["greedy"]["student"] != first["greedy"]["expert"]
     best, mine = (x["greedy"]["win_rate"] for x in (first, cell))
     share = 100 * mine["student"]["mean"] / best["expert"]["mean"]
@@ -137,10 +159,14 @@ def test_the_page_says_what_was_and_what_was_not_measured(study):
     assert MISSING not in times.split("|")[2]
     (other,) = (line for line in lines if line.startswith("| VDN LH |"))
     assert other.endswith("| - | - | - | - | - | - | - |")
+    (expert,) = (line for line in lines if line.startswith("| MAPPO FO |"))
+    assert f"| none | +1.21 [+0.36, +2.05] | {EVALUATION_SEED} |" in expert
+    assert "| 1 | 6,001,951 steps | 1,389 |" in expert
+    assert "| 64 episodes (6,001,951 steps) |" in scores
     assert "](cells/3m.paper.kd-marl.16-16-32.heat.svg)" in sections[0]
     assert "](cells/3m.learning.svg)" in sections[0]
     (unmade,) = (line for line in sections[1].splitlines() if line.startswith("| MAPPO FO |"))
-    assert unmade.count(MISSING) == 8
+    assert unmade.count(MISSING) == 12
     drawn = (study.cells / "3m.paper.kd-marl.16-16-32.heat.svg").read_text()
     assert drawn.startswith("<svg")
     assert 'xmlns="http://www.w3.org/2000/svg"' in drawn

@@ -24,6 +24,7 @@ ROW = {
     "flash_bytes": 4976,
     "ram_bytes": 656,
     "machine": "a processor",
+    "evaluation_seed": 7,
     "effort": {"seeds": 5, "played": 4000},
 }
 
@@ -57,6 +58,7 @@ def test_rows_are_shown_and_missing_ones_say_so():
     ]
     planned = sum(len(task.teams) for task in TASKS)
     assert sum("not measured" in line for line in lines) == planned - 1
-    assert "up to 102,789 parameters. Played: 5 distillation seeds and 4,000 episodes" in lines[-1]
+    assert "up to 102,789 parameters. Played: 5 distillation seeds and 4,000" in lines[-1]
+    assert lines[-1].endswith("episodes of evaluation seed 7. Timed on a processor.")
     (adversary,) = [line for line in lines if "adversary_v3 | full" in line]
     assert adversary.endswith("| 29.1 | 93.3 % |")  # 16.8 / 18.0

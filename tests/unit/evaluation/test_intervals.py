@@ -4,6 +4,7 @@ from scipy.stats import binomtest, t
 
 from kd_offline.errors import UsageError
 from kd_offline.evaluation.intervals import (
+    difference_interval,
     mean_interval,
     quotient_interval,
     rate_interval,
@@ -118,6 +119,52 @@ def test_quotients_are_covered_as_often_as_is_said(seeds):
         assert got is not None
         covered.append(got.low <= 0.9 <= got.high)
     assert 0.925 <= np.mean(covered) <= 0.975
+
+
+def test_a_difference_of_single_rows_is_that_of_paired_episodes():
+    one, other = np.array([1.0, 5.0, 3.0, 7.0]), np.array([0.0, 3.0, 5.0, 4.0])
+    got, gap = difference_interval(one, other), one - other  # 1, 2, -2, 3
+    assert got.mean == 1.0
+    assert half(got) == pytest.approx(t.ppf(0.975, 3) * gap.std(ddof=1) / 2)
+
+
+def test_a_difference_of_seeds_alone_by_hand():
+    # Means of seeds 1, 2, 6 (variance 7) and 0, 4 (variance 8): 7/3 with t of 2, 8/2 with t of 1.
+    got = difference_interval(np.array([[1.0], [2.0], [6.0]]), np.array([[0.0], [4.0]]))
+    seeds, quantiles = np.array([7 / 3, 8 / 2]), t.ppf(0.975, [2, 1])
+    assert got.mean == pytest.approx(1.0)
+    assert half(got) == pytest.approx(seeds @ quantiles / seeds.sum() * np.sqrt(seeds.sum()))
+
+
+def test_a_difference_of_two_seeds_and_two_episodes_by_hand():
+    # Of the table: seeds 4 and interaction 1, as above; the gaps of the episodes are 2 and 6.
+    got = difference_interval(np.array([[1.0, 1.0], [3.0, 7.0]]), np.array([[0.0, -2.0]]))
+    assert got.mean == 4.0  # seeds 4, episodes (8 / 2); the interaction 1 is in both
+    assert half(got) == pytest.approx(t.ppf(0.975, 1) * np.sqrt(4 + 4 - 1))
+
+
+def test_luck_that_both_kinds_share_cancels_in_differences():
+    luck = np.random.default_rng(0).normal(0, 50, 300)
+    np.testing.assert_allclose(difference_interval(luck + 3, luck + 1), 2.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("seeds", [(2, 5), (3, 3), (5, 5), (10, 5)])
+@pytest.mark.parametrize("world", WORLDS)
+def test_differences_are_covered_as_often_as_is_said(world, seeds):
+    """Both kinds are equally good, with an episode of their own kind's luck beside the shared."""
+    rng = np.random.default_rng(sum(seeds))
+    covered = []
+    for _ in range(1000):
+        luck = 10 * rng.normal(size=(1, 60))
+        one, other = (drawn(rng, k, 60, WORLDS[world]) for k in seeds)
+        got = difference_interval(one + luck, other + luck)
+        covered.append(got.low <= 0 <= got.high)
+    assert np.mean(covered) >= 0.925
+
+
+def test_differences_need_the_same_episodes():
+    with pytest.raises(UsageError, match="play both kinds on the same ones"):
+        difference_interval(np.ones((2, 3)), np.ones((2, 4)))
 
 
 def test_a_quotient_over_an_exact_number_is_the_interval_over_it():
