@@ -230,8 +230,8 @@ def _rows(task: Task) -> list[tuple[str, AnyCell, Cell | None]]:
     found: list[tuple[str, AnyCell, Cell | None]] = []
     for name, cell in cells.items():
         versions = [read(each) for each in (before(name), name)]
-        known = [made for made in versions if made is not None] or [None]
-        found += [(_title(cell), cell, made) for made in known]
+        known = [made for made in versions if made is not None]
+        found += [(_title(cell), cell, made) for made in known or versions[:1]]
     return found
 
 

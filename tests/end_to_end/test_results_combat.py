@@ -27,7 +27,10 @@ TRAINING = (
     ("architecture.trunk", (8,)),
     ("architecture.gru", 8),
 )
-STAGES = ("networks", "scores", "datasets", "distilled", "latency")
+STAGES = ("networks", "scores", "datasets", "distilled", "comparisons", "latency")
+
+
+EXPERT = "3m.full.mappo.full-size.default"
 
 
 def in_turn(make, cells):
@@ -47,6 +50,11 @@ def students(task):
     return [replace(cells[1], seeds=(0,), heat=True), *second[:1]]
 
 
+def comparisons(task):
+    expert, masked, _ = networks(task)
+    return [(expert, students(task)[0]), (expert, masked)] if task.slug == "3m" else []
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """One map, its expert, one ceiling, a team of mixed widths, and one in two steps."""
@@ -59,6 +67,7 @@ def study(tmp_path_factory):
         tasks=(task, *TASKS[1:]),
         networks=networks,
         distilled=students,
+        comparisons=comparisons,
         episodes=16,
         latency_rounds=1,
     )
@@ -72,6 +81,8 @@ def test_cells_are_made_once(study, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in study.cells.iterdir()}
     assert sorted(path.name for path in before) == [
         "3m.full.mappo.full-size.default.json",
+        "3m.full.mappo.full-size.default.minus.3m.paper.kd-marl.16-16-32.json",
+        "3m.full.mappo.full-size.default.minus.3m.paper.mappo.full-size.json",
         "3m.paper.kd-marl.16-16-32.heat.svg",
         "3m.paper.kd-marl.16-16-32.json",
         "3m.paper.kl.32-32-32.two-steps.json",
@@ -129,6 +140,20 @@ def test_students_are_measured_against_the_expert_in_the_final_episodes(study):
     assert cell["evaluation_seed"] == expert["evaluation_seed"] == EVALUATION_SEED
     assert cell["greedy"]["expert"] == expert["greedy"]["expert"] == expert["greedy"]["student"]
     assert {row["who"] for row in cell["latency"]} == {"expert", "student"}
+
+
+@pytest.mark.parametrize("name", ["3m.paper.kd-marl.16-16-32", "3m.paper.mappo.full-size"])
+def test_a_difference_is_that_of_the_cells_in_the_same_episodes(study, name):
+    one, other, gap = (
+        json.loads((study.cells / f"{each}.json").read_text())
+        for each in (EXPERT, name, f"{EXPERT}.minus.{name}")
+    )
+    assert gap["seeds"] == [1, 1]
+    assert gap["evaluation_seed"] == EVALUATION_SEED
+    for mode in ("greedy", "sampled"):
+        assert gap[mode]["low"] < gap[mode]["mean"] < gap[mode]["high"]
+        want = one[mode]["student"]["mean"] - other[mode]["student"]["mean"]
+        assert gap[mode]["mean"] == pytest.approx(want, abs=1e-6)
 
 
 def test_two_steps_are_measured_beside_the_expert_of_full_view(study):

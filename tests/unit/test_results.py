@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,10 +111,12 @@ def test_a_curve_that_was_not_kept_has_no_slope():
 
 def test_curves_are_of_battles_where_there_are_some_and_of_returns_elsewhere(tmp_path):
     file = tmp_path / "curve.jsonl"
-    rows = [{"frames": k, "returns": {"a": 1.0, "b": k}, "won": None} for k in (1, 2)]
+    rows: list[dict[str, Any]] = [
+        {"frames": k, "returns": {"a": 1.0, "b": k}, "won": None} for k in (1, 2)
+    ]
     file.write_text("\n".join(map(json.dumps, rows)))
     assert curves.read(file) == [(1, 2.0), (2, 3.0)]
-    rows[1]["won"] = 0.25
+    rows[1] = {**rows[1], "won": 0.25}
     file.write_text("\n".join(map(json.dumps, rows)))
     assert curves.read(file) == [(2, 0.25)]
     assert curves.read(tmp_path / "missing") == []
