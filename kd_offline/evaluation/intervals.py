@@ -1,4 +1,4 @@
-"""Means, differences and quotients with 95 % intervals over training seeds and episodes; Wilson for rates.
+"""Means, differences and quotients with 95 % intervals over seeds and episodes; Wilson for rates.
 
 Every policy is played on the same evaluation seeds, so training seeds and episodes are *crossed*:
 a table [K, E] holds the figure of training seed ``k`` in evaluation episode ``e``. The variance of
