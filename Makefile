@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO_STAMP := $(VENV)/.installed-demo
 STAMP := $(VENV)/.installed
 RUN := $(BIN)/kd-offline
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
@@ -24,14 +25,19 @@ $(BIN)/python:
 
 # Every file that is installed has one of the hashes in requirements/. Nothing is resolved, so nothing
 # can bring another build of torch. A build for CUDA gets the libraries that it names.
-$(STAMP): pyproject.toml constraints.txt $(wildcard requirements/*.txt) | $(BIN)/python
+# The demo needs few packages; everything else comes on top of them.
+$(DEMO_STAMP): pyproject.toml $(filter-out %/development.txt,$(wildcard requirements/*.txt)) | $(BIN)/python
 	@echo "the CPU build of torch, or else the one for CUDA"
 	@$(LOCKED) -r requirements/torch-cpu.txt 2>/dev/null || $(LOCKED) -r requirements/torch.txt
 	@! grep -q '^Requires-Dist: nvidia' $(VENV)/lib/python*/site-packages/torch-*.dist-info/METADATA \
 		|| $(LOCKED) -r requirements/cuda.txt
 	$(LOCKED) -r requirements/build.txt
-	$(LOCKED) --no-build-isolation -r requirements/development.txt
+	$(LOCKED) -r requirements/demo.txt
 	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(STAMP): $(DEMO_STAMP) requirements/development.txt
+	$(LOCKED) --no-build-isolation -r requirements/development.txt
 	@touch $@
 
 lock: install ## write requirements/*.txt from pyproject.toml and constraints.txt
@@ -64,7 +70,7 @@ test-processors: install ## run all tests as on processors without AVX-512, and 
 	$(AVX2) $(MAKE) test
 	$(SSE) $(MAKE) test
 
-demo: install ## record, distil two teams, evaluate, report: a minute and a half, into demo/
+demo: $(DEMO_STAMP) ## record, distil two teams, evaluate, report: a minute and a half, into demo/
 	@rm -rf $(DEMO)
 	$(RUN) record mpe/simple_spread_v3 -o $(DEMO)/dataset.zarr --episodes 20000
 	@echo "two teams side by side: one that sees all, and a masked one of unequal widths"

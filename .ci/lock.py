@@ -7,9 +7,11 @@ all files of a version, for every platform, so that one list serves all machines
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-EXTRAS = ("report", "pettingzoo", "convert", "share", "onnx", "smax", "sweep", "torch", "xarray")
+DEMO = ("torch", "report")
+EXTRAS = (*DEMO, "pettingzoo", "convert", "share", "onnx", "smax", "sweep", "xarray")
 EXTRAS += ("dev", "peers")
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "requirements"
@@ -26,6 +28,11 @@ def compiled(*wanted: str) -> list[str]:
     return re.findall(r"^\S.*\n(?:[ \t].*\n)*", done.stdout, re.MULTILINE)
 
 
+def extras(names: Iterable[str]) -> list[str]:
+    """Return the options that ask for extras of the package."""
+    return [part for name in names for part in ("--extra", name)]
+
+
 def write(name: str, head: str, blocks: list[str]) -> None:
     """Write one list."""
     text = f"# {head}\n# Written by `make lock`.\n" + "".join(blocks)
@@ -33,16 +40,19 @@ def write(name: str, head: str, blocks: list[str]) -> None:
 
 
 def main() -> None:
-    """Write the lists, torch in one of its own."""
-    extras = [part for extra in EXTRAS for part in ("--extra", extra)]
-    everything = compiled(*extras, "--group", "build", "--group", "apart", "pyproject.toml")
+    """Write the lists, torch in one of its own; a package of one list is in no later one."""
+    everything = compiled(*extras(EXTRAS), "--group", "build", "--group", "apart", "pyproject.toml")
+    demo = compiled(*extras(DEMO), "pyproject.toml")
     build = compiled("--group", "build")
     torch = [block for block in everything if block.startswith("torch==")]
     cuda = [block for block in everything if CUDA.match(block)]
-    rest = [block for block in everything if block not in [*build, *torch, *cuda]]
+    first = [*build, *torch, *cuda]
+    demo = [block for block in demo if block not in first]
+    rest = [block for block in everything if block not in [*first, *demo]]
     write("build", "What builds packages from source; installed first.", build)
     write("torch", "torch, where its CPU build is not to be had: see torch-cpu.txt.", torch)
     write("cuda", "What torch needs beside itself where it is built for CUDA.", cuda)
+    write("demo", "What `make demo` needs beside these.", demo)
     write("development", "Everything else of a development installation.", rest)
     cpu = (FOLDER / "torch-cpu.txt").read_text("utf-8")
     version = torch[0].split()[0]

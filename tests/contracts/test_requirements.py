@@ -50,6 +50,32 @@ def test_every_wanted_package_is_in_a_list():
         assert one.specifier.contains(LOCKED[canonicalize_name(one.name)]), f"{line}: make lock"
 
 
+def test_the_demo_needs_the_package_and_two_extras_and_nothing_of_the_tests():
+    """What `make demo` installs is enough for these, and brings none that tests alone need."""
+    project, lists = PROJECT["project"], {path.stem: versions(path) for path in LISTS}
+    installed = {name for path in ("build", "demo", "torch") for name in lists[path]}
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["torch"], *extras["report"]]
+    assert {canonicalize_name(Requirement(line).name) for line in wanted} <= installed
+    others = {
+        name for extra in extras if extra not in ("torch", "report") for name in extras[extra]
+    }
+    apart = {canonicalize_name(Requirement(line).name) for line in others} - {"colorama", "pillow"}
+    assert not apart & installed
+    assert lists["demo"].keys() & lists["development"].keys() <= {"colorama"}
+    assert len(installed) < len(LOCKED) / 3
+
+
+def test_the_demo_is_installed_apart_and_first():
+    text = (ROOT / "Makefile").read_text("utf-8")
+    rules = dict(re.findall(r"^(\$\(\w+\)|[a-z]+): ([^|#\n]*).*\n", text, re.MULTILINE))
+    assert rules["demo"].split() == ["$(DEMO_STAMP)"]
+    assert rules["test"].split() == ["install"]
+    assert rules["install"].split() == ["$(STAMP)"]
+    assert rules["$(STAMP)"].split() == ["$(DEMO_STAMP)", "requirements/development.txt"]
+    assert "%/development.txt" in rules["$(DEMO_STAMP)"]
+
+
 def test_versions_are_those_of_the_constraints():
     assert {"torch", "numpy", "d3rlpy", "hatchling", "editables"} <= LOCKED.keys() & CHOSEN.keys()
     for name in LOCKED.keys() & CHOSEN.keys():
