@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from kd_offline import environments
+from kd_offline.datasets.checks.integrity import verify
+from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import CheckpointError, MismatchError, UnknownNameError, UsageError
 from kd_offline.experts import checkpoint
 from kd_offline.experts.load import load
 from kd_offline.experts.recipe import train_recipe
 from kd_offline.experts.train import train
 from kd_offline.exports.compact import compact, compact_expert
+from kd_offline.recording.record import record
+from kd_offline.recording.relabel import relabel
 from kd_offline.runs.folder import create_run
 from kd_offline.runs.start import start_settings
 from kd_offline.schemas.layers import LayerWidths
@@ -209,6 +213,18 @@ def test_it_says_where_it_began_and_under_which_mask(tmp_path):
     assert (start.run, start.seed) == (str(run), 3)
     assert start.digest == students.digest(students.load(run)[0].team)
     np.testing.assert_array_equal(expert.mask(), students.load(run)[0].mask.static)
+
+
+def test_its_play_is_a_dataset_like_any_other(tmp_path):
+    """Of students of unequal layers, so with widths that no single number says."""
+    run = make_run(tmp_path / "run", layers=PRUNED, motion=True)
+    train(recipe(run, 4), tmp_path / "tuned", threads=1, score_episodes=0)
+    manifest = record(SPREAD, tmp_path / "d", expert=tmp_path / "tuned", episodes=8, threads=1)
+    (expert,) = manifest.experts
+    assert expert.digest == checkpoint.digest(tmp_path / "tuned")
+    assert expert.architecture["widths"] == [each.model_dump(mode="json") for each in PRUNED[1]]
+    assert verify(tmp_path / "d").ok
+    assert relabel(ExpertBuffer.open(tmp_path / "d"), 4, experts=[str(tmp_path / "tuned")]).ok
 
 
 def test_a_mask_of_the_users_own_needs_no_file(tmp_path):
