@@ -23,15 +23,13 @@ import torch
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation import losses
-from kd_offline.distillation.job import fresh_team, prepare
 from kd_offline.distillation.muon import Muon
-from kd_offline.distillation.objective import objective
-from kd_offline.distillation.projections import Projections
+from kd_offline.distillation.objective import objective, student_batch
+from kd_offline.distillation.parallel_agents import parallel_agents
 from kd_offline.distillation.recipe import distill_recipe
-from kd_offline.distillation.side_by_side import side_by_side
+from kd_offline.distillation.run import prepare
 from kd_offline.distillation.train import Training
 from kd_offline.recording.record import record
-from kd_offline.seeding import generator
 
 Timed = Callable[[], object]
 
@@ -75,26 +73,25 @@ def in_turns(timed: dict[str, Timed], repeats: int) -> dict[str, tuple[float, fl
 def step_of(buffer: ExpertBuffer, method: str, folder: Path, *, theirs: bool) -> Timed:
     """Return one step of the training loop as a call: forth, back, optimisers."""
     recipe = distill_recipe(settings={"method": method})
-    job = prepare(buffer, folder / f"{method}-{theirs}", recipe, "", "", False, False)
-    team = fresh_team(job.card, 0, job.scale)
-    roles = job.roles.roles if job.roles else 0
-    rng = generator(0, "projection weights")
-    projections = Projections(job.card.widths, roles, recipe.switches, rng)
-    state = Training.begin(team, projections, recipe.optimisation)
+    run = prepare(buffer, folder / f"{method}-{theirs}", recipe, "", "", False, False)
+    team = run.design.team(0)
+    heads = run.design.heads(0, team, run.terms)
+    state = Training.begin(team, heads, recipe.optimisation)
     if theirs:
         adamw, muon = state.optimisers
         state.optimisers = [adamw, torch.optim.Muon(muon.param_groups[0]["params"])]
     size = recipe.optimisation.batch_episodes
-    batch = next(iter(job.train.epoch(size, 0, 0)))
+    batch = next(iter(run.train.epoch(size, 0, 0)))
 
     def step() -> None:
         for optimiser in state.optimisers:
             optimiser.zero_grad()
-        with side_by_side(team, 1) as passes:
+        with parallel_agents(team, 1) as passes:
             outputs = passes.forward(batch)
+            students = student_batch(*outputs, batch.targets, team.spec.side_of)
             # Half way through, so that the policy term takes part.
-            terms = objective(*outputs, batch.targets, projections, recipe, progress=0.5)
-            passes.backward(terms["loss"])
+            found = objective(students, batch.targets, heads, run.terms, progress=0.5)
+            passes.backward(found["loss"])
         torch.nn.utils.clip_grad_norm_(state.parameters, 1.0)
         for optimiser in state.optimisers:
             optimiser.step()

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.schemas.environment import Strict
+from kd_offline.schemas.parts import PartRecord
 
 Tree = dict[str, Any]
 Model = TypeVar("Model", bound=Strict)
@@ -61,7 +62,7 @@ def read_tree(path: str | Path, what: str) -> Any:
 def build(model: type[Model], layers: Iterable[Mapping[str, Any]], what: str) -> Model:
     """Merge ``layers``, later ones winning, and check the result.
 
-    Keys may be dotted paths (``switches.ratio``); tables are merged, everything else replaced.
+    Keys may be dotted paths (``terms.policy.ratio``); tables are merged, everything else replaced.
 
     Raises
     ------
@@ -79,6 +80,25 @@ def build(model: type[Model], layers: Iterable[Mapping[str, Any]], what: str) ->
         return model.model_validate(tree)
     except ValidationError as error:
         raise UsageError(explain(error, what)) from None
+
+
+def nested(layer: Mapping[str, Any]) -> Tree:
+    """Return a layer, whose keys may be dotted paths, as tables within tables."""
+    tree: Tree = {}
+    for key, value in layer.items():
+        _put(tree, key.split("."), value)
+    return tree
+
+
+def stated_parts(path: str | Path) -> tuple[PartRecord, ...]:
+    """Return what the file of a recipe says of packages that parts of it are from."""
+    tree = read_tree(path, "recipe")
+    stated = tree.get("parts", ()) if isinstance(tree, dict) and "recipe" in tree else ()
+    try:
+        return tuple(PartRecord.model_validate(part) for part in stated)
+    except (TypeError, ValidationError):
+        msg = f"recipe {str(path)!r} does not say which parts it needs; restore it"
+        raise UsageError(msg) from None
 
 
 def paths(layer: Mapping[str, Any]) -> set[str]:
@@ -100,7 +120,7 @@ def assignment(text: str) -> tuple[str, Any]:
     """
     key, found, value = text.partition("=")
     if not found or not key.strip():
-        msg = f"{text!r} is not a setting: write it as NAME=VALUE, such as switches.ratio=joint"
+        msg = f"{text!r} is not a setting: write it as NAME=VALUE, such as terms.policy.ratio=joint"
         raise UsageError(msg)
     return key.strip(), _value(value.strip())
 

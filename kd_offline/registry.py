@@ -8,13 +8,14 @@ only among them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Generic, TypeVar, cast
 
-from kd_offline.errors import UnknownNameError, UsageError
+from kd_offline.errors import MismatchError, UnknownNameError, UsageError
+from kd_offline.schemas.parts import PartRecord
 from kd_offline.user_code import calling
 
 Part = TypeVar("Part")
@@ -109,6 +110,32 @@ class Registry(Generic[Part]):
         if package:
             hint = f"{hint}, from the package {package!r}: install that one".removeprefix(", ")
         raise UnknownNameError(what=self.what, got=name, allowed=self.names(), hint=hint)
+
+    def records(self, names: Iterable[str]) -> tuple[PartRecord, ...]:
+        """Return of which packages those of the named parts are that are not ours."""
+        found = ((name, self.origin(name)) for name in names)
+        return tuple(
+            PartRecord(kind=self.what, name=name, package=origin.package, version=origin.version)
+            for name, origin in found
+            if not origin.ours
+        )
+
+    def require_versions(self, stated: Iterable[PartRecord], *, asked_by: str) -> None:
+        """Raise a ``MismatchError`` where a stated part of this kind is of another version here.
+
+        A part that is not here is an ``UnknownNameError``; ``asked_by``: the file that states them.
+        """
+        for part in stated:
+            if part.kind != self.what:
+                continue
+            wanted = f"{part.package} {part.version}"
+            self.require(part.name, asked_by=asked_by, package=wanted)
+            if str(here := self.origin(part.name)) != wanted:
+                msg = (
+                    f"{asked_by} was made with the {self.what} {part.name!r} of {wanted}, and "
+                    f"{here} is installed: install that version"
+                )
+                raise MismatchError(msg)
 
     def _resolve(self, place: str) -> Part:
         module, _, attribute = place.partition(":")

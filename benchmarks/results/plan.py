@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kd_offline.schemas.recipes import LossSwitches
+from kd_offline.distillation.recipe import distill_recipe
 
 MASKS = ("full", "limited", "paper")
 METHODS = ("kd-marl", "kl", "bc")
@@ -193,9 +193,9 @@ def ablation_cells(task: Task) -> list[DistilledCell]:
             *(("structure", FEW_SEEDS), ("policy", FEW_SEEDS)),
         )
     ]
-    tau = LossSwitches().temperature
+    tau = distill_recipe(method=whole.method).terms["kl"]["temperature"]
     alike = replace(
-        whole, method="kl", settings=(("switches.temperature", tau),), label="same-temperature"
+        whole, method="kl", settings=(("terms.kl.temperature", tau),), label="same-temperature"
     )
     return [alike, *parts]
 

@@ -122,7 +122,7 @@ def _exports(team: Team) -> Iterator[Limit]:
 
 def _unknown_roles(team: Team, groups: Groups) -> Iterator[Limit]:
     recipe = DistillRecipe.model_validate(team.manifest.recipe)
-    if recipe.weights.role and groups.clusters is None:
+    if recipe.weights.get("role") and groups.clusters is None:
         yield _missing(
             "role clusters are not known, because the dataset was not there",
             "kd-offline profile RUN --dataset DATASET",

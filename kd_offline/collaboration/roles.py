@@ -26,12 +26,12 @@ def clusters(team: Team, dataset: str | Path | None) -> RoleClusters | None:
     UsageError, MismatchError
         A dataset was given and is not the run's.
     """
-    from kd_offline.distillation.roles import fit_roles
+    from kd_offline.distillation.terms.role import RoleSettings, fit_roles
     from kd_offline.errors import UsageError
     from kd_offline.runs.source import open_dataset
 
     recipe = DistillRecipe.model_validate(team.manifest.recipe)
-    if not recipe.weights.role:
+    if not recipe.weights.get("role"):
         return None
     try:
         buffer = open_dataset(team.manifest, team.run.path, dataset)
@@ -40,7 +40,8 @@ def clusters(team: Team, dataset: str | Path | None) -> RoleClusters | None:
             raise
         return None
     train = buffer.split("train")
-    roles = fit_roles(buffer, train, recipe.switches)
+    settings = RoleSettings.model_validate(recipe.terms.get("role", {}))
+    roles = fit_roles(buffer, train, settings)
     few = train[:: max(1, len(train) // _EPISODES)][:_EPISODES]
     data = buffer.load(["steps/embedding", "steps/alive"], few)
     shares = {}
@@ -50,5 +51,5 @@ def clusters(team: Team, dataset: str | Path | None) -> RoleClusters | None:
             continue  # it never acted
         mean = np.exp(roles.log_roles(embedding).numpy().astype(np.float64)).mean(axis=0)
         shares[agent] = tuple(np.round(mean, 4).tolist())
-    how = _HOW[recipe.switches.role_init]
+    how = _HOW[settings.init]
     return RoleClusters(roles=roles.roles, how=how, shares=shares)

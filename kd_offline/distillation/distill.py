@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -11,16 +12,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.distillation.job import (
-    Job,
-    complete,
-    fresh_projections,
-    fresh_team,
-    gated,
-    prepare,
-    with_layers,
-)
-from kd_offline.distillation.methods import check_arrays
+from kd_offline.distillation.recipe import completed
+from kd_offline.distillation.run import Run, complete, prepare, with_layers
+from kd_offline.distillation.terms.active import check_arrays
 from kd_offline.distillation.train import Row, Training, finish, train_team
 from kd_offline.errors import CheckpointError, UsageError
 from kd_offline.files import make_subfolder, only_writer, remove_tree
@@ -35,11 +29,13 @@ from kd_offline.schemas.run import RunManifest, SeedResult
 from kd_offline.sealed_json import canonical_json, read_document, write_document
 from kd_offline.sealed_json import digest as digest_of
 from kd_offline.students.networks import StudentTeam
-from kd_offline.students.policy import build, digest, fixed_mask
+from kd_offline.students.policy import digest, fixed_mask
 from kd_offline.students.policy import save as save_students
 from kd_offline.students.settling import layers_of
 from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.tracking.jsonl import JsonLines
+
+_LOG = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 15.0
 _AGAIN = "distil again with --overwrite"
@@ -50,7 +46,7 @@ class ResumeState(Document):
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 
-    version: tuple[int, int] = (1, 1)
+    version: tuple[int, int] = (1, 2)
     begun: str = Field(default="", description="digest of the run's recipe and dataset")
     tensors: str = Field(default="", description="digest of state-<epoch>.safetensors")
     metrics: LinesRecord | None = Field(default=None, description="of metrics.jsonl")
@@ -103,72 +99,72 @@ def distill(
     if resume and overwrite:
         msg = "resume and overwrite exclude each other: give one of them"
         raise UsageError(msg)
-    recipe = recipe or DistillRecipe()
+    recipe = completed(recipe or DistillRecipe())
     buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
     path = buffer.where if isinstance(dataset, ExpertBuffer) else str(dataset)
     check_arrays(recipe, list(buffer.names))
     if resume and (before := complete(Path(output), recipe, buffer)) is not None:
         return before
-    job = prepare(buffer, Path(output), recipe, path, command, resume, overwrite)
-    asked = {"dataset": job.card.dataset, "recipe": recipe.model_dump(mode="json")}
-    part = "" if job.judges is None else job.judges.part
-    lines = JsonLines(job.folder.path / METRICS, row_line(part))
+    run = prepare(buffer, Path(output), recipe, path, command, resume, overwrite)
+    asked = {"dataset": buffer.id, "recipe": recipe.model_dump(mode="json")}
+    part = "" if run.validation is None else run.validation.part
+    lines = JsonLines(run.folder.path / METRICS, row_line(part))
     with (
-        only_writer(job.folder.path, "distilling"),
+        only_writer(run.folder.path, "distilling"),
         observed(Operation("distill", asked, Path(output)), observers, [lines]) as observer,
     ):
         try:
             for seed in recipe.seeds:
-                _one_seed(job, seed, observer)
+                _one_seed(run, seed, observer)
         except KeyboardInterrupt:
-            _write(job, "interrupted")
+            _write(run, "interrupted")
             raise
-        _write(job, "complete")
-        observer.result = job.manifest
-    return job.manifest
+        _write(run, "complete")
+        observer.result = run.manifest
+    return run.manifest
 
 
-def _one_seed(job: Job, seed: int, observer: Observer) -> None:
+def _one_seed(run: Run, seed: int, observer: Observer) -> None:
     """Train, continue, or merely load the team of one seed."""
-    saved = job.folder.resume_state
-    epochs, seeds = job.recipe.optimisation.epochs, job.recipe.seeds
+    saved = run.folder.resume_state
+    epochs, seeds = run.recipe.optimisation.epochs, run.recipe.seeds
     done, total = epochs * seeds.index(seed), epochs * len(seeds)
-    for result in job.manifest.results:
+    for result in run.manifest.results:
         if result.seed == seed:
-            job.teams.append(_finished(job, result))
+            run.teams.append(_finished(run, result))
             observer.progress(done + epochs, total, "epochs")
             return
-    team = fresh_team(job.card, seed, job.scale)
-    projections = fresh_projections(job, seed, team)
-    state = Training.begin(team, projections, job.recipe.optimisation, gated(job, team))
-    _restore(job, state, seed)
+    team = run.design.team(seed)
+    heads = run.design.heads(seed, team, run.terms)
+    state = Training.begin(team, heads, run.recipe.optimisation, run.design.gates(team))
+    _restore(run, state, seed)
     began = last = time.perf_counter()
-    mask = fixed_mask(job.card)
-    for rows in train_team(state, job.train, job.judges, job.recipe, seed, mask):
+    mask = fixed_mask(run.design.card)
+    for rows in train_team(state, run.train, run.validation, run.terms, seed, mask):
         _require_finite(rows[0])
         for row in rows:
             observer.metrics(row["epoch"], metric_names(row), series=series_of(seed))
         observer.progress(done + state.epoch, total, "epochs")
         if time.perf_counter() - last > SAVE_EVERY_S:
-            _save(job, state, seed)
+            _save(run, state, seed)
             last = time.perf_counter()
     team = finish(state)
-    job.teams.append(team)
+    run.teams.append(team)
     result = SeedResult(
         seed=seed,
         digest=digest(team),
-        layers=_layers(job, team),
-        updates=state.epoch * (len(job.train) // _batch(job)),
+        layers=_layers(run, team),
+        updates=state.epoch * (len(run.train) // _batch(run)),
         best_epoch=state.best_epoch,
         held_out=state.best,
         seconds=round(time.perf_counter() - began, 2),
     )
     make_subfolder(saved.parent, saved.name)
     write_tensors(saved / f"seed-{seed}.safetensors", team.state_dict())
-    results = (*job.manifest.results, result)
-    update = {"results": results, "metrics": job.folder.metrics_record()}
-    job.manifest = job.manifest.model_copy(update=update)
-    _write(job, "running")
+    results = (*run.manifest.results, result)
+    update = {"results": results, "metrics": run.folder.metrics_record()}
+    run.manifest = run.manifest.model_copy(update=update)
+    _write(run, "running")
 
 
 def _require_finite(row: Row) -> None:
@@ -182,18 +178,18 @@ def _require_finite(row: Row) -> None:
         raise UsageError(msg)
 
 
-def _layers(job: Job, team: StudentTeam) -> tuple[LayerWidths, ...] | None:
+def _layers(run: Run, team: StudentTeam) -> tuple[LayerWidths, ...] | None:
     """Return the widths that gates chose for a team; None where there are none."""
-    if job.recipe.first_settled is None:
+    if run.recipe.first_settled is None:
         return None
     return tuple(map(layers_of, team.shapes))
 
 
-def _batch(job: Job) -> int:
-    return min(job.recipe.optimisation.batch_episodes, len(job.train))
+def _batch(run: Run) -> int:
+    return min(run.recipe.optimisation.batch_episodes, len(run.train))
 
 
-def _finished(job: Job, result: SeedResult) -> StudentTeam:
+def _finished(run: Run, result: SeedResult) -> StudentTeam:
     """Return the team of a seed that was finished before.
 
     Raises
@@ -201,17 +197,17 @@ def _finished(job: Job, result: SeedResult) -> StudentTeam:
     CheckpointError, StorageError
         Its weights are missing, or are not those that came out.
     """
-    place = job.folder.resume_state / f"seed-{result.seed}.safetensors"
+    place = run.folder.resume_state / f"seed-{result.seed}.safetensors"
     file = read_tensors(place, _AGAIN, required=False)
     if file.weights_digest() != result.digest:
         msg = f"{str(place)!r} does not hold the students that run.json states; {_AGAIN}"
         raise CheckpointError(msg)
-    team = build(job.card, None, result.layers)
+    team = run.design.narrowed_team(result.layers)
     team.load_state_dict(file.tensors())
     return team
 
 
-def _restore(job: Job, state: Training, seed: int) -> None:
+def _restore(run: Run, state: Training, seed: int) -> None:
     """Continue from the saved state of this seed, if there is one.
 
     Raises
@@ -219,53 +215,56 @@ def _restore(job: Job, state: Training, seed: int) -> None:
     CheckpointError, StorageError
         It was altered, or is the state of another run.
     """
-    file = job.folder.resume_state / "state.json"
+    file = run.folder.resume_state / "state.json"
     saved = read_document(ResumeState, file, _AGAIN) if file.is_file() else None
+    if saved is not None and saved.version < (1, 2):
+        _LOG.warning("seed %d begins again: another version saved its state", seed)
+        saved = None  # its auxiliary networks have other names, and the bits will be the same
     if saved is None or saved.seed != seed:
-        job.folder.resume_metrics(lambda row: row["seed"] != seed)
+        run.folder.resume_metrics(lambda row: row["seed"] != seed)
         return
-    sealed = saved.version >= saved.SEALED_SINCE
-    place = job.folder.resume_state / f"state-{saved.epoch}.safetensors"
-    stored = read_tensors(place, _AGAIN, required=sealed)
-    if sealed and (saved.begun, saved.tensors) != (_begun(job), stored.weights_digest()):
+    place = run.folder.resume_state / f"state-{saved.epoch}.safetensors"
+    stored = read_tensors(place, _AGAIN)
+    if (saved.begun, saved.tensors) != (_begun(run), stored.weights_digest()):
         msg = f"{str(file)!r} is not the state of this run; {_AGAIN}"
         raise CheckpointError(msg)
     if saved.layers is not None:
-        team = build(job.card, None, saved.layers)
-        state.go_on_with(team, fresh_projections(job, seed, team), job.recipe.optimisation)
+        team = run.design.narrowed_team(saved.layers)
+        heads = run.design.heads(seed, team, run.terms)
+        state.go_on_with(team, heads, run.recipe.optimisation)
     try:
         state.restore(stored.tensors())
     except (KeyError, RuntimeError) as error:
         msg = f"{str(place)!r} is not the state of this run; {_AGAIN}"
         raise CheckpointError(msg) from error
     state.epoch, state.best_epoch, state.best = saved.epoch, saved.best_epoch, dict(saved.best)
-    job.folder.resume_metrics(
+    run.folder.resume_metrics(
         lambda row: row["seed"] != seed or row["epoch"] <= saved.epoch, saved.metrics
     )
 
 
-def _begun(job: Job) -> str:
+def _begun(run: Run) -> str:
     """Return a digest of what decides a run's bits: its recipe, but for threads, and dataset."""
-    recipe = job.recipe.model_dump(mode="json", exclude={"threads"})
-    return digest_of(canonical_json({"recipe": recipe, "dataset": job.card.dataset}))
+    recipe = run.recipe.model_dump(mode="json", exclude={"threads"})
+    return digest_of(canonical_json({"recipe": recipe, "dataset": run.design.card.dataset}))
 
 
-def _save(job: Job, state: Training, seed: int) -> None:
+def _save(run: Run, state: Training, seed: int) -> None:
     """Save tensors under the epoch's name, then point to them, then drop the older ones."""
-    folder = job.folder.resume_state
+    folder = run.folder.resume_state
     make_subfolder(folder.parent, folder.name)
     current = folder / f"state-{state.epoch}.safetensors"
     tensors = state.tensors()
     write_tensors(current, tensors)
     saved = ResumeState(
-        begun=_begun(job),
+        begun=_begun(run),
         tensors=tensors_digest(tensors),
-        metrics=job.folder.metrics_record(),
+        metrics=run.folder.metrics_record(),
         seed=seed,
         epoch=state.epoch,
         best_epoch=state.best_epoch,
         best=state.best,
-        layers=None if state.resources is not None else _layers(job, state.team),
+        layers=None if state.resources is not None else _layers(run, state.team),
     )
     write_document(folder / "state.json", saved)
     for old in folder.glob("state-*.safetensors"):
@@ -273,17 +272,17 @@ def _save(job: Job, state: Training, seed: int) -> None:
             remove_tree(old)
 
 
-def _write(job: Job, status: str) -> None:
+def _write(run: Run, status: str) -> None:
     """Bring the run folder up to date; the students' file comes before the manifest."""
-    timing = job.manifest.timing.model_copy(
-        update={"seconds": round(time.perf_counter() - job.began, 2)}
+    timing = run.manifest.timing.model_copy(
+        update={"seconds": round(time.perf_counter() - run.began, 2)}
     )
-    job.manifest = job.manifest.model_copy(update={"status": status, "timing": timing})
+    run.manifest = run.manifest.model_copy(update={"status": status, "timing": timing})
     if status == "complete":
-        card, job.manifest = with_layers(job)
-        save_students(job.folder.students, card, job.teams)
-        update = {"metrics": job.folder.metrics_record()}
-        job.manifest = job.manifest.model_copy(update=update)
-    job.folder.write_manifest(job.manifest)
+        card, run.manifest = with_layers(run)
+        save_students(run.folder.students, card, run.teams)
+        update = {"metrics": run.folder.metrics_record()}
+        run.manifest = run.manifest.model_copy(update=update)
+    run.folder.write_manifest(run.manifest)
     if status == "complete":
-        remove_tree(job.folder.resume_state)
+        remove_tree(run.folder.resume_state)

@@ -1,133 +1,79 @@
-"""KD-MARL's objective (Algorithm 1, lines 8 to 14) on one batch."""
+"""The objective: weighted loss terms, added up (KD-MARL, Algorithm 1, line 14)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from kd_offline.advantage import side_sum
-from kd_offline.distillation import losses, values
-from kd_offline.distillation.projections import Projections
+from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
+from kd_offline.distillation.losses import log_policy, masked_mean
+from kd_offline.distillation.methods import FORMS
 from kd_offline.distillation.targets import Targets
-from kd_offline.schemas.recipes import DistillRecipe, LossSwitches
+from kd_offline.distillation.terms.active import ActiveTerms
+from kd_offline.distillation.terms.base import Elements, StudentBatch
+from kd_offline.errors import UsageError
 
 
-def objective(
-    logits: Tensor,
-    embeddings: list[Tensor],
-    batch: Targets,
-    projections: Projections,
-    recipe: DistillRecipe,
-    progress: float,
-) -> dict[str, Tensor]:
-    """Return every active term, and their weighted sum as ``loss``.
+def student_batch(
+    logits: Tensor, embeddings: Sequence[Tensor], batch: Targets, side_of: Sequence[int]
+) -> StudentBatch:
+    """Return what the loss terms are given of students.
 
     Parameters
     ----------
     logits : float [S, N, A]
-    embeddings : list of float [S, H_i]
-    progress : float
-        Share of the training that is done, 0 to 1; the policy term sets in after its warm-up.
+    embeddings : sequence of float [S, H_i]
+    batch : Targets
+        Of the same steps.
+    side_of : sequence of int
+        The side of each agent.
     """
-    weights, switches = recipe.weights, recipe.switches
-    student = losses.log_policy(logits, batch.available)
-    terms: dict[str, Tensor] = {}
-    if batch.softened is not None:
-        terms["kl"] = _kl(logits, student, batch, switches)
-    if weights.ce:
-        terms["ce"] = _cross_entropy(student, batch)
-    if weights.regression:
-        terms["regression"] = _regression(logits, batch, switches)
-    if batch.baseline is not None:
-        gap = projections.values(embeddings) - batch.baseline
-        error = values.error(gap, switches.regression_loss)
-        terms["value"] = losses.masked_mean(error, batch.weight)
-    if batch.advantage is not None:
-        terms["policy"] = _policy(logits, student, batch, switches, projections.side_of)
-    if weights.entropy:
-        bonus = losses.entropy(student, batch.available)
-        terms["entropy"] = losses.masked_mean(bonus, batch.weight)
-    if batch.relations is not None:
-        terms["structure"] = _structure(embeddings, batch, projections, switches)
-    if batch.roles is not None:
-        own = projections.log_roles(embeddings, switches.role_temperature)
-        terms["role"] = losses.masked_mean(losses.role_divergence(batch.roles, own), batch.both)
-    return terms | {"loss": _total(terms, recipe, progress, agents=logits.shape[-2])}
-
-
-def _kl(logits: Tensor, student: Tensor, batch: Targets, switches: LossSwitches) -> Tensor:
-    tau = switches.temperature
-    soft = student if tau == 1.0 else losses.log_policy(logits, batch.available, tau)
-    assert batch.softened is not None  # noqa: S101 - the caller checked
-    value = losses.masked_mean(
-        losses.kl_divergence(batch.softened, soft, batch.available), batch.weight
+    return StudentBatch(
+        logits=logits,
+        policy=log_policy(logits, batch.available),
+        embeddings=embeddings,
+        available=batch.available,
+        weight=batch.weight,
+        alive=batch.alive,
+        expert_policy=batch.expert_policy,
+        side_of=tuple(side_of),
     )
-    return value * tau**2 if switches.scale_by_temperature else value
 
 
-def _cross_entropy(student: Tensor, batch: Targets) -> Tensor:
-    if batch.label is not None:
-        weight = batch.weight if batch.cloned is None else batch.cloned
-        return losses.masked_mean(losses.cross_entropy(batch.label, student), weight)
-    assert batch.expert is not None  # noqa: S101 - soft labels are read with the logits
-    soft = losses.soft_cross_entropy(batch.expert, student, batch.available)
-    return losses.masked_mean(soft, batch.weight)
-
-
-def _regression(logits: Tensor, batch: Targets, switches: LossSwitches) -> Tensor:
-    """Compare in the unit of the scaled Q-values, so that the temperature weighs nothing."""
-    assert batch.expert is not None  # noqa: S101 - the Q-values are read with the weight
-    tau = switches.q_temperature
-    gap = values.regression(
-        logits * tau, batch.expert * tau, batch.available, switches.regression_loss
-    )
-    return losses.masked_mean(gap, batch.weight)
-
-
-def _policy(
-    logits: Tensor,
-    student: Tensor,
+def objective(
+    students: StudentBatch,
     batch: Targets,
-    switches: LossSwitches,
-    side_of: tuple[int, ...],
-) -> Tensor:
-    assert batch.executed is not None  # noqa: S101 - read with the advantages
-    assert batch.advantage is not None  # noqa: S101
-    if switches.policy_temperature == "kl":
-        student = losses.log_policy(logits, batch.available, switches.temperature)
-    taken = student.gather(-1, batch.executed.unsqueeze(-1)).squeeze(-1)
-    if switches.policy_term == "awr":
-        gain = losses.advantage_weighted(taken, batch.advantage, switches.awr_temperature)
-    elif switches.policy_term == "crr":
-        gain = losses.positive_only(taken, batch.advantage)
-    else:
-        assert batch.behaviour is not None  # noqa: S101 - PPO reads it
-        behaviour = batch.behaviour
-        if switches.ratio == "joint":
-            taken, behaviour = (side_sum(x * batch.weight, side_of) for x in (taken, behaviour))
-        gain = losses.ppo_clip(taken, behaviour, batch.advantage, switches.clip)
-    return losses.masked_mean(gain, batch.weight)
+    heads: AuxiliaryHeads,
+    terms: ActiveTerms,
+    progress: float,
+) -> dict[str, Tensor]:
+    """Return every loss that takes part, and their weighted sum as ``loss``.
+
+    Parameters
+    ----------
+    progress : float
+        Share of the training that is done, 0 to 1; a term sets in after its warm-up.
+    """
+    settings = terms.recipe.objective
+    weights = FORMS[settings.form](terms.recipe.weights)
+    values: dict[str, Tensor] = {}
+    scales: list[float] = []
+    for name, parts in terms.losses(students, batch.terms, heads.by_term()):
+        term = terms.terms[name]
+        scale = weights[name] * float(progress >= term.settings.warmup)
+        for part, elements in parts.items():
+            values[part] = _reduced(elements)
+            scales.append(-scale if term.maximised else scale)
+    if not values:
+        msg = "no loss term finds anything to learn in this dataset: choose another method"
+        raise UsageError(msg)
+    weighted = [scale * value for scale, value in zip(scales, values.values(), strict=True)]
+    total = torch.stack(weighted).sum()
+    return values | {"loss": total * (len(students.side_of) if settings.agents == "sum" else 1)}
 
 
-def _structure(
-    embeddings: list[Tensor], batch: Targets, projections: Projections, switches: LossSwitches
-) -> Tensor:
-    assert batch.relations is not None  # noqa: S101 - the caller checked
-    side_of = projections.side_of
-    own = losses.cosine_relations(projections.common(embeddings), side_of)
-    alive = losses.stack_pairs(batch.both.unbind(-1), torch.mul, side_of)
-    mean = losses.masked_mean(losses.structure(batch.relations, own), alive)
-    return mean * own.shape[-1] if switches.pairs == "sum" else mean
-
-
-def _total(terms: dict[str, Tensor], recipe: DistillRecipe, progress: float, agents: int) -> Tensor:
-    w, switches = recipe.weights, recipe.switches
-    on = float(progress >= switches.policy_warmup)
-    scale = {"kl": w.kl, "ce": w.ce, "policy": -w.policy * on, "entropy": -w.entropy}
-    scale |= {"structure": w.structure, "role": w.role}
-    scale |= {"regression": w.regression, "value": w.regression}
-    if switches.form == "eq6":  # alpha CE + CE + one lambda for structure and role
-        scale |= {"kl": 0.0, "ce": w.kl + 1.0, "role": w.structure}
-    summed = agents if switches.agents == "sum" else 1
-    total = torch.stack([scale[name] * value for name, value in terms.items()]).sum()
-    return total * summed
+def _reduced(elements: Elements) -> Tensor:
+    mean = masked_mean(elements.values, elements.weight)
+    return mean if elements.scale == 1.0 else mean * elements.scale

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kd_offline import code_guard, recipes
 from kd_offline.distillation.methods import METHODS
-from kd_offline.errors import UnknownNameError
-from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.distillation.terms import TERMS
+from kd_offline.errors import UnknownNameError, UsageError
+from kd_offline.schemas.parts import PartRecord
+from kd_offline.schemas.recipes import DistillRecipe, with_present_names
 
 PRESETS: dict[str, dict[str, Any]] = {
     "lh": {"mask": "limited", "student.hidden": 32},
@@ -52,7 +54,7 @@ def distill_recipe(
         A recipe in TOML, or the ``run.json`` of a run to take the recipe from. A hardware profile
         that it names by a path has to be given beside it, see :mod:`kd_offline.code_guard`.
     settings
-        Anything else by its dotted path, such as ``{"switches.ratio": "joint"}``.
+        Anything else by its dotted path, such as ``{"terms.policy.ratio": "joint"}``.
 
     Raises
     ------
@@ -71,17 +73,64 @@ def distill_recipe(
     chosen = single.get("method", from_file.get("method", "kd-marl"))
     if chosen not in METHODS:
         raise UnknownNameError(what="method", got=str(chosen), allowed=METHODS)
-    start = METHODS[chosen]
-    defaults = {
-        "method": chosen,
-        "weights": start.weights.model_dump(),
-        "switches": start.switches.model_dump(),
-    }
+    defaults = {"method": chosen, **METHODS[chosen].layer()}
     layers = [defaults, from_file, _preset(preset), single]
-    recipe = recipes.build(DistillRecipe, layers, "the recipe")
-    if file is not None and "budget.profile" not in recipes.paths(single):
+    recipe = built(layers, "the recipe")
+    if file is None:
+        return completed(recipe)
+    recipe = completed(recipe, f"the recipe in {str(file)!r}", recipes.stated_parts(file))
+    if "budget.profile" not in recipes.paths(single):
         check_profile(recipe, code_guard.in_file(file))
     return recipe
+
+
+def built(layers: Iterable[Mapping[str, Any]], what: str) -> DistillRecipe:
+    """Return the recipe of ``layers``, later ones winning, also of those of former versions.
+
+    Raises
+    ------
+    UnknownNameError, UsageError
+        As :func:`kd_offline.recipes.build`.
+    """
+    present = [with_present_names(recipes.nested(layer)) for layer in layers]
+    return recipes.build(DistillRecipe, present, what)
+
+
+def completed(
+    recipe: DistillRecipe, asked_by: str = "", parts: Sequence[PartRecord] = ()
+) -> DistillRecipe:
+    """Return a recipe with all settings of every loss term that it names, each of them checked.
+
+    Parameters
+    ----------
+    asked_by
+        The file that the recipe is from, in words.
+    parts
+        What the file says of packages that its terms are from.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such term here, or it has no such setting.
+    UsageError
+        A setting has an impossible value, or no term has a weight.
+    """
+    from kd_offline.distillation.terms.active import term_type
+
+    packages = {p.name: f"{p.package} {p.version}" for p in parts if p.kind == TERMS.what}
+    named = dict.fromkeys((*recipe.weights, *recipe.terms))
+    for name in named:
+        TERMS.require(name, asked_by=asked_by, package=packages.get(name, ""))
+    weights, terms = {}, {}
+    for name in (name for name in TERMS if name in named):
+        weights[name] = recipe.weights.get(name, 0.0)
+        model, given = term_type(name).settings_type, recipe.terms.get(name, {})
+        checked = recipes.build(model, [given], f"the recipe, terms.{name}")
+        terms[name] = checked.model_dump(mode="json")
+    if not any(weights.values()):
+        msg = f"no loss term has a weight: set one of weights.{', weights.'.join(TERMS)}"
+        raise UsageError(msg)
+    return recipe.model_copy(update={"weights": weights, "terms": terms})
 
 
 def check_profile(recipe: DistillRecipe, asked_by: str) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kd_offline.distillation.distill import distill
-from kd_offline.distillation.recipe import check_profile
-from kd_offline.recipes import build
+from kd_offline.distillation.recipe import built, check_profile, completed
+from kd_offline.distillation.terms import TERMS
 from kd_offline.runs.folder import open_run
 from kd_offline.runs.source import open_dataset
 from kd_offline.runs.teams import checked_students
@@ -61,7 +61,8 @@ def rerun(
     checked_students(begun, before)
     folder = Path(run)
     target = folder.with_name(f"{folder.resolve().name}-rerun") if output is None else Path(output)
-    recipe = recipe_of(before)
+    TERMS.require_versions(before.parts, asked_by=f"the run in {str(run)!r}")
+    recipe = completed(recipe_of(before), f"the run in {str(run)!r}", before.parts)
     if profile is None:
         check_profile(recipe, f"the run in {str(run)!r}")
     elif recipe.budget is not None:
@@ -82,7 +83,7 @@ def rerun(
 
 def recipe_of(manifest: RunManifest) -> DistillRecipe:
     """Return the recipe of a run."""
-    return build(DistillRecipe, [manifest.recipe], "the run's recipe")
+    return built([manifest.recipe], "the run's recipe")
 
 
 def compare(before: RunManifest, after: RunManifest, run: str, rerun: str) -> RerunReport:

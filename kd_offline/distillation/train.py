@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_offline.distillation.held_out import held_out_metrics
-from kd_offline.distillation.lessons import Episodes, Judges
+from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
+from kd_offline.distillation.episode_targets import EpisodeTargets, ValidationEpisodes
 from kd_offline.distillation.muon import Muon
-from kd_offline.distillation.objective import objective
-from kd_offline.distillation.projections import Projections
+from kd_offline.distillation.objective import objective, student_batch
+from kd_offline.distillation.parallel_agents import ParallelAgents, parallel_agents
 from kd_offline.distillation.resources import Resources
-from kd_offline.distillation.side_by_side import SideBySide, side_by_side
-from kd_offline.schemas.recipes import DistillRecipe, Optimisation
+from kd_offline.distillation.terms.active import ActiveTerms
+from kd_offline.distillation.validation_metrics import validate
+from kd_offline.schemas.recipes import Optimisation
 from kd_offline.seeding import generator
 from kd_offline.students.folding import RoundedPass
 from kd_offline.students.gates import GatedPass
@@ -33,7 +34,7 @@ class Training:
     """All that changes while one team is trained; it can be saved after any epoch."""
 
     team: StudentTeam
-    projections: Projections
+    heads: AuxiliaryHeads
     optimisers: list[torch.optim.Optimizer]
     average: list[Tensor]
     resources: Resources | None = None  # while units have gates
@@ -46,30 +47,28 @@ class Training:
     def begin(
         cls,
         team: StudentTeam,
-        projections: Projections,
+        heads: AuxiliaryHeads,
         schedule: Optimisation,
         resources: Resources | None = None,
     ) -> Training:
         """Return the state before the first step, with gates on the units where they are given."""
-        optimisers = _optimisers(team, projections, schedule)
+        optimisers = _optimisers(team, heads, schedule)
         if resources is not None:
             rate = resources.settings.learning_rate
             optimisers.append(torch.optim.Adam(resources.gates.parameters(), rate, fused=True))
             team.stand_in = GatedPass(resources.gates)
-        return cls(team, projections, optimisers, _copied(team), resources)
+        return cls(team, heads, optimisers, _copied(team), resources)
 
     def settle(self, schedule: Optimisation) -> None:
         """Remove the units whose gates are closed or beyond the budget, and all gates."""
         if self.resources is not None:
             small = settle(self.team, self.resources.gates, self.resources.bounds)
-            self.go_on_with(small.team, self.projections.narrowed(small.embeddings), schedule)
+            self.go_on_with(small.team, self.heads.narrowed(small.embeddings), schedule)
 
-    def go_on_with(
-        self, team: StudentTeam, projections: Projections, schedule: Optimisation
-    ) -> None:
+    def go_on_with(self, team: StudentTeam, heads: AuxiliaryHeads, schedule: Optimisation) -> None:
         """Continue with a team without gates; what was best before was another network."""
-        self.team, self.projections, self.resources = team, projections, None
-        self.optimisers, self.average = _optimisers(team, projections, schedule), _copied(team)
+        self.team, self.heads, self.resources = team, heads, None
+        self.optimisers, self.average = _optimisers(team, heads, schedule), _copied(team)
         self.best, self.best_epoch, self.best_weights = {}, None, []
 
     @property
@@ -80,7 +79,7 @@ class Training:
     def tensors(self) -> dict[str, Tensor]:
         """Return everything as named tensors; :meth:`restore` takes them back."""
         out = {f"team.{k}": v for k, v in self.team.state_dict().items()}
-        out |= {f"projections.{k}": v for k, v in self.projections.state_dict().items()}
+        out |= {f"heads.{k}": v for k, v in self.heads.state_dict().items()}
         if self.resources is not None:
             out |= {f"gates.{k}": v for k, v in self.resources.gates.state_dict().items()}
         out |= {f"average.{i}": v for i, v in enumerate(self.average)}
@@ -98,7 +97,7 @@ class Training:
             group, _, rest = name.partition(".")
             groups.setdefault(group, {})[rest] = value
         self.team.load_state_dict(groups["team"])
-        self.projections.load_state_dict(groups.get("projections", {}))
+        self.heads.load_state_dict(groups.get("heads", {}))
         if self.resources is not None:
             self.resources.gates.load_state_dict(groups["gates"])
         self.average = _listed(groups["average"])
@@ -112,7 +111,7 @@ class Training:
 
 
 def _optimisers(
-    team: StudentTeam, projections: Projections, schedule: Optimisation
+    team: StudentTeam, heads: AuxiliaryHeads, schedule: Optimisation
 ) -> list[torch.optim.Optimizer]:
     """Return AdamW, and Muon (Jordan et al., 2024) for the matrices between hidden layers.
 
@@ -125,7 +124,7 @@ def _optimisers(
         if schedule.optimiser == "muon" and p.ndim == 2 and not name.startswith("aligners")
         if ".head." not in name
     }
-    everything = [p for m in (team, projections) for p in m.parameters() if p.requires_grad]
+    everything = [p for m in (team, heads) for p in m.parameters() if p.requires_grad]
     rest = [p for p in everything if id(p) not in hidden]
     decay = schedule.weight_decay
     adamw = torch.optim.AdamW(rest, schedule.learning_rate, weight_decay=decay, fused=True)
@@ -145,9 +144,9 @@ def _listed(tensors: dict[str, Tensor]) -> list[Tensor]:
 
 def train_team(
     state: Training,
-    train: Episodes,
-    judges: Judges | None,
-    recipe: DistillRecipe,
+    train: EpisodeTargets,
+    validation: ValidationEpisodes | None,
+    terms: ActiveTerms,
     seed: int,
     mask: BoolArray | None = None,
 ) -> Iterator[list[Row]]:
@@ -162,27 +161,28 @@ def train_team(
     Parameters
     ----------
     state : Training
-    train : Episodes
-    judges : Judges, optional
-        Held-out episodes; None where the dataset has none.
-    recipe : DistillRecipe
+    train : EpisodeTargets
+    validation : ValidationEpisodes, optional
+        None where the dataset holds none out.
+    terms : ActiveTerms
+        And with them the recipe.
     seed : int
     mask : bool [N, O], optional
         What the students see, where that is the same in every episode; needed for rounding.
     """
-    schedule = recipe.optimisation
-    with side_by_side(state.team, recipe.threads) as passes:
+    recipe, schedule = terms.recipe, terms.recipe.optimisation
+    with parallel_agents(state.team, recipe.threads) as passes:
         while state.epoch < schedule.epochs:
             if recipe.first_settled == state.epoch:
                 state.settle(schedule)
                 passes.team = state.team
             _round(state, schedule, mask)
-            mean = _epoch(state, passes, train, recipe, seed)
+            mean = _epoch(state, passes, train, terms, seed)
             state.epoch += 1
             rows: list[Row] = [{"seed": seed, "epoch": state.epoch, "split": "train", **mean}]
             due = state.epoch % schedule.evaluate_every == 0 or state.epoch == schedule.epochs
-            if judges is not None and due:
-                rows.append(_evaluate(state, judges, recipe, seed))
+            if validation is not None and due:
+                rows.append(_evaluate(state, validation, terms, seed))
             yield rows
 
 
@@ -197,10 +197,11 @@ def _round(state: Training, schedule: Optimisation, mask: BoolArray | None) -> N
 
 
 def _epoch(
-    state: Training, passes: SideBySide, train: Episodes, recipe: DistillRecipe, seed: int
+    state: Training, passes: ParallelAgents, train: EpisodeTargets, terms: ActiveTerms, seed: int
 ) -> dict[str, float]:
-    """Take one step for every batch of an epoch; returns the means of all terms."""
-    schedule = recipe.optimisation
+    """Take one step for every batch of an epoch; returns the means of all losses."""
+    recipe, schedule = terms.recipe, terms.recipe.optimisation
+    side_of = state.team.spec.side_of
     size = min(schedule.batch_episodes, len(train))
     per_epoch = len(train) // size
     total = per_epoch * schedule.epochs
@@ -215,13 +216,14 @@ def _epoch(
         if state.resources is not None:
             state.resources.gates.draw(draws)
         outputs = passes.forward(batch)
-        terms = objective(*outputs, batch.targets, state.projections, recipe, step / max(1, total))
+        students = student_batch(*outputs, batch.targets, side_of)
+        losses = objective(students, batch.targets, state.heads, terms, step / max(1, total))
         if state.resources is not None:
-            terms |= state.resources.priced(terms["loss"], step / settled)
-        passes.backward(terms["loss"])
+            losses |= state.resources.priced(losses["loss"], step / settled)
+        passes.backward(losses["loss"])
         norm = _step(state, schedule, warm_cosine(schedule, step, total))
         _average(state, schedule.ema, step - begun)
-        for name, value in (terms | {"gradient_norm": norm}).items():
+        for name, value in (losses | {"gradient_norm": norm}).items():
             sums[name] = sums.get(name, torch.zeros(())) + value.detach()
     return {name: float(value) / per_epoch for name, value in sums.items()}
 
@@ -259,17 +261,19 @@ def _average(state: Training, decay: float, step: int) -> None:
         torch._foreach_lerp_(state.average, list(state.team.parameters()), 1 - keep)
 
 
-def _evaluate(state: Training, judges: Judges, recipe: DistillRecipe, seed: int) -> Row:
+def _evaluate(
+    state: Training, validation: ValidationEpisodes, terms: ActiveTerms, seed: int
+) -> Row:
     """Measure the averaged weights on held-out episodes and keep them where they are the best."""
-    raw = _copied(state.team)
+    raw, batch = _copied(state.team), terms.recipe.optimisation.batch_episodes
     _assign(state.team, state.average)
-    metrics = held_out_metrics(state.team, judges.episodes, recipe.optimisation.batch_episodes)
+    found = validate(state.team, validation.episodes, batch, terms)
     _assign(state.team, raw)
-    criterion = "kl" if "kl" in metrics else "ce"
-    if criterion in metrics and metrics[criterion] < state.best.get(criterion, math.inf):
-        state.best, state.best_epoch = metrics, state.epoch
+    figures, criterion = found.figures, found.criterion
+    if criterion is not None and figures[criterion] < state.best.get(criterion, math.inf):
+        state.best, state.best_epoch = figures, state.epoch
         state.best_weights = [p.clone() for p in state.average]
-    return {"seed": seed, "epoch": state.epoch, "split": judges.part, **metrics}
+    return {"seed": seed, "epoch": state.epoch, "split": validation.part, **figures}
 
 
 def _assign(team: StudentTeam, weights: list[Tensor]) -> None:

@@ -8,12 +8,24 @@ wherever a policy expert's logits would.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
-from kd_offline.schemas.recipes import LossSwitches
+from kd_offline.schemas.recipes import Objective
 
 _QUIET = 1e-3  # of the dataset's scale: smaller differences within a state are noise
+
+
+def policy_array(present: Iterable[str]) -> str:
+    """Return the array that an expert's policy is known by, among those of a dataset.
+
+    Logits; of a value-based expert, which has none, Q-values.
+    """
+    names = set(present)
+    by_values = "steps/q_values" in names and "steps/logits" not in names
+    return "steps/q_values" if by_values else "steps/logits"
 
 
 def state_value(q: Tensor, available: Tensor) -> Tensor:
@@ -35,7 +47,7 @@ def variance(gaps: Tensor, available: Tensor) -> Tensor:
     return gaps.square().sum(-1) / available.sum(-1).clamp(min=1)
 
 
-def value_logits(q: Tensor, available: Tensor, scale: Tensor, switches: LossSwitches) -> Tensor:
+def value_logits(q: Tensor, available: Tensor, scale: Tensor, objective: Objective) -> Tensor:
     """Return Q-values as logits: centred, scaled, and divided by ``q_temperature``.
 
     Parameters
@@ -44,17 +56,17 @@ def value_logits(q: Tensor, available: Tensor, scale: Tensor, switches: LossSwit
     available : bool [B, T, N, A]
     scale : float [N]
         Root mean variance of each agent's Q-values between legal actions, over the dataset.
-    switches : LossSwitches
+    objective : Objective
         ``q_scale`` says what is divided by: the dataset's scale, each state's own standard
         deviation (not below a thousandth of the dataset's scale), or nothing.
     """
     gaps = centred(q, available)
-    if switches.q_scale == "dataset":
+    if objective.q_scale == "dataset":
         gaps = gaps / scale.unsqueeze(-1)
-    elif switches.q_scale == "state":
+    elif objective.q_scale == "state":
         own = torch.maximum(variance(gaps, available).sqrt(), _QUIET * scale)
         gaps = gaps / own.unsqueeze(-1)
-    return gaps / switches.q_temperature
+    return gaps / objective.q_temperature
 
 
 def regression(own: Tensor, target: Tensor, available: Tensor, kind: str) -> Tensor:

@@ -29,7 +29,7 @@ from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.quantisation import QuantisationReport
-from kd_offline.schemas.recipes import LossSwitches
+from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import RunManifest
 from kd_offline.untrusted_text import quoted_command
 
@@ -209,8 +209,8 @@ def _budget(allocation: Allocation) -> Section:
 
 
 def _training(folder: RunFolder, manifest: RunManifest) -> Section:
-    switches = LossSwitches.model_validate(manifest.recipe.get("switches", {}))
-    curves = plots.curves_plot(folder.metrics(), switches)
+    recipe = DistillRecipe.model_validate(manifest.recipe)
+    curves = plots.curves_plot(folder.metrics(), recipe.terms.get("kl"))
     return Section(
         "training",
         "How they learned",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from kd_offline.schemas.evaluation import (
     SideScore,
     TeamCost,
 )
-from kd_offline.schemas.recipes import LossSwitches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -222,13 +221,13 @@ def cross_plot(mixed: CrossPlay) -> str:
 
 
 @svg.style()
-def curves_plot(rows: Sequence[MetricRow], switches: LossSwitches | None = None) -> str | None:
+def curves_plot(rows: Sequence[MetricRow], kl: Mapping[str, Any] | None = None) -> str | None:
     """Draw every recorded term over training, training and held-out, one panel a term.
 
-    The KL that is trained on is at the temperature of ``switches`` and scaled by its square, the
-    held-out one at temperature 1: where these differ, each has a panel of its own.
+    ``kl``: settings of the KL term. The KL that is trained on is at its temperature and scaled by
+    its square, the held-out one at temperature 1: where these differ, each has a panel of its own.
     """
-    panels = curve_panels(rows, switches or LossSwitches())
+    panels = curve_panels(rows, kl or {})
     if not panels:
         return None
     columns = min(3, len(panels))
@@ -250,17 +249,17 @@ def curves_plot(rows: Sequence[MetricRow], switches: LossSwitches | None = None)
 
 
 def curve_panels(
-    rows: Sequence[MetricRow], switches: LossSwitches
+    rows: Sequence[MetricRow], kl: Mapping[str, Any]
 ) -> list[tuple[str, str, Sequence[MetricRow]]]:
     """Return title, name and rows of every panel: what shares an axis is the same quantity."""
     panels: list[tuple[str, str, Sequence[MetricRow]]] = []
     for name in curve_names(rows):
         title = _TERMS.get(name, name.replace("_", " "))
-        tau = switches.temperature
+        tau = kl.get("temperature", 1.0)
         if name != "kl" or tau == 1.0:
             panels.append((title, name, rows))
             continue
-        scale = f", \N{MULTIPLICATION SIGN}{tau**2:g}" if switches.scale_by_temperature else ""
+        scale = f", \N{MULTIPLICATION SIGN}{tau**2:g}" if kl.get("scale_by_temperature") else ""
         trained = [row for row in rows if row.get("split", "train") == "train"]
         judged = [row for row in rows if row.get("split", "train") != "train"]
         for which, text in ((trained, f"KL at temperature {tau:g}{scale}"), (judged, title)):

@@ -2,77 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
+from kd_offline.errors import UnknownNameError
 from kd_offline.schemas.budget import Budget
 from kd_offline.schemas.environment import Strict
 
+KD_MARL: dict[str, float] = {
+    "kl": 1.0,
+    "ce": 0.5,
+    "structure": 0.1,
+    "role": 0.1,
+    "policy": 0.1,
+    "entropy": 0.0,
+    "regression": 0.0,
+}
+"""Weights of the loss terms in KD-MARL's objective (Algorithm 1, line 14), by name."""
 
-class LossWeights(Strict):
-    """Weights of the terms of KD-MARL's objective (Algorithm 1, line 14), and its switches.
 
-    The defaults are the recommended resolution of every ambiguity of the paper;
-    docs/guide/losses.md explains each switch.
+class Objective(Strict):
+    """How loss terms add up, which decisions count, and how Q-values become a policy.
+
+    The defaults, like those of every term's own settings, are the recommended resolution of the
+    paper's ambiguities; docs/guide/losses.md explains each of them.
     """
-
-    kl: float = Field(default=1.0, ge=0, description="alpha, Eq. 7")
-    ce: float = Field(default=0.5, ge=0, description="beta, Eq. 8")
-    structure: float = Field(default=0.1, ge=0, description="lambda_str, Eq. 9")
-    role: float = Field(default=0.1, ge=0, description="lambda_role, Eq. 10")
-    policy: float = Field(
-        default=0.1, ge=0, description="weight of the policy-gradient term, Eq. 4"
-    )
-    entropy: float = Field(default=0.0, ge=0, description="zeta, Eq. 5")
-    regression: float = Field(
-        default=0.0,
-        ge=0,
-        description="of a value-based expert's centred Q-values (CTDS); with dueling students of "
-        "the value of the state too",
-    )
-
-
-class LossSwitches(Strict):
-    """How each ambiguity of the paper is read."""
 
     form: Literal["alg1", "eq6"] = Field(
         default="alg1",
         description="Algorithm 1, or the misprinted Eq. 6 (alpha CE + CE, one lambda)",
     )
-    temperature: float = Field(default=2.0, gt=0, description="tau of the KL term only")
-    scale_by_temperature: bool = Field(
-        default=True, description="multiply the KL by tau squared (Hinton et al., 2015)"
-    )
-    ce_target: Literal["argmax", "soft", "executed", "sampled"] = "argmax"
-    policy_term: Literal["ppo", "awr", "crr", "none"] = "ppo"
-    ratio: Literal["per_agent", "joint"] = "per_agent"
-    clip: float = Field(default=0.2, gt=0, description="epsilon, Eq. 4")
-    policy_temperature: Literal["one", "kl"] = Field(
-        default="one", description="temperature of the student in the ratio; kl: as Alg. 1 prints"
-    )
-    policy_warmup: float = Field(
-        default=0.2, ge=0, le=1, description="share of the steps before the policy term sets in"
-    )
-    awr_temperature: float = Field(default=1.0, gt=0)
-    gamma: float | None = Field(
-        default=None, ge=0, le=1, description="None: as the recorded critic was trained"
-    )
-    gae_lambda: float = Field(default=0.95, ge=0, le=1)
-    gae_horizon: int | None = Field(default=None, gt=0, description="L of Eq. 2; None: to the end")
-    bootstrap_on_truncation: bool | None = Field(
-        default=None, description="None: as the recorded critic was trained"
-    )
-    relation: Literal["auto", "linear", "mlp", "zero_pad", "none"] = Field(
-        default="auto", description="how student embeddings are made comparable before cosines"
-    )
-    relation_width: int = Field(default=32, gt=0, description="d_c of the projections")
-    pairs: Literal["mean", "sum"] = "mean"
-    centre: bool = Field(default=False, description="subtract the dataset mean from embeddings")
-    roles: int | None = Field(default=None, gt=1, description="K; None: min(16, 2 N)")
-    role_temperature: float = Field(default=1.0, gt=0)
-    role_init: Literal["kmeans", "pca", "random"] = "kmeans"
-    learn_role_projection: bool = True
     agents: Literal["mean", "sum"] = "mean"
     drop_forced: bool = Field(default=True, description="leave out states with one legal action")
     q_temperature: float = Field(
@@ -83,7 +45,61 @@ class LossSwitches(Strict):
         description="what centred Q-values are divided by: their deviation between legal actions, "
         "over the dataset or in each state",
     )
-    regression_loss: Literal["mse", "huber"] = "mse"
+
+
+FORMER_SWITCHES: dict[str, str] = {
+    **{name: f"objective.{name}" for name in Objective.model_fields},
+    "temperature": "terms.kl.temperature",
+    "scale_by_temperature": "terms.kl.scale_by_temperature",
+    "ce_target": "terms.ce.target",
+    "policy_term": "terms.policy.form",
+    "ratio": "terms.policy.ratio",
+    "clip": "terms.policy.clip",
+    "policy_temperature": "terms.policy.temperature",
+    "policy_warmup": "terms.policy.warmup",
+    "awr_temperature": "terms.policy.awr_temperature",
+    "gamma": "terms.policy.gamma",
+    "gae_lambda": "terms.policy.gae_lambda",
+    "gae_horizon": "terms.policy.gae_horizon",
+    "bootstrap_on_truncation": "terms.policy.bootstrap_on_truncation",
+    "relation": "terms.structure.relation",
+    "relation_width": "terms.structure.relation_width",
+    "pairs": "terms.structure.pairs",
+    "centre": "terms.structure.centre",
+    "roles": "terms.role.roles",
+    "role_temperature": "terms.role.temperature",
+    "role_init": "terms.role.init",
+    "learn_role_projection": "terms.role.learn_projection",
+    "regression_loss": "terms.regression.loss",
+}
+"""Where each setting of the table ``switches``, which recipes once had, is today."""
+
+
+def with_present_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe, or a part of one, without the table ``switches`` of former versions.
+
+    A setting that also stands at its present place keeps that value.
+
+    Raises
+    ------
+    UnknownNameError
+        There was never such a switch.
+    """
+    present = deepcopy(dict(recipe))
+    if not isinstance(present.get("switches"), Mapping):
+        return present
+    for name, value in present.pop("switches").items():
+        if name not in FORMER_SWITCHES:
+            what = "setting of the recipe, switches"
+            raise UnknownNameError(what=what, got=str(name), allowed=FORMER_SWITCHES)
+        *tables, field = FORMER_SWITCHES[name].split(".")
+        table = present
+        for each in tables:
+            table = table.setdefault(each, {})
+            if not isinstance(table, dict):
+                return present  # whoever checks its values refuses that
+        table.setdefault(field, value)
+    return present
 
 
 class StudentArchitecture(Strict):
@@ -191,8 +207,14 @@ class DistillRecipe(Strict):
     method: str = "kd-marl"
     mask: str = "full"
     student: StudentArchitecture = StudentArchitecture()
-    weights: LossWeights = LossWeights()
-    switches: LossSwitches = LossSwitches()
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=lambda: dict(KD_MARL),
+        description="of the loss terms, by name; those left out keep KD-MARL's",
+    )
+    terms: dict[str, dict[str, JsonValue]] = Field(
+        default_factory=dict, description="settings of the loss terms, by name"
+    )
+    objective: Objective = Objective()
     optimisation: Optimisation = Optimisation()
     budget: Budget | None = Field(
         default=None, description="student.hidden is then the widest that is allowed"
@@ -222,6 +244,22 @@ class DistillRecipe(Strict):
         epochs = self.optimisation.epochs
         return min(max(round(self.gates.settle_from * epochs), 1), epochs - 1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_recipes_of_former_versions(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        recipe = with_present_names(given)
+        weights, terms = recipe.get("weights", {}), recipe.get("terms", {})
+        if not isinstance(weights, Mapping) or not isinstance(terms, Mapping):
+            return recipe
+        recipe["weights"] = {**KD_MARL, **weights}
+        policy = terms.get("policy")
+        if isinstance(policy, dict) and policy.get("form") == "none":
+            del policy["form"]  # was a way to say that the term has no weight
+            recipe["weights"]["policy"] = 0.0
+        return recipe
+
     @model_validator(mode="after")
     def _gates_have_units_and_time(self) -> DistillRecipe:
         settled, rounded = self.first_settled, self.optimisation.first_rounded
@@ -245,7 +283,7 @@ class DistillRecipe(Strict):
 
     @model_validator(mode="after")
     def _dueling_learns_values(self) -> DistillRecipe:
-        if self.student.dueling and not self.weights.regression:
+        if self.student.dueling and not self.weights.get("regression"):
             msg = (
                 "dueling students need the regression of Q-values: choose method q, or set "
                 "weights.regression"

@@ -10,8 +10,9 @@ from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.environment import Scalar, Strict
 from kd_offline.schemas.layers import LayerWidths
+from kd_offline.schemas.parts import PartRecord
 
-RUN_FORMAT = (1, 2)
+RUN_FORMAT = (1, 3)
 
 
 class DatasetReference(Strict):
@@ -115,6 +116,9 @@ class RunManifest(Document):
     results: tuple[SeedResult, ...] = ()
     metrics: LinesRecord | None = Field(
         default=None, description="of metrics.jsonl; the whole of it once the run is complete"
+    )
+    parts: tuple[PartRecord, ...] = Field(
+        default=(), description="that installed plug-ins added; other versions give other results"
     )
     provenance: Provenance
     timing: Timing

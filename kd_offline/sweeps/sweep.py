@@ -12,7 +12,8 @@ from typing import Any
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.held_out import held_out
-from kd_offline.distillation.methods import check_arrays
+from kd_offline.distillation.recipe import completed
+from kd_offline.distillation.terms.active import check_arrays
 from kd_offline.errors import (
     CheckpointError,
     MismatchError,
@@ -117,17 +118,18 @@ def sweep(
     if trials < 1 or workers < 1:
         msg = f"cannot make {trials} trials with {workers} workers: give 1 or more of each"
         raise UsageError(msg)
+    recipe = completed(recipe or DistillRecipe())
     buffer = ExpertBuffer.open(dataset)
     allowed = Allowed(environment, expert, expert_recipe)
     plan = SweepPlan.model_validate(
         {
-            "recipe": recipe or DistillRecipe(),
+            "recipe": recipe,
             "architectures": tuple(architectures),
             "widths": tuple(widths),
             "precisions": tuple(precisions),
             "profile": profile,
             "judge": judge_for(buffer, judge, allowed),
-            "part": _part(buffer, recipe or DistillRecipe()),
+            "part": _part(buffer, recipe),
             "episodes": episodes,
             "seed": seed,
         }

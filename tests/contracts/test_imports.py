@@ -30,7 +30,7 @@ SAME_TIER = {
     | {("schemas", "published"), ("sealed_json", "strict_json")}
     | {("sealed_json", name) for name in ("errors", "files", "schemas")}
     | {("user_code", "errors"), ("user_code", "untrusted_text"), ("code_guard", "errors")}
-    | {("registry", "errors"), ("registry", "user_code")}
+    | {("registry", name) for name in ("errors", "schemas", "user_code")}
     | {("tracking", name) for name in ("errors", "files", "registry", "untrusted_text")}
     | {("tracking", "user_code")},
     1: {("networks", "policies"), ("policies", "advantage"), ("hardware", "networks")},

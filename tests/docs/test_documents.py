@@ -12,6 +12,8 @@ import typer.main
 from kd_offline import environments
 from kd_offline.cli.app import app
 from kd_offline.distillation.methods import METHODS
+from kd_offline.distillation.terms import TERMS
+from kd_offline.distillation.terms.active import term_type
 from kd_offline.experts.checkpoint import read_card
 from kd_offline.experts.foreign.expert import probe
 from kd_offline.experts.foreign.load import PREFIXES
@@ -21,7 +23,7 @@ from kd_offline.schemas.foreign import InputRecipe
 from kd_offline.schemas.hardware import HardwareProfile
 from kd_offline.schemas.interface import InterfaceSpec
 from kd_offline.schemas.mask import MaskFile
-from kd_offline.schemas.recipes import LossSwitches, LossWeights
+from kd_offline.schemas.recipes import Objective
 from tests.docs import test_pages, test_training_pages
 from tests.docs.pages import BLOCK, GUIDE, ROOT, TYPED, blocks, lines
 
@@ -189,12 +191,15 @@ def test_bundled_experts_were_made_by_their_recipes(file):
     assert read_card(folder).recipe == recipe
 
 
-def test_every_weight_switch_and_method_is_explained():
+def test_every_term_setting_and_method_is_explained():
     losses = (ROOT / "docs" / "guide" / "losses.md").read_text("utf-8")
-    for name in (*LossWeights.model_fields, *LossSwitches.model_fields):
-        assert f"{name}`" in losses, name
+    for name in Objective.model_fields:
+        assert f"`objective.{name}`" in losses, name
+    for term in TERMS:
+        for name in term_type(term).settings_type.model_fields.keys() - {"warmup"}:
+            assert f"`terms.{term}.{name}`" in losses, (term, name)
     table = re.findall(r"^\| `(\w+)` \|", losses, re.MULTILINE)
-    assert table == list(LossWeights.model_fields)
+    assert table == list(TERMS)
     methods = (ROOT / "docs" / "guide" / "distillation.md").read_text("utf-8")
     for name in METHODS:
         assert f"| `{name}` |" in methods, name

@@ -68,7 +68,11 @@ def test_wrong_names_and_values(arguments, words, tmp_path, monkeypatch):
         (["--preset", "hl"], "unknown preset 'hl'"),
         (["--seeds", "0"], "give 1 or more"),
         (["--set", "switches.ratoi=joint"], "did you mean 'ratio'"),
-        (["--set", "switches.ratio"], "NAME=VALUE"),
+        (["--set", "terms.policy.ratoi=joint"], "did you mean 'ratio'"),
+        (["--set", "terms.polices.ratio=joint"], "unknown loss term 'polices'"),
+        (["--set", "weights.kll=1"], "did you mean 'kl'"),
+        (["--set", "weights.kl=-1"], "weights.kl is -1"),
+        (["--set", "terms.policy.ratio"], "NAME=VALUE"),
         (["--set", "switches.ratio=both"], "'per_agent' or 'joint'"),
         (["--epochs", "0"], "greater than 0"),
         (["--recipe", "absent.toml"], "cannot be read"),
@@ -191,7 +195,7 @@ def test_a_critic_that_explains_nothing(made, tmp_path):
     words = refused(
         *("distill", made.dataset, "-o", tmp_path / "run", "--threads", 1, "--epochs", 1), code=2
     )
-    assert "--policy-term none" in words
+    assert "set weights.policy to 0" in words
     assert not (tmp_path / "run").exists()
 
 

@@ -211,8 +211,8 @@ def test_a_dry_run_prints_the_recipe_and_makes_nothing(made, tmp_path):
     )
     check(document, "distill-recipe")
     assert document["student"]["hidden"] == "auto"
-    assert document["switches"]["ratio"] == "joint"
-    assert document["switches"]["policy_term"] == "awr"
+    assert document["terms"]["policy"]["ratio"] == "joint"
+    assert document["terms"]["policy"]["form"] == "awr"
     assert not (tmp_path / "x").exists()
     check(json.loads(kd("train", SPREAD, "--dry-run", "--mlp").stdout), "train-recipe")
 

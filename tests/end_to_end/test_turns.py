@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.distillation.advantages import advantages
+from kd_offline.distillation.terms.policy_gradient import PolicySettings, advantages
 from kd_offline.environments import load
 from kd_offline.evaluation.rollout import rollout
 from kd_offline.policies import RandomPolicy
-from kd_offline.schemas.recipes import LossSwitches
 from kd_offline.students.policy import load as load_students
 from kd_offline.types import View
 from tests.end_to_end.conftest import kd, kd_json
@@ -96,9 +95,9 @@ def test_advantages_join_the_moves_of_a_player(dataset):
     names = ["alive", "reward", "value", "terminated", "truncated"]
     arrays, _ = buffer.padded([f"steps/{n}" for n in names], np.arange(buffer.n_episodes))
     arrays["final/value"] = buffer.read("final/value")
-    switches = LossSwitches(gamma=0.9, gae_lambda=0.7)
+    settings = PolicySettings(gamma=0.9, gae_lambda=0.7)
     critic = buffer.manifest.experts[0]
-    got = advantages(arrays, buffer.spec, critic, switches).numpy()
+    got = advantages(arrays, buffer.spec, critic, settings).numpy()
     reward = arrays["steps/reward"].astype(np.float64)
     if len(buffer.spec.sides) == 1:
         reward = np.repeat(reward.mean(-1, keepdims=True), 2, -1)

@@ -7,11 +7,9 @@ import pytest
 from safetensors import safe_open
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.distillation.lessons import first_critic, measured, ordered, taught
 from kd_offline.distillation.recipe import distill_recipe
-from kd_offline.distillation.targets import Lesson
-from kd_offline.students.networks import StudentInputs, StudentTeam
 from tests.end_to_end.conftest import SPREAD, kd, kd_json, refused
+from tests.unit.distillation.preparing import prepared
 
 SMALL = ["--hidden", "8", "--epochs", "2", "--batch", "16", "--threads", "1"]
 
@@ -30,22 +28,18 @@ def place(tmp_path_factory):
 
 def targets(path, **settings):
     buffer, recipe = ExpertBuffer.open(path), distill_recipe(method="kl", settings=settings)
-    loader = ordered(buffer, np.arange(buffer.n_episodes), recipe)
-    rng = np.random.default_rng(0)
-    team = StudentTeam(buffer.spec, recipe.student, (8, 8, 8), rng, StudentInputs())
-    lesson = Lesson(buffer.spec, first_critic(buffer), recipe, measured(loader, recipe), team, None)
-    return buffer, taught(loader, lesson)
+    return buffer, prepared(buffer, recipe, np.arange(buffer.n_episodes)).targets
 
 
 def test_students_are_asked_for_the_softened_values(place):
     """From the file alone, in NumPy: centred, in units of their deviation, by the temperature."""
-    buffer, found = targets(place / "d.zarr", **{"switches.q_temperature": 0.5})
+    buffer, found = targets(place / "d.zarr", **{"objective.q_temperature": 0.5})
     assert not buffer.has("steps/logits")
     q = buffer.read("steps/q_values").astype(np.float64)  # all actions are legal here
     gaps = q - q.mean(-1, keepdims=True)
     scores = gaps / np.sqrt((gaps**2).mean((0, 2)))[:, None] / 0.5
     wanted = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    got = found.targets.expert.exp().numpy().reshape(wanted.shape)
+    got = found.targets.expert_policy.exp().numpy().reshape(wanted.shape)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
     assert (got.argmax(-1) == q.argmax(-1)).all()
 
@@ -55,7 +49,7 @@ def test_students_are_asked_for_the_softened_values(place):
     [
         ("kl", ()),
         ("q", ("--dueling",)),
-        ("q", ("--set", "switches.regression_loss=huber")),
+        ("q", ("--set", "terms.regression.loss=huber")),
         ("kd-marl", ("--policy-term", "none", "--set", "switches.q_scale=state")),
         ("bc-argmax", ()),
     ],

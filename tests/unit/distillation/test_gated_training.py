@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from kd_offline.distillation import distill as module
+from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
 from kd_offline.distillation.distill import distill
-from kd_offline.distillation.projections import Projections
 from kd_offline.distillation.recipe import distill_recipe
+from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.errors import BudgetError, UsageError
 from kd_offline.evaluation.evaluate import evaluate
 from kd_offline.networks.arithmetic import network_cost
 from kd_offline.runs.folder import open_run
-from kd_offline.schemas.recipes import LossSwitches
 from kd_offline.schemas.run import RunManifest
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.policy import load
 from kd_offline.students.settling import Remnant
+from kd_offline.testing.factories import environment_spec
 from kd_offline.tracking.base import FunctionObserver
 
 LIMIT = 900
@@ -154,32 +154,31 @@ def test_weights_can_be_rounded_once_units_are_chosen(dataset, tmp_path):
     assert load(tmp_path / "run")[0].team.shapes[0].gru is None
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp", "zero_pad"])
-def test_projections_of_what_is_left_are_those_of_the_gated_embedding(kind):
-    rng = np.random.default_rng(0)
-    switches = LossSwitches(relation=kind, relation_width=5)
-    whole = Projections((6, 4), 3, switches, rng, dueling=True)
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_heads_of_what_is_left_are_those_of_the_gated_embedding(kind):
+    rng, spec = np.random.default_rng(0), environment_spec((4, 4))
+    settings = {"weights.regression": 1.0, "student.dueling": True, "terms.role.roles": 3}
+    settings |= {"terms.structure.relation": kind, "terms.structure.relation_width": 5}
+    settings |= {"terms.role.learn_projection": False}
+    terms = ActiveTerms(distill_recipe(settings=settings))
+    whole = AuxiliaryHeads(terms.auxiliary_heads((6, 4), spec, rng))
+    whole.require_narrowable()
     with torch.no_grad():
-        for head in whole.value:
-            assert isinstance(head, nn.Linear)
-            head.weight.normal_(generator=torch.Generator().manual_seed(1))
+        for head in whole.by_term()["regression"].parameters():
+            head.normal_(generator=torch.Generator().manual_seed(1))
     units = (torch.tensor([0, 3, 4]), torch.tensor([1]))
     left = [Remnant(u, torch.tensor([0.5, 1.0, 0.25])[: len(u)]) for u in units]
     small = whole.narrowed(left)
     own = [torch.from_numpy(rng.standard_normal((2, 3, len(u)))).float() for u in units]
-    wide = []
-    for values, (kept, gate), width in zip(own, left, whole.widths, strict=True):
-        wide.append(torch.zeros(2, 3, width))
-        wide[-1][..., kept] = values * gate
-    assert small.widths == (3, 1)
-    torch.testing.assert_close(small.values(own), whole.values(wide))
-    torch.testing.assert_close(small.log_roles(own, 1.0), whole.log_roles(wide, 1.0))
-    if kind != "zero_pad":
-        for ours, theirs in zip(small.common(own), whole.common(wide), strict=True):
-            torch.testing.assert_close(ours, theirs)
-    assert [p.requires_grad for p in small.parameters()] == [
-        p.requires_grad for p in whole.parameters()
-    ]
+    assert small.terms == whole.terms == ("structure", "role", "regression")
+    for name, heads in small.by_term().items():
+        for i, (values, (kept, gate)) in enumerate(zip(own, left, strict=True)):
+            wide = torch.zeros(2, 3, (6, 4)[i])
+            wide[..., kept] = values * gate
+            torch.testing.assert_close(heads[i](values), whole.by_term()[name][i](wide))
+    trained = [p.requires_grad for p in small.parameters()]
+    assert trained == [p.requires_grad for p in whole.parameters()]
+    assert not any(p.requires_grad for p in small.by_term()["role"].parameters())
 
 
 def test_a_budget_for_nobody_is_refused_before_training(dataset, tmp_path):

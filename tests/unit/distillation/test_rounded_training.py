@@ -4,16 +4,15 @@ import pytest
 
 from kd_offline.distillation import distill as module
 from kd_offline.distillation.distill import distill
-from kd_offline.distillation.held_out import held_out_metrics
-from kd_offline.distillation.lessons import first_critic, measured, ordered, taught
 from kd_offline.distillation.recipe import distill_recipe
-from kd_offline.distillation.targets import Lesson
+from kd_offline.distillation.validation_metrics import validate
 from kd_offline.errors import UsageError
 from kd_offline.runs.folder import open_run
 from kd_offline.schemas.recipes import Optimisation
 from kd_offline.students.folding import RoundedPass
 from kd_offline.students.policy import load
 from kd_offline.tracking.base import FunctionObserver
+from tests.unit.distillation.preparing import prepared
 
 SETTINGS = {"optimisation.epochs": 4, "optimisation.batch_episodes": 16}
 
@@ -55,16 +54,11 @@ def test_only_rounded_weights_are_compared_and_kept(made, buffer):
     assert result.best_epoch == min(late, key=late.get)
     assert result.held_out["kl"] == min(late.values())
     student = load(folder.path)[0]
-    chosen = recipe()
-    loader = ordered(buffer, buffer.split("heldout"), chosen)
-    train = ordered(buffer, buffer.split("train"), chosen)
-    lesson = Lesson(
-        buffer.spec, first_critic(buffer), chosen, measured(train, chosen), student.team, None
-    )
-    held = taught(loader, lesson)
-    plain = held_out_metrics(student.team, held, 16)
+    found = prepared(buffer, recipe(), team=student.team)
+    held = found.targets_of(buffer.split("heldout"))
+    plain = validate(student.team, held, 16, found.terms).figures
     student.team.stand_in = RoundedPass(student.mask.static)
-    as_int8 = held_out_metrics(student.team, held, 16)
+    as_int8 = validate(student.team, held, 16, found.terms).figures
     assert as_int8["kl"] == pytest.approx(result.held_out["kl"], rel=1e-6)
     assert plain["kl"] != pytest.approx(result.held_out["kl"], rel=1e-6)
 

@@ -8,7 +8,7 @@ import torch
 
 from kd_offline.distillation import losses
 from kd_offline.distillation.values import centred, error, regression, state_value, value_logits
-from kd_offline.schemas.recipes import LossSwitches
+from kd_offline.schemas.recipes import Objective
 
 INF = math.inf
 # Legal 1 and 3; two equal; one legal; none better than the illegal ones; nothing legal (absent).
@@ -29,32 +29,32 @@ def test_values_are_centred_over_the_legal_actions():
     [("none", [-10.0, 10.0, 0.0]), ("dataset", [-20.0, 20.0, 0.0]), ("state", [-10.0, 10.0, 0.0])],
 )
 def test_a_temperature_of_a_tenth(scale, wanted):
-    switches = LossSwitches(q_scale=scale, q_temperature=0.1)
-    found = value_logits(Q[:1, None], LEGAL[:1, None], torch.tensor([0.5]), switches)
+    objective = Objective(q_scale=scale, q_temperature=0.1)
+    found = value_logits(Q[:1, None], LEGAL[:1, None], torch.tensor([0.5]), objective)
     torch.testing.assert_close(found[0, 0], torch.tensor(wanted))
 
 
 def test_each_state_has_its_own_unit_or_all_have_one():
     q = torch.tensor([[[-1.0, 1.0]], [[-8.0, 8.0]]])  # [T, N, A]
     legal, scale = torch.ones_like(q).bool(), torch.tensor([2.0])
-    each = value_logits(q, legal, scale, LossSwitches(q_scale="state", q_temperature=1.0))
+    each = value_logits(q, legal, scale, Objective(q_scale="state", q_temperature=1.0))
     assert each.tolist() == [[[-1.0, 1.0]], [[-1.0, 1.0]]]
-    one = value_logits(q, legal, scale, LossSwitches(q_scale="dataset", q_temperature=1.0))
+    one = value_logits(q, legal, scale, Objective(q_scale="dataset", q_temperature=1.0))
     assert one.tolist() == [[[-0.5, 0.5]], [[-4.0, 4.0]]]
 
 
 def test_noise_where_all_actions_are_worth_the_same_is_not_blown_up():
     q = torch.tensor([[[7.0, 7.0 + 1e-6]]])
-    switches = LossSwitches(q_scale="state", q_temperature=0.1)
-    found = value_logits(q, torch.ones_like(q).bool(), torch.tensor([1.0]), switches)
+    objective = Objective(q_scale="state", q_temperature=0.1)
+    found = value_logits(q, torch.ones_like(q).bool(), torch.tensor([1.0]), objective)
     assert found.abs().max() < 0.01
 
 
 @pytest.mark.parametrize("scale", ["none", "dataset", "state"])
 def test_ties_are_even_one_legal_action_is_certain_and_nothing_is_not_a_number(scale):
-    switches = LossSwitches(q_scale=scale, q_temperature=0.01)
+    objective = Objective(q_scale=scale, q_temperature=0.01)
     available = LEGAL | ~LEGAL.any(-1, keepdim=True)  # as for absent agents
-    logits = value_logits(Q.unsqueeze(1), available.unsqueeze(1), torch.tensor([1.0]), switches)
+    logits = value_logits(Q.unsqueeze(1), available.unsqueeze(1), torch.tensor([1.0]), objective)
     policy = losses.log_policy(logits[:, 0], available).exp()
     assert torch.isfinite(policy).all()
     third = torch.full((3,), 1 / 3)

@@ -7,7 +7,7 @@ import pytest
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.writer import DatasetWriter
-from kd_offline.distillation import worth
+from kd_offline.distillation import block_importance
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.exports import gate
@@ -53,9 +53,9 @@ def written(path, spoiled, without=()):
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        ("kd-marl", {"switches.policy_term": "awr", "switches.gamma": 0.99}),
-        ("kd-marl", {"switches.policy_term": "ppo", "switches.gamma": 0.99}),
-        ("kd-marl", {"switches.policy_term": "crr", "switches.gamma": 0.99}),
+        ("kd-marl", {"terms.policy.form": "awr", "terms.policy.gamma": 0.99}),
+        ("kd-marl", {"terms.policy.form": "ppo", "terms.policy.gamma": 0.99}),
+        ("kd-marl", {"terms.policy.form": "crr", "terms.policy.gamma": 0.99}),
         ("kl", {"optimisation.epochs": 2, "student.last_action": True}),
         ("bc", {}),
     ],
@@ -78,7 +78,7 @@ def test_an_action_that_there_is_not_is_no_action_of_an_agent_that_waits(tmp_pat
     buffer = ExpertBuffer.open(written(tmp_path / "d.zarr", True, without=("steps/logits",)))
     episodes = gate.recorded(buffer, 5)
     assert set(episodes.arrays["actions"][~episodes.arrays["alive"]].tolist()) == {0}
-    _, _, decisions, _ = worth._sample(buffer)
+    _, _, decisions, _ = block_importance._sample(buffer)
     assert (decisions.sum(-1) == 1).all()
     arrays, valid = buffer.padded(["steps/obs", "steps/available_actions"], np.arange(3))
     more, _ = buffer.padded(["steps/alive", "steps/actions"], np.arange(3))

@@ -208,7 +208,7 @@ def distilled(path, **settings):
 @pytest.mark.parametrize("size", [1e20, 1.5e38])
 def test_large_values_are_learned_from_or_said_to_be_too_large(tmp_path, size):
     make(tmp_path / "d", settings={"size": size}, expert=f"python:{HERE}:silent", episodes=40)
-    held_out = distilled(tmp_path / "d", **{"switches.policy_term": "none"})
+    held_out = distilled(tmp_path / "d", **{"weights.policy": 0})
     assert all(np.isfinite(value) for value in held_out.values())
     settings = {"frames": 64, "episodes_per_batch": 8, "environment_kwargs": {"size": size}}
     with pytest.raises(UsageError, match=r"observations of up to .*e\+\d+: scale|rewards of up to"):
@@ -228,7 +228,7 @@ def test_a_loss_that_is_no_number_ends_a_distillation(tmp_path):
         distilled(
             tmp_path / "d",
             **{
-                "switches.policy_term": "none",
+                "weights.policy": 0,
                 "optimisation.learning_rate": 1e38,
                 "optimisation.epochs": 5,
             },

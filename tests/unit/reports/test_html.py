@@ -11,7 +11,6 @@ from kd_offline.reports import plots
 from kd_offline.reports.html import report
 from kd_offline.reports.markdown import markdown
 from kd_offline.runs.folder import RunFolder, create_run
-from kd_offline.schemas.recipes import LossSwitches
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.testing.reports import evaluation_report, fabricate_run, metric_rows, run_manifest
 
@@ -186,15 +185,20 @@ def test_heat_maps_have_a_scale_of_their_colours():
 
 def test_training_and_held_out_kl_share_an_axis_only_where_they_are_the_same_quantity():
     rows = metric_rows((0,), epochs=3)
-    apart = {title: shown for title, _, shown in plots.curve_panels(rows, LossSwitches())}
+    apart = {
+        title: shown
+        for title, _, shown in plots.curve_panels(
+            rows, {"temperature": 2.0, "scale_by_temperature": True}
+        )
+    }
     assert {row["split"] for row in apart["KL at temperature 2, \N{MULTIPLICATION SIGN}4"]} == {
         "train"
     }
     assert {row["split"] for row in apart["KL divergence"]} == {"heldout"}
-    together = plots.curve_panels(rows, LossSwitches(temperature=1.0))
+    together = plots.curve_panels(rows, {"temperature": 1.0, "scale_by_temperature": True})
     (both,) = (shown for title, _, shown in together if title == "KL divergence")
     assert {row["split"] for row in both} == {"train", "heldout"}
-    unscaled = LossSwitches(temperature=3.0, scale_by_temperature=False)
+    unscaled = {"temperature": 3.0, "scale_by_temperature": False}
     assert "KL at temperature 3" in [title for title, _, _ in plots.curve_panels(rows, unscaled)]
 
 

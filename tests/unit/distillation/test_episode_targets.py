@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer, layout
-from kd_offline.distillation import lessons
+from kd_offline.distillation.dataset_statistics import Deviation
 from kd_offline.distillation.distill import distill
-from kd_offline.distillation.lessons import Streamed, first_critic, measured, ordered, taught
-from kd_offline.distillation.measures import Deviation
+from kd_offline.distillation.episode_targets import StreamedTargets, in_file_order
 from kd_offline.distillation.recipe import distill_recipe
-from kd_offline.distillation.roles import fit_roles
-from kd_offline.distillation.targets import Lesson, Taught
+from kd_offline.distillation.targets import TargetStore
+from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.errors import StorageError, UsageError
 from kd_offline.schemas.dataset import RecordingHeader
-from kd_offline.students.networks import StudentInputs, StudentTeam
+from kd_offline.students.networks import StudentInputs
 from kd_offline.tracking.base import FunctionObserver
 from kd_offline.types import Array
+from tests.unit.distillation.preparing import prepared
 
 SMALL = {"optimisation.epochs": 2, "optimisation.batch_episodes": 16, "student.hidden": 8}
 BUDGET = 0.6
@@ -53,14 +53,8 @@ def _block(buffer):
     return EpisodeBlock(**groups)
 
 
-def lesson_for(buffer, recipe):
-    loader = ordered(buffer, buffer.split("train"), recipe)
-    measures = measured(loader, recipe)
-    rng = np.random.default_rng(0)
-    team = StudentTeam(buffer.spec, recipe.student, (8, 8, 8), rng, StudentInputs(motion=True))
-    team.scale_inputs(measures.scale)
-    roles = fit_roles(buffer, buffer.split("train"), recipe.switches)
-    return loader, Lesson(buffer.spec, first_critic(buffer), recipe, measures, team, roles)
+def learned(buffer, **settings):
+    return prepared(buffer, distill_recipe(settings=settings), inputs=StudentInputs(motion=True))
 
 
 def close(one, other):
@@ -72,29 +66,24 @@ def close(one, other):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"switches.centre": True, "switches.ce_target": "sampled"}]
+    "settings", [{}, {"terms.structure.centre": True, "terms.ce.target": "sampled"}]
 )
 def test_a_stream_gives_the_targets_of_memory(chunked, settings):
-    whole_loader, whole_lesson = lesson_for(chunked, distill_recipe(settings=settings))
-    whole = taught(whole_loader, whole_lesson)
-    small = distill_recipe(settings=settings | {"memory_mb": BUDGET})
-    loader, lesson = lesson_for(chunked, small)
-    streamed = taught(loader, lesson)
-    assert isinstance(whole, Taught)
-    assert isinstance(streamed, Streamed)
+    one, other = learned(chunked, **settings), learned(chunked, **settings, memory_mb=BUDGET)
+    whole, streamed = one.targets, other.targets
+    assert isinstance(whole, TargetStore)
+    assert isinstance(streamed, StreamedTargets)
     for name in ("mean", "std"):
-        one, other = (getattr(x.measures.advantage, name) for x in (lesson, whole_lesson))
-        assert np.array_equal(one, other)
-    for one, other in zip(lesson.measures.scale, whole_lesson.measures.scale, strict=True):
-        assert np.array_equal(one, other)
-    for one, other in zip(streamed.parts(20), whole.parts(20), strict=True):
-        close(one, other)
+        mine, same = (getattr(x.terms.terms["policy"].statistics, name) for x in (one, other))
+        assert np.array_equal(mine, same)
+    scales = (x.context.statistics.scale for x in (one, other))
+    assert all(map(np.array_equal, *scales))
+    for part, same in zip(streamed.parts(20), whole.parts(20), strict=True):
+        close(part, same)
 
 
 def test_an_epoch_of_a_stream_is_every_episode_once(chunked):
-    recipe = distill_recipe(settings={"memory_mb": BUDGET})
-    loader, lesson = lesson_for(chunked, recipe)
-    streamed = taught(loader, lesson)
+    streamed = learned(chunked, memory_mb=BUDGET).targets
     batches = list(streamed.epoch(8, seed=1, epoch=2))
     assert len(batches) == len(streamed) // 8
     again = list(streamed.epoch(8, seed=1, epoch=2))
@@ -124,7 +113,7 @@ def test_a_streamed_run_learns_and_can_be_interrupted(chunked, tmp_path, monkeyp
     recipe = distill_recipe(settings=SMALL | {"memory_mb": BUDGET})
     whole = distill(chunked.path, tmp_path / "whole", recipe)
     streamed = []
-    original = lessons.Streamed.epoch
+    original = StreamedTargets.epoch
 
     def interrupted(self, size, seed, epoch):
         streamed.append(epoch)
@@ -133,7 +122,7 @@ def test_a_streamed_run_learns_and_can_be_interrupted(chunked, tmp_path, monkeyp
             raise KeyboardInterrupt
         yield from original(self, size, seed, epoch)
 
-    monkeypatch.setattr(lessons.Streamed, "epoch", interrupted)
+    monkeypatch.setattr(StreamedTargets, "epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         distill(chunked.path, tmp_path / "run", recipe)
     # With another number of threads too: they change no bits.
@@ -163,7 +152,7 @@ def test_two_distillations_in_one_folder_are_refused(chunked, tmp_path):
 def test_too_little_memory_is_told_before_anything_is_read(chunked, monkeypatch):
     monkeypatch.setattr(os, "sysconf", lambda name: 1000)
     with pytest.raises(UsageError, match=r"this machine has 0\.0: give --memory-mb"):
-        ordered(chunked, chunked.split("train"), distill_recipe())
+        in_file_order(chunked, chunked.split("train"), ActiveTerms(distill_recipe()))
 
 
 def test_deviations_are_merged_exactly_enough():

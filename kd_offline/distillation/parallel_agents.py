@@ -21,8 +21,8 @@ from kd_offline.students.networks import StudentTeam
 
 
 @dataclass(slots=True)
-class SideBySide:
-    """One team's passes over batches; see :func:`side_by_side`."""
+class ParallelAgents:
+    """One team's passes over batches; see :func:`parallel_agents`."""
 
     team: StudentTeam
     each: Callable[[Callable[[int], None]], object]  # runs a function of every agent
@@ -59,11 +59,11 @@ class SideBySide:
 
 
 @contextmanager
-def side_by_side(team: StudentTeam, threads: int) -> Iterator[SideBySide]:
+def parallel_agents(team: StudentTeam, threads: int) -> Iterator[ParallelAgents]:
     """Give the passes of ``team`` with up to one thread an agent."""
     agents = range(len(team.widths))
     # OpenMP keeps its number of threads for each thread, and sums depend on it. That of the caller
     # is not ours to know, so that even a single thread is one of the pool.
     alone = partial(torch.set_num_threads, 1)
     with ThreadPoolExecutor(min(threads, len(agents)), "agent", initializer=alone) as pool:
-        yield SideBySide(team, lambda run: list(pool.map(run, agents)))
+        yield ParallelAgents(team, lambda run: list(pool.map(run, agents)))

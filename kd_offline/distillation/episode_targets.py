@@ -1,4 +1,4 @@
-"""Training and held-out targets of a dataset: all in memory, or computed from a stream."""
+"""Training and validation targets of a dataset: all in memory, or computed from a stream."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from kd_offline.datasets.loading.budget import table_bytes
 from kd_offline.datasets.loading.loader import Loader
 from kd_offline.datasets.loading.plan import Windows
 from kd_offline.datasets.sampler import Position
-from kd_offline.distillation.measures import MEASURED, Measures, measure, part_episodes
-from kd_offline.distillation.targets import (
-    Lesson,
-    PackedTargets,
-    Taught,
-    arrays_to_read,
-    build_targets,
+from kd_offline.distillation.dataset_statistics import (
+    BASIC,
+    DatasetStatistics,
+    dataset_statistics,
+    part_episodes,
 )
+from kd_offline.distillation.targets import PackedTargets, TargetContext, TargetStore, build_targets
+from kd_offline.distillation.terms.active import ActiveTerms
+from kd_offline.distillation.terms.base import TrainingEpisodes
 from kd_offline.errors import UsageError
-from kd_offline.schemas.dataset import ExpertRecord
-from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.types import IntArray
 
 
-class Episodes(Protocol):
+class EpisodeTargets(Protocol):
     """Episodes as the training loop takes them."""
 
     def __len__(self) -> int:
@@ -40,20 +39,20 @@ class Episodes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Judges:
+class ValidationEpisodes:
     """Episodes that students are judged by and never trained on, and the part that they are."""
 
     part: str
-    episodes: Episodes
+    episodes: EpisodeTargets
 
 
 @dataclass(frozen=True, slots=True)
-class Streamed:
+class StreamedTargets:
     """Episodes that do not fit: decoded ahead, their targets computed batch by batch."""
 
     buffer: ExpertBuffer
     episodes: IntArray
-    lesson: Lesson
+    context: TargetContext
     length: int
 
     def __len__(self) -> int:
@@ -63,30 +62,35 @@ class Streamed:
         """Yield the batches of an epoch; see :class:`~kd_offline.datasets.Loader`."""
         loader = _loader(self, size, seed, shuffle=True)
         for batch in loader.batches(Position(epoch), epochs=1):
-            yield build_targets(batch, self.lesson).packed()
+            yield build_targets(batch, self.context).packed()
 
     def parts(self, size: int) -> Iterator[PackedTargets]:
         """Yield all episodes in the order of the file."""
         for batch in _loader(self, size, 0, shuffle=False).batches(epochs=1):
-            yield build_targets(batch, self.lesson).packed()
+            yield build_targets(batch, self.context).packed()
 
 
-def _loader(streamed: Streamed, size: int, seed: int, *, shuffle: bool) -> Loader:
-    recipe = streamed.lesson.recipe
+def _loader(streamed: StreamedTargets, size: int, seed: int, *, shuffle: bool) -> Loader:
     return Loader.open(
         streamed.buffer,
-        arrays_to_read(streamed.buffer, recipe),
+        arrays_to_read(streamed.buffer, streamed.context.terms),
         size,
         windows=Windows(streamed.length),
         episodes=streamed.episodes,
         seed=seed,
         shuffle=shuffle,
         drop_last=shuffle,
-        memory_mb=recipe.memory_mb,
+        memory_mb=streamed.context.recipe.memory_mb,
     )
 
 
-def ordered(buffer: ExpertBuffer, episodes: IntArray, recipe: DistillRecipe) -> Loader:
+def arrays_to_read(buffer: ExpertBuffer, terms: ActiveTerms) -> list[str]:
+    """Return the names of the arrays that inputs and targets are computed from."""
+    names = [*terms.arrays(list(buffer.names)), "steps/actions", f"masks/{terms.recipe.mask}"]
+    return list(dict.fromkeys(names))
+
+
+def in_file_order(buffer: ExpertBuffer, episodes: IntArray, terms: ActiveTerms) -> Loader:
     """Return whole episodes in the order of the file, with all that their targets need.
 
     Raises
@@ -95,56 +99,49 @@ def ordered(buffer: ExpertBuffer, episodes: IntArray, recipe: DistillRecipe) -> 
         No budget is given, and this machine has too little memory for everything; or the budget
         is too small for anything.
     """
-    names = arrays_to_read(buffer, recipe)
-    if recipe.memory_mb is None:
+    names, budget = arrays_to_read(buffer, terms), terms.recipe.memory_mb
+    if budget is None:
         _check_machine(buffer, names)
-    length = int(buffer.episodes("length")[episodes].max())
-    return Loader.open(
-        buffer,
-        names,
-        part_episodes(length),
-        episodes=episodes,
-        shuffle=False,
-        memory_mb=recipe.memory_mb,
-    )
+    return _parts(buffer, episodes, names, budget)
 
 
-def measured(loader: Loader, recipe: DistillRecipe) -> Measures:
-    """Measure the episodes of ``loader``; a stream reads no more arrays than that takes."""
-    buffer, switches = loader.buffer, recipe.switches
-    critic = first_critic(buffer)
+def _parts(
+    buffer: ExpertBuffer, episodes: IntArray, names: Iterable[str], memory_mb: float | None
+) -> Loader:
+    size = part_episodes(int(buffer.episodes("length")[episodes].max()))
+    return Loader.open(buffer, names, size, episodes=episodes, shuffle=False, memory_mb=memory_mb)
+
+
+def fit(loader: Loader, terms: ActiveTerms) -> DatasetStatistics:
+    """Take the statistics of the episodes of ``loader``, and give every term its own.
+
+    A stream reads no more arrays than that takes.
+    """
+    buffer, recipe = loader.buffer, terms.recipe
+    fitting = terms.fit(TrainingEpisodes(buffer, loader.episodes))
     if loader.streams:
-        names = [name for name in MEASURED if name in loader.names]
-        names += ["steps/embedding"] * (switches.centre and "steps/embedding" in loader.names)
-        loader = Loader.open(
-            buffer,
-            names,
-            loader.batch,
-            episodes=loader.episodes,
-            shuffle=False,
-            memory_mb=recipe.memory_mb,
-        )
-    return measure(loader.batches(epochs=1), buffer.spec, critic, switches)
+        wanted = dict.fromkeys((*BASIC, *fitting.arrays))
+        names = [name for name in wanted if name in loader.names]
+        loader = _parts(buffer, loader.episodes, names, recipe.memory_mb)
+    parts = loader.batches(epochs=1)
+    found = dataset_statistics(parts, recipe.objective, fitting.accumulators.values())
+    fitting.finish()
+    return found
 
 
-def first_critic(buffer: ExpertBuffer) -> ExpertRecord | None:
-    """Return the expert whose values a dataset holds."""
-    return buffer.manifest.experts[0] if buffer.manifest.experts else None
-
-
-def taught(loader: Loader, lesson: Lesson) -> Episodes:
+def make_targets(loader: Loader, context: TargetContext) -> EpisodeTargets:
     """Return the targets of the episodes of ``loader``, in memory where they fit the budget."""
-    budget = lesson.recipe.memory_mb
-    if budget is not None and (loader.streams or _needed(loader, lesson) > budget * 1e6):
-        return Streamed(loader.buffer, loader.episodes, lesson, loader.length)
-    parts = (build_targets(batch, lesson) for batch in loader.batches(epochs=1))
-    return Taught.of(parts, loader.buffer.episodes("length")[loader.episodes])
+    budget = context.recipe.memory_mb
+    if budget is not None and (loader.streams or _needed(loader, context) > budget * 1e6):
+        return StreamedTargets(loader.buffer, loader.episodes, context, loader.length)
+    parts = (build_targets(batch, context) for batch in loader.batches(epochs=1))
+    return TargetStore.of(parts, loader.buffer.episodes("length")[loader.episodes])
 
 
-def _needed(loader: Loader, lesson: Lesson) -> float:
+def _needed(loader: Loader, context: TargetContext) -> float:
     """Return the bytes of all targets and of the arrays that they are computed from."""
     batch = next(loader.batches())
-    probe = build_targets(batch, lesson)
+    probe = build_targets(batch, context)
     step = sum(x.nbytes for x in probe.targets.tensors().values()) / probe.lengths.sum()
     steps = loader.buffer.episodes("length")[loader.episodes].sum()
     episode = sum(x.nbytes for x in batch.arrays.values()) / len(batch)

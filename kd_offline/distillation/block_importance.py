@@ -1,4 +1,4 @@
-"""What each observation block is worth to an agent's hidden units, measured from the file alone.
+"""How important each observation block is to an agent's hidden units, from the file alone.
 
 A probe regresses the expert's decision, the probabilities of its actions, on what some blocks
 say: once linearly, and once also with fixed random ReLU units (Rahimi & Recht, 2008). Both are
@@ -37,7 +37,9 @@ RIDGE = 1e-3
 """Of standardised columns, a row."""
 
 
-def worths(buffer: ExpertBuffer, visible: BoolArray, *, motion: bool) -> tuple[Worth, ...]:
+def block_importance(
+    buffer: ExpertBuffer, visible: BoolArray, *, motion: bool
+) -> tuple[Worth, ...]:
     """Return what the visible blocks of each agent are worth; a function of the data alone.
 
     Parameters
@@ -56,11 +58,11 @@ def worths(buffer: ExpertBuffer, visible: BoolArray, *, motion: bool) -> tuple[W
         parts = [obs[mine, i], obs[mine, i] - before[mine, i]] if motion else [obs[mine, i]]
         columns = _columns(buffer.spec, i, visible[i], copies=len(parts))
         inputs = np.concatenate(parts, axis=1).astype(np.float64)
-        found.append(worth_of(agent, inputs, decision[mine, i].astype(np.float64), columns))
+        found.append(importance_of(agent, inputs, decision[mine, i].astype(np.float64), columns))
     return tuple(found)
 
 
-def worth_of(
+def importance_of(
     agent: str, inputs: FloatArray, decision: FloatArray, columns: dict[str, IntArray]
 ) -> Worth:
     """Return what blocks are worth to one agent.

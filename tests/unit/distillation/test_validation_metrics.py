@@ -20,7 +20,6 @@ from kd_offline.testing.factories import environment_spec, tiny_dataset
 RECIPE = DistillRecipe(
     method="kl",
     weights={"kl": 1.0, "ce": 0.5, "structure": 0.0, "role": 0.0, "policy": 0.0},
-    switches={"policy_term": "none"},
     student={"hidden": 4, "depth": 1},
     optimisation=Optimisation(epochs=3, batch_episodes=4),
 )
@@ -118,8 +117,8 @@ def test_agents_without_a_choice_have_no_figure_of_their_own(tmp_path):
 def test_what_counts_does_not_depend_on_what_is_trained_on(tmp_path):
     """Forced steps may be trained on; agreement is about choices all the same."""
     tiny_dataset(tmp_path / "d", 8, spec=environment_spec(action_counts=(1, 1, 1)))
-    switches = RECIPE.switches.model_copy(update={"drop_forced": False})
-    recipe = RECIPE.model_copy(update={"switches": switches})
+    objective = RECIPE.objective.model_copy(update={"drop_forced": False})
+    recipe = RECIPE.model_copy(update={"objective": objective})
     assert distill(tmp_path / "d", tmp_path / "run", recipe).results[0].held_out == {}
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_offline.distillation.side_by_side import side_by_side
+from kd_offline.distillation.parallel_agents import parallel_agents
 from kd_offline.distillation.targets import PackedTargets, Targets
 from kd_offline.environments import load
 from kd_offline.schemas.recipes import StudentArchitecture
@@ -45,7 +45,7 @@ def test_gradients_are_those_of_one_graph(threads):
     logits, embeddings, _ = team(obs, team.start(B), last)
     loss_of(logits, embeddings).backward()
     whole, batch = gradients(team), packed(obs, last)
-    with side_by_side(team, threads) as passes:
+    with parallel_agents(team, threads) as passes:
         for _ in range(2):  # nothing is left over from one batch to the next
             apart = passes.forward(batch)
             assert torch.equal(apart[0], logits.flatten(0, 1))
@@ -60,7 +60,7 @@ def test_threads_change_no_bit(of_the_caller):
     team, obs, last = team_and_batch()
     found = []
     for threads in (1, 2, 3):
-        with side_by_side(team, threads) as passes:
+        with parallel_agents(team, threads) as passes:
             passes.backward(loss_of(*passes.forward(packed(obs, last))))
         found.append(gradients(team))
     for others in found[1:]:
@@ -69,7 +69,7 @@ def test_threads_change_no_bit(of_the_caller):
 
 def test_what_the_loss_does_not_use_gets_no_gradient():
     team, obs, last = team_and_batch()
-    with side_by_side(team, 2) as passes:
+    with parallel_agents(team, 2) as passes:
         logits, _ = passes.forward(packed(obs, last))
         passes.backward(logits.square().mean())
     assert all(p.grad is not None for p in team.parameters())
@@ -77,5 +77,5 @@ def test_what_the_loss_does_not_use_gets_no_gradient():
 
 def test_an_error_in_a_thread_reaches_the_caller():
     team, obs, last = team_and_batch()
-    with side_by_side(team, 2) as passes, pytest.raises(RuntimeError):
+    with parallel_agents(team, 2) as passes, pytest.raises(RuntimeError):
         passes.forward(packed(obs[..., :3], last))

@@ -6,11 +6,9 @@ import torch
 
 from kd_offline.datasets import DatasetWriter, ExpertBuffer
 from kd_offline.distillation import losses
-from kd_offline.distillation.lessons import first_critic, measured, ordered, taught
 from kd_offline.distillation.recipe import distill_recipe
-from kd_offline.distillation.targets import Lesson
-from kd_offline.students.networks import StudentInputs, StudentTeam
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
+from tests.unit.distillation.preparing import prepared
 
 SPEC = environment_spec((4,), (3,))
 VALUES = [[1.5, 0.9], [2.2, 1.2]]
@@ -30,14 +28,13 @@ def advantages(path, term):
         writer.append(block)
         writer.commit({"full": full_mask(SPEC)})
     buffer = ExpertBuffer.open(path)
-    settings = {"switches.policy_term": term, "switches.gamma": 1.0, "switches.gae_lambda": 1.0}
+    settings = {
+        "terms.policy.form": term,
+        "terms.policy.gamma": 1.0,
+        "terms.policy.gae_lambda": 1.0,
+    }
     recipe = distill_recipe(settings=settings | {"weights.role": 0.0, "weights.structure": 0.0})
-    loader = ordered(buffer, buffer.split("train"), recipe)
-    measures = measured(loader, recipe)
-    team = StudentTeam(SPEC, recipe.student, (4,), np.random.default_rng(0), StudentInputs())
-    team.scale_inputs(measures.scale)
-    lesson = Lesson(SPEC, first_critic(buffer), recipe, measures, team, None)
-    return taught(loader, lesson).targets.advantage[:, 0]  # type: ignore[attr-defined]
+    return prepared(buffer, recipe).targets.targets.terms["policy"]["advantage"][:, 0]
 
 
 def test_crr_imitates_what_was_better_than_the_value_and_nothing_else(tmp_path):

@@ -1,0 +1,120 @@
+"""The students of a distillation before their first step: widths, inputs, networks, gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kd_offline.datasets import ExpertBuffer
+from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
+from kd_offline.distillation.block_importance import block_importance
+from kd_offline.distillation.resources import Resources
+from kd_offline.distillation.terms.active import ActiveTerms
+from kd_offline.schemas.budget import Allocation
+from kd_offline.schemas.layers import LayerWidths
+from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.schemas.student import StudentCard
+from kd_offline.seeding import generator
+from kd_offline.students import policy as students
+from kd_offline.students.budgets import allocate_budget, allocation
+from kd_offline.students.gates import Gates
+from kd_offline.students.limits import Bounds
+from kd_offline.students.networks import InputScale, StudentTeam
+from kd_offline.students.widths import allocate
+from kd_offline.types import BoolArray
+
+
+@dataclass(frozen=True, slots=True)
+class StudentDesign:
+    """What the teams of all seeds have in common.
+
+    ``allocation``: how a budget narrowed them before training; None where it did not.
+    """
+
+    recipe: DistillRecipe
+    card: StudentCard
+    scale: InputScale
+    allocation: Allocation | None
+
+    def team(self, seed: int) -> StudentTeam:
+        """Return the team of a seed before its first step."""
+        team = students.build(self.card, generator(seed, "student weights"))
+        team.scale_inputs(self.scale)
+        return team
+
+    def narrowed_team(self, layers: Sequence[LayerWidths] | None) -> StudentTeam:
+        """Return a team with the layers that gates chose, to load weights into."""
+        return students.build(self.card, None, layers)
+
+    def heads(self, seed: int, team: StudentTeam, terms: ActiveTerms) -> AuxiliaryHeads:
+        """Return the auxiliary networks of a seed before its first step, of what a team embeds."""
+        widths = tuple(shape.embedding for shape in team.shapes)
+        rng = generator(seed, "projection weights")
+        heads = AuxiliaryHeads(terms.auxiliary_heads(widths, team.spec, rng))
+        if self.recipe.first_settled is not None:
+            heads.require_narrowable()
+        return heads
+
+    def gates(self, team: StudentTeam) -> Resources | None:
+        """Return the gates on a team's units and what they may cost; None where there are none."""
+        if self.recipe.budget is None or self.recipe.first_settled is None:
+            return None
+        gates = Gates(team.shapes, self.recipe.gates.start)
+        return Resources(gates, Bounds.of(self.card, self.recipe.budget), self.recipe.gates)
+
+    def allocations(self, layers: Sequence[Sequence[LayerWidths]]) -> list[Allocation]:
+        """Return what the teams of the given layers cost, by the recipe's budget."""
+        if self.recipe.budget is None:
+            return []
+        bounds = Bounds.of(self.card, self.recipe.budget)
+        return [allocation(bounds, tuple(own)) for own in layers]
+
+
+def design_students(
+    buffer: ExpertBuffer, recipe: DistillRecipe, scale: InputScale
+) -> StudentDesign:
+    """Decide the students' widths and inputs from the dataset, its mask and the budget.
+
+    Raises
+    ------
+    BudgetError
+        No students are small enough.
+    """
+    mask = buffer.mask(recipe.mask)
+    card = _card(buffer, recipe, mask, scale)
+    if recipe.budget is None:
+        return StudentDesign(recipe, card, scale, None)
+    if recipe.first_settled is not None:  # gates narrow them later, if there is a team that fits
+        Bounds.of(card, recipe.budget).require_possible()
+        return StudentDesign(recipe, card, scale, None)
+    seen: BoolArray = mask if mask.ndim == 2 else np.any(mask, axis=0)
+    importance = block_importance(buffer, seen, motion=card.motion)
+    found = allocate_budget(card, importance, recipe.budget)
+    widths = tuple(agent.hidden for agent in found.agents)
+    return StudentDesign(recipe, card.model_copy(update={"widths": widths}), scale, found)
+
+
+def _card(
+    buffer: ExpertBuffer, recipe: DistillRecipe, mask: BoolArray, scale: InputScale
+) -> StudentCard:
+    fixed, varies = mask.ndim == 2, scale.std > 1e-6
+    seen = mask if fixed else mask.any(0)
+    asked = recipe.student
+    hides = not fixed or bool((~seen & varies).any())
+    motion = hides if asked.motion is None else asked.motion
+    return StudentCard(
+        environment=buffer.spec,
+        architecture=asked,
+        widths=allocate(asked, buffer.spec, seen & varies),
+        mask=recipe.mask,
+        mask_features=tuple(tuple(map(bool, row)) for row in mask) if fixed else None,
+        random_k=buffer.manifest.masks[recipe.mask].random_k,
+        mask_as_input=(not fixed) if asked.mask_as_input is None else asked.mask_as_input,
+        motion=motion,
+        last_action=motion if asked.last_action is None else asked.last_action,
+        method=recipe.method,
+        dataset=buffer.id,
+        seeds=recipe.seeds,
+    )

@@ -1,0 +1,182 @@
+"""A distillation under way: its run folder, and what was read and decided before its first step."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kd_offline.datasets import ExpertBuffer
+from kd_offline.datasets.held_out import held_out
+from kd_offline.distillation.design import StudentDesign, design_students
+from kd_offline.distillation.episode_targets import (
+    EpisodeTargets,
+    ValidationEpisodes,
+    fit,
+    in_file_order,
+    make_targets,
+)
+from kd_offline.distillation.recipe import built, completed
+from kd_offline.distillation.targets import TargetContext
+from kd_offline.distillation.terms import TERMS
+from kd_offline.distillation.terms.active import ActiveTerms
+from kd_offline.errors import DatasetError, StorageError
+from kd_offline.files import remove_tree
+from kd_offline.runs.folder import RUN, RunFolder, check_free, create_run, open_run
+from kd_offline.runs.provenance import provenance
+from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.schemas.run import DatasetReference, JudgedBy, RunManifest, StudentRecord, Timing
+from kd_offline.schemas.student import StudentCard
+from kd_offline.students.limits import device_of
+from kd_offline.students.networks import StudentTeam
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Run:
+    """A run being made: what was read once, and what came out so far."""
+
+    folder: RunFolder
+    manifest: RunManifest
+    design: StudentDesign
+    terms: ActiveTerms
+    train: EpisodeTargets
+    validation: ValidationEpisodes | None
+    began: float
+    teams: list[StudentTeam] = field(default_factory=list)
+
+    @property
+    def recipe(self) -> DistillRecipe:
+        """What is distilled how."""
+        return self.design.recipe
+
+
+def prepare(
+    buffer: ExpertBuffer,
+    output: Path,
+    recipe: DistillRecipe,
+    path: str,
+    command: str,
+    resume: bool,
+    overwrite: bool,
+) -> Run:
+    """Design the students and compute the targets, and only then make or reopen the run folder."""
+    began = time.perf_counter()
+    if recipe.budget is not None:
+        device_of(recipe.budget)  # refused before anything is read
+    again = resume and (output / RUN).is_file()
+    if not again:
+        check_free(output, overwrite=overwrite)
+    terms = ActiveTerms(recipe)
+    design, train, validation = _designed(buffer, terms, path)
+    manifest = _manifest(buffer, design, path, command)
+    if validation is not None:
+        judged = JudgedBy(part=validation.part, episodes=len(validation.episodes))
+        manifest = manifest.model_copy(update={"judged_by": judged})
+    if again:
+        folder = _same_run(output, recipe, buffer)
+        before = folder.manifest()
+        update = {"results": before.results, "metrics": before.metrics}
+        manifest = manifest.model_copy(update=update)
+    else:
+        folder = create_run(output, manifest, overwrite=overwrite)
+    return Run(folder, manifest, design, terms, train, validation, began)
+
+
+def _designed(
+    buffer: ExpertBuffer, terms: ActiveTerms, path: str
+) -> tuple[StudentDesign, EpisodeTargets, ValidationEpisodes | None]:
+    """Read the dataset: return the students to be, and the targets of what they learn from."""
+    recipe = terms.recipe
+    train, unseen = buffer.split("train"), held_out(buffer, recipe.judge_by)
+    if not len(train):
+        msg = f"the dataset at {path!r} has no episode to train on: record more episodes"
+        raise DatasetError(msg)
+    loader = in_file_order(buffer, train, terms)
+    statistics = fit(loader, terms)
+    design = design_students(buffer, recipe, statistics.scale)
+    context = TargetContext.of(buffer, terms, statistics, design.team(recipe.seeds[0]))
+    learned = make_targets(loader, context)
+    del loader
+    if unseen is None:
+        return design, learned, None
+    judging = make_targets(in_file_order(buffer, unseen.episodes, terms), context)
+    return design, learned, ValidationEpisodes(unseen.part, judging)
+
+
+def with_layers(run: Run) -> tuple[StudentCard, RunManifest]:
+    """Return what the card and the run say once gates have chosen every team's layers."""
+    manifest, card = run.manifest, run.design.card
+    if run.recipe.first_settled is None:
+        return card, manifest
+    of_seed = {result.seed: result.layers for result in manifest.results}
+    card = card.model_copy(update={"layers": tuple(of_seed[s] for s in card.seeds)})
+    every = run.design.allocations([own for own in of_seed.values() if own is not None])
+    costliest = max(range(len(every)), key=lambda k: every[k].team["macs"])
+    students = tuple(
+        StudentRecord(agent=agent.agent, hidden=agent.hidden, parameters=count)
+        for agent, count in zip(
+            every[costliest].agents, run.teams[costliest].parameters_per_agent, strict=True
+        )
+    )
+    update = {"students": students, "allocation": every[costliest]}
+    return card, manifest.model_copy(update=update)
+
+
+def _manifest(buffer: ExpertBuffer, design: StudentDesign, path: str, command: str) -> RunManifest:
+    recipe, card = design.recipe, design.card
+    parameters = design.team(recipe.seeds[0]).parameters_per_agent
+    agents = zip(card.environment.agents, card.widths, parameters, strict=True)
+    experts = buffer.manifest.experts
+    return RunManifest(
+        status="running",
+        method=recipe.method,
+        mask=recipe.mask,
+        recipe=recipe.model_dump(mode="json"),
+        dataset=DatasetReference(id=buffer.id, name=buffer.manifest.name, path=path),
+        environment=buffer.spec.id,
+        environment_kwargs=buffer.spec.kwargs,
+        expert=(experts[0].digest or "") if experts else "",
+        expert_reference=experts[0].reference if experts else "",
+        seeds=recipe.seeds,
+        students=tuple(StudentRecord(agent=a, hidden=h, parameters=p) for a, h, p in agents),
+        allocation=design.allocation,
+        parts=TERMS.records(name for name, weight in recipe.weights.items() if weight),
+        provenance=provenance(),
+        timing=Timing(started=datetime.now(UTC).isoformat(timespec="seconds"), seconds=0.0),
+        command=command,
+    )
+
+
+def complete(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunManifest | None:
+    """Return what ``run.json`` says where the same run is there already and complete."""
+    if not (output / RUN).is_file():
+        return None
+    folder = _same_run(output, recipe, buffer)
+    manifest = folder.manifest()
+    if manifest.status != "complete":
+        return None
+    _LOG.warning("%s is complete already: nothing was done", output)
+    remove_tree(folder.resume_state)  # a kill may have left it
+    return manifest
+
+
+def _same_run(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunFolder:
+    """Open the run to continue, unless it was begun differently."""
+    folder = open_run(output)
+    before = folder.manifest()
+    said = f"the run in {str(output)!r}"
+    TERMS.require_versions(before.parts, asked_by=said)
+    # The number of threads changes no bits, so it may be another one than before.
+    begun = built([before.recipe, {"threads": recipe.threads}], said)
+    begun = completed(begun, said, before.parts)
+    if (begun, before.dataset.id) != (recipe, buffer.id):
+        msg = (
+            f"the run in {str(output)!r} was begun with another recipe or dataset: repeat its "
+            "options, as its run.json states them, or choose another folder"
+        )
+        raise StorageError(msg)
+    return folder

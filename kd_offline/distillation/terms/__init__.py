@@ -1,0 +1,29 @@
+"""Loss terms by name: the one place that lists them; see :mod:`kd_offline.distillation.terms.base`.
+
+Terms are computed, and their losses added up, in the order of this table; those of plug-ins follow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kd_offline.registry import Registry
+
+if TYPE_CHECKING:
+    from kd_offline.distillation.terms.base import LossTerm
+
+_HERE = "kd_offline.distillation.terms"
+
+TERMS: Registry[type[LossTerm[Any]]] = Registry(
+    "loss term",
+    "kd_offline.terms",
+    {
+        "kl": f"{_HERE}.kl:KL",
+        "ce": f"{_HERE}.cross_entropy:CrossEntropy",
+        "regression": f"{_HERE}.regression:Regression",
+        "policy": f"{_HERE}.policy_gradient:PolicyGradient",
+        "entropy": f"{_HERE}.entropy:Entropy",
+        "structure": f"{_HERE}.structure:Structure",
+        "role": f"{_HERE}.role:Role",
+    },
+)

@@ -1,0 +1,92 @@
+"""Cross entropy of the student with an action of the expert, or with its policy (Eq. 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kd_offline.datasets.layout import SOURCES
+from kd_offline.distillation import losses
+from kd_offline.distillation.terms.base import (
+    Elements,
+    LossTerm,
+    StudentBatch,
+    TargetBatch,
+    TermSettings,
+)
+from kd_offline.distillation.values import policy_array
+from kd_offline.seeding import uniforms
+
+
+class CrossEntropySettings(TermSettings):
+    """Settings of the cross entropy."""
+
+    target: Literal["argmax", "soft", "executed", "sampled"] = Field(
+        default="argmax",
+        description="the expert's most probable action, its whole policy, the action that was "
+        "executed, or one that is drawn from the policy",
+    )
+
+
+class CrossEntropy(LossTerm[CrossEntropySettings]):
+    """``-log pi_S(a)`` of one action, or its mean under the expert's policy."""
+
+    description = "cross entropy with the expert's action or policy (Eq. 8)"
+    settings_type = CrossEntropySettings
+
+    def arrays(self, present: Iterable[str]) -> Sequence[str]:
+        """Return what the action is known by, and who chose it."""
+        if self.settings.target != "executed":
+            drawn = ("episodes/seed",) * (self.settings.target == "sampled")
+            return (policy_array(present), *drawn)
+        return ("steps/actions", *(n for n in present if n == "steps/action_source"))
+
+    def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
+        """Return the action of every decision, and where it counts; none of soft labels."""
+        if self.settings.target == "executed":
+            return {"action": batch.executed(), **_chosen_by_expert(batch)}
+        expert = batch.expert_policy
+        if expert is None or self.settings.target == "soft":
+            return {}
+        if self.settings.target == "argmax":
+            return {"action": expert.argmax(-1)}
+        seeds = batch.arrays["episodes/seed"].astype(np.uint64)
+        draws = torch.from_numpy(uniforms(seeds, 0, tuple(expert.shape[1:3]), "distillation label"))
+        reached = expert.double().exp().cumsum(-1)
+        drawn = (reached > draws.unsqueeze(-1) * reached[..., -1:]).long().argmax(-1)
+        return {"action": drawn}
+
+    def loss(
+        self, students: StudentBatch, targets: Mapping[str, Tensor], heads: nn.Module | None
+    ) -> Elements:
+        """Return the cross entropy of every decision, [S, N]."""
+        if "action" in targets:
+            values = losses.cross_entropy(targets["action"], students.policy)
+            return Elements(values, targets.get("counted", students.weight))
+        expert = students.expert_policy
+        assert expert is not None  # noqa: S101 - its array is read for soft labels
+        values = losses.soft_cross_entropy(expert, students.policy, students.available)
+        return Elements(values, students.weight)
+
+    def validation(
+        self, students: StudentBatch, targets: Mapping[str, Tensor], counted: Tensor
+    ) -> Mapping[str, Elements]:
+        """Return the cross entropy of held-out actions as ``ce``."""
+        if "action" not in targets:
+            return {}
+        if "counted" in targets:
+            counted = counted * targets["counted"]
+        return {"ce": Elements(losses.cross_entropy(targets["action"], students.policy), counted)}
+
+
+def _chosen_by_expert(batch: TargetBatch) -> dict[str, Tensor]:
+    """Return where an executed action may be cloned: not where noise or a partner chose it."""
+    if "steps/action_source" not in batch.arrays:
+        return {}
+    chosen = torch.from_numpy(batch.arrays["steps/action_source"] == SOURCES["expert"])
+    return {"counted": batch.weight * chosen}

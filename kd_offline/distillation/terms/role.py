@@ -1,0 +1,182 @@
+"""Role alignment: which roles an agent's embedding lies near (KD-MARL, Eqs. 10 and 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kd_offline.datasets import ExpertBuffer
+from kd_offline.distillation import losses
+from kd_offline.distillation.auxiliary_heads import linear, orthogonal
+from kd_offline.distillation.terms.base import (
+    Accumulator,
+    Elements,
+    LossTerm,
+    RecordedBatch,
+    StudentBatch,
+    TargetBatch,
+    TermSettings,
+    TrainingEpisodes,
+)
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.seeding import generator
+from kd_offline.types import Array, FloatArray, IntArray
+
+_SAMPLE = 20_000
+_EPISODES, _STEPS = 800, 200_000  # that the sample is drawn from, about
+_ROUNDS = 25
+
+
+class RoleSettings(TermSettings):
+    """Settings of the role alignment."""
+
+    roles: int | None = Field(default=None, gt=1, description="K; None: min(16, 2 N)")
+    temperature: float = Field(default=1.0, gt=0, description="of both role distributions")
+    init: Literal["kmeans", "pca", "random"] = Field(
+        default="kmeans", description="what the expert's projection is made from"
+    )
+    learn_projection: bool = Field(
+        default=True, description="train the students' projections; False: they stay as drawn"
+    )
+
+    def count(self, n_agents: int) -> int:
+        """Return K for a team of ``n_agents``."""
+        return self.roles or min(16, 2 * n_agents)
+
+
+class Role(LossTerm[RoleSettings]):
+    """KL divergence from the expert's role distribution to the student's.
+
+    ``softmax(U e / temperature)`` of an embedding ``e``; ``U_T`` is fitted to the expert's
+    embeddings and fixed, each student has a projection ``U_S`` of its own.
+    """
+
+    description = "KL divergence between role distributions (Eqs. 10, 11)"
+    settings_type = RoleSettings
+
+    def arrays(self, present: Iterable[str]) -> Sequence[str]:
+        """Return the embeddings."""
+        return ("steps/embedding",)
+
+    def fit(self, episodes: TrainingEpisodes) -> Accumulator:
+        """Fit the expert's projection."""
+        return SampledEmbeddings(episodes, self.settings)
+
+    def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
+        """Return the expert's log role distributions, [B, T, N, K]."""
+        return {"roles": self.statistics.log_roles(batch.arrays["steps/embedding"])}
+
+    def auxiliary_heads(
+        self, widths: Sequence[int], spec: EnvironmentSpec, rng: np.random.Generator
+    ) -> nn.Module:
+        """Return ``U_S`` of every agent, at first with orthonormal rows or columns."""
+        count = self.settings.count(spec.n_agents)
+        heads = nn.ModuleList(linear(orthogonal(count, width, rng), bias=False) for width in widths)
+        return heads.requires_grad_(self.settings.learn_projection)
+
+    def loss(
+        self, students: StudentBatch, targets: Mapping[str, Tensor], heads: nn.Module | None
+    ) -> Elements:
+        """Return the divergence of every agent that is alive, [S, N]."""
+        assert isinstance(heads, nn.ModuleList)  # noqa: S101 - made above
+        scores = [head(e) for head, e in zip(heads, students.embeddings, strict=True)]
+        own = losses.log_softmax(torch.stack(scores, -2) / self.settings.temperature)
+        return Elements(losses.role_divergence(targets["roles"], own), students.alive)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledEmbeddings:
+    """Reads a sample of the expert's embeddings by itself, since all would be far too many."""
+
+    episodes: TrainingEpisodes
+    settings: RoleSettings
+    arrays: Sequence[str] = ()
+
+    def add(self, batch: RecordedBatch) -> None:
+        """Count in nothing."""
+
+    def finish(self) -> RoleModel:
+        """Return the fitted projection."""
+        return fit_roles(self.episodes.buffer, self.episodes.indices, self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleModel:
+    """The expert's role projection ``U_T``: float [K, H], fixed.
+
+    If both projections were learned, mapping everything to the uniform distribution would be a
+    perfect solution; so the expert's is fixed, and only the students' are learned.
+    """
+
+    projection: FloatArray
+    temperature: float
+
+    def log_roles(self, embedding: Array) -> Tensor:
+        """Return log role distributions of ``embedding`` [..., H]: [..., K]."""
+        u = torch.from_numpy(self.projection.astype(np.float32))
+        # In parts, so that half-precision embeddings never stand in memory as floats all at once.
+        parts = (
+            torch.from_numpy(e).float()
+            for e in np.array_split(embedding, 1 + len(embedding) // 1024)
+        )
+        return torch.cat([torch.log_softmax(part @ u.T / self.temperature, -1) for part in parts])
+
+    @property
+    def roles(self) -> int:
+        """Number of roles, K."""
+        return len(self.projection)
+
+
+def fit_roles(buffer: ExpertBuffer, episodes: IntArray, settings: RoleSettings) -> RoleModel:
+    """Fit ``U_T`` to a sample of the expert's embeddings; a function of the data alone."""
+    n_agents = buffer.spec.n_agents
+    roles = settings.count(n_agents)
+    lengths = buffer.episodes("length")[episodes]
+    wanted = min(_EPISODES, max(1, int(_STEPS / lengths.mean())))
+    few = episodes[:: max(1, len(episodes) // wanted)]
+    data = buffer.load(["steps/embedding", "steps/alive"], few)
+    alive = np.argwhere(data["steps/alive"])
+    rng = generator(0, "roles")
+    rows, agents = alive[rng.permutation(len(alive))[:_SAMPLE]].T
+    points = data["steps/embedding"][rows, agents].astype(np.float64)
+    return RoleModel(_INITIAL[settings.init](points, roles, rng), settings.temperature)
+
+
+def _kmeans(points: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    """Lloyd's algorithm from random points; an empty cluster keeps its centre."""
+    centres = points[rng.choice(len(points), count, replace=len(points) < count)].copy()
+    for _ in range(_ROUNDS):
+        distance = (centres**2).sum(1) - 2 * points @ centres.T
+        nearest = distance.argmin(1)
+        for k in range(count):
+            mine = points[nearest == k]
+            if len(mine):
+                centres[k] = mine.mean(0)
+    return centres
+
+
+def _pca(points: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    _, _, axes = np.linalg.svd(points - points.mean(0), full_matrices=False)
+    return _filled(axes[:count], count, rng)
+
+
+def _random(points: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    return _filled(np.empty((0, points.shape[1])), count, rng)
+
+
+def _filled(rows: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    """Fill up to ``count`` rows with orthonormal directions, repeated where H is too small."""
+    width = rows.shape[1]
+    while len(rows) < count:
+        q, _ = np.linalg.qr(rng.standard_normal((width, width)))
+        rows = np.concatenate([rows, q[: count - len(rows)]])
+    return rows
+
+
+_INITIAL = {"kmeans": _kmeans, "pca": _pca, "random": _random}

@@ -1,0 +1,124 @@
+"""Structure relation: cosines between the embeddings of a team's agents (Eq. 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kd_offline.distillation import losses
+from kd_offline.distillation.auxiliary_heads import linear, orthogonal
+from kd_offline.distillation.dataset_statistics import Deviation
+from kd_offline.distillation.terms.base import (
+    Accumulator,
+    Elements,
+    LossTerm,
+    RecordedBatch,
+    StudentBatch,
+    TargetBatch,
+    TermSettings,
+    TrainingEpisodes,
+)
+from kd_offline.schemas.environment import EnvironmentSpec
+
+
+class StructureSettings(TermSettings):
+    """Settings of the structure relation."""
+
+    relation: Literal["auto", "linear", "mlp", "zero_pad", "none"] = Field(
+        default="auto", description="how student embeddings are made comparable before cosines"
+    )
+    relation_width: int = Field(default=32, gt=0, description="d_c of the projections")
+    pairs: Literal["mean", "sum"] = "mean"
+    centre: bool = Field(default=False, description="subtract the dataset mean from embeddings")
+
+
+class Structure(LossTerm[StructureSettings]):
+    """Squared difference between the cosines of experts and of students, pair by pair.
+
+    Student embeddings of unequal widths have no cosine; projectors ``P_i`` map each to a common
+    width. Opponents have no relation.
+    """
+
+    description = "cosines between the embeddings of agents (Eq. 9)"
+    settings_type = StructureSettings
+
+    def arrays(self, present: Iterable[str]) -> Sequence[str]:
+        """Return the embeddings."""
+        return ("steps/embedding",)
+
+    def fit(self, episodes: TrainingEpisodes) -> Accumulator | None:
+        """Collect the mean embedding, where it is subtracted."""
+        return MeanEmbedding() if self.settings.centre else None
+
+    def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
+        """Return the cosines of the expert's embeddings, [B, T, 1, P]."""
+        embedding, centre = batch.arrays["steps/embedding"], self.statistics
+        parts = np.array_split(embedding, 1 + len(embedding) // 1024)
+        shifted = (part if centre is None else part - centre for part in parts)
+        side_of = batch.spec.side_of
+        cosines = [
+            losses.cosine_relations(torch.from_numpy(p.astype(np.float32)).unbind(-2), side_of)
+            for p in shifted
+        ]
+        return {"cosines": torch.cat(cosines).unsqueeze(-2)}
+
+    def auxiliary_heads(
+        self, widths: Sequence[int], spec: EnvironmentSpec, rng: np.random.Generator
+    ) -> nn.Module | None:
+        """Return a projector on each agent's embedding, where cosines need one."""
+        kind = self.settings.relation
+        if kind == "auto":  # gates leave unequal widths
+            equal = len(set(widths)) == 1 and self.recipe.first_settled is None
+            kind = "none" if equal else "linear"
+        if kind in ("zero_pad", "none"):
+            return None
+        common = self.settings.relation_width
+        return nn.ModuleList(_projector(kind, width, common, rng) for width in widths)
+
+    def loss(
+        self, students: StudentBatch, targets: Mapping[str, Tensor], heads: nn.Module | None
+    ) -> Elements:
+        """Return the squared difference of every pair, [S, P], where both are alive."""
+        own = losses.cosine_relations(_comparable(students.embeddings, heads), students.side_of)
+        values = losses.structure(targets["cosines"].squeeze(-2), own)
+        both = losses.stack_pairs(students.alive.unbind(-1), torch.mul, students.side_of)
+        return Elements(values, both, own.shape[-1] if self.settings.pairs == "sum" else 1.0)
+
+
+class MeanEmbedding:
+    """Collects the mean of each agent's embedding."""
+
+    arrays = ("steps/embedding",)
+
+    def __init__(self) -> None:
+        self._found = Deviation((0, 1))
+
+    def add(self, batch: RecordedBatch) -> None:
+        """Count in the embeddings of agents that are alive."""
+        embedding = batch.arrays["steps/embedding"].astype(np.float64)
+        self._found.add(embedding, batch.alive[..., None])
+
+    def finish(self) -> Any:
+        """Return the mean, float [N, H]."""
+        return self._found.mean
+
+
+def _comparable(embeddings: Sequence[Tensor], heads: nn.Module | None) -> list[Tensor]:
+    """Return the embeddings [..., H_i] of all agents in one space: N of [..., d]."""
+    if isinstance(heads, nn.ModuleList):
+        return [project(e) for project, e in zip(heads, embeddings, strict=True)]
+    widest = max(e.shape[-1] for e in embeddings)
+    return [nn.functional.pad(e, (0, widest - e.shape[-1])) for e in embeddings]
+
+
+def _projector(kind: str, width: int, common: int, rng: np.random.Generator) -> nn.Module:
+    first = linear(orthogonal(common, width, rng), bias=kind == "mlp")
+    if kind == "linear":
+        return first
+    second = linear(orthogonal(common, common, rng), bias=True)
+    return nn.Sequential(first, nn.ReLU(), second)
