@@ -39,7 +39,7 @@ from benchmarks.results.plan import (
 from kd_offline.evaluation.intervals import Interval, difference_interval
 
 PAGE = Path("docs/results.md")
-README = Path("README.md")
+README, GUIDE = Path("README.md"), Path("docs/guide/masks.md")
 MODES = ("greedy", "sampled")
 MISSING = budgets.NOT_MADE
 Cell = dict[str, Any]
@@ -64,14 +64,15 @@ def main() -> None:
         print(table([SINGLE, *(row for task in TASKS for row in _single(task))]))
         return
     PAGE.write_text(page(), encoding="utf-8")
-    fill_readme("table", summary())
+    fill(README, "table", summary())
+    fill(GUIDE, "rival", strongest_rival())
 
 
-def fill_readme(name: str, made: str) -> None:
-    """Put a table between its marks in the README."""
+def fill(page: Path, name: str, made: str) -> None:
+    """Put a table between its marks in a page."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    text = README.read_text(encoding="utf-8")
-    README.write_text(
+    text = page.read_text(encoding="utf-8")
+    page.write_text(
         f"{text.split(begin)[0]}{begin}\n{made}\n{end}{text.split(end)[1]}", encoding="utf-8"
     )
 
@@ -113,6 +114,16 @@ def summary() -> str:
     ]
     head = ("", *_HAD, "greedy", "kept", "sampled", "kept")
     return table([head, *(_summed(title, cell) for title, cell in shown), _random()])
+
+
+def strongest_rival() -> str:
+    """Return the table of the guide to masks: students, and networks of their size by RL."""
+    whole = whole_cell(TASKS[0])
+    rivals = {c.group: c for c in network_cells(TASKS[0]) if _kind(c) == _kind(whole)}
+    shown: list[tuple[str, AnyCell]] = [("KD-MARL, from files", whole)]
+    shown += [(f"RL{_with(c)}", c) for c in rivals.values()]
+    rows = [_summed(title, cell) for title, cell in shown]
+    return table([("width 32, mask `limited`", *_HAD, "greedy", "kept", "sampled", "kept"), *rows])
 
 
 _HAD = ("K", "learned from", "seconds", "played on")

@@ -33,9 +33,10 @@ from benchmarks.results.plan import (
 )
 from benchmarks.results.render import (
     METHOD_NAMES,
+    README,
     SINGLE,
     Cell,
-    fill_readme,
+    fill,
     percent,
     read,
     single_seeds,
@@ -66,7 +67,7 @@ def main() -> None:
         draw_curves(COMBAT, task, given.cells)
     given.page.write_text(page(COMBAT, given.cells, given.page.parent), encoding="utf-8")
     if given.page == PAGE:
-        fill_readme("combat", summary(COMBAT, given.cells))
+        fill(README, "combat", summary(COMBAT, given.cells))
 
 
 def summary(study: Study, cells: Path) -> str:

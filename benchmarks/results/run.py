@@ -341,7 +341,7 @@ def compare(study: Study, one: AnyCell, other: AnyCell) -> None:
         {
             "one": names[0],
             "other": names[1],
-            "seeds": seeds,
+            "seeds": [len(played["greedy"]) for played in (first, second)],
             "episodes": study.episodes,
             "evaluation_seed": EVALUATION_SEED,
             **{mode: difference_interval(first[mode], second[mode])._asdict() for mode in first},

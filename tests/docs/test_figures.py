@@ -22,7 +22,12 @@ from tests.docs.pages import BLOCK, GUIDE, ROOT
 
 DOCS = ROOT / "docs"
 GENERATED = {"results.md", "results-combat.md", "anchors.md"}
-WRITTEN = ("table", "combat")  # tables of the README
+# Tables between marks, of the README and the guide to masks.
+WRITTEN = {
+    "table": render.summary,
+    "combat": lambda: render_combat.summary(COMBAT, COMBAT.cells),
+    "rival": render.strongest_rival,
+}
 PAGES = [
     ROOT / "README.md",
     *sorted(GUIDE.glob("*.md")),
@@ -239,11 +244,10 @@ def test_pages_are_written_from_the_files(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_the_tables_of_the_readme_are_written_from_the_files(name, monkeypatch):
+def test_tables_between_marks_are_written_from_the_files(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    made = render_combat.summary(COMBAT, COMBAT.cells) if name == "combat" else render.summary()
-    written = f"<!-- {name}:begin -->\n{made}\n<!-- {name}:end -->"
-    assert written in (ROOT / "README.md").read_text("utf-8")
+    written = f"<!-- {name}:begin -->\n{WRITTEN[name]()}\n<!-- {name}:end -->"
+    assert sum(written in page.read_text("utf-8") for page in PAGES) == 1
 
 
 @pytest.mark.parametrize(
