@@ -53,14 +53,11 @@ def begun(tmp_path_factory):
     tiny_dataset(place / "d.zarr", 20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distilling, "SAVE_EVERY_S", -1.0)
-        for name, rate in (("run", 0.001), ("other run", 0.002)):
+        for name, changes in (("run", {}), ("other run", {"optimisation.learning_rate": 0.1})):
+            chosen = recipe(**changes)
             with pytest.raises(KeyboardInterrupt):
-                distill(
-                    place / "d.zarr",
-                    place / name,
-                    recipe(**{"optimisation.learning_rate": rate}),
-                    observers=[FunctionObserver(metrics=stop_distilling)],
-                )
+                watching = [FunctionObserver(metrics=stop_distilling)]
+                distill(place / "d.zarr", place / name, chosen, observers=watching)
     for name, seed in (("expert", 0), ("other expert", 1)):
         with pytest.raises(KeyboardInterrupt):
             train(
@@ -90,7 +87,9 @@ def wanted(begun, tmp_path_factory):
     """What comes of the first ones where nothing was altered."""
     place = tmp_path_factory.mktemp("wanted") / "copy"
     shutil.copytree(begun, place)
-    return {folder: go_on(place, folder) for folder in ("run", "expert")}
+    done = {folder: go_on(place, folder) for folder in ("run", "expert")}
+    assert all(done.values())
+    return done
 
 
 @pytest.mark.parametrize(
