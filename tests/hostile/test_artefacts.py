@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from kd_offline.distillation.rerun import rerun
 from kd_offline.errors import KdOfflineError
 from kd_offline.evaluation.evaluate import evaluate
 from kd_offline.evaluation.latency import bench_latency
@@ -15,6 +16,7 @@ from kd_offline.exports.engines import load_export
 from kd_offline.exports.export import export
 from kd_offline.recording import partner as partners
 from kd_offline.recording.partner import load_partner
+from kd_offline.reports.html import render
 from kd_offline.reports.markdown import markdown
 from kd_offline.runs.folder import RunFolder
 from kd_offline.schemas.run import DatasetReference
@@ -140,6 +142,15 @@ def test_exchanged_files_are_refused(theirs, mine, good, tmp_path):
     shutil.copyfile(place / theirs, place / mine)
     with pytest.raises(KdOfflineError):
         READ[mine.split("/")[0]](place)
+
+
+@pytest.mark.parametrize("use", [lambda path: render(RunFolder(path)), markdown, rerun])
+def test_nothing_is_said_of_other_students(use, good, tmp_path):
+    place = tmp_path / "copy"
+    shutil.copytree(good, place)
+    shutil.copyfile(place / "two" / "students.safetensors", place / "one" / "students.safetensors")
+    with pytest.raises(KdOfflineError, match=r"not the ones that its run\.json describes"):
+        use(place / "one")
 
 
 def test_a_flipped_bit_in_what_ships_with_the_package_is_refused(tmp_path, monkeypatch):
