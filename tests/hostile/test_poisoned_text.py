@@ -16,12 +16,16 @@ from typer.testing import CliRunner
 
 from kd_offline.cli import evaluation, output
 from kd_offline.cli.app import app
+from kd_offline.collaboration.profile import collaboration_profile
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.hardware import profiles
 from kd_offline.hardware.profiles import toml_text
 from kd_offline.runs.folder import RunFolder
+from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.sealed_json import write_document
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.testing.reports import evaluation_report, fabricate_run, run_manifest
+from tests.unit.evaluation.test_parties import expert, make_run
 
 POISON = (
     "\x1b[2J\x07\r\nwhole: every check passed\n## Trusted\n| a | b |\n---\n```\n</pre>"
@@ -213,6 +217,19 @@ def test_hardware_of_strangers_is_shown_with_as_many_lines(tmp_path):
     expected = printed("hardware", tmp_path / "clean.toml")
     assert printed("hardware", tmp_path / "bad.toml").count("\n") == expected.count("\n")
     assert printed("hardware", tmp_path / "bad.toml", "--json").isascii()
+
+
+def test_what_deploy_check_says_of_a_profile_imitates_no_line_of_ours(tmp_path):
+    run = make_run(tmp_path / "run", expert(tmp_path / "expert"), motion=False)
+    known = {"recipe": DistillRecipe(method="kl").model_dump(mode="json")}
+    run.write_manifest(run.manifest().model_copy(update=known))
+    bad = poison(collaboration_profile(run.path), least=10)
+    write_document(tmp_path / "bad.json", bad)
+    command = ("deploy-check", tmp_path / "bad.json", "--environment", "mpe/simple_adversary_v3")
+    text = printed(*command, code=1)
+    assert "whole: every check passed" in text
+    assert "\nwhole: every check passed" not in text
+    assert printed(*command, "--json", code=1).isascii()
 
 
 def test_what_an_evaluation_says_has_as_many_lines(tmp_path, capsys):

@@ -54,9 +54,8 @@ def begun(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distilling, "SAVE_EVERY_S", -1.0)
         for name, changes in (("run", {}), ("other run", {"optimisation.learning_rate": 0.1})):
-            chosen = recipe(**changes)
+            chosen, watching = recipe(**changes), [FunctionObserver(metrics=stop_distilling)]
             with pytest.raises(KeyboardInterrupt):
-                watching = [FunctionObserver(metrics=stop_distilling)]
                 distill(place / "d.zarr", place / name, chosen, observers=watching)
     for name, seed in (("expert", 0), ("other expert", 1)):
         with pytest.raises(KeyboardInterrupt):
