@@ -11,7 +11,7 @@ LOCKED := $(PIP) --require-hashes --no-deps
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock format check test test-processors demo results results-combat anchors schemas help-texts build test-wheel clean
+.PHONY: help install lock format check test test-processors demo results results-combat anchors schemas help-texts docs build test-wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -98,6 +98,9 @@ schemas: install ## write schemas/*.schema.json
 
 help-texts: install ## write cli/reference/*.txt
 	$(BIN)/python -m kd_offline.cli.reference --write cli/reference
+
+docs: install ## build the site: open build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
 
 build: install ## build the wheel and the source archive into dist/
 	@rm -rf dist

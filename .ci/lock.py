@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 DEMO = ("torch", "report")
-EXTRAS = (*DEMO, "pettingzoo", "convert", "share", "onnx", "smax", "sweep", "xarray")
+EXTRAS = (*DEMO, "pettingzoo", "convert", "share", "onnx", "smax", "sweep", "xarray", "docs")
 EXTRAS += ("dev", "peers")
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "requirements"

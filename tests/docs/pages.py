@@ -193,6 +193,7 @@ def _run(folder: Path) -> None:
 # What a reader has who comes to a page, in the words by which the page says so.
 ANNOUNCED: dict[str, Callable[[Path], None]] = {
     "`dataset.zarr` of the [quickstart](quickstart.md)": _dataset,
+    "`dataset.zarr` of the [quickstart](../guide/quickstart.md)": _dataset,
     "`dataset.zarr` and `run/` of the [quickstart](quickstart.md)": _run,
     "a clone of the repository": _clone,
     "signed with an SSH key, the one that you already": _key,

@@ -15,6 +15,7 @@ PAGES = {
             *("quantisation", "deployment", "bring-your-own-expert"),
         )
     },
+    **{f"api/{path.stem}": path for path in sorted((ROOT / "docs" / "api").glob("*.md"))},
 }
 
 
