@@ -93,7 +93,7 @@ class _Run:
 
 def train(
     recipe: TrainRecipe,
-    output: Path,
+    output: str | Path,
     *,
     resume: bool = False,
     threads: int = 2,
@@ -124,6 +124,7 @@ def train(
     with computing_with(threads), ExitStack() as stack:
         environment = environments.load(recipe.environment, **recipe.environment_kwargs)
         stack.callback(close_all, [environment])
+        output = Path(output)
         held = output.is_dir()
         if held:  # before anything is read there that another process may be about to replace
             stack.enter_context(only_writer(output, "training"))
