@@ -59,6 +59,15 @@ def read_tree(path: str | Path, what: str) -> Any:
         raise UsageError(msg) from None
 
 
+def merge(layers: Iterable[Mapping[str, Any]]) -> Tree:
+    """Return the tables of all ``layers`` as one, later ones winning; keys may be dotted paths."""
+    tree: Tree = {}
+    for layer in layers:
+        for key, value in layer.items():
+            _put(tree, key.split("."), value)
+    return tree
+
+
 def build(model: type[Model], layers: Iterable[Mapping[str, Any]], what: str) -> Model:
     """Merge ``layers``, later ones winning, and check the result.
 
@@ -71,10 +80,7 @@ def build(model: type[Model], layers: Iterable[Mapping[str, Any]], what: str) ->
     UsageError
         A setting has an impossible value.
     """
-    tree: Tree = {}
-    for layer in layers:
-        for key, value in layer.items():
-            _put(tree, key.split("."), value)
+    tree = merge(layers)
     _check_names(model, tree, what)
     try:
         return model.model_validate(tree)

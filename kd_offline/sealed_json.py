@@ -17,7 +17,12 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from kd_offline.errors import CheckpointError, FormatVersionError, UnsealedWarning
+from kd_offline.errors import (
+    CheckpointError,
+    FormatVersionError,
+    UnknownNameError,
+    UnsealedWarning,
+)
 from kd_offline.files import MAX_DOCUMENT_BYTES, read_file, write_file
 from kd_offline.schemas.document import DIGEST, Document, LinesRecord
 from kd_offline.strict_json import is_printable, parse
@@ -137,6 +142,10 @@ def parse_document(model: type[Model], text: bytes, file: Path, remedy: str) -> 
         if version is not None and version > newest:
             raise FormatVersionError(_too_new(file, version, newest)) from None
         first = error.errors(include_url=False)[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, UnknownNameError):  # of a part that is not installed here
+            msg = f"{str(file)!r} cannot be used here: {cause}"
+            raise CheckpointError(msg) from None
         where = ".".join(map(str, first["loc"])) or "the document"
         damaged(f"is damaged: {where}: {first['msg']}")
     if not sealed:

@@ -58,8 +58,7 @@ def teacher(cell: NetworkCell, made: Made) -> str:
     if "teacher" in made:
         stated = made["teacher"]
     else:
-        kickstart = recipe_of(cell).kickstart
-        stated = kickstart and kickstart.model_dump(mode="json")
+        stated = recipe_of(cell).model_dump(mode="json").get("kickstart")
     return f"`{stated['teacher']}`, {stated['frames']:,} steps" if stated else "none"
 
 

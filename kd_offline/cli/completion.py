@@ -19,6 +19,13 @@ def one_of(*names: str) -> Completion:
     return lambda incomplete: _matching(names, incomplete)
 
 
+def algorithms(incomplete: str) -> list[str]:
+    """Complete the name of an algorithm that trains experts."""
+    from kd_offline.experts.algorithms import ALGORITHMS
+
+    return _matching(ALGORITHMS, incomplete)
+
+
 def environments(incomplete: str) -> list[str]:
     """Complete the name of an environment."""
     from kd_offline.environments import names

@@ -11,9 +11,10 @@ from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import emit, say, show, terminal
 from kd_offline.errors import UsageError
+from kd_offline.experts.algorithms import ALGORITHMS
 
 if TYPE_CHECKING:
-    from kd_offline.schemas.expert import ExpertCard
+    from kd_offline.experts.card import ExpertCard
     from kd_offline.tracking.base import Observer
 
 _EXAMPLES = options.examples(
@@ -43,8 +44,8 @@ _Output = Annotated[Path, typer.Option("--output", "-o", help="Folder.")]
 _Algorithm = Annotated[
     str | None,
     typer.Option(
-        autocompletion=completion.one_of("mappo", "ippo", "vdn", "qmix"),
-        help="mappo, ippo, vdn or qmix.  [default: mappo]",
+        autocompletion=completion.algorithms,
+        help=f"{', '.join(ALGORITHMS)}.  [default: mappo]",
     ),
 ]
 _Mask = Annotated[
@@ -121,7 +122,7 @@ def train(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train an expert by MAPPO, IPPO, VDN or QMIX.
+    """Train an expert by reinforcement learning.
 
     It can be interrupted at any moment and continued with --resume.
     """

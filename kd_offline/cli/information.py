@@ -109,10 +109,10 @@ def schema(
 
     Documents are the files that kd-offline writes and reads, and what --json prints.
     """
-    from kd_offline.schemas.publish import MODELS, schema_text
+    from kd_offline.schemas.publish import MODELS, model, schema_text
 
     if name is None:
-        show(*table([(key, _first_line(model)) for key, model in MODELS.items()]))
+        show(*table([(key, _first_line(model(key))) for key in MODELS]))
     else:
         document(schema_text(name))
 

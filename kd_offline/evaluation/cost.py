@@ -9,7 +9,6 @@ actors, to say values, stands apart. The same counter serves experts and student
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kd_offline.networks.arithmetic import (
     ExportedShape,
@@ -17,6 +16,7 @@ from kd_offline.networks.arithmetic import (
     MemoryCost,
     NetworkCost,
     Shape,
+    ValuePart,
     compacted,
     memory_cost,
     network_cost,
@@ -32,11 +32,11 @@ from kd_offline.schemas.evaluation import (
 
 __all__ = [
     "CONVENTION",
-    "CriticPart",
     "LayerShape",
     "MemoryCost",
     "NetworkCost",
     "Shape",
+    "ValuePart",
     "compacted",
     "compare",
     "memory_cost",
@@ -49,14 +49,6 @@ CONVENTION = (
     "FLOPs = 2 x multiply-accumulates of matrix products, deployed actor networks only, hidden "
     "input columns dropped; macs and flops are of one team step (every agent decides once)"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class CriticPart:
-    """A network that says values: a critic, or a mixer; ``calls`` of it make one team step."""
-
-    cost: NetworkCost
-    calls: int = 1
 
 
 def team_cost(
@@ -113,7 +105,7 @@ def team_cost(
 
 
 def with_critic(
-    actors: TeamCost, parts: Sequence[CriticPart], *, limit: int
+    actors: TeamCost, parts: Sequence[ValuePart], *, limit: int
 ) -> ExpertWithCritic | None:
     """Return what the expert costs when it also says values; None where nothing of it does.
 

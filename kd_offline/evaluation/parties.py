@@ -12,11 +12,16 @@ import numpy as np
 from kd_offline import code_guard
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
-from kd_offline.evaluation.cost import CriticPart
 from kd_offline.evaluation.critics import critic_parts
 from kd_offline.evaluation.exported import Exported, load_exported
 from kd_offline.evaluation.play import Contestants
-from kd_offline.networks.arithmetic import ExportedShape, Shape, compacted, network_cost
+from kd_offline.networks.arithmetic import (
+    ExportedShape,
+    Shape,
+    ValuePart,
+    compacted,
+    network_cost,
+)
 from kd_offline.runs.folder import RunFolder
 from kd_offline.runs.teams import load_teams
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -39,7 +44,7 @@ class Parties:
     ceiling_name: str | None
     expert_shapes: tuple[Shape, ...]
     student_shapes: tuple[Shape, ...]
-    critics: tuple[CriticPart, ...] = ()
+    critics: tuple[ValuePart, ...] = ()
     exported: Exported | None = None
     expert_parameters: int = 0  # shared networks counted once; 0: not known
 

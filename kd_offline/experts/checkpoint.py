@@ -13,51 +13,49 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from kd_offline.errors import CheckpointError, MismatchError, NoCheckpointError
 from kd_offline.experts import curve
+from kd_offline.experts.algorithms import ALGORITHMS
+from kd_offline.experts.algorithms.base import Team
+from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.expert import Expert
-from kd_offline.experts.ppo import ValueNorm
-from kd_offline.experts.team import ActorCritic
-from kd_offline.experts.value_team import ValueTeam
+from kd_offline.experts.policy_team import NORM
 from kd_offline.files import make_folder, read_file, remove_tree
 from kd_offline.networks.files import MAX_TENSOR_BYTES, TensorFile, read_tensors, write_tensors
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.schemas.expert import ExpertCard
-from kd_offline.schemas.layers import widest
 from kd_offline.sealed_json import canonical_json, read_document, write_document
 from kd_offline.sealed_json import digest as sha256
+from kd_offline.strict_json import parse
 
 CARD = "expert.json"
 WEIGHTS = "weights.safetensors"
 TRAINING = "training.safetensors"
 CURVE = "curve.jsonl"
 REMEDY = "copy or train it again"
-Model = ActorCritic | ValueTeam
-_NORM = "value_norm"
-_BEGUN = "begun"  # of the metadata of TRAINING: which training it is the state of
+# Metadata of TRAINING: which training it is the state of, and what of it is no tensor.
+_BEGUN, _PLAIN = "begun", "plain"
 
 
-def build(card: ExpertCard, *, initialise: bool = True) -> tuple[Any, ValueNorm]:
+def build(card: ExpertCard, *, initialise: bool = True) -> Team:
     """Return networks for a card: freshly initialised, or arbitrary ones to load weights into."""
     mask = None if card.mask is None else np.array(card.mask, bool)
     rng = np.random.Generator(np.random.Philox(card.recipe.seed)) if initialise else None
-    spec, recipe = card.environment, card.recipe
-    model: Model
-    if recipe.value_based:
-        model = ValueTeam(spec, recipe, mask, rng)
-    else:
-        scaled = recipe.start is not None
-        model = ActorCritic(spec, recipe.architecture, mask, rng, scaled=scaled)
-    return model, ValueNorm(len(spec.sides))
+    algorithm = ALGORITHMS.load(card.recipe.algorithm)
+    return algorithm.team(card.environment, card.recipe, mask, rng)
 
 
 def save(
-    folder: Path, card: ExpertCard, model: Model, norm: ValueNorm, training: dict[str, Tensor]
+    folder: Path,
+    card: ExpertCard,
+    team: Team,
+    training: Mapping[str, Tensor],
+    plain: Mapping[str, Any],
 ) -> None:
     """Write an expert, each file aside and then renamed, the card last.
+
+    ``training`` and ``plain`` are what an unfinished training continues from.
 
     Raises
     ------
@@ -65,10 +63,11 @@ def save(
         The disk is full or the folder cannot be written.
     """
     make_folder(folder)
-    if training:
-        write_tensors(folder / TRAINING, training, {_BEGUN: _begun(card)})
+    if not card.finished:
+        metadata = {_BEGUN: _begun(card)} | ({_PLAIN: json.dumps(plain)} if plain else {})
+        write_tensors(folder / TRAINING, training, metadata)
     # The card states the digest of this file, so that equal weights are equal files.
-    write_tensors(folder / WEIGHTS, {**model.state_dict(), _NORM: norm.moments}, sealed=False)
+    write_tensors(folder / WEIGHTS, team.weights(), sealed=False)
     stated = {"weights": digest(folder), "curve": curve.record(folder / CURVE)}
     write_document(folder / CARD, card.model_copy(update=stated))
     if card.finished:
@@ -112,17 +111,14 @@ def load(folder: Path, reference: str, spec: EnvironmentSpec | None = None) -> E
         raise CheckpointError(msg)
     file = read_tensors(folder / WEIGHTS, REMEDY, of_file=card.weights, required=False)
     _check_shapes(card, file)
-    model, norm = build(card, initialise=False)
-    tensors = file.tensors()
-    norm.moments = tensors.pop(_NORM, norm.moments)
-    model.load_state_dict(tensors)
-    model.requires_grad_(False).eval()
-    if card.parameters != model.parameter_counts():
+    team = build(card, initialise=False)
+    team.load(file.tensors())
+    if card.parameters != team.parameter_counts():
         msg = (
             f"{str(folder / CARD)!r} states other numbers of parameters than its weights; {REMEDY}"
         )
         raise CheckpointError(msg)
-    return Expert(card, sha256(file.content), model, norm, reference)
+    return Expert(card, sha256(file.content), team, reference)
 
 
 def _check_shapes(card: ExpertCard, file: TensorFile) -> None:
@@ -133,15 +129,12 @@ def _check_shapes(card: ExpertCard, file: TensorFile) -> None:
     CheckpointError
         The first difference is named.
     """
-    spec, nets, q = card.environment, card.recipe.architecture, card.recipe.q_learning
-    claims = [*spec.obs_widths, *spec.action_counts, nets.gru, nets.critic_gru]
-    claims += [*nets.trunk, *nets.critic_trunk, *map(widest, nets.widths or ())]
-    claims += [] if q is None else [q.mixer_embedding, q.mixer_hidden]
+    spec = card.environment
+    claims = [*spec.obs_widths, *spec.action_counts, *card.recipe.widths()]
 
     def state() -> dict[str, Tensor]:
-        model, norm = build(card, initialise=False)
-        known = {} if _NORM not in file.entries else {_NORM: norm.moments}  # not in old files
-        return {**model.state_dict(), **known}
+        every = build(card, initialise=False).weights()
+        return {name: x for name, x in every.items() if name != NORM or NORM in file.entries}
 
     file.check_shapes(claims, state, remedy=REMEDY)
 
@@ -151,13 +144,13 @@ def digest(folder: Path) -> str:
     return sha256(read_file(folder / WEIGHTS, MAX_TENSOR_BYTES))
 
 
-def read_training(folder: Path, card: ExpertCard) -> dict[str, Tensor]:
-    """Return what :func:`training_state` returned when it was saved.
+def read_training(folder: Path, card: ExpertCard) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the ``training`` and ``plain`` that :func:`save` wrote.
 
     Raises
     ------
     CheckpointError, StorageError
-        It is missing, was altered, or is the state of another training.
+        They are missing, were altered, or are the state of another training.
     """
     remedy = "begin the training in another folder"
     required = card.format_version >= card.SEALED_SINCE
@@ -166,7 +159,14 @@ def read_training(folder: Path, card: ExpertCard) -> dict[str, Tensor]:
     if file.metadata.get(_BEGUN, own) != own:  # earlier versions did not state it
         msg = f"{str(folder / TRAINING)!r} is the state of another training; {remedy}"
         raise CheckpointError(msg)
-    return file.tensors()
+    try:
+        plain = parse(file.metadata.get(_PLAIN, "{}").encode(), utf8=True)
+    except ValueError:
+        plain = None
+    if not isinstance(plain, dict):
+        msg = f"{str(folder / TRAINING)!r} is damaged: its metadata hold no JSON object; {remedy}"
+        raise CheckpointError(msg)
+    return file.tensors(), plain
 
 
 def _begun(card: ExpertCard) -> str:
@@ -186,57 +186,3 @@ def check_fits(card: ExpertCard, spec: EnvironmentSpec, reference: str) -> None:
                 f"environment's are {want}; choose an expert trained for it, or train one"
             )
             raise MismatchError(msg)
-
-
-def training_state(
-    model: Model,
-    targets: Model | None,
-    norm: ValueNorm,
-    optimiser: torch.optim.Optimizer,
-    done: Mapping[str, int],
-) -> dict[str, Tensor]:
-    """Return copies of everything that training continues from, as named tensors.
-
-    ``done`` says by name how far it has come.
-    """
-    out = {name: torch.tensor(count) for name, count in done.items()} | {_NORM: norm.moments}
-    out |= {f"model.{name}": value for name, value in model.state_dict().items()}
-    if targets is not None:
-        out |= {f"targets.{name}": value for name, value in targets.state_dict().items()}
-    for index, entry in optimiser.state_dict()["state"].items():
-        out |= {f"adam.{index}.{name}": torch.as_tensor(v) for name, v in entry.items()}
-    return {name: value.detach().clone() for name, value in out.items()}
-
-
-def restore_training(
-    model: Model,
-    targets: Model | None,
-    norm: ValueNorm,
-    optimiser: torch.optim.Optimizer,
-    tensors: dict[str, Tensor],
-) -> int:
-    """Put what :func:`training_state` returned back, and return its iteration.
-
-    Raises
-    ------
-    CheckpointError
-        It is the state of another training.
-    """
-    groups: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        group, _, name = key.partition(".")
-        groups.setdefault(group, {})[name] = value
-    adam: dict[int, dict[str, Tensor]] = {}
-    for key, value in groups.get("adam", {}).items():
-        index, _, name = key.partition(".")
-        adam.setdefault(int(index), {})[name] = value
-    try:
-        model.load_state_dict(groups["model"])
-        if targets is not None:
-            targets.load_state_dict(groups["targets"])
-        norm.moments = tensors[_NORM].clone()
-        optimiser.load_state_dict(optimiser.state_dict() | {"state": adam})
-        return int(tensors["iteration"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        msg = f"{TRAINING} does not belong to this expert: begin the training in another folder"
-        raise CheckpointError(msg) from error

@@ -6,48 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from kd_offline.asking import Selective
+from kd_offline.experts.algorithms import ALGORITHMS
+from kd_offline.experts.algorithms.base import Team
+from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.one_sided import joined
-from kd_offline.experts.ppo import ValueNorm
-from kd_offline.experts.team import ActorCritic, Memory
-from kd_offline.experts.value_team import ValuePolicy, ValueTeam
-from kd_offline.schemas.dataset import Capture, ExpertRecord
-from kd_offline.schemas.expert import ExpertCard
+from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.types import BoolArray, IntArray, PolicyOutput, SeedArray, TeamPolicy, View
 
 if TYPE_CHECKING:
     from kd_offline.experts.load import AnyExpert
-
-
-class NetworkPolicy:
-    """Actors, and critics where ``with_value``, as a :class:`~kd_offline.types.TeamPolicy`."""
-
-    def __init__(self, model: ActorCritic, norm: ValueNorm, *, with_value: bool = True) -> None:
-        self._model = model
-        self._norm = norm
-        self._with_value = with_value
-
-    def start(self, seeds: SeedArray) -> Memory:
-        """Return the memory of fresh episodes."""
-        return self._model.start(len(seeds))
-
-    @torch.inference_mode()
-    def act(self, view: View, memory: Memory) -> tuple[PolicyOutput, Memory]:
-        """Return logits, embeddings and values in raw reward units."""
-        obs, last = torch.from_numpy(view.obs), view.last_actions
-        taken = None if last is None else torch.from_numpy(last)
-        logits, embedding, memory = self._model.act(obs, memory, taken)
-        value = None
-        if self._with_value:
-            normal, memory = self._model.value(torch.from_numpy(view.state), obs, memory)
-            mean, deviation = self._norm.statistics(self._model.side_of)
-            value = (normal * deviation + mean).numpy()
-        return PolicyOutput(logits.numpy(), embedding.numpy(), value), memory
-
-    def keep(self, memory: Memory, episodes: IntArray) -> Memory:
-        """Return the memory of some episodes of a batch."""
-        return self._model.keep(memory, episodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +29,7 @@ class Expert:
 
     card: ExpertCard
     digest: str
-    model: ActorCritic | ValueTeam
-    norm: ValueNorm
+    team: Team
     reference: str
     with_value: bool = True
     opponents: AnyExpert | None = None  # who plays the sides that it did not learn
@@ -69,11 +37,11 @@ class Expert:
     def start(self, seeds: SeedArray) -> tuple[Any, ...]:
         """Return the memory of fresh episodes, its own and those of its opponents."""
         others = () if self.opponents is None else (self.opponents.start(seeds),)
-        return self.model.start(len(seeds)), *others
+        return self._policy.start(seeds), *others
 
     def act(self, view: View, memory: tuple[Any, ...]) -> tuple[PolicyOutput, tuple[Any, ...]]:
         """Return logits or Q-values, embeddings [B, N, H] and values [B, N] in raw reward units."""
-        output, after = self._policy().act(view, memory[0])
+        output, after = self._policy.act(view, memory[0])
         if self.opponents is None:
             return output, (after,)
         others, theirs = self.opponents.act(view, memory[1])
@@ -81,7 +49,10 @@ class Expert:
 
     def keep(self, memory: tuple[Any, ...], episodes: IntArray) -> tuple[Any, ...] | None:
         """Return the memory of some episodes of a batch; None where there are opponents."""
-        return None if self.opponents is not None else (self.model.keep(memory[0], episodes),)
+        if self.opponents is not None or not isinstance(self._policy, Selective):
+            return None
+        kept = self._policy.keep(memory[0], episodes)
+        return None if kept is None else (kept,)
 
     @property
     def learned(self) -> BoolArray:
@@ -90,11 +61,9 @@ class Expert:
         names = list(spec.sides)
         return np.array([learn is None or names[k] in learn for k in spec.side_of])
 
+    @property
     def _policy(self) -> TeamPolicy:
-        if isinstance(self.model, ValueTeam):
-            epsilon = self.model.settings.epsilon_end
-            return ValuePolicy(self.model, self.norm, epsilon, with_value=self.with_value)
-        return NetworkPolicy(self.model, self.norm, with_value=self.with_value)
+        return self.team.policy(with_value=self.with_value)
 
     def _opponents(self) -> dict[str, str]:
         """Return who plays each side that it did not learn; never a path of this machine."""
@@ -112,24 +81,18 @@ class Expert:
     def describe(self) -> ExpertRecord:
         """Return the expert's entry of a manifest; a path of this machine is not part of it."""
         recipe = self.card.recipe
-        layer = "GRU state after the step" if recipe.architecture.gru else "last hidden layer"
+        recorded = ALGORITHMS.load(recipe.algorithm).recorded(recipe)
         architecture: dict[str, Any] = recipe.architecture.model_dump(mode="json")
-        if recipe.value_based:
-            architecture["mixer"] = recipe.algorithm
         return ExpertRecord(
             id=0,
             kind=recipe.algorithm,
             reference=self.reference if self.reference.startswith("bundled") else "trained",
-            architecture=architecture,
+            architecture=architecture | dict(recorded.architecture),
             parameters=self.card.parameters["actor"],
             digest=self.digest,
-            capture=Capture(output="q_values" if recipe.value_based else "logits", embedding=layer),
+            capture=recorded.capture,
             gamma=recipe.gamma,
             bootstraps_truncation=recipe.bootstrap_on_truncation,
             opponents=self._opponents(),
-            value_of=(
-                "discounted sum of the team's mean reward under its greedy actions, raw units"
-                if recipe.value_based
-                else "discounted sum of the mean reward of the agent's side, raw units"
-            ),
+            value_of=recorded.value_of,
         )

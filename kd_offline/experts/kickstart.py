@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from kd_offline.asking import Asked
+from kd_offline.experts.algorithms.clipped_policy import Kickstart
 from kd_offline.experts.load import AnyExpert, load
 from kd_offline.experts.ppo import Pull
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.schemas.expert import Kickstart
 from kd_offline.trajectories import Trajectories
 from kd_offline.types import SeedArray
 

@@ -2,74 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kd_offline.experts import ppo
-from kd_offline.experts.expert import NetworkPolicy
+from kd_offline.experts.algorithms.base import Figures, Moment, State
+from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
+from kd_offline.experts.algorithms.state import Part, put_back, tensors_of
 from kd_offline.experts.kickstart import Teacher
 from kd_offline.experts.load import AnyExpert, load
-from kd_offline.experts.replay import Replay
-from kd_offline.experts.team import ActorCritic
+from kd_offline.experts.policy_team import NORM, NetworkPolicy, PolicyTeam
 from kd_offline.policies import MixedTeam
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.schemas.expert import ExpertCard, TrainRecipe
+from kd_offline.schemas.expert import TrainRecipe
 from kd_offline.seeding import episode_seeds, generator
 from kd_offline.trajectories import Trajectories
 from kd_offline.types import PolicyOutput, SeedArray, TeamPolicy, View
-
-Figures = dict[str, float]
 
 
 @dataclass(slots=True)
 class PolicyLearner:
     """Clipped policy updates on the last batch alone, drawn to a teacher where there is one."""
 
-    card: ExpertCard
-    model: ActorCritic
-    norm: ppo.ValueNorm
-    optimiser: torch.optim.Optimizer
-    replay: Replay | None = None
+    team: PolicyTeam
+    spec: EnvironmentSpec
+    recipe: PolicyRecipe
+    optimiser: torch.optim.Optimizer = field(init=False)
     opponents: AnyExpert | None = field(init=False)
     teacher: Teacher | None = field(init=False)
 
     def __post_init__(self) -> None:
-        recipe, spec = self.card.recipe, self.card.environment
-        self.opponents = _opponents(recipe, spec)
-        self.teacher = Teacher.of(recipe.kickstart, spec, recipe.opponents)
+        self.optimiser = torch.optim.Adam(
+            self.team.model.parameters(), self.recipe.learning_rate, eps=1e-5
+        )
+        self.opponents = _opponents(self.recipe, self.spec)
+        self.teacher = Teacher.of(self.recipe.kickstart, self.spec, self.recipe.opponents)
 
     @property
     def against(self) -> str:
         """Digest of the expert that plays the sides that do not learn, or ``itself``."""
         return "itself" if self.opponents is None else self.opponents.digest
 
-    @property
-    def targets(self) -> None:
-        """There is no slower copy of the networks."""
-
-    def policy(self, frames: int) -> TeamPolicy:
+    def policy(self, moment: Moment) -> TeamPolicy:
         """Return who plays, whatever was played before."""
-        own = NetworkPolicy(self.model, self.norm)
+        own = NetworkPolicy(self.team.model, self.team.norm)
         if self.opponents is None:
             return own
         owner = tuple(int(not learns) for learns in self._learning())
         return _WithValue(MixedTeam((own, self.opponents), owner), own)
 
-    def learn(self, played: Trajectories, iteration: int, frames: int) -> Figures:
-        """Learn from batch ``iteration``."""
-        recipe = self.card.recipe
+    def learn(self, played: Trajectories, moment: Moment) -> Figures:
+        """Learn from the batch at ``moment``; the learning rate falls linearly to zero."""
+        recipe, model = self.recipe, self.team.model
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * moment.remaining
         learning = torch.tensor([float(learns) for learns in self._learning()])
-        batch, explained = ppo.make_batch(played, recipe, self.norm, self.model.side_of, learning)
-        acting = recipe.start is None or frames >= recipe.start.critic_frames
-        self.model.actors.requires_grad_(acting)
+        batch, explained = ppo.make_batch(played, recipe, self.team.norm, model.side_of, learning)
+        acting = recipe.start is None or moment.frames >= recipe.start.critic_frames
+        model.actors.requires_grad_(acting)
         if self.teacher is not None and acting:
             n = recipe.episodes_per_batch
-            seeds = episode_seeds(recipe.seed, iteration * n, n, "train")
-            batch = replace(batch, pull=self.teacher.pull(played, seeds, frames))
-        rng = generator(recipe.seed, "minibatches", iteration)
-        statistics = ppo.update(self.model, self.optimiser, batch, recipe, rng)
+            seeds = episode_seeds(recipe.seed, moment.iteration * n, n, "train")
+            batch = replace(batch, pull=self.teacher.pull(played, seeds, moment.frames))
+        rng = generator(recipe.seed, "minibatches", moment.iteration)
+        statistics = ppo.update(model, self.optimiser, batch, recipe, rng)
         return {
             "entropy": statistics.entropy,
             "approximate_kl": statistics.approximate_kl,
@@ -79,9 +80,20 @@ class PolicyLearner:
             **({} if batch.pull is None else {"teacher_kl": statistics.teacher_kl}),
         }
 
+    def state(self) -> State:
+        """Return networks, optimiser and value normalisation."""
+        return State(tensors_of(self._parts()))
+
+    def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Put back what :meth:`state` returned."""
+        put_back(self._parts(), tensors)
+
+    def _parts(self) -> dict[str, Part]:
+        return {NORM: self.team.norm.moments, "model": self.team.model, "adam": self.optimiser}
+
     def _learning(self) -> list[bool]:
         """Return whether each agent learns."""
-        spec, learn = self.card.environment, self.card.recipe.learn
+        spec, learn = self.spec, self.recipe.learn
         names = list(spec.sides)
         return [learn is None or names[k] in learn for k in spec.side_of]
 

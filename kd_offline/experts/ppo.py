@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kd_offline.advantage import generalised_advantage, side_mean, side_statistics, waiting
+from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
 from kd_offline.experts.team import ActorCritic, steps_that_count
-from kd_offline.schemas.expert import TrainRecipe
 from kd_offline.trajectories import Trajectories
 
 
@@ -89,7 +89,7 @@ class Batch:
 
 
 def make_batch(
-    played: Trajectories, recipe: TrainRecipe, norm: ValueNorm, side_of: Tensor, learning: Tensor
+    played: Trajectories, recipe: PolicyRecipe, norm: ValueNorm, side_of: Tensor, learning: Tensor
 ) -> tuple[Batch, float]:
     """Compute targets for a batch of episodes; also returns the critic's explained variance.
 
@@ -149,7 +149,7 @@ def update(
     model: ActorCritic,
     optimiser: torch.optim.Optimizer,
     batch: Batch,
-    recipe: TrainRecipe,
+    recipe: PolicyRecipe,
     rng: np.random.Generator,
 ) -> UpdateStatistics:
     """Take ``epochs x minibatches`` gradient steps on one batch."""
@@ -167,7 +167,7 @@ def update(
     return UpdateStatistics(*torch.stack(rows).mean(0).tolist())
 
 
-def _loss(model: ActorCritic, batch: Batch, recipe: TrainRecipe) -> tuple[Tensor, Tensor]:
+def _loss(model: ActorCritic, batch: Batch, recipe: PolicyRecipe) -> tuple[Tensor, Tensor]:
     before = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions[:-1]])
     lengths = steps_that_count(batch.weight > 0)
     logits = model.act_episodes(batch.obs, before, lengths)

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from kd_offline.advantage import generalised_advantage, side_mean
+from kd_offline.experts.algorithms.mixed_values import ValueRecipe
 from kd_offline.experts.mixing import best_legal
 from kd_offline.experts.replay import Batch
-from kd_offline.experts.value_team import ValueTeam
-from kd_offline.schemas.expert import TrainRecipe
+from kd_offline.experts.value_team import MixedAgents
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,11 @@ def next_values(
 
 
 def update(
-    model: ValueTeam,
-    target: ValueTeam,
+    model: MixedAgents,
+    target: MixedAgents,
     optimiser: torch.optim.Optimizer,
     batch: Batch,
-    recipe: TrainRecipe,
+    recipe: ValueRecipe,
     unit: float,
 ) -> UpdateStatistics:
     """Take one gradient step; ``unit`` is what one unit of the networks is in raw reward."""
@@ -117,16 +117,16 @@ def update(
 
 @torch.no_grad()
 def _goal(
-    model: ValueTeam,
-    target: ValueTeam,
+    model: MixedAgents,
+    target: MixedAgents,
     q: Tensor,
     batch: Batch,
     before: Tensor,
-    recipe: TrainRecipe,
+    recipe: ValueRecipe,
     unit: float,
 ) -> Tensor:
     """Return what the mixed values should be, float [T, B]."""
-    settings = model.settings
+    settings = recipe.q_learning
     chosen = next_values(
         q,
         target.values(batch.obs, before, batch.alive),

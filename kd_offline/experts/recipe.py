@@ -6,9 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from kd_offline import code_guard, recipes
 from kd_offline.errors import UsageError
+from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.schemas.expert import TrainRecipe
+
+_OPTIONS = {"opponents": "--opponents", "kickstart.teacher": "--teacher"}
+# What recipes of format 1.1 say of settings that mean nothing to their algorithm.
+_UNUSED: dict[str, Any] = {
+    "epochs": 3,
+    "minibatches": 6,
+    "entropy": 0.003,
+    "clip": 0.2,
+    "gae_lambda": 0.95,
+    "huber_delta": 10.0,
+    "q_learning": None,
+    "kickstart": None,
+}
 
 
 def train_recipe(
@@ -33,8 +49,9 @@ def train_recipe(
     environment
         Name of the environment; may be left out where the file has it.
     algorithm
-        ``mappo``, whose critic sees the state, ``ippo``, whose critic sees what its agent sees, or
-        ``vdn`` and ``qmix``, which learn what actions are worth.
+        A name of :data:`kd_offline.experts.algorithms.ALGORITHMS`: ``mappo``, whose critic sees the
+        state, ``ippo``, whose critic sees what its agent sees, ``vdn`` and ``qmix``, which learn
+        what actions are worth, or one of a plug-in. It decides the defaults of other settings.
     hidden
         Width of every layer of the actors.
     gru
@@ -69,22 +86,87 @@ def train_recipe(
     }
     single = {k: v for k, v in single.items() if v is not None}
     single |= _actor(hidden, gru) | dict(settings or {})
-    if algorithm == "ippo":
-        single = {"architecture.critic": "local"} | single
     students = dict(start or {})
     if not any("environment" in layer for layer in (single, students, from_file)):
         msg = "no environment given: name one, as kd-offline envs lists them"
         raise UsageError(msg)
-    recipe = recipes.build(TrainRecipe, [from_file, students, single], "the recipe")
+    recipe = _build([from_file, students, single])
     if file is not None:
         _check_origin(recipe, recipes.paths(single) | recipes.paths(students), file)
-    if recipe.algorithm == "ippo" and recipe.architecture.critic == "central":
-        msg = "ippo has a local critic, got central: leave --critic out or choose mappo"
-        raise UsageError(msg)
     if gru and recipe.architecture.gru is None:
         msg = "the recipe's file has no gru width: give --hidden with --gru"
         raise UsageError(msg)
     return recipe
+
+
+def recipe_from(given: Mapping[str, Any] | TrainRecipe) -> TrainRecipe:
+    """Return the recipe that a table of a file is, or a recipe with its algorithm's own settings.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such algorithm here.
+    UsageError, ValueError
+        A setting does not exist or has an impossible value.
+    """
+    tree = given if isinstance(given, Mapping) else given.model_dump(exclude_unset=True)
+    declared = _declared(tree)
+    if type(given) is declared:
+        return given
+    try:
+        return declared.model_validate(_own(declared, tree))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        msg = f"{'.'.join(map(str, first['loc'])) or 'the recipe'}: {first['msg']}"
+        raise ValueError(msg) from None
+
+
+def _build(layers: Sequence[Mapping[str, Any]]) -> TrainRecipe:
+    """Merge ``layers``, later ones winning, and check them as the algorithm that they name."""
+    tree = recipes.merge(layers)
+    declared = _declared(tree)
+    return recipes.build(declared, [_own(declared, tree)], "the recipe")
+
+
+def _name(tree: Mapping[str, Any]) -> str:
+    return str(tree.get("algorithm", TrainRecipe.model_fields["algorithm"].default))
+
+
+def _declared(tree: Mapping[str, Any]) -> type[TrainRecipe]:
+    """Return the settings of the algorithm that a table names."""
+    ALGORITHMS.require(_name(tree))
+    return ALGORITHMS.load(_name(tree)).recipe
+
+
+def _own(declared: type[TrainRecipe], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table without what earlier versions wrote of other algorithms' settings.
+
+    Raises
+    ------
+    UsageError
+        One of them was set.
+    """
+    own = {}
+    for name, value in tree.items():
+        if name in declared.model_fields:
+            own[name] = value
+        elif name in _UNUSED and value == _UNUSED[name]:
+            continue
+        elif theirs := _algorithms_with(name):
+            msg = (
+                f"{name} means nothing to {_name(tree)}, it is a setting of {' and '.join(theirs)}:"
+                " leave it out, or choose one of these algorithms"
+            )
+            raise UsageError(msg)
+        else:
+            own[name] = value  # that it does not exist is said with all other names
+    return own
+
+
+def _algorithms_with(setting: str) -> list[str]:
+    return [
+        name for name in ALGORITHMS.built_in if setting in ALGORITHMS.load(name).recipe.model_fields
+    ]
 
 
 def _check_origin(recipe: TrainRecipe, given: set[str], file: str | Path) -> None:
@@ -105,12 +187,10 @@ def _check_origin(recipe: TrainRecipe, given: set[str], file: str | Path) -> Non
             f"may not do: give each with --env, such as --env {next(iter(odd))}=VALUE"
         )
         raise UsageError(msg)
-    experts = {"opponents": ("opponents", recipe.opponents)}
-    if recipe.kickstart is not None:
-        experts["kickstart.teacher"] = ("teacher", recipe.kickstart.teacher)
-    for path, (option, reference) in experts.items():
-        if reference is not None and path not in given:
-            code_guard.check_expert(reference, asked_by=asked_by, option=f"--{option}")
+    for path, reference in recipe.experts().items():
+        if path not in given:
+            option = _OPTIONS.get(path, f"--set {path}")
+            code_guard.check_expert(reference, asked_by=asked_by, option=option)
     if recipe.start is not None and "start.run" not in given:
         msg = (
             f"{asked_by} starts from the students in {recipe.start.run!r}, and a file may not "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +61,7 @@ class Replay:
             out[f"{_PREFIX}{name}"] = torch.from_numpy(joined)
         return out
 
-    def restored(self, tensors: dict[str, Tensor]) -> Replay:
+    def restored(self, tensors: Mapping[str, Tensor]) -> Replay:
         """Return the replay that :meth:`tensors` was taken of.
 
         Raises

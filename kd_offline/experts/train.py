@@ -5,35 +5,43 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kd_offline import environments
 from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.errors import StorageError, UnknownNameError, UsageError, UserCodeError
+from kd_offline.errors import (
+    CheckpointError,
+    KdOfflineError,
+    StorageError,
+    UnknownNameError,
+    UsageError,
+    UserCodeError,
+)
 from kd_offline.experts import checkpoint, curve, start
-from kd_offline.experts.checkpoint import Model
-from kd_offline.experts.policy_learner import Figures, PolicyLearner
-from kd_offline.experts.ppo import ValueNorm
-from kd_offline.experts.replay import Replay
+from kd_offline.experts.algorithms import ALGORITHMS
+from kd_offline.experts.algorithms.base import Figures, Learner, Moment, State
+from kd_offline.experts.card import ExpertCard
+from kd_offline.experts.recipe import recipe_from
 from kd_offline.experts.score import greedy_score, share_won, side_returns
-from kd_offline.experts.value_learner import ValueLearner
 from kd_offline.files import make_folder, only_writer
 from kd_offline.networks.threads import computing_with
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
+from kd_offline.schemas.expert import TrainProgress, TrainRecipe
+from kd_offline.schemas.plug_in import PlugIn
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import resolve
 from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.tracking.jsonl import JsonLines
 from kd_offline.trajectories import Trajectories, collect_sampled
-from kd_offline.types import BoolArray, TeamPolicy
+from kd_offline.types import BoolArray
 from kd_offline.user_code import close_all
 
 _LOG = logging.getLogger(__name__)
@@ -43,45 +51,6 @@ SAVE_EVERY_S = 30.0
 _SAVE_SHARE = 20
 
 
-class Learner(Protocol):
-    """What an algorithm learns with, and how it learns from one batch of episodes after another.
-
-    Apart from ``replay``, which is None or immutable, all that it carries from batch to batch is in
-    the networks, their norm, the optimiser and the ``targets``.
-    """
-
-    model: Any
-    norm: ValueNorm
-    optimiser: torch.optim.Optimizer
-    replay: Replay | None
-
-    @property
-    def targets(self) -> Model | None:
-        """A slower copy of the networks, where there is one."""
-        ...
-
-    @property
-    def against(self) -> str:
-        """Who plays the sides that do not learn."""
-        ...
-
-    def policy(self, frames: int) -> TeamPolicy:
-        """Return who plays the batch before which ``frames`` joint steps were played."""
-        ...
-
-    def learn(self, played: Trajectories, iteration: int, frames: int) -> Figures:
-        """Learn from batch ``iteration``; returns figures of :class:`TrainProgress`."""
-        ...
-
-
-LEARNERS: dict[str, Callable[..., Any]] = {
-    "mappo": PolicyLearner,
-    "ippo": PolicyLearner,
-    "vdn": ValueLearner,
-    "qmix": ValueLearner,
-}
-
-
 @dataclass(slots=True)
 class _Run:
     """What one training run carries from batch to batch."""
@@ -89,6 +58,11 @@ class _Run:
     card: ExpertCard
     learner: Learner
     iteration: int = 0
+
+    @property
+    def moment(self) -> Moment:
+        """How far it has come."""
+        return Moment(self.iteration, self.card.frames, _remaining(self.card))
 
 
 def train(
@@ -121,6 +95,7 @@ def train(
     UnknownNameError, UsageError, MismatchError, CheckpointError
         The recipe names something that does not exist or does not fit.
     """
+    recipe = recipe_from(recipe)
     with computing_with(threads), ExitStack() as stack:
         environment = environments.load(recipe.environment, **recipe.environment_kwargs)
         stack.callback(close_all, [environment])
@@ -166,7 +141,7 @@ def _go_on(
                 save_at = now + took + max(SAVE_EVERY_S, _SAVE_SHARE * took)
         before, score = _state(run), None
         if score_episodes:
-            policy = run.learner.policy(run.card.frames)
+            policy = run.learner.policy(run.moment)
             score = greedy_score(environment, policy, score_episodes, run.learner.against)
     except (KeyboardInterrupt, UserCodeError) as error:
         # It may have come in the middle of an update; only whole iterations can be continued.
@@ -206,6 +181,7 @@ def _start(
             recipe=recipe,
             agents=spec.agents,
             parameters={},
+            plug_in=_plug_in(recipe),
             mask=None if mask is None else tuple(tuple(map(bool, row)) for row in mask),
             frames=0,
             seconds=0.0,
@@ -213,15 +189,20 @@ def _start(
             finished=False,
             software={"torch": torch.__version__, "numpy": np.__version__},
         )
-    model, norm = checkpoint.build(card)
+    team = checkpoint.build(card)
     if not there and students is not None:
-        start.begin(model, students)
-    card = card.model_copy(update={"parameters": model.parameter_counts()})
-    optimiser = torch.optim.Adam(model.parameters(), recipe.learning_rate, eps=1e-5)
-    run = _Run(card, LEARNERS[recipe.algorithm](card, model, norm, optimiser))
+        start.begin(team.actors, students)
+    card = card.model_copy(update={"parameters": team.parameter_counts()})
+    run = _Run(card, ALGORITHMS.load(recipe.algorithm).learner(team, spec, recipe))
     if there:
         _restore(run, output)
     return run
+
+
+def _plug_in(recipe: TrainRecipe) -> PlugIn | None:
+    """Return the package that a recipe's algorithm is of; None: ours."""
+    origin = ALGORITHMS.origin(recipe.algorithm)
+    return None if origin.ours else PlugIn(package=origin.package, version=origin.version)
 
 
 def _mask(recipe: TrainRecipe, spec: EnvironmentSpec) -> BoolArray | None:
@@ -235,36 +216,42 @@ def _mask(recipe: TrainRecipe, spec: EnvironmentSpec) -> BoolArray | None:
 
 
 def _restore(run: _Run, output: Path) -> None:
-    learner = run.learner
     if run.card.finished:
-        expert = checkpoint.load(output, str(output))
-        learner.model.load_state_dict(expert.model.state_dict())
-        learner.norm.moments = expert.norm.moments
+        checkpoint.load(output, str(output))  # refuses damaged weights
         return
-    tensors = checkpoint.read_training(output, run.card)
-    replay = None if learner.replay is None else learner.replay.restored(tensors)
-    _rewind(run, (tensors, replay))
+    _go_back(run, *checkpoint.read_training(output, run.card))
 
 
-_State = tuple[dict[str, torch.Tensor], Replay | None]
+_State = tuple[_Run, State]
 
 
 def _state(run: _Run) -> _State:
-    """Return copies of what changes in place, and the replay, which does not."""
-    own = run.learner
-    done = {"iteration": run.iteration, "frames": run.card.frames}
-    tensors = checkpoint.training_state(own.model, own.targets, own.norm, own.optimiser, done)
-    return tensors, own.replay
+    """Return all that an iteration changes, as it is now."""
+    return replace(run), run.learner.state()
 
 
 def _rewind(run: _Run, state: _State) -> None:
-    own = run.learner
-    tensors, own.replay = state
-    run.iteration = checkpoint.restore_training(
-        own.model, own.targets, own.norm, own.optimiser, tensors
-    )
-    # Trainings begun by earlier versions counted every episode at its longest.
-    frames = int(tensors.get("frames", run.iteration * _longest_batch(run.card)))
+    before, learned = state
+    run.card, run.iteration = before.card, before.iteration
+    run.learner.restore(learned.every_tensor(), learned.plain)
+
+
+def _go_back(run: _Run, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    """Continue from what a checkpoint holds."""
+    try:
+        run.iteration = int(tensors.pop("iteration"))
+        # Trainings begun by earlier versions counted every episode at its longest.
+        longest = torch.tensor(run.iteration * _longest_batch(run.card))
+        frames = int(tensors.pop("frames", longest))
+        run.learner.restore(tensors, plain)
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, KdOfflineError):
+            raise
+        msg = (
+            f"{checkpoint.TRAINING} does not belong to this expert: begin the training in another "
+            "folder"
+        )
+        raise CheckpointError(msg) from error
     run.card = run.card.model_copy(update={"frames": frames})
 
 
@@ -286,17 +273,14 @@ def _remaining(card: ExpertCard) -> float:
 def _iterate(run: _Run, environment: BatchedEnvironment, began: float) -> TrainProgress:
     """Play one batch of episodes and learn from it."""
     recipe, spec, learner = run.card.recipe, environment.spec, run.learner
-    n, before = recipe.episodes_per_batch, run.card.frames
+    n, moment = recipe.episodes_per_batch, run.moment
     seeds = episode_seeds(recipe.seed, run.iteration * n, n, "train")
-    policy = learner.policy(before)
-    played = collect_sampled(environment, policy, seeds, ("embedding",))
-    for group in learner.optimiser.param_groups:
-        group["lr"] = recipe.learning_rate * _remaining(run.card)
-    figures = learner.learn(played, run.iteration, before)
+    played = collect_sampled(environment, learner.policy(moment), seeds, ("embedding",))
+    figures = learner.learn(played, moment)
     _require_finite(figures, run.iteration, played)
     run.iteration += 1
     seconds = time.perf_counter() - began
-    frames = before + int(played.length.sum())
+    frames = moment.frames + int(played.length.sum())
     run.card = run.card.model_copy(update={"frames": frames, "seconds": seconds})
     return TrainProgress(
         iteration=run.iteration,
@@ -304,7 +288,7 @@ def _iterate(run: _Run, environment: BatchedEnvironment, began: float) -> TrainP
         seconds=round(seconds, 2),
         returns={side: float(x.mean()) for side, x in side_returns(played, spec).items()},
         won=share_won(played.won),
-        **figures,
+        figures=figures,
     )
 
 
@@ -326,7 +310,8 @@ def _require_finite(figures: Figures, iteration: int, played: Trajectories) -> N
 def _save(run: _Run, output: Path, began: float) -> None:
     seconds = time.perf_counter() - began
     run.card = run.card.model_copy(update={"seconds": round(seconds, 1)})
-    tensors, replay = _state(run)
-    if replay is not None and not run.card.finished:
-        tensors |= replay.tensors()
-    checkpoint.save(output, run.card, run.learner.model, run.learner.norm, tensors)
+    state = run.learner.state()
+    tensors = {} if run.card.finished else state.every_tensor()
+    for name, count in (("iteration", run.iteration), ("frames", run.card.frames)):
+        tensors[name] = torch.tensor(count)
+    checkpoint.save(output, run.card, run.learner.team, tensors, state.plain)

@@ -1,20 +1,24 @@
-"""What VDN and QMIX do with a batch of episodes: keep it, and learn from many like it."""
+"""Q-learning of a team from replayed episodes: keep every batch, learn from many like it."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kd_offline.advantage import side_mean
 from kd_offline.experts import q_learning
-from kd_offline.experts.policy_learner import Figures
-from kd_offline.experts.ppo import ValueNorm
+from kd_offline.experts.algorithms.base import Figures, Moment, State
+from kd_offline.experts.algorithms.mixed_values import ValueRecipe
+from kd_offline.experts.algorithms.state import Part, put_back, tensors_of
+from kd_offline.experts.policy_team import NORM
 from kd_offline.experts.replay import Replay
-from kd_offline.experts.value_team import ValuePolicy, ValueTeam, unit
-from kd_offline.schemas.expert import ExpertCard, QLearning
+from kd_offline.experts.value_team import MixedAgents, ValuePolicy, ValueTeam, unit
 from kd_offline.seeding import generator
 from kd_offline.trajectories import Trajectories
 from kd_offline.types import TeamPolicy
@@ -25,58 +29,77 @@ class ValueLearner:
     """Q-learning of a team from replayed episodes.
 
     Rewards are divided by one number, the deviation of the returns of the first batch, so that
-    settings carry over from one task to another. It is kept in ``norm``.
+    settings carry over from one task to another. It is kept in the team's ``norm``.
     """
 
-    card: ExpertCard
-    model: ValueTeam
-    norm: ValueNorm
-    optimiser: torch.optim.Optimizer
+    team: ValueTeam
+    recipe: ValueRecipe
     replay: Replay = field(init=False)
-    targets: ValueTeam = field(init=False)
+    targets: MixedAgents = field(init=False)
+    optimiser: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.replay = Replay(self._settings.buffer_episodes)
-        self.targets = copy.deepcopy(self.model).requires_grad_(False)
+        model = self.team.model
+        self.replay = Replay(self.recipe.q_learning.buffer_episodes)
+        self.targets = copy.deepcopy(model).requires_grad_(False)
+        self.optimiser = torch.optim.Adam(model.parameters(), self.recipe.learning_rate, eps=1e-5)
 
     @property
     def against(self) -> str:
         """There are no opponents."""
         return "itself"
 
-    @property
-    def _settings(self) -> QLearning:
-        return self.model.settings
+    def policy(self, moment: Moment) -> TeamPolicy:
+        """Return who plays the batch at ``moment``: epsilon-greedy, without values."""
+        epsilon = self._epsilon(moment.frames)
+        return ValuePolicy(self.team.model, self.team.norm, epsilon, with_value=False)
 
-    def policy(self, frames: int) -> TeamPolicy:
-        """Return who plays the batch before which ``frames`` joint steps were played."""
-        return ValuePolicy(self.model, self.norm, self._epsilon(frames), with_value=False)
-
-    def learn(self, played: Trajectories, iteration: int, frames: int) -> Figures:
-        """Keep batch ``iteration`` and learn from the replay."""
-        recipe, settings = self.card.recipe, self._settings
-        if iteration == 0:
+    def learn(self, played: Trajectories, moment: Moment) -> Figures:
+        """Keep the batch and learn from the replay; the learning rate falls linearly to zero."""
+        recipe, settings = self.recipe, self.recipe.q_learning
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * moment.remaining
+        if moment.iteration == 0:
             self._measure(played)
         self.replay = self.replay.added(played)
-        rng, scale = generator(recipe.seed, "replay", iteration), unit(self.norm)
+        rng = generator(recipe.seed, "replay", moment.iteration)
+        scale, model = unit(self.team.norm), self.team.model
         rows = []
         for k in range(settings.updates_per_batch):
             batch = self.replay.sample(settings.batch_episodes, rng)
             rows.append(
-                q_learning.update(self.model, self.targets, self.optimiser, batch, recipe, scale)
+                q_learning.update(model, self.targets, self.optimiser, batch, recipe, scale)
             )
-            if (iteration * settings.updates_per_batch + k + 1) % settings.target_every == 0:
-                self.targets.load_state_dict(self.model.state_dict())
+            done = moment.iteration * settings.updates_per_batch + k + 1
+            if done % settings.target_every == 0:
+                self.targets.load_state_dict(model.state_dict())
         return {
-            "epsilon": self._epsilon(frames),
+            "epsilon": self._epsilon(moment.frames),
             "td_loss": float(np.mean([row.td_loss for row in rows])) ** 0.5 * scale,
             "q_tot": float(np.mean([row.q_tot for row in rows])) * scale,
             "target": float(np.mean([row.target for row in rows])) * scale,
         }
 
+    def state(self) -> State:
+        """Return networks, targets, optimiser, the unit of values, and the replayed episodes."""
+        return State(tensors_of(self._parts()), deferred=self.replay.tensors)
+
+    def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Put back what :meth:`state` returned."""
+        self.replay = self.replay.restored(tensors)
+        put_back(self._parts(), tensors)
+
+    def _parts(self) -> dict[str, Part]:
+        return {
+            NORM: self.team.norm.moments,
+            "model": self.team.model,
+            "targets": self.targets,
+            "adam": self.optimiser,
+        }
+
     def _epsilon(self, frames: int) -> float:
         """Return the probability of a random action after ``frames`` joint steps."""
-        settings = self._settings
+        settings = self.recipe.q_learning
         share = min(1.0, frames / settings.epsilon_frames)
         return settings.epsilon_start + share * (settings.epsilon_end - settings.epsilon_start)
 
@@ -84,15 +107,15 @@ class ValueLearner:
         """Take the spread of the discounted returns of the first batch as the unit of values."""
         steps = {name: torch.from_numpy(values) for name, values in played.steps.items()}
         valid = torch.from_numpy(played.valid)
-        reward = side_mean(steps["reward"], self.model.side_of)[..., 0] * valid
+        reward = side_mean(steps["reward"], self.team.model.side_of)[..., 0] * valid
         returns = q_learning.lambda_returns(
             reward,
             torch.zeros(len(reward) + 1, reward.shape[1]),
             steps["terminated"] & valid,
             steps["truncated"] & valid,
-            gamma=self.card.recipe.gamma,
+            gamma=self.recipe.gamma,
             td_lambda=1.0,
             bootstrap_on_truncation=False,
         )
         side = torch.zeros(1, dtype=torch.int64)
-        self.norm.update(returns.unsqueeze(-1), valid.unsqueeze(-1).float(), side)
+        self.team.norm.update(returns.unsqueeze(-1), valid.unsqueeze(-1).float(), side)

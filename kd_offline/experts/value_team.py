@@ -7,77 +7,30 @@ they learn.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kd_offline.errors import UsageError
 from kd_offline.experts.mixing import TeamValue
+from kd_offline.experts.policy_team import NORM, load_frozen
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic, Memory, steps_that_count
-from kd_offline.networks.mixers import MixerShape, QMixer, SumMixer, draw_weights
+from kd_offline.networks.arithmetic import ValuePart
+from kd_offline.networks.mixers import Mixer
 from kd_offline.policies import epsilon_greedy
-from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.schemas.expert import QLearning, TrainRecipe
-from kd_offline.types import BoolArray, IntArray, PolicyOutput, SeedArray, View
+from kd_offline.types import IntArray, PolicyOutput, SeedArray, TeamPolicy, View
 
 
-class ValueTeam(nn.Module):
-    """Agents and mixer of one team.
+class MixedAgents(nn.Module):
+    """Agents and the mixer of their values; agents read actors' outputs as values of actions."""
 
-    Parameters
-    ----------
-    spec, recipe
-        What to build for and what to build.
-    mask : bool [N, O], optional
-        What the agents may see; the mixer sees the whole state, as it does not act.
-    rng
-        Draws the first weights; None leaves them arbitrary, for weights that are loaded next.
-
-    Raises
-    ------
-    UsageError
-        The agents have no common reward to learn from.
-    """
-
-    def __init__(
-        self,
-        spec: EnvironmentSpec,
-        recipe: TrainRecipe,
-        mask: BoolArray | None,
-        rng: np.random.Generator | None,
-    ) -> None:
+    def __init__(self, agents: ActorCritic, mixer: Mixer) -> None:
         super().__init__()
-        if len(spec.sides) > 1:
-            msg = (
-                f"{recipe.algorithm} needs a team with one reward, and {spec.id} has the sides "
-                f"{', '.join(spec.sides)}: choose mappo or ippo"
-            )
-            raise UsageError(msg)
-        self.spec = spec
-        self.architecture = recipe.architecture
-        self.settings = recipe.q_learning or QLearning()
-        self.agents = ActorCritic(spec, recipe.architecture, mask, rng)
-        self.side_of = self.agents.side_of
-        self.mixer = self._mixer(recipe.algorithm, rng)
-
-    def _mixer(self, algorithm: str, rng: np.random.Generator | None) -> QMixer | SumMixer:
-        if algorithm == "vdn":
-            return SumMixer()
-        shape = MixerShape(
-            agents=self.spec.n_agents,
-            state=self.spec.state_width,
-            embedding=self.settings.mixer_embedding,
-            weights_hidden=self.settings.mixer_hidden,
-            value_hidden=self.settings.mixer_embedding,
-            normalised=True,
-        )
-        mixer = QMixer(shape)
-        if rng is not None:
-            draw_weights(mixer, rng)
-        return mixer
+        self.agents = agents
+        self.side_of = agents.side_of
+        self.mixer = mixer
 
     def start(self, batch: int) -> Memory:
         """Return the memory of ``batch`` fresh episodes."""
@@ -104,13 +57,51 @@ class ValueTeam(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
+class ValueTeam:
+    """Agents and a mixer of one team, which plays epsilon-greedily when its training has ended.
+
+    ``norm`` holds the unit of the networks' values.
+    """
+
+    model: MixedAgents
+    norm: ValueNorm
+    epsilon: float
+
+    @property
+    def actors(self) -> ActorCritic:
+        """The networks that act."""
+        return self.model.agents
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return everything that ``weights.safetensors`` holds."""
+        return {**self.model.state_dict(), NORM: self.norm.moments}
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`weights` returned, and learn no more."""
+        load_frozen(self.model, self.norm, weights)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Return the number of parameters of the agents and of the mixer."""
+        return self.model.parameter_counts()
+
+    def policy(self, *, with_value: bool = True) -> TeamPolicy:
+        """Return how the finished expert plays: greedy play is the argmax of its values."""
+        return ValuePolicy(self.model, self.norm, self.epsilon, with_value=with_value)
+
+    def value_parts(self) -> tuple[ValuePart, ...]:
+        """Return the cost of the mixer, where it has any."""
+        cost = self.model.mixer.cost()
+        return () if cost is None else (ValuePart(cost),)
+
+
+@dataclass(frozen=True, slots=True)
 class ValuePolicy:
     """A value team as a :class:`~kd_offline.types.TeamPolicy` that acts epsilon-greedily.
 
     ``norm`` holds the unit of the networks' values. Without ``with_value`` nothing is mixed.
     """
 
-    model: ValueTeam
+    model: MixedAgents
     norm: ValueNorm
     epsilon: float
     with_value: bool = True

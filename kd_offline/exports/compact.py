@@ -71,7 +71,7 @@ def compact_expert(expert: Expert) -> tuple[AgentNetwork, ...]:
     UsageError
         Its opponents are of another library.
     """
-    team = expert.model if isinstance(expert.model, ActorCritic) else expert.model.agents
+    team = expert.team.actors
     mask = expert.mask()
     own = {
         i: _expert_agent(team, k, i, None if mask is None else mask[i])

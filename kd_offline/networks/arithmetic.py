@@ -114,6 +114,14 @@ class NetworkCost:
 
 
 @dataclass(frozen=True, slots=True)
+class ValuePart:
+    """A network that says values: a critic, or a mixer; ``calls`` of it make one team step."""
+
+    cost: NetworkCost
+    calls: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryCost:
     """Bytes that one network needs beside its code.
 

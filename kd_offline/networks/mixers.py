@@ -11,6 +11,7 @@ agent, so each agent may maximise its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,9 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kd_offline.networks.arithmetic import NetworkCost
+from kd_offline.networks.mixing_arithmetic import mixer_cost
+
 
 class Mixer(Protocol):
-    """From the values of all agents and the state to the value of the team."""
+    """From the values of all agents and the state to the value of the team: a ``Module``."""
 
     def __call__(self, q: Tensor, state: Tensor) -> Tensor:
         """Mix ``q``: float [..., N] under ``state``: float [..., S] to float [...]."""
@@ -29,6 +33,14 @@ class Mixer(Protocol):
 
     def credit(self, q: Tensor, state: Tensor) -> Tensor:
         """Return d q_tot / d q, float [..., N]."""
+        ...
+
+    def cost(self) -> NetworkCost | None:
+        """Return the cost of mixing once; None where it needs no network."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return its parameters, as every module does."""
         ...
 
 
@@ -74,6 +86,10 @@ class QMixer(nn.Module):
         slope = torch.where(before > 0, torch.ones_like(before), before.exp()) * out_weight
         return (self._first(state) @ slope.unsqueeze(-1)).squeeze(-1)
 
+    def cost(self) -> NetworkCost:
+        """Return the cost of mixing once."""
+        return mixer_cost(self.shape)
+
     def _seen(self, state: Tensor) -> Tensor:
         return functional.layer_norm(state, state.shape[-1:]) if self.shape.normalised else state
 
@@ -96,6 +112,9 @@ class SumMixer(nn.Module):
     def credit(self, q: Tensor, state: Tensor) -> Tensor:
         """Return ones [..., N]."""
         return torch.ones_like(q)
+
+    def cost(self) -> None:
+        """Return None: a sum needs no network."""
 
 
 def draw_weights(mixer: QMixer, rng: np.random.Generator) -> None:

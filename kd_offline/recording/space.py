@@ -9,7 +9,6 @@ from kd_offline.datasets.describe.summary import words
 from kd_offline.errors import StorageError
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.load import AnyExpert
-from kd_offline.experts.value_team import ValueTeam
 from kd_offline.schemas.environment import EnvironmentSpec
 
 _USUAL_WIDTH = 128  # of the embeddings of an expert whose width is seen only when it acts
@@ -68,5 +67,4 @@ def check_space(
 def _embedding_width(actor: AnyExpert) -> int:
     if not isinstance(actor, Expert):
         return _USUAL_WIDTH
-    team = actor.model.agents if isinstance(actor.model, ValueTeam) else actor.model
-    return max(group.shape.embedding for group in team.groups)
+    return max(group.shape.embedding for group in actor.team.actors.groups)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 from pydantic import BaseModel
 
@@ -25,7 +26,7 @@ from kd_offline.schemas.dataset_outputs import (
 )
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.evaluation import EvaluationReport
-from kd_offline.schemas.expert import ExpertCard, TrainProgress, TrainRecipe
+from kd_offline.schemas.expert import TrainProgress
 from kd_offline.schemas.export import ExportManifest
 from kd_offline.schemas.hardware import HardwareProfile
 from kd_offline.schemas.interface import InterfaceCheck, InterfaceSpec
@@ -47,12 +48,12 @@ from kd_offline.schemas.run import RunManifest
 from kd_offline.schemas.student import StudentCard
 from kd_offline.schemas.sweep import SweepReport
 
-MODELS: dict[str, type[BaseModel]] = {
+MODELS: dict[str, type[BaseModel] | str] = {
     "dataset": DatasetManifest,
     "environment": EnvironmentSpec,
-    "expert": ExpertCard,
+    "expert": "kd_offline.experts.card:ExpertCard",
     "training-curve": TrainProgress,
-    "train-recipe": TrainRecipe,
+    "train-recipe": "kd_offline.experts.card:RecipeDocument",
     "distill-recipe": DistillRecipe,
     "mask": MaskFile,
     "hardware": HardwareProfile,
@@ -83,14 +84,14 @@ MODELS: dict[str, type[BaseModel]] = {
     "transfer-output": TransferOutput,
     "cache-output": CacheOutput,
 }
-"""Name of a document -> its model."""
+"""Name of a document -> its model, or ``module:name`` of one that is not defined in schemas."""
 
 VERSIONS: dict[str, str] = dict.fromkeys(MODELS, "1.0")
 """Version of each document's format; an incompatible change raises it and keeps the old file."""
 
 
-def json_schema(name: str) -> dict[str, Any]:
-    """Return the JSON Schema of a document.
+def model(name: str) -> type[BaseModel]:
+    """Return the model of a document.
 
     Raises
     ------
@@ -99,11 +100,21 @@ def json_schema(name: str) -> dict[str, Any]:
     """
     if name not in MODELS:
         raise UnknownNameError(what="document", got=name, allowed=MODELS)
+    found = MODELS[name]
+    if not isinstance(found, str):
+        return found
+    module, _, attribute = found.partition(":")
+    return cast(type[BaseModel], getattr(import_module(module), attribute))
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """Return the JSON Schema of a document; raises as :func:`model`."""
+    described = model(name)
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:kd-offline:schema:{name}-{VERSIONS[name]}",
     }
-    return head | MODELS[name].model_json_schema(by_alias=True)
+    return head | described.model_json_schema(by_alias=True)
 
 
 def schema_text(name: str) -> str:

@@ -18,6 +18,7 @@ import torch
 from kd_offline import distill, evaluate, record, relabel, replay, train
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import MismatchError, StorageError
+from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 
 SPREAD = "mpe/simple_spread_v3"
@@ -86,7 +87,7 @@ def _distill(place, **more):
 
 
 def _train(place, **more):
-    recipe = TrainRecipe(
+    recipe = PolicyRecipe(
         environment=SPREAD, architecture=SMALL, frames=400, episodes_per_batch=8, minibatches=2
     )
     recipe = recipe.model_copy(update=more)

@@ -61,7 +61,7 @@ def read_run(place):
 
 def read_expert(place):
     loaded = checkpoint.load(place / "expert", "expert", SPEC)
-    weights = {name: value.tolist() for name, value in loaded.model.state_dict().items()}
+    weights = {name: value.tolist() for name, value in loaded.team.actors.state_dict().items()}
     return loaded.card, loaded.digest, weights
 
 

@@ -10,8 +10,9 @@ from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import KdOfflineError
 from kd_offline.experts import checkpoint
+from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
 from kd_offline.experts.train import train
-from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
+from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.tracking.base import FunctionObserver
 
@@ -25,7 +26,7 @@ def recipe(**changes):
 
 
 def training(seed):
-    return TrainRecipe(
+    return PolicyRecipe(
         environment="mpe/simple_spread_v3",
         architecture=ExpertArchitecture(trunk=(4,), gru=4, critic_trunk=(4,), critic_gru=4),
         frames=800,

@@ -5,9 +5,10 @@ import pytest
 
 from kd_offline import asking
 from kd_offline.experts import checkpoint
-from kd_offline.experts.expert import NetworkPolicy
+from kd_offline.experts.card import ExpertCard
+from kd_offline.experts.policy_team import NetworkPolicy
 from kd_offline.experts.value_team import ValuePolicy
-from kd_offline.schemas.expert import ExpertArchitecture, ExpertCard, TrainRecipe
+from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.targets import TargetsEnvironment
 from kd_offline.trajectories import collect, sampled
@@ -39,13 +40,14 @@ def recipe(algorithm="mappo", **architecture):
 
 
 def mappo(**architecture):
-    return NetworkPolicy(*networks(recipe(**architecture)))
+    team = networks(recipe(**architecture))
+    return NetworkPolicy(team.model, team.norm)
 
 
 def qmix():
     chosen = recipe("qmix", critic="none", last_action=True)
-    model, norm = networks(chosen)
-    return ValuePolicy(model, norm, epsilon=0.5)
+    team = networks(chosen)
+    return ValuePolicy(team.model, team.norm, epsilon=0.5)
 
 
 POLICIES = {

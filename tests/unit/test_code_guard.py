@@ -230,7 +230,9 @@ def test_what_is_given_beside_a_recipe_is_the_users_own(tmp_path):
     recipe = train_recipe("pettingzoo/a:b", file=file, settings=given)
     assert (recipe.environment, recipe.mask) == ("pettingzoo/a:b", "x/y.toml")
     nested = {"mask": "m/n.toml", "kickstart": {"teacher": "f/"}}
-    assert train_recipe("mpe/a", file=file, settings=nested).kickstart.teacher == "f/"
+    assert train_recipe("mpe/a", file=file, settings=nested).experts() == {
+        "kickstart.teacher": "f/"
+    }
     with pytest.raises(UsageError, match="pass --teacher e/"):
         train_recipe("mpe/a", file=file, settings={"mask": "m", "kickstart": {"weight": 2.0}})
 

@@ -10,6 +10,7 @@ from kd_offline.distillation.recipe import PRESETS, completed, distill_recipe
 from kd_offline.distillation.terms import TERMS
 from kd_offline.distillation.terms.active import term_type
 from kd_offline.errors import UnknownNameError, UsageError
+from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
 from kd_offline.experts.recipe import train_recipe
 from kd_offline.schemas.recipes import FORMER_SWITCHES, DistillRecipe
 
@@ -214,6 +215,7 @@ class TestTraining:
     def test_options_beat_the_file(self, tmp_path):
         file = write(tmp_path, 'environment = "a"\nframes = 10\nentropy = 0.5\n')
         recipe = train_recipe(file=file, settings={"frames": 20})
+        assert isinstance(recipe, PolicyRecipe)
         assert (recipe.environment, recipe.frames, recipe.entropy) == ("a", 20, 0.5)
         assert train_recipe("b", file=file).environment == "b"
 
@@ -226,7 +228,7 @@ class TestTraining:
     def test_the_algorithm_decides_the_critic(self):
         assert train_recipe("a").architecture.critic == "central"
         assert train_recipe("a", algorithm="ippo").architecture.critic == "local"
-        with pytest.raises(UsageError, match="ippo has a local critic"):
+        with pytest.raises(UsageError, match="critic is 'central', which should be 'local'"):
             train_recipe("a", algorithm="ippo", critic="central")
 
     def test_memory_without_a_width(self, tmp_path):

@@ -23,6 +23,7 @@ from benchmarks.results.plan import (
 )
 from benchmarks.results.run import recipe_of
 from kd_offline.distillation.recipe import distill_recipe
+from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
 
 ROOT = Path(__file__).parents[2]
 SPREAD = TASKS[0]
@@ -37,6 +38,7 @@ def test_rivals_on_spread_differ_in_their_teacher_alone(seed):
     found = networks(PARTICLE)
     taught = recipe_of(found[f"spread.limited.mappo.32-32-32.x2.taught.seed-{seed}"])
     alone = recipe_of(found[f"spread.limited.mappo.32-32-32.x2.seed-{seed}"])
+    assert isinstance(taught, PolicyRecipe)
     assert taught.kickstart is not None
     assert (taught.kickstart.teacher, taught.kickstart.frames) == ("bundled", 2_000_000)
     assert taught.model_copy(update={"kickstart": None}) == alone
@@ -52,6 +54,7 @@ def test_the_rival_in_combat_is_a_narrow_masked_expert(seed):
     found = networks(COMBAT)
     mine = recipe_of(found[f"3m.paper.mappo.32-32-32.taught.seed-{seed}"])
     first = recipe_of(found["3m.paper.mappo.full-size.masked.seed-0"])
+    assert isinstance(mine, PolicyRecipe)
     assert mine.kickstart is not None
     assert (mine.kickstart.teacher, mine.kickstart.frames) == ("bundled", 2_000_000)
     assert (mine.frames, mine.seed, mine.mask) == (9_000_000, 100 + seed, "paper")

@@ -6,10 +6,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd_offline import environments
-from kd_offline.evaluation.cost import CriticPart, compare, team_cost, with_critic
+from kd_offline.evaluation.cost import ValuePart, compare, team_cost, with_critic
 from kd_offline.evaluation.critics import critic_parts
 from kd_offline.evaluation.parties import expert_shapes
 from kd_offline.experts.load import load
+from kd_offline.experts.policy_team import PolicyTeam
+from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
 from kd_offline.networks.arithmetic import ExportedShape, LayerShape, NetworkCost, network_cost
 from kd_offline.schemas.expert import ExpertArchitecture
@@ -31,7 +33,7 @@ def test_team_and_episode_add_up():
 
 def test_an_expert_with_its_critic_by_hand():
     actors = team_cost(["a", "b"], [LayerShape(4, (8,), None, 3)] * 2, [10.0, 5.0], 10.0, 25)
-    parts = (CriticPart(NetworkCost(100, 90, 7)), CriticPart(NetworkCost(20, 10, 3), calls=2))
+    parts = (ValuePart(NetworkCost(100, 90, 7)), ValuePart(NetworkCost(20, 10, 3), calls=2))
     whole = with_critic(actors, parts, limit=25)
     assert whole.parameters == actors.parameters + 120
     assert whole.macs == actors.macs + 110
@@ -71,7 +73,7 @@ def test_an_experts_actors_and_critics_cost_what_the_flop_counter_says(critic, s
     )
     model = ActorCritic(spec, architecture, None, None).to("meta")
 
-    stub = SimpleNamespace(model=model)
+    stub = SimpleNamespace(team=PolicyTeam(model, ValueNorm(1)))
     obs = torch.zeros(1, 3, 6, device="meta")
     state = torch.zeros(1, 16, device="meta")
     shapes = {i: g.shape for g in model.groups for i in g.agents}

@@ -9,9 +9,10 @@ from kd_offline.errors import CheckpointError, MismatchError, UsageError
 from kd_offline.evaluation.evaluate import evaluate
 from kd_offline.evaluation.parties import Parties, expert_shapes, load_parties
 from kd_offline.experts import checkpoint
+from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.load import load
 from kd_offline.runs.folder import RunFolder, create_run
-from kd_offline.schemas.expert import ExpertArchitecture, ExpertCard, TrainRecipe
+from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students import policy as students
@@ -43,9 +44,9 @@ def expert(folder: Path, *, seed: int = 0, mask: str | None = None, motion: bool
         threads=1,
         finished=True,
     )
-    model, norm = checkpoint.build(card)
-    card = card.model_copy(update={"parameters": model.parameter_counts()})
-    checkpoint.save(folder, card, model, norm, {})
+    team = checkpoint.build(card)
+    card = card.model_copy(update={"parameters": team.parameter_counts()})
+    checkpoint.save(folder, card, team, {}, {})
     return folder
 
 

@@ -11,11 +11,11 @@ from kd_offline.errors import UsageError
 from kd_offline.evaluation.critics import critic_parts
 from kd_offline.evaluation.engines import Bench, sampler
 from kd_offline.evaluation.subjects import of_expert
+from kd_offline.experts.algorithms import ALGORITHMS
+from kd_offline.experts.algorithms.mixed_values import ValueRecipe
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.foreign.load import load
 from kd_offline.experts.value_team import ValueTeam
-from kd_offline.networks.mixing_arithmetic import mixer_cost
-from kd_offline.schemas.expert import TrainRecipe
 from kd_offline.testing.factories import environment_spec
 
 FOREIGN = Path(__file__).parents[2] / "compatibility" / "foreign_experts"
@@ -24,10 +24,10 @@ FOREIGN = Path(__file__).parents[2] / "compatibility" / "foreign_experts"
 @pytest.mark.parametrize("algorithm", ["vdn", "qmix"])
 def test_value_based_experts_have_a_mixer_for_a_critic(algorithm, tmp_path):
     spec = environment_spec((6, 6, 6))
-    recipe = TrainRecipe(environment=spec.id, algorithm=algorithm)
-    model = ValueTeam(spec, recipe, None, np.random.default_rng(0))
+    recipe = ValueRecipe(environment=spec.id, algorithm=algorithm)
+    team = ALGORITHMS.load(algorithm).team(spec, recipe, None, np.random.default_rng(0))
     card = SimpleNamespace(recipe=recipe, mask=None, environment=spec)
-    expert = Expert(card, "", model, None, "mine")
+    expert = Expert(card, "", team, "mine")
     (subject,) = of_expert(expert, spec)
     assert subject.agents == spec.agents
     assert subject.inputs == 6  # features; the last action is memory, the agent's id a bias
@@ -37,8 +37,9 @@ def test_value_based_experts_have_a_mixer_for_a_critic(algorithm, tmp_path):
         assert parts == ()
         return
     assert [part.calls for part in parts] == [1]
-    assert parts[0].cost == mixer_cost(model.mixer.shape)
-    assert parts[0].cost.parameters == np.sum([p.numel() for p in model.mixer.parameters()])
+    assert isinstance(team, ValueTeam)
+    assert parts[0].cost == team.model.mixer.cost()
+    assert parts[0].cost.parameters == np.sum([p.numel() for p in team.model.mixer.parameters()])
 
 
 @pytest.mark.parametrize("case", ["epymarl_qmix_rnn", "epymarl_mappo_ns_rnn", "onpolicy_mappo_mlp"])

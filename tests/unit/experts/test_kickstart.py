@@ -9,19 +9,21 @@ import torch
 from kd_offline import environments
 from kd_offline.errors import UnknownNameError
 from kd_offline.experts import checkpoint
+from kd_offline.experts.algorithms.clipped_policy import Kickstart, PolicyRecipe
 from kd_offline.experts.kickstart import Teacher
 from kd_offline.experts.load import load
 from kd_offline.experts.ppo import Pull
+from kd_offline.experts.recipe import recipe_from
 from kd_offline.experts.train import train
 from kd_offline.policies import RandomPolicy, masked_log_softmax
-from kd_offline.schemas.expert import ExpertArchitecture, Kickstart, TrainRecipe
+from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.seeding import episode_seeds
 from kd_offline.tracking.base import FunctionObserver
 from kd_offline.trajectories import collect_sampled
 
 SPREAD = "mpe/simple_spread_v3"
 SEEDS = episode_seeds(3, 0, 24)
-RECIPE = TrainRecipe(
+RECIPE = PolicyRecipe(
     environment=SPREAD,
     architecture=ExpertArchitecture(trunk=(16,), gru=16, critic_trunk=(8,), critic_gru=8),
     frames=6 * 32 * 25,
@@ -108,4 +110,4 @@ def test_without_a_teacher_of_that_name_nothing_is_begun(tmp_path):
 
 def test_value_based_experts_have_none():
     with pytest.raises(ValueError, match="kickstart means nothing to qmix"):
-        TrainRecipe(environment=SPREAD, algorithm="qmix", kickstart=RECIPE.kickstart)
+        recipe_from({"environment": SPREAD, "algorithm": "qmix", "kickstart": RECIPE.kickstart})

@@ -7,10 +7,11 @@ from kd_offline import environments
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
 from kd_offline.evaluation.parties import expert_shapes
 from kd_offline.experts import checkpoint
+from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.load import load
 from kd_offline.experts.one_sided import joined
-from kd_offline.schemas.expert import ExpertArchitecture, ExpertCard, TrainRecipe
+from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.types import PolicyOutput
 
 NAME = "mpe/simple_adversary_v3"
@@ -31,9 +32,9 @@ def saved(folder, spec, *, width, **recipe):
         threads=1,
         finished=True,
     )
-    model, norm = checkpoint.build(card)
-    card = card.model_copy(update={"parameters": model.parameter_counts()})
-    checkpoint.save(folder, card, model, norm, {})
+    team = checkpoint.build(card)
+    card = card.model_copy(update={"parameters": team.parameter_counts()})
+    checkpoint.save(folder, card, team, {}, {})
     return folder
 
 
@@ -51,7 +52,8 @@ def test_opponents_play_the_side_that_did_not_learn(tmp_path, world):
     assert team.learned.tolist() == [False, True, True]
     view = world.reset(SEEDS)
     said, memory = team.act(view, team.start(SEEDS))
-    alone, _ = team._policy().act(view, team.model.start(3))
+    own_policy = team.team.policy()
+    alone, _ = own_policy.act(view, own_policy.start(SEEDS))
     theirs, _ = opponents.act(view, opponents.start(SEEDS))
     for name in ("logits", "value"):
         np.testing.assert_array_equal(getattr(said, name)[:, 0], getattr(theirs, name)[:, 0])

@@ -6,13 +6,14 @@ import torch
 
 from kd_offline import environments
 from kd_offline.experts import ppo
-from kd_offline.experts.expert import NetworkPolicy
+from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
+from kd_offline.experts.policy_team import NetworkPolicy
 from kd_offline.experts.team import ActorCritic
-from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
+from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.seeding import episode_seeds
 from kd_offline.trajectories import collect, sampled
 
-RECIPE = TrainRecipe(environment="mpe/simple_spread_v3", minibatches=2, epochs=1)
+RECIPE = PolicyRecipe(environment="mpe/simple_spread_v3", minibatches=2, epochs=1)
 SIDES = torch.tensor([0, 1])
 
 

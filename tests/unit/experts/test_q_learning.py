@@ -3,12 +3,13 @@ import pytest
 import torch
 
 from kd_offline.experts import q_learning
+from kd_offline.experts.algorithms import ALGORITHMS
+from kd_offline.experts.algorithms.mixed_values import ValueRecipe
 from kd_offline.experts.mixing import best_legal
 from kd_offline.experts.q_learning import lambda_returns, next_values
 from kd_offline.experts.replay import Replay
 from kd_offline.experts.value_team import ValueTeam
 from kd_offline.policies import RandomPolicy
-from kd_offline.schemas.expert import TrainRecipe
 from kd_offline.testing.targets import TargetsEnvironment
 from kd_offline.trajectories import collect, sampled
 
@@ -86,21 +87,27 @@ def test_an_agent_without_a_legal_action_is_worth_nothing():
     assert best_legal(q, legal).tolist() == [0.0, 3.0]
 
 
+def networks(recipe, seed):
+    algorithm, rng = ALGORITHMS.load(recipe.algorithm), np.random.default_rng(seed)
+    team = algorithm.team(TargetsEnvironment().spec, recipe, None, rng)
+    assert isinstance(team, ValueTeam)
+    return team.model
+
+
 def learner(algorithm):
     game = TargetsEnvironment()
-    recipe = TrainRecipe(
+    recipe = ValueRecipe(
         environment="test/targets", algorithm=algorithm, architecture={"trunk": (8,), "gru": 8}
     )
     seeds = np.arange(12, dtype=np.uint64)
     replay = Replay(100).added(collect(game, RandomPolicy(), seeds, sampled(seeds)))
-    model = ValueTeam(game.spec, recipe, None, np.random.default_rng(0))
-    return recipe, model, replay.sample(12, np.random.default_rng(0))
+    return recipe, networks(recipe, 0), replay.sample(12, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("algorithm", ["vdn", "qmix"])
 def test_an_update_fits_the_targets(algorithm):
     recipe, model, batch = learner(algorithm)
-    targets = ValueTeam(model.spec, recipe, None, np.random.default_rng(1))
+    targets = networks(recipe, 1)
     optimiser = torch.optim.Adam(model.parameters(), 0.02)
     losses = [
         q_learning.update(model, targets, optimiser, batch, recipe, unit=1.0).td_loss
@@ -112,7 +119,7 @@ def test_an_update_fits_the_targets(algorithm):
 
 def test_what_lies_behind_the_end_of_an_episode_does_not_matter():
     recipe, model, batch = learner("qmix")
-    targets = ValueTeam(model.spec, recipe, None, np.random.default_rng(1))
+    targets = networks(recipe, 1)
     behind = ~batch.valid
     assert behind.any()
 

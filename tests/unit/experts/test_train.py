@@ -13,17 +13,18 @@ from kd_offline.errors import (
     UsageError,
 )
 from kd_offline.experts import checkpoint
+from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
 from kd_offline.experts.load import load
 from kd_offline.experts.train import _remaining, train
 from kd_offline.files import only_writer
 from kd_offline.networks.files import read_tensors, write_tensors
-from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
+from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.seeding import episode_seeds, uniforms
 from kd_offline.testing.targets import TargetsEnvironment
 from kd_offline.tracking.base import FunctionObserver
 
 SMALL = ExpertArchitecture(trunk=(8,), gru=8, critic_trunk=(8,), critic_gru=8)
-RECIPE = TrainRecipe(
+RECIPE = PolicyRecipe(
     environment="mpe/simple_spread_v3",
     architecture=SMALL,
     frames=4 * 16 * 25,
@@ -167,8 +168,8 @@ def test_only_the_chosen_side_learns(tmp_path):
     spec = environments.load("mpe/simple_adversary_v3").spec
     assert card.greedy is not None
     assert card.greedy.opponents == load("bundled", spec).digest
-    fresh, _ = checkpoint.build(card)
-    trained = load(tmp_path / "a", spec).model
+    fresh = checkpoint.build(card).actors
+    trained = load(tmp_path / "a", spec).team.actors
     same = [
         torch.equal(a, b)
         for a, b in zip(fresh.actors[0].parameters(), trained.actors[0].parameters(), strict=True)

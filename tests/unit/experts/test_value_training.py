@@ -1,6 +1,7 @@
 """VDN and QMIX from recipe to expert, in the small game of ``kd_offline.testing.targets``."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,14 +10,16 @@ import torch
 from kd_offline import environments
 from kd_offline.errors import CheckpointError, UsageError
 from kd_offline.experts import checkpoint
+from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
+from kd_offline.experts.algorithms.mixed_values import ValueRecipe
+from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.load import load
-from kd_offline.experts.recipe import train_recipe
+from kd_offline.experts.recipe import recipe_from, train_recipe
 from kd_offline.experts.score import greedy_score
 from kd_offline.experts.train import train
 from kd_offline.experts.value_team import ValueTeam
 from kd_offline.networks.files import read_tensors, write_tensors
 from kd_offline.policies import RandomPolicy
-from kd_offline.schemas.expert import ExpertCard, TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.targets import TargetsEnvironment
 from kd_offline.tracking.base import FunctionObserver
@@ -32,7 +35,7 @@ def game(monkeypatch):
 
 
 def recipe(algorithm="qmix", batches=6, settings=None, **changes):
-    return TrainRecipe(
+    return ValueRecipe(
         environment=NAME,
         algorithm=algorithm,
         architecture={"trunk": (16,), "gru": 16},
@@ -182,9 +185,9 @@ def test_last_actions_and_memory_are_threaded_as_in_training(tmp_path):
     actions = torch.from_numpy(np.ascontiguousarray(played.steps["actions"])).long()
     before = torch.cat([torch.full_like(actions[:1], -1), actions[:-1]])
     alive = torch.ones(actions.shape, dtype=torch.bool)
-    unit = expert.norm.statistics(torch.zeros(1, dtype=torch.int64))[1]
-    assert isinstance(expert.model, ValueTeam)
-    got = expert.model.values(obs, before, alive) * unit
+    assert isinstance(expert.team, ValueTeam)
+    unit = expert.team.norm.statistics(torch.zeros(1, dtype=torch.int64))[1]
+    got = expert.team.model.values(obs, before, alive) * unit
     valid = played.valid
     np.testing.assert_allclose(
         got.numpy()[valid], played.steps["q_values"][valid], rtol=1e-4, atol=1e-5
@@ -195,8 +198,8 @@ def test_last_actions_and_memory_are_threaded_as_in_training(tmp_path):
     ("settings", "text"),
     [
         ({"entropy": 0.1}, "entropy means nothing to qmix"),
-        ({"opponents": "bundled"}, "opponents means nothing to qmix"),
-        ({"architecture.critic": "central"}, "vdn and qmix have no critic"),
+        ({"opponents": "bundled"}, "opponents is 'bundled', which should be None"),
+        ({"architecture.critic": "central"}, "critic is 'central', which should be 'none'"),
         ({"q_learning.td_lambda": 2}, "q_learning.td_lambda is 2"),
         ({"q_learning.lamda": 0.5}, "unknown setting of the recipe, q_learning 'lamda'"),
     ],
@@ -207,9 +210,11 @@ def test_bad_settings_are_one_sentence(settings, text):
 
 
 def test_settings_of_the_other_kind_are_refused():
-    with pytest.raises(UsageError, match="q_learning belongs to vdn and qmix"):
+    with pytest.raises(
+        UsageError, match="q_learning means nothing to mappo, it is a setting of vdn and qmix"
+    ):
         train_recipe("mpe/simple_spread_v3", settings={"q_learning.td_lambda": 0.5})
-    with pytest.raises(UsageError, match="vdn and qmix have no critic"):
+    with pytest.raises(UsageError, match="critic is 'none', which should be 'central' or 'local'"):
         train_recipe("mpe/simple_spread_v3", settings={"architecture.critic": "none"})
 
 
@@ -218,15 +223,15 @@ def test_a_recipe_has_the_defaults_of_its_kind_unless_it_says_otherwise():
     assert plain.bootstrap_on_truncation
     assert plain.architecture.last_action
     assert plain.architecture.gru == 64
-    assert plain.q_learning is not None
+    assert isinstance(plain, ValueRecipe)
     assert plain.q_learning.td_lambda == 0.6
     other = train_recipe(
         "mpe/simple_spread_v3", algorithm="vdn", hidden=32, settings={"learning_rate": 0.1}
     )
     assert (other.architecture.gru, other.architecture.trunk) == (32, (32, 32))
     assert (other.learning_rate, other.architecture.last_action) == (0.1, True)
-    assert train_recipe("mpe/simple_spread_v3").q_learning is None
-    assert TrainRecipe.model_validate(other.model_dump()) == other
+    assert "q_learning" not in train_recipe("mpe/simple_spread_v3").model_dump()
+    assert recipe_from(other.model_dump()) == other
 
 
 def test_sides_with_interests_of_their_own_are_refused(tmp_path):
@@ -239,14 +244,28 @@ def test_sides_with_interests_of_their_own_are_refused(tmp_path):
 def test_cards_from_before_are_read(tmp_path):
     card = train(recipe("vdn", 2), tmp_path / "a", threads=1, score_episodes=0)
     old = json.loads(card.model_dump_json())
-    old["recipe"] = {"environment": NAME, "algorithm": "mappo"}
-    assert ExpertCard.model_validate(old).recipe.q_learning is None
+    old["recipe"] = {"environment": NAME, "algorithm": "mappo", "q_learning": None}
+    read = ExpertCard.model_validate(old).recipe
+    assert isinstance(read, PolicyRecipe)
+    assert read.epochs == 3
+    written: dict[str, Any] = {
+        "epochs": 3,
+        "minibatches": 6,
+        "entropy": 0.003,
+        "clip": 0.2,
+        "gae_lambda": 0.95,
+    }
+    written |= {"huber_delta": 10.0, "kickstart": None, "learn": None, "opponents": None}
+    old["recipe"] = card.recipe.model_dump(mode="json") | written
+    assert ExpertCard.model_validate(old).recipe == card.recipe
 
 
 def test_a_mask_hides_from_the_agents(tmp_path):
     card = train(recipe("vdn", 2), tmp_path / "a", threads=1, score_episodes=0)
     hidden = card.model_copy(update={"mask": ((False,) * 5,) * 2})
-    model, _ = checkpoint.build(hidden)
+    team = checkpoint.build(hidden)
+    assert isinstance(team, ValueTeam)
+    model = team.model
     views = [torch.rand(3, 2, 2, 5) for _ in range(2)]
     before, alive = torch.zeros(3, 2, 2, dtype=torch.int64), torch.ones(3, 2, 2, dtype=torch.bool)
     first, second = (model.values(v, before, alive) for v in views)

@@ -7,10 +7,11 @@ import pytest
 
 from kd_offline import environments
 from kd_offline.experts import checkpoint
+from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.load import load
 from kd_offline.exports.compact import compact_expert
-from kd_offline.schemas.expert import ExpertArchitecture, ExpertCard, TrainRecipe
+from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.students.masks import resolve
 from kd_offline.types import View
 
@@ -32,12 +33,12 @@ def expert(name: str = SPREAD, *, mask: str | None = None, learn: Any = None, **
         threads=1,
         finished=True,
     )
-    model, norm = checkpoint.build(card)
+    team = checkpoint.build(card)
     rng = np.random.default_rng(5)
-    for parameter in model.parameters():
+    for parameter in team.actors.parameters():
         noise = rng.normal(0, 0.3, tuple(parameter.shape)).astype(np.float32)
         parameter.data += parameter.new_tensor(noise)
-    return Expert(card, "sha256:" + "0" * 64, model, norm, name, with_value=False)
+    return Expert(card, "sha256:" + "0" * 64, team, name, with_value=False)
 
 
 def architecture(**settings: Any) -> ExpertArchitecture:
@@ -94,9 +95,8 @@ def test_what_a_mask_hides_is_not_there():
 def test_a_side_that_did_not_learn_is_its_opponents():
     spec = environments.load(ADVERSARY).spec
     own = expert(ADVERSARY, learn=("adversary",), architecture=architecture())
-    team = Expert(
-        own.card, own.digest, own.model, own.norm, own.reference, False, load("bundled", spec)
-    )
+    others = load("bundled", spec)
+    team = Expert(own.card, own.digest, own.team, own.reference, False, others)
     widths = [net.width for net in compact_expert(team)]
     assert widths[0] == 8
     assert widths[1:] == [net.width for net in compact_expert(team.opponents)][1:]

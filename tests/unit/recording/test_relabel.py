@@ -5,6 +5,7 @@ from kd_offline import environments
 from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer
 from kd_offline.errors import CheckpointError, MismatchError, MissingArrayError, UsageError
 from kd_offline.experts import checkpoint
+from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.expert import Expert
 from kd_offline.experts.load import find, load
 from kd_offline.policies import masked_log_softmax
@@ -12,7 +13,7 @@ from kd_offline.recording.noise import perturbed
 from kd_offline.recording.record import make_block, record
 from kd_offline.recording.relabel import relabel
 from kd_offline.schemas.dataset import ExpertRecord, RecordingHeader, RecordingRecord
-from kd_offline.schemas.expert import ExpertArchitecture, ExpertCard, TrainRecipe
+from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.testing.targets import TargetsEnvironment
@@ -47,8 +48,9 @@ def fresh_expert(spec, reference, **architecture):
         threads=1,
         finished=True,
     )
-    model, norm = checkpoint.build(card)
-    return Expert(card, "sha256:" + "1" * 64, model.requires_grad_(False), norm, reference)
+    team = checkpoint.build(card)
+    team.load(team.weights())
+    return Expert(card, "sha256:" + "1" * 64, team, reference)
 
 
 def worst(report, name):

@@ -156,7 +156,7 @@ def test_it_begins_as_the_students_play(made, tmp_path):
 
 def test_whole_episodes_say_what_steps_say(tmp_path):
     run = make_run(tmp_path / "run", motion=True, last_action=True)
-    model = begun(run, tmp_path / "tuned").model
+    model = begun(run, tmp_path / "tuned").team.model
     world, seeds = environments.load(SPREAD), episode_seeds(7, 0, 6)
     played = collect_sampled(world, students.load(run)[0], seeds)
     obs, actions = (torch.from_numpy(played.steps[name]) for name in ("obs", "actions"))
@@ -172,7 +172,7 @@ def test_the_critic_learns_first_then_all_and_a_resumed_training_has_the_same_we
     run = make_run(tmp_path / "run", motion=True, last_action=True)
     chosen = recipe(run, **{"kickstart.teacher": "bundled"})
     spec = environments.load(SPREAD).spec
-    start = {n: p.clone() for n, p in begun(run, tmp_path / "a").model.named_parameters()}
+    start = {n: p.clone() for n, p in begun(run, tmp_path / "a").team.model.named_parameters()}
 
     def after(iterations, folder):
         def stop(step, values, series):
@@ -187,7 +187,7 @@ def test_the_critic_learns_first_then_all_and_a_resumed_training_has_the_same_we
                 observers=[FunctionObserver(metrics=stop)],
                 score_episodes=0,
             )
-        return dict(load(folder, spec).model.named_parameters())
+        return dict(load(folder, spec).team.actors.named_parameters())
 
     # An interruption goes back to the last whole iteration: this is after two.
     warm = after(3, tmp_path / "b")
@@ -198,7 +198,7 @@ def test_the_critic_learns_first_then_all_and_a_resumed_training_has_the_same_we
     train(chosen, tmp_path / "c", threads=1, resume=True, score_episodes=0)
     card = train(chosen, tmp_path / "d", threads=1, score_episodes=0)
     assert len({checkpoint.digest(tmp_path / name) for name in "bcd"}) == 1
-    learned = dict(load(tmp_path / "d", spec).model.named_parameters())
+    learned = dict(load(tmp_path / "d", spec).team.actors.named_parameters())
     assert not any(torch.equal(value, start[name]) for name, value in learned.items())
     rows = (tmp_path / "d" / checkpoint.CURVE).read_text().splitlines()
     assert ["teacher_kl" in json.loads(row) for row in rows] == [False, False, True, True]
@@ -273,7 +273,7 @@ def test_other_names_are_refused(tmp_path):
         start_settings(run, environment="smax/3m")
     with pytest.raises(UsageError, match="is not a run"):
         start_settings(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="start means nothing to qmix"):
+    with pytest.raises(ValueError, match="the recipe: start should be None"):
         train_recipe(start=start_settings(run), algorithm="qmix", critic="none")
 
 

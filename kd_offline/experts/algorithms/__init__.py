@@ -1,0 +1,32 @@
+"""Algorithms that train experts, by name.
+
+A new one is one file with a :class:`~kd_offline.experts.algorithms.base.Algorithm` and one line
+here, or in a package of its own one line of its ``pyproject.toml``::
+
+    [project.entry-points."kd_offline.algorithms"]
+    mine = "my_package.mine:ALGORITHM"
+
+None of ours needs PyTorch before it builds networks, so that recipes are read without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kd_offline.registry import Registry
+
+if TYPE_CHECKING:
+    from kd_offline.experts.algorithms.base import Algorithm
+
+_HERE = "kd_offline.experts.algorithms"
+
+ALGORITHMS: Registry[Algorithm] = Registry(
+    "algorithm",
+    "kd_offline.algorithms",
+    {
+        "mappo": f"{_HERE}.mappo:ALGORITHM",
+        "ippo": f"{_HERE}.ippo:ALGORITHM",
+        "vdn": f"{_HERE}.vdn:ALGORITHM",
+        "qmix": f"{_HERE}.qmix:ALGORITHM",
+    },
+)

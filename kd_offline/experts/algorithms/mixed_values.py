@@ -1,0 +1,141 @@
+"""Q-learning of a team through a mixer: what VDN and QMIX share.
+
+Agents learn what their actions are worth, from one value of the team that a mixer makes of the
+values of the actions they chose, and act epsilon-greedily by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+from pydantic import Field
+
+from kd_offline.errors import UsageError
+from kd_offline.experts.algorithms.base import Learner, Recorded, Team
+from kd_offline.schemas.dataset import Capture
+from kd_offline.schemas.environment import EnvironmentSpec, Strict
+from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kd_offline.networks.mixers import Mixer
+    from kd_offline.types import BoolArray
+
+
+class QLearning(Strict):
+    """Settings of Q-learning from replayed episodes.
+
+    After every batch of played episodes, ``updates_per_batch`` gradient steps are taken on
+    ``batch_episodes`` episodes each, drawn from the last ``buffer_episodes``.
+    """
+
+    td_lambda: float = Field(default=0.6, ge=0, le=1)
+    double: bool = Field(default=True, description="the learning network chooses the next action")
+    buffer_episodes: int = Field(default=5000, gt=0)
+    batch_episodes: int = Field(default=64, gt=0)
+    updates_per_batch: int = Field(default=4, gt=0)
+    target_every: int = Field(default=8, gt=0, description="gradient steps between two targets")
+    epsilon_start: float = Field(default=1.0, ge=0, le=1)
+    epsilon_end: float = Field(default=0.05, ge=0, le=1)
+    epsilon_frames: int = Field(default=60_000, gt=0, description="joint steps of linear decay")
+    mixer_embedding: int = Field(default=32, gt=0)
+    mixer_hidden: int = Field(default=64, gt=0)
+
+
+class ValueArchitecture(ExpertArchitecture):
+    """Agents of half the usual width that see their last action; a mixer in place of critics."""
+
+    trunk: tuple[int, ...] = (64,)
+    gru: int | None = 64
+    last_action: bool = True
+    critic: Literal["none"] = "none"
+
+
+class ValueRecipe(TrainRecipe):
+    """Settings of Q-learning with a mixer; defaults as in PyMARL2 (Hu et al., 2021)."""
+
+    architecture: ValueArchitecture = ValueArchitecture()
+    learn: None = Field(default=None, description="the whole team learns")
+    opponents: None = Field(default=None, description="there are none")
+    start: None = Field(default=None, description="values start from chance")
+    episodes_per_batch: int = Field(default=32, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    bootstrap_on_truncation: bool = Field(
+        default=True, description="whether the future after the time limit has a value"
+    )
+    q_learning: QLearning = QLearning()
+
+    def widths(self) -> tuple[int, ...]:
+        """Return every width of a network that the recipe states."""
+        return (*super().widths(), self.q_learning.mixer_embedding, self.q_learning.mixer_hidden)
+
+
+MakeMixer = Callable[
+    [EnvironmentSpec, QLearning, "np.random.Generator | None"],
+    "Mixer",
+]
+"""From an environment, settings and what draws the first weights to a new mixer."""
+
+
+@dataclass(frozen=True, slots=True)
+class MixedValues:
+    """An algorithm that learns the values of a team's actions through a mixer.
+
+    ``mixer`` is what recordings call it; a team whose value is the sum of its agents' is ``vdn``.
+    """
+
+    description: str
+    mixer: str
+    make_mixer: MakeMixer
+    recipe: type[ValueRecipe] = ValueRecipe
+
+    @property
+    def figures(self) -> Mapping[str, str]:
+        """What it writes to the learning curve; values are in raw reward units."""
+        return {
+            "epsilon": "probability of a random action",
+            "td_loss": "root of the mean squared TD error",
+            "q_tot": "mean value of the team's actions",
+            "target": "mean of what these values should be",
+        }
+
+    def recorded(self, recipe: TrainRecipe) -> Recorded:
+        """Return what a recording says: Q-values, and values of the whole team."""
+        return Recorded(
+            Capture(output="q_values", embedding=recipe.architecture.embedding),
+            "discounted sum of the team's mean reward under its greedy actions, raw units",
+            {"mixer": self.mixer},
+        )
+
+    def team(
+        self,
+        spec: EnvironmentSpec,
+        recipe: TrainRecipe,
+        mask: BoolArray | None,
+        rng: np.random.Generator | None,
+    ) -> Team:
+        """Return agents and a mixer."""
+        from kd_offline.experts.ppo import ValueNorm
+        from kd_offline.experts.team import ActorCritic
+        from kd_offline.experts.value_team import MixedAgents, ValueTeam
+
+        if len(spec.sides) > 1:
+            msg = (
+                f"{recipe.algorithm} needs a team with one reward, and {spec.id} has the sides "
+                f"{', '.join(spec.sides)}: choose mappo or ippo"
+            )
+            raise UsageError(msg)
+        settings = cast(ValueRecipe, recipe).q_learning
+        agents = ActorCritic(spec, recipe.architecture, mask, rng)
+        model = MixedAgents(agents, self.make_mixer(spec, settings, rng))
+        return ValueTeam(model, ValueNorm(len(spec.sides)), settings.epsilon_end)
+
+    def learner(self, team: Team, spec: EnvironmentSpec, recipe: TrainRecipe) -> Learner:
+        """Return what learns from replayed episodes."""
+        from kd_offline.experts.value_learner import ValueLearner
+        from kd_offline.experts.value_team import ValueTeam
+
+        return ValueLearner(cast(ValueTeam, team), cast(ValueRecipe, recipe))

@@ -1,0 +1,96 @@
+"""``expert.json``: what the weights beside it are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, GetJsonSchemaHandler, RootModel, SerializeAsAny, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from kd_offline.experts.algorithms import ALGORITHMS
+from kd_offline.experts.recipe import recipe_from
+from kd_offline.schemas.document import Document, LinesRecord
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.expert import GreedyScore, TrainRecipe
+from kd_offline.schemas.plug_in import PlugIn
+
+
+class _RecipesOfOurs:
+    """What a JSON Schema says of recipes: those of our algorithms, and what older files add."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        ours = dict.fromkeys(ALGORITHMS.load(name).recipe for name in ALGORITHMS.built_in)
+        found = []
+        for recipe in ours:
+            described = handler.resolve_ref_schema(handler(recipe.__pydantic_core_schema__))
+            described.pop("additionalProperties", None)
+            found.append(described)
+        return {"anyOf": found}
+
+
+Recipe = Annotated[TrainRecipe, SerializeAsAny(), _RecipesOfOurs()]
+
+
+class RecipeDocument(RootModel[Recipe]):
+    """Everything that decides what ``kd-offline train`` produces, as its algorithm reads it."""
+
+
+class ExpertCard(Document):
+    """``expert.json``: what the weights beside it are."""
+
+    SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
+
+    format_version: tuple[int, int] = (1, 2)
+    environment: EnvironmentSpec
+    recipe: Recipe
+    agents: tuple[str, ...]
+    parameters: dict[str, int] = Field(description="actor, and critic or mixer, every network once")
+    mask: tuple[tuple[bool, ...], ...] | None = Field(
+        default=None, description="[N, O], what the actor may see; None: everything"
+    )
+    frames: int
+    seconds: float
+    threads: int
+    finished: bool
+    greedy: GreedyScore | None = None
+    software: dict[str, str] = Field(default_factory=dict)
+    plug_in: PlugIn | None = Field(
+        default=None, description="that the algorithm is of; None: of kd-offline"
+    )
+    weights: str | None = Field(
+        default=None, description="sha256 of the file weights.safetensors; from 1.1 on"
+    )
+    curve: LinesRecord | None = Field(default=None, description="of curve.jsonl")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_of_its_algorithm(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or not isinstance(
+            given.get("recipe"), Mapping | TrainRecipe
+        ):
+            return given
+        recipe, plug_in = given["recipe"], given.get("plug_in")
+        if isinstance(recipe, Mapping) and isinstance(plug_in, Mapping):
+            package = str(plug_in.get("package", ""))
+            ALGORITHMS.require(str(recipe.get("algorithm")), package=package)
+        return {**given, "recipe": recipe_from(recipe)}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExpertCard:
+        spec, recipe = self.environment, self.recipe
+        if (self.agents, recipe.environment) != (spec.agents, spec.id):
+            msg = "agents and recipe.environment must be those of environment"
+            raise ValueError(msg)
+        for name, value in recipe.environment_kwargs.items():
+            if type(value) is type(spec.kwargs.get(name)) and value != spec.kwargs[name]:
+                msg = f"recipe.environment_kwargs and environment.kwargs differ in {name}"
+                raise ValueError(msg)
+        rows = self.mask
+        if rows is not None and [len(row) for row in rows] != [spec.obs_width] * spec.n_agents:
+            msg = f"mask must have the shape {[spec.n_agents, spec.obs_width]}"
+            raise ValueError(msg)
+        return self

@@ -1,0 +1,95 @@
+"""Actors and critics as what a training leaves: they play, and the critics say values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kd_offline.experts.ppo import ValueNorm
+from kd_offline.experts.team import ActorCritic, Memory
+from kd_offline.networks.arithmetic import ValuePart, network_cost
+from kd_offline.networks.recurrent import RecurrentNetwork
+from kd_offline.types import IntArray, PolicyOutput, SeedArray, TeamPolicy, View
+
+NORM = "value_norm"
+"""Name of the value normalisation among weights; files of the first versions have none."""
+
+
+class NetworkPolicy:
+    """Actors, and critics where ``with_value``, as a :class:`~kd_offline.types.TeamPolicy`."""
+
+    def __init__(self, model: ActorCritic, norm: ValueNorm, *, with_value: bool = True) -> None:
+        self._model = model
+        self._norm = norm
+        self._with_value = with_value
+
+    def start(self, seeds: SeedArray) -> Memory:
+        """Return the memory of fresh episodes."""
+        return self._model.start(len(seeds))
+
+    @torch.inference_mode()
+    def act(self, view: View, memory: Memory) -> tuple[PolicyOutput, Memory]:
+        """Return logits, embeddings and values in raw reward units."""
+        obs, last = torch.from_numpy(view.obs), view.last_actions
+        taken = None if last is None else torch.from_numpy(last)
+        logits, embedding, memory = self._model.act(obs, memory, taken)
+        value = None
+        if self._with_value:
+            normal, memory = self._model.value(torch.from_numpy(view.state), obs, memory)
+            mean, deviation = self._norm.statistics(self._model.side_of)
+            value = (normal * deviation + mean).numpy()
+        return PolicyOutput(logits.numpy(), embedding.numpy(), value), memory
+
+    def keep(self, memory: Memory, episodes: IntArray) -> Memory:
+        """Return the memory of some episodes of a batch."""
+        return self._model.keep(memory, episodes)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTeam:
+    """Actors and critics of one team; ``norm`` makes raw values of what the critics say."""
+
+    model: ActorCritic
+    norm: ValueNorm
+
+    @property
+    def actors(self) -> ActorCritic:
+        """The networks that act."""
+        return self.model
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return everything that ``weights.safetensors`` holds."""
+        return {**self.model.state_dict(), NORM: self.norm.moments}
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`weights` returned, and learn no more."""
+        load_frozen(self.model, self.norm, weights)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Return the number of parameters of the actors and of the critics."""
+        return self.model.parameter_counts()
+
+    def policy(self, *, with_value: bool = True) -> TeamPolicy:
+        """Return how the finished expert plays."""
+        return NetworkPolicy(self.model, self.norm, with_value=with_value)
+
+    def value_parts(self) -> tuple[ValuePart, ...]:
+        """Return the cost of each critic, which runs once for a side or for each agent."""
+        model = self.model
+        calls = [1] * len(model.critics) if model.central else [len(g.agents) for g in model.groups]
+        return tuple(
+            ValuePart(network_cost(critic.shape), times)
+            for critic, times in zip(model.critics, calls, strict=True)
+            if isinstance(critic, RecurrentNetwork)
+        )
+
+
+def load_frozen(model: nn.Module, norm: ValueNorm, weights: Mapping[str, Tensor]) -> None:
+    """Load networks and their normalisation from weights, for good."""
+    tensors = dict(weights)
+    norm.moments = tensors.pop(NORM, norm.moments)
+    model.load_state_dict(tensors)
+    model.requires_grad_(False).eval()
