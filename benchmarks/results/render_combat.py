@@ -84,9 +84,11 @@ def summary(study: Study, cells: Path) -> str:
                 row.append(NOT_PLANNED if cell is None else MISSING)
                 continue
             had = budgets.columns(cell, made, steps.get(TWO_STEPS in title), "%")
-            k, learned, _, _, _, played = had
+            k, learned, took, teacher, _, played = had
             won = percent(made["greedy"]["win_rate"]["student"])
-            row.append(f"{won}; K {k}; {learned}; seed {played}")
+            took = f"{took} s" if took != budgets.NOT_KEPT else f"seconds {took}"
+            led = f"; teacher {teacher}" if teacher not in ("-", "none") else ""
+            row.append(f"{won}; K {k}; {learned}; {took}{led}; seed {played}")
         rows.append((f"`{row[0]}`", *row[1:]))
     return table(rows)
 

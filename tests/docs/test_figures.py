@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -87,7 +88,8 @@ SINGLE = re.compile(
     r"(?<![\w.,/-])(?:"
     r"(\d[\d,]*\.\d+) %"  # a share
     r"|(-\d+\.\d+)(?![\w.])"  # a return
-    r"|(\d+\.\d+) times (?:fewer|as fast|faster)"  # a quotient
+    r"|(\d+(?:\.\d+)?) times (?:fewer|as fast|faster)"  # a quotient
+    r"|(\d[\d,]{2,} s)(?:econds)?(?![a-z])"  # a time
     r"|(-?\d+\.\d+) ±"
     r"|(-?\d+\.\d+)(?= \|)"  # the cell of a table
     r")"
@@ -111,7 +113,9 @@ class Files:
         for path in DOCS.glob("results/**/*.json"):
             self._walk(json.loads(path.read_text("utf-8")), task_of(path.name))
         for path in ROOT.glob("kd_offline/experts/bundled/*/*/expert.json"):
-            self._expert(json.loads(path.read_text("utf-8"))["greedy"], task_of(str(path)))
+            card = json.loads(path.read_text("utf-8"))
+            self._expert(card["greedy"], task_of(str(path)))
+            self._seconds([card["seconds"]], task_of(str(path)))
         for name, made in json.loads((DOCS / "anchors.json").read_text("utf-8")).items():
             self._walk(made, name.split(".")[0])
         # What pages compute from the files: shares of another's win rate, quotients of costs.
@@ -129,6 +133,8 @@ class Files:
             for name, each in value.items():
                 if name.startswith("retention") and isinstance(each, list):
                     self._interval(each, task)
+                elif name == "seconds":
+                    self._seconds(each if isinstance(each, list) else [each], task)
                 elif name in SINGLES and isinstance(each, int | float):
                     self._add(each, task)
                 elif name not in LEFT_OUT:
@@ -138,6 +144,10 @@ class Files:
         self._add(ends[0], task)
         for scale, digits in ((1, 1), (1, 2), (1, 3), (100, 1)):
             self.intervals[task].add(tuple(shown(scale * x, digits) for x in ends))
+
+    def _seconds(self, took, task):
+        times = [*took, *([median(took)] if took else [])]
+        self.single[task] |= {f"{shown(x, 0)} s" for x in times}
 
     def _add(self, value, task):
         self.single[task] |= {shown(value, digits) for digits in (1, 2, 3)}
@@ -153,6 +163,7 @@ class Files:
         self.intervals[task] |= set(INTERVAL.findall(text))
         without_ends = re.sub(r"\[[^\]]*\]", "", text)
         self.single[task] |= set(re.findall(r"(?<![\w.,])-?\d+\.\d+", without_ends))
+        self.single[task] |= set(re.findall(r"(\d+) times fewer", without_ends))  # goals
 
     def have(self, found, tasks):
         """Tell whether a figure, or a mean with its ends, is one of a task's."""
@@ -194,7 +205,8 @@ def figures(sentence):
     plain = sentence.replace("**", "")
     found = [tuple(x.replace(",", "") for x in each) for each in INTERVAL.findall(plain)]
     rest = INTERVAL.sub("", plain)
-    return [*found, *(next(filter(None, each)) for each in SINGLE.findall(rest))]
+    single = [next(filter(None, each)) for each in SINGLE.findall(rest)]
+    return [*found, *(text.replace(",", "") for text in single)]
 
 
 def unknown(heading, text):
@@ -251,11 +263,27 @@ def test_tables_between_marks_are_written_from_the_files(name, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("page", "after"),
+    [
+        ("README.md", "## Results\n\n<!-- results:begin -->\n"),
+        ("docs/results.md", "# Results\n\n"),
+        ("docs/results-combat.md", "# Results in combat\n\n"),
+        ("docs/anchors.md", "# Anchors\n\n"),
+        ("docs/guide/cost.md", "# What decisions cost\n\n"),
+    ],
+)
+def test_pages_of_figures_begin_with_what_was_not_shown(page, after):
+    assert f"{after}Not shown" in (ROOT / page).read_text("utf-8")
+
+
+@pytest.mark.parametrize(
     "said",
     [
         "On `3m` students keep 12.3 %.",
         "In simple_spread they return -12.34 [-12.50, -12.18].",
         "On `8m` they need 99.9 times fewer FLOPs.",
+        "In C they are 63 times faster.",
+        "Students of simple_spread take 12,345 s.",
         "| `3m` | 99.9 [99.4, 100.0] |",  # what another map has
     ],
 )
