@@ -22,6 +22,7 @@ from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.seeding import episode_seeds, uniforms
 from kd_offline.testing.targets import TargetsEnvironment
 from kd_offline.tracking.base import FunctionObserver
+from tests.sealing import resealed
 
 SMALL = ExpertArchitecture(trunk=(8,), gru=8, critic_trunk=(8,), critic_gru=8)
 RECIPE = PolicyRecipe(
@@ -211,6 +212,9 @@ def test_experts_that_do_not_fit_or_are_damaged(tmp_path):
     weights = tmp_path / "a" / checkpoint.WEIGHTS
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="does not have the digest that is stated for it"):
+        load(tmp_path / "a", environments.load("mpe/simple_spread_v3").spec)
+    resealed(tmp_path / "a" / checkpoint.CARD, weights=None)
+    with pytest.raises(CheckpointError, match="does not state the digest of its weights"):
         load(tmp_path / "a", environments.load("mpe/simple_spread_v3").spec)
     (tmp_path / "a" / checkpoint.CARD).write_text("{}")
     with pytest.raises(CheckpointError, match="is damaged"):

@@ -91,6 +91,18 @@ def test_what_does_not_fit_is_told_with_the_step(odd, error, says):
     assert "\n" not in str(caught.value)
 
 
+class Unready(Policy):
+    """Fails where memories of fresh episodes are asked for."""
+
+    def start(self, seeds):
+        raise SystemExit(0)
+
+
+def test_a_policy_that_fails_to_start_is_told():
+    with pytest.raises(UserCodeError, match=r"failed in start .*SystemExit: 0"):
+        load(f"python:{__name__}:Unready", SPREAD)
+
+
 def test_an_interrupt_within_a_policy_is_an_interrupt():
     with pytest.raises(KeyboardInterrupt):
         play(fail(KeyboardInterrupt()))
