@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 DEMO = ("torch", "report")
-EXTRAS = (*DEMO, "pettingzoo", "convert", "share", "onnx", "smax", "sweep", "xarray", "docs")
-EXTRAS += ("dev", "peers")
+EXTRAS = (*DEMO, "pettingzoo", "convert", "share", "onnx", "smax", "sweep", "track")
+EXTRAS += ("xarray", "docs", "dev", "peers")
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "requirements"
 # What torch asks for where it is built for CUDA, and the CPU build does not need.

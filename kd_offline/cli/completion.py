@@ -54,5 +54,12 @@ def documents(incomplete: str) -> list[str]:
     return _matching(MODELS, incomplete)
 
 
+def trackers(incomplete: str) -> list[str]:
+    """Complete the name of a tracker."""
+    from kd_offline.tracking import OBSERVERS
+
+    return _matching(OBSERVERS, incomplete)
+
+
 def _matching(names: Iterable[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]

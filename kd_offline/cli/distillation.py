@@ -11,7 +11,7 @@ import typer
 
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import emit, say, show, terminal
+from kd_offline.cli.output import emit, say, show
 
 if TYPE_CHECKING:
     from kd_offline.schemas.budget import Allocation
@@ -209,6 +209,7 @@ def distill(
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     threads: _Threads = None,
+    track: options.Track = None,
     json: options.Json = False,
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
@@ -234,7 +235,7 @@ def distill(
     if dry_run:
         emit(chosen, nulls=True)
         return
-    done = _run(dataset, output, chosen, resume, overwrite, [terminal()])
+    done = _run(dataset, output, chosen, resume, overwrite, options.observers(track))
     _finish(done, output, json)
 
 

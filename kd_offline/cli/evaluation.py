@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import command_text, emit, say, show, terminal
+from kd_offline.cli.output import command_text, emit, say, show
 
 if TYPE_CHECKING:
     from kd_offline.schemas.evaluation import EvaluationReport, ModeScore, SideScore, WinRates
@@ -60,6 +60,7 @@ def evaluate(
     profile: options.Profiles = None,
     batch: Annotated[int, typer.Option(help="Episodes played at once.")] = 1000,
     threads: options.Threads = None,
+    track: options.Track = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -88,7 +89,7 @@ def evaluate(
             engine=engine,
             environment=environment,
             opponents=opponents or (),
-            observers=[terminal()],
+            observers=options.observers(track),
         )
     if json:
         emit(EvaluateOutput.of(report))

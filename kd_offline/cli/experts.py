@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import emit, say, show, terminal
+from kd_offline.cli.output import emit, say, show
 from kd_offline.errors import UsageError
 from kd_offline.experts.algorithms import ALGORITHMS
 
@@ -117,6 +117,7 @@ def train(
     settings: options.Settings = None,
     resume: options.Resume = False,
     threads: options.Threads = None,
+    track: options.Track = None,
     json: options.Json = False,
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
@@ -157,7 +158,7 @@ def train(
     if dry_run:
         emit(chosen, nulls=True)
         return
-    card = _run(chosen, output, resume, threads or 2, score, [terminal()])
+    card = _run(chosen, output, resume, threads or 2, score, options.observers(track))
     if json:
         emit(card)
     else:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kd_offline.cli import completion, recipes
 from kd_offline.cli.failures import remember_debug
-from kd_offline.cli.output import be_quiet
+from kd_offline.cli.output import be_quiet, terminal
 from kd_offline.errors import UsageError
+
+if TYPE_CHECKING:
+    from kd_offline.tracking.base import Observer
 
 
 def at_least(least: int) -> Callable[[typer.CallbackParam, int | None], int | None]:
@@ -118,6 +121,16 @@ Profiles = Annotated[
         help="Device, by name or .toml file, to predict latency and energy for; repeatable.",
     ),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="NAME[:TARGET]",
+        autocompletion=completion.trackers,
+        help="Tell a tracker, too: tensorboard[:FOLDER], wandb[:PROJECT], mlflow[:STORE], "
+        "jsonl[:FILE] or a plug-in's; repeatable.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
 
 
@@ -167,6 +180,15 @@ def hidden(text: str | None) -> int | tuple[int, ...] | str | None:
         return text
     numbers = integers(text, "--hidden")
     return numbers if "," in text else numbers[0]
+
+
+def observers(track: list[str] | None) -> list[Observer]:
+    """Return what listens to the command: the terminal, and the trackers that were asked for."""
+    if not track:
+        return [terminal()]
+    from kd_offline.tracking import tracker
+
+    return [terminal(), *map(tracker, track)]
 
 
 def one_thread_each() -> None:

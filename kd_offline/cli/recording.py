@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import command_text, emit, say, show, terminal
+from kd_offline.cli.output import command_text, emit, say, show
 
 if TYPE_CHECKING:
     from kd_offline.schemas.dataset import DatasetManifest
@@ -105,6 +105,7 @@ def record(
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     threads: _Threads = 2,
+    track: options.Track = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -136,7 +137,7 @@ def record(
         "resume": resume,
         "overwrite": overwrite,
     }
-    done = _run(environment, output, arguments, [terminal()])
+    done = _run(environment, output, arguments, options.observers(track))
     if json:
         emit(done)
         return

@@ -9,7 +9,7 @@ import typer
 
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import emit, say, show, table, terminal
+from kd_offline.cli.output import emit, say, show, table
 
 if TYPE_CHECKING:
     from kd_offline.schemas.sweep import SweepReport
@@ -78,6 +78,7 @@ def sweep(
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
+    track: options.Track = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -112,7 +113,7 @@ def sweep(
             environment=environment,
             expert=expert,
             expert_recipe=expert_recipe,
-            observers=[terminal()],
+            observers=options.observers(track),
         )
     emit(report) if json else _show(report, output)
 

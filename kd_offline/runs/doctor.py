@@ -20,6 +20,7 @@ EXTRAS = {
     "smax": ("jaxmarl",),
     "sweep": ("optuna",),
     "torch": ("torch",),
+    "track": ("mlflow-skinny", "tensorboard", "wandb"),
 }
 
 

@@ -1,0 +1,51 @@
+"""Observers that ``--track`` names: ours in a table, those of plug-ins by entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kd_offline.errors import UsageError
+from kd_offline.registry import Registry
+from kd_offline.tracking.base import METHODS, Observer
+from kd_offline.user_code import calling
+
+OBSERVERS: Registry[Callable[[str], Observer]] = Registry(
+    "tracker",
+    "kd_offline.observers",
+    {
+        "tensorboard": "kd_offline.tracking.tensorboard:TensorBoard",
+        "wandb": "kd_offline.tracking.wandb:WeightsAndBiases",
+        "mlflow": "kd_offline.tracking.mlflow:MLflow",
+        "jsonl": "kd_offline.tracking.jsonl:JsonLines",
+    },
+)
+"""Each is called with the text after the colon, empty where there is none."""
+
+
+def tracker(text: str) -> Observer:
+    """Return the observer that ``NAME`` or ``NAME:TARGET`` asks for, such as ``tensorboard:logs``.
+
+    Raises
+    ------
+    UnknownNameError, MissingExtraError
+        There is no tracker of this name, or its library is not installed.
+    UserCodeError
+        The tracker of a plug-in cannot be made.
+    UsageError
+        What a plug-in makes is no observer.
+    """
+    name, _, target = text.partition(":")
+    make = OBSERVERS.load(name)
+    origin = OBSERVERS.origin(name)
+    if origin.ours:
+        return make(target)
+    with calling(f"the tracker {name!r} of {origin}", "make"):
+        made = make(target)
+    lacking = [method for method in METHODS if not callable(getattr(made, method, None))]
+    if lacking:
+        msg = (
+            f"the tracker {name!r} of {origin} has no method {lacking[0]!r}: derive its class from "
+            "Observer"
+        )
+        raise UsageError(msg)
+    return made

@@ -13,6 +13,9 @@ from typing import Any, Protocol
 from kd_offline.errors import ObserverWarning, UserCodeError
 from kd_offline.user_code import calling
 
+METHODS = ("start", "progress", "metrics", "message", "end")
+"""Of an observer."""
+
 _LOG = logging.getLogger(__name__)
 
 

@@ -56,7 +56,7 @@ NOT_TYPED = {
     ("sharing", "kd-offline pull https://"): "an address of others; tests/end_to_end shares",
 }
 # Options in prose that belong to other programs.
-FOREIGN_OPTIONS = {"--use_ReLU", "--torch-backend"}
+FOREIGN_OPTIONS = {"--use_ReLU", "--torch-backend", "--logdir"}
 
 
 def relative(path):
@@ -140,6 +140,8 @@ def test_every_toml_block_is_a_mask_or_an_expert_recipe(path):
             HardwareProfile.model_validate(tomllib.loads(text))
         elif language == "toml" and path.stem == "deployment":
             InterfaceSpec.model_validate_json(json.dumps(tomllib.loads(text)))
+        elif language == "toml" and path.stem == "extending":
+            assert "entry-points" in tomllib.loads(text)["project"]
         elif language == "toml":
             MaskFile.model_validate(tomllib.loads(text))
 

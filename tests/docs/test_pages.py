@@ -12,7 +12,7 @@ PAGES = {
             *("quickstart", "recording", "reading", "inspecting", "integrity", "environments"),
             *("working-with-datasets", "sharing", "converting", "trust", "distillation", "losses"),
             *("evaluation", "reproducibility", "several-sides", "budgets", "cost", "export"),
-            *("quantisation", "deployment", "bring-your-own-expert"),
+            *("quantisation", "deployment", "bring-your-own-expert", "tracking", "extending"),
         )
     },
     **{f"api/{path.stem}": path for path in sorted((ROOT / "docs" / "api").glob("*.md"))},

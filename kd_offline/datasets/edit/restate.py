@@ -66,9 +66,9 @@ def restate(
     require_storable(facts)
     if resume and (done := _finished(Folder(output), facts)) is not None:
         return done
-    step = LineageRecord.model_validate(facts["lineage"][-1])
+    history = [LineageRecord.model_validate(step) for step in facts.get("lineage", ())]
     with (
-        observed(operation_of(step, output), observers) as observer,
+        observed(operation_of(history, output), observers) as observer,
         claim(output, resume=resume, overwrite=overwrite),
     ):
         folder = Folder(output)

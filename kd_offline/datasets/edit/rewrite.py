@@ -76,7 +76,7 @@ def rewrite(
     if done is not None:
         return done
     with (
-        observed(operation_of(plan.header.lineage[-1], output), observers) as observer,
+        observed(operation_of(plan.header.lineage, output), observers) as observer,
         DatasetWriter.create(output, plan.header, resume=resume, overwrite=overwrite) as writer,
     ):
         for block in _blocks(plan, writer.episodes_done):
@@ -92,9 +92,11 @@ def rewrite(
         return manifest
 
 
-def operation_of(step: LineageRecord, output: Path) -> Operation:
-    """Return what observers are told of an operation that a lineage ends with."""
-    return Operation(step.operation, dict(step.arguments), output)
+def operation_of(history: Sequence[LineageRecord], output: Path) -> Operation:
+    """Return what observers are told of the last operation of a lineage."""
+    if not history:
+        return Operation("rewrite", {}, output)
+    return Operation(history[-1].operation, dict(history[-1].arguments), output)
 
 
 def full_names(names: Collection[str], known: Collection[str]) -> tuple[str, ...]:
