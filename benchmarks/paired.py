@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.results.plan import EVALUATION_SEED
 from kd_offline import environments
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.evaluation.intervals import Interval, mean_interval
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--first", nargs="+", required=True)
     parser.add_argument("--second", nargs="+", required=True)
     parser.add_argument("--episodes", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=20261130)
+    parser.add_argument("--seed", type=int, default=EVALUATION_SEED)
     given = parser.parse_args(arguments)
     world = environments.load(given.environment)
     seeds = episode_seeds(given.seed, 0, given.episodes, "evaluation")
