@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 MAX_DEPTH = 64
 # Every integer of the format fits 64 bits; Python would gladly compute with more.
 _LONGEST_INTEGER = 20
+_ALIKE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 # Line breaks and tabs are text; other control characters and changes of writing direction are
 # tricks on whoever looks at them, and surrogates cannot be printed at all.
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
@@ -40,7 +42,7 @@ def parse(text: bytes, *, utf8: bool = False) -> Any:
     except RecursionError:
         value = None
         _refuse_depth()
-    _check_depth(value)
+    _check_depth(decoded)
     if b"\\" in text or not text.isascii():  # nothing else can bring such characters into ASCII
         _check_text(value)
     if b"\x7f" in text:
@@ -90,14 +92,15 @@ def _children(value: Any) -> list[Any]:
     return list(value.values() if isinstance(value, dict) else value)
 
 
-def _check_depth(value: Any) -> None:
-    level = [value]
+def _check_depth(text: str) -> None:
+    """Refuse a JSON text that is nested too deep; brackets alone are looked at, level by level."""
+    outside = text.replace("\\\\", "").replace('\\"', "").split('"')[::2]  # of strings
+    brackets = "".join(outside).encode("ascii", "ignore").translate(_ALIKE, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
-        holders = [item for item in level if isinstance(item, dict | list)]
-        if not holders:
+        if not brackets:
             return
-        level = [child for holder in holders for child in _children(holder)]
-    if any(isinstance(item, dict | list) for item in level):
+        brackets = brackets.replace(b"[]", b"")  # those that hold no others
+    if brackets:
         _refuse_depth()
 
 

@@ -24,6 +24,7 @@ from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
 from kd_offline.sealed_json import is_sealed
 from kd_offline.strict_json import parse
 
+_OTHER_FILES = 1000  # of groups, and of what later versions may add
 _LONGEST_REASON = 500  # keys and names in it are the file's
 
 
@@ -61,6 +62,7 @@ def parse_manifest(where: str, text: bytes) -> DatasetManifest:
     _check_version(where, document)
     if not is_sealed(text):
         raise _corrupt(where, "manifest.json does not match its own digest")
+    _check_file_count(where, document)
     manifest = _parse(where, document)
     if layout.dataset_id(document) != manifest.id:
         raise _corrupt(where, "the id does not match the digests that manifest.json lists")
@@ -136,6 +138,22 @@ def _check_version(where: str, document: Any) -> None:
             f"{layout.FORMAT_VERSION[0]}.x: install a version of kd-offline that reads it"
         )
         raise FormatVersionError(msg)
+
+
+def _check_file_count(where: str, document: dict[str, Any]) -> None:
+    """Refuse more files than the arrays can have, before they are looked at one by one.
+
+    Only the first axis is ever divided, so an array has no more chunks than rows.
+    """
+    arrays, files = document.get("arrays"), document.get("files")
+    if not isinstance(arrays, dict) or not isinstance(files, list):
+        return  # what is wrong with them is said by their types
+    shapes = [array.get("shape") for array in arrays.values() if isinstance(array, dict)]
+    rows = [shape[0] for shape in shapes if isinstance(shape, list) and shape]
+    most = sum(n for n in rows if type(n) is int and n > 0) + len(arrays)
+    if len(files) > most + _OTHER_FILES:
+        what = f"manifest.json lists {len(files):,} files, and its arrays have {most:,} at most"
+        raise _corrupt(where, what)
 
 
 def _parse(where: str, document: dict[str, Any]) -> DatasetManifest:
@@ -230,7 +248,7 @@ def _array_problem(
 
 def _file_table_problems(manifest: DatasetManifest) -> Iterator[str]:
     """Yield what no file system could hold, and content that no stored bytes could hold."""
-    paths, folders = set(), set()
+    paths, folders, seen = set(), set(), set()
     for file in manifest.files:
         if file.path in paths:
             yield f"{file.path} twice"
@@ -239,9 +257,10 @@ def _file_table_problems(manifest: DatasetManifest) -> Iterator[str]:
         paths.add(file.path)
         folders.add(file.path.rpartition("/")[0])
     for folder in folders:
-        while folder:
+        while folder and folder not in seen:
             if folder in paths:
                 yield f"{folder} as a file and as a folder"
+            seen.add(folder)
             folder = folder.rpartition("/")[0]
     stored = sum(file.size for file in manifest.files if "/c/" in file.path)
     decoded = sum(

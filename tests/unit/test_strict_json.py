@@ -9,3 +9,20 @@ def test_a_repeated_key_among_many_is_found_in_one_pass():
     keys = [f'"{number}":0' for number in range(100_000)]
     with pytest.raises(ValueError, match="it has the key '99999' twice"):
         parse(("{" + ",".join([*keys, keys[-1]]) + "}").encode())
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":', '[{"b]":', "[0,"])
+def test_64_levels_are_read_and_65_are_refused(opening):
+    closing = "".join({"[": "]", "{": "}"}[c] for c in reversed(opening) if c in "[{")
+    levels = len(closing)
+    text = f'{opening * (64 // levels)}"[[\\"[{{\\\\"{closing * (64 // levels)}'
+    parse(text.encode())
+    with pytest.raises(ValueError, match="more than 64 levels"):
+        parse(f"[{text}]".encode())
+    with pytest.raises(ValueError, match="more than 64 levels"):
+        parse(f'{{"a": {text}, "b": 1}}'.encode())
+
+
+@pytest.mark.timeout(20)
+def test_the_depth_of_a_wide_text_is_found_in_one_pass():
+    parse(("[" + ",".join(["[[[[]]]]"] * 200_000) + "]").encode())
