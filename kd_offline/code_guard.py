@@ -32,6 +32,9 @@ _WORD = re.compile(r"[\w-]+", re.ASCII)
 # Other text may be a path, and PettingZoo's factories take some, or open a window.
 # ``sides`` is ours and reaches no factory.
 _TEXT_SETTINGS = frozenset({"obs_method", "obs_type", "observation_type", "sides"})
+_LARGEST = 1000  # number that a factory may make as many of something as
+_LONGEST_EPISODE = 1_000_000
+_STEPS = frozenset({"max_cycles", "episode_limit"})
 _LONGEST = 200
 
 
@@ -48,8 +51,9 @@ def check_environment(
     Parameters
     ----------
     name, settings
-        As the file states them. Settings of PettingZoo's tasks are numbers, true and false, and
-        text only where it says how observations are coded; ours are checked by their environment.
+        As the file states them. Settings of PettingZoo's tasks are numbers up to 1,000 and steps up
+        to 1,000,000, true and false, and text only where it says how observations are coded; ours
+        are checked by their environment.
     asked_by
         The file, in words: ``the run in 'run'``.
     allowed
@@ -76,7 +80,7 @@ def check_environment(
     if familiar and not odd:
         return
     shown = odd if familiar else settings
-    with_these = f" with {_listed(shown)}" if shown else ""
+    with_these = f" with {listed(shown)}" if shown else ""
     msg = (
         f"{asked_by} asks for the environment {_said(name)}{with_these}, which a file may not "
         f"start by itself: if you trust that code, {remedy} {_typed(name)}"
@@ -85,15 +89,19 @@ def check_environment(
 
 
 def odd_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of an environment that a file may not state: text that may be a path."""
+    """Return the settings of an environment that a file may not state.
+
+    Text may be a path, and a factory may make as many agents, walls or pixels as a number says.
+    """
     if not name.startswith("pettingzoo/"):
         return {}
-    plain = (bool, int, float)
-    return {
-        key: value
-        for key, value in settings.items()
-        if not isinstance(value, plain) and key not in _TEXT_SETTINGS
-    }
+    return {key: value for key, value in settings.items() if not _harmless(key, value)}
+
+
+def _harmless(key: str, value: Any) -> bool:
+    if isinstance(value, bool | int | float):
+        return abs(value) <= (_LONGEST_EPISODE if key in _STEPS else _LARGEST)
+    return key in _TEXT_SETTINGS
 
 
 def check_expert(
@@ -172,6 +180,7 @@ def _typed(text: str) -> str:
     return shlex.quote(text) if text.isprintable() and len(text) <= _LONGEST else "NAME"
 
 
-def _listed(settings: Mapping[str, Any]) -> str:
+def listed(settings: Mapping[str, Any]) -> str:
+    """Return the first settings of an environment in words."""
     few = [f"{_said(str(key))[1:-1]}={_said(str(value))}" for key, value in settings.items()][:5]
     return ", ".join([*few, "..."] if len(settings) > len(few) else few)

@@ -53,7 +53,7 @@ def read_tree(path: str | Path, what: str) -> Any:
     except OSError as error:
         msg = f"{what} {str(path)!r} cannot be read: {error.strerror}; check the path"
         raise UsageError(msg) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         kind = "JSON" if file.suffix == ".json" else "TOML"
         msg = f"{what} {str(path)!r} is not valid {kind}: {error}; correct the file"
         raise UsageError(msg) from None

@@ -147,7 +147,8 @@ def parse_document(model: type[Model], text: bytes, file: Path, remedy: str) -> 
             msg = f"{str(file)!r} cannot be used here: {cause}"
             raise CheckpointError(msg) from None
         where = ".".join(map(str, first["loc"])) or "the document"
-        damaged(f"is damaged: {where}: {first['msg']}")
+        got = f" is {first['input']}" if isinstance(first["input"], int | float) else ""
+        damaged(f"is damaged: {where}{got}: {first['msg']}")
     if not sealed:
         msg = (
             f"{str(file)!r} was written before such files had digests, so damage to it is not "

@@ -265,7 +265,7 @@ def _run(
 
 def _finish(done: RunManifest, output: Path, json: bool) -> None:
     from kd_offline.runs.judged import judged
-    from kd_offline.runs.next_command import evaluate_command, to_be_named
+    from kd_offline.runs.next_command import code_that_runs, evaluate_command
     from kd_offline.schemas.outputs import DistillOutput
 
     if json:
@@ -282,7 +282,7 @@ def _finish(done: RunManifest, output: Path, json: bool) -> None:
         say(f"  seed {result.seed}: {metrics or 'nobody has a choice of actions there'}")
     say(f"{len(done.results)} teams in {done.timing.seconds:.1f} s")
     say(f"next: {evaluate_command(done, output)}")
-    if stated := to_be_named(done):
+    if stated := code_that_runs(done):
         say(f"  {stated}")
     show(output)
 

@@ -146,6 +146,8 @@ def _summary(report: EvaluationReport, run: Path, place: Path) -> None:
 
 
 def _costs(report: EvaluationReport) -> None:
+    from kd_offline.reports.words import cost_share
+
     cost = report.cost
     agents = len(cost.student.agents)
     for what, expert, student in (
@@ -153,8 +155,8 @@ def _costs(report: EvaluationReport) -> None:
         ("a team step", cost.expert.flops, cost.student.flops),
         ("an episode", cost.expert.episode.flops, cost.student.episode.flops),
     ):
-        fewer = f"1/{expert / max(student, 1):.1f}"
-        show(f"cost of {what}: {expert:,.0f} -> {student:,.0f} FLOPs ({fewer})")
+        saved = cost_share(expert / max(student, 1))
+        show(f"cost of {what}: {expert:,.0f} -> {student:,.0f} FLOPs ({saved})")
     if cost.expert_with_critic is not None:
         whole = cost.expert_with_critic.flops
         show(f"  the expert with what says its values: {whole:,} FLOPs a team step")

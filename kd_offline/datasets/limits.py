@@ -30,7 +30,9 @@ def expansion_problem(decoded: int, stored: int) -> str | None:
     )
 
 
-def check_memory(needed: int, what: str) -> None:
+def check_memory(
+    needed: int, what: str, remedy: str = "read fewer rows, episodes or arrays at a time"
+) -> None:
     """Refuse what cannot fit into memory, rather than being killed half-way.
 
     Raises
@@ -43,8 +45,8 @@ def check_memory(needed: int, what: str) -> None:
     available = _memory()
     if available is not None and needed > available:
         msg = (
-            f"{what} need {needed / 1e9:,.1f} GB of memory decoded, but there are "
-            f"{available / 1e9:,.1f}: read fewer rows, episodes or arrays at a time"
+            f"{what} need {needed / 1e9:,.1f} GB of memory, but there are "
+            f"{available / 1e9:,.1f}: {remedy}"
         )
         raise UsageError(msg)
 

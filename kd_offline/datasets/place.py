@@ -7,8 +7,15 @@ from typing import IO
 
 from kd_offline.datasets import layout
 from kd_offline.datasets.storage.store import lock
-from kd_offline.errors import StorageError
+from kd_offline.errors import StorageError, UsageError
 from kd_offline.files import make_folder, remove_tree
+
+
+def check_name(name: str | None) -> None:
+    """Raise a ``UsageError`` unless the name of a dataset is one line of text, or not given."""
+    if name is not None and not (name.strip() and name.isprintable()):
+        msg = f"name {name!r} must be one line of printable text"
+        raise UsageError(msg)
 
 
 def claim(root: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets import layout
+from kd_offline.datasets import layout, limits
 from kd_offline.datasets.manifest import parse_manifest
 from kd_offline.datasets.sampler import IDENTITY, Splits, assign_split, first_alike
 from kd_offline.datasets.statistics import count_actions, episode_returns, summarise
 from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.stream import ArrayStream
-from kd_offline.errors import UsageError
+from kd_offline.errors import CorruptDatasetError, UsageError
 from kd_offline.schemas.dataset import (
     ArraySpec,
     DatasetManifest,
@@ -91,6 +92,7 @@ class Sink:
 
     def restore(self, journal: Journal) -> None:
         """Continue from what an earlier writer left in the folder."""
+        self._check_claims(journal)
         self._open_streams(journal.arrays, journal.step_chunk_rows, journal.episode_chunk_rows)
         self.episodes, self.rows = journal.episodes, journal.rows
         if not self.streams:
@@ -134,6 +136,19 @@ class Sink:
             "episodes/agent_return": agent_return,
             "episodes/return": agent_return.sum(axis=1),
         }
+
+    def _check_claims(self, journal: Journal) -> None:
+        """Refuse a journal whose chunks no writer makes, before they are made room for."""
+        for name, row in journal.arrays.items():
+            steps = name.startswith("steps/")
+            rows = journal.step_chunk_rows if steps else journal.episode_chunk_rows
+            size = rows * math.prod(row.tail) * np.dtype(row.dtype).itemsize
+            if size > limits.MAX_RANGE_BYTES:
+                msg = (
+                    f"the recording at {self.folder.where!r} was altered: its {layout.JOURNAL} "
+                    f"claims chunks of {size:,} bytes for {name}, so record it anew"
+                )
+                raise CorruptDatasetError(msg)
 
     def _open_streams(self, rows: Mapping[str, RowSpec], steps: int, episodes: int) -> None:
         self._chunk_rows = {"steps": steps, "episodes": episodes}

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.datasets.limits import check_memory
 from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
 from kd_offline.distillation.block_importance import block_importance
 from kd_offline.distillation.resources import Resources
 from kd_offline.distillation.terms.active import ActiveTerms
+from kd_offline.networks.arithmetic import FLOAT, network_cost
 from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.layers import LayerWidths
 from kd_offline.schemas.recipes import DistillRecipe
@@ -21,9 +23,11 @@ from kd_offline.students import policy as students
 from kd_offline.students.budgets import allocate_budget, allocation
 from kd_offline.students.gates import Gates
 from kd_offline.students.limits import Bounds
-from kd_offline.students.networks import InputScale, StudentTeam
+from kd_offline.students.networks import InputScale, StudentInputs, StudentTeam, agent_shape
 from kd_offline.students.widths import allocate
 from kd_offline.types import BoolArray
+
+_COPIES = 6  # of the weights in training: gradients, two moments, averages, the best so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +85,13 @@ def design_students(
     ------
     BudgetError
         No students are small enough.
+    UsageError
+        They are larger than this machine's memory.
     """
     mask = buffer.mask(recipe.mask)
     card = _card(buffer, recipe, mask, scale)
+    if recipe.budget is None or recipe.first_settled is not None:
+        _check_room(card)
     if recipe.budget is None:
         return StudentDesign(recipe, card, scale, None)
     if recipe.first_settled is not None:  # gates narrow them later, if there is a team that fits
@@ -93,7 +101,21 @@ def design_students(
     importance = block_importance(buffer, seen, motion=card.motion)
     found = allocate_budget(card, importance, recipe.budget)
     widths = tuple(agent.hidden for agent in found.agents)
-    return StudentDesign(recipe, card.model_copy(update={"widths": widths}), scale, found)
+    card = card.model_copy(update={"widths": widths})
+    _check_room(card)
+    return StudentDesign(recipe, card, scale, found)
+
+
+def _check_room(card: StudentCard) -> None:
+    """Refuse students that this machine has no memory to train, before they are made."""
+    inputs = StudentInputs(card.mask_as_input, card.motion, card.last_action)
+    numbers = 0
+    for i, width in enumerate(card.widths):
+        shape = agent_shape(card.environment, card.architecture, i, width, inputs)
+        aligner = shape.inputs**2 if card.architecture.aligner == "linear" else 0
+        numbers += network_cost(shape).parameters + aligner
+    needed = _COPIES * FLOAT * numbers
+    check_memory(needed, "the students of this recipe", "make student.hidden or depth smaller")
 
 
 def _card(

@@ -14,6 +14,7 @@ from kd_offline.schemas.environment import EnvironmentSpec, Strict
 if TYPE_CHECKING:
     from kd_offline.environments.protocol import BatchedEnvironment
 
+_MOST_NUMBERS = 1 << 27  # that the agents of all episodes at once are given in a step
 _Model = TypeVar("_Model", bound=Strict)
 
 
@@ -82,7 +83,10 @@ def _load(name: str, kwargs: dict[str, Any]) -> BatchedEnvironment:
 
 def largest_batch(environment: BatchedEnvironment, wanted: int) -> int:
     """Return how many episodes can be played at once: ``wanted``, or fewer where each is costly."""
-    return min(wanted, getattr(environment, "largest_batch", wanted))
+    spec = environment.spec
+    numbers = spec.n_agents * max(spec.obs_width, spec.action_count, 1)
+    most = max(1, _MOST_NUMBERS // numbers)
+    return min(wanted, most, getattr(environment, "largest_batch", wanted))
 
 
 def irreproducible(spec: EnvironmentSpec) -> str | None:

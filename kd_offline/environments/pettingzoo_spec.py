@@ -25,7 +25,8 @@ from kd_offline.environments.pettingzoo_port import (
     unread,
 )
 from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError, UserCodeError
-from kd_offline.schemas.environment import LONGEST_EPISODE, EnvironmentSpec, Scalar
+from kd_offline.schemas.bounds import LONGEST_EPISODE
+from kd_offline.schemas.environment import EnvironmentSpec, Scalar
 from kd_offline.user_code import calling, close_all
 
 _LOG = logging.getLogger(__name__)

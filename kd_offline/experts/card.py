@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema
 
 from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.recipe import recipe_from
+from kd_offline.schemas.bounds import Threads
 from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import GreedyScore, TrainRecipe
@@ -54,7 +55,7 @@ class ExpertCard(Document):
     )
     frames: int
     seconds: float
-    threads: int
+    threads: Threads
     finished: bool
     greedy: GreedyScore | None = None
     software: dict[str, str] = Field(default_factory=dict)

@@ -13,6 +13,7 @@ import torch
 
 from kd_offline import environments
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
+from kd_offline.datasets.place import check_name
 from kd_offline.datasets.rehearsal import rehearse
 from kd_offline.datasets.writer import finished
 from kd_offline.environments.protocol import BatchedEnvironment
@@ -129,9 +130,7 @@ def record(
         that a dataset cannot hold are refused before the first episode.
     """
     _check(episodes, batch, threads, embedding_dtype)
-    if name is not None and not (name.strip() and name.isprintable()):
-        msg = f"name {name!r} must be one line of printable text"
-        raise UsageError(msg)
+    check_name(name)
     settings = environment_kwargs or {}
     asked = {
         "environment": environment,

@@ -22,7 +22,7 @@ from kd_offline.reports.page import Section, fill
 from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
 from kd_offline.runs.folder import RunFolder, open_run
 from kd_offline.runs.judged import judged
-from kd_offline.runs.next_command import evaluate_command
+from kd_offline.runs.next_command import code_that_runs, evaluate_command
 from kd_offline.runs.source import open_dataset
 from kd_offline.runs.teams import require_own_students
 from kd_offline.schemas.budget import Allocation
@@ -89,6 +89,7 @@ def render(folder: RunFolder, profiles: Sequence[str | Path] = ()) -> str:
         evaluate_command=quoted_command(evaluation.command)
         if evaluation
         else evaluate_command(manifest, folder.path.name),
+        code_that_runs="" if evaluation else code_that_runs(manifest),
     )
 
 

@@ -10,7 +10,7 @@ from kd_offline.reports.devices import evaluated
 from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
 from kd_offline.reports.tables import Table
 from kd_offline.runs.folder import open_run
-from kd_offline.runs.next_command import evaluate_command
+from kd_offline.runs.next_command import code_that_runs, evaluate_command
 from kd_offline.runs.teams import require_own_students
 from kd_offline.untrusted_text import (
     for_markdown,
@@ -36,7 +36,10 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
     title = f"{manifest.method} on {manifest.environment}, mask {manifest.mask}"
     parts = [f"# {for_markdown(title)}"]
     if evaluation is None:
-        parts.append(f"Not evaluated yet: run {markdown_code(evaluate_command(manifest, run))}.")
+        command = markdown_code(evaluate_command(manifest, run))
+        whose = code_that_runs(manifest)
+        note = for_markdown(f" ({whose})") if whose else ""
+        parts.append(f"Not evaluated yet: run {command}{note}.")
     else:
         parts.append(for_markdown(words.headline(evaluation)))
         parts.append(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kd_offline.reports import svg
 from kd_offline.reports.tables import modes_of
-from kd_offline.reports.words import number, whole
+from kd_offline.reports.words import cost_share, number, whole
 from kd_offline.runs.folder import MetricRow
 from kd_offline.schemas.evaluation import (
     ActionHeat,
@@ -98,7 +98,7 @@ def cost_plot(report: EvaluationReport) -> str:
             ax.barh(y, part, left=left, height=0.58, color=colour, ec=svg.PAPER, lw=1.2)
             left += part
         saved = report.cost.expert.episode.flops / max(left, 1.0)
-        ratio = "" if y == 0 else f" (1/{saved:.1f})"
+        ratio = "" if y == 0 else f" ({cost_share(saved)})"
         ax.text(left + 0.012 * top, y, f"{whole(left)}{ratio}", va="center", fontsize=9)
     ax.set_yticks([0, 1], [name for name, _, _ in teams], color=svg.INK)
     ax.invert_yaxis()

@@ -109,9 +109,9 @@ def cards(report: EvaluationReport) -> list[Card]:
         made.append(Card("of the mask ceiling", value, _ends(ends), "ceiling"))
     cost = report.cost
     flops = f"{whole(cost.student.flops)} instead of {whole(cost.expert.flops)} a team step"
-    made.append(
-        Card("fewer FLOPs", f"{cost.flops_reduction:.1f}\N{MULTIPLICATION SIGN}", flops, "expert")
-    )
+    times, _, which = fewer(cost.flops_reduction).partition(" times ")
+    value = f"{times}\N{MULTIPLICATION SIGN}" if which else "from 0"
+    made.append(Card(f"{which or 'more'} FLOPs", value, flops, "expert"))
     joint = f"whole team {percent(report.joint_agreement)}"
     if report.agreement is not None:
         made.append(Card("same action as the expert", percent(report.agreement), joint, "random"))
@@ -154,14 +154,27 @@ def headline(report: EvaluationReport) -> str:
             f" That is {percent(mode.retention.of_ceiling)} of what the best known policy under "
             "the same mask gains."
         )
+    cost = report.cost
     second = (
-        f" They need {report.cost.flops_reduction:.1f} times fewer FLOPs a team step and "
-        f"{report.cost.parameters_reduction:.1f} times fewer parameters"
+        f" They need {fewer(cost.flops_reduction)} FLOPs a team step and "
+        f"{fewer(cost.parameters_reduction)} parameters"
     )
-    once = report.cost.parameters_reduction_once
-    if once is not None:
-        second += f" ({once:.1f} times where the expert's shared networks count once)"
+    if (once := cost.parameters_reduction_once) is not None:
+        times = fewer(once).removesuffix(" fewer")
+        second += f" ({times} where the expert's shared networks count once)"
     return f"{first}{second}."
+
+
+def fewer(reduction: float) -> str:
+    """Return in words how many times fewer the students need, or more, of ``expert / student``."""
+    if reduction >= 1:
+        return f"{reduction:.1f} times fewer"
+    return f"{1 / reduction:.1f} times more" if reduction > 0 else "more"
+
+
+def cost_share(reduction: float) -> str:
+    """Return what the students need of the expert's, such as ``1/22.7`` or ``2.5 times more``."""
+    return f"1/{reduction:.1f}" if reduction >= 1 else fewer(reduction)
 
 
 def _sides(mode: ModeScore) -> str:

@@ -10,27 +10,54 @@ from kd_offline.errors import UsageError
 from kd_offline.schemas.run import RunManifest
 from kd_offline.untrusted_text import for_terminal
 
+_LONGEST = 200  # characters of a name that is part of a command
+
 
 def evaluate_command(manifest: RunManifest, run: str | Path) -> str:
-    """Return the command that evaluates a run, with options for what no file may choose.
+    """Return the command that evaluates a run, quoted for a shell.
 
-    Their values are left to the user, as ``NAME``, ``EXPERT`` or ``epymarl:PLACE``: names are the
-    dataset's, and a command like this is copied without a thought. :func:`to_be_named` has them.
+    What no file may choose is named in it as the dataset states it: whoever uses the command names
+    it, and :func:`code_that_runs` says whose code that is. A name that cannot be shown as it is, or
+    that the dataset does not state in full, is left to the user as ``NAME``, ``EXPERT`` or
+    ``epymarl:PLACE``.
     """
     words = ["kd-offline", "evaluate", str(run)]
     environment, expert = _guarded(manifest)
-    words += ["--environment", "NAME"] if environment else []
-    library = expert.isascii() and expert.isalpha() and expert != "trained"
-    words += ["--expert", f"{expert}:PLACE" if library else "EXPERT"] if expert else []
+    words += (
+        ["--environment", environment if _plain(environment) else "NAME"] if environment else []
+    )
+    if _plain(expert) and expert.startswith("python:"):
+        words += ["--expert", expert]
+    elif expert:
+        library = expert.isascii() and expert.isalpha() and expert != "trained"
+        words += ["--expert", f"{expert}:PLACE" if library else "EXPERT"]
     return shlex.join(words)
 
 
-def to_be_named(manifest: RunManifest) -> str:
-    """Return what a run states for these options, in words; empty where it states nothing."""
+def code_that_runs(manifest: RunManifest) -> str:
+    """Return whose code :func:`evaluate_command` runs, in a sentence; empty where it is ours."""
     environment, expert = _guarded(manifest)
-    stated = [f"the environment {for_terminal(environment, 200)!r}"] if environment else []
-    stated += [f"the expert {for_terminal(expert, 200)!r}"] if ":" in expert else []
-    return f"recorded were {' and '.join(stated)}: name what you trust" if stated else ""
+    odd = code_guard.odd_settings(environment, manifest.environment_kwargs)
+    settings = f" with {for_terminal(code_guard.listed(odd), _LONGEST)}" if odd else ""
+    stated = [f"the environment {_shown(environment)}{settings}"] if environment else []
+    stated += [f"the expert {_shown(expert)}"] if ":" in expert else []
+    if not stated:
+        return ""
+    it = "them" if len(stated) > 1 else "it"
+    return (
+        f"{' and '.join(stated)} came with the dataset, and this command runs the code of {it}: "
+        f"use it only if you trust {it}"
+    )
+
+
+def _plain(name: str) -> bool:
+    """Tell whether a name can be shown in a command just as it is."""
+    short = 0 < len(name) <= _LONGEST
+    return short and name.isascii() and name.isprintable() and not name.startswith("-")
+
+
+def _shown(name: str) -> str:
+    return repr(for_terminal(name, _LONGEST))
 
 
 def _guarded(manifest: RunManifest) -> tuple[str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
+from kd_offline.schemas.bounds import MAX_AGENTS, Observation, Steps
 from kd_offline.schemas.document import Document
 from kd_offline.schemas.environment import Scalar, Strict
 from kd_offline.schemas.evaluation import (
@@ -23,7 +24,7 @@ from kd_offline.schemas.run import Machine
 PROFILE_FORMAT = (1, 1)
 
 Count = Annotated[int, Field(ge=0)]
-Range = tuple[Count, Count]
+Range = tuple[Observation, Observation]
 Ranges = tuple[Range, ...]
 
 
@@ -32,9 +33,16 @@ class ObservationBlock(Strict):
 
     name: str
     ranges: Ranges
-    width: Count
-    seen: tuple[Count, ...] = Field(description="indices that the student may see")
+    width: Observation
+    seen: tuple[Observation, ...] = Field(description="indices that the student may see")
     visibility: Literal["seen", "partly seen", "hidden", "drawn for each episode"]
+
+    @model_validator(mode="after")
+    def _ranges_are_as_wide_as_the_block(self) -> ObservationBlock:
+        if sum(max(0, stop - start) for start, stop in self.ranges) != self.width:
+            msg = f"the ranges of block {self.name!r} are not {self.width} numbers wide together"
+            raise ValueError(msg)
+        return self
 
 
 class AgentProfile(Strict):
@@ -217,10 +225,10 @@ class CollaborationProfile(Document):
     made_with: str = Field(description="version of kd-offline")
     environment: str
     environment_kwargs: dict[str, Scalar] = Field(default_factory=dict)
-    episode_limit: PositiveInt = Field(description="steps")
+    episode_limit: Steps = Field(description="steps")
     method: str
     mask: str
-    agents: tuple[AgentProfile, ...] = Field(min_length=1)
+    agents: tuple[AgentProfile, ...] = Field(min_length=1, max_length=MAX_AGENTS)
     groups: Groups
     hidden_state: HiddenState
     topology: Topology = Topology()

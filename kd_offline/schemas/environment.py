@@ -6,10 +6,17 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from kd_offline.schemas.bounds import (
+    MAX_AGENTS,
+    MAX_TEAM_NUMBERS,
+    Actions,
+    Observation,
+    State,
+    Steps,
+)
+
 Scalar = bool | int | float | str
 MAX_RANDOM_K = 2**31 - 1  # features of an agent that a drawn mask can show
-LONGEST_EPISODE = 1_000_000
-"""Most steps of an episode, so that what a file claims cannot keep a command busy for ever."""
 
 
 class Strict(BaseModel):
@@ -29,16 +36,16 @@ class EnvironmentSpec(Strict):
     id: str
     version: str
     kwargs: dict[str, Scalar] = Field(default_factory=dict)
-    agents: tuple[str, ...] = Field(min_length=1)
-    obs_widths: tuple[int, ...]
-    action_counts: tuple[int, ...]
+    agents: tuple[str, ...] = Field(min_length=1, max_length=MAX_AGENTS)
+    obs_widths: tuple[Observation, ...]
+    action_counts: tuple[Actions, ...]
     action_names: tuple[tuple[str, ...], ...]
-    episode_limit: int = Field(gt=0, le=LONGEST_EPISODE)
+    episode_limit: Steps
     reward: Literal["team", "per_agent"]
     sides: dict[str, tuple[str, ...]]
-    state_width: int = Field(ge=0)
+    state_width: State
     state_is_obs: bool = Field(description="state is the concatenation of the unpadded obs")
-    blocks: dict[str, dict[str, tuple[tuple[int, int], ...]]]
+    blocks: dict[str, dict[str, tuple[tuple[Observation, Observation], ...]]]
 
     @model_validator(mode="after")
     def _consistent(self) -> EnvironmentSpec:
@@ -52,6 +59,14 @@ class EnvironmentSpec(Strict):
         if set(self.blocks) != set(self.agents):
             msg = "blocks must name every agent once"
             raise ValueError(msg)
+        if n * max(self.obs_width, self.action_count) > MAX_TEAM_NUMBERS:
+            msg = f"agents may see {MAX_TEAM_NUMBERS:,} numbers together, and have as many actions"
+            raise ValueError(msg)
+        for agent, width in zip(self.agents, self.obs_widths, strict=True):
+            for name, ranges in self.blocks[agent].items():
+                if any(stop > width for _, stop in ranges) or _size(ranges) > width:
+                    msg = f"block {name!r} of {agent!r} lies beyond its {width} numbers"
+                    raise ValueError(msg)
         return self
 
     @property
@@ -74,3 +89,7 @@ class EnvironmentSpec(Strict):
         """Index of each agent's side, in the order of ``sides``."""
         index = {agent: k for k, side in enumerate(self.sides.values()) for agent in side}
         return tuple(index[agent] for agent in self.agents)
+
+
+def _size(ranges: tuple[tuple[int, int], ...]) -> int:
+    return sum(max(0, stop - start) for start, stop in ranges)

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from kd_offline.schemas.bounds import Batch, Frames, Layers, Width
 from kd_offline.schemas.environment import Scalar, Strict
 from kd_offline.schemas.layers import Widths, widest
 
@@ -31,15 +32,15 @@ class ExpertArchitecture(Strict):
     no critic (``none``).
     """
 
-    trunk: tuple[int, ...] = (128,)
-    gru: int | None = 128
+    trunk: Layers = (128,)
+    gru: Width | None = 128
     share: bool = True
     widths: tuple[Widths, ...] | None = None
     motion: bool = False
     last_action: bool = False
     critic: Literal["central", "local", "none"] = "central"
-    critic_trunk: tuple[int, ...] = (64, 64)
-    critic_gru: int | None = 64
+    critic_trunk: Layers = (64, 64)
+    critic_gru: Width | None = 64
 
     @field_validator("gru", "critic_gru", mode="before")
     @classmethod
@@ -64,7 +65,10 @@ class Start(Strict):
     seed: int = Field(ge=0, description="which of its teams")
     digest: str = Field(description="sha256 of that team's weights, as run.json states it")
     critic_frames: int = Field(
-        default=100_000, ge=0, description="joint steps at first in which only the critic learns"
+        default=100_000,
+        ge=0,
+        le=10**12,
+        description="joint steps at first in which only the critic learns",
     )
 
 
@@ -85,8 +89,8 @@ class TrainRecipe(Strict):
         default=None, description="sides that learn; None: all. The others are played by opponents"
     )
     opponents: str | None = None
-    frames: int = Field(default=5_000_000, gt=0, description="joint steps in total")
-    episodes_per_batch: int = Field(default=256, gt=0)
+    frames: Frames = Field(default=5_000_000, description="joint steps in total")
+    episodes_per_batch: Batch = 256
     learning_rate: float = Field(default=1.5e-3, gt=0)
     gamma: float = Field(default=0.99, ge=0, le=1)
     max_grad_norm: float = Field(default=10.0, gt=0)

@@ -6,6 +6,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
+from kd_offline.schemas.bounds import (
+    MAX_AGENTS,
+    MAX_TEAM_NUMBERS,
+    Layers,
+    Observation,
+    Width,
+)
 from kd_offline.schemas.dataset import Digest, FilePath
 from kd_offline.schemas.document import Document
 from kd_offline.schemas.environment import MAX_RANDOM_K, Strict
@@ -13,8 +20,8 @@ from kd_offline.schemas.environment import MAX_RANDOM_K, Strict
 EXPORT_FORMAT = (1, 1)
 
 Count = Annotated[int, Field(ge=0)]
-Width = Annotated[int, Field(ge=0, le=1 << 24)]
-Range = tuple[Count, Count]
+Memory = Annotated[int, Field(ge=0, le=1 << 22)]  # all that an agent sees and has done, and a GRU
+Range = tuple[Memory, Memory]
 Format = Literal["onnx", "c", "torch"]
 Precision = Literal["fp32", "int8"]
 # It becomes the name of files and of functions, so nothing but a plain word will do.
@@ -46,21 +53,19 @@ class AgentContract(Strict):
 
     agent: str
     symbol: Symbol = Field(description="prefix of names in C, and name of the files")
-    obs_width: Width = Field(description="of the whole observation, of which this is a part")
-    seen: tuple[Count, ...] = Field(description="indices into the whole observation")
-    blocks: dict[str, tuple[Count, ...]] = Field(
+    obs_width: Observation = Field(description="of the whole observation, of which this is a part")
+    seen: tuple[Observation, ...] = Field(description="indices into the whole observation")
+    blocks: dict[str, tuple[Observation, ...]] = Field(
         description="the same indices by observation block; a block that is hidden is absent"
     )
     drawn: bool = Field(description="the mask differs by episode, and its bits are given too")
     mask_input: bool = Field(description="the network takes those bits as features")
-    inputs: Count = Field(description="width of the observation that the step takes")
+    inputs: Memory = Field(description="width of the observation that the step takes")
     actions: tuple[str, ...]
     memory: dict[str, Range] = Field(description="parts of the memory vector")
-    memory_width: PositiveInt
-    widths: tuple[PositiveInt, ...] = Field(
-        description="of the layers before the memory or the head"
-    )
-    gru: int | None = Field(description="width of the recurrent memory")
+    memory_width: Memory = Field(gt=0)
+    widths: Layers = Field(description="of the layers before the memory or the head")
+    gru: Width | None = Field(description="width of the recurrent memory")
     parameters: Count = Field(description="numbers stored")
     parameter_bytes: Count
     macs: Count = Field(description="multiply-accumulates of a step, matrices only")
@@ -70,6 +75,13 @@ class AgentContract(Strict):
         if any(feature >= self.obs_width for feature in self.seen):
             msg = f"seen must be indices into {self.obs_width} features"
             raise ValueError(msg)
+        parts = {"last_action": len(self.actions), "gru": self.gru}
+        for name, (start, stop) in self.memory.items():
+            if not start <= stop <= self.memory_width or stop - start != parts.get(
+                name, stop - start
+            ):
+                msg = f"the part {name!r} of the memory is not as wide as the network's"
+                raise ValueError(msg)
         return self
 
 
@@ -159,8 +171,15 @@ class ExportManifest(Document):
         "defined, as before version 1.1",
     )
     waiting: str = Field(default="", description="what a step does where no action is legal")
-    agents: tuple[AgentContract, ...] = Field(min_length=1)
+    agents: tuple[AgentContract, ...] = Field(min_length=1, max_length=MAX_AGENTS)
     gate: Gate
     microcontrollers: tuple[Core, ...] = ()
     files: dict[FilePath, FileFact] = Field(description="every file but this one")
     made_with: str = Field(description="version of kd-offline")
+
+    @model_validator(mode="after")
+    def _a_team_sees_no_more_than_any(self) -> ExportManifest:
+        if len(self.agents) * max(agent.obs_width for agent in self.agents) > MAX_TEAM_NUMBERS:
+            msg = f"agents may see {MAX_TEAM_NUMBERS:,} numbers together"
+            raise ValueError(msg)
+        return self

@@ -25,7 +25,9 @@ class InputRecipe(Strict):
     algorithm: str = Field(default="unknown", min_length=1, description="such as mappo or qmix")
     output: Literal["logits", "q_values"] = "logits"
     inputs: tuple[ActorPart, ...] = Field(default=("obs",), min_length=1)
-    frames: int = Field(default=1, ge=1, description="observations stacked, zeros before the start")
+    frames: int = Field(
+        default=1, ge=1, le=64, description="observations stacked, zeros before the start"
+    )
     frame_order: Literal["oldest_first", "newest_first"] = "oldest_first"
     hidden_reset: Literal["episode", "death"] = Field(
         default="episode",

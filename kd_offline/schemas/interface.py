@@ -6,17 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from kd_offline.schemas.bounds import MAX_AGENTS, Observation
 from kd_offline.schemas.environment import Strict
 
 Count = Annotated[int, Field(ge=0)]
-Range = tuple[Count, Count]
+Range = tuple[Observation, Observation]
 Bytes = PositiveInt
 
 
 class AgentInterface(Strict):
     """What one agent is given and what it may do; ranges are half-open."""
 
-    observation_width: Count
+    observation_width: Observation
     blocks: dict[str, tuple[Range, ...]] = Field(
         description="name of an observation block -> where it lies"
     )
@@ -36,9 +37,12 @@ class AgentInterface(Strict):
                     )
                     raise ValueError(msg)
                 for index in range(start, stop):
-                    if (other := taken.setdefault(index, name)) != name:
-                        msg = f"blocks {other!r} and {name!r} both hold the number {index}"
+                    if index in taken:
+                        others = sorted({taken[index], name})
+                        held = " and ".join(map(repr, others))
+                        msg = f"the number {index} is there twice: in {held}"
                         raise ValueError(msg)
+                    taken[index] = name
         if len(set(self.actions)) < len(self.actions):
             msg = "an action is listed twice"
             raise ValueError(msg)
@@ -58,7 +62,7 @@ class InterfaceSpec(Strict):
     kind: Literal["kd-offline interface"] = "kd-offline interface"
     version: tuple[Literal[1], Count] = (1, 0)
     name: str = ""
-    agents: dict[str, AgentInterface] = Field(min_length=1)
+    agents: dict[str, AgentInterface] = Field(min_length=1, max_length=MAX_AGENTS)
     hidden_state: KeptState = KeptState()
     communication: Literal["none", "offered", "required"] = Field(
         default="none", description="between agents while they act"

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
+from kd_offline.schemas.bounds import Layers, Width
 from kd_offline.schemas.environment import Strict
-
-Width = Annotated[int, Field(gt=0)]
 
 
 class LayerWidths(Strict):
     """Widths of the hidden layers of one agent's network."""
 
-    trunk: tuple[Width, ...]
+    trunk: Layers
     gru: Width | None = None
 
     @property
@@ -27,7 +22,7 @@ class LayerWidths(Strict):
         return "-".join(map(str, (*self.trunk, *([self.gru] if self.gru else []))))
 
 
-Widths = int | LayerWidths
+Widths = Width | LayerWidths
 """Of one agent's network: the same for all hidden layers, or one for each."""
 
 

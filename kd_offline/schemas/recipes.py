@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from kd_offline.errors import UnknownNameError
+from kd_offline.schemas.bounds import WIDEST, Batch, Depth, Epochs, Seeds, Threads
 from kd_offline.schemas.budget import Budget
 from kd_offline.schemas.environment import Strict
 
@@ -109,7 +110,7 @@ class StudentArchitecture(Strict):
     hidden: tuple[int, ...] | int | Literal["auto"] = Field(
         default=32, description="width for all agents, one for each, or auto from block widths"
     )
-    depth: int = Field(default=2, ge=0, description="trunk layers before the GRU or the head")
+    depth: Depth = Field(default=2, description="trunk layers before the GRU or the head")
     rank_share: float | None = Field(
         default=None,
         gt=0,
@@ -136,6 +137,14 @@ class StudentArchitecture(Strict):
         "needs weights.regression",
     )
 
+    @field_validator("hidden")
+    @classmethod
+    def _widths_are_no_wider_than_any(cls, given: Any) -> Any:
+        if given != "auto" and max((given,) if isinstance(given, int) else given) > WIDEST:
+            msg = f"must be at most {WIDEST:,} units wide"
+            raise ValueError(msg)
+        return given
+
     @model_validator(mode="after")
     def _rank_is_of_a_gru(self) -> StudentArchitecture:
         if self.rank_share is not None and self.kind != "gru":
@@ -147,8 +156,8 @@ class StudentArchitecture(Strict):
 class Optimisation(Strict):
     """Schedule of the one training loop."""
 
-    epochs: int = Field(default=24, gt=0)
-    batch_episodes: int = Field(default=128, gt=0)
+    epochs: Epochs = 24
+    batch_episodes: Batch = 128
     optimiser: Literal["muon", "adamw"] = Field(
         default="muon", description="muon: for the hidden matrices; everything else by AdamW"
     )
@@ -161,7 +170,7 @@ class Optimisation(Strict):
     max_grad_norm: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights")
-    evaluate_every: int = Field(default=1, gt=0, description="epochs between held-out evaluations")
+    evaluate_every: Epochs = Field(default=1, description="epochs between held-out evaluations")
     quantise_from: float | None = Field(
         default=None,
         ge=0,
@@ -225,9 +234,9 @@ class DistillRecipe(Strict):
         description="part of the dataset that students are judged by, and their best epoch chosen; "
         "never train; None: heldout, or nothing where the dataset holds out no episode",
     )
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    threads: int = Field(
-        default=2, gt=0, description="agents that are trained side by side; changes no number"
+    seeds: Seeds = Field(default=(0,), min_length=1)
+    threads: Threads = Field(
+        default=2, description="agents that are trained side by side; changes no number"
     )
     memory_mb: float | None = Field(
         default=None,

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
+from kd_offline.schemas.bounds import Seeds
 from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.environment import Scalar, Strict
@@ -110,7 +111,7 @@ class RunManifest(Document):
         description="null: nothing was held out, and no figure is of unseen episodes; before "
         "version 1.2, where it is not stated, figures called held out may be of training episodes",
     )
-    seeds: tuple[int, ...]
+    seeds: Seeds
     students: tuple[StudentRecord, ...]
     allocation: Allocation | None = Field(default=None, description="where a budget was stated")
     results: tuple[SeedResult, ...] = ()

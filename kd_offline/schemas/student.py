@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
+from kd_offline.schemas.bounds import Seeds, Width
 from kd_offline.schemas.environment import MAX_RANDOM_K, EnvironmentSpec, Strict
 from kd_offline.schemas.layers import LayerWidths, Widths
 from kd_offline.schemas.recipes import StudentArchitecture
@@ -19,7 +20,7 @@ class StudentCard(Strict):
     format_version: tuple[int, int] = (1, 2)
     environment: EnvironmentSpec
     architecture: StudentArchitecture
-    widths: tuple[int, ...] = Field(
+    widths: tuple[Width, ...] = Field(
         description="hidden width of each agent's network; with layers, before units were removed"
     )
     layers: tuple[tuple[LayerWidths, ...], ...] | None = Field(
@@ -35,7 +36,7 @@ class StudentCard(Strict):
     last_action: bool
     method: str
     dataset: str = Field(description="content id of the dataset that the students learned from")
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: Seeds = Field(min_length=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> StudentCard:

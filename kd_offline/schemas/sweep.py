@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from kd_offline.schemas.bounds import Episodes, Layers
 from kd_offline.schemas.budget import BudgetFigure, Quantity
 from kd_offline.schemas.document import Document
 from kd_offline.schemas.environment import Strict
@@ -26,7 +27,7 @@ class SweepPlan(Document):
     architectures: tuple[Architecture, ...] = Field(
         default=("gru", "mlp", "low-rank"), min_length=1
     )
-    widths: tuple[int, ...] = Field(default=(8, 16, 24, 32, 48, 64), min_length=1)
+    widths: Layers = Field(default=(8, 16, 24, 32, 48, 64), min_length=1)
     precisions: tuple[Literal["fp32", "int8"], ...] = Field(default=("fp32", "int8"), min_length=1)
     profile: str = Field(default="stm32f4", description="device that the time is predicted for")
     judge: Judge = Field(
@@ -38,8 +39,8 @@ class SweepPlan(Document):
         description="of the dataset, that agreement and KL are measured on: train where nothing is "
         "held out; null: not stated",
     )
-    episodes: int = Field(
-        default=1000, gt=0, description="of the environment, or of the part at most"
+    episodes: Episodes = Field(
+        default=1000, description="of the environment, or of the part at most"
     )
     seed: int = Field(default=0, ge=0)
 

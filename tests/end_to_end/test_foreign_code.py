@@ -55,8 +55,10 @@ def place(tmp_path_factory):
         *("distill", place.dataset, "-o", place.run, "--mask", "limited", "--epochs", 1),
         *("--hidden", 8, "--threads", 1, "--method", "kl"),
     )
-    hint = f"next: kd-offline evaluate {place.run} --environment NAME --expert EXPERT\n"
-    assert hint in done.stderr, "what one copies without a thought names nothing of a stranger's"
+    options = f"--environment {ENVIRONMENT} --expert {EXPERT}"
+    assert f"next: kd-offline evaluate {place.run} {options}\n" in done.stderr
+    whose = f"{ENVIRONMENT!r} with layout='/etc/passwd' and the expert {EXPERT!r}"
+    assert f"{whose} came with the dataset, and this command runs the code of" in done.stderr
     yield place
     sys.path.remove(str(place.root))
     sys.modules.pop(MODULE, None)

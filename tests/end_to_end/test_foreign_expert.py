@@ -1,6 +1,8 @@
 """From a checkpoint of another library to distilled students."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 from typer.testing import CliRunner
@@ -42,6 +44,43 @@ def test_record_distil_and_evaluate(tmp_path):
     run("evaluate", tmp_path / "run", "--expert", expert, "--episodes", 10, "--threads", 1)
     report = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert report["cost"]["expert"]["parameters"] == 3 * entry.parameters
+
+
+POLICY = """
+import numpy as np
+from kd_offline.types import PolicyOutput
+class Policy:
+    parameters = macs = 5
+    def start(self, seeds):
+        return None
+    def act(self, view, memory):
+        logits = np.zeros(view.available_actions.shape, np.float32)
+        logits[..., 1] = view.obs[..., 0]
+        return PolicyOutput(logits), memory
+def make(spec):
+    return Policy()
+"""
+
+
+def test_the_command_that_distill_prints_evaluates_a_recording_of_a_python_expert(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "policy_of_mine.py").write_text(POLICY)
+    monkeypatch.syspath_prepend(tmp_path)
+    recorded(tmp_path / "d.zarr", "python:policy_of_mine:make")
+    done = run(
+        *("distill", tmp_path / "d.zarr", "-o", tmp_path / "the run", "--method", "kl"),
+        *("--seeds", 1, "--epochs", 1, "--threads", 1),
+    )
+    command, note = re.findall(r"^next: (.*)\n  (.*)$", done.stderr, re.MULTILINE)[0]
+    assert note == (
+        "the expert 'python:policy_of_mine:make' came with the dataset, and this command runs the "
+        "code of it: use it only if you trust it"
+    )
+    program, *words = shlex.split(command)
+    assert program == "kd-offline"
+    run(*words, "--episodes", 10, "--threads", 1)
+    assert (tmp_path / "the run" / "evaluation.json").is_file()
 
 
 def test_values_are_calibrated_and_resuming_finds_the_same(tmp_path):

@@ -20,6 +20,7 @@ from kd_offline.datasets.convert.formats import (
 )
 from kd_offline.datasets.convert.parts import Options, lost
 from kd_offline.datasets.final_values import caution
+from kd_offline.datasets.place import check_name
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import StorageError, UsageError
 from kd_offline.files import aside
@@ -80,6 +81,7 @@ def convert(
     if "://" in str(target):
         msg = f"{str(target)!r} is not on this machine: convert to a local path and push that"
         raise UsageError(msg)
+    check_name(name)
     source_kind = kind_of_source(where, source_format)
     kinds = source_kind, kind_of_target(out, to, source_kind)
     if (kinds[0] == OURS) == (kinds[1] == OURS):

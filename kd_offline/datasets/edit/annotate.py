@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
 from kd_offline.datasets.edit.restate import restate
+from kd_offline.datasets.place import check_name
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import DatasetManifest, SemanticVersion
 from kd_offline.schemas.environment import Strict
@@ -46,7 +47,7 @@ def annotate(
     Raises
     ------
     UsageError
-        Nothing is given, or a version that is not semantic.
+        Nothing is given, a name of several lines, or a version that is not semantic.
     DatasetError, StorageError
         The dataset cannot be read or the result not be written.
     """
@@ -63,6 +64,7 @@ def annotate(
         want = "three numbers such as 1.2.0" if wrong == "version" else "at least one letter"
         msg = f"the {wrong} {error.errors()[0]['input']!r} is not possible: give {want}"
         raise UsageError(msg) from None
+    check_name(name)
     given = said.model_dump(exclude_none=True)
     if not given:
         msg = "nothing is to be said: give a name, version, description, licence or citation"

@@ -13,6 +13,7 @@ from kd_offline.datasets.edit.headers import kept_experts, mixture
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent
 from kd_offline.datasets.edit.rewrite import Part, Plan, carried, full_names, rewrite
 from kd_offline.datasets.edit.where import episodes_where
+from kd_offline.datasets.place import check_name
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
 from kd_offline.errors import UsageError
@@ -91,6 +92,7 @@ def filter(
     DatasetError, StorageError
         The dataset cannot be read or the result not be written.
     """
+    check_name(name)
     parent = open_parent(dataset)
     root = check_output(output, [parent])
     if isinstance(conditions, str):

@@ -16,6 +16,7 @@ from kd_offline.datasets.edit.filter import keep_arrays
 from kd_offline.datasets.edit.headers import joined_experts, joined_recording
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
 from kd_offline.datasets.edit.rewrite import Part, Plan, full_names, rewrite
+from kd_offline.datasets.place import check_name
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
 from kd_offline.errors import MismatchError, UnknownNameError, UsageError
@@ -85,6 +86,7 @@ def merge(
     DatasetError, StorageError
         A dataset cannot be read or the result not be written.
     """
+    check_name(name)
     choices = Choices(arrays, tuple(sorted(without)), duplicates, licence)
     parents = _open(datasets)
     root = check_output(output, parents)

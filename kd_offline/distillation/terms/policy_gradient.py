@@ -27,6 +27,7 @@ from kd_offline.distillation.terms.base import (
 )
 from kd_offline.distillation.terms.kl import KLSettings
 from kd_offline.errors import UsageError
+from kd_offline.schemas.bounds import Steps
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array
@@ -56,7 +57,7 @@ class PolicySettings(TermSettings):
         default=None, ge=0, le=1, description="None: as the recorded critic was trained"
     )
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
-    gae_horizon: int | None = Field(default=None, gt=0, description="L of Eq. 2; None: to the end")
+    gae_horizon: Steps | None = Field(default=None, description="L of Eq. 2; None: to the end")
     bootstrap_on_truncation: bool | None = Field(
         default=None, description="None: as the recorded critic was trained"
     )

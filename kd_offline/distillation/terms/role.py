@@ -24,6 +24,7 @@ from kd_offline.distillation.terms.base import (
     TermSettings,
     TrainingEpisodes,
 )
+from kd_offline.schemas.bounds import MAX_AGENTS
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.seeding import generator
 from kd_offline.types import Array, FloatArray, IntArray
@@ -36,7 +37,9 @@ _ROUNDS = 25
 class RoleSettings(TermSettings):
     """Settings of the role alignment."""
 
-    roles: int | None = Field(default=None, gt=1, description="K; None: min(16, 2 N)")
+    roles: int | None = Field(
+        default=None, gt=1, le=MAX_AGENTS, description="K; None: min(16, 2 N)"
+    )
     temperature: float = Field(default=1.0, gt=0, description="of both role distributions")
     init: Literal["kmeans", "pca", "random"] = Field(
         default="kmeans", description="what the expert's projection is made from"

@@ -23,6 +23,7 @@ from kd_offline.distillation.terms.base import (
     TermSettings,
     TrainingEpisodes,
 )
+from kd_offline.schemas.bounds import Width
 from kd_offline.schemas.environment import EnvironmentSpec
 
 
@@ -32,7 +33,7 @@ class StructureSettings(TermSettings):
     relation: Literal["auto", "linear", "mlp", "zero_pad", "none"] = Field(
         default="auto", description="how student embeddings are made comparable before cosines"
     )
-    relation_width: int = Field(default=32, gt=0, description="d_c of the projections")
+    relation_width: Width = Field(default=32, description="d_c of the projections")
     pairs: Literal["mean", "sum"] = "mean"
     centre: bool = Field(default=False, description="subtract the dataset mean from embeddings")
 

@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 
 from kd_offline.environments.grid.board import Board, windows
 from kd_offline.errors import UsageError
-from kd_offline.schemas.environment import LONGEST_EPISODE, EnvironmentSpec, Strict
+from kd_offline.schemas.bounds import Steps
+from kd_offline.schemas.environment import EnvironmentSpec, Strict
 from kd_offline.seeding import uniforms
 from kd_offline.types import BoolArray, Float32Array, Int8Array, IntArray, Outcome, SeedArray, View
 
@@ -27,15 +28,15 @@ class PredatorPreySettings(Strict):
     """Settings of the task; the defaults are the paper's, where it states them."""
 
     size: int = Field(default=10, ge=2, le=100, description="cells along a side of the board")
-    n_predators: int = Field(default=8, ge=2)
-    n_prey: int = Field(default=8, ge=1)
+    n_predators: int = Field(default=8, ge=2, le=1000)
+    n_prey: int = Field(default=8, ge=1, le=1000)
     view: int = Field(default=5, ge=1, le=199, description="cells along a side of the window, odd")
     capture_reward: float = Field(default=10.0, description="of the team, for every prey")
     lone_penalty: float = Field(default=2.0, ge=0, description="of the team, for every such try")
     capturers_leave: bool = Field(
         default=True, description="whether predators leave the board with the prey they caught"
     )
-    episode_limit: int = Field(default=200, gt=0, le=LONGEST_EPISODE)
+    episode_limit: Steps = 200
 
     @model_validator(mode="after")
     def _fits(self) -> PredatorPreySettings:

@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from kd_offline.schemas.environment import LONGEST_EPISODE, Scalar, Strict
+from kd_offline.schemas.bounds import Steps
+from kd_offline.schemas.environment import Scalar, Strict
 
 
 class Settings(Strict):
@@ -16,7 +17,7 @@ class Settings(Strict):
     ``dtype`` is the precision of the world; observations are float32 either way.
     """
 
-    episode_limit: int = Field(default=25, gt=0, le=LONGEST_EPISODE)
+    episode_limit: Steps = 25
     dtype: Literal["float64", "float32"] = "float64"
 
     @property

@@ -24,8 +24,10 @@ class SmacSettings(Strict):
     new_game_each_episode: bool = Field(
         default=False, description="start the game anew with each episode's seed: slow, repeatable"
     )
-    games: int = Field(default=8, ge=1, description="most games at once; no property of the task")
-    step_mul: int = Field(default=8, ge=1, description="game steps in one step")
+    games: int = Field(
+        default=8, ge=1, le=64, description="most games at once; no property of the task"
+    )
+    step_mul: int = Field(default=8, ge=1, le=1000, description="game steps in one step")
     move_amount: float = Field(default=2.0, gt=0)
     obs_all_health: bool = True
     obs_own_health: bool = True

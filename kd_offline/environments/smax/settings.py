@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from kd_offline.schemas.environment import LONGEST_EPISODE, Strict
+from kd_offline.schemas.bounds import Steps
+from kd_offline.schemas.environment import Strict
 
 
 class SmaxSettings(Strict):
@@ -25,7 +26,7 @@ class SmaxSettings(Strict):
         default="closest", description="whom an enemy unit picks among those in its range"
     )
     won_battle_bonus: float = Field(default=1.0, description="reward of the step that wins")
-    episode_limit: int = Field(default=101, gt=1, le=LONGEST_EPISODE)
+    episode_limit: Steps = Field(default=101, gt=1)
 
     def of_game(self) -> dict[str, Any]:
         """Return the settings as the game takes them."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from pydantic import Field
 
 from kd_offline.experts.algorithms.base import Learner, Recorded, Team
+from kd_offline.schemas.bounds import Batch, Epochs, Frames
 from kd_offline.schemas.dataset import Capture
 from kd_offline.schemas.environment import EnvironmentSpec, Strict
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
@@ -28,7 +29,7 @@ class Kickstart(Strict):
 
     teacher: str = Field(description="an expert, as kd-offline record --expert takes it")
     weight: float = Field(default=1.0, gt=0, description="at first")
-    frames: int = Field(default=1_000_000, gt=0, description="joint steps until it is zero")
+    frames: Frames = Field(default=1_000_000, description="joint steps until it is zero")
 
 
 class PolicyArchitecture(ExpertArchitecture):
@@ -41,8 +42,8 @@ class PolicyRecipe(TrainRecipe):
     """Settings of clipped policy updates."""
 
     architecture: PolicyArchitecture = PolicyArchitecture()
-    epochs: int = Field(default=3, gt=0)
-    minibatches: int = Field(default=6, gt=0)
+    epochs: Epochs = 3
+    minibatches: Batch = 6
     entropy: float = Field(default=0.003, ge=0)
     clip: float = Field(default=0.2, gt=0)
     gae_lambda: float = Field(default=0.95, ge=0, le=1)

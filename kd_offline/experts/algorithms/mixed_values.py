@@ -14,6 +14,7 @@ from pydantic import Field
 
 from kd_offline.errors import UsageError
 from kd_offline.experts.algorithms.base import Learner, Recorded, Team
+from kd_offline.schemas.bounds import Batch, Epochs, Frames, Layers, Width
 from kd_offline.schemas.dataset import Capture
 from kd_offline.schemas.environment import EnvironmentSpec, Strict
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
@@ -34,22 +35,22 @@ class QLearning(Strict):
 
     td_lambda: float = Field(default=0.6, ge=0, le=1)
     double: bool = Field(default=True, description="the learning network chooses the next action")
-    buffer_episodes: int = Field(default=5000, gt=0)
-    batch_episodes: int = Field(default=64, gt=0)
-    updates_per_batch: int = Field(default=4, gt=0)
+    buffer_episodes: Batch = 5000
+    batch_episodes: Batch = 64
+    updates_per_batch: Epochs = 4
     target_every: int = Field(default=8, gt=0, description="gradient steps between two targets")
     epsilon_start: float = Field(default=1.0, ge=0, le=1)
     epsilon_end: float = Field(default=0.05, ge=0, le=1)
-    epsilon_frames: int = Field(default=60_000, gt=0, description="joint steps of linear decay")
-    mixer_embedding: int = Field(default=32, gt=0)
-    mixer_hidden: int = Field(default=64, gt=0)
+    epsilon_frames: Frames = Field(default=60_000, description="joint steps of linear decay")
+    mixer_embedding: Width = 32
+    mixer_hidden: Width = 64
 
 
 class ValueArchitecture(ExpertArchitecture):
     """Agents of half the usual width that see their last action; a mixer in place of critics."""
 
-    trunk: tuple[int, ...] = (64,)
-    gru: int | None = 64
+    trunk: Layers = (64,)
+    gru: Width | None = 64
     last_action: bool = True
     critic: Literal["none"] = "none"
 
@@ -61,7 +62,7 @@ class ValueRecipe(TrainRecipe):
     learn: None = Field(default=None, description="the whole team learns")
     opponents: None = Field(default=None, description="there are none")
     start: None = Field(default=None, description="values start from chance")
-    episodes_per_batch: int = Field(default=32, gt=0)
+    episodes_per_batch: Batch = 32
     learning_rate: float = Field(default=1e-3, gt=0)
     bootstrap_on_truncation: bool = Field(
         default=True, description="whether the future after the time limit has a value"

@@ -133,3 +133,23 @@ def test_nothing_held_out_is_a_caveat():
     one = manifest.judged_by.model_copy(update={"episodes": 1})
     few = manifest.model_copy(update={"judged_by": one})
     assert "1 held-out episode" in " ".join(words.caveats(evaluation_report(), few))
+
+
+@pytest.mark.parametrize(
+    ("reduction", "said", "part"),
+    [
+        (22.71, "22.7 times fewer", "1/22.7"),
+        (1.0, "1.0 times fewer", "1/1.0"),
+        (0.4, "2.5 times more", "2.5 times more"),
+        (0.001, "1000.0 times more", "1000.0 times more"),
+        (0.0, "more", "more"),
+    ],
+)
+def test_students_that_cost_more_than_their_expert_are_said_to(reduction, said, part):
+    assert (words.fewer(reduction), words.cost_share(reduction)) == (said, part)
+    report = evaluation_report()
+    cost = report.cost.model_copy(update={"flops_reduction": reduction})
+    changed = report.model_copy(update={"cost": cost})
+    assert f"They need {said} FLOPs a team step" in words.headline(changed)
+    (card,) = [card for card in words.cards(changed) if "FLOPs" in card.label]
+    assert card.label == f"{said.split()[-1]} FLOPs"

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from kd_offline.datasets import ExpertBuffer, annotate, layout, verify
+from kd_offline.datasets import ExpertBuffer, annotate, filter, layout, merge, verify
+from kd_offline.datasets.convert.run import convert
 from kd_offline.datasets.edit.lineage import raised
 from kd_offline.datasets.edit.restate import restate
 from kd_offline.errors import CorruptDatasetError, StorageError, UsageError
@@ -87,3 +88,16 @@ def test_refusals(parent, tmp_path, options, words):
 def test_versions():
     assert raised("1.2.3-rc.1+x", "minor") == "1.3.0"
     assert raised("1.2.3", "patch") == "1.2.4"
+
+
+@pytest.mark.parametrize("name", ["a\nid: sha256:0", "a\x1b[2J", " ", "a\rb"])
+def test_a_name_is_one_line_whatever_makes_the_dataset(name, parent, tmp_path):
+    for make in (
+        lambda: annotate(parent.path, tmp_path / "out.zarr", name=name),
+        lambda: filter(parent.path, tmp_path / "out.zarr", "length > 0", name=name),
+        lambda: merge([parent.path, parent.path], tmp_path / "out.zarr", name=name),
+        lambda: convert(parent.path, tmp_path / "out.h5", name=name),
+    ):
+        with pytest.raises(UsageError, match="must be one line of printable text"):
+            make()
+    assert not (tmp_path / "out.zarr").exists()
