@@ -113,11 +113,22 @@ def begin(model: ActorCritic, students: StudentPolicy) -> None:
 
     What stands before a student's first matrix becomes part of it: an aligner, the bits of a mask.
     Columns of hidden features are zero in it, and stay so.
+
+    Raises
+    ------
+    UsageError
+        An algorithm built actors that take their inputs in another scale.
     """
     import torch
 
     from kd_offline.students.folding import fold
 
+    if not model.scaled:
+        msg = (
+            "the algorithm's actors do not take their inputs in the scale of students, so they "
+            "cannot start from any: choose mappo or ippo"
+        )
+        raise UsageError(msg)
     team, mask = students.team, students.mask.static
     assert mask is not None  # noqa: S101 - the recipe was checked
     for i, (actor, network) in enumerate(zip(model.actors, team.networks, strict=True)):

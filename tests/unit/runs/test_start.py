@@ -10,9 +10,10 @@ from kd_offline import environments
 from kd_offline.datasets.checks.integrity import verify
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import CheckpointError, MismatchError, UnknownNameError, UsageError
-from kd_offline.experts import checkpoint
+from kd_offline.experts import checkpoint, start
 from kd_offline.experts.load import load
 from kd_offline.experts.recipe import train_recipe
+from kd_offline.experts.team import ActorCritic
 from kd_offline.experts.train import train
 from kd_offline.exports.compact import compact, compact_expert
 from kd_offline.recording.record import record
@@ -172,7 +173,7 @@ def test_the_critic_learns_first_then_all_and_a_resumed_training_has_the_same_we
     run = make_run(tmp_path / "run", motion=True, last_action=True)
     chosen = recipe(run, **{"kickstart.teacher": "bundled"})
     spec = environments.load(SPREAD).spec
-    start = {n: p.clone() for n, p in begun(run, tmp_path / "a").team.model.named_parameters()}
+    fresh = {n: p.clone() for n, p in begun(run, tmp_path / "a").team.model.named_parameters()}
 
     def after(iterations, folder):
         def stop(step, values, series):
@@ -192,14 +193,14 @@ def test_the_critic_learns_first_then_all_and_a_resumed_training_has_the_same_we
     # An interruption goes back to the last whole iteration: this is after two.
     warm = after(3, tmp_path / "b")
     for name, value in warm.items():
-        assert torch.equal(value, start[name]) == name.startswith("actors"), name
+        assert torch.equal(value, fresh[name]) == name.startswith("actors"), name
     train(chosen, tmp_path / "b", threads=1, resume=True, score_episodes=0)
     after(2, tmp_path / "c")
     train(chosen, tmp_path / "c", threads=1, resume=True, score_episodes=0)
     card = train(chosen, tmp_path / "d", threads=1, score_episodes=0)
     assert len({checkpoint.digest(tmp_path / name) for name in "bcd"}) == 1
     learned = dict(load(tmp_path / "d", spec).team.actors.named_parameters())
-    assert not any(torch.equal(value, start[name]) for name, value in learned.items())
+    assert not any(torch.equal(value, fresh[name]) for name, value in learned.items())
     rows = (tmp_path / "d" / checkpoint.CURVE).read_text().splitlines()
     assert ["teacher_kl" in json.loads(row) for row in rows] == [False, False, True, True]
     assert card.recipe.start == chosen.start
@@ -208,10 +209,10 @@ def test_the_critic_learns_first_then_all_and_a_resumed_training_has_the_same_we
 def test_it_says_where_it_began_and_under_which_mask(tmp_path):
     run = make_run(tmp_path / "run", motion=True)
     expert = begun(run, tmp_path / "tuned")
-    start = expert.card.recipe.start
-    assert start is not None
-    assert (start.run, start.seed) == (str(run), 3)
-    assert start.digest == students.digest(students.load(run)[0].team)
+    stated = expert.card.recipe.start
+    assert stated is not None
+    assert (stated.run, stated.seed) == (str(run), 3)
+    assert stated.digest == students.digest(students.load(run)[0].team)
     np.testing.assert_array_equal(expert.mask(), students.load(run)[0].mask.static)
 
 
@@ -263,6 +264,15 @@ def test_other_networks_than_the_students_are_refused(settings, said, tmp_path):
 def test_networks_that_no_expert_has_are_refused(made, said, tmp_path):
     with pytest.raises(UsageError, match=said):
         start_settings(make_run(tmp_path / "run", **made))
+
+
+def test_actors_of_another_scale_cannot_start_from_students(tmp_path):
+    """An algorithm of a plug-in may build what it likes."""
+    run = make_run(tmp_path / "run")
+    spec, chosen = environments.load(SPREAD).spec, recipe(run)
+    actors = ActorCritic(spec, chosen.architecture, None, np.random.default_rng(0))
+    with pytest.raises(UsageError, match="cannot start from any: choose mappo or ippo"):
+        start.begin(actors, students.load(run)[0])
 
 
 def test_other_names_are_refused(tmp_path):
