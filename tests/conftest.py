@@ -1,10 +1,34 @@
 """What holds for every test."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+
+PLUGINS = Path(__file__).parent / "plugins"
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
     """Begin with one thread, whatever a command of an earlier test set: sums depend on it."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def installed_plugins(tmp_path_factory):
+    """Return the folder into which pip installed the package of tests/plugins."""
+    target = tmp_path_factory.mktemp("plugins")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip += ["--no-index", "--no-deps", "--no-build-isolation", "--target", str(target)]
+    done = subprocess.run([*pip, str(PLUGINS)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.fixture
+def plugins(installed_plugins, monkeypatch):
+    """Let the package of tests/plugins be installed during a test; return its folder."""
+    monkeypatch.syspath_prepend(installed_plugins)
+    return installed_plugins

@@ -70,7 +70,7 @@ def prepare(
     again = resume and (output / RUN).is_file()
     if not again:
         check_free(output, overwrite=overwrite)
-    terms = ActiveTerms(recipe)
+    terms = ActiveTerms.of(recipe)
     design, train, validation = _designed(buffer, terms, path)
     manifest = _manifest(buffer, design, path, command)
     if validation is not None:

@@ -29,7 +29,7 @@ from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.quantisation import QuantisationReport
-from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.schemas.recipes import with_present_names
 from kd_offline.schemas.run import RunManifest
 from kd_offline.untrusted_text import quoted_command
 
@@ -210,8 +210,8 @@ def _budget(allocation: Allocation) -> Section:
 
 
 def _training(folder: RunFolder, manifest: RunManifest) -> Section:
-    recipe = DistillRecipe.model_validate(manifest.recipe)
-    curves = plots.curves_plot(folder.metrics(), recipe.terms.get("kl"))
+    terms = with_present_names(manifest.recipe).get("terms", {})
+    curves = plots.curves_plot(folder.metrics(), terms.get("kl"))
     return Section(
         "training",
         "How they learned",

@@ -17,12 +17,15 @@ Architecture = Literal["gru", "mlp", "low-rank"]
 Judge = Literal["retention", "agreement"]
 
 
+SWEEP_FORMAT = (1, 2)
+
+
 class SweepPlan(Document):
     """What is tried and how it is judged; the same for every process that takes part."""
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 
-    version: tuple[int, int] = (1, 1)
+    version: tuple[int, int] = SWEEP_FORMAT
     recipe: DistillRecipe = DistillRecipe()
     architectures: tuple[Architecture, ...] = Field(
         default=("gru", "mlp", "low-rank"), min_length=1
@@ -65,7 +68,7 @@ class SweepReport(Document):
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 
     kind: Literal["kd-offline sweep"] = "kd-offline sweep"
-    version: tuple[int, int] = (1, 1)
+    version: tuple[int, int] = SWEEP_FORMAT
     plan: SweepPlan
     dataset: DatasetReference
     environment: str

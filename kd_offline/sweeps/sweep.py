@@ -27,7 +27,7 @@ from kd_offline.hardware import profiles
 from kd_offline.schemas.document import DIGEST
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import DatasetReference
-from kd_offline.schemas.sweep import SweepPlan, SweepPoint, SweepReport
+from kd_offline.schemas.sweep import SWEEP_FORMAT, SweepPlan, SweepPoint, SweepReport
 from kd_offline.sealed_json import (
     canonical_json,
     digest,
@@ -292,7 +292,13 @@ def _begin(folder: Path, plan: SweepPlan, buffer: ExpertBuffer) -> Path:
     if not place.is_file():
         msg = f"{folder} exists and is not a sweep: remove it yourself or give another path"
         raise StorageError(msg)
-    begun = read_document(SweepPlan, place, _AGAIN).model_copy(update={"version": plan.version})
+    begun = read_document(SweepPlan, place, _AGAIN)
+    if begun.version < SWEEP_FORMAT:
+        msg = (
+            f"the sweep in {str(folder)!r} was begun by an older version of kd-offline, whose "
+            "trials this one does not continue: choose another folder"
+        )
+        raise StorageError(msg)
     if begun != plan or read_file(origin, MAX_DOCUMENT_BYTES).strip() != buffer.id.encode():
         msg = (
             f"the sweep in {str(folder)!r} was begun with another plan or dataset: repeat its "

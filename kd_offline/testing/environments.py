@@ -20,18 +20,13 @@ import numpy as np
 from kd_offline import seeding
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.testing.conformance import ConformanceError
 from kd_offline.types import Array, BoolArray, IntArray, Outcome, SeedArray, View
+
+__all__ = ["ConformanceError", "check_environment"]
 
 _SEEDS = (3, 1, 4, 15)
 _Record = TypeVar("_Record", View, Outcome)
-
-
-class ConformanceError(AssertionError):
-    """An environment breaks a rule of the batched protocol; ``rule`` names it."""
-
-    def __init__(self, rule: str, detail: str) -> None:
-        super().__init__(f"{rule}: {detail}")
-        self.rule = rule
 
 
 def check_environment(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from kd_offline.testing.environments import ConformanceError
+from kd_offline.testing.conformance import ConformanceError
 from kd_offline.tracking.base import METHODS, Observer, Operation
 
 _VALUES = {

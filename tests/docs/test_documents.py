@@ -45,6 +45,7 @@ NOT_TYPED = {
         "converting",
         "kd-offline convert 3m.vlt/Good",
     ): "files of others; tests/compatibility has some",
+    ("extending", "pip install ."): "tests/conftest.py does it",
     ("export", "obs, memory, legal actions"): "a signature",
     ("quickstart", "pip install '.["): "installs",
     ("quickstart", "uv pip install"): "installs",

@@ -20,5 +20,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
-def test_it_runs_as_it_stands(page, tmp_path, monkeypatch):
+def test_it_runs_as_it_stands(page, tmp_path, monkeypatch, request):
+    if page.stem == "extending":
+        request.getfixturevalue("plugins")
     follow(page, tmp_path, monkeypatch)

@@ -59,23 +59,36 @@ def term_type(name: str) -> type[LossTerm[Any]]:
 
 
 class ActiveTerms:
-    """The terms of a recipe whose weight is not zero, in the order of their registry.
+    """The terms of a recipe, by name; :meth:`of` makes those that have a weight.
 
-    ``recipe`` is complete, see :func:`kd_offline.distillation.recipe.completed`.
+    ``packages``: where those come from that are not ours, for errors.
     """
 
-    def __init__(self, recipe: DistillRecipe) -> None:
+    def __init__(
+        self,
+        recipe: DistillRecipe,
+        terms: Mapping[str, LossTerm[Any]],
+        packages: Mapping[str, str] | None = None,
+    ) -> None:
         self.recipe = recipe
-        self.terms: dict[str, LossTerm[Any]] = {}
-        self._packages: dict[str, str] = {}
-        for name in TERMS:
-            if recipe.weights.get(name):
-                kind = term_type(name)
-                origin = TERMS.origin(name)
-                self._packages[name] = "" if origin.ours else str(origin)
-                with self._border(name, "__init__"):
-                    settings = kind.settings_type.model_validate(recipe.terms.get(name, {}))
-                    self.terms[name] = kind(settings, recipe)
+        self.terms = dict(terms)
+        self._packages = dict(packages or {})
+
+    @classmethod
+    def of(cls, recipe: DistillRecipe) -> ActiveTerms:
+        """Return the terms whose weight is not zero, in the order of their registry.
+
+        ``recipe`` is complete, see :func:`kd_offline.distillation.recipe.completed`.
+        """
+        made = cls(recipe, {})
+        for name in (name for name in TERMS if recipe.weights.get(name)):
+            kind, origin = term_type(name), TERMS.origin(name)
+            if not origin.ours:
+                made._packages[name] = str(origin)
+            with made._border(name, "__init__"):
+                settings = kind.settings_type.model_validate(recipe.terms.get(name, {}))
+                made.terms[name] = kind(settings, recipe)
+        return made
 
     def arrays(self, present: Collection[str]) -> list[str]:
         """Return all that is read of a dataset with the arrays ``present``, but for its mask."""
@@ -153,7 +166,7 @@ class ActiveTerms:
     def _require_own(self, name: str, figures: Iterable[str]) -> None:
         """Refuse names of figures by which a plug-in would hide those of others."""
         foreign = [f for f in figures if f != name and not f.startswith(f"{name}_")]
-        if foreign and self._packages[name]:
+        if foreign and name in self._packages:
             msg = f"it calls a figure {foreign[0]!r}: let the name begin with {name + '_'!r}"
             raise ValueError(msg)
 
@@ -186,15 +199,15 @@ class Fit:
 
 def check_arrays(recipe: DistillRecipe, present: Collection[str]) -> None:
     """Raise ``MissingArrayError`` where a dataset lacks what a recipe reads."""
-    missing = ActiveTerms(recipe).missing(present)
+    missing = ActiveTerms.of(recipe).missing(present)
     if not missing:
         return
     advice = []
     for name in recipe.weights:
         without = recipe.model_copy(update={"weights": {**recipe.weights, name: 0.0}})
-        if recipe.weights[name] and not ActiveTerms(without).missing(present):
+        if recipe.weights[name] and not ActiveTerms.of(without).missing(present):
             advice.append(f"set weights.{name} to 0")
-    able = [name for name, m in METHODS.items() if not ActiveTerms(m.recipe()).missing(present)]
+    able = [name for name, m in METHODS.items() if not ActiveTerms.of(m.recipe()).missing(present)]
     advice += [f"choose the method {' or '.join(able)}"] if able else ["record it with an expert"]
     msg = (
         f"method {recipe.method!r} needs {', '.join(missing)}, not in this dataset: "

@@ -49,7 +49,7 @@ class Prepared:
 def prepared(buffer, recipe, episodes=None, widths=None, team=None, inputs=None):
     """Prepare the given episodes, by default those to train on."""
     episodes = buffer.split("train") if episodes is None else episodes
-    terms, rng = ActiveTerms(recipe), np.random.default_rng(0)
+    terms, rng = ActiveTerms.of(recipe), np.random.default_rng(0)
     loader = in_file_order(buffer, episodes, terms)
     statistics = fit(loader, terms)
     if team is None:

@@ -160,7 +160,7 @@ def test_heads_of_what_is_left_are_those_of_the_gated_embedding(kind):
     settings = {"weights.regression": 1.0, "student.dueling": True, "terms.role.roles": 3}
     settings |= {"terms.structure.relation": kind, "terms.structure.relation_width": 5}
     settings |= {"terms.role.learn_projection": False}
-    terms = ActiveTerms(distill_recipe(settings=settings))
+    terms = ActiveTerms.of(distill_recipe(settings=settings))
     whole = AuxiliaryHeads(terms.auxiliary_heads((6, 4), spec, rng))
     whole.require_narrowable()
     with torch.no_grad():

@@ -44,7 +44,7 @@ def setting(buffer, **settings):
 
 
 def needed(method, present):
-    return ActiveTerms(distill_recipe(method=method)).arrays(present)
+    return ActiveTerms.of(distill_recipe(method=method)).arrays(present)
 
 
 def test_q_values_stand_for_logits():

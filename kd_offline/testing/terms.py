@@ -1,0 +1,302 @@
+"""Conformance check for loss terms: run it on your own term before distilling with it.
+
+::
+
+    from kd_offline.testing.terms import check_term
+
+    check_term(MyTerm)
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from kd_offline.datasets import DatasetWriter, ExpertBuffer
+from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
+from kd_offline.distillation.episode_targets import EpisodeTargets, fit, in_file_order, make_targets
+from kd_offline.distillation.objective import objective, student_batch
+from kd_offline.distillation.targets import PackedTargets, TargetContext
+from kd_offline.distillation.terms.active import ActiveTerms
+from kd_offline.distillation.terms.base import Elements, LossTerm, StudentBatch, TermSettings
+from kd_offline.distillation.train import Training, train_team
+from kd_offline.schemas.recipes import KD_MARL, DistillRecipe
+from kd_offline.seeding import generator
+from kd_offline.students.networks import StudentInputs, StudentTeam
+from kd_offline.testing.conformance import ConformanceError, require
+from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
+from kd_offline.types import Array
+
+_LENGTHS = (5, 9, 3, 7, 6, 4, 8, 5)
+_WIDTHS = (6, 5, 6)
+_GAMMA = 0.99
+
+
+def check_term(
+    term: type[LossTerm[Any]],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    student: Mapping[str, Any] | None = None,
+    name: str = "checked",
+    dataset: ExpertBuffer | None = None,
+) -> None:
+    """Raise :class:`ConformanceError` unless a loss term keeps every promise of the protocol.
+
+    Parameters
+    ----------
+    term
+        The class.
+    settings
+        Of the term, where they are not the defaults.
+    student
+        Settings of the students, such as ``{"dueling": True}``.
+    name
+        That the term is registered by.
+    dataset
+        Recorded episodes, eight or more, where the term reads what the built-in random ones of
+        three agents do not hold.
+
+    Notes
+    -----
+    The rules, by the name an error begins with: ``declaration``, ``arrays``, ``fit``, ``targets``,
+    ``auxiliary_heads``, ``loss``, ``gradients``, ``legal actions``, ``restored state``.
+    """
+    made = _settings(term, settings or {})
+    recipe = DistillRecipe.model_validate(
+        {
+            "weights": {**dict.fromkeys(KD_MARL, 0.0), name: 1.0, "regression": 1e-12},
+            "terms": {name: made.model_dump()},
+            "student": {"hidden": _WIDTHS, "depth": 1, **(student or {})},
+            "optimisation": {"epochs": 2, "batch_episodes": 4},
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        buffer = dataset or _recorded(Path(folder) / "recorded")
+        subject = _Subject(term, made, recipe, buffer, name)
+        _check_arrays(subject)
+        learned, again = subject.learned(), subject.learned()
+        _check_targets(subject, learned, again)
+        _check_heads(learned)
+        _check_loss(learned)
+        _check_restored(subject)
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """What one distillation prepared."""
+
+    terms: ActiveTerms
+    context: TargetContext
+    targets: EpisodeTargets
+    team: StudentTeam
+    name: str
+
+    def heads(self, seed: int = 0) -> AuxiliaryHeads:
+        widths = [shape.embedding for shape in self.team.shapes]
+        rng = generator(seed, "projection weights")
+        return AuxiliaryHeads(self.terms.auxiliary_heads(widths, self.team.spec, rng))
+
+    def whole(self) -> PackedTargets:
+        return next(iter(self.targets.parts(len(self.targets))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """The term that is checked, and what it is checked on."""
+
+    term: type[LossTerm[Any]]
+    settings: TermSettings
+    recipe: DistillRecipe
+    buffer: ExpertBuffer
+    name: str
+
+    def active(self) -> ActiveTerms:
+        return ActiveTerms(self.recipe, {self.name: self.term(self.settings, self.recipe)})
+
+    def learned(self) -> _Learned:
+        terms = self.active()
+        loader = in_file_order(self.buffer, np.arange(self.buffer.n_episodes), terms)
+        statistics = fit(loader, terms)
+        spec = self.buffer.spec
+        widths = (_WIDTHS * spec.n_agents)[: spec.n_agents]
+        rng = generator(0, "student weights")
+        team = StudentTeam(spec, self.recipe.student, widths, rng, StudentInputs())
+        team.scale_inputs(statistics.scale)
+        context = TargetContext.of(self.buffer, terms, statistics, team)
+        return _Learned(terms, context, make_targets(loader, context), team, self.name)
+
+
+def _settings(term: type[LossTerm[Any]], given: Mapping[str, Any]) -> TermSettings:
+    rule = "declaration"
+    require(issubclass(term, LossTerm), rule, f"{term.__name__} is no subclass of LossTerm")
+    one_line = term.description and "\n" not in term.description
+    require(one_line, rule, "description has to be one line")
+    typed = issubclass(term.settings_type, TermSettings)
+    require(typed, rule, "settings_type is no subclass of TermSettings")
+    try:
+        term.settings_type()
+    except ValidationError as error:
+        raise ConformanceError(rule, f"a setting has no default: {error}") from None
+    return term.settings_type.model_validate(given)
+
+
+def _check_arrays(subject: _Subject) -> None:
+    present, rule = list(subject.buffer.names), "arrays"
+    names, again = (subject.active().arrays(present) for _ in range(2))
+    same = names == again and all(isinstance(name, str) for name in names)
+    require(same, rule, f"they have to be the same names each time: {names}")
+    missing = [name for name in names if name not in present]
+    require(not missing, rule, f"{', '.join(missing)} is not in the dataset: give another one")
+
+
+def _check_targets(subject: _Subject, learned: _Learned, again: _Learned) -> None:
+    """Require finite targets, the same when fitted again and for an episode by itself."""
+    whole = learned.whole().targets.tensors()
+    for name, values in whole.items():
+        finite = torch.isfinite(values.double()).all()
+        require(finite, "targets", f"{name!r} is not finite")
+    for name, values in again.whole().targets.tensors().items():
+        require(torch.equal(values, whole[name]), "fit", f"fitted again, {name!r} differs")
+    loader = in_file_order(subject.buffer, np.array([1]), learned.terms)
+    (alone,) = make_targets(loader, learned.context).parts(1)
+    together = list(learned.targets.parts(1))[1].targets.tensors()
+    for name, values in alone.targets.tensors().items():
+        same = torch.allclose(values.double(), together[name].double(), atol=1e-5)
+        detail = f"{name!r} of an episode depends on the episodes that it is computed with"
+        require(same, "targets", detail)
+
+
+def _check_heads(learned: _Learned) -> None:
+    """Require that the generator alone decides them."""
+    made = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        made.append(learned.heads().state_dict())
+    for name, values in made[0].items():
+        detail = f"{name!r} is drawn from another generator than the one given"
+        require(torch.equal(values, made[1][name]), "auxiliary_heads", detail)
+
+
+def _check_loss(learned: _Learned) -> None:
+    """Require shapes, finite values and gradients, and that a warm-up is kept."""
+    batch, heads = learned.whole(), learned.heads()
+    given = batch.targets
+    inputs = learned.team.packed(given.inputs, given.last_actions, batch.sizes)
+    each = [learned.team.agent(i, inputs) for i in range(len(learned.team.widths))]
+    logits = learned.team.joined([agent.outputs for agent in each]).detach().requires_grad_()
+    embeddings = [agent.embedding.detach().requires_grad_() for agent in each]
+    spec = learned.team.spec
+    students = student_batch(logits, embeddings, given, spec.side_of)
+    for name, elements in _losses(learned, students, heads).items():
+        values, weight = elements.values, elements.weight
+        shapes = f"values {tuple(values.shape)} and weight {tuple(weight.shape)}"
+        right = values.shape == weight.shape and len(values) == len(given.weight)
+        require(right, "loss", f"{name!r} has {shapes} of {len(given.weight)} steps")
+        fixed = (weight >= 0).all() and not weight.requires_grad
+        require(fixed, "loss", f"the weight of {name!r} is negative or learned")
+        require(torch.isfinite(values).all(), "loss", f"{name!r} is not finite")
+    found = objective(students, given, heads, learned.terms, 1.0)
+    found["loss"].backward()  # type: ignore[no-untyped-call]
+    leaves = [logits, *embeddings, *(p for p in heads.parameters() if p.requires_grad)]
+    gradients = [leaf.grad for leaf in leaves if leaf.grad is not None]
+    finite = gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
+    require(finite, "gradients", "they are not finite, or there are none")
+    early = objective(students, given, heads, learned.terms, -1.0)["loss"]
+    require(early.item() == 0.0, "loss", "it counts before its warm-up is over")
+    _check_legal(learned, students, heads, found["loss"])
+
+
+def _losses(
+    learned: _Learned, students: StudentBatch, heads: AuxiliaryHeads
+) -> dict[str, Elements]:
+    batch = learned.whole().targets
+    found = dict(learned.terms.losses(students, batch.terms, heads.by_term()))
+    require(learned.name in found, "loss", "nothing is learned from the dataset: give another")
+    return found[learned.name]
+
+
+def _check_legal(
+    learned: _Learned, students: StudentBatch, heads: AuxiliaryHeads, before: Tensor
+) -> None:
+    """Require that neither illegal actions nor agents that are not alive change the loss."""
+    batch = learned.whole().targets
+    counted = (batch.alive > 0).unsqueeze(-1)
+    spoiled = students.logits.detach().clone()
+    spoiled = torch.where(batch.available & counted, spoiled, spoiled + 3.0)
+    dead = [
+        torch.where(counted[:, i], own.detach(), own.detach() + 0.5)
+        for i, own in enumerate(students.embeddings)
+    ]
+    other = student_batch(spoiled, dead, batch, students.side_of)
+    after = objective(other, batch, heads, learned.terms, 1.0)["loss"]
+    same = torch.allclose(after, before, atol=1e-5, rtol=1e-4)
+    require(same, "legal actions", "the loss depends on them, or on agents that are not alive")
+
+
+def _check_restored(subject: _Subject) -> None:
+    """Require that training which is saved and restored goes on to the same bits."""
+    ends = []
+    for stop in (None, 1):
+        learned = subject.learned()
+        state = _training(learned)
+        for _ in train_team(state, learned.targets, None, learned.terms, 0):
+            if state.epoch == stop:
+                break
+        if stop is not None:
+            saved = {name: values.clone() for name, values in state.tensors().items()}
+            learned = subject.learned()
+            state = _training(learned)
+            state.restore(saved)
+            state.epoch = stop
+            list(train_team(state, learned.targets, None, learned.terms, 0))
+        ends.append(state.tensors())
+    for name, values in ends[0].items():
+        detail = f"{name!r} differs: the term keeps something that its heads' state lacks"
+        require(torch.equal(values, ends[1][name]), "restored state", detail)
+
+
+def _training(learned: _Learned) -> Training:
+    schedule = learned.terms.recipe.optimisation
+    return Training.begin(learned.team, learned.heads(), schedule)
+
+
+def _recorded(path: Path) -> ExpertBuffer:
+    """Write eight random episodes with everything that a term may read."""
+    spec = environment_spec((6, 4, 6), (5, 4, 5))
+    block = episode_block(spec, _LENGTHS, seed=1)
+    rng, steps = np.random.default_rng(2), dict(block.steps)
+    rows = len(steps["reward"])
+    steps["q_values"] = rng.normal(10, 2, (rows, spec.n_agents, 5)).astype(np.float32)
+    steps["alive"] = rng.random((rows, spec.n_agents)) < 0.8
+    steps["alive"][:, 0] = True
+    steps["available_actions"] = steps["available_actions"] & steps["alive"][..., None]
+    steps["actions"] = steps["available_actions"].argmax(-1).astype(np.int16)
+    steps["action_source"] = (rng.random((rows, spec.n_agents)) < 0.2).astype(np.uint8)
+    steps["behaviour_logprob"] = np.full((rows, spec.n_agents), -1.0, np.float32)
+    steps["terminated"] = steps["terminated"] | steps["truncated"]
+    steps["truncated"] = np.zeros(rows, bool)
+    steps["value"] = _values(steps["reward"], steps["terminated"], rng)
+    with DatasetWriter.create(path, header(spec)) as writer:
+        writer.append(replace(block, steps=steps))
+        writer.commit({"full": full_mask(spec)})
+    return ExpertBuffer.open(path)
+
+
+def _values(reward: Array, ends: Array, rng: np.random.Generator) -> Array:
+    """Return what a good critic would say: discounted returns of the team, and a little noise."""
+    team = reward.mean(-1)
+    value, after = np.zeros_like(team), 0.0
+    for row in reversed(range(len(team))):
+        after = team[row] + (0.0 if ends[row] else _GAMMA * after)
+        value[row] = after
+    noise = 0.05 * rng.standard_normal(reward.shape)
+    out: Array = (value[:, None] + noise).astype(np.float32)
+    return out

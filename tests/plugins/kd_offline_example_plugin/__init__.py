@@ -1,0 +1,1 @@
+"""Parts for kd-offline from another package."""
