@@ -207,7 +207,6 @@ def measure_networks(study: Study, group: Sequence[NetworkCell]) -> None:
     from kd_offline import environments
     from kd_offline.evaluation.cost import team_cost
     from kd_offline.evaluation.evaluate import INTERVALS, Plan, measure
-    from kd_offline.evaluation.parties import expert_shapes
     from kd_offline.evaluation.play import Contestants
     from kd_offline.experts.load import load
 
@@ -226,7 +225,7 @@ def measure_networks(study: Study, group: Sequence[NetworkCell]) -> None:
         steps = np.mean([done.alive_steps.mean(axis=0) for done in play.students], axis=0)
         acted[list(play.agents)] = steps[list(play.agents)]
     length = next(iter(figures.modes.values())).length["student"]
-    shapes = expert_shapes(networks[0], spec)
+    shapes = networks[0].actor_shapes()
     cost = team_cost(spec.agents, shapes, acted.tolist(), length, spec.episode_limit)
     keep(
         study,

@@ -130,7 +130,7 @@ def _manifest(buffer: ExpertBuffer, design: StudentDesign, path: str, command: s
     recipe, card = design.recipe, design.card
     parameters = design.team(recipe.seeds[0]).parameters_per_agent
     agents = zip(card.environment.agents, card.widths, parameters, strict=True)
-    experts = buffer.manifest.experts
+    expert = buffer.manifest.sole_expert
     return RunManifest(
         status="running",
         method=recipe.method,
@@ -139,8 +139,8 @@ def _manifest(buffer: ExpertBuffer, design: StudentDesign, path: str, command: s
         dataset=DatasetReference(id=buffer.id, name=buffer.manifest.name, path=path),
         environment=buffer.spec.id,
         environment_kwargs=buffer.spec.kwargs,
-        expert=(experts[0].digest or "") if experts else "",
-        expert_reference=experts[0].reference if experts else "",
+        expert=(expert.digest or "") if expert else "",
+        expert_reference=expert.reference if expert else "",
         seeds=recipe.seeds,
         students=tuple(StudentRecord(agent=a, hidden=h, parameters=p) for a, h, p in agents),
         allocation=design.allocation,

@@ -12,14 +12,12 @@ import numpy as np
 from kd_offline import code_guard
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
-from kd_offline.evaluation.critics import critic_parts
 from kd_offline.evaluation.exported import Exported, load_exported
 from kd_offline.evaluation.play import Contestants
 from kd_offline.networks.arithmetic import (
     ExportedShape,
     Shape,
     ValuePart,
-    compacted,
     network_cost,
 )
 from kd_offline.runs.folder import RunFolder
@@ -29,7 +27,7 @@ from kd_offline.schemas.run import RunManifest
 from kd_offline.students.networks import exported_shape
 
 if TYPE_CHECKING:
-    from kd_offline.experts.load import AnyExpert
+    from kd_offline.experts.protocol import Expert
     from kd_offline.students.policy import StudentPolicy
 
 
@@ -101,62 +99,14 @@ def load_parties(
     return Parties(
         manifest=manifest,
         environment=world,
-        who=Contestants(teacher, playing, top, _learned_sides(top, spec)),
+        who=Contestants(teacher, playing, top, top.learned_sides if top else None),
         expert_name=_name(teacher),
         ceiling_name=None if top is None else _name(top),
-        expert_shapes=expert_shapes(teacher, spec),
+        expert_shapes=teacher.actor_shapes(),
         student_shapes=costliest(teams, spec),
-        critics=critic_parts(teacher),
+        critics=teacher.value_parts(),
         exported=exported,
-        expert_parameters=parameters_once(teacher),
-    )
-
-
-def parameters_once(expert: AnyExpert) -> int:
-    """Return the parameters of all actors, a shared network counted once; 0: not known."""
-    from kd_offline.experts.foreign.expert import ForeignExpert
-
-    if isinstance(expert, ForeignExpert):
-        return expert.describe().parameters
-    theirs = 0 if expert.opponents is None else parameters_once(expert.opponents)
-    return expert.card.parameters.get("actor", 0) + theirs
-
-
-def expert_shapes(expert: AnyExpert, spec: EnvironmentSpec) -> tuple[Shape, ...]:
-    """Return the actor that each agent carries; agents that share one carry a copy each.
-
-    Raises
-    ------
-    MismatchError
-        It is a policy of the user's own that does not say its cost.
-    """
-    from kd_offline.experts.foreign.expert import ForeignExpert
-    from kd_offline.experts.groups import actor_groups
-
-    if isinstance(expert, ForeignExpert):
-        if not expert.shapes:
-            msg = (
-                f"expert {expert.reference!r} does not say what a decision costs: give its policy "
-                "the attributes parameters and macs (of one agent, multiply-accumulates)"
-            )
-            raise MismatchError(msg)
-        return expert.shapes
-    groups = actor_groups(spec, expert.card.recipe.architecture)
-    by_agent = {agent: group.shape for group in groups for agent in group.agents}
-    seen = expert.mask()
-    own: list[Shape] = [by_agent[i] for i in range(spec.n_agents)]
-    if seen is not None:
-        copies = 1 + expert.card.recipe.architecture.motion
-        own = [
-            compacted(shape, seen=int(row.sum()), width=width, copies=copies)
-            for shape, row, width in zip(own, seen, spec.obs_widths, strict=True)
-        ]
-    if expert.opponents is None:
-        return tuple(own)
-    others = expert_shapes(expert.opponents, spec)
-    return tuple(
-        mine if learned else theirs
-        for mine, theirs, learned in zip(own, others, expert.learned, strict=True)
+        expert_parameters=teacher.actor_parameters(),
     )
 
 
@@ -185,7 +135,7 @@ def recorded_expert(
     recipe: str | Path | None,
     spec: EnvironmentSpec,
     opponents: Sequence[str] = (),
-) -> AnyExpert:
+) -> Expert:
     """Load the expert that a run's dataset recorded, from where it was or where it is said to be.
 
     Raises
@@ -231,25 +181,15 @@ def _load_expert(
     spec: EnvironmentSpec,
     recipe: str | Path | None,
     opponents: Sequence[str],
-) -> AnyExpert:
+) -> Expert:
     from kd_offline.experts.load import load
 
     # The critic acts in no evaluation; leaving it out halves the work.
     return load(reference, spec, recipe, with_value=False, opponents=opponents)
 
 
-def _learned_sides(ceiling: AnyExpert | None, spec: EnvironmentSpec) -> tuple[str, ...]:
-    """Return the sides that ``ceiling`` learned: it is no ceiling of the others."""
-    from kd_offline.experts.expert import Expert
-
-    learn = ceiling.card.recipe.learn if isinstance(ceiling, Expert) else None
-    return tuple(spec.sides) if learn is None else learn
-
-
-def _check_ceiling(ceiling: AnyExpert, student: StudentPolicy, mask: str) -> None:
+def _check_ceiling(ceiling: Expert, student: StudentPolicy, mask: str) -> None:
     """Refuse a ceiling that sees other features than the students: it would not be one."""
-    from kd_offline.experts.expert import Expert
-
     if student.mask.static is None:
         return
     everything = np.array(
@@ -257,15 +197,15 @@ def _check_ceiling(ceiling: AnyExpert, student: StudentPolicy, mask: str) -> Non
     )
     seen = ceiling.mask()
     if not np.array_equal(everything if seen is None else seen, student.mask.static):
-        trained = ceiling.card.recipe.mask if isinstance(ceiling, Expert) else None
+        trained = ceiling.mask_name or "full"
         msg = (
-            f"ceiling {ceiling.reference!r} was trained under the mask {trained or 'full'!r}, the "
+            f"ceiling {ceiling.reference!r} was trained under the mask {trained!r}, the "
             f"students see {mask!r}: pass a policy made by kd-offline train --mask {mask}"
         )
         raise MismatchError(msg)
 
 
-def _name(expert: AnyExpert) -> str:
+def _name(expert: Expert) -> str:
     """Return a name without the folders of this machine."""
     return f"{Path(expert.reference).name} ({_short(expert.digest)})"
 

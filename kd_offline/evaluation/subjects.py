@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from kd_offline.errors import KdOfflineError, UsageError
 from kd_offline.evaluation.engines import Subject
-from kd_offline.evaluation.parties import expert_shapes, recorded_expert, student_shapes
+from kd_offline.evaluation.parties import recorded_expert, student_shapes
 from kd_offline.networks.arithmetic import ExportedShape, Shape, memory_cost, network_cost
 from kd_offline.runs.teams import load_teams
 from kd_offline.schemas.latency import Unavailable
 
 if TYPE_CHECKING:
-    from kd_offline.experts.foreign.expert import ForeignExpert
-    from kd_offline.experts.load import AnyExpert
+    from kd_offline.experts.protocol import Expert
     from kd_offline.exports.network import AgentNetwork
     from kd_offline.runs.folder import RunFolder
     from kd_offline.schemas.environment import EnvironmentSpec
@@ -59,7 +58,7 @@ def of_students(student: StudentPolicy) -> list[Subject]:
     return _exported("student", compact(student), student_shapes(student, spec), spec)
 
 
-def of_expert(expert: AnyExpert, spec: EnvironmentSpec) -> list[Subject]:
+def of_expert(expert: Expert, spec: EnvironmentSpec) -> list[Subject]:
     """Return one network for each shape of an expert, in the form in which students are exported.
 
     The networks of another library, which have layers that no export has, are timed as they are.
@@ -69,13 +68,18 @@ def of_expert(expert: AnyExpert, spec: EnvironmentSpec) -> list[Subject]:
     UsageError
         It is a policy whose networks are not ours to run.
     """
-    from kd_offline.experts.expert import Expert
     from kd_offline.exports.compact import compact_expert
 
-    shapes = expert_shapes(expert, spec)
-    if isinstance(expert, Expert):
+    shapes = expert.actor_shapes()
+    if expert.team is not None:
         return _exported("expert", compact_expert(expert), shapes, spec)
-    actors, costs = _actors(expert), [network_cost(shape) for shape in shapes]
+    if not expert.modules:
+        msg = (
+            f"expert {expert.reference!r} runs in its own library, so a decision of it is not "
+            "timed here: time it there"
+        )
+        raise UsageError(msg)
+    actors, costs = expert.modules, [network_cost(shape) for shape in shapes]
     return [
         Subject(
             who="expert",
@@ -118,19 +122,6 @@ def _exported(
 def _ram(shape: Shape) -> int | None:
     """Return the bytes of the exported C's buffers, where that is an exported shape."""
     return memory_cost(shape).ram if isinstance(shape, ExportedShape) else None
-
-
-def _actors(expert: ForeignExpert) -> dict[int, Any]:
-    """Return the module of each agent."""
-    from kd_offline.experts.foreign.team import NetworkTeam
-
-    if not isinstance(expert.policy, NetworkTeam):
-        msg = (
-            f"expert {expert.reference!r} runs in its own library, so a decision of it is not "
-            "timed here: time it there"
-        )
-        raise UsageError(msg)
-    return {i: member.network for member in expert.policy.actors for i in member.agents}
 
 
 def _alike(keys: Iterable[object]) -> list[list[int]]:

@@ -15,7 +15,7 @@ from kd_offline.schemas.bounds import Threads
 from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import GreedyScore, TrainRecipe
-from kd_offline.schemas.plug_in import PlugIn
+from kd_offline.schemas.parts import PartRecord
 
 
 class _RecipesOfOurs:
@@ -59,8 +59,8 @@ class ExpertCard(Document):
     finished: bool
     greedy: GreedyScore | None = None
     software: dict[str, str] = Field(default_factory=dict)
-    plug_in: PlugIn | None = Field(
-        default=None, description="that the algorithm is of; None: of kd-offline"
+    parts: tuple[PartRecord, ...] = Field(
+        default=(), description="that installed plug-ins added: the algorithm, where it is theirs"
     )
     weights: str | None = Field(
         default=None, description="sha256 of the file weights.safetensors; from 1.1 on"
@@ -74,10 +74,11 @@ class ExpertCard(Document):
             given.get("recipe"), Mapping | TrainRecipe
         ):
             return given
-        recipe, plug_in = given["recipe"], given.get("plug_in")
-        if isinstance(recipe, Mapping) and isinstance(plug_in, Mapping):
-            package = str(plug_in.get("package", ""))
-            ALGORITHMS.require(str(recipe.get("algorithm")), package=package)
+        recipe, parts = given["recipe"], given.get("parts")
+        if isinstance(recipe, Mapping) and isinstance(parts, list | tuple):
+            for part in filter(lambda each: isinstance(each, Mapping), parts):
+                stated = f"{part.get('package')} {part.get('version')}"
+                ALGORITHMS.require(str(recipe.get("algorithm")), package=stated)
         return {**given, "recipe": recipe_from(recipe)}
 
     @model_validator(mode="after")

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from kd_offline.errors import CheckpointError, MismatchError, NoCheckpointError
 from kd_offline.experts import curve
-from kd_offline.experts.algorithms import ALGORITHMS
+from kd_offline.experts.algorithms import ALGORITHMS, guarded
 from kd_offline.experts.algorithms.base import Team
 from kd_offline.experts.card import ExpertCard
-from kd_offline.experts.expert import Expert
+from kd_offline.experts.expert import TrainedExpert
 from kd_offline.experts.policy_team import NORM
 from kd_offline.files import make_folder, read_file, remove_tree
 from kd_offline.networks.files import MAX_TENSOR_BYTES, TensorFile, read_tensors, write_tensors
@@ -42,8 +42,10 @@ def build(card: ExpertCard, *, initialise: bool = True) -> Team:
     """Return networks for a card: freshly initialised, or arbitrary ones to load weights into."""
     mask = None if card.mask is None else np.array(card.mask, bool)
     rng = np.random.Generator(np.random.Philox(card.recipe.seed)) if initialise else None
-    algorithm = ALGORITHMS.load(card.recipe.algorithm)
-    return algorithm.team(card.environment, card.recipe, mask, rng)
+    name = card.recipe.algorithm
+    algorithm = ALGORITHMS.load(name)
+    with guarded(name, "team"):
+        return algorithm.team(card.environment, card.recipe, mask, rng)
 
 
 def save(
@@ -93,7 +95,7 @@ def read_card(folder: Path) -> ExpertCard:
     return read_document(ExpertCard, path, REMEDY)
 
 
-def load(folder: Path, reference: str, spec: EnvironmentSpec | None = None) -> Expert:
+def load(folder: Path, reference: str, spec: EnvironmentSpec | None = None) -> TrainedExpert:
     """Load an expert and check that it fits ``spec``.
 
     Raises
@@ -118,7 +120,7 @@ def load(folder: Path, reference: str, spec: EnvironmentSpec | None = None) -> E
             f"{str(folder / CARD)!r} states other numbers of parameters than its weights; {REMEDY}"
         )
         raise CheckpointError(msg)
-    return Expert(card, sha256(file.content), team, reference)
+    return TrainedExpert(card, sha256(file.content), team, reference)
 
 
 def _check_shapes(card: ExpertCard, file: TensorFile) -> None:

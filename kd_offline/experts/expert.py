@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,16 +12,17 @@ from kd_offline.asking import Selective
 from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.algorithms.base import Team
 from kd_offline.experts.card import ExpertCard
+from kd_offline.experts.groups import actor_groups
 from kd_offline.experts.one_sided import joined
+from kd_offline.experts.protocol import Expert
+from kd_offline.networks.arithmetic import Shape, ValuePart, compacted
 from kd_offline.schemas.dataset import ExpertRecord
+from kd_offline.schemas.foreign import ValueCalibration
 from kd_offline.types import BoolArray, IntArray, PolicyOutput, SeedArray, TeamPolicy, View
-
-if TYPE_CHECKING:
-    from kd_offline.experts.load import AnyExpert
 
 
 @dataclass(frozen=True, slots=True)
-class Expert:
+class TrainedExpert:
     """A frozen team of experts: a policy, its card, and the digest of its weights.
 
     An expert with Q-values acts by them epsilon-greedily, with the epsilon that its training ended
@@ -32,7 +34,7 @@ class Expert:
     team: Team
     reference: str
     with_value: bool = True
-    opponents: AnyExpert | None = None  # who plays the sides that it did not learn
+    opponents: Expert | None = None  # who plays the sides that it did not learn
 
     def start(self, seeds: SeedArray) -> tuple[Any, ...]:
         """Return the memory of fresh episodes, its own and those of its opponents."""
@@ -53,6 +55,67 @@ class Expert:
             return None
         kept = self._policy.keep(memory[0], episodes)
         return None if kept is None else (kept,)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Nothing: what is ours is read whole."""
+        return ()
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of its embeddings, H."""
+        return max(group.shape.embedding for group in self.team.actors.groups)
+
+    @property
+    def mask_name(self) -> str | None:
+        """Name of the mask that it was trained under; None: it sees everything."""
+        return self.card.recipe.mask
+
+    @property
+    def learned_sides(self) -> tuple[str, ...] | None:
+        """Sides that it learned; None: all."""
+        return self.card.recipe.learn
+
+    @property
+    def modules(self) -> Mapping[int, Any]:
+        """Nothing: its networks are exported instead."""
+        return {}
+
+    @property
+    def value_units(self) -> None:
+        """There is nothing to find out: values are in raw units."""
+
+    def calibrated(self, calibration: ValueCalibration | None) -> TrainedExpert:
+        """Return the expert as it is."""
+        return self
+
+    def actor_shapes(self) -> tuple[Shape, ...]:
+        """Return the actor that each agent carries, without inputs that a mask hides."""
+        spec, architecture = self.card.environment, self.card.recipe.architecture
+        by_agent = {i: g.shape for g in actor_groups(spec, architecture) for i in g.agents}
+        own: list[Shape] = [by_agent[i] for i in range(spec.n_agents)]
+        if (seen := self.mask()) is not None:
+            copies = 1 + architecture.motion
+            own = [
+                compacted(shape, seen=int(row.sum()), width=width, copies=copies)
+                for shape, row, width in zip(own, seen, spec.obs_widths, strict=True)
+            ]
+        if self.opponents is None:
+            return tuple(own)
+        others = self.opponents.actor_shapes()
+        return tuple(
+            mine if learned else theirs
+            for mine, theirs, learned in zip(own, others, self.learned, strict=True)
+        )
+
+    def actor_parameters(self) -> int:
+        """Return the parameters of all actors, a shared network counted once."""
+        theirs = 0 if self.opponents is None else self.opponents.actor_parameters()
+        return self.card.parameters.get("actor", 0) + theirs
+
+    def value_parts(self) -> tuple[ValuePart, ...]:
+        """Return its critics or its mixer."""
+        return self.team.value_parts()
 
     @property
     def learned(self) -> BoolArray:

@@ -14,8 +14,9 @@ import torch
 
 from kd_offline.asking import Asked
 from kd_offline.experts.algorithms.clipped_policy import Kickstart
-from kd_offline.experts.load import AnyExpert, load
+from kd_offline.experts.load import load
 from kd_offline.experts.ppo import Pull
+from kd_offline.experts.protocol import Expert
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.trajectories import Trajectories
 from kd_offline.types import SeedArray
@@ -25,7 +26,7 @@ from kd_offline.types import SeedArray
 class Teacher:
     """An expert that is asked what it would do in what another policy plays."""
 
-    expert: AnyExpert
+    expert: Expert
     settings: Kickstart
 
     @classmethod

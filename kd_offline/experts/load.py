@@ -11,14 +11,13 @@ from pathlib import Path
 from kd_offline import code_guard
 from kd_offline.errors import CheckpointError, UnknownNameError, UsageError
 from kd_offline.experts import checkpoint
-from kd_offline.experts.expert import Expert
+from kd_offline.experts.expert import TrainedExpert
 from kd_offline.experts.foreign import load as foreign
-from kd_offline.experts.foreign.expert import ForeignExpert
 from kd_offline.experts.foreign.files import looks_like
+from kd_offline.experts.protocol import Expert
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import BoolArray
 
-AnyExpert = Expert | ForeignExpert
 VARIANTS = ("default", "large", "mlp", "masked")
 
 
@@ -30,7 +29,7 @@ def load(
     with_value: bool = True,
     opponents: Sequence[str] = (),
     deciding: BoolArray | None = None,
-) -> AnyExpert:
+) -> Expert:
     """Load the expert that ``reference``, given by the user, names, and check that it fits.
 
     ``bundled`` is the strongest recurrent expert that ships with the package, ``bundled:large`` a
@@ -65,8 +64,8 @@ def load(
 
 
 def _opponents(
-    own: Expert, spec: EnvironmentSpec, with_value: bool, allowed: Sequence[str]
-) -> AnyExpert:
+    own: TrainedExpert, spec: EnvironmentSpec, with_value: bool, allowed: Sequence[str]
+) -> Expert:
     """Load who played the sides that ``own`` did not learn."""
     reference = own.card.recipe.opponents or "bundled"
     code_guard.check_expert(
@@ -87,7 +86,7 @@ def _opponents(
         raise CheckpointError(msg) from error
 
 
-def load_own(name: str, spec: EnvironmentSpec) -> Expert:
+def load_own(name: str, spec: EnvironmentSpec) -> TrainedExpert:
     """Load an expert that kd-offline trained: a bundled one, or a folder.
 
     Raises
@@ -131,7 +130,7 @@ def _refuse_foreign(name: str) -> None:
         raise CheckpointError(msg)
 
 
-def find(digest: str | None, spec: EnvironmentSpec) -> Expert | None:
+def find(digest: str | None, spec: EnvironmentSpec) -> TrainedExpert | None:
     """Return the bundled expert for ``spec`` whose weights have ``digest``, if there is one.
 
     Raises

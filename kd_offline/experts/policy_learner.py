@@ -15,8 +15,9 @@ from kd_offline.experts.algorithms.base import Figures, Moment, State
 from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
 from kd_offline.experts.algorithms.state import Part, put_back, tensors_of
 from kd_offline.experts.kickstart import Teacher
-from kd_offline.experts.load import AnyExpert, load
+from kd_offline.experts.load import load
 from kd_offline.experts.policy_team import NORM, NetworkPolicy, PolicyTeam
+from kd_offline.experts.protocol import Expert
 from kd_offline.policies import MixedTeam
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import TrainRecipe
@@ -33,7 +34,7 @@ class PolicyLearner:
     spec: EnvironmentSpec
     recipe: PolicyRecipe
     optimiser: torch.optim.Optimizer = field(init=False)
-    opponents: AnyExpert | None = field(init=False)
+    opponents: Expert | None = field(init=False)
     teacher: Teacher | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,7 +116,7 @@ class _WithValue:
         return PolicyOutput(mixed.logits, None, value), after
 
 
-def _opponents(recipe: TrainRecipe, spec: EnvironmentSpec) -> AnyExpert | None:
+def _opponents(recipe: TrainRecipe, spec: EnvironmentSpec) -> Expert | None:
     if recipe.learn is None or set(recipe.learn) == set(spec.sides):
         return None
     learning = [list(spec.sides)[k] in recipe.learn for k in spec.side_of]

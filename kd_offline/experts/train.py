@@ -26,7 +26,7 @@ from kd_offline.errors import (
     UserCodeError,
 )
 from kd_offline.experts import checkpoint, curve, start
-from kd_offline.experts.algorithms import ALGORITHMS
+from kd_offline.experts.algorithms import ALGORITHMS, guarded
 from kd_offline.experts.algorithms.base import Figures, Learner, Moment, State
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.recipe import recipe_from
@@ -35,7 +35,6 @@ from kd_offline.files import make_folder, only_writer
 from kd_offline.networks.threads import computing_with
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import TrainProgress, TrainRecipe
-from kd_offline.schemas.plug_in import PlugIn
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import resolve
 from kd_offline.tracking.base import Observer, Operation, observed
@@ -167,6 +166,7 @@ def _start(
         raise UnknownNameError(what="side", got=min(unknown), allowed=spec.sides)
     if there:
         card = checkpoint.read_card(output)
+        ALGORITHMS.require_versions(card.parts, asked_by=f"the training in {str(output)!r}")
         if card.recipe != recipe:
             msg = (
                 f"the expert in {str(output)!r} was begun with another recipe: repeat its options, "
@@ -181,7 +181,7 @@ def _start(
             recipe=recipe,
             agents=spec.agents,
             parameters={},
-            plug_in=_plug_in(recipe),
+            parts=ALGORITHMS.records([recipe.algorithm]),
             mask=None if mask is None else tuple(tuple(map(bool, row)) for row in mask),
             frames=0,
             seconds=0.0,
@@ -193,16 +193,11 @@ def _start(
     if not there and students is not None:
         start.begin(team.actors, students)
     card = card.model_copy(update={"parameters": team.parameter_counts()})
-    run = _Run(card, ALGORITHMS.load(recipe.algorithm).learner(team, spec, recipe))
+    with guarded(recipe.algorithm, "learner"):
+        run = _Run(card, ALGORITHMS.load(recipe.algorithm).learner(team, spec, recipe))
     if there:
         _restore(run, output)
     return run
-
-
-def _plug_in(recipe: TrainRecipe) -> PlugIn | None:
-    """Return the package that a recipe's algorithm is of; None: ours."""
-    origin = ALGORITHMS.origin(recipe.algorithm)
-    return None if origin.ours else PlugIn(package=origin.package, version=origin.version)
 
 
 def _mask(recipe: TrainRecipe, spec: EnvironmentSpec) -> BoolArray | None:
@@ -275,8 +270,11 @@ def _iterate(run: _Run, environment: BatchedEnvironment, began: float) -> TrainP
     recipe, spec, learner = run.card.recipe, environment.spec, run.learner
     n, moment = recipe.episodes_per_batch, run.moment
     seeds = episode_seeds(recipe.seed, run.iteration * n, n, "train")
-    played = collect_sampled(environment, learner.policy(moment), seeds, ("embedding",))
-    figures = learner.learn(played, moment)
+    with guarded(recipe.algorithm, "policy"):
+        policy = learner.policy(moment)
+    played = collect_sampled(environment, policy, seeds, ("embedding",))
+    with guarded(recipe.algorithm, "learn", iteration=run.iteration + 1):
+        figures = learner.learn(played, moment)
     _require_finite(figures, run.iteration, played)
     run.iteration += 1
     seconds = time.perf_counter() - began

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from kd_offline.errors import UsageError
-from kd_offline.experts.expert import Expert
+from kd_offline.experts.protocol import Expert
 from kd_offline.experts.team import MOTION_GAIN, ActorCritic
 from kd_offline.exports.network import Affine, AgentNetwork, Chain
 from kd_offline.networks.recurrent import RecurrentNetwork
@@ -69,23 +69,21 @@ def compact_expert(expert: Expert) -> tuple[AgentNetwork, ...]:
     Raises
     ------
     UsageError
-        Its opponents are of another library.
+        It is of another library, or its opponents are.
     """
+    if expert.team is None:
+        msg = f"expert {expert.reference!r} is of another library, so its networks are not exported"
+        raise UsageError(msg)
     team = expert.team.actors
+    sides = list(team.spec.sides)
     mask = expert.mask()
     own = {
         i: _expert_agent(team, k, i, None if mask is None else mask[i])
         for k, group in enumerate(team.groups)
         for i in group.agents
-        if expert.learned[i]
+        if expert.learned_sides is None or sides[team.spec.side_of[i]] in expert.learned_sides
     }
     if expert.opponents is not None:
-        if not isinstance(expert.opponents, Expert):
-            msg = (
-                f"the opponents {expert.opponents.reference!r} of expert {expert.reference!r} are "
-                "of another library, so their networks are not exported"
-            )
-            raise UsageError(msg)
         own = dict(enumerate(compact_expert(expert.opponents))) | own
     return tuple(own[i] for i in range(team.spec.n_agents))
 

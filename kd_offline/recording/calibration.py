@@ -8,12 +8,10 @@ The trial has seeds of its own, which depend on the recording's seed alone.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.experts.foreign.expert import ForeignExpert
+from kd_offline.experts.protocol import Expert
 from kd_offline.schemas.foreign import ValueCalibration
 from kd_offline.seeding import episode_seeds
 from kd_offline.tracking.base import SILENT, Observer
@@ -26,35 +24,35 @@ _UNUSED = ("obs", "state", "available_actions", "logits", "q_values", "embedding
 
 
 def calibrated(
-    expert: ForeignExpert,
+    expert: Expert,
     world: BatchedEnvironment,
     seed: int,
     observer: Observer = SILENT,
-) -> ForeignExpert:
+) -> Expert:
     """Return the expert with values in raw units.
 
     Values that claim to be in raw units already are left alone, but ``observer`` is told where a
     trial says that they are not: reward sums and means of a team differ between libraries. The
     caller computes with one thread of PyTorch, so that a resumed recording finds the same numbers.
     """
-    if not expert.gives_value:
+    units = expert.value_units
+    if units is None:
         return expert
     seeds = episode_seeds(seed, 0, EPISODES, "calibration")
     played = collect_sampled(world, expert, seeds, _UNUSED)
-    recipe = expert.recipe
 
     def fitted(known: tuple[float, float] | None) -> ValueCalibration:
         return fit(
             played,
             np.array(world.spec.side_of),
-            gamma=recipe.gamma,
-            bootstrap_on_truncation=recipe.bootstrap_on_truncation,
+            gamma=units.gamma,
+            bootstrap_on_truncation=units.bootstrap_on_truncation,
             known=known,
         )
 
     found = fitted(None)
     words = f"{found.scale:.4g} x output {found.offset:+.4g} explains {found.r2:.2f}"
-    if expert.needs_calibration:
+    if not units.raw:
         said = f"values were calibrated on {EPISODES} trial episodes: {words} of the variance"
     else:
         given = fitted((1.0, 0.0)).r2
@@ -65,7 +63,7 @@ def calibrated(
         if found.r2 - given < _SUSPICIOUS:
             return expert
     observer.message(said)
-    return replace(expert, calibration=found) if expert.needs_calibration else expert
+    return expert if units.raw else expert.calibrated(found)
 
 
 def fit(

@@ -18,8 +18,8 @@ from kd_offline.datasets.rehearsal import rehearse
 from kd_offline.datasets.writer import finished
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UnknownNameError, UsageError
-from kd_offline.experts.foreign.expert import ForeignExpert
-from kd_offline.experts.load import AnyExpert, load
+from kd_offline.experts.load import load
+from kd_offline.experts.protocol import Expert
 from kd_offline.experts.score import share_won
 from kd_offline.networks.threads import computing_with
 from kd_offline.recording import noise
@@ -157,7 +157,7 @@ def record(
         recording = _recording(seed, episodes, batch, noise_mixture, company, embedding_dtype)
         said = {"description": description, "licence": licence, "citation": citation}
 
-        def begun_with(actor: AnyExpert) -> RecordingHeader:
+        def begun_with(actor: Expert) -> RecordingHeader:
             header = _header(name, environment, spec, actor, recording, list(chosen.values()))
             return header.model_copy(update=said)
 
@@ -207,10 +207,8 @@ def _check(episodes: int, batch: int | None, threads: int, embedding_dtype: str)
         )
 
 
-def _ready(actor: AnyExpert, world: BatchedEnvironment, seed: int, observer: Observer) -> AnyExpert:
-    """Return an expert that can be recorded: the values of another library's are calibrated."""
-    if not isinstance(actor, ForeignExpert):
-        return actor
+def _ready(actor: Expert, world: BatchedEnvironment, seed: int, observer: Observer) -> Expert:
+    """Return an expert whose values are in raw units; say what an import did not find."""
     for what in actor.missing:
         observer.message(f"expert {actor.describe().reference}: did not find {what}")
     return calibrated(actor, world, seed, observer)
@@ -276,7 +274,7 @@ def _header(
     name: str | None,
     environment: str,
     spec: EnvironmentSpec,
-    actor: AnyExpert,
+    actor: Expert,
     recording: RecordingRecord,
     masks: Sequence[Mask],
 ) -> RecordingHeader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import MismatchError, MissingArrayError, UsageError
-from kd_offline.experts.foreign.expert import ForeignExpert
 from kd_offline.experts.foreign.load import prefix_of
 from kd_offline.experts.load import find, load
 from kd_offline.networks.threads import computing_with
@@ -25,7 +24,7 @@ from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.types import Array, BoolArray, IntArray, PolicyOutput, View
 
 if TYPE_CHECKING:
-    from kd_offline.experts.load import AnyExpert
+    from kd_offline.experts.protocol import Expert
 
 # Networks round differently from one batch size or processor to another, and hidden states carry
 # that along; float16 embeddings are exact to about 5e-4 of their size.
@@ -128,7 +127,7 @@ def relabel(
     asked = Operation("relabel", {"dataset": buffer.id, "episodes": episodes, "seed": seed})
     with observed(asked, observers) as observer:
         for record, mine in _by_expert(buffer, chosen):
-            expert = _as_recorded(_expert(buffer, record, given), record)
+            expert = _expert(buffer, record, given).calibrated(record.calibration)
             checks.append(_check(record, expert))
             for part in parts(buffer, _needed(buffer, expert), mine):
                 _label(expert, part, tally)
@@ -161,7 +160,7 @@ def _by_expert(buffer: ExpertBuffer, chosen: IntArray) -> Iterator[tuple[ExpertR
             yield record, mine
 
 
-def _expert(buffer: ExpertBuffer, record: ExpertRecord, given: Sequence[AnyExpert]) -> AnyExpert:
+def _expert(buffer: ExpertBuffer, record: ExpertRecord, given: Sequence[Expert]) -> Expert:
     """Return the expert of a record: by its digest, or the only one that was given."""
     for expert in given:
         if expert.digest == record.digest:
@@ -179,14 +178,7 @@ def _expert(buffer: ExpertBuffer, record: ExpertRecord, given: Sequence[AnyExper
     return known
 
 
-def _as_recorded(expert: AnyExpert, record: ExpertRecord) -> AnyExpert:
-    """Return the expert with its values in the units that the record states."""
-    if isinstance(expert, ForeignExpert):
-        return replace(expert, calibration=record.calibration)
-    return expert
-
-
-def _check(record: ExpertRecord, expert: AnyExpert) -> ExpertCheck:
+def _check(record: ExpertRecord, expert: Expert) -> ExpertCheck:
     return ExpertCheck(
         id=record.id,
         reference=expert.reference,
@@ -196,7 +188,7 @@ def _check(record: ExpertRecord, expert: AnyExpert) -> ExpertCheck:
     )
 
 
-def _needed(buffer: ExpertBuffer, expert: AnyExpert) -> list[str]:
+def _needed(buffer: ExpertBuffer, expert: Expert) -> list[str]:
     inputs = ("obs", "state", "available_actions", "alive")
     outputs = [name for name in _OUTPUTS if expert.with_value or name not in _OF_VALUE]
     names = [f"steps/{name}" for name in (*inputs, "actions", *outputs)]
@@ -204,7 +196,7 @@ def _needed(buffer: ExpertBuffer, expert: AnyExpert) -> list[str]:
     return [name for name in names if buffer.has(name)]
 
 
-def _label(expert: AnyExpert, part: Part, tally: _Tally) -> None:
+def _label(expert: Expert, part: Part, tally: _Tally) -> None:
     """Let the expert see one part of the episodes, and the view after each for its final value."""
     spec = tally.comparison.spec
     seeds = part.arrays.get("episodes/seed", np.zeros(len(part.episodes), np.uint64))

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from kd_offline.datasets.describe.summary import words
 from kd_offline.errors import StorageError
-from kd_offline.experts.expert import Expert
-from kd_offline.experts.load import AnyExpert
+from kd_offline.experts.protocol import Expert
 from kd_offline.schemas.environment import EnvironmentSpec
 
 _USUAL_WIDTH = 128  # of the embeddings of an expert whose width is seen only when it acts
@@ -27,7 +26,7 @@ def step_bytes(spec: EnvironmentSpec, embedding_width: int, embedding_bytes: int
 
 def check_space(
     output: str | Path,
-    actor: AnyExpert,
+    actor: Expert,
     spec: EnvironmentSpec,
     episodes: int,
     embedding_dtype: str,
@@ -44,7 +43,7 @@ def check_space(
         The disk has less room than the recording may need.
     """
     one = spec.episode_limit * step_bytes(
-        spec, _embedding_width(actor), 2 if embedding_dtype == "float16" else 4
+        spec, actor.embedding_width or _USUAL_WIDTH, 2 if embedding_dtype == "float16" else 4
     )
     target = Path(output).expanduser().absolute()
     there = sum(f.stat().st_size for f in target.rglob("*") if f.is_file()) if resume else 0
@@ -62,9 +61,3 @@ def check_space(
         f"recording {episodes:,} episodes of {spec.id} into {output}: {words(one * episodes)} "
         "at most; fewer --episodes take less room and time"
     )
-
-
-def _embedding_width(actor: AnyExpert) -> int:
-    if not isinstance(actor, Expert):
-        return _USUAL_WIDTH
-    return max(group.shape.embedding for group in actor.team.actors.groups)

@@ -238,6 +238,11 @@ class DatasetManifest(Strict):
         return {**given, "environment": plain}
 
     @property
+    def sole_expert(self) -> ExpertRecord | None:
+        """The expert that all outputs are of; None where there is none, or several."""
+        return self.experts[0] if len(self.experts) == 1 else None
+
+    @property
     def size_bytes(self) -> int:
         """Stored size of the listed files, without the manifest itself."""
         return sum(file.size for file in self.files)

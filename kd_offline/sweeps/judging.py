@@ -67,10 +67,12 @@ def _find(buffer: ExpertBuffer, allowed: Allowed) -> None:
         spec.id, spec.kwargs, asked_by=asker, allowed=allowed.environment
     )
     with closing(world):
-        record = buffer.manifest.experts[0]
+        record = buffer.manifest.sole_expert
+        reference = "" if record is None else record.reference
         if allowed.expert is None:
-            check_reference(record.reference, record.digest or "", buffer.manifest.name)
-        load_expert(allowed.expert or record.reference, world.spec, allowed.expert_recipe)
+            digest = "" if record is None else record.digest or ""
+            check_reference(reference, digest, buffer.manifest.name)
+        load_expert(allowed.expert or reference, world.spec, allowed.expert_recipe)
 
 
 def quality(

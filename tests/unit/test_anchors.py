@@ -4,7 +4,6 @@ import pytest
 
 from benchmarks.anchors import TASKS, page
 from kd_offline import environments
-from kd_offline.evaluation.parties import expert_shapes
 from kd_offline.experts.load import load
 from kd_offline.networks.arithmetic import network_cost
 from kd_offline.schemas.recipes import StudentArchitecture
@@ -32,7 +31,7 @@ ROW = {
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.slug)
 def test_every_team_needs_40_times_fewer_flops(task):
     spec = environments.load(task.name).spec
-    expert = sum(network_cost(s).macs for s in expert_shapes(load("bundled", spec), spec))
+    expert = sum(network_cost(s).macs for s in load("bundled", spec).actor_shapes())
     for mask, widths in task.teams:
         seen = resolve(mask, spec).static.sum(axis=1)
         hides = tuple(seen) != spec.obs_widths

@@ -28,7 +28,8 @@ def commands(manifest: DatasetManifest) -> list[str]:
 
 def _record(manifest: DatasetManifest) -> str:
     recording, spec = manifest.recording, manifest.environment
-    expert = manifest.experts[0].reference if manifest.experts else "bundled"
+    recorded = manifest.sole_expert  # a recording has one, and only merging adds others
+    expert = recorded.reference if recorded else "bundled"
     noise = ",".join(f"{part.level:g}:{part.share:g}" for part in recording.noise)
     words = ["record", spec.id, "-o", _RESULT]
     words += ["--expert", expert if expert.startswith(("bundled", "python:")) else "expert/"]

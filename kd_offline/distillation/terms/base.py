@@ -24,7 +24,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.datasets.edit.conflicts import capture_conflicts
 from kd_offline.datasets.layout import SOURCES
+from kd_offline.errors import MismatchError
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec, Strict
 from kd_offline.schemas.recipes import DistillRecipe
@@ -72,9 +74,24 @@ class TrainingEpisodes:
 
 
 def recorded_expert(buffer: ExpertBuffer) -> ExpertRecord | None:
-    """Return what a dataset says of the expert whose policy and values it holds."""
+    """Return what a dataset says of the expert whose policy and values it holds.
+
+    Of several experts, the arrays of one dataset mean the same, so that any of their records will
+    do.
+
+    Raises
+    ------
+    MismatchError
+        They do not: no merge makes such a dataset.
+    """
     experts = buffer.manifest.experts
-    return experts[0] if experts else None
+    if reasons := capture_conflicts(experts, buffer.names):
+        msg = (
+            f"the dataset at {buffer.where!r} has {len(experts)} experts, and {reasons[0]}: distil "
+            "from the episodes of one, as kd-offline filter keeps them"
+        )
+        raise MismatchError(msg)
+    return next(iter(experts), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,11 @@ None of ours needs PyTorch before it builds networks, so that recipes are read w
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from kd_offline.registry import Registry
+from kd_offline.user_code import calling
 
 if TYPE_CHECKING:
     from kd_offline.experts.algorithms.base import Algorithm
@@ -30,3 +32,14 @@ ALGORITHMS: Registry[Algorithm] = Registry(
         "qmix": f"{_HERE}.qmix:ALGORITHM",
     },
 )
+
+
+def guarded(name: str, call: str, **where: object) -> AbstractContextManager[None]:
+    """Return the border around a call into an algorithm: none around ours.
+
+    What fails in one of a plug-in is a ``UserCodeError`` that says of which package it is, see
+    :mod:`kd_offline.user_code`.
+    """
+    origin = ALGORITHMS.origin(name)
+    who = f"the algorithm {name!r} of {origin}"
+    return nullcontext() if origin.ours else calling(who, call, **where)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from kd_offline.errors import MismatchError, UserCodeError
+from kd_offline.experts.protocol import ValueUnits
+from kd_offline.networks.arithmetic import Shape, ValuePart
 from kd_offline.policies import epsilon_greedy
 from kd_offline.schemas.dataset import Capture, ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -52,8 +54,7 @@ class ForeignExpert:
     """A policy of another library, what is known of it, and how its values are read.
 
     ``shapes`` is the network that each agent carries; empty where that is unknown. ``critics`` are
-    counts of the networks that say values, as ``CountedShape.counted``, with how often each runs in
-    a step of the team. ``missing`` says in words what an import looked for and did not find.
+    the networks that say values. ``modules`` are the networks of agents that are run by PyTorch.
     """
 
     policy: TeamPolicy
@@ -63,7 +64,8 @@ class ForeignExpert:
     shapes: tuple[CountedShape, ...] = ()
     calibration: ValueCalibration | None = None
     with_value: bool = True
-    critics: tuple[tuple[tuple[int, int, int], int], ...] = ()
+    critics: tuple[ValuePart, ...] = ()
+    modules: Mapping[int, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -76,18 +78,64 @@ class ForeignExpert:
         return self.record.missing
 
     @property
-    def gives_value(self) -> bool:
-        """Whether it says what a view is worth, by a critic or by mixing."""
-        return bool(self.record.value_of)
+    def embedding_width(self) -> None:
+        """It is known when the policy acts."""
 
     @property
-    def needs_calibration(self) -> bool:
-        """Whether values are given in units that nothing in the checkpoint explains."""
-        return (
-            self.gives_value
-            and self.recipe.value_units == "normalised"
-            and self.calibration is None
-        )
+    def mask_name(self) -> None:
+        """It sees everything."""
+
+    @property
+    def learned_sides(self) -> None:
+        """It plays all sides."""
+
+    @property
+    def opponents(self) -> None:
+        """It has none."""
+
+    @property
+    def team(self) -> None:
+        """Its networks are not ours."""
+
+    @property
+    def value_units(self) -> ValueUnits | None:
+        """What a trial may find out about its values; None where it says none."""
+        if not self.record.value_of:
+            return None
+        raw = self.recipe.value_units != "normalised" or self.calibration is not None
+        return ValueUnits(self.recipe.gamma, self.recipe.bootstrap_on_truncation, raw)
+
+    def calibrated(self, calibration: ValueCalibration | None) -> ForeignExpert:
+        """Return the expert with values ``scale * output + offset``."""
+        return replace(self, calibration=calibration)
+
+    def keep(self, memory: Any, episodes: IntArray) -> None:
+        """Return None: what a policy remembers is its own affair."""
+        return
+
+    def actor_shapes(self) -> tuple[Shape, ...]:
+        """Return the network that each agent carries.
+
+        Raises
+        ------
+        MismatchError
+            It is a policy of the user's own that does not say its cost.
+        """
+        if not self.shapes:
+            msg = (
+                f"expert {self.reference!r} does not say what a decision costs: give its policy "
+                "the attributes parameters and macs (of one agent, multiply-accumulates)"
+            )
+            raise MismatchError(msg)
+        return self.shapes
+
+    def actor_parameters(self) -> int:
+        """Return the parameters of all actors, a shared network counted once; 0: not known."""
+        return self.record.parameters
+
+    def value_parts(self) -> tuple[ValuePart, ...]:
+        """Return the networks that say its values, as far as they are known."""
+        return self.critics
 
     def start(self, seeds: SeedArray) -> Any:
         """Return the memories of fresh episodes."""
@@ -222,7 +270,7 @@ def asked(
 
 def _own(record: _Record) -> _Record:
     """Return a view or an output with arrays of its own: whoever made it may write to its own."""
-    held = {field.name: getattr(record, field.name) for field in fields(record)}
+    held = {part.name: getattr(record, part.name) for part in fields(record)}
     copies: dict[str, Any] = {k: x.copy() for k, x in held.items() if isinstance(x, np.ndarray)}
     return replace(record, **copies)
 
@@ -233,7 +281,7 @@ def _check_output(
     each = view.available_actions.shape  # B, N, A
     shapes: dict[str, tuple[int, ...]] = {"logits": each, "q_values": each, "value": each[:2]}
     shapes["q_tot_max"] = each[:1]
-    for name in (field.name for field in fields(output) if field.name != "mix"):
+    for name in (part.name for part in fields(output) if part.name != "mix"):
         values = getattr(output, name)
         if values is None and name != "logits":
             continue

@@ -14,7 +14,7 @@ from kd_offline.experts.foreign.expert import CountedShape, ForeignExpert, entry
 from kd_offline.experts.foreign.files import digest
 from kd_offline.experts.foreign.found import Found, Given, to_team
 from kd_offline.experts.foreign.team import NetworkTeam
-from kd_offline.networks.mixing_arithmetic import mixer_cost
+from kd_offline.networks.arithmetic import NetworkCost, ValuePart
 from kd_offline.recipes import read_recipe
 from kd_offline.schemas.environment import EnvironmentSpec
 
@@ -84,6 +84,7 @@ def load(
         shapes=_shapes(team),
         with_value=with_value,
         critics=_critics(team),
+        modules={i: member.network for member in team.actors for i in member.agents},
     )
 
 
@@ -112,13 +113,11 @@ def _architecture(team: NetworkTeam) -> dict[str, Any]:
     }
 
 
-def _critics(team: NetworkTeam) -> tuple[tuple[tuple[int, int, int], int], ...]:
+def _critics(team: NetworkTeam) -> tuple[ValuePart, ...]:
     """Count the networks that say values, and how often each runs in a step of the team."""
-    found = [(m.network.count(), len(m.agents)) for m in team.critics]
-    if team.mixer is not None:
-        cost = mixer_cost(team.mixer.shape)
-        found.append(((cost.parameters, cost.macs, cost.elementwise), 1))
-    return tuple(found)
+    mixer = [] if team.mixer is None else [ValuePart(team.mixer.cost())]
+    critics = [ValuePart(NetworkCost(*m.network.count()), len(m.agents)) for m in team.critics]
+    return (*critics, *mixer)
 
 
 def _shapes(team: NetworkTeam) -> tuple[CountedShape, ...]:

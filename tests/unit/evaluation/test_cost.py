@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -7,9 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kd_offline import environments
 from kd_offline.evaluation.cost import ValuePart, compare, team_cost, with_critic
-from kd_offline.evaluation.critics import critic_parts
-from kd_offline.evaluation.parties import expert_shapes
-from kd_offline.experts.load import load
+from kd_offline.experts.load import load_own
 from kd_offline.experts.policy_team import PolicyTeam
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
@@ -73,12 +69,12 @@ def test_an_experts_actors_and_critics_cost_what_the_flop_counter_says(critic, s
     )
     model = ActorCritic(spec, architecture, None, None).to("meta")
 
-    stub = SimpleNamespace(team=PolicyTeam(model, ValueNorm(1)))
+    team = PolicyTeam(model, ValueNorm(1))
     obs = torch.zeros(1, 3, 6, device="meta")
     state = torch.zeros(1, 16, device="meta")
     shapes = {i: g.shape for g in model.groups for i in g.agents}
     actors = np.sum([network_cost(shapes[i]).flops for i in range(3)])
-    critics = np.sum([part.calls * part.cost.flops for part in critic_parts(stub)])
+    critics = np.sum([part.calls * part.cost.flops for part in team.value_parts()])
     with torch.device("meta"), torch.inference_mode():
         memory = model.start(1)
         with FlopCounterMode(display=False) as counter:
@@ -87,16 +83,16 @@ def test_an_experts_actors_and_critics_cost_what_the_flop_counter_says(critic, s
         with FlopCounterMode(display=False) as counter:
             model.value(state, obs, memory)
         assert counter.get_total_flops() == critics
-    held = np.sum([part.cost.parameters for part in critic_parts(stub)])
+    held = np.sum([part.cost.parameters for part in team.value_parts()])
     assert held == model.parameter_counts()["critic"]
 
 
 def test_a_bundled_expert_is_counted_whole():
     spec = environments.load("mpe/simple_spread_v3").spec
-    expert = load("bundled", spec)
-    parts = critic_parts(expert)
+    expert = load_own("bundled", spec)
+    parts = expert.value_parts()
     assert sum(p.cost.parameters for p in parts) == expert.card.parameters["critic"]
-    first = network_cost(expert_shapes(expert, spec)[0]).parameters
+    first = network_cost(expert.actor_shapes()[0]).parameters
     assert first == expert.card.parameters["actor"]
     assert np.sum([p.calls for p in parts]) == 1
 

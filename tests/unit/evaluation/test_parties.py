@@ -7,7 +7,7 @@ import pytest
 from kd_offline import environments
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
 from kd_offline.evaluation.evaluate import evaluate
-from kd_offline.evaluation.parties import Parties, expert_shapes, load_parties
+from kd_offline.evaluation.parties import Parties, load_parties
 from kd_offline.experts import checkpoint
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.load import load
@@ -114,7 +114,7 @@ def test_hidden_columns_are_dropped_from_every_copy_in_experts_too(tmp_path):
     # 10, 10 and 12 of 18 features are seen, and the shared network takes a one-hot id of three.
     for motion, inputs in ((False, [13, 13, 15]), (True, [23, 23, 27])):
         path = expert(tmp_path / str(motion), mask="limited", motion=motion)
-        got = expert_shapes(load(path, SPEC), SPEC)
+        got = load(path, SPEC).actor_shapes()
         assert [s.inputs for s in got] == inputs
 
 

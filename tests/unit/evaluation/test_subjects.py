@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from kd_offline.errors import UsageError
-from kd_offline.evaluation.critics import critic_parts
 from kd_offline.evaluation.engines import Bench, sampler
 from kd_offline.evaluation.subjects import of_expert
 from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.algorithms.mixed_values import ValueRecipe
-from kd_offline.experts.expert import Expert
+from kd_offline.experts.expert import TrainedExpert
 from kd_offline.experts.foreign.load import load
 from kd_offline.experts.value_team import ValueTeam
 from kd_offline.testing.factories import environment_spec
@@ -27,12 +26,12 @@ def test_value_based_experts_have_a_mixer_for_a_critic(algorithm, tmp_path):
     recipe = ValueRecipe(environment=spec.id, algorithm=algorithm)
     team = ALGORITHMS.load(algorithm).team(spec, recipe, None, np.random.default_rng(0))
     card = SimpleNamespace(recipe=recipe, mask=None, environment=spec)
-    expert = Expert(card, "", team, "mine")
+    expert = TrainedExpert(card, "", team, "mine")
     (subject,) = of_expert(expert, spec)
     assert subject.agents == spec.agents
     assert subject.inputs == 6  # features; the last action is memory, the agent's id a bias
     assert len(sampler("torch", subject, Bench(2, tmp_path))(3)) == 3
-    parts = critic_parts(expert)
+    parts = expert.value_parts()
     if algorithm == "vdn":
         assert parts == ()
         return
@@ -57,7 +56,7 @@ def test_experts_of_other_libraries_are_counted_and_timed(case, tmp_path):
     for subject in found:
         assert subject.macs > 0
         assert len(sampler("torch", subject, Bench(1, tmp_path))(3)) == 3
-    assert np.sum([p.cost.macs for p in critic_parts(expert)]) > 0
+    assert np.sum([p.cost.macs for p in expert.value_parts()]) > 0
 
 
 def test_a_policy_of_ones_own_is_timed_where_it_runs():

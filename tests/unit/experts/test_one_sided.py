@@ -5,10 +5,9 @@ import pytest
 
 from kd_offline import environments
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
-from kd_offline.evaluation.parties import expert_shapes
 from kd_offline.experts import checkpoint
 from kd_offline.experts.card import ExpertCard
-from kd_offline.experts.expert import Expert
+from kd_offline.experts.expert import TrainedExpert
 from kd_offline.experts.load import load
 from kd_offline.experts.one_sided import joined
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
@@ -48,7 +47,7 @@ def test_opponents_play_the_side_that_did_not_learn(tmp_path, world):
     other = saved(tmp_path / "other", spec, width=12)
     own = saved(tmp_path / "own", spec, width=8, learn=("good",), opponents=str(other))
     team, opponents = load(own, spec, opponents=[str(other)]), load(other, spec)
-    assert isinstance(team, Expert)
+    assert isinstance(team, TrainedExpert)
     assert team.learned.tolist() == [False, True, True]
     view = world.reset(SEEDS)
     said, memory = team.act(view, team.start(SEEDS))
@@ -65,7 +64,7 @@ def test_opponents_play_the_side_that_did_not_learn(tmp_path, world):
     assert list(entry.opponents) == ["adversary"]
     assert opponents.digest[:19] in entry.opponents["adversary"]
     assert str(tmp_path) not in entry.opponents["adversary"]
-    assert [shape.gru for shape in expert_shapes(team, spec)] == [12, 8, 8]
+    assert [shape.gru for shape in team.actor_shapes()] == [12, 8, 8]
 
 
 def test_opponents_that_are_gone_are_named(tmp_path, world):
@@ -89,7 +88,7 @@ def test_a_chain_of_opponents_is_followed_only_as_far_as_somebody_has_to_decide(
     other = saved(tmp_path / "other", spec, width=12, **adversary)
     own = saved(tmp_path / "own", spec, width=8, learn=("good",), opponents=str(other))
     team = load(own, spec, opponents=[str(other)])
-    assert isinstance(team.opponents, Expert)
+    assert isinstance(team.opponents, TrainedExpert)
     assert team.opponents.opponents is None
 
 

@@ -8,7 +8,7 @@ import pytest
 from kd_offline import environments
 from kd_offline.experts import checkpoint
 from kd_offline.experts.card import ExpertCard
-from kd_offline.experts.expert import Expert
+from kd_offline.experts.expert import TrainedExpert
 from kd_offline.experts.load import load
 from kd_offline.exports.compact import compact_expert
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
@@ -38,7 +38,7 @@ def expert(name: str = SPREAD, *, mask: str | None = None, learn: Any = None, **
     for parameter in team.actors.parameters():
         noise = rng.normal(0, 0.3, tuple(parameter.shape)).astype(np.float32)
         parameter.data += parameter.new_tensor(noise)
-    return Expert(card, "sha256:" + "0" * 64, team, name, with_value=False)
+    return TrainedExpert(card, "sha256:" + "0" * 64, team, name, with_value=False)
 
 
 def architecture(**settings: Any) -> ExpertArchitecture:
@@ -57,7 +57,7 @@ EXPERTS = {
 }
 
 
-def compare(team: Expert) -> None:
+def compare(team: TrainedExpert) -> None:
     """Play five random steps by both and compare all logits, or values of a value-based one."""
     spec = team.card.environment
     networks = compact_expert(team)
@@ -96,7 +96,7 @@ def test_a_side_that_did_not_learn_is_its_opponents():
     spec = environments.load(ADVERSARY).spec
     own = expert(ADVERSARY, learn=("adversary",), architecture=architecture())
     others = load("bundled", spec)
-    team = Expert(own.card, own.digest, own.team, own.reference, False, others)
+    team = TrainedExpert(own.card, own.digest, own.team, own.reference, False, others)
     widths = [net.width for net in compact_expert(team)]
     assert widths[0] == 8
     assert widths[1:] == [net.width for net in compact_expert(team.opponents)][1:]

@@ -7,6 +7,7 @@ from kd_offline.experts.foreign.expert import ForeignExpert
 from kd_offline.experts.load import load
 from kd_offline.recording.calibration import calibrated, fit
 from kd_offline.testing.targets import TargetsEnvironment
+from kd_offline.tracking.base import FunctionObserver
 from kd_offline.trajectories import Trajectories
 from kd_offline.types import PolicyOutput
 
@@ -110,6 +111,8 @@ def test_a_trial_in_small_batches_says_what_one_batch_says():
         assert isinstance(expert, ForeignExpert)
         update = {"critic_inputs": ("obs",), "value_units": "normalised"}
         recipe = expert.recipe.model_copy(update=update)
-        calibrated(replace(expert, recipe=recipe), world, 0, told[name].append)
+        calibrated(
+            replace(expert, recipe=recipe), world, 0, FunctionObserver(message=told[name].append)
+        )
     assert told["narrow"] == told["wide"]
     assert "calibrated on 100 trial episodes" in told["narrow"][0]

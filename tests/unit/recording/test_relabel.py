@@ -6,7 +6,7 @@ from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer
 from kd_offline.errors import CheckpointError, MismatchError, MissingArrayError, UsageError
 from kd_offline.experts import checkpoint
 from kd_offline.experts.card import ExpertCard
-from kd_offline.experts.expert import Expert
+from kd_offline.experts.expert import TrainedExpert
 from kd_offline.experts.load import find, load
 from kd_offline.policies import masked_log_softmax
 from kd_offline.recording.noise import perturbed
@@ -50,7 +50,7 @@ def fresh_expert(spec, reference, **architecture):
     )
     team = checkpoint.build(card)
     team.load(team.weights())
-    return Expert(card, "sha256:" + "1" * 64, team, reference)
+    return TrainedExpert(card, "sha256:" + "1" * 64, team, reference)
 
 
 def worst(report, name):

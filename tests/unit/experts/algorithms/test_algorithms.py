@@ -12,7 +12,7 @@ from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.recipe import recipe_from, train_recipe
 from kd_offline.schemas.expert import TrainProgress, TrainRecipe
-from kd_offline.schemas.plug_in import PlugIn
+from kd_offline.schemas.parts import PartRecord
 from kd_offline.sealed_json import write_document
 from kd_offline.testing.factories import environment_spec
 
@@ -64,7 +64,8 @@ def test_settings_of_another_algorithm_are_refused_and_say_whose_they_are():
 
 def test_a_card_names_the_package_of_an_algorithm_that_is_not_installed(tmp_path):
     """Its recipe cannot be read, so the sentence says what to install."""
-    theirs = card(plug_in=PlugIn(package="far-away", version="3.1"))
+    part = PartRecord(kind="algorithm", name="distant", package="far-away", version="3.1")
+    theirs = card(parts=(part,))
     unknown = theirs.recipe.model_copy(update={"algorithm": "distant"})
     write_document(tmp_path / checkpoint.CARD, theirs.model_copy(update={"recipe": unknown}))
     with pytest.raises(
@@ -85,5 +86,5 @@ def test_a_line_of_the_curve_has_the_figures_beside_the_other_fields():
 @pytest.mark.parametrize("name", ["mappo", "ippo", "vdn", "qmix"])
 def test_what_is_not_ours_is_no_part_of_a_card(name):
     recipe = recipe_from({"environment": environment_spec((4, 4)).id, "algorithm": name})
-    assert card(recipe=recipe).plug_in is None
+    assert card(recipe=recipe).parts == ALGORITHMS.records([name]) == ()
     assert ALGORITHMS.origin(name).ours

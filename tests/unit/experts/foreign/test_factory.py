@@ -1,12 +1,18 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
 from kd_offline import environments
 from kd_offline.errors import CheckpointError, MismatchError, UsageError, UserCodeError
 from kd_offline.evaluation.cost import network_cost
-from kd_offline.evaluation.parties import expert_shapes
-from kd_offline.experts.load import load
+from kd_offline.experts.load import load as load_expert
 from kd_offline.types import PolicyOutput
+
+
+def load(*given: Any, **settings: Any) -> Any:
+    return load_expert(*given, **settings)
+
 
 SPREAD = environments.load("mpe/simple_spread_v3").spec
 HERE = f"python:{__name__}"
@@ -89,7 +95,7 @@ def test_a_function_of_the_environment_makes_the_policy():
     expert = load(f"{HERE}:counted", SPREAD)
     assert expert.digest == Counted.digest
     assert expert.record.parameters == 12
-    costs = [network_cost(shape) for shape in expert_shapes(expert, SPREAD)]
+    costs = [network_cost(shape) for shape in expert.actor_shapes()]
     assert [(c.parameters, c.macs) for c in costs] == [(12, 10)] * 3
     assert load(f"{HERE}:fixed", SPREAD).digest.startswith("sha256:")
     assert load(f"{HERE}:valued", SPREAD).recipe.critic_inputs is not None
@@ -97,7 +103,7 @@ def test_a_function_of_the_environment_makes_the_policy():
 
 def test_a_policy_that_does_not_say_its_cost_cannot_be_compared():
     with pytest.raises(MismatchError, match="attributes parameters and macs"):
-        expert_shapes(load(f"{HERE}:fixed", SPREAD), SPREAD)
+        load(f"{HERE}:fixed", SPREAD).actor_shapes()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import json
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,20 @@ from safetensors.torch import save_file
 from kd_offline import environments
 from kd_offline.errors import CheckpointError, MismatchError, UnknownNameError, UsageError
 from kd_offline.experts.foreign.load import load as load_foreign
-from kd_offline.experts.load import load
+from kd_offline.experts.load import load as load_expert
 from kd_offline.types import View
 from tests.compatibility.test_foreign_experts import HERE, checkpoint
 from tests.unit.experts.foreign.layouts import spread_mappo, spread_qmix
+
+
+def load(*given: Any, **settings: Any) -> Any:
+    return load_expert(*given, **settings)
+
+
+def normalised(expert: Any) -> bool:
+    """Whether its values are in units that nothing in the checkpoint explains."""
+    return expert.value_units is not None and not expert.value_units.raw
+
 
 SPREAD = environments.load("mpe/simple_spread_v3").spec
 ADVERSARY = environments.load("mpe/simple_adversary_v3").spec
@@ -67,11 +78,11 @@ def test_what_is_not_needed_is_not_read(tmp_path):
 def test_settings_beside_the_checkpoint_and_those_given_beat_what_was_detected(tmp_path):
     spread_mappo(tmp_path)
     plain = load(f"epymarl:{tmp_path}", SPREAD)
-    assert plain.needs_calibration
+    assert normalised(plain)
     (tmp_path / "expert.toml").write_text('gamma = 0.9\nactivation = "tanh"\nvalue_units = "raw"\n')
     beside = load(f"epymarl:{tmp_path}", SPREAD)
     assert (beside.recipe.gamma, beside.recipe.activation) == (0.9, "tanh")
-    assert not beside.needs_calibration
+    assert not normalised(beside)
     assert beside.digest != plain.digest
     assert not np.allclose(ask(beside, view(SPREAD)).logits, ask(plain, view(SPREAD)).logits)
     other = tmp_path / "other.toml"
@@ -137,7 +148,7 @@ def test_a_critic_that_does_not_fit_is_left_out_and_said(tmp_path):
     spread_mappo(tmp_path, state=60)
     expert = load(f"epymarl:{tmp_path}", SPREAD)
     assert expert.recipe.critic_inputs is None
-    assert not expert.needs_calibration
+    assert not normalised(expert)
     assert any("it takes 63 inputs" in what for what in expert.missing)
     (tmp_path / "critic.th").unlink()
     (tmp_path / "config.json").write_text('{"agent_output_type": "pi_logits"}')
@@ -323,7 +334,7 @@ def test_a_mixer_says_what_the_team_is_worth(tmp_path):
     np.testing.assert_allclose(total, again.detach(), rtol=1e-5)
     (slope,) = torch.autograd.grad(again.sum(), taken)
     np.testing.assert_allclose(credit, slope, rtol=1e-4, atol=1e-6)
-    assert expert.needs_calibration
+    assert normalised(expert)
     assert expert.describe().architecture["mixer"] == "qmix"
     bare = load(f"epymarl:{tmp_path}", SPREAD, with_value=False)
     assert (ask(bare, seen).mix, ask(bare, seen).value) == (None, None)

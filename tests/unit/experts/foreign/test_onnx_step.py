@@ -1,15 +1,22 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
 from kd_offline import environments
 from kd_offline.errors import CheckpointError, MismatchError, UsageError, UserCodeError
-from kd_offline.experts.load import load
+from kd_offline.experts.load import load as load_expert
 from kd_offline.types import View
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto as Types  # noqa: E402
 from onnx import helper  # noqa: E402
+
+
+def load(*given: Any, **settings: Any) -> Any:
+    return load_expert(*given, **settings)
+
 
 SPREAD = environments.load("mpe/simple_spread_v3").spec
 WEIGHTS = np.random.default_rng(0).standard_normal((21, 5)).astype(np.float32)
