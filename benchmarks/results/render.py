@@ -165,7 +165,7 @@ def _head() -> str:
     return (
         "# Results\n\n"
         "Not shown: rivals at equal budgets but where a row says so (most networks trained by "
-        "reinforcement learning had a quarter to a half of the steps that the bundled experts had, "
+        "reinforcement learning had a third to a half of the steps that the bundled experts had, "
         "and two seeds); networks of full size whose curve is flat, so that no row is called a "
         "ceiling of its mask; networks of the students' size with the expert as their teacher, the "
         f"strongest rival, in other tasks than `{TASKS[0].name}` under `limited`; how a student "

@@ -117,7 +117,7 @@ def page(study: Study, cells: Path, beside: Path) -> str:
 def _head(study: Study) -> str:
     return (
         "# Results in combat\n\n"
-        "Not shown: rivals at equal budgets but where a row says so (QMIX and VDN had a sixth to "
+        "Not shown: rivals at equal budgets but where a row says so (QMIX and VDN had a tenth to "
         "all of the steps of MAPPO FO); more than one training seed of networks trained by "
         "reinforcement learning, but where *K* says so, so that their intervals are about episodes "
         "alone; networks of the students' size with MAPPO FO as their teacher, the strongest "
