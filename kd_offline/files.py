@@ -28,8 +28,8 @@ from kd_offline.errors import StorageError
 MAX_DOCUMENT_BYTES = 64 << 20
 """Most bytes that are read of a JSON document in a folder that may be a stranger's."""
 
-# A pipe in the place of a file must not wait, and no link in its place be followed.
-_SAFE = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))
+SAFE = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))
+"""Flags of every file that is opened: no pipe in its place is waited for, and no link followed."""
 _LONGEST = 200  # bytes of a file's name that the name aside repeats; systems allow 255
 _ATTEMPTS = 100
 _PIECE = 1 << 16
@@ -105,7 +105,7 @@ def append_file(path: Path, text: str, *, whole_lines: bool = False, durable: bo
     """
     data = text.encode("utf-8")
     try:
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _SAFE, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | SAFE, 0o666)
         try:
             found = os.fstat(handle)
             _require_file(found.st_mode)
@@ -132,12 +132,12 @@ def read_file(path: Path, limit: int) -> bytes:
         cannot be read.
     """
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | _SAFE), "rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | SAFE), "rb") as file:
             found = os.fstat(file.fileno())
             _require_file(found.st_mode)
             data = file.read(min(limit, found.st_size) + 1)
     except OSError as error:
-        msg = f"cannot read {str(path)!r}: {_reason(error)}; get a fresh copy or check the path"
+        msg = f"cannot read {str(path)!r}: {reason(error)}; get a fresh copy or check the path"
         raise StorageError(msg) from error
     if len(data) > limit:
         msg = (
@@ -152,7 +152,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        msg = f"cannot make the folder {str(path)!r}: {_reason(error)}; give another path"
+        msg = f"cannot make the folder {str(path)!r}: {reason(error)}; give another path"
         raise StorageError(msg) from error
 
 
@@ -196,7 +196,7 @@ def remove_tree(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        msg = f"cannot remove {str(path)!r}: {_reason(error)}; check its permissions"
+        msg = f"cannot remove {str(path)!r}: {reason(error)}; check its permissions"
         raise StorageError(msg) from error
 
 
@@ -253,122 +253,16 @@ def temporary_folder() -> Iterator[Path]:
     try:
         place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     except OSError as error:
-        msg = f"cannot make a temporary folder: {_reason(error)}; free space or set TMPDIR"
+        msg = f"cannot make a temporary folder: {reason(error)}; free space or set TMPDIR"
         raise StorageError(msg) from error
     with place as name:
         yield Path(name)
 
 
-@contextmanager
-def only_writer(folder: Path, doing: str) -> Iterator[None]:
-    """Keep other processes that ask for the same from writing to ``folder``, which exists.
-
-    The system lets go of it when the process ends, however that ends. On Windows, where folders
-    cannot be locked, nothing is kept.
-
-    Raises
-    ------
-    StorageError
-        Another process is ``doing`` something there.
-    """
-    if os.name == "nt":
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            locked(handle)
-        except OSError as error:
-            raise busy(folder, doing) from error
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def in_turn(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in here for the same folder.
-
-    Raises
-    ------
-    StorageError
-        The file system has no locks.
-    """
-    if os.name == "nt":
-        yield
-        return
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY | _SAFE)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            msg = f"cannot lock {str(folder)!r}: {_reason(error)}; choose a folder on another disk"
-            raise StorageError(msg) from error
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def living(path: Path) -> Iterator[None]:
-    """Make a file that is locked as long as this process is inside; see :func:`dead`."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o666)
-    except OSError as error:
-        raise refusal(path, error) from error
-    try:
-        locked(handle)
-        yield
-    finally:
-        os.close(handle)
-
-
-def dead(path: Path) -> bool:
-    """Tell whether the process that made a file by :func:`living` has left it or ended.
-
-    False where that cannot be told: the file system has no locks, or the file cannot be read.
-    """
-    try:
-        handle = os.open(path, os.O_RDONLY | _SAFE)
-    except OSError as error:
-        return error.errno == errno.ENOENT
-    try:
-        return locked(handle)
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-
-
-def locked(handle: int) -> bool:
-    """Lock an open file or folder until it is closed; False where the system has no such locks.
-
-    Raises
-    ------
-    OSError
-        Another process holds it, or the file system refuses.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return True
-
-
-def busy(folder: Path, doing: str) -> StorageError:
-    """Return the error that says that another process is ``doing`` something in ``folder``."""
-    return StorageError(
-        f"another process is {doing} in {str(folder)!r}: wait for it or choose another path"
-    )
-
-
 def refusal(path: Path, error: OSError) -> StorageError:
     """Return the error that says why ``path`` could not be written."""
     return StorageError(
-        f"cannot write {str(path)!r}: {_reason(error)}; free space or give another path"
+        f"cannot write {str(path)!r}: {reason(error)}; free space or give another path"
     )
 
 
@@ -435,7 +329,7 @@ def _write(path: Path, content: bytes | str, *, replace: bool, durable: bool = T
 
 def _aside_file(path: Path) -> tuple[Path, int]:
     """Make a file of a new random name beside ``path``; it is locked as long as it is open."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE
     for _ in range(_ATTEMPTS):
         beside = _random_name(path)
         try:
@@ -459,7 +353,7 @@ def _box(target: Path) -> tuple[Path, int]:
             continue
         if os.name == "nt":
             return box, -1
-        handle = os.open(box, os.O_RDONLY | _SAFE)
+        handle = os.open(box, os.O_RDONLY | SAFE)
         if _ours(box, handle):
             return box, handle
         os.close(handle)
@@ -478,10 +372,11 @@ def _prefix(path: Path) -> str:
 
 def _ours(path: Path, handle: int) -> bool:
     """Lock what was just made; False where a process that clears up was faster and removed it."""
+    from filelock import lock_descriptor
+
     try:
-        locked(handle)
-    except BlockingIOError:
-        return False
+        if not lock_descriptor(handle, blocking=False):
+            return False
     except OSError:  # a file system without locks, where nothing is cleared up
         return True
     try:
@@ -503,12 +398,14 @@ def _sweep(path: Path) -> None:
 
 
 def _remove_if_dead(stale: Path) -> None:
+    from filelock import lock_descriptor
+
     try:
-        handle = os.open(stale, os.O_RDONLY | _SAFE)
+        handle = os.open(stale, os.O_RDONLY | SAFE)
     except OSError:
         return  # gone, or nothing that we have made
     try:
-        if locked(handle):
+        if lock_descriptor(handle, blocking=False):
             if stat.S_ISDIR(os.fstat(handle).st_mode):
                 shutil.rmtree(stale, ignore_errors=True)
             else:
@@ -564,7 +461,7 @@ def _put_new(beside: Path, path: Path) -> None:
     else:
         return
     # Without hard links the name is reserved first; an empty file is seen for an instant.
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o666))
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE, 0o666))
     beside.replace(path)
 
 
@@ -624,14 +521,15 @@ def _taken(path: Path) -> StorageError:
     return StorageError(f"{str(path)!r} already exists: give another path or pass --overwrite")
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """Return in words what the system says of a file."""
     if error.errno == errno.ELOOP:
         return "it is a link, which is not followed"
     return error.strerror or str(error) or type(error).__name__
 
 
 def _sync_file(path: Path) -> None:
-    handle = os.open(path, os.O_RDWR | _SAFE)
+    handle = os.open(path, os.O_RDWR | SAFE)
     try:
         os.fsync(handle)
     finally:

@@ -17,7 +17,8 @@ from kd_offline.distillation.run import Run, complete, prepare, with_layers
 from kd_offline.distillation.terms.active import check_arrays
 from kd_offline.distillation.train import Row, Training, finish, train_team
 from kd_offline.errors import CheckpointError, UsageError
-from kd_offline.files import make_subfolder, only_writer, remove_tree
+from kd_offline.file_locks import only_writer
+from kd_offline.files import make_subfolder, remove_tree
 from kd_offline.networks.files import read_tensors, tensors_digest, write_tensors
 from kd_offline.networks.threads import computing_with
 from kd_offline.runs.folder import METRICS

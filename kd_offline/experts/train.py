@@ -31,7 +31,8 @@ from kd_offline.experts.algorithms.base import Figures, Learner, Moment, State
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.recipe import recipe_from
 from kd_offline.experts.score import greedy_score, share_won, side_returns
-from kd_offline.files import make_folder, only_writer
+from kd_offline.file_locks import only_writer
+from kd_offline.files import make_folder
 from kd_offline.networks.threads import computing_with
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import TrainProgress, TrainRecipe

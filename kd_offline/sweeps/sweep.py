@@ -22,7 +22,8 @@ from kd_offline.errors import (
     UnsealedWarning,
     UsageError,
 )
-from kd_offline.files import MAX_DOCUMENT_BYTES, in_turn, make_folder, read_file, write_file
+from kd_offline.file_locks import in_turn
+from kd_offline.files import MAX_DOCUMENT_BYTES, make_folder, read_file, write_file
 from kd_offline.hardware import profiles
 from kd_offline.schemas.document import DIGEST
 from kd_offline.schemas.recipes import DistillRecipe

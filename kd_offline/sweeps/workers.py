@@ -18,7 +18,8 @@ from typing import Any
 from optuna.storages.journal import BaseJournalBackend
 
 from kd_offline.errors import StorageError
-from kd_offline.files import append_file, dead, in_turn, living, make_subfolder, remove_tree
+from kd_offline.file_locks import dead, in_turn, living
+from kd_offline.files import append_file, make_subfolder, remove_tree
 
 WORKERS = "workers"
 _NAME = re.compile(r"[0-9a-f]{16}")

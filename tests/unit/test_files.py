@@ -19,7 +19,6 @@ from kd_offline.files import (
     check_output,
     make_folder,
     make_subfolder,
-    only_writer,
     read_file,
     remove_tree,
     write_file,
@@ -58,18 +57,6 @@ def test_a_file_in_the_way_of_a_folder(tmp_path):
         make_folder(tmp_path / "file" / "folder")
     make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
-
-
-@posix
-def test_a_folder_has_one_writer_at_a_time(tmp_path):
-    with (
-        only_writer(tmp_path, "training"),
-        pytest.raises(StorageError, match="another process is training in"),
-        only_writer(tmp_path, "training"),
-    ):
-        pass
-    with only_writer(tmp_path, "training"):
-        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])

@@ -17,7 +17,8 @@ from typing import IO, ClassVar, Protocol
 from kd_offline.datasets.layout import LOCK, SCRATCH
 from kd_offline.datasets.storage import direct, plain
 from kd_offline.errors import StorageError
-from kd_offline.files import busy, locked, make_folder
+from kd_offline.file_locks import busy, try_lock
+from kd_offline.files import make_folder
 from kd_offline.schemas.dataset import FileRecord
 
 
@@ -201,10 +202,13 @@ def lock(root: Path) -> IO[bytes]:
         raise _refusal(root, "write to", error) from error
     try:
         # Who held it may have finished and deleted the file, and a third one have made another.
-        if locked(handle.fileno()) and not os.path.samestat(
+        if not try_lock(handle.fileno(), root) or not os.path.samestat(
             os.fstat(handle.fileno()), (root / LOCK).stat()
         ):
             raise BlockingIOError
+    except StorageError:
+        handle.close()
+        raise
     except OSError as error:
         handle.close()
         raise busy(root, "recording") from error

@@ -16,7 +16,7 @@ from kd_offline.experts import checkpoint
 from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
 from kd_offline.experts.load import load
 from kd_offline.experts.train import _remaining, train
-from kd_offline.files import only_writer
+from kd_offline.file_locks import only_writer
 from kd_offline.networks.files import read_tensors, write_tensors
 from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.seeding import episode_seeds, uniforms
