@@ -14,7 +14,7 @@ ROOT = Path(kd_offline.__file__).parent
 TIERS = {
     **dict.fromkeys(("errors", "types", "seeding", "schemas", "recipes", "files", "published"), 0),
     **dict.fromkeys(("sealed_json", "strict_json", "untrusted_text", "user_code"), 0),
-    **dict.fromkeys(("code_guard", "registry", "tracking"), 0),
+    **dict.fromkeys(("code_guard", "registry", "tracking", "file_locks"), 0),
     **dict.fromkeys(("networks", "advantage", "asking", "policies", "hardware"), 1),
     **dict.fromkeys(("environments", "experts", "students", "datasets", "trajectories"), 2),
     **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs", "exports"), 3),
@@ -27,6 +27,7 @@ TIERS = {
 SAME_TIER = {
     0: {("schemas", "errors"), ("schemas", "types"), ("seeding", "types"), ("recipes", "errors")}
     | {("recipes", "schemas"), ("files", "errors"), ("published", "files")}
+    | {("file_locks", "errors"), ("file_locks", "files")}
     | {("schemas", "published"), ("sealed_json", "strict_json")}
     | {("sealed_json", name) for name in ("errors", "files", "schemas")}
     | {("user_code", "errors"), ("user_code", "untrusted_text"), ("code_guard", "errors")}
