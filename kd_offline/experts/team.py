@@ -110,7 +110,7 @@ class ActorCritic(nn.Module):
         rows = torch.from_numpy(episodes)
 
         def kept(each: Tensor, n: int) -> Tensor:
-            return each.view(-1, n, each.shape[1])[rows].flatten(0, 1)
+            return each.view(len(each) // n, n, each.shape[1])[rows].flatten(0, 1)
 
         sizes = [len(group.agents) for group in self.groups]
         return Memory(
