@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from kd_offline.collaboration.measured import Measured
 from kd_offline.collaboration.team import Team
+from kd_offline.runs.folder import recipe_of
 from kd_offline.runs.judged import judged
 from kd_offline.schemas.collaboration import Groups, Limit, Played
-from kd_offline.schemas.recipes import DistillRecipe
 
 _EVALUATE = "kd-offline evaluate RUN --cross-play"
 
@@ -121,7 +121,7 @@ def _exports(team: Team) -> Iterator[Limit]:
 
 
 def _unknown_roles(team: Team, groups: Groups) -> Iterator[Limit]:
-    recipe = DistillRecipe.model_validate(team.manifest.recipe)
+    recipe = recipe_of(team.manifest)
     if recipe.weights.get("role") and groups.clusters is None:
         yield _missing(
             "role clusters are not known, because the dataset was not there",

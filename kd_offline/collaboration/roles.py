@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.collaboration.team import Team
+from kd_offline.runs.folder import recipe_of
 from kd_offline.schemas.collaboration import RoleClusters
-from kd_offline.schemas.recipes import DistillRecipe
 
 _EPISODES = 200
 _HOW = {
@@ -30,7 +30,7 @@ def clusters(team: Team, dataset: str | Path | None) -> RoleClusters | None:
     from kd_offline.errors import UsageError
     from kd_offline.runs.source import open_dataset
 
-    recipe = DistillRecipe.model_validate(team.manifest.recipe)
+    recipe = recipe_of(team.manifest)
     if not recipe.weights.get("role"):
         return None
     try:

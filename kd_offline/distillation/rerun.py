@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kd_offline.distillation.distill import distill
-from kd_offline.distillation.recipe import built, check_profile, completed
+from kd_offline.distillation.recipe import check_profile, completed
 from kd_offline.distillation.terms import TERMS
-from kd_offline.runs.folder import open_run
+from kd_offline.runs.folder import open_run, recipe_of
 from kd_offline.runs.source import open_dataset
 from kd_offline.runs.teams import checked_students
 from kd_offline.schemas.outputs import RerunReport, SeedComparison
-from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import Provenance, RunManifest
 from kd_offline.tracking.base import Observer
 
@@ -79,11 +78,6 @@ def rerun(
         observers=observers,
     )
     return compare(before, after, str(run), str(target))
-
-
-def recipe_of(manifest: RunManifest) -> DistillRecipe:
-    """Return the recipe of a run."""
-    return built([manifest.recipe], "the run's recipe")
 
 
 def compare(before: RunManifest, after: RunManifest, run: str, rerun: str) -> RerunReport:

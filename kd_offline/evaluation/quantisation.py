@@ -24,7 +24,7 @@ from kd_offline.evaluation.play import (
     count_rollouts,
     play_sides,
 )
-from kd_offline.runs.folder import RunFolder, digests, open_run
+from kd_offline.runs.folder import RunFolder, digests, open_run, recipe_of
 from kd_offline.schemas.evaluation import ModeScore
 from kd_offline.schemas.export import Precision
 from kd_offline.schemas.quantisation import QuantisationReport, QuantisedTeams, Rounding
@@ -145,8 +145,8 @@ def _drafts(
 
 def _check_pair(plain: RunManifest, aware: RunManifest) -> None:
     """Refuse runs that differ in more than the rounding."""
-    recipes = [_without_rounding(DistillRecipe.model_validate(m.recipe)) for m in (plain, aware)]
-    rounds = DistillRecipe.model_validate(aware.recipe).optimisation.quantise_from is not None
+    recipes = [_without_rounding(recipe_of(m)) for m in (plain, aware)]
+    rounds = recipe_of(aware).optimisation.quantise_from is not None
     if recipes[0] != recipes[1] or plain.dataset.id != aware.dataset.id or not rounds:
         msg = (
             "the two runs cannot be compared: the second one has to be made by the command of the "

@@ -20,7 +20,7 @@ from kd_offline.reports import (
 from kd_offline.reports.devices import evaluated
 from kd_offline.reports.page import Section, fill
 from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
-from kd_offline.runs.folder import RunFolder, open_run
+from kd_offline.runs.folder import RunFolder, open_run, recipe_of
 from kd_offline.runs.judged import judged
 from kd_offline.runs.next_command import code_that_runs, evaluate_command
 from kd_offline.runs.source import open_dataset
@@ -29,7 +29,6 @@ from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.quantisation import QuantisationReport
-from kd_offline.schemas.recipes import with_present_names
 from kd_offline.schemas.run import RunManifest
 from kd_offline.untrusted_text import quoted_command
 
@@ -210,8 +209,8 @@ def _budget(allocation: Allocation) -> Section:
 
 
 def _training(folder: RunFolder, manifest: RunManifest) -> Section:
-    terms = with_present_names(manifest.recipe).get("terms", {})
-    curves = plots.curves_plot(folder.metrics(), terms.get("kl"))
+    recipe = recipe_of(manifest)
+    curves = plots.curves_plot(folder.metrics(), recipe.terms.get("kl"))
     return Section(
         "training",
         "How they learned",

@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 
 from kd_offline.errors import CheckpointError, StorageError, UsageError
 from kd_offline.files import append_file, make_folder, read_file, remove_tree, write_file
+from kd_offline.recipes import build
 from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.quantisation import QuantisationReport
+from kd_offline.schemas.recipes import DistillRecipe, with_present_names
 from kd_offline.schemas.run import RunManifest
 from kd_offline.sealed_json import holds, lines_record, read_document, write_document
 from kd_offline.strict_json import parse
@@ -232,6 +234,17 @@ def open_run(path: str | Path) -> RunFolder:
         )
         raise UsageError(msg)
     return RunFolder(folder)
+
+
+def recipe_of(manifest: RunManifest) -> DistillRecipe:
+    """Return the recipe of a run, also of one of a former version.
+
+    Raises
+    ------
+    UnknownNameError, UsageError
+        What ``run.json`` states is no recipe.
+    """
+    return build(DistillRecipe, [with_present_names(manifest.recipe)], "the run's recipe")
 
 
 def _is_empty(folder: Path) -> bool:

@@ -25,6 +25,7 @@ from kd_offline.schemas.evaluation import (
     SeedScore,
     SideScore,
 )
+from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import (
     DatasetReference,
     JudgedBy,
@@ -50,14 +51,7 @@ def run_manifest(
         status="complete",
         method="kd-marl",
         mask="limited",
-        recipe={
-            "method": "kd-marl",
-            "hidden": [32] * len(agents),
-            "epochs": 40,
-            "batch_episodes": 64,
-            "learning_rate": 0.001,
-            "weights": {"kl": 1.0, "cross_entropy": 0.5, "structure": 0.1, "role": 0.1},
-        },
+        recipe=DistillRecipe(mask="limited", seeds=tuple(seeds)).model_dump(mode="json"),
         dataset=DatasetReference(id=_ID, name="spread-gru64", path="dataset.zarr"),
         environment="mpe/simple_spread_v3",
         expert="sha256:" + "b71c" * 16,
