@@ -508,7 +508,15 @@ def _check_parent(path: Path) -> None:
     if not above.is_dir():
         raise refusal(path, NotADirectoryError(errno.ENOTDIR, f"{str(above)!r} is not a folder"))
     if not os.access(above, os.W_OK | os.X_OK):
-        raise refusal(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+        number = errno.EROFS if _is_read_only(above) else errno.EACCES
+        raise refusal(path, OSError(number, os.strerror(number)))
+
+
+def _is_read_only(folder: Path) -> bool:
+    """Tell whether a folder is on a file system that cannot be written."""
+    if not hasattr(os, "statvfs"):
+        return False
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def _no_file(path: Path, mode: int) -> StorageError:

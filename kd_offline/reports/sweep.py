@@ -133,5 +133,6 @@ def front_plot(report: SweepReport, cost: Quantity) -> str:
     for kind, precision in sorted({(p.architecture, p.precision) for p in report.points}):
         colour = _COLOURS[precision]
         ax.scatter([], [], marker=_MARKS[kind], color=colour, label=f"{kind}, {precision}")
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, labelcolor=svg.MUTED)
+    if report.points:
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, labelcolor=svg.MUTED)
     return svg.inline(figure, f"front-{cost}", f"{report.plan.judge} against {_AXES[cost]}")

@@ -254,6 +254,7 @@ def finish(folder: Path, buffer: ExpertBuffer, path: str, plan: SweepPlan) -> Sw
     from kd_offline.reports.sweep import sweep_html
 
     points, failed = _points(folder, plan, buffer.id)
+    _require_all(folder, points)
     costs = [(-(q := objectives(p))[0], *q[1:]) for p in points]
     marked = [
         point.model_copy(update={"front": best})
@@ -270,6 +271,25 @@ def finish(folder: Path, buffer: ExpertBuffer, path: str, plan: SweepPlan) -> Sw
     write_document(folder / REPORT, report, nulls=False)
     write_file(folder / PAGE, sweep_html(report))
     return report
+
+
+def _require_all(folder: Path, points: Sequence[SweepPoint]) -> None:
+    """Refuse a journal that has lost trials which an earlier report of the sweep has.
+
+    Raises
+    ------
+    CheckpointError
+        It was damaged, or the report was.
+    """
+    if not (folder / REPORT).is_file():
+        return
+    before = read_document(SweepReport, folder / REPORT, "remove it, and it is made again")
+    if lost := sorted({point.run for point in before.points} - {point.run for point in points}):
+        msg = (
+            f"this sweep's {JOURNAL} has lost the trial of {lost[0]!r}, which its {REPORT} has: it "
+            f"was damaged; {_AGAIN}"
+        )
+        raise CheckpointError(msg)
 
 
 def _check(plan: SweepPlan, buffer: ExpertBuffer) -> None:

@@ -117,6 +117,12 @@ def test_text_that_a_factory_may_take_for_a_path_is_no_setting_of_a_file(setting
     check_environment(TAG, settings, asked_by="the run in 'r'", allowed=TAG)
 
 
+@pytest.mark.parametrize("number", [{"n_pursuers": 10**6}, {"x_size": -1e9}, {"max_cycles": 10**9}])
+def test_numbers_of_which_a_factory_may_make_as_many_are_no_settings_of_a_file(number):
+    assert f"with {next(iter(number))}=" in refused(TAG, number)
+    assert odd_settings(TAG, {"max_cycles": 10**6, "n_pursuers": 1000, "speed": 0.5}) == {}
+
+
 def test_text_that_says_how_observations_are_coded_passes():
     allowed = {"obs_method": "vector", "obs_type": "ram", "n": 1, "sides": "each"}
     assert odd_settings(TAG, allowed) == {}

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ from kd_offline.errors import (
     UsageError,
 )
 from kd_offline.schemas.dataset import DatasetManifest
+from kd_offline.sealed_json import seal
 from kd_offline.testing.factories import (
     environment_spec,
     episode_block,
@@ -238,6 +240,22 @@ def test_path_below_a_file(tmp_path):
         record(tmp_path / "file")
     with pytest.raises(StorageError, match="cannot make the folder"):
         record(tmp_path / "file" / "d.zarr")
+
+
+@pytest.mark.parametrize(
+    "claim", [{"step_chunk_rows": 10**12}, {"episode_chunk_rows": 10**12}], ids=str
+)
+def test_a_journal_that_claims_huge_chunks_is_refused(claim, tmp_path, eager_journal):
+    path = tmp_path / "d.zarr"
+    writer = DatasetWriter.create(path, header(SPEC), journal_seconds=0.0)
+    for block in blocks()[:2]:
+        writer.append(block)
+    abandon(writer)
+    journal = json.loads((path / layout.JOURNAL).read_bytes())
+    journal.pop("manifest_digest")
+    (path / layout.JOURNAL).write_bytes(seal(journal | claim))
+    with pytest.raises(CorruptDatasetError, match=r"claims chunks of [0-9,]+ bytes for"):
+        DatasetWriter.create(path, header(SPEC), resume=True)
 
 
 def test_two_writers_on_one_dataset(tmp_path):

@@ -1,0 +1,67 @@
+"""Flipped bits and cut ends in a sweep's files: refused, or nothing that is reported changes."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("optuna")
+
+from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.errors import KdOfflineError
+from kd_offline.schemas.sweep import SweepReport
+from kd_offline.sealed_json import read_document
+from kd_offline.sweeps.sweep import JOURNAL, PLAN, REPORT, finish, sweep
+from tests.unit.sweeps.test_workers import PLAN as SETTINGS
+from tests.unit.sweeps.test_workers import dataset  # noqa: F401
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="no such locks there")
+FLIPS = 40
+
+
+@pytest.fixture(scope="module")
+def done(dataset, tmp_path_factory):  # noqa: F811
+    """A finished sweep, its dataset and what it reported."""
+    folder = tmp_path_factory.mktemp("swept") / "sweep"
+    return folder, ExpertBuffer.open(dataset), sweep(dataset, folder, trials=2, **SETTINGS)
+
+
+def altered(content, rng):
+    """Yield contents with one bit flipped, and some that end too soon."""
+    for bit in rng.integers(8 * len(content), size=FLIPS).tolist():
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << (bit % 8)
+        yield f"bit {bit}", bytes(flipped)
+    for end in rng.integers(len(content), size=8).tolist():
+        yield f"end {end}", content[:end]
+
+
+def test_points_are_those_that_were_measured_or_refused(done, tmp_path):
+    folder, buffer, report = done
+    measured = {point.run: point.model_copy(update={"front": True}) for point in report.points}
+    content, refused = (folder / JOURNAL).read_bytes(), 0
+    place = tmp_path / "copy"
+    shutil.copytree(folder, place)
+    for what, data in altered(content, np.random.default_rng(3)):
+        (place / JOURNAL).write_bytes(data)
+        try:
+            found = finish(place, buffer, str(buffer.where), report.plan)
+        except KdOfflineError:
+            refused += 1
+            (place / REPORT).write_bytes((folder / REPORT).read_bytes())
+            continue
+        kept = {point.run: point.model_copy(update={"front": True}) for point in found.points}
+        assert kept == measured, what
+    assert refused > FLIPS // 4
+
+
+@pytest.mark.parametrize("file", [PLAN, REPORT])
+def test_a_plan_and_a_report_are_whole_or_refused(file, done, tmp_path):
+    folder, _, report = done
+    wanted = read_document(type(report.plan) if file == PLAN else SweepReport, folder / file, "")
+    copy = tmp_path / file
+    for what, data in altered((folder / file).read_bytes(), np.random.default_rng(4)):
+        copy.write_bytes(data)
+        with pytest.raises(KdOfflineError):
+            pytest.fail(f"{what}: {read_document(type(wanted), copy, 'begin again') == wanted}")
