@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kd_offline.asking import Asked
 from kd_offline.environments import largest_batch, stepping
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError
 from kd_offline.policies import choose_actions, masked_log_softmax
+from kd_offline.rollout.active_episodes import ActiveEpisodePolicy
 from kd_offline.seeding import uniforms
 from kd_offline.types import (
     Array,
@@ -104,7 +104,7 @@ def collect(
     UserCodeError
         Policy or environment fail, or give values that are not finite.
     """
-    view, asked = stepping.reset(environment, seeds), Asked.about(policy, seeds)
+    view, asked = stepping.reset(environment, seeds), ActiveEpisodePolicy.begin(policy, seeds)
     rows: dict[str, list[Array]] = {}
     shapes: dict[str, tuple[int, ...]] | None = None
     running = np.ones(len(seeds), bool)

@@ -163,7 +163,7 @@ def check_reference(stated: str, digest: str, dataset: str) -> None:
 
     ``digest`` of its weights and the name of the ``dataset`` that recorded it are for the sentence.
     """
-    from kd_offline.experts.foreign.load import PREFIXES
+    from kd_offline.experts.importers.load import PREFIXES
 
     # Datasets travel without the paths of the machine that made them.
     if stated in ("", "trained", *PREFIXES):

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.asking import Selective
 from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.algorithms.base import Team
 from kd_offline.experts.card import ExpertCard
-from kd_offline.experts.groups import actor_groups
-from kd_offline.experts.one_sided import joined
+from kd_offline.experts.opponents import joined
+from kd_offline.experts.parameter_sharing import actor_groups
 from kd_offline.experts.protocol import Expert
 from kd_offline.networks.arithmetic import Shape, ValuePart, compacted
+from kd_offline.rollout.active_episodes import Selective
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.foreign import ValueCalibration
 from kd_offline.types import BoolArray, IntArray, PolicyOutput, SeedArray, TeamPolicy, View

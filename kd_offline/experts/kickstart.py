@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kd_offline.asking import Asked
 from kd_offline.experts.algorithms.clipped_policy import Kickstart
 from kd_offline.experts.load import load
 from kd_offline.experts.ppo import Pull
 from kd_offline.experts.protocol import Expert
+from kd_offline.rollout.active_episodes import ActiveEpisodePolicy
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.trajectories import Trajectories
 from kd_offline.types import SeedArray
@@ -56,7 +56,7 @@ class Teacher:
         left = 1 - frames / self.settings.frames
         if left <= 0:
             return None
-        asked = Asked.about(self.expert, seeds)
+        asked = ActiveEpisodePolicy.begin(self.expert, seeds)
         said = [asked.act(played.view(t), now).logits for t, now in enumerate(played.valid)]
         legal = torch.from_numpy(played.steps["available_actions"])
         masked = torch.from_numpy(np.stack(said)).masked_fill(~legal, -1e10)

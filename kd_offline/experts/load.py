@@ -12,8 +12,8 @@ from kd_offline import code_guard
 from kd_offline.errors import CheckpointError, UnknownNameError, UsageError
 from kd_offline.experts import checkpoint
 from kd_offline.experts.expert import TrainedExpert
-from kd_offline.experts.foreign import load as foreign
-from kd_offline.experts.foreign.files import looks_like
+from kd_offline.experts.importers import load as importers
+from kd_offline.experts.importers.files import looks_like
 from kd_offline.experts.protocol import Expert
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import BoolArray
@@ -35,7 +35,7 @@ def load(
     ``bundled`` is the strongest recurrent expert that ships with the package, ``bundled:large`` a
     wider one of about 110,000 actor parameters, ``bundled:mlp`` one without memory, and
     ``bundled:masked`` one that learned under the mask ``paper``.
-    ``LIBRARY:PLACE`` is one of another library, see :mod:`kd_offline.experts.foreign.load`, asked
+    ``LIBRARY:PLACE`` is one of another library, see :mod:`kd_offline.experts.importers.load`, asked
     as ``recipe`` says. Anything else is a folder made by ``kd-offline train``. Without
     ``with_value`` no critic runs, which halves the work where values do not matter.
 
@@ -49,12 +49,12 @@ def load(
         There is no such expert, or it cannot be used here.
     """
     name = str(reference)
-    if foreign.prefix_of(name) is not None:
-        return foreign.load(name, spec, recipe, with_value=with_value)
+    if importers.prefix_of(name) is not None:
+        return importers.load(name, spec, recipe, with_value=with_value)
     if recipe is not None:
         msg = (
             f"expert {name!r} was trained by kd-offline and needs no recipe: leave it out, or name "
-            f"the library as one of {', '.join(f'{p}:' for p in foreign.PREFIXES)}"
+            f"the library as one of {', '.join(f'{p}:' for p in importers.PREFIXES)}"
         )
         raise UsageError(msg)
     own = load_own(name, spec)
@@ -119,7 +119,7 @@ def _refuse_foreign(name: str) -> None:
     path = Path(name)
     if colon and "/" not in prefix and not path.exists():
         raise UnknownNameError(
-            what="library of an expert", got=prefix, allowed=["bundled", *foreign.PREFIXES]
+            what="library of an expert", got=prefix, allowed=["bundled", *importers.PREFIXES]
         )
     found = looks_like(path) if path.exists() and not (path / checkpoint.CARD).is_file() else None
     if found is not None:

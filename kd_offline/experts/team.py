@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from kd_offline.experts.groups import Group, actor_groups
+from kd_offline.experts.parameter_sharing import Group, actor_groups
 from kd_offline.networks.gru import steps_before
 from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
 from kd_offline.schemas.environment import EnvironmentSpec

@@ -11,7 +11,7 @@ import numpy as np
 
 from kd_offline.datasets.reader import ExpertBuffer
 from kd_offline.errors import MismatchError, MissingArrayError, UsageError
-from kd_offline.experts.foreign.load import prefix_of
+from kd_offline.experts.importers.load import prefix_of
 from kd_offline.experts.load import find, load
 from kd_offline.networks.threads import computing_with
 from kd_offline.policies import masked_log_softmax

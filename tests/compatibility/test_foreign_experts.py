@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_offline.experts.foreign.load import load
+from kd_offline.experts.importers.load import load
 from kd_offline.networks.mixers import vdn
 from kd_offline.policies import choose_actions, masked_log_softmax
 from kd_offline.schemas.environment import EnvironmentSpec

@@ -23,7 +23,7 @@ IMPORTS = {
     "environments/pettingzoo_spec.py": "what environments.load was given",
     "environments/smac/worker.py": "smac",
     "environments/smax/library.py": "jaxmarl",
-    "experts/foreign/factory.py": "python:MODULE:NAME, as experts.load was given it",
+    "experts/importers/factory.py": "python:MODULE:NAME, as experts.load was given it",
     "runs/doctor.py": "torch",
 }
 

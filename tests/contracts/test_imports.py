@@ -15,8 +15,10 @@ TIERS = {
     **dict.fromkeys(("errors", "types", "seeding", "schemas", "recipes", "files", "published"), 0),
     **dict.fromkeys(("sealed_json", "strict_json", "untrusted_text", "user_code"), 0),
     **dict.fromkeys(("code_guard", "registry", "tracking", "file_locks"), 0),
-    **dict.fromkeys(("networks", "advantage", "asking", "policies", "hardware"), 1),
-    **dict.fromkeys(("environments", "experts", "students", "datasets", "trajectories"), 2),
+    **dict.fromkeys(("networks", "advantage", "policies", "hardware"), 1),
+    **dict.fromkeys(
+        ("environments", "experts", "students", "datasets", "trajectories", "rollout"), 2
+    ),
     **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs", "exports"), 3),
     "collaboration": 3,
     "testing": 4,
@@ -38,7 +40,9 @@ SAME_TIER = {
     2: {
         ("experts", "environments"),
         ("experts", "students"),
+        ("experts", "rollout"),
         ("experts", "trajectories"),
+        ("trajectories", "rollout"),
         ("trajectories", "environments"),
     },
     3: {(name, "runs") for name in ("recording", "distillation", "evaluation", "reports")}

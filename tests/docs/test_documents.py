@@ -15,8 +15,8 @@ from kd_offline.distillation.methods import METHODS
 from kd_offline.distillation.terms import TERMS
 from kd_offline.distillation.terms.active import term_type
 from kd_offline.experts.checkpoint import read_card
-from kd_offline.experts.foreign.expert import probe
-from kd_offline.experts.foreign.load import PREFIXES
+from kd_offline.experts.importers.expert import probe
+from kd_offline.experts.importers.load import PREFIXES
 from kd_offline.experts.load import bundled_folder
 from kd_offline.experts.recipe import train_recipe
 from kd_offline.schemas.foreign import InputRecipe

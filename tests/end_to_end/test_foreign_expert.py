@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from kd_offline.cli.app import app
 from kd_offline.datasets import ExpertBuffer, verify
 from tests.compatibility.test_foreign_experts import HERE, checkpoint
-from tests.unit.experts.foreign.layouts import spread_mappo
+from tests.unit.experts.importers.layouts import spread_mappo
 
 
 def run(*words):

@@ -9,7 +9,7 @@ import pytest
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.schemas.publish import json_schema
 from tests.end_to_end.conftest import SPREAD, kd, kd_json, refused
-from tests.unit.experts.foreign.layouts import spread_qmix
+from tests.unit.experts.importers.layouts import spread_qmix
 
 TEAM = {"steps/q_tot", "steps/q_tot_max", "steps/mixer_credit", "final/q_tot_max"}
 SHORT = ["--frames", "3200", "--threads", "1", "--hidden", "8", "--set", "episodes_per_batch=32"]

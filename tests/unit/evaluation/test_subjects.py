@@ -13,7 +13,7 @@ from kd_offline.evaluation.subjects import of_expert
 from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.algorithms.mixed_values import ValueRecipe
 from kd_offline.experts.expert import TrainedExpert
-from kd_offline.experts.foreign.load import load
+from kd_offline.experts.importers.load import load
 from kd_offline.experts.value_team import ValueTeam
 from kd_offline.testing.factories import environment_spec
 

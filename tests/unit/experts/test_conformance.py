@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kd_offline import environments
-from kd_offline.experts.foreign.expert import ForeignExpert
+from kd_offline.experts.importers.expert import ForeignExpert
 from kd_offline.experts.load import load
 from kd_offline.testing.conformance import ConformanceError
 from kd_offline.testing.experts import check_expert

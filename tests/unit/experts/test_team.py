@@ -6,7 +6,7 @@ import torch
 
 from kd_offline import environments
 from kd_offline.errors import MismatchError
-from kd_offline.experts.groups import actor_groups
+from kd_offline.experts.parameter_sharing import actor_groups
 from kd_offline.experts.policy_team import NetworkPolicy
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic

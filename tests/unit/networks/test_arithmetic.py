@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kd_offline.errors import UsageError
 from kd_offline.evaluation.parties import student_shapes
-from kd_offline.experts.foreign import networks as foreign
+from kd_offline.experts.importers import networks as foreign
 from kd_offline.exports.c_source import static_bytes
 from kd_offline.exports.c_tables import interleaved
 from kd_offline.exports.compact import compact

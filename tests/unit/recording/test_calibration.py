@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kd_offline.experts.foreign.expert import ForeignExpert
+from kd_offline.experts.importers.expert import ForeignExpert
 from kd_offline.experts.load import load
 from kd_offline.recording.calibration import calibrated, fit
 from kd_offline.testing.targets import TargetsEnvironment

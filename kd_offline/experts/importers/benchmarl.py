@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from kd_offline.errors import CheckpointError
-from kd_offline.experts.foreign.epymarl import hyper_mixer
-from kd_offline.experts.foreign.files import (
+from kd_offline.experts.importers.epymarl import hyper_mixer
+from kd_offline.experts.importers.files import (
     Tensors,
     below,
     read_torch,
@@ -18,8 +18,8 @@ from kd_offline.experts.foreign.files import (
     tensors_of,
     wrong_place,
 )
-from kd_offline.experts.foreign.found import Found, Given, Networks, settle
-from kd_offline.experts.foreign.networks import Network, activation, gru, linear
+from kd_offline.experts.importers.found import Found, Given, Networks, settle
+from kd_offline.experts.importers.networks import Network, activation, gru, linear
 from kd_offline.networks.mixers import QMixer
 
 _ACTOR, _CRITIC = "actor_network_params.", "critic_network_params."

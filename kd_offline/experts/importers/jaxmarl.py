@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kd_offline.errors import CheckpointError
-from kd_offline.experts.foreign.files import Tensors, below, read_safetensors, take, wrong_place
-from kd_offline.experts.foreign.found import Found, Given, settle
-from kd_offline.experts.foreign.networks import Network, activation, gru, linear, mixer
+from kd_offline.experts.importers.files import Tensors, below, read_safetensors, take, wrong_place
+from kd_offline.experts.importers.found import Found, Given, settle
+from kd_offline.experts.importers.networks import Network, activation, gru, linear, mixer
 from kd_offline.files import read_file
 from kd_offline.networks.mixers import QMixer
 

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from kd_offline.experts.foreign.inputs import Parts, assemble
-from kd_offline.experts.foreign.networks import Network
+from kd_offline.experts.importers.inputs import Parts, assemble
+from kd_offline.experts.importers.networks import Network
 from kd_offline.experts.mixing import TeamValue
 from kd_offline.networks.mixers import QMixer, SumMixer
 from kd_offline.schemas.environment import EnvironmentSpec

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from kd_offline.errors import CheckpointError
-from kd_offline.experts.foreign.files import Tensors, read_torch, take, tensors_of, wrong_place
-from kd_offline.experts.foreign.found import Found, Given, debiased, settle
-from kd_offline.experts.foreign.networks import Network, activation, gru, linear, norm
-from kd_offline.experts.foreign.team import Statistics
+from kd_offline.experts.importers.files import Tensors, read_torch, take, tensors_of, wrong_place
+from kd_offline.experts.importers.found import Found, Given, debiased, settle
+from kd_offline.experts.importers.networks import Network, activation, gru, linear, norm
+from kd_offline.experts.importers.team import Statistics
 
 _HEAD = "act.action_out.linear"
 # Which wrapper made the run decides what the critic sees; widths tell.

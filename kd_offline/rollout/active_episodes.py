@@ -1,4 +1,4 @@
-"""Asking a team policy about the episodes of a batch that still run, and no others.
+"""Run the policy only on episodes of a batch that are still active.
 
 Battles of one batch end at very different steps. The rows of a network's batch do not depend on
 each other, so those of finished episodes can be left out: when no more than half of the rows are
@@ -41,7 +41,7 @@ class Selective(Protocol):
 
 
 @dataclass(slots=True)
-class Asked:
+class ActiveEpisodePolicy:
     """A policy in the middle of a batch of ``B`` episodes: its memory, and of which rows."""
 
     policy: TeamPolicy
@@ -50,7 +50,7 @@ class Asked:
     rows: IntArray | None = None  # indices into the batch, ascending; None: all of it
 
     @classmethod
-    def about(cls, policy: TeamPolicy, seeds: SeedArray) -> Asked:
+    def begin(cls, policy: TeamPolicy, seeds: SeedArray) -> ActiveEpisodePolicy:
         """Return the policy at the start of the episodes of ``seeds``."""
         return cls(policy, policy.start(seeds), len(seeds))
 

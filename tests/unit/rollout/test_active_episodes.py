@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from kd_offline import asking
 from kd_offline.experts import checkpoint
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.policy_team import NetworkPolicy
 from kd_offline.experts.value_team import ValuePolicy
+from kd_offline.rollout import active_episodes
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.targets import TargetsEnvironment
@@ -104,13 +104,16 @@ def test_fewer_rows_are_asked_about(both):
     (cut, whole), (played, _) = both
     assert set(whole.rows) == {BATCH}
     assert sum(cut.rows) < sum(whole.rows)
-    assert min(cut.rows) >= asking.FEWEST
+    assert min(cut.rows) >= active_episodes.FEWEST
     for step, rows in enumerate(cut.rows):
         # Episodes that end in a step are shown once more.
-        assert rows <= max(asking.FEWEST, 2 * int((played.length >= step).sum()))
+        assert rows <= max(active_episodes.FEWEST, 2 * int((played.length >= step).sum()))
 
 
 def test_a_small_batch_is_left_alone():
-    made, seeds = Watched(mappo(), selective=True), episode_seeds(0, 0, 2 * asking.FEWEST - 1)
+    made, seeds = (
+        Watched(mappo(), selective=True),
+        episode_seeds(0, 0, 2 * active_episodes.FEWEST - 1),
+    )
     collect(TargetsEnvironment(), made, seeds, sampled(seeds))
-    assert set(made.rows) == {2 * asking.FEWEST - 1}
+    assert set(made.rows) == {2 * active_episodes.FEWEST - 1}

@@ -10,10 +10,10 @@ from torch import nn
 
 from kd_offline import environments
 from kd_offline.errors import CheckpointError, StorageError
-from kd_offline.experts.foreign.files import read_torch, tensors_of
-from kd_offline.experts.foreign.networks import gru, linear, mixer, norm
+from kd_offline.experts.importers.files import read_torch, tensors_of
+from kd_offline.experts.importers.networks import gru, linear, mixer, norm
 from kd_offline.experts.load import load
-from tests.unit.experts.foreign.layouts import spread_mappo
+from tests.unit.experts.importers.layouts import spread_mappo
 
 SPREAD = environments.load("mpe/simple_spread_v3").spec
 WIDE = 1_000_000

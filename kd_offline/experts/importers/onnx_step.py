@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from kd_offline.errors import CheckpointError, MismatchError
-from kd_offline.experts.foreign.expert import CountedShape, ForeignExpert, entry, probe
-from kd_offline.experts.foreign.files import digest, wrong_place
-from kd_offline.experts.foreign.found import Given, only, settle
-from kd_offline.experts.foreign.inputs import assemble, fit, misfit, widths
+from kd_offline.experts.importers.expert import CountedShape, ForeignExpert, entry, probe
+from kd_offline.experts.importers.files import digest, wrong_place
+from kd_offline.experts.importers.found import Given, only, settle
+from kd_offline.experts.importers.inputs import assemble, fit, misfit, widths
 from kd_offline.networks.onnx_files import put_inside, read_model, sizes
 from kd_offline.networks.onnx_session import BoundedSession
 from kd_offline.schemas.environment import EnvironmentSpec

@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 
 from kd_offline import environments
 from kd_offline.errors import CheckpointError, MismatchError, UnknownNameError, UsageError
-from kd_offline.experts.foreign.load import load as load_foreign
+from kd_offline.experts.importers.load import load as load_foreign
 from kd_offline.experts.load import load as load_expert
 from kd_offline.types import View
 from tests.compatibility.test_foreign_experts import HERE, checkpoint
-from tests.unit.experts.foreign.layouts import spread_mappo, spread_qmix
+from tests.unit.experts.importers.layouts import spread_mappo, spread_qmix
 
 
 def load(*given: Any, **settings: Any) -> Any:

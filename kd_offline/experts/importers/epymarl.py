@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from kd_offline.errors import CheckpointError
-from kd_offline.experts.foreign.files import (
+from kd_offline.experts.importers.files import (
     Tensors,
     below,
     read_settings,
@@ -19,8 +19,8 @@ from kd_offline.experts.foreign.files import (
     tensors_of,
     wrong_place,
 )
-from kd_offline.experts.foreign.found import Found, Given, settle
-from kd_offline.experts.foreign.networks import Network, activation, gru, linear, mixer, norm
+from kd_offline.experts.importers.found import Found, Given, settle
+from kd_offline.experts.importers.networks import Network, activation, gru, linear, mixer, norm
 from kd_offline.networks.mixers import QMixer
 
 # How the ancestor and PyMARL2 name the four hypernetworks.

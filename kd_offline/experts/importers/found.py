@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from kd_offline.errors import MismatchError, UsageError
-from kd_offline.experts.foreign.inputs import Parts, fit, misfit, widths
-from kd_offline.experts.foreign.networks import Network
-from kd_offline.experts.foreign.team import Member, NetworkTeam, Statistics
+from kd_offline.experts.importers.inputs import Parts, fit, misfit, widths
+from kd_offline.experts.importers.networks import Network
+from kd_offline.experts.importers.team import Member, NetworkTeam, Statistics
 from kd_offline.networks.mixers import QMixer
 from kd_offline.recipes import build
 from kd_offline.schemas.environment import EnvironmentSpec

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from kd_offline.errors import CheckpointError, UsageError, UserCodeError
-from kd_offline.experts.foreign.expert import CountedShape, ForeignExpert, entry, probe
-from kd_offline.experts.foreign.found import Given, only, settle
+from kd_offline.experts.importers.expert import CountedShape, ForeignExpert, entry, probe
+from kd_offline.experts.importers.found import Given, only, settle
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.user_code import calling, described, plain
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kd_offline.errors import UsageError
-from kd_offline.experts.foreign import benchmarl, epymarl, factory, jaxmarl, onnx_step, onpolicy
-from kd_offline.experts.foreign.expert import CountedShape, ForeignExpert, entry
-from kd_offline.experts.foreign.files import digest
-from kd_offline.experts.foreign.found import Found, Given, to_team
-from kd_offline.experts.foreign.team import NetworkTeam
+from kd_offline.experts.importers import benchmarl, epymarl, factory, jaxmarl, onnx_step, onpolicy
+from kd_offline.experts.importers.expert import CountedShape, ForeignExpert, entry
+from kd_offline.experts.importers.files import digest
+from kd_offline.experts.importers.found import Found, Given, to_team
+from kd_offline.experts.importers.team import NetworkTeam
 from kd_offline.networks.arithmetic import NetworkCost, ValuePart
 from kd_offline.recipes import read_recipe
 from kd_offline.schemas.environment import EnvironmentSpec
