@@ -89,9 +89,8 @@ def test_every_link_leads_somewhere(path):
 
 
 def test_every_page_is_typed():
-    assert sorted(path.stem for path in PAGES) == sorted(
-        [*test_pages.PAGES, *test_training_pages.PAGES]
-    )
+    typed = [*test_pages.PAGES, *test_training_pages.PAGES]
+    assert sorted(path.stem for path in PAGES) == sorted(x for x in typed if "api/" not in x)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=relative)

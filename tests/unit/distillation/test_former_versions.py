@@ -15,7 +15,11 @@ from kd_offline.testing.factories import tiny_dataset
 from kd_offline.tracking.base import FunctionObserver
 from tests.sealing import resealed
 
-SETTINGS = {"optimisation.epochs": 3, "optimisation.batch_episodes": 4, "student.hidden": 4}
+SETTINGS: dict[str, object] = {
+    "optimisation.epochs": 3,
+    "optimisation.batch_episodes": 4,
+    "student.hidden": 4,
+}
 SETTINGS |= {"weights.policy": 0, "terms.kl.temperature": 3.0, "terms.role.roles": 3}
 
 
