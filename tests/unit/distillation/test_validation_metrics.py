@@ -106,6 +106,8 @@ def test_with_one_action_there_is_nothing_to_agree_about(tmp_path):
     manifest = distill(tmp_path / "d", tmp_path / "run", RECIPE)
     assert manifest.judged_by is not None
     assert manifest.results[0].held_out == {}
+    rows = open_run(tmp_path / "run").metrics()
+    assert not any({"kl", "agreement", "joint_agreement"} & row.keys() for row in rows[1::2])
 
 
 def test_agents_without_a_choice_have_no_figure_of_their_own(tmp_path):
