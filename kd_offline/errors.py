@@ -19,6 +19,7 @@
     ├── StorageError               exit 1   the disk or folder refuses: full, read-only, exists
     ├── GameError                  exit 1   the process of a game does not start, or broke down
     ├── UserCodeError              exit 1   an environment or expert of the user's own failed
+    ├── WorkerError                exit 1   a worker process ended, or its task failed
     └── BudgetError                exit 3   a stated budget is violated
 
 Every message is one sentence of what is wrong, what was got, what is allowed and what to do next.
@@ -136,6 +137,10 @@ class GameError(KdOfflineError, RuntimeError):
 
 class UserCodeError(KdOfflineError, RuntimeError):
     """Code that is not ours failed: an environment, an expert or a factory; the cause is kept."""
+
+
+class WorkerError(KdOfflineError, RuntimeError):
+    """A worker that carries out tasks for this process ended or failed."""
 
 
 class BudgetError(KdOfflineError):

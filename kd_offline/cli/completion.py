@@ -54,6 +54,13 @@ def documents(incomplete: str) -> list[str]:
     return _matching(MODELS, incomplete)
 
 
+def executors(incomplete: str) -> list[str]:
+    """Complete the name of an executor."""
+    from kd_offline.execution import EXECUTORS
+
+    return _matching(EXECUTORS, incomplete)
+
+
 def trackers(incomplete: str) -> list[str]:
     """Complete the name of a tracker."""
     from kd_offline.tracking import OBSERVERS

@@ -36,6 +36,13 @@ def sweep(
     workers: Annotated[
         int, typer.Option(callback=options.at_least(1), help="Processes to start.")
     ] = 1,
+    executor: Annotated[
+        str,
+        typer.Option(
+            autocompletion=completion.executors,
+            help="What the other workers run in: processes, serial or a plug-in's.",
+        ),
+    ] = "processes",
     seed: options.Seed = 0,
     arch: Annotated[
         str, typer.Option(help="gru, mlp, low-rank; several with commas.")
@@ -102,6 +109,7 @@ def sweep(
             output,
             trials=trials,
             workers=workers,
+            executor=executor,
             seed=seed,
             recipe=chosen,
             architectures=arch.split(","),

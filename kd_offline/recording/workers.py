@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
@@ -12,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from kd_offline.environments.protocol import BatchedEnvironment
+from kd_offline.execution.threads import Threads
 from kd_offline.types import SeedArray
 
 Made = TypeVar("Made")
@@ -39,16 +38,6 @@ def in_order(
         finally:
             free.put(world)
 
-    waiting: deque[Future[Made]] = deque()
     # OpenMP keeps its number of threads for each thread.
-    with ThreadPoolExecutor(len(worlds), initializer=partial(torch.set_num_threads, 1)) as pool:
-        try:
-            for seeds in parts:
-                waiting.append(pool.submit(task, seeds))
-                if len(waiting) > len(worlds):
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    with Threads(len(worlds), partial(torch.set_num_threads, 1)) as threads:
+        yield from threads.map(task, parts)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,14 @@ from kd_offline.distillation.recipe import completed
 from kd_offline.distillation.terms.active import check_arrays
 from kd_offline.errors import (
     CheckpointError,
+    KdOfflineError,
     MismatchError,
     MissingExtraError,
     StorageError,
     UnsealedWarning,
     UsageError,
 )
+from kd_offline.execution import EXECUTORS
 from kd_offline.file_locks import in_turn
 from kd_offline.files import MAX_DOCUMENT_BYTES, make_folder, read_file, write_file
 from kd_offline.hardware import profiles
@@ -69,6 +70,7 @@ def sweep(
     environment: str | None = None,
     expert: str | Path | None = None,
     expert_recipe: str | Path | None = None,
+    executor: str = "processes",
     observers: Sequence[Observer] = (),
 ) -> SweepReport:
     """Search for students that keep much and cost little, and write ``sweep.json`` in a folder.
@@ -102,6 +104,9 @@ def sweep(
         Name of the recorded environment, to allow one that a dataset may not start by itself.
     expert, expert_recipe : path or reference, optional
         The recorded expert, where it is not bundled.
+    executor : str
+        Name of what the other workers run in, see :data:`kd_offline.execution.EXECUTORS`; not
+        ``threads``, since whose turn it is rests on locks of processes.
     observers : sequence of Observer
         Told every point that this process made.
 
@@ -139,12 +144,11 @@ def sweep(
     folder = _begin(Path(output), plan, buffer)
     asked = plan.model_dump(mode="json")
     with observed(Operation("sweep", asked, folder), observers) as observer:
-        others = [_start(str(dataset), folder, trials, k, allowed) for k in range(1, workers)]
-        try:
+        with EXECUTORS.load(executor)(max(workers - 1, 1)) as others:
+            join = partial(_join, str(dataset), folder, trials, allowed)
+            joined = others.map(join, range(1, workers))
             work(buffer, folder, trials, allowed=allowed, observer=observer)
-        finally:
-            for other in others:
-                other.join()
+            _await(joined, observer)
         observer.result = report = finish(folder, buffer, str(dataset), plan)
     return report
 
@@ -329,17 +333,18 @@ def _begin(folder: Path, plan: SweepPlan, buffer: ExpertBuffer) -> Path:
     return folder
 
 
-def _start(dataset: str, folder: Path, trials: int, worker: int, allowed: Allowed) -> Any:
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_join, args=(dataset, folder, trials, worker, allowed))
-    process.start()
-    return process
+def _join(dataset: str, folder: Path, trials: int, allowed: Allowed, worker: int) -> None:
+    """Work in another process."""
+    work(dataset, folder, trials, worker, allowed)
 
 
-def _join(dataset: str, folder: Path, trials: int, worker: int, allowed: Allowed) -> None:
-    """Work in another process; what stops this one is told by the one that started it."""
-    with suppress(KeyboardInterrupt):
-        work(dataset, folder, trials, worker, allowed)
+def _await(joined: Iterator[None], observer: Observer) -> None:
+    """Wait for the other workers; of one that died or failed, others took over the trial."""
+    try:
+        for _ in joined:
+            pass
+    except KdOfflineError as error:
+        observer.message(f"one of the other workers of this sweep is gone: {error}")
 
 
 def _study(folder: Path, plan: SweepPlan, agents: Sequence[str], worker: int) -> Any:

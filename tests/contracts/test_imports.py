@@ -14,7 +14,7 @@ ROOT = Path(kd_offline.__file__).parent
 TIERS = {
     **dict.fromkeys(("errors", "types", "seeding", "schemas", "recipes", "files", "published"), 0),
     **dict.fromkeys(("sealed_json", "strict_json", "untrusted_text", "user_code"), 0),
-    **dict.fromkeys(("code_guard", "registry", "tracking", "file_locks"), 0),
+    **dict.fromkeys(("code_guard", "registry", "tracking", "file_locks", "execution"), 0),
     **dict.fromkeys(("networks", "advantage", "policies", "hardware"), 1),
     **dict.fromkeys(
         ("environments", "experts", "students", "datasets", "trajectories", "rollout"), 2
@@ -35,7 +35,8 @@ SAME_TIER = {
     | {("user_code", "errors"), ("user_code", "untrusted_text"), ("code_guard", "errors")}
     | {("registry", name) for name in ("errors", "schemas", "user_code")}
     | {("tracking", name) for name in ("errors", "files", "registry", "untrusted_text")}
-    | {("tracking", "user_code")},
+    | {("tracking", "user_code")}
+    | {("execution", name) for name in ("errors", "registry", "user_code")},
     1: {("networks", "policies"), ("policies", "advantage"), ("hardware", "networks")},
     2: {
         ("experts", "environments"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from kd_offline.datasets.storage.sources import open_files
 from kd_offline.datasets.storage.store import Files, Folder, measured
 from kd_offline.datasets.stored import StoredArray, open_arrays
 from kd_offline.errors import CorruptDatasetError, DatasetError, StorageError
+from kd_offline.execution.threads import Threads
 from kd_offline.schemas.dataset import DatasetManifest, FileRecord, Problem, VerifyReport
 
 _THREADS = 2
@@ -95,9 +95,9 @@ def _check_files(
     """
     places = _chunk_places(arrays)
     chosen = [file for file in files.values() if hash_chunks or file.path not in places]
-    with ThreadPoolExecutor(max(_THREADS, folder.readers)) as pool:
+    with Threads(max(_THREADS, folder.readers)) as threads:
         groups = [chosen[start : start + _GROUP] for start in range(0, len(chosen), _GROUP)]
-        found = pool.map(lambda group: [_file_problem(folder, file) for file in group], groups)
+        found = threads.map(lambda group: [_file_problem(folder, f) for f in group], groups)
         yield from _strays(folder, files)
         for file, what in zip(chosen, chain.from_iterable(found), strict=True):
             if what:

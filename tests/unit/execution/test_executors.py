@@ -1,0 +1,124 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from itertools import count, islice
+
+import pytest
+
+from kd_offline.errors import UnknownNameError, UsageError, UserCodeError, WorkerError
+from kd_offline.execution import EXECUTORS, executor
+from kd_offline.testing.execution import check_executor
+
+
+def squared(number):
+    return number * number
+
+
+def killed(number, at):
+    if number == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def refused(number, error):
+    if number == 2:
+        raise error
+    return number
+
+
+def unknown(name):
+    raise UnknownNameError(what="mask", got=name, allowed=["all"])
+
+
+everywhere = pytest.mark.parametrize("name", EXECUTORS.built_in)
+
+
+@everywhere
+def test_an_executor_keeps_the_rules(name):
+    check_executor(partial(executor, name))
+
+
+@everywhere
+def test_results_come_in_order_and_only_as_far_as_they_are_taken(name):
+    begun = []
+
+    def items():
+        for number in count():
+            begun.append(number)
+            yield number
+
+    with executor(name, 2) as workers:
+        assert list(islice(workers.map(squared, items()), 10)) == [n * n for n in range(10)]
+    assert len(begun) <= 10 + 2 * 2
+
+
+@everywhere
+def test_the_error_of_a_task_is_raised_where_its_result_would_be(name):
+    error = UserCodeError("environment 'x' failed in step: ValueError: no; correct it")
+    with executor(name, 2) as workers:
+        results = workers.map(partial(refused, error=error), range(5))
+        assert [next(results), next(results)] == [0, 1]
+        with pytest.raises(UserCodeError, match="failed in step"):
+            next(results)
+
+
+def test_an_error_that_no_other_process_can_read_keeps_its_sentence_and_exit_code():
+    with executor("processes", 1) as workers:
+        results = workers.map(unknown, ["al"])
+        with pytest.raises(WorkerError, match="unknown mask 'al': allowed are all") as caught:
+            next(results)
+    assert caught.value.exit_code == 2
+
+
+def test_a_killed_process_is_one_sentence_and_others_go_on():
+    with executor("processes", 2) as workers:
+        results = workers.map(partial(killed, at=1), range(4))
+        assert next(results) == 0
+        with pytest.raises(WorkerError, match="a worker process was killed by signal 9 before"):
+            next(results)
+    with executor("processes", 1) as workers:
+        assert list(workers.map(partial(killed, at=9), range(4))) == list(range(4))
+
+
+_WAITING = """
+import os, sys, time
+from functools import partial
+from pathlib import Path
+from kd_offline.execution import executor
+
+def waiting(number, folder):
+    Path(folder, str(number)).write_text(str(os.getpid()))
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with executor("processes", 2) as workers:
+        list(workers.map(partial(waiting, folder=sys.argv[1]), range(2)))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are others there")
+def test_ctrl_c_ends_all_processes(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(_WAITING)
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
+    files = [tmp_path / str(k) for k in range(2)]
+    for _ in range(1200):
+        if all(file.exists() and file.read_text() for file in files):
+            break
+        assert parent.poll() is None
+        time.sleep(0.1)
+    parent.send_signal(signal.SIGINT)
+    assert parent.wait(60) != 0
+    for file in files:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.read_text()), 0)
+
+
+def test_an_executor_that_does_not_exist_or_has_no_workers_is_refused():
+    with pytest.raises(UnknownNameError, match="unknown executor 'thread'"):
+        executor("thread", 2)
+    with pytest.raises(UsageError, match="cannot have 0 workers: give 1 or more"):
+        executor("threads", 0)
