@@ -12,6 +12,9 @@ import typer
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import emit, say, show
+from kd_offline.cli.recipe_options import Setting, recipe_options
+from kd_offline.distillation.terms import TERMS
+from kd_offline.schemas.recipes import DistillRecipe
 
 if TYPE_CHECKING:
     from kd_offline.schemas.budget import Allocation
@@ -32,49 +35,43 @@ _EXAMPLES = options.examples(
     "kd-offline distill large.zarr -o run/ --memory-mb 1000",
     "kd-offline distill dataset.zarr -o run/ --recipe recipe.toml --resume",
 )
-_PLACES = {
-    "kl_weight": "weights.kl",
-    "ce_weight": "weights.ce",
-    "structure_weight": "weights.structure",
-    "role_weight": "weights.role",
-    "policy_weight": "weights.policy",
-    "entropy_weight": "weights.entropy",
-    "regression_weight": "weights.regression",
-    "policy_term": "terms.policy.form",
-    "temperature": "terms.kl.temperature",
-    "q_temperature": "objective.q_temperature",
-    "arch": "student.kind",
-    "depth": "student.depth",
-    "dueling": "student.dueling",
-    "epochs": "optimisation.epochs",
-    "batch": "optimisation.batch_episodes",
-    "learning_rate": "optimisation.learning_rate",
-    "judge_by": "judge_by",
-    "threads": "threads",
-    "memory_mb": "memory_mb",
-    "profile": "budget.profile",
-    "max_latency_us": "budget.max_latency_us",
-    "max_flash_kb": "budget.max_flash_kb",
-    "max_ram_kb": "budget.max_ram_kb",
-    "max_macs": "budget.max_macs",
-    "max_energy_uj": "budget.max_energy_uj",
-    "precision": "budget.precision",
-    "shared_device": "budget.shared_device",
-    "allocate": "budget.allocate",
-}
-
-_Threads = Annotated[
-    int | None,
-    typer.Option(
-        callback=options.at_least(1),
-        help="Agents trained side by side; changes no number.  [default: 2]",
+_WEIGHTS = {f"{name}_weight": name for name in TERMS}
+_SETTINGS = {
+    "mask": Setting("mask", complete=completion.masks),
+    "arch": Setting("student.kind"),
+    "depth": Setting("student.depth"),
+    "dueling": Setting("student.dueling"),
+    "epochs": Setting("optimisation.epochs"),
+    "batch": Setting("optimisation.batch_episodes"),
+    "learning_rate": Setting("optimisation.learning_rate"),
+    "temperature": Setting("terms.kl.temperature", help="Of the KL term", kind=float),
+    "q_temperature": Setting("objective.q_temperature", default="0.1; 1 for q"),
+    **{
+        option: Setting(f"weights.{name}", help=f"Weight of the loss term {name}", kind=float)
+        for option, name in _WEIGHTS.items()
+    },
+    "policy_term": Setting("terms.policy.form", help="ppo, awr, crr or none"),
+    "judge_by": Setting("judge_by", metavar="PART"),
+    "memory_mb": Setting("memory_mb"),
+    "profile": Setting("budget.profile", "--device", complete=completion.devices),
+    "max_latency_us": Setting("budget.max_latency_us"),
+    "max_flash_kb": Setting("budget.max_flash_kb"),
+    "max_ram_kb": Setting("budget.max_ram_kb"),
+    "max_macs": Setting("budget.max_macs"),
+    "max_energy_uj": Setting("budget.max_energy_uj"),
+    "precision": Setting("budget.precision"),
+    "shared_device": Setting("budget.shared_device"),
+    "allocate": Setting(
+        "budget.allocate",
+        help="How widths meet the budget: worth, before training, or gates, learned while training",
     ),
-]
+    "threads": Setting("threads"),
+}
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this group."""
-    app.command(epilog=_EXAMPLES)(distill)
+    app.command(epilog=_EXAMPLES)(recipe_options(DistillRecipe, _SETTINGS)(distill))
 
 
 _Output = Annotated[Path, typer.Option("--output", "-o", help="Run folder.")]
@@ -92,123 +89,28 @@ _Preset = Annotated[
         help="lh: mask limited, hidden 32; lh+a: hidden auto.",
     ),
 ]
-_Mask = Annotated[
-    str | None,
-    typer.Option(autocompletion=completion.masks, help="Stored mask.  [default: full]"),
-]
 _Hidden = Annotated[str | None, typer.Option(help="32, or 32,16,16, or auto.")]
-_Arch = Annotated[
-    str | None,
-    typer.Option(
-        autocompletion=completion.one_of("gru", "mlp"), help="gru or mlp.  [default: gru]"
-    ),
-]
-_Depth = Annotated[int | None, typer.Option(help="Trunk layers.  [default: 2]")]
 _Seeds = Annotated[str | None, typer.Option(help="5 (the seeds 0 to 4), or 0,1,2.")]
-_Epochs = Annotated[int | None, typer.Option(help="Passes over the data.")]
-_Batch = Annotated[int | None, typer.Option(help="Episodes in a batch.")]
-_LearningRate = Annotated[float | None, typer.Option(help="At its highest.")]
-_Temperature = Annotated[float | None, typer.Option(help="Of the KL term.")]
-_KlWeight = Annotated[float | None, typer.Option(help="KL to the expert.")]
-_CeWeight = Annotated[float | None, typer.Option(help="Hard cross entropy.")]
-_StructureWeight = Annotated[float | None, typer.Option(help="Structure relation.")]
-_RoleWeight = Annotated[float | None, typer.Option(help="Role alignment.")]
-_PolicyWeight = Annotated[float | None, typer.Option(help="Policy-gradient term.")]
-_EntropyWeight = Annotated[float | None, typer.Option(help="Entropy.")]
-_RegressionWeight = Annotated[float | None, typer.Option(help="Regression of Q-values.")]
-_QTemperature = Annotated[
-    float | None, typer.Option(help="Of scaled Q-values.  [default: 0.1; 1 for q]")
-]
-_Dueling = Annotated[
-    bool | None,
-    typer.Option("--dueling", help="Learn the state's value too, in training only."),
-]
-_MemoryMb = Annotated[
-    float | None, typer.Option(help="Stream what needs more; see the guide.  [default: no limit]")
-]
-_Profile = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        autocompletion=completion.devices,
-        help="Device that the students have to fit, by name or .toml file.",
-    ),
-]
-_MaxLatencyUs = Annotated[float | None, typer.Option(help="Of an agent's step, in C on it.")]
-_MaxFlashKb = Annotated[float | None, typer.Option(help="Weights and code; 1024 bytes.")]
-_MaxRamKb = Annotated[float | None, typer.Option(help="Buffers and memory.")]
-_MaxMacs = Annotated[int | None, typer.Option(help="Multiply-accumulates of a step.")]
-_MaxEnergyUj = Annotated[float | None, typer.Option(help="Of a step.")]
-_Precision = Annotated[
-    str | None, typer.Option(help="fp32 or int8, that the budget is for.  [default: fp32]")
-]
-_SharedDevice = Annotated[
-    bool | None,
-    typer.Option("--shared-device", help="One device runs the team, so that costs add up."),
-]
-_Allocate = Annotated[
-    str | None,
-    typer.Option(
-        help="How widths meet the budget: worth, before training, or gates, learned while training."
-        "  [default: worth]"
-    ),
-]
 _Qat = Annotated[
     bool,
     typer.Option("--qat", help="Train the last fifth with the weights of an int8 export."),
 ]
-_JudgeBy = Annotated[
-    str | None,
-    typer.Option(
-        help="Part to judge students by, never trained on.  [default: heldout, if there is one]",
-        metavar="PART",
-    ),
-]
-_PolicyTerm = Annotated[str | None, typer.Option(help="ppo, awr, crr or none.")]
 
 
 def distill(
-    ctx: typer.Context,
     dataset: options.Dataset,
     output: _Output = Path("run"),
     method: _Method = None,
     preset: _Preset = None,
-    mask: _Mask = None,
+    *,
+    chosen: dict[str, Any],
     hidden: _Hidden = None,
-    arch: _Arch = None,
-    depth: _Depth = None,
-    dueling: _Dueling = None,
     seeds: _Seeds = None,
-    epochs: _Epochs = None,
-    batch: _Batch = None,
-    learning_rate: _LearningRate = None,
-    temperature: _Temperature = None,
-    q_temperature: _QTemperature = None,
-    kl_weight: _KlWeight = None,
-    ce_weight: _CeWeight = None,
-    structure_weight: _StructureWeight = None,
-    role_weight: _RoleWeight = None,
-    policy_weight: _PolicyWeight = None,
-    entropy_weight: _EntropyWeight = None,
-    regression_weight: _RegressionWeight = None,
-    policy_term: _PolicyTerm = None,
-    judge_by: _JudgeBy = None,
-    memory_mb: _MemoryMb = None,
-    profile: _Profile = None,
-    max_latency_us: _MaxLatencyUs = None,
-    max_flash_kb: _MaxFlashKb = None,
-    max_ram_kb: _MaxRamKb = None,
-    max_macs: _MaxMacs = None,
-    max_energy_uj: _MaxEnergyUj = None,
-    precision: _Precision = None,
     qat: _Qat = False,
-    shared_device: _SharedDevice = None,
-    allocate: _Allocate = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
-    threads: _Threads = None,
     track: options.Track = None,
     json: options.Json = False,
     dry_run: options.DryRun = False,
@@ -221,21 +123,19 @@ def distill(
     """
     from kd_offline.distillation.recipe import distill_recipe
 
-    flags = {p: ctx.params[n] for n, p in _PLACES.items() if ctx.params[n] is not None}
-    chosen = distill_recipe(
+    made = distill_recipe(
         method=method,
         preset=preset,
-        mask=mask,
         hidden=options.hidden(hidden),
         seeds=options.seeds(seeds),
         qat=qat,
         file=recipe,
-        settings=flags | options.assignments(settings),
+        settings=chosen | options.assignments(settings),
     )
     if dry_run:
-        emit(chosen, nulls=True)
+        emit(made, nulls=True)
         return
-    done = _run(dataset, output, chosen, resume, overwrite, options.observers(track))
+    done = _run(dataset, output, made, resume, overwrite, options.observers(track))
     _finish(done, output, json)
 
 

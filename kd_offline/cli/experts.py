@@ -10,8 +10,10 @@ import typer
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import emit, say, show
+from kd_offline.cli.recipe_options import Setting, recipe_options
 from kd_offline.errors import UsageError
 from kd_offline.experts.algorithms import ALGORITHMS
+from kd_offline.schemas.expert import TrainRecipe
 
 if TYPE_CHECKING:
     from kd_offline.experts.card import ExpertCard
@@ -28,9 +30,23 @@ _EXAMPLES = options.examples(
 )
 
 
+_SETTINGS = {
+    "mask": Setting("mask", complete=completion.masks),
+    "share": Setting("architecture.share", "--share/--separate", default="share"),
+    "critic": Setting("architecture.critic", help="central or local, of mappo"),
+    "frames": Setting("frames"),
+    "seed": Setting("seed"),
+    "opponents": Setting("opponents"),
+    "teacher": Setting(
+        "kickstart.teacher",
+        help="Expert that mappo and ippo follow at first, as record --expert takes it",
+    ),
+}
+
+
 def add(app: typer.Typer) -> None:
     """Add the commands of this group."""
-    app.command(epilog=_EXAMPLES)(train)
+    app.command(epilog=_EXAMPLES)(recipe_options(TrainRecipe, _SETTINGS)(train))
 
 
 _Name = Annotated[
@@ -48,10 +64,6 @@ _Algorithm = Annotated[
         help=f"{', '.join(ALGORITHMS)}.  [default: mappo]",
     ),
 ]
-_Mask = Annotated[
-    str | None,
-    typer.Option(autocompletion=completion.masks, help="Train under this observation mask."),
-]
 _Hidden = Annotated[
     int | None,
     typer.Option(
@@ -65,22 +77,8 @@ _Gru = Annotated[
 _Widths = Annotated[
     str | None, typer.Option(help="A width for each agent's own network, such as 32,16,16.")
 ]
-_Share = Annotated[
-    bool | None,
-    typer.Option("--share/--separate", help="One network for like agents.  [default: share]"),
-]
-_Critic = Annotated[str | None, typer.Option(help="central or local, of mappo.")]
-_Frames = Annotated[int | None, typer.Option(help="Joint steps.  [default: 5000000]")]
-_Seed = Annotated[int | None, typer.Option(help="Seed.  [default: 0]")]
 _Side = Annotated[
     list[str] | None, typer.Option(help="Side that learns; repeatable.  [default: all]")
-]
-_Opponents = Annotated[
-    str | None, typer.Option(help="Expert that plays the other sides: bundled or a folder.")
-]
-_Teacher = Annotated[
-    str | None,
-    typer.Option(help="Expert that mappo and ippo follow at first, as record --expert takes it."),
 ]
 _From = Annotated[
     Path | None,
@@ -98,17 +96,12 @@ def train(
     environment: _Name = None,
     output: _Output = Path("expert"),
     algorithm: _Algorithm = None,
-    mask: _Mask = None,
+    *,
+    chosen: dict[str, Any],
     hidden: _Hidden = None,
     gru: _Gru = None,
     widths: _Widths = None,
-    share: _Share = None,
-    critic: _Critic = None,
-    frames: _Frames = None,
-    seed: _Seed = None,
     side: _Side = None,
-    opponents: _Opponents = None,
-    teacher: _Teacher = None,
     start: _From = None,
     seed_of_run: _SeedOfRun = None,
     score: _Score = 4000,
@@ -137,28 +130,21 @@ def train(
     elif seed_of_run is not None:
         msg = "--seed-of-run says whose team --from takes: give --from too, or leave it out"
         raise UsageError(msg)
-    single: dict[str, Any] = {"mask": mask, "frames": frames, "seed": seed, "opponents": opponents}
-    single |= {
-        "kickstart.teacher": teacher,
-        "learn": side or None,
-        "environment_kwargs": options.assignments(env) or None,
-    }
-    chosen = train_recipe(
+    single = {"learn": side or None, "environment_kwargs": options.assignments(env) or None}
+    made = train_recipe(
         environment,
         algorithm=algorithm,
         hidden=hidden,
         gru=gru,
         widths=None if widths is None else options.integers(widths, "--widths"),
-        share=share,
-        critic=critic,
         file=recipe,
         start=students,
-        settings=options.given(single) | options.assignments(settings),
+        settings=chosen | options.given(single) | options.assignments(settings),
     )
     if dry_run:
-        emit(chosen, nulls=True)
+        emit(made, nulls=True)
         return
-    card = _run(chosen, output, resume, threads or 2, score, options.observers(track))
+    card = _run(made, output, resume, threads or 2, score, options.observers(track))
     if json:
         emit(card)
     else:

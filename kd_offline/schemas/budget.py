@@ -21,13 +21,15 @@ class Budget(Strict):
     profile: str | None = Field(
         default=None, description="hardware profile by name or .toml file; needed for time, energy"
     )
-    max_latency_us: float | None = Field(default=None, gt=0, description="of a step, in C")
-    max_flash_kb: float | None = Field(default=None, gt=0, description="tables, code where known")
-    max_ram_kb: float | None = Field(default=None, gt=0, description="static buffers and memory")
+    max_latency_us: float | None = Field(default=None, gt=0, description="time of a step, in C")
+    max_flash_kb: float | None = Field(
+        default=None, gt=0, description="flash of tables, and code where known"
+    )
+    max_ram_kb: float | None = Field(default=None, gt=0, description="RAM of buffers and memory")
     max_macs: int | None = Field(default=None, gt=0, description="multiply-accumulates of a step")
-    max_energy_uj: float | None = Field(default=None, gt=0, description="of a step")
+    max_energy_uj: float | None = Field(default=None, gt=0, description="energy of a step")
     precision: Literal["fp32", "int8"] = Field(
-        default="fp32", description="that the students will be exported with"
+        default="fp32", description="number format that the students will be exported in"
     )
     shared_device: bool = Field(
         default=False,

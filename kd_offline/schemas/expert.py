@@ -34,7 +34,7 @@ class ExpertArchitecture(Strict):
 
     trunk: Layers = (128,)
     gru: Width | None = 128
-    share: bool = True
+    share: bool = Field(default=True, description="one network for like agents")
     widths: tuple[Widths, ...] | None = None
     motion: bool = False
     last_action: bool = False
@@ -84,11 +84,15 @@ class TrainRecipe(Strict):
     environment_kwargs: dict[str, Scalar] = Field(default_factory=dict)
     algorithm: str = "mappo"
     architecture: ExpertArchitecture = ExpertArchitecture()
-    mask: str | None = None
+    mask: str | None = Field(
+        default=None, description="observation mask that actors see through; None: everything"
+    )
     learn: tuple[str, ...] | None = Field(
         default=None, description="sides that learn; None: all. The others are played by opponents"
     )
-    opponents: str | None = None
+    opponents: str | None = Field(
+        default=None, description="expert that plays the other sides: bundled or a folder"
+    )
     frames: Frames = Field(default=5_000_000, description="joint steps in total")
     episodes_per_batch: Batch = 256
     learning_rate: float = Field(default=1.5e-3, gt=0)
@@ -98,7 +102,7 @@ class TrainRecipe(Strict):
         default=False, description="whether the future after the time limit has a value"
     )
     start: Start | None = Field(default=None, description="what actors start from; None: chance")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of everything that is drawn")
 
     @field_validator("architecture", mode="before")
     @classmethod

@@ -39,7 +39,9 @@ class Objective(Strict):
     agents: Literal["mean", "sum"] = "mean"
     drop_forced: bool = Field(default=True, description="leave out states with one legal action")
     q_temperature: float = Field(
-        default=0.1, gt=0, description="that turns scaled Q-values into the expert's logits"
+        default=0.1,
+        gt=0,
+        description="temperature that turns scaled Q-values into the expert's logits",
     )
     q_scale: Literal["dataset", "state", "none"] = Field(
         default="dataset",
@@ -106,7 +108,7 @@ def with_present_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
 class StudentArchitecture(Strict):
     """Networks of the students; one per agent, each of its own width."""
 
-    kind: Literal["gru", "mlp"] = "gru"
+    kind: Literal["gru", "mlp"] = Field(default="gru", description="with or without memory")
     hidden: tuple[int, ...] | int | Literal["auto"] = Field(
         default=32, description="width for all agents, one for each, or auto from block widths"
     )
@@ -156,12 +158,12 @@ class StudentArchitecture(Strict):
 class Optimisation(Strict):
     """Schedule of the one training loop."""
 
-    epochs: Epochs = 24
-    batch_episodes: Batch = 128
+    epochs: Epochs = Field(default=24, description="passes over the data")
+    batch_episodes: Batch = Field(default=128, description="episodes in a batch")
     optimiser: Literal["muon", "adamw"] = Field(
         default="muon", description="muon: for the hidden matrices; everything else by AdamW"
     )
-    learning_rate: float = Field(default=0.01, gt=0, description="of AdamW")
+    learning_rate: float = Field(default=0.01, gt=0, description="of AdamW, at its highest")
     muon_learning_rate: float = Field(default=0.02, gt=0)
     final_share: float = Field(
         default=1e-3, ge=0, le=1, description="of the learning rates, at the end of the cosine"
@@ -213,8 +215,8 @@ class UnitGates(Strict):
 class DistillRecipe(Strict):
     """Everything that decides what ``kd-offline distill`` produces from a dataset."""
 
-    method: str = "kd-marl"
-    mask: str = "full"
+    method: str = Field(default="kd-marl", description="named set of loss terms and weights")
+    mask: str = Field(default="full", description="stored mask that students see through")
     student: StudentArchitecture = StudentArchitecture()
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=lambda: dict(KD_MARL),
@@ -236,13 +238,13 @@ class DistillRecipe(Strict):
     )
     seeds: Seeds = Field(default=(0,), min_length=1)
     threads: Threads = Field(
-        default=2, description="agents that are trained side by side; changes no number"
+        default=2, description="agents that are trained in parallel; changes no number"
     )
     memory_mb: float | None = Field(
         default=None,
         gt=0,
-        description="of decoded data and targets, in 10**6 bytes; where they need more they are "
-        "streamed, in an order that depends on this; None: all in memory",
+        description="decoded data and targets that are held at most, in 10**6 bytes; where they "
+        "need more they are streamed, in an order that depends on this; None: no limit",
     )
 
     @property

@@ -24,7 +24,7 @@ def test_train(name, theirs):
 
 def test_help_of_train_states_the_recipe():
     text = " ".join(reference.texts()["train.txt"].split())
-    assert f"Joint steps. [default: {TrainRecipe.model_fields['frames'].default}]" in text
+    assert f"Joint steps in total. [default: {TrainRecipe.model_fields['frames'].default}]" in text
     width, network = TrainRecipe.model_fields["architecture"].default, ExpertArchitecture()
     assert width == network
     assert network.trunk == (network.gru,)
