@@ -1,5 +1,6 @@
 """``--track`` on every command that has it, and observers given in Python."""
 
+import csv
 import json
 
 import pytest
@@ -12,6 +13,8 @@ from kd_offline.errors import ObserverWarning
 from kd_offline.runs.folder import open_run
 from kd_offline.runs.metric_rows import metric_names
 from kd_offline.testing.factories import tiny_dataset
+from kd_offline.testing.observers import check_observer
+from kd_offline.tracking import OBSERVERS, tracker
 from kd_offline.tracking.base import FunctionObserver, Observer
 
 QUICK = ["--epochs", "2", "--seeds", "2", "--hidden", "4", "--method", "kl", "--threads", "1"]
@@ -79,6 +82,18 @@ def test_a_tracker_that_does_not_exist_is_refused_before_anything_is_made(datase
     assert done.exit_code == 2
     assert "error: unknown tracker 'tensorbord'" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_of_another_package_is_found_by_its_name(plugins, dataset, tmp_path):
+    assert str(OBSERVERS.origin("table")) == "kd-offline-example-plugin 0.1.0"
+    file = tmp_path / "run.csv"
+    check_observer(lambda: tracker(f"table:{tmp_path / 'checked.csv'}"))
+    kd("distill", dataset, "-o", tmp_path / "run", *QUICK, "--track", f"table:{file}")
+    rows = list(csv.reader(file.read_text("utf-8").splitlines()))
+    assert {row[1] for row in rows} == {"seed 0", "seed 1"}
+    losses = [float(row[4]) for row in rows if row[3] == "train/loss"]
+    metrics = open_run(tmp_path / "run").metrics()
+    assert losses == [row["loss"] for row in metrics if row["split"] == "train"]
 
 
 class Lost(Observer):
