@@ -1,5 +1,5 @@
 import json
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import typer
@@ -33,7 +33,8 @@ def resolved(*words):
 
 @pytest.mark.parametrize(("name", "known"), [("distill", DISTILL), ("train", TRAIN)])
 def test_every_option_that_there_was_is_there(name, known):
-    command = typer.main.get_command(app).commands[name]
+    group: Any = typer.main.get_command(app)
+    command = group.commands[name]
     given = {flag for one in command.params for flag in (*one.opts, *one.secondary_opts)}
     assert set(known.split()) <= given
 
