@@ -85,6 +85,7 @@ demo: $(DEMO_STAMP) ## record, distil two teams, evaluate, report: a minute and 
 results: install ## make docs/results.md again: hours, resumable
 	$(BIN)/python -m benchmarks.results.run --workers 2
 	$(BIN)/python -m benchmarks.results.render
+	$(BIN)/python -m benchmarks.results.figure
 
 anchors: install ## make docs/anchors.md again: hours, resumable
 	$(BIN)/python -m benchmarks.anchors
