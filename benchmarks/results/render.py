@@ -1,4 +1,4 @@
-"""Write docs/results.md, and the README's table, from the cells that are there.
+"""Write docs/results.md, and the table of docs/status.md, from the cells that are there.
 
 A cell that is missing says so.
 
@@ -39,7 +39,7 @@ from benchmarks.results.plan import (
 from kd_offline.evaluation.intervals import Interval, difference_interval
 
 PAGE = Path("docs/results.md")
-README, GUIDE = Path("README.md"), Path("docs/guide/masks.md")
+STATUS, GUIDE = Path("docs/status.md"), Path("docs/guide/masks.md")
 MODES = ("greedy", "sampled")
 MISSING = budgets.NOT_MADE
 Cell = dict[str, Any]
@@ -64,7 +64,7 @@ def main() -> None:
         print(table([SINGLE, *(row for task in TASKS for row in _single(task))]))
         return
     PAGE.write_text(page(), encoding="utf-8")
-    fill(README, "table", summary())
+    fill(STATUS, "table", summary())
     fill(GUIDE, "rival", strongest_rival())
 
 
@@ -98,11 +98,11 @@ def latest(cell: AnyCell) -> Cell | None:
     return read(_name(cell)) or read(before(_name(cell)))
 
 
-# The README's table.
+# The table of docs/status.md.
 
 
 def summary() -> str:
-    """Return the README's table: the first task at its defaults."""
+    """Return the table of docs/status.md: the first task at its defaults."""
     spread, whole = TASKS[0], whole_cell(TASKS[0])
     full = next(c for c in distilled_cells(spread) if (c.mask, c.widths) == ("full", whole.widths))
     alike = {c.group: c for c in network_cells(spread) if (c.mask, c.widths) == _kind(whole)}

@@ -33,8 +33,8 @@ from benchmarks.results.plan import (
 )
 from benchmarks.results.render import (
     METHOD_NAMES,
-    README,
     SINGLE,
+    STATUS,
     Cell,
     fill,
     percent,
@@ -67,11 +67,11 @@ def main() -> None:
         draw_curves(COMBAT, task, given.cells)
     given.page.write_text(page(COMBAT, given.cells, given.page.parent), encoding="utf-8")
     if given.page == PAGE:
-        fill(README, "combat", summary(COMBAT, given.cells))
+        fill(STATUS, "combat", summary(COMBAT, given.cells))
 
 
 def summary(study: Study, cells: Path) -> str:
-    """Return the README's table: win rates of greedy play, with what each had."""
+    """Return the table of docs/status.md: win rates of greedy play, with what each had."""
     rows: list[tuple[str, ...]] = [("map", *_SUMMED)]
     for task in study.tasks:
         of = _cells(study, task)

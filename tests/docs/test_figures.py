@@ -23,7 +23,7 @@ from tests.docs.pages import BLOCK, GUIDE, ROOT
 
 DOCS = ROOT / "docs"
 GENERATED = {"results.md", "results-combat.md", "anchors.md"}
-# Tables between marks, of the README and the guide to masks.
+# Tables between marks, of docs/status.md and the guide to masks.
 WRITTEN = {
     "table": render.summary,
     "combat": lambda: render_combat.summary(COMBAT, COMBAT.cells),
@@ -31,6 +31,7 @@ WRITTEN = {
 }
 PAGES = [
     ROOT / "README.md",
+    DOCS / "status.md",
     *sorted(GUIDE.glob("*.md")),
     *sorted((DOCS / "decisions").glob("*.md")),
 ]
@@ -271,7 +272,7 @@ def test_tables_between_marks_are_written_from_the_files(name, monkeypatch):
 @pytest.mark.parametrize(
     ("page", "after"),
     [
-        ("README.md", "## Results\n\n<!-- results:begin -->\n"),
+        ("docs/status.md", "## Results\n\n<!-- results:begin -->\n"),
         ("docs/results.md", "# Results\n\n"),
         ("docs/results-combat.md", "# Results in combat\n\n"),
         ("docs/anchors.md", "# Anchors\n\n"),
