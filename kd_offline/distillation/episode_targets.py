@@ -21,7 +21,7 @@ from kd_offline.distillation.dataset_statistics import (
 from kd_offline.distillation.targets import PackedTargets, TargetContext, TargetStore, build_targets
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.distillation.terms.base import TrainingEpisodes
-from kd_offline.errors import UsageError
+from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.types import IntArray
 
 
@@ -85,8 +85,17 @@ def _loader(streamed: StreamedTargets, size: int, seed: int, *, shuffle: bool) -
 
 
 def arrays_to_read(buffer: ExpertBuffer, terms: ActiveTerms) -> list[str]:
-    """Return the names of the arrays that inputs and targets are computed from."""
-    names = [*terms.arrays(list(buffer.names)), "steps/actions", f"masks/{terms.recipe.mask}"]
+    """Return the names of the arrays that inputs and targets are computed from.
+
+    Raises
+    ------
+    UnknownNameError
+        The dataset has no mask of the recipe's name.
+    """
+    mask = terms.recipe.mask
+    if mask not in buffer.mask_names:
+        raise UnknownNameError(what="mask", got=mask, allowed=buffer.mask_names)
+    names = [*terms.arrays(list(buffer.names)), "steps/actions", f"masks/{mask}"]
     return list(dict.fromkeys(names))
 
 

@@ -36,7 +36,7 @@ def distill(made, *arguments):
         (["record", SPREAD, "--expert", "bundled:larg"], "did you mean 'large'"),
         (["train", "mpe/simple_spred_v3"], "did you mean"),
         (["train"], "no environment given"),
-        (["train", SPREAD, "--algorithm", "dqn"], "'mappo', 'ippo', 'vdn' or 'qmix'"),
+        (["train", SPREAD, "--algorithm", "dqn"], "allowed are mappo, ippo, vdn, qmix"),
         (["train", SPREAD, "--widths", "32,16"], "3 agents"),
         (["train", SPREAD, "--widths", "wide"], "not a list of whole numbers"),
         (["train", SPREAD, "--side", "gods"], "unknown side 'gods'"),
