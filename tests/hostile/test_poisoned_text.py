@@ -185,7 +185,9 @@ def test_a_dataset_has_the_page_without_the_poison(dataset, tmp_path):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     folder = fabricate_run(tmp_path / "run")
-    manifest = poison(run_manifest(), least=20)
+    clean = run_manifest()
+    # A recipe of unknown settings would be refused before anything is shown.
+    manifest = poison(clean, least=20).model_copy(update={"recipe": clean.recipe})
     evaluated = poison(evaluation_report(), least=10)
 
     def bad():
