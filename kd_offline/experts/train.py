@@ -7,7 +7,8 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,7 @@ _State = tuple[_Run, State]
 
 def _state(run: _Run) -> _State:
     """Return all that an iteration changes, as it is now."""
-    return replace(run), run.learner.state()
+    return copy(run), run.learner.state()
 
 
 def _rewind(run: _Run, state: _State) -> None:

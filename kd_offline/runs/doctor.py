@@ -21,6 +21,7 @@ EXTRAS = {
     "sweep": ("optuna",),
     "torch": ("torch",),
     "track": ("mlflow-skinny", "tensorboard", "wandb"),
+    "xarray": ("xarray",),
 }
 
 

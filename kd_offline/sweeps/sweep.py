@@ -26,6 +26,7 @@ from kd_offline.execution import EXECUTORS
 from kd_offline.file_locks import in_turn
 from kd_offline.files import MAX_DOCUMENT_BYTES, make_folder, read_file, write_file
 from kd_offline.hardware import profiles
+from kd_offline.recipes import build
 from kd_offline.schemas.document import DIGEST
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import DatasetReference
@@ -127,19 +128,18 @@ def sweep(
     recipe = completed(recipe or DistillRecipe())
     buffer = ExpertBuffer.open(dataset)
     allowed = Allowed(environment, expert, expert_recipe)
-    plan = SweepPlan.model_validate(
-        {
-            "recipe": recipe,
-            "architectures": tuple(architectures),
-            "widths": tuple(widths),
-            "precisions": tuple(precisions),
-            "profile": profile,
-            "judge": judge_for(buffer, judge, allowed),
-            "part": _part(buffer, recipe),
-            "episodes": episodes,
-            "seed": seed,
-        }
-    )
+    asked_for = {
+        "recipe": recipe,
+        "architectures": tuple(architectures),
+        "widths": tuple(widths),
+        "precisions": tuple(precisions),
+        "profile": profile,
+        "judge": judge_for(buffer, judge, allowed),
+        "part": _part(buffer, recipe),
+        "episodes": episodes,
+        "seed": seed,
+    }
+    plan = build(SweepPlan, [asked_for], "sweep")
     _check(plan, buffer)
     folder = _begin(Path(output), plan, buffer)
     asked = plan.model_dump(mode="json")
@@ -300,9 +300,6 @@ def _check(plan: SweepPlan, buffer: ExpertBuffer) -> None:
     """Refuse what every trial would refuse."""
     buffer.mask(plan.recipe.mask)
     check_arrays(plan.recipe, list(buffer.names))
-    if min(plan.widths) < 1:
-        msg = f"--widths {','.join(map(str, plan.widths))} holds a width below 1: give 8,16,32"
-        raise UsageError(msg)
     profiles.load(plan.profile)
 
 

@@ -24,7 +24,9 @@ IMPORTS = {
     "environments/smac/worker.py": "smac",
     "environments/smax/library.py": "jaxmarl",
     "experts/importers/factory.py": "python:MODULE:NAME, as experts.load was given it",
+    "registry.py": "our own modules, by a table; those of plug-ins come by entry points",
     "runs/doctor.py": "torch",
+    "schemas/publish.py": "our own modules, by a table",
 }
 
 
@@ -56,4 +58,6 @@ def test_modules_are_imported_by_name_in_few_places():
 
 @pytest.mark.parametrize("name", ["__import__", "exec", "eval", "compile", "pickle.loads"])
 def test_nothing_else_turns_text_into_code(name):
-    assert users(lambda called: called == name) == {}
+    # An error of a worker process is read again right where it was made, to see whether it can be.
+    allowed = {"execution/processes.py"} if name == "pickle.loads" else set()
+    assert set(users(lambda called: called == name)) == allowed

@@ -64,7 +64,7 @@ def test_bad_sweeps_are_one_sentence(dataset, folder, tmp_path):
     for flags, words in (
         (["--arch", "transformer"], "low-rank"),
         (["--precision", "int4"], "int8"),
-        (["--widths", "0"], "below 1"),
+        (["--widths", "0"], "sweep: widths.0 is 0"),
         (["--device", "stm32f5"], "stm32f4"),
         (["--judge", "taste"], "agreement"),
         (["--judge", "retention"], "cannot be measured"),

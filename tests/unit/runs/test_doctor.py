@@ -23,7 +23,7 @@ def test_what_is_absent_says_how_to_get_it(monkeypatch):
 def test_extras_are_those_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     declared = project["optional-dependencies"]
-    assert set(doctor.EXTRAS) == set(declared) - {"dev", "peers", "bench"}
+    assert set(doctor.EXTRAS) == set(declared) - {"dev", "docs", "peers", "bench"}
     for extra, libraries in doctor.EXTRAS.items():
         for library in libraries:
             assert any(line.startswith(library) for line in declared[extra])

@@ -19,7 +19,7 @@ def test_published_schemas_are_in_step():
 def test_published_schemas_are_schemas(name):
     schema = publish.json_schema(name)
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert schema["$id"] == f"urn:kd-offline:schema:{name}-1.0"
+    assert schema["$id"] == f"urn:kd-offline:schema:{name}-{publish.VERSIONS[name]}"
 
 
 def test_unknown_document():
