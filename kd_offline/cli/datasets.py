@@ -109,7 +109,7 @@ def verify(
         )
         report = check(dataset, quick=quick, manifest=manifest)
         report = report.model_copy(update={"signature": signed})
-        place = (dataset, read_manifest(open_files(dataset, cached=False)))
+        place = (dataset, manifest)
         if replay is not None:
             report = origin.replayed(report, place, replay, seed, environment)
         if relabel is not None:

@@ -48,6 +48,10 @@ TASKS = {  # as text names them: as files do
 # again, or that they were not kept.
 UNFILED = {
     ("README.md", "Two commands"): "`make demo` leaves",
+    (
+        "docs/decisions/014-advantage.md",
+        "What one pair of trainings says",
+    ): "benchmarks.paired mpe/simple_adversary_v3",
     ("docs/guide/cost.md", "Timed"): "`kd-offline bench latency run/ --rounds 30`",
     ("docs/guide/experts.md", "Training"): "`--frames 4000000 --threads 1`",
     ("docs/guide/value-based-experts.md", "Training"): "| `qmix-spread.toml` |",

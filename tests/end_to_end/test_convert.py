@@ -84,7 +84,7 @@ def test_cloning_takes_what_has_no_logits(imported, tmp_path):
         command = ("distill", imported[0], "-o", tmp_path / method, "--method", method, *train)
         sentence = refused(*command, code=2)
         assert "steps/logits" in sentence
-        assert "choose --method bc" in sentence
+        assert "choose the method bc" in sentence
 
 
 FAILURES = {

@@ -25,6 +25,7 @@ from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.policy import StudentPolicy, build
 from kd_offline.testing.factories import environment_spec
+from kd_offline.tracking.base import FunctionObserver
 
 
 def recorder(log, name, nanoseconds=5):
@@ -53,8 +54,9 @@ def test_engines_take_turns_in_a_new_order_each_round():
 
 def test_progress_is_told_after_every_round():
     told = []
-    interleaved({"a": recorder([], "a")}, Plan(rounds=3, steps=1), lambda: told.append(1))
-    assert len(told) == 3
+    observer = FunctionObserver(progress=lambda *said: told.append(said))
+    interleaved({"a": recorder([], "a")}, Plan(rounds=3, steps=1), observer)
+    assert [said[:2] for said in told] == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
 def test_every_step_is_timed_on_its_own(monkeypatch):

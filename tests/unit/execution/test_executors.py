@@ -84,7 +84,7 @@ def test_a_killed_process_is_one_sentence_and_others_go_on():
 
 
 _WAITING = """
-import os, sys, time
+import os, signal, sys, time
 from functools import partial
 from pathlib import Path
 from kd_offline.execution import executor
@@ -94,6 +94,7 @@ def waiting(number, folder):
     time.sleep(600)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told to ignore it
     with executor("processes", 2) as workers:
         list(workers.map(partial(waiting, folder=sys.argv[1]), range(2)))
 """

