@@ -146,9 +146,9 @@ def parse_document(model: type[Model], text: bytes, file: Path, remedy: str) -> 
         if isinstance(cause, UnknownNameError):  # of a part that is not installed here
             msg = f"{str(file)!r} cannot be used here: {cause}"
             raise CheckpointError(msg) from None
-        where = ".".join(map(str, first["loc"])) or "the document"
         got = f" is {first['input']}" if isinstance(first["input"], int | float) else ""
-        damaged(f"is damaged: {where}{got}: {first['msg']}")
+        where = f"{'.'.join(map(str, first['loc']))}{got}: " if first["loc"] else ""
+        damaged(f"is damaged: {where}{first['msg'].removeprefix('Value error, ')}")
     if not sealed:
         msg = (
             f"{str(file)!r} was written before such files had digests, so damage to it is not "

@@ -117,7 +117,9 @@ def recipe_from(given: Mapping[str, Any] | TrainRecipe) -> TrainRecipe:
         return declared.model_validate(_own(declared, tree))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        msg = f"{'.'.join(map(str, first['loc'])) or 'the recipe'}: {first['msg']}"
+        got = f" is {first['input']}" if isinstance(first["input"], int | float) else ""
+        path = ".".join(map(str, ("recipe", *first["loc"])))
+        msg = f"{path}{got}: {first['msg'].removeprefix('Value error, ')}"
         raise ValueError(msg) from None
 
 

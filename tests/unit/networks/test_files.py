@@ -100,7 +100,7 @@ def test_claimed_sizes_of_experts_allocate_nothing(tmp_path):
     for key, value in (("trunk", [40_000]), ("gru", 40_000), ("critic_trunk", [-1])):
         changed = recipe | {"architecture": recipe["architecture"] | {key: value}}
         resealed(folder / "expert.json", recipe=changed)
-        refusal = r"states a width|describes no|equal to 16384|greater than"
+        refusal = rf"is damaged: recipe\.architecture\.{key}(\.0)? is -?\d+: Input should be"
         with pytest.raises(CheckpointError, match=refusal):
             load_expert(folder, "expert")
 
