@@ -196,6 +196,7 @@ def test_an_altered_contract_is_refused(copy):
         collaboration_profile(copy / "run", export=copy / "out")
 
 
+@pytest.mark.usefixtures("played")
 def test_an_evaluation_of_another_team_is_refused(copy, place):
     report = RunFolder(place / "played").evaluation()
     other = report.model_copy(update={"mask": "full"})
