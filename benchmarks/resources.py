@@ -126,7 +126,7 @@ def row(case: Case, way: str, dataset: Path, work: Path, effort: Effort) -> dict
 def largest(case: Case, run: Path) -> int:
     """Return the largest width of all layers of all agents that meets a budget."""
     from kd_offline.schemas.budget import Budget
-    from kd_offline.students.limits import Bounds
+    from kd_offline.students.cost_bounds import Bounds
     from kd_offline.students.policy import load
 
     card = load(run)[0].card
@@ -142,7 +142,7 @@ def largest(case: Case, run: Path) -> int:
 
 def teams(run: Path, manifest: RunManifest) -> list[dict[str, Any]]:
     """Return widths and costs of every seed's team, as it is exported."""
-    from kd_offline.evaluation.parties import student_shapes
+    from kd_offline.evaluation.evaluation_setup import student_shapes
     from kd_offline.networks.arithmetic import memory_cost, network_cost
     from kd_offline.students.policy import load
 

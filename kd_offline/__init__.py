@@ -9,19 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kd_offline.collaboration.check import deploy_check
-    from kd_offline.collaboration.profile import collaboration_profile
-    from kd_offline.datasets.checks.integrity import verify
     from kd_offline.datasets.convert.run import convert
-    from kd_offline.datasets.describe.cards import card
-    from kd_offline.datasets.describe.summary import inspect
     from kd_offline.datasets.edit.annotate import annotate
     from kd_offline.datasets.edit.comparison import diff
     from kd_offline.datasets.edit.filter import Conditions, filter
     from kd_offline.datasets.edit.merge import append, merge
     from kd_offline.datasets.edit.split import split
-    from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.datasets.metadata.cards import card
+    from kd_offline.datasets.metadata.summary import inspect
+    from kd_offline.datasets.reading.reader import ExpertBuffer
     from kd_offline.datasets.sharing.share import pack, pull, push
+    from kd_offline.datasets.validation.integrity import verify
+    from kd_offline.deployment.check import deploy_check
+    from kd_offline.deployment.profile import collaboration_profile
     from kd_offline.distillation.distill import distill
     from kd_offline.distillation.recipe import distill_recipe
     from kd_offline.distillation.rerun import rerun
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kd_offline.experts.train import train
     from kd_offline.exports.engines import load_export
     from kd_offline.exports.export import export
-    from kd_offline.recording.further_masks import relabel_masks
+    from kd_offline.recording.add_masks import relabel_masks
     from kd_offline.recording.record import record
     from kd_offline.recording.relabel import relabel
     from kd_offline.recording.replay import replay
@@ -47,23 +47,23 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Conditions": "datasets.edit.filter:Conditions",
-    "ExpertBuffer": "datasets.reader:ExpertBuffer",
+    "ExpertBuffer": "datasets.reading.reader:ExpertBuffer",
     "KdOfflineError": "errors:KdOfflineError",
     "annotate": "datasets.edit.annotate:annotate",
     "append": "datasets.edit.merge:append",
     "bench_latency": "evaluation.latency:bench_latency",
     "calibrate": "evaluation.calibrate:calibrate",
-    "card": "datasets.describe.cards:card",
-    "collaboration_profile": "collaboration.profile:collaboration_profile",
+    "card": "datasets.metadata.cards:card",
+    "collaboration_profile": "deployment.profile:collaboration_profile",
     "convert": "datasets.convert.run:convert",
-    "deploy_check": "collaboration.check:deploy_check",
+    "deploy_check": "deployment.check:deploy_check",
     "diff": "datasets.edit.comparison:diff",
     "distill": "distillation.distill:distill",
     "distill_recipe": "distillation.recipe:distill_recipe",
     "evaluate": "evaluation.evaluate:evaluate",
     "export": "exports.export:export",
     "filter": "datasets.edit.filter:filter",
-    "inspect": "datasets.describe.summary:inspect",
+    "inspect": "datasets.metadata.summary:inspect",
     "load_environment": "environments:load",
     "load_export": "exports.engines:load_export",
     "load_expert": "experts.load:load",
@@ -74,7 +74,7 @@ _HOMES = {
     "push": "datasets.sharing.share:push",
     "record": "recording.record:record",
     "relabel": "recording.relabel:relabel",
-    "relabel_masks": "recording.further_masks:relabel_masks",
+    "relabel_masks": "recording.add_masks:relabel_masks",
     "replay": "recording.replay:replay",
     "report": "reports.html:report",
     "rerun": "distillation.rerun:rerun",
@@ -82,7 +82,7 @@ _HOMES = {
     "sweep": "sweeps.sweep:sweep",
     "train": "experts.train:train",
     "train_recipe": "experts.recipe:train_recipe",
-    "verify": "datasets.checks.integrity:verify",
+    "verify": "datasets.validation.integrity:verify",
 }
 
 __all__ = [

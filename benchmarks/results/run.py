@@ -207,7 +207,7 @@ def measure_networks(study: Study, group: Sequence[NetworkCell]) -> None:
     from kd_offline import environments
     from kd_offline.evaluation.cost import team_cost
     from kd_offline.evaluation.evaluate import INTERVALS, Plan, measure
-    from kd_offline.evaluation.play import Contestants
+    from kd_offline.evaluation.play import PolicySet
     from kd_offline.experts.load import load
 
     cells = _trained(study, group)
@@ -216,7 +216,7 @@ def measure_networks(study: Study, group: Sequence[NetworkCell]) -> None:
     paths = [network_path(study, each) for each in cells]
     networks = tuple(load(path, world.spec, with_value=False) for path in paths)
     cards = [json.loads((path / "expert.json").read_text(encoding="utf-8")) for path in paths]
-    who = Contestants(load(EXPERT, world.spec, with_value=False), networks)
+    who = PolicySet(load(EXPERT, world.spec, with_value=False), networks)
     figures = measure(world, who, seeds, Plan(study.episodes, EVALUATION_SEED))
     spec = world.spec
     # Each side's agents act in the play of their own side.
@@ -364,7 +364,7 @@ def _returns(study: Study, cell: AnyCell) -> dict[str, npt.NDArray[np.float64]]:
     """Return what the whole team of each seed earned in each episode [K, E], by mode."""
     from kd_offline import environments
     from kd_offline.evaluation.evaluate import MODES
-    from kd_offline.evaluation.play import Court
+    from kd_offline.evaluation.play import EvaluationRunner
     from kd_offline.experts.load import load
     from kd_offline.runs.folder import open_run
     from kd_offline.runs.teams import load_teams
@@ -379,10 +379,10 @@ def _returns(study: Study, cell: AnyCell) -> dict[str, npt.NDArray[np.float64]]:
         paths = [network_path(study, each) for each in _trained(study, _alike(study, cell))]
         teams = [load(path, world.spec, with_value=False) for path in paths]
     seeds = episode_seeds(EVALUATION_SEED, 0, study.episodes, "evaluation")
-    court = Court(world, seeds)
+    runner = EvaluationRunner(world, seeds)
     return {
         mode: np.stack(
-            [court.play(team, greedy=mode == "greedy").returns.sum(axis=1) for team in teams]
+            [runner.play(team, greedy=mode == "greedy").returns.sum(axis=1) for team in teams]
         )
         for mode in MODES
     }

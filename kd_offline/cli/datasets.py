@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kd_offline.cli import options, origin, trust
+from kd_offline.cli import options, provenance_checks, trust
 from kd_offline.cli.output import emit, say_error, show, terminal
 from kd_offline.errors import EXIT_FAILED, CorruptDatasetError
 
 if TYPE_CHECKING:
-    from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.datasets.reading.reader import ExpertBuffer
 
 
 def add(app: typer.Typer) -> None:
@@ -49,8 +49,8 @@ def inspect(
 
     Reads the manifest alone; with --html every step once, and needs no environment or expert.
     """
-    from kd_offline.datasets.describe.summary import render, summarise
-    from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.datasets.metadata.summary import render, summarise
+    from kd_offline.datasets.reading.reader import ExpertBuffer
 
     buffer = ExpertBuffer.open(dataset)
     if html is not None:
@@ -76,13 +76,13 @@ def verify(
     signature_file: trust.SignatureFile = None,
     allowed_signers: trust.AllowedSigners = None,
     public_key: trust.PublicKey = None,
-    replay: origin.Replay = None,
-    relabel: origin.Relabel = None,
-    expert: origin.Experts = None,
+    replay: provenance_checks.Replay = None,
+    relabel: provenance_checks.Relabel = None,
+    expert: provenance_checks.Experts = None,
     expert_recipe: options.ExpertRecipe = None,
     opponents: options.RecordedOpponents = None,
     environment: options.RecordedEnvironment = None,
-    seed: origin.Seed = 0,
+    seed: provenance_checks.Seed = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -92,10 +92,10 @@ def verify(
     Every file, checksum, content digest and rule of the format. With --replay and --relabel also
     that the environment and the expert give what was recorded. Exit code 1 where one fails.
     """
-    from kd_offline.datasets.checks.integrity import damaged
-    from kd_offline.datasets.checks.integrity import verify as check
-    from kd_offline.datasets.manifest import read_manifest
+    from kd_offline.datasets.format.manifest import read_manifest
     from kd_offline.datasets.storage.sources import open_files
+    from kd_offline.datasets.validation.integrity import damaged
+    from kd_offline.datasets.validation.integrity import verify as check
 
     signed = None
     try:
@@ -111,16 +111,16 @@ def verify(
         report = report.model_copy(update={"signature": signed})
         place = (dataset, manifest)
         if replay is not None:
-            report = origin.replayed(report, place, replay, seed, environment)
+            report = provenance_checks.replayed(report, place, replay, seed, environment)
         if relabel is not None:
             asked = (expert or (), expert_recipe, opponents or ())
-            report = origin.relabelled(report, place, relabel, seed, asked)
+            report = provenance_checks.relabelled(report, place, relabel, seed, asked)
     if json:
         emit(report)
         if not report.ok:
             raise typer.Exit(EXIT_FAILED)
         return
-    origin.tell(report)
+    provenance_checks.tell(report)
     if report.ok:
         if signed is not None:
             show(f"signed by {signed.signer} ({signed.key_type} {signed.fingerprint})")

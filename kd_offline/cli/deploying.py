@@ -77,8 +77,8 @@ def profile(
     One JSON document: agents, masks, actions, digests, what was measured, mixed teams, limits.
     """
     options.one_thread_each()
-    from kd_offline.collaboration.document import place
-    from kd_offline.collaboration.profile import collaboration_profile
+    from kd_offline.deployment.document import place
+    from kd_offline.deployment.profile import collaboration_profile
 
     with resumable("nothing was changed: run the same command again"):
         made = collaboration_profile(
@@ -121,7 +121,7 @@ def deploy_check(
 
     Exit code 0: it fits; 1: it does not.
     """
-    from kd_offline.collaboration.check import deploy_check as check
+    from kd_offline.deployment.check import deploy_check as check
 
     found = check(profile, obs_spec, environment=environment, settings=options.assignments(env))
     if json:

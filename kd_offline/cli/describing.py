@@ -76,8 +76,8 @@ def card(
     debug: options.Debug = False,
 ) -> None:
     """Write a dataset card in Markdown, with the header that the Hugging Face Hub reads."""
-    from kd_offline.datasets.describe.cards import card as write
-    from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.datasets.metadata.cards import card as write
+    from kd_offline.datasets.reading.reader import ExpertBuffer
     from kd_offline.schemas.dataset_outputs import CardOutput
 
     buffer = ExpertBuffer.open(dataset)
@@ -104,7 +104,7 @@ def relabel_masks(
     debug: options.Debug = False,
 ) -> None:
     """Add student masks without recording again."""
-    from kd_offline.recording.further_masks import relabel_masks as relabel
+    from kd_offline.recording.add_masks import relabel_masks as relabel
 
     make(
         lambda observers: relabel(

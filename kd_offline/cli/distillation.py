@@ -188,7 +188,7 @@ def _finish(done: RunManifest, output: Path, json: bool) -> None:
 
 
 def _show_budget(allocation: Allocation) -> None:
-    from kd_offline.reports.words import significant
+    from kd_offline.reports.formatting import significant
 
     for agent in allocation.agents:
         found = ", ".join(f"{name} {significant(one.value)}" for name, one in agent.figures.items())

@@ -251,13 +251,13 @@ def make(
     json: bool,
 ) -> None:
     """Run an operation under a progress bar and print what came out."""
-    from kd_offline.datasets.layout import JOURNAL
+    from kd_offline.datasets.format.layout import JOURNAL
 
     kept = f"what was written so far is in {output}: run the same command with --resume"
     with resumable(kept, output / JOURNAL):
         manifest = operation([terminal()])
-    from kd_offline.datasets.describe.summary import size_bytes
-    from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.datasets.metadata.summary import size_bytes
+    from kd_offline.datasets.reading.reader import ExpertBuffer
     from kd_offline.schemas.dataset_outputs import EditOutput
 
     step, figures = manifest.lineage[-1], manifest.statistics

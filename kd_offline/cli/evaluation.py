@@ -146,7 +146,7 @@ def _summary(report: EvaluationReport, run: Path, place: Path) -> None:
 
 
 def _costs(report: EvaluationReport) -> None:
-    from kd_offline.reports.words import cost_share
+    from kd_offline.reports.formatting import cost_share
 
     cost = report.cost
     agents = len(cost.student.agents)

@@ -93,7 +93,7 @@ def _place(run: Path, output: Path | None, precision: str) -> Path:
 
 
 def _summary(manifest: ExportManifest, folder: Path) -> None:
-    from kd_offline.reports.words import replayed
+    from kd_offline.reports.formatting import replayed
 
     gate = manifest.gate
     say(

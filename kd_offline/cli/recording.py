@@ -150,7 +150,7 @@ def record(
 def _run(
     environment: str, output: Path, arguments: dict[str, Any], observers: list[Observer]
 ) -> RecordOutput:
-    from kd_offline.datasets.layout import JOURNAL
+    from kd_offline.datasets.format.layout import JOURNAL
     from kd_offline.recording.record import record as roll_out
 
     kept = f"what was recorded so far is in {output}: run the same command with --resume"
@@ -160,8 +160,8 @@ def _run(
 
 
 def _output(manifest: DatasetManifest, output: Path) -> RecordOutput:
-    from kd_offline.datasets.describe.summary import size_bytes
-    from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.datasets.metadata.summary import size_bytes
+    from kd_offline.datasets.reading.reader import ExpertBuffer
     from kd_offline.schemas.outputs import RecordOutput
 
     return RecordOutput(

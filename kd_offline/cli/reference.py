@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from kd_offline.published import PublishedFolder
+from kd_offline.generated_files import PublishedFolder
 
 _WIDTH = "80"
 

@@ -127,7 +127,7 @@ def sweep(
 
 
 def _show(report: SweepReport, output: Path) -> None:
-    from kd_offline.reports.words import agreement_of, percent, significant
+    from kd_offline.reports.formatting import agreement_of, percent, significant
 
     head = ("front", "run", "network", "weights", "widths", *report.objectives)
     rows = [

@@ -103,7 +103,7 @@ def croissant(
     """
     from json import dumps
 
-    from kd_offline.datasets.describe.croissant import Publication, describe, missing
+    from kd_offline.datasets.metadata.croissant import Publication, describe, missing
     from kd_offline.files import check_output, write_output
 
     if output is not None:

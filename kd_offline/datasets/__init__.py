@@ -6,10 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kd_offline.datasets.blocks import EpisodeBlock
-    from kd_offline.datasets.checks.integrity import verify
-    from kd_offline.datasets.describe.cards import card
-    from kd_offline.datasets.describe.summary import inspect
     from kd_offline.datasets.edit.annotate import annotate
     from kd_offline.datasets.edit.comparison import diff
     from kd_offline.datasets.edit.filter import Conditions, filter
@@ -18,28 +14,32 @@ if TYPE_CHECKING:
     from kd_offline.datasets.loading.loader import Loader
     from kd_offline.datasets.loading.mixing import Mixture
     from kd_offline.datasets.loading.plan import Windows
-    from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.datasets.metadata.cards import card
+    from kd_offline.datasets.metadata.summary import inspect
+    from kd_offline.datasets.reading.reader import ExpertBuffer
     from kd_offline.datasets.sampler import Position
-    from kd_offline.datasets.writer import DatasetWriter
+    from kd_offline.datasets.validation.integrity import verify
+    from kd_offline.datasets.writing.blocks import EpisodeBlock
+    from kd_offline.datasets.writing.writer import DatasetWriter
 
 _HOMES = {
     "Conditions": "edit.filter",
-    "DatasetWriter": "writer",
-    "EpisodeBlock": "blocks",
-    "ExpertBuffer": "reader",
+    "DatasetWriter": "writing.writer",
+    "EpisodeBlock": "writing.blocks",
+    "ExpertBuffer": "reading.reader",
     "Loader": "loading.loader",
     "Mixture": "loading.mixing",
     "Position": "sampler",
     "Windows": "loading.plan",
     "annotate": "edit.annotate",
     "append": "edit.merge",
-    "card": "describe.cards",
+    "card": "metadata.cards",
     "diff": "edit.comparison",
     "filter": "edit.filter",
-    "inspect": "describe.summary",
+    "inspect": "metadata.summary",
     "merge": "edit.merge",
     "split": "edit.split",
-    "verify": "checks.integrity",
+    "verify": "validation.integrity",
 }
 
 __all__ = [

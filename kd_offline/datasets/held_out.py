@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.sampler import IDENTITY, first_alike
 from kd_offline.errors import DatasetError, UsageError
 from kd_offline.types import IntArray

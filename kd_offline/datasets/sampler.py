@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kd_offline.datasets.layout import SPLITS
+from kd_offline.datasets.format.layout import SPLITS
 from kd_offline.errors import UsageError
 from kd_offline.seeding import generator
 from kd_offline.types import Array, IntArray

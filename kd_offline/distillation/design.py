@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.limits import check_memory
+from kd_offline.datasets.format.resource_limits import check_memory
 from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
 from kd_offline.distillation.block_importance import block_importance
 from kd_offline.distillation.resources import Resources
@@ -21,8 +21,8 @@ from kd_offline.schemas.student import StudentCard
 from kd_offline.seeding import generator
 from kd_offline.students import policy as students
 from kd_offline.students.budgets import allocate_budget, allocation
-from kd_offline.students.gates import Gates
-from kd_offline.students.limits import Bounds
+from kd_offline.students.cost_bounds import Bounds
+from kd_offline.students.l0_gates import Gates
 from kd_offline.students.networks import InputScale, StudentInputs, StudentTeam, agent_shape
 from kd_offline.students.widths import allocate
 from kd_offline.types import BoolArray

@@ -32,7 +32,7 @@ from kd_offline.sealed_json import digest as digest_of
 from kd_offline.students.networks import StudentTeam
 from kd_offline.students.policy import digest, fixed_mask
 from kd_offline.students.policy import save as save_students
-from kd_offline.students.settling import layers_of
+from kd_offline.students.structured_pruning import layers_of
 from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.tracking.jsonl import JsonLines
 

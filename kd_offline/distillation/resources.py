@@ -22,8 +22,8 @@ from kd_offline.hardware.model import energy_model, latency_model
 from kd_offline.networks.arithmetic import ExportedShape, memory_cost, network_cost
 from kd_offline.schemas.budget import Quantity
 from kd_offline.schemas.recipes import UnitGates
-from kd_offline.students.gates import Gates
-from kd_offline.students.limits import KB, Bounds, card_shape, code_bytes
+from kd_offline.students.cost_bounds import KB, Bounds, card_shape, code_bytes
+from kd_offline.students.l0_gates import Gates
 
 Expected = dict[Quantity, Tensor]
 

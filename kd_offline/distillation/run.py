@@ -29,7 +29,7 @@ from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import DatasetReference, JudgedBy, RunManifest, StudentRecord, Timing
 from kd_offline.schemas.student import StudentCard
-from kd_offline.students.limits import device_of
+from kd_offline.students.cost_bounds import device_of
 from kd_offline.students.networks import StudentTeam
 
 _LOG = logging.getLogger(__name__)

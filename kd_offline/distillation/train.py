@@ -21,9 +21,9 @@ from kd_offline.distillation.validation_metrics import validate
 from kd_offline.schemas.recipes import Optimisation
 from kd_offline.seeding import generator
 from kd_offline.students.folding import RoundedPass
-from kd_offline.students.gates import GatedPass
+from kd_offline.students.l0_gates import GatedPass
 from kd_offline.students.networks import StudentTeam
-from kd_offline.students.settling import settle
+from kd_offline.students.structured_pruning import settle
 from kd_offline.types import BoolArray
 
 Row = dict[str, Any]

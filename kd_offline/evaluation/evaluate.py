@@ -14,10 +14,10 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UsageError
 from kd_offline.evaluation import scores
 from kd_offline.evaluation.cost import compare, team_cost, with_critic
-from kd_offline.evaluation.parties import Parties, load_parties
+from kd_offline.evaluation.evaluation_setup import EvaluationSetup, load_evaluation_setup
 from kd_offline.evaluation.play import (
-    Contestants,
-    Court,
+    EvaluationRunner,
+    PolicySet,
     SidePlay,
     count_rollouts,
     play_sides,
@@ -155,7 +155,7 @@ def evaluate(
         "export": None if export is None else str(export),
     }
     with observed(Operation("evaluate", asked, folder.path), observers) as observer:
-        parties = load_parties(
+        setup = load_evaluation_setup(
             folder,
             expert=expert,
             expert_recipe=expert_recipe,
@@ -166,11 +166,11 @@ def evaluate(
             opponents=opponents,
         )
         try:
-            figures = measure(parties.environment, parties.who, parties.seeds, plan, observer)
-            cost = measure_cost(parties, figures)
+            figures = measure(setup.environment, setup.who, setup.seeds, plan, observer)
+            cost = measure_cost(setup, figures)
         finally:
-            close_all([parties.environment])
-        report = _report(folder.path, parties, plan, figures, cost).model_copy(
+            close_all([setup.environment])
+        report = _report(folder.path, setup, plan, figures, cost).model_copy(
             update={
                 "predictions": predictions(cost, devices),
                 "command": _command(
@@ -180,7 +180,7 @@ def evaluate(
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
-        place = folder if parties.exported is None else RunFolder(parties.exported.folder)
+        place = folder if setup.exported is None else RunFolder(setup.exported.folder)
         place.write_evaluation(report)
         observer.metrics(0, metrics_of(report))
         observer.result = report
@@ -194,9 +194,9 @@ def _check_engine(export: str | Path | None, engine: str | None) -> None:
 
 
 def _report(
-    path: Path, parties: Parties, plan: Plan, figures: Figures, cost: Cost
+    path: Path, setup: EvaluationSetup, plan: Plan, figures: Figures, cost: Cost
 ) -> EvaluationReport:
-    spec, manifest = parties.environment.spec, parties.manifest
+    spec, manifest = setup.environment.spec, setup.manifest
     agreement = next(iter(figures.modes.values())).agreement
     return EvaluationReport(
         run=path.resolve().name,
@@ -204,18 +204,18 @@ def _report(
         method=manifest.method,
         mask=manifest.mask,
         dataset=manifest.dataset.id,
-        expert=parties.expert_name,
-        opponents=_opponents(parties),
-        ceiling_policy=parties.ceiling_name,
+        expert=setup.expert_name,
+        opponents=_opponents(setup),
+        ceiling_policy=setup.ceiling_name,
         episodes=plan.episodes,
         evaluation_seed=plan.seed,
-        distillation_seeds=parties.seeds,
+        distillation_seeds=setup.seeds,
         students={
             str(result.seed): result.digest
             for result in manifest.results
-            if result.seed in parties.seeds
+            if result.seed in setup.seeds
         },
-        export=None if parties.exported is None else parties.exported.name,
+        export=None if setup.exported is None else setup.exported.name,
         greedy=figures.modes.get("greedy"),
         sampled=figures.modes.get("sampled"),
         cost=cost,
@@ -250,7 +250,7 @@ def metrics_of(report: EvaluationReport) -> dict[str, float]:
 
 def measure(
     environment: BatchedEnvironment,
-    who: Contestants,
+    who: PolicySet,
     distillation_seeds: Sequence[int],
     plan: Plan,
     observer: Observer = SILENT,
@@ -265,13 +265,13 @@ def measure(
     swaps = spec.n_agents if plan.cross_play else 0
     total = count_rollouts(spec.sides, who, len(plan.modes), swaps=swaps)
     played: dict[str, dict[str, SidePlay]] = {}
-    court = Court(environment, seeds, plan.batch, counting(observer, total, "rollouts"))
+    runner = EvaluationRunner(environment, seeds, plan.batch, counting(observer, total, "rollouts"))
     for mode in plan.modes:
-        played[mode] = play_sides(court, who, greedy=mode == "greedy", compared=not played)
+        played[mode] = play_sides(runner, who, greedy=mode == "greedy", compared=not played)
     swapped = None
     if plan.cross_play:
-        base = played.get("greedy") or play_sides(court, who, greedy=True, compared=False)
-        swapped = scores.cross_play(court, who, base)
+        base = played.get("greedy") or play_sides(runner, who, greedy=True, compared=False)
+        swapped = scores.cross_play(runner, who, base)
     return Figures(
         modes={
             mode: scores.mode_score(spec, sides, distillation_seeds)
@@ -282,9 +282,9 @@ def measure(
     )
 
 
-def measure_cost(parties: Parties, figures: Figures) -> Cost:
+def measure_cost(setup: EvaluationSetup, figures: Figures) -> Cost:
     """Return the closed-form costs, per episode at the measured lengths."""
-    spec = parties.environment.spec
+    spec = setup.environment.spec
     acted = {"expert": np.zeros(spec.n_agents), "student": np.zeros(spec.n_agents)}
     for play in figures.sides.values():
         mine = list(play.agents)
@@ -298,16 +298,16 @@ def measure_cost(parties: Parties, figures: Figures) -> Cost:
             spec.agents, shapes, acted[name].tolist(), length[name], spec.episode_limit
         )
 
-    expert = team("expert", parties.expert_shapes)
-    if 0 < parties.expert_parameters < expert.parameters:
-        expert = expert.model_copy(update={"parameters_once": parties.expert_parameters})
-    valued = with_critic(expert, parties.critics, limit=spec.episode_limit)
-    return compare(expert, team("student", parties.student_shapes), valued)
+    expert = team("expert", setup.expert_shapes)
+    if 0 < setup.expert_parameters < expert.parameters:
+        expert = expert.model_copy(update={"parameters_once": setup.expert_parameters})
+    valued = with_critic(expert, setup.critics, limit=spec.episode_limit)
+    return compare(expert, team("student", setup.student_shapes), valued)
 
 
-def _opponents(parties: Parties) -> dict[str, str]:
-    sides = parties.environment.spec.sides
-    return dict.fromkeys(sides, parties.expert_name) if len(sides) > 1 else {}
+def _opponents(setup: EvaluationSetup) -> dict[str, str]:
+    sides = setup.environment.spec.sides
+    return dict.fromkeys(sides, setup.expert_name) if len(sides) > 1 else {}
 
 
 def _command(

@@ -27,7 +27,7 @@ from kd_offline.evaluation.engines import (
     sampler,
     timed,
 )
-from kd_offline.evaluation.subjects import subjects
+from kd_offline.evaluation.latency_targets import subjects
 from kd_offline.evaluation.timing import (
     DEFAULT_ENGINES,
     Key,

@@ -18,7 +18,7 @@ _F64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Contestants:
+class PolicySet:
     """Who is compared. ``students`` holds one team for each distillation seed.
 
     ``ceiling_sides``: the sides that the ceiling plays; None for all.
@@ -36,7 +36,7 @@ class Contestants:
 
 
 @dataclass(frozen=True, slots=True)
-class Court:
+class EvaluationRunner:
     """Where, on which seeds and how a comparison is played; one step of ``tick`` per rollout."""
 
     environment: BatchedEnvironment
@@ -97,20 +97,20 @@ def wins(*rollouts: Rollout) -> _F64:
 
 
 def play_sides(
-    court: Court, who: Contestants, *, greedy: bool, compared: bool
+    runner: EvaluationRunner, who: PolicySet, *, greedy: bool, compared: bool
 ) -> dict[str, SidePlay]:
     """Play every policy on every side.
 
     Parameters
     ----------
-    court : Court
-    who : Contestants
+    runner : EvaluationRunner
+    who : PolicySet
     greedy : bool
     compared : bool
         Run the expert along with the students and measure their agreement.
     """
-    spec = court.environment.spec
-    expert = court.play(who.expert, greedy=greedy)
+    spec = runner.environment.spec
+    expert = runner.play(who.expert, greedy=greedy)
     sides = {}
     for name, members in spec.sides.items():
         agents = tuple(i for i, agent in enumerate(spec.agents) if agent in members)
@@ -124,10 +124,10 @@ def play_sides(
             agents=agents,
             expert=expert,
             students=tuple(
-                court.play(side(s), greedy=greedy, reference=reference) for s in who.students
+                runner.play(side(s), greedy=greedy, reference=reference) for s in who.students
             ),
-            random=court.play(side(RandomPolicy(drawn=True)), greedy=greedy),
-            ceiling=None if ceiling is None else court.play(side(ceiling), greedy=greedy),
+            random=runner.play(side(RandomPolicy(drawn=True)), greedy=greedy),
+            ceiling=None if ceiling is None else runner.play(side(ceiling), greedy=greedy),
         )
     return sides
 
@@ -142,7 +142,7 @@ def on_side(
 
 
 def play_swaps(
-    court: Court, who: Contestants, agents: tuple[int, ...]
+    runner: EvaluationRunner, who: PolicySet, agents: tuple[int, ...]
 ) -> dict[int, tuple[list[Rollout], list[Rollout]]]:
     """Swap one agent of a side at a time, greedily, for every distillation seed.
 
@@ -151,20 +151,20 @@ def play_swaps(
     dict
         Agent -> (its student among experts, its expert among students), a rollout for each seed.
     """
-    n = court.environment.spec.n_agents
+    n = runner.environment.spec.n_agents
     swapped = {}
     for agent in agents:
         rest = tuple(a for a in agents if a != agent)
         alone = [on_side(s, who.expert, (agent,), n) for s in who.students]
         others = [on_side(s, who.expert, rest, n) if rest else who.expert for s in who.students]
         swapped[agent] = (
-            [court.play(team, greedy=True) for team in alone],
-            [court.play(team, greedy=True) for team in others],
+            [runner.play(team, greedy=True) for team in alone],
+            [runner.play(team, greedy=True) for team in others],
         )
     return swapped
 
 
-def count_rollouts(sides: Collection[str], who: Contestants, modes: int, *, swaps: int = 0) -> int:
+def count_rollouts(sides: Collection[str], who: PolicySet, modes: int, *, swaps: int = 0) -> int:
     """Return how many rollouts an evaluation takes, for its observers."""
     ceilings = sum(who.ceiling_of(side) is not None for side in sides)
     each = 1 + len(sides) * (len(who.students) + 1) + ceilings

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from kd_offline.errors import MismatchError
 from kd_offline.evaluation import scores
 from kd_offline.evaluation.evaluate import INTERVALS, Plan
-from kd_offline.evaluation.parties import load_parties
+from kd_offline.evaluation.evaluation_setup import load_evaluation_setup
 from kd_offline.evaluation.play import (
-    Contestants,
-    Court,
+    EvaluationRunner,
+    PolicySet,
     SidePlay,
     count_rollouts,
     play_sides,
@@ -34,7 +34,7 @@ from kd_offline.seeding import episode_seeds
 from kd_offline.tracking.base import Observer, Operation, counting, observed
 
 if TYPE_CHECKING:
-    from kd_offline.exports.draft import Draft
+    from kd_offline.exports.prepared_export import Draft
 
 
 def bench_quantisation(
@@ -76,7 +76,7 @@ def bench_quantisation(
     """
     started, plan = time.perf_counter(), Plan(episodes, seed, ("greedy",))
     folder = open_run(run)
-    parties = load_parties(
+    setup = load_evaluation_setup(
         folder,
         expert=expert,
         expert_recipe=expert_recipe,
@@ -86,18 +86,18 @@ def bench_quantisation(
     try:
         drafts = _drafts(folder, None if qat is None else open_run(qat), dataset)
         every = tuple(draft.reference for teams in drafts.values() for draft in teams)
-        court = Court(
-            parties.environment, episode_seeds(seed, 0, episodes, "evaluation"), plan.batch
+        runner = EvaluationRunner(
+            setup.environment, episode_seeds(seed, 0, episodes, "evaluation"), plan.batch
         )
-        who = Contestants(parties.who.expert, every)
-        total = count_rollouts(court.environment.spec.sides, who, 1)
+        who = PolicySet(setup.who.expert, every)
+        total = count_rollouts(runner.environment.spec.sides, who, 1)
         asked = Operation("bench quantisation", {"episodes": episodes, "seed": seed}, folder.path)
         with observed(asked, observers) as observer:
             tick = counting(observer, total, "rollouts")
-            sides = play_sides(replace(court, tick=tick), who, greedy=True, compared=True)
-        found = _scores(court, plan, sides, parties.manifest.seeds, list(drafts))
+            sides = play_sides(replace(runner, tick=tick), who, greedy=True, compared=True)
+        found = _scores(runner, plan, sides, setup.manifest.seeds, list(drafts))
     finally:
-        parties.environment.close()
+        setup.environment.close()
     names = {"int8 in training": Path(qat or run).resolve().name}
     rows = tuple(
         _row(name, names.get(name, folder.path.resolve().name), found[name], drafts[name])
@@ -114,7 +114,7 @@ def bench_quantisation(
         },
     )
     elapsed = round(time.perf_counter() - started, 3)
-    report = _report(folder, parties.manifest, plan, found["fp32"], rows, words, elapsed)
+    report = _report(folder, setup.manifest, plan, found["fp32"], rows, words, elapsed)
     folder.write_quantisation(report)
     return report
 
@@ -123,7 +123,7 @@ def _drafts(
     folder: RunFolder, qat: RunFolder | None, dataset: str | Path | None
 ) -> dict[Rounding, list[Draft]]:
     """Return the teams of every seed as they would be exported."""
-    from kd_offline.exports.draft import draft
+    from kd_offline.exports.prepared_export import draft
 
     manifest = folder.manifest()
 
@@ -161,7 +161,7 @@ def _without_rounding(recipe: DistillRecipe) -> DistillRecipe:
 
 
 def _scores(
-    court: Court,
+    runner: EvaluationRunner,
     plan: Plan,
     sides: dict[str, SidePlay],
     seeds: tuple[int, ...],
@@ -172,7 +172,7 @@ def _scores(
     for k, name in enumerate(names):
         mine = slice(k * len(seeds), (k + 1) * len(seeds))
         own = {side: replace(play, students=play.students[mine]) for side, play in sides.items()}
-        found[name] = scores.mode_score(court.environment.spec, own, seeds)
+        found[name] = scores.mode_score(runner.environment.spec, own, seeds)
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kd_offline.evaluation.intervals import Interval, mean_interval, rate_interval
-from kd_offline.evaluation.play import Contestants, Court, SidePlay, play_swaps, wins
+from kd_offline.evaluation.play import EvaluationRunner, PolicySet, SidePlay, play_swaps, wins
 from kd_offline.evaluation.retention import (
     Retention,
     Samples,
@@ -194,12 +194,12 @@ def _rows(frequency: _F64) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in np.round(frequency, 4).tolist())
 
 
-def cross_play(court: Court, who: Contestants, sides: dict[str, SidePlay]) -> CrossPlay:
+def cross_play(runner: EvaluationRunner, who: PolicySet, sides: dict[str, SidePlay]) -> CrossPlay:
     """Swap single agents between the expert's and the students' teams; see ``CrossPlay``."""
-    spec = court.environment.spec
+    spec = runner.environment.spec
     swaps: dict[int, tuple[_Swap, _Swap]] = {}
     for play in sides.values():
-        for agent, (one, rest) in play_swaps(court, who, play.agents).items():
+        for agent, (one, rest) in play_swaps(runner, who, play.agents).items():
             swaps[agent] = _swap(play, one), _swap(play, rest)
     alone, others = zip(*(swaps[i] for i in range(spec.n_agents)), strict=True)
     return CrossPlay(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets.storage.plain import listing
+from kd_offline.datasets.storage.safe_open import listing
 from kd_offline.errors import CheckpointError, StorageError, UnknownNameError, UsageError
 from kd_offline.exports import c_library, onnx_graph, tensors
 from kd_offline.exports.network import AgentNetwork, Step, to_floats

@@ -10,10 +10,10 @@ from typing import get_args
 import kd_offline
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import StorageError, UnknownNameError, UsageError
-from kd_offline.exports import c_source, gate, onnx_graph, tensors
-from kd_offline.exports.draft import Draft, draft
+from kd_offline.exports import c_source, onnx_graph, parity_check, tensors
 from kd_offline.exports.engines import ENGINES, MANIFEST, team
 from kd_offline.exports.microcontroller import measure
+from kd_offline.exports.prepared_export import Draft, draft
 from kd_offline.exports.vectors import vectors
 from kd_offline.files import aside, make_folder, require_folder
 from kd_offline.runs.folder import open_run
@@ -168,7 +168,7 @@ def _write_c(folder: Path, made: Draft) -> None:
     recorded = vectors(made.reference, made.expected[: len(few.seeds), : few.longest], few)
     title = f"{made.precision} student for {made.facts['environment']} under the mask "
     title += made.facts["mask"]
-    c_source.write(folder, made.networks, made.agents, recorded, gate.TOLERANCE, title)
+    c_source.write(folder, made.networks, made.agents, recorded, parity_check.TOLERANCE, title)
 
 
 def _write_torch(folder: Path, made: Draft) -> None:
@@ -188,10 +188,12 @@ def _checked(folder: Path, kind: Format, made: Draft) -> dict[str, Comparison]:
     for engine, (reads, open_steps) in ENGINES.items():
         if reads == kind:
             steps = open_steps(folder, made.agents)
-            gate.require_refusals(engine, made.agents, steps)
-            said = gate.replay(team(made.agents, steps, made.student.card.random_k), made.episodes)
-            found[engine] = gate.compare(said, made.expected, made.episodes)
-            gate.require_parity(engine, found[engine])
+            parity_check.require_refusals(engine, made.agents, steps)
+            said = parity_check.replay(
+                team(made.agents, steps, made.student.card.random_k), made.episodes
+            )
+            found[engine] = parity_check.compare(said, made.expected, made.episodes)
+            parity_check.require_parity(engine, found[engine])
     return found
 
 
@@ -232,7 +234,7 @@ def _manifest(
             part=made.episodes.part,
             episodes=len(made.episodes.seeds),
             steps=made.episodes.steps,
-            tolerance=gate.TOLERANCE,
+            tolerance=parity_check.TOLERANCE,
             engines=engines,
             least_agreement=least,
             precision=made.cost,

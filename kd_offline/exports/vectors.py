@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd_offline.exports.gate import Recorded, greedy
+from kd_offline.exports.parity_check import Recorded, greedy
 from kd_offline.exports.team import ExportedTeam
 from kd_offline.types import BoolArray, Float32Array, IntArray
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kd_offline.datasets.layout import rule_for
+from kd_offline.datasets.format.layout import rule_for
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar
 from kd_offline.schemas.replay import ArrayGap, Divergence
 from kd_offline.types import Array, BoolArray, IntArray

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.errors import UsageError
 from kd_offline.seeding import generator
 from kd_offline.types import Array, IntArray

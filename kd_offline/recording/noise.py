@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kd_offline.datasets.layout import SOURCES
+from kd_offline.datasets.format.layout import SOURCES
 from kd_offline.errors import UsageError
 from kd_offline.policies import choose_actions, mixture_probability
 from kd_offline.schemas.dataset import NoiseLevel

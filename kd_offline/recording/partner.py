@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.layout import SOURCES
+from kd_offline.datasets.format.layout import SOURCES
 from kd_offline.errors import MismatchError
 from kd_offline.networks.files import warn_unsealed
 from kd_offline.policies import choose_actions, masked_log_softmax

@@ -13,9 +13,9 @@ import torch
 
 from kd_offline import environments
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
-from kd_offline.datasets.place import check_name
-from kd_offline.datasets.rehearsal import rehearse
-from kd_offline.datasets.writer import finished
+from kd_offline.datasets.writing.destination import check_name
+from kd_offline.datasets.writing.rehearsal import rehearse
+from kd_offline.datasets.writing.writer import finished
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.experts.load import load

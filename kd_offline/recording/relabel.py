@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.errors import MismatchError, MissingArrayError, UsageError
 from kd_offline.experts.importers.load import prefix_of
 from kd_offline.experts.load import find, load

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline import environments
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.environments import stepping
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError, MissingArrayError, MissingExtraError, UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from kd_offline.datasets.describe.summary import words
+from kd_offline.datasets.metadata.summary import words
 from kd_offline.errors import StorageError
 from kd_offline.experts.protocol import Expert
 from kd_offline.schemas.environment import EnvironmentSpec

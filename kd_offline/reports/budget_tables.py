@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from kd_offline.reports.formatting import significant
 from kd_offline.reports.tables import Table, table
-from kd_offline.reports.words import significant
 from kd_offline.schemas.budget import Allocation, Quantity
 
 _HEADS: dict[Quantity, str] = {

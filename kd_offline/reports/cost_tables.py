@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from kd_offline.reports.formatting import number, whole
 from kd_offline.reports.tables import Table, table
-from kd_offline.reports.words import number, whole
 from kd_offline.schemas.evaluation import AgentMemory, EvaluationReport, TeamCost
 from kd_offline.schemas.hardware import Energy, Prediction
 from kd_offline.schemas.latency import LatencyReport

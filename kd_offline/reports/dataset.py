@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.describe.summary import size_bytes
-from kd_offline.datasets.insight.playback import Scene, scenes
-from kd_offline.datasets.insight.profile import Profile, profile
-from kd_offline.datasets.reader import ExpertBuffer
-from kd_offline.datasets.statistics import side_returns
+from kd_offline.datasets.analysis.playback import Scene, scenes
+from kd_offline.datasets.analysis.profile import Profile, profile
+from kd_offline.datasets.metadata.summary import size_bytes
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.writing.statistics import side_returns
 from kd_offline.files import check_output, write_output
 from kd_offline.reports import dataset_plots as plots
 from kd_offline.reports import dataset_tables as tables
+from kd_offline.reports.formatting import Card, number, percent, short, whole
 from kd_offline.reports.page import Section, fill, resource
 from kd_offline.reports.tables import Table
-from kd_offline.reports.words import Card, number, percent, short, whole
 from kd_offline.tracking.base import Observer, Operation, observed
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kd_offline.datasets.insight.calibration import Calibration
-from kd_offline.datasets.insight.profile import Histogram
+from kd_offline.datasets.analysis.calibration import Calibration
+from kd_offline.datasets.analysis.profile import Histogram
 from kd_offline.reports import svg
 from kd_offline.reports.plots import SCALE_HEIGHT, cells, colour_scale
 from kd_offline.types import FloatArray

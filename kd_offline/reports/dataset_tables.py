@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kd_offline.datasets.describe.summary import stored_bytes
-from kd_offline.datasets.describe.summary import words as size_words
-from kd_offline.datasets.insight.profile import Profile
-from kd_offline.datasets.layout import SOURCES
-from kd_offline.datasets.reader import ExpertBuffer
-from kd_offline.datasets.statistics import side_returns
+from kd_offline.datasets.analysis.profile import Profile
+from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.datasets.metadata.summary import stored_bytes
+from kd_offline.datasets.metadata.summary import words as size_words
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.writing.statistics import side_returns
+from kd_offline.reports.formatting import duration, number, percent, short, whole
 from kd_offline.reports.tables import Table, table
-from kd_offline.reports.words import duration, number, percent, short, whole
 from kd_offline.schemas.dataset import DatasetManifest, Spread
 
 _DASH = "\N{EN DASH}"

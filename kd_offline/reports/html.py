@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kd_offline.datasets.insight.profile import returns_by_noise, returns_by_split
+from kd_offline.datasets.analysis.profile import returns_by_noise, returns_by_split
 from kd_offline.errors import KdOfflineError
 from kd_offline.files import check_output, write_output
 from kd_offline.reports import (
@@ -13,9 +13,9 @@ from kd_offline.reports import (
     cost_tables,
     dataset_plots,
     dataset_tables,
+    formatting,
     plots,
     tables,
-    words,
 )
 from kd_offline.reports.devices import evaluated
 from kd_offline.reports.page import Section, fill
@@ -79,10 +79,10 @@ def render(folder: RunFolder, profiles: Sequence[str | Path] = ()) -> str:
         "report.html.j2",
         manifest=manifest,
         evaluation=evaluation,
-        short_id=words.short(manifest.dataset.id),
-        cards=words.cards(evaluation) if evaluation else [],
-        headline=words.headline(evaluation) if evaluation else "",
-        caveats=words.caveats(evaluation, manifest) if evaluation else [],
+        short_id=formatting.short(manifest.dataset.id),
+        cards=formatting.cards(evaluation) if evaluation else [],
+        headline=formatting.headline(evaluation) if evaluation else "",
+        caveats=formatting.caveats(evaluation, manifest) if evaluation else [],
         sections=_sections(folder, manifest, evaluation),
         run_command=quoted_command(manifest.command or ""),
         evaluate_command=quoted_command(evaluation.command)

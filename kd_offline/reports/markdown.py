@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kd_offline.reports import budget_tables, cost_tables, tables, words
+from kd_offline.reports import budget_tables, cost_tables, formatting, tables
 from kd_offline.reports.devices import evaluated
 from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
 from kd_offline.reports.tables import Table
@@ -41,9 +41,11 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
         note = for_markdown(f" ({whose})") if whose else ""
         parts.append(f"Not evaluated yet: run {command}{note}.")
     else:
-        parts.append(for_markdown(words.headline(evaluation)))
+        parts.append(for_markdown(formatting.headline(evaluation)))
         parts.append(
-            "\n".join(f"- {for_markdown(note)}" for note in words.caveats(evaluation, manifest))
+            "\n".join(
+                f"- {for_markdown(note)}" for note in formatting.caveats(evaluation, manifest)
+            )
         )
         parts += _tables(
             tables.retention_table(evaluation),

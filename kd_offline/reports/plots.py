@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kd_offline.reports import svg
+from kd_offline.reports.formatting import cost_share, number, whole
 from kd_offline.reports.tables import modes_of
-from kd_offline.reports.words import cost_share, number, whole
 from kd_offline.runs.folder import MetricRow
 from kd_offline.schemas.evaluation import (
     ActionHeat,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from kd_offline.reports.formatting import interval, number, percent, whole
 from kd_offline.reports.tables import Table, table
-from kd_offline.reports.words import interval, number, percent, whole
 from kd_offline.schemas.quantisation import QuantisationReport, QuantisedTeams
 
 DASH = "\N{EN DASH}"

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 from kd_offline.reports import svg
+from kd_offline.reports.formatting import agreement_of, percent, short, significant
 from kd_offline.reports.page import Section, fill
 from kd_offline.reports.tables import Table, table
-from kd_offline.reports.words import agreement_of, percent, short, significant
 from kd_offline.schemas.budget import Quantity
 from kd_offline.schemas.sweep import SweepPoint, SweepReport
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from kd_offline.reports.words import duration, interval, number, percent, short, whole
+from kd_offline.reports.formatting import duration, interval, number, percent, short, whole
 from kd_offline.runs.judged import judged
 from kd_offline.schemas.evaluation import (
     Estimate,

@@ -13,7 +13,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from kd_offline.errors import UnknownNameError
-from kd_offline.published import PublishedFolder
+from kd_offline.generated_files import PublishedFolder
 from kd_offline.schemas.collaboration import CollaborationProfile
 from kd_offline.schemas.dataset import DatasetManifest, InspectReport, VerifyReport
 from kd_offline.schemas.dataset_outputs import (

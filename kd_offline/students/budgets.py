@@ -9,7 +9,7 @@ from functools import cache
 from kd_offline.schemas.budget import AgentBudget, Allocation, Budget, Worth
 from kd_offline.schemas.layers import LayerWidths, Widths, widest
 from kd_offline.schemas.student import StudentCard
-from kd_offline.students.limits import NARROWEST, Bounds, Figures, added
+from kd_offline.students.cost_bounds import NARROWEST, Bounds, Figures, added
 
 USUAL_LEAST = 8
 """What an agent gets that is worth next to nothing, unless the whole team has to be narrower."""

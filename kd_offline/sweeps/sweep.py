@@ -40,8 +40,8 @@ from kd_offline.sealed_json import (
     write_document,
 )
 from kd_offline.seeding import derive
-from kd_offline.sweeps.front import front
-from kd_offline.sweeps.judging import NOTHING, Allowed, has_optuna, judge_for
+from kd_offline.sweeps.pareto import front
+from kd_offline.sweeps.trial_objective import NOTHING, Allowed, has_optuna, judge_for
 from kd_offline.sweeps.trials import COSTS, Choice, carry_out, choose, objectives
 from kd_offline.tracking.base import SILENT, Observer, Operation, counting, observed
 

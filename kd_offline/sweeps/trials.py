@@ -16,8 +16,8 @@ from kd_offline.schemas.budget import Budget, BudgetFigure, Quantity
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.student import StudentCard
 from kd_offline.schemas.sweep import Architecture, SweepPlan, SweepPoint
-from kd_offline.students.limits import added, card_shape, figures
-from kd_offline.sweeps.judging import Allowed, held_out_kl, quality
+from kd_offline.students.cost_bounds import added, card_shape, figures
+from kd_offline.sweeps.trial_objective import Allowed, held_out_kl, quality
 
 COSTS: tuple[Quantity, ...] = ("macs", "flash_kb", "latency_us")
 """What is weighed against quality, less being better."""

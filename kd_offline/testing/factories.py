@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets.blocks import EpisodeBlock
-from kd_offline.datasets.reader import ExpertBuffer
-from kd_offline.datasets.writer import DatasetWriter
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.writing.blocks import EpisodeBlock
+from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.schemas.dataset import (
     Capture,
     ExpertRecord,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kd_offline.datasets.describe.croissant import Publication, describe, missing
-from kd_offline.datasets.describe.glossary import MEANINGS
-from kd_offline.datasets.layout import RULES
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.format.layout import RULES
+from kd_offline.datasets.metadata.croissant import Publication, describe, missing
+from kd_offline.datasets.metadata.glossary import MEANINGS
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.errors import NotADatasetError, UsageError
 from tests.end_to_end.conftest import kd
 

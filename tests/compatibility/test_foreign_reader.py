@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 from tests.compatibility import foreign_reader
 

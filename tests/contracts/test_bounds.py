@@ -76,7 +76,7 @@ FIGURES = {
 }
 # Bounded by something else than their type.
 CHECKED = {
-    "ArraySpec": {"shape"},  # kd_offline.datasets.limits
+    "ArraySpec": {"shape"},  # kd_offline.datasets.format.resource_limits
     "Journal": {"episodes", "rows", "step_chunk_rows", "episode_chunk_rows"},  # against the chunks
     "RowSpec": {"tail"},  # with them
     "StudentArchitecture": {"hidden"},  # by a validator, see below

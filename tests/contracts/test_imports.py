@@ -12,7 +12,9 @@ import kd_offline
 ROOT = Path(kd_offline.__file__).parent
 
 TIERS = {
-    **dict.fromkeys(("errors", "types", "seeding", "schemas", "recipes", "files", "published"), 0),
+    **dict.fromkeys(
+        ("errors", "types", "seeding", "schemas", "recipes", "files", "generated_files"), 0
+    ),
     **dict.fromkeys(("sealed_json", "strict_json", "untrusted_text", "user_code"), 0),
     **dict.fromkeys(("code_guard", "registry", "tracking", "file_locks", "execution"), 0),
     **dict.fromkeys(("networks", "advantage", "policies", "hardware"), 1),
@@ -20,7 +22,7 @@ TIERS = {
         ("environments", "experts", "students", "datasets", "trajectories", "rollout"), 2
     ),
     **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs", "exports"), 3),
-    "collaboration": 3,
+    "deployment": 3,
     "testing": 4,
     "sweeps": 4,
     "cli": 5,
@@ -28,9 +30,9 @@ TIERS = {
 }
 SAME_TIER = {
     0: {("schemas", "errors"), ("schemas", "types"), ("seeding", "types"), ("recipes", "errors")}
-    | {("recipes", "schemas"), ("files", "errors"), ("published", "files")}
+    | {("recipes", "schemas"), ("files", "errors"), ("generated_files", "files")}
     | {("file_locks", "errors"), ("file_locks", "files")}
-    | {("schemas", "published"), ("sealed_json", "strict_json")}
+    | {("schemas", "generated_files"), ("sealed_json", "strict_json")}
     | {("sealed_json", name) for name in ("errors", "files", "schemas")}
     | {("user_code", "errors"), ("user_code", "untrusted_text"), ("code_guard", "errors")}
     | {("registry", name) for name in ("errors", "schemas", "user_code")}
@@ -48,22 +50,22 @@ SAME_TIER = {
     },
     3: {(name, "runs") for name in ("recording", "distillation", "evaluation", "reports")}
     | {("exports", "runs"), ("evaluation", "exports")}
-    | {("collaboration", name) for name in ("distillation", "evaluation", "exports", "runs")},
+    | {("deployment", name) for name in ("distillation", "evaluation", "exports", "runs")},
 }
 FORBIDDEN = {("distillation", "environments"), ("distillation", "experts"), ("cli", "testing")}
-LIGHT = ["kd_offline", "kd_offline.schemas.publish", "kd_offline.datasets.reader"]
+LIGHT = ["kd_offline", "kd_offline.schemas.publish", "kd_offline.datasets.reading.reader"]
 LIGHT += [
-    "kd_offline.datasets.checks.integrity",
-    "kd_offline.datasets.describe.summary",
+    "kd_offline.datasets.validation.integrity",
+    "kd_offline.datasets.metadata.summary",
     "kd_offline.cli.app",
 ]
-LIGHT += ["kd_offline.datasets.insight.playback", "kd_offline.reports.dataset"]
-LIGHT += ["kd_offline.datasets.edit.merge", "kd_offline.datasets.describe.cards"]
+LIGHT += ["kd_offline.datasets.analysis.playback", "kd_offline.reports.dataset"]
+LIGHT += ["kd_offline.datasets.edit.merge", "kd_offline.datasets.metadata.cards"]
 LIGHT += ["kd_offline.distillation.recipe", "kd_offline.experts.recipe"]
-LIGHT += ["kd_offline.collaboration.check"]
+LIGHT += ["kd_offline.deployment.check"]
 LIGHT += ["kd_offline.datasets.loading.loader", "kd_offline.datasets.convert.run"]
 LIGHT += ["kd_offline.datasets.edit.filter", "kd_offline.datasets.edit.comparison"]
-LIGHT += ["kd_offline.datasets.describe.croissant", "kd_offline.datasets.sharing.share"]
+LIGHT += ["kd_offline.datasets.metadata.croissant", "kd_offline.datasets.sharing.share"]
 LIGHT += ["kd_offline.hardware.model", "kd_offline.hardware.profiles"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.runs.folder import RunFolder
 from tests.end_to_end.conftest import kd, kd_json, refused
 from tests.unit.recording.tampering import rewritten

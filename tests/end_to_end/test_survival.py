@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from numcodecs.zstd import Zstd
 
-from kd_offline.datasets import layout
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from tests.end_to_end.conftest import SPREAD, kd, kd_json
 
 KILLS = 30

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kd_offline.datasets.manifest import parse_manifest
+from kd_offline.datasets.format.manifest import parse_manifest
 from kd_offline.errors import CorruptDatasetError
-from kd_offline.recording.further_masks import relabel_masks
+from kd_offline.recording.add_masks import relabel_masks
 from kd_offline.sealed_json import seal, unseal
 from tests.end_to_end.conftest import kd, kd_json
 from tests.servers import answering, reply

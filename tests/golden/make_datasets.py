@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer, layout
+from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer
+from kd_offline.datasets.format import layout
 from kd_offline.schemas.dataset import Capture, ExpertRecord, LineageRecord, MaskRecord
 from kd_offline.sealed_json import seal
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header

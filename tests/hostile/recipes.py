@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets import chunks, layout
+from kd_offline.datasets.format import chunks, layout
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 
 CASES = tomllib.loads(Path(__file__).with_name("cases.toml").read_text("utf-8"))["case"]

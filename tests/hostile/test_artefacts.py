@@ -8,8 +8,8 @@ import pytest
 from kd_offline.distillation.rerun import rerun
 from kd_offline.errors import KdOfflineError
 from kd_offline.evaluation.evaluate import evaluate
+from kd_offline.evaluation.evaluation_setup import load_evaluation_setup
 from kd_offline.evaluation.latency import bench_latency
-from kd_offline.evaluation.parties import load_parties
 from kd_offline.experts import checkpoint
 from kd_offline.experts.load import bundled_folder
 from kd_offline.exports.engines import load_export
@@ -22,7 +22,7 @@ from kd_offline.runs.folder import RunFolder
 from kd_offline.schemas.run import DatasetReference
 from kd_offline.students.file import read_students
 from kd_offline.testing.factories import tiny_dataset
-from tests.unit.evaluation.test_parties import MASK, SPEC, expert, make_run, rows
+from tests.unit.evaluation.test_evaluation_setup import MASK, SPEC, expert, make_run, rows
 
 FLIPS = 12  # bits of every file, drawn once
 
@@ -53,10 +53,10 @@ def students_of(teams):
 
 def read_run(place):
     run, teacher = RunFolder(place / "one"), place / "expert"
-    parties = load_parties(run, expert=teacher)
+    setup = load_evaluation_setup(run, expert=teacher)
     partner = load_partner(run.path, SPEC, 0.5)
-    said = (parties.manifest, run.evaluation(), run.latency(), run.metrics(), markdown(run.path))
-    return (*said, students_of([*parties.who.students, partner.policy]))
+    said = (setup.manifest, run.evaluation(), run.latency(), run.metrics(), markdown(run.path))
+    return (*said, students_of([*setup.who.students, partner.policy]))
 
 
 def read_expert(place):
@@ -116,7 +116,7 @@ def test_40_of_40_flips_in_students_are_refused_by_evaluation_and_partner(good, 
         altered[bit // 8] ^= 1 << (bit % 8)
         file.write_bytes(altered)
         for read in (
-            lambda: load_parties(RunFolder(place / "one"), expert=place / "expert"),
+            lambda: load_evaluation_setup(RunFolder(place / "one"), expert=place / "expert"),
             lambda: load_partner(place / "one", SPEC, 0.5),
             lambda: load_partner(file, SPEC, 0.5),
         ):

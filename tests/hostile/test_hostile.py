@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from kd_offline import errors
-from kd_offline.datasets.checks.integrity import verify
-from kd_offline.datasets.reader import ExpertBuffer
-from kd_offline.datasets.storage.plain import listing
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.storage.safe_open import listing
+from kd_offline.datasets.validation.integrity import verify
 from tests.hostile.recipes import CASES, SECRET, Attack, base
 
 SECONDS = 10
@@ -114,8 +114,8 @@ PROGRAM = """
 import json, resource, sys
 from pathlib import Path
 import kd_offline.errors, numpy
-from kd_offline.datasets.checks.integrity import verify
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.validation.integrity import verify
+from kd_offline.datasets.reading.reader import ExpertBuffer
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

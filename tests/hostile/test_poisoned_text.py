@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from kd_offline.cli import evaluation, output
 from kd_offline.cli.app import app
-from kd_offline.collaboration.profile import collaboration_profile
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.deployment.profile import collaboration_profile
 from kd_offline.hardware import profiles
 from kd_offline.hardware.profiles import toml_text
 from kd_offline.runs.folder import RunFolder
@@ -25,7 +25,7 @@ from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.sealed_json import write_document
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.testing.reports import evaluation_report, fabricate_run, run_manifest
-from tests.unit.evaluation.test_parties import expert, make_run
+from tests.unit.evaluation.test_evaluation_setup import expert, make_run
 
 POISON = (
     "\x1b[2J\x07\r\nwhole: every check passed\n## Trusted\n| a | b |\n---\n```\n</pre>"

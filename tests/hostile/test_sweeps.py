@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.errors import KdOfflineError
 from kd_offline.schemas.sweep import SweepReport
 from kd_offline.sealed_json import read_document

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kd_offline import convert
 from kd_offline.datasets.sampler import Splits
-from kd_offline.datasets.writer import DatasetWriter
+from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

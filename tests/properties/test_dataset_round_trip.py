@@ -9,11 +9,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd_offline.datasets import layout
-from kd_offline.datasets.blocks import EpisodeBlock
-from kd_offline.datasets.checks.integrity import verify
-from kd_offline.datasets.reader import ExpertBuffer
-from kd_offline.datasets.writer import DatasetWriter
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.validation.integrity import verify
+from kd_offline.datasets.writing.blocks import EpisodeBlock
+from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

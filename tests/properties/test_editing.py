@@ -17,13 +17,13 @@ from kd_offline.datasets import (
     ExpertBuffer,
     diff,
     filter,
-    layout,
     merge,
     split,
     verify,
 )
 from kd_offline.datasets.edit import rewrite
-from kd_offline.datasets.edit.where import episodes_where
+from kd_offline.datasets.edit.query import episodes_where
+from kd_offline.datasets.format import layout
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

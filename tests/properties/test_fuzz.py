@@ -10,9 +10,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd_offline.datasets import layout
-from kd_offline.datasets.checks.integrity import verify
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.validation.integrity import verify
 from kd_offline.errors import KdOfflineError
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 

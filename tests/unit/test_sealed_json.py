@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kd_offline.collaboration.document import read_profile
+from kd_offline.deployment.document import read_profile
 from kd_offline.distillation.distill import ResumeState
 from kd_offline.errors import (
     CheckpointError,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kd_offline.datasets.convert.carried import check_same
+from kd_offline.datasets.convert.embedded_manifest import check_same
 from kd_offline.datasets.convert.parts import Imported, foreign
-from kd_offline.datasets.layout import FORMAT_VERSION, MANIFEST
-from kd_offline.datasets.writer import DatasetWriter
+from kd_offline.datasets.format.layout import FORMAT_VERSION, MANIFEST
+from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.tracking.base import Observer

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets.convert import careful_hdf5 as careful
+from kd_offline.datasets.convert import untrusted_hdf5 as careful
 from kd_offline.datasets.convert.hdf5_writing import writing
 from kd_offline.datasets.convert.parts import (
     Options,
     agent_index,
     blocks_of,
 )
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.errors import UsageError
 from kd_offline.tracking.base import Observer
 

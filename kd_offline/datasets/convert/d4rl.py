@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.convert import careful_hdf5 as careful
 from kd_offline.datasets.convert import d4rl_import
+from kd_offline.datasets.convert import untrusted_hdf5 as careful
 from kd_offline.datasets.convert.hdf5_writing import writing
 from kd_offline.datasets.convert.parts import (
     Imported,
@@ -21,7 +21,7 @@ from kd_offline.datasets.convert.parts import (
     team_reward,
     windows,
 )
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.tracking.base import Observer
 from kd_offline.types import Array
 

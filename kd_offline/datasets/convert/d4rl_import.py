@@ -12,8 +12,14 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from kd_offline.datasets.blocks import EpisodeBlock
-from kd_offline.datasets.convert import careful_hdf5 as careful
+from kd_offline.datasets.convert import untrusted_hdf5 as careful
+from kd_offline.datasets.convert.inferred_metadata import (
+    Found,
+    full_mask,
+    header_for,
+    only,
+    spec_of,
+)
 from kd_offline.datasets.convert.meaning import (
     Legality,
     flags_of,
@@ -32,8 +38,8 @@ from kd_offline.datasets.convert.parts import (
     rounded,
     windows,
 )
-from kd_offline.datasets.convert.unknown import Found, full_mask, header_for, only, spec_of
-from kd_offline.datasets.layout import RULES
+from kd_offline.datasets.format.layout import RULES
+from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.errors import MismatchError
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.dataset_outputs import NotHeld

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from kd_offline.datasets.convert import buffer, d3rlpy, d4rl, hdf5, minari, vault
 from kd_offline.datasets.convert.parts import Imported, Options
-from kd_offline.datasets.layout import MANIFEST
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.format.layout import MANIFEST
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.errors import NotADatasetError, UnknownNameError, UsageError
 from kd_offline.tracking.base import Observer

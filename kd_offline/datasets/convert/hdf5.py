@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets import layout
-from kd_offline.datasets.blocks import EpisodeBlock
-from kd_offline.datasets.convert import careful_hdf5 as careful
-from kd_offline.datasets.convert.carried import manifest_of, splits_of, text_of
+from kd_offline.datasets.convert import untrusted_hdf5 as careful
+from kd_offline.datasets.convert.embedded_manifest import manifest_of, splits_of, text_of
 from kd_offline.datasets.convert.hdf5_writing import writing
 from kd_offline.datasets.convert.parts import (
     Imported,
@@ -22,8 +20,10 @@ from kd_offline.datasets.convert.parts import (
     foreign,
     windows,
 )
-from kd_offline.datasets.manifest import header_of
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.manifest import header_of
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.errors import CorruptDatasetError
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.tracking.base import Observer

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.blocks import EpisodeBlock
 from kd_offline.datasets.convert import minari_import, minari_store
-from kd_offline.datasets.convert.carried import text_of
+from kd_offline.datasets.convert.embedded_manifest import text_of
 from kd_offline.datasets.convert.hdf5_writing import writing
 from kd_offline.datasets.convert.parts import (
     Imported,
@@ -26,7 +25,8 @@ from kd_offline.datasets.convert.parts import (
     blocks_of,
     team_reward,
 )
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.errors import UsageError
 from kd_offline.files import write_file
 from kd_offline.schemas.environment import EnvironmentSpec

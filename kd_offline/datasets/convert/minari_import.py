@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.convert import careful_hdf5 as careful
-from kd_offline.datasets.convert.carried import manifest_of
+from kd_offline.datasets.convert import untrusted_hdf5 as careful
+from kd_offline.datasets.convert.embedded_manifest import manifest_of
+from kd_offline.datasets.convert.inferred_metadata import Found, full_mask, header_for, spec_of
 from kd_offline.datasets.convert.meaning import (
     MASKS,
     Legality,
@@ -37,7 +38,6 @@ from kd_offline.datasets.convert.parts import (
     rounded,
 )
 from kd_offline.datasets.convert.spaces import AgentSpace, agents_of, features
-from kd_offline.datasets.convert.unknown import Found, full_mask, header_for, spec_of
 from kd_offline.schemas.dataset_outputs import NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array, BoolArray

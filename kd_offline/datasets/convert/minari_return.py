@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets import layout
-from kd_offline.datasets.convert import careful_hdf5 as careful
-from kd_offline.datasets.convert.carried import splits_of
+from kd_offline.datasets.convert import untrusted_hdf5 as careful
+from kd_offline.datasets.convert.embedded_manifest import splits_of
 from kd_offline.datasets.convert.minari_store import (
     ATTRIBUTE,
     EPISODE_MASKS,
@@ -21,7 +20,8 @@ from kd_offline.datasets.convert.minari_store import (
     values_of,
 )
 from kd_offline.datasets.convert.parts import Imported, foreign
-from kd_offline.datasets.manifest import header_of
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.manifest import header_of
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.types import Array
 

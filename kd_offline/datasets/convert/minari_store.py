@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.blocks import EpisodeBlock
-from kd_offline.datasets.convert import careful_hdf5 as careful
+from kd_offline.datasets.convert import untrusted_hdf5 as careful
 from kd_offline.datasets.convert.parts import episode_groups, foreign
+from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.types import Array
 
 MAIN = "main_data.hdf5"

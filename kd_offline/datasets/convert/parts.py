@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.blocks import EpisodeBlock
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
+from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.errors import DatasetError, MissingExtraError, UnknownNameError
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
 from kd_offline.schemas.dataset_outputs import NotHeld

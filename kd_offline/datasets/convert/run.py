@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from kd_offline.datasets import layout
 from kd_offline.datasets.convert import buffer as target_buffer
 from kd_offline.datasets.convert.formats import (
     FORMATS,
@@ -19,9 +18,10 @@ from kd_offline.datasets.convert.formats import (
     kind_of_target,
 )
 from kd_offline.datasets.convert.parts import Options, lost
-from kd_offline.datasets.final_values import caution
-from kd_offline.datasets.place import check_name
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.final_values import caution
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.writing.destination import check_name
 from kd_offline.errors import StorageError, UsageError
 from kd_offline.files import aside
 from kd_offline.recipes import explain

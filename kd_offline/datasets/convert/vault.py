@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets import layout
 from kd_offline.datasets.convert import vault_import, vault_store
-from kd_offline.datasets.convert.carried import text_of
+from kd_offline.datasets.convert.embedded_manifest import text_of
 from kd_offline.datasets.convert.parts import Imported, Options, windows
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.errors import UsageError
 from kd_offline.files import refusal
 from kd_offline.tracking.base import Observer

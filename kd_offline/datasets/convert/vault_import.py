@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets.blocks import EpisodeBlock
 from kd_offline.datasets.convert import vault_store
-from kd_offline.datasets.convert.carried import manifest_of
+from kd_offline.datasets.convert.embedded_manifest import manifest_of
+from kd_offline.datasets.convert.inferred_metadata import Found, full_mask, header_for, spec_of
 from kd_offline.datasets.convert.meaning import (
     Legality,
     flags_of,
@@ -29,9 +29,9 @@ from kd_offline.datasets.convert.parts import (
     rounded,
     windows,
 )
-from kd_offline.datasets.convert.unknown import Found, full_mask, header_for, spec_of
 from kd_offline.datasets.convert.vault_return import returned
 from kd_offline.datasets.convert.vault_store import Stores, ends
+from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.schemas.dataset_outputs import NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.blocks import EpisodeBlock
 from kd_offline.datasets.convert import vault_store
-from kd_offline.datasets.convert.carried import splits_of
+from kd_offline.datasets.convert.embedded_manifest import splits_of
 from kd_offline.datasets.convert.parts import Imported, episode_groups, foreign, windows
 from kd_offline.datasets.convert.vault_store import Stores
-from kd_offline.datasets.layout import rule_for
-from kd_offline.datasets.manifest import header_of
+from kd_offline.datasets.format.layout import rule_for
+from kd_offline.datasets.format.manifest import header_of
+from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.types import Array
 

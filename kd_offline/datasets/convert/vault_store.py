@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets import layout
 from kd_offline.datasets.convert.parts import WINDOW_ROWS, foreign, library
+from kd_offline.datasets.format import layout
 from kd_offline.files import write_file
 from kd_offline.types import Array
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
-from kd_offline.datasets.edit.restate import restate
-from kd_offline.datasets.place import check_name
+from kd_offline.datasets.edit.rewrite_metadata import restate
+from kd_offline.datasets.writing.destination import check_name
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import DatasetManifest, SemanticVersion
 from kd_offline.schemas.environment import Strict

@@ -11,7 +11,7 @@ import numpy as np
 
 from kd_offline.datasets.edit.duplicates import digests
 from kd_offline.datasets.edit.rewrite import BLOCK_BYTES, episode_slices, row_bytes
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.schemas.dataset_outputs import (
     ArrayDifference,
     DiffReport,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from kd_offline.datasets.edit.rewrite import BLOCK_BYTES, episode_slices, row_bytes
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.types import Array, BoolArray, IntArray
 
 

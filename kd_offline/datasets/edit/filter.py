@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets import layout
-from kd_offline.datasets.edit.headers import kept_experts, mixture
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent
+from kd_offline.datasets.edit.merged_metadata import kept_experts, mixture
+from kd_offline.datasets.edit.query import episodes_where
 from kd_offline.datasets.edit.rewrite import Part, Plan, carried, full_names, rewrite
-from kd_offline.datasets.edit.where import episodes_where
-from kd_offline.datasets.place import check_name
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
+from kd_offline.datasets.writing.destination import check_name
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
 from kd_offline.tracking.base import Observer
@@ -26,7 +26,7 @@ from kd_offline.types import BoolArray, IntArray
 class Conditions:
     """Which episodes to keep; those that are given must all hold.
 
-    ``where`` is an expression, see :mod:`kd_offline.datasets.edit.where`; ``episodes`` a half-open
+    ``where`` is an expression, see :mod:`kd_offline.datasets.edit.query`; ``episodes`` a half-open
     range of indices; ``top`` the share with the highest returns of those that meet the others.
     """
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kd_offline.datasets.layout import FORMAT_VERSION
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.format.layout import FORMAT_VERSION
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.storage.addresses import split_pin
 from kd_offline.errors import FormatVersionError, UsageError
 from kd_offline.schemas.dataset import LineageRecord

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets import layout
-from kd_offline.datasets.edit import conflicts
+from kd_offline.datasets.edit import merge_compatibility
 from kd_offline.datasets.edit.duplicates import alike, repeated
 from kd_offline.datasets.edit.filter import keep_arrays
-from kd_offline.datasets.edit.headers import joined_experts, joined_recording
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
+from kd_offline.datasets.edit.merged_metadata import joined_experts, joined_recording
 from kd_offline.datasets.edit.rewrite import Part, Plan, full_names, rewrite
-from kd_offline.datasets.place import check_name
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
+from kd_offline.datasets.writing.destination import check_name
 from kd_offline.errors import MismatchError, UnknownNameError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, ExpertRecord, RecordingHeader
 from kd_offline.tracking.base import Observer
@@ -175,13 +175,13 @@ def _plan(
 
 def _names(parents: Sequence[ExpertBuffer], choices: Choices) -> tuple[list[str], list[str]]:
     """Return the arrays to carry, in the first parent's order, and those to leave out."""
-    lone = set(conflicts.lone_arrays(parents)) if choices.arrays == "common" else set()
+    lone = set(merge_compatibility.lone_arrays(parents)) if choices.arrays == "common" else set()
     known = sorted({name for parent in parents for name in parent.names})
     without = full_names(choices.without, known)
     for parent in parents:  # refuses what the format demands
         keep_arrays(parent, [name for name in without if parent.has(name)])
     left_out = lone | set(without)
-    ours = conflicts.everything(parents[0])
+    ours = merge_compatibility.everything(parents[0])
     return [n for n in parents[0].names if n in ours - left_out], sorted(left_out)
 
 
@@ -193,18 +193,18 @@ def _check(
     choices: Choices,
 ) -> None:
     """Refuse what does not fit, with all reasons in one sentence."""
-    reasons = conflicts.environment_conflicts(parents)
+    reasons = merge_compatibility.environment_conflicts(parents)
     if not reasons:  # arrays of different environments are not worth comparing
-        lone = [name for name in conflicts.lone_arrays(parents) if name not in left_out]
+        lone = [name for name in merge_compatibility.lone_arrays(parents) if name not in left_out]
         if lone:
             reasons.append(f"only some have {', '.join(lone)} (--arrays common leaves these out)")
         shared = [name for name in names if name not in lone]
         masks = [name.removeprefix("masks/") for name in shared if name.startswith("masks/")]
-        reasons += conflicts.array_conflicts(parents, shared)
-        reasons += conflicts.capture_conflicts(experts, shared)
-        reasons += conflicts.mask_conflicts(parents, masks)
+        reasons += merge_compatibility.array_conflicts(parents, shared)
+        reasons += merge_compatibility.capture_conflicts(experts, shared)
+        reasons += merge_compatibility.mask_conflicts(parents, masks)
     if choices.licence is None:
-        reasons += conflicts.licence_conflicts(parents)
+        reasons += merge_compatibility.licence_conflicts(parents)
     if reasons:
         msg = (
             f"these datasets cannot be one: {'; '.join(reasons)}; leave out with --without what "

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets import layout
-from kd_offline.datasets.blocks import EpisodeBlock
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Splits
-from kd_offline.datasets.writer import DatasetWriter, finished
+from kd_offline.datasets.writing.blocks import EpisodeBlock
+from kd_offline.datasets.writing.writer import DatasetWriter, finished
 from kd_offline.errors import UnknownNameError
 from kd_offline.schemas.dataset import DatasetManifest, LineageRecord, RecordingHeader
 from kd_offline.tracking.base import Observer, Operation, observed

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kd_offline.datasets import chunks
+from kd_offline.datasets.format import chunks
 from kd_offline.datasets.loading.plan import Items, Pool
-from kd_offline.datasets.stored import StoredArray
+from kd_offline.datasets.reading.array_reader import StoredArray
 from kd_offline.types import Array, BoolArray, IntArray
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kd_offline.datasets.layout import MANIFEST
+from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.sharing.targets import of_a_dataset
 from kd_offline.datasets.storage.remote import PASSING, check_online, hub_endpoint, hub_parts
 from kd_offline.datasets.storage.traffic import TRAFFIC

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from kd_offline.datasets import layout
+from kd_offline.datasets.format import layout
 from kd_offline.errors import CorruptDatasetError, UnknownNameError
 from kd_offline.schemas.dataset import DatasetManifest, FileRecord
 from kd_offline.sealed_json import seal, unseal

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from kd_offline.datasets.layout import MANIFEST
+from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.files import aside, check_output
 
 # The earliest time that a ZIP file can state: when it was packed does not matter.

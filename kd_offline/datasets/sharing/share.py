@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kd_offline.datasets.checks.integrity import verify
-from kd_offline.datasets.manifest import parse_manifest, read_text
+from kd_offline.datasets.format.manifest import parse_manifest, read_text
 from kd_offline.datasets.sharing.narrow import added_arrays, chosen_arrays, narrowed
 from kd_offline.datasets.sharing.transfer import Copy, send
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.cache import default_cache
 from kd_offline.datasets.storage.sources import known_scheme, open_files
+from kd_offline.datasets.validation.integrity import verify
 from kd_offline.errors import CorruptDatasetError, UsageError
 from kd_offline.files import check_output
 from kd_offline.schemas.dataset import DatasetManifest

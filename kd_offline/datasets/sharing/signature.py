@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kd_offline.datasets.manifest import read_manifest
+from kd_offline.datasets.format.manifest import read_manifest
 from kd_offline.datasets.sharing.signers import Signer, read_allowed_signers, read_public_key
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.sources import open_files

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from kd_offline.datasets.layout import GROUPS, JOURNAL, LOCK, MANIFEST, ZARR_JSON
+from kd_offline.datasets.format.layout import GROUPS, JOURNAL, LOCK, MANIFEST, ZARR_JSON
 from kd_offline.datasets.storage.addresses import split_pin
 from kd_offline.datasets.storage.sources import known_scheme
 from kd_offline.datasets.storage.store import Folder, lock

@@ -10,7 +10,7 @@ from functools import cache as once
 from pathlib import Path
 from threading import Lock
 
-from kd_offline.datasets import layout
+from kd_offline.datasets.format import layout
 from kd_offline.datasets.sharing.targets import ASIDE, Target, of_a_dataset, open_target
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.cache import Cache

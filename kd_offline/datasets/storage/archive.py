@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from kd_offline.datasets.layout import MANIFEST
-from kd_offline.datasets.limits import MAX_MANIFEST_BYTES
+from kd_offline.datasets.format.layout import MANIFEST
+from kd_offline.datasets.format.resource_limits import MAX_MANIFEST_BYTES
 from kd_offline.datasets.storage.cache import Cache
 from kd_offline.errors import CorruptDatasetError, StorageError
 from kd_offline.schemas.dataset import FileRecord

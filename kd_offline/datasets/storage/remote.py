@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from kd_offline.datasets.layout import MANIFEST
-from kd_offline.datasets.limits import MAX_MANIFEST_BYTES
+from kd_offline.datasets.format.layout import MANIFEST
+from kd_offline.datasets.format.resource_limits import MAX_MANIFEST_BYTES
 from kd_offline.datasets.storage.addresses import scheme_of, split_pin
 from kd_offline.datasets.storage.cache import Cache
 from kd_offline.datasets.storage.traffic import PACE, TRAFFIC

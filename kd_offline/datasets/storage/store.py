@@ -1,7 +1,7 @@
 """Where the files of one dataset lie: what reading needs, and the local folder that also writes.
 
 Nothing here knows what the files mean. Operating-system errors become :class:`StorageError`; below
-the folder of a dataset only plain files count, see :mod:`kd_offline.datasets.storage.plain`.
+the folder of a dataset only plain files count, see :mod:`kd_offline.datasets.storage.safe_open`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, ClassVar, Protocol
 
-from kd_offline.datasets.layout import LOCK, SCRATCH
-from kd_offline.datasets.storage import direct, plain
+from kd_offline.datasets.format.layout import LOCK, SCRATCH
+from kd_offline.datasets.storage import direct_io, safe_open
 from kd_offline.errors import StorageError
 from kd_offline.file_locks import busy, try_lock
 from kd_offline.files import make_folder
@@ -79,7 +79,7 @@ class Folder:
         """Tell whether ``path`` is a file here."""
         try:
             return self.size(path) is not None
-        except plain.NotPlainError:
+        except safe_open.NotPlainError:
             return False
 
     def size(self, path: str) -> int | None:
@@ -93,7 +93,7 @@ class Folder:
             The folder cannot be read.
         """
         try:
-            return plain.status(self.root, path).st_size
+            return safe_open.status(self.root, path).st_size
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -112,7 +112,7 @@ class Folder:
             The file cannot be read.
         """
         try:
-            with plain.opened(self.root, path) as file:
+            with safe_open.opened(self.root, path) as file:
                 size = os.fstat(file.fileno()).st_size
                 left = size if listed is None else min(size, listed.size + 1)
                 return _exactly(file, left)
@@ -130,7 +130,7 @@ class Folder:
             _PIECES.mine = memoryview(bytearray(_PIECE))
         values, piece = hashlib.sha256(), _PIECES.mine
         try:
-            with plain.opened(self.root, listed.path) as file:
+            with safe_open.opened(self.root, listed.path) as file:
                 size = os.fstat(file.fileno()).st_size
                 while size == listed.size and (count := file.readinto(piece)):
                     values.update(piece[:count])
@@ -152,7 +152,7 @@ class Folder:
         most. ``durable`` also waits until the bytes would survive a loss of power.
         """
         target, beside = self.root / path, self.root / aside
-        plain.refuse_links(self.root, path)
+        safe_open.refuse_links(self.root, path)
         try:
             _put(beside, data, durable)
             try:
@@ -172,7 +172,7 @@ class Folder:
 
     def files(self) -> Iterator[str]:
         """Yield the relative path of everything here but folders; no link is followed."""
-        return plain.listing(self.root)
+        return safe_open.listing(self.root)
 
 
 def measured(files: Files, listed: FileRecord) -> tuple[int, str]:
@@ -197,7 +197,7 @@ def lock(root: Path) -> IO[bytes]:
         Another process is recording here, or the folder refuses.
     """
     try:
-        handle = plain.held(root / LOCK)
+        handle = safe_open.held(root / LOCK)
     except OSError as error:
         raise _refusal(root, "write to", error) from error
     try:
@@ -224,9 +224,9 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 
 
 def _put(path: Path, data: bytes, durable: bool) -> None:
-    if not durable and direct.write(path, data):
+    if not durable and direct_io.write(path, data):
         return
-    with plain.created(path) as file:
+    with safe_open.created(path) as file:
         left = memoryview(data)
         while left:  # an unbuffered write may take less than all
             left = left[file.write(left) :]

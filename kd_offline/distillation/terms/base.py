@@ -24,8 +24,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.edit.conflicts import capture_conflicts
-from kd_offline.datasets.layout import SOURCES
+from kd_offline.datasets.edit.merge_compatibility import capture_conflicts
+from kd_offline.datasets.format.layout import SOURCES
 from kd_offline.errors import MismatchError
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec, Strict

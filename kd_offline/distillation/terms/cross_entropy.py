@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kd_offline.datasets.layout import SOURCES
+from kd_offline.datasets.format.layout import SOURCES
 from kd_offline.distillation import losses
 from kd_offline.distillation.terms.base import (
     Elements,

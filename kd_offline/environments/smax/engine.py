@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_offline.environments.smax.library import make_game
+from kd_offline.environments.smax.packed_records import Layout, Tree
 from kd_offline.environments.smax.settings import SmaxSettings
-from kd_offline.environments.smax.words import Layout, Tree
 from kd_offline.types import Array, BoolArray, IntArray, SeedArray
 
 STOP = 4

@@ -4,7 +4,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from kd_offline.datasets import layout, sink
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.writing import dataset_files
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 
 
@@ -32,7 +33,7 @@ def small_chunks(monkeypatch):
 @pytest.fixture
 def eager_journal(monkeypatch):
     """The journal is written after every block when ``journal_seconds`` is zero."""
-    monkeypatch.setattr(sink, "_JOURNAL_SHARE", 0)
+    monkeypatch.setattr(dataset_files, "_JOURNAL_SHARE", 0)
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from kd_offline.datasets.edit.split import split
+from kd_offline.datasets.format.layout import SPLITS
 from kd_offline.datasets.held_out import held_out
-from kd_offline.datasets.layout import SPLITS
 from kd_offline.datasets.sampler import Splits
-from kd_offline.datasets.writer import DatasetWriter
+from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.errors import DatasetError, UsageError
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
 
@@ -24,7 +24,7 @@ def dataset(path, codes, names=SPLITS, seeds=None):
 
 
 def opened(path):
-    from kd_offline.datasets.reader import ExpertBuffer
+    from kd_offline.datasets.reading.reader import ExpertBuffer
 
     return ExpertBuffer.open(path)
 

@@ -6,8 +6,8 @@ import json
 import pytest
 from pydantic import BaseModel
 
-from kd_offline.datasets import layout
-from kd_offline.datasets.manifest import parse_manifest
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.manifest import parse_manifest
 from kd_offline.errors import CorruptDatasetError
 from kd_offline.schemas.dataset import (
     Capture,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer, layout
+from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer
+from kd_offline.datasets.format import layout
 from kd_offline.distillation.dataset_statistics import Deviation
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.episode_targets import StreamedTargets, in_file_order

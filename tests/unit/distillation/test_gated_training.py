@@ -20,7 +20,7 @@ from kd_offline.runs.folder import open_run
 from kd_offline.schemas.run import RunManifest
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.policy import load
-from kd_offline.students.settling import Remnant
+from kd_offline.students.structured_pruning import Remnant
 from kd_offline.testing.factories import environment_spec
 from kd_offline.tracking.base import FunctionObserver
 

@@ -10,8 +10,8 @@ from kd_offline.hardware import profiles
 from kd_offline.networks.arithmetic import ExportedShape
 from kd_offline.schemas.budget import Budget
 from kd_offline.schemas.recipes import UnitGates
-from kd_offline.students.gates import Gates
-from kd_offline.students.limits import Bounds, figures
+from kd_offline.students.cost_bounds import Bounds, figures
+from kd_offline.students.l0_gates import Gates
 from kd_offline.students.policy import build
 from tests.unit.students.test_budgets import card
 

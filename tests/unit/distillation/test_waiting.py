@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.writer import DatasetWriter
+from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.distillation import block_importance
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
-from kd_offline.exports import gate
+from kd_offline.exports import parity_check
 from kd_offline.recording import relabel
 from kd_offline.recording.episodes import Part
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
@@ -76,7 +76,7 @@ def test_noise_about_agents_that_wait_changes_no_bit(tmp_path, method, settings)
 def test_an_action_that_there_is_not_is_no_action_of_an_agent_that_waits(tmp_path):
     """Export, the probe of what blocks are worth, and labels that are computed again."""
     buffer = ExpertBuffer.open(written(tmp_path / "d.zarr", True, without=("steps/logits",)))
-    episodes = gate.recorded(buffer, 5)
+    episodes = parity_check.recorded(buffer, 5)
     assert set(episodes.arrays["actions"][~episodes.arrays["alive"]].tolist()) == {0}
     _, _, decisions, _ = block_importance._sample(buffer)
     assert (decisions.sum(-1) == 1).all()

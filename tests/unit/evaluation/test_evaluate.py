@@ -10,8 +10,8 @@ from kd_offline.errors import UsageError
 from kd_offline.evaluation import evaluate as module
 from kd_offline.evaluation.cost import LayerShape
 from kd_offline.evaluation.evaluate import Plan, evaluate, measure
-from kd_offline.evaluation.parties import Parties
-from kd_offline.evaluation.play import Contestants, count_rollouts
+from kd_offline.evaluation.evaluation_setup import EvaluationSetup
+from kd_offline.evaluation.play import PolicySet, count_rollouts
 from kd_offline.policies import MixedTeam, RandomPolicy
 from kd_offline.runs.folder import create_run, open_run
 from kd_offline.schemas.evaluation import EvaluationReport
@@ -24,7 +24,7 @@ PLAN = Plan(episodes=300, cross_play=True)
 
 
 def figures(*students: Any, plan: Plan = PLAN, sides: int = 1, ceiling: Any = None) -> Any:
-    who = Contestants(EXPERT, students, ceiling)
+    who = PolicySet(EXPERT, students, ceiling)
     environment = TargetsEnvironment(sides=sides)
     return measure(environment, who, tuple(range(len(students))), plan)
 
@@ -82,7 +82,7 @@ def test_sides_are_measured_against_the_experts_other_side():
 
 
 def test_a_ceiling_counts_for_the_sides_that_it_learned():
-    who = Contestants(EXPERT, (WORSE,), EXPERT, ("left",))
+    who = PolicySet(EXPERT, (WORSE,), EXPERT, ("left",))
     plan = Plan(episodes=50, modes=("greedy",))
     got = measure(TargetsEnvironment(sides=2), who, (0,), plan).modes["greedy"]
     assert got.sides["left"].retention.of_ceiling is not None
@@ -104,16 +104,16 @@ def test_cross_play_finds_the_broken_agent():
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     manifest = run_manifest(seeds=(0, 1)).model_copy(update={"environment": "test/targets"})
     folder = create_run(tmp_path / "run", manifest)
-    parties = Parties(
+    setup = EvaluationSetup(
         manifest=folder.manifest(),
         environment=TargetsEnvironment(),
-        who=Contestants(EXPERT, (EXPERT, WORSE)),
+        who=PolicySet(EXPERT, (EXPERT, WORSE)),
         expert_name="bundled",
         ceiling_name=None,
         expert_shapes=(LayerShape(4, (64,), 64, 3), LayerShape(5, (64,), 64, 4)),
         student_shapes=(LayerShape(3, (8,), 8, 3), LayerShape(4, (8,), 8, 4)),
     )
-    monkeypatch.setattr(module, "load_parties", lambda *a, **k: parties)
+    monkeypatch.setattr(module, "load_evaluation_setup", lambda *a, **k: setup)
     return folder.path
 
 

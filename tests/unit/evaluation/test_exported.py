@@ -21,7 +21,7 @@ from kd_offline.schemas.student import StudentCard
 from kd_offline.students import policy as students
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.testing.reports import run_manifest
-from tests.unit.evaluation.test_parties import MASK, SPEC, expert, rows
+from tests.unit.evaluation.test_evaluation_setup import MASK, SPEC, expert, rows
 
 PLAYED = {"episodes": 30, "modes": ["greedy"]}
 

@@ -13,7 +13,7 @@ from kd_offline.evaluation import engines, latency
 from kd_offline.evaluation.calibrate import student, subject_of
 from kd_offline.evaluation.energy import NOT_ASKED
 from kd_offline.evaluation.engines import ENGINES, Bench, Subject, sampler, timed
-from kd_offline.evaluation.subjects import of_expert
+from kd_offline.evaluation.latency_targets import of_expert
 from kd_offline.evaluation.timing import Plan, histogram, interleaved
 from kd_offline.evaluation.torch_steps import exported_step
 from kd_offline.experts.load import load as load_expert

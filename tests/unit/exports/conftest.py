@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_offline.exports import gate
+from kd_offline.exports import parity_check
 from kd_offline.exports.compact import compact
 from kd_offline.exports.contract import contracts
 from kd_offline.exports.engines import numpy_steps, team
@@ -128,8 +128,8 @@ def exported(kind, *, int8=False):
 
 def same(ours, theirs, episodes):
     """Check parity of two replays and return how they compare."""
-    found = gate.compare(ours, theirs, episodes)
-    gate.require_parity("tested", found)
+    found = parity_check.compare(ours, theirs, episodes)
+    parity_check.require_parity("tested", found)
     return found
 
 
@@ -143,7 +143,7 @@ def buffer(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def episodes(buffer):
-    return gate.recorded(buffer, 100)
+    return parity_check.recorded(buffer, 100)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kd_offline.errors import EXIT_USAGE, UsageError
-from kd_offline.exports import c_library, c_source, c_tables, gate
+from kd_offline.exports import c_library, c_source, c_tables, parity_check
 from kd_offline.exports.c_library import BuildError
 from kd_offline.exports.contract import symbols
 from kd_offline.exports.engines import team
@@ -27,10 +27,10 @@ def written(folder, kind, episodes, *, int8=False, networks=None, agents=3):
     """Write the C of some agents of a kind; return their contracts and the team in NumPy."""
     _, own, every, numpy_team = exported(kind, int8=int8)
     few = episodes.first(20)
-    recorded = vectors(numpy_team, gate.replay(numpy_team, few), few)
+    recorded = vectors(numpy_team, parity_check.replay(numpy_team, few), few)
     folder.mkdir()
     chosen = ((networks or own)[:agents], every[:agents], recorded[:agents])
-    c_source.write(folder, *chosen, gate.TOLERANCE, "a test")
+    c_source.write(folder, *chosen, parity_check.TOLERANCE, "a test")
     return every[:agents], numpy_team
 
 
@@ -42,8 +42,8 @@ def written(folder, kind, episodes, *, int8=False, networks=None, agents=3):
 def test_it_says_what_numpy_says(kind, int8, episodes, tmp_path):
     agents, numpy_team = written(tmp_path / "c", kind, episodes, int8=int8)
     steps = c_library.steps(tmp_path / "c", agents, cflags="-O1")
-    said = gate.replay(team(agents, steps, numpy_team.mask.random_k), episodes)
-    found = same(said, gate.replay(numpy_team, episodes), episodes)
+    said = parity_check.replay(team(agents, steps, numpy_team.mask.random_k), episodes)
+    found = same(said, parity_check.replay(numpy_team, episodes), episodes)
     assert found.logit_error < 1e-5
 
 
@@ -68,7 +68,9 @@ def test_the_self_test_finds_altered_weights(episodes, tmp_path):
 def test_bits_do_not_depend_on_the_optimiser(episodes, tmp_path):
     agents, _ = written(tmp_path / "c", RICH, episodes)
     said = [
-        gate.replay(team(agents, c_library.steps(tmp_path / "c", agents, cflags=f), None), episodes)
+        parity_check.replay(
+            team(agents, c_library.steps(tmp_path / "c", agents, cflags=f), None), episodes
+        )
         for f in ("-O0", "-O3")
     ]
     assert np.array_equal(*said)
@@ -133,9 +135,9 @@ def test_hostile_names_stay_within_comments_and_strings(episodes, tmp_path):
         for a in agents
     )
     few = episodes.first(5)
-    recorded = vectors(numpy_team, gate.replay(numpy_team, few), few)
+    recorded = vectors(numpy_team, parity_check.replay(numpy_team, few), few)
     (tmp_path / "c").mkdir()
-    c_source.write(tmp_path / "c", networks, agents, recorded, gate.TOLERANCE, nasty)
+    c_source.write(tmp_path / "c", networks, agents, recorded, parity_check.TOLERANCE, nasty)
     c_library.make(tmp_path / "c", "test", tmp_path / "b", CFLAGS="-O0")
     assert "*/ int" not in (tmp_path / "c" / "kd_agent_0.h").read_text()
 

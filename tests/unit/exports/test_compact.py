@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kd_offline.exports import gate
+from kd_offline.exports import parity_check
 from kd_offline.exports.compact import compact
 from kd_offline.exports.network import arrays
 from tests.unit.exports.conftest import (
@@ -23,7 +23,9 @@ from tests.unit.exports.conftest import (
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_whole_recorded_episodes_are_answered_alike(kind, episodes):
     policy, _, _, numpy_team = exported(kind)
-    found = same(gate.replay(numpy_team, episodes), gate.replay(policy, episodes), episodes)
+    found = same(
+        parity_check.replay(numpy_team, episodes), parity_check.replay(policy, episodes), episodes
+    )
     assert found.agreement == 1.0
     assert found.logit_error < 2e-5
     assert found.decisions == episodes.deciding().sum() > episodes.steps
@@ -47,9 +49,9 @@ def test_hidden_features_cannot_matter(episodes):
     poisoned = episodes.arrays["obs"].copy()
     poisoned[:, :, ~MASKS["partial"]] = np.nan
     changed = replace(episodes, arrays=episodes.arrays | {"obs": poisoned})
-    said = gate.replay(numpy_team, changed)
-    assert np.array_equal(said, gate.replay(numpy_team, episodes))
-    same(said, gate.replay(policy, episodes), episodes)
+    said = parity_check.replay(numpy_team, changed)
+    assert np.array_equal(said, parity_check.replay(numpy_team, episodes))
+    same(said, parity_check.replay(policy, episodes), episodes)
 
 
 def test_aligner_normalisation_and_constant_bits_are_folded():
@@ -73,7 +75,7 @@ def test_features_that_hardly_vary_far_from_zero_survive(episodes):
 
     networks = compact(policy)
     compacted = team(contracts(networks, SPEC), numpy_steps(networks), None)
-    same(gate.replay(compacted, shifted), gate.replay(policy, shifted), shifted)
+    same(parity_check.replay(compacted, shifted), parity_check.replay(policy, shifted), shifted)
 
 
 def test_another_executed_action_can_be_told(episodes):
@@ -81,6 +83,6 @@ def test_another_executed_action_can_be_told(episodes):
     policy, _, _, numpy_team = exported(Kind("gru", 0, last_action=True))
     actions = 1 - episodes.arrays["actions"].clip(0, 1)
     changed = replace(episodes, arrays=episodes.arrays | {"actions": actions})
-    said = gate.replay(numpy_team, changed)
-    same(said, gate.replay(policy, changed), changed)
-    assert np.abs(said - gate.replay(numpy_team, episodes)).max() > 0.01
+    said = parity_check.replay(numpy_team, changed)
+    same(said, parity_check.replay(policy, changed), changed)
+    assert np.abs(said - parity_check.replay(numpy_team, episodes)).max() > 0.01

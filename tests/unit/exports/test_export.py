@@ -18,10 +18,10 @@ from kd_offline.errors import (
     UsageError,
 )
 from kd_offline.exports import export as module
-from kd_offline.exports import gate, onnx_graph, tensors
+from kd_offline.exports import onnx_graph, parity_check, tensors
 from kd_offline.exports.engines import ENGINES, load_export, read_manifest
 from kd_offline.exports.export import export
-from kd_offline.exports.gate import ParityError
+from kd_offline.exports.parity_check import ParityError
 from kd_offline.networks import quantise
 from kd_offline.schemas.publish import json_schema
 from kd_offline.students.policy import load
@@ -78,8 +78,8 @@ def test_the_gate_says_what_it_measured(whole, episodes):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_plays_the_exported_team(whole, engine, episodes):
     run, fp32, _ = whole
-    said = gate.replay(load_export(run.path / "export", engine), episodes)
-    same(said, gate.replay(load(run.path)[0], episodes), episodes)
+    said = parity_check.replay(load_export(run.path / "export", engine), episodes)
+    same(said, parity_check.replay(load(run.path)[0], episodes), episodes)
     assert fp32.students == run.manifest().results[0].digest
 
 
@@ -137,8 +137,8 @@ def test_other_masks_travel_too(kind, buffer, tmp_path, episodes, monkeypatch):
         drawn = np.ones((buffer.n_episodes, SPEC.n_agents, SPEC.obs_width), bool)
         monkeypatch.setattr(type(buffer), "mask", lambda self, name: drawn)
     manifest = export(run.path, tmp_path / "out", to="torch")
-    said = gate.replay(load_export(tmp_path / "out"), episodes)
-    same(said, gate.replay(load(run.path)[0], episodes), episodes)
+    said = parity_check.replay(load_export(tmp_path / "out"), episodes)
+    same(said, parity_check.replay(load(run.path)[0], episodes), episodes)
     assert manifest.agents[0].drawn == (kind.mask == "drawn")
 
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from kd_offline.errors import CheckpointError, UsageError
-from kd_offline.exports import gate
+from kd_offline.exports import parity_check
 from kd_offline.exports.engines import engine_for, load_export, read_manifest
 from kd_offline.exports.export import export
 from kd_offline.schemas.export import ExportManifest, FileFact
@@ -55,9 +55,9 @@ def test_its_makefile_never_runs_even_where_c_is_asked_for(theirs, tmp_path, epi
     mark = tmp_path / "it ran"
     (theirs / "c" / name).write_text(marking(mark))
     relisted(theirs)
-    said = gate.replay(load_export(theirs, "c"), episodes)
+    said = parity_check.replay(load_export(theirs, "c"), episodes)
     assert not mark.exists()
-    assert (said == gate.replay(load_export(theirs, "c"), episodes)).all()
+    assert (said == parity_check.replay(load_export(theirs, "c"), episodes)).all()
     load_export(theirs)
     assert not mark.exists()
 
@@ -160,7 +160,7 @@ def test_the_bytes_that_run_are_the_bytes_that_were_checked(theirs, episodes, mo
     """The folder is changed between the check and the opening."""
     from kd_offline.exports import engines
 
-    before = gate.replay(load_export(theirs, engine), episodes)
+    before = parity_check.replay(load_export(theirs, engine), episodes)
     weights = theirs / "torch" / "students.safetensors"
     kind, opening = engines.ENGINES[engine]
 
@@ -170,5 +170,5 @@ def test_the_bytes_that_run_are_the_bytes_that_were_checked(theirs, episodes, mo
         return opening(folder, agents)
 
     monkeypatch.setitem(engines.ENGINES, engine, (kind, late))
-    assert (gate.replay(load_export(theirs, engine), episodes) == before).all()
+    assert (parity_check.replay(load_export(theirs, engine), episodes) == before).all()
     assert weights.read_bytes() == b"changed since"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kd_offline.errors import CheckpointError, MissingExtraError
-from kd_offline.exports import gate, onnx_graph
+from kd_offline.exports import onnx_graph, parity_check
 from kd_offline.exports.engines import team
 from kd_offline.exports.network import Affine
 from tests.unit.exports.conftest import KINDS, RICH, SPEC, exported, same
@@ -24,8 +24,8 @@ def written(tmp_path, networks):
 def test_it_says_what_numpy_says(kind, int8, episodes, tmp_path):
     policy, networks, agents, numpy_team = exported(kind, int8=int8)
     steps = written(tmp_path, networks)
-    said = gate.replay(team(agents, steps, policy.card.random_k), episodes)
-    same(said, gate.replay(numpy_team, episodes), episodes)
+    said = parity_check.replay(team(agents, steps, policy.card.random_k), episodes)
+    same(said, parity_check.replay(numpy_team, episodes), episodes)
 
 
 def test_the_step_returns_the_action_and_the_whole_memory(tmp_path):
@@ -84,12 +84,12 @@ def test_swapped_gates_are_found(episodes, tmp_path):
     from dataclasses import replace
 
     wrong = [replace(n, gru=(swapped(n.gru[0]), swapped(n.gru[1]))) for n in networks]
-    said = gate.replay(team(agents, written(tmp_path, wrong), None), episodes)
-    found = gate.compare(said, gate.replay(policy, episodes), episodes)
-    with pytest.raises(gate.ParityError, match="onnx export is refused"):
-        gate.require_parity("onnx", found)
+    said = parity_check.replay(team(agents, written(tmp_path, wrong), None), episodes)
+    found = parity_check.compare(said, parity_check.replay(policy, episodes), episodes)
+    with pytest.raises(parity_check.ParityError, match="onnx export is refused"):
+        parity_check.require_parity("onnx", found)
     assert SPEC.n_agents == len(agents)
-    same(gate.replay(numpy_team, episodes), gate.replay(policy, episodes), episodes)
+    same(parity_check.replay(numpy_team, episodes), parity_check.replay(policy, episodes), episodes)
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):

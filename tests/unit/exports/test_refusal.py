@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from kd_offline.exports import c_library, c_source, gate, onnx_graph, tensors
+from kd_offline.exports import c_library, c_source, onnx_graph, parity_check, tensors
 from kd_offline.exports.c_library import BuildError
 from kd_offline.exports.engines import ENGINES, numpy_steps
 from kd_offline.exports.export import export
-from kd_offline.exports.gate import ParityError
+from kd_offline.exports.parity_check import ParityError
 from kd_offline.exports.team import executed
 from kd_offline.exports.vectors import vectors
 from kd_offline.schemas.export import REFUSAL, WAITING
@@ -30,13 +30,13 @@ def engines(request, tmp_path_factory, episodes):
     kind, int8 = request.param
     _, networks, agents, numpy_team = exported(kind, int8=int8)
     few = episodes.first(20)
-    recorded = vectors(numpy_team, gate.replay(numpy_team, few), few)
+    recorded = vectors(numpy_team, parity_check.replay(numpy_team, few), few)
     for name in ("torch", "onnx", "c"):
         (tmp_path / name).mkdir()
     tensors.write(tmp_path / "torch", networks, agents, {})
     for network, agent in zip(networks, agents, strict=True):
         onnx_graph.write(tmp_path / "onnx" / f"{agent.symbol}.onnx", network, {})
-    c_source.write(tmp_path / "c", networks, agents, recorded, gate.TOLERANCE, "a test")
+    c_source.write(tmp_path / "c", networks, agents, recorded, parity_check.TOLERANCE, "a test")
     opened = {name: open_steps(tmp_path, agents) for name, (_, open_steps) in ENGINES.items()}
     return agents, opened
 
@@ -129,7 +129,7 @@ def test_numbers_within_the_bounds_are_computed_with():
 
 def test_the_gate_refuses_an_engine_that_acts_upon_them():
     _, networks, agents, _ = exported(RICH)
-    gate.require_refusals("numpy", agents, numpy_steps(networks))
+    parity_check.require_refusals("numpy", agents, numpy_steps(networks))
 
     def careless(network):
         def step(obs, legal, memory):
@@ -147,7 +147,7 @@ def test_the_gate_refuses_an_engine_that_acts_upon_them():
 
     for wrong in (careless, late):
         with pytest.raises(ParityError, match="acts upon numbers that are NaN"):
-            gate.require_refusals("c", agents, [wrong(network) for network in networks])
+            parity_check.require_refusals("c", agents, [wrong(network) for network in networks])
 
 
 def test_the_gate_refuses_an_engine_that_decides_where_nothing_is_legal():
@@ -161,7 +161,7 @@ def test_the_gate_refuses_an_engine_that_decides_where_nothing_is_legal():
         return step
 
     with pytest.raises(ParityError, match="does not return action 0 where none is legal"):
-        gate.require_refusals("c", agents, [last(network) for network in networks])
+        parity_check.require_refusals("c", agents, [last(network) for network in networks])
 
 
 def test_the_gate_allows_rows_of_a_batch_to_round_differently():
@@ -175,7 +175,7 @@ def test_the_gate_allows_rows_of_a_batch_to_round_differently():
 
         return step
 
-    gate.require_refusals("c", agents, [uneven(network) for network in networks])
+    parity_check.require_refusals("c", agents, [uneven(network) for network in networks])
 
 
 def test_an_export_states_the_contract(run):
@@ -186,8 +186,8 @@ def test_an_export_states_the_contract(run):
 def test_the_header_states_the_contract(tmp_path, episodes):
     _, networks, agents, numpy_team = exported(RICH)
     few = episodes.first(20)
-    recorded = vectors(numpy_team, gate.replay(numpy_team, few), few)
-    c_source.write(tmp_path, networks, agents, recorded, gate.TOLERANCE, "a test")
+    recorded = vectors(numpy_team, parity_check.replay(numpy_team, few), few)
+    c_source.write(tmp_path, networks, agents, recorded, parity_check.TOLERANCE, "a test")
     text = " ".join((tmp_path / "kd_agent_0.h").read_text().replace(" *", " ").split())
     assert " ".join(REFUSAL.split()) in text
     assert WAITING in text
@@ -197,8 +197,10 @@ def test_the_header_states_the_contract(tmp_path, episodes):
 def c_folder(tmp_path, episodes):
     _, networks, agents, numpy_team = exported(RICH)
     few = episodes.first(20)
-    recorded = vectors(numpy_team, gate.replay(numpy_team, few), few)
-    c_source.write(tmp_path, networks[:1], agents[:1], recorded[:1], gate.TOLERANCE, "a test")
+    recorded = vectors(numpy_team, parity_check.replay(numpy_team, few), few)
+    c_source.write(
+        tmp_path, networks[:1], agents[:1], recorded[:1], parity_check.TOLERANCE, "a test"
+    )
     return tmp_path
 
 
@@ -248,4 +250,4 @@ def test_the_last_bits_of_rows_are_no_reason_to_refuse_an_engine():
 
         return step
 
-    gate.require_refusals("torch", agents, [rounding(network) for network in networks])
+    parity_check.require_refusals("torch", agents, [rounding(network) for network in networks])

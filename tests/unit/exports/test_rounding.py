@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_offline.exports import gate
+from kd_offline.exports import parity_check
 from kd_offline.networks.quantise import rounded
 from kd_offline.students.folding import RoundedPass
 from tests.unit.exports.conftest import KINDS, Kind, exported, same, student
@@ -18,12 +18,17 @@ def aware(kind):
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_the_rounded_pass_gives_the_logits_of_the_int8_export(kind, episodes):
-    int8 = gate.replay(exported(kind, int8=True)[3], episodes)
-    found = same(gate.replay(aware(kind), episodes), int8, episodes)
+    int8 = parity_check.replay(exported(kind, int8=True)[3], episodes)
+    found = same(parity_check.replay(aware(kind), episodes), int8, episodes)
     assert found.logit_error < 2e-5
     assert found.agreement == 1.0
     # It is another network than the one that is not rounded.
-    assert gate.compare(gate.replay(student(kind), episodes), int8, episodes).logit_error > 1e-3
+    assert (
+        parity_check.compare(
+            parity_check.replay(student(kind), episodes), int8, episodes
+        ).logit_error
+        > 1e-3
+    )
 
 
 def test_gradients_go_straight_through_the_rounding():
@@ -61,5 +66,5 @@ def test_what_a_mask_hides_takes_no_part_in_the_rounding(episodes):
         with torch.no_grad():
             policy.team.networks[0].trunk[0].weight[:, 3:] *= scale
         policies.append(policy)
-    one, other = (gate.replay(policy, episodes) for policy in policies)
+    one, other = (parity_check.replay(policy, episodes) for policy in policies)
     assert np.array_equal(one, other)

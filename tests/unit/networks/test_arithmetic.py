@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd_offline.errors import UsageError
-from kd_offline.evaluation.parties import student_shapes
+from kd_offline.evaluation.evaluation_setup import student_shapes
 from kd_offline.experts.importers import networks as foreign
 from kd_offline.exports.c_source import static_bytes
 from kd_offline.exports.c_tables import interleaved

@@ -15,7 +15,7 @@ from kd_offline.networks.files import read_tensors, write_tensors
 from kd_offline.students.file import CARD
 from kd_offline.students.policy import load
 from tests.sealing import resealed, resealed_tensors
-from tests.unit.evaluation.test_parties import expert, make_run
+from tests.unit.evaluation.test_evaluation_setup import expert, make_run
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1, dtype=torch.int64)}
 

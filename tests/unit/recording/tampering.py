@@ -1,7 +1,7 @@
 """Datasets that are valid in every respect but were wrong before they were written."""
 
 from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer
-from kd_offline.datasets.layout import RULES
+from kd_offline.datasets.format.layout import RULES
 from kd_offline.schemas.dataset import RecordingHeader
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kd_offline.datasets.layout import SOURCES
+from kd_offline.datasets.format.layout import SOURCES
 from kd_offline.recording import noise
 from kd_offline.seeding import episode_seeds
 from kd_offline.types import PolicyOutput, View

@@ -3,7 +3,7 @@ import pytest
 
 from kd_offline import environments
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.layout import SOURCES
+from kd_offline.datasets.format.layout import SOURCES
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import CheckpointError, MismatchError

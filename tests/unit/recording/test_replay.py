@@ -5,8 +5,8 @@ import pytest
 
 from kd_offline import environments
 from kd_offline.datasets import ExpertBuffer, verify
-from kd_offline.datasets.blocks import EpisodeBlock
-from kd_offline.datasets.writer import DatasetWriter
+from kd_offline.datasets.writing.blocks import EpisodeBlock
+from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.errors import MismatchError, MissingArrayError, MissingExtraError, UsageError
 from kd_offline.policies import RandomPolicy
 from kd_offline.recording.noise import perturbed

@@ -5,7 +5,7 @@ import pytest
 from gymnasium import spaces
 
 from kd_offline.datasets import ExpertBuffer, verify
-from kd_offline.datasets.layout import JOURNAL
+from kd_offline.datasets.format.layout import JOURNAL
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import MismatchError, UsageError, UserCodeError

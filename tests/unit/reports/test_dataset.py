@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from kd_offline.cli.app import app
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.insight.profile import profile
+from kd_offline.datasets.analysis.profile import profile
 from kd_offline.errors import NotADatasetError, StorageError
 from kd_offline.recording.record import record
 from kd_offline.reports.dataset import inspect_html

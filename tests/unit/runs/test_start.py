@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from kd_offline import environments
-from kd_offline.datasets.checks.integrity import verify
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.validation.integrity import verify
 from kd_offline.errors import CheckpointError, MismatchError, UnknownNameError, UsageError
 from kd_offline.experts import checkpoint, start
 from kd_offline.experts.load import load

@@ -10,8 +10,8 @@ import pytest
 from kd_offline import ExpertBuffer, convert, verify
 from kd_offline.datasets.convert.formats import FORMATS
 from kd_offline.datasets.convert.parts import ForeignError
-from kd_offline.datasets.layout import MANIFEST
-from kd_offline.datasets.writer import DatasetWriter
+from kd_offline.datasets.format.layout import MANIFEST
+from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.errors import (
     KdOfflineError,
     MismatchError,

@@ -3,10 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from kd_offline.datasets import ExpertBuffer, annotate, filter, layout, merge, verify
+from kd_offline.datasets import ExpertBuffer, annotate, filter, merge, verify
 from kd_offline.datasets.convert.run import convert
 from kd_offline.datasets.edit.lineage import raised
-from kd_offline.datasets.edit.restate import restate
+from kd_offline.datasets.edit.rewrite_metadata import restate
+from kd_offline.datasets.format import layout
 from kd_offline.errors import CorruptDatasetError, StorageError, UsageError
 from kd_offline.sealed_json import seal
 

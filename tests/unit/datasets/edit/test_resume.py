@@ -4,7 +4,7 @@ import pytest
 
 from kd_offline import annotate, filter, merge, relabel_masks, split
 from kd_offline.datasets import verify
-from kd_offline.datasets.layout import JOURNAL
+from kd_offline.datasets.format.layout import JOURNAL
 from kd_offline.errors import MismatchError, UsageError
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 

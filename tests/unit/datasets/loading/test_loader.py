@@ -12,10 +12,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from kd_offline.datasets import layout, reader
+from kd_offline.datasets.format import layout
 from kd_offline.datasets.loading.loader import Loader
 from kd_offline.datasets.loading.plan import Windows
-from kd_offline.datasets.reader import ExpertBuffer
+from kd_offline.datasets.reading import reader
+from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.sampler import Position, epoch_order
 from kd_offline.datasets.storage.store import Folder
 from kd_offline.errors import CorruptDatasetError, MissingArrayError, UsageError

@@ -1,0 +1,152 @@
+"""Where everybody was: episodes of particle tasks as paths, from the stored observations alone.
+
+An observation gives positions relative to the observer. Where agents also see their own place
+(simple_spread), the frame is the world's. Elsewhere the landmarks, which stand still, are the
+frame: an agent that sees the first one at ``d`` stands at ``-d``. An agent that sees no landmark,
+the speaker of simple_speaker_listener, has no place and appears by what it says alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.types import Array, FloatArray, IntArray
+
+# Radii as the environments draw them, in world units; the format does not state sizes.
+_RADII = {"mpe/simple_spread_v3": 0.15, "mpe/simple_adversary_v3": 0.15}
+_RADIUS, _MOST = 0.075, 8
+_PAIRS = ("landmarks", "own_position")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One episode to be shown; ``F`` frames, one more than steps where the last view is stored.
+
+    ``places``: float64 [F, N, 2], NaN for agents without a place; ``landmarks``: float64 [L, 2];
+    ``goal``: index of the landmark that somebody is told to reach, or None; ``actions``: int64
+    [T, N]; ``sources``: int64 [T, N]; ``rewards``: float64 [T], of all agents together.
+    """
+
+    episode: int
+    title: str
+    places: FloatArray
+    landmarks: FloatArray
+    goal: int | None
+    actions: IntArray
+    sources: IntArray
+    rewards: FloatArray
+    radius: float
+
+
+def scenes(buffer: ExpertBuffer) -> tuple[Scene, ...]:
+    """Return some telling episodes of a particle task; none for other environments.
+
+    The best, the median and the worst by return, and the median of each level of noise.
+    """
+    spec = buffer.spec
+    if not spec.id.startswith("mpe/") or not _sighted(spec):
+        return ()
+    return tuple(_scene(buffer, episode, title) for episode, title in telling(buffer).items())
+
+
+def telling(buffer: ExpertBuffer) -> dict[int, str]:
+    """Return the episodes that are worth a look, with why."""
+    returns = buffer.episodes("return")
+    order = np.argsort(returns, kind="stable")
+    found = {int(order[-1]): "best"}
+    found.setdefault(int(order[len(order) // 2]), "median")
+    found.setdefault(int(order[0]), "worst")
+    if buffer.has("episodes/noise_level"):
+        levels = buffer.episodes("noise_level")
+        for level in np.unique(levels):
+            mine = order[levels[order] == level]
+            found.setdefault(int(mine[len(mine) // 2]), f"median at noise {level:g}")
+    return {
+        episode: f"{why}, return {returns[episode]:.2f}"
+        for episode, why in list(found.items())[:_MOST]
+    }
+
+
+def _scene(buffer: ExpertBuffer, episode: int, title: str) -> Scene:
+    spec, chosen = buffer.spec, np.array([episode])
+    names = ["steps/obs", "steps/actions", "steps/reward"]
+    optional = ("final/obs", "steps/action_source")
+    names += [name for name in optional if buffer.has(name)]
+    data = buffer.load(names, chosen)
+    obs = data["steps/obs"].astype(np.float64)
+    if "final/obs" in data:
+        obs = np.concatenate([obs, data["final/obs"]])
+    places, landmarks = _places(spec, np.nan_to_num(obs))
+    actions = data["steps/actions"].astype(np.int64)
+    sources = data.get("steps/action_source", np.zeros_like(actions)).astype(np.int64)
+    return Scene(
+        episode=episode,
+        title=title,
+        places=places,
+        landmarks=landmarks,
+        goal=_goal(spec, obs[0], landmarks, places[0]),
+        actions=actions,
+        sources=sources,
+        rewards=np.nan_to_num(data["steps/reward"].sum(axis=1, dtype=np.float64)),
+        radius=_RADII.get(spec.id, _RADIUS),
+    )
+
+
+def _sighted(spec: EnvironmentSpec) -> list[int]:
+    """Return the agents that see landmarks, and nothing else than pairs of numbers there."""
+    rows = []
+    for row, agent in enumerate(spec.agents):
+        blocks, width = spec.blocks[agent], spec.obs_widths[row]
+        sizes = {name: _size(blocks[name], width) for name in _PAIRS if name in blocks}
+        if sizes.get("landmarks") and all(size % 2 == 0 for size in sizes.values()):
+            rows.append(row)
+    return rows
+
+
+def _size(ranges: tuple[tuple[int, int], ...], width: int) -> int:
+    """Return the features of a block, an odd number where it does not fit the observation."""
+    fits = all(0 <= a < b <= width for a, b in ranges)
+    return sum(b - a for a, b in ranges) if fits else 1
+
+
+def _block(spec: EnvironmentSpec, obs: Array, row: int, name: str) -> Array:
+    """Return a block of one agent's observations as vectors: [..., k, 2]."""
+    ranges = spec.blocks[spec.agents[row]][name]
+    values = np.concatenate([obs[..., row, a:b] for a, b in ranges], axis=-1)
+    return values.reshape(*values.shape[:-1], -1, 2)
+
+
+def _places(spec: EnvironmentSpec, obs: Array) -> tuple[FloatArray, FloatArray]:
+    """Return places [F, N, 2] and landmarks [L, 2] in one frame."""
+    sighted = _sighted(spec)
+    absolute = all("own_position" in spec.blocks[spec.agents[row]] for row in sighted)
+    places = np.full((len(obs), spec.n_agents, 2), np.nan)
+    for row in sighted:
+        if absolute:
+            places[:, row] = _block(spec, obs, row, "own_position")[:, 0]
+        else:
+            places[:, row] = -_block(spec, obs, row, "landmarks")[:, 0]
+    first = sighted[0]
+    landmarks = places[0, first] + _block(spec, obs[0], first, "landmarks")
+    if not absolute:  # the middle of the landmarks makes a better origin than the first of them
+        middle = landmarks.mean(axis=0)
+        places, landmarks = places - middle, landmarks - middle
+    return places, landmarks
+
+
+def _goal(spec: EnvironmentSpec, obs: Array, landmarks: Array, places: Array) -> int | None:
+    """Return the landmark that somebody sees as the goal: by its direction, or by its colour."""
+    for row, agent in enumerate(spec.agents):
+        if "goal" not in spec.blocks[agent]:
+            continue
+        seen = np.concatenate([obs[row, a:b] for a, b in spec.blocks[agent]["goal"]])
+        if len(seen) == 2 and np.isfinite(places[row]).all():
+            away = np.linalg.norm(landmarks - (places[row] + seen), axis=-1)
+            return int(away.argmin())
+        if len(seen) == len(landmarks):
+            return int(seen.argmax())
+    return None

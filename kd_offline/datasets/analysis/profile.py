@@ -1,0 +1,223 @@
+"""What a dataset holds beyond its manifest: one pass over the steps, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+from kd_offline.datasets.analysis.calibration import Calibration, Values
+from kd_offline.datasets.analysis.tallies import Actions, Entropy, Rows, Similarity, Sources
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.tracking.base import SILENT, Observer
+from kd_offline.types import Array, FloatArray, IntArray
+
+MOMENTS = 50
+_BINS = 20
+_VALUE_BINS = 16
+_LEVELS = 8
+_NEEDED = (
+    *("actions", "available_actions", "alive", "logits", "embedding", "action_source"),
+    *("value", "reward", "truncated"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts in equal bins; one row for each part of the episodes.
+
+    ``edges``: float64 [bins + 1]; ``counts``: part -> int64 [bins]; ``means``: part -> mean.
+    """
+
+    edges: FloatArray
+    counts: dict[str, IntArray]
+    means: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Everything that ``inspect --html`` draws. What the dataset does not hold is None.
+
+    ``moments``: float64 [M + 1], the steps between which each bin of time lies; at most 50 bins.
+    ``frequency``: float64 [M, N, A]; ``legal``: float64 [N, A]; ``entropy``: float64 [M, N], nats;
+    ``similarity``: float64 [N, N]; ``sources``: int64 [N, 3] as in ``layout.SOURCES``; ``masks``:
+    name -> agent -> block -> share of the block's features that a student sees.
+    """
+
+    returns: Histogram
+    returns_by_noise: Histogram | None
+    lengths: Histogram
+    moments: FloatArray
+    frequency: FloatArray
+    legal: FloatArray
+    entropy: FloatArray | None
+    calibration: Calibration | None
+    similarity: FloatArray | None
+    sources: IntArray | None
+    masks: dict[str, dict[str, dict[str, float]]]
+
+
+class _Tally(Protocol):
+    def add(self, rows: Rows) -> None: ...
+
+
+def profile(buffer: ExpertBuffer, observer: Observer = SILENT) -> Profile:
+    """Read every step of a dataset once and return its figures.
+
+    Parameters
+    ----------
+    buffer
+    observer
+        Told how many steps are read.
+
+    Raises
+    ------
+    CorruptDatasetError
+        A chunk is missing or damaged.
+    """
+    spec = buffer.spec
+    longest = int(buffer.episodes("length").max())
+    moments = min(longest, MOMENTS)
+    actions = Actions(moments, spec.n_agents, spec.action_count)
+    entropy = Entropy(moments, spec.n_agents) if buffer.has("steps/logits") else None
+    similarity = Similarity(spec.n_agents) if buffer.has("steps/embedding") else None
+    sources = Sources(spec.n_agents) if buffer.has("steps/action_source") else None
+    values = _values(buffer)
+    tallies: list[_Tally] = [
+        tally for tally in (actions, entropy, similarity, sources, values) if tally is not None
+    ]
+    done = 0
+    for rows in backwards(buffer, moments):
+        for tally in tallies:
+            tally.add(rows)
+        done += len(rows.episode)
+        observer.progress(done, buffer.n_steps, "steps")
+    return Profile(
+        returns=returns_by_split(buffer),
+        returns_by_noise=returns_by_noise(buffer),
+        lengths=_histogram(buffer.episodes("length"), {"all": np.ones(buffer.n_episodes, bool)}),
+        moments=np.arange(moments + 1) * (longest / moments),
+        frequency=actions.frequency(),
+        legal=actions.legal_rate(),
+        entropy=None if entropy is None else entropy.mean(),
+        calibration=None if values is None else values.result(),
+        similarity=None if similarity is None else similarity.mean(),
+        sources=None if sources is None else sources.counts,
+        masks={name: _mask(buffer, name) for name in buffer.mask_names},
+    )
+
+
+def backwards(buffer: ExpertBuffer, moments: int) -> Iterator[Rows]:
+    """Yield all rows, a chunk at a time, the last chunk first."""
+    names = [name for name in _NEEDED if buffer.has(f"steps/{name}")]
+    lengths = buffer.episodes("length").astype(np.int64)
+    starts, longest = buffer.episodes("offset").astype(np.int64), int(lengths.max())
+    size = buffer.array("steps/reward").chunk_rows
+    for first in range((buffer.n_steps - 1) // size * size, -1, -size):
+        stop = min(first + size, buffer.n_steps)
+        row = np.arange(first, stop)
+        episode = np.searchsorted(starts, row, side="right") - 1
+        step = row - starts[episode]
+        yield Rows(
+            arrays={name: buffer.read(f"steps/{name}", first, stop) for name in names},
+            episode=episode,
+            moment=step * moments // longest,
+            last=step == lengths[episode] - 1,
+        )
+
+
+def returns_by_split(buffer: ExpertBuffer) -> Histogram:
+    """Return how the episode returns are spread in each split."""
+    codes = buffer.episodes("split")
+    parts = {name: codes == split.code for name, split in buffer.manifest.splits.items()}
+    return _histogram(buffer.episodes("return"), parts)
+
+
+def returns_by_noise(buffer: ExpertBuffer) -> Histogram | None:
+    """Return the same for each level of behaviour noise; None where there are no levels."""
+    if not buffer.has("episodes/noise_level"):
+        return None
+    levels = buffer.episodes("noise_level")
+    known = np.unique(levels)
+    if len(known) > _LEVELS:  # a level of its own for each episode, perhaps
+        edges = np.linspace(known[0], known[-1], _LEVELS)
+        found = np.searchsorted(edges[1:-1], levels, side="right")
+        parts = {f"{a:.2g} to {b:.2g}": found == k for k, (a, b) in enumerate(pairwise(edges))}
+    else:
+        parts = {f"{level:g}": levels == level for level in known}
+    return _histogram(buffer.episodes("return"), parts)
+
+
+def _histogram(values: Array, parts: dict[str, Array]) -> Histogram:
+    numbers = np.asarray(values, np.float64)
+    finite = np.isfinite(numbers)
+    low, high = (numbers[finite].min(), numbers[finite].max()) if finite.any() else (0.0, 0.0)
+    if values.dtype.kind in "iu":
+        bins = int(min(high - low + 1, _BINS))
+        edges = np.linspace(low - 0.5, high + 0.5, bins + 1)
+    elif low == high:
+        edges = np.array([low - 0.5, low + 0.5])
+    else:
+        edges = np.linspace(low, high, _BINS + 1)
+    chosen = {name: numbers[part & finite] for name, part in parts.items()}
+    return Histogram(
+        edges=edges,
+        counts={name: np.histogram(found, edges)[0] for name, found in chosen.items()},
+        means={name: float(found.mean()) for name, found in chosen.items() if found.size},
+    )
+
+
+def _values(buffer: ExpertBuffer) -> Values | None:
+    """Return what compares values with returns, if values and a discount are known."""
+    experts = {expert.id: expert for expert in buffer.manifest.experts}
+    if not buffer.has("steps/value") or not experts:
+        return None
+    shape = (buffer.n_episodes, buffer.spec.n_agents)
+    played_by = np.full(buffer.n_episodes, min(experts), np.int64)
+    if buffer.has("episodes/expert_id"):
+        played_by = buffer.episodes("expert_id").astype(np.int64)
+    gamma, beyond = np.zeros(buffer.n_episodes), np.zeros(shape)
+    for code, expert in experts.items():
+        if expert.gamma is None:
+            return None
+        mine = played_by == code
+        gamma[mine] = expert.gamma
+        if expert.bootstraps_truncation and buffer.has("final/value"):
+            beyond[mine] = buffer.read("final/value")[mine]
+    return Values(buffer.spec.side_of, gamma, beyond, _value_edges(buffer))
+
+
+def _value_edges(buffer: ExpertBuffer) -> FloatArray:
+    """Return bins around the mean; the outer ones take what lies three deviations off."""
+    spread = buffer.manifest.statistics.values.get("steps/value")
+    if spread is None:  # not stated: the last rows are as good as any
+        last = buffer.read("steps/value", max(0, buffer.n_steps - 4096))
+        mean, std, low, high = last.mean(), last.std(), last.min(), last.max()
+    else:
+        mean, std, low, high = spread.mean, spread.std, spread.min, spread.max
+    low, high = max(low, mean - 3 * std), min(high, mean + 3 * std)
+    return np.linspace(low, high if high > low else low + 1.0, _VALUE_BINS + 1)
+
+
+def _mask(buffer: ExpertBuffer, name: str) -> dict[str, dict[str, float]]:
+    """Return the share of every block that a mask shows, averaged over episodes."""
+    spec, stored = buffer.spec, buffer.array(f"masks/{name}")
+    shown = np.zeros((spec.n_agents, spec.obs_width))
+    if len(stored.spec.shape) == len("NO"):
+        shown += buffer.mask(name)
+    else:
+        for index in range(stored.chunk_count):
+            shown += stored.chunk(index).sum(axis=0)
+        shown /= stored.rows
+    return {
+        agent: {block: _seen(shown[row], ranges) for block, ranges in spec.blocks[agent].items()}
+        for row, agent in enumerate(spec.agents)
+    }
+
+
+def _seen(shown: FloatArray, ranges: tuple[tuple[int, int], ...]) -> float:
+    values: list[float] = [x for start, stop in ranges for x in shown[start:stop].tolist()]
+    return sum(values) / max(1, len(values))

@@ -1,0 +1,154 @@
+"""Figures that are gathered while the steps of a dataset pass by, the last rows first.
+
+Backwards, because what an episode still brings is then known when its earlier rows come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.policies import masked_log_softmax
+from kd_offline.types import Array, BoolArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of all episodes: their ``steps/*`` arrays by bare name, and where they are.
+
+    ``episode``: int64 [r]; ``moment``: int64 [r], the bin of time that a row falls into;
+    ``last``: bool [r], whether it is the last of its episode.
+    """
+
+    arrays: Mapping[str, Array]
+    episode: IntArray
+    moment: IntArray
+    last: BoolArray
+
+    @property
+    def alive(self) -> BoolArray:
+        """Which agents act: bool [r, N]."""
+        return self.arrays["alive"]
+
+
+@dataclass(slots=True)
+class Actions:
+    """How often each agent took each action, over time, and how often it could."""
+
+    moments: int
+    agents: int
+    actions: int
+    taken: IntArray = field(init=False)  # [moments, N, A]
+    alive: IntArray = field(init=False)  # [moments, N]
+    legal: IntArray = field(init=False)  # [N, A]
+
+    def __post_init__(self) -> None:
+        self.taken = np.zeros((self.moments, self.agents, self.actions), np.int64)
+        self.alive = np.zeros((self.moments, self.agents), np.int64)
+        self.legal = np.zeros((self.agents, self.actions), np.int64)
+
+    def add(self, rows: Rows) -> None:
+        """Count some rows in."""
+        alive, chosen = rows.alive, rows.arrays["actions"].astype(np.int64)
+        place = _cells(rows, self.agents)
+        known = alive & (chosen >= 0) & (chosen < self.actions)
+        cell = (place * self.actions + chosen)[known]
+        self.taken += np.bincount(cell, minlength=self.taken.size).reshape(self.taken.shape)
+        self.alive += np.bincount(place[alive], minlength=self.alive.size).reshape(self.alive.shape)
+        self.legal += (rows.arrays["available_actions"] & alive[..., None]).sum(axis=0)
+
+    def frequency(self) -> FloatArray:
+        """Return the share of each action, float64 [moments, N, A]; zero where nobody acted."""
+        return np.asarray(self.taken / np.maximum(self.taken.sum(axis=-1, keepdims=True), 1))
+
+    def legal_rate(self) -> FloatArray:
+        """Return how often each action was legal, float64 [N, A]."""
+        return np.asarray(self.legal / np.maximum(self.alive.sum(axis=0), 1)[:, None])
+
+
+@dataclass(slots=True)
+class Entropy:
+    """Entropy of the expert's policy over its legal actions, in nats, over time."""
+
+    moments: int
+    agents: int
+    total: FloatArray = field(init=False)  # [moments, N]
+    count: IntArray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = np.zeros((self.moments, self.agents))
+        self.count = np.zeros((self.moments, self.agents), np.int64)
+
+    def add(self, rows: Rows) -> None:
+        """Count some rows in."""
+        legal = rows.arrays["available_actions"]
+        logp = masked_log_softmax(rows.arrays["logits"], legal)
+        parts = np.multiply(np.exp(logp), logp, out=np.zeros_like(logp), where=legal)
+        alive, place = rows.alive, _cells(rows, self.agents)
+        size, shape = self.total.size, self.total.shape
+        sums = np.bincount(place[alive], -parts.sum(axis=-1)[alive], minlength=size)
+        self.total += sums.reshape(shape)
+        self.count += np.bincount(place[alive], minlength=size).reshape(shape)
+
+    def mean(self) -> FloatArray:
+        """Return the mean entropy, float64 [moments, N]; NaN where nobody acted."""
+        return _mean(self.total, self.count)
+
+
+@dataclass(slots=True)
+class Similarity:
+    """Mean cosine between the embeddings of two agents in the same step."""
+
+    agents: int
+    total: FloatArray = field(init=False)  # [N, N]
+    count: IntArray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = np.zeros((self.agents, self.agents))
+        self.count = np.zeros((self.agents, self.agents), np.int64)
+
+    def add(self, rows: Rows) -> None:
+        """Count some rows in; an embedding of zeros is like no other."""
+        vectors = rows.arrays["embedding"].astype(np.float32)
+        lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        vectors /= np.maximum(lengths, np.finfo(np.float32).tiny)
+        vectors *= rows.alive[..., None]
+        alive = rows.alive.astype(np.int64)
+        self.total += np.matmul(vectors, vectors.transpose(0, 2, 1)).sum(axis=0, dtype=np.float64)
+        self.count += alive.T @ alive
+
+    def mean(self) -> FloatArray:
+        """Return the matrix, float64 [N, N]; NaN for agents that never act together."""
+        return _mean(self.total, self.count)
+
+
+@dataclass(slots=True)
+class Sources:
+    """Who chose the actions: the expert, noise, or another policy."""
+
+    agents: int
+    counts: IntArray = field(init=False)  # [N, 3]
+
+    def __post_init__(self) -> None:
+        self.counts = np.zeros((self.agents, len(SOURCES)), np.int64)
+
+    def add(self, rows: Rows) -> None:
+        """Count some rows in."""
+        source, kinds = rows.arrays["action_source"].astype(np.int64), len(SOURCES)
+        known = rows.alive & (source < kinds)
+        cell = (np.arange(self.agents) * kinds + source)[known]
+        self.counts += np.bincount(cell, minlength=self.counts.size).reshape(self.counts.shape)
+
+
+def _mean(total: FloatArray, count: IntArray) -> FloatArray:
+    out: FloatArray = np.full(total.shape, np.nan)
+    np.divide(total, count, out=out, where=count > 0)
+    return out
+
+
+def _cells(rows: Rows, agents: int) -> IntArray:
+    """Return the flat index of (moment, agent) for every row and agent: int64 [r, N]."""
+    return rows.moment[:, None] * agents + np.arange(agents)

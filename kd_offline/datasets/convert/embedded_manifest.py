@@ -1,0 +1,89 @@
+"""The manifest as a passenger: files that we wrote carry it, so that nothing is lost on return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kd_offline.datasets.format.layout import MANIFEST
+from kd_offline.datasets.format.manifest import read_manifest
+from kd_offline.datasets.format.manifest import text_of as manifest_text
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.sampler import Splits
+from kd_offline.errors import CorruptDatasetError
+from kd_offline.schemas.dataset import DatasetManifest, FileRecord
+from kd_offline.types import Array
+
+# Sums of rewards are computed anew; another writer may have added them in another order.
+_SUMS = {"episodes/return", "episodes/agent_return"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Passenger:
+    """A manifest that lies in another file, as the files of a dataset."""
+
+    where: str
+    text: bytes
+    readers: int = 1
+
+    def present(self) -> bool:
+        return True
+
+    def exists(self, path: str) -> bool:
+        return path == MANIFEST
+
+    def size(self, path: str) -> int | None:
+        return len(self.text) if path == MANIFEST else None
+
+    def read(self, path: str, listed: FileRecord | None = None) -> bytes:
+        if path != MANIFEST:
+            raise FileNotFoundError(path)
+        return self.text
+
+    def files(self) -> Iterator[str] | None:
+        return iter((MANIFEST,))
+
+
+def text_of(buffer: ExpertBuffer) -> str:
+    """Return the manifest of a dataset as it is written, seal included."""
+    return manifest_text(buffer.files, buffer.manifest).decode("ascii")
+
+
+def manifest_of(text: bytes | str, where: str) -> DatasetManifest:
+    """Return the manifest that a foreign file carries, checked as that of a dataset is.
+
+    Raises
+    ------
+    CorruptDatasetError, FormatVersionError
+        It was altered, or is of a format that this version does not read.
+    """
+    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    return read_manifest(_Passenger(where, data))
+
+
+def splits_of(manifest: DatasetManifest, codes: Array) -> Splits:
+    """Return the splits that a manifest describes."""
+    return Splits(codes, {name: split.code for name, split in manifest.splits.items()})
+
+
+def check_same(before: DatasetManifest, after: DatasetManifest, where: str) -> list[str]:
+    """Check that what came back is what once was carried away; return what is to be noted.
+
+    Raises
+    ------
+    CorruptDatasetError
+        Values differ; the message names the arrays.
+    """
+    if before.id == after.id:
+        return []
+    names = before.arrays.keys() | after.arrays.keys()
+    odd = {name for name in names if before.arrays.get(name) != after.arrays.get(name)}
+    if not odd:
+        return ["what is said of the recording is put anew: the id is a new one"]
+    if odd <= _SUMS:
+        return [f"{', '.join(sorted(odd))} were summed anew in the last bits: the id is a new one"]
+    msg = (
+        f"{where!r} was altered or damaged since it was written: {', '.join(sorted(odd))} do not "
+        "have the digests that its own manifest lists; get a fresh copy"
+    )
+    raise CorruptDatasetError(msg)

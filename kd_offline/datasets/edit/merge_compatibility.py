@@ -1,0 +1,125 @@
+"""Why datasets cannot be one: every reason in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from kd_offline.datasets.edit.rewrite import carried
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.schemas.dataset import ExpertRecord
+
+# Which arrays mean something that the experts' records say.
+_OUTPUTS = ("steps/logits", "steps/q_values", "steps/mixer_credit")
+_VALUES = ("steps/value", "final/value", "steps/q_tot", "steps/q_tot_max", "final/q_tot_max")
+
+
+def everything(buffer: ExpertBuffer) -> set[str]:
+    """Return the full names of all arrays that a merge carries, masks included.
+
+    Who played an episode is not among them: those numbers are given anew.
+    """
+    masks = {f"masks/{mask}" for mask in buffer.mask_names}
+    return (set(carried(buffer)) | masks) - {"episodes/expert_id"}
+
+
+def environment_conflicts(parents: Sequence[ExpertBuffer]) -> list[str]:
+    """Return the fields in which the environments differ."""
+    first, found = parents[0].spec.model_dump(), []
+    for other in parents[1:]:
+        theirs = other.spec.model_dump()
+        odd = [key for key in first if first[key] != theirs[key]]
+        shown = [_pair(key, first[key], theirs[key]) for key in odd]
+        if odd:
+            found.append(f"{other.where!r} has another environment ({', '.join(shown)})")
+    return found
+
+
+def array_conflicts(parents: Sequence[ExpertBuffer], names: Iterable[str]) -> list[str]:
+    """Return the arrays in ``names`` that have different dtypes or widths."""
+    found = []
+    for name in sorted(names):
+        if name.startswith("masks/"):
+            continue
+        kinds = {_kind(parent, name): parent.where for parent in parents}
+        if len(kinds) > 1:
+            shown = ", ".join(f"{kind} in {where!r}" for kind, where in kinds.items())
+            found.append(f"{name} is {shown}")
+    return found
+
+
+def lone_arrays(parents: Sequence[ExpertBuffer]) -> list[str]:
+    """Return the full names of arrays that some parents have and others have not."""
+    first, *others = (everything(parent) for parent in parents)
+    return sorted(first.union(*others) - first.intersection(*others))
+
+
+def capture_conflicts(experts: Sequence[ExpertRecord], names: Iterable[str]) -> list[str]:
+    """Return what the arrays in ``names`` would mean differently by expert."""
+    names = set(names)
+    meanings: dict[str, tuple[set[str], set[Any]]] = {
+        "what the experts put out": (
+            names.intersection(_OUTPUTS),
+            {(e.capture.output, e.capture.masked, e.capture.temperature) for e in experts},
+        ),
+        "the layer of the embeddings": (
+            {name for name in names if name.startswith("steps/embedding")},
+            {e.capture.embedding for e in experts},
+        ),
+        "what the values estimate": (
+            names.intersection(_VALUES),
+            {(e.value_of, e.gamma, e.bootstraps_truncation) for e in experts},
+        ),
+    }
+    return [
+        f"{what} differs ({' and '.join(sorted(map(_words, kinds)))}), so {', '.join(sorted(held))}"
+        " would have no one meaning"
+        for what, (held, kinds) in meanings.items()
+        if held and len(kinds) > 1
+    ]
+
+
+def mask_conflicts(parents: Sequence[ExpertBuffer], names: Iterable[str]) -> list[str]:
+    """Return the masks (bare names) that are not the same everywhere."""
+    return [
+        f"mask {name!r} of {other.where!r} is not that of {parents[0].where!r}"
+        for name in sorted(names)
+        for other in parents[1:]
+        if not _same_mask(parents[0], other, name)
+    ]
+
+
+def licence_conflicts(parents: Sequence[ExpertBuffer]) -> list[str]:
+    """Return how the licences differ, if they do."""
+    licences = dict.fromkeys(parent.manifest.licence for parent in parents)
+    if len(licences) < len(("one", "other")):
+        return []
+    shown = " and ".join(repr(licence) if licence else "none stated" for licence in licences)
+    return [f"the licences differ ({shown}): say with --licence under which the result may be used"]
+
+
+def _kind(parent: ExpertBuffer, name: str) -> str:
+    spec = parent.array(name).spec
+    return f"{spec.dtype} {list(spec.shape[1:])}" if len(spec.shape) > 1 else spec.dtype
+
+
+def _same_mask(one: ExpertBuffer, other: ExpertBuffer, name: str) -> bool:
+    """Tell whether a mask is drawn by the same rule, or hides the same in every episode."""
+    records = [buffer.manifest.masks.get(name) for buffer in (one, other)]
+    drawn = [record.random_k if record else None for record in records]
+    shapes = [buffer.array(f"masks/{name}").spec.shape for buffer in (one, other)]
+    if len(shapes[0]) != len(shapes[1]) or drawn[0] != drawn[1]:
+        return False
+    return len(shapes[0]) > len("NO") or np.array_equal(one.mask(name), other.mask(name))
+
+
+def _pair(key: str, ours: Any, theirs: Any) -> str:
+    text = f"{key} {ours!r} and {theirs!r}"
+    return text if len(text) < 100 else key
+
+
+def _words(meaning: Any) -> str:
+    parts = meaning if isinstance(meaning, tuple) else (meaning,)
+    return ", ".join(str(part) for part in parts if part not in ("", None)) or "not stated"

@@ -1,0 +1,174 @@
+"""The same episodes with other facts about them: files are carried over, not encoded again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kd_offline.datasets.edit.rewrite import operation_of
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.manifest import parse_manifest, read_text, text_of
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.storage.store import Folder
+from kd_offline.datasets.writing.array_writer import ArrayStream
+from kd_offline.datasets.writing.dataset_files import publish
+from kd_offline.datasets.writing.destination import claim
+from kd_offline.datasets.writing.rehearsal import require_storable
+from kd_offline.datasets.writing.writer import tidy
+from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
+from kd_offline.schemas.dataset import ArraySpec, DatasetManifest, FileRecord, LineageRecord
+from kd_offline.sealed_json import seal, unseal
+from kd_offline.tracking.base import Observer, observed
+from kd_offline.types import Array
+
+
+def restate(
+    parent: ExpertBuffer,
+    output: Path,
+    facts: Mapping[str, Any],
+    arrays: Mapping[str, Array] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    observers: Sequence[Observer] = (),
+) -> DatasetManifest:
+    """Write a copy of ``parent`` in which some facts and small arrays are others.
+
+    With ``resume`` a dataset that is there already with these facts is returned as it is.
+
+    Every file that stays is compared with its sha256 and copied byte for byte, so the ids of equal
+    content are equal, whoever wrote the parent.
+
+    Parameters
+    ----------
+    facts
+        Keys of the manifest, as JSON, that replace the parent's.
+    arrays
+        Full name -> values of ``episodes/*`` or ``masks/*`` that replace or join the parent's.
+    observers
+        Told how many bytes are done.
+
+    Raises
+    ------
+    StorageError
+        Something is at ``output`` already, or writing failed.
+    MismatchError
+        The attempt to continue was another one.
+    CorruptDatasetError
+        The parent is damaged.
+    """
+    if resume and overwrite:
+        msg = "resume and overwrite exclude each other: give one of them"
+        raise UsageError(msg)
+    require_storable(facts)
+    if resume and (done := _finished(Folder(output), facts)) is not None:
+        return done
+    history = [LineageRecord.model_validate(step) for step in facts.get("lineage", ())]
+    with (
+        observed(operation_of(history, output), observers) as observer,
+        claim(output, resume=resume, overwrite=overwrite),
+    ):
+        folder = Folder(output)
+        _begin(folder, parent, facts)
+        files = list(_copied(parent, folder, set(arrays or ()), observer))
+        document = json.loads(text_of(parent.files, parent.manifest))
+        del document["manifest_digest"]
+        listed = {file.path for file in files}
+        for name, values in (arrays or {}).items():
+            spec, written = _written(parent, folder, name, values)
+            document["arrays"][name] = spec.model_dump(mode="json")
+            files += written
+            group = f"{name.split('/')[0]}/{layout.ZARR_JSON}"
+            if group not in listed:
+                files.append(folder.write(group, layout.group_metadata()))
+                listed.add(group)
+        document |= facts
+        if arrays:  # another content, so nothing ties it to the rules of an older version
+            own = tuple(document["format_version"])
+            document["format_version"] = list(max(own, layout.FORMAT_VERSION))
+        layout.identify(document)
+        observer.result = manifest = publish(folder, document, files)
+        folder.remove(layout.LOCK)
+    return manifest
+
+
+def _finished(folder: Folder, facts: Mapping[str, Any]) -> DatasetManifest | None:
+    """Return the manifest of a dataset that is there already with the same facts."""
+    if not folder.exists(layout.MANIFEST):
+        return None
+    text = read_text(folder)
+    manifest = parse_manifest(folder.where, text)
+    document = json.loads(text)
+    wanted = json.loads(json.dumps(dict(facts)))
+    if odd := sorted(key for key, value in wanted.items() if document.get(key) != value):
+        msg = (
+            f"the finished dataset at {str(folder.root)!r} was made by another operation "
+            f"({', '.join(odd)}): repeat the command that made it, choose another path, or give "
+            "--overwrite"
+        )
+        raise MismatchError(msg)
+    tidy(folder)
+    return manifest
+
+
+def _begin(folder: Folder, parent: ExpertBuffer, facts: Mapping[str, Any]) -> None:
+    """Leave a journal that marks the folder as unfinished and says what is being made.
+
+    A recorder that finds it has other settings, and refuses.
+    """
+    document = {"parent": parent.id, **facts}
+    if folder.exists(layout.JOURNAL):
+        before = unseal(folder.read(layout.JOURNAL)) or {}
+        if {key: before.get(key) for key in document} != document:
+            msg = (
+                f"what was begun at {str(folder.root)!r} is another operation: repeat the command "
+                "that began it, or give --overwrite"
+            )
+            raise MismatchError(msg)
+        return
+    folder.write(layout.JOURNAL, seal(json.loads(json.dumps(document))), durable=True)
+
+
+def _copied(
+    parent: ExpertBuffer, folder: Folder, replaced: set[str], observer: Observer
+) -> Iterator[FileRecord]:
+    """Copy every file that stays and yield its record; those that are there already are kept."""
+    done, total = 0, parent.manifest.size_bytes
+    for file in parent.manifest.files:
+        done += file.size
+        if any(file.path.startswith(f"{name}/") for name in replaced):
+            continue
+        if folder.size(file.path) != file.size or not _is(folder.read(file.path, file), file):
+            data = parent.files.read(file.path, file)
+            if not _is(data, file):
+                raise _damaged(parent, file)
+            folder.write(file.path, data)
+        yield file
+        observer.progress(done, total, "B")
+
+
+def _is(data: bytes, file: FileRecord) -> bool:
+    return len(data) == file.size and hashlib.sha256(data).hexdigest() == file.sha256
+
+
+def _damaged(parent: ExpertBuffer, file: FileRecord) -> CorruptDatasetError:
+    return CorruptDatasetError(
+        f"{file.path} of the dataset at {parent.where!r} is not as its manifest lists it: run "
+        "verify and get a fresh copy"
+    )
+
+
+def _written(
+    parent: ExpertBuffer, folder: Folder, name: str, values: Array
+) -> tuple[ArraySpec, list[FileRecord]]:
+    """Write one small array, in the chunks of its group, and return what the manifest lists."""
+    rule, own = layout.rule_for(name, values.ndim), name.startswith("masks/")
+    rows = parent.array("episodes/length").chunk_rows
+    if own:
+        rows = layout.chunk_rows(int(values[:1].nbytes))
+    stream = ArrayStream(name, rule.dtypes[0], values.shape[1:], rows, rule, folder, shrinks=own)
+    stream.append(values)
+    return stream.finish(), list(stream.files.values())

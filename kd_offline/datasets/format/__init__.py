@@ -1,0 +1,1 @@
+"""The file format: arrays, chunks, the manifest, and what may be asked of a reader."""

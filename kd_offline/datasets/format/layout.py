@@ -1,0 +1,305 @@
+"""Format 1.2 of the expert buffer in one place: arrays, axes, chunks, codec and digests.
+
+``docs/format.md`` is the same in words. Everything here is a pure function or a table; reading and
+writing files is done elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kd_offline.datasets.format.resource_limits import MAX_RANGE_BYTES
+from kd_offline.errors import UnknownNameError
+from kd_offline.schemas.dataset import ArraySpec
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.sealed_json import canonical_json, digest
+from kd_offline.strict_json import parse
+
+FORMAT_VERSION = (1, 2)
+CONTEXT_SINCE = (1, 2)
+CONTEXT = "context"  # key of the manifest's environment, see context_digest
+MANIFEST = "manifest.json"
+JOURNAL = "recording.json"
+LOCK = "recording.lock"
+SCRATCH = "recording.tmp"
+ZARR_JSON = "zarr.json"
+NO_CONTENT = frozenset({MANIFEST, JOURNAL, LOCK, SCRATCH})
+ZARR_V2 = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
+GROUPS = ("steps", "final", "episodes", "masks")
+
+# A power of two so that row ranges of different datasets line up; see docs/decisions/003-format.md.
+MAX_CHUNK_ROWS = 8192
+MIN_CHUNK_ROWS = 256
+MAX_CHUNK_BYTES = 8 << 20
+
+SPLITS = {"train": 0, "heldout": 1}
+SOURCES = {"expert": 0, "noise": 1, "other": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What an array may be. ``dtypes``: allowed ones, the default first."""
+
+    dtypes: tuple[str, ...]
+    axes: tuple[str, ...]
+    required: bool = False
+    derived: bool = False  # computed by the writer, never given to it
+    level: int = 1  # zstd; the writer's choice, a reader does not care
+    since: int = 0  # minor version of the format
+
+
+_F32, _BOOL = ("float32",), ("bool",)
+# Recording has little time for hidden states, which are close to random bits: this level shrinks
+# only what repeats, like padding and saturated states, see docs/decisions/003-format.md.
+_EMBEDDING = Rule(("float16", "float32"), ("R", "N", "H"), level=-50)
+
+RULES: dict[str, Rule] = {
+    "steps/obs": Rule(_F32, ("R", "N", "O"), required=True, level=-7),
+    "steps/state": Rule(_F32, ("R", "S")),
+    "steps/available_actions": Rule(_BOOL, ("R", "N", "A"), required=True),
+    "steps/alive": Rule(_BOOL, ("R", "N"), required=True),
+    "steps/actions": Rule(("int16",), ("R", "N"), required=True),
+    "steps/behaviour_logprob": Rule(_F32, ("R", "N")),
+    "steps/action_source": Rule(("uint8",), ("R", "N")),
+    "steps/logits": Rule(_F32, ("R", "N", "A")),
+    "steps/q_values": Rule(_F32, ("R", "N", "A")),
+    "steps/q_tot": Rule(_F32, ("R",), since=1),
+    "steps/q_tot_max": Rule(_F32, ("R",), since=1),
+    "steps/mixer_credit": Rule(_F32, ("R", "N"), since=1),
+    "steps/embedding": _EMBEDDING,
+    "steps/value": Rule(_F32, ("R", "N")),
+    "steps/reward": Rule(_F32, ("R", "N"), required=True),
+    "steps/terminated": Rule(_BOOL, ("R",), required=True),
+    "steps/truncated": Rule(_BOOL, ("R",), required=True),
+    "final/obs": Rule(_F32, ("E", "N", "O")),
+    "final/state": Rule(_F32, ("E", "S")),
+    "final/available_actions": Rule(_BOOL, ("E", "N", "A")),
+    "final/alive": Rule(_BOOL, ("E", "N")),
+    "final/value": Rule(_F32, ("E", "N")),
+    "final/q_tot_max": Rule(_F32, ("E",), since=1),
+    "episodes/offset": Rule(("int64",), ("E",), required=True, derived=True),
+    "episodes/length": Rule(("int32",), ("E",), required=True),
+    "episodes/seed": Rule(("uint64",), ("E",)),
+    "episodes/return": Rule(("float64",), ("E",), required=True, derived=True),
+    "episodes/agent_return": Rule(("float64",), ("E", "N"), required=True, derived=True),
+    "episodes/won": Rule(("int8",), ("E",)),
+    "episodes/noise_level": Rule(_F32, ("E",)),
+    "episodes/expert_id": Rule(("int16",), ("E",)),
+    "episodes/split": Rule(("uint8",), ("E",), required=True, derived=True),
+}
+_MASK = re.compile(r"masks/[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+_TAP = re.compile(r"steps/embedding_[a-z0-9_]{1,40}")
+
+
+def rule_for(name: str, ndim: int = 2) -> Rule:
+    """Return the rule of array ``name``; ``ndim`` tells a fixed mask (2) from one per episode (3).
+
+    Raises
+    ------
+    UnknownNameError
+        The format has no such array.
+    """
+    if name in RULES:
+        return RULES[name]
+    if _TAP.fullmatch(name):
+        return _EMBEDDING
+    if _MASK.fullmatch(name):
+        return Rule(_BOOL, ("N", "O") if ndim == 2 else ("E", "N", "O"))
+    raise UnknownNameError(
+        what="array", got=name, allowed=[*RULES, "steps/embedding_<tap>", "masks/<name>"]
+    )
+
+
+def is_known(name: str) -> bool:
+    """Tell whether this version of the format has an array of this name."""
+    try:
+        rule_for(name)
+    except UnknownNameError:
+        return False
+    return True
+
+
+def version_of(names: Iterable[str]) -> tuple[int, int]:
+    """Return the oldest version of the format that has all these arrays."""
+    return FORMAT_VERSION[0], max((RULES[n].since for n in names if n in RULES), default=0)
+
+
+def required(group: str, *, derived: bool = False) -> list[str]:
+    """Return the names in ``group`` that must be there; derived ones only if asked for."""
+    rules = ((name, rule) for name, rule in RULES.items() if name.startswith(f"{group}/"))
+    return [name for name, rule in rules if rule.required and (derived or not rule.derived)]
+
+
+def axis_sizes(spec: EnvironmentSpec, rows: int, episodes: int) -> dict[str, int]:
+    """Return the size of every axis that the environment and the counts fix (``H`` is free)."""
+    return {
+        "R": rows,
+        "E": episodes,
+        "N": spec.n_agents,
+        "O": spec.obs_width,
+        "A": spec.action_count,
+        "S": spec.state_width,
+    }
+
+
+def chunk_rows(widest_row_bytes: int, all_rows_bytes: int = 0) -> int:
+    """Return the rows of one chunk: the same for every array of a row grid.
+
+    The largest power of two that keeps the widest array's chunk within ``MAX_CHUNK_BYTES``, but
+    rows in plenty for narrow arrays, and never so many that the chunks of all arrays together
+    (``all_rows_bytes`` a row) take more than a reader accepts.
+    """
+    rows = _power_of_two(MAX_CHUNK_BYTES // max(1, widest_row_bytes))
+    most = _power_of_two(MAX_RANGE_BYTES // max(1, widest_row_bytes, all_rows_bytes))
+    return min(most, max(MIN_CHUNK_ROWS, min(MAX_CHUNK_ROWS, rows)))
+
+
+def _power_of_two(number: int) -> int:
+    """Return the largest power of two up to ``number``, at least 1."""
+    return 1 << (max(1, number).bit_length() - 1)
+
+
+def chunk_path(name: str, index: int, ndim: int) -> str:
+    """Return the file of chunk ``index``: only the first axis is ever divided."""
+    return f"{name}/c/{index}" + "/0" * (ndim - 1)
+
+
+def chunk_count(rows: int, per_chunk: int) -> int:
+    """Return how many chunks hold ``rows`` rows."""
+    return -(-rows // per_chunk)
+
+
+def group_metadata() -> bytes:
+    """Return the ``zarr.json`` of a group."""
+    return _pretty({"zarr_format": 3, "node_type": "group", "attributes": {}})
+
+
+def array_metadata(
+    dtype: str, shape: tuple[int, ...], rows: int, axes: tuple[str, ...], level: int
+) -> bytes:
+    """Return the ``zarr.json`` of an array whose chunks hold ``rows`` rows each."""
+    return _pretty(_array_document(dtype, list(shape), [rows, *shape[1:]], list(axes), level))
+
+
+def is_group_metadata(text: bytes) -> bool:
+    """Tell whether ``text`` is the ``zarr.json`` of a group, in any spacing and order."""
+    try:
+        return canonical_json(parse(text)) == canonical_json(json.loads(group_metadata()))
+    except ValueError:
+        return False
+
+
+def parse_array_metadata(text: bytes, spec: ArraySpec) -> int | None:
+    """Return the rows of a chunk if ``text`` is exactly the ``zarr.json`` that ``spec`` demands.
+
+    The codec's level is free, and so is the number of rows, as long as it is positive. Returns
+    None for anything else: other codecs, shapes, grids, fill values.
+    """
+    try:
+        got = parse(text)
+        rows = got["chunk_grid"]["configuration"]["chunk_shape"][0]
+        level = got["codecs"][1]["configuration"]["level"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    if type(rows) is not int or type(level) is not int or rows < 1:
+        return None
+    chunk = [rows, *spec.shape[1:]]
+    want = _array_document(spec.dtype, list(spec.shape), chunk, list(spec.axes), level)
+    return rows if canonical_json(got) == canonical_json(want) else None
+
+
+def _array_document(
+    dtype: str, shape: list[int], chunk: list[int], axes: list[str], level: int
+) -> dict[str, Any]:
+    endian = {} if dtype in ("bool", "int8", "uint8") else {"configuration": {"endian": "little"}}
+    fill: object = False if dtype == "bool" else 0.0 if dtype.startswith("float") else 0
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": fill,
+        "codecs": [
+            {"name": "bytes", **endian},
+            {"name": "zstd", "configuration": {"level": level, "checksum": True}},
+        ],
+        "attributes": {},
+        "dimension_names": axes,
+        "storage_transformers": [],
+    }
+
+
+def content_digest(dtype: str, shape: Iterable[int], values_sha256: str) -> str:
+    """Return the digest of an array from the sha256 of its C-order little-endian values."""
+    header = {"dtype": dtype, "shape": list(shape), "values": values_sha256}
+    return digest(canonical_json(header))
+
+
+# Words, dates, machines and counts that readers show and do not compute with.
+_NOTES = {
+    "experts": {"missing"},
+    "masks": {"description"},
+    "recording": {
+        *("episodes", "batch", "noise_rule", "software", "code_revision"),
+        *("machine", "started_at", "seconds"),
+    },
+}
+
+
+def context_digest(document: Mapping[str, Any]) -> str:
+    """Return the digest of what readers compute with beside environment and arrays.
+
+    That is everything in ``experts``, ``masks``, ``recording`` and ``splits`` of a manifest as
+    written, keys of later versions included, but for what only describes.
+    """
+
+    def told(part: str, table: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in table.items() if key not in _NOTES[part]}
+
+    content = {
+        "experts": [told("experts", expert) for expert in document["experts"]],
+        "masks": {name: told("masks", mask) for name, mask in document["masks"].items()},
+        "recording": told("recording", document["recording"]),
+        "splits": document["splits"],
+    }
+    return digest(canonical_json(content))
+
+
+def identify(document: dict[str, Any]) -> None:
+    """Write the digest of its context, from 1.2 on, and the id into a manifest.
+
+    The context stands in ``environment``, which readers of 1.0 and 1.1 copy into the id as it is:
+    they check it without knowing it.
+    """
+    environment = {k: v for k, v in document["environment"].items() if k != CONTEXT}
+    if tuple(document["format_version"]) >= CONTEXT_SINCE:
+        environment[CONTEXT] = context_digest(document)
+    document["environment"] = environment
+    document["id"] = dataset_id(document)
+
+
+def dataset_id(document: Mapping[str, Any]) -> str:
+    """Return the id of a dataset from its manifest as parsed JSON.
+
+    A digest of the content and of what gives it meaning. Names, licences, dates, machines,
+    software, statistics, chunks and codecs do not matter. It is taken of the document as written,
+    not of the model, so that fields of later minor versions never change the id of old files.
+    """
+    meaning = ("id", "digest", "capture", "gamma", "value_of")
+    content = {
+        "format": document["format_version"][0],
+        "environment": document["environment"],
+        "experts": [{k: e[k] for k in meaning if k in e} for e in document["experts"]],
+        "arrays": document["arrays"],
+    }
+    return digest(canonical_json(content))
+
+
+def _pretty(value: object) -> bytes:
+    return json.dumps(value, indent=2).encode("ascii") + b"\n"

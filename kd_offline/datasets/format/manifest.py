@@ -1,0 +1,277 @@
+"""Reading ``manifest.json``: whether it is ours, whole, of a version we read, and consistent."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from kd_offline.datasets.format import layout, resource_limits
+from kd_offline.datasets.format.chunks import little
+from kd_offline.datasets.storage.addresses import check_pin
+from kd_offline.datasets.storage.store import Files
+from kd_offline.errors import (
+    CorruptDatasetError,
+    FormatVersionError,
+    NotADatasetError,
+    UnfinishedError,
+    UnknownNameError,
+)
+from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
+from kd_offline.sealed_json import is_sealed
+from kd_offline.strict_json import parse
+
+_OTHER_FILES = 1000  # of groups, and of what later versions may add
+_LONGEST_REASON = 500  # keys and names in it are the file's
+
+
+def read_manifest(folder: Files) -> DatasetManifest:
+    """Return the manifest of the dataset in ``folder``.
+
+    Raises
+    ------
+    NotADatasetError
+        There is no dataset of ours.
+    UnfinishedError
+        There is a recording without its manifest.
+    FormatVersionError
+        The dataset needs a newer version of kd-offline.
+    CorruptDatasetError
+        The manifest was altered or contradicts itself.
+    MismatchError
+        The address pins another dataset.
+    """
+    return parse_manifest(folder.where, read_text(folder))
+
+
+def header_of(manifest: DatasetManifest) -> RecordingHeader:
+    """Return what was known before a finished dataset was recorded."""
+    names = [name for name in RecordingHeader.model_fields if name in DatasetManifest.model_fields]
+    return RecordingHeader(**{name: getattr(manifest, name) for name in names})
+
+
+def parse_manifest(where: str, text: bytes) -> DatasetManifest:
+    """Return the manifest that ``text`` is; raises as :func:`read_manifest` about ``where``."""
+    try:
+        document = parse(text)
+    except ValueError as error:
+        raise _corrupt(where, f"manifest.json is not readable JSON: {error}") from None
+    _check_version(where, document)
+    if not is_sealed(text):
+        raise _corrupt(where, "manifest.json does not match its own digest")
+    _check_file_count(where, document)
+    manifest = _parse(where, document)
+    if layout.dataset_id(document) != manifest.id:
+        raise _corrupt(where, "the id does not match the digests that manifest.json lists")
+    _check_context(where, document)
+    _check_arrays(where, manifest)
+    if problem := next(_file_table_problems(manifest), None):
+        raise _corrupt(where, f"manifest.json lists {problem}")
+    check_pin(where, manifest.id)
+    return manifest
+
+
+def read_text(folder: Files) -> bytes:
+    """Return the bytes of ``manifest.json``; raises as :func:`read_manifest`."""
+    try:
+        size = folder.size(layout.MANIFEST)
+        if size is not None and size > resource_limits.MAX_MANIFEST_BYTES:
+            what = f"manifest.json has {size:,} bytes, over {resource_limits.MAX_MANIFEST_BYTES:,}"
+            raise _corrupt(folder.where, what)
+        return folder.read(layout.MANIFEST)
+    except FileNotFoundError:
+        raise _absent(folder) from None
+
+
+def text_of(folder: Files, manifest: DatasetManifest) -> bytes:
+    """Return the bytes of the ``manifest.json`` that ``manifest`` was read from.
+
+    They are read again, and refused where they are not the same: what was checked is what is used.
+
+    Raises
+    ------
+    CorruptDatasetError
+        Another manifest is there now.
+    NotADatasetError
+        There is none any more.
+    """
+    text = read_text(folder)
+    if not is_sealed(text) or not text.endswith(f'"{manifest.manifest_digest}"\n}}\n'.encode()):
+        raise _corrupt(folder.where, "another manifest.json is there than a moment ago")
+    return text
+
+
+def _absent(folder: Files) -> Exception:
+    where = repr(folder.where)
+    if folder.exists(layout.JOURNAL):
+        return UnfinishedError(
+            f"the recording at {where} was not finished: continue it with record --resume or "
+            "delete the folder"
+        )
+    if any(folder.exists(name) for name in layout.ZARR_V2):
+        return NotADatasetError(
+            f"{where} is a Zarr store of version 2, not an expert buffer: convert it, or give the "
+            "folder that record made"
+        )
+    if folder.present():
+        return NotADatasetError(
+            f"{where} is not an expert buffer (it has no {layout.MANIFEST}): give the folder that "
+            "record made, or repeat the push or pull that did not finish"
+        )
+    return NotADatasetError(f"there is no dataset at {where}: check the path or record one")
+
+
+def _check_version(where: str, document: Any) -> None:
+    """Refuse newer major versions first: nothing else about such a file is known."""
+    try:
+        major, minor = document["format_version"]
+    except (ValueError, LookupError, TypeError):
+        raise _corrupt(where, "manifest.json has no format_version of two integers") from None
+    if type(major) is not int or type(minor) is not int:
+        raise _corrupt(where, "the format_version of manifest.json is not two integers")
+    if major != layout.FORMAT_VERSION[0]:
+        msg = (
+            f"the dataset at {where!r} has format {major}.{minor}, but this version reads "
+            f"{layout.FORMAT_VERSION[0]}.x: install a version of kd-offline that reads it"
+        )
+        raise FormatVersionError(msg)
+
+
+def _check_file_count(where: str, document: dict[str, Any]) -> None:
+    """Refuse more files than the arrays can have, before they are looked at one by one.
+
+    Only the first axis is ever divided, so an array has no more chunks than rows.
+    """
+    arrays, files = document.get("arrays"), document.get("files")
+    if not isinstance(arrays, dict) or not isinstance(files, list):
+        return  # what is wrong with them is said by their types
+    shapes = [array.get("shape") for array in arrays.values() if isinstance(array, dict)]
+    rows = [shape[0] for shape in shapes if isinstance(shape, list) and shape]
+    most = sum(n for n in rows if type(n) is int and n > 0) + len(arrays)
+    if len(files) > most + _OTHER_FILES:
+        what = f"manifest.json lists {len(files):,} files, and its arrays have {most:,} at most"
+        raise _corrupt(where, what)
+
+
+def _parse(where: str, document: dict[str, Any]) -> DatasetManifest:
+    """Validate; a newer minor version may have additional keys and arrays, which are left out."""
+    newer = document["format_version"][1] > layout.FORMAT_VERSION[1]
+    if newer:
+        document = _without_unknown_arrays(copy.deepcopy(document))
+    while True:
+        try:
+            return DatasetManifest.model_validate(document)
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
+        unknown = [p["loc"] for p in problems if p["type"] == "extra_forbidden"]
+        if not newer or len(unknown) != len(problems):
+            place = ".".join(map(str, problems[0]["loc"]))
+            raise _corrupt(where, f"manifest.json: {place}: {problems[0]['msg']}")
+        for *parents, key in unknown:
+            holder: Any = document
+            for step in parents:
+                holder = holder[step]
+            del holder[key]
+
+
+def _check_context(where: str, document: dict[str, Any]) -> None:
+    """Compare the digest of what readers compute with; see :func:`layout.context_digest`."""
+    version = tuple(document["format_version"])
+    stated = document["environment"].get(layout.CONTEXT)
+    if version < layout.CONTEXT_SINCE and stated is not None:
+        raise _corrupt(where, f"it says format {version[0]}.{version[1]}, but states a context")
+    if stated is None and not layout.CONTEXT_SINCE <= version <= layout.FORMAT_VERSION:
+        return
+    if stated != layout.context_digest(document):
+        raise _corrupt(where, "the context does not match what manifest.json states")
+
+
+def _without_unknown_arrays(document: dict[str, Any]) -> dict[str, Any]:
+    """Drop the arrays of later versions, whose names or types this one cannot judge."""
+    figures = document.get("statistics")
+    tables = [document.get("arrays"), figures.get("values") if isinstance(figures, dict) else None]
+    for table in tables:
+        if isinstance(table, dict):
+            for name in [name for name in table if not layout.is_known(name)]:
+                del table[name]
+    return document
+
+
+def _check_arrays(where: str, manifest: DatasetManifest) -> None:
+    """Check names, dtypes and shapes against the environment and the counts."""
+    spec, table = manifest.environment, manifest.arrays
+    missing = [
+        name
+        for group in ("steps", "episodes")
+        for name in layout.required(group, derived=True)
+        if name not in table
+    ]
+    if missing:
+        raise _corrupt(where, f"required arrays are missing: {', '.join(missing)}")
+    if manifest.format_version < (needs := layout.version_of(table)):
+        said = ".".join(map(str, manifest.format_version))
+        raise _corrupt(where, f"it says format {said}, but has arrays of {needs[0]}.{needs[1]}")
+    rows, episodes = table["steps/reward"].shape[0], table["episodes/length"].shape[0]
+    sizes = layout.axis_sizes(spec, rows, episodes)
+    if absent := next((mask for mask in manifest.masks if f"masks/{mask}" not in table), None):
+        raise _corrupt(where, f"it describes the mask {absent!r}, but has no array masks/{absent}")
+    for name, array in table.items():
+        if problem := _array_problem(name, array.dtype, array.shape, array.axes, sizes):
+            raise _corrupt(where, f"{name}: {problem}")
+
+
+def _array_problem(
+    name: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+    sizes: Mapping[str, int],
+) -> str | None:
+    try:
+        rule = layout.rule_for(name, len(shape))
+    except UnknownNameError:
+        return "unknown array"
+    if dtype not in rule.dtypes or axes != rule.axes:
+        return f"{dtype} {list(axes)} where {' or '.join(rule.dtypes)} {list(rule.axes)} is needed"
+    if len(shape) != len(axes):
+        return f"shape {list(shape)} for axes {list(axes)}"
+    for axis, size in zip(axes, shape, strict=True):
+        if size != sizes.get(axis, size) or size < 1:
+            return (
+                f"axis {axis} has {size} entries where {sizes.get(axis, 'at least 1')} are needed"
+            )
+    return None
+
+
+def _file_table_problems(manifest: DatasetManifest) -> Iterator[str]:
+    """Yield what no file system could hold, and content that no stored bytes could hold."""
+    paths, folders, seen = set(), set(), set()
+    for file in manifest.files:
+        if file.path in paths:
+            yield f"{file.path} twice"
+        if file.path in layout.NO_CONTENT:
+            yield f"{file.path}, which is no part of the content"
+        paths.add(file.path)
+        folders.add(file.path.rpartition("/")[0])
+    for folder in folders:
+        while folder and folder not in seen:
+            if folder in paths:
+                yield f"{folder} as a file and as a folder"
+            seen.add(folder)
+            folder = folder.rpartition("/")[0]
+    stored = sum(file.size for file in manifest.files if "/c/" in file.path)
+    decoded = sum(
+        math.prod(array.shape) * little(array.dtype).itemsize for array in manifest.arrays.values()
+    )
+    if problem := resource_limits.expansion_problem(decoded, stored):
+        yield f"too little data: {problem}"
+
+
+def _corrupt(where: str, what: str) -> CorruptDatasetError:
+    return CorruptDatasetError(
+        f"the dataset at {where!r} is damaged or was altered: {what[:_LONGEST_REASON]}; "
+        "run verify and get a fresh copy"
+    )

@@ -1,0 +1,162 @@
+"""``inspect``: what a dataset holds, for programs and for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kd_offline.datasets.format.final_values import caution
+from kd_offline.datasets.format.layout import MANIFEST
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.writing.statistics import side_returns
+from kd_offline.schemas.dataset import (
+    ArraySummary,
+    DatasetManifest,
+    InspectReport,
+    ReturnSummary,
+    Spread,
+)
+
+
+def inspect(path: str | Path) -> InspectReport:
+    """Return the machine-readable summary of the dataset at ``path``; raises as opening does."""
+    return summarise(ExpertBuffer.open(path))
+
+
+def summarise(buffer: ExpertBuffer) -> InspectReport:
+    """Return the machine-readable summary of an open dataset."""
+    manifest, returns = buffer.manifest, buffer.manifest.statistics.returns
+    return InspectReport(
+        id=manifest.id,
+        format_version=manifest.format_version,
+        environment=manifest.environment.id,
+        agents=manifest.environment.agents,
+        episodes=buffer.n_episodes,
+        steps=buffer.n_steps,
+        arrays={
+            name: ArraySummary(shape=spec.shape, dtype=spec.dtype)
+            for name, spec in manifest.arrays.items()
+        },
+        returns=ReturnSummary(mean=returns.mean, std=returns.std),
+        side_returns={
+            side: ReturnSummary(mean=x.mean, std=x.std)
+            for side, x in side_returns(buffer.spec, buffer.episodes("agent_return")).items()
+        }
+        or None,
+        bytes=size_bytes(buffer),
+    )
+
+
+def size_bytes(buffer: ExpertBuffer) -> int:
+    """Return the stored size of a dataset, its manifest included."""
+    return buffer.manifest.size_bytes + (buffer.files.size(MANIFEST) or 0)
+
+
+def render(buffer: ExpertBuffer) -> list[str]:
+    """Return a page of text about an open dataset, as lines."""
+    manifest = buffer.manifest
+    parts = [_heading(buffer), _experts(manifest), _recording(manifest), _figures(buffer)]
+    return [line for part in parts for line in (*part, "")] + _arrays(manifest)
+
+
+def stored_bytes(manifest: DatasetManifest) -> dict[str, int]:
+    """Return the size of the files of each array."""
+    sizes = dict.fromkeys(manifest.arrays, 0)
+    for file in manifest.files:
+        name = "/".join(file.path.split("/")[:2])
+        if name in sizes:
+            sizes[name] += file.size
+    return sizes
+
+
+def words(size: int) -> str:
+    """Return a number of bytes as people read it."""
+    for least, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= least:
+            return f"{size / least:,.1f} {unit}"
+    return f"{size} B"
+
+
+def _heading(buffer: ExpertBuffer) -> list[str]:
+    manifest, spec = buffer.manifest, buffer.spec
+    version = ".".join(map(str, manifest.format_version))
+    settings = ", ".join(f"{key}={value}" for key, value in spec.kwargs.items())
+    sides = "; ".join(f"{side}: {', '.join(agents)}" for side, agents in spec.sides.items())
+    return [
+        f"{manifest.name} {manifest.version}  (format {version})",
+        *([manifest.description] if manifest.description else []),
+        f"id           {manifest.id}",
+        f"environment  {spec.id}{f' ({settings})' if settings else ''}, limit {spec.episode_limit}",
+        f"agents       {spec.n_agents} ({sides})",
+        f"episodes     {buffer.n_episodes:,}   steps {buffer.n_steps:,}   "
+        f"stored {size_bytes(buffer) / 1e6:,.1f} MB",
+        f"licence      {manifest.licence or 'not stated'}",
+    ]
+
+
+def _experts(manifest: DatasetManifest) -> list[str]:
+    lines = []
+    for expert in manifest.experts:
+        opponents = "".join(f"; {side} played by {who}" for side, who in expert.opponents.items())
+        lines.append(
+            f"expert {expert.id}     {expert.kind} {expert.reference}, {expert.parameters:,} "
+            f"parameters, {expert.capture.output} unmasked at temperature 1{opponents}"
+        )
+    said = caution(manifest)
+    return [
+        *(lines or ["expert       not recorded"]),
+        *([] if said is None else [f"values       {said}"]),
+    ]
+
+
+def _recording(manifest: DatasetManifest) -> list[str]:
+    recording = manifest.recording
+    noise = ", ".join(f"{part.level:g} ({part.share:.0%})" for part in recording.noise)
+    splits = ", ".join(f"{name} {split.episodes:,}" for name, split in manifest.splits.items())
+    parents = ", ".join(p[:19] for step in manifest.lineage for p in step.parents)
+    return [
+        f"recording    seed {recording.seed}, {recording.behaviour} actions, "
+        f"noise {noise or 'none'}",
+        f"splits       {splits}",
+        f"masks        {', '.join(manifest.masks) or 'none'}",
+        *([f"parents      {parents}"] if parents else []),
+    ]
+
+
+def _figures(buffer: ExpertBuffer) -> list[str]:
+    manifest, figures = buffer.manifest, buffer.manifest.statistics
+    sides = side_returns(buffer.spec, buffer.episodes("agent_return"))
+    width = max(10, *map(len, (*manifest.environment.agents, *sides)))
+    lines = [f"return       {_spread(figures.returns)}  (sum over agents and steps)"]
+    if sides:
+        lines = ["return of each side, sum over its agents and steps"]
+        lines += [f"  {side:<{width}} {_spread(returns)}" for side, returns in sides.items()]
+        lines.append("return of each agent")
+    for agent, returns in zip(manifest.environment.agents, figures.agent_returns, strict=True):
+        lines.append(f"  {agent:<{width}} {_spread(returns)}")
+    lines.append(f"length       {_spread(figures.length)}")
+    if figures.won is not None:
+        lines.append(f"won          {figures.won:.1%}")
+    lines.append("actions")
+    for agent, names, counts in zip(
+        manifest.environment.agents,
+        manifest.environment.action_names,
+        figures.action_counts,
+        strict=True,
+    ):
+        total = max(1, sum(counts))
+        shares = "  ".join(f"{n} {c / total:.1%}" for n, c in zip(names, counts, strict=False))
+        lines.append(f"  {agent:<{width}} {shares}")
+    return lines
+
+
+def _arrays(manifest: DatasetManifest) -> list[str]:
+    width, sizes = max(len(name) for name in manifest.arrays), stored_bytes(manifest)
+    return [
+        f"{name:<{width}}  {spec.dtype:<8} {words(sizes[name]):>9}  "
+        f"[{', '.join(f'{a}={s}' for a, s in zip(spec.axes, spec.shape, strict=True))}]"
+        for name, spec in manifest.arrays.items()
+    ]
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.mean:.3f} ± {spread.std:.3f}, {spread.min:.3f} to {spread.max:.3f}"

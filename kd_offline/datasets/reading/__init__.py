@@ -1,0 +1,1 @@
+"""Reading a dataset: open cheaply, read only what is asked for, check every byte."""

@@ -1,0 +1,233 @@
+"""One stored array: from a range of rows to checked files and back to values."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from kd_offline.datasets.format import chunks, layout, resource_limits
+from kd_offline.datasets.storage.safe_open import NotPlainError
+from kd_offline.datasets.storage.store import Files
+from kd_offline.datasets.storage.threads import each
+from kd_offline.errors import CorruptDatasetError
+from kd_offline.schemas.dataset import ArraySpec, FileRecord
+from kd_offline.types import Array, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """Reads an array chunk by chunk; no byte is decoded whose size and sha256 are not as listed."""
+
+    name: str
+    spec: ArraySpec
+    chunk_rows: int
+    folder: Files
+    files: Mapping[str, FileRecord]
+
+    @property
+    def rows(self) -> int:
+        """Length of the first axis."""
+        return self.spec.shape[0]
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunk files."""
+        return layout.chunk_count(self.rows, self.chunk_rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """Decoded bytes of one row."""
+        return math.prod(self.spec.shape[1:]) * chunks.little(self.spec.dtype).itemsize
+
+    def chunk_path(self, index: int) -> str:
+        """Return the file of a chunk."""
+        return layout.chunk_path(self.name, index, len(self.spec.shape))
+
+    def chunk(self, index: int) -> Array:
+        """Return the rows of one chunk, without the padding of the last one.
+
+        Raises
+        ------
+        CorruptDatasetError
+            The file is missing, altered, or does not decode to what the shape demands.
+        """
+        out = self._empty(self.chunk_rows)
+        self.decode(index, out)
+        return out[: self.rows - index * self.chunk_rows]
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return rows ``start`` to ``stop``; both must lie within the array."""
+        out = self._empty(stop - start)
+
+        def fill(index: int) -> None:
+            first = index * self.chunk_rows
+            low, high = max(start, first), min(stop, first + self.chunk_rows)
+            if high - low == self.chunk_rows:
+                self.decode(index, out[low - start : high - start])
+            else:
+                out[low - start : high - start] = self.chunk(index)[low - first : high - first]
+
+        count = layout.chunk_count(stop, self.chunk_rows)
+        each(fill, range(start // self.chunk_rows, count), self.folder.readers)
+        return out
+
+    def gather(self, rows: IntArray) -> Array:
+        """Return the given rows [n] in their order, decoding every needed chunk once."""
+        out = self._empty(len(rows))
+        owner = rows // self.chunk_rows
+
+        def fill(index: int) -> None:
+            here = owner == index
+            out[here] = self.chunk(index)[rows[here] - index * self.chunk_rows]
+
+        each(fill, np.unique(owner).tolist(), self.folder.readers)
+        return out
+
+    def decode(self, index: int, out: Array) -> None:
+        """Decode a chunk into ``out`` [chunk_rows, ...], the padding of the last one included.
+
+        Raises
+        ------
+        CorruptDatasetError
+            As :meth:`chunk`.
+        """
+        data = self._checked_bytes(index)
+        if problem := chunks.decode_into(data, out):
+            raise self.damaged(index, f"{self.chunk_path(index)} {problem}")
+
+    def checked_chunk(self, index: int) -> bytes:
+        """Return the bytes of a chunk's file that would decode to the bytes of its shape.
+
+        Raises
+        ------
+        CorruptDatasetError
+            The file is missing or altered, or states another decoded size.
+        """
+        data = self._checked_bytes(index)
+        expected = self.chunk_rows * self.row_bytes
+        if chunks.decoded_size(data) != expected:
+            what = (
+                f"{self.chunk_path(index)} does not state the {expected} decoded bytes of a chunk"
+            )
+            raise self.damaged(index, what)
+        return data
+
+    def _empty(self, rows: int) -> Array:
+        resource_limits.check_memory(rows * self.row_bytes, f"{rows:,} rows of {self.name}")
+        return np.empty((rows, *self.spec.shape[1:]), chunks.little(self.spec.dtype))
+
+    def _checked_bytes(self, index: int) -> bytes:
+        path = self.chunk_path(index)
+        listed = self.files.get(path)
+        if listed is None:
+            raise self.damaged(index, f"the manifest does not list {path}")
+        try:
+            data = self.folder.read(path, listed)
+        except FileNotFoundError:
+            raise self.damaged(index, f"{path} is missing") from None
+        except NotPlainError as error:
+            raise self.damaged(index, error.what) from None
+        if len(data) != listed.size:
+            size = self.folder.size(path)
+            raise self.damaged(index, f"{path} has {size} bytes instead of {listed.size}")
+        if hashlib.sha256(data).hexdigest() != listed.sha256:
+            raise self.damaged(index, f"{path} does not match its sha256")
+        return data
+
+    def damaged(self, index: int, what: str) -> CorruptDatasetError:
+        """Return the error that names the array and the rows of chunk ``index``."""
+        return CorruptDatasetError(
+            f"{self.name} {self.rows_of(index)} of the dataset at {self.folder.where!r} "
+            f"cannot be trusted: {what}; run verify and get a fresh copy"
+        )
+
+    def rows_of(self, index: int) -> str:
+        """Return the rows of a chunk in words."""
+        first = index * self.chunk_rows
+        return f"rows {first} to {min(first + self.chunk_rows, self.rows) - 1}"
+
+
+def open_arrays(
+    folder: Files, arrays: Mapping[str, ArraySpec], files: Mapping[str, FileRecord]
+) -> dict[str, StoredArray]:
+    """Return the arrays of a manifest, after checking all Zarr metadata files.
+
+    Raises
+    ------
+    CorruptDatasetError
+        A metadata file is missing, altered, or not what the manifest's array table demands.
+    """
+    groups = {name.split("/")[0] for name in arrays}
+    nodes = ["", *(f"{node}/" for node in (*sorted(groups), *arrays))]
+    paths = [f"{node}{layout.ZARR_JSON}" for node in nodes]
+    texts = each(lambda path: _checked_metadata(folder, path, files), paths, folder.readers)
+    metadata = dict(zip(paths, texts, strict=True))
+    stored = {}
+    for name, spec in arrays.items():
+        path = f"{name}/{layout.ZARR_JSON}"
+        rows = layout.parse_array_metadata(metadata.pop(path), spec)
+        if rows is None:
+            raise _bad_metadata(folder, path, "it does not describe the array of the manifest")
+        stored[name] = StoredArray(name, spec, rows, folder, files)
+    for path, text in metadata.items():
+        if not layout.is_group_metadata(text):
+            raise _bad_metadata(folder, path, "it is not that of a plain group")
+    _check_grids(folder, stored)
+    _check_sizes(folder, stored, files)
+    return stored
+
+
+def _check_grids(folder: Files, stored: Mapping[str, StoredArray]) -> None:
+    for groups in (("steps",), ("final", "episodes")):
+        sizes = {a.chunk_rows for name, a in stored.items() if name.split("/")[0] in groups}
+        if len(sizes) > 1:
+            where = f"{groups[0]}/*/{layout.ZARR_JSON}"
+            raise _bad_metadata(folder, where, "the arrays do not share one row grid")
+
+
+def _check_sizes(
+    folder: Files, stored: Mapping[str, StoredArray], files: Mapping[str, FileRecord]
+) -> None:
+    """Bound the work before it begins: as many chunks as files, and ranges that fit into memory."""
+    listed = Counter(path.partition("/c/")[0] for path in files if "/c/" in path)
+    ranges: Counter[str] = Counter()
+    for name, array in stored.items():
+        path = f"{name}/{layout.ZARR_JSON}"
+        if listed[name] != array.chunk_count:
+            what = f"it has {array.chunk_count:,} chunks where the manifest lists {listed[name]:,}"
+            raise _bad_metadata(folder, path, what)
+        ranges[name if name.startswith("masks/") else name.split("/")[0]] += (
+            array.row_bytes * array.chunk_rows
+        )
+    for group, size in ranges.items():
+        if size > resource_limits.MAX_RANGE_BYTES:
+            most = resource_limits.MAX_RANGE_BYTES
+            what = f"a range of rows decodes to {size:,} bytes, over {most:,}"
+            raise _bad_metadata(folder, f"{group}/{layout.ZARR_JSON}", what)
+
+
+def _checked_metadata(folder: Files, path: str, files: Mapping[str, FileRecord]) -> bytes:
+    listed = files.get(path)
+    if listed is None or listed.size > resource_limits.MAX_METADATA_BYTES:
+        raise _bad_metadata(folder, path, "the manifest does not list it, or as too large")
+    try:
+        data = folder.read(path, listed)
+    except FileNotFoundError:
+        raise _bad_metadata(folder, path, "it is missing") from None
+    except NotPlainError as error:
+        raise _bad_metadata(folder, path, error.what) from None
+    if hashlib.sha256(data).hexdigest() != listed.sha256:
+        raise _bad_metadata(folder, path, "it does not match its sha256")
+    return data
+
+
+def _bad_metadata(folder: Files, path: str, what: str) -> CorruptDatasetError:
+    return CorruptDatasetError(
+        f"{path} of the dataset at {folder.where!r} cannot be trusted: {what}; "
+        "run verify and get a fresh copy"
+    )

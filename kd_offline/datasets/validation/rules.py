@@ -1,0 +1,226 @@
+"""What the rows of a dataset must satisfy, checked on a range of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kd_offline.datasets.format.chunks import all_finite
+from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.schemas.dataset import DatasetManifest, Problem
+from kd_offline.types import Array
+
+# Rounding to float32 may lift the logarithm of a probability of one a little above zero.
+_LOGPROB_TOLERANCE = 1e-6
+# Writers may compute in float32: logits of a thousand then leave this much in the logarithm.
+_MIXTURE_TOLERANCE = 1e-4
+# Sums and mixers in float32, in whatever order, of numbers of this size.
+_MIXING_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Arrays of one group (bare names), rows ``first`` and on; damaged arrays are left out."""
+
+    arrays: Mapping[str, Array]
+    first: int
+    manifest: DatasetManifest
+    bounds: Array | None = None  # int64 [E + 1], the first row of each episode and the end
+    levels: Array | None = None  # float32 [E], the noise level of each episode
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, 0 when every array is damaged."""
+        return min((len(values) for values in self.arrays.values()), default=0)
+
+    def has(self, *names: str) -> bool:
+        """Tell whether all these arrays are here and whole."""
+        return self.arrays.keys() >= set(names)
+
+    def episodes(self) -> Array | None:
+        """Return the episode of every row, int64 [rows], where the lengths are known."""
+        if self.bounds is None:
+            return None
+        rows = np.arange(self.first, self.first + self.rows)
+        return np.asarray(np.searchsorted(self.bounds, rows, side="right") - 1)
+
+
+Finding = tuple[str, Array, str]  # array, bool [rows, ...] that are wrong, what is wrong
+Rule = Callable[[Part], Iterator[Finding]]
+
+
+def check_steps(part: Part) -> Iterator[Problem]:
+    """Yield what is wrong with some steps: one problem an array and rule, naming the first row."""
+    return _findings("steps", part, _STEPS)
+
+
+def check_final(part: Part) -> Iterator[Problem]:
+    """Yield what is wrong with some rows of ``final/*``, one row an episode."""
+    return _findings("final", part, _FINAL)
+
+
+def check_mask(part: Part) -> Iterator[Problem]:
+    """Yield what is wrong with student masks: rows are agents, or episodes of all agents."""
+    for name, mask in part.arrays.items():
+        of_agents = mask.ndim == len("NO")
+        unused = _unused(np.array(part.manifest.environment.obs_widths), mask.shape[-1])
+        bad = mask & (unused[part.first :][: len(mask)] if of_agents else unused)
+        if bad.any():
+            row = part.first + int(np.argmax(_rows(bad)))
+            kind = "agent" if of_agents else "episode"
+            what = "shows the student the padding of a narrower agent"
+            yield Problem(where=f"masks/{name} {kind} {row}", what=what)
+
+
+def _findings(group: str, part: Part, rules: Sequence[Rule]) -> Iterator[Problem]:
+    for rule in rules:
+        for name, bad, what in rule(part):
+            if bad.any():
+                rows = _rows(bad)
+                row = part.first + int(np.argmax(rows))
+                count = int(rows.sum())
+                more = f" (and {count - 1} more rows)" if count > 1 else ""
+                where = f"{group}/{name} row {row}{_episode(group, part, row)}"
+                yield Problem(where=where, what=what + more)
+
+
+def _episode(group: str, part: Part, row: int) -> str:
+    if group == "final":
+        return f" (episode {row})"
+    if part.bounds is None:
+        return ""
+    return f" (episode {int(np.searchsorted(part.bounds, row, side='right')) - 1})"
+
+
+def _finite(part: Part) -> Iterator[Finding]:
+    for name, values in part.arrays.items():
+        if not all_finite(values):
+            yield name, ~np.isfinite(values), "holds a number that is not finite"
+
+
+def _legal_actions(part: Part) -> Iterator[Finding]:
+    if not part.has("actions", "available_actions", "alive"):
+        return
+    actions, alive = part.arrays["actions"], part.arrays["alive"]
+    spec = part.manifest.environment
+    idle = alive & ~part.arrays["available_actions"].any(axis=-1)
+    yield "alive", idle, "an agent acts that has no legal action"
+    outside = alive & ((actions < 0) | (actions >= np.array(spec.action_counts)))
+    yield "actions", outside, "an agent has no such action"
+    chosen = np.clip(actions, 0, spec.action_count - 1)[..., None].astype(np.intp)
+    legal = np.take_along_axis(part.arrays["available_actions"], chosen, axis=-1)[..., 0]
+    illegal = alive & ~legal & ~outside & ~idle
+    yield "actions", illegal, "an agent took an action that was not available"
+
+
+def _logprob(part: Part) -> Iterator[Finding]:
+    if part.has("behaviour_logprob"):
+        bad = part.arrays["behaviour_logprob"] > _LOGPROB_TOLERANCE
+        yield "behaviour_logprob", bad, "the logarithm of a probability is positive"
+
+
+def _mixture(part: Part) -> Iterator[Finding]:
+    """Check the probability of what the expert chose, or what noise chose in its place.
+
+    Another policy's probability cannot be known from the file.
+    """
+    episodes = part.episodes()
+    needed = ("actions", "available_actions", "alive", "logits", "behaviour_logprob")
+    sampled = part.manifest.recording.behaviour == "sampled"
+    if part.levels is None or episodes is None or not sampled or not part.has(*needed):
+        return
+    actions, available = part.arrays["actions"], part.arrays["available_actions"]
+    checked = part.arrays["alive"] & (actions >= 0) & (actions < available.shape[-1])
+    if part.has("action_source"):
+        checked = checked & (part.arrays["action_source"] < SOURCES["other"])
+    share = part.levels[episodes][:, None] / np.float32(actions.shape[1])
+    chosen = np.where(checked, actions, 0)
+    with np.errstate(all="ignore"):  # what is not legal or not finite is another rule's finding
+        taken, even = _probabilities(part.arrays["logits"], available, chosen)
+        want = np.log((1 - share) * taken + share * even)
+        gap = np.abs(part.arrays["behaviour_logprob"] - want)
+        bad = checked & np.isfinite(want) & (gap > _MIXTURE_TOLERANCE * (1 + np.abs(want)))
+    what = "does not follow from the logits, the legal actions and the episode's noise level"
+    yield "behaviour_logprob", bad, what
+
+
+def _probabilities(logits: Array, available: Array, actions: Array) -> tuple[Array, Array]:
+    """Return the probabilities of ``actions`` [rows, N] under the expert and under even noise.
+
+    Actions come first in memory here: NumPy is slow along short last axes.
+    """
+    width = logits.shape[-1]
+    legal = np.ascontiguousarray(available.reshape(-1, width).T)
+    by_action = np.where(legal, logits.reshape(-1, width).T, np.float32(-np.inf))
+    weights = np.exp(by_action - by_action.max(axis=0))
+    taken = weights[actions.reshape(-1), np.arange(actions.size)] / weights.sum(axis=0)
+    even = 1 / legal.sum(axis=0, dtype=np.float32)
+    return taken.reshape(actions.shape), even.reshape(actions.shape)
+
+
+def _mixer(part: Part) -> Iterator[Finding]:
+    """Check that mixing is monotone, and where it is a sum, that it is this sum."""
+    if part.has("mixer_credit"):
+        yield "mixer_credit", part.arrays["mixer_credit"] < 0, "an agent has a negative credit"
+    if part.has("q_tot", "q_tot_max"):
+        total, best = part.arrays["q_tot"], part.arrays["q_tot_max"]
+        above = total > best + _MIXING_TOLERANCE * (1 + np.abs(best))
+        yield "q_tot", above, "is above q_tot_max, the value of the greedy actions"
+    kinds = {expert.architecture.get("mixer") for expert in part.manifest.experts}
+    needed = ("q_tot", "q_values", "mixer_credit", "actions", "alive")
+    if kinds != {"vdn"} or not part.has(*needed):
+        return
+    credit, q = part.arrays["mixer_credit"], part.arrays["q_values"]
+    unequal = (credit != 1) & ((credit != 0) | part.arrays["alive"])
+    yield "mixer_credit", unequal, "a sum gives every agent that acts a credit of one"
+    chosen = np.clip(part.arrays["actions"], 0, q.shape[-1] - 1)[..., None].astype(np.intp)
+    taken = np.take_along_axis(q, chosen, axis=-1)[..., 0] * (credit == 1)
+    gap = np.abs(taken.sum(-1) - part.arrays["q_tot"])
+    wrong = gap > _MIXING_TOLERANCE * (1 + np.abs(taken).sum(-1))
+    yield "q_tot", wrong, "is not the sum of the agents' q_values of the executed actions"
+
+
+def _sources(part: Part) -> Iterator[Finding]:
+    if part.has("action_source"):
+        bad = part.arrays["action_source"] > max(SOURCES.values())
+        yield "action_source", bad, f"is not one of {SOURCES}"
+
+
+def _padding(part: Part) -> Iterator[Finding]:
+    spec = part.manifest.environment
+    padded = (
+        ("obs", spec.obs_widths, "the padding of a narrower agent is not zero"),
+        ("available_actions", spec.action_counts, "offers an action that the agent does not have"),
+    )
+    for name, widths, what in padded:
+        if part.has(name) and min(widths) < part.arrays[name].shape[-1]:
+            unused = _unused(np.array(widths), part.arrays[name].shape[-1])
+            yield name, (part.arrays[name] != 0) & unused, what
+
+
+def _ends(part: Part) -> Iterator[Finding]:
+    if part.bounds is None or not part.has("terminated", "truncated"):
+        return
+    ended = part.arrays["terminated"] | part.arrays["truncated"]
+    last = np.zeros(part.rows, dtype=bool)
+    here = part.bounds[1:] - 1 - part.first
+    last[here[(here >= 0) & (here < part.rows)]] = True
+    what = "an episode ends here by its length, but is neither terminated nor truncated"
+    yield "terminated", last & ~ended, what
+    yield "terminated", ended & ~last, "an episode is terminated or truncated before its last step"
+
+
+_FINAL: tuple[Rule, ...] = (_finite, _padding)
+_STEPS: tuple[Rule, ...] = (*_FINAL, _legal_actions, _logprob, _mixture, _mixer, _sources, _ends)
+
+
+def _unused(widths: Array, width: int) -> Array:
+    """Return which entries of a row are padding, bool [N, width]."""
+    return np.asarray(np.arange(width) >= widths[:, None])
+
+
+def _rows(bad: Array) -> Array:
+    """Return which rows hold a True, bool [rows]."""
+    return np.asarray(bad.reshape(len(bad), -1).any(axis=1))

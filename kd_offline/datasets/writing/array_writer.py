@@ -1,0 +1,149 @@
+"""One growing array: rows in, whole chunk files out, digest and moments on the way."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kd_offline.datasets.format import chunks, layout
+from kd_offline.datasets.format.layout import Rule
+from kd_offline.datasets.storage.store import Folder
+from kd_offline.datasets.writing.statistics import Moments
+from kd_offline.errors import CorruptDatasetError, UsageError
+from kd_offline.schemas.dataset import ArraySpec, FileRecord
+from kd_offline.types import Array
+
+
+@dataclass(slots=True)
+class ArrayStream:
+    """Writes one array chunk by chunk.
+
+    A chunk file is only ever replaced by one whose rows begin with the same rows, so whatever a
+    journal promised stays true at every instant.
+    """
+
+    name: str
+    dtype: str
+    tail: tuple[int, ...]  # shape of one row
+    chunk_rows: int
+    rule: Rule
+    folder: Folder
+    shrinks: bool = True  # a single chunk takes as many rows as there are
+    rows: int = 0
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    moments: Moments | None = None
+    _flushed: int = 0  # rows that were there when the last partial chunk was written
+    _buffer: Array = field(init=False)
+    _values: hashlib._Hash = field(init=False, default_factory=hashlib.sha256)
+
+    def __post_init__(self) -> None:
+        self._buffer = np.zeros((self.chunk_rows, *self.tail), chunks.little(self.dtype))
+        if self.name.startswith("steps/") and self.dtype == "float32":
+            self.moments = Moments()
+
+    def append(self, values: Array) -> None:
+        """Take ``values`` [n, *tail], casting where needed, and write every chunk that fills up."""
+        if values.dtype != self._buffer.dtype:
+            values = self._cast(values)
+        start = 0
+        while start < len(values):
+            filled = self.rows % self.chunk_rows
+            take = min(len(values) - start, self.chunk_rows - filled)
+            part = values[start : start + take]
+            if take < self.chunk_rows:
+                self._buffer[filled : filled + take] = part
+            self.rows += take
+            start += take
+            if filled + take == self.chunk_rows:
+                full = part if take == self.chunk_rows else self._buffer
+                self._absorb(full)
+                self._write(self.rows // self.chunk_rows - 1, full)
+
+    def flush(self) -> None:
+        """Write the rows that do not fill a chunk yet; a later write replaces that file."""
+        filled = self.rows % self.chunk_rows
+        if filled and self._flushed != self.rows:
+            self._buffer[filled:] = 0
+            self._write(self.rows // self.chunk_rows, self._buffer)
+            self._flushed = self.rows
+
+    def finish(self) -> ArraySpec:
+        """Write the last chunk and the metadata, and return what the manifest says of the array."""
+        filled = self.rows % self.chunk_rows
+        if filled:
+            self._absorb(self._buffer[:filled])
+            if self.shrinks and self.rows < self.chunk_rows:  # a single chunk needs no padding
+                self.chunk_rows = self.rows
+                self._write(0, self._buffer[:filled])
+            else:
+                self.flush()
+        shape = (self.rows, *self.tail)
+        metadata = layout.array_metadata(
+            self.dtype, shape, self.chunk_rows, self.rule.axes, self.rule.level
+        )
+        self._record(f"{self.name}/{layout.ZARR_JSON}", metadata)
+        digest = layout.content_digest(self.dtype, shape, self._values.hexdigest())
+        return ArraySpec(dtype=self.dtype, shape=shape, axes=self.rule.axes, digest=digest)
+
+    def restore(self, rows: int) -> Iterator[Array]:
+        """Read back the first ``rows`` rows that an earlier writer left, yielding them in parts."""
+        for index in range(layout.chunk_count(rows, self.chunk_rows)):
+            stored = self._stored_chunk(index)
+            part = stored[: rows - self.rows]
+            if len(part) < min(self.chunk_rows, rows - self.rows):
+                raise self._damaged(index, "it has too few rows")
+            if not chunks.all_finite(part):
+                raise self._damaged(index, "it has values that are not finite")
+            self.rows += len(part)
+            if len(part) == self.chunk_rows:
+                self._absorb(part)
+            else:
+                self._buffer[: len(part)] = part
+            yield part
+
+    def _stored_chunk(self, index: int) -> Array:
+        path = layout.chunk_path(self.name, index, 1 + len(self.tail))
+        try:
+            data = self.folder.read(path)
+        except FileNotFoundError:
+            raise self._damaged(index, "its file is missing") from None
+        row_bytes = self._buffer[:1].nbytes
+        rows = min(self.chunk_rows, (chunks.decoded_size(data) or 0) // row_bytes)
+        out = np.empty((rows, *self.tail), self._buffer.dtype)
+        if problem := chunks.decode_into(data, out):
+            raise self._damaged(index, f"it {problem}")
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.files[path] = FileRecord(path=path, size=len(data), sha256=sha256)
+        return out
+
+    def _damaged(self, index: int, what: str) -> CorruptDatasetError:
+        first = index * self.chunk_rows
+        return CorruptDatasetError(
+            f"the unfinished recording at {str(self.folder.root)!r} cannot be continued, because "
+            f"chunk {index} of {self.name} (from row {first}) is damaged: {what}; record again "
+            "with --overwrite"
+        )
+
+    def _cast(self, values: Array) -> Array:
+        with np.errstate(over="ignore"):  # an overflow to infinity was found by check_block
+            cast = values.astype(self._buffer.dtype)
+        if values.dtype.kind in "iu" and not np.array_equal(cast, values):
+            msg = f"{self.name} has values that do not fit {self.dtype}"
+            raise UsageError(msg)
+        return cast
+
+    def _absorb(self, values: Array) -> None:
+        """Count final values in: each row once, in order, in the same parts for every writer."""
+        self._values.update(np.ascontiguousarray(values).data)
+        if self.moments is not None:
+            self.moments.add(values)
+
+    def _write(self, index: int, rows: Array) -> None:
+        path = layout.chunk_path(self.name, index, rows.ndim)
+        self._record(path, chunks.encode(rows, self.rule.level))
+
+    def _record(self, path: str, data: bytes) -> None:
+        self.files[path] = self.folder.write(path, data)

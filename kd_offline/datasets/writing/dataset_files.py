@@ -1,0 +1,277 @@
+"""The synchronous half of the writer: blocks in, chunk files, journal and manifest out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kd_offline.datasets.format import layout, resource_limits
+from kd_offline.datasets.format.manifest import parse_manifest
+from kd_offline.datasets.sampler import IDENTITY, Splits, assign_split, first_alike
+from kd_offline.datasets.storage.store import Folder
+from kd_offline.datasets.writing.array_writer import ArrayStream
+from kd_offline.datasets.writing.statistics import count_actions, episode_returns, summarise
+from kd_offline.errors import CorruptDatasetError, UsageError
+from kd_offline.schemas.dataset import (
+    ArraySpec,
+    DatasetManifest,
+    FileRecord,
+    Journal,
+    MaskRecord,
+    RecordingHeader,
+    RowSpec,
+    SplitRecord,
+)
+from kd_offline.sealed_json import seal
+from kd_offline.types import Array
+
+# Episode figures that statistics and splits need; they stay in memory, some 60 bytes an episode.
+_KEPT = ("length", "return", "agent_return", "won", *IDENTITY)
+# Writing the journal may take at most about a twentieth of the time.
+_JOURNAL_SHARE = 20
+
+
+@dataclass(slots=True)
+class Sink:
+    """Everything that is written between the first block and the manifest."""
+
+    folder: Folder
+    header: RecordingHeader
+    journal_seconds: float
+    episodes: int = 0
+    rows: int = 0
+    streams: dict[str, ArrayStream] = field(default_factory=dict)
+    _kept: dict[str, list[Array]] = field(default_factory=dict)
+    _action_counts: Array = field(init=False)
+    _chunk_rows: dict[str, int] = field(default_factory=dict)
+    _next_journal: float = 0.0
+
+    def __post_init__(self) -> None:
+        spec = self.header.environment
+        self._action_counts = np.zeros((spec.n_agents, spec.action_count), np.int64)
+
+    def accept(self, arrays: dict[str, Array], lengths: Array) -> None:
+        """Write whole episodes; ``arrays`` are checked and carry full names."""
+        arrays = arrays | self._derived(arrays["steps/reward"], lengths)
+        if not self.streams:
+            rows = {k: RowSpec(dtype=_dtype(k, v), tail=v.shape[1:]) for k, v in arrays.items()}
+            self._open_streams(rows, *_grids(rows))
+        self._check_same(arrays)
+        for name, stream in self.streams.items():
+            stream.append(arrays[name])
+        self._keep(arrays)
+        self._count(arrays["steps/actions"], arrays["steps/alive"])
+        self.episodes += len(lengths)
+        self.rows += int(lengths.sum())
+        if time.monotonic() >= self._next_journal:
+            self.journal()
+
+    def journal(self) -> None:
+        """Bring everything so far to the disk and say so."""
+        started = time.monotonic()
+        for stream in self.streams.values():
+            stream.flush()
+        journal = Journal(
+            format_version=layout.FORMAT_VERSION,
+            header=self.header,
+            episodes=self.episodes,
+            rows=self.rows,
+            step_chunk_rows=self._chunk_rows.get("steps", 1),
+            episode_chunk_rows=self._chunk_rows.get("episodes", 1),
+            arrays={name: RowSpec(dtype=s.dtype, tail=s.tail) for name, s in self.streams.items()},
+        )
+        document = journal.model_dump(mode="json", exclude={"manifest_digest"})
+        self.folder.write(layout.JOURNAL, seal(document), durable=True)
+        now = time.monotonic()
+        self._next_journal = now + max(self.journal_seconds, _JOURNAL_SHARE * (now - started))
+
+    def restore(self, journal: Journal) -> None:
+        """Continue from what an earlier writer left in the folder."""
+        self._check_claims(journal)
+        self._open_streams(journal.arrays, journal.step_chunk_rows, journal.episode_chunk_rows)
+        self.episodes, self.rows = journal.episodes, journal.rows
+        if not self.streams:
+            return
+        actions = self.streams["steps/actions"].restore(self.rows)
+        alive = self.streams["steps/alive"].restore(self.rows)
+        for part, alive_part in zip(actions, alive, strict=True):
+            self._count(part, alive_part)
+        for name, stream in self.streams.items():
+            if name in ("steps/actions", "steps/alive"):
+                continue
+            parts = stream.restore(self.rows if name.startswith("steps/") else self.episodes)
+            if name.removeprefix("episodes/") in _KEPT:
+                self._kept[name.removeprefix("episodes/")] = list(parts)
+            else:
+                for _ in parts:
+                    pass
+
+    def finish(
+        self,
+        masks: Mapping[str, Array],
+        seconds: float | None,
+        given: Splits | None = None,
+        version: tuple[int, int] | None = None,
+    ) -> DatasetManifest:
+        """Write what is left, then the manifest, which makes the folder a dataset."""
+        splits = self._add_derived(masks, given)
+        specs = {name: stream.finish() for name, stream in self.streams.items()}
+        files = [file for stream in self.streams.values() for file in stream.files.values()]
+        groups = ["", *sorted({f"{name.split('/')[0]}/" for name in specs})]
+        group_text = layout.group_metadata()
+        files += [self.folder.write(f"{group}{layout.ZARR_JSON}", group_text) for group in groups]
+        stated = version or layout.FORMAT_VERSION
+        document = self._document(specs, splits, masks, seconds, stated)
+        return publish(self.folder, document, files)
+
+    def _derived(self, reward: Array, lengths: Array) -> dict[str, Array]:
+        agent_return = episode_returns(reward, lengths)
+        return {
+            "episodes/offset": self.rows + np.cumsum(lengths) - lengths,
+            "episodes/agent_return": agent_return,
+            "episodes/return": agent_return.sum(axis=1),
+        }
+
+    def _check_claims(self, journal: Journal) -> None:
+        """Refuse a journal whose chunks no writer makes, before they are made room for."""
+        for name, row in journal.arrays.items():
+            steps = name.startswith("steps/")
+            rows = journal.step_chunk_rows if steps else journal.episode_chunk_rows
+            size = rows * math.prod(row.tail) * np.dtype(row.dtype).itemsize
+            if size > resource_limits.MAX_RANGE_BYTES:
+                msg = (
+                    f"the recording at {self.folder.where!r} was altered: its {layout.JOURNAL} "
+                    f"claims chunks of {size:,} bytes for {name}, so record it anew"
+                )
+                raise CorruptDatasetError(msg)
+
+    def _open_streams(self, rows: Mapping[str, RowSpec], steps: int, episodes: int) -> None:
+        self._chunk_rows = {"steps": steps, "episodes": episodes}
+        for name, row in rows.items():
+            self._add_stream(name, row, steps if name.startswith("steps/") else episodes)
+
+    def _add_stream(self, name: str, row: RowSpec, chunk_rows: int) -> None:
+        rule = layout.rule_for(name, 1 + len(row.tail))
+        self.streams[name] = ArrayStream(name, row.dtype, row.tail, chunk_rows, rule, self.folder)
+
+    def _check_same(self, arrays: Mapping[str, Array]) -> None:
+        first = {name: stream.tail for name, stream in self.streams.items()}
+        got = {name: values.shape[1:] for name, values in arrays.items()}
+        if first != got:
+            odd = sorted(n for n in first.keys() | got.keys() if first.get(n) != got.get(n))
+            msg = (
+                f"every block must hold the same arrays of the same widths as the first one; "
+                f"these differ: {', '.join(odd)}"
+            )
+            raise UsageError(msg)
+
+    def _keep(self, arrays: Mapping[str, Array]) -> None:
+        for name in _KEPT:
+            if f"episodes/{name}" in arrays:
+                self._kept.setdefault(name, []).append(arrays[f"episodes/{name}"])
+
+    def _count(self, actions: Array, alive: Array) -> None:
+        width = self.header.environment.action_count
+        self._action_counts += count_actions(actions, alive, width)
+
+    def _table(self) -> dict[str, Array]:
+        return {name: np.concatenate(parts) for name, parts in self._kept.items()}
+
+    def _add_derived(
+        self, masks: Mapping[str, Array], given: Splits | None
+    ) -> dict[str, SplitRecord]:
+        """Add the arrays that are known only now, and return the splits."""
+        splits = given or Splits(self._drawn_split(), layout.SPLITS)
+        self._add_stream(
+            "episodes/split", RowSpec(dtype="uint8", tail=()), self._chunk_rows["episodes"]
+        )
+        self.streams["episodes/split"].append(splits.codes)
+        for name, mask in masks.items():
+            row = RowSpec(dtype="bool", tail=mask.shape[1:])
+            widest = int(np.prod(mask.shape[1:]))
+            self._add_stream(f"masks/{name}", row, layout.chunk_rows(widest))
+            self.streams[f"masks/{name}"].append(mask)
+        return split_records(splits, self._table()["length"])
+
+    def _drawn_split(self) -> Array:
+        """Draw the splits; an episode that is there twice, by chance, is held out altogether."""
+        codes = assign_split(self.episodes, self.header.heldout, self.header.recording.seed)
+        table = self._table()
+        if "seed" not in table:
+            return codes
+        alike = first_alike(*(table[name] for name in IDENTITY if name in table))
+        np.maximum.at(codes, alike, codes)
+        return codes[alike]
+
+    def _document(
+        self,
+        specs: Mapping[str, ArraySpec],
+        splits: Mapping[str, SplitRecord],
+        masks: Mapping[str, Array],
+        seconds: float | None,
+        version: tuple[int, int],
+    ) -> dict[str, Any]:
+        """Return the manifest without its file table."""
+        head = self.header.model_dump(mode="json", exclude={"heldout", "masks"})
+        head["recording"] |= {"episodes": self.episodes, "seconds": seconds}
+        moments = {n: s.moments for n, s in self.streams.items() if s.moments is not None}
+        statistics = summarise(self._table(), self._action_counts, moments)
+        described = {name: self.header.masks.get(name, MaskRecord()) for name in masks}
+        document: dict[str, Any] = {"format_version": list(version), "id": ""} | head
+        document |= {
+            "masks": {name: mask.model_dump(mode="json") for name, mask in described.items()},
+            "splits": {name: split.model_dump() for name, split in splits.items()},
+            "statistics": statistics.model_dump(mode="json"),
+            "arrays": {name: spec.model_dump(mode="json") for name, spec in specs.items()},
+        }
+        layout.identify(document)
+        return document
+
+
+def split_records(splits: Splits, lengths: Array) -> dict[str, SplitRecord]:
+    """Return what the manifest says of the splits; ``lengths``: steps of the episodes, [E]."""
+    of_part = {name: splits.codes == code for name, code in splits.names.items()}
+    return {
+        name: SplitRecord(
+            code=splits.names[name], episodes=int(here.sum()), steps=int(lengths[here].sum())
+        )
+        for name, here in of_part.items()
+    }
+
+
+def publish(folder: Folder, document: dict[str, Any], files: list[FileRecord]) -> DatasetManifest:
+    """Write the manifest, which makes the folder a dataset of exactly these ``files``.
+
+    What an interrupted attempt left behind and the manifest does not list is deleted before.
+    """
+    listed = {file.path for file in files} | {layout.JOURNAL, layout.LOCK}
+    for path in list(folder.files()):
+        if path not in listed:
+            folder.remove(path)
+    document["files"] = [f.model_dump() for f in sorted(files, key=lambda file: file.path)]
+    sealed = seal(document)
+    manifest = parse_manifest(folder.where, sealed)  # what no reader takes is no dataset
+    folder.write(layout.MANIFEST, sealed, durable=True)
+    folder.remove(layout.JOURNAL)
+    return manifest
+
+
+def _dtype(name: str, values: Array) -> Any:
+    """Return the stored dtype: the given one where the format allows it, else the default."""
+    allowed = layout.rule_for(name, values.ndim).dtypes
+    return values.dtype.name if values.dtype.name in allowed else allowed[0]
+
+
+def _grids(rows: Mapping[str, RowSpec]) -> tuple[int, int]:
+    """Return the rows of a chunk of the steps and of the episode arrays."""
+    sizes: dict[bool, list[int]] = {True: [1], False: [1]}
+    for name, row in rows.items():
+        size = np.dtype(row.dtype).itemsize * int(np.prod(row.tail, dtype=np.int64))
+        sizes[name.startswith("steps/")].append(size)
+    steps, episodes = (layout.chunk_rows(max(sizes[k]), sum(sizes[k])) for k in (True, False))
+    return steps, episodes

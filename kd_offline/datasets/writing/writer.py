@@ -1,0 +1,327 @@
+"""Recording to disk: a front that checks and queues, a thread that compresses and writes."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+from pydantic import ValidationError
+
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.manifest import header_of, read_manifest
+from kd_offline.datasets.sampler import Splits
+from kd_offline.datasets.storage.store import Folder, lock
+from kd_offline.datasets.writing.blocks import EpisodeBlock, check_block
+from kd_offline.datasets.writing.dataset_files import Sink
+from kd_offline.datasets.writing.destination import claim
+from kd_offline.datasets.writing.rehearsal import rehearse
+from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
+from kd_offline.schemas.dataset import DatasetManifest, Journal, RecordingHeader
+from kd_offline.sealed_json import unseal
+from kd_offline.types import Array
+
+# Two blocks in flight keep the thread busy while the next one is being recorded.
+_QUEUED_BLOCKS = 2
+# Recording may differ in these between an attempt and its continuation.
+_FREE_RECORDING_FIELDS = {"software", "machine", "started_at", "seconds", "code_revision"}
+
+_LOG = logging.getLogger(__name__)
+
+_Item = tuple[dict[str, Array], Array]  # arrays by full name, lengths
+
+
+class DatasetWriter:
+    """Writes one expert buffer; nothing is a dataset before :meth:`commit`.
+
+    Use it in a ``with`` block: leaving without :meth:`commit`, by an error or Ctrl-C, brings
+    everything appended to the disk, and a later ``create(..., resume=True)`` continues after it.
+    A killed process loses what was appended in the last seconds, never more and never less than
+    whole calls of :meth:`append`.
+    """
+
+    def __init__(self, sink: Sink, held: IO[bytes]) -> None:
+        self._sink = sink
+        self._held = held
+        self._queue: queue.Queue[_Item | None] = queue.Queue(_QUEUED_BLOCKS)
+        self._failure: BaseException | None = None
+        self._appended = sink.episodes
+        self._steps = sink.rows
+        self._thread = threading.Thread(target=self._work, name="dataset-writer", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        header: RecordingHeader,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        journal_seconds: float = 5.0,
+    ) -> DatasetWriter:
+        """Begin a recording at ``path``, or continue the one there.
+
+        Parameters
+        ----------
+        path
+            Folder of the dataset; made if it does not exist.
+        header
+            What is known beforehand. To continue, it must equal the one that was begun with,
+            except for software, machine and times.
+        resume
+            Continue an unfinished recording; begin a new one if there is none.
+        overwrite
+            Delete a dataset or an unfinished recording that is there.
+        journal_seconds
+            How often, at most, appended episodes are made safe against a kill.
+
+        Raises
+        ------
+        StorageError
+            Something is at ``path`` already, or the folder refuses.
+        UsageError
+            A setting cannot be kept in a dataset; nothing was begun.
+        MismatchError
+            The unfinished recording was begun with other settings.
+        CorruptDatasetError
+            The unfinished recording is damaged.
+        """
+        root = Path(path).expanduser()
+        if resume and overwrite:
+            msg = "resume and overwrite exclude each other: give one of them"
+            raise UsageError(msg)
+        rehearse(header)
+        held = claim(root, resume=resume, overwrite=overwrite)
+        try:
+            sink = Sink(Folder(root), header, journal_seconds)
+            if resume and sink.folder.exists(layout.JOURNAL):
+                sink.restore(_matching_journal(sink.folder, header))
+            sink.journal()
+        except BaseException:
+            held.close()
+            raise
+        return cls(sink, held)
+
+    @property
+    def path(self) -> Path:
+        """Folder of the dataset."""
+        return self._sink.folder.root
+
+    @property
+    def episodes_done(self) -> int:
+        """Episodes appended so far, those of a continued recording included."""
+        return self._appended
+
+    @property
+    def steps_done(self) -> int:
+        """Steps appended so far, those of a continued recording included."""
+        return self._steps
+
+    def append(self, block: EpisodeBlock) -> None:
+        """Hand over whole episodes; returns before they are written unless the queue is full.
+
+        Raises
+        ------
+        UsageError
+            The block does not fit the format or the environment.
+        StorageError
+            Writing failed, now or earlier.
+        """
+        self._raise_failure()
+        if not self._thread.is_alive():
+            msg = f"the writer of {str(self.path)!r} was closed: create it again with resume=True"
+            raise UsageError(msg)
+        arrays = check_block(block, self._sink.header.environment, self._appended)
+        lengths = block.lengths
+        self._queue.put((arrays, lengths))
+        self._appended += len(lengths)
+        self._steps += int(lengths.sum())
+
+    def commit(
+        self,
+        masks: Mapping[str, Array] | None = None,
+        *,
+        seconds: float | None = None,
+        splits: Splits | None = None,
+        version: tuple[int, int] | None = None,
+    ) -> DatasetManifest:
+        """Finish: statistics, splits, digests, file table, and the manifest last.
+
+        Parameters
+        ----------
+        masks
+            Student masks by name, bool [N, O] or [E, N, O]; their descriptions are the header's.
+        seconds
+            Time that recording took, for the record.
+        splits
+            Which part every episode belongs to; None: drawn, by the header's ``heldout``.
+        version
+            Of the format, for a dataset that comes back as it was; None: the newest.
+
+        Raises
+        ------
+        UsageError
+            Nothing was recorded, or a mask or the splits have a wrong shape.
+        StorageError
+            Writing failed; what is on disk can be continued.
+        """
+        given = {name: np.asarray(mask) for name, mask in (masks or {}).items()}
+        self._check_complete(given)
+        self._check_splits(splits)
+        self._stop()
+        try:
+            self._raise_failure()
+            manifest = self._sink.finish(given, seconds, splits, version)
+            self._sink.folder.remove(layout.LOCK)
+        except BaseException as error:
+            self._failure = error  # the streams are in an unknown state: never journal them again
+            raise
+        finally:
+            self._release()
+        return manifest
+
+    def close(self) -> None:
+        """Stop without finishing; what was appended can be continued. Does nothing after commit."""
+        if self._held.closed:
+            return
+        self._stop()
+        try:
+            if self._failure is None:
+                self._sink.journal()
+        finally:
+            self._release()
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        if error is None:
+            self._raise_failure()
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._failure is not None:
+                continue  # keep emptying the queue, so that append never waits for ever
+            try:
+                self._sink.accept(*item)
+            except BaseException as error:  # raised again by the next call
+                self._failure = error
+
+    def _stop(self) -> None:
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _release(self) -> None:
+        self._held.close()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _check_complete(self, masks: Mapping[str, Array]) -> None:
+        if self._appended == 0:
+            msg = f"nothing was recorded to {str(self.path)!r}: append episodes before commit"
+            raise UsageError(msg)
+        spec = self._sink.header.environment
+        fixed = (spec.n_agents, spec.obs_width)
+        for name, mask in masks.items():
+            if mask.dtype != np.bool_ or mask.shape not in (fixed, (self._appended, *fixed)):
+                msg = (
+                    f"mask {name!r} is {mask.dtype} {list(mask.shape)}, but bool {list(fixed)} or "
+                    f"{[self._appended, *fixed]} is needed"
+                )
+                raise UsageError(msg)
+
+    def _check_splits(self, splits: Splits | None) -> None:
+        if splits is None:
+            return
+        unknown = set(np.unique(splits.codes).tolist()) - set(splits.names.values())
+        if splits.codes.shape != (self._appended,) or unknown:
+            msg = (
+                f"the splits have the shape {list(splits.codes.shape)} and the codes "
+                f"{sorted(unknown)} without a name, but one named code for each of the "
+                f"{self._appended} episodes is needed"
+            )
+            raise UsageError(msg)
+
+
+def finished(path: str | Path, header: RecordingHeader, episodes: int) -> DatasetManifest | None:
+    """Return the manifest of a finished dataset that ``header`` would begin again.
+
+    None where no dataset is at ``path``. What a kill between the manifest and the end of its
+    writer left there is removed.
+
+    Raises
+    ------
+    MismatchError
+        The dataset there was made with other settings or has another number of episodes.
+    CorruptDatasetError
+        Its manifest is damaged.
+    """
+    folder = Folder(Path(path).expanduser())
+    if not folder.exists(layout.MANIFEST):
+        return None
+    manifest = read_manifest(folder)
+    before = header_of(manifest).model_copy(update={"heldout": header.heldout})
+    recording = header.recording.model_copy(update={"episodes": episodes})
+    _require_same(before, header.model_copy(update={"recording": recording}), folder, "finished")
+    tidy(folder)
+    return manifest
+
+
+def tidy(folder: Folder) -> None:
+    """Say that a dataset is finished already, and remove what a kill of its writer left there."""
+    _LOG.warning("%s is complete already: nothing was done", folder.root)
+    if folder.exists(layout.JOURNAL) or folder.exists(layout.LOCK):
+        with lock(folder.root):
+            folder.remove(layout.JOURNAL)
+            folder.remove(layout.LOCK)
+
+
+def _matching_journal(folder: Folder, header: RecordingHeader) -> Journal:
+    document = unseal(folder.read(layout.JOURNAL))
+    try:
+        journal = Journal.model_validate(document)
+    except ValidationError:
+        msg = (
+            f"the journal of the unfinished recording at {str(folder.root)!r} is damaged: "
+            "record again with --overwrite"
+        )
+        raise CorruptDatasetError(msg) from None
+    _require_same(journal.header, header, folder, "unfinished")
+    return journal
+
+
+def _require_same(
+    before: RecordingHeader, header: RecordingHeader, folder: Folder, state: str
+) -> None:
+    begun, now = _settings(before), _settings(header)
+    if begun != now:
+        odd = sorted(key for key in begun if begun[key] != now[key])
+        what = "unfinished recording" if state == "unfinished" else "finished dataset"
+        msg = (
+            f"the {what} at {str(folder.root)!r} was begun with other settings ({', '.join(odd)}): "
+            "repeat the command that began it, choose another path, or give --overwrite"
+        )
+        raise MismatchError(msg)
+
+
+def _settings(header: RecordingHeader) -> dict[str, object]:
+    """Return what a continued recording must share with its beginning, flat."""
+    head = header.model_dump(mode="json")
+    recording = head.pop("recording")
+    kept = {k: v for k, v in recording.items() if k not in _FREE_RECORDING_FIELDS}
+    return head | {f"recording.{key}": value for key, value in kept.items()}

@@ -1,0 +1,226 @@
+"""From a run folder to the policies that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kd_offline import code_guard
+from kd_offline.environments.protocol import BatchedEnvironment
+from kd_offline.errors import CheckpointError, MismatchError, UsageError
+from kd_offline.evaluation.exported import Exported, load_exported
+from kd_offline.evaluation.play import PolicySet
+from kd_offline.networks.arithmetic import (
+    ExportedShape,
+    Shape,
+    ValuePart,
+    network_cost,
+)
+from kd_offline.runs.folder import RunFolder
+from kd_offline.runs.teams import load_teams
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.run import RunManifest
+from kd_offline.students.networks import exported_shape
+
+if TYPE_CHECKING:
+    from kd_offline.experts.protocol import Expert
+    from kd_offline.students.policy import StudentPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSetup:
+    """Everything that takes part in the evaluation of a run."""
+
+    manifest: RunManifest
+    environment: BatchedEnvironment
+    who: PolicySet
+    expert_name: str
+    ceiling_name: str | None
+    expert_shapes: tuple[Shape, ...]
+    student_shapes: tuple[Shape, ...]
+    critics: tuple[ValuePart, ...] = ()
+    exported: Exported | None = None
+    expert_parameters: int = 0  # shared networks counted once; 0: not known
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Distillation seed of each team of students."""
+        return self.manifest.seeds if self.exported is None else (self.exported.seed,)
+
+
+def load_evaluation_setup(
+    run: RunFolder,
+    *,
+    expert: str | Path | None = None,
+    expert_recipe: str | Path | None = None,
+    ceiling: str | Path | None = None,
+    export: str | Path | None = None,
+    engine: str | None = None,
+    environment: str | None = None,
+    opponents: Sequence[str] = (),
+) -> EvaluationSetup:
+    """Load the environment, the expert, the students and, if given, the ceiling of a run.
+
+    With an ``export`` of the run, that plays instead of the students, in the given engine.
+    ``environment`` and ``opponents`` allow what files may not start by themselves, see
+    :mod:`kd_offline.code_guard`.
+
+    Raises
+    ------
+    UsageError
+        The run is not complete, or does not say which expert was recorded.
+    CheckpointError
+        An expert or the students cannot be read, or the expert is not the recorded one.
+    MismatchError
+        The expert or the ceiling does not fit the environment.
+    """
+    from kd_offline import environments
+
+    manifest = run.manifest()
+    teams = load_teams(run, manifest)
+    world = environments.load_recorded(
+        manifest.environment,
+        manifest.environment_kwargs,
+        asked_by=f"the run in {str(run.path)!r}",
+        allowed=environment,
+    )
+    spec = world.spec
+    teacher = recorded_expert(manifest, expert, expert_recipe, spec, opponents)
+    top = None if ceiling is None else _load_expert(ceiling, spec, None, opponents)
+    _check_fits(teams[0], spec)
+    if top is not None:
+        _check_ceiling(top, teams[0], manifest.mask)
+    exported = None if export is None else load_exported(export, engine, manifest, teams)
+    playing = tuple(teams) if exported is None else (exported.team,)
+    return EvaluationSetup(
+        manifest=manifest,
+        environment=world,
+        who=PolicySet(teacher, playing, top, top.learned_sides if top else None),
+        expert_name=_name(teacher),
+        ceiling_name=None if top is None else _name(top),
+        expert_shapes=teacher.actor_shapes(),
+        student_shapes=costliest(teams, spec),
+        critics=teacher.value_parts(),
+        exported=exported,
+        expert_parameters=teacher.actor_parameters(),
+    )
+
+
+def student_shapes(student: StudentPolicy, spec: EnvironmentSpec) -> tuple[ExportedShape, ...]:
+    """Return each agent's network as it is exported."""
+    seen = student.mask.static
+    widths = spec.obs_widths if seen is None else seen.sum(axis=1).tolist()
+    return tuple(
+        exported_shape(shape, student.team.inputs, features, drawn=seen is None)
+        for features, shape in zip(widths, student.team.shapes, strict=True)
+    )
+
+
+def costliest(teams: Sequence[StudentPolicy], spec: EnvironmentSpec) -> tuple[ExportedShape, ...]:
+    """Return the networks of the team with the most multiply-accumulates, the first of equals.
+
+    Seeds differ only where gates chose their units.
+    """
+    every = [student_shapes(team, spec) for team in teams]
+    return max(every, key=lambda shapes: sum(network_cost(shape).macs for shape in shapes))
+
+
+def recorded_expert(
+    manifest: RunManifest,
+    given: str | Path | None,
+    recipe: str | Path | None,
+    spec: EnvironmentSpec,
+    opponents: Sequence[str] = (),
+) -> Expert:
+    """Load the expert that a run's dataset recorded, from where it was or where it is said to be.
+
+    Raises
+    ------
+    UsageError
+        The dataset does not say which it was or may not choose it, and nothing was given.
+    CheckpointError
+        It cannot be read, or is not the recorded one.
+    """
+    reference = manifest.expert_reference if given is None else given
+    if given is None:
+        check_reference(manifest.expert_reference, manifest.expert, manifest.dataset.name)
+    loaded = _load_expert(reference, spec, recipe, opponents)
+    if manifest.expert and loaded.digest != manifest.expert:
+        msg = (
+            f"expert {str(reference)!r} has the weights {_short(loaded.digest)}, the dataset "
+            f"recorded {_short(manifest.expert)}: pass --expert with the recorded one"
+        )
+        raise CheckpointError(msg)
+    return loaded
+
+
+def check_reference(stated: str, digest: str, dataset: str) -> None:
+    """Raise a ``UsageError`` where a file names an expert that it may not have loaded.
+
+    ``digest`` of its weights and the name of the ``dataset`` that recorded it are for the sentence.
+    """
+    from kd_offline.experts.importers.load import PREFIXES
+
+    # Datasets travel without the paths of the machine that made them.
+    if stated in ("", "trained", *PREFIXES):
+        place = f"{stated}:PLACE" if stated in PREFIXES else "that expert's folder"
+        msg = (
+            f"dataset {dataset!r} recorded an expert of its own ({_short(digest) or 'unnamed'}): "
+            f"pass --expert with {place}"
+        )
+        raise UsageError(msg)
+    code_guard.check_expert(stated, asked_by=f"the dataset {dataset!r}", option="--expert")
+
+
+def _load_expert(
+    reference: str | Path,
+    spec: EnvironmentSpec,
+    recipe: str | Path | None,
+    opponents: Sequence[str],
+) -> Expert:
+    from kd_offline.experts.load import load
+
+    # The critic acts in no evaluation; leaving it out halves the work.
+    return load(reference, spec, recipe, with_value=False, opponents=opponents)
+
+
+def _check_ceiling(ceiling: Expert, student: StudentPolicy, mask: str) -> None:
+    """Refuse a ceiling that sees other features than the students: it would not be one."""
+    if student.mask.static is None:
+        return
+    everything = np.array(
+        [np.arange(student.mask.static.shape[1]) < w for w in student.mask.widths]
+    )
+    seen = ceiling.mask()
+    if not np.array_equal(everything if seen is None else seen, student.mask.static):
+        trained = ceiling.mask_name or "full"
+        msg = (
+            f"ceiling {ceiling.reference!r} was trained under the mask {trained!r}, the "
+            f"students see {mask!r}: pass a policy made by kd-offline train --mask {mask}"
+        )
+        raise MismatchError(msg)
+
+
+def _name(expert: Expert) -> str:
+    """Return a name without the folders of this machine."""
+    return f"{Path(expert.reference).name} ({_short(expert.digest)})"
+
+
+def _check_fits(student: StudentPolicy, spec: EnvironmentSpec) -> None:
+    """Refuse students of other agents, observations or actions than the environment has here."""
+    for name in ("agents", "obs_widths", "action_counts"):
+        got, want = getattr(student.card.environment, name), getattr(spec, name)
+        if got != want:
+            msg = (
+                f"the students were distilled for {spec.id} with the {name} {got}, and here it has "
+                f"{want}: install the version that was recorded, or distil again"
+            )
+            raise MismatchError(msg)
+
+
+def _short(digest: str) -> str:
+    return digest[:19]

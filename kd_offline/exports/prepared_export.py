@@ -1,0 +1,134 @@
+"""From a run folder to a team that is about to be exported, and what it has to answer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kd_offline.datasets import ExpertBuffer
+from kd_offline.errors import MismatchError, UnknownNameError
+from kd_offline.exports import parity_check
+from kd_offline.exports.compact import compact
+from kd_offline.exports.contract import contracts
+from kd_offline.exports.engines import numpy_steps, team
+from kd_offline.exports.network import AgentNetwork, to_int8
+from kd_offline.exports.team import ExportedTeam
+from kd_offline.runs.folder import RunFolder
+from kd_offline.runs.source import open_dataset
+from kd_offline.runs.teams import load_teams
+from kd_offline.schemas.export import RESET, AgentContract, Comparison, Precision
+from kd_offline.schemas.run import RunManifest
+from kd_offline.students.policy import StudentPolicy, digest
+from kd_offline.types import Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A team in the form in which it is written, and recorded episodes with its answers."""
+
+    student: StudentPolicy
+    students: str  # digest of the trained weights
+    precision: Precision
+    networks: tuple[AgentNetwork, ...]
+    agents: tuple[AgentContract, ...]
+    episodes: parity_check.Recorded
+    expected: Float32Array  # logits [E, T, N, A] that every format has to give
+    cost: Comparison  # of the precision
+
+    @property
+    def reference(self) -> ExportedTeam:
+        """The team in NumPy, from memory."""
+        return team(self.agents, numpy_steps(self.networks), self.student.card.random_k)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What every file says about itself."""
+        card = self.student.card
+        return {
+            "kind": "kd-offline export",
+            "environment": card.environment.id,
+            "mask": card.mask,
+            "precision": self.precision,
+            "seed": str(self.student.seed),
+            "students": self.students,
+            "dataset": card.dataset,
+            "reset": RESET,
+        }
+
+    def facts_of(self, agent: AgentContract) -> dict[str, str]:
+        """Return what a file of one agent says, with the indices that its mask lets through."""
+        seen = {"seen": agent.seen, "blocks": agent.blocks, "drawn": agent.drawn}
+        return self.facts | {
+            "agent": agent.agent,
+            "mask_contract": json.dumps(seen),
+            "contract": agent.model_dump_json(),
+        }
+
+
+def draft(
+    run: RunFolder,
+    precision: Precision,
+    *,
+    seed: int | None = None,
+    dataset: str | Path | ExpertBuffer | None = None,
+    episodes: int = 400,
+    least_agreement: float = 1.0,
+) -> Draft:
+    """Compact the students of one seed and see that this changed no answer.
+
+    Raises
+    ------
+    UsageError, UnknownNameError, MismatchError, CheckpointError
+        The run is not complete or was altered, has no such seed, or its dataset is not there.
+    ParityError
+        The compacted students, or their precision, do not repeat the trained ones.
+    """
+    manifest = run.manifest()
+    student = _student(run, manifest, seed)
+    buffer = open_dataset(manifest, run.path, dataset)
+    _check_mask(student, buffer)
+    recorded = parity_check.recorded(
+        buffer, episodes, None if manifest.judged_by is None else manifest.judged_by.part
+    )
+    trained = parity_check.replay(student, recorded)
+    whole = compact(student)
+    agents = contracts(whole, student.card.environment)
+    said = parity_check.replay(team(agents, numpy_steps(whole), student.card.random_k), recorded)
+    cost = parity_check.compare(said, trained, recorded)
+    parity_check.require_parity("compacted", cost)
+    expected, networks = trained, whole
+    if precision == "int8":
+        networks = tuple(to_int8(network) for network in whole)
+        agents = contracts(networks, student.card.environment)
+        int8 = team(agents, numpy_steps(networks), student.card.random_k)
+        expected = parity_check.replay(int8, recorded)
+        cost = parity_check.compare(expected, trained, recorded)
+        parity_check.require_agreement(cost, least_agreement, precision)
+    weights = digest(student.team)
+    return Draft(student, weights, precision, networks, agents, recorded, expected, cost)
+
+
+def _student(run: RunFolder, manifest: RunManifest, seed: int | None) -> StudentPolicy:
+    """Return the team of a seed, the first by default."""
+    teams = load_teams(run, manifest)
+    wanted = manifest.seeds[0] if seed is None else seed
+    for student in teams:
+        if student.seed == wanted:
+            return student
+    known = [str(number) for number in manifest.seeds]
+    raise UnknownNameError(what="seed of the run", got=str(wanted), allowed=known)
+
+
+def _check_mask(student: StudentPolicy, buffer: ExpertBuffer) -> None:
+    """Refuse students that see something else than their dataset's mask shows."""
+    stored, static = buffer.mask(student.card.mask), student.mask.static
+    same = stored.ndim > 2 if static is None else np.array_equal(stored, static)
+    if student.card.environment != buffer.spec or not same:
+        msg = (
+            f"the students' card and the dataset at {buffer.where!r} differ about the environment "
+            f"or the mask {student.card.mask!r}: the run was altered, so restore it or distil again"
+        )
+        raise MismatchError(msg)

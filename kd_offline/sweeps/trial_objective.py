@@ -1,0 +1,166 @@
+"""What a trial's students are worth: retention in the environment, or agreement from the file."""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kd_offline.datasets import ExpertBuffer
+from kd_offline.errors import KdOfflineError, UsageError
+from kd_offline.exports import parity_check
+from kd_offline.exports.prepared_export import draft
+from kd_offline.policies import choose_actions
+from kd_offline.runs.folder import open_run
+from kd_offline.runs.teams import load_teams
+from kd_offline.schemas.run import RunManifest
+from kd_offline.schemas.sweep import Judge, SweepPlan
+from kd_offline.types import IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What the user named, since a dataset may not start it by itself; None: nothing."""
+
+    environment: str | None = None
+    expert: str | Path | None = None
+    expert_recipe: str | Path | None = None
+
+
+NOTHING = Allowed()
+
+
+def judge_for(buffer: ExpertBuffer, wanted: str, allowed: Allowed) -> Judge:
+    """Return how teams are judged: by retention where environment and expert are here.
+
+    Raises
+    ------
+    UsageError
+        ``retention`` is wanted and the environment or the expert is not here.
+    """
+    if wanted == "agreement":
+        return "agreement"
+    if wanted not in ("auto", "retention"):
+        msg = f"unknown judge {wanted!r}: allowed are auto, retention, agreement"
+        raise UsageError(msg)
+    try:
+        _find(buffer, allowed)
+    except (KdOfflineError, ImportError, LookupError) as error:
+        if wanted == "retention":
+            msg = f"retention cannot be measured: {error}; judge by agreement instead"
+            raise UsageError(msg) from error
+        return "agreement"
+    return "retention"
+
+
+def _find(buffer: ExpertBuffer, allowed: Allowed) -> None:
+    """Load environment and expert of a dataset once, so that what fails does so at the start."""
+    from kd_offline import environments
+    from kd_offline.evaluation.evaluation_setup import check_reference
+    from kd_offline.experts.load import load as load_expert
+
+    spec, asker = buffer.spec, f"the dataset {buffer.manifest.name!r}"
+    world = environments.load_recorded(
+        spec.id, spec.kwargs, asked_by=asker, allowed=allowed.environment
+    )
+    with closing(world):
+        record = buffer.manifest.sole_expert
+        reference = "" if record is None else record.reference
+        if allowed.expert is None:
+            digest = "" if record is None else record.digest or ""
+            check_reference(reference, digest, buffer.manifest.name)
+        load_expert(allowed.expert or reference, world.spec, allowed.expert_recipe)
+
+
+def quality(
+    run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str, allowed: Allowed
+) -> float:
+    """Return what the plan's judge says of the students of a run at a precision."""
+    if plan.judge == "retention":
+        return _retention(run, buffer, plan, precision, allowed)
+    return _agreement(run, buffer, plan, precision)
+
+
+def _retention(
+    run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str, allowed: Allowed
+) -> float:
+    from kd_offline.evaluation.evaluate import evaluate
+    from kd_offline.exports.export import export, place
+
+    played = None
+    if precision != "fp32":
+        played = place(run, None, precision)
+        export(
+            *(run, played),
+            to="torch",
+            precision=precision,
+            dataset=buffer,
+            least_agreement=0.0,
+            overwrite=True,
+        )
+    report = evaluate(
+        run,
+        episodes=plan.episodes,
+        seed=plan.seed,
+        modes=("greedy",),
+        export=played,
+        environment=allowed.environment,
+        expert=allowed.expert,
+        expert_recipe=allowed.expert_recipe,
+    )
+    kept = None if report.greedy is None else report.greedy.retention.normalised
+    if kept is None:
+        msg = (
+            "retention is undefined, as the expert is no better than random play: judge by "
+            "agreement instead"
+        )
+        raise UsageError(msg)
+    return kept
+
+
+def _agreement(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str) -> float:
+    """Return how often greedy students choose as the expert, where there is a choice."""
+    if precision == "fp32":
+        recorded = parity_check.recorded(buffer, plan.episodes, plan.recipe.judge_by)
+        folder = open_run(run)
+        said = parity_check.replay(load_teams(folder, folder.manifest())[0], recorded)
+    else:
+        made = draft(
+            open_run(run),
+            "int8",
+            dataset=buffer,
+            episodes=plan.episodes,
+            least_agreement=0.0,
+        )
+        recorded, said = made.episodes, made.expected
+    counts = recorded.deciding()
+    if not counts.any():
+        msg = (
+            f"agreement is undefined, as nobody has two or more legal actions in the part "
+            f"{recorded.part!r} of {buffer.where!r}: judge by retention instead"
+        )
+        raise UsageError(msg)
+    same = parity_check.greedy(said, recorded) == _expert(buffer, recorded)
+    return float(same[counts].mean())
+
+
+def _expert(buffer: ExpertBuffer, recorded: parity_check.Recorded) -> IntArray:
+    """Return the expert's greedy actions, or those taken where it states no scores: [E, T, N]."""
+    names = [name for name in ("steps/logits", "steps/q_values") if buffer.has(name)]
+    if not names:
+        return recorded.arrays["actions"].astype(np.int64)
+    scores, _ = buffer.padded(names[:1], recorded.episodes)
+    return choose_actions(scores[names[0]], recorded.arrays["available_actions"])
+
+
+def held_out_kl(manifest: RunManifest) -> float | None:
+    """Return the held-out KL of the first seed, as training measured it; None: nothing held out."""
+    return manifest.results[0].held_out.get("kl")
+
+
+def has_optuna() -> bool:
+    """Tell whether the sampler is installed."""
+    return importlib.util.find_spec("optuna") is not None
