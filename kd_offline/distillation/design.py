@@ -1,4 +1,4 @@
-"""The students of a distillation before their first step: widths, inputs, networks, gates."""
+"""The students of a distillation before their first step: widths, inputs, networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.format.resource_limits import check_memory
 from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
 from kd_offline.distillation.block_importance import block_importance
-from kd_offline.distillation.resources import Resources
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.networks.arithmetic import FLOAT, network_cost
 from kd_offline.schemas.budget import Allocation
@@ -22,7 +21,6 @@ from kd_offline.seeding import generator
 from kd_offline.students import policy as students
 from kd_offline.students.budgets import allocate_budget, allocation
 from kd_offline.students.cost_bounds import Bounds
-from kd_offline.students.l0_gates import Gates
 from kd_offline.students.networks import InputScale, StudentInputs, StudentTeam, agent_shape
 from kd_offline.students.widths import allocate
 from kd_offline.types import BoolArray
@@ -60,13 +58,6 @@ class StudentDesign:
         if self.recipe.first_settled is not None:
             heads.require_narrowable()
         return heads
-
-    def gates(self, team: StudentTeam) -> Resources | None:
-        """Return the gates on a team's units and what they may cost; None where there are none."""
-        if self.recipe.budget is None or self.recipe.first_settled is None:
-            return None
-        gates = Gates(team.shapes, self.recipe.gates.start)
-        return Resources(gates, Bounds.of(self.card, self.recipe.budget), self.recipe.gates)
 
     def allocations(self, layers: Sequence[Sequence[LayerWidths]]) -> list[Allocation]:
         """Return what the teams of the given layers cost, by the recipe's budget."""

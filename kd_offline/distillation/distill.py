@@ -12,6 +12,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.distillation.phases import phases_of
 from kd_offline.distillation.recipe import completed
 from kd_offline.distillation.run import Run, complete, prepare, with_layers
 from kd_offline.distillation.terms.active import check_arrays
@@ -30,9 +31,8 @@ from kd_offline.schemas.run import RunManifest, SeedResult
 from kd_offline.sealed_json import canonical_json, read_document, write_document
 from kd_offline.sealed_json import digest as digest_of
 from kd_offline.students.networks import StudentTeam
-from kd_offline.students.policy import digest, fixed_mask
+from kd_offline.students.policy import digest
 from kd_offline.students.policy import save as save_students
-from kd_offline.students.structured_pruning import layers_of
 from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.tracking.jsonl import JsonLines
 
@@ -55,7 +55,7 @@ class ResumeState(Document):
     epoch: int
     best_epoch: int | None
     best: dict[str, float] = Field(default_factory=dict)
-    layers: tuple[LayerWidths, ...] | None = None  # once gates have chosen them
+    layers: tuple[LayerWidths, ...] | None = None  # once a phase has changed them
 
 
 # Inside an operation threads cost more than they bring at the widths of students, and they would
@@ -137,11 +137,11 @@ def _one_seed(run: Run, seed: int, observer: Observer) -> None:
             return
     team = run.design.team(seed)
     heads = run.design.heads(seed, team, run.terms)
-    state = Training.begin(team, heads, run.recipe.optimisation, run.design.gates(team))
+    phases = phases_of(run.design, team)
+    state = Training.begin(team, heads, run.recipe.optimisation, phases)
     _restore(run, state, seed)
     began = last = time.perf_counter()
-    mask = fixed_mask(run.design.card)
-    for rows in train_team(state, run.train, run.validation, run.terms, seed, mask):
+    for rows in train_team(state, run.train, run.validation, run.terms, seed):
         _require_finite(rows[0])
         for row in rows:
             observer.metrics(row["epoch"], metric_names(row), series=series_of(seed))
@@ -154,7 +154,7 @@ def _one_seed(run: Run, seed: int, observer: Observer) -> None:
     result = SeedResult(
         seed=seed,
         digest=digest(team),
-        layers=_layers(run, team),
+        layers=state.layers,
         updates=state.epoch * (len(run.train) // _batch(run)),
         best_epoch=state.best_epoch,
         held_out=state.best,
@@ -177,13 +177,6 @@ def _require_finite(row: Row) -> None:
             "environment gives where the dataset's values are very large"
         )
         raise UsageError(msg)
-
-
-def _layers(run: Run, team: StudentTeam) -> tuple[LayerWidths, ...] | None:
-    """Return the widths that gates chose for a team; None where there are none."""
-    if run.recipe.first_settled is None:
-        return None
-    return tuple(map(layers_of, team.shapes))
 
 
 def _batch(run: Run) -> int:
@@ -229,16 +222,12 @@ def _restore(run: Run, state: Training, seed: int) -> None:
     if (saved.begun, saved.tensors) != (_begun(run), stored.weights_digest()):
         msg = f"{str(file)!r} is not the state of this run; {_AGAIN}"
         raise CheckpointError(msg)
-    if saved.layers is not None:
-        team = run.design.narrowed_team(saved.layers)
-        heads = run.design.heads(seed, team, run.terms)
-        state.go_on_with(team, heads, run.recipe.optimisation)
     try:
-        state.restore(stored.tensors())
+        state.restore(saved.epoch, stored.tensors(), saved.layers)
     except (KeyError, RuntimeError) as error:
         msg = f"{str(place)!r} is not the state of this run; {_AGAIN}"
         raise CheckpointError(msg) from error
-    state.epoch, state.best_epoch, state.best = saved.epoch, saved.best_epoch, dict(saved.best)
+    state.best_epoch, state.best = saved.best_epoch, dict(saved.best)
     run.folder.resume_metrics(
         lambda row: row["seed"] != seed or row["epoch"] <= saved.epoch, saved.metrics
     )
@@ -265,7 +254,7 @@ def _save(run: Run, state: Training, seed: int) -> None:
         epoch=state.epoch,
         best_epoch=state.best_epoch,
         best=state.best,
-        layers=None if state.resources is not None else _layers(run, state.team),
+        layers=state.layers,
     )
     write_document(folder / "state.json", saved)
     for old in folder.glob("state-*.safetensors"):

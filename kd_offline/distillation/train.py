@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,16 +15,14 @@ from kd_offline.distillation.episode_targets import EpisodeTargets, ValidationEp
 from kd_offline.distillation.muon import Muon
 from kd_offline.distillation.objective import objective, student_batch
 from kd_offline.distillation.parallel_agents import ParallelAgents, parallel_agents
-from kd_offline.distillation.resources import Resources
+from kd_offline.distillation.phases.base import Phase
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.distillation.validation_metrics import validate
+from kd_offline.schemas.layers import LayerWidths
 from kd_offline.schemas.recipes import Optimisation
 from kd_offline.seeding import generator
-from kd_offline.students.folding import RoundedPass
-from kd_offline.students.l0_gates import GatedPass
 from kd_offline.students.networks import StudentTeam
-from kd_offline.students.structured_pruning import settle
-from kd_offline.types import BoolArray
+from kd_offline.students.structured_pruning import layers_of
 
 Row = dict[str, Any]
 
@@ -35,9 +33,12 @@ class Training:
 
     team: StudentTeam
     heads: AuxiliaryHeads
+    schedule: Optimisation
+    phases: Sequence[Phase]
     optimisers: list[torch.optim.Optimizer]
     average: list[Tensor]
-    resources: Resources | None = None  # while units have gates
+    active: list[Phase] = field(default_factory=list)
+    since: int = 0  # the epoch from which on this very team is trained
     epoch: int = 0
     best_epoch: int | None = None
     best: dict[str, float] = field(default_factory=dict)
@@ -49,27 +50,36 @@ class Training:
         team: StudentTeam,
         heads: AuxiliaryHeads,
         schedule: Optimisation,
-        resources: Resources | None = None,
+        phases: Sequence[Phase] = (),
     ) -> Training:
-        """Return the state before the first step, with gates on the units where they are given."""
+        """Return the state before the first step."""
         optimisers = _optimisers(team, heads, schedule)
-        if resources is not None:
-            rate = resources.settings.learning_rate
-            optimisers.append(torch.optim.Adam(resources.gates.parameters(), rate, fused=True))
-            team.stand_in = GatedPass(resources.gates)
-        return cls(team, heads, optimisers, _copied(team), resources)
+        return cls(team, heads, schedule, phases, optimisers, _copied(team))
 
-    def settle(self, schedule: Optimisation) -> None:
-        """Remove the units whose gates are closed or beyond the budget, and all gates."""
-        if self.resources is not None:
-            small = settle(self.team, self.resources.gates, self.resources.bounds)
-            self.go_on_with(small.team, self.heads.narrowed(small.embeddings), schedule)
+    def go_on_with(self, team: StudentTeam, heads: AuxiliaryHeads, epoch: int) -> None:
+        """Continue with another team from ``epoch`` on."""
+        self.team, self.heads, self.since = team, heads, epoch
+        self.optimisers, self.average = _optimisers(team, heads, self.schedule), _copied(team)
+        self.forget_best()
 
-    def go_on_with(self, team: StudentTeam, heads: AuxiliaryHeads, schedule: Optimisation) -> None:
-        """Continue with a team without gates; what was best before was another network."""
-        self.team, self.heads, self.resources = team, heads, None
-        self.optimisers, self.average = _optimisers(team, heads, schedule), _copied(team)
+    def forget_best(self) -> None:
+        """Forget the best epoch: it was one of another network."""
         self.best, self.best_epoch, self.best_weights = {}, None, []
+
+    def enter_epoch(self) -> None:
+        """Leave the phases that end before the epoch that comes, and begin those of it."""
+        for phase in [phase for phase in self.active if phase.end == self.epoch]:
+            phase.leave(self)
+            self.active.remove(phase)
+        for phase in self.phases:
+            if phase.first == self.epoch:
+                phase.begin(self)
+                self.active.append(phase)
+
+    @property
+    def layers(self) -> tuple[LayerWidths, ...] | None:
+        """The widths of each agent's layers, where a phase changed them."""
+        return tuple(map(layers_of, self.team.shapes)) if self.since else None
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -80,8 +90,8 @@ class Training:
         """Return everything as named tensors; :meth:`restore` takes them back."""
         out = {f"team.{k}": v for k, v in self.team.state_dict().items()}
         out |= {f"heads.{k}": v for k, v in self.heads.state_dict().items()}
-        if self.resources is not None:
-            out |= {f"gates.{k}": v for k, v in self.resources.gates.state_dict().items()}
+        for phase in self.active:
+            out |= {f"{phase.saved_as}.{k}": v for k, v in phase.tensors().items()}
         out |= {f"average.{i}": v for i, v in enumerate(self.average)}
         out |= {f"best.{i}": v for i, v in enumerate(self.best_weights)}
         for k, optimiser in enumerate(self.optimisers):
@@ -90,16 +100,35 @@ class Training:
                 out |= {name: torch.as_tensor(value) for name, value in moments.items()}
         return out
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put saved tensors back."""
+    def restore(
+        self,
+        epoch: int,
+        tensors: dict[str, Tensor],
+        layers: Sequence[LayerWidths] | None = None,
+    ) -> None:
+        """Put back what was saved of a state like this one, after ``epoch`` epochs.
+
+        ``layers`` are those of the saved state.
+
+        Raises
+        ------
+        KeyError, RuntimeError
+            The tensors are of another training.
+        """
+        for phase in self.phases:
+            if phase.end < epoch:
+                phase.skip(self, layers)
+            elif phase.first < epoch:
+                phase.begin(self)
+                self.active.append(phase)
         groups: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             group, _, rest = name.partition(".")
             groups.setdefault(group, {})[rest] = value
         self.team.load_state_dict(groups["team"])
         self.heads.load_state_dict(groups.get("heads", {}))
-        if self.resources is not None:
-            self.resources.gates.load_state_dict(groups["gates"])
+        for phase in self.active:
+            phase.restore(groups.get(phase.saved_as, {}))
         self.average = _listed(groups["average"])
         self.best_weights = _listed(groups.get("best", {}))
         for k, optimiser in enumerate(self.optimisers):
@@ -108,6 +137,7 @@ class Training:
                 index, _, key = name.partition(".")
                 state.setdefault(int(index), {})[key] = value
             optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+        self.epoch = epoch
 
 
 def _optimisers(
@@ -148,15 +178,13 @@ def train_team(
     validation: ValidationEpisodes | None,
     terms: ActiveTerms,
     seed: int,
-    mask: BoolArray | None = None,
 ) -> Iterator[list[Row]]:
     """Train to the end of the recipe, yielding metric rows after every epoch.
 
     The averaged weights are what is evaluated and kept. The best epoch is the one with the least
     held-out KL (cross entropy where the data hold no logits), and the last one where nothing is
-    held out. Once units are chosen, only teams without gates are compared, and once weights are
-    rounded, only rounded ones. The consumer may save ``state`` between epochs, and continue from
-    it later, to the same bits.
+    held out. The consumer may save ``state`` between epochs, and continue from it later, to the
+    same bits.
 
     Parameters
     ----------
@@ -167,16 +195,12 @@ def train_team(
     terms : ActiveTerms
         And with them the recipe.
     seed : int
-    mask : bool [N, O], optional
-        What the students see, where that is the same in every episode; needed for rounding.
     """
     recipe, schedule = terms.recipe, terms.recipe.optimisation
     with parallel_agents(state.team, recipe.threads) as passes:
         while state.epoch < schedule.epochs:
-            if recipe.first_settled == state.epoch:
-                state.settle(schedule)
-                passes.team = state.team
-            _round(state, schedule, mask)
+            state.enter_epoch()
+            passes.team = state.team
             mean = _epoch(state, passes, train, terms, seed)
             state.epoch += 1
             rows: list[Row] = [{"seed": seed, "epoch": state.epoch, "split": "train", **mean}]
@@ -186,43 +210,31 @@ def train_team(
             yield rows
 
 
-def _round(state: Training, schedule: Optimisation, mask: BoolArray | None) -> None:
-    """From the epoch on that the schedule names, train the weights of an int8 export."""
-    first = schedule.first_rounded
-    if first is None or state.epoch < first:
-        return
-    state.team.stand_in = RoundedPass(mask)
-    if state.epoch == first:  # what was best before was another network
-        state.best, state.best_epoch, state.best_weights = {}, None, []
-
-
 def _epoch(
     state: Training, passes: ParallelAgents, train: EpisodeTargets, terms: ActiveTerms, seed: int
 ) -> dict[str, float]:
     """Take one step for every batch of an epoch; returns the means of all losses."""
-    recipe, schedule = terms.recipe, terms.recipe.optimisation
-    side_of = state.team.spec.side_of
+    schedule, side_of = state.schedule, state.team.spec.side_of
     size = min(schedule.batch_episodes, len(train))
     per_epoch = len(train) // size
     total = per_epoch * schedule.epochs
-    settled = per_epoch * (recipe.first_settled or 0)
-    begun = 0 if state.resources is not None else settled
-    draws = generator(seed, "unit gates", state.epoch)
+    draws = [(phase, generator(seed, phase.name, state.epoch)) for phase in state.active]
     sums: dict[str, Tensor] = {}
     state.team.train()
     for index, batch in enumerate(train.epoch(size, seed, state.epoch)):
         step = state.epoch * per_epoch + index
         _zero(state)
-        if state.resources is not None:
-            state.resources.gates.draw(draws)
+        for phase, rng in draws:
+            phase.draw(rng)
         outputs = passes.forward(batch)
         students = student_batch(*outputs, batch.targets, side_of)
         losses = objective(students, batch.targets, state.heads, terms, step / max(1, total))
-        if state.resources is not None:
-            losses |= state.resources.priced(losses["loss"], step / settled)
+        for phase in state.active:
+            done = (step - per_epoch * phase.first) / (per_epoch * (phase.end - phase.first))
+            losses |= phase.losses(losses["loss"], done)
         passes.backward(losses["loss"])
         norm = _step(state, schedule, warm_cosine(schedule, step, total))
-        _average(state, schedule.ema, step - begun)
+        _average(state, schedule.ema, step - per_epoch * state.since)
         for name, value in (losses | {"gradient_norm": norm}).items():
             sums[name] = sums.get(name, torch.zeros(())) + value.detach()
     return {name: float(value) / per_epoch for name, value in sums.items()}
@@ -284,5 +296,6 @@ def _assign(team: StudentTeam, weights: list[Tensor]) -> None:
 def finish(state: Training) -> StudentTeam:
     """Return the team with the best weights, or the last ones where nothing judged them."""
     _assign(state.team, state.best_weights or state.average)
-    state.team.stand_in = None
+    for phase in state.active:
+        phase.leave(state)
     return state.team.eval()

@@ -254,8 +254,7 @@ def _check_restored(subject: _Subject) -> None:
             saved = {name: values.clone() for name, values in state.tensors().items()}
             learned = subject.learned()
             state = _training(learned)
-            state.restore(saved)
-            state.epoch = stop
+            state.restore(stop, saved)
             list(train_team(state, learned.targets, None, learned.terms, 0))
         ends.append(state.tensors())
     for name, values in ends[0].items():
