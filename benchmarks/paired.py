@@ -21,7 +21,7 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.evaluation.intervals import Interval, mean_interval
 from kd_offline.evaluation.rollout import rollout
 from kd_offline.experts.load import load
-from kd_offline.policies import MixedTeam
+from kd_offline.rollout.policies import MixedTeam
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.policy import load as load_students
 from kd_offline.types import FloatArray, SeedArray, TeamPolicy

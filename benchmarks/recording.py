@@ -25,8 +25,8 @@ from kd_offline.recording import noise
 from kd_offline.recording.partner import DEFAULT_SHARE, accompanied, load_partner
 from kd_offline.recording.record import record
 from kd_offline.recording.workers import in_order
+from kd_offline.rollout.collect import collect
 from kd_offline.seeding import episode_seeds
-from kd_offline.trajectories import collect
 from kd_offline.types import SeedArray
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.evaluation.retention import Samples
 from kd_offline.evaluation.rollout import DEFAULT_BATCH, Rollout, rollout
-from kd_offline.policies import MixedTeam, RandomPolicy
+from kd_offline.rollout.policies import MixedTeam, RandomPolicy
 from kd_offline.types import SeedArray, TeamPolicy
 
 _F64 = npt.NDArray[np.float64]

@@ -1,28 +1,28 @@
-"""The one rollout loop: a team policy, an environment, a list of evaluation seeds."""
+"""Sums over episodes of a team policy in an environment, for a list of evaluation seeds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kd_offline.environments import largest_batch, stepping
+from kd_offline.distributions.categorical import choose_actions, has_choice, masked_log_softmax
+from kd_offline.environments import largest_batch
 from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.errors import MismatchError, UsageError
-from kd_offline.policies import choose_actions, has_choice, masked_log_softmax
+from kd_offline.errors import UsageError
+from kd_offline.rollout import play
+from kd_offline.rollout.active_episodes import ActiveEpisodePolicy
+from kd_offline.rollout.play import Behaviour, Play, Step
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.seeding import uniforms
 from kd_offline.types import (
     BoolArray,
     Int8Array,
     IntArray,
-    Outcome,
     PolicyOutput,
     SeedArray,
     TeamPolicy,
-    View,
 )
 
 DEFAULT_BATCH = 1024
@@ -102,8 +102,8 @@ def rollout(
         raise UsageError(msg)
     batch = largest_batch(environment, batch)
     chunks = [
-        _play(environment, policy, seeds[start : start + batch], greedy, reference)
-        for start in range(0, len(seeds), batch)
+        _play(environment, policy, part, play.greedy if greedy else play.drawn(part), reference)
+        for part in (seeds[start : start + batch] for start in range(0, len(seeds), batch))
     ]
     return _join(chunks)
 
@@ -112,43 +112,18 @@ def _play(
     environment: BatchedEnvironment,
     policy: TeamPolicy,
     seeds: SeedArray,
-    greedy: bool,
+    behaviour: Behaviour,
     reference: TeamPolicy | None,
 ) -> Rollout:
-    view = stepping.reset(environment, seeds)
-    memory, reference_memory = policy.start(seeds), reference and reference.start(seeds)
-    tally = _Tally.empty(environment.spec, len(seeds), compared=reference is not None)
-    running = np.ones(len(seeds), bool)
-    for step in range(environment.spec.episode_limit):
-        output, memory = policy.act(view, memory)
-        _check_logits(output, view, environment.spec)
-        draws = None if greedy else uniforms(seeds, step, view.alive.shape[1:], "action")
-        actions = choose_actions(output.logits, view.available_actions, draws)
-        acting = view.alive & running[:, None]
-        if reference is not None:
-            said, reference_memory = reference.act(view, reference_memory)
-            tally.compare(output, said, view.available_actions, acting)
-        outcome = stepping.step(environment, actions, seeds, step)
-        tally.add(step, actions, acting, running, outcome)
-        running = running & ~(outcome.terminated | outcome.truncated)
-        view = replace(outcome.view, last_actions=actions)
-        if not running.any():
-            return tally.rollout(seeds)
-    msg = (
-        f"{int(running.sum())} of {len(seeds)} episodes of {environment.spec.id} had not ended "
-        f"after its limit of {environment.spec.episode_limit} steps: correct the environment's "
-        "episode_limit or let it truncate"
-    )
-    raise MismatchError(msg)
-
-
-def _check_logits(output: PolicyOutput, view: View, spec: EnvironmentSpec) -> None:
-    if output.logits.shape != view.available_actions.shape:
-        msg = (
-            f"the policy returned logits of shape {output.logits.shape} where {spec.id} needs "
-            f"{view.available_actions.shape}: use a policy made for this environment"
-        )
-        raise MismatchError(msg)
+    other = None if reference is None else ActiveEpisodePolicy.begin(reference, seeds)
+    tally = _Tally.empty(environment.spec, len(seeds), compared=other is not None)
+    for step in Play(environment, policy, seeds).steps(behaviour):
+        acting = step.view.alive & step.running[:, None]
+        if other is not None:
+            said = other.act(step.view, step.running)
+            tally.compare(step.output, said, step.view.available_actions, acting)
+        tally.add(step, acting)
+    return tally.rollout(seeds)
 
 
 @dataclass(slots=True)
@@ -189,11 +164,10 @@ class _Tally:
             agreement=agreement,
         )
 
-    def add(
-        self, step: int, actions: IntArray, acting: BoolArray, running: BoolArray, outcome: Outcome
-    ) -> None:
+    def add(self, step: Step, acting: BoolArray) -> None:
+        running, outcome, actions = step.running, step.outcome, step.choice.actions
         self.returns += np.where(running[:, None], outcome.reward, 0.0)
-        self.lengths[running] = step + 1
+        self.lengths[running] = step.number + 1
         self.won[running] = outcome.won[running]
         self.alive_steps += acting
         taken = (actions[..., None] == np.arange(self.actions)) & acting[..., None]

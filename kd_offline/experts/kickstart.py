@@ -17,8 +17,8 @@ from kd_offline.experts.load import load
 from kd_offline.experts.ppo import Pull
 from kd_offline.experts.protocol import Expert
 from kd_offline.rollout.active_episodes import ActiveEpisodePolicy
+from kd_offline.rollout.collect import Trajectories
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.trajectories import Trajectories
 from kd_offline.types import SeedArray
 
 

@@ -18,11 +18,11 @@ from kd_offline.experts.kickstart import Teacher
 from kd_offline.experts.load import load
 from kd_offline.experts.policy_team import NORM, NetworkPolicy, PolicyTeam
 from kd_offline.experts.protocol import Expert
-from kd_offline.policies import MixedTeam
+from kd_offline.rollout.collect import Trajectories
+from kd_offline.rollout.policies import MixedTeam
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import TrainRecipe
 from kd_offline.seeding import episode_seeds, generator
-from kd_offline.trajectories import Trajectories
 from kd_offline.types import PolicyOutput, SeedArray, TeamPolicy, View
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from kd_offline.advantage import generalised_advantage, side_mean, side_statistics, waiting
 from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
 from kd_offline.experts.team import ActorCritic, steps_that_count
-from kd_offline.trajectories import Trajectories
+from kd_offline.rollout.collect import Trajectories
 
 
 class ValueNorm:

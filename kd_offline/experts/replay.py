@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kd_offline.errors import CheckpointError
-from kd_offline.trajectories import Trajectories
+from kd_offline.rollout.collect import Trajectories
 from kd_offline.types import Array
 
 Episode = dict[str, Array]

@@ -6,12 +6,12 @@ import numpy as np
 
 from kd_offline.environments import largest_batch
 from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.policies import choose_actions
+from kd_offline.rollout.collect import Trajectories, collect
+from kd_offline.rollout.play import greedy
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import GreedyScore
 from kd_offline.seeding import episode_seeds
-from kd_offline.trajectories import Choice, Trajectories, collect
-from kd_offline.types import Array, Int8Array, PolicyOutput, TeamPolicy, View
+from kd_offline.types import Array, Int8Array, TeamPolicy
 
 _BATCH = 1000
 _SEED = 0
@@ -30,7 +30,7 @@ def greedy_score(
     batch = largest_batch(environment, _BATCH)
     for first in range(0, episodes, batch):
         seeds = episode_seeds(_SEED, first, min(batch, episodes - first), "evaluation")
-        played = collect(environment, policy, seeds, _greedy)
+        played = collect(environment, policy, seeds, greedy)
         won.append(played.won)
         for side, returns in side_returns(played, spec).items():
             totals[side].extend(returns.tolist())
@@ -56,7 +56,3 @@ def side_returns(played: Trajectories, spec: EnvironmentSpec) -> dict[str, Array
 def share_won(won: Int8Array) -> float | None:
     """Return the share of won episodes, None where the task has no notion of winning."""
     return float((won == 1).mean()) if (won >= 0).any() else None
-
-
-def _greedy(step: int, view: View, output: PolicyOutput) -> Choice:
-    return Choice(choose_actions(output.logits, view.available_actions))

@@ -35,13 +35,13 @@ from kd_offline.experts.score import greedy_score, share_won, side_returns
 from kd_offline.file_locks import only_writer
 from kd_offline.files import make_folder
 from kd_offline.networks.threads import computing_with
+from kd_offline.rollout.collect import Trajectories, collect_sampled
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import TrainProgress, TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import resolve
 from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.tracking.jsonl import JsonLines
-from kd_offline.trajectories import Trajectories, collect_sampled
 from kd_offline.types import BoolArray
 from kd_offline.user_code import close_all
 

@@ -19,8 +19,8 @@ from kd_offline.experts.algorithms.state import Part, put_back, tensors_of
 from kd_offline.experts.policy_team import NORM
 from kd_offline.experts.replay import Replay
 from kd_offline.experts.value_team import MixedAgents, ValuePolicy, ValueTeam, unit
+from kd_offline.rollout.collect import Trajectories
 from kd_offline.seeding import generator
-from kd_offline.trajectories import Trajectories
 from kd_offline.types import TeamPolicy
 
 

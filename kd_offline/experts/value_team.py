@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kd_offline.distributions.categorical import epsilon_greedy
 from kd_offline.experts.mixing import TeamValue
 from kd_offline.experts.policy_team import NORM, load_frozen
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic, Memory, steps_that_count
 from kd_offline.networks.arithmetic import ValuePart
 from kd_offline.networks.mixers import Mixer
-from kd_offline.policies import epsilon_greedy
 from kd_offline.types import IntArray, PolicyOutput, SeedArray, TeamPolicy, View
 
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.held_out import held_out
+from kd_offline.distributions.categorical import choose_actions, has_choice
 from kd_offline.errors import CheckpointError
 from kd_offline.exports.network import Step
 from kd_offline.exports.team import ExportedTeam, executed
-from kd_offline.policies import choose_actions, has_choice
 from kd_offline.schemas.export import AgentContract, Comparison
 from kd_offline.types import (
     Array,

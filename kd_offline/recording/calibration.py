@@ -12,10 +12,10 @@ import numpy as np
 
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.experts.protocol import Expert
+from kd_offline.rollout.collect import Trajectories, collect_sampled
 from kd_offline.schemas.foreign import ValueCalibration
 from kd_offline.seeding import episode_seeds
 from kd_offline.tracking.base import SILENT, Observer
-from kd_offline.trajectories import Trajectories, collect_sampled
 from kd_offline.types import Array, FloatArray
 
 EPISODES = 100

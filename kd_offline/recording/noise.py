@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.distributions.categorical import choose_actions, mixture_probability
 from kd_offline.errors import UsageError
-from kd_offline.policies import choose_actions, mixture_probability
+from kd_offline.rollout.play import Behaviour, Choice
 from kd_offline.schemas.dataset import NoiseLevel
 from kd_offline.seeding import uniforms
-from kd_offline.trajectories import Behaviour, Choice
 from kd_offline.types import (
     Array,
     Float32Array,

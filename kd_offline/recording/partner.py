@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.distributions.categorical import choose_actions, masked_log_softmax
 from kd_offline.errors import MismatchError
 from kd_offline.networks.files import warn_unsealed
-from kd_offline.policies import choose_actions, masked_log_softmax
+from kd_offline.rollout.play import Behaviour, Choice
 from kd_offline.runs.folder import RUN, open_run
 from kd_offline.runs.teams import checked_students
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -28,7 +29,6 @@ from kd_offline.sealed_json import digest
 from kd_offline.seeding import uniforms
 from kd_offline.students.file import REMEDY, STUDENTS, StudentsFile, read_students
 from kd_offline.students.policy import StudentPolicy, restore
-from kd_offline.trajectories import Behaviour, Choice
 from kd_offline.types import (
     Array,
     BoolArray,

@@ -33,6 +33,7 @@ from kd_offline.recording.partner import (
 )
 from kd_offline.recording.space import check_space
 from kd_offline.recording.workers import in_order
+from kd_offline.rollout.collect import Trajectories, collect
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.dataset import (
     DatasetManifest,
@@ -45,7 +46,6 @@ from kd_offline.schemas.environment import EnvironmentSpec, Scalar
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import Mask, names_for, resolve
 from kd_offline.tracking.base import Observer, Operation, observed
-from kd_offline.trajectories import Trajectories, collect
 from kd_offline.types import Array, Float32Array, SeedArray
 from kd_offline.user_code import close_all
 

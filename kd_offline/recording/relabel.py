@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.distributions.categorical import masked_log_softmax
 from kd_offline.errors import MismatchError, MissingArrayError, UsageError
 from kd_offline.experts.importers.load import prefix_of
 from kd_offline.experts.load import find, load
 from kd_offline.networks.threads import computing_with
-from kd_offline.policies import masked_log_softmax
 from kd_offline.recording.comparison import Comparison
 from kd_offline.recording.episodes import Part, choose, opened, parts
 from kd_offline.schemas.dataset import ExpertRecord

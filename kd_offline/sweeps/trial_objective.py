@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.distributions.categorical import choose_actions
 from kd_offline.errors import KdOfflineError, UsageError
 from kd_offline.exports import parity_check
 from kd_offline.exports.prepared_export import draft
-from kd_offline.policies import choose_actions
 from kd_offline.runs.folder import open_run
 from kd_offline.runs.teams import load_teams
 from kd_offline.schemas.run import RunManifest

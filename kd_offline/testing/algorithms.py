@@ -21,11 +21,12 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.algorithms.base import Algorithm, Figures, Learner, Moment, Team
 from kd_offline.experts.recipe import recipe_from
+from kd_offline.rollout.collect import Trajectories, collect, collect_sampled
+from kd_offline.rollout.play import sampled
 from kd_offline.schemas.expert import TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.conformance import require
 from kd_offline.testing.targets import TargetsEnvironment
-from kd_offline.trajectories import Trajectories, collect, collect_sampled, sampled
 
 _BATCHES, _EPISODES = 4, 12
 

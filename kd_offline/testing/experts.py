@@ -16,9 +16,10 @@ import numpy as np
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError
 from kd_offline.experts.protocol import Expert
+from kd_offline.rollout.collect import Trajectories, collect
+from kd_offline.rollout.play import sampled
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.conformance import require
-from kd_offline.trajectories import Trajectories, collect, sampled
 from kd_offline.types import PolicyOutput, SeedArray
 
 _EPISODES = 24

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from kd_offline.distributions.categorical import choose_actions, masked_log_softmax
 from kd_offline.experts.importers.load import load
 from kd_offline.networks.mixers import vdn
-from kd_offline.policies import choose_actions, masked_log_softmax
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import View
 

@@ -6,9 +6,10 @@ import pytest
 from kd_offline.environments import load
 from kd_offline.environments.smac.installation import look
 from kd_offline.environments.smac.maps import MAPS
-from kd_offline.policies import RandomPolicy
+from kd_offline.rollout.collect import collect
+from kd_offline.rollout.play import sampled
+from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.seeding import episode_seeds
-from kd_offline.trajectories import collect, sampled
 
 FOUND = look()
 pytestmark = [

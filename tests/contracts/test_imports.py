@@ -17,10 +17,8 @@ TIERS = {
     ),
     **dict.fromkeys(("sealed_json", "strict_json", "untrusted_text", "user_code"), 0),
     **dict.fromkeys(("code_guard", "registry", "tracking", "file_locks", "execution"), 0),
-    **dict.fromkeys(("networks", "advantage", "policies", "hardware"), 1),
-    **dict.fromkeys(
-        ("environments", "experts", "students", "datasets", "trajectories", "rollout"), 2
-    ),
+    **dict.fromkeys(("networks", "advantage", "distributions", "hardware"), 1),
+    **dict.fromkeys(("environments", "experts", "students", "datasets", "rollout"), 2),
     **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs", "exports"), 3),
     "deployment": 3,
     "testing": 4,
@@ -39,14 +37,12 @@ SAME_TIER = {
     | {("tracking", name) for name in ("errors", "files", "registry", "untrusted_text")}
     | {("tracking", "user_code")}
     | {("execution", name) for name in ("errors", "registry", "user_code")},
-    1: {("networks", "policies"), ("policies", "advantage"), ("hardware", "networks")},
+    1: {("hardware", "networks")},
     2: {
         ("experts", "environments"),
         ("experts", "students"),
         ("experts", "rollout"),
-        ("experts", "trajectories"),
-        ("trajectories", "rollout"),
-        ("trajectories", "environments"),
+        ("rollout", "environments"),
     },
     3: {(name, "runs") for name in ("recording", "distillation", "evaluation", "reports")}
     | {("exports", "runs"), ("evaluation", "exports")}

@@ -9,7 +9,7 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.terms.policy_gradient import PolicySettings, advantages
 from kd_offline.environments import load
 from kd_offline.evaluation.rollout import rollout
-from kd_offline.policies import RandomPolicy
+from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.students.policy import load as load_students
 from kd_offline.types import View
 from tests.end_to_end.conftest import kd, kd_json

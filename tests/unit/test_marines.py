@@ -6,8 +6,8 @@ import pytest
 from benchmarks.marines import ALLIES, ATTACK, ENEMIES, STOP, Field, decide, script
 from kd_offline import environments
 from kd_offline.errors import MismatchError
+from kd_offline.rollout.collect import collect_sampled
 from kd_offline.seeding import episode_seeds
-from kd_offline.trajectories import collect_sampled
 
 EAST, WEST = 1, 3
 NOBODY = np.full((1, ENEMIES), -1)

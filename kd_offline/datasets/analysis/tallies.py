@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kd_offline.datasets.format.layout import SOURCES
-from kd_offline.policies import masked_log_softmax
+from kd_offline.distributions.categorical import masked_log_softmax
 from kd_offline.types import Array, BoolArray, FloatArray, IntArray
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from kd_offline.experts.team import ActorCritic
     from kd_offline.networks.arithmetic import ValuePart
+    from kd_offline.rollout.collect import Trajectories
     from kd_offline.schemas.environment import EnvironmentSpec
-    from kd_offline.trajectories import Trajectories
     from kd_offline.types import BoolArray, TeamPolicy
 
 Figures = dict[str, float]

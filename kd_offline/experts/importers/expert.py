@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from kd_offline.distributions.categorical import epsilon_greedy
 from kd_offline.errors import MismatchError, UserCodeError
 from kd_offline.experts.protocol import ValueUnits
 from kd_offline.networks.arithmetic import Shape, ValuePart
-from kd_offline.policies import epsilon_greedy
 from kd_offline.schemas.dataset import Capture, ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.foreign import InputRecipe, ValueCalibration

@@ -20,7 +20,7 @@ from kd_offline.errors import (
 from kd_offline.evaluation.evaluate import evaluate
 from kd_offline.evaluation.rollout import rollout
 from kd_offline.experts.load import load as load_expert
-from kd_offline.policies import MixedTeam
+from kd_offline.rollout.policies import MixedTeam
 from kd_offline.runs.folder import RunFolder, read_evaluation
 from kd_offline.schemas.collaboration import CollaborationProfile
 from kd_offline.schemas.publish import json_schema

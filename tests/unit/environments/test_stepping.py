@@ -8,8 +8,9 @@ import pytest
 from kd_offline import environments
 from kd_offline.errors import MismatchError, UserCodeError
 from kd_offline.evaluation.rollout import rollout
-from kd_offline.policies import RandomPolicy
-from kd_offline.trajectories import collect, sampled
+from kd_offline.rollout.collect import collect
+from kd_offline.rollout.play import sampled
+from kd_offline.rollout.policies import RandomPolicy
 
 NAME = "mpe/simple_spread_v3"
 SEEDS = np.arange(7, 11, dtype=np.uint64)

@@ -12,7 +12,7 @@ from kd_offline.evaluation.cost import LayerShape
 from kd_offline.evaluation.evaluate import Plan, evaluate, measure
 from kd_offline.evaluation.evaluation_setup import EvaluationSetup
 from kd_offline.evaluation.play import PolicySet, count_rollouts
-from kd_offline.policies import MixedTeam, RandomPolicy
+from kd_offline.rollout.policies import MixedTeam, RandomPolicy
 from kd_offline.runs.folder import create_run, open_run
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.sealed_json import sealed_text

@@ -67,7 +67,7 @@ def test_a_policy_of_ones_own_is_timed_where_it_runs():
 
 
 def policy(spec):
-    from kd_offline.policies import RandomPolicy
+    from kd_offline.rollout.policies import RandomPolicy
 
     class Counted(RandomPolicy):
         __slots__ = ()

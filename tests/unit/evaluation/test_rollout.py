@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kd_offline.errors import MismatchError, UsageError
+from kd_offline.errors import UsageError
 from kd_offline.evaluation import scores
 from kd_offline.evaluation.play import SidePlay
 from kd_offline.evaluation.rollout import rollout
-from kd_offline.policies import MixedTeam, RandomPolicy
+from kd_offline.rollout.policies import MixedTeam, RandomPolicy
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.targets import TargetsEnvironment, TargetsPolicy
 
@@ -88,37 +88,6 @@ def test_joint_agreement_needs_all_agents():
     assert not got.agreement.equal[:, 1].any()
     # where the right agent has left, the left one agrees alone
     np.testing.assert_array_equal(got.agreement.joint[:, 0], got.lengths - got.alive_steps[:, 1])
-
-
-class _Narrow:
-    def start(self, seeds):
-        return None
-
-    def act(self, view, memory):
-        from kd_offline.types import PolicyOutput
-
-        return PolicyOutput(np.zeros((len(view.obs), 2, 3), np.float32)), None
-
-
-def test_logits_of_another_environment_are_refused():
-    with pytest.raises(MismatchError, match=r"\(200, 2, 3\)"):
-        rollout(TargetsEnvironment(), _Narrow(), SEEDS, greedy=True)
-
-
-def test_an_episode_without_an_end_is_refused():
-    env = TargetsEnvironment(limit=6)
-    env.spec = env.spec.model_copy(update={"episode_limit": 3})
-    env._length = None  # type: ignore[assignment]
-    original = env.reset
-
-    def longer(seeds):
-        view = original(seeds)
-        env._length = np.full(len(seeds), 6)
-        return view
-
-    env.reset = longer  # type: ignore[method-assign]
-    with pytest.raises(MismatchError, match="had not ended after its limit of 3 steps"):
-        rollout(env, GOOD, SEEDS, greedy=True)
 
 
 def test_no_more_is_played_at_once_than_the_environment_can():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kd_offline import environments
+from kd_offline.distributions.categorical import masked_log_softmax
 from kd_offline.errors import UnknownNameError
 from kd_offline.experts import checkpoint
 from kd_offline.experts.algorithms.clipped_policy import Kickstart, PolicyRecipe
@@ -15,11 +16,11 @@ from kd_offline.experts.load import load
 from kd_offline.experts.ppo import Pull
 from kd_offline.experts.recipe import recipe_from
 from kd_offline.experts.train import train
-from kd_offline.policies import RandomPolicy, masked_log_softmax
+from kd_offline.rollout.collect import collect_sampled
+from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.seeding import episode_seeds
 from kd_offline.tracking.base import FunctionObserver
-from kd_offline.trajectories import collect_sampled
 
 SPREAD = "mpe/simple_spread_v3"
 SEEDS = episode_seeds(3, 0, 24)

@@ -9,9 +9,10 @@ from kd_offline.experts import ppo
 from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
 from kd_offline.experts.policy_team import NetworkPolicy
 from kd_offline.experts.team import ActorCritic
+from kd_offline.rollout.collect import collect
+from kd_offline.rollout.play import sampled
 from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.seeding import episode_seeds
-from kd_offline.trajectories import collect, sampled
 
 RECIPE = PolicyRecipe(environment="mpe/simple_spread_v3", minibatches=2, epochs=1)
 SIDES = torch.tensor([0, 1])

@@ -9,9 +9,10 @@ from kd_offline.experts.mixing import best_legal
 from kd_offline.experts.q_learning import lambda_returns, next_values
 from kd_offline.experts.replay import Replay
 from kd_offline.experts.value_team import ValueTeam
-from kd_offline.policies import RandomPolicy
+from kd_offline.rollout.collect import collect
+from kd_offline.rollout.play import sampled
+from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.testing.targets import TargetsEnvironment
-from kd_offline.trajectories import collect, sampled
 
 
 def returns(reward, value, ends, **settings):

@@ -4,9 +4,10 @@ import torch
 
 from kd_offline.errors import CheckpointError
 from kd_offline.experts.replay import Replay
-from kd_offline.policies import RandomPolicy
+from kd_offline.rollout.collect import collect
+from kd_offline.rollout.play import sampled
+from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.testing.targets import TargetsEnvironment
-from kd_offline.trajectories import collect, sampled
 
 
 def played(first, count=8):

@@ -10,10 +10,11 @@ from kd_offline.experts.parameter_sharing import actor_groups
 from kd_offline.experts.policy_team import NetworkPolicy
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
+from kd_offline.rollout.collect import collect
+from kd_offline.rollout.play import sampled
 from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import resolve
-from kd_offline.trajectories import collect, sampled
 
 SMALL = {"trunk": (8,), "gru": 6, "critic_trunk": (8,), "critic_gru": 5}
 

@@ -19,11 +19,12 @@ from kd_offline.experts.score import greedy_score
 from kd_offline.experts.train import train
 from kd_offline.experts.value_team import ValueTeam
 from kd_offline.networks.files import read_tensors, write_tensors
-from kd_offline.policies import RandomPolicy
+from kd_offline.rollout.collect import collect
+from kd_offline.rollout.play import sampled
+from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.targets import TargetsEnvironment
 from kd_offline.tracking.base import FunctionObserver
-from kd_offline.trajectories import collect, sampled
 
 NAME = "test/targets"
 SHORT = {"epsilon_frames": 300, "buffer_episodes": 40, "batch_episodes": 8, "target_every": 3}

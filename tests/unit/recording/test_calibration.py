@@ -6,9 +6,9 @@ import pytest
 from kd_offline.experts.importers.expert import ForeignExpert
 from kd_offline.experts.load import load
 from kd_offline.recording.calibration import calibrated, fit
+from kd_offline.rollout.collect import Trajectories
 from kd_offline.testing.targets import TargetsEnvironment
 from kd_offline.tracking.base import FunctionObserver
-from kd_offline.trajectories import Trajectories
 from kd_offline.types import PolicyOutput
 
 SIDES = np.array([0, 0, 1])

@@ -6,8 +6,8 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.format.layout import SOURCES
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
+from kd_offline.distributions.categorical import choose_actions, masked_log_softmax
 from kd_offline.errors import CheckpointError, MismatchError
-from kd_offline.policies import choose_actions, masked_log_softmax
 from kd_offline.recording.noise import perturbed
 from kd_offline.recording.partner import accompanied, load_partner
 from kd_offline.recording.record import record

@@ -3,21 +3,21 @@ import pytest
 
 from kd_offline import environments
 from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer
+from kd_offline.distributions.categorical import masked_log_softmax
 from kd_offline.errors import CheckpointError, MismatchError, MissingArrayError, UsageError
 from kd_offline.experts import checkpoint
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.expert import TrainedExpert
 from kd_offline.experts.load import find, load
-from kd_offline.policies import masked_log_softmax
 from kd_offline.recording.noise import perturbed
 from kd_offline.recording.record import make_block, record
 from kd_offline.recording.relabel import relabel
+from kd_offline.rollout.collect import collect
 from kd_offline.schemas.dataset import ExpertRecord, RecordingHeader, RecordingRecord
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.testing.targets import TargetsEnvironment
-from kd_offline.trajectories import collect
 from tests.unit.recording.tampering import rewritten
 
 TASKS = ("mpe/simple_spread_v3", "mpe/simple_speaker_listener_v4", "mpe/simple_adversary_v3")

@@ -8,15 +8,15 @@ from kd_offline.datasets import ExpertBuffer, verify
 from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.errors import MismatchError, MissingArrayError, MissingExtraError, UsageError
-from kd_offline.policies import RandomPolicy
 from kd_offline.recording.noise import perturbed
 from kd_offline.recording.record import make_block, record
 from kd_offline.recording.replay import replay
+from kd_offline.rollout.collect import collect
+from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.schemas.dataset import RecordingHeader, RecordingRecord
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.tracking.base import FunctionObserver
-from kd_offline.trajectories import collect
 from tests.unit.recording.tampering import rewritten, shifted
 
 TASKS = ("mpe/simple_spread_v3", "mpe/simple_speaker_listener_v4", "mpe/simple_adversary_v3")

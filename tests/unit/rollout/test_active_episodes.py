@@ -8,10 +8,11 @@ from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.policy_team import NetworkPolicy
 from kd_offline.experts.value_team import ValuePolicy
 from kd_offline.rollout import active_episodes
+from kd_offline.rollout.collect import collect
+from kd_offline.rollout.play import sampled
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.targets import TargetsEnvironment
-from kd_offline.trajectories import collect, sampled
 
 BATCH = 96
 

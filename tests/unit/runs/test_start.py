@@ -18,6 +18,7 @@ from kd_offline.experts.train import train
 from kd_offline.exports.compact import compact, compact_expert
 from kd_offline.recording.record import record
 from kd_offline.recording.relabel import relabel
+from kd_offline.rollout.collect import collect_sampled
 from kd_offline.runs.folder import create_run
 from kd_offline.runs.start import start_settings
 from kd_offline.schemas.layers import LayerWidths
@@ -28,7 +29,6 @@ from kd_offline.students import policy as students
 from kd_offline.students.masks import resolve
 from kd_offline.testing.reports import run_manifest
 from kd_offline.tracking.base import FunctionObserver
-from kd_offline.trajectories import collect_sampled
 
 SPREAD = "mpe/simple_spread_v3"
 TINY = {

@@ -9,7 +9,8 @@ import pytest
 from kd_offline import environments
 from kd_offline.errors import MismatchError, UserCodeError
 from kd_offline.experts.load import load as load_expert
-from kd_offline.trajectories import collect, sampled
+from kd_offline.rollout.collect import collect
+from kd_offline.rollout.play import sampled
 from kd_offline.types import PolicyOutput
 
 

@@ -1,14 +1,13 @@
 from unittest.mock import patch
 
 import numpy as np
-import pytest
 
 from kd_offline import environments
-from kd_offline.errors import MismatchError
-from kd_offline.policies import RandomPolicy
+from kd_offline.rollout.collect import collect, collect_sampled, joined
+from kd_offline.rollout.play import sampled
+from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.targets import TargetsEnvironment
-from kd_offline.trajectories import collect, collect_sampled, joined, sampled
 
 
 def test_an_episode_does_not_depend_on_its_batch():
@@ -74,11 +73,3 @@ def test_no_more_are_played_at_once_than_can_be():
     np.testing.assert_array_equal(played.length, whole.length)
     actions = whole.steps["actions"][whole.valid]
     np.testing.assert_array_equal(played.steps["actions"][whole.valid], actions)
-
-
-def test_an_episode_without_an_end_is_an_error():
-    world = TargetsEnvironment()
-    world.spec = world.spec.model_copy(update={"episode_limit": 1})
-    seeds = episode_seeds(0, 0, 4)
-    with pytest.raises(MismatchError, match="had not ended after 1 steps"):
-        collect(world, RandomPolicy(), seeds, sampled(seeds))

@@ -1,34 +1,20 @@
-"""From logits to actions, in one place, and the two policies that need no network.
+"""Categorical actions: from logits to legal actions and their probabilities, in NumPy.
 
-Policies only say logits; the action is chosen here, by the recording loop and the rollout loop
-alike. Greedy is the argmax over the legal actions. Sampled is the inverse of the cumulative
-distribution at temperature 1 at a given uniform number, so that the action of an episode depends
-on that episode alone.
+Policies only state logits; the action is chosen here, by everything that steps environments.
+Greedy is the argmax over the legal actions. Sampled is the inverse of the cumulative distribution
+at temperature 1 at a given uniform number, so that the action of an episode depends on that
+episode alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from kd_offline.errors import MismatchError
-from kd_offline.seeding import uniforms
-from kd_offline.types import (
-    Array,
-    BoolArray,
-    FloatArray,
-    IntArray,
-    PolicyOutput,
-    SeedArray,
-    TeamPolicy,
-    View,
-)
+from kd_offline.types import Array, BoolArray, FloatArray, IntArray
 
-_NEVER = np.float32(-1e9)  # finite, so that differences of logits stay numbers
+NEVER = np.float32(-1e9)
+"""Logit of an action that is never taken; finite, so that differences of logits stay numbers."""
 
 
 def choose_actions(
@@ -92,8 +78,8 @@ def epsilon_greedy(
     chosen = best[..., None] == np.arange(q_values.shape[-1])
     likely = np.where(chosen, 1 - epsilon, 0.0) + share
     with np.errstate(divide="ignore"):
-        logits = np.maximum(np.log(likely), _NEVER)
-    return np.where(available_actions, logits, _NEVER).astype(np.float32)
+        logits = np.maximum(np.log(likely), NEVER)
+    return np.where(available_actions, logits, NEVER).astype(np.float32)
 
 
 def masked_log_softmax(logits: FloatArray, available_actions: BoolArray) -> npt.NDArray[np.float64]:
@@ -146,71 +132,3 @@ def _top(legal: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _weights(logits: FloatArray, available: BoolArray) -> npt.NDArray[np.float64]:
     legal = _legal_only(logits, available)
     return np.asarray(np.exp(legal - _top(legal)))
-
-
-@dataclass(frozen=True, slots=True)
-class RandomPolicy:
-    """Uniform over the legal actions.
-
-    Its logits are equal, so it is uniform when sampled. With ``drawn`` it draws the action itself
-    and puts all weight on it: then it is uniform however actions are chosen, which a team needs
-    whose other members play greedily.
-    """
-
-    drawn: bool = False
-
-    def start(self, seeds: SeedArray) -> tuple[SeedArray, int]:
-        """Return the seeds and the step as memory."""
-        return seeds, 0
-
-    def act(
-        self, view: View, memory: tuple[SeedArray, int]
-    ) -> tuple[PolicyOutput, tuple[SeedArray, int]]:
-        """Return equal logits, or those of the drawn action."""
-        seeds, step = memory
-        legal = view.available_actions
-        logits = np.zeros(legal.shape, np.float32)
-        if self.drawn:
-            numbers = uniforms(seeds, step, (legal.shape[1],), "random policy")
-            action = choose_actions(logits, legal, numbers)
-            logits[action[..., None] != np.arange(legal.shape[2])] = _NEVER
-        return PolicyOutput(logits), (seeds, step + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class MixedTeam:
-    """A team in which agent ``i`` acts by ``policies[owner[i]]``.
-
-    Every policy sees the same views and keeps its own memory, so a recurrent expert among students
-    remembers just what it would have remembered in its own team.
-    """
-
-    policies: tuple[TeamPolicy, ...]
-    owner: tuple[int, ...]
-
-    @classmethod
-    def swapped(
-        cls, base: TeamPolicy, other: TeamPolicy, agents: Sequence[int], n_agents: int
-    ) -> MixedTeam:
-        """Return ``base`` with the given agents (indices) played by ``other``."""
-        return cls((base, other), tuple(int(i in set(agents)) for i in range(n_agents)))
-
-    def __post_init__(self) -> None:
-        if not all(0 <= k < len(self.policies) for k in self.owner):
-            msg = (
-                f"owner {self.owner} names a policy that is not there: "
-                f"give indices below {len(self.policies)}, one for each agent"
-            )
-            raise MismatchError(msg)
-
-    def start(self, seeds: SeedArray) -> tuple[Any, ...]:
-        """Return the memories of all policies."""
-        return tuple(policy.start(seeds) for policy in self.policies)
-
-    def act(self, view: View, memory: tuple[Any, ...]) -> tuple[PolicyOutput, tuple[Any, ...]]:
-        """Return the logits of each agent's owner; embeddings and values are left out."""
-        steps = [p.act(view, m) for p, m in zip(self.policies, memory, strict=True)]
-        every: Array = np.stack([output.logits for output, _ in steps])
-        chosen = every[list(self.owner), :, range(len(self.owner))]  # [N, B, A]
-        logits = np.ascontiguousarray(np.moveaxis(chosen, 0, 1))
-        return PolicyOutput(logits), tuple(after for _, after in steps)

@@ -1,46 +1,20 @@
-"""The one record loop: whole episodes of a policy in an environment, step by step, kept as arrays.
+"""Whole episodes of a policy in an environment, every step kept as arrays.
 
-Recording writes them to disk, and the experts' training learns from them. Evaluation, which keeps
-sums and no steps, has its own loop in :mod:`kd_offline.evaluation.rollout`.
+Recording writes them to disk, and the experts' training learns from them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from kd_offline.environments import largest_batch, stepping
+from kd_offline.environments import largest_batch
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError
-from kd_offline.policies import choose_actions, masked_log_softmax
-from kd_offline.rollout.active_episodes import ActiveEpisodePolicy
-from kd_offline.seeding import uniforms
-from kd_offline.types import (
-    Array,
-    BoolArray,
-    Float32Array,
-    Int8Array,
-    IntArray,
-    Outcome,
-    PolicyOutput,
-    SeedArray,
-    TeamPolicy,
-    View,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What a behaviour does with one view."""
-
-    actions: IntArray  # [B, N]
-    logprob: Float32Array | None = None  # [B, N], under the true mixture of policy and noise
-    source: Array | None = None  # uint8 [B, N]
-
-
-Behaviour = Callable[[int, View, PolicyOutput], Choice]
+from kd_offline.rollout.play import Behaviour, Play, Step, sampled
+from kd_offline.types import Array, BoolArray, Int8Array, IntArray, SeedArray, TeamPolicy, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +44,6 @@ class Trajectories:
         return View(now["obs"], now["state"], now["available_actions"], now["alive"], last)
 
 
-def sampled(seeds: SeedArray) -> Behaviour:
-    """Return the behaviour that samples every agent's action at temperature 1."""
-
-    def choose(step: int, view: View, output: PolicyOutput) -> Choice:
-        draws = uniforms(seeds, step, view.alive.shape[1:], "action")
-        actions = choose_actions(output.logits, view.available_actions, draws)
-        logp = masked_log_softmax(output.logits, view.available_actions)
-        taken = np.take_along_axis(logp, actions[..., None], -1)[..., 0]
-        return Choice(actions, np.where(view.alive, taken, 0.0).astype(np.float32))
-
-    return choose
-
-
 def collect(
     environment: BatchedEnvironment,
     policy: TeamPolicy,
@@ -104,45 +65,29 @@ def collect(
     UserCodeError
         Policy or environment fail, or give values that are not finite.
     """
-    view, asked = stepping.reset(environment, seeds), ActiveEpisodePolicy.begin(policy, seeds)
+    play = Play(environment, policy, seeds)
     rows: dict[str, list[Array]] = {}
     shapes: dict[str, tuple[int, ...]] | None = None
-    running = np.ones(len(seeds), bool)
     length = np.zeros(len(seeds), np.int64)
     won = np.full(len(seeds), -1, np.int8)
     value, best = None, None
-    for step in range(environment.spec.episode_limit):
-        # The last view of an episode counts as well: what follows it has a value.
-        fresh = length == step
-        output = asked.act(view, fresh)
-        value = _latest(value, output.value, fresh)
-        best = _latest(best, output.q_tot_max, fresh)
-        choice = behaviour(step, view, output)
-        outcome = stepping.step(environment, choice.actions, seeds, step)
-        made = _step(view, output, choice, outcome)
-        shapes = _same_shapes(shapes, made, step)
+    for step in play.steps(behaviour):
+        value = _latest(value, step.output.value, step.seen)
+        best = _latest(best, step.output.q_tot_max, step.seen)
+        made = _arrays(step)
+        shapes = _same_shapes(shapes, made, step.number)
         for name, values in made.items():
             if name not in without:
                 kept = casts[name](values) if casts and name in casts else values
                 rows.setdefault(name, []).append(kept)
-        length += running
-        won[running] = outcome.won[running]
-        running = running & ~(outcome.terminated | outcome.truncated)
-        view = replace(outcome.view, last_actions=choice.actions)
-        if not running.any():
-            break
-    else:
-        msg = (
-            f"{int(running.sum())} of {len(seeds)} episodes of {environment.spec.id} had not ended "
-            f"after {environment.spec.episode_limit} steps: correct its episode_limit"
-        )
-        raise MismatchError(msg)
+        length += step.running
+        won[step.running] = step.outcome.won[step.running]
     # Stored episode by episode, shown step by step: what is written to disk needs no other copy.
     steps = {name: np.stack(values, axis=1).swapaxes(0, 1) for name, values in rows.items()}
     over = length == len(next(iter(steps.values())))
-    output = asked.act(view, over)
+    output = play.ask(over)
     ends = (_latest(value, output.value, over), _latest(best, output.q_tot_max, over))
-    final = _final(view, *ends)
+    final = _final(play.view, *ends)
     return Trajectories(steps, {k: v for k, v in final.items() if k not in without}, length, won)
 
 
@@ -182,8 +127,9 @@ def joined(parts: Sequence[Trajectories]) -> Trajectories:
     )
 
 
-def _step(view: View, output: PolicyOutput, choice: Choice, outcome: Outcome) -> dict[str, Array]:
+def _arrays(step: Step) -> dict[str, Array]:
     """Return what is known of one step, by name; what the policy does not give is left out."""
+    view, output, choice, outcome = step.view, step.output, step.choice, step.outcome
     q_tot, credit = (None, None) if output.mix is None else output.mix(choice.actions)
     values: dict[str, Array | None] = {
         "obs": view.obs,

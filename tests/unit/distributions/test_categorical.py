@@ -5,17 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kd_offline.errors import MismatchError
-from kd_offline.policies import (
-    MixedTeam,
-    RandomPolicy,
+from kd_offline.distributions.categorical import (
     choose_actions,
     epsilon_greedy,
     masked_log_softmax,
     mixture_probability,
 )
-from kd_offline.seeding import uniforms
-from kd_offline.testing.targets import TargetsEnvironment, TargetsPolicy
 
 LOGITS = np.array([[math.log(1), math.log(2), math.log(5), 50.0]])
 LEGAL = np.array([[True, True, True, False]])
@@ -61,48 +56,6 @@ def test_sampled_frequencies_follow_the_probabilities():
     wide = np.broadcast_to(LOGITS, (8000, 4))
     counts = np.bincount(choose_actions(wide, np.broadcast_to(LEGAL, (8000, 4)), uniforms))
     assert counts.tolist() == [1000, 2000, 5000]
-
-
-def test_mixed_team_takes_each_agent_from_its_owner_and_keeps_both_memories():
-    env = TargetsEnvironment()
-    seeds = np.arange(5, dtype=np.uint64)
-    view = env.reset(seeds)
-    good, bad = TargetsPolicy(3.0), TargetsPolicy(-3.0)
-    fresh = np.zeros(5, np.int64)
-    team = MixedTeam.swapped(good, bad, [1], 2)
-    output, memory = team.act(view, team.start(seeds))
-    np.testing.assert_array_equal(output.logits[:, 0], good.act(view, fresh)[0].logits[:, 0])
-    np.testing.assert_array_equal(output.logits[:, 1], bad.act(view, fresh)[0].logits[:, 1])
-    assert [m.tolist() for m in memory] == [[1] * 5, [1] * 5]
-
-
-def test_mixed_team_refuses_an_owner_that_is_not_there():
-    with pytest.raises(MismatchError, match="indices below 1"):
-        MixedTeam((RandomPolicy(),), (0, 1))
-
-
-@pytest.mark.parametrize("drawn", [False, True])
-def test_random_play_is_uniform_over_legal_actions(drawn):
-    seeds = np.arange(4000, dtype=np.uint64)
-    view = TargetsEnvironment().reset(seeds)
-    policy = RandomPolicy(drawn=drawn)
-    output, _ = policy.act(view, policy.start(seeds))
-    numbers = None if drawn else uniforms(seeds, 0, (2,), "action")
-    chosen = choose_actions(output.logits, view.available_actions, numbers)
-    np.testing.assert_allclose(np.bincount(chosen[:, 0]) / 4000, [1 / 3] * 3, atol=0.03)
-    np.testing.assert_allclose(np.bincount(chosen[:, 1]) / 4000, [1 / 4] * 4, atol=0.03)
-
-
-def test_drawn_actions_are_the_same_greedily_and_sampled():
-    seeds = np.arange(50, dtype=np.uint64)
-    view = TargetsEnvironment().reset(seeds)
-    policy = RandomPolicy(drawn=True)
-    output, memory = policy.act(view, policy.start(seeds))
-    greedy = choose_actions(output.logits, view.available_actions)
-    sampled = choose_actions(output.logits, view.available_actions, np.full((50, 2), 0.999))
-    np.testing.assert_array_equal(greedy, sampled)
-    again = choose_actions(policy.act(view, memory)[0].logits, view.available_actions)
-    assert (again != greedy).any(), "each step draws anew"
 
 
 def test_epsilon_greedy_is_greedy_but_for_epsilon():

@@ -1,0 +1,1 @@
+"""What an action is: distributions over the actions of agents."""

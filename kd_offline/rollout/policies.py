@@ -1,0 +1,82 @@
+"""Policies that need no network: random play, and teams that are mixed of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kd_offline.distributions.categorical import NEVER, choose_actions
+from kd_offline.errors import MismatchError
+from kd_offline.seeding import uniforms
+from kd_offline.types import Array, PolicyOutput, SeedArray, TeamPolicy, View
+
+
+@dataclass(frozen=True, slots=True)
+class RandomPolicy:
+    """Uniform over the legal actions.
+
+    Its logits are equal, so it is uniform when sampled. With ``drawn`` it draws the action itself
+    and puts all weight on it: then it is uniform however actions are chosen, which a team needs
+    whose other members play greedily.
+    """
+
+    drawn: bool = False
+
+    def start(self, seeds: SeedArray) -> tuple[SeedArray, int]:
+        """Return the seeds and the step as memory."""
+        return seeds, 0
+
+    def act(
+        self, view: View, memory: tuple[SeedArray, int]
+    ) -> tuple[PolicyOutput, tuple[SeedArray, int]]:
+        """Return equal logits, or those of the drawn action."""
+        seeds, step = memory
+        legal = view.available_actions
+        logits = np.zeros(legal.shape, np.float32)
+        if self.drawn:
+            numbers = uniforms(seeds, step, (legal.shape[1],), "random policy")
+            action = choose_actions(logits, legal, numbers)
+            logits[action[..., None] != np.arange(legal.shape[2])] = NEVER
+        return PolicyOutput(logits), (seeds, step + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class MixedTeam:
+    """A team in which agent ``i`` acts by ``policies[owner[i]]``.
+
+    Every policy sees the same views and keeps its own memory, so a recurrent expert among students
+    remembers just what it would have remembered in its own team.
+    """
+
+    policies: tuple[TeamPolicy, ...]
+    owner: tuple[int, ...]
+
+    @classmethod
+    def swapped(
+        cls, base: TeamPolicy, other: TeamPolicy, agents: Sequence[int], n_agents: int
+    ) -> MixedTeam:
+        """Return ``base`` with the given agents (indices) played by ``other``."""
+        return cls((base, other), tuple(int(i in set(agents)) for i in range(n_agents)))
+
+    def __post_init__(self) -> None:
+        if not all(0 <= k < len(self.policies) for k in self.owner):
+            msg = (
+                f"owner {self.owner} names a policy that is not there: "
+                f"give indices below {len(self.policies)}, one for each agent"
+            )
+            raise MismatchError(msg)
+
+    def start(self, seeds: SeedArray) -> tuple[Any, ...]:
+        """Return the memories of all policies."""
+        return tuple(policy.start(seeds) for policy in self.policies)
+
+    def act(self, view: View, memory: tuple[Any, ...]) -> tuple[PolicyOutput, tuple[Any, ...]]:
+        """Return the logits of each agent's owner; embeddings and values are left out."""
+        steps = [p.act(view, m) for p, m in zip(self.policies, memory, strict=True)]
+        every: Array = np.stack([output.logits for output, _ in steps])
+        chosen = every[list(self.owner), :, range(len(self.owner))]  # [N, B, A]
+        logits = np.ascontiguousarray(np.moveaxis(chosen, 0, 1))
+        return PolicyOutput(logits), tuple(after for _, after in steps)
