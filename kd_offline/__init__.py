@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kd_offline.datasets.convert.run import convert
+    from kd_offline.datasets.convert.convert import convert
     from kd_offline.datasets.edit.annotate import annotate
     from kd_offline.datasets.edit.comparison import diff
     from kd_offline.datasets.edit.filter import Conditions, filter
@@ -55,7 +55,7 @@ _HOMES = {
     "calibrate": "evaluation.calibrate:calibrate",
     "card": "datasets.metadata.cards:card",
     "collaboration_profile": "deployment.profile:collaboration_profile",
-    "convert": "datasets.convert.run:convert",
+    "convert": "datasets.convert.convert:convert",
     "deploy_check": "deployment.check:deploy_check",
     "diff": "datasets.edit.comparison:diff",
     "distill": "distillation.distill:distill",

@@ -100,7 +100,7 @@ def convert(
 
 
 def _run(source: str, output: Path, arguments: dict[str, Any], quiet: bool) -> ConvertOutput:
-    from kd_offline.datasets.convert.run import convert as run
+    from kd_offline.datasets.convert.convert import convert as run
 
     nothing = "nothing was written: run the same command again"
     with resumable(nothing):

@@ -92,7 +92,7 @@ def verify(
     Every file, checksum, content digest and rule of the format. With --replay and --relabel also
     that the environment and the expert give what was recorded. Exit code 1 where one fails.
     """
-    from kd_offline.datasets.format.manifest import read_manifest
+    from kd_offline.datasets.storage.manifest_file import read_manifest
     from kd_offline.datasets.storage.sources import open_files
     from kd_offline.datasets.validation.integrity import damaged
     from kd_offline.datasets.validation.integrity import verify as check

@@ -1,4 +1,12 @@
-"""The expert buffer on disk. Names are loaded when first used; nothing here imports torch."""
+"""The expert buffer on disk.
+
+Each of its packages imports only from those before it: ``format`` (arrays, manifest, limits),
+``storage`` (files at any address), ``reading`` and ``writing``, ``loading`` (batches) and
+``validation``, ``analysis`` and ``metadata``, ``edit``, ``convert``, ``sharing``.
+
+Names are loaded when they are first used. Nothing here imports PyTorch but
+``loading.torch_loading``.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +22,10 @@ if TYPE_CHECKING:
     from kd_offline.datasets.loading.loader import Loader
     from kd_offline.datasets.loading.mixing import Mixture
     from kd_offline.datasets.loading.plan import Windows
+    from kd_offline.datasets.loading.sampler import Position
     from kd_offline.datasets.metadata.cards import card
     from kd_offline.datasets.metadata.summary import inspect
     from kd_offline.datasets.reading.reader import ExpertBuffer
-    from kd_offline.datasets.sampler import Position
     from kd_offline.datasets.validation.integrity import verify
     from kd_offline.datasets.writing.blocks import EpisodeBlock
     from kd_offline.datasets.writing.writer import DatasetWriter
@@ -29,7 +37,7 @@ _HOMES = {
     "ExpertBuffer": "reading.reader",
     "Loader": "loading.loader",
     "Mixture": "loading.mixing",
-    "Position": "sampler",
+    "Position": "loading.sampler",
     "Windows": "loading.plan",
     "annotate": "edit.annotate",
     "append": "edit.merge",

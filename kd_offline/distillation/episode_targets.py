@@ -11,7 +11,7 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.loading.budget import table_bytes
 from kd_offline.datasets.loading.loader import Loader
 from kd_offline.datasets.loading.plan import Windows
-from kd_offline.datasets.sampler import Position
+from kd_offline.datasets.loading.sampler import Position
 from kd_offline.distillation.dataset_statistics import (
     BASIC,
     DatasetStatistics,

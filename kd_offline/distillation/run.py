@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.held_out import held_out
+from kd_offline.datasets.reading.held_out import held_out
 from kd_offline.distillation.design import StudentDesign, design_students
 from kd_offline.distillation.episode_targets import (
     EpisodeTargets,

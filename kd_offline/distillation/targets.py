@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.loading.loader import Batch
-from kd_offline.datasets.sampler import epoch_order
+from kd_offline.datasets.loading.sampler import epoch_order
 from kd_offline.distillation.dataset_statistics import DatasetStatistics, deciding
 from kd_offline.distillation.losses import log_policy
 from kd_offline.distillation.terms.active import ActiveTerms

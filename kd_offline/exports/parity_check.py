@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.held_out import held_out
+from kd_offline.datasets.reading.held_out import held_out
 from kd_offline.distributions.categorical import choose_actions, has_choice
 from kd_offline.errors import CheckpointError
 from kd_offline.exports.network import Step

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.held_out import held_out
+from kd_offline.datasets.reading.held_out import held_out
 from kd_offline.distillation.recipe import completed
 from kd_offline.distillation.terms.active import check_arrays
 from kd_offline.errors import (

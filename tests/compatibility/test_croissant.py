@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from kd_offline.datasets.format.layout import RULES
-from kd_offline.datasets.metadata.croissant import Publication, describe, missing
-from kd_offline.datasets.metadata.glossary import MEANINGS
+from kd_offline.datasets.metadata.croissant import MEANINGS, Publication, describe, missing
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.errors import NotADatasetError, UsageError
 from tests.end_to_end.conftest import kd

@@ -48,6 +48,17 @@ SAME_TIER = {
     | {("exports", "runs"), ("evaluation", "exports")}
     | {("deployment", name) for name in ("distillation", "evaluation", "exports", "runs")},
 }
+DATASET_FLOORS = (
+    ("format",),
+    ("storage",),
+    ("reading", "writing"),
+    ("loading", "validation"),
+    ("analysis", "metadata"),
+    ("edit",),
+    ("convert",),
+    ("sharing",),
+)
+"""Packages of ``datasets/``, the lowest first; each imports from lower floors alone."""
 FORBIDDEN = {("distillation", "environments"), ("distillation", "experts"), ("cli", "testing")}
 LIGHT = ["kd_offline", "kd_offline.schemas.publish", "kd_offline.datasets.reading.reader"]
 LIGHT += [
@@ -59,7 +70,7 @@ LIGHT += ["kd_offline.datasets.analysis.playback", "kd_offline.reports.dataset"]
 LIGHT += ["kd_offline.datasets.edit.merge", "kd_offline.datasets.metadata.cards"]
 LIGHT += ["kd_offline.distillation.recipe", "kd_offline.experts.recipe"]
 LIGHT += ["kd_offline.deployment.check"]
-LIGHT += ["kd_offline.datasets.loading.loader", "kd_offline.datasets.convert.run"]
+LIGHT += ["kd_offline.datasets.loading.loader", "kd_offline.datasets.convert.convert"]
 LIGHT += ["kd_offline.datasets.edit.filter", "kd_offline.datasets.edit.comparison"]
 LIGHT += ["kd_offline.datasets.metadata.croissant", "kd_offline.datasets.sharing.share"]
 LIGHT += ["kd_offline.hardware.model", "kd_offline.hardware.profiles"]
@@ -74,7 +85,8 @@ def part(path):
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
-def imported_parts(path):
+def imports_of(path):
+    """Yield the full names of everything that a module imports, wherever the statement stands."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -83,10 +95,14 @@ def imported_parts(path):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        for name in names:
-            head, *rest = name.split(".")
-            if head == "kd_offline" and rest and rest[0] in TIERS:
-                yield rest[0]
+        yield from names
+
+
+def imported_parts(path):
+    for name in imports_of(path):
+        head, *rest = name.split(".")
+        if head == "kd_offline" and rest and rest[0] in TIERS:
+            yield rest[0]
 
 
 def test_every_module_has_a_tier():
@@ -104,6 +120,26 @@ def test_imports_point_one_way(path):
             assert (mine, other) in SAME_TIER.get(TIERS[mine], set()), f"{mine} imports {other}"
         else:
             assert TIERS[mine] > TIERS[other], f"{mine} imports {other}"
+
+
+def dataset_modules():
+    return sorted(path for path in (ROOT / "datasets").rglob("*.py") if path.parent.parent != ROOT)
+
+
+def test_every_package_of_datasets_has_a_floor():
+    folders = {path.relative_to(ROOT / "datasets").parts[0] for path in dataset_modules()}
+    assert folders == {name for floor in DATASET_FLOORS for name in floor}
+    assert [path.name for path in (ROOT / "datasets").glob("*.py")] == ["__init__.py"]
+
+
+@pytest.mark.parametrize("path", dataset_modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_inside_datasets_point_down(path):
+    floor_of = {name: k for k, floor in enumerate(DATASET_FLOORS) for name in floor}
+    mine = path.relative_to(ROOT / "datasets").parts[0]
+    for name in imports_of(path):
+        if name.startswith("kd_offline.datasets."):
+            other = name.split(".")[2]
+            assert other == mine or floor_of[other] < floor_of[mine], f"{mine} imports {other}"
 
 
 def loaded(code):

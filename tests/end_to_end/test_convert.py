@@ -15,7 +15,7 @@ import pytest
 from kd_offline.schemas.publish import json_schema
 from kd_offline.testing.factories import tiny_dataset
 from tests.end_to_end.conftest import kd, kd_json, refused
-from tests.unit.datasets.convert.vaults import leaves, write_vault
+from tests.unit.datasets.convert.vault.vaults import leaves, write_vault
 
 
 @pytest.fixture(scope="module")

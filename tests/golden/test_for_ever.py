@@ -8,7 +8,7 @@ import pytest
 from kd_offline import ExpertBuffer, inspect, verify
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
 from kd_offline.datasets.format import layout
-from kd_offline.datasets.sampler import Splits
+from kd_offline.datasets.format.splits import Splits
 from kd_offline.schemas.dataset import RecordingHeader
 from tests.golden.make_datasets import DATA, EXPECTED, MAKERS, expected, fingerprint
 

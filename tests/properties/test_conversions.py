@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd_offline import convert
-from kd_offline.datasets.sampler import Splits
+from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
 
@@ -63,8 +63,8 @@ def test_there_and_back(made, kind, window):
     with (
         tempfile.TemporaryDirectory(dir=MEMORY) as folder,
         patch("os.fsync"),
-        patch("kd_offline.datasets.convert.parts.windows.__defaults__", (window,)),
-        patch("kd_offline.datasets.convert.parts.episode_groups.__defaults__", (window,)),
+        patch("kd_offline.datasets.convert.interchange.windows.__defaults__", (window,)),
+        patch("kd_offline.datasets.convert.interchange.episode_groups.__defaults__", (window,)),
     ):
         root = Path(folder)
         with DatasetWriter.create(root / "a.zarr", header(spec, masks=masks)) as writer:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets.convert import untrusted_hdf5 as careful
+from kd_offline.datasets.convert import untrusted_hdf5
 from kd_offline.datasets.convert.hdf5_writing import writing
-from kd_offline.datasets.convert.parts import (
+from kd_offline.datasets.convert.interchange import (
     Options,
     agent_index,
     blocks_of,
@@ -41,10 +41,10 @@ CANNOT_HOLD: dict[str, str] = {
 
 def recognise(path: Path) -> bool:
     """Tell whether ``path`` is a file that d3rlpy wrote, or we for it."""
-    if not careful.is_hdf5(path):
+    if not untrusted_hdf5.is_hdf5(path):
         return False
-    with careful.opened(path) as file:
-        return {"columns", "num_episodes", "version"} <= set(careful.names(file))
+    with untrusted_hdf5.opened(path) as file:
+        return {"columns", "num_episodes", "version"} <= set(untrusted_hdf5.names(file))
 
 
 def write(buffer: ExpertBuffer, path: Path, options: Options, observer: Observer) -> list[str]:

@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-from kd_offline.datasets.format.layout import MANIFEST
-from kd_offline.datasets.format.manifest import read_manifest
-from kd_offline.datasets.format.manifest import text_of as manifest_text
+from kd_offline.datasets.format.manifest import parse_manifest
+from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.sampler import Splits
+from kd_offline.datasets.storage.manifest_file import reread_manifest_text
 from kd_offline.errors import CorruptDatasetError
-from kd_offline.schemas.dataset import DatasetManifest, FileRecord
+from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.types import Array
 
 # Sums of rewards are computed anew; another writer may have added them in another order.
 _SUMS = {"episodes/return", "episodes/agent_return"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Passenger:
-    """A manifest that lies in another file, as the files of a dataset."""
-
-    where: str
-    text: bytes
-    readers: int = 1
-
-    def present(self) -> bool:
-        return True
-
-    def exists(self, path: str) -> bool:
-        return path == MANIFEST
-
-    def size(self, path: str) -> int | None:
-        return len(self.text) if path == MANIFEST else None
-
-    def read(self, path: str, listed: FileRecord | None = None) -> bytes:
-        if path != MANIFEST:
-            raise FileNotFoundError(path)
-        return self.text
-
-    def files(self) -> Iterator[str] | None:
-        return iter((MANIFEST,))
-
-
 def text_of(buffer: ExpertBuffer) -> str:
     """Return the manifest of a dataset as it is written, seal included."""
-    return manifest_text(buffer.files, buffer.manifest).decode("ascii")
+    return reread_manifest_text(buffer.files, buffer.manifest).decode("ascii")
 
 
 def manifest_of(text: bytes | str, where: str) -> DatasetManifest:
@@ -58,7 +28,7 @@ def manifest_of(text: bytes | str, where: str) -> DatasetManifest:
         It was altered, or is of a format that this version does not read.
     """
     data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    return read_manifest(_Passenger(where, data))
+    return parse_manifest(where, data)
 
 
 def splits_of(manifest: DatasetManifest, codes: Array) -> Splits:

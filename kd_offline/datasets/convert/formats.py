@@ -7,8 +7,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_offline.datasets.convert import buffer, d3rlpy, d4rl, hdf5, minari, vault
-from kd_offline.datasets.convert.parts import Imported, Options
+from kd_offline.datasets.convert import d3rlpy, expert_buffer
+from kd_offline.datasets.convert.d4rl import exporter as d4rl_exporter
+from kd_offline.datasets.convert.d4rl import importer as d4rl_importer
+from kd_offline.datasets.convert.hdf5 import exporter as hdf5_exporter
+from kd_offline.datasets.convert.hdf5 import importer as hdf5_importer
+from kd_offline.datasets.convert.interchange import Imported, Options
+from kd_offline.datasets.convert.minari import exporter as minari_exporter
+from kd_offline.datasets.convert.minari import importer as minari_importer
+from kd_offline.datasets.convert.vault import exporter as vault_exporter
+from kd_offline.datasets.convert.vault import importer as vault_importer
+from kd_offline.datasets.convert.vault import store as vault_store
 from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.storage.sources import open_files
@@ -40,34 +49,34 @@ class Format:
 FORMATS: dict[str, Format] = {
     "hdf5": Format(
         title="HDF5 with the same arrays",
-        read=hdf5.read,
-        write=hdf5.write,
-        recognise=hdf5.recognise,
-        cannot_hold=hdf5.CANNOT_HOLD,
+        read=hdf5_importer.read,
+        write=hdf5_exporter.write,
+        recognise=hdf5_importer.recognise,
+        cannot_hold={},
         is_target=lambda path: path.suffix in (".h5", ".hdf5"),
     ),
     "vault": Format(
         title="Flashbax Vault, with the names of OG-MARL",
-        read=vault.read,
-        write=vault.write,
-        recognise=vault.recognise,
-        cannot_hold=vault.CANNOT_HOLD,
+        read=vault_importer.read,
+        write=vault_exporter.write,
+        recognise=vault_store.recognise,
+        cannot_hold={},
         is_target=lambda path: ".vlt" in (path.suffix, path.parent.suffix),
     ),
     "minari": Format(
         title="Minari, stored as HDF5",
-        read=minari.read,
-        write=minari.write,
-        recognise=minari.recognise,
-        cannot_hold=minari.CANNOT_HOLD,
-        is_target=lambda path: minari.is_id(path.name),
+        read=minari_importer.read,
+        write=minari_exporter.write,
+        recognise=minari_importer.recognise,
+        cannot_hold={},
+        is_target=lambda path: minari_exporter.is_id(path.name),
     ),
     "d4rl": Format(
         title="flat HDF5 in the manner of D4RL",
-        read=d4rl.read,
-        write=d4rl.write,
-        recognise=d4rl.recognise,
-        cannot_hold=d4rl.CANNOT_HOLD,
+        read=d4rl_importer.read,
+        write=d4rl_exporter.write,
+        recognise=d4rl_importer.recognise,
+        cannot_hold=d4rl_exporter.CANNOT_HOLD,
         is_target=lambda path: False,
         by_agent=True,
     ),
@@ -128,7 +137,7 @@ def kind_of_target(target: Path, given: str | None, source_kind: str) -> str:
 
 def holds_dataset(path: Path) -> bool:
     """Tell whether a file or folder is a dataset of any format, and may so be replaced."""
-    return buffer.recognise(path) or any(found.recognise(path) for found in FORMATS.values())
+    return expert_buffer.recognise(path) or any(found.recognise(path) for found in FORMATS.values())
 
 
 def _known(kind: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kd_offline.datasets.convert.parts import library
+from kd_offline.datasets.convert.interchange import library
 from kd_offline.files import refusal
 
 

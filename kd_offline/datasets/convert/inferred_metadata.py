@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets.convert.parts import Options, digest_of
+from kd_offline.datasets.convert.interchange import Options, digest_of
 from kd_offline.errors import MismatchError, UnknownNameError
 from kd_offline.schemas.dataset import (
     ExpertRecord,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.convert.parts import foreign, library
+from kd_offline.datasets.convert.interchange import foreign, library
 from kd_offline.types import Array
 
 _GZIP, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000

@@ -13,8 +13,8 @@ from kd_offline.datasets.edit.merged_metadata import kept_experts, mixture
 from kd_offline.datasets.edit.query import episodes_where
 from kd_offline.datasets.edit.rewrite import Part, Plan, carried, full_names, rewrite
 from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.sampler import Splits
 from kd_offline.datasets.writing.destination import check_name
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader

@@ -16,8 +16,8 @@ from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent,
 from kd_offline.datasets.edit.merged_metadata import joined_experts, joined_recording
 from kd_offline.datasets.edit.rewrite import Part, Plan, full_names, rewrite
 from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.sampler import Splits
 from kd_offline.datasets.writing.destination import check_name
 from kd_offline.errors import MismatchError, UnknownNameError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, ExpertRecord, RecordingHeader

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.sampler import Splits
 from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.datasets.writing.writer import DatasetWriter, finished
 from kd_offline.errors import UnknownNameError

@@ -10,8 +10,8 @@ from typing import Any
 
 from kd_offline.datasets.edit.rewrite import operation_of
 from kd_offline.datasets.format import layout
-from kd_offline.datasets.format.manifest import parse_manifest, read_text, text_of
 from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.storage.manifest_file import read_manifest_and_text, reread_manifest_text
 from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.writing.array_writer import ArrayStream
 from kd_offline.datasets.writing.dataset_files import publish
@@ -74,7 +74,7 @@ def restate(
         folder = Folder(output)
         _begin(folder, parent, facts)
         files = list(_copied(parent, folder, set(arrays or ()), observer))
-        document = json.loads(text_of(parent.files, parent.manifest))
+        document = json.loads(reread_manifest_text(parent.files, parent.manifest))
         del document["manifest_digest"]
         listed = {file.path for file in files}
         for name, values in (arrays or {}).items():
@@ -99,8 +99,7 @@ def _finished(folder: Folder, facts: Mapping[str, Any]) -> DatasetManifest | Non
     """Return the manifest of a dataset that is there already with the same facts."""
     if not folder.exists(layout.MANIFEST):
         return None
-    text = read_text(folder)
-    manifest = parse_manifest(folder.where, text)
+    manifest, text = read_manifest_and_text(folder)
     document = json.loads(text)
     wanted = json.loads(json.dumps(dict(facts)))
     if odd := sorted(key for key, value in wanted.items() if document.get(key) != value):

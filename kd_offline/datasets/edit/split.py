@@ -11,8 +11,8 @@ import numpy as np
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
 from kd_offline.datasets.edit.rewrite_metadata import restate
 from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.sampler import Splits
 from kd_offline.datasets.writing.dataset_files import split_records
 from kd_offline.errors import MissingArrayError, UnknownNameError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest

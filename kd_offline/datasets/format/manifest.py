@@ -1,4 +1,7 @@
-"""Reading ``manifest.json``: whether it is ours, whole, of a version we read, and consistent."""
+"""Parse and check the bytes of ``manifest.json``: version, digest, schema, and consistency.
+
+:mod:`kd_offline.datasets.storage.manifest_file` reads them from a dataset's address.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,9 @@ from pydantic import ValidationError
 
 from kd_offline.datasets.format import layout, resource_limits
 from kd_offline.datasets.format.chunks import little
-from kd_offline.datasets.storage.addresses import check_pin
-from kd_offline.datasets.storage.store import Files
 from kd_offline.errors import (
     CorruptDatasetError,
     FormatVersionError,
-    NotADatasetError,
-    UnfinishedError,
     UnknownNameError,
 )
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
@@ -28,25 +27,6 @@ _OTHER_FILES = 1000  # of groups, and of what later versions may add
 _LONGEST_REASON = 500  # keys and names in it are the file's
 
 
-def read_manifest(folder: Files) -> DatasetManifest:
-    """Return the manifest of the dataset in ``folder``.
-
-    Raises
-    ------
-    NotADatasetError
-        There is no dataset of ours.
-    UnfinishedError
-        There is a recording without its manifest.
-    FormatVersionError
-        The dataset needs a newer version of kd-offline.
-    CorruptDatasetError
-        The manifest was altered or contradicts itself.
-    MismatchError
-        The address pins another dataset.
-    """
-    return parse_manifest(folder.where, read_text(folder))
-
-
 def header_of(manifest: DatasetManifest) -> RecordingHeader:
     """Return what was known before a finished dataset was recorded."""
     names = [name for name in RecordingHeader.model_fields if name in DatasetManifest.model_fields]
@@ -54,74 +34,40 @@ def header_of(manifest: DatasetManifest) -> RecordingHeader:
 
 
 def parse_manifest(where: str, text: bytes) -> DatasetManifest:
-    """Return the manifest that ``text`` is; raises as :func:`read_manifest` about ``where``."""
-    try:
-        document = parse(text)
-    except ValueError as error:
-        raise _corrupt(where, f"manifest.json is not readable JSON: {error}") from None
-    _check_version(where, document)
-    if not is_sealed(text):
-        raise _corrupt(where, "manifest.json does not match its own digest")
-    _check_file_count(where, document)
-    manifest = _parse(where, document)
-    if layout.dataset_id(document) != manifest.id:
-        raise _corrupt(where, "the id does not match the digests that manifest.json lists")
-    _check_context(where, document)
-    _check_arrays(where, manifest)
-    if problem := next(_file_table_problems(manifest), None):
-        raise _corrupt(where, f"manifest.json lists {problem}")
-    check_pin(where, manifest.id)
-    return manifest
+    """Return the manifest in ``text``, the bytes of ``manifest.json``, after checking all of it.
 
-
-def read_text(folder: Files) -> bytes:
-    """Return the bytes of ``manifest.json``; raises as :func:`read_manifest`."""
-    try:
-        size = folder.size(layout.MANIFEST)
-        if size is not None and size > resource_limits.MAX_MANIFEST_BYTES:
-            what = f"manifest.json has {size:,} bytes, over {resource_limits.MAX_MANIFEST_BYTES:,}"
-            raise _corrupt(folder.where, what)
-        return folder.read(layout.MANIFEST)
-    except FileNotFoundError:
-        raise _absent(folder) from None
-
-
-def text_of(folder: Files, manifest: DatasetManifest) -> bytes:
-    """Return the bytes of the ``manifest.json`` that ``manifest`` was read from.
-
-    They are read again, and refused where they are not the same: what was checked is what is used.
+    Parameters
+    ----------
+    where
+        Address of the dataset, for messages.
+    text
+        At most ``MAX_MANIFEST_BYTES``.
 
     Raises
     ------
+    FormatVersionError
+        The dataset needs a newer version of kd-offline.
     CorruptDatasetError
-        Another manifest is there now.
-    NotADatasetError
-        There is none any more.
+        The manifest is too large, was altered, or contradicts itself.
     """
-    text = read_text(folder)
-    if not is_sealed(text) or not text.endswith(f'"{manifest.manifest_digest}"\n}}\n'.encode()):
-        raise _corrupt(folder.where, "another manifest.json is there than a moment ago")
-    return text
-
-
-def _absent(folder: Files) -> Exception:
-    where = repr(folder.where)
-    if folder.exists(layout.JOURNAL):
-        return UnfinishedError(
-            f"the recording at {where} was not finished: continue it with record --resume or "
-            "delete the folder"
-        )
-    if any(folder.exists(name) for name in layout.ZARR_V2):
-        return NotADatasetError(
-            f"{where} is a Zarr store of version 2, not an expert buffer: convert it, or give the "
-            "folder that record made"
-        )
-    if folder.present():
-        return NotADatasetError(
-            f"{where} is not an expert buffer (it has no {layout.MANIFEST}): give the folder that "
-            "record made, or repeat the push or pull that did not finish"
-        )
-    return NotADatasetError(f"there is no dataset at {where}: check the path or record one")
+    if len(text) > resource_limits.MAX_MANIFEST_BYTES:
+        raise manifest_too_large(where, len(text))
+    try:
+        document = parse(text)
+    except ValueError as error:
+        raise corrupt_manifest(where, f"manifest.json is not readable JSON: {error}") from None
+    _check_version(where, document)
+    if not is_sealed(text):
+        raise corrupt_manifest(where, "manifest.json does not match its own digest")
+    _check_file_count(where, document)
+    manifest = _parse(where, document)
+    if layout.dataset_id(document) != manifest.id:
+        raise corrupt_manifest(where, "the id does not match the digests that manifest.json lists")
+    _check_context(where, document)
+    _check_arrays(where, manifest)
+    if problem := next(_file_table_problems(manifest), None):
+        raise corrupt_manifest(where, f"manifest.json lists {problem}")
+    return manifest
 
 
 def _check_version(where: str, document: Any) -> None:
@@ -129,9 +75,11 @@ def _check_version(where: str, document: Any) -> None:
     try:
         major, minor = document["format_version"]
     except (ValueError, LookupError, TypeError):
-        raise _corrupt(where, "manifest.json has no format_version of two integers") from None
+        raise corrupt_manifest(
+            where, "manifest.json has no format_version of two integers"
+        ) from None
     if type(major) is not int or type(minor) is not int:
-        raise _corrupt(where, "the format_version of manifest.json is not two integers")
+        raise corrupt_manifest(where, "the format_version of manifest.json is not two integers")
     if major != layout.FORMAT_VERSION[0]:
         msg = (
             f"the dataset at {where!r} has format {major}.{minor}, but this version reads "
@@ -153,7 +101,7 @@ def _check_file_count(where: str, document: dict[str, Any]) -> None:
     most = sum(n for n in rows if type(n) is int and n > 0) + len(arrays)
     if len(files) > most + _OTHER_FILES:
         what = f"manifest.json lists {len(files):,} files, and its arrays have {most:,} at most"
-        raise _corrupt(where, what)
+        raise corrupt_manifest(where, what)
 
 
 def _parse(where: str, document: dict[str, Any]) -> DatasetManifest:
@@ -169,7 +117,7 @@ def _parse(where: str, document: dict[str, Any]) -> DatasetManifest:
         unknown = [p["loc"] for p in problems if p["type"] == "extra_forbidden"]
         if not newer or len(unknown) != len(problems):
             place = ".".join(map(str, problems[0]["loc"]))
-            raise _corrupt(where, f"manifest.json: {place}: {problems[0]['msg']}")
+            raise corrupt_manifest(where, f"manifest.json: {place}: {problems[0]['msg']}")
         for *parents, key in unknown:
             holder: Any = document
             for step in parents:
@@ -182,11 +130,13 @@ def _check_context(where: str, document: dict[str, Any]) -> None:
     version = tuple(document["format_version"])
     stated = document["environment"].get(layout.CONTEXT)
     if version < layout.CONTEXT_SINCE and stated is not None:
-        raise _corrupt(where, f"it says format {version[0]}.{version[1]}, but states a context")
+        raise corrupt_manifest(
+            where, f"it says format {version[0]}.{version[1]}, but states a context"
+        )
     if stated is None and not layout.CONTEXT_SINCE <= version <= layout.FORMAT_VERSION:
         return
     if stated != layout.context_digest(document):
-        raise _corrupt(where, "the context does not match what manifest.json states")
+        raise corrupt_manifest(where, "the context does not match what manifest.json states")
 
 
 def _without_unknown_arrays(document: dict[str, Any]) -> dict[str, Any]:
@@ -210,17 +160,21 @@ def _check_arrays(where: str, manifest: DatasetManifest) -> None:
         if name not in table
     ]
     if missing:
-        raise _corrupt(where, f"required arrays are missing: {', '.join(missing)}")
+        raise corrupt_manifest(where, f"required arrays are missing: {', '.join(missing)}")
     if manifest.format_version < (needs := layout.version_of(table)):
         said = ".".join(map(str, manifest.format_version))
-        raise _corrupt(where, f"it says format {said}, but has arrays of {needs[0]}.{needs[1]}")
+        raise corrupt_manifest(
+            where, f"it says format {said}, but has arrays of {needs[0]}.{needs[1]}"
+        )
     rows, episodes = table["steps/reward"].shape[0], table["episodes/length"].shape[0]
     sizes = layout.axis_sizes(spec, rows, episodes)
     if absent := next((mask for mask in manifest.masks if f"masks/{mask}" not in table), None):
-        raise _corrupt(where, f"it describes the mask {absent!r}, but has no array masks/{absent}")
+        raise corrupt_manifest(
+            where, f"it describes the mask {absent!r}, but has no array masks/{absent}"
+        )
     for name, array in table.items():
         if problem := _array_problem(name, array.dtype, array.shape, array.axes, sizes):
-            raise _corrupt(where, f"{name}: {problem}")
+            raise corrupt_manifest(where, f"{name}: {problem}")
 
 
 def _array_problem(
@@ -270,8 +224,37 @@ def _file_table_problems(manifest: DatasetManifest) -> Iterator[str]:
         yield f"too little data: {problem}"
 
 
-def _corrupt(where: str, what: str) -> CorruptDatasetError:
+def manifest_too_large(where: str, size: int) -> CorruptDatasetError:
+    """Return the error of a manifest of ``size`` bytes, which no reader takes."""
+    what = f"manifest.json has {size:,} bytes, over {resource_limits.MAX_MANIFEST_BYTES:,}"
+    return corrupt_manifest(where, what)
+
+
+def corrupt_manifest(where: str, what: str) -> CorruptDatasetError:
+    """Return the error of a dataset whose manifest cannot be trusted, because of ``what``."""
     return CorruptDatasetError(
         f"the dataset at {where!r} is damaged or was altered: {what[:_LONGEST_REASON]}; "
         "run verify and get a fresh copy"
+    )
+
+
+def caution(manifest: DatasetManifest) -> str | None:
+    """Return why nothing may be bootstrapped from ``final/value``, or None where it may be.
+
+    A critic that took nothing to follow a time limit met the view behind it only as an end, so
+    what it says of that view was never trained.
+    """
+    if "final/value" not in manifest.arrays or not manifest.experts:
+        return None
+    learned = {expert.bootstraps_truncation for expert in manifest.experts}
+    if learned == {True}:
+        return None
+    if False in learned:
+        return (
+            "the critic never learned the views of final/value, those after a time limit: "
+            "do not bootstrap from it"
+        )
+    return (
+        "it is not known whether the critic learned the views of final/value: "
+        "do not bootstrap from it"
     )

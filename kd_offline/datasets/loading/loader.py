@@ -20,8 +20,8 @@ from kd_offline.datasets.loading.budget import plan_within, table_bytes
 from kd_offline.datasets.loading.cursor import Cursor, Order, Taken, decoded
 from kd_offline.datasets.loading.plan import Windows
 from kd_offline.datasets.loading.rows import Rows, Source
+from kd_offline.datasets.loading.sampler import BEGINNING, Position, batches_per_epoch
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.sampler import BEGINNING, Position, batches_per_epoch
 from kd_offline.errors import UsageError
 from kd_offline.types import Array, BoolArray, IntArray
 
@@ -52,7 +52,7 @@ class Loader:
     """Endless batches of one dataset; :meth:`open` makes one.
 
     Who bootstraps from ``final/value`` asks
-    :func:`~kd_offline.datasets.format.final_values.caution` first: most critics never learned it.
+    :func:`~kd_offline.datasets.format.manifest.caution` first: most critics never learned it.
     """
 
     def __init__(

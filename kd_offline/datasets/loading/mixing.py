@@ -10,7 +10,7 @@ import numpy as np
 
 from kd_offline.datasets.loading.cursor import Cursor
 from kd_offline.datasets.loading.loader import Batch, Loader
-from kd_offline.datasets.sampler import BEGINNING, Position
+from kd_offline.datasets.loading.sampler import BEGINNING, Position
 from kd_offline.errors import MismatchError, UsageError
 from kd_offline.seeding import generator
 from kd_offline.types import Array, IntArray

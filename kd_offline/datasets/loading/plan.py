@@ -4,7 +4,7 @@ An epoch is a row of *pools*. A pool is what stands in memory at once: some bloc
 chunks. Blocks are shuffled among pools, and everything within a pool is shuffled again. An episode
 that reaches over several blocks belongs to the pool that brings the last of them; its rows in
 earlier pools are carried along. So one epoch needs every chunk once. Where one pool holds
-everything, the order is that of :func:`~kd_offline.datasets.sampler.epoch_order`.
+everything, the order is that of :func:`~kd_offline.datasets.loading.sampler.epoch_order`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kd_offline.datasets.sampler import epoch_order
+from kd_offline.datasets.loading.sampler import epoch_order
 from kd_offline.errors import UsageError
 from kd_offline.seeding import generator
 from kd_offline.types import BoolArray, IntArray

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from kd_offline.datasets.loading.loader import Batch, Loader
-from kd_offline.datasets.sampler import BEGINNING, Position
+from kd_offline.datasets.loading.sampler import BEGINNING, Position
 
 
 class Batches(Protocol):

@@ -8,18 +8,67 @@ chunks of an array are put together, so record sets document fields, types and s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from kd_offline.datasets.format.layout import MANIFEST, ZARR_JSON
-from kd_offline.datasets.format.manifest import parse_manifest, read_text
-from kd_offline.datasets.metadata.croissant_records import Node, record_sets
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
+from kd_offline.datasets.storage.manifest_file import read_manifest_and_text
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.errors import UsageError
-from kd_offline.schemas.dataset import DatasetManifest
+from kd_offline.schemas.dataset import ArraySpec, DatasetManifest
+
+Node = dict[str, Any]
+
+_SPLITS = {"train": "cr:TrainingSplit", "heldout": "cr:TestSplit"}
+
+_TYPES = {"bool": "sc:Boolean", "uint8": "cr:UInt8", "uint64": "cr:UInt64"}
+
+_RECORDS = {
+    "steps": "One record a transition; the episodes lie one after the other.",
+    "final": "One record an episode: what is seen after its last transition.",
+    "episodes": "One record an episode.",
+    "masks": "Student masks: one record an agent, or an episode where the shape has two axes.",
+}
+
+MEANINGS: dict[str, str] = {
+    "steps/obs": "the expert's observation before the step, padded with zeros",
+    "steps/state": "state of the whole environment before the step",
+    "steps/available_actions": "actions that are legal",
+    "steps/alive": "whether the agent acts in this step",
+    "steps/actions": "action that was executed",
+    "steps/behaviour_logprob": "log probability of the executed action under what chose it",
+    "steps/action_source": "who chose the action: 0 expert, 1 noise, 2 another policy",
+    "steps/logits": "the expert's logits: raw, unmasked, temperature 1",
+    "steps/q_values": "the expert's action values, raw",
+    "steps/q_tot": "what the team's executed actions are worth together, mixed from its values",
+    "steps/q_tot_max": "the same of its greedy actions",
+    "steps/mixer_credit": "how much q_tot rises with the agent's own value",
+    "steps/embedding": "hidden layer of the expert, named in its record",
+    "steps/value": "the expert's critic before the step, in raw reward units",
+    "steps/reward": "raw reward of each agent",
+    "steps/terminated": "whether the task ended with this step",
+    "steps/truncated": "whether the episode was cut off with this step, by a limit",
+    "final/obs": "observation after the last step",
+    "final/state": "state after the last step",
+    "final/available_actions": "legal actions after the last step",
+    "final/alive": "whether the agent still acts after the last step",
+    "final/value": "the expert's critic after the last step; to bootstrap from only where it "
+    "learned what follows a time limit (bootstraps_truncation)",
+    "final/q_tot_max": "what the greedy actions after the last step would be worth together",
+    "episodes/offset": "row of the first step in the steps arrays",
+    "episodes/length": "number of steps",
+    "episodes/seed": "seed that resets the environment to this episode",
+    "episodes/return": "sum of the rewards of all agents and steps",
+    "episodes/agent_return": "sum of the rewards of each agent",
+    "episodes/won": "1 won, 0 not won, -1 where the task has no notion of winning",
+    "episodes/noise_level": "level of behaviour noise",
+    "episodes/expert_id": "which of the recorded experts played",
+    "episodes/split": "code of the split that the episode belongs to",
+}
 
 _VERSION = "http://mlcommons.org/croissant/1.1"
 _TERMS = (
@@ -76,8 +125,7 @@ def describe(address: str, publication: Publication | None = None) -> Node:
         It is an archive on another machine, or the date is none.
     """
     files = open_files(address)
-    text = read_text(files)
-    manifest = parse_manifest(files.where, text)
+    manifest, text = read_manifest_and_text(files)
     told = publication or Publication()
     _check_date(told.published)
     where = _place(address, told.url)
@@ -230,3 +278,100 @@ def _chunks(manifest: DatasetManifest) -> dict[str, list[int]]:
         if not file.path.endswith(ZARR_JSON):
             sizes.setdefault(file.path.partition("/")[0], []).append(file.size)
     return sizes
+
+
+def record_sets(manifest: DatasetManifest) -> list[Node]:
+    """Return what the dataset holds: splits and agents as records, arrays as fields."""
+    return [_splits(manifest), _agents(manifest), *_arrays(manifest)]
+
+
+def _arrays(manifest: DatasetManifest) -> Iterable[Node]:
+    for group, text in _RECORDS.items():
+        fields = [
+            _field(name, spec, manifest)
+            for name, spec in manifest.arrays.items()
+            if name.startswith(f"{group}/")
+        ]
+        if fields:
+            yield _record_set(group, text, fields)
+
+
+def _field(name: str, spec: ArraySpec, manifest: DatasetManifest) -> Node:
+    """Describe one array: the first axis is the record, the others are the field's shape."""
+    axes = "".join(f", {axis} = {n}" for axis, n in zip(spec.axes[1:], spec.shape[1:], strict=True))
+    group, _, short = name.partition("/")
+    mask = manifest.masks.get(short) if group == "masks" else None
+    text = meaning(name) if mask is None else f"{meaning(name)}; {mask.description}"
+    node: Node = {
+        "@type": "cr:Field",
+        "@id": name,
+        "name": name,
+        "description": f"{text}{axes}; content digest {spec.digest}",
+        "dataType": _TYPES.get(spec.dtype, f"cr:{spec.dtype.capitalize()}"),
+        "source": {"fileSet": {"@id": f"files/{group}"}, "extract": {"fileProperty": "content"}},
+    }
+    if len(spec.shape) > 1:
+        node |= {"isArray": True, "arrayShape": ",".join(map(str, spec.shape[1:]))}
+    if name == "episodes/split":
+        node["references"] = {"field": {"@id": "splits/code"}}
+    return node
+
+
+def _splits(manifest: DatasetManifest) -> Node:
+    rows = [
+        {"name": name, "url": _SPLITS.get(name, "cr:Split"), **split.model_dump()}
+        for name, split in manifest.splits.items()
+    ]
+    types = {"name": "sc:Text", "url": "sc:URL", "code": "cr:UInt8"}
+    types |= {"episodes": "sc:Integer", "steps": "sc:Integer"}
+    made = _table("splits", "Parts of the episodes; no episode is in two.", types, rows)
+    return made | {"dataType": "cr:Split", "key": {"@id": "splits/name"}}
+
+
+def _agents(manifest: DatasetManifest) -> Node:
+    spec = manifest.environment
+    rows = [
+        {
+            "name": agent,
+            "observation_width": spec.obs_widths[index],
+            "actions": ", ".join(spec.action_names[index]),
+            "observation_blocks": "; ".join(
+                f"{block} {' '.join(f'{start}:{stop}' for start, stop in ranges)}"
+                for block, ranges in spec.blocks[agent].items()
+            ),
+        }
+        for index, agent in enumerate(spec.agents)
+    ]
+    types = {"name": "sc:Text", "observation_width": "sc:Integer"}
+    types |= {"actions": "sc:Text", "observation_blocks": "sc:Text"}
+    made = _table("agents", "The agents in the order of axis N.", types, rows)
+    return made | {"key": {"@id": "agents/name"}}
+
+
+def _table(name: str, text: str, types: dict[str, str], rows: Sequence[Node]) -> Node:
+    """Return a record set whose records are in the description itself."""
+    fields = [
+        {"@type": "cr:Field", "@id": f"{name}/{key}", "name": f"{name}/{key}", "dataType": kind}
+        for key, kind in types.items()
+    ]
+    data = [{f"{name}/{key}": row[key] for key in types} for row in rows]
+    return _record_set(name, text, fields) | {"data": data}
+
+
+def _record_set(name: str, text: str, fields: Sequence[Node]) -> Node:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "name": name,
+        "description": text,
+        "field": list(fields),
+    }
+
+
+def meaning(name: str) -> str:
+    """Return what array ``name`` holds."""
+    if name.startswith("masks/"):
+        return "student mask: true where the student sees the feature"
+    if name.startswith("steps/embedding_"):
+        return f"hidden layer {name.removeprefix('steps/embedding_')!r} of the expert"
+    return MEANINGS[name]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kd_offline.datasets.format.final_values import caution
 from kd_offline.datasets.format.layout import MANIFEST
+from kd_offline.datasets.format.manifest import caution
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.writing.statistics import side_returns
 from kd_offline.schemas.dataset import (

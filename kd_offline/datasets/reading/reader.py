@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kd_offline.datasets.format.manifest import read_manifest
 from kd_offline.datasets.format.resource_limits import check_memory
 from kd_offline.datasets.reading.array_reader import StoredArray, open_arrays
 from kd_offline.datasets.storage.addresses import split_pin
+from kd_offline.datasets.storage.manifest_file import read_manifest
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.datasets.storage.store import Files
 from kd_offline.datasets.storage.threads import each
@@ -34,7 +34,7 @@ class ExpertBuffer:
     Arrays go by their full names (``steps/obs``, ``final/value``, ``episodes/seed``). Every byte
     is checked before it is decoded: damage raises :class:`CorruptDatasetError`, it never becomes
     a value. What follows a time limit is worth ``final/value`` only where the expert's
-    ``bootstraps_truncation`` is true; see :func:`~kd_offline.datasets.format.final_values.caution`.
+    ``bootstraps_truncation`` is true; see :func:`~kd_offline.datasets.format.manifest.caution`.
     """
 
     def __init__(

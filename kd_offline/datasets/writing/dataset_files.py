@@ -12,7 +12,7 @@ import numpy as np
 
 from kd_offline.datasets.format import layout, resource_limits
 from kd_offline.datasets.format.manifest import parse_manifest
-from kd_offline.datasets.sampler import IDENTITY, Splits, assign_split, first_alike
+from kd_offline.datasets.format.splits import IDENTITY, Splits, assign_split, first_equal_row
 from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.writing.array_writer import ArrayStream
 from kd_offline.datasets.writing.statistics import count_actions, episode_returns, summarise
@@ -204,7 +204,7 @@ class Sink:
         table = self._table()
         if "seed" not in table:
             return codes
-        alike = first_alike(*(table[name] for name in IDENTITY if name in table))
+        alike = first_equal_row(*(table[name] for name in IDENTITY if name in table))
         np.maximum.at(codes, alike, codes)
         return codes[alike]
 

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from kd_offline.datasets.format import layout
-from kd_offline.datasets.format.manifest import read_manifest
+from kd_offline.datasets.storage.manifest_file import read_manifest
 from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.writing.dataset_files import Sink
 from kd_offline.errors import KdOfflineError, UsageError

@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from kd_offline.datasets.format import layout
-from kd_offline.datasets.format.manifest import header_of, read_manifest
-from kd_offline.datasets.sampler import Splits
+from kd_offline.datasets.format.manifest import header_of
+from kd_offline.datasets.format.splits import Splits
+from kd_offline.datasets.storage.manifest_file import read_manifest
 from kd_offline.datasets.storage.store import Folder, lock
 from kd_offline.datasets.writing.blocks import EpisodeBlock, check_block
 from kd_offline.datasets.writing.dataset_files import Sink

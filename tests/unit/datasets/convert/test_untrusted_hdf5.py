@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kd_offline import convert
-from kd_offline.datasets.convert.parts import ForeignError
+from kd_offline.datasets.convert.interchange import ForeignError
 
 ROWS = 20
 

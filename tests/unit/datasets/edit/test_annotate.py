@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kd_offline.datasets import ExpertBuffer, annotate, filter, merge, verify
-from kd_offline.datasets.convert.run import convert
+from kd_offline.datasets.convert.convert import convert
 from kd_offline.datasets.edit.lineage import raised
 from kd_offline.datasets.edit.rewrite_metadata import restate
 from kd_offline.datasets.format import layout

@@ -4,7 +4,7 @@ import pytest
 from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer, diff, filter, split
 from kd_offline.datasets.edit import rewrite
 from kd_offline.datasets.edit.comparison import render
-from kd_offline.datasets.sampler import Splits
+from kd_offline.datasets.format.splits import Splits
 from kd_offline.errors import NotADatasetError
 from kd_offline.schemas.dataset_outputs import ValueDifference
 from kd_offline.testing.factories import environment_spec, episode_block, header, tiny_dataset

@@ -15,9 +15,9 @@ import pytest
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.loading.loader import Loader
 from kd_offline.datasets.loading.plan import Windows
+from kd_offline.datasets.loading.sampler import Position, epoch_order
 from kd_offline.datasets.reading import reader
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.sampler import Position, epoch_order
 from kd_offline.datasets.storage.store import Folder
 from kd_offline.errors import CorruptDatasetError, MissingArrayError, UsageError
 from kd_offline.testing.factories import environment_spec, tiny_dataset

@@ -7,7 +7,7 @@ import pytest
 from kd_offline.datasets.loading.loader import Loader
 from kd_offline.datasets.loading.mixing import Mixture
 from kd_offline.datasets.loading.plan import Windows
-from kd_offline.datasets.sampler import Position
+from kd_offline.datasets.loading.sampler import Position
 from kd_offline.errors import MismatchError, UsageError
 from kd_offline.testing.factories import environment_spec, full_mask, tiny_dataset
 

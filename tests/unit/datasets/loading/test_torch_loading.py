@@ -7,8 +7,8 @@ import torch
 from kd_offline.datasets.loading.loader import Loader
 from kd_offline.datasets.loading.mixing import Mixture
 from kd_offline.datasets.loading.plan import Windows
+from kd_offline.datasets.loading.sampler import Position
 from kd_offline.datasets.loading.torch_loading import TensorBatches, data_loader, tensors
-from kd_offline.datasets.sampler import Position
 
 ARRAYS = ["steps/obs", "steps/embedding", "episodes/seed"]
 

@@ -13,8 +13,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kd_offline.datasets.sharing import sshsig
-from kd_offline.datasets.sharing.signature import NAMESPACE, sign, text_of, verify_signature
-from kd_offline.datasets.sharing.signers import read_allowed_signers, read_public_key
+from kd_offline.datasets.sharing.signature import (
+    NAMESPACE,
+    read_allowed_signers,
+    read_public_key,
+    sign,
+    text_of,
+    verify_signature,
+)
 from kd_offline.errors import (
     MissingExtraError,
     NotADatasetError,

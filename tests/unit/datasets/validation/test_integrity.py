@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.sampler import Splits
 from kd_offline.datasets.validation.integrity import verify
 from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.datasets.writing.writer import DatasetWriter

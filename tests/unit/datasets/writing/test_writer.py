@@ -13,8 +13,8 @@ import pytest
 import zarr
 
 from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.sampler import Splits
 from kd_offline.datasets.storage import safe_open, store
 from kd_offline.datasets.validation.integrity import verify
 from kd_offline.datasets.writing import destination

@@ -1,0 +1,237 @@
+"""``convert``: an expert buffer to another format, or another format to an expert buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from kd_offline.datasets.convert import expert_buffer
+from kd_offline.datasets.convert.formats import (
+    FORMATS,
+    OURS,
+    Format,
+    holds_dataset,
+    kind_of_source,
+    kind_of_target,
+)
+from kd_offline.datasets.convert.interchange import Options, lost
+from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.manifest import caution
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.writing.destination import check_name
+from kd_offline.errors import StorageError, UsageError
+from kd_offline.files import aside
+from kd_offline.recipes import explain
+from kd_offline.schemas.dataset_outputs import ConvertOutput, NotHeld
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.tracking.base import Observer, Operation, observed
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    to: str | None = None,
+    source_format: str | None = None,
+    spec: EnvironmentSpec | str | Path | None = None,
+    agent: str | None = None,
+    name: str | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    observers: Sequence[Observer] = (),
+) -> ConvertOutput:
+    """Convert a dataset; one of the two is an expert buffer.
+
+    Parameters
+    ----------
+    source, target
+        What to read, and what to write; it is written aside and renamed when it is whole.
+    to, source_format
+        ``expert-buffer`` or a name in ``kd_offline.datasets.convert.formats.FORMATS``; by default
+        what the paths say.
+    spec
+        The environment of an imported dataset, or a JSON file of it; by default what the source
+        says, and made-up names for the rest.
+    agent
+        Export this agent alone, to formats that hold one.
+    name
+        Name of an imported dataset.
+    strict
+        Refuse where the target cannot hold something.
+    overwrite
+        Replace a dataset that is at ``target``.
+    observers
+        Told how many steps are done.
+
+    Raises
+    ------
+    UsageError
+        The formats, the environment or the agent do not fit, or ``strict`` is violated.
+    MissingExtraError
+        The format's library is not installed.
+    DatasetError
+        The source is damaged, or not what it is said to be.
+    StorageError
+        The target exists or cannot be written.
+    """
+    where, out = str(source), Path(target).expanduser()
+    if "://" in str(target):
+        msg = f"{str(target)!r} is not on this machine: convert to a local path and push that"
+        raise UsageError(msg)
+    check_name(name)
+    source_kind = kind_of_source(where, source_format)
+    kinds = source_kind, kind_of_target(out, to, source_kind)
+    if (kinds[0] == OURS) == (kinds[1] == OURS):
+        raise _no_way(*kinds)
+    _check_free(out, where, overwrite)
+    options = Options(_spec(spec), agent, name)
+    run = _export if kinds[0] == OURS else _import
+    place = aside(out, overwrite=overwrite)
+    asked = Operation("convert", {"source": where, "from": kinds[0], "to": kinds[1]}, out)
+    with observed(asked, observers) as observer:
+        made = run(where, place, kinds, options, strict, observer)
+        observer.result = made = made.model_copy(update={"path": str(out)})
+    return made
+
+
+def _export(
+    source: str,
+    place: AbstractContextManager[Path],
+    kinds: tuple[str, str],
+    options: Options,
+    strict: bool,
+    observer: Observer,
+) -> ConvertOutput:
+    buffer, found = ExpertBuffer.open(source), FORMATS[kinds[1]]
+    not_held = (*lost(buffer.names, found.cannot_hold), *_other_agents(buffer, found, options))
+    _check_strict(not_held, strict, found.title)
+    with place as draft:
+        notes = found.write(buffer, draft, options, observer)
+    left = {item.array for item in not_held}
+    said = caution(buffer.manifest)
+    if said is not None and "final/value" not in left:
+        notes = [*notes, said]
+    notes = [*notes, *_idle(buffer, options)]
+    return ConvertOutput(
+        id=buffer.id,
+        path="",
+        source_kind=kinds[0],
+        target_kind=kinds[1],
+        episodes=buffer.n_episodes,
+        steps=buffer.n_steps,
+        kept=tuple(name for name in buffer.names if name not in left),
+        not_held=not_held,
+        notes=tuple(notes),
+    )
+
+
+def _import(
+    source: str,
+    place: AbstractContextManager[Path],
+    kinds: tuple[str, str],
+    options: Options,
+    strict: bool,
+    observer: Observer,
+) -> ConvertOutput:
+    read = FORMATS[kinds[0]].read
+    if read is None:
+        msg = f"{kinds[0]} is written, not read: convert from {', '.join(_readable())}"
+        raise UsageError(msg)
+    if options.agent is not None:
+        msg = "--agent chooses what is exported: leave it out"
+        raise UsageError(msg)
+    with read(Path(source).expanduser(), options) as imported:
+        _check_strict(imported.not_held, strict, "the expert buffer")
+        with place as draft:
+            manifest, notes = expert_buffer.write_imported(imported, draft, source, observer)
+    return ConvertOutput(
+        id=manifest.id,
+        path="",
+        source_kind=kinds[0],
+        target_kind=kinds[1],
+        episodes=manifest.statistics.episodes,
+        steps=manifest.statistics.steps,
+        kept=tuple(manifest.arrays),
+        not_held=imported.not_held,
+        notes=(*imported.notes, *notes),
+    )
+
+
+def _idle(buffer: ExpertBuffer, options: Options) -> Iterator[str]:
+    """Yield which agents do not act in some steps, where other formats see an action of theirs."""
+    for agent, counts in zip(
+        buffer.spec.agents, buffer.manifest.statistics.action_counts, strict=True
+    ):
+        idle = buffer.n_steps - sum(counts)
+        if idle and options.agent in (None, agent):
+            yield (
+                f"{agent} is gone or waits in {idle:,} of {buffer.n_steps:,} steps, in which the "
+                "action that stands there is none: leave them out when you learn from it"
+            )
+
+
+def _other_agents(buffer: ExpertBuffer, found: Format, options: Options) -> list[NotHeld]:
+    """Return what is lost because one agent is exported alone."""
+    if options.spec is not None or options.name is not None:
+        msg = "an environment, --spec or --name describe what is imported: leave them out"
+        raise UsageError(msg)
+    if options.agent is None:
+        return []
+    if not found.by_agent:
+        msg = f"{found.title} holds all agents: leave out --agent"
+        raise UsageError(msg)
+    others = [agent for agent in buffer.spec.agents if agent != options.agent]
+    why = f"only {options.agent} was asked for"
+    return [NotHeld(array=f"agent {agent}", why=why) for agent in others]
+
+
+def _check_strict(not_held: Iterable[NotHeld], strict: bool, title: str) -> None:
+    names = [item.array for item in not_held]
+    if strict and names:
+        msg = f"{title} cannot hold {', '.join(names)}: choose another format or leave out --strict"
+        raise UsageError(msg)
+
+
+def _check_free(target: Path, source: str, overwrite: bool) -> None:
+    """Refuse to write over anything but a dataset, and over that unless asked to."""
+    if not target.exists() and not target.is_symlink():
+        return
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if not overwrite:
+        msg = f"{str(target)!r} exists: choose another path or give --overwrite"
+        raise StorageError(msg)
+    if Path(source).expanduser().resolve() == target.resolve():
+        msg = f"{str(target)!r} is the source itself: choose another path"
+        raise UsageError(msg)
+    ours = (target / layout.JOURNAL).exists() or holds_dataset(target)
+    if not ours:
+        msg = f"{str(target)!r} holds something else than a dataset: choose another path"
+        raise StorageError(msg)
+
+
+def _spec(given: EnvironmentSpec | str | Path | None) -> EnvironmentSpec | None:
+    if given is None or isinstance(given, EnvironmentSpec):
+        return given
+    try:
+        return EnvironmentSpec.model_validate_json(Path(given).read_bytes())
+    except OSError as error:
+        msg = f"--spec {str(given)!r} cannot be read: {error.strerror}; check the path"
+        raise UsageError(msg) from None
+    except ValidationError as error:
+        raise UsageError(explain(error, f"--spec {str(given)!r}")) from None
+
+
+def _readable() -> list[str]:
+    return [kind for kind, found in FORMATS.items() if found.read is not None]
+
+
+def _no_way(source: str, target: str) -> UsageError:
+    if source == OURS:
+        return UsageError(f"both are expert buffers: give --to {', '.join(FORMATS)}, or copy it")
+    return UsageError(
+        f"{source} cannot become {target} in one step: convert it to an expert buffer (.zarr) first"
+    )

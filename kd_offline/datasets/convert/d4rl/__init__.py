@@ -1,0 +1,1 @@
+"""Flat HDF5 files in the layout of D4RL: one row a step in every array."""

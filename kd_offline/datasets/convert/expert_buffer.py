@@ -1,0 +1,50 @@
+"""The expert buffer as a target: what other formats are read into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kd_offline.datasets.convert.embedded_manifest import check_same
+from kd_offline.datasets.convert.interchange import Imported, foreign
+from kd_offline.datasets.format.layout import FORMAT_VERSION, MANIFEST
+from kd_offline.datasets.writing.writer import DatasetWriter
+from kd_offline.errors import UsageError
+from kd_offline.schemas.dataset import DatasetManifest
+from kd_offline.tracking.base import Observer
+
+
+def recognise(path: Path) -> bool:
+    """Tell whether ``path`` is a folder with the manifest of an expert buffer."""
+    return (path / MANIFEST).is_file()
+
+
+def write_imported(
+    imported: Imported, path: Path, where: str, observer: Observer
+) -> tuple[DatasetManifest, list[str]]:
+    """Write what was read from another format; returns its manifest and notes.
+
+    Raises
+    ------
+    CorruptDatasetError
+        The source carries the manifest of the dataset it was made from, and is not the same.
+    ForeignError
+        The source holds values that an expert buffer may not.
+    """
+    done = 0
+    try:
+        with DatasetWriter.create(path, imported.header) as writer:
+            for block in imported.blocks:
+                writer.append(block)
+                done += int(block.lengths.sum())
+                observer.progress(done, imported.steps, "steps")
+            before = imported.manifest
+            manifest = writer.commit(
+                imported.masks,
+                seconds=before.recording.seconds if before else None,
+                splits=imported.splits,
+                version=min(before.format_version, FORMAT_VERSION) if before else None,
+            )
+    except UsageError as error:  # the writer's refusal: the values are the source's, not the user's
+        raise foreign(Path(where), str(error)) from error
+    notes = check_same(imported.manifest, manifest, where) if imported.manifest else []
+    return manifest, notes

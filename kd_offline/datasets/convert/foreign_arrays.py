@@ -1,0 +1,140 @@
+"""What the arrays of others mean: actions, legal actions and flags, or why that is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kd_offline.datasets.convert.interchange import foreign
+from kd_offline.schemas.dataset_outputs import NotHeld
+from kd_offline.types import Array, BoolArray, IntArray
+
+MASKS = (
+    "action_mask",
+    "action_masks",
+    "actions_mask",
+    "available_actions",
+    "avail_actions",
+    "legal_actions",
+    "legal_moves",
+    "legals",
+    "valid_actions",
+    "valid_action_mask",
+)
+"""Names under which the field keeps legal actions; a 1 is legal in all of them."""
+
+_WHOLE_FLOATS = 1 << 24
+"""Beyond it float32 has no longer every whole number."""
+
+
+def numbers_of(path: Path, name: str, values: Array) -> IntArray:
+    """Return discrete actions as int64, whatever type of number they are kept as.
+
+    Raises
+    ------
+    ForeignError
+        A value is not a whole number, so the actions are continuous.
+    """
+    if values.dtype.kind == "f":
+        whole = np.isfinite(values) & (np.trunc(values) == values)
+        if not whole.all():
+            what = f"{name} are continuous ({values.dtype}, {values[~whole][0]:g} is among them)"
+            raise foreign(path, what, "only discrete actions can be distilled")
+        if np.abs(values).max(initial=0) > _WHOLE_FLOATS:
+            raise foreign(path, f"{name} hold {values.max():g}, which is no number of an action")
+    return values.astype(np.int64)
+
+
+def is_one_hot(values: Array) -> bool:
+    """Tell whether every row of ``values`` [..., A] has a single 1, and 0 elsewhere."""
+    ones = values == 1
+    return bool(values.shape[-1] > 1 and (ones | (values == 0)).all() and (ones.sum(-1) == 1).all())
+
+
+def flags_of(path: Path, name: str, values: Array) -> BoolArray:
+    """Return truth values that may be kept as numbers.
+
+    Raises
+    ------
+    ForeignError
+        There are others than zeros and ones.
+    """
+    return _zeros_and_ones(path, name, values, "true or false")
+
+
+def legal_of(path: Path, name: str, values: Array) -> BoolArray:
+    """Return legal actions, which may be kept as numbers.
+
+    Raises
+    ------
+    ForeignError
+        There are others than zeros and ones, so what is legal is not known.
+    """
+    return _zeros_and_ones(path, name, values, "1 for a legal action and 0 for another")
+
+
+def _zeros_and_ones(path: Path, name: str, values: Array, meaning: str) -> BoolArray:
+    odd = (values != 0) & (values != 1)
+    if odd.any():
+        what = f"{name} hold {values[odd][0]:g}, where {meaning} is expected"
+        raise foreign(path, what, "write it so, or leave it out of the file")
+    found: BoolArray = values == 1
+    return found
+
+
+@dataclass(slots=True)
+class Legality:
+    """How often the executed actions were legal by a mask; ``name`` is where it lies."""
+
+    name: str
+    executed: int = 0
+    illegal: int = 0
+
+    def add(self, legal: BoolArray, actions: IntArray) -> None:
+        """Count in actions [...] and what was legal, [..., A]."""
+        taken = np.take_along_axis(legal, actions[..., None], axis=-1)
+        self.executed += taken.size
+        self.illegal += int((~taken).sum())
+
+    def check(self, path: Path) -> None:
+        """Refuse a mask that means something else.
+
+        Raises
+        ------
+        ForeignError
+            More executed actions are illegal by it than legal.
+        """
+        if 2 * self.illegal > self.executed:
+            what = (
+                f"by {self.name}, {self.illegal} of {self.executed} executed actions are illegal, "
+                "so it marks illegal actions or belongs to other steps"
+            )
+            raise foreign(path, what, "correct it, or leave it out of the file")
+
+    def not_held(self) -> list[NotHeld]:
+        """Return what is lost because executed actions count as legal."""
+        if not self.illegal:
+            return []
+        why = f"{self.illegal} executed actions were not legal by it, and were made legal"
+        return [NotHeld(array=self.name, why=why)]
+
+
+def with_executed(legal: BoolArray, actions: IntArray) -> BoolArray:
+    """Return ``legal`` [..., A] with the executed ``actions`` [...] legal too."""
+    out = legal.copy()
+    np.put_along_axis(out, actions[..., None], True, axis=-1)
+    return out
+
+
+def mask_among(names: Iterable[str]) -> str | None:
+    """Return the name that legal actions are kept under, if one of them is."""
+    there = set(names)
+    return next((name for name in MASKS if name in there), None)
+
+
+def inexact(values: Array) -> bool:
+    """Tell whether float32 cannot hold some of ``values``."""
+    return bool((values != values.astype(np.float32)).any())

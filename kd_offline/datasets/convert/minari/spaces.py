@@ -1,0 +1,173 @@
+"""Minari's spaces as it writes them to JSON, and what becomes of their values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd_offline.datasets.convert.foreign_arrays import MASKS, numbers_of
+from kd_offline.datasets.convert.interchange import foreign
+from kd_offline.types import Array
+
+Space = Mapping[str, Any]
+_SMALL_IMAGE = 32  # smaller ones are numbers to Minari
+_ADVICE = "only vector observations and discrete actions are read"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One array of an observation: where it lies below the agent's, and its width."""
+
+    path: str  # empty: it is the agent's observation itself
+    width: int
+    levels: int = 0  # of a discrete observation, written as that many features; 0: numbers
+    first: int = 0
+    coded: bool = False  # several discrete values, taken as numbers
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpace:
+    """How one agent's data are laid out; ``key`` is empty where there is one agent only."""
+
+    name: str
+    key: str
+    parts: tuple[Part, ...]
+    actions: int
+    first_action: int
+    mask: str | None = None  # path of the legal actions below the agent's observation
+    notes: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Observation width."""
+        return sum(part.width for part in self.parts)
+
+    @property
+    def blocks(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """Observation blocks: the keys of a dictionary, or ``all``."""
+        found: dict[str, tuple[tuple[int, int], ...]] = {}
+        start = 0
+        for part in self.parts:
+            found[part.path.replace("/", ".") or "all"] = ((start, start + part.width),)
+            start += part.width
+        return found
+
+
+def agents_of(path: Path, metadata: Mapping[str, Any]) -> tuple[AgentSpace, ...]:
+    """Return the agents that the spaces of a dataset describe.
+
+    Where both spaces are dictionaries (or tuples) of the same keys, these are the agents.
+
+    Raises
+    ------
+    ForeignError
+        There are images, texts, continuous or several actions, or no spaces at all.
+    """
+    observed, acted = (_space(path, metadata, f"{n}_space") for n in ("observation", "action"))
+    keys = list(_members(acted))
+    if not keys:
+        return (_agent(path, "agent_0", "", observed, acted),)
+    if keys != list(_members(observed)):
+        raise foreign(path, "its observation and action spaces are not of the same agents", _ADVICE)
+    theirs, ours = _members(observed), _members(acted)
+    return tuple(
+        _agent(path, key.removeprefix("_index_"), key, theirs[key], ours[key]) for key in keys
+    )
+
+
+def features(path: Path, part: Part, values: Array) -> Array:
+    """Return stored values [T, ...] as features, float32 [T, width].
+
+    Raises
+    ------
+    ForeignError
+        A discrete value is none of its space.
+    """
+    if part.levels:
+        chosen = numbers_of(path, "discrete observations", values.reshape(-1, 1)) - part.first
+        if chosen.min() < 0 or chosen.max() >= part.levels:
+            raise foreign(path, f"a discrete observation ({part.path}) is outside of its space")
+        return np.asarray(chosen == np.arange(part.levels), np.float32)
+    return values.reshape(len(values), part.width).astype(np.float32)
+
+
+def _space(path: Path, metadata: Mapping[str, Any], key: str) -> Space:
+    try:
+        space = json.loads(metadata[key])
+    except LookupError:
+        raise foreign(path, f"its metadata.json has no {key}", _ADVICE) from None
+    except (ValueError, TypeError, RecursionError):
+        raise foreign(path, f"{key} in its metadata.json is damaged") from None
+    if not isinstance(space, dict):
+        raise foreign(path, f"{key} in its metadata.json is damaged")
+    return space
+
+
+def _members(space: Space) -> dict[str, Space]:
+    inside = space.get("subspaces")
+    if isinstance(inside, list):
+        return {f"_index_{k}": member for k, member in enumerate(inside)}
+    return dict(inside) if isinstance(inside, dict) else {}
+
+
+def _agent(path: Path, name: str, key: str, observed: Space, acted: Space) -> AgentSpace:
+    if acted.get("type") != "Discrete":
+        kind = acted.get("type")
+        raise foreign(path, f"the actions of {name} are of a {kind} space, not Discrete", _ADVICE)
+    count, parts = int(acted["n"]), tuple(_parts(path, observed, ""))
+    named = {part.path: part for part in parts if part.path.rpartition("/")[2] in MASKS}
+    masks = [where for where, part in named.items() if part.width == count and not part.levels]
+    if len(masks) > 1:
+        what = f"the observation of {name} has several masks of legal actions: {', '.join(masks)}"
+        raise foreign(path, what, "leave one of them in the file")
+    rest = tuple(part for part in parts if part.path not in masks)
+    if not rest:
+        raise foreign(path, f"{name} observes nothing beside its mask of legal actions", _ADVICE)
+    notes = [
+        f"observations/{where} of {name} is not as wide as there are actions: it stays a feature"
+        for where in named
+        if where not in masks
+    ]
+    notes += [
+        f"observations of {name} of a MultiDiscrete space count as numbers"
+        for part in rest
+        if part.coded
+    ]
+    return AgentSpace(
+        name=f"agent_{name}" if name.isdigit() else name,
+        key=key,
+        parts=rest,
+        actions=count,
+        first_action=int(acted.get("start", 0)),
+        mask=masks[0] if masks else None,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _parts(path: Path, space: Space, where: str) -> list[Part]:
+    members = _members(space)
+    if members:
+        below = ((f"{where}/{key}".strip("/"), member) for key, member in sorted(members.items()))
+        return [part for name, member in below for part in _parts(path, member, name)]
+    kind = space.get("type")
+    if kind == "Discrete":
+        levels = int(space["n"])
+        return [Part(where, levels, levels, int(space.get("start", 0)))]
+    if kind == "MultiBinary":
+        return [Part(where, int(np.prod(space["n"])))]
+    shape = space.get("shape") or ([np.size(space["nvec"])] if kind == "MultiDiscrete" else [1])
+    if kind not in ("Box", "MultiDiscrete") or _is_image(space, shape):
+        what = "images" if kind == "Box" else f"a {kind} space"
+        raise foreign(path, f"observations hold {what}", _ADVICE)
+    coded = kind == "MultiDiscrete" and bool((np.asarray(space["nvec"]) > 2).any())
+    return [Part(where, int(np.prod(shape)), coded=coded)]
+
+
+def _is_image(space: Space, shape: list[int]) -> bool:
+    """Tell whether Minari keeps values of this space as JPEG files."""
+    return space.get("dtype") == "uint8" and len(shape) in (2, 3) and min(shape[:2]) >= _SMALL_IMAGE

@@ -1,0 +1,79 @@
+"""The files of a Minari dataset: where things lie, checked before they are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd_offline.datasets.convert import untrusted_hdf5
+from kd_offline.datasets.convert.interchange import episode_groups, foreign
+from kd_offline.datasets.writing.blocks import EpisodeBlock
+from kd_offline.types import Array
+
+MAIN = "main_data.hdf5"
+METADATA = "metadata.json"
+MANIFEST = "kd_offline_manifest"
+MASKS = "kd_offline_masks"
+EPISODE_MASKS = "kd_masks"
+ATTRIBUTE = "kd_"
+_LARGEST_JSON = 256 << 20
+
+
+def metadata_of(data: Path) -> dict[str, Any]:
+    """Return the dataset's ``metadata.json``; a ``ForeignError`` where it cannot be used."""
+    file = data / METADATA
+    try:
+        if file.stat().st_size > _LARGEST_JSON:
+            raise foreign(data, f"{METADATA} is too large")
+        document = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise foreign(data, f"it has no {METADATA}", "check the path") from None
+    except (ValueError, RecursionError):
+        raise foreign(data, f"{METADATA} is damaged") from None
+    if not isinstance(document, dict):
+        raise foreign(data, f"{METADATA} is damaged")
+    if document.get("data_format", "hdf5") != "hdf5":
+        kept = document["data_format"]
+        advice = "store it as hdf5 with Minari first"
+        raise foreign(data, f"its data are kept as {kept!r}, not as hdf5", advice)
+    return document
+
+
+def length_of(file: Any, k: int) -> int:
+    """Return the steps of episode ``k``."""
+    length = len(untrusted_hdf5.dataset(untrusted_hdf5.subgroup(file, f"episode_{k}"), "rewards"))
+    if length < 1:
+        raise foreign(Path(file.filename), f"episode {k} has no steps")
+    return length
+
+
+def values_of(group: Any, name: str, rows: int) -> Array:
+    """Return a checked array of an episode, which must have ``rows`` rows."""
+    found = untrusted_hdf5.dataset(group, name)
+    if found.ndim < 1 or len(found) != rows:
+        path = Path(group.file.filename)
+        raise foreign(path, f"{found.name} has {list(found.shape)} rows where {rows} are needed")
+    return untrusted_hdf5.whole(found)
+
+
+def blocks(lengths: Array, load: Callable[[int], Mapping[str, Array]]) -> Iterator[EpisodeBlock]:
+    """Yield blocks of episodes; ``load`` returns one by full names, with a row for the episode."""
+    for first, last in episode_groups(lengths):
+        episodes = [load(k) for k in range(first, last)]
+        parts: dict[str, dict[str, Array]] = {"steps": {}, "final": {}, "episodes": {}}
+        for name in episodes[0]:
+            group, short = name.split("/", 1)
+            parts[group][short] = np.concatenate([episode[name] for episode in episodes])
+        parts["episodes"]["length"] = lengths[first:last]
+        yield EpisodeBlock(**parts)
+
+
+def attribute(group: Any, name: str) -> Any:
+    """Return a scalar attribute of an episode; a ``ForeignError`` where there is none."""
+    if name not in group.attrs or not np.isscalar(value := group.attrs[name]):
+        raise foreign(Path(group.file.filename), f"{group.name} has no attribute {name!r}")
+    return value

@@ -1,0 +1,1 @@
+"""Flashbax Vaults with the names of OG-MARL: written, read back, and those of others."""
