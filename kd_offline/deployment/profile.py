@@ -1,26 +1,38 @@
-"""``profile``: one document that travels with a team and says what it is, does and needs."""
+"""``profile``: one document that travels with a team and says what it is, does and needs.
+
+Its parts: each agent with its interface and cost, role clusters from the expert's embeddings, and
+caveats that say what the figures do not show and which command would.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 import kd_offline
-from kd_offline.deployment.agents import agents
-from kd_offline.deployment.caveats import limits
 from kd_offline.deployment.document import place, read_file_of_profile
-from kd_offline.deployment.metrics import Play, measured
-from kd_offline.deployment.roles import clusters
+from kd_offline.deployment.metrics import Measured, Play, measured
 from kd_offline.deployment.team import Team, load_team
 from kd_offline.errors import CheckpointError, FormatVersionError, StorageError, UsageError
 from kd_offline.files import MAX_DOCUMENT_BYTES, check_output, read_file, write_output
+from kd_offline.runs.folder import recipe_of
+from kd_offline.runs.judged import judged
 from kd_offline.schemas.collaboration import (
+    AgentProfile,
     CollaborationProfile,
     Digests,
     ExportFacts,
     Groups,
     HiddenState,
+    Limit,
+    ObservationBlock,
+    Played,
+    RoleClusters,
 )
+from kd_offline.schemas.evaluation import AgentCost
+from kd_offline.schemas.export import AgentContract
 from kd_offline.sealed_json import digest, sealed_text
 from kd_offline.tracking.base import Observer
 
@@ -159,3 +171,224 @@ def _export(team: Team) -> ExportFacts | None:
         recorded_part=team.export.gate.part,
         cores=team.export.microcontrollers,
     )
+
+
+def agents(team: Team) -> tuple[AgentProfile, ...]:
+    """Return the agents of a team, in its order."""
+    spec = team.student.card.environment
+    sides = {agent: side for side, members in spec.sides.items() for agent in members}
+    return tuple(
+        AgentProfile(
+            side=sides[contract.agent],
+            contract=contract,
+            blocks=_blocks(contract, spec.blocks[contract.agent]),
+            cost=cost,
+        )
+        for contract, cost in zip(team.contracts, _costs(team), strict=True)
+    )
+
+
+def _costs(team: Team) -> tuple[AgentCost, ...]:
+    """Return each agent's decision; lengths of episodes do not matter to it."""
+    from kd_offline.evaluation.cost import team_cost
+    from kd_offline.evaluation.evaluation_setup import student_shapes
+
+    spec = team.student.card.environment
+    shapes = student_shapes(team.student, spec)
+    return team_cost(spec.agents, shapes, [0.0] * spec.n_agents, 0.0, spec.episode_limit).agents
+
+
+def _blocks(
+    contract: AgentContract, blocks: dict[str, tuple[tuple[int, int], ...]]
+) -> tuple[ObservationBlock, ...]:
+    found = []
+    for name, ranges in sorted(blocks.items(), key=lambda item: item[1]):
+        width = sum(stop - start for start, stop in ranges)
+        seen = contract.blocks.get(name, ())
+        some = "seen" if len(seen) == width else "partly seen" if seen else "hidden"
+        found.append(
+            ObservationBlock(
+                name=name,
+                ranges=ranges,
+                width=width,
+                seen=seen,
+                visibility="drawn for each episode" if contract.drawn else some,
+            )
+        )
+    return tuple(found)
+
+
+_EVALUATE = "kd-offline evaluate RUN --cross-play"
+
+
+def limits(team: Team, found: Measured, groups: Groups) -> tuple[Limit, ...]:
+    """Return everything that a reader of the profile has to know beside its figures."""
+    played = found.envelope.played
+    return (
+        *_scope(team),
+        *(() if played is None else _of_play(team, played)),
+        *_unmeasured(team, found),
+        *_unknown_roles(team, groups),
+    )
+
+
+def _scope(team: Team) -> Iterator[Limit]:
+    spec = team.student.card.environment
+    settings = ", ".join(f"{name}={value}" for name, value in spec.kwargs.items())
+    yield Limit(
+        topic="scope",
+        text=f"every figure is of {spec.id} {spec.version} with "
+        f"{settings or 'its default settings'}: nothing was measured elsewhere",
+    )
+
+
+def _of_play(team: Team, played: Played) -> Iterator[Limit]:
+    yield _ceiling(team, played)
+    yield Limit(topic="agreement", text=_agreement(team, played))
+    if len(played.seeds) == 1:
+        yield Limit(
+            topic="seeds",
+            text="one team played, so the intervals say nothing about another distillation seed",
+        )
+    if team.export is not None and played.who == "students":
+        yield Limit(
+            topic="scope",
+            text=f"returns are of the trained students of the seeds {_list(played.seeds)}; the "
+            f"{team.export.precision} export of seed {team.export.seed} did not play itself",
+            command="kd-offline evaluate RUN --export EXPORT --cross-play",
+        )
+
+
+def _agreement(team: Team, played: Played) -> str:
+    if played.agreement is None:
+        return "nobody has a choice of actions in play, so agreement with the expert is undefined"
+    in_play = f"in {_percent(played.agreement)} of the decisions that their own play leads to"
+    if played.held_out_agreement is None:
+        return f"students choose what the expert would {in_play}; {judged(team.manifest)}"
+    return (
+        f"students choose what the expert would in {_percent(played.held_out_agreement)} of "
+        f"recorded held-out decisions and {in_play}; the second is the one to rely on; "
+        f"{judged(team.manifest)}"
+    )
+
+
+def _ceiling(team: Team, played: Played) -> Limit:
+    mask = team.manifest.mask
+    if mask == "full":
+        return Limit(topic="mask", text="students see everything: no mask limits what they reach")
+    score = played.greedy or played.sampled
+    if score is None or score.ceiling is None:
+        return Limit(
+            topic="mask",
+            text=f"the best that is possible under the mask {mask!r} was not measured, so how much "
+            "of the loss is the mask's is not known",
+            command="kd-offline evaluate RUN --ceiling CEILING",
+        )
+    return Limit(
+        topic="mask",
+        text=f"a policy trained under the mask {mask!r} itself returns {score.ceiling.mean:.2f}, "
+        f"the students {score.student.mean:.2f}, the expert, who sees everything, "
+        f"{score.expert.mean:.2f}",
+    )
+
+
+def _unmeasured(team: Team, found: Measured) -> Iterator[Limit]:
+    played = found.envelope.played
+    evaluate = _EVALUATE if team.export is None else f"{_EVALUATE} --export EXPORT"
+    if played is None:
+        yield _missing("returns, agreement and the expert's cost were not measured", evaluate)
+    else:
+        for mode in ("greedy", "sampled"):
+            if getattr(played, mode) is None:
+                yield _missing(f"{mode} play was not measured", evaluate)
+    if found.cross_play is None:
+        yield _missing("teams mixed from experts and students were not played", evaluate)
+    if found.envelope.latency is None:
+        yield _missing("no engine was timed", "kd-offline bench latency RUN")
+    elif team.export is not None and team.export.precision != "fp32":
+        yield _missing(f"latencies are of float32, not of {team.export.precision}", None)
+    if team.export is None:
+        yield from _exports(team)
+    elif not team.export.microcontrollers:
+        wanted = "kd-offline export RUN --to c --measure -o EXPORT"
+        yield _missing("flash, RAM and instructions on a microcontroller were not measured", wanted)
+
+
+def _exports(team: Team) -> Iterator[Limit]:
+    """Return what a profile of the run itself leaves out of its exports."""
+    from kd_offline.exports.engines import MANIFEST
+    from kd_offline.exports.export import PRECISIONS, place
+
+    there = [place(team.run.path, None, precision).name for precision in PRECISIONS]
+    there = [name for name in there if (team.run.path / name / MANIFEST).is_file()]
+    if not there:
+        yield _missing("the students were not exported", "kd-offline export RUN")
+    for name in there:
+        text = f"the profile is of the students as trained, not of their export in {name}"
+        yield Limit(topic="scope", text=text, command=f"kd-offline profile RUN --export RUN/{name}")
+
+
+def _unknown_roles(team: Team, groups: Groups) -> Iterator[Limit]:
+    recipe = recipe_of(team.manifest)
+    if recipe.weights.get("role") and groups.clusters is None:
+        yield _missing(
+            "role clusters are not known, because the dataset was not there",
+            "kd-offline profile RUN --dataset DATASET",
+        )
+
+
+def _missing(text: str, command: str | None) -> Limit:
+    return Limit(topic="not measured", text=text, command=command)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _list(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+_EPISODES = 200
+_HOW = {
+    "kmeans": "k-means centres of the expert's embeddings",
+    "pca": "principal axes of the expert's embeddings",
+    "random": "random orthonormal directions",
+}
+
+
+def clusters(team: Team, dataset: str | Path | None) -> RoleClusters | None:
+    """Return the roles of a run; None where its method has none or its dataset is not there.
+
+    Raises
+    ------
+    UsageError, MismatchError
+        A dataset was given and is not the run's.
+    """
+    from kd_offline.distillation.terms.role import RoleSettings, fit_roles
+    from kd_offline.errors import UsageError
+    from kd_offline.runs.source import open_dataset
+
+    recipe = recipe_of(team.manifest)
+    if not recipe.weights.get("role"):
+        return None
+    try:
+        buffer = open_dataset(team.manifest, team.run.path, dataset)
+    except UsageError:
+        if dataset is not None:
+            raise
+        return None
+    train = buffer.split("train")
+    settings = RoleSettings.model_validate(recipe.terms.get("role", {}))
+    roles = fit_roles(buffer, train, settings)
+    few = train[:: max(1, len(train) // _EPISODES)][:_EPISODES]
+    data = buffer.load(["steps/embedding", "steps/alive"], few)
+    shares = {}
+    for i, agent in enumerate(buffer.spec.agents):
+        embedding = data["steps/embedding"][data["steps/alive"][:, i], i]
+        if not len(embedding):
+            continue  # it never acted
+        mean = np.exp(roles.log_roles(embedding).numpy().astype(np.float64)).mean(axis=0)
+        shares[agent] = tuple(np.round(mean, 4).tolist())
+    how = _HOW[settings.init]
+    return RoleClusters(roles=roles.roles, how=how, shares=shares)

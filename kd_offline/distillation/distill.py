@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -23,7 +23,6 @@ from kd_offline.files import make_subfolder, remove_tree
 from kd_offline.networks.files import read_tensors, tensors_digest, write_tensors
 from kd_offline.networks.threads import computing_with
 from kd_offline.runs.folder import METRICS
-from kd_offline.runs.metric_rows import metric_names, row_line, series_of
 from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.layers import LayerWidths
 from kd_offline.schemas.recipes import DistillRecipe
@@ -34,7 +33,7 @@ from kd_offline.students.networks import StudentTeam
 from kd_offline.students.policy import digest
 from kd_offline.students.policy import save as save_students
 from kd_offline.tracking.base import Observer, Operation, observed
-from kd_offline.tracking.jsonl import JsonLines
+from kd_offline.tracking.jsonl import JsonLines, Line, json_line
 
 _LOG = logging.getLogger(__name__)
 
@@ -276,3 +275,29 @@ def _write(run: Run, status: str) -> None:
     run.folder.write_manifest(run.manifest)
     if status == "complete":
         remove_tree(run.folder.resume_state)
+
+
+_PLACE = ("seed", "epoch", "split")
+
+
+def metric_names(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a row by name: ``train/kl``, or ``validation/kl`` of any other part."""
+    head = "train" if row["split"] == "train" else "validation"
+    return {f"{head}/{name}": value for name, value in row.items() if name not in _PLACE}
+
+
+def series_of(seed: int) -> str:
+    """Return the series that a seed's metrics belong to."""
+    return f"seed {seed}"
+
+
+def row_line(part: str) -> Line:
+    """Return what makes a line of ``metrics.jsonl`` of metrics; ``part`` is held out."""
+
+    def line(step: int, values: Mapping[str, float], series: str) -> str:
+        head = next(iter(values), "validation").partition("/")[0]
+        place = (int(series.removeprefix("seed ")), step, "train" if head == "train" else part)
+        named = {name.partition("/")[2]: value for name, value in values.items()}
+        return json_line(dict(zip(_PLACE, place, strict=True)) | named)
+
+    return line

@@ -3,21 +3,22 @@
 All engines take turns in short bursts, in a new order each round, so that whatever else the machine
 does hits all of them alike. The first steps of a burst are run and not counted, so that caches are
 warm; one thread; the garbage collector waits. Every single step is timed, and the histogram kept:
-deadlines care for the tail.
+deadlines care for the tail. One network of each shape is timed, of the expert and of the students,
+and energy is read where the machine has a meter.
 """
 
 from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from kd_offline.errors import KdOfflineError
-from kd_offline.evaluation.energy import NOT_ASKED, WINDOW_SECONDS, meter
+from kd_offline.errors import KdOfflineError, MissingExtraError, UsageError
 from kd_offline.evaluation.engines import (
     Bench,
     Nanoseconds,
@@ -27,7 +28,7 @@ from kd_offline.evaluation.engines import (
     sampler,
     timed,
 )
-from kd_offline.evaluation.latency_targets import subjects
+from kd_offline.evaluation.evaluation_setup import recorded_expert, student_shapes
 from kd_offline.evaluation.timing import (
     DEFAULT_ENGINES,
     Key,
@@ -38,12 +39,21 @@ from kd_offline.evaluation.timing import (
 from kd_offline.files import make_folder, temporary_folder
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.model import Demand, predict
+from kd_offline.networks.arithmetic import ExportedShape, Shape, memory_cost, network_cost
 from kd_offline.networks.threads import computing_with
 from kd_offline.runs.folder import digests, open_run
 from kd_offline.runs.provenance import provenance
-from kd_offline.schemas.hardware import Energy, HardwareProfile, UnavailableEnergy
+from kd_offline.runs.teams import load_teams
+from kd_offline.schemas.hardware import Energy, HardwareProfile, MeasuredEnergy, UnavailableEnergy
 from kd_offline.schemas.latency import EngineLatency, LatencyReport, Unavailable
 from kd_offline.tracking.base import Observer, Operation, observed
+
+if TYPE_CHECKING:
+    from kd_offline.experts.protocol import Expert
+    from kd_offline.exports.network import AgentNetwork
+    from kd_offline.runs.folder import RunFolder
+    from kd_offline.schemas.environment import EnvironmentSpec
+    from kd_offline.students.policy import StudentPolicy
 
 CONVENTION = (
     "one decision of one agent a row: input scaling, network, masked argmax, the memory fed back; "
@@ -267,3 +277,183 @@ def _command(
     words += [word for profile in profiles for word in ("--device", str(profile))]
     words += ["--energy"] if energy else []
     return shlex.join(words)
+
+
+WINDOW_SECONDS = 2.0
+"""Of one measurement: RAPL counts in milliseconds, Jetson's rails are polled ten times a second."""
+
+_BURST = 64
+NOT_ASKED = UnavailableEnergy(reason="not measured: pass --energy where the machine has a meter")
+
+Meter = Callable[[Sampler, float], MeasuredEnergy | UnavailableEnergy]
+
+
+def meter() -> Meter | UnavailableEnergy:
+    """Return what measures the energy of a step, or why nothing does.
+
+    Raises
+    ------
+    MissingExtraError
+        zeus is not installed.
+    """
+    try:
+        from zeus.monitor import ZeusMonitor
+    except ImportError as error:
+        if getattr(error, "name", "") not in ("zeus", "zeus.monitor"):
+            return _broken(error)
+        raise MissingExtraError(
+            library="zeus", extra="energy", purpose="measuring energy"
+        ) from None
+    except Exception as error:  # the libraries for GPUs that it asks fail in ways of their own
+        return _broken(error)
+    try:
+        # Our steps run on the processor; a GPU would only be waited for.
+        monitor = ZeusMonitor(gpu_indices=[])
+    except Exception as error:
+        return _broken(error)
+    return lambda sample, seconds: _measured(monitor, sample, seconds)
+
+
+def _measured(monitor: Any, sample: Sampler, seconds: float) -> MeasuredEnergy | UnavailableEnergy:
+    """Run steps for a while between two readings."""
+    steps, spent = 0, 0
+    monitor.begin_window("kd-offline", sync_execution=False)
+    while spent < 1e9 * seconds:
+        found = sample(_BURST)
+        steps, spent = steps + len(found), spent + int(found.sum())
+    window = monitor.end_window("kd-offline", sync_execution=False)
+    joules, parts = _joules(window)
+    if not parts or joules <= 0:
+        return UnavailableEnergy(reason="zeus finds no meter on this machine")
+    return MeasuredEnergy(
+        microjoules=1e6 * joules / steps,
+        meter="zeus",
+        parts=parts,
+        seconds=window.time,
+        steps=steps,
+    )
+
+
+def _joules(window: Any) -> tuple[float, tuple[str, ...]]:
+    """Return the processor's energy in a window, and which parts the meter covers."""
+    packages = getattr(window, "cpu_energy", None) or {}
+    if packages:
+        return sum(packages.values()), tuple(f"processor package {k}" for k in packages)
+    board = getattr(getattr(window, "soc_energy", None), "cpu_energy_mj", None)
+    return (0.0, ()) if board is None else (board / 1e3, ("processor rail",))
+
+
+def _broken(error: Exception) -> UnavailableEnergy:
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return UnavailableEnergy(reason=f"zeus cannot be used here: {type(error).__name__}: {reason}")
+
+
+def subjects(
+    run: RunFolder,
+    *,
+    expert: str | Path | None = None,
+    expert_recipe: str | Path | None = None,
+    opponents: Sequence[str] = (),
+) -> tuple[list[Subject], list[Unavailable]]:
+    """Return the networks of a run, and why the expert's are not among them where they are not.
+
+    Raises
+    ------
+    UsageError, CheckpointError
+        The run is not complete or was altered, or an expert that was given cannot be used.
+    """
+    manifest = run.manifest()
+    student = load_teams(run, manifest)[0]
+    spec = student.card.environment
+    try:
+        teacher = recorded_expert(manifest, expert, expert_recipe, spec, opponents)
+        found = of_expert(teacher, spec)
+    except KdOfflineError as error:
+        if expert is not None:
+            raise
+        reason = " ".join(str(error).split())
+        missing = [Unavailable(engine="torch", who="expert", reason=reason)]
+        return of_students(student), missing
+    return [*found, *of_students(student)], []
+
+
+def of_students(student: StudentPolicy) -> list[Subject]:
+    """Return one exported network for each shape of a team."""
+    from kd_offline.exports.compact import compact
+
+    spec = student.card.environment
+    return _exported("student", compact(student), student_shapes(student, spec), spec)
+
+
+def of_expert(expert: Expert, spec: EnvironmentSpec) -> list[Subject]:
+    """Return one network for each shape of an expert, in the form in which students are exported.
+
+    The networks of another library, which have layers that no export has, are timed as they are.
+
+    Raises
+    ------
+    UsageError
+        It is a policy whose networks are not ours to run.
+    """
+    from kd_offline.exports.compact import compact_expert
+
+    shapes = expert.actor_shapes()
+    if expert.team is not None:
+        return _exported("expert", compact_expert(expert), shapes, spec)
+    if not expert.modules:
+        msg = (
+            f"expert {expert.reference!r} runs in its own library, so a decision of it is not "
+            "timed here: time it there"
+        )
+        raise UsageError(msg)
+    actors, costs = expert.modules, [network_cost(shape) for shape in shapes]
+    return [
+        Subject(
+            who="expert",
+            agents=tuple(spec.agents[i] for i in same),
+            inputs=actors[same[0]].inputs,
+            actions=spec.action_counts[same[0]],
+            macs=costs[same[0]].macs,
+            parameter_bytes=4 * costs[same[0]].parameters,
+            actor=actors[same[0]],
+        )
+        for same in _alike(costs)
+    ]
+
+
+def _exported(
+    who: Literal["expert", "student"],
+    networks: Sequence[AgentNetwork],
+    shapes: Sequence[Shape],
+    spec: EnvironmentSpec,
+) -> list[Subject]:
+    from kd_offline.exports.contract import contracts
+
+    agents = contracts(networks, spec)
+    return [
+        Subject(
+            who=who,
+            agents=tuple(spec.agents[i] for i in same),
+            inputs=agents[same[0]].inputs,
+            actions=networks[same[0]].actions,
+            macs=networks[same[0]].macs,
+            parameter_bytes=networks[same[0]].parameter_bytes,
+            ram_bytes=_ram(shapes[same[0]]),
+            network=networks[same[0]],
+            contract=agents[same[0]],
+        )
+        for same in _alike(shapes)
+    ]
+
+
+def _ram(shape: Shape) -> int | None:
+    """Return the bytes of the exported C's buffers, where that is an exported shape."""
+    return memory_cost(shape).ram if isinstance(shape, ExportedShape) else None
+
+
+def _alike(keys: Iterable[object]) -> list[list[int]]:
+    """Return indices grouped by equal keys, which can be hashed, in order of first appearance."""
+    groups: dict[object, list[int]] = {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())

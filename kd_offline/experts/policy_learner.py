@@ -1,4 +1,7 @@
-"""What MAPPO and IPPO (Yu et al., 2022) do with a batch of episodes."""
+"""What MAPPO and IPPO (Yu et al., 2022) do with a batch of episodes.
+
+A policy may follow a teacher at first: kickstarting (Schmitt et al., 2018, arXiv 1803.03835).
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,13 @@ from torch import Tensor
 
 from kd_offline.experts import ppo
 from kd_offline.experts.algorithms.base import Figures, Moment, State
-from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
+from kd_offline.experts.algorithms.clipped_policy import Kickstart, PolicyRecipe
 from kd_offline.experts.algorithms.state import Part, put_back, tensors_of
-from kd_offline.experts.kickstart import Teacher
 from kd_offline.experts.load import load
 from kd_offline.experts.policy_team import NORM, NetworkPolicy, PolicyTeam
+from kd_offline.experts.ppo import Pull
 from kd_offline.experts.protocol import Expert
+from kd_offline.rollout.active_episodes import ActiveEpisodePolicy
 from kd_offline.rollout.collect import Trajectories
 from kd_offline.rollout.policies import MixedTeam
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -121,3 +125,44 @@ def _opponents(recipe: TrainRecipe, spec: EnvironmentSpec) -> Expert | None:
         return None
     learning = [list(spec.sides)[k] in recipe.learn for k in spec.side_of]
     return load(recipe.opponents or "bundled", spec, deciding=~np.array(learning))
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """An expert that is asked what it would do in what another policy plays."""
+
+    expert: Expert
+    settings: Kickstart
+
+    @classmethod
+    def of(
+        cls, settings: Kickstart | None, spec: EnvironmentSpec, opponents: str | None = None
+    ) -> Teacher | None:
+        """Return the teacher that a recipe names, if it names one.
+
+        ``opponents`` are those of the recipe, who may be the teacher's as well.
+
+        Raises
+        ------
+        CheckpointError, MismatchError, UnknownNameError, UsageError
+            There is no such expert, or it cannot be used here.
+        """
+        if settings is None:
+            return None
+        known = () if opponents is None else (opponents,)
+        teacher = load(settings.teacher, spec, with_value=False, opponents=known)
+        return cls(teacher, settings)
+
+    def pull(self, played: Trajectories, seeds: SeedArray, frames: int) -> Pull | None:
+        """Ask what it would have done in ``played``, before which ``frames`` steps were played.
+
+        ``seeds``, uint64 [B], are those of the episodes. None once its time is over.
+        """
+        left = 1 - frames / self.settings.frames
+        if left <= 0:
+            return None
+        asked = ActiveEpisodePolicy.begin(self.expert, seeds)
+        said = [asked.act(played.view(t), now).logits for t, now in enumerate(played.valid)]
+        legal = torch.from_numpy(played.steps["available_actions"])
+        masked = torch.from_numpy(np.stack(said)).masked_fill(~legal, -1e10)
+        return Pull(self.settings.weight * left, torch.log_softmax(masked, -1))

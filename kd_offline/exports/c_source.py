@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from kd_offline.exports.c_tables import array, floats, interleaved, padded
+import numpy as np
+
 from kd_offline.exports.network import Affine, AgentNetwork
 from kd_offline.exports.vectors import Vectors
 from kd_offline.files import write_file
 from kd_offline.schemas.export import REFUSAL, RESET, WAITING, AgentContract
+from kd_offline.types import Array
 
 COPIED = (
     "Makefile",
@@ -289,3 +291,39 @@ const struct kd_case kd_case = {{
 def _plain(text: str) -> str:
     """Return ``text`` as a comment or a string of C may hold it, whatever it was."""
     return "".join(c if c.isascii() and (c.isalnum() or c in " _-.,:()+=/") else "_" for c in text)
+
+
+LANES = 8
+"""Rows that lie interleaved, as ``kernels.h`` walks over them."""
+
+
+def interleaved(weight: Array) -> Array:
+    """Return rows in blocks of :data:`LANES`: [ceil(rows / LANES), columns, LANES]."""
+    rows, columns = weight.shape
+    blocks = padded(weight).reshape(-(-rows // LANES), LANES, columns)
+    return np.ascontiguousarray(blocks.swapaxes(1, 2))
+
+
+def padded(values: Array) -> Array:
+    """Return rows up to a multiple of :data:`LANES`, the last ones zero."""
+    spare = -len(values) % LANES
+    return np.concatenate([values, np.zeros((spare, *values.shape[1:]), values.dtype)])
+
+
+def floats(name: str, values: Array) -> str:
+    """Return the definition of a constant array of floats."""
+    return array("float", name, (f"{short(v)}f" for v in values.ravel().tolist()))
+
+
+def short(value: float) -> str:
+    """Return the exact hexadecimal form of a float, without zeros that say nothing."""
+    mantissa, _, exponent = value.hex().partition("p")
+    return f"{mantissa.rstrip('0').rstrip('.')}p{exponent}"
+
+
+def array(kind: str, name: str, values: Iterable[str]) -> str:
+    """Return the definition of a constant array; one without values holds a zero."""
+    every = list(values) or ["0"]
+    lines = (", ".join(every[k : k + 8]) for k in range(0, len(every), 8))
+    body = ",\n    ".join(lines)
+    return f"static const {kind} {name}[{len(every)}] = {{\n    {body}\n}};\n"

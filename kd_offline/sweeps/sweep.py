@@ -1,4 +1,4 @@
-"""``sweep``: students of many sizes, and the ones among them that no other beats."""
+"""``sweep``: students of many sizes, and the ones among them that no other beats (Pareto, 1906)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ from kd_offline.sealed_json import (
     write_document,
 )
 from kd_offline.seeding import derive
-from kd_offline.sweeps.pareto import front
 from kd_offline.sweeps.trial_objective import NOTHING, Allowed, has_optuna, judge_for
 from kd_offline.sweeps.trials import COSTS, Choice, carry_out, choose, objectives
 from kd_offline.tracking.base import SILENT, Observer, Operation, counting, observed
@@ -171,7 +170,7 @@ def work(
 
     Trials of processes that died are taken over; where enough others run, they are waited for.
     """
-    from kd_offline.sweeps.workers import at_work
+    from kd_offline.sweeps.trials import at_work
 
     buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
     if read_file(folder / ORIGIN, MAX_DOCUMENT_BYTES).strip() != buffer.id.encode():
@@ -239,7 +238,7 @@ def _take_over(study: Any, folder: Path) -> None:
     """Give up the trials of processes that died, and put each in the queue again."""
     from optuna.trial import TrialState
 
-    from kd_offline.sweeps.workers import died
+    from kd_offline.sweeps.trials import died
 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if died(folder, trial.user_attrs.get(_WORKER)):
@@ -348,7 +347,7 @@ def _study(folder: Path, plan: SweepPlan, agents: Sequence[str], worker: int) ->
     """Open the study; the first process that comes also says what is tried first."""
     import optuna
 
-    from kd_offline.sweeps.workers import damaged
+    from kd_offline.sweeps.trials import damaged
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # errors are told by us
     with in_turn(folder):
@@ -369,7 +368,7 @@ def _open_study(journal: Path) -> Any:
     import optuna
     from optuna.storages import JournalStorage
 
-    from kd_offline.sweeps.workers import Journal
+    from kd_offline.sweeps.trials import Journal
 
     directions: list[Any] = ["maximize", *["minimize"] * len(COSTS)]
     return optuna.create_study(
@@ -437,3 +436,14 @@ def _done(study: Any, plan: SweepPlan, dataset: str) -> list[SweepPoint]:
 
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return [_unsealed(trial.user_attrs.get("point"), plan, dataset) for trial in trials]
+
+
+def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Tell whether ``a`` is nowhere worse than ``b`` and somewhere better; less is better."""
+    pairs = list(zip(a, b, strict=True))
+    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
+
+
+def front(costs: Sequence[Sequence[float]]) -> list[bool]:
+    """Return for every point whether none dominates it; equal points stay together."""
+    return [not any(dominates(other, mine) for other in costs) for mine in costs]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from kd_offline.environments import load
+from kd_offline.environments.smac.environment import MAPS
 from kd_offline.environments.smac.installation import look
-from kd_offline.environments.smac.maps import MAPS
 from kd_offline.rollout.collect import collect
 from kd_offline.rollout.play import sampled
 from kd_offline.rollout.policies import RandomPolicy

@@ -11,7 +11,7 @@ NAMED_BY_THE_USER = {
     "__init__.py": "the facade",
     "cli/conversion.py": "convert --environment",
     "cli/information.py": "envs NAME",
-    "deployment/interface.py": "deploy-check --environment",
+    "deployment/check.py": "deploy-check --environment",
     "environments/parallel.py": "parallel_env(name)",
     "experts/train.py": "the recipe, whose file experts/recipe.py holds against the guard",
     "recording/record.py": "record NAME",

@@ -7,11 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from kd_offline.cli.app import app
-from kd_offline.distillation.distill import distill
+from kd_offline.distillation.distill import distill, metric_names
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import ObserverWarning
 from kd_offline.runs.folder import open_run
-from kd_offline.runs.metric_rows import metric_names
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.testing.observers import check_observer
 from kd_offline.tracking import OBSERVERS, tracker

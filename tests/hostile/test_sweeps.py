@@ -13,8 +13,8 @@ from kd_offline.errors import KdOfflineError
 from kd_offline.schemas.sweep import SweepReport
 from kd_offline.sealed_json import read_document
 from kd_offline.sweeps.sweep import JOURNAL, PLAN, REPORT, finish, sweep
-from tests.unit.sweeps.test_workers import PLAN as SETTINGS
-from tests.unit.sweeps.test_workers import dataset  # noqa: F401
+from tests.unit.sweeps.test_trials_workers import PLAN as SETTINGS
+from tests.unit.sweeps.test_trials_workers import dataset  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no such locks there")
 FLIPS = 40

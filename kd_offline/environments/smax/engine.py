@@ -2,12 +2,14 @@
 
 XLA rounds differently for different batch sizes, so every batch is played in chunks of one size:
 an episode then has the same bits in any batch. The size is fixed for another reason as well: a map
-is compiled once, whatever batches are asked for.
+is compiled once, whatever batches are asked for. Arrays move between a batch and compiled code as
+one array of records.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -17,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_offline.environments.smax.library import make_game
-from kd_offline.environments.smax.packed_records import Layout, Tree
 from kd_offline.environments.smax.settings import SmaxSettings
 from kd_offline.types import Array, BoolArray, IntArray, SeedArray
 
@@ -135,3 +136,65 @@ def chunks(where: BoolArray, size: int) -> list[tuple[IntArray, IntArray]]:
 def _stream(key: Any, number: Any) -> Any:
     """Return stream ``number`` of a game: 0 for its start, ``k`` for its ``k``-th step."""
     return jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), number)
+
+
+Tree = Any  # nested records of arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the arrays of a record lie in its row; ``tree`` has their shapes and types."""
+
+    tree: Tree
+    starts: tuple[int, ...]
+    width: int
+
+    @classmethod
+    def of(cls, tree: Tree) -> Layout:
+        """Return the layout of records like ``tree``, arrays or their shapes."""
+        sizes = [int(np.prod(leaf.shape, dtype=int)) for leaf in jax.tree.leaves(tree)]
+        *starts, width = np.cumsum([0, *sizes]).tolist()
+        return cls(tree, tuple(starts), width)
+
+    def pack(self, record: Tree) -> Any:
+        """Return one record as words, uint32 [width]; for code that is compiled."""
+        return jnp.concatenate([_to_words(leaf) for leaf in jax.tree.leaves(record)])
+
+    def unpack(self, words: Any) -> Tree:
+        """Return the record in ``words`` [width]; for code that is compiled."""
+        leaves, structure = jax.tree.flatten(self.tree)
+        parts = [
+            _from_words(words[start : start + int(np.prod(leaf.shape, dtype=int))], leaf)
+            for start, leaf in zip(self.starts, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, parts)
+
+    def read(self, rows: Array) -> Tree:
+        """Return the records in ``rows``, uint32 [B, width], as fresh NumPy arrays [B, ...]."""
+        leaves, structure = jax.tree.flatten(self.tree)
+        parts = [
+            _read(rows[:, start : start + int(np.prod(leaf.shape, dtype=int))], leaf)
+            for start, leaf in zip(self.starts, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, parts)
+
+
+def _to_words(leaf: Any) -> Any:
+    kind = jnp.float32 if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.int32
+    if leaf.dtype == jnp.uint32:
+        return leaf.reshape(-1)
+    return jax.lax.bitcast_convert_type(leaf.astype(kind), jnp.uint32).reshape(-1)
+
+
+def _from_words(words: Any, like: Any) -> Any:
+    words = words.reshape(like.shape)
+    if like.dtype == jnp.uint32:
+        return words
+    kind = jnp.float32 if jnp.issubdtype(like.dtype, jnp.floating) else jnp.int32
+    return jax.lax.bitcast_convert_type(words, kind).astype(like.dtype)
+
+
+def _read(words: Array, like: Any) -> Array:
+    kind = np.float32 if np.issubdtype(like.dtype, np.floating) else np.int32
+    kept = kind if kind is np.float32 else like.dtype
+    return np.array(words.view(kind), kept).reshape(len(words), *like.shape)

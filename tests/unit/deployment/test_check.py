@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from kd_offline.deployment.check import deploy_check
-from kd_offline.deployment.interface import interface_of, read_interface
+from kd_offline.deployment.check import deploy_check, interface_of, read_interface
 from kd_offline.errors import UsageError
 from kd_offline.schemas.collaboration import Latency, TimedEngine
 from kd_offline.schemas.hardware import UnavailableEnergy

@@ -11,11 +11,9 @@ from kd_offline import environments
 from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError
 from kd_offline.evaluation import engines, latency
 from kd_offline.evaluation.calibrate import student, subject_of
-from kd_offline.evaluation.energy import NOT_ASKED
-from kd_offline.evaluation.engines import ENGINES, Bench, Subject, sampler, timed
-from kd_offline.evaluation.latency_targets import of_expert
+from kd_offline.evaluation.engines import ENGINES, Bench, Subject, exported_step, sampler, timed
+from kd_offline.evaluation.latency import NOT_ASKED, of_expert
 from kd_offline.evaluation.timing import Plan, histogram, interleaved
-from kd_offline.evaluation.torch_steps import exported_step
 from kd_offline.experts.load import load as load_expert
 from kd_offline.exports.compact import compact
 from kd_offline.exports.network import AgentNetwork

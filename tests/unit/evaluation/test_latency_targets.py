@@ -9,7 +9,7 @@ import pytest
 
 from kd_offline.errors import UsageError
 from kd_offline.evaluation.engines import Bench, sampler
-from kd_offline.evaluation.latency_targets import of_expert
+from kd_offline.evaluation.latency import of_expert
 from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.algorithms.mixed_values import ValueRecipe
 from kd_offline.experts.expert import TrainedExpert

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kd_offline.errors import EXIT_USAGE, UsageError
-from kd_offline.exports import c_library, c_source, c_tables, parity_check
+from kd_offline.exports import c_library, c_source, parity_check
 from kd_offline.exports.c_library import BuildError
 from kd_offline.exports.contract import symbols
 from kd_offline.exports.engines import team
@@ -108,14 +108,14 @@ def test_the_header_states_sizes_mask_and_reset(episodes, tmp_path):
 def test_weights_are_exact():
     for value in (0.1, -1.0, 0.0, 1e-40, 3.4e38, 1 / 3):
         single = float(np.float32(value))
-        assert float.fromhex(c_tables.short(single)) == single
-    assert c_tables.short(1.0) == "0x1p+0"
-    assert c_tables.short(-0.75) == "-0x1.8p-1"
+        assert float.fromhex(c_source.short(single)) == single
+    assert c_source.short(1.0) == "0x1p+0"
+    assert c_source.short(-0.75) == "-0x1.8p-1"
 
 
 def test_rows_lie_in_lanes():
     weight = np.arange(20, dtype=np.float32).reshape(10, 2)
-    packed = c_tables.interleaved(weight)
+    packed = c_source.interleaved(weight)
     assert packed.shape == (2, 2, 8)
     assert packed[0, 0].tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
     assert packed[1, 1].tolist() == [17, 19, 0, 0, 0, 0, 0, 0]

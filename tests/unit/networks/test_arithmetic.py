@@ -8,8 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kd_offline.errors import UsageError
 from kd_offline.evaluation.evaluation_setup import student_shapes
 from kd_offline.experts.importers import networks as foreign
-from kd_offline.exports.c_source import static_bytes
-from kd_offline.exports.c_tables import interleaved
+from kd_offline.exports.c_source import interleaved, static_bytes
 from kd_offline.exports.compact import compact
 from kd_offline.exports.network import to_int8
 from kd_offline.networks.arithmetic import (

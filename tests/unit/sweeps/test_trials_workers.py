@@ -14,7 +14,7 @@ pytest.importorskip("optuna")
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import StorageError
 from kd_offline.sweeps.sweep import JOURNAL, sweep
-from kd_offline.sweeps.workers import Journal, at_work, died
+from kd_offline.sweeps.trials import Journal, at_work, died
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no such locks there")
@@ -28,7 +28,7 @@ PLAN = {
 }
 _KILLED = """
 import sys, time
-from tests.unit.sweeps.test_workers import PLAN
+from tests.unit.sweeps.test_trials_workers import PLAN
 from kd_offline.sweeps import sweep, trials
 def hang(*arguments, **named):
     print("at work", flush=True)
@@ -98,7 +98,7 @@ def test_ctrl_c_leaves_the_trial_to_the_next_one(dataset, tmp_path, monkeypatch)
 _APPEND = """
 import sys
 from pathlib import Path
-from kd_offline.sweeps.workers import Journal
+from kd_offline.sweeps.trials import Journal
 journal = Journal(Path(sys.argv[1]))
 for number in range(50):
     journal.append_logs([{sys.argv[2]: number}, {sys.argv[2]: -number}])

@@ -8,7 +8,7 @@ import pytest
 
 from kd_offline.errors import MissingExtraError
 from kd_offline.evaluation import latency
-from kd_offline.evaluation.energy import meter
+from kd_offline.evaluation.latency import meter
 from kd_offline.schemas.hardware import UnavailableEnergy
 
 # What zeus.monitor is: windows by unique names; joules of each processor package, or None where

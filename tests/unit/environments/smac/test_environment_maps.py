@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from kd_offline.environments.smac.maps import MAPS, blocks, widths
+from kd_offline.environments.smac.environment import MAPS, blocks, widths
 from kd_offline.environments.smac.settings import SmacSettings
 from tests.standins.armies import ARMIES
 from tests.standins.starcraft import StarCraft2Env

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from kd_offline.experts import q_learning
+from kd_offline.experts import value_learner
 from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.algorithms.mixed_values import ValueRecipe
 from kd_offline.experts.mixing import best_legal
-from kd_offline.experts.q_learning import lambda_returns, next_values
 from kd_offline.experts.replay import Replay
+from kd_offline.experts.value_learner import lambda_returns, next_values
 from kd_offline.experts.value_team import ValueTeam
 from kd_offline.rollout.collect import collect
 from kd_offline.rollout.play import sampled
@@ -111,7 +111,7 @@ def test_an_update_fits_the_targets(algorithm):
     targets = networks(recipe, 1)
     optimiser = torch.optim.Adam(model.parameters(), 0.02)
     losses = [
-        q_learning.update(model, targets, optimiser, batch, recipe, unit=1.0).td_loss
+        value_learner.update(model, targets, optimiser, batch, recipe, unit=1.0).td_loss
         for _ in range(25)
     ]
     assert losses[-1] < losses[0] / 2
@@ -126,7 +126,7 @@ def test_what_lies_behind_the_end_of_an_episode_does_not_matter():
 
     def loss():
         optimiser = torch.optim.SGD(model.parameters(), 0.0)
-        return q_learning.update(model, targets, optimiser, batch, recipe, unit=1.0)
+        return value_learner.update(model, targets, optimiser, batch, recipe, unit=1.0)
 
     before = loss()
     batch.reward[behind] = 1e6

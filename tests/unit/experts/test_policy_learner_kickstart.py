@@ -11,8 +11,8 @@ from kd_offline.distributions.categorical import masked_log_softmax
 from kd_offline.errors import UnknownNameError
 from kd_offline.experts import checkpoint
 from kd_offline.experts.algorithms.clipped_policy import Kickstart, PolicyRecipe
-from kd_offline.experts.kickstart import Teacher
 from kd_offline.experts.load import load
+from kd_offline.experts.policy_learner import Teacher
 from kd_offline.experts.ppo import Pull
 from kd_offline.experts.recipe import recipe_from
 from kd_offline.experts.train import train

@@ -1,6 +1,6 @@
 import pytest
 
-from kd_offline.sweeps.pareto import dominates, front
+from kd_offline.sweeps.sweep import dominates, front
 
 
 @pytest.mark.parametrize(

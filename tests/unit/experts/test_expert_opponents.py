@@ -7,9 +7,8 @@ from kd_offline import environments
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
 from kd_offline.experts import checkpoint
 from kd_offline.experts.card import ExpertCard
-from kd_offline.experts.expert import TrainedExpert
+from kd_offline.experts.expert import TrainedExpert, joined
 from kd_offline.experts.load import load
-from kd_offline.experts.opponents import joined
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.types import PolicyOutput
 
