@@ -17,7 +17,6 @@ import re
 import secrets
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -278,22 +277,16 @@ def kind_of(mode: int) -> str:
 def cache_folder() -> Path | None:
     """Return the folder of what can be had again; None where it is switched off.
 
-    ``KD_OFFLINE_CACHE`` is the folder or ``off``; without it, the platform's place for caches.
+    ``KD_OFFLINE_CACHE`` is the folder or ``off``; without it, the system's place for caches.
     """
-    place = os.environ.get("KD_OFFLINE_CACHE", "")
-    if place.lower() == "off":
+    named = os.environ.get("KD_OFFLINE_CACHE", "")
+    if named.lower() == "off":
         return None
-    return Path(place).expanduser() if place else _platform_folder()
+    if named:
+        return Path(named).expanduser()
+    import platformdirs  # here: only what keeps or reads a cache needs it
 
-
-def _platform_folder() -> Path:
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "kd-offline"
+    return platformdirs.user_cache_path("kd-offline", appauthor=False)
 
 
 def _write(path: Path, content: bytes | str, *, replace: bool, durable: bool = True) -> None:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from kd_offline.datasets.format.resource_limits import MAX_RANGE_BYTES
@@ -38,6 +39,19 @@ MAX_CHUNK_BYTES = 8 << 20
 
 SPLITS = {"train": 0, "heldout": 1}
 SOURCES = {"expert": 0, "noise": 1, "other": 2}
+
+
+class MixerKind(Enum):
+    """What the mixer of a team's value guarantees."""
+
+    MONOTONE = "monotone"
+    """``q_tot`` never falls when the value of an agent rises: no credit is negative."""
+    ADDITIVE = "additive"
+    """``q_tot`` is the sum of the agents' values: every credit is 1. It is monotone too."""
+
+
+MIXERS = {"qmix": MixerKind.MONOTONE, "vdn": MixerKind.ADDITIVE}
+"""Name of a mixer in the ``architecture`` of an expert -> its kind; any other is monotone."""
 
 
 @dataclass(frozen=True, slots=True)

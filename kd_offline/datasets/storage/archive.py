@@ -1,46 +1,51 @@
-"""A dataset in one ZIP file, read in place: every member is stored as it is and one read away.
+"""A dataset in one ZIP file, read in place: every member is stored as it is and is one read away.
 
-The directory at the end of the archive is read by the rules of the ZIP specification (4.3.12 to
-4.3.16), and refused where it leaves any choice of what a member is.
+The standard library's :mod:`zipfile` parses the directory. It takes archives that other programs
+would read differently (other bytes before or behind it, a wrong number of members, members that
+overlap), so what it found is compared with the end record, and everything that leaves a choice of
+what a member is, is refused.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import struct
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.format.resource_limits import MAX_MANIFEST_BYTES
 from kd_offline.datasets.storage.cache import Cache
-from kd_offline.errors import CorruptDatasetError, StorageError
+from kd_offline.errors import CorruptDatasetError, KdOfflineError, StorageError
 from kd_offline.schemas.dataset import FileRecord
 
-_END = struct.Struct("<4s4H2LH")
-_END64_PLACE = struct.Struct("<4sLQL")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_ENTRY = struct.Struct("<4s6H3L5H2L")
-_MEMBER = struct.Struct("<4s5H3L2H")
-_TAIL = _END64.size + _END64_PLACE.size + _END.size
+_END = struct.Struct("<4s4H2LH")  # end of the directory: 4.3.16 of the ZIP specification
+_END64 = struct.Struct("<4sQ2H2L4Q")  # the same with 64-bit numbers: 4.3.14
+_END64_LOCATOR = 20  # bytes between the two
+_TAIL = _END64.size + _END64_LOCATOR + _END.size
+_ENTRY = 46  # bytes of an entry of the directory before its name
+_ENTRY_SIGNATURE = b"PK\1\2"
+_SIZE_AND_NAME = struct.Struct("<LH")  # 24 bytes into an entry
+_MEMBER = struct.Struct("<4s5H3L2H")  # a member's own header: 4.3.7
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _UNIX = 3
 # Every file is listed in the manifest, in more bytes than the directory has for it.
-_DIRECTORY_BYTES = 2 * MAX_MANIFEST_BYTES
+_MAX_DIRECTORY_BYTES = 2 * MAX_MANIFEST_BYTES
 _LEAST_LISTED = len('{"path":"","sha256":"","size":0}') + 64
-_SIZE_AND_NAME = struct.Struct("<L3H")  # 24 bytes into an entry
 # Additional fields of a member's own header; where they are longer, a second read is needed.
 _EXTRA = 64
-_MANIFEST = MANIFEST.encode()
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_UNREADABLE = (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError)
 
 
-class Blob(Protocol):
-    """One file that is read in ranges."""
+class RangeReader(Protocol):
+    """One file that is read in ranges of bytes."""
 
     @property
     def readers(self) -> int:
@@ -49,13 +54,13 @@ class Blob(Protocol):
     def size(self) -> int | None:
         """Return the size in bytes, None where there is no such file."""
 
-    def at(self, offset: int, length: int) -> bytes:
-        """Return the bytes of a range."""
+    def read_range(self, offset: int, length: int) -> bytes:
+        """Return the bytes of a range, fewer where the file ends before."""
 
 
 @dataclass(frozen=True, slots=True)
-class LocalBlob:
-    """A file on this machine."""
+class LocalRangeReader:
+    """A file on this machine, read in ranges."""
 
     path: Path
     readers: ClassVar[int] = 1
@@ -64,8 +69,8 @@ class LocalBlob:
         """Return the size in bytes, None where there is no such file."""
         return self.path.stat().st_size if self.path.is_file() else None
 
-    def at(self, offset: int, length: int) -> bytes:
-        """Return the bytes of a range."""
+    def read_range(self, offset: int, length: int) -> bytes:
+        """Return the bytes of a range, fewer where the file ends before."""
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
@@ -73,6 +78,55 @@ class LocalBlob:
         except OSError as error:
             msg = f"cannot read {str(self.path)!r} ({error.strerror}): check the path"
             raise StorageError(msg) from error
+
+
+class _RangeFile:
+    """The end and the directory of an archive as a seekable file, as :mod:`zipfile` reads them.
+
+    The last bytes are fetched once. A longer read is that of the directory; what is too much for
+    one is refused before it is fetched, or parsed.
+    """
+
+    def __init__(self, where: str, source: RangeReader, total: int) -> None:
+        self._where, self._source, self._total = where, source, total
+        self.tail = source.read_range(max(0, total - _TAIL), min(_TAIL, total)) if total else b""
+        self._at = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Set the position and return it, counted from the beginning; OSError if it lies before."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._total}[whence]
+        if base + offset < 0:
+            raise OSError
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next ``size`` bytes, or all that are left."""
+        left = max(0, self._total - self._at)
+        size = left if size < 0 else min(size, left)
+        tail_start = self._total - len(self.tail)
+        if self._at >= tail_start:
+            data = self.tail[self._at - tail_start :][:size]
+        else:
+            data = self._directory(size)
+        self._at += len(data)
+        return data
+
+    def _directory(self, size: int) -> bytes:
+        if size > _MAX_DIRECTORY_BYTES:
+            what = "its directory is not where it should be, or too large"
+            raise _corrupt(self._where, what)
+        data = self._source.read_range(self._at, size)
+        count = data.count(_ENTRY_SIGNATURE)
+        most = 2 * (_manifest_size(data) // _LEAST_LISTED) + 2  # a folder may have an entry as well
+        if count > most:
+            what = f"it holds {count:,} members, and its manifest lists {most:,} at most"
+            raise _corrupt(self._where, what)
+        return data
 
 
 class Member(NamedTuple):
@@ -85,19 +139,19 @@ class Member(NamedTuple):
 class Archive:
     """The files in one archive."""
 
-    def __init__(self, where: str, blob: Blob, cache: Cache | None = None) -> None:
+    def __init__(self, where: str, source: RangeReader, cache: Cache | None = None) -> None:
         self.where = where
-        self._blob = blob
+        self._source = source
         self._cache = cache
 
     @property
     def readers(self) -> int:
         """How many files are best read at once."""
-        return self._blob.readers
+        return self._source.readers
 
     def present(self) -> bool:
         """Tell whether there is a file at the address."""
-        return self._blob.size() is not None
+        return self._source.size() is not None
 
     def exists(self, path: str) -> bool:
         """Tell whether ``path`` is a member."""
@@ -128,108 +182,98 @@ class Archive:
         return self._cache.through(listed, lambda: self._member_bytes(path, listed))
 
     def _member_bytes(self, path: str, listed: FileRecord | None) -> bytes:
+        """Read a member with its own header, in one range.
+
+        :class:`zipfile.ZipFile` would read the header, its name and the content one after the
+        other, and members one at a time.
+        """
         start, size = self._members[path]
         if listed is None and size > MAX_MANIFEST_BYTES:
             raise _corrupt(self.where, f"its member {path} has {size} bytes")
         wanted = size if listed is None else min(size, listed.size + 1)
         name = path.encode("ascii")
         head = _MEMBER.size + len(name)
-        data = self._blob.at(start, min(head + _EXTRA + wanted, self._directory[0] - start))
-        signature, _, flags, method, *_, name_size, extra = _unpack(_MEMBER, data)
+        length = min(head + _EXTRA + wanted, self._directory_start - start)
+        data = self._source.read_range(start, length)
+        header = data[: _MEMBER.size].ljust(_MEMBER.size, b"\0")
+        signature, _, flags, method, *_, name_size, extra = _MEMBER.unpack(header)
         right = (b"PK\3\4", 0, len(name)) == (signature, method, name_size)
         if not right or flags & _ENCRYPTED or data[_MEMBER.size : head] != name:
             raise _corrupt(self.where, f"its member {path} is not what its directory says")
         if extra > _EXTRA:
-            return self._blob.at(start + head + extra, wanted)
+            return self._source.read_range(start + head + extra, wanted)
         return data[head + extra : head + extra + wanted]
 
+    @property
+    def _members(self) -> dict[str, Member]:
+        return self._directory[0]
+
+    @property
+    def _directory_start(self) -> int:
+        return self._directory[1]
+
     @cached_property
-    def _directory(self) -> tuple[int, int, int]:
-        """Return where the directory begins, its bytes and its members."""
-        total = self._blob.size()
+    def _directory(self) -> tuple[dict[str, Member], int]:
+        """Return the members by path, and where the directory begins."""
+        total = self._source.size()
         if total is None:
-            raise FileNotFoundError(self.where)
-        tail = self._blob.at(max(0, total - _TAIL), min(_TAIL, total)) if total else b""
-        signature, disk, first, here, count, size, start, comment = _unpack(
-            _END, tail[-_END.size :]
+            return {}, 0
+        file = _RangeFile(self.where, self._source, total)
+        count, start = self._end(file.tail)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                entries, found = archive.infolist(), archive.start_dir
+        except KdOfflineError:
+            raise
+        except _UNREADABLE as error:
+            raise _corrupt(self.where, "its directory is damaged") from error
+        if found != start:
+            raise _corrupt(self.where, "its directory is not where it should be")
+        if len(entries) != count:
+            raise _corrupt(self.where, "its directory is damaged")
+        members: dict[str, Member] = {}
+        for entry in entries:
+            member = self._member(entry)
+            if member is not None:
+                if entry.filename in members:
+                    raise _corrupt(self.where, f"it holds {entry.filename} twice")
+                members[entry.filename] = member
+        self._check_overlaps(members, start)
+        return members, start
+
+    def _end(self, tail: bytes) -> tuple[int, int]:
+        """Return the number of members and the start of the directory, as the end record has them.
+
+        It must be the last thing in the file: :mod:`zipfile` would look for another one before.
+        """
+        signature, disk, first, here, count, size, start, comment = _END.unpack(
+            tail[-_END.size :].rjust(_END.size, b"\0")
         )
         if signature != b"PK\5\6" or disk or first or comment or here != count:
-            raise _corrupt(
-                self.where, "it does not end as a ZIP archive in one part without a comment"
-            )
-        end = total - _END.size
+            what = "it does not end as a ZIP archive in one part without a comment"
+            raise _corrupt(self.where, what)
         if count == 0xFFFF or 0xFFFFFFFF in (size, start):
-            end = total - _TAIL
-            record = _unpack(_END64, tail[: _END64.size])
-            place = _unpack(_END64_PLACE, tail[_END64.size :][: _END64_PLACE.size])
-            if (record[0], place[0], place[2]) != (b"PK\6\6", b"PK\6\7", end):
+            signature, *_, count, _, start = _END64.unpack(tail[: _END64.size].ljust(_END64.size))
+            if signature != b"PK\6\6":
                 raise _corrupt(self.where, "its directory is not where it should be")
-            count, size, start = record[7:10]
-        if start + size != end or size > _DIRECTORY_BYTES:
-            raise _corrupt(self.where, "its directory is not where it should be, or too large")
-        return start, size, count
+        return count, start
 
-    @cached_property
-    def _members(self) -> dict[str, Member]:
-        try:
-            start, size, count = self._directory
-        except FileNotFoundError:
-            return {}
-        data = self._blob.at(start, size)
-        self._check_count(data, count)
-        members: dict[str, Member] = {}
-        place = 0
-        for _ in range(count):
-            fields = _unpack(_ENTRY, data[place : place + _ENTRY.size])
-            named = place + _ENTRY.size + fields[10]
-            after = named + fields[11] + fields[12]
-            if fields[0] != b"PK\1\2" or after > size:
-                raise _corrupt(self.where, "its directory is damaged")
-            name = data[place + _ENTRY.size : named].decode("latin-1")
-            member = self._member(name, fields, data[named : named + fields[11]])
-            if member is not None:
-                if name in members:
-                    raise _corrupt(self.where, f"it holds {name} twice")
-                members[name] = member
-            place = after
-        self._check_overlaps(members, start)
-        return members
-
-    def _check_count(self, data: bytes, count: int) -> None:
-        """Refuse more members than the manifest can list, before any is looked at."""
-        place = listed = 0
-        for _ in range(count):
-            if place + _ENTRY.size > len(data):
-                raise _corrupt(self.where, "its directory is damaged")
-            size, name, extra, comment = _SIZE_AND_NAME.unpack_from(data, place + 24)
-            named = place + _ENTRY.size
-            if data[named : named + name] == _MANIFEST:
-                listed = size // _LEAST_LISTED
-            place = named + name + extra + comment
-        most = 2 * listed + 2  # a folder may have an entry as well
-        if listed and count > most:
-            raise _corrupt(
-                self.where, f"it holds {count:,} members, and its manifest lists {most:,} at most"
-            )
-
-    def _member(self, name: str, fields: tuple[Any, ...], extra: bytes) -> Member | None:
-        """Return a member from its entry, None for a folder."""
-        made, flags, method, packed, size = fields[1], fields[3], fields[4], fields[8], fields[9]
-        kind = stat.S_IFMT(fields[15] >> 16) if made >> 8 == _UNIX else 0
+    def _member(self, entry: zipfile.ZipInfo) -> Member | None:
+        """Return a member from its entry in the directory, None for a folder."""
+        name, size = entry.orig_filename, entry.file_size
+        kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == _UNIX else 0
         if name.endswith("/") and not size and kind in (0, stat.S_IFDIR):
             return None
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) or entry.filename != name:
             raise _corrupt(self.where, f"it holds a member with the name {name[:80]!r}")
         if kind not in (0, stat.S_IFREG):
             raise _corrupt(self.where, f"its member {name} is not a plain file")
-        if flags & _ENCRYPTED or method or fields[13]:
-            raise _corrupt(
-                self.where, f"its member {name} is compressed or encrypted, not only stored"
-            )
-        packed, size, start = _wide(extra, size, packed, fields[16])
-        if packed != size:
+        if entry.flag_bits & _ENCRYPTED or entry.compress_type or entry.volume:
+            what = f"its member {name} is compressed or encrypted, not only stored"
+            raise _corrupt(self.where, what)
+        if entry.compress_size != size:
             raise _corrupt(self.where, f"its member {name} has two sizes")
-        return Member(start, size)
+        return Member(entry.header_offset, size)
 
     def _check_overlaps(self, members: dict[str, Member], end: int) -> None:
         free = 0
@@ -241,22 +285,20 @@ class Archive:
             raise _corrupt(self.where, "it holds less than its directory says")
 
 
-def _wide(extra: bytes, size: int, packed: int, start: int) -> tuple[int, int, int]:
-    """Return packed size, size and start, taken from the ZIP64 field where they are too large."""
-    values = [size, packed, start]
-    while len(extra) >= 4:
-        kind, length = struct.unpack("<2H", extra[:4])
-        if kind == 1:
-            words = [int.from_bytes(extra[i : i + 8], "little") for i in range(4, 4 + length, 8)]
-            values = [words.pop(0) if v == 0xFFFFFFFF and words else v for v in values]
-            break
-        extra = extra[4 + length :]
-    return values[1], values[0], values[2]
+def _manifest_size(directory: bytes) -> int:
+    """Return the bytes of the manifest by its entry, the most that it may have without one.
 
-
-def _unpack(form: struct.Struct, data: bytes) -> tuple[Any, ...]:
-    """Unpack the beginning of ``data``; zeros where it is too short."""
-    return form.unpack(data[: form.size].ljust(form.size, b"\0"))
+    It is searched for, so that no object is made of any entry before their number is known.
+    """
+    at = directory.find(MANIFEST.encode())
+    while at >= 0:
+        entry = directory[max(0, at - _ENTRY) : at]
+        if entry.startswith(_ENTRY_SIGNATURE) and len(entry) == _ENTRY:
+            size, name_size = _SIZE_AND_NAME.unpack_from(entry, 24)
+            if name_size == len(MANIFEST):
+                return int(min(size, MAX_MANIFEST_BYTES))
+        at = directory.find(MANIFEST.encode(), at + 1)
+    return MAX_MANIFEST_BYTES
 
 
 def _corrupt(where: str, what: str) -> CorruptDatasetError:

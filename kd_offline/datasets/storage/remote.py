@@ -143,7 +143,7 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteBlob:
+class RemoteRangeReader:
     """One remote file, read in ranges."""
 
     where: str
@@ -155,7 +155,7 @@ class RemoteBlob:
         """Return the size in bytes, None where there is no such file."""
         return Remote(self.where, self.store, listable=False).size(self.name)
 
-    def at(self, offset: int, length: int) -> bytes:
+    def read_range(self, offset: int, length: int) -> bytes:
         """Return the bytes of a range."""
         try:
             found = obstore.get(self.store, self.name, options={"range": (offset, offset + length)})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kd_offline.datasets.storage.addresses import is_remote, scheme_of, split_pin
-from kd_offline.datasets.storage.archive import Archive, LocalBlob
+from kd_offline.datasets.storage.archive import Archive, LocalRangeReader
 from kd_offline.datasets.storage.cache import Cache, default_cache
 from kd_offline.datasets.storage.store import Files, Folder
 from kd_offline.errors import UnknownNameError
@@ -48,17 +48,17 @@ def known_scheme(address: str) -> str:
 def _local(path: str, pin: str, cache: Cache | None) -> Files:
     place = Path(path).expanduser()
     if place.suffix == ".zip" and not place.is_dir():
-        return Archive(f"{place}{pin}", LocalBlob(place))
+        return Archive(f"{place}{pin}", LocalRangeReader(place))
     return Folder(place, pin)
 
 
 def _remote(url: str, pin: str, cache: Cache | None) -> Files:
-    from kd_offline.datasets.storage.remote import Remote, RemoteBlob, connect
+    from kd_offline.datasets.storage.remote import Remote, RemoteRangeReader, connect
 
     base = url.rstrip("/")
     if base.endswith(".zip"):
         parent, _, name = base.rpartition("/")
-        return Archive(f"{url}{pin}", RemoteBlob(url, connect(parent), name), cache)
+        return Archive(f"{url}{pin}", RemoteRangeReader(url, connect(parent), name), cache)
     return Remote(f"{url}{pin}", connect(base), scheme_of(url) in _LISTABLE, cache)
 
 

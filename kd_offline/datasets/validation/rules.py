@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets.format.chunks import all_finite
-from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.datasets.format.layout import MIXERS, SOURCES, MixerKind
 from kd_offline.datasets.format.splits import IDENTITY, first_equal_row
 from kd_offline.datasets.writing.statistics import Moments, count_actions, summarise
-from kd_offline.schemas.dataset import DatasetManifest, Problem
+from kd_offline.schemas.dataset import DatasetManifest, ExpertRecord, Problem
 from kd_offline.types import Array
 
 # Sums of rewards are kept in float64, but another writer may have added in another order.
@@ -169,17 +169,21 @@ def _probabilities(logits: Array, available: Array, actions: Array) -> tuple[Arr
     return taken.reshape(actions.shape), even.reshape(actions.shape)
 
 
-def _mixer(part: Part) -> Iterator[Finding]:
-    """Check that mixing is monotone, and where it is a sum, that it is this sum."""
+def _monotone_mixing(part: Part) -> Iterator[Finding]:
+    """Check that no credit is negative, and that greedy actions have the highest value."""
     if part.has("mixer_credit"):
         yield "mixer_credit", part.arrays["mixer_credit"] < 0, "an agent has a negative credit"
     if part.has("q_tot", "q_tot_max"):
         total, best = part.arrays["q_tot"], part.arrays["q_tot_max"]
         above = total > best + _MIXING_TOLERANCE * (1 + np.abs(best))
         yield "q_tot", above, "is above q_tot_max, the value of the greedy actions"
-    kinds = {expert.architecture.get("mixer") for expert in part.manifest.experts}
+
+
+def _additive_mixing(part: Part) -> Iterator[Finding]:
+    """Check that the team's value is the sum of the agents' values, where every mixer adds."""
+    kinds = {_mixer_kind(expert) for expert in part.manifest.experts}
     needed = ("q_tot", "q_values", "mixer_credit", "actions", "alive")
-    if kinds != {"vdn"} or not part.has(*needed):
+    if kinds != {MixerKind.ADDITIVE} or not part.has(*needed):
         return
     credit, q = part.arrays["mixer_credit"], part.arrays["q_values"]
     unequal = (credit != 1) & ((credit != 0) | part.arrays["alive"])
@@ -189,6 +193,10 @@ def _mixer(part: Part) -> Iterator[Finding]:
     gap = np.abs(taken.sum(-1) - part.arrays["q_tot"])
     wrong = gap > _MIXING_TOLERANCE * (1 + np.abs(taken).sum(-1))
     yield "q_tot", wrong, "is not the sum of the agents' q_values of the executed actions"
+
+
+def _mixer_kind(expert: ExpertRecord) -> MixerKind:
+    return MIXERS.get(str(expert.architecture.get("mixer")), MixerKind.MONOTONE)
 
 
 def _sources(part: Part) -> Iterator[Finding]:
@@ -222,7 +230,16 @@ def _ends(part: Part) -> Iterator[Finding]:
 
 
 _FINAL: tuple[Rule, ...] = (_finite, _padding)
-_STEPS: tuple[Rule, ...] = (*_FINAL, _legal_actions, _logprob, _mixture, _mixer, _sources, _ends)
+_STEPS: tuple[Rule, ...] = (
+    *_FINAL,
+    _legal_actions,
+    _logprob,
+    _mixture,
+    _monotone_mixing,
+    _additive_mixing,
+    _sources,
+    _ends,
+)
 
 
 def _unused(widths: Array, width: int) -> Array:

@@ -10,7 +10,7 @@ import pytest
 
 from kd_offline.datasets import ExpertBuffer, verify
 from kd_offline.datasets.sharing.share import pack, pull, push
-from kd_offline.datasets.storage.archive import Archive, LocalBlob
+from kd_offline.datasets.storage.archive import Archive, LocalRangeReader
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.errors import CorruptDatasetError, NotADatasetError, StorageError, UsageError
 from kd_offline.testing.factories import tiny_dataset
@@ -36,10 +36,10 @@ def test_an_archive_reads_as_its_folder(whole, packed):
 def test_a_member_is_one_positioned_read(whole, packed):
     reads = []
 
-    class Counting(LocalBlob):
-        def at(self, offset, length):
+    class Counting(LocalRangeReader):
+        def read_range(self, offset, length):
             reads.append(length)
-            return super().at(offset, length)
+            return super().read_range(offset, length)
 
     archive = Archive("counted", Counting(packed))
     archive.size("manifest.json")
@@ -110,7 +110,7 @@ def test_a_long_extra_field_costs_a_second_read(tmp_path):
     entry.extra = struct.pack("<2H", 0x7075, 300) + bytes(300)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(entry, b"content")
-    assert Archive("a", LocalBlob(tmp_path / "a.zip")).read("a.bin") == b"content"
+    assert Archive("a", LocalRangeReader(tmp_path / "a.zip")).read("a.bin") == b"content"
 
 
 def test_zip64_directories_are_read(tmp_path):
@@ -118,7 +118,7 @@ def test_zip64_directories_are_read(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         for index in range(65_600):
             archive.writestr(zipfile.ZipInfo(f"c/{index}"), b"%d" % index)
-    found = Archive("many", LocalBlob(path))
+    found = Archive("many", LocalRangeReader(path))
     assert sum(1 for _ in found.files()) == 65_600
     assert found.read("c/65599") == b"65599"
 
@@ -127,7 +127,7 @@ def test_sizes_in_zip64_fields_are_read(tmp_path):
     path = tmp_path / "wide.zip"
     with zipfile.ZipFile(path, "w") as archive, archive.open("a", "w", force_zip64=True) as file:
         file.write(b"content")
-    assert Archive("wide", LocalBlob(path)).read("a") == b"content"
+    assert Archive("wide", LocalRangeReader(path)).read("a") == b"content"
 
 
 def _archive(**members):
@@ -171,6 +171,18 @@ def _patched(data, place, form, value, *, after=b"PK\1\2"):
 
 
 END = b"PK\5\6"
+
+
+def _shifted(data, by):
+    """Every place in the archive is stated as if ``by`` bytes had been before it."""
+    for after, place in ((b"PK\1\2", 42), (END, 16)):
+        at = -1
+        while (at := data.find(after, at + 1)) >= 0:
+            stated = int.from_bytes(data[at + place : at + place + 4], "little")
+            data = _patched(data, place, "<L", stated + by, after=data[at : at + place])
+    return data
+
+
 HOSTILE = {
     "compressed": (_compressed, "compressed or encrypted"),
     "bomb": (lambda: _patched(_archive(), 24, "<L", 1 << 31), "two sizes"),
@@ -208,6 +220,18 @@ HOSTILE = {
         lambda: _patched(_patched(_archive(), 8, "<H", 3, after=END), 10, "<H", 3, after=END),
         "directory is damaged",
     ),
+    "fewer members than are there": (
+        lambda: _patched(_patched(_archive(), 8, "<H", 1, after=END), 10, "<H", 1, after=END),
+        "directory is damaged",
+    ),
+    "without its beginning": (
+        lambda: _shifted(_archive(), 100),
+        "not where it should be",
+    ),
+    "a name that ends early": (
+        lambda: _named("manifest.json_b").replace(b"json_b", b"json\0b"),
+        "with the name",
+    ),
     "a directory elsewhere": (
         lambda: _patched(_archive(), 16, "<L", 0, after=END),
         "not where it should be",
@@ -227,7 +251,7 @@ def test_an_archive_that_leaves_a_choice_is_refused(case, tmp_path):
     path = tmp_path / "hostile.zip"
     path.write_bytes(make())
     with pytest.raises(CorruptDatasetError, match=reason):
-        list(Archive("hostile", LocalBlob(path)).files())
+        list(Archive("hostile", LocalRangeReader(path)).files())
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -250,7 +274,7 @@ def test_a_directory_of_more_bytes_than_a_manifest_has_is_not_read(tmp_path):
         file.seek(size)
         file.write(struct.pack("<4s4H2LH", END, 0, 0, 1, 1, size, 0, 0))
     with pytest.raises(CorruptDatasetError, match="or too large"):
-        list(Archive("hostile", LocalBlob(path)).files())
+        list(Archive("hostile", LocalRangeReader(path)).files())
 
 
 @pytest.mark.parametrize(
@@ -260,7 +284,7 @@ def test_a_member_that_contradicts_the_directory_is_refused(place, form, value, 
     path = tmp_path / "hostile.zip"
     path.write_bytes(_patched(_archive(), place, form, value, after=b"PK\3\4"))
     with pytest.raises(CorruptDatasetError, match="not what its directory says"):
-        Archive("hostile", LocalBlob(path)).read("a")
+        Archive("hostile", LocalRangeReader(path)).read("a")
 
 
 def test_every_cut_and_every_flipped_byte_of_a_directory_is_harmless(tmp_path):
@@ -272,7 +296,7 @@ def test_every_cut_and_every_flipped_byte_of_a_directory_is_harmless(tmp_path):
             whole[:index] + bytes([whole[index] ^ 0xFF]) + whole[index + 1 :],
         ):
             path.write_bytes(data)
-            archive = Archive("hostile", LocalBlob(path))
+            archive = Archive("hostile", LocalRangeReader(path))
             try:
                 for name in archive.files():
                     assert len(archive.read(name)) <= len(data)

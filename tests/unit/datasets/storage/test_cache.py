@@ -1,7 +1,11 @@
 import hashlib
 import os
+from pathlib import Path
 
+import platformdirs
 import pytest
+from platformdirs.macos import MacOS
+from platformdirs.unix import Unix
 
 from kd_offline.datasets.storage.cache import Cache, default_cache
 from kd_offline.errors import UsageError
@@ -68,9 +72,22 @@ def test_the_environment_decides(monkeypatch, tmp_path):
         default_cache()
     monkeypatch.setenv("KD_OFFLINE_CACHE", "off")
     assert default_cache() is None
-    monkeypatch.delenv("KD_OFFLINE_CACHE")
-    monkeypatch.delenv("KD_OFFLINE_CACHE_GB")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    found = default_cache()
-    assert found is not None
-    assert found.root.name == "kd-offline"
+
+
+@pytest.mark.parametrize(
+    ("system", "environment", "folder"),
+    [
+        (Unix, {"XDG_CACHE_HOME": "/caches"}, "/caches/kd-offline"),
+        (Unix, {"XDG_CACHE_HOME": "", "HOME": "/home/ada"}, "/home/ada/.cache/kd-offline"),
+        (MacOS, {"HOME": "/Users/ada"}, "/Users/ada/Library/Caches/kd-offline"),
+    ],
+)
+def test_a_cache_that_nobody_named_is_where_the_system_keeps_caches(
+    system, environment, folder, monkeypatch
+):
+    for name in ("KD_OFFLINE_CACHE", "KD_OFFLINE_CACHE_GB", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(platformdirs, "PlatformDirs", system)
+    assert default_cache().root == Path(folder)

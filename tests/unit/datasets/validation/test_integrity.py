@@ -155,11 +155,24 @@ def test_a_teams_value_that_breaks_a_rule(tmp_path, change, where, what):
     assert any(where in p.where and what in p.what for p in problems), problems
 
 
-def test_other_mixers_need_not_add_up(tmp_path):
+@pytest.mark.parametrize("mixer", ["qmix", "a mixer of a later version", None, ["vdn"]])
+def test_other_mixers_need_not_add_up_but_are_monotone(mixer, tmp_path):
     block = mixed_block()
     block.steps["q_tot"] -= 1
     block.steps["mixer_credit"] *= 0.3
-    assert verify(written(tmp_path / "a", block, head=mixed_header("qmix"))).ok
+    assert verify(written(tmp_path / "a", block, head=mixed_header(mixer))).ok
+    block.steps["mixer_credit"][3, 1] = -0.1
+    (problem,) = verify(written(tmp_path / "b", block, head=mixed_header(mixer))).problems
+    assert "negative credit" in problem.what
+
+
+def test_a_rule_of_mixers_is_of_their_kind(tmp_path, monkeypatch):
+    monkeypatch.setitem(layout.MIXERS, "another sum", layout.MixerKind.ADDITIVE)
+    block = mixed_block()
+    assert verify(written(tmp_path / "a", block, head=mixed_header("another sum"))).ok
+    block.steps["q_tot"] -= 1
+    report = verify(written(tmp_path / "b", block, head=mixed_header("another sum")))
+    assert any("is not the sum" in problem.what for problem in report.problems)
 
 
 def written(path, block, masks=None, head=None):
