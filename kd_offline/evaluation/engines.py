@@ -1,10 +1,10 @@
-"""What steps one agent's network, timed step by step: PyTorch, ONNX Runtime, C, NumPy.
+"""Engines that time one step of one agent's network: PyTorch, ONNX Runtime, C and NumPy.
 
-A sampler runs steps with the memory fed back and returns the nanoseconds of each. Every engine gets
-the same observations and legal actions, already in the form that it takes, and decides: input
-scaling, network, masked argmax. Expert and student go through the same code, so that within an
-engine their networks are compared and nothing else; an expert of another library is run by its own
-modules, whose inputs arrive ready.
+A sampler runs a number of steps and returns the nanoseconds of each. The hidden state of a step is
+the input of the next one. All engines get the same observations and action masks, in the data types
+that they take. A step scales the inputs, runs the network and takes the masked argmax. Expert and
+student run through the same code of an engine, so their times differ by their networks alone. An
+expert of another library is run by its own modules, on inputs that were prepared beforehand.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 Nanoseconds = npt.NDArray[np.int64]
 Sampler = Callable[[int], Nanoseconds]
 OBSERVATIONS = 16
-"""Different observations that are taken in turn."""
+"""Number of different observations that the steps cycle through."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A network to be timed, with all that engines make their steps from.
+    """A network to be timed, with what the engines need to build its step.
 
-    ``network`` and ``contract`` are what is exported; in their place an expert of another library
-    has ``actor``: a module that maps inputs [B, I] and memory to outputs, embeddings and memory,
-    and starts by ``start(B)``.
+    ``network`` and ``contract`` describe a network that can be exported. An expert of another
+    library has ``actor`` instead: a module with ``start(B)``, which returns the initial hidden
+    state, and a call ``(inputs [B, I], hidden state) -> (logits, embedding, hidden state)``.
     """
 
     who: Literal["expert", "student"]
@@ -60,7 +60,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """How steps are run: rows at once, where C is built, and the seed of the observations."""
+    """Settings of an engine's step: batch size, folder for compiled C, seed of the observations."""
 
     batch: int
     folder: Path
@@ -75,35 +75,35 @@ class Bench:
 
 
 def timed(step: Callable[[int], object]) -> Sampler:
-    """Return a sampler of a step, which is told its number."""
+    """Return a sampler of ``step``, which is called with the index of the step."""
     clock = time.perf_counter_ns
 
     def sample(count: int) -> Nanoseconds:
-        found = np.empty(count, np.int64)
-        for k in range(count):
-            before = clock()
-            step(k)
-            found[k] = clock() - before
-        return found
+        times = np.empty(count, np.int64)
+        for index in range(count):
+            started = clock()
+            step(index)
+            times[index] = clock() - started
+        return times
 
     return sample
 
 
-def torch_engine(subject: Subject, bench: Bench) -> Sampler:
-    """Step in eager PyTorch, without gradients."""
+def torch_engine(subject: Subject, settings: Bench) -> Sampler:
+    """Return a sampler of steps in eager PyTorch, without gradients."""
     import torch
 
-    step, memory = (
-        actor_step(subject.actor, bench.batch)
+    step, initial_state = (
+        actor_step(subject.actor, settings.batch)
         if subject.network is None
-        else exported_step(subject.network, bench.batch)
+        else exported_step(subject.network, settings.batch)
     )
-    obs = [torch.from_numpy(x) for x in bench.observations(subject.inputs)]
-    legal = torch.ones(bench.batch, subject.actions, dtype=torch.bool)
-    kept = [memory]
+    obs = [torch.from_numpy(x) for x in settings.observations(subject.inputs)]
+    legal = torch.ones(settings.batch, subject.actions, dtype=torch.bool)
+    state = [initial_state]  # a list, so that the closure can replace its element
 
     def once(k: int) -> None:
-        _, kept[0] = step(obs[k % OBSERVATIONS], legal, kept[0])
+        _, state[0] = step(obs[k % OBSERVATIONS], legal, state[0])
 
     sampler = timed(once)
 
@@ -114,64 +114,72 @@ def torch_engine(subject: Subject, bench: Bench) -> Sampler:
     return sample
 
 
-def numpy_engine(subject: Subject, bench: Bench) -> Sampler:
-    """Step in NumPy."""
+def numpy_engine(subject: Subject, settings: Bench) -> Sampler:
+    """Return a sampler of steps in NumPy."""
     from kd_offline.exports.engines import numpy_steps
 
     network, contract = _exported(subject)
-    return _stepped(numpy_steps([network])[0], contract, bench)
+    return _stepped(numpy_steps([network])[0], contract, settings)
 
 
-def onnx_engine(subject: Subject, bench: Bench) -> Sampler:
-    """Step in ONNX Runtime."""
+def onnx_engine(subject: Subject, settings: Bench) -> Sampler:
+    """Return a sampler of steps in ONNX Runtime."""
     from kd_offline.exports import onnx_graph
 
     network, contract = _exported(subject)
-    path = bench.folder / f"{contract.symbol}.onnx"
+    path = settings.folder / f"{contract.symbol}.onnx"
     onnx_graph.write(path, network, {})
-    return _stepped(onnx_graph.step(path), contract, bench)
+    return _stepped(onnx_graph.step(path), contract, settings)
 
 
-def c_engine(subject: Subject, bench: Bench) -> Sampler:
-    """Step in our C, timed by a loop that is compiled, too; rows one after the other."""
+def c_engine(subject: Subject, settings: Bench) -> Sampler:
+    """Return a sampler of steps in the exported C, timed by a compiled loop.
+
+    The rows of a batch run one after the other.
+    """
     _, contract = _exported(subject)
-    act = _compiled(subject, bench)
-    loop = _timing(bench.folder).kd_time_steps
-    obs = bench.observations(contract.inputs)
+    act = _compiled(subject, settings)
+    loop = _timing(settings.folder).kd_time_steps
+    obs = settings.observations(contract.inputs)
     legal = np.ones(len(contract.actions), np.uint8)
-    memory = np.zeros((bench.batch, contract.memory_width), np.float32)
+    memory = np.zeros((settings.batch, contract.memory_width), np.float32)
     logits = np.zeros(len(contract.actions), np.float32)
     loop.restype = None
-    address, number = ctypes.c_void_p, ctypes.c_int
-    kinds: list[Any] = [address, ctypes.c_int64, address, number, number]
-    loop.argtypes = [*kinds, address, number, address, address, number, address]
+    address, integer = ctypes.c_void_p, ctypes.c_int
+    types: list[Any] = [address, ctypes.c_int64, address, integer, integer]
+    loop.argtypes = [*types, address, integer, address, address, integer, address]
 
     def sample(count: int) -> Nanoseconds:
-        found = np.empty(count, np.int64)
-        given = (found.ctypes.data, bench.batch, OBSERVATIONS, obs.ctypes.data, contract.inputs)
-        kept = (legal.ctypes.data, memory.ctypes.data, contract.memory_width, logits.ctypes.data)
-        loop(act, count, *given, *kept)
-        return found
+        times = np.empty(count, np.int64)
+        inputs = (times.ctypes.data, settings.batch, OBSERVATIONS, obs.ctypes.data, contract.inputs)
+        outputs = (legal.ctypes.data, memory.ctypes.data, contract.memory_width, logits.ctypes.data)
+        loop(act, count, *inputs, *outputs)
+        return times
 
     return sample
 
 
-def ctypes_engine(subject: Subject, bench: Bench) -> Sampler:
-    """Step in our C, called from Python; rows one after the other."""
+def ctypes_engine(subject: Subject, settings: Bench) -> Sampler:
+    """Return a sampler of steps in the exported C, called from Python through ctypes.
+
+    The rows of a batch run one after the other.
+    """
     _, contract = _exported(subject)
-    act = _compiled(subject, bench)
+    act = _compiled(subject, settings)
     act.restype, act.argtypes = ctypes.c_int, [ctypes.c_void_p] * 4
-    obs = bench.observations(contract.inputs)
+    obs = settings.observations(contract.inputs)
     legal = np.ones(len(contract.actions), np.uint8)
-    memory = np.zeros((bench.batch, contract.memory_width), np.float32)
+    memory = np.zeros((settings.batch, contract.memory_width), np.float32)
     logits = np.zeros(len(contract.actions), np.float32)
-    given = [[row.ctypes.data for row in rows] for rows in obs]
-    kept, beside = [row.ctypes.data for row in memory], (legal.ctypes.data, logits.ctypes.data)
-    held = (obs, legal, memory, logits)  # addresses alone keep nothing alive
+    observation_addresses = [[row.ctypes.data for row in rows] for rows in obs]
+    memory_addresses = [row.ctypes.data for row in memory]
+    mask_address, logits_address = legal.ctypes.data, logits.ctypes.data
+    arrays = (obs, legal, memory, logits)  # addresses alone keep nothing alive
 
     def once(k: int) -> None:
-        for row, state in zip(given[k % len(held[0])], kept, strict=True):
-            act(row, beside[0], state, beside[1])
+        rows = observation_addresses[k % len(arrays[0])]
+        for row, state in zip(rows, memory_addresses, strict=True):
+            act(row, mask_address, state, logits_address)
 
     return timed(once)
 
@@ -183,10 +191,10 @@ ENGINES: dict[str, Callable[[Subject, Bench], Sampler]] = {
     "c-ctypes": ctypes_engine,
     "numpy": numpy_engine,
 }
-"""Name of an engine -> what makes a sampler; modules of another library run in ``torch`` alone."""
+"""Engine name -> function that makes a sampler. Other libraries' modules run in ``torch`` only."""
 
 
-def sampler(name: str, subject: Subject, bench: Bench) -> Sampler:
+def sampler(name: str, subject: Subject, settings: Bench) -> Sampler:
     """Return the sampler of an engine.
 
     Raises
@@ -194,18 +202,18 @@ def sampler(name: str, subject: Subject, bench: Bench) -> Sampler:
     KdOfflineError
         The engine cannot run here, or cannot run this network; the sentence says why.
     """
-    return ENGINES[name](subject, bench)
+    return ENGINES[name](subject, settings)
 
 
 def compiler() -> str | None:
-    """Return the first line of what the C compiler says of itself; None where there is none."""
+    """Return the first line of ``cc --version``; None without a C compiler."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["cc", "--version"], capture_output=True, text=True, timeout=20, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.splitlines()[0]
+    return process.stdout.splitlines()[0]
 
 
 def _exported(subject: Subject) -> tuple[AgentNetwork, AgentContract]:
@@ -215,51 +223,51 @@ def _exported(subject: Subject) -> tuple[AgentNetwork, AgentContract]:
     return subject.network, subject.contract
 
 
-def _stepped(step: Step, contract: AgentContract, bench: Bench) -> Sampler:
-    obs = bench.observations(contract.inputs)
-    legal = np.ones((bench.batch, len(contract.actions)), bool)
-    kept = [np.zeros((bench.batch, contract.memory_width), np.float32)]
+def _stepped(step: Step, contract: AgentContract, settings: Bench) -> Sampler:
+    obs = settings.observations(contract.inputs)
+    legal = np.ones((settings.batch, len(contract.actions)), bool)
+    state = [np.zeros((settings.batch, contract.memory_width), np.float32)]
 
     def once(k: int) -> None:
-        _, _, kept[0] = step(obs[k % OBSERVATIONS], legal, kept[0])
+        _, _, state[0] = step(obs[k % OBSERVATIONS], legal, state[0])
 
     return timed(once)
 
 
-def _compiled(subject: Subject, bench: Bench) -> Any:
-    """Write and compile the C of an agent, once, and return its step."""
+def _compiled(subject: Subject, settings: Bench) -> Any:
+    """Write and compile the C of an agent, unless it is there already; return its step function."""
     from kd_offline.exports import c_library, c_source
     from kd_offline.exports.vectors import Vectors
 
     network, contract = _exported(subject)
-    folder = bench.folder / contract.symbol
+    folder = settings.folder / contract.symbol
     library = folder / "build" / "libstudents.so"
     if not library.exists():
         folder.mkdir(exist_ok=True)
-        rows = {"inputs": contract.inputs, "actions": len(contract.actions)}
-        nothing = Vectors(
-            np.zeros((1, rows["inputs"]), np.float32),
-            np.ones((1, rows["actions"]), bool),
+        sizes = {"inputs": contract.inputs, "actions": len(contract.actions)}
+        dummy_vectors = Vectors(
+            np.zeros((1, sizes["inputs"]), np.float32),
+            np.ones((1, sizes["actions"]), bool),
             np.full(1, -1, np.int64),
             np.zeros(1, np.int64),
-            np.zeros((1, rows["actions"]), np.float32),
+            np.zeros((1, sizes["actions"]), np.float32),
         )
-        c_source.write(folder, [network], [contract], [nothing], 1e-4, "for timing")
+        c_source.write(folder, [network], [contract], [dummy_vectors], 1e-4, "for timing")
         library.parent.mkdir(exist_ok=True)
         c_library.compile_library(folder, [contract.symbol], library)
     return getattr(ctypes.CDLL(str(library.resolve())), f"{contract.symbol}_act")
 
 
 def _timing(folder: Path) -> ctypes.CDLL:
-    """Compile the loop that times steps."""
+    """Compile and load ``timing.c``, the loop that times steps."""
     library = folder / "timing.so"
     if not library.exists():
         source = Path(__file__).with_name("timing.c")
         command = ["cc", "-std=c99", "-O2", "-fPIC", "-shared", "-o", str(library), str(source)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            msg = f"the C compiler failed on the timing loop: {last}; check cc"
+        process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        if process.returncode:
+            last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]
+            msg = f"the C compiler failed on the timing loop: {last_line}; check cc"
             raise KdOfflineError(msg)
     return ctypes.CDLL(str(library.resolve()))
 
@@ -269,7 +277,7 @@ TorchStep = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def actor_step(actor: Any, batch: int) -> tuple[TorchStep, Tensor]:
-    """Return the step of another library's actor and its memory of fresh episodes."""
+    """Return the step of another library's actor and its initial hidden state."""
 
     def step(obs: Tensor, legal: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         out, _, memory = actor(obs, memory)
@@ -279,15 +287,15 @@ def actor_step(actor: Any, batch: int) -> tuple[TorchStep, Tensor]:
 
 
 def exported_step(network: AgentNetwork, batch: int) -> tuple[TorchStep, Tensor]:
-    """Return the step of an exported network with PyTorch's operators, and its memory."""
+    """Return the step of an exported network in PyTorch, and its initial hidden state."""
     return ExportedStep(network, batch), torch.zeros(batch, network.memory_width)
 
 
 class ExportedStep:
-    """An exported network, called operator by operator.
+    """Step of an exported network as a sequence of PyTorch operators.
 
-    A step of so small a network is nothing but calls, so modules, which are calls of their own, are
-    left out, and what does not change from step to step is made before the first.
+    The cost of so small a network is mostly the overhead of calls. The step therefore calls no
+    modules, and everything that does not change between steps is computed in the constructor.
     """
 
     def __init__(self, network: AgentNetwork, batch: int) -> None:

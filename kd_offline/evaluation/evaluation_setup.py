@@ -12,7 +12,7 @@ import numpy as np
 from kd_offline import code_guard
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
-from kd_offline.evaluation.exported import Exported, load_exported
+from kd_offline.evaluation.exported import ExportedTeam, load_exported
 from kd_offline.evaluation.play import PolicySet
 from kd_offline.networks.arithmetic import (
     ExportedShape,
@@ -43,7 +43,7 @@ class EvaluationSetup:
     expert_shapes: tuple[Shape, ...]
     student_shapes: tuple[Shape, ...]
     critics: tuple[ValuePart, ...] = ()
-    exported: Exported | None = None
+    exported: ExportedTeam | None = None
     expert_parameters: int = 0  # shared networks counted once; 0: not known
 
     @property

@@ -1,4 +1,4 @@
-"""An export that plays in place of the students of its run."""
+"""Load an export of a run as the team that is evaluated instead of its students."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WEIGHTS = {"parameters", "parameter_bytes", "macs"}  # differ by precision
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportedTeam:
     """The exported team of one distillation seed."""
 
     folder: Path
@@ -30,38 +30,40 @@ class Exported:
 
 def load_exported(
     folder: str | Path, engine: str | None, run: RunManifest, teams: Sequence[StudentPolicy]
-) -> Exported:
-    """Open an export of a run with these teams.
+) -> ExportedTeam:
+    """Load an export of a run's teams in an engine (None: the first that the export offers).
 
     Raises
     ------
     MismatchError
-        It was not made from this run.
+        The export was not made from this run.
     UsageError, CheckpointError, MissingExtraError
-        It cannot be used, or says of itself what its students are not.
+        It cannot be used, or its ``export.json`` does not match its students.
     """
     from kd_offline.exports.engines import engine_for, load_export, read_manifest
 
-    said = read_manifest(folder)
-    check_origin(said, folder, run)
-    require_same(said, next(team for team in teams if team.seed == said.seed), Path(folder))
-    chosen = engine_for(said, engine)
-    name = f"{said.precision} in {chosen}"
-    return Exported(Path(folder), load_export(folder, chosen, said), said.seed, name)
+    manifest = read_manifest(folder)
+    check_origin(manifest, folder, run)
+    require_same(manifest, next(team for team in teams if team.seed == manifest.seed), Path(folder))
+    chosen_engine = engine_for(manifest, engine)
+    name = f"{manifest.precision} in {chosen_engine}"
+    return ExportedTeam(
+        Path(folder), load_export(folder, chosen_engine, manifest), manifest.seed, name
+    )
 
 
-def check_origin(said: ExportManifest, folder: str | Path, run: RunManifest) -> None:
-    """Raise a ``MismatchError`` where an export was not made from a run."""
-    if (said.seed, said.students) not in {(r.seed, r.digest) for r in run.results}:
+def check_origin(manifest: ExportManifest, folder: str | Path, run: RunManifest) -> None:
+    """Raise a ``MismatchError`` if an export was not made from this run."""
+    if (manifest.seed, manifest.students) not in {(r.seed, r.digest) for r in run.results}:
         msg = (
-            f"the export in {str(folder)!r} holds the students {said.students[:19]} of seed "
-            f"{said.seed}, which are not in this run: give the run that it was made from"
+            f"the export in {str(folder)!r} holds the students {manifest.students[:19]} of seed "
+            f"{manifest.seed}, which are not in this run: give the run that it was made from"
         )
         raise MismatchError(msg)
 
 
-def require_same(said: ExportManifest, student: StudentPolicy, folder: Path) -> None:
-    """Refuse an ``export.json`` that tells something else than the students themselves."""
+def require_same(manifest: ExportManifest, student: StudentPolicy, folder: Path) -> None:
+    """Raise a ``CheckpointError`` if ``export.json`` does not describe its own student."""
     from kd_offline.exports.compact import compact
     from kd_offline.exports.contract import contracts
     from kd_offline.exports.engines import MANIFEST
@@ -69,12 +71,19 @@ def require_same(said: ExportManifest, student: StudentPolicy, folder: Path) -> 
 
     card = student.card
     own = contracts(compact(student), card.environment)
-    wanted = (card.environment.id, card.mask, card.random_k, card.method, card.dataset, RESET)
-    found = (said.environment, said.mask, said.random_k, said.method, said.dataset, said.reset)
+    expected = (card.environment.id, card.mask, card.random_k, card.method, card.dataset, RESET)
+    stated = (
+        manifest.environment,
+        manifest.mask,
+        manifest.random_k,
+        manifest.method,
+        manifest.dataset,
+        manifest.reset,
+    )
     same = [agent.model_dump(exclude=_WEIGHTS) for agent in own] == [
-        agent.model_dump(exclude=_WEIGHTS) for agent in said.agents
+        agent.model_dump(exclude=_WEIGHTS) for agent in manifest.agents
     ]
-    if found != wanted or not same:
+    if stated != expected or not same:
         msg = (
             f"{folder / MANIFEST} does not describe the students that it was made from: it was "
             "altered, so export again"

@@ -1,10 +1,10 @@
 """Means, differences and quotients with 95 % intervals over seeds and episodes; Wilson for rates.
 
-Every policy is played on the same evaluation seeds, so training seeds and episodes are *crossed*:
-a table [K, E] holds the figure of training seed ``k`` in evaluation episode ``e``. The variance of
-its mean has a part of the seeds and a part of the episodes, and what a handful of seeds says about
-its own part is little: a bootstrap over K seeds covers 54 % (K = 2) to 83 % (K = 5) instead of
-95 % where seeds matter. Student's t with as many degrees of freedom as each part has does cover it
+Every policy plays the same evaluation seeds, so training seeds and episodes are *crossed* factors:
+a table [K, E] holds the result of training seed ``k`` in evaluation episode ``e``. The variance of
+the table's mean has one component of the seeds and one of the episodes. A handful of seeds
+estimates its own component badly: a bootstrap over K seeds covers 54 % (K = 2) to 83 % (K = 5)
+instead of 95 %. Student's t with the degrees of freedom of each component does cover 95 %
 (docs/decisions/005-evaluation.md has the simulated coverage).
 """
 
@@ -39,82 +39,87 @@ def mean_interval(values: FloatArray) -> Interval:
     Parameters
     ----------
     values : float [K, E] or [E]
-        One row for each training seed; policies without one have a single row, and the interval
-        then says nothing about other training seeds.
+        One row for each training seed. A policy without training seeds has a single row, and its
+        interval then does not cover the choice of a training seed.
 
     Raises
     ------
     UsageError
-        There is a single number, which says nothing about its own spread.
+        There is a single number, which has no spread.
     """
     table = _table(values)
     mean = float(table.mean())
-    half = _half_width(_components(table, table), *table.shape)
-    return Interval(mean, mean - half, mean + half)
+    half_width = _half_width(_components(table, table), *table.shape)
+    return Interval(mean, mean - half_width, mean + half_width)
 
 
 def difference_interval(one: FloatArray, other: FloatArray) -> Interval:
-    """Return the mean of ``one`` minus that of ``other`` with its 95 % interval.
+    """Return the mean of ``one`` minus the mean of ``other`` with its 95 % interval.
 
     Parameters
     ----------
     one, other : float [K, E], [L, E] or [E]
-        Figures of two kinds of policies with training seeds of their own in the same episodes, so
-        the luck that both share cancels. With E = 1 (means of training seeds alone) the interval
-        is of the seeds, and says nothing about other episodes.
+        Results of two kinds of policies, each with training seeds of its own, in the same
+        episodes. The variation that both share in an episode cancels. With E = 1 (means of
+        training seeds) the interval covers the seeds alone.
 
     Raises
     ------
     UsageError
-        The episodes differ in number, or there is a single number.
+        The numbers of episodes differ, or there is a single number.
     """
     tables = _table(one), _table(other)
     (k, e), (rows, columns) = (table.shape for table in tables)
     if columns != e:
         msg = f"cannot compare {e} with {columns} episodes: play both kinds on the same ones"
         raise UsageError(msg)
-    parts = [_components(table, table) for table in tables]
-    gap = tables[0].mean(axis=0) - tables[1].mean(axis=0)
-    episodes = float(gap.var(ddof=1)) / e if e > 1 else 0.0
-    mean = float(gap.mean())
-    half = _half(
-        [(parts[0][0], k - 1), (parts[1][0], rows - 1), (episodes, e - 1)],
-        twice=float(parts[0][2] + parts[1][2]),
+    components = [_components(table, table) for table in tables]
+    differences = tables[0].mean(axis=0) - tables[1].mean(axis=0)
+    episodes = float(differences.var(ddof=1)) / e if e > 1 else 0.0
+    mean = float(differences.mean())
+    half_width = _half_width_of_parts(
+        [(components[0][0], k - 1), (components[1][0], rows - 1), (episodes, e - 1)],
+        interaction=float(components[0][2] + components[1][2]),
     )
-    return Interval(mean, mean - half, mean + half)
+    return Interval(mean, mean - half_width, mean + half_width)
 
 
 def quotient_interval(above: FloatArray, below: FloatArray) -> Interval | None:
     """Return the quotient of two means with its 95 % interval (Fieller, 1954).
 
     The interval holds every ratio ``r`` for which the mean of ``above - r * below`` does not differ
-    from zero. Both tables are of the same episodes, so the luck that they share cancels.
+    significantly from zero. Both tables are of the same episodes, so the variation that they share
+    cancels.
 
     Parameters
     ----------
     above, below : float [K, E] or [E]
-        A table with a single row counts for every training seed of the other.
+        A table with a single row is used for every training seed of the other one.
 
     Returns
     -------
     Interval or None
-        None where the mean of ``below`` is not above zero with confidence: then there is no such
-        interval, and the quotient would be noise.
+        None where the mean of ``below`` is not significantly above zero: then the interval is not
+        bounded, and the quotient has no meaning.
     """
-    over, under = np.broadcast_arrays(_table(above), _table(below))
+    numerators, denominators = np.broadcast_arrays(_table(above), _table(below))
     if mean_interval(below).low <= 0:
         return None
-    shape = over.shape
-    parts = _components(over, over), _components(over, under), _components(under, under)
-    top, bottom = float(over.mean()), float(under.mean())
-    point = top / bottom
+    shape = numerators.shape
+    components = (
+        _components(numerators, numerators),
+        _components(numerators, denominators),
+        _components(denominators, denominators),
+    )
+    numerator, denominator = float(numerators.mean()), float(denominators.mean())
+    quotient = numerator / denominator
 
     def differs(ratio: float) -> bool:
-        spread = parts[0] - 2 * ratio * parts[1] + ratio**2 * parts[2]
-        return abs(top - ratio * bottom) > _half_width(spread, *shape)
+        spread = components[0] - 2 * ratio * components[1] + ratio**2 * components[2]
+        return abs(numerator - ratio * denominator) > _half_width(spread, *shape)
 
-    ends = (_first(differs, point, direction) for direction in (-1.0, 1.0))
-    return Interval(point, *ends)
+    ends = (_boundary(differs, quotient, direction) for direction in (-1.0, 1.0))
+    return Interval(quotient, *ends)
 
 
 def wilson(rate: float, n: int) -> Interval:
@@ -130,10 +135,10 @@ def wilson(rate: float, n: int) -> Interval:
         raise UsageError(msg)
     z2 = _Z95**2
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
+    half_width = _Z95 / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
     # The ends are exact at 0 and 1; rounding must not move them past the rate itself.
-    low = 0.0 if rate == 0.0 else max(0.0, centre - half)
-    high = 1.0 if rate == 1.0 else min(1.0, centre + half)
+    low = 0.0 if rate == 0.0 else max(0.0, centre - half_width)
+    high = 1.0 if rate == 1.0 else min(1.0, centre + half_width)
     return Interval(rate, low, high)
 
 
@@ -169,8 +174,8 @@ def rate_quotient(above: FloatArray, below: FloatArray) -> Interval | None:
     quotient = None if rate_interval(below).low <= 0 else quotient_interval(above, below)
     if quotient is None:
         return None
-    scored = wilson(min(1.0, float(np.mean(above))), np.shape(above)[-1])
-    low, high = scored.low / rate, scored.high / rate
+    numerator = wilson(min(1.0, float(np.mean(above))), np.shape(above)[-1])
+    low, high = numerator.low / rate, numerator.high / rate
     return Interval(quotient.mean, min(quotient.low, low), max(quotient.high, high))
 
 
@@ -209,17 +214,17 @@ def _table(values: FloatArray) -> _F64:
 
 
 def _components(one: _F64, other: _F64) -> _F64:
-    """Return the parts of the covariance of two tables' means: seeds, episodes, interaction.
+    """Return the components of the covariance of two tables' means: seeds, episodes, interaction.
 
-    The first two hold the third one as well, as mean squares of a crossed design do. A part that
-    a single row or column cannot tell is zero.
+    The first two include the third, as mean squares of a crossed design do. A component that a
+    single row or column cannot estimate is zero.
     """
     k, e = one.shape
     degrees = (k - 1, e - 1, (k - 1) * (e - 1))
     return np.array(
         [
-            float(np.vdot(mine, theirs)) / free / size if free else 0.0
-            for mine, theirs, free, size in zip(
+            float(np.vdot(one_effect, other_effect)) / freedom / count if freedom else 0.0
+            for one_effect, other_effect, freedom, count in zip(
                 _effects(one), _effects(other), degrees, (k, e, k * e), strict=True
             )
         ]
@@ -227,39 +232,42 @@ def _components(one: _F64, other: _F64) -> _F64:
 
 
 def _effects(table: _F64) -> tuple[_F64, _F64, _F64]:
-    """Return what rows [K], columns [E] and both together [K, E] add to the mean of a table."""
+    """Return the effects of rows [K], of columns [E] and their interaction [K, E]."""
     mean, rows, columns = table.mean(), table.mean(axis=1), table.mean(axis=0)
     return rows - mean, columns - mean, table - rows[:, None] - columns + mean
 
 
 def _half_width(components: _F64, k: int, e: int) -> float:
-    """Return half of the interval's width from the parts of a mean's variance."""
-    seeds, episodes, both = np.maximum(components, 0.0).tolist()
-    return _half([(seeds, k - 1), (episodes, e - 1)], twice=both)
+    """Return half of the interval's width from the variance components of a mean."""
+    seeds, episodes, interaction = np.maximum(components, 0.0).tolist()
+    return _half_width_of_parts([(seeds, k - 1), (episodes, e - 1)], interaction=interaction)
 
 
-def _half(parts: Sequence[tuple[float, int]], *, twice: float) -> float:
-    """Return half of the interval's width from parts of the variance and their degrees of freedom.
+def _half_width_of_parts(parts: Sequence[tuple[float, int]], *, interaction: float) -> float:
+    """Return half of the interval's width from variance components and their degrees of freedom.
 
-    The variance is the sum of the parts less what they count ``twice``, the interaction. The
-    quantile is the mean of those of the parts, weighted by them (Cochran, 1964), which never
-    covers less than it says: Satterthwaite's degrees of freedom cover 87 % with two seeds.
+    The variance is the sum of the components minus the ``interaction``, which both include. The
+    quantile is the mean of the components' t quantiles, weighted by the components (Cochran,
+    1964). It covers at least 95 %; Satterthwaite's degrees of freedom cover 87 % with two seeds.
     """
     total = sum(part for part, _ in parts)
     if total == 0.0:
         return 0.0
     quantile = sum(part * t_quantile(degrees) for part, degrees in parts if degrees) / total
-    return float(quantile * math.sqrt(max(total - twice, *(part for part, _ in parts))))
+    return float(quantile * math.sqrt(max(total - interaction, *(part for part, _ in parts))))
 
 
-def _first(differs: Callable[[float], bool], point: float, direction: float) -> float:
-    """Return where ``differs`` begins to hold, going away from ``point`` in a direction."""
-    step = 1e-6 * (1.0 + abs(point))
-    inside, outside = point, point + direction * step
-    while not differs(outside):
-        inside, step = outside, 2 * step
-        outside = point + direction * step
+def _boundary(outside_interval: Callable[[float], bool], start: float, direction: float) -> float:
+    """Return where ``outside_interval`` becomes true, going from ``start`` in a direction.
+
+    The step is doubled until it is true; then 80 bisections follow.
+    """
+    step = 1e-6 * (1.0 + abs(start))
+    inner, outer = start, start + direction * step
+    while not outside_interval(outer):
+        inner, step = outer, 2 * step
+        outer = start + direction * step
     for _ in range(80):
-        middle = (inside + outside) / 2
-        inside, outside = (inside, middle) if differs(middle) else (middle, outside)
-    return inside
+        middle = (inner + outer) / 2
+        inner, outer = (inner, middle) if outside_interval(middle) else (middle, outer)
+    return inner

@@ -1,15 +1,15 @@
 """Retention in three ways, each a quotient of means with its paired interval.
 
-With mean returns of student S, expert E, uniformly random play R, and the ceiling C (the best
-policy known under the student's mask, trained directly by reinforcement learning):
+With mean returns of the student S, the expert E, uniformly random play R, and the ceiling C (the
+best known policy under the student's mask, trained directly by reinforcement learning):
 
-- ``ratio`` = win rate of S / win rate of E, where the task has wins. Ratios of returns depend on
-  where zero happens to lie, so returns never enter it.
+- ``ratio`` = win rate of S / win rate of E, where the task has wins. It is never computed from
+  returns, because a ratio of returns depends on where their zero is.
 - ``normalised`` = (S - R) / (E - R).
 - ``of_ceiling`` = (S - R) / (C - R).
 
-A quotient is None where its denominator is not above zero with confidence (the lower end of its
-interval is not positive): nothing is worth retaining then, and a quotient would be noise.
+A quotient is None where its denominator is not significantly above zero (the lower end of its 95 %
+interval is not positive).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """One figure of each policy on the same evaluation seeds.
+    """Results of each policy on the same evaluation seeds.
 
     Every field is float64 [K, E]: a row for each training seed (one row where the policy has
     none), a column for each evaluation seed. ``*_won`` are 0 or 1, or None where the task has no
@@ -86,17 +86,17 @@ def retention(samples: Samples) -> Retention:
     )
 
 
-def normalised_of(student: FloatArray, top: FloatArray, bottom: FloatArray) -> float | None:
-    """Return (S - R) / (E - R) of plain means, or None where E is not above R."""
-    span = float(np.mean(top) - np.mean(bottom))
-    return float((np.mean(student) - np.mean(bottom)) / span) if span > 0 else None
+def normalised_of(student: FloatArray, expert: FloatArray, random: FloatArray) -> float | None:
+    """Return (S - R) / (E - R) of the means, or None where the mean of E is not above that of R."""
+    expert_gain = float(np.mean(expert) - np.mean(random))
+    return float((np.mean(student) - np.mean(random)) / expert_gain) if expert_gain > 0 else None
 
 
 def add_sides(sides: Sequence[Samples]) -> Samples:
-    """Add the figures of all sides, each measured against the expert's other sides.
+    """Return the sum of all sides' results, each side played against the expert's other sides.
 
-    For a task with one side this is that side. Wins are left out where there are several sides: a
-    win of one is a loss of another.
+    With one side this is that side. With several sides wins are left out, because a win of one
+    side is a loss of another.
     """
     if len(sides) == 1:
         return sides[0]

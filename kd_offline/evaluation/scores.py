@@ -1,4 +1,4 @@
-"""From rollouts to the figures of ``evaluation.json``."""
+"""Turn rollouts into the scores of ``evaluation.json``."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ _F64 = npt.NDArray[np.float64]
 def mode_score(
     spec: EnvironmentSpec, sides: dict[str, SidePlay], seeds: Sequence[int]
 ) -> ModeScore:
-    """Return the figures of greedy or of sampled play; ``seeds`` are the distillation seeds."""
+    """Return the scores of greedy or of sampled play; ``seeds`` are the distillation seeds."""
     by_side = {name: play.samples() for name, play in sides.items()}
     total = add_sides(list(by_side.values()))
-    kept = retention(total)
+    retentions = retention(total)
     plays = list(sides.values())
     return ModeScore(
         **_estimates(total),
-        retention=_points(kept),
-        retention_intervals=_intervals(kept),
+        retention=_retention_points(retentions),
+        retention_intervals=_retention_intervals(retentions),
         win_rate=_win_rates(plays[0]) if total.expert_won is not None else None,
         sides={name: _side_score(spec, sides[name], samples) for name, samples in by_side.items()},
         seeds=_seed_scores(total, seeds),
@@ -57,52 +57,54 @@ def mode_score(
 
 
 def _side_score(spec: EnvironmentSpec, play: SidePlay, samples: Samples) -> SideScore:
-    kept = retention(samples)
+    retentions = retention(samples)
     return SideScore(
         agents=tuple(spec.agents[i] for i in play.agents),
         **_estimates(samples),
-        retention=_points(kept),
-        retention_intervals=_intervals(kept),
+        retention=_retention_points(retentions),
+        retention_intervals=_retention_intervals(retentions),
     )
 
 
 def estimate(interval: Interval | None) -> Estimate | None:
-    """Return the interval as it is written."""
+    """Return the interval as the model that ``evaluation.json`` holds; None for None."""
     return None if interval is None else Estimate(**interval._asdict())
 
 
-def _known(interval: Interval) -> Estimate:
+def _to_estimate(interval: Interval) -> Estimate:
     return Estimate(**interval._asdict())
 
 
 def _estimates(samples: Samples) -> dict[str, Estimate | None]:
     return {
-        "expert": _known(mean_interval(samples.expert)),
-        "student": _known(mean_interval(samples.student)),
-        "random": _known(mean_interval(samples.random)),
-        "ceiling": None if samples.ceiling is None else _known(mean_interval(samples.ceiling)),
+        "expert": _to_estimate(mean_interval(samples.expert)),
+        "student": _to_estimate(mean_interval(samples.student)),
+        "random": _to_estimate(mean_interval(samples.random)),
+        "ceiling": None
+        if samples.ceiling is None
+        else _to_estimate(mean_interval(samples.ceiling)),
     }
 
 
-def _points(kept: Retention) -> RetentionScores:
+def _retention_points(retentions: Retention) -> RetentionScores:
     return RetentionScores(
-        ratio=kept.ratio and kept.ratio.mean,
-        normalised=kept.normalised and kept.normalised.mean,
-        of_ceiling=kept.of_ceiling and kept.of_ceiling.mean,
+        ratio=retentions.ratio and retentions.ratio.mean,
+        normalised=retentions.normalised and retentions.normalised.mean,
+        of_ceiling=retentions.of_ceiling and retentions.of_ceiling.mean,
     )
 
 
-def _intervals(kept: Retention) -> RetentionIntervals:
+def _retention_intervals(retentions: Retention) -> RetentionIntervals:
     return RetentionIntervals(
-        ratio=estimate(kept.ratio),
-        normalised=estimate(kept.normalised),
-        of_ceiling=estimate(kept.of_ceiling),
+        ratio=estimate(retentions.ratio),
+        normalised=estimate(retentions.normalised),
+        of_ceiling=estimate(retentions.of_ceiling),
     )
 
 
 def _win_rates(play: SidePlay) -> WinRates:
     def rate(*rollouts: Rollout) -> Estimate:
-        return _known(rate_interval(wins(*rollouts)))
+        return _to_estimate(rate_interval(wins(*rollouts)))
 
     return WinRates(
         expert=rate(play.expert),
@@ -140,49 +142,51 @@ def _lengths(plays: Sequence[SidePlay]) -> dict[str, float]:
 
 
 def agreement(spec: EnvironmentSpec, plays: Sequence[SidePlay]) -> Agreement | None:
-    """Return how often students choose what the expert would, pooled over distillation seeds.
+    """Return how often students choose the expert's action, pooled over distillation seeds.
 
-    None where it was not measured, or where nobody had a choice.
+    None where agreement was not measured, or where no agent had a choice.
     """
-    made, equal, kl = np.zeros(spec.n_agents), np.zeros(spec.n_agents), np.zeros(spec.n_agents)
+    decisions, equal, kl = np.zeros(spec.n_agents), np.zeros(spec.n_agents), np.zeros(spec.n_agents)
     joint = moments = 0
     for play in plays:
-        mine = list(play.agents)
-        side = spec.side_of[mine[0]]
-        for done in play.students:
-            if done.agreement is None:
+        agent_indices = list(play.agents)
+        side = spec.side_of[agent_indices[0]]
+        for student_rollout in play.students:
+            if student_rollout.agreement is None:
                 return None
-            made[mine] += done.agreement.decisions.sum(axis=0)[mine]
-            equal[mine] += done.agreement.equal.sum(axis=0)[mine]
-            kl[mine] += done.agreement.kl.sum(axis=0)[mine]
-            joint += int(done.agreement.joint[:, side].sum())
-            moments += int(done.agreement.moments[:, side].sum())
+            decisions[agent_indices] += student_rollout.agreement.decisions.sum(axis=0)[
+                agent_indices
+            ]
+            equal[agent_indices] += student_rollout.agreement.equal.sum(axis=0)[agent_indices]
+            kl[agent_indices] += student_rollout.agreement.kl.sum(axis=0)[agent_indices]
+            joint += int(student_rollout.agreement.joint[:, side].sum())
+            moments += int(student_rollout.agreement.moments[:, side].sum())
     if not moments:
         return None
-    deciding = [(i, name) for i, name in enumerate(spec.agents) if made[i]]
+    deciding = [(i, name) for i, name in enumerate(spec.agents) if decisions[i]]
     return Agreement(
-        action=float(equal.sum() / made.sum()),
+        action=float(equal.sum() / decisions.sum()),
         joint=joint / moments,
-        agents={name: float(equal[i] / made[i]) for i, name in deciding},
-        kl={name: float(kl[i] / made[i]) for i, name in deciding},
+        agents={name: float(equal[i] / decisions[i]) for i, name in deciding},
+        kl={name: float(kl[i] / decisions[i]) for i, name in deciding},
     )
 
 
 def action_heats(spec: EnvironmentSpec, plays: Sequence[SidePlay]) -> tuple[ActionHeat, ...]:
-    """Return each agent's action frequencies over time, in the order of the agents."""
-    heats = {}
+    """Return each agent's action frequencies at every step, in the order of the agents."""
+    frequencies = {}
     for play in plays:
         student = np.mean(_same_length([r.action_frequency for r in play.students]), axis=0)
         expert, student = _same_length([play.expert.action_frequency, student])
         for i in play.agents:
             names = spec.action_names[i]
-            heats[i] = ActionHeat(
+            frequencies[i] = ActionHeat(
                 agent=spec.agents[i],
                 actions=names,
                 expert=_rows(expert[i, :, : len(names)]),
                 student=_rows(student[i, :, : len(names)]),
             )
-    return tuple(heats[i] for i in sorted(heats))
+    return tuple(frequencies[i] for i in sorted(frequencies))
 
 
 def _same_length(frequencies: Sequence[_F64]) -> list[_F64]:
@@ -194,18 +198,22 @@ def _rows(frequency: _F64) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in np.round(frequency, 4).tolist())
 
 
-def cross_play(runner: EvaluationRunner, who: PolicySet, sides: dict[str, SidePlay]) -> CrossPlay:
-    """Swap single agents between the expert's and the students' teams; see ``CrossPlay``."""
+def cross_play(
+    runner: EvaluationRunner, policies: PolicySet, sides: dict[str, SidePlay]
+) -> CrossPlay:
+    """Play teams in which one agent is swapped between expert and students; see ``CrossPlay``."""
     spec = runner.environment.spec
     swaps: dict[int, tuple[_Swap, _Swap]] = {}
     for play in sides.values():
-        for agent, (one, rest) in play_swaps(runner, who, play.agents).items():
-            swaps[agent] = _swap(play, one), _swap(play, rest)
+        for agent, (student_swaps, expert_swaps) in play_swaps(
+            runner, policies, play.agents
+        ).items():
+            swaps[agent] = _swap(play, student_swaps), _swap(play, expert_swaps)
     alone, others = zip(*(swaps[i] for i in range(spec.n_agents)), strict=True)
     return CrossPlay(
         agents=spec.agents,
-        student_among_experts=tuple(swap.kept for swap in alone),
-        expert_among_students=tuple(swap.kept for swap in others),
+        student_among_experts=tuple(swap.retention for swap in alone),
+        expert_among_students=tuple(swap.retention for swap in others),
         returns=Swaps(
             student_among_experts=tuple(swap.returns for swap in alone),
             expert_among_students=tuple(swap.returns for swap in others),
@@ -215,9 +223,9 @@ def cross_play(runner: EvaluationRunner, who: PolicySet, sides: dict[str, SidePl
 
 
 class _Swap(NamedTuple):
-    """What one mixed team reached, for its agent's side."""
+    """Results of one mixed team, on its agent's side."""
 
-    kept: Estimate | None
+    retention: Estimate | None
     returns: Estimate
     won: Estimate | None
 
@@ -228,13 +236,15 @@ def _swap(play: SidePlay, mixed: Sequence[Rollout]) -> _Swap:
     has_wins = play.samples().expert_won is not None
     return _Swap(
         estimate(retention(samples).normalised),
-        _known(mean_interval(returns)),
-        _known(rate_interval(wins(*mixed))) if has_wins else None,
+        _to_estimate(mean_interval(returns)),
+        _to_estimate(rate_interval(wins(*mixed))) if has_wins else None,
     )
 
 
 def _swapped_wins(alone: Sequence[_Swap], others: Sequence[_Swap]) -> Swaps | None:
-    one, rest = (tuple(s.won for s in swaps if s.won is not None) for swaps in (alone, others))
-    if len(one) < len(alone):
+    student_wins, expert_wins = (
+        tuple(s.won for s in swaps if s.won is not None) for swaps in (alone, others)
+    )
+    if len(student_wins) < len(alone):
         return None
-    return Swaps(student_among_experts=one, expert_among_students=rest)
+    return Swaps(student_among_experts=student_wins, expert_among_students=expert_wins)

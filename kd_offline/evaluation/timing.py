@@ -1,4 +1,4 @@
-"""How steps are timed: engines in turns, step by step, warm, on one thread."""
+"""The timing protocol: engines take turns, every step is timed, after a warm-up, on one thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured."""
+    """What is measured: engines, batch sizes, rounds and steps of a round."""
 
     engines: tuple[str, ...] = DEFAULT_ENGINES
     batches: tuple[int, ...] = (1,)
@@ -35,8 +35,8 @@ class Plan:
         for name in self.engines:
             if name not in ENGINES:
                 raise UnknownNameError(what="engine", got=name, allowed=ENGINES)
-        least = min((*self.batches, self.rounds, self.steps), default=0)
-        if least < 1 or not self.engines or not self.batches:
+        smallest = min((*self.batches, self.rounds, self.steps), default=0)
+        if smallest < 1 or not self.engines or not self.batches:
             msg = (
                 f"cannot measure {self.rounds} rounds of {self.steps} steps in batches of "
                 f"{list(self.batches)}: give an engine or more, and 1 or more of everything"
@@ -45,29 +45,35 @@ class Plan:
 
     @property
     def discarded(self) -> int:
-        """Steps at the start of a burst that are run and not counted."""
+        """Number of steps at the start of a burst that run without being counted (warm-up)."""
         return max(1, self.steps // 5)
 
 
 def interleaved(
     samplers: Mapping[Key, Sampler], plan: Plan, observer: Observer = SILENT
 ) -> dict[Key, Nanoseconds]:
-    """Run all samplers in turns and return the nanoseconds of every counted step of each."""
-    names = list(samplers)
-    found: dict[Key, list[Nanoseconds]] = {name: [] for name in names}
+    """Run all samplers in turns, in a new order each round.
+
+    Returns
+    -------
+    dict
+        Key of a sampler -> nanoseconds of its counted steps, int64 [rounds * steps].
+    """
+    keys = list(samplers)
+    times: dict[Key, list[Nanoseconds]] = {name: [] for name in keys}
     order = generator(plan.seed, "latency order")
     tick = counting(observer, plan.rounds, "rounds")
     with _no_collection():
         for _ in range(plan.rounds):
-            for k in order.permutation(len(names)):
-                samplers[names[k]](plan.discarded)
-                found[names[k]].append(samplers[names[k]](plan.steps))
+            for index in order.permutation(len(keys)):
+                samplers[keys[index]](plan.discarded)
+                times[keys[index]].append(samplers[keys[index]](plan.steps))
             tick()
-    return {name: np.concatenate(bursts) for name, bursts in found.items()}
+    return {name: np.concatenate(bursts) for name, bursts in times.items()}
 
 
 def histogram(nanoseconds: Nanoseconds) -> Histogram:
-    """Return counts in bins that are equally spaced in the logarithm, 20 for a factor of ten."""
+    """Return counts in logarithmic bins, 20 bins for each factor of ten."""
     microseconds = np.maximum(nanoseconds, 1) / 1e3
     exponents = np.floor(np.log10(microseconds) * BINS_PER_DECADE).astype(int)
     low, high = int(exponents.min()), int(exponents.max())
@@ -78,11 +84,12 @@ def histogram(nanoseconds: Nanoseconds) -> Histogram:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    was_on = gc.isenabled()
+    """Disable Python's garbage collector while the body runs."""
+    was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
+        if was_enabled:
             gc.enable()

@@ -1,4 +1,4 @@
-"""Tables of the budget that students were made for."""
+"""Tables of the budget of a run and of the widths that follow from it."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ _HEADS: dict[Quantity, str] = {
 
 
 def budget_table(allocation: Allocation) -> Table:
-    """Return what each agent's student is predicted to need, and what it may."""
-    shown = [name for name in _HEADS if name in allocation.agents[0].figures]
+    """Return the predicted needs of each agent's student beside the limits of the budget."""
+    quantities = [name for name in _HEADS if name in allocation.agents[0].figures]
     rows = [
         (
-            one.agent,
-            str(one.layers or one.hidden),
-            *(significant(one.figures[name].value) for name in shown),
+            agent.agent,
+            str(agent.layers or agent.hidden),
+            *(significant(agent.figures[name].value) for name in quantities),
         )
-        for one in allocation.agents
+        for agent in allocation.agents
     ]
     limits = tuple(
         significant(allocation.limits[name]) if name in allocation.limits else "\N{EN DASH}"
-        for name in shown
+        for name in quantities
     )
-    team = tuple(significant(allocation.team[name]) for name in shown)
-    whose = "the team" if allocation.budget.shared_device else "each agent"
-    rows += [("team", "", *team), (f"allowed for {whose}", "", *limits)]
-    kinds = allocation.agents[0].figures
-    heads = [f"{_HEADS[name]} ({kinds[name].kind})" for name in shown]
-    where = f" on {allocation.budget.profile}" if allocation.budget.profile else ""
-    caption = f"Budget{where}, {allocation.budget.precision}, as predicted"
-    return table(caption, "|".join(["agent", "width", *heads]), rows)
+    team = tuple(significant(allocation.team[name]) for name in quantities)
+    owner = "the team" if allocation.budget.shared_device else "each agent"
+    rows += [("team", "", *team), (f"allowed for {owner}", "", *limits)]
+    figures = allocation.agents[0].figures
+    headings = [f"{_HEADS[name]} ({figures[name].kind})" for name in quantities]
+    device = f" on {allocation.budget.profile}" if allocation.budget.profile else ""
+    caption = f"Budget{device}, {allocation.budget.precision}, as predicted"
+    return table(caption, "|".join(["agent", "width", *headings]), rows)
 
 
-def worth_table(allocation: Allocation) -> Table:
-    """Return what the blocks of each agent are worth, from which its width follows."""
+def block_importance_table(allocation: Allocation) -> Table:
+    """Return the explained variance of each agent's observation blocks, which sets its width."""
     rows = [
         (
-            one.agent,
-            f"{worth.total:.4f}",
-            ", ".join(f"{b.block} {b.worth:.4f}" for b in worth.blocks) or "\N{EN DASH}",
-            f"{worth.linear:.4f}",
-            f"{worth.decision:.4f}",
+            agent.agent,
+            f"{importance.total:.4f}",
+            ", ".join(f"{b.block} {b.worth:.4f}" for b in importance.blocks) or "\N{EN DASH}",
+            f"{importance.linear:.4f}",
+            f"{importance.decision:.4f}",
         )
-        for one in allocation.agents
-        if (worth := one.worth) is not None
+        for agent in allocation.agents
+        if (importance := agent.worth) is not None
     ]
-    heads = "agent|hidden units explain|of that, block by block|a linear map explains"
+    headings = "agent|hidden units explain|of that, block by block|a linear map explains"
     caption = "What blocks are worth: variance of the expert's decision"
-    return table(caption, f"{heads}|whole variance", rows)
+    return table(caption, f"{headings}|whole variance", rows)
 
 
 def sources_table(allocation: Allocation) -> Table:
-    """Return where the predicted figures come from."""
-    found = allocation.agents[0].figures
-    rows = [(_HEADS[name], found[name].kind, found[name].source) for name in found]
+    """Return the sources of the predicted figures."""
+    figures = allocation.agents[0].figures
+    rows = [(_HEADS[name], figures[name].kind, figures[name].source) for name in figures]
     return table("Where the predictions come from", "quantity|kind|source", rows)

@@ -1,4 +1,4 @@
-"""The figures of a dataset's page."""
+"""Plots of a dataset's page."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _DASHES = ("-", "--", ":")
 
 @svg.style()
 def returns_plot(by_split: Histogram, by_noise: Histogram | None) -> str:
-    """Draw the share of episodes in each bin of return, one line a part."""
-    found = [("by split", by_split), ("by level of noise", by_noise)]
-    panels = [(title, histogram) for title, histogram in found if histogram is not None]
+    """Draw the share of episodes in each bin of return, one line for each part of the dataset."""
+    histograms = [("by split", by_split), ("by level of noise", by_noise)]
+    panels = [(title, histogram) for title, histogram in histograms if histogram is not None]
     figure, axes = svg.figure(_WIDTH, 2.4, 1, len(panels))
     for ax, (title, histogram) in zip(axes, panels, strict=True):
         _shares(ax, histogram)
@@ -38,7 +38,7 @@ def returns_plot(by_split: Histogram, by_noise: Histogram | None) -> str:
 
 @svg.style()
 def lengths_plot(lengths: Histogram) -> str:
-    """Draw how many episodes have which length."""
+    """Draw the number of episodes of each length."""
     figure, (ax,) = svg.figure(_WIDTH, 1.6)
     (counts,) = lengths.counts.values()
     ax.stairs(counts, lengths.edges, fill=True, color=svg.EXPERT)
@@ -64,18 +64,18 @@ def actions_plot(
     frequency: FloatArray,
     moments: FloatArray,
 ) -> str:
-    """Draw how often each agent takes each action over time; darker is more often."""
+    """Draw the share of each action over time, one panel for each agent; darker is more often."""
     columns = min(2, len(agents))
     rows = -(-len(agents) // columns)
     tallest = max(map(len, names))
     heights = [0.45 + 0.19 * tallest] * rows + [SCALE_HEIGHT]
     figure, axes = svg.figure(_WIDTH, 0.4 + sum(heights), rows + 1, columns, heights)
     for row, (ax, agent) in enumerate(zip(axes, agents, strict=False)):
-        known = names[row]
-        shares = np.asarray(frequency[:, row, : len(known)], np.float64)
+        labels = names[row]
+        shares = np.asarray(frequency[:, row, : len(labels)], np.float64)
         cells(ax, shares, svg.EXPERT, float(frequency.max()), float(moments[-1]))
         ax.set_title(agent, fontsize=8.5)
-        ax.set_yticks(np.arange(len(known)) + 0.5, known, fontsize=7.5)
+        ax.set_yticks(np.arange(len(labels)) + 0.5, labels, fontsize=7.5)
         ax.set_xlabel("step")
     _hide(axes, len(agents))
     axes[-columns].set_visible(True)
@@ -85,7 +85,7 @@ def actions_plot(
 
 @svg.style()
 def entropy_plot(agents: Sequence[str], entropy: FloatArray, moments: FloatArray) -> str:
-    """Draw the entropy of the expert's policy over time, one line an agent."""
+    """Draw the entropy of the expert's policy over time, one line for each agent."""
     figure, (ax,) = svg.figure(_WIDTH, 2.1)
     middles = (moments[1:] + moments[:-1]) / 2
     for row, agent in enumerate(agents):
@@ -101,21 +101,28 @@ def entropy_plot(agents: Sequence[str], entropy: FloatArray, moments: FloatArray
 
 
 @svg.style()
-def calibration_plot(agents: Sequence[str], found: Calibration) -> str:
-    """Draw mean return-to-go against mean value, one panel an agent; dots grow with their rows."""
+def calibration_plot(agents: Sequence[str], calibration: Calibration) -> str:
+    """Draw mean return-to-go against mean value, one panel for each agent.
+
+    The area of a dot grows with the number of steps in its bin.
+    """
     columns = min(3, len(agents))
     rows = -(-len(agents) // columns)
     figure, axes = svg.figure(_WIDTH, 0.3 + 2.3 * rows, rows, columns)
-    most = max(1, int(found.count.max()))
+    largest_count = max(1, int(calibration.count.max()))
     for row, (ax, agent) in enumerate(zip(axes, agents, strict=False)):
-        value, outcome, count = found.value[row], found.outcome[row], found.count[row]
-        seen = count > 0
-        if seen.any():
-            ends = [min(value[seen].min(), outcome[seen].min())]
-            ends += [max(value[seen].max(), outcome[seen].max())]
-            ax.plot(ends, ends, color=svg.LINE, lw=1, zorder=0)
-        sizes = 8 + 60 * count[seen] / most
-        ax.scatter(value[seen], outcome[seen], s=sizes, color=svg.EXPERT, lw=0)
+        value, outcome, count = (
+            calibration.value[row],
+            calibration.outcome[row],
+            calibration.count[row],
+        )
+        counted = count > 0
+        if counted.any():
+            diagonal = [min(value[counted].min(), outcome[counted].min())]
+            diagonal += [max(value[counted].max(), outcome[counted].max())]
+            ax.plot(diagonal, diagonal, color=svg.LINE, lw=1, zorder=0)
+        sizes = 8 + 60 * count[counted] / largest_count
+        ax.scatter(value[counted], outcome[counted], s=sizes, color=svg.EXPERT, lw=0)
         ax.set_title(agent, fontsize=8.5)
         ax.set_xlabel("critic's value")
         ax.locator_params(nbins=5)
@@ -126,7 +133,7 @@ def calibration_plot(agents: Sequence[str], found: Calibration) -> str:
 
 @svg.style()
 def similarity_plot(agents: Sequence[str], cosines: FloatArray) -> str:
-    """Draw the mean cosine of every pair of agents; colour tells the sign, darkness the size."""
+    """Draw the mean cosine of every pair of agents; hue shows the sign, darkness the size."""
     from matplotlib.colors import to_rgba
     from matplotlib.patches import Rectangle
 

@@ -1,4 +1,4 @@
-"""The tables of a dataset's page."""
+"""Tables of a dataset's page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DASH = "\N{EN DASH}"
 
 
 def returns_table(profile: Profile) -> Table:
-    """Return how many episodes each part has, and their mean return."""
+    """Return the number of episodes and the mean return of each split and noise level."""
     parts = [("split", profile.returns), ("noise", profile.returns_by_noise)]
     rows = [
         (
@@ -36,26 +36,26 @@ def returns_table(profile: Profile) -> Table:
 
 
 def spreads_table(buffer: ExpertBuffer) -> Table:
-    """Return the spread of returns and lengths; of several sides, that of each."""
-    figures, agents = buffer.manifest.statistics, buffer.spec.agents
+    """Return the spread of returns and lengths; where there are several sides, of each side."""
+    statistics, agents = buffer.manifest.statistics, buffer.spec.agents
     sides = side_returns(buffer.spec, buffer.episodes("agent_return"))
-    rows = [(f"return of side {side}", *_spread(found)) for side, found in sides.items()]
-    rows = rows or [("return, all agents", *_spread(figures.returns))]
+    rows = [(f"return of side {side}", *_spread(spread)) for side, spread in sides.items()]
+    rows = rows or [("return, all agents", *_spread(statistics.returns))]
     rows += [
-        (f"return of {agent}", *_spread(found))
-        for agent, found in zip(agents, figures.agent_returns, strict=False)
+        (f"return of {agent}", *_spread(spread))
+        for agent, spread in zip(agents, statistics.agent_returns, strict=False)
     ]
-    rows.append(("length, steps", *_spread(figures.length)))
+    rows.append(("length, steps", *_spread(statistics.length)))
     return table("Over all episodes", "figure|mean|deviation|least|most", rows)
 
 
-def _spread(found: Spread) -> tuple[str, str, str, str]:
-    return number(found.mean), number(found.std), number(found.min), number(found.max)
+def _spread(spread: Spread) -> tuple[str, str, str, str]:
+    return number(spread.mean), number(spread.std), number(spread.min), number(spread.max)
 
 
 def taken_table(manifest: DatasetManifest) -> Table:
-    """Return how often each agent took each action."""
-    rows = [(name, percent(share)) for name, share in _taken(manifest)]
+    """Return the share of each action of each agent."""
+    rows = [(name, percent(share)) for name, share in _action_shares(manifest)]
     return table("Actions of the recorded agents", "action|taken", rows)
 
 
@@ -63,16 +63,18 @@ def actions_table(manifest: DatasetManifest, profile: Profile) -> Table:
     """Return how often each action was taken, and how often it was legal."""
     names = manifest.environment.action_names
     legal = [
-        rate for row, known in zip(profile.legal, names, strict=True) for rate in row[: len(known)]
+        rate
+        for row, labels in zip(profile.legal, names, strict=True)
+        for rate in row[: len(labels)]
     ]
     rows = [
         (name, percent(share), percent(float(rate)))
-        for (name, share), rate in zip(_taken(manifest), legal, strict=False)
+        for (name, share), rate in zip(_action_shares(manifest), legal, strict=False)
     ]
     return table("Actions of agents that are alive", "action|taken|legal", rows)
 
 
-def _taken(manifest: DatasetManifest) -> Iterator[tuple[str, float]]:
+def _action_shares(manifest: DatasetManifest) -> Iterator[tuple[str, float]]:
     """Yield the name and the share of every action of every agent."""
     spec = manifest.environment
     all_counts = manifest.statistics.action_counts
@@ -82,7 +84,7 @@ def _taken(manifest: DatasetManifest) -> Iterator[tuple[str, float]]:
 
 
 def sources_table(manifest: DatasetManifest, profile: Profile) -> Table | None:
-    """Return who chose the actions."""
+    """Return the share of actions that each source chose; None where sources were not recorded."""
     if profile.sources is None:
         return None
     rows = []
@@ -94,29 +96,31 @@ def sources_table(manifest: DatasetManifest, profile: Profile) -> Table | None:
 
 
 def entropy_table(manifest: DatasetManifest, profile: Profile) -> Table | None:
-    """Return each agent's mean entropy at the beginning, in the middle and at the end."""
+    """Return each agent's mean entropy at the start, in the middle and at the end of episodes."""
     if profile.entropy is None:
         return None
     middle = len(profile.entropy) // 2
     rows = [
-        (agent, *(_known(column[k], 3) for k in (0, middle, -1)))
+        (agent, *(_finite(column[k], 3) for k in (0, middle, -1)))
         for agent, column in zip(manifest.environment.agents, profile.entropy.T, strict=True)
     ]
     return table("Entropy, nats", "agent|first steps|middle|last steps", rows)
 
 
 def calibration_table(manifest: DatasetManifest, profile: Profile) -> Table | None:
-    """Return how well values foretell returns."""
-    found = profile.calibration
-    if found is None:
+    """Return how well the critic's values predict returns; None without recorded values."""
+    calibration = profile.calibration
+    if calibration is None:
         return None
     rows = [
         (
             agent,
-            whole(found.count[k].sum()),
-            _known(found.correlation[k], 3),
-            _known(found.bias[k], 3),
-            percent(float(found.explained[k])) if np.isfinite(found.explained[k]) else _DASH,
+            whole(calibration.count[k].sum()),
+            _finite(calibration.correlation[k], 3),
+            _finite(calibration.bias[k], 3),
+            percent(float(calibration.explained[k]))
+            if np.isfinite(calibration.explained[k])
+            else _DASH,
         )
         for k, agent in enumerate(manifest.environment.agents)
     ]
@@ -125,16 +129,18 @@ def calibration_table(manifest: DatasetManifest, profile: Profile) -> Table | No
 
 
 def mask_tables(manifest: DatasetManifest, profile: Profile) -> Iterator[Table]:
-    """Yield for each mask which blocks it shows to which agent."""
+    """Yield for each mask a table of the blocks that it shows to each agent."""
     for name, agents in profile.masks.items():
-        blocks = list(dict.fromkeys(block for seen in agents.values() for block in seen))
+        blocks = list(
+            dict.fromkeys(block for visible_shares in agents.values() for block in visible_shares)
+        )
         rows = [
-            (agent, *(_visible(seen.get(block)) for block in blocks))
-            for agent, seen in agents.items()
+            (agent, *(_visible(visible_shares.get(block)) for block in blocks))
+            for agent, visible_shares in agents.items()
         ]
         record = manifest.masks.get(name)
-        words = f": {record.description}" if record is not None and record.description else ""
-        yield table(f"Mask {name}{words}", ["agent", *blocks], rows)
+        description = f": {record.description}" if record is not None and record.description else ""
+        yield table(f"Mask {name}{description}", ["agent", *blocks], rows)
 
 
 def _visible(share: float | None) -> str:
@@ -143,14 +149,14 @@ def _visible(share: float | None) -> str:
     return {0.0: "hidden", 1.0: "seen"}.get(share, percent(share))
 
 
-def _known(value: float, digits: int) -> str:
+def _finite(value: float, digits: int) -> str:
     return number(float(value), digits) if np.isfinite(value) else _DASH
 
 
 def origin_tables(buffer: ExpertBuffer) -> Iterator[Table]:
-    """Yield what is known of the dataset's origin: itself, experts, recording, lineage."""
+    """Yield tables of the dataset, its experts, the recording and the lineage."""
     manifest = buffer.manifest
-    yield _facts("Dataset", _dataset(manifest))
+    yield _facts_table("Dataset", _dataset(manifest))
     for expert in manifest.experts:
         shape = ", ".join(f"{k} {v}" for k, v in expert.architecture.items() if v is not None)
         facts = {
@@ -165,8 +171,8 @@ def origin_tables(buffer: ExpertBuffer) -> Iterator[Table]:
             "values": expert.value_of,
             "opponents": ", ".join(f"{k} played by {v}" for k, v in expert.opponents.items()),
         }
-        yield _facts(f"Expert {expert.id}", facts)
-    yield _facts("Recording", _recording(manifest))
+        yield _facts_table(f"Expert {expert.id}", facts)
+    yield _facts_table("Recording", _recording(manifest))
     rows = [
         (step.operation, ", ".join(map(short, step.parents)), _settings(step.arguments))
         for step in manifest.lineage
@@ -189,30 +195,30 @@ def _dataset(manifest: DatasetManifest) -> dict[str, str]:
 
 
 def _recording(manifest: DatasetManifest) -> dict[str, str]:
-    made = manifest.recording
-    noise = ", ".join(f"{part.level:g} in {part.share:.1%}" for part in made.noise)
+    recording = manifest.recording
+    noise = ", ".join(f"{part.level:g} in {part.share:.1%}" for part in recording.noise)
     return {
-        "seed": str(made.seed),
-        "behaviour": made.behaviour,
+        "seed": str(recording.seed),
+        "behaviour": recording.behaviour,
         "noise": noise or "none",
-        "rule of the noise": made.noise_rule,
-        "settings": _settings(made.settings),
-        "software": _settings(made.software),
-        "revision": made.code_revision,
-        "machine": _settings(made.machine),
-        "took": "" if made.seconds is None else duration(made.seconds),
+        "rule of the noise": recording.noise_rule,
+        "settings": _settings(recording.settings),
+        "software": _settings(recording.software),
+        "revision": recording.code_revision,
+        "machine": _settings(recording.machine),
+        "took": "" if recording.seconds is None else duration(recording.seconds),
     }
 
 
 def arrays_table(buffer: ExpertBuffer) -> Table:
-    """Return every array with its stored size."""
-    stored = stored_bytes(buffer.manifest)
+    """Return type, shape, stored size and digest of every array."""
+    sizes = stored_bytes(buffer.manifest)
     rows = [
         (
             name,
             spec.dtype,
             ", ".join(f"{a} = {s:,}" for a, s in zip(spec.axes, spec.shape, strict=True)),
-            size_words(stored[name]),
+            size_words(sizes[name]),
             short(spec.digest),
         )
         for name, spec in buffer.manifest.arrays.items()
@@ -220,7 +226,7 @@ def arrays_table(buffer: ExpertBuffer) -> Table:
     return table("Arrays", "array|type|axes|stored|content digest", rows)
 
 
-def _facts(caption: str, facts: dict[str, str]) -> Table:
+def _facts_table(caption: str, facts: dict[str, str]) -> Table:
     return table(caption, "what|value", [(k, v) for k, v in facts.items() if v])
 
 

@@ -1,4 +1,4 @@
-"""The evaluation of a run, with predictions for the devices that a reader names."""
+"""The evaluation of a run, with predictions for devices that the reader names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kd_offline.schemas.evaluation import EvaluationReport
 
 
 def evaluated(folder: RunFolder, profiles: Sequence[str | Path] = ()) -> EvaluationReport | None:
-    """Return the evaluation of a run, None where there is none.
+    """Return the evaluation of a run with predictions for ``profiles``; None if it has none.
 
     Raises
     ------
     UnknownNameError, UsageError
-        A profile is not known or not whole.
+        A profile is unknown or incomplete.
     """
     devices = [hardware.load(profile) for profile in profiles]
     report = folder.evaluation()

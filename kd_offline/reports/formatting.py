@@ -1,4 +1,4 @@
-"""Numbers as people read them, and the sentences of the headline."""
+"""Format numbers for readers, and write the sentences and figures at the top of a report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def whole(value: float) -> str:
-    """Return a count."""
+    """Return a number, rounded to an integer, with thousands separators."""
     return f"{round(value):,}"
 
 
@@ -33,24 +33,24 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def interval(estimate: Estimate | None, *, share: bool = False) -> str:
-    """Return the ends of an interval."""
+    """Return the ends of an interval as text; a dash for None."""
     if estimate is None:
         return "\N{EN DASH}"
     scale, digits = (100, 1) if share else (1, 2)
     return f"{number(scale * estimate.low, digits)} to {number(scale * estimate.high, digits)}"
 
 
-def replayed(gate: Gate) -> str:
-    """Return which episodes an export was checked on."""
-    if gate.part is None:
+def replayed(check: Gate) -> str:
+    """Return on which episodes the parity check of an export ran."""
+    if check.part is None:
         return "recorded episodes"
-    if gate.part == "train":
+    if check.part == "train":
         return "training episodes (nothing is held out)"
-    return f"held-out episodes (part {gate.part!r})"
+    return f"held-out episodes (part {check.part!r})"
 
 
 def agreement_of(report: SweepReport) -> str:
-    """Return on which episodes a sweep that goes by agreement compared students."""
+    """Return on which episodes a sweep measured agreement."""
     if report.plan.part is None:
         return "that on recorded episodes"
     if report.plan.part == "train":
@@ -62,7 +62,10 @@ def agreement_of(report: SweepReport) -> str:
 
 
 def significant(value: float) -> str:
-    """Return a figure of any size with four significant digits, a count with all; no exponent."""
+    """Return a number with four significant digits and without an exponent.
+
+    Numbers of 1000 or more are rounded to an integer.
+    """
     if value == 0 or abs(value) >= 1000:
         return number(value, 0)
     decimals = max(0, 3 - math.floor(math.log10(abs(value))))
@@ -71,18 +74,18 @@ def significant(value: float) -> str:
 
 
 def short(digest: str) -> str:
-    """Return the start of a digest."""
+    """Return the first 19 characters of a digest: its name and 12 hexadecimal digits."""
     return digest[:19]
 
 
 def duration(seconds: float) -> str:
-    """Return seconds, or minutes where there are many."""
+    """Return a duration in seconds, or in minutes from 120 s on."""
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One big figure of the headline."""
+    """One large figure at the top of a page."""
 
     label: str
     value: str
@@ -91,34 +94,36 @@ class Card:
 
 
 def cards(report: EvaluationReport) -> list[Card]:
-    """Return the big figures: kept greedily, kept when sampled, of the ceiling, cost, agreement."""
-    made = [
-        _kept(f"kept, {name}", mode)
+    """Return the large figures of a report: retention, returns, cost and agreement."""
+    cards = [
+        _retention_card(f"kept, {name}", mode)
         for name, mode in (("greedy", report.greedy), ("sampled", report.sampled))
         if mode is not None
     ]
-    first = report.greedy or report.sampled
-    if first is not None:
-        others = f"students {number(first.student.mean)}, random {number(first.random.mean)}"
-        made.append(Card("the expert's own return", number(first.expert.mean), others, "expert"))
-    if first is not None and len(first.sides) > 1:
-        made += [_kept(f"kept by side {name}", side) for name, side in first.sides.items()]
-    if first is not None and first.retention.of_ceiling is not None:
-        ends = interval(first.retention_intervals.of_ceiling, share=True)
-        value = percent(first.retention.of_ceiling)
-        made.append(Card("of the mask ceiling", value, _ends(ends), "ceiling"))
+    score = report.greedy or report.sampled
+    if score is not None:
+        others = f"students {number(score.student.mean)}, random {number(score.random.mean)}"
+        cards.append(Card("the expert's own return", number(score.expert.mean), others, "expert"))
+    if score is not None and len(score.sides) > 1:
+        cards += [
+            _retention_card(f"kept by side {name}", side) for name, side in score.sides.items()
+        ]
+    if score is not None and score.retention.of_ceiling is not None:
+        ends = interval(score.retention_intervals.of_ceiling, share=True)
+        value = percent(score.retention.of_ceiling)
+        cards.append(Card("of the mask ceiling", value, _ends(ends), "ceiling"))
     cost = report.cost
     flops = f"{whole(cost.student.flops)} instead of {whole(cost.expert.flops)} a team step"
     times, _, which = fewer(cost.flops_reduction).partition(" times ")
     value = f"{times}\N{MULTIPLICATION SIGN}" if which else "from 0"
-    made.append(Card(f"{which or 'more'} FLOPs", value, flops, "expert"))
+    cards.append(Card(f"{which or 'more'} FLOPs", value, flops, "expert"))
     joint = f"whole team {percent(report.joint_agreement)}"
     if report.agreement is not None:
-        made.append(Card("same action as the expert", percent(report.agreement), joint, "random"))
-    return made
+        cards.append(Card("same action as the expert", percent(report.agreement), joint, "random"))
+    return cards
 
 
-def _kept(label: str, mode: ModeScore | SideScore) -> Card:
+def _retention_card(label: str, mode: ModeScore | SideScore) -> Card:
     ends = interval(mode.retention_intervals.normalised, share=True)
     return Card(label, percent(mode.retention.normalised), _ends(ends), "student")
 
@@ -129,8 +134,8 @@ def _ends(ends: str) -> str:
 
 
 def headline(report: EvaluationReport) -> str:
-    """Return what was found, in two or three sentences that can stand alone."""
-    mode, how = (report.greedy, "greedily") if report.greedy else (report.sampled, "by sampling")
+    """Return the results in two or three sentences that can stand alone."""
+    mode, manner = (report.greedy, "greedily") if report.greedy else (report.sampled, "by sampling")
     if mode is None:
         return "Nothing was played."
     evidence = (
@@ -138,42 +143,42 @@ def headline(report: EvaluationReport) -> str:
         f"{_count(len(report.distillation_seeds), 'distillation seed')}"
     )
     if mode.retention.normalised is None:
-        first = (
-            f"Played {how}, the expert is not reliably better than random play {evidence}, "
+        played = (
+            f"Played {manner}, the expert is not reliably better than random play {evidence}, "
             "so there is nothing to retain and no retention is given."
         )
     else:
-        ends = interval(mode.retention_intervals.normalised, share=True)
-        first = (
-            f"Played {how}, the students keep {percent(mode.retention.normalised)} of what the "
-            f"expert gains over random play (95 % interval {ends} %), {evidence}."
+        limits = interval(mode.retention_intervals.normalised, share=True)
+        played = (
+            f"Played {manner}, the students keep {percent(mode.retention.normalised)} of what the "
+            f"expert gains over random play (95 % interval {limits} %), {evidence}."
         )
-    first += _sides(mode)
+    played += _sides(mode)
     if mode.retention.of_ceiling is not None:
-        first += (
+        played += (
             f" That is {percent(mode.retention.of_ceiling)} of what the best known policy under "
             "the same mask gains."
         )
     cost = report.cost
-    second = (
+    costs = (
         f" They need {fewer(cost.flops_reduction)} FLOPs a team step and "
         f"{fewer(cost.parameters_reduction)} parameters"
     )
     if (once := cost.parameters_reduction_once) is not None:
         times = fewer(once).removesuffix(" fewer")
-        second += f" ({times} where the expert's shared networks count once)"
-    return f"{first}{second}."
+        costs += f" ({times} where the expert's shared networks count once)"
+    return f"{played}{costs}."
 
 
 def fewer(reduction: float) -> str:
-    """Return in words how many times fewer the students need, or more, of ``expert / student``."""
+    """Return ``reduction`` (expert / student) in words, such as ``2.5 times fewer``."""
     if reduction >= 1:
         return f"{reduction:.1f} times fewer"
     return f"{1 / reduction:.1f} times more" if reduction > 0 else "more"
 
 
 def cost_share(reduction: float) -> str:
-    """Return what the students need of the expert's, such as ``1/22.7`` or ``2.5 times more``."""
+    """Return the students' share of the expert's cost, such as ``1/22.7`` or ``2.5 times more``."""
     return f"1/{reduction:.1f}" if reduction >= 1 else fewer(reduction)
 
 
@@ -185,7 +190,7 @@ def _sides(mode: ModeScore) -> str:
 
 
 def caveats(report: EvaluationReport, manifest: RunManifest) -> list[str]:
-    """Return what a careful reader should know before quoting a figure."""
+    """Return what limits the meaning of the figures, one sentence each."""
     seeds, notes = len(report.distillation_seeds), []
     if seeds == 1:
         notes.append(
@@ -200,8 +205,8 @@ def caveats(report: EvaluationReport, manifest: RunManifest) -> list[str]:
     if report.episodes < _FEW_EPISODES:
         notes.append(f"Only {whole(report.episodes)} episodes: treat small differences as noise.")
     if manifest.judged_by is None or manifest.judged_by.episodes == 1:
-        said = judged(manifest)
-        notes.append(f"{said[0].upper()}{said[1:]}.")
+        selection = judged(manifest)
+        notes.append(f"{selection[0].upper()}{selection[1:]}.")
     if manifest.mask != "full" and report.ceiling_policy is None:
         notes.append(
             "No mask ceiling was played, so what the mask hides and what distillation lost are "

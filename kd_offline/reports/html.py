@@ -19,7 +19,7 @@ from kd_offline.reports import (
 )
 from kd_offline.reports.devices import evaluated
 from kd_offline.reports.page import Section, fill
-from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
+from kd_offline.reports.quantisation_table import quantisation_summary, quantisation_table
 from kd_offline.runs.folder import RunFolder, open_run, recipe_of
 from kd_offline.runs.judged import judged
 from kd_offline.runs.next_command import code_that_runs, evaluate_command
@@ -162,7 +162,7 @@ def _timed(report: LatencyReport) -> Section:
 
 
 def _rounded(report: QuantisationReport) -> Section:
-    text, shown = quantisation_words(report), quantisation_table(report)
+    text, shown = quantisation_summary(report), quantisation_table(report)
     return Section("quantisation", "What eight bits cost", text, (), (shown,))
 
 
@@ -202,7 +202,7 @@ def _budget(allocation: Allocation) -> Section:
     )
     shown = (
         budget_tables.budget_table(allocation),
-        budget_tables.worth_table(allocation),
+        budget_tables.block_importance_table(allocation),
         budget_tables.sources_table(allocation),
     )
     return Section("budget", "What they may cost", text, (), tuple(t for t in shown if t.rows))

@@ -1,4 +1,4 @@
-"""The report as Markdown: the same sentences and tables, without figures."""
+"""Write the report of a run as Markdown, with the sentences and tables of the HTML page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kd_offline.reports import budget_tables, cost_tables, formatting, tables
 from kd_offline.reports.devices import evaluated
-from kd_offline.reports.quantisation_table import quantisation_table, quantisation_words
+from kd_offline.reports.quantisation_table import quantisation_summary, quantisation_table
 from kd_offline.reports.tables import Table
 from kd_offline.runs.folder import open_run
 from kd_offline.runs.next_command import code_that_runs, evaluate_command
@@ -23,7 +23,7 @@ from kd_offline.untrusted_text import (
 def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
     """Return the report of a run as Markdown.
 
-    ``profiles`` are devices to predict latency and energy for, in place of those of the evaluation.
+    ``profiles`` are devices to predict latency and energy for, instead of those of the evaluation.
 
     Raises
     ------
@@ -37,8 +37,8 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
     parts = [f"# {for_markdown(title)}"]
     if evaluation is None:
         command = markdown_code(evaluate_command(manifest, run))
-        whose = code_that_runs(manifest)
-        note = for_markdown(f" ({whose})") if whose else ""
+        code_note = code_that_runs(manifest)
+        note = for_markdown(f" ({code_note})") if code_note else ""
         parts.append(f"Not evaluated yet: run {command}{note}.")
     else:
         parts.append(for_markdown(formatting.headline(evaluation)))
@@ -59,20 +59,20 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
             tables.agreement_table(evaluation),
             tables.cross_table(evaluation),
         )
-        said = f"Intervals: {evaluation.intervals}. Costs: {evaluation.cost.convention}."
-        parts.append(for_markdown(said))
-    if (timed := folder.latency()) is not None:
-        parts += _tables(cost_tables.latency_table(timed))
-        parts.append(for_markdown(f"Timed: {timed.convention}, on {timed.machine.processor}."))
+        conventions = f"Intervals: {evaluation.intervals}. Costs: {evaluation.cost.convention}."
+        parts.append(for_markdown(conventions))
+    if (latency := folder.latency()) is not None:
+        parts += _tables(cost_tables.latency_table(latency))
+        parts.append(for_markdown(f"Timed: {latency.convention}, on {latency.machine.processor}."))
     if (allocation := manifest.allocation) is not None:
         parts += _tables(
             budget_tables.budget_table(allocation),
-            budget_tables.worth_table(allocation),
+            budget_tables.block_importance_table(allocation),
             budget_tables.sources_table(allocation),
         )
-    if (rounded := folder.quantisation()) is not None:
-        parts += _tables(quantisation_table(rounded))
-        parts.append(for_markdown(quantisation_words(rounded)))
+    if (quantisation := folder.quantisation()) is not None:
+        parts += _tables(quantisation_table(quantisation))
+        parts.append(for_markdown(quantisation_summary(quantisation)))
     parts += _tables(
         tables.source_table(manifest, evaluation),
         tables.training_table(manifest),
@@ -80,15 +80,15 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
         tables.provenance_table(manifest),
     )
     commands = [manifest.command] + ([] if evaluation is None else [evaluation.command])
-    commands += [] if timed is None else [timed.command]
-    commands += [] if rounded is None else [rounded.command]
-    shown = [line for command in commands if command and (line := quoted_command(command))]
-    parts.append("\n".join(["## Again", "", *markdown_fence("\n".join(shown))]))
+    commands += [] if latency is None else [latency.command]
+    commands += [] if quantisation is None else [quantisation.command]
+    command_lines = [line for command in commands if command and (line := quoted_command(command))]
+    parts.append("\n".join(["## Again", "", *markdown_fence("\n".join(command_lines))]))
     return "\n\n".join(parts) + "\n"
 
 
-def _tables(*found: Table | None) -> list[str]:
-    return [_table(table) for table in found if table is not None and table.rows]
+def _tables(*tables: Table | None) -> list[str]:
+    return [_table(table) for table in tables if table is not None and table.rows]
 
 
 def _table(table: Table) -> str:

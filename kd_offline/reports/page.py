@@ -1,4 +1,4 @@
-"""The frame of every page: one HTML file with its style inside, made of sections."""
+"""Build an HTML page from sections, with its style sheet inside the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kd_offline.untrusted_text import for_page
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One part of a page; ``figures`` are ``<svg>`` elements, one below the other."""
+    """One section of a page; ``figures`` are ``<svg>`` elements, one below the other."""
 
     id: str
     title: str
@@ -23,7 +23,7 @@ class Section:
 
 
 def fill(template: str, **values: Any) -> str:
-    """Return a page as text; everything in ``values`` is escaped.
+    """Return the page that a template gives; everything in ``values`` is escaped.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def fill(template: str, **values: Any) -> str:
 
 
 def _printable(value: Any) -> Any:
-    """Return text without characters that act or hide; what is markup already is ours."""
+    """Return a plain string without control and invisible characters; leave markup as it is."""
     return for_page(value) if type(value) is str else value
 
 

@@ -1,4 +1,4 @@
-"""The figures of a report; nothing is computed here but what drawing needs."""
+"""Plots of a report; they compute only what drawing needs."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _TERMS = {"kl": "KL divergence", "ce": "cross entropy", "ppo": "policy gradient 
 _POINTS = 200
 _COLUMNS = 50
 SCALE_HEIGHT = 0.42
-"""Of a colour scale with its axis, in inches."""
+"""Height of a colour scale with its axis, in inches."""
 _LEGEND_ALPHA = 0.55
 
 
 @svg.style()
 def returns_plot(report: EvaluationReport) -> str:
-    """Draw the mean return of each policy, as bars that begin at random play."""
+    """Draw the mean return of each policy as bars that start at random play."""
     panels: list[tuple[str, ModeScore | SideScore, ModeScore | None]] = []
     for mode, score in modes_of(report).items():
         if len(score.sides) == 1:
@@ -59,12 +59,12 @@ def returns_plot(report: EvaluationReport) -> str:
     return svg.inline(figure, "returns", "Mean return of expert, ceiling, students, random play")
 
 
-def _bars(ax: Axes, part: ModeScore | SideScore, seeds: Sequence[float]) -> None:
-    bars = [("expert", part.expert, svg.EXPERT), ("students", part.student, svg.STUDENT)]
-    if part.ceiling is not None:
-        bars.insert(1, ("mask ceiling", part.ceiling, svg.CEILING))
-    bars.append(("random", part.random, svg.RANDOM))
-    base = part.random.mean
+def _bars(ax: Axes, score: ModeScore | SideScore, seeds: Sequence[float]) -> None:
+    bars = [("expert", score.expert, svg.EXPERT), ("students", score.student, svg.STUDENT)]
+    if score.ceiling is not None:
+        bars.insert(1, ("mask ceiling", score.ceiling, svg.CEILING))
+    bars.append(("random", score.random, svg.RANDOM))
+    base = score.random.mean
     for y, (_, estimate, colour) in enumerate(bars):
         ax.barh(y, estimate.mean - base, left=base, height=0.62, color=colour)
         ax.plot([estimate.low, estimate.high], [y, y], color=svg.INK, lw=1.4)
@@ -72,8 +72,8 @@ def _bars(ax: Axes, part: ModeScore | SideScore, seeds: Sequence[float]) -> None
     ax.scatter(seeds, [student] * len(seeds), s=9, color=svg.PAPER, ec=svg.INK, lw=0.6, zorder=3)
     span = max(abs(e.high - base) for _, e, _ in bars) or 1.0
     for y, (_, estimate, _) in enumerate(bars):
-        right = max(estimate.high, base)
-        ax.text(right + 0.025 * span, y, number(estimate.mean), va="center", fontsize=8.5)
+        bar_end = max(estimate.high, base)
+        ax.text(bar_end + 0.025 * span, y, number(estimate.mean), va="center", fontsize=8.5)
     ax.axvline(base, color=svg.RANDOM, lw=0.8)
     ends = [e.low for _, e, _ in bars] + [e.high for _, e, _ in bars]
     ax.set_xlim(min(ends) - 0.03 * span, max(ends) + 0.24 * span)
@@ -85,24 +85,24 @@ def _bars(ax: Axes, part: ModeScore | SideScore, seeds: Sequence[float]) -> None
 
 @svg.style()
 def cost_plot(report: EvaluationReport) -> str:
-    """Draw the FLOPs of an episode, expert against students, one segment an agent."""
+    """Draw the FLOPs of an episode, expert against students, one segment for each agent."""
     teams = [
         ("expert", report.cost.expert, svg.EXPERT),
         ("students", report.cost.student, svg.STUDENT),
     ]
     figure, (ax,) = svg.figure(_WIDTH, 1.35)
-    top = max(team.episode.flops for _, team, _ in teams)
+    largest = max(team.episode.flops for _, team, _ in teams)
     for y, (_, team, colour) in enumerate(teams):
-        left = 0.0
-        for part in _shares(team):
-            ax.barh(y, part, left=left, height=0.58, color=colour, ec=svg.PAPER, lw=1.2)
-            left += part
-        saved = report.cost.expert.episode.flops / max(left, 1.0)
-        ratio = "" if y == 0 else f" ({cost_share(saved)})"
-        ax.text(left + 0.012 * top, y, f"{whole(left)}{ratio}", va="center", fontsize=9)
+        total = 0.0
+        for share in _shares(team):
+            ax.barh(y, share, left=total, height=0.58, color=colour, ec=svg.PAPER, lw=1.2)
+            total += share
+        reduction = report.cost.expert.episode.flops / max(total, 1.0)
+        ratio = "" if y == 0 else f" ({cost_share(reduction)})"
+        ax.text(total + 0.012 * largest, y, f"{whole(total)}{ratio}", va="center", fontsize=9)
     ax.set_yticks([0, 1], [name for name, _, _ in teams], color=svg.INK)
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.22 * top)
+    ax.set_xlim(0, 1.22 * largest)
     ax.set_xlabel("FLOPs of an episode of mean length; one segment an agent")
     ax.xaxis.set_major_formatter(lambda value, _: _short_count(value))
     ax.spines["left"].set_visible(False)
@@ -110,20 +110,20 @@ def cost_plot(report: EvaluationReport) -> str:
 
 
 def _shares(team: TeamCost) -> list[float]:
-    """Split the episode's FLOPs over agents in proportion to one decision of each."""
+    """Return the FLOPs of an episode for each agent, in proportion to one decision of each."""
     return [team.episode.flops * agent.flops / max(team.flops, 1) for agent in team.agents]
 
 
 def _short_count(value: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g} {unit}"
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:g} {unit}"
     return f"{value:g}"
 
 
 @svg.style()
 def heat_plot(heats: Sequence[ActionHeat]) -> str:
-    """Draw how often each action is taken at each step, expert beside student."""
+    """Draw the share of each action at each step, expert beside student, one row for each agent."""
     actions = max(len(heat.actions) for heat in heats)
     map_height = 0.34 + 0.165 * actions
     heights = [map_height] * len(heats) + [SCALE_HEIGHT]
@@ -148,7 +148,7 @@ def heat_plot(heats: Sequence[ActionHeat]) -> str:
 
 
 def colour_scale(ax: Axes, colour: str, peak: float) -> None:
-    """Fill ``ax`` with the shades of :func:`cells`, from never to a share of ``peak``."""
+    """Fill ``ax`` with the shades of :func:`cells`, from 0 to ``peak``."""
     cells(ax, np.linspace(0, peak, _COLUMNS)[:, None], colour, peak or 1.0, peak or 1.0)
     ax.set_yticks([])
     ax.set_xlabel("share of the action at a step, %")
@@ -174,9 +174,9 @@ def cells(ax: Axes, frequency: _F64, colour: str, peak: float, span: float | Non
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]], float)
     levels = [share for share in np.unique(shares) if share]
     for share in levels:
-        places = np.argwhere(shares == share)[:, None] + corners
-        codes = [Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY] * len(places)
-        outlines.append(Path(places.reshape(-1, 2) * (width, 1.0), codes))
+        squares = np.argwhere(shares == share)[:, None] + corners
+        codes = [Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY] * len(squares)
+        outlines.append(Path(squares.reshape(-1, 2) * (width, 1.0), codes))
     colours = [to_rgba(colour, float(share)) for share in levels]
     ax.add_collection(
         PathCollection(outlines, facecolor=colours, edgecolor="none", antialiased=False)
@@ -188,7 +188,7 @@ def cells(ax: Axes, frequency: _F64, colour: str, peak: float, span: float | Non
 
 
 def _binned(frequency: _F64) -> tuple[_F64, float]:
-    """Average long episodes over neighbouring steps, so that there are at most 50 columns."""
+    """Return at most 50 columns, averaged over neighbouring steps, and the steps of a column."""
     steps = len(frequency)
     if steps <= _COLUMNS:
         return frequency, 1.0
@@ -197,23 +197,27 @@ def _binned(frequency: _F64) -> tuple[_F64, float]:
 
 
 @svg.style()
-def cross_plot(mixed: CrossPlay) -> str:
-    """Draw what mixed teams keep, one pair of marks an agent."""
-    figure, (ax,) = svg.figure(_WIDTH, 0.75 + 0.36 * len(mixed.agents))
+def cross_plot(cross_play: CrossPlay) -> str:
+    """Draw the retention of mixed teams, two marks for each agent."""
+    figure, (ax,) = svg.figure(_WIDTH, 0.75 + 0.36 * len(cross_play.agents))
     rows: tuple[tuple[str, Sequence[Estimate | None], str, float], ...] = (
-        ("its student among experts", mixed.student_among_experts, svg.STUDENT, -0.13),
-        ("its expert among students", mixed.expert_among_students, svg.EXPERT, 0.13),
+        ("its student among experts", cross_play.student_among_experts, svg.STUDENT, -0.13),
+        ("its expert among students", cross_play.expert_among_students, svg.EXPERT, 0.13),
     )
     ax.axvline(100, color=svg.LINE, lw=1)
     for label, estimates, colour, shift in rows:
-        known = [(y + shift, e) for y, e in enumerate(estimates) if e is not None]
-        for y, e in known:
+        points = [(y + shift, e) for y, e in enumerate(estimates) if e is not None]
+        for y, e in points:
             ax.plot([100 * e.low, 100 * e.high], [y, y], color=colour, lw=2)
         ax.scatter(
-            [100 * e.mean for _, e in known], [y for y, _ in known], s=26, color=colour, label=label
+            [100 * e.mean for _, e in points],
+            [y for y, _ in points],
+            s=26,
+            color=colour,
+            label=label,
         )
-    ax.set_yticks(range(len(mixed.agents)), mixed.agents, color=svg.INK)
-    ax.set_ylim(len(mixed.agents) - 0.5, -0.5)
+    ax.set_yticks(range(len(cross_play.agents)), cross_play.agents, color=svg.INK)
+    ax.set_ylim(len(cross_play.agents) - 0.5, -0.5)
     ax.set_xlabel("kept of the expert's gain over random play, %")
     ax.spines["left"].set_visible(False)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
@@ -222,36 +226,39 @@ def cross_plot(mixed: CrossPlay) -> str:
 
 @svg.style()
 def curves_plot(rows: Sequence[MetricRow], kl: Mapping[str, Any] | None = None) -> str | None:
-    """Draw every recorded term over training, training and held-out, one panel a term.
+    """Draw every loss term over training, one panel for each term; None without metrics.
 
-    ``kl``: settings of the KL term. The KL that is trained on is at its temperature and scaled by
-    its square, the held-out one at temperature 1: where these differ, each has a panel of its own.
+    ``kl`` holds the settings of the KL term. The training KL is at its temperature and may be
+    scaled by its square; the held-out KL is at temperature 1. Where these differ, each has a panel
+    of its own.
     """
     panels = curve_panels(rows, kl or {})
     if not panels:
         return None
     columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    figure, axes = svg.figure(_WIDTH, 0.5 + 1.55 * lines, lines, columns)
-    where = "epoch" if any("epoch" in row for row in rows) else "step"
-    for ax, (title, name, shown) in zip(axes, panels, strict=False):
-        _curves(ax, shown, name, where)
+    panel_lines = -(-len(panels) // columns)
+    figure, axes = svg.figure(_WIDTH, 0.5 + 1.55 * panel_lines, panel_lines, columns)
+    x_name = "epoch" if any("epoch" in row for row in rows) else "step"
+    for ax, (title, name, panel_rows) in zip(axes, panels, strict=False):
+        _curves(ax, panel_rows, name, x_name)
         ax.set_title(title)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     for ax in axes[max(0, len(panels) - columns) : len(panels)]:
-        ax.set_xlabel(where)
-    known: dict[str, Any] = {}
+        ax.set_xlabel(x_name)
+    handles: dict[str, Any] = {}
     for ax in axes:
-        known |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    figure.legend(known.values(), known, loc="outside upper right", ncols=len(known), fontsize=8.5)
+        handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        handles.values(), handles, loc="outside upper right", ncols=len(handles), fontsize=8.5
+    )
     return svg.inline(figure, "curves", "Learning curves by loss term")
 
 
 def curve_panels(
     rows: Sequence[MetricRow], kl: Mapping[str, Any]
 ) -> list[tuple[str, str, Sequence[MetricRow]]]:
-    """Return title, name and rows of every panel: what shares an axis is the same quantity."""
+    """Return title, name and rows of every panel; curves of a panel are the same quantity."""
     panels: list[tuple[str, str, Sequence[MetricRow]]] = []
     for name in curve_names(rows):
         title = _TERMS.get(name, name.replace("_", " "))
@@ -261,15 +268,18 @@ def curve_panels(
             continue
         scale = f", \N{MULTIPLICATION SIGN}{tau**2:g}" if kl.get("scale_by_temperature") else ""
         trained = [row for row in rows if row.get("split", "train") == "train"]
-        judged = [row for row in rows if row.get("split", "train") != "train"]
-        for which, text in ((trained, f"KL at temperature {tau:g}{scale}"), (judged, title)):
-            if any(name in row for row in which):
-                panels.append((text, name, which))
+        held_out = [row for row in rows if row.get("split", "train") != "train"]
+        for panel_rows, panel_title in (
+            (trained, f"KL at temperature {tau:g}{scale}"),
+            (held_out, title),
+        ):
+            if any(name in row for row in panel_rows):
+                panels.append((panel_title, name, panel_rows))
     return panels
 
 
 def curve_names(rows: Sequence[MetricRow]) -> list[str]:
-    """Return the names of the numbers in ``rows`` that are curves, in the order they appear."""
+    """Return the names of the curves in ``rows``, in the order of their appearance."""
     names: dict[str, None] = {}
     for row in rows:
         for key, value in row.items():
@@ -278,14 +288,14 @@ def curve_names(rows: Sequence[MetricRow]) -> list[str]:
     return list(names)
 
 
-def _curves(ax: Axes, rows: Sequence[MetricRow], name: str, where: str) -> None:
-    found: dict[str, dict[Any, list[tuple[float, float]]]] = {}
-    for k, row in enumerate(rows):
+def _curves(ax: Axes, rows: Sequence[MetricRow], name: str, x_name: str) -> None:
+    splits: dict[str, dict[Any, list[tuple[float, float]]]] = {}
+    for index, row in enumerate(rows):
         if isinstance(row.get(name), float | int):
-            seeds = found.setdefault(str(row.get("split", "train")), {})
-            seeds.setdefault(row.get("seed"), []).append((row.get(where, k), row[name]))
-    values = [v for seeds in found.values() for points in seeds.values() for _, v in points]
-    for split, seeds in found.items():
+            seeds = splits.setdefault(str(row.get("split", "train")), {})
+            seeds.setdefault(row.get("seed"), []).append((row.get(x_name, index), row[name]))
+    values = [v for seeds in splits.values() for points in seeds.values() for _, v in points]
+    for split, seeds in splits.items():
         colour = svg.STUDENT if split != "train" else svg.MUTED
         label = {"train": "training", "heldout": "held-out"}.get(split, f"held-out ({split})")
         for i, points in enumerate(seeds.values()):

@@ -1,4 +1,4 @@
-"""Floats and int8 side by side."""
+"""Table of float and int8 teams side by side."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ DASH = "\N{EN DASH}"
 
 
 def quantisation_table(report: QuantisationReport) -> Table:
-    """Return what each precision keeps and costs; logit errors are the largest of all seeds."""
+    """Return retention and cost of each precision; logit errors are the largest of all seeds."""
     heads = "weights|mean return|95 % interval|retention|retention, 95 %|actions as the expert's"
     heads += "|actions as without rounding|largest logit error|bytes of the team"
     return table("Precision of the weights", heads, [_row(row) for row in report.rows])
 
 
-def quantisation_words(report: QuantisationReport) -> str:
-    """Return what the table shows."""
+def quantisation_summary(report: QuantisationReport) -> str:
+    """Return the sentences beside the table: how it was measured."""
     text = (
         f"All teams played the same {report.episodes:,} evaluation episodes, greedily; the "
         f"expert's mean return is {number(report.expert.mean)}, random play's "
@@ -29,20 +29,22 @@ def quantisation_words(report: QuantisationReport) -> str:
 
 
 def _row(row: QuantisedTeams) -> tuple[str, ...]:
-    known = [one.agreement for one in row.rounding if one.agreement is not None]
-    same = min(known, default=None)
-    error = max(one.logit_error for one in row.rounding)
-    kept = (DASH, DASH)
+    agreements = [rounding.agreement for rounding in row.rounding if rounding.agreement is not None]
+    least_agreement = min(agreements, default=None)
+    largest_error = max(rounding.logit_error for rounding in row.rounding)
+    retention = (DASH, DASH)
     if row.retention is not None:
-        spread = f"{percent(row.retention.low)} to {percent(row.retention.high)}"
-        kept = (percent(row.retention.mean), spread)
-    rounds = (DASH, DASH) if row.name == "fp32" else (percent(same), f"{error:.2g}")
+        ends = f"{percent(row.retention.low)} to {percent(row.retention.high)}"
+        retention = (percent(row.retention.mean), ends)
+    rounding_cells = (
+        (DASH, DASH) if row.name == "fp32" else (percent(least_agreement), f"{largest_error:.2g}")
+    )
     return (
         row.name,
         number(row.student.mean),
         interval(row.student),
-        *kept,
+        *retention,
         percent(row.agreement),
-        *rounds,
+        *rounding_cells,
         whole(row.parameter_bytes),
     )

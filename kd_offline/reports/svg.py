@@ -1,4 +1,4 @@
-"""Matplotlib figures as inline SVG: text stays text, colours follow the page, output is stable."""
+"""Matplotlib figures as inline SVG: text stays text, and equal data gives equal bytes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _STYLE = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in the report's style, whatever the user's own settings are.
+    """Apply the report's matplotlib style while the body runs, whatever the user's settings are.
 
     Raises
     ------
@@ -93,45 +93,45 @@ def figure(
     columns: int = 1,
     heights: Sequence[float] | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure (inches) and its axes, row by row; call it within :func:`style`.
+    """Return an empty figure (size in inches) and its axes, row by row.
 
-    ``heights`` are those of the rows, relative to each other.
+    Call it within :func:`style`. ``heights`` are relative heights of the rows.
     """
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(width, height), layout="constrained")
-    axes = drawn.subplots(rows, columns, squeeze=False, height_ratios=heights)
-    return drawn, [ax for row in axes for ax in row]
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+    return figure, [ax for row in axes for ax in row]
 
 
-def standalone(drawn: str) -> str:
-    """Return what :func:`inline` gave as a file of its own, in the light page's colours."""
-    known: dict[str, str] = {}
+def standalone(svg: str) -> str:
+    """Return an SVG of :func:`inline` as a file of its own, in the colours of the light page."""
+    colours: dict[str, str] = {}
     for name, colour in re.findall(r"--(\w+): (#\w+);", resource("report.css")):
-        known.setdefault(name, colour)
-    for name, colour in known.items():
-        drawn = drawn.replace(f"var(--{name})", colour)
-    paper = f'<rect width="100%" height="100%" fill="{known["paper"]}"/>'
-    head, body = drawn.split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg">{paper}{body}\n'
+        colours.setdefault(name, colour)
+    for name, colour in colours.items():
+        svg = svg.replace(f"var(--{name})", colour)
+    paper = f'<rect width="100%" height="100%" fill="{colours["paper"]}"/>'
+    opening_tag, body = svg.split(">", 1)
+    return f'{opening_tag} xmlns="http://www.w3.org/2000/svg">{paper}{body}\n'
 
 
-def inline(drawn: Figure, name: str, title: str) -> str:
+def inline(figure: Figure, name: str, title: str) -> str:
     """Return the figure as one ``<svg>`` element.
 
     Parameters
     ----------
-    drawn : Figure
+    figure : Figure
     name : str
-        Prefix of its ids, so that several figures can share a page.
+        Prefix of the element ids, so that several figures can share a page.
     title : str
-        What a screen reader says.
+        Label for screen readers.
     """
     raw = io.StringIO()
     with warnings.catch_warnings():
         # Letters that the font lacks are in the reader's own; names may be longer than the figure.
         warnings.simplefilter("ignore", UserWarning)
-        drawn.savefig(raw, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(raw, format="svg", transparent=True, metadata={"Date": None})
     text = for_page(raw.getvalue())
     body = text[text.index("<svg") :]
     # A style element inside an inline figure would apply to the whole page.
@@ -146,5 +146,5 @@ def inline(drawn: Figure, name: str, title: str) -> str:
     view = re.search(r'viewBox="([^"]+)"', body)
     box = view.group(1) if view else "0 0 1 1"
     label = html.escape(for_page(title))
-    head = f'<svg viewBox="{box}" role="img" aria-label="{label}">'
-    return head + body[body.index(">") + 1 :].strip()
+    opening_tag = f'<svg viewBox="{box}" role="img" aria-label="{label}">'
+    return opening_tag + body[body.index(">") + 1 :].strip()

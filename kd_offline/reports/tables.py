@@ -1,4 +1,4 @@
-"""The tables of a report, as plain cells that HTML and Markdown both print."""
+"""Tables of a report as plain cells, which HTML and Markdown print alike."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     links: Mapping[str, str] = field(default_factory=dict)
-    """Where the first cells of rows lead to, on a page."""
+    """First cell of a row -> address that it links to on a page."""
 
 
 def table(
@@ -33,15 +33,15 @@ def table(
     rows: Iterable[tuple[str, ...]],
     links: Mapping[str, str] | None = None,
 ) -> Table:
-    """Return a table; ``columns`` are names, or one text that ``|`` divides."""
-    heads = columns.split("|") if isinstance(columns, str) else columns
-    return Table(caption, tuple(heads), tuple(rows), links or {})
+    """Return a table; ``columns`` are headings, or one string in which ``|`` separates them."""
+    headings = columns.split("|") if isinstance(columns, str) else columns
+    return Table(caption, tuple(headings), tuple(rows), links or {})
 
 
 def modes_of(report: EvaluationReport) -> dict[str, ModeScore]:
-    """Return the modes that were played, in their order."""
-    both = {"greedy": report.greedy, "sampled": report.sampled}
-    return {name: mode for name, mode in both.items() if mode is not None}
+    """Return the scores of the modes that were played."""
+    modes = {"greedy": report.greedy, "sampled": report.sampled}
+    return {name: mode for name, mode in modes.items() if mode is not None}
 
 
 def returns_table(report: EvaluationReport) -> Table:
@@ -60,17 +60,17 @@ def returns_table(report: EvaluationReport) -> Table:
 
 
 def _policies(score: ModeScore | SideScore) -> list[tuple[str, tuple[str, str]]]:
-    found = {
+    estimates = {
         "expert": score.expert,
         "mask ceiling": score.ceiling,
         "students": score.student,
         "random": score.random,
     }
-    return [(name, (number(e.mean), interval(e))) for name, e in found.items() if e is not None]
+    return [(name, (number(e.mean), interval(e))) for name, e in estimates.items() if e is not None]
 
 
 def retention_table(report: EvaluationReport) -> Table:
-    """Return the retentions by mode and side."""
+    """Return the retentions, by mode and side."""
     rows = []
     for mode, score in modes_of(report).items():
         rows += _retention_rows(mode, score)
@@ -88,13 +88,13 @@ def _retention_rows(name: str, score: ModeScore | SideScore) -> list[tuple[str, 
     if points.ratio is not None:
         rows.append(("the expert's win rate", points.ratio, ends.ratio))
     return [
-        (f"{name}, of {what}", percent(point), interval(end, share=True))
-        for what, point, end in rows
+        (f"{name}, of {reference}", percent(point), interval(end, share=True))
+        for reference, point, end in rows
     ]
 
 
 def wins_table(report: EvaluationReport) -> Table | None:
-    """Return the win rates, where the task has wins."""
+    """Return the win rates; None where the task has no wins."""
     rows = []
     for mode, score in modes_of(report).items():
         if score.win_rate is not None:
@@ -110,29 +110,32 @@ def wins_table(report: EvaluationReport) -> Table | None:
 
 
 def seeds_table(report: EvaluationReport) -> Table:
-    """Return the figures of each distillation seed."""
+    """Return the mean return and the retention of each distillation seed."""
     modes = modes_of(report)
     rows = []
     for k, seed in enumerate(report.distillation_seeds):
         cells = [str(seed)]
         for score in modes.values():
-            one = score.seeds[k]
-            cells += [number(one.mean), percent(one.normalised)]
+            seed_score = score.seeds[k]
+            cells += [number(seed_score.mean), percent(seed_score.normalised)]
         rows.append(tuple(cells))
-    heads = "|".join(f"{mode} return|{mode} kept" for mode in modes)
-    return table("Each distillation seed", f"seed|{heads}", rows)
+    headings = "|".join(f"{mode} return|{mode} kept" for mode in modes)
+    return table("Each distillation seed", f"seed|{headings}", rows)
 
 
 def agreement_table(report: EvaluationReport) -> Table | None:
-    """Return how often each agent's student chooses what the expert would."""
+    """Return how often each agent's student chooses the expert's action; None if not measured."""
     scores = [s for s in modes_of(report).values() if s.agreement is not None]
     if not scores or scores[0].agreement is None:
         return None
-    found = scores[0].agreement
-    rows = [(a, percent(share), f"{found.kl[a]:.3f}") for a, share in found.agents.items()]
-    rows.append(("all agents", percent(found.action), "\N{EN DASH}"))
-    together = "whole team at once" if len(scores[0].sides) == 1 else "whole side at once"
-    rows.append((together, percent(found.joint), "\N{EN DASH}"))
+    agreement = scores[0].agreement
+    rows = [
+        (agent, percent(share), f"{agreement.kl[agent]:.3f}")
+        for agent, share in agreement.agents.items()
+    ]
+    rows.append(("all agents", percent(agreement.action), "\N{EN DASH}"))
+    team_row = "whole team at once" if len(scores[0].sides) == 1 else "whole side at once"
+    rows.append((team_row, percent(agreement.joint), "\N{EN DASH}"))
     return table(
         "Agreement on the views that the students' own play visits",
         "agent|same greedy action|KL(expert, student), nats",
@@ -141,28 +144,33 @@ def agreement_table(report: EvaluationReport) -> Table | None:
 
 
 def cross_table(report: EvaluationReport) -> Table | None:
-    """Return the mixed teams, where they were played."""
-    mixed = report.cross_play
-    if mixed is None:
+    """Return the retention of mixed teams; None where they were not played."""
+    cross_play = report.cross_play
+    if cross_play is None:
         return None
     rows = [
         (
             agent,
-            percent(None if one is None else one.mean),
-            interval(one, share=True),
-            percent(None if rest is None else rest.mean),
-            interval(rest, share=True),
+            percent(None if student_swap is None else student_swap.mean),
+            interval(student_swap, share=True),
+            percent(None if expert_swap is None else expert_swap.mean),
+            interval(expert_swap, share=True),
         )
-        for agent, one, rest in zip(
-            mixed.agents, mixed.student_among_experts, mixed.expert_among_students, strict=True
+        for agent, student_swap, expert_swap in zip(
+            cross_play.agents,
+            cross_play.student_among_experts,
+            cross_play.expert_among_students,
+            strict=True,
         )
     ]
-    heads = "agent|its student among experts|95 % interval, %|its expert among students|"
-    return table("Mixed teams, greedy: kept of the expert's gain", heads + "95 % interval, %", rows)
+    headings = "agent|its student among experts|95 % interval, %|its expert among students|"
+    return table(
+        "Mixed teams, greedy: kept of the expert's gain", headings + "95 % interval, %", rows
+    )
 
 
 def training_table(manifest: RunManifest) -> Table:
-    """Return what each seed's training gave."""
+    """Return updates, best epoch, held-out metrics, time and digest of each distillation seed."""
     names = sorted({name for result in manifest.results for name in result.held_out})
     rows = [
         (
@@ -175,32 +183,35 @@ def training_table(manifest: RunManifest) -> Table:
         )
         for r in manifest.results
     ]
-    heads = ["seed", "updates", "best epoch", *(f"held-out {n}" for n in names)]
-    heads += ["time", "digest of the weights"]
-    return table(f"Training: {judged(manifest)}", heads, rows)
+    headings = ["seed", "updates", "best epoch", *(f"held-out {n}" for n in names)]
+    headings += ["time", "digest of the weights"]
+    return table(f"Training: {judged(manifest)}", headings, rows)
 
 
 def students_table(manifest: RunManifest) -> Table:
-    """Return the students as they were trained."""
-    rows = [(s.agent, str(s.hidden), whole(s.parameters)) for s in manifest.students]
+    """Return width and parameters of each agent's student during training."""
+    rows = [
+        (student.agent, str(student.hidden), whole(student.parameters))
+        for student in manifest.students
+    ]
     return table("Students as trained, all columns kept", "agent|width|parameters", rows)
 
 
 def provenance_table(manifest: RunManifest) -> Table:
-    """Return with what the run was made."""
-    made, machine = manifest.provenance, manifest.provenance.machine
-    changed = " with local changes" if made.git_modified else ""
+    """Return the software and the machine of a run."""
+    provenance, machine = manifest.provenance, manifest.provenance.machine
+    changed = " with local changes" if provenance.git_modified else ""
     memory = machine.memory_bytes
     facts = {
         "started": manifest.timing.started,
         "took": duration(manifest.timing.seconds),
-        "kd-offline": made.kd_offline,
-        "revision": made.git_revision and made.git_revision[:12] + changed,
-        "Python": made.python,
-        **made.packages,
-        "device": made.device,
-        "CPU capability": made.cpu_capability,
-        "threads": made.threads and str(made.threads),
+        "kd-offline": provenance.kd_offline,
+        "revision": provenance.git_revision and provenance.git_revision[:12] + changed,
+        "Python": provenance.python,
+        **provenance.packages,
+        "device": provenance.device,
+        "CPU capability": provenance.cpu_capability,
+        "threads": provenance.threads and str(provenance.threads),
         "machine": f"{machine.system} {machine.architecture}, {machine.processor}, "
         f"{machine.cores} cores",
         "memory": memory and f"{memory / 2**30:.0f} GiB",
@@ -209,7 +220,7 @@ def provenance_table(manifest: RunManifest) -> Table:
 
 
 def source_table(manifest: RunManifest, report: EvaluationReport | None) -> Table:
-    """Return the dataset, the expert and who played against whom."""
+    """Return the dataset, the expert and the policies of each side."""
     settings = ", ".join(f"{k} = {v}" for k, v in manifest.environment_kwargs.items())
     facts = {
         "dataset": manifest.dataset.name,
