@@ -21,6 +21,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kd_offline.networks.arithmetic import DeployedShape
     from kd_offline.schemas.run import RunManifest
 
 TASK = "mpe/simple_spread_v3"
@@ -140,22 +141,28 @@ def largest(case: Case, run: Path) -> int:
     return next(fitting)
 
 
+def table_bytes(shape: DeployedShape) -> int:
+    """Return the bytes of the tables of a network's C; 0 where there is none."""
+    memory = shape.memory()
+    return 0 if memory is None else memory.flash or 0
+
+
 def teams(run: Path, manifest: RunManifest) -> list[dict[str, Any]]:
     """Return widths and costs of every seed's team, as it is exported."""
     from kd_offline.evaluation.evaluation_setup import student_shapes
-    from kd_offline.networks.arithmetic import memory_cost, network_cost
     from kd_offline.students.policy import load
 
     found = []
     for seed, team in zip(manifest.seeds, load(run), strict=True):
-        shapes = student_shapes(team, team.card.environment)
-        costs, memory = map(network_cost, shapes), map(memory_cost, shapes)
+        shapes = student_shapes(team)
         found.append(
             {
                 "seed": seed,
                 "layers": [[*shape.trunk, *([shape.gru] if shape.gru else [])] for shape in shapes],
-                "macs": sum(cost.macs for cost in costs),
-                "bytes": sum(one.flash for one in memory),
+                "macs": sum(shape.cost().macs for shape in shapes),
+                "bytes": sum(
+                    memory.flash or 0 for memory in (s.memory() for s in shapes) if memory
+                ),
             }
         )
     return found

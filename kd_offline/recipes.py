@@ -169,6 +169,8 @@ def _put(tree: Tree, path: list[str], value: Any) -> None:
 def _check_names(model: type[Strict], tree: Tree, what: str) -> None:
     for name, value in tree.items():
         field = model.model_fields.get(name)
+        if field is None and model.model_config.get("extra") == "allow":
+            continue  # a part's own, which it checks
         if field is None:
             raise UnknownNameError(what=f"setting of {what}", got=name, allowed=model.model_fields)
         kinds = get_args(field.annotation) if _is_optional(field.annotation) else ()

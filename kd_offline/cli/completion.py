@@ -26,6 +26,13 @@ def algorithms(incomplete: str) -> list[str]:
     return _matching(ALGORITHMS, incomplete)
 
 
+def families(incomplete: str) -> list[str]:
+    """Complete the name of a student family."""
+    from kd_offline.students.families import FAMILIES
+
+    return _matching(FAMILIES, incomplete)
+
+
 def environments(incomplete: str) -> list[str]:
     """Complete the name of an environment."""
     from kd_offline.environments import names

@@ -38,8 +38,13 @@ _EXAMPLES = options.examples(
 _WEIGHTS = {f"{name}_weight": name for name in TERMS}
 _SETTINGS = {
     "mask": Setting("mask", complete=completion.masks),
-    "arch": Setting("student.kind"),
-    "depth": Setting("student.depth"),
+    "arch": Setting("student.family", complete=completion.families),
+    "depth": Setting(
+        "student.depth",
+        help="Trunk layers before the GRU or the head",
+        kind=int,
+        default="2",
+    ),
     "dueling": Setting("student.dueling"),
     "epochs": Setting("optimisation.epochs"),
     "batch": Setting("optimisation.batch_episodes"),

@@ -45,7 +45,7 @@ def sweep(
     ] = "processes",
     seed: options.Seed = 0,
     arch: Annotated[
-        str, typer.Option(help="gru, mlp, low-rank; several with commas.")
+        str, typer.Option(help="gru, mlp, low-rank, or a plug-in's; several with commas.")
     ] = "gru,mlp,low-rank",
     widths: Annotated[
         str, typer.Option(help="To choose from for each agent.")

@@ -194,7 +194,7 @@ def _costs(team: Team) -> tuple[AgentCost, ...]:
     from kd_offline.evaluation.evaluation_setup import student_shapes
 
     spec = team.student.card.environment
-    shapes = student_shapes(team.student, spec)
+    shapes = student_shapes(team.student)
     return team_cost(spec.agents, shapes, [0.0] * spec.n_agents, 0.0, spec.episode_limit).agents
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_offline.errors import UsageError
-from kd_offline.students.structured_pruning import Remnant
+from kd_offline.networks.packed import Remnant
 
 
 class AuxiliaryHeads(nn.Module):

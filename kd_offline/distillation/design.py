@@ -12,7 +12,7 @@ from kd_offline.datasets.format.resource_limits import check_memory
 from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
 from kd_offline.distillation.block_importance import block_importance
 from kd_offline.distillation.terms.active import ActiveTerms
-from kd_offline.networks.arithmetic import FLOAT, network_cost
+from kd_offline.networks.arithmetic import FLOAT
 from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.layers import LayerWidths
 from kd_offline.schemas.recipes import DistillRecipe
@@ -20,8 +20,9 @@ from kd_offline.schemas.student import StudentCard
 from kd_offline.seeding import generator
 from kd_offline.students import policy as students
 from kd_offline.students.budgets import allocate_budget, allocation
-from kd_offline.students.cost_bounds import Bounds
-from kd_offline.students.networks import InputScale, StudentInputs, StudentTeam, agent_shape
+from kd_offline.students.cost_bounds import Bounds, trained_shape
+from kd_offline.students.families import FAMILIES, settings_of
+from kd_offline.students.networks import InputScale, StudentTeam
 from kd_offline.students.widths import allocate
 from kd_offline.types import BoolArray
 
@@ -99,12 +100,11 @@ def design_students(
 
 def _check_room(card: StudentCard) -> None:
     """Refuse students that this machine has no memory to train, before they are made."""
-    inputs = StudentInputs(card.mask_as_input, card.motion, card.last_action)
     numbers = 0
     for i, width in enumerate(card.widths):
-        shape = agent_shape(card.environment, card.architecture, i, width, inputs)
+        shape = trained_shape(card, i, width)
         aligner = shape.inputs**2 if card.architecture.aligner == "linear" else 0
-        numbers += network_cost(shape).parameters + aligner
+        numbers += shape.cost().parameters + aligner
     needed = _COPIES * FLOAT * numbers
     check_memory(needed, "the students of this recipe", "make student.hidden or depth smaller")
 
@@ -114,7 +114,7 @@ def _card(
 ) -> StudentCard:
     fixed, varies = mask.ndim == 2, scale.std > 1e-6
     seen = mask if fixed else mask.any(0)
-    asked = recipe.student
+    asked = settings_of(recipe.student)
     hides = not fixed or bool((~seen & varies).any())
     motion = hides if asked.motion is None else asked.motion
     return StudentCard(
@@ -130,4 +130,5 @@ def _card(
         method=recipe.method,
         dataset=buffer.id,
         seeds=recipe.seeds,
+        parts=FAMILIES.records([asked.family]),
     )

@@ -46,7 +46,7 @@ class ResumeState(Document):
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 
-    version: tuple[int, int] = (1, 2)
+    version: tuple[int, int] = (1, 3)
     begun: str = Field(default="", description="digest of the run's recipe and dataset")
     tensors: str = Field(default="", description="digest of state-<epoch>.safetensors")
     metrics: LinesRecord | None = Field(default=None, description="of metrics.jsonl")
@@ -210,9 +210,9 @@ def _restore(run: Run, state: Training, seed: int) -> None:
     """
     file = run.folder.resume_state / "state.json"
     saved = read_document(ResumeState, file, _AGAIN) if file.is_file() else None
-    if saved is not None and saved.version < (1, 2):
+    if saved is not None and saved.version < (1, 3):
         _LOG.warning("seed %d begins again: another version saved its state", seed)
-        saved = None  # its auxiliary networks have other names, and the bits will be the same
+        saved = None  # settings or auxiliary networks have other names; the bits will be the same
     if saved is None or saved.seed != seed:
         run.folder.resume_metrics(lambda row: row["seed"] != seed)
         return

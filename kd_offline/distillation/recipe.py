@@ -11,7 +11,8 @@ from kd_offline.distillation.methods import METHODS
 from kd_offline.distillation.terms import TERMS
 from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.schemas.parts import PartRecord
-from kd_offline.schemas.recipes import DistillRecipe, with_present_names
+from kd_offline.schemas.recipes import DistillRecipe, StudentArchitecture, with_present_names
+from kd_offline.students.families import require_offer, settings_of
 
 PRESETS: dict[str, dict[str, Any]] = {
     "lh": {"mask": "limited", "student.hidden": 32},
@@ -99,24 +100,32 @@ def built(layers: Iterable[Mapping[str, Any]], what: str) -> DistillRecipe:
 def completed(
     recipe: DistillRecipe, asked_by: str = "", parts: Sequence[PartRecord] = ()
 ) -> DistillRecipe:
-    """Return a recipe with all settings of every loss term that it names, each of them checked.
+    """Return a recipe with all settings of its student family and loss terms, each of them checked.
 
     Parameters
     ----------
     asked_by
         The file that the recipe is from, in words.
     parts
-        What the file says of packages that its terms are from.
+        What the file says of packages that these are from.
 
     Raises
     ------
     UnknownNameError
-        There is no such term here, or it has no such setting.
+        There is no such family or term here, or it has no such setting.
     UsageError
-        A setting has an impossible value, or no term has a weight.
+        A setting has an impossible value, the family does not offer what the recipe needs, or no
+        term has a weight.
     """
     from kd_offline.distillation.terms.active import term_type
 
+    student = settings_of(recipe.student, asked_by=asked_by, parts=parts)
+    if recipe.first_settled is not None:
+        require_offer(student, "gates")
+    if recipe.optimisation.quantise_from is not None or (
+        recipe.budget is not None and recipe.budget.precision == "int8"
+    ):
+        require_offer(student, "int8")
     packages = {p.name: f"{p.package} {p.version}" for p in parts if p.kind == TERMS.what}
     named = dict.fromkeys((*recipe.weights, *recipe.terms))
     for name in named:
@@ -130,7 +139,9 @@ def completed(
     if not any(weights.values()):
         msg = f"no loss term has a weight: set one of weights.{', weights.'.join(TERMS)}"
         raise UsageError(msg)
-    return recipe.model_copy(update={"weights": weights, "terms": terms})
+    plain = StudentArchitecture.model_validate(student.model_dump(mode="json"))
+    update = {"student": plain, "weights": weights, "terms": terms}
+    return recipe.model_copy(update=update)
 
 
 def check_profile(recipe: DistillRecipe, asked_by: str) -> None:

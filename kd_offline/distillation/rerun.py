@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import check_profile, completed
-from kd_offline.distillation.terms import TERMS
+from kd_offline.distillation.run import require_versions
 from kd_offline.runs.folder import open_run, recipe_of
 from kd_offline.runs.source import open_dataset
 from kd_offline.runs.teams import checked_students
@@ -60,7 +60,7 @@ def rerun(
     checked_students(begun, before)
     folder = Path(run)
     target = folder.with_name(f"{folder.resolve().name}-rerun") if output is None else Path(output)
-    TERMS.require_versions(before.parts, asked_by=f"the run in {str(run)!r}")
+    require_versions(before.parts, f"the run in {str(run)!r}")
     recipe = completed(recipe_of(before), f"the run in {str(run)!r}", before.parts)
     if profile is None:
         check_profile(recipe, f"the run in {str(run)!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,10 +27,12 @@ from kd_offline.errors import DatasetError, StorageError
 from kd_offline.files import remove_tree
 from kd_offline.runs.folder import RUN, RunFolder, check_free, create_run, open_run
 from kd_offline.runs.provenance import provenance
+from kd_offline.schemas.parts import PartRecord
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import DatasetReference, JudgedBy, RunManifest, StudentRecord, Timing
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.cost_bounds import device_of
+from kd_offline.students.families import FAMILIES
 from kd_offline.students.networks import StudentTeam
 
 _LOG = logging.getLogger(__name__)
@@ -144,7 +147,10 @@ def _manifest(buffer: ExpertBuffer, design: StudentDesign, path: str, command: s
         seeds=recipe.seeds,
         students=tuple(StudentRecord(agent=a, hidden=h, parameters=p) for a, h, p in agents),
         allocation=design.allocation,
-        parts=TERMS.records(name for name, weight in recipe.weights.items() if weight),
+        parts=(
+            *TERMS.records(name for name, weight in recipe.weights.items() if weight),
+            *FAMILIES.records([recipe.student.family]),
+        ),
         provenance=provenance(),
         timing=Timing(started=datetime.now(UTC).isoformat(timespec="seconds"), seconds=0.0),
         command=command,
@@ -164,12 +170,18 @@ def complete(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunMa
     return manifest
 
 
+def require_versions(parts: Sequence[PartRecord], asked_by: str) -> None:
+    """Raise where a part that a run states is not here, or is of another version."""
+    for registry in (TERMS, FAMILIES):
+        registry.require_versions(parts, asked_by=asked_by)
+
+
 def _same_run(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunFolder:
     """Open the run to continue, unless it was begun differently."""
     folder = open_run(output)
     before = folder.manifest()
     said = f"the run in {str(output)!r}"
-    TERMS.require_versions(before.parts, asked_by=said)
+    require_versions(before.parts, said)
     # The number of threads changes no bits, so it may be another one than before.
     begun = built([before.recipe, {"threads": recipe.threads}], said)
     begun = completed(begun, said, before.parts)

@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kd_offline.networks.arithmetic import (
-    ExportedShape,
-    LayerShape,
+    PRECISIONS,
     MemoryCost,
     NetworkCost,
+    NetworkShape,
     Shape,
     ValuePart,
     compacted,
-    memory_cost,
-    network_cost,
 )
 from kd_offline.schemas.evaluation import (
     AgentCost,
@@ -32,15 +30,13 @@ from kd_offline.schemas.evaluation import (
 
 __all__ = [
     "CONVENTION",
-    "LayerShape",
     "MemoryCost",
     "NetworkCost",
+    "NetworkShape",
     "Shape",
     "ValuePart",
     "compacted",
     "compare",
-    "memory_cost",
-    "network_cost",
     "team_cost",
     "with_critic",
 ]
@@ -72,13 +68,14 @@ def team_cost(
     limit : int
         The task's limit in steps.
     """
-    costs = [network_cost(shape) for shape in shapes]
+    costs = [shape.cost() for shape in shapes]
     per_agent = tuple(
         AgentCost(
             agent=agent,
             inputs=shape.inputs,
             trunk=tuple(shape.trunk),
             gru=shape.gru,
+            layers=shape.layers,
             actions=shape.outputs,
             parameters=cost.parameters,
             macs=cost.macs,
@@ -148,16 +145,17 @@ def compare(
     )
 
 
-def _memory(shape: Shape) -> AgentMemory:
+def _memory(shape: Shape) -> AgentMemory | None:
     """Return the bytes of one network; what a bare count does not tell is absent."""
-    single, half = memory_cost(shape), memory_cost(shape, "fp16")
-    bare = getattr(shape, "counted", None) is not None
+    single, half, eight = (shape.memory(p) for p in PRECISIONS)
+    if single is None or half is None:
+        return None
     return AgentMemory(
         parameters_fp32=single.parameters,
         parameters_fp16=half.parameters,
-        parameters_int8=None if bare else memory_cost(shape, "int8").parameters,
-        hidden=None if bare else single.hidden,
-        activation=None if bare else single.activation,
-        flash=single.flash if isinstance(shape, ExportedShape) else None,
-        ram=single.ram if isinstance(shape, ExportedShape) else None,
+        parameters_int8=None if eight is None else eight.parameters,
+        hidden=single.hidden,
+        activation=single.activation,
+        flash=single.flash,
+        ram=single.ram,
     )

@@ -15,16 +15,15 @@ from kd_offline.errors import CheckpointError, MismatchError, UsageError
 from kd_offline.evaluation.exported import ExportedTeam, load_exported
 from kd_offline.evaluation.play import PolicySet
 from kd_offline.networks.arithmetic import (
-    ExportedShape,
+    DeployedShape,
     Shape,
     ValuePart,
-    network_cost,
 )
 from kd_offline.runs.folder import RunFolder
 from kd_offline.runs.teams import load_teams
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.run import RunManifest
-from kd_offline.students.networks import exported_shape
+from kd_offline.students.cost_bounds import card_shape
 
 if TYPE_CHECKING:
     from kd_offline.experts.protocol import Expert
@@ -103,30 +102,26 @@ def load_evaluation_setup(
         expert_name=_name(teacher),
         ceiling_name=None if top is None else _name(top),
         expert_shapes=teacher.actor_shapes(),
-        student_shapes=costliest(teams, spec),
+        student_shapes=costliest(teams),
         critics=teacher.value_parts(),
         exported=exported,
         expert_parameters=teacher.actor_parameters(),
     )
 
 
-def student_shapes(student: StudentPolicy, spec: EnvironmentSpec) -> tuple[ExportedShape, ...]:
-    """Return each agent's network as it is exported."""
-    seen = student.mask.static
-    widths = spec.obs_widths if seen is None else seen.sum(axis=1).tolist()
-    return tuple(
-        exported_shape(shape, student.team.inputs, features, drawn=seen is None)
-        for features, shape in zip(widths, student.team.shapes, strict=True)
-    )
+def student_shapes(student: StudentPolicy) -> tuple[DeployedShape, ...]:
+    """Return each agent's network as it is deployed."""
+    card = student.card
+    return tuple(card_shape(card, i, own) for i, own in enumerate(card.widths_of(student.seed)))
 
 
-def costliest(teams: Sequence[StudentPolicy], spec: EnvironmentSpec) -> tuple[ExportedShape, ...]:
+def costliest(teams: Sequence[StudentPolicy]) -> tuple[DeployedShape, ...]:
     """Return the networks of the team with the most multiply-accumulates, the first of equals.
 
     Seeds differ only where gates chose their units.
     """
-    every = [student_shapes(team, spec) for team in teams]
-    return max(every, key=lambda shapes: sum(network_cost(shape).macs for shape in shapes))
+    every = [student_shapes(team) for team in teams]
+    return max(every, key=lambda shapes: sum(shape.cost().macs for shape in shapes))
 
 
 def recorded_expert(

@@ -39,7 +39,7 @@ from kd_offline.evaluation.timing import (
 from kd_offline.files import make_folder, temporary_folder
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.model import Demand, predict
-from kd_offline.networks.arithmetic import ExportedShape, Shape, memory_cost, network_cost
+from kd_offline.networks.arithmetic import Shape
 from kd_offline.networks.threads import computing_with
 from kd_offline.runs.folder import digests, open_run
 from kd_offline.runs.provenance import provenance
@@ -382,7 +382,7 @@ def of_students(student: StudentPolicy) -> list[Subject]:
     from kd_offline.exports.compact import compact
 
     spec = student.card.environment
-    return _exported("student", compact(student), student_shapes(student, spec), spec)
+    return _exported("student", compact(student), student_shapes(student), spec)
 
 
 def of_expert(expert: Expert, spec: EnvironmentSpec) -> list[Subject]:
@@ -406,7 +406,7 @@ def of_expert(expert: Expert, spec: EnvironmentSpec) -> list[Subject]:
             "timed here: time it there"
         )
         raise UsageError(msg)
-    actors, costs = expert.modules, [network_cost(shape) for shape in shapes]
+    actors, costs = expert.modules, [shape.cost() for shape in shapes]
     return [
         Subject(
             who="expert",
@@ -447,8 +447,9 @@ def _exported(
 
 
 def _ram(shape: Shape) -> int | None:
-    """Return the bytes of the exported C's buffers, where that is an exported shape."""
-    return memory_cost(shape).ram if isinstance(shape, ExportedShape) else None
+    """Return the bytes of the exported C's buffers, where they are known."""
+    memory = shape.memory()
+    return None if memory is None else memory.ram
 
 
 def _alike(keys: Iterable[object]) -> list[list[int]]:

@@ -93,7 +93,7 @@ class TrainedExpert:
         """Return the actor that each agent carries, without inputs that a mask hides."""
         spec, architecture = self.card.environment, self.card.recipe.architecture
         by_agent = {i: g.shape for g in actor_groups(spec, architecture) for i in g.agents}
-        own: list[Shape] = [by_agent[i] for i in range(spec.n_agents)]
+        own = [by_agent[i] for i in range(spec.n_agents)]
         if (seen := self.mask()) is not None:
             copies = 1 + architecture.motion
             own = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kd_offline.errors import MismatchError
-from kd_offline.networks.recurrent import NetworkShape
+from kd_offline.networks.arithmetic import NetworkShape
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.schemas.layers import LayerWidths

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic, Memory
-from kd_offline.networks.arithmetic import ValuePart, network_cost
+from kd_offline.networks.arithmetic import ValuePart
 from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.types import IntArray, PolicyOutput, SeedArray, TeamPolicy, View
 
@@ -81,7 +81,7 @@ class PolicyTeam:
         model = self.model
         calls = [1] * len(model.critics) if model.central else [len(g.agents) for g in model.groups]
         return tuple(
-            ValuePart(network_cost(critic.shape), times)
+            ValuePart(critic.shape.cost(), times)
             for critic, times in zip(model.critics, calls, strict=True)
             if isinstance(critic, RecurrentNetwork)
         )

@@ -15,6 +15,8 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import TrainRecipe
 from kd_offline.schemas.layers import widest
 from kd_offline.schemas.student import StudentCard
+from kd_offline.students.cost_bounds import trained_shape
+from kd_offline.students.families import require_offer
 from kd_offline.students.file import STUDENTS, read_students
 
 if TYPE_CHECKING:
@@ -36,19 +38,15 @@ def settings_of(card: StudentCard, seed: int) -> dict[str, Any]:
             "further that were distilled under a fixed one"
         )
         raise UsageError(msg)
-    if card.architecture.rank_share is not None:
-        msg = (
-            "the students' GRUs are of low rank, which those of experts are not: train students "
-            "further that were distilled without student.rank_share"
-        )
-        raise UsageError(msg)
+    require_offer(card.architecture, "expert")
     widths = card.widths_of(seed)
     broadest = max(map(widest, widths))
+    shape = trained_shape(card, 0, broadest)
     return {
         "environment": card.environment.id,
         "mask": card.mask,
-        "architecture.trunk": (broadest,) * card.architecture.depth,
-        "architecture.gru": broadest if card.architecture.kind == "gru" else None,
+        "architecture.trunk": shape.trunk,
+        "architecture.gru": shape.gru,
         "architecture.share": False,
         "architecture.widths": widths,
         "architecture.motion": card.motion,
@@ -134,7 +132,7 @@ def begin(model: ActorCritic, students: StudentPolicy) -> None:
     for i, (actor, network) in enumerate(zip(model.actors, team.networks, strict=True)):
         weights = network.state_dict()
         with torch.no_grad():
-            first = fold(team, i, mask[i]).matrices[0]
+            first = fold(team, i, mask[i])[0]
         kept = torch.ones(first.weight.shape[1], dtype=torch.bool)
         if team.inputs.mask:
             width = team.spec.obs_widths[i]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from kd_offline.experts.parameter_sharing import Group, actor_groups
+from kd_offline.networks.arithmetic import NetworkShape
 from kd_offline.networks.gru import steps_before
-from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
+from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.types import BoolArray, IntArray

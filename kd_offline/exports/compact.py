@@ -13,6 +13,7 @@ that students are timed in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,8 +24,10 @@ from kd_offline.errors import UsageError
 from kd_offline.experts.protocol import Expert
 from kd_offline.experts.team import MOTION_GAIN, ActorCritic
 from kd_offline.exports.network import Affine, AgentNetwork, Chain
+from kd_offline.networks.arithmetic import StudentShape
+from kd_offline.networks.packed import Folded
 from kd_offline.networks.recurrent import RecurrentNetwork
-from kd_offline.students.folding import Folded, FoldedNetwork, fold, fold_network, kept_columns
+from kd_offline.students.folding import fold, kept_columns
 from kd_offline.students.networks import StudentTeam
 from kd_offline.students.policy import StudentPolicy
 from kd_offline.types import BoolArray, Float32Array
@@ -44,7 +47,7 @@ def _agent(team: StudentTeam, i: int, visible: BoolArray | None) -> AgentNetwork
     with torch.no_grad():
         folded = fold(team, i, visible)
     columns = None if visible is None else kept_columns(team, i, visible)[0]
-    trunk, gru, head = _layers(folded, columns)
+    trunk, gru, head = _layers(team.network(i).shape, folded, columns)
     return AgentNetwork(
         agent=team.spec.agents[i],
         seen=seen,
@@ -105,8 +108,8 @@ def _expert_agent(team: ActorCritic, group: int, i: int, visible: BoolArray | No
         return first._replace(bias=first.bias + first.weight[:, place]) if shared.ids else first
 
     with torch.no_grad():
-        folded = fold_network(network, inputs=with_id)
-    trunk, gru, head = _layers(folded, varying)
+        folded = network.folded(inputs=with_id)
+    trunk, gru, head = _layers(network.shape, folded, varying)
     count = len(seen)
     centre, scale = np.zeros(count, np.float32), np.ones(count, np.float32)
     motion = np.full(count, MOTION_GAIN, np.float32)
@@ -129,14 +132,15 @@ def _expert_agent(team: ActorCritic, group: int, i: int, visible: BoolArray | No
 
 
 def _layers(
-    folded: FoldedNetwork, columns: BoolArray | None
+    shape: StudentShape, folded: Sequence[Folded], columns: BoolArray | None
 ) -> tuple[tuple[Affine, ...], tuple[Chain, Chain] | None, Affine]:
     """Return trunk, GRU and head in float32, the first matrix with some ``columns`` alone."""
-    every = [Affine(_single(m.weight), _single(m.bias)) for m in folded.matrices]
+    every = [Affine(_single(m.weight), _single(m.bias)) for m in folded]
     if columns is not None:
         every[0] = replace(every[0], weight=np.ascontiguousarray(every[0].weight[:, columns]))
-    depth, half = len(folded.trunk), len(folded.gru) // 2
+    depth = len(shape.trunk)
     sides = every[depth:-1]
+    half = len(sides) // 2
     gru = (tuple(sides[:half]), tuple(sides[half:])) if sides else None
     return tuple(every[:depth]), gru, every[-1]
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kd_offline.networks.arithmetic import Precision, Shape, memory_cost, network_cost
+from kd_offline.networks.arithmetic import FLOAT, Precision, Shape
 from kd_offline.schemas.hardware import (
     EngineFigures,
     Figure,
@@ -44,9 +44,10 @@ class Demand:
     @classmethod
     def of(cls, shape: Shape, precision: Precision = "fp32") -> Demand:
         """Return the demand of a network of this shape."""
-        memory = memory_cost(shape, precision)
-        macs = network_cost(shape).macs
-        return cls(macs, memory.parameters, memory.ram, precision, memory.flash)
+        memory, cost = shape.memory(precision), shape.cost()
+        if memory is None:
+            return cls(cost.macs, FLOAT * cost.parameters, None, precision)
+        return cls(cost.macs, memory.parameters, memory.working, precision, memory.flash)
 
     @property
     def flops(self) -> int:

@@ -1,4 +1,4 @@
-"""What small networks cost, in closed form: integers only, without PyTorch, to be called often.
+"""Shapes of networks, and what they cost in closed form, without PyTorch.
 
 One convention for everything: a multiply-accumulate (MAC) is one of a matrix product, a FLOP count
 is 2 for each MAC, and both are of one decision of one agent. Biases, activations, normalisation
@@ -16,87 +16,20 @@ matrix weights; what is left of the parameters are vectors (biases, gains).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, Self, get_args
 
 from kd_offline.errors import UsageError
+from kd_offline.schemas.layers import LayerWidths
 
 Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 FLOAT = 4  # bytes
 LANES = 8  # rows of the exported C that are computed together
 _NORM_AND_RELU = 8  # relu 1; mean 1, variance 2, shift and scale 2, gain and bias 2
 _GRU_GATES = 17  # two biases 6, sums 3, reset product 1, sigmoids and tanh 3, blend 4
-
-
-class Shape(Protocol):
-    """What the counter needs to know of a network: its widths."""
-
-    @property
-    def inputs(self) -> int:
-        """Number of input features."""
-        ...
-
-    @property
-    def trunk(self) -> tuple[int, ...]:
-        """Widths of the Linear-ReLU-LayerNorm layers."""
-        ...
-
-    @property
-    def gru(self) -> int | None:
-        """Width of the GRU, or None."""
-        ...
-
-    @property
-    def outputs(self) -> int:
-        """Number of actions."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """Widths of one deployed network."""
-
-    inputs: int
-    trunk: tuple[int, ...]
-    gru: int | None
-    outputs: int
-
-
-@dataclass(frozen=True, slots=True)
-class ExportedShape:
-    """A student as it is exported, in numbers; what allocators and budgets ask about.
-
-    ``features`` are those that its mask leaves. ``motion`` adds the change of each, ``mask_bits``
-    (of masks drawn for each episode) a bit for each, ``last_action`` the one-hot own last action.
-    """
-
-    features: int
-    trunk: tuple[int, ...]
-    gru: int | None
-    outputs: int
-    motion: bool = False
-    mask_bits: bool = False
-    last_action: bool = False
-    rank: int | None = None  # of both matrices of the GRU
-
-    @property
-    def inputs(self) -> int:
-        """Columns of the first matrix."""
-        copies = 1 + self.motion + self.mask_bits
-        return self.features * copies + self.outputs * self.last_action
-
-    @property
-    def vectors(self) -> int:
-        """Stored numbers beside the matrices and their row scales: biases, scaling of inputs."""
-        return _rows(self) + self.features * (2 + self.motion)
-
-    @property
-    def memory_width(self) -> int:
-        """Numbers kept from step to step; 1 for a network without a memory."""
-        seen_before = (self.features + 1) * self.motion
-        return (self.gru or 0) + seen_before + self.outputs * self.last_action or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +47,30 @@ class NetworkCost:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryCost:
+    """Bytes that one network needs beside its code; None where that is not known.
+
+    ``hidden`` is kept from step to step. ``activation`` is the largest that is alive at once
+    within a step: input and output of a layer, for a GRU its input and both sides' gates. ``flash``
+    and ``ram`` are the tables and the static buffers of the exported C, whose rows are padded to
+    blocks of 8; None where no C is exported.
+    """
+
+    parameters: int
+    hidden: int | None = None
+    activation: int | None = None
+    flash: int | None = None
+    ram: int | None = None
+
+    @property
+    def working(self) -> int | None:
+        """What a step writes to: static buffers, or what is kept and alive at once."""
+        if self.ram is not None or self.hidden is None or self.activation is None:
+            return self.ram
+        return self.hidden + self.activation
+
+
+@dataclass(frozen=True, slots=True)
 class ValuePart:
     """A network that says values: a critic, or a mixer; ``calls`` of it make one team step."""
 
@@ -121,82 +78,275 @@ class ValuePart:
     calls: int = 1
 
 
+class Shape(Protocol):
+    """One network in numbers: what every count of costs is made of."""
+
+    @property
+    def inputs(self) -> int:
+        """Number of input features."""
+        ...
+
+    @property
+    def trunk(self) -> tuple[int, ...]:
+        """Widths of the Linear-ReLU-LayerNorm layers; empty for other networks."""
+        ...
+
+    @property
+    def gru(self) -> int | None:
+        """Width of the GRU, or None."""
+        ...
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Other layers in words, such as ``gated recurrence 16``."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """Number of actions."""
+        ...
+
+    def cost(self) -> NetworkCost:
+        """Return the exact cost of one decision."""
+        ...
+
+    def memory(self, precision: Precision = "fp32") -> MemoryCost | None:
+        """Return the bytes that it needs; None where it has no such precision."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class MemoryCost:
-    """Bytes that one network needs beside its code.
+class DeployedInputs:
+    """What one agent's network is given when it is deployed.
 
-    ``hidden`` is kept from step to step. ``activation`` is the largest that is alive at once
-    within a step: input and output of a layer, for a GRU its input and both sides' gates. Of a
-    student as it is exported, ``flash`` and ``ram`` are the tables and the static buffers of the
-    C code, whose rows are padded to blocks of 8; of any other network, parameters and the sum of
-    the two others.
+    ``features`` are those that a fixed mask leaves, or all. ``motion`` adds the change of each,
+    ``mask_bits`` (of masks drawn for each episode) a bit for each, ``last_action`` the one-hot own
+    last action, of ``actions`` numbers.
     """
 
-    parameters: int
-    hidden: int
-    activation: int
-    flash: int
-    ram: int
+    features: int
+    actions: int
+    motion: bool = False
+    mask_bits: bool = False
+    last_action: bool = False
+
+    @property
+    def width(self) -> int:
+        """Number of inputs."""
+        copies = 1 + self.motion + self.mask_bits
+        return self.features * copies + self.actions * self.last_action
+
+    @property
+    def kept(self) -> int:
+        """Numbers kept from step to step for the sake of the inputs."""
+        return (self.features + 1) * self.motion + self.actions * self.last_action
 
 
-def network_cost(shape: Shape) -> NetworkCost:
-    """Return the exact cost of one decision of a network of this shape.
+class StudentShape(Shape, Protocol):
+    """One agent's network while it is trained, in numbers."""
 
-    Networks of another family, as experts of other libraries have them, bring a count of their
-    own: parameters, multiply-accumulates and elementwise arithmetic, as ``counted``.
+    @property
+    def embedding(self) -> int:
+        """Width of the embedding, H: what loss terms read beside the logits."""
+        ...
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Widths of the layers whose units can be removed, in the order of the computation."""
+        ...
+
+    def layer_widths(self, units: Sequence[int]) -> LayerWidths:
+        """Return the widths of a network with other numbers of ``units``."""
+        ...
+
+    def deployed(self, inputs: DeployedInputs) -> DeployedShape:
+        """Return the network as it is deployed."""
+        ...
+
+
+class DeployedShape(Shape, Protocol):
+    """One agent's network as it is deployed, in numbers."""
+
+    def with_units(self, units: Sequence[int]) -> Self:
+        """Return it with other numbers of units; they may be tensors, whose costs are tensors."""
+        ...
+
+
+class _Widths(Protocol):
+    """A trunk, an optional GRU and a linear head, by their widths."""
+
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def trunk(self) -> tuple[int, ...]: ...
+    @property
+    def gru(self) -> int | None: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def rank(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkShape:
+    """Widths of inputs, trunk layers, GRU (None: no memory) and outputs."""
+
+    inputs: int
+    trunk: tuple[int, ...]
+    gru: int | None
+    outputs: int
+    rank: int | None = None  # of both matrices of the GRU; None: full
+
+    @property
+    def embedding(self) -> int:
+        """Width of the embedding, H."""
+        return self.gru if self.gru is not None else (self.inputs, *self.trunk)[-1]
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Widths of the hidden layers, in the order of the computation."""
+        return (*self.trunk, *([] if self.gru is None else [self.gru]))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Other layers: none."""
+        return ()
+
+    def cost(self) -> NetworkCost:
+        """Return the exact cost of one decision."""
+        return _cost(self)
+
+    def memory(self, precision: Precision = "fp32") -> MemoryCost:
+        """Return the bytes of parameters, memory and the largest live activation.
+
+        With ``int8`` matrix weights take one byte each and every row of a matrix one float32 scale;
+        vectors, memory and activations stay float32. With ``fp16`` all parameters take two bytes.
+        """
+        cost = self.cost()
+        return _memory(self, precision, cost.parameters - cost.macs, self.gru or 0)
+
+    def layer_widths(self, units: Sequence[int]) -> LayerWidths:
+        """Return the widths of a network with other numbers of ``units``."""
+        return LayerWidths(**_split(self, units))
+
+    def deployed(self, inputs: DeployedInputs) -> ExportedShape:
+        """Return the network as it is exported."""
+        return ExportedShape(
+            features=inputs.features,
+            trunk=self.trunk,
+            gru=self.gru,
+            outputs=self.outputs,
+            motion=inputs.motion,
+            mask_bits=inputs.mask_bits,
+            last_action=inputs.last_action,
+            rank=self.rank,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedShape:
+    """A student as it is exported, in numbers; what allocators and budgets ask about.
+
+    ``features`` and what is added to them are those of :class:`DeployedInputs`. What is stored are
+    other vectors than those that are trained: normalisations are folded into the matrix that
+    follows, and each feature has a centre and a scale.
     """
-    counted = getattr(shape, "counted", None)
-    if counted is not None:
-        return NetworkCost(*counted)
-    parameters = macs = elementwise = 0
-    width = shape.inputs
-    for layer in shape.trunk:
-        macs += width * layer
-        parameters += (width + 1) * layer + 2 * layer
-        elementwise += (1 + _NORM_AND_RELU) * layer
-        width = layer
-    if shape.gru is not None:
-        weights = sum(rows * columns for rows, columns in _gru_matrices(shape, width, shape.gru))
-        macs += weights
-        parameters += weights + 6 * shape.gru
-        elementwise += _GRU_GATES * shape.gru
-        width = shape.gru
-    macs += width * shape.outputs
-    parameters += (width + 1) * shape.outputs
-    return NetworkCost(parameters, macs, elementwise + shape.outputs)
+
+    features: int
+    trunk: tuple[int, ...]
+    gru: int | None
+    outputs: int
+    motion: bool = False
+    mask_bits: bool = False
+    last_action: bool = False
+    rank: int | None = None  # of both matrices of the GRU
+
+    @property
+    def _given(self) -> DeployedInputs:
+        return DeployedInputs(
+            self.features, self.outputs, self.motion, self.mask_bits, self.last_action
+        )
+
+    @property
+    def inputs(self) -> int:
+        """Columns of the first matrix."""
+        return self._given.width
+
+    @property
+    def vectors(self) -> int:
+        """Stored numbers beside the matrices and their row scales: biases, scaling of inputs."""
+        return _rows(self) + self.features * (2 + self.motion)
+
+    @property
+    def memory_width(self) -> int:
+        """Numbers kept from step to step; 1 for a network without a memory."""
+        return (self.gru or 0) + self._given.kept or 1
+
+    def with_units(self, units: Sequence[int]) -> ExportedShape:
+        """Return it with other widths of trunk and GRU; they may be tensors."""
+        return replace(self, **_split(self, units))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Other layers: none."""
+        return ()
+
+    def cost(self) -> NetworkCost:
+        """Return the exact cost of one decision."""
+        return _cost(self)
+
+    def memory(self, precision: Precision = "fp32") -> MemoryCost:
+        """Return the bytes of the exported network, and of its C."""
+        plain = _memory(self, precision, self.vectors, self.memory_width)
+        return replace(plain, flash=self._c_tables(precision), ram=self._c_buffers())
+
+    def _c_tables(self, precision: Precision) -> int:
+        """Return the bytes of the constant tables of the C; int8 has a scale for each row."""
+        weight = {"fp32": FLOAT, "fp16": 2, "int8": 1}[precision]
+        beside = FLOAT * (2 if precision == "int8" else 1)
+        padded = ((rows + -rows % LANES, columns) for rows, columns in _matrices(self))
+        tables = sum(rows * (columns * weight + beside) for rows, columns in padded)
+        return tables + FLOAT * self.features * (2 + self.motion)
+
+    def _c_buffers(self) -> int:
+        """Return the bytes of the static buffers of the C, its memory and its logits.
+
+        Layers write into two buffers in turn, beginning with the second.
+        """
+        first = max(self.inputs, *self.trunk[1::2], 1)
+        second = max(self.trunk[::2], default=0)
+        floats = first + second + 6 * (self.gru or 0) + self.memory_width + self.outputs
+        floats += self.rank or 0
+        return FLOAT * floats
 
 
-def memory_cost(shape: Shape, precision: Precision = "fp32") -> MemoryCost:
-    """Return the bytes of a network's parameters, memory and largest live activation.
+@dataclass(frozen=True, slots=True)
+class CountedShape:
+    """A network whose cost was counted layer by layer, as experts of other libraries have them."""
 
-    With ``int8`` matrix weights take one byte each and every row of a matrix one float32 scale;
-    vectors, memory and activations stay float32. With ``fp16`` all parameters take two bytes.
-    A student as it is exported stores other vectors than one that is trained: normalisations are
-    folded into the matrix that follows, and each feature has a centre and a scale.
-    """
-    cost = network_cost(shape)
-    vectors, kept = cost.parameters - cost.macs, shape.gru or 0
-    if isinstance(shape, ExportedShape):
-        vectors, kept = shape.vectors, shape.memory_width
-    sizes = {
-        "fp32": FLOAT * (cost.macs + vectors),
-        "fp16": 2 * (cost.macs + vectors),
-        "int8": cost.macs + FLOAT * (vectors + _rows(shape)),
-    }
-    hidden, live = FLOAT * kept, FLOAT * max(_live(shape))
-    if isinstance(shape, ExportedShape):
-        flash, ram = _c_tables(shape, precision), _c_buffers(shape)
-    else:
-        flash, ram = sizes[precision], hidden + live
-    return MemoryCost(sizes[precision], hidden, live, flash, ram)
+    inputs: int
+    outputs: int
+    counted: tuple[int, int, int]  # parameters, multiply-accumulates, other arithmetic
+    trunk: tuple[int, ...] = ()
+    gru: int | None = None
+    layers: tuple[str, ...] = ()
+
+    def cost(self) -> NetworkCost:
+        """Return the cost of one decision."""
+        return NetworkCost(*self.counted)
+
+    def memory(self, precision: Precision = "fp32") -> MemoryCost | None:
+        """Return the bytes of the parameters; None at int8, which needs rows of matrices."""
+        size = {"fp32": FLOAT, "fp16": 2}.get(precision)
+        return None if size is None else MemoryCost(size * self.counted[0])
 
 
-def compacted(shape: Shape, *, seen: int, width: int, copies: int = 1) -> LayerShape:
+def compacted(shape: NetworkShape, *, seen: int, width: int, copies: int = 1) -> NetworkShape:
     """Return the shape after dropping the observation columns that the agent does not see.
 
     Parameters
     ----------
-    shape : Shape
+    shape : NetworkShape
         With ``copies`` times ``width`` observation columns among its inputs.
     seen : int
         How many of ``width`` remain.
@@ -215,30 +365,58 @@ def compacted(shape: Shape, *, seen: int, width: int, copies: int = 1) -> LayerS
             f"{shape.inputs} inputs: give 0 <= seen <= width and copies * width <= inputs"
         )
         raise UsageError(msg)
-    whole = LayerShape(shape.inputs, tuple(shape.trunk), shape.gru, shape.outputs)
-    return replace(whole, inputs=shape.inputs - copies * (width - seen))
+    return replace(shape, inputs=shape.inputs - copies * (width - seen))
 
 
-def _rows(shape: Shape) -> int:
+def _split(shape: _Widths, units: Sequence[int]) -> dict[str, Any]:
+    """Return numbers of units as widths of trunk and GRU."""
+    depth = len(shape.trunk)
+    return {"trunk": tuple(units[:depth]), "gru": None if shape.gru is None else units[depth]}
+
+
+def _cost(shape: _Widths) -> NetworkCost:
+    parameters = macs = elementwise = 0
+    width = shape.inputs
+    for layer in shape.trunk:
+        macs += width * layer
+        parameters += (width + 1) * layer + 2 * layer
+        elementwise += (1 + _NORM_AND_RELU) * layer
+        width = layer
+    if shape.gru is not None:
+        weights = sum(rows * columns for rows, columns in _gru_matrices(shape, width, shape.gru))
+        macs += weights
+        parameters += weights + 6 * shape.gru
+        elementwise += _GRU_GATES * shape.gru
+        width = shape.gru
+    macs += width * shape.outputs
+    parameters += (width + 1) * shape.outputs
+    return NetworkCost(parameters, macs, elementwise + shape.outputs)
+
+
+def _memory(shape: _Widths, precision: Precision, vectors: int, kept: int) -> MemoryCost:
+    weights = _cost(shape).macs
+    sizes = {
+        "fp32": FLOAT * (weights + vectors),
+        "fp16": 2 * (weights + vectors),
+        "int8": weights + FLOAT * (vectors + _rows(shape)),
+    }
+    return MemoryCost(sizes[precision], FLOAT * kept, FLOAT * max(_live(shape)))
+
+
+def _rows(shape: _Widths) -> int:
     """Return the number of rows of all matrices."""
-    return sum(shape.trunk) + 6 * (shape.gru or 0) + 2 * (_rank(shape) or 0) + shape.outputs
+    return sum(shape.trunk) + 6 * (shape.gru or 0) + 2 * (shape.rank or 0) + shape.outputs
 
 
-def _rank(shape: Shape) -> int | None:
-    """Return the rank of a GRU's matrices; None where they are full."""
-    rank: int | None = getattr(shape, "rank", None)
-    return rank
-
-
-def _gru_matrices(shape: Shape, inputs: int, width: int) -> list[tuple[int, int]]:
+def _gru_matrices(shape: _Widths, inputs: int, width: int) -> list[tuple[int, int]]:
     """Return rows and columns of a GRU's matrices; of rank r, each is a product of two."""
-    rank = _rank(shape)
+    rank = shape.rank
     if rank is None:
         return [(3 * width, inputs), (3 * width, width)]
     return [(rank, inputs), (3 * width, rank), (rank, width), (3 * width, rank)]
 
 
-def _matrices(shape: Shape) -> Iterator[tuple[int, int]]:
+def _matrices(shape: _Widths) -> Iterator[tuple[int, int]]:
     """Yield rows and columns of every matrix."""
     width = shape.inputs
     for layer in shape.trunk:
@@ -250,28 +428,7 @@ def _matrices(shape: Shape) -> Iterator[tuple[int, int]]:
     yield shape.outputs, width
 
 
-def _c_tables(shape: ExportedShape, precision: Precision) -> int:
-    """Return the bytes of the constant tables of the exported C; int8 has a scale for each row."""
-    weight = {"fp32": FLOAT, "fp16": 2, "int8": 1}[precision]
-    beside = FLOAT * (2 if precision == "int8" else 1)
-    padded = ((rows + -rows % LANES, columns) for rows, columns in _matrices(shape))
-    tables = sum(rows * (columns * weight + beside) for rows, columns in padded)
-    return tables + FLOAT * shape.features * (2 + shape.motion)
-
-
-def _c_buffers(shape: ExportedShape) -> int:
-    """Return the bytes of the static buffers of the exported C, its memory and its logits.
-
-    Layers write into two buffers in turn, beginning with the second.
-    """
-    first = max(shape.inputs, *shape.trunk[1::2], 1)
-    second = max(shape.trunk[::2], default=0)
-    floats = first + second + 6 * (shape.gru or 0) + shape.memory_width + shape.outputs
-    floats += shape.rank or 0
-    return FLOAT * floats
-
-
-def _live(shape: Shape) -> Iterator[int]:
+def _live(shape: _Widths) -> Iterator[int]:
     """Yield how many numbers each layer needs at once, the hidden state left out."""
     width = shape.inputs
     for layer in shape.trunk:

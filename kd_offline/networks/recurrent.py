@@ -8,9 +8,8 @@ every output as it was.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,35 +17,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from kd_offline.networks.arithmetic import NetworkShape
 from kd_offline.networks.gru import Weights, packed_gru
 from kd_offline.networks.low_rank import LowRankGRU
+from kd_offline.networks.packed import (
+    Folded,
+    Packed,
+    PackedNetwork,
+    Remnant,
+    affine,
+    after,
+    unchanged,
+)
+
+_NO_UNIT = 1e-6  # of a sum of gates: what a layer of closed gates is divided by
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkShape:
-    """Widths of inputs, trunk layers, GRU (None: no memory) and outputs."""
-
-    inputs: int
-    trunk: tuple[int, ...]
-    gru: int | None
-    outputs: int
-    rank: int | None = None  # of both matrices of the GRU; None: full
-
-    @property
-    def embedding(self) -> int:
-        """Width of the embedding, H."""
-        return self.gru if self.gru is not None else (self.inputs, *self.trunk)[-1]
-
-
-class Packed(NamedTuple):
-    """What a network says at each step of packed sequences, and what it carries on."""
-
-    outputs: Tensor  # [S, A]
-    embedding: Tensor  # [S, H]
-    memory: Tensor  # [S, H], or [S, 0] without a GRU
-
-
-class RecurrentNetwork(nn.Module):
+class RecurrentNetwork(PackedNetwork):
     """One network of a :class:`NetworkShape`, unrolled over whole sequences.
 
     ``rng`` draws the first weights; None leaves them arbitrary, for weights that are loaded next.
@@ -56,7 +43,7 @@ class RecurrentNetwork(nn.Module):
         self, shape: NetworkShape, rng: np.random.Generator | None, *, head_gain: float = 0.01
     ) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape: NetworkShape = shape
         widths = (shape.inputs, *shape.trunk)
         self.trunk = nn.Sequential()
         for inputs, outputs in pairwise(widths):
@@ -97,25 +84,103 @@ class RecurrentNetwork(nn.Module):
     def packed(
         self, x: Tensor, sizes: list[int], memory: Tensor, columns: Tensor | None = None
     ) -> Packed:
-        """Run over packed sequences as :func:`packed_gru` takes them.
-
-        ``x``: float [S, inputs]; ``memory``: float [B, H], of width 0 without a GRU. ``columns``:
-        int64 [I], which inputs ``x`` [S, I] has, where all others are zero and there is a trunk or
-        a GRU; None: all.
-        """
+        """Run over packed sequences, see :class:`~kd_offline.networks.packed.PackedNetwork`."""
         gru = None if self.gru is None else weights_of(self.gru)
         if columns is None:
             x = self.trunk(x)
         elif len(self.trunk):
-            first = self.trunk[0]
-            assert isinstance(first, nn.Linear)  # noqa: S101 - nn.Sequential forgets it
+            first = self._linear(0)
             x = self.trunk[1:](functional.linear(x, first.weight[:, columns], first.bias))
         elif gru is not None:
             gru = gru._replace(ih=gru.ih[:, columns])
+        else:  # the inputs are the embedding
+            x = x.new_zeros(len(x), self.shape.inputs).index_copy(1, columns, x)
         if gru is None:
             return Packed(self.head(x), x, x[:, :0])
         x = packed_gru(x, sizes, memory, gru)
         return Packed(self.head(x), x, x)
+
+    def gated(self, x: Tensor, sizes: list[int], memory: Tensor, gates: Sequence[Tensor]) -> Packed:
+        """Run with gates on the hidden units; full GRUs only."""
+        for index, gate in enumerate(gates[: len(self.shape.trunk)]):
+            x = gated_norm(functional.relu(self._linear(index)(x)), self._norm(index), gate)
+        if self.gru is None:
+            return Packed(self.head(x), x, x[:, :0])
+        # The state that goes on stays ungated, what reads it does not.
+        own = weights_of(self.gru)
+        states = packed_gru(x, sizes, memory, own._replace(hh=own.hh * gates[-1]))
+        seen = states * gates[-1]
+        return Packed(self.head(seen), seen, states)
+
+    def narrow_into(
+        self, small: PackedNetwork, units: Sequence[Tensor], gates: Sequence[Tensor]
+    ) -> Remnant:
+        """Copy the chosen units into a network of their number; full GRUs only."""
+        assert isinstance(small, RecurrentNetwork)  # noqa: S101 - of the same family
+        before = torch.arange(self.shape.inputs)
+        for index in range(len(self.shape.trunk)):
+            own, gate = units[index], gates[index]
+            _copy(small._linear(index), self._linear(index), own, before)
+            wide, narrow = self._norm(index), small._norm(index)
+            narrow.weight.copy_(wide.weight[own] * gate)
+            narrow.bias.copy_(wide.bias[own] * gate)
+            before = own
+        gate = torch.ones(len(before))
+        if self.gru is not None and small.gru is not None:
+            own, gate = units[-1], gates[-1]
+            rows = torch.cat([own + k * self.shape.embedding for k in range(3)])
+            ours, theirs, *biases = (p[rows] for p in self.gru.parameters())
+            parts = [ours[:, before], theirs[:, own] * gate, *biases]
+            for target, values in zip(small.gru.parameters(), parts, strict=True):
+                target.copy_(values)
+            before = own
+        small.head.weight.copy_(self.head.weight[:, before] * gate)
+        small.head.bias.copy_(self.head.bias)
+        return Remnant(before, gate)
+
+    def folded(
+        self, before: Folded | None = None, inputs: Callable[[Folded], Folded] = unchanged
+    ) -> tuple[Folded, ...]:
+        """Return the matrices of trunk, GRU and head; of a low-rank GRU two for each side."""
+        found = []
+        for layer in self.trunk:
+            if isinstance(layer, nn.Linear):
+                found.append(after(before, affine(layer)))
+            elif isinstance(layer, nn.LayerNorm):
+                before = affine(layer)
+        if self.gru is not None:
+            first, *others = _gru_matrices(self.gru)
+            found += [after(before, first), *others]
+            before = None
+        found.append(after(before, affine(self.head)))
+        return (inputs(found[0]), *found[1:])
+
+    def run_folded(
+        self, x: Tensor, sizes: list[int], memory: Tensor, matrices: Sequence[Folded]
+    ) -> Packed:
+        """Run with the numbers of folded matrices; the embedding keeps the scale that it has."""
+        depth = len(self.shape.trunk)
+        for weight, bias in matrices[:depth]:
+            x = functional.layer_norm(functional.linear(x, weight, bias).relu(), bias.shape)
+        if self.gru is None:
+            last = self._norm(depth - 1) if depth else None
+            embedding = x if last is None else x * last.weight + last.bias
+            return Packed(functional.linear(x, *matrices[-1]), embedding, x[:, :0])
+        half = (len(matrices) - depth - 1) // 2
+        sides = matrices[depth : depth + half], matrices[depth + half : -1]
+        weights, biases = zip(*map(_product, sides), strict=True)
+        x = packed_gru(x, sizes, memory, Weights(*weights, *biases))
+        return Packed(functional.linear(x, *matrices[-1]), x, x)
+
+    def _linear(self, index: int) -> nn.Linear:
+        layer = self.trunk[3 * index]
+        assert isinstance(layer, nn.Linear)  # noqa: S101 - nn.Sequential forgets it
+        return layer
+
+    def _norm(self, index: int) -> nn.LayerNorm:
+        layer = self.trunk[3 * index + 2]
+        assert isinstance(layer, nn.LayerNorm)  # noqa: S101 - nn.Sequential forgets it
+        return layer
 
     def _up_to(self, lengths: Tensor, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         given = pack_padded_sequence(x, lengths, enforce_sorted=False)
@@ -125,6 +190,46 @@ class RecurrentNetwork(nn.Module):
         both = (given._replace(data=y) for y in (found.outputs, found.embedding))
         outputs, embeddings = (pad_packed_sequence(y, total_length=len(x))[0] for y in both)
         return outputs, embeddings, found.memory[ends[back]].unsqueeze(0)
+
+
+def gated_norm(x: Tensor, norm: nn.LayerNorm, gate: Tensor) -> Tensor:
+    """Normalise ``x`` [..., H] over the units that are there, and gate it.
+
+    Mean and variance are weighted by ``gate`` [H], so that with gates of 0 and 1 the result is that
+    of the normalisation of the layer without the closed units.
+    """
+    total = gate.sum().clamp(min=_NO_UNIT)
+    centred = x - ((x @ gate) / total).unsqueeze(-1)
+    variance = (centred.square() @ gate) / total
+    scale = (variance + norm.eps).rsqrt().unsqueeze(-1)
+    return centred * scale * (norm.weight * gate) + norm.bias * gate
+
+
+def _copy(target: nn.Linear, source: nn.Linear, rows: Tensor, columns: Tensor) -> None:
+    target.weight.copy_(source.weight[rows][:, columns])
+    target.bias.copy_(source.bias[rows])
+
+
+def _gru_matrices(unit: nn.GRU | LowRankGRU) -> list[Folded]:
+    if isinstance(unit, nn.GRU):
+        ih, hh, *biases = (number.double() for number in unit.parameters())
+        return [Folded(*each) for each in zip((ih, hh), biases, strict=True)]
+    found = []
+    for thin, wide, bias in (
+        (unit.weight_ih_in, unit.weight_ih_out, unit.bias_ih),
+        (unit.weight_hh_in, unit.weight_hh_out, unit.bias_hh),
+    ):
+        first = thin.double()
+        found += [Folded(first, first.new_zeros(len(first))), Folded(wide.double(), bias.double())]
+    return found
+
+
+def _product(maps: Sequence[Folded]) -> Folded:
+    """Return one map in place of one or two."""
+    if len(maps) == 1:
+        return maps[0]
+    (thin, first), (wide, second) = maps
+    return Folded(wide @ thin, wide @ first + second)
 
 
 def weights_of(gru: nn.GRU | LowRankGRU) -> Weights:

@@ -80,7 +80,8 @@ def network_table(report: EvaluationReport) -> Table:
         one = team.agents[i]
         gru = [] if one.gru is None else [f"GRU {one.gru}"]
         arrow = " \N{RIGHTWARDS ARROW} "
-        return arrow.join([str(one.inputs), *map(str, one.trunk), *gru, str(one.actions)])
+        layers = [*map(str, one.trunk), *gru, *one.layers]
+        return arrow.join([str(one.inputs), *layers, str(one.actions)])
 
     expert, student = report.cost.expert, report.cost.student
     rows = [

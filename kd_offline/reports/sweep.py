@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import cycle
 
 from kd_offline.reports import svg
 from kd_offline.reports.formatting import agreement_of, percent, short, significant
@@ -19,7 +20,7 @@ _AXES: dict[Quantity, str] = {
 }
 _QUALITY = {"retention": "retention", "agreement": "agreement with the expert"}
 _RUN = re.compile(r"runs/\d+")
-_MARKS = {"gru": "o", "mlp": "s", "low-rank": "^"}
+_MARKS = "os^DvPX"  # of architectures, in the order of the plan, and from the beginning again
 _COLOURS = {"fp32": svg.EXPERT, "int8": svg.STUDENT}
 
 
@@ -104,6 +105,7 @@ def front_plot(report: SweepReport, cost: Quantity) -> str:
     """Draw quality against one cost, with a line through what is best by that cost."""
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
+    marks = dict(zip(report.plan.architectures, cycle(_MARKS), strict=False))
     figure, (ax,) = svg.figure(7.2, 3.0)
     line = best_by(report.points, cost)
     ax.step(
@@ -114,7 +116,7 @@ def front_plot(report: SweepReport, cost: Quantity) -> str:
     for point in report.points:
         colour = _COLOURS[point.precision]
         face = colour if point.front else "none"
-        mark = _MARKS[point.architecture]
+        mark = marks[point.architecture]
         at = ([point.figures[cost].value], [point.quality])
         ax.scatter(*at, s=26, marker=mark, facecolor=face, edgecolor=colour, lw=0.9, zorder=2)
     values = [p.figures[cost].value for p in report.points if p.figures[cost].value > 0]
@@ -132,7 +134,7 @@ def front_plot(report: SweepReport, cost: Quantity) -> str:
     ax.grid(visible=True, axis="y")
     for kind, precision in sorted({(p.architecture, p.precision) for p in report.points}):
         colour = _COLOURS[precision]
-        ax.scatter([], [], marker=_MARKS[kind], color=colour, label=f"{kind}, {precision}")
+        ax.scatter([], [], marker=marks[kind], color=colour, label=f"{kind}, {precision}")
     if report.points:
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, labelcolor=svg.MUTED)
     return svg.inline(figure, f"front-{cost}", f"{report.plan.judge} against {_AXES[cost]}")

@@ -138,6 +138,9 @@ class AgentCost(Strict):
     inputs: int = Field(ge=0, description="features after dropping what the mask hides")
     trunk: tuple[int, ...]
     gru: int | None = None
+    layers: tuple[str, ...] = Field(
+        default=(), description="in words, of networks that are not of trunk and GRU"
+    )
     actions: int
     parameters: int = Field(ge=0)
     macs: int = Field(ge=0)

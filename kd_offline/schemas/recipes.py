@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
 
 from kd_offline.errors import UnknownNameError
-from kd_offline.schemas.bounds import WIDEST, Batch, Depth, Epochs, Seeds, Threads
+from kd_offline.schemas.bounds import WIDEST, Batch, Epochs, Seeds, Threads
 from kd_offline.schemas.budget import Budget
 from kd_offline.schemas.environment import Strict
 
@@ -79,7 +85,9 @@ FORMER_SWITCHES: dict[str, str] = {
 
 
 def with_present_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe, or a part of one, without the table ``switches`` of former versions.
+    """Return a recipe, or a part of one, without names that only former versions had.
+
+    These are the table ``switches``, and ``student.kind`` for ``student.family``.
 
     A setting that also stands at its present place keeps that value.
 
@@ -89,6 +97,8 @@ def with_present_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
         There was never such a switch.
     """
     present = deepcopy(dict(recipe))
+    if isinstance(present.get("student"), Mapping):
+        present["student"] = with_family(present["student"])
     if not isinstance(present.get("switches"), Mapping):
         return present
     for name, value in present.pop("switches").items():
@@ -106,18 +116,19 @@ def with_present_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class StudentArchitecture(Strict):
-    """Networks of the students; one per agent, each of its own width."""
+    """Networks of the students; one per agent, each of its own width.
 
-    kind: Literal["gru", "mlp"] = Field(default="gru", description="with or without memory")
+    These settings are those of all student families. Each has a subclass that adds its own, see
+    :attr:`kd_offline.students.families.base.StudentFamily.settings`; here they are kept as they
+    were given, until :func:`kd_offline.students.families.settings_of` checks them.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
+
+    family: str = Field(default="gru", description="student family, by name")
     hidden: tuple[int, ...] | int | Literal["auto"] = Field(
         default=32, description="width for all agents, one for each, or auto from block widths"
-    )
-    depth: Depth = Field(default=2, description="trunk layers before the GRU or the head")
-    rank_share: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="rank of the two matrices of the GRU, by width; None: full",
     )
     aligner: Literal["identity", "linear"] = Field(
         default="identity", description="g_i of Alg. 1: linear, folded away at export"
@@ -139,6 +150,11 @@ class StudentArchitecture(Strict):
         "needs weights.regression",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_the_former_name(cls, given: Any) -> Any:
+        return with_family(given) if isinstance(given, Mapping) else given
+
     @field_validator("hidden")
     @classmethod
     def _widths_are_no_wider_than_any(cls, given: Any) -> Any:
@@ -147,12 +163,14 @@ class StudentArchitecture(Strict):
             raise ValueError(msg)
         return given
 
-    @model_validator(mode="after")
-    def _rank_is_of_a_gru(self) -> StudentArchitecture:
-        if self.rank_share is not None and self.kind != "gru":
-            msg = "student.rank_share is of a GRU: leave it out, or choose student.kind gru"
-            raise ValueError(msg)
-        return self
+
+def with_family(student: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of students in which the family is called so, and no longer their kind."""
+    present = dict(student)
+    if "kind" in present:
+        former = present.pop("kind")
+        present.setdefault("family", former)
+    return present
 
 
 class Optimisation(Strict):
@@ -277,11 +295,7 @@ class DistillRecipe(Strict):
         if settled is None:
             return self
         msg = ""
-        if self.student.rank_share is not None:
-            msg = "unit gates are of full GRUs: leave out student.rank_share, or allocate by worth"
-        elif self.student.kind == "mlp" and not self.student.depth:
-            msg = "unit gates need hidden units: give student.depth 1 or more, or allocate by worth"
-        elif settled < 1:
+        if settled < 1:
             msg = "unit gates need optimisation.epochs of 2 or more, to learn and to go on without"
         elif rounded is not None and rounded < settled:
             msg = (

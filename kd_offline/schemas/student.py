@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from kd_offline.schemas.bounds import Seeds, Width
 from kd_offline.schemas.environment import MAX_RANDOM_K, EnvironmentSpec, Strict
 from kd_offline.schemas.layers import LayerWidths, Widths
+from kd_offline.schemas.parts import PartRecord
 from kd_offline.schemas.recipes import StudentArchitecture
 
 
@@ -17,9 +18,9 @@ class StudentCard(Strict):
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 2)
 
-    format_version: tuple[int, int] = (1, 2)
+    format_version: tuple[int, int] = (1, 3)
     environment: EnvironmentSpec
-    architecture: StudentArchitecture
+    architecture: SerializeAsAny[StudentArchitecture]
     widths: tuple[Width, ...] = Field(
         description="hidden width of each agent's network; with layers, before units were removed"
     )
@@ -37,6 +38,9 @@ class StudentCard(Strict):
     method: str
     dataset: str = Field(description="content id of the dataset that the students learned from")
     seeds: Seeds = Field(min_length=1)
+    parts: tuple[PartRecord, ...] = Field(
+        default=(), description="the student family, where an installed plug-in added it"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> StudentCard:

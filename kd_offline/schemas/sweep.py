@@ -13,7 +13,6 @@ from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import DatasetReference
 
-Architecture = Literal["gru", "mlp", "low-rank"]
 Judge = Literal["retention", "agreement"]
 
 
@@ -27,8 +26,10 @@ class SweepPlan(Document):
 
     version: tuple[int, int] = SWEEP_FORMAT
     recipe: DistillRecipe = DistillRecipe()
-    architectures: tuple[Architecture, ...] = Field(
-        default=("gru", "mlp", "low-rank"), min_length=1
+    architectures: tuple[str, ...] = Field(
+        default=("gru", "mlp", "low-rank"),
+        min_length=1,
+        description="student families, and variants of them",
     )
     widths: Layers = Field(default=(8, 16, 24, 32, 48, 64), min_length=1)
     precisions: tuple[Literal["fp32", "int8"], ...] = Field(default=("fp32", "int8"), min_length=1)
@@ -53,7 +54,7 @@ class SweepPoint(Strict):
 
     trial: int
     run: str = Field(description="run folder, within the folder of the sweep")
-    architecture: Architecture
+    architecture: str
     precision: Literal["fp32", "int8"]
     widths: tuple[int, ...]
     quality: float = Field(description="what the plan's judge measured; more is better")

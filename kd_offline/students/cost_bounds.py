@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from kd_offline.errors import BudgetError, UsageError
 from kd_offline.hardware import profiles
 from kd_offline.hardware.model import Demand, predict
-from kd_offline.networks.arithmetic import ExportedShape, memory_cost, network_cost
+from kd_offline.networks.arithmetic import DeployedShape, Shape, StudentShape
 from kd_offline.schemas.budget import Budget, BudgetFigure, Quantity
 from kd_offline.schemas.hardware import EngineFigures, HardwareProfile
 from kd_offline.schemas.layers import Widths
 from kd_offline.schemas.student import StudentCard
+from kd_offline.students.families import family_of
 from kd_offline.students.networks import StudentInputs, agent_shape, exported_shape
 
 NARROWEST = 4
@@ -57,6 +58,10 @@ class Bounds:
         """Return what one step of an agent needs at these widths."""
         return figures(card_shape(self.card, agent, widths), self.budget, self.device)
 
+    def trained(self, agent: int) -> StudentShape:
+        """Return the network of an agent at its widest, as it is trained."""
+        return trained_shape(self.card, agent, self.card.widths[agent])
+
     def exceeded(self, cost: Figures) -> list[Quantity]:
         """Return the limits that one device's cost is beyond."""
         return [n for n, limit in self.limits.items() if cost[n].value > limit * (1 + 1e-9)]
@@ -75,6 +80,13 @@ class Bounds:
 
     def _check_known(self) -> None:
         cost, device = self.cost(0, self.narrowest(0)), self.device
+        family = self.card.architecture.family
+        if "flash_kb" not in cost and (set(self.limits) - {"macs"} or device is not None):
+            msg = (
+                f"a budget of {', '.join(self.limits)} is one of exported C, and students of the "
+                f"family {family!r} have none: state max_macs alone, or choose another family"
+            )
+            raise UsageError(msg)
         for name in self.limits:
             if name not in cost and device is not None:
                 said = predict(device, Demand(1, 1, precision=self.budget.precision))
@@ -117,20 +129,30 @@ def device_of(budget: Budget) -> HardwareProfile | None:
     return None if budget.profile is None else profiles.load(budget.profile)
 
 
-def card_shape(card: StudentCard, agent: int, widths: Widths) -> ExportedShape:
-    """Return the network of an agent of a team as it is exported."""
+def trained_shape(card: StudentCard, agent: int, widths: Widths) -> StudentShape:
+    """Return the network of an agent of a team as it is trained."""
     inputs = StudentInputs(card.mask_as_input, card.motion, card.last_action)
-    shape = agent_shape(card.environment, card.architecture, agent, widths, inputs)
+    return agent_shape(card.environment, card.architecture, agent, widths, inputs)
+
+
+def card_shape(card: StudentCard, agent: int, widths: Widths) -> DeployedShape:
+    """Return the network of an agent of a team as it is deployed."""
+    inputs = StudentInputs(card.mask_as_input, card.motion, card.last_action)
     seen = card.mask_features
-    features = card.environment.obs_widths[agent] if seen is None else sum(seen[agent])
+    features = card.environment.obs_widths[agent]
+    if seen is not None and family_of(card.architecture).drops_columns:
+        features = sum(seen[agent])
+    shape = trained_shape(card, agent, widths)
     return exported_shape(shape, inputs, features, drawn=seen is None)
 
 
-def figures(shape: ExportedShape, budget: Budget, device: HardwareProfile | None) -> Figures:
+def figures(shape: Shape, budget: Budget, device: HardwareProfile | None) -> Figures:
     """Return what one step of a network needs, as far as it can be told, each with its origin."""
-    memory = memory_cost(shape, budget.precision)
-    found: Figures = {
-        "macs": _derived(network_cost(shape).macs, "closed form of the exported network"),
+    memory = shape.memory(budget.precision)
+    found: Figures = {"macs": _derived(shape.cost().macs, "closed form of the exported network")}
+    if memory is None or memory.flash is None or memory.ram is None:
+        return found  # no C is exported, and that is what everything else is of
+    found |= {
         "flash_kb": _derived(memory.flash / KB, "tables of the exported C, its code apart"),
         "ram_kb": _derived(memory.ram / KB, "static buffers of the exported C"),
     }

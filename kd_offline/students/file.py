@@ -8,10 +8,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from kd_offline.errors import CheckpointError, FormatVersionError, NoCheckpointError
+from kd_offline.errors import (
+    CheckpointError,
+    FormatVersionError,
+    NoCheckpointError,
+    UsageError,
+)
 from kd_offline.networks.files import TensorFile, read_tensors
 from kd_offline.schemas.student import StudentCard
 from kd_offline.strict_json import parse
+from kd_offline.students.families import FAMILIES, settings_of
 
 STUDENTS = "students.safetensors"
 CARD = "card"  # of the file's metadata
@@ -45,6 +51,8 @@ def read_students(path: Path, *, of_file: str | None = None) -> StudentsFile:
         There are none, or the file was altered.
     FormatVersionError
         It was written by a newer version.
+    UnknownNameError, MismatchError
+        The student family is not installed, or is of another version.
     """
     path = path / STUDENTS if path.is_dir() else path
     if not os.path.lexists(path):
@@ -68,7 +76,21 @@ def read_students(path: Path, *, of_file: str | None = None) -> StudentsFile:
             f"version reads up to {newest[0]}.{newest[1]}: install a newer kd-offline"
         )
         raise FormatVersionError(msg)
+    card = _with_settings(card, path)
     if of_file is None and not file.sealed and card.format_version >= card.SEALED_SINCE:
         msg = f"{str(path)!r} is damaged: its metadata does not hold its digest; {REMEDY}"
         raise CheckpointError(msg)
     return StudentsFile(card, file)
+
+
+def _with_settings(card: StudentCard, path: Path) -> StudentCard:
+    """Return a card whose networks' settings are those that their family declares."""
+    said = f"the file of students {str(path)!r}"
+    FAMILIES.require_versions(card.parts, asked_by=said)
+    FAMILIES.require(card.architecture.family, asked_by=said)
+    try:
+        settings = settings_of(card.architecture)
+    except UsageError as error:
+        msg = f"{str(path)!r} is damaged: {error}; {REMEDY}"
+        raise CheckpointError(msg[:500]) from None
+    return card.model_copy(update={"architecture": settings})

@@ -19,16 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from kd_offline.networks.gru import packed_gru
-from kd_offline.networks.recurrent import NetworkShape, Packed, RecurrentNetwork, weights_of
+from kd_offline.networks.arithmetic import StudentShape
+from kd_offline.networks.packed import Packed
 from kd_offline.students.networks import StudentTeam
 
 TEMPERATURE = 2 / 3
 LOW, HIGH = -0.1, 1.1
 _SHIFT = TEMPERATURE * math.log(-LOW / HIGH)
-_NO_UNIT = 1e-6  # of a sum of gates: what a layer of closed gates is divided by
 
 
 def open_probability(log_alpha: Tensor) -> Tensor:
@@ -58,9 +56,9 @@ def _cut(share: Tensor) -> Tensor:
 class Gates(nn.Module):
     """A gate for every hidden unit of a team; one vector an agent, in the order of its layers."""
 
-    def __init__(self, shapes: Sequence[NetworkShape], start: float) -> None:
+    def __init__(self, shapes: Sequence[StudentShape], start: float) -> None:
         super().__init__()
-        self.sizes = tuple((*shape.trunk, *([shape.gru] if shape.gru else [])) for shape in shapes)
+        self.sizes = tuple(shape.units for shape in shapes)
         self.log_alpha = nn.ParameterList(
             nn.Parameter(torch.full((sum(sizes),), log_alpha_of(start))) for sizes in self.sizes
         )
@@ -94,31 +92,5 @@ class GatedPass:
         self, team: StudentTeam, i: int, x: Tensor, sizes: list[int], memory: Tensor
     ) -> Packed:
         """Run agent ``i`` over packed ``x`` [S, I]; as its network does, aligner included."""
-        network = team.networks[i]
-        assert isinstance(network, RecurrentNetwork)  # noqa: S101 - nn.ModuleList forgets it
         gates = self.gates.values(i, noisy=team.training)
-        x = team.aligners[i](x)
-        for index, gate in enumerate(gates[: len(network.shape.trunk)]):
-            linear, norm = network.trunk[3 * index], network.trunk[3 * index + 2]
-            assert isinstance(norm, nn.LayerNorm)  # noqa: S101
-            x = gated_norm(functional.relu(linear(x)), norm, gate)
-        if network.gru is None:
-            return Packed(network.head(x), x, x[:, :0])
-        # The state that goes on stays ungated, what reads it does not.
-        own = weights_of(network.gru)
-        states = packed_gru(x, sizes, memory, own._replace(hh=own.hh * gates[-1]))
-        seen = states * gates[-1]
-        return Packed(network.head(seen), seen, states)
-
-
-def gated_norm(x: Tensor, norm: nn.LayerNorm, gate: Tensor) -> Tensor:
-    """Normalise ``x`` [..., H] over the units that are there, and gate it.
-
-    Mean and variance are weighted by ``gate`` [H], so that with gates of 0 and 1 the result is that
-    of the normalisation of the layer without the closed units.
-    """
-    total = gate.sum().clamp(min=_NO_UNIT)
-    centred = x - ((x @ gate) / total).unsqueeze(-1)
-    variance = (centred.square() @ gate) / total
-    scale = (variance + norm.eps).rsqrt().unsqueeze(-1)
-    return centred * scale * (norm.weight * gate) + norm.bias * gate
+        return team.network(i).gated(team.aligners[i](x), sizes, memory, gates)

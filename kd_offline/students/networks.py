@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kd_offline.networks.arithmetic import ExportedShape
+from kd_offline.networks.arithmetic import DeployedInputs, DeployedShape, StudentShape
 from kd_offline.networks.gru import steps_before
-from kd_offline.networks.recurrent import NetworkShape, Packed, RecurrentNetwork
+from kd_offline.networks.packed import Packed, PackedNetwork
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.schemas.layers import LayerWidths, Widths
+from kd_offline.schemas.layers import Widths
 from kd_offline.schemas.recipes import StudentArchitecture
+from kd_offline.students.families import border, family_of, settings_of
 from kd_offline.types import BoolArray, FloatArray, IntArray
 
 
@@ -102,26 +103,36 @@ class StudentTeam(nn.Module):
         ]
         self.aligners = nn.ModuleList()
         self.networks = nn.ModuleList()
+        settings = settings_of(architecture)
+        self.family = family_of(settings)
+        self._border = border(settings.family)
         for i, each in enumerate(widths):
-            shape = agent_shape(spec, architecture, i, each, inputs)
+            shape = agent_shape(spec, settings, i, each, inputs)
             aligner: nn.Module = nn.Identity()
             if architecture.aligner == "linear":
                 aligner = nn.Linear(shape.inputs, shape.inputs)
                 nn.init.eye_(aligner.weight)
                 nn.init.zeros_(aligner.bias)
             self.aligners.append(aligner)
-            self.networks.append(RecurrentNetwork(shape, rng, head_gain=0.1))
+            with self._border("network"):
+                self.networks.append(self.family.network(shape, rng))
         self._first = [self._first_columns(i) for i in range(spec.n_agents)]
 
     @property
-    def shapes(self) -> list[NetworkShape]:
-        """Architecture of each agent's network."""
-        return [network.shape for network in self._agents()]
+    def shapes(self) -> list[StudentShape]:
+        """Each agent's network in numbers."""
+        return [self.network(i).shape for i in range(len(self.widths))]
 
     @property
     def parameters_per_agent(self) -> list[int]:
         """Trainable numbers of each agent's deployed network; aligners fold into it."""
         return [sum(p.numel() for p in network.parameters()) for network in self.networks]
+
+    def network(self, i: int) -> PackedNetwork:
+        """Return the network of agent ``i``."""
+        found = self.networks[i]
+        assert isinstance(found, PackedNetwork)  # noqa: S101 - nn.ModuleList forgets it
+        return found
 
     def scale_inputs(self, scale: InputScale) -> None:
         """Set the statistics that inputs are scaled by; constant features keep scale 1."""
@@ -132,7 +143,7 @@ class StudentTeam(nn.Module):
 
     def start(self, batch: int) -> TeamMemory:
         """Return the memory of ``batch`` fresh episodes."""
-        return TeamMemory([network.start(batch) for network in self._agents()], None)
+        return TeamMemory([self.network(i).start(batch) for i in range(len(self.widths))], None)
 
     def prepare(self, obs: Tensor, mask: Tensor) -> Tensor:
         """Scale and mask ``obs`` [..., N, O] by ``mask`` (float, broadcast against it)."""
@@ -179,16 +190,17 @@ class StudentTeam(nn.Module):
         ``memory``: [B, H_i] and ``last``: [B, N, O'], what was prepared for the step before; None
         for whole episodes.
         """
-        network, own = self._agents()[i], self._own_inputs(i, inputs, last)
+        network, own = self.network(i), self._own_inputs(i, inputs, last)
         memory = network.start(inputs.sizes[0])[0] if memory is None else memory
         columns = self._first[i]
         plain = self.stand_in is None and isinstance(self.aligners[i], nn.Identity)
-        if columns is not None and not (plain and (network.trunk or network.gru)):
+        if columns is not None and not (plain and self.family.drops_columns):
             own = own.new_zeros(len(own), network.shape.inputs).index_copy(1, columns, own)
             columns = None
         if self.stand_in is not None:
             return self.stand_in(self, i, own, inputs.sizes, memory)
-        return network.packed(self.aligners[i](own), inputs.sizes, memory, columns)
+        with self._border("packed"):
+            return network.packed(self.aligners[i](own), inputs.sizes, memory, columns)
 
     def joined(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the logits of all agents as [..., N, A], the actions outermost in memory."""
@@ -227,11 +239,8 @@ class StudentTeam(nn.Module):
         if len(columns) == width:
             return None
         copies = 1 + self.inputs.mask + self.inputs.motion
-        rest = torch.from_numpy(np.arange(copies * width, self._agents()[i].shape.inputs))
+        rest = torch.from_numpy(np.arange(copies * width, self.network(i).shape.inputs))
         return torch.cat([*(columns + k * width for k in range(copies)), rest])
-
-    def _agents(self) -> list[RecurrentNetwork]:
-        return [n for n in self.networks if isinstance(n, RecurrentNetwork)]
 
 
 def agent_shape(
@@ -240,36 +249,30 @@ def agent_shape(
     agent: int,
     widths: Widths,
     inputs: StudentInputs,
-) -> NetworkShape:
-    """Return the shape of one agent's network of given hidden widths."""
-    if isinstance(widths, int):
-        recurrent = widths if architecture.kind == "gru" else None
-        widths = LayerWidths(trunk=(widths,) * architecture.depth, gru=recurrent)
+) -> StudentShape:
+    """Return one agent's network of given hidden widths in numbers."""
     columns = spec.obs_widths[agent] * (1 + inputs.mask + inputs.motion)
     columns += spec.action_counts[agent] if inputs.last_action else 0
-    share, gru = architecture.rank_share, widths.gru
-    rank = None if share is None or gru is None else max(1, round(share * gru))
-    return NetworkShape(columns, widths.trunk, gru, spec.action_counts[agent], rank)
+    settings = settings_of(architecture)
+    with border(settings.family)("shape"):
+        shape: StudentShape = family_of(settings).shape(
+            settings, widths, columns, spec.action_counts[agent]
+        )
+    return shape
 
 
 def exported_shape(
-    shape: NetworkShape, inputs: StudentInputs, features: int, *, drawn: bool
-) -> ExportedShape:
+    shape: StudentShape, inputs: StudentInputs, features: int, *, drawn: bool
+) -> DeployedShape:
     """Return a network as it is exported, from ``features`` that its mask leaves.
 
     The columns that a fixed mask hides are dropped, and its bits, which never change, are part of
     a bias. Under a mask that is ``drawn`` for each episode every column is needed.
     """
-    return ExportedShape(
-        features=features,
-        trunk=tuple(shape.trunk),
-        gru=shape.gru,
-        outputs=shape.outputs,
-        motion=inputs.motion,
-        mask_bits=inputs.mask and drawn,
-        last_action=inputs.last_action,
-        rank=shape.rank,
+    given = DeployedInputs(
+        features, shape.outputs, inputs.motion, inputs.mask and drawn, inputs.last_action
     )
+    return shape.deployed(given)
 
 
 def one_hot(actions: IntArray | None, shape: tuple[int, ...]) -> Tensor:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd_offline.errors import CheckpointError
 from kd_offline.networks.files import tensors_digest, warn_unsealed, write_tensors
 from kd_offline.schemas.layers import Widths, widest
 from kd_offline.schemas.student import StudentCard
@@ -121,15 +120,12 @@ def restore(students: StudentsFile) -> list[StudentPolicy]:
         The weights do not have the shapes that their card states; nothing was allocated for them.
     """
     card = students.card
-    if card.architecture.depth > len(students.file.entries):
-        msg = (
-            f"the card of {str(students.file.path)!r} states layers that it does not hold; {REMEDY}"
-        )
-        raise CheckpointError(msg)
     for seed in card.seeds:
         widths = card.widths_of(seed)
         claims = (*map(widest, widths), *card.environment.obs_widths)
         claims += card.environment.action_counts
+        # So may be numbers among the family's settings, such as of layers.
+        claims += tuple(x for _, x in card.architecture if isinstance(x, int))
         state = partial(_shapes, card, widths)
         students.file.check_shapes(claims, state, f"{seed}.", remedy=REMEDY)
     tensors = students.file.tensors()

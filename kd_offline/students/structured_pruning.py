@@ -6,23 +6,17 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
+from kd_offline.networks.arithmetic import StudentShape
+from kd_offline.networks.packed import Remnant
 from kd_offline.schemas.layers import LayerWidths
-from kd_offline.students.cost_bounds import Bounds, added
+from kd_offline.students.cost_bounds import Bounds, Figures, added
 from kd_offline.students.l0_gates import Gates
 from kd_offline.students.networks import StudentTeam
 from kd_offline.students.policy import build
 
 Chosen = list[list[Tensor]]  # of every agent and layer: bool [H]
-
-
-class Remnant(NamedTuple):
-    """What is left of an agent's embedding, for whatever else reads it."""
-
-    units: Tensor  # int [H']
-    gate: Tensor  # float [H'], that the gated network multiplied by and the small one does not
 
 
 class Settled(NamedTuple):
@@ -44,58 +38,20 @@ def narrowed(team: StudentTeam, gates: Gates, chosen: Chosen, bounds: Bounds) ->
     Where the gates are 0 and 1 and those of 1 are chosen, it gives the answers of the gated team;
     gates between weigh a normalisation's statistics, which no plain layer can.
     """
-    small = build(bounds.card, None, [_widths(bounds, kept) for kept in chosen])
+    small = build(bounds.card, None, [_widths(bounds, i, kept) for i, kept in enumerate(chosen)])
     rest = {k: v for k, v in team.state_dict().items() if not k.startswith("networks.")}
     small.load_state_dict(rest, strict=False)
     found = []
     for i, kept in enumerate(chosen):
-        old, new = team.networks[i], small.networks[i]
-        assert isinstance(old, RecurrentNetwork)  # noqa: S101 - nn.ModuleList forgets it
-        assert isinstance(new, RecurrentNetwork)  # noqa: S101
         units = [torch.nonzero(layer).squeeze(-1) for layer in kept]
         values = [z[u] for z, u in zip(gates.values(i, noisy=False), units, strict=True)]
-        found.append(_narrow(old, new, units, values))
+        found.append(team.network(i).narrow_into(small.network(i), units, values))
     return Settled(small, tuple(found))
 
 
-def _narrow(
-    old: RecurrentNetwork, new: RecurrentNetwork, units: list[Tensor], gates: list[Tensor]
-) -> Remnant:
-    """Copy the chosen units of one network into another; return what became of its embedding."""
-    before = torch.arange(old.shape.inputs)
-    for index in range(len(old.shape.trunk)):
-        own, gate = units[index], gates[index]
-        _copy(new.trunk[3 * index], old.trunk[3 * index], own, before)
-        wide, narrow = old.trunk[3 * index + 2], new.trunk[3 * index + 2]
-        assert isinstance(wide, nn.LayerNorm)  # noqa: S101
-        assert isinstance(narrow, nn.LayerNorm)  # noqa: S101
-        narrow.weight.copy_(wide.weight[own] * gate)
-        narrow.bias.copy_(wide.bias[own] * gate)
-        before = own
-    gate = torch.ones(len(before))
-    if old.gru is not None and new.gru is not None:
-        own, gate = units[-1], gates[-1]
-        rows = torch.cat([own + k * old.shape.embedding for k in range(3)])
-        ours, theirs, *biases = (p[rows] for p in old.gru.parameters())
-        parts = [ours[:, before], theirs[:, own] * gate, *biases]
-        for target, values in zip(new.gru.parameters(), parts, strict=True):
-            target.copy_(values)
-        before = own
-    new.head.weight.copy_(old.head.weight[:, before] * gate)
-    new.head.bias.copy_(old.head.bias)
-    return Remnant(before, gate)
-
-
-def _copy(target: nn.Module, source: nn.Module, rows: Tensor, columns: Tensor) -> None:
-    assert isinstance(target, nn.Linear)  # noqa: S101
-    assert isinstance(source, nn.Linear)  # noqa: S101
-    target.weight.copy_(source.weight[rows][:, columns])
-    target.bias.copy_(source.bias[rows])
-
-
-def layers_of(shape: NetworkShape) -> LayerWidths:
+def layers_of(shape: StudentShape) -> LayerWidths:
     """Return the widths of a network's hidden layers."""
-    return LayerWidths(trunk=shape.trunk, gru=shape.gru)
+    return shape.layer_widths(shape.units)
 
 
 @torch.no_grad()
@@ -110,7 +66,7 @@ def choose(gates: Gates, bounds: Bounds) -> Chosen:
     devices = [list(agents)] if bounds.budget.shared_device else [[i] for i in agents]
     for device in devices:
         going = _in_turn(gates, chosen, device, bounds)
-        while bounds.exceeded(added([bounds.cost(i, _widths(bounds, chosen[i])) for i in device])):
+        while bounds.exceeded(_cost(bounds, chosen, device)):
             agent, layer, unit = next(going)
             chosen[agent][layer][unit] = False
     return chosen
@@ -147,8 +103,9 @@ def _in_turn(
         yield -i, -layer, -unit
 
 
-def _widths(bounds: Bounds, chosen: Sequence[Tensor]) -> LayerWidths:
-    counts = [int(kept.sum()) for kept in chosen]
-    if bounds.card.architecture.kind == "gru":
-        return LayerWidths(trunk=tuple(counts[:-1]), gru=counts[-1])
-    return LayerWidths(trunk=tuple(counts))
+def _cost(bounds: Bounds, chosen: Chosen, device: Sequence[int]) -> Figures:
+    return added([bounds.cost(i, _widths(bounds, i, chosen[i])) for i in device])
+
+
+def _widths(bounds: Bounds, i: int, chosen: Sequence[Tensor]) -> LayerWidths:
+    return bounds.trained(i).layer_widths([int(kept.sum()) for kept in chosen])

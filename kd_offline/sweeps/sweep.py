@@ -40,8 +40,9 @@ from kd_offline.sealed_json import (
     write_document,
 )
 from kd_offline.seeding import derive
+from kd_offline.students.families import require_offer
 from kd_offline.sweeps.trial_objective import NOTHING, Allowed, has_optuna, judge_for
-from kd_offline.sweeps.trials import COSTS, Choice, carry_out, choose, objectives
+from kd_offline.sweeps.trials import COSTS, Choice, architecture_of, carry_out, choose, objectives
 from kd_offline.tracking.base import SILENT, Observer, Operation, counting, observed
 
 PLAN, REPORT, JOURNAL, PAGE = "plan.json", "sweep.json", "trials.journal", "sweep.html"
@@ -300,6 +301,9 @@ def _check(plan: SweepPlan, buffer: ExpertBuffer) -> None:
     buffer.mask(plan.recipe.mask)
     check_arrays(plan.recipe, list(buffer.names))
     profiles.load(plan.profile)
+    needed = ("c", "int8") if "int8" in plan.precisions else ("c",)  # what costs are predicted of
+    for name in plan.architectures:
+        require_offer(architecture_of(name, plan.recipe.student), *needed)
 
 
 def _begin(folder: Path, plan: SweepPlan, buffer: ExpertBuffer) -> Path:

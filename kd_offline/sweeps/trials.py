@@ -19,24 +19,25 @@ from optuna.storages.journal import BaseJournalBackend
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.distill import distill
-from kd_offline.errors import StorageError
+from kd_offline.errors import StorageError, UnknownNameError
 from kd_offline.file_locks import dead, in_turn, living
 from kd_offline.files import append_file, make_subfolder, remove_tree, require_folder
 from kd_offline.hardware import profiles
 from kd_offline.runs.folder import open_run
 from kd_offline.runs.teams import checked_students
 from kd_offline.schemas.budget import Budget, BudgetFigure, Quantity
-from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.schemas.recipes import DistillRecipe, StudentArchitecture
 from kd_offline.schemas.student import StudentCard
-from kd_offline.schemas.sweep import Architecture, SweepPlan, SweepPoint
+from kd_offline.schemas.sweep import SweepPlan, SweepPoint
 from kd_offline.students.cost_bounds import added, card_shape, figures
+from kd_offline.students.families import FAMILIES, family_of
 from kd_offline.sweeps.trial_objective import Allowed, held_out_kl, quality
 
 COSTS: tuple[Quantity, ...] = ("macs", "flash_kb", "latency_us")
 """What is weighed against quality, less being better."""
 
-RANK_SHARE = 0.25
-"""Of low-rank GRUs: rank by width."""
+VARIANTS: dict[str, dict[str, Any]] = {"low-rank": {"family": "gru", "rank_share": 0.25}}
+"""Architectures that are a student family with other settings than its own."""
 
 
 class Suggests(Protocol):
@@ -50,7 +51,7 @@ class Suggests(Protocol):
 class Choice:
     """The student that a trial distils."""
 
-    architecture: Architecture
+    architecture: str
     precision: str
     widths: tuple[int, ...]
 
@@ -61,14 +62,26 @@ class Choice:
 
     def recipe(self, base: DistillRecipe) -> DistillRecipe:
         """Return the recipe of this student, with one seed."""
-        student = base.student.model_copy(
-            update={
-                "kind": "mlp" if self.architecture == "mlp" else "gru",
-                "rank_share": RANK_SHARE if self.architecture == "low-rank" else None,
-                "hidden": self.widths,
-            }
-        )
+        student = architecture_of(self.architecture, base.student)
+        student = student.model_copy(update={"hidden": self.widths})
         return base.model_copy(update={"student": student, "seeds": base.seeds[:1], "budget": None})
+
+
+def architecture_of(name: str, base: StudentArchitecture) -> StudentArchitecture:
+    """Return the settings of an architecture: those of ``base`` that its family has, and its own.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such architecture.
+    """
+    if name not in FAMILIES and name not in VARIANTS:
+        raise UnknownNameError(what="architecture", got=name, allowed=(*FAMILIES, *VARIANTS))
+    own = VARIANTS.get(name, {"family": name})
+    varied = {setting for each in VARIANTS.values() for setting in each}
+    declared = family_of(StudentArchitecture.model_validate(own)).settings
+    kept = base.model_dump(mode="json", include=declared.model_fields.keys() - varied)
+    return StudentArchitecture.model_validate(kept | own)
 
 
 def choose(trial: Suggests, plan: SweepPlan, agents: tuple[str, ...]) -> Choice:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.evaluation.cost import LayerShape, compare, team_cost
+from kd_offline.evaluation.cost import NetworkShape, compare, team_cost
 from kd_offline.evaluation.evaluate import INTERVALS
 from kd_offline.runs.folder import RunFolder, create_run
 from kd_offline.schemas.evaluation import (
@@ -223,8 +223,8 @@ def _mode(
 
 
 def _cost() -> Cost:
-    large = [LayerShape(21, (64, 64), 64, 5)] * 3
-    small = [LayerShape(width, (32, 32), 32, 5) for width in (10, 10, 12)]
+    large = [NetworkShape(21, (64, 64), 64, 5)] * 3
+    small = [NetworkShape(width, (32, 32), 32, 5) for width in (10, 10, 12)]
     acted = [25.0] * 3
     return compare(
         team_cost(AGENTS, large, acted, 25.0, 25), team_cost(AGENTS, small, acted, 25.0, 25)

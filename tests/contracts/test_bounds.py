@@ -20,6 +20,7 @@ from kd_offline.schemas.export import AgentContract
 from kd_offline.schemas.interface import AgentInterface
 from kd_offline.schemas.recipes import DistillRecipe, StudentArchitecture
 from kd_offline.schemas.sweep import SweepPlan
+from kd_offline.students.families import FAMILIES
 
 # Nothing is allocated, repeated or drawn by these: they are shown, compared, added up or hashed.
 FIGURES = {
@@ -91,6 +92,7 @@ def models():
     waiting = [publish.model(name) for name in publish.MODELS if not name.endswith("-output")]
     waiting += [Journal, SweepPlan]
     waiting += [TERMS.load(name).settings_type for name in TERMS]
+    waiting += [FAMILIES.load(name).settings for name in FAMILIES]
     waiting += [ALGORITHMS.load(name).recipe for name in ALGORITHMS]
     found = set()
     while waiting:
@@ -164,7 +166,6 @@ def test_what_is_listed_here_exists():
         {"optimisation": {"batch_episodes": 10**9}},
         {"student": {"hidden": 10**6}},
         {"student": {"hidden": [8, 10**6]}},
-        {"student": {"depth": 10**4}},
         {"seeds": list(range(2000))},
         {"threads": 10**6},
     ],
@@ -186,6 +187,12 @@ def test_a_recipe_of_a_stranger_asks_for_no_more_than_any_student_needs(changed)
 def test_a_loss_term_asks_for_no_more_than_any_student_needs(term, changed):
     with pytest.raises(ValidationError):
         TERMS.load(term).settings_type.model_validate(changed)
+
+
+@pytest.mark.parametrize("family", FAMILIES.built_in)
+def test_a_student_family_asks_for_no_more_layers_than_any_student_needs(family):
+    with pytest.raises(ValidationError):
+        FAMILIES.load(family).settings.model_validate({"depth": 10**4})
 
 
 def test_the_sentence_about_a_width_names_the_bound():

@@ -5,7 +5,6 @@ import pytest
 from benchmarks.anchors import TASKS, page
 from kd_offline import environments
 from kd_offline.experts.load import load
-from kd_offline.networks.arithmetic import network_cost
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.students.masks import resolve
 from kd_offline.students.networks import StudentInputs, agent_shape, exported_shape
@@ -31,7 +30,7 @@ ROW = {
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.slug)
 def test_every_team_needs_40_times_fewer_flops(task):
     spec = environments.load(task.name).spec
-    expert = sum(network_cost(s).macs for s in load("bundled", spec).actor_shapes())
+    expert = sum(s.cost().macs for s in load("bundled", spec).actor_shapes())
     for mask, widths in task.teams:
         seen = resolve(mask, spec).static.sum(axis=1)
         hides = tuple(seen) != spec.obs_widths
@@ -41,7 +40,7 @@ def test_every_team_needs_40_times_fewer_flops(task):
             for i, w in enumerate(widths)
         ]
         students = sum(
-            network_cost(exported_shape(shape, inputs, int(k), drawn=False)).macs
+            exported_shape(shape, inputs, int(k), drawn=False).cost().macs
             for shape, k in zip(shapes, seen, strict=True)
         )
         assert expert / students >= 40, (mask, widths)

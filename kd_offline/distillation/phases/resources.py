@@ -10,7 +10,7 @@ as is what maxima and blocks of 8 rows make of it. It is gone once the gates are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kd_offline.hardware.model import energy_model, latency_model
-from kd_offline.networks.arithmetic import ExportedShape, memory_cost, network_cost
+from kd_offline.networks.arithmetic import Shape
 from kd_offline.schemas.budget import Quantity
 from kd_offline.schemas.recipes import UnitGates
 from kd_offline.students.cost_bounds import KB, Bounds, card_shape, code_bytes
@@ -58,29 +58,26 @@ class Resources:
     def _agent(self, i: int) -> Expected:
         widths = [layer.sum() for layer in self.gates.probabilities(i)]
         whole = card_shape(self.bounds.card, i, self.bounds.card.widths[i])
-        gru = None if whole.gru is None else widths.pop()
-        wide: Any = {"trunk": tuple(widths), "gru": gru}
-        return expected_cost(replace(whole, **wide), self.bounds)
+        wide: Any = widths
+        return expected_cost(whole.with_units(wide), self.bounds)
 
 
-def expected_cost(shape: ExportedShape, bounds: Bounds) -> Expected:
+def expected_cost(shape: Shape, bounds: Bounds) -> Expected:
     """Return the quantities that a budget limits, differentiable in the widths of ``shape``.
 
     Parameters
     ----------
-    shape : ExportedShape
+    shape : Shape
         Its widths are tensors [].
     bounds : Bounds
         Whose limits are asked for.
     """
     precision, device = bounds.budget.precision, bounds.device
-    macs, memory = network_cost(shape).macs, memory_cost(shape, precision)
-    found: dict[Quantity, Any] = {
-        "macs": macs,
-        "flash_kb": memory.flash / KB,
-        "ram_kb": memory.ram / KB,
-    }
-    if device is not None:
+    macs, memory = shape.cost().macs, shape.memory(precision)
+    found: dict[Quantity, Any] = {"macs": macs}
+    if memory is not None and memory.flash is not None and memory.ram is not None:
+        found |= {"flash_kb": memory.flash / KB, "ram_kb": memory.ram / KB}
+    if device is not None and memory is not None:
         found["flash_kb"] += (code_bytes(device, precision) or 0) / KB
         speed = latency_model(device, "c", precision)
         seconds: Any = 0.0 if speed is None else speed.seconds(macs, memory.parameters)

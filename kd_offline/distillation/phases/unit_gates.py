@@ -12,12 +12,13 @@ from torch import Tensor
 
 from kd_offline.distillation.phases.base import Phase
 from kd_offline.distillation.phases.resources import Resources
+from kd_offline.networks.packed import Remnant
 from kd_offline.schemas.layers import LayerWidths
 from kd_offline.students import policy as students
 from kd_offline.students.cost_bounds import Bounds
 from kd_offline.students.l0_gates import GatedPass, Gates
 from kd_offline.students.networks import StudentTeam
-from kd_offline.students.structured_pruning import Remnant, settle
+from kd_offline.students.structured_pruning import settle
 
 if TYPE_CHECKING:
     from kd_offline.distillation.design import StudentDesign

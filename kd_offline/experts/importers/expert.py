@@ -11,7 +11,7 @@ import numpy as np
 from kd_offline.distributions.categorical import epsilon_greedy
 from kd_offline.errors import MismatchError, UserCodeError
 from kd_offline.experts.protocol import ValueUnits
-from kd_offline.networks.arithmetic import Shape, ValuePart
+from kd_offline.networks.arithmetic import CountedShape, Shape, ValuePart
 from kd_offline.schemas.dataset import Capture, ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.foreign import InputRecipe, ValueCalibration
@@ -26,18 +26,6 @@ from kd_offline.types import (
     View,
 )
 from kd_offline.user_code import calling, plain
-
-
-@dataclass(frozen=True, slots=True)
-class CountedShape:
-    """Widths of one network whose cost was counted layer by layer."""
-
-    inputs: int
-    trunk: tuple[int, ...]
-    gru: int | None
-    outputs: int
-    counted: tuple[int, int, int]  # parameters, multiply-accumulates, other arithmetic
-
 
 _Record = TypeVar("_Record", View, PolicyOutput)
 

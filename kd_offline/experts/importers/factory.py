@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from kd_offline.errors import CheckpointError, UsageError, UserCodeError
-from kd_offline.experts.importers.expert import CountedShape, ForeignExpert, entry, probe
+from kd_offline.experts.importers.expert import ForeignExpert, entry, probe
 from kd_offline.experts.importers.found import Given, only, settle
+from kd_offline.networks.arithmetic import CountedShape
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.user_code import calling, described, plain
 
@@ -60,7 +61,7 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     }
     recipe = settle(detected, only(given, (), "python"))
     counted = (parameters or 0, macs or 0, 0)
-    shape = CountedShape(spec.obs_width, (), None, spec.action_count, counted)
+    shape = CountedShape(spec.obs_width, spec.action_count, counted)
     missing = [] if output.value is not None else ["values in the policy's output"]
     architecture = {"library": "python", "factory": place}
     return ForeignExpert(

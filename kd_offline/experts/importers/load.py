@@ -10,11 +10,11 @@ from typing import Any
 
 from kd_offline.errors import UsageError
 from kd_offline.experts.importers import benchmarl, epymarl, factory, jaxmarl, onnx_step, onpolicy
-from kd_offline.experts.importers.expert import CountedShape, ForeignExpert, entry
+from kd_offline.experts.importers.expert import ForeignExpert, entry
 from kd_offline.experts.importers.files import digest
 from kd_offline.experts.importers.found import Found, Given, to_team
 from kd_offline.experts.importers.team import NetworkTeam
-from kd_offline.networks.arithmetic import NetworkCost, ValuePart
+from kd_offline.networks.arithmetic import CountedShape, NetworkCost, ValuePart
 from kd_offline.recipes import read_recipe
 from kd_offline.schemas.environment import EnvironmentSpec
 
@@ -124,6 +124,6 @@ def _shapes(team: NetworkTeam) -> tuple[CountedShape, ...]:
     by_agent = {i: member.network for member in team.actors for i in member.agents}
     networks = [by_agent[i] for i in range(team.spec.n_agents)]
     return tuple(
-        CountedShape(n.inputs, n.trunk, n.memory_width or None, n.outputs, n.count())
+        CountedShape(n.inputs, n.outputs, n.count(), n.trunk, n.memory_width or None)
         for n in networks
     )

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from kd_offline.errors import CheckpointError, MismatchError
-from kd_offline.experts.importers.expert import CountedShape, ForeignExpert, entry, probe
+from kd_offline.experts.importers.expert import ForeignExpert, entry, probe
 from kd_offline.experts.importers.files import digest, wrong_place
 from kd_offline.experts.importers.found import Given, only, settle
 from kd_offline.experts.importers.inputs import assemble, fit, misfit, widths
+from kd_offline.networks.arithmetic import CountedShape
 from kd_offline.networks.onnx_files import put_inside, read_model, sizes
 from kd_offline.networks.onnx_session import BoundedSession
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -164,7 +165,7 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     probe(policy, spec, reference)
     missing = [] if "value" in outputs else ["an output named value, so no values are recorded"]
     parameters = _parameters(model)
-    shape = CountedShape(total, (), None, spec.action_count, (sum(parameters), parameters[0], 0))
+    shape = CountedShape(total, spec.action_count, (sum(parameters), parameters[0], 0))
     return ForeignExpert(
         policy=policy,
         recipe=recipe,

@@ -93,9 +93,9 @@ def test_help_states_description_allowed_values_and_default(small):
 def test_settings_of_distill_are_in_its_recipe():
     known = paths(DistillRecipe(budget={"max_macs": 1}).model_dump())
     parts = {one.path for one in distillation._SETTINGS.values()} - known
-    assert parts == {"terms.kl.temperature", "terms.policy.form"}
+    assert parts == {"student.depth", "terms.kl.temperature", "terms.policy.form"}
     recipe = resolved("distill", "d.zarr", "--arch", "mlp", "--kl-weight", "0.5", "--max-macs", "9")
-    assert (recipe["student"]["kind"], recipe["weights"]["kl"]) == ("mlp", 0.5)
+    assert (recipe["student"]["family"], recipe["weights"]["kl"]) == ("mlp", 0.5)
     assert recipe["budget"]["max_macs"] == 9
 
 

@@ -9,14 +9,14 @@ from kd_offline.experts.load import load_own
 from kd_offline.experts.policy_team import PolicyTeam
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
-from kd_offline.networks.arithmetic import ExportedShape, LayerShape, NetworkCost, network_cost
+from kd_offline.networks.arithmetic import CountedShape, ExportedShape, NetworkCost, NetworkShape
 from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.testing.factories import environment_spec
 
 
 def test_team_and_episode_add_up():
-    shapes = [LayerShape(4, (8,), None, 3), LayerShape(6, (8,), None, 3)]
-    each = [network_cost(shape).flops for shape in shapes]
+    shapes = [NetworkShape(4, (8,), None, 3), NetworkShape(6, (8,), None, 3)]
+    each = [shape.cost().flops for shape in shapes]
     team = team_cost(["a", "b"], shapes, [10.0, 5.5], 10.0, 25)
     assert team.flops == sum(each) == 2 * team.macs
     assert team.episode.flops == each[0] * 10 + each[1] * 5.5
@@ -28,7 +28,7 @@ def test_team_and_episode_add_up():
 
 
 def test_an_expert_with_its_critic_by_hand():
-    actors = team_cost(["a", "b"], [LayerShape(4, (8,), None, 3)] * 2, [10.0, 5.0], 10.0, 25)
+    actors = team_cost(["a", "b"], [NetworkShape(4, (8,), None, 3)] * 2, [10.0, 5.0], 10.0, 25)
     parts = (ValuePart(NetworkCost(100, 90, 7)), ValuePart(NetworkCost(20, 10, 3), calls=2))
     whole = with_critic(actors, parts, limit=25)
     assert whole.parameters == actors.parameters + 120
@@ -42,10 +42,7 @@ def test_an_expert_with_its_critic_by_hand():
 
 
 def test_what_is_not_known_of_a_counted_network_is_absent():
-    class Counted(LayerShape):
-        counted = (10, 8, 1)
-
-    team = team_cost(["a"], [Counted(4, (), None, 2)], [1], 1, 1)
+    team = team_cost(["a"], [CountedShape(4, 2, (10, 8, 1))], [1], 1, 1)
     memory = team.agents[0].memory
     assert (memory.parameters_fp32, memory.parameters_fp16) == (40, 20)
     assert memory.parameters_int8 is memory.hidden is memory.activation is None
@@ -73,7 +70,7 @@ def test_an_experts_actors_and_critics_cost_what_the_flop_counter_says(critic, s
     obs = torch.zeros(1, 3, 6, device="meta")
     state = torch.zeros(1, 16, device="meta")
     shapes = {i: g.shape for g in model.groups for i in g.agents}
-    actors = np.sum([network_cost(shapes[i]).flops for i in range(3)])
+    actors = np.sum([shapes[i].cost().flops for i in range(3)])
     critics = np.sum([part.calls * part.cost.flops for part in team.value_parts()])
     with torch.device("meta"), torch.inference_mode():
         memory = model.start(1)
@@ -92,15 +89,15 @@ def test_a_bundled_expert_is_counted_whole():
     expert = load_own("bundled", spec)
     parts = expert.value_parts()
     assert sum(p.cost.parameters for p in parts) == expert.card.parameters["critic"]
-    first = network_cost(expert.actor_shapes()[0]).parameters
+    first = expert.actor_shapes()[0].cost().parameters
     assert first == expert.card.parameters["actor"]
     assert np.sum([p.calls for p in parts]) == 1
 
 
 def test_a_shared_network_can_be_counted_once():
-    shapes = [LayerShape(21, (64, 64), 64, 5)] * 3
+    shapes = [NetworkShape(21, (64, 64), 64, 5)] * 3
     each = team_cost(("a", "b", "c"), shapes, [25.0] * 3, 25.0, 25)
-    small = team_cost(("a", "b", "c"), [LayerShape(10, (8,), 8, 5)] * 3, [25.0] * 3, 25.0, 25)
+    small = team_cost(("a", "b", "c"), [NetworkShape(10, (8,), 8, 5)] * 3, [25.0] * 3, 25.0, 25)
     once = each.model_copy(update={"parameters_once": each.parameters // 3})
     assert compare(each, small).parameters_reduction_once is None
     found = compare(once, small)

@@ -8,7 +8,7 @@ import pytest
 
 from kd_offline.errors import UsageError
 from kd_offline.evaluation import evaluate as module
-from kd_offline.evaluation.cost import LayerShape
+from kd_offline.evaluation.cost import NetworkShape
 from kd_offline.evaluation.evaluate import Plan, evaluate, measure
 from kd_offline.evaluation.evaluation_setup import EvaluationSetup
 from kd_offline.evaluation.play import PolicySet, count_rollouts
@@ -110,8 +110,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         who=PolicySet(EXPERT, (EXPERT, WORSE)),
         expert_name="bundled",
         ceiling_name=None,
-        expert_shapes=(LayerShape(4, (64,), 64, 3), LayerShape(5, (64,), 64, 4)),
-        student_shapes=(LayerShape(3, (8,), 8, 3), LayerShape(4, (8,), 8, 4)),
+        expert_shapes=(NetworkShape(4, (64,), 64, 3), NetworkShape(5, (64,), 64, 4)),
+        student_shapes=(NetworkShape(3, (8,), 8, 3), NetworkShape(4, (8,), 8, 4)),
     )
     monkeypatch.setattr(module, "load_evaluation_setup", lambda *a, **k: setup)
     return folder.path

@@ -18,7 +18,8 @@ from kd_offline.experts.load import load as load_expert
 from kd_offline.exports.compact import compact
 from kd_offline.exports.network import AgentNetwork
 from kd_offline.hardware.profiles import load as load_profile
-from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
+from kd_offline.networks.arithmetic import NetworkShape
+from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.policy import StudentPolicy, build

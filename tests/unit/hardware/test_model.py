@@ -2,7 +2,7 @@ import pytest
 
 from kd_offline.hardware.model import Demand, latency_model, predict
 from kd_offline.hardware.profiles import load
-from kd_offline.networks.arithmetic import ExportedShape, memory_cost, network_cost
+from kd_offline.networks.arithmetic import ExportedShape
 from kd_offline.schemas.hardware import HardwareProfile
 
 UNITS = {
@@ -144,9 +144,9 @@ def test_code_and_padded_tables_take_flash():
 def test_a_student_on_a_microcontroller():
     shape = ExportedShape(30, (32,), 32, 9)
     macs = 30 * 32 + 6 * 32 * 32 + 32 * 9
-    assert network_cost(shape).macs == macs
+    assert shape.cost().macs == macs
     found = predict(load("stm32f4"), Demand.of(shape))
     assert found.latency_us == pytest.approx((2170 + macs * 3.11) / 168)
     assert "engines.c.cycles_per_instruction (assumed)" in found.figures
     assert found.fits
-    assert Demand.of(shape, "int8").parameter_bytes == memory_cost(shape, "int8").parameters
+    assert Demand.of(shape, "int8").parameter_bytes == shape.memory("int8").parameters

@@ -13,15 +13,13 @@ from kd_offline.exports.compact import compact
 from kd_offline.exports.network import to_int8
 from kd_offline.networks.arithmetic import (
     ExportedShape,
-    LayerShape,
     NetworkCost,
+    NetworkShape,
     compacted,
-    memory_cost,
-    network_cost,
 )
 from kd_offline.networks.mixers import MixerShape, QMixer
 from kd_offline.networks.mixing_arithmetic import mixer_cost
-from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
+from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.policy import StudentPolicy, build
@@ -49,35 +47,35 @@ def test_networks_cost_what_the_flop_counter_and_the_module_say(shape):
     with torch.device("meta"):
         network = RecurrentNetwork(shape, None)
         flops = counted(network, torch.zeros(1, 1, shape.inputs), network.start(1))
-    cost = network_cost(shape)
+    cost = shape.cost()
     assert (cost.flops, cost.parameters) == (flops, parameters(network))
 
 
 def test_hand_worked():
     # 4 -> 3 -> gru 2 -> 5: MACs 12 + 6 (3 + 2) + 10; parameters 15 + 6 + 6 (3 + 2 + 2) + 15
-    cost = network_cost(LayerShape(4, (3,), 2, 5))
+    cost = NetworkShape(4, (3,), 2, 5).cost()
     assert (cost.macs, cost.flops, cost.parameters) == (52, 104, 78)
     assert cost.elementwise == 9 * 3 + 17 * 2 + 5
-    memory = memory_cost(LayerShape(4, (3,), 2, 5))
+    memory = NetworkShape(4, (3,), 2, 5).memory()
     # alive at once: 4 + 3, 3 + 6 x 2, 2 + 5
     assert (memory.parameters, memory.hidden, memory.activation) == (4 * 78, 8, 4 * 15)
-    assert memory.ram == 68
-    assert memory_cost(LayerShape(4, (3,), 2, 5), "fp16").parameters == 2 * 78
+    assert (memory.working, memory.ram) == (68, None)
+    assert NetworkShape(4, (3,), 2, 5).memory("fp16").parameters == 2 * 78
     # 52 weights of a byte; 78 - 52 vectors and 3 + 12 + 5 row scales of four
-    assert memory_cost(LayerShape(4, (3,), 2, 5), "int8").parameters == 52 + 4 * (26 + 20)
+    assert NetworkShape(4, (3,), 2, 5).memory("int8").parameters == 52 + 4 * (26 + 20)
 
 
 def test_hand_worked_export():
     shape = ExportedShape(3, (2,), 2, 4, motion=True, last_action=True)
     assert (shape.inputs, shape.memory_width) == (3 + 3 + 4, 2 + 3 + 1 + 4)
-    assert network_cost(shape).macs == 10 * 2 + 6 * (2 + 2) + 2 * 4
+    assert shape.cost().macs == 10 * 2 + 6 * (2 + 2) + 2 * 4
     # vectors: biases 2 + 12 + 4; centre, scale and motion of 3 features
-    assert memory_cost(shape).parameters == 4 * (52 + 18 + 9)
-    assert memory_cost(shape, "int8").parameters == 52 + 4 * (18 + 18 + 9)
+    assert shape.memory().parameters == 4 * (52 + 18 + 9)
+    assert shape.memory("int8").parameters == 52 + 4 * (18 + 18 + 9)
     # every matrix has 8 rows after padding, and a bias for each
-    assert memory_cost(shape).flash == 4 * (8 * 11 + 8 * 3 + 8 * 3 + 8 * 3 + 9)
+    assert shape.memory().flash == 4 * (8 * 11 + 8 * 3 + 8 * 3 + 8 * 3 + 9)
     # x of 10, y of 2, two gates of 6, memory of 10, 4 logits
-    assert memory_cost(shape).ram == 4 * (10 + 2 + 12 + 10 + 4)
+    assert shape.memory().ram == 4 * (10 + 2 + 12 + 10 + 4)
     assert ExportedShape(3, (2,), None, 4).memory_width == 1
 
 
@@ -140,28 +138,28 @@ def test_students_cost_what_is_exported(kind, depth, aligner, motion, bits, draw
         seeds=(0,),
     )
     student = StudentPolicy(card, 0, build(card, np.random.default_rng(0)))
-    for shape, network in zip(student_shapes(student, spec), compact(student), strict=True):
-        assert network_cost(shape).macs == network.macs
-        assert memory_cost(shape).parameters == network.parameter_bytes
-        assert memory_cost(shape, "int8").parameters == to_int8(network).parameter_bytes
-        assert shape.memory_width == network.memory_width
-        assert memory_cost(shape).ram == static_bytes(network)
+    for shape, network in zip(student_shapes(student), compact(student), strict=True):
+        assert shape.cost().macs == network.macs
+        assert shape.memory().parameters == network.parameter_bytes
+        assert shape.memory("int8").parameters == to_int8(network).parameter_bytes
+        assert shape.memory().hidden == 4 * network.memory_width
+        assert shape.memory().ram == static_bytes(network)
         tables = [interleaved(m.weight).nbytes + padded(m.bias) for m in network.matrices.values()]
         inputs = [network.centre, network.scale, *([network.motion] if motion else [])]
-        assert memory_cost(shape).flash == np.sum(tables) + np.sum([a.nbytes for a in inputs])
+        assert shape.memory().flash == np.sum(tables) + np.sum([a.nbytes for a in inputs])
         small = to_int8(network).matrices.values()
         tables = [interleaved(m.weight).nbytes + padded(m.bias) + padded(m.scale) for m in small]
-        int8 = memory_cost(shape, "int8").flash
+        int8 = shape.memory("int8").flash
         assert int8 == np.sum(tables) + np.sum([a.nbytes for a in inputs])
 
 
 def test_compaction_drops_hidden_columns_only():
-    shape = LayerShape(21, (32,), None, 5)  # 18 observed features and 3 of an agent id
-    assert compacted(shape, seen=10, width=18) == LayerShape(13, (32,), None, 5)
-    saved = network_cost(shape).macs - network_cost(compacted(shape, seen=10, width=18)).macs
+    shape = NetworkShape(21, (32,), None, 5)  # 18 observed features and 3 of an agent id
+    assert compacted(shape, seen=10, width=18) == NetworkShape(13, (32,), None, 5)
+    saved = shape.cost().macs - compacted(shape, seen=10, width=18).cost().macs
     assert saved == 8 * 32
     # With the change of every feature beside it, each hidden one is there twice.
-    moving = LayerShape(39, (32,), None, 5)
+    moving = NetworkShape(39, (32,), None, 5)
     assert compacted(moving, seen=10, width=18, copies=2).inputs == 23
     with pytest.raises(UsageError, match="cannot keep 10 of 18 observation columns, 2 times"):
         compacted(shape, seen=10, width=18, copies=2)

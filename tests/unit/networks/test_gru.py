@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from kd_offline.networks.arithmetic import NetworkShape
 from kd_offline.networks.gru import Weights, packed_gru, steps_before
-from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
+from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.seeding import generator
 
 LENGTHS = torch.tensor([4, 7, 1, 6])

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import nn
 
-from kd_offline.networks.arithmetic import ExportedShape, memory_cost, network_cost
+from kd_offline.distillation.recipe import distill_recipe
+from kd_offline.errors import UsageError
+from kd_offline.networks.arithmetic import ExportedShape, NetworkShape
 from kd_offline.networks.low_rank import LowRankGRU
-from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
-from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.networks.recurrent import RecurrentNetwork
 
 
 def network(rank=2):
@@ -40,28 +40,28 @@ def test_it_is_a_gru_of_the_products():
 def test_cost_by_hand():
     low = network()
     # r (x + 7 h) = 2 (6 + 56) = 124 and the head 8 x 5 = 40; 6 h = 48 and 5 biases.
-    cost = network_cost(low.shape)
+    cost = low.shape.cost()
     assert cost.macs == 164
     assert cost.parameters == 164 + 48 + 5 == sum(p.numel() for p in low.parameters())
     shape = ExportedShape(features=6, trunk=(), gru=8, outputs=5, rank=2)
     rows = 48 + 5 + 2 * 2  # each with a bias, what a normalisation before it leaves of one
     vectors = rows + 2 * 6
-    assert memory_cost(shape).parameters == 4 * (164 + vectors)
-    assert memory_cost(shape, "int8").parameters == 164 + 4 * (vectors + rows)
+    assert shape.memory().parameters == 4 * (164 + vectors)
+    assert shape.memory("int8").parameters == 164 + 4 * (vectors + rows)
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    ("settings", "words"),
     [
-        {"student": {"rank_share": 0.25, "kind": "mlp"}},
-        {"student": {"rank_share": 1.0}},
+        ({"student.rank_share": 0.25, "student.family": "mlp"}, "means nothing to mlp"),
+        ({"student.rank_share": 1.0}, "rank_share is 1.0, which should be less than 1"),
     ],
 )
-def test_what_has_no_low_rank_is_refused(recipe):
-    with pytest.raises(ValidationError):
-        DistillRecipe.model_validate(recipe)
+def test_what_has_no_low_rank_is_refused(settings, words):
+    with pytest.raises(UsageError, match=words):
+        distill_recipe(settings=settings)
 
 
 def test_full_rank_costs_what_it_did():
     full = ExportedShape(features=6, trunk=(), gru=8, outputs=5)
-    assert network_cost(full).macs == 3 * 8 * (6 + 8) + 40
+    assert full.cost().macs == 3 * 8 * (6 + 8) + 40

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from kd_offline.networks.recurrent import NetworkShape, RecurrentNetwork
+from kd_offline.networks.arithmetic import NetworkShape
+from kd_offline.networks.recurrent import RecurrentNetwork
 
 
 def network(gru, trunk=(8, 6)):

@@ -15,12 +15,11 @@ from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.errors import BudgetError, UsageError
 from kd_offline.evaluation.evaluate import evaluate
-from kd_offline.networks.arithmetic import network_cost
+from kd_offline.networks.packed import Remnant
 from kd_offline.runs.folder import open_run
 from kd_offline.schemas.run import RunManifest
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.policy import load
-from kd_offline.students.structured_pruning import Remnant
 from kd_offline.testing.factories import environment_spec
 from kd_offline.tracking.base import FunctionObserver
 
@@ -85,10 +84,10 @@ def test_every_team_fits_and_is_an_ordinary_one(made):
         for i, (layers, shape) in enumerate(zip(result.layers, team.team.shapes, strict=True)):
             assert (layers.trunk, layers.gru) == (shape.trunk, shape.gru)
             hidden = 2 * (18 - sum(team.card.mask_features[i]))  # columns that an export drops
-            assert network_cost(shape).macs - shape.trunk[0] * hidden <= LIMIT
+            assert shape.cost().macs - shape.trunk[0] * hidden <= LIMIT
         assert team.widths == tuple(layers.widest for layers in result.layers)
     assert teams[0].card.widths == (12, 12, 12)
-    assert teams[0].card.format_version == (1, 2)
+    assert teams[0].card.format_version == (1, 3)
     figures = [agent.figures["macs"].value for agent in manifest.allocation.agents]
     assert max(figures) <= LIMIT
     assert manifest.allocation.team["macs"] == sum(figures)

@@ -5,7 +5,6 @@ import pytest
 
 from kd_offline import environments
 from kd_offline.errors import CheckpointError, MismatchError, UsageError, UserCodeError
-from kd_offline.evaluation.cost import network_cost
 from kd_offline.experts.load import load as load_expert
 from kd_offline.types import PolicyOutput
 
@@ -95,7 +94,7 @@ def test_a_function_of_the_environment_makes_the_policy():
     expert = load(f"{HERE}:counted", SPREAD)
     assert expert.digest == Counted.digest
     assert expert.record.parameters == 12
-    costs = [network_cost(shape) for shape in expert.actor_shapes()]
+    costs = [shape.cost() for shape in expert.actor_shapes()]
     assert [(c.parameters, c.macs) for c in costs] == [(12, 10)] * 3
     assert load(f"{HERE}:fixed", SPREAD).digest.startswith("sha256:")
     assert load(f"{HERE}:valued", SPREAD).recipe.critic_inputs is not None

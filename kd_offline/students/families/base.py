@@ -1,0 +1,89 @@
+"""What a student family is: its settings, its networks in numbers, and what it offers beside.
+
+Two objects, the second made by the first:
+
+* the :class:`StudentFamily` itself, which describes, counts and builds, and needs no PyTorch to be
+  imported;
+* a :class:`~kd_offline.networks.packed.PackedNetwork` for every agent, which training, play and
+  export run.
+
+A family has to say its shape and its cost, and to build networks that run over packed sequences.
+Everything in :data:`OPTIONAL` may be declined, each in one sentence.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+from kd_offline.networks.arithmetic import StudentShape
+from kd_offline.schemas.layers import Widths
+from kd_offline.schemas.recipes import StudentArchitecture
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kd_offline.networks.packed import PackedNetwork
+
+OPTIONAL: dict[str, str] = {
+    "gates": "unit gates",
+    "int8": "int8 weights",
+    "onnx": "ONNX export",
+    "c": "C export",
+    "torch": "PyTorch export",
+    "expert": "experts that start from them",
+}
+"""What a family may decline: name -> what it is, in words."""
+
+Settings = TypeVar("Settings", bound=StudentArchitecture)
+Numbers = TypeVar("Numbers", bound=StudentShape)
+
+
+class StudentFamily(ABC, Generic[Settings, Numbers]):
+    """A kind of network that students can be; see the module for what it has to do."""
+
+    description: ClassVar[str] = ""
+    """One line of what the networks are."""
+
+    settings: type[Settings]
+    """The settings: a subclass of ``StudentArchitecture`` that adds the family's own.
+
+    They stand beside the shared ones in recipes, each with a default. A field that it declares
+    again has a default of its own.
+    """
+
+    drops_columns: ClassVar[bool] = False
+    """Whether inputs that are always zero can be left out, and the weights that read them too.
+
+    Networks are then given ``columns``, and what is deployed is counted without those inputs.
+    """
+
+    @abstractmethod
+    def shape(self, settings: Settings, widths: Widths, inputs: int, outputs: int) -> Numbers:
+        """Return one agent's network in numbers.
+
+        Parameters
+        ----------
+        settings
+        widths
+            One hidden width for all layers; or a width for each, where unit gates chose them.
+        inputs, outputs
+            Features with all that is appended to them, and actions.
+        """
+
+    @abstractmethod
+    def network(self, shape: Numbers, rng: np.random.Generator | None) -> PackedNetwork:
+        """Return a network of a shape.
+
+        Draw the first weights from ``rng`` alone, so that a seed decides them; None leaves them
+        arbitrary, for weights that are loaded next.
+        """
+
+    def declines(self, settings: Settings) -> Mapping[str, str]:
+        """Return what networks of these settings do not offer, and why.
+
+        Names are those of :data:`OPTIONAL`; each reason ends a sentence that begins with ``they
+        have no ...:``, and says what to do instead.
+        """
+        return dict.fromkeys(OPTIONAL, "the family does not offer it, so choose another one")

@@ -1,0 +1,32 @@
+"""Students without a memory: trunk and linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kd_offline.networks.arithmetic import NetworkShape
+from kd_offline.schemas.layers import Widths
+from kd_offline.students.families.layered import Layered, LayeredSettings
+
+
+class MLP(Layered[LayeredSettings]):
+    """Trunk and linear head; without a trunk the students are linear."""
+
+    description = "trunk alone, without memory"
+    settings = LayeredSettings
+
+    def shape(
+        self, settings: LayeredSettings, widths: Widths, inputs: int, outputs: int
+    ) -> NetworkShape:
+        """Return one agent's network in numbers."""
+        trunk = (widths,) * settings.depth if isinstance(widths, int) else widths.trunk
+        return NetworkShape(inputs, trunk, None, outputs)
+
+    def declines(self, settings: LayeredSettings) -> Mapping[str, str]:
+        """Return what linear students do not offer."""
+        if settings.depth:
+            return {}
+        return {"gates": "there is no hidden unit, so give student.depth 1 or more"}
+
+
+FAMILY = MLP()
