@@ -10,13 +10,12 @@ Nothing is imported to decide that.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Collection, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from kd_offline.errors import UsageError
+from kd_offline.errors import Remedy, UsageError
 
 ENVIRONMENTS, EXPERTS = "kd_offline.environments", "kd_offline.experts"
 """Groups of entry points by which an installed plug-in offers ``module:factory``."""
@@ -36,6 +35,7 @@ _LARGEST = 1000  # number that a factory may make as many of something as
 _LONGEST_EPISODE = 1_000_000
 _STEPS = frozenset({"max_cycles", "episode_limit"})
 _LONGEST = 200
+_IF_CODE = "if you trust that code, pass"
 
 
 def check_environment(
@@ -44,7 +44,7 @@ def check_environment(
     *,
     asked_by: str,
     allowed: str | None = None,
-    remedy: str = "pass --environment",
+    remedy: Remedy | None = None,
 ) -> None:
     """Refuse an environment that a file names, unless it is familiar or the user named it.
 
@@ -59,7 +59,7 @@ def check_environment(
     allowed
         What the user named. It must be ``name``, and then any settings pass.
     remedy
-        How the user names it, in words that the name follows.
+        How the user names it; None: by the argument ``environment``.
 
     Raises
     ------
@@ -69,11 +69,9 @@ def check_environment(
     if allowed == name:
         return
     if allowed is not None:
-        msg = (
-            f"{asked_by} names the environment {_said(name)}, not {_said(allowed)}: pass "
-            "--environment with the name that it states, or leave the option out"
-        )
-        raise UsageError(msg)
+        msg = f"{asked_by} names the environment {_said(name)}, not {_said(allowed)}"
+        stated = Remedy("pass", "with the name that it states", environment=...)
+        raise UsageError(msg, stated, Remedy("leave it out"))
     place = name.removeprefix("pettingzoo/")
     familiar = bool(_ENVIRONMENT.fullmatch(name)) or _offered(ENVIRONMENTS, place)
     odd = odd_settings(name, settings)
@@ -83,9 +81,9 @@ def check_environment(
     with_these = f" with {listed(shown)}" if shown else ""
     msg = (
         f"{asked_by} asks for the environment {_said(name)}{with_these}, which a file may not "
-        f"start by itself: if you trust that code, {remedy} {_typed(name)}"
+        "start by itself"
     )
-    raise UsageError(msg)
+    raise UsageError(msg, remedy or Remedy(_IF_CODE, environment=_typed(name)))
 
 
 def odd_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,11 +103,12 @@ def _harmless(key: str, value: Any) -> bool:
 
 
 def check_expert(
-    reference: str, *, asked_by: str, option: str, allowed: Collection[str] = ()
+    reference: str, *, asked_by: str, argument: str = "expert", allowed: Collection[str] = ()
 ) -> None:
     """Refuse an expert that a file names, unless it is bundled, a plug-in's, or in ``allowed``.
 
-    ``option`` is what the user names it with; the rest is as for :func:`check_environment`.
+    ``argument`` is what the user names it with, such as ``expert`` or, for an entry of a mapping,
+    ``settings.opponents``; the rest is as for :func:`check_environment`.
 
     Raises
     ------
@@ -120,14 +119,11 @@ def check_expert(
         return
     if reference.startswith("python:") and _offered(EXPERTS, reference.removeprefix("python:")):
         return
-    msg = (
-        f"{asked_by} asks for the expert {_said(reference)}, which a file may not load by itself: "
-        f"if you trust it, pass {option} {_typed(reference)}"
-    )
-    raise UsageError(msg)
+    msg = f"{asked_by} asks for the expert {_said(reference)}, which a file may not load by itself"
+    raise UsageError(msg, _pass("if you trust it, pass", argument, reference))
 
 
-def check_name(name: str, *, what: str, asked_by: str, option: str) -> None:
+def check_name(name: str, *, what: str, asked_by: str, argument: str) -> None:
     """Refuse ``what`` a file names where the name is the path of another file.
 
     Raises
@@ -139,12 +135,12 @@ def check_name(name: str, *, what: str, asked_by: str, option: str) -> None:
         return
     msg = (
         f"{asked_by} asks for the {what} {_said(name)}, and a file may not choose which other "
-        f"files are read: if you know that one, pass {option} {_typed(name)}"
+        "files are read"
     )
-    raise UsageError(msg)
+    raise UsageError(msg, _pass("if you know that one, pass", argument, name))
 
 
-def check_address(address: str, *, asked_by: str, option: str) -> None:
+def check_address(address: str, *, asked_by: str, argument: str) -> None:
     """Refuse the address of another machine that a file states.
 
     Raises
@@ -156,9 +152,15 @@ def check_address(address: str, *, asked_by: str, option: str) -> None:
         return
     msg = (
         f"{asked_by} says that its dataset is at {_said(address)}, and a file may not choose which "
-        f"server is asked: if you know that address, pass {option} {_typed(address)}"
+        "server is asked"
     )
-    raise UsageError(msg)
+    raise UsageError(msg, _pass("if you know that address, pass", argument, address))
+
+
+def to_train(environment: str) -> Remedy:
+    """Return what names an environment for a training."""
+    before = "if you trust that code, run"
+    return Remedy(before, operation="train_recipe", environment=_typed(environment))
 
 
 def in_file(path: str | Path) -> str:
@@ -176,8 +178,14 @@ def _said(text: str) -> str:
 
 
 def _typed(text: str) -> str:
-    """Return a value as one types it in a shell; what cannot be printed stands for itself."""
-    return shlex.quote(text) if text.isprintable() and len(text) <= _LONGEST else "NAME"
+    """Return a value that is to be passed; ``NAME`` stands for one that cannot be printed."""
+    return text if text.isprintable() and len(text) <= _LONGEST else "NAME"
+
+
+def _pass(before: str, argument: str, value: str) -> Remedy:
+    name, _, path = argument.partition(".")
+    given: Any = {path: _typed(value)} if path else _typed(value)
+    return Remedy(before, **{name: given})
 
 
 def listed(settings: Mapping[str, Any]) -> str:

@@ -23,12 +23,14 @@
     └── BudgetError                exit 3   a stated budget is violated
 
 Every message is one sentence of what is wrong, what was got, what is allowed and what to do next.
+Where arguments of a call help, what to do next is a :class:`Remedy`: it holds their names and
+values, and the command line says them as options.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -36,10 +38,73 @@ EXIT_USAGE = 2
 EXIT_BUDGET = 3
 
 
+class Remedy:
+    """One thing that the caller can do next, with the arguments that it takes.
+
+    ``Remedy("pass", overwrite=True)`` reads ``pass overwrite=True`` in Python; the command line
+    names the option, and leaves the remedy out where the command that failed has none.
+
+    Parameters
+    ----------
+    before, after
+        Words around the arguments.
+    operation
+        The operation that takes the arguments, such as ``record``, where it is another one than
+        the one that failed.
+    arguments
+        By their names in Python. The value ``...`` stands for one that only the caller knows; an
+        entry of a mapping is given as ``settings={"student.depth": 1}``.
+    """
+
+    def __init__(
+        self, before: str, after: str = "", /, *, operation: str = "", **arguments: object
+    ) -> None:
+        self.before, self.after = before, after
+        self.operation, self.arguments = operation, arguments
+
+    def __str__(self) -> str:
+        named = [_named(name, value) for name, value in self.arguments.items()]
+        return self.around(f"{self.operation}({', '.join(named)})" if self.operation else named)
+
+    def around(self, arguments: str | Iterable[str]) -> str:
+        """Return the words around ``arguments``, which are already written out."""
+        middle = arguments if isinstance(arguments, str) else ", ".join(arguments)
+        return " ".join(part for part in (self.before, middle, self.after) if part)
+
+
+def _named(name: str, value: object) -> str:
+    """Return an argument as Python has it, and only its name where the value is not known."""
+    if isinstance(value, Mapping) and ... in value.values():
+        return " and ".join(f"{name}[{path!r}]" for path in value)
+    return name if value is ... else f"{name}={value!r}"
+
+
 class KdOfflineError(Exception):
-    """Base of every error that kd-offline raises on purpose."""
+    """Base of every error that kd-offline raises on purpose.
+
+    Parameters
+    ----------
+    message
+        What is wrong, what was got and what is allowed; with no remedies also what to do next.
+    remedies
+        What to do next, one or the other.
+    """
 
     exit_code = EXIT_FAILED
+
+    def __init__(self, message: object = "", *remedies: Remedy) -> None:
+        super().__init__(message)
+        self.remedies = remedies
+
+    def __str__(self) -> str:
+        return self.sentence(str)
+
+    def sentence(self, spell: Callable[[Remedy], str | None]) -> str:
+        """Return the message and the remedies as ``spell`` words them; None leaves one out."""
+        message = str(self.args[0]) if self.args else ""
+        *others, last = [text for text in map(spell, self.remedies) if text] or [""]
+        advice = f"{', '.join(others)} or {last}" if others else last
+        return f"{message}: {advice}" if advice else message
 
 
 class UsageError(KdOfflineError, ValueError):

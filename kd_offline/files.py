@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kd_offline.errors import StorageError
+from kd_offline.errors import Remedy, StorageError
 
 MAX_DOCUMENT_BYTES = 64 << 20
 """Most bytes that are read of a JSON document in a folder that may be a stranger's."""
@@ -519,7 +519,8 @@ def _no_file(path: Path, mode: int) -> StorageError:
 
 
 def _taken(path: Path) -> StorageError:
-    return StorageError(f"{str(path)!r} already exists: give another path or pass --overwrite")
+    remedies = Remedy("give another path"), Remedy("pass", overwrite=True)
+    return StorageError(f"{str(path)!r} already exists", *remedies)
 
 
 def reason(error: OSError) -> str:

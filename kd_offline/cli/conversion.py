@@ -62,7 +62,7 @@ def convert(
     to: _To = None,
     source_format: _From = None,
     environment: _World = None,
-    env: options.Environment = None,
+    environment_kwargs: options.Environment = None,
     spec: _Spec = None,
     agent: _Agent = None,
     name: _Name = None,
@@ -80,7 +80,7 @@ def convert(
     arguments = {
         "to": to,
         "source_format": source_format,
-        "spec": _described(environment, env, spec),
+        "spec": _described(environment, environment_kwargs, spec),
         "agent": agent,
         "name": name,
         "strict": strict,

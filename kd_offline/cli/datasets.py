@@ -85,7 +85,7 @@ def verify(
     public_key: trust.PublicKey = None,
     replay: Replay = None,
     relabel: Relabel = None,
-    expert: Experts = None,
+    experts: Experts = None,
     expert_recipe: options.ExpertRecipe = None,
     opponents: options.RecordedOpponents = None,
     environment: options.RecordedEnvironment = None,
@@ -120,7 +120,7 @@ def verify(
         if replay is not None:
             report = replayed(report, place, replay, seed, environment)
         if relabel is not None:
-            asked = (expert or (), expert_recipe, opponents or ())
+            asked = (experts or (), expert_recipe, opponents or ())
             report = relabelled(report, place, relabel, seed, asked)
     if json:
         emit(report)
@@ -162,7 +162,8 @@ Relabel = Annotated[
 Experts = Annotated[
     list[str] | None,
     typer.Option(
-        help="A recorded expert that is not bundled: its folder or LIBRARY:PLACE; repeatable."
+        "--expert",
+        help="A recorded expert that is not bundled: its folder or LIBRARY:PLACE; repeatable.",
     ),
 ]
 Seed = Annotated[

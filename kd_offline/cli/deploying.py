@@ -112,7 +112,7 @@ def deploy_check(
     environment: Annotated[
         str | None, typer.Option(help="Environment whose interface is taken instead.")
     ] = None,
-    env: options.Environment = None,
+    environment_kwargs: options.Environment = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -123,7 +123,9 @@ def deploy_check(
     """
     from kd_offline.deployment.check import deploy_check as check
 
-    found = check(profile, obs_spec, environment=environment, settings=options.assignments(env))
+    found = check(
+        profile, obs_spec, environment=environment, settings=options.assignments(environment_kwargs)
+    )
     if json:
         emit(found)
     else:

@@ -94,8 +94,9 @@ def card(
 def relabel_masks(
     dataset: options.Dataset,
     output: Output,
-    mask: Annotated[
-        list[str], typer.Option(help="Student mask to add: a name or a .toml file; repeatable.")
+    masks: Annotated[
+        list[str],
+        typer.Option("--mask", help="Student mask to add: a name or a .toml file; repeatable."),
     ],
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
@@ -108,7 +109,7 @@ def relabel_masks(
 
     make(
         lambda observers: relabel(
-            dataset, output, mask, resume=resume, overwrite=overwrite, observers=observers
+            dataset, output, masks, resume=resume, overwrite=overwrite, observers=observers
         ),
         output,
         json,

@@ -9,7 +9,8 @@ import typer
 
 from kd_offline.cli import options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import command_text, emit, say, show
+from kd_offline.cli.output import emit, say, show
+from kd_offline.commands import command_text
 
 if TYPE_CHECKING:
     from kd_offline.schemas.evaluation import EvaluationReport, ModeScore, SideScore, WinRates

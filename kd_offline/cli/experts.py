@@ -105,7 +105,7 @@ def train(
     start: _From = None,
     seed_of_run: _SeedOfRun = None,
     score: _Score = 4000,
-    env: options.Environment = None,
+    environment_kwargs: options.Environment = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
     resume: options.Resume = False,
@@ -130,7 +130,10 @@ def train(
     elif seed_of_run is not None:
         msg = "--seed-of-run says whose team --from takes: give --from too, or leave it out"
         raise UsageError(msg)
-    single = {"learn": side or None, "environment_kwargs": options.assignments(env) or None}
+    single = {
+        "learn": side or None,
+        "environment_kwargs": options.assignments(environment_kwargs) or None,
+    }
     made = train_recipe(
         environment,
         algorithm=algorithm,

@@ -46,11 +46,13 @@ def export(
         typer.Option(help="Where the dataset is.  [default: as the run states, but no server]"),
     ] = None,
     episodes: Annotated[int, typer.Option(help="Recorded episodes to replay at most.")] = 400,
-    agreement: Annotated[
+    least_agreement: Annotated[
         float | None,
-        typer.Option(help="Share of recorded actions that int8 has to keep.  [default: 0.95]"),
+        typer.Option(
+            "--agreement", help="Share of recorded actions that int8 has to keep.  [default: 0.95]"
+        ),
     ] = None,
-    measure: Annotated[
+    microcontrollers: Annotated[
         bool,
         typer.Option("--measure", help="Also run the C on emulated Cortex-M4F and M7 cores."),
     ] = False,
@@ -75,8 +77,8 @@ def export(
             seed=seed_of_run,
             dataset=dataset,
             episodes=episodes,
-            least_agreement=agreement,
-            microcontrollers=measure,
+            least_agreement=least_agreement,
+            microcontrollers=microcontrollers,
             overwrite=overwrite,
             observers=[terminal()],
         )

@@ -11,27 +11,30 @@ import inspect
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from kd_offline import errors
 from kd_offline.cli import output, streams
+from kd_offline.cli.remedies import spelled
 from kd_offline.errors import (
     EXIT_FAILED,
     EXIT_USAGE,
     KdOfflineError,
     MissingExtraError,
+    Remedy,
     UserCodeError,
     is_torch,
 )
 from kd_offline.untrusted_text import for_terminal
 
 _DEBUG = "kd_offline.debug"
+_COMMAND = "kd_offline.command"
 # Names that options had before; they still work.
 _RENAMED = {"--profile": "--device"}
 # What a shell reports of a program that wrote to a pipe which nobody reads.
@@ -43,6 +46,15 @@ _NO_STORAGE = {getattr(errno, name) for name in ("ENOSPC", "EROFS", "EACCES", "E
 
 class StoppedError(KdOfflineError):
     """Ctrl-C, with what was kept and how to go on."""
+
+
+class Command(TyperCommand):
+    """A command that is remembered while it runs, since errors are worded in its options."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; ``ctx`` is the parser's context."""
+        ctx.meta[_COMMAND] = self
+        return super().invoke(ctx)
 
 
 class Commands(TyperGroup):
@@ -78,7 +90,8 @@ class Commands(TyperGroup):
                 raise
             if is_torch(error):
                 error = MissingExtraError("torch", "torch", f"kd-offline {ctx.invoked_subcommand}")
-            raise typer.Exit(_fail(error, debug=_DEBUG in ctx.find_root().meta)) from None
+            command, debug = ctx.meta.get(_COMMAND), _DEBUG in ctx.meta
+            raise typer.Exit(_fail(error, debug, command, self.commands)) from None
         return result
 
 
@@ -110,14 +123,16 @@ def _say_network() -> None:
         output.say(f"network: {moved:,} bytes moved")
 
 
-def _fail(error: BaseException, debug: bool) -> int:
+def _fail(
+    error: BaseException, debug: bool, command: Any = None, every: Mapping[str, Any] | None = None
+) -> int:
     """Print ``error`` as one sentence, and as a document where one was asked for."""
     if isinstance(error, streams.ReaderLeftError):
         return _EXIT_PIPE
     if debug:
         for line in "".join(traceback.format_exception(error)).splitlines():
             streams.note(f"{for_terminal(line)}\n")
-    sentence, code = describe(error)
+    sentence, code = describe(error, command, every)
     output.say_error(sentence)
     if output.error_document_wanted():
         from kd_offline.schemas.outputs import ErrorDetails, ErrorOutput
@@ -128,10 +143,20 @@ def _fail(error: BaseException, debug: bool) -> int:
     return code
 
 
-def describe(error: BaseException) -> tuple[str, int]:
-    """Return the sentence and the exit code of an error."""
+def describe(
+    error: BaseException, command: Any = None, every: Mapping[str, Any] | None = None
+) -> tuple[str, int]:
+    """Return the sentence and the exit code of an error.
+
+    ``command``: the one that failed, in whose options remedies are worded; ``every``: all commands
+    by name.
+    """
     if isinstance(error, KdOfflineError):
-        sentence = " ".join(str(error).split())
+
+        def spell(remedy: Remedy) -> str | None:
+            return str(remedy) if command is None else spelled(remedy, command, every or {})
+
+        sentence = " ".join(error.sentence(spell).split())
         if isinstance(error, UserCodeError) and error.__cause__ is not None:
             sentence += "; --debug shows where in its code"
         return sentence, error.exit_code

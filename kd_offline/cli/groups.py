@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from kd_offline.cli.failures import Commands
+from kd_offline.cli.failures import Command, Commands
 from kd_offline.cli.streams import reserved
 
 GROUPS = {
@@ -47,7 +47,7 @@ class App(typer.Typer):
 
     def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
         """Register a command, see :meth:`typer.Typer.command`."""
-        register = super().command(*arguments, **options)
+        register = super().command(*arguments, **{"cls": Command, **options})
         return lambda function: register(_with_own_stdout(function))
 
     def callback(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:

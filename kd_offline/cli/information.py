@@ -49,7 +49,7 @@ def envs(
         str | None,
         typer.Argument(autocompletion=completion.environments, help="Show this one in detail."),
     ] = None,
-    env: options.Environment = None,
+    environment_kwargs: options.Environment = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -66,7 +66,7 @@ def envs(
         else:
             show(*table(list(environments.names().items())))
         return
-    world = environments.load(name, **options.assignments(env))
+    world = environments.load(name, **options.assignments(environment_kwargs))
     if json:
         emit(world.spec)
         return

@@ -5,7 +5,6 @@ Documents are printed always. With ``--quiet`` nothing else is, but errors.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,6 @@ from kd_offline.cli import streams
 from kd_offline.untrusted_text import for_json, for_terminal
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pydantic import BaseModel
 
     from kd_offline.tracking.base import Observer
@@ -97,11 +94,6 @@ def warn(message: Warning | str, *_: object, **__: object) -> None:
     if text not in _NOW[0].warned:
         _NOW[0].warned.add(text)
         say(f"warning: {text}")
-
-
-def command_text(*words: str | Path) -> str:
-    """Return a command of ours as one types it, such as ``kd-offline evaluate 'my run'``."""
-    return shlex.join(["kd-offline", *map(str, words)])
 
 
 def network_bytes() -> int:

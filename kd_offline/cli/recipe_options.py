@@ -73,6 +73,8 @@ def recipe_options(
             chosen = {path: value for path, value in values.items() if value is not None}
             command(*arguments, **given, chosen=chosen)
 
+        # Which option gives a setting, for sentences that name settings by their paths.
+        run.settings = {one.path: name for name, one in settings.items()}  # type: ignore[attr-defined]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run

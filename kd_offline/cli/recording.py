@@ -9,7 +9,8 @@ import typer
 
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
-from kd_offline.cli.output import command_text, emit, say, show
+from kd_offline.cli.output import emit, say, show
+from kd_offline.commands import command_text
 
 if TYPE_CHECKING:
     from kd_offline.schemas.dataset import DatasetManifest
@@ -101,7 +102,7 @@ def record(
     description: _Description = "",
     licence: _Licence = "",
     citation: _Citation = "",
-    env: options.Environment = None,
+    environment_kwargs: options.Environment = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     threads: _Threads = 2,
@@ -127,7 +128,7 @@ def record(
         "partner_share": partner_share,
         "masks": mask,
         "batch": batch,
-        "environment_kwargs": options.assignments(env),
+        "environment_kwargs": options.assignments(environment_kwargs),
         "embedding_dtype": embedding,
         "name": name,
         "description": description,

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kd_offline.commands import command_text
 from kd_offline.deployment.team import Team
-from kd_offline.errors import UsageError
+from kd_offline.errors import Remedy, UsageError
 from kd_offline.schemas.collaboration import (
     CrossPlayMatrix,
     Envelope,
@@ -113,11 +114,9 @@ def _engine(play: Play, export: str) -> str:
 
     before = export.rpartition(" ")[2]
     if before in COMPILED and play.engine != before:
-        msg = (
-            f"the export was played in {before}, which compiles and runs the code in it: if you "
-            f"trust whoever made it, pass --engine {before}, or evaluate it in another engine first"
-        )
-        raise UsageError(msg)
+        msg = f"the export was played in {before}, which compiles and runs the code in it"
+        trust = Remedy("if you trust whoever made it, pass", engine=before)
+        raise UsageError(msg, trust, Remedy("evaluate it in another engine first"))
     return before
 
 
@@ -183,11 +182,14 @@ def _played(team: Team, report: EvaluationReport) -> Played:
     seeds = set(report.distillation_seeds)
     held = [r.held_out.get("agreement") for r in team.manifest.results if r.seed in seeds]
     known = [share for share in held if share is not None]
-    words = ["kd-offline", "evaluate", "RUN", "--episodes", str(report.episodes)]
-    words += ["--seed", str(report.evaluation_seed)]
-    words += ["--ceiling", "CEILING"] if report.ceiling_policy else []
-    words += ["--cross-play"] if report.cross_play else []
-    words += ["--export", "EXPORT"] if report.export else []
+    command = command_text(
+        *("evaluate", "RUN"),
+        episodes=report.episodes,
+        seed=report.evaluation_seed,
+        ceiling="CEILING" if report.ceiling_policy else None,
+        cross_play=bool(report.cross_play),
+        export="EXPORT" if report.export else None,
+    )
     return Played(
         who=_who(report),
         seeds=report.distillation_seeds,
@@ -201,7 +203,7 @@ def _played(team: Team, report: EvaluationReport) -> Played:
         joint_agreement=report.joint_agreement,
         held_out_agreement=sum(known) / len(known) if known else None,
         intervals=report.intervals,
-        command=" ".join(words),
+        command=command,
     )
 
 

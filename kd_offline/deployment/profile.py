@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 import kd_offline
+from kd_offline.commands import command_text
 from kd_offline.deployment.document import place, read_file_of_profile
 from kd_offline.deployment.metrics import Measured, Play, measured
 from kd_offline.deployment.team import Team, load_team
-from kd_offline.errors import CheckpointError, FormatVersionError, StorageError, UsageError
+from kd_offline.errors import CheckpointError, FormatVersionError, Remedy, StorageError, UsageError
 from kd_offline.files import MAX_DOCUMENT_BYTES, check_output, read_file, write_output
 from kd_offline.runs.folder import recipe_of
 from kd_offline.runs.judged import judged
@@ -137,8 +138,9 @@ def _earlier(target: Path, team: Team, overwrite: bool) -> CollaborationProfile 
     except (CheckpointError, StorageError, FormatVersionError) as error:
         if overwrite:
             return None
-        msg = f"{target} exists and is not a profile: give another path or pass --overwrite"
-        raise StorageError(msg) from error
+        msg = f"{target} exists and is not a profile"
+        remedies = Remedy("give another path"), Remedy("pass", overwrite=True)
+        raise StorageError(msg, *remedies) from error
     return found if found.digests == _digests(team) else None
 
 
@@ -218,9 +220,6 @@ def _blocks(
     return tuple(found)
 
 
-_EVALUATE = "kd-offline evaluate RUN --cross-play"
-
-
 def limits(team: Team, found: Measured, groups: Groups) -> tuple[Limit, ...]:
     """Return everything that a reader of the profile has to know beside its figures."""
     played = found.envelope.played
@@ -255,7 +254,7 @@ def _of_play(team: Team, played: Played) -> Iterator[Limit]:
             topic="scope",
             text=f"returns are of the trained students of the seeds {_list(played.seeds)}; the "
             f"{team.export.precision} export of seed {team.export.seed} did not play itself",
-            command="kd-offline evaluate RUN --export EXPORT --cross-play",
+            command=command_text("evaluate", "RUN", export="EXPORT", cross_play=True),
         )
 
 
@@ -282,7 +281,7 @@ def _ceiling(team: Team, played: Played) -> Limit:
             topic="mask",
             text=f"the best that is possible under the mask {mask!r} was not measured, so how much "
             "of the loss is the mask's is not known",
-            command="kd-offline evaluate RUN --ceiling CEILING",
+            command=command_text("evaluate", "RUN", ceiling="CEILING"),
         )
     return Limit(
         topic="mask",
@@ -294,7 +293,8 @@ def _ceiling(team: Team, played: Played) -> Limit:
 
 def _unmeasured(team: Team, found: Measured) -> Iterator[Limit]:
     played = found.envelope.played
-    evaluate = _EVALUATE if team.export is None else f"{_EVALUATE} --export EXPORT"
+    export = None if team.export is None else "EXPORT"
+    evaluate = command_text("evaluate", "RUN", cross_play=True, export=export)
     if played is None:
         yield _missing("returns, agreement and the expert's cost were not measured", evaluate)
     else:
@@ -310,7 +310,7 @@ def _unmeasured(team: Team, found: Measured) -> Iterator[Limit]:
     if team.export is None:
         yield from _exports(team)
     elif not team.export.microcontrollers:
-        wanted = "kd-offline export RUN --to c --measure -o EXPORT"
+        wanted = command_text("export", "RUN", to="c", measure=True, output="EXPORT")
         yield _missing("flash, RAM and instructions on a microcontroller were not measured", wanted)
 
 
@@ -325,7 +325,8 @@ def _exports(team: Team) -> Iterator[Limit]:
         yield _missing("the students were not exported", "kd-offline export RUN")
     for name in there:
         text = f"the profile is of the students as trained, not of their export in {name}"
-        yield Limit(topic="scope", text=text, command=f"kd-offline profile RUN --export RUN/{name}")
+        command = command_text("profile", "RUN", export=f"RUN/{name}")
+        yield Limit(topic="scope", text=text, command=command)
 
 
 def _unknown_roles(team: Team, groups: Groups) -> Iterator[Limit]:
@@ -333,7 +334,7 @@ def _unknown_roles(team: Team, groups: Groups) -> Iterator[Limit]:
     if recipe.weights.get("role") and groups.clusters is None:
         yield _missing(
             "role clusters are not known, because the dataset was not there",
-            "kd-offline profile RUN --dataset DATASET",
+            command_text("profile", "RUN", dataset="DATASET"),
         )
 
 

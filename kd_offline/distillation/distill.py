@@ -38,7 +38,7 @@ from kd_offline.tracking.jsonl import JsonLines, Line, json_line
 _LOG = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 15.0
-_AGAIN = "distil again with --overwrite"
+_AGAIN = "distil again and overwrite the run"
 
 
 class ResumeState(Document):

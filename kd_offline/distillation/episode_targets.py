@@ -21,7 +21,7 @@ from kd_offline.distillation.dataset_statistics import (
 from kd_offline.distillation.targets import PackedTargets, TargetContext, TargetStore, build_targets
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.distillation.terms.base import TrainingEpisodes
-from kd_offline.errors import UnknownNameError, UsageError
+from kd_offline.errors import Remedy, UnknownNameError, UsageError
 from kd_offline.types import IntArray
 
 
@@ -165,6 +165,6 @@ def _check_machine(buffer: ExpertBuffer, names: Iterable[str]) -> None:
     if 2 * decoded > there:  # targets take about as much again
         msg = (
             f"the dataset at {buffer.where!r} needs some {2 * decoded / 1e9:.1f} GB of memory and "
-            f"this machine has {there / 1e9:.1f}: give --memory-mb, and it is streamed within that"
+            f"this machine has {there / 1e9:.1f}"
         )
-        raise UsageError(msg)
+        raise UsageError(msg, Remedy("to stream it, set", settings={"memory_mb": ...}))

@@ -148,8 +148,9 @@ def check_profile(recipe: DistillRecipe, asked_by: str) -> None:
     """Raise a ``UsageError`` where a recipe that stands in a file names a profile by its path."""
     if recipe.budget is not None and recipe.budget.profile is not None:
         profile = recipe.budget.profile
+        argument = "settings.budget.profile"
         code_guard.check_name(
-            profile, what="hardware profile", asked_by=asked_by, option="--device"
+            profile, what="hardware profile", asked_by=asked_by, argument=argument
         )
 
 

@@ -94,8 +94,8 @@ def irreproducible(spec: EnvironmentSpec) -> str | None:
     if spec.id.startswith("smac/") and not spec.kwargs.get("new_game_each_episode"):
         return (
             f"{spec.id} was recorded in games of several episodes, and StarCraft II takes a seed "
-            "for a whole game only: its episodes cannot be played again, unless recorded with "
-            "--env new_game_each_episode=true"
+            "for a whole game only: its episodes cannot be played again, unless recorded "
+            "with its setting new_game_each_episode=true"
         )
     return None
 

@@ -24,7 +24,7 @@ from kd_offline.environments.pettingzoo_port import (
     shown,
     unread,
 )
-from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError, UserCodeError
+from kd_offline.errors import MissingExtraError, Remedy, UnknownNameError, UsageError, UserCodeError
 from kd_offline.schemas.bounds import LONGEST_EPISODE
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar
 from kd_offline.user_code import calling, close_all
@@ -333,11 +333,10 @@ def _episode_limit(name: str, env: Any, kwargs: Mapping[str, Any]) -> int:
         limit = next((value for value in limits if value is not None), None)
     if limit is None:
         msg = (
-            f"environment {name!r} does not tell its episode limit: say how many steps an episode "
-            "has at most, by --env episode_limit=25 on the command line or in Python by "
-            'environment_kwargs={"episode_limit": 25}'
+            f"environment {name!r} does not tell its episode limit, and somebody has to say how "
+            "many steps an episode has at most"
         )
-        raise UsageError(msg)
+        raise UsageError(msg, Remedy("pass", environment_kwargs={"episode_limit": 25}))
     if type(limit) is not int or not 1 <= limit <= LONGEST_EPISODE:
         msg = (
             f"episode_limit of {name!r} is {limit!r}: give a whole number of 1 to "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from kd_offline.commands import command_text
 from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.errors import UsageError
+from kd_offline.errors import Remedy, UsageError
 from kd_offline.evaluation import scores
 from kd_offline.evaluation.cost import compare, team_cost, with_critic
 from kd_offline.evaluation.evaluation_setup import EvaluationSetup, load_evaluation_setup
@@ -189,8 +189,8 @@ def evaluate(
 
 def _check_engine(export: str | Path | None, engine: str | None) -> None:
     if engine is not None and export is None:
-        msg = f"the engine {engine!r} runs an export, and none is given: pass --export with one"
-        raise UsageError(msg)
+        msg = f"the engine {engine!r} runs an export, and none is given"
+        raise UsageError(msg, Remedy("pass", "with one", export=...))
 
 
 def _report(
@@ -322,16 +322,18 @@ def _command(
     environment: str | None = None,
     opponents: Sequence[str] = (),
 ) -> str:
-    words = ["kd-offline", "evaluate", str(run)]
-    words += ["--episodes", str(plan.episodes), "--seed", str(plan.seed)]
-    words += [] if plan.modes == MODES else ["--modes", ",".join(plan.modes)]
-    words += [] if expert is None else ["--expert", str(expert)]
-    words += [] if recipe is None else ["--expert-recipe", str(recipe)]
-    words += [] if ceiling is None else ["--ceiling", str(ceiling)]
-    words += ["--cross-play"] if plan.cross_play else []
-    words += [word for profile in profiles for word in ("--device", str(profile))]
-    words += [] if export is None else ["--export", str(export)]
-    words += [] if engine is None else ["--engine", engine]
-    words += [] if environment is None else ["--environment", environment]
-    words += [word for name in opponents for word in ("--opponents", name)]
-    return shlex.join(words)
+    return command_text(
+        *("evaluate", run),
+        episodes=plan.episodes,
+        seed=plan.seed,
+        modes=None if plan.modes == MODES else ",".join(plan.modes),
+        expert=expert,
+        expert_recipe=recipe,
+        ceiling=ceiling,
+        cross_play=plan.cross_play,
+        device=list(profiles),
+        export=export,
+        engine=engine,
+        environment=environment,
+        opponents=list(opponents),
+    )

@@ -11,7 +11,7 @@ import numpy as np
 
 from kd_offline import code_guard
 from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.errors import CheckpointError, MismatchError, UsageError
+from kd_offline.errors import CheckpointError, MismatchError, Remedy, UsageError
 from kd_offline.evaluation.exported import ExportedTeam, load_exported
 from kd_offline.evaluation.play import PolicySet
 from kd_offline.networks.arithmetic import (
@@ -147,9 +147,9 @@ def recorded_expert(
     if manifest.expert and loaded.digest != manifest.expert:
         msg = (
             f"expert {str(reference)!r} has the weights {_short(loaded.digest)}, the dataset "
-            f"recorded {_short(manifest.expert)}: pass --expert with the recorded one"
+            f"recorded {_short(manifest.expert)}"
         )
-        raise CheckpointError(msg)
+        raise CheckpointError(msg, Remedy("pass", "with the recorded one", expert=...))
     return loaded
 
 
@@ -163,12 +163,9 @@ def check_reference(stated: str, digest: str, dataset: str) -> None:
     # Datasets travel without the paths of the machine that made them.
     if stated in ("", "trained", *PREFIXES):
         place = f"{stated}:PLACE" if stated in PREFIXES else "that expert's folder"
-        msg = (
-            f"dataset {dataset!r} recorded an expert of its own ({_short(digest) or 'unnamed'}): "
-            f"pass --expert with {place}"
-        )
-        raise UsageError(msg)
-    code_guard.check_expert(stated, asked_by=f"the dataset {dataset!r}", option="--expert")
+        msg = f"dataset {dataset!r} recorded an expert of its own ({_short(digest) or 'unnamed'})"
+        raise UsageError(msg, Remedy("pass", f"with {place}", expert=...))
+    code_guard.check_expert(stated, asked_by=f"the dataset {dataset!r}")
 
 
 def _load_expert(
@@ -195,7 +192,7 @@ def _check_ceiling(ceiling: Expert, student: StudentPolicy, mask: str) -> None:
         trained = ceiling.mask_name or "full"
         msg = (
             f"ceiling {ceiling.reference!r} was trained under the mask {trained!r}, the "
-            f"students see {mask!r}: pass a policy made by kd-offline train --mask {mask}"
+            f"students see {mask!r}: pass a policy that was trained under that mask"
         )
         raise MismatchError(msg)
 

@@ -9,7 +9,6 @@ and energy is read where the machine has a meter.
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from kd_offline.commands import command_text
 from kd_offline.errors import KdOfflineError, MissingExtraError, UsageError
 from kd_offline.evaluation.engines import (
     Bench,
@@ -267,23 +267,26 @@ def _command(
     *,
     energy: bool,
 ) -> str:
-    words = ["kd-offline", "bench", "latency", str(run)]
-    words += [] if plan.engines == DEFAULT_ENGINES else ["--engines", ",".join(plan.engines)]
-    words += [] if plan.batches == (1,) else ["--batch", ",".join(map(str, plan.batches))]
-    words += ["--rounds", str(plan.rounds), "--steps", str(plan.steps), "--seed", str(plan.seed)]
-    words += [] if expert is None else ["--expert", str(expert)]
-    words += [] if recipe is None else ["--expert-recipe", str(recipe)]
-    words += [word for name in opponents for word in ("--opponents", name)]
-    words += [word for profile in profiles for word in ("--device", str(profile))]
-    words += ["--energy"] if energy else []
-    return shlex.join(words)
+    return command_text(
+        *("bench", "latency", run),
+        engines=None if plan.engines == DEFAULT_ENGINES else ",".join(plan.engines),
+        batch=None if plan.batches == (1,) else ",".join(map(str, plan.batches)),
+        rounds=plan.rounds,
+        steps=plan.steps,
+        seed=plan.seed,
+        expert=expert,
+        expert_recipe=recipe,
+        opponents=list(opponents),
+        device=list(profiles),
+        energy=energy,
+    )
 
 
 WINDOW_SECONDS = 2.0
 """Of one measurement: RAPL counts in milliseconds, Jetson's rails are polled ten times a second."""
 
 _BURST = 64
-NOT_ASKED = UnavailableEnergy(reason="not measured: pass --energy where the machine has a meter")
+NOT_ASKED = UnavailableEnergy(reason="not measured: energy was not asked for")
 
 Meter = Callable[[Sampler, float], MeasuredEnergy | UnavailableEnergy]
 

@@ -6,13 +6,13 @@ it costs in returns and actions, and not by its error in logits alone.
 
 from __future__ import annotations
 
-import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kd_offline.commands import command_text
 from kd_offline.errors import MismatchError
 from kd_offline.evaluation import scores
 from kd_offline.evaluation.evaluate import INTERVALS, Plan
@@ -57,7 +57,8 @@ def bench_quantisation(
     run : path
         A complete run folder.
     qat : path, optional
-        The same run with ``--qat``: its students are played as int8 beside them.
+        The same run, distilled with int8 weights at the end: its students are played as int8
+        beside them.
     episodes, seed : int
         Evaluation episodes, those of ``evaluate``.
     expert, expert_recipe, environment, opponents : optional
@@ -103,15 +104,16 @@ def bench_quantisation(
         _row(name, names.get(name, folder.path.resolve().name), found[name], drafts[name])
         for name in drafts
     )
-    words = _command(
-        *(run, qat, plan),
-        {
-            "--expert": (expert,),
-            "--expert-recipe": (expert_recipe,),
-            "--dataset": (dataset,),
-            "--environment": (environment,),
-            "--opponents": opponents,
-        },
+    words = command_text(
+        *("bench", "quantisation", run),
+        qat=qat,
+        expert=expert,
+        expert_recipe=expert_recipe,
+        dataset=dataset,
+        environment=environment,
+        opponents=list(opponents),
+        episodes=plan.episodes,
+        seed=plan.seed,
     )
     elapsed = round(time.perf_counter() - started, 3)
     report = _report(folder, setup.manifest, plan, found["fp32"], rows, words, elapsed)
@@ -150,7 +152,8 @@ def _check_pair(plain: RunManifest, aware: RunManifest) -> None:
     if recipes[0] != recipes[1] or plain.dataset.id != aware.dataset.id or not rounds:
         msg = (
             "the two runs cannot be compared: the second one has to be made by the command of the "
-            "first one and --qat, from the same dataset, and it has another recipe or dataset"
+            "first one with int8 weights at the end, from the same dataset, and it has another "
+            "recipe or dataset"
         )
         raise MismatchError(msg)
 
@@ -217,15 +220,3 @@ def _report(
         command=command,
         seconds=seconds,
     )
-
-
-def _command(
-    run: str | Path,
-    qat: str | Path | None,
-    plan: Plan,
-    options: Mapping[str, Sequence[str | Path | None]],
-) -> str:
-    words = ["kd-offline", "bench", "quantisation", str(run)]
-    for name, values in {"--qat": (qat,), **options}.items():
-        words += [word for value in values if value is not None for word in (name, str(value))]
-    return shlex.join([*words, "--episodes", str(plan.episodes), "--seed", str(plan.seed)])

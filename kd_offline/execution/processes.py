@@ -144,7 +144,7 @@ def _portable(error: Exception) -> Exception:
     if type(same) is type(error) and str(same) == str(error):
         return error
     if isinstance(error, KdOfflineError):
-        made = WorkerError(str(error))
+        made = WorkerError(error.args[0], *error.remedies)
         made.exit_code = error.exit_code
         return made
     return WorkerError(f"a task failed in a worker process: {described(error)}; correct it")

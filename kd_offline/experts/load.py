@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from kd_offline import code_guard
-from kd_offline.errors import CheckpointError, UnknownNameError, UsageError
+from kd_offline.errors import CheckpointError, Remedy, UnknownNameError, UsageError
 from kd_offline.experts import checkpoint
 from kd_offline.experts.expert import TrainedExpert
 from kd_offline.experts.importers import load as importers
@@ -68,9 +68,8 @@ def _opponents(
 ) -> Expert:
     """Load who played the sides that ``own`` did not learn."""
     reference = own.card.recipe.opponents or "bundled"
-    code_guard.check_expert(
-        reference, asked_by=f"the expert {own.reference!r}", option="--opponents", allowed=allowed
-    )
+    asked_by = f"the expert {own.reference!r}"
+    code_guard.check_expert(reference, asked_by=asked_by, argument="opponents", allowed=allowed)
     # Whoever was allowed once is not allowed again, so that no chain of experts is a circle.
     further = [name for name in allowed if name != reference]
     try:
@@ -81,7 +80,7 @@ def _opponents(
         sides = ", ".join(own.card.recipe.learn or ())
         msg = (
             f"expert {own.reference!r} learned the side {sides} against {reference!r}, which plays "
-            f"the other side and cannot be loaded: {error}"
+            f"the other side and cannot be loaded: {error.args[0]}"
         )
         raise CheckpointError(msg) from error
 
@@ -107,9 +106,9 @@ def load_own(name: str, spec: EnvironmentSpec) -> TrainedExpert:
         there = ", ".join(_bundled_name(each) for each in _bundled_for(spec))
         msg = (
             f"no expert {name!r} for {spec.id} comes with kd-offline (there: {there or 'none'}): "
-            f"train one with kd-offline train {spec.id} -o expert/ and pass --expert expert/"
+            f"train one (kd-offline train {spec.id})"
         )
-        raise CheckpointError(msg)
+        raise CheckpointError(msg, Remedy("pass its folder as", expert=...))
     return checkpoint.load(folder, name, spec)
 
 

@@ -9,11 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from kd_offline import code_guard, recipes
-from kd_offline.errors import UsageError
+from kd_offline.errors import Remedy, UsageError
 from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.schemas.expert import TrainRecipe
 
-_OPTIONS = {"opponents": "--opponents", "kickstart.teacher": "--teacher"}
 # What recipes of format 1.1 say of settings that mean nothing to their algorithm.
 _UNUSED: dict[str, Any] = {
     "epochs": 3,
@@ -94,8 +93,8 @@ def train_recipe(
     if file is not None:
         _check_origin(recipe, recipes.paths(single) | recipes.paths(students), file)
     if gru and recipe.architecture.gru is None:
-        msg = "the recipe's file has no gru width: give --hidden with --gru"
-        raise UsageError(msg)
+        msg = "the recipe's file has no gru width"
+        raise UsageError(msg, Remedy("give both", gru=True, hidden=...))
     return recipe
 
 
@@ -181,26 +180,28 @@ def _check_origin(recipe: TrainRecipe, given: set[str], file: str | Path) -> Non
     }
     name = recipe.environment
     if "environment" not in given:
-        remedy = "run kd-offline train"
+        remedy = code_guard.to_train(name)
         code_guard.check_environment(name, settings, asked_by=asked_by, remedy=remedy)
     elif odd := code_guard.odd_settings(name, settings):
         msg = (
             f"{asked_by} sets {', '.join(odd)} of the environment {name!r} to text, which a file "
-            f"may not do: give each with --env, such as --env {next(iter(odd))}=VALUE"
+            "may not do"
         )
-        raise UsageError(msg)
+        example = {next(iter(odd)): "VALUE"}
+        raise UsageError(msg, Remedy("give each, such as", environment_kwargs=example))
     for path, reference in recipe.experts().items():
         if path not in given:
-            option = _OPTIONS.get(path, f"--set {path}")
-            code_guard.check_expert(reference, asked_by=asked_by, option=option)
+            argument = f"settings.{path}"
+            code_guard.check_expert(reference, asked_by=asked_by, argument=argument)
     if recipe.start is not None and "start.run" not in given:
         msg = (
             f"{asked_by} starts from the students in {recipe.start.run!r}, and a file may not "
-            "choose which other files are read: if you know that run, pass --from with it"
+            "choose which other files are read"
         )
-        raise UsageError(msg)
+        raise UsageError(msg, Remedy("if you know that run, pass", "with it", start=...))
     if recipe.mask is not None and "mask" not in given:
-        code_guard.check_name(recipe.mask, what="mask", asked_by=asked_by, option="--mask")
+        argument = "settings.mask"
+        code_guard.check_name(recipe.mask, what="mask", asked_by=asked_by, argument=argument)
 
 
 def _actor(hidden: int | None, gru: bool | None) -> dict[str, Any]:

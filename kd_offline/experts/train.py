@@ -21,6 +21,7 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import (
     CheckpointError,
     KdOfflineError,
+    Remedy,
     StorageError,
     UnknownNameError,
     UsageError,
@@ -161,8 +162,9 @@ def _start(
     """Begin a run, or continue the one in ``output``."""
     there = (output / checkpoint.CARD).is_file()
     if there and not resume:
-        msg = f"{str(output)!r} holds an expert already: add --resume, or choose another folder"
-        raise StorageError(msg)
+        msg = f"{str(output)!r} holds an expert already"
+        go_on = Remedy("continue its training with", resume=True)
+        raise StorageError(msg, go_on, Remedy("choose another folder"))
     unknown = set(recipe.learn or ()) - set(spec.sides)
     if unknown:
         raise UnknownNameError(what="side", got=min(unknown), allowed=spec.sides)

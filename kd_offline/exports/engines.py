@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets.storage.safe_open import listing
-from kd_offline.errors import CheckpointError, StorageError, UnknownNameError, UsageError
+from kd_offline.errors import CheckpointError, Remedy, StorageError, UnknownNameError, UsageError
 from kd_offline.exports import c_library, onnx_graph, tensors
 from kd_offline.exports.network import AgentNetwork, Step, to_floats
 from kd_offline.exports.team import ExportedTeam
@@ -73,6 +73,7 @@ ENGINES: dict[str, tuple[Format, Callable[[Path, Sequence[AgentContract]], tuple
 """Name of an engine -> the format that it reads, and what opens it; the first that fits is used,
 but none of :data:`COMPILED`."""
 
+_EXPORT_ALL = Remedy("export it again with", operation="export", to="all")
 COMPILED = ("c",)
 """Engines that run code which an export holds, so that they have to be asked for by name."""
 
@@ -143,17 +144,18 @@ def engine_for(manifest: ExportManifest, wanted: str | None) -> str:
                 return name
         msg = (
             f"the export holds {', '.join(manifest.formats)} alone, which would be compiled and "
-            "run here: if you trust whoever made it, pass --engine c, or export with --to all"
+            "run here"
         )
-        raise UsageError(msg)
+        trust = Remedy("if you trust whoever made it, pass", engine="c")
+        raise UsageError(msg, trust, _EXPORT_ALL)
     if wanted not in ENGINES:
         raise UnknownNameError(what="engine", got=wanted, allowed=ENGINES)
     if wanted not in able:
         msg = (
             f"the engine {wanted!r} reads the format {ENGINES[wanted][0]!r}, and the export holds "
-            f"{', '.join(manifest.formats)}: choose {', '.join(able)} or export with --to all"
+            f"{', '.join(manifest.formats)}"
         )
-        raise UsageError(msg)
+        raise UsageError(msg, Remedy(f"choose {', '.join(able)}"), _EXPORT_ALL)
     return wanted
 
 

@@ -9,7 +9,7 @@ from typing import get_args
 
 import kd_offline
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.errors import StorageError, UnknownNameError, UsageError
+from kd_offline.errors import Remedy, StorageError, UnknownNameError, UsageError
 from kd_offline.exports import c_source, onnx_graph, parity_check, tensors
 from kd_offline.exports.engines import ENGINES, MANIFEST, team
 from kd_offline.exports.microcontroller import measure
@@ -94,9 +94,13 @@ def export(
         folder is in use.
     """
     formats, chosen = _formats(to), _precision(precision)
-    if episodes < 1 or (microcontrollers and "c" not in formats):
-        msg = "give 1 episode or more, and measure microcontrollers only with --to c or all"
+    if episodes < 1:
+        msg = f"{episodes} recorded episodes compare nothing: give 1 or more"
         raise UsageError(msg)
+    if microcontrollers and "c" not in formats:
+        msg = f"microcontrollers run C, and the export is to hold {', '.join(formats)} alone"
+        without = Remedy("leave out", microcontrollers=...)
+        raise UsageError(msg, Remedy("export with", to="c"), without)
     folder = open_run(run)
     target = place(run, output, chosen)
     _check_free(target, overwrite=overwrite)
@@ -154,8 +158,9 @@ def _check_free(target: Path, *, overwrite: bool) -> None:
         msg = f"{target} exists and is not an export: remove it yourself or give another path"
         raise StorageError(msg)
     if not overwrite:
-        msg = f"{target} already exists: give another path with -o, or pass --overwrite"
-        raise StorageError(msg)
+        msg = f"{target} already exists"
+        other = Remedy("give another path with", output=...)
+        raise StorageError(msg, other, Remedy("pass", overwrite=True))
 
 
 def _write_onnx(folder: Path, made: Draft) -> None:

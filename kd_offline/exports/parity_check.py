@@ -15,7 +15,7 @@ import numpy as np
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.reading.held_out import held_out
 from kd_offline.distributions.categorical import choose_actions, has_choice
-from kd_offline.errors import CheckpointError
+from kd_offline.errors import CheckpointError, Remedy
 from kd_offline.exports.network import Step
 from kd_offline.exports.team import ExportedTeam, executed
 from kd_offline.schemas.export import AgentContract, Comparison
@@ -277,6 +277,6 @@ def require_agreement(found: Comparison, least: float, precision: str) -> None:
     msg = (
         f"the {precision} students are refused: {found.agreement:.4f} of their "
         f"{found.decisions:,} recorded decisions are those of the trained ones (allowed "
-        f"{least:.4f} or more); nothing was written, so lower --agreement or export as fp32"
+        f"{least:.4f} or more); nothing was written"
     )
-    raise ParityError(msg)
+    raise ParityError(msg, Remedy("lower", least_agreement=...), Remedy("export as fp32"))

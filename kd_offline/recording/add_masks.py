@@ -8,7 +8,7 @@ from pathlib import Path
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
 from kd_offline.datasets.edit.rewrite_metadata import restate
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.errors import MissingArrayError, UsageError
+from kd_offline.errors import MissingArrayError, Remedy, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, MaskRecord
 from kd_offline.students.masks import Mask, resolve
 from kd_offline.tracking.base import Observer
@@ -65,8 +65,8 @@ def relabel_masks(
 
 def _check(parent: ExpertBuffer, chosen: dict[str, Mask], given: Sequence[str]) -> None:
     if not chosen:
-        msg = "no mask is given: name at least one with --mask"
-        raise UsageError(msg)
+        msg = "no mask is given"
+        raise UsageError(msg, Remedy("name at least one with", masks=...))
     if len(chosen) < len(given):
         msg = f"the masks {', '.join(given)} do not all have different names: rename one"
         raise UsageError(msg)

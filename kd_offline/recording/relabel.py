@@ -11,7 +11,7 @@ import numpy as np
 
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.distributions.categorical import masked_log_softmax
-from kd_offline.errors import MismatchError, MissingArrayError, UsageError
+from kd_offline.errors import MismatchError, MissingArrayError, Remedy, UsageError
 from kd_offline.experts.importers.load import prefix_of
 from kd_offline.experts.load import find, load
 from kd_offline.networks.threads import computing_with
@@ -111,7 +111,7 @@ def relabel(
     if not any(buffer.has(f"steps/{name}") for name in _OUTPUTS):
         msg = (
             f"the dataset at {buffer.where!r} holds no logits, values or embeddings, so there is "
-            "nothing to compare an expert with: verify without --relabel"
+            "nothing to compare an expert with: verify without relabelling"
         )
         raise MissingArrayError(msg)
     given = [
@@ -148,7 +148,7 @@ def _by_expert(buffer: ExpertBuffer, chosen: IntArray) -> Iterator[tuple[ExpertR
     """Yield every expert that labelled some of the chosen episodes, with these."""
     records = buffer.manifest.experts
     if not records:
-        msg = f"the dataset at {buffer.where!r} names no expert: verify without --relabel"
+        msg = f"the dataset at {buffer.where!r} names no expert: verify without relabelling"
         raise UsageError(msg)
     if not buffer.has("episodes/expert_id"):
         yield records[0], chosen
@@ -171,10 +171,9 @@ def _expert(buffer: ExpertBuffer, record: ExpertRecord, given: Sequence[Expert])
     if known is None:
         msg = (
             f"expert {record.id} of the dataset ({record.kind} {record.reference}, weights "
-            f"{record.digest or 'without a digest'}) does not come with kd-offline: pass --expert "
-            "with its folder"
+            f"{record.digest or 'without a digest'}) does not come with kd-offline"
         )
-        raise UsageError(msg)
+        raise UsageError(msg, Remedy("pass its folder as", experts=...))
     return known
 
 
@@ -254,9 +253,9 @@ def _compare(
         if got.shape != stored.shape:
             msg = (
                 f"{name} holds {stored.shape[-1]} numbers of each agent, but this expert has "
-                f"{got.shape[-1]}: it is not the recorded one, pass that one's folder as --expert"
+                f"{got.shape[-1]}, so it is not the recorded one"
             )
-            raise MismatchError(msg)
+            raise MismatchError(msg, Remedy("pass that one's folder as", experts=...))
         counts = acting if got.ndim > 1 else running
         if field_name == "logits":
             legal = part.arrays["steps/available_actions"][:, step]

@@ -110,8 +110,8 @@ def rebuild(spec: EnvironmentSpec, allowed: str | None = None) -> BatchedEnviron
     except MissingExtraError:
         raise
     except UsageError as error:
-        msg = f"the recorded environment cannot be played here: {error}"
-        raise UsageError(msg) from error
+        msg = f"the recorded environment cannot be played here: {error.args[0]}"
+        raise UsageError(msg, *error.remedies) from error
     _check_same(spec, world.spec)
     return world
 

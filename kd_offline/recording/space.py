@@ -59,5 +59,5 @@ def check_space(
         raise StorageError(msg)
     return (
         f"recording {episodes:,} episodes of {spec.id} into {output}: {words(one * episodes)} "
-        "at most; fewer --episodes take less room and time"
+        "at most; fewer episodes take less room and time"
     )

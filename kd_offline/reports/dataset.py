@@ -1,4 +1,4 @@
-"""``inspect --html``: a dataset as one page that needs no network and no other file."""
+"""A dataset as one page that needs no network and no other file."""
 
 from __future__ import annotations
 

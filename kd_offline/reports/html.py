@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from kd_offline.commands import command_text
 from kd_offline.datasets.analysis.profile import returns_by_noise, returns_by_split
 from kd_offline.errors import KdOfflineError
 from kd_offline.files import check_output, write_output
@@ -230,7 +231,7 @@ def _data(manifest: RunManifest, run: Path) -> list[Section]:
         return []
     text = (
         "Returns of the recorded episodes, and how often their agents took each action. For more, "
-        f"run kd-offline inspect {buffer.where} --html dataset.html."
+        f"run {command_text('inspect', buffer.where, html='dataset.html')}."
     )
     drawn = dataset_plots.returns_plot(by_split, by_noise)
     shown = dataset_tables.taken_table(buffer.manifest)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kd_offline.errors import CheckpointError, StorageError, UsageError
+from kd_offline.errors import CheckpointError, Remedy, StorageError, UsageError
 from kd_offline.files import append_file, make_folder, read_file, remove_tree, write_file
 from kd_offline.recipes import build
 from kd_offline.schemas.document import Document, LinesRecord
@@ -212,8 +212,9 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
     if not folder.exists() or _is_empty(folder):
         return
     if not overwrite:
-        msg = f"{folder} already exists: give another path, resume it, or pass --overwrite"
-        raise StorageError(msg)
+        msg = f"{folder} already exists"
+        go_on = Remedy("continue it with", resume=True), Remedy("replace it with", overwrite=True)
+        raise StorageError(msg, Remedy("give another path"), *go_on)
     if not (folder / RUN).is_file():
         msg = f"{folder} exists and is not a run: remove it yourself or give another path"
         raise StorageError(msg)

@@ -15,8 +15,8 @@ def judged(manifest: RunManifest) -> str:
     if manifest.states_judges:
         return (
             "nothing was held out: no figure tells how these students do on unseen episodes, and "
-            "the weights of the last epoch are kept; split the dataset, or name a part with "
-            "--judge-by"
+            "the weights of the last epoch are kept; split the dataset, or set judge_by to "
+            "one of its parts"
         )
     return (
         "an older version made this run: where its dataset held out no episode, figures called "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from kd_offline import code_guard
+from kd_offline.commands import command_text
 from kd_offline.errors import UsageError
 from kd_offline.schemas.run import RunManifest
 from kd_offline.untrusted_text import for_terminal
@@ -21,17 +21,13 @@ def evaluate_command(manifest: RunManifest, run: str | Path) -> str:
     that the dataset does not state in full, is left to the user as ``NAME``, ``EXPERT`` or
     ``epymarl:PLACE``.
     """
-    words = ["kd-offline", "evaluate", str(run)]
     environment, expert = _guarded(manifest)
-    words += (
-        ["--environment", environment if _plain(environment) else "NAME"] if environment else []
-    )
-    if _plain(expert) and expert.startswith("python:"):
-        words += ["--expert", expert]
-    elif expert:
+    if environment and not _plain(environment):
+        environment = "NAME"
+    if expert and not (_plain(expert) and expert.startswith("python:")):
         library = expert.isascii() and expert.isalpha() and expert != "trained"
-        words += ["--expert", f"{expert}:PLACE" if library else "EXPERT"]
-    return shlex.join(words)
+        expert = f"{expert}:PLACE" if library else "EXPERT"
+    return command_text("evaluate", run, environment=environment or None, expert=expert or None)
 
 
 def code_that_runs(manifest: RunManifest) -> str:
@@ -70,7 +66,7 @@ def _guarded(manifest: RunManifest) -> tuple[str, str]:
     except UsageError:
         pass
     try:
-        code_guard.check_expert(expert, asked_by="the run", option="--expert")
+        code_guard.check_expert(expert, asked_by="the run")
         expert = ""
     except UsageError:
         expert = expert or "trained"

@@ -8,7 +8,7 @@ from kd_offline import code_guard
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.storage.addresses import is_remote
 from kd_offline.datasets.storage.sources import open_files
-from kd_offline.errors import MismatchError, UsageError
+from kd_offline.errors import MismatchError, Remedy, UsageError
 from kd_offline.schemas.run import RunManifest
 
 
@@ -32,25 +32,22 @@ def open_dataset(
     if given is None:
         stated = manifest.dataset.path
         asker = f"the run in {str(run)!r}"
-        code_guard.check_address(stated, asked_by=asker, option="--dataset")
+        code_guard.check_address(stated, asked_by=asker, argument="dataset")
         places = [stated, str(run.resolve().parent / Path(stated).name)]
     else:
         places = [str(given)]
     for place in places:
         if is_remote(place) or open_files(place).present():
             return _checked(ExpertBuffer.open(place), manifest)
-    msg = (
-        f"the dataset {places[0]!r} of the run in {str(run)!r} is not there: "
-        "pass its place with --dataset"
-    )
-    raise UsageError(msg)
+    msg = f"the dataset {places[0]!r} of the run in {str(run)!r} is not there"
+    raise UsageError(msg, Remedy("pass its place as", dataset=...))
 
 
 def _checked(buffer: ExpertBuffer, manifest: RunManifest) -> ExpertBuffer:
     if buffer.id != manifest.dataset.id:
         msg = (
             f"the dataset at {buffer.where!r} has the id {buffer.id[:19]}, the run was distilled "
-            f"from {manifest.dataset.id[:19]}: pass the right one with --dataset"
+            f"from {manifest.dataset.id[:19]}"
         )
-        raise MismatchError(msg)
+        raise MismatchError(msg, Remedy("pass the right one as", dataset=...))
     return buffer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from kd_offline.errors import CheckpointError, UsageError
+from kd_offline.errors import CheckpointError, Remedy, UsageError
 from kd_offline.runs.folder import RunFolder
 from kd_offline.schemas.run import RunManifest
 from kd_offline.students.file import StudentsFile, read_students
@@ -25,11 +25,9 @@ def checked_students(run: RunFolder, manifest: RunManifest) -> StudentsFile:
         The students are missing, were altered, or are those of another run.
     """
     if manifest.status != "complete":
-        msg = (
-            f"the run in {str(run.path)!r} is {manifest.status}, not complete: finish it with "
-            f"kd-offline distill {manifest.dataset.path} -o {run.path} --resume"
-        )
-        raise UsageError(msg)
+        msg = f"the run in {str(run.path)!r} is {manifest.status}, not complete"
+        paths = {"dataset": manifest.dataset.path, "output": str(run.path)}
+        raise UsageError(msg, Remedy("finish it with", operation="distill", **paths, resume=True))
     students = read_students(run.students)
     card = students.card
     made_of = (card.dataset, card.environment.id, card.environment.kwargs, card.mask, card.method)

@@ -316,7 +316,7 @@ class ReturnSummary(Strict):
 
 
 class InspectReport(Strict):
-    """What ``inspect --json`` prints (by alias: the last but one key is ``return``)."""
+    """What ``inspect`` prints as JSON (by alias: the last but one key is ``return``)."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 

@@ -1,4 +1,4 @@
-"""What commands on datasets print with ``--json``: contracts that other programs rely on."""
+"""What commands on datasets print as JSON: contracts that other programs rely on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NotHeld(Strict):
 
 
 class ConvertOutput(Strict):
-    """``convert --json``."""
+    """What ``convert`` prints as JSON."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -34,7 +34,7 @@ class ConvertOutput(Strict):
 
 
 class EditOutput(Strict):
-    """What the commands that make datasets from datasets print with ``--json``."""
+    """What the commands that make datasets from datasets print as JSON."""
 
     id: Digest
     path: str
@@ -47,7 +47,7 @@ class EditOutput(Strict):
 
 
 class CardOutput(Strict):
-    """``card --json``."""
+    """What ``card`` prints as JSON."""
 
     id: Digest
     path: str | None = Field(default=None, description="where it was written")
@@ -90,7 +90,7 @@ class ValueDifference(Strict):
 
 
 class DiffReport(Strict):
-    """``diff --json``: in what two datasets differ."""
+    """What ``diff`` prints as JSON: in what two datasets differ."""
 
     equal: bool = Field(description="the ids, and so the contents, are equal")
     a: Digest
@@ -104,7 +104,7 @@ class DiffReport(Strict):
 
 
 class TransferOutput(Strict):
-    """``push --json``, ``pull --json`` and ``pack --json``."""
+    """What ``push``, ``pull`` and ``pack`` print as JSON."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -118,7 +118,7 @@ class TransferOutput(Strict):
 
 
 class CacheOutput(Strict):
-    """``cache --json``."""
+    """What ``cache`` prints as JSON."""
 
     path: str
     files: int = Field(ge=0)

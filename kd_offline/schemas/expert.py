@@ -57,8 +57,8 @@ class ExpertArchitecture(Strict):
 class Start(Strict):
     """Students of a run that a policy starts from, in place of random weights.
 
-    ``kd-offline train --from RUN`` writes it. The critic starts from random weights: students have
-    none. Networks, mask and environment of the recipe are those of the students.
+    A training that starts from a run writes it. The critic starts from random weights: students
+    have none. Networks, mask and environment of the recipe are those of the students.
     """
 
     run: str = Field(description="folder of the run")

@@ -97,7 +97,7 @@ class Mismatch(Strict):
 
 
 class InterfaceCheck(Strict):
-    """``deploy-check --json``."""
+    """What ``deploy-check`` prints as JSON."""
 
     fits: bool
     environment: str = Field(description="that the team was made for")

@@ -59,7 +59,7 @@ class Unavailable(Strict):
 
 
 class LatencyReport(Document):
-    """The whole of ``latency.json``, and of ``bench latency --json``."""
+    """The whole of ``latency.json``, and what ``bench latency`` prints as JSON."""
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 

@@ -1,4 +1,4 @@
-"""What commands print with ``--json``: contracts that other programs rely on."""
+"""What commands print as JSON: contracts that other programs rely on."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class ErrorDetails(Strict):
 
 
 class ErrorOutput(Strict):
-    """Any command with ``--json`` that fails: this document instead of its own."""
+    """What a command that fails prints as JSON, in place of its own document."""
 
     error: ErrorDetails
 
 
 class RecordOutput(Strict):
-    """``record --json``."""
+    """What ``record`` prints as JSON."""
 
     id: Digest
     path: str
@@ -48,7 +48,7 @@ class RecordOutput(Strict):
 
 
 class DistillOutput(Strict):
-    """``distill --json``."""
+    """What ``distill`` prints as JSON."""
 
     run: str
     method: str
@@ -125,7 +125,7 @@ class CostOutput(Strict):
 
 
 class EvaluateOutput(Strict):
-    """``evaluate --json``; a mode that was not played is absent."""
+    """What ``evaluate`` prints as JSON; a mode that was not played is absent."""
 
     episodes: int
     greedy: ModeOutput | None = None
@@ -168,7 +168,7 @@ class SeedComparison(Strict):
 
 
 class RerunReport(Strict):
-    """``rerun --json``: whether a run could be repeated."""
+    """What ``rerun`` prints as JSON: whether a run could be repeated."""
 
     ok: bool
     run: str
@@ -212,7 +212,7 @@ class StarCraft(Strict):
 
 
 class DoctorReport(Strict):
-    """``doctor --json``: what this installation can do."""
+    """What ``doctor`` prints as JSON: what this installation can do."""
 
     kd_offline: str
     python: str
@@ -228,13 +228,13 @@ class DoctorReport(Strict):
 
 
 class HardwareOutput(Strict):
-    """``hardware --json``: every profile inside the package."""
+    """What ``hardware`` prints as JSON: every profile inside the package."""
 
     profiles: tuple[HardwareProfile, ...]
 
 
 class ExportOutput(Strict):
-    """``export --json``."""
+    """What ``export`` prints as JSON."""
 
     path: str
     formats: tuple[Format, ...]

@@ -1,4 +1,4 @@
-"""What ``verify --replay`` and ``verify --relabel`` print: how far a dataset is from its origin."""
+"""What a replay and a relabelling by ``verify`` print: how far a dataset is from its origin."""
 
 from __future__ import annotations
 

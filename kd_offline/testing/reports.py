@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_offline.commands import command_text
 from kd_offline.evaluation.cost import NetworkShape, compare, team_cost
 from kd_offline.evaluation.evaluate import INTERVALS
 from kd_offline.runs.folder import RunFolder, create_run
@@ -87,7 +88,9 @@ def run_manifest(
             ),
         ),
         timing=Timing(started="2026-01-02T03:04:05Z", seconds=1064.0),
-        command="kd-offline distill dataset.zarr -o run --mask limited --seeds 0,1,2,3,4",
+        command=command_text(
+            *("distill", "dataset.zarr"), output="run", mask="limited", seeds="0,1,2,3,4"
+        ),
     )
 
 
@@ -144,7 +147,7 @@ def evaluation_report(
             expert_among_students=tuple(_estimate(x, 0.008) for x in (0.921, 0.894, 0.907)),
         ),
         intervals=INTERVALS,
-        command="kd-offline evaluate run --episodes 4000 --seed 0 --cross-play",
+        command=command_text("evaluate", "run", episodes=4000, seed=0, cross_play=True),
         seconds=41.2,
     )
 

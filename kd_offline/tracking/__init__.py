@@ -1,4 +1,4 @@
-"""Observers that ``--track`` names: ours in a table, those of plug-ins by entry points."""
+"""Observers by name: ours in a table, those of plug-ins by entry points."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from kd_offline.tracking.series import path_part
 
 
 class TensorBoard(Observer):
-    """Writes scalars to ``FOLDER/OPERATION/SERIES``, which ``tensorboard --logdir FOLDER`` shows.
+    """Writes scalars to ``FOLDER/OPERATION/SERIES``, which ``tensorboard`` shows.
 
     Parameters
     ----------

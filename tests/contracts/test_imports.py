@@ -17,6 +17,7 @@ TIERS = {
     ),
     **dict.fromkeys(("sealed_json", "strict_json", "untrusted_text", "user_code"), 0),
     **dict.fromkeys(("code_guard", "registry", "tracking", "file_locks", "execution"), 0),
+    "commands": 0,
     **dict.fromkeys(("networks", "advantage", "distributions", "hardware"), 1),
     **dict.fromkeys(("environments", "experts", "students", "datasets", "rollout"), 2),
     **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs", "exports"), 3),

@@ -45,7 +45,7 @@ def test_it_cannot_be_played_again_and_says_so(recorded, monkeypatch):
     monkeypatch.setenv("SC2PATH", "/nowhere")  # it is known without the game
     said = refused("verify", recorded, "--replay", 2, code=2)
     assert "takes a seed for a whole game only" in said
-    assert "--env new_game_each_episode=true" in said
+    assert "new_game_each_episode=true" in said
 
 
 def test_new_games_can_be_played_again(recorded, tmp_path):

@@ -85,7 +85,7 @@ def test_everything_else_is_refused_by_name_without_importing_anything(name, mon
     before = set(sys.modules)
     said = refused(name)
     assert said.startswith("the run in 'r' asks for the environment ")
-    assert "a file may not start by itself: if you trust that code, pass --environment" in said
+    assert "a file may not start by itself: if you trust that code, pass environment=" in said
     assert said.isprintable()
     assert {m for m in set(sys.modules) - before if not m.startswith("importlib")} == set()
 
@@ -94,7 +94,7 @@ def test_naming_exactly_that_environment_lets_it_pass_with_all_its_settings():
     name, settings = "pettingzoo/my.maze:parallel_env", {"layout": "maps/small.txt"}
     check_environment(name, settings, asked_by="the run", allowed=name)
     assert "with layout='maps/small.txt'" in refused(name, settings), "what one agrees to is shown"
-    assert "--environment pettingzoo/my.maze:parallel_env" in refused(name, settings)
+    assert "environment='pettingzoo/my.maze:parallel_env'" in refused(name, settings)
     wrong = refused("pettingzoo/my.maze:other", allowed=name)
     assert "'pettingzoo/my.maze:other', not 'pettingzoo/my.maze:parallel_env'" in wrong
 
@@ -113,7 +113,7 @@ def test_naming_exactly_that_environment_lets_it_pass_with_all_its_settings():
 def test_text_that_a_factory_may_take_for_a_path_is_no_setting_of_a_file(settings):
     said = refused(TAG, settings)
     assert f"with {next(iter(settings))}=" in said
-    assert f"--environment {TAG}" in said
+    assert f"environment={TAG!r}" in said
     check_environment(TAG, settings, asked_by="the run in 'r'", allowed=TAG)
 
 
@@ -134,7 +134,7 @@ def test_long_and_unprintable_names_make_one_printable_sentence():
         said = refused(name, {"k\x1b": "v\n" * 1000})
         assert said.isprintable()
         assert len(said) < 1500
-        assert said.endswith("pass --environment NAME")
+        assert said.endswith("pass environment='NAME'")
 
 
 def plug_in(folder: Path, group: str, line: str) -> None:
@@ -154,17 +154,17 @@ def test_what_an_installed_plug_in_offers_passes(tmp_path, monkeypatch):
     refused("pettingzoo/mazes.envs:other")
     refused("pettingzoo/mazes.envs:parallel_env.x")
     with pytest.raises(UsageError):
-        check_expert(reference, asked_by="it", option="--expert")
+        check_expert(reference, asked_by="it")
     (tmp_path / "mazes-1.0.dist-info" / "entry_points.txt").write_text(
         "[kd_offline.experts]\nrunner = mazes.experts:make\n"
     )
     importlib.invalidate_caches()
-    check_expert(reference, asked_by="it", option="--expert")
+    check_expert(reference, asked_by="it")
 
 
 @pytest.mark.parametrize("name", ["bundled", "bundled:large", "bundled:mlp", "bundled:masked"])
 def test_bundled_experts_pass(name):
-    check_expert(name, asked_by="it", option="--expert")
+    check_expert(name, asked_by="it")
 
 
 @pytest.mark.parametrize(
@@ -175,28 +175,28 @@ def test_bundled_experts_pass(name):
     ],
 )
 def test_other_experts_pass_only_where_the_user_named_exactly_them(name):
-    with pytest.raises(UsageError, match="may not load by itself: if you trust it, pass --expert"):
-        check_expert(name, asked_by="it", option="--expert", allowed=[name + "x"])
-    check_expert(name, asked_by="it", option="--expert", allowed=["other", name])
+    with pytest.raises(UsageError, match="may not load by itself: if you trust it, pass expert="):
+        check_expert(name, asked_by="it", allowed=[name + "x"])
+    check_expert(name, asked_by="it", allowed=["other", name])
 
 
 def test_a_name_is_a_word_and_no_path():
     for name in ("stm32f4", "limited", "random-4", "cortex_m7"):
-        check_name(name, what="mask", asked_by="it", option="--mask")
+        check_name(name, what="mask", asked_by="it", argument="mask")
     for name in ("mine.toml", "/etc/passwd", "../x", "\\\\host\\x", "a b", "", "x\n", "C:x"):
-        with pytest.raises(UsageError, match=r"asks for the mask .* pass --mask"):
-            check_name(name, what="mask", asked_by="it", option="--mask")
+        with pytest.raises(UsageError, match=r"asks for the mask .* pass mask="):
+            check_name(name, what="mask", asked_by="it", argument="mask")
 
 
 def test_an_address_is_a_path_on_this_machine():
     for place in ("dataset.zarr", "/data/d.zarr", "../d.zarr.zip", "~/d.zarr", "d@sha256:00"):
-        check_address(place, asked_by="it", option="--dataset")
+        check_address(place, asked_by="it", argument="dataset")
     for place in (
         *("https://evil.example/d", "http://127.0.0.1/d", "s3://b/d", "hf://datasets/a/b"),
         *("file:///etc/passwd", "FTP://x/y", "\\\\host\\share\\d", "//host/share/d", "x://y"),
     ):
-        with pytest.raises(UsageError, match=r"may not choose which server is asked: .* --dataset"):
-            check_address(place, asked_by="it", option="--dataset")
+        with pytest.raises(UsageError, match=r"may not choose which server is asked: .* dataset="):
+            check_address(place, asked_by="it", argument="dataset")
 
 
 def test_recorded_environments_are_loaded_through_the_guard():
@@ -213,11 +213,23 @@ def test_recorded_environments_are_loaded_through_the_guard():
 
 
 RECIPES = [
-    ('environment = "pettingzoo/os:system"', "run kd-offline train pettingzoo/os:system"),
-    ('environment = "mpe/a"\nopponents = "python:os:getcwd"', "pass --opponents python:os:getcwd"),
-    ('environment = "mpe/a"\n[kickstart]\nteacher = "folder/"', "pass --teacher folder/"),
-    ('environment = "mpe/a"\n"kickstart.teacher" = "onnx:x"', "pass --teacher onnx:x"),
-    ('environment = "mpe/a"\nmask = "/etc/passwd"', "pass --mask /etc/passwd"),
+    (
+        'environment = "pettingzoo/os:system"',
+        "run train_recipe(environment='pettingzoo/os:system')",
+    ),
+    (
+        'environment = "mpe/a"\nopponents = "python:os:getcwd"',
+        "{'opponents': 'python:os:getcwd'}",
+    ),
+    (
+        'environment = "mpe/a"\n[kickstart]\nteacher = "folder/"',
+        "{'kickstart.teacher': 'folder/'}",
+    ),
+    (
+        'environment = "mpe/a"\n"kickstart.teacher" = "onnx:x"',
+        "{'kickstart.teacher': 'onnx:x'}",
+    ),
+    ('environment = "mpe/a"\nmask = "/etc/passwd"', "pass settings={'mask': '/etc/passwd'}"),
 ]
 
 
@@ -239,13 +251,13 @@ def test_what_is_given_beside_a_recipe_is_the_users_own(tmp_path):
     assert train_recipe("mpe/a", file=file, settings=nested).experts() == {
         "kickstart.teacher": "f/"
     }
-    with pytest.raises(UsageError, match="pass --teacher e/"):
+    with pytest.raises(UsageError, match=r"pass settings=.'kickstart.teacher': 'e/'."):
         train_recipe("mpe/a", file=file, settings={"mask": "m", "kickstart": {"weight": 2.0}})
 
 
 def test_a_recipe_gives_an_environment_that_the_user_named_no_text(tmp_path):
     (tmp_path / "r.toml").write_text('[environment_kwargs]\nlayout = "/etc/passwd"\nn = 3\n')
-    with pytest.raises(UsageError, match=r"sets layout of .* give each with --env"):
+    with pytest.raises(UsageError, match=r"sets layout of .* give each, such as env"):
         train_recipe("pettingzoo/a:b", file=tmp_path / "r.toml")
     own = {"environment_kwargs": {"layout": "mine"}}
     recipe = train_recipe("pettingzoo/a:b", file=tmp_path / "r.toml", settings=own)
@@ -255,7 +267,9 @@ def test_a_recipe_gives_an_environment_that_the_user_named_no_text(tmp_path):
 def test_a_recipe_of_a_distillation_chooses_no_file_for_its_profile(tmp_path):
     file = tmp_path / "r.toml"
     file.write_text('[budget]\nprofile = "/dev/zero"\nmax_macs = 100\n')
-    with pytest.raises(UsageError, match=r"hardware profile '/dev/zero', .* pass --device"):
+    with pytest.raises(
+        UsageError, match=r"hardware profile '/dev/zero', .* settings=.'budget.profile'"
+    ):
         distill_recipe(file=file)
     recipe = distill_recipe(file=file, settings={"budget.profile": "mine.toml"})
     assert recipe.budget.profile == "mine.toml"

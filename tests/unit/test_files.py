@@ -253,7 +253,7 @@ def test_a_file_of_the_users_own_is_kept_unless_asked(tmp_path):
     check_output(file)
     write_output(file, b"mine")
     for refuse in (check_output, lambda file: write_output(file, b"new")):
-        with pytest.raises(StorageError, match="already exists: give another path or pass --overw"):
+        with pytest.raises(StorageError, match="already exists: give another path or pass overw"):
             refuse(file)
     assert file.read_bytes() == b"mine"
     check_output(file, overwrite=True)

@@ -233,5 +233,5 @@ class TestTraining:
 
     def test_memory_without_a_width(self, tmp_path):
         file = write(tmp_path, json.dumps({"architecture": {"gru": None}}), "a.json")
-        with pytest.raises(UsageError, match="--hidden with --gru"):
+        with pytest.raises(UsageError, match="give both gru=True, hidden"):
             train_recipe("a", gru=True, file=file)

@@ -21,7 +21,7 @@ from kd_offline.environments.smac.installation import SOURCE, look
 from kd_offline.environments.smac.process import Game
 from kd_offline.environments.smac.settings import SmacSettings
 from kd_offline.environments.smac.worker import Snapshot
-from kd_offline.errors import MismatchError, UnknownNameError, UsageError
+from kd_offline.errors import MismatchError, Remedy, UnknownNameError, UsageError
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.outputs import StarCraft
 from kd_offline.types import BoolArray, IntArray, Outcome, SeedArray, View
@@ -82,10 +82,10 @@ class SmacEnvironment:
         if len(seeds) > self.largest_batch:
             msg = (
                 f"{len(seeds)} games of {self._name} at once were asked for, where at most "
-                f"{self.largest_batch} run side by side: play smaller batches, or allow more "
-                f"with --env games={len(seeds)}"
+                f"{self.largest_batch} run side by side"
             )
-            raise UsageError(msg)
+            more = Remedy("allow more with", environment_kwargs={"games": len(seeds)})
+            raise UsageError(msg, Remedy("play smaller batches"), more)
         self._start(len(seeds))
         self._grow(len(seeds))
         return self.reset_where(np.ones(len(seeds), bool), seeds)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import IO, Any, cast
 
 from kd_offline.environments.smac import worker
-from kd_offline.errors import GameError
+from kd_offline.errors import GameError, Remedy
 
 _PATIENCE = 10.0  # seconds that a game gets to end by itself
 _START = "import sys; sys.path[:] = {path!r}; from {module} import main; main({arguments!r})"
@@ -80,8 +80,9 @@ class Game:
         last = next((f", its last words were {x.strip()!r}" for x in lines[::-1] if x.strip()), "")
         return GameError(
             f"the process of a game of {self._name} ended by itself "
-            f"(exit status {self._process.returncode}{last}): start the command again, with "
-            "--resume to keep what was recorded so far"
+            f"(exit status {self._process.returncode}{last})",
+            Remedy("start again"),
+            Remedy("go on with what was recorded so far by", resume=True),
         )
 
 

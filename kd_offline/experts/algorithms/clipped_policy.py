@@ -27,7 +27,7 @@ class Kickstart(Strict):
     over what the policy itself plays. The weight falls linearly to zero.
     """
 
-    teacher: str = Field(description="an expert, as kd-offline record --expert takes it")
+    teacher: str = Field(description="an expert, as a recording takes it")
     weight: float = Field(default=1.0, gt=0, description="at first")
     frames: Frames = Field(default=1_000_000, description="joint steps until it is zero")
 

@@ -65,8 +65,8 @@ def find(path: Path, reference: str, given: Given) -> Found:
 def _tell(found: Found, given: Given, critic: bool) -> None:
     if "activation" not in given:
         found.missing.append(
-            "the activation, which the files do not state: ReLU is assumed, and a run with "
-            '--use_ReLU needs activation = "tanh" in an expert.toml'
+            "the activation, which the files do not state: ReLU is assumed, and a run "
+            'without it needs activation = "tanh" in an expert.toml'
         )
     if not critic:
         found.missing.append("critic.pt, so no values are recorded")

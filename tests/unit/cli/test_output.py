@@ -74,10 +74,6 @@ def test_a_warning_is_one_sentence_and_said_once(capsys):
     assert capsys.readouterr() == ("", "warning: old and without a digest\\x1b\n")
 
 
-def test_a_hint_quotes_paths_with_spaces():
-    assert output.command_text("evaluate", Path("my run")) == "kd-offline evaluate 'my run'"
-
-
 def test_nothing_prints_past_the_functions_that_make_text_safe():
     """Only ``streams.py`` writes, and only ``output.py`` and the errors ask it to."""
     for path in CLI.glob("*.py"):

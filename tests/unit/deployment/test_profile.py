@@ -140,7 +140,7 @@ def test_an_evaluation_does_not_choose_that_code_of_an_export_is_compiled(copy, 
     theirs = RunFolder(copy / "out")
     played = read_evaluation(theirs.path)
     theirs.write_evaluation(played.model_copy(update={"export": "int8 in c"}))
-    with pytest.raises(UsageError, match=r"compiles and runs the code in it.* pass --engine c"):
+    with pytest.raises(UsageError, match=r"compiles and runs the code in it.* pass engine='c'"):
         collaboration_profile(copy / "run", **given)
 
 
@@ -208,7 +208,7 @@ def test_an_evaluation_of_another_team_is_refused(copy, place):
 def test_nothing_but_a_profile_is_replaced(copy, played):
     file = copy / "mine.json"
     file.write_text("{}")
-    with pytest.raises(StorageError, match="already exists: give another path or pass --overwrite"):
+    with pytest.raises(StorageError, match="exists: give another path or pass overwrite=True"):
         collaboration_profile(copy / "run", file)
     (copy / "run" / "profile.json").write_text("{}")
     with pytest.raises(StorageError, match="is not a profile"):

@@ -152,7 +152,7 @@ def test_two_distillations_in_one_folder_are_refused(chunked, tmp_path):
 
 def test_too_little_memory_is_told_before_anything_is_read(chunked, monkeypatch):
     monkeypatch.setattr(os, "sysconf", lambda name: 1000)
-    with pytest.raises(UsageError, match=r"this machine has 0\.0: give --memory-mb"):
+    with pytest.raises(UsageError, match=r"has 0\.0: to stream it, set settings\['memory_mb'\]"):
         in_file_order(chunked, chunked.split("train"), ActiveTerms.of(distill_recipe()))
 
 

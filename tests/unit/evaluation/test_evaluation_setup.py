@@ -131,7 +131,7 @@ def test_a_run_is_evaluated_from_its_folder_alone(run, teacher, tmp_path):
 
 
 def test_an_expert_that_the_dataset_does_not_name_must_be_given(run):
-    with pytest.raises(UsageError, match=r"recorded an expert of its own .*: pass --expert"):
+    with pytest.raises(UsageError, match=r"recorded an expert of its own .*: pass expert with"):
         load_evaluation_setup(run)
 
 
@@ -149,7 +149,7 @@ def test_a_ceiling_under_another_mask_is_none(run, teacher, tmp_path):
 def test_an_unfinished_run_is_refused(run, teacher):
     run.write_manifest(run.manifest().model_copy(update={"status": "interrupted"}))
     with pytest.raises(
-        UsageError, match=r"is interrupted, not complete: finish it with .*--resume"
+        UsageError, match=r"is interrupted, not complete: finish it with distill.*resume=True"
     ):
         load_evaluation_setup(run, expert=teacher)
 

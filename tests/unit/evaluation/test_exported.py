@@ -85,7 +85,7 @@ def test_the_engine_is_chosen(place):
     assert evaluate(place / "run", engine="torch", **given).export == "int8 in torch"
     with pytest.raises(UsageError, match="reads the format 'onnx'"):
         evaluate(place / "run", engine="onnx", **given)
-    with pytest.raises(UsageError, match="none is given: pass --export"):
+    with pytest.raises(UsageError, match="none is given: pass export with one"):
         evaluate(place / "run", engine="onnx", expert=place / "expert", **PLAYED)
 
 

@@ -178,7 +178,7 @@ def test_a_failure_keeps_the_export_that_was_there(run, tmp_path, monkeypatch):
 
 def test_int8_that_changes_too_many_actions_is_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr(quantise, "LEVELS", 2)
-    with pytest.raises(ParityError, match="lower --agreement"):
+    with pytest.raises(ParityError, match="lower least_agreement or export as fp32"):
         export(run.path, tmp_path / "out", to="torch", precision="int8")
     assert not (tmp_path / "out").exists()
 
@@ -232,9 +232,12 @@ def test_altered_runs_are_refused(what, run, buffer, tmp_path):
         ({"to": "tflite"}, "unknown format 'tflite': allowed are onnx, c, torch, all"),
         ({"precision": "int4"}, "unknown precision 'int4'"),
         ({"seed": 9}, "unknown seed of the run '9': allowed are 3, 4"),
-        ({"episodes": 0}, "give 1 episode or more"),
-        ({"to": "onnx", "microcontrollers": True}, "only with --to c"),
-        ({"dataset": "nowhere.zarr"}, "is not there: pass its place with --dataset"),
+        ({"episodes": 0}, "compare nothing: give 1 or more"),
+        (
+            {"to": "onnx", "microcontrollers": True},
+            "to='c' or leave out microcontrollers",
+        ),
+        ({"dataset": "nowhere.zarr"}, "is not there: pass its place as dataset"),
     ],
 )
 def test_wrong_wishes_are_refused(wrong, words, run, tmp_path):
@@ -248,7 +251,7 @@ def test_what_is_in_the_way_is_kept(run, tmp_path):
     with pytest.raises(StorageError, match="is not an export"):
         export(run.path, tmp_path / "mine", to="torch", overwrite=True)
     export(run.path, tmp_path / "out", to="torch")
-    with pytest.raises(StorageError, match="pass --overwrite"):
+    with pytest.raises(StorageError, match="pass overwrite=True"):
         export(run.path, tmp_path / "out", to="torch")
     export(run.path, tmp_path / "out", to="onnx", overwrite=True)
     assert read_manifest(tmp_path / "out").formats == ("onnx",)

@@ -82,7 +82,7 @@ def test_c_is_never_chosen_where_nobody_asked_for_it(theirs):
     relisted(theirs, formats=("c",))
     with pytest.raises(UsageError, match="would be compiled and run here") as caught:
         load_export(theirs)
-    assert "pass --engine c" in str(caught.value)
+    assert "pass engine='c'" in str(caught.value)
     manifest = read_manifest(theirs)
     assert engine_for(manifest, "c") == "c"
     assert engine_for(manifest.model_copy(update={"formats": ("c", "torch")}), None) == "numpy"

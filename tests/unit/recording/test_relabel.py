@@ -200,7 +200,7 @@ def test_what_cannot_be_compared_says_so(spread, tmp_path):
         relabel(rewritten(spread, tmp_path / "a", without=silent), 1)
     unknown = spread.manifest.experts[0].model_copy(update={"digest": "sha256:" + "5" * 64})
     stranger = rewritten(spread, tmp_path / "b", manifest={"experts": (unknown,)})
-    with pytest.raises(UsageError, match="does not come with kd-offline: pass --expert"):
+    with pytest.raises(UsageError, match="with kd-offline: pass its folder as experts"):
         relabel(stranger, 1)
     assert relabel(stranger, 12, experts=["bundled"]).ok, "other name of the same weights"
     with pytest.raises(UsageError, match="names no expert"):

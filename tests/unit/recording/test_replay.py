@@ -269,6 +269,6 @@ def test_a_dataset_does_not_choose_which_code_runs(spread, tmp_path):
     other = rewritten(spread, tmp_path / "d", manifest={"environment": spec})
     with pytest.raises(UsageError, match="which a file may not start by itself"):
         replay(other, 1)
-    with pytest.raises(UsageError, match="pass --environment with the name that it states"):
+    with pytest.raises(UsageError, match="pass environment with the name that it states"):
         replay(other, 1, environment=TASKS[0])
     assert not harm.exists()

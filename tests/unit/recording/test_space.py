@@ -31,7 +31,7 @@ def test_what_will_be_written_is_told_and_not_exceeded(tmp_path):
     most = 200 * spec.episode_limit * space.step_bytes(spec, 128, 2)
     assert stored < most < 1.3 * stored
     assert said[0].startswith("recording 200 episodes of mpe/simple_spread_v3 into ")
-    assert f"{most / 1e6:.1f} MB at most; fewer --episodes" in said[0]
+    assert f"{most / 1e6:.1f} MB at most; fewer episodes" in said[0]
 
 
 def test_the_default_recording_takes_some_800_megabytes():

@@ -330,7 +330,7 @@ def test_a_run_may_not_choose_what_code_runs(tmp_path):
         ),
     )
     (folder.path / "students.safetensors").write_bytes((run / "students.safetensors").read_bytes())
-    with pytest.raises(UsageError, match="if you trust that code, run kd-offline train"):
+    with pytest.raises(UsageError, match="if you trust that code, run train_recipe"):
         start_settings(folder.path)
 
 
@@ -338,7 +338,7 @@ def test_a_recipe_file_may_not_choose_the_run(tmp_path):
     run = make_run(tmp_path / "run", motion=True)
     begun(run, tmp_path / "tuned")
     file = tmp_path / "tuned" / "expert.json"
-    with pytest.raises(UsageError, match="pass --from"):
+    with pytest.raises(UsageError, match="pass start with it"):
         train_recipe(file=file)
     same = train_recipe(file=file, start=start_settings(run))
     assert same == checkpoint.read_card(tmp_path / "tuned").recipe

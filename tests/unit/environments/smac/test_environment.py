@@ -158,7 +158,9 @@ def test_actions_of_the_dead_are_ignored_and_illegal_ones_refused(marines):
 
 
 def test_more_games_than_allowed_are_refused(marines):
-    with pytest.raises(UsageError, match=r"3 games of smac/3m at once .* --env games=3"):
+    with pytest.raises(
+        UsageError, match=r"3 games of smac/3m at once .* environment_kwargs=\{'games': 3\}"
+    ):
         marines.reset(np.arange(3, dtype=np.uint64))
     assert largest_batch(marines, 500) == 2
     assert largest_batch(load("mpe/simple_spread_v3"), 500) == 500

@@ -129,7 +129,7 @@ class TestNothingRunsOn:
             said = "exit status 3, its last words were 'segmentation fault in the game'"
             with pytest.raises(GameError, match=said) as caught:
                 world.step(STOP)
-            assert "--resume" in str(caught.value)
+            assert "resume=True" in str(caught.value)
             assert caught.value.exit_code == 1
             assert all_gone(pids)
             monkeypatch.delenv("STANDIN_FALLS")
