@@ -1,4 +1,4 @@
-"""Executors by name: ours in a table, those of plug-ins by entry points."""
+"""Registry of executors by name: ours, and those of plug-ins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXECUTORS: Registry[Callable[[int], Executor]] = Registry(
 
 
 def executor(name: str, workers: int) -> Executor:
-    """Return an executor with so many workers.
+    """Return an executor with this number of workers.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One way to carry out many tasks: results come in the order of the tasks, wherever they ran."""
+"""The executor protocol: map a task over items in parallel; results keep the order of items."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ Result = TypeVar("Result")
 
 
 class Executor(Protocol):
-    """Maps a task over items, several at a time. Used in a ``with`` block, which ends all workers.
+    """Maps a task over items, several at a time. A ``with`` block ends all workers.
 
-    Results do not depend on the executor: a task depends on its item alone.
+    A task may depend on its item alone, so results do not depend on the executor.
     """
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the result of every item, in order.
 
-        The first tasks begin at once; no more than twice as many as there are workers begin before
+        The first tasks start at once. At most twice as many tasks as workers are started before
         their results are taken.
 
         Raises
         ------
         Exception
-            By the iterator: what the task of an item raised. Tasks that run are finished or ended,
-            and others are not begun.
+            By the iterator: the error that the task of an item raised. Running tasks are finished
+            or ended, and no others are started.
         WorkerError
             By the iterator: a worker ended before its task did.
         """
         ...
 
     def close(self) -> None:
-        """End all workers; tasks that have not begun are dropped."""
+        """End all workers; tasks that have not started are dropped."""
         ...
 
     def __enter__(self) -> Executor:
@@ -51,13 +51,13 @@ class Executor(Protocol):
 
 
 class Serial(Executor):
-    """Carries out one task after another, in the thread that asks for the results."""
+    """Runs one task after another, in the thread that takes the results."""
 
     def __init__(self, workers: int = 1) -> None:
-        del workers  # there is one
+        del workers  # always one
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield the result of every item, each when it is asked for."""
+        """Yield the result of every item; each is computed when it is taken."""
         return map(task, items)
 
     def close(self) -> None:

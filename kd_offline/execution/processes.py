@@ -1,4 +1,4 @@
-"""Tasks in processes of this machine."""
+"""Executor that runs tasks in processes of this machine."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from kd_offline.errors import KdOfflineError, WorkerError
 from kd_offline.execution.base import Executor, Item, Result
 from kd_offline.user_code import described
 
-_LAST_S = 5.0  # that a process has to end before it is killed
+_GRACE_S = 5.0  # for a process to end before it is killed
 
 
 class Processes(Executor):
-    """Carries out tasks in new processes; tasks, items and results must be possible to pickle.
+    """Runs tasks in new processes; tasks, items and results must be picklable.
 
-    Processes begin with the first tasks. One that is killed is an error for its task alone; the
-    others go on.
+    Processes start with the first tasks. If one is killed, its task fails with an error and the
+    other processes go on.
 
     Parameters
     ----------
     workers
-        Number of processes at most.
+        Largest number of processes.
     """
 
     def __init__(self, workers: int) -> None:
@@ -36,10 +36,13 @@ class Processes(Executor):
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the result of every item, in order."""
         remaining = enumerate(items)
-        at_work = {self._begun(task): first for first in islice(remaining, self._workers)}
-        for connection, first in at_work.items():
-            _send(connection, first)
-        indices = {connection: index for connection, (index, _) in at_work.items()}
+        first_items = {
+            self._start_process(task): numbered_item
+            for numbered_item in islice(remaining, self._workers)
+        }
+        for connection, numbered_item in first_items.items():
+            _send(connection, numbered_item)
+        indices = {connection: index for connection, (index, _) in first_items.items()}
         return self._results(remaining, indices)
 
     def close(self) -> None:
@@ -48,51 +51,51 @@ class Processes(Executor):
             process.terminate()
             connection.close()
         for process in self._running.values():
-            process.join(_LAST_S)
+            process.join(_GRACE_S)
             if process.is_alive():
                 process.kill()
                 process.join()
         self._running = {}
 
-    def _begun(self, task: Callable[[Item], Result]) -> Connection:
+    def _start_process(self, task: Callable[[Item], Result]) -> Connection:
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, task))
+        parent_end, child_end = context.Pipe()
+        process = context.Process(target=_run_tasks, args=(child_end, task))
         process.start()
-        theirs.close()
-        self._running[ours] = process
-        return ours
+        child_end.close()
+        self._running[parent_end] = process
+        return parent_end
 
     def _results(
-        self, remaining: Iterator[tuple[int, Any]], at_work: dict[Connection, int]
+        self, remaining: Iterator[tuple[int, Any]], running: dict[Connection, int]
     ) -> Iterator[Any]:
-        done: dict[int, tuple[Any, BaseException | None]] = {}
+        finished: dict[int, tuple[Any, BaseException | None]] = {}
         idle: list[Connection] = []
-        index, given = 0, len(at_work)
+        index, started = 0, len(running)
         while True:
-            while idle and given < index + 2 * self._workers:
+            while idle and started < index + 2 * self._workers:
                 connection = idle.pop()
-                if (following := next(remaining, None)) is None:
+                if (numbered_item := next(remaining, None)) is None:
                     self._release(connection)
                     continue
-                at_work[connection], given = given, given + 1
-                _send(connection, following)
-            if index in done:
-                result, error = done.pop(index)
+                running[connection], started = started, started + 1
+                _send(connection, numbered_item)
+            if index in finished:
+                result, error = finished.pop(index)
                 if error is not None:
                     raise error
                 yield result
                 index += 1
-            elif not at_work:
+            elif not running:
                 return
             else:
-                for ready in cast(list[Connection], wait(list(at_work))):
-                    done[at_work.pop(ready)] = self._received(ready)
+                for ready in cast(list[Connection], wait(list(running))):
+                    finished[running.pop(ready)] = self._received(ready)
                     if ready in self._running:
                         idle.append(ready)
 
     def _release(self, connection: Connection) -> None:
-        """Let a process end that has no more to do."""
+        """Close the connection of a process that has no more tasks, and wait for its end."""
         connection.close()
         self._running.pop(connection).join()
 
@@ -104,7 +107,7 @@ class Processes(Executor):
             process = self._running.pop(connection)
             connection.close()
             process.join()
-            return None, _ended(process.exitcode)
+            return None, _worker_error(process.exitcode)
         return result, error
 
 
@@ -113,14 +116,14 @@ def _send(connection: Connection, numbered: tuple[int, Any]) -> None:
         connection.send(numbered[1])
 
 
-def _ended(code: int | None) -> WorkerError:
-    how = f"was killed by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
-    msg = f"a worker process {how} before its task was done: do it again, with fewer workers"
+def _worker_error(code: int | None) -> WorkerError:
+    cause = f"was killed by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
+    msg = f"a worker process {cause} before its task was done: do it again, with fewer workers"
     return WorkerError(msg)
 
 
-def _work(connection: Connection, task: Callable[[Any], Any]) -> None:
-    """Carry out tasks until there are no more."""
+def _run_tasks(connection: Connection, task: Callable[[Any], Any]) -> None:
+    """Run tasks from the connection until it is closed."""
     try:
         while True:
             item = connection.recv()
@@ -132,19 +135,19 @@ def _work(connection: Connection, task: Callable[[Any], Any]) -> None:
                 failed = _portable(error)
             connection.send((result, failed))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        return  # whoever gave the tasks says what is to be said
+        return  # the parent process reports the error
 
 
 def _portable(error: Exception) -> Exception:
-    """Return an error that another process can read."""
+    """Return an error that can be unpickled in another process."""
     try:
-        same = pickle.loads(pickle.dumps(error))
+        copy = pickle.loads(pickle.dumps(error))
     except Exception:
-        same = None
-    if type(same) is type(error) and str(same) == str(error):
+        copy = None
+    if type(copy) is type(error) and str(copy) == str(error):
         return error
     if isinstance(error, KdOfflineError):
-        made = WorkerError(error.args[0], *error.remedies)
-        made.exit_code = error.exit_code
-        return made
+        portable = WorkerError(error.args[0], *error.remedies)
+        portable.exit_code = error.exit_code
+        return portable
     return WorkerError(f"a task failed in a worker process: {described(error)}; correct it")

@@ -1,4 +1,4 @@
-"""Tasks in threads of this process."""
+"""Executor that runs tasks in threads of this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kd_offline.execution.base import Executor, Item, Result
 
 
 class Threads(Executor):
-    """Carries out tasks in threads; an error is raised once the tasks that run are over.
+    """Runs tasks in threads; an error is raised after the running tasks have finished.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Threads(Executor):
         return self._results(task, remaining, waiting)
 
     def close(self) -> None:
-        """Drop tasks that have not begun, and wait for the others."""
+        """Drop tasks that have not started, and wait for the others."""
         self._pool.shutdown(cancel_futures=True)
 
     def _results(

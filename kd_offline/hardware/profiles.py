@@ -1,4 +1,4 @@
-"""Hardware profiles by name, from inside the package, or by path."""
+"""Load hardware profiles by the name of one in the package, or by the path of a TOML file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ _HINT = "or give the path of a .toml file, such as kd-offline doctor calibrate w
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of the profiles inside the package."""
+    """Return the names of the profiles in the package."""
     root = files("kd_offline.hardware") / "profiles"
-    return tuple(
-        sorted(place.name[:-5] for place in root.iterdir() if place.name.endswith(".toml"))
-    )
+    return tuple(sorted(file.name[:-5] for file in root.iterdir() if file.name.endswith(".toml")))
 
 
 def load(profile: str | Path) -> HardwareProfile:
@@ -48,8 +46,8 @@ def toml_text(profile: HardwareProfile) -> str:
             lines.append(f"{key} = {_toml(value)}")
     for engine, parts in profile.engines.items():
         lines += ["", f"[engines.{_key(engine)}]"]
-        found = parts.model_dump(mode="json", exclude_none=True)
-        lines += [f"{key} = {_toml(value)}" for key, value in found.items()]
+        figures = parts.model_dump(mode="json", exclude_none=True)
+        lines += [f"{key} = {_toml(value)}" for key, value in figures.items()]
     return "\n".join(lines) + "\n"
 
 

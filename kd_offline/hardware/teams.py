@@ -1,4 +1,4 @@
-"""What devices would need for a decision of every agent, expert and student, as models say."""
+"""Predict latency and energy of a decision of every agent, for expert and students."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from kd_offline.schemas.hardware import HardwareProfile
 def predictions(cost: Cost, profiles: Sequence[HardwareProfile]) -> tuple[CostPrediction, ...]:
     """Return a prediction for each device, agent and engine.
 
-    Experts and students are both predicted in C, and the expert in eager PyTorch as well where the
+    Experts and students are predicted in C. Experts are also predicted in eager PyTorch, where the
     device was calibrated with it.
     """
-    return tuple(one for profile in profiles for one in _on(cost, profile))
+    return tuple(
+        prediction for profile in profiles for prediction in _profile_predictions(cost, profile)
+    )
 
 
-def _on(cost: Cost, profile: HardwareProfile) -> Iterator[CostPrediction]:
+def _profile_predictions(cost: Cost, profile: HardwareProfile) -> Iterator[CostPrediction]:
     engines = ["c", "torch"] if "torch" in profile.engines else ["c"]
     for expert, student in zip(cost.expert.agents, cost.student.agents, strict=True):
         for engine in engines:
-            found = predict(profile, _demand(expert), engine)
-            yield CostPrediction(who="expert", agent=expert.agent, prediction=found)
-        found = predict(profile, _demand(student), "c")
-        yield CostPrediction(who="student", agent=student.agent, prediction=found)
+            prediction = predict(profile, _demand(expert), engine)
+            yield CostPrediction(who="expert", agent=expert.agent, prediction=prediction)
+        prediction = predict(profile, _demand(student), "c")
+        yield CostPrediction(who="student", agent=student.agent, prediction=prediction)
 
 
 def _demand(agent: AgentCost) -> Demand:

@@ -1,7 +1,7 @@
-"""Tensors on disk: safetensors files that carry the digest of what they hold.
+"""Read and write safetensors files that carry the digest of their content.
 
-The digest, an entry of the file's metadata, is that of all other metadata and of every tensor's
-name, type, shape and bytes. Reading needs no PyTorch until tensors are asked for.
+The digest is an entry of the file's metadata. It covers all other metadata, and the name, type,
+shape and bytes of every tensor. PyTorch is imported only when tensors are asked for.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 MAX_TENSOR_BYTES = 64 << 30
 _METADATA = "__metadata__"
-_ALIGNMENT = 8  # of the header's length, as safetensors has it
+_ALIGNMENT = 8  # bytes; safetensors pads the header to a multiple of it
 
 
 class Entry(NamedTuple):
-    """One tensor as it lies in a file."""
+    """Type, shape and bytes of one tensor in a file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -50,45 +50,50 @@ class TensorFile:
     sealed: bool  # whether it carried its digest
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors."""
+        """Return the tensors by name."""
         from safetensors.torch import load
 
         return load(self.content)
 
     def weights_digest(self, prefix: str = "") -> str:
-        """Return :func:`weights_digest` of the tensors whose names begin with ``prefix``."""
-        mine = {n.removeprefix(prefix): e for n, e in self.entries.items() if n.startswith(prefix)}
-        return weights_digest({name: (e.shape, e.values) for name, e in mine.items()})
+        """Return :func:`weights_digest` of the tensors whose names start with ``prefix``."""
+        entries = {
+            n.removeprefix(prefix): e for n, e in self.entries.items() if n.startswith(prefix)
+        }
+        return weights_digest({name: (e.shape, e.values) for name, e in entries.items()})
 
     def check_shapes(
         self,
-        claims: Iterable[int | None],
+        stated_widths: Iterable[int | None],
         state: Callable[[], Mapping[str, Tensor]],
         prefix: str = "",
         *,
         remedy: str,
     ) -> None:
-        """Refuse tensors of other names or shapes than a card implies, before anything is built.
+        """Raise a ``CheckpointError`` unless names and shapes are those that the card implies.
 
         Parameters
         ----------
-        claims
-            Every width that the card states: none can be larger than the numbers in the file.
+        stated_widths
+            All widths that the card states. A width above the number of values in the file is
+            refused before anything is built.
         state
-            Builds what the card describes and returns its state. It is called without memory for
-            tensors, on PyTorch's device ``meta``.
+            Builds the network of the card and returns its state dict. It is called on PyTorch's
+            device ``meta``, so no memory is allocated.
         prefix
-            Of the names of the tensors that are compared.
+            Prefix of the names of the tensors that are compared.
+        remedy
+            What the user can do, for the message.
 
         Raises
         ------
         CheckpointError
-            The first difference is named.
+            The message names the first difference.
         """
         import torch
 
         numbers = sum(math.prod(entry.shape) for entry in self.entries.values())
-        largest = max((claim for claim in claims if claim is not None), default=0)
+        largest = max((width for width in stated_widths if width is not None), default=0)
         if largest > numbers:
             msg = (
                 f"the card of {str(self.path)!r} states a width of {largest:,}, and the file holds "
@@ -97,24 +102,26 @@ class TensorFile:
             raise CheckpointError(msg)
         try:
             with torch.device("meta"):
-                wanted = {name: tuple(value.shape) for name, value in state().items()}
+                expected = {name: tuple(value.shape) for name, value in state().items()}
         except (RuntimeError, ValueError, TypeError, OverflowError, ArithmeticError) as error:
             if isinstance(error, KdOfflineError):
                 raise
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             msg = f"the card of {str(self.path)!r} describes no network ({reason}); {remedy}"
             raise CheckpointError(msg) from error
-        found = {
+        actual = {
             name.removeprefix(prefix): entry.shape
             for name, entry in self.entries.items()
             if name.startswith(prefix)
         }
-        for name in [*wanted, *found]:
-            if wanted.get(name) != found.get(name):
-                want, got = (_shape(table.get(name)) for table in (wanted, found))
+        for name in [*expected, *actual]:
+            if expected.get(name) != actual.get(name):
+                expected_shape, actual_shape = (
+                    _shape(table.get(name)) for table in (expected, actual)
+                )
                 msg = (
                     f"the weights in {str(self.path)!r} do not have the shapes that their card "
-                    f"states ({name} is {got} and should be {want}); {remedy}"
+                    f"states ({name} is {actual_shape} and should be {expected_shape}); {remedy}"
                 )
                 raise CheckpointError(msg)
 
@@ -128,8 +135,8 @@ def write_tensors(
 ) -> None:
     """Replace the file at ``path`` by one with these tensors; raises as :func:`write_file`.
 
-    The same tensors and metadata always give the same bytes. Without ``sealed`` the digest is left
-    out, where another file states that of the whole file.
+    The same tensors and metadata always give the same bytes. ``sealed=False`` leaves the digest
+    out, for files whose digest another file states.
     """
     from safetensors.torch import save
 
@@ -138,7 +145,7 @@ def write_tensors(
 
 
 def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Return a safetensors file with this metadata and the digest of everything."""
+    """Return the bytes of a safetensors file with this metadata and the digest of its content."""
     header, body = _split(data)
     header.pop(_METADATA, None)
     sealed = {**metadata, DIGEST: _digest(header, metadata, body)}
@@ -158,13 +165,13 @@ def read_tensors(
     ----------
     path : path
     remedy
-        What to do about a damaged one, such as ``distil them again``.
+        What the user can do about a damaged file, such as ``distil them again``.
     of_file
-        ``sha256:<hex>`` of the whole file, where another document states it; then none in the
-        metadata is needed.
+        ``sha256:<hex>`` of the whole file, where another document states it. The metadata then
+        need no digest.
     required
-        Whether the file has to carry its digest; where an older version may have written it, its
-        absence is an ``UnsealedWarning``.
+        Whether the metadata must hold the digest. If not, a file without one is accepted, as
+        older versions wrote them.
 
     Raises
     ------
@@ -184,7 +191,7 @@ def read_tensors(
 
 
 def parse_tensors(content: bytes, path: Path, remedy: str, *, required: bool) -> TensorFile:
-    """Return what a safetensors file holds; raises as :func:`read_tensors` about ``path``."""
+    """Return the checked content of a safetensors file; raises as :func:`read_tensors` does."""
     try:
         header, body = _split(content)
         deserialize(content)  # type: ignore[no-untyped-call]
@@ -208,7 +215,7 @@ def parse_tensors(content: bytes, path: Path, remedy: str, *, required: bool) ->
 
 
 def warn_unsealed(path: Path, remedy: str) -> None:
-    """Say that damage to a file of an older version is not noticed."""
+    """Warn that a file of an older version has no digest, so damage to it is not noticed."""
     msg = (
         f"{str(path)!r} was written before such files had digests, so damage to it is not "
         f"noticed: {remedy} to give it one"
@@ -217,7 +224,7 @@ def warn_unsealed(path: Path, remedy: str) -> None:
 
 
 def weights_digest(weights: Mapping[str, tuple[tuple[int, ...], bytes | memoryview]]) -> str:
-    """Return a digest of names, shapes and bits of weights, whatever file they lie in."""
+    """Return a digest of names, shapes and bytes of weights, independent of the file format."""
     sha = hashlib.sha256()
     for name, (shape, values) in sorted(weights.items()):
         sha.update(json.dumps([name, list(shape)]).encode())
@@ -236,7 +243,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
-    """Return the header of a safetensors file, and what its offsets count in."""
+    """Return the header of a safetensors file and the bytes that its offsets refer to."""
     size = int.from_bytes(data[:8], "little")
     header = parse(data[8 : 8 + size].rstrip(b" "), utf8=True)
     if not isinstance(header, dict):

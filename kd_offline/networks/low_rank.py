@@ -1,4 +1,4 @@
-"""A GRU whose two matrices are products of thin ones: fewer weights and multiply-accumulates."""
+"""A GRU whose two matrices are low-rank products, with fewer weights and multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kd_offline.networks.gru import Weights
 class LowRankGRU(nn.Module):
     """A GRU [x -> h] with weights ``U V``: ``V`` of [r, x] or [r, h], ``U`` of [3 h, r].
 
-    Called like :class:`torch.nn.GRU`, over whole sequences. While training the products are formed
-    once a call, which is cheaper there than two thin products a step; what is counted as its cost
-    is the deployed form, ``U (V x)`` (low-rank matrices of recurrent networks: Sak et al., 2014).
+    It is called like :class:`torch.nn.GRU`, over whole sequences. Training forms the products once
+    a call, which is faster there than two thin products at every step. Its cost is that of the
+    deployed form ``U (V x)`` (low-rank matrices of recurrent networks: Sak et al., 2014).
     """
 
     def __init__(self, inputs: int, width: int, rank: int) -> None:
@@ -37,5 +37,5 @@ class LowRankGRU(nn.Module):
     def forward(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``x``: float [T, B, x] and memory [1, B, h] to states [T, B, h] and memory."""
         weights = list(self.weights())
-        out, after = torch.gru(x, memory, weights, True, 1, 0.0, self.training, False, False)
-        return out, after
+        out, final_memory = torch.gru(x, memory, weights, True, 1, 0.0, self.training, False, False)
+        return out, final_memory

@@ -1,12 +1,12 @@
-"""Mixers: from the chosen actions' values of all agents to one value of the team.
+"""Mixers of value-based algorithms: from all agents' chosen action values to one team value.
 
 With ``q`` [..., N] and the state ``s``, QMIX (Rashid et al., 2018) is::
 
     q_tot = elu(q |W1(s)| + b1(s)) |W2(s)| + V(s)
 
-where W1 (laid out agents first), b1, W2 and V are hypernetworks of the state: one linear layer or
-two with a ReLU between them. Absolute weights make the value of the team rise with that of every
-agent, so each agent may maximise its own.
+where W1 (agents are its first axis), b1, W2 and V are hypernetworks of the state: one linear layer
+or two with a ReLU between them. Absolute weights make the team value increase with the value of
+every agent, so each agent can maximise its own value.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kd_offline.networks.arithmetic import NetworkCost
-from kd_offline.networks.mixing_arithmetic import mixer_cost
 
 
 class Mixer(Protocol):
-    """From the values of all agents and the state to the value of the team: a ``Module``."""
+    """A module that maps the values of all agents and the state to the value of the team."""
 
     def __call__(self, q: Tensor, state: Tensor) -> Tensor:
         """Mix ``q``: float [..., N] under ``state``: float [..., S] to float [...]."""
@@ -36,11 +35,11 @@ class Mixer(Protocol):
         ...
 
     def cost(self) -> NetworkCost | None:
-        """Return the cost of mixing once; None where it needs no network."""
+        """Return the cost of one call; None where the mixer has no network."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Return its parameters, as every module does."""
+        """Return the trainable parameters."""
         ...
 
 
@@ -48,8 +47,8 @@ class Mixer(Protocol):
 class MixerShape:
     """Sizes of a mixer; a hidden width of None makes that hypernetwork one linear layer.
 
-    With ``normalised`` the state is first brought to mean 0 and variance 1 over its features, so
-    that what the mixer adds cannot grow with them: no state is worth much because it is far off.
+    ``normalised`` applies a layer normalisation to the state, so that what the mixer adds does not
+    grow with the magnitude of the state.
     """
 
     agents: int
@@ -74,36 +73,36 @@ class QMixer(nn.Module):
 
     def forward(self, q: Tensor, state: Tensor) -> Tensor:
         """Mix ``q``: float [..., N] under ``state``: float [..., S] to float [...]."""
-        state = self._seen(state)
-        before, out_weight = self._layer(q, state)
-        mixed = (functional.elu(before) * out_weight).sum(-1)
+        state = self._normalised(state)
+        hidden, output_weights = self._layer(q, state)
+        mixed = (functional.elu(hidden) * output_weights).sum(-1)
         return torch.as_tensor(mixed + self.v(state)[..., 0])
 
     def credit(self, q: Tensor, state: Tensor) -> Tensor:
-        """Return how much the team's value rises with each agent's: d q_tot / d q, [..., N]."""
-        state = self._seen(state)
-        before, out_weight = self._layer(q, state)
-        slope = torch.where(before > 0, torch.ones_like(before), before.exp()) * out_weight
-        return (self._first(state) @ slope.unsqueeze(-1)).squeeze(-1)
+        """Return the gradient of the team value by each agent's value, d q_tot / d q: [..., N]."""
+        state = self._normalised(state)
+        hidden, output_weights = self._layer(q, state)
+        gradient = torch.where(hidden > 0, torch.ones_like(hidden), hidden.exp()) * output_weights
+        return (self._first_weights(state) @ gradient.unsqueeze(-1)).squeeze(-1)
 
     def cost(self) -> NetworkCost:
-        """Return the cost of mixing once."""
+        """Return the cost of one call."""
         return mixer_cost(self.shape)
 
-    def _seen(self, state: Tensor) -> Tensor:
+    def _normalised(self, state: Tensor) -> Tensor:
         return functional.layer_norm(state, state.shape[-1:]) if self.shape.normalised else state
 
     def _layer(self, q: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        mixed = (q.unsqueeze(-2) @ self._first(state)).squeeze(-2)
+        mixed = (q.unsqueeze(-2) @ self._first_weights(state)).squeeze(-2)
         return mixed + self.b1(state), self.w2(state).abs()
 
-    def _first(self, state: Tensor) -> Tensor:
+    def _first_weights(self, state: Tensor) -> Tensor:
         shape = (self.shape.agents, self.shape.embedding)
         return torch.as_tensor(self.w1(state).abs().unflatten(-1, shape))
 
 
 class SumMixer(nn.Module):
-    """The mixing of VDN; the state does not matter."""
+    """The mixer of VDN (Sunehag et al., 2018), a sum; the state is not used."""
 
     def forward(self, q: Tensor, state: Tensor) -> Tensor:
         """Mix ``q``: float [..., N] to float [...]."""
@@ -114,35 +113,65 @@ class SumMixer(nn.Module):
         return torch.ones_like(q)
 
     def cost(self) -> None:
-        """Return None: a sum needs no network."""
+        """Return None: a sum has no network."""
 
 
 def draw_weights(mixer: QMixer, rng: np.random.Generator) -> None:
-    """Fill every layer uniformly within one over the root of its inputs, as PyTorch does.
+    """Initialise every layer uniformly within 1 / sqrt(inputs), as PyTorch does.
 
-    The last layers of the two hypernetworks that only add are zero: a team is worth nothing before
-    its agents are. A value that begins too high takes a hundred targets to come down. Drawn with
+    The output layers of the two additive hypernetworks, b1 and V, are zero: an initial team value
+    that is too high takes about a hundred target updates to decrease. The weights are drawn with
     NumPy, whose random streams, unlike PyTorch's, do not depend on the processor.
     """
     for layer in mixer.modules():
         if isinstance(layer, nn.Linear):
             bound = layer.in_features**-0.5
             for tensor in (layer.weight, layer.bias):
-                drawn = rng.uniform(-bound, bound, tuple(tensor.shape))
+                sample = rng.uniform(-bound, bound, tuple(tensor.shape))
                 with torch.no_grad():
-                    tensor.copy_(torch.from_numpy(drawn))
-    for last in (mixer.b1[-1], mixer.v[-1]):
-        for parameter in last.parameters():
+                    tensor.copy_(torch.from_numpy(sample))
+    for output_layer in (mixer.b1[-1], mixer.v[-1]):
+        for parameter in output_layer.parameters():
             nn.init.zeros_(parameter)
 
 
 def hypernetwork(inputs: int, hidden: int | None, outputs: int) -> nn.Sequential:
-    """Return ``Linear`` or ``Linear - ReLU - Linear``."""
+    """Return ``Linear``, or ``Linear - ReLU - Linear`` with a hidden width."""
     if hidden is None:
         return nn.Sequential(nn.Linear(inputs, outputs))
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
 def vdn(q: Tensor) -> Tensor:
-    """Mix ``q``: float [..., N] by adding (Sunehag et al., 2018): float [...]."""
+    """Return the sum over agents of ``q``: float [..., N] (VDN, Sunehag et al., 2018)."""
     return q.sum(-1)
+
+
+def mixer_cost(shape: MixerShape) -> NetworkCost:
+    """Return the cost of mixing the values of a team once (QMIX, Rashid et al., 2018).
+
+    Four hypernetworks of the state, and ``q |W1|`` with N E multiply-accumulates. The last product
+    is of two vectors, so it counts as elementwise arithmetic, as do absolute values, biases and
+    the activation.
+    """
+    n, s, e = shape.agents, shape.state, shape.embedding
+    hypernetworks = [
+        _hypernetwork(s, shape.weights_hidden, n * e),
+        _hypernetwork(s, shape.bias_hidden, e),
+        _hypernetwork(s, shape.weights_hidden, e),
+        _hypernetwork(s, shape.value_hidden, 1),
+    ]
+    absolute, biases, activation, product = n * e + e, e + 1, e, 2 * e - 1
+    mixing = absolute + biases + activation + product
+    return NetworkCost(
+        sum(network.parameters for network in hypernetworks),
+        sum(network.macs for network in hypernetworks) + n * e,
+        sum(network.elementwise for network in hypernetworks) + mixing,
+    )
+
+
+def _hypernetwork(inputs: int, hidden: int | None, outputs: int) -> NetworkCost:
+    if hidden is None:
+        return NetworkCost((inputs + 1) * outputs, inputs * outputs, outputs)
+    parameters = (inputs + 1) * hidden + (hidden + 1) * outputs
+    return NetworkCost(parameters, hidden * (inputs + outputs), 2 * hidden + outputs)

@@ -1,8 +1,9 @@
-"""ONNX files that may be a stranger's: what they hold, and whether a policy needs it.
+"""Read ONNX files from untrusted sources and refuse models that no policy needs.
 
-A few bytes of such a file can claim a value of terabytes, a loop without an end or a file
-elsewhere. A model may hold operators of feed-forward and recurrent policies only, and its weights
-take the bytes that the file has. What its values take is :mod:`kd_offline.networks.onnx_session`'s.
+A few bytes of such a file can declare a tensor of terabytes, an endless loop or a file elsewhere.
+A model may therefore hold only operators of feed-forward and recurrent policies, and its declared
+tensors must match the bytes of the file. :mod:`kd_offline.networks.onnx_session` bounds the memory
+and work of running it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from kd_offline.errors import CheckpointError, MissingExtraError
 from kd_offline.files import read_file
 
 MAX_BYTES = 256 << 20
-"""Most bytes of an ONNX file and of each file of weights beside it: 64 million float32."""
+"""Largest size of an ONNX file and of each weight file beside it: 64 million float32."""
 MAX_NODES = 4096
-_LARGEST_SETTING = 1 << 31  # of an operator, so that no product of two leaves 64 bits
+_LARGEST_ATTRIBUTE = 1 << 31  # so that a product of two attributes fits 64 bits
 ONNX_DOMAINS = ("", "ai.onnx")
 
 _OPERATORS = """
@@ -34,7 +35,7 @@ Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tanh ThresholdedRelu Tile T
 Unsqueeze Where Xor
 """
 OPERATORS = frozenset(_OPERATORS.split())
-"""Operators that a model may hold: no loop, no branch, and none that asks for much at a word."""
+"""Operators that a model may hold: no loops, no branches, no large outputs from small inputs."""
 
 # Bytes of a number, by the type in onnx.TensorProto.
 TYPE_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
@@ -64,62 +65,70 @@ def read_model(path: Path) -> Any:
 
 
 def sizes(port: Any) -> tuple[int | None, ...]:
-    """Return the declared sizes of an input or output; None where one is free."""
+    """Return the declared dimensions of an input or output; None for a dynamic one."""
     dims = port.type.tensor_type.shape.dim
     return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
 
 
-def check_whole(path: Path, model: Any) -> None:
-    """Refuse a model that needs other files, other operators or functions, or loops or branches.
+def check_model(path: Path, model: Any) -> None:
+    """Raise unless a model is one graph of allowed operators with its weights inside the file.
 
     Raises
     ------
     CheckpointError
-        The sentence names the first.
+        The message names the first violation.
     """
     if len(model.graph.node) > MAX_NODES:
         raise refused(path, f"has {len(model.graph.node):,} operators, more than {MAX_NODES:,}")
-    by_kind: dict[str, list[Any]] = {}
-    for message in _messages(model):
-        by_kind.setdefault(message.DESCRIPTOR.name, []).append(message)
-    nodes, tensors = by_kind.get("NodeProto", []), by_kind.get("TensorProto", [])
-    odd = [f"the file {name!r}" for name in sorted(other_files(model))]
-    odd += [f"the function {function.name!r}" for function in model.functions]
-    odd += ["a loop or a branch"] if len(by_kind.get("GraphProto", [])) > 1 else []
+    messages: dict[str, list[Any]] = {}
+    for message in _all_messages(model):
+        messages.setdefault(message.DESCRIPTOR.name, []).append(message)
+    nodes, tensors = messages.get("NodeProto", []), messages.get("TensorProto", [])
+    violations = [f"the file {name!r}" for name in sorted(external_file_names(model))]
+    violations += [f"the function {function.name!r}" for function in model.functions]
+    violations += ["a loop or a branch"] if len(messages.get("GraphProto", [])) > 1 else []
     opsets = [entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS]
-    odd += [] if len(opsets) == 1 else ["several versions of operators, or none"]
-    odd += [f"the domain {node.domain!r}" for node in nodes if node.domain not in ONNX_DOMAINS]
-    odd += [operator_name(node) for node in nodes if node.op_type not in OPERATORS]
-    odd += ["a sparse tensor"] if "SparseTensorProto" in by_kind else []
-    odd += [f"such a setting of {operator_name(node)}" for node in nodes if _far(node)]
-    odd += [f"numbers of the type {t.data_type}" for t in tensors if t.data_type not in TYPE_BYTES]
-    if odd:
-        raise refused(path, f"needs {odd[0][:200]}, which no policy in one file does")
+    violations += [] if len(opsets) == 1 else ["several versions of operators, or none"]
+    violations += [
+        f"the domain {node.domain!r}" for node in nodes if node.domain not in ONNX_DOMAINS
+    ]
+    violations += [operator_name(node) for node in nodes if node.op_type not in OPERATORS]
+    violations += ["a sparse tensor"] if "SparseTensorProto" in messages else []
+    violations += [
+        f"such a setting of {operator_name(node)}" for node in nodes if _has_huge_attribute(node)
+    ]
+    violations += [
+        f"numbers of the type {t.data_type}" for t in tensors if t.data_type not in TYPE_BYTES
+    ]
+    if violations:
+        raise refused(path, f"needs {violations[0][:200]}, which no policy in one file does")
     for tensor in tensors:
-        if _held(tensor) != math.prod(tensor.dims):
-            what = f"says that {tensor.name[:80]!r} has the shape {list(tensor.dims)[:9]}"
-            raise refused(path, f"{what}, and holds {_held(tensor):,} numbers of it")
+        if _number_of_values(tensor) != math.prod(tensor.dims):
+            mismatch = f"says that {tensor.name[:80]!r} has the shape {list(tensor.dims)[:9]}"
+            raise refused(
+                path, f"{mismatch}, and holds {_number_of_values(tensor):,} numbers of it"
+            )
 
 
-def other_files(model: Any) -> set[str]:
-    """Return the paths of the files that tensors of a model lie in."""
-    found = set()
+def external_file_names(model: Any) -> set[str]:
+    """Return the paths that a model states for weights outside its own file."""
+    names = set()
     for tensor in _tensors(model):
-        places = [entry.value for entry in tensor.external_data if entry.key == "location"]
-        found |= {*places} if places or not tensor.data_location else {""}
-    return found
+        locations = [entry.value for entry in tensor.external_data if entry.key == "location"]
+        names |= {*locations} if locations or not tensor.data_location else {""}
+    return names
 
 
-def beside(path: Path, model: Any) -> list[Path]:
-    """Return the files of a model's tensors, which have to lie beside it and be no links.
+def external_files(path: Path, model: Any) -> list[Path]:
+    """Return the weight files of a model, which must be plain files in its folder.
 
     Raises
     ------
     CheckpointError
-        One lies elsewhere.
+        One is elsewhere or a link.
     """
-    found = []
-    for name in sorted(other_files(model)):
+    files = []
+    for name in sorted(external_file_names(model)):
         file = path.parent / name
         if Path(name).name != name or "\\" in name or not file.is_file() or file.is_symlink():
             msg = (
@@ -127,21 +136,21 @@ def beside(path: Path, model: Any) -> list[Path]:
                 "beside it: save it again, with its weights inside"
             )
             raise CheckpointError(msg)
-        found.append(file)
-    return found
+        files.append(file)
+    return files
 
 
-def put_inside(path: Path, model: Any) -> list[Path]:
-    """Move the weights of files beside a model into it, and return these files.
+def embed_weights(path: Path, model: Any) -> list[Path]:
+    """Move the weights of external files into the model, and return these files.
 
     Raises
     ------
     CheckpointError, StorageError
-        One lies elsewhere, is too short for what the model says of it, or is used many times over.
+        A file is elsewhere, or the model claims more weights than the files hold.
     """
-    files = beside(path, model)
+    files = external_files(path, model)
     content = {file.name: read_file(file, MAX_BYTES) for file in files}
-    left = sum(map(len, content.values()))
+    remaining = sum(map(len, content.values()))
     for tensor in _tensors(model):
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if not entries:
@@ -149,8 +158,8 @@ def put_inside(path: Path, model: Any) -> list[Path]:
         data = content[entries["location"]]
         start, length = (_count(entries.get(key, "0")) for key in ("offset", "length"))
         length = length or len(data) - start
-        left -= length
-        if start + length > len(data) or left < 0:
+        remaining -= length
+        if start + length > len(data) or remaining < 0:
             raise refused(path, f"claims more weights than {entries['location']!r} holds")
         tensor.raw_data = data[start : start + length]
         tensor.ClearField("external_data")
@@ -158,21 +167,21 @@ def put_inside(path: Path, model: Any) -> list[Path]:
     return files
 
 
-def _held(tensor: Any) -> int:
-    """Return how many numbers a tensor's bytes are."""
+def _number_of_values(tensor: Any) -> int:
+    """Return the number of values that a tensor's bytes hold."""
     if tensor.raw_data:
         return len(tensor.raw_data) // TYPE_BYTES[tensor.data_type]
     return max(len(getattr(tensor, name)) for name in _LISTS)
 
 
-def _far(node: Any) -> bool:
-    """Tell whether a setting is a number that no policy has; ends of slices may be any."""
-    given = (n for a in node.attribute for n in (a.i, *a.ints))
-    return node.op_type != "Slice" and any(abs(n) > _LARGEST_SETTING for n in given)
+def _has_huge_attribute(node: Any) -> bool:
+    """Return whether an attribute is above 2 ** 31; ends of slices may be any number."""
+    values = (value for attribute in node.attribute for value in (attribute.i, *attribute.ints))
+    return node.op_type != "Slice" and any(abs(value) > _LARGEST_ATTRIBUTE for value in values)
 
 
 def operator_name(node: Any) -> str:
-    """Return what a message calls an operator."""
+    """Return the name of an operator for messages."""
     return f"operator {node.op_type[:40]} {node.name[:80]!r}"
 
 
@@ -189,15 +198,15 @@ def refused(path: Path, what: str) -> CheckpointError:
 
 
 def _tensors(model: Any) -> Iterator[Any]:
-    return (m for m in _messages(model) if m.DESCRIPTOR.name == "TensorProto")
+    return (m for m in _all_messages(model) if m.DESCRIPTOR.name == "TensorProto")
 
 
-def _messages(message: Any) -> Iterator[Any]:
-    """Yield a protocol buffer and all that are in it."""
-    waiting = [message]
-    while waiting:
-        one = waiting.pop()
-        yield one
-        for field, value in one.ListFields():
+def _all_messages(message: Any) -> Iterator[Any]:
+    """Yield a protocol buffer message and all messages inside it."""
+    stack = [message]
+    while stack:
+        current = stack.pop()
+        yield current
+        for field, value in current.ListFields():
             if field.type == field.TYPE_MESSAGE:
-                waiting += [value] if hasattr(value, "ListFields") else list(value)
+                stack += [value] if hasattr(value, "ListFields") else list(value)

@@ -1,9 +1,8 @@
-"""The one rounding rule of int8 weights: symmetric, one scale for each row, activations stay float.
+"""The rounding rule of int8 weights: symmetric, one scale for each row; activations stay float.
 
-For a row ``w`` the scale is ``s = max|w| / 127`` and the stored number ``rint(w / s)``, ties to the
-even one; a row of zeros has the scale 1. Zero stays exactly zero, and no value moves by more than
-half a step. Exports round by :func:`quantised`; training that wants to see the same numbers uses
-:func:`rounded`.
+For a row ``w`` the scale is ``s = max|w| / 127``, and the stored integer is ``rint(w / s)`` with
+ties to even. A row of zeros has the scale 1. Zero is exact, and no weight changes by more than
+``s / 2``. Exports use :func:`quantised`; quantisation-aware training uses :func:`rounded`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ LEVELS = 127
 
 
 def quantised(weight: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]:
-    """Return the stored form of a matrix.
+    """Return the int8 form of a matrix.
 
     Parameters
     ----------
@@ -27,7 +26,7 @@ def quantised(weight: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]
     Returns
     -------
     int8 [rows, columns], float32 [rows]
-        Numbers from -127 to 127, and the scale by which each row is multiplied.
+        Integers from -127 to 127, and the scale of each row.
     """
     weight = np.asarray(weight, np.float32)
     largest = np.abs(weight).max(axis=1, initial=0.0)
@@ -37,10 +36,10 @@ def quantised(weight: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]
 
 
 def restored(steps: npt.NDArray[np.int8], scale: Float32Array) -> Float32Array:
-    """Return the numbers that the stored form stands for: float32 [rows, columns]."""
+    """Return the weights that integers and scales represent: float32 [rows, columns]."""
     return steps.astype(np.float32) * scale[:, None]
 
 
 def rounded(weight: Float32Array) -> Float32Array:
-    """Return what remains of a matrix after it was stored and restored."""
+    """Return a matrix after quantisation and restoration: float32 [rows, columns]."""
     return restored(*quantised(weight))

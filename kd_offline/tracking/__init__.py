@@ -1,4 +1,4 @@
-"""Observers by name: ours in a table, those of plug-ins by entry points."""
+"""Registry of observers by name: ours, and those of plug-ins."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ OBSERVERS: Registry[Callable[[str], Observer]] = Registry(
         "jsonl": "kd_offline.tracking.jsonl:JsonLines",
     },
 )
-"""Each is called with the text after the colon, empty where there is none."""
+"""Each is called with the text after the colon; empty where there is none."""
 
 
 def tracker(text: str) -> Observer:
-    """Return the observer that ``NAME`` or ``NAME:TARGET`` asks for, such as ``tensorboard:logs``.
+    """Return the observer that ``NAME`` or ``NAME:TARGET`` describes, such as ``tensorboard:logs``.
 
     Raises
     ------
     UnknownNameError, MissingExtraError
         There is no tracker of this name, or its library is not installed.
     UserCodeError
-        The tracker of a plug-in cannot be made.
+        The factory of a plug-in failed.
     UsageError
-        What a plug-in makes is no observer.
+        The factory of a plug-in returned no observer.
     """
     name, _, target = text.partition(":")
     make = OBSERVERS.load(name)
@@ -40,12 +40,12 @@ def tracker(text: str) -> Observer:
     if origin.ours:
         return make(target)
     with calling(f"the tracker {name!r} of {origin}", "make"):
-        made = make(target)
-    lacking = [method for method in METHODS if not callable(getattr(made, method, None))]
-    if lacking:
+        observer = make(target)
+    missing = [name for name in METHODS if not callable(getattr(observer, name, None))]
+    if missing:
         msg = (
-            f"the tracker {name!r} of {origin} has no method {lacking[0]!r}: derive its class from "
+            f"the tracker {name!r} of {origin} has no method {missing[0]!r}: derive its class from "
             "Observer"
         )
         raise UsageError(msg)
-    return made
+    return observer

@@ -1,4 +1,4 @@
-"""What an operation tells while it runs, and the one protocol of who listens."""
+"""The observer protocol: how an operation reports its progress, metrics and end."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from kd_offline.errors import ObserverWarning, UserCodeError
 from kd_offline.user_code import calling
 
 METHODS = ("start", "progress", "metrics", "message", "end")
-"""Of an observer."""
+"""Names of the methods of an observer."""
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation that begins.
+    """An operation that starts.
 
     Parameters
     ----------
     name
         Such as ``distill``; the name of the command, where there is one.
     settings
-        What it was asked for, as JSON: the recipe of a distillation, for instance.
+        Its arguments as JSON values: the recipe of a distillation, for instance.
     output
         The folder or file that it writes or works on; None where there is none.
     """
@@ -39,32 +39,32 @@ class Operation:
 
     @property
     def title(self) -> str:
-        """Name and output in a few words: ``distill run``."""
+        """Name and output, such as ``distill run``."""
         return self.name if self.output is None else f"{self.name} {self.output.resolve().name}"
 
 
 class Observer(Protocol):
-    """Listens to an operation. A subclass overrides what it wants; the rest does nothing.
+    """Receives the events of an operation. A subclass overrides the methods that it needs.
 
     All methods are called by the thread that called the operation, ``start`` first and ``end``
-    last. An observer may be given to several operations, one after another.
+    last. An observer may be used for several operations, one after another.
     """
 
     def start(self, operation: Operation) -> None:
-        """Take note that an operation begins."""
+        """Receive the start of an operation."""
         return
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Take note that ``done`` of ``total`` are done; ``unit``: of what, such as ``epochs``."""
+        """Receive that ``done`` of ``total`` are done; ``unit`` names them, such as ``epochs``."""
         return
 
     def metrics(self, step: int, values: Mapping[str, float], *, series: str = "") -> None:
-        """Take measured values.
+        """Receive measured values.
 
         Parameters
         ----------
         step
-            Where they belong on the x-axis: an epoch, joint steps, episodes, a trial.
+            Position on the x-axis: an epoch, joint steps, episodes, a trial.
         values
             By name, such as ``train/loss``; docs/guide/tracking.md lists the names. A value may be
             NaN or infinite.
@@ -75,23 +75,23 @@ class Observer(Protocol):
         return
 
     def message(self, text: str) -> None:
-        """Take a note for people, one line."""
+        """Receive a note for the user, one line."""
         return
 
     def end(self, result: object = None, error: BaseException | None = None) -> None:
-        """Take what the operation returns, or the error that ended it."""
+        """Receive the result of the operation, or the error that ended it."""
         return
 
 
 class NullObserver(Observer):
-    """Listens to nothing."""
+    """Ignores all events."""
 
 
 SILENT = NullObserver()
 
 
 class FunctionObserver(Observer):
-    """Calls functions of yours: ``FunctionObserver(progress=print)``.
+    """Calls a function for each event: ``FunctionObserver(progress=print)``.
 
     Parameters
     ----------
@@ -138,42 +138,42 @@ class FunctionObserver(Observer):
 
 
 class Observers(Observer):
-    """Several observers as one. One that fails is named in a warning and left out from then on.
+    """Several observers as one. One that fails is named in a warning and no longer called.
 
     Parameters
     ----------
     observers
-        Of the caller: code that is not ours.
+        The user's observers; any error of theirs is caught.
     files
-        Observers that write what the operation itself needs, such as ``metrics.jsonl`` of a run:
-        they are called first, and their errors end the operation.
+        Observers that write files of the operation itself, such as ``metrics.jsonl`` of a run.
+        They are called first, and their errors end the operation.
     """
 
     def __init__(self, observers: Sequence[Observer] = (), files: Sequence[Observer] = ()) -> None:
         self._observers, self._files = list(observers), tuple(files)
-        self.result: object = None  # what ``end`` hands on, set by the operation
+        self.result: object = None  # set by the operation, passed to ``end``
 
     def start(self, operation: Operation) -> None:
-        """Tell every observer."""
-        self._tell("start", operation)
+        """Call ``start`` of every observer."""
+        self._call_all("start", operation)
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Tell every observer."""
-        self._tell("progress", done, total, unit)
+        """Call ``progress`` of every observer."""
+        self._call_all("progress", done, total, unit)
 
     def metrics(self, step: int, values: Mapping[str, float], *, series: str = "") -> None:
-        """Tell every observer."""
-        self._tell("metrics", step, values, series=series)
+        """Call ``metrics`` of every observer."""
+        self._call_all("metrics", step, values, series=series)
 
     def message(self, text: str) -> None:
-        """Tell every observer."""
-        self._tell("message", text)
+        """Call ``message`` of every observer."""
+        self._call_all("message", text)
 
     def end(self, result: object = None, error: BaseException | None = None) -> None:
-        """Tell every observer."""
-        self._tell("end", result, error)
+        """Call ``end`` of every observer."""
+        self._call_all("end", result, error)
 
-    def _tell(self, method: str, *arguments: Any, **options: Any) -> None:
+    def _call_all(self, method: str, *arguments: Any, **options: Any) -> None:
         for observer in self._files:
             getattr(observer, method)(*arguments, **options)
         for observer in tuple(self._observers):
@@ -186,7 +186,7 @@ class Observers(Observer):
 
 
 def counting(observer: Observer, total: int, unit: str) -> Callable[[], None]:
-    """Return what counts one more of ``total`` as done whenever it is called."""
+    """Return a function that reports one more of ``total`` as done at every call."""
     done = 0
 
     def tick() -> None:
@@ -202,18 +202,18 @@ def counting(observer: Observer, total: int, unit: str) -> Callable[[], None]:
 def observed(
     operation: Operation, observers: Sequence[Observer], files: Sequence[Observer] = ()
 ) -> Iterator[Observers]:
-    """Tell observers that an operation begins, give them as one, and tell them how it ended.
+    """Report the start and the end of an operation to observers; yield them as one observer.
 
-    ``files``: see :class:`Observers`. The operation puts what it returns into ``result``.
+    ``files``: see :class:`Observers`. The operation stores its return value in ``result``.
     """
-    every = Observers(observers, files)
-    every.start(operation)
+    observers_as_one = Observers(observers, files)
+    observers_as_one.start(operation)
     try:
-        yield every
+        yield observers_as_one
     except BaseException as error:
-        every.end(None, error)
+        observers_as_one.end(None, error)
         raise
-    every.end(every.result)
+    observers_as_one.end(observers_as_one.result)
 
 
 def _warn(text: str) -> None:

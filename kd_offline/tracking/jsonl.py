@@ -1,4 +1,4 @@
-"""Lines of JSON, one for each set of metrics."""
+"""Write metrics as lines of JSON."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from kd_offline.files import append_file
 from kd_offline.tracking.base import Observer, Operation
 
 Line = Callable[[int, Mapping[str, float], str], str]
-"""Returns the text of a line for a step, its values and their series."""
+"""A function that formats a line from a step, its values and their series."""
 
 
 def json_line(row: Mapping[str, Any]) -> str:
-    """Return a row as a line of JSON; NaN and infinities, which JSON lacks, become null."""
-    bad = (k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v))
-    return json.dumps(dict(row) | dict.fromkeys(bad)) + "\n"
+    """Return a row as a line of JSON; NaN and infinities become null, as JSON lacks them."""
+    not_finite = (k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v))
+    return json.dumps(dict(row) | dict.fromkeys(not_finite)) + "\n"
 
 
 class JsonLines(Observer):
-    """Appends a line to a file whenever there are metrics.
+    """Appends a line to a file for every set of metrics.
 
     Parameters
     ----------
     file
-        Made where it is not there.
+        Created if missing.
     line
-        What a line says; by default operation, series, step and every value by its name.
+        Formats a line; by default operation, series, step and every value by its name.
 
     Raises
     ------
@@ -42,7 +42,7 @@ class JsonLines(Observer):
         self._operation = ""
 
     def start(self, operation: Operation) -> None:
-        """Take note of the operation's name."""
+        """Remember the operation's name."""
         self._operation = operation.title
 
     def metrics(self, step: int, values: Mapping[str, float], *, series: str = "") -> None:

@@ -1,4 +1,4 @@
-"""MLflow: a run for each series, in the experiment ``kd-offline``."""
+"""MLflow observer: a run for each series, in the experiment ``kd-offline``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from kd_offline.tracking.base import Observer, Operation
 from kd_offline.tracking.series import flat, metric_name
 
 EXPERIMENT = "kd-offline"
-_LONGEST = 6000  # characters of a parameter
-_MOST = 100  # parameters at once
+_LONGEST_PARAMETER = 6000  # characters
+_PARAMETERS_PER_CALL = 100
 
 
 class MLflow(Observer):
@@ -35,11 +35,11 @@ class MLflow(Observer):
     """
 
     def __init__(self, store: str = "") -> None:
-        # Folders are in maintenance there and refused unless this is set; nothing is told of us.
+        # MLflow refuses folders as stores unless the first is set; the second stops telemetry.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         try:
-            with _its_own_warnings():
+            with _ignore_warnings():
                 from mlflow.entities import Metric, Param
                 from mlflow.tracking import MlflowClient
         except ImportError as error:
@@ -53,46 +53,52 @@ class MLflow(Observer):
         self._operation, self._runs = Operation("run"), dict[str, str]()
 
     def start(self, operation: Operation) -> None:
-        """Open the store; a run begins with its first metrics."""
+        """Open the store. A run is created with the first metrics of its series."""
         self._operation, self._runs = operation, {}
-        with _its_own_warnings():
+        with _ignore_warnings():
             self._store = self._client(self._uri)
-            known = self._store.get_experiment_by_name(EXPERIMENT)
-            made = known.experiment_id if known else self._store.create_experiment(EXPERIMENT)
-        self._experiment = made
+            experiment = self._store.get_experiment_by_name(EXPERIMENT)
+            experiment_id = (
+                experiment.experiment_id
+                if experiment
+                else self._store.create_experiment(EXPERIMENT)
+            )
+        self._experiment = experiment_id
 
     def metrics(self, step: int, values: Mapping[str, float], *, series: str = "") -> None:
         """Log the values of a step."""
-        now = int(1000 * time.time())
-        named = [self._metric(metric_name(k), float(v), now, step) for k, v in values.items()]
-        with _its_own_warnings():
+        milliseconds = int(1000 * time.time())
+        metrics = [
+            self._metric(metric_name(k), float(v), milliseconds, step) for k, v in values.items()
+        ]
+        with _ignore_warnings():
             if series not in self._runs:
-                self._runs[series] = self._begun(series)
-            self._store.log_batch(self._runs[series], metrics=named)
+                self._runs[series] = self._start_run(series)
+            self._store.log_batch(self._runs[series], metrics=metrics)
 
     def end(self, result: object = None, error: BaseException | None = None) -> None:
-        """Say of the runs how they ended."""
+        """Set the final status of all runs."""
         status = "FINISHED" if error is None else "FAILED"
         if isinstance(error, KeyboardInterrupt):
             status = "KILLED"
-        with _its_own_warnings():
+        with _ignore_warnings():
             for run in self._runs.values():
                 self._store.set_terminated(run, status)
         self._runs = {}
 
-    def _begun(self, series: str) -> str:
+    def _start_run(self, series: str) -> str:
         title = f"{self._operation.title} {series}".strip()
         run = self._store.create_run(self._experiment, run_name=title).info.run_id
         settings = flat(self._operation.settings).items()
-        stated = [self._param(metric_name(k), str(v)[:_LONGEST]) for k, v in settings]
-        for first in range(0, len(stated), _MOST):
-            self._store.log_batch(run, params=stated[first : first + _MOST])
+        parameters = [self._param(metric_name(k), str(v)[:_LONGEST_PARAMETER]) for k, v in settings]
+        for first in range(0, len(parameters), _PARAMETERS_PER_CALL):
+            self._store.log_batch(run, params=parameters[first : first + _PARAMETERS_PER_CALL])
         return str(run)
 
 
 @contextmanager
-def _its_own_warnings() -> Iterator[None]:
-    """Ignore warnings: MLflow's are about its own use of other libraries."""
+def _ignore_warnings() -> Iterator[None]:
+    """Ignore warnings while the body runs: MLflow's concern its own use of other libraries."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Names and settings as trackers take them."""
+"""Convert names and settings to the form that trackers accept."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 
 def path_part(text: str) -> str:
-    """Return a text as one part of a path: letters, digits, ``-``, ``_`` and dots."""
+    """Return a text as one component of a path: letters, digits, ``-``, ``_`` and dots."""
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip(".-") or "run"
 
 
 def metric_name(text: str) -> str:
-    """Return a name that every tracker takes: letters, digits, and ``/``, ``.``, ``_``, ``-``."""
+    """Return a name that every tracker accepts: letters, digits, and ``/``, ``.``, ``_``, ``-``."""
     return re.sub(r"[^\w/. -]+", "-", text, flags=re.ASCII)
 
 
-def flat(settings: Mapping[str, Any], head: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted names: ``optimisation.epochs``."""
-    out: dict[str, Any] = {}
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one dict with dotted keys, such as ``optimisation.epochs``."""
+    flattened: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            out |= flat(value, f"{head}{name}.")
+            flattened |= flat(value, f"{prefix}{name}.")
         else:
-            out[f"{head}{name}"] = value
-    return out
+            flattened[f"{prefix}{name}"] = value
+    return flattened

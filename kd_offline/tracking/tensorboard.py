@@ -1,4 +1,4 @@
-"""TensorBoard event files, a folder for each series."""
+"""TensorBoard observer: event files, a folder for each series."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TensorBoard(Observer):
         self._writers: dict[str, Any] = {}
 
     def start(self, operation: Operation) -> None:
-        """Begin a folder; it says what the operation was asked for."""
+        """Create the folder of the operation and write its settings as text."""
         self._close()
         self._folder = self._root / path_part(operation.title)
         settings = json.dumps(operation.settings, indent=2, default=str)

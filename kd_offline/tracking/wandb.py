@@ -1,4 +1,4 @@
-"""Weights & Biases: a run for each series, in a group for the operation."""
+"""Weights & Biases observer: a run for each series, in a group for the operation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _DONE, _FAILED = 0, 1  # exit codes of a run
 
 
 class WeightsAndBiases(Observer):
-    """Logs to a project of Weights & Biases; ``WANDB_MODE=offline`` keeps everything here.
+    """Logs to a project of Weights & Biases; with ``WANDB_MODE=offline`` nothing is uploaded.
 
     Parameters
     ----------
     project
-        Default: what ``WANDB_PROJECT`` says, or ``kd-offline``.
+        Default: the value of ``WANDB_PROJECT``, or ``kd-offline``.
 
     Raises
     ------
@@ -37,13 +37,13 @@ class WeightsAndBiases(Observer):
         self._operation, self._runs = Operation("run"), dict[str, Any]()
 
     def start(self, operation: Operation) -> None:
-        """Take note of the operation; a run begins with its first metrics."""
+        """Remember the operation. A run is created with the first metrics of its series."""
         self._operation, self._runs = operation, {}
 
     def metrics(self, step: int, values: Mapping[str, float], *, series: str = "") -> None:
         """Log the values of a step."""
         if series not in self._runs:
-            self._runs[series] = self._begun(series)
+            self._runs[series] = self._start_run(series)
         self._runs[series].log(dict(values), step=step)
 
     def end(self, result: object = None, error: BaseException | None = None) -> None:
@@ -52,9 +52,9 @@ class WeightsAndBiases(Observer):
             run.finish(exit_code=_DONE if error is None else _FAILED)
         self._runs = {}
 
-    def _begun(self, series: str) -> Any:
+    def _start_run(self, series: str) -> Any:
         title = self._operation.title
-        silent = self._library.Settings(silent=True, console="off")
+        settings = self._library.Settings(silent=True, console="off")
         return self._library.init(
             project=self._project or os.environ.get("WANDB_PROJECT") or "kd-offline",
             group=title,
@@ -62,5 +62,5 @@ class WeightsAndBiases(Observer):
             job_type=self._operation.name,
             config=dict(self._operation.settings),
             reinit="create_new",
-            settings=silent,
+            settings=settings,
         )

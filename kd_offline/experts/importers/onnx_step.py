@@ -23,7 +23,7 @@ from kd_offline.experts.importers.files import digest, wrong_place
 from kd_offline.experts.importers.found import Given, only, settle
 from kd_offline.experts.importers.inputs import assemble, fit, misfit, widths
 from kd_offline.networks.arithmetic import CountedShape
-from kd_offline.networks.onnx_files import put_inside, read_model, sizes
+from kd_offline.networks.onnx_files import embed_weights, read_model, sizes
 from kd_offline.networks.onnx_session import BoundedSession
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array, Float32Array, PolicyOutput, SeedArray, View
@@ -140,7 +140,7 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     if not path.is_file() or path.suffix != ".onnx":
         raise wrong_place(reference, path, "onnx", "ONNX file")
     model = read_model(path)
-    others = put_inside(path, model)
+    others = embed_weights(path, model)
     kept = {tensor.name for tensor in model.graph.initializer}
     ports = {
         p.name: _Port(p.name, sizes(p), _TYPES.get(p.type.tensor_type.elem_type))

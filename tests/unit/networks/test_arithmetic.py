@@ -17,8 +17,7 @@ from kd_offline.networks.arithmetic import (
     NetworkShape,
     compacted,
 )
-from kd_offline.networks.mixers import MixerShape, QMixer
-from kd_offline.networks.mixing_arithmetic import mixer_cost
+from kd_offline.networks.mixers import MixerShape, QMixer, mixer_cost
 from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.schemas.student import StudentCard

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from kd_offline.errors import CheckpointError, StorageError
-from kd_offline.networks.onnx_files import beside, check_whole, other_files, put_inside, read_model
+from kd_offline.networks.onnx_files import (
+    check_model,
+    embed_weights,
+    external_file_names,
+    external_files,
+    read_model,
+)
 
 onnx = pytest.importorskip("onnx")
 FLOAT = 1
@@ -39,28 +45,28 @@ def model(*, location=None, domain="", inside="initializer", function=False):
 def test_a_whole_model_passes(tmp_path):
     (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
     found = read_model(tmp_path / "m.onnx")
-    assert other_files(found) == set()
-    assert beside(tmp_path / "m.onnx", found) == []
-    check_whole(tmp_path / "m.onnx", found)
+    assert external_file_names(found) == set()
+    assert external_files(tmp_path / "m.onnx", found) == []
+    check_model(tmp_path / "m.onnx", found)
 
 
 @pytest.mark.parametrize("inside", ["initializer", "attribute", "subgraph"])
 def test_weights_in_another_file_are_found_wherever_the_tensor_is(inside, tmp_path):
     made = model(location="../../etc/passwd", inside=inside)
-    assert other_files(made) == {"../../etc/passwd"}
+    assert external_file_names(made) == {"../../etc/passwd"}
     with pytest.raises(CheckpointError, match=r"needs the file '\.\./\.\./etc/passwd'"):
-        check_whole(tmp_path / "m.onnx", made)
+        check_model(tmp_path / "m.onnx", made)
 
 
 @pytest.mark.parametrize("kind", [{"domain": "com.evil"}, {"function": True}])
 def test_operators_and_functions_of_others_are_refused(kind, tmp_path):
     with pytest.raises(CheckpointError, match="which no policy in one file does"):
-        check_whole(tmp_path / "m.onnx", model(**kind))
+        check_model(tmp_path / "m.onnx", model(**kind))
 
 
 def test_a_step_of_ours_has_no_loop_that_may_never_end(tmp_path):
     with pytest.raises(CheckpointError, match="needs a loop or a branch"):
-        check_whole(tmp_path / "m.onnx", model(inside="subgraph"))
+        check_model(tmp_path / "m.onnx", model(inside="subgraph"))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +77,7 @@ def test_weights_of_an_expert_lie_beside_it_or_nowhere(name, tmp_path):
     (tmp_path / "a" / "b").touch()
     (tmp_path / "link").symlink_to("/etc/passwd")
     with pytest.raises(CheckpointError, match="which is no file beside it"):
-        beside(tmp_path / "m.onnx", model(location=name))
+        external_files(tmp_path / "m.onnx", model(location=name))
 
 
 def apart(tmp_path, copies=1, **entries):
@@ -87,8 +93,8 @@ def apart(tmp_path, copies=1, **entries):
 @pytest.mark.parametrize("length", ["8", "0"])
 def test_weights_beside_an_expert_become_its_own(length, tmp_path):
     made = apart(tmp_path, length=length)
-    assert put_inside(tmp_path / "m.onnx", made) == [tmp_path / "m.data"]
-    check_whole(tmp_path / "m.onnx", made)
+    assert embed_weights(tmp_path / "m.onnx", made) == [tmp_path / "m.data"]
+    check_model(tmp_path / "m.onnx", made)
     kept = onnx.numpy_helper.to_array(made.graph.initializer[0])
     assert kept.tolist() == [5, 6]
 
@@ -98,7 +104,7 @@ def test_weights_beside_an_expert_become_its_own(length, tmp_path):
 )
 def test_more_weights_than_the_file_beside_it_holds_are_refused(entry, tmp_path):
     with pytest.raises(CheckpointError, match=r"claims more weights than 'm\.data' holds"):
-        put_inside(tmp_path / "m.onnx", apart(tmp_path, **entry))
+        embed_weights(tmp_path / "m.onnx", apart(tmp_path, **entry))
 
 
 def test_what_is_no_model_is_refused(tmp_path):
