@@ -102,7 +102,7 @@ def _mixed_alone(
     asked = Operation("profile", {"episodes": episodes}, team.run.path)
     try:
         with observed(asked, play.observers) as observer:
-            figures = measure(setup.environment, setup.who, setup.seeds, plan, observer)
+            figures = measure(setup.environment, setup.policies, setup.seeds, plan, observer)
     finally:
         setup.environment.close()
     return _matrix(team, figures.cross_play, figures.modes["greedy"], report, plan.episodes)

@@ -1,8 +1,8 @@
-"""``doctor calibrate``: a hardware profile of this machine, fitted to what was timed on it.
+"""``doctor calibrate``: fit a hardware profile of this machine to timed steps.
 
-Students of several widths are timed in one interleaved run, and for every engine ``t = t0 +
-FLOPs / F`` is fitted to their medians by least squares of relative errors. The largest relative
-error of the fit is kept with the figures: where it is large, the engine is not that simple.
+Students of several widths are timed in one interleaved run. For every engine ``t = t0 + FLOPs / F``
+is fitted to their medians by least squares of relative errors. The largest relative error of the
+fit is stored with the figures, so that a bad fit is visible.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd_offline.errors import KdOfflineError, UsageError
-from kd_offline.evaluation.engines import ENGINES, Bench, Sampler, Subject, sampler
+from kd_offline.evaluation.engines import ENGINES, EngineSettings, LatencyTarget, Sampler, sampler
 from kd_offline.evaluation.timing import Plan, interleaved
 from kd_offline.exports.contract import contracts
 from kd_offline.exports.network import Affine, AgentNetwork, to_int8
@@ -39,7 +39,7 @@ _COMMAND = "kd-offline doctor calibrate"
 
 
 class Fit(NamedTuple):
-    """``t = overhead + flops / speed``; ``overhead`` is not below 0."""
+    """Parameters of ``t = overhead + flops / speed``; ``overhead`` is at least 0."""
 
     overhead: float  # seconds
     speed: float  # FLOP/s
@@ -55,26 +55,26 @@ def calibrate(
     steps: int = 50,
     observers: Sequence[Observer] = (),
 ) -> tuple[HardwareProfile, dict[str, str]]:
-    """Measure this machine and return its profile, and why engines are not in it.
+    """Measure this machine; return its profile, and the reasons why engines are missing in it.
 
     Parameters
     ----------
     name : str
-        Of the profile; small letters, digits, ``-`` and ``_``.
+        Name of the profile; lower-case letters, digits, ``-`` and ``_``.
     engines : sequence of str
-        Keys of :data:`~kd_offline.evaluation.engines.ENGINES`; the C of int8 students is timed
-        where C is.
+        Keys of :data:`~kd_offline.evaluation.engines.ENGINES`; int8 students are timed in C if C
+        is among them.
     widths : sequence of int
         Hidden widths of the students, three or more.
     rounds, steps : int
-        Turns of every engine and width, and steps timed in a turn.
+        Turns of every engine and width, and timed steps of a turn.
     observers : sequence of Observer
-        Told how many rounds are done.
+        They receive the number of finished rounds.
 
     Raises
     ------
     UsageError
-        Fewer than three widths, or a name that no profile can have.
+        Fewer than three widths, or an invalid name.
     """
     if len(set(widths)) < 3 or min(widths) < 1 or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         msg = (
@@ -83,43 +83,43 @@ def calibrate(
         )
         raise UsageError(msg)
     plan = Plan(tuple(engines), rounds=rounds, steps=steps)
-    asked = Operation("bench hardware", asdict(plan))
+    operation = Operation("bench hardware", asdict(plan))
     with (
-        observed(asked, observers) as observer,
-        temporary_folder() as place,
+        observed(operation, observers) as observer,
+        temporary_folder() as folder,
         computing_with(1),
     ):
-        made, lacking = _samplers(plan, sorted(set(widths)), place)
-        found = interleaved(made, plan, observer)
+        samplers, unavailable = _samplers(plan, sorted(set(widths)), folder)
+        times_by_key = interleaved(samplers, plan, observer)
     points: dict[str, list[tuple[int, float]]] = {}
-    for (engine, macs), times in found.items():
+    for (engine, macs), times in times_by_key.items():
         points.setdefault(engine, []).append((2 * macs, float(np.median(times)) / 1e9))
     fitted = {engine: fit(*zip(*rows, strict=True)) for engine, rows in points.items()}
     today, samples = date.today().isoformat(), rounds * steps
     source = f"{_COMMAND}: medians of {samples} steps of GRU students {sorted(set(widths))} wide"
     profile = _profile(name, today).model_copy(
-        update={"engines": {e: _figures(f, source, today) for e, f in fitted.items()}}
+        update={"engines": {e: _figures(line, source, today) for e, line in fitted.items()}}
     )
-    return profile, lacking
+    return profile, unavailable
 
 
 def fit(flops: Sequence[float], seconds: Sequence[float]) -> Fit:
     """Fit ``t = overhead + flops / speed`` by least squares of relative errors.
 
-    Where that asks for a negative overhead, a line through the origin is fitted.
+    If the best overhead is negative, a line through the origin is fitted.
     """
-    x, t = np.asarray(flops, float), np.asarray(seconds, float)
-    design = np.stack([np.ones_like(x), x], axis=1) / t[:, None]
-    (start, slope), *_ = np.linalg.lstsq(design, np.ones_like(t), rcond=None)
-    if start < 0 or slope <= 0:
-        ratio = x / t
-        start, slope = 0.0, ratio.sum() / (ratio * ratio).sum()
-    error = float(np.abs((start + slope * x) / t - 1).max())
-    return Fit(float(start), float(1 / slope), error)
+    work, times = np.asarray(flops, float), np.asarray(seconds, float)
+    design = np.stack([np.ones_like(work), work], axis=1) / times[:, None]
+    (overhead, seconds_per_flop), *_ = np.linalg.lstsq(design, np.ones_like(times), rcond=None)
+    if overhead < 0 or seconds_per_flop <= 0:
+        ratio = work / times
+        overhead, seconds_per_flop = 0.0, ratio.sum() / (ratio * ratio).sum()
+    error = float(np.abs((overhead + seconds_per_flop * work) / times - 1).max())
+    return Fit(float(overhead), float(1 / seconds_per_flop), error)
 
 
 def student(width: int) -> AgentNetwork:
-    """Return a student of random weights: two trunk layers and a GRU of one width."""
+    """Return a student of random weights with two trunk layers and a GRU of equal widths."""
     shape = ExportedShape(_FEATURES, (width, width), width, _ACTIONS)
     rng = generator(width, "calibration")
 
@@ -143,7 +143,7 @@ def student(width: int) -> AgentNetwork:
 
 
 def memory_bandwidth() -> float:
-    """Return bytes read and written a second while an array much larger than caches is copied."""
+    """Return bytes read and written a second when copying an array much larger than the caches."""
     source: Float32Array = np.ones(_COPY_BYTES // 4, np.float32)
     target = np.zeros_like(source)
     times = []
@@ -155,7 +155,7 @@ def memory_bandwidth() -> float:
 
 
 def core_cache(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int | None:
-    """Return the bytes of the second-level cache, as Linux states it; None elsewhere."""
+    """Return the bytes of the second-level cache as Linux states it; None elsewhere."""
     for index in sorted(root.glob("index*")):
         try:
             if (index / "level").read_text().strip() == "2":
@@ -167,28 +167,28 @@ def core_cache(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int |
 
 
 def _samplers(
-    plan: Plan, widths: Sequence[int], place: Path
+    plan: Plan, widths: Sequence[int], folder: Path
 ) -> tuple[dict[tuple[str, int], Sampler], dict[str, str]]:
-    """Make every engine of every width; an engine that cannot run is returned with the reason."""
-    made: dict[tuple[str, int], Sampler] = {}
-    lacking: dict[str, str] = {}
+    """Return a sampler for every engine and width, and the reasons why engines are missing."""
+    samplers: dict[tuple[str, int], Sampler] = {}
+    unavailable: dict[str, str] = {}
     for width in widths:
-        whole = student(width)
-        small = replace(to_int8(whole), agent=f"w{width}_int8")
-        asked = [(engine, engine, whole) for engine in plan.engines]
-        asked += [("c-int8", "c", small)] if "c" in plan.engines else []
-        for label, engine, network in asked:
+        float_network = student(width)
+        int8_network = replace(to_int8(float_network), agent=f"w{width}_int8")
+        variants = [(engine, engine, float_network) for engine in plan.engines]
+        variants += [("c-int8", "c", int8_network)] if "c" in plan.engines else []
+        for label, engine, network in variants:
             try:
-                one = sampler(engine, subject_of(network), Bench(1, place))
+                step_sampler = sampler(engine, target_of(network), EngineSettings(1, folder))
             except KdOfflineError as error:
-                lacking.setdefault(label, " ".join(str(error).split()))
+                unavailable.setdefault(label, " ".join(str(error).split()))
             else:
-                made[label, network.macs] = one
-    return made, lacking
+                samplers[label, network.macs] = step_sampler
+    return samplers, unavailable
 
 
-def subject_of(network: AgentNetwork) -> Subject:
-    """Return a student of :func:`student` as engines take it."""
+def target_of(network: AgentNetwork) -> LatencyTarget:
+    """Return a network of :func:`student` as a latency target."""
     agent = network.agent
     spec = EnvironmentSpec(
         id="calibration",
@@ -204,7 +204,7 @@ def subject_of(network: AgentNetwork) -> Subject:
         state_is_obs=True,
         blocks={agent: {"all": ((0, _FEATURES),)}},
     )
-    return Subject(
+    return LatencyTarget(
         who="student",
         agents=(agent,),
         inputs=network.inputs,
@@ -217,34 +217,34 @@ def subject_of(network: AgentNetwork) -> Subject:
 
 
 def _profile(name: str, today: str) -> HardwareProfile:
-    """Return what does not depend on an engine."""
-    here = machine()
+    """Return a profile with the figures that do not depend on an engine."""
+    this_machine = machine()
 
     def figure(value: float, unit: str, source: str) -> Figure:
         return Figure(value=value, unit=unit, source=source, kind="measured", date=today)
 
-    cache, told = core_cache(), f"{_COMMAND}: as the operating system states it"
-    memory = here.memory_bytes
-    copied = f"{_COMMAND}: copy of {_COPY_BYTES // 2**20} MiB, bytes read and written"
+    cache, os_source = core_cache(), f"{_COMMAND}: as the operating system states it"
+    memory = this_machine.memory_bytes
+    copy_source = f"{_COMMAND}: copy of {_COPY_BYTES // 2**20} MiB, bytes read and written"
     return HardwareProfile(
         name=name,
-        title=f"{here.processor}, {here.system}",
-        core=f"1 of {here.cores} x {here.processor}, {here.architecture}",
+        title=f"{this_machine.processor}, {this_machine.system}",
+        core=f"1 of {this_machine.cores} x {this_machine.processor}, {this_machine.architecture}",
         notes=("Every engine on one thread, one decision at a time.",),
-        cores=figure(here.cores, "1", told),
-        cache=None if cache is None else figure(cache, "B", told),
-        memory_bandwidth=figure(memory_bandwidth(), "B/s", copied),
-        ram=None if memory is None else figure(memory, "B", told),
+        cores=figure(this_machine.cores, "1", os_source),
+        cache=None if cache is None else figure(cache, "B", os_source),
+        memory_bandwidth=figure(memory_bandwidth(), "B/s", copy_source),
+        ram=None if memory is None else figure(memory, "B", os_source),
     )
 
 
-def _figures(found: Fit, source: str, today: str) -> EngineFigures:
+def _figures(fitted: Fit, source: str, today: str) -> EngineFigures:
     def figure(value: float, unit: str) -> Figure:
         return Figure(
-            value=value, unit=unit, source=source, kind="measured", date=today, error=found.error
+            value=value, unit=unit, source=source, kind="measured", date=today, error=fitted.error
         )
 
     return EngineFigures(
-        effective_flops=figure(found.speed, "FLOP/s"),
-        overhead=figure(found.overhead, "s") if found.overhead > 0 else None,
+        effective_flops=figure(fitted.speed, "FLOP/s"),
+        overhead=figure(fitted.overhead, "s") if fitted.overhead > 0 else None,
     )

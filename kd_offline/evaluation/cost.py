@@ -1,9 +1,9 @@
 """Exact cost of teams: the expert's actors, the expert with its critic, the students.
 
-The formulas are in :mod:`kd_offline.networks.arithmetic`; here they are added up over agents, team
-steps and episodes. Only what is deployed counts as a team: no aligner, no projection, and input
-columns that a fixed mask hides are dropped, as export drops them. What an expert needs beside its
-actors, to say values, stands apart. The same counter serves experts and students.
+The formulas are in :mod:`kd_offline.networks.arithmetic`; here they are summed over agents, team
+steps and episodes. The cost of a team is that of its deployed networks: auxiliary heads are not
+counted, and input columns that a fixed mask hides are dropped, as export drops them. The networks
+that estimate an expert's values are counted apart. Experts and students are counted alike.
 """
 
 from __future__ import annotations
@@ -104,27 +104,27 @@ def team_cost(
 def with_critic(
     actors: TeamCost, parts: Sequence[ValuePart], *, limit: int
 ) -> ExpertWithCritic | None:
-    """Return what the expert costs when it also says values; None where nothing of it does.
+    """Return the cost of the expert with its value estimates; None where it has no values.
 
-    Critics are asked at every step of an episode, also where agents are gone. A network that
-    serves several agents is held once, and runs as often as ``calls`` says.
+    Values are estimated at every step of an episode, also for agents that are not alive. A network
+    that serves several agents is stored once and runs ``calls`` times a step.
     """
     if not parts:
         return None
     macs = sum(part.cost.macs * part.calls for part in parts)
-    whole = actors.flops + 2 * macs
+    flops = actors.flops + 2 * macs
     length = actors.episode.mean_length
     return ExpertWithCritic(
         parameters=actors.parameters + sum(part.cost.parameters for part in parts),
         macs=actors.macs + macs,
-        flops=whole,
-        flops_per_decision=whole / len(actors.agents),
+        flops=flops,
+        flops_per_decision=flops / len(actors.agents),
         elementwise=actors.elementwise + sum(p.cost.elementwise * p.calls for p in parts),
         episode=EpisodeCost(
             mean_length=length,
             flops=actors.episode.flops + 2 * macs * length,
             limit=limit,
-            flops_at_limit=whole * limit,
+            flops_at_limit=flops * limit,
         ),
     )
 
@@ -132,7 +132,7 @@ def with_critic(
 def compare(
     expert: TeamCost, student: TeamCost, expert_with_critic: ExpertWithCritic | None = None
 ) -> Cost:
-    """Return both costs and how many times smaller the student's are."""
+    """Return both costs and the ratios expert / student."""
     once = expert.parameters_once
     return Cost(
         expert=expert,

@@ -38,7 +38,7 @@ OBSERVATIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class LatencyTarget:
     """A network to be timed, with what the engines need to build its step.
 
     ``network`` and ``contract`` describe a network that can be exported. An expert of another
@@ -59,7 +59,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class EngineSettings:
     """Settings of an engine's step: batch size, folder for compiled C, seed of the observations."""
 
     batch: int
@@ -89,17 +89,17 @@ def timed(step: Callable[[int], object]) -> Sampler:
     return sample
 
 
-def torch_engine(subject: Subject, settings: Bench) -> Sampler:
+def torch_engine(target: LatencyTarget, settings: EngineSettings) -> Sampler:
     """Return a sampler of steps in eager PyTorch, without gradients."""
     import torch
 
     step, initial_state = (
-        actor_step(subject.actor, settings.batch)
-        if subject.network is None
-        else exported_step(subject.network, settings.batch)
+        actor_step(target.actor, settings.batch)
+        if target.network is None
+        else exported_step(target.network, settings.batch)
     )
-    obs = [torch.from_numpy(x) for x in settings.observations(subject.inputs)]
-    legal = torch.ones(settings.batch, subject.actions, dtype=torch.bool)
+    obs = [torch.from_numpy(x) for x in settings.observations(target.inputs)]
+    legal = torch.ones(settings.batch, target.actions, dtype=torch.bool)
     state = [initial_state]  # a list, so that the closure can replace its element
 
     def once(k: int) -> None:
@@ -114,31 +114,31 @@ def torch_engine(subject: Subject, settings: Bench) -> Sampler:
     return sample
 
 
-def numpy_engine(subject: Subject, settings: Bench) -> Sampler:
+def numpy_engine(target: LatencyTarget, settings: EngineSettings) -> Sampler:
     """Return a sampler of steps in NumPy."""
     from kd_offline.exports.engines import numpy_steps
 
-    network, contract = _exported(subject)
+    network, contract = _network_and_contract(target)
     return _stepped(numpy_steps([network])[0], contract, settings)
 
 
-def onnx_engine(subject: Subject, settings: Bench) -> Sampler:
+def onnx_engine(target: LatencyTarget, settings: EngineSettings) -> Sampler:
     """Return a sampler of steps in ONNX Runtime."""
     from kd_offline.exports import onnx_graph
 
-    network, contract = _exported(subject)
+    network, contract = _network_and_contract(target)
     path = settings.folder / f"{contract.symbol}.onnx"
     onnx_graph.write(path, network, {})
     return _stepped(onnx_graph.step(path), contract, settings)
 
 
-def c_engine(subject: Subject, settings: Bench) -> Sampler:
+def c_engine(target: LatencyTarget, settings: EngineSettings) -> Sampler:
     """Return a sampler of steps in the exported C, timed by a compiled loop.
 
     The rows of a batch run one after the other.
     """
-    _, contract = _exported(subject)
-    act = _compiled(subject, settings)
+    _, contract = _network_and_contract(target)
+    act = _compiled(target, settings)
     loop = _timing(settings.folder).kd_time_steps
     obs = settings.observations(contract.inputs)
     legal = np.ones(len(contract.actions), np.uint8)
@@ -159,13 +159,13 @@ def c_engine(subject: Subject, settings: Bench) -> Sampler:
     return sample
 
 
-def ctypes_engine(subject: Subject, settings: Bench) -> Sampler:
+def ctypes_engine(target: LatencyTarget, settings: EngineSettings) -> Sampler:
     """Return a sampler of steps in the exported C, called from Python through ctypes.
 
     The rows of a batch run one after the other.
     """
-    _, contract = _exported(subject)
-    act = _compiled(subject, settings)
+    _, contract = _network_and_contract(target)
+    act = _compiled(target, settings)
     act.restype, act.argtypes = ctypes.c_int, [ctypes.c_void_p] * 4
     obs = settings.observations(contract.inputs)
     legal = np.ones(len(contract.actions), np.uint8)
@@ -184,7 +184,7 @@ def ctypes_engine(subject: Subject, settings: Bench) -> Sampler:
     return timed(once)
 
 
-ENGINES: dict[str, Callable[[Subject, Bench], Sampler]] = {
+ENGINES: dict[str, Callable[[LatencyTarget, EngineSettings], Sampler]] = {
     "torch": torch_engine,
     "onnx": onnx_engine,
     "c": c_engine,
@@ -194,7 +194,7 @@ ENGINES: dict[str, Callable[[Subject, Bench], Sampler]] = {
 """Engine name -> function that makes a sampler. Other libraries' modules run in ``torch`` only."""
 
 
-def sampler(name: str, subject: Subject, settings: Bench) -> Sampler:
+def sampler(name: str, target: LatencyTarget, settings: EngineSettings) -> Sampler:
     """Return the sampler of an engine.
 
     Raises
@@ -202,7 +202,7 @@ def sampler(name: str, subject: Subject, settings: Bench) -> Sampler:
     KdOfflineError
         The engine cannot run here, or cannot run this network; the sentence says why.
     """
-    return ENGINES[name](subject, settings)
+    return ENGINES[name](target, settings)
 
 
 def compiler() -> str | None:
@@ -216,14 +216,14 @@ def compiler() -> str | None:
     return process.stdout.splitlines()[0]
 
 
-def _exported(subject: Subject) -> tuple[AgentNetwork, AgentContract]:
-    if subject.network is None or subject.contract is None:
+def _network_and_contract(target: LatencyTarget) -> tuple[AgentNetwork, AgentContract]:
+    if target.network is None or target.contract is None:
         msg = "an expert is not exported: only torch runs it"
         raise MismatchError(msg)
-    return subject.network, subject.contract
+    return target.network, target.contract
 
 
-def _stepped(step: Step, contract: AgentContract, settings: Bench) -> Sampler:
+def _stepped(step: Step, contract: AgentContract, settings: EngineSettings) -> Sampler:
     obs = settings.observations(contract.inputs)
     legal = np.ones((settings.batch, len(contract.actions)), bool)
     state = [np.zeros((settings.batch, contract.memory_width), np.float32)]
@@ -234,12 +234,12 @@ def _stepped(step: Step, contract: AgentContract, settings: Bench) -> Sampler:
     return timed(once)
 
 
-def _compiled(subject: Subject, settings: Bench) -> Any:
+def _compiled(target: LatencyTarget, settings: EngineSettings) -> Any:
     """Write and compile the C of an agent, unless it is there already; return its step function."""
     from kd_offline.exports import c_library, c_source
     from kd_offline.exports.vectors import Vectors
 
-    network, contract = _exported(subject)
+    network, contract = _network_and_contract(target)
     folder = settings.folder / contract.symbol
     library = folder / "build" / "libstudents.so"
     if not library.exists():

@@ -1,4 +1,4 @@
-"""``evaluate``: play the expert, the students, random play and the ceiling, and write it down."""
+"""``evaluate``: play expert, students, random policy and ceiling, and write ``evaluation.json``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ INTERVALS = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How an evaluation is played."""
+    """Settings of an evaluation: episodes, seed, modes and batch size."""
 
     episodes: int = 4000
     seed: int = 0
@@ -69,8 +69,8 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """Everything that an evaluation measured."""
+class Measurements:
+    """Results of an evaluation."""
 
     modes: dict[str, ModeScore]
     sides: dict[str, SidePlay]
@@ -96,35 +96,35 @@ def evaluate(
     opponents: Sequence[str] = (),
     observers: Sequence[Observer] = (),
 ) -> EvaluationReport:
-    """Measure what the students of a run keep and cost, and write ``evaluation.json`` there.
+    """Measure retention and cost of the students of a run, and write ``evaluation.json`` there.
 
     Parameters
     ----------
     run : path
         A run folder made by ``kd-offline distill``.
     episodes : int
-        Evaluation episodes, the same for every policy.
+        Number of evaluation episodes, the same episodes for every policy.
     seed : int
-        They follow from it alone, in a stream apart from recording's.
+        Seed of the episodes. Its random stream differs from that of recordings.
     modes : sequence of str
         ``greedy``, ``sampled`` or both.
     expert : path or reference, optional
-        Default: the one that was recorded.
+        Default: the recorded expert.
     expert_recipe : path, optional
-        TOML file that says how an expert of another library is asked.
+        TOML file that describes the inputs of an expert of another library.
     ceiling : path or reference, optional
-        The best policy known under the students' mask, trained directly.
+        The best known policy under the students' mask, trained directly.
     cross_play : bool
-        Also play teams mixed from experts and students; two rollouts more per agent and seed.
+        Also play teams mixed from experts and students: two more rollouts for each agent and seed.
     batch : int
-        Episodes played at once.
+        Number of episodes played at once.
     profiles : sequence of str or path
-        Hardware profiles to predict latency and energy of a decision for.
+        Hardware profiles for which latency and energy of a decision are predicted.
     export : path, optional
         An export of the run that plays instead of its students; ``evaluation.json`` is then written
         into that folder.
     engine : str, optional
-        What runs the export: ``numpy``, ``torch``, ``onnx`` or ``c``, see
+        Engine of the export: ``numpy``, ``torch``, ``onnx`` or ``c``, see
         :func:`~kd_offline.exports.engines.load_export`.
     environment : str, optional
         Name of the run's environment, to allow one that a file may not start by itself, see
@@ -132,7 +132,7 @@ def evaluate(
     opponents : sequence of str
         Experts that the file of an expert may name as its opponents, beside bundled ones.
     observers : sequence of Observer
-        Told how many rollouts are done, and the figures.
+        They receive the number of finished rollouts, and the results as metrics.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def evaluate(
     devices = [hardware.load(profile) for profile in profiles]
     folder = open_run(run)
     _check_engine(export, engine)
-    asked = {
+    settings = {
         "run": str(run),
         "episodes": episodes,
         "seed": seed,
@@ -154,7 +154,7 @@ def evaluate(
         "ceiling": None if ceiling is None else str(ceiling),
         "export": None if export is None else str(export),
     }
-    with observed(Operation("evaluate", asked, folder.path), observers) as observer:
+    with observed(Operation("evaluate", settings, folder.path), observers) as observer:
         setup = load_evaluation_setup(
             folder,
             expert=expert,
@@ -166,11 +166,11 @@ def evaluate(
             opponents=opponents,
         )
         try:
-            figures = measure(setup.environment, setup.who, setup.seeds, plan, observer)
-            cost = measure_cost(setup, figures)
+            measurements = measure(setup.environment, setup.policies, setup.seeds, plan, observer)
+            cost = measure_cost(setup, measurements)
         finally:
             close_all([setup.environment])
-        report = _report(folder.path, setup, plan, figures, cost).model_copy(
+        report = _report(folder.path, setup, plan, measurements, cost).model_copy(
             update={
                 "predictions": predictions(cost, devices),
                 "command": _command(
@@ -180,8 +180,8 @@ def evaluate(
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
-        place = folder if setup.exported is None else RunFolder(setup.exported.folder)
-        place.write_evaluation(report)
+        output_folder = folder if setup.exported is None else RunFolder(setup.exported.folder)
+        output_folder.write_evaluation(report)
         observer.metrics(0, metrics_of(report))
         observer.result = report
     return report
@@ -194,10 +194,10 @@ def _check_engine(export: str | Path | None, engine: str | None) -> None:
 
 
 def _report(
-    path: Path, setup: EvaluationSetup, plan: Plan, figures: Figures, cost: Cost
+    path: Path, setup: EvaluationSetup, plan: Plan, measurements: Measurements, cost: Cost
 ) -> EvaluationReport:
     spec, manifest = setup.environment.spec, setup.manifest
-    agreement = next(iter(figures.modes.values())).agreement
+    agreement = next(iter(measurements.modes.values())).agreement
     return EvaluationReport(
         run=path.resolve().name,
         environment=spec.id,
@@ -216,13 +216,13 @@ def _report(
             if result.seed in setup.seeds
         },
         export=None if setup.exported is None else setup.exported.name,
-        greedy=figures.modes.get("greedy"),
-        sampled=figures.modes.get("sampled"),
+        greedy=measurements.modes.get("greedy"),
+        sampled=measurements.modes.get("sampled"),
         cost=cost,
         agreement=agreement and agreement.action,
         joint_agreement=agreement and agreement.joint,
-        action_frequency=scores.action_heats(spec, list(figures.sides.values())),
-        cross_play=figures.cross_play,
+        action_frequency=scores.action_heats(spec, list(measurements.sides.values())),
+        cross_play=measurements.cross_play,
         intervals=INTERVALS,
         command="",
         seconds=0.0,
@@ -230,79 +230,81 @@ def _report(
 
 
 def metrics_of(report: EvaluationReport) -> dict[str, float]:
-    """Return the figures of an evaluation by the names that observers know."""
+    """Return the results of an evaluation as metrics, by the names in docs/guide/tracking.md."""
     named: dict[str, float | None] = {"evaluation/agreement": report.agreement}
     for mode, score in (("greedy", report.greedy), ("sampled", report.sampled)):
         if score is None:
             continue
-        head = f"evaluation/{mode}"
-        for who in ("expert", "ceiling", "student", "random"):
-            for what, source in (("return", score), ("won", score.win_rate)):
-                found = getattr(source, who, None)
-                named[f"{head}/{what}/{who}"] = None if found is None else found.mean
-        kept = score.retention.model_dump()
-        named |= {f"{head}/retention/{name}": value for name, value in kept.items()}
-    for who, cost in (("expert", report.cost.expert), ("student", report.cost.student)):
-        named |= {f"evaluation/flops/{who}": cost.flops}
-        named |= {f"evaluation/parameters/{who}": cost.parameters}
+        prefix = f"evaluation/{mode}"
+        for policy in ("expert", "ceiling", "student", "random"):
+            for quantity, source in (("return", score), ("won", score.win_rate)):
+                estimate = getattr(source, policy, None)
+                named[f"{prefix}/{quantity}/{policy}"] = None if estimate is None else estimate.mean
+        retentions = score.retention.model_dump()
+        named |= {f"{prefix}/retention/{name}": value for name, value in retentions.items()}
+    for policy, cost in (("expert", report.cost.expert), ("student", report.cost.student)):
+        named |= {f"evaluation/flops/{policy}": cost.flops}
+        named |= {f"evaluation/parameters/{policy}": cost.parameters}
     return {name: value for name, value in named.items() if value is not None}
 
 
 def measure(
     environment: BatchedEnvironment,
-    who: PolicySet,
+    policies: PolicySet,
     distillation_seeds: Sequence[int],
     plan: Plan,
     observer: Observer = SILENT,
-) -> Figures:
-    """Play everything that ``plan`` asks for and return the figures.
+) -> Measurements:
+    """Play all rollouts of ``plan`` and return the measurements.
 
-    The sides of the first mode are returned whole: agreement, heat maps and episode costs are
-    theirs.
+    ``sides`` of the result is the play of the first mode, which gives agreement, action
+    frequencies and episode costs.
     """
     seeds = episode_seeds(plan.seed, 0, plan.episodes, "evaluation")
     spec = environment.spec
     swaps = spec.n_agents if plan.cross_play else 0
-    total = count_rollouts(spec.sides, who, len(plan.modes), swaps=swaps)
+    total = count_rollouts(spec.sides, policies, len(plan.modes), swaps=swaps)
     played: dict[str, dict[str, SidePlay]] = {}
     runner = EvaluationRunner(environment, seeds, plan.batch, counting(observer, total, "rollouts"))
     for mode in plan.modes:
-        played[mode] = play_sides(runner, who, greedy=mode == "greedy", compared=not played)
-    swapped = None
+        played[mode] = play_sides(runner, policies, greedy=mode == "greedy", compared=not played)
+    cross_play = None
     if plan.cross_play:
-        base = played.get("greedy") or play_sides(runner, who, greedy=True, compared=False)
-        swapped = scores.cross_play(runner, who, base)
-    return Figures(
+        base = played.get("greedy") or play_sides(runner, policies, greedy=True, compared=False)
+        cross_play = scores.cross_play(runner, policies, base)
+    return Measurements(
         modes={
             mode: scores.mode_score(spec, sides, distillation_seeds)
             for mode, sides in played.items()
         },
         sides=played[plan.modes[0]],
-        cross_play=swapped,
+        cross_play=cross_play,
     )
 
 
-def measure_cost(setup: EvaluationSetup, figures: Figures) -> Cost:
-    """Return the closed-form costs, per episode at the measured lengths."""
+def measure_cost(setup: EvaluationSetup, measurements: Measurements) -> Cost:
+    """Return the closed-form costs; costs of an episode are at the measured mean lengths."""
     spec = setup.environment.spec
-    acted = {"expert": np.zeros(spec.n_agents), "student": np.zeros(spec.n_agents)}
-    for play in figures.sides.values():
-        mine = list(play.agents)
-        acted["expert"][mine] = play.expert.alive_steps.mean(axis=0)[mine]
-        students = np.mean([r.alive_steps.mean(axis=0) for r in play.students], axis=0)
-        acted["student"][mine] = students[mine]
-    length = next(iter(figures.modes.values())).length
+    mean_steps = {"expert": np.zeros(spec.n_agents), "student": np.zeros(spec.n_agents)}
+    for play in measurements.sides.values():
+        agent_indices = list(play.agents)
+        mean_steps["expert"][agent_indices] = play.expert.alive_steps.mean(axis=0)[agent_indices]
+        students = np.mean(
+            [student_rollout.alive_steps.mean(axis=0) for student_rollout in play.students], axis=0
+        )
+        mean_steps["student"][agent_indices] = students[agent_indices]
+    length = next(iter(measurements.modes.values())).length
 
     def team(name: str, shapes: Sequence[Shape]) -> TeamCost:
         return team_cost(
-            spec.agents, shapes, acted[name].tolist(), length[name], spec.episode_limit
+            spec.agents, shapes, mean_steps[name].tolist(), length[name], spec.episode_limit
         )
 
     expert = team("expert", setup.expert_shapes)
     if 0 < setup.expert_parameters < expert.parameters:
         expert = expert.model_copy(update={"parameters_once": setup.expert_parameters})
-    valued = with_critic(expert, setup.critics, limit=spec.episode_limit)
-    return compare(expert, team("student", setup.student_shapes), valued)
+    expert_with_critic = with_critic(expert, setup.critics, limit=spec.episode_limit)
+    return compare(expert, team("student", setup.student_shapes), expert_with_critic)
 
 
 def _opponents(setup: EvaluationSetup) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""From a run folder to the policies that are compared."""
+"""Load the environment and the policies that take part in the evaluation of a run."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSetup:
-    """Everything that takes part in the evaluation of a run."""
+    """The environment and the policies of an evaluation, with their shapes and names."""
 
     manifest: RunManifest
     environment: BatchedEnvironment
-    who: PolicySet
+    policies: PolicySet
     expert_name: str
     ceiling_name: str | None
     expert_shapes: tuple[Shape, ...]
@@ -47,7 +47,7 @@ class EvaluationSetup:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Distillation seed of each team of students."""
+        """Distillation seeds of the teams of students."""
         return self.manifest.seeds if self.exported is None else (self.exported.seed,)
 
 
@@ -64,14 +64,14 @@ def load_evaluation_setup(
 ) -> EvaluationSetup:
     """Load the environment, the expert, the students and, if given, the ceiling of a run.
 
-    With an ``export`` of the run, that plays instead of the students, in the given engine.
-    ``environment`` and ``opponents`` allow what files may not start by themselves, see
+    An ``export`` of the run plays instead of its students, in the given engine. ``environment`` and
+    ``opponents`` allow code that files may not start by themselves, see
     :mod:`kd_offline.code_guard`.
 
     Raises
     ------
     UsageError
-        The run is not complete, or does not say which expert was recorded.
+        The run is not complete, or does not state which expert was recorded.
     CheckpointError
         An expert or the students cannot be read, or the expert is not the recorded one.
     MismatchError
@@ -81,31 +81,36 @@ def load_evaluation_setup(
 
     manifest = run.manifest()
     teams = load_teams(run, manifest)
-    world = environments.load_recorded(
+    environment_instance = environments.load_recorded(
         manifest.environment,
         manifest.environment_kwargs,
         asked_by=f"the run in {str(run.path)!r}",
         allowed=environment,
     )
-    spec = world.spec
-    teacher = recorded_expert(manifest, expert, expert_recipe, spec, opponents)
-    top = None if ceiling is None else _load_expert(ceiling, spec, None, opponents)
+    spec = environment_instance.spec
+    expert_policy = recorded_expert(manifest, expert, expert_recipe, spec, opponents)
+    ceiling_policy = None if ceiling is None else _load_expert(ceiling, spec, None, opponents)
     _check_fits(teams[0], spec)
-    if top is not None:
-        _check_ceiling(top, teams[0], manifest.mask)
+    if ceiling_policy is not None:
+        _check_ceiling(ceiling_policy, teams[0], manifest.mask)
     exported = None if export is None else load_exported(export, engine, manifest, teams)
-    playing = tuple(teams) if exported is None else (exported.team,)
+    student_teams = tuple(teams) if exported is None else (exported.team,)
     return EvaluationSetup(
         manifest=manifest,
-        environment=world,
-        who=PolicySet(teacher, playing, top, top.learned_sides if top else None),
-        expert_name=_name(teacher),
-        ceiling_name=None if top is None else _name(top),
-        expert_shapes=teacher.actor_shapes(),
+        environment=environment_instance,
+        policies=PolicySet(
+            expert_policy,
+            student_teams,
+            ceiling_policy,
+            ceiling_policy.learned_sides if ceiling_policy else None,
+        ),
+        expert_name=_name(expert_policy),
+        ceiling_name=None if ceiling_policy is None else _name(ceiling_policy),
+        expert_shapes=expert_policy.actor_shapes(),
         student_shapes=costliest(teams),
-        critics=teacher.value_parts(),
+        critics=expert_policy.value_parts(),
         exported=exported,
-        expert_parameters=teacher.actor_parameters(),
+        expert_parameters=expert_policy.actor_parameters(),
     )
 
 
@@ -116,12 +121,12 @@ def student_shapes(student: StudentPolicy) -> tuple[DeployedShape, ...]:
 
 
 def costliest(teams: Sequence[StudentPolicy]) -> tuple[DeployedShape, ...]:
-    """Return the networks of the team with the most multiply-accumulates, the first of equals.
+    """Return the shapes of the team with the most multiply-accumulates, the first of equals.
 
-    Seeds differ only where gates chose their units.
+    Seeds have different shapes only where unit gates chose the units.
     """
-    every = [student_shapes(team) for team in teams]
-    return max(every, key=lambda shapes: sum(shape.cost().macs for shape in shapes))
+    team_shapes = [student_shapes(team) for team in teams]
+    return max(team_shapes, key=lambda shapes: sum(shape.cost().macs for shape in shapes))
 
 
 def recorded_expert(
@@ -131,12 +136,12 @@ def recorded_expert(
     spec: EnvironmentSpec,
     opponents: Sequence[str] = (),
 ) -> Expert:
-    """Load the expert that a run's dataset recorded, from where it was or where it is said to be.
+    """Load the expert that a run's dataset recorded, from its reference or from ``given``.
 
     Raises
     ------
     UsageError
-        The dataset does not say which it was or may not choose it, and nothing was given.
+        The dataset states no usable reference, or may not choose it, and ``given`` is None.
     CheckpointError
         It cannot be read, or is not the recorded one.
     """
@@ -154,9 +159,9 @@ def recorded_expert(
 
 
 def check_reference(stated: str, digest: str, dataset: str) -> None:
-    """Raise a ``UsageError`` where a file names an expert that it may not have loaded.
+    """Raise a ``UsageError`` if a file states an expert reference that it may not load.
 
-    ``digest`` of its weights and the name of the ``dataset`` that recorded it are for the sentence.
+    ``digest`` of its weights and the name of the ``dataset`` that recorded it are for the message.
     """
     from kd_offline.experts.importers.load import PREFIXES
 
@@ -181,35 +186,33 @@ def _load_expert(
 
 
 def _check_ceiling(ceiling: Expert, student: StudentPolicy, mask: str) -> None:
-    """Refuse a ceiling that sees other features than the students: it would not be one."""
+    """Raise a ``MismatchError`` if the ceiling was trained under another mask than students."""
     if student.mask.static is None:
         return
-    everything = np.array(
-        [np.arange(student.mask.static.shape[1]) < w for w in student.mask.widths]
-    )
-    seen = ceiling.mask()
-    if not np.array_equal(everything if seen is None else seen, student.mask.static):
-        trained = ceiling.mask_name or "full"
+    full_mask = np.array([np.arange(student.mask.static.shape[1]) < w for w in student.mask.widths])
+    ceiling_mask = ceiling.mask()
+    if not np.array_equal(full_mask if ceiling_mask is None else ceiling_mask, student.mask.static):
+        trained_mask = ceiling.mask_name or "full"
         msg = (
-            f"ceiling {ceiling.reference!r} was trained under the mask {trained!r}, the "
+            f"ceiling {ceiling.reference!r} was trained under the mask {trained_mask!r}, the "
             f"students see {mask!r}: pass a policy that was trained under that mask"
         )
         raise MismatchError(msg)
 
 
 def _name(expert: Expert) -> str:
-    """Return a name without the folders of this machine."""
+    """Return a name of an expert without the folders of this machine."""
     return f"{Path(expert.reference).name} ({_short(expert.digest)})"
 
 
 def _check_fits(student: StudentPolicy, spec: EnvironmentSpec) -> None:
-    """Refuse students of other agents, observations or actions than the environment has here."""
+    """Raise a ``MismatchError`` if agents, observations or actions differ from those here."""
     for name in ("agents", "obs_widths", "action_counts"):
-        got, want = getattr(student.card.environment, name), getattr(spec, name)
-        if got != want:
+        distilled, installed = getattr(student.card.environment, name), getattr(spec, name)
+        if distilled != installed:
             msg = (
-                f"the students were distilled for {spec.id} with the {name} {got}, and here it has "
-                f"{want}: install the version that was recorded, or distil again"
+                f"the students were distilled for {spec.id} with the {name} {distilled}, and here "
+                f"it has {installed}: install the version that was recorded, or distil again"
             )
             raise MismatchError(msg)
 

@@ -1,10 +1,10 @@
-"""``bench latency``: how long one decision takes, every engine in one interleaved run.
+"""``bench latency``: time single decisions, with all engines interleaved in one run.
 
-All engines take turns in short bursts, in a new order each round, so that whatever else the machine
-does hits all of them alike. The first steps of a burst are run and not counted, so that caches are
-warm; one thread; the garbage collector waits. Every single step is timed, and the histogram kept:
-deadlines care for the tail. One network of each shape is timed, of the expert and of the students,
-and energy is read where the machine has a meter.
+All engines take turns in short bursts, in a new order each round, so that other load on the machine
+affects them alike. The first steps of a burst are not counted (warm-up). There is one thread, and
+the garbage collector is off. Every step is timed on its own and the histogram is kept, because
+deadlines depend on the tail. One network of each shape is timed, of the expert and of the students.
+Energy is measured where the machine has a meter.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 from kd_offline.commands import command_text
 from kd_offline.errors import KdOfflineError, MissingExtraError, UsageError
 from kd_offline.evaluation.engines import (
-    Bench,
+    EngineSettings,
+    LatencyTarget,
     Nanoseconds,
     Sampler,
-    Subject,
     compiler,
     sampler,
     timed,
@@ -84,23 +84,23 @@ def bench_latency(
     run : path
         A complete run folder.
     engines : sequence of str
-        Keys of :data:`~kd_offline.evaluation.engines.ENGINES`; what cannot run here is listed with
-        the reason.
+        Keys of :data:`~kd_offline.evaluation.engines.ENGINES`; those that cannot run here are
+        listed with the reason.
     batches : sequence of int
-        Rows of a step.
+        Batch sizes of a step.
     rounds, steps : int
-        Bursts of each engine, and steps that are timed in a burst.
+        Bursts of each engine, and timed steps of a burst.
     seed : int
         Of the observations and of the order of engines.
     expert, expert_recipe, opponents : optional
-        As :func:`~kd_offline.evaluation.evaluate.evaluate` takes them. An expert that is not at
-        hand is listed as unavailable.
+        As :func:`~kd_offline.evaluation.evaluate.evaluate` takes them. An expert that cannot be
+        loaded is listed as unavailable.
     profiles : sequence of str or path
-        Devices to predict latency and energy for, beside what is measured here.
+        Devices for which latency and energy are predicted, beside the measurements.
     energy : bool
         Also measure energy, where this machine has a meter.
     observers : sequence of Observer
-        Told how many rounds are done.
+        They receive the number of finished rounds.
 
     Raises
     ------
@@ -111,22 +111,33 @@ def bench_latency(
     plan = Plan(tuple(engines), tuple(batches), rounds, steps, seed)
     devices = [hardware.load(profile) for profile in profiles]
     folder = open_run(run)
-    who, missing = subjects(folder, expert=expert, expert_recipe=expert_recipe, opponents=opponents)
-    asked = Operation("bench latency", asdict(plan), folder.path)
+    targets, unavailable_targets = latency_targets(
+        folder, expert=expert, expert_recipe=expert_recipe, opponents=opponents
+    )
+    operation = Operation("bench latency", asdict(plan), folder.path)
     with (
-        observed(asked, observers) as observer,
-        temporary_folder() as place,
+        observed(operation, observers) as observer,
+        temporary_folder() as root,
         computing_with(1),
     ):
-        made, lacking = _samplers(who, plan, place)
-        found = interleaved({key: s for key, (_, s) in made.items()}, plan, observer)
-        joules = _energies({key: s for key, (_, s) in made.items()}, asked=energy)
-        timer = float(np.median(timed(lambda _: None)(2000)))
-    rows = [_row(made[key][0], key, times, joules[key], devices) for key, times in found.items()]
+        samplers, unavailable_engines = _samplers(targets, plan, root)
+        times_by_key = interleaved({key: s for key, (_, s) in samplers.items()}, plan, observer)
+        joules = _measure_energies({key: s for key, (_, s) in samplers.items()}, asked=energy)
+        timer_ns = float(np.median(timed(lambda _: None)(2000)))
+    rows = [
+        _row(samplers[key][0], key, times, joules[key], devices)
+        for key, times in times_by_key.items()
+    ]
     command = _command(run, plan, expert, expert_recipe, opponents, profiles, energy=energy)
     first, students = next(iter(digests(folder.manifest()).items()))
-    alike = all(subject.network is not None for subject in who)
-    report = _report(folder.path, plan, timer, _compared(rows, alike=alike), (*missing, *lacking))
+    same_code = all(subject.network is not None for subject in targets)
+    report = _report(
+        folder.path,
+        plan,
+        timer_ns,
+        _with_speedups(rows, alike=same_code),
+        (*unavailable_targets, *unavailable_engines),
+    )
     elapsed = round(time.perf_counter() - started, 3)
     update = {"command": command, "seconds": elapsed, "students": {first: students}}
     report = report.model_copy(update=update)
@@ -138,41 +149,42 @@ _Key = tuple[str, str, str, int]  # who, first agent, engine, batch
 
 
 def _samplers(
-    who: Sequence[Subject], plan: Plan, place: Path
-) -> tuple[dict[_Key, tuple[Subject, Sampler]], list[Unavailable]]:
-    """Make every engine of every subject; engines that cannot run are returned with the reason."""
-    made: dict[_Key, tuple[Subject, Sampler]] = {}
-    lacking: dict[tuple[str, str], Unavailable] = {}
+    targets: Sequence[LatencyTarget], plan: Plan, root: Path
+) -> tuple[dict[_Key, tuple[LatencyTarget, Sampler]], list[Unavailable]]:
+    """Return a sampler for every engine and target, and the engines that cannot run."""
+    samplers: dict[_Key, tuple[LatencyTarget, Sampler]] = {}
+    unavailable: dict[tuple[str, str], Unavailable] = {}
     for batch in plan.batches:
-        for subject in who:
-            folder = place / subject.who  # an expert and a student of one agent share its symbol
+        for target in targets:
+            # Expert and student of one agent have the same C symbol, hence a folder for each.
+            folder = root / target.who
             make_folder(folder)
             for name in plan.engines:
                 try:
-                    one = sampler(name, subject, Bench(batch, folder, plan.seed))
+                    step_sampler = sampler(name, target, EngineSettings(batch, folder, plan.seed))
                 except KdOfflineError as error:
                     reason = " ".join(str(error).split())
-                    said = Unavailable(engine=name, who=subject.who, reason=reason)
-                    lacking.setdefault((name, subject.who), said)
+                    entry = Unavailable(engine=name, who=target.who, reason=reason)
+                    unavailable.setdefault((name, target.who), entry)
                 else:
-                    made[subject.who, subject.agents[0], name, batch] = subject, one
-    return made, list(lacking.values())
+                    samplers[target.who, target.agents[0], name, batch] = target, step_sampler
+    return samplers, list(unavailable.values())
 
 
-def _energies(samplers: Mapping[Key, Sampler], *, asked: bool) -> dict[Key, Energy]:
+def _measure_energies(samplers: Mapping[Key, Sampler], *, asked: bool) -> dict[Key, Energy]:
     if not asked:
         return dict.fromkeys(samplers, NOT_ASKED)
     try:
-        found = meter()
+        energy_meter = meter()
     except KdOfflineError as error:
-        found = UnavailableEnergy(reason=" ".join(str(error).split()))
-    if isinstance(found, UnavailableEnergy):
-        return dict.fromkeys(samplers, found)
-    return {name: found(sample, WINDOW_SECONDS) for name, sample in samplers.items()}
+        energy_meter = UnavailableEnergy(reason=" ".join(str(error).split()))
+    if isinstance(energy_meter, UnavailableEnergy):
+        return dict.fromkeys(samplers, energy_meter)
+    return {name: energy_meter(sample, WINDOW_SECONDS) for name, sample in samplers.items()}
 
 
 def _row(
-    subject: Subject,
+    target: LatencyTarget,
     key: _Key,
     times: Nanoseconds,
     energy: Energy,
@@ -181,13 +193,13 @@ def _row(
     engine, batch = key[2], key[3]
     microseconds = times / 1e3
     p50, p95, p99 = np.percentile(microseconds, [50, 95, 99])
-    demand = Demand(subject.macs, subject.parameter_bytes, subject.ram_bytes)
+    demand = Demand(target.macs, target.parameter_bytes, target.ram_bytes)
     # A device that was not calibrated with an engine is predicted in C alone.
-    able = [d for d in devices if batch == 1 and (engine == "c" or engine in d.engines)]
+    known_devices = [d for d in devices if batch == 1 and (engine == "c" or engine in d.engines)]
     return EngineLatency(
-        who=subject.who,
+        who=target.who,
         engine=engine,
-        agents=subject.agents,
+        agents=target.agents,
         batch=batch,
         samples=len(times),
         p50_us=p50,
@@ -197,25 +209,25 @@ def _row(
         min_us=microseconds.min(),
         mean_us=microseconds.mean(),
         histogram=histogram(times),
-        macs=subject.macs,
-        parameter_bytes=subject.parameter_bytes,
+        macs=target.macs,
+        parameter_bytes=target.parameter_bytes,
         energy=energy,
-        predictions=tuple(predict(device, demand, engine) for device in able),
+        predictions=tuple(predict(device, demand, engine) for device in known_devices),
     )
 
 
-def _compared(rows: Sequence[EngineLatency], *, alike: bool) -> tuple[EngineLatency, ...]:
-    """Tell networks from engines: how much faster each student is, and each engine.
+def _with_speedups(rows: Sequence[EngineLatency], *, alike: bool) -> tuple[EngineLatency, ...]:
+    """Return the rows with the speed-up of each student over its expert, and of each engine.
 
-    A student is compared with its expert in the same engine, where that runs both by the same code
-    (``alike``). An engine is compared with PyTorch, of the same network.
+    A student is compared with its expert in the same engine, where one code runs both (``alike``).
+    An engine is compared with PyTorch, for the same network.
     """
     times: dict[_Key, float] = {
         (row.who, agent, row.engine, row.batch): row.p50_us for row in rows for agent in row.agents
     }
 
-    def quotient(row: EngineLatency, who: str, engine: str) -> float | None:
-        other = times.get((who, row.agents[0], engine, row.batch))
+    def quotient(row: EngineLatency, policy: str, engine: str) -> float | None:
+        other = times.get((policy, row.agents[0], engine, row.batch))
         return None if other is None or row.p50_us == 0 else other / row.p50_us
 
     return tuple(
@@ -238,11 +250,11 @@ def _report(
     rows: tuple[EngineLatency, ...],
     unavailable: Sequence[Unavailable],
 ) -> LatencyReport:
-    made = provenance()
+    origin = provenance()
     return LatencyReport(
         run=path.resolve().name,
-        machine=made.machine,
-        packages={k: v for k, v in made.packages.items() if k in ("numpy", "torch")},
+        machine=origin.machine,
+        packages={k: v for k, v in origin.packages.items() if k in ("numpy", "torch")},
         compiler=compiler() if any(name.startswith("c") for name in plan.engines) else None,
         rounds=plan.rounds,
         steps_per_round=plan.steps,
@@ -283,16 +295,16 @@ def _command(
 
 
 WINDOW_SECONDS = 2.0
-"""Of one measurement: RAPL counts in milliseconds, Jetson's rails are polled ten times a second."""
+"""Duration of one measurement: RAPL updates in milliseconds, Jetson's rails ten times a second."""
 
-_BURST = 64
+_BURST = 64  # steps between two looks at the elapsed time
 NOT_ASKED = UnavailableEnergy(reason="not measured: energy was not asked for")
 
 Meter = Callable[[Sampler, float], MeasuredEnergy | UnavailableEnergy]
 
 
 def meter() -> Meter | UnavailableEnergy:
-    """Return what measures the energy of a step, or why nothing does.
+    """Return a function that measures the energy of a step, or the reason why there is none.
 
     Raises
     ------
@@ -303,27 +315,29 @@ def meter() -> Meter | UnavailableEnergy:
         from zeus.monitor import ZeusMonitor
     except ImportError as error:
         if getattr(error, "name", "") not in ("zeus", "zeus.monitor"):
-            return _broken(error)
+            return _meter_failure(error)
         raise MissingExtraError(
             library="zeus", extra="energy", purpose="measuring energy"
         ) from None
     except Exception as error:  # the libraries for GPUs that it asks fail in ways of their own
-        return _broken(error)
+        return _meter_failure(error)
     try:
         # Our steps run on the processor; a GPU would only be waited for.
         monitor = ZeusMonitor(gpu_indices=[])
     except Exception as error:
-        return _broken(error)
-    return lambda sample, seconds: _measured(monitor, sample, seconds)
+        return _meter_failure(error)
+    return lambda sample, seconds: _measure_energy(monitor, sample, seconds)
 
 
-def _measured(monitor: Any, sample: Sampler, seconds: float) -> MeasuredEnergy | UnavailableEnergy:
-    """Run steps for a while between two readings."""
-    steps, spent = 0, 0
+def _measure_energy(
+    monitor: Any, sample: Sampler, seconds: float
+) -> MeasuredEnergy | UnavailableEnergy:
+    """Run steps for ``seconds`` between two readings of the meter."""
+    steps, nanoseconds = 0, 0
     monitor.begin_window("kd-offline", sync_execution=False)
-    while spent < 1e9 * seconds:
-        found = sample(_BURST)
-        steps, spent = steps + len(found), spent + int(found.sum())
+    while nanoseconds < 1e9 * seconds:
+        times = sample(_BURST)
+        steps, nanoseconds = steps + len(times), nanoseconds + int(times.sum())
     window = monitor.end_window("kd-offline", sync_execution=False)
     joules, parts = _joules(window)
     if not parts or joules <= 0:
@@ -338,27 +352,27 @@ def _measured(monitor: Any, sample: Sampler, seconds: float) -> MeasuredEnergy |
 
 
 def _joules(window: Any) -> tuple[float, tuple[str, ...]]:
-    """Return the processor's energy in a window, and which parts the meter covers."""
+    """Return the processor's energy in a window, and the parts that the meter covers."""
     packages = getattr(window, "cpu_energy", None) or {}
     if packages:
         return sum(packages.values()), tuple(f"processor package {k}" for k in packages)
-    board = getattr(getattr(window, "soc_energy", None), "cpu_energy_mj", None)
-    return (0.0, ()) if board is None else (board / 1e3, ("processor rail",))
+    millijoules = getattr(getattr(window, "soc_energy", None), "cpu_energy_mj", None)
+    return (0.0, ()) if millijoules is None else (millijoules / 1e3, ("processor rail",))
 
 
-def _broken(error: Exception) -> UnavailableEnergy:
+def _meter_failure(error: Exception) -> UnavailableEnergy:
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     return UnavailableEnergy(reason=f"zeus cannot be used here: {type(error).__name__}: {reason}")
 
 
-def subjects(
+def latency_targets(
     run: RunFolder,
     *,
     expert: str | Path | None = None,
     expert_recipe: str | Path | None = None,
     opponents: Sequence[str] = (),
-) -> tuple[list[Subject], list[Unavailable]]:
-    """Return the networks of a run, and why the expert's are not among them where they are not.
+) -> tuple[list[LatencyTarget], list[Unavailable]]:
+    """Return the networks of a run to time, and why the expert's are missing if they are.
 
     Raises
     ------
@@ -369,29 +383,29 @@ def subjects(
     student = load_teams(run, manifest)[0]
     spec = student.card.environment
     try:
-        teacher = recorded_expert(manifest, expert, expert_recipe, spec, opponents)
-        found = of_expert(teacher, spec)
+        expert_policy = recorded_expert(manifest, expert, expert_recipe, spec, opponents)
+        expert_networks = expert_targets(expert_policy, spec)
     except KdOfflineError as error:
         if expert is not None:
             raise
         reason = " ".join(str(error).split())
         missing = [Unavailable(engine="torch", who="expert", reason=reason)]
-        return of_students(student), missing
-    return [*found, *of_students(student)], []
+        return student_targets(student), missing
+    return [*expert_networks, *student_targets(student)], []
 
 
-def of_students(student: StudentPolicy) -> list[Subject]:
+def student_targets(student: StudentPolicy) -> list[LatencyTarget]:
     """Return one exported network for each shape of a team."""
     from kd_offline.exports.compact import compact
 
     spec = student.card.environment
-    return _exported("student", compact(student), student_shapes(student), spec)
+    return _exported_targets("student", compact(student), student_shapes(student), spec)
 
 
-def of_expert(expert: Expert, spec: EnvironmentSpec) -> list[Subject]:
+def expert_targets(expert: Expert, spec: EnvironmentSpec) -> list[LatencyTarget]:
     """Return one network for each shape of an expert, in the form in which students are exported.
 
-    The networks of another library, which have layers that no export has, are timed as they are.
+    Networks of another library, whose layers have no exported form, are timed by their own modules.
 
     Raises
     ------
@@ -402,7 +416,7 @@ def of_expert(expert: Expert, spec: EnvironmentSpec) -> list[Subject]:
 
     shapes = expert.actor_shapes()
     if expert.team is not None:
-        return _exported("expert", compact_expert(expert), shapes, spec)
+        return _exported_targets("expert", compact_expert(expert), shapes, spec)
     if not expert.modules:
         msg = (
             f"expert {expert.reference!r} runs in its own library, so a decision of it is not "
@@ -411,41 +425,41 @@ def of_expert(expert: Expert, spec: EnvironmentSpec) -> list[Subject]:
         raise UsageError(msg)
     actors, costs = expert.modules, [shape.cost() for shape in shapes]
     return [
-        Subject(
+        LatencyTarget(
             who="expert",
-            agents=tuple(spec.agents[i] for i in same),
-            inputs=actors[same[0]].inputs,
-            actions=spec.action_counts[same[0]],
-            macs=costs[same[0]].macs,
-            parameter_bytes=4 * costs[same[0]].parameters,
-            actor=actors[same[0]],
+            agents=tuple(spec.agents[i] for i in agent_indices),
+            inputs=actors[agent_indices[0]].inputs,
+            actions=spec.action_counts[agent_indices[0]],
+            macs=costs[agent_indices[0]].macs,
+            parameter_bytes=4 * costs[agent_indices[0]].parameters,
+            actor=actors[agent_indices[0]],
         )
-        for same in _alike(costs)
+        for agent_indices in _group_equal(costs)
     ]
 
 
-def _exported(
+def _exported_targets(
     who: Literal["expert", "student"],
     networks: Sequence[AgentNetwork],
     shapes: Sequence[Shape],
     spec: EnvironmentSpec,
-) -> list[Subject]:
+) -> list[LatencyTarget]:
     from kd_offline.exports.contract import contracts
 
     agents = contracts(networks, spec)
     return [
-        Subject(
+        LatencyTarget(
             who=who,
-            agents=tuple(spec.agents[i] for i in same),
-            inputs=agents[same[0]].inputs,
-            actions=networks[same[0]].actions,
-            macs=networks[same[0]].macs,
-            parameter_bytes=networks[same[0]].parameter_bytes,
-            ram_bytes=_ram(shapes[same[0]]),
-            network=networks[same[0]],
-            contract=agents[same[0]],
+            agents=tuple(spec.agents[i] for i in agent_indices),
+            inputs=agents[agent_indices[0]].inputs,
+            actions=networks[agent_indices[0]].actions,
+            macs=networks[agent_indices[0]].macs,
+            parameter_bytes=networks[agent_indices[0]].parameter_bytes,
+            ram_bytes=_ram(shapes[agent_indices[0]]),
+            network=networks[agent_indices[0]],
+            contract=agents[agent_indices[0]],
         )
-        for same in _alike(shapes)
+        for agent_indices in _group_equal(shapes)
     ]
 
 
@@ -455,8 +469,8 @@ def _ram(shape: Shape) -> int | None:
     return None if memory is None else memory.ram
 
 
-def _alike(keys: Iterable[object]) -> list[list[int]]:
-    """Return indices grouped by equal keys, which can be hashed, in order of first appearance."""
+def _group_equal(keys: Iterable[object]) -> list[list[int]]:
+    """Return the indices of equal (hashable) keys in groups, in the order of first appearance."""
     groups: dict[object, list[int]] = {}
     for i, key in enumerate(keys):
         groups.setdefault(key, []).append(i)

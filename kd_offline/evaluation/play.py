@@ -1,4 +1,4 @@
-"""All the rollouts of one evaluation: every policy, every side, the same seeds."""
+"""The rollouts of an evaluation: every policy plays every side on the same seeds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class PolicySet:
-    """Who is compared. ``students`` holds one team for each distillation seed.
+    """The policies that are compared. ``students`` holds one team for each distillation seed.
 
     ``ceiling_sides``: the sides that the ceiling plays; None for all.
     """
@@ -30,14 +30,14 @@ class PolicySet:
     ceiling_sides: tuple[str, ...] | None = None
 
     def ceiling_of(self, side: str) -> TeamPolicy | None:
-        """Return the ceiling of a side, if there is one."""
-        known = self.ceiling_sides is None or side in self.ceiling_sides
-        return self.ceiling if known else None
+        """Return the ceiling of a side; None where there is none."""
+        plays = self.ceiling_sides is None or side in self.ceiling_sides
+        return self.ceiling if plays else None
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRunner:
-    """Where, on which seeds and how a comparison is played; one step of ``tick`` per rollout."""
+    """Plays policies in one environment on fixed seeds; calls ``tick`` after every rollout."""
 
     environment: BatchedEnvironment
     seeds: SeedArray
@@ -47,8 +47,8 @@ class EvaluationRunner:
     def play(
         self, policy: TeamPolicy, *, greedy: bool, reference: TeamPolicy | None = None
     ) -> Rollout:
-        """Play every seed once."""
-        done = rollout(
+        """Play one episode for every seed."""
+        result = rollout(
             self.environment,
             policy,
             self.seeds,
@@ -57,12 +57,12 @@ class EvaluationRunner:
             reference=reference,
         )
         self.tick()
-        return done
+        return result
 
 
 @dataclass(frozen=True, slots=True)
 class SidePlay:
-    """One side's rollouts; agents of other sides are the expert's in all of them."""
+    """The rollouts of one side; agents of other sides are the expert's in all of them."""
 
     agents: tuple[int, ...]
     expert: Rollout
@@ -73,10 +73,10 @@ class SidePlay:
     def samples(self) -> Samples:
         """Return the side's returns, summed over its agents, and the wins of a whole team.
 
-        Who of several sides has won an episode that counts as won is not known.
+        Wins are left out where there are several sides, as a recorded win does not name the side.
         """
-        whole = len(self.agents) == self.expert.returns.shape[1]
-        has_wins = whole and bool((self.expert.won >= 0).all())
+        is_whole_team = len(self.agents) == self.expert.returns.shape[1]
+        has_wins = is_whole_team and bool((self.expert.won >= 0).all())
         return Samples(
             expert=self.returns(self.expert),
             student=self.returns(*self.students),
@@ -97,7 +97,7 @@ def wins(*rollouts: Rollout) -> _F64:
 
 
 def play_sides(
-    runner: EvaluationRunner, who: PolicySet, *, greedy: bool, compared: bool
+    runner: EvaluationRunner, policies: PolicySet, *, greedy: bool, compared: bool
 ) -> dict[str, SidePlay]:
     """Play every policy on every side.
 
@@ -110,21 +110,21 @@ def play_sides(
         Run the expert along with the students and measure their agreement.
     """
     spec = runner.environment.spec
-    expert = runner.play(who.expert, greedy=greedy)
+    expert = runner.play(policies.expert, greedy=greedy)
     sides = {}
     for name, members in spec.sides.items():
         agents = tuple(i for i, agent in enumerate(spec.agents) if agent in members)
 
         def side(policy: TeamPolicy, agents: tuple[int, ...] = agents) -> TeamPolicy:
-            return on_side(policy, who.expert, agents, spec.n_agents)
+            return on_side(policy, policies.expert, agents, spec.n_agents)
 
-        reference = who.expert if compared else None
-        ceiling = who.ceiling_of(name)
+        reference = policies.expert if compared else None
+        ceiling = policies.ceiling_of(name)
         sides[name] = SidePlay(
             agents=agents,
             expert=expert,
             students=tuple(
-                runner.play(side(s), greedy=greedy, reference=reference) for s in who.students
+                runner.play(side(s), greedy=greedy, reference=reference) for s in policies.students
             ),
             random=runner.play(side(RandomPolicy(drawn=True)), greedy=greedy),
             ceiling=None if ceiling is None else runner.play(side(ceiling), greedy=greedy),
@@ -142,30 +142,37 @@ def on_side(
 
 
 def play_swaps(
-    runner: EvaluationRunner, who: PolicySet, agents: tuple[int, ...]
+    runner: EvaluationRunner, policies: PolicySet, agents: tuple[int, ...]
 ) -> dict[int, tuple[list[Rollout], list[Rollout]]]:
-    """Swap one agent of a side at a time, greedily, for every distillation seed.
+    """Swap one agent of a side at a time and play greedily, for every distillation seed.
 
     Returns
     -------
     dict
         Agent -> (its student among experts, its expert among students), a rollout for each seed.
     """
-    n = runner.environment.spec.n_agents
-    swapped = {}
+    n_agents = runner.environment.spec.n_agents
+    swaps = {}
     for agent in agents:
-        rest = tuple(a for a in agents if a != agent)
-        alone = [on_side(s, who.expert, (agent,), n) for s in who.students]
-        others = [on_side(s, who.expert, rest, n) if rest else who.expert for s in who.students]
-        swapped[agent] = (
-            [runner.play(team, greedy=True) for team in alone],
-            [runner.play(team, greedy=True) for team in others],
+        other_agents = tuple(other for other in agents if other != agent)
+        student_among_experts = [
+            on_side(s, policies.expert, (agent,), n_agents) for s in policies.students
+        ]
+        expert_among_students = [
+            on_side(s, policies.expert, other_agents, n_agents) if other_agents else policies.expert
+            for s in policies.students
+        ]
+        swaps[agent] = (
+            [runner.play(team, greedy=True) for team in student_among_experts],
+            [runner.play(team, greedy=True) for team in expert_among_students],
         )
-    return swapped
+    return swaps
 
 
-def count_rollouts(sides: Collection[str], who: PolicySet, modes: int, *, swaps: int = 0) -> int:
-    """Return how many rollouts an evaluation takes, for its observers."""
-    ceilings = sum(who.ceiling_of(side) is not None for side in sides)
-    each = 1 + len(sides) * (len(who.students) + 1) + ceilings
-    return modes * each + 2 * swaps * len(who.students)
+def count_rollouts(
+    sides: Collection[str], policies: PolicySet, modes: int, *, swaps: int = 0
+) -> int:
+    """Return the number of rollouts of an evaluation, for its observers."""
+    ceilings = sum(policies.ceiling_of(side) is not None for side in sides)
+    per_mode = 1 + len(sides) * (len(policies.students) + 1) + ceilings
+    return modes * per_mode + 2 * swaps * len(policies.students)

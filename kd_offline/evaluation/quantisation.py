@@ -1,7 +1,7 @@
-"""``bench quantisation``: floats, int8 rounded afterwards and int8 trained for it, side by side.
+"""``bench quantisation``: compare float, int8 after training and int8 in training.
 
-All teams play the same evaluation seeds in the one rollout loop, so that rounding is judged by what
-it costs in returns and actions, and not by its error in logits alone.
+All teams play the same evaluation seeds, so that quantisation is judged by returns and actions,
+and not only by its error in logits.
 """
 
 from __future__ import annotations
@@ -86,25 +86,32 @@ def bench_quantisation(
     )
     try:
         drafts = _drafts(folder, None if qat is None else open_run(qat), dataset)
-        every = tuple(draft.reference for teams in drafts.values() for draft in teams)
+        all_students = tuple(draft.reference for teams in drafts.values() for draft in teams)
         runner = EvaluationRunner(
             setup.environment, episode_seeds(seed, 0, episodes, "evaluation"), plan.batch
         )
-        who = PolicySet(setup.who.expert, every)
-        total = count_rollouts(runner.environment.spec.sides, who, 1)
-        asked = Operation("bench quantisation", {"episodes": episodes, "seed": seed}, folder.path)
-        with observed(asked, observers) as observer:
+        policies = PolicySet(setup.policies.expert, all_students)
+        total = count_rollouts(runner.environment.spec.sides, policies, 1)
+        operation = Operation(
+            "bench quantisation", {"episodes": episodes, "seed": seed}, folder.path
+        )
+        with observed(operation, observers) as observer:
             tick = counting(observer, total, "rollouts")
-            sides = play_sides(replace(runner, tick=tick), who, greedy=True, compared=True)
-        found = _scores(runner, plan, sides, setup.manifest.seeds, list(drafts))
+            sides = play_sides(replace(runner, tick=tick), policies, greedy=True, compared=True)
+        scores_by_rounding = _scores(runner, plan, sides, setup.manifest.seeds, list(drafts))
     finally:
         setup.environment.close()
     names = {"int8 in training": Path(qat or run).resolve().name}
     rows = tuple(
-        _row(name, names.get(name, folder.path.resolve().name), found[name], drafts[name])
+        _row(
+            name,
+            names.get(name, folder.path.resolve().name),
+            scores_by_rounding[name],
+            drafts[name],
+        )
         for name in drafts
     )
-    words = command_text(
+    command = command_text(
         *("bench", "quantisation", run),
         qat=qat,
         expert=expert,
@@ -116,7 +123,9 @@ def bench_quantisation(
         seed=plan.seed,
     )
     elapsed = round(time.perf_counter() - started, 3)
-    report = _report(folder, setup.manifest, plan, found["fp32"], rows, words, elapsed)
+    report = _report(
+        folder, setup.manifest, plan, scores_by_rounding["fp32"], rows, command, elapsed
+    )
     folder.write_quantisation(report)
     return report
 
@@ -124,29 +133,29 @@ def bench_quantisation(
 def _drafts(
     folder: RunFolder, qat: RunFolder | None, dataset: str | Path | None
 ) -> dict[Rounding, list[Draft]]:
-    """Return the teams of every seed as they would be exported."""
+    """Return the prepared exports of every seed, by kind of rounding."""
     from kd_offline.exports.prepared_export import draft
 
     manifest = folder.manifest()
 
-    def made(run: RunFolder, precision: Precision) -> list[Draft]:
+    def prepare(run: RunFolder, precision: Precision) -> list[Draft]:
         return [
             draft(run, precision, seed=seed, dataset=dataset, least_agreement=0.0)
             for seed in manifest.seeds
         ]
 
-    found: dict[Rounding, list[Draft]] = {
-        "fp32": made(folder, "fp32"),
-        "int8 after training": made(folder, "int8"),
+    drafts_by_rounding: dict[Rounding, list[Draft]] = {
+        "fp32": prepare(folder, "fp32"),
+        "int8 after training": prepare(folder, "int8"),
     }
     if qat is not None:
         _check_pair(manifest, qat.manifest())
-        found["int8 in training"] = made(qat, "int8")
-    return found
+        drafts_by_rounding["int8 in training"] = prepare(qat, "int8")
+    return drafts_by_rounding
 
 
 def _check_pair(plain: RunManifest, aware: RunManifest) -> None:
-    """Refuse runs that differ in more than the rounding."""
+    """Raise a ``MismatchError`` if two runs differ in more than the rounding."""
     recipes = [_without_rounding(recipe_of(m)) for m in (plain, aware)]
     rounds = recipe_of(aware).optimisation.quantise_from is not None
     if recipes[0] != recipes[1] or plain.dataset.id != aware.dataset.id or not rounds:
@@ -170,13 +179,17 @@ def _scores(
     seeds: tuple[int, ...],
     names: Sequence[Rounding],
 ) -> dict[Rounding, ModeScore]:
-    """Return the figures of each precision, all from the same play."""
-    found: dict[Rounding, ModeScore] = {}
+    """Return the scores of each kind of rounding from the common play."""
+    scores_by_rounding: dict[Rounding, ModeScore] = {}
     for k, name in enumerate(names):
-        mine = slice(k * len(seeds), (k + 1) * len(seeds))
-        own = {side: replace(play, students=play.students[mine]) for side, play in sides.items()}
-        found[name] = scores.mode_score(runner.environment.spec, own, seeds)
-    return found
+        positions = slice(k * len(seeds), (k + 1) * len(seeds))
+        sides_of_rounding = {
+            side: replace(play, students=play.students[positions]) for side, play in sides.items()
+        }
+        scores_by_rounding[name] = scores.mode_score(
+            runner.environment.spec, sides_of_rounding, seeds
+        )
+    return scores_by_rounding
 
 
 def _row(name: Rounding, run: str, score: ModeScore, drafts: Sequence[Draft]) -> QuantisedTeams:

@@ -1,9 +1,9 @@
-"""Values in raw reward units from a critic whose normaliser is lost.
+"""Calibrate a critic's values to raw reward units where its normaliser is not saved.
 
-Some libraries train critics on standardised rewards or returns and do not save the statistics. An
-affine map is all that is lost, so it is fitted again: a trial of the expert's own sampled play
-gives discounted returns, and least squares gives the scale and the offset that explain them best.
-The trial has seeds of its own, which depend on the recording's seed alone.
+Some libraries train critics on standardised rewards or returns and do not save the statistics. Raw
+values are then an affine map of the critic's outputs. The map is fitted here: trial episodes of the
+expert's own sampled play give discounted returns, and least squares gives the scale and the offset
+that explain them best. The seeds of the trial depend on the recording's seed alone.
 """
 
 from __future__ import annotations
@@ -25,49 +25,54 @@ _UNUSED = ("obs", "state", "available_actions", "logits", "q_values", "embedding
 
 def calibrated(
     expert: Expert,
-    world: BatchedEnvironment,
+    environment: BatchedEnvironment,
     seed: int,
     observer: Observer = SILENT,
 ) -> Expert:
-    """Return the expert with values in raw units.
+    """Return the expert with values in raw reward units.
 
-    Values that claim to be in raw units already are left alone, but ``observer`` is told where a
-    trial says that they are not: reward sums and means of a team differ between libraries. The
-    caller computes with one thread of PyTorch, so that a resumed recording finds the same numbers.
+    An expert whose values are declared raw is returned unchanged; if a trial contradicts the
+    declaration, ``observer`` receives a message, because libraries differ in sums and means of team
+    rewards. The caller computes with one PyTorch thread, so that a resumed recording obtains the
+    same calibration.
     """
     units = expert.value_units
     if units is None:
         return expert
     seeds = episode_seeds(seed, 0, EPISODES, "calibration")
-    played = collect_sampled(world, expert, seeds, _UNUSED)
+    trajectories = collect_sampled(environment, expert, seeds, _UNUSED)
 
-    def fitted(known: tuple[float, float] | None) -> ValueCalibration:
+    def fit_trial(known: tuple[float, float] | None) -> ValueCalibration:
         return fit(
-            played,
-            np.array(world.spec.side_of),
+            trajectories,
+            np.array(environment.spec.side_of),
             gamma=units.gamma,
             bootstrap_on_truncation=units.bootstrap_on_truncation,
             known=known,
         )
 
-    found = fitted(None)
-    words = f"{found.scale:.4g} x output {found.offset:+.4g} explains {found.r2:.2f}"
+    calibration = fit_trial(None)
+    explanation = (
+        f"{calibration.scale:.4g} x output {calibration.offset:+.4g} explains {calibration.r2:.2f}"
+    )
     if not units.raw:
-        said = f"values were calibrated on {EPISODES} trial episodes: {words} of the variance"
-    else:
-        given = fitted((1.0, 0.0)).r2
-        said = (
-            f"values are taken as raw, but explain {given:.2f} of the variance of the returns, "
-            f"while {words}: state value_units and gamma in an expert.toml"
+        message = (
+            f"values were calibrated on {EPISODES} trial episodes: {explanation} of the variance"
         )
-        if found.r2 - given < _SUSPICIOUS:
+    else:
+        raw_r2 = fit_trial((1.0, 0.0)).r2
+        message = (
+            f"values are taken as raw, but explain {raw_r2:.2f} of the variance of the returns, "
+            f"while {explanation}: state value_units and gamma in an expert.toml"
+        )
+        if calibration.r2 - raw_r2 < _SUSPICIOUS:
             return expert
-    observer.message(said)
-    return expert if units.raw else expert.calibrated(found)
+    observer.message(message)
+    return expert if units.raw else expert.calibrated(calibration)
 
 
 def fit(
-    played: Trajectories,
+    trajectories: Trajectories,
     side_of: Array,
     *,
     gamma: float,
@@ -76,55 +81,59 @@ def fit(
 ) -> ValueCalibration:
     """Fit ``return = scale * value + offset`` over the steps of alive agents.
 
-    Where the critic gives a value to the time after a time limit, an episode cut off there has a
-    return that ends in the same unknown map of its last value: ``G + D (scale v + offset)``, with
-    the discount ``D`` of the remaining steps. Both unknowns stay linear, so that is no obstacle.
-    The scale is not negative; a critic that errs in sign explains nothing.
+    Where the critic bootstraps after a time limit, the return of an episode cut off there ends with
+    the calibrated final value ``v``: ``G + D (scale v + offset)``, with the discount ``D`` of the
+    remaining steps. The fit stays linear in both unknowns. The scale is at least 0: a critic of the
+    wrong sign explains nothing.
 
     Parameters
     ----------
-    played : Trajectories
+    trajectories : Trajectories
         With ``value``, ``reward``, ``alive``, ``terminated``, and the final ``value``.
     side_of : int [N]
     gamma : float
     bootstrap_on_truncation : bool
     known : scale and offset, optional
-        Measure these and fit nothing.
+        Evaluate these instead of fitting.
     """
-    steps = played.steps
-    returns, discount = _returns(played, side_of, gamma)
-    terminated = (steps["terminated"] & played.valid).any(axis=0)
-    open_end = np.atleast_1d(~terminated & bootstrap_on_truncation)[:, None]
-    tail = discount[..., None] * open_end  # [T, B, 1]
-    counts = played.valid[..., None] & steps["alive"]
-    ones = np.ones_like(returns)
-    v, last = steps["value"].astype(np.float64), played.final["value"]
-    y, unit = returns[counts], ((1 - tail) * ones)[counts]
-    scale, offset = known or _least_squares((v - tail * last)[counts], unit, y)
-    target = y + (tail * (scale * last + offset))[counts]
-    spread = float(((target - target.mean()) ** 2).sum())
-    left = float(((target - scale * v[counts] - offset) ** 2).sum())
+    steps = trajectories.steps
+    returns, discount = _returns(trajectories, side_of, gamma)
+    terminated = (steps["terminated"] & trajectories.valid).any(axis=0)
+    bootstrapped = np.atleast_1d(~terminated & bootstrap_on_truncation)[:, None]
+    open_discount = discount[..., None] * bootstrapped  # [T, B, 1]
+    counts = trajectories.valid[..., None] & steps["alive"]
+    unit_values = np.ones_like(returns)
+    values, final_values = steps["value"].astype(np.float64), trajectories.final["value"]
+    target_returns, offset_factor = returns[counts], ((1 - open_discount) * unit_values)[counts]
+    scale, offset = known or _least_squares(
+        (values - open_discount * final_values)[counts], offset_factor, target_returns
+    )
+    target = target_returns + (open_discount * (scale * final_values + offset))[counts]
+    total_variation = float(((target - target.mean()) ** 2).sum())
+    residual = float(((target - scale * values[counts] - offset) ** 2).sum())
     return ValueCalibration(
         scale=scale,
         offset=offset,
-        r2=max(0.0, 1 - left / spread) if spread > 0 else 0.0,
-        episodes=len(played.length),
-        steps=int(played.length.sum()),
+        r2=max(0.0, 1 - residual / total_variation) if total_variation > 0 else 0.0,
+        episodes=len(trajectories.length),
+        steps=int(trajectories.length.sum()),
     )
 
 
-def _returns(played: Trajectories, side_of: Array, gamma: float) -> tuple[FloatArray, FloatArray]:
-    """Return the discounted returns [T, B, N] and the discounts of what follows the end [T, B]."""
-    same = (side_of[:, None] == side_of).astype(np.float64)
-    reward = played.steps["reward"].astype(np.float64) @ (same / same.sum(0))
-    reward = reward * played.valid[..., None]
+def _returns(
+    trajectories: Trajectories, side_of: Array, gamma: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return discounted returns [T, B, N], and the discount [T, B] of what follows the episode."""
+    same_side = (side_of[:, None] == side_of).astype(np.float64)
+    reward = trajectories.steps["reward"].astype(np.float64) @ (same_side / same_side.sum(0))
+    reward = reward * trajectories.valid[..., None]
     returns, discount = np.zeros_like(reward), np.zeros(reward.shape[:2])
-    after, rest = np.zeros_like(reward[0]), np.ones(reward.shape[1])
+    following_return, following_discount = np.zeros_like(reward[0]), np.ones(reward.shape[1])
     for t in reversed(range(len(reward))):
-        running = played.valid[t]
-        after = reward[t] + gamma * after
-        rest = np.where(running, gamma * rest, rest)
-        returns[t], discount[t] = after, rest
+        running = trajectories.valid[t]
+        following_return = reward[t] + gamma * following_return
+        following_discount = np.where(running, gamma * following_discount, following_discount)
+        returns[t], discount[t] = following_return, following_discount
     return returns, discount
 
 

@@ -1,4 +1,4 @@
-"""Holding a dataset against what came out here, step by step."""
+"""Compare stored arrays of a dataset with recomputed ones, step by step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kd_offline.schemas.environment import EnvironmentSpec, Scalar
 from kd_offline.schemas.replay import ArrayGap, Divergence
 from kd_offline.types import Array, BoolArray, IntArray
 
-_LATEST = 1 << 62  # sorts what comes after an episode's last step behind all of its steps
+_AFTER_STEPS = 1 << 62  # sort key of arrays without steps: after all steps of the episode
 
 
 @dataclass(slots=True)
 class _Gap:
-    """Running figures of one array."""
+    """Running differences of one array."""
 
     max_error: float = 0.0
     differing: int = 0
@@ -26,7 +26,7 @@ class _Gap:
 
 @dataclass(slots=True)
 class Comparison:
-    """Counts how far arrays are from the stored ones, and keeps the first divergence.
+    """Measures how far recomputed arrays are from the stored ones, and keeps the first divergence.
 
     Numbers agree within ``tolerance``, absolute and relative to the stored value; booleans and
     integers agree exactly.
@@ -47,7 +47,7 @@ class Comparison:
         episodes: IntArray,
         step: int | None = None,
     ) -> None:
-        """Compare one row of each of some episodes.
+        """Compare one row of an array for each of several episodes.
 
         Parameters
         ----------
@@ -55,30 +55,30 @@ class Comparison:
             Full name of the array.
         got, stored : [B, ...]
         counts : bool [B] or [B, N]
-            What is compared; everything else is meaningless.
+            Entries to compare.
         episodes : int64 [B]
             Their indices in the dataset.
         step
-            Where in the episodes; None for arrays with one row an episode.
+            Index of the step; None for arrays with one row for each episode.
         """
         gap = self._gaps.setdefault(name, _Gap())
-        considered = counts.reshape(counts.shape + (1,) * (got.ndim - counts.ndim))
-        same = (got == stored) | ~considered
-        if same.all():
+        compared = counts.reshape(counts.shape + (1,) * (got.ndim - counts.ndim))
+        equal = (got == stored) | ~compared
+        if equal.all():
             return
-        exact, number = stored.dtype.kind != "f", np.float64
-        error = np.abs(np.subtract(got, stored, dtype=number))
-        allowed = 0.0 if exact else self.tolerance * (1 + np.abs(stored, dtype=number))
-        bad = ~((error <= allowed) & np.isfinite(error)) & considered
-        worst = float(np.where(considered, error, 0.0).max())
+        exact, float_type = stored.dtype.kind != "f", np.float64
+        error = np.abs(np.subtract(got, stored, dtype=float_type))
+        allowed = 0.0 if exact else self.tolerance * (1 + np.abs(stored, dtype=float_type))
+        outside = ~((error <= allowed) & np.isfinite(error)) & compared
+        worst = float(np.where(compared, error, 0.0).max())
         gap.max_error = worst if math.isnan(worst) else max(gap.max_error, worst)
-        gap.differing += int((~same).reshape(len(same), -1).any(axis=1).sum())
-        gap.outside += int(bad.reshape(len(bad), -1).any(axis=1).sum())
-        if bad.any():
-            self._remember(name, got, stored, bad, episodes, step)
+        gap.differing += int((~equal).reshape(len(equal), -1).any(axis=1).sum())
+        gap.outside += int(outside.reshape(len(outside), -1).any(axis=1).sum())
+        if outside.any():
+            self._keep_first(name, got, stored, outside, episodes, step)
 
     def arrays(self) -> dict[str, ArrayGap]:
-        """Return the figures of every array that was compared."""
+        """Return the differences of every array that was compared."""
         return {
             name: ArrayGap(
                 max_error=gap.max_error if math.isfinite(gap.max_error) else None,
@@ -91,25 +91,25 @@ class Comparison:
 
     @property
     def exact(self) -> bool:
-        """Tell whether everything was the same to the last bit."""
+        """True if everything was equal to the last bit."""
         return not any(gap.differing for gap in self._gaps.values())
 
-    def _remember(
+    def _keep_first(
         self,
         name: str,
         got: Array,
         stored: Array,
-        bad: BoolArray,
+        outside: BoolArray,
         episodes: IntArray,
         step: int | None,
     ) -> None:
-        place = tuple(int(k) for k in np.argwhere(bad)[0])
-        episode = int(episodes[place[0]])
-        moment = _LATEST if step is None else step
-        key = (episode, moment, list(self._gaps).index(name))
+        index = tuple(int(k) for k in np.argwhere(outside)[0])
+        episode = int(episodes[index[0]])
+        position = _AFTER_STEPS if step is None else step
+        key = (episode, position, list(self._gaps).index(name))
         if self._first_key is not None and key >= self._first_key:
             return
-        agent, entry = self._words(name, place[1:])
+        agent, entry = self._entry_names(name, index[1:])
         self._first_key = key
         self.first = Divergence(
             episode=episode,
@@ -117,34 +117,34 @@ class Comparison:
             array=name,
             agent=agent,
             entry=entry,
-            got=_scalar(got[place]),
-            stored=_scalar(stored[place]),
+            got=_scalar(got[index]),
+            stored=_scalar(stored[index]),
         )
 
-    def _words(self, name: str, place: tuple[int, ...]) -> tuple[str | None, str | None]:
+    def _entry_names(self, name: str, place: tuple[int, ...]) -> tuple[str | None, str | None]:
         """Return the agent and the block, action or index of an entry."""
         axes = rule_for(name).axes[1 : 1 + len(place)]
-        where = dict(zip(axes, place, strict=True))
-        row = where.get("N")
+        by_axis = dict(zip(axes, place, strict=True))
+        row = by_axis.get("N")
         agent = None if row is None else self.spec.agents[row]
-        if agent is not None and "O" in where:
-            return agent, self._feature(agent, where["O"])
-        if row is not None and "A" in where:
+        if agent is not None and "O" in by_axis:
+            return agent, self._feature_name(agent, by_axis["O"])
+        if row is not None and "A" in by_axis:
             names = self.spec.action_names[row]
-            return agent, names[where["A"]] if where["A"] < len(names) else "padding"
-        rest = [index for axis, index in where.items() if axis != "N"]
-        return agent, f"entry {rest[0]}" if rest else None
+            return agent, names[by_axis["A"]] if by_axis["A"] < len(names) else "padding"
+        other_indices = [index for axis, index in by_axis.items() if axis != "N"]
+        return agent, f"entry {other_indices[0]}" if other_indices else None
 
-    def _feature(self, agent: str, index: int) -> str:
+    def _feature_name(self, agent: str, index: int) -> str:
         for block, ranges in self.spec.blocks[agent].items():
-            before = 0
+            offset = 0
             for start, stop in ranges:
                 if start <= index < stop:
-                    return f"{block} {before + index - start}"
-                before += stop - start
+                    return f"{block} {offset + index - start}"
+                offset += stop - start
         return "padding"
 
 
 def _scalar(value: Array) -> Scalar:
-    plain: Scalar = value.item()
-    return str(plain) if isinstance(plain, float) and not math.isfinite(plain) else plain
+    scalar: Scalar = value.item()
+    return str(scalar) if isinstance(scalar, float) and not math.isfinite(scalar) else scalar

@@ -1,4 +1,4 @@
-"""Play recorded episodes again: the stored seeds and actions must bring back what was stored."""
+"""Play recorded episodes again: stored seeds and actions must reproduce the stored arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError, MissingArrayError, MissingExtraError, UsageError
 from kd_offline.networks.threads import computing_with
 from kd_offline.recording.comparison import Comparison
-from kd_offline.recording.episodes import MOST_EPISODES, Part, choose, opened, parts
+from kd_offline.recording.episodes import MAX_EPISODES, Part, choose, opened, parts
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.replay import ReplayReport
 from kd_offline.tracking.base import Observer, Operation, observed
@@ -71,28 +71,28 @@ def replay(
             "played again: record it with seeds, or verify without a replay"
         )
         raise MissingArrayError(msg)
-    if why := environments.irreproducible(buffer.spec):
-        raise UsageError(why)
-    world = rebuild(buffer.spec, environment)
+    if reason := environments.irreproducible(buffer.spec):
+        raise UsageError(reason)
+    environment_instance = rebuild(buffer.spec, environment)
     chosen = choose(buffer, episodes, seed)
     comparison = Comparison(buffer.spec, TOLERANCE)
     done = steps = 0
-    asked = Operation("replay", {"dataset": buffer.id, "episodes": episodes, "seed": seed})
+    operation = Operation("replay", {"dataset": buffer.id, "episodes": episodes, "seed": seed})
     try:
-        largest = environments.largest_batch(world, MOST_EPISODES)
-        with observed(asked, observers) as observer:
+        largest = environments.largest_batch(environment_instance, MAX_EPISODES)
+        with observed(operation, observers) as observer:
             for part in parts(buffer, _needed(buffer), chosen, largest):
-                _play(world, part, comparison)
+                _play(environment_instance, part, comparison)
                 done, steps = done + len(part.episodes), steps + int(part.lengths.sum())
                 observer.progress(done, len(chosen), "episodes, replay")
     finally:
-        world.close()
+        environment_instance.close()
     return ReplayReport(
         ok=comparison.first is None,
         exact=comparison.exact,
         environment=buffer.spec.id,
         recorded_version=buffer.spec.version,
-        version=world.spec.version,
+        version=environment_instance.spec.version,
         episodes=done,
         steps=steps,
         tolerance=TOLERANCE,
@@ -104,7 +104,7 @@ def replay(
 def rebuild(spec: EnvironmentSpec, allowed: str | None = None) -> BatchedEnvironment:
     """Return the environment that ``spec`` describes; raises as :func:`replay` does."""
     try:
-        world = environments.load_recorded(
+        environment = environments.load_recorded(
             spec.id, spec.kwargs, asked_by="the dataset", allowed=allowed
         )
     except MissingExtraError:
@@ -112,17 +112,17 @@ def rebuild(spec: EnvironmentSpec, allowed: str | None = None) -> BatchedEnviron
     except UsageError as error:
         msg = f"the recorded environment cannot be played here: {error.args[0]}"
         raise UsageError(msg, *error.remedies) from error
-    _check_same(spec, world.spec)
-    return world
+    _check_same(spec, environment.spec)
+    return environment
 
 
-def _check_same(recorded: EnvironmentSpec, here: EnvironmentSpec) -> None:
+def _check_same(recorded: EnvironmentSpec, installed: EnvironmentSpec) -> None:
     for name in ("agents", "obs_widths", "action_counts", "state_width"):
-        got, want = getattr(here, name), getattr(recorded, name)
-        if got != want:
+        actual, expected = getattr(installed, name), getattr(recorded, name)
+        if actual != expected:
             msg = (
-                f"{recorded.id} {here.version} here is not the recorded {recorded.version}: its "
-                f"{name} are {got}, recorded were {want}; install the recorded version"
+                f"{recorded.id} {installed.version} here is not the recorded {recorded.version}: "
+                f"its {name} are {actual}, recorded were {expected}; install the recorded version"
             )
             raise MismatchError(msg)
 
@@ -133,9 +133,9 @@ def _needed(buffer: ExpertBuffer) -> list[str]:
     return [name for name in (*steps, *others) if buffer.has(name)]
 
 
-def _play(world: BatchedEnvironment, part: Part, comparison: Comparison) -> None:
+def _play(environment: BatchedEnvironment, part: Part, comparison: Comparison) -> None:
     seeds = part.arrays["episodes/seed"]
-    view = stepping.reset(world, seeds)
+    view = stepping.reset(environment, seeds)
     actions = part.arrays["steps/actions"].astype(np.int64)
     running = np.ones(len(part.episodes), bool)
     for step in range(int(part.lengths.max())):
@@ -143,7 +143,7 @@ def _play(world: BatchedEnvironment, part: Part, comparison: Comparison) -> None
         if not running.any():
             break
         _compare_view(comparison, "steps", view, part, running, step)
-        outcome = stepping.step(world, _legal(actions[:, step], view), seeds, step)
+        outcome = stepping.step(environment, _legal(actions[:, step], view), seeds, step)
         _compare(comparison, part, outcome, _RESULT, running, step)
         _compare_end(comparison, part, outcome, running & (part.lengths == step + 1))
         running &= ~(outcome.terminated | outcome.truncated)
@@ -151,15 +151,15 @@ def _play(world: BatchedEnvironment, part: Part, comparison: Comparison) -> None
 
 
 def _legal(actions: IntArray, view: View) -> IntArray:
-    """Return ``actions`` with the first legal one where the environment does not know them.
+    """Return ``actions``, with the first legal action where one is unknown or illegal.
 
-    That happens after a divergence, and to agents that are gone.
+    That happens after a divergence, and for agents that are not alive.
     """
     legal = view.available_actions
-    known = (actions >= 0) & (actions < legal.shape[-1])
-    index = np.where(known, actions, 0)
-    known &= np.take_along_axis(legal, index[..., None], axis=-1)[..., 0]
-    return np.where(known, actions, legal.argmax(axis=-1))
+    is_legal = (actions >= 0) & (actions < legal.shape[-1])
+    index = np.where(is_legal, actions, 0)
+    is_legal &= np.take_along_axis(legal, index[..., None], axis=-1)[..., 0]
+    return np.where(is_legal, actions, legal.argmax(axis=-1))
 
 
 def _compare_view(
@@ -175,10 +175,10 @@ def _compare_view(
         if name not in part.arrays:
             continue
         stored = _at(part.arrays[name], step)
-        each = counts
+        compared = counts
         if field in ("obs", "available_actions") and f"{group}/alive" in part.arrays:
-            each = counts[:, None] & _at(part.arrays[f"{group}/alive"], step)
-        comparison.add(name, getattr(view, field), stored, each, part.episodes, step)
+            compared = counts[:, None] & _at(part.arrays[f"{group}/alive"], step)
+        comparison.add(name, getattr(view, field), stored, compared, part.episodes, step)
 
 
 def _compare(
@@ -196,12 +196,12 @@ def _compare(
 
 
 def _compare_end(comparison: Comparison, part: Part, outcome: Outcome, last: BoolArray) -> None:
-    """Compare what is stored of the moment after the last step of the episodes ``last``."""
+    """Compare the arrays stored after the last step of the episodes ``last``."""
     if not last.any():
         return
     _compare_view(comparison, "final", outcome.view, part, last, None)
-    goes_on = ~(outcome.terminated | outcome.truncated)
-    lengths = part.lengths + goes_on  # at least one step more
+    not_ended = ~(outcome.terminated | outcome.truncated)
+    lengths = part.lengths + not_ended  # at least one step more
     comparison.add("episodes/length", lengths, part.lengths, last, part.episodes)
     if "episodes/won" in part.arrays:
         stored = part.arrays["episodes/won"]

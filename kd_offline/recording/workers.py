@@ -1,4 +1,4 @@
-"""Batches of episodes played side by side."""
+"""Play several batches of episodes in parallel."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ Made = TypeVar("Made")
 
 def in_order(
     play: Callable[[BatchedEnvironment, SeedArray], Made],
-    worlds: Sequence[BatchedEnvironment],
-    parts: Sequence[SeedArray],
+    environments: Sequence[BatchedEnvironment],
+    seed_batches: Sequence[SeedArray],
 ) -> Iterator[Made]:
-    """Yield what ``play`` makes of each of ``parts``, in order, as many at a time as ``worlds``.
+    """Yield the result of ``play`` for each batch of seeds, in order, in parallel threads.
 
-    Each thread plays with its own environment and one PyTorch thread: matrix products of a batch
-    gain little from being split further, and the bits do not depend on how many threads there are.
-    What one of them raises is raised here, once the batches that are being played are over.
+    Each thread plays in its own environment with one PyTorch thread: matrix products of a batch
+    gain little from more threads, and the bits do not depend on the number of threads. An error in
+    one batch is raised here after the running batches have finished.
     """
-    free: SimpleQueue[BatchedEnvironment] = SimpleQueue()
-    for world in worlds:
-        free.put(world)
+    idle_environments: SimpleQueue[BatchedEnvironment] = SimpleQueue()
+    for environment in environments:
+        idle_environments.put(environment)
 
     def task(seeds: SeedArray) -> Made:
-        world = free.get()
+        environment = idle_environments.get()
         try:
-            return play(world, seeds)
+            return play(environment, seeds)
         finally:
-            free.put(world)
+            idle_environments.put(environment)
 
-    # OpenMP keeps its number of threads for each thread.
-    with Threads(len(worlds), partial(torch.set_num_threads, 1)) as threads:
-        yield from threads.map(task, parts)
+    # OpenMP has a number of threads for each thread that calls it.
+    with Threads(len(environments), partial(torch.set_num_threads, 1)) as threads:
+        yield from threads.map(task, seed_batches)

@@ -1,4 +1,4 @@
-"""``doctor``: what is installed, what is absent and how to get it."""
+"""``doctor``: list what is installed, what is missing, and how to install it."""
 
 from __future__ import annotations
 
@@ -26,35 +26,37 @@ EXTRAS = {
 
 
 def examine() -> DoctorReport:
-    """Look at this installation; imports PyTorch to ask for the processor's capability."""
+    """Return a report on this installation; imports PyTorch to ask for the CPU capability."""
     with suppress(ImportError):
         import_module("torch")
-    made = provenance()
+    installation = provenance()
     return DoctorReport(
-        kd_offline=made.kd_offline,
-        python=made.python,
-        system=made.machine.system,
-        processor=made.machine.processor,
-        cores=made.machine.cores,
-        cpu_capability=made.cpu_capability,
-        torch=made.packages.get("torch"),
-        packages={k: v for k, v in made.packages.items() if not _is_extra(k)},
-        extras=tuple(_extra(lib, extra) for extra, libs in EXTRAS.items() for lib in libs),
+        kd_offline=installation.kd_offline,
+        python=installation.python,
+        system=installation.machine.system,
+        processor=installation.machine.processor,
+        cores=installation.machine.cores,
+        cpu_capability=installation.cpu_capability,
+        torch=installation.packages.get("torch"),
+        packages={k: v for k, v in installation.packages.items() if not _is_extra(k)},
+        extras=tuple(
+            _extra(library, extra) for extra, libraries in EXTRAS.items() for library in libraries
+        ),
         starcraft=look(),
         bundled_experts=bundled_experts(),
     )
 
 
 def bundled_experts() -> tuple[str, ...]:
-    """Return the experts inside the package, as ``environment variant``."""
+    """Return the experts in the package, as ``environment variant``."""
     root = files("kd_offline.experts") / "bundled"
     if not root.is_dir():
         return ()
     return tuple(
         f"{environment.name} {variant.name}"
-        for environment in sorted(root.iterdir(), key=lambda place: place.name)
+        for environment in sorted(root.iterdir(), key=lambda folder: folder.name)
         if environment.is_dir()
-        for variant in sorted(environment.iterdir(), key=lambda place: place.name)
+        for variant in sorted(environment.iterdir(), key=lambda folder: folder.name)
         if (variant / "expert.json").is_file()
     )
 

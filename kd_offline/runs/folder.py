@@ -1,4 +1,4 @@
-"""The run folder: where a distillation leaves everything that it is judged by."""
+"""The run folder: the files of a distillation, its evaluation, its timings and its report."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class RunFolder:
 
     @property
     def students(self) -> Path:
-        """File of the students' weights."""
+        """Path of the students' weights."""
         return self.path / STUDENTS
 
     @property
     def resume_state(self) -> Path:
-        """Folder of an unfinished training's state; gone once the run is complete."""
+        """Folder of the state of an unfinished training; removed once the run is complete."""
         return self.path / RESUME
 
     @property
     def report(self) -> Path:
-        """File of the HTML report."""
+        """Path of the HTML report."""
         return self.path / REPORT
 
     def manifest(self) -> RunManifest:
@@ -79,7 +79,7 @@ class RunFolder:
         Raises
         ------
         CheckpointError, StorageError, FormatVersionError
-            It cannot be used, or is of other students than those of this run.
+            It cannot be used, or evaluates other students than those of this run.
         """
         report = read_evaluation(self.path)
         if report is not None:
@@ -95,8 +95,8 @@ class RunFolder:
         """Read ``latency.json``; None where nothing was timed. Raises as :meth:`evaluation`."""
         report = _read(LatencyReport, self.path / LATENCY, "time it again with bench latency")
         if report is not None and (report.students or report.version >= report.SEALED_SINCE):
-            ours = digests(self.manifest()).items()
-            if not report.students or not report.students.items() <= ours:
+            own_digests = digests(self.manifest()).items()
+            if not report.students or not report.students.items() <= own_digests:
                 raise _other_team(self.path / LATENCY, "bench latency")
         return report
 
@@ -122,12 +122,12 @@ class RunFolder:
         write_document(self.path / QUANTISATION, report, nulls=False)
 
     def metrics(self) -> list[MetricRow]:
-        """Read all rows of ``metrics.jsonl``; a last line torn by a kill is left out.
+        """Read all rows of ``metrics.jsonl``; an incomplete last line is left out.
 
         Raises
         ------
         CheckpointError, StorageError
-            They are not those that ``run.json`` states, or are no rows.
+            The rows differ from those that ``run.json`` states, or cannot be read.
         """
         manifest, content = self.manifest(), self._lines()
         if manifest.metrics is not None:
@@ -135,22 +135,22 @@ class RunFolder:
         return self._rows(content)
 
     def metrics_record(self) -> LinesRecord:
-        """Return what a document says of the rows so far."""
+        """Return size and digest of the rows so far, as a document records them."""
         return lines_record(self._lines())
 
     def resume_metrics(
         self, keep: Callable[[MetricRow], bool], saved: LinesRecord | None = None
     ) -> None:
-        """Drop the rows that ``keep`` refuses and a torn last line, before work is resumed.
+        """Drop the rows for which ``keep`` is false, and an incomplete last line, before resuming.
 
-        ``saved`` is what was said of the rows when the state was saved that work continues from.
+        ``saved`` is the record of the rows in the state that training resumes from.
         """
         content = self._lines()
         for record in (self.manifest().metrics, saved):
             if record is not None:
                 self._require_lines(record, content)
-        kept = [row for row in self._rows(content) if keep(row)]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
+        rows = [row for row in self._rows(content) if keep(row)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
         write_file(self.path / METRICS, text)
 
     def _lines(self) -> bytes:
@@ -180,9 +180,8 @@ class RunFolder:
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows: flat mappings of names to numbers or strings.
 
-        ``seed``, ``epoch`` and ``split`` ("train", or the part that is held out) say where a row
-        belongs; every
-        other number is a curve of the report. Numbers that are not finite become null.
+        ``seed``, ``epoch`` and ``split`` ("train", or the name of the held-out part) locate a row;
+        every other number is a curve of the report. Numbers that are not finite become null.
         """
         text = "".join(map(json_line, rows))
         append_file(self.path / METRICS, text)
@@ -207,7 +206,7 @@ def create_run(path: str | Path, manifest: RunManifest, *, overwrite: bool = Fal
 
 
 def check_free(path: str | Path, *, overwrite: bool = False) -> None:
-    """Raise a ``StorageError`` where :func:`create_run` would not find its place free."""
+    """Raise a ``StorageError`` where :func:`create_run` would."""
     folder = Path(path)
     if not folder.exists() or _is_empty(folder):
         return
@@ -238,12 +237,12 @@ def open_run(path: str | Path) -> RunFolder:
 
 
 def recipe_of(manifest: RunManifest) -> DistillRecipe:
-    """Return the recipe of a run, also of one of a former version.
+    """Return the recipe of a run; recipes of former versions are converted.
 
     Raises
     ------
     UnknownNameError, UsageError
-        What ``run.json`` states is no recipe.
+        ``run.json`` states no valid recipe.
     """
     return build(DistillRecipe, [with_present_names(manifest.recipe)], "the run's recipe")
 
@@ -272,19 +271,19 @@ def require_evaluation_of(
 
 
 def digests(manifest: RunManifest) -> dict[str, str]:
-    """Return the digest of the students of every seed, by the seed as text."""
+    """Return the digest of the students of every distillation seed, by the seed as text."""
     return {str(result.seed): result.digest for result in manifest.results}
 
 
 def _same_team(
     report: EvaluationReport | QuantisationReport, manifest: RunManifest, seeds: tuple[int, ...]
 ) -> bool:
-    wanted = (manifest.dataset.id, manifest.environment, manifest.mask, manifest.method, seeds)
-    found = (report.dataset, report.environment, report.mask, report.method)
-    held = digests(manifest)
-    ours = {str(seed): held.get(str(seed)) for seed in seeds}
-    stated = report.students or (report.version < report.SEALED_SINCE and ours)
-    return (*found, report.distillation_seeds) == wanted and stated == ours
+    expected = (manifest.dataset.id, manifest.environment, manifest.mask, manifest.method, seeds)
+    described = (report.dataset, report.environment, report.mask, report.method)
+    all_digests = digests(manifest)
+    own_digests = {str(seed): all_digests.get(str(seed)) for seed in seeds}
+    stated_digests = report.students or (report.version < report.SEALED_SINCE and own_digests)
+    return (*described, report.distillation_seeds) == expected and stated_digests == own_digests
 
 
 def _other_team(file: Path, command: str) -> CheckpointError:

@@ -1,4 +1,4 @@
-"""What the held-out figures of a run are of, in words."""
+"""Describe the episodes behind a run's held-out metrics."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from kd_offline.schemas.run import RunManifest
 
 
 def judged(manifest: RunManifest) -> str:
-    """Return which episodes a run's held-out figures are of, or that nothing was held out."""
-    found = manifest.judged_by
-    if found is not None:
-        few = "" if found.episodes > 1 else ", too few to tell anything from"
-        episodes = "episode" if found.episodes == 1 else "episodes"
-        return f"judged by {found.episodes:,} held-out {episodes} (part {found.part!r}){few}"
+    """Return in words which held-out episodes a run was judged by, or that there were none."""
+    held_out = manifest.judged_by
+    if held_out is not None:
+        warning = "" if held_out.episodes > 1 else ", too few to tell anything from"
+        episodes = "episode" if held_out.episodes == 1 else "episodes"
+        return (
+            f"judged by {held_out.episodes:,} held-out {episodes} (part {held_out.part!r}){warning}"
+        )
     if manifest.states_judges:
         return (
             "nothing was held out: no figure tells how these students do on unseen episodes, and "

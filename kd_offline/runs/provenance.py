@@ -1,4 +1,4 @@
-"""With what a result was made: software, code revision, machine. No host names, users or paths."""
+"""Describe software, code revision and machine of a result, without host names, users or paths."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ _PACKAGES = (
 def provenance(*, device: str = "cpu") -> Provenance:
     """Return the software and machine of this process.
 
-    PyTorch is asked for its CPU capability and threads only where it is already imported.
+    CPU capability and threads of PyTorch are included only if it is already imported.
     """
     revision, modified = _revision()
     capability, threads = _torch_settings()
     return Provenance(
         kd_offline=kd_offline.__version__,
         python=platform.python_version(),
-        packages={name: v for name in _PACKAGES if (v := _version(name)) is not None},
+        packages={
+            name: installed for name in _PACKAGES if (installed := _version(name)) is not None
+        },
         git_revision=revision,
         git_modified=modified,
         cpu_capability=capability,
@@ -46,7 +48,7 @@ def provenance(*, device: str = "cpu") -> Provenance:
 
 
 def machine() -> Machine:
-    """Return the kind of machine this is."""
+    """Return system, processor, cores and memory of this machine."""
     return Machine(
         system=platform.system(),
         architecture=platform.machine(),
@@ -87,7 +89,7 @@ def _memory_bytes() -> int | None:
 
 
 def _revision() -> tuple[str | None, bool | None]:
-    """Return the revision of the source tree that is imported, if it is a git checkout of ours."""
+    """Return the git revision and whether it is modified, if imported from a checkout."""
     root = Path(kd_offline.__file__).parents[1]
     if not (root / ".git").exists():
         return None, None
@@ -98,7 +100,7 @@ def _revision() -> tuple[str | None, bool | None]:
 
 def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "-C", str(root), *arguments],
             capture_output=True,
             text=True,
@@ -107,4 +109,4 @@ def _git(root: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()

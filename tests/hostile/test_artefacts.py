@@ -56,7 +56,7 @@ def read_run(place):
     setup = load_evaluation_setup(run, expert=teacher)
     partner = load_partner(run.path, SPEC, 0.5)
     said = (setup.manifest, run.evaluation(), run.latency(), run.metrics(), markdown(run.path))
-    return (*said, students_of([*setup.who.students, partner.policy]))
+    return (*said, students_of([*setup.policies.students, partner.policy]))
 
 
 def read_expert(place):

@@ -107,7 +107,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     setup = EvaluationSetup(
         manifest=folder.manifest(),
         environment=TargetsEnvironment(),
-        who=PolicySet(EXPERT, (EXPERT, WORSE)),
+        policies=PolicySet(EXPERT, (EXPERT, WORSE)),
         expert_name="bundled",
         ceiling_name=None,
         expert_shapes=(NetworkShape(4, (64,), 64, 3), NetworkShape(5, (64,), 64, 4)),

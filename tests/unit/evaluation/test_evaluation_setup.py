@@ -96,7 +96,7 @@ def make_run(path: Path, teacher: Path, *, motion: bool, dataset: Any = None) ->
 def test_everything_that_plays_is_loaded(run, teacher):
     setup = load_evaluation_setup(run, expert=teacher)
     assert isinstance(setup, EvaluationSetup)
-    assert len(setup.who.students) == 2
+    assert len(setup.policies.students) == 2
     assert setup.expert_name.startswith("expert (sha256:")
     assert [s.inputs for s in setup.expert_shapes] == [21, 21, 21]
     # limited: landmarks and others 10, velocity, position and landmarks 10, all but velocity 12

@@ -10,9 +10,16 @@ import torch
 from kd_offline import environments
 from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError
 from kd_offline.evaluation import engines, latency
-from kd_offline.evaluation.calibrate import student, subject_of
-from kd_offline.evaluation.engines import ENGINES, Bench, Subject, exported_step, sampler, timed
-from kd_offline.evaluation.latency import NOT_ASKED, of_expert
+from kd_offline.evaluation.calibrate import student, target_of
+from kd_offline.evaluation.engines import (
+    ENGINES,
+    EngineSettings,
+    LatencyTarget,
+    exported_step,
+    sampler,
+    timed,
+)
+from kd_offline.evaluation.latency import NOT_ASKED, expert_targets
 from kd_offline.evaluation.timing import Plan, histogram, interleaved
 from kd_offline.experts.load import load as load_expert
 from kd_offline.exports.compact import compact
@@ -91,7 +98,7 @@ def test_an_unknown_engine_is_refused():
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_engine_steps_a_student(name, batch, tmp_path):
-    times = sampler(name, subject_of(student(8)), Bench(batch, tmp_path))(20)
+    times = sampler(name, target_of(student(8)), EngineSettings(batch, tmp_path))(20)
     assert times.shape == (20,)
     assert (times > 0).all()
 
@@ -142,24 +149,24 @@ class Rows(RecurrentNetwork):
 
 def foreign(outputs=4):
     actor = Rows(NetworkShape(6, (8,), 8, outputs), np.random.default_rng(0))
-    return Subject("expert", ("a",), 6, outputs, 100, 400, actor=actor)
+    return LatencyTarget("expert", ("a",), 6, outputs, 100, 400, actor=actor)
 
 
 def test_modules_of_another_library_step_in_torch_alone(tmp_path):
-    assert len(sampler("torch", foreign(), Bench(2, tmp_path))(5)) == 5
+    assert len(sampler("torch", foreign(), EngineSettings(2, tmp_path))(5)) == 5
     with pytest.raises(Exception, match="only torch runs it"):
-        sampler("numpy", foreign(), Bench(1, tmp_path))
+        sampler("numpy", foreign(), EngineSettings(1, tmp_path))
 
 
 def test_gradients_are_off(tmp_path):
     subject = foreign()
-    sampler("torch", subject, Bench(1, tmp_path))(3)
+    sampler("torch", subject, EngineSettings(1, tmp_path))(3)
     assert subject.actor.gradients is False
 
 
 def test_an_expert_is_timed_in_every_engine_by_the_code_of_the_students(tmp_path):
     spec = environments.load("mpe/simple_spread_v3").spec
-    who = of_expert(load_expert("bundled", spec, with_value=False), spec)
+    who = expert_targets(load_expert("bundled", spec, with_value=False), spec)
     assert [(one.who, one.agents) for one in who] == [("expert", spec.agents)]
     assert who[0].macs == 203_264 // 2 - 3 * 128  # the columns of the agent's id are a bias
     made, lacking = latency._samplers(who, Plan(tuple(ENGINES)), tmp_path)
@@ -169,7 +176,7 @@ def test_an_expert_is_timed_in_every_engine_by_the_code_of_the_students(tmp_path
 
 
 def test_an_expert_and_a_student_of_one_agent_are_compiled_apart(tmp_path):
-    subjects = [subject_of(student(8)), replace(subject_of(student(8)), who="expert")]
+    subjects = [target_of(student(8)), replace(target_of(student(8)), who="expert")]
     made, lacking = latency._samplers(subjects, Plan(("c",), (1,), 1, 1, 0), tmp_path)
     assert len(made) == 2
     assert not lacking
@@ -177,11 +184,11 @@ def test_an_expert_and_a_student_of_one_agent_are_compiled_apart(tmp_path):
 
 
 def test_what_cannot_run_is_listed_with_the_reason(tmp_path, monkeypatch):
-    def absent(subject: Subject, bench: Bench):
+    def absent(subject: LatencyTarget, bench: EngineSettings):
         raise MissingExtraError(library="onnxruntime", extra="onnx", purpose="running an export")
 
     monkeypatch.setitem(ENGINES, "onnx", absent)
-    who = [foreign(), subject_of(student(8))]
+    who = [foreign(), target_of(student(8))]
     plan = Plan(("torch", "onnx"), batches=(1, 2))
     made, lacking = latency._samplers(who, plan, tmp_path)
     assert {(key[0], key[2], key[3]) for key in made} == {
@@ -197,12 +204,12 @@ def test_what_cannot_run_is_listed_with_the_reason(tmp_path, monkeypatch):
 def test_a_missing_compiler_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="install the Debian package gcc"):
-        sampler("c", subject_of(student(8)), Bench(1, tmp_path))
+        sampler("c", target_of(student(8)), EngineSettings(1, tmp_path))
     assert engines.compiler() is None
 
 
 def test_rows_state_percentiles_and_predictions():
-    subject = subject_of(student(8))
+    subject = target_of(student(8))
     times = np.arange(1, 101, dtype=np.int64) * 1000
     devices = [load_profile("stm32f4"), load_profile("x86-core")]
     row = latency._row(subject, ("student", "w8", "c", 1), times, NOT_ASKED, devices)
@@ -219,9 +226,9 @@ def test_rows_state_percentiles_and_predictions():
 
 def test_networks_are_compared_within_an_engine_and_engines_by_one_network():
     def row(who, engine, agents, batch, p50):
-        network = subject_of(student(8))
+        network = target_of(student(8))
         key = (who, agents[0], engine, batch)
-        subject = Subject(who, agents, 1, 1, 1, 4, network=network.network)
+        subject = LatencyTarget(who, agents, 1, 1, 1, 4, network=network.network)
         return latency._row(subject, key, np.full(3, p50, np.int64), NOT_ASKED, [])
 
     rows = [
@@ -232,11 +239,11 @@ def test_networks_are_compared_within_an_engine_and_engines_by_one_network():
         row("student", "c", ("b",), 2, 500),
         row("student", "numpy", ("c",), 1, 500),
     ]
-    alike = latency._compared(rows, alike=True)
+    alike = latency._with_speedups(rows, alike=True)
     near = pytest.approx
     assert [one.faster for one in alike] == [None, None, near(2), near(8), None, None]
     assert [one.engine_faster for one in alike] == [None, near(2), None, near(8), None, None]
-    other = latency._compared(rows, alike=False)
+    other = latency._with_speedups(rows, alike=False)
     assert [one.faster for one in other] == [None] * 6
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kd_offline.errors import UsageError
-from kd_offline.evaluation.engines import Bench, sampler
-from kd_offline.evaluation.latency import of_expert
+from kd_offline.evaluation.engines import EngineSettings, sampler
+from kd_offline.evaluation.latency import expert_targets
 from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.algorithms.mixed_values import ValueRecipe
 from kd_offline.experts.expert import TrainedExpert
@@ -27,10 +27,10 @@ def test_value_based_experts_have_a_mixer_for_a_critic(algorithm, tmp_path):
     team = ALGORITHMS.load(algorithm).team(spec, recipe, None, np.random.default_rng(0))
     card = SimpleNamespace(recipe=recipe, mask=None, environment=spec)
     expert = TrainedExpert(card, "", team, "mine")
-    (subject,) = of_expert(expert, spec)
+    (subject,) = expert_targets(expert, spec)
     assert subject.agents == spec.agents
     assert subject.inputs == 6  # features; the last action is memory, the agent's id a bias
-    assert len(sampler("torch", subject, Bench(2, tmp_path))(3)) == 3
+    assert len(sampler("torch", subject, EngineSettings(2, tmp_path))(3)) == 3
     parts = expert.value_parts()
     if algorithm == "vdn":
         assert parts == ()
@@ -51,11 +51,11 @@ def test_experts_of_other_libraries_are_counted_and_timed(case, tmp_path):
     spec = environment_spec((o,) * n, (a,) * n, state_width=width)
     library = {"EPyMARL": "epymarl", "on-policy": "on-policy"}[meta["library"]]
     expert = load(f"{library}:{folder}", spec)
-    found = of_expert(expert, spec)
+    found = expert_targets(expert, spec)
     assert sorted(agent for one in found for agent in one.agents) == sorted(spec.agents)
     for subject in found:
         assert subject.macs > 0
-        assert len(sampler("torch", subject, Bench(1, tmp_path))(3)) == 3
+        assert len(sampler("torch", subject, EngineSettings(1, tmp_path))(3)) == 3
     assert np.sum([p.cost.macs for p in expert.value_parts()]) > 0
 
 
@@ -63,7 +63,7 @@ def test_a_policy_of_ones_own_is_timed_where_it_runs():
     spec = environment_spec((6, 6))
     expert = load("python:tests.unit.evaluation.test_latency_targets:policy", spec)
     with pytest.raises(UsageError, match="time it there"):
-        of_expert(expert, spec)
+        expert_targets(expert, spec)
 
 
 def policy(spec):
