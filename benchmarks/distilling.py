@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.distillation import losses
 from kd_offline.distillation.muon import Muon
 from kd_offline.distillation.objective import objective, student_batch
 from kd_offline.distillation.parallel_agents import parallel_agents
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.run import prepare
 from kd_offline.distillation.train import Training
+from kd_offline.distributions.categorical_tensors import log_softmax
 from kd_offline.recording.record import record
 
 Timed = Callable[[], object]
@@ -88,7 +88,7 @@ def step_of(buffer: ExpertBuffer, method: str, folder: Path, *, theirs: bool) ->
             optimiser.zero_grad()
         with parallel_agents(team, 1) as passes:
             outputs = passes.forward(batch)
-            students = student_batch(*outputs, batch.targets, team.spec.side_of)
+            students = student_batch(*outputs, batch.targets, team.spec)
             # Half way through, so that the policy term takes part.
             found = objective(students, batch.targets, heads, run.terms, progress=0.5)
             passes.backward(found["loss"])
@@ -120,7 +120,7 @@ def layouts() -> Mapping[str, Timed]:
     outer = inner.movedim(-1, 0).contiguous().movedim(0, -1)
     return {
         "log-softmax, actions innermost": forth_and_back(inner, partial(torch.log_softmax, dim=-1)),
-        "log-softmax, actions outermost": forth_and_back(outer, losses.log_softmax),
+        "log-softmax, actions outermost": forth_and_back(outer, log_softmax),
     }
 
 

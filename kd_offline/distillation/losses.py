@@ -1,11 +1,8 @@
 """The losses of distillation: pure functions of tensors that return per-element values.
 
-Nothing here reduces; :func:`masked_mean` does. Logits are raw; ``available`` (bool) marks legal
-actions, and no illegal action ever contributes, to a value or to a gradient. Equations are those of
-KD-MARL (arXiv 2604.06691) unless said otherwise; P is the expert (T), Q the student (S).
-
-A handful of actions is too short a row for vector instructions, so action axes are last by name and
-outermost in memory, as batches of targets have them: several times quicker, and the same numbers.
+Nothing here reduces; :func:`masked_mean` does. Equations are those of KD-MARL (arXiv 2604.06691)
+unless said otherwise. Divergences and entropies of policies belong to what an action is:
+:mod:`kd_offline.distributions`.
 """
 
 from __future__ import annotations
@@ -16,47 +13,10 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-_ILLEGAL = -1e9  # finite: -inf would give NaN gradients through log-softmax
-
 
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Return the weighted mean of ``values``; zero where the weights sum to zero."""
     return (values * weight).sum() / weight.sum().clamp(min=1e-8)
-
-
-def log_softmax(scores: Tensor) -> Tensor:
-    """Return log probabilities over a short last axis."""
-    return torch.log_softmax(scores.movedim(-1, 0), 0).movedim(0, -1)
-
-
-def log_policy(logits: Tensor, available: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return log probabilities over the legal actions, [..., A]; about -1e9 where illegal."""
-    return log_softmax((logits / temperature).masked_fill(~available, _ILLEGAL))
-
-
-def kl_divergence(expert: Tensor, student: Tensor, available: Tensor) -> Tensor:
-    """KL(P || Q) of log probabilities [..., A] (Eq. 7): [...]."""
-    terms = expert.exp() * (expert - student)
-    return terms.masked_fill(~available, 0.0).sum(-1)
-
-
-def cross_entropy(target: Tensor, student: Tensor) -> Tensor:
-    """Minus the student's log probability [..., A] of the action ``target`` int64 [...]."""
-    taken: Tensor = student.gather(-1, target.unsqueeze(-1)).squeeze(-1)
-    return -taken
-
-
-def soft_cross_entropy(expert: Tensor, student: Tensor, available: Tensor) -> Tensor:
-    """Cross entropy with the whole expert distribution (Eq. 8 as printed): [...].
-
-    Its gradient is that of the KL divergence.
-    """
-    return -(expert.exp() * student).masked_fill(~available, 0.0).sum(-1)
-
-
-def entropy(student: Tensor, available: Tensor) -> Tensor:
-    """Entropy over the legal actions, in nats (Eq. 5): [...]."""
-    return -(student.exp() * student).masked_fill(~available, 0.0).sum(-1)
 
 
 def ppo_clip(logprob: Tensor, behaviour: Tensor, advantage: Tensor, clip: float) -> Tensor:

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kd_offline import distributions
 from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
-from kd_offline.distillation.losses import log_policy, masked_mean
+from kd_offline.distillation.losses import masked_mean
 from kd_offline.distillation.methods import FORMS
 from kd_offline.distillation.targets import Targets
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.distillation.terms.base import Elements, StudentBatch
 from kd_offline.errors import UsageError
+from kd_offline.schemas.environment import EnvironmentSpec
 
 
 def student_batch(
-    logits: Tensor, embeddings: Sequence[Tensor], batch: Targets, side_of: Sequence[int]
+    logits: Tensor, embeddings: Sequence[Tensor], batch: Targets, spec: EnvironmentSpec
 ) -> StudentBatch:
     """Return what the loss terms are given of students.
 
@@ -27,18 +29,19 @@ def student_batch(
     embeddings : sequence of float [S, H_i]
     batch : Targets
         Of the same steps.
-    side_of : sequence of int
-        The side of each agent.
+    spec : EnvironmentSpec
+        Says what an action is, and the side of each agent.
     """
+    actions, expert = distributions.learned(spec), batch.expert_policy
+    policy = actions(logits, batch.available)
+    policy.kept()  # before any term, as the order of the graph decides that of sums of gradients
     return StudentBatch(
-        logits=logits,
-        policy=log_policy(logits, batch.available),
+        policy=policy,
         embeddings=embeddings,
-        available=batch.available,
         weight=batch.weight,
         alive=batch.alive,
-        expert_policy=batch.expert_policy,
-        side_of=tuple(side_of),
+        expert_policy=None if expert is None else actions.restored(expert, batch.available),
+        side_of=spec.side_of,
     )
 
 

@@ -14,14 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_offline import distributions
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.loading.loader import Batch
 from kd_offline.datasets.loading.sampler import epoch_order
 from kd_offline.distillation.dataset_statistics import DatasetStatistics, deciding
-from kd_offline.distillation.losses import log_policy
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.distillation.terms.base import TargetBatch, recorded_expert
 from kd_offline.distillation.values import value_logits
+from kd_offline.distributions.base import Learned
+from kd_offline.distributions.categorical_tensors import last_axis_outermost
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.recipes import DistillRecipe
@@ -65,7 +67,7 @@ class Targets:
     available: Tensor  # bool [S, N, A]
     weight: Tensor  # [S, N], 1 where an agent's decision counts
     alive: Tensor  # [S, N], 1 where an agent is alive, forced decisions included
-    expert_policy: Tensor | None = None  # log probabilities at temperature 1, [S, N, A]
+    expert_policy: Tensor | None = None  # what is kept of it, [S, N, K]
     terms: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # by term and name
 
     def tensors(self) -> dict[str, Tensor]:
@@ -195,7 +197,6 @@ def _padded(batch: Batch, context: TargetContext) -> Targets:
         data[name] = np.where(living, data[name], data[name].dtype.type(0))
     legal = torch.from_numpy(data["steps/available_actions"])
     available = legal | ~(alive & legal.any(-1)).unsqueeze(-1)
-    logits = _expert_logits(data, available, context)
     given = TargetBatch(
         arrays=data,
         spec=context.spec,
@@ -203,8 +204,7 @@ def _padded(batch: Batch, context: TargetContext) -> Targets:
         alive=alive,
         weight=torch.from_numpy(deciding(data, living, context.recipe.objective)).float(),
         available=available,
-        expert_logits=logits,
-        expert_policy=None if logits is None else log_policy(logits, available),
+        expert_policy=_expert_policy(data, available, context),
     )
     return Targets(
         inputs=_inputs(data, context),
@@ -212,7 +212,7 @@ def _padded(batch: Batch, context: TargetContext) -> Targets:
         available=available,
         weight=given.weight,
         alive=alive.float(),
-        expert_policy=given.expert_policy,
+        expert_policy=None if given.expert_policy is None else given.expert_policy.kept(),
         terms=context.terms.targets(given),
     )
 
@@ -232,12 +232,16 @@ def _last_actions(data: Mapping[str, Array], available: Tensor, team: StudentTea
     return torch.cat([torch.zeros_like(taken[:, :1]), taken[:, :-1]], 1)
 
 
-def _expert_logits(
+def _expert_policy(
     data: Mapping[str, Array], available: Tensor, context: TargetContext
-) -> Tensor | None:
-    """Return what the expert's policy is the softmax of; None where no term reads it."""
+) -> Learned | None:
+    """Return the expert's policy, from its logits or scaled Q-values; None: no term reads it."""
     scale = context.statistics.q_scale
     if scale is not None and "steps/q_values" in data:
         q, unit = torch.from_numpy(data["steps/q_values"]), scale.astype(np.float32)
-        return value_logits(q, available, torch.from_numpy(unit), context.recipe.objective)
-    return torch.from_numpy(data["steps/logits"]) if "steps/logits" in data else None
+        logits = value_logits(q, available, torch.from_numpy(unit), context.recipe.objective)
+    elif "steps/logits" in data:
+        logits = torch.from_numpy(data["steps/logits"])
+    else:
+        return None
+    return distributions.learned(context.spec)(last_axis_outermost(logits), available)

@@ -214,7 +214,7 @@ def _epoch(
     state: Training, passes: ParallelAgents, train: EpisodeTargets, terms: ActiveTerms, seed: int
 ) -> dict[str, float]:
     """Take one step for every batch of an epoch; returns the means of all losses."""
-    schedule, side_of = state.schedule, state.team.spec.side_of
+    schedule, spec = state.schedule, state.team.spec
     size = min(schedule.batch_episodes, len(train))
     per_epoch = len(train) // size
     total = per_epoch * schedule.epochs
@@ -227,7 +227,7 @@ def _epoch(
         for phase, rng in draws:
             phase.draw(rng)
         outputs = passes.forward(batch)
-        students = student_batch(*outputs, batch.targets, side_of)
+        students = student_batch(*outputs, batch.targets, spec)
         losses = objective(students, batch.targets, state.heads, terms, step / max(1, total))
         for phase in state.active:
             done = (step - per_epoch * phase.first) / (per_epoch * (phase.end - phase.first))

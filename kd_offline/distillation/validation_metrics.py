@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kd_offline.distillation import losses
 from kd_offline.distillation.episode_targets import EpisodeTargets
 from kd_offline.distillation.objective import student_batch
 from kd_offline.distillation.targets import PackedTargets
@@ -39,7 +38,7 @@ def validate(team: StudentTeam, data: EpisodeTargets, batch: int, terms: ActiveT
     totals = _Totals()
     for part in data.parts(batch):
         students = _students(team, part)
-        counted = part.targets.weight * (part.targets.available.sum(-1) > 1)
+        counted = part.targets.weight * students.policy.has_choice(part.targets.available)
         totals.add(terms.validation(students, part.targets.terms, counted))
         totals.add(_imitation(students, counted))
     figures = totals.means()
@@ -84,7 +83,7 @@ def _students(team: StudentTeam, part: PackedTargets) -> StudentBatch:
     inputs = team.packed(given.inputs, given.last_actions, sizes)
     each = [team.agent(i, inputs) for i in range(len(team.widths))]
     logits = team.joined([agent.outputs for agent in each])
-    return student_batch(logits, [agent.embedding for agent in each], given, team.spec.side_of)
+    return student_batch(logits, [agent.embedding for agent in each], given, team.spec)
 
 
 def _imitation(students: StudentBatch, counted: Tensor) -> dict[str, Elements]:
@@ -92,7 +91,7 @@ def _imitation(students: StudentBatch, counted: Tensor) -> dict[str, Elements]:
     expert, own = students.expert_policy, students.policy
     if expert is None:
         return {}
-    same = (own.argmax(-1) == expert.argmax(-1)).float()
+    same = own.agrees(expert).float()
     sides = [
         [i for i, side in enumerate(students.side_of) if side == one]
         for one in sorted(set(students.side_of))
@@ -101,7 +100,7 @@ def _imitation(students: StudentBatch, counted: Tensor) -> dict[str, Elements]:
     agreed = (same + (1 - counted)) > 0
     together = torch.stack([agreed[..., side].all(-1) for side in sides], -1)
     return {
-        "kl": Elements(losses.kl_divergence(expert, own, students.available), counted),
+        "kl": Elements(expert.kl(own), counted),
         "agreement": Elements(same, counted),
         "joint_agreement": Elements(together.float(), decided.float()),
     }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kd_offline.distributions.categorical import choose_actions, has_choice, masked_log_softmax
+from kd_offline.distributions.base import Played
 from kd_offline.environments import largest_batch
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UsageError
@@ -20,7 +20,6 @@ from kd_offline.types import (
     BoolArray,
     Int8Array,
     IntArray,
-    PolicyOutput,
     SeedArray,
     TeamPolicy,
 )
@@ -120,8 +119,8 @@ def _play(
     for step in Play(environment, policy, seeds).steps(behaviour):
         acting = step.view.alive & step.running[:, None]
         if other is not None:
-            said = other.act(step.view, step.running)
-            tally.compare(step.output, said, step.view.available_actions, acting)
+            said = other.act(step.view, step.running).logits
+            tally.compare(step.policy, type(step.policy)(said, step.view.available_actions), acting)
         tally.add(step, acting)
     return tally.rollout(seeds)
 
@@ -135,7 +134,6 @@ class _Tally:
     won: Int8Array
     alive_steps: IntArray
     counts: list[IntArray] = field(default_factory=list)
-    actions: int = 0
     side_of: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     agreement: Agreement | None = None
 
@@ -159,28 +157,24 @@ class _Tally:
             lengths=whole(n),
             won=np.full(n, -1, np.int8),
             alive_steps=whole(*shape),
-            actions=spec.action_count,
             side_of=np.array(spec.side_of),
             agreement=agreement,
         )
 
     def add(self, step: Step, acting: BoolArray) -> None:
-        running, outcome, actions = step.running, step.outcome, step.choice.actions
+        running, outcome = step.running, step.outcome
         self.returns += np.where(running[:, None], outcome.reward, 0.0)
         self.lengths[running] = step.number + 1
         self.won[running] = outcome.won[running]
         self.alive_steps += acting
-        taken = (actions[..., None] == np.arange(self.actions)) & acting[..., None]
-        self.counts.append(taken.sum(axis=0))
+        self.counts.append(step.policy.counts(step.choice.actions, acting))
 
-    def compare(
-        self, played: PolicyOutput, said: PolicyOutput, available: BoolArray, acting: BoolArray
-    ) -> None:
+    def compare(self, policy: Played, reference: Played, acting: BoolArray) -> None:
         found = self.agreement
         if found is None:
             return
-        deciding = acting & has_choice(available)
-        same = choose_actions(played.logits, available) == choose_actions(said.logits, available)
+        deciding = acting & policy.has_choice(policy.available)
+        same = policy.agrees(reference)
         found.equal[:] += same & deciding
         found.decisions[:] += deciding
         for side in range(found.joint.shape[1]):
@@ -188,20 +182,13 @@ class _Tally:
             anybody = deciding[:, mine].any(axis=1)
             found.joint[:, side] += (same | ~deciding)[:, mine].all(axis=1) & anybody
             found.moments[:, side] += anybody
-        found.kl[:] += np.where(deciding, _kl(said, played, available), 0.0)
+        found.kl[:] += np.where(deciding, reference.kl(policy), 0.0)
 
     def rollout(self, seeds: SeedArray) -> Rollout:
         counts = np.stack(self.counts, axis=1)
         return Rollout(
             seeds, self.returns, self.lengths, self.won, self.alive_steps, counts, self.agreement
         )
-
-
-def _kl(target: PolicyOutput, other: PolicyOutput, available: BoolArray) -> _F64:
-    p, q = (masked_log_softmax(x.logits, available) for x in (target, other))
-    # Illegal actions have probability 0 on both sides; -inf - -inf would be NaN.
-    gap = np.where(available, p, 0.0) - np.where(available, q, 0.0)
-    return np.asarray((np.exp(p) * gap).sum(axis=-1))
 
 
 def _join(chunks: list[Rollout]) -> Rollout:

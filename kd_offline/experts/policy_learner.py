@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_offline import distributions
+from kd_offline.distributions.base import Learned
 from kd_offline.experts import ppo
 from kd_offline.experts.algorithms.base import Figures, Moment, State
 from kd_offline.experts.algorithms.clipped_policy import Kickstart, PolicyRecipe
@@ -133,6 +135,7 @@ class Teacher:
 
     expert: Expert
     settings: Kickstart
+    actions: type[Learned]
 
     @classmethod
     def of(
@@ -151,7 +154,7 @@ class Teacher:
             return None
         known = () if opponents is None else (opponents,)
         teacher = load(settings.teacher, spec, with_value=False, opponents=known)
-        return cls(teacher, settings)
+        return cls(teacher, settings, distributions.learned(spec))
 
     def pull(self, played: Trajectories, seeds: SeedArray, frames: int) -> Pull | None:
         """Ask what it would have done in ``played``, before which ``frames`` steps were played.
@@ -164,5 +167,5 @@ class Teacher:
         asked = ActiveEpisodePolicy.begin(self.expert, seeds)
         said = [asked.act(played.view(t), now).logits for t, now in enumerate(played.valid)]
         legal = torch.from_numpy(played.steps["available_actions"])
-        masked = torch.from_numpy(np.stack(said)).masked_fill(~legal, -1e10)
-        return Pull(self.settings.weight * left, torch.log_softmax(masked, -1))
+        policy = self.actions(torch.from_numpy(np.stack(said)), legal)
+        return Pull(self.settings.weight * left, policy.kept())

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_offline import distributions
 from kd_offline.advantage import generalised_advantage, side_mean, side_statistics, waiting
+from kd_offline.distributions.base import Learned
 from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
 from kd_offline.experts.team import ActorCritic, steps_that_count
 from kd_offline.rollout.collect import Trajectories
@@ -50,16 +52,15 @@ class Pull:
     """How strongly a batch of episodes is drawn to a teacher, and to what."""
 
     weight: float
-    log_probabilities: Tensor  # [T, B, N, A], of the teacher, far below zero where illegal
+    teacher: Tensor  # [T, B, N, K], what is kept of its policy
 
     def __getitem__(self, part: tuple[slice, Tensor]) -> Pull:
         """Return the pull of some steps of some episodes."""
-        return Pull(self.weight, self.log_probabilities[part])
+        return Pull(self.weight, self.teacher[part])
 
-    def divergence(self, log_probabilities: Tensor) -> Tensor:
-        """Return KL(teacher || policy) in nats, [T, B, N], of a policy's log probabilities."""
-        said = self.log_probabilities
-        return (said.exp() * (said - log_probabilities)).sum(-1)
+    def divergence(self, policy: Learned) -> Tensor:
+        """Return KL(teacher || policy) in nats, [T, B, N]."""
+        return policy.restored(self.teacher, policy.available).kl(policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,25 +173,24 @@ def _loss(model: ActorCritic, batch: Batch, recipe: PolicyRecipe) -> tuple[Tenso
     lengths = steps_that_count(batch.weight > 0)
     logits = model.act_episodes(batch.obs, before, lengths)
     value = model.value_episodes(batch.state, batch.obs, lengths)
-    logp = torch.log_softmax(logits.masked_fill(~batch.available, -1e10), -1)
-    taken = logp.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+    policy = distributions.learned(model.spec)(logits, batch.available)
     total = batch.weight.sum().clamp(min=1)
 
     def mean(x: Tensor) -> Tensor:
         return (x * batch.weight).sum() / total
 
-    change = taken - batch.logprob
+    change = policy.log_prob(batch.actions) - batch.logprob
     ratio = change.exp()
     clipped = ratio.clamp(1 - recipe.clip, 1 + recipe.clip)
     gain = mean(torch.minimum(ratio * batch.advantage, clipped * batch.advantage))
-    entropy = mean(-(logp.exp() * logp).sum(-1))
+    entropy = mean(policy.entropy())
     near = batch.old_value + (value - batch.old_value).clamp(-recipe.clip, recipe.clip)
     errors = [_huber(v - batch.target, recipe.huber_delta) for v in (value, near)]
     value_loss = mean(torch.maximum(*errors))
     loss = value_loss - gain - recipe.entropy * entropy
     away = torch.zeros(())
     if batch.pull is not None:
-        away = mean(batch.pull.divergence(logp))
+        away = mean(batch.pull.divergence(policy))
         loss = loss + batch.pull.weight * away
     with torch.no_grad():
         kl = mean(ratio - 1 - change)

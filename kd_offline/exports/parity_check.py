@@ -12,9 +12,10 @@ from typing import NoReturn
 
 import numpy as np
 
+from kd_offline import distributions
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.reading.held_out import held_out
-from kd_offline.distributions.categorical import choose_actions, has_choice
+from kd_offline.distributions.base import Played
 from kd_offline.errors import CheckpointError, Remedy
 from kd_offline.exports.network import Step
 from kd_offline.exports.team import ExportedTeam, executed
@@ -49,6 +50,7 @@ class Recorded:
     seeds: SeedArray  # [E]
     arrays: dict[str, Array]
     valid: BoolArray  # [E, T]
+    actions: type[Played]
 
     @property
     def steps(self) -> int:
@@ -75,7 +77,11 @@ class Recorded:
 
     def deciding(self) -> BoolArray:
         """Return who has a choice: bool [E, T, N]."""
-        return self.acting() & has_choice(self.arrays["available_actions"])
+        return self.acting() & self.actions.has_choice(self.arrays["available_actions"])
+
+    def policy(self, logits: Float32Array) -> Played:
+        """Return the distributions of logits [E, T, N, A] over the legal actions."""
+        return self.actions(logits, self.arrays["available_actions"])
 
     @property
     def longest(self) -> int:
@@ -90,7 +96,8 @@ class Recorded:
         arrays = {name: values[:count, :longest] for name, values in self.arrays.items()}
         valid = self.valid[:count, :longest]
         chosen = self.episodes[:count]
-        return Recorded(self.dataset, self.part, chosen, self.seeds[:count], arrays, valid)
+        seeds = self.seeds[:count]
+        return Recorded(self.dataset, self.part, chosen, seeds, arrays, valid, self.actions)
 
 
 def recorded(buffer: ExpertBuffer, episodes: int, judge_by: str | None = None) -> Recorded:
@@ -111,6 +118,7 @@ def recorded(buffer: ExpertBuffer, episodes: int, judge_by: str | None = None) -
         seeds=buffer.episodes("seed")[chosen],
         arrays={name.removeprefix("steps/"): values for name, values in arrays.items()},
         valid=valid,
+        actions=distributions.played(buffer.spec),
     )
 
 
@@ -126,16 +134,18 @@ def replay(policy: TeamPolicy, episodes: Recorded) -> Float32Array:
     for view in episodes.views():
         if isinstance(policy, ExportedTeam):
             actions, output, memory = policy.decide(view, memory)
-            _require_greedy(actions, output.logits, view)
+            stated = episodes.actions(output.logits, view.available_actions)
+            _require_greedy(actions, stated, view.alive)
         else:
             output, memory = policy.act(view, memory)
         said.append(output.logits)
     return np.stack(said, axis=1)
 
 
-def _require_greedy(actions: IntArray, logits: Float32Array, view: View) -> None:
+def _require_greedy(actions: IntArray, policy: Played, alive: BoolArray) -> None:
+    logits = policy.parameters
     finite = np.isfinite(logits).all(axis=-1)  # what is not is refused by its logits
-    wrong = (actions != choose_actions(logits, view.available_actions)) & view.alive & finite
+    wrong = (actions != policy.mode()) & alive & finite
     if wrong.any():
         msg = (
             f"an exported step is refused: it returned the action {actions[wrong][0]} where its "
@@ -146,7 +156,7 @@ def _require_greedy(actions: IntArray, logits: Float32Array, view: View) -> None
 
 def greedy(logits: Float32Array, episodes: Recorded) -> IntArray:
     """Return the greedy legal actions of logits: [E, T, N]."""
-    return choose_actions(logits, episodes.arrays["available_actions"])
+    return episodes.policy(logits).mode()
 
 
 def compare(ours: Float32Array, theirs: Float32Array, episodes: Recorded) -> Comparison:
@@ -158,10 +168,9 @@ def compare(ours: Float32Array, theirs: Float32Array, episodes: Recorded) -> Com
     error = (np.abs(ours - theirs) / np.maximum(1, np.abs(theirs)))[acting]
     # NaN would pass every comparison with a tolerance.
     error = np.where(np.isfinite(error), error, np.finfo(np.float32).max).astype(np.float64)
-    mine, reference = greedy(ours, episodes), greedy(theirs, episodes)
-    same = (mine == reference)[deciding]
-    said, best = (np.take_along_axis(theirs, a[..., None], -1)[..., 0] for a in (mine, reference))
-    close = np.abs(best - said) <= 2 * TOLERANCE * np.maximum(1, np.abs(best))
+    policy, reference = episodes.policy(ours), episodes.policy(theirs)
+    same = policy.agrees(reference)[deciding]
+    close = reference.near_mode(policy.mode(), TOLERANCE)
     return Comparison(
         decisions=len(same),
         agreement=float(same.mean()) if same.size else None,

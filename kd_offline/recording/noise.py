@@ -7,23 +7,18 @@ others answer it; the level differs by episode, so that the undisturbed distribu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from kd_offline.datasets.format.layout import SOURCES
-from kd_offline.distributions.categorical import choose_actions, mixture_probability
+from kd_offline.distributions.base import Played, either
 from kd_offline.errors import UsageError
 from kd_offline.rollout.play import Behaviour, Choice
 from kd_offline.schemas.dataset import NoiseLevel
 from kd_offline.seeding import uniforms
-from kd_offline.types import (
-    Array,
-    Float32Array,
-    PolicyOutput,
-    SeedArray,
-    View,
-)
+from kd_offline.types import Float32Array, SeedArray, View
 
 RULE = (
     "at every step one agent, drawn uniformly among all, takes a uniformly drawn legal action with "
@@ -81,24 +76,19 @@ def perturbed(seeds: SeedArray, levels: Float32Array) -> Behaviour:
     ``(1 - level / N) pi + (level / N) uniform``.
     """
 
-    def choose(step: int, view: View, output: PolicyOutput) -> Choice:
-        n = view.alive.shape[1]
-        available = view.available_actions
-        draws = uniforms(seeds, step, (n,), "action")
-        actions = choose_actions(output.logits, available, draws)
-        noise = uniforms(seeds, step, (3,), "noise")
+    def choose(step: int, view: View, policy: Played) -> Choice:
+        n, shape = view.alive.shape[1], policy.numbers
+        actions = policy.sample(uniforms(seeds, step, (n, *shape), "action"))
+        noise = uniforms(seeds, step, (2 + math.prod(shape),), "noise")
         victim = (noise[:, 0] * n).astype(np.int64)
         struck = (noise[:, 1] < levels)[:, None] & (victim[:, None] == np.arange(n)) & view.alive
         if struck.any():
-            even = np.zeros_like(output.logits)
-            random = choose_actions(even, available, np.repeat(noise[:, 2:], n, axis=1))
-            actions = np.where(struck, random, actions)
+            drawn = np.repeat(noise[:, None, 2:], n, axis=1).reshape(*struck.shape, *shape)
+            random = policy.even(view.available_actions).sample(drawn)
+            actions = either(struck, random, actions)
         source = np.where(struck, SOURCES["noise"], SOURCES["expert"]).astype(np.uint8)
-        return Choice(actions, _logprob(output, view, actions, levels / n), source)
+        mixed = policy.mixture_probability(actions, (levels / n)[:, None])
+        logprob = np.log(np.where(view.alive, mixed, 1.0)).astype(np.float32)
+        return Choice(actions, logprob, source)
 
     return choose
-
-
-def _logprob(output: PolicyOutput, view: View, actions: Array, share: Float32Array) -> Float32Array:
-    mixed = mixture_probability(output.logits, view.available_actions, actions, share[:, None])
-    return np.log(np.where(view.alive, mixed, 1.0)).astype(np.float32)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets.format.layout import SOURCES
-from kd_offline.distributions.categorical import choose_actions, masked_log_softmax
+from kd_offline.distributions.base import Played, either
 from kd_offline.errors import MismatchError
 from kd_offline.networks.files import warn_unsealed
 from kd_offline.rollout.play import Behaviour, Choice
@@ -34,7 +34,6 @@ from kd_offline.types import (
     BoolArray,
     FloatArray,
     IntArray,
-    PolicyOutput,
     SeedArray,
     View,
 )
@@ -126,25 +125,22 @@ def accompanied(seeds: SeedArray, behaviour: Behaviour, partner: Partner | None)
     greedy = draws[mine, 2] < _GREEDY_SHARE
     memory = partner.policy.start(seeds[mine])
 
-    def choose(step: int, view: View, output: PolicyOutput) -> Choice:
+    def choose(step: int, view: View, policy: Played) -> Choice:
         nonlocal memory
-        choice = behaviour(step, view, output)
+        choice = behaviour(step, view, policy)
         seen = _rows(view, mine)
-        said, memory = partner.policy.act(seen, memory)
-        numbers = uniforms(seeds[mine], step, (n,), "partner action")
-        return _mixed(choice, mine, plays & seen.alive, _decide(said, seen, greedy, numbers))
+        output, memory = partner.policy.act(seen, memory)
+        theirs = type(policy)(output.logits, seen.available_actions)
+        numbers = uniforms(seeds[mine], step, (n, *theirs.numbers), "partner action")
+        return _mixed(choice, mine, plays & seen.alive, _decide(theirs, greedy, numbers))
 
     return choose
 
 
-def _decide(said: PolicyOutput, seen: View, greedy: BoolArray, numbers: FloatArray) -> Choice:
+def _decide(policy: Played, greedy: BoolArray, numbers: FloatArray) -> Choice:
     """Return the partner's actions and their log probabilities, 0 where it is greedy."""
-    legal = seen.available_actions
-    best = choose_actions(said.logits, legal)
-    drawn = choose_actions(said.logits, legal, numbers)
-    actions = np.where(greedy[:, None], best, drawn)
-    taken = np.take_along_axis(masked_log_softmax(said.logits, legal), actions[..., None], -1)
-    logprob = np.where(greedy[:, None], 0.0, taken[..., 0]).astype(np.float32)
+    actions = either(greedy[:, None], policy.mode(), policy.sample(numbers))
+    logprob = np.where(greedy[:, None], 0.0, policy.log_prob(actions)).astype(np.float32)
     return Choice(actions, logprob)
 
 
@@ -153,7 +149,7 @@ def _mixed(choice: Choice, rows: IntArray, plays: BoolArray, partner: Choice) ->
 
     def put(whole: Array, new: Any) -> Array:
         out = whole.copy()
-        out[rows] = np.where(plays, new, whole[rows])
+        out[rows] = either(plays, new, whole[rows])
         return out
 
     assert choice.logprob is not None  # noqa: S101 - recording behaviours state both

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kd_offline import distributions
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.distributions.categorical import masked_log_softmax
+from kd_offline.distributions.base import Played
 from kd_offline.errors import MismatchError, MissingArrayError, Remedy, UsageError
 from kd_offline.experts.importers.load import prefix_of
 from kd_offline.experts.load import find, load
@@ -38,14 +39,14 @@ _OF_END = ("value", "q_tot_max")
 class _Divergences:
     """Running figures of the KL divergence over agents and steps."""
 
+    actions: type[Played]
     total: float = 0.0
     most: float = 0.0
     count: int = 0
 
     def add(self, stored: Array, got: Array, legal: BoolArray, counts: BoolArray) -> None:
-        p, q = (masked_log_softmax(logits, legal) for logits in (stored, got))
-        gap = np.subtract(p, q, out=np.zeros_like(p), where=legal)  # both are -inf elsewhere
-        kl = np.maximum((np.exp(p) * gap).sum(axis=-1), 0.0)[counts]
+        recorded, again = (self.actions(logits, legal) for logits in (stored, got))
+        kl = np.maximum(recorded.kl(again), 0.0)[counts]
         self.total += float(kl.sum())
         self.most = max(self.most, float(kl.max(initial=0.0)))
         self.count += kl.size
@@ -61,7 +62,7 @@ class _Tally:
     """What is found over all experts."""
 
     comparison: Comparison
-    policy: _Divergences = field(default_factory=_Divergences)
+    policy: _Divergences
     done: int = 0
     steps: int = 0
 
@@ -122,7 +123,8 @@ def relabel(
         for name in experts
     ]
     chosen = choose(buffer, episodes, seed)
-    tally = _Tally(Comparison(buffer.spec, TOLERANCE))
+    divergences = _Divergences(distributions.played(buffer.spec))
+    tally = _Tally(Comparison(buffer.spec, TOLERANCE), divergences)
     checks = []
     asked = Operation("relabel", {"dataset": buffer.id, "episodes": episodes, "seed": seed})
     with observed(asked, observers) as observer:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kd_offline.distributions.categorical import choose_actions, masked_log_softmax
+from kd_offline import distributions
+from kd_offline.distributions.base import Played
 from kd_offline.environments import stepping
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError
@@ -21,7 +22,6 @@ from kd_offline.types import (
     Array,
     BoolArray,
     Float32Array,
-    IntArray,
     Outcome,
     PolicyOutput,
     SeedArray,
@@ -34,26 +34,26 @@ from kd_offline.types import (
 class Choice:
     """What a behaviour does with one view."""
 
-    actions: IntArray  # [B, N]
+    actions: Array  # [B, N], or [B, N, *D] where an action is several numbers
     logprob: Float32Array | None = None  # [B, N], under the true mixture of policy and noise
     source: Array | None = None  # uint8 [B, N]
 
 
-Behaviour = Callable[[int, View, PolicyOutput], Choice]
-"""Chooses the actions of a step from its number, its view and what the policy says of it."""
+Behaviour = Callable[[int, View, Played], Choice]
+"""Chooses the actions of a step from its number, its view and the policy's distribution."""
 
 
-def greedy(step: int, view: View, output: PolicyOutput) -> Choice:
+def greedy(step: int, view: View, policy: Played) -> Choice:
     """Take every agent's most probable legal action."""
-    return Choice(choose_actions(output.logits, view.available_actions))
+    return Choice(policy.mode())
 
 
 def drawn(seeds: SeedArray) -> Behaviour:
     """Return the behaviour that samples every agent's action at temperature 1."""
 
-    def choose(step: int, view: View, output: PolicyOutput) -> Choice:
-        numbers = uniforms(seeds, step, view.alive.shape[1:], "action")
-        return Choice(choose_actions(output.logits, view.available_actions, numbers))
+    def choose(step: int, view: View, policy: Played) -> Choice:
+        shape = (*view.alive.shape[1:], *policy.numbers)
+        return Choice(policy.sample(uniforms(seeds, step, shape, "action")))
 
     return choose
 
@@ -62,11 +62,10 @@ def sampled(seeds: SeedArray) -> Behaviour:
     """Return the behaviour :func:`drawn` that also states log probabilities, 0 of the absent."""
     draw = drawn(seeds)
 
-    def choose(step: int, view: View, output: PolicyOutput) -> Choice:
-        actions = draw(step, view, output).actions
-        logp = masked_log_softmax(output.logits, view.available_actions)
-        taken = np.take_along_axis(logp, actions[..., None], -1)[..., 0]
-        return Choice(actions, np.where(view.alive, taken, 0.0).astype(np.float32))
+    def choose(step: int, view: View, policy: Played) -> Choice:
+        actions = draw(step, view, policy).actions
+        taken = np.where(view.alive, policy.log_prob(actions), 0.0)
+        return Choice(actions, taken.astype(np.float32))
 
     return choose
 
@@ -78,6 +77,7 @@ class Step:
     number: int
     view: View
     output: PolicyOutput
+    policy: Played  # the distribution that ``output`` states
     choice: Choice
     outcome: Outcome
     running: BoolArray  # [B], of episodes that were not over before the step
@@ -94,6 +94,7 @@ class Play:
         self, environment: BatchedEnvironment, policy: TeamPolicy, seeds: SeedArray
     ) -> None:
         self._environment, self._seeds = environment, seeds
+        self._actions = distributions.played(environment.spec)
         self._policy = ActiveEpisodePolicy.begin(policy, seeds)
         self.view = stepping.reset(environment, seeds)
 
@@ -112,9 +113,10 @@ class Play:
         running, seen = np.ones(batch, bool), np.ones(batch, bool)
         for number in range(spec.episode_limit):
             view, output = self.view, self.ask(seen)
-            choice = behaviour(number, view, output)
+            policy = self._actions(output.logits, view.available_actions)
+            choice = behaviour(number, view, policy)
             outcome = stepping.step(self._environment, choice.actions, self._seeds, number)
-            yield Step(number, view, output, choice, outcome, running, seen)
+            yield Step(number, view, output, policy, choice, outcome, running, seen)
             # The last view of an episode counts as well: what follows it has a value.
             seen, running = running, running & ~(outcome.terminated | outcome.truncated)
             self.view = replace(outcome.view, last_actions=choice.actions)
@@ -130,11 +132,12 @@ class Play:
     def ask(self, wanted: BoolArray) -> PolicyOutput:
         """Return what the policy says of the view; of no worth where not ``wanted``, bool [B]."""
         output = self._policy.act(self.view, wanted)
-        legal = self.view.available_actions
-        if output.logits.shape != legal.shape:
+        spec = self._environment.spec
+        shape = (*self.view.alive.shape, self._actions.width(spec))
+        if output.logits.shape != shape:
             msg = (
-                f"the policy returned logits of shape {output.logits.shape} where "
-                f"{self._environment.spec.id} needs {legal.shape}: use a policy made for this "
+                f"the policy returned logits of shape {output.logits.shape} where {spec.id} needs "
+                f"{shape}: use a policy made for this "
                 "environment"
             )
             raise MismatchError(msg)

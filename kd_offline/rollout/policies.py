@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.distributions.categorical import NEVER, choose_actions
+from kd_offline.distributions.base import Played
+from kd_offline.distributions.categorical import Categorical
 from kd_offline.errors import MismatchError
 from kd_offline.seeding import uniforms
 from kd_offline.types import Array, PolicyOutput, SeedArray, TeamPolicy, View
@@ -20,10 +21,11 @@ class RandomPolicy:
 
     Its logits are equal, so it is uniform when sampled. With ``drawn`` it draws the action itself
     and puts all weight on it: then it is uniform however actions are chosen, which a team needs
-    whose other members play greedily.
+    whose other members play greedily. ``actions`` says what an action is.
     """
 
     drawn: bool = False
+    actions: type[Played] = Categorical
 
     def start(self, seeds: SeedArray) -> tuple[SeedArray, int]:
         """Return the seeds and the step as memory."""
@@ -32,14 +34,14 @@ class RandomPolicy:
     def act(
         self, view: View, memory: tuple[SeedArray, int]
     ) -> tuple[PolicyOutput, tuple[SeedArray, int]]:
-        """Return equal logits, or those of the drawn action."""
+        """Return the uniform distribution, or that of the drawn action."""
         seeds, step = memory
-        legal = view.available_actions
-        logits = np.zeros(legal.shape, np.float32)
+        even = self.actions.even(view.available_actions)
+        logits = even.parameters
         if self.drawn:
-            numbers = uniforms(seeds, step, (legal.shape[1],), "random policy")
-            action = choose_actions(logits, legal, numbers)
-            logits[action[..., None] != np.arange(legal.shape[2])] = NEVER
+            shape = (view.alive.shape[1], *even.numbers)
+            action = even.sample(uniforms(seeds, step, shape, "random policy"))
+            logits = even.certain(action, view.available_actions)
         return PolicyOutput(logits), (seeds, step + 1)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.distributions.categorical import choose_actions
 from kd_offline.errors import KdOfflineError, UsageError
 from kd_offline.exports import parity_check
 from kd_offline.exports.prepared_export import draft
@@ -153,7 +152,7 @@ def _expert(buffer: ExpertBuffer, recorded: parity_check.Recorded) -> IntArray:
     if not names:
         return recorded.arrays["actions"].astype(np.int64)
     scores, _ = buffer.padded(names[:1], recorded.episodes)
-    return choose_actions(scores[names[0]], recorded.arrays["available_actions"])
+    return parity_check.greedy(scores[names[0]], recorded)
 
 
 def held_out_kl(manifest: RunManifest) -> float | None:

@@ -194,7 +194,7 @@ def _check_loss(learned: _Learned) -> None:
     logits = learned.team.joined([agent.outputs for agent in each]).detach().requires_grad_()
     embeddings = [agent.embedding.detach().requires_grad_() for agent in each]
     spec = learned.team.spec
-    students = student_batch(logits, embeddings, given, spec.side_of)
+    students = student_batch(logits, embeddings, given, spec)
     for name, elements in _losses(learned, students, heads).items():
         values, weight = elements.values, elements.weight
         shapes = f"values {tuple(values.shape)} and weight {tuple(weight.shape)}"
@@ -229,13 +229,13 @@ def _check_legal(
     """Require that neither illegal actions nor agents that are not alive change the loss."""
     batch = learned.whole().targets
     counted = (batch.alive > 0).unsqueeze(-1)
-    spoiled = students.logits.detach().clone()
+    spoiled = students.policy.parameters.detach().clone()
     spoiled = torch.where(batch.available & counted, spoiled, spoiled + 3.0)
     dead = [
         torch.where(counted[:, i], own.detach(), own.detach() + 0.5)
         for i, own in enumerate(students.embeddings)
     ]
-    other = student_batch(spoiled, dead, batch, students.side_of)
+    other = student_batch(spoiled, dead, batch, learned.team.spec)
     after = objective(other, batch, heads, learned.terms, 1.0)["loss"]
     same = torch.allclose(after, before, atol=1e-5, rtol=1e-4)
     require(same, "legal actions", "the loss depends on them, or on agents that are not alive")

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from kd_offline import distributions
 from kd_offline.datasets.analysis.calibration import Calibration, Values
 from kd_offline.datasets.analysis.tallies import Actions, Entropy, Rows, Similarity, Sources
 from kd_offline.datasets.reading.reader import ExpertBuffer
@@ -82,7 +83,8 @@ def profile(buffer: ExpertBuffer, observer: Observer = SILENT) -> Profile:
     longest = int(buffer.episodes("length").max())
     moments = min(longest, MOMENTS)
     actions = Actions(moments, spec.n_agents, spec.action_count)
-    entropy = Entropy(moments, spec.n_agents) if buffer.has("steps/logits") else None
+    policy = distributions.played(spec)
+    entropy = Entropy(policy, moments, spec.n_agents) if buffer.has("steps/logits") else None
     similarity = Similarity(spec.n_agents) if buffer.has("steps/embedding") else None
     sources = Sources(spec.n_agents) if buffer.has("steps/action_source") else None
     values = _values(buffer)

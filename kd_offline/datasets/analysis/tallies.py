@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kd_offline.datasets.format.layout import SOURCES
-from kd_offline.distributions.categorical import masked_log_softmax
+from kd_offline.distributions.base import Played
 from kd_offline.types import Array, BoolArray, FloatArray, IntArray
 
 
@@ -73,6 +73,7 @@ class Actions:
 class Entropy:
     """Entropy of the expert's policy over its legal actions, in nats, over time."""
 
+    actions: type[Played]
     moments: int
     agents: int
     total: FloatArray = field(init=False)  # [moments, N]
@@ -84,12 +85,10 @@ class Entropy:
 
     def add(self, rows: Rows) -> None:
         """Count some rows in."""
-        legal = rows.arrays["available_actions"]
-        logp = masked_log_softmax(rows.arrays["logits"], legal)
-        parts = np.multiply(np.exp(logp), logp, out=np.zeros_like(logp), where=legal)
+        policy = self.actions(rows.arrays["logits"], rows.arrays["available_actions"])
         alive, place = rows.alive, _cells(rows, self.agents)
         size, shape = self.total.size, self.total.shape
-        sums = np.bincount(place[alive], -parts.sum(axis=-1)[alive], minlength=size)
+        sums = np.bincount(place[alive], policy.entropy()[alive], minlength=size)
         self.total += sums.reshape(shape)
         self.count += np.bincount(place[alive], minlength=size).reshape(shape)
 

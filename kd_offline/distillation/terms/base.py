@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from kd_offline import distributions
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.edit.merge_compatibility import capture_conflicts
 from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.distributions.base import Learned
 from kd_offline.errors import MismatchError
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec, Strict
@@ -150,25 +151,22 @@ class TargetBatch:
     alive: Tensor  # bool [B, T, N]
     weight: Tensor  # float [B, T, N], 1 where an agent's decision counts
     available: Tensor  # bool [B, T, N, A]
-    expert_logits: Tensor | None  # [B, T, N, A]: recorded, or scaled Q-values
-    expert_policy: Tensor | None  # [B, T, N, A]: log probabilities at temperature 1
+    expert_policy: Learned | None  # of [B, T, N] agents, from logits or scaled Q-values
 
     def executed(self) -> Tensor:
         """Return the executed actions, int64 [B, T, N]; 0 where an agent is not alive."""
-        return torch.from_numpy(self.arrays["steps/actions"]).long()
+        return distributions.learned(self.spec).recorded_actions(self.arrays["steps/actions"])
 
 
 @dataclass(frozen=True, slots=True)
 class StudentBatch:
     """What students put out for the steps of a batch, and what all terms know of these."""
 
-    logits: Tensor  # [S, N, A]
-    policy: Tensor  # log probabilities at temperature 1, [S, N, A]
+    policy: Learned  # of [S, N] agents, at temperature 1; its parameters are the outputs
     embeddings: Sequence[Tensor]  # of each agent [S, H_i]: its last hidden layer, or GRU state
-    available: Tensor  # bool [S, N, A]
     weight: Tensor  # [S, N], 1 where an agent's decision counts
     alive: Tensor  # [S, N], 1 where an agent is alive, forced decisions included
-    expert_policy: Tensor | None  # as in TargetBatch, [S, N, A]
+    expert_policy: Learned | None  # as in TargetBatch, of [S, N] agents
     side_of: tuple[int, ...]  # the side of each agent
 
 

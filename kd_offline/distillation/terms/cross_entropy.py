@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from kd_offline import distributions
 from kd_offline.datasets.format.layout import SOURCES
-from kd_offline.distillation import losses
 from kd_offline.distillation.terms.base import (
     Elements,
     LossTerm,
@@ -54,24 +54,22 @@ class CrossEntropy(LossTerm[CrossEntropySettings]):
         if expert is None or self.settings.target == "soft":
             return {}
         if self.settings.target == "argmax":
-            return {"action": expert.argmax(-1)}
+            return {"action": expert.mode()}
         seeds = batch.arrays["episodes/seed"].astype(np.uint64)
-        draws = torch.from_numpy(uniforms(seeds, 0, tuple(expert.shape[1:3]), "distillation label"))
-        reached = expert.double().exp().cumsum(-1)
-        drawn = (reached > draws.unsqueeze(-1) * reached[..., -1:]).long().argmax(-1)
-        return {"action": drawn}
+        shape = (*batch.alive.shape[1:], *distributions.played(batch.spec).numbers)
+        numbers = uniforms(seeds, 0, shape, "distillation label")
+        return {"action": expert.sample(torch.from_numpy(numbers))}
 
     def loss(
         self, students: StudentBatch, targets: Mapping[str, Tensor], heads: nn.Module | None
     ) -> Elements:
         """Return the cross entropy of every decision, [S, N]."""
         if "action" in targets:
-            values = losses.cross_entropy(targets["action"], students.policy)
+            values = -students.policy.log_prob(targets["action"])
             return Elements(values, targets.get("counted", students.weight))
         expert = students.expert_policy
         assert expert is not None  # noqa: S101 - its array is read for soft labels
-        values = losses.soft_cross_entropy(expert, students.policy, students.available)
-        return Elements(values, students.weight)
+        return Elements(expert.cross_entropy(students.policy), students.weight)
 
     def validation(
         self, students: StudentBatch, targets: Mapping[str, Tensor], counted: Tensor
@@ -81,7 +79,7 @@ class CrossEntropy(LossTerm[CrossEntropySettings]):
             return {}
         if "counted" in targets:
             counted = counted * targets["counted"]
-        return {"ce": Elements(losses.cross_entropy(targets["action"], students.policy), counted)}
+        return {"ce": Elements(-students.policy.log_prob(targets["action"]), counted)}
 
 
 def _chosen_by_expert(batch: TargetBatch) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from kd_offline.distillation import losses
 from kd_offline.distillation.terms.base import Elements, LossTerm, StudentBatch, TermSettings
 
 
@@ -20,4 +19,4 @@ class Entropy(LossTerm[TermSettings]):
         self, students: StudentBatch, targets: Mapping[str, Tensor], heads: nn.Module | None
     ) -> Elements:
         """Return the entropy of every decision in nats, [S, N]."""
-        return Elements(losses.entropy(students.policy, students.available), students.weight)
+        return Elements(students.policy.entropy(), students.weight)

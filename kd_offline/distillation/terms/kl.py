@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pydantic import Field
 from torch import Tensor, nn
 
-from kd_offline.distillation import losses
 from kd_offline.distillation.terms.base import (
     Elements,
     LossTerm,
@@ -38,20 +37,17 @@ class KL(LossTerm[KLSettings]):
         return (policy_array(present),)
 
     def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
-        """Return the expert's log probabilities at the temperature."""
-        if batch.expert_logits is None:
+        """Return what is kept of the expert's policy at the temperature."""
+        if batch.expert_policy is None:
             return {}
-        tau = self.settings.temperature
-        return {"expert": losses.log_policy(batch.expert_logits, batch.available, tau)}
+        return {"expert": batch.expert_policy.at(self.settings.temperature).kept()}
 
     def loss(
         self, students: StudentBatch, targets: Mapping[str, Tensor], heads: nn.Module | None
     ) -> Elements:
         """Return the divergence of every decision, [S, N]."""
         tau = self.settings.temperature
-        own = students.policy
-        if tau != 1.0:
-            own = losses.log_policy(students.logits, students.available, tau)
-        values = losses.kl_divergence(targets["expert"], own, students.available)
+        own = students.policy.at(tau)
+        values = own.restored(targets["expert"], own.available).kl(own)
         scale = tau**2 if self.settings.scale_by_temperature else 1.0
         return Elements(values, students.weight, scale)

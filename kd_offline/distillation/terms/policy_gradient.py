@@ -105,8 +105,8 @@ class PolicyGradient(LossTerm[PolicySettings]):
         own, advantage = students.policy, targets["advantage"]
         if self.settings.temperature == "kl":
             tau = KLSettings.model_validate(self.recipe.terms.get("kl", {})).temperature
-            own = losses.log_policy(students.logits, students.available, tau)
-        taken = own.gather(-1, targets["executed"].unsqueeze(-1)).squeeze(-1)
+            own = own.at(tau)
+        taken = own.log_prob(targets["executed"])
         if self.settings.form == "awr":
             gain = losses.advantage_weighted(taken, advantage, self.settings.awr_temperature)
         elif self.settings.form == "crr":

@@ -74,8 +74,9 @@ class Regression(LossTerm[RegressionSettings]):
         assert students.expert_policy is not None  # noqa: S101 - Q-values are read
         # In the unit of the scaled Q-values, so that the temperature weighs nothing.
         tau = self.recipe.objective.q_temperature
-        own, expert = students.logits * tau, students.expert_policy * tau
-        gaps = values.regression(own, expert, students.available, kind)
+        # Centred, an expert's log probabilities are its scaled Q-values.
+        own, expert = students.policy.parameters * tau, students.expert_policy.kept() * tau
+        gaps = values.regression(own, expert, students.policy.available, kind)
         found = {"regression": Elements(gaps, weight)}
         if "value" in targets:
             assert isinstance(heads, nn.ModuleList)  # noqa: S101 - made above

@@ -24,6 +24,7 @@ from kd_offline.distillation.terms.base import (
     TermSettings,
     TrainingEpisodes,
 )
+from kd_offline.distributions.categorical_tensors import last_axis_outermost, log_softmax
 from kd_offline.schemas.bounds import MAX_AGENTS
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.seeding import generator
@@ -89,7 +90,7 @@ class Role(LossTerm[RoleSettings]):
         """Return the divergence of every agent that is alive, [S, N]."""
         assert isinstance(heads, nn.ModuleList)  # noqa: S101 - made above
         scores = [head(e) for head, e in zip(heads, students.embeddings, strict=True)]
-        own = losses.log_softmax(torch.stack(scores, -2) / self.settings.temperature)
+        own = log_softmax(last_axis_outermost(torch.stack(scores, -2) / self.settings.temperature))
         return Elements(losses.role_divergence(targets["roles"], own), students.alive)
 
 

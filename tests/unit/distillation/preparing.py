@@ -42,7 +42,7 @@ class Prepared:
 
     def losses(self, logits, embeddings, batch, progress=1.0):
         """Every loss and their weighted sum."""
-        students = student_batch(logits, embeddings, batch.targets, self.buffer.spec.side_of)
+        students = student_batch(logits, embeddings, batch.targets, self.buffer.spec)
         return objective(students, batch.targets, self.heads, self.terms, progress)
 
 

@@ -92,8 +92,8 @@ def test_joint_agreement_asks_each_side_alone():
     here = torch.ones(1, 3)
     part = Targets(here, here, torch.ones(1, 3, 3).bool(), here, here, expert_policy=expert)
     apart, together = (
-        _imitation(student_batch(student, [], part, sides), here)["joint_agreement"]
-        for sides in ((0, 1, 1), (0, 0, 0))
+        _imitation(student_batch(student, [], part, spec), here)["joint_agreement"]
+        for spec in (SPEC, SPEC.model_copy(update={"sides": {"all": SPEC.agents}}))
     )
     assert [x.sum().item() for x in (apart.values, apart.weight)] == [1, 2]
     assert [x.sum().item() for x in (together.values, together.weight)] == [0, 1]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kd_offline.distillation import losses
 from kd_offline.distillation.values import centred, error, regression, state_value, value_logits
+from kd_offline.distributions.categorical_tensors import CategoricalTensors
 from kd_offline.schemas.recipes import Objective
 
 INF = math.inf
@@ -55,7 +55,7 @@ def test_ties_are_even_one_legal_action_is_certain_and_nothing_is_not_a_number(s
     objective = Objective(q_scale=scale, q_temperature=0.01)
     available = LEGAL | ~LEGAL.any(-1, keepdim=True)  # as for absent agents
     logits = value_logits(Q.unsqueeze(1), available.unsqueeze(1), torch.tensor([1.0]), objective)
-    policy = losses.log_policy(logits[:, 0], available).exp()
+    policy = CategoricalTensors(logits[:, 0], available).kept().exp()
     assert torch.isfinite(policy).all()
     third = torch.full((3,), 1 / 3)
     torch.testing.assert_close(policy[1], third)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from kd_offline import environments
-from kd_offline.distributions.categorical import masked_log_softmax
+from kd_offline.distributions.categorical import Categorical
+from kd_offline.distributions.categorical_tensors import CategoricalTensors
 from kd_offline.errors import UnknownNameError
 from kd_offline.experts import checkpoint
 from kd_offline.experts.algorithms.clipped_policy import Kickstart, PolicyRecipe
@@ -44,18 +45,23 @@ def teacher(spec, **settings):
 
 def test_the_divergence_is_that_of_the_definition():
     """KL((1/2, 1/4, 1/4) || (1/4, 1/4, 1/2)) = 1/2 log 2 - 1/4 log 2."""
-    said = torch.tensor([0.5, 0.25, 0.25]).log().view(1, 1, 1, 3)
-    mine = torch.tensor([0.25, 0.25, 0.5]).log().view(1, 1, 1, 3)
-    assert Pull(1.0, said).divergence(mine).item() == pytest.approx(np.log(2) / 4)
-    assert Pull(1.0, said).divergence(said).item() == 0
+    every = torch.ones(1, 1, 1, 3, dtype=torch.bool)
+    said, mine = (
+        CategoricalTensors(torch.tensor(shares).log().view(1, 1, 1, 3), every)
+        for shares in ([0.5, 0.25, 0.25], [0.25, 0.25, 0.5])
+    )
+    assert Pull(1.0, said.kept()).divergence(mine).item() == pytest.approx(np.log(2) / 4)
+    assert Pull(1.0, said.kept()).divergence(said).item() == 0
 
 
 def test_illegal_actions_add_nothing():
-    legal = torch.tensor([True, True, False])
-    said = torch.log_softmax(torch.zeros(3).masked_fill(~legal, -1e10), -1).view(1, 1, 1, 3)
-    mine = torch.log_softmax(torch.tensor([0.0, 1.0, -1e10]), -1).view(1, 1, 1, 3)
-    expected = np.log(0.5) - 0.5 * (mine[..., 0] + mine[..., 1]).item()
-    assert Pull(1.0, said).divergence(mine).item() == pytest.approx(expected)
+    legal = torch.tensor([True, True, False]).view(1, 1, 1, 3)
+    said, mine = (
+        CategoricalTensors(torch.tensor(logits).view(1, 1, 1, 3), legal)
+        for logits in ([0.0, 0.0, 9.0], [0.0, 1.0, -7.0])
+    )
+    expected = np.log(0.5) - 0.5 * mine.kept()[..., :2].sum().item()
+    assert Pull(1.0, said.kept()).divergence(mine).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("task", [SPREAD, "smax/3m"])
@@ -65,11 +71,11 @@ def test_a_teacher_says_along_its_own_episodes_what_it_said_then(task):
     expert = load("bundled", world.spec, with_value=False)
     played = collect_sampled(world, expert, SEEDS)
     pull = teacher(world.spec).pull(played, SEEDS, frames=0)
-    then = masked_log_softmax(played.steps["logits"], played.steps["available_actions"])
-    counts = (played.steps["alive"] & played.valid[..., None])[..., None]
-    counts = counts & played.steps["available_actions"]
+    then = Categorical(played.steps["logits"], played.steps["available_actions"])
+    counts = (played.steps["alive"] & played.valid[..., None])[..., None] & then.available
     assert counts.any()
-    np.testing.assert_allclose(pull.log_probabilities.numpy()[counts], then[counts], atol=1e-5)
+    got, expected = pull.teacher.numpy()[counts], then.log_probabilities[counts]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_the_pull_falls_linearly_and_ends():

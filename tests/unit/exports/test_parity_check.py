@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from kd_offline.distributions.categorical import Categorical
 from kd_offline.errors import EXIT_FAILED
 from kd_offline.exports import parity_check
 from kd_offline.exports.engines import team
@@ -19,7 +20,8 @@ def tiny():
         "actions": np.array([[[0, 1], [1, 1]], [[1, 0], [0, 0]]], np.int16),
     }
     valid = np.array([[True, True], [True, False]])
-    return Recorded("id", "heldout", np.arange(2), np.arange(2, dtype=np.uint64), arrays, valid)
+    seeds = np.arange(2, dtype=np.uint64)
+    return Recorded("id", "heldout", np.arange(2), seeds, arrays, valid, Categorical)
 
 
 def logits(value=0.0):

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.distributions.categorical import Categorical
 from kd_offline.recording import noise
 from kd_offline.seeding import episode_seeds
-from kd_offline.types import PolicyOutput, View
+from kd_offline.types import View
 
 B, N, A = 4000, 3, 5
 SEEDS = episode_seeds(0, 0, B)
@@ -21,8 +22,8 @@ def view(available=None, alive=None):
 
 
 def choose(level, step=0, **seen):
-    levels = np.full(B, level, np.float32)
-    return noise.perturbed(SEEDS, levels)(step, view(**seen), PolicyOutput(LOGITS))
+    levels, now = np.full(B, level, np.float32), view(**seen)
+    return noise.perturbed(SEEDS, levels)(step, now, Categorical(LOGITS, now.available_actions))
 
 
 def test_levels_follow_the_mixture_and_the_seed_alone():

@@ -6,13 +6,12 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.format.layout import SOURCES
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
-from kd_offline.distributions.categorical import choose_actions, masked_log_softmax
+from kd_offline.distributions.categorical import Categorical
 from kd_offline.errors import CheckpointError, MismatchError
 from kd_offline.recording.noise import perturbed
 from kd_offline.recording.partner import accompanied, load_partner
 from kd_offline.recording.record import record
 from kd_offline.seeding import episode_seeds
-from kd_offline.types import PolicyOutput
 
 SPREAD = "mpe/simple_spread_v3"
 SPEC = environments.load(SPREAD).spec
@@ -27,7 +26,8 @@ def first_choice(share=1.0, level=0.0, seeds=SEEDS):
     assert partner is not None
     logits = np.tile(np.array([50.0, 0, 0, 0, 0], np.float32), (len(seeds), 3, 1))
     inner = perturbed(seeds, np.full(len(seeds), level, np.float32))
-    choice = accompanied(seeds, inner, partner)(0, view, PolicyOutput(logits))
+    expert = Categorical(logits, view.available_actions)
+    choice = accompanied(seeds, inner, partner)(0, view, expert)
     assert choice.source is not None
     assert choice.logprob is not None
     return view, choice, partner
@@ -47,9 +47,8 @@ def test_actions_are_the_partners_and_log_probabilities_its_own():
     view, choice, partner = first_choice()
     played = choice.source == SOURCES["other"]
     output, _ = partner.policy.act(view, partner.policy.start(SEEDS))
-    logp = masked_log_softmax(output.logits, view.available_actions)
-    taken = np.take_along_axis(logp, choice.actions[..., None], -1)[..., 0]
-    best = choose_actions(output.logits, view.available_actions)
+    theirs = Categorical(output.logits, view.available_actions)
+    taken, best = theirs.log_prob(choice.actions), theirs.mode()
     greedy = played & (choice.logprob == 0)
     sampled = played & ~greedy
     assert greedy.any(1).mean() == pytest.approx(0.7, abs=0.08)
@@ -74,10 +73,10 @@ def test_labels_stay_the_experts(tmp_path):
     source = buffer.read("steps/action_source")
     assert (source == SOURCES["other"]).mean() > 0.6
     own = source == SOURCES["expert"]
-    logp = masked_log_softmax(buffer.read("steps/logits"), buffer.read("steps/available_actions"))
-    taken = np.take_along_axis(logp, buffer.read("steps/actions").astype(int)[..., None], -1)
+    policy = Categorical(buffer.read("steps/logits"), buffer.read("steps/available_actions"))
+    taken = policy.log_prob(buffer.read("steps/actions").astype(int))
     recorded = buffer.read("steps/behaviour_logprob")
-    np.testing.assert_allclose(taken[..., 0][own], recorded[own], atol=1e-4)
+    np.testing.assert_allclose(taken[own], recorded[own], atol=1e-4)
 
 
 def test_a_run_folder_is_a_partner_and_a_second_round_repeats(tmp_path):

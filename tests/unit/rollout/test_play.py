@@ -38,7 +38,7 @@ def test_the_first_view_has_no_last_actions_and_later_ones_have_what_was_done():
 
 def test_both_ways_to_sample_take_the_same_actions():
     step = next(Play(TargetsEnvironment(), GOOD, SEEDS).steps(drawn(SEEDS)))
-    again = sampled(SEEDS)(0, step.view, step.output)
+    again = sampled(SEEDS)(0, step.view, step.policy)
     np.testing.assert_array_equal(again.actions, step.choice.actions)
     assert again.logprob is not None
     assert (again.logprob <= 0).all()

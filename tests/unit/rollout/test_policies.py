@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kd_offline.distributions.categorical import choose_actions
+from kd_offline.distributions.categorical import Categorical
 from kd_offline.errors import MismatchError
 from kd_offline.rollout.policies import MixedTeam, RandomPolicy
 from kd_offline.seeding import uniforms
@@ -32,8 +32,8 @@ def test_random_play_is_uniform_over_legal_actions(drawn):
     view = TargetsEnvironment().reset(seeds)
     policy = RandomPolicy(drawn=drawn)
     output, _ = policy.act(view, policy.start(seeds))
-    numbers = None if drawn else uniforms(seeds, 0, (2,), "action")
-    chosen = choose_actions(output.logits, view.available_actions, numbers)
+    said = Categorical(output.logits, view.available_actions)
+    chosen = said.mode() if drawn else said.sample(uniforms(seeds, 0, (2,), "action"))
     np.testing.assert_allclose(np.bincount(chosen[:, 0]) / 4000, [1 / 3] * 3, atol=0.03)
     np.testing.assert_allclose(np.bincount(chosen[:, 1]) / 4000, [1 / 4] * 4, atol=0.03)
 
@@ -43,8 +43,8 @@ def test_drawn_actions_are_the_same_greedily_and_sampled():
     view = TargetsEnvironment().reset(seeds)
     policy = RandomPolicy(drawn=True)
     output, memory = policy.act(view, policy.start(seeds))
-    greedy = choose_actions(output.logits, view.available_actions)
-    sampled = choose_actions(output.logits, view.available_actions, np.full((50, 2), 0.999))
+    said = Categorical(output.logits, view.available_actions)
+    greedy, sampled = said.mode(), said.sample(np.full((50, 2), 0.999))
     np.testing.assert_array_equal(greedy, sampled)
-    again = choose_actions(policy.act(view, memory)[0].logits, view.available_actions)
+    again = Categorical(policy.act(view, memory)[0].logits, view.available_actions).mode()
     assert (again != greedy).any(), "each step draws anew"

@@ -48,7 +48,8 @@ class Good(LossTerm[TermSettings]):
         return {"goal": batch.weight}
 
     def loss(self, students, targets, heads):
-        seen = students.logits.masked_fill(~students.available, 0.0).square().sum(-1)
+        policy = students.policy
+        seen = policy.parameters.masked_fill(~policy.available, 0.0).square().sum(-1)
         says = torch.cat([h(e) for h, e in zip(heads, students.embeddings, strict=True)], -1)
         gap = (says - targets["goal"]).square()
         return Elements(seen + gap, students.weight)
@@ -113,7 +114,7 @@ class Rooted(Good):
 class Lawless(Good):
     def loss(self, students, targets, heads):
         found = super().loss(students, targets, heads)
-        return Elements(found.values + students.logits.sum(-1), found.weight)
+        return Elements(found.values + students.policy.parameters.sum(-1), found.weight)
 
 
 class Undead(Good):

@@ -1,0 +1,103 @@
+"""Categorical actions where something is learned: KL, cross entropy and entropy, with gradients.
+
+A handful of actions is too short a row for vector instructions. Where the action axis is outermost
+in memory, as students and batches of targets have it, a softmax is several times quicker; sums are
+taken in the order in which the parameters lie.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from kd_offline.distributions.base import Learned
+from kd_offline.types import Array
+
+_ILLEGAL = -1e9  # finite: -inf would give NaN gradients through log-softmax
+
+
+class CategoricalTensors(Learned):
+    """One of ``A`` actions for each agent; ``parameters`` are raw logits [..., A].
+
+    No illegal action ever contributes, to a value or to a gradient.
+    """
+
+    @classmethod
+    def restored(cls, kept: Tensor, available: Tensor) -> Self:
+        """Return the distribution of log probabilities, [..., A]."""
+        made = cls(kept, available)
+        made.log_probabilities = kept
+        return made
+
+    def kept(self) -> Tensor:
+        """Return the log probabilities, [..., A]."""
+        return self.log_probabilities
+
+    @staticmethod
+    def recorded_actions(actions: Array) -> Tensor:
+        """Return int64 [...]."""
+        return torch.from_numpy(actions).long()
+
+    def at(self, temperature: float) -> Self:
+        """Return the softmax of the logits divided by ``temperature``."""
+        if temperature == 1.0:
+            return self
+        return type(self)(self.parameters / temperature, self.available)
+
+    def mode(self) -> Tensor:
+        """Return the most probable legal action, int64 [...]."""
+        return self.log_probabilities.argmax(-1)
+
+    def sample(self, numbers: Tensor) -> Tensor:
+        """Return the inverse of the cumulative distribution at ``numbers``, float64 [...]."""
+        reached = self.log_probabilities.double().exp().cumsum(-1)
+        return (reached > numbers.unsqueeze(-1) * reached[..., -1:]).long().argmax(-1)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return the log probability of ``actions``, int64 [...]."""
+        return self.log_probabilities.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        """Return the entropy over the legal actions in nats (KD-MARL, Eq. 5): [...]."""
+        return -self._mean(self.log_probabilities)
+
+    def kl(self, other: CategoricalTensors) -> Tensor:
+        """Return KL(self || other) over the legal actions in nats (KD-MARL, Eq. 7): [...]."""
+        return self._mean(self.log_probabilities - other.log_probabilities)
+
+    def cross_entropy(self, other: CategoricalTensors) -> Tensor:
+        """Return the cross entropy with all probabilities (KD-MARL, Eq. 8 as printed): [...]."""
+        return -self._mean(other.log_probabilities)
+
+    @staticmethod
+    def has_choice(available: Tensor) -> Tensor:
+        """Return where two or more actions are legal, bool [...]."""
+        return available.sum(-1) > 1
+
+    def agrees(self, other: CategoricalTensors) -> Tensor:
+        """Return where the most probable actions are equal, bool [...]."""
+        return self.mode() == other.mode()
+
+    @cached_property
+    def log_probabilities(self) -> Tensor:
+        """Log probabilities over the legal actions, [..., A]; about -1e9 where illegal."""
+        return log_softmax(self.parameters.masked_fill(~self.available, _ILLEGAL))
+
+    def _mean(self, values: Tensor) -> Tensor:
+        weighted = self.log_probabilities.exp() * values
+        return weighted.masked_fill(~self.available, 0.0).sum(-1)
+
+
+def log_softmax(scores: Tensor) -> Tensor:
+    """Return log probabilities over the last axis, summed in the order that it has in memory."""
+    if scores.dim() > 1 and scores.stride(-1) > scores.stride(-2):
+        return torch.log_softmax(scores.movedim(-1, 0), 0).movedim(0, -1)
+    return torch.log_softmax(scores, -1)
+
+
+def last_axis_outermost(values: Tensor) -> Tensor:
+    """Return ``values`` with the last axis outermost in memory."""
+    return values.movedim(-1, 0).contiguous().movedim(0, -1)
