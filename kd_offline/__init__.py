@@ -1,6 +1,6 @@
 """kd-offline: record multi-agent experts once, distil them many times.
 
-Everything here is loaded when it is first used; importing the package imports no PyTorch.
+Every name is imported on first use; importing the package does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_LOCATIONS = {
     "Conditions": "datasets.edit.filter:Conditions",
     "ExpertBuffer": "datasets.reading.reader:ExpertBuffer",
     "KdOfflineError": "errors:KdOfflineError",
@@ -128,12 +128,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _LOCATIONS:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    home, _, attribute = _HOMES[name].partition(":")
+    module, _, attribute = _LOCATIONS[name].partition(":")
     try:
-        return getattr(import_module(f"{__name__}.{home}"), attribute)
+        return getattr(import_module(f"{__name__}.{module}"), attribute)
     except ModuleNotFoundError as error:
         from kd_offline.errors import MissingExtraError, is_torch
 

@@ -1,4 +1,4 @@
-"""``python -m kd_offline`` is ``kd-offline``."""
+"""Run the command line: ``python -m kd_offline`` is ``kd-offline``."""
 
 from kd_offline.cli.app import main
 

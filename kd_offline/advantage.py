@@ -1,4 +1,4 @@
-"""Generalised advantage estimation, for experts while they learn and for datasets afterwards."""
+"""Generalised advantage estimation, for experts during training and for datasets afterwards."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor
 
 
 def side_mean(reward: Tensor, side_of: Tensor) -> Tensor:
-    """Replace each agent's reward [..., N] by the mean over its side (``side_of``: int [N])."""
-    same = _same(side_of).to(reward.dtype)
-    return reward @ (same / same.sum(0))
+    """Return each agent's reward [..., N] averaged over its side (``side_of``: int [N])."""
+    same_side = _same_side(side_of).to(reward.dtype)
+    return reward @ (same_side / same_side.sum(0))
 
 
 def side_sum(values: Tensor, side_of: Sequence[int]) -> Tensor:
-    """Replace each agent's value [..., N] by the sum over its side (``side_of``: N)."""
-    return values @ _same(torch.tensor(side_of)).to(values.dtype)
+    """Return each agent's value [..., N] summed over its side (``side_of``: N)."""
+    return values @ _same_side(torch.tensor(side_of)).to(values.dtype)
 
 
 def side_statistics(values: Tensor, weight: Tensor, side_of: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each agent's side, [N] each.
 
-    They are 0 and 1 where a side has no weight. Sides have units of their own: statistics over
-    several of them would let one that earns more set the scale of the others.
+    They are 0 and 1 where a side has no weight. Each side has statistics of its own, because a side
+    with larger rewards would otherwise set the scale of the others.
 
     Parameters
     ----------
@@ -33,34 +33,34 @@ def side_statistics(values: Tensor, weight: Tensor, side_of: Tensor) -> tuple[Te
     """
     mean, deviation = values.new_zeros(len(side_of)), values.new_ones(len(side_of))
     for side in set(side_of.tolist()):
-        mine = side_of == side
-        counted = weight * mine
-        if counted.any():
-            total = counted.sum().clamp(min=1)
-            center = (values * counted).sum() / total
-            mean[mine] = center
-            deviation[mine] = (((values - center).square() * counted).sum() / total).sqrt()
+        members = side_of == side
+        member_weight = weight * members
+        if member_weight.any():
+            total = member_weight.sum().clamp(min=1)
+            center = (values * member_weight).sum() / total
+            mean[members] = center
+            deviation[members] = (((values - center).square() * member_weight).sum() / total).sqrt()
     return mean, deviation
 
 
-def _same(side_of: Tensor) -> Tensor:
+def _same_side(side_of: Tensor) -> Tensor:
     return side_of.unsqueeze(0) == side_of.unsqueeze(1)
 
 
 def waiting(alive: Tensor, ended: Tensor) -> Tensor:
     """Return where agents wait for their turn, bool [T, B, N].
 
-    That is where they are not alive, in episodes in which an agent acts that did not a step before.
-    Without such a step, agents that are not alive have left for good, and none waits.
+    An agent waits where it is not alive, in episodes in which some agent acts that did not act a
+    step before. In other episodes, agents that are not alive have left for good and do not wait.
 
     Parameters
     ----------
     alive : bool [T, B, N]
     ended : bool [T, B]
-        True in an episode's last step; what is behind it does not count.
+        True in an episode's last step; steps after it are ignored.
     """
-    after = torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]).cumsum(0) > 0
-    acting = alive & ~after.unsqueeze(-1)
+    ended_before = torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]).cumsum(0) > 0
+    acting = alive & ~ended_before.unsqueeze(-1)
     takes_turns = (acting[1:] & ~acting[:-1]).any(0).any(-1)
     return ~acting & takes_turns.unsqueeze(-1)
 
@@ -78,12 +78,12 @@ def generalised_advantage(
     horizon: int | None = None,
     waits: Tensor | None = None,
 ) -> Tensor:
-    """Advantages of whole episodes by one backward recursion (KD-MARL Eqs. 1 and 2).
+    """Return the advantages of whole episodes by a backward recursion (KD-MARL, Eqs. 1 and 2).
 
-    A critic says nothing of an agent that waits: it learns from decisions. Between two of them lie
-    the rewards of the steps in which the agent waited, discounted step by step; the value of such
-    a step is what follows it, and the trace does not decay over it (a semi-Markov decision process,
-    Sutton et al., 1999).
+    A critic learns from decisions and has no value for an agent that waits. Between two decisions
+    the rewards of the waiting steps are discounted step by step. The value of a waiting step is
+    the discounted sum that follows it, and the trace does not decay over it (a semi-Markov
+    decision process, Sutton et al., 1999).
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def generalised_advantage(
     terminated, truncated : bool [T, B]
     gamma, gae_lambda : float
     bootstrap_on_truncation : bool
-        Whether the future after a time limit is worth ``final_value`` or nothing.
+        Whether the return after a time limit is ``final_value`` (True) or 0 (False).
     horizon : int, optional
         Length L of the sum in Eq. 2; None sums to the end of the episode.
     waits : bool [T, B, N], optional
@@ -101,39 +101,40 @@ def generalised_advantage(
 
     Returns
     -------
-    float [T, B, N]; steps behind an episode's end follow no rule.
+    float [T, B, N]
+        Steps after an episode's end have arbitrary values.
     """
     ended = (terminated | truncated).unsqueeze(-1)
-    worthless = terminated if bootstrap_on_truncation else terminated | truncated
-    keep = gamma * gae_lambda * (~ended).to(reward.dtype)
+    no_future = terminated if bootstrap_on_truncation else terminated | truncated
+    decay = gamma * gae_lambda * (~ended).to(reward.dtype)
     if waits is not None and waits.any():
-        last = final_value.expand_as(value).masked_fill(worthless.unsqueeze(-1), 0.0)
-        rows, after = [], final_value
+        final_values = final_value.expand_as(value).masked_fill(no_future.unsqueeze(-1), 0.0)
+        values, following_value = [], final_value
         for t in range(len(value) - 1, -1, -1):
-            after = torch.where(ended[t], last[t], after)
-            after = torch.where(waits[t], reward[t] + gamma * after, value[t])
-            rows.append(after)
-        value = torch.stack(rows[::-1])
-        keep = torch.where(waits, gamma * (~ended).to(reward.dtype), keep)
+            following_value = torch.where(ended[t], final_values[t], following_value)
+            following_value = torch.where(waits[t], reward[t] + gamma * following_value, value[t])
+            values.append(following_value)
+        value = torch.stack(values[::-1])
+        decay = torch.where(waits, gamma * (~ended).to(reward.dtype), decay)
     following = torch.cat([value[1:], final_value.unsqueeze(0)])
     following = torch.where(ended, final_value.expand_as(value), following)
-    following = following.masked_fill(worthless.unsqueeze(-1), 0.0)
+    following = following.masked_fill(no_future.unsqueeze(-1), 0.0)
     delta = reward + gamma * following - value
     if horizon is not None:
-        return _windowed(delta, keep, horizon)
-    out = torch.empty_like(delta)
-    running = torch.zeros_like(final_value)
+        return _windowed(delta, decay, horizon)
+    advantages = torch.empty_like(delta)
+    advantage = torch.zeros_like(final_value)
     for t in range(len(delta) - 1, -1, -1):
-        running = delta[t] + keep[t] * running
-        out[t] = running
-    return out
+        advantage = delta[t] + decay[t] * advantage
+        advantages[t] = advantage
+    return advantages
 
 
-def _windowed(delta: Tensor, keep: Tensor, horizon: int) -> Tensor:
-    """Sum ``horizon`` residuals, each discounted by every step that lies between."""
+def _windowed(delta: Tensor, decay: Tensor, horizon: int) -> Tensor:
+    """Return the sum of ``horizon`` residuals, each discounted by the steps in between."""
     total = delta.clone()
-    reach = torch.ones_like(delta)
-    for ahead in range(1, min(horizon, len(delta))):
-        reach = reach[:-1] * keep[ahead - 1 : -1]
-        total[:-ahead] += reach * delta[ahead:]
+    discount = torch.ones_like(delta)
+    for lag in range(1, min(horizon, len(delta))):
+        discount = discount[:-1] * decay[lag - 1 : -1]
+        total[:-lag] += discount * delta[lag:]
     return total

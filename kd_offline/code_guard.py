@@ -1,10 +1,9 @@
-"""The one guard for what a file asks to run or to open: names of code, files and addresses.
+"""Check names of code, files and addresses that a file states, before they are imported or opened.
 
 Datasets, runs, experts, exports and recipes travel, and they name environments, experts and files.
-What a user types or writes in Python is the user's own choice and does not come here. What stands
-in a file is a stranger's, and passes only if it names what ships with kd-offline, PettingZoo's own
-tasks, or what an installed plug-in offers; anything else has to be named by the user as well.
-Nothing is imported to decide that.
+What a user types or passes in Python is the user's own choice and is not checked here. What a file
+states passes only if it names a part of kd-offline, one of PettingZoo's own tasks, or a part of an
+installed plug-in. Anything else must be named by the user as well. The check imports nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 from kd_offline.errors import Remedy, UsageError
 
 ENVIRONMENTS, EXPERTS = "kd_offline.environments", "kd_offline.experts"
-"""Groups of entry points by which an installed plug-in offers ``module:factory``."""
+"""Entry-point groups by which an installed plug-in offers ``module:factory``."""
 
 _ENVIRONMENT = re.compile(
     r"[\w-]+(/[\w-]+)?|"  # ours or unknown: no module and no path
@@ -46,57 +45,57 @@ def check_environment(
     allowed: str | None = None,
     remedy: Remedy | None = None,
 ) -> None:
-    """Refuse an environment that a file names, unless it is familiar or the user named it.
+    """Raise unless a file may start this environment, or the user named it.
 
     Parameters
     ----------
     name, settings
-        As the file states them. Settings of PettingZoo's tasks are numbers up to 1,000 and steps up
-        to 1,000,000, true and false, and text only where it says how observations are coded; ours
-        are checked by their environment.
+        As the file states them. Settings of PettingZoo's tasks may be numbers up to 1,000, steps
+        up to 1,000,000, true and false, and text only for the coding of observations. Settings of
+        our environments are checked by the environment.
     asked_by
         The file, in words: ``the run in 'run'``.
     allowed
-        What the user named. It must be ``name``, and then any settings pass.
+        The name that the user gave. It must equal ``name``, and then any settings pass.
     remedy
         How the user names it; None: by the argument ``environment``.
 
     Raises
     ------
     UsageError
-        It may not run; the sentence says what to pass.
+        It may not run; the message says what to pass.
     """
     if allowed == name:
         return
     if allowed is not None:
-        msg = f"{asked_by} names the environment {_said(name)}, not {_said(allowed)}"
+        msg = f"{asked_by} names the environment {_quoted(name)}, not {_quoted(allowed)}"
         stated = Remedy("pass", "with the name that it states", environment=...)
         raise UsageError(msg, stated, Remedy("leave it out"))
-    place = name.removeprefix("pettingzoo/")
-    familiar = bool(_ENVIRONMENT.fullmatch(name)) or _offered(ENVIRONMENTS, place)
-    odd = odd_settings(name, settings)
-    if familiar and not odd:
+    factory = name.removeprefix("pettingzoo/")
+    is_known = bool(_ENVIRONMENT.fullmatch(name)) or _is_offered(ENVIRONMENTS, factory)
+    unsafe = unsafe_settings(name, settings)
+    if is_known and not unsafe:
         return
-    shown = odd if familiar else settings
-    with_these = f" with {listed(shown)}" if shown else ""
+    settings_shown = unsafe if is_known else settings
+    settings_text = f" with {listed(settings_shown)}" if settings_shown else ""
     msg = (
-        f"{asked_by} asks for the environment {_said(name)}{with_these}, which a file may not "
+        f"{asked_by} asks for the environment {_quoted(name)}{settings_text}, which a file may not "
         "start by itself"
     )
     raise UsageError(msg, remedy or Remedy(_IF_CODE, environment=_typed(name)))
 
 
-def odd_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def unsafe_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of an environment that a file may not state.
 
-    Text may be a path, and a factory may make as many agents, walls or pixels as a number says.
+    Text may be a path, and a number may be the number of agents, walls or pixels to allocate.
     """
     if not name.startswith("pettingzoo/"):
         return {}
-    return {key: value for key, value in settings.items() if not _harmless(key, value)}
+    return {key: value for key, value in settings.items() if not _is_harmless(key, value)}
 
 
-def _harmless(key: str, value: Any) -> bool:
+def _is_harmless(key: str, value: Any) -> bool:
     if isinstance(value, bool | int | float):
         return abs(value) <= (_LONGEST_EPISODE if key in _STEPS else _LARGEST)
     return key in _TEXT_SETTINGS
@@ -105,7 +104,7 @@ def _harmless(key: str, value: Any) -> bool:
 def check_expert(
     reference: str, *, asked_by: str, argument: str = "expert", allowed: Collection[str] = ()
 ) -> None:
-    """Refuse an expert that a file names, unless it is bundled, a plug-in's, or in ``allowed``.
+    """Raise unless a file may load this expert: bundled, of a plug-in, or in ``allowed``.
 
     ``argument`` is what the user names it with, such as ``expert`` or, for an entry of a mapping,
     ``settings.opponents``; the rest is as for :func:`check_environment`.
@@ -113,46 +112,48 @@ def check_expert(
     Raises
     ------
     UsageError
-        It may not be loaded; the sentence says what to pass.
+        It may not be loaded; the message says what to pass.
     """
     if reference in allowed or _EXPERT.fullmatch(reference):
         return
-    if reference.startswith("python:") and _offered(EXPERTS, reference.removeprefix("python:")):
+    if reference.startswith("python:") and _is_offered(EXPERTS, reference.removeprefix("python:")):
         return
-    msg = f"{asked_by} asks for the expert {_said(reference)}, which a file may not load by itself"
+    msg = (
+        f"{asked_by} asks for the expert {_quoted(reference)}, which a file may not load by itself"
+    )
     raise UsageError(msg, _pass("if you trust it, pass", argument, reference))
 
 
 def check_name(name: str, *, what: str, asked_by: str, argument: str) -> None:
-    """Refuse ``what`` a file names where the name is the path of another file.
+    """Raise if a file states a name that is the path of another file; ``what`` describes the name.
 
     Raises
     ------
     UsageError
-        It is no plain word; the sentence says what to pass.
+        It is no plain word; the message says what to pass.
     """
     if _WORD.fullmatch(name):
         return
     msg = (
-        f"{asked_by} asks for the {what} {_said(name)}, and a file may not choose which other "
+        f"{asked_by} asks for the {what} {_quoted(name)}, and a file may not choose which other "
         "files are read"
     )
     raise UsageError(msg, _pass("if you know that one, pass", argument, name))
 
 
 def check_address(address: str, *, asked_by: str, argument: str) -> None:
-    """Refuse the address of another machine that a file states.
+    """Raise if a file states the address of another machine.
 
     Raises
     ------
     UsageError
-        It is a URL or a network share; the sentence says what to pass.
+        It is a URL or a network share; the message says what to pass.
     """
     if "://" not in address and not address.startswith(("//", "\\\\", "/\\", "\\/")):
         return
     msg = (
-        f"{asked_by} says that its dataset is at {_said(address)}, and a file may not choose which "
-        "server is asked"
+        f"{asked_by} says that its dataset is at {_quoted(address)}, and a file may not choose "
+        "which server is asked"
     )
     raise UsageError(msg, _pass("if you know that address, pass", argument, address))
 
@@ -164,16 +165,16 @@ def to_train(environment: str) -> Remedy:
 
 
 def in_file(path: str | Path) -> str:
-    """Return the words for what a file at ``path`` asks."""
-    return f"the file {_said(str(path))}"
+    """Return the words ``the file '...'`` for messages."""
+    return f"the file {_quoted(str(path))}"
 
 
-def _offered(group: str, place: str) -> bool:
-    """Tell whether an installed plug-in offers ``module:factory``; nothing is imported."""
-    return any(place in (entry.name, entry.value) for entry in entry_points(group=group))
+def _is_offered(group: str, factory: str) -> bool:
+    """Return whether an installed plug-in offers ``module:factory``; nothing is imported."""
+    return any(factory in (entry.name, entry.value) for entry in entry_points(group=group))
 
 
-def _said(text: str) -> str:
+def _quoted(text: str) -> str:
     return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
 
@@ -189,6 +190,8 @@ def _pass(before: str, argument: str, value: str) -> Remedy:
 
 
 def listed(settings: Mapping[str, Any]) -> str:
-    """Return the first settings of an environment in words."""
-    few = [f"{_said(str(key))[1:-1]}={_said(str(value))}" for key, value in settings.items()][:5]
-    return ", ".join([*few, "..."] if len(settings) > len(few) else few)
+    """Return the first five settings of an environment, for messages."""
+    texts = [f"{_quoted(str(key))[1:-1]}={_quoted(str(value))}" for key, value in settings.items()][
+        :5
+    ]
+    return ", ".join([*texts, "..."] if len(settings) > len(texts) else texts)

@@ -1,4 +1,4 @@
-"""Commands of kd-offline as one types them, for reports that say how a figure is made."""
+"""Format commands of kd-offline, for reports that state how a result was made."""
 
 from __future__ import annotations
 

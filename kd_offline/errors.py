@@ -1,4 +1,4 @@
-"""The error tree: grouped by what the caller would do next, each also a builtin error.
+"""The error tree: grouped by what the caller can do next; each is also a builtin error.
 
 ::
 
@@ -7,11 +7,11 @@
     │   ├── UnknownNameError       exit 2   not one of the names that exist here
     │   └── MissingExtraError      exit 2   an optional library is not installed
     ├── DatasetError               exit 1   the data on disk cannot be used as they are
-    │   ├── NotADatasetError       exit 2   nothing of ours at that path: correct it
+    │   ├── NotADatasetError       exit 2   no dataset at that path: correct it
     │   ├── UnfinishedError        exit 1   a recording without its manifest: resume or delete it
-    │   ├── CorruptDatasetError    exit 1   bytes differ from what the manifest promises
+    │   ├── CorruptDatasetError    exit 1   bytes differ from what the manifest states
     │   ├── FormatVersionError     exit 1   written by a newer or foreign format
-    │   ├── SignatureError         exit 1   no signature, or not one that vouches for the data
+    │   ├── SignatureError         exit 1   no signature, or none of a trusted key for these data
     │   └── MissingArrayError      exit 2   the chosen method needs an array that is not there
     ├── CheckpointError            exit 1   an expert or student file cannot be used
     │   └── NoCheckpointError      exit 2   no expert and no students at that path: correct it
@@ -22,9 +22,9 @@
     ├── WorkerError                exit 1   a worker process ended, or its task failed
     └── BudgetError                exit 3   a stated budget is violated
 
-Every message is one sentence of what is wrong, what was got, what is allowed and what to do next.
+Every message is one sentence: what is wrong, what was got, what is allowed and what to do next.
 Where arguments of a call help, what to do next is a :class:`Remedy`: it holds their names and
-values, and the command line says them as options.
+values, and the command line prints them as options.
 """
 
 from __future__ import annotations
@@ -119,10 +119,10 @@ class UnknownNameError(UsageError, LookupError):
     def __init__(self, what: str, got: str, allowed: Iterable[str], hint: str = "") -> None:
         names = list(allowed)
         close = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
-        guess = f"; did you mean {close[0]!r}?" if close else ""
+        suggestion = f"; did you mean {close[0]!r}?" if close else ""
         listed = ", ".join(names) if names else "none"
-        tail = f"; {hint}" if hint else ""
-        super().__init__(f"unknown {what} {got!r}: allowed are {listed}{guess}{tail}")
+        hint_text = f"; {hint}" if hint else ""
+        super().__init__(f"unknown {what} {got!r}: allowed are {listed}{suggestion}{hint_text}")
         self.got = got
         self.allowed = tuple(names)
 
@@ -167,7 +167,7 @@ class FormatVersionError(DatasetError, ValueError):
 
 
 class SignatureError(DatasetError):
-    """A signature is absent, altered, of another dataset or of nobody that is trusted."""
+    """A signature is absent, altered, of another dataset or of no trusted key."""
 
 
 class MissingArrayError(DatasetError, LookupError):
@@ -201,7 +201,7 @@ class GameError(KdOfflineError, RuntimeError):
 
 
 class UserCodeError(KdOfflineError, RuntimeError):
-    """Code that is not ours failed: an environment, an expert or a factory; the cause is kept."""
+    """Code of the user or of a plug-in failed; the original error is its cause."""
 
 
 class WorkerError(KdOfflineError, RuntimeError):
@@ -215,8 +215,8 @@ class BudgetError(KdOfflineError):
 
 
 class UnsealedWarning(UserWarning):
-    """A file of an older version states no digest, so that damage to it is not noticed."""
+    """A file of an older version has no digest, so damage to it is not noticed."""
 
 
 class ObserverWarning(UserWarning):
-    """An observer failed and is left out; the operation goes on."""
+    """An observer failed and is no longer called; the operation goes on."""

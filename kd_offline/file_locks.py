@@ -1,7 +1,7 @@
-"""Locks between processes: one writer at a time, turns, and whether a process still lives.
+"""Locks between processes: single writer, mutual exclusion, and detection of ended processes.
 
-The system lets go of a lock when its process ends, however that ends. Folders are locked
-themselves; on Windows, where they cannot be, a hidden file in them is.
+The operating system releases a lock when its process ends, however it ends. Folders are locked
+themselves; on Windows, where that is impossible, a hidden file in the folder is locked.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _LOCK = ".lock"  # in a folder that cannot be locked itself
 
 @contextmanager
 def only_writer(folder: Path, doing: str) -> Iterator[None]:
-    """Keep other processes that ask for the same from writing to ``folder``, which exists.
+    """Lock an existing ``folder`` against other writers while the body runs.
 
-    The user named it, so a link to it is followed.
+    A link to the folder is followed, since the user named it.
 
     Raises
     ------
     StorageError
         Another process is ``doing`` something there, or the file system has no locks.
     """
-    with _opened(folder, os.O_RDONLY) as handle:
+    with _open_for_lock(folder, os.O_RDONLY) as handle:
         if not try_lock(handle, folder):
             raise busy(folder, doing)
         yield
@@ -39,14 +39,14 @@ def only_writer(folder: Path, doing: str) -> Iterator[None]:
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in here for the same folder.
+    """Run the body while no other process is in such a block for the same folder; wait if needed.
 
     Raises
     ------
     StorageError
         The file system has no locks.
     """
-    with _opened(folder, os.O_RDONLY | SAFE) as handle:
+    with _open_for_lock(folder, os.O_RDONLY | SAFE) as handle:
         try:
             lock_descriptor(handle)
         except OSError as error:
@@ -56,7 +56,7 @@ def in_turn(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def living(path: Path) -> Iterator[None]:
-    """Make a file that is locked as long as this process is inside; see :func:`dead`."""
+    """Create a file that stays locked while the body runs, as a sign that this process is alive."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE, 0o666)
     except OSError as error:
@@ -69,9 +69,9 @@ def living(path: Path) -> Iterator[None]:
 
 
 def dead(path: Path) -> bool:
-    """Tell whether the process that made a file by :func:`living` has left it or ended.
+    """Return whether the process that created a file with :func:`living` has left it or ended.
 
-    False where that cannot be told: the file system has no locks, or the file cannot be read.
+    False where that is unknown: the file system has no locks, or the file cannot be read.
     """
     try:
         handle = os.open(path, os.O_RDONLY | SAFE)
@@ -86,7 +86,7 @@ def dead(path: Path) -> bool:
 
 
 def try_lock(handle: int, path: Path) -> bool:
-    """Lock an open file or folder until it is closed; False where another process holds it.
+    """Lock an open file or folder until it is closed; False where another process holds the lock.
 
     Raises
     ------
@@ -100,15 +100,15 @@ def try_lock(handle: int, path: Path) -> bool:
 
 
 def busy(folder: Path, doing: str) -> StorageError:
-    """Return the error that says that another process is ``doing`` something in ``folder``."""
+    """Return the error for a folder in which another process is ``doing`` something."""
     return StorageError(
         f"another process is {doing} in {str(folder)!r}: wait for it or choose another path"
     )
 
 
 @contextmanager
-def _opened(folder: Path, flags: int) -> Iterator[int]:
-    """Open a folder, or what stands for it, to lock it."""
+def _open_for_lock(folder: Path, flags: int) -> Iterator[int]:
+    """Open a folder, or its lock file on Windows, as a handle that can be locked."""
     try:
         if os.name == "nt":
             handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | SAFE, 0o666)

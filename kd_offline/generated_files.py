@@ -1,4 +1,4 @@
-"""Root folders that are made from the code: written on request, and held against it by tests."""
+"""Folders of files that are generated from the code, and the check that they are up to date."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from kd_offline.files import make_folder, remove_tree, write_file
 
 
 @dataclass(frozen=True, slots=True)
-class PublishedFolder:
-    """A folder of text files that the code determines."""
+class GeneratedFolder:
+    """A folder of text files that are generated from the code."""
 
     texts: Callable[[], Mapping[str, str]]  # file name -> content
     pattern: str  # the files that are ours
@@ -20,37 +20,39 @@ class PublishedFolder:
     keeps: Callable[[str], bool] = lambda name: False  # files of former versions, which stay
 
     def stale(self, folder: Path) -> list[str]:
-        """Return the files in ``folder`` that are missing, made no more, or not as written."""
-        wanted = self.texts()
-        wrong = {name for name, text in wanted.items() if not _holds(folder / name, text)}
-        return sorted(wrong | {file.name for file in self._gone(folder, wanted)})
+        """Return the names of files in ``folder`` that are missing, obsolete or different."""
+        expected = self.texts()
+        outdated = {
+            name for name, text in expected.items() if not _has_content(folder / name, text)
+        }
+        return sorted(outdated | {file.name for file in self._obsolete(folder, expected)})
 
     def write(self, folder: Path) -> None:
-        """Write every file into ``folder`` and remove those that are made no more."""
+        """Write every file into ``folder`` and remove obsolete ones."""
         make_folder(folder)
-        wanted = self.texts()
-        for file in self._gone(folder, wanted):
+        expected = self.texts()
+        for file in self._obsolete(folder, expected):
             remove_tree(file)
-        for name, text in wanted.items():
-            if not _holds(folder / name, text):
+        for name, text in expected.items():
+            if not _has_content(folder / name, text):
                 write_file(folder / name, text)
 
     def main(self, arguments: list[str]) -> int:
-        """Obey ``--write FOLDER`` or ``--check FOLDER``; return the exit status."""
+        """Execute ``--write FOLDER`` or ``--check FOLDER``; return the exit status."""
         mode, folder = arguments
         if mode == "--write":
             self.write(Path(folder))
             return 0
-        if wrong := self.stale(Path(folder)):
-            sys.stderr.write(f"not in step: {', '.join(wrong)}; run make {self.target}\n")
+        if outdated := self.stale(Path(folder)):
+            sys.stderr.write(f"not in step: {', '.join(outdated)}; run make {self.target}\n")
             return 1
         return 0
 
-    def _gone(self, folder: Path, wanted: Mapping[str, str]) -> Iterator[Path]:
+    def _obsolete(self, folder: Path, expected: Mapping[str, str]) -> Iterator[Path]:
         for file in folder.glob(self.pattern):
-            if file.name not in wanted and not self.keeps(file.name):
+            if file.name not in expected and not self.keeps(file.name):
                 yield file
 
 
-def _holds(file: Path, text: str) -> bool:
+def _has_content(file: Path, text: str) -> bool:
     return file.is_file() and file.read_bytes() == text.encode("utf-8")

@@ -1,4 +1,4 @@
-"""Recipes from layers: a file, then settings by dotted path, then the model's own checks."""
+"""Build settings models from layers: a file, then settings by dotted path, then validation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read_recipe(path: str | Path) -> Tree:
 
 
 def read_tree(path: str | Path, what: str) -> Any:
-    """Return the content of a ``.json`` or else TOML file; ``what`` it is goes into errors.
+    """Return the content of a ``.json`` file, or else of a TOML file; ``what`` names it in errors.
 
     Raises
     ------
@@ -60,16 +60,16 @@ def read_tree(path: str | Path, what: str) -> Any:
 
 
 def merge(layers: Iterable[Mapping[str, Any]]) -> Tree:
-    """Return the tables of all ``layers`` as one, later ones winning; keys may be dotted paths."""
+    """Return all ``layers`` merged; later ones win, and keys may be dotted paths."""
     tree: Tree = {}
     for layer in layers:
         for key, value in layer.items():
-            _put(tree, key.split("."), value)
+            _set_path(tree, key.split("."), value)
     return tree
 
 
 def build(model: type[Model], layers: Iterable[Mapping[str, Any]], what: str) -> Model:
-    """Merge ``layers``, later ones winning, and check the result.
+    """Merge ``layers``, later ones winning, and return the validated model.
 
     Keys may be dotted paths (``terms.policy.ratio``); tables are merged, everything else replaced.
 
@@ -78,7 +78,7 @@ def build(model: type[Model], layers: Iterable[Mapping[str, Any]], what: str) ->
     UnknownNameError
         There is no such setting.
     UsageError
-        A setting has an impossible value.
+        A setting has an invalid value.
     """
     tree = merge(layers)
     _check_names(model, tree, what)
@@ -89,15 +89,15 @@ def build(model: type[Model], layers: Iterable[Mapping[str, Any]], what: str) ->
 
 
 def nested(layer: Mapping[str, Any]) -> Tree:
-    """Return a layer, whose keys may be dotted paths, as tables within tables."""
+    """Return a layer as nested tables; its keys may be dotted paths."""
     tree: Tree = {}
     for key, value in layer.items():
-        _put(tree, key.split("."), value)
+        _set_path(tree, key.split("."), value)
     return tree
 
 
 def stated_parts(path: str | Path) -> tuple[PartRecord, ...]:
-    """Return what the file of a recipe says of packages that parts of it are from."""
+    """Return the parts of plug-ins, with package and version, that the file of a recipe states."""
     tree = read_tree(path, "recipe")
     stated = tree.get("parts", ()) if isinstance(tree, dict) and "recipe" in tree else ()
     try:
@@ -108,12 +108,12 @@ def stated_parts(path: str | Path) -> tuple[PartRecord, ...]:
 
 
 def paths(layer: Mapping[str, Any]) -> set[str]:
-    """Return the dotted path of every single setting that a layer gives."""
-    found = set()
+    """Return the dotted path of every setting in a layer."""
+    settings = set()
     for key, value in layer.items():
         inner = paths(value) if isinstance(value, Mapping) else {""}
-        found |= {f"{key}.{path}".rstrip(".") for path in inner}
-    return found
+        settings |= {f"{key}.{path}".rstrip(".") for path in inner}
+    return settings
 
 
 def assignment(text: str) -> tuple[str, Any]:
@@ -124,22 +124,22 @@ def assignment(text: str) -> tuple[str, Any]:
     UsageError
         There is no ``=``, or nothing before it.
     """
-    key, found, value = text.partition("=")
-    if not found or not key.strip():
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
         msg = f"{text!r} is not a setting: write it as NAME=VALUE, such as terms.policy.ratio=joint"
         raise UsageError(msg)
     return key.strip(), _value(value.strip())
 
 
 def explain(error: ValidationError, what: str) -> str:
-    """Return one sentence about the first problem that pydantic found."""
+    """Return one sentence about the first error that pydantic found."""
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"]) or "the whole"
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not first["loc"] and first["type"] == "value_error":  # settings contradict each other
         return f"{what}: {reason}; correct these settings"
-    got = first["input"]
-    value = "" if isinstance(got, Mapping) else f" is {got!r}, which"
+    given = first["input"]
+    value = "" if isinstance(given, Mapping) else f" is {given!r}, which"
     return f"{what}: {path}{value} {reason[:1].lower()}{reason[1:]}; correct that setting"
 
 
@@ -152,16 +152,16 @@ def _value(text: str) -> Any:
         return text
 
 
-def _put(tree: Tree, path: list[str], value: Any) -> None:
+def _set_path(tree: Tree, path: list[str], value: Any) -> None:
     head, *rest = path
     if rest:
         child = tree.setdefault(head, {})
         if not isinstance(child, dict):
             child = tree[head] = {}
-        _put(child, rest, value)
+        _set_path(child, rest, value)
     elif isinstance(value, Mapping) and isinstance(tree.get(head), dict):
         for key, inner in value.items():
-            _put(tree[head], [key], inner)
+            _set_path(tree[head], [key], inner)
     else:
         tree[head] = dict(value) if isinstance(value, Mapping) else value
 

@@ -1,9 +1,8 @@
-"""Registries of parts by name: what ships with kd-offline, and what installed plug-ins add.
+"""Registries of parts by name: those of kd-offline, and those of installed plug-ins.
 
-A part is one object of one module, written as ``module:attribute`` in a visible table for ours and
-as an entry point for a plug-in's. Listing names imports nothing; a module is imported when its
-part is asked for. Which packages are installed is the user's choice, so a name in a file chooses
-only among them.
+A part is one object of one module, written as ``module:attribute`` in a table here, or as an entry
+point of a plug-in. Listing names imports nothing; a module is imported when its part is loaded.
+Which packages are installed is the user's choice, so a name in a file can choose only among them.
 """
 
 from __future__ import annotations
@@ -101,10 +100,10 @@ class Registry(Generic[Part]):
         return Origin("", "") if package is None else Origin(package.name, package.version)
 
     def require(self, name: str, *, asked_by: str = "", package: str = "") -> None:
-        """Raise an ``UnknownNameError`` where there is no part called ``name``.
+        """Raise an ``UnknownNameError`` if there is no part called ``name``.
 
-        ``asked_by``: the file that names it, in words; ``package``: which package it says to have
-        had the part from.
+        ``asked_by`` is the file that names it, in words; ``package`` is the package that the file
+        states for the part.
         """
         if name in self:
             return
@@ -114,40 +113,40 @@ class Registry(Generic[Part]):
         raise UnknownNameError(what=self.what, got=name, allowed=self.names(), hint=hint)
 
     def records(self, names: Iterable[str]) -> tuple[PartRecord, ...]:
-        """Return of which packages those of the named parts are that are not ours."""
-        found = ((name, self.origin(name)) for name in names)
+        """Return package and version of those of the named parts that come from plug-ins."""
+        origins = ((name, self.origin(name)) for name in names)
         return tuple(
             PartRecord(kind=self.what, name=name, package=origin.package, version=origin.version)
-            for name, origin in found
+            for name, origin in origins
             if not origin.ours
         )
 
     def require_versions(self, stated: Iterable[PartRecord], *, asked_by: str) -> None:
-        """Raise a ``MismatchError`` where a stated part of this kind is of another version here.
+        """Raise a ``MismatchError`` if a stated part of this kind has another version here.
 
-        A part that is not here is an ``UnknownNameError``; ``asked_by``: the file that states them.
+        A part that is missing here is an ``UnknownNameError``; ``asked_by`` is the file, in words.
         """
         for part in stated:
             if part.kind != self.what:
                 continue
-            wanted = f"{part.package} {part.version}"
-            self.require(part.name, asked_by=asked_by, package=wanted)
-            if str(here := self.origin(part.name)) != wanted:
+            stated_version = f"{part.package} {part.version}"
+            self.require(part.name, asked_by=asked_by, package=stated_version)
+            if str(installed := self.origin(part.name)) != stated_version:
                 msg = (
-                    f"{asked_by} was made with the {self.what} {part.name!r} of {wanted}, and "
-                    f"{here} is installed: install that version"
+                    f"{asked_by} was made with the {self.what} {part.name!r} of {stated_version}, "
+                    f"and {installed} is installed: install that version"
                 )
                 raise MismatchError(msg)
 
-    def _resolve(self, place: str) -> Part:
-        module, _, attribute = place.partition(":")
+    def _resolve(self, reference: str) -> Part:
+        module, _, attribute = reference.partition(":")
         return cast(Part, getattr(import_module(module), attribute))
 
     def _plug_ins(self) -> dict[str, list[EntryPoint]]:
-        found: dict[str, list[EntryPoint]] = {}
+        entries_by_name: dict[str, list[EntryPoint]] = {}
         for entry in _installed(self.group, tuple(sys.path)):
-            found.setdefault(entry.name, []).append(entry)
-        return found
+            entries_by_name.setdefault(entry.name, []).append(entry)
+        return entries_by_name
 
     def _entry(self, name: str) -> EntryPoint:
         self.require(name)
@@ -171,5 +170,5 @@ class Registry(Generic[Part]):
 
 @lru_cache
 def _installed(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Return the entry points of a group, looked up once: it takes some milliseconds."""
+    """Return the entry points of a group; cached, as the search takes some milliseconds."""
     return tuple(entry_points(group=group))

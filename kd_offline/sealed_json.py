@@ -1,10 +1,11 @@
-r"""JSON files that carry the digest of their own bytes, so that any altered byte is noticed.
+r"""JSON files that hold the digest of their own bytes, so that any altered byte is noticed.
 
 A sealed file ends with exactly ``,\n "<field>": "sha256:<hex>"\n}\n``; the digest is the sha256 of
 every byte before that ending. The field of a dataset's manifest is ``manifest_digest``, that of
 every other document ``digest``.
 
-A digest protects against damage and mistakes. Whoever can rewrite a file can seal it again.
+A digest detects damage and mistakes. It does not detect forgery: whoever can rewrite a file can
+compute its digest again.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from kd_offline.strict_json import is_printable, parse
 MANIFEST_DIGEST = "manifest_digest"
 _END = b'"\n}\n'
 _REPLACEMENT = "\ufffd"
-_LONGEST_REASON = 300  # keys and values in it are the file's
+_LONGEST_REASON = 300  # characters; the reason quotes keys and values of the file
 
 Model = TypeVar("Model", bound=Document)
 
@@ -41,7 +42,7 @@ def digest(data: bytes | memoryview) -> str:
 
 
 def canonical_json(value: object) -> bytes:
-    """Return the one encoding that digests are taken of: sorted keys, no spaces, ASCII."""
+    """Return the canonical encoding for digests: sorted keys, no spaces, ASCII."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return text.encode("ascii")
 
@@ -54,13 +55,13 @@ def seal(document: dict[str, Any], field: str = MANIFEST_DIGEST) -> bytes:
 
 
 def is_sealed(text: bytes, field: str = MANIFEST_DIGEST) -> bool:
-    """Tell whether ``text`` ends with the digest of what comes before."""
-    length = len(_start(field)) + len("sha256:") + 64 + len(_END)
+    """Return whether ``text`` ends with the digest of the bytes before."""
+    length = len(_ending_start(field)) + len("sha256:") + 64 + len(_END)
     return text[-length:] == _ending(memoryview(text)[:-length], field)
 
 
 def unseal(text: bytes, field: str = MANIFEST_DIGEST) -> dict[str, Any] | None:
-    """Return the document, ``field`` included, or None if its bytes were altered."""
+    """Return the document, ``field`` included; None if its bytes were altered."""
     if not is_sealed(text, field):
         return None
     try:
@@ -71,13 +72,13 @@ def unseal(text: bytes, field: str = MANIFEST_DIGEST) -> dict[str, Any] | None:
 
 
 def sealed_text(model: Document, *, nulls: bool = True) -> bytes:
-    """Return the text of a document, sealed; without ``nulls`` keys of no value are left out.
+    """Return the sealed text of a document; ``nulls=False`` leaves out keys whose value is None.
 
-    Characters that :func:`read_document` would refuse, such as those of a path that is no text, are
-    replaced, so that what was written can be read.
+    Characters that :func:`read_document` would refuse, such as control characters of a path, are
+    replaced, so that the document can be read again.
     """
     content = model.model_dump(mode="json", exclude_none=not nulls)
-    return seal(_legible(content), DIGEST)
+    return seal(_replace_unreadable(content), DIGEST)
 
 
 def write_document(file: Path, model: Document, *, nulls: bool = True) -> None:
@@ -86,18 +87,18 @@ def write_document(file: Path, model: Document, *, nulls: bool = True) -> None:
 
 
 def read_document(model: type[Model], file: Path, remedy: str) -> Model:
-    """Read a document that :func:`write_document` wrote.
+    """Read and check a document that :func:`write_document` wrote.
 
-    A document of a version that had no digests yet is read with an ``UnsealedWarning``.
+    A document of an older version without a digest is read with an ``UnsealedWarning``.
 
     Parameters
     ----------
     model
-        What it has to be.
+        The type of the document.
     file : path
         A plain file; links are not followed.
     remedy
-        What to do about a damaged one, such as ``distil again``.
+        What the user can do about a damaged one, such as ``distil again``.
 
     Raises
     ------
@@ -112,7 +113,7 @@ def read_document(model: type[Model], file: Path, remedy: str) -> Model:
 
 
 def parse_document(model: type[Model], text: bytes, file: Path, remedy: str) -> Model:
-    """Return the document that ``text`` is; raises as :func:`read_document` about ``file``."""
+    """Return the document in ``text``; raises as :func:`read_document` about ``file``."""
 
     def damaged(what: str) -> NoReturn:
         msg = f"{str(file)!r} {what[:_LONGEST_REASON]}; {remedy}"
@@ -137,7 +138,7 @@ def parse_document(model: type[Model], text: bytes, file: Path, remedy: str) -> 
     if not sealed and version is not None and version >= model.SEALED_SINCE:
         damaged("is damaged: it does not end with its digest")
     try:
-        found = model.model_validate(document)
+        parsed = model.model_validate(document)
     except ValidationError as error:
         if version is not None and version > newest:
             raise FormatVersionError(_too_new(file, version, newest)) from None
@@ -146,38 +147,38 @@ def parse_document(model: type[Model], text: bytes, file: Path, remedy: str) -> 
         if isinstance(cause, UnknownNameError):  # of a part that is not installed here
             msg = f"{str(file)!r} cannot be used here: {cause}"
             raise CheckpointError(msg) from None
-        got = f" is {first['input']}" if isinstance(first["input"], int | float) else ""
-        where = f"{'.'.join(map(str, first['loc']))}{got}: " if first["loc"] else ""
-        damaged(f"is damaged: {where}{first['msg'].removeprefix('Value error, ')}")
+        given = f" is {first['input']}" if isinstance(first["input"], int | float) else ""
+        location = f"{'.'.join(map(str, first['loc']))}{given}: " if first["loc"] else ""
+        damaged(f"is damaged: {location}{first['msg'].removeprefix('Value error, ')}")
     if not sealed:
         msg = (
             f"{str(file)!r} was written before such files had digests, so damage to it is not "
             f"noticed: {remedy} to give it one"
         )
         warnings.warn(msg, UnsealedWarning, stacklevel=3)
-    return found
+    return parsed
 
 
 def lines_record(content: bytes) -> LinesRecord:
-    """Return what a document says of a file of lines with this content."""
+    """Return size and digest of a file of lines, as a document records them."""
     return LinesRecord(bytes=len(content), digest=digest(content))
 
 
 def holds(record: LinesRecord, content: bytes) -> bool:
-    """Tell whether a file of lines begins with what a document says of it."""
+    """Return whether a file of lines starts with the lines of a record."""
     return len(content) >= record.bytes and record.digest == digest(content[: record.bytes])
 
 
-def _start(field: str) -> bytes:
+def _ending_start(field: str) -> bytes:
     return f',\n "{field}": "'.encode("ascii")
 
 
 def _ending(body: bytes | memoryview, field: str) -> bytes:
-    return _start(field) + digest(body).encode("ascii") + _END
+    return _ending_start(field) + digest(body).encode("ascii") + _END
 
 
 def _newest(model: type[Document]) -> tuple[str, tuple[int, int]]:
-    """Return the field of a document's version, and the newest that is known."""
+    """Return the version field of a document type, and the newest version that can be read."""
     field = next(name for name in ("version", "format_version") if name in model.model_fields)
     return field, model.model_fields[field].default
 
@@ -195,9 +196,9 @@ def _too_new(file: Path, version: tuple[int, int], newest: tuple[int, int]) -> s
     )
 
 
-def _legible(value: Any) -> Any:
+def _replace_unreadable(value: Any) -> Any:
     if isinstance(value, str):
         return "".join(c if is_printable(c) else _REPLACEMENT for c in value)
     if isinstance(value, dict):
-        return {_legible(key): _legible(item) for key, item in value.items()}
-    return [_legible(item) for item in value] if isinstance(value, list) else value
+        return {_replace_unreadable(key): _replace_unreadable(item) for key, item in value.items()}
+    return [_replace_unreadable(item) for item in value] if isinstance(value, list) else value

@@ -1,8 +1,8 @@
-"""Derived random streams: every consumer gets its own from (seed, purpose), nothing is global.
+"""Derived random streams: one for each (seed, purpose), without global state.
 
-Two kinds. :func:`generator` gives an ordinary NumPy generator for one consumer. :func:`uniforms`
-gives counter-based numbers for whole batches of episodes at once: the numbers of an episode depend
-on its own seed, the purpose and the step alone, never on the batch that it happens to be in.
+:func:`generator` returns a NumPy generator for one consumer. :func:`uniforms` returns counter-based
+numbers for whole batches of episodes: the numbers of an episode depend on its seed, the purpose and
+the step, and not on the batch that contains it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def uniforms(
     (Steele et al., 2014), exact on every platform.
     """
     size = int(np.prod(shape, dtype=np.int64))
-    # As an array even where it is one number: NumPy scalars warn where arrays wrap around.
+    # As an array even for a single number: NumPy scalars warn on overflow, arrays wrap around.
     offset = np.atleast_1d(step).astype(np.uint64) * _GOLDEN
     stream = _mix(_mix(seeds ^ np.uint64(_key(*purpose))) + offset)
     counter = np.arange(1, size + 1, dtype=np.uint64) * _GOLDEN

@@ -1,4 +1,4 @@
-"""JSON from strangers: read in one way only, of bounded depth, with text that is safe to print."""
+"""Parse untrusted JSON: unambiguous, of bounded depth, with text that is safe to print."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import unicodedata
 from typing import Any, NoReturn
 
 MAX_DEPTH = 64
-# Every integer of the format fits 64 bits; Python would gladly compute with more.
+# Every integer of the format fits 64 bits; Python would parse integers of any length.
 _LONGEST_INTEGER = 20
 _ALIKE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-# Line breaks and tabs are text; other control characters and changes of writing direction are
-# tricks on whoever looks at them, and surrogates cannot be printed at all.
+# Line breaks and tabs are text. Other control characters and changes of writing direction can
+# deceive a reader, and surrogates cannot be printed.
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
@@ -43,7 +43,7 @@ def parse(text: bytes, *, utf8: bool = False) -> Any:
         value = None
         _refuse_depth()
     _check_depth(decoded)
-    if b"\\" in text or not text.isascii():  # nothing else can bring such characters into ASCII
+    if b"\\" in text or not text.isascii():  # ASCII without escapes has no such characters
         _check_text(value)
     if b"\x7f" in text:
         _refuse_text()
@@ -51,13 +51,13 @@ def parse(text: bytes, *, utf8: bool = False) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for key, value in pairs:
-        if key in made:
+        if key in members:
             msg = f"it has the key {key[:80]!r} twice"
             raise ValueError(msg)
-        made[key] = value
-    return made
+        members[key] = value
+    return members
 
 
 def _integer(digits: str) -> int:
@@ -93,35 +93,35 @@ def _children(value: Any) -> list[Any]:
 
 
 def _check_depth(text: str) -> None:
-    """Refuse a JSON text that is nested too deep; brackets alone are looked at, level by level."""
-    outside = text.replace("\\\\", "").replace('\\"', "").split('"')[::2]  # of strings
-    brackets = "".join(outside).encode("ascii", "ignore").translate(_ALIKE, _NO_BRACKETS)
+    """Raise if a JSON text is nested too deeply; only its brackets are examined."""
+    outside_strings = text.replace("\\\\", "").replace('\\"', "").split('"')[::2]
+    brackets = "".join(outside_strings).encode("ascii", "ignore").translate(_ALIKE, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
         if not brackets:
             return
-        brackets = brackets.replace(b"[]", b"")  # those that hold no others
+        brackets = brackets.replace(b"[]", b"")  # removes the innermost level
     if brackets:
         _refuse_depth()
 
 
 def _check_text(value: Any) -> None:
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
+    stack = [value]
+    while stack:
+        item = stack.pop()
         if isinstance(item, dict):
-            waiting += item.keys()
+            stack += item.keys()
         if isinstance(item, dict | list):
-            waiting += _children(item)
+            stack += _children(item)
         elif isinstance(item, str) and not is_printable(item):
             _refuse_text()
 
 
 def is_printable(text: str) -> bool:
-    """Tell whether :func:`parse` accepts a text: no character in it tricks who looks at it."""
-    return text.isprintable() or not any(map(_is_trick, text))
+    """Return whether :func:`parse` accepts a text: no character can deceive a reader."""
+    return text.isprintable() or not any(map(_is_deceptive, text))
 
 
-def _is_trick(character: str) -> bool:
+def _is_deceptive(character: str) -> bool:
     return character not in "\n\t" and (
         unicodedata.category(character) in ("Cc", "Cs")
         or unicodedata.bidirectional(character) in _DIRECTIONS

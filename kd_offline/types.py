@@ -1,4 +1,4 @@
-"""Axis letters and the records that travel between packages.
+"""Axis letters, and the records that all packages share.
 
 Axis letters, used in every docstring:
 
@@ -26,7 +26,7 @@ Int8Array = npt.NDArray[np.int8]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a batch of teams sees before it acts.
+    """Observations of a batch of teams before they act.
 
     Agents narrower than the widest one are padded with zeros (observations) and False (actions).
     Environments leave ``last_actions`` out; the loops that step them fill it in.
@@ -41,7 +41,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a step of a batch of environments brought; ``view`` is the observation after it."""
+    """Result of a step of a batch of environments; ``view`` is the observation after the step."""
 
     view: View
     reward: Float32Array  # [B, N], raw reward of each agent
@@ -50,28 +50,28 @@ class Outcome:
     won: Int8Array  # [B], 1 won, 0 not won (yet), -1 the task has no notion of winning
 
 
-# From actions [B, N] to what the team's value of them is, [B], and each agent's credit, [B, N].
+# A function from actions [B, N] to the team's value of them [B] and each agent's credit [B, N].
 Mix = Callable[[IntArray], tuple[Float32Array, Float32Array]]
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyOutput:
-    """What a team policy says about one view."""
+    """Outputs of a team policy for one view."""
 
     logits: Float32Array  # [B, N, A], raw, unmasked, temperature 1
     embedding: Float32Array | None = None  # [B, N, H]
     value: Float32Array | None = None  # [B, N], raw reward units
-    # [B, N, A], raw; of a value-based policy, whose logits only say how it acts by them
+    # [B, N, A], raw, of a value-based policy; its logits only encode its choice of actions
     q_values: Float32Array | None = None
     q_tot_max: Float32Array | None = None  # [B], the team's value of its greedy actions
     mix: Mix | None = None  # where the agents' values are mixed to one of the team
 
 
 class TeamPolicy(Protocol):
-    """A policy for a whole team, stepped on batches; memory is threaded through by the caller."""
+    """A policy for a whole team, stepped on batches; the caller keeps its memory between steps."""
 
     def start(self, seeds: SeedArray) -> Any:
-        """Return the memory of freshly reset episodes; ``seeds``: uint64 [B]."""
+        """Return the memory at the start of episodes; ``seeds``: uint64 [B]."""
         ...
 
     def act(self, view: View, memory: Any) -> tuple[PolicyOutput, Any]:

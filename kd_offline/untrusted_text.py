@@ -1,7 +1,7 @@
-"""Text from outside (files, servers, user code), made safe to print: terminal, Markdown, JSON.
+"""Make untrusted text (of files, servers, user code) safe to print: terminal, Markdown, JSON.
 
-Every name, description and message that a stranger can choose goes through one of these functions
-before it reaches a reader. HTML is escaped by the templates, see :mod:`kd_offline.reports.page`.
+Every name, description and message that a stranger can choose passes through one of these functions
+before it is shown. HTML is escaped by the templates, see :mod:`kd_offline.reports.page`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 import shlex
 import unicodedata
 
-# A message may list many allowed names; nothing longer than this is of use on a screen.
+# A message may list many allowed names; longer text is of no use on a screen.
 _LONGEST = 4000
-# Characters of printable categories that show nothing: fillers, variation selectors, blank Braille.
+# Invisible characters of printable categories: fillers, variation selectors, blank Braille.
 _INVISIBLE = frozenset(
     map(
         chr,
@@ -20,10 +20,10 @@ _INVISIBLE = frozenset(
     )
 ) | frozenset(map(chr, range(0xE0100, 0xE01F0)))
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
-# As entities, since a backslash before these means different things to different renderers.
+# Escaped as entities, since renderers differ in the meaning of a backslash before these.
 _ENTITIES = {c: f"&#{ord(c)};" for c in "@$~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _ESCAPED = frozenset("\\`*|")
-# What would make a link, a footnote or a definition; other brackets are text, as in an interval.
+# Brackets that start a link, a footnote or a definition; others are text, as in an interval.
 _BRACKET = re.compile(r"\](?=\s*[(\[:])|\[(?=\^)")
 _LINK = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp):")
 _WEB = re.compile(r"(?i)\b(www)\.")
@@ -34,49 +34,49 @@ _BLOCK = re.compile(r"^(?:(#|[-+](?=\s|$)|[-=](?=[-=\s]*$))|(\d+)([.)])(?=\s|$))
 def for_terminal(text: object, limit: int = _LONGEST) -> str:
     r"""Return ``text`` as one line of visible characters.
 
-    Control characters, changes of writing direction, characters that show nothing and lone
-    surrogates become escapes such as ``\x1b``; line breaks become ``\n``. Text of more than
-    ``limit`` characters is cut, and the line says so.
+    Control characters, changes of writing direction, invisible characters and lone surrogates
+    become escapes such as ``\x1b``; line breaks become ``\n``. Text of more than ``limit``
+    characters is cut, and the line says so.
     """
     return "".join(map(_visible, _cut(str(text), limit)))
 
 
 def for_page(text: str) -> str:
-    """Return ``text`` with the escapes of :func:`for_terminal`, line breaks and tabs kept."""
+    """Return ``text`` escaped as by :func:`for_terminal`, with its line breaks and tabs."""
     return "".join(c if c in "\n\t" else _visible(c) for c in text)
 
 
 def for_markdown(text: object, limit: int = _LONGEST) -> str:
     """Return ``text`` as one line that Markdown shows literally, in a paragraph, list or table.
 
-    Markup, raw HTML, links, images, code, table borders and mathematics lose their meaning; runs
-    of white space become one space.
+    Markup, raw HTML, links, images, code, table borders and mathematics are escaped; runs of white
+    space become one space.
     """
     line = for_terminal(" ".join(_cut(str(text), limit).split()), limit=10 * limit)
-    shown = "".join(_ENTITIES.get(c, f"\\{c}" if c in _ESCAPED else c) for c in line)
-    shown = _LINK.sub(r"\1&#58;", shown)
-    shown = _WEB.sub(r"\1&#46;", shown)
-    shown = _UNDERSCORE.sub(r"\\_", shown)
-    shown = _BRACKET.sub(r"\\\g<0>", shown)
-    return _BLOCK.sub(lambda m: f"\\{m[1]}" if m[1] else f"{m[2]}\\{m[3]}", shown)
+    escaped = "".join(_ENTITIES.get(c, f"\\{c}" if c in _ESCAPED else c) for c in line)
+    escaped = _LINK.sub(r"\1&#58;", escaped)
+    escaped = _WEB.sub(r"\1&#46;", escaped)
+    escaped = _UNDERSCORE.sub(r"\\_", escaped)
+    escaped = _BRACKET.sub(r"\\\g<0>", escaped)
+    return _BLOCK.sub(lambda m: f"\\{m[1]}" if m[1] else f"{m[2]}\\{m[3]}", escaped)
 
 
 def markdown_code(text: object) -> str:
-    """Return ``text`` as a code span of Markdown, or escaped where it cannot be one."""
+    """Return ``text`` as a code span of Markdown; escaped text where no code span can hold it."""
     line = for_terminal(text)
-    plain = line == str(text) and line.strip() == line and not set(line) & set("`|") and line
-    return f"`{line}`" if plain else for_markdown(text)
+    fits = line == str(text) and line.strip() == line and not set(line) & set("`|") and line
+    return f"`{line}`" if fits else for_markdown(text)
 
 
 def markdown_fence(text: str) -> list[str]:
-    """Return ``text`` as a fenced block of code, line by line, which it cannot leave."""
+    """Return the lines of a fenced code block that ``text`` cannot close."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return [fence, *map(for_terminal, text.split("\n")), fence]
 
 
 def quoted_command(text: str) -> str:
-    """Return a command of ours so quoted that a shell runs nothing else; empty if it is none."""
+    """Return a kd-offline command, quoted for a shell; empty for any other text."""
     try:
         words = shlex.split(text)
     except ValueError:

@@ -1,10 +1,11 @@
-"""The one border around calls into code that is not ours: environments, experts, their factories.
+"""The boundary around calls of user code: environments, experts, factories, observers.
 
-Such code may raise anything: errors of its own, ``SystemExit(0)``, errors that a command line
-handles for itself, ``StopIteration`` inside a generator. Behind this border there is one error, a
-:class:`~kd_offline.errors.UserCodeError`, whose sentence says who failed in which call, where in
-which episode, and what was said. Only :class:`KeyboardInterrupt` passes: it cannot be told from
-Ctrl-C. A process that ends itself (``os._exit``, a crash) or never returns is beyond any border.
+User code may raise anything: its own errors, ``SystemExit(0)``, errors that a command line handles,
+``StopIteration`` inside a generator. Outside the boundary there is one error,
+:class:`~kd_offline.errors.UserCodeError`, whose message names the code, the call, the place in the
+episode and the original message. Only :class:`KeyboardInterrupt` passes, as it may be Ctrl-C. The
+boundary cannot catch a process that ends itself (``os._exit``, a crash) or a call that never
+returns.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ _GAP = " ... "
 
 
 class calling:
-    """Run the body of a ``with`` block as code that is not ours.
+    """Run the body of a ``with`` block as user code; its errors become ``UserCodeError``.
 
     Parameters
     ----------
-    who
-        Whose code it is, in words: ``environment 'pettingzoo/maze:parallel_env'``.
+    code
+        The code in words: ``environment 'pettingzoo/maze:parallel_env'``.
     call
-        What is called: ``step``.
+        The function that is called: ``step``.
     **where
-        What is known of the place; None is left out: ``agent="walker_0", step=3``.
+        Position, such as ``agent="walker_0", step=3``; None is left out.
 
     Raises
     ------
     UserCodeError
-        The body raised anything but KeyboardInterrupt; the cause is what it raised.
+        The body raised anything but KeyboardInterrupt; its cause is the original error.
     """
 
-    __slots__ = ("_call", "_where", "_who")
+    __slots__ = ("_call", "_code", "_where")
 
-    def __init__(self, who: str, call: str, **where: object) -> None:
-        self._who, self._call, self._where = who, call, where
+    def __init__(self, code: str, call: str, **where: object) -> None:
+        self._code, self._call, self._where = code, call, where
 
     def __enter__(self) -> None:
         return None
@@ -54,34 +55,34 @@ class calling:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # An inner border knows more of the place than an outer one.
+        # The error of an inner boundary already has the more precise position.
         if error is None or isinstance(error, KeyboardInterrupt) or type(error) is UserCodeError:
             return
-        msg = f"{failure(self._who, self._call, **self._where)}: {described(error)}; correct it"
+        msg = f"{failure(self._code, self._call, **self._where)}: {described(error)}; correct it"
         raise UserCodeError(msg) from error
 
 
-def failure(who: str, call: str, **where: object) -> str:
-    """Return ``who failed in call (where)``, the beginning of a sentence about code not ours."""
-    known = [
+def failure(code: str, call: str, **where: object) -> str:
+    """Return ``code failed in call (where)``, the start of a message about user code."""
+    facts = [
         f"{name.replace('_', ' ')} {value}" for name, value in where.items() if value is not None
     ]
-    place = f" ({', '.join(known)})" if known else ""
-    return plain(f"{who} failed in {call}{place}")
+    position = f" ({', '.join(facts)})" if facts else ""
+    return plain(f"{code} failed in {call}{position}")
 
 
 def described(error: BaseException) -> str:
-    """Return the type and message of an error, as one short line of printable text."""
+    """Return type and message of an error as one short line of printable text."""
     try:
         text = str(error)
     except BaseException:
         text = ""
     name = plain(type(error).__name__)
-    return f"{name}: {said}" if (said := plain(text)) else name
+    return f"{name}: {message}" if (message := plain(text)) else name
 
 
 def plain(text: str) -> str:
-    """Return text from outside as one line of visible characters, shortened in the middle."""
+    """Return untrusted text as one line of visible characters, shortened in the middle."""
     if len(text) > 100 * _LONGEST:  # no more work than is shown
         text = text[: 50 * _LONGEST] + _GAP + text[-50 * _LONGEST :]
     line = " ".join(text.split())
@@ -91,21 +92,21 @@ def plain(text: str) -> str:
 
 
 class Closable(Protocol):
-    """What holds something until it is closed, such as an environment."""
+    """Anything with a ``close`` method, such as an environment."""
 
     def close(self) -> Any:
-        """Release it."""
+        """Release its resources."""
         ...
 
 
-def close_all(things: Iterable[Closable]) -> None:
-    """Close ``things`` at the end of work; a failure to close is logged and changes nothing.
+def close_all(closables: Iterable[Closable]) -> None:
+    """Close all objects at the end of an operation; a failure is logged and otherwise ignored.
 
-    What was made is made by then, and an error that ended the work matters more.
+    The results exist by then, and an error that ended the operation matters more.
     """
-    for thing in things:
+    for closable in closables:
         try:
-            with calling(f"{type(thing).__name__}", "close"):
-                thing.close()
+            with calling(f"{type(closable).__name__}", "close"):
+                closable.close()
         except UserCodeError as error:
             _LOG.warning("%s", error)

@@ -77,7 +77,7 @@ def profile(
     One JSON document: agents, masks, actions, digests, what was measured, mixed teams, limits.
     """
     options.one_thread_each()
-    from kd_offline.deployment.document import place
+    from kd_offline.deployment.document import profile_path
     from kd_offline.deployment.profile import collaboration_profile
 
     with resumable("nothing was changed: run the same command again"):
@@ -99,7 +99,7 @@ def profile(
         emit(made)
         return
     _summary(made, {"RUN": run, "EXPORT": export or run / "export"})
-    say(f"written: {place(run, output, export)}")
+    say(f"written: {profile_path(run, output, export)}")
 
 
 def deploy_check(

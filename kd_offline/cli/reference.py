@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from kd_offline.generated_files import PublishedFolder
+from kd_offline.generated_files import GeneratedFolder
 
 _WIDTH = "80"
 
@@ -36,7 +36,7 @@ def _commands(group: Any) -> Iterator[tuple[str, ...]]:
         yield from ((name, *words) for words in _commands(command))
 
 
-_FOLDER = PublishedFolder(texts, "*.txt", "help-texts")
+_FOLDER = GeneratedFolder(texts, "*.txt", "help-texts")
 stale, write, main = _FOLDER.stale, _FOLDER.write, _FOLDER.main
 
 

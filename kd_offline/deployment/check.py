@@ -1,7 +1,7 @@
-"""``deploy-check``: whether a team can act where its agents are given a certain interface.
+"""``deploy-check``: compare what a team needs with the interface that its agents are given.
 
-The interface comes from a file or from an environment. Every agent of the team is compared with
-one agent of it: observations, actions, memory.
+The interface comes from a file or from an environment. Every agent of the team is compared with the
+agent of the same name: observations, actions, memory.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def deploy_check(
     environment: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> InterfaceCheck:
-    """Tell whether an agent interface fits a team.
+    """Return whether an agent interface fits a team, and every mismatch.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def deploy_check(
     interface : path or InterfaceSpec, optional
         TOML or JSON file; its schema is ``interface``.
     environment : str, optional
-        Name of an installed environment whose interface is taken instead.
+        Name of an installed environment whose interface is used instead.
     settings : mapping, optional
         Settings of that environment.
 
@@ -75,103 +75,109 @@ def deploy_check(
         raise UsageError(msg)
     team = profile if isinstance(profile, CollaborationProfile) else read_profile(profile)
     if environment is not None:
-        given = of_environment(environment, dict(settings or {}))
+        spec = environment_interface(environment, dict(settings or {}))
     elif isinstance(interface, InterfaceSpec):
-        given = interface
+        spec = interface
     else:
-        given = read_interface(str(interface))
-    return compare(team, given)
+        spec = read_interface(str(interface))
+    return compare(team, spec)
 
 
-def compare(team: CollaborationProfile, given: InterfaceSpec) -> InterfaceCheck:
-    """Hold a team against an interface; see :func:`deploy_check`."""
-    shared = [agent for agent in team.agents if agent.contract.agent in given.agents]
-    found = [agent_fit(a, given.agents[a.contract.agent], team) for a in shared]
+def compare(team: CollaborationProfile, interface: InterfaceSpec) -> InterfaceCheck:
+    """Compare a team with an interface; see :func:`deploy_check`."""
+    shared_agents = [agent for agent in team.agents if agent.contract.agent in interface.agents]
+    results = [agent_fit(a, interface.agents[a.contract.agent], team) for a in shared_agents]
     mismatches = [
-        *_of_agents(team, given),
-        *(mismatch for _, wrong, _ in found for mismatch in wrong),
-        *_of_state(team, given),
-        *_of_communication(given),
-        *_of_rate(team, given),
+        *_agent_mismatches(team, interface),
+        *(mismatch for _, agent_mismatches, _ in results for mismatch in agent_mismatches),
+        *_state_mismatches(team, interface),
+        *_communication_mismatches(interface),
+        *_rate_mismatches(team, interface),
     ]
-    notes = [note for _, _, harmless in found for note in harmless]
-    if given.communication == "offered":
+    notes = [note for _, _, agent_notes in results for note in agent_notes]
+    if interface.communication == "offered":
         notes.append("the interface offers communication, which the students do not use")
     return InterfaceCheck(
         fits=not mismatches,
         environment=team.environment,
-        interface=given.name or "interface",
+        interface=interface.name or "interface",
         mismatches=tuple(mismatches),
-        agents=tuple(fit for fit, _, _ in found),
+        agents=tuple(fit for fit, _, _ in results),
         notes=tuple(notes),
-        not_checked=(_MEANING, *_unchecked(team, given)),
+        not_checked=(_MEANING, *_unchecked(team, interface)),
     )
 
 
-def _of_agents(team: CollaborationProfile, given: InterfaceSpec) -> Iterator[Mismatch]:
+def _agent_mismatches(team: CollaborationProfile, interface: InterfaceSpec) -> Iterator[Mismatch]:
     names = [agent.contract.agent for agent in team.agents]
     for name in names:
-        if name not in given.agents:
+        if name not in interface.agents:
             what = f"the team has the agent {name}, which the interface does not have"
             yield Mismatch(where=f"agents.{name}", what=what)
-    for name in given.agents:
+    for name in interface.agents:
         if name not in names:
             what = f"the interface has the agent {name}, for whom there is no student; the team's "
             yield Mismatch(where=f"agents.{name}", what=what + f"agents are {', '.join(names)}")
 
 
-def _of_state(team: CollaborationProfile, given: InterfaceSpec) -> Iterator[Mismatch]:
-    if not (keeping := team.hidden_state.agents):
+def _state_mismatches(team: CollaborationProfile, interface: InterfaceSpec) -> Iterator[Mismatch]:
+    if not (agents_with_memory := team.hidden_state.agents):
         return
-    who = ", ".join(keeping)
-    if not given.hidden_state.kept:
-        what = f"the memory of {who} must be handed back at every step, and is not kept"
+    names = ", ".join(agents_with_memory)
+    if not interface.hidden_state.kept:
+        what = f"the memory of {names} must be handed back at every step, and is not kept"
         yield Mismatch(where="hidden_state.kept", what=what)
-    elif not given.hidden_state.reset_at_episode_start:
-        what = f"the memory of {who} must be zero at the start of every episode, and is not reset"
+    elif not interface.hidden_state.reset_at_episode_start:
+        what = f"the memory of {names} must be zero at the start of every episode, and is not reset"
         yield Mismatch(where="hidden_state.reset_at_episode_start", what=what)
 
 
-def _of_communication(given: InterfaceSpec) -> Iterator[Mismatch]:
-    if given.communication == "required":
+def _communication_mismatches(interface: InterfaceSpec) -> Iterator[Mismatch]:
+    if interface.communication == "required":
         what = "the interface requires messages between agents, and the students send none"
         yield Mismatch(where="communication", what=what)
 
 
-def _of_rate(team: CollaborationProfile, given: InterfaceSpec) -> Iterator[Mismatch]:
-    """Refuse a rate that even the machine on which the students were timed does not keep up."""
-    if given.step_rate_hz is None:
+def _rate_mismatches(team: CollaborationProfile, interface: InterfaceSpec) -> Iterator[Mismatch]:
+    """Yield a mismatch for each agent whose measured time of a step exceeds the period."""
+    if interface.step_rate_hz is None:
         return
-    period = 1e6 / given.step_rate_hz
+    period = 1e6 / interface.step_rate_hz
     for name in (agent.contract.agent for agent in team.agents):
-        best = _fastest(team, name)
-        if best is not None and name in given.agents and best.p99_us > period:
+        fastest = _fastest(team, name)
+        if fastest is not None and name in interface.agents and fastest.p99_us > period:
             yield Mismatch(
                 where="step_rate_hz",
                 what=f"{name} has {period:,.0f} us for a step, and 1 in 100 took longer than "
-                f"{best.p99_us:,.0f} us in {best.engine}, the fastest engine that was timed, on "
-                f"{_machine(team)}",
+                f"{fastest.p99_us:,.0f} us in {fastest.engine}, the fastest engine that was timed, "
+                f"on {_machine(team)}",
             )
 
 
-def _unchecked(team: CollaborationProfile, given: InterfaceSpec) -> Iterator[str]:
-    if given.step_rate_hz is not None:
+def _unchecked(team: CollaborationProfile, interface: InterfaceSpec) -> Iterator[str]:
+    if interface.step_rate_hz is not None:
         names = [agent.contract.agent for agent in team.agents]
         if all(_fastest(team, name) is None for name in names):
             yield "the step rate, because the profile has no latency of the students"
         else:
             yield f"the step rate on other machines than {_machine(team)}"
     for agent in team.agents:
-        asked = given.agents.get(agent.contract.agent)
-        flash, _, how = needed(agent, team)
-        if asked is not None and asked.flash_bytes is not None and "without code" in how:
+        agent_interface = interface.agents.get(agent.contract.agent)
+        flash, _, basis = required_memory(agent, team)
+        if (
+            agent_interface is not None
+            and agent_interface.flash_bytes is not None
+            and "without code" in basis
+        ):
             yield f"the code of {agent.contract.agent}, beside {flash or 0:,} bytes of tables"
 
 
 def _fastest(team: CollaborationProfile, agent: str) -> TimedEngine | None:
-    timed = () if team.envelope.latency is None else team.envelope.latency.engines
-    mine = [row for row in timed if row.who == "student" and agent in row.agents and row.batch == 1]
-    return min(mine, key=lambda row: row.p99_us, default=None)
+    all_rows = () if team.envelope.latency is None else team.envelope.latency.engines
+    rows = [
+        row for row in all_rows if row.who == "student" and agent in row.agents and row.batch == 1
+    ]
+    return min(rows, key=lambda row: row.p99_us, default=None)
 
 
 def _machine(team: CollaborationProfile) -> str:
@@ -183,38 +189,38 @@ _MISFITS: tuple[BlockFit, ...] = ("missing", "another width")
 
 
 def agent_fit(
-    agent: AgentProfile, given: AgentInterface, team: CollaborationProfile
+    agent: AgentProfile, interface: AgentInterface, team: CollaborationProfile
 ) -> tuple[AgentFit, list[Mismatch], list[str]]:
-    """Return how an agent fits, why it does not, and what differs without doing harm."""
+    """Return how an agent fits, its mismatches, and notes on differences that do not matter."""
     name = agent.contract.agent
     where = f"agents.{name}"
-    blocks = {block.name: _block(block, given) for block in agent.blocks}
+    blocks = {block.name: _block_fit(block, interface) for block in agent.blocks}
     mismatches = [
-        *_of_blocks(agent, given, blocks, where),
-        *_of_actions(agent.contract.actions, given.actions, where),
-        *_of_memory(agent, given, team, where),
+        *_block_mismatches(agent, interface, blocks, where),
+        *_action_mismatches(agent.contract.actions, interface.actions, where),
+        *_memory_mismatches(agent, interface, team, where),
     ]
-    observation = _gathered(agent, given, blocks)
-    actions = _numbers(agent.contract.actions, given.actions)
+    observation = _observation_indices(agent, interface, blocks)
+    actions = _action_numbers(agent.contract.actions, interface.actions)
     fit = AgentFit(
         agent=name,
         fits=not mismatches,
-        as_it_is=observation == agent.contract.seen and given.actions == agent.contract.actions,
+        as_it_is=observation == agent.contract.seen and interface.actions == agent.contract.actions,
         blocks=blocks,
         observation=observation,
         actions=actions,
     )
-    return fit, mismatches, list(_harmless(agent, given, fit))
+    return fit, mismatches, list(_notes(agent, interface, fit))
 
 
 def _indices(ranges: Sequence[tuple[int, int]]) -> list[int]:
     return [k for start, stop in ranges for k in range(start, stop)]
 
 
-def _block(block: ObservationBlock, given: AgentInterface) -> BlockFit:
+def _block_fit(block: ObservationBlock, interface: AgentInterface) -> BlockFit:
     if not block.seen:
         return "hidden from the student"
-    ranges = given.blocks.get(block.name)
+    ranges = interface.blocks.get(block.name)
     if ranges is None:
         return "missing"
     if len(_indices(ranges)) != block.width:
@@ -222,110 +228,122 @@ def _block(block: ObservationBlock, given: AgentInterface) -> BlockFit:
     return "same place" if _indices(ranges) == _indices(block.ranges) else "moved"
 
 
-def _of_blocks(
-    agent: AgentProfile, given: AgentInterface, blocks: dict[str, BlockFit], where: str
+def _block_mismatches(
+    agent: AgentProfile, interface: AgentInterface, blocks: dict[str, BlockFit], where: str
 ) -> Iterator[Mismatch]:
     name = agent.contract.agent
     for block in agent.blocks:
-        at = f"{where}.blocks.{block.name}"
+        path = f"{where}.blocks.{block.name}"
         if blocks[block.name] == "missing":
-            text = f"{name} needs the block {block.name!r} of {_numbers_of(block.width)}"
-            yield Mismatch(where=at, what=f"{text}, which the interface does not have")
+            text = f"{name} needs the block {block.name!r} of {_count_text(block.width)}"
+            yield Mismatch(where=path, what=f"{text}, which the interface does not have")
         if blocks[block.name] == "another width":
-            width = len(_indices(given.blocks[block.name]))
-            text = f"{name}'s block {block.name!r} has {_numbers_of(width)}"
-            yield Mismatch(where=at, what=f"{text}, the student was trained with {block.width}")
+            width = len(_indices(interface.blocks[block.name]))
+            text = f"{name}'s block {block.name!r} has {_count_text(width)}"
+            yield Mismatch(where=path, what=f"{text}, the student was trained with {block.width}")
     # Without a block's name there is only the place to go by.
-    if _nameless(agent) and given.observation_width != agent.contract.obs_width:
+    if _indices_without_block(agent) and interface.observation_width != agent.contract.obs_width:
         yield Mismatch(
             where=f"{where}.observation_width",
-            what=f"{name} sees {_numbers_of(len(_nameless(agent)))} that belong to no block, so "
-            f"the observation must have the width {agent.contract.obs_width}, "
-            f"not {given.observation_width}",
+            what=f"{name} sees {_count_text(len(_indices_without_block(agent)))} that belong "
+            f"to no block, so the observation must have the width {agent.contract.obs_width}, "
+            f"not {interface.observation_width}",
         )
 
 
-def _of_actions(ours: Sequence[str], theirs: Sequence[str], where: str) -> Iterator[Mismatch]:
-    if more := [action for action in theirs if action not in ours]:
-        yield Mismatch(
-            where=f"{where}.actions",
-            what=f"the interface has the actions {', '.join(more)}, which the student does not "
-            f"know; it was trained with {', '.join(ours)}",
-        )
-    if fewer := [action for action in ours if action not in theirs]:
-        yield Mismatch(
-            where=f"{where}.actions",
-            what=f"the student may choose {', '.join(fewer)}, which the interface does not have",
-        )
-
-
-def _of_memory(
-    agent: AgentProfile, given: AgentInterface, team: CollaborationProfile, where: str
+def _action_mismatches(
+    student_actions: Sequence[str], interface_actions: Sequence[str], where: str
 ) -> Iterator[Mismatch]:
-    flash, ram, how = needed(agent, team)
-    for what, need, limit in (
-        ("flash", flash, given.flash_bytes),
-        ("ram", ram, given.ram_bytes),
+    if additional := [action for action in interface_actions if action not in student_actions]:
+        yield Mismatch(
+            where=f"{where}.actions",
+            what=f"the interface has the actions {', '.join(additional)}, which the student does "
+            f"not know; it was trained with {', '.join(student_actions)}",
+        )
+    if absent := [action for action in student_actions if action not in interface_actions]:
+        yield Mismatch(
+            where=f"{where}.actions",
+            what=f"the student may choose {', '.join(absent)}, which the interface does not have",
+        )
+
+
+def _memory_mismatches(
+    agent: AgentProfile, interface: AgentInterface, team: CollaborationProfile, where: str
+) -> Iterator[Mismatch]:
+    flash, ram, basis = required_memory(agent, team)
+    for what, required, limit in (
+        ("flash", flash, interface.flash_bytes),
+        ("ram", ram, interface.ram_bytes),
     ):
-        if need is not None and limit is not None and need > limit:
+        if required is not None and limit is not None and required > limit:
             yield Mismatch(
                 where=f"{where}.{what}_bytes",
-                what=f"{agent.contract.agent} needs {need:,} bytes of {what} ({how}), and there "
-                f"are {limit:,}",
+                what=f"{agent.contract.agent} needs {required:,} bytes of {what} ({basis}), and "
+                f"there are {limit:,}",
             )
 
 
-def needed(agent: AgentProfile, team: CollaborationProfile) -> tuple[int | None, int | None, str]:
-    """Return bytes of flash and of RAM, None where not known, and what they count."""
+def required_memory(
+    agent: AgentProfile, team: CollaborationProfile
+) -> tuple[int | None, int | None, str]:
+    """Return bytes of flash and of RAM, None where unknown, and what they include."""
     cores = [] if team.export is None else team.export.cores
-    mine = [core for core in cores if core.symbol == agent.contract.symbol]
-    if mine:
-        flash, ram = max(c.flash_bytes for c in mine), max(c.ram_bytes for c in mine)
+    own_cores = [core for core in cores if core.symbol == agent.contract.symbol]
+    if own_cores:
+        flash, ram = max(c.flash_bytes for c in own_cores), max(c.ram_bytes for c in own_cores)
         return flash, ram, "as linked for a microcontroller, without the stack"
-    held = agent.cost.memory
-    tables = None if held is None else held.flash
+    memory = agent.cost.memory
+    tables = None if memory is None else memory.flash
     if team.export is not None and team.export.precision != "fp32":
         tables = agent.contract.parameter_bytes
-    return tables, None if held is None else held.ram, "of the C tables and buffers, without code"
+    return (
+        tables,
+        None if memory is None else memory.ram,
+        "of the C tables and buffers, without code",
+    )
 
 
-def _gathered(
-    agent: AgentProfile, given: AgentInterface, blocks: dict[str, BlockFit]
+def _observation_indices(
+    agent: AgentProfile, interface: AgentInterface, blocks: dict[str, BlockFit]
 ) -> tuple[int, ...] | None:
-    """Return where each number that the step takes lies in the interface's observation."""
+    """Return the interface's index of each input of the step; None if it is unknown."""
     if any(fit in _MISFITS for fit in blocks.values()):
         return None
-    if _nameless(agent) and given.observation_width != agent.contract.obs_width:
+    if _indices_without_block(agent) and interface.observation_width != agent.contract.obs_width:
         return None
-    moved = {k: k for k in _nameless(agent)}
+    new_index = {k: k for k in _indices_without_block(agent)}
     for block in agent.blocks:
         if block.seen:
-            moved |= zip(_indices(block.ranges), _indices(given.blocks[block.name]), strict=True)
-    return tuple(moved[k] for k in agent.contract.seen)
+            new_index |= zip(
+                _indices(block.ranges), _indices(interface.blocks[block.name]), strict=True
+            )
+    return tuple(new_index[k] for k in agent.contract.seen)
 
 
-def _nameless(agent: AgentProfile) -> list[int]:
-    """Return what the student sees and no block holds."""
-    named = {k for block in agent.blocks for k in _indices(block.ranges)}
-    return [k for k in agent.contract.seen if k not in named]
+def _indices_without_block(agent: AgentProfile) -> list[int]:
+    """Return the observation indices that the student sees and that belong to no block."""
+    in_blocks = {k for block in agent.blocks for k in _indices(block.ranges)}
+    return [k for k in agent.contract.seen if k not in in_blocks]
 
 
-def _numbers(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, ...] | None:
-    if sorted(ours) != sorted(theirs):
+def _action_numbers(
+    student_actions: Sequence[str], interface_actions: Sequence[str]
+) -> tuple[int, ...] | None:
+    if sorted(student_actions) != sorted(interface_actions):
         return None
-    return tuple(theirs.index(action) for action in ours)
+    return tuple(interface_actions.index(action) for action in student_actions)
 
 
-def _harmless(agent: AgentProfile, given: AgentInterface, fit: AgentFit) -> Iterator[str]:
+def _notes(agent: AgentProfile, interface: AgentInterface, fit: AgentFit) -> Iterator[str]:
     name = agent.contract.agent
-    hidden = [b.name for b in agent.blocks if not b.seen and b.name not in given.blocks]
-    if hidden:
-        yield f"{name} does not need {', '.join(hidden)}: the student's mask hides it anyway"
-    ours = {block.name for block in agent.blocks}
-    if more := [block for block in given.blocks if block not in ours]:
-        yield f"{name} leaves the blocks {', '.join(more)} of the interface unused"
-    moved = fit.observation is not None and fit.observation != agent.contract.seen
-    if moved and fit.observation is not None:
+    unneeded = [b.name for b in agent.blocks if not b.seen and b.name not in interface.blocks]
+    if unneeded:
+        yield f"{name} does not need {', '.join(unneeded)}: the student's mask hides it anyway"
+    student_blocks = {block.name for block in agent.blocks}
+    if unused := [block for block in interface.blocks if block not in student_blocks]:
+        yield f"{name} leaves the blocks {', '.join(unused)} of the interface unused"
+    reordered = fit.observation is not None and fit.observation != agent.contract.seen
+    if reordered and fit.observation is not None:
         yield f"{name} takes the numbers {_list(fit.observation)} of the interface, in that order"
     if fit.actions is not None and list(fit.actions) != sorted(fit.actions):
         yield (
@@ -338,12 +356,12 @@ def _list(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _numbers_of(count: int) -> str:
+def _count_text(count: int) -> str:
     return f"{count} number{'s' * (count != 1)}"
 
 
 def read_interface(path: str | Path) -> InterfaceSpec:
-    """Read an interface from a TOML or a JSON file.
+    """Return the interface that a TOML or a JSON file states.
 
     Raises
     ------
@@ -354,7 +372,7 @@ def read_interface(path: str | Path) -> InterfaceSpec:
     try:
         return InterfaceSpec.model_validate_json(json.dumps(tree))
     except (ValidationError, TypeError) as error:
-        raise UsageError(_sentence(error, path)) from None
+        raise UsageError(_error_message(error, path)) from None
 
 
 def interface_of(spec: EnvironmentSpec) -> InterfaceSpec:
@@ -368,7 +386,7 @@ def interface_of(spec: EnvironmentSpec) -> InterfaceSpec:
     return InterfaceSpec(name=spec.id, agents=agents)
 
 
-def of_environment(name: str, settings: dict[str, Any]) -> InterfaceSpec:
+def environment_interface(name: str, settings: dict[str, Any]) -> InterfaceSpec:
     """Return the interface of an installed environment.
 
     Raises
@@ -385,7 +403,7 @@ def of_environment(name: str, settings: dict[str, Any]) -> InterfaceSpec:
         environment.close()
 
 
-def _sentence(error: ValidationError | TypeError, path: str | Path) -> str:
+def _error_message(error: ValidationError | TypeError, path: str | Path) -> str:
     if isinstance(error, TypeError):
         return f"interface {str(path)!r} holds a date or a time: {error}; correct the file"
     first = error.errors()[0]

@@ -1,4 +1,4 @@
-"""The file of a profile: where it goes and how it is read."""
+"""Locate and read the file of a profile."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kd_offline.sealed_json import digest, read_document
 PROFILE = "profile.json"
 
 
-def place(run: str | Path, output: str | Path | None, export: str | Path | None) -> Path:
-    """Return the file that a profile goes to."""
+def profile_path(run: str | Path, output: str | Path | None, export: str | Path | None) -> Path:
+    """Return the path that a profile is written to."""
     if output is not None:
         return Path(output)
     return Path(run if export is None else export) / PROFILE
 
 
 def read_profile(path: str | Path) -> CollaborationProfile:
-    """Read a profile, or that in a folder of a run or an export.
+    """Read a profile from a file, or from the folder of a run or an export.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def read_profile(path: str | Path) -> CollaborationProfile:
     FormatVersionError
         It was written by a newer version.
     CheckpointError
-        It is damaged, or is something else.
+        It is damaged, or is no profile.
     """
     file = Path(path)
     file = file / PROFILE if file.is_dir() else file
@@ -37,7 +37,7 @@ def read_profile(path: str | Path) -> CollaborationProfile:
         msg = f"there is no profile at {str(file)!r}: make one with kd-offline profile RUN"
         raise UsageError(msg)
     profile = read_file_of_profile(file)
-    _require_beside(profile, file)
+    _require_origin(profile, file)
     return profile
 
 
@@ -46,14 +46,14 @@ def read_file_of_profile(file: Path) -> CollaborationProfile:
     return read_document(CollaborationProfile, file, "make it again with kd-offline profile RUN")
 
 
-def _require_beside(profile: CollaborationProfile, file: Path) -> None:
-    """Refuse a profile that lies in a run or an export which it is not of."""
-    stated = {"run.json": profile.digests.run, "export.json": profile.digests.export}
-    for name, wanted in stated.items():
-        beside = file.with_name(name)
-        if wanted is None or not beside.is_file():
+def _require_origin(profile: CollaborationProfile, file: Path) -> None:
+    """Raise a ``CheckpointError`` if a profile is not of the run or export in its folder."""
+    digests = {"run.json": profile.digests.run, "export.json": profile.digests.export}
+    for name, expected in digests.items():
+        file_beside = file.with_name(name)
+        if expected is None or not file_beside.is_file():
             continue
-        if digest(read_file(beside, MAX_DOCUMENT_BYTES)) != wanted:
+        if digest(read_file(file_beside, MAX_DOCUMENT_BYTES)) != expected:
             msg = (
                 f"{str(file)!r} is not of the {name} beside it: make it again with kd-offline "
                 "profile RUN, or give the folder that it belongs to"

@@ -1,4 +1,4 @@
-"""What was measured, from the files that are there, or played now."""
+"""Collect the measurements of a team from its files, and play what is missing."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _TIMED = set(TimedEngine.model_fields) - {"kind"}
 
 
 @dataclass(frozen=True, slots=True)
-class Play:
-    """How what is missing is played; None episodes: it is not."""
+class PlaySettings:
+    """How missing rollouts are played; ``episodes`` None: they are not."""
 
     episodes: int | None = None
     engine: str | None = None
@@ -39,34 +39,34 @@ class Play:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Everything that is known of how a team does."""
+class Measurements:
+    """Cost, returns, latency and mixed teams of a team; None where not measured."""
 
     envelope: Envelope
     cross_play: CrossPlayMatrix | None
 
 
-def measured(team: Team, play: Play, earlier: CrossPlayMatrix | None) -> Measured:
-    """Return what the run's files say, and play what they lack where episodes are given.
+def collect(team: Team, play: PlaySettings, earlier_matrix: CrossPlayMatrix | None) -> Measurements:
+    """Return the measurements in the run's files, and play what they lack if episodes are given.
 
-    ``earlier`` is the matrix of a profile of the same team, used where the evaluation has none.
+    ``earlier_matrix`` is that of a profile of the same team; it is used if the evaluation has none.
     """
     report = _evaluation(team, play)
     matrix = None
     if report is not None:
         matrix = _matrix(team, report.cross_play, report.greedy, report, report.episodes)
-    matrix = matrix or _same_play(earlier, report)
+    matrix = matrix or _reusable_matrix(earlier_matrix, report)
     if matrix is None and report is not None and play.episodes is not None:
-        matrix = _mixed_alone(team, play, report, play.episodes)
-    return Measured(_envelope(team, report), matrix)
+        matrix = _play_mixed_teams(team, play, report, play.episodes)
+    return Measurements(_envelope(team, report), matrix)
 
 
-def _evaluation(team: Team, play: Play) -> EvaluationReport | None:
+def _evaluation(team: Team, play: PlaySettings) -> EvaluationReport | None:
     from kd_offline.evaluation.evaluate import evaluate
 
     report = team.evaluation()
-    unplayed = report is None or (team.export is not None and report.export is None)
-    if play.episodes is None or not unplayed:
+    is_missing = report is None or (team.export is not None and report.export is None)
+    if play.episodes is None or not is_missing:
         return report
     return evaluate(
         team.run.path,
@@ -82,10 +82,10 @@ def _evaluation(team: Team, play: Play) -> EvaluationReport | None:
     )
 
 
-def _mixed_alone(
-    team: Team, play: Play, report: EvaluationReport, episodes: int
+def _play_mixed_teams(
+    team: Team, play: PlaySettings, report: EvaluationReport, episodes: int
 ) -> CrossPlayMatrix | None:
-    """Play mixed teams beside an evaluation that has none, on the first of its episodes."""
+    """Play mixed teams for an evaluation without them, on the first of its episodes."""
     from kd_offline.evaluation.evaluate import Plan, measure
     from kd_offline.evaluation.evaluation_setup import load_evaluation_setup
 
@@ -99,73 +99,83 @@ def _mixed_alone(
         environment=play.environment,
         opponents=play.opponents,
     )
-    asked = Operation("profile", {"episodes": episodes}, team.run.path)
+    operation = Operation("profile", {"episodes": episodes}, team.run.path)
     try:
-        with observed(asked, play.observers) as observer:
-            figures = measure(setup.environment, setup.policies, setup.seeds, plan, observer)
+        with observed(operation, play.observers) as observer:
+            measurements = measure(setup.environment, setup.policies, setup.seeds, plan, observer)
     finally:
         setup.environment.close()
-    return _matrix(team, figures.cross_play, figures.modes["greedy"], report, plan.episodes)
+    return _matrix(
+        team, measurements.cross_play, measurements.modes["greedy"], report, plan.episodes
+    )
 
 
-def _engine(play: Play, export: str) -> str:
-    """Return what ran an export, as its evaluation states; what compiles is the user's to name."""
+def _engine(play: PlaySettings, export: str) -> str:
+    """Return the engine that played an export, as its evaluation states it.
+
+    Raises
+    ------
+    UsageError
+        The engine compiles code of the export, and the user did not name it.
+    """
     from kd_offline.exports.engines import COMPILED
 
-    before = export.rpartition(" ")[2]
-    if before in COMPILED and play.engine != before:
-        msg = f"the export was played in {before}, which compiles and runs the code in it"
-        trust = Remedy("if you trust whoever made it, pass", engine=before)
+    stated_engine = export.rpartition(" ")[2]
+    if stated_engine in COMPILED and play.engine != stated_engine:
+        msg = f"the export was played in {stated_engine}, which compiles and runs the code in it"
+        trust = Remedy("if you trust whoever made it, pass", engine=stated_engine)
         raise UsageError(msg, trust, Remedy("evaluate it in another engine first"))
-    return before
+    return stated_engine
 
 
-def _same_play(
+def _reusable_matrix(
     matrix: CrossPlayMatrix | None, report: EvaluationReport | None
 ) -> CrossPlayMatrix | None:
-    """Return an earlier matrix where the same teams played it from the same seed."""
+    """Return an earlier matrix if the same policies played it from the same seed; else None."""
     if matrix is None or report is None:
         return None
-    found = (matrix.who, matrix.evaluation_seed)
-    return matrix if found == (_who(report), report.evaluation_seed) else None
+    origin = (matrix.who, matrix.evaluation_seed)
+    return matrix if origin == (_policy_name(report), report.evaluation_seed) else None
 
 
 def _matrix(
     team: Team,
-    mixed: CrossPlay | None,
+    cross_play: CrossPlay | None,
     score: ModeScore | None,
     report: EvaluationReport,
     episodes: int,
 ) -> CrossPlayMatrix | None:
-    if mixed is None or mixed.returns is None:
+    if cross_play is None or cross_play.returns is None:
         return None
     spec = team.student.card.environment
     side_of = {agent: side for side, members in spec.sides.items() for agent in members}
     return CrossPlayMatrix(
-        who=_who(report),
+        who=_policy_name(report),
         episodes=episodes,
         evaluation_seed=report.evaluation_seed,
-        agents=tuple(_row(mixed, i, side_of[agent], score) for i, agent in enumerate(mixed.agents)),
+        agents=tuple(
+            _row(cross_play, i, side_of[agent], score) for i, agent in enumerate(cross_play.agents)
+        ),
     )
 
 
-def _row(mixed: CrossPlay, i: int, side: str, score: ModeScore | None) -> SwappedAgent:
-    base = None if score is None else score.sides[side]
+def _row(cross_play: CrossPlay, i: int, side: str, score: ModeScore | None) -> SwappedAgent:
+    side_score = None if score is None else score.sides[side]
     return SwappedAgent(
-        agent=mixed.agents[i],
+        agent=cross_play.agents[i],
         side=side,
-        experts=None if base is None else base.expert,
-        students=None if base is None else base.student,
-        student_among_experts=_mixed_team(mixed, "student_among_experts", i),
-        expert_among_students=_mixed_team(mixed, "expert_among_students", i),
+        experts=None if side_score is None else side_score.expert,
+        students=None if side_score is None else side_score.student,
+        student_among_experts=_mixed_team(cross_play, "student_among_experts", i),
+        expert_among_students=_mixed_team(cross_play, "expert_among_students", i),
     )
 
 
-def _mixed_team(mixed: CrossPlay, which: str, i: int) -> MixedTeam:
+def _mixed_team(cross_play: CrossPlay, kind: str, i: int) -> MixedTeam:
     return MixedTeam(
-        returns=getattr(mixed.returns, which)[i],
-        retention=getattr(mixed, which)[i],
-        win_rate=None if mixed.win_rates is None else getattr(mixed.win_rates, which)[i],
+        returns=getattr(cross_play.returns, kind)[i],
+        retention=getattr(cross_play, kind)[i],
+        win_rate=None if cross_play.win_rates is None else getattr(cross_play.win_rates, kind)[i],
     )
 
 
@@ -180,8 +190,8 @@ def _envelope(team: Team, report: EvaluationReport | None) -> Envelope:
 
 def _played(team: Team, report: EvaluationReport) -> Played:
     seeds = set(report.distillation_seeds)
-    held = [r.held_out.get("agreement") for r in team.manifest.results if r.seed in seeds]
-    known = [share for share in held if share is not None]
+    agreements = [r.held_out.get("agreement") for r in team.manifest.results if r.seed in seeds]
+    measured_agreements = [share for share in agreements if share is not None]
     command = command_text(
         *("evaluate", "RUN"),
         episodes=report.episodes,
@@ -191,7 +201,7 @@ def _played(team: Team, report: EvaluationReport) -> Played:
         export="EXPORT" if report.export else None,
     )
     return Played(
-        who=_who(report),
+        who=_policy_name(report),
         seeds=report.distillation_seeds,
         episodes=report.episodes,
         evaluation_seed=report.evaluation_seed,
@@ -201,13 +211,15 @@ def _played(team: Team, report: EvaluationReport) -> Played:
         sampled=report.sampled,
         agreement=report.agreement,
         joint_agreement=report.joint_agreement,
-        held_out_agreement=sum(known) / len(known) if known else None,
+        held_out_agreement=sum(measured_agreements) / len(measured_agreements)
+        if measured_agreements
+        else None,
         intervals=report.intervals,
         command=command,
     )
 
 
-def _who(report: EvaluationReport) -> str:
+def _policy_name(report: EvaluationReport) -> str:
     return report.export or "students"
 
 

@@ -1,7 +1,7 @@
-"""``profile``: one document that travels with a team and says what it is, does and needs.
+"""``profile``: write one document that describes a team: its agents, what they reach and need.
 
-Its parts: each agent with its interface and cost, role clusters from the expert's embeddings, and
-caveats that say what the figures do not show and which command would.
+It holds each agent's interface and cost, role clusters of the expert's embeddings, measurements,
+and caveats that name what was not measured and the command that would measure it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 import kd_offline
 from kd_offline.commands import command_text
-from kd_offline.deployment.document import place, read_file_of_profile
-from kd_offline.deployment.metrics import Measured, Play, measured
+from kd_offline.deployment.document import profile_path, read_file_of_profile
+from kd_offline.deployment.metrics import Measurements, PlaySettings, collect
 from kd_offline.deployment.team import Team, load_team
 from kd_offline.errors import CheckpointError, FormatVersionError, Remedy, StorageError, UsageError
 from kd_offline.files import MAX_DOCUMENT_BYTES, check_output, read_file, write_output
@@ -53,10 +53,10 @@ def collaboration_profile(
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
 ) -> CollaborationProfile:
-    """Write the profile of a distilled team.
+    """Write the profile of a distilled team and return it.
 
-    It is put together from what the run's folder holds; what is not there is named, with the
-    command that makes it.
+    It is assembled from the files of the run's folder. What is missing is named in it, with the
+    command that measures it.
 
     Parameters
     ----------
@@ -66,41 +66,43 @@ def collaboration_profile(
         File to write. Default: ``profile.json`` in the export's folder, or in the run's, where an
         earlier profile is replaced.
     export : path, optional
-        An export of the run that the profile is about; else it is about the run's first team.
+        An export of the run that the profile describes; by default the run's first team.
     episodes : int, optional
-        Play what is missing on so many evaluation episodes: everything, which writes
+        Play what is missing on this number of evaluation episodes: an evaluation, which writes
         ``evaluation.json``, or mixed teams alone. Default: nothing is played.
     engine : str, optional
-        What runs an export that is played.
+        Engine of an export that is played.
     expert, expert_recipe : path, optional
         Where the recorded expert is, as for ``evaluate``.
     dataset : path, optional
-        Where the run's dataset is, for role clusters. Default: where the run says, if it is there
-        and on this machine.
+        Where the run's dataset is, for role clusters. Default: the path that the run states, if it
+        is there and on this machine.
     environment, opponents : optional
         What may be played although a file names it, as for ``evaluate``.
     overwrite : bool
         Replace a file that is at ``output``; mixed teams in a profile of the same team are kept.
     observers : sequence of Observer
-        Told how many rollouts are done.
+        They receive the number of finished rollouts.
 
     Raises
     ------
     UsageError, CheckpointError, MismatchError
         The run, the export or the expert cannot be used, or was altered.
     StorageError
-        There is a file at ``output`` already, or something else than a profile in its default
-        place.
+        There is a file at ``output`` already, or something else than a profile at its default
+        path.
     """
     if episodes is not None and episodes < 1:
         msg = f"cannot play {episodes} episodes: give 1 or more, or leave it out to play none"
         raise UsageError(msg)
     team = load_team(run, export)
-    target = place(run, output, export)
+    target = profile_path(run, output, export)
     check_output(target, overwrite=overwrite or output is None)
-    earlier = _earlier(target, team, overwrite)
-    play = Play(*(episodes, engine, expert, expert_recipe, environment, opponents, observers))
-    found = measured(team, play, None if earlier is None else earlier.cross_play)
+    former = _former_profile(target, team, overwrite)
+    settings = PlaySettings(
+        *(episodes, engine, expert, expert_recipe, environment, opponents, observers)
+    )
+    measurements = collect(team, settings, None if former is None else former.cross_play)
     groups = Groups(sides=team.student.card.environment.sides, clusters=clusters(team, dataset))
     spec = team.student.card.environment
     profile = CollaborationProfile(
@@ -115,16 +117,16 @@ def collaboration_profile(
         hidden_state=HiddenState(agents=tuple(a.agent for a in team.contracts if a.memory)),
         digests=_digests(team),
         export=_export(team),
-        envelope=found.envelope,
-        cross_play=found.cross_play,
-        limits=limits(team, found, groups),
+        envelope=measurements.envelope,
+        cross_play=measurements.cross_play,
+        limits=caveats(team, measurements, groups),
     )
     write_output(target, sealed_text(profile, nulls=False), overwrite=overwrite or output is None)
     return profile
 
 
-def _earlier(target: Path, team: Team, overwrite: bool) -> CollaborationProfile | None:
-    """Return the profile that will be replaced, if it is of the same team.
+def _former_profile(target: Path, team: Team, overwrite: bool) -> CollaborationProfile | None:
+    """Return the profile that will be replaced, if it describes the same team; else None.
 
     Raises
     ------
@@ -134,14 +136,14 @@ def _earlier(target: Path, team: Team, overwrite: bool) -> CollaborationProfile 
     if not target.exists():
         return None
     try:
-        found = read_file_of_profile(target)
+        profile = read_file_of_profile(target)
     except (CheckpointError, StorageError, FormatVersionError) as error:
         if overwrite:
             return None
         msg = f"{target} exists and is not a profile"
         remedies = Remedy("give another path"), Remedy("pass", overwrite=True)
         raise StorageError(msg, *remedies) from error
-    return found if found.digests == _digests(team) else None
+    return profile if profile.digests == _digests(team) else None
 
 
 def _digests(team: Team) -> Digests:
@@ -176,7 +178,7 @@ def _export(team: Team) -> ExportFacts | None:
 
 
 def agents(team: Team) -> tuple[AgentProfile, ...]:
-    """Return the agents of a team, in its order."""
+    """Return the profile of each agent of a team."""
     spec = team.student.card.environment
     sides = {agent: side for side, members in spec.sides.items() for agent in members}
     return tuple(
@@ -191,7 +193,7 @@ def agents(team: Team) -> tuple[AgentProfile, ...]:
 
 
 def _costs(team: Team) -> tuple[AgentCost, ...]:
-    """Return each agent's decision; lengths of episodes do not matter to it."""
+    """Return the cost of a decision of each agent."""
     from kd_offline.evaluation.cost import team_cost
     from kd_offline.evaluation.evaluation_setup import student_shapes
 
@@ -203,35 +205,35 @@ def _costs(team: Team) -> tuple[AgentCost, ...]:
 def _blocks(
     contract: AgentContract, blocks: dict[str, tuple[tuple[int, int], ...]]
 ) -> tuple[ObservationBlock, ...]:
-    found = []
+    observation_blocks = []
     for name, ranges in sorted(blocks.items(), key=lambda item: item[1]):
         width = sum(stop - start for start, stop in ranges)
         seen = contract.blocks.get(name, ())
-        some = "seen" if len(seen) == width else "partly seen" if seen else "hidden"
-        found.append(
+        visibility = "seen" if len(seen) == width else "partly seen" if seen else "hidden"
+        observation_blocks.append(
             ObservationBlock(
                 name=name,
                 ranges=ranges,
                 width=width,
                 seen=seen,
-                visibility="drawn for each episode" if contract.drawn else some,
+                visibility="drawn for each episode" if contract.drawn else visibility,
             )
         )
-    return tuple(found)
+    return tuple(observation_blocks)
 
 
-def limits(team: Team, found: Measured, groups: Groups) -> tuple[Limit, ...]:
-    """Return everything that a reader of the profile has to know beside its figures."""
-    played = found.envelope.played
+def caveats(team: Team, measurements: Measurements, groups: Groups) -> tuple[Limit, ...]:
+    """Return the caveats of a profile: its scope, and what was not measured."""
+    played = measurements.envelope.played
     return (
-        *_scope(team),
-        *(() if played is None else _of_play(team, played)),
-        *_unmeasured(team, found),
-        *_unknown_roles(team, groups),
+        *_scope_caveats(team),
+        *(() if played is None else _play_caveats(team, played)),
+        *_unmeasured_caveats(team, measurements),
+        *_role_caveats(team, groups),
     )
 
 
-def _scope(team: Team) -> Iterator[Limit]:
+def _scope_caveats(team: Team) -> Iterator[Limit]:
     spec = team.student.card.environment
     settings = ", ".join(f"{name}={value}" for name, value in spec.kwargs.items())
     yield Limit(
@@ -241,9 +243,9 @@ def _scope(team: Team) -> Iterator[Limit]:
     )
 
 
-def _of_play(team: Team, played: Played) -> Iterator[Limit]:
-    yield _ceiling(team, played)
-    yield Limit(topic="agreement", text=_agreement(team, played))
+def _play_caveats(team: Team, played: Played) -> Iterator[Limit]:
+    yield _mask_caveat(team, played)
+    yield Limit(topic="agreement", text=_agreement_text(team, played))
     if len(played.seeds) == 1:
         yield Limit(
             topic="seeds",
@@ -258,7 +260,7 @@ def _of_play(team: Team, played: Played) -> Iterator[Limit]:
         )
 
 
-def _agreement(team: Team, played: Played) -> str:
+def _agreement_text(team: Team, played: Played) -> str:
     if played.agreement is None:
         return "nobody has a choice of actions in play, so agreement with the expert is undefined"
     in_play = f"in {_percent(played.agreement)} of the decisions that their own play leads to"
@@ -271,7 +273,7 @@ def _agreement(team: Team, played: Played) -> str:
     )
 
 
-def _ceiling(team: Team, played: Played) -> Limit:
+def _mask_caveat(team: Team, played: Played) -> Limit:
     mask = team.manifest.mask
     if mask == "full":
         return Limit(topic="mask", text="students see everything: no mask limits what they reach")
@@ -291,54 +293,58 @@ def _ceiling(team: Team, played: Played) -> Limit:
     )
 
 
-def _unmeasured(team: Team, found: Measured) -> Iterator[Limit]:
-    played = found.envelope.played
+def _unmeasured_caveats(team: Team, measurements: Measurements) -> Iterator[Limit]:
+    played = measurements.envelope.played
     export = None if team.export is None else "EXPORT"
     evaluate = command_text("evaluate", "RUN", cross_play=True, export=export)
     if played is None:
-        yield _missing("returns, agreement and the expert's cost were not measured", evaluate)
+        yield _not_measured("returns, agreement and the expert's cost were not measured", evaluate)
     else:
         for mode in ("greedy", "sampled"):
             if getattr(played, mode) is None:
-                yield _missing(f"{mode} play was not measured", evaluate)
-    if found.cross_play is None:
-        yield _missing("teams mixed from experts and students were not played", evaluate)
-    if found.envelope.latency is None:
-        yield _missing("no engine was timed", "kd-offline bench latency RUN")
+                yield _not_measured(f"{mode} play was not measured", evaluate)
+    if measurements.cross_play is None:
+        yield _not_measured("teams mixed from experts and students were not played", evaluate)
+    if measurements.envelope.latency is None:
+        yield _not_measured("no engine was timed", "kd-offline bench latency RUN")
     elif team.export is not None and team.export.precision != "fp32":
-        yield _missing(f"latencies are of float32, not of {team.export.precision}", None)
+        yield _not_measured(f"latencies are of float32, not of {team.export.precision}", None)
     if team.export is None:
-        yield from _exports(team)
+        yield from _export_caveats(team)
     elif not team.export.microcontrollers:
-        wanted = command_text("export", "RUN", to="c", measure=True, output="EXPORT")
-        yield _missing("flash, RAM and instructions on a microcontroller were not measured", wanted)
+        export_command = command_text("export", "RUN", to="c", measure=True, output="EXPORT")
+        yield _not_measured(
+            "flash, RAM and instructions on a microcontroller were not measured", export_command
+        )
 
 
-def _exports(team: Team) -> Iterator[Limit]:
-    """Return what a profile of the run itself leaves out of its exports."""
+def _export_caveats(team: Team) -> Iterator[Limit]:
+    """Yield what a profile of the run itself does not say about its exports."""
     from kd_offline.exports.engines import MANIFEST
     from kd_offline.exports.export import PRECISIONS, place
 
-    there = [place(team.run.path, None, precision).name for precision in PRECISIONS]
-    there = [name for name in there if (team.run.path / name / MANIFEST).is_file()]
-    if not there:
-        yield _missing("the students were not exported", "kd-offline export RUN")
-    for name in there:
+    exported_folders = [place(team.run.path, None, precision).name for precision in PRECISIONS]
+    exported_folders = [
+        name for name in exported_folders if (team.run.path / name / MANIFEST).is_file()
+    ]
+    if not exported_folders:
+        yield _not_measured("the students were not exported", "kd-offline export RUN")
+    for name in exported_folders:
         text = f"the profile is of the students as trained, not of their export in {name}"
         command = command_text("profile", "RUN", export=f"RUN/{name}")
         yield Limit(topic="scope", text=text, command=command)
 
 
-def _unknown_roles(team: Team, groups: Groups) -> Iterator[Limit]:
+def _role_caveats(team: Team, groups: Groups) -> Iterator[Limit]:
     recipe = recipe_of(team.manifest)
     if recipe.weights.get("role") and groups.clusters is None:
-        yield _missing(
+        yield _not_measured(
             "role clusters are not known, because the dataset was not there",
             command_text("profile", "RUN", dataset="DATASET"),
         )
 
 
-def _missing(text: str, command: str | None) -> Limit:
+def _not_measured(text: str, command: str | None) -> Limit:
     return Limit(topic="not measured", text=text, command=command)
 
 
@@ -359,7 +365,7 @@ _HOW = {
 
 
 def clusters(team: Team, dataset: str | Path | None) -> RoleClusters | None:
-    """Return the roles of a run; None where its method has none or its dataset is not there.
+    """Return the role clusters of a run; None where its method has none or its dataset is missing.
 
     Raises
     ------
@@ -382,8 +388,8 @@ def clusters(team: Team, dataset: str | Path | None) -> RoleClusters | None:
     train = buffer.split("train")
     settings = RoleSettings.model_validate(recipe.terms.get("role", {}))
     roles = fit_roles(buffer, train, settings)
-    few = train[:: max(1, len(train) // _EPISODES)][:_EPISODES]
-    data = buffer.load(["steps/embedding", "steps/alive"], few)
+    episodes = train[:: max(1, len(train) // _EPISODES)][:_EPISODES]
+    data = buffer.load(["steps/embedding", "steps/alive"], episodes)
     shares = {}
     for i, agent in enumerate(buffer.spec.agents):
         embedding = data["steps/embedding"][data["steps/alive"][:, i], i]
@@ -391,5 +397,5 @@ def clusters(team: Team, dataset: str | Path | None) -> RoleClusters | None:
             continue  # it never acted
         mean = np.exp(roles.log_roles(embedding).numpy().astype(np.float64)).mean(axis=0)
         shares[agent] = tuple(np.round(mean, 4).tolist())
-    how = _HOW[settings.init]
-    return RoleClusters(roles=roles.roles, how=how, shares=shares)
+    description = _HOW[settings.init]
+    return RoleClusters(roles=roles.roles, how=description, shares=shares)

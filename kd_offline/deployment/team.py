@@ -1,4 +1,4 @@
-"""The team that a profile is about: of a run, or of an export of it, unaltered."""
+"""The checked team of a run or of an export of it, for its profile."""
 
 from __future__ import annotations
 
@@ -28,18 +28,13 @@ class Team:
     folder: Path | None = None
     export: ExportManifest | None = None
 
-    @property
-    def place(self) -> Path:
-        """Folder of what is deployed."""
-        return self.run.path if self.folder is None else self.folder
-
     def evaluation(self) -> EvaluationReport | None:
-        """Return what was played: of the export where it was, else of the run's students.
+        """Return the evaluation of the export, or else of the run's students; None without one.
 
         Raises
         ------
         CheckpointError
-            The file is of another team.
+            The file evaluates another team.
         """
         from kd_offline.runs.folder import read_evaluation, require_evaluation_of
 
@@ -51,12 +46,12 @@ class Team:
         return self.run.evaluation()
 
     def latency(self) -> LatencyReport | None:
-        """Return what was timed.
+        """Return the timings of the run; None without them.
 
         Raises
         ------
         CheckpointError
-            The file is of other networks.
+            The file times other networks.
         """
         from kd_offline.runs.folder import LATENCY
 
@@ -73,14 +68,14 @@ class Team:
 
 
 def load_team(run: str | Path, export: str | Path | None) -> Team:
-    """Open a run, and an export of it where one is given.
+    """Return the checked team of a run, or of an export of it.
 
     Raises
     ------
     UsageError
         There is no run or export, or the run is not complete.
     CheckpointError
-        A file is not what the run or the export says that it is.
+        A file does not match what the run or the export states of it.
     MismatchError
         The export was made from another run.
     """

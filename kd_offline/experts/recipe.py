@@ -182,7 +182,7 @@ def _check_origin(recipe: TrainRecipe, given: set[str], file: str | Path) -> Non
     if "environment" not in given:
         remedy = code_guard.to_train(name)
         code_guard.check_environment(name, settings, asked_by=asked_by, remedy=remedy)
-    elif odd := code_guard.odd_settings(name, settings):
+    elif odd := code_guard.unsafe_settings(name, settings):
         msg = (
             f"{asked_by} sets {', '.join(odd)} of the environment {name!r} to text, which a file "
             "may not do"

@@ -1,4 +1,4 @@
-"""What a model of a device says about one step of a small network. Pure arithmetic.
+"""Models of latency and energy of one step of a small network on a device; pure arithmetic.
 
 With the effective speed F, the overhead of a call t0, the memory bandwidth B and the cache C of a
 profile::
@@ -6,11 +6,11 @@ profile::
     t = t0 + max(FLOPs / F, max(bytes - C, 0) / B)
     E = P_idle t + e_flop FLOPs + e_byte bytes
 
-where every parameter is read once in a step and what fits the cache stays in it. A microcontroller
-has no calibrated F: there the core needs ``(instructions a step + MACs x instructions a MAC) x
-cycles an instruction / clock``. Where neither is known, the peak of one core gives a time that no
-step can beat. Where the energies of single operations are not known, ``E = P_active t``. What was
-used, and what is missing, is part of the answer.
+Every parameter is read once in a step, and parameters that fit the cache stay in it. For a
+microcontroller without a calibrated F, ``t = (instructions a step + MACs x instructions a MAC) x
+cycles an instruction / clock``. If that is unknown too, the peak of one core gives a lower bound of
+the time. Without energies of single operations, ``E = P_active t``. A prediction states the figures
+that it used and those that are missing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Basis = Literal["calibrated", "instruction count", "peak bound"]
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one step of one network asks of a device."""
+    """What one step of one network needs of a device."""
 
     macs: int
     parameter_bytes: int
@@ -57,7 +57,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class LatencyModel:
-    """How long a step takes on a device: made once, asked as often as widths are tried."""
+    """Time of a step as a function of the network; built once, evaluated for many widths."""
 
     basis: Basis
     overhead: float  # seconds
@@ -69,13 +69,15 @@ class LatencyModel:
 
     def seconds(self, macs: int, parameter_bytes: int) -> float:
         """Return the time of one step."""
-        moved = max(parameter_bytes - self.cache_bytes, 0.0)
-        return self.overhead + max(2 * macs * self.seconds_per_flop, moved * self.seconds_per_byte)
+        bytes_read = max(parameter_bytes - self.cache_bytes, 0.0)
+        return self.overhead + max(
+            2 * macs * self.seconds_per_flop, bytes_read * self.seconds_per_byte
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class EnergyModel:
-    """What a step takes on a device: made once, asked as often as widths are tried."""
+    """Energy of a step as a function of the network; built once, evaluated for many widths."""
 
     watts: float  # while the step runs
     joules_per_flop: float
@@ -85,80 +87,83 @@ class EnergyModel:
     missing: tuple[str, ...] = ()
 
     def joules(self, macs: int, parameter_bytes: int, seconds: float) -> float:
-        """Return the energy of one step."""
-        work = 2 * macs * self.joules_per_flop + parameter_bytes * self.joules_per_byte
-        return work + self.watts * seconds
+        """Return the energy of one step that takes ``seconds``."""
+        operations = 2 * macs * self.joules_per_flop + parameter_bytes * self.joules_per_byte
+        return operations + self.watts * seconds
 
 
 def latency_model(
     profile: HardwareProfile, engine: str = "c", precision: Precision = "fp32"
 ) -> LatencyModel | None:
-    """Return how long an engine takes on a device; None where its profile has no speed at all.
+    """Return the latency model of an engine on a device; None where its profile has no speed.
 
-    Figures of an engine named ``ENGINE-int8`` are used for int8 where the profile has them.
+    For int8 the figures of ``ENGINE-int8`` are used where the profile has them.
     """
     name = _engine(profile, engine, precision)
-    unknown = precision == "int8" and name == engine
-    missing: tuple[str, ...] = (f"engines.{engine}-int8",) if unknown else ()
-    parts, where = profile.engines.get(name, EngineFigures()), f"engines.{name}"
-    if parts.effective_flops is not None:
-        return _calibrated(profile, parts, where, missing)
-    missing = (*missing, f"{where}.effective_flops", f"{where}.overhead")
-    if counted := _counted(profile, parts, where, missing):
-        return counted
-    peak = profile.core_peak_flops
-    if peak is None:
+    uses_fp32_figures = precision == "int8" and name == engine
+    missing: tuple[str, ...] = (f"engines.{engine}-int8",) if uses_fp32_figures else ()
+    figures, path = profile.engines.get(name, EngineFigures()), f"engines.{name}"
+    if figures.effective_flops is not None:
+        return _calibrated_model(profile, figures, path, missing)
+    missing = (*missing, f"{path}.effective_flops", f"{path}.overhead")
+    if model := _instruction_model(profile, figures, path, missing):
+        return model
+    peak_flops = profile.core_peak_flops
+    if peak_flops is None:
         return None
     return LatencyModel(
-        "peak bound", 0.0, 1 / peak.value, (_named("core_peak_flops", peak),), missing
+        "peak bound", 0.0, 1 / peak_flops.value, (_named("core_peak_flops", peak_flops),), missing
     )
 
 
-def _counted(
-    profile: HardwareProfile, parts: EngineFigures, where: str, missing: tuple[str, ...]
+def _instruction_model(
+    profile: HardwareProfile, engine_figures: EngineFigures, where: str, missing: tuple[str, ...]
 ) -> LatencyModel | None:
-    """Return the model of a core that takes so many cycles for an instruction."""
-    found = {
-        f"{where}.instructions_per_mac": parts.instructions_per_mac,
-        f"{where}.cycles_per_instruction": parts.cycles_per_instruction,
+    """Return the model of a core with known cycles for an instruction; None where it is unknown."""
+    figures = {
+        f"{where}.instructions_per_mac": engine_figures.instructions_per_mac,
+        f"{where}.cycles_per_instruction": engine_figures.cycles_per_instruction,
         "clock": profile.clock,
-        f"{where}.instructions_per_step": parts.instructions_per_step,
+        f"{where}.instructions_per_step": engine_figures.instructions_per_step,
     }
-    per_mac, cycles, clock, per_step = found.values()
-    if per_mac is None or cycles is None or clock is None:
+    mac_instructions, instruction_cycles, clock, step_instructions = figures.values()
+    if mac_instructions is None or instruction_cycles is None or clock is None:
         return None
-    second = cycles.value / clock.value  # an instruction, in seconds
-    start = 0.0 if per_step is None else per_step.value * second
-    lacking = () if per_step is not None else (f"{where}.instructions_per_step",)
-    used = tuple(_named(path, figure) for path, figure in found.items() if figure is not None)
-    speed = per_mac.value * second / 2
-    return LatencyModel("instruction count", start, speed, used, (*missing, *lacking))
+    instruction_seconds = instruction_cycles.value / clock.value  # an instruction, in seconds
+    overhead = 0.0 if step_instructions is None else step_instructions.value * instruction_seconds
+    missing_overhead = () if step_instructions is not None else (f"{where}.instructions_per_step",)
+    used = tuple(_named(path, figure) for path, figure in figures.items() if figure is not None)
+    seconds_per_flop = mac_instructions.value * instruction_seconds / 2
+    return LatencyModel(
+        "instruction count", overhead, seconds_per_flop, used, (*missing, *missing_overhead)
+    )
 
 
-def _calibrated(
-    profile: HardwareProfile, parts: EngineFigures, where: str, missing: tuple[str, ...]
+def _calibrated_model(
+    profile: HardwareProfile, engine_figures: EngineFigures, where: str, missing: tuple[str, ...]
 ) -> LatencyModel:
-    found = {
-        f"{where}.effective_flops": parts.effective_flops,
-        f"{where}.overhead": parts.overhead,
+    """Return the model with the effective speed of :func:`~kd_offline.evaluation.calibrate.fit`."""
+    figures = {
+        f"{where}.effective_flops": engine_figures.effective_flops,
+        f"{where}.overhead": engine_figures.overhead,
         "memory_bandwidth": profile.memory_bandwidth,
         "cache": profile.cache,
     }
-    value = {path: figure.value for path, figure in found.items() if figure is not None}
-    bandwidth = value.get("memory_bandwidth")
+    values = {path: figure.value for path, figure in figures.items() if figure is not None}
+    bandwidth = values.get("memory_bandwidth")
     return LatencyModel(
         basis="calibrated",
-        overhead=value.get(f"{where}.overhead", 0.0),
-        seconds_per_flop=1 / value[f"{where}.effective_flops"],
-        figures=tuple(_named(path, f) for path, f in found.items() if f is not None),
-        missing=(*missing, *(path for path in found if path not in value)),
+        overhead=values.get(f"{where}.overhead", 0.0),
+        seconds_per_flop=1 / values[f"{where}.effective_flops"],
+        figures=tuple(_named(path, f) for path, f in figures.items() if f is not None),
+        missing=(*missing, *(path for path in figures if path not in values)),
         seconds_per_byte=0.0 if bandwidth is None else 1 / bandwidth,
-        cache_bytes=value.get("cache", 0.0),
+        cache_bytes=values.get("cache", 0.0),
     )
 
 
 def predict(profile: HardwareProfile, demand: Demand, engine: str = "c") -> Prediction:
-    """Return latency and energy of one step on a device, as a model of it says.
+    """Return predicted latency and energy of one step on a device.
 
     Parameters
     ----------
@@ -171,15 +176,17 @@ def predict(profile: HardwareProfile, demand: Demand, engine: str = "c") -> Pred
     Returns
     -------
     Prediction
-        Its kind is always ``modelled``; a latency or an energy that the profile cannot give is
-        null or ``unavailable``, with the figures that are missing.
+        Its kind is always ``modelled``. A latency that the profile cannot give is None, such an
+        energy is ``unavailable``, and the missing figures are named.
     """
     model = latency_model(profile, engine, demand.precision)
     seconds: float | None = None
     missing: tuple[str, ...] = (f"engines.{engine}.effective_flops", "core_peak_flops")
     if model is not None:
         seconds, missing = model.seconds(demand.macs, demand.parameter_bytes), model.missing
-    energy, lacking = _energy(profile, demand, seconds, None if model is None else model.basis)
+    energy, missing_for_energy = _energy(
+        profile, demand, seconds, None if model is None else model.basis
+    )
     return Prediction(
         profile=profile.name,
         engine=engine,
@@ -187,70 +194,70 @@ def predict(profile: HardwareProfile, demand: Demand, engine: str = "c") -> Pred
         basis=None if model is None else model.basis,
         figures=() if model is None else model.figures,
         energy=energy,
-        missing=(*missing, *lacking),
+        missing=(*missing, *missing_for_energy),
         fits=_fits(profile, demand, engine),
     )
 
 
 def energy_model(profile: HardwareProfile, basis: Basis | None) -> EnergyModel | None:
-    """Return what a step takes on a device; None where its profile has neither.
+    """Return the energy model of a device; None where its profile has no energies and no power.
 
-    ``basis``: that of its time, None where there is no time.
+    ``basis`` is that of its latency model; None without one.
     """
     flop, byte = profile.energy_per_flop, profile.energy_per_byte
     idle, active = profile.idle_power, profile.active_power
-    bound = ", a lower bound as the time is one" if basis == "peak bound" else ""
+    bound_note = ", a lower bound as the time is one" if basis == "peak bound" else ""
     if flop is not None and byte is not None:
         used = (_named("energy_per_flop", flop), _named("energy_per_byte", byte))
-        each, formula = (flop.value, byte.value), "e_flop FLOPs + e_byte bytes"
+        energies, formula = (flop.value, byte.value), "e_flop FLOPs + e_byte bytes"
         if idle is None or basis is None:
-            return EnergyModel(0.0, *each, formula, used, ("idle_power",))
-        every = (_named("idle_power", idle), *used)
-        return EnergyModel(idle.value, *each, f"P_idle t + {formula}{bound}", every)
+            return EnergyModel(0.0, *energies, formula, used, ("idle_power",))
+        all_figures = (_named("idle_power", idle), *used)
+        return EnergyModel(idle.value, *energies, f"P_idle t + {formula}{bound_note}", all_figures)
     if active is None or basis is None:
         return None
     power = (_named("active_power", active),)
-    return EnergyModel(active.value, 0.0, 0.0, f"P_active t{bound}", power)
+    return EnergyModel(active.value, 0.0, 0.0, f"P_active t{bound_note}", power)
 
 
 def _energy(
     profile: HardwareProfile, demand: Demand, seconds: float | None, basis: Basis | None
 ) -> tuple[ModelledEnergy | UnavailableEnergy, tuple[str, ...]]:
-    """Return the energy of a step and the figures that a better answer would need."""
+    """Return the energy of a step, and the figures that a better estimate needs."""
     model = energy_model(profile, basis)
     if model is not None:
         joules = model.joules(demand.macs, demand.parameter_bytes, seconds or 0.0)
-        said = ModelledEnergy(
+        energy = ModelledEnergy(
             microjoules=1e6 * joules,
             profile=profile.name,
             formula=model.formula,
             figures=model.figures,
         )
-        return said, model.missing
-    lacking: tuple[str, ...] = ("energy_per_flop", "energy_per_byte")
+        return energy, model.missing
+    missing: tuple[str, ...] = ("energy_per_flop", "energy_per_byte")
     if profile.active_power is None:
         reason = f"profile {profile.name} has neither the energy of an operation nor active power"
-        return UnavailableEnergy(reason=reason), (*lacking, "active_power")
+        return UnavailableEnergy(reason=reason), (*missing, "active_power")
     reason = f"profile {profile.name} gives no time to multiply its active power with"
-    return UnavailableEnergy(reason=reason), lacking
+    return UnavailableEnergy(reason=reason), missing
 
 
 def _fits(profile: HardwareProfile, demand: Demand, engine: str) -> bool | None:
-    """Tell whether tables, code and working memory fit; None where something is not known."""
-    store = profile.flash or profile.ram
-    if store is None or profile.ram is None or demand.ram_bytes is None:
+    """Return whether tables, code and working memory fit; None where something is unknown."""
+    storage = profile.flash or profile.ram
+    if storage is None or profile.ram is None or demand.ram_bytes is None:
         return None
-    stored = demand.parameter_bytes if demand.flash_bytes is None else demand.flash_bytes
+    stored_bytes = demand.parameter_bytes if demand.flash_bytes is None else demand.flash_bytes
     code = profile.engines.get(_engine(profile, engine, demand.precision), EngineFigures()).code
-    stored += 0 if code is None else int(code.value)
-    shared = 0 if profile.flash is not None else stored
-    return stored <= store.value and shared + demand.ram_bytes <= profile.ram.value
+    stored_bytes += 0 if code is None else int(code.value)
+    stored_in_ram = 0 if profile.flash is not None else stored_bytes
+    return stored_bytes <= storage.value and stored_in_ram + demand.ram_bytes <= profile.ram.value
 
 
 def _engine(profile: HardwareProfile, engine: str, precision: Precision) -> str:
-    """Return the name under which a profile knows an engine at a precision."""
-    small = f"{engine}-int8"
-    return small if precision == "int8" and small in profile.engines else engine
+    """Return the name of an engine at a precision in a profile."""
+    int8_engine = f"{engine}-int8"
+    return int8_engine if precision == "int8" and int8_engine in profile.engines else engine
 
 
 def _named(path: str, figure: Figure) -> str:

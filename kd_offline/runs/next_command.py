@@ -33,7 +33,7 @@ def evaluate_command(manifest: RunManifest, run: str | Path) -> str:
 def code_that_runs(manifest: RunManifest) -> str:
     """Return a sentence on whose code :func:`evaluate_command` runs; empty where it is ours."""
     environment, expert = _guarded(manifest)
-    unusual_settings = code_guard.odd_settings(environment, manifest.environment_kwargs)
+    unusual_settings = code_guard.unsafe_settings(environment, manifest.environment_kwargs)
     settings = (
         f" with {for_terminal(code_guard.listed(unusual_settings), _LONGEST)}"
         if unusual_settings

@@ -13,7 +13,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from kd_offline.errors import UnknownNameError
-from kd_offline.generated_files import PublishedFolder
+from kd_offline.generated_files import GeneratedFolder
 from kd_offline.schemas.collaboration import CollaborationProfile
 from kd_offline.schemas.dataset import DatasetManifest, InspectReport, VerifyReport
 from kd_offline.schemas.dataset_outputs import (
@@ -132,7 +132,7 @@ def texts() -> dict[str, str]:
     return {file_name(name): schema_text(name) for name in MODELS}
 
 
-_FOLDER = PublishedFolder(
+_FOLDER = GeneratedFolder(
     texts, "*.schema.json", "schemas", keeps=lambda file: file.rsplit("-", 1)[0] in MODELS
 )
 stale, write, main = _FOLDER.stale, _FOLDER.write, _FOLDER.main

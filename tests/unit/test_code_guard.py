@@ -14,7 +14,7 @@ from kd_offline.code_guard import (
     check_environment,
     check_expert,
     check_name,
-    odd_settings,
+    unsafe_settings,
 )
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import UnknownNameError, UsageError
@@ -120,13 +120,13 @@ def test_text_that_a_factory_may_take_for_a_path_is_no_setting_of_a_file(setting
 @pytest.mark.parametrize("number", [{"n_pursuers": 10**6}, {"x_size": -1e9}, {"max_cycles": 10**9}])
 def test_numbers_of_which_a_factory_may_make_as_many_are_no_settings_of_a_file(number):
     assert f"with {next(iter(number))}=" in refused(TAG, number)
-    assert odd_settings(TAG, {"max_cycles": 10**6, "n_pursuers": 1000, "speed": 0.5}) == {}
+    assert unsafe_settings(TAG, {"max_cycles": 10**6, "n_pursuers": 1000, "speed": 0.5}) == {}
 
 
 def test_text_that_says_how_observations_are_coded_passes():
     allowed = {"obs_method": "vector", "obs_type": "ram", "n": 1, "sides": "each"}
-    assert odd_settings(TAG, allowed) == {}
-    assert odd_settings("mpe/simple_spread_v3", {"dtype": "float32"}) == {}
+    assert unsafe_settings(TAG, allowed) == {}
+    assert unsafe_settings("mpe/simple_spread_v3", {"dtype": "float32"}) == {}
 
 
 def test_long_and_unprintable_names_make_one_printable_sentence():

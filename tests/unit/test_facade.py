@@ -10,7 +10,7 @@ def test_every_public_name_is_there(name):
 
 
 def test_every_lazy_name_is_public():
-    assert set(kd_offline._HOMES) | {"__version__"} == set(kd_offline.__all__)
+    assert set(kd_offline._LOCATIONS) | {"__version__"} == set(kd_offline.__all__)
 
 
 def test_an_unknown_name():

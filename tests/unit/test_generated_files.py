@@ -1,8 +1,8 @@
-from kd_offline.generated_files import PublishedFolder
+from kd_offline.generated_files import GeneratedFolder
 
 
 def made(**texts):
-    return PublishedFolder(
+    return GeneratedFolder(
         lambda: {f"{name}.txt": text for name, text in texts.items()},
         "*.txt",
         "words",
