@@ -15,6 +15,7 @@ from kd_offline.cli.output import emit, say, show
 from kd_offline.cli.recipe_options import Setting, recipe_options
 from kd_offline.distillation.terms import TERMS
 from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.students.families import FAMILIES
 
 if TYPE_CHECKING:
     from kd_offline.schemas.budget import Allocation
@@ -38,7 +39,11 @@ _EXAMPLES = options.examples(
 _WEIGHTS = {f"{name}_weight": name for name in TERMS}
 _SETTINGS = {
     "mask": Setting("mask", complete=completion.masks),
-    "arch": Setting("student.family", complete=completion.families),
+    "arch": Setting(
+        "student.family",
+        help=f"Student family: {', '.join(FAMILIES)}",
+        complete=completion.families,
+    ),
     "depth": Setting(
         "student.depth",
         help="Trunk layers before the GRU or the head",

@@ -27,6 +27,7 @@ from kd_offline.exports.network import Affine, AgentNetwork, Chain
 from kd_offline.networks.arithmetic import StudentShape
 from kd_offline.networks.packed import Folded
 from kd_offline.networks.recurrent import RecurrentNetwork
+from kd_offline.students.families import offered
 from kd_offline.students.folding import fold, kept_columns
 from kd_offline.students.networks import StudentTeam
 from kd_offline.students.policy import StudentPolicy
@@ -34,7 +35,14 @@ from kd_offline.types import BoolArray, Float32Array
 
 
 def compact(student: StudentPolicy) -> tuple[AgentNetwork, ...]:
-    """Return the deployed network of every agent of a team."""
+    """Return the deployed network of every agent of a team.
+
+    Raises
+    ------
+    UsageError
+        The students' family declines every export.
+    """
+    offered(student.card.architecture, "torch", "onnx", "c")
     seen = student.mask.static
     count = student.team.spec.n_agents
     return tuple(_agent(student.team, i, None if seen is None else seen[i]) for i in range(count))

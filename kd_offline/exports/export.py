@@ -17,6 +17,7 @@ from kd_offline.exports.prepared_export import Draft, draft
 from kd_offline.exports.vectors import vectors
 from kd_offline.files import aside, make_folder, require_folder
 from kd_offline.runs.folder import open_run
+from kd_offline.runs.teams import checked_students
 from kd_offline.schemas.export import (
     REFUSAL,
     WAITING,
@@ -28,7 +29,9 @@ from kd_offline.schemas.export import (
     Gate,
     Precision,
 )
+from kd_offline.schemas.student import StudentCard
 from kd_offline.sealed_json import write_document
+from kd_offline.students.families import offered, require_offer
 from kd_offline.tracking.base import Observer, Operation, counting, observed
 
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -90,8 +93,8 @@ def export(
     ParityError
         A format, or the precision, does not repeat the student.
     UsageError, CheckpointError, MismatchError, StorageError
-        The run was altered or is not complete, its dataset is not there, a tool is missing, or the
-        folder is in use.
+        The students' family declines a format, the run was altered or is not complete, its dataset
+        is not there, a tool is missing, or the folder is in use.
     """
     formats, chosen = _formats(to), _precision(precision)
     if episodes < 1:
@@ -102,6 +105,7 @@ def export(
         without = Remedy("leave out", microcontrollers=...)
         raise UsageError(msg, Remedy("export with", to="c"), without)
     folder = open_run(run)
+    formats = _offered(formats, to, checked_students(folder, folder.manifest()).card, chosen)
     target = place(run, output, chosen)
     _check_free(target, overwrite=overwrite)
     least = LEAST_AGREEMENT[chosen] if least_agreement is None else least_agreement
@@ -139,6 +143,18 @@ def _formats(to: str | Sequence[str]) -> tuple[Format, ...]:
         if name not in (*FORMATS, "all"):
             raise UnknownNameError(what="format", got=name, allowed=(*FORMATS, "all"))
     return tuple(name for name in FORMATS if name in wanted or "all" in wanted)
+
+
+def _offered(
+    formats: tuple[Format, ...], to: str | Sequence[str], card: StudentCard, precision: Precision
+) -> tuple[Format, ...]:
+    """Return the formats that the students' family offers; refuse those that were named."""
+    if precision == "int8":
+        require_offer(card.architecture, "int8")
+    if "all" not in ([to] if isinstance(to, str) else to):
+        require_offer(card.architecture, *formats)
+    offers = offered(card.architecture, *formats)
+    return tuple(name for name in formats if name in offers)
 
 
 def _precision(name: str) -> Precision:

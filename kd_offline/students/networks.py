@@ -143,7 +143,7 @@ class StudentTeam(nn.Module):
 
     def start(self, batch: int) -> TeamMemory:
         """Return the memory of ``batch`` fresh episodes."""
-        return TeamMemory([self.network(i).start(batch) for i in range(len(self.widths))], None)
+        return TeamMemory([self._fresh(i, batch) for i in range(len(self.widths))], None)
 
     def prepare(self, obs: Tensor, mask: Tensor) -> Tensor:
         """Scale and mask ``obs`` [..., N, O] by ``mask`` (float, broadcast against it)."""
@@ -191,7 +191,7 @@ class StudentTeam(nn.Module):
         for whole episodes.
         """
         network, own = self.network(i), self._own_inputs(i, inputs, last)
-        memory = network.start(inputs.sizes[0])[0] if memory is None else memory
+        memory = self._fresh(i, inputs.sizes[0])[0] if memory is None else memory
         columns = self._first[i]
         plain = self.stand_in is None and isinstance(self.aligners[i], nn.Identity)
         if columns is not None and not (plain and self.family.drops_columns):
@@ -210,6 +210,11 @@ class StudentTeam(nn.Module):
             for out, more in zip(logits, spare, strict=True)
         ]
         return torch.stack([out.movedim(-1, 0) for out in padded], -1).movedim(0, -1)
+
+    def _fresh(self, i: int, batch: int) -> Tensor:
+        """Return the memory of agent ``i`` in fresh episodes, [1, B, M]."""
+        with self._border("start"):
+            return self.network(i).start(batch)
 
     def _own_inputs(self, i: int, inputs: PackedInputs, last: Tensor | None) -> Tensor:
         """Return what agent ``i`` takes, [S, I]: its visible columns, their bits and changes."""

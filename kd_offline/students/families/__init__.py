@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kd_offline import recipes
-from kd_offline.errors import UsageError, UserCodeError
+from kd_offline.errors import UnknownNameError, UsageError, UserCodeError
 from kd_offline.registry import Registry
 from kd_offline.schemas.parts import PartRecord
 from kd_offline.schemas.recipes import StudentArchitecture
@@ -92,7 +92,7 @@ def settings_of(
     if type(architecture) is declared:
         return architecture
     given = architecture.model_dump(exclude_unset=True)
-    for setting in given.keys() - declared.model_fields.keys():
+    for setting in sorted(given.keys() - declared.model_fields.keys()):
         others = [n for n in FAMILIES.built_in if setting in FAMILIES.load(n).settings.model_fields]
         if others and given[setting] is not None:
             msg = (
@@ -100,31 +100,43 @@ def settings_of(
                 f"{' and '.join(others)}: leave it out, or choose that family"
             )
             raise UsageError(msg)
-        if others:  # as the files of former versions have it
-            del given[setting]
+        if not others:
+            what = "setting of the recipe, student"
+            raise UnknownNameError(what=what, got=setting, allowed=declared.model_fields)
+        del given[setting]  # None, as files of former versions have it
     return recipes.build(declared, [given], "the recipe, student")
 
 
 def require_offer(architecture: StudentArchitecture, *offers: str) -> None:
-    """Raise a ``UsageError`` with the family's reason where it declines something.
+    """Raise a ``UsageError`` with the family's reason where it declines one of ``offers``.
 
-    ``offers``: names of :data:`~kd_offline.students.families.base.OPTIONAL`.
+    These are names of :data:`~kd_offline.students.families.base.OPTIONAL`.
     """
-    from kd_offline.students.families.base import OPTIONAL
-
-    settings = settings_of(architecture)
-    name = architecture.family
-    with border(name)("declines"):
-        declined = dict(family_of(settings).declines(settings))
+    declined = declines(architecture)
     for offer in offers:
         if offer in declined:
-            origin = FAMILIES.origin(name)
-            whose = "" if origin.ours else f" of {origin}"
-            msg = (
-                f"students of the family {name!r}{whose} have no {OPTIONAL[offer]}: "
-                f"{declined[offer]}"
-            )
-            raise UsageError(msg)
+            raise UsageError(declined[offer])
+
+
+def offered(architecture: StudentArchitecture, *offers: str) -> tuple[str, ...]:
+    """Return those of ``offers`` that the family does not decline; raises where it declines all."""
+    declined = declines(architecture)
+    found = tuple(offer for offer in offers if offer not in declined)
+    if not found:
+        raise UsageError(declined[offers[0]])
+    return found
+
+
+def declines(architecture: StudentArchitecture) -> dict[str, str]:
+    """Return what networks of these settings do not offer: a sentence for each name."""
+    from kd_offline.students.families.base import OPTIONAL
+
+    settings, name = settings_of(architecture), architecture.family
+    with border(name)("declines"):
+        reasons = dict(family_of(settings).declines(settings))
+    origin = FAMILIES.origin(name)
+    who = f"students of the family {name!r}" + ("" if origin.ours else f" of {origin}")
+    return {offer: f"{who} have no {OPTIONAL[offer]}: {why}" for offer, why in reasons.items()}
 
 
 def border(name: str) -> Callable[[str], AbstractContextManager[None]]:

@@ -14,11 +14,11 @@ Everything in :data:`OPTIONAL` may be declined, each in one sentence.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 from kd_offline.networks.arithmetic import StudentShape
-from kd_offline.schemas.layers import Widths
+from kd_offline.schemas.layers import LayerWidths, Widths
 from kd_offline.schemas.recipes import StudentArchitecture
 
 if TYPE_CHECKING:
@@ -35,6 +35,27 @@ OPTIONAL: dict[str, str] = {
     "expert": "experts that start from them",
 }
 """What a family may decline: name -> what it is, in words."""
+
+
+class PlainShape:
+    """Base of shapes whose units cannot be removed, and that have neither trunk nor GRU.
+
+    A subclass says ``inputs``, ``outputs``, ``embedding``, ``layers``, ``cost``, ``memory`` and
+    ``deployed``, as :class:`~kd_offline.networks.arithmetic.StudentShape` describes them.
+    """
+
+    trunk: ClassVar[tuple[int, ...]] = ()
+    gru: ClassVar[int | None] = None
+    units: ClassVar[tuple[int, ...]] = ()
+
+    def layer_widths(self, units: Sequence[int]) -> LayerWidths:
+        """Refuse: there are no units."""
+        raise NotImplementedError
+
+    def with_units(self, units: Sequence[int]) -> Self:
+        """Refuse: there are no units."""
+        raise NotImplementedError
+
 
 Settings = TypeVar("Settings", bound=StudentArchitecture)
 Numbers = TypeVar("Numbers", bound=StudentShape)

@@ -1,0 +1,320 @@
+"""Conformance check for student families: run it on your own before distilling with it.
+
+::
+
+    from kd_offline.testing.students import check_family
+
+    check_family("mine")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from kd_offline.networks.arithmetic import FLOAT, DeployedInputs, NetworkCost, StudentShape
+from kd_offline.networks.packed import Folded, Packed, PackedNetwork
+from kd_offline.schemas.recipes import StudentArchitecture
+from kd_offline.seeding import generator
+from kd_offline.students.families import FAMILIES, family_of, settings_of
+from kd_offline.students.families.base import OPTIONAL, StudentFamily
+from kd_offline.students.networks import StudentInputs, StudentTeam
+from kd_offline.testing.conformance import ConformanceError, require
+from kd_offline.testing.factories import environment_spec
+
+_SIZES = [3, 3, 2, 1, 1]  # sequences of 5, 3 and 2 steps
+_INPUTS, _OUTPUTS = 7, 4
+_ATOL, _RTOL = 2e-5, 1e-4
+
+
+def check_family(
+    name: str, settings: Mapping[str, Any] | None = None, *, widths: Iterable[int] = (6, 9)
+) -> None:
+    """Raise ``ConformanceError`` unless a student family keeps every promise of the protocol.
+
+    Parameters
+    ----------
+    name
+        That the family is registered by.
+    settings
+        Of the recipe's table ``student``, where they are not the defaults.
+    widths
+        Hidden widths of the networks that are tried.
+
+    Notes
+    -----
+    The rules, by the name an error begins with: ``declaration``, ``shape``, ``weights``,
+    ``memory``, ``packing``, ``episodes``, ``steps``, ``gradients``, ``restored state``,
+    ``columns``, ``mask``, ``cost``; and of what is not declined ``gates`` and ``int8``.
+    """
+    with torch.random.fork_rng():  # nothing here may depend on PyTorch's own generator
+        subject = _declared(name, settings or {})
+        for width in widths:
+            network = _check_built(subject, width)
+            _check_sequences(network)
+            _check_learning(subject, width)
+            _check_cost(subject, width)
+            if subject.family.drops_columns:
+                _check_columns(network)
+            if "gates" not in subject.declined:
+                _check_gates(subject, width)
+            if "int8" not in subject.declined:
+                _check_folded(network)
+        _check_mask(subject)
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """The family that is checked, and with which settings."""
+
+    family: StudentFamily[Any, Any]
+    settings: StudentArchitecture
+    declined: Mapping[str, str]
+
+    def shape(self, width: int, inputs: int = _INPUTS) -> StudentShape:
+        shape: StudentShape = self.family.shape(self.settings, width, inputs, _OUTPUTS)
+        return shape
+
+    def network(self, width: int, seed: int | None = 0) -> PackedNetwork:
+        rng = None if seed is None else generator(seed, "student weights")
+        return self.family.network(self.shape(width), rng)
+
+
+def _declared(name: str, given: Mapping[str, Any]) -> _Subject:
+    rule = "declaration"
+    family = family_of(StudentArchitecture(family=name))
+    one_line = family.description and "\n" not in family.description
+    require(one_line, rule, "description has to be one line")
+    try:
+        family.settings()
+    except ValidationError as error:
+        raise ConformanceError(rule, f"a setting has no default: {error}") from None
+    settings = settings_of(StudentArchitecture.model_validate({**given, "family": name}))
+    declined = dict(family.declines(settings))
+    unknown = sorted(declined.keys() - OPTIONAL.keys())
+    detail = f"{', '.join(unknown)} cannot be declined: allowed are {', '.join(OPTIONAL)}"
+    require(not unknown, rule, detail)
+    for offer, reason in declined.items():
+        require(reason and "\n" not in reason, rule, f"{offer} has to be declined in one sentence")
+    require(name in FAMILIES, rule, f"{name!r} is not registered")
+    return _Subject(family, settings, declined)
+
+
+def _check_built(subject: _Subject, width: int) -> PackedNetwork:
+    """Require a network of the shape that was asked for, its weights of the generator alone."""
+    shape = subject.shape(width)
+    given = (shape.inputs, shape.outputs)
+    require(given == (_INPUTS, _OUTPUTS), "shape", f"it has {given} inputs and outputs")
+    require(shape.embedding > 0, "shape", "the embedding has no width")
+    made = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        made.append(subject.network(width))
+    network, again = made
+    require(isinstance(network, PackedNetwork), "shape", "network gives no PackedNetwork")
+    first, second = network.state_dict(), again.state_dict()
+    for part, values in first.items():
+        detail = f"{part!r} is drawn from another generator than the one given"
+        require(torch.equal(values, second[part]), "weights", detail)
+    other = subject.network(width, seed=1).state_dict()
+    differ = any(not torch.equal(first[part], other[part]) for part in first)
+    require(differ, "weights", "they do not depend on the generator")
+    with torch.device("meta"):
+        bare = subject.network(width, None).state_dict()
+    same = {k: v.shape for k, v in bare.items()} == {k: v.shape for k, v in first.items()}
+    require(same, "weights", "without a generator they have other names or shapes")
+    memory = network.start(2)
+    fresh = memory.ndim == 3 and memory.shape[:2] == (1, 2) and not memory.any()
+    require(fresh, "memory", "that of fresh episodes has to be zeros [1, B, M]")
+    return network
+
+
+def _inputs(steps: int, seed: int = 0) -> Tensor:
+    drawn = generator(seed, "conformance").standard_normal((steps, _INPUTS))
+    return torch.from_numpy(drawn.astype(np.float32))
+
+
+def _run(network: PackedNetwork, x: Tensor, sizes: list[int]) -> Packed:
+    return network.packed(x, sizes, network.start(sizes[0])[0])
+
+
+def _rows(sizes: list[int]) -> list[list[int]]:
+    """Return the packed rows of every sequence."""
+    starts = [0, *accumulate(sizes)]
+    return [
+        [start + k for start, end in pairwise(starts) if start + k < end] for k in range(sizes[0])
+    ]
+
+
+def _check_sequences(network: PackedNetwork) -> None:
+    """Require one answer however a batch of episodes is cut up, and that episodes are apart."""
+    x = _inputs(sum(_SIZES))
+    whole, sequences = _run(network, x, _SIZES), _rows(_SIZES)
+    shape, width = network.shape, network.start(1).shape[2]
+    wanted = ((len(x), shape.outputs), (len(x), shape.embedding), (len(x), width))
+    found = tuple(tuple(part.shape) for part in whole)
+    require(found == wanted, "shape", f"packed gives {found}, and should give {wanted}")
+    for rows in sequences:
+        alone = _run(network, x[rows], [1] * len(rows))
+        _same(whole, alone, rows, "packing", "an episode has other outputs alone than in a batch")
+    spoiled = x.clone()
+    spoiled[sequences[0]] += 1.0
+    after = _run(network, spoiled, _SIZES)
+    for rows in sequences[1:]:
+        kept = all(torch.equal(a[rows], b[rows]) for a, b in zip(whole, after, strict=True))
+        require(kept, "episodes", "an episode depends on another one of its batch")
+    memory, at = network.start(_SIZES[0])[0], 0
+    for size in _SIZES:
+        rows = list(range(at, at + size))
+        step = network.packed(x[rows], [size], memory[:size])
+        _same(whole, step, rows, "steps", "step by step it has other outputs than over sequences")
+        memory, at = step.memory, at + size
+
+
+def _same(whole: Packed, part: Packed, rows: list[int], rule: str, detail: str) -> None:
+    for name, one, other in zip(Packed._fields, whole, part, strict=True):
+        close = torch.allclose(one[rows], other, atol=_ATOL, rtol=_RTOL)
+        require(close, rule, f"{detail}: {name} differs")
+
+
+def _check_learning(subject: _Subject, width: int) -> None:
+    """Require finite gradients for every weight, and that a restored network learns on alike."""
+    ends = []
+    for restored in (False, True):
+        network = subject.network(width)
+        _learn(network, 0)
+        if restored:
+            saved = {name: values.clone() for name, values in network.state_dict().items()}
+            network = subject.network(width, None)
+            network.load_state_dict(saved)
+        _learn(network, 1)
+        ends.append((network.state_dict(), _run(network, _inputs(sum(_SIZES)), _SIZES)))
+    (first, said), (second, again) = ends
+    for name, values in first.items():
+        detail = f"{name!r} differs: the network keeps something that its state lacks"
+        require(torch.equal(values, second[name]), "restored state", detail)
+    for one, other in zip(said, again, strict=True):
+        require(torch.equal(one, other), "restored state", "its outputs are other ones")
+
+
+def _learn(network: PackedNetwork, seed: int) -> None:
+    found = _run(network, _inputs(sum(_SIZES), seed), _SIZES)
+    loss = found.outputs.square().mean() + found.embedding.square().mean()
+    network.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if not weight.requires_grad:
+                continue
+            there = weight.grad is not None and bool(torch.isfinite(weight.grad).all())
+            require(there, "gradients", f"that of {name!r} is not finite, or there is none")
+            if weight.grad is not None:
+                weight.sub_(0.1 * weight.grad)
+
+
+def _check_columns(network: PackedNetwork) -> None:
+    """Require that inputs which are zero can be left out."""
+    kept = torch.tensor([0, 2, 5])
+    x = torch.zeros(sum(_SIZES), _INPUTS)
+    x[:, kept] = _inputs(len(x))[:, kept]
+    whole = _run(network, x, _SIZES)
+    memory = network.start(_SIZES[0])[0]
+    part = network.packed(x[:, kept], _SIZES, memory, kept)
+    rows = list(range(len(x)))
+    _same(whole, part, rows, "columns", "it has other outputs where zero inputs are left out")
+
+
+def _check_cost(subject: _Subject, width: int) -> None:
+    """Require that parameters, multiply-accumulates and memory are those that can be counted."""
+    network, shape = subject.network(width), subject.shape(width)
+    claimed, numbers = shape.cost(), sum(p.numel() for p in network.parameters())
+    detail = f"it claims {claimed.parameters} parameters and has {numbers}"
+    require(claimed.parameters == numbers, "cost", detail)
+    macs = _counted(subject, network)
+    detail = f"it claims {claimed.macs} multiply-accumulates a step and takes {macs}"
+    require(claimed.macs == macs, "cost", detail)
+    for motion in (False, True):
+        given = DeployedInputs(_INPUTS // 2, _OUTPUTS, motion=motion, last_action=True)
+        deployed = shape.deployed(given)
+        wanted: NetworkCost = subject.shape(width, given.width).cost()
+        detail = f"with {given.width} inputs it claims {deployed.cost().macs} when it is deployed"
+        require(deployed.cost().macs == wanted.macs, "cost", f"{detail}, not {wanted.macs}")
+        memory = deployed.memory()
+        require(memory is not None, "cost", "it says no bytes at fp32")
+        kept = network.start(1).shape[2] + given.kept
+        if memory is not None and memory.hidden is not None:
+            detail = f"it claims {memory.hidden} bytes of memory, and keeps {FLOAT * kept}"
+            require(memory.hidden == FLOAT * max(kept, 1), "cost", detail)
+
+
+def _counted(subject: _Subject, network: PackedNetwork) -> int:
+    """Return the multiply-accumulates of a step: of deployed matrices, where they are known."""
+    with torch.no_grad():
+        if "int8" not in subject.declined:
+            return sum(matrix.weight.numel() for matrix in network.folded())
+        with FlopCounterMode(display=False) as counter:
+            _run(network, _inputs(1), [1])
+    return int(counter.get_total_flops()) // 2
+
+
+def _check_gates(subject: _Subject, width: int) -> None:
+    """Require that open gates change nothing, and closed ones equal the network without units."""
+    network = subject.network(width)
+    x, memory, units = _inputs(sum(_SIZES)), network.start(_SIZES[0])[0], network.shape.units
+    rows = list(range(len(x)))
+    with torch.no_grad():
+        opened = network.gated(x, _SIZES, memory, [torch.ones(size) for size in units])
+        _same(_run(network, x, _SIZES), opened, rows, "gates", "open gates change it")
+        gates = [(torch.arange(size) % 3 > 0).float() for size in units]
+        kept = [torch.nonzero(gate).squeeze(-1) for gate in gates]
+        small_shape = subject.family.shape(
+            subject.settings,
+            network.shape.layer_widths([len(each) for each in kept]),
+            _INPUTS,
+            _OUTPUTS,
+        )
+        small = subject.family.network(small_shape, None)
+        values = [gate[each] for gate, each in zip(gates, kept, strict=True)]
+        network.narrow_into(small, kept, values)
+        gated, narrow = network.gated(x, _SIZES, memory, gates), _run(small, x, _SIZES)
+    close = torch.allclose(gated.outputs, narrow.outputs, atol=_ATOL, rtol=_RTOL)
+    require(close, "gates", "closed gates are not the network without their units")
+
+
+def _check_folded(network: PackedNetwork) -> None:
+    """Require that the deployed matrices give the network's answers."""
+    x, memory = _inputs(sum(_SIZES)), network.start(_SIZES[0])[0]
+    with torch.no_grad():
+        matrices = [Folded(*(part.float() for part in one)) for one in network.folded()]
+        found = network.run_folded(x, _SIZES, memory, matrices)
+        whole = _run(network, x, _SIZES)
+    for name, one, other in zip(("outputs", "embedding"), whole, found, strict=False):
+        detail = f"the deployed matrices give other {name}"
+        require(torch.allclose(one, other, atol=_ATOL, rtol=_RTOL), "int8", detail)
+
+
+def _check_mask(subject: _Subject) -> None:
+    """Require that what a mask hides has no influence, and that the same team says the same."""
+    spec = environment_spec((6, 4), (5, 3))
+    seen = np.array([[1, 0, 1, 1, 0, 1], [1, 1, 0, 1, 0, 0]], bool)
+    inputs = StudentInputs(motion=True, last_action=True)
+    rng = generator(0, "student weights")
+    team = StudentTeam(spec, subject.settings, (6, 6), rng, inputs, seen).eval()
+    obs = torch.from_numpy(generator(1, "conformance").standard_normal((3, 2, 2, 6))).float()
+    taken = torch.zeros(3, 2, 2, spec.action_count)
+    mask = torch.from_numpy(seen.astype(np.float32))
+    said = []
+    with torch.no_grad():
+        for values in (obs, torch.where(mask > 0, obs, obs + 5.0)):
+            logits, embeddings, _ = team(team.prepare(values, mask), team.start(2), taken)
+            said.append([logits, *embeddings])
+    for one, other in zip(*said, strict=True):
+        require(torch.equal(one, other), "mask", "features that a mask hides change its outputs")

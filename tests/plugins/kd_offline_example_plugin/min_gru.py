@@ -1,0 +1,126 @@
+"""Students with a gated linear recurrence (minGRU, Feng et al., 2024)."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+
+from kd_offline.networks.arithmetic import FLOAT, MemoryCost, NetworkCost
+from kd_offline.networks.packed import Packed, PackedNetwork
+from kd_offline.schemas.recipes import StudentArchitecture
+from kd_offline.students.families.base import PlainShape, StudentFamily
+
+
+class MinGRUSettings(StudentArchitecture):
+    """Settings, by their paths ``student.*``, beside those of all families."""
+
+    state_share: float = Field(default=1.0, gt=0, le=4, description="width of the state, by hidden")
+
+
+@dataclass(frozen=True)
+class MinGRUShape(PlainShape):
+    """One agent's network in numbers."""
+
+    inputs: int
+    hidden: int
+    state: int
+    outputs: int
+    kept: int = 0  # numbers that a deployed agent keeps for the sake of its inputs
+
+    @property
+    def layers(self):
+        """In words, for reports."""
+        return (f"linear {self.hidden}", f"minGRU {self.state}")
+
+    @property
+    def embedding(self):
+        """Width of what loss terms read."""
+        return self.state
+
+    def deployed(self, given):
+        """Return the network with the inputs that it is given when it is deployed."""
+        return replace(self, inputs=given.width, kept=given.kept)
+
+    def cost(self):
+        """Count one decision."""
+        matrices = self.hidden * (self.inputs + 2 * self.state) + self.state * self.outputs
+        rows = self.hidden + 2 * self.state + self.outputs
+        return NetworkCost(matrices + rows, matrices, rows + self.hidden + 5 * self.state)
+
+    def memory(self, precision="fp32"):
+        """Count bytes; None where weights cannot have the precision."""
+        sizes = {"fp32": FLOAT, "fp16": 2}
+        if precision not in sizes:
+            return None
+        live = max(self.inputs + self.hidden, self.hidden + 2 * self.state)
+        parameters = sizes[precision] * self.cost().parameters
+        return MemoryCost(parameters, FLOAT * (self.state + self.kept), FLOAT * live)
+
+
+class MinGRUNetwork(PackedNetwork):
+    """A linear layer, ``h' = (1 - z) h + z c`` with gate and candidate of the input, a head."""
+
+    shape: MinGRUShape
+
+    def __init__(self, shape, rng):
+        super().__init__()
+        self.shape = shape
+        self.first = nn.Linear(shape.inputs, shape.hidden)
+        self.gates = nn.Linear(shape.hidden, 2 * shape.state)
+        self.head = nn.Linear(shape.state, shape.outputs)
+        for layer in (self.first, self.gates, self.head) if rng is not None else ():
+            drawn = rng.normal(0.0, layer.in_features**-0.5, layer.weight.shape)
+            with torch.no_grad():
+                layer.weight.copy_(torch.from_numpy(drawn.astype(np.float32)))
+                layer.bias.zero_()
+
+    def start(self, batch):
+        """Return the memory of fresh episodes, [1, B, M]."""
+        return self.head.weight.new_zeros(1, batch, self.shape.state)
+
+    def packed(self, x, sizes, memory, columns=None):
+        """Run over packed ``x`` [S, I]; ``columns`` says which inputs these are."""
+        weight = self.first.weight if columns is None else self.first.weight[:, columns]
+        x = functional.linear(x, weight, self.first.bias).relu()
+        gate, candidate = self.gates(x).split(self.shape.state, 1)
+        gate = gate.sigmoid()
+        keep, add = (1 - gate).split(sizes), (gate * candidate).split(sizes)
+        states, h = [], memory
+        for kept, added in zip(keep, add, strict=True):
+            h = kept * h[: len(kept)] + added
+            states.append(h)
+        h = torch.cat(states)
+        return Packed(self.head(h), h, h)
+
+
+class MinGRU(StudentFamily):
+    """A small recurrence whose gates read the input alone."""
+
+    description = "gated linear recurrence (minGRU)"
+    settings = MinGRUSettings
+    drops_columns = True
+
+    def shape(self, settings, widths, inputs, outputs):
+        """Return one agent's network in numbers; ``widths`` is its hidden width."""
+        state = max(1, round(settings.state_share * widths))
+        return MinGRUShape(inputs, widths, state, outputs)
+
+    def network(self, shape, rng):
+        """Return a network; ``rng`` draws its first weights."""
+        return MinGRUNetwork(shape, rng)
+
+    def declines(self, settings):
+        """Return what is not offered, and what to do instead."""
+        exported = "its recurrence is in no exported format yet, so run the students from Python"
+        return {
+            "gates": "its units are no layers that could be narrowed, so allocate by worth",
+            "int8": "no rounding of its gates is defined, so keep fp32",
+            "expert": "experts are of other networks, so train further students of gru or mlp",
+            **dict.fromkeys(("onnx", "c", "torch"), exported),
+        }
+
+
+FAMILY = MinGRU()
