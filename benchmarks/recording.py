@@ -22,10 +22,11 @@ from kd_offline import environments
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.experts.load import load
 from kd_offline.recording import noise
-from kd_offline.recording.partner import DEFAULT_SHARE, accompanied, load_partner
+from kd_offline.recording.partner import accompanied, load_partner
 from kd_offline.recording.record import record
 from kd_offline.recording.workers import in_order
 from kd_offline.rollout.collect import collect
+from kd_offline.schemas.recipes import DEFAULT_NOISE, RecordRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.types import SeedArray
 
@@ -68,12 +69,12 @@ def rollout_rate(given: argparse.Namespace) -> float:
     """Return joint steps a second of the record loop without a disk."""
     worlds = [environments.load(given.environment) for _ in range(given.threads)]
     expert = load(given.expert, worlds[0].spec)
-    partner = load_partner(given.partner, worlds[0].spec, DEFAULT_SHARE)
+    partner = load_partner(given.partner, worlds[0].spec, RecordRecipe().partner_share)
     starts = range(0, given.episodes, given.batch)
     parts = [episode_seeds(0, first, given.batch, "record") for first in starts]
 
     def play(world: BatchedEnvironment, seeds: SeedArray) -> int:
-        levels = noise.episode_levels(seeds, noise.DEFAULT)
+        levels = noise.episode_levels(seeds, DEFAULT_NOISE)
         behaviour = accompanied(seeds, noise.perturbed(seeds, levels), partner)
         return int(collect(world, expert, seeds, behaviour).length.sum())
 

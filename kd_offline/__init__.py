@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from kd_offline.exports.engines import load_export
     from kd_offline.exports.export import export
     from kd_offline.recording.add_masks import relabel_masks
+    from kd_offline.recording.recipe import record_recipe
     from kd_offline.recording.record import record
     from kd_offline.recording.relabel import relabel
     from kd_offline.recording.replay import replay
@@ -73,6 +74,7 @@ _LOCATIONS = {
     "pull": "datasets.sharing.share:pull",
     "push": "datasets.sharing.share:push",
     "record": "recording.record:record",
+    "record_recipe": "recording.recipe:record_recipe",
     "relabel": "recording.relabel:relabel",
     "relabel_masks": "recording.add_masks:relabel_masks",
     "replay": "recording.replay:replay",
@@ -114,6 +116,7 @@ __all__ = [
     "pull",
     "push",
     "record",
+    "record_recipe",
     "relabel",
     "relabel_masks",
     "replay",

@@ -35,6 +35,7 @@ _LONGEST_EPISODE = 1_000_000
 _STEPS = frozenset({"max_cycles", "episode_limit"})
 _LONGEST = 200
 _IF_CODE = "if you trust that code, pass"
+_SEVERAL = frozenset({"opponents", "masks"})  # arguments that take a list
 
 
 def check_environment(
@@ -83,6 +84,37 @@ def check_environment(
         "start by itself"
     )
     raise UsageError(msg, remedy or Remedy(_IF_CODE, environment=_typed(name)))
+
+
+def check_recipe_environment(
+    name: str, settings: Mapping[str, Any], *, asked_by: str, operation: str, named: bool
+) -> None:
+    """Refuse the environment of a recipe that stands in a file, or its settings.
+
+    ``operation`` takes the name of an environment; ``named``: the user gave it, and ``settings``
+    are those that the file alone states. The rest is as for :func:`check_environment`.
+
+    Raises
+    ------
+    UsageError
+        It may not run so; the sentence says what to pass.
+    """
+    if not named:
+        remedy = naming(operation, name)
+        check_environment(name, settings, asked_by=asked_by, remedy=remedy)
+    elif unsafe := unsafe_settings(name, settings):
+        msg = (
+            f"{asked_by} sets {', '.join(unsafe)} of the environment {name!r} to text, which a "
+            "file may not do"
+        )
+        example = {next(iter(unsafe)): "VALUE"}
+        raise UsageError(msg, Remedy("give each, such as", environment_kwargs=example))
+
+
+def naming(operation: str, environment: str) -> Remedy:
+    """Return the call of an operation in which the user names an environment."""
+    before = "if you trust that code, run"
+    return Remedy(before, operation=operation, environment=_typed(environment))
 
 
 def unsafe_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,12 +190,6 @@ def check_address(address: str, *, asked_by: str, argument: str) -> None:
     raise UsageError(msg, _pass("if you know that address, pass", argument, address))
 
 
-def to_train(environment: str) -> Remedy:
-    """Return what names an environment for a training."""
-    before = "if you trust that code, run"
-    return Remedy(before, operation="train_recipe", environment=_typed(environment))
-
-
 def in_file(path: str | Path) -> str:
     """Return the words ``the file '...'`` for messages."""
     return f"the file {_quoted(str(path))}"
@@ -186,6 +212,8 @@ def _typed(text: str) -> str:
 def _pass(before: str, argument: str, value: str) -> Remedy:
     name, _, path = argument.partition(".")
     given: Any = {path: _typed(value)} if path else _typed(value)
+    if name in _SEVERAL:
+        given = [given]
     return Remedy(before, **{name: given})
 
 

@@ -133,7 +133,7 @@ def assignment(text: str) -> tuple[str, Any]:
 
 def explain(error: ValidationError, what: str) -> str:
     """Return one sentence about the first error that pydantic found."""
-    first = error.errors()[0]
+    first = _first(error)
     path = ".".join(str(part) for part in first["loc"]) or "the whole"
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not first["loc"] and first["type"] == "value_error":  # settings contradict each other
@@ -141,6 +141,17 @@ def explain(error: ValidationError, what: str) -> str:
     given = first["input"]
     value = "" if isinstance(given, Mapping) else f" is {given!r}, which"
     return f"{what}: {path}{value} {reason[:1].lower()}{reason[1:]}; correct that setting"
+
+
+def _first(error: ValidationError) -> dict[str, Any]:
+    """Return the first error; of a value with several types, that of the type which it has."""
+    problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
+    kind = type(problems[0]["input"]).__name__
+    if problems[0]["loc"][-1:] in [(name,) for name in ("bool", "int", "float", "str")]:
+        own = [p for p in problems if p["loc"] == (*problems[0]["loc"][:-1], kind)]
+        first = (own or problems)[0]
+        return first | {"loc": first["loc"][:-1]}
+    return problems[0]
 
 
 def _value(text: str) -> Any:

@@ -30,7 +30,8 @@ class Setting:
         In place of the field's description. Settings of parts have no field in the recipe's model,
         so theirs is always given.
     kind
-        Type of the value, where the recipe's model has no such field.
+        Type of the value, where it is not that of the field, or the recipe's model has no such
+        field.
     default
         What the help says of it, where that is not the field's own default.
     complete
@@ -42,7 +43,7 @@ class Setting:
     path: str
     flags: str = ""
     help: str = ""
-    kind: type = str
+    kind: type | None = None
     default: str = ""
     complete: Completion | None = None
     metavar: str | None = None
@@ -70,10 +71,11 @@ def recipe_options(
         @wraps(command)
         def run(*arguments: Any, **given: Any) -> None:
             values = {one.path: given.pop(name, None) for name, one in settings.items()}
-            chosen = {path: value for path, value in values.items() if value is not None}
+            chosen = {path: value for path, value in values.items() if value not in (None, [])}
             command(*arguments, **given, chosen=chosen)
 
         # Which option gives a setting, for sentences that name settings by their paths.
+        run.recipe = model  # type: ignore[attr-defined]
         run.settings = {one.path: name for name, one in settings.items()}  # type: ignore[attr-defined]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -84,14 +86,16 @@ def recipe_options(
 
 def _parameter(name: str, setting: Setting, model: type[BaseModel]) -> inspect.Parameter:
     field = _field(model, setting.path)
-    kind: Any = setting.kind if field is None else _plain(field.annotation)
+    kind: Any = setting.kind or (str if field is None else _plain(field.annotation))
     allowed = _allowed(kind)
+    if get_origin(kind) is tuple:  # of any number: the option is repeated
+        kind = list[get_args(kind)[0]]  # type: ignore[misc]
     flags = setting.flags
     if kind is bool and not flags:
         flags = f"--{name.replace('_', '-')}"
     option = typer.Option(
         *([flags] if flags else []),
-        help=_help(setting, field, allowed),
+        help=_help(setting, field, allowed, repeated=get_origin(kind) is list),
         autocompletion=setting.complete or (one_of(*allowed) if allowed else None),
         metavar=setting.metavar,
     )
@@ -125,16 +129,19 @@ def _allowed(kind: Any) -> tuple[str, ...]:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
-def _help(setting: Setting, field: FieldInfo | None, allowed: tuple[str, ...]) -> str:
+def _help(
+    setting: Setting, field: FieldInfo | None, allowed: tuple[str, ...], *, repeated: bool
+) -> str:
     """Return description, allowed values and default: ``Of AdamW.  [default: 0.01]``."""
     text, default = setting.help, setting.default
     if field is not None:
         described, _, absent = (field.description or "").partition("; None: ")
         text = text or f"{described[:1].upper()}{described[1:]}"
-        stated = field.default is not None and not field.is_required()
+        stated = field.default not in (None, "", ()) and not field.is_required()
         default = default or absent or (str(field.default) if stated else "")
         if _plain(field.annotation) is bool:  # a flag says it by its name
             default = setting.default
     if allowed and not setting.help:
         text = f"{text}: {', '.join(allowed[:-1])} or {allowed[-1]}"
+    text = f"{text}; repeatable" if repeated else text
     return f"{text}.  [default: {default}]" if default else f"{text}."

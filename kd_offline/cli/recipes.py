@@ -21,7 +21,7 @@ def folder() -> Path:
 
 def shipped(command: str) -> dict[str, Path]:
     """Return the recipes for ``command``, by name."""
-    kinds = ("train", "bundled") if command == "train" else ("distill",)
+    kinds = {"train": ("train", "bundled"), "record": ("record",)}.get(command, ("distill",))
     found = (file for kind in kinds for file in sorted((folder() / kind).glob("*.toml")))
     return {file.stem: file for file in found}
 

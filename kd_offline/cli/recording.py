@@ -10,7 +10,9 @@ import typer
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import emit, say, show
+from kd_offline.cli.recipe_options import Setting, recipe_options
 from kd_offline.commands import command_text
+from kd_offline.schemas.recipes import RecordRecipe
 
 if TYPE_CHECKING:
     from kd_offline.schemas.dataset import DatasetManifest
@@ -24,90 +26,58 @@ _EXAMPLES = options.examples(
     "kd-offline record mpe/simple_spread_v3 --expert epymarl:models/20050000 -o theirs.zarr",
     "kd-offline record mpe/simple_spread_v3 --noise 0:0.5,0.25:0.5 --mask full --mask my.toml",
     "kd-offline record mpe/simple_spread_v3 --partner run/ -o dataset-2.zarr",
+    "kd-offline record --recipe recipe.toml --set episodes=1000 --dry-run",
     "kd-offline record mpe/simple_spread_v3 -o dataset.zarr --resume",
 )
+_SETTINGS = {
+    "expert": Setting("expert", complete=completion.one_of(*completion.EXPERTS)),
+    "expert_recipe": Setting("expert_recipe", metavar="FILE"),
+    "opponents": Setting("opponents", metavar="NAME", default="only bundled ones"),
+    "episodes": Setting("episodes"),
+    "seed": Setting("seed"),
+    "noise_mixture": Setting("noise_mixture", "--noise", kind=str, default="default"),
+    "partner": Setting("partner"),
+    "partner_share": Setting("partner_share"),
+    "masks": Setting("masks", "--mask", complete=completion.masks, metavar="NAME"),
+    "batch": Setting("batch"),
+    "embedding_dtype": Setting("embedding_dtype", "--embedding"),
+    "name": Setting("name"),
+    "description": Setting("description"),
+    "licence": Setting("licence"),
+    "citation": Setting("citation"),
+    "threads": Setting("threads"),
+}
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this group."""
-    app.command(epilog=_EXAMPLES)(record)
+    app.command(epilog=_EXAMPLES)(recipe_options(RecordRecipe, _SETTINGS)(record))
 
 
 _Environment = Annotated[
-    str, typer.Argument(autocompletion=completion.environments, help="Name, see kd-offline envs.")
+    str | None,
+    typer.Argument(
+        autocompletion=completion.environments,
+        help="Name, see kd-offline envs; may come from --recipe.  "
+        f"[default: {RecordRecipe.model_fields['environment'].default}]",
+    ),
 ]
 _Output = Annotated[Path, typer.Option("--output", "-o", help="Dataset to make.")]
-_Expert = Annotated[
-    str,
-    typer.Option(
-        autocompletion=completion.one_of(*completion.EXPERTS),
-        help="bundled, bundled:large, bundled:mlp, bundled:masked, a trained folder, or one of "
-        "another library: epymarl:DIR, pymarl2:DIR, on-policy:DIR, benchmarl:FILE, jaxmarl:FILE, "
-        "onnx:FILE, python:package.module:factory.",
-    ),
-]
-_Episodes = Annotated[int, typer.Option(help="Episodes.")]
-_Noise = Annotated[
-    str, typer.Option(help="Behaviour noise: default, none, or LEVEL:SHARE,LEVEL:SHARE,...")
-]
-_Partner = Annotated[
-    str,
-    typer.Option(help="Students that take part: a run folder, bundled (if there are any) or none."),
-]
-_Share = Annotated[
-    float, typer.Option(min=0, max=1, help="Share of the episodes that the partner takes part in.")
-]
-_Mask = Annotated[
-    list[str] | None,
-    typer.Option(
-        autocompletion=completion.masks,
-        help="Student mask to store; repeatable.  [default: all that exist]",
-    ),
-]
-_Batch = Annotated[
-    int | None,
-    typer.Option(
-        help="Episodes played at once by each thread.  [default: 25,000 steps' worth, up to 1,000]"
-    ),
-]
-_Embedding = Annotated[str, typer.Option(help="float16 or float32.")]
-_Threads = Annotated[
-    int,
-    typer.Option(
-        callback=options.at_least(1),
-        help="Batches played side by side; the dataset does not depend on it.",
-    ),
-]
-_Name = Annotated[str | None, typer.Option(help="Name of the dataset.")]
-_Description = Annotated[str, typer.Option(help="What it is, in words.")]
-_Licence = Annotated[str, typer.Option(help="Licence, such as CC-BY-4.0.")]
-_Citation = Annotated[str, typer.Option(help="How to cite it.")]
 
 
 def record(
-    environment: _Environment = "mpe/simple_spread_v3",
+    environment: _Environment = None,
     output: _Output = Path("dataset.zarr"),
-    expert: _Expert = "bundled",
-    expert_recipe: options.ExpertRecipe = None,
-    opponents: options.RecordedOpponents = None,
-    episodes: _Episodes = 30000,
-    seed: options.Seed = 0,
-    noise: _Noise = "default",
-    partner: _Partner = "bundled",
-    partner_share: _Share = 0.5,
-    mask: _Mask = None,
-    batch: _Batch = None,
-    embedding: _Embedding = "float16",
-    name: _Name = None,
-    description: _Description = "",
-    licence: _Licence = "",
-    citation: _Citation = "",
+    *,
+    chosen: dict[str, Any],
     environment_kwargs: options.Environment = None,
+    recipe: options.RecipeFile = None,
+    settings: options.Settings = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
-    threads: _Threads = 2,
     track: options.Track = None,
     json: options.Json = False,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -115,30 +85,16 @@ def record(
 
     The expert plays; everything that a distillation needs is exported to an expert buffer.
     """
-    from kd_offline.recording.noise import parse_mixture
+    from kd_offline.recording.recipe import record_recipe
 
-    arguments = {
-        "expert": expert,
-        "expert_recipe": expert_recipe,
-        "opponents": opponents or (),
-        "episodes": episodes,
-        "seed": seed,
-        "noise_mixture": parse_mixture(noise),
-        "partner": partner,
-        "partner_share": partner_share,
-        "masks": mask,
-        "batch": batch,
-        "environment_kwargs": options.assignments(environment_kwargs),
-        "embedding_dtype": embedding,
-        "name": name,
-        "description": description,
-        "licence": licence,
-        "citation": citation,
-        "threads": threads,
-        "resume": resume,
-        "overwrite": overwrite,
-    }
-    done = _run(environment, output, arguments, options.observers(track))
+    given = options.assignments(environment_kwargs)
+    own = {f"environment_kwargs.{name}": value for name, value in given.items()}
+    single = chosen | own | options.assignments(settings)
+    made = record_recipe(environment, file=recipe, settings=single)
+    if dry_run:
+        emit(made, nulls=True)
+        return
+    done = _run(made, output, resume, overwrite, options.observers(track))
     if json:
         emit(done)
         return
@@ -149,14 +105,14 @@ def record(
 
 
 def _run(
-    environment: str, output: Path, arguments: dict[str, Any], observers: list[Observer]
+    recipe: RecordRecipe, output: Path, resume: bool, overwrite: bool, observers: list[Observer]
 ) -> RecordOutput:
     from kd_offline.datasets.format.layout import JOURNAL
     from kd_offline.recording.record import record as roll_out
 
     kept = f"what was recorded so far is in {output}: run the same command with --resume"
     with resumable(kept, output / JOURNAL):
-        manifest = roll_out(environment, output, observers=observers, **arguments)
+        manifest = roll_out(recipe, output, resume=resume, overwrite=overwrite, observers=observers)
     return _output(manifest, output)
 
 

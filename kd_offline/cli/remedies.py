@@ -53,7 +53,10 @@ def _option(command: Any, name: str, value: object) -> list[str] | None:
     if value is False:
         return [option.secondary_opts[0]] if option.secondary_opts else None
     flag = max(option.opts, key=len)
-    return [flag] if value is ... or value is True else [flag, _typed(value)]
+    if value is ... or value is True:
+        return [flag]
+    every = value if isinstance(value, list | tuple) else [value]
+    return [word for each in every for word in (flag, _typed(each))]
 
 
 def _entries(
@@ -61,10 +64,13 @@ def _entries(
 ) -> list[str] | None:
     """Return the words of settings by their paths: an option of their own, or ``--set``."""
     own = getattr(command.callback, "settings", {})
+    recipe = getattr(command.callback, "recipe", None)
     words = []
     for path, value in given.items():
         if name == "settings" and path in own:
             words += _option(command, own[path], value) or []
+        elif name == "settings" and recipe and path.split(".")[0] not in recipe.model_fields:
+            return None
         elif name in known:
             words += [known[name].opts[0], _typed(f"{path}={_plain(value)}")]
         else:

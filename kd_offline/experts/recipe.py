@@ -178,17 +178,10 @@ def _check_origin(recipe: TrainRecipe, given: set[str], file: str | Path) -> Non
         for name, value in recipe.environment_kwargs.items()
         if f"environment_kwargs.{name}" not in given
     }
-    name = recipe.environment
-    if "environment" not in given:
-        remedy = code_guard.to_train(name)
-        code_guard.check_environment(name, settings, asked_by=asked_by, remedy=remedy)
-    elif odd := code_guard.unsafe_settings(name, settings):
-        msg = (
-            f"{asked_by} sets {', '.join(odd)} of the environment {name!r} to text, which a file "
-            "may not do"
-        )
-        example = {next(iter(odd)): "VALUE"}
-        raise UsageError(msg, Remedy("give each, such as", environment_kwargs=example))
+    named = "environment" in given
+    code_guard.check_recipe_environment(
+        recipe.environment, settings, asked_by=asked_by, operation="train_recipe", named=named
+    )
     for path, reference in recipe.experts().items():
         if path not in given:
             argument = f"settings.{path}"

@@ -14,7 +14,6 @@ import numpy as np
 
 from kd_offline.datasets.format.layout import SOURCES
 from kd_offline.distributions.base import Played, either
-from kd_offline.errors import UsageError
 from kd_offline.rollout.play import Behaviour, Choice
 from kd_offline.schemas.dataset import NoiseLevel
 from kd_offline.seeding import uniforms
@@ -24,38 +23,6 @@ RULE = (
     "at every step one agent, drawn uniformly among all, takes a uniformly drawn legal action with "
     "the episode's probability; all others sample from the expert"
 )
-DEFAULT = (
-    NoiseLevel(level=0.0, share=0.5),
-    NoiseLevel(level=0.1, share=0.125),
-    NoiseLevel(level=0.25, share=0.125),
-    NoiseLevel(level=0.5, share=0.125),
-    NoiseLevel(level=1.0, share=0.125),
-)
-
-
-def parse_mixture(text: str) -> tuple[NoiseLevel, ...]:
-    """Read ``default``, ``none``, or levels with their shares: ``0:0.5,0.25:0.5``.
-
-    Raises
-    ------
-    UsageError
-        It is none of these, a number is not within [0, 1], or the shares do not add up to 1.
-    """
-    if text in ("default", "none"):
-        return DEFAULT if text == "default" else ()
-    try:
-        pairs = [part.split(":") for part in text.split(",")]
-        mixture = tuple(NoiseLevel(level=float(a), share=float(b)) for a, b in pairs)
-    except ValueError:
-        mixture = ()
-    total = sum(entry.share for entry in mixture)
-    if abs(total - 1) > 1e-6:
-        msg = (
-            f"noise {text!r} is not a mixture: write default, none, or LEVEL:SHARE,LEVEL:SHARE "
-            "with levels from 0 to 1 and shares that add up to 1, such as 0:0.5,0.25:0.5"
-        )
-        raise UsageError(msg)
-    return mixture
 
 
 def episode_levels(seeds: SeedArray, mixture: Sequence[NoiseLevel]) -> Float32Array:

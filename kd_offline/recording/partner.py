@@ -43,7 +43,6 @@ RULE = (
     "at least one agent, greedily in 7 of 10 of these episodes and else sampled; labels, and the "
     "noise of the other agents, are as in all episodes"
 )
-DEFAULT_SHARE = 0.5
 BUNDLED = {
     "mpe-simple_spread_v3": "3ea9076b4b39469dfd6b0482aa4c98738989b120ae95f9e63e5c3c9880edd4a4"
 }

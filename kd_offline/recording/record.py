@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from kd_offline.datasets.writing.destination import check_name
 from kd_offline.datasets.writing.rehearsal import rehearse
 from kd_offline.datasets.writing.writer import finished
 from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.errors import UnknownNameError, UsageError
+from kd_offline.errors import UsageError
 from kd_offline.experts.load import load
 from kd_offline.experts.protocol import Expert
 from kd_offline.experts.score import share_won
@@ -25,12 +26,12 @@ from kd_offline.networks.threads import computing_with
 from kd_offline.recording import noise
 from kd_offline.recording.calibration import calibrated
 from kd_offline.recording.partner import (
-    DEFAULT_SHARE,
     RULE,
     Partner,
     accompanied,
     load_partner,
 )
+from kd_offline.recording.recipe import record_recipe
 from kd_offline.recording.space import check_space
 from kd_offline.recording.workers import in_order
 from kd_offline.rollout.collect import Trajectories, collect
@@ -38,85 +39,52 @@ from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.dataset import (
     DatasetManifest,
     MaskRecord,
-    NoiseLevel,
     RecordingHeader,
     RecordingRecord,
 )
 from kd_offline.schemas.environment import EnvironmentSpec, Scalar
+from kd_offline.schemas.recipes import RecordRecipe
 from kd_offline.seeding import episode_seeds
-from kd_offline.students.masks import Mask, names_for, resolve
+from kd_offline.students.masks import names_for, resolve
 from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.types import Array, Float32Array, SeedArray
 from kd_offline.user_code import close_all
 
-DEFAULT_EPISODES = 30_000
 BATCH_STEPS = 25_000  # as many steps at once as keep the processor busy and stay in memory
-EMBEDDING_DTYPES = ("float16", "float32")
 
 
 @computing_with(1)
 def record(
-    environment: str,
+    recipe: str | RecordRecipe,
     output: str | Path,
     *,
-    expert: str | Path = "bundled",
-    expert_recipe: str | Path | None = None,
-    opponents: Sequence[str] = (),
-    episodes: int = DEFAULT_EPISODES,
-    seed: int = 0,
-    noise_mixture: Sequence[NoiseLevel] = noise.DEFAULT,
-    partner: str | Path | None = "bundled",
-    partner_share: float = DEFAULT_SHARE,
-    masks: Sequence[str] | None = None,
-    batch: int | None = None,
-    environment_kwargs: Mapping[str, Scalar] | None = None,
-    embedding_dtype: str = "float16",
-    name: str | None = None,
-    description: str = "",
-    licence: str = "",
-    citation: str = "",
-    threads: int = 2,
     resume: bool = False,
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
+    **settings: Any,
 ) -> DatasetManifest:
     """Record an expert buffer.
 
     Parameters
     ----------
-    environment
-        A name, see ``kd_offline.environments.names``.
+    recipe
+        What :func:`~kd_offline.recording.recipe.record_recipe` returns, or only the name of an
+        environment, see ``kd_offline.environments.names``.
     output
         Folder of the dataset, usually ``something.zarr``.
-    expert
-        ``bundled``, ``bundled:large``, ``bundled:mlp``, ``bundled:masked``, a folder made by
-        training, or ``LIBRARY:PLACE``, see :func:`kd_offline.experts.load.load`.
-    expert_recipe
-        TOML file that says how an expert of another library is asked.
-    opponents
-        Experts that the file of an expert may name as its opponents, beside bundled ones.
-    episodes, seed
-        Episode ``k`` depends on (seed, k) alone, so a longer recording begins like a shorter one.
-    noise_mixture
-        Levels of behaviour noise and their shares of the episodes; empty for none.
-    partner
-        Students that play some agents in ``partner_share`` of the episodes, see
-        :mod:`kd_offline.recording.partner`: a run folder, ``bundled`` for the ones that ship for
-        the environment (nobody where there are none), or None.
-    masks
-        Names of student masks, or files; None: every preset of the environment.
-    batch
-        Episodes played at once by each thread; None: as many as have 25,000 steps, up to 1,000.
-    name, description, licence, citation
-        What the manifest says to people; the id does not depend on it.
-    threads
-        Batches played side by side; the dataset does not depend on it.
-    observers
-        Told how many episodes are done and what they were like, and in messages what an import did
-        not find, how values were calibrated, and how much will be written.
     resume
         Continue an unfinished recording, or begin one where there is none. One that was finished
         with the same settings is returned as it is.
+    overwrite
+        Replace a dataset that is there.
+    observers
+        Told how many episodes are done and what they were like, and in messages what an import did
+        not find, how values were calibrated, and how much will be written.
+    **settings
+        Beside the name of an environment, any field of
+        :class:`~kd_offline.schemas.recipes.RecordRecipe`: ``expert``, ``episodes``, ``seed``,
+        ``noise_mixture``, ``partner``, ``masks``, ``batch``, ``environment_kwargs`` and others.
+        Episode ``k`` depends on (seed, k) alone, so a longer recording begins like a shorter one.
 
     Returns
     -------
@@ -129,89 +97,112 @@ def record(
         See the error's message; what was recorded before a failure is kept for ``resume``. Settings
         that a dataset cannot hold are refused before the first episode.
     """
-    _check(episodes, batch, threads, embedding_dtype)
-    check_name(name)
-    settings = environment_kwargs or {}
-    asked = {
-        "environment": environment,
-        "environment_kwargs": dict(settings),
-        "expert": str(expert),
-        "episodes": episodes,
-        "seed": seed,
-        "noise": [level.model_dump(mode="json") for level in noise_mixture],
-        "partner": None if partner is None else str(partner),
-        "partner_share": partner_share,
-    }
-    worlds: list[BatchedEnvironment] = []
-    with (
-        observed(Operation("record", asked, Path(output)), observers) as observer,
-        ExitStack() as stack,
-    ):
-        stack.callback(close_all, worlds)
-        worlds.extend(environments.load(environment, **settings) for _ in range(threads))
-        spec = worlds[0].spec
-        batch = batch or min(1000, math.ceil(BATCH_STEPS / spec.episode_limit))
-        batch = environments.largest_batch(worlds[0], batch)
-        company = load_partner(partner, spec, partner_share)
-        chosen = {m.name: m for m in (resolve(x, spec) for x in masks or names_for(spec))}
-        recording = _recording(seed, episodes, batch, noise_mixture, company, embedding_dtype)
-        said = {"description": description, "licence": licence, "citation": citation}
-
-        def begun_with(actor: Expert) -> RecordingHeader:
-            header = _header(name, environment, spec, actor, recording, list(chosen.values()))
-            return header.model_copy(update=said)
-
-        actor = load(expert, spec, expert_recipe, opponents=opponents)
-        rehearse(begun_with(actor))  # before a trial for calibration is played
-        actor = _ready(actor, worlds[0], seed, observer)
-        header = begun_with(actor)
-        if resume and not overwrite and (done := finished(output, header, episodes)) is not None:
-            return done
-        plan = check_space(output, actor, spec, episodes, embedding_dtype, resume=resume)
-        casts = _casts(embedding_dtype)
-        without = ("state",) if spec.state_is_obs else ()
-
-        def play(world: BatchedEnvironment, seeds: SeedArray) -> EpisodeBlock:
-            levels = noise.episode_levels(seeds, noise_mixture)
-            behaviour = accompanied(seeds, noise.perturbed(seeds, levels), company)
-            played = collect(world, actor, seeds, behaviour, casts, without)
-            return make_block(played, seeds, levels)
-
-        began = time.perf_counter()
-        everyone = episode_seeds(seed, 0, episodes, "record")
-        with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:
-            observer.message(plan)
-            observer.progress(writer.episodes_done, episodes, "episodes")
-            # A batch is played whole, so that an interrupted one is played again from its start.
-            first = writer.episodes_done - writer.episodes_done % batch
-            parts = [everyone[start : start + batch] for start in range(first, episodes, batch)]
-            for block in in_order(play, worlds, parts):
-                writer.append(_behind(block, writer.episodes_done - first))
-                first += len(block.lengths)
-                observer.metrics(writer.episodes_done, _figures(block, spec))
-                observer.progress(writer.episodes_done, episodes, "episodes")
-            arrays = {m.name: m.for_episodes(everyone) for m in chosen.values()}
-            manifest = writer.commit(arrays, seconds=time.perf_counter() - began)
-            observer.result = manifest
-            return manifest
+    if settings and not isinstance(recipe, str):
+        msg = f"{', '.join(settings)} given beside a whole recipe: make them part of the recipe"
+        raise UsageError(msg)
+    asked = record_recipe(recipe, **settings) if isinstance(recipe, str) else recipe
+    check_name(asked.name)
+    operation = Operation("record", asked.model_dump(mode="json"), Path(output))
+    with observed(operation, observers) as observer, ExitStack() as stack:
+        setup = _Setup(asked, stack)
+        header = setup.load_expert(observer)
+        if resume and not overwrite:
+            done = finished(output, header, asked.episodes)
+            if done is not None:
+                return done
+        observer.result = _write(setup, header, output, observer, resume, overwrite)
+        return observer.result
 
 
-def _check(episodes: int, batch: int | None, threads: int, embedding_dtype: str) -> None:
-    for name, number in (("episodes", episodes), ("batch", batch), ("threads", threads)):
-        if number is not None and number < 1:
-            msg = f"{name} {number} must be at least 1"
-            raise UsageError(msg)
-    if embedding_dtype not in EMBEDDING_DTYPES:
-        raise UnknownNameError(
-            what="type of embeddings", got=embedding_dtype, allowed=EMBEDDING_DTYPES
+class _Setup:
+    """What plays a recording: environments, one for each thread, the expert and its partner."""
+
+    actor: Expert
+
+    def __init__(self, recipe: RecordRecipe, stack: ExitStack) -> None:
+        self.recipe = recipe
+        self.worlds: list[BatchedEnvironment] = []
+        stack.callback(close_all, self.worlds)
+        for _ in range(recipe.threads):
+            world = environments.load(recipe.environment, **recipe.environment_kwargs)
+            self.worlds.append(world)
+        self.spec = self.worlds[0].spec
+        batch = recipe.batch or min(1000, math.ceil(BATCH_STEPS / self.spec.episode_limit))
+        self.batch = environments.largest_batch(self.worlds[0], batch)
+        self.partner = load_partner(recipe.partner, self.spec, recipe.partner_share)
+        chosen = (resolve(name, self.spec) for name in recipe.masks or names_for(self.spec))
+        self.masks = list({mask.name: mask for mask in chosen}.values())
+
+    def load_expert(self, observer: Observer) -> RecordingHeader:
+        """Load the expert, its values in raw units; return what the manifest begins with."""
+        recipe = self.recipe
+        actor = load(*(recipe.expert, self.spec, recipe.expert_recipe), opponents=recipe.opponents)
+        made = _recording(recipe, self.batch, self.partner)
+        rehearse(self._header(actor, made))  # before a trial for calibration is played
+        for what in actor.missing:
+            observer.message(f"expert {actor.describe().reference}: did not find {what}")
+        self.actor = calibrated(actor, self.worlds[0], recipe.seed, observer)
+        return self._header(self.actor, made)
+
+    def _header(self, actor: Expert, made: RecordingRecord) -> RecordingHeader:
+        recipe, entry = self.recipe, actor.describe()
+        task = recipe.environment.split("/")[-1].replace(":", "-")
+        return RecordingHeader(
+            name=recipe.name or f"{task}-{entry.kind}",
+            description=recipe.description,
+            licence=recipe.licence,
+            citation=recipe.citation,
+            environment=self.spec,
+            experts=(entry,),
+            recording=made,
+            masks={
+                mask.name: MaskRecord(description=mask.description, random_k=mask.random_k)
+                for mask in self.masks
+            },
         )
 
+    def player(self) -> Callable[[BatchedEnvironment, SeedArray], EpisodeBlock]:
+        """Return what plays the episodes of some seeds in one of the environments."""
+        casts = _casts(self.recipe.embedding_dtype)
+        without = ("state",) if self.spec.state_is_obs else ()
 
-def _ready(actor: Expert, world: BatchedEnvironment, seed: int, observer: Observer) -> Expert:
-    """Return an expert whose values are in raw units; say what an import did not find."""
-    for what in actor.missing:
-        observer.message(f"expert {actor.describe().reference}: did not find {what}")
-    return calibrated(actor, world, seed, observer)
+        def play(world: BatchedEnvironment, seeds: SeedArray) -> EpisodeBlock:
+            levels = noise.episode_levels(seeds, self.recipe.noise_mixture)
+            behaviour = accompanied(seeds, noise.perturbed(seeds, levels), self.partner)
+            played = collect(world, self.actor, seeds, behaviour, casts, without)
+            return make_block(played, seeds, levels)
+
+        return play
+
+
+def _write(
+    setup: _Setup,
+    header: RecordingHeader,
+    output: str | Path,
+    observer: Observer,
+    resume: bool,
+    overwrite: bool,
+) -> DatasetManifest:
+    """Play all episodes that are not stored yet and commit the dataset."""
+    recipe, batch, episodes = setup.recipe, setup.batch, setup.recipe.episodes
+    plan = check_space(
+        *(output, setup.actor, setup.spec, episodes, recipe.embedding_dtype), resume=resume
+    )
+    began = time.perf_counter()
+    seeds = episode_seeds(recipe.seed, 0, episodes, "record")
+    with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:
+        observer.message(plan)
+        observer.progress(writer.episodes_done, episodes, "episodes")
+        # A batch is played whole, so that an interrupted one is played again from its start.
+        first = writer.episodes_done - writer.episodes_done % batch
+        parts = [seeds[start : start + batch] for start in range(first, episodes, batch)]
+        for block in in_order(setup.player(), setup.worlds, parts):
+            writer.append(_behind(block, writer.episodes_done - first))
+            first += len(block.lengths)
+            observer.metrics(writer.episodes_done, _figures(block, setup.spec))
+            observer.progress(writer.episodes_done, episodes, "episodes")
+        arrays = {mask.name: mask.for_episodes(seeds) for mask in setup.masks}
+        return writer.commit(arrays, seconds=time.perf_counter() - began)
 
 
 def _casts(embedding_dtype: str) -> dict[str, Callable[[Array], Array]]:
@@ -270,28 +261,6 @@ def _behind(block: EpisodeBlock, episodes: int) -> EpisodeBlock:
     )
 
 
-def _header(
-    name: str | None,
-    environment: str,
-    spec: EnvironmentSpec,
-    actor: Expert,
-    recording: RecordingRecord,
-    masks: Sequence[Mask],
-) -> RecordingHeader:
-    task = environment.split("/")[-1].replace(":", "-")
-    entry = actor.describe()
-    return RecordingHeader(
-        name=name or f"{task}-{entry.kind}",
-        environment=spec,
-        experts=(entry,),
-        recording=recording,
-        masks={
-            mask.name: MaskRecord(description=mask.description, random_k=mask.random_k)
-            for mask in masks
-        },
-    )
-
-
 def _described(company: Partner | None) -> dict[str, Scalar]:
     if company is None:
         return {"partner": "none"}
@@ -303,23 +272,16 @@ def _described(company: Partner | None) -> dict[str, Scalar]:
     }
 
 
-def _recording(
-    seed: int,
-    episodes: int,
-    batch: int,
-    mixture: Sequence[NoiseLevel],
-    company: Partner | None,
-    embedding_dtype: str,
-) -> RecordingRecord:
+def _recording(recipe: RecordRecipe, batch: int, company: Partner | None) -> RecordingRecord:
     made = provenance()
     return RecordingRecord(
-        seed=seed,
-        episodes=episodes,
+        seed=recipe.seed,
+        episodes=recipe.episodes,
         batch=batch,
         behaviour="sampled",
-        noise=tuple(mixture),
-        noise_rule=noise.RULE if mixture else "",
-        settings={"embedding_dtype": embedding_dtype, **_described(company)},
+        noise=recipe.noise_mixture,
+        noise_rule=noise.RULE if recipe.noise_mixture else "",
+        settings={"embedding_dtype": recipe.embedding_dtype, **_described(company)},
         software={"kd_offline": made.kd_offline, "python": made.python, **made.packages},
         code_revision=made.git_revision or "",
         machine={

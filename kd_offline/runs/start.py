@@ -52,7 +52,7 @@ def start_settings(
         manifest.environment_kwargs,
         asked_by=f"the run in {str(run)!r}",
         allowed=environment,
-        remedy=code_guard.to_train(manifest.environment),
+        remedy=code_guard.naming("train_recipe", manifest.environment),
     )
     students = checked_students(folder, manifest)
     chosen = manifest.seeds[0] if seed is None else seed

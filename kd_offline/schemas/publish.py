@@ -43,7 +43,7 @@ from kd_offline.schemas.outputs import (
     RerunReport,
 )
 from kd_offline.schemas.quantisation import QuantisationReport
-from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.schemas.recipes import DistillRecipe, RecordRecipe
 from kd_offline.schemas.run import RunManifest
 from kd_offline.schemas.student import StudentCard
 from kd_offline.schemas.sweep import SweepReport
@@ -54,6 +54,7 @@ MODELS: dict[str, type[BaseModel] | str] = {
     "expert": "kd_offline.experts.card:ExpertCard",
     "training-curve": TrainProgress,
     "train-recipe": "kd_offline.experts.card:RecipeDocument",
+    "record-recipe": RecordRecipe,
     "distill-recipe": DistillRecipe,
     "mask": MaskFile,
     "hardware": HardwareProfile,

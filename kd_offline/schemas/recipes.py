@@ -15,9 +15,17 @@ from pydantic import (
 )
 
 from kd_offline.errors import UnknownNameError
-from kd_offline.schemas.bounds import WIDEST, Batch, Epochs, Seeds, Threads
+from kd_offline.schemas.bounds import (
+    WIDEST,
+    Batch,
+    Episodes,
+    Epochs,
+    Seeds,
+    Threads,
+)
 from kd_offline.schemas.budget import Budget
-from kd_offline.schemas.environment import Strict
+from kd_offline.schemas.dataset import NoiseLevel
+from kd_offline.schemas.environment import Scalar, Strict
 
 KD_MARL: dict[str, float] = {
     "kl": 1.0,
@@ -29,6 +37,104 @@ KD_MARL: dict[str, float] = {
     "regression": 0.0,
 }
 """Weights of the loss terms in KD-MARL's objective (Algorithm 1, line 14), by name."""
+
+
+DEFAULT_NOISE = (
+    NoiseLevel(level=0.0, share=0.5),
+    NoiseLevel(level=0.1, share=0.125),
+    NoiseLevel(level=0.25, share=0.125),
+    NoiseLevel(level=0.5, share=0.125),
+    NoiseLevel(level=1.0, share=0.125),
+)
+"""Half of the episodes clean, the others disturbed at four levels."""
+
+
+class RecordRecipe(Strict):
+    """Everything that decides what ``kd-offline record`` makes."""
+
+    environment: str = Field(default="mpe/simple_spread_v3", description="name of the environment")
+    environment_kwargs: dict[str, Scalar] = Field(
+        default_factory=dict, description="settings of the environment"
+    )
+    expert: str = Field(
+        default="bundled",
+        description="who plays: bundled, bundled:large, bundled:mlp, bundled:masked, a trained "
+        "folder, or one of another library: epymarl:DIR, pymarl2:DIR, on-policy:DIR, "
+        "benchmarl:FILE, jaxmarl:FILE, onnx:FILE, python:package.module:factory",
+    )
+    expert_recipe: str | None = Field(
+        default=None,
+        description="TOML that says how an expert of another library is asked; None: an "
+        "expert.toml beside it, and what its files say",
+    )
+    opponents: tuple[str, ...] = Field(
+        default=(),
+        description="experts that may play where the file of an expert names them as its opponents",
+    )
+    episodes: Episodes = Field(
+        default=30_000, description="episodes; a longer recording begins like a shorter one"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of the episodes")
+    noise_mixture: tuple[NoiseLevel, ...] = Field(
+        default=DEFAULT_NOISE,
+        description="behaviour noise: default, none, or LEVEL:SHARE,LEVEL:SHARE",
+    )
+    partner: str | None = Field(
+        default="bundled",
+        description="students that take part: a run folder, bundled (if there are any) or none",
+    )
+    partner_share: float = Field(
+        default=0.5, ge=0, le=1, description="share of the episodes that the partner takes part in"
+    )
+    masks: tuple[str, ...] | None = Field(
+        default=None, description="student masks to store, by name or file; None: all that exist"
+    )
+    batch: Batch | None = Field(
+        default=None,
+        description="episodes played at once by each thread; None: 25,000 steps' worth, up to "
+        "1,000",
+    )
+    embedding_dtype: Literal["float16", "float32"] = Field(
+        default="float16", description="type of stored embeddings"
+    )
+    name: str | None = Field(
+        default=None, description="name of the dataset; None: of environment and expert"
+    )
+    description: str = Field(default="", description="what it is, in words")
+    licence: str = Field(default="", description="licence, such as CC-BY-4.0")
+    citation: str = Field(default="", description="how to cite it")
+    threads: Threads = Field(
+        default=2, description="batches played side by side; the dataset does not depend on it"
+    )
+
+    @field_validator("noise_mixture", mode="before")
+    @classmethod
+    def _noise_may_be_text(cls, given: Any) -> Any:
+        return noise_levels(given) if given is None or isinstance(given, str) else given
+
+
+def noise_levels(text: str | None) -> tuple[NoiseLevel, ...]:
+    """Return the noise that a text states: ``default``, ``none``, or ``0:0.5,0.25:0.5``.
+
+    Raises
+    ------
+    ValueError
+        It is none of these, a number is not within [0, 1], or the shares do not add up to 1.
+    """
+    if text in (None, "none", "default"):
+        return DEFAULT_NOISE if text == "default" else ()
+    try:
+        pairs = [part.split(":") for part in str(text).split(",")]
+        mixture = tuple(NoiseLevel(level=float(a), share=float(b)) for a, b in pairs)
+    except ValueError:
+        mixture = ()
+    if abs(sum(entry.share for entry in mixture) - 1) > 1e-6:
+        msg = (
+            "is not a mixture: write default, none, or LEVEL:SHARE,LEVEL:SHARE with levels from 0 "
+            "to 1 and shares that add up to 1, such as 0:0.5,0.25:0.5"
+        )
+        raise ValueError(msg)
+    return mixture
 
 
 class Objective(Strict):

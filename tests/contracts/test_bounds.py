@@ -58,6 +58,7 @@ FIGURES = {
     "QLearning": {"target_every"},  # a remainder of a count
     "QuantisationReport": {"distillation_seeds", "episodes", "evaluation_seed"},
     "QuantisedTeams": {"parameter_bytes"},
+    "RecordRecipe": {"seed"},
     "RecordingRecord": {"seed", "episodes", "batch", "settings", "machine"},
     "RoleClusters": {"roles"},
     "SeedResult": {"seed", "updates", "best_epoch"},

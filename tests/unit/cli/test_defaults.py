@@ -4,16 +4,9 @@ from inspect import signature
 
 import pytest
 
-from kd_offline.cli import experts, recording, reference
+from kd_offline.cli import experts, reference
 from kd_offline.experts.train import train
-from kd_offline.recording.record import record
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
-
-
-@pytest.mark.parametrize("name", ["expert", "episodes", "seed", "batch", "threads"])
-def test_record(name):
-    ours = signature(recording.record).parameters[name].default
-    assert ours == signature(record).parameters[name].default
 
 
 @pytest.mark.parametrize(("name", "theirs"), [("score", "score_episodes")])

@@ -25,13 +25,20 @@ TRAIN = """--output --algorithm --mask --hidden --gru --mlp --widths --share --s
 --resume --threads --json --dry-run --quiet --debug"""
 
 
+RECORD = """--output --expert --expert-recipe --opponents --episodes --seed --noise --partner
+--partner-share --mask --batch --embedding --name --description --licence --citation --env --resume
+--overwrite --threads --track --json --recipe --set --dry-run --quiet --debug"""
+
+
 def resolved(*words):
     done = CliRunner().invoke(app, [*words, "--dry-run"])
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(("name", "known"), [("distill", DISTILL), ("train", TRAIN)])
+@pytest.mark.parametrize(
+    ("name", "known"), [("distill", DISTILL), ("train", TRAIN), ("record", RECORD)]
+)
 def test_every_option_that_there_was_is_there(name, known):
     group: Any = typer.main.get_command(app)
     command = group.commands[name]

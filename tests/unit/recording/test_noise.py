@@ -4,6 +4,7 @@ import pytest
 from kd_offline.datasets.format.layout import SOURCES
 from kd_offline.distributions.categorical import Categorical
 from kd_offline.recording import noise
+from kd_offline.schemas.recipes import noise_levels
 from kd_offline.seeding import episode_seeds
 from kd_offline.types import View
 
@@ -27,7 +28,7 @@ def choose(level, step=0, **seen):
 
 
 def test_levels_follow_the_mixture_and_the_seed_alone():
-    mixture = noise.parse_mixture("0:0.5,0.25:0.3,1:0.2")
+    mixture = noise_levels("0:0.5,0.25:0.3,1:0.2")
     levels = noise.episode_levels(SEEDS, mixture)
     shares = [np.mean(levels == np.float32(x)) for x in (0, 0.25, 1)]
     np.testing.assert_allclose(shares, [0.5, 0.3, 0.2], atol=0.03)

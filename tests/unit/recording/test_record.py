@@ -3,7 +3,6 @@ import pytest
 
 from kd_offline.datasets import ExpertBuffer, verify
 from kd_offline.errors import StorageError, UnknownNameError, UsageError
-from kd_offline.recording.noise import parse_mixture
 from kd_offline.recording.record import record
 from kd_offline.tracking.base import FunctionObserver
 
@@ -58,7 +57,7 @@ def test_an_interrupted_recording_resumes_to_the_same_id(tmp_path, stop_at):
 
 
 def test_the_recorded_mixture_is_what_was_asked_for(tmp_path):
-    make(tmp_path / "d", noise_mixture=parse_mixture("0:0.5,1:0.5"))
+    make(tmp_path / "d", noise_mixture="0:0.5,1:0.5")
     buffer = ExpertBuffer.open(tmp_path / "d")
     levels = buffer.episodes("noise_level")
     assert set(levels.tolist()) == {0.0, 1.0}
