@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kd_offline.networks.mixers import Mixer
+from kd_offline.networks.mixers import JointAction, Mixer
 from kd_offline.types import Float32Array, IntArray, PolicyOutput
 
 
@@ -16,21 +16,21 @@ class TeamValue:
     """What a team's actions are worth in one view.
 
     ``q``: float [B, N, A] and ``state``: float [B, S] are in the mixer's own units, of which
-    ``scale`` makes raw ones. Agents that do not count (``counts``: bool [B, N]) enter the mixer
-    as zero, whatever they do.
+    ``scale`` makes raw ones. ``available``: bool [B, N, A], legal actions. Agents that do not count
+    (``counts``: bool [B, N]) enter the mixer as zero, whatever they do.
     """
 
     mixer: Mixer
     q: Tensor
     state: Tensor
     counts: Tensor
+    available: Tensor
     scale: float = 1.0
 
     @torch.inference_mode()
-    def best(self, available: Tensor) -> Float32Array:
+    def best(self) -> Float32Array:
         """Return the value of the greedy legal actions, float32 [B]."""
-        top = best_legal(self.q, available) * self.counts
-        return self._raw(self.mixer(top, self.state))
+        return self._raw(self.mixer(self._greedy(), self.state))
 
     @torch.inference_mode()
     def of(self, actions: IntArray) -> tuple[Float32Array, Float32Array]:
@@ -41,18 +41,17 @@ class TeamValue:
         """
         index = torch.from_numpy(actions).long().clamp(0, self.q.shape[-1] - 1)
         taken = self.q.gather(-1, index.unsqueeze(-1)).squeeze(-1) * self.counts
-        credit = self.mixer.credit(taken, self.state) * self.counts
-        return self._raw(self.mixer(taken, self.state)), credit.numpy()
+        joint = JointAction(index.masked_fill(~self.counts, -1), self._greedy())
+        credit = self.mixer.credit(taken, self.state, joint) * self.counts
+        return self._raw(self.mixer(taken, self.state, joint)), credit.numpy()
 
-    def output(
-        self, logits: Float32Array, embedding: Float32Array, available: Tensor
-    ) -> PolicyOutput:
+    def output(self, logits: Float32Array, embedding: Float32Array) -> PolicyOutput:
         """Return what a policy says whose agents act by these values.
 
         The value of a view is that of the greedy actions, for every agent alike: what the team
         expects when it goes on greedily. See docs/decisions/007-value-experts.md.
         """
-        best = self.best(available)
+        best = self.best()
         agents = self.q.shape[1]
         return PolicyOutput(
             logits=logits,
@@ -62,6 +61,9 @@ class TeamValue:
             q_tot_max=best,
             mix=self.of,
         )
+
+    def _greedy(self) -> Tensor:
+        return best_legal(self.q, self.available) * self.counts
 
     def _raw(self, values: Tensor) -> Float32Array:
         return (values * self.scale).float().numpy()

@@ -3,26 +3,73 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from kd_offline.advantage import generalised_advantage, side_mean
 from kd_offline.experts.algorithms.base import Figures, Moment, State
 from kd_offline.experts.algorithms.mixed_values import ValueRecipe
 from kd_offline.experts.algorithms.state import Part, put_back, tensors_of
+from kd_offline.experts.joint_critics import JointCritic
 from kd_offline.experts.mixing import best_legal
 from kd_offline.experts.policy_team import NORM
 from kd_offline.experts.replay import Batch, Replay
 from kd_offline.experts.value_team import MixedAgents, ValuePolicy, ValueTeam, unit
+from kd_offline.networks.mixers import JointAction
 from kd_offline.rollout.collect import Trajectories
 from kd_offline.seeding import generator
 from kd_offline.types import TeamPolicy
+
+
+class Networks(nn.Module):
+    """All that learns: agents with their mixer, and a joint critic where the algorithm has one."""
+
+    def __init__(self, model: MixedAgents, joint: JointCritic | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.joint = joint
+
+
+@dataclass(frozen=True, slots=True)
+class JointValues:
+    """What the steps of a batch are worth, float [T, B] each, in the networks' units."""
+
+    mixed: Tensor  # the mixer's value of the executed actions
+    target: Tensor  # what values should be; no gradient
+    joint: Unrestricted | None = None  # where the algorithm has a joint critic
+
+    @property
+    def unrestricted(self) -> Unrestricted:
+        """The values of the joint critic."""
+        if self.joint is None:
+            msg = "the algorithm states a loss of joint values and makes no joint critic"
+            raise RuntimeError(msg)
+        return self.joint
+
+
+@dataclass(frozen=True, slots=True)
+class Unrestricted:
+    """Values of a joint critic, and what its losses compare them with, float [T, B] each."""
+
+    taken: Tensor  # of the executed actions
+    best: Tensor  # of the agents' greedy legal actions
+    mixed_best: Tensor  # the mixer's value of the greedy legal actions
+    greedy: Tensor  # bool, where every agent executed its greedy action
+
+
+def mean_squared_error(values: JointValues, recipe: ValueRecipe) -> Tensor:
+    """Return the squared TD error of the mixed values at every step, float [T, B]."""
+    return (values.mixed - values.target).square()
+
+
+Loss = Callable[[JointValues, ValueRecipe], Tensor]
+"""From values and settings to the loss of every step, float [T, B]."""
 
 
 @dataclass(slots=True)
@@ -35,15 +82,19 @@ class ValueLearner:
 
     team: ValueTeam
     recipe: ValueRecipe
+    loss_of: Loss = mean_squared_error
+    joint: JointCritic | None = None
     replay: Replay = field(init=False)
-    targets: MixedAgents = field(init=False)
+    networks: Networks = field(init=False)
+    targets: Networks = field(init=False)
     optimiser: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
-        model = self.team.model
+        self.networks = Networks(self.team.model, self.joint)
         self.replay = Replay(self.recipe.q_learning.buffer_episodes)
-        self.targets = copy.deepcopy(model).requires_grad_(False)
-        self.optimiser = torch.optim.Adam(model.parameters(), self.recipe.learning_rate, eps=1e-5)
+        self.targets = copy.deepcopy(self.networks).requires_grad_(False)
+        rate = self.recipe.learning_rate
+        self.optimiser = torch.optim.Adam(self.networks.parameters(), rate, eps=1e-5)
 
     @property
     def against(self) -> str:
@@ -64,14 +115,15 @@ class ValueLearner:
             self._measure(played)
         self.replay = self.replay.added(played)
         rng = generator(recipe.seed, "replay", moment.iteration)
-        scale, model = unit(self.team.norm), self.team.model
+        scale = unit(self.team.norm)
         rows = []
         for k in range(settings.updates_per_batch):
             batch = self.replay.sample(settings.batch_episodes, rng)
-            rows.append(update(model, self.targets, self.optimiser, batch, recipe, scale))
+            nets = self.networks, self.targets
+            rows.append(update(*nets, self.optimiser, batch, recipe, scale, self.loss_of))
             done = moment.iteration * settings.updates_per_batch + k + 1
             if done % settings.target_every == 0:
-                self.targets.load_state_dict(model.state_dict())
+                self.targets.load_state_dict(self.networks.state_dict())
         return {
             "epsilon": self._epsilon(moment.frames),
             "td_loss": float(np.mean([row.td_loss for row in rows])) ** 0.5 * scale,
@@ -89,12 +141,15 @@ class ValueLearner:
         put_back(self._parts(), tensors)
 
     def _parts(self) -> dict[str, Part]:
-        return {
+        parts: dict[str, Part] = {
             NORM: self.team.norm.moments,
             "model": self.team.model,
-            "targets": self.targets,
+            "targets": self.targets.model,
             "adam": self.optimiser,
         }
+        if self.networks.joint is not None and self.targets.joint is not None:
+            parts |= {"joint": self.networks.joint, "joint_targets": self.targets.joint}
+        return parts
 
     def _epsilon(self, frames: int) -> float:
         """Return the probability of a random action after ``frames`` joint steps."""
@@ -170,71 +225,94 @@ def lambda_returns(
     return advantage.squeeze(-1) + value[:-1]
 
 
-def next_values(
-    q: Tensor, target_q: Tensor, available: Tensor, alive: Tensor, *, double: bool
-) -> Tensor:
-    """Return each agent's value of the action that it would choose: float [..., N].
-
-    ``q`` and ``target_q``: float [..., N, A] of the learning and of the target network. With
-    ``double`` the learning network chooses and the target network says what that is worth,
-    otherwise the target network does both. Agents that are not alive are worth 0.
-    """
-    if double:
-        best = q.masked_fill(~available, -torch.inf).argmax(-1, keepdim=True)
-        worth = target_q.gather(-1, best).squeeze(-1)
-    else:
-        worth = best_legal(target_q, available)
-    return worth * alive
-
-
 def update(
-    model: MixedAgents,
-    target: MixedAgents,
+    networks: Networks,
+    targets: Networks,
     optimiser: torch.optim.Optimizer,
     batch: Batch,
     recipe: ValueRecipe,
     unit: float,
+    loss_of: Loss = mean_squared_error,
 ) -> UpdateStatistics:
     """Take one gradient step; ``unit`` is what one unit of the networks is in raw reward."""
-    before = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions])
-    q = model.values(batch.obs, before, batch.alive)
-    goal = _goal(model, target, q.detach(), batch, before, recipe, unit)
-    taken = q[:-1].gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
-    mixed = model.mixer(taken * batch.alive[:-1], batch.state[:-1])
-    loss = functional.mse_loss(mixed[batch.valid], goal[batch.valid])
+    values = _joint_values(networks, targets, batch, recipe, unit)
+    loss = loss_of(values, recipe)[batch.valid].mean()
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+    torch.nn.utils.clip_grad_norm_(networks.parameters(), recipe.max_grad_norm)
     optimiser.step()
-    means = (loss, mixed[batch.valid].mean(), goal[batch.valid].mean())
-    return UpdateStatistics(*(float(x.detach()) for x in means))
+    mixed, target = values.mixed[batch.valid].detach(), values.target[batch.valid]
+    error = functional.mse_loss(mixed, target)
+    return UpdateStatistics(*(float(x) for x in (error, mixed.mean(), target.mean())))
+
+
+def _joint_values(
+    networks: Networks, targets: Networks, batch: Batch, recipe: ValueRecipe, unit: float
+) -> JointValues:
+    """Return values of the executed and of the greedy actions, and what they should be."""
+    before = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions])
+    model, alive, state = networks.model, batch.alive[:-1], batch.state[:-1]
+    q = model.values(batch.obs, before, batch.alive)
+    best = greedy_actions(q.detach(), batch.available)
+    target = _target(networks, targets, q.detach(), batch, before, recipe, unit)
+    taken = _values_of(q[:-1], batch.actions, alive)
+    top = _values_of(q[:-1], best[:-1], alive)
+    joint_action = JointAction(batch.actions.masked_fill(~alive, -1), top)
+    mixed = model.mixer(taken, state, joint_action)
+    if networks.joint is None:
+        return JointValues(mixed, target)
+    features = networks.joint.features(batch.obs, before, batch.alive)[:-1]
+    unrestricted = Unrestricted(
+        taken=networks.joint(features, batch.actions, alive, state),
+        best=networks.joint(features, best[:-1], alive, state),
+        mixed_best=model.mixer(top, state),
+        greedy=((batch.actions == best[:-1]) | ~alive).all(-1),
+    )
+    return JointValues(mixed, target, unrestricted)
 
 
 @torch.no_grad()
-def _goal(
-    model: MixedAgents,
-    target: MixedAgents,
+def _target(
+    networks: Networks,
+    targets: Networks,
     q: Tensor,
     batch: Batch,
     before: Tensor,
     recipe: ValueRecipe,
     unit: float,
 ) -> Tensor:
-    """Return what the mixed values should be, float [T, B]."""
-    settings = recipe.q_learning
-    chosen = next_values(
-        q,
-        target.values(batch.obs, before, batch.alive),
-        batch.available,
-        batch.alive,
-        double=settings.double,
-    )
+    """Return what the values of the executed actions should be, float [T, B].
+
+    The future is worth what the target networks say of the actions that the team would choose: the
+    learning networks choose (double Q-learning, van Hasselt et al., 2016) or the targets do.
+    """
+    settings, model = recipe.q_learning, networks.model
+    target_q = targets.model.values(batch.obs, before, batch.alive)
+    chosen = greedy_actions(q if settings.double else target_q, batch.available)
+    if targets.joint is None:
+        values = _values_of(target_q, chosen, batch.alive)
+        best = best_legal(target_q, batch.available) * batch.alive
+        joint_action = JointAction(chosen.masked_fill(~batch.alive, -1), best)
+        future = targets.model.mixer(values, batch.state, joint_action)
+    else:
+        features = targets.joint.features(batch.obs, before, batch.alive)
+        future = targets.joint(features, chosen, batch.alive, batch.state)
     return lambda_returns(
         side_mean(batch.reward, model.side_of)[..., 0] / unit,
-        target.mixer(chosen, batch.state),
+        future,
         batch.terminated,
         batch.truncated,
         gamma=recipe.gamma,
         td_lambda=settings.td_lambda,
         bootstrap_on_truncation=recipe.bootstrap_on_truncation,
     )
+
+
+def greedy_actions(q: Tensor, available: Tensor) -> Tensor:
+    """Return the legal action of the largest value: int64 [..., N] of float [..., N, A]."""
+    return q.masked_fill(~available, -torch.inf).argmax(-1)
+
+
+def _values_of(q: Tensor, actions: Tensor, alive: Tensor) -> Tensor:
+    """Return the values of ``actions`` [..., N], zero of agents that are not alive."""
+    return q.gather(-1, actions.unsqueeze(-1)).squeeze(-1) * alive

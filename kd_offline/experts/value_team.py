@@ -121,9 +121,10 @@ class ValuePolicy:
             raw = (q * scale).numpy()
             return PolicyOutput(logits, hidden, q_values=raw), after
         alive = torch.from_numpy(view.alive)
-        worth = TeamValue(self.model.mixer, q, torch.from_numpy(view.state), alive, scale)
         available = torch.from_numpy(view.available_actions)
-        return worth.output(logits, hidden, available), after
+        state = torch.from_numpy(view.state)
+        team_value = TeamValue(self.model.mixer, q, state, alive, available, scale)
+        return team_value.output(logits, hidden), after
 
     def keep(self, memory: Memory, episodes: IntArray) -> Memory:
         """Return the memory of some episodes of a batch."""

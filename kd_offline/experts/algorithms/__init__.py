@@ -30,6 +30,10 @@ ALGORITHMS: Registry[Algorithm] = Registry(
         "ippo": f"{_HERE}.ippo:ALGORITHM",
         "vdn": f"{_HERE}.vdn:ALGORITHM",
         "qmix": f"{_HERE}.qmix:ALGORITHM",
+        "qatten": f"{_HERE}.qatten:ALGORITHM",
+        "qplex": f"{_HERE}.qplex:ALGORITHM",
+        "wqmix": f"{_HERE}.wqmix:ALGORITHM",
+        "qtran": f"{_HERE}.qtran:ALGORITHM",
     },
 )
 

@@ -1,4 +1,4 @@
-"""Q-learning of a team through a mixer: what VDN and QMIX share.
+"""Q-learning of a team through a mixer: what VDN, QMIX and their successors share.
 
 Agents learn what their actions are worth, from one value of the team that a mixer makes of the
 values of the actions they chose, and act epsilon-greedily by them.
@@ -18,11 +18,15 @@ from kd_offline.schemas.bounds import Batch, Epochs, Frames, Layers, Width
 from kd_offline.schemas.dataset import Capture
 from kd_offline.schemas.environment import EnvironmentSpec, Strict
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
+from kd_offline.seeding import generator
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from kd_offline.networks.mixers import Mixer
+    from kd_offline.experts.joint_critics import JointCritic
+    from kd_offline.experts.team import ActorCritic
+    from kd_offline.experts.value_learner import Loss
+    from kd_offline.networks.mixers import Mixer, MixerShape
     from kd_offline.types import BoolArray
 
 
@@ -80,18 +84,28 @@ MakeMixer = Callable[
 ]
 """From an environment, settings and what draws the first weights to a new mixer."""
 
+MakeCritic = Callable[
+    ["ActorCritic", QLearning, "np.random.Generator"],
+    "JointCritic",
+]
+"""From agents of its own, settings and what draws its first weights to a new joint critic."""
+
 
 @dataclass(frozen=True, slots=True)
 class MixedValues:
     """An algorithm that learns the values of a team's actions through a mixer.
 
     ``mixer`` is what recordings call it; a team whose value is the sum of its agents' is ``vdn``.
+    An algorithm with a joint critic takes the future's value from it, and states its own ``loss``;
+    without a loss it is the squared TD error of the mixed values.
     """
 
     description: str
     mixer: str
     make_mixer: MakeMixer
     recipe: type[ValueRecipe] = ValueRecipe
+    make_critic: MakeCritic | None = None
+    loss: Loss | None = None
 
     @property
     def figures(self) -> Mapping[str, str]:
@@ -136,7 +150,29 @@ class MixedValues:
 
     def learner(self, team: Team, spec: EnvironmentSpec, recipe: TrainRecipe) -> Learner:
         """Return what learns from replayed episodes."""
-        from kd_offline.experts.value_learner import ValueLearner
+        from kd_offline.experts.team import ActorCritic
+        from kd_offline.experts.value_learner import ValueLearner, mean_squared_error
         from kd_offline.experts.value_team import ValueTeam
 
-        return ValueLearner(cast(ValueTeam, team), cast(ValueRecipe, recipe))
+        recipe, joint = cast(ValueRecipe, recipe), None
+        if self.make_critic is not None:
+            rng = generator(recipe.seed, "joint critic", 0)
+            agents = ActorCritic(spec, recipe.architecture, None, rng)
+            joint = self.make_critic(agents, recipe.q_learning, rng)
+        loss = self.loss or mean_squared_error
+        return ValueLearner(cast(ValueTeam, team), recipe, loss, joint)
+
+
+def mixer_shape(spec: EnvironmentSpec, settings: QLearning) -> MixerShape:
+    """Return the sizes of a mixer for a task: the state is normalised."""
+    from kd_offline.networks.mixers import MixerShape
+
+    return MixerShape(
+        agents=spec.n_agents,
+        state=spec.state_width,
+        embedding=settings.mixer_embedding,
+        weights_hidden=settings.mixer_hidden,
+        value_hidden=settings.mixer_embedding,
+        normalised=True,
+        actions=spec.action_count,
+    )

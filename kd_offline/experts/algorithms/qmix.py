@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kd_offline.experts.algorithms.mixed_values import MixedValues, QLearning
+from kd_offline.experts.algorithms.mixed_values import MixedValues, QLearning, mixer_shape
 from kd_offline.schemas.environment import EnvironmentSpec
 
 if TYPE_CHECKING:
@@ -14,17 +14,9 @@ if TYPE_CHECKING:
 
 
 def _mixer(spec: EnvironmentSpec, settings: QLearning, rng: np.random.Generator | None) -> Mixer:
-    from kd_offline.networks.mixers import MixerShape, QMixer, draw_weights
+    from kd_offline.networks.mixers import QMixer, draw_weights
 
-    shape = MixerShape(
-        agents=spec.n_agents,
-        state=spec.state_width,
-        embedding=settings.mixer_embedding,
-        weights_hidden=settings.mixer_hidden,
-        value_hidden=settings.mixer_embedding,
-        normalised=True,
-    )
-    mixer = QMixer(shape)
+    mixer = QMixer(mixer_shape(spec, settings))
     if rng is not None:
         draw_weights(mixer, rng)
     return mixer

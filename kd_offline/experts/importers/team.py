@@ -84,8 +84,7 @@ class NetworkTeam:
         after = Memory(actors, critics, seen[: self.recipe.frames - 1])
         worth = self._worth(view, out)
         if worth is not None:
-            available = torch.from_numpy(view.available_actions)
-            return worth.output(out.numpy(), embedding.numpy(), available), after
+            return worth.output(out.numpy(), embedding.numpy()), after
         return PolicyOutput(
             logits=out.numpy(),
             embedding=embedding.numpy(),
@@ -103,8 +102,8 @@ class NetworkTeam:
         if mixer is None:
             return None
         read = view.state if self.mixer_reads == "state" else view.obs.reshape(len(view.obs), -1)
-        legal = torch.from_numpy(view.available_actions).any(-1)
-        return TeamValue(mixer, q, torch.from_numpy(read), legal)
+        available = torch.from_numpy(view.available_actions)
+        return TeamValue(mixer, q, torch.from_numpy(read), available.any(-1), available)
 
     def _run(
         self,

@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
@@ -6,9 +9,10 @@ from kd_offline.experts import value_learner
 from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.algorithms.mixed_values import ValueRecipe
 from kd_offline.experts.mixing import best_legal
-from kd_offline.experts.replay import Replay
-from kd_offline.experts.value_learner import lambda_returns, next_values
+from kd_offline.experts.replay import Batch, Replay
+from kd_offline.experts.value_learner import Networks, greedy_actions, lambda_returns
 from kd_offline.experts.value_team import ValueTeam
+from kd_offline.networks.mixers import SumMixer
 from kd_offline.rollout.collect import collect
 from kd_offline.rollout.play import sampled
 from kd_offline.rollout.policies import RandomPolicy
@@ -67,19 +71,54 @@ def test_each_episode_ends_at_its_own_row():
     torch.testing.assert_close(got[:, 1], torch.tensor([1 + 0.5 * (3 + 5.5), 11.0]))
 
 
-def test_double_q_lets_one_network_choose_and_the_other_say_what_it_is_worth():
+def test_greedy_actions_are_legal():
     q = torch.tensor([[1.0, 5.0, 9.0], [2.0, 1.0, 0.0]])
+    legal = torch.tensor([[True, True, False], [True, True, True]])
+    assert greedy_actions(q, legal).tolist() == [1, 0]
+
+
+def test_double_q_lets_one_network_choose_and_the_other_say_what_it_is_worth():
+    """Rewards are zero and gamma is 1/2: the target is half of what the next view is worth."""
+    learning = torch.tensor([[1.0, 5.0, 9.0], [2.0, 1.0, 0.0]])
     target = torch.tensor([[10.0, 20.0, 30.0], [40.0, 50.0, 60.0]])
     legal = torch.tensor([[True, True, False], [True, True, True]])
-    alive = torch.ones(2, dtype=torch.bool)
-    torch.testing.assert_close(
-        next_values(q, target, legal, alive, double=True), torch.tensor([20.0, 40.0])
-    )
-    torch.testing.assert_close(
-        next_values(q, target, legal, alive, double=False), torch.tensor([20.0, 60.0])
-    )
-    gone = torch.tensor([True, False])
-    assert next_values(q, target, legal, gone, double=True).tolist() == [20.0, 0.0]
+
+    side = torch.zeros(2, dtype=torch.int64)
+
+    def half_of_next(alive, *, double):
+        fixed = [
+            SimpleNamespace(
+                model=SimpleNamespace(
+                    values=lambda *_, each=each: each,
+                    mixer=SumMixer(),
+                    side_of=side,
+                ),
+                joint=None,
+            )
+            for each in (learning.expand(2, 1, 2, 3), target.expand(2, 1, 2, 3))
+        ]
+        nothing = torch.zeros(1, 1)
+        batch = Batch(
+            obs=torch.zeros(2, 1, 2, 1),
+            state=torch.zeros(2, 1, 1),
+            available=legal.expand(2, 1, 2, 3),
+            alive=torch.tensor(alive).expand(2, 1, 2),
+            actions=torch.zeros(1, 1, 2).long(),
+            reward=torch.zeros(1, 1, 2),
+            terminated=nothing.bool(),
+            truncated=~nothing.bool(),
+            valid=~nothing.bool(),
+        )
+        settings = {"q_learning": {"double": double}, "gamma": 0.5}
+        recipe = ValueRecipe(environment="test/targets", algorithm="vdn", **settings)
+        before = torch.full((2, 1, 2), -1)
+        q, nets = learning.expand(2, 1, 2, 3), [cast(Networks, each) for each in fixed]
+        got = value_learner._target(nets[0], nets[1], q, batch, before, recipe, 1.0)
+        return 2 * got.item()
+
+    assert half_of_next([True, True], double=True) == 20 + 40
+    assert half_of_next([True, True], double=False) == 20 + 60
+    assert half_of_next([True, False], double=True) == 20
 
 
 def test_an_agent_without_a_legal_action_is_worth_nothing():
@@ -92,7 +131,7 @@ def networks(recipe, seed):
     algorithm, rng = ALGORITHMS.load(recipe.algorithm), np.random.default_rng(seed)
     team = algorithm.team(TargetsEnvironment().spec, recipe, None, rng)
     assert isinstance(team, ValueTeam)
-    return team.model
+    return Networks(team.model)
 
 
 def learner(algorithm):

@@ -17,7 +17,15 @@ from kd_offline.networks.arithmetic import (
     NetworkShape,
     compacted,
 )
-from kd_offline.networks.mixers import MixerShape, QMixer, mixer_cost
+from kd_offline.networks.mixers import (
+    AttentionMixer,
+    DuplexMixer,
+    JointAction,
+    MixerShape,
+    OffsetSumMixer,
+    QMixer,
+    mixer_cost,
+)
 from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.schemas.student import StudentCard
@@ -87,6 +95,18 @@ def test_mixers_cost_what_the_flop_counter_says(agents, state, embedding, hidden
         flops = counted(mixer, torch.zeros(1, agents), torch.zeros(1, state))
     cost = mixer_cost(shape)
     assert (cost.flops, cost.parameters) == (flops, parameters(mixer))
+
+
+@pytest.mark.parametrize("kind", [AttentionMixer, DuplexMixer, OffsetSumMixer])
+@pytest.mark.parametrize("hidden", [None, 8])
+def test_other_mixers_cost_what_the_flop_counter_says(kind, hidden):
+    shape = MixerShape(5, 48, 32, hidden, None, 4, heads=3, actions=6)
+    with torch.device("meta"):
+        mixer = kind(shape)
+        q, state = torch.zeros(1, 5), torch.zeros(1, 48)
+        joint = JointAction(torch.zeros(1, 5, dtype=torch.int64), q)
+        flops = counted(mixer, q, state, joint)
+    assert (mixer.cost().flops, mixer.cost().parameters) == (flops, parameters(mixer))
 
 
 def test_a_mixer_worked_by_hand():

@@ -83,7 +83,7 @@ def test_a_line_of_the_curve_has_the_figures_beside_the_other_fields():
     assert TrainProgress.model_validate_json(text) == progress
 
 
-@pytest.mark.parametrize("name", ["mappo", "ippo", "vdn", "qmix"])
+@pytest.mark.parametrize("name", list(ALGORITHMS.built_in))
 def test_what_is_not_ours_is_no_part_of_a_card(name):
     recipe = recipe_from({"environment": environment_spec((4, 4)).id, "algorithm": name})
     assert card(recipe=recipe).parts == ALGORITHMS.records([name]) == ()

@@ -15,11 +15,10 @@ from kd_offline.testing.algorithms import check_algorithm
 from kd_offline.testing.conformance import ConformanceError
 
 SHORT = {"buffer_episodes": 30, "batch_episodes": 8, "target_every": 3, "epsilon_frames": 100}
+VALUES = ("vdn", "qmix", "qatten", "qplex", "wqmix", "qtran")
 SETTINGS: dict[str, dict[str, Any]] = {
-    "mappo": {"minibatches": 2},
-    "ippo": {"minibatches": 2},
-    "vdn": {"q_learning": SHORT},
-    "qmix": {"q_learning": SHORT},
+    **{name: {"minibatches": 2} for name in ("mappo", "ippo")},
+    **{name: {"q_learning": SHORT} for name in VALUES},
 }
 
 
