@@ -1,4 +1,4 @@
-"""Tables of what decisions cost: counted, predicted for devices, and timed."""
+"""Tables of the cost of decisions: counted, predicted for devices, and timed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DASH = "\N{EN DASH}"
 
 
 def cost_table(report: EvaluationReport) -> Table:
-    """Return the team's costs, expert and students."""
+    """Return the costs of the team, expert beside students."""
     expert, student = report.cost.expert, report.cost.student
     n = len(student.agents)
 
@@ -44,55 +44,57 @@ def cost_table(report: EvaluationReport) -> Table:
                 expert.episode.flops_at_limit,
                 student.episode.flops_at_limit,
             ),
-            row("bytes of parameters, float32", _stored(expert), _stored(student)),
-            *_with_critic(report),
+            row(
+                "bytes of parameters, float32", _parameter_bytes(expert), _parameter_bytes(student)
+            ),
+            *_critic_rows(report),
         ],
     )
 
 
-def _stored(team: TeamCost) -> int:
-    """Return the bytes of a team's parameters: of students, of what export keeps."""
+def _parameter_bytes(team: TeamCost) -> int:
+    """Return the bytes of a team's parameters; for students, of those that export keeps."""
     return sum(
         4 * agent.parameters if agent.memory is None else agent.memory.parameters_fp32
         for agent in team.agents
     )
 
 
-def _with_critic(report: EvaluationReport) -> list[tuple[str, ...]]:
-    """Return what the expert costs together with what says its values."""
-    found = report.cost.expert_with_critic
-    if found is None:
+def _critic_rows(report: EvaluationReport) -> list[tuple[str, ...]]:
+    """Return rows for the cost of the expert with its critic or mixer, if it has one."""
+    cost = report.cost.expert_with_critic
+    if cost is None:
         return []
-    steps = number(found.episode.mean_length, 1)
-    what = "with the expert's critic or mixer"
+    steps = number(cost.episode.mean_length, 1)
+    suffix = "with the expert's critic or mixer"
     return [
-        (f"parameters, {what}", whole(found.parameters), DASH, DASH),
-        (f"FLOPs a decision, {what}", whole(found.flops_per_decision), DASH, DASH),
-        (f"FLOPs a team step, {what}", whole(found.flops), DASH, DASH),
-        (f"FLOPs an episode of {steps} steps, {what}", whole(found.episode.flops), DASH, DASH),
+        (f"parameters, {suffix}", whole(cost.parameters), DASH, DASH),
+        (f"FLOPs a decision, {suffix}", whole(cost.flops_per_decision), DASH, DASH),
+        (f"FLOPs a team step, {suffix}", whole(cost.flops), DASH, DASH),
+        (f"FLOPs an episode of {steps} steps, {suffix}", whole(cost.episode.flops), DASH, DASH),
     ]
 
 
 def network_table(report: EvaluationReport) -> Table:
-    """Return each agent's network before and after."""
+    """Return the layers of each agent's network, expert beside student."""
 
     def shape(team: TeamCost, i: int) -> str:
-        one = team.agents[i]
-        gru = [] if one.gru is None else [f"GRU {one.gru}"]
+        agent = team.agents[i]
+        gru = [] if agent.gru is None else [f"GRU {agent.gru}"]
         arrow = " \N{RIGHTWARDS ARROW} "
-        layers = [*map(str, one.trunk), *gru, *one.layers]
-        return arrow.join([str(one.inputs), *layers, str(one.actions)])
+        layers = [*map(str, agent.trunk), *gru, *agent.layers]
+        return arrow.join([str(agent.inputs), *layers, str(agent.actions)])
 
     expert, student = report.cost.expert, report.cost.student
     rows = [
         (
-            one.agent,
+            agent.agent,
             shape(expert, i),
             shape(student, i),
-            whole(one.parameters),
-            whole(one.flops),
+            whole(agent.parameters),
+            whole(agent.flops),
         )
-        for i, one in enumerate(student.agents)
+        for i, agent in enumerate(student.agents)
     ]
     return table(
         "Networks: inputs, trunk, memory, actions",
@@ -102,31 +104,35 @@ def network_table(report: EvaluationReport) -> Table:
 
 
 def memory_table(report: EvaluationReport) -> Table | None:
-    """Return the bytes of each agent's network; None in documents that do not have them."""
+    """Return the bytes of each agent's network; None in documents of versions without them."""
     rows = []
-    for who, team in (("expert", report.cost.expert), ("student", report.cost.student)):
+    for policy, team in (("expert", report.cost.expert), ("student", report.cost.student)):
         rows += [
-            (f"{agent.agent}, {who}", *_bytes(agent.memory))
+            (f"{agent.agent}, {policy}", *_memory_cells(agent.memory))
             for agent in team.agents
             if agent.memory is not None
         ]
-    heads = "parameters, float32|float16|int8 with row scales|memory|largest live activation"
-    found = table("Bytes of each network, its code apart", f"agent|{heads}|static RAM in C", rows)
-    return found if rows else None
+    headings = "parameters, float32|float16|int8 with row scales|memory|largest live activation"
+    bytes_table = table(
+        "Bytes of each network, its code apart", f"agent|{headings}|static RAM in C", rows
+    )
+    return bytes_table if rows else None
 
 
 def prediction_table(report: EvaluationReport) -> Table | None:
-    """Return what models of devices say, where some were named."""
+    """Return predicted latency and energy for each named device; None without devices."""
     rows = [
         (
-            f"{one.agent}, {one.who}, {one.prediction.engine} on {one.prediction.profile}",
-            *_predicted(one.prediction),
+            f"{row.agent}, {row.who}, {row.prediction.engine} on {row.prediction.profile}",
+            *_prediction_cells(row.prediction),
         )
-        for one in report.predictions
+        for row in report.predictions
     ]
-    heads = "agent, engine, device|latency, \N{GREEK SMALL LETTER MU}s|energy|fits|from|missing"
+    headings = "agent, engine, device|latency, \N{GREEK SMALL LETTER MU}s|energy|fits|from|missing"
     return (
-        table("Predicted for one decision: modelled, not measured", heads, rows) if rows else None
+        table("Predicted for one decision: modelled, not measured", headings, rows)
+        if rows
+        else None
     )
 
 
@@ -141,34 +147,40 @@ def latency_table(report: LatencyReport) -> Table:
                 DASH if x is None else f"{x:.1f}\N{MULTIPLICATION SIGN}"
                 for x in (row.faster, row.engine_faster)
             ),
-            energy(row.energy),
+            energy_text(row.energy),
         )
         for row in report.rows
     ]
     rows += [
-        (f"{one.who}, {one.engine}: unavailable", *[DASH] * 7, one.reason)
-        for one in report.unavailable
+        (f"{missing.who}, {missing.engine}: unavailable", *[DASH] * 7, missing.reason)
+        for missing in report.unavailable
     ]
-    heads = "engine and agents|rows|p50, \N{GREEK SMALL LETTER MU}s|p95|p99|max|faster than the "
-    heads += "expert in this engine|than this network in PyTorch|energy of a step"
-    return table("Time of one step", heads, rows)
+    headings = "engine and agents|rows|p50, \N{GREEK SMALL LETTER MU}s|p95|p99|max|faster than the "
+    headings += "expert in this engine|than this network in PyTorch|energy of a step"
+    return table("Time of one step", headings, rows)
 
 
-def energy(found: Energy) -> str:
-    """Return an energy with its label, or why there is none."""
-    if found.kind == "unavailable":
-        return f"unavailable: {found.reason}"
-    return f"{found.microjoules:,.3g} \N{GREEK SMALL LETTER MU}J, {found.kind}"
+def energy_text(value: Energy) -> str:
+    """Return an energy with its kind, or the reason why there is none."""
+    if value.kind == "unavailable":
+        return f"unavailable: {value.reason}"
+    return f"{value.microjoules:,.3g} \N{GREEK SMALL LETTER MU}J, {value.kind}"
 
 
-def _predicted(found: Prediction) -> tuple[str, ...]:
-    latency = DASH if found.latency_us is None else number(found.latency_us)
-    fits = {None: DASH, True: "yes", False: "no"}[found.fits]
-    basis = f"{found.basis}: {', '.join(found.figures)}" if found.basis else DASH
-    return latency, energy(found.energy), fits, basis, ", ".join(found.missing) or DASH
+def _prediction_cells(prediction: Prediction) -> tuple[str, ...]:
+    latency = DASH if prediction.latency_us is None else number(prediction.latency_us)
+    fits = {None: DASH, True: "yes", False: "no"}[prediction.fits]
+    basis = f"{prediction.basis}: {', '.join(prediction.figures)}" if prediction.basis else DASH
+    return (
+        latency,
+        energy_text(prediction.energy),
+        fits,
+        basis,
+        ", ".join(prediction.missing) or DASH,
+    )
 
 
-def _bytes(memory: AgentMemory) -> tuple[str, ...]:
+def _memory_cells(memory: AgentMemory) -> tuple[str, ...]:
     values = (
         memory.parameters_fp32,
         memory.parameters_fp16,

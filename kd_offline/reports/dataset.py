@@ -1,4 +1,4 @@
-"""A dataset as one page that needs no network and no other file."""
+"""``inspect --html``: write a page about a dataset, as one HTML file without external files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def inspect_html(
     overwrite
         Replace a file that is there.
     observers
-        Told how many steps are read.
+        They receive the number of steps that are read.
 
     Raises
     ------
@@ -64,18 +64,18 @@ def inspect_html(
     return target
 
 
-def render(buffer: ExpertBuffer, found: Profile) -> str:
+def render(buffer: ExpertBuffer, profile: Profile) -> str:
     """Return the page as text."""
-    shown = scenes(buffer)
+    playback_scenes = scenes(buffer)
     return fill(
         "dataset.html.j2",
         manifest=buffer.manifest,
         short_id=short(buffer.id),
         address=shlex.quote(Path(buffer.where).name),
         headline=_headline(buffer),
-        cards=_cards(buffer, found),
-        sections=_sections(buffer, found),
-        scenes=_played(buffer, shown) if shown else None,
+        cards=_cards(buffer, profile),
+        sections=_sections(buffer, profile),
+        scenes=_played(buffer, playback_scenes) if playback_scenes else None,
         player=resource("playback.js"),
     )
 
@@ -90,40 +90,40 @@ def _headline(buffer: ExpertBuffer) -> str:
     )
 
 
-def _cards(buffer: ExpertBuffer, found: Profile) -> list[Card]:
-    figures = buffer.manifest.statistics
-    ends = f"deviation {number(figures.returns.std)}"
+def _cards(buffer: ExpertBuffer, profile: Profile) -> list[Card]:
+    statistics = buffer.manifest.statistics
+    deviation = f"deviation {number(statistics.returns.std)}"
     size = f"{size_bytes(buffer) / 1e6:,.1f} MB"
-    made = [
+    cards = [
         Card(f"mean return of {side}", number(x.mean), f"deviation {number(x.std)}", "expert")
         for side, x in side_returns(buffer.spec, buffer.episodes("agent_return")).items()
-    ] or [Card("mean return", number(figures.returns.mean), ends, "expert")]
-    made.append(Card("stored", size, f"{whole(buffer.n_steps)} steps", "random"))
-    if figures.won is not None:
-        made.append(Card("won", percent(figures.won), "of the episodes", "student"))
-    if found.sources is not None and found.sources.sum():
-        share = float(found.sources[:, 0].sum() / found.sources.sum())
-        made.append(
+    ] or [Card("mean return", number(statistics.returns.mean), deviation, "expert")]
+    cards.append(Card("stored", size, f"{whole(buffer.n_steps)} steps", "random"))
+    if statistics.won is not None:
+        cards.append(Card("won", percent(statistics.won), "of the episodes", "student"))
+    if profile.sources is not None and profile.sources.sum():
+        share = float(profile.sources[:, 0].sum() / profile.sources.sum())
+        cards.append(
             Card("actions by the expert", percent(share), "the rest disturbs it", "student")
         )
-    if found.calibration is not None and np.isfinite(found.calibration.correlation).any():
-        mean = float(np.nanmean(found.calibration.correlation))
-        made.append(Card("correlation of values", number(mean), "with returns-to-go", "ceiling"))
-    return made
+    if profile.calibration is not None and np.isfinite(profile.calibration.correlation).any():
+        mean = float(np.nanmean(profile.calibration.correlation))
+        cards.append(Card("correlation of values", number(mean), "with returns-to-go", "ceiling"))
+    return cards
 
 
-def _sections(buffer: ExpertBuffer, found: Profile) -> list[Section]:
-    made = [_returns(buffer, found), _actions(buffer, found), *_expert(buffer, found)]
-    made.append(
+def _sections(buffer: ExpertBuffer, profile: Profile) -> list[Section]:
+    sections = [_returns(buffer, profile), _actions(buffer, profile), *_expert(buffer, profile)]
+    sections.append(
         Section(
             "masks",
             "Student masks",
             "What each mask lets the students see of every block of their observations. A share "
             "is the mean over episodes, where the mask is drawn for each.",
-            tables=tuple(tables.mask_tables(buffer.manifest, found)),
+            tables=tuple(tables.mask_tables(buffer.manifest, profile)),
         )
     )
-    made.append(
+    sections.append(
         Section(
             "provenance",
             "Origin",
@@ -133,67 +133,67 @@ def _sections(buffer: ExpertBuffer, found: Profile) -> list[Section]:
         )
     )
     text = "As stored; a content digest does not depend on chunks or compression."
-    made.append(Section("arrays", "Arrays", text, tables=(tables.arrays_table(buffer),)))
-    return made
+    sections.append(Section("arrays", "Arrays", text, tables=(tables.arrays_table(buffer),)))
+    return sections
 
 
-def _returns(buffer: ExpertBuffer, found: Profile) -> Section:
+def _returns(buffer: ExpertBuffer, profile: Profile) -> Section:
     figures = (
-        plots.returns_plot(found.returns, found.returns_by_noise),
-        plots.lengths_plot(found.lengths),
+        plots.returns_plot(profile.returns, profile.returns_by_noise),
+        plots.lengths_plot(profile.lengths),
     )
     return Section(
         "returns",
         "Returns and lengths",
         "The return of an episode is the sum of the raw rewards of all agents and steps.",
         figures,
-        (tables.returns_table(found), tables.spreads_table(buffer)),
+        (tables.returns_table(profile), tables.spreads_table(buffer)),
     )
 
 
-def _actions(buffer: ExpertBuffer, found: Profile) -> Section:
+def _actions(buffer: ExpertBuffer, profile: Profile) -> Section:
     spec = buffer.spec
-    names = [known[: spec.action_count] for known in spec.action_names]
-    drawn = plots.actions_plot(spec.agents, names, found.frequency, found.moments)
-    shown = (
-        tables.actions_table(buffer.manifest, found),
-        tables.sources_table(buffer.manifest, found),
+    names = [labels[: spec.action_count] for labels in spec.action_names]
+    plot = plots.actions_plot(spec.agents, names, profile.frequency, profile.moments)
+    action_tables = (
+        tables.actions_table(buffer.manifest, profile),
+        tables.sources_table(buffer.manifest, profile),
     )
     return Section(
         "actions",
         "Actions",
         "Share of each executed action at each step, over all episodes, of agents that are alive; "
         "darker is more often.",
-        (drawn,),
-        _there(shown),
+        (plot,),
+        _there(action_tables),
     )
 
 
-def _expert(buffer: ExpertBuffer, found: Profile) -> list[Section]:
+def _expert(buffer: ExpertBuffer, profile: Profile) -> list[Section]:
     """Return the sections about the expert's outputs that the dataset holds."""
-    agents, made = buffer.spec.agents, []
-    if found.entropy is not None:
+    agents, sections = buffer.spec.agents, []
+    if profile.entropy is not None:
         text = "How undecided the expert is: the entropy of its policy over the legal actions."
-        drawn = plots.entropy_plot(agents, found.entropy, found.moments)
-        shown = _there((tables.entropy_table(buffer.manifest, found),))
-        made.append(Section("expert", "The expert's entropy", text, (drawn,), shown))
-    if found.calibration is not None:
+        plot = plots.entropy_plot(agents, profile.entropy, profile.moments)
+        present_tables = _there((tables.entropy_table(buffer.manifest, profile),))
+        sections.append(Section("expert", "The expert's entropy", text, (plot,), present_tables))
+    if profile.calibration is not None:
         text = (
             "The critic's values against the discounted reward, mean over the agent's side, that "
             "followed. Only steps count from which on the expert alone acted. On the line, "
             "values are right on average."
         )
-        drawn = plots.calibration_plot(agents, found.calibration)
-        shown = _there((tables.calibration_table(buffer.manifest, found),))
-        made.append(Section("values", "Values", text, (drawn,), shown))
-    if found.similarity is not None:
+        plot = plots.calibration_plot(agents, profile.calibration)
+        present_tables = _there((tables.calibration_table(buffer.manifest, profile),))
+        sections.append(Section("values", "Values", text, (plot,), present_tables))
+    if profile.similarity is not None:
         text = (
             "Mean cosine between the embeddings of two agents in the same step. Agents of "
             "different networks need not share directions."
         )
-        drawn = plots.similarity_plot(agents, found.similarity)
-        made.append(Section("embeddings", "Embeddings", text, (drawn,)))
-    return made
+        plot = plots.similarity_plot(agents, profile.similarity)
+        sections.append(Section("embeddings", "Embeddings", text, (plot,)))
+    return sections
 
 
 def _there(shown: tuple[Table | None, ...]) -> tuple[Table, ...]:

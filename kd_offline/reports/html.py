@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing else: no script, no network, no other file."""
+"""Write the report of a run as one HTML file without scripts and external files."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def report(
 ) -> Path:
     """Write the HTML report of a run and return its path.
 
-    The same run folder gives the same bytes. The data that the students learned from is shown
-    where it still lies at the path that the run names.
+    The same run folder gives the same bytes. A section on the dataset is included if it is still at
+    the path that the run states.
 
     Parameters
     ----------
@@ -52,9 +52,9 @@ def report(
     output : path, optional
         Default: ``report.html`` in the run folder.
     profiles : sequence of str or path
-        Devices to predict latency and energy for, in place of those of the evaluation.
+        Devices to predict latency and energy for, instead of those of the evaluation.
     overwrite : bool
-        Replace a file that is at ``output``; the run's own report always is.
+        Replace a file that is at ``output``; the run's own report is always replaced.
 
     Raises
     ------
@@ -96,14 +96,14 @@ def render(folder: RunFolder, profiles: Sequence[str | Path] = ()) -> str:
 def _sections(
     folder: RunFolder, manifest: RunManifest, evaluation: EvaluationReport | None
 ) -> list[Section]:
-    made = [] if evaluation is None else _evaluated(evaluation)
-    timed = folder.latency()
-    made += [] if timed is None else [_timed(timed)]
-    made += [] if manifest.allocation is None else [_budget(manifest.allocation)]
-    rounded = folder.quantisation()
-    made += [] if rounded is None else [_rounded(rounded)]
-    made += [_training(folder, manifest), *_data(manifest, folder.path)]
-    made.append(
+    sections = [] if evaluation is None else _evaluation_sections(evaluation)
+    latency = folder.latency()
+    sections += [] if latency is None else [_latency_section(latency)]
+    sections += [] if manifest.allocation is None else [_budget_section(manifest.allocation)]
+    quantisation = folder.quantisation()
+    sections += [] if quantisation is None else [_quantisation_section(quantisation)]
+    sections += [_training_section(folder, manifest), *_dataset_section(manifest, folder.path)]
+    sections.append(
         Section(
             "provenance",
             "Data and software",
@@ -113,103 +113,105 @@ def _sections(
             (tables.source_table(manifest, evaluation), tables.provenance_table(manifest)),
         )
     )
-    return made
+    return sections
 
 
-def _evaluated(report: EvaluationReport) -> list[Section]:
-    made = [_retention(report), _costs(report), _actions(report)]
+def _evaluation_sections(report: EvaluationReport) -> list[Section]:
+    sections = [_retention_section(report), _cost_section(report), _action_section(report)]
     if report.cross_play is not None:
-        made.append(_mixed(report))
-    return made
+        sections.append(_cross_play_section(report))
+    return sections
 
 
-def _retention(report: EvaluationReport) -> Section:
+def _retention_section(report: EvaluationReport) -> Section:
     text = (
         "Every policy played the same evaluation seeds. Retention is the students' gain over "
         "random play, divided by the expert's, or by the mask ceiling's where one was played: the "
         "best policy known that sees only what the students see. Thin lines are 95 % intervals, "
         "dots single distillation seeds."
     )
-    found = [
+    all_tables = [
         tables.retention_table(report),
         tables.returns_table(report),
         tables.wins_table(report),
         tables.seeds_table(report),
     ]
-    shown = tuple(table for table in found if table is not None)
-    return Section("retention", "What they keep", text, (plots.returns_plot(report),), shown)
+    present_tables = tuple(table for table in all_tables if table is not None)
+    return Section(
+        "retention", "What they keep", text, (plots.returns_plot(report),), present_tables
+    )
 
 
-def _costs(report: EvaluationReport) -> Section:
+def _cost_section(report: EvaluationReport) -> Section:
     text = f"Exact counts from the layer widths. {report.cost.convention[0].upper()}"
     text += f"{report.cost.convention[1:]}. Elementwise operations are counted on their own."
-    found = [
+    all_tables = [
         cost_tables.cost_table(report),
         cost_tables.memory_table(report),
         cost_tables.prediction_table(report),
         cost_tables.network_table(report),
     ]
-    shown = tuple(table for table in found if table is not None)
-    return Section("cost", "What they cost", text, (plots.cost_plot(report),), shown)
+    present_tables = tuple(table for table in all_tables if table is not None)
+    return Section("cost", "What they cost", text, (plots.cost_plot(report),), present_tables)
 
 
-def _timed(report: LatencyReport) -> Section:
-    made = f", C by {report.compiler}" if report.compiler else ""
+def _latency_section(report: LatencyReport) -> Section:
+    compiled_by = f", C by {report.compiler}" if report.compiler else ""
     text = (
-        f"Measured on {report.machine.processor}{made}, one thread, every engine in turn in one "
-        f"run. A step is {report.convention}. Deadlines care for the tail, not for the mean."
+        f"Measured on {report.machine.processor}{compiled_by}, one thread, every engine in turn "
+        f"in one run. A step is {report.convention}. Deadlines care for the tail, not for the mean."
     )
     return Section("time", "How long they take", text, (), (cost_tables.latency_table(report),))
 
 
-def _rounded(report: QuantisationReport) -> Section:
-    text, shown = quantisation_summary(report), quantisation_table(report)
-    return Section("quantisation", "What eight bits cost", text, (), (shown,))
+def _quantisation_section(report: QuantisationReport) -> Section:
+    text, table = quantisation_summary(report), quantisation_table(report)
+    return Section("quantisation", "What eight bits cost", text, (), (table,))
 
 
-def _actions(report: EvaluationReport) -> Section:
+def _action_section(report: EvaluationReport) -> Section:
     text = (
         "Share of each action at each step, over all evaluation episodes, darker is more often. "
         "Each policy is shown on the episodes that it played itself."
     )
-    found = tables.agreement_table(report)
-    shown = () if found is None else (found,)
+    agreement = tables.agreement_table(report)
+    present_tables = () if agreement is None else (agreement,)
     return Section(
-        "actions", "How they act", text, (plots.heat_plot(report.action_frequency),), shown
+        "actions", "How they act", text, (plots.heat_plot(report.action_frequency),), present_tables
     )
 
 
-def _mixed(report: EvaluationReport) -> Section:
+def _cross_play_section(report: EvaluationReport) -> Section:
     text = (
         "One agent at a time changes places between the expert's team and the students'. Where a "
         "student among experts falls short, that agent lost something itself; where an expert "
         "among students restores the team, the agent was the weak link."
     )
-    mixed, table = report.cross_play, tables.cross_table(report)
-    figures = () if mixed is None else (plots.cross_plot(mixed),)
+    cross_play, table = report.cross_play, tables.cross_table(report)
+    figures = () if cross_play is None else (plots.cross_plot(cross_play),)
     return Section("mixed", "Mixed teams", text, figures, () if table is None else (table,))
 
 
-_WIDTHS_FOLLOW = {
+_ALLOCATION_TEXT = {
     "worth": "An agent's width follows what hidden units make of the blocks that it sees.",
     "gates": "Widths were learned, by gates on hidden units; shown is the team that costs most.",
 }
 
 
-def _budget(allocation: Allocation) -> Section:
+def _budget_section(allocation: Allocation) -> Section:
     text = (
         "Predicted from widths and from figures of the device, never measured. "
-        + _WIDTHS_FOLLOW[allocation.budget.allocate]
+        + _ALLOCATION_TEXT[allocation.budget.allocate]
     )
-    shown = (
+    all_tables = (
         budget_tables.budget_table(allocation),
         budget_tables.block_importance_table(allocation),
         budget_tables.sources_table(allocation),
     )
-    return Section("budget", "What they may cost", text, (), tuple(t for t in shown if t.rows))
+    return Section("budget", "What they may cost", text, (), tuple(t for t in all_tables if t.rows))
 
 
-def _training(folder: RunFolder, manifest: RunManifest) -> Section:
+def _training_section(folder: RunFolder, manifest: RunManifest) -> Section:
     recipe = recipe_of(manifest)
     curves = plots.curves_plot(folder.metrics(), recipe.terms.get("kl"))
     return Section(
@@ -222,8 +224,8 @@ def _training(folder: RunFolder, manifest: RunManifest) -> Section:
     )
 
 
-def _data(manifest: RunManifest, run: Path) -> list[Section]:
-    """Return the section about the dataset, where it is at hand and still the same."""
+def _dataset_section(manifest: RunManifest, run: Path) -> list[Section]:
+    """Return the section on the dataset; an empty list if it is missing or another one."""
     try:
         buffer = open_dataset(manifest, run, None)
         by_split, by_noise = returns_by_split(buffer), returns_by_noise(buffer)
@@ -233,6 +235,6 @@ def _data(manifest: RunManifest, run: Path) -> list[Section]:
         "Returns of the recorded episodes, and how often their agents took each action. For more, "
         f"run {command_text('inspect', buffer.where, html='dataset.html')}."
     )
-    drawn = dataset_plots.returns_plot(by_split, by_noise)
-    shown = dataset_tables.taken_table(buffer.manifest)
-    return [Section("data", "What they learned from", text, (drawn,), (shown,))]
+    plot = dataset_plots.returns_plot(by_split, by_noise)
+    table = dataset_tables.taken_table(buffer.manifest)
+    return [Section("data", "What they learned from", text, (plot,), (table,))]

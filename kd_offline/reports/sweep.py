@@ -1,4 +1,4 @@
-"""The page of a sweep: its front in every cost, and a table of all teams."""
+"""The page of a sweep: its Pareto front in each cost, and a table of all teams."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def sweep_html(report: SweepReport) -> str:
     MissingExtraError
         jinja2 or matplotlib is not installed.
     """
-    best = [point for point in report.points if point.front]
-    judge = "the share of the expert's gain over random play that is kept"
+    on_front = [point for point in report.points if point.front]
+    quality_text = "the share of the expert's gain over random play that is kept"
     if report.plan.judge == "agreement":
-        judge = f"agreement with the expert ({agreement_of(report)})"
+        quality_text = f"agreement with the expert ({agreement_of(report)})"
     headline = (
-        f"Of {len(report.points)} distilled teams, {len(best)} are beaten by no other in "
+        f"Of {len(report.points)} distilled teams, {len(on_front)} are beaten by no other in "
         f"{report.plan.judge}, arithmetic, bytes and predicted time at once."
     )
     text = (
-        f"Up and to the left is better: {judge}, against each cost, summed over agents. The line "
-        "goes through the teams that no other beats by that cost. Filled marks are teams that no "
-        "other team beats in everything at once, hollow ones are beaten. Time is predicted by the "
-        f"profile {report.plan.profile}, not measured."
+        f"Up and to the left is better: {quality_text}, against each cost, summed over agents. The "
+        "line goes through the teams that no other beats by that cost. Filled marks are teams that "
+        "no other team beats in everything at once, hollow ones are beaten. Time is predicted by "
+        f"the profile {report.plan.profile}, not measured."
     )
     sections = [
         Section("front", "The front", text, tuple(front_plot(report, cost) for cost in _AXES),
@@ -62,12 +62,12 @@ def sweep_html(report: SweepReport) -> str:
 
 
 def front_table(report: SweepReport) -> Table:
-    """Return the teams that no other beats."""
+    """Return the teams on the Pareto front."""
     return points_table("Teams on the front", report, [p for p in report.points if p.front])
 
 
 def points_table(caption: str, report: SweepReport, points: Sequence[SweepPoint]) -> Table:
-    """Return one row for each team."""
+    """Return a table with one row for each team."""
     rows = [
         (
             point.run,
@@ -81,10 +81,10 @@ def points_table(caption: str, report: SweepReport, points: Sequence[SweepPoint]
         )
         for point in points
     ]
-    heads = f"run|network|weights|widths|front|{report.plan.judge}|held-out KL (fp32)"
+    headings = f"run|network|weights|widths|front|{report.plan.judge}|held-out KL (fp32)"
     kinds = [f"{head} ({_kind(report, name)})" for name, head in _AXES.items()]
     links = {p.run: f"{p.run}/run.json" for p in points if _RUN.fullmatch(p.run)}
-    return table(caption, "|".join([heads, *kinds]), rows, links)
+    return table(caption, "|".join([headings, *kinds]), rows, links)
 
 
 def _kind(report: SweepReport, name: Quantity) -> str:
@@ -92,17 +92,17 @@ def _kind(report: SweepReport, name: Quantity) -> str:
 
 
 def best_by(points: Sequence[SweepPoint], cost: Quantity) -> list[SweepPoint]:
-    """Return the teams that no other beats in quality and this cost alone, cheapest first."""
-    found: list[SweepPoint] = []
+    """Return the teams that no other beats in quality and this single cost, cheapest first."""
+    best: list[SweepPoint] = []
     for point in sorted(points, key=lambda p: (p.figures[cost].value, -p.quality)):
-        if not found or point.quality > found[-1].quality:
-            found.append(point)
-    return found
+        if not best or point.quality > best[-1].quality:
+            best.append(point)
+    return best
 
 
 @svg.style()
 def front_plot(report: SweepReport, cost: Quantity) -> str:
-    """Draw quality against one cost, with a line through what is best by that cost."""
+    """Draw quality against one cost, with a line through the best teams by that cost."""
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     marks = dict(zip(report.plan.architectures, cycle(_MARKS), strict=False))
@@ -115,10 +115,12 @@ def front_plot(report: SweepReport, cost: Quantity) -> str:
     )  # fmt: skip
     for point in report.points:
         colour = _COLOURS[point.precision]
-        face = colour if point.front else "none"
-        mark = marks[point.architecture]
-        at = ([point.figures[cost].value], [point.quality])
-        ax.scatter(*at, s=26, marker=mark, facecolor=face, edgecolor=colour, lw=0.9, zorder=2)
+        fill = colour if point.front else "none"
+        marker = marks[point.architecture]
+        position = ([point.figures[cost].value], [point.quality])
+        ax.scatter(
+            *position, s=26, marker=marker, facecolor=fill, edgecolor=colour, lw=0.9, zorder=2
+        )
     values = [p.figures[cost].value for p in report.points if p.figures[cost].value > 0]
     if values and max(values) > 3 * min(values):
         ax.set_xscale("log")

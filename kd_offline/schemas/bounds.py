@@ -1,11 +1,4 @@
-"""How large a number may be that decides how much memory or time something takes.
-
-Files travel, and a few digits in one can ask for a network of terabytes or a loop of years.
-Whatever is allocated, repeated or trained by a number that a file states has one of these types, so
-it is refused where the file is read, in a sentence that names the setting. The bounds are far
-beyond what students and their experts have. A number that is only shown, compared or added up needs
-none; a test knows which these are.
-"""
+"""Bounds of numbers that determine memory or time, for the models of recipes."""
 
 from __future__ import annotations
 

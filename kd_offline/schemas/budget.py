@@ -1,4 +1,4 @@
-"""Budgets that students must meet, and what was allocated within them."""
+"""Models of budgets that students must meet, and of the widths allocated within them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Quantity = Literal["latency_us", "flash_kb", "ram_kb", "macs", "energy_uj"]
 
 
 class Budget(Strict):
-    """What a decision may cost at most, as a model of a device predicts it.
+    """Upper limits of the cost of a decision, as the model of a device predicts it.
 
     The flash and the RAM of the device are limits even where none is stated. A KB is 1024 bytes.
     """
@@ -44,7 +44,7 @@ class Budget(Strict):
 
     @property
     def limits(self) -> dict[Quantity, float]:
-        """The limits that are stated, by quantity."""
+        """The stated limits, by quantity."""
         given: dict[Quantity, float | None] = {
             "latency_us": self.max_latency_us,
             "flash_kb": self.max_flash_kb,
@@ -66,7 +66,7 @@ class Budget(Strict):
 
 
 class BlockWorth(Strict):
-    """What one observation block is worth to the hidden units of an agent."""
+    """Variance of the expert's decision that an agent's hidden units explain from one block."""
 
     block: str
     worth: float = Field(
@@ -75,7 +75,7 @@ class BlockWorth(Strict):
 
 
 class Worth(Strict):
-    """What an agent's visible blocks are worth; measured from the dataset."""
+    """Variance of the expert's decision that an agent's visible blocks explain in the dataset."""
 
     agent: str
     total: float = Field(
@@ -87,7 +87,7 @@ class Worth(Strict):
 
 
 class BudgetFigure(Strict):
-    """One predicted quantity of a network, with where it comes from."""
+    """One predicted quantity of a network, with its source."""
 
     value: float = Field(ge=0)
     kind: Literal["derived", "modelled"] = Field(
@@ -97,7 +97,7 @@ class BudgetFigure(Strict):
 
 
 class AgentBudget(Strict):
-    """One agent's width and what its network is predicted to need."""
+    """One agent's width and the predicted needs of its network."""
 
     agent: str
     hidden: int = Field(gt=0, description="of its widest layer")
@@ -108,9 +108,9 @@ class AgentBudget(Strict):
 
 
 class Allocation(Strict):
-    """Widths that meet a budget, and the figures that say so.
+    """Widths that meet a budget, with the figures that were used.
 
-    Unit gates leave every seed a team of its own; the figures are then those of the team with the
+    With unit gates every seed has a team of its own; the figures are those of the team with the
     most multiply-accumulates.
     """
 

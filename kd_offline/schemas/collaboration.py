@@ -1,4 +1,4 @@
-"""``profile.json``: what travels with a team, so that others can run it and know what it does."""
+"""``profile.json``: describes a team to those who run it: interface, measurements and limits."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class AgentProfile(Strict):
 
 
 class RoleClusters(Strict):
-    """Where the expert's embeddings of each agent lie among the roles that were distilled."""
+    """Shares of each agent's expert embeddings among the distilled roles."""
 
     roles: PositiveInt
     how: str = Field(description="how the roles' directions were chosen")
@@ -65,7 +65,7 @@ class RoleClusters(Strict):
 
 
 class Groups(Strict):
-    """Who belongs together."""
+    """The agents of each side, and role clusters where they are known."""
 
     sides: dict[str, tuple[str, ...]] = Field(description="agents that share an interest")
     clusters: RoleClusters | None = Field(
@@ -74,14 +74,14 @@ class Groups(Strict):
 
 
 class HiddenState(Strict):
-    """When memory begins anew. Parts and widths of each agent's stand in its contract."""
+    """When memory is reset. Parts and widths of each agent's memory are in its contract."""
 
     reset: str = RESET
     agents: tuple[str, ...] = Field(description="those that keep anything from step to step")
 
 
 class Topology(Strict):
-    """Who tells whom what while the team acts."""
+    """Messages between agents while the team acts."""
 
     communication: Literal["none"] = "none"
     meaning: str = (
@@ -91,7 +91,7 @@ class Topology(Strict):
 
 
 class Digests(Strict):
-    """Which files these are; all are sha256."""
+    """The sha256 digests of the files that the profile describes."""
 
     students: dict[str, str] = Field(description="distillation seed -> digest of the weights")
     dataset: str = Field(description="content id")
@@ -101,7 +101,7 @@ class Digests(Strict):
 
 
 class ExportFacts(Strict):
-    """The export that the profile travels with."""
+    """The export that the profile describes."""
 
     formats: tuple[Format, ...]
     precision: Precision
@@ -119,7 +119,7 @@ class ExportFacts(Strict):
 
 
 class Played(Strict):
-    """What the team reached in its environment. Kind: measured."""
+    """Results of the team in its environment. Kind: measured."""
 
     kind: Literal["measured"] = "measured"
     who: str = Field(description="students, or the export's precision and engine")
@@ -168,7 +168,7 @@ class Latency(Strict):
 
 
 class Envelope(Strict):
-    """What is known about the team; what was not measured is absent, and stands in the limits."""
+    """Measurements of the team; what was not measured is absent and named in the limits."""
 
     played: Played | None = None
     cost: Cost | None = Field(default=None, description="kind: exact, closed form")
@@ -177,7 +177,7 @@ class Envelope(Strict):
 
 
 class MixedTeam(Strict):
-    """A team in which one agent was swapped, played greedily; figures are of the agent's side."""
+    """Results of a team in which one agent was swapped, played greedily, on the agent's side."""
 
     returns: Estimate
     retention: Estimate | None = Field(default=None, description="normalised")
@@ -196,7 +196,7 @@ class SwappedAgent(Strict):
 
 
 class CrossPlayMatrix(Strict):
-    """Every agent swapped, one at a time, on the same evaluation seeds. Kind: measured."""
+    """Results of swapping each agent, one at a time, on the same seeds. Kind: measured."""
 
     kind: Literal["measured"] = "measured"
     who: str = Field(description="students, or the export's precision and engine")
@@ -206,7 +206,7 @@ class CrossPlayMatrix(Strict):
 
 
 class Limit(Strict):
-    """What the figures do not say."""
+    """A caveat: what the figures do not show."""
 
     topic: Literal["mask", "agreement", "seeds", "scope", "not measured"]
     text: str
@@ -216,7 +216,7 @@ class Limit(Strict):
 
 
 class CollaborationProfile(Document):
-    """The whole of ``profile.json``."""
+    """The content of ``profile.json``."""
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 

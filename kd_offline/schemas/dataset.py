@@ -1,4 +1,4 @@
-"""Models of the expert buffer: what its manifest, recordings and reports say."""
+"""Models of the expert buffer: its manifest, its recordings and the reports on it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class FileRecord(Strict):
 
 
 class Capture(Strict):
-    """How the expert's outputs were taken; a loss must agree with it."""
+    """How the expert's outputs were recorded; a loss must use the same convention."""
 
     output: Literal["logits", "q_values"] = "logits"
     masked: Literal[False] = False
@@ -93,7 +93,7 @@ class ExpertRecord(Strict):
 
 
 class NoiseLevel(Strict):
-    """One ingredient of the behaviour mixture."""
+    """One component of the noise mixture."""
 
     level: float = Field(
         ge=0, le=1, description="probability that a perturbed agent acts at random"
@@ -102,7 +102,7 @@ class NoiseLevel(Strict):
 
 
 class RecordingRecord(Strict):
-    """How the transitions were made. Machine, time and software never enter the dataset's id."""
+    """Origin of the transitions. Machine, time and software do not enter the dataset's id."""
 
     seed: int = Field(ge=0)
     episodes: int = Field(ge=0)
@@ -119,7 +119,7 @@ class RecordingRecord(Strict):
 
 
 class LineageRecord(Strict):
-    """One step of the dataset's history after or instead of a recording."""
+    """One step of the dataset's history after a recording, or instead of one."""
 
     operation: str
     parents: tuple[Digest, ...]
@@ -154,7 +154,7 @@ class Spread(Strict):
 
 
 class Statistics(Strict):
-    """Figures about the whole dataset. They are derived, so no digest depends on them."""
+    """Statistics of the whole dataset. They are derived, so no digest depends on them."""
 
     episodes: int
     steps: int
@@ -173,7 +173,7 @@ class Statistics(Strict):
 
 
 class RecordingHeader(Strict):
-    """Everything that is known before the first step is recorded."""
+    """The part of the manifest that is known before the first step is recorded."""
 
     name: str = Field(min_length=1)
     version: SemanticVersion = "1.0.0"
@@ -207,7 +207,7 @@ class _InManifest:
 
 
 class DatasetManifest(Strict):
-    """``manifest.json``: written last, it makes a recording a dataset."""
+    """``manifest.json``. It is written last and turns a recording into a dataset."""
 
     format_version: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=0)]]
     id: Digest
@@ -249,14 +249,14 @@ class DatasetManifest(Strict):
 
 
 class RowSpec(Strict):
-    """One row of an array in the making."""
+    """Type and shape of one row of an array that is being recorded."""
 
     dtype: DType
     tail: tuple[Annotated[int, Field(gt=0)], ...]
 
 
 class Journal(Strict):
-    """``recording.json``: what a recording without a manifest can be continued from."""
+    """``recording.json``: the state from which a recording without a manifest is continued."""
 
     format_version: tuple[int, int]
     header: RecordingHeader
@@ -276,7 +276,7 @@ class Problem(Strict):
 
 
 class SignatureRecord(Strict):
-    """What a signature says: who vouches for which content and manifest."""
+    """The content of a signature: the signer, and the digests of content and manifest."""
 
     id: Digest
     manifest_digest: Digest

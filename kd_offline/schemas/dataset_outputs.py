@@ -1,4 +1,4 @@
-"""What commands on datasets print as JSON: contracts that other programs rely on."""
+"""JSON output of commands on datasets, for other programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kd_offline.schemas.environment import Strict
 
 
 class NotHeld(Strict):
-    """What a conversion had to leave behind."""
+    """What the target format of a conversion cannot hold."""
 
     array: str = Field(description="name in the source; manifest stands for its descriptions")
     why: str
@@ -34,7 +34,7 @@ class ConvertOutput(Strict):
 
 
 class EditOutput(Strict):
-    """What the commands that make datasets from datasets print as JSON."""
+    """JSON output of the commands that make datasets from datasets."""
 
     id: Digest
     path: str
@@ -63,7 +63,7 @@ class FieldDifference(Strict):
 
 
 class ArrayDifference(Strict):
-    """An array that differs, and in what first; ``rows``: in its number of episodes or steps."""
+    """An array that differs, and its first difference; ``rows``: in episodes or steps."""
 
     name: str
     what: Literal["absent", "dtype", "shape", "rows", "values"]
@@ -72,7 +72,7 @@ class ArrayDifference(Strict):
 
 
 class EpisodeMatch(Strict):
-    """Which episodes two datasets share."""
+    """Number of episodes that two datasets share."""
 
     matched_by: str
     common: int

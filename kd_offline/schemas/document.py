@@ -1,4 +1,4 @@
-"""What the JSON files that we write have in common."""
+"""Base classes of the JSON files that we write."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Document(Strict):
 
 
 class LinesRecord(Strict):
-    """The beginning of a file of lines, which only grows: what it held when this was written."""
+    """Size and digest of the beginning of a file of lines, which may have grown since."""
 
     bytes: int = Field(ge=0)
     digest: str = Field(description="sha256 of these bytes")

@@ -1,4 +1,4 @@
-"""What an environment is, as recorded in every expert card and dataset manifest."""
+"""Description of an environment, as expert cards and dataset manifests hold it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``evaluation.json``: what the students keep, what they cost, and how surely we know."""
+"""``evaluation.json``: returns, retention, agreement and cost of the students, with intervals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RetentionScores(Strict):
 
 
 class RetentionIntervals(Strict):
-    """The same three with their intervals."""
+    """The three retentions with their 95 % intervals."""
 
     ratio: Estimate | None = None
     normalised: Estimate | None = None
@@ -56,7 +56,7 @@ class WinRates(Strict):
 
 
 class SideScore(Strict):
-    """The agents of one side, everybody else played by the expert."""
+    """Results of one side; all other agents are played by the expert."""
 
     agents: tuple[str, ...]
     expert: Estimate
@@ -68,7 +68,7 @@ class SideScore(Strict):
 
 
 class SeedScore(Strict):
-    """The team of one distillation seed."""
+    """Results of the team of one distillation seed."""
 
     seed: int
     mean: float = Field(description="return of that team")
@@ -77,7 +77,7 @@ class SeedScore(Strict):
 
 
 class Agreement(Strict):
-    """Greedy choices of student and expert on the views that the student's play visits."""
+    """How often student and expert choose the same greedy action in the student's own play."""
 
     action: Share = Field(
         description="share of decisions with the same action; a decision has two or more legal ones"
@@ -112,7 +112,7 @@ class ModeScore(Strict):
 
 
 class AgentMemory(Strict):
-    """Bytes of one agent's deployed network, its code apart; null where that is not known."""
+    """Bytes of one agent's deployed network, without its code; null where unknown."""
 
     parameters_fp32: int = Field(ge=0)
     parameters_fp16: int = Field(ge=0)
@@ -176,7 +176,7 @@ class TeamCost(Strict):
 
 
 class ExpertWithCritic(Strict):
-    """The expert's actors together with the critics or the mixer that say its values.
+    """Cost of the expert's actors together with the critics or the mixer that estimate its values.
 
     ``macs``, ``flops`` and ``elementwise`` are of one team step.
     """
@@ -190,7 +190,7 @@ class ExpertWithCritic(Strict):
 
 
 class Cost(Strict):
-    """What a decision costs, before and after."""
+    """Cost of the expert's and of the students' team."""
 
     expert: TeamCost
     student: TeamCost
@@ -206,7 +206,7 @@ class Cost(Strict):
 
 
 class CostPrediction(Strict):
-    """One decision of one agent on a device, as a model of that device says."""
+    """Predicted latency and energy of one decision of one agent on a device."""
 
     who: Literal["expert", "student"]
     agent: str
@@ -214,7 +214,7 @@ class CostPrediction(Strict):
 
 
 class Swaps(Strict):
-    """One figure of every mixed team, by the agent that was swapped."""
+    """One result of every mixed team, by the agent that was swapped."""
 
     student_among_experts: tuple[Estimate, ...]
     expert_among_students: tuple[Estimate, ...]
@@ -242,7 +242,7 @@ class ActionHeat(Strict):
 
 
 class EvaluationReport(Document):
-    """The whole of ``evaluation.json``."""
+    """The content of ``evaluation.json``."""
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 

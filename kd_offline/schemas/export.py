@@ -1,4 +1,4 @@
-"""``export.json``: what an export holds, what it must be given, and how it was checked."""
+"""``export.json``: the content of an export, its inputs and outputs, and its parity check."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class AgentContract(Strict):
 
 
 class Comparison(Strict):
-    """Two policies on the same recorded steps, each with its own memory fed back."""
+    """Differences of two policies on the same recorded steps, each with its own memory."""
 
     decisions: Count = Field(
         description="of agents that were there and had two or more legal actions, over all steps"
@@ -105,7 +105,7 @@ class Comparison(Strict):
 
 
 class Gate(Strict):
-    """How an export was checked before it was written."""
+    """The parity check of an export, run before it was written."""
 
     dataset: Digest = Field(description="content id of the dataset whose episodes were replayed")
     part: str | None = Field(
@@ -126,7 +126,7 @@ class Gate(Strict):
 
 
 class Core(Strict):
-    """What one agent costs on a microcontroller core, as linked and emulated, not timed."""
+    """Flash, RAM and instructions of one agent on a microcontroller core, linked and emulated."""
 
     symbol: str = Field(description="of the agent, as its contract says it")
     core: str
@@ -144,7 +144,7 @@ class FileFact(Strict):
 
 
 class ExportManifest(Document):
-    """The whole of ``export.json``."""
+    """The content of ``export.json``."""
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 

@@ -1,4 +1,4 @@
-"""How an expert of another library wants to be asked, and in what units it answers."""
+"""Inputs and value units of an expert of another library."""
 
 from __future__ import annotations
 

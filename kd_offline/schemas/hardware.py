@@ -1,8 +1,4 @@
-"""Hardware profiles, and energies whose origin is part of the number.
-
-A figure without a source does not exist: a field is absent, never guessed. Figures that nobody
-measured or printed, only supposed, say ``assumed`` and why.
-"""
+"""Models of hardware profiles and of energies, with the source of every number."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ Date = Annotated[str, Field(pattern=r"^\d{4}(-\d{2}){0,2}$")]
 
 
 class Figure(Strict):
-    """One number of a profile, with where it comes from."""
+    """One number of a profile, with its source."""
 
     value: float = Field(gt=0)
     unit: str
@@ -70,7 +66,7 @@ class EngineFigures(Strict):
 
 
 class HardwareProfile(Strict):
-    """A device, as far as sources tell. Speeds are of one core unless the name says otherwise."""
+    """A device. Speeds are of one core unless the name says otherwise."""
 
     kind: Literal["kd-offline hardware profile"] = "kd-offline hardware profile"
     version: tuple[int, int] = (1, 0)
@@ -106,7 +102,7 @@ class HardwareProfile(Strict):
 
 
 class MeasuredEnergy(Strict):
-    """Read from a meter of this machine."""
+    """Energy that a meter of this machine measured."""
 
     kind: Literal["measured"] = "measured"
     microjoules: float = Field(ge=0, description="of one step")
@@ -117,7 +113,7 @@ class MeasuredEnergy(Strict):
 
 
 class ModelledEnergy(Strict):
-    """Computed from a profile's figures; no meter was read."""
+    """Energy that was computed from a profile, without a meter."""
 
     kind: Literal["modelled"] = "modelled"
     microjoules: float = Field(ge=0, description="of one step")
@@ -127,7 +123,7 @@ class ModelledEnergy(Strict):
 
 
 class UnavailableEnergy(Strict):
-    """There is no number, and why."""
+    """The reason why there is no energy."""
 
     kind: Literal["unavailable"] = "unavailable"
     reason: str
@@ -137,7 +133,7 @@ Energy = Annotated[MeasuredEnergy | ModelledEnergy | UnavailableEnergy, Field(di
 
 
 class Prediction(Strict):
-    """What a model of a device says about one step; never a measurement."""
+    """Latency and energy of one step that the model of a device predicts; never a measurement."""
 
     kind: Literal["modelled"] = "modelled"
     profile: str

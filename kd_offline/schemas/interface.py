@@ -1,4 +1,4 @@
-"""An agent interface that a team is held against, and what came of it."""
+"""Models of an agent interface and of its comparison with a team."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Bytes = PositiveInt
 
 
 class AgentInterface(Strict):
-    """What one agent is given and what it may do; ranges are half-open."""
+    """Observation and actions of one agent; ranges are half-open."""
 
     observation_width: Observation
     blocks: dict[str, tuple[Range, ...]] = Field(
@@ -50,14 +50,14 @@ class AgentInterface(Strict):
 
 
 class KeptState(Strict):
-    """What the interface does with an agent's memory vector."""
+    """How the interface handles an agent's memory vector."""
 
     kept: bool = Field(default=True, description="handed back at the next step")
     reset_at_episode_start: bool = True
 
 
 class InterfaceSpec(Strict):
-    """The whole of an interface file, TOML or JSON."""
+    """The content of an interface file, TOML or JSON."""
 
     kind: Literal["kd-offline interface"] = "kd-offline interface"
     version: tuple[Literal[1], Count] = (1, 0)
@@ -74,7 +74,7 @@ BlockFit = Literal["same place", "moved", "hidden from the student", "missing", 
 
 
 class AgentFit(Strict):
-    """How one agent fits."""
+    """Whether and how one agent fits."""
 
     agent: str
     fits: bool
@@ -90,14 +90,14 @@ class AgentFit(Strict):
 
 
 class Mismatch(Strict):
-    """One reason why it does not fit."""
+    """One reason why a team does not fit."""
 
     where: str = Field(description="dotted path in the interface")
     what: str
 
 
 class InterfaceCheck(Strict):
-    """What ``deploy-check`` prints as JSON."""
+    """JSON output of ``deploy-check``."""
 
     fits: bool
     environment: str = Field(description="that the team was made for")

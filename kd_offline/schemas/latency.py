@@ -1,4 +1,4 @@
-"""``latency.json``: how long one decision takes, by engine, measured in one interleaved run."""
+"""``latency.json``: time of one decision by engine, measured in one interleaved run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Histogram(Strict):
 
 
 class EngineLatency(Strict):
-    """One engine that runs one network."""
+    """Times of one network in one engine."""
 
     who: Literal["expert", "student"]
     engine: str
@@ -51,7 +51,7 @@ class EngineLatency(Strict):
 
 
 class Unavailable(Strict):
-    """An engine that was asked for and cannot run here."""
+    """An engine that was requested and cannot run here."""
 
     engine: str
     who: Literal["expert", "student"]
@@ -59,7 +59,7 @@ class Unavailable(Strict):
 
 
 class LatencyReport(Document):
-    """The whole of ``latency.json``, and what ``bench latency`` prints as JSON."""
+    """The content of ``latency.json``, and the JSON output of ``bench latency``."""
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 

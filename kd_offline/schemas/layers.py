@@ -1,4 +1,4 @@
-"""Widths of a network whose layers were narrowed one by one."""
+"""Widths of a network whose layers were narrowed separately."""
 
 from __future__ import annotations
 

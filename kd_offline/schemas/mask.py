@@ -1,4 +1,4 @@
-"""What a student may see, written in observation blocks."""
+"""Models of student masks, which are written in observation blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands print as JSON: contracts that other programs rely on."""
+"""JSON output of commands, for other programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kd_offline.schemas.run import JudgedBy, RunManifest, StudentRecord
 
 
 class ErrorDetails(Strict):
-    """What went wrong, and the exit code of the command."""
+    """The error of a command, with its exit code."""
 
     message: str = Field(description="one sentence, the same as on stderr")
     type: str = Field(description="name of the error, such as UnknownNameError")
@@ -31,7 +31,7 @@ class ErrorDetails(Strict):
 
 
 class ErrorOutput(Strict):
-    """What a command that fails prints as JSON, in place of its own document."""
+    """JSON output of a command that fails, instead of its own document."""
 
     error: ErrorDetails
 
@@ -86,7 +86,7 @@ class SideOutput(Strict):
 
 
 class ModeOutput(SideOutput):
-    """One way of choosing actions, greedy or sampled: the sum over all sides."""
+    """Results of greedy or of sampled play: the sum over all sides."""
 
     win_rate: WinRates | None = Field(default=None, description="where the task has wins")
     sides: dict[str, SideOutput] | None = Field(
@@ -106,7 +106,7 @@ def _kept(score: ModeScore | SideScore) -> dict[str, Any]:
 
 
 class DecisionCost(Strict):
-    """One team step: every agent decides once."""
+    """Cost of one team step, in which every agent decides once."""
 
     parameters: int
     parameters_once: int | None = Field(
@@ -117,7 +117,7 @@ class DecisionCost(Strict):
 
 
 class CostOutput(Strict):
-    """What a decision costs, before and after."""
+    """Cost of a team step of expert and students."""
 
     expert: DecisionCost
     student: DecisionCost

@@ -1,4 +1,4 @@
-"""Which packages the parts of a run come from."""
+"""Model of the packages that parts of a run come from."""
 
 from __future__ import annotations
 

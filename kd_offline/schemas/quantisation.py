@@ -1,4 +1,4 @@
-"""``quantisation.json``: what eight-bit weights cost, rounded afterwards and trained for it."""
+"""``quantisation.json``: results of eight-bit weights, rounded after training or in training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class QuantisedTeams(Strict):
 
 
 class QuantisationReport(Document):
-    """The whole of ``quantisation.json``: the same evaluation episodes for every row."""
+    """The content of ``quantisation.json``; all rows have the same evaluation episodes."""
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 

@@ -1,4 +1,4 @@
-"""Recipes: everything that decides the result of a recording or a distillation."""
+"""Recipes of distillations: all settings that decide their result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a replay and a relabelling by ``verify`` print: how far a dataset is from its origin."""
+"""Reports of ``verify`` on replayed and relabelled episodes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Divergence(Strict):
 
 
 class ArrayGap(Strict):
-    """How far one array is from what came out, where that means anything."""
+    """Difference between a stored array and its recomputation."""
 
     max_error: float | None = Field(
         default=None, description="largest absolute difference; absent: not finite"
@@ -43,7 +43,7 @@ class ArrayGap(Strict):
 
 
 class ReplayReport(Strict):
-    """Episodes played again from the stored seeds and actions."""
+    """Result of playing episodes again from the stored seeds and actions."""
 
     ok: bool
     exact: bool = Field(description="every compared value is the same to the last bit")
@@ -58,7 +58,7 @@ class ReplayReport(Strict):
 
 
 class ExpertCheck(Strict):
-    """Which policy looked at the stored observations again."""
+    """The expert that labelled the stored observations again."""
 
     id: int = Field(description="as in episodes/expert_id")
     reference: str
@@ -75,7 +75,7 @@ class PolicyGap(Strict):
 
 
 class RelabelReport(Strict):
-    """The experts' outputs computed again from the stored observations."""
+    """Result of computing the experts' outputs again from the stored observations."""
 
     ok: bool
     experts: tuple[ExpertCheck, ...]

@@ -1,4 +1,4 @@
-"""``run.json``: what was distilled from what, with what, and what came out."""
+"""``run.json``: dataset, recipe, students, results and software of a distillation."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class StudentRecord(Strict):
 
 
 class JudgedBy(Strict):
-    """The part of a dataset that students are judged by; no student was trained on it."""
+    """The held-out part of a dataset that the students were judged by."""
 
     part: str
     episodes: int = Field(gt=0)
 
 
 class SeedResult(Strict):
-    """One distilled team."""
+    """Result of the training of one seed."""
 
     seed: int
     digest: str = Field(description="sha256 of the students' weights")
@@ -60,7 +60,7 @@ class SeedResult(Strict):
 
 
 class Machine(Strict):
-    """The kind of machine, without a name or a path."""
+    """System, processor, cores and memory of a machine, without a name or a path."""
 
     system: str
     architecture: str
@@ -84,14 +84,14 @@ class Provenance(Strict):
 
 
 class Timing(Strict):
-    """When and how long."""
+    """Start and duration."""
 
     started: str = Field(description="UTC, ISO 8601")
     seconds: float = Field(ge=0)
 
 
 class RunManifest(Document):
-    """The whole of ``run.json``."""
+    """The content of ``run.json``."""
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 2)
 
@@ -127,5 +127,5 @@ class RunManifest(Document):
 
     @property
     def states_judges(self) -> bool:
-        """Whether the run says what it was judged by, as runs do from version 1.2 on."""
+        """Whether the run states what it was judged by, as runs do from version 1.2 on."""
         return self.version >= (1, 2)

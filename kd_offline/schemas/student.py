@@ -1,4 +1,4 @@
-"""What a file of students says about itself."""
+"""The card of students, which is the header of their file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kd_offline.schemas.recipes import StudentArchitecture
 
 
 class StudentCard(Strict):
-    """Header of ``students.safetensors``: all that is needed to run the students."""
+    """Header of ``students.safetensors``, with everything that is needed to run the students."""
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 2)
 
@@ -62,5 +62,5 @@ class StudentCard(Strict):
         return self
 
     def widths_of(self, seed: int) -> tuple[Widths, ...]:
-        """Return what the networks of one team are made of."""
+        """Return the widths of the networks of one team."""
         return self.widths if self.layers is None else self.layers[self.seeds.index(seed)]

@@ -1,4 +1,4 @@
-"""``sweep.json``: students of many sizes, and which of them no other one beats."""
+"""``sweep.json``: students of many sizes, and the Pareto front among them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SWEEP_FORMAT = (1, 2)
 
 
 class SweepPlan(Document):
-    """What is tried and how it is judged; the same for every process that takes part."""
+    """Settings of a sweep; the same for every process that takes part."""
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 
@@ -50,7 +50,7 @@ class SweepPlan(Document):
 
 
 class SweepPoint(Strict):
-    """One distilled team."""
+    """One distilled team with its quality and costs."""
 
     trial: int
     run: str = Field(description="run folder, within the folder of the sweep")
@@ -64,7 +64,7 @@ class SweepPoint(Strict):
 
 
 class SweepReport(Document):
-    """The whole of ``sweep.json``."""
+    """The content of ``sweep.json``."""
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 

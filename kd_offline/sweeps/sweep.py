@@ -1,4 +1,4 @@
-"""``sweep``: students of many sizes, and the ones among them that no other beats (Pareto, 1906)."""
+"""``sweep``: distil students of many sizes and find the Pareto front (Pareto, 1906) among them."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from kd_offline.sealed_json import (
 from kd_offline.seeding import derive
 from kd_offline.students.families import require_offer
 from kd_offline.sweeps.trial_objective import NOTHING, Allowed, has_optuna, judge_for
-from kd_offline.sweeps.trials import COSTS, Choice, architecture_of, carry_out, choose, objectives
+from kd_offline.sweeps.trials import COSTS, Choice, architecture_of, choose, objectives, run_trial
 from kd_offline.tracking.base import SILENT, Observer, Operation, counting, observed
 
 PLAN, REPORT, JOURNAL, PAGE = "plan.json", "sweep.json", "trials.journal", "sweep.html"
 ORIGIN = "dataset.txt"
 FIRST_WIDTH = 32
-# What a trial knows of itself: who carries it out, and the trial whose run folder it goes on with.
+# Attributes of a trial: the worker that runs it, and the trial whose run folder it continues.
 _WORKER, _CONTINUES = "worker", "continues"
 _WAIT_S = 0.5
 _AGAIN = "begin the sweep in another folder"
@@ -74,42 +74,42 @@ def sweep(
     executor: str = "processes",
     observers: Sequence[Observer] = (),
 ) -> SweepReport:
-    """Search for students that keep much and cost little, and write ``sweep.json`` in a folder.
+    """Search for students of high quality and low cost, and write ``sweep.json`` in a folder.
 
     Parameters
     ----------
     dataset : path
         An expert buffer.
     output : path
-        Folder of the sweep. Where one was begun with the same plan it is continued, also by
-        several processes at once, on one machine or over a shared file system.
+        Folder of the sweep. A sweep with the same plan is continued there, also by several
+        processes at once, on one machine or over a shared file system.
     trials : int
-        How many there are to be in the end, those of other processes included.
+        Total number of trials at the end, including those of other processes.
     workers : int
-        Processes to start here.
+        Number of processes to start here.
     seed : int
         Of the sampler. One process that is not interrupted repeats its choices.
     recipe : DistillRecipe, optional
-        Of every student, but for its architecture; only the first seed is used.
+        Of every student, except for its architecture; only the first seed is used.
     architectures, widths, precisions : sequences
-        What is chosen from, widths for each agent.
+        The values to choose from; a width is chosen for each agent.
     profile : str
-        Device that the time is predicted for.
+        Device for which the time is predicted.
     judge : str
-        ``retention`` in the environment, ``agreement`` on held-out episodes (on training episodes,
-        and said so, where nothing is held out), or ``auto``: retention where environment and
-        expert are here.
+        ``retention`` in the environment; ``agreement`` on held-out episodes (on training episodes
+        where nothing is held out, which the report states); or ``auto``: retention where
+        environment and expert are installed.
     episodes : int
-        To judge on.
+        Number of episodes to judge on.
     environment : str, optional
         Name of the recorded environment, to allow one that a dataset may not start by itself.
     expert, expert_recipe : path or reference, optional
         The recorded expert, where it is not bundled.
     executor : str
-        Name of what the other workers run in, see :data:`kd_offline.execution.EXECUTORS`; not
-        ``threads``, since whose turn it is rests on locks of processes.
+        Name of the executor of the other workers, see :data:`kd_offline.execution.EXECUTORS`. Not
+        ``threads``, because the processes of a sweep exclude each other by file locks.
     observers : sequence of Observer
-        Told every point that this process made.
+        They receive every point that this process completes.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def sweep(
     recipe = completed(recipe or DistillRecipe())
     buffer = ExpertBuffer.open(dataset)
     allowed = Allowed(environment, expert, expert_recipe)
-    asked_for = {
+    settings = {
         "recipe": recipe,
         "architectures": tuple(architectures),
         "widths": tuple(widths),
@@ -139,24 +139,24 @@ def sweep(
         "episodes": episodes,
         "seed": seed,
     }
-    plan = build(SweepPlan, [asked_for], "sweep")
+    plan = build(SweepPlan, [settings], "sweep")
     _check(plan, buffer)
-    folder = _begin(Path(output), plan, buffer)
-    asked = plan.model_dump(mode="json")
-    with observed(Operation("sweep", asked, folder), observers) as observer:
+    folder = _open_folder(Path(output), plan, buffer)
+    plan_values = plan.model_dump(mode="json")
+    with observed(Operation("sweep", plan_values, folder), observers) as observer:
         with EXECUTORS.load(executor)(max(workers - 1, 1)) as others:
-            join = partial(_join, str(dataset), folder, trials, allowed)
-            joined = others.map(join, range(1, workers))
+            join = partial(_work_in_process, str(dataset), folder, trials, allowed)
+            finished_workers = others.map(join, range(1, workers))
             work(buffer, folder, trials, allowed=allowed, observer=observer)
-            _await(joined, observer)
+            _await_workers(finished_workers, observer)
         observer.result = report = finish(folder, buffer, str(dataset), plan)
     return report
 
 
 def _part(buffer: ExpertBuffer, recipe: DistillRecipe) -> str:
-    """Return the part that agreement and KL are measured on."""
-    unseen = held_out(buffer, recipe.judge_by)
-    return "train" if unseen is None else unseen.part
+    """Return the part of the dataset on which agreement and KL are measured."""
+    part = held_out(buffer, recipe.judge_by)
+    return "train" if part is None else part.part
 
 
 def work(
@@ -167,11 +167,12 @@ def work(
     allowed: Allowed = NOTHING,
     observer: Observer = SILENT,
 ) -> None:
-    """Carry out trials of a sweep that was begun, until ``trials`` of them are complete.
+    """Run trials of a sweep until ``trials`` of them are complete.
 
-    Trials of processes that died are taken over; where enough others run, they are waited for.
+    Trials of processes that died are continued here. If enough trials run elsewhere, this waits for
+    them.
     """
-    from kd_offline.sweeps.trials import at_work
+    from kd_offline.sweeps.trials import registered_worker
 
     buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
     if read_file(folder / ORIGIN, MAX_DOCUMENT_BYTES).strip() != buffer.id.encode():
@@ -181,32 +182,38 @@ def work(
         )
         raise MismatchError(msg)
     plan = read_document(SweepPlan, folder / PLAN, _AGAIN)
-    study = _study(folder, plan, buffer.spec.agents, worker)
+    study = _open_and_seed_study(folder, plan, buffer.spec.agents, worker)
     tick = counting(observer, trials, "trials")
 
     def objective(trial: Any) -> tuple[float, ...]:
         choice = choose(trial, plan, buffer.spec.agents)
-        known = [p for p in _done(study, plan, buffer.id) if choice == Choice.of(p)]
-        number = _first_number(trial)
-        point = known[0] if known else carry_out(choice, number, folder, buffer, plan, allowed)
+        known_points = [
+            p for p in _completed_points(study, plan, buffer.id) if choice == Choice.of(p)
+        ]
+        number = _original_number(trial)
+        point = (
+            known_points[0]
+            if known_points
+            else run_trial(choice, number, folder, buffer, plan, allowed)
+        )
         trial.set_user_attr("point", _sealed(point, plan, buffer.id))
         observer.metrics(trial.number, _metrics(point), series=point.architecture)
         tick()
         return objectives(point)
 
-    with at_work(folder) as name:
-        while (trial := _next(study, folder, trials, name)) is not None:
-            _carry_out(study, trial, objective)
+    with registered_worker(folder) as name:
+        while (trial := _next_trial(study, folder, trials, name)) is not None:
+            _run_and_tell(study, trial, objective)
 
 
 def _metrics(point: SweepPoint) -> dict[str, float]:
-    """Return what a trial came to, by the names that observers know."""
+    """Return quality and costs of a trial by the names of metrics."""
     costs = {f"trial/{name}": figure.value for name, figure in point.figures.items()}
     return {"trial/quality": point.quality, **costs}
 
 
-def _carry_out(study: Any, trial: Any, objective: Callable[[Any], tuple[float, ...]]) -> None:
-    """Carry out a trial; one that is interrupted is left to whoever continues the sweep."""
+def _run_and_tell(study: Any, trial: Any, objective: Callable[[Any], tuple[float, ...]]) -> None:
+    """Run a trial and report its values; one that is interrupted stays for a later process."""
     from optuna.trial import TrialState
 
     try:
@@ -217,59 +224,61 @@ def _carry_out(study: Any, trial: Any, objective: Callable[[Any], tuple[float, .
     study.tell(trial, values)
 
 
-def _next(study: Any, folder: Path, trials: int, worker: str) -> Any:
-    """Return a trial to carry out, None where ``trials`` are complete."""
+def _next_trial(study: Any, folder: Path, trials: int, worker: str) -> Any:
+    """Return a trial to run; None when ``trials`` are complete."""
     from optuna.trial import TrialState
 
     while True:
         with in_turn(folder):
-            _take_over(study, folder)
+            _requeue_abandoned(study, folder)
             states = [trial.state for trial in study.get_trials(deepcopy=False)]
-            left = trials - states.count(TrialState.COMPLETE)
-            if left <= 0:
+            remaining = trials - states.count(TrialState.COMPLETE)
+            if remaining <= 0:
                 return None
-            if left > states.count(TrialState.RUNNING):
+            if remaining > states.count(TrialState.RUNNING):
                 trial = study.ask()
                 trial.set_user_attr(_WORKER, worker)
                 return trial
         time.sleep(_WAIT_S)
 
 
-def _take_over(study: Any, folder: Path) -> None:
-    """Give up the trials of processes that died, and put each in the queue again."""
+def _requeue_abandoned(study: Any, folder: Path) -> None:
+    """Mark the trials of processes that died as failed, and put each in the queue again."""
     from optuna.trial import TrialState
 
-    from kd_offline.sweeps.trials import died
+    from kd_offline.sweeps.trials import worker_died
 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if died(folder, trial.user_attrs.get(_WORKER)):
+        if worker_died(folder, trial.user_attrs.get(_WORKER)):
             study.tell(trial.number, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params, user_attrs={_CONTINUES: _first_number(trial)})
+            study.enqueue_trial(trial.params, user_attrs={_CONTINUES: _original_number(trial)})
 
 
-def _first_number(trial: Any) -> int:
-    """Return the number of the trial that this one goes on with, or its own."""
+def _original_number(trial: Any) -> int:
+    """Return the number of the trial that this one continues, or its own."""
     number = trial.user_attrs.get(_CONTINUES)
     return number if type(number) is int and number >= 0 else int(trial.number)
 
 
 def finish(folder: Path, buffer: ExpertBuffer, path: str, plan: SweepPlan) -> SweepReport:
-    """Mark the front, and write table and page."""
+    """Compute the Pareto front and write report and page."""
     from kd_offline.reports.sweep import sweep_html
 
-    points, failed = _points(folder, plan, buffer.id)
-    _require_all(folder, points)
-    costs = [(-(q := objectives(p))[0], *q[1:]) for p in points]
-    marked = [
-        point.model_copy(update={"front": best})
-        for point, best in zip(points, front(costs), strict=True)
+    points, failed = _finished_points(folder, plan, buffer.id)
+    _require_no_loss(folder, points)
+    costs = [(-(values := objectives(p))[0], *values[1:]) for p in points]
+    points_with_front = [
+        point.model_copy(update={"front": on_front})
+        for point, on_front in zip(points, front(costs), strict=True)
     ]
     report = SweepReport(
         plan=plan,
         dataset=DatasetReference(id=buffer.id, name=buffer.manifest.name, path=path),
         environment=buffer.spec.id,
         objectives=(plan.judge, *COSTS),
-        points=tuple(sorted(marked, key=lambda p: (-p.quality, p.figures["macs"].value))),
+        points=tuple(
+            sorted(points_with_front, key=lambda p: (-p.quality, p.figures["macs"].value))
+        ),
         failed=failed,
     )
     write_document(folder / REPORT, report, nulls=False)
@@ -277,54 +286,50 @@ def finish(folder: Path, buffer: ExpertBuffer, path: str, plan: SweepPlan) -> Sw
     return report
 
 
-def _require_all(folder: Path, points: Sequence[SweepPoint]) -> None:
-    """Refuse a journal that has lost trials which an earlier report of the sweep has.
-
-    Raises
-    ------
-    CheckpointError
-        It was damaged, or the report was.
-    """
+def _require_no_loss(folder: Path, points: Sequence[SweepPoint]) -> None:
+    """Raise a ``CheckpointError`` if the journal lacks trials that an earlier report has."""
     if not (folder / REPORT).is_file():
         return
-    before = read_document(SweepReport, folder / REPORT, "remove it, and it is made again")
-    if lost := sorted({point.run for point in before.points} - {point.run for point in points}):
+    former_report = read_document(SweepReport, folder / REPORT, "remove it, and it is made again")
+    if lost_runs := sorted(
+        {point.run for point in former_report.points} - {point.run for point in points}
+    ):
         msg = (
-            f"this sweep's {JOURNAL} has lost the trial of {lost[0]!r}, which its {REPORT} has: it "
-            f"was damaged; {_AGAIN}"
+            f"this sweep's {JOURNAL} has lost the trial of {lost_runs[0]!r}, which its {REPORT} "
+            f"has: it was damaged; {_AGAIN}"
         )
         raise CheckpointError(msg)
 
 
 def _check(plan: SweepPlan, buffer: ExpertBuffer) -> None:
-    """Refuse what every trial would refuse."""
+    """Raise the errors that every trial would raise."""
     buffer.mask(plan.recipe.mask)
     check_arrays(plan.recipe, list(buffer.names))
     profiles.load(plan.profile)
-    needed = ("c", "int8") if "int8" in plan.precisions else ("c",)  # what costs are predicted of
+    engines = ("c", "int8") if "int8" in plan.precisions else ("c",)  # what costs are predicted of
     for name in plan.architectures:
-        require_offer(architecture_of(name, plan.recipe.student), *needed)
+        require_offer(architecture_of(name, plan.recipe.student), *engines)
 
 
-def _begin(folder: Path, plan: SweepPlan, buffer: ExpertBuffer) -> Path:
-    """Make the folder, or check that it holds the same sweep."""
-    place, origin = folder / PLAN, folder / ORIGIN
+def _open_folder(folder: Path, plan: SweepPlan, buffer: ExpertBuffer) -> Path:
+    """Create the folder, or check that it holds the same sweep."""
+    plan_file, origin = folder / PLAN, folder / ORIGIN
     if not folder.exists() or not any(folder.iterdir()):
         make_folder(folder)
         write_file(origin, buffer.id + "\n")
-        write_document(place, plan)
+        write_document(plan_file, plan)
         return folder
-    if not place.is_file():
+    if not plan_file.is_file():
         msg = f"{folder} exists and is not a sweep: remove it yourself or give another path"
         raise StorageError(msg)
-    begun = read_document(SweepPlan, place, _AGAIN)
-    if begun.version < SWEEP_FORMAT:
+    stored_plan = read_document(SweepPlan, plan_file, _AGAIN)
+    if stored_plan.version < SWEEP_FORMAT:
         msg = (
             f"the sweep in {str(folder)!r} was begun by an older version of kd-offline, whose "
             "trials this one does not continue: choose another folder"
         )
         raise StorageError(msg)
-    if begun != plan or read_file(origin, MAX_DOCUMENT_BYTES).strip() != buffer.id.encode():
+    if stored_plan != plan or read_file(origin, MAX_DOCUMENT_BYTES).strip() != buffer.id.encode():
         msg = (
             f"the sweep in {str(folder)!r} was begun with another plan or dataset: repeat its "
             f"options, as its {PLAN} states them, or choose another folder"
@@ -333,22 +338,24 @@ def _begin(folder: Path, plan: SweepPlan, buffer: ExpertBuffer) -> Path:
     return folder
 
 
-def _join(dataset: str, folder: Path, trials: int, allowed: Allowed, worker: int) -> None:
-    """Work in another process."""
+def _work_in_process(
+    dataset: str, folder: Path, trials: int, allowed: Allowed, worker: int
+) -> None:
+    """Run :func:`work` in another process."""
     work(dataset, folder, trials, worker, allowed)
 
 
-def _await(joined: Iterator[None], observer: Observer) -> None:
-    """Wait for the other workers; of one that died or failed, others took over the trial."""
+def _await_workers(finished_workers: Iterator[None], observer: Observer) -> None:
+    """Wait for the other workers. The trial of one that died or failed is continued by others."""
     try:
-        for _ in joined:
+        for _ in finished_workers:
             pass
     except KdOfflineError as error:
         observer.message(f"one of the other workers of this sweep is gone: {error}")
 
 
-def _study(folder: Path, plan: SweepPlan, agents: Sequence[str], worker: int) -> Any:
-    """Open the study; the first process that comes also says what is tried first."""
+def _open_and_seed_study(folder: Path, plan: SweepPlan, agents: Sequence[str], worker: int) -> Any:
+    """Open the study; the first process also enqueues the first trials."""
     import optuna
 
     from kd_offline.sweeps.trials import damaged
@@ -357,14 +364,14 @@ def _study(folder: Path, plan: SweepPlan, agents: Sequence[str], worker: int) ->
     with in_turn(folder):
         try:
             study = _open_study(folder / JOURNAL)
-            known = len(study.get_trials(deepcopy=False))
+            known_trials = len(study.get_trials(deepcopy=False))
         except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
             raise damaged(folder / JOURNAL, f"Optuna cannot follow it: {error!r}") from error
-        state = derive(plan.seed, "sweep", worker, known) % 2**32
-        study.sampler = optuna.samplers.TPESampler(seed=state, n_startup_trials=8)
-        if not known and agents:
-            for first in _first(plan, agents):
-                study.enqueue_trial(first, skip_if_exists=True)
+        sampler_seed = derive(plan.seed, "sweep", worker, known_trials) % 2**32
+        study.sampler = optuna.samplers.TPESampler(seed=sampler_seed, n_startup_trials=8)
+        if not known_trials and agents:
+            for choice in _first_choices(plan, agents):
+                study.enqueue_trial(choice, skip_if_exists=True)
     return study
 
 
@@ -383,46 +390,46 @@ def _open_study(journal: Path) -> Any:
     )
 
 
-def _first(plan: SweepPlan, agents: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one student of each architecture and precision, of a width in the middle."""
+def _first_choices(plan: SweepPlan, agents: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one student of each architecture and precision, with a width close to 32."""
     near = min(plan.widths, key=lambda width: abs(width - FIRST_WIDTH))
-    every = {f"width.{agent}": near for agent in agents}
+    widths = {f"width.{agent}": near for agent in agents}
     return [
-        {"architecture": kind, "precision": precision, **every}
-        for kind in plan.architectures
+        {"architecture": architecture, "precision": precision, **widths}
+        for architecture in plan.architectures
         for precision in plan.precisions
     ]
 
 
-def _points(folder: Path, plan: SweepPlan, dataset: str) -> tuple[list[SweepPoint], int]:
-    """Return the points of all finished trials, and how many trials did not finish."""
+def _finished_points(folder: Path, plan: SweepPlan, dataset: str) -> tuple[list[SweepPoint], int]:
+    """Return the points of all finished trials, and the number of failed trials."""
     from optuna.trial import TrialState
 
-    study = _study(folder, plan, (), 0)
+    study = _open_and_seed_study(folder, plan, (), 0)
     failed = len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
-    done = _done(study, plan, dataset)
-    return list({point.run: point for point in done}.values()), failed
+    points = _completed_points(study, plan, dataset)
+    return list({point.run: point for point in points}.values()), failed
 
 
 def _sealed(point: SweepPoint, plan: SweepPlan, dataset: str) -> str:
-    """Return a point as the sweep's journal keeps it: sealed, and tied to this sweep."""
+    """Return a point as sealed text for the journal, with the identity of its sweep."""
     document = {"sweep": _identity(plan, dataset), "point": point.model_dump(mode="json")}
     return seal(document, DIGEST).decode()
 
 
-def _unsealed(kept: Any, plan: SweepPlan, dataset: str) -> SweepPoint:
-    """Return the point that :func:`_sealed` kept.
+def _unsealed(text: Any, plan: SweepPlan, dataset: str) -> SweepPoint:
+    """Return the point in a text of :func:`_sealed`.
 
     Raises
     ------
     CheckpointError
         It was altered, or is of another sweep.
     """
-    if isinstance(kept, dict):  # of sweeps of before
+    if isinstance(text, dict):  # written by older versions
         msg = f"this sweep's {JOURNAL} was begun before points had digests: begin another sweep"
         warnings.warn(msg, UnsealedWarning, stacklevel=2)
-        return SweepPoint.model_validate(kept)
-    document = unseal(str(kept).encode("utf-8", "replace"), DIGEST)
+        return SweepPoint.model_validate(text)
+    document = unseal(str(text).encode("utf-8", "replace"), DIGEST)
     if document is None or document.get("sweep") != _identity(plan, dataset):
         msg = f"a point in this sweep's {JOURNAL} was damaged, or is of another sweep; {_AGAIN}"
         raise CheckpointError(msg)
@@ -434,8 +441,8 @@ def _identity(plan: SweepPlan, dataset: str) -> str:
     return digest(canonical_json({"plan": stated, "dataset": dataset}))
 
 
-def _done(study: Any, plan: SweepPlan, dataset: str) -> list[SweepPoint]:
-    """Return the points of finished trials; one that chose a known student repeats its point."""
+def _completed_points(study: Any, plan: SweepPlan, dataset: str) -> list[SweepPoint]:
+    """Return the points of complete trials; a trial that repeats a choice repeats its point."""
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -443,11 +450,11 @@ def _done(study: Any, plan: SweepPlan, dataset: str) -> list[SweepPoint]:
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Tell whether ``a`` is nowhere worse than ``b`` and somewhere better; less is better."""
+    """Return whether ``a`` is nowhere above ``b`` and somewhere below; lower is better."""
     pairs = list(zip(a, b, strict=True))
     return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
 
 def front(costs: Sequence[Sequence[float]]) -> list[bool]:
-    """Return for every point whether none dominates it; equal points stay together."""
-    return [not any(dominates(other, mine) for other in costs) for mine in costs]
+    """Return for every point whether none dominates it; equal points are treated alike."""
+    return [not any(dominates(other, own) for other in costs) for own in costs]

@@ -1,4 +1,4 @@
-"""What a trial's students are worth: retention in the environment, or agreement from the file."""
+"""The quality of a trial: retention in the environment, or agreement on recorded episodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kd_offline.types import IntArray
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What the user named, since a dataset may not start it by itself; None: nothing."""
+    """Environment and expert that the user allowed; a dataset may not start them by itself."""
 
     environment: str | None = None
     expert: str | Path | None = None
@@ -32,52 +32,52 @@ class Allowed:
 NOTHING = Allowed()
 
 
-def judge_for(buffer: ExpertBuffer, wanted: str, allowed: Allowed) -> Judge:
-    """Return how teams are judged: by retention where environment and expert are here.
+def judge_for(buffer: ExpertBuffer, judge: str, allowed: Allowed) -> Judge:
+    """Return the quality measure: retention where environment and expert are installed.
 
     Raises
     ------
     UsageError
-        ``retention`` is wanted and the environment or the expert is not here.
+        ``retention`` was requested, and the environment or the expert cannot be loaded.
     """
-    if wanted == "agreement":
+    if judge == "agreement":
         return "agreement"
-    if wanted not in ("auto", "retention"):
-        msg = f"unknown judge {wanted!r}: allowed are auto, retention, agreement"
+    if judge not in ("auto", "retention"):
+        msg = f"unknown judge {judge!r}: allowed are auto, retention, agreement"
         raise UsageError(msg)
     try:
-        _find(buffer, allowed)
+        _require_loadable(buffer, allowed)
     except (KdOfflineError, ImportError, LookupError) as error:
-        if wanted == "retention":
+        if judge == "retention":
             msg = f"retention cannot be measured: {error}; judge by agreement instead"
             raise UsageError(msg) from error
         return "agreement"
     return "retention"
 
 
-def _find(buffer: ExpertBuffer, allowed: Allowed) -> None:
-    """Load environment and expert of a dataset once, so that what fails does so at the start."""
+def _require_loadable(buffer: ExpertBuffer, allowed: Allowed) -> None:
+    """Load environment and expert of a dataset once, so that errors precede the first trial."""
     from kd_offline import environments
     from kd_offline.evaluation.evaluation_setup import check_reference
     from kd_offline.experts.load import load as load_expert
 
-    spec, asker = buffer.spec, f"the dataset {buffer.manifest.name!r}"
-    world = environments.load_recorded(
-        spec.id, spec.kwargs, asked_by=asker, allowed=allowed.environment
+    spec, dataset_text = buffer.spec, f"the dataset {buffer.manifest.name!r}"
+    environment = environments.load_recorded(
+        spec.id, spec.kwargs, asked_by=dataset_text, allowed=allowed.environment
     )
-    with closing(world):
+    with closing(environment):
         record = buffer.manifest.sole_expert
         reference = "" if record is None else record.reference
         if allowed.expert is None:
             digest = "" if record is None else record.digest or ""
             check_reference(reference, digest, buffer.manifest.name)
-        load_expert(allowed.expert or reference, world.spec, allowed.expert_recipe)
+        load_expert(allowed.expert or reference, environment.spec, allowed.expert_recipe)
 
 
 def quality(
     run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str, allowed: Allowed
 ) -> float:
-    """Return what the plan's judge says of the students of a run at a precision."""
+    """Return the quality of the students of a run at a precision, by the plan's measure."""
     if plan.judge == "retention":
         return _retention(run, buffer, plan, precision, allowed)
     return _agreement(run, buffer, plan, precision)
@@ -89,11 +89,11 @@ def _retention(
     from kd_offline.evaluation.evaluate import evaluate
     from kd_offline.exports.export import export, place
 
-    played = None
+    export_folder = None
     if precision != "fp32":
-        played = place(run, None, precision)
+        export_folder = place(run, None, precision)
         export(
-            *(run, played),
+            *(run, export_folder),
             to="torch",
             precision=precision,
             dataset=buffer,
@@ -105,49 +105,49 @@ def _retention(
         episodes=plan.episodes,
         seed=plan.seed,
         modes=("greedy",),
-        export=played,
+        export=export_folder,
         environment=allowed.environment,
         expert=allowed.expert,
         expert_recipe=allowed.expert_recipe,
     )
-    kept = None if report.greedy is None else report.greedy.retention.normalised
-    if kept is None:
+    retention = None if report.greedy is None else report.greedy.retention.normalised
+    if retention is None:
         msg = (
             "retention is undefined, as the expert is no better than random play: judge by "
             "agreement instead"
         )
         raise UsageError(msg)
-    return kept
+    return retention
 
 
 def _agreement(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str) -> float:
-    """Return how often greedy students choose as the expert, where there is a choice."""
+    """Return how often greedy students choose the expert's action, over decisions with a choice."""
     if precision == "fp32":
         recorded = parity_check.recorded(buffer, plan.episodes, plan.recipe.judge_by)
         folder = open_run(run)
-        said = parity_check.replay(load_teams(folder, folder.manifest())[0], recorded)
+        students_logits = parity_check.replay(load_teams(folder, folder.manifest())[0], recorded)
     else:
-        made = draft(
+        prepared = draft(
             open_run(run),
             "int8",
             dataset=buffer,
             episodes=plan.episodes,
             least_agreement=0.0,
         )
-        recorded, said = made.episodes, made.expected
-    counts = recorded.deciding()
-    if not counts.any():
+        recorded, students_logits = prepared.episodes, prepared.expected
+    deciding = recorded.deciding()
+    if not deciding.any():
         msg = (
             f"agreement is undefined, as nobody has two or more legal actions in the part "
             f"{recorded.part!r} of {buffer.where!r}: judge by retention instead"
         )
         raise UsageError(msg)
-    same = parity_check.greedy(said, recorded) == _expert(buffer, recorded)
-    return float(same[counts].mean())
+    agrees = parity_check.greedy(students_logits, recorded) == _expert(buffer, recorded)
+    return float(agrees[deciding].mean())
 
 
 def _expert(buffer: ExpertBuffer, recorded: parity_check.Recorded) -> IntArray:
-    """Return the expert's greedy actions, or those taken where it states no scores: [E, T, N]."""
+    """Return the expert's greedy actions; the recorded ones where logits are missing: [E, T, N]."""
     names = [name for name in ("steps/logits", "steps/q_values") if buffer.has(name)]
     if not names:
         return recorded.arrays["actions"].astype(np.int64)
@@ -156,10 +156,10 @@ def _expert(buffer: ExpertBuffer, recorded: parity_check.Recorded) -> IntArray:
 
 
 def held_out_kl(manifest: RunManifest) -> float | None:
-    """Return the held-out KL of the first seed, as training measured it; None: nothing held out."""
+    """Return the held-out KL of the first seed; None where nothing was held out."""
     return manifest.results[0].held_out.get("kl")
 
 
 def has_optuna() -> bool:
-    """Tell whether the sampler is installed."""
+    """Return whether Optuna is installed."""
     return importlib.util.find_spec("optuna") is not None

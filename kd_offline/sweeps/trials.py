@@ -1,6 +1,7 @@
-"""One trial: a student is chosen, distilled by the one training loop, judged and counted.
+"""One trial of a sweep: choose a student, distil it, measure its quality and count its costs.
 
-Several processes may share a sweep: their journal, whose turn it is, and who of them died.
+Several processes may share a sweep. They share a journal, write it one at a time, and detect
+processes that died.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ from kd_offline.students.families import FAMILIES, family_of
 from kd_offline.sweeps.trial_objective import Allowed, held_out_kl, quality
 
 COSTS: tuple[Quantity, ...] = ("macs", "flash_kb", "latency_us")
-"""What is weighed against quality, less being better."""
+"""The costs in the Pareto front; lower is better."""
 
 VARIANTS: dict[str, dict[str, Any]] = {"low-rank": {"family": "gru", "rank_share": 0.25}}
-"""Architectures that are a student family with other settings than its own."""
+"""Architectures that are a student family with other than its default settings."""
 
 
 class Suggests(Protocol):
-    """What a sampler offers a trial."""
+    """The part of Optuna's trial that is used here."""
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         """Return one of ``choices``."""
@@ -49,7 +50,7 @@ class Suggests(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The student that a trial distils."""
+    """Architecture, precision and widths of the student of a trial."""
 
     architecture: str
     precision: str
@@ -57,7 +58,7 @@ class Choice:
 
     @classmethod
     def of(cls, point: SweepPoint) -> Choice:
-        """Return the choice that a point was made of."""
+        """Return the choice of a point."""
         return cls(point.architecture, point.precision, point.widths)
 
     def recipe(self, base: DistillRecipe) -> DistillRecipe:
@@ -68,7 +69,7 @@ class Choice:
 
 
 def architecture_of(name: str, base: StudentArchitecture) -> StudentArchitecture:
-    """Return the settings of an architecture: those of ``base`` that its family has, and its own.
+    """Return the settings of an architecture: its own, and those of ``base`` that its family has.
 
     Raises
     ------
@@ -77,22 +78,24 @@ def architecture_of(name: str, base: StudentArchitecture) -> StudentArchitecture
     """
     if name not in FAMILIES and name not in VARIANTS:
         raise UnknownNameError(what="architecture", got=name, allowed=(*FAMILIES, *VARIANTS))
-    own = VARIANTS.get(name, {"family": name})
-    varied = {setting for each in VARIANTS.values() for setting in each}
-    declared = family_of(StudentArchitecture.model_validate(own)).settings
-    kept = base.model_dump(mode="json", include=declared.model_fields.keys() - varied)
-    return StudentArchitecture.model_validate(kept | own)
+    own_settings = VARIANTS.get(name, {"family": name})
+    variant_settings = {setting for variant in VARIANTS.values() for setting in variant}
+    family = family_of(StudentArchitecture.model_validate(own_settings)).settings
+    base_settings = base.model_dump(
+        mode="json", include=family.model_fields.keys() - variant_settings
+    )
+    return StudentArchitecture.model_validate(base_settings | own_settings)
 
 
 def choose(trial: Suggests, plan: SweepPlan, agents: tuple[str, ...]) -> Choice:
-    """Return what a sampler chooses for a trial."""
-    kind = trial.suggest_categorical("architecture", plan.architectures)
+    """Return the choice that a sampler makes for a trial."""
+    architecture = trial.suggest_categorical("architecture", plan.architectures)
     widths = tuple(trial.suggest_categorical(f"width.{agent}", plan.widths) for agent in agents)
     precision = trial.suggest_categorical("precision", plan.precisions)
-    return Choice(kind, precision, widths)
+    return Choice(architecture, precision, widths)
 
 
-def carry_out(
+def run_trial(
     choice: Choice,
     number: int,
     folder: Path,
@@ -121,7 +124,7 @@ def carry_out(
 
 
 def team_figures(card: StudentCard, profile: str, precision: str) -> dict[Quantity, BudgetFigure]:
-    """Return what a step of the team needs, summed over its agents."""
+    """Return the predicted needs of a step of the team, summed over its agents."""
     budget = Budget.model_validate({"profile": profile, "precision": precision})
     device = profiles.load(profile)
     shapes = [card_shape(card, i, width) for i, width in enumerate(card.widths)]
@@ -129,7 +132,7 @@ def team_figures(card: StudentCard, profile: str, precision: str) -> dict[Quanti
 
 
 def objectives(point: SweepPoint) -> tuple[float, ...]:
-    """Return quality and the costs of a point; the first is better when more, the others less."""
+    """Return quality (higher is better) and the costs (lower is better) of a point."""
     return (point.quality, *(point.figures[name].value for name in COSTS))
 
 
@@ -138,19 +141,19 @@ _NAME = re.compile(r"[0-9a-f]{16}")
 
 
 class Journal(BaseJournalBackend):
-    """Optuna's journal, a line of JSON for each change, which no two processes write at once.
+    """Optuna's journal: a line of JSON for each change, written by one process at a time.
 
-    A line that a killed process did not finish is dropped by the next one that writes.
+    A line that a killed process did not finish is removed by the next process that writes.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._turns = make_subfolder(path.parent, WORKERS)
-        self._ends = [0]  # where each line ends that was read so far
+        self._ends = [0]  # byte offsets of the ends of the lines read so far
         append_file(path, "")
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """Yield the changes from a number on; those that are written meanwhile come later.
+        """Yield the changes from a number on; those written meanwhile come with the next call.
 
         Raises
         ------
@@ -169,31 +172,34 @@ class Journal(BaseJournalBackend):
                     yield self._document(line, number)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write changes; they are on the disk when this returns."""
+        """Append changes and flush them to disk."""
         lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
         with in_turn(self._turns):
             append_file(self._path, "".join(lines), whole_lines=True, durable=True)
 
     def _document(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            found = json.loads(line)
+            document = json.loads(line)
         except ValueError:
-            found = None
-        if not isinstance(found, dict):
+            document = None
+        if not isinstance(document, dict):
             raise damaged(self._path, f"line {number + 1} is no JSON document")
-        return found
+        return document
 
 
 def damaged(journal: Path, what: str) -> StorageError:
-    """Return the error that says that a sweep's journal cannot be read."""
+    """Return the error for a journal that cannot be read."""
     return StorageError(
         f"{str(journal)!r} is damaged ({what}): restore it, or begin the sweep in another folder"
     )
 
 
 @contextmanager
-def at_work(folder: Path) -> Iterator[str]:
-    """Give this process a name in the sweep; others can tell by it whether the process lives."""
+def registered_worker(folder: Path) -> Iterator[str]:
+    """Register this process in the sweep while the body runs; yield its name.
+
+    Other processes can detect by the name whether this one is alive.
+    """
     name = secrets.token_hex(8)
     file = make_subfolder(folder, WORKERS) / name
     with living(file):
@@ -201,10 +207,10 @@ def at_work(folder: Path) -> Iterator[str]:
     remove_tree(file)
 
 
-def died(folder: Path, name: object) -> bool:
-    """Tell whether the process of this name ended; False where that cannot be told."""
+def worker_died(folder: Path, name: object) -> bool:
+    """Return whether the process of this name has ended; False where that is unknown."""
     if os.name == "nt":
         return False
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        return True  # the name is given before anybody else sees the trial
+        return True  # a running trial always has the name of its worker
     return dead(folder / WORKERS / name)

@@ -14,7 +14,7 @@ pytest.importorskip("optuna")
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import StorageError
 from kd_offline.sweeps.sweep import JOURNAL, sweep
-from kd_offline.sweeps.trials import Journal, at_work, died
+from kd_offline.sweeps.trials import Journal, registered_worker, worker_died
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no such locks there")
@@ -74,11 +74,11 @@ def test_the_trial_of_a_killed_process_is_done_by_the_next_one(dataset, tmp_path
 
 
 def test_the_trial_of_a_living_process_is_left_to_it(tmp_path):
-    with at_work(tmp_path) as name:
-        assert not died(tmp_path, name)
-    assert died(tmp_path, name)
-    assert died(tmp_path, None)
-    assert died(tmp_path, "../../etc/passwd")
+    with registered_worker(tmp_path) as name:
+        assert not worker_died(tmp_path, name)
+    assert worker_died(tmp_path, name)
+    assert worker_died(tmp_path, None)
+    assert worker_died(tmp_path, "../../etc/passwd")
 
 
 def test_ctrl_c_leaves_the_trial_to_the_next_one(dataset, tmp_path, monkeypatch):
