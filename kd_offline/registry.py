@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
 from typing import Generic, TypeVar, cast
 
 from kd_offline.errors import MismatchError, UnknownNameError, UsageError
@@ -67,6 +68,17 @@ class Registry(Generic[Part]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
+
+    def plug_ins(self) -> dict[str, Origin]:
+        """Return the names that plug-ins offer, sorted, with their packages; imports nothing.
+
+        A name that :meth:`load` refuses, since two packages offer it, is left out.
+        """
+        offered = {
+            name: {entry.value for entry in entries} for name, entries in self._plug_ins().items()
+        }
+        own = [name for name, values in offered.items() if len(values) == 1]
+        return {name: self.origin(name) for name in sorted(own) if name not in self.built_in}
 
     def load(self, name: str) -> Part:
         """Return the part called ``name``; imports its module.
@@ -144,7 +156,8 @@ class Registry(Generic[Part]):
 
     def _plug_ins(self) -> dict[str, list[EntryPoint]]:
         entries_by_name: dict[str, list[EntryPoint]] = {}
-        for entry in _installed(self.group, tuple(sys.path)):
+        path = tuple(sys.path)
+        for entry in _installed(self.group, path, _changed(path)):
             entries_by_name.setdefault(entry.name, []).append(entry)
         return entries_by_name
 
@@ -168,7 +181,20 @@ class Registry(Generic[Part]):
         )
 
 
-@lru_cache
-def _installed(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Return the entry points of a group; cached, as the search takes some milliseconds."""
+def _changed(path: tuple[str, ...]) -> tuple[int, ...]:
+    """Return when each folder of ``sys.path`` changed, which installing a package does."""
+    times = []
+    for folder in path:
+        try:
+            times.append(Path(folder).stat().st_mtime_ns)
+        except OSError:
+            times.append(0)
+    return tuple(times)
+
+
+@lru_cache(maxsize=64)
+def _installed(
+    group: str, path: tuple[str, ...], changed: tuple[int, ...]
+) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a group, looked up once: it takes some milliseconds."""
     return tuple(entry_points(group=group))

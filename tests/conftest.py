@@ -1,5 +1,6 @@
 """What holds for every test."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,20 @@ def plugins(installed_plugins, monkeypatch):
     """Let the package of tests/plugins be installed during a test; return its folder."""
     monkeypatch.syspath_prepend(installed_plugins)
     return installed_plugins
+
+
+@pytest.fixture
+def other_version(installed_plugins, tmp_path, monkeypatch):
+    """Return what installs version 0.2.0 of the package in place of 0.1.0."""
+
+    def install():
+        newer = tmp_path / "newer"
+        shutil.copytree(installed_plugins, newer)
+        (old,) = newer.glob("*.dist-info")
+        info = old.rename(newer / old.name.replace("0.1.0", "0.2.0"))
+        metadata = (info / "METADATA").read_text().replace("Version: 0.1.0", "Version: 0.2.0")
+        (info / "METADATA").write_text(metadata)
+        monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(installed_plugins)])
+        monkeypatch.syspath_prepend(newer)
+
+    return install

@@ -36,7 +36,8 @@ _EXAMPLES = options.examples(
     "kd-offline distill large.zarr -o run/ --memory-mb 1000",
     "kd-offline distill dataset.zarr -o run/ --recipe recipe.toml --resume",
 )
-_WEIGHTS = {f"{name}_weight": name for name in TERMS}
+# A plug-in may name its term as it likes; one that makes no option is set by its path.
+_WEIGHTS = {f"{name}_weight": name for name in TERMS if name.isidentifier()}
 _SETTINGS = {
     "mask": Setting("mask", complete=completion.masks),
     "arch": Setting(

@@ -21,6 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from kd_offline import errors
 from kd_offline.cli import output, streams
+from kd_offline.cli.plug_ins import installed
 from kd_offline.cli.remedies import spelled
 from kd_offline.errors import (
     EXIT_FAILED,
@@ -49,12 +50,22 @@ class StoppedError(KdOfflineError):
 
 
 class Command(TyperCommand):
-    """A command that is remembered while it runs, since errors are worded in its options."""
+    """A command that is remembered while it runs, since errors are worded in its options.
+
+    Its help lists the parts that plug-ins add to it.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; ``ctx`` is the parser's context."""
         ctx.meta[_COMMAND] = self
         return super().invoke(ctx)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the parts of installed packages that the command takes, and its examples."""
+        if rows := installed(self.name or ""):
+            with formatter.section("From installed packages"):
+                formatter.write_dl([(for_terminal(name), for_terminal(of)) for name, of in rows])
+        super().format_epilog(ctx, formatter)
 
 
 class Commands(TyperGroup):

@@ -103,9 +103,11 @@ def load(folder: Path, reference: str, spec: EnvironmentSpec | None = None) -> T
     CheckpointError
         Missing, damaged or of another shape than its card says.
     MismatchError
-        It was trained for other agents, observations or actions than ``spec`` has.
+        It was trained for other agents, observations or actions than ``spec`` has, or with another
+        version of the package that its algorithm is from.
     """
     card = read_card(folder)
+    ALGORITHMS.require_versions(card.parts, asked_by=f"the expert in {str(folder)!r}")
     if spec is not None:
         check_fits(card, spec, reference)
     if card.weights is None and card.format_version >= card.SEALED_SINCE:

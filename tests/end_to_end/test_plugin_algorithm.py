@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kd_offline import environments, record
-from kd_offline.errors import CheckpointError, UserCodeError
+from kd_offline.errors import CheckpointError, MismatchError, UserCodeError
 from kd_offline.experts import checkpoint
 from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.load import load
@@ -72,6 +72,24 @@ def test_its_expert_is_recorded_counted_and_named(plugins, tmp_path):
     expert = load(tmp_path / "expert", environments.load(SPREAD).spec)
     assert len(expert.actor_shapes()) == 3
     assert sum(p.cost.parameters for p in expert.value_parts()) == 16 * (54 + 1) + 17
+
+
+def test_another_version_is_refused_in_one_sentence(plugins, tmp_path, other_version):
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(), tmp_path / "cut", threads=1, observers=stopping(2), score_episodes=0)
+    train(recipe(), tmp_path / "whole", threads=1, score_episodes=0)
+    kept = {file.name: file.read_bytes() for file in (tmp_path / "cut").iterdir()}
+    other_version()
+    words = (
+        rf"with the algorithm '{NAME}' of kd-offline-example-plugin 0\.1\.0, and "
+        r"kd-offline-example-plugin 0\.2\.0 is installed: install that version"
+    )
+    with pytest.raises(MismatchError, match=rf"the training in '.*cut' was made {words}"):
+        train(recipe(), tmp_path / "cut", threads=1, resume=True, score_episodes=0)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "cut").iterdir()} == kept
+    for place in ("cut", "whole"):
+        with pytest.raises(MismatchError, match=rf"the expert in '.*{place}' was made {words}"):
+            record(SPREAD, tmp_path / "d.zarr", expert=tmp_path / place, episodes=4)
 
 
 def test_where_it_is_not_installed_its_package_is_named(plugins, tmp_path, monkeypatch):

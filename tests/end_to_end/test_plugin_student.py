@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -162,23 +161,6 @@ def test_help_lists_it(plugins):
 def test_a_sweep_of_it_is_refused(dataset, plugins, tmp_path):
     words = refused("sweep", dataset, "-o", tmp_path / "s", "--arch", f"gru,{FAMILY}", code=2)
     assert "have no C export" in words
-
-
-@pytest.fixture
-def other_version(installed_plugins, tmp_path, monkeypatch):
-    """Install version 0.2.0 of the package in place of 0.1.0."""
-
-    def install():
-        newer = tmp_path / "newer"
-        shutil.copytree(installed_plugins, newer)
-        (old,) = newer.glob("*.dist-info")
-        info = old.rename(newer / old.name.replace("0.1.0", "0.2.0"))
-        metadata = (info / "METADATA").read_text().replace("Version: 0.1.0", "Version: 0.2.0")
-        (info / "METADATA").write_text(metadata)
-        absent(installed_plugins, monkeypatch)
-        monkeypatch.syspath_prepend(newer)
-
-    return install
 
 
 def absent(plugins, monkeypatch):

@@ -9,10 +9,11 @@ import pytest
 pytest.importorskip("optuna")
 
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.errors import KdOfflineError
+from kd_offline.errors import KdOfflineError, StorageError
 from kd_offline.schemas.sweep import SweepReport
 from kd_offline.sealed_json import read_document
 from kd_offline.sweeps.sweep import JOURNAL, PLAN, REPORT, finish, sweep
+from tests.sealing import resealed, unsealed
 from tests.unit.sweeps.test_trials_workers import PLAN as SETTINGS
 from tests.unit.sweeps.test_trials_workers import dataset  # noqa: F401
 
@@ -65,3 +66,26 @@ def test_a_plan_and_a_report_are_whole_or_refused(file, done, tmp_path):
         copy.write_bytes(data)
         with pytest.raises(KdOfflineError):
             pytest.fail(f"{what}: {read_document(type(wanted), copy, 'begin again') == wanted}")
+
+
+@pytest.mark.filterwarnings("ignore::kd_offline.errors.UnsealedWarning")
+@pytest.mark.parametrize(("version", "rewrite"), [([1, 1], resealed), ([1, 0], unsealed)])
+def test_a_sweep_that_an_older_version_began_is_refused_and_kept(done, tmp_path, version, rewrite):
+    folder, buffer, _ = done
+    place = tmp_path / "copy"
+    shutil.copytree(folder, place)
+    rewrite(place / PLAN, version=version)
+    kept = {file: file.read_bytes() for file in place.rglob("*") if file.is_file()}
+    words = "copy' was begun by an older version of kd-offline, whose trials this one does not"
+    with pytest.raises(StorageError, match=words):
+        sweep(buffer.where, place, trials=4, **SETTINGS)
+    assert {file: file.read_bytes() for file in place.rglob("*") if file.is_file()} == kept
+
+
+def test_a_sweep_that_a_newer_version_began_is_refused(done, tmp_path):
+    folder, buffer, _ = done
+    place = tmp_path / "copy"
+    shutil.copytree(folder, place)
+    resealed(place / PLAN, version=[9, 0])
+    with pytest.raises(KdOfflineError, match=r"9\.0"):
+        sweep(buffer.where, place, trials=4, **SETTINGS)

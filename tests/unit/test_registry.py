@@ -53,6 +53,21 @@ def test_a_plug_in_adds_a_part_that_is_imported_only_when_asked_for(things, plug
     assert (str(origin), origin.ours) == ("more-things 1.2", False)
 
 
+def test_a_package_that_is_installed_into_a_running_session_is_seen(things, plug_in, tmp_path):
+    assert things.plug_ins() == {}
+    plug_in("late-things", "1.0", {"late": "late_things:x"})
+    assert [str(origin) for origin in things.plug_ins().values()] == ["late-things 1.0"]
+    (tmp_path / "late-things-1.0.dist-info").rename(tmp_path / "gone")
+    plug_in("late-things", "2.0", {"late": "late_things:x"})
+    assert str(things.origin("late")) == "late-things 2.0"
+
+
+def test_plug_ins_that_offer_one_name_are_not_listed_and_stop_nothing(things, plug_in):
+    plug_in("first", "1", {"same": "one:x", "joined": "one:y", "own": "one:z"})
+    plug_in("second", "1", {"same": "two:x"})
+    assert list(things.plug_ins()) == ["own"]
+
+
 def test_an_unknown_name_lists_what_there_is_and_which_package_to_install(things):
     with pytest.raises(UnknownNameError, match="unknown thing 'join': allowed are joined, counted"):
         things.load("join")
