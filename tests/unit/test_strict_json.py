@@ -26,3 +26,34 @@ def test_64_levels_are_read_and_65_are_refused(opening):
 @pytest.mark.timeout(20)
 def test_the_depth_of_a_wide_text_is_found_in_one_pass():
     parse(("[" + ",".join(["[[[[]]]]"] * 200_000) + "]").encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a": 1, "a": 2}',
+        b'{"a": NaN}',
+        b"[Infinity]",
+        b"1e400",
+        b"123456789012345678901",
+        b"[" * 65 + b"]" * 65,
+        b"[" * 100_000,
+        b'"\\u0000"',
+        b'{"\\u001b": 1}',
+        b'"\\ud800"',
+        b'"\\u2066"',
+        b'"\x7f"',
+        '"ü"'.encode(),
+        b"{",
+        b"",
+    ],
+)
+def test_json_that_is_not_strict(text):
+    with pytest.raises(ValueError, match=r"."):
+        parse(text)
+
+
+def test_json_that_is():
+    text = b'{"a": [1, 18446744073709551615, -0.5, "\\u00e9 \\ud83d\\ude00\\n\\t\\\\u0000", null]}'
+    assert parse(text) == {"a": [1, 2**64 - 1, -0.5, "é 😀\n\t\\u0000", None]}
+    assert parse(b"[" * 64 + b"]" * 64) is not None

@@ -11,7 +11,7 @@ from kd_offline.datasets import (
     verify,
 )
 from kd_offline.datasets.sharing.share import pack
-from kd_offline.errors import FormatVersionError, StorageError, UnknownNameError, UsageError
+from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.testing.factories import episode_block, full_mask, header, tiny_dataset
 from kd_offline.tracking.base import FunctionObserver
 
@@ -134,28 +134,6 @@ def test_a_task_without_winning(tmp_path):
         filter(tmp_path / "d.zarr", tmp_path / "f.zarr", Conditions(won=True))
 
 
-def test_finished_datasets_do_not_change_in_place(parent, tmp_path):
-    link = tmp_path / "link.zarr"
-    link.symlink_to(parent.path)
-    for output in (parent.path, parent.path / "inside", parent.path.parent, link):
-        for address in (str(parent.path), f"{parent.path}@{parent.id}"):
-            with pytest.raises(UsageError, match="never changes in place"):
-                filter(address, output, "won == 1", overwrite=True)
-    assert verify(parent.path).ok
-    filter(parent.path, tmp_path / "f.zarr", "won == 1")
-    with pytest.raises(StorageError, match="--overwrite"):
-        filter(parent.path, tmp_path / "f.zarr", "won == 0")
-    filter(parent.path, tmp_path / "f.zarr", "won == 0", overwrite=True)
-    (step,) = ExpertBuffer.open(tmp_path / "f.zarr").manifest.lineage
-    assert step.arguments["where"] == "won == 0"
-
-
-def test_results_are_folders(parent, tmp_path):
-    for output in ("s3://bucket/f.zarr", tmp_path / "f.zarr.zip"):
-        with pytest.raises(UsageError, match="push or pack"):
-            filter(parent.path, output, "won == 1")
-
-
 def test_a_packed_parent(parent, tmp_path):
     pack(parent.path, tmp_path / "p.zarr.zip")
     packed = f"{tmp_path / 'p.zarr.zip'}@{parent.id[:30]}"
@@ -187,14 +165,6 @@ def test_an_interrupted_filter_is_continued(parent, tmp_path, eager_journal):
     assert seen[-1] == (20, 20)
     assert resumed.id == whole.id
     assert verify(tmp_path / "f.zarr").ok
-
-
-def test_a_newer_format_is_not_rewritten(parent, tmp_path, monkeypatch):
-    from kd_offline.datasets.edit import lineage
-
-    monkeypatch.setattr(lineage, "FORMAT_VERSION", (0, 9))
-    with pytest.raises(FormatVersionError, match="cannot rewrite without losing"):
-        filter(parent.path, tmp_path / "f.zarr", "won == 1")
 
 
 def test_unknown_conditions():

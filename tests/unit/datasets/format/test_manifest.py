@@ -9,13 +9,18 @@ import pytest
 
 from kd_offline import convert
 from kd_offline.datasets.format import layout, manifest
+from kd_offline.datasets.format.layout import identify
 from kd_offline.datasets.format.manifest import caution, parse_manifest
 from kd_offline.datasets.metadata import cards, summary
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.validation.integrity import verify
-from kd_offline.errors import CorruptDatasetError, FormatVersionError, NotADatasetError
+from kd_offline.errors import (
+    CorruptDatasetError,
+    FormatVersionError,
+    NotADatasetError,
+)
 from kd_offline.schemas.dataset import DatasetManifest
-from kd_offline.sealed_json import seal
+from kd_offline.sealed_json import seal, unseal
 from kd_offline.testing.factories import tiny_dataset
 from tests.golden.make_datasets import DATA
 
@@ -212,3 +217,43 @@ def test_metadata_of_zarr_version_2_is_never_read_but_reported(ragged):
         "steps/obs/.zattrs",
     ]
     assert all("Zarr version 2" in problem.what for problem in problems)
+
+
+def forge(buffer: ExpertBuffer, change) -> None:
+    """Alter the manifest as a careful forger would: with a valid digest of its own."""
+    path = buffer.path / "manifest.json"
+    document = unseal(path.read_bytes())
+    assert document is not None
+    del document["manifest_digest"]
+    change(document)
+    path.write_bytes(seal(document))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("steps/obs", {"shape": [1, 3, 6]}, "steps/obs: axis R"),
+        ("steps/obs", {"dtype": "int32"}, "steps/obs: int32"),
+        ("steps/logits", {"axes": ["R", "A", "N"]}, "steps/logits: float32"),
+        ("steps/actions", {"shape": [10**12, 3]}, "steps/actions: axis R"),
+        ("steps/embedding", {"shape": [456, 3, 10**12]}, "embedding"),
+    ],
+)
+def test_forged_array_tables_are_refused(ragged, name, fields, message):
+    def forge(document):
+        document["arrays"][name].update(fields)
+        identify(document)
+
+    forge(ragged, forge)
+    with pytest.raises(CorruptDatasetError, match=message):
+        ExpertBuffer.open(ragged.path)
+
+
+def test_missing_required_array(ragged):
+    def drop(document):
+        del document["arrays"]["steps/reward"]
+        identify(document)
+
+    forge(ragged, drop)
+    with pytest.raises(CorruptDatasetError, match="required arrays are missing: steps/reward"):
+        ExpertBuffer.open(ragged.path)

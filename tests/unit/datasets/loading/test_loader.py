@@ -1,54 +1,26 @@
 """Batches: every sequence once an epoch, in an order that can be told and continued."""
 
 import json
-import threading
-import tracemalloc
 from collections import Counter
-from collections.abc import Generator
 from dataclasses import asdict
 from itertools import islice
-from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from kd_offline.datasets.format import layout
 from kd_offline.datasets.loading.loader import Loader
 from kd_offline.datasets.loading.plan import Windows
 from kd_offline.datasets.loading.sampler import Position, epoch_order
-from kd_offline.datasets.reading import reader
-from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.storage.store import Folder
-from kd_offline.errors import CorruptDatasetError, MissingArrayError, UsageError
+from kd_offline.errors import MissingArrayError, UsageError
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 
 ARRAYS = ["steps/obs", "steps/actions", "steps/truncated", "final/value", "episodes/seed"]
+
+
 CUTS = [None, Windows(7), Windows(7, 3), Windows(30)]
+
+
 MEMORY = [None, 0.02, 0.04, 100]  # streamed at the two in the middle
-
-
-class CountingFolder(Folder):
-    """A folder that is read from several threads and counts what is asked for."""
-
-    reads: ClassVar[Counter[str]] = Counter()
-
-    def read(self, path, listed=None):
-        self.reads[path] += 1
-        return super().read(path, listed)
-
-
-@pytest.fixture
-def counted(tmp_path, monkeypatch):
-    """600 short episodes in chunks of 64 rows, behind files that count."""
-    monkeypatch.setattr(layout, "MAX_CHUNK_ROWS", 64)
-    monkeypatch.setattr(layout, "MIN_CHUNK_ROWS", 64)
-    path = tiny_dataset(tmp_path / "d.zarr", lengths=[4, 5, 6] * 200).path
-    monkeypatch.setattr(reader, "open_files", CountingFolder)
-    return ExpertBuffer.open(path)
-
-
-def reader_threads():
-    return [t for t in threading.enumerate() if t.name.startswith("dataset-reader")]
 
 
 def same(one, other):
@@ -189,83 +161,6 @@ def test_batches_are_the_receivers(ragged):
     assert all(np.isfinite(batch["steps/obs"]).all() for batch in loader.batches(epochs=1))
 
 
-@pytest.mark.parametrize("memory_mb", [None, 0.06, 0.1])
-def test_each_chunk_is_read_once_an_epoch(counted, memory_mb):
-    CountingFolder.reads.clear()
-    loader = Loader.open(counted, ARRAYS, 4, windows=Windows(3), memory_mb=memory_mb)
-    names = [name for name in ARRAYS if name.startswith("steps/")]
-    for epoch in range(3):
-        if epoch or loader.streams:
-            CountingFolder.reads.clear()
-        for _ in loader.batches(Position(epoch), epochs=1):
-            pass
-        reads = {p: n for p, n in CountingFolder.reads.items() if p.startswith("steps/")}
-        if loader.streams or epoch == 0:
-            assert set(reads.values()) == {1}
-            assert {p for p in reads if "/c/" in p} == {
-                counted.array(name).chunk_path(chunk) for name in names for chunk in range(47)
-            }
-        else:
-            assert not reads
-
-
-def test_only_the_arrays_asked_for_are_read(counted):
-    CountingFolder.reads.clear()
-    loader = Loader.open(counted, ["steps/actions"], 4, memory_mb=0.01)
-    list(loader.batches(epochs=1))
-    assert {p.split("/c/")[0] for p in CountingFolder.reads} == {
-        "steps/actions",
-        "episodes/length",
-        "episodes/offset",
-    }
-
-
-def test_memory_stays_within_the_budget(tmp_path, monkeypatch):
-    monkeypatch.setattr(layout, "MAX_CHUNK_ROWS", 256)
-    buffer = tiny_dataset(tmp_path / "d.zarr", lengths=[25] * 2000, hidden=16)
-    names = ["steps/obs", "steps/embedding", "steps/logits"]
-    size = sum(buffer.read(name).nbytes for name in names)
-    loader = Loader.open(buffer, names, 16, windows=Windows(10), memory_mb=2)
-    assert size > 10e6
-    tracemalloc.start()
-    try:
-        for batch in loader.batches(epochs=2):
-            del batch
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 2.5e6  # with batches, orders and files
-
-
-@pytest.mark.parametrize("memory_mb", [None, 0.02])
-def test_damage_is_raised_and_leaves_no_thread(ragged, memory_mb):
-    chunk = ragged.path / "steps/obs/c/11/0/0"
-    data = bytearray(chunk.read_bytes())
-    data[len(data) // 2] ^= 1
-    chunk.write_bytes(data)
-    with pytest.raises(CorruptDatasetError, match=r"steps/obs rows 176 to 191"):
-        for _ in Loader.open(ragged, ARRAYS, 4, memory_mb=memory_mb).batches(epochs=1):
-            pass
-    assert not reader_threads()
-
-
-@pytest.mark.parametrize("how", ["close", "break", "interrupt"])
-def test_an_early_end_leaves_no_thread(ragged, how):
-    loader = Loader.open(ragged, ARRAYS, 4, memory_mb=0.02)
-    stream = loader.batches()
-    next(stream)
-    assert reader_threads()
-    assert isinstance(stream, Generator)
-    if how == "close":
-        stream.close()
-    elif how == "break":
-        del stream
-    else:
-        with pytest.raises(KeyboardInterrupt):
-            stream.throw(KeyboardInterrupt)
-    assert not reader_threads()
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -285,13 +180,6 @@ def test_what_cannot_be_loaded(ragged, options, message):
         Loader.open(ragged, **given)
 
 
-def test_the_least_budget_that_is_named_works(ragged):
-    with pytest.raises(UsageError) as caught:
-        Loader.open(ragged, ARRAYS, 4, memory_mb=0.01)
-    least = float(str(caught.value).split("at least ")[1].split(" MB")[0])
-    assert len(list(Loader.open(ragged, ARRAYS, 4, memory_mb=least).batches(epochs=1))) == 10
-
-
 def test_unknown_arrays_and_positions(ragged):
     with pytest.raises(MissingArrayError, match="did you mean 'steps/logits'"):
         Loader.open(ragged, ["logits"], 4)
@@ -299,9 +187,3 @@ def test_unknown_arrays_and_positions(ragged):
     for position in (Position(0, 10), Position(-1, 0), Position(0, -1)):
         with pytest.raises(UsageError, match="an epoch has batches 0 to 9"):
             next(loader.batches(position))
-
-
-@pytest.mark.parametrize(("length", "stride"), [(0, None), (5, 0), (5, 6), (-1, -1)])
-def test_windows_that_are_none(length, stride):
-    with pytest.raises(UsageError, match="stride of 1 to the length"):
-        Windows(length, stride)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from kd_offline.datasets import ExpertBuffer, verify
@@ -17,14 +16,12 @@ from kd_offline.errors import (
     MismatchError,
     NotADatasetError,
     StorageError,
-    UnknownNameError,
     UsageError,
 )
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.tracking.base import FunctionObserver
 
 PLACES = ["folder", "s3"]
-TRAINING = ["steps/logits", "steps/actions", "steps/obs"]
 
 
 @pytest.fixture
@@ -87,15 +84,6 @@ def test_another_dataset_is_replaced_only_on_request(whole, place, tmp_path):
     assert verify(place).ok, "no file of the larger dataset is left"
 
 
-@everywhere
-def test_files_that_are_of_no_dataset_are_never_touched(whole, place):
-    _target(place).write("thesis.tex", b"years of work")
-    for overwrite in (False, True):
-        with pytest.raises(StorageError, match=r"of no dataset, such as 'thesis\.tex'"):
-            push(whole.path, place, overwrite=overwrite)
-    assert _target(place).listing() == {"thesis.tex": 13}
-
-
 def _target(place):
     from pathlib import Path
 
@@ -134,18 +122,6 @@ def test_an_unfinished_recording_is_not_pushed(tmp_path):
     assert not (tmp_path / "copy.zarr").exists()
 
 
-def test_destinations_that_cannot_be_written_are_refused(whole, tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match="is a file"):
-        push(whole.path, tmp_path / "file")
-    with pytest.raises(StorageError, match="cannot make the folder"):
-        push(whole.path, tmp_path / "file" / "copy.zarr")
-    with pytest.raises(UsageError, match="a web server"):
-        push(whole.path, "https://example.org/d.zarr")
-    with pytest.raises(UsageError, match="write it without"):
-        push(whole.path, f"{tmp_path / 'x'}@{whole.id}")
-
-
 def test_a_dataset_is_not_copied_onto_or_into_itself(whole, s3, tmp_path):
     push(whole.path, tmp_path / "d.zarr")
     push(whole.path, "s3://bucket/itself/d.zarr")
@@ -156,38 +132,12 @@ def test_a_dataset_is_not_copied_onto_or_into_itself(whole, s3, tmp_path):
         assert verify(source, quick=True).ok
 
 
-def test_a_link_in_the_destination_is_not_followed(whole, tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "copy.zarr").mkdir()
-    (tmp_path / "copy.zarr" / "steps").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises((DatasetError, StorageError)):
-        push(whole.path, tmp_path / "copy.zarr", overwrite=True)
-    assert not list((tmp_path / "elsewhere").iterdir())
-
-
-def test_two_pushes_to_one_folder_exclude_each_other(whole, tmp_path):
-    refused = []
-
-    def again(done, total, unit):
-        with pytest.raises(StorageError, match="another process"):
-            push(whole.path, tmp_path / "copy.zarr")
-        refused.append(done)
-
-    push(whole.path, tmp_path / "copy.zarr", observers=[FunctionObserver(progress=again)])
-    assert refused
-    assert verify(tmp_path / "copy.zarr", quick=True).ok
-    assert not (tmp_path / "copy.zarr" / "recording.lock").exists()
-
-
 def test_room_on_the_disk_is_looked_at_first(whole, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(StorageError, match="free at"):
         push(whole.path, tmp_path / "copy.zarr")
     assert not (tmp_path / "copy.zarr").exists()
-
-
-# --- interrupted copies
 
 
 SCRIPT = """
@@ -276,9 +226,6 @@ def _manifest(buffer):
     return buffer.files.read("manifest.json")
 
 
-# --- pulls
-
-
 def test_a_pull_moves_what_it_says(served, web, whole, tmp_path):
     done = pull(served, tmp_path / "d.zarr")
     assert done.bytes_moved == web.sent() == whole.manifest.size_bytes + len(_manifest(whole))
@@ -303,61 +250,6 @@ def test_a_pinned_pull_refuses_another_dataset(served, whole, tmp_path):
     with pytest.raises(MismatchError):
         pull(f"{served}@sha256:{'0' * 12}", tmp_path / "e.zarr")
     assert not (tmp_path / "e.zarr").exists()
-
-
-def test_a_pull_of_some_arrays_fetches_nothing_else(served, web, whole, tmp_path):
-    told: list[str] = []
-    watching = FunctionObserver(message=told.append)
-    wanted = ["logits", "actions", "obs"]
-    done = pull(served, tmp_path / "d.zarr", arrays=wanted, observers=[watching])
-    part = ExpertBuffer.open(tmp_path / "d.zarr")
-    assert done.bytes_moved == web.sent()
-    fetched = {
-        path.partition("/c/")[0].removesuffix("/zarr.json") for path in web.fetched("d.zarr")
-    }
-    groups = {"manifest.json", "zarr.json", "steps", "episodes", "masks"}
-    assert fetched == groups | set(part.names)
-    left_out = set(whole.names) - set(part.names)
-    assert left_out >= {"steps/embedding", "steps/value", "final/obs", "final/value"}
-    assert "steps/reward" in told[0]
-    assert "steps/logits" not in told[0]
-
-
-def test_a_part_is_a_dataset_with_the_values_of_the_whole(served, whole, tmp_path):
-    done = pull(served, tmp_path / "d.zarr", arrays=TRAINING)
-    part = ExpertBuffer.open(tmp_path / "d.zarr")
-    assert verify(part.path).ok
-    for name in part.names:
-        assert np.array_equal(part.read(name), whole.read(name))
-        assert part.manifest.arrays[name] == whole.manifest.arrays[name]
-    assert done.id == part.id != whole.id
-    step = part.manifest.lineage[-1]
-    assert (step.operation, step.parents) == ("arrays", (whole.id,))
-    assert step.arguments == {"arrays": list(part.names)}
-    for same in ("experts", "recording", "splits", "masks", "licence", "citation", "environment"):
-        assert getattr(part.manifest, same) == getattr(whole.manifest, same)
-    assert set(part.manifest.statistics.values) < set(whole.manifest.statistics.values)
-
-
-def test_the_same_part_has_the_same_bytes(served, whole, tmp_path):
-    pull(served, tmp_path / "a.zarr", arrays=["obs", "logits"])
-    pull(whole.path, tmp_path / "b.zarr", arrays=["steps/logits"])
-    pull(tmp_path / "a.zarr", tmp_path / "c.zarr", arrays=whole.names[:0])
-    assert (tmp_path / "a.zarr/manifest.json").read_bytes() == (
-        tmp_path / "b.zarr/manifest.json"
-    ).read_bytes()
-    assert not ExpertBuffer.open(tmp_path / "c.zarr").has("steps/logits")
-
-
-def test_all_arrays_are_the_whole_dataset(whole, tmp_path):
-    done = pull(whole.path, tmp_path / "d.zarr", arrays=whole.names)
-    assert done.id == whole.id
-
-
-def test_an_unknown_array_is_named_with_the_known_ones(served, tmp_path):
-    with pytest.raises(UnknownNameError, match=r"'logit'.*did you mean 'logits'"):
-        pull(served, tmp_path / "d.zarr", arrays=["logit"])
-    assert not (tmp_path / "d.zarr").exists()
 
 
 @pytest.mark.parametrize(

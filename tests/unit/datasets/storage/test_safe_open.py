@@ -10,7 +10,6 @@ from kd_offline.datasets.storage.store import Folder, lock
 from kd_offline.datasets.validation.integrity import verify
 from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.errors import CorruptDatasetError, StorageError
-from kd_offline.strict_json import parse
 from kd_offline.testing.factories import header, tiny_dataset
 
 
@@ -79,34 +78,3 @@ def test_files_that_may_not_be_read(tmp_path, monkeypatch):
         (problem,) = verify(buffer.path, quick=quick).problems
         assert problem.where.startswith("steps/logits rows 0 to ")
         assert "Permission denied" in problem.what
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b'{"a": 1, "a": 2}',
-        b'{"a": NaN}',
-        b"[Infinity]",
-        b"1e400",
-        b"123456789012345678901",
-        b"[" * 65 + b"]" * 65,
-        b"[" * 100_000,
-        b'"\\u0000"',
-        b'{"\\u001b": 1}',
-        b'"\\ud800"',
-        b'"\\u2066"',
-        b'"\x7f"',
-        '"ü"'.encode(),
-        b"{",
-        b"",
-    ],
-)
-def test_json_that_is_not_strict(text):
-    with pytest.raises(ValueError, match=r"."):
-        parse(text)
-
-
-def test_json_that_is():
-    text = b'{"a": [1, 18446744073709551615, -0.5, "\\u00e9 \\ud83d\\ude00\\n\\t\\\\u0000", null]}'
-    assert parse(text) == {"a": [1, 2**64 - 1, -0.5, "é 😀\n\t\\u0000", None]}
-    assert parse(b"[" * 64 + b"]" * 64) is not None

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from kd_offline.datasets.format.chunks import all_finite
 from kd_offline.datasets.writing.statistics import Moments, count_actions, episode_returns
 
 
@@ -39,12 +38,3 @@ def test_returns_are_sums_by_episode_and_agent():
     reward = np.arange(12, dtype=np.float32).reshape(6, 2)
     got = episode_returns(reward, np.array([1, 3, 2]))
     assert got.tolist() == [[0, 1], [12, 15], [18, 20]]
-
-
-def test_finite_numbers():
-    for dtype in (np.float16, np.float32, np.float64):
-        limit = np.finfo(dtype).max
-        assert all_finite(np.array([0.0, -0.0, limit, -limit], dtype))
-        for bad in (np.nan, -np.nan, np.inf, -np.inf):
-            assert not all_finite(np.array([1.0, bad, -1.0], dtype))
-    assert all_finite(np.array([-1, 5]))

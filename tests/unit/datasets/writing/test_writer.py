@@ -1,7 +1,5 @@
 import errno
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,20 +13,16 @@ import zarr
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.storage import safe_open, store
-from kd_offline.datasets.validation.integrity import verify
-from kd_offline.datasets.writing import destination
+from kd_offline.datasets.storage import store
 from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.errors import (
-    CorruptDatasetError,
     MismatchError,
     StorageError,
     UnfinishedError,
     UsageError,
 )
 from kd_offline.schemas.dataset import DatasetManifest
-from kd_offline.sealed_json import seal
 from kd_offline.testing.factories import (
     environment_spec,
     episode_block,
@@ -38,6 +32,8 @@ from kd_offline.testing.factories import (
 )
 
 SPEC = environment_spec((6, 3), (5, 2))
+
+
 LENGTHS = ([3, 25, 1], [7, 7], [20, 2, 9, 4], [25])
 
 
@@ -56,14 +52,6 @@ def record(path: Path, **options: bool) -> DatasetManifest:
             assert done == 0, "a recording continues at the beginning of a block"
             writer.append(block)
         return writer.commit({"full": full_mask(SPEC)})
-
-
-def write(path: Path, *parts: EpisodeBlock) -> None:
-    """Record the given blocks."""
-    with DatasetWriter.create(path, header(SPEC)) as writer:
-        for part in parts:
-            writer.append(part)
-        writer.commit()
 
 
 def zarr_keys(group: zarr.Group, name: str) -> list[str]:
@@ -89,18 +77,6 @@ def test_every_array_comes_back(tmp_path, small_chunks):
         assert got.dtype.name == manifest.arrays[name].dtype
     assert buffer.read("steps/embedding").dtype == np.float16
     assert np.array_equal(buffer.mask("full"), full_mask(SPEC))
-
-
-def test_derived_columns(tmp_path, small_chunks):
-    record(tmp_path / "d.zarr")
-    buffer = ExpertBuffer.open(tmp_path / "d.zarr")
-    lengths = np.concatenate(LENGTHS)
-    assert np.array_equal(buffer.episodes("length"), lengths)
-    assert np.array_equal(buffer.episodes("offset"), np.cumsum(lengths) - lengths)
-    reward = np.split(buffer.read("steps/reward").astype(float), np.cumsum(lengths)[:-1])
-    sums = np.array([part.sum(axis=0) for part in reward])
-    np.testing.assert_allclose(buffer.episodes("agent_return"), sums, rtol=1e-12)
-    np.testing.assert_allclose(buffer.episodes("return"), sums.sum(axis=1), rtol=1e-12)
 
 
 def test_plain_zarr_reads_the_same(tmp_path, small_chunks):
@@ -132,15 +108,6 @@ def test_other_content_has_another_id(tmp_path):
     wider = environment_spec((6, 6, 6), episode_limit=26)
     ids.add(tiny_dataset(tmp_path / "spec.zarr", spec=wider).id)
     assert len(ids) == 5
-
-
-def test_wide_embedding_on_request(tmp_path):
-    block = episode_block(SPEC, [4], embedding_dtype="float32")
-    with DatasetWriter.create(tmp_path / "d.zarr", header(SPEC)) as writer:
-        writer.append(block)
-        assert writer.commit().arrays["steps/embedding"].dtype == "float32"
-    buffer = ExpertBuffer.open(tmp_path / "d.zarr")
-    assert np.array_equal(buffer.read("steps/embedding"), block.steps["embedding"])
 
 
 def test_masks_may_differ_by_episode(tmp_path):
@@ -208,137 +175,11 @@ def test_full_disk_at_any_write_loses_nothing_committed(
     assert record(path, resume=True).id == undisturbed.id
 
 
-def test_existing_datasets_are_not_touched(tmp_path):
-    path = tmp_path / "d.zarr"
-    first = record(path)
-    with pytest.raises(StorageError, match=r"finished dataset .* --overwrite"):
-        record(path)
-    with pytest.raises(StorageError, match=r"finished dataset"):
-        record(path, resume=True)
-    assert ExpertBuffer.open(path).id == first.id
-    assert record(path, overwrite=True).id == first.id
-
-
-def test_unfinished_recordings_are_not_touched(tmp_path):
-    path = tmp_path / "d.zarr"
-    DatasetWriter.create(path, header(SPEC)).close()
-    with pytest.raises(StorageError, match=r"--resume or delete it with --overwrite"):
-        record(path)
-    record(path, overwrite=True)
-
-
-def test_foreign_folders_are_never_deleted(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    for options in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises(StorageError, match="not empty and holds no dataset"):
-            record(tmp_path, **options)
-    assert (tmp_path / "thesis.tex").exists()
-
-
-def test_path_below_a_file(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="is a file"):
-        record(tmp_path / "file")
-    with pytest.raises(StorageError, match="cannot make the folder"):
-        record(tmp_path / "file" / "d.zarr")
-
-
-@pytest.mark.parametrize(
-    "claim", [{"step_chunk_rows": 10**12}, {"episode_chunk_rows": 10**12}], ids=str
-)
-def test_a_journal_that_claims_huge_chunks_is_refused(claim, tmp_path, eager_journal):
-    path = tmp_path / "d.zarr"
-    writer = DatasetWriter.create(path, header(SPEC), journal_seconds=0.0)
-    for block in blocks()[:2]:
-        writer.append(block)
-    abandon(writer)
-    journal = json.loads((path / layout.JOURNAL).read_bytes())
-    journal.pop("manifest_digest")
-    (path / layout.JOURNAL).write_bytes(seal(journal | claim))
-    with pytest.raises(CorruptDatasetError, match=r"claims chunks of [0-9,]+ bytes for"):
-        DatasetWriter.create(path, header(SPEC), resume=True)
-
-
-def test_two_writers_on_one_dataset(tmp_path):
-    path = tmp_path / "d.zarr"
-    with (
-        DatasetWriter.create(path, header(SPEC)),
-        pytest.raises(StorageError, match="another process is recording"),
-    ):
-        DatasetWriter.create(path, header(SPEC), resume=True)
-
-
-def test_a_writer_that_finishes_while_another_one_looks(tmp_path, monkeypatch):
-    """The second one saw an unfinished recording, and gets the lock once it is a dataset."""
-    path, real = tmp_path / "d.zarr", store.lock
-    DatasetWriter.create(path, header(SPEC)).close()
-
-    def late(root):
-        with monkeypatch.context() as patched:
-            patched.setattr(destination, "lock", real)
-            record(path, resume=True)
-        return real(root)
-
-    monkeypatch.setattr(destination, "lock", late)
-    with pytest.raises(StorageError, match="finished dataset"):
-        DatasetWriter.create(path, header(SPEC), resume=True)
-    assert verify(path).ok
-    assert not (path / "recording.json").exists()
-
-
-def test_a_lock_that_was_deleted_is_none(tmp_path, monkeypatch):
-    held = store.lock(tmp_path)
-    opened = safe_open.held
-
-    def finishes_meanwhile(path):
-        handle = opened(path)
-        (tmp_path / "recording.lock").unlink()
-        held.close()
-        return handle
-
-    monkeypatch.setattr(safe_open, "held", finishes_meanwhile)
-    with pytest.raises(StorageError, match="another process is recording"):
-        store.lock(tmp_path)
-
-
-@pytest.mark.parametrize("finished", [True, False])
-def test_killed_while_overwriting(tmp_path, monkeypatch, finished):
-    path = tmp_path / "d.zarr"
-    with DatasetWriter.create(path, header(SPEC)) as writer:
-        writer.append(blocks()[0])
-        if finished:
-            writer.commit()
-
-    def killed(folder, **options):
-        raise SystemExit
-
-    with monkeypatch.context() as patched:
-        patched.setattr(shutil, "rmtree", killed)
-        with pytest.raises(SystemExit):
-            record(path, overwrite=True)
-    with pytest.raises(UnfinishedError, match="--resume"):
-        ExpertBuffer.open(path)
-    if finished:
-        with pytest.raises(CorruptDatasetError, match="record again with --overwrite"):
-            record(path, resume=True)
-    assert record(path, overwrite=True).id == record(tmp_path / "whole.zarr").id
-
-
 def test_continuing_with_other_settings_is_refused(tmp_path):
     path = tmp_path / "d.zarr"
     DatasetWriter.create(path, header(SPEC)).close()
     with pytest.raises(MismatchError, match=r"recording\.seed"):
         DatasetWriter.create(path, header(SPEC, seed=1), resume=True)
-
-
-def test_continuing_a_damaged_recording_is_refused(tmp_path, small_chunks):
-    path = tmp_path / "d.zarr"
-    with DatasetWriter.create(path, header(SPEC)) as writer:
-        writer.append(blocks()[0])
-    chunk = path / "steps/logits/c/0/0/0"
-    chunk.write_bytes(chunk.read_bytes()[:-3])
-    with pytest.raises(CorruptDatasetError, match=r"chunk 0 of steps/logits"):
-        DatasetWriter.create(path, header(SPEC), resume=True)
 
 
 def test_nothing_recorded(tmp_path):
@@ -347,57 +188,6 @@ def test_nothing_recorded(tmp_path):
         pytest.raises(UsageError, match="nothing was recorded"),
     ):
         writer.commit()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda steps: steps.pop("reward"), "missing: steps/reward"),
-        (lambda steps: steps.update(logit=steps["logits"]), "did you mean"),
-        (lambda steps: steps.update(obs=steps["obs"][:-1]), r"steps/obs has shape \[4, 2, 6\]"),
-        (lambda steps: steps.update(obs=steps["obs"][:, :, :3]), r"\[R=5, N=2, O=6\]"),
-        (lambda steps: steps.update(actions=steps["actions"] * 1.0), "dtype float64"),
-        (lambda steps: steps.update(alive=steps["alive"] * 1), "dtype int64, but bool"),
-        (lambda steps: steps.update(embedding=steps["embedding"][..., :0]), "any width"),
-    ],
-)
-def test_blocks_that_do_not_fit_are_refused_at_once(tmp_path, change, message):
-    block = episode_block(SPEC, [2, 3])
-    steps = dict(block.steps)
-    change(steps)
-    with (
-        DatasetWriter.create(tmp_path / "d.zarr", header(SPEC)) as writer,
-        pytest.raises(UsageError, match=message),
-    ):
-        writer.append(EpisodeBlock(steps, block.final, block.episodes))
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("logits", np.nan), ("reward", np.inf), ("embedding", -np.inf), ("embedding", 7e4)],
-)
-def test_numbers_that_are_not_finite_are_refused(tmp_path, name, value):
-    block = episode_block(SPEC, [2, 3], embedding_dtype="float64")
-    block.steps[name][4, 1] = value
-    before = episode_block(SPEC, [4], embedding_dtype="float64")
-    with pytest.raises(UsageError, match=rf"steps/{name} of agent 'agent_1' has in step 2 of epis"):
-        write(tmp_path / "d.zarr", before, block)
-    with DatasetWriter.create(tmp_path / "d.zarr", header(SPEC), resume=True) as writer:
-        assert writer.episodes_done == 1  # what came before is kept
-
-
-def test_integers_that_do_not_fit_are_refused(tmp_path):
-    block = episode_block(SPEC, [2, 3])
-    actions = block.steps["actions"].astype(np.int64) + 70_000
-    wrong = EpisodeBlock({**block.steps, "actions": actions}, block.final, block.episodes)
-    with pytest.raises(UsageError, match="steps/actions has values that do not fit int16"):
-        write(tmp_path / "d.zarr", wrong)
-
-
-def test_later_blocks_must_hold_the_same_arrays(tmp_path):
-    parts = [episode_block(SPEC, [2, 3], without=names) for names in ([], ["steps/value"])]
-    with pytest.raises(UsageError, match="these differ: steps/value"):
-        write(tmp_path / "d.zarr", *parts)
 
 
 def test_a_closed_writer_takes_nothing(tmp_path):

@@ -1,7 +1,5 @@
 """Vaults of others: OG-MARL's names and quirks."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -158,59 +156,6 @@ def test_an_environment_describes_it(tmp_path):
 
 def spoilt(name, values):
     return {**leaves(), name: values}
-
-
-ODD = {
-    "continuous": (spoilt("actions", np.zeros((1, 30, 3, 2), np.float32)), "continuous"),
-    "no end": (spoilt("terminals", np.zeros((1, 30, 3), bool)), "no episode ends in it"),
-    "missing": ({k: v for k, v in leaves().items() if k != "rewards"}, "no leaf rewards"),
-    "agents": (spoilt("rewards", np.zeros((1, 30, 2), np.float32)), "differ in the numbers"),
-    "streams": (spoilt("rewards", np.zeros((2, 30, 3), np.float32)), "differ in the numbers"),
-    "axes": (spoilt("observations", np.zeros((1, 30, 3), np.float32)), "3 axes"),
-    "nan": (spoilt("observations", np.full((1, 30, 3, 4), np.nan, np.float32)), "not finite"),
-    "beyond": (spoilt("actions", np.full((1, 30, 3), ACTIONS, np.int32)), "beyond the width"),
-    "below": (spoilt("actions", np.full((1, 30, 3), -1, np.int32)), "below zero"),
-}
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_what_cannot_be_read_is_one_sentence(tmp_path, name):
-    arrays, words = ODD[name]
-    write_vault(tmp_path / "x.vlt" / "Good", arrays)
-    with pytest.raises(KdOfflineError, match=words) as caught:
-        convert(tmp_path / "x.vlt", tmp_path / "y.zarr")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "y.zarr").exists()
-
-
-def test_several_vaults_in_one_folder(tmp_path):
-    for uid in ("Good", "Poor"):
-        write_vault(tmp_path / "x.vlt" / uid, leaves())
-    with pytest.raises(KdOfflineError, match="holds the vaults Good, Poor"):
-        convert(tmp_path / "x.vlt", tmp_path / "y.zarr")
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": "a"}', "{" * 10000])
-def test_damaged_metadata(tmp_path, text):
-    folder = write_vault(tmp_path / "x.vlt" / "Good", leaves())
-    (folder / "metadata.json").write_text(text)
-    with pytest.raises(KdOfflineError, match=r"metadata\.json is damaged"):
-        convert(folder, tmp_path / "y.zarr")
-
-
-def test_another_version(tmp_path):
-    folder = write_vault(tmp_path / "x.vlt" / "Good", leaves(), version=2.0)
-    with pytest.raises(KdOfflineError, match=r"version 2\.0, but 1\.x is read"):
-        convert(folder, tmp_path / "y.zarr")
-
-
-def test_a_promised_leaf_that_is_absent(tmp_path):
-    folder = write_vault(tmp_path / "x.vlt" / "Good", leaves())
-    document = json.loads((folder / "metadata.json").read_text())
-    document["structure_dtype"]["infos"]["ghost"] = "float32"
-    (folder / "metadata.json").write_text(json.dumps(document))
-    with pytest.raises(KdOfflineError, match="leaf 'infos/ghost' cannot be opened"):
-        convert(folder, tmp_path / "y.zarr")
 
 
 @pytest.mark.parametrize("name", ["infos/action_mask", "infos/avail_actions", "legal_actions"])

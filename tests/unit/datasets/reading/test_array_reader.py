@@ -1,5 +1,6 @@
 """Never a silent wrong value: any altered byte anywhere is noticed by ordinary reading."""
 
+import json
 import shutil
 from itertools import pairwise
 
@@ -8,10 +9,52 @@ import pytest
 
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.validation.integrity import verify
-from kd_offline.errors import DatasetError
+from kd_offline.errors import (
+    CorruptDatasetError,
+    DatasetError,
+)
 from kd_offline.testing.factories import tiny_dataset
 
+
+def test_deleted_chunk_names_array_and_rows(ragged):
+    (ragged.path / "steps/logits/c/1/0/0").unlink()
+    buffer = ExpertBuffer.open(ragged.path)
+    with pytest.raises(CorruptDatasetError, match=r"steps/logits rows 16 to 31 .* is missing"):
+        buffer.read("steps/logits")
+    assert len(buffer.read("steps/logits", 32)) == buffer.n_steps - 32
+
+
+def test_truncated_chunk(ragged):
+    chunk = ragged.path / "steps/obs/c/0/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(CorruptDatasetError, match=r"steps/obs rows 0 to 15 .* bytes instead of"):
+        ragged.read("steps/obs", 3, 4)
+
+
+def test_swapped_chunks(ragged):
+    first, second = ragged.path / "steps/obs/c/0/0/0", ragged.path / "steps/obs/c/1/0/0"
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two)
+    second.write_bytes(one)
+    with pytest.raises(CorruptDatasetError, match="steps/obs rows 0 to 15"):
+        ragged.read("steps/obs")
+
+
+@pytest.mark.parametrize("path", ["zarr.json", "steps/zarr.json", "steps/obs/zarr.json"])
+def test_altered_or_missing_metadata(ragged, path):
+    file = ragged.path / path
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps(document))
+    with pytest.raises(CorruptDatasetError, match=f"{path} .* does not match its sha256"):
+        ExpertBuffer.open(ragged.path)
+    file.unlink()
+    with pytest.raises(CorruptDatasetError, match=f"{path} .* missing"):
+        ExpertBuffer.open(ragged.path)
+
+
 FLIPS = 1200
+
+
 # Verifying after every flip would take half a minute; the files are the same, so every few will do.
 VERIFIED_EVERY = 12
 

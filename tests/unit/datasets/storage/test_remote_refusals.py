@@ -4,7 +4,6 @@ import gzip
 import re
 import socket
 import struct
-import time
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +13,7 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.sharing.share import pack, push
 from kd_offline.datasets.storage import remote
 from kd_offline.datasets.storage.sources import open_files
-from kd_offline.datasets.storage.traffic import PACE, TRAFFIC
+from kd_offline.datasets.storage.traffic import TRAFFIC
 from kd_offline.errors import (
     CorruptDatasetError,
     KdOfflineError,
@@ -22,7 +21,6 @@ from kd_offline.errors import (
     StorageError,
     UsageError,
 )
-from kd_offline.schemas.dataset import FileRecord
 from kd_offline.testing.factories import tiny_dataset
 from tests import servers
 
@@ -57,6 +55,8 @@ def status(code):
 
 
 ANSWERS: dict[Any, Any] = {code: status(code) for code in (400, 401, 403, 404, 410, 429, 500, 503)}
+
+
 ANSWERS |= {
     "html": lambda h: servers.reply(h, b"<html>hello</html>", 200, Content_Type="text/html"),
     "empty": lambda h: servers.reply(h, b""),
@@ -66,10 +66,19 @@ ANSWERS |= {
     "to a file": lambda h: servers.reply(h, b"", 302, Location="file:///etc/passwd"),
     "nowhere": lambda h: servers.reply(h, b"", 302),
 }
+
+
 OPENED = ("http", "zip", "s3", "hf")
+
+
 PUSHED = ("s3 push", "hf push")
+
+
 ALL = (*OPENED, *PUSHED)
+
+
 TRANSIENT = {429, 500, 503, "reset", "garbage"}
+
 
 SENTENCES: dict[Any, dict[str, str]] = {
     400: dict.fromkeys((*OPENED, "s3 push"), "answers 400 Bad Request: check the address"),
@@ -178,9 +187,6 @@ def test_plain_http_is_said_with_what_allows_it(monkeypatch, name, address, allo
     assert "which is no address" in sentence(lambda: ExpertBuffer.open(address), UsageError)
 
 
-# Offline.
-
-
 @pytest.mark.parametrize("kind", ["hf", "hf push"])
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_offline_means_that_no_socket_is_opened(small, monkeypatch, kind, name):
@@ -203,9 +209,6 @@ def test_offline_means_that_no_socket_is_opened(small, monkeypatch, kind, name):
     assert "kd-offline pull" in words
 
 
-# Ranges.
-
-
 def test_a_server_without_ranges_is_told_apart(small, tmp_path):
     pack(small.path, tmp_path / "d.zip")
     data = (tmp_path / "d.zip").read_bytes()
@@ -214,84 +217,6 @@ def test_a_server_without_ranges_is_told_apart(small, tmp_path):
     assert "does not give a part of a file" in words
     assert "fetch the archive and give its path" in words
     assert "try again" not in words
-
-
-# Slow servers.
-
-
-def crawling(head=b""):
-    """Send ``head``, then a byte ten times a second, for ever."""
-
-    def answer(handler):
-        handler.send_response(206 if "Range" in handler.headers else 200)
-        handler.send_header("Content-Length", "100000")
-        if "Range" in handler.headers:
-            first, last = handler.headers["Range"].removeprefix("bytes=").split("-")
-            handler.send_header("Content-Range", f"bytes {first}-{last}/100000")
-        handler.end_headers()
-        handler.wfile.write(head)
-        for _ in range(100 if handler.command == "GET" else 0):
-            handler.wfile.write(b" ")
-            time.sleep(0.1)
-
-    return answer
-
-
-@pytest.mark.parametrize("kind", OPENED)
-def test_a_server_that_crawls_does_not_hold_a_command(small, monkeypatch, kind):
-    monkeypatch.setattr(PACE, "window", 0.3)
-    began = time.monotonic()
-    with servers.answering(crawling()) as url:
-        words = sentence(use(kind, url, small, monkeypatch), StorageError)
-    assert time.monotonic() - began < 5
-    assert "bytes a second, less than 1,000: try again later, or set KD_OFFLINE_MIN_RATE" in words
-
-
-def test_a_slow_line_may_be_allowed(monkeypatch):
-    monkeypatch.setattr(PACE, "window", 0.15)
-    record = FileRecord(path="file", size=4, sha256="0" * 64)
-    with servers.answering(crawling()) as url:
-        files = open_files(url)
-        sentence(lambda: files.read("file", record), StorageError)
-        for rate in ("5", "0"):
-            monkeypatch.setenv("KD_OFFLINE_MIN_RATE", rate)
-            assert files.read("file", record) == b"     "
-        for rate in ("quick", "-1", "nan", "inf"):
-            monkeypatch.setenv("KD_OFFLINE_MIN_RATE", rate)
-            assert "KD_OFFLINE_MIN_RATE is" in sentence(
-                lambda: files.read("file", record), UsageError
-            )
-
-
-def test_one_quick_transfer_does_not_need_another_to_be_quick(monkeypatch):
-    """The rate is that of everything that arrives at the same time."""
-    monkeypatch.setattr(PACE, "window", 0.05)
-    with PACE.transfer():
-        for _ in range(3):
-            time.sleep(0.06)
-            PACE.arrived("a", 100_000)
-            PACE.arrived("b", 0)
-        time.sleep(0.06)
-        with pytest.raises(StorageError, match="the server of 'b' sent 0 bytes a second"):
-            PACE.arrived("b", 0)
-    time.sleep(0.06)
-    with PACE.transfer():  # the time between transfers does not count
-        PACE.arrived("b", 0)
-
-
-def test_headers_that_trickle_in_are_given_up(monkeypatch):
-    monkeypatch.setitem(remote._TIMES, "read_timeout", "0.3s")
-
-    def answer(handler):
-        for _ in range(100):
-            handler.wfile.write(b"H")
-            time.sleep(0.1)
-
-    began = time.monotonic()
-    with servers.answering(answer) as url:
-        words = sentence(lambda: ExpertBuffer.open(f"{url}/d.zarr"), StorageError)
-    assert time.monotonic() - began < 5
-    assert "cannot reach the server" in words
 
 
 def test_compressed_answers_are_not_unpacked(small):

@@ -1,0 +1,82 @@
+"""Places that are copied to: what is of no dataset stays, and writers exclude each other."""
+
+import pytest
+
+from kd_offline.datasets import verify
+from kd_offline.datasets.sharing.share import push
+from kd_offline.errors import (
+    DatasetError,
+    StorageError,
+    UsageError,
+)
+from kd_offline.tracking.base import FunctionObserver
+
+PLACES = ["folder", "s3"]
+
+
+@pytest.fixture
+def place(request, tmp_path):
+    """An empty destination."""
+    if request.param == "folder":
+        return str(tmp_path / "copy.zarr")
+    request.getfixturevalue("s3")
+    return f"s3://bucket/{tmp_path.name}/copy.zarr"
+
+
+everywhere = pytest.mark.parametrize("place", PLACES, indirect=True)
+
+
+@everywhere
+def test_files_that_are_of_no_dataset_are_never_touched(whole, place):
+    _target(place).write("thesis.tex", b"years of work")
+    for overwrite in (False, True):
+        with pytest.raises(StorageError, match=r"of no dataset, such as 'thesis\.tex'"):
+            push(whole.path, place, overwrite=overwrite)
+    assert _target(place).listing() == {"thesis.tex": 13}
+
+
+def _target(place):
+    from pathlib import Path
+
+    from kd_offline.datasets.sharing.targets import LocalTarget, ObjectTarget
+    from kd_offline.datasets.storage.remote import Remote, connect
+
+    if "://" in place:
+        return ObjectTarget(Remote(place, connect(place), listable=True))
+    Path(place).mkdir(exist_ok=True)
+    return LocalTarget(Path(place))
+
+
+def test_destinations_that_cannot_be_written_are_refused(whole, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="is a file"):
+        push(whole.path, tmp_path / "file")
+    with pytest.raises(StorageError, match="cannot make the folder"):
+        push(whole.path, tmp_path / "file" / "copy.zarr")
+    with pytest.raises(UsageError, match="a web server"):
+        push(whole.path, "https://example.org/d.zarr")
+    with pytest.raises(UsageError, match="write it without"):
+        push(whole.path, f"{tmp_path / 'x'}@{whole.id}")
+
+
+def test_a_link_in_the_destination_is_not_followed(whole, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "copy.zarr").mkdir()
+    (tmp_path / "copy.zarr" / "steps").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises((DatasetError, StorageError)):
+        push(whole.path, tmp_path / "copy.zarr", overwrite=True)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_two_pushes_to_one_folder_exclude_each_other(whole, tmp_path):
+    refused = []
+
+    def again(done, total, unit):
+        with pytest.raises(StorageError, match="another process"):
+            push(whole.path, tmp_path / "copy.zarr")
+        refused.append(done)
+
+    push(whole.path, tmp_path / "copy.zarr", observers=[FunctionObserver(progress=again)])
+    assert refused
+    assert verify(tmp_path / "copy.zarr", quick=True).ok
+    assert not (tmp_path / "copy.zarr" / "recording.lock").exists()

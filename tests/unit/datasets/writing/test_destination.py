@@ -1,0 +1,147 @@
+"""The folder of a new dataset: what is there is continued or replaced on request alone."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.storage import safe_open, store
+from kd_offline.datasets.validation.integrity import verify
+from kd_offline.datasets.writing import destination
+from kd_offline.datasets.writing.blocks import EpisodeBlock
+from kd_offline.datasets.writing.writer import DatasetWriter
+from kd_offline.errors import (
+    CorruptDatasetError,
+    StorageError,
+    UnfinishedError,
+)
+from kd_offline.schemas.dataset import DatasetManifest
+from kd_offline.testing.factories import (
+    environment_spec,
+    episode_block,
+    full_mask,
+    header,
+)
+
+SPEC = environment_spec((6, 3), (5, 2))
+
+
+LENGTHS = ([3, 25, 1], [7, 7], [20, 2, 9, 4], [25])
+
+
+def blocks() -> list[EpisodeBlock]:
+    return [episode_block(SPEC, lengths, seed=i) for i, lengths in enumerate(LENGTHS)]
+
+
+def record(path: Path, **options: bool) -> DatasetManifest:
+    """Record all blocks, or those that are still to come, and return the manifest."""
+    with DatasetWriter.create(path, header(SPEC), journal_seconds=0.0, **options) as writer:
+        done = writer.episodes_done
+        for block in blocks():
+            if done >= len(block.lengths):
+                done -= len(block.lengths)
+                continue
+            assert done == 0, "a recording continues at the beginning of a block"
+            writer.append(block)
+        return writer.commit({"full": full_mask(SPEC)})
+
+
+def test_existing_datasets_are_not_touched(tmp_path):
+    path = tmp_path / "d.zarr"
+    first = record(path)
+    with pytest.raises(StorageError, match=r"finished dataset .* --overwrite"):
+        record(path)
+    with pytest.raises(StorageError, match=r"finished dataset"):
+        record(path, resume=True)
+    assert ExpertBuffer.open(path).id == first.id
+    assert record(path, overwrite=True).id == first.id
+
+
+def test_unfinished_recordings_are_not_touched(tmp_path):
+    path = tmp_path / "d.zarr"
+    DatasetWriter.create(path, header(SPEC)).close()
+    with pytest.raises(StorageError, match=r"--resume or delete it with --overwrite"):
+        record(path)
+    record(path, overwrite=True)
+
+
+def test_foreign_folders_are_never_deleted(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for options in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(StorageError, match="not empty and holds no dataset"):
+            record(tmp_path, **options)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_path_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="is a file"):
+        record(tmp_path / "file")
+    with pytest.raises(StorageError, match="cannot make the folder"):
+        record(tmp_path / "file" / "d.zarr")
+
+
+def test_two_writers_on_one_dataset(tmp_path):
+    path = tmp_path / "d.zarr"
+    with (
+        DatasetWriter.create(path, header(SPEC)),
+        pytest.raises(StorageError, match="another process is recording"),
+    ):
+        DatasetWriter.create(path, header(SPEC), resume=True)
+
+
+def test_a_writer_that_finishes_while_another_one_looks(tmp_path, monkeypatch):
+    """The second one saw an unfinished recording, and gets the lock once it is a dataset."""
+    path, real = tmp_path / "d.zarr", store.lock
+    DatasetWriter.create(path, header(SPEC)).close()
+
+    def late(root):
+        with monkeypatch.context() as patched:
+            patched.setattr(destination, "lock", real)
+            record(path, resume=True)
+        return real(root)
+
+    monkeypatch.setattr(destination, "lock", late)
+    with pytest.raises(StorageError, match="finished dataset"):
+        DatasetWriter.create(path, header(SPEC), resume=True)
+    assert verify(path).ok
+    assert not (path / "recording.json").exists()
+
+
+def test_a_lock_that_was_deleted_is_none(tmp_path, monkeypatch):
+    held = store.lock(tmp_path)
+    opened = safe_open.held
+
+    def finishes_meanwhile(path):
+        handle = opened(path)
+        (tmp_path / "recording.lock").unlink()
+        held.close()
+        return handle
+
+    monkeypatch.setattr(safe_open, "held", finishes_meanwhile)
+    with pytest.raises(StorageError, match="another process is recording"):
+        store.lock(tmp_path)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_killed_while_overwriting(tmp_path, monkeypatch, finished):
+    path = tmp_path / "d.zarr"
+    with DatasetWriter.create(path, header(SPEC)) as writer:
+        writer.append(blocks()[0])
+        if finished:
+            writer.commit()
+
+    def killed(folder, **options):
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(SystemExit):
+            record(path, overwrite=True)
+    with pytest.raises(UnfinishedError, match="--resume"):
+        ExpertBuffer.open(path)
+    if finished:
+        with pytest.raises(CorruptDatasetError, match="record again with --overwrite"):
+            record(path, resume=True)
+    assert record(path, overwrite=True).id == record(tmp_path / "whole.zarr").id
