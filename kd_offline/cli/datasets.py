@@ -101,7 +101,7 @@ def verify(
     """
     from kd_offline.datasets.storage.manifest_file import read_manifest
     from kd_offline.datasets.storage.sources import open_files
-    from kd_offline.datasets.validation.integrity import damaged
+    from kd_offline.datasets.validation.integrity import unusable_manifest_report
     from kd_offline.datasets.validation.integrity import verify as check
 
     signed = None
@@ -109,7 +109,7 @@ def verify(
         # Every check is of this one manifest: a server may show another when it is asked again.
         manifest = read_manifest(open_files(dataset, cached=False))
     except CorruptDatasetError as error:
-        report = damaged(error)
+        report = unusable_manifest_report(error)
     else:
         signed = trust.checked_signature(
             *(dataset, signature, signature_file, allowed_signers, public_key), manifest

@@ -71,7 +71,7 @@ def sign(
     from kd_offline.datasets.sharing import signature
 
     if text:
-        document(signature.text_of(dataset).decode("ascii"))
+        document(signature.text_to_sign(dataset).decode("ascii"))
         return
     made = signature.sign(dataset, key, output, overwrite=overwrite)
     if json:
@@ -103,7 +103,7 @@ def croissant(
     """
     from json import dumps
 
-    from kd_offline.datasets.metadata.croissant import Publication, describe, missing
+    from kd_offline.datasets.metadata.croissant import Publication, describe, missing_fields
     from kd_offline.files import check_output, write_output
 
     if output is not None:
@@ -115,7 +115,7 @@ def croissant(
     else:
         write_output(output, text, overwrite=overwrite)
         show(output)
-    if wanted := missing(made):
+    if wanted := missing_fields(made):
         say(f"Croissant also wants {'; '.join(wanted)}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets.storage.safe_open import listing
+from kd_offline.datasets.storage.safe_open import list_files
 from kd_offline.errors import CheckpointError, Remedy, StorageError, UnknownNameError, UsageError
 from kd_offline.exports import c_library, onnx_graph, tensors
 from kd_offline.exports.network import AgentNetwork, Step, to_floats
@@ -101,7 +101,7 @@ def read_manifest(folder: str | Path) -> ExportManifest:
         msg = f"{path} is not an export: it holds no {MANIFEST}, so make one with kd-offline export"
         raise UsageError(msg)
     manifest = read_document(ExportManifest, path / MANIFEST, "export again")
-    for name in listing(path):
+    for name in list_files(path):
         if name not in manifest.files and not _BESIDE.fullmatch(name):
             msg = (
                 f"{str(path / name)!r} is not among the files that {MANIFEST} lists: find out who "

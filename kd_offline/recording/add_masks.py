@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
-from kd_offline.datasets.edit.rewrite_metadata import restate
+from kd_offline.datasets.edit.lineage import check_output, lineage, next_version, open_parent
+from kd_offline.datasets.edit.rewrite_metadata import rewrite_metadata
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.errors import MissingArrayError, Remedy, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, MaskRecord
@@ -55,12 +55,12 @@ def relabel_masks(
     history = lineage("relabel-masks", [parent], {"masks": list(chosen)})
     everything = parent.manifest.masks | new
     facts = {
-        "version": raised(parent.manifest.version, "minor"),
+        "version": next_version(parent.manifest.version, "minor"),
         "masks": {name: record.model_dump(mode="json") for name, record in everything.items()},
         "lineage": [step.model_dump(mode="json") for step in history],
     }
     options = {"resume": resume, "overwrite": overwrite}
-    return restate(parent, root, facts, arrays, observers=observers, **options)
+    return rewrite_metadata(parent, root, facts, arrays, observers=observers, **options)
 
 
 def _check(parent: ExpertBuffer, chosen: dict[str, Mask], given: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.datasets.format.layout import ACTION_SOURCES
 from kd_offline.distributions.base import Played, either
 from kd_offline.rollout.play import Behaviour, Choice
 from kd_offline.schemas.dataset import NoiseLevel
@@ -53,7 +53,9 @@ def perturbed(seeds: SeedArray, levels: Float32Array) -> Behaviour:
             drawn = np.repeat(noise[:, None, 2:], n, axis=1).reshape(*struck.shape, *shape)
             random = policy.even(view.available_actions).sample(drawn)
             actions = either(struck, random, actions)
-        source = np.where(struck, SOURCES["noise"], SOURCES["expert"]).astype(np.uint8)
+        source = np.where(struck, ACTION_SOURCES["noise"], ACTION_SOURCES["expert"]).astype(
+            np.uint8
+        )
         mixed = policy.mixture_probability(actions, (levels / n)[:, None])
         logprob = np.log(np.where(view.alive, mixed, 1.0)).astype(np.float32)
         return Choice(actions, logprob, source)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.datasets.format.layout import ACTION_SOURCES
 from kd_offline.distributions.base import Played, either
 from kd_offline.errors import MismatchError
 from kd_offline.networks.files import warn_unsealed
@@ -156,7 +156,7 @@ def _mixed(choice: Choice, rows: IntArray, plays: BoolArray, partner: Choice) ->
     return Choice(
         put(choice.actions, partner.actions),
         put(choice.logprob, partner.logprob),
-        put(choice.source, SOURCES["other"]),
+        put(choice.source, ACTION_SOURCES["other"]),
     )
 
 

@@ -15,8 +15,8 @@ import torch
 from kd_offline import environments
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
 from kd_offline.datasets.writing.destination import check_name
-from kd_offline.datasets.writing.rehearsal import rehearse
-from kd_offline.datasets.writing.writer import finished
+from kd_offline.datasets.writing.rehearsal import dry_run
+from kd_offline.datasets.writing.writer import finished_dataset
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UsageError
 from kd_offline.experts.load import load
@@ -107,7 +107,7 @@ def record(
         setup = _Setup(asked, stack)
         header = setup.load_expert(observer)
         if resume and not overwrite:
-            done = finished(output, header, asked.episodes)
+            done = finished_dataset(output, header, asked.episodes)
             if done is not None:
                 return done
         observer.result = _write(setup, header, output, observer, resume, overwrite)
@@ -138,7 +138,7 @@ class _Setup:
         recipe = self.recipe
         actor = load(*(recipe.expert, self.spec, recipe.expert_recipe), opponents=recipe.opponents)
         made = _recording(recipe, self.batch, self.partner)
-        rehearse(self._header(actor, made))  # before a trial for calibration is played
+        dry_run(self._header(actor, made))  # before a trial for calibration is played
         for what in actor.missing:
             observer.message(f"expert {actor.describe().reference}: did not find {what}")
         self.actor = calibrated(actor, self.worlds[0], recipe.seed, observer)

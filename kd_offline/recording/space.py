@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from kd_offline.datasets.metadata.summary import words
+from kd_offline.datasets.metadata.summary import format_bytes
 from kd_offline.errors import StorageError
 from kd_offline.experts.protocol import Expert
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -53,11 +53,12 @@ def check_space(
         fits = (free + there) // one
         fewer = f" or record {fits:,} episodes" if fits else ""
         msg = (
-            f"{episodes:,} episodes may take {words(one * episodes)}, and the disk of "
-            f"{str(place)!r} has {words(free)} free: free space, choose another folder{fewer}"
+            f"{episodes:,} episodes may take {format_bytes(one * episodes)}, and the disk of "
+            f"{str(place)!r} has {format_bytes(free)} free: free space, choose another "
+            f"folder{fewer}"
         )
         raise StorageError(msg)
     return (
-        f"recording {episodes:,} episodes of {spec.id} into {output}: {words(one * episodes)} "
-        "at most; fewer episodes take less room and time"
+        f"recording {episodes:,} episodes of {spec.id} into {output}: "
+        f"{format_bytes(one * episodes)} at most; fewer episodes take less room and time"
     )

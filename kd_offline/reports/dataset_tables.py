@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from kd_offline.datasets.analysis.profile import Profile
-from kd_offline.datasets.format.layout import SOURCES
-from kd_offline.datasets.metadata.summary import stored_bytes
-from kd_offline.datasets.metadata.summary import words as size_words
+from kd_offline.datasets.format.layout import ACTION_SOURCES
+from kd_offline.datasets.metadata.summary import format_bytes as size_words
+from kd_offline.datasets.metadata.summary import stored_bytes_by_array
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.writing.statistics import side_returns
 from kd_offline.reports.formatting import duration, number, percent, short, whole
@@ -91,7 +91,9 @@ def sources_table(manifest: DatasetManifest, profile: Profile) -> Table | None:
     for agent, counts in zip(manifest.environment.agents, profile.sources, strict=True):
         total = max(1, int(counts.sum()))
         rows.append((agent, *(percent(int(count) / total) for count in counts)))
-    heads = "|".join(["agent", *(name.replace("other", "another policy") for name in SOURCES)])
+    heads = "|".join(
+        ["agent", *(name.replace("other", "another policy") for name in ACTION_SOURCES)]
+    )
     return table("Who chose the actions", heads, rows)
 
 
@@ -212,7 +214,7 @@ def _recording(manifest: DatasetManifest) -> dict[str, str]:
 
 def arrays_table(buffer: ExpertBuffer) -> Table:
     """Return type, shape, stored size and digest of every array."""
-    sizes = stored_bytes(buffer.manifest)
+    sizes = stored_bytes_by_array(buffer.manifest)
     rows = [
         (
             name,

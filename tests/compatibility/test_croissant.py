@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kd_offline.datasets.format.layout import RULES
-from kd_offline.datasets.metadata.croissant import MEANINGS, Publication, describe, missing
+from kd_offline.datasets.metadata.croissant import MEANINGS, Publication, describe, missing_fields
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.errors import NotADatasetError, UsageError
 from tests.end_to_end.conftest import kd
@@ -41,7 +41,7 @@ def test_the_library_finds_nothing_wrong(name):
     document = describe(str(GOLDEN / f"{name}.zarr"), TOLD)
     _, warnings = read(json.loads(json.dumps(document)))
     assert all("license" in warning for warning in warnings), warnings
-    assert bool(warnings) == bool(missing(document)) == (name in ("bare", "newer"))
+    assert bool(warnings) == bool(missing_fields(document)) == (name in ("bare", "newer"))
 
 
 def test_it_says_what_the_manifest_says():

@@ -111,7 +111,7 @@ def mixed(path):
 def bare(path):
     """Only what the format demands, as an import of somebody's transitions leaves it."""
     spec = environment_spec((3,), (4,), episode_limit=6)
-    must = {*layout.required("steps"), *layout.required("episodes")}
+    must = {*layout.required_arrays("steps"), *layout.required_arrays("episodes")}
     block = episode_block(spec, [6, 2], seed=3, without=layout.RULES.keys() - must)
     head = header(spec, masks=()).model_copy(
         update={"name": "golden/bare", "experts": (), "licence": ""}
@@ -156,7 +156,7 @@ def newer(path):
     document["arrays"]["steps/surprise"] = document["arrays"]["steps/reward"]
     document |= {"format_version": [1, 7], "mood": "curious"}
     document["recording"] |= {"weather": {"rain": True}}
-    layout.identify(document)
+    layout.update_identity(document)
     (path / layout.MANIFEST).write_bytes(seal(document))
 
 

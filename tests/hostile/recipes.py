@@ -65,7 +65,7 @@ class Attack:
                 file.update(size=len(data), sha256=hashlib.sha256(data).hexdigest())
         with suppress(KeyError, TypeError, ValueError):
             if not self.foreign:
-                layout.identify(document)
+                layout.update_identity(document)
         document.pop("manifest_digest", None)
         body = json.dumps(document, indent=1).encode().removesuffix(b"\n}")
         for old, new in self.edits:
@@ -296,7 +296,7 @@ class Attack:
         """Put another zstd frame in the place of an array's first chunk."""
         path = f"{array}/c/0" + "/0" * (len(self.document["arrays"][array]["shape"]) - 1)
         good = (self.root / path).read_bytes()
-        size = chunks.decoded_size(good) or 0
+        size = chunks.stated_size(good) or 0
         frames = {
             "bomb": zeros(HUGE),
             "bomb that states the right size": zeros(HUGE, stated=size),
@@ -325,7 +325,7 @@ class Attack:
         whole = np.zeros((-(-count // size) * size, *tail), spec["dtype"])
         paths = [layout.chunk_path(array, i, len(spec["shape"])) for i in range(-(-count // size))]
         for i, path in enumerate(paths):
-            assert not chunks.decode_into(
+            assert not chunks.decode_chunk(
                 (self.root / path).read_bytes(), whole[i * size : (i + 1) * size]
             )
         number = {"nan": np.nan, "inf": np.inf}.get(value, value)
@@ -334,7 +334,7 @@ class Attack:
         else:
             whole[tuple(index)] = number
         for i, path in enumerate(paths):
-            self.put(path, chunks.encode(whole[i * size : (i + 1) * size], 1))
+            self.put(path, chunks.encode_chunk(whole[i * size : (i + 1) * size], 1))
             self.touched.add(path)
         values = hashlib.sha256(np.ascontiguousarray(whole[:count]).data).hexdigest()
         spec["digest"] = layout.content_digest(spec["dtype"], spec["shape"], values)

@@ -11,7 +11,7 @@ import pytest
 
 from kd_offline import errors
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.storage.safe_open import listing
+from kd_offline.datasets.storage.safe_open import list_files
 from kd_offline.datasets.validation.integrity import verify
 from tests.hostile.recipes import CASES, SECRET, Attack, base
 
@@ -69,7 +69,7 @@ def problems_of(result):
 
 
 def files_below(folder):
-    return {path: (folder / path).lstat().st_mtime_ns for path in listing(folder)}
+    return {path: (folder / path).lstat().st_mtime_ns for path in list_files(folder)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])

@@ -63,8 +63,8 @@ def test_there_and_back(made, kind, window):
     with (
         tempfile.TemporaryDirectory(dir=MEMORY) as folder,
         patch("os.fsync"),
-        patch("kd_offline.datasets.convert.interchange.windows.__defaults__", (window,)),
-        patch("kd_offline.datasets.convert.interchange.episode_groups.__defaults__", (window,)),
+        patch("kd_offline.datasets.convert.interchange.row_ranges.__defaults__", (window,)),
+        patch("kd_offline.datasets.convert.interchange.episode_ranges.__defaults__", (window,)),
     ):
         root = Path(folder)
         with DatasetWriter.create(root / "a.zarr", header(spec, masks=masks)) as writer:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kd_offline.datasets.analysis.tallies import Rows
-from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.datasets.format.layout import ACTION_SOURCES
 from kd_offline.types import Array, BoolArray, FloatArray, IntArray
 
 
@@ -60,7 +60,7 @@ def returns_to_go(
 
 
 @dataclass(slots=True)
-class Values:
+class CalibrationCounter:
     """Gathers a :class:`Calibration`; rows must come backwards, the last ones first.
 
     Only rows count from which on the expert alone acted: its values are of its own play.
@@ -116,7 +116,7 @@ class Values:
         reward = _side_means(rows.arrays["reward"].astype(np.float64), self.side_of)
         cut = rows.last & rows.arrays["truncated"]
         reward += np.where(cut[:, None], gamma * self.beyond[rows.episode], 0.0)
-        both = np.concatenate([reward, _disturbed(rows)[:, None]], axis=1)
+        both = np.concatenate([reward, _others_acted(rows)[:, None]], axis=1)
         discount = np.concatenate([np.broadcast_to(gamma, reward.shape), np.ones_like(gamma)], 1)
         total = returns_to_go(both, discount, rows.last, self._after)
         if len(total):
@@ -141,12 +141,12 @@ class Values:
             )
 
 
-def _disturbed(rows: Rows) -> FloatArray:
+def _others_acted(rows: Rows) -> FloatArray:
     """Return 1 for every row in which anyone but the expert acted, float64 [r]."""
     source = rows.arrays.get("action_source")
     if source is None:
         return np.zeros(len(rows.episode))
-    return np.asarray(((source != SOURCES["expert"]) & rows.alive).any(axis=1), np.float64)
+    return np.asarray(((source != ACTION_SOURCES["expert"]) & rows.alive).any(axis=1), np.float64)
 
 
 def _side_means(reward: FloatArray, side_of: Sequence[int]) -> FloatArray:

@@ -18,7 +18,7 @@ from kd_offline.types import Array, FloatArray, IntArray
 
 # Radii as the environments draw them, in world units; the format does not state sizes.
 _RADII = {"mpe/simple_spread_v3": 0.15, "mpe/simple_adversary_v3": 0.15}
-_RADIUS, _MOST = 0.075, 8
+_DEFAULT_RADIUS, _MAX_SCENES = 0.075, 8
 _PAIRS = ("landmarks", "own_position")
 
 
@@ -48,26 +48,28 @@ def scenes(buffer: ExpertBuffer) -> tuple[Scene, ...]:
     The best, the median and the worst by return, and the median of each level of noise.
     """
     spec = buffer.spec
-    if not spec.id.startswith("mpe/") or not _sighted(spec):
+    if not spec.id.startswith("mpe/") or not _agents_seeing_landmarks(spec):
         return ()
-    return tuple(_scene(buffer, episode, title) for episode, title in telling(buffer).items())
+    return tuple(
+        _scene(buffer, episode, title) for episode, title in notable_episodes(buffer).items()
+    )
 
 
-def telling(buffer: ExpertBuffer) -> dict[int, str]:
+def notable_episodes(buffer: ExpertBuffer) -> dict[int, str]:
     """Return the episodes that are worth a look, with why."""
     returns = buffer.episodes("return")
     order = np.argsort(returns, kind="stable")
-    found = {int(order[-1]): "best"}
-    found.setdefault(int(order[len(order) // 2]), "median")
-    found.setdefault(int(order[0]), "worst")
+    reasons = {int(order[-1]): "best"}
+    reasons.setdefault(int(order[len(order) // 2]), "median")
+    reasons.setdefault(int(order[0]), "worst")
     if buffer.has("episodes/noise_level"):
         levels = buffer.episodes("noise_level")
         for level in np.unique(levels):
-            mine = order[levels[order] == level]
-            found.setdefault(int(mine[len(mine) // 2]), f"median at noise {level:g}")
+            of_level = order[levels[order] == level]
+            reasons.setdefault(int(of_level[len(of_level) // 2]), f"median at noise {level:g}")
     return {
         episode: f"{why}, return {returns[episode]:.2f}"
-        for episode, why in list(found.items())[:_MOST]
+        for episode, why in list(reasons.items())[:_MAX_SCENES]
     }
 
 
@@ -80,34 +82,34 @@ def _scene(buffer: ExpertBuffer, episode: int, title: str) -> Scene:
     obs = data["steps/obs"].astype(np.float64)
     if "final/obs" in data:
         obs = np.concatenate([obs, data["final/obs"]])
-    places, landmarks = _places(spec, np.nan_to_num(obs))
+    positions, landmarks = _places(spec, np.nan_to_num(obs))
     actions = data["steps/actions"].astype(np.int64)
     sources = data.get("steps/action_source", np.zeros_like(actions)).astype(np.int64)
     return Scene(
         episode=episode,
         title=title,
-        places=places,
+        places=positions,
         landmarks=landmarks,
-        goal=_goal(spec, obs[0], landmarks, places[0]),
+        goal=_goal(spec, obs[0], landmarks, positions[0]),
         actions=actions,
         sources=sources,
         rewards=np.nan_to_num(data["steps/reward"].sum(axis=1, dtype=np.float64)),
-        radius=_RADII.get(spec.id, _RADIUS),
+        radius=_RADII.get(spec.id, _DEFAULT_RADIUS),
     )
 
 
-def _sighted(spec: EnvironmentSpec) -> list[int]:
+def _agents_seeing_landmarks(spec: EnvironmentSpec) -> list[int]:
     """Return the agents that see landmarks, and nothing else than pairs of numbers there."""
     rows = []
     for row, agent in enumerate(spec.agents):
         blocks, width = spec.blocks[agent], spec.obs_widths[row]
-        sizes = {name: _size(blocks[name], width) for name in _PAIRS if name in blocks}
+        sizes = {name: _block_width(blocks[name], width) for name in _PAIRS if name in blocks}
         if sizes.get("landmarks") and all(size % 2 == 0 for size in sizes.values()):
             rows.append(row)
     return rows
 
 
-def _size(ranges: tuple[tuple[int, int], ...], width: int) -> int:
+def _block_width(ranges: tuple[tuple[int, int], ...], width: int) -> int:
     """Return the features of a block, an odd number where it does not fit the observation."""
     fits = all(0 <= a < b <= width for a, b in ranges)
     return sum(b - a for a, b in ranges) if fits else 1
@@ -122,31 +124,31 @@ def _block(spec: EnvironmentSpec, obs: Array, row: int, name: str) -> Array:
 
 def _places(spec: EnvironmentSpec, obs: Array) -> tuple[FloatArray, FloatArray]:
     """Return places [F, N, 2] and landmarks [L, 2] in one frame."""
-    sighted = _sighted(spec)
+    sighted = _agents_seeing_landmarks(spec)
     absolute = all("own_position" in spec.blocks[spec.agents[row]] for row in sighted)
-    places = np.full((len(obs), spec.n_agents, 2), np.nan)
+    positions = np.full((len(obs), spec.n_agents, 2), np.nan)
     for row in sighted:
         if absolute:
-            places[:, row] = _block(spec, obs, row, "own_position")[:, 0]
+            positions[:, row] = _block(spec, obs, row, "own_position")[:, 0]
         else:
-            places[:, row] = -_block(spec, obs, row, "landmarks")[:, 0]
+            positions[:, row] = -_block(spec, obs, row, "landmarks")[:, 0]
     first = sighted[0]
-    landmarks = places[0, first] + _block(spec, obs[0], first, "landmarks")
+    landmarks = positions[0, first] + _block(spec, obs[0], first, "landmarks")
     if not absolute:  # the middle of the landmarks makes a better origin than the first of them
         middle = landmarks.mean(axis=0)
-        places, landmarks = places - middle, landmarks - middle
-    return places, landmarks
+        positions, landmarks = positions - middle, landmarks - middle
+    return positions, landmarks
 
 
-def _goal(spec: EnvironmentSpec, obs: Array, landmarks: Array, places: Array) -> int | None:
+def _goal(spec: EnvironmentSpec, obs: Array, landmarks: Array, positions: Array) -> int | None:
     """Return the landmark that somebody sees as the goal: by its direction, or by its colour."""
     for row, agent in enumerate(spec.agents):
         if "goal" not in spec.blocks[agent]:
             continue
-        seen = np.concatenate([obs[row, a:b] for a, b in spec.blocks[agent]["goal"]])
-        if len(seen) == 2 and np.isfinite(places[row]).all():
-            away = np.linalg.norm(landmarks - (places[row] + seen), axis=-1)
-            return int(away.argmin())
-        if len(seen) == len(landmarks):
-            return int(seen.argmax())
+        goal_features = np.concatenate([obs[row, a:b] for a, b in spec.blocks[agent]["goal"]])
+        if len(goal_features) == 2 and np.isfinite(positions[row]).all():
+            distances = np.linalg.norm(landmarks - (positions[row] + goal_features), axis=-1)
+            return int(distances.argmin())
+        if len(goal_features) == len(landmarks):
+            return int(goal_features.argmax())
     return None

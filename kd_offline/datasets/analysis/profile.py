@@ -10,16 +10,16 @@ from typing import Protocol
 import numpy as np
 
 from kd_offline import distributions
-from kd_offline.datasets.analysis.calibration import Calibration, Values
+from kd_offline.datasets.analysis.calibration import Calibration, CalibrationCounter
 from kd_offline.datasets.analysis.tallies import Actions, Entropy, Rows, Similarity, Sources
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.tracking.base import SILENT, Observer
 from kd_offline.types import Array, FloatArray, IntArray
 
-MOMENTS = 50
+MAX_TIME_BINS = 50
 _BINS = 20
 _VALUE_BINS = 16
-_LEVELS = 8
+_MAX_NOISE_GROUPS = 8
 _NEEDED = (
     *("actions", "available_actions", "alive", "logits", "embedding", "action_source"),
     *("value", "reward", "truncated"),
@@ -44,8 +44,8 @@ class Profile:
 
     ``moments``: float64 [M + 1], the steps between which each bin of time lies; at most 50 bins.
     ``frequency``: float64 [M, N, A]; ``legal``: float64 [N, A]; ``entropy``: float64 [M, N], nats;
-    ``similarity``: float64 [N, N]; ``sources``: int64 [N, 3] as in ``layout.SOURCES``; ``masks``:
-    name -> agent -> block -> share of the block's features that a student sees.
+    ``similarity``: float64 [N, N]; ``sources``: int64 [N, 3] as in ``layout.ACTION_SOURCES``;
+    ``masks``: name -> agent -> block -> share of the block's features that a student sees.
     """
 
     returns: Histogram
@@ -81,18 +81,18 @@ def profile(buffer: ExpertBuffer, observer: Observer = SILENT) -> Profile:
     """
     spec = buffer.spec
     longest = int(buffer.episodes("length").max())
-    moments = min(longest, MOMENTS)
+    moments = min(longest, MAX_TIME_BINS)
     actions = Actions(moments, spec.n_agents, spec.action_count)
     policy = distributions.played(spec)
     entropy = Entropy(policy, moments, spec.n_agents) if buffer.has("steps/logits") else None
     similarity = Similarity(spec.n_agents) if buffer.has("steps/embedding") else None
     sources = Sources(spec.n_agents) if buffer.has("steps/action_source") else None
-    values = _values(buffer)
+    values = _calibration_counter(buffer)
     tallies: list[_Tally] = [
         tally for tally in (actions, entropy, similarity, sources, values) if tally is not None
     ]
     done = 0
-    for rows in backwards(buffer, moments):
+    for rows in rows_backwards(buffer, moments):
         for tally in tallies:
             tally.add(rows)
         done += len(rows.episode)
@@ -108,11 +108,11 @@ def profile(buffer: ExpertBuffer, observer: Observer = SILENT) -> Profile:
         calibration=None if values is None else values.result(),
         similarity=None if similarity is None else similarity.mean(),
         sources=None if sources is None else sources.counts,
-        masks={name: _mask(buffer, name) for name in buffer.mask_names},
+        masks={name: _visible_by_block(buffer, name) for name in buffer.mask_names},
     )
 
 
-def backwards(buffer: ExpertBuffer, moments: int) -> Iterator[Rows]:
+def rows_backwards(buffer: ExpertBuffer, moments: int) -> Iterator[Rows]:
     """Yield all rows, a chunk at a time, the last chunk first."""
     names = [name for name in _NEEDED if buffer.has(f"steps/{name}")]
     lengths = buffer.episodes("length").astype(np.int64)
@@ -126,7 +126,7 @@ def backwards(buffer: ExpertBuffer, moments: int) -> Iterator[Rows]:
         yield Rows(
             arrays={name: buffer.read(f"steps/{name}", first, stop) for name in names},
             episode=episode,
-            moment=step * moments // longest,
+            time_bin=step * moments // longest,
             last=step == lengths[episode] - 1,
         )
 
@@ -144,16 +144,16 @@ def returns_by_noise(buffer: ExpertBuffer) -> Histogram | None:
         return None
     levels = buffer.episodes("noise_level")
     known = np.unique(levels)
-    if len(known) > _LEVELS:  # a level of its own for each episode, perhaps
-        edges = np.linspace(known[0], known[-1], _LEVELS)
-        found = np.searchsorted(edges[1:-1], levels, side="right")
-        parts = {f"{a:.2g} to {b:.2g}": found == k for k, (a, b) in enumerate(pairwise(edges))}
+    if len(known) > _MAX_NOISE_GROUPS:  # a level of its own for each episode, perhaps
+        edges = np.linspace(known[0], known[-1], _MAX_NOISE_GROUPS)
+        group = np.searchsorted(edges[1:-1], levels, side="right")
+        parts = {f"{a:.2g} to {b:.2g}": group == k for k, (a, b) in enumerate(pairwise(edges))}
     else:
         parts = {f"{level:g}": levels == level for level in known}
     return _histogram(buffer.episodes("return"), parts)
 
 
-def _histogram(values: Array, parts: dict[str, Array]) -> Histogram:
+def _histogram(values: Array, masks: dict[str, Array]) -> Histogram:
     numbers = np.asarray(values, np.float64)
     finite = np.isfinite(numbers)
     low, high = (numbers[finite].min(), numbers[finite].max()) if finite.any() else (0.0, 0.0)
@@ -164,15 +164,19 @@ def _histogram(values: Array, parts: dict[str, Array]) -> Histogram:
         edges = np.array([low - 0.5, low + 0.5])
     else:
         edges = np.linspace(low, high, _BINS + 1)
-    chosen = {name: numbers[part & finite] for name, part in parts.items()}
+    chosen = {name: numbers[part & finite] for name, part in masks.items()}
     return Histogram(
         edges=edges,
-        counts={name: np.histogram(found, edges)[0] for name, found in chosen.items()},
-        means={name: float(found.mean()) for name, found in chosen.items() if found.size},
+        counts={name: np.histogram(part_values, edges)[0] for name, part_values in chosen.items()},
+        means={
+            name: float(part_values.mean())
+            for name, part_values in chosen.items()
+            if part_values.size
+        },
     )
 
 
-def _values(buffer: ExpertBuffer) -> Values | None:
+def _calibration_counter(buffer: ExpertBuffer) -> CalibrationCounter | None:
     """Return what compares values with returns, if values and a discount are known."""
     experts = {expert.id: expert for expert in buffer.manifest.experts}
     if not buffer.has("steps/value") or not experts:
@@ -185,11 +189,11 @@ def _values(buffer: ExpertBuffer) -> Values | None:
     for code, expert in experts.items():
         if expert.gamma is None:
             return None
-        mine = played_by == code
-        gamma[mine] = expert.gamma
+        of_expert = played_by == code
+        gamma[of_expert] = expert.gamma
         if expert.bootstraps_truncation and buffer.has("final/value"):
-            beyond[mine] = buffer.read("final/value")[mine]
-    return Values(buffer.spec.side_of, gamma, beyond, _value_edges(buffer))
+            beyond[of_expert] = buffer.read("final/value")[of_expert]
+    return CalibrationCounter(buffer.spec.side_of, gamma, beyond, _value_edges(buffer))
 
 
 def _value_edges(buffer: ExpertBuffer) -> FloatArray:
@@ -204,7 +208,7 @@ def _value_edges(buffer: ExpertBuffer) -> FloatArray:
     return np.linspace(low, high if high > low else low + 1.0, _VALUE_BINS + 1)
 
 
-def _mask(buffer: ExpertBuffer, name: str) -> dict[str, dict[str, float]]:
+def _visible_by_block(buffer: ExpertBuffer, name: str) -> dict[str, dict[str, float]]:
     """Return the share of every block that a mask shows, averaged over episodes."""
     spec, stored = buffer.spec, buffer.array(f"masks/{name}")
     shown = np.zeros((spec.n_agents, spec.obs_width))
@@ -215,11 +219,14 @@ def _mask(buffer: ExpertBuffer, name: str) -> dict[str, dict[str, float]]:
             shown += stored.chunk(index).sum(axis=0)
         shown /= stored.rows
     return {
-        agent: {block: _seen(shown[row], ranges) for block, ranges in spec.blocks[agent].items()}
+        agent: {
+            block: _visible_share(shown[row], ranges)
+            for block, ranges in spec.blocks[agent].items()
+        }
         for row, agent in enumerate(spec.agents)
     }
 
 
-def _seen(shown: FloatArray, ranges: tuple[tuple[int, int], ...]) -> float:
+def _visible_share(shown: FloatArray, ranges: tuple[tuple[int, int], ...]) -> float:
     values: list[float] = [x for start, stop in ranges for x in shown[start:stop].tolist()]
     return sum(values) / max(1, len(values))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.datasets.format.layout import ACTION_SOURCES
 from kd_offline.distributions.base import Played
 from kd_offline.types import Array, BoolArray, FloatArray, IntArray
 
@@ -25,7 +25,7 @@ class Rows:
 
     arrays: Mapping[str, Array]
     episode: IntArray
-    moment: IntArray
+    time_bin: IntArray
     last: BoolArray
 
     @property
@@ -38,7 +38,7 @@ class Rows:
 class Actions:
     """How often each agent took each action, over time, and how often it could."""
 
-    moments: int
+    time_bins: int
     agents: int
     actions: int
     taken: IntArray = field(init=False)  # [moments, N, A]
@@ -46,18 +46,20 @@ class Actions:
     legal: IntArray = field(init=False)  # [N, A]
 
     def __post_init__(self) -> None:
-        self.taken = np.zeros((self.moments, self.agents, self.actions), np.int64)
-        self.alive = np.zeros((self.moments, self.agents), np.int64)
+        self.taken = np.zeros((self.time_bins, self.agents, self.actions), np.int64)
+        self.alive = np.zeros((self.time_bins, self.agents), np.int64)
         self.legal = np.zeros((self.agents, self.actions), np.int64)
 
     def add(self, rows: Rows) -> None:
         """Count some rows in."""
         alive, chosen = rows.alive, rows.arrays["actions"].astype(np.int64)
-        place = _cells(rows, self.agents)
+        time_agent = _time_agent_index(rows, self.agents)
         known = alive & (chosen >= 0) & (chosen < self.actions)
-        cell = (place * self.actions + chosen)[known]
+        cell = (time_agent * self.actions + chosen)[known]
         self.taken += np.bincount(cell, minlength=self.taken.size).reshape(self.taken.shape)
-        self.alive += np.bincount(place[alive], minlength=self.alive.size).reshape(self.alive.shape)
+        self.alive += np.bincount(time_agent[alive], minlength=self.alive.size).reshape(
+            self.alive.shape
+        )
         self.legal += (rows.arrays["available_actions"] & alive[..., None]).sum(axis=0)
 
     def frequency(self) -> FloatArray:
@@ -74,27 +76,27 @@ class Entropy:
     """Entropy of the expert's policy over its legal actions, in nats, over time."""
 
     actions: type[Played]
-    moments: int
+    time_bins: int
     agents: int
     total: FloatArray = field(init=False)  # [moments, N]
     count: IntArray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.total = np.zeros((self.moments, self.agents))
-        self.count = np.zeros((self.moments, self.agents), np.int64)
+        self.total = np.zeros((self.time_bins, self.agents))
+        self.count = np.zeros((self.time_bins, self.agents), np.int64)
 
     def add(self, rows: Rows) -> None:
         """Count some rows in."""
         policy = self.actions(rows.arrays["logits"], rows.arrays["available_actions"])
-        alive, place = rows.alive, _cells(rows, self.agents)
+        alive, time_agent = rows.alive, _time_agent_index(rows, self.agents)
         size, shape = self.total.size, self.total.shape
-        sums = np.bincount(place[alive], policy.entropy()[alive], minlength=size)
+        sums = np.bincount(time_agent[alive], policy.entropy()[alive], minlength=size)
         self.total += sums.reshape(shape)
-        self.count += np.bincount(place[alive], minlength=size).reshape(shape)
+        self.count += np.bincount(time_agent[alive], minlength=size).reshape(shape)
 
     def mean(self) -> FloatArray:
         """Return the mean entropy, float64 [moments, N]; NaN where nobody acted."""
-        return _mean(self.total, self.count)
+        return _masked_mean(self.total, self.count)
 
 
 @dataclass(slots=True)
@@ -121,7 +123,7 @@ class Similarity:
 
     def mean(self) -> FloatArray:
         """Return the matrix, float64 [N, N]; NaN for agents that never act together."""
-        return _mean(self.total, self.count)
+        return _masked_mean(self.total, self.count)
 
 
 @dataclass(slots=True)
@@ -132,22 +134,22 @@ class Sources:
     counts: IntArray = field(init=False)  # [N, 3]
 
     def __post_init__(self) -> None:
-        self.counts = np.zeros((self.agents, len(SOURCES)), np.int64)
+        self.counts = np.zeros((self.agents, len(ACTION_SOURCES)), np.int64)
 
     def add(self, rows: Rows) -> None:
         """Count some rows in."""
-        source, kinds = rows.arrays["action_source"].astype(np.int64), len(SOURCES)
+        source, kinds = rows.arrays["action_source"].astype(np.int64), len(ACTION_SOURCES)
         known = rows.alive & (source < kinds)
         cell = (np.arange(self.agents) * kinds + source)[known]
         self.counts += np.bincount(cell, minlength=self.counts.size).reshape(self.counts.shape)
 
 
-def _mean(total: FloatArray, count: IntArray) -> FloatArray:
+def _masked_mean(total: FloatArray, count: IntArray) -> FloatArray:
     out: FloatArray = np.full(total.shape, np.nan)
     np.divide(total, count, out=out, where=count > 0)
     return out
 
 
-def _cells(rows: Rows, agents: int) -> IntArray:
+def _time_agent_index(rows: Rows, agents: int) -> IntArray:
     """Return the flat index of (moment, agent) for every row and agent: int64 [r, N]."""
-    return rows.moment[:, None] * agents + np.arange(agents)
+    return rows.time_bin[:, None] * agents + np.arange(agents)

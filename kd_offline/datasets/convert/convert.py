@@ -10,16 +10,16 @@ from pydantic import ValidationError
 
 from kd_offline.datasets.convert import expert_buffer
 from kd_offline.datasets.convert.formats import (
+    EXPERT_BUFFER,
     FORMATS,
-    OURS,
     Format,
+    find_source_format,
+    find_target_format,
     holds_dataset,
-    kind_of_source,
-    kind_of_target,
 )
-from kd_offline.datasets.convert.interchange import Options, lost
+from kd_offline.datasets.convert.interchange import ConvertOptions, unsupported_arrays
 from kd_offline.datasets.format import layout
-from kd_offline.datasets.format.manifest import caution
+from kd_offline.datasets.format.manifest import final_value_warning
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.writing.destination import check_name
 from kd_offline.errors import StorageError, UsageError
@@ -77,44 +77,49 @@ def convert(
     StorageError
         The target exists or cannot be written.
     """
-    where, out = str(source), Path(target).expanduser()
+    source_address, target_path = str(source), Path(target).expanduser()
     if "://" in str(target):
         msg = f"{str(target)!r} is not on this machine: convert to a local path and push that"
         raise UsageError(msg)
     check_name(name)
-    source_kind = kind_of_source(where, source_format)
-    kinds = source_kind, kind_of_target(out, to, source_kind)
-    if (kinds[0] == OURS) == (kinds[1] == OURS):
-        raise _no_way(*kinds)
-    _check_free(out, where, overwrite)
-    options = Options(_spec(spec), agent, name)
-    run = _export if kinds[0] == OURS else _import
-    place = aside(out, overwrite=overwrite)
-    asked = Operation("convert", {"source": where, "from": kinds[0], "to": kinds[1]}, out)
-    with observed(asked, observers) as observer:
-        made = run(where, place, kinds, options, strict, observer)
-        observer.result = made = made.model_copy(update={"path": str(out)})
-    return made
+    source_kind = find_source_format(source_address, source_format)
+    kinds = source_kind, find_target_format(target_path, to, source_kind)
+    if (kinds[0] == EXPERT_BUFFER) == (kinds[1] == EXPERT_BUFFER):
+        raise _unsupported_conversion(*kinds)
+    _require_replaceable(target_path, source_address, overwrite)
+    options = ConvertOptions(_spec(spec), agent, name)
+    run = _export if kinds[0] == EXPERT_BUFFER else _import
+    destination = aside(target_path, overwrite=overwrite)
+    operation = Operation(
+        "convert", {"source": source_address, "from": kinds[0], "to": kinds[1]}, target_path
+    )
+    with observed(operation, observers) as observer:
+        output = run(source_address, destination, kinds, options, strict, observer)
+        observer.result = output = output.model_copy(update={"path": str(target_path)})
+    return output
 
 
 def _export(
     source: str,
-    place: AbstractContextManager[Path],
+    destination: AbstractContextManager[Path],
     kinds: tuple[str, str],
-    options: Options,
+    options: ConvertOptions,
     strict: bool,
     observer: Observer,
 ) -> ConvertOutput:
-    buffer, found = ExpertBuffer.open(source), FORMATS[kinds[1]]
-    not_held = (*lost(buffer.names, found.cannot_hold), *_other_agents(buffer, found, options))
-    _check_strict(not_held, strict, found.title)
-    with place as draft:
-        notes = found.write(buffer, draft, options, observer)
-    left = {item.array for item in not_held}
-    said = caution(buffer.manifest)
-    if said is not None and "final/value" not in left:
-        notes = [*notes, said]
-    notes = [*notes, *_idle(buffer, options)]
+    buffer, target_format = ExpertBuffer.open(source), FORMATS[kinds[1]]
+    not_held = (
+        *unsupported_arrays(buffer.names, target_format.cannot_hold),
+        *_losses_of_other_agents(buffer, target_format, options),
+    )
+    _require_lossless(not_held, strict, target_format.title)
+    with destination as draft:
+        notes = target_format.write(buffer, draft, options, observer)
+    not_held_names = {item.array for item in not_held}
+    warning = final_value_warning(buffer.manifest)
+    if warning is not None and "final/value" not in not_held_names:
+        notes = [*notes, warning]
+    notes = [*notes, *_inactive_agent_notes(buffer, options)]
     return ConvertOutput(
         id=buffer.id,
         path="",
@@ -122,7 +127,7 @@ def _export(
         target_kind=kinds[1],
         episodes=buffer.n_episodes,
         steps=buffer.n_steps,
-        kept=tuple(name for name in buffer.names if name not in left),
+        kept=tuple(name for name in buffer.names if name not in not_held_names),
         not_held=not_held,
         notes=tuple(notes),
     )
@@ -130,22 +135,22 @@ def _export(
 
 def _import(
     source: str,
-    place: AbstractContextManager[Path],
+    destination: AbstractContextManager[Path],
     kinds: tuple[str, str],
-    options: Options,
+    options: ConvertOptions,
     strict: bool,
     observer: Observer,
 ) -> ConvertOutput:
     read = FORMATS[kinds[0]].read
     if read is None:
-        msg = f"{kinds[0]} is written, not read: convert from {', '.join(_readable())}"
+        msg = f"{kinds[0]} is written, not read: convert from {', '.join(_readable_formats())}"
         raise UsageError(msg)
     if options.agent is not None:
         msg = "--agent chooses what is exported: leave it out"
         raise UsageError(msg)
     with read(Path(source).expanduser(), options) as imported:
-        _check_strict(imported.not_held, strict, "the expert buffer")
-        with place as draft:
+        _require_lossless(imported.not_held, strict, "the expert buffer")
+        with destination as draft:
             manifest, notes = expert_buffer.write_imported(imported, draft, source, observer)
     return ConvertOutput(
         id=manifest.id,
@@ -160,7 +165,7 @@ def _import(
     )
 
 
-def _idle(buffer: ExpertBuffer, options: Options) -> Iterator[str]:
+def _inactive_agent_notes(buffer: ExpertBuffer, options: ConvertOptions) -> Iterator[str]:
     """Yield which agents do not act in some steps, where other formats see an action of theirs."""
     for agent, counts in zip(
         buffer.spec.agents, buffer.manifest.statistics.action_counts, strict=True
@@ -173,29 +178,31 @@ def _idle(buffer: ExpertBuffer, options: Options) -> Iterator[str]:
             )
 
 
-def _other_agents(buffer: ExpertBuffer, found: Format, options: Options) -> list[NotHeld]:
+def _losses_of_other_agents(
+    buffer: ExpertBuffer, target_format: Format, options: ConvertOptions
+) -> list[NotHeld]:
     """Return what is lost because one agent is exported alone."""
     if options.spec is not None or options.name is not None:
         msg = "an environment, --spec or --name describe what is imported: leave them out"
         raise UsageError(msg)
     if options.agent is None:
         return []
-    if not found.by_agent:
-        msg = f"{found.title} holds all agents: leave out --agent"
+    if not target_format.by_agent:
+        msg = f"{target_format.title} holds all agents: leave out --agent"
         raise UsageError(msg)
     others = [agent for agent in buffer.spec.agents if agent != options.agent]
     why = f"only {options.agent} was asked for"
     return [NotHeld(array=f"agent {agent}", why=why) for agent in others]
 
 
-def _check_strict(not_held: Iterable[NotHeld], strict: bool, title: str) -> None:
+def _require_lossless(not_held: Iterable[NotHeld], strict: bool, title: str) -> None:
     names = [item.array for item in not_held]
     if strict and names:
         msg = f"{title} cannot hold {', '.join(names)}: choose another format or leave out --strict"
         raise UsageError(msg)
 
 
-def _check_free(target: Path, source: str, overwrite: bool) -> None:
+def _require_replaceable(target: Path, source: str, overwrite: bool) -> None:
     """Refuse to write over anything but a dataset, and over that unless asked to."""
     if not target.exists() and not target.is_symlink():
         return
@@ -207,8 +214,8 @@ def _check_free(target: Path, source: str, overwrite: bool) -> None:
     if Path(source).expanduser().resolve() == target.resolve():
         msg = f"{str(target)!r} is the source itself: choose another path"
         raise UsageError(msg)
-    ours = (target / layout.JOURNAL).exists() or holds_dataset(target)
-    if not ours:
+    is_dataset = (target / layout.JOURNAL).exists() or holds_dataset(target)
+    if not is_dataset:
         msg = f"{str(target)!r} holds something else than a dataset: choose another path"
         raise StorageError(msg)
 
@@ -225,12 +232,12 @@ def _spec(given: EnvironmentSpec | str | Path | None) -> EnvironmentSpec | None:
         raise UsageError(explain(error, f"--spec {str(given)!r}")) from None
 
 
-def _readable() -> list[str]:
-    return [kind for kind, found in FORMATS.items() if found.read is not None]
+def _readable_formats() -> list[str]:
+    return [kind for kind, one_format in FORMATS.items() if one_format.read is not None]
 
 
-def _no_way(source: str, target: str) -> UsageError:
-    if source == OURS:
+def _unsupported_conversion(source: str, target: str) -> UsageError:
+    if source == EXPERT_BUFFER:
         return UsageError(f"both are expert buffers: give --to {', '.join(FORMATS)}, or copy it")
     return UsageError(
         f"{source} cannot become {target} in one step: convert it to an expert buffer (.zarr) first"

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets.convert import untrusted_hdf5
-from kd_offline.datasets.convert.hdf5_writing import writing
+from kd_offline.datasets.convert.hdf5_writing import create_hdf5
 from kd_offline.datasets.convert.interchange import (
-    Options,
+    ConvertOptions,
     agent_index,
-    blocks_of,
+    episode_blocks,
 )
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.errors import UsageError
@@ -43,22 +43,24 @@ def recognise(path: Path) -> bool:
     """Tell whether ``path`` is a file that d3rlpy wrote, or we for it."""
     if not untrusted_hdf5.is_hdf5(path):
         return False
-    with untrusted_hdf5.opened(path) as file:
-        return {"columns", "num_episodes", "version"} <= set(untrusted_hdf5.names(file))
+    with untrusted_hdf5.open_hdf5(path) as file:
+        return {"columns", "num_episodes", "version"} <= set(untrusted_hdf5.member_names(file))
 
 
-def write(buffer: ExpertBuffer, path: Path, options: Options, observer: Observer) -> list[str]:
+def write(
+    buffer: ExpertBuffer, path: Path, options: ConvertOptions, observer: Observer
+) -> list[str]:
     """Write one agent's episodes as d3rlpy's ``ReplayBuffer.dump`` does."""
     n = agent_index(buffer.spec, options.agent)
     if n is None:
         msg = f"d3rlpy holds one agent: give --agent {' or '.join(buffer.spec.agents)}"
         raise UsageError(msg)
     done, width = 0, buffer.spec.obs_widths[n]
-    with writing(path) as file:
+    with create_hdf5(path) as file:
         file.create_dataset("columns", data=list(_COLUMNS))
         file.create_dataset("num_episodes", data=buffer.n_episodes)
         file.create_dataset("version", data=VERSION)
-        for first, block in blocks_of(buffer, _READ):
+        for first, block in episode_blocks(buffer, _READ):
             stops, steps = np.cumsum(block.lengths), block.steps
             for k, stop in enumerate(stops):
                 rows = slice(int(stop - block.lengths[k]), int(stop))

@@ -11,15 +11,15 @@ from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.types import Array
 
 # Sums of rewards are computed anew; another writer may have added them in another order.
-_SUMS = {"episodes/return", "episodes/agent_return"}
+_RECOMPUTED_SUMS = {"episodes/return", "episodes/agent_return"}
 
 
-def text_of(buffer: ExpertBuffer) -> str:
+def manifest_text(buffer: ExpertBuffer) -> str:
     """Return the manifest of a dataset as it is written, seal included."""
     return reread_manifest_text(buffer.files, buffer.manifest).decode("ascii")
 
 
-def manifest_of(text: bytes | str, where: str) -> DatasetManifest:
+def parse_embedded_manifest(text: bytes | str, where: str) -> DatasetManifest:
     """Return the manifest that a foreign file carries, checked as that of a dataset is.
 
     Raises
@@ -31,12 +31,12 @@ def manifest_of(text: bytes | str, where: str) -> DatasetManifest:
     return parse_manifest(where, data)
 
 
-def splits_of(manifest: DatasetManifest, codes: Array) -> Splits:
+def splits_from_manifest(manifest: DatasetManifest, codes: Array) -> Splits:
     """Return the splits that a manifest describes."""
     return Splits(codes, {name: split.code for name, split in manifest.splits.items()})
 
 
-def check_same(before: DatasetManifest, after: DatasetManifest, where: str) -> list[str]:
+def check_round_trip(before: DatasetManifest, after: DatasetManifest, where: str) -> list[str]:
     """Check that what came back is what once was carried away; return what is to be noted.
 
     Raises
@@ -47,13 +47,14 @@ def check_same(before: DatasetManifest, after: DatasetManifest, where: str) -> l
     if before.id == after.id:
         return []
     names = before.arrays.keys() | after.arrays.keys()
-    odd = {name for name in names if before.arrays.get(name) != after.arrays.get(name)}
-    if not odd:
+    changed_arrays = {name for name in names if before.arrays.get(name) != after.arrays.get(name)}
+    listed = ", ".join(sorted(changed_arrays))
+    if not changed_arrays:
         return ["what is said of the recording is put anew: the id is a new one"]
-    if odd <= _SUMS:
-        return [f"{', '.join(sorted(odd))} were summed anew in the last bits: the id is a new one"]
+    if changed_arrays <= _RECOMPUTED_SUMS:
+        return [f"{listed} were summed anew in the last bits: the id is a new one"]
     msg = (
-        f"{where!r} was altered or damaged since it was written: {', '.join(sorted(odd))} do not "
+        f"{where!r} was altered or damaged since it was written: {listed} do not "
         "have the digests that its own manifest lists; get a fresh copy"
     )
     raise CorruptDatasetError(msg)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kd_offline.datasets.convert.embedded_manifest import check_same
-from kd_offline.datasets.convert.interchange import Imported, foreign
+from kd_offline.datasets.convert.embedded_manifest import check_round_trip
+from kd_offline.datasets.convert.interchange import ImportedDataset, foreign_error
 from kd_offline.datasets.format.layout import FORMAT_VERSION, MANIFEST
 from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.errors import UsageError
@@ -19,7 +19,7 @@ def recognise(path: Path) -> bool:
 
 
 def write_imported(
-    imported: Imported, path: Path, where: str, observer: Observer
+    imported: ImportedDataset, path: Path, where: str, observer: Observer
 ) -> tuple[DatasetManifest, list[str]]:
     """Write what was read from another format; returns its manifest and notes.
 
@@ -45,6 +45,6 @@ def write_imported(
                 version=min(before.format_version, FORMAT_VERSION) if before else None,
             )
     except UsageError as error:  # the writer's refusal: the values are the source's, not the user's
-        raise foreign(Path(where), str(error)) from error
-    notes = check_same(imported.manifest, manifest, where) if imported.manifest else []
+        raise foreign_error(Path(where), str(error)) from error
+    notes = check_round_trip(imported.manifest, manifest, where) if imported.manifest else []
     return manifest, notes

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets.convert.interchange import foreign
+from kd_offline.datasets.convert.interchange import foreign_error
 from kd_offline.schemas.dataset_outputs import NotHeld
 from kd_offline.types import Array, BoolArray, IntArray
 
-MASKS = (
+MASK_NAMES = (
     "action_mask",
     "action_masks",
     "actions_mask",
@@ -30,7 +30,7 @@ _WHOLE_FLOATS = 1 << 24
 """Beyond it float32 has no longer every whole number."""
 
 
-def numbers_of(path: Path, name: str, values: Array) -> IntArray:
+def discrete_actions(path: Path, name: str, values: Array) -> IntArray:
     """Return discrete actions as int64, whatever type of number they are kept as.
 
     Raises
@@ -39,12 +39,14 @@ def numbers_of(path: Path, name: str, values: Array) -> IntArray:
         A value is not a whole number, so the actions are continuous.
     """
     if values.dtype.kind == "f":
-        whole = np.isfinite(values) & (np.trunc(values) == values)
-        if not whole.all():
-            what = f"{name} are continuous ({values.dtype}, {values[~whole][0]:g} is among them)"
-            raise foreign(path, what, "only discrete actions can be distilled")
+        is_whole = np.isfinite(values) & (np.trunc(values) == values)
+        if not is_whole.all():
+            what = f"{name} are continuous ({values.dtype}, {values[~is_whole][0]:g} is among them)"
+            raise foreign_error(path, what, "only discrete actions can be distilled")
         if np.abs(values).max(initial=0) > _WHOLE_FLOATS:
-            raise foreign(path, f"{name} hold {values.max():g}, which is no number of an action")
+            raise foreign_error(
+                path, f"{name} hold {values.max():g}, which is no number of an action"
+            )
     return values.astype(np.int64)
 
 
@@ -54,7 +56,7 @@ def is_one_hot(values: Array) -> bool:
     return bool(values.shape[-1] > 1 and (ones | (values == 0)).all() and (ones.sum(-1) == 1).all())
 
 
-def flags_of(path: Path, name: str, values: Array) -> BoolArray:
+def boolean_array(path: Path, name: str, values: Array) -> BoolArray:
     """Return truth values that may be kept as numbers.
 
     Raises
@@ -65,7 +67,7 @@ def flags_of(path: Path, name: str, values: Array) -> BoolArray:
     return _zeros_and_ones(path, name, values, "true or false")
 
 
-def legal_of(path: Path, name: str, values: Array) -> BoolArray:
+def legal_actions(path: Path, name: str, values: Array) -> BoolArray:
     """Return legal actions, which may be kept as numbers.
 
     Raises
@@ -77,16 +79,16 @@ def legal_of(path: Path, name: str, values: Array) -> BoolArray:
 
 
 def _zeros_and_ones(path: Path, name: str, values: Array, meaning: str) -> BoolArray:
-    odd = (values != 0) & (values != 1)
-    if odd.any():
-        what = f"{name} hold {values[odd][0]:g}, where {meaning} is expected"
-        raise foreign(path, what, "write it so, or leave it out of the file")
-    found: BoolArray = values == 1
-    return found
+    invalid = (values != 0) & (values != 1)
+    if invalid.any():
+        what = f"{name} hold {values[invalid][0]:g}, where {meaning} is expected"
+        raise foreign_error(path, what, "write it so, or leave it out of the file")
+    flags: BoolArray = values == 1
+    return flags
 
 
 @dataclass(slots=True)
-class Legality:
+class LegalityCount:
     """How often the executed actions were legal by a mask; ``name`` is where it lies."""
 
     name: str
@@ -112,7 +114,7 @@ class Legality:
                 f"by {self.name}, {self.illegal} of {self.executed} executed actions are illegal, "
                 "so it marks illegal actions or belongs to other steps"
             )
-            raise foreign(path, what, "correct it, or leave it out of the file")
+            raise foreign_error(path, what, "correct it, or leave it out of the file")
 
     def not_held(self) -> list[NotHeld]:
         """Return what is lost because executed actions count as legal."""
@@ -122,19 +124,19 @@ class Legality:
         return [NotHeld(array=self.name, why=why)]
 
 
-def with_executed(legal: BoolArray, actions: IntArray) -> BoolArray:
+def with_executed_legal(legal: BoolArray, actions: IntArray) -> BoolArray:
     """Return ``legal`` [..., A] with the executed ``actions`` [...] legal too."""
     out = legal.copy()
     np.put_along_axis(out, actions[..., None], True, axis=-1)
     return out
 
 
-def mask_among(names: Iterable[str]) -> str | None:
+def find_mask_name(names: Iterable[str]) -> str | None:
     """Return the name that legal actions are kept under, if one of them is."""
     there = set(names)
-    return next((name for name in MASKS if name in there), None)
+    return next((name for name in MASK_NAMES if name in there), None)
 
 
-def inexact(values: Array) -> bool:
+def loses_precision(values: Array) -> bool:
     """Tell whether float32 cannot hold some of ``values``."""
     return bool((values != values.astype(np.float32)).any())

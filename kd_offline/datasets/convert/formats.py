@@ -12,7 +12,7 @@ from kd_offline.datasets.convert.d4rl import exporter as d4rl_exporter
 from kd_offline.datasets.convert.d4rl import importer as d4rl_importer
 from kd_offline.datasets.convert.hdf5 import exporter as hdf5_exporter
 from kd_offline.datasets.convert.hdf5 import importer as hdf5_importer
-from kd_offline.datasets.convert.interchange import Imported, Options
+from kd_offline.datasets.convert.interchange import ConvertOptions, ImportedDataset
 from kd_offline.datasets.convert.minari import exporter as minari_exporter
 from kd_offline.datasets.convert.minari import importer as minari_importer
 from kd_offline.datasets.convert.vault import exporter as vault_exporter
@@ -24,10 +24,10 @@ from kd_offline.datasets.storage.sources import open_files
 from kd_offline.errors import NotADatasetError, UnknownNameError, UsageError
 from kd_offline.tracking.base import Observer
 
-OURS = "expert-buffer"
+EXPERT_BUFFER = "expert-buffer"
 
-Read = Callable[[Path, Options], AbstractContextManager[Imported]]
-Write = Callable[[ExpertBuffer, Path, Options, Observer], list[str]]
+Read = Callable[[Path, ConvertOptions], AbstractContextManager[ImportedDataset]]
+Write = Callable[[ExpertBuffer, Path, ConvertOptions, Observer], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +92,10 @@ FORMATS: dict[str, Format] = {
 }
 """Name of a format -> how it is read and written, and what it cannot hold."""
 
-KINDS = (OURS, *FORMATS)
+FORMAT_NAMES = (EXPERT_BUFFER, *FORMATS)
 
 
-def kind_of_source(source: str, given: str | None) -> str:
+def find_source_format(source: str, named: str | None) -> str:
     """Return the format of what lies at ``source``, or the one that the user names.
 
     Raises
@@ -103,20 +103,22 @@ def kind_of_source(source: str, given: str | None) -> str:
     NotADatasetError
         There is nothing, or nothing that is recognised.
     """
-    if given is not None:
-        return _known(given)
+    if named is not None:
+        return _require_known(named)
     if "://" in source or open_files(source).exists(MANIFEST):
-        return OURS
+        return EXPERT_BUFFER
     path = Path(source).expanduser()
-    for kind, found in FORMATS.items():
-        if path.exists() and found.recognise(path):
+    for kind, candidate in FORMATS.items():
+        if path.exists() and candidate.recognise(path):
             return kind
     problem = "is of no known format" if path.exists() else "does not exist"
-    msg = f"{source!r} {problem}: give a dataset, and --from {', '.join(KINDS)} where in doubt"
+    msg = (
+        f"{source!r} {problem}: give a dataset, and --from {', '.join(FORMAT_NAMES)} where in doubt"
+    )
     raise NotADatasetError(msg)
 
 
-def kind_of_target(target: Path, given: str | None, source_kind: str) -> str:
+def find_target_format(target: Path, named: str | None, source_kind: str) -> str:
     """Return the format that is to be written: as named, or as the path says.
 
     Raises
@@ -124,12 +126,12 @@ def kind_of_target(target: Path, given: str | None, source_kind: str) -> str:
     UsageError
         The path does not say.
     """
-    if given is not None:
-        return _known(given)
-    if source_kind != OURS:
-        return OURS
-    for kind, found in FORMATS.items():
-        if found.is_target(target):
+    if named is not None:
+        return _require_known(named)
+    if source_kind != EXPERT_BUFFER:
+        return EXPERT_BUFFER
+    for kind, candidate in FORMATS.items():
+        if candidate.is_target(target):
             return kind
     msg = f"{str(target)!r} does not tell which format to write: give --to {', '.join(FORMATS)}"
     raise UsageError(msg)
@@ -137,10 +139,12 @@ def kind_of_target(target: Path, given: str | None, source_kind: str) -> str:
 
 def holds_dataset(path: Path) -> bool:
     """Tell whether a file or folder is a dataset of any format, and may so be replaced."""
-    return expert_buffer.recognise(path) or any(found.recognise(path) for found in FORMATS.values())
+    return expert_buffer.recognise(path) or any(
+        candidate.recognise(path) for candidate in FORMATS.values()
+    )
 
 
-def _known(kind: str) -> str:
-    if kind not in KINDS:
-        raise UnknownNameError(what="format", got=kind, allowed=KINDS)
+def _require_known(kind: str) -> str:
+    if kind not in FORMAT_NAMES:
+        raise UnknownNameError(what="format", got=kind, allowed=FORMAT_NAMES)
     return kind

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kd_offline.datasets.convert.interchange import library
+from kd_offline.datasets.convert.interchange import import_library
 from kd_offline.files import refusal
 
 
 @contextmanager
-def writing(path: Path, **options: Any) -> Iterator[Any]:
+def create_hdf5(path: Path, **options: Any) -> Iterator[Any]:
     """Give an ``h5py.File`` to write to; ``options`` are further ones of it.
 
     Raises
@@ -24,21 +24,21 @@ def writing(path: Path, **options: Any) -> Iterator[Any]:
     StorageError
         The disk is full or refuses otherwise.
     """
-    h5py = library("h5py", "HDF5")
+    h5py = import_library("h5py", "HDF5")
     with path.open("x+b", buffering=0) as raw:
-        place = _Place(raw)
+        target = _FailSafeFile(raw)
         try:
-            with h5py.File(place, "w", **options) as file:
+            with h5py.File(target, "w", **options) as file:
                 yield file
         except Exception as error:
-            if place.problem is None:
+            if target.problem is None:
                 raise
-            raise refusal(path, place.problem) from error  # what the library met afterwards
-        if place.problem is not None:
-            raise refusal(path, place.problem)
+            raise refusal(path, target.problem) from error  # what the library met afterwards
+        if target.problem is not None:
+            raise refusal(path, target.problem)
 
 
-class _Place(io.RawIOBase):
+class _FailSafeFile(io.RawIOBase):
     """A file to which, for the library, every write succeeds.
 
     Where one fails, HDF5 cannot close its file any more, and breaks down at the end of the

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets.convert.interchange import Options, digest_of
+from kd_offline.datasets.convert.interchange import ConvertOptions, digest_path
 from kd_offline.errors import MismatchError, UnknownNameError
 from kd_offline.schemas.dataset import (
     ExpertRecord,
@@ -20,11 +20,11 @@ from kd_offline.schemas.dataset import (
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array
 
-_MOST_ACTIONS = 1 << 15  # actions are int16
+_MAX_ACTIONS = 1 << 15  # actions are int16
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class InferredEnvironment:
     """What the data itself tell about an environment; per-agent lists have one entry an agent."""
 
     obs_widths: Sequence[int]
@@ -38,7 +38,7 @@ class Found:
     name: str = ""
 
 
-def spec_of(found: Found, options: Options) -> EnvironmentSpec:
+def environment_spec(inferred: InferredEnvironment, options: ConvertOptions) -> EnvironmentSpec:
     """Return the environment that the user names, or else one made of what was found.
 
     Raises
@@ -46,33 +46,34 @@ def spec_of(found: Found, options: Options) -> EnvironmentSpec:
     MismatchError
         The named environment is not the one that the data come from.
     """
-    if max(found.action_counts) > _MOST_ACTIONS:
-        got = max(found.action_counts)
-        msg = f"the source has {got} actions, but at most {_MOST_ACTIONS} can be held"
+    if max(inferred.action_counts) > _MAX_ACTIONS:
+        got = max(inferred.action_counts)
+        msg = f"the source has {got} actions, but at most {_MAX_ACTIONS} can be held"
         raise MismatchError(msg)
     if options.spec is not None:
-        return _fitting(options.spec, found)
-    agents = tuple(found.agents or (f"agent_{k}" for k in range(len(found.obs_widths))))
+        return _require_matching(options.spec, inferred)
+    agents = tuple(inferred.agents or (f"agent_{k}" for k in range(len(inferred.obs_widths))))
     everything = {
-        agent: {"all": ((0, width),)} for agent, width in zip(agents, found.obs_widths, strict=True)
+        agent: {"all": ((0, width),)}
+        for agent, width in zip(agents, inferred.obs_widths, strict=True)
     }
     return EnvironmentSpec(
-        id=options.name or found.name or "unknown",
+        id=options.name or inferred.name or "unknown",
         version="unknown",
         agents=agents,
-        obs_widths=tuple(found.obs_widths),
-        action_counts=tuple(found.action_counts),
-        action_names=tuple(tuple(f"action_{k}" for k in range(n)) for n in found.action_counts),
-        episode_limit=found.longest,
-        reward="team" if found.reward == "team" else "per_agent",
+        obs_widths=tuple(inferred.obs_widths),
+        action_counts=tuple(inferred.action_counts),
+        action_names=tuple(tuple(f"action_{k}" for k in range(n)) for n in inferred.action_counts),
+        episode_limit=inferred.longest,
+        reward="team" if inferred.reward == "team" else "per_agent",
         sides={"team": agents},
-        state_width=found.state_width or sum(found.obs_widths),
-        state_is_obs=found.state_width == 0,
-        blocks={a: dict(b) for a, b in (found.blocks or everything).items()},
+        state_width=inferred.state_width or sum(inferred.obs_widths),
+        state_is_obs=inferred.state_width == 0,
+        blocks={a: dict(b) for a, b in (inferred.blocks or everything).items()},
     )
 
 
-def only(spec: EnvironmentSpec, agent: str) -> EnvironmentSpec:
+def single_agent_spec(spec: EnvironmentSpec, agent: str) -> EnvironmentSpec:
     """Return the environment as one of its agents meets it: the others are part of the world."""
     if agent not in spec.agents:
         raise UnknownNameError(what="agent", got=agent, allowed=spec.agents)
@@ -90,11 +91,11 @@ def only(spec: EnvironmentSpec, agent: str) -> EnvironmentSpec:
     )
 
 
-def header_for(
+def import_header(
     spec: EnvironmentSpec,
     source: Path,
     kind: str,
-    options: Options,
+    options: ConvertOptions,
     *,
     experts: Sequence[ExpertRecord] = (),
     licence: str = "",
@@ -104,7 +105,7 @@ def header_for(
     unknown = ExpertRecord(id=0, kind="unknown", reference=f"imported from {kind}", parameters=0)
     arguments = {"from": kind, "source": source.name}
     lineage = LineageRecord(
-        operation="convert", parents=(digest_of(source),), arguments=dict(arguments)
+        operation="convert", parents=(digest_path(source),), arguments=dict(arguments)
     )
     return RecordingHeader(
         name=options.name or source.stem or "imported",
@@ -123,29 +124,31 @@ def full_mask(spec: EnvironmentSpec) -> dict[str, Array]:
     return {"full": np.arange(spec.obs_width) < np.array(spec.obs_widths)[:, None]}
 
 
-def _fitting(spec: EnvironmentSpec, found: Found) -> EnvironmentSpec:
-    n = len(found.obs_widths)
-    named = replace(found, agents=found.agents or spec.agents)
+def _require_matching(spec: EnvironmentSpec, inferred: InferredEnvironment) -> EnvironmentSpec:
+    n = len(inferred.obs_widths)
+    named = replace(inferred, agents=inferred.agents or spec.agents)
     problems = [
         (spec.n_agents, n, "agents"),
-        (spec.obs_width, max(found.obs_widths), "observed features"),
+        (spec.obs_width, max(inferred.obs_widths), "observed features"),
     ]
-    if found.state_width:
-        problems.append((spec.state_width, found.state_width, "features of the state"))
-    if found.exact:
-        problems.append((spec.action_count, max(found.action_counts), "actions"))
-    for want, got, what in problems:
-        if want != got:
-            raise _mismatch(spec, f"{want} {what}, but the source has {got}")
-    if max(found.action_counts) > spec.action_count:
-        got = max(found.action_counts) - 1
-        raise _mismatch(spec, f"{spec.action_count} actions, but the source has an action {got}")
-    if found.longest > spec.episode_limit:
+    if inferred.state_width:
+        problems.append((spec.state_width, inferred.state_width, "features of the state"))
+    if inferred.exact:
+        problems.append((spec.action_count, max(inferred.action_counts), "actions"))
+    for expected, actual, what in problems:
+        if expected != actual:
+            raise _mismatch(spec, f"{expected} {what}, but the source has {actual}")
+    if max(inferred.action_counts) > spec.action_count:
+        actual = max(inferred.action_counts) - 1
+        raise _mismatch(spec, f"{spec.action_count} actions, but the source has an action {actual}")
+    if inferred.longest > spec.episode_limit:
         what = f"at most {spec.episode_limit} steps, but an episode of the source has "
-        raise _mismatch(spec, f"{what}{found.longest}")
+        raise _mismatch(spec, f"{what}{inferred.longest}")
     if set(named.agents) != set(spec.agents):
-        theirs = ", ".join(named.agents)
-        raise _mismatch(spec, f"the agents {', '.join(spec.agents)}, but the source has {theirs}")
+        source_agents = ", ".join(named.agents)
+        raise _mismatch(
+            spec, f"the agents {', '.join(spec.agents)}, but the source has {source_agents}"
+        )
     return spec
 
 

@@ -29,7 +29,7 @@ WINDOW_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ConvertOptions:
     """What the user says beyond the two paths."""
 
     spec: EnvironmentSpec | None = None
@@ -38,7 +38,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportedDataset:
     """A foreign dataset on its way in; ``blocks`` is read once and reads as it goes.
 
     ``manifest`` is the one that the expert buffer had from which the source was made: what comes
@@ -59,12 +59,14 @@ class ForeignError(DatasetError, ValueError):
     """A file of another format is damaged, or is not what its name says."""
 
 
-def foreign(path: Path, what: str, advice: str = "get a fresh copy or check --from") -> Exception:
+def foreign_error(
+    path: Path, what: str, advice: str = "get a fresh copy or check --from"
+) -> Exception:
     """Return the error that says in one sentence why ``path`` cannot be converted."""
     return ForeignError(f"{str(path)!r} cannot be converted: {what}; {advice}")
 
 
-def library(name: str, purpose: str) -> ModuleType:
+def import_library(name: str, purpose: str) -> ModuleType:
     """Import an optional library of the extra ``convert``.
 
     Raises
@@ -80,23 +82,25 @@ def library(name: str, purpose: str) -> ModuleType:
         raise MissingExtraError(name, "convert", purpose) from None
 
 
-def lost(names: tuple[str, ...], cannot_hold: Mapping[str, str]) -> tuple[NotHeld, ...]:
+def unsupported_arrays(
+    names: tuple[str, ...], cannot_hold: Mapping[str, str]
+) -> tuple[NotHeld, ...]:
     """Return which of the arrays a format cannot hold, by its patterns, and why."""
-    found = []
+    unsupported = []
     for name in (*names, "manifest"):
         reasons = [why for pattern, why in cannot_hold.items() if fnmatchcase(name, pattern)]
         if reasons:
-            found.append(NotHeld(array=name, why=reasons[0]))
-    return tuple(found)
+            unsupported.append(NotHeld(array=name, why=reasons[0]))
+    return tuple(unsupported)
 
 
-def windows(rows: int, size: int = WINDOW_ROWS) -> Iterator[tuple[int, int]]:
+def row_ranges(rows: int, size: int = WINDOW_ROWS) -> Iterator[tuple[int, int]]:
     """Yield half-open ranges of at most ``size`` rows."""
     for start in range(0, rows, size):
         yield start, min(start + size, rows)
 
 
-def episode_groups(lengths: Array, rows: int = WINDOW_ROWS) -> Iterator[tuple[int, int]]:
+def episode_ranges(lengths: Array, rows: int = WINDOW_ROWS) -> Iterator[tuple[int, int]]:
     """Yield half-open ranges of episodes of at most ``rows`` steps, or of one episode."""
     ends = np.cumsum(lengths, dtype=np.int64)
     first = 0
@@ -107,7 +111,7 @@ def episode_groups(lengths: Array, rows: int = WINDOW_ROWS) -> Iterator[tuple[in
         first = last
 
 
-def blocks_of(
+def episode_blocks(
     buffer: ExpertBuffer, names: Collection[str] | None = None
 ) -> Iterator[tuple[int, EpisodeBlock]]:
     """Yield the number of the first episode and a block, over a whole dataset.
@@ -115,7 +119,7 @@ def blocks_of(
     ``names``: the arrays to read, and ``episodes/length`` among them; all but masks by default.
     """
     offsets, lengths = buffer.episodes("offset"), buffer.episodes("length")
-    for first, last in episode_groups(lengths):
+    for first, last in episode_ranges(lengths):
         rows = int(offsets[first]), int(offsets[last - 1]) + int(lengths[last - 1])
         parts: dict[str, dict[str, Array]] = {"steps": {}, "final": {}, "episodes": {}}
         for name in buffer.names if names is None else names:
@@ -126,7 +130,7 @@ def blocks_of(
         yield first, EpisodeBlock(**parts)
 
 
-def rounded(name: str, dtype: np.dtype[Any]) -> list[NotHeld]:
+def rounding_losses(name: str, dtype: np.dtype[Any]) -> list[NotHeld]:
     """Return what is lost because values of more than 32 bits become float32."""
     if dtype.itemsize <= 4:
         return []
@@ -154,7 +158,7 @@ def agent_index(spec: EnvironmentSpec, agent: str | None) -> int | None:
     return spec.agents.index(agent)
 
 
-def digest_of(path: Path) -> str:
+def digest_path(path: Path) -> str:
     """Return a digest of a file, or of every file in a folder with its path."""
     if path.is_file():
         return f"sha256:{_sha256(path)}"

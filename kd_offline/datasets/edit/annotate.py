@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
-from kd_offline.datasets.edit.rewrite_metadata import restate
+from kd_offline.datasets.edit.lineage import check_output, lineage, next_version, open_parent
+from kd_offline.datasets.edit.rewrite_metadata import rewrite_metadata
 from kd_offline.datasets.writing.destination import check_name
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import DatasetManifest, SemanticVersion
@@ -52,7 +52,7 @@ def annotate(
         The dataset cannot be read or the result not be written.
     """
     try:
-        said = Annotation(
+        annotation = Annotation(
             name=name,
             version=version,
             description=description,
@@ -60,18 +60,20 @@ def annotate(
             citation=citation,
         )
     except ValidationError as error:
-        wrong = str(error.errors()[0]["loc"][0])
-        want = "three numbers such as 1.2.0" if wrong == "version" else "at least one letter"
-        msg = f"the {wrong} {error.errors()[0]['input']!r} is not possible: give {want}"
+        field = str(error.errors()[0]["loc"][0])
+        expected = "three numbers such as 1.2.0" if field == "version" else "at least one letter"
+        msg = f"the {field} {error.errors()[0]['input']!r} is not possible: give {expected}"
         raise UsageError(msg) from None
     check_name(name)
-    given = said.model_dump(exclude_none=True)
-    if not given:
+    changes = annotation.model_dump(exclude_none=True)
+    if not changes:
         msg = "nothing is to be said: give a name, version, description, licence or citation"
         raise UsageError(msg)
     parent = open_parent(dataset)
     root = check_output(output, [parent])
-    facts = {"version": raised(parent.manifest.version, "patch"), **given}
-    history = lineage("annotate", [parent], given)
+    facts = {"version": next_version(parent.manifest.version, "patch"), **changes}
+    history = lineage("annotate", [parent], changes)
     facts |= {"lineage": [step.model_dump(mode="json") for step in history]}
-    return restate(parent, root, facts, resume=resume, overwrite=overwrite, observers=observers)
+    return rewrite_metadata(
+        parent, root, facts, resume=resume, overwrite=overwrite, observers=observers
+    )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kd_offline.datasets.edit.duplicates import digests
+from kd_offline.datasets.edit.duplicates import episode_digests
 from kd_offline.datasets.edit.rewrite import BLOCK_BYTES, episode_slices, row_bytes
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.schemas.dataset_outputs import (
@@ -23,7 +23,7 @@ from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.types import Array, IntArray
 
 # What a manifest says that is compared in other ways, or follows from the rest.
-_ELSEWHERE = {"id", "arrays", "files", "manifest_digest", "statistics"}
+_COMPARED_ELSEWHERE = {"id", "arrays", "files", "manifest_digest", "statistics"}
 _DERIVED = {"episodes/offset"}
 
 
@@ -47,25 +47,29 @@ def diff(
     DatasetError
         One of them cannot be read.
     """
-    one, other = ExpertBuffer.open(a), ExpertBuffer.open(b)
-    ours, theirs, by = _matched(one, other)
-    compared = _compared(one, other, ours, theirs)
-    with observed(Operation("diff", {"a": one.id, "b": other.id}), observers) as observer:
-        found = _values(one, other, ours, theirs, compared, observer) if values else {}
+    buffer_a, buffer_b = ExpertBuffer.open(a), ExpertBuffer.open(b)
+    episodes_a, episodes_b, matched_by = _match_episodes(buffer_a, buffer_b)
+    compared = _arrays_to_compare(buffer_a, buffer_b, episodes_a, episodes_b)
+    with observed(Operation("diff", {"a": buffer_a.id, "b": buffer_b.id}), observers) as observer:
+        value_differences = (
+            _compare_values(buffer_a, buffer_b, episodes_a, episodes_b, compared, observer)
+            if values
+            else {}
+        )
     return DiffReport(
-        equal=one.id == other.id,
-        a=one.id,
-        b=other.id,
-        fields=tuple(_fields("", _facts(one), _facts(other))),
-        arrays=tuple(_arrays(one, other)),
+        equal=buffer_a.id == buffer_b.id,
+        a=buffer_a.id,
+        b=buffer_b.id,
+        fields=tuple(_fields("", _compared_fields(buffer_a), _compared_fields(buffer_b))),
+        arrays=tuple(_arrays(buffer_a, buffer_b)),
         episodes=EpisodeMatch(
-            matched_by=by,
-            common=len(ours),
-            only_a=one.n_episodes - len(ours),
-            only_b=other.n_episodes - len(theirs),
-            same_order=bool((np.diff(theirs) > 0).all()),
+            matched_by=matched_by,
+            common=len(episodes_a),
+            only_a=buffer_a.n_episodes - len(episodes_a),
+            only_b=buffer_b.n_episodes - len(episodes_b),
+            same_order=bool((np.diff(episodes_b) > 0).all()),
         ),
-        values=found,
+        values=value_differences,
     )
 
 
@@ -88,31 +92,31 @@ def render(report: DiffReport) -> list[str]:
         f"{match.only_b:,} only in b{'' if match.same_order else ', in another order'}"
     )
     lines += [
-        f"  {name}: {found.entries:,} entries of {found.episodes:,} episodes differ, "
-        f"by {found.largest:.3g} at most"
-        for name, found in report.values.items()
+        f"  {name}: {difference.entries:,} entries of {difference.episodes:,} episodes differ, "
+        f"by {difference.largest:.3g} at most"
+        for name, difference in report.values.items()
     ]
     return lines
 
 
-def _facts(buffer: ExpertBuffer) -> dict[str, Any]:
-    return buffer.manifest.model_dump(mode="json", exclude=_ELSEWHERE)
+def _compared_fields(buffer: ExpertBuffer) -> dict[str, Any]:
+    return buffer.manifest.model_dump(mode="json", exclude=_COMPARED_ELSEWHERE)
 
 
-def _fields(name: str, ours: Any, theirs: Any) -> Iterator[FieldDifference]:
+def _fields(name: str, a: Any, b: Any) -> Iterator[FieldDifference]:
     """Yield the innermost fields in which two JSON documents differ."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        for key in [*ours, *(key for key in theirs if key not in ours)]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(key for key in b if key not in a)]:
             inner = f"{name}.{key}" if name else str(key)
-            yield from _fields(inner, ours.get(key), theirs.get(key))
-    elif ours != theirs:
-        yield FieldDifference(name=name, a=ours, b=theirs)
+            yield from _fields(inner, a.get(key), b.get(key))
+    elif a != b:
+        yield FieldDifference(name=name, a=a, b=b)
 
 
-def _arrays(one: ExpertBuffer, other: ExpertBuffer) -> Iterator[ArrayDifference]:
-    ours, theirs = one.manifest.arrays, other.manifest.arrays
-    for name in [*ours, *(name for name in theirs if name not in ours)]:
-        a, b = ours.get(name), theirs.get(name)
+def _arrays(buffer_a: ExpertBuffer, buffer_b: ExpertBuffer) -> Iterator[ArrayDifference]:
+    arrays_a, arrays_b = buffer_a.manifest.arrays, buffer_b.manifest.arrays
+    for name in [*arrays_a, *(name for name in arrays_b if name not in arrays_a)]:
+        a, b = arrays_a.get(name), arrays_b.get(name)
         if a is None or b is None:
             shown = [f"{s.dtype} {list(s.shape)}" if s else "absent" for s in (a, b)]
             yield ArrayDifference(name=name, what="absent", a=shown[0], b=shown[1])
@@ -125,14 +129,16 @@ def _arrays(one: ExpertBuffer, other: ExpertBuffer) -> Iterator[ArrayDifference]
             yield ArrayDifference(name=name, what="values", a=a.digest, b=b.digest)
 
 
-def _matched(one: ExpertBuffer, other: ExpertBuffer) -> tuple[IntArray, IntArray, str]:
+def _match_episodes(
+    buffer_a: ExpertBuffer, buffer_b: ExpertBuffer
+) -> tuple[IntArray, IntArray, str]:
     """Return the indices of the episodes that both have, pair by pair, and how they were found."""
-    if one.has("episodes/seed") and other.has("episodes/seed"):
-        ours, theirs = _pairs(_recorded_keys(one), _recorded_keys(other))
-        if len(ours):
-            return ours, theirs, "seed, expert and noise"
-    ours, theirs = _pairs(_content_keys(one), _content_keys(other))
-    return ours, theirs, "actions and rewards"
+    if buffer_a.has("episodes/seed") and buffer_b.has("episodes/seed"):
+        episodes_a, episodes_b = _pairs(_recorded_keys(buffer_a), _recorded_keys(buffer_b))
+        if len(episodes_a):
+            return episodes_a, episodes_b, "seed, expert and noise"
+    episodes_a, episodes_b = _pairs(_content_keys(buffer_a), _content_keys(buffer_b))
+    return episodes_a, episodes_b, "actions and rewards"
 
 
 def _recorded_keys(buffer: ExpertBuffer) -> list[Any]:
@@ -148,70 +154,82 @@ def _recorded_keys(buffer: ExpertBuffer) -> list[Any]:
 
 def _content_keys(buffer: ExpertBuffer) -> list[Any]:
     every = np.arange(buffer.n_episodes)
-    return list(digests(buffer, every, ("steps/actions", "steps/reward")))
+    return list(episode_digests(buffer, every, ("steps/actions", "steps/reward")))
 
 
-def _pairs(ours: list[Any], theirs: list[Any]) -> tuple[IntArray, IntArray]:
+def _pairs(keys_a: list[Any], keys_b: list[Any]) -> tuple[IntArray, IntArray]:
     """Return index pairs of equal keys; the n-th of several equal ones goes with the n-th."""
-    places: defaultdict[Any, list[int]] = defaultdict(list)
-    for index in reversed(range(len(theirs))):
-        places[theirs[index]].append(index)
-    pairs = [(index, places[key].pop()) for index, key in enumerate(ours) if places.get(key)]
+    indices_b: defaultdict[Any, list[int]] = defaultdict(list)
+    for index in reversed(range(len(keys_b))):
+        indices_b[keys_b[index]].append(index)
+    pairs = [
+        (index, indices_b[key].pop()) for index, key in enumerate(keys_a) if indices_b.get(key)
+    ]
     table = np.array(pairs, np.int64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
 
 
-def _compared(
-    one: ExpertBuffer, other: ExpertBuffer, ours: IntArray, theirs: IntArray
+def _arrays_to_compare(
+    buffer_a: ExpertBuffer, buffer_b: ExpertBuffer, episodes_a: IntArray, episodes_b: IntArray
 ) -> tuple[str, ...]:
     """Return the arrays whose values are worth reading: those of both that may differ."""
-    whole = len(ours) == one.n_episodes == other.n_episodes and np.array_equal(ours, theirs)
-    a, b = one.manifest.arrays, other.manifest.arrays
+    all_match = len(episodes_a) == buffer_a.n_episodes == buffer_b.n_episodes and np.array_equal(
+        episodes_a, episodes_b
+    )
+    arrays_a, arrays_b = buffer_a.manifest.arrays, buffer_b.manifest.arrays
     return tuple(
         name
-        for name in one.names
-        if name in b and a[name].shape[1:] == b[name].shape[1:]
-        if a[name].axes == b[name].axes and a[name].axes[0] in "RE" and name not in _DERIVED
-        if not (whole and a[name].digest == b[name].digest)
+        for name in buffer_a.names
+        if name in arrays_b and arrays_a[name].shape[1:] == arrays_b[name].shape[1:]
+        if arrays_a[name].axes == arrays_b[name].axes
+        and arrays_a[name].axes[0] in "RE"
+        and name not in _DERIVED
+        if not (all_match and arrays_a[name].digest == arrays_b[name].digest)
     )
 
 
-def _values(
-    one: ExpertBuffer,
-    other: ExpertBuffer,
-    ours: IntArray,
+def _compare_values(
+    buffer_a: ExpertBuffer,
+    buffer_b: ExpertBuffer,
+    episodes_a: IntArray,
     theirs: IntArray,
     names: tuple[str, ...],
     observer: Observer,
 ) -> dict[str, ValueDifference]:
     """Return how much every array differs over the matched episodes; equal ones are left out."""
-    lengths = [b.episodes("length")[i] for b, i in ((one, ours), (other, theirs))]
+    lengths = [b.episodes("length")[i] for b, i in ((buffer_a, episodes_a), (buffer_b, theirs))]
     totals = {name: ValueDifference(entries=0, episodes=0, largest=0.0) for name in names}
     if not names:
         return {}
-    for some in episode_slices(np.maximum(*lengths), 2 * row_bytes(one, names), BLOCK_BYTES):
-        a, b, size = ours[some], theirs[some], lengths[0][some]
-        same = size == lengths[1][some]  # steps of episodes that last differently have no pairs
+    for chunk in episode_slices(np.maximum(*lengths), 2 * row_bytes(buffer_a, names), BLOCK_BYTES):
+        slice_a, b, steps_a = episodes_a[chunk], theirs[chunk], lengths[0][chunk]
+        same_length = (
+            steps_a == lengths[1][chunk]
+        )  # steps of episodes that last differently have no pairs
         for name in names:
-            keep = same if name.startswith("steps/") else np.ones(len(a), bool)
+            keep = same_length if name.startswith("steps/") else np.ones(len(slice_a), bool)
             if keep.any():
-                left, right = (x.load([name], i[keep])[name] for x, i in ((one, a), (other, b)))
-                steps = size[keep] if name.startswith("steps/") else np.ones(int(keep.sum()), int)
-                totals[name] = _added(totals[name], left, right, steps)
-        observer.progress(some.stop, len(ours), "episodes")
-    return {name: found for name, found in totals.items() if found.entries}
+                values_a, values_b = (
+                    x.load([name], i[keep])[name] for x, i in ((buffer_a, slice_a), (buffer_b, b))
+                )
+                steps = (
+                    steps_a[keep] if name.startswith("steps/") else np.ones(int(keep.sum()), int)
+                )
+                totals[name] = _with_differences(totals[name], values_a, values_b, steps)
+        observer.progress(chunk.stop, len(episodes_a), "episodes")
+    return {name: difference for name, difference in totals.items() if difference.entries}
 
 
-def _added(total: ValueDifference, a: Array, b: Array, steps: Array) -> ValueDifference:
+def _with_differences(total: ValueDifference, a: Array, b: Array, steps: Array) -> ValueDifference:
     """Count the differences of rows ``a`` and ``b`` in; ``steps``: rows of each episode."""
-    odd = a != b
-    if not odd.any():
+    differs = a != b
+    if not differs.any():
         return total
-    gap = np.abs(a[odd].astype(np.float64) - b[odd].astype(np.float64))
-    rows = odd.reshape(len(odd), -1).any(axis=1)
+    gap = np.abs(a[differs].astype(np.float64) - b[differs].astype(np.float64))
+    rows = differs.reshape(len(differs), -1).any(axis=1)
     episodes = np.add.reduceat(rows.astype(np.int64), np.cumsum(steps) - steps) > 0
     return ValueDifference(
-        entries=total.entries + int(odd.sum()),
+        entries=total.entries + int(differs.sum()),
         episodes=total.episodes + int(episodes.sum()),
         largest=max(total.largest, float(gap.max())),
     )

@@ -12,7 +12,9 @@ from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.types import Array, BoolArray, IntArray
 
 
-def repeated(parents: Sequence[ExpertBuffer], expert_ids: Sequence[Array]) -> list[BoolArray]:
+def repeated_episodes(
+    parents: Sequence[ExpertBuffer], expert_ids: Sequence[Array]
+) -> list[BoolArray]:
     """Return which episodes of every parent have come before, there or in an earlier parent.
 
     Two episodes are the same if seed, expert, noise and every executed action are. Where some
@@ -20,36 +22,40 @@ def repeated(parents: Sequence[ExpertBuffer], expert_ids: Sequence[Array]) -> li
     """
     seeds = all(parent.has("episodes/seed") for parent in parents)
     columns = ("seed" if seeds else "return", "length", "noise_level")
-    labels = alike(parents, expert_ids, columns)
+    labels = episode_labels(parents, expert_ids, columns)
     counts = np.bincount(np.concatenate(labels))
     names = ("steps/actions",) if seeds else ("steps/actions", "steps/obs", "steps/reward")
-    seen: set[tuple[int, bytes]] = set()
-    found = []
+    known_keys: set[tuple[int, bytes]] = set()
+    repeated = []
     for parent, label in zip(parents, labels, strict=True):
-        again = np.zeros(parent.n_episodes, bool)
+        repeats = np.zeros(parent.n_episodes, bool)
         candidates = np.flatnonzero(counts[label] > 1)
-        for episode, digest in zip(candidates, digests(parent, candidates, names), strict=True):
+        for episode, digest in zip(
+            candidates, episode_digests(parent, candidates, names), strict=True
+        ):
             key = (int(label[episode]), digest)
-            again[episode] = key in seen
-            seen.add(key)
-        found.append(again)
-    return found
+            repeats[episode] = key in known_keys
+            known_keys.add(key)
+        repeated.append(repeats)
+    return repeated
 
 
-def digests(parent: ExpertBuffer, episodes: IntArray, names: tuple[str, ...]) -> Iterator[bytes]:
+def episode_digests(
+    parent: ExpertBuffer, episodes: IntArray, names: tuple[str, ...]
+) -> Iterator[bytes]:
     """Yield a digest of the steps of every given episode in the arrays ``names``."""
     lengths = parent.episodes("length")[episodes]
-    for some in episode_slices(lengths, row_bytes(parent, names), BLOCK_BYTES):
-        arrays = parent.load(names, episodes[some])
-        ends = np.cumsum(lengths[some], dtype=np.int64)
-        for start, stop in zip(ends - lengths[some], ends, strict=True):
-            value = hashlib.sha256()
+    for chunk in episode_slices(lengths, row_bytes(parent, names), BLOCK_BYTES):
+        arrays = parent.load(names, episodes[chunk])
+        ends = np.cumsum(lengths[chunk], dtype=np.int64)
+        for start, stop in zip(ends - lengths[chunk], ends, strict=True):
+            digest = hashlib.sha256()
             for name in names:
-                value.update(np.ascontiguousarray(arrays[name][start:stop]).data)
-            yield value.digest()
+                digest.update(np.ascontiguousarray(arrays[name][start:stop]).data)
+            yield digest.digest()
 
 
-def alike(
+def episode_labels(
     parents: Sequence[ExpertBuffer], expert_ids: Sequence[Array], columns: Sequence[str]
 ) -> list[IntArray]:
     """Return a number for each episode, the same where the expert and all ``columns`` are.
@@ -58,7 +64,7 @@ def alike(
     """
     shared = [c for c in columns if all(parent.has(f"episodes/{c}") for parent in parents)]
     tables = [
-        np.stack([_bits(ids), *(_bits(parent.episodes(column)) for column in shared)])
+        np.stack([_exact_bits(ids), *(_exact_bits(parent.episodes(column)) for column in shared)])
         for parent, ids in zip(parents, expert_ids, strict=True)
     ]
     _, labels = np.unique(np.concatenate(tables, axis=1), axis=1, return_inverse=True)
@@ -66,7 +72,7 @@ def alike(
     return np.split(labels.reshape(-1), ends[:-1])
 
 
-def _bits(values: Array) -> Array:
+def _exact_bits(values: Array) -> Array:
     """Return numbers that are equal where ``values`` are: uint64, exact for every dtype."""
     if values.dtype == np.uint64:
         return values

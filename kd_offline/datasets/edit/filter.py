@@ -9,9 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent
-from kd_offline.datasets.edit.merged_metadata import kept_experts, mixture
+from kd_offline.datasets.edit.merged_metadata import experts_of_episodes, noise_mixture
 from kd_offline.datasets.edit.query import episodes_where
-from kd_offline.datasets.edit.rewrite import Part, Plan, carried, full_names, rewrite
+from kd_offline.datasets.edit.rewrite import (
+    EpisodeSelection,
+    RewritePlan,
+    copied_arrays,
+    full_names,
+    rewrite,
+)
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
@@ -101,7 +107,7 @@ def filter(
         msg = "nothing says which episodes to keep: give a condition such as return_above=0"
         raise UsageError(msg)
     without = full_names(without, parent.names)
-    arrays, masks = keep_arrays(parent, without)
+    arrays, masks = remaining_arrays(parent, without)
     chosen = chosen_episodes(parent, conditions)
     arguments = conditions.given() | {"without": sorted(without)}
     manifest = parent.manifest
@@ -109,8 +115,10 @@ def filter(
         name=name or f"{manifest.name}-filtered",
         description=manifest.description,
         environment=manifest.environment,
-        experts=kept_experts(parent, chosen),
-        recording=manifest.recording.model_copy(update={"noise": mixture([(parent, chosen)])}),
+        experts=experts_of_episodes(parent, chosen),
+        recording=manifest.recording.model_copy(
+            update={"noise": noise_mixture([(parent, chosen)])}
+        ),
         masks={mask: manifest.masks[mask] for mask in masks if mask in manifest.masks},
         licence=manifest.licence,
         citation=manifest.citation,
@@ -118,11 +126,11 @@ def filter(
     )
     names = {part: record.code for part, record in manifest.splits.items()}
     splits = Splits(parent.episodes("split")[chosen], names)
-    plan = Plan(header, (Part(parent, chosen),), arrays, masks, splits)
+    plan = RewritePlan(header, (EpisodeSelection(parent, chosen),), arrays, masks, splits)
     return rewrite(plan, root, resume=resume, overwrite=overwrite, observers=observers)
 
 
-def keep_arrays(
+def remaining_arrays(
     parent: ExpertBuffer, without: Collection[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the arrays (full names) and masks (bare names) that are left.
@@ -132,7 +140,7 @@ def keep_arrays(
     UsageError
         The format demands the array.
     """
-    needed = {n for group in layout.GROUPS for n in layout.required(group, derived=True)}
+    needed = {n for group in layout.GROUPS for n in layout.required_arrays(group, derived=True)}
     if len(parent.manifest.experts) > 1:
         needed.add("episodes/expert_id")
     for name in without:
@@ -140,7 +148,7 @@ def keep_arrays(
             msg = f"{name} cannot be left out: every dataset needs {', '.join(sorted(needed))}"
             raise UsageError(msg)
     masks = tuple(mask for mask in parent.mask_names if f"masks/{mask}" not in without)
-    return carried(parent, frozenset(without)), masks
+    return copied_arrays(parent, frozenset(without)), masks
 
 
 def chosen_episodes(parent: ExpertBuffer, conditions: Conditions) -> IntArray:
@@ -151,16 +159,16 @@ def chosen_episodes(parent: ExpertBuffer, conditions: Conditions) -> IntArray:
     if conditions.split is not None:
         keep[np.setdiff1d(np.arange(len(keep)), parent.split(conditions.split))] = False
     if conditions.episodes is not None:
-        keep &= _range(conditions.episodes, parent.n_episodes)
+        keep &= _in_range(conditions.episodes, parent.n_episodes)
     chosen = np.flatnonzero(keep)
     if conditions.top is not None and len(chosen):
-        chosen = _best(parent, chosen, conditions.top)
+        chosen = _highest_returns(parent, chosen, conditions.top)
     if not len(chosen):
-        raise _nothing_left(parent, conditions)
+        raise _nothing_left_error(parent, conditions)
     return chosen
 
 
-def _range(episodes: tuple[int, int], count: int) -> BoolArray:
+def _in_range(episodes: tuple[int, int], count: int) -> BoolArray:
     first, stop = episodes
     if not 0 <= first < stop:
         msg = f"the episodes {first}:{stop} are no range: write FIRST:STOP, such as 0:1000"
@@ -169,7 +177,7 @@ def _range(episodes: tuple[int, int], count: int) -> BoolArray:
     return (first <= index) & (index < stop)
 
 
-def _best(parent: ExpertBuffer, chosen: IntArray, share: float) -> IntArray:
+def _highest_returns(parent: ExpertBuffer, chosen: IntArray, share: float) -> IntArray:
     """Return the ``share`` of the chosen episodes with the highest returns, in their order."""
     if not 0 < share <= 1:
         msg = f"the top share {share} must be above 0 and at most 1"
@@ -179,7 +187,7 @@ def _best(parent: ExpertBuffer, chosen: IntArray, share: float) -> IntArray:
     return np.sort(chosen[best])
 
 
-def _nothing_left(parent: ExpertBuffer, conditions: Conditions) -> UsageError:
+def _nothing_left_error(parent: ExpertBuffer, conditions: Conditions) -> UsageError:
     won = parent.episodes("won") if parent.has("episodes/won") else None
     if conditions.won and won is not None and (won < 0).all():
         return UsageError(f"{parent.spec.id} has no notion of winning: leave out --won")

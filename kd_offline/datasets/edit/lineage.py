@@ -50,12 +50,16 @@ def check_output(output: str | Path, parents: Sequence[ExpertBuffer]) -> Path:
             "afterwards"
         )
         raise UsageError(msg)
-    place = root.resolve()
+    resolved = root.resolve()
     for parent in parents:
         address, _ = split_pin(parent.where)
-        theirs = Path(address).expanduser().resolve()
-        same = place.exists() and theirs.exists() and place.samefile(theirs)
-        if same or place in (theirs, *theirs.parents) or theirs in place.parents:
+        parent_root = Path(address).expanduser().resolve()
+        same = resolved.exists() and parent_root.exists() and resolved.samefile(parent_root)
+        if (
+            same
+            or resolved in (parent_root, *parent_root.parents)
+            or parent_root in resolved.parents
+        ):
             msg = (
                 f"the result cannot be written to {str(output)!r}, where its parent "
                 f"{parent.where!r} lies: a finished dataset never changes in place, so choose "
@@ -77,16 +81,16 @@ def lineage(
         *before, last = parent.manifest.lineage or (None,)
         ended = last and last.model_copy(update={"result": last.result or parent.id})
         steps += [step for step in (*before, ended) if step and step not in steps]
-    given = {key: value for key, value in arguments.items() if _is_given(value)}
+    given_arguments = {key: value for key, value in arguments.items() if _is_given(value)}
     ids = tuple(parent.id for parent in parents)
-    return (*steps, LineageRecord(operation=operation, parents=ids, arguments=given))
+    return (*steps, LineageRecord(operation=operation, parents=ids, arguments=given_arguments))
 
 
 def _is_given(value: Any) -> bool:
     return value is not None and value is not False and value not in ((), [], {}, "")
 
 
-def raised(version: str, part: str) -> str:
+def next_version(version: str, part: str) -> str:
     """Return a semantic version with its ``minor`` or ``patch`` number raised by one."""
     numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
     major, minor, patch = map(int, numbers.groups()) if numbers else (1, 0, 0)

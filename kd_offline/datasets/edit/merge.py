@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets.edit import merge_compatibility
-from kd_offline.datasets.edit.duplicates import alike, repeated
-from kd_offline.datasets.edit.filter import keep_arrays
-from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
-from kd_offline.datasets.edit.merged_metadata import joined_experts, joined_recording
-from kd_offline.datasets.edit.rewrite import Part, Plan, full_names, rewrite
+from kd_offline.datasets.edit.duplicates import episode_labels, repeated_episodes
+from kd_offline.datasets.edit.filter import remaining_arrays
+from kd_offline.datasets.edit.lineage import check_output, lineage, next_version, open_parent
+from kd_offline.datasets.edit.merged_metadata import merge_experts, merge_recordings
+from kd_offline.datasets.edit.rewrite import EpisodeSelection, RewritePlan, full_names, rewrite
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
@@ -29,7 +29,7 @@ DUPLICATES = ("refuse", "keep", "drop")
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class MergeOptions:
     """How conflicts are to be settled."""
 
     arrays: str = "all"
@@ -87,14 +87,14 @@ def merge(
         A dataset cannot be read or the result not be written.
     """
     check_name(name)
-    choices = Choices(arrays, tuple(sorted(without)), duplicates, licence)
-    parents = _open(datasets)
+    choices = MergeOptions(arrays, tuple(sorted(without)), duplicates, licence)
+    parents = _open_parents(datasets)
     root = check_output(output, parents)
     manifests = [parent.manifest for parent in parents]
     facts = {
         "name": name or "+".join(dict.fromkeys(m.name for m in manifests)),
-        "description": _texts(m.description for m in manifests),
-        "citation": _texts(m.citation for m in manifests),
+        "description": _distinct_texts(m.description for m in manifests),
+        "citation": _distinct_texts(m.citation for m in manifests),
     }
     plan = _plan("merge", parents, choices, facts)
     return rewrite(plan, root, resume=resume, overwrite=overwrite, observers=observers)
@@ -118,21 +118,21 @@ def append(
     As :func:`merge`, but it is the next version of the first: name and description stay, and the
     minor number of its version is raised. The first itself does not change, nothing finished does.
     """
-    choices = Choices(arrays, tuple(sorted(without)), duplicates, licence)
-    parents = _open([dataset, *more])
+    choices = MergeOptions(arrays, tuple(sorted(without)), duplicates, licence)
+    parents = _open_parents([dataset, *more])
     root = check_output(output, parents)
     first = parents[0].manifest
     facts = {
         "name": first.name,
-        "version": raised(first.version, "minor"),
+        "version": next_version(first.version, "minor"),
         "description": first.description,
-        "citation": _texts(parent.manifest.citation for parent in parents),
+        "citation": _distinct_texts(parent.manifest.citation for parent in parents),
     }
     plan = _plan("append", parents, choices, facts)
     return rewrite(plan, root, resume=resume, overwrite=overwrite, observers=observers)
 
 
-def _open(datasets: Sequence[str | Path]) -> list[ExpertBuffer]:
+def _open_parents(datasets: Sequence[str | Path]) -> list[ExpertBuffer]:
     parents = [open_parent(dataset) for dataset in datasets]
     if len(parents) < len(("one", "other")):
         msg = "one dataset alone cannot be put together: give at least two"
@@ -141,64 +141,75 @@ def _open(datasets: Sequence[str | Path]) -> list[ExpertBuffer]:
 
 
 def _plan(
-    operation: str, parents: list[ExpertBuffer], choices: Choices, facts: Mapping[str, Any]
-) -> Plan:
+    operation: str,
+    parents: list[ExpertBuffer],
+    choices: MergeOptions,
+    description: Mapping[str, Any],
+) -> RewritePlan:
     """Return the plan of the whole, or say why there cannot be one."""
-    names, left_out = _names(parents, choices)
-    experts, ids = joined_experts(parents)
-    _check(parents, experts, names, left_out, choices)
-    again = _again(parents, ids, choices.duplicates)
-    chosen = [np.flatnonzero(~twice) for twice in again]
+    names, left_out = _merged_names(parents, choices)
+    experts, ids = merge_experts(parents)
+    _require_mergeable(parents, experts, names, left_out, choices)
+    duplicates = _duplicates_to_drop(parents, ids, choices.duplicates)
+    chosen = [np.flatnonzero(~twice) for twice in duplicates]
     known = len(experts) > 1 or any(parent.has("episodes/expert_id") for parent in parents)
     parts = tuple(
-        Part(parent, episodes, {"expert_id": mine[episodes]} if known else {})
-        for parent, episodes, mine in zip(parents, chosen, ids, strict=True)
+        EpisodeSelection(parent, episodes, {"expert_id": expert_ids[episodes]} if known else {})
+        for parent, episodes, expert_ids in zip(parents, chosen, ids, strict=True)
         if len(episodes)
     )
     masks = tuple(n.removeprefix("masks/") for n in names if n.startswith("masks/"))
     pairs = list(zip(parents, chosen, strict=True))
-    arguments = _arguments(parents, choices, left_out, again)
+    arguments = _arguments(parents, choices, left_out, duplicates)
     first = parents[0].manifest
     header = RecordingHeader(
-        **facts,
+        **description,
         environment=first.environment,
         experts=experts if any(parent.manifest.experts for parent in parents) else (),
-        recording=joined_recording(pairs),
+        recording=merge_recordings(pairs),
         masks={mask: first.masks[mask] for mask in masks if mask in first.masks},
         licence=first.licence if choices.licence is None else choices.licence,
         lineage=lineage(operation, parents, arguments),
     )
     steps = tuple(name for name in names if not name.startswith("masks/"))
     arrays = (*steps, "episodes/expert_id") if known else steps
-    return Plan(header, parts, arrays, masks, _splits(pairs, ids))
+    return RewritePlan(header, parts, arrays, masks, _splits(pairs, ids))
 
 
-def _names(parents: Sequence[ExpertBuffer], choices: Choices) -> tuple[list[str], list[str]]:
+def _merged_names(
+    parents: Sequence[ExpertBuffer], choices: MergeOptions
+) -> tuple[list[str], list[str]]:
     """Return the arrays to carry, in the first parent's order, and those to leave out."""
-    lone = set(merge_compatibility.lone_arrays(parents)) if choices.arrays == "common" else set()
-    known = sorted({name for parent in parents for name in parent.names})
-    without = full_names(choices.without, known)
+    unshared = (
+        set(merge_compatibility.unshared_arrays(parents)) if choices.arrays == "common" else set()
+    )
+    all_names = sorted({name for parent in parents for name in parent.names})
+    without = full_names(choices.without, all_names)
     for parent in parents:  # refuses what the format demands
-        keep_arrays(parent, [name for name in without if parent.has(name)])
-    left_out = lone | set(without)
-    ours = merge_compatibility.everything(parents[0])
-    return [n for n in parents[0].names if n in ours - left_out], sorted(left_out)
+        remaining_arrays(parent, [name for name in without if parent.has(name)])
+    left_out = unshared | set(without)
+    mergeable = merge_compatibility.mergeable_arrays(parents[0])
+    return [n for n in parents[0].names if n in mergeable - left_out], sorted(left_out)
 
 
-def _check(
+def _require_mergeable(
     parents: Sequence[ExpertBuffer],
     experts: Sequence[ExpertRecord],
     names: Collection[str],
     left_out: Collection[str],
-    choices: Choices,
+    choices: MergeOptions,
 ) -> None:
     """Refuse what does not fit, with all reasons in one sentence."""
     reasons = merge_compatibility.environment_conflicts(parents)
     if not reasons:  # arrays of different environments are not worth comparing
-        lone = [name for name in merge_compatibility.lone_arrays(parents) if name not in left_out]
-        if lone:
-            reasons.append(f"only some have {', '.join(lone)} (--arrays common leaves these out)")
-        shared = [name for name in names if name not in lone]
+        unshared = [
+            name for name in merge_compatibility.unshared_arrays(parents) if name not in left_out
+        ]
+        if unshared:
+            reasons.append(
+                f"only some have {', '.join(unshared)} (--arrays common leaves these out)"
+            )
+        shared = [name for name in names if name not in unshared]
         masks = [name.removeprefix("masks/") for name in shared if name.startswith("masks/")]
         reasons += merge_compatibility.array_conflicts(parents, shared)
         reasons += merge_compatibility.capture_conflicts(experts, shared)
@@ -213,30 +224,32 @@ def _check(
         raise MismatchError(msg)
 
 
-def _again(parents: Sequence[ExpertBuffer], ids: Sequence[Array], what: str) -> list[BoolArray]:
+def _duplicates_to_drop(
+    parents: Sequence[ExpertBuffer], ids: Sequence[Array], policy: str
+) -> list[BoolArray]:
     """Return the episodes to drop; refuses duplicates where they are not wanted."""
-    if what == "keep":
+    if policy == "keep":
         return [np.zeros(parent.n_episodes, bool) for parent in parents]
-    again = repeated(parents, ids)
-    if what == "drop" or not any(twice.any() for twice in again):
-        return again
-    k = next(k for k, twice in enumerate(again) if twice.any())
+    duplicates = repeated_episodes(parents, ids)
+    if policy == "drop" or not any(twice.any() for twice in duplicates):
+        return duplicates
+    k = next(k for k, twice in enumerate(duplicates) if twice.any())
     msg = (
-        f"{sum(int(twice.sum()) for twice in again)} episodes are there twice, such as episode "
-        f"{int(np.argmax(again[k]))} of {parents[k].where!r} (same seed, expert, noise and "
-        "actions): drop them with --drop-duplicates or keep them with --allow-duplicates"
+        f"{sum(int(twice.sum()) for twice in duplicates)} episodes are there twice, such as "
+        f"episode {int(np.argmax(duplicates[k]))} of {parents[k].where!r} (same seed, expert, "
+        "noise and actions): drop them with --drop-duplicates or keep them with --allow-duplicates"
     )
     raise MismatchError(msg)
 
 
 def _arguments(
     parents: Sequence[ExpertBuffer],
-    choices: Choices,
+    choices: MergeOptions,
     left_out: Sequence[str],
-    again: Sequence[BoolArray],
+    duplicates: Sequence[BoolArray],
 ) -> dict[str, Any]:
     """Return what the lineage tells: the choices, and of every parent what the header cannot."""
-    dropped = int(sum(twice.sum() for twice in again))
+    dropped = int(sum(twice.sum() for twice in duplicates))
     recordings = [
         {"name": p.manifest.name, "version": p.manifest.version, "licence": p.manifest.licence}
         | p.manifest.recording.model_dump(mode="json", exclude_defaults=True)
@@ -267,13 +280,13 @@ def _splits(pairs: Sequence[tuple[ExpertBuffer, IntArray]], ids: Sequence[Array]
     joined = np.concatenate(codes)
     parents = [parent for parent, _ in pairs]
     if all(parent.has("episodes/seed") for parent in parents):
-        labels = alike(parents, ids, ("seed", "noise_level"))
+        labels = episode_labels(parents, ids, ("seed", "noise_level"))
         chosen = np.concatenate([x[i] for x, (_, i) in zip(labels, pairs, strict=True)])
-        _, first, place = np.unique(chosen, return_index=True, return_inverse=True)
-        joined = joined[first[place]]
+        _, first, label_index = np.unique(chosen, return_index=True, return_inverse=True)
+        joined = joined[first[label_index]]
     return Splits(joined, names)
 
 
-def _texts(texts: Any) -> str:
+def _distinct_texts(texts: Any) -> str:
     """Return the texts that differ, one after the other."""
     return "\n\n".join(dict.fromkeys(text for text in texts if text))

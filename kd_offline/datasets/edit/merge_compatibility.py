@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.edit.rewrite import carried
+from kd_offline.datasets.edit.rewrite import copied_arrays
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.schemas.dataset import ExpertRecord
 
@@ -16,43 +16,43 @@ _OUTPUTS = ("steps/logits", "steps/q_values", "steps/mixer_credit")
 _VALUES = ("steps/value", "final/value", "steps/q_tot", "steps/q_tot_max", "final/q_tot_max")
 
 
-def everything(buffer: ExpertBuffer) -> set[str]:
+def mergeable_arrays(buffer: ExpertBuffer) -> set[str]:
     """Return the full names of all arrays that a merge carries, masks included.
 
     Who played an episode is not among them: those numbers are given anew.
     """
     masks = {f"masks/{mask}" for mask in buffer.mask_names}
-    return (set(carried(buffer)) | masks) - {"episodes/expert_id"}
+    return (set(copied_arrays(buffer)) | masks) - {"episodes/expert_id"}
 
 
 def environment_conflicts(parents: Sequence[ExpertBuffer]) -> list[str]:
     """Return the fields in which the environments differ."""
-    first, found = parents[0].spec.model_dump(), []
+    first, conflicts = parents[0].spec.model_dump(), []
     for other in parents[1:]:
-        theirs = other.spec.model_dump()
-        odd = [key for key in first if first[key] != theirs[key]]
-        shown = [_pair(key, first[key], theirs[key]) for key in odd]
-        if odd:
-            found.append(f"{other.where!r} has another environment ({', '.join(shown)})")
-    return found
+        other_fields = other.spec.model_dump()
+        differing = [key for key in first if first[key] != other_fields[key]]
+        shown = [_field_values(key, first[key], other_fields[key]) for key in differing]
+        if differing:
+            conflicts.append(f"{other.where!r} has another environment ({', '.join(shown)})")
+    return conflicts
 
 
 def array_conflicts(parents: Sequence[ExpertBuffer], names: Iterable[str]) -> list[str]:
     """Return the arrays in ``names`` that have different dtypes or widths."""
-    found = []
+    conflicts = []
     for name in sorted(names):
         if name.startswith("masks/"):
             continue
-        kinds = {_kind(parent, name): parent.where for parent in parents}
+        kinds = {_dtype_and_width(parent, name): parent.where for parent in parents}
         if len(kinds) > 1:
             shown = ", ".join(f"{kind} in {where!r}" for kind, where in kinds.items())
-            found.append(f"{name} is {shown}")
-    return found
+            conflicts.append(f"{name} is {shown}")
+    return conflicts
 
 
-def lone_arrays(parents: Sequence[ExpertBuffer]) -> list[str]:
+def unshared_arrays(parents: Sequence[ExpertBuffer]) -> list[str]:
     """Return the full names of arrays that some parents have and others have not."""
-    first, *others = (everything(parent) for parent in parents)
+    first, *others = (mergeable_arrays(parent) for parent in parents)
     return sorted(first.union(*others) - first.intersection(*others))
 
 
@@ -74,8 +74,8 @@ def capture_conflicts(experts: Sequence[ExpertRecord], names: Iterable[str]) -> 
         ),
     }
     return [
-        f"{what} differs ({' and '.join(sorted(map(_words, kinds)))}), so {', '.join(sorted(held))}"
-        " would have no one meaning"
+        f"{what} differs ({' and '.join(sorted(map(_meaning_text, kinds)))}), so "
+        f"{', '.join(sorted(held))} would have no one meaning"
         for what, (held, kinds) in meanings.items()
         if held and len(kinds) > 1
     ]
@@ -100,7 +100,7 @@ def licence_conflicts(parents: Sequence[ExpertBuffer]) -> list[str]:
     return [f"the licences differ ({shown}): say with --licence under which the result may be used"]
 
 
-def _kind(parent: ExpertBuffer, name: str) -> str:
+def _dtype_and_width(parent: ExpertBuffer, name: str) -> str:
     spec = parent.array(name).spec
     return f"{spec.dtype} {list(spec.shape[1:])}" if len(spec.shape) > 1 else spec.dtype
 
@@ -115,11 +115,11 @@ def _same_mask(one: ExpertBuffer, other: ExpertBuffer, name: str) -> bool:
     return len(shapes[0]) > len("NO") or np.array_equal(one.mask(name), other.mask(name))
 
 
-def _pair(key: str, ours: Any, theirs: Any) -> str:
-    text = f"{key} {ours!r} and {theirs!r}"
+def _field_values(key: str, first: Any, other: Any) -> str:
+    text = f"{key} {first!r} and {other!r}"
     return text if len(text) < 100 else key
 
 
-def _words(meaning: Any) -> str:
+def _meaning_text(meaning: Any) -> str:
     parts = meaning if isinstance(meaning, tuple) else (meaning,)
     return ", ".join(str(part) for part in parts if part not in ("", None)) or "not stated"

@@ -11,13 +11,13 @@ from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.schemas.dataset import ExpertRecord, NoiseLevel, RecordingRecord
 from kd_offline.types import Array, IntArray
 
-Chosen = Sequence[tuple[ExpertBuffer, IntArray]]
+Selections = Sequence[tuple[ExpertBuffer, IntArray]]
 """Parents and the indices of the episodes that are taken from each."""
 
 _UNKNOWN = ExpertRecord(id=0, kind="unknown", reference="not recorded", parameters=0)
 
 
-def kept_experts(parent: ExpertBuffer, chosen: IntArray) -> tuple[ExpertRecord, ...]:
+def experts_of_episodes(parent: ExpertBuffer, chosen: IntArray) -> tuple[ExpertRecord, ...]:
     """Return the experts that played some of the chosen episodes, with their ids."""
     experts = parent.manifest.experts
     if not parent.has("episodes/expert_id"):
@@ -26,7 +26,7 @@ def kept_experts(parent: ExpertBuffer, chosen: IntArray) -> tuple[ExpertRecord, 
     return tuple(expert for expert in experts if expert.id in played)
 
 
-def joined_experts(
+def merge_experts(
     parents: Sequence[ExpertBuffer],
 ) -> tuple[tuple[ExpertRecord, ...], list[Array]]:
     """Return all experts, each once, and the new id of every episode of every parent, int16 [E].
@@ -37,17 +37,17 @@ def joined_experts(
     records: list[ExpertRecord] = []
     ids: list[Array] = []
     for parent in parents:
-        mine = parent.manifest.experts or (_UNKNOWN,)
-        new = {expert.id: _place(expert, records) for expert in mine}
+        own_experts = parent.manifest.experts or (_UNKNOWN,)
+        merged_ids = {expert.id: _merged_id(expert, records) for expert in own_experts}
         if parent.has("episodes/expert_id"):
-            old, place = np.unique(parent.episodes("expert_id"), return_inverse=True)
-            ids.append(np.array([new[int(x)] for x in old], np.int16)[place])
+            old, index = np.unique(parent.episodes("expert_id"), return_inverse=True)
+            ids.append(np.array([merged_ids[int(x)] for x in old], np.int16)[index])
         else:
-            ids.append(np.full(parent.n_episodes, new[mine[0].id], np.int16))
+            ids.append(np.full(parent.n_episodes, merged_ids[own_experts[0].id], np.int16))
     return tuple(records), ids
 
 
-def _place(expert: ExpertRecord, records: list[ExpertRecord]) -> int:
+def _merged_id(expert: ExpertRecord, records: list[ExpertRecord]) -> int:
     """Return the id of ``expert`` among ``records``, adding it where it is new."""
     free = {"id": 0} if expert.digest is None else {"id": 0, "reference": ""}
     for record in records:
@@ -59,7 +59,7 @@ def _place(expert: ExpertRecord, records: list[ExpertRecord]) -> int:
     return new
 
 
-def joined_recording(chosen: Chosen) -> RecordingRecord:
+def merge_recordings(chosen: Selections) -> RecordingRecord:
     """Return what the recordings of all parents have in common.
 
     Seed and batch are the first one's; what differs otherwise is left out or said to be unknown.
@@ -75,18 +75,18 @@ def joined_recording(chosen: Chosen) -> RecordingRecord:
     return first.model_copy(
         update={
             "behaviour": common("behaviour", "unknown"),
-            "noise": mixture(chosen),
+            "noise": noise_mixture(chosen),
             "noise_rule": "; or ".join(dict.fromkeys(rules)),
             "code_revision": common("code_revision", ""),
             "started_at": common("started_at", ""),
-            "settings": _shared([recording.settings for recording in all_of]),
-            "software": _shared([recording.software for recording in all_of]),
-            "machine": _shared([recording.machine for recording in all_of]),
+            "settings": _common_entries([recording.settings for recording in all_of]),
+            "software": _common_entries([recording.software for recording in all_of]),
+            "machine": _common_entries([recording.machine for recording in all_of]),
         }
     )
 
 
-def mixture(chosen: Chosen) -> tuple[NoiseLevel, ...]:
+def noise_mixture(chosen: Selections) -> tuple[NoiseLevel, ...]:
     """Return the levels of behaviour noise of all chosen episodes together, and their shares.
 
     Counted where every parent tells the level of each episode, else from what they state.
@@ -96,19 +96,19 @@ def mixture(chosen: Chosen) -> tuple[NoiseLevel, ...]:
     counted = all(parent.has("episodes/noise_level") for parent, _ in chosen)
     for parent, episodes in chosen:
         stated = parent.manifest.recording.noise
-        found = {part.level: part.share * len(episodes) for part in stated}
+        level_weights = {noise.level: noise.share * len(episodes) for noise in stated}
         if counted and stated:
             levels = parent.episodes("noise_level")[episodes]
             distinct, counts = np.unique(levels, return_counts=True)
-            found = {float(str(x)): float(n) for x, n in zip(distinct, counts, strict=True)}
-        for level, weight in (found or {0.0: float(len(episodes))}).items():
+            level_weights = {float(str(x)): float(n) for x, n in zip(distinct, counts, strict=True)}
+        for level, weight in (level_weights or {0.0: float(len(episodes))}).items():
             weights[level] = weights.get(level, 0.0) + weight
     if set(weights) == {0.0}:
         return ()
     return tuple(NoiseLevel(level=x, share=weights[x] / total) for x in sorted(weights) if total)
 
 
-def _shared(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _common_entries(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the entries that all tables have alike."""
     first, *others = tables
     return {k: v for k, v in first.items() if all(t.get(k) == v for t in others)}

@@ -24,8 +24,8 @@ from kd_offline.types import Array, BoolArray
 COLUMNS = ("length", "return", "seed", "won", "noise_level", "expert_id", "split")
 """Columns that a condition may name, next to ``episode`` and the return of an agent."""
 
-_LONGEST = 2000  # characters; deeper nesting than that allows is no condition
-_LARGEST = 2**64
+_MAX_CHARACTERS = 2000  # characters; deeper nesting than that allows is no condition
+_MAX_NUMBER = 2**64
 # A word of Python's own, so it is parsed under another name; text in quotes stays as it is.
 _RETURN = re.compile(r"""("[^"]*"|'[^']*')|\breturn\b""")
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -42,13 +42,13 @@ _COMPUTE: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-_RULE = (
+_GRAMMAR = (
     "it may hold columns, numbers, comparisons, in [...], and, or, not, + - * / and brackets, such "
     "as 'return > 30 and noise_level == 0'"
 )
 
 
-def columns(buffer: ExpertBuffer) -> list[str]:
+def column_names(buffer: ExpertBuffer) -> list[str]:
     """Return the names that a condition on the episodes of ``buffer`` may hold."""
     known = [name for name in COLUMNS if buffer.has(f"episodes/{name}")]
     return ["episode", *known, *map(_return_of, buffer.spec.agents)]
@@ -84,8 +84,8 @@ class _Condition:
         self._text = text
 
     def evaluate(self) -> BoolArray:
-        if len(self._text) > _LONGEST:
-            msg = f"the condition has {len(self._text)} characters: {_LONGEST} are the most"
+        if len(self._text) > _MAX_CHARACTERS:
+            msg = f"the condition has {len(self._text)} characters: {_MAX_CHARACTERS} are the most"
             raise UsageError(msg)
         text = _RETURN.sub(lambda word: word[1] or "return_", self._text.strip())
         try:
@@ -114,22 +114,22 @@ class _Condition:
         terms, truth = [node.left, *node.comparators], np.asarray(True)
         for left, op, right in zip(terms[:-1], node.ops, terms[1:], strict=True):
             if isinstance(op, ast.In | ast.NotIn):
-                found = self._among(left, right)
-                here = ~found if isinstance(op, ast.NotIn) else found
+                is_member = self._among(left, right)
+                holds = ~is_member if isinstance(op, ast.NotIn) else is_member
             elif type(op) in _COMPARE:
-                here = np.asarray(_COMPARE[type(op)](self._number(left), self._number(right)))
+                holds = np.asarray(_COMPARE[type(op)](self._number(left), self._number(right)))
             else:
                 raise self._refused(node, "compares in a way that is not allowed")
-            truth = truth & here
+            truth = truth & holds
         return truth
 
     def _among(self, left: ast.expr, right: ast.expr) -> Array:
         if not isinstance(right, ast.List | ast.Tuple):
             raise self._refused(right, "is not a list such as [1, 2]")
-        value, found = self._number(left), np.asarray(False)
+        value, is_member = self._number(left), np.asarray(False)
         for entry in right.elts:
-            found = found | (value == self._number(entry))
-        return found
+            is_member = is_member | (value == self._number(entry))
+        return is_member
 
     def _number(self, node: ast.expr) -> Array:
         """Return a number for each episode, or one for all."""
@@ -151,13 +151,13 @@ class _Condition:
 
     def _constant(self, node: ast.Constant) -> Array:
         value = node.value
-        if isinstance(value, bool) or not isinstance(value, int | float) or value > _LARGEST:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value > _MAX_NUMBER:
             raise self._refused(node, "is not a number that can be compared")
-        whole = isinstance(value, int) and value < np.iinfo(np.int64).max
-        return np.asarray(value, np.int64 if whole else np.float64)
+        fits_int64 = isinstance(value, int) and value < np.iinfo(np.int64).max
+        return np.asarray(value, np.int64 if fits_int64 else np.float64)
 
     def _column(self, name: str) -> Array:
-        allowed = columns(self._buffer)
+        allowed = column_names(self._buffer)
         if name in COLUMNS and name not in allowed:
             msg = (
                 f"the dataset at {self._buffer.where!r} does not hold {name!r} of its episodes: it "
@@ -169,13 +169,13 @@ class _Condition:
         if name == "episode":
             return np.arange(self._buffer.n_episodes)
         if name in COLUMNS:
-            return _comparable(self._buffer.episodes(name))
+            return _written_numbers(self._buffer.episodes(name))
         return self._return(name.removeprefix("return_"))
 
     def _return(self, agent: str) -> Array:
         agents = self._buffer.spec.agents
         if agent not in agents:
-            allowed = columns(self._buffer)
+            allowed = column_names(self._buffer)
             raise UnknownNameError(what="column", got=_return_of(agent), allowed=allowed)
         values: Array = self._buffer.episodes("agent_return")[:, agents.index(agent)]
         return values
@@ -183,16 +183,16 @@ class _Condition:
     def _refused(self, node: ast.expr | None, what: str) -> UsageError:
         part = node and repr(re.sub(r"\breturn_\b", "return", ast.unparse(node)))
         reason = f"{part} {what}" if part else what
-        return UsageError(f"the condition {self._text!r} is not understood: {reason}; {_RULE}")
+        return UsageError(f"the condition {self._text!r} is not understood: {reason}; {_GRAMMAR}")
 
 
 def _is_return(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id == "return_"
 
 
-def _comparable(values: Array) -> Array:
+def _written_numbers(values: Array) -> Array:
     """Return float32 levels as the numbers that people write: 0.1 rather than 0.100000001."""
     if values.dtype != np.float32:
         return values
-    distinct, place = np.unique(values, return_inverse=True)
-    return np.array([float(str(value)) for value in distinct])[place]
+    distinct, index = np.unique(values, return_inverse=True)
+    return np.array([float(str(value)) for value in distinct])[index]

@@ -12,7 +12,7 @@ from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.writing.blocks import EpisodeBlock
-from kd_offline.datasets.writing.writer import DatasetWriter, finished
+from kd_offline.datasets.writing.writer import DatasetWriter, finished_dataset
 from kd_offline.errors import UnknownNameError
 from kd_offline.schemas.dataset import DatasetManifest, LineageRecord, RecordingHeader
 from kd_offline.tracking.base import Observer, Operation, observed
@@ -23,7 +23,7 @@ BLOCK_BYTES = 48 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class EpisodeSelection:
     """Episodes of one parent, in order; ``columns`` replace or join the parent's own."""
 
     parent: ExpertBuffer
@@ -32,7 +32,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RewritePlan:
     """A dataset that is to be made from others.
 
     ``arrays`` are full names of ``steps/*``, ``final/*`` and ``episodes/*`` that every part has;
@@ -40,7 +40,7 @@ class Plan:
     """
 
     header: RecordingHeader
-    parts: tuple[Part, ...]
+    parts: tuple[EpisodeSelection, ...]
     arrays: tuple[str, ...]
     masks: tuple[str, ...]
     splits: Splits
@@ -52,7 +52,7 @@ class Plan:
 
 
 def rewrite(
-    plan: Plan,
+    plan: RewritePlan,
     output: Path,
     *,
     resume: bool = False,
@@ -72,7 +72,9 @@ def rewrite(
     CorruptDatasetError
         A parent is damaged.
     """
-    done = None if overwrite or not resume else finished(output, plan.header, plan.n_episodes)
+    done = (
+        None if overwrite or not resume else finished_dataset(output, plan.header, plan.n_episodes)
+    )
     if done is not None:
         return done
     with (
@@ -108,13 +110,13 @@ def full_names(names: Collection[str], known: Collection[str]) -> tuple[str, ...
         There is no such array.
     """
     full = tuple(name if name in known else f"steps/{name}" for name in names)
-    for name, given in zip(full, names, strict=True):
+    for name, short in zip(full, names, strict=True):
         if name not in known:
-            raise UnknownNameError(what="array", got=given, allowed=known)
+            raise UnknownNameError(what="array", got=short, allowed=known)
     return full
 
 
-def carried(buffer: ExpertBuffer, without: frozenset[str] = frozenset()) -> tuple[str, ...]:
+def copied_arrays(buffer: ExpertBuffer, without: frozenset[str] = frozenset()) -> tuple[str, ...]:
     """Return the arrays of ``buffer`` that a plan lists: no masks, nothing that is derived."""
     return tuple(
         name
@@ -147,7 +149,7 @@ def row_bytes(buffer: ExpertBuffer, names: tuple[str, ...]) -> int:
     )
 
 
-def _blocks(plan: Plan, skip: int) -> Iterator[EpisodeBlock]:
+def _blocks(plan: RewritePlan, skip: int) -> Iterator[EpisodeBlock]:
     """Yield the plan's episodes in blocks, without the first ``skip``."""
     for part in plan.parts:
         if skip >= len(part.episodes):
@@ -158,20 +160,20 @@ def _blocks(plan: Plan, skip: int) -> Iterator[EpisodeBlock]:
         skip = 0
         stored = tuple(n for n in plan.arrays if n.removeprefix("episodes/") not in columns)
         lengths = part.parent.episodes("length")[chosen]
-        for some in episode_slices(lengths, row_bytes(part.parent, stored), BLOCK_BYTES):
-            arrays = part.parent.load(stored, chosen[some])
-            arrays |= {f"episodes/{name}": values[some] for name, values in columns.items()}
-            yield _block(arrays)
+        for chunk in episode_slices(lengths, row_bytes(part.parent, stored), BLOCK_BYTES):
+            arrays = part.parent.load(stored, chosen[chunk])
+            arrays |= {f"episodes/{name}": values[chunk] for name, values in columns.items()}
+            yield _as_block(arrays)
 
 
-def _block(arrays: Mapping[str, Array]) -> EpisodeBlock:
+def _as_block(arrays: Mapping[str, Array]) -> EpisodeBlock:
     def group(prefix: str) -> dict[str, Array]:
         return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
 
     return EpisodeBlock(group("steps/"), group("final/"), group("episodes/"))
 
 
-def _mask(plan: Plan, name: str) -> Array:
+def _mask(plan: RewritePlan, name: str) -> Array:
     """Return the mask for all episodes: [N, O] where it is the same in all, else [E, N, O]."""
     full = f"masks/{name}"
     parts = [part.parent.load([full], part.episodes)[full] for part in plan.parts]

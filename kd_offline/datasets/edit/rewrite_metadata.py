@@ -13,11 +13,11 @@ from kd_offline.datasets.format import layout
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.storage.manifest_file import read_manifest_and_text, reread_manifest_text
 from kd_offline.datasets.storage.store import Folder
-from kd_offline.datasets.writing.array_writer import ArrayStream
-from kd_offline.datasets.writing.dataset_files import publish
-from kd_offline.datasets.writing.destination import claim
+from kd_offline.datasets.writing.array_writer import ArrayWriter
+from kd_offline.datasets.writing.dataset_files import commit_manifest
+from kd_offline.datasets.writing.destination import claim_folder
 from kd_offline.datasets.writing.rehearsal import require_storable
-from kd_offline.datasets.writing.writer import tidy
+from kd_offline.datasets.writing.writer import remove_leftovers
 from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
 from kd_offline.schemas.dataset import ArraySpec, DatasetManifest, FileRecord, LineageRecord
 from kd_offline.sealed_json import seal, unseal
@@ -25,7 +25,7 @@ from kd_offline.tracking.base import Observer, observed
 from kd_offline.types import Array
 
 
-def restate(
+def rewrite_metadata(
     parent: ExpertBuffer,
     output: Path,
     facts: Mapping[str, Any],
@@ -64,21 +64,21 @@ def restate(
         msg = "resume and overwrite exclude each other: give one of them"
         raise UsageError(msg)
     require_storable(facts)
-    if resume and (done := _finished(Folder(output), facts)) is not None:
+    if resume and (done := _finished_before(Folder(output), facts)) is not None:
         return done
     history = [LineageRecord.model_validate(step) for step in facts.get("lineage", ())]
     with (
         observed(operation_of(history, output), observers) as observer,
-        claim(output, resume=resume, overwrite=overwrite),
+        claim_folder(output, resume=resume, overwrite=overwrite),
     ):
         folder = Folder(output)
-        _begin(folder, parent, facts)
-        files = list(_copied(parent, folder, set(arrays or ()), observer))
+        _write_journal(folder, parent, facts)
+        files = list(_copy_files(parent, folder, set(arrays or ()), observer))
         document = json.loads(reread_manifest_text(parent.files, parent.manifest))
         del document["manifest_digest"]
         listed = {file.path for file in files}
         for name, values in (arrays or {}).items():
-            spec, written = _written(parent, folder, name, values)
+            spec, written = _write_array(parent, folder, name, values)
             document["arrays"][name] = spec.model_dump(mode="json")
             files += written
             group = f"{name.split('/')[0]}/{layout.ZARR_JSON}"
@@ -89,31 +89,31 @@ def restate(
         if arrays:  # another content, so nothing ties it to the rules of an older version
             own = tuple(document["format_version"])
             document["format_version"] = list(max(own, layout.FORMAT_VERSION))
-        layout.identify(document)
-        observer.result = manifest = publish(folder, document, files)
+        layout.update_identity(document)
+        observer.result = manifest = commit_manifest(folder, document, files)
         folder.remove(layout.LOCK)
     return manifest
 
 
-def _finished(folder: Folder, facts: Mapping[str, Any]) -> DatasetManifest | None:
+def _finished_before(folder: Folder, facts: Mapping[str, Any]) -> DatasetManifest | None:
     """Return the manifest of a dataset that is there already with the same facts."""
     if not folder.exists(layout.MANIFEST):
         return None
     manifest, text = read_manifest_and_text(folder)
     document = json.loads(text)
-    wanted = json.loads(json.dumps(dict(facts)))
-    if odd := sorted(key for key, value in wanted.items() if document.get(key) != value):
+    expected = json.loads(json.dumps(dict(facts)))
+    if differing := sorted(key for key, value in expected.items() if document.get(key) != value):
         msg = (
             f"the finished dataset at {str(folder.root)!r} was made by another operation "
-            f"({', '.join(odd)}): repeat the command that made it, choose another path, or give "
-            "--overwrite"
+            f"({', '.join(differing)}): repeat the command that made it, choose another path, or "
+            "give --overwrite"
         )
         raise MismatchError(msg)
-    tidy(folder)
+    remove_leftovers(folder)
     return manifest
 
 
-def _begin(folder: Folder, parent: ExpertBuffer, facts: Mapping[str, Any]) -> None:
+def _write_journal(folder: Folder, parent: ExpertBuffer, facts: Mapping[str, Any]) -> None:
     """Leave a journal that marks the folder as unfinished and says what is being made.
 
     A recorder that finds it has other settings, and refuses.
@@ -131,7 +131,7 @@ def _begin(folder: Folder, parent: ExpertBuffer, facts: Mapping[str, Any]) -> No
     folder.write(layout.JOURNAL, seal(json.loads(json.dumps(document))), durable=True)
 
 
-def _copied(
+def _copy_files(
     parent: ExpertBuffer, folder: Folder, replaced: set[str], observer: Observer
 ) -> Iterator[FileRecord]:
     """Copy every file that stays and yield its record; those that are there already are kept."""
@@ -140,27 +140,29 @@ def _copied(
         done += file.size
         if any(file.path.startswith(f"{name}/") for name in replaced):
             continue
-        if folder.size(file.path) != file.size or not _is(folder.read(file.path, file), file):
+        if folder.size(file.path) != file.size or not _matches_record(
+            folder.read(file.path, file), file
+        ):
             data = parent.files.read(file.path, file)
-            if not _is(data, file):
-                raise _damaged(parent, file)
+            if not _matches_record(data, file):
+                raise _damage_error(parent, file)
             folder.write(file.path, data)
         yield file
         observer.progress(done, total, "B")
 
 
-def _is(data: bytes, file: FileRecord) -> bool:
+def _matches_record(data: bytes, file: FileRecord) -> bool:
     return len(data) == file.size and hashlib.sha256(data).hexdigest() == file.sha256
 
 
-def _damaged(parent: ExpertBuffer, file: FileRecord) -> CorruptDatasetError:
+def _damage_error(parent: ExpertBuffer, file: FileRecord) -> CorruptDatasetError:
     return CorruptDatasetError(
         f"{file.path} of the dataset at {parent.where!r} is not as its manifest lists it: run "
         "verify and get a fresh copy"
     )
 
 
-def _written(
+def _write_array(
     parent: ExpertBuffer, folder: Folder, name: str, values: Array
 ) -> tuple[ArraySpec, list[FileRecord]]:
     """Write one small array, in the chunks of its group, and return what the manifest lists."""
@@ -168,6 +170,8 @@ def _written(
     rows = parent.array("episodes/length").chunk_rows
     if own:
         rows = layout.chunk_rows(int(values[:1].nbytes))
-    stream = ArrayStream(name, rule.dtypes[0], values.shape[1:], rows, rule, folder, shrinks=own)
-    stream.append(values)
-    return stream.finish(), list(stream.files.values())
+    writer = ArrayWriter(
+        name, rule.dtypes[0], values.shape[1:], rows, rule, folder, shrink_single_chunk=own
+    )
+    writer.append(values)
+    return writer.finish(), list(writer.files.values())

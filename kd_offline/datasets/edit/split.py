@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets.edit.lineage import check_output, lineage, open_parent, raised
-from kd_offline.datasets.edit.rewrite_metadata import restate
+from kd_offline.datasets.edit.lineage import check_output, lineage, next_version, open_parent
+from kd_offline.datasets.edit.rewrite_metadata import rewrite_metadata
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
@@ -29,7 +29,7 @@ STRATA = {
 }
 """What to spread evenly over the parts -> column of the episode table."""
 
-_BINS = 10  # of equally many returns
+_RETURN_BINS = 10  # of equally many returns
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _TOLERANCE = 1e-6  # of shares that should add up to one
 
@@ -76,25 +76,27 @@ def split(
     shares = _shares(heldout, parts)
     parent = open_parent(dataset)
     root = check_output(output, [parent])
-    units, of_episode = _units(parent)
+    units, of_episode = _seed_groups(parent)
     strata = _strata(parent, stratify)[units]
     order = generator(seed, "split").permutation(len(units))
     order = order[np.argsort(strata[order], kind="stable")]
     drawn = np.empty(len(units), np.uint8)
     names = _codes(shares)
-    drawn[order] = np.array([names[name] for name in shares], np.uint8)[_deal(shares, len(units))]
+    drawn[order] = np.array([names[name] for name in shares], np.uint8)[
+        _assign_parts(shares, len(units))
+    ]
     splits = Splits(drawn[of_episode], names)
     records = split_records(splits, parent.episodes("length"))
     arguments = {"parts": dict(shares), "seed": seed, "stratify": stratify}
     history = lineage("split", [parent], arguments)
     facts = {
-        "version": raised(parent.manifest.version, "minor"),
+        "version": next_version(parent.manifest.version, "minor"),
         "splits": {name: record.model_dump() for name, record in records.items()},
         "lineage": [step.model_dump(mode="json") for step in history],
     }
     arrays = {"episodes/split": splits.codes}
     options = {"resume": resume, "overwrite": overwrite}
-    return restate(parent, root, facts, arrays, observers=observers, **options)
+    return rewrite_metadata(parent, root, facts, arrays, observers=observers, **options)
 
 
 def parse_parts(text: str) -> dict[str, float]:
@@ -146,7 +148,7 @@ def _codes(shares: Mapping[str, float]) -> dict[str, int]:
     return layout.SPLITS | {name: first + k for k, name in enumerate(others)}
 
 
-def _units(parent: ExpertBuffer) -> tuple[IntArray, IntArray]:
+def _seed_groups(parent: ExpertBuffer) -> tuple[IntArray, IntArray]:
     """Return the first episode of every unit that stays together, and the unit of each episode."""
     if not parent.has("episodes/seed"):
         every = np.arange(parent.n_episodes)
@@ -171,11 +173,11 @@ def _strata(parent: ExpertBuffer, by: str) -> Array:
     values = parent.episodes(column)
     if by != "return":
         return values
-    edges = np.quantile(values, np.arange(1, _BINS) / _BINS)
+    edges = np.quantile(values, np.arange(1, _RETURN_BINS) / _RETURN_BINS)
     return np.searchsorted(edges, values, side="right")
 
 
-def _deal(shares: Mapping[str, float], count: int) -> IntArray:
+def _assign_parts(shares: Mapping[str, float], count: int) -> IntArray:
     """Return the part (index into ``shares``) of ``count`` units in a row.
 
     Numbers are exact up to rounding, at least one each, and so are they, to about one, in any

@@ -17,23 +17,23 @@ from kd_offline.types import Array
 _CHECKSUM = 0x04  # flag in the fifth byte of a zstd frame
 
 
-def little(dtype: str) -> np.dtype[Any]:
+def little_endian(dtype: str) -> np.dtype[Any]:
     """Return the NumPy dtype of stored values."""
     return np.dtype(dtype).newbyteorder("<")
 
 
-def encode(rows: Array, level: int) -> bytes:
+def encode_chunk(rows: Array, level: int) -> bytes:
     """Return the bytes of a chunk; zstd adds a checksum of the decoded values."""
     frame = zstandard.ZstdCompressor(level=level, write_checksum=True)
     return frame.compress(np.ascontiguousarray(rows).data)
 
 
-def decode_into(data: bytes, out: Array) -> str | None:
+def decode_chunk(data: bytes, out: Array) -> str | None:
     """Decode a chunk into ``out`` (C-contiguous); return what is wrong with it, or None.
 
     No more memory is used than ``out`` has, whatever the bytes claim.
     """
-    if decoded_size(data) != out.nbytes:  # numcodecs would leave the rest of ``out`` as it was
+    if stated_size(data) != out.nbytes:  # numcodecs would leave the rest of ``out`` as it was
         return f"does not state the {out.nbytes} decoded bytes that its shape needs"
     if not data[4] & _CHECKSUM:
         return "has no checksum of its values"
@@ -46,7 +46,7 @@ def decode_into(data: bytes, out: Array) -> str | None:
     return None
 
 
-def decoded_size(data: bytes) -> int | None:
+def stated_size(data: bytes) -> int | None:
     """Return the decoded size in bytes that a zstd frame states, None if it states none.
 
     The header is read by the rules of RFC 8878, section 3.1.1.1.

@@ -28,7 +28,7 @@ JOURNAL = "recording.json"
 LOCK = "recording.lock"
 SCRATCH = "recording.tmp"
 ZARR_JSON = "zarr.json"
-NO_CONTENT = frozenset({MANIFEST, JOURNAL, LOCK, SCRATCH})
+FILES_WITHOUT_CONTENT = frozenset({MANIFEST, JOURNAL, LOCK, SCRATCH})
 ZARR_V2 = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
 GROUPS = ("steps", "final", "episodes", "masks")
 
@@ -38,7 +38,7 @@ MIN_CHUNK_ROWS = 256
 MAX_CHUNK_BYTES = 8 << 20
 
 SPLITS = {"train": 0, "heldout": 1}
-SOURCES = {"expert": 0, "noise": 1, "other": 2}
+ACTION_SOURCES = {"expert": 0, "noise": 1, "other": 2}
 
 
 class MixerKind(Enum):
@@ -55,7 +55,7 @@ MIXERS = {"qmix": MixerKind.MONOTONE, "vdn": MixerKind.ADDITIVE}
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ArrayRule:
     """What an array may be. ``dtypes``: allowed ones, the default first."""
 
     dtypes: tuple[str, ...]
@@ -69,47 +69,47 @@ class Rule:
 _F32, _BOOL = ("float32",), ("bool",)
 # Recording has little time for hidden states, which are close to random bits: this level shrinks
 # only what repeats, like padding and saturated states, see docs/decisions/003-format.md.
-_EMBEDDING = Rule(("float16", "float32"), ("R", "N", "H"), level=-50)
+_EMBEDDING = ArrayRule(("float16", "float32"), ("R", "N", "H"), level=-50)
 
-RULES: dict[str, Rule] = {
-    "steps/obs": Rule(_F32, ("R", "N", "O"), required=True, level=-7),
-    "steps/state": Rule(_F32, ("R", "S")),
-    "steps/available_actions": Rule(_BOOL, ("R", "N", "A"), required=True),
-    "steps/alive": Rule(_BOOL, ("R", "N"), required=True),
-    "steps/actions": Rule(("int16",), ("R", "N"), required=True),
-    "steps/behaviour_logprob": Rule(_F32, ("R", "N")),
-    "steps/action_source": Rule(("uint8",), ("R", "N")),
-    "steps/logits": Rule(_F32, ("R", "N", "A")),
-    "steps/q_values": Rule(_F32, ("R", "N", "A")),
-    "steps/q_tot": Rule(_F32, ("R",), since=1),
-    "steps/q_tot_max": Rule(_F32, ("R",), since=1),
-    "steps/mixer_credit": Rule(_F32, ("R", "N"), since=1),
+RULES: dict[str, ArrayRule] = {
+    "steps/obs": ArrayRule(_F32, ("R", "N", "O"), required=True, level=-7),
+    "steps/state": ArrayRule(_F32, ("R", "S")),
+    "steps/available_actions": ArrayRule(_BOOL, ("R", "N", "A"), required=True),
+    "steps/alive": ArrayRule(_BOOL, ("R", "N"), required=True),
+    "steps/actions": ArrayRule(("int16",), ("R", "N"), required=True),
+    "steps/behaviour_logprob": ArrayRule(_F32, ("R", "N")),
+    "steps/action_source": ArrayRule(("uint8",), ("R", "N")),
+    "steps/logits": ArrayRule(_F32, ("R", "N", "A")),
+    "steps/q_values": ArrayRule(_F32, ("R", "N", "A")),
+    "steps/q_tot": ArrayRule(_F32, ("R",), since=1),
+    "steps/q_tot_max": ArrayRule(_F32, ("R",), since=1),
+    "steps/mixer_credit": ArrayRule(_F32, ("R", "N"), since=1),
     "steps/embedding": _EMBEDDING,
-    "steps/value": Rule(_F32, ("R", "N")),
-    "steps/reward": Rule(_F32, ("R", "N"), required=True),
-    "steps/terminated": Rule(_BOOL, ("R",), required=True),
-    "steps/truncated": Rule(_BOOL, ("R",), required=True),
-    "final/obs": Rule(_F32, ("E", "N", "O")),
-    "final/state": Rule(_F32, ("E", "S")),
-    "final/available_actions": Rule(_BOOL, ("E", "N", "A")),
-    "final/alive": Rule(_BOOL, ("E", "N")),
-    "final/value": Rule(_F32, ("E", "N")),
-    "final/q_tot_max": Rule(_F32, ("E",), since=1),
-    "episodes/offset": Rule(("int64",), ("E",), required=True, derived=True),
-    "episodes/length": Rule(("int32",), ("E",), required=True),
-    "episodes/seed": Rule(("uint64",), ("E",)),
-    "episodes/return": Rule(("float64",), ("E",), required=True, derived=True),
-    "episodes/agent_return": Rule(("float64",), ("E", "N"), required=True, derived=True),
-    "episodes/won": Rule(("int8",), ("E",)),
-    "episodes/noise_level": Rule(_F32, ("E",)),
-    "episodes/expert_id": Rule(("int16",), ("E",)),
-    "episodes/split": Rule(("uint8",), ("E",), required=True, derived=True),
+    "steps/value": ArrayRule(_F32, ("R", "N")),
+    "steps/reward": ArrayRule(_F32, ("R", "N"), required=True),
+    "steps/terminated": ArrayRule(_BOOL, ("R",), required=True),
+    "steps/truncated": ArrayRule(_BOOL, ("R",), required=True),
+    "final/obs": ArrayRule(_F32, ("E", "N", "O")),
+    "final/state": ArrayRule(_F32, ("E", "S")),
+    "final/available_actions": ArrayRule(_BOOL, ("E", "N", "A")),
+    "final/alive": ArrayRule(_BOOL, ("E", "N")),
+    "final/value": ArrayRule(_F32, ("E", "N")),
+    "final/q_tot_max": ArrayRule(_F32, ("E",), since=1),
+    "episodes/offset": ArrayRule(("int64",), ("E",), required=True, derived=True),
+    "episodes/length": ArrayRule(("int32",), ("E",), required=True),
+    "episodes/seed": ArrayRule(("uint64",), ("E",)),
+    "episodes/return": ArrayRule(("float64",), ("E",), required=True, derived=True),
+    "episodes/agent_return": ArrayRule(("float64",), ("E", "N"), required=True, derived=True),
+    "episodes/won": ArrayRule(("int8",), ("E",)),
+    "episodes/noise_level": ArrayRule(_F32, ("E",)),
+    "episodes/expert_id": ArrayRule(("int16",), ("E",)),
+    "episodes/split": ArrayRule(("uint8",), ("E",), required=True, derived=True),
 }
 _MASK = re.compile(r"masks/[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 _TAP = re.compile(r"steps/embedding_[a-z0-9_]{1,40}")
 
 
-def rule_for(name: str, ndim: int = 2) -> Rule:
+def rule_for(name: str, ndim: int = 2) -> ArrayRule:
     """Return the rule of array ``name``; ``ndim`` tells a fixed mask (2) from one per episode (3).
 
     Raises
@@ -122,13 +122,13 @@ def rule_for(name: str, ndim: int = 2) -> Rule:
     if _TAP.fullmatch(name):
         return _EMBEDDING
     if _MASK.fullmatch(name):
-        return Rule(_BOOL, ("N", "O") if ndim == 2 else ("E", "N", "O"))
+        return ArrayRule(_BOOL, ("N", "O") if ndim == 2 else ("E", "N", "O"))
     raise UnknownNameError(
         what="array", got=name, allowed=[*RULES, "steps/embedding_<tap>", "masks/<name>"]
     )
 
 
-def is_known(name: str) -> bool:
+def is_known_array(name: str) -> bool:
     """Tell whether this version of the format has an array of this name."""
     try:
         rule_for(name)
@@ -137,12 +137,12 @@ def is_known(name: str) -> bool:
     return True
 
 
-def version_of(names: Iterable[str]) -> tuple[int, int]:
+def oldest_version_with(names: Iterable[str]) -> tuple[int, int]:
     """Return the oldest version of the format that has all these arrays."""
     return FORMAT_VERSION[0], max((RULES[n].since for n in names if n in RULES), default=0)
 
 
-def required(group: str, *, derived: bool = False) -> list[str]:
+def required_arrays(group: str, *, derived: bool = False) -> list[str]:
     """Return the names in ``group`` that must be there; derived ones only if asked for."""
     rules = ((name, rule) for name, rule in RULES.items() if name.startswith(f"{group}/"))
     return [name for name, rule in rules if rule.required and (derived or not rule.derived)]
@@ -189,14 +189,14 @@ def chunk_count(rows: int, per_chunk: int) -> int:
 
 def group_metadata() -> bytes:
     """Return the ``zarr.json`` of a group."""
-    return _pretty({"zarr_format": 3, "node_type": "group", "attributes": {}})
+    return _json_text({"zarr_format": 3, "node_type": "group", "attributes": {}})
 
 
 def array_metadata(
     dtype: str, shape: tuple[int, ...], rows: int, axes: tuple[str, ...], level: int
 ) -> bytes:
     """Return the ``zarr.json`` of an array whose chunks hold ``rows`` rows each."""
-    return _pretty(_array_document(dtype, list(shape), [rows, *shape[1:]], list(axes), level))
+    return _json_text(_array_document(dtype, list(shape), [rows, *shape[1:]], list(axes), level))
 
 
 def is_group_metadata(text: bytes) -> bool:
@@ -214,16 +214,16 @@ def parse_array_metadata(text: bytes, spec: ArraySpec) -> int | None:
     None for anything else: other codecs, shapes, grids, fill values.
     """
     try:
-        got = parse(text)
-        rows = got["chunk_grid"]["configuration"]["chunk_shape"][0]
-        level = got["codecs"][1]["configuration"]["level"]
+        document = parse(text)
+        rows = document["chunk_grid"]["configuration"]["chunk_shape"][0]
+        level = document["codecs"][1]["configuration"]["level"]
     except (ValueError, LookupError, TypeError):
         return None
     if type(rows) is not int or type(level) is not int or rows < 1:
         return None
     chunk = [rows, *spec.shape[1:]]
-    want = _array_document(spec.dtype, list(spec.shape), chunk, list(spec.axes), level)
-    return rows if canonical_json(got) == canonical_json(want) else None
+    expected = _array_document(spec.dtype, list(spec.shape), chunk, list(spec.axes), level)
+    return rows if canonical_json(document) == canonical_json(expected) else None
 
 
 def _array_document(
@@ -256,7 +256,7 @@ def content_digest(dtype: str, shape: Iterable[int], values_sha256: str) -> str:
 
 
 # Words, dates, machines and counts that readers show and do not compute with.
-_NOTES = {
+_DESCRIPTIVE_FIELDS = {
     "experts": {"missing"},
     "masks": {"description"},
     "recording": {
@@ -274,7 +274,7 @@ def context_digest(document: Mapping[str, Any]) -> str:
     """
 
     def told(part: str, table: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in table.items() if key not in _NOTES[part]}
+        return {key: value for key, value in table.items() if key not in _DESCRIPTIVE_FIELDS[part]}
 
     content = {
         "experts": [told("experts", expert) for expert in document["experts"]],
@@ -285,7 +285,7 @@ def context_digest(document: Mapping[str, Any]) -> str:
     return digest(canonical_json(content))
 
 
-def identify(document: dict[str, Any]) -> None:
+def update_identity(document: dict[str, Any]) -> None:
     """Write the digest of its context, from 1.2 on, and the id into a manifest.
 
     The context stands in ``environment``, which readers of 1.0 and 1.1 copy into the id as it is:
@@ -315,5 +315,5 @@ def dataset_id(document: Mapping[str, Any]) -> str:
     return digest(canonical_json(content))
 
 
-def _pretty(value: object) -> bytes:
+def _json_text(value: object) -> bytes:
     return json.dumps(value, indent=2).encode("ascii") + b"\n"

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kd_offline.datasets.format import layout, resource_limits
-from kd_offline.datasets.format.chunks import little
+from kd_offline.datasets.format.chunks import little_endian
 from kd_offline.errors import (
     CorruptDatasetError,
     FormatVersionError,
@@ -27,13 +27,13 @@ _OTHER_FILES = 1000  # of groups, and of what later versions may add
 _LONGEST_REASON = 500  # keys and names in it are the file's
 
 
-def header_of(manifest: DatasetManifest) -> RecordingHeader:
+def recording_header(manifest: DatasetManifest) -> RecordingHeader:
     """Return what was known before a finished dataset was recorded."""
     names = [name for name in RecordingHeader.model_fields if name in DatasetManifest.model_fields]
     return RecordingHeader(**{name: getattr(manifest, name) for name in names})
 
 
-def parse_manifest(where: str, text: bytes) -> DatasetManifest:
+def parse_manifest(address: str, text: bytes) -> DatasetManifest:
     """Return the manifest in ``text``, the bytes of ``manifest.json``, after checking all of it.
 
     Parameters
@@ -51,44 +51,46 @@ def parse_manifest(where: str, text: bytes) -> DatasetManifest:
         The manifest is too large, was altered, or contradicts itself.
     """
     if len(text) > resource_limits.MAX_MANIFEST_BYTES:
-        raise manifest_too_large(where, len(text))
+        raise manifest_too_large(address, len(text))
     try:
         document = parse(text)
     except ValueError as error:
-        raise corrupt_manifest(where, f"manifest.json is not readable JSON: {error}") from None
-    _check_version(where, document)
+        raise corrupt_manifest(address, f"manifest.json is not readable JSON: {error}") from None
+    _check_version(address, document)
     if not is_sealed(text):
-        raise corrupt_manifest(where, "manifest.json does not match its own digest")
-    _check_file_count(where, document)
-    manifest = _parse(where, document)
+        raise corrupt_manifest(address, "manifest.json does not match its own digest")
+    _check_file_count(address, document)
+    manifest = _validated(address, document)
     if layout.dataset_id(document) != manifest.id:
-        raise corrupt_manifest(where, "the id does not match the digests that manifest.json lists")
-    _check_context(where, document)
-    _check_arrays(where, manifest)
+        raise corrupt_manifest(
+            address, "the id does not match the digests that manifest.json lists"
+        )
+    _check_context(address, document)
+    _check_arrays(address, manifest)
     if problem := next(_file_table_problems(manifest), None):
-        raise corrupt_manifest(where, f"manifest.json lists {problem}")
+        raise corrupt_manifest(address, f"manifest.json lists {problem}")
     return manifest
 
 
-def _check_version(where: str, document: Any) -> None:
+def _check_version(address: str, document: Any) -> None:
     """Refuse newer major versions first: nothing else about such a file is known."""
     try:
         major, minor = document["format_version"]
     except (ValueError, LookupError, TypeError):
         raise corrupt_manifest(
-            where, "manifest.json has no format_version of two integers"
+            address, "manifest.json has no format_version of two integers"
         ) from None
     if type(major) is not int or type(minor) is not int:
-        raise corrupt_manifest(where, "the format_version of manifest.json is not two integers")
+        raise corrupt_manifest(address, "the format_version of manifest.json is not two integers")
     if major != layout.FORMAT_VERSION[0]:
         msg = (
-            f"the dataset at {where!r} has format {major}.{minor}, but this version reads "
+            f"the dataset at {address!r} has format {major}.{minor}, but this version reads "
             f"{layout.FORMAT_VERSION[0]}.x: install a version of kd-offline that reads it"
         )
         raise FormatVersionError(msg)
 
 
-def _check_file_count(where: str, document: dict[str, Any]) -> None:
+def _check_file_count(address: str, document: dict[str, Any]) -> None:
     """Refuse more files than the arrays can have, before they are looked at one by one.
 
     Only the first axis is ever divided, so an array has no more chunks than rows.
@@ -101,10 +103,10 @@ def _check_file_count(where: str, document: dict[str, Any]) -> None:
     most = sum(n for n in rows if type(n) is int and n > 0) + len(arrays)
     if len(files) > most + _OTHER_FILES:
         what = f"manifest.json lists {len(files):,} files, and its arrays have {most:,} at most"
-        raise corrupt_manifest(where, what)
+        raise corrupt_manifest(address, what)
 
 
-def _parse(where: str, document: dict[str, Any]) -> DatasetManifest:
+def _validated(address: str, document: dict[str, Any]) -> DatasetManifest:
     """Validate; a newer minor version may have additional keys and arrays, which are left out."""
     newer = document["format_version"][1] > layout.FORMAT_VERSION[1]
     if newer:
@@ -116,8 +118,8 @@ def _parse(where: str, document: dict[str, Any]) -> DatasetManifest:
             problems = error.errors(include_url=False)
         unknown = [p["loc"] for p in problems if p["type"] == "extra_forbidden"]
         if not newer or len(unknown) != len(problems):
-            place = ".".join(map(str, problems[0]["loc"]))
-            raise corrupt_manifest(where, f"manifest.json: {place}: {problems[0]['msg']}")
+            field_path = ".".join(map(str, problems[0]["loc"]))
+            raise corrupt_manifest(address, f"manifest.json: {field_path}: {problems[0]['msg']}")
         for *parents, key in unknown:
             holder: Any = document
             for step in parents:
@@ -125,18 +127,18 @@ def _parse(where: str, document: dict[str, Any]) -> DatasetManifest:
             del holder[key]
 
 
-def _check_context(where: str, document: dict[str, Any]) -> None:
+def _check_context(address: str, document: dict[str, Any]) -> None:
     """Compare the digest of what readers compute with; see :func:`layout.context_digest`."""
     version = tuple(document["format_version"])
     stated = document["environment"].get(layout.CONTEXT)
     if version < layout.CONTEXT_SINCE and stated is not None:
         raise corrupt_manifest(
-            where, f"it says format {version[0]}.{version[1]}, but states a context"
+            address, f"it says format {version[0]}.{version[1]}, but states a context"
         )
     if stated is None and not layout.CONTEXT_SINCE <= version <= layout.FORMAT_VERSION:
         return
     if stated != layout.context_digest(document):
-        raise corrupt_manifest(where, "the context does not match what manifest.json states")
+        raise corrupt_manifest(address, "the context does not match what manifest.json states")
 
 
 def _without_unknown_arrays(document: dict[str, Any]) -> dict[str, Any]:
@@ -145,36 +147,34 @@ def _without_unknown_arrays(document: dict[str, Any]) -> dict[str, Any]:
     tables = [document.get("arrays"), figures.get("values") if isinstance(figures, dict) else None]
     for table in tables:
         if isinstance(table, dict):
-            for name in [name for name in table if not layout.is_known(name)]:
+            for name in [name for name in table if not layout.is_known_array(name)]:
                 del table[name]
     return document
 
 
-def _check_arrays(where: str, manifest: DatasetManifest) -> None:
+def _check_arrays(address: str, manifest: DatasetManifest) -> None:
     """Check names, dtypes and shapes against the environment and the counts."""
     spec, table = manifest.environment, manifest.arrays
     missing = [
         name
         for group in ("steps", "episodes")
-        for name in layout.required(group, derived=True)
+        for name in layout.required_arrays(group, derived=True)
         if name not in table
     ]
     if missing:
-        raise corrupt_manifest(where, f"required arrays are missing: {', '.join(missing)}")
-    if manifest.format_version < (needs := layout.version_of(table)):
-        said = ".".join(map(str, manifest.format_version))
-        raise corrupt_manifest(
-            where, f"it says format {said}, but has arrays of {needs[0]}.{needs[1]}"
-        )
+        raise corrupt_manifest(address, f"required arrays are missing: {', '.join(missing)}")
+    if manifest.format_version < (needed_version := layout.oldest_version_with(table)):
+        stated, needed = (".".join(map(str, v)) for v in (manifest.format_version, needed_version))
+        raise corrupt_manifest(address, f"it says format {stated}, but has arrays of {needed}")
     rows, episodes = table["steps/reward"].shape[0], table["episodes/length"].shape[0]
     sizes = layout.axis_sizes(spec, rows, episodes)
     if absent := next((mask for mask in manifest.masks if f"masks/{mask}" not in table), None):
         raise corrupt_manifest(
-            where, f"it describes the mask {absent!r}, but has no array masks/{absent}"
+            address, f"it describes the mask {absent!r}, but has no array masks/{absent}"
         )
     for name, array in table.items():
         if problem := _array_problem(name, array.dtype, array.shape, array.axes, sizes):
-            raise corrupt_manifest(where, f"{name}: {problem}")
+            raise corrupt_manifest(address, f"{name}: {problem}")
 
 
 def _array_problem(
@@ -202,43 +202,44 @@ def _array_problem(
 
 def _file_table_problems(manifest: DatasetManifest) -> Iterator[str]:
     """Yield what no file system could hold, and content that no stored bytes could hold."""
-    paths, folders, seen = set(), set(), set()
+    paths, folders, checked_folders = set(), set(), set()
     for file in manifest.files:
         if file.path in paths:
             yield f"{file.path} twice"
-        if file.path in layout.NO_CONTENT:
+        if file.path in layout.FILES_WITHOUT_CONTENT:
             yield f"{file.path}, which is no part of the content"
         paths.add(file.path)
         folders.add(file.path.rpartition("/")[0])
     for folder in folders:
-        while folder and folder not in seen:
+        while folder and folder not in checked_folders:
             if folder in paths:
                 yield f"{folder} as a file and as a folder"
-            seen.add(folder)
+            checked_folders.add(folder)
             folder = folder.rpartition("/")[0]
     stored = sum(file.size for file in manifest.files if "/c/" in file.path)
     decoded = sum(
-        math.prod(array.shape) * little(array.dtype).itemsize for array in manifest.arrays.values()
+        math.prod(array.shape) * little_endian(array.dtype).itemsize
+        for array in manifest.arrays.values()
     )
     if problem := resource_limits.expansion_problem(decoded, stored):
         yield f"too little data: {problem}"
 
 
-def manifest_too_large(where: str, size: int) -> CorruptDatasetError:
+def manifest_too_large(address: str, size: int) -> CorruptDatasetError:
     """Return the error of a manifest of ``size`` bytes, which no reader takes."""
     what = f"manifest.json has {size:,} bytes, over {resource_limits.MAX_MANIFEST_BYTES:,}"
-    return corrupt_manifest(where, what)
+    return corrupt_manifest(address, what)
 
 
-def corrupt_manifest(where: str, what: str) -> CorruptDatasetError:
+def corrupt_manifest(address: str, what: str) -> CorruptDatasetError:
     """Return the error of a dataset whose manifest cannot be trusted, because of ``what``."""
     return CorruptDatasetError(
-        f"the dataset at {where!r} is damaged or was altered: {what[:_LONGEST_REASON]}; "
+        f"the dataset at {address!r} is damaged or was altered: {what[:_LONGEST_REASON]}; "
         "run verify and get a fresh copy"
     )
 
 
-def caution(manifest: DatasetManifest) -> str | None:
+def final_value_warning(manifest: DatasetManifest) -> str | None:
     """Return why nothing may be bootstrapped from ``final/value``, or None where it may be.
 
     A critic that took nothing to follow a time limit met the view behind it only as an end, so

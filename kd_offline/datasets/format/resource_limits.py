@@ -17,7 +17,7 @@ MAX_RANGE_BYTES = 512 << 20
 # Stored values never shrink as far on the whole; only a few constant arrays do.
 MAX_EXPANSION = 1000
 FREE_BYTES = 1 << 30
-_WORTH_ASKING = 256 << 20
+_UNCHECKED_BYTES = 256 << 20
 
 
 def expansion_problem(decoded: int, stored: int) -> str | None:
@@ -40,9 +40,9 @@ def check_memory(
     UsageError
         ``needed`` bytes are more than this machine has or this process may use.
     """
-    if needed < _WORTH_ASKING:
+    if needed < _UNCHECKED_BYTES:
         return
-    available = _memory()
+    available = _available_memory()
     if available is not None and needed > available:
         msg = (
             f"{what} need {needed / 1e9:,.1f} GB of memory, but there are "
@@ -51,7 +51,7 @@ def check_memory(
         raise UsageError(msg)
 
 
-def _memory() -> int | None:
+def _available_memory() -> int | None:
     """Return the physical memory or the process's own limit, in bytes, where they are known."""
     try:
         known = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from kd_offline.datasets.loading.plan import Plan
-from kd_offline.datasets.loading.rows import Source
+from kd_offline.datasets.loading.plan import ReadPlan
+from kd_offline.datasets.loading.rows import EpisodeSource
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import DatasetManifest
 
 # A pool is made of this many blocks where the budget allows: fewer mix less, more cross more edges.
-_BLOCKS = 8
+_MAX_BLOCKS = 8
 # Share of the budget for rows that are carried from pool to pool and for files being decoded, and
 # what of it may be carried.
-_RESERVE, _CARRIED = 0.2, 0.75
+_RESERVED_SHARE, _CARRY_SHARE = 0.2, 0.75
 
 
 def table_bytes(manifest: DatasetManifest, names: Iterable[str]) -> int:
@@ -25,8 +25,8 @@ def table_bytes(manifest: DatasetManifest, names: Iterable[str]) -> int:
 
 
 def plan_within(
-    memory_mb: float | None, source: Source, length: int, fixed: int, where: str
-) -> tuple[Plan, int]:
+    memory_mb: float | None, source: EpisodeSource, length: int, fixed: int, where: str
+) -> tuple[ReadPlan, int]:
     """Return the plan that keeps to a budget, and the bytes that may be carried between pools.
 
     Two pools are in memory at once: one is used while the next is being decoded.
@@ -47,22 +47,22 @@ def plan_within(
     UsageError
         The budget does not hold two chunks.
     """
-    plan = Plan(source.first_chunk, source.last_chunk)
+    plan = ReadPlan(source.first_chunk, source.last_chunk)
     budget = 0 if memory_mb is None else int(memory_mb * 1e6) - fixed
     if memory_mb is None or len(plan.needed()) * source.chunk_bytes <= budget:
         return plan, 0
-    reserve = int(budget * _RESERVE)
+    reserve = int(budget * _RESERVED_SHARE)
     row = source.chunk_bytes // source.chunk_rows
     longest = int(source.lengths.max()) * row
-    for blocks in range(_BLOCKS, 0, -1):
+    for blocks in range(_MAX_BLOCKS, 0, -1):
         # Every block of a pool may complete an episode at either edge.
         room = (budget - reserve) // 2 - length * row - 2 * blocks * longest
         block = room // (blocks * source.chunk_bytes)
         if block >= 1:
-            return Plan(source.first_chunk, source.last_chunk, block, blocks), int(
-                reserve * _CARRIED
+            return ReadPlan(source.first_chunk, source.last_chunk, block, blocks), int(
+                reserve * _CARRY_SHARE
             )
-    least = 2 * (source.chunk_bytes + length * row + 2 * longest) / (1 - _RESERVE) + fixed
+    least = 2 * (source.chunk_bytes + length * row + 2 * longest) / (1 - _RESERVED_SHARE) + fixed
     msg = (
         f"a budget of {memory_mb:g} MB cannot hold two chunks of the dataset at {where!r}: give "
         f"at least {least / 1e6 + 0.01:.2f} MB or fewer arrays"

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kd_offline.datasets.loading.plan import Items, Plan, Pool, Windows, items_of
-from kd_offline.datasets.loading.rows import Rows, Source
+from kd_offline.datasets.loading.plan import Pool, ReadPlan, Sequences, Windows, sequences_of_pool
+from kd_offline.datasets.loading.rows import EpisodeSource, PoolBuffer
 from kd_offline.types import Array, BoolArray, IntArray
 
 
@@ -19,15 +19,15 @@ from kd_offline.types import Array, BoolArray, IntArray
 class Order:
     """Everything that decides which sequence comes when."""
 
-    plan: Plan
+    plan: ReadPlan
     lengths: IntArray  # [E], of the chosen episodes
-    cut: Windows
+    windows: Windows
     seed: int
     shuffle: bool
 
     def pools(self, epoch: int, skip: int, until: int | None) -> Iterator[tuple[int, int, Pool]]:
         """Yield ``(epoch, sequences to skip, pool)`` from sequence ``skip`` on to ``until``."""
-        counts = self.cut.counts(self.lengths)
+        counts = self.windows.counts(self.lengths)
         while until is None or epoch < until:
             for pool in self.plan.epoch(self.seed, epoch, shuffle=self.shuffle):
                 size = int(counts[pool.episodes].sum())
@@ -36,13 +36,15 @@ class Order:
                 skip = max(0, skip - size)
             epoch += 1
 
-    def items(self, epoch: int, pool: Pool) -> Items:
+    def items(self, epoch: int, pool: Pool) -> Sequences:
         """Return the sequences of a pool in their order."""
-        return items_of(pool, self.lengths, self.cut, self.seed, epoch, shuffle=self.shuffle)
+        return sequences_of_pool(
+            pool, self.lengths, self.windows, self.seed, epoch, shuffle=self.shuffle
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class SequenceBatch:
     """Sequences that were copied out: arrays [B, L, ...], valid [B, L], places [B], steps [B]."""
 
     arrays: dict[str, Array]
@@ -56,20 +58,20 @@ class Cursor:
     """Takes any number of sequences at a time; close it, so that no thread stays."""
 
     order: Order
-    source: Source
+    source: EpisodeSource
     threads: int
     carry_bytes: int
-    resident: Rows | None = None
+    resident: PoolBuffer | None = None
     epoch: int = 0
     skipped: int = 0
     until: int | None = None  # epoch before which decoding ahead ends
-    _rows: Rows | None = None
-    _items: Items | None = None
+    _rows: PoolBuffer | None = None
+    _items: Sequences | None = None
     _at: int = 0
-    _pools: Iterator[tuple[Rows, Items, int]] | None = None
-    _carried: dict[int, dict[int, dict[str, Array]]] = field(default_factory=dict)
+    _pools: Iterator[tuple[PoolBuffer, Sequences, int]] | None = None
+    _carry_over: dict[int, dict[int, dict[str, Array]]] = field(default_factory=dict)
 
-    def take(self, count: int) -> Taken:
+    def take(self, count: int) -> SequenceBatch:
         """Return the next ``count`` sequences, over the ends of pools and epochs.
 
         Raises
@@ -81,12 +83,14 @@ class Cursor:
         while count:
             rows, items = self._current()
             stop = min(self._at + count, len(items.episode))
-            part = Items(*(x[self._at : stop] for x in (items.episode, items.first, items.count)))
+            part = Sequences(
+                *(x[self._at : stop] for x in (items.episode, items.first, items.count))
+            )
             arrays, valid = rows.gather(part)
-            parts.append(Taken(arrays, valid, part.episode, part.first))
+            parts.append(SequenceBatch(arrays, valid, part.episode, part.first))
             count -= stop - self._at
             self._at = stop
-        return _joined(parts)
+        return _concatenated(parts)
 
     def skip(self, count: int) -> None:
         """Go past the next ``count`` sequences without copying them."""
@@ -101,7 +105,7 @@ class Cursor:
         if self._pools is not None:
             self._pools.close()  # type: ignore[attr-defined]
 
-    def _current(self) -> tuple[Rows, Items]:
+    def _current(self) -> tuple[PoolBuffer, Sequences]:
         """Return the pool with the next sequence."""
         while self._rows is None or self._items is None or self._at >= len(self._items.episode):
             if self._pools is None:
@@ -109,16 +113,16 @@ class Cursor:
             self._rows, self._items, self._at = next(self._pools)
         return self._rows, self._items
 
-    def _resident(self) -> Iterator[tuple[Rows, Items, int]]:
+    def _resident(self) -> Iterator[tuple[PoolBuffer, Sequences, int]]:
         assert self.resident is not None  # noqa: S101 - the caller checked
         for epoch, skip, pool in self.order.pools(self.epoch, self.skipped, self.until):
             yield self.resident, self.order.items(epoch, pool), skip
 
-    def _streamed(self) -> Iterator[tuple[Rows, Items, int]]:
+    def _streamed(self) -> Iterator[tuple[PoolBuffer, Sequences, int]]:
         """Yield pools; while one is used the next is being decoded into other memory."""
-        free = [Rows(self.source, self.order.cut.length) for _ in range(2)]
-        ahead: deque[tuple[int, int, Pool, Rows, list[Future[None]]]] = deque()
-        with _readers(self.threads) as executor:
+        free = [PoolBuffer(self.source, self.order.windows.length) for _ in range(2)]
+        ahead: deque[tuple[int, int, Pool, PoolBuffer, list[Future[None]]]] = deque()
+        with _reader_threads(self.threads) as executor:
             for epoch, skip, pool in self.order.pools(self.epoch, self.skipped, self.until):
                 rows = free.pop()
                 ahead.append((epoch, skip, pool, rows, rows.fill(pool, executor)))
@@ -129,27 +133,27 @@ class Cursor:
                 yield self._ready(*entry)
 
     def _ready(
-        self, epoch: int, skip: int, pool: Pool, rows: Rows, jobs: list[Future[None]]
-    ) -> tuple[Rows, Items, int]:
+        self, epoch: int, skip: int, pool: Pool, rows: PoolBuffer, jobs: list[Future[None]]
+    ) -> tuple[PoolBuffer, Sequences, int]:
         for job in jobs:
             job.result()
-        self._exchange(rows, pool)
+        self._assemble_and_carry(rows, pool)
         return rows, self.order.items(epoch, pool), skip
 
-    def _exchange(self, rows: Rows, pool: Pool) -> None:
+    def _assemble_and_carry(self, rows: PoolBuffer, pool: Pool) -> None:
         """Put together episodes that lie apart, and keep the rows of those that come later."""
-        for episode in rows.apart(pool).tolist():
-            rows.complete(episode, self._carried.pop(episode, {}))
-        held = sum(map(_bytes, self._carried.values()))
-        for episode in pool.leaving.tolist():
+        for episode in rows.episodes_to_assemble(pool).tolist():
+            rows.assemble(episode, self._carry_over.pop(episode, {}))
+        held = sum(map(_carried_bytes, self._carry_over.values()))
+        for episode in pool.unfinished.tolist():
             if held > self.carry_bytes:
                 break  # what is not carried is read again
-            parts = rows.cut_out(episode)
-            self._carried.setdefault(episode, {}).update(parts)
-            held += _bytes(parts)
+            parts = rows.copy_rows(episode)
+            self._carry_over.setdefault(episode, {}).update(parts)
+            held += _carried_bytes(parts)
 
 
-def decoded(source: Source, plan: Plan, length: int, threads: int) -> Rows:
+def decode_all(source: EpisodeSource, plan: ReadPlan, length: int, threads: int) -> PoolBuffer:
     """Return everything that ``plan`` needs in memory; for a plan of one pool.
 
     Raises
@@ -157,16 +161,16 @@ def decoded(source: Source, plan: Plan, length: int, threads: int) -> Rows:
     CorruptDatasetError
         A chunk is missing or damaged.
     """
-    rows = Rows(source, length)
+    rows = PoolBuffer(source, length)
     (pool,) = plan.epoch(0, 0)
-    with _readers(threads) as executor:
+    with _reader_threads(threads) as executor:
         for job in rows.fill(pool, executor):
             job.result()
     return rows
 
 
 @contextmanager
-def _readers(threads: int) -> Iterator[ThreadPoolExecutor]:
+def _reader_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
     """Threads that decode; leaving waits for what has begun and drops the rest."""
     executor = ThreadPoolExecutor(threads, thread_name_prefix="dataset-reader")
     try:
@@ -175,10 +179,10 @@ def _readers(threads: int) -> Iterator[ThreadPoolExecutor]:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _joined(parts: list[Taken]) -> Taken:
+def _concatenated(parts: list[SequenceBatch]) -> SequenceBatch:
     if len(parts) == 1:
         return parts[0]
-    return Taken(
+    return SequenceBatch(
         {name: np.concatenate([p.arrays[name] for p in parts]) for name in parts[0].arrays},
         np.concatenate([p.valid for p in parts]),
         np.concatenate([p.episodes for p in parts]),
@@ -186,5 +190,5 @@ def _joined(parts: list[Taken]) -> Taken:
     )
 
 
-def _bytes(parts: dict[int, dict[str, Array]]) -> int:
+def _carried_bytes(parts: dict[int, dict[str, Array]]) -> int:
     return sum(values.nbytes for part in parts.values() for values in part.values())

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets.loading.budget import plan_within, table_bytes
-from kd_offline.datasets.loading.cursor import Cursor, Order, Taken, decoded
+from kd_offline.datasets.loading.cursor import Cursor, Order, SequenceBatch, decode_all
 from kd_offline.datasets.loading.plan import Windows
-from kd_offline.datasets.loading.rows import Rows, Source
+from kd_offline.datasets.loading.rows import EpisodeSource, PoolBuffer
 from kd_offline.datasets.loading.sampler import BEGINNING, Position, batches_per_epoch
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.errors import UsageError
@@ -51,8 +51,8 @@ class Batch:
 class Loader:
     """Endless batches of one dataset; :meth:`open` makes one.
 
-    Who bootstraps from ``final/value`` asks
-    :func:`~kd_offline.datasets.format.manifest.caution` first: most critics never learned it.
+    Before you bootstrap from ``final/value``, ask
+    :func:`~kd_offline.datasets.format.manifest.final_value_warning`: most critics never learned it.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Loader:
         buffer: ExpertBuffer,
         episodes: IntArray,
         order: Order,
-        source: Source,
+        source: EpisodeSource,
         table: Mapping[str, Array],
         batch: int,
         drop_last: bool,
@@ -76,8 +76,8 @@ class Loader:
         self._table = dict(table)
         self._threads = threads
         self._carry_bytes = carry_bytes
-        self._rows: Rows | None = None
-        self.sequences = int(order.cut.counts(order.lengths).sum())
+        self._rows: PoolBuffer | None = None
+        self.sequences = int(order.windows.counts(order.lengths).sum())
 
     @classmethod
     def open(
@@ -128,13 +128,13 @@ class Loader:
             The dataset cannot be opened, or read.
         """
         buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
-        chosen = _chosen(buffer, split, episodes)
+        chosen = _chosen_episodes(buffer, split, episodes)
         lengths = buffer.episodes("length")[chosen].astype(np.int64)
         names = list(dict.fromkeys(arrays))
-        source = _source(buffer, names, chosen, lengths)
+        source = _episode_source(buffer, names, chosen, lengths)
         cut = windows or Windows(int(lengths.max()))
         table_names = [name for name in names if name not in source.arrays]
-        workers = threads or max(buffer.files.readers, _processors())
+        workers = threads or max(buffer.files.readers, _processor_count())
         fixed = table_bytes(buffer.manifest, table_names)
         plan, carry = plan_within(memory_mb, source, cut.length, fixed, buffer.where)
         table = buffer.load(table_names, chosen)
@@ -143,14 +143,14 @@ class Loader:
         if not len(loader):
             msg = f"{loader.sequences} sequences make no batch of {batch}: use a smaller batch"
             raise UsageError(msg)
-        if plan.blocks is None:
-            loader._rows = decoded(source, plan, cut.length, workers)
+        if plan.blocks_per_pool is None:
+            loader._rows = decode_all(source, plan, cut.length, workers)
         return loader
 
     @property
     def length(self) -> int:
         """Steps of every sequence, padding included."""
-        return self.order.cut.length
+        return self.order.windows.length
 
     @property
     def columns(self) -> dict[str, tuple[object, ...]]:
@@ -170,7 +170,7 @@ class Loader:
     @property
     def streams(self) -> bool:
         """Whether chunks are decoded again in every epoch."""
-        return self.order.plan.blocks is not None
+        return self.order.plan.blocks_per_pool is not None
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -231,7 +231,7 @@ class Loader:
             until,
         )
 
-    def finished(self, taken: Taken, following: Position) -> Batch:
+    def finished(self, taken: SequenceBatch, following: Position) -> Batch:
         """Return what was taken with the arrays that have one row an episode."""
         arrays = dict(taken.arrays)
         for name, values in self._table.items():
@@ -243,7 +243,7 @@ class Loader:
         return name.startswith("masks/") and self._table[name].ndim == len("NO")
 
 
-def _processors() -> int:
+def _processor_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -258,7 +258,9 @@ def _check_start(start: Position, per_epoch: int) -> None:
         raise UsageError(msg)
 
 
-def _chosen(buffer: ExpertBuffer, split: str | None, episodes: IntArray | None) -> IntArray:
+def _chosen_episodes(
+    buffer: ExpertBuffer, split: str | None, episodes: IntArray | None
+) -> IntArray:
     if split is not None and episodes is not None:
         msg = "split and episodes exclude each other: give one of them"
         raise UsageError(msg)
@@ -276,7 +278,9 @@ def _chosen(buffer: ExpertBuffer, split: str | None, episodes: IntArray | None) 
     return chosen
 
 
-def _source(buffer: ExpertBuffer, names: list[str], chosen: IntArray, lengths: IntArray) -> Source:
+def _episode_source(
+    buffer: ExpertBuffer, names: list[str], chosen: IntArray, lengths: IntArray
+) -> EpisodeSource:
     arrays = {name: buffer.array(name) for name in names if name.startswith("steps/")}
     for name in names:
         buffer.array(name)
@@ -285,4 +289,4 @@ def _source(buffer: ExpertBuffer, names: list[str], chosen: IntArray, lengths: I
         raise UsageError(msg)
     rows = next(iter(arrays.values())).chunk_rows
     offsets = buffer.episodes("offset")[chosen].astype(np.int64)
-    return Source.of(arrays, rows, offsets, lengths)
+    return EpisodeSource.of(arrays, rows, offsets, lengths)

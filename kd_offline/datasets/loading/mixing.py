@@ -43,19 +43,24 @@ class Mixture:
     def __init__(
         self, loaders: Sequence[Loader], weights: Sequence[float], batch: int, *, seed: int = 0
     ) -> None:
-        given = np.asarray(weights, dtype=np.float64)
-        if not loaders or len(given) != len(loaders) or not (given > 0).all() or batch < 1:
+        weight_array = np.asarray(weights, dtype=np.float64)
+        if (
+            not loaders
+            or len(weight_array) != len(loaders)
+            or not (weight_array > 0).all()
+            or batch < 1
+        ):
             msg = (
                 f"a mixture needs a batch of at least 1 and a weight above 0 for each of its "
                 f"{len(loaders)} datasets, got {batch} and {list(weights)}"
             )
             raise UsageError(msg)
         for other in loaders[1:]:
-            _check_fit(loaders[0], other)
+            _require_compatible(loaders[0], other)
         self.loaders = tuple(loaders)
         self.batch = batch
         self.seed = seed
-        self._edges = np.concatenate([[0.0], np.cumsum(given / given.sum())])
+        self._edges = np.concatenate([[0.0], np.cumsum(weight_array / weight_array.sum())])
         self._edges[-1] = 1.0
 
     def batches(
@@ -89,7 +94,7 @@ class Mixture:
             if size:
                 part = loader.finished(cursors[number].take(size), following)
                 parts.append(replace(part, datasets=np.full(size, number)))
-        return _joined(parts)
+        return _concatenated(parts)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
@@ -102,24 +107,28 @@ class Mixture:
         return counts
 
 
-def _check_fit(one: Loader, other: Loader) -> None:
+def _require_compatible(one: Loader, other: Loader) -> None:
     """Refuse to mix what no student could learn from together."""
     a, b = one.buffer.spec, other.buffer.spec
-    odd = [name for name in type(a).model_fields if getattr(a, name) != getattr(b, name)]
-    here, there = one.columns, other.columns
-    odd += sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+    differences = [name for name in type(a).model_fields if getattr(a, name) != getattr(b, name)]
+    columns_a, columns_b = one.columns, other.columns
+    differences += sorted(
+        name
+        for name in columns_a.keys() | columns_b.keys()
+        if columns_a.get(name) != columns_b.get(name)
+    )
     if one.length != other.length:
-        odd.append(f"length of sequences ({one.length} and {other.length})")
-    if odd:
+        differences.append(f"length of sequences ({one.length} and {other.length})")
+    if differences:
         msg = (
             f"the datasets at {one.buffer.where!r} and {other.buffer.where!r} cannot be mixed: "
-            f"they differ in {', '.join(odd)}; mix datasets of one environment, with the same "
-            "arrays and windows"
+            f"they differ in {', '.join(differences)}; mix datasets of one environment, with the "
+            "same arrays and windows"
         )
         raise MismatchError(msg)
 
 
-def _joined(parts: list[Batch]) -> Batch:
+def _concatenated(parts: list[Batch]) -> Batch:
     if len(parts) == 1:
         return parts[0]
     fixed = {n for n, v in parts[0].arrays.items() if n.startswith("masks/") and v.ndim == 2}

@@ -57,11 +57,11 @@ class Pool:
     number: int
     chunks: IntArray  # ascending
     episodes: IntArray  # those that are complete with this pool
-    leaving: IntArray  # those that have rows here and come in a later pool
+    unfinished: IntArray  # those that have rows here and come in a later pool
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReadPlan:
     """Which chunks the chosen episodes need, and how many of them are held at once.
 
     ``first_chunk`` and ``last_chunk``: int64 [E], of each chosen episode. ``block``: chunks of a
@@ -70,8 +70,8 @@ class Plan:
 
     first_chunk: IntArray
     last_chunk: IntArray
-    block: int = 1
-    blocks: int | None = None
+    chunks_per_block: int = 1
+    blocks_per_pool: int | None = None
 
     def needed(self) -> IntArray:
         """Return the chunks that hold rows of the chosen episodes, ascending."""
@@ -83,54 +83,61 @@ class Plan:
     def epoch(self, seed: int, epoch: int, *, shuffle: bool = True) -> list[Pool]:
         """Return the pools of an epoch in their order."""
         chunks = self.needed()
-        if self.blocks is None:
+        if self.blocks_per_pool is None:
             every = np.arange(len(self.first_chunk))
             return [Pool(0, chunks, every, every[:0])]
-        present = np.unique(chunks // self.block)
+        present = np.unique(chunks // self.chunks_per_block)
         order = present
         if shuffle:
             order = present[generator(seed, "block order", epoch).permutation(len(present))]
         pool_of = np.full(int(present[-1]) + 1, -1)
         pool_of[order] = self._pool_numbers(len(order), epoch)
-        mine = self._last_pool(pool_of)
-        spanning = np.flatnonzero(self.first_chunk // self.block != self.last_chunk // self.block)
-        by_pool = np.argsort(mine, kind="stable")
-        ends = np.cumsum(np.bincount(mine, minlength=int(pool_of.max()) + 1))
+        pool_of_episode = self._last_pool(pool_of)
+        spanning = np.flatnonzero(
+            self.first_chunk // self.chunks_per_block != self.last_chunk // self.chunks_per_block
+        )
+        by_pool = np.argsort(pool_of_episode, kind="stable")
+        ends = np.cumsum(np.bincount(pool_of_episode, minlength=int(pool_of.max()) + 1))
         pools = []
         for number, episodes in enumerate(np.split(by_pool, ends[:-1])):
-            here = chunks[pool_of[chunks // self.block] == number]
+            pool_chunks = chunks[pool_of[chunks // self.chunks_per_block] == number]
             touching = spanning[self._touches(spanning, pool_of == number)]
-            pools.append(Pool(number, here, episodes, touching[mine[touching] > number]))
+            pools.append(
+                Pool(number, pool_chunks, episodes, touching[pool_of_episode[touching] > number])
+            )
         return pools
 
     def _pool_numbers(self, count: int, epoch: int) -> IntArray:
         """Return the pool of each block; the first pools of all are small, to begin soon."""
-        assert self.blocks is not None  # noqa: S101 - the caller checked
+        assert self.blocks_per_pool is not None  # noqa: S101 - the caller checked
         sizes: list[int] = []
-        size = 1 if epoch == 0 else self.blocks
+        size = 1 if epoch == 0 else self.blocks_per_pool
         while sum(sizes) < count:
             sizes.append(size)
-            size = min(2 * size, self.blocks)
+            size = min(2 * size, self.blocks_per_pool)
         return np.repeat(np.arange(len(sizes)), sizes)[:count]
 
     def _last_pool(self, pool_of: IntArray) -> IntArray:
         """Return the pool with which each episode is complete, int64 [E]."""
-        first, last = self.first_chunk // self.block, self.last_chunk // self.block
-        mine = pool_of[last]
+        first, last = (
+            self.first_chunk // self.chunks_per_block,
+            self.last_chunk // self.chunks_per_block,
+        )
+        pool_of_episode = pool_of[last]
         for ahead in range(int((last - first).max(initial=0))):
-            mine = np.maximum(mine, pool_of[np.minimum(first + ahead, last)])
-        return mine
+            pool_of_episode = np.maximum(pool_of_episode, pool_of[np.minimum(first + ahead, last)])
+        return pool_of_episode
 
-    def _touches(self, episodes: IntArray, blocks: BoolArray) -> BoolArray:
-        before = np.concatenate([[0], np.cumsum(blocks)])
-        first = self.first_chunk[episodes] // self.block
-        last = self.last_chunk[episodes] // self.block
+    def _touches(self, episodes: IntArray, blocks_per_pool: BoolArray) -> BoolArray:
+        before = np.concatenate([[0], np.cumsum(blocks_per_pool)])
+        first = self.first_chunk[episodes] // self.chunks_per_block
+        last = self.last_chunk[episodes] // self.chunks_per_block
         touched: BoolArray = before[last + 1] > before[first]
         return touched
 
 
 @dataclass(frozen=True, slots=True)
-class Items:
+class Sequences:
     """Sequences in the order in which they come; all int64 [I]."""
 
     episode: IntArray  # place in the loader's list
@@ -138,21 +145,21 @@ class Items:
     count: IntArray  # steps that are there, at most the window's length
 
 
-def items_of(
+def sequences_of_pool(
     pool: Pool,
     lengths: IntArray,
-    cut: Windows,
+    windows: Windows,
     seed: int,
     epoch: int,
     *,
     shuffle: bool = True,
-) -> Items:
+) -> Sequences:
     """Return the sequences of a pool in the order of ``epoch``."""
-    counts = cut.counts(lengths[pool.episodes])
+    counts = windows.counts(lengths[pool.episodes])
     episode = np.repeat(pool.episodes, counts)
     ends = np.cumsum(counts)
-    first = (np.arange(len(episode)) - np.repeat(ends - counts, counts)) * cut.step
+    first = (np.arange(len(episode)) - np.repeat(ends - counts, counts)) * windows.step
     if shuffle:
         order = epoch_order(np.arange(len(episode)), seed, epoch, pool.number)
         episode, first = episode[order], first[order]
-    return Items(episode, first, np.minimum(lengths[episode] - first, cut.length))
+    return Sequences(episode, first, np.minimum(lengths[episode] - first, windows.length))

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kd_offline.datasets.format import chunks
-from kd_offline.datasets.loading.plan import Items, Pool
+from kd_offline.datasets.loading.plan import Pool, Sequences
 from kd_offline.datasets.reading.array_reader import StoredArray
 from kd_offline.types import Array, BoolArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class EpisodeSource:
     """The ``steps/*`` arrays that are read, and where the chosen episodes lie in them."""
 
     arrays: Mapping[str, StoredArray]
@@ -32,7 +32,7 @@ class Source:
         chunk_rows: int,
         offsets: IntArray,
         lengths: IntArray,
-    ) -> Source:
+    ) -> EpisodeSource:
         """Return the source of episodes with these offsets and lengths, int64 [E]."""
         first, last = offsets // chunk_rows, (offsets + lengths - 1) // chunk_rows
         return cls(arrays, chunk_rows, offsets, lengths, first, last)
@@ -50,14 +50,14 @@ def row_bytes(stored: StoredArray) -> int:
 
 
 @dataclass(slots=True)
-class Rows:
+class PoolBuffer:
     """Memory for the rows of one pool: one contiguous array a name, [rows, ...].
 
     ``length`` is that of a window; as many spare rows at the end let a padded one be copied like
     any other.
     """
 
-    source: Source
+    source: EpisodeSource
     length: int
     arrays: dict[str, Array] = field(default_factory=dict)
     chunks: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -68,29 +68,29 @@ class Rows:
         """Begin to decode the chunks of ``pool``; what was here before is overwritten."""
         size = self.source.chunk_rows
         self.chunks = pool.chunks
-        self._lay_out(pool)
+        self._place_episodes(pool)
         jobs = []
-        for place, chunk in enumerate(pool.chunks.tolist()):
+        for slot, chunk in enumerate(pool.chunks.tolist()):
             for name, stored in self.source.arrays.items():
-                out = self.arrays[name][place * size : (place + 1) * size]
+                out = self.arrays[name][slot * size : (slot + 1) * size]
                 jobs.append(executor.submit(stored.decode, chunk, out))
         return jobs
 
-    def _lay_out(self, pool: Pool) -> None:
+    def _place_episodes(self, pool: Pool) -> None:
         """Find a place for every episode: where its chunks lie side by side, else behind all."""
         size = self.source.chunk_rows
         first, last = (
             self.source.first_chunk[pool.episodes],
             self.source.last_chunk[pool.episodes],
         )
-        place = np.searchsorted(pool.chunks, first)
-        end = np.minimum(place + last - first, len(pool.chunks) - 1)
-        together = (pool.chunks[np.minimum(place, len(pool.chunks) - 1)] == first) & (
+        slot = np.searchsorted(pool.chunks, first)
+        end = np.minimum(slot + last - first, len(pool.chunks) - 1)
+        together = (pool.chunks[np.minimum(slot, len(pool.chunks) - 1)] == first) & (
             pool.chunks[end] == last
         )
-        starts = place * size + self.source.offsets[pool.episodes] - first * size
-        apart = pool.episodes[~together]
-        lengths = self.source.lengths[apart]
+        starts = slot * size + self.source.offsets[pool.episodes] - first * size
+        episodes_to_assemble = pool.episodes[~together]
+        lengths = self.source.lengths[episodes_to_assemble]
         behind = len(pool.chunks) * size + np.cumsum(lengths) - lengths
         starts[~together] = behind
         self.starts = np.full(len(self.source.offsets), -1)
@@ -103,22 +103,22 @@ class Rows:
         self._windows.clear()
         self.arrays.clear()  # before the larger ones are taken
         for name, stored in self.source.arrays.items():
-            dtype = chunks.little(stored.spec.dtype)
+            dtype = chunks.little_endian(stored.spec.dtype)
             self.arrays[name] = np.empty((rows, *stored.spec.shape[1:]), dtype)
 
-    def cut_out(self, episode: int) -> dict[int, dict[str, Array]]:
+    def copy_rows(self, episode: int) -> dict[int, dict[str, Array]]:
         """Return copies of an episode's rows that are here, by chunk."""
         parts = {}
-        for chunk, place in self._present(episode):
+        for chunk, slot in self._chunks_here(episode):
             low, high = self._rows_within(episode, chunk)
-            at = place * self.source.chunk_rows
+            at = slot * self.source.chunk_rows
             rows = slice(at + low, at + high)
             parts[chunk] = {name: values[rows].copy() for name, values in self.arrays.items()}
         return parts
 
-    def complete(self, episode: int, carried: Mapping[int, Mapping[str, Array]]) -> None:
+    def assemble(self, episode: int, carried_rows: Mapping[int, Mapping[str, Array]]) -> None:
         """Put together an episode whose chunks do not lie side by side; the rest is read again."""
-        parts = dict(carried) | self.cut_out(episode)
+        parts = dict(carried_rows) | self.copy_rows(episode)
         first, last = int(self.source.first_chunk[episode]), int(self.source.last_chunk[episode])
         at = int(self.starts[episode])
         for chunk in range(first, last + 1):
@@ -132,15 +132,15 @@ class Rows:
                     values[at : at + high - low] = stored.read(base + low, base + high)
             at += high - low
 
-    def apart(self, pool: Pool) -> IntArray:
+    def episodes_to_assemble(self, pool: Pool) -> IntArray:
         """Return the episodes of ``pool`` that :meth:`complete` must put together."""
         behind = self.starts[pool.episodes] >= len(pool.chunks) * self.source.chunk_rows
         return pool.episodes[behind]
 
-    def _present(self, episode: int) -> list[tuple[int, int]]:
+    def _chunks_here(self, episode: int) -> list[tuple[int, int]]:
         span = [self.source.first_chunk[episode], self.source.last_chunk[episode] + 1]
         low, high = np.searchsorted(self.chunks, span).tolist()
-        return [(int(self.chunks[place]), place) for place in range(low, high)]
+        return [(int(self.chunks[slot]), slot) for slot in range(low, high)]
 
     def _rows_within(self, episode: int, chunk: int) -> tuple[int, int]:
         """Return which rows of a chunk are those of the episode."""
@@ -149,7 +149,7 @@ class Rows:
         stop = start + int(self.source.lengths[episode])
         return max(start - base, 0), min(stop - base, self.source.chunk_rows)
 
-    def gather(self, items: Items) -> tuple[dict[str, Array], BoolArray]:
+    def gather(self, items: Sequences) -> tuple[dict[str, Array], BoolArray]:
         """Return copies of sequences, [B, L, ...], zero where they are padded, and ``valid``.
 
         A window is one element of a structureless dtype, so that NumPy copies it in one piece.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.format.manifest import caution
+from kd_offline.datasets.format.manifest import final_value_warning
 from kd_offline.datasets.metadata.commands import commands
 from kd_offline.datasets.metadata.summary import size_bytes
 from kd_offline.datasets.reading.held_out import HELD_OUT
@@ -62,7 +62,7 @@ def card(
 
 def render(buffer: ExpertBuffer) -> str:
     """Return the card of an open dataset."""
-    return "\n\n".join([_header(buffer), *sections(buffer)]) + "\n"
+    return "\n\n".join([_yaml_header(buffer), *card_sections(buffer)]) + "\n"
 
 
 def metadata(buffer: ExpertBuffer) -> dict[str, Any]:
@@ -70,16 +70,16 @@ def metadata(buffer: ExpertBuffer) -> dict[str, Any]:
     manifest = buffer.manifest
     size = next((k for k, most in enumerate(_SIZES) if buffer.n_steps < most), len(_SIZES))
     licence = manifest.licence.strip()
-    named = licence.lower() in _LICENCES
+    is_known_licence = licence.lower() in _LICENCES
     fields: dict[str, Any] = {
         "pretty_name": manifest.name,
-        "license": licence.lower() if named else "other" if licence else "unknown",
+        "license": licence.lower() if is_known_licence else "other" if licence else "unknown",
         "task_categories": ["reinforcement-learning"],
         "size_categories": [_size_category(size)],
         "tags": ["kd-offline", "multi-agent", "offline-rl", "knowledge-distillation", "zarr"],
     }
     fields["tags"].append(buffer.spec.id)
-    return fields | ({"license_name": licence} if licence and not named else {})
+    return fields | ({"license_name": licence} if licence and not is_known_licence else {})
 
 
 def _size_category(size: int) -> str:
@@ -89,13 +89,13 @@ def _size_category(size: int) -> str:
     return "n>1T" if size == len(names) else f"{names[size - 1]}<n<{names[size]}"
 
 
-def _header(buffer: ExpertBuffer) -> str:
+def _yaml_header(buffer: ExpertBuffer) -> str:
     """Return the header in YAML: every value as JSON, which YAML includes."""
     lines = [f"{key}: {json.dumps(value)}" for key, value in metadata(buffer).items()]
     return "\n".join(["---", *lines, "---"])
 
 
-def sections(buffer: ExpertBuffer) -> Iterator[str]:
+def card_sections(buffer: ExpertBuffer) -> Iterator[str]:
     """Yield the sections that have something to say, with their titles."""
     for title, section in SECTIONS:
         if lines := list(section(buffer)):
@@ -188,18 +188,18 @@ def _strength(buffer: ExpertBuffer) -> Iterator[tuple[str, ...]]:
     columns = [name for name in ("expert_id", "noise_level") if buffer.has(f"episodes/{name}")]
     keys = [buffer.episodes(name).astype(np.float64) for name in columns]
     table = np.stack(keys, axis=1) if keys else np.zeros((buffer.n_episodes, 0))
-    kinds, place = np.unique(table, axis=0, return_inverse=True)
+    kinds, kind_of_episode = np.unique(table, axis=0, return_inverse=True)
     won = buffer.episodes("won") if buffer.has("episodes/won") else None
     for k, kind in enumerate(kinds):
-        here = place.reshape(-1) == k
+        of_kind = kind_of_episode.reshape(-1) == k
         values = dict(zip(columns, kind, strict=True))
-        sides = side_returns(buffer.spec, buffer.episodes("agent_return")[here])
-        returns = sides or {"": spread(buffer.episodes("return")[here])}
-        wins = "" if won is None or (won[here] < 0).any() else f"{(won[here] > 0).mean():.1%}"
+        sides = side_returns(buffer.spec, buffer.episodes("agent_return")[of_kind])
+        returns = sides or {"": spread(buffer.episodes("return")[of_kind])}
+        wins = "" if won is None or (won[of_kind] < 0).any() else f"{(won[of_kind] > 0).mean():.1%}"
         yield (
             f"{values['expert_id']:.0f}" if "expert_id" in values else "",
             f"{values['noise_level']:g}" if "noise_level" in values else "",
-            f"{here.sum():,}",
+            f"{of_kind.sum():,}",
             "; ".join(
                 f"{for_markdown(side)} {x.mean:.3f} ± {x.std:.3f}".strip()
                 for side, x in returns.items()
@@ -208,7 +208,7 @@ def _strength(buffer: ExpertBuffer) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _making(buffer: ExpertBuffer) -> Iterator[str]:
+def _recording(buffer: ExpertBuffer) -> Iterator[str]:
     manifest = buffer.manifest
     recording = manifest.recording
     yield (
@@ -218,9 +218,9 @@ def _making(buffer: ExpertBuffer) -> Iterator[str]:
     )
     partner = {k: v for k, v in recording.settings.items() if k.startswith("partner")}
     if partner.get("partner", "none") != "none":
-        yield f"A partner took part: {_listed(partner)}."
+        yield f"A partner took part: {_key_values(partner)}."
     if recording.software:
-        yield f"Software: {_listed(recording.software)}."
+        yield f"Software: {_key_values(recording.software)}."
     if lines := commands(manifest):
         yield from ("", *markdown_fence("\n".join(map(for_terminal, lines))))
 
@@ -248,8 +248,8 @@ def _arrays(buffer: ExpertBuffer) -> Iterator[str]:
 
 def _masks(buffer: ExpertBuffer) -> Iterator[str]:
     for name, record in buffer.manifest.masks.items():
-        said = for_markdown(record.description) or "no description"
-        yield f"- {markdown_code(name)}: {said}"
+        description = for_markdown(record.description) or "no description"
+        yield f"- {markdown_code(name)}: {description}"
 
 
 def _splits(buffer: ExpertBuffer) -> Iterator[str]:
@@ -311,8 +311,8 @@ def _limits(buffer: ExpertBuffer) -> Iterator[str]:
         ),
     }
     yield from (f"- {text}" for text, applies in limits.items() if applies)
-    if (said := caution(buffer.manifest)) is not None:
-        yield f"- {said[0].upper()}{said[1:]}."
+    if (warning := final_value_warning(buffer.manifest)) is not None:
+        yield f"- {warning[0].upper()}{warning[1:]}."
     yield (
         "- Values of agents that are not alive mean nothing. Logits are raw: apply the legal "
         "actions yourself."
@@ -332,7 +332,7 @@ SECTIONS: tuple[tuple[str, Callable[[ExpertBuffer], Iterator[str]]], ...] = (
     ("Loading it", _loading),
     ("Environment", _environment),
     ("Experts", _experts),
-    ("How it was made", _making),
+    ("How it was made", _recording),
     ("Lineage", _lineage),
     ("Arrays", _arrays),
     ("Student masks", _masks),
@@ -346,10 +346,10 @@ SECTIONS: tuple[tuple[str, Callable[[ExpertBuffer], Iterator[str]]], ...] = (
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield a table of cells in Markdown, without the columns that are empty in every row."""
-    kept = [k for k in range(len(head)) if any(row[k] for row in rows)]
+    used_columns = [k for k in range(len(head)) if any(row[k] for row in rows)]
     for row in (head, ["---"] * len(head), *rows):
-        yield "| " + " | ".join(row[k] for k in kept) + " |"
+        yield "| " + " | ".join(row[k] for k in used_columns) + " |"
 
 
-def _listed(facts: Mapping[str, object]) -> str:
+def _key_values(facts: Mapping[str, object]) -> str:
     return ", ".join(for_markdown(f"{name} {value}") for name, value in facts.items())

@@ -22,46 +22,46 @@ def commands(manifest: DatasetManifest) -> list[str]:
     Datasets on the way go by the first digits of their ids.
     """
     if manifest.lineage:
-        return [_edit(step) for step in manifest.lineage]
-    return [_record(manifest)] if "kd_offline" in manifest.recording.software else []
+        return [_edit_command(step) for step in manifest.lineage]
+    return [_record_command(manifest)] if "kd_offline" in manifest.recording.software else []
 
 
-def _record(manifest: DatasetManifest) -> str:
+def _record_command(manifest: DatasetManifest) -> str:
     recording, spec = manifest.recording, manifest.environment
     recorded = manifest.sole_expert  # a recording has one, and only merging adds others
     expert = recorded.reference if recorded else "bundled"
     noise = ",".join(f"{part.level:g}:{part.share:g}" for part in recording.noise)
-    words = ["record", spec.id, "-o", _RESULT]
-    words += ["--expert", expert if expert.startswith(("bundled", "python:")) else "expert/"]
-    words += ["--episodes", str(recording.episodes), "--seed", str(recording.seed)]
-    words += ["--noise", noise or "none", "--batch", str(recording.batch)]
+    arguments = ["record", spec.id, "-o", _RESULT]
+    arguments += ["--expert", expert if expert.startswith(("bundled", "python:")) else "expert/"]
+    arguments += ["--episodes", str(recording.episodes), "--seed", str(recording.seed)]
+    arguments += ["--noise", noise or "none", "--batch", str(recording.batch)]
     partner = str(recording.settings.get("partner", "none"))
-    words += ["--partner", partner if partner in ("none", "bundled") else "run/"]
+    arguments += ["--partner", partner if partner in ("none", "bundled") else "run/"]
     for setting, option in (
         ("partner_share", "--partner-share"),
         ("embedding_dtype", "--embedding"),
     ):
         if setting in recording.settings:
-            words += [option, str(recording.settings[setting])]
+            arguments += [option, str(recording.settings[setting])]
     for name, value in spec.kwargs.items():
-        words += ["--env", f"{name}={value}"]
+        arguments += ["--env", f"{name}={value}"]
     for mask in manifest.masks:
-        words += ["--mask", mask]
-    return _line(words)
+        arguments += ["--mask", mask]
+    return _command_line(arguments)
 
 
-def _edit(step: LineageRecord) -> str:
+def _edit_command(step: LineageRecord) -> str:
     if step.operation not in _OPERATIONS:
-        return f"# {step.operation} of {', '.join(map(_file, step.parents))}"
-    words = [_OPERATIONS[step.operation], *(_file(parent) for parent in step.parents)]
-    words += ["-o", _file(step.result) if step.result else _RESULT]
+        return f"# {step.operation} of {', '.join(map(_file_name, step.parents))}"
+    arguments = [_OPERATIONS[step.operation], *(_file_name(parent) for parent in step.parents)]
+    arguments += ["-o", _file_name(step.result) if step.result else _RESULT]
     for name, value in step.arguments.items():
         if name not in _NOT_OPTIONS:
-            words += _option(name, value)
-    return _line(words)
+            arguments += _option_arguments(name, value)
+    return _command_line(arguments)
 
 
-def _option(name: str, value: Any) -> Iterator[str]:
+def _option_arguments(name: str, value: Any) -> Iterator[str]:
     option = f"--{_OPTIONS.get(name, name)}".replace("_", "-")
     if name == "duplicates":
         yield _FLAGS.get(str(value), "")
@@ -78,9 +78,9 @@ def _option(name: str, value: Any) -> Iterator[str]:
             yield str(value)
 
 
-def _file(digest: str) -> str:
+def _file_name(digest: str) -> str:
     return f"{digest.removeprefix('sha256:')[:8]}.zarr"
 
 
-def _line(words: list[str]) -> str:
-    return shlex.join(["kd-offline", *(word for word in words if word)])
+def _command_line(arguments: list[str]) -> str:
+    return shlex.join(["kd-offline", *(word for word in arguments if word)])

@@ -103,7 +103,7 @@ class Publication:
     published: str = ""  # a date, 2025-06-30
 
 
-def missing(document: Node) -> list[str]:
+def missing_fields(document: Node) -> list[str]:
     """Return, in words, what Croissant demands and nobody has said."""
     demanded = {
         "license": "a licence, which the manifest does not state",
@@ -111,7 +111,7 @@ def missing(document: Node) -> list[str]:
         "creator": "who made it (--creator)",
         "datePublished": "the date (--published)",
     }
-    return [words for key, words in demanded.items() if key not in document]
+    return [description for key, description in demanded.items() if key not in document]
 
 
 def describe(address: str, publication: Publication | None = None) -> Node:
@@ -126,14 +126,14 @@ def describe(address: str, publication: Publication | None = None) -> Node:
     """
     files = open_files(address)
     manifest, text = read_manifest_and_text(files)
-    told = publication or Publication()
-    _check_date(told.published)
-    where = _place(address, told.url)
+    publisher = publication or Publication()
+    _check_date(publisher.published)
+    where = _locate_files(address, publisher.url)
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": _VERSION,
-        **_head(manifest, told),
+        **_description(manifest, publisher),
         **_provenance(manifest),
         "distribution": [*where.archive, *_files(manifest, where, text)],
         "recordSet": record_sets(manifest),
@@ -149,7 +149,7 @@ def _check_date(text: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _FileLocation:
     """Where the files of the dataset lie: below an address, or in an archive."""
 
     prefix: str
@@ -161,23 +161,23 @@ class _Place:
         return {"containedIn": {"@id": self.archive[0]["@id"]}} if self.archive else {}
 
 
-def _place(address: str, url: str) -> _Place:
+def _locate_files(address: str, url: str) -> _FileLocation:
     """Return the place that ``url`` says, else one beside the description."""
     plain = split_pin(address)[0].rstrip("/")
     base = url.rstrip("/") or (plain if is_remote(plain) else PurePosixPath(plain).name)
     if not plain.endswith(".zip"):
-        return _Place(f"{base}/")
+        return _FileLocation(f"{base}/")
     if is_remote(plain):
         msg = f"the archive {plain!r} is remote: pull it first, since its sha256 is part of this"
         raise UsageError(msg)
     with Path(plain).expanduser().open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     node = {"@type": "cr:FileObject", "@id": "archive", "name": PurePosixPath(plain).name}
-    node |= {"contentUrl": base, "encodingFormat": "application/zip", "sha256": found}
-    return _Place("", (node,))
+    node |= {"contentUrl": base, "encodingFormat": "application/zip", "sha256": sha256}
+    return _FileLocation("", (node,))
 
 
-def _head(manifest: DatasetManifest, told: Publication) -> Node:
+def _description(manifest: DatasetManifest, publication: Publication) -> Node:
     spec, figures = manifest.environment, manifest.statistics
     text = manifest.description or (
         f"Expert buffer of {spec.id}: {figures.episodes} episodes and {figures.steps} steps of "
@@ -190,9 +190,9 @@ def _head(manifest: DatasetManifest, told: Publication) -> Node:
         "identifier": manifest.id,
         "license": _licence(manifest.licence),
         "citeAs": manifest.citation or f"{manifest.name} {manifest.version}, {manifest.id}",
-        "url": told.url,
-        "creator": [{"@type": "sc:Person", "name": name} for name in told.creators],
-        "datePublished": told.published,
+        "url": publication.url,
+        "creator": [{"@type": "sc:Person", "name": name} for name in publication.creators],
+        "datePublished": publication.published,
         "dateCreated": manifest.recording.started_at,
         "keywords": ["multi-agent reinforcement learning", "policy distillation", spec.id],
     }
@@ -211,7 +211,7 @@ def _provenance(manifest: DatasetManifest) -> Node:
         "@type": "prov:Activity",
         "prov:label": f"recording of {manifest.environment.id}, seed {recording.seed}, "
         f"{recording.behaviour} actions" + (f"; {recording.noise_rule}" if recording.noise else ""),
-        "prov:used": [_expert(expert.kind, expert.digest) for expert in manifest.experts],
+        "prov:used": [_expert_entity(expert.kind, expert.digest) for expert in manifest.experts],
         "prov:wasAssociatedWith": [
             {"@type": "prov:SoftwareAgent", "prov:label": f"{name} {version}"}
             for name, version in recording.software.items()
@@ -219,24 +219,24 @@ def _provenance(manifest: DatasetManifest) -> Node:
     }
     if recording.started_at:
         activity["prov:startedAtTime"] = recording.started_at
-    found: Node = {"prov:wasGeneratedBy": {k: v for k, v in activity.items() if v}}
+    provenance: Node = {"prov:wasGeneratedBy": {k: v for k, v in activity.items() if v}}
     if manifest.lineage:
-        found["prov:wasDerivedFrom"] = [{"@id": _urn(parent)} for parent in parents]
+        provenance["prov:wasDerivedFrom"] = [{"@id": _urn(parent)} for parent in parents]
         done = ", then ".join(step.operation for step in manifest.lineage)
-        found["prov:wasGeneratedBy"]["prov:label"] += f"; then {done}"
-    return found
+        provenance["prov:wasGeneratedBy"]["prov:label"] += f"; then {done}"
+    return provenance
 
 
-def _expert(kind: str, digest: str | None) -> Node:
-    named = {"@type": "prov:Entity", "prov:label": f"expert trained by {kind}"}
-    return named | ({"@id": _urn(digest)} if digest else {})
+def _expert_entity(kind: str, digest: str | None) -> Node:
+    entity = {"@type": "prov:Entity", "prov:label": f"expert trained by {kind}"}
+    return entity | ({"@id": _urn(digest)} if digest else {})
 
 
 def _urn(digest: str) -> str:
     return f"urn:kd-offline:{digest}"
 
 
-def _files(manifest: DatasetManifest, where: _Place, text: bytes) -> Iterable[Node]:
+def _files(manifest: DatasetManifest, where: _FileLocation, text: bytes) -> Iterable[Node]:
     """Yield the manifest with its sha256, and one set of files for each group of arrays."""
     yield {
         "@type": "cr:FileObject",
@@ -258,7 +258,7 @@ def _files(manifest: DatasetManifest, where: _Place, text: bytes) -> Iterable[No
         "includes": f"{where.prefix}**/{ZARR_JSON}",
         **where.container,
     }
-    for group, chunks in _chunks(manifest).items():
+    for group, chunks in _chunk_sizes(manifest).items():
         yield {
             "@type": "cr:FileSet",
             "@id": f"files/{group}",
@@ -271,7 +271,7 @@ def _files(manifest: DatasetManifest, where: _Place, text: bytes) -> Iterable[No
         }
 
 
-def _chunks(manifest: DatasetManifest) -> dict[str, list[int]]:
+def _chunk_sizes(manifest: DatasetManifest) -> dict[str, list[int]]:
     """Return the sizes of the chunk files of every group."""
     sizes: dict[str, list[int]] = {}
     for file in manifest.files:
@@ -282,10 +282,10 @@ def _chunks(manifest: DatasetManifest) -> dict[str, list[int]]:
 
 def record_sets(manifest: DatasetManifest) -> list[Node]:
     """Return what the dataset holds: splits and agents as records, arrays as fields."""
-    return [_splits(manifest), _agents(manifest), *_arrays(manifest)]
+    return [_split_records(manifest), _agent_records(manifest), *_array_records(manifest)]
 
 
-def _arrays(manifest: DatasetManifest) -> Iterable[Node]:
+def _array_records(manifest: DatasetManifest) -> Iterable[Node]:
     for group, text in _RECORDS.items():
         fields = [
             _field(name, spec, manifest)
@@ -301,7 +301,7 @@ def _field(name: str, spec: ArraySpec, manifest: DatasetManifest) -> Node:
     axes = "".join(f", {axis} = {n}" for axis, n in zip(spec.axes[1:], spec.shape[1:], strict=True))
     group, _, short = name.partition("/")
     mask = manifest.masks.get(short) if group == "masks" else None
-    text = meaning(name) if mask is None else f"{meaning(name)}; {mask.description}"
+    text = array_meaning(name) if mask is None else f"{array_meaning(name)}; {mask.description}"
     node: Node = {
         "@type": "cr:Field",
         "@id": name,
@@ -317,18 +317,20 @@ def _field(name: str, spec: ArraySpec, manifest: DatasetManifest) -> Node:
     return node
 
 
-def _splits(manifest: DatasetManifest) -> Node:
+def _split_records(manifest: DatasetManifest) -> Node:
     rows = [
         {"name": name, "url": _SPLITS.get(name, "cr:Split"), **split.model_dump()}
         for name, split in manifest.splits.items()
     ]
     types = {"name": "sc:Text", "url": "sc:URL", "code": "cr:UInt8"}
     types |= {"episodes": "sc:Integer", "steps": "sc:Integer"}
-    made = _table("splits", "Parts of the episodes; no episode is in two.", types, rows)
-    return made | {"dataType": "cr:Split", "key": {"@id": "splits/name"}}
+    records = _inline_record_set(
+        "splits", "Parts of the episodes; no episode is in two.", types, rows
+    )
+    return records | {"dataType": "cr:Split", "key": {"@id": "splits/name"}}
 
 
-def _agents(manifest: DatasetManifest) -> Node:
+def _agent_records(manifest: DatasetManifest) -> Node:
     spec = manifest.environment
     rows = [
         {
@@ -344,11 +346,11 @@ def _agents(manifest: DatasetManifest) -> Node:
     ]
     types = {"name": "sc:Text", "observation_width": "sc:Integer"}
     types |= {"actions": "sc:Text", "observation_blocks": "sc:Text"}
-    made = _table("agents", "The agents in the order of axis N.", types, rows)
-    return made | {"key": {"@id": "agents/name"}}
+    records = _inline_record_set("agents", "The agents in the order of axis N.", types, rows)
+    return records | {"key": {"@id": "agents/name"}}
 
 
-def _table(name: str, text: str, types: dict[str, str], rows: Sequence[Node]) -> Node:
+def _inline_record_set(name: str, text: str, types: dict[str, str], rows: Sequence[Node]) -> Node:
     """Return a record set whose records are in the description itself."""
     fields = [
         {"@type": "cr:Field", "@id": f"{name}/{key}", "name": f"{name}/{key}", "dataType": kind}
@@ -368,7 +370,7 @@ def _record_set(name: str, text: str, fields: Sequence[Node]) -> Node:
     }
 
 
-def meaning(name: str) -> str:
+def array_meaning(name: str) -> str:
     """Return what array ``name`` holds."""
     if name.startswith("masks/"):
         return "student mask: true where the student sees the feature"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kd_offline.datasets.format.layout import MANIFEST
-from kd_offline.datasets.format.manifest import caution
+from kd_offline.datasets.format.manifest import final_value_warning
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.writing.statistics import side_returns
 from kd_offline.schemas.dataset import (
@@ -54,11 +54,11 @@ def size_bytes(buffer: ExpertBuffer) -> int:
 def render(buffer: ExpertBuffer) -> list[str]:
     """Return a page of text about an open dataset, as lines."""
     manifest = buffer.manifest
-    parts = [_heading(buffer), _experts(manifest), _recording(manifest), _figures(buffer)]
+    parts = [_heading(buffer), _experts(manifest), _recording(manifest), _statistics(buffer)]
     return [line for part in parts for line in (*part, "")] + _arrays(manifest)
 
 
-def stored_bytes(manifest: DatasetManifest) -> dict[str, int]:
+def stored_bytes_by_array(manifest: DatasetManifest) -> dict[str, int]:
     """Return the size of the files of each array."""
     sizes = dict.fromkeys(manifest.arrays, 0)
     for file in manifest.files:
@@ -68,7 +68,7 @@ def stored_bytes(manifest: DatasetManifest) -> dict[str, int]:
     return sizes
 
 
-def words(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Return a number of bytes as people read it."""
     for least, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size >= least:
@@ -101,10 +101,10 @@ def _experts(manifest: DatasetManifest) -> list[str]:
             f"expert {expert.id}     {expert.kind} {expert.reference}, {expert.parameters:,} "
             f"parameters, {expert.capture.output} unmasked at temperature 1{opponents}"
         )
-    said = caution(manifest)
+    warning = final_value_warning(manifest)
     return [
         *(lines or ["expert       not recorded"]),
-        *([] if said is None else [f"values       {said}"]),
+        *([] if warning is None else [f"values       {warning}"]),
     ]
 
 
@@ -122,7 +122,7 @@ def _recording(manifest: DatasetManifest) -> list[str]:
     ]
 
 
-def _figures(buffer: ExpertBuffer) -> list[str]:
+def _statistics(buffer: ExpertBuffer) -> list[str]:
     manifest, figures = buffer.manifest, buffer.manifest.statistics
     sides = side_returns(buffer.spec, buffer.episodes("agent_return"))
     width = max(10, *map(len, (*manifest.environment.agents, *sides)))
@@ -150,9 +150,9 @@ def _figures(buffer: ExpertBuffer) -> list[str]:
 
 
 def _arrays(manifest: DatasetManifest) -> list[str]:
-    width, sizes = max(len(name) for name in manifest.arrays), stored_bytes(manifest)
+    width, sizes = max(len(name) for name in manifest.arrays), stored_bytes_by_array(manifest)
     return [
-        f"{name:<{width}}  {spec.dtype:<8} {words(sizes[name]):>9}  "
+        f"{name:<{width}}  {spec.dtype:<8} {format_bytes(sizes[name]):>9}  "
         f"[{', '.join(f'{a}={s}' for a, s in zip(spec.axes, spec.shape, strict=True))}]"
         for name, spec in manifest.arrays.items()
     ]

@@ -13,7 +13,7 @@ import numpy as np
 from kd_offline.datasets.format import chunks, layout, resource_limits
 from kd_offline.datasets.storage.safe_open import NotPlainError
 from kd_offline.datasets.storage.store import Files
-from kd_offline.datasets.storage.threads import each
+from kd_offline.datasets.storage.threads import parallel_map
 from kd_offline.errors import CorruptDatasetError
 from kd_offline.schemas.dataset import ArraySpec, FileRecord
 from kd_offline.types import Array, IntArray
@@ -42,7 +42,7 @@ class StoredArray:
     @property
     def row_bytes(self) -> int:
         """Decoded bytes of one row."""
-        return math.prod(self.spec.shape[1:]) * chunks.little(self.spec.dtype).itemsize
+        return math.prod(self.spec.shape[1:]) * chunks.little_endian(self.spec.dtype).itemsize
 
     def chunk_path(self, index: int) -> str:
         """Return the file of a chunk."""
@@ -56,13 +56,13 @@ class StoredArray:
         CorruptDatasetError
             The file is missing, altered, or does not decode to what the shape demands.
         """
-        out = self._empty(self.chunk_rows)
+        out = self._allocate(self.chunk_rows)
         self.decode(index, out)
         return out[: self.rows - index * self.chunk_rows]
 
     def read(self, start: int, stop: int) -> Array:
         """Return rows ``start`` to ``stop``; both must lie within the array."""
-        out = self._empty(stop - start)
+        out = self._allocate(stop - start)
 
         def fill(index: int) -> None:
             first = index * self.chunk_rows
@@ -73,19 +73,19 @@ class StoredArray:
                 out[low - start : high - start] = self.chunk(index)[low - first : high - first]
 
         count = layout.chunk_count(stop, self.chunk_rows)
-        each(fill, range(start // self.chunk_rows, count), self.folder.readers)
+        parallel_map(fill, range(start // self.chunk_rows, count), self.folder.readers)
         return out
 
     def gather(self, rows: IntArray) -> Array:
         """Return the given rows [n] in their order, decoding every needed chunk once."""
-        out = self._empty(len(rows))
+        out = self._allocate(len(rows))
         owner = rows // self.chunk_rows
 
         def fill(index: int) -> None:
-            here = owner == index
-            out[here] = self.chunk(index)[rows[here] - index * self.chunk_rows]
+            rows_in_chunk = owner == index
+            out[rows_in_chunk] = self.chunk(index)[rows[rows_in_chunk] - index * self.chunk_rows]
 
-        each(fill, np.unique(owner).tolist(), self.folder.readers)
+        parallel_map(fill, np.unique(owner).tolist(), self.folder.readers)
         return out
 
     def decode(self, index: int, out: Array) -> None:
@@ -97,10 +97,10 @@ class StoredArray:
             As :meth:`chunk`.
         """
         data = self._checked_bytes(index)
-        if problem := chunks.decode_into(data, out):
-            raise self.damaged(index, f"{self.chunk_path(index)} {problem}")
+        if problem := chunks.decode_chunk(data, out):
+            raise self.damage_error(index, f"{self.chunk_path(index)} {problem}")
 
-    def checked_chunk(self, index: int) -> bytes:
+    def checked_chunk_bytes(self, index: int) -> bytes:
         """Return the bytes of a chunk's file that would decode to the bytes of its shape.
 
         Raises
@@ -110,43 +110,43 @@ class StoredArray:
         """
         data = self._checked_bytes(index)
         expected = self.chunk_rows * self.row_bytes
-        if chunks.decoded_size(data) != expected:
+        if chunks.stated_size(data) != expected:
             what = (
                 f"{self.chunk_path(index)} does not state the {expected} decoded bytes of a chunk"
             )
-            raise self.damaged(index, what)
+            raise self.damage_error(index, what)
         return data
 
-    def _empty(self, rows: int) -> Array:
+    def _allocate(self, rows: int) -> Array:
         resource_limits.check_memory(rows * self.row_bytes, f"{rows:,} rows of {self.name}")
-        return np.empty((rows, *self.spec.shape[1:]), chunks.little(self.spec.dtype))
+        return np.empty((rows, *self.spec.shape[1:]), chunks.little_endian(self.spec.dtype))
 
     def _checked_bytes(self, index: int) -> bytes:
         path = self.chunk_path(index)
-        listed = self.files.get(path)
-        if listed is None:
-            raise self.damaged(index, f"the manifest does not list {path}")
+        record = self.files.get(path)
+        if record is None:
+            raise self.damage_error(index, f"the manifest does not list {path}")
         try:
-            data = self.folder.read(path, listed)
+            data = self.folder.read(path, record)
         except FileNotFoundError:
-            raise self.damaged(index, f"{path} is missing") from None
+            raise self.damage_error(index, f"{path} is missing") from None
         except NotPlainError as error:
-            raise self.damaged(index, error.what) from None
-        if len(data) != listed.size:
+            raise self.damage_error(index, error.problem) from None
+        if len(data) != record.size:
             size = self.folder.size(path)
-            raise self.damaged(index, f"{path} has {size} bytes instead of {listed.size}")
-        if hashlib.sha256(data).hexdigest() != listed.sha256:
-            raise self.damaged(index, f"{path} does not match its sha256")
+            raise self.damage_error(index, f"{path} has {size} bytes instead of {record.size}")
+        if hashlib.sha256(data).hexdigest() != record.sha256:
+            raise self.damage_error(index, f"{path} does not match its sha256")
         return data
 
-    def damaged(self, index: int, what: str) -> CorruptDatasetError:
+    def damage_error(self, index: int, what: str) -> CorruptDatasetError:
         """Return the error that names the array and the rows of chunk ``index``."""
         return CorruptDatasetError(
-            f"{self.name} {self.rows_of(index)} of the dataset at {self.folder.where!r} "
+            f"{self.name} {self.row_range_text(index)} of the dataset at {self.folder.address!r} "
             f"cannot be trusted: {what}; run verify and get a fresh copy"
         )
 
-    def rows_of(self, index: int) -> str:
+    def row_range_text(self, index: int) -> str:
         """Return the rows of a chunk in words."""
         first = index * self.chunk_rows
         return f"rows {first} to {min(first + self.chunk_rows, self.rows) - 1}"
@@ -165,7 +165,7 @@ def open_arrays(
     groups = {name.split("/")[0] for name in arrays}
     nodes = ["", *(f"{node}/" for node in (*sorted(groups), *arrays))]
     paths = [f"{node}{layout.ZARR_JSON}" for node in nodes]
-    texts = each(lambda path: _checked_metadata(folder, path, files), paths, folder.readers)
+    texts = parallel_map(lambda path: _checked_metadata(folder, path, files), paths, folder.readers)
     metadata = dict(zip(paths, texts, strict=True))
     stored = {}
     for name, spec in arrays.items():
@@ -194,12 +194,12 @@ def _check_sizes(
     folder: Files, stored: Mapping[str, StoredArray], files: Mapping[str, FileRecord]
 ) -> None:
     """Bound the work before it begins: as many chunks as files, and ranges that fit into memory."""
-    listed = Counter(path.partition("/c/")[0] for path in files if "/c/" in path)
+    record = Counter(path.partition("/c/")[0] for path in files if "/c/" in path)
     ranges: Counter[str] = Counter()
     for name, array in stored.items():
         path = f"{name}/{layout.ZARR_JSON}"
-        if listed[name] != array.chunk_count:
-            what = f"it has {array.chunk_count:,} chunks where the manifest lists {listed[name]:,}"
+        if record[name] != array.chunk_count:
+            what = f"it has {array.chunk_count:,} chunks where the manifest lists {record[name]:,}"
             raise _bad_metadata(folder, path, what)
         ranges[name if name.startswith("masks/") else name.split("/")[0]] += (
             array.row_bytes * array.chunk_rows
@@ -212,22 +212,22 @@ def _check_sizes(
 
 
 def _checked_metadata(folder: Files, path: str, files: Mapping[str, FileRecord]) -> bytes:
-    listed = files.get(path)
-    if listed is None or listed.size > resource_limits.MAX_METADATA_BYTES:
+    record = files.get(path)
+    if record is None or record.size > resource_limits.MAX_METADATA_BYTES:
         raise _bad_metadata(folder, path, "the manifest does not list it, or as too large")
     try:
-        data = folder.read(path, listed)
+        data = folder.read(path, record)
     except FileNotFoundError:
         raise _bad_metadata(folder, path, "it is missing") from None
     except NotPlainError as error:
-        raise _bad_metadata(folder, path, error.what) from None
-    if hashlib.sha256(data).hexdigest() != listed.sha256:
+        raise _bad_metadata(folder, path, error.problem) from None
+    if hashlib.sha256(data).hexdigest() != record.sha256:
         raise _bad_metadata(folder, path, "it does not match its sha256")
     return data
 
 
 def _bad_metadata(folder: Files, path: str, what: str) -> CorruptDatasetError:
     return CorruptDatasetError(
-        f"{path} of the dataset at {folder.where!r} cannot be trusted: {what}; "
+        f"{path} of the dataset at {folder.address!r} cannot be trusted: {what}; "
         "run verify and get a fresh copy"
     )

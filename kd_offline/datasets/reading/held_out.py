@@ -45,12 +45,12 @@ def held_out(buffer: ExpertBuffer, part: str | None = None) -> HeldOut | None:
     if not len(chosen):
         if part is None:
             return None
-        raise UsageError(_not_a_part(buffer, part))
-    _require_unseen(buffer, name, chosen)
+        raise UsageError(_no_such_part(buffer, part))
+    _refuse_training_episodes(buffer, name, chosen)
     return HeldOut(name, chosen)
 
 
-def _not_a_part(buffer: ExpertBuffer, part: str) -> str:
+def _no_such_part(buffer: ExpertBuffer, part: str) -> str:
     allowed = [name for name, one in buffer.manifest.splits.items() if one.episodes]
     allowed = [name for name in allowed if name != "train"]
     why = "is what students are trained on" if part == "train" else "holds no episode"
@@ -64,17 +64,17 @@ def _not_a_part(buffer: ExpertBuffer, part: str) -> str:
     )
 
 
-def _require_unseen(buffer: ExpertBuffer, part: str, chosen: IntArray) -> None:
+def _refuse_training_episodes(buffer: ExpertBuffer, part: str, held_out_episodes: IntArray) -> None:
     """Refuse a part with a training episode in it: one of the same seed, expert and noise level."""
-    train = buffer.split("train") if "train" in buffer.manifest.splits else chosen[:0]
-    rows = np.concatenate([train, chosen])
+    train = buffer.split("train") if "train" in buffer.manifest.splits else held_out_episodes[:0]
+    rows = np.concatenate([train, held_out_episodes])
     names = [name for name in IDENTITY if buffer.has(f"episodes/{name}")]
     columns = [buffer.episodes(name)[rows] for name in names] if "seed" in names else [rows]
-    again = int((first_equal_row(*columns)[len(train) :] < len(train)).sum())
-    if again:
+    repeated = int((first_equal_row(*columns)[len(train) :] < len(train)).sum())
+    if repeated:
         msg = (
-            f"{again} of the {len(chosen)} episodes in the part {part!r} of {buffer.where!r} are "
-            "training episodes again (same seed, expert and noise level), so they are not held "
-            "out: deal the episodes out anew with kd-offline split"
+            f"{repeated} of the {len(held_out_episodes)} episodes in the part {part!r} of "
+            f"{buffer.where!r} are training episodes again (same seed, expert and noise level), "
+            "so they are not held out: deal the episodes out anew with kd-offline split"
         )
         raise DatasetError(msg)

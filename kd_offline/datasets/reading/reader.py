@@ -14,7 +14,7 @@ from kd_offline.datasets.storage.addresses import split_pin
 from kd_offline.datasets.storage.manifest_file import read_manifest
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.datasets.storage.store import Files
-from kd_offline.datasets.storage.threads import each
+from kd_offline.datasets.storage.threads import parallel_map
 from kd_offline.errors import CorruptDatasetError, MissingArrayError, UnknownNameError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -33,8 +33,9 @@ class ExpertBuffer:
 
     Arrays go by their full names (``steps/obs``, ``final/value``, ``episodes/seed``). Every byte
     is checked before it is decoded: damage raises :class:`CorruptDatasetError`, it never becomes
-    a value. What follows a time limit is worth ``final/value`` only where the expert's
-    ``bootstraps_truncation`` is true; see :func:`~kd_offline.datasets.format.manifest.caution`.
+    a value. ``final/value`` estimates what follows a time limit only where the expert's
+    ``bootstraps_truncation`` is true; see
+    :func:`~kd_offline.datasets.format.manifest.final_value_warning`.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class ExpertBuffer:
     @property
     def where(self) -> str:
         """Address of the dataset, as it was opened."""
-        return self.files.where
+        return self.files.address
 
     @property
     def path(self) -> Path:
@@ -164,11 +165,11 @@ class ExpertBuffer:
         """
         wanted, threads = list(names), min(_ARRAYS_AT_ONCE, self.files.readers)
         if episodes is None:
-            values = each(self.read, wanted, threads)
+            values = parallel_map(self.read, wanted, threads)
         else:
             chosen = self._chosen(episodes)
             rows = self._rows(chosen)
-            values = each(lambda name: self._gather(name, chosen, rows), wanted, threads)
+            values = parallel_map(lambda name: self._gather(name, chosen, rows), wanted, threads)
         return dict(zip(wanted, values, strict=True))
 
     def padded(
@@ -183,8 +184,8 @@ class ExpertBuffer:
         longest = int(lengths.max(initial=0))
         valid = np.arange(longest) < lengths[:, None]
         names = list(names)
-        if odd := [name for name in names if not name.startswith("steps/")]:
-            msg = f"only steps/* arrays have a time axis to pad, got {', '.join(odd)}"
+        if not_steps := [name for name in names if not name.startswith("steps/")]:
+            msg = f"only steps/* arrays have a time axis to pad, got {', '.join(not_steps)}"
             raise UsageError(msg)
         flat = self.load(names, None if episodes is None else chosen)
         return {name: _pad(values, valid) for name, values in flat.items()}, valid
@@ -243,8 +244,8 @@ class ExpertBuffer:
     def _chosen(self, episodes: IntArray) -> IntArray:
         chosen = np.asarray(episodes, dtype=np.int64)
         if chosen.size and not (chosen.min() >= 0 and chosen.max() < self.n_episodes):
-            got = f"{chosen.min()} to {chosen.max()}"
-            msg = f"episodes must lie in 0 to {self.n_episodes - 1}, got {got}"
+            given_range = f"{chosen.min()} to {chosen.max()}"
+            msg = f"episodes must lie in 0 to {self.n_episodes - 1}, got {given_range}"
             raise UsageError(msg)
         return chosen
 
@@ -264,10 +265,10 @@ class ExpertBuffer:
     def _check_lengths(self, name: str, values: Array) -> None:
         """Rows are looked up by these two, so they must be right before anything is gathered."""
         lengths = values if name == "length" else self.episodes("length")
-        right = lengths.min() >= 1 and int(lengths.sum(dtype=np.int64)) == self.n_steps
+        consistent = lengths.min() >= 1 and int(lengths.sum(dtype=np.int64)) == self.n_steps
         if name == "offset":
-            right &= np.array_equal(values, np.cumsum(lengths, dtype=np.int64) - lengths)
-        if not right:
+            consistent &= np.array_equal(values, np.cumsum(lengths, dtype=np.int64) - lengths)
+        if not consistent:
             msg = (
                 f"episodes/{name} of the dataset at {self.where!r} does not add up to its "
                 f"{self.n_steps} steps: run verify and get a fresh copy"

@@ -41,9 +41,9 @@ class CheckedStore(Store):
         Opened and checked, by full name.
     """
 
-    def __init__(self, where: str, arrays: Mapping[str, StoredArray]) -> None:
+    def __init__(self, address: str, arrays: Mapping[str, StoredArray]) -> None:
         super().__init__(read_only=True)
-        self.where = where
+        self.address = address
         self._arrays = dict(arrays)
         groups = {name.partition("/")[0] for name in arrays}
         self._metadata = {
@@ -60,13 +60,13 @@ class CheckedStore(Store):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CheckedStore) and (
-            (self.where, self._arrays) == (other.where, other._arrays)
+            (self.address, self._arrays) == (other.address, other._arrays)
         )
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"CheckedStore({self.where!r})"
+        return f"CheckedStore({self.address!r})"
 
     def with_read_only(self, read_only: bool = False) -> CheckedStore:
         """Return the same store; there is no way to write through it.
@@ -78,7 +78,7 @@ class CheckedStore(Store):
         """
         if not read_only:
             _refuse()
-        return CheckedStore(self.where, self._arrays)
+        return CheckedStore(self.address, self._arrays)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -91,7 +91,7 @@ class CheckedStore(Store):
             They are not those that the manifest promises.
         """
         data = self._bytes(key)
-        return None if data is None else prototype.buffer.from_bytes(_part(data, byte_range))
+        return None if data is None else prototype.buffer.from_bytes(_byte_range(data, byte_range))
 
     async def get_partial_values(
         self,
@@ -107,7 +107,7 @@ class CheckedStore(Store):
         if key not in self._chunks:
             return None
         array, index = self._chunks[key]
-        return array.checked_chunk(index)
+        return array.checked_chunk_bytes(index)
 
     async def exists(self, key: str) -> bool:
         """Tell whether there is a file of this name."""
@@ -157,13 +157,13 @@ class CheckedStore(Store):
         _refuse()
 
 
-def open_group(where: str, arrays: Mapping[str, StoredArray]) -> zarr.Group:
+def open_group(address: str, arrays: Mapping[str, StoredArray]) -> zarr.Group:
     """Return the arrays of a dataset as a read-only group, one below it for each kind of array."""
-    store = CheckedStore(where, arrays)
+    store = CheckedStore(address, arrays)
     return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
 
 
-def open_tree(where: str, arrays: Mapping[str, StoredArray]) -> xarray.DataTree:
+def open_tree(address: str, arrays: Mapping[str, StoredArray]) -> xarray.DataTree:
     """Return the arrays of a dataset as an ``xarray.DataTree``, read when their values are used.
 
     Raises
@@ -176,11 +176,11 @@ def open_tree(where: str, arrays: Mapping[str, StoredArray]) -> xarray.DataTree:
     except ModuleNotFoundError as error:
         what = "a dataset as an xarray.DataTree"
         raise MissingExtraError(library="xarray", extra="xarray", purpose=what) from error
-    store = CheckedStore(where, arrays)
+    store = CheckedStore(address, arrays)
     return xarray.open_datatree(store, engine="zarr", consolidated=False)
 
 
-def _part(data: bytes, byte_range: ByteRequest | None) -> bytes:
+def _byte_range(data: bytes, byte_range: ByteRequest | None) -> bytes:
     match byte_range:
         case RangeByteRequest(start=start, end=end):
             return data[start:end]

@@ -7,8 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kd_offline.datasets.format.layout import MANIFEST
-from kd_offline.datasets.sharing.targets import of_a_dataset
-from kd_offline.datasets.storage.remote import PASSING, check_online, hub_endpoint, hub_parts
+from kd_offline.datasets.sharing.targets import is_dataset_file
+from kd_offline.datasets.storage.remote import (
+    TRANSIENT_STATUS,
+    check_online,
+    hub_endpoint,
+    split_hub_url,
+)
 from kd_offline.datasets.storage.traffic import TRAFFIC
 from kd_offline.errors import KdOfflineError, MissingExtraError, StorageError
 from kd_offline.schemas.dataset import FileRecord
@@ -24,11 +29,11 @@ except ImportError as error:
     raise MissingExtraError(library, "share", "publishing on the Hub") from error
 
 # Errors of its HTTP library that no second try mends.
-_MISLED = {"TooManyRedirects", "UnsupportedProtocol", "LocalProtocolError", "InvalidURL"}
+_ADDRESS_ERRORS = {"TooManyRedirects", "UnsupportedProtocol", "LocalProtocolError", "InvalidURL"}
 _MESSAGE = "Dataset pushed with kd-offline"
 
 
-def commit(
+def commit_dataset(
     url: str,
     files: Sequence[FileRecord],
     manifest: bytes,
@@ -45,26 +50,26 @@ def commit(
     StorageError
         Another dataset is there, the Hub refuses, or it cannot be reached.
     """
-    repo, revision, folder = hub_parts(url)
+    repo, revision, folder = split_hub_url(url)
     check_online(url)
     prefix = f"{folder}/" if folder else ""
     total = sum(file.size for file in files)
     api = HfApi(endpoint=hub_endpoint())
     try:
         api.create_repo(repo, repo_type="dataset", exist_ok=True)
-        here = _here(api, repo, revision, folder)
-        same = here.get(f"{prefix}{MANIFEST}") == hashlib.sha256(manifest).hexdigest()
-        if f"{prefix}{MANIFEST}" in here and not same and not overwrite:
+        existing = _files_on_hub(api, repo, revision, folder)
+        same = existing.get(f"{prefix}{MANIFEST}") == hashlib.sha256(manifest).hexdigest()
+        if f"{prefix}{MANIFEST}" in existing and not same and not overwrite:
             msg = f"there is another dataset at {url!r}: choose another place or give --overwrite"
             raise StorageError(msg)
-        new = [file for file in files if here.get(f"{prefix}{file.path}") != file.sha256]
+        new = [file for file in files if existing.get(f"{prefix}{file.path}") != file.sha256]
         if same and not new:
             return 0, total
-        kept = {f"{prefix}{file.path}" for file in files} | {f"{prefix}{MANIFEST}"}
+        final_paths = {f"{prefix}{file.path}" for file in files} | {f"{prefix}{MANIFEST}"}
         changes: list[Any] = [
             CommitOperationDelete(path)
-            for path in here.keys() - kept
-            if path.startswith(prefix) and of_a_dataset(path.removeprefix(prefix))
+            for path in existing.keys() - final_paths
+            if path.startswith(prefix) and is_dataset_file(path.removeprefix(prefix))
         ]
         changes += [CommitOperationAdd(f"{prefix}{file.path}", content(file)) for file in new]
         changes.append(CommitOperationAdd(f"{prefix}{MANIFEST}", manifest))
@@ -74,38 +79,38 @@ def commit(
     except KdOfflineError:
         raise
     except (HTTPError, OSError, ValueError) as error:
-        raise _refusal(url, error) from error
+        raise _hub_error(url, error) from error
     moved = sum(file.size for file in new) + len(manifest)
     TRAFFIC.add(sent=moved)
     return moved, total + len(manifest) - moved
 
 
-def _here(api: HfApi, repo: str, revision: str, folder: str) -> dict[str, str]:
+def _files_on_hub(api: HfApi, repo: str, revision: str, folder: str) -> dict[str, str]:
     """Return path and sha256 (empty where the Hub tells none) of what is there."""
-    found = {}
+    sha256_by_path = {}
     try:
         for item in api.list_repo_tree(
             repo, folder or None, recursive=True, revision=revision, repo_type="dataset"
         ):
             if hasattr(item, "size"):
-                found[item.path] = item.lfs.sha256 if item.lfs else ""
+                sha256_by_path[item.path] = item.lfs.sha256 if item.lfs else ""
     except (EntryNotFoundError, RevisionNotFoundError):
         return {}
-    return found
+    return sha256_by_path
 
 
-def _refusal(url: str, error: Exception) -> StorageError:
+def _hub_error(url: str, error: Exception) -> StorageError:
     """Return the error of ours, in one sentence, for one of the Hub's library."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    misled = type(error).__name__ in _MISLED
+    misled = type(error).__name__ in _ADDRESS_ERRORS
     if (
         status is None
         and not misled
         and isinstance(error, HTTPError | ConnectionError | TimeoutError)
     ):
         why = f"cannot reach the Hub for {url!r} ({reason}): check the network and try again later"
-    elif status in PASSING:
+    elif status in TRANSIENT_STATUS:
         why = f"the Hub answers {status} for {url!r}: try again later"
     elif misled or (status is None and isinstance(error, ValueError)):
         why = (

@@ -20,14 +20,14 @@ from threading import Lock
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.format.manifest import parse_manifest
-from kd_offline.datasets.sharing.subset import added_arrays, chosen_arrays, narrowed
-from kd_offline.datasets.sharing.targets import ASIDE, Target, of_a_dataset, open_target
+from kd_offline.datasets.sharing.subset import added_arrays, chosen_arrays, subset_manifest
+from kd_offline.datasets.sharing.targets import SCRATCH_PREFIX, Target, is_dataset_file, open_target
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.cache import Cache, default_cache
 from kd_offline.datasets.storage.manifest_file import read_manifest_and_text
-from kd_offline.datasets.storage.sources import known_scheme, open_files
+from kd_offline.datasets.storage.sources import open_files, require_known_scheme
 from kd_offline.datasets.storage.store import Files, Folder
-from kd_offline.datasets.storage.threads import each
+from kd_offline.datasets.storage.threads import parallel_map
 from kd_offline.datasets.validation.integrity import verify
 from kd_offline.errors import CorruptDatasetError, StorageError, UsageError
 from kd_offline.files import aside, check_output
@@ -39,7 +39,7 @@ _SCRATCH = {layout.SCRATCH, layout.LOCK}
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class CopyJob:
     """What is to be copied."""
 
     source: Files
@@ -51,7 +51,7 @@ class Copy:
 
 
 # The earliest time that a ZIP file can state: when it was packed does not matter.
-_TIME = (1980, 1, 1, 0, 0, 0)
+_EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)
 
 _UNIX = 3
 
@@ -86,13 +86,13 @@ def push(
     """
     began = time.perf_counter()
     _check_archive(destination, overwrite)
-    asked = Operation("push", {"dataset": str(dataset), "destination": str(destination)})
-    with observed(asked, observers) as observer:
-        copy = _open(dataset, None, observer)
+    operation = Operation("push", {"dataset": str(dataset), "destination": str(destination)})
+    with observed(operation, observers) as observer:
+        job = _open_job(dataset, None, observer)
         if not is_remote(str(dataset)):
-            _refuse_damage(dataset, copy.manifest)
-        moved, skipped = send(copy, destination, overwrite)
-        observer.result = done = _output(copy, destination, moved, skipped, began)
+            _refuse_damage(dataset, job.manifest)
+        moved, skipped = copy_dataset(job, destination, overwrite)
+        observer.result = done = _output(job, destination, moved, skipped, began)
     return done
 
 
@@ -131,11 +131,11 @@ def pull(
     began = time.perf_counter()
     target = default_output(str(address)) if output is None else output
     _check_archive(target, overwrite)
-    asked = Operation("pull", {"address": str(address)}, Path(target))
-    with observed(asked, observers) as observer:
-        copy = _open(address, arrays, observer)
-        moved, skipped = send(copy, target, overwrite)
-        observer.result = done = _output(copy, target, moved, skipped, began)
+    operation = Operation("pull", {"address": str(address)}, Path(target))
+    with observed(operation, observers) as observer:
+        job = _open_job(address, arrays, observer)
+        moved, skipped = copy_dataset(job, target, overwrite)
+        observer.result = done = _output(job, target, moved, skipped, began)
     return done
 
 
@@ -156,24 +156,24 @@ def default_output(address: str) -> Path:
     """Return where :func:`pull` puts a dataset: the last part of its address, here."""
     plain = split_pin(address)[0].rstrip("/")
     name = plain.rpartition("/")[2]
-    if known_scheme(plain) == "hf":
+    if require_known_scheme(plain) == "hf":
         name = name.partition("@")[0]
     name = name.removesuffix(".zip") or "dataset"
     return Path(name if name.endswith(".zarr") else f"{name}.zarr")
 
 
-def _open(address: str | Path, arrays: Iterable[str] | None, observer: Observer) -> Copy:
+def _open_job(address: str | Path, arrays: Iterable[str] | None, observer: Observer) -> CopyJob:
     files = open_files(address, cached=False)  # what is copied is not kept a second time
     cache = default_cache() if is_remote(str(address)) else None
-    manifest, whole = read_manifest_and_text(files)
-    text = whole
+    manifest, source_text = read_manifest_and_text(files)
+    text = source_text
     if arrays is not None:
-        asked = list(arrays)
-        if more := added_arrays(manifest, asked):
-            observer.message(f"these come along, as in every copy: {', '.join(more)}")
-        text = narrowed(text, manifest, chosen_arrays(manifest, asked))
-        manifest = parse_manifest(split_pin(files.where)[0], text)
-    return Copy(files, text, len(whole), manifest, cache, observer)
+        requested = list(arrays)
+        if added := added_arrays(manifest, requested):
+            observer.message(f"these come along, as in every copy: {', '.join(added)}")
+        text = subset_manifest(text, manifest, chosen_arrays(manifest, requested))
+        manifest = parse_manifest(split_pin(files.address)[0], text)
+    return CopyJob(files, text, len(source_text), manifest, cache, observer)
 
 
 def _check_archive(destination: str | Path, overwrite: bool) -> None:
@@ -194,136 +194,146 @@ def _refuse_damage(dataset: str | Path, manifest: DatasetManifest) -> None:
 
 
 def _output(
-    copy: Copy, destination: str | Path, moved: int, skipped: int, began: float
+    job: CopyJob, destination: str | Path, moved: int, skipped: int, began: float
 ) -> TransferOutput:
     return TransferOutput(
-        id=copy.manifest.id,
-        source=copy.source.where,
+        id=job.manifest.id,
+        source=job.source.address,
         destination=str(destination),
-        files=len(copy.manifest.files) + 1,
+        files=len(job.manifest.files) + 1,
         bytes_moved=moved,
         bytes_skipped=skipped,
         seconds=time.perf_counter() - began,
     )
 
 
-def send(copy: Copy, destination: str | Path, overwrite: bool) -> tuple[int, int]:
+def copy_dataset(job: CopyJob, destination: str | Path, overwrite: bool) -> tuple[int, int]:
     """Copy to a destination of any kind and return the bytes moved and skipped."""
     plain = str(destination)
-    _refuse_itself(copy.source.where, plain)
-    if known_scheme(plain) == "hf":
-        from kd_offline.datasets.sharing.hub import commit
+    _refuse_copy_into_itself(job.source.address, plain)
+    if require_known_scheme(plain) == "hf":
+        from kd_offline.datasets.sharing.hub import commit_dataset
 
-        files = copy.manifest.files
-        return commit(plain, files, copy.text, lambda f: _content(copy, f), overwrite=overwrite)
+        files = job.manifest.files
+        return commit_dataset(
+            plain, files, job.text, lambda f: _content_or_path(job, f), overwrite=overwrite
+        )
     if plain.endswith(".zip") and not is_remote(plain):
-        members = ((file.path, lambda f=file: _checked(copy, f)[0]) for file in _sorted(copy))
-        write_archive(Path(plain).expanduser(), members, copy.text, overwrite=overwrite)
-        return copy.manifest.size_bytes + copy.fetched, 0
+        members = (
+            (file.path, lambda f=file: _checked_bytes(job, f)[0]) for file in _sorted_files(job)
+        )
+        write_archive(Path(plain).expanduser(), members, job.text, overwrite=overwrite)
+        return job.manifest.size_bytes + job.fetched, 0
     with open_target(destination) as target:
-        return _sync(copy, target, overwrite)
+        return _copy_files(job, target, overwrite)
 
 
-def _refuse_itself(source: str, destination: str) -> None:
+def _refuse_copy_into_itself(source: str, destination: str) -> None:
     """Refuse to replace a dataset by a part of itself, or to put a copy into it."""
-    here = split_pin(source)[0]
-    if is_remote(here) or is_remote(destination):
-        inside = here.rstrip("/") == destination.rstrip("/")
+    source_path = split_pin(source)[0]
+    if is_remote(source_path) or is_remote(destination):
+        inside = source_path.rstrip("/") == destination.rstrip("/")
     else:
-        inside = Path(destination).expanduser().resolve().is_relative_to(Path(here).resolve())
+        inside = (
+            Path(destination).expanduser().resolve().is_relative_to(Path(source_path).resolve())
+        )
     if inside:
         msg = f"{destination!r} is the dataset itself or lies in it: choose another place"
         raise UsageError(msg)
 
 
-def _sync(copy: Copy, target: Target, overwrite: bool) -> tuple[int, int]:
-    seen = target.listing()
-    whole = _make_room(copy, target, seen, overwrite)
-    _check_space(copy, target, seen)
-    total, done, turn = copy.manifest.size_bytes, [0], Lock()
+def _copy_files(job: CopyJob, target: Target, overwrite: bool) -> tuple[int, int]:
+    existing = target.listing()
+    is_complete = _clear_destination(job, target, existing, overwrite)
+    _check_disk_space(job, target, existing)
+    total, done, turn = job.manifest.size_bytes, [0], Lock()
 
-    def one(file: FileRecord) -> int:
-        load = once(lambda: _checked(copy, file))
-        there = seen.get(file.path) == file.size and target.holds(file, lambda: load()[0])
-        if not there:
+    def copy_file(file: FileRecord) -> int:
+        load = once(lambda: _checked_bytes(job, file))
+        already_there = existing.get(file.path) == file.size and target.holds(
+            file, lambda: load()[0]
+        )
+        if not already_there:
             target.write(file.path, load()[0])
         with turn:  # observers are told by one thread at a time
             done[0] += file.size
-            copy.observer.progress(min(done[0], total), total, "B")
-        return 0 if there or not load()[1] else file.size
+            job.observer.progress(min(done[0], total), total, "B")
+        return 0 if already_there or not load()[1] else file.size
 
-    threads = max(copy.source.readers, target.writers)
-    moved = sum(each(one, _sorted(copy), threads))
-    _check_arrival(copy, target)
-    if not whole:
-        target.write(layout.MANIFEST, copy.text, last=True)
-    text = 0 if whole and not is_remote(copy.source.where) else copy.fetched
+    threads = max(job.source.readers, target.writers)
+    moved = sum(parallel_map(copy_file, _sorted_files(job), threads))
+    _check_destination(job, target)
+    if not is_complete:
+        target.write(layout.MANIFEST, job.text, last=True)
+    text = 0 if is_complete and not is_remote(job.source.address) else job.fetched
     return moved + text, total - moved
 
 
-def _make_room(copy: Copy, target: Target, seen: dict[str, int], overwrite: bool) -> bool:
+def _clear_destination(
+    job: CopyJob, target: Target, existing: dict[str, int], overwrite: bool
+) -> bool:
     """Remove what is in the way; return whether the same manifest is there already."""
-    here = target.read(layout.MANIFEST) if layout.MANIFEST in seen else None
-    if here == copy.text:
+    existing_manifest = target.read(layout.MANIFEST) if layout.MANIFEST in existing else None
+    if existing_manifest == job.text:
         return True
-    listed = {file.path for file in copy.manifest.files}
-    strays = [path for path in seen if path not in listed and not _is_scratch(path)]
-    foreign = [path for path in strays if not of_a_dataset(path)]
+    listed = {file.path for file in job.manifest.files}
+    other_files = [path for path in existing if path not in listed and not _is_scratch(path)]
+    foreign = [path for path in other_files if not is_dataset_file(path)]
     if foreign:
         msg = (
-            f"{target.where!r} holds files that are of no dataset, such as {foreign[0]!r}: "
+            f"{target.address!r} holds files that are of no dataset, such as {foreign[0]!r}: "
             "choose another place"
         )
         raise StorageError(msg)
-    if strays and not overwrite:
-        what = "another dataset" if here is not None else "a part of another dataset"
-        msg = f"there is {what} at {target.where!r}: choose another place or give --overwrite"
+    if other_files and not overwrite:
+        what = "another dataset" if existing_manifest is not None else "a part of another dataset"
+        msg = f"there is {what} at {target.address!r}: choose another place or give --overwrite"
         raise StorageError(msg)
-    if here is not None:
+    if existing_manifest is not None:
         target.remove(layout.MANIFEST)  # first: what is half replaced is not a dataset
-    for path in seen:
+    for path in existing:
         if path != layout.MANIFEST and path not in listed:
             target.remove(path)
     return False
 
 
 def _is_scratch(path: str) -> bool:
-    return path in _SCRATCH or path.startswith(ASIDE)
+    return path in _SCRATCH or path.startswith(SCRATCH_PREFIX)
 
 
-def _check_space(copy: Copy, target: Target, seen: Collection[str]) -> None:
-    if is_remote(target.where):
+def _check_disk_space(job: CopyJob, target: Target, existing: Collection[str]) -> None:
+    if is_remote(target.address):
         return
-    needed = sum(file.size for file in copy.manifest.files if file.path not in seen)
-    free = shutil.disk_usage(target.where).free
+    needed = sum(file.size for file in job.manifest.files if file.path not in existing)
+    free = shutil.disk_usage(target.address).free
     if needed > free:
         msg = (
             f"the dataset needs {needed / 1e9:,.1f} GB, but there are {free / 1e9:,.1f} GB free at "
-            f"{target.where!r}: make room, choose another place, or pull fewer arrays"
+            f"{target.address!r}: make room, choose another place, or pull fewer arrays"
         )
         raise StorageError(msg)
 
 
-def _check_arrival(copy: Copy, target: Target) -> None:
+def _check_destination(job: CopyJob, target: Target) -> None:
     """Look again at what is there, before the manifest says that all of it is."""
-    seen = target.listing()
-    lost = [file.path for file in copy.manifest.files if seen.get(file.path) != file.size]
-    if lost:
+    existing = target.listing()
+    incomplete = [file.path for file in job.manifest.files if existing.get(file.path) != file.size]
+    if incomplete:
         msg = (
-            f"{lost[0]} did not arrive whole at {target.where!r}, so that the copy is not "
+            f"{incomplete[0]} did not arrive whole at {target.address!r}, so that the copy is not "
             "finished: run the same command again"
         )
         raise StorageError(msg)
 
 
-def _checked(copy: Copy, file: FileRecord) -> tuple[bytes, bool]:
+def _checked_bytes(job: CopyJob, file: FileRecord) -> tuple[bytes, bool]:
     """Return the right bytes of a file, and whether they had to be moved."""
-    kept = copy.cache.get(file) if copy.cache is not None else None
-    if kept is not None:
-        return kept, False
-    where = copy.source.where
+    cached = job.cache.get(file) if job.cache is not None else None
+    if cached is not None:
+        return cached, False
+    where = job.source.address
     try:
-        data = copy.source.read(file.path, file)
+        data = job.source.read(file.path, file)
     except FileNotFoundError:
         msg = f"{file.path} of the dataset at {where!r} is missing: get it from another place"
         raise CorruptDatasetError(msg) from None
@@ -336,15 +346,15 @@ def _checked(copy: Copy, file: FileRecord) -> tuple[bytes, bool]:
     return data, True
 
 
-def _content(copy: Copy, file: FileRecord) -> str | bytes:
+def _content_or_path(job: CopyJob, file: FileRecord) -> str | bytes:
     """Return the place of a file that was checked on this machine, or its checked bytes."""
-    if isinstance(copy.source, Folder):
-        return str(copy.source.root / file.path)
-    return _checked(copy, file)[0]
+    if isinstance(job.source, Folder):
+        return str(job.source.root / file.path)
+    return _checked_bytes(job, file)[0]
 
 
-def _sorted(copy: Copy) -> list[FileRecord]:
-    return sorted(copy.manifest.files, key=lambda file: file.path)
+def _sorted_files(job: CopyJob) -> list[FileRecord]:
+    return sorted(job.manifest.files, key=lambda file: file.path)
 
 
 def write_archive(
@@ -369,12 +379,12 @@ def write_archive(
         zipfile.ZipFile(draft, "x", zipfile.ZIP_STORED) as archive,
     ):
         for name, load in members:
-            archive.writestr(_entry(name), load())
-        archive.writestr(_entry(MANIFEST), manifest)
+            archive.writestr(_archive_entry(name), load())
+        archive.writestr(_archive_entry(MANIFEST), manifest)
 
 
-def _entry(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name, _TIME)
+def _archive_entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, _EARLIEST_TIME)
     entry.create_system = _UNIX  # also on Windows, for the sake of equal bytes
     entry.external_attr = (stat.S_IFREG | 0o644) << 16
     return entry

@@ -47,13 +47,13 @@ class Signer:
         """Tell whether the key counts in ``namespace`` at the time ``now``."""
         early = self.after is not None and now < self.after
         late = self.before is not None and now > self.before
-        return not early and not late and _matches(namespace, self.namespaces)
+        return not early and not late and _matches_patterns(namespace, self.namespaces)
 
 
 NAMESPACE = "kd-offline-dataset"
 SUFFIX = ".sig"
 DEFAULT_KEY = "~/.ssh/id_ed25519"
-_LARGEST = 1 << 16  # bytes of a signature file; an RSA key of 16384 bits needs 6 kB
+_MAX_SIGNATURE_BYTES = 1 << 16  # bytes of a signature file; an RSA key of 16384 bits needs 6 kB
 
 
 def signed_text(manifest: DatasetManifest) -> bytes:
@@ -62,7 +62,7 @@ def signed_text(manifest: DatasetManifest) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode("ascii")
 
 
-def text_of(dataset: str | Path) -> bytes:
+def text_to_sign(dataset: str | Path) -> bytes:
     """Return :func:`signed_text` of the dataset at an address; raises as opening it does."""
     return signed_text(read_manifest(open_files(dataset)))
 
@@ -100,12 +100,12 @@ def sign(
     """
     from kd_offline.datasets.sharing import sshsig
 
-    target = Path(output) if output is not None else _beside(dataset)
+    target = Path(output) if output is not None else _default_signature_file(dataset)
     check_output(target, overwrite=overwrite)
     manifest = read_manifest(open_files(dataset))
     private = sshsig.load_private(_read_key(Path(key).expanduser()), str(key))
-    made = sshsig.make(private, signed_text(manifest), NAMESPACE)
-    write_output(target, made, overwrite=overwrite)
+    signature = sshsig.create_signature(private, signed_text(manifest), NAMESPACE)
+    write_output(target, signature, overwrite=overwrite)
     return _record(manifest, sshsig.public_bytes(private.public_key()), str(target))
 
 
@@ -146,27 +146,27 @@ def verify_signature(
     """
     from kd_offline.datasets.sharing import sshsig
 
-    signers = _trusted(allowed_signers, public_key)
-    where = str(signature) if signature is not None else f"{_plain(dataset)}{SUFFIX}"
+    signers = _trusted_signers(allowed_signers, public_key)
+    where = str(signature) if signature is not None else f"{_address_without_pin(dataset)}{SUFFIX}"
     text = _read_signature(dataset, signature)
     manifest = read_manifest(open_files(dataset)) if manifest is None else manifest
     try:
-        found = sshsig.parse(text)
-        owner = _owner(found, signers, datetime.now(UTC))
-        _check(found, manifest)
+        parsed = sshsig.parse_signature(text)
+        owner = _trusted_signer(parsed, signers, datetime.now(UTC))
+        _require_valid(parsed, manifest)
     except SignatureError as error:
         msg = f"the signature {where!r} does not vouch for the dataset at {str(dataset)!r}: {error}"
         raise SignatureError(msg) from None
-    return _record(manifest, found.key, where, owner.name)
+    return _record(manifest, parsed.key, where, owner.name)
 
 
-def _check(found: Signature, manifest: DatasetManifest) -> None:
-    if not found.check(signed_text(manifest)):
+def _require_valid(signature: Signature, manifest: DatasetManifest) -> None:
+    if not signature.check(signed_text(manifest)):
         msg = "it is of another dataset or another manifest, or it was altered"
         raise SignatureError(msg)
 
 
-def _trusted(allowed: str | Path | None, public: str | Path | None) -> list[Signer]:
+def _trusted_signers(allowed: str | Path | None, public: str | Path | None) -> list[Signer]:
     if (allowed is None) == (public is None):
         msg = (
             "a signature counts only if you say whose: give --public-key KEY.pub or "
@@ -178,20 +178,22 @@ def _trusted(allowed: str | Path | None, public: str | Path | None) -> list[Sign
     return read_allowed_signers(str(allowed))
 
 
-def _owner(found: Signature, signers: list[Signer], now: datetime) -> Signer:
+def _trusted_signer(signature: Signature, signers: list[Signer], now: datetime) -> Signer:
     from kd_offline.datasets.sharing.sshsig import fingerprint
 
-    if found.namespace != NAMESPACE:
-        msg = f"it was made for {found.namespace!r}, not for {NAMESPACE!r}"
+    if signature.namespace != NAMESPACE:
+        msg = f"it was made for {signature.namespace!r}, not for {NAMESPACE!r}"
         raise SignatureError(msg)
-    known = [signer for signer in signers if signer.key == found.key]
-    if not known:
-        msg = f"it was made by the key {fingerprint(found.key)}, which is not among those trusted"
+    matching = [signer for signer in signers if signer.key == signature.key]
+    if not matching:
+        msg = (
+            f"it was made by the key {fingerprint(signature.key)}, which is not among those trusted"
+        )
         raise SignatureError(msg)
-    for signer in known:
+    for signer in matching:
         if signer.may_sign(NAMESPACE, now):
             return signer
-    msg = f"the key of {known[0].name} is not allowed to sign datasets today"
+    msg = f"the key of {matching[0].name} is not allowed to sign datasets today"
     raise SignatureError(msg)
 
 
@@ -210,15 +212,15 @@ def _record(
     )
 
 
-def _plain(dataset: str | Path) -> str:
+def _address_without_pin(dataset: str | Path) -> str:
     return split_pin(str(dataset))[0].rstrip("/")
 
 
-def _beside(dataset: str | Path) -> Path:
+def _default_signature_file(dataset: str | Path) -> Path:
     if is_remote(str(dataset)):
         msg = f"{str(dataset)!r} is remote: say with --output where to write the signature"
         raise UsageError(msg)
-    return Path(_plain(dataset) + SUFFIX).expanduser()
+    return Path(_address_without_pin(dataset) + SUFFIX).expanduser()
 
 
 def _read_key(path: Path) -> bytes:
@@ -233,14 +235,18 @@ def _read_signature(dataset: str | Path, signature: str | Path | None) -> bytes:
     """Return the content of the file given, or of the one beside the dataset."""
     try:
         if signature is None and is_remote(str(dataset)):
-            folder, _, name = _plain(dataset).rpartition("/")
+            folder, _, name = _address_without_pin(dataset).rpartition("/")
             data = open_files(folder).read(name + SUFFIX)
         else:
-            file = Path(signature).expanduser() if signature is not None else _beside(dataset)
+            file = (
+                Path(signature).expanduser()
+                if signature is not None
+                else _default_signature_file(dataset)
+            )
             with file.open("rb") as opened:
-                data = opened.read(_LARGEST)
+                data = opened.read(_MAX_SIGNATURE_BYTES)
     except OSError as error:
-        where = signature or f"{_plain(dataset)}{SUFFIX}"
+        where = signature or f"{_address_without_pin(dataset)}{SUFFIX}"
         reason = error.strerror or "there is none"
         msg = (
             f"cannot read the signature {str(where)!r} ({reason}): ask the signer for it, or say "
@@ -258,14 +264,18 @@ def read_public_key(key: str | Path) -> Signer:
     UsageError
         It cannot be read or is no public key.
     """
-    given = str(key)
-    text = given if _KEY_TYPE.match(given) and " " in given else _read(Path(given).expanduser())
+    key_text = str(key)
+    text = (
+        key_text
+        if _KEY_TYPE.match(key_text) and " " in key_text
+        else _read_text_file(Path(key_text).expanduser())
+    )
     fields = text.split(maxsplit=2)
-    found = _wire(fields[:2])
-    if found is None:
-        msg = f"{given!r} holds no public key: give the file that ends in .pub, or its line"
+    wire_key = _decode_public_key(fields[:2])
+    if wire_key is None:
+        msg = f"{key_text!r} holds no public key: give the file that ends in .pub, or its line"
         raise UsageError(msg)
-    return Signer(fields[2].strip() if len(fields) > 2 else given, found)
+    return Signer(fields[2].strip() if len(fields) > 2 else key_text, wire_key)
 
 
 def read_allowed_signers(path: str | Path) -> list[Signer]:
@@ -277,7 +287,7 @@ def read_allowed_signers(path: str | Path) -> list[Signer]:
         It cannot be read, or a line is not what ssh-keygen's manual describes.
     """
     signers: list[Signer] = []
-    for number, line in enumerate(_read(Path(path).expanduser()).splitlines(), 1):
+    for number, line in enumerate(_read_text_file(Path(path).expanduser()).splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
@@ -293,24 +303,24 @@ def read_allowed_signers(path: str | Path) -> list[Signer]:
 
 def _signers(line: str) -> Iterator[Signer]:
     fields = _fields(line)
-    given = {} if _KEY_TYPE.fullmatch(fields[1]) else _options(fields.pop(1))
-    key = _wire(fields[1:3])
+    options = {} if _KEY_TYPE.fullmatch(fields[1]) else _options(fields.pop(1))
+    key = _decode_public_key(fields[1:3])
     if key is None:
         raise ValueError
-    if "cert-authority" not in given:
+    if "cert-authority" not in options:
         yield Signer(
             fields[0],
             key,
-            given.get("namespaces", "*"),
-            _time(given.get("valid-after")),
-            _time(given.get("valid-before")),
+            options.get("namespaces", "*"),
+            _time(options.get("valid-after")),
+            _time(options.get("valid-before")),
         )
 
 
 def _fields(line: str) -> list[str]:
-    words = shlex.shlex(line, posix=True)
-    words.whitespace_split, words.quotes, words.commenters, words.escape = True, '"', "", ""
-    fields = list(words)
+    lexer = shlex.shlex(line, posix=True)
+    lexer.whitespace_split, lexer.quotes, lexer.commenters, lexer.escape = True, '"', "", ""
+    fields = list(lexer)
     if len(fields) < 3:
         raise ValueError
     return fields
@@ -318,20 +328,20 @@ def _fields(line: str) -> list[str]:
 
 def _options(text: str) -> dict[str, str]:
     """Read ``namespaces=a,b,valid-after=20250101``: what has no name goes on with the last one."""
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     last = ""
     for part in text.split(","):
         name, equals, value = part.partition("=")
         if equals or name.lower() == "cert-authority":
             last = name.lower()
-            found[last] = value
+            options[last] = value
         elif last == "namespaces":
-            found[last] += f",{part}"
+            options[last] += f",{part}"
         else:
             raise ValueError
-    if not found.keys() <= {"cert-authority", "namespaces", "valid-after", "valid-before"}:
+    if not options.keys() <= {"cert-authority", "namespaces", "valid-after", "valid-before"}:
         raise ValueError
-    return found
+    return options
 
 
 def _time(text: str | None) -> datetime | None:
@@ -344,7 +354,7 @@ def _time(text: str | None) -> datetime | None:
     return when.astimezone() if digits == text else datetime.fromisoformat(f"{when}+00:00")
 
 
-def _wire(fields: list[str]) -> bytes | None:
+def _decode_public_key(fields: list[str]) -> bytes | None:
     """Return the key of ``["ssh-ed25519", "AAAA..."]``, None if that is not one."""
     if len(fields) < 2 or not _KEY_TYPE.fullmatch(fields[0]):
         return None
@@ -354,7 +364,7 @@ def _wire(fields: list[str]) -> bytes | None:
         return None
 
 
-def _matches(namespace: str, patterns: str) -> bool:
+def _matches_patterns(namespace: str, patterns: str) -> bool:
     """Apply a pattern list: one must match, and none that begins with ``!``."""
     listed = patterns.split(",")
     refused = (p[1:] for p in listed if p.startswith("!"))
@@ -363,7 +373,7 @@ def _matches(namespace: str, patterns: str) -> bool:
     )
 
 
-def _read(path: Path) -> str:
+def _read_text_file(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -66,7 +66,7 @@ class Signature:
         SignatureError
             The key is of a kind that is not known here.
         """
-        data = _to_be_signed(message, self.namespace, self.digest)
+        data = _signed_data(message, self.namespace, self.digest)
         try:
             if key_type(self.key) == _SECURITY_KEY:
                 data = _by_security_key(self, data)
@@ -76,9 +76,9 @@ class Signature:
         return True
 
 
-def make(key: PrivateKey, message: bytes, namespace: str) -> bytes:
+def create_signature(key: PrivateKey, message: bytes, namespace: str) -> bytes:
     """Return the signature of ``message``, in the armour of a text file."""
-    kind, blob = _sign(key, _to_be_signed(message, namespace, "sha512"))
+    kind, blob = _sign(key, _signed_data(message, namespace, "sha512"))
     parts = (public_bytes(key.public_key()), namespace.encode(), b"", b"sha512")
     frame = _MAGIC + (1).to_bytes(4, "big") + _strings(*parts, _strings(kind.encode(), blob))
     text = base64.b64encode(frame)
@@ -86,7 +86,7 @@ def make(key: PrivateKey, message: bytes, namespace: str) -> bytes:
     return b"\n".join([_BEGIN, *lines, _END, b""])
 
 
-def parse(text: bytes) -> Signature:
+def parse_signature(text: bytes) -> Signature:
     """Take a signature file apart.
 
     Raises
@@ -95,22 +95,22 @@ def parse(text: bytes) -> Signature:
         It is not an SSH signature of version 1.
     """
     try:
-        frame = _dearmoured(text)
+        frame = _decode_armour(text)
         if frame[: len(_MAGIC) + 4] != _MAGIC + (1).to_bytes(4, "big"):
             raise ValueError  # noqa: TRY301
         key, namespace, _, digest, signature = _split(frame[len(_MAGIC) + 4 :], 5)
         kind, blob = _split(signature, 2, exactly=False)
         rest = signature[8 + len(kind) + len(blob) :]
-        found = Signature(key, namespace.decode(), digest.decode(), kind.decode(), blob, rest)
-        if bool(rest) != found.kind.startswith("sk-"):
+        parsed = Signature(key, namespace.decode(), digest.decode(), kind.decode(), blob, rest)
+        if bool(rest) != parsed.kind.startswith("sk-"):
             raise ValueError  # noqa: TRY301
     except ValueError:  # wrong base64 and text that is not UTF-8 among them
         msg = "it is not an SSH signature: make it with kd-offline sign or ssh-keygen -Y sign"
         raise SignatureError(msg) from None
-    if found.digest not in _DIGESTS:
-        msg = f"its message digest {found.digest!r} is not known: allowed are sha256 and sha512"
+    if parsed.digest not in _DIGESTS:
+        msg = f"its message digest {parsed.digest!r} is not known: allowed are sha256 and sha512"
         raise SignatureError(msg)
-    return found
+    return parsed
 
 
 def load_private(data: bytes, name: str) -> PrivateKey:
@@ -175,7 +175,7 @@ def _load_public(key: bytes) -> PublicKey:
     return loaded  # type: ignore[return-value]
 
 
-def _to_be_signed(message: bytes, namespace: str, digest: str) -> bytes:
+def _signed_data(message: bytes, namespace: str, digest: str) -> bytes:
     hashed = _DIGESTS[digest](message).digest()
     return _MAGIC + _strings(namespace.encode(), b"", digest.encode(), hashed)
 
@@ -212,7 +212,7 @@ def _verify(key: PublicKey, kind: str, blob: bytes, data: bytes) -> None:
         raise InvalidSignature
 
 
-def _dearmoured(text: bytes) -> bytes:
+def _decode_armour(text: bytes) -> bytes:
     lines = text.strip().splitlines()
     if len(lines) < 3 or lines[0] != _BEGIN or lines[-1] != _END:
         raise ValueError

@@ -11,7 +11,7 @@ from kd_offline.schemas.dataset import DatasetManifest, FileRecord
 from kd_offline.sealed_json import seal, unseal
 
 OPERATION = "arrays"
-_SMALL = ("episodes/", "masks/")
+_ALWAYS_COPIED = ("episodes/", "masks/")
 
 
 def chosen_arrays(manifest: DatasetManifest, wanted: Iterable[str]) -> tuple[str, ...]:
@@ -25,52 +25,52 @@ def chosen_arrays(manifest: DatasetManifest, wanted: Iterable[str]) -> tuple[str
         The dataset has no such array.
     """
     names = {_full_name(manifest, name) for name in wanted}
-    names |= {name for name in manifest.arrays if name.startswith(_SMALL)}
-    names |= set(layout.required("steps", derived=True))
+    names |= {name for name in manifest.arrays if name.startswith(_ALWAYS_COPIED)}
+    names |= set(layout.required_arrays("steps", derived=True))
     return tuple(name for name in manifest.arrays if name in names)
 
 
 def added_arrays(manifest: DatasetManifest, wanted: Iterable[str]) -> tuple[str, ...]:
     """Return which arrays come along although they were not asked for."""
-    asked = {_full_name(manifest, name) for name in wanted}
-    return tuple(name for name in chosen_arrays(manifest, asked) if name not in asked)
+    requested = {_full_name(manifest, name) for name in wanted}
+    return tuple(name for name in chosen_arrays(manifest, requested) if name not in requested)
 
 
-def narrowed(text: bytes, manifest: DatasetManifest, arrays: Iterable[str]) -> bytes:
+def subset_manifest(text: bytes, manifest: DatasetManifest, arrays: Iterable[str]) -> bytes:
     """Return the manifest of a copy that holds ``arrays`` (full names) alone.
 
     Files and content digests stay as they are; the id follows from the arrays that are left, and
     the lineage names the whole dataset. The same choice always gives the same bytes.
     """
-    kept = [name for name in manifest.arrays if name in set(arrays)]
-    if kept == list(manifest.arrays):
+    kept_names = [name for name in manifest.arrays if name in set(arrays)]
+    if kept_names == list(manifest.arrays):
         return text
     document = unseal(text)
     if document is None:
         msg = "the manifest does not match its own digest: get a fresh copy"
         raise CorruptDatasetError(msg)
     document.pop("manifest_digest")
-    files = {file.path for file in files_of(manifest, kept)}
-    step = {"operation": OPERATION, "parents": [manifest.id], "arguments": {"arrays": kept}}
+    files = {file.path for file in array_files(manifest, kept_names)}
+    step = {"operation": OPERATION, "parents": [manifest.id], "arguments": {"arrays": kept_names}}
     document |= {
         "lineage": [*document["lineage"], step],
-        "statistics": _statistics(document["statistics"], kept),
-        "arrays": {name: document["arrays"][name] for name in kept},
+        "statistics": _statistics(document["statistics"], kept_names),
+        "arrays": {name: document["arrays"][name] for name in kept_names},
         "files": [file for file in document["files"] if file["path"] in files],
     }
-    layout.identify(document)
+    layout.update_identity(document)
     return seal(document)
 
 
-def files_of(manifest: DatasetManifest, arrays: Iterable[str]) -> list[FileRecord]:
+def array_files(manifest: DatasetManifest, arrays: Iterable[str]) -> list[FileRecord]:
     """Return the listed files of some arrays, and the metadata of the groups that they are in."""
-    kept = set(arrays)
-    nodes = {"", *kept, *(name.split("/")[0] for name in kept)}
+    names = set(arrays)
+    nodes = {"", *names, *(name.split("/")[0] for name in names)}
     metadata = {f"{node}/{layout.ZARR_JSON}".lstrip("/") for node in nodes}
     return [
         file
         for file in manifest.files
-        if file.path in metadata or file.path.partition("/c/")[0] in kept
+        if file.path in metadata or file.path.partition("/c/")[0] in names
     ]
 
 
@@ -82,6 +82,6 @@ def _full_name(manifest: DatasetManifest, name: str) -> str:
     raise UnknownNameError(what="array", got=name, allowed=short)
 
 
-def _statistics(statistics: dict[str, Any], kept: list[str]) -> dict[str, Any]:
-    values = {name: v for name, v in statistics["values"].items() if name in kept}
+def _statistics(statistics: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    values = {name: v for name, v in statistics["values"].items() if name in names}
     return statistics | {"values": values}

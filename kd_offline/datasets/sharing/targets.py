@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from kd_offline.datasets.format.layout import GROUPS, JOURNAL, LOCK, MANIFEST, ZARR_JSON
 from kd_offline.datasets.storage.addresses import split_pin
-from kd_offline.datasets.storage.sources import known_scheme
-from kd_offline.datasets.storage.store import Folder, lock
+from kd_offline.datasets.storage.sources import require_known_scheme
+from kd_offline.datasets.storage.store import Folder, lock_folder
 from kd_offline.errors import StorageError, UsageError
 from kd_offline.files import make_folder
 from kd_offline.schemas.dataset import FileRecord
@@ -20,14 +20,14 @@ from kd_offline.schemas.dataset import FileRecord
 if TYPE_CHECKING:
     from kd_offline.datasets.storage.remote import Remote
 
-ASIDE = ".part-"
+SCRATCH_PREFIX = ".part-"
 
 
 class Target(Protocol):
     """A place to copy to. Every file is there whole or not at all."""
 
     @property
-    def where(self) -> str:
+    def address(self) -> str:
         """Address, as its user wrote it."""
 
     @property
@@ -59,17 +59,17 @@ class LocalTarget:
         self._folder = Folder(root)
 
     @property
-    def where(self) -> str:
+    def address(self) -> str:
         """Path of the folder."""
         return str(self._folder.root)
 
     def listing(self) -> dict[str, int]:
         """Return path and size of everything that is there."""
-        found = {}
+        sizes = {}
         for path in self._folder.files():
             if path != LOCK:
-                found[path] = (self._folder.root / path).lstat().st_size
-        return found
+                sizes[path] = (self._folder.root / path).lstat().st_size
+        return sizes
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a file; FileNotFoundError where there is none."""
@@ -81,7 +81,7 @@ class LocalTarget:
 
     def write(self, path: str, data: bytes, *, last: bool = False) -> None:
         """Write a file aside and rename it."""
-        self._folder.put(path, data, durable=last, aside=f"{ASIDE}{threading.get_ident()}")
+        self._folder.put(path, data, durable=last, aside=f"{SCRATCH_PREFIX}{threading.get_ident()}")
 
     def remove(self, path: str) -> None:
         """Delete a file if it is there."""
@@ -98,15 +98,15 @@ class ObjectTarget:
         self._tags: dict[str, str] = {}
 
     @property
-    def where(self) -> str:
+    def address(self) -> str:
         """Address, as its user wrote it."""
-        return self._remote.where
+        return self._remote.address
 
     def listing(self) -> dict[str, int]:
         """Return path and size of everything that is there."""
-        found: list[dict[str, Any]] = list(self._remote.listing())
-        self._tags = {str(meta["path"]): str(meta["e_tag"]) for meta in found}
-        return {str(meta["path"]): int(meta["size"]) for meta in found}
+        objects: list[dict[str, Any]] = list(self._remote.listing())
+        self._tags = {str(meta["path"]): str(meta["e_tag"]) for meta in objects}
+        return {str(meta["path"]): int(meta["size"]) for meta in objects}
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a file; FileNotFoundError where there is none."""
@@ -130,7 +130,7 @@ class ObjectTarget:
         self._remote.remove(path)
 
 
-def of_a_dataset(path: str) -> bool:
+def is_dataset_file(path: str) -> bool:
     """Tell whether a file of this path may be a part of a dataset or an unfinished recording."""
     parts = path.split("/")
     if len(parts) == 1:
@@ -153,9 +153,9 @@ def open_target(address: str | Path) -> Iterator[Target]:
     if pin:
         msg = f"the destination {str(address)!r} carries an id: write it without @sha256:..."
         raise UsageError(msg)
-    scheme = known_scheme(plain)
+    scheme = require_known_scheme(plain)
     if scheme == "":
-        with _locked(Path(plain).expanduser()) as root:
+        with _locked_folder(Path(plain).expanduser()) as root:
             yield LocalTarget(root)
     elif scheme in ("http", "https"):
         msg = (
@@ -164,24 +164,24 @@ def open_target(address: str | Path) -> Iterator[Target]:
         )
         raise UsageError(msg)
     else:
-        from kd_offline.datasets.storage.remote import Remote, connect
+        from kd_offline.datasets.storage.remote import Remote, open_store
 
-        yield ObjectTarget(Remote(plain, connect(plain.rstrip("/")), listable=True))
+        yield ObjectTarget(Remote(plain, open_store(plain.rstrip("/")), listable=True))
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[Path]:
+def _locked_folder(root: Path) -> Iterator[Path]:
     if root.exists() and not root.is_dir():
         msg = f"{str(root)!r} is a file: choose another path for the dataset"
         raise StorageError(msg)
-    made = not root.exists()
+    is_new = not root.exists()
     make_folder(root)
     try:
-        with lock(root):
+        with lock_folder(root):
             try:
                 yield root
             finally:
                 (root / LOCK).unlink(missing_ok=True)
     finally:
-        if made and not any(root.iterdir()):
+        if is_new and not any(root.iterdir()):
             root.rmdir()

@@ -13,8 +13,8 @@ _SHORTEST_PIN = 12
 
 def scheme_of(address: str) -> str:
     """Return the lower-case scheme of a URL, ``""`` for a path."""
-    found = _SCHEME.match(address)
-    return found["scheme"].lower() if found else ""
+    match = _SCHEME.match(address)
+    return match["scheme"].lower() if match else ""
 
 
 def is_remote(address: str) -> bool:
@@ -30,16 +30,16 @@ def split_pin(address: str) -> tuple[str, str]:
     UsageError
         The pin is not 12 to 64 lower-case hexadecimal digits.
     """
-    found = _PIN.search(address)
-    if found is None:
+    match = _PIN.search(address)
+    if match is None:
         return address, ""
-    if not re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PIN},64}}", found["hex"]):
+    if not re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PIN},64}}", match["hex"]):
         msg = (
-            f"the pin {found[0][1:]!r} is not a dataset's id: give sha256: and {_SHORTEST_PIN} to "
+            f"the pin {match[0][1:]!r} is not a dataset's id: give sha256: and {_SHORTEST_PIN} to "
             "64 of its digits, as inspect prints it"
         )
         raise UsageError(msg)
-    return address[: found.start()], found["hex"]
+    return address[: match.start()], match["hex"]
 
 
 def check_pin(address: str, dataset_id: str) -> None:

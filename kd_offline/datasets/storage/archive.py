@@ -87,8 +87,8 @@ class _RangeFile:
     one is refused before it is fetched, or parsed.
     """
 
-    def __init__(self, where: str, source: RangeReader, total: int) -> None:
-        self._where, self._source, self._total = where, source, total
+    def __init__(self, address: str, source: RangeReader, total: int) -> None:
+        self._where, self._source, self._total = address, source, total
         self.tail = source.read_range(max(0, total - _TAIL), min(_TAIL, total)) if total else b""
         self._at = 0
 
@@ -139,8 +139,8 @@ class Member(NamedTuple):
 class Archive:
     """The files in one archive."""
 
-    def __init__(self, where: str, source: RangeReader, cache: Cache | None = None) -> None:
-        self.where = where
+    def __init__(self, address: str, source: RangeReader, cache: Cache | None = None) -> None:
+        self.address = address
         self._source = source
         self._cache = cache
 
@@ -165,7 +165,7 @@ class Archive:
         """Yield the path of every member."""
         return iter(self._members)
 
-    def read(self, path: str, listed: FileRecord | None = None) -> bytes:
+    def read(self, path: str, record: FileRecord | None = None) -> bytes:
         """Return the bytes of a member, of a listed one at most its size and one byte.
 
         Raises
@@ -177,29 +177,29 @@ class Archive:
         """
         if path not in self._members:
             raise FileNotFoundError(path)
-        if listed is None or self._cache is None:
-            return self._member_bytes(path, listed)
-        return self._cache.through(listed, lambda: self._member_bytes(path, listed))
+        if record is None or self._cache is None:
+            return self._member_bytes(path, record)
+        return self._cache.get_or_fetch(record, lambda: self._member_bytes(path, record))
 
-    def _member_bytes(self, path: str, listed: FileRecord | None) -> bytes:
+    def _member_bytes(self, path: str, record: FileRecord | None) -> bytes:
         """Read a member with its own header, in one range.
 
         :class:`zipfile.ZipFile` would read the header, its name and the content one after the
         other, and members one at a time.
         """
         start, size = self._members[path]
-        if listed is None and size > MAX_MANIFEST_BYTES:
-            raise _corrupt(self.where, f"its member {path} has {size} bytes")
-        wanted = size if listed is None else min(size, listed.size + 1)
+        if record is None and size > MAX_MANIFEST_BYTES:
+            raise _corrupt(self.address, f"its member {path} has {size} bytes")
+        wanted = size if record is None else min(size, record.size + 1)
         name = path.encode("ascii")
         head = _MEMBER.size + len(name)
         length = min(head + _EXTRA + wanted, self._directory_start - start)
         data = self._source.read_range(start, length)
         header = data[: _MEMBER.size].ljust(_MEMBER.size, b"\0")
         signature, _, flags, method, *_, name_size, extra = _MEMBER.unpack(header)
-        right = (b"PK\3\4", 0, len(name)) == (signature, method, name_size)
-        if not right or flags & _ENCRYPTED or data[_MEMBER.size : head] != name:
-            raise _corrupt(self.where, f"its member {path} is not what its directory says")
+        header_matches = (b"PK\3\4", 0, len(name)) == (signature, method, name_size)
+        if not header_matches or flags & _ENCRYPTED or data[_MEMBER.size : head] != name:
+            raise _corrupt(self.address, f"its member {path} is not what its directory says")
         if extra > _EXTRA:
             return self._source.read_range(start + head + extra, wanted)
         return data[head + extra : head + extra + wanted]
@@ -218,25 +218,25 @@ class Archive:
         total = self._source.size()
         if total is None:
             return {}, 0
-        file = _RangeFile(self.where, self._source, total)
+        file = _RangeFile(self.address, self._source, total)
         count, start = self._end(file.tail)
         try:
             with zipfile.ZipFile(file) as archive:
-                entries, found = archive.infolist(), archive.start_dir
+                entries, found_start = archive.infolist(), archive.start_dir
         except KdOfflineError:
             raise
         except _UNREADABLE as error:
-            raise _corrupt(self.where, "its directory is damaged") from error
-        if found != start:
-            raise _corrupt(self.where, "its directory is not where it should be")
+            raise _corrupt(self.address, "its directory is damaged") from error
+        if found_start != start:
+            raise _corrupt(self.address, "its directory is not where it should be")
         if len(entries) != count:
-            raise _corrupt(self.where, "its directory is damaged")
+            raise _corrupt(self.address, "its directory is damaged")
         members: dict[str, Member] = {}
         for entry in entries:
             member = self._member(entry)
             if member is not None:
                 if entry.filename in members:
-                    raise _corrupt(self.where, f"it holds {entry.filename} twice")
+                    raise _corrupt(self.address, f"it holds {entry.filename} twice")
                 members[entry.filename] = member
         self._check_overlaps(members, start)
         return members, start
@@ -246,16 +246,16 @@ class Archive:
 
         It must be the last thing in the file: :mod:`zipfile` would look for another one before.
         """
-        signature, disk, first, here, count, size, start, comment = _END.unpack(
+        signature, disk, first, count_here, count, size, start, comment = _END.unpack(
             tail[-_END.size :].rjust(_END.size, b"\0")
         )
-        if signature != b"PK\5\6" or disk or first or comment or here != count:
+        if signature != b"PK\5\6" or disk or first or comment or count_here != count:
             what = "it does not end as a ZIP archive in one part without a comment"
-            raise _corrupt(self.where, what)
+            raise _corrupt(self.address, what)
         if count == 0xFFFF or 0xFFFFFFFF in (size, start):
             signature, *_, count, _, start = _END64.unpack(tail[: _END64.size].ljust(_END64.size))
             if signature != b"PK\6\6":
-                raise _corrupt(self.where, "its directory is not where it should be")
+                raise _corrupt(self.address, "its directory is not where it should be")
         return count, start
 
     def _member(self, entry: zipfile.ZipInfo) -> Member | None:
@@ -265,24 +265,24 @@ class Archive:
         if name.endswith("/") and not size and kind in (0, stat.S_IFDIR):
             return None
         if not _NAME.fullmatch(name) or entry.filename != name:
-            raise _corrupt(self.where, f"it holds a member with the name {name[:80]!r}")
+            raise _corrupt(self.address, f"it holds a member with the name {name[:80]!r}")
         if kind not in (0, stat.S_IFREG):
-            raise _corrupt(self.where, f"its member {name} is not a plain file")
+            raise _corrupt(self.address, f"its member {name} is not a plain file")
         if entry.flag_bits & _ENCRYPTED or entry.compress_type or entry.volume:
             what = f"its member {name} is compressed or encrypted, not only stored"
-            raise _corrupt(self.where, what)
+            raise _corrupt(self.address, what)
         if entry.compress_size != size:
-            raise _corrupt(self.where, f"its member {name} has two sizes")
+            raise _corrupt(self.address, f"its member {name} has two sizes")
         return Member(entry.header_offset, size)
 
     def _check_overlaps(self, members: dict[str, Member], end: int) -> None:
-        free = 0
+        previous_end = 0
         for name, member in sorted(members.items(), key=lambda item: item[1].start):
-            if member.start < free:
-                raise _corrupt(self.where, f"its member {name} overlaps another one")
-            free = member.start + _MEMBER.size + len(name) + member.size
-        if free > end:
-            raise _corrupt(self.where, "it holds less than its directory says")
+            if member.start < previous_end:
+                raise _corrupt(self.address, f"its member {name} overlaps another one")
+            previous_end = member.start + _MEMBER.size + len(name) + member.size
+        if previous_end > end:
+            raise _corrupt(self.address, "it holds less than its directory says")
 
 
 def _manifest_size(directory: bytes) -> int:
@@ -301,8 +301,8 @@ def _manifest_size(directory: bytes) -> int:
     return MAX_MANIFEST_BYTES
 
 
-def _corrupt(where: str, what: str) -> CorruptDatasetError:
+def _corrupt(address: str, what: str) -> CorruptDatasetError:
     return CorruptDatasetError(
-        f"the archive at {where!r} cannot be read in place: {what}; get a fresh copy or make it "
+        f"the archive at {address!r} cannot be read in place: {what}; get a fresh copy or make it "
         "with kd-offline pack"
     )

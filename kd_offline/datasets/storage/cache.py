@@ -16,7 +16,7 @@ from kd_offline.schemas.dataset import FileRecord
 _LIMIT = "KD_OFFLINE_CACHE_GB"
 _DEFAULT_GB = 20.0
 # A full cache is emptied by a bit more than needed, so that it is not searched for every file.
-_KEPT_SHARE = 0.9
+_TRIMMED_SHARE = 0.9
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Cache:
             write_file(path, data, durable=False)
             self._make_room(len(data))
 
-    def through(self, file: FileRecord, fetch: Callable[[], bytes]) -> bytes:
+    def get_or_fetch(self, file: FileRecord, fetch: Callable[[], bytes]) -> bytes:
         """Return the bytes of a file from here, or fetch and keep them."""
         data = self.get(file)
         if data is None:
@@ -87,10 +87,10 @@ class Cache:
         self._used = self.usage()[1] if self._used < 0 else self._used + added
         if self._used <= self.limit:
             return
-        found = sorted(self.entries(), key=lambda entry: entry[1].st_mtime)
-        self._used = sum(stat.st_size for _, stat in found)
-        for path, stat in found:
-            if self._used <= self.limit * _KEPT_SHARE:
+        oldest_first = sorted(self.entries(), key=lambda entry: entry[1].st_mtime)
+        self._used = sum(stat.st_size for _, stat in oldest_first)
+        for path, stat in oldest_first:
+            if self._used <= self.limit * _TRIMMED_SHARE:
                 return
             path.unlink(missing_ok=True)
             self._used -= stat.st_size

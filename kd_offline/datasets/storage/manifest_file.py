@@ -37,8 +37,8 @@ def read_manifest(files: Files) -> DatasetManifest:
 def read_manifest_and_text(files: Files) -> tuple[DatasetManifest, bytes]:
     """Return the manifest and the bytes of its file; raises as :func:`read_manifest`."""
     text = _read_text(files)
-    manifest = parse_manifest(files.where, text)
-    check_pin(files.where, manifest.id)
+    manifest = parse_manifest(files.address, text)
+    check_pin(files.address, manifest.id)
     return manifest, text
 
 
@@ -56,7 +56,7 @@ def reread_manifest_text(files: Files, manifest: DatasetManifest) -> bytes:
     """
     text = _read_text(files)
     if not is_sealed(text) or not text.endswith(f'"{manifest.manifest_digest}"\n}}\n'.encode()):
-        raise corrupt_manifest(files.where, "another manifest.json is there than a moment ago")
+        raise corrupt_manifest(files.address, "another manifest.json is there than a moment ago")
     return text
 
 
@@ -64,7 +64,7 @@ def _read_text(files: Files) -> bytes:
     try:
         size = files.size(layout.MANIFEST)
         if size is not None and size > resource_limits.MAX_MANIFEST_BYTES:
-            raise manifest_too_large(files.where, size)
+            raise manifest_too_large(files.address, size)
         return files.read(layout.MANIFEST)
     except FileNotFoundError:
         raise _absent(files) from None
@@ -72,20 +72,20 @@ def _read_text(files: Files) -> bytes:
 
 def _absent(files: Files) -> Exception:
     """Return the error that says what lies at an address without a manifest."""
-    where = repr(files.where)
+    address = repr(files.address)
     if files.exists(layout.JOURNAL):
         return UnfinishedError(
-            f"the recording at {where} was not finished: continue it with record --resume or "
+            f"the recording at {address} was not finished: continue it with record --resume or "
             "delete the folder"
         )
     if any(files.exists(name) for name in layout.ZARR_V2):
         return NotADatasetError(
-            f"{where} is a Zarr store of version 2, not an expert buffer: convert it, or give the "
-            "folder that record made"
+            f"{address} is a Zarr store of version 2, not an expert buffer: convert it, or give "
+            "the folder that record made"
         )
     if files.present():
         return NotADatasetError(
-            f"{where} is not an expert buffer (it has no {layout.MANIFEST}): give the folder that "
-            "record made, or repeat the push or pull that did not finish"
+            f"{address} is not an expert buffer (it has no {layout.MANIFEST}): give the folder "
+            "that record made, or repeat the push or pull that did not finish"
         )
-    return NotADatasetError(f"there is no dataset at {where}: check the path or record one")
+    return NotADatasetError(f"there is no dataset at {address}: check the path or record one")

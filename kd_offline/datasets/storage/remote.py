@@ -19,7 +19,7 @@ from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.format.resource_limits import MAX_MANIFEST_BYTES
 from kd_offline.datasets.storage.addresses import scheme_of, split_pin
 from kd_offline.datasets.storage.cache import Cache
-from kd_offline.datasets.storage.traffic import PACE, TRAFFIC
+from kd_offline.datasets.storage.traffic import TRAFFIC, TRANSFER_RATE
 from kd_offline.errors import KdOfflineError, MissingExtraError, StorageError, UsageError
 from kd_offline.schemas.dataset import FileRecord
 
@@ -51,8 +51,8 @@ _NO_CREDENTIALS = re.compile(
     r"/latest/(api/token|meta-data)|computeMetadata|/metadata/identity|token request|"
     r"token file|service account file|must be specified"
 )
-PASSING = {408, 425, 429, 500, 502, 503, 504}
-_IN_VAIN = " in vain: check the address, and the region of a bucket"
+TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
+_WRONG_ADDRESS = " in vain: check the address, and the region of a bucket"
 _HUB = re.compile(
     r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(?P<folder>(/[\w.-]+)*)/?",
     re.ASCII,
@@ -63,7 +63,7 @@ _HUB = re.compile(
 class Remote:
     """The files below one URL."""
 
-    where: str
+    address: str
     store: Any  # an object store of obstore
     listable: bool
     cache: Cache | None = None
@@ -86,9 +86,9 @@ class Remote:
         except FileNotFoundError:
             return None
         except exceptions.BaseError as error:
-            raise refusal(self.where, error) from error
+            raise storage_error(self.address, error) from error
 
-    def read(self, path: str, listed: FileRecord | None = None) -> bytes:
+    def read(self, path: str, record: FileRecord | None = None) -> bytes:
         """Return the bytes of a file, of a listed one at most its size and one byte.
 
         Raises
@@ -98,26 +98,26 @@ class Remote:
         StorageError
             The server cannot be reached, refuses, or there is no such bucket.
         """
-        if listed is None or self.cache is None:
-            return self._fetch(path, MAX_MANIFEST_BYTES if listed is None else listed.size)
-        return self.cache.through(listed, lambda: self._fetch(path, listed.size))
+        if record is None or self.cache is None:
+            return self._fetch(path, MAX_MANIFEST_BYTES if record is None else record.size)
+        return self.cache.get_or_fetch(record, lambda: self._fetch(path, record.size))
 
     def _fetch(self, path: str, size: int) -> bytes:
         try:
-            return _body(self.where, obstore.get(self.store, path), size + 1)
+            return _read_body(self.address, obstore.get(self.store, path), size + 1)
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
-                raise refusal(self.where, error) from error
+                raise storage_error(self.address, error) from error
             raise FileNotFoundError(path) from error
         except exceptions.BaseError as error:
-            raise refusal(self.where, error) from error
+            raise storage_error(self.address, error) from error
 
     def write(self, path: str, data: bytes) -> None:
         """Send a file in one request, which the store takes whole or not at all."""
         try:
             obstore.put(self.store, path, data, use_multipart=False)
         except (FileNotFoundError, exceptions.BaseError) as error:
-            raise refusal(self.where, error) from error
+            raise storage_error(self.address, error) from error
         TRAFFIC.add(sent=len(data))
 
     def remove(self, path: str) -> None:
@@ -127,7 +127,7 @@ class Remote:
         except FileNotFoundError:
             return
         except exceptions.BaseError as error:
-            raise refusal(self.where, error) from error
+            raise storage_error(self.address, error) from error
 
     def files(self) -> Iterator[str] | None:
         """Yield every path here; None for a web server, which tells nobody."""
@@ -139,32 +139,34 @@ class Remote:
             for batch in obstore.list(self.store):
                 yield from batch
         except (FileNotFoundError, exceptions.BaseError) as error:
-            raise refusal(self.where, error) from error
+            raise storage_error(self.address, error) from error
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteRangeReader:
     """One remote file, read in ranges."""
 
-    where: str
+    address: str
     store: Any
     name: str
     readers: ClassVar[int] = 16
 
     def size(self) -> int | None:
         """Return the size in bytes, None where there is no such file."""
-        return Remote(self.where, self.store, listable=False).size(self.name)
+        return Remote(self.address, self.store, listable=False).size(self.name)
 
     def read_range(self, offset: int, length: int) -> bytes:
         """Return the bytes of a range."""
         try:
-            found = obstore.get(self.store, self.name, options={"range": (offset, offset + length)})
-            return _body(self.where, found, length)
+            response = obstore.get(
+                self.store, self.name, options={"range": (offset, offset + length)}
+            )
+            return _read_body(self.address, response, length)
         except (FileNotFoundError, exceptions.BaseError) as error:
-            raise refusal(self.where, error) from error
+            raise storage_error(self.address, error) from error
 
 
-def connect(url: str) -> Any:
+def open_store(url: str) -> Any:
     """Return the object store below a URL, without a request.
 
     Raises
@@ -176,7 +178,7 @@ def connect(url: str) -> Any:
     headers: dict[str, str] = {}
     if scheme == "hf":
         check_online(url)
-        url, headers = _hub(url)
+        url, headers = _hub_store(url)
     elif re.search(r"[?#]|//[^/]*@", url):
         msg = (
             f"the address {re.sub(r'//[^/]*@', '//...@', url)!r} holds a password, ? or #: leave "
@@ -194,15 +196,15 @@ def connect(url: str) -> Any:
     try:
         return store.from_url(url, client_options=options, retry_config=_RETRY, **checks)
     except (ValueError, exceptions.BaseError) as error:
-        raise refusal(url, error) from error
+        raise storage_error(url, error) from error
 
 
-def refusal(where: str, error: Exception) -> KdOfflineError:
+def storage_error(address: str, error: Exception) -> KdOfflineError:
     """Return the error of ours, in one sentence, for one of the object store.
 
     Only what may pass by itself is to be tried again.
     """
-    plain = split_pin(where)[0]
+    plain = split_pin(address)[0]
     scheme = scheme_of(plain)
     text = str(error).split("\n")[0]
     status = re.search(r"status code: (?P<code>\d{3})(?P<words>[\w ]*)", text)
@@ -223,7 +225,7 @@ def refusal(where: str, error: Exception) -> KdOfflineError:
     elif "body error" in text:
         why = f"the connection to {plain!r} broke off: run the same command again"
     elif "redirect" in text or 300 <= code < 400:
-        why = f"the server of {plain!r} sends from one address to another{_IN_VAIN}"
+        why = f"the server of {plain!r} sends from one address to another{_WRONG_ADDRESS}"
     elif isinstance(error, FileNotFoundError) or code in (404, 410):
         why = f"there is nothing at {plain!r}: check the address"
     elif "Range request not supported" in text:
@@ -232,7 +234,7 @@ def refusal(where: str, error: Exception) -> KdOfflineError:
             "place needs: fetch the archive and give its path, or serve the folder of the dataset"
         )
     elif code:
-        advice = "try again later" if code in PASSING else "check the address"
+        advice = "try again later" if code in TRANSIENT_STATUS else "check the address"
         why = f"the server of {plain!r} answers {code}{status and status['words']}: {advice}"
     elif "invalid" in text and "response" in text:
         why = f"the server of {plain!r} does not answer as {scheme}:// needs it: check the address"
@@ -246,7 +248,7 @@ def md5_tag(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def hub_parts(url: str) -> tuple[str, str, str]:
+def split_hub_url(url: str) -> tuple[str, str, str]:
     """Return repository, revision and folder of an ``hf://`` URL.
 
     Raises
@@ -254,11 +256,11 @@ def hub_parts(url: str) -> tuple[str, str, str]:
     UsageError
         It is not the URL of a dataset.
     """
-    found = _HUB.fullmatch(url)
-    if found is None:
+    match = _HUB.fullmatch(url)
+    if match is None:
         msg = f"{url!r} is not a dataset of the Hub: write hf://datasets/NAME/DATASET[@REVISION]"
         raise UsageError(msg)
-    return found["repo"], found["revision"] or "main", found["folder"].strip("/")
+    return match["repo"], match["revision"] or "main", match["folder"].strip("/")
 
 
 def hub_endpoint() -> str:
@@ -266,14 +268,14 @@ def hub_endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-def _hub(url: str) -> tuple[str, dict[str, str]]:
+def _hub_store(url: str) -> tuple[str, dict[str, str]]:
     """Return where the Hub keeps the files of a dataset, and the headers that it asks for."""
     try:
         from huggingface_hub import get_token
     except ImportError as error:
         library = "huggingface_hub"
         raise MissingExtraError(library, "share", "reading from the Hub") from error
-    repo, revision, folder = hub_parts(url)
+    repo, revision, folder = split_hub_url(url)
     token = get_token()
     headers = {"authorization": f"Bearer {token}"} if token else {}
     base = f"{hub_endpoint()}/datasets/{repo}/resolve/{revision}"
@@ -284,15 +286,15 @@ def _check_endpoint(scheme: str, url: str) -> None:
     """Refuse what the library below would only call a builder error, or break down over."""
     names, allowing = _ENDPOINTS.get(scheme, ((), ""))
     for name in names:
-        given = os.environ.get(name)
-        if given is None:
+        value = os.environ.get(name)
+        if value is None:
             continue
-        if not re.fullmatch(r"https?://[\w.\[\]:-]+(/\S*)?", given):
-            msg = f"{name} is {given!r}, which is no address: write it as https://HOST"
+        if not re.fullmatch(r"https?://[\w.\[\]:-]+(/\S*)?", value):
+            msg = f"{name} is {value!r}, which is no address: write it as https://HOST"
             raise UsageError(msg)
-        if given.startswith("http://") and allowing and not _is_set(allowing):
+        if value.startswith("http://") and allowing and not _is_set(allowing):
             msg = (
-                f"{name} is {given!r}, so that {url!r} is reached without encryption: set "
+                f"{name} is {value!r}, so that {url!r} is reached without encryption: set "
                 f"{allowing}=true to allow that, or give an https:// address"
             )
             raise UsageError(msg)
@@ -319,15 +321,15 @@ def check_online(url: str) -> None:
             raise StorageError(msg)
 
 
-def _body(where: str, found: Any, most: int) -> bytes:
-    """Return what a server sends, at most ``most`` bytes of it, unless it takes too long."""
-    parts, left = [], most
-    with PACE.transfer():
-        for part in found.stream(min_chunk_size=1):
-            PACE.arrived(split_pin(where)[0], len(part))
-            parts.append(bytes(part) if len(part) <= left else bytes(part)[:left])
-            left -= len(parts[-1])
-            if not left:
+def _read_body(address: str, response: Any, limit: int) -> bytes:
+    """Return what a server sends, at most ``limit`` bytes of it, unless it takes too long."""
+    parts, remaining = [], limit
+    with TRANSFER_RATE.transfer():
+        for part in response.stream(min_chunk_size=1):
+            TRANSFER_RATE.count_received(split_pin(address)[0], len(part))
+            parts.append(bytes(part) if len(part) <= remaining else bytes(part)[:remaining])
+            remaining -= len(parts[-1])
+            if not remaining:
                 break
     data = b"".join(parts)
     TRAFFIC.add(received=len(data))

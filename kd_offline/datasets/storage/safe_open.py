@@ -24,13 +24,13 @@ class NotPlainError(CorruptDatasetError):
     """A link, a folder, a pipe or a device lies where a dataset has a plain file."""
 
     def __init__(self, root: Path, path: str, kind: str) -> None:
-        self.what = f"{path} is {kind}, but a dataset is made of plain files"
+        self.problem = f"{path} is {kind}, but a dataset is made of plain files"
         super().__init__(
-            f"the dataset at {str(root)!r} cannot be trusted: {self.what}; get a fresh copy"
+            f"the dataset at {str(root)!r} cannot be trusted: {self.problem}; get a fresh copy"
         )
 
 
-def status(root: Path, path: str) -> os.stat_result:
+def file_status(root: Path, path: str) -> os.stat_result:
     """Return the status of the plain file ``path`` (relative, with ``/``) below ``root``.
 
     Raises
@@ -44,41 +44,45 @@ def status(root: Path, path: str) -> os.stat_result:
     """
     refuse_links(root, path)
     try:
-        found = os.lstat(f"{root}/{path}")
+        status = os.lstat(f"{root}/{path}")
     except OSError as error:
         if error.errno in _ABSENT:
             raise FileNotFoundError(errno.ENOENT, "no such file", path) from None
         raise
-    if not stat.S_ISREG(found.st_mode):
-        raise NotPlainError(root, path, _kind(found.st_mode))
-    return found
+    if not stat.S_ISREG(status.st_mode):
+        raise NotPlainError(root, path, _kind(status.st_mode))
+    return status
 
 
-def opened(root: Path, path: str) -> FileIO:
-    """Open a plain file for reading, unbuffered; raises as :func:`status`."""
-    status(root, path)
-    return FileIO(f"{root}/{path}", "rb", opener=_safely)
+def open_file(root: Path, path: str) -> FileIO:
+    """Open a plain file for reading, unbuffered; raises as :func:`file_status`."""
+    file_status(root, path)
+    return FileIO(f"{root}/{path}", "rb", opener=_open_without_links)
 
 
-def created(path: Path, flags: int = 0) -> FileIO:
+def create_file(path: Path, flags: int = 0) -> FileIO:
     """Make a new file and open it for writing, unbuffered.
 
     What is there is removed first, never opened: a link of any kind keeps what it leads to.
     ``flags`` are further ones of ``os.open``.
     """
     try:
-        return FileIO(path, "xb", opener=lambda name, usual: _safely(name, usual | flags))
+        return FileIO(
+            path, "xb", opener=lambda name, usual: _open_without_links(name, usual | flags)
+        )
     except FileExistsError:
         path.unlink()
-        return FileIO(path, "xb", opener=lambda name, usual: _safely(name, usual | flags))
+        return FileIO(
+            path, "xb", opener=lambda name, usual: _open_without_links(name, usual | flags)
+        )
 
 
-def held(path: Path) -> FileIO:
+def open_lock_file(path: Path) -> FileIO:
     """Open a file that is locked, not written, and make it where it is missing.
 
     A link is refused (OSError); what is in the file stays.
     """
-    return FileIO(path, "ab", opener=_safely)
+    return FileIO(path, "ab", opener=_open_without_links)
 
 
 def refuse_links(root: Path, path: str) -> None:
@@ -90,14 +94,14 @@ def refuse_links(root: Path, path: str) -> None:
         end = path.find("/", end + 1)
 
 
-def listing(root: Path) -> Iterator[str]:
+def list_files(root: Path) -> Iterator[str]:
     """Yield the relative path of everything below ``root`` but folders; no link is followed."""
     folders = [""]
     while folders:
         prefix = folders.pop()
         try:
-            with os.scandir(root / prefix) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(root / prefix) as iterator:
+                entries = sorted(iterator, key=lambda entry: entry.name)
         except OSError:
             yield prefix.rstrip("/") or "."  # what cannot be listed is no folder of a dataset
             continue
@@ -115,5 +119,5 @@ def _kind(mode: int) -> str:
     return "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
 
 
-def _safely(path: str, flags: int) -> int:
+def _open_without_links(path: str, flags: int) -> int:
     return os.open(path, flags | _SAFE, 0o666)

@@ -25,12 +25,12 @@ def open_files(address: str | Path, *, cached: bool = True) -> Files:
         The library that reads such addresses is not installed.
     """
     plain, pin = split_pin(str(address))
-    opener = SCHEMES[known_scheme(plain)]
+    opener = SCHEMES[require_known_scheme(plain)]
     cache = default_cache() if cached and is_remote(plain) else None
     return opener(plain, f"@sha256:{pin}" if pin else "", cache)
 
 
-def known_scheme(address: str) -> str:
+def require_known_scheme(address: str) -> str:
     """Return the scheme of an address.
 
     Raises
@@ -45,31 +45,31 @@ def known_scheme(address: str) -> str:
     return scheme
 
 
-def _local(path: str, pin: str, cache: Cache | None) -> Files:
-    place = Path(path).expanduser()
-    if place.suffix == ".zip" and not place.is_dir():
-        return Archive(f"{place}{pin}", LocalRangeReader(place))
-    return Folder(place, pin)
+def _open_local(path: str, pin: str, cache: Cache | None) -> Files:
+    local_path = Path(path).expanduser()
+    if local_path.suffix == ".zip" and not local_path.is_dir():
+        return Archive(f"{local_path}{pin}", LocalRangeReader(local_path))
+    return Folder(local_path, pin)
 
 
-def _remote(url: str, pin: str, cache: Cache | None) -> Files:
-    from kd_offline.datasets.storage.remote import Remote, RemoteRangeReader, connect
+def _open_remote(url: str, pin: str, cache: Cache | None) -> Files:
+    from kd_offline.datasets.storage.remote import Remote, RemoteRangeReader, open_store
 
     base = url.rstrip("/")
     if base.endswith(".zip"):
         parent, _, name = base.rpartition("/")
-        return Archive(f"{url}{pin}", RemoteRangeReader(url, connect(parent), name), cache)
-    return Remote(f"{url}{pin}", connect(base), scheme_of(url) in _LISTABLE, cache)
+        return Archive(f"{url}{pin}", RemoteRangeReader(url, open_store(parent), name), cache)
+    return Remote(f"{url}{pin}", open_store(base), scheme_of(url) in _LISTABLE, cache)
 
 
 SCHEMES: dict[str, Callable[[str, str, Cache | None], Files]] = {
-    "": _local,
-    "s3": _remote,
-    "gs": _remote,
-    "az": _remote,
-    "https": _remote,
-    "http": _remote,
-    "hf": _remote,
+    "": _open_local,
+    "s3": _open_remote,
+    "gs": _open_remote,
+    "az": _open_remote,
+    "https": _open_remote,
+    "http": _open_remote,
+    "hf": _open_remote,
 }
 """Scheme of an address (none for a path) -> what opens it: address, pin with its @, cache."""
 _LISTABLE = ("s3", "gs", "az")

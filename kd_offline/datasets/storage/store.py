@@ -26,7 +26,7 @@ class Files(Protocol):
     """The files of a dataset, for reading; paths are relative, with ``/``."""
 
     @property
-    def where(self) -> str:
+    def address(self) -> str:
         """Address of the dataset, as its user wrote it."""
 
     @property
@@ -42,7 +42,7 @@ class Files(Protocol):
     def size(self, path: str) -> int | None:
         """Return the size of the file in bytes, None where there is none."""
 
-    def read(self, path: str, listed: FileRecord | None = None) -> bytes:
+    def read(self, path: str, record: FileRecord | None = None) -> bytes:
         """Return the bytes of a file; FileNotFoundError where there is none.
 
         With what the manifest says of it, no more than its size and one byte are read, and a
@@ -67,7 +67,7 @@ class Folder:
     readers: ClassVar[int] = 1
 
     @property
-    def where(self) -> str:
+    def address(self) -> str:
         """Path of the folder, with its pin."""
         return f"{self.root}{self.pin}"
 
@@ -93,13 +93,13 @@ class Folder:
             The folder cannot be read.
         """
         try:
-            return safe_open.status(self.root, path).st_size
+            return safe_open.file_status(self.root, path).st_size
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _refusal(self.root / path, "read", error) from error
+            raise _storage_error(self.root / path, "read", error) from error
 
-    def read(self, path: str, listed: FileRecord | None = None) -> bytes:
+    def read(self, path: str, record: FileRecord | None = None) -> bytes:
         """Return the bytes of a file, of a listed one at most its size and one byte.
 
         Raises
@@ -112,16 +112,16 @@ class Folder:
             The file cannot be read.
         """
         try:
-            with safe_open.opened(self.root, path) as file:
+            with safe_open.open_file(self.root, path) as file:
                 size = os.fstat(file.fileno()).st_size
-                left = size if listed is None else min(size, listed.size + 1)
-                return _exactly(file, left)
+                left = size if record is None else min(size, record.size + 1)
+                return _read_exactly(file, left)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise _refusal(self.root / path, "read", error) from error
+            raise _storage_error(self.root / path, "read", error) from error
 
-    def measured(self, listed: FileRecord) -> tuple[int, str]:
+    def measured(self, record: FileRecord) -> tuple[int, str]:
         """Return size and hex sha256 of a file without holding it; raises as :meth:`read` does.
 
         A file of another size than listed is not read.
@@ -130,14 +130,14 @@ class Folder:
             _PIECES.mine = memoryview(bytearray(_PIECE))
         values, piece = hashlib.sha256(), _PIECES.mine
         try:
-            with safe_open.opened(self.root, listed.path) as file:
+            with safe_open.open_file(self.root, record.path) as file:
                 size = os.fstat(file.fileno()).st_size
-                while size == listed.size and (count := file.readinto(piece)):
+                while size == record.size and (count := file.readinto(piece)):
                     values.update(piece[:count])
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise _refusal(self.root / listed.path, "read", error) from error
+            raise _storage_error(self.root / record.path, "read", error) from error
         return size, values.hexdigest()
 
     def write(self, path: str, data: bytes, *, durable: bool = False) -> FileRecord:
@@ -154,41 +154,41 @@ class Folder:
         target, beside = self.root / path, self.root / aside
         safe_open.refuse_links(self.root, path)
         try:
-            _put(beside, data, durable)
+            _write_aside(beside, data, durable)
             try:
                 beside.replace(target)
             except FileNotFoundError:  # the first file in its folder
                 make_folder(target.parent)
                 beside.replace(target)
         except OSError as error:
-            raise _refusal(target, "write", error) from error
+            raise _storage_error(target, "write", error) from error
 
     def remove(self, path: str) -> None:
         """Delete a file if it is there."""
         try:
             (self.root / path).unlink(missing_ok=True)
         except OSError as error:
-            raise _refusal(self.root / path, "delete", error) from error
+            raise _storage_error(self.root / path, "delete", error) from error
 
     def files(self) -> Iterator[str]:
         """Yield the relative path of everything here but folders; no link is followed."""
-        return safe_open.listing(self.root)
+        return safe_open.list_files(self.root)
 
 
-def measured(files: Files, listed: FileRecord) -> tuple[int, str]:
+def size_and_sha256(files: Files, record: FileRecord) -> tuple[int, str]:
     """Return the true size of a listed file and, where that is as listed, its hex sha256.
 
     Files of this machine are hashed piece by piece. Raises as ``read`` does.
     """
     if isinstance(files, Folder):
-        return files.measured(listed)
-    data = files.read(listed.path, listed)
-    if len(data) != listed.size:
-        return files.size(listed.path) or 0, ""
+        return files.measured(record)
+    data = files.read(record.path, record)
+    if len(data) != record.size:
+        return files.size(record.path) or 0, ""
     return len(data), hashlib.sha256(data).hexdigest()
 
 
-def lock(root: Path) -> IO[bytes]:
+def lock_folder(root: Path) -> IO[bytes]:
     """Take the folder's writer lock; closing the returned file releases it.
 
     Raises
@@ -197,9 +197,9 @@ def lock(root: Path) -> IO[bytes]:
         Another process is recording here, or the folder refuses.
     """
     try:
-        handle = safe_open.held(root / LOCK)
+        handle = safe_open.open_lock_file(root / LOCK)
     except OSError as error:
-        raise _refusal(root, "write to", error) from error
+        raise _storage_error(root, "write to", error) from error
     try:
         # Who held it may have finished and deleted the file, and a third one have made another.
         if not try_lock(handle.fileno(), root) or not os.path.samestat(
@@ -215,7 +215,7 @@ def lock(root: Path) -> IO[bytes]:
     return handle
 
 
-def _exactly(file: IO[bytes], size: int) -> bytes:
+def _read_exactly(file: IO[bytes], size: int) -> bytes:
     """Return ``size`` bytes of an unbuffered file, less where it ends before."""
     data = file.read(size)
     while len(data) < size and (more := file.read(size - len(data))):
@@ -223,10 +223,10 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
     return data
 
 
-def _put(path: Path, data: bytes, durable: bool) -> None:
-    if not durable and direct_io.write(path, data):
+def _write_aside(path: Path, data: bytes, durable: bool) -> None:
+    if not durable and direct_io.try_write(path, data):
         return
-    with safe_open.created(path) as file:
+    with safe_open.create_file(path) as file:
         left = memoryview(data)
         while left:  # an unbuffered write may take less than all
             left = left[file.write(left) :]
@@ -234,7 +234,7 @@ def _put(path: Path, data: bytes, durable: bool) -> None:
             os.fsync(file.fileno())
 
 
-def _refusal(path: Path, verb: str, error: OSError) -> StorageError:
+def _storage_error(path: Path, verb: str, error: OSError) -> StorageError:
     reason = error.strerror or type(error).__name__
     return StorageError(
         f"cannot {verb} {str(path)!r} ({reason}): make room or choose another path; "

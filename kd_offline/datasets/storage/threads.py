@@ -8,7 +8,9 @@ from kd_offline.execution.base import Executor, Item, Result, Serial
 from kd_offline.execution.threads import Threads
 
 
-def each(action: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
+def parallel_map(
+    action: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> list[Result]:
     """Return ``action`` of every item, in order; the first error ends what has not begun."""
     work = list(items)
     alone = threads == 1 or len(work) < 2

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from kd_offline.errors import StorageError, UsageError
 
 _RATE = "KD_OFFLINE_MIN_RATE"
-_LEAST = 1000.0  # bytes a second
+_DEFAULT_RATE = 1000.0  # bytes a second
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ TRAFFIC = Traffic()
 """Of this process."""
 
 
-class Pace:
+class TransferRate:
     """How fast bytes arrive, in all transfers that run at the same time.
 
     A server that sends a byte now and then would hold a command for as long as it likes: every
@@ -69,7 +69,7 @@ class Pace:
             with self._lock:
                 self._running -= 1
 
-    def arrived(self, where: str, count: int) -> None:
+    def count_received(self, address: str, count: int) -> None:
         """Take note of bytes that arrived.
 
         Raises
@@ -84,20 +84,20 @@ class Pace:
                 return
             rate = self._received / seconds
             self._since, self._received = time.monotonic(), 0
-        least = least_rate()
+        least = minimum_rate()
         if rate < least:
             msg = (
-                f"the server of {where!r} sent {rate:,.0f} bytes a second, less than "
+                f"the server of {address!r} sent {rate:,.0f} bytes a second, less than "
                 f"{least:,.0f}: try again later, or set {_RATE} to fewer bytes a second, 0 for any"
             )
             raise StorageError(msg)
 
 
-PACE = Pace()
+TRANSFER_RATE = TransferRate()
 """Of this process."""
 
 
-def least_rate() -> float:
+def minimum_rate() -> float:
     """Return how many bytes a second have to arrive; ``KD_OFFLINE_MIN_RATE``, 1000 by default.
 
     Raises
@@ -105,12 +105,12 @@ def least_rate() -> float:
     UsageError
         The environment's value is not a number of at least 0.
     """
-    given = os.environ.get(_RATE, str(_LEAST))
+    value = os.environ.get(_RATE, str(_DEFAULT_RATE))
     try:
-        rate = float(given)
+        rate = float(value)
     except ValueError:
         rate = -1.0
     if not 0 <= rate < math.inf:
-        msg = f"{_RATE} is {given!r}, which is not a number of bytes a second: set it to 1000"
+        msg = f"{_RATE} is {value!r}, which is not a number of bytes a second: set it to 1000"
         raise UsageError(msg)
     return rate

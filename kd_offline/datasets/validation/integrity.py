@@ -16,15 +16,15 @@ from kd_offline.datasets.storage.addresses import is_remote
 from kd_offline.datasets.storage.manifest_file import read_manifest, reread_manifest_text
 from kd_offline.datasets.storage.safe_open import NotPlainError
 from kd_offline.datasets.storage.sources import open_files
-from kd_offline.datasets.storage.store import Files, Folder, measured
+from kd_offline.datasets.storage.store import Files, Folder, size_and_sha256
 from kd_offline.datasets.validation.rules import (
-    Part,
-    Totals,
-    bounds,
+    DatasetTotals,
+    RowRange,
     check_episodes,
     check_final,
     check_mask,
     check_steps,
+    episode_bounds,
 )
 from kd_offline.errors import CorruptDatasetError, DatasetError, StorageError
 from kd_offline.execution.threads import Threads
@@ -32,8 +32,8 @@ from kd_offline.schemas.dataset import DatasetManifest, FileRecord, Problem, Ver
 from kd_offline.types import Array
 
 _MIN_THREADS = 2
-_GROUP = 16  # files that a thread takes at once
-_MOST_STRAYS = 100
+_FILES_PER_TASK = 16  # files that a thread takes at once
+_MOST_UNLISTED = 100
 
 
 def verify(
@@ -60,7 +60,7 @@ def verify(
     try:
         manifest = read_manifest(folder) if manifest is None else manifest
     except CorruptDatasetError as error:
-        return damaged(error)
+        return unusable_manifest_report(error)
     files = {file.path: file for file in manifest.files}
     try:
         arrays = open_arrays(folder, manifest.arrays, files)
@@ -69,24 +69,24 @@ def verify(
         return _report([problem, *_check_files(folder, files, {}, hash_chunks=True)])
     problems = list(_check_files(folder, files, arrays, hash_chunks=quick))
     if manifest.format_version[1] <= layout.FORMAT_VERSION[1]:  # a later one may have more arrays
-        problems += _superfluous(files, arrays)
-    if bomb := _expansion(folder, arrays):
+        problems += _files_of_no_array(files, arrays)
+    if bomb := _expansion_problem(folder, arrays):
         problems.append(bomb)
     elif not quick:
         problems += check_contents(manifest, arrays)
-    return _report([*problems, *_replaced(folder, manifest)])
+    return _report([*problems, *_replaced_manifest(folder, manifest)])
 
 
-def _replaced(folder: Files, manifest: DatasetManifest) -> Iterator[Problem]:
+def _replaced_manifest(folder: Files, manifest: DatasetManifest) -> Iterator[Problem]:
     """Yield that a server shows another manifest now than the one that was checked."""
-    if is_remote(folder.where):
+    if is_remote(folder.address):
         try:
             reread_manifest_text(folder, manifest)
         except (DatasetError, StorageError) as error:
             yield Problem(where=layout.MANIFEST, what=str(error))
 
 
-def damaged(error: CorruptDatasetError) -> VerifyReport:
+def unusable_manifest_report(error: CorruptDatasetError) -> VerifyReport:
     """Return the report of a dataset whose manifest cannot be used."""
     return _report([Problem(where=layout.MANIFEST, what=str(error))])
 
@@ -106,20 +106,23 @@ def _check_files(
 
     Without ``hash_chunks`` the chunk files are left to the decoding, which reads them anyway.
     """
-    places = _chunk_places(arrays)
-    chosen = [file for file in files.values() if hash_chunks or file.path not in places]
+    labels = _chunk_labels(arrays)
+    chosen = [file for file in files.values() if hash_chunks or file.path not in labels]
     with Threads(max(_MIN_THREADS, folder.readers)) as threads:
-        groups = [chosen[start : start + _GROUP] for start in range(0, len(chosen), _GROUP)]
-        found = threads.map(lambda group: [_file_problem(folder, f) for f in group], groups)
-        yield from _strays(folder, files)
-        for file, what in zip(chosen, chain.from_iterable(found), strict=True):
+        groups = [
+            chosen[start : start + _FILES_PER_TASK]
+            for start in range(0, len(chosen), _FILES_PER_TASK)
+        ]
+        problems = threads.map(lambda group: [_file_problem(folder, f) for f in group], groups)
+        yield from _unlisted_files(folder, files)
+        for file, what in zip(chosen, chain.from_iterable(problems), strict=True):
             if what:
-                yield Problem(where=places.get(file.path, file.path), what=what)
+                yield Problem(where=labels.get(file.path, file.path), what=what)
 
 
-def _strays(folder: Files, files: Mapping[str, FileRecord]) -> Iterator[Problem]:
-    strays = sorted(set(folder.files() or ()) - files.keys() - layout.NO_CONTENT)
-    for path in strays[:_MOST_STRAYS]:
+def _unlisted_files(folder: Files, files: Mapping[str, FileRecord]) -> Iterator[Problem]:
+    strays = sorted(set(folder.files() or ()) - files.keys() - layout.FILES_WITHOUT_CONTENT)
+    for path in strays[:_MOST_UNLISTED]:
         what = "this file is not in the manifest's file table"
         if path.rpartition("/")[2] in layout.ZARR_V2:
             what = (
@@ -128,20 +131,20 @@ def _strays(folder: Files, files: Mapping[str, FileRecord]) -> Iterator[Problem]
             )
         # Names of files may hold anything, even what cannot be printed.
         yield Problem(where=path if path.isprintable() else ascii(path), what=what)
-    if len(strays) > _MOST_STRAYS:
-        what = f"{len(strays) - _MOST_STRAYS} more files are not in the manifest's file table"
-        yield Problem(where=folder.where, what=what)
+    if len(strays) > _MOST_UNLISTED:
+        what = f"{len(strays) - _MOST_UNLISTED} more files are not in the manifest's file table"
+        yield Problem(where=folder.address, what=what)
 
 
-def _superfluous(
+def _files_of_no_array(
     files: Mapping[str, FileRecord], arrays: Mapping[str, StoredArray]
 ) -> Iterator[Problem]:
-    metadata = {f"{node}{layout.ZARR_JSON}" for node in _nodes(arrays)}
-    for path in sorted(files.keys() - _chunk_places(arrays).keys() - metadata):
+    metadata = {f"{node}{layout.ZARR_JSON}" for node in _node_prefixes(arrays)}
+    for path in sorted(files.keys() - _chunk_labels(arrays).keys() - metadata):
         yield Problem(where=path, what="this file belongs to no array of the manifest")
 
 
-def _nodes(arrays: Iterable[str]) -> Iterator[str]:
+def _node_prefixes(arrays: Iterable[str]) -> Iterator[str]:
     """Yield the paths of the root, the groups and the arrays, as prefixes of files."""
     yield ""
     for name in arrays:
@@ -149,16 +152,16 @@ def _nodes(arrays: Iterable[str]) -> Iterator[str]:
         yield f"{name}/"
 
 
-def _expansion(folder: Files, arrays: Mapping[str, StoredArray]) -> Problem | None:
+def _expansion_problem(folder: Files, arrays: Mapping[str, StoredArray]) -> Problem | None:
     """Refuse to decode far more than is stored, by the sizes on the disk: the manifest may lie."""
     if not isinstance(folder, Folder):  # elsewhere a file of another size is never decoded
         return None
-    stored = sum(_size(folder, path) for path in _chunk_places(arrays))
+    stored = sum(_size(folder, path) for path in _chunk_labels(arrays))
     decoded = sum(
         array.chunk_count * array.chunk_rows * array.row_bytes for array in arrays.values()
     )
     what = resource_limits.expansion_problem(decoded, stored)
-    return None if what is None else Problem(where=folder.where, what=what)
+    return None if what is None else Problem(where=folder.address, what=what)
 
 
 def _size(folder: Folder, path: str) -> int:
@@ -168,10 +171,10 @@ def _size(folder: Folder, path: str) -> int:
         return 0
 
 
-def _chunk_places(arrays: Mapping[str, StoredArray]) -> dict[str, str]:
+def _chunk_labels(arrays: Mapping[str, StoredArray]) -> dict[str, str]:
     """Return array and rows, in words, of every chunk file that must exist."""
     return {
-        array.chunk_path(index): f"{name} {array.rows_of(index)}"
+        array.chunk_path(index): f"{name} {array.row_range_text(index)}"
         for name, array in arrays.items()
         for index in range(array.chunk_count)
     }
@@ -179,11 +182,11 @@ def _chunk_places(arrays: Mapping[str, StoredArray]) -> dict[str, str]:
 
 def _file_problem(folder: Files, file: FileRecord) -> str | None:
     try:
-        size, digest = measured(folder, file)
+        size, digest = size_and_sha256(folder, file)
     except FileNotFoundError:
         return f"{file.path} is missing"
     except NotPlainError as error:
-        return error.what
+        return error.problem
     except StorageError as error:
         return str(error)
     if size != file.size:
@@ -203,10 +206,10 @@ def check_contents(
     UsageError
         The episode table does not fit into memory.
     """
-    return _Pass(manifest, arrays).problems()
+    return _ContentCheck(manifest, arrays).problems()
 
 
-class _Pass:
+class _ContentCheck:
     def __init__(self, manifest: DatasetManifest, arrays: Mapping[str, StoredArray]) -> None:
         self._manifest = manifest
         self._groups: dict[str, list[StoredArray]] = {group: [] for group in layout.GROUPS}
@@ -221,8 +224,8 @@ class _Pass:
         for group, check in (("final", check_final), ("masks", check_mask)):
             for array in self._groups[group]:
                 for index in range(array.chunk_count):
-                    part, found = self._part([(array, _read(array, index))], index)
-                    yield from chain(found, check(part))
+                    part, problems = self._part([(array, _read_or_error(array, index))], index)
+                    yield from chain(problems, check(part))
         yield from self._steps(table)
         yield from self._wrong_digests()
 
@@ -234,31 +237,31 @@ class _Pass:
         for array in arrays:
             parts: list[Array] = []
             for index in range(array.chunk_count):
-                part, found = self._part([(array, _read(array, index))], index)
-                yield from found
+                part, problems = self._part([(array, _read_or_error(array, index))], index)
+                yield from problems
                 parts += part.arrays.values()
             if len(parts) == array.chunk_count:
-                table[_bare(array)] = np.concatenate(parts)
+                table[_bare_name(array)] = np.concatenate(parts)
 
     def _steps(self, table: Mapping[str, Array]) -> Iterator[Problem]:
         """Check range by range; the next range is read while this one is checked."""
         arrays = sorted(self._groups["steps"], key=lambda array: -array.row_bytes)
-        limits_of = bounds(table, arrays[0].rows)
-        totals = Totals(self._manifest, limits_of)
-        levels = _levels(self._manifest, table)
+        bounds = episode_bounds(table, arrays[0].rows)
+        totals = DatasetTotals(self._manifest, bounds)
+        levels = _noise_levels(self._manifest, table)
         with ThreadPoolExecutor(max(_MIN_THREADS, arrays[0].folder.readers)) as pool:
 
             def begin(index: int) -> list[Future[Array | Exception]]:
-                return [pool.submit(_read, array, index) for array in arrays]
+                return [pool.submit(_read_or_error, array, index) for array in arrays]
 
-            coming = begin(0)
+            next_chunks = begin(0)
             for index in range(arrays[0].chunk_count):
-                read = [(a, f.result()) for a, f in zip(arrays, coming, strict=True)]
+                read = [(a, f.result()) for a, f in zip(arrays, next_chunks, strict=True)]
                 counting = [pool.submit(self._count, a, v, totals) for a, v in read]
                 if index + 1 < arrays[0].chunk_count:
-                    coming = begin(index + 1)
-                part, found = self._part(read, index, limits_of, levels, counted=True)
-                yield from chain(found, check_steps(part))
+                    next_chunks = begin(index + 1)
+                part, problems = self._part(read, index, bounds, levels, counted=True)
+                yield from chain(problems, check_steps(part))
                 totals.add(part.arrays, part.first)
                 for done in counting:
                     done.result()
@@ -272,23 +275,23 @@ class _Pass:
         levels: Array | None = None,
         *,
         counted: bool = False,
-    ) -> tuple[Part, list[Problem]]:
+    ) -> tuple[RowRange, list[Problem]]:
         """Return the arrays that are whole as a part, and what is wrong with the others."""
         values, problems = {}, []
         for array, result in read:
             if isinstance(result, Exception):
-                where = f"{array.name} {array.rows_of(index)}"
+                where = f"{array.name} {array.row_range_text(index)}"
                 problems.append(Problem(where=where, what=str(result)))
                 self._digests.pop(array.name, None)
             else:
-                values[_bare(array)] = result
+                values[_bare_name(array)] = result
                 if not counted:
                     self._count(array, result)
         first = index * read[0][0].chunk_rows
-        return Part(values, first, self._manifest, bounds, levels), problems
+        return RowRange(values, first, self._manifest, bounds, levels), problems
 
     def _count(
-        self, array: StoredArray, values: Array | Exception, totals: Totals | None = None
+        self, array: StoredArray, values: Array | Exception, totals: DatasetTotals | None = None
     ) -> None:
         """Count a chunk into its array's digest and figures, unless one before was damaged."""
         digest = self._digests.get(array.name)
@@ -305,18 +308,18 @@ class _Pass:
                 yield Problem(where=name, what="the values do not match the content digest")
 
 
-def _read(array: StoredArray, index: int) -> Array | Exception:
+def _read_or_error(array: StoredArray, index: int) -> Array | Exception:
     try:
         return array.chunk(index)
     except (CorruptDatasetError, StorageError) as error:
         return error
 
 
-def _bare(array: StoredArray) -> str:
+def _bare_name(array: StoredArray) -> str:
     return array.name.partition("/")[2]
 
 
-def _levels(manifest: DatasetManifest, table: Mapping[str, Array]) -> Array | None:
+def _noise_levels(manifest: DatasetManifest, table: Mapping[str, Array]) -> Array | None:
     """Return the noise level of each episode, float32 [E]; without a mixture there was none."""
     if "noise_level" in table:
         levels = table["noise_level"]

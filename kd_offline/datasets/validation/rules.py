@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets.format.chunks import all_finite
-from kd_offline.datasets.format.layout import MIXERS, SOURCES, MixerKind
+from kd_offline.datasets.format.layout import ACTION_SOURCES, MIXERS, MixerKind
 from kd_offline.datasets.format.splits import IDENTITY, first_equal_row
 from kd_offline.datasets.writing.statistics import Moments, count_actions, summarise
 from kd_offline.schemas.dataset import DatasetManifest, ExpertRecord, Problem
@@ -30,14 +30,14 @@ _MIXING_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RowRange:
     """Arrays of one group (bare names), rows ``first`` and on; damaged arrays are left out."""
 
     arrays: Mapping[str, Array]
     first: int
     manifest: DatasetManifest
-    bounds: Array | None = None  # int64 [E + 1], the first row of each episode and the end
-    levels: Array | None = None  # float32 [E], the noise level of each episode
+    episode_bounds: Array | None = None  # int64 [E + 1], the first row of each episode and the end
+    noise_levels: Array | None = None  # float32 [E], the noise level of each episode
 
     @property
     def rows(self) -> int:
@@ -50,66 +50,66 @@ class Part:
 
     def episodes(self) -> Array | None:
         """Return the episode of every row, int64 [rows], where the lengths are known."""
-        if self.bounds is None:
+        if self.episode_bounds is None:
             return None
         rows = np.arange(self.first, self.first + self.rows)
-        return np.asarray(np.searchsorted(self.bounds, rows, side="right") - 1)
+        return np.asarray(np.searchsorted(self.episode_bounds, rows, side="right") - 1)
 
 
 Finding = tuple[str, Array, str]  # array, bool [rows, ...] that are wrong, what is wrong
-Rule = Callable[[Part], Iterator[Finding]]
+Rule = Callable[[RowRange], Iterator[Finding]]
 
 
-def check_steps(part: Part) -> Iterator[Problem]:
+def check_steps(part: RowRange) -> Iterator[Problem]:
     """Yield what is wrong with some steps: one problem an array and rule, naming the first row."""
-    return _findings("steps", part, _STEPS)
+    return _findings("steps", part, _STEP_RULES)
 
 
-def check_final(part: Part) -> Iterator[Problem]:
+def check_final(part: RowRange) -> Iterator[Problem]:
     """Yield what is wrong with some rows of ``final/*``, one row an episode."""
-    return _findings("final", part, _FINAL)
+    return _findings("final", part, _FINAL_RULES)
 
 
-def check_mask(part: Part) -> Iterator[Problem]:
+def check_mask(part: RowRange) -> Iterator[Problem]:
     """Yield what is wrong with student masks: rows are agents, or episodes of all agents."""
     for name, mask in part.arrays.items():
         of_agents = mask.ndim == len("NO")
-        unused = _unused(np.array(part.manifest.environment.obs_widths), mask.shape[-1])
+        unused = _padding_mask(np.array(part.manifest.environment.obs_widths), mask.shape[-1])
         bad = mask & (unused[part.first :][: len(mask)] if of_agents else unused)
         if bad.any():
-            row = part.first + int(np.argmax(_rows(bad)))
+            row = part.first + int(np.argmax(_rows_with_any(bad)))
             kind = "agent" if of_agents else "episode"
             what = "shows the student the padding of a narrower agent"
             yield Problem(where=f"masks/{name} {kind} {row}", what=what)
 
 
-def _findings(group: str, part: Part, rules: Sequence[Rule]) -> Iterator[Problem]:
+def _findings(group: str, part: RowRange, rules: Sequence[Rule]) -> Iterator[Problem]:
     for rule in rules:
         for name, bad, what in rule(part):
             if bad.any():
-                rows = _rows(bad)
+                rows = _rows_with_any(bad)
                 row = part.first + int(np.argmax(rows))
                 count = int(rows.sum())
                 more = f" (and {count - 1} more rows)" if count > 1 else ""
-                where = f"{group}/{name} row {row}{_episode(group, part, row)}"
+                where = f"{group}/{name} row {row}{_episode_note(group, part, row)}"
                 yield Problem(where=where, what=what + more)
 
 
-def _episode(group: str, part: Part, row: int) -> str:
+def _episode_note(group: str, part: RowRange, row: int) -> str:
     if group == "final":
         return f" (episode {row})"
-    if part.bounds is None:
+    if part.episode_bounds is None:
         return ""
-    return f" (episode {int(np.searchsorted(part.bounds, row, side='right')) - 1})"
+    return f" (episode {int(np.searchsorted(part.episode_bounds, row, side='right')) - 1})"
 
 
-def _finite(part: Part) -> Iterator[Finding]:
+def _finite(part: RowRange) -> Iterator[Finding]:
     for name, values in part.arrays.items():
         if not all_finite(values):
             yield name, ~np.isfinite(values), "holds a number that is not finite"
 
 
-def _legal_actions(part: Part) -> Iterator[Finding]:
+def _legal_actions(part: RowRange) -> Iterator[Finding]:
     if not part.has("actions", "available_actions", "alive"):
         return
     actions, alive = part.arrays["actions"], part.arrays["alive"]
@@ -124,13 +124,13 @@ def _legal_actions(part: Part) -> Iterator[Finding]:
     yield "actions", illegal, "an agent took an action that was not available"
 
 
-def _logprob(part: Part) -> Iterator[Finding]:
+def _logprob(part: RowRange) -> Iterator[Finding]:
     if part.has("behaviour_logprob"):
         bad = part.arrays["behaviour_logprob"] > _LOGPROB_TOLERANCE
         yield "behaviour_logprob", bad, "the logarithm of a probability is positive"
 
 
-def _mixture(part: Part) -> Iterator[Finding]:
+def _behaviour_probability(part: RowRange) -> Iterator[Finding]:
     """Check the probability of what the expert chose, or what noise chose in its place.
 
     Another policy's probability cannot be known from the file.
@@ -138,19 +138,19 @@ def _mixture(part: Part) -> Iterator[Finding]:
     episodes = part.episodes()
     needed = ("actions", "available_actions", "alive", "logits", "behaviour_logprob")
     sampled = part.manifest.recording.behaviour == "sampled"
-    if part.levels is None or episodes is None or not sampled or not part.has(*needed):
+    if part.noise_levels is None or episodes is None or not sampled or not part.has(*needed):
         return
     actions, available = part.arrays["actions"], part.arrays["available_actions"]
     checked = part.arrays["alive"] & (actions >= 0) & (actions < available.shape[-1])
     if part.has("action_source"):
-        checked = checked & (part.arrays["action_source"] < SOURCES["other"])
-    share = part.levels[episodes][:, None] / np.float32(actions.shape[1])
+        checked = checked & (part.arrays["action_source"] < ACTION_SOURCES["other"])
+    share = part.noise_levels[episodes][:, None] / np.float32(actions.shape[1])
     chosen = np.where(checked, actions, 0)
     with np.errstate(all="ignore"):  # what is not legal or not finite is another rule's finding
         taken, even = _probabilities(part.arrays["logits"], available, chosen)
-        want = np.log((1 - share) * taken + share * even)
-        gap = np.abs(part.arrays["behaviour_logprob"] - want)
-        bad = checked & np.isfinite(want) & (gap > _MIXTURE_TOLERANCE * (1 + np.abs(want)))
+        expected = np.log((1 - share) * taken + share * even)
+        gap = np.abs(part.arrays["behaviour_logprob"] - expected)
+        bad = checked & np.isfinite(expected) & (gap > _MIXTURE_TOLERANCE * (1 + np.abs(expected)))
     what = "does not follow from the logits, the legal actions and the episode's noise level"
     yield "behaviour_logprob", bad, what
 
@@ -169,7 +169,7 @@ def _probabilities(logits: Array, available: Array, actions: Array) -> tuple[Arr
     return taken.reshape(actions.shape), even.reshape(actions.shape)
 
 
-def _monotone_mixing(part: Part) -> Iterator[Finding]:
+def _monotone_mixing(part: RowRange) -> Iterator[Finding]:
     """Check that no credit is negative, and that greedy actions have the highest value."""
     if part.has("mixer_credit"):
         yield "mixer_credit", part.arrays["mixer_credit"] < 0, "an agent has a negative credit"
@@ -179,7 +179,7 @@ def _monotone_mixing(part: Part) -> Iterator[Finding]:
         yield "q_tot", above, "is above q_tot_max, the value of the greedy actions"
 
 
-def _additive_mixing(part: Part) -> Iterator[Finding]:
+def _additive_mixing(part: RowRange) -> Iterator[Finding]:
     """Check that the team's value is the sum of the agents' values, where every mixer adds."""
     kinds = {_mixer_kind(expert) for expert in part.manifest.experts}
     needed = ("q_tot", "q_values", "mixer_credit", "actions", "alive")
@@ -199,13 +199,13 @@ def _mixer_kind(expert: ExpertRecord) -> MixerKind:
     return MIXERS.get(str(expert.architecture.get("mixer")), MixerKind.MONOTONE)
 
 
-def _sources(part: Part) -> Iterator[Finding]:
+def _sources(part: RowRange) -> Iterator[Finding]:
     if part.has("action_source"):
-        bad = part.arrays["action_source"] > max(SOURCES.values())
-        yield "action_source", bad, f"is not one of {SOURCES}"
+        bad = part.arrays["action_source"] > max(ACTION_SOURCES.values())
+        yield "action_source", bad, f"is not one of {ACTION_SOURCES}"
 
 
-def _padding(part: Part) -> Iterator[Finding]:
+def _padding(part: RowRange) -> Iterator[Finding]:
     spec = part.manifest.environment
     padded = (
         ("obs", spec.obs_widths, "the padding of a narrower agent is not zero"),
@@ -213,28 +213,28 @@ def _padding(part: Part) -> Iterator[Finding]:
     )
     for name, widths, what in padded:
         if part.has(name) and min(widths) < part.arrays[name].shape[-1]:
-            unused = _unused(np.array(widths), part.arrays[name].shape[-1])
+            unused = _padding_mask(np.array(widths), part.arrays[name].shape[-1])
             yield name, (part.arrays[name] != 0) & unused, what
 
 
-def _ends(part: Part) -> Iterator[Finding]:
-    if part.bounds is None or not part.has("terminated", "truncated"):
+def _ends(part: RowRange) -> Iterator[Finding]:
+    if part.episode_bounds is None or not part.has("terminated", "truncated"):
         return
     ended = part.arrays["terminated"] | part.arrays["truncated"]
     last = np.zeros(part.rows, dtype=bool)
-    here = part.bounds[1:] - 1 - part.first
-    last[here[(here >= 0) & (here < part.rows)]] = True
+    last_rows = part.episode_bounds[1:] - 1 - part.first
+    last[last_rows[(last_rows >= 0) & (last_rows < part.rows)]] = True
     what = "an episode ends here by its length, but is neither terminated nor truncated"
     yield "terminated", last & ~ended, what
     yield "terminated", ended & ~last, "an episode is terminated or truncated before its last step"
 
 
-_FINAL: tuple[Rule, ...] = (_finite, _padding)
-_STEPS: tuple[Rule, ...] = (
-    *_FINAL,
+_FINAL_RULES: tuple[Rule, ...] = (_finite, _padding)
+_STEP_RULES: tuple[Rule, ...] = (
+    *_FINAL_RULES,
     _legal_actions,
     _logprob,
-    _mixture,
+    _behaviour_probability,
     _monotone_mixing,
     _additive_mixing,
     _sources,
@@ -242,33 +242,33 @@ _STEPS: tuple[Rule, ...] = (
 )
 
 
-def _unused(widths: Array, width: int) -> Array:
+def _padding_mask(widths: Array, width: int) -> Array:
     """Return which entries of a row are padding, bool [N, width]."""
     return np.asarray(np.arange(width) >= widths[:, None])
 
 
-def _rows(bad: Array) -> Array:
+def _rows_with_any(bad: Array) -> Array:
     """Return which rows hold a True, bool [rows]."""
     return np.asarray(bad.reshape(len(bad), -1).any(axis=1))
 
 
 def check_episodes(manifest: DatasetManifest, table: Mapping[str, Array]) -> Iterator[Problem]:
     """Yield what is wrong with the episode table (bare names)."""
-    yield from _lengths(manifest, table)
+    yield from _length_problems(manifest, table)
     if "split" in table:
-        yield from _splits(manifest, table)
-    yield from _codes(manifest, table)
+        yield from _split_problems(manifest, table)
+    yield from _code_problems(manifest, table)
     for name, values in table.items():
         if values.dtype.kind == "f":
-            whole = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-            yield from _first(~np.asarray(whole), name, "is not finite")
+            is_finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+            yield from _first_problem(~np.asarray(is_finite), name, "is not finite")
     if "return" in table and "agent_return" in table:
         gap = np.abs(table["agent_return"].sum(axis=1) - table["return"])
         wrong = gap > RETURN_TOLERANCE * (1 + np.abs(table["return"]))
-        yield from _first(np.asarray(wrong), "return", "is not the sum over the agents")
+        yield from _first_problem(np.asarray(wrong), "return", "is not the sum over the agents")
 
 
-def bounds(table: Mapping[str, Array], rows: int) -> Array | None:
+def episode_bounds(table: Mapping[str, Array], rows: int) -> Array | None:
     """Return the first row of each episode and the end, int64 [E + 1], if the lengths add up."""
     lengths = table.get("length")
     if lengths is None or lengths.min() < 1 or int(lengths.sum(dtype=np.int64)) != rows:
@@ -276,7 +276,7 @@ def bounds(table: Mapping[str, Array], rows: int) -> Array | None:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def _lengths(manifest: DatasetManifest, table: Mapping[str, Array]) -> Iterator[Problem]:
+def _length_problems(manifest: DatasetManifest, table: Mapping[str, Array]) -> Iterator[Problem]:
     lengths = table.get("length")
     if lengths is None:
         return
@@ -285,26 +285,26 @@ def _lengths(manifest: DatasetManifest, table: Mapping[str, Array]) -> Iterator[
     if total != rows:
         what = f"the lengths add up to {total}, but there are {rows} steps"
         yield Problem(where="episodes/length", what=what)
-    yield from _first(np.less(lengths, 1), "length", "is below one")
+    yield from _first_problem(np.less(lengths, 1), "length", "is below one")
     what = f"is above the episode limit of {limit}"
-    yield from _first(np.greater(lengths, limit), "length", what)
+    yield from _first_problem(np.greater(lengths, limit), "length", what)
     if "offset" in table:
         starts = np.cumsum(lengths, dtype=np.int64) - lengths
         wrong = np.asarray(table["offset"] != starts)
-        yield from _first(wrong, "offset", "is not the sum of the lengths before it")
+        yield from _first_problem(wrong, "offset", "is not the sum of the lengths before it")
 
 
-def _splits(manifest: DatasetManifest, table: Mapping[str, Array]) -> Iterator[Problem]:
+def _split_problems(manifest: DatasetManifest, table: Mapping[str, Array]) -> Iterator[Problem]:
     codes, splits = table["split"], manifest.splits
     known = [split.code for split in splits.values()]
-    yield from _first(~np.isin(codes, known), "split", f"is not one of {known}")
+    yield from _first_problem(~np.isin(codes, known), "split", f"is not one of {known}")
     lengths = table.get("length")
     for name, split in splits.items():
-        here = codes == split.code
-        if (count := int(here.sum())) != split.episodes:
+        in_split = codes == split.code
+        if (count := int(in_split.sum())) != split.episodes:
             what = f"the manifest says {split.episodes} episodes are {name}, but {count} are"
             yield Problem(where="episodes/split", what=what)
-        elif lengths is not None and (steps := int(lengths[here].sum())) != split.steps:
+        elif lengths is not None and (steps := int(lengths[in_split].sum())) != split.steps:
             what = f"the manifest says {split.steps} steps are {name}, but {steps} are"
             yield Problem(where="episodes/split", what=what)
     if "seed" in table:
@@ -313,31 +313,33 @@ def _splits(manifest: DatasetManifest, table: Mapping[str, Array]) -> Iterator[P
         if leaks.any():
             twin = int(alike[int(np.argmax(leaks))])
             what = f"is the same episode as {twin} (seed, expert, noise), which is in another split"
-            yield from _first(leaks, "split", what)
+            yield from _first_problem(leaks, "split", what)
 
 
-def _codes(manifest: DatasetManifest, table: Mapping[str, Array]) -> Iterator[Problem]:
+def _code_problems(manifest: DatasetManifest, table: Mapping[str, Array]) -> Iterator[Problem]:
     if "expert_id" in table:
         known = [expert.id for expert in manifest.experts]
         wrong = ~np.isin(table["expert_id"], known)
-        yield from _first(wrong, "expert_id", f"is not one of the recorded experts {known}")
+        yield from _first_problem(wrong, "expert_id", f"is not one of the recorded experts {known}")
     if "won" in table:
         wrong = ~np.isin(table["won"], (-1, 0, 1))
-        yield from _first(wrong, "won", "is not 1 (won), 0 (not won) or -1 (no notion of it)")
+        yield from _first_problem(
+            wrong, "won", "is not 1 (won), 0 (not won) or -1 (no notion of it)"
+        )
     if "noise_level" in table:
-        levels = [part.level for part in manifest.recording.noise] or [0.0]
-        wrong = ~np.isin(table["noise_level"], np.array(levels, np.float32))
-        what = f"is not one of the levels of the recorded mixture {levels}"
-        yield from _first(wrong, "noise_level", what)
+        noise_levels = [part.level for part in manifest.recording.noise] or [0.0]
+        wrong = ~np.isin(table["noise_level"], np.array(noise_levels, np.float32))
+        what = f"is not one of the levels of the recorded mixture {noise_levels}"
+        yield from _first_problem(wrong, "noise_level", what)
 
 
-def _first(bad: Array, name: str, what: str) -> Iterator[Problem]:
+def _first_problem(bad: Array, name: str, what: str) -> Iterator[Problem]:
     if bad.any():
         more = f" (and {int(bad.sum()) - 1} more episodes)" if bad.sum() > 1 else ""
         yield Problem(where=f"episodes/{name} episode {int(np.argmax(bad))}", what=what + more)
 
 
-class Totals:
+class DatasetTotals:
     """Returns, statistics, and whether embeddings say anything; all steps must pass in order."""
 
     def __init__(self, manifest: DatasetManifest, bounds: Array | None) -> None:
@@ -376,8 +378,8 @@ class Totals:
     def problems(self, table: Mapping[str, Array]) -> Iterator[Problem]:
         """Yield what is wrong on the whole; ``table``: the episode table (bare names)."""
         yield from self._constant()
-        whole = {"length", "return", "agent_return"} <= table.keys() and not self._incomplete
-        if whole and all(all_finite(values) for values in table.values()):
+        complete = {"length", "return", "agent_return"} <= table.keys() and not self._incomplete
+        if complete and all(all_finite(values) for values in table.values()):
             yield from self._wrong_returns(table["agent_return"])
             yield from self._wrong_statistics(table)
 
@@ -419,29 +421,34 @@ class Totals:
 
     def _wrong_statistics(self, table: Mapping[str, Array]) -> Iterator[Problem]:
         shapes = {name: spec.shape for name, spec in self._manifest.arrays.items()}
-        whole = {n: m for n, m in self._moments.items() if m.count == math.prod(shapes[n])}
-        found = summarise(table, self._counts, whole).model_dump()
-        told = self._manifest.statistics.model_dump()
-        told["values"] = {
-            name: figures for name, figures in told["values"].items() if name in whole
+        complete_moments = {
+            n: m for n, m in self._moments.items() if m.count == math.prod(shapes[n])
         }
-        for place, said, is_ in _differences(told, found, "statistics"):
-            yield Problem(where="manifest.json", what=f"{place} is {said}, but the data say {is_}")
+        computed = summarise(table, self._counts, complete_moments).model_dump()
+        stated = self._manifest.statistics.model_dump()
+        stated["values"] = {
+            name: figures for name, figures in stated["values"].items() if name in complete_moments
+        }
+        for field, stated_value, computed_value in _differences(stated, computed, "statistics"):
+            yield Problem(
+                where="manifest.json",
+                what=f"{field} is {stated_value}, but the data say {computed_value}",
+            )
 
 
-def _differences(told: Any, found: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
+def _differences(stated: Any, computed: Any, field: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield place and both values of every number that differs by more than rounding."""
-    if isinstance(told, dict):
-        for key in told:
-            yield from _differences(told[key], found[key], f"{place}.{key}")
-    elif isinstance(told, list | tuple) and len(told) == len(found):
-        for index, pair in enumerate(zip(told, found, strict=True)):
-            yield from _differences(*pair, f"{place}.{index}")
-    elif told != found and not _close(told, found):
-        yield place, told, found
+    if isinstance(stated, dict):
+        for key in stated:
+            yield from _differences(stated[key], computed[key], f"{field}.{key}")
+    elif isinstance(stated, list | tuple) and len(stated) == len(computed):
+        for index, pair in enumerate(zip(stated, computed, strict=True)):
+            yield from _differences(*pair, f"{field}.{index}")
+    elif stated != computed and not _nearly_equal(stated, computed):
+        yield field, stated, computed
 
 
-def _close(told: Any, found: Any) -> bool:
-    if not isinstance(told, int | float) or not isinstance(found, int | float):
+def _nearly_equal(stated: Any, computed: Any) -> bool:
+    if not isinstance(stated, int | float) or not isinstance(computed, int | float):
         return False
-    return abs(told - found) <= _TOLERANCE * max(1.0, abs(told), abs(found))
+    return abs(stated - computed) <= _TOLERANCE * max(1.0, abs(stated), abs(computed))

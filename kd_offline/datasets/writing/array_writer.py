@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kd_offline.datasets.format import chunks, layout
-from kd_offline.datasets.format.layout import Rule
+from kd_offline.datasets.format.layout import ArrayRule
 from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.writing.statistics import Moments
 from kd_offline.errors import CorruptDatasetError, UsageError
@@ -18,7 +18,7 @@ from kd_offline.types import Array
 
 
 @dataclass(slots=True)
-class ArrayStream:
+class ArrayWriter:
     """Writes one array chunk by chunk.
 
     A chunk file is only ever replaced by one whose rows begin with the same rows, so whatever a
@@ -27,20 +27,22 @@ class ArrayStream:
 
     name: str
     dtype: str
-    tail: tuple[int, ...]  # shape of one row
+    row_shape: tuple[int, ...]  # shape of one row
     chunk_rows: int
-    rule: Rule
+    rule: ArrayRule
     folder: Folder
-    shrinks: bool = True  # a single chunk takes as many rows as there are
+    shrink_single_chunk: bool = True  # a single chunk takes as many rows as there are
     rows: int = 0
     files: dict[str, FileRecord] = field(default_factory=dict)
     moments: Moments | None = None
     _flushed: int = 0  # rows that were there when the last partial chunk was written
     _buffer: Array = field(init=False)
-    _values: hashlib._Hash = field(init=False, default_factory=hashlib.sha256)
+    _sha256: hashlib._Hash = field(init=False, default_factory=hashlib.sha256)
 
     def __post_init__(self) -> None:
-        self._buffer = np.zeros((self.chunk_rows, *self.tail), chunks.little(self.dtype))
+        self._buffer = np.zeros(
+            (self.chunk_rows, *self.row_shape), chunks.little_endian(self.dtype)
+        )
         if self.name.startswith("steps/") and self.dtype == "float32":
             self.moments = Moments()
 
@@ -59,7 +61,7 @@ class ArrayStream:
             start += take
             if filled + take == self.chunk_rows:
                 full = part if take == self.chunk_rows else self._buffer
-                self._absorb(full)
+                self._count_in(full)
                 self._write(self.rows // self.chunk_rows - 1, full)
 
     def flush(self) -> None:
@@ -74,52 +76,54 @@ class ArrayStream:
         """Write the last chunk and the metadata, and return what the manifest says of the array."""
         filled = self.rows % self.chunk_rows
         if filled:
-            self._absorb(self._buffer[:filled])
-            if self.shrinks and self.rows < self.chunk_rows:  # a single chunk needs no padding
+            self._count_in(self._buffer[:filled])
+            if (
+                self.shrink_single_chunk and self.rows < self.chunk_rows
+            ):  # a single chunk needs no padding
                 self.chunk_rows = self.rows
                 self._write(0, self._buffer[:filled])
             else:
                 self.flush()
-        shape = (self.rows, *self.tail)
+        shape = (self.rows, *self.row_shape)
         metadata = layout.array_metadata(
             self.dtype, shape, self.chunk_rows, self.rule.axes, self.rule.level
         )
         self._record(f"{self.name}/{layout.ZARR_JSON}", metadata)
-        digest = layout.content_digest(self.dtype, shape, self._values.hexdigest())
+        digest = layout.content_digest(self.dtype, shape, self._sha256.hexdigest())
         return ArraySpec(dtype=self.dtype, shape=shape, axes=self.rule.axes, digest=digest)
 
     def restore(self, rows: int) -> Iterator[Array]:
         """Read back the first ``rows`` rows that an earlier writer left, yielding them in parts."""
         for index in range(layout.chunk_count(rows, self.chunk_rows)):
-            stored = self._stored_chunk(index)
+            stored = self._read_chunk(index)
             part = stored[: rows - self.rows]
             if len(part) < min(self.chunk_rows, rows - self.rows):
-                raise self._damaged(index, "it has too few rows")
+                raise self._damage_error(index, "it has too few rows")
             if not chunks.all_finite(part):
-                raise self._damaged(index, "it has values that are not finite")
+                raise self._damage_error(index, "it has values that are not finite")
             self.rows += len(part)
             if len(part) == self.chunk_rows:
-                self._absorb(part)
+                self._count_in(part)
             else:
                 self._buffer[: len(part)] = part
             yield part
 
-    def _stored_chunk(self, index: int) -> Array:
-        path = layout.chunk_path(self.name, index, 1 + len(self.tail))
+    def _read_chunk(self, index: int) -> Array:
+        path = layout.chunk_path(self.name, index, 1 + len(self.row_shape))
         try:
             data = self.folder.read(path)
         except FileNotFoundError:
-            raise self._damaged(index, "its file is missing") from None
+            raise self._damage_error(index, "its file is missing") from None
         row_bytes = self._buffer[:1].nbytes
-        rows = min(self.chunk_rows, (chunks.decoded_size(data) or 0) // row_bytes)
-        out = np.empty((rows, *self.tail), self._buffer.dtype)
-        if problem := chunks.decode_into(data, out):
-            raise self._damaged(index, f"it {problem}")
+        rows = min(self.chunk_rows, (chunks.stated_size(data) or 0) // row_bytes)
+        out = np.empty((rows, *self.row_shape), self._buffer.dtype)
+        if problem := chunks.decode_chunk(data, out):
+            raise self._damage_error(index, f"it {problem}")
         sha256 = hashlib.sha256(data).hexdigest()
         self.files[path] = FileRecord(path=path, size=len(data), sha256=sha256)
         return out
 
-    def _damaged(self, index: int, what: str) -> CorruptDatasetError:
+    def _damage_error(self, index: int, what: str) -> CorruptDatasetError:
         first = index * self.chunk_rows
         return CorruptDatasetError(
             f"the unfinished recording at {str(self.folder.root)!r} cannot be continued, because "
@@ -135,15 +139,15 @@ class ArrayStream:
             raise UsageError(msg)
         return cast
 
-    def _absorb(self, values: Array) -> None:
+    def _count_in(self, values: Array) -> None:
         """Count final values in: each row once, in order, in the same parts for every writer."""
-        self._values.update(np.ascontiguousarray(values).data)
+        self._sha256.update(np.ascontiguousarray(values).data)
         if self.moments is not None:
             self.moments.add(values)
 
     def _write(self, index: int, rows: Array) -> None:
         path = layout.chunk_path(self.name, index, rows.ndim)
-        self._record(path, chunks.encode(rows, self.rule.level))
+        self._record(path, chunks.encode_chunk(rows, self.rule.level))
 
     def _record(self, path: str, data: bytes) -> None:
         self.files[path] = self.folder.write(path, data)

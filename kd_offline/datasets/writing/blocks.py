@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kd_offline.datasets.format.chunks import all_finite
-from kd_offline.datasets.format.layout import Rule, axis_sizes, required, rule_for
+from kd_offline.datasets.format.layout import ArrayRule, axis_sizes, required_arrays, rule_for
 from kd_offline.errors import UsageError
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array
@@ -54,9 +54,13 @@ def check_block(block: EpisodeBlock, spec: EnvironmentSpec, before: int = 0) -> 
         has a value that is not finite.
     """
     arrays = block.flat()
-    missing = [name for g in ("steps", "episodes") for name in required(g) if name not in arrays]
+    missing = [
+        name for g in ("steps", "episodes") for name in required_arrays(g) if name not in arrays
+    ]
     if missing:
-        msg = f"a block of episodes needs {', '.join(required('steps'))} and episodes/length; "
+        msg = (
+            f"a block of episodes needs {', '.join(required_arrays('steps'))} and episodes/length; "
+        )
         raise UsageError(msg + f"missing: {', '.join(missing)}")
     lengths = block.lengths
     if lengths.ndim != 1 or len(lengths) == 0 or lengths.min() < 1:
@@ -69,16 +73,16 @@ def check_block(block: EpisodeBlock, spec: EnvironmentSpec, before: int = 0) -> 
             msg = f"{name} is computed by the writer: leave it out of the block"
             raise UsageError(msg)
         _check_array(name, values, rule, sizes)
-        if not all_finite(stored := _stored(values, rule)):
-            raise _not_finite(name, stored, spec, lengths, before)
+        if not all_finite(stored := _as_stored(values, rule)):
+            raise _not_finite_error(name, stored, spec, lengths, before)
     return arrays
 
 
-def _check_array(name: str, values: Array, rule: Rule, sizes: Mapping[str, int]) -> None:
+def _check_array(name: str, values: Array, rule: ArrayRule, sizes: Mapping[str, int]) -> None:
     shape = tuple(sizes.get(axis, -1) for axis in rule.axes)
     fits = values.ndim == len(shape) and all(
-        got == want or (want == -1 and got > 0)
-        for got, want in zip(values.shape, shape, strict=True)
+        actual == expected or (expected == -1 and actual > 0)
+        for actual, expected in zip(values.shape, shape, strict=True)
     )
     if not fits or 0 in values.shape:
         axes = ", ".join(f"{axis}={size}" for axis, size in zip(rule.axes, shape, strict=True))
@@ -91,7 +95,7 @@ def _check_array(name: str, values: Array, rule: Rule, sizes: Mapping[str, int])
         raise UsageError(msg)
 
 
-def _stored(values: Array, rule: Rule) -> Array:
+def _as_stored(values: Array, rule: ArrayRule) -> Array:
     """Return floats in the type that they are stored in."""
     if values.dtype.kind != "f" or values.dtype.name in rule.dtypes:
         return values
@@ -99,20 +103,20 @@ def _stored(values: Array, rule: Rule) -> Array:
         return values.astype(rule.dtypes[0])
 
 
-def _not_finite(
+def _not_finite_error(
     name: str, values: Array, spec: EnvironmentSpec, lengths: Array, before: int
 ) -> UsageError:
     """Say where the first value is that is not finite."""
     row, *rest = np.unravel_index(int(np.argmin(np.isfinite(values))), values.shape)
     if name.startswith("steps/"):
         episode = int(np.searchsorted(np.cumsum(lengths), row, side="right"))
-        place = f"step {row - int(lengths[:episode].sum())} of episode {before + episode}"
+        position = f"step {row - int(lengths[:episode].sum())} of episode {before + episode}"
     else:
-        place = f"episode {before + row}"
+        position = f"episode {before + row}"
     whose = f" of agent {spec.agents[rest[0]]!r}" if rest and "N" in rule_for(name).axes else ""
     narrow = ", or store it as float32" if values.dtype == np.float16 else ""
     return UsageError(
-        f"{name}{whose} has in {place} a value that is not a finite {values.dtype} "
+        f"{name}{whose} has in {position} a value that is not a finite {values.dtype} "
         f"({values[(row, *rest)]}): every stored number must be finite, so correct where it "
         f"comes from{narrow}"
     )

@@ -14,7 +14,7 @@ from kd_offline.datasets.format import layout, resource_limits
 from kd_offline.datasets.format.manifest import parse_manifest
 from kd_offline.datasets.format.splits import IDENTITY, Splits, assign_split, first_equal_row
 from kd_offline.datasets.storage.store import Folder
-from kd_offline.datasets.writing.array_writer import ArrayStream
+from kd_offline.datasets.writing.array_writer import ArrayWriter
 from kd_offline.datasets.writing.statistics import count_actions, episode_returns, summarise
 from kd_offline.errors import CorruptDatasetError, UsageError
 from kd_offline.schemas.dataset import (
@@ -31,13 +31,13 @@ from kd_offline.sealed_json import seal
 from kd_offline.types import Array
 
 # Episode figures that statistics and splits need; they stay in memory, some 60 bytes an episode.
-_KEPT = ("length", "return", "agent_return", "won", *IDENTITY)
+_KEPT_COLUMNS = ("length", "return", "agent_return", "won", *IDENTITY)
 # Writing the journal may take at most about a twentieth of the time.
 _JOURNAL_SHARE = 20
 
 
 @dataclass(slots=True)
-class Sink:
+class DatasetFiles:
     """Everything that is written between the first block and the manifest."""
 
     folder: Folder
@@ -45,8 +45,8 @@ class Sink:
     journal_seconds: float
     episodes: int = 0
     rows: int = 0
-    streams: dict[str, ArrayStream] = field(default_factory=dict)
-    _kept: dict[str, list[Array]] = field(default_factory=dict)
+    writers: dict[str, ArrayWriter] = field(default_factory=dict)
+    _episode_columns: dict[str, list[Array]] = field(default_factory=dict)
     _action_counts: Array = field(init=False)
     _chunk_rows: dict[str, int] = field(default_factory=dict)
     _next_journal: float = 0.0
@@ -55,16 +55,18 @@ class Sink:
         spec = self.header.environment
         self._action_counts = np.zeros((spec.n_agents, spec.action_count), np.int64)
 
-    def accept(self, arrays: dict[str, Array], lengths: Array) -> None:
+    def append_episodes(self, arrays: dict[str, Array], lengths: Array) -> None:
         """Write whole episodes; ``arrays`` are checked and carry full names."""
-        arrays = arrays | self._derived(arrays["steps/reward"], lengths)
-        if not self.streams:
-            rows = {k: RowSpec(dtype=_dtype(k, v), tail=v.shape[1:]) for k, v in arrays.items()}
-            self._open_streams(rows, *_grids(rows))
-        self._check_same(arrays)
-        for name, stream in self.streams.items():
-            stream.append(arrays[name])
-        self._keep(arrays)
+        arrays = arrays | self._derived_columns(arrays["steps/reward"], lengths)
+        if not self.writers:
+            rows = {
+                k: RowSpec(dtype=_stored_dtype(k, v), tail=v.shape[1:]) for k, v in arrays.items()
+            }
+            self._open_writers(rows, *_chunk_rows_of_groups(rows))
+        self._require_same_arrays(arrays)
+        for name, writer in self.writers.items():
+            writer.append(arrays[name])
+        self._keep_columns(arrays)
         self._count(arrays["steps/actions"], arrays["steps/alive"])
         self.episodes += len(lengths)
         self.rows += int(lengths.sum())
@@ -74,8 +76,8 @@ class Sink:
     def journal(self) -> None:
         """Bring everything so far to the disk and say so."""
         started = time.monotonic()
-        for stream in self.streams.values():
-            stream.flush()
+        for writer in self.writers.values():
+            writer.flush()
         journal = Journal(
             format_version=layout.FORMAT_VERSION,
             header=self.header,
@@ -83,7 +85,9 @@ class Sink:
             rows=self.rows,
             step_chunk_rows=self._chunk_rows.get("steps", 1),
             episode_chunk_rows=self._chunk_rows.get("episodes", 1),
-            arrays={name: RowSpec(dtype=s.dtype, tail=s.tail) for name, s in self.streams.items()},
+            arrays={
+                name: RowSpec(dtype=s.dtype, tail=s.row_shape) for name, s in self.writers.items()
+            },
         )
         document = journal.model_dump(mode="json", exclude={"manifest_digest"})
         self.folder.write(layout.JOURNAL, seal(document), durable=True)
@@ -92,21 +96,21 @@ class Sink:
 
     def restore(self, journal: Journal) -> None:
         """Continue from what an earlier writer left in the folder."""
-        self._check_claims(journal)
-        self._open_streams(journal.arrays, journal.step_chunk_rows, journal.episode_chunk_rows)
+        self._check_chunk_sizes(journal)
+        self._open_writers(journal.arrays, journal.step_chunk_rows, journal.episode_chunk_rows)
         self.episodes, self.rows = journal.episodes, journal.rows
-        if not self.streams:
+        if not self.writers:
             return
-        actions = self.streams["steps/actions"].restore(self.rows)
-        alive = self.streams["steps/alive"].restore(self.rows)
+        actions = self.writers["steps/actions"].restore(self.rows)
+        alive = self.writers["steps/alive"].restore(self.rows)
         for part, alive_part in zip(actions, alive, strict=True):
             self._count(part, alive_part)
-        for name, stream in self.streams.items():
+        for name, writer in self.writers.items():
             if name in ("steps/actions", "steps/alive"):
                 continue
-            parts = stream.restore(self.rows if name.startswith("steps/") else self.episodes)
-            if name.removeprefix("episodes/") in _KEPT:
-                self._kept[name.removeprefix("episodes/")] = list(parts)
+            parts = writer.restore(self.rows if name.startswith("steps/") else self.episodes)
+            if name.removeprefix("episodes/") in _KEPT_COLUMNS:
+                self._episode_columns[name.removeprefix("episodes/")] = list(parts)
             else:
                 for _ in parts:
                     pass
@@ -120,16 +124,16 @@ class Sink:
     ) -> DatasetManifest:
         """Write what is left, then the manifest, which makes the folder a dataset."""
         splits = self._add_derived(masks, given)
-        specs = {name: stream.finish() for name, stream in self.streams.items()}
-        files = [file for stream in self.streams.values() for file in stream.files.values()]
+        specs = {name: writer.finish() for name, writer in self.writers.items()}
+        files = [file for writer in self.writers.values() for file in writer.files.values()]
         groups = ["", *sorted({f"{name.split('/')[0]}/" for name in specs})]
         group_text = layout.group_metadata()
         files += [self.folder.write(f"{group}{layout.ZARR_JSON}", group_text) for group in groups]
         stated = version or layout.FORMAT_VERSION
         document = self._document(specs, splits, masks, seconds, stated)
-        return publish(self.folder, document, files)
+        return commit_manifest(self.folder, document, files)
 
-    def _derived(self, reward: Array, lengths: Array) -> dict[str, Array]:
+    def _derived_columns(self, reward: Array, lengths: Array) -> dict[str, Array]:
         agent_return = episode_returns(reward, lengths)
         return {
             "episodes/offset": self.rows + np.cumsum(lengths) - lengths,
@@ -137,7 +141,7 @@ class Sink:
             "episodes/return": agent_return.sum(axis=1),
         }
 
-    def _check_claims(self, journal: Journal) -> None:
+    def _check_chunk_sizes(self, journal: Journal) -> None:
         """Refuse a journal whose chunks no writer makes, before they are made room for."""
         for name, row in journal.arrays.items():
             steps = name.startswith("steps/")
@@ -145,60 +149,62 @@ class Sink:
             size = rows * math.prod(row.tail) * np.dtype(row.dtype).itemsize
             if size > resource_limits.MAX_RANGE_BYTES:
                 msg = (
-                    f"the recording at {self.folder.where!r} was altered: its {layout.JOURNAL} "
+                    f"the recording at {self.folder.address!r} was altered: its {layout.JOURNAL} "
                     f"claims chunks of {size:,} bytes for {name}, so record it anew"
                 )
                 raise CorruptDatasetError(msg)
 
-    def _open_streams(self, rows: Mapping[str, RowSpec], steps: int, episodes: int) -> None:
+    def _open_writers(self, rows: Mapping[str, RowSpec], steps: int, episodes: int) -> None:
         self._chunk_rows = {"steps": steps, "episodes": episodes}
         for name, row in rows.items():
-            self._add_stream(name, row, steps if name.startswith("steps/") else episodes)
+            self._add_writer(name, row, steps if name.startswith("steps/") else episodes)
 
-    def _add_stream(self, name: str, row: RowSpec, chunk_rows: int) -> None:
+    def _add_writer(self, name: str, row: RowSpec, chunk_rows: int) -> None:
         rule = layout.rule_for(name, 1 + len(row.tail))
-        self.streams[name] = ArrayStream(name, row.dtype, row.tail, chunk_rows, rule, self.folder)
+        self.writers[name] = ArrayWriter(name, row.dtype, row.tail, chunk_rows, rule, self.folder)
 
-    def _check_same(self, arrays: Mapping[str, Array]) -> None:
-        first = {name: stream.tail for name, stream in self.streams.items()}
-        got = {name: values.shape[1:] for name, values in arrays.items()}
-        if first != got:
-            odd = sorted(n for n in first.keys() | got.keys() if first.get(n) != got.get(n))
+    def _require_same_arrays(self, arrays: Mapping[str, Array]) -> None:
+        first = {name: writer.row_shape for name, writer in self.writers.items()}
+        actual = {name: values.shape[1:] for name, values in arrays.items()}
+        if first != actual:
+            differing = sorted(
+                n for n in first.keys() | actual.keys() if first.get(n) != actual.get(n)
+            )
             msg = (
                 f"every block must hold the same arrays of the same widths as the first one; "
-                f"these differ: {', '.join(odd)}"
+                f"these differ: {', '.join(differing)}"
             )
             raise UsageError(msg)
 
-    def _keep(self, arrays: Mapping[str, Array]) -> None:
-        for name in _KEPT:
+    def _keep_columns(self, arrays: Mapping[str, Array]) -> None:
+        for name in _KEPT_COLUMNS:
             if f"episodes/{name}" in arrays:
-                self._kept.setdefault(name, []).append(arrays[f"episodes/{name}"])
+                self._episode_columns.setdefault(name, []).append(arrays[f"episodes/{name}"])
 
     def _count(self, actions: Array, alive: Array) -> None:
         width = self.header.environment.action_count
         self._action_counts += count_actions(actions, alive, width)
 
     def _table(self) -> dict[str, Array]:
-        return {name: np.concatenate(parts) for name, parts in self._kept.items()}
+        return {name: np.concatenate(parts) for name, parts in self._episode_columns.items()}
 
     def _add_derived(
         self, masks: Mapping[str, Array], given: Splits | None
     ) -> dict[str, SplitRecord]:
         """Add the arrays that are known only now, and return the splits."""
-        splits = given or Splits(self._drawn_split(), layout.SPLITS)
-        self._add_stream(
+        splits = given or Splits(self._draw_split(), layout.SPLITS)
+        self._add_writer(
             "episodes/split", RowSpec(dtype="uint8", tail=()), self._chunk_rows["episodes"]
         )
-        self.streams["episodes/split"].append(splits.codes)
+        self.writers["episodes/split"].append(splits.codes)
         for name, mask in masks.items():
             row = RowSpec(dtype="bool", tail=mask.shape[1:])
             widest = int(np.prod(mask.shape[1:]))
-            self._add_stream(f"masks/{name}", row, layout.chunk_rows(widest))
-            self.streams[f"masks/{name}"].append(mask)
+            self._add_writer(f"masks/{name}", row, layout.chunk_rows(widest))
+            self.writers[f"masks/{name}"].append(mask)
         return split_records(splits, self._table()["length"])
 
-    def _drawn_split(self) -> Array:
+    def _draw_split(self) -> Array:
         """Draw the splits; an episode that is there twice, by chance, is held out altogether."""
         codes = assign_split(self.episodes, self.header.heldout, self.header.recording.seed)
         table = self._table()
@@ -219,7 +225,7 @@ class Sink:
         """Return the manifest without its file table."""
         head = self.header.model_dump(mode="json", exclude={"heldout", "masks"})
         head["recording"] |= {"episodes": self.episodes, "seconds": seconds}
-        moments = {n: s.moments for n, s in self.streams.items() if s.moments is not None}
+        moments = {n: s.moments for n, s in self.writers.items() if s.moments is not None}
         statistics = summarise(self._table(), self._action_counts, moments)
         described = {name: self.header.masks.get(name, MaskRecord()) for name in masks}
         document: dict[str, Any] = {"format_version": list(version), "id": ""} | head
@@ -229,7 +235,7 @@ class Sink:
             "statistics": statistics.model_dump(mode="json"),
             "arrays": {name: spec.model_dump(mode="json") for name, spec in specs.items()},
         }
-        layout.identify(document)
+        layout.update_identity(document)
         return document
 
 
@@ -238,13 +244,17 @@ def split_records(splits: Splits, lengths: Array) -> dict[str, SplitRecord]:
     of_part = {name: splits.codes == code for name, code in splits.names.items()}
     return {
         name: SplitRecord(
-            code=splits.names[name], episodes=int(here.sum()), steps=int(lengths[here].sum())
+            code=splits.names[name],
+            episodes=int(in_split.sum()),
+            steps=int(lengths[in_split].sum()),
         )
-        for name, here in of_part.items()
+        for name, in_split in of_part.items()
     }
 
 
-def publish(folder: Folder, document: dict[str, Any], files: list[FileRecord]) -> DatasetManifest:
+def commit_manifest(
+    folder: Folder, document: dict[str, Any], files: list[FileRecord]
+) -> DatasetManifest:
     """Write the manifest, which makes the folder a dataset of exactly these ``files``.
 
     What an interrupted attempt left behind and the manifest does not list is deleted before.
@@ -255,19 +265,19 @@ def publish(folder: Folder, document: dict[str, Any], files: list[FileRecord]) -
             folder.remove(path)
     document["files"] = [f.model_dump() for f in sorted(files, key=lambda file: file.path)]
     sealed = seal(document)
-    manifest = parse_manifest(folder.where, sealed)  # what no reader takes is no dataset
+    manifest = parse_manifest(folder.address, sealed)  # what no reader takes is no dataset
     folder.write(layout.MANIFEST, sealed, durable=True)
     folder.remove(layout.JOURNAL)
     return manifest
 
 
-def _dtype(name: str, values: Array) -> Any:
+def _stored_dtype(name: str, values: Array) -> Any:
     """Return the stored dtype: the given one where the format allows it, else the default."""
     allowed = layout.rule_for(name, values.ndim).dtypes
     return values.dtype.name if values.dtype.name in allowed else allowed[0]
 
 
-def _grids(rows: Mapping[str, RowSpec]) -> tuple[int, int]:
+def _chunk_rows_of_groups(rows: Mapping[str, RowSpec]) -> tuple[int, int]:
     """Return the rows of a chunk of the steps and of the episode arrays."""
     sizes: dict[bool, list[int]] = {True: [1], False: [1]}
     for name, row in rows.items():

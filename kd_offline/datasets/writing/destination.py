@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import IO
 
 from kd_offline.datasets.format import layout
-from kd_offline.datasets.storage.store import lock
+from kd_offline.datasets.storage.store import lock_folder
 from kd_offline.errors import StorageError, UsageError
 from kd_offline.files import make_folder, remove_tree
 
@@ -18,25 +18,27 @@ def check_name(name: str | None) -> None:
         raise UsageError(msg)
 
 
-def claim(root: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
+def claim_folder(root: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
     """Make way at ``root`` and take its writer lock; closing the returned file releases it.
 
     Raises
     ------
     StorageError
-        As :func:`make_way`, or another process is writing here.
+        As :func:`prepare_folder`, or another process is writing here.
     """
-    make_way(root, resume=resume, overwrite=overwrite)
-    held = lock(root)
+    prepare_folder(root, resume=resume, overwrite=overwrite)
+    held = lock_folder(root)
     try:
-        _check(root, resume=resume)  # another writer may have come and gone since the first look
+        _refuse_existing(
+            root, resume=resume
+        )  # another writer may have come and gone since the first look
     except StorageError:
         held.close()
         raise
     return held
 
 
-def make_way(root: Path, *, resume: bool, overwrite: bool) -> None:
+def prepare_folder(root: Path, *, resume: bool, overwrite: bool) -> None:
     """Make ``root`` an empty folder or one with a recording to continue, or say why not.
 
     Raises
@@ -47,23 +49,27 @@ def make_way(root: Path, *, resume: bool, overwrite: bool) -> None:
     if root.exists() and not root.is_dir():
         msg = f"{str(root)!r} is a file: choose another path for the dataset"
         raise StorageError(msg)
-    if overwrite and (_finished(root) or _begun(root)):
-        _delete(root)
-    _check(root, resume=resume)
-    ours = {layout.LOCK, layout.SCRATCH}
-    if not _begun(root) and root.exists() and any(p.name not in ours for p in root.iterdir()):
+    if overwrite and (_has_manifest(root) or _has_journal(root)):
+        _delete_dataset(root)
+    _refuse_existing(root, resume=resume)
+    own_files = {layout.LOCK, layout.SCRATCH}
+    if (
+        not _has_journal(root)
+        and root.exists()
+        and any(p.name not in own_files for p in root.iterdir())
+    ):
         msg = f"{str(root)!r} is not empty and holds no dataset: choose another path"
         raise StorageError(msg)
     make_folder(root)
 
 
-def _check(root: Path, *, resume: bool) -> None:
-    if _finished(root):
+def _refuse_existing(root: Path, *, resume: bool) -> None:
+    if _has_manifest(root):
         msg = (
             f"there is a finished dataset at {str(root)!r}: choose another path or give --overwrite"
         )
         raise StorageError(msg)
-    if _begun(root) and not resume:
+    if _has_journal(root) and not resume:
         msg = (
             f"there is an unfinished recording at {str(root)!r}: continue it with --resume or "
             "delete it with --overwrite"
@@ -71,22 +77,22 @@ def _check(root: Path, *, resume: bool) -> None:
         raise StorageError(msg)
 
 
-def _finished(root: Path) -> bool:
+def _has_manifest(root: Path) -> bool:
     return (root / layout.MANIFEST).exists()
 
 
-def _begun(root: Path) -> bool:
+def _has_journal(root: Path) -> bool:
     return (root / layout.JOURNAL).exists()
 
 
-def _delete(root: Path) -> None:
+def _delete_dataset(root: Path) -> None:
     """Delete a dataset or an unfinished recording; one that is half deleted is never a dataset.
 
     The manifest becomes the journal, one that cannot be continued, and is the last to go: whoever
     is killed here can repeat the command.
     """
-    with lock(root):
-        if _finished(root):
+    with lock_folder(root):
+        if _has_manifest(root):
             (root / layout.MANIFEST).replace(root / layout.JOURNAL)
         for group in layout.GROUPS:
             remove_tree(root / group)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.storage.manifest_file import read_manifest
 from kd_offline.datasets.storage.store import Folder
-from kd_offline.datasets.writing.dataset_files import Sink
+from kd_offline.datasets.writing.dataset_files import DatasetFiles
 from kd_offline.errors import KdOfflineError, UsageError
 from kd_offline.schemas.dataset import FileRecord, RecordingHeader
 from kd_offline.strict_json import parse
@@ -25,7 +25,7 @@ from kd_offline.types import Array
 from kd_offline.user_code import plain
 
 
-def rehearse(header: RecordingHeader) -> None:
+def dry_run(header: RecordingHeader) -> None:
     """Check that a dataset that begins with ``header`` can be finished and read again.
 
     Raises
@@ -34,13 +34,13 @@ def rehearse(header: RecordingHeader) -> None:
         It cannot; the message says which setting is in the way.
     """
     require_storable(header.model_dump(mode="json"))
-    folder = _Memory()
+    folder = _MemoryFolder()
     spec = header.environment
-    sink = Sink(folder, header, math.inf)
+    files = DatasetFiles(folder, header, math.inf)
     try:
-        sink.accept(_one_step(header), np.ones(1, np.int64))
+        files.append_episodes(_single_step(header), np.ones(1, np.int64))
         mask = np.ones((spec.n_agents, spec.obs_width), bool)
-        sink.finish(dict.fromkeys(header.masks, mask), 0.0)
+        files.finish(dict.fromkeys(header.masks, mask), 0.0)
         read_manifest(folder)
     except (KdOfflineError, ValidationError, ValueError) as error:
         msg = (
@@ -51,8 +51,8 @@ def rehearse(header: RecordingHeader) -> None:
 
 
 def require_storable(document: Mapping[str, Any]) -> None:
-    """Check every value and key of a part of a manifest; raises as :func:`rehearse`."""
-    for path, value in _leaves("", document):
+    """Check every value and key of a part of a manifest; raises as :func:`dry_run`."""
+    for path, value in _scalars_and_keys("", document):
         try:
             parse(json.dumps(value, allow_nan=False).encode("ascii"))
         except ValueError as error:
@@ -64,25 +64,25 @@ def require_storable(document: Mapping[str, Any]) -> None:
             raise UsageError(msg) from None
 
 
-def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _scalars_and_keys(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Yield dotted paths with the scalars, and with the keys, of nested values."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             inner = f"{path}.{key}" if path else str(key)
             yield f"the name {inner}", key
-            yield from _leaves(inner, part)
+            yield from _scalars_and_keys(inner, part)
     elif isinstance(value, list | tuple):
         for part in value:
-            yield from _leaves(path, part)
+            yield from _scalars_and_keys(path, part)
     else:
         yield path, value
 
 
-def _one_step(header: RecordingHeader) -> dict[str, Array]:
+def _single_step(header: RecordingHeader) -> dict[str, Array]:
     """Return the arrays that every dataset has, of one episode of one step."""
     sizes = layout.axis_sizes(header.environment, 1, 1)
     arrays = {}
-    for name in (*layout.required("steps"), *layout.required("episodes")):
+    for name in (*layout.required_arrays("steps"), *layout.required_arrays("episodes")):
         rule = layout.rule_for(name)
         shape = tuple(sizes[axis] for axis in rule.axes)
         arrays[name] = np.zeros(shape, rule.dtypes[0])
@@ -90,7 +90,7 @@ def _one_step(header: RecordingHeader) -> dict[str, Array]:
     return arrays
 
 
-class _Memory(Folder):
+class _MemoryFolder(Folder):
     """A folder that is nowhere."""
 
     def __init__(self) -> None:

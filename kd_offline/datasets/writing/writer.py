@@ -14,14 +14,14 @@ import numpy as np
 from pydantic import ValidationError
 
 from kd_offline.datasets.format import layout
-from kd_offline.datasets.format.manifest import header_of
+from kd_offline.datasets.format.manifest import recording_header
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.storage.manifest_file import read_manifest
-from kd_offline.datasets.storage.store import Folder, lock
+from kd_offline.datasets.storage.store import Folder, lock_folder
 from kd_offline.datasets.writing.blocks import EpisodeBlock, check_block
-from kd_offline.datasets.writing.dataset_files import Sink
-from kd_offline.datasets.writing.destination import claim
-from kd_offline.datasets.writing.rehearsal import rehearse
+from kd_offline.datasets.writing.dataset_files import DatasetFiles
+from kd_offline.datasets.writing.destination import claim_folder
+from kd_offline.datasets.writing.rehearsal import dry_run
 from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, Journal, RecordingHeader
 from kd_offline.sealed_json import unseal
@@ -46,14 +46,16 @@ class DatasetWriter:
     whole calls of :meth:`append`.
     """
 
-    def __init__(self, sink: Sink, held: IO[bytes]) -> None:
-        self._sink = sink
-        self._held = held
+    def __init__(self, files: DatasetFiles, lock: IO[bytes]) -> None:
+        self._files = files
+        self._lock = lock
         self._queue: queue.Queue[_Item | None] = queue.Queue(_QUEUED_BLOCKS)
         self._failure: BaseException | None = None
-        self._appended = sink.episodes
-        self._steps = sink.rows
-        self._thread = threading.Thread(target=self._work, name="dataset-writer", daemon=True)
+        self._appended = files.episodes
+        self._steps = files.rows
+        self._thread = threading.Thread(
+            target=self._write_blocks, name="dataset-writer", daemon=True
+        )
         self._thread.start()
 
     @classmethod
@@ -97,22 +99,22 @@ class DatasetWriter:
         if resume and overwrite:
             msg = "resume and overwrite exclude each other: give one of them"
             raise UsageError(msg)
-        rehearse(header)
-        held = claim(root, resume=resume, overwrite=overwrite)
+        dry_run(header)
+        lock = claim_folder(root, resume=resume, overwrite=overwrite)
         try:
-            sink = Sink(Folder(root), header, journal_seconds)
-            if resume and sink.folder.exists(layout.JOURNAL):
-                sink.restore(_matching_journal(sink.folder, header))
-            sink.journal()
+            files = DatasetFiles(Folder(root), header, journal_seconds)
+            if resume and files.folder.exists(layout.JOURNAL):
+                files.restore(_matching_journal(files.folder, header))
+            files.journal()
         except BaseException:
-            held.close()
+            lock.close()
             raise
-        return cls(sink, held)
+        return cls(files, lock)
 
     @property
     def path(self) -> Path:
         """Folder of the dataset."""
-        return self._sink.folder.root
+        return self._files.folder.root
 
     @property
     def episodes_done(self) -> int:
@@ -138,7 +140,7 @@ class DatasetWriter:
         if not self._thread.is_alive():
             msg = f"the writer of {str(self.path)!r} was closed: create it again with resume=True"
             raise UsageError(msg)
-        arrays = check_block(block, self._sink.header.environment, self._appended)
+        arrays = check_block(block, self._files.header.environment, self._appended)
         lengths = block.lengths
         self._queue.put((arrays, lengths))
         self._appended += len(lengths)
@@ -172,14 +174,14 @@ class DatasetWriter:
         StorageError
             Writing failed; what is on disk can be continued.
         """
-        given = {name: np.asarray(mask) for name, mask in (masks or {}).items()}
-        self._check_complete(given)
+        mask_arrays = {name: np.asarray(mask) for name, mask in (masks or {}).items()}
+        self._check_complete(mask_arrays)
         self._check_splits(splits)
         self._stop()
         try:
             self._raise_failure()
-            manifest = self._sink.finish(given, seconds, splits, version)
-            self._sink.folder.remove(layout.LOCK)
+            manifest = self._files.finish(mask_arrays, seconds, splits, version)
+            self._files.folder.remove(layout.LOCK)
         except BaseException as error:
             self._failure = error  # the streams are in an unknown state: never journal them again
             raise
@@ -189,12 +191,12 @@ class DatasetWriter:
 
     def close(self) -> None:
         """Stop without finishing; what was appended can be continued. Does nothing after commit."""
-        if self._held.closed:
+        if self._lock.closed:
             return
         self._stop()
         try:
             if self._failure is None:
-                self._sink.journal()
+                self._files.journal()
         finally:
             self._release()
 
@@ -211,12 +213,12 @@ class DatasetWriter:
         if error is None:
             self._raise_failure()
 
-    def _work(self) -> None:
+    def _write_blocks(self) -> None:
         while (item := self._queue.get()) is not None:
             if self._failure is not None:
                 continue  # keep emptying the queue, so that append never waits for ever
             try:
-                self._sink.accept(*item)
+                self._files.append_episodes(*item)
             except BaseException as error:  # raised again by the next call
                 self._failure = error
 
@@ -226,7 +228,7 @@ class DatasetWriter:
             self._thread.join()
 
     def _release(self) -> None:
-        self._held.close()
+        self._lock.close()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -236,7 +238,7 @@ class DatasetWriter:
         if self._appended == 0:
             msg = f"nothing was recorded to {str(self.path)!r}: append episodes before commit"
             raise UsageError(msg)
-        spec = self._sink.header.environment
+        spec = self._files.header.environment
         fixed = (spec.n_agents, spec.obs_width)
         for name, mask in masks.items():
             if mask.dtype != np.bool_ or mask.shape not in (fixed, (self._appended, *fixed)):
@@ -259,7 +261,9 @@ class DatasetWriter:
             raise UsageError(msg)
 
 
-def finished(path: str | Path, header: RecordingHeader, episodes: int) -> DatasetManifest | None:
+def finished_dataset(
+    path: str | Path, header: RecordingHeader, episodes: int
+) -> DatasetManifest | None:
     """Return the manifest of a finished dataset that ``header`` would begin again.
 
     None where no dataset is at ``path``. What a kill between the manifest and the end of its
@@ -276,18 +280,20 @@ def finished(path: str | Path, header: RecordingHeader, episodes: int) -> Datase
     if not folder.exists(layout.MANIFEST):
         return None
     manifest = read_manifest(folder)
-    before = header_of(manifest).model_copy(update={"heldout": header.heldout})
+    before = recording_header(manifest).model_copy(update={"heldout": header.heldout})
     recording = header.recording.model_copy(update={"episodes": episodes})
-    _require_same(before, header.model_copy(update={"recording": recording}), folder, "finished")
-    tidy(folder)
+    _require_same_settings(
+        before, header.model_copy(update={"recording": recording}), folder, "finished"
+    )
+    remove_leftovers(folder)
     return manifest
 
 
-def tidy(folder: Folder) -> None:
+def remove_leftovers(folder: Folder) -> None:
     """Say that a dataset is finished already, and remove what a kill of its writer left there."""
     _LOG.warning("%s is complete already: nothing was done", folder.root)
     if folder.exists(layout.JOURNAL) or folder.exists(layout.LOCK):
-        with lock(folder.root):
+        with lock_folder(folder.root):
             folder.remove(layout.JOURNAL)
             folder.remove(layout.LOCK)
 
@@ -302,20 +308,21 @@ def _matching_journal(folder: Folder, header: RecordingHeader) -> Journal:
             "record again with --overwrite"
         )
         raise CorruptDatasetError(msg) from None
-    _require_same(journal.header, header, folder, "unfinished")
+    _require_same_settings(journal.header, header, folder, "unfinished")
     return journal
 
 
-def _require_same(
+def _require_same_settings(
     before: RecordingHeader, header: RecordingHeader, folder: Folder, state: str
 ) -> None:
     begun, now = _settings(before), _settings(header)
     if begun != now:
-        odd = sorted(key for key in begun if begun[key] != now[key])
+        differing = sorted(key for key in begun if begun[key] != now[key])
         what = "unfinished recording" if state == "unfinished" else "finished dataset"
         msg = (
-            f"the {what} at {str(folder.root)!r} was begun with other settings ({', '.join(odd)}): "
-            "repeat the command that began it, choose another path, or give --overwrite"
+            f"the {what} at {str(folder.root)!r} was begun with other settings "
+            f"({', '.join(differing)}): repeat the command that began it, choose another path, or "
+            "give --overwrite"
         )
         raise MismatchError(msg)
 
@@ -324,5 +331,5 @@ def _settings(header: RecordingHeader) -> dict[str, object]:
     """Return what a continued recording must share with its beginning, flat."""
     head = header.model_dump(mode="json")
     recording = head.pop("recording")
-    kept = {k: v for k, v in recording.items() if k not in _FREE_RECORDING_FIELDS}
-    return head | {f"recording.{key}": value for key, value in kept.items()}
+    fixed = {k: v for k, v in recording.items() if k not in _FREE_RECORDING_FIELDS}
+    return head | {f"recording.{key}": value for key, value in fixed.items()}

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from kd_offline import distributions
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.edit.merge_compatibility import capture_conflicts
-from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.datasets.format.layout import ACTION_SOURCES
 from kd_offline.distributions.base import Learned
 from kd_offline.errors import MismatchError
 from kd_offline.schemas.dataset import ExpertRecord
@@ -111,7 +111,7 @@ class RecordedBatch:
         """Return which episodes the expert played without noise and partners, [B]."""
         if "steps/action_source" not in self.arrays:
             return np.ones(len(self.alive), bool)
-        other = self.alive & (self.arrays["steps/action_source"] != SOURCES["expert"])
+        other = self.alive & (self.arrays["steps/action_source"] != ACTION_SOURCES["expert"])
         alone: BoolArray = ~other.any((1, 2))
         return alone
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd_offline import distributions
-from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.datasets.format.layout import ACTION_SOURCES
 from kd_offline.distillation.terms.base import (
     Elements,
     LossTerm,
@@ -86,5 +86,5 @@ def _chosen_by_expert(batch: TargetBatch) -> dict[str, Tensor]:
     """Return where an executed action may be cloned: not where noise or a partner chose it."""
     if "steps/action_source" not in batch.arrays:
         return {}
-    chosen = torch.from_numpy(batch.arrays["steps/action_source"] == SOURCES["expert"])
+    chosen = torch.from_numpy(batch.arrays["steps/action_source"] == ACTION_SOURCES["expert"])
     return {"counted": batch.weight * chosen}

@@ -13,7 +13,7 @@ def test_students_that_no_memory_here_can_hold_are_refused_before_they_are_made(
     tmp_path, monkeypatch
 ):
     buffer = tiny_dataset(tmp_path / "d.zarr", 8)
-    monkeypatch.setattr(resource_limits, "_memory", lambda: 1 << 30)
+    monkeypatch.setattr(resource_limits, "_available_memory", lambda: 1 << 30)
     settings = {"optimisation.epochs": 1, "student.depth": 3}
     wide = distill_recipe(method="kl", hidden=4096, settings=settings)
     with pytest.raises(

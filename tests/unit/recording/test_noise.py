@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.datasets.format.layout import ACTION_SOURCES
 from kd_offline.distributions.categorical import Categorical
 from kd_offline.recording import noise
 from kd_offline.schemas.recipes import noise_levels
@@ -39,7 +39,7 @@ def test_levels_follow_the_mixture_and_the_seed_alone():
 def test_without_noise_everything_is_the_expert():
     choice = choose(0.0)
     assert choice.source is not None
-    assert (choice.source == SOURCES["expert"]).all()
+    assert (choice.source == ACTION_SOURCES["expert"]).all()
     p = np.exp(5) / (np.exp(5) + 4)
     expected = np.where(choice.actions == 0, np.log(p), np.log((1 - p) / 4))
     np.testing.assert_allclose(choice.logprob, expected, atol=1e-5)
@@ -49,7 +49,7 @@ def test_without_noise_everything_is_the_expert():
 def test_one_agent_at_a_time_at_the_stated_rate(level):
     choice = choose(level, step=3)
     assert choice.source is not None
-    struck = choice.source == SOURCES["noise"]
+    struck = choice.source == ACTION_SOURCES["noise"]
     assert struck.sum(1).max() == 1
     assert struck.any(1).mean() == pytest.approx(level, abs=0.03)
     np.testing.assert_allclose(struck.mean(0), level / N, atol=0.03)
@@ -77,5 +77,5 @@ def test_illegal_actions_and_absent_agents():
     assert choice.source is not None
     assert choice.logprob is not None
     assert choice.actions.max() == 2
-    assert (choice.source[:, 2] == SOURCES["expert"]).all()
+    assert (choice.source[:, 2] == ACTION_SOURCES["expert"]).all()
     assert (choice.logprob[:, 2] == 0).all()

@@ -3,7 +3,7 @@ import pytest
 
 from kd_offline import environments
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.format.layout import SOURCES
+from kd_offline.datasets.format.layout import ACTION_SOURCES
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distributions.categorical import Categorical
@@ -35,7 +35,7 @@ def first_choice(share=1.0, level=0.0, seeds=SEEDS):
 
 def test_share_of_episodes_and_agents():
     _, choice, _ = first_choice(share=0.4)
-    played = choice.source == SOURCES["other"]
+    played = choice.source == ACTION_SOURCES["other"]
     assert played.any(1).mean() == pytest.approx(0.4, abs=0.08)
     alone = played[played.any(1)]
     # one agent for certain, each of the other two with probability 3/4
@@ -45,7 +45,7 @@ def test_share_of_episodes_and_agents():
 
 def test_actions_are_the_partners_and_log_probabilities_its_own():
     view, choice, partner = first_choice()
-    played = choice.source == SOURCES["other"]
+    played = choice.source == ACTION_SOURCES["other"]
     output, _ = partner.policy.act(view, partner.policy.start(SEEDS))
     theirs = Categorical(output.logits, view.available_actions)
     taken, best = theirs.log_prob(choice.actions), theirs.mode()
@@ -55,7 +55,7 @@ def test_actions_are_the_partners_and_log_probabilities_its_own():
     np.testing.assert_array_equal(choice.actions[greedy], best[greedy])
     np.testing.assert_allclose(choice.logprob[sampled], taken[sampled], atol=1e-5)
     assert (choice.actions[~played] == 0).all()
-    assert (choice.source[~played] == SOURCES["expert"]).all()
+    assert (choice.source[~played] == ACTION_SOURCES["expert"]).all()
 
 
 def test_an_episode_does_not_depend_on_its_batch():
@@ -71,8 +71,8 @@ def test_labels_stay_the_experts(tmp_path):
     buffer = ExpertBuffer.open(path)
     assert buffer.manifest.recording.settings["partner"] == "bundled"
     source = buffer.read("steps/action_source")
-    assert (source == SOURCES["other"]).mean() > 0.6
-    own = source == SOURCES["expert"]
+    assert (source == ACTION_SOURCES["other"]).mean() > 0.6
+    own = source == ACTION_SOURCES["expert"]
     policy = Categorical(buffer.read("steps/logits"), buffer.read("steps/available_actions"))
     taken = policy.log_prob(buffer.read("steps/actions").astype(int))
     recorded = buffer.read("steps/behaviour_logprob")

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets.convert.d4rl.importer import DESCRIPTION
-from kd_offline.datasets.convert.hdf5_writing import writing
+from kd_offline.datasets.convert.hdf5_writing import create_hdf5
 from kd_offline.datasets.convert.interchange import (
-    Options,
+    ConvertOptions,
     agent_index,
+    row_ranges,
     team_reward,
-    windows,
 )
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.tracking.base import Observer
@@ -39,14 +39,16 @@ _BY_ACTION = ("available_actions", "logits", "q_values")
 _OF_TEAM = ("q_tot", "q_tot_max", "mixer_credit")  # these mean nothing for one agent alone
 
 
-def write(buffer: ExpertBuffer, path: Path, options: Options, observer: Observer) -> list[str]:
+def write(
+    buffer: ExpertBuffer, path: Path, options: ConvertOptions, observer: Observer
+) -> list[str]:
     """Write one agent, or all with their observations joined and their actions side by side."""
     view = _View(buffer, agent_index(buffer.spec, options.agent))
     both = False
-    with writing(path) as file:
+    with create_hdf5(path) as file:
         description = json.dumps(_description(view)).encode()
         file.create_dataset(DESCRIPTION, data=np.frombuffer(description, np.uint8))
-        for start, stop in windows(buffer.n_steps):
+        for start, stop in row_ranges(buffer.n_steps):
             rows = dict(view.rows(start, stop))
             for name, values in rows.items():
                 _append(file, name, values, buffer.n_steps, start)
@@ -68,11 +70,13 @@ class _View:
         steps = {name: self.buffer.read(f"steps/{name}", start, stop) for name in names}
         terminated, reward = steps["terminated"], steps["reward"]
         observed = self._observations(steps["obs"])
-        mine = team_reward(self.buffer.spec, reward) if self.n is None else reward[:, self.n]
+        agent_reward = (
+            team_reward(self.buffer.spec, reward) if self.n is None else reward[:, self.n]
+        )
         actions = steps["actions"] if self.n is None else steps["actions"][:, self.n]
         yield "observations", observed
         yield "actions", actions.astype(np.int64)
-        yield "rewards", mine.astype(np.float32)
+        yield "rewards", agent_reward.astype(np.float32)
         yield "terminals", terminated
         yield "timeouts", steps["truncated"] & ~terminated
         yield "episode_terminals", steps["truncated"] | terminated  # what d3rlpy looks for

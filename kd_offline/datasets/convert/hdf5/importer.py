@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets.convert import untrusted_hdf5
-from kd_offline.datasets.convert.embedded_manifest import manifest_of, splits_of
+from kd_offline.datasets.convert.embedded_manifest import (
+    parse_embedded_manifest,
+    splits_from_manifest,
+)
 from kd_offline.datasets.convert.interchange import (
-    Imported,
-    Options,
-    episode_groups,
-    foreign,
+    ConvertOptions,
+    ImportedDataset,
+    episode_ranges,
+    foreign_error,
 )
 from kd_offline.datasets.format import layout
-from kd_offline.datasets.format.manifest import header_of
+from kd_offline.datasets.format.manifest import recording_header
 from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.errors import CorruptDatasetError
 from kd_offline.schemas.dataset import DatasetManifest
@@ -32,30 +35,32 @@ def recognise(path: Path) -> bool:
     """Tell whether ``path`` is an HDF5 file that carries a manifest of ours."""
     if not untrusted_hdf5.is_hdf5(path):
         return False
-    with untrusted_hdf5.opened(path) as file:
-        return MANIFEST in untrusted_hdf5.names(file)
+    with untrusted_hdf5.open_hdf5(path) as file:
+        return MANIFEST in untrusted_hdf5.member_names(file)
 
 
 @contextmanager
-def read(path: Path, options: Options) -> Iterator[Imported]:
+def read(path: Path, options: ConvertOptions) -> Iterator[ImportedDataset]:
     """Open an HDF5 file that carries a manifest of ours."""
-    with untrusted_hdf5.opened(path) as file:
-        text = untrusted_hdf5.text(file, MANIFEST)
+    with untrusted_hdf5.open_hdf5(path) as file:
+        text = untrusted_hdf5.read_bytes(file, MANIFEST)
         if text is None:
-            raise foreign(path, "it carries no manifest of an expert buffer", "check --from")
-        manifest = manifest_of(text, str(path))
+            raise foreign_error(path, "it carries no manifest of an expert buffer", "check --from")
+        manifest = parse_embedded_manifest(text, str(path))
         arrays = {name: _dataset(path, file, manifest, name) for name in manifest.arrays}
-        table = {n: untrusted_hdf5.whole(d) for n, d in arrays.items() if n.startswith("episodes/")}
+        table = {
+            n: untrusted_hdf5.read_all(d) for n, d in arrays.items() if n.startswith("episodes/")
+        }
         _check_digests(path, manifest, table)
-        yield Imported(
-            header=header_of(manifest),
+        yield ImportedDataset(
+            header=recording_header(manifest),
             blocks=_blocks(arrays, table),
             steps=int(table["episodes/length"].sum()),
             manifest=manifest,
-            splits=splits_of(manifest, table["episodes/split"]),
+            splits=splits_from_manifest(manifest, table["episodes/split"]),
             masks={
-                name.removeprefix("masks/"): untrusted_hdf5.whole(found)
-                for name, found in arrays.items()
+                name.removeprefix("masks/"): untrusted_hdf5.read_all(array)
+                for name, array in arrays.items()
                 if name.startswith("masks/")
             },
         )
@@ -64,11 +69,11 @@ def read(path: Path, options: Options) -> Iterator[Imported]:
 def _dataset(path: Path, file: Any, manifest: DatasetManifest, name: str) -> Any:
     """Return the dataset of one array, which must be what the manifest says."""
     spec = manifest.arrays[name]
-    found = untrusted_hdf5.dataset(file, name)
-    if found.shape != spec.shape or found.dtype != np.dtype(spec.dtype):
-        got = f"{found.dtype} {list(found.shape)} where its manifest has "
-        raise foreign(path, f"{name} is {got}{spec.dtype} {list(spec.shape)}")
-    return found
+    array = untrusted_hdf5.checked_dataset(file, name)
+    if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+        got = f"{array.dtype} {list(array.shape)} where its manifest has "
+        raise foreign_error(path, f"{name} is {got}{spec.dtype} {list(spec.shape)}")
+    return array
 
 
 def _check_digests(path: Path, manifest: DatasetManifest, arrays: dict[str, Array]) -> None:
@@ -87,14 +92,14 @@ def _check_digests(path: Path, manifest: DatasetManifest, arrays: dict[str, Arra
 
 def _blocks(arrays: dict[str, Any], table: dict[str, Array]) -> Iterator[EpisodeBlock]:
     offsets = np.concatenate([[0], np.cumsum(table["episodes/length"], dtype=np.int64)])
-    for first, last in episode_groups(table["episodes/length"]):
+    for first, last in episode_ranges(table["episodes/length"]):
         parts: dict[str, dict[str, Array]] = {"steps": {}, "final": {}, "episodes": {}}
-        for name, found in arrays.items():
+        for name, array in arrays.items():
             group, short = name.split("/", 1)
             if group == "steps":
-                parts[group][short] = found[int(offsets[first]) : int(offsets[last])]
+                parts[group][short] = array[int(offsets[first]) : int(offsets[last])]
             elif group == "final":
-                parts[group][short] = found[first:last]
+                parts[group][short] = array[first:last]
             elif group == "episodes" and not layout.rule_for(name).derived:
                 parts[group][short] = table[name][first:last]
         yield EpisodeBlock(**parts)

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.convert.embedded_manifest import text_of
-from kd_offline.datasets.convert.hdf5_writing import writing
+from kd_offline.datasets.convert.embedded_manifest import manifest_text
+from kd_offline.datasets.convert.hdf5_writing import create_hdf5
 from kd_offline.datasets.convert.interchange import (
-    Options,
-    blocks_of,
+    ConvertOptions,
+    episode_blocks,
     team_reward,
 )
 from kd_offline.datasets.convert.minari import store
@@ -43,30 +43,32 @@ def is_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None
 
 
-def write(buffer: ExpertBuffer, path: Path, options: Options, observer: Observer) -> list[str]:
+def write(
+    buffer: ExpertBuffer, path: Path, options: ConvertOptions, observer: Observer
+) -> list[str]:
     """Write a dataset as the Minari dataset ``NAME-vN``, to be put below Minari's root."""
     if not is_id(path.name):
         msg = (
             f"{path.name!r} is no name of a Minari dataset: end it with a version, as in spread-v0"
         )
         raise UsageError(msg)
-    if odd := [agent for agent in buffer.spec.agents if "/" in agent or agent == "."]:
-        msg = f"Minari cannot name the agent {odd[0]!r}: rename it in the environment"
+    if unusable_names := [agent for agent in buffer.spec.agents if "/" in agent or agent == "."]:
+        msg = f"Minari cannot name the agent {unusable_names[0]!r}: rename it in the environment"
         raise UsageError(msg)
     data = path / "data"
     data.mkdir(parents=True)
-    _write_episodes(buffer, data / store.MAIN, observer)
-    size = (data / store.MAIN).stat().st_size
+    _write_episodes(buffer, data / store.DATA_FILE, observer)
+    size = (data / store.DATA_FILE).stat().st_size
     document = _metadata(buffer, path.name, size)
-    write_file(data / store.METADATA, json.dumps(document))
+    write_file(data / store.METADATA_FILE, json.dumps(document))
     return list(_notes(buffer))
 
 
 def _write_episodes(buffer: ExpertBuffer, file: Path, observer: Observer) -> None:
     masks = [name for name in buffer.mask_names if len(_mask_shape(buffer, name)) == len("ENO")]
-    with writing(file, track_order=True, libver=("v108", "v110")) as out:
+    with create_hdf5(file, track_order=True, libver=("v108", "v110")) as out:
         done = 0
-        for first, block in blocks_of(buffer):
+        for first, block in episode_blocks(buffer):
             stops = np.cumsum(block.lengths)
             for k, stop in enumerate(stops):
                 group = out.create_group(f"episode_{first + k}")
@@ -75,7 +77,7 @@ def _write_episodes(buffer: ExpertBuffer, file: Path, observer: Observer) -> Non
                 _write_episode(group, episode)
                 for name in masks:
                     mask = buffer.read(f"masks/{name}", first + k, first + k + 1)[0]
-                    group.create_dataset(f"{store.EPISODE_MASKS}/{name}", data=mask)
+                    group.create_dataset(f"{store.EPISODE_MASKS_GROUP}/{name}", data=mask)
             done += int(block.lengths.sum())
             observer.progress(done, buffer.n_steps, "steps")
 
@@ -111,7 +113,7 @@ def _write_attributes(group: Any, block: EpisodeBlock, first: int, k: int) -> No
         if name == "seed":
             group.attrs["seed"] = values[k]
         elif name not in ("offset", "length", "return", "agent_return"):
-            group.attrs[f"{store.ATTRIBUTE}{name}"] = values[k]
+            group.attrs[f"{store.ATTRIBUTE_PREFIX}{name}"] = values[k]
 
 
 def _write_episode(group: Any, episode: _Episode) -> None:
@@ -121,8 +123,8 @@ def _write_episode(group: Any, episode: _Episode) -> None:
         _put(group, f"observations/{agent}", observed[:, n, : spec.obs_widths[n]])
         _put(group, f"actions/{agent}", steps["actions"][episode.rows, n].astype(np.int64))
     _put(group, "rewards", team_reward(spec, steps["reward"][episode.rows]))
-    for name, theirs in _ROOT.items():
-        _put(group, theirs, steps[name][episode.rows])
+    for name, minari_name in _ROOT.items():
+        _put(group, minari_name, steps[name][episode.rows])
     for name in dict.fromkeys((*steps, *episode.block.final)):
         if name not in _SPACE_OF and name not in _ROOT:
             _put(group, f"infos/{name}", episode.with_last(name))
@@ -148,8 +150,8 @@ def _metadata(buffer: ExpertBuffer, name: str, size: int) -> dict[str, Any]:
         "minari_version": _MINARI_VERSION,
         "algorithm_name": ", ".join(expert.kind for expert in manifest.experts),
         "description": manifest.description or manifest.name,
-        store.MANIFEST: text_of(buffer),
-        store.MASKS: json.dumps(masks),
+        store.MANIFEST_KEY: manifest_text(buffer),
+        store.MASKS_KEY: json.dumps(masks),
     }
 
 

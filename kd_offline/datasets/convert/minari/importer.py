@@ -10,30 +10,35 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets.convert import untrusted_hdf5
-from kd_offline.datasets.convert.embedded_manifest import manifest_of
+from kd_offline.datasets.convert.embedded_manifest import parse_embedded_manifest
 from kd_offline.datasets.convert.foreign_arrays import (
-    MASKS,
-    Legality,
-    flags_of,
-    legal_of,
-    numbers_of,
-    with_executed,
+    MASK_NAMES,
+    LegalityCount,
+    boolean_array,
+    discrete_actions,
+    legal_actions,
+    with_executed_legal,
 )
-from kd_offline.datasets.convert.inferred_metadata import Found, full_mask, header_for, spec_of
+from kd_offline.datasets.convert.inferred_metadata import (
+    InferredEnvironment,
+    environment_spec,
+    full_mask,
+    import_header,
+)
 from kd_offline.datasets.convert.interchange import (
-    Imported,
-    Options,
-    foreign,
-    rounded,
+    ConvertOptions,
+    ImportedDataset,
+    foreign_error,
+    rounding_losses,
 )
-from kd_offline.datasets.convert.minari.reimporter import returned
+from kd_offline.datasets.convert.minari.reimporter import reimport
 from kd_offline.datasets.convert.minari.spaces import AgentSpace, agents_of, features
 from kd_offline.datasets.convert.minari.store import (
-    MAIN,
-    MANIFEST,
-    METADATA,
+    DATA_FILE,
+    MANIFEST_KEY,
+    METADATA_FILE,
     attribute,
-    blocks,
+    episode_blocks_from,
     length_of,
     metadata_of,
     values_of,
@@ -46,14 +51,14 @@ from kd_offline.types import Array, BoolArray
 def recognise(path: Path) -> bool:
     """Tell whether ``path`` is the folder of a Minari dataset, or the ``data`` in it."""
     return any(
-        ((folder / METADATA).is_file() and any(folder.glob("main_data.*")))
-        or ((folder / METADATA).is_file() and any(folder.glob("*/part-0.*")))
+        ((folder / METADATA_FILE).is_file() and any(folder.glob("main_data.*")))
+        or ((folder / METADATA_FILE).is_file() and any(folder.glob("*/part-0.*")))
         for folder in (path, path / "data")
     )
 
 
 @contextmanager
-def read(path: Path, options: Options) -> Iterator[Imported]:
+def read(path: Path, options: ConvertOptions) -> Iterator[ImportedDataset]:
     """Open a Minari dataset.
 
     Raises
@@ -61,27 +66,29 @@ def read(path: Path, options: Options) -> Iterator[Imported]:
     ForeignError
         It is damaged, or holds what an expert buffer cannot, such as images.
     """
-    data = path / "data" if (path / "data" / METADATA).is_file() else path
+    data = path / "data" if (path / "data" / METADATA_FILE).is_file() else path
     metadata = metadata_of(data)
-    with untrusted_hdf5.opened(data / MAIN) as file:
-        count = len([name for name in untrusted_hdf5.names(file) if name.startswith("episode_")])
+    with untrusted_hdf5.open_hdf5(data / DATA_FILE) as file:
+        count = len(
+            [name for name in untrusted_hdf5.member_names(file) if name.startswith("episode_")]
+        )
         if count == 0 or count != metadata.get("total_episodes"):
             stated = metadata.get("total_episodes")
-            raise foreign(data, f"it has {count} episodes where its metadata says {stated}")
+            raise foreign_error(data, f"it has {count} episodes where its metadata says {stated}")
         lengths = np.array([length_of(file, k) for k in range(count)], np.int64)
-        text = metadata.get(MANIFEST)
+        text = metadata.get(MANIFEST_KEY)
         if text is not None:
-            manifest = manifest_of(str(text), str(path))
-            yield returned(path, file, metadata, manifest, lengths)
+            manifest = parse_embedded_manifest(str(text), str(path))
+            yield reimport(path, file, metadata, manifest, lengths)
         else:
-            yield _theirs(path, file, metadata, lengths, options)
+            yield _import_foreign(path, file, metadata, lengths, options)
 
 
-def _theirs(
-    path: Path, file: Any, metadata: Mapping[str, Any], lengths: Array, options: Options
-) -> Imported:
+def _import_foreign(
+    path: Path, file: Any, metadata: Mapping[str, Any], lengths: Array, options: ConvertOptions
+) -> ImportedDataset:
     agents = agents_of(path, metadata)
-    found = Found(
+    inferred = InferredEnvironment(
         obs_widths=[agent.width for agent in agents],
         action_counts=[agent.actions for agent in agents],
         longest=int(lengths.max()),
@@ -90,8 +97,8 @@ def _theirs(
         blocks={agent.name: agent.blocks for agent in agents},
         name=str(metadata.get("dataset_id", "")),
     )
-    spec = spec_of(found, options)
-    masks = _masks(file, agents, lengths)
+    spec = environment_spec(inferred, options)
+    masks = _mask_paths(file, agents, lengths)
     agents = tuple(sorted(agents, key=lambda agent: spec.agents.index(agent.name)))
 
     def group(k: int) -> Any:
@@ -101,14 +108,14 @@ def _theirs(
     legality = _legality(path, file, agents, masks, lengths)
     rewards = (_rewards(group(k), int(lengths[k]), spec.n_agents) for k in range(len(lengths)))
     inexact = sum(bool((values != values.astype(np.float32)).any()) for values in rewards)
-    unfinished = [k for k in range(len(lengths)) if not _ends(path, file, k, int(lengths[k]))]
+    unfinished = [k for k in range(len(lengths)) if not _is_ended(path, file, k, int(lengths[k]))]
 
     def load(k: int) -> dict[str, Array]:
-        return _their_episode(group(k), agents, masks, spec, int(lengths[k]), has_seed)
+        return _read_episode(group(k), agents, masks, spec, int(lengths[k]), has_seed)
 
-    return Imported(
-        header=header_for(spec, path, "minari", options),
-        blocks=blocks(lengths, load),
+    return ImportedDataset(
+        header=import_header(spec, path, "minari", options),
+        blocks=episode_blocks_from(lengths, load),
         steps=int(lengths.sum()),
         masks=full_mask(spec),
         not_held=(
@@ -119,22 +126,24 @@ def _theirs(
     )
 
 
-def _ends(path: Path, file: Any, k: int, length: int) -> bool:
+def _is_ended(path: Path, file: Any, k: int, length: int) -> bool:
     """Tell whether an episode is marked as ended; in no step but the last may it be."""
     group = untrusted_hdf5.subgroup(file, f"episode_{k}")
     done = _flags(group, "terminations", length) | _flags(group, "truncations", length)
     if done[:-1].any():
         step = int(np.argmax(done))
-        raise foreign(path, f"episode {k} goes on after it ended in step {step}", "split it there")
+        raise foreign_error(
+            path, f"episode {k} goes on after it ended in step {step}", "split it there"
+        )
     return bool(done[-1])
 
 
 def _flags(group: Any, name: str, length: int) -> BoolArray:
     values = values_of(group, name, length)
-    return flags_of(Path(group.file.filename), f"{name} in {group.name}", values)
+    return boolean_array(Path(group.file.filename), f"{name} in {group.name}", values)
 
 
-def _masks(file: Any, agents: Sequence[AgentSpace], lengths: Array) -> dict[str, str]:
+def _mask_paths(file: Any, agents: Sequence[AgentSpace], lengths: Array) -> dict[str, str]:
     """Return where the legal actions of every agent lie in an episode, of those that have any.
 
     They are a part of the observation, or one of ``infos``: of all agents, or below the agent's
@@ -142,26 +151,26 @@ def _masks(file: Any, agents: Sequence[AgentSpace], lengths: Array) -> dict[str,
     them; a mask with another number of rows belongs to steps that nobody knows.
     """
     first = untrusted_hdf5.subgroup(file, "episode_0")
-    found = {}
+    paths = {}
     for agent in agents:
         if agent.mask is not None:
-            found[agent.name] = "/".join(filter(None, ("observations", agent.key, agent.mask)))
+            paths[agent.name] = "/".join(filter(None, ("observations", agent.key, agent.mask)))
             continue
-        for name in MASKS:
-            ways = [f"infos/{agent.key}/{name}", f"infos/{name}/{agent.key}"]
-            for where in ways if agent.key else [f"infos/{name}"]:
-                values = untrusted_hdf5.member(first, where)
+        for name in MASK_NAMES:
+            candidates = [f"infos/{agent.key}/{name}", f"infos/{name}/{agent.key}"]
+            for path in candidates if agent.key else [f"infos/{name}"]:
+                values = untrusted_hdf5.member(first, path)
                 if getattr(values, "shape", None) == (int(lengths[0]) + 1, agent.actions):
-                    found.setdefault(agent.name, where)
-    return found
+                    paths.setdefault(agent.name, path)
+    return paths
 
 
-def _legal(group: Any, agent: AgentSpace, where: str, length: int) -> BoolArray:
+def _legal_actions(group: Any, agent: AgentSpace, where: str, length: int) -> BoolArray:
     """Return the legal actions before every step, bool [T, A]."""
     values = values_of(group, where, length + 1)
     if values[0].size != agent.actions:
-        raise _odd(group, where, values)
-    legal = legal_of(Path(group.file.filename), f"{where} in {group.name}", values)
+        raise _shape_error(group, where, values)
+    legal = legal_actions(Path(group.file.filename), f"{where} in {group.name}", values)
     return legal.reshape(length + 1, agent.actions)[:-1]
 
 
@@ -171,24 +180,24 @@ def _legality(
     agents: Sequence[AgentSpace],
     masks: Mapping[str, str],
     lengths: Array,
-) -> list[Legality]:
+) -> list[LegalityCount]:
     """Count how often executed actions are legal, and refuse masks that mean something else."""
-    found = []
+    counts = []
     for agent in agents:
         if agent.name not in masks:
             continue
-        where = masks[agent.name]
-        counted = Legality(where)
+        mask_path = masks[agent.name]
+        count = LegalityCount(mask_path)
         for k, length in enumerate(lengths.tolist()):
             group = untrusted_hdf5.subgroup(file, f"episode_{k}")
             actions = _actions(group, agent, length)
-            counted.add(_legal(group, agent, where, length), actions)
-        counted.check(path)
-        found.append(counted)
-    return found
+            count.add(_legal_actions(group, agent, mask_path, length), actions)
+        count.check(path)
+        counts.append(count)
+    return counts
 
 
-def _their_episode(
+def _read_episode(
     group: Any,
     agents: Sequence[AgentSpace],
     masks: Mapping[str, str],
@@ -196,23 +205,23 @@ def _their_episode(
     length: int,
     has_seed: bool,
 ) -> dict[str, Array]:
-    seen = [_observation(group, agent, length) for agent in agents]
+    observations = [_observation(group, agent, length) for agent in agents]
     observed = np.zeros((length + 1, spec.n_agents, spec.obs_width), np.float32)
     actions = np.zeros((length, spec.n_agents), np.int16)
     exists = np.arange(spec.action_count) < np.array(spec.action_counts)[:, None]
     legal = np.broadcast_to(exists, (length, *exists.shape)).copy()
     for n, agent in enumerate(agents):
-        observed[:, n, : agent.width] = seen[n]
+        observed[:, n, : agent.width] = observations[n]
         actions[:, n] = _actions(group, agent, length)
         if agent.name in masks:
-            mask = _legal(group, agent, masks[agent.name], length)
+            mask = _legal_actions(group, agent, masks[agent.name], length)
             executed = actions[:, n].astype(np.int64)
-            legal[:, n, : agent.actions] = with_executed(mask, executed)
+            legal[:, n, : agent.actions] = with_executed_legal(mask, executed)
     reward = _rewards(group, length, spec.n_agents).astype(np.float32)
     terminated = _flags(group, "terminations", length)
     truncated = _flags(group, "truncations", length)
     truncated[-1] |= not terminated[-1]
-    found: dict[str, Array] = {
+    arrays: dict[str, Array] = {
         "steps/obs": observed[:-1],
         "steps/actions": actions,
         "steps/available_actions": legal,
@@ -223,26 +232,26 @@ def _their_episode(
         "final/obs": observed[-1:],
     }
     if has_seed:
-        found["episodes/seed"] = np.array([int(attribute(group, "seed"))], np.uint64)
-    return found
+        arrays["episodes/seed"] = np.array([int(attribute(group, "seed"))], np.uint64)
+    return arrays
 
 
 def _paths(agent: AgentSpace) -> list[str]:
     """Return where the parts of an agent's observation lie in an episode."""
-    words = (("observations", agent.key, part.path) for part in agent.parts)
-    return ["/".join(filter(None, path)) for path in words]
+    components = (("observations", agent.key, part.path) for part in agent.parts)
+    return ["/".join(filter(None, path)) for path in components]
 
 
 def _actions(group: Any, agent: AgentSpace, length: int) -> Array:
     """Return an agent's actions counted from zero, int64 [T]."""
     values = values_of(group, f"actions/{agent.key}".rstrip("/"), length)
     if values.size != length:
-        raise _odd(group, f"actions of {agent.name}", values)
+        raise _shape_error(group, f"actions of {agent.name}", values)
     path, what = Path(group.file.filename), f"actions of {agent.name} in {group.name}"
-    actions = numbers_of(path, what, values.reshape(length)) - agent.first_action
+    actions = discrete_actions(path, what, values.reshape(length)) - agent.first_action
     if actions.min() < 0 or actions.max() >= agent.actions:
         what = f"an action of {agent.name} in {group.name} is outside of its space"
-        raise foreign(Path(group.file.filename), what)
+        raise foreign_error(Path(group.file.filename), what)
     return actions
 
 
@@ -250,13 +259,13 @@ def _rewards(group: Any, length: int, agents: int) -> Array:
     """Return the rewards of a step, [T, 1] or [T, N]."""
     values = values_of(group, "rewards", length)
     if values.size not in (length, length * agents):
-        raise _odd(group, "rewards", values)
+        raise _shape_error(group, "rewards", values)
     return values.reshape(length, -1)
 
 
-def _odd(group: Any, what: str, values: Array) -> Exception:
+def _shape_error(group: Any, what: str, values: Array) -> Exception:
     got = f"{what} in {group.name} have shape {list(values.shape)}, not that of their space"
-    return foreign(Path(group.file.filename), got)
+    return foreign_error(Path(group.file.filename), got)
 
 
 def _observation(group: Any, agent: AgentSpace, length: int) -> Array:
@@ -264,7 +273,7 @@ def _observation(group: Any, agent: AgentSpace, length: int) -> Array:
     for part, name in zip(agent.parts, _paths(agent), strict=True):
         values = values_of(group, name, length + 1)
         if values[0].size != (1 if part.levels else part.width):
-            raise _odd(group, name, values)
+            raise _shape_error(group, name, values)
         columns.append(features(Path(group.file.filename), part, values))
     return np.concatenate(columns, axis=1)
 
@@ -274,27 +283,27 @@ def _not_held(
 ) -> Iterator[NotHeld]:
     first = untrusted_hdf5.subgroup(file, "episode_0")
     for name in sorted({name for agent in agents for name in _paths(agent)}):
-        found = untrusted_hdf5.dataset(first, name)
-        yield from rounded(name, found.dtype) if found.dtype.kind == "f" else ()
+        array = untrusted_hdf5.checked_dataset(first, name)
+        yield from rounding_losses(name, array.dtype) if array.dtype.kind == "f" else ()
     if inexact:
         why = f"in {inexact} episodes float64 values were rounded to float32"
         yield NotHeld(array="rewards", why=why)
     for name in _leaves(untrusted_hdf5.member(file, "episode_0/infos"), "infos"):
         if name in masks.values():
             continue
-        masklike = set(name.split("/")) & set(MASKS)
+        masklike = set(name.split("/")) & set(MASK_NAMES)
         why = "the expert buffer has no array of this meaning"
         if masklike:
             why = "it is called a mask of legal actions, but is not shaped as one of every step"
         yield NotHeld(array=name, why=why)
 
 
-def _leaves(group: Any, where: str, depth: int = 3) -> Iterator[str]:
+def _leaves(group: Any, path: str, depth: int = 3) -> Iterator[str]:
     """Yield the paths of arrays below a group, and of groups that lie too deep (or in a circle)."""
-    for name in untrusted_hdf5.names(group) if group is not None else ():
-        found, inside = untrusted_hdf5.member(group, name), f"{where}/{name}"
-        deeper = hasattr(found, "keys") and depth > 1
-        yield from _leaves(found, inside, depth - 1) if deeper else (inside,)
+    for name in untrusted_hdf5.member_names(group) if group is not None else ():
+        member, member_path = untrusted_hdf5.member(group, name), f"{path}/{name}"
+        deeper = hasattr(member, "keys") and depth > 1
+        yield from _leaves(member, member_path, depth - 1) if deeper else (member_path,)
 
 
 def _notes(

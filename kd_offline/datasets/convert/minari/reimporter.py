@@ -10,71 +10,71 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets.convert import untrusted_hdf5
-from kd_offline.datasets.convert.embedded_manifest import splits_of
-from kd_offline.datasets.convert.interchange import Imported, foreign
+from kd_offline.datasets.convert.embedded_manifest import splits_from_manifest
+from kd_offline.datasets.convert.interchange import ImportedDataset, foreign_error
 from kd_offline.datasets.convert.minari.store import (
-    ATTRIBUTE,
-    EPISODE_MASKS,
-    MASKS,
+    ATTRIBUTE_PREFIX,
+    EPISODE_MASKS_GROUP,
+    MASKS_KEY,
     attribute,
-    blocks,
+    episode_blocks_from,
     values_of,
 )
 from kd_offline.datasets.format import layout
-from kd_offline.datasets.format.manifest import header_of
+from kd_offline.datasets.format.manifest import recording_header
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.types import Array
 
 
-def returned(
+def reimport(
     path: Path, file: Any, metadata: Mapping[str, Any], manifest: DatasetManifest, lengths: Array
-) -> Imported:
+) -> ImportedDataset:
     """Return the dataset that was written as this one; ``manifest`` is the one it carries."""
     groups = (untrusted_hdf5.subgroup(file, f"episode_{k}") for k in range(len(lengths)))
-    codes = np.array([attribute(group, f"{ATTRIBUTE}split") for group in groups], np.uint8)
+    codes = np.array([attribute(group, f"{ATTRIBUTE_PREFIX}split") for group in groups], np.uint8)
 
     def load(k: int) -> dict[str, Array]:
         group = untrusted_hdf5.subgroup(file, f"episode_{k}")
-        return _our_episode(group, manifest, int(lengths[k]))
+        return _episode(group, manifest, int(lengths[k]))
 
-    return Imported(
-        header=header_of(manifest),
-        blocks=blocks(lengths, load),
+    return ImportedDataset(
+        header=recording_header(manifest),
+        blocks=episode_blocks_from(lengths, load),
         steps=int(lengths.sum()),
         manifest=manifest,
-        splits=splits_of(manifest, codes),
-        masks=_our_masks(path, file, metadata, manifest, len(lengths)),
+        splits=splits_from_manifest(manifest, codes),
+        masks=_masks(path, file, metadata, manifest, len(lengths)),
     )
 
 
-def _our_masks(
+def _masks(
     path: Path, file: Any, metadata: Mapping[str, Any], manifest: DatasetManifest, episodes: int
 ) -> dict[str, Array]:
     try:
-        fixed = dict(json.loads(metadata.get(MASKS, "{}")))
+        fixed = dict(json.loads(metadata.get(MASKS_KEY, "{}")))
     except (ValueError, TypeError, RecursionError):
-        raise foreign(path, f"{MASKS} in its metadata.json is damaged") from None
+        raise foreign_error(path, f"{MASKS_KEY} in its metadata.json is damaged") from None
     masks = {name: np.asarray(mask, np.bool_) for name, mask in fixed.items()}
     for name in (n.removeprefix("masks/") for n in manifest.arrays if n.startswith("masks/")):
         if name not in masks:
-            paths = (f"episode_{k}/{EPISODE_MASKS}/{name}" for k in range(episodes))
+            paths = (f"episode_{k}/{EPISODE_MASKS_GROUP}/{name}" for k in range(episodes))
             masks[name] = np.stack(
-                [untrusted_hdf5.whole(untrusted_hdf5.dataset(file, p)) for p in paths]
+                [untrusted_hdf5.read_all(untrusted_hdf5.checked_dataset(file, p)) for p in paths]
             )
     return masks
 
 
-def _our_episode(group: Any, manifest: DatasetManifest, length: int) -> dict[str, Array]:
+def _episode(group: Any, manifest: DatasetManifest, length: int) -> dict[str, Array]:
     spec = manifest.environment
-    views, acted, known = (
+    observations_group, actions_group, infos_group = (
         untrusted_hdf5.subgroup(group, n) for n in ("observations", "actions", "infos")
     )
     observed = np.zeros((length + 1, spec.n_agents, spec.obs_width), np.float32)
     actions = np.zeros((length, spec.n_agents), np.int16)
     for n, agent in enumerate(spec.agents):
-        observed[:, n, : spec.obs_widths[n]] = values_of(views, agent, length + 1)
-        actions[:, n] = values_of(acted, agent, length)
-    found = {
+        observed[:, n, : spec.obs_widths[n]] = values_of(observations_group, agent, length + 1)
+        actions[:, n] = values_of(actions_group, agent, length)
+    arrays = {
         "steps/actions": actions,
         "steps/terminated": values_of(group, "terminations", length),
         "steps/truncated": values_of(group, "truncations", length),
@@ -82,11 +82,11 @@ def _our_episode(group: Any, manifest: DatasetManifest, length: int) -> dict[str
     infos = {"obs": observed}
     for name, array in manifest.arrays.items():
         kind, short = name.split("/", 1)
-        if kind in ("steps", "final") and name not in found:
+        if kind in ("steps", "final") and name not in arrays:
             if short not in infos:
-                infos[short] = values_of(known, short, length + 1)
-            found[name] = infos[short][:-1] if kind == "steps" else infos[short][-1:]
+                infos[short] = values_of(infos_group, short, length + 1)
+            arrays[name] = infos[short][:-1] if kind == "steps" else infos[short][-1:]
         elif kind == "episodes" and not layout.rule_for(name).derived and short != "length":
-            key = "seed" if short == "seed" else f"{ATTRIBUTE}{short}"
-            found[name] = np.array([attribute(group, key)], array.dtype)
-    return found
+            key = "seed" if short == "seed" else f"{ATTRIBUTE_PREFIX}{short}"
+            arrays[name] = np.array([attribute(group, key)], array.dtype)
+    return arrays

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.convert.foreign_arrays import MASKS, numbers_of
-from kd_offline.datasets.convert.interchange import foreign
+from kd_offline.datasets.convert.foreign_arrays import MASK_NAMES, discrete_actions
+from kd_offline.datasets.convert.interchange import foreign_error
 from kd_offline.types import Array
 
 Space = Mapping[str, Any]
 _SMALL_IMAGE = 32  # smaller ones are numbers to Minari
-_ADVICE = "only vector observations and discrete actions are read"
+_WHAT_IS_READ = "only vector observations and discrete actions are read"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ObservationPart:
     """One array of an observation: where it lies below the agent's, and its width."""
 
     path: str  # empty: it is the agent's observation itself
@@ -36,7 +36,7 @@ class AgentSpace:
 
     name: str
     key: str
-    parts: tuple[Part, ...]
+    parts: tuple[ObservationPart, ...]
     actions: int
     first_action: int
     mask: str | None = None  # path of the legal actions below the agent's observation
@@ -50,12 +50,12 @@ class AgentSpace:
     @property
     def blocks(self) -> dict[str, tuple[tuple[int, int], ...]]:
         """Observation blocks: the keys of a dictionary, or ``all``."""
-        found: dict[str, tuple[tuple[int, int], ...]] = {}
+        blocks: dict[str, tuple[tuple[int, int], ...]] = {}
         start = 0
         for part in self.parts:
-            found[part.path.replace("/", ".") or "all"] = ((start, start + part.width),)
+            blocks[part.path.replace("/", ".") or "all"] = ((start, start + part.width),)
             start += part.width
-        return found
+        return blocks
 
 
 def agents_of(path: Path, metadata: Mapping[str, Any]) -> tuple[AgentSpace, ...]:
@@ -73,14 +73,17 @@ def agents_of(path: Path, metadata: Mapping[str, Any]) -> tuple[AgentSpace, ...]
     if not keys:
         return (_agent(path, "agent_0", "", observed, acted),)
     if keys != list(_members(observed)):
-        raise foreign(path, "its observation and action spaces are not of the same agents", _ADVICE)
-    theirs, ours = _members(observed), _members(acted)
+        raise foreign_error(
+            path, "its observation and action spaces are not of the same agents", _WHAT_IS_READ
+        )
+    observation_spaces, action_spaces = _members(observed), _members(acted)
     return tuple(
-        _agent(path, key.removeprefix("_index_"), key, theirs[key], ours[key]) for key in keys
+        _agent(path, key.removeprefix("_index_"), key, observation_spaces[key], action_spaces[key])
+        for key in keys
     )
 
 
-def features(path: Path, part: Part, values: Array) -> Array:
+def features(path: Path, part: ObservationPart, values: Array) -> Array:
     """Return stored values [T, ...] as features, float32 [T, width].
 
     Raises
@@ -89,9 +92,11 @@ def features(path: Path, part: Part, values: Array) -> Array:
         A discrete value is none of its space.
     """
     if part.levels:
-        chosen = numbers_of(path, "discrete observations", values.reshape(-1, 1)) - part.first
+        chosen = discrete_actions(path, "discrete observations", values.reshape(-1, 1)) - part.first
         if chosen.min() < 0 or chosen.max() >= part.levels:
-            raise foreign(path, f"a discrete observation ({part.path}) is outside of its space")
+            raise foreign_error(
+                path, f"a discrete observation ({part.path}) is outside of its space"
+            )
         return np.asarray(chosen == np.arange(part.levels), np.float32)
     return values.reshape(len(values), part.width).astype(np.float32)
 
@@ -100,11 +105,11 @@ def _space(path: Path, metadata: Mapping[str, Any], key: str) -> Space:
     try:
         space = json.loads(metadata[key])
     except LookupError:
-        raise foreign(path, f"its metadata.json has no {key}", _ADVICE) from None
+        raise foreign_error(path, f"its metadata.json has no {key}", _WHAT_IS_READ) from None
     except (ValueError, TypeError, RecursionError):
-        raise foreign(path, f"{key} in its metadata.json is damaged") from None
+        raise foreign_error(path, f"{key} in its metadata.json is damaged") from None
     if not isinstance(space, dict):
-        raise foreign(path, f"{key} in its metadata.json is damaged")
+        raise foreign_error(path, f"{key} in its metadata.json is damaged")
     return space
 
 
@@ -118,30 +123,41 @@ def _members(space: Space) -> dict[str, Space]:
 def _agent(path: Path, name: str, key: str, observed: Space, acted: Space) -> AgentSpace:
     if acted.get("type") != "Discrete":
         kind = acted.get("type")
-        raise foreign(path, f"the actions of {name} are of a {kind} space, not Discrete", _ADVICE)
+        raise foreign_error(
+            path, f"the actions of {name} are of a {kind} space, not Discrete", _WHAT_IS_READ
+        )
     count, parts = int(acted["n"]), tuple(_parts(path, observed, ""))
-    named = {part.path: part for part in parts if part.path.rpartition("/")[2] in MASKS}
-    masks = [where for where, part in named.items() if part.width == count and not part.levels]
+    mask_candidates = {
+        part.path: part for part in parts if part.path.rpartition("/")[2] in MASK_NAMES
+    }
+    masks = [
+        candidate
+        for candidate, part in mask_candidates.items()
+        if part.width == count and not part.levels
+    ]
     if len(masks) > 1:
         what = f"the observation of {name} has several masks of legal actions: {', '.join(masks)}"
-        raise foreign(path, what, "leave one of them in the file")
-    rest = tuple(part for part in parts if part.path not in masks)
-    if not rest:
-        raise foreign(path, f"{name} observes nothing beside its mask of legal actions", _ADVICE)
+        raise foreign_error(path, what, "leave one of them in the file")
+    observation_parts = tuple(part for part in parts if part.path not in masks)
+    if not observation_parts:
+        raise foreign_error(
+            path, f"{name} observes nothing beside its mask of legal actions", _WHAT_IS_READ
+        )
     notes = [
-        f"observations/{where} of {name} is not as wide as there are actions: it stays a feature"
-        for where in named
-        if where not in masks
+        f"observations/{candidate} of {name} is not as wide as there are actions: it stays a "
+        "feature"
+        for candidate in mask_candidates
+        if candidate not in masks
     ]
     notes += [
         f"observations of {name} of a MultiDiscrete space count as numbers"
-        for part in rest
+        for part in observation_parts
         if part.coded
     ]
     return AgentSpace(
         name=f"agent_{name}" if name.isdigit() else name,
         key=key,
-        parts=rest,
+        parts=observation_parts,
         actions=count,
         first_action=int(acted.get("start", 0)),
         mask=masks[0] if masks else None,
@@ -149,7 +165,7 @@ def _agent(path: Path, name: str, key: str, observed: Space, acted: Space) -> Ag
     )
 
 
-def _parts(path: Path, space: Space, where: str) -> list[Part]:
+def _parts(path: Path, space: Space, where: str) -> list[ObservationPart]:
     members = _members(space)
     if members:
         below = ((f"{where}/{key}".strip("/"), member) for key, member in sorted(members.items()))
@@ -157,15 +173,15 @@ def _parts(path: Path, space: Space, where: str) -> list[Part]:
     kind = space.get("type")
     if kind == "Discrete":
         levels = int(space["n"])
-        return [Part(where, levels, levels, int(space.get("start", 0)))]
+        return [ObservationPart(where, levels, levels, int(space.get("start", 0)))]
     if kind == "MultiBinary":
-        return [Part(where, int(np.prod(space["n"])))]
+        return [ObservationPart(where, int(np.prod(space["n"])))]
     shape = space.get("shape") or ([np.size(space["nvec"])] if kind == "MultiDiscrete" else [1])
     if kind not in ("Box", "MultiDiscrete") or _is_image(space, shape):
         what = "images" if kind == "Box" else f"a {kind} space"
-        raise foreign(path, f"observations hold {what}", _ADVICE)
+        raise foreign_error(path, f"observations hold {what}", _WHAT_IS_READ)
     coded = kind == "MultiDiscrete" and bool((np.asarray(space["nvec"]) > 2).any())
-    return [Part(where, int(np.prod(shape)), coded=coded)]
+    return [ObservationPart(where, int(np.prod(shape)), coded=coded)]
 
 
 def _is_image(space: Space, shape: list[int]) -> bool:

@@ -10,59 +10,65 @@ from typing import Any
 import numpy as np
 
 from kd_offline.datasets.convert import untrusted_hdf5
-from kd_offline.datasets.convert.interchange import episode_groups, foreign
+from kd_offline.datasets.convert.interchange import episode_ranges, foreign_error
 from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.types import Array
 
-MAIN = "main_data.hdf5"
-METADATA = "metadata.json"
-MANIFEST = "kd_offline_manifest"
-MASKS = "kd_offline_masks"
-EPISODE_MASKS = "kd_masks"
-ATTRIBUTE = "kd_"
+DATA_FILE = "main_data.hdf5"
+METADATA_FILE = "metadata.json"
+MANIFEST_KEY = "kd_offline_manifest"
+MASKS_KEY = "kd_offline_masks"
+EPISODE_MASKS_GROUP = "kd_masks"
+ATTRIBUTE_PREFIX = "kd_"
 _LARGEST_JSON = 256 << 20
 
 
 def metadata_of(data: Path) -> dict[str, Any]:
     """Return the dataset's ``metadata.json``; a ``ForeignError`` where it cannot be used."""
-    file = data / METADATA
+    file = data / METADATA_FILE
     try:
         if file.stat().st_size > _LARGEST_JSON:
-            raise foreign(data, f"{METADATA} is too large")
+            raise foreign_error(data, f"{METADATA_FILE} is too large")
         document = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise foreign(data, f"it has no {METADATA}", "check the path") from None
+        raise foreign_error(data, f"it has no {METADATA_FILE}", "check the path") from None
     except (ValueError, RecursionError):
-        raise foreign(data, f"{METADATA} is damaged") from None
+        raise foreign_error(data, f"{METADATA_FILE} is damaged") from None
     if not isinstance(document, dict):
-        raise foreign(data, f"{METADATA} is damaged")
+        raise foreign_error(data, f"{METADATA_FILE} is damaged")
     if document.get("data_format", "hdf5") != "hdf5":
-        kept = document["data_format"]
+        storage_format = document["data_format"]
         advice = "store it as hdf5 with Minari first"
-        raise foreign(data, f"its data are kept as {kept!r}, not as hdf5", advice)
+        raise foreign_error(data, f"its data are kept as {storage_format!r}, not as hdf5", advice)
     return document
 
 
 def length_of(file: Any, k: int) -> int:
     """Return the steps of episode ``k``."""
-    length = len(untrusted_hdf5.dataset(untrusted_hdf5.subgroup(file, f"episode_{k}"), "rewards"))
+    length = len(
+        untrusted_hdf5.checked_dataset(untrusted_hdf5.subgroup(file, f"episode_{k}"), "rewards")
+    )
     if length < 1:
-        raise foreign(Path(file.filename), f"episode {k} has no steps")
+        raise foreign_error(Path(file.filename), f"episode {k} has no steps")
     return length
 
 
 def values_of(group: Any, name: str, rows: int) -> Array:
     """Return a checked array of an episode, which must have ``rows`` rows."""
-    found = untrusted_hdf5.dataset(group, name)
-    if found.ndim < 1 or len(found) != rows:
+    array = untrusted_hdf5.checked_dataset(group, name)
+    if array.ndim < 1 or len(array) != rows:
         path = Path(group.file.filename)
-        raise foreign(path, f"{found.name} has {list(found.shape)} rows where {rows} are needed")
-    return untrusted_hdf5.whole(found)
+        raise foreign_error(
+            path, f"{array.name} has {list(array.shape)} rows where {rows} are needed"
+        )
+    return untrusted_hdf5.read_all(array)
 
 
-def blocks(lengths: Array, load: Callable[[int], Mapping[str, Array]]) -> Iterator[EpisodeBlock]:
+def episode_blocks_from(
+    lengths: Array, load: Callable[[int], Mapping[str, Array]]
+) -> Iterator[EpisodeBlock]:
     """Yield blocks of episodes; ``load`` returns one by full names, with a row for the episode."""
-    for first, last in episode_groups(lengths):
+    for first, last in episode_ranges(lengths):
         episodes = [load(k) for k in range(first, last)]
         parts: dict[str, dict[str, Array]] = {"steps": {}, "final": {}, "episodes": {}}
         for name in episodes[0]:
@@ -75,5 +81,5 @@ def blocks(lengths: Array, load: Callable[[int], Mapping[str, Array]]) -> Iterat
 def attribute(group: Any, name: str) -> Any:
     """Return a scalar attribute of an episode; a ``ForeignError`` where there is none."""
     if name not in group.attrs or not np.isscalar(value := group.attrs[name]):
-        raise foreign(Path(group.file.filename), f"{group.name} has no attribute {name!r}")
+        raise foreign_error(Path(group.file.filename), f"{group.name} has no attribute {name!r}")
     return value

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.convert.embedded_manifest import text_of
-from kd_offline.datasets.convert.interchange import Options, windows
+from kd_offline.datasets.convert.embedded_manifest import manifest_text
+from kd_offline.datasets.convert.interchange import ConvertOptions, row_ranges
 from kd_offline.datasets.convert.vault import store
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.reading.reader import ExpertBuffer
@@ -49,7 +49,9 @@ class _Leaf:
     values: Callable[[_Window], Array]  # [n, *tail]
 
 
-def write(buffer: ExpertBuffer, path: Path, options: Options, observer: Observer) -> list[str]:
+def write(
+    buffer: ExpertBuffer, path: Path, options: ConvertOptions, observer: Observer
+) -> list[str]:
     """Write a dataset as a vault: ``NAME.vlt/UID``, or ``NAME.vlt`` with the UID ``Expert``."""
     if buffer.n_steps > _MOST_STEPS:
         msg = f"a vault holds at most {_MOST_STEPS} steps, this dataset has {buffer.n_steps}: split"
@@ -67,12 +69,12 @@ def _write(
     buffer: ExpertBuffer, folder: Path, leaves: dict[str, _Leaf], observer: Observer
 ) -> list[str]:
     stores = store.create(folder, {n: (leaf.dtype, leaf.tail) for n, leaf in leaves.items()})
-    for start, stop in windows(buffer.n_steps, stores.rows):
+    for start, stop in row_ranges(buffer.n_steps, stores.rows):
         window = _window(buffer, start, stop)
         stores.write(start, {name: leaf.values(window) for name, leaf in leaves.items()})
         observer.progress(stop, buffer.n_steps, "steps")
     stores.finish(buffer.n_steps)
-    store.write_metadata(folder, stores, buffer.n_steps, _ours(buffer))
+    store.write_metadata(folder, stores, buffer.n_steps, _own_metadata(buffer))
     return [_STATE_NOTE] if buffer.spec.state_is_obs else []
 
 
@@ -86,11 +88,11 @@ def _refusal(path: Path, error: ValueError) -> Exception:
 _STATE_NOTE = "infos/state is the observations of all agents, joined"
 
 
-def _ours(buffer: ExpertBuffer) -> dict[str, Any]:
+def _own_metadata(buffer: ExpertBuffer) -> dict[str, Any]:
     """Return what the leaves cannot say: the manifest, and masks that are the same throughout."""
     masks = {name: buffer.mask(name) for name in buffer.mask_names}
     fixed = {name: mask.tolist() for name, mask in masks.items() if mask.ndim == 2}
-    return {store.MANIFEST: text_of(buffer), store.MASKS: json.dumps(fixed)}
+    return {store.MANIFEST_KEY: manifest_text(buffer), store.MASKS_KEY: json.dumps(fixed)}
 
 
 def _window(buffer: ExpertBuffer, start: int, stop: int) -> _Window:
@@ -119,10 +121,10 @@ def _leaves(buffer: ExpertBuffer) -> dict[str, _Leaf]:
         "infos/state": _Leaf("float32", (spec.state_width,), lambda w: _state(buffer, w)),
     }
     for name in buffer.names:
-        if name.removeprefix("steps/") in store.TAKEN or _is_derived(name):
+        if name.removeprefix("steps/") in store.LEAF_NAMES or _is_derived(name):
             continue
-        if leaf := _extra(buffer, name):
-            leaves[store.leaf_of(name)] = leaf
+        if leaf := _extra_leaf(buffer, name):
+            leaves[store.leaf_name(name)] = leaf
     return leaves
 
 
@@ -130,7 +132,7 @@ def _is_derived(name: str) -> bool:
     return name == "episodes/length" or (name != "episodes/split" and layout.rule_for(name).derived)
 
 
-def _extra(buffer: ExpertBuffer, name: str) -> _Leaf | None:
+def _extra_leaf(buffer: ExpertBuffer, name: str) -> _Leaf | None:
     """Return the leaf of an array that OG-MARL has no name for."""
     group, short = name.split("/", 1)
     stored = buffer.array(name).spec
@@ -138,11 +140,11 @@ def _extra(buffer: ExpertBuffer, name: str) -> _Leaf | None:
     if group == "steps":
         return _Leaf(stored.dtype, tail, lambda w: w.steps[short])
     if group == "final":
-        return _Leaf(stored.dtype, tail, lambda w: _at_end(w, _by_episode(buffer, name, w)))
+        return _Leaf(stored.dtype, tail, lambda w: _in_last_step(w, _by_episode(buffer, name, w)))
     if group == "episodes":
         wide = stored.dtype in _WIDE
         dtype, tail = (_WIDE[stored.dtype], (*tail, 2)) if wide else (stored.dtype, tail)
-        return _Leaf(dtype, tail, lambda w: store.halves(_by_episode(buffer, name, w)))
+        return _Leaf(dtype, tail, lambda w: store.split_64_bit(_by_episode(buffer, name, w)))
     if len(stored.shape) == len("ENO"):
         return _Leaf(stored.dtype, tail, lambda w: _by_episode(buffer, name, w))
     return None
@@ -154,7 +156,7 @@ def _by_episode(buffer: ExpertBuffer, name: str, window: _Window) -> Array:
     return rows
 
 
-def _at_end(window: _Window, values: Array) -> Array:
+def _in_last_step(window: _Window, values: Array) -> Array:
     out = np.zeros_like(values)
     out[window.last] = values[window.last]
     return out

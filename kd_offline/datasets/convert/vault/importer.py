@@ -9,39 +9,44 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.datasets.convert.embedded_manifest import manifest_of
+from kd_offline.datasets.convert.embedded_manifest import parse_embedded_manifest
 from kd_offline.datasets.convert.foreign_arrays import (
-    Legality,
-    flags_of,
+    LegalityCount,
+    boolean_array,
+    discrete_actions,
+    find_mask_name,
     is_one_hot,
-    legal_of,
-    mask_among,
-    numbers_of,
-    with_executed,
+    legal_actions,
+    with_executed_legal,
 )
-from kd_offline.datasets.convert.inferred_metadata import Found, full_mask, header_for, spec_of
+from kd_offline.datasets.convert.inferred_metadata import (
+    InferredEnvironment,
+    environment_spec,
+    full_mask,
+    import_header,
+)
 from kd_offline.datasets.convert.interchange import (
-    Imported,
-    Options,
-    episode_groups,
-    foreign,
-    rounded,
-    windows,
+    ConvertOptions,
+    ImportedDataset,
+    episode_ranges,
+    foreign_error,
+    rounding_losses,
+    row_ranges,
 )
 from kd_offline.datasets.convert.vault import store
-from kd_offline.datasets.convert.vault.reimporter import returned
-from kd_offline.datasets.convert.vault.store import Stores, ends
+from kd_offline.datasets.convert.vault.reimporter import reimport
+from kd_offline.datasets.convert.vault.store import VaultArrays, episode_ends
 from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.schemas.dataset_outputs import NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array
 
-_NEEDED = ("observations", "actions", "rewards", "terminals")
-_KNOWN = (*_NEEDED, "truncations", "infos/state")
+_REQUIRED_LEAVES = ("observations", "actions", "rewards", "terminals")
+_READ_LEAVES = (*_REQUIRED_LEAVES, "truncations", "infos/state")
 
 
 @contextmanager
-def read(path: Path, options: Options) -> Iterator[Imported]:
+def read(path: Path, options: ConvertOptions) -> Iterator[ImportedDataset]:
     """Open a vault, ours or written by flashbax.
 
     Raises
@@ -49,33 +54,35 @@ def read(path: Path, options: Options) -> Iterator[Imported]:
     ForeignError
         It is damaged, or holds what an expert buffer cannot, such as continuous actions.
     """
-    folder = store.find(path)
+    folder = store.find_vault(path)
     metadata = store.metadata_of(folder)
     stores, steps = store.open_stores(folder, metadata)
     _check_shapes(folder, stores)
-    text = metadata.get(store.MANIFEST)
+    text = metadata.get(store.MANIFEST_KEY)
     if text is not None:
-        yield returned(folder, stores, steps, metadata, manifest_of(str(text), str(path)))
+        yield reimport(
+            folder, stores, steps, metadata, parse_embedded_manifest(str(text), str(path))
+        )
     else:
-        yield _theirs(folder, path, stores, steps, options)
+        yield _import_foreign(folder, path, stores, steps, options)
 
 
-def _check_shapes(folder: Path, stores: Stores) -> None:
+def _check_shapes(folder: Path, stores: VaultArrays) -> None:
     leaves = stores.leaves
-    if absent := [name for name in _NEEDED if name not in leaves]:
-        raise foreign(folder, f"it has no leaf {', '.join(absent)}")
+    if absent := [name for name in _REQUIRED_LEAVES if name not in leaves]:
+        raise foreign_error(folder, f"it has no leaf {', '.join(absent)}")
     observed, actions = leaves["observations"], leaves["actions"]
     if observed.ndim != len("BTNO"):
-        raise foreign(folder, f"observations have {observed.ndim} axes instead of B, T, N, O")
+        raise foreign_error(folder, f"observations have {observed.ndim} axes instead of B, T, N, O")
     if actions.ndim not in (len("BTN"), len("BTNA")):
-        raise foreign(folder, f"actions have {actions.ndim} axes instead of B, T, N")
-    if (mask := legals(stores)) is not None and leaves[mask].ndim != len("BTNA"):
-        raise foreign(folder, f"{mask} has {leaves[mask].ndim} axes instead of B, T, N, A")
-    by_agent = (*_NEEDED, *([mask] if mask else []))
+        raise foreign_error(folder, f"actions have {actions.ndim} axes instead of B, T, N")
+    if (mask := legal_actions_leaf(stores)) is not None and leaves[mask].ndim != len("BTNA"):
+        raise foreign_error(folder, f"{mask} has {leaves[mask].ndim} axes instead of B, T, N, A")
+    by_agent = (*_REQUIRED_LEAVES, *([mask] if mask else []))
     agents = {leaf.shape[2] for name, leaf in leaves.items() if name in by_agent and leaf.ndim > 2}
     streams = {leaf.shape[0] for leaf in leaves.values()}
     if len(agents) != 1 or len(streams) != 1:
-        raise foreign(folder, "its leaves differ in the numbers of agents or of streams")
+        raise foreign_error(folder, "its leaves differ in the numbers of agents or of streams")
 
 
 @dataclass(slots=True)
@@ -84,7 +91,7 @@ class _Survey:
 
     lengths: list[Array] = field(default_factory=list)  # of each stream's episodes
     highest: int = 0
-    legality: Legality = field(default_factory=lambda: Legality(""))
+    legality: LegalityCount = field(default_factory=lambda: LegalityCount(""))
     unfinished: int = 0
     uneven: int = 0
     truncated: bool = False
@@ -92,15 +99,19 @@ class _Survey:
     infinite: int = 0
 
 
-def _theirs(folder: Path, path: Path, stores: Stores, steps: int, options: Options) -> Imported:
+def _import_foreign(
+    folder: Path, path: Path, stores: VaultArrays, steps: int, options: ConvertOptions
+) -> ImportedDataset:
     survey = _survey(folder, stores, steps)
     if not any(map(len, survey.lengths)):
-        raise foreign(folder, "no episode ends in it: terminals and truncations are never true")
+        raise foreign_error(
+            folder, "no episode ends in it: terminals and truncations are never true"
+        )
     survey.legality.check(folder)
-    spec = spec_of(_found(stores, survey, path), options)
-    return Imported(
-        header=header_for(spec, folder, "vault", options),
-        blocks=_their_blocks(stores, survey, spec),
+    spec = environment_spec(_inferred_environment(stores, survey, path), options)
+    return ImportedDataset(
+        header=import_header(spec, folder, "vault", options),
+        blocks=_blocks(stores, survey, spec),
         steps=sum(int(lengths.sum()) for lengths in survey.lengths),
         masks=full_mask(spec),
         not_held=tuple(_not_held(stores, survey)),
@@ -108,55 +119,55 @@ def _theirs(folder: Path, path: Path, stores: Stores, steps: int, options: Optio
     )
 
 
-def _survey(folder: Path, stores: Stores, steps: int) -> _Survey:
+def _survey(folder: Path, stores: VaultArrays, steps: int) -> _Survey:
     survey, streams = _Survey(), stores.leaves["actions"].shape[0]
     for stream in range(streams):
         ended = []
-        for start, stop in windows(steps, stores.rows):
-            end, uneven = ends(stores, stream, start, stop)
+        for start, stop in row_ranges(steps, stores.rows):
+            end, uneven = episode_ends(stores, stream, start, stop)
             ended.append(end)
             survey.uneven += uneven
-            _look(folder, stores, survey, stream, start, stop)
+            _survey_window(folder, stores, survey, stream, start, stop)
         stops = np.flatnonzero(np.concatenate(ended or [np.zeros(0)])) + 1
         survey.lengths.append(np.diff(stops, prepend=0))
         survey.unfinished += steps - (int(stops[-1]) if len(stops) else 0)
     return survey
 
 
-def _look(
-    folder: Path, stores: Stores, survey: _Survey, stream: int, start: int, stop: int
+def _survey_window(
+    folder: Path, stores: VaultArrays, survey: _Survey, stream: int, start: int, stop: int
 ) -> None:
     if "truncations" in stores.leaves:
         survey.truncated |= bool(stores.read("truncations", stream, start, stop).any())
     for name in ("terminals", "truncations"):
         if name in stores.leaves:
-            flags_of(folder, name, stores.read(name, stream, start, stop))
+            boolean_array(folder, name, stores.read(name, stream, start, stop))
     actions = _actions(stores, stream, start, stop)
     if actions.size and actions.min() < 0:
-        raise foreign(folder, f"an action is {actions.min()}, below zero")
+        raise foreign_error(folder, f"an action is {actions.min()}, below zero")
     survey.highest = max(survey.highest, int(actions.max(initial=0)))
-    if (mask := legals(stores)) is not None:
-        legal = legal_of(folder, mask, stores.read(mask, stream, start, stop))
+    if (mask := legal_actions_leaf(stores)) is not None:
+        legal = legal_actions(folder, mask, stores.read(mask, stream, start, stop))
         if actions.max(initial=0) >= legal.shape[-1]:
-            raise foreign(folder, f"an action is beyond the width of {mask}")
+            raise foreign_error(folder, f"an action is beyond the width of {mask}")
         survey.legality.name = mask
         survey.legality.add(legal, actions)
     observed = stores.read("observations", stream, start, stop)
     padding = np.isneginf(observed)
     if not (np.isfinite(observed) | padding).all():
-        raise foreign(folder, "observations hold numbers that are not finite")
+        raise foreign_error(folder, "observations hold numbers that are not finite")
     survey.infinite += int(padding.sum())
     always = np.asarray(padding.all(axis=0))
     survey.padding = always if survey.padding is None else survey.padding & always
 
 
-def _found(stores: Stores, survey: _Survey, path: Path) -> Found:
+def _inferred_environment(stores: VaultArrays, survey: _Survey, path: Path) -> InferredEnvironment:
     agents, width = stores.leaves["observations"].shape[2:]
-    mask = legals(stores)
+    mask = legal_actions_leaf(stores)
     count = survey.highest + 1 if mask is None else stores.leaves[mask].shape[-1]
     state = stores.leaves.get("infos/state")
     padding = survey.padding if survey.padding is not None else np.zeros((agents, width), bool)
-    return Found(
+    return InferredEnvironment(
         obs_widths=[_width(row) for row in padding],
         action_counts=[count] * agents,
         longest=max(int(lengths.max(initial=0)) for lengths in survey.lengths),
@@ -168,34 +179,34 @@ def _found(stores: Stores, survey: _Survey, path: Path) -> Found:
 
 def _width(padding: Array) -> int:
     """Return the width of an agent's observation without what is padding in every step."""
-    seen = np.flatnonzero(~padding)
-    return int(seen[-1]) + 1 if len(seen) else 1
+    used_columns = np.flatnonzero(~padding)
+    return int(used_columns[-1]) + 1 if len(used_columns) else 1
 
 
-def _their_blocks(stores: Stores, survey: _Survey, spec: EnvironmentSpec) -> Iterator[EpisodeBlock]:
+def _blocks(stores: VaultArrays, survey: _Survey, spec: EnvironmentSpec) -> Iterator[EpisodeBlock]:
     for stream, lengths in enumerate(survey.lengths):
         stops = np.cumsum(lengths)
-        for first, last in episode_groups(lengths):
+        for first, last in episode_ranges(lengths):
             start, stop = int(stops[first] - lengths[first]), int(stops[last - 1])
-            steps = _their_steps(stores, stream, start, stop, spec)
+            steps = _steps(stores, stream, start, stop, spec)
             # Where only some agents are terminated, the episode was ended by something else.
             ended = stops[first:last] - 1 - start
             steps["truncated"][ended] |= ~steps["terminated"][ended]
             yield EpisodeBlock(steps=steps, episodes={"length": lengths[first:last]})
 
 
-def _their_steps(
-    stores: Stores, stream: int, start: int, stop: int, spec: EnvironmentSpec
+def _steps(
+    stores: VaultArrays, stream: int, start: int, stop: int, spec: EnvironmentSpec
 ) -> dict[str, Array]:
     rows, agents = stop - start, spec.n_agents
     actions = _actions(stores, stream, start, stop)
     observed = stores.read("observations", stream, start, stop).astype(np.float32)
-    ended, _ = ends(stores, stream, start, stop)
+    ended, _ = episode_ends(stores, stream, start, stop)
     terminated = _terminated(stores, stream, start, stop) & ended
     steps = {
         "obs": np.where(np.isneginf(observed), np.float32(0), observed),
         "actions": actions.astype(np.int16),
-        "available_actions": _legal(stores, stream, start, stop, spec, actions),
+        "available_actions": _legal_actions(stores, stream, start, stop, spec, actions),
         "alive": np.ones((rows, agents), np.bool_),
         "reward": _rewards(stores.read("rewards", stream, start, stop), agents),
         "terminated": terminated,
@@ -207,43 +218,45 @@ def _their_steps(
     return steps
 
 
-def _terminated(stores: Stores, stream: int, start: int, stop: int) -> Array:
+def _terminated(stores: VaultArrays, stream: int, start: int, stop: int) -> Array:
     done = stores.read("terminals", stream, start, stop).reshape(stop - start, -1)
     return np.asarray((done != 0).all(axis=1))
 
 
-def _truncated(stores: Stores, stream: int, start: int, stop: int) -> Array:
+def _truncated(stores: VaultArrays, stream: int, start: int, stop: int) -> Array:
     if "truncations" not in stores.leaves:
         return np.zeros(stop - start, np.bool_)
     cut = stores.read("truncations", stream, start, stop).reshape(stop - start, -1)
     return np.asarray((cut != 0).all(axis=1))
 
 
-def legals(stores: Stores) -> str | None:
+def legal_actions_leaf(stores: VaultArrays) -> str | None:
     """Return the leaf of the legal actions: one of ``infos``, or beside it."""
-    inside = mask_among(n.removeprefix("infos/") for n in stores.leaves if n.startswith("infos/"))
-    return f"infos/{inside}" if inside else mask_among(stores.leaves)
+    inside = find_mask_name(
+        n.removeprefix("infos/") for n in stores.leaves if n.startswith("infos/")
+    )
+    return f"infos/{inside}" if inside else find_mask_name(stores.leaves)
 
 
-def _legal(
-    stores: Stores, stream: int, start: int, stop: int, spec: EnvironmentSpec, actions: Array
+def _legal_actions(
+    stores: VaultArrays, stream: int, start: int, stop: int, spec: EnvironmentSpec, actions: Array
 ) -> Array:
     exists = np.arange(spec.action_count) < np.array(spec.action_counts)[:, None]
-    if (mask := legals(stores)) is None:
+    if (mask := legal_actions_leaf(stores)) is None:
         return np.broadcast_to(exists, (stop - start, *exists.shape)).copy()
-    legal = legal_of(stores.folder, mask, stores.read(mask, stream, start, stop)) & exists
-    return with_executed(legal, actions)
+    legal = legal_actions(stores.folder, mask, stores.read(mask, stream, start, stop)) & exists
+    return with_executed_legal(legal, actions)
 
 
-def _actions(stores: Stores, stream: int, start: int, stop: int) -> Array:
+def _actions(stores: VaultArrays, stream: int, start: int, stop: int) -> Array:
     """Return the actions of every agent, int64 [n, N]; a last axis of several has to be one-hot."""
     actions = stores.read("actions", stream, start, stop)
     if actions.ndim == len("TNA") and actions.shape[-1] > 1:
         if not is_one_hot(actions):
             what = f"its actions are continuous ({actions.dtype} {list(actions.shape[1:])})"
-            raise foreign(stores.folder, what, "only discrete actions can be distilled")
+            raise foreign_error(stores.folder, what, "only discrete actions can be distilled")
         return np.asarray(actions.argmax(axis=-1), np.int64)
-    return numbers_of(stores.folder, "its actions", actions.reshape(len(actions), -1))
+    return discrete_actions(stores.folder, "its actions", actions.reshape(len(actions), -1))
 
 
 def _rewards(rewards: Array, agents: int) -> Array:
@@ -251,16 +264,16 @@ def _rewards(rewards: Array, agents: int) -> Array:
     return np.ascontiguousarray(np.broadcast_to(columns, (len(rewards), agents)))
 
 
-def _not_held(stores: Stores, survey: _Survey) -> Iterator[NotHeld]:
+def _not_held(stores: VaultArrays, survey: _Survey) -> Iterator[NotHeld]:
     for name in stores.leaves:
-        if name not in (*_KNOWN, legals(stores)):
+        if name not in (*_READ_LEAVES, legal_actions_leaf(stores)):
             yield NotHeld(array=name, why="the expert buffer has no array of this meaning")
     for name in ("observations", "rewards"):
-        yield from rounded(name, stores.leaves[name].dtype.numpy_dtype)
+        yield from rounding_losses(name, stores.leaves[name].dtype.numpy_dtype)
     yield from survey.legality.not_held()
 
 
-def _notes(stores: Stores, survey: _Survey) -> Iterator[str]:
+def _notes(stores: VaultArrays, survey: _Survey) -> Iterator[str]:
     def any_true(condition: object, note: str) -> Sequence[str]:
         return [note] if condition else []
 
@@ -268,7 +281,9 @@ def _notes(stores: Stores, survey: _Survey) -> Iterator[str]:
     yield from any_true(
         survey.infinite, f"{survey.infinite} observed values of -inf are padding: they became zeros"
     )
-    yield from any_true(legals(stores) is None, "there are no legals: every action counts as legal")
+    yield from any_true(
+        legal_actions_leaf(stores) is None, "there are no legals: every action counts as legal"
+    )
     yield from any_true(
         survey.unfinished,
         f"{survey.unfinished} steps after the last end of an episode were left out",

@@ -9,49 +9,56 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.convert.embedded_manifest import splits_of
-from kd_offline.datasets.convert.interchange import Imported, episode_groups, foreign, windows
+from kd_offline.datasets.convert.embedded_manifest import splits_from_manifest
+from kd_offline.datasets.convert.interchange import (
+    ImportedDataset,
+    episode_ranges,
+    foreign_error,
+    row_ranges,
+)
 from kd_offline.datasets.convert.vault import store
-from kd_offline.datasets.convert.vault.store import Stores
+from kd_offline.datasets.convert.vault.store import VaultArrays
 from kd_offline.datasets.format.layout import rule_for
-from kd_offline.datasets.format.manifest import header_of
+from kd_offline.datasets.format.manifest import recording_header
 from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.types import Array
 
 
-def returned(
+def reimport(
     folder: Path,
-    stores: Stores,
+    stores: VaultArrays,
     steps: int,
     metadata: Mapping[str, Any],
     manifest: DatasetManifest,
-) -> Imported:
+) -> ImportedDataset:
     """Return the dataset that was written as this vault; ``manifest`` is the one it carries."""
-    absent = [n for n in map(store.leaf_of, _stored(manifest)) if n not in stores.leaves]
+    absent = [
+        n for n in map(store.leaf_name, _arrays_with_leaf(manifest)) if n not in stores.leaves
+    ]
     if absent:
-        raise foreign(folder, f"its manifest promises the leaves {', '.join(absent)}")
+        raise foreign_error(folder, f"its manifest promises the leaves {', '.join(absent)}")
     ends = np.concatenate(
-        [store.ends(stores, 0, a, b)[0] for a, b in windows(steps)] or [np.zeros(0)]
+        [store.episode_ends(stores, 0, a, b)[0] for a, b in row_ranges(steps)] or [np.zeros(0)]
     )
     stops = np.flatnonzero(ends) + 1
     lengths = np.diff(stops, prepend=0)
-    codes = _at(stores, "episodes/split", stops - 1).astype(np.uint8)
+    codes = _rows_of_leaf(stores, "episodes/split", stops - 1).astype(np.uint8)
     masks = {n: np.asarray(m, np.bool_) for n, m in _fixed_masks(folder, metadata).items()}
     for name in manifest.arrays:
-        if name.startswith("masks/") and store.leaf_of(name) in stores.leaves:
-            masks[name.removeprefix("masks/")] = _at(stores, name, stops - 1)
-    return Imported(
-        header=header_of(manifest),
-        blocks=_our_blocks(stores, manifest, lengths),
+        if name.startswith("masks/") and store.leaf_name(name) in stores.leaves:
+            masks[name.removeprefix("masks/")] = _rows_of_leaf(stores, name, stops - 1)
+    return ImportedDataset(
+        header=recording_header(manifest),
+        blocks=_blocks(stores, manifest, lengths),
         steps=steps,
         manifest=manifest,
-        splits=splits_of(manifest, codes),
+        splits=splits_from_manifest(manifest, codes),
         masks=masks,
     )
 
 
-def _stored(manifest: DatasetManifest) -> list[str]:
+def _arrays_with_leaf(manifest: DatasetManifest) -> list[str]:
     """Return the arrays that must have a leaf of their own."""
     return [
         name
@@ -64,27 +71,27 @@ def _stored(manifest: DatasetManifest) -> list[str]:
 
 def _fixed_masks(folder: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        masks = json.loads(metadata.get(store.MASKS, "{}"))
+        masks = json.loads(metadata.get(store.MASKS_KEY, "{}"))
     except (ValueError, TypeError, RecursionError):
-        raise foreign(folder, f"{store.MASKS} in its metadata.json is damaged") from None
+        raise foreign_error(folder, f"{store.MASKS_KEY} in its metadata.json is damaged") from None
     return dict(masks)
 
 
-def _at(stores: Stores, name: str, rows: Array) -> Array:
+def _rows_of_leaf(stores: VaultArrays, name: str, rows: Array) -> Array:
     """Return the rows [n] of a leaf, reading it once from one end to the other."""
     parts = []
-    for start, stop in windows(int(rows[-1]) + 1 if len(rows) else 0):
-        here = rows[(rows >= start) & (rows < stop)] - start
-        parts.append(stores.read(store.leaf_of(name), 0, start, stop)[here])
+    for start, stop in row_ranges(int(rows[-1]) + 1 if len(rows) else 0):
+        rows_in_window = rows[(rows >= start) & (rows < stop)] - start
+        parts.append(stores.read(store.leaf_name(name), 0, start, stop)[rows_in_window])
     return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
 
 
-def _our_blocks(
-    stores: Stores, manifest: DatasetManifest, lengths: Array
+def _blocks(
+    stores: VaultArrays, manifest: DatasetManifest, lengths: Array
 ) -> Iterator[EpisodeBlock]:
     stops = np.cumsum(lengths)
-    names = [name for name in _stored(manifest) if name != "episodes/split"]
-    for first, last in episode_groups(lengths):
+    names = [name for name in _arrays_with_leaf(manifest) if name != "episodes/split"]
+    for first, last in episode_ranges(lengths):
         start = int(stops[first] - lengths[first])
         rows = stops[first:last] - 1 - start
         parts: dict[str, dict[str, Array]] = {"steps": {}, "final": {}, "episodes": {}}
@@ -92,7 +99,7 @@ def _our_blocks(
         for name in names:
             group, short = name.split("/", 1)
             if group in parts:
-                values = stores.read(store.leaf_of(name), 0, start, int(stops[last - 1]))
+                values = stores.read(store.leaf_name(name), 0, start, int(stops[last - 1]))
                 parts[group][short] = _original(name, values, rows)
         yield EpisodeBlock(**parts)
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from kd_offline.datasets.convert.interchange import WINDOW_ROWS, foreign, library
+from kd_offline.datasets.convert.interchange import WINDOW_ROWS, foreign_error, import_library
 from kd_offline.datasets.format import layout
 from kd_offline.files import write_file
 from kd_offline.types import Array
 
 VERSION = 1.2
-METADATA = "metadata.json"
+METADATA_FILE = "metadata.json"
 INDEX = "vault_index"
-MANIFEST = "kd_offline_manifest"
-MASKS = "kd_offline_masks"
-TAKEN = {
+MANIFEST_KEY = "kd_offline_manifest"
+MASKS_KEY = "kd_offline_masks"
+LEAF_NAMES = {
     "obs": "observations",
     "actions": "actions",
     "reward": "rewards",
@@ -31,22 +31,22 @@ TAKEN = {
 }
 """Steps arrays that have a leaf under the name that OG-MARL gives it."""
 
-_TIME = 10**13  # the declared length of every stream; the real one is in the index
+_DECLARED_LENGTH = 10**13  # the declared length of every stream; the real one is in the index
 _GZIP = {"id": "gzip", "level": 5}
 _LARGEST_CHUNK = 256 << 20
 _LARGEST_JSON = 256 << 20
 _CACHE = 128 << 20
 
 
-def leaf_of(name: str) -> str:
+def leaf_name(name: str) -> str:
     """Return the leaf of an array of ours: ``infos/kd_logits``, ``infos/kd_final_obs``."""
     group, short = name.split("/", 1)
     if group == "steps":
-        return TAKEN.get(short) or f"infos/kd_{short}"
+        return LEAF_NAMES.get(short) or f"infos/kd_{short}"
     return f"infos/kd_{ {'final': 'final', 'episodes': 'episode', 'masks': 'mask'}[group] }_{short}"
 
 
-def halves(values: Array) -> Array:
+def split_64_bit(values: Array) -> Array:
     """Return 64-bit integers as pairs of uint32, low half first: JAX reads no wider ones."""
     if values.dtype.itemsize < 8 or values.dtype.kind not in "iu":
         return values
@@ -60,7 +60,7 @@ def recognise(path: Path) -> bool:
     return _is_vault(path) or (path.suffix == ".vlt" and any(map(_is_vault, path.iterdir())))
 
 
-def find(path: Path) -> Path:
+def find_vault(path: Path) -> Path:
     """Return the folder of the vault at ``path``, which may be the only one in a ``.vlt`` folder.
 
     Raises
@@ -72,10 +72,12 @@ def find(path: Path) -> Path:
         return path
     inside = sorted(filter(_is_vault, path.iterdir())) if path.is_dir() else []
     if not inside:
-        raise foreign(path, "it is no vault (metadata.json and manifest.ocdbt)", "check the path")
+        raise foreign_error(
+            path, "it is no vault (metadata.json and manifest.ocdbt)", "check the path"
+        )
     if len(inside) > 1:
         names = ", ".join(folder.name for folder in inside)
-        raise foreign(path, f"it holds the vaults {names}", "give the folder of one of them")
+        raise foreign_error(path, f"it holds the vaults {names}", "give the folder of one of them")
     return inside[0]
 
 
@@ -87,22 +89,22 @@ def metadata_of(folder: Path) -> dict[str, Any]:
     ForeignError
         It is damaged, or of another version.
     """
-    file = folder / METADATA
+    file = folder / METADATA_FILE
     if file.stat().st_size > _LARGEST_JSON:
-        raise foreign(folder, f"{METADATA} is too large")
+        raise foreign_error(folder, f"{METADATA_FILE} is too large")
     try:
         document = json.loads(file.read_bytes())
         version, structure = document["version"], document["structure_dtype"]
-        whole = isinstance(structure, dict) and int(version) == int(VERSION)
+        is_readable = isinstance(structure, dict) and int(version) == int(VERSION)
     except (ValueError, LookupError, TypeError, RecursionError):
-        raise foreign(folder, f"{METADATA} is damaged or not that of a vault") from None
-    if not whole:
-        raise foreign(folder, f"it has version {version}, but {int(VERSION)}.x is read")
+        raise foreign_error(folder, f"{METADATA_FILE} is damaged or not that of a vault") from None
+    if not is_readable:
+        raise foreign_error(folder, f"it has version {version}, but {int(VERSION)}.x is read")
     return dict(document)
 
 
 @dataclass(frozen=True, slots=True)
-class Stores:
+class VaultArrays:
     """The open leaves of a vault by their path (``infos/legals``); arrays [B, time, ...]."""
 
     folder: Path
@@ -112,7 +114,7 @@ class Stores:
 
     def write(self, start: int, values: Mapping[str, Array]) -> None:
         """Write rows [n, ...] of every leaf into the only stream, as one commit."""
-        ts = library("tensorstore", "a vault")
+        ts = import_library("tensorstore", "a vault")
         with ts.Transaction() as commit:
             for name, rows in values.items():
                 leaf = self.leaves[name].with_transaction(commit)
@@ -128,28 +130,28 @@ class Stores:
             return np.asarray(self.leaves[name][stream, start:stop].read().result())
         except ValueError as error:
             rows = f"rows {start} to {stop - 1} of leaf {name!r} cannot be read"
-            raise foreign(self.folder, f"{rows} ({_first_line(error)})") from error
+            raise foreign_error(self.folder, f"{rows} ({_first_line(error)})") from error
 
 
-def create(folder: Path, leaves: Mapping[str, tuple[str, tuple[int, ...]]]) -> Stores:
+def create(folder: Path, leaves: Mapping[str, tuple[str, tuple[int, ...]]]) -> VaultArrays:
     """Make the leaves of a new vault with one stream; given are the dtype and shape of a row."""
     widest = max(int(np.prod(tail)) * np.dtype(dtype).itemsize for dtype, tail in leaves.values())
     rows = layout.chunk_rows(widest)
-    made = {
+    arrays = {
         name: _open(
             folder,
             _key(name),
-            shape=(1, _TIME, *tail),
+            shape=(1, _DECLARED_LENGTH, *tail),
             dtype=dtype,
             chunks=[1, rows, *tail],
         )
         for name, (dtype, tail) in leaves.items()
     }
     index = _open(folder, INDEX, shape=(1,), dtype="int32", chunks=[1])
-    return Stores(folder, made, index, rows)
+    return VaultArrays(folder, arrays, index, rows)
 
 
-def open_stores(folder: Path, metadata: Mapping[str, Any]) -> tuple[Stores, int]:
+def open_stores(folder: Path, metadata: Mapping[str, Any]) -> tuple[VaultArrays, int]:
     """Open every leaf of a vault for reading; also returns how many steps each stream has.
 
     Raises
@@ -157,21 +159,21 @@ def open_stores(folder: Path, metadata: Mapping[str, Any]) -> tuple[Stores, int]
     ForeignError
         A leaf is missing, damaged, or too large to be read.
     """
-    names = _flat(metadata["structure_dtype"])
-    ts = library("tensorstore", "a vault")
+    names = _leaf_paths(metadata["structure_dtype"])
+    ts = import_library("tensorstore", "a vault")
     context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE}})
     leaves = {name: _checked(folder, name, _key(name), context) for name in names}
     index = _checked(folder, INDEX, INDEX, context)
     try:
         steps = int(index.read().result()[0])
     except (ValueError, IndexError) as error:
-        raise foreign(folder, "its vault_index cannot be read") from error
+        raise foreign_error(folder, "its vault_index cannot be read") from error
     if any(leaf.ndim < 2 or not 0 <= steps <= leaf.shape[1] for leaf in leaves.values()):
-        raise foreign(folder, f"its leaves do not hold the {steps} steps of vault_index")
-    return Stores(folder, leaves, index, WINDOW_ROWS), steps
+        raise foreign_error(folder, f"its leaves do not hold the {steps} steps of vault_index")
+    return VaultArrays(folder, leaves, index, WINDOW_ROWS), steps
 
 
-def ends(stores: Stores, stream: int, start: int, stop: int) -> tuple[Array, int]:
+def episode_ends(stores: VaultArrays, stream: int, start: int, stop: int) -> tuple[Array, int]:
     """Return where episodes end, bool [n], and in how many steps only some agents do."""
     rows = stop - start
     done = stores.read("terminals", stream, start, stop).reshape(rows, -1) != 0
@@ -181,24 +183,31 @@ def ends(stores: Stores, stream: int, start: int, stop: int) -> tuple[Array, int
     return ended, int((done.any(axis=1) & ~ended).sum())
 
 
-def write_metadata(folder: Path, stores: Stores, steps: int, ours: Mapping[str, Any]) -> None:
+def write_metadata(
+    folder: Path, stores: VaultArrays, steps: int, own_fields: Mapping[str, Any]
+) -> None:
     """Write ``metadata.json``: the tree of leaves, and what we add."""
     shapes: dict[str, Any] = {}
     dtypes: dict[str, Any] = {}
     for name, leaf in stores.leaves.items():
         _put(shapes, name, str((1, steps, *leaf.shape[2:])))
         _put(dtypes, name, leaf.dtype.name)
-    document = {"version": VERSION, "structure_shape": shapes, "structure_dtype": dtypes, **ours}
-    write_file(folder / METADATA, json.dumps(document))
+    document = {
+        "version": VERSION,
+        "structure_shape": shapes,
+        "structure_dtype": dtypes,
+        **own_fields,
+    }
+    write_file(folder / METADATA_FILE, json.dumps(document))
 
 
 def _is_vault(path: Path) -> bool:
-    return (path / METADATA).is_file() and (path / "manifest.ocdbt").is_file()
+    return (path / METADATA_FILE).is_file() and (path / "manifest.ocdbt").is_file()
 
 
 def _open(folder: Path, key: str, context: Any = None, **create: Any) -> Any:
     """Open an array of the store, or make it of the shape, dtype and chunks in ``create``."""
-    ts = library("tensorstore", "a vault")
+    ts = import_library("tensorstore", "a vault")
     base = {"driver": "file", "path": f"{folder.resolve()}/"}
     spec: dict[str, Any] = {
         "driver": "zarr",
@@ -215,23 +224,25 @@ def _checked(folder: Path, name: str, key: str, context: Any) -> Any:
     try:
         leaf = _open(folder, key, context)
     except ValueError as error:
-        raise foreign(folder, f"leaf {name!r} cannot be opened ({_first_line(error)})") from error
+        raise foreign_error(
+            folder, f"leaf {name!r} cannot be opened ({_first_line(error)})"
+        ) from error
     if np.dtype(leaf.dtype.numpy_dtype).kind not in "biuf":
-        raise foreign(folder, f"leaf {name!r} has dtype {leaf.dtype.name}, not numbers")
+        raise foreign_error(folder, f"leaf {name!r} has dtype {leaf.dtype.name}, not numbers")
     chunk = leaf.chunk_layout.read_chunk.shape
     size = int(np.prod(chunk, dtype=object)) * leaf.dtype.numpy_dtype.itemsize
     if size > _LARGEST_CHUNK:
-        raise foreign(folder, f"leaf {name!r} has chunks of {list(chunk)}, too large to read")
+        raise foreign_error(folder, f"leaf {name!r} has chunks of {list(chunk)}, too large to read")
     return leaf
 
 
-def _flat(tree: Mapping[str, Any], before: str = "") -> list[str]:
+def _leaf_paths(tree: Mapping[str, Any], before: str = "") -> list[str]:
     """Return the paths of the leaves of nested dictionaries."""
-    found: list[str] = []
+    paths: list[str] = []
     for key, value in tree.items():
         path = f"{before}{key}"
-        found += _flat(value, f"{path}/") if isinstance(value, dict) else [path]
-    return found
+        paths += _leaf_paths(value, f"{path}/") if isinstance(value, dict) else [path]
+    return paths
 
 
 def _key(name: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from kd_offline import environments
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.analysis.playback import scenes, telling
+from kd_offline.datasets.analysis.playback import notable_episodes, scenes
 from kd_offline.recording.record import record
 from kd_offline.testing.factories import tiny_dataset
 
@@ -62,7 +62,7 @@ def test_the_speaker_has_no_place(recorded):
 
 
 def test_best_median_worst_and_one_of_each_noise(recorded):
-    found = telling(recorded)
+    found = notable_episodes(recorded)
     returns, levels = recorded.episodes("return"), recorded.episodes("noise_level")
     first = list(found)[:3]
     assert first[0] == returns.argmax()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kd_offline.datasets import DatasetWriter, ExpertBuffer
-from kd_offline.datasets.analysis.profile import backwards, profile, returns_by_noise
+from kd_offline.datasets.analysis.profile import profile, returns_by_noise, rows_backwards
 from kd_offline.errors import CorruptDatasetError
 from kd_offline.testing.factories import (
     environment_spec,
@@ -101,7 +101,7 @@ def test_what_is_not_stored_is_left_out(tmp_path):
 
 
 def test_memory_holds_one_chunk_at_a_time(ragged):
-    sizes = [len(rows.episode) for rows in backwards(ragged, 10)]
+    sizes = [len(rows.episode) for rows in rows_backwards(ragged, 10)]
     assert sum(sizes) == ragged.n_steps
     assert max(sizes) == 16
     steps: list[int] = []

@@ -81,10 +81,10 @@ def test_arrays_that_are_not_alike(a, tmp_path):
 
 def test_episodes_are_found_in_another_order(a, tmp_path):
     buffer = ExpertBuffer.open(a)
-    plan = rewrite.Plan(
+    plan = rewrite.RewritePlan(
         header(SPEC),
-        tuple(rewrite.Part(buffer, np.array([k])) for k in (2, 0, 3)),
-        rewrite.carried(buffer),
+        tuple(rewrite.EpisodeSelection(buffer, np.array([k])) for k in (2, 0, 3)),
+        rewrite.copied_arrays(buffer),
         (),
         Splits(np.zeros(3, np.uint8), {"train": 0, "heldout": 1}),
     )

@@ -3,13 +3,13 @@
 import pytest
 
 from kd_offline.datasets import ExpertBuffer, filter, verify
-from kd_offline.datasets.edit.lineage import raised
+from kd_offline.datasets.edit.lineage import next_version
 from kd_offline.errors import FormatVersionError, StorageError, UsageError
 
 
 def test_versions():
-    assert raised("1.2.3-rc.1+x", "minor") == "1.3.0"
-    assert raised("1.2.3", "patch") == "1.2.4"
+    assert next_version("1.2.3-rc.1+x", "minor") == "1.3.0"
+    assert next_version("1.2.3", "patch") == "1.2.4"
 
 
 def test_finished_datasets_do_not_change_in_place(parent, tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kd_offline.datasets.edit.query import columns, episodes_where
+from kd_offline.datasets.edit.query import column_names, episodes_where
 from kd_offline.errors import MissingArrayError, UnknownNameError, UsageError
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 
@@ -85,7 +85,7 @@ def test_names_that_are_not_there(parent, tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'length'"):
         episodes_where(parent, "lenght > 3")
     bare = tiny_dataset(tmp_path / "bare.zarr", without=["episodes/won"])
-    assert "won" not in columns(bare)
+    assert "won" not in column_names(bare)
     with pytest.raises(MissingArrayError, match="'won'"):
         episodes_where(bare, "won == 1")
 
@@ -102,7 +102,7 @@ def test_an_agent_of_any_name_can_be_written(tmp_path):
         }
     )
     buffer = tiny_dataset(tmp_path / "d.zarr", 30, spec=spec)
-    written = [column for column in columns(buffer) if column.startswith("return")][1:]
+    written = [column for column in column_names(buffer) if column.startswith("return")][1:]
     assert written[:2] == ["return_0", 'return["drone-1"]']
     for agent, column in enumerate(written):
         expected = buffer.episodes("agent_return")[:, agent] > 0

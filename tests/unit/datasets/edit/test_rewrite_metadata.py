@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kd_offline.datasets import ExpertBuffer, annotate, verify
-from kd_offline.datasets.edit.rewrite_metadata import restate
+from kd_offline.datasets.edit.rewrite_metadata import rewrite_metadata
 from kd_offline.datasets.format import layout
 from kd_offline.errors import CorruptDatasetError, StorageError, UsageError
 from kd_offline.sealed_json import seal
@@ -17,7 +17,7 @@ def test_a_foreign_manifest_keeps_its_id(parent, tmp_path):
     path = parent.path / layout.MANIFEST
     document = json.loads(path.read_bytes())
     del document["manifest_digest"], document["environment"]["kwargs"]
-    layout.identify(document)
+    layout.update_identity(document)
     path.write_bytes(seal(document))
     foreign = ExpertBuffer.open(parent.path)
     assert foreign.id != parent.id
@@ -31,7 +31,7 @@ def test_a_grid_with_more_rows_than_episodes_is_kept(tmp_path, parent):
     new = {"episodes/split": np.ones(40, np.uint8)}
     path = tmp_path / "r.zarr"
     object.__setattr__(parent.array("episodes/length"), "chunk_rows", big)
-    restate(parent, path, {}, new)
+    rewrite_metadata(parent, path, {}, new)
     assert json.loads((path / "episodes/split/zarr.json").read_bytes())["chunk_grid"][
         "configuration"
     ] == {"chunk_shape": [big]}

@@ -135,7 +135,7 @@ def at(document, place):
 
 
 def identified(document):
-    layout.identify(document)
+    layout.update_identity(document)
     return document["id"]
 
 
@@ -160,7 +160,7 @@ def test_a_manifest_whose_context_was_changed_is_refused(key):
     document["experts"][0][key] = False if key == "bootstraps_truncation" else {"mixer": "vdn"}
     with pytest.raises(CorruptDatasetError, match="the context does not match"):
         parse_manifest("d.zarr", seal(document))
-    layout.identify(document)
+    layout.update_identity(document)
     assert parse_manifest("d.zarr", seal(document)).id == document["id"] != manifest()["id"]
 
 

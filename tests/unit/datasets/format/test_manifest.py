@@ -9,8 +9,8 @@ import pytest
 
 from kd_offline import convert
 from kd_offline.datasets.format import layout, manifest
-from kd_offline.datasets.format.layout import identify
-from kd_offline.datasets.format.manifest import caution, parse_manifest
+from kd_offline.datasets.format.layout import update_identity
+from kd_offline.datasets.format.manifest import final_value_warning, parse_manifest
 from kd_offline.datasets.metadata import cards, summary
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.validation.integrity import verify
@@ -79,7 +79,7 @@ def stated(manifest, *answers):
     ],
 )
 def test_final_values_count_only_where_every_critic_learned_them(tmp_path, answers, words):
-    found = caution(stated(tiny_dataset(tmp_path / "d").manifest, *answers))
+    found = final_value_warning(stated(tiny_dataset(tmp_path / "d").manifest, *answers))
     if words is None:
         assert found is None
     else:
@@ -90,12 +90,12 @@ def test_final_values_count_only_where_every_critic_learned_them(tmp_path, answe
 
 def test_without_final_values_there_is_nothing_to_say(tmp_path):
     buffer = tiny_dataset(tmp_path / "d", without=["final/value"])
-    assert caution(stated(buffer.manifest, False)) is None
+    assert final_value_warning(stated(buffer.manifest, False)) is None
 
 
 def test_inspect_card_and_conversion_say_it(tmp_path):
     buffer = tiny_dataset(tmp_path / "d.zarr")
-    said = caution(buffer.manifest)
+    said = final_value_warning(buffer.manifest)
     assert said is not None
     assert said in "\n".join(summary.render(buffer))
     assert said[1:] in cards.render(buffer)
@@ -109,7 +109,7 @@ def rewrite(path, change):
     document = json.loads((path / "manifest.json").read_bytes())
     change(document)
     document.pop("manifest_digest")
-    layout.identify(document)
+    layout.update_identity(document)
     (path / "manifest.json").write_bytes(seal(document))
 
 
@@ -219,7 +219,7 @@ def test_metadata_of_zarr_version_2_is_never_read_but_reported(ragged):
     assert all("Zarr version 2" in problem.what for problem in problems)
 
 
-def forge(buffer: ExpertBuffer, change) -> None:
+def reseal(buffer: ExpertBuffer, change) -> None:
     """Alter the manifest as a careful forger would: with a valid digest of its own."""
     path = buffer.path / "manifest.json"
     document = unseal(path.read_bytes())
@@ -242,9 +242,9 @@ def forge(buffer: ExpertBuffer, change) -> None:
 def test_forged_array_tables_are_refused(ragged, name, fields, message):
     def forge(document):
         document["arrays"][name].update(fields)
-        identify(document)
+        update_identity(document)
 
-    forge(ragged, forge)
+    reseal(ragged, forge)
     with pytest.raises(CorruptDatasetError, match=message):
         ExpertBuffer.open(ragged.path)
 
@@ -252,8 +252,8 @@ def test_forged_array_tables_are_refused(ragged, name, fields, message):
 def test_missing_required_array(ragged):
     def drop(document):
         del document["arrays"]["steps/reward"]
-        identify(document)
+        update_identity(document)
 
-    forge(ragged, drop)
+    reseal(ragged, drop)
     with pytest.raises(CorruptDatasetError, match="required arrays are missing: steps/reward"):
         ExpertBuffer.open(ragged.path)

@@ -50,7 +50,7 @@ def test_a_flipped_bit_is_an_error_and_not_a_value(ragged, place):
 
 
 def test_a_chunk_that_claims_more_memory_than_its_shape_is_not_handed_out(ragged, monkeypatch):
-    monkeypatch.setattr("kd_offline.datasets.format.chunks.decoded_size", lambda data: 1 << 40)
+    monkeypatch.setattr("kd_offline.datasets.format.chunks.stated_size", lambda data: 1 << 40)
     with pytest.raises(
         CorruptDatasetError, match=r"does not state the .* decoded bytes of a chunk"
     ):

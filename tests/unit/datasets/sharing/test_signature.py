@@ -18,7 +18,7 @@ from kd_offline.datasets.sharing.signature import (
     read_allowed_signers,
     read_public_key,
     sign,
-    text_of,
+    text_to_sign,
     verify_signature,
 )
 from kd_offline.errors import (
@@ -75,12 +75,12 @@ def test_ssh_keygen_accepts_ours(dataset, keys, name):
     signers = dataset.parent / "allowed_signers"
     signers.write_text(f'{name}@lab namespaces="{NAMESPACE}" {public(keys, name).read_text()}')
     who = ("-I", f"{name}@lab", "-n", NAMESPACE, "-f", signers, "-s", made.file)
-    done = ssh_keygen("-Y", "verify", *who, input=text_of(dataset))
+    done = ssh_keygen("-Y", "verify", *who, input=text_to_sign(dataset))
     assert done.returncode == 0, done.stderr
     assert made.fingerprint in done.stdout.decode()
     found = verify_signature(dataset, allowed_signers=signers)
     assert (found.signer, found.id) == (f"{name}@lab", made.id)
-    done = ssh_keygen("-Y", "verify", *who, input=text_of(dataset) + b" ")
+    done = ssh_keygen("-Y", "verify", *who, input=text_to_sign(dataset) + b" ")
     assert done.returncode != 0
 
 
@@ -89,11 +89,11 @@ def test_ssh_keygen_accepts_ours(dataset, keys, name):
 def test_we_accept_those_of_ssh_keygen(dataset, keys, name, digest):
     done = ssh_keygen(
         *("-q", "-Y", "sign", "-n", NAMESPACE, "-O", f"hashalg={digest}", "-f", keys / name),
-        input=text_of(dataset),
+        input=text_to_sign(dataset),
     )
     file = dataset.parent / "theirs.sig"
     file.write_bytes(done.stdout)
-    assert sshsig.parse(done.stdout).digest == digest
+    assert sshsig.parse_signature(done.stdout).digest == digest
     found = verify_signature(dataset, file, public_key=public(keys, name))
     assert found.signer == f"{name}@lab"
 
@@ -123,12 +123,12 @@ def touched(private, message, flags=1, kind=b"sk-ssh-ed25519@openssh.com"):
 def test_security_keys(dataset, tmp_path, flags):
     """ssh-keygen agrees about the same signatures."""
     private = Ed25519PrivateKey.generate()
-    line, signature = touched(private, text_of(dataset), flags)
+    line, signature = touched(private, text_to_sign(dataset), flags)
     (dataset.parent / "d.zarr.sig").write_bytes(signature)
     signers = tmp_path / "allowed_signers"
     signers.write_text(f"token@lab {line}\n")
     who = ("-I", "token@lab", "-n", NAMESPACE, "-f", signers, "-s", f"{dataset}.sig")
-    done = ssh_keygen("-Y", "verify", *who, input=text_of(dataset))
+    done = ssh_keygen("-Y", "verify", *who, input=text_to_sign(dataset))
     assert done.returncode == 0, done.stderr
     found = verify_signature(dataset, public_key=line)
     assert (found.signer, found.key_type) == ("token@lab", "sk-ssh-ed25519@openssh.com")
@@ -138,7 +138,7 @@ def test_security_keys(dataset, tmp_path, flags):
 def test_a_security_key_signs_as_such_only(dataset, keys):
     private = Ed25519PrivateKey.generate()
     for message, kind in [(b"other", b"sk-ssh-ed25519@openssh.com"), (None, b"ssh-ed25519")]:
-        line, signature = touched(private, message or text_of(dataset), kind=kind)
+        line, signature = touched(private, message or text_to_sign(dataset), kind=kind)
         (dataset.parent / "d.zarr.sig").write_bytes(signature)
         refused(dataset, keys, "altered|not an SSH signature", public_key=line)
 
@@ -179,7 +179,7 @@ def test_an_altered_signature_never_passes(dataset, keys):
     """Every byte of the text matters, or changes nothing that it means."""
     made = sign(dataset, keys / "ed25519")
     good = (dataset.parent / "d.zarr.sig").read_bytes()
-    want = sshsig.parse(good)
+    want = sshsig.parse_signature(good)
     for at in range(len(good)):
         altered = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
         (dataset.parent / "d.zarr.sig").write_bytes(altered)
@@ -187,7 +187,7 @@ def test_an_altered_signature_never_passes(dataset, keys):
             verify_signature(dataset, public_key=public(keys))
         except SignatureError:
             continue
-        assert sshsig.parse(altered) == want, at
+        assert sshsig.parse_signature(altered) == want, at
     assert made.key_type == "ssh-ed25519"
 
 
@@ -212,7 +212,9 @@ def test_an_absent_signature(dataset, keys):
 
 def test_a_signature_for_another_purpose(dataset, keys):
     key = sshsig.load_private((keys / "ed25519").read_bytes(), "key")
-    (dataset.parent / "d.zarr.sig").write_bytes(sshsig.make(key, text_of(dataset), "git"))
+    (dataset.parent / "d.zarr.sig").write_bytes(
+        sshsig.create_signature(key, text_to_sign(dataset), "git")
+    )
     refused(dataset, keys, "made for 'git', not for 'kd-offline-dataset'")
 
 
@@ -279,7 +281,7 @@ class TestAllowedSigners:
         with pytest.raises(SignatureError, match="a@lab is not allowed to sign datasets today"):
             verify_signature(dataset, allowed_signers=file)
         who = ("-I", "a@lab", "-n", NAMESPACE, "-f", file, "-s", made.file)
-        assert ssh_keygen("-Y", "verify", *who, input=text_of(dataset)).returncode != 0
+        assert ssh_keygen("-Y", "verify", *who, input=text_to_sign(dataset)).returncode != 0
 
     @pytest.mark.parametrize(
         "line",
@@ -322,4 +324,4 @@ def test_without_the_library(dataset, keys, monkeypatch):
     monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
     with pytest.raises(MissingExtraError, match=r"signing .*pip install 'kd-offline\[share\]'"):
         sign(dataset, keys / "ed25519")
-    assert text_of(dataset).startswith(b"kd-offline dataset\nid sha256:")
+    assert text_to_sign(dataset).startswith(b"kd-offline dataset\nid sha256:")

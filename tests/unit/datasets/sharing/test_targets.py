@@ -39,10 +39,10 @@ def _target(place):
     from pathlib import Path
 
     from kd_offline.datasets.sharing.targets import LocalTarget, ObjectTarget
-    from kd_offline.datasets.storage.remote import Remote, connect
+    from kd_offline.datasets.storage.remote import Remote, open_store
 
     if "://" in place:
-        return ObjectTarget(Remote(place, connect(place), listable=True))
+        return ObjectTarget(Remote(place, open_store(place), listable=True))
     Path(place).mkdir(exist_ok=True)
     return LocalTarget(Path(place))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kd_offline.datasets.format.layout import identify
+from kd_offline.datasets.format.layout import update_identity
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.errors import (
     CorruptDatasetError,
@@ -54,7 +54,7 @@ def test_newer_minor_version_is_read_without_what_it_adds(ragged):
             "axes": ["Q"],
             "digest": "sha256:" + "0" * 64,
         }
-        identify(document)
+        update_identity(document)
 
     rewrite(ragged, newer)
     buffer = ExpertBuffer.open(ragged.path)

@@ -136,7 +136,7 @@ def test_an_object_store_is_read_in_place(s3, whole, uncached):
 
 
 def _store(url):
-    return remote.Remote(url, remote.connect(url), listable=True)
+    return remote.Remote(url, remote.open_store(url), listable=True)
 
 
 def _free(url):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.storage.store import Folder, lock
+from kd_offline.datasets.storage.store import Folder, lock_folder
 from kd_offline.datasets.validation.integrity import verify
 from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.errors import CorruptDatasetError, StorageError
@@ -32,7 +32,7 @@ def test_nothing_is_written_through_links(tmp_path, outside):
     assert (root / "file").read_bytes() == b"theirs"
     (root / "recording.lock").symlink_to(outside / "file")
     with pytest.raises(StorageError, match="cannot write to"):
-        lock(root)
+        lock_folder(root)
     assert [(file.name, file.read_text()) for file in outside.iterdir()] == [("file", "mine")]
 
 
@@ -41,7 +41,7 @@ def test_hard_links_keep_what_they_lead_to(tmp_path, outside):
     root.mkdir()
     for name in ("recording.tmp", "recording.lock", "file"):
         (root / name).hardlink_to(outside / "file")
-    with lock(root):
+    with lock_folder(root):
         Folder(root).write("file", b"theirs" * (1 << 20))
     assert (outside / "file").read_text() == "mine"
 

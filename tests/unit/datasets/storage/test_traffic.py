@@ -9,7 +9,7 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.sharing.share import push
 from kd_offline.datasets.storage import remote
 from kd_offline.datasets.storage.sources import open_files
-from kd_offline.datasets.storage.traffic import PACE
+from kd_offline.datasets.storage.traffic import TRANSFER_RATE
 from kd_offline.errors import (
     KdOfflineError,
     StorageError,
@@ -79,7 +79,7 @@ def crawling(head=b""):
 
 @pytest.mark.parametrize("kind", OPENED)
 def test_a_server_that_crawls_does_not_hold_a_command(small, monkeypatch, kind):
-    monkeypatch.setattr(PACE, "window", 0.3)
+    monkeypatch.setattr(TRANSFER_RATE, "window", 0.3)
     began = time.monotonic()
     with servers.answering(crawling()) as url:
         words = sentence(use(kind, url, small, monkeypatch), StorageError)
@@ -88,7 +88,7 @@ def test_a_server_that_crawls_does_not_hold_a_command(small, monkeypatch, kind):
 
 
 def test_a_slow_line_may_be_allowed(monkeypatch):
-    monkeypatch.setattr(PACE, "window", 0.15)
+    monkeypatch.setattr(TRANSFER_RATE, "window", 0.15)
     record = FileRecord(path="file", size=4, sha256="0" * 64)
     with servers.answering(crawling()) as url:
         files = open_files(url)
@@ -105,18 +105,18 @@ def test_a_slow_line_may_be_allowed(monkeypatch):
 
 def test_one_quick_transfer_does_not_need_another_to_be_quick(monkeypatch):
     """The rate is that of everything that arrives at the same time."""
-    monkeypatch.setattr(PACE, "window", 0.05)
-    with PACE.transfer():
+    monkeypatch.setattr(TRANSFER_RATE, "window", 0.05)
+    with TRANSFER_RATE.transfer():
         for _ in range(3):
             time.sleep(0.06)
-            PACE.arrived("a", 100_000)
-            PACE.arrived("b", 0)
+            TRANSFER_RATE.count_received("a", 100_000)
+            TRANSFER_RATE.count_received("b", 0)
         time.sleep(0.06)
         with pytest.raises(StorageError, match="the server of 'b' sent 0 bytes a second"):
-            PACE.arrived("b", 0)
+            TRANSFER_RATE.count_received("b", 0)
     time.sleep(0.06)
-    with PACE.transfer():  # the time between transfers does not count
-        PACE.arrived("b", 0)
+    with TRANSFER_RATE.transfer():  # the time between transfers does not count
+        TRANSFER_RATE.count_received("b", 0)
 
 
 def test_headers_that_trickle_in_are_given_up(monkeypatch):

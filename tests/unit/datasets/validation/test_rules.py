@@ -211,7 +211,7 @@ def lie(path, change):
     """Alter the manifest by ``change``, with the id that follows, and seal it again."""
     document = json.loads((path / "manifest.json").read_bytes())
     change(document)
-    layout.identify(document)
+    layout.update_identity(document)
     document.pop("manifest_digest")
     (path / "manifest.json").write_bytes(seal(document))
 

@@ -93,7 +93,7 @@ def test_two_writers_on_one_dataset(tmp_path):
 
 def test_a_writer_that_finishes_while_another_one_looks(tmp_path, monkeypatch):
     """The second one saw an unfinished recording, and gets the lock once it is a dataset."""
-    path, real = tmp_path / "d.zarr", store.lock
+    path, real = tmp_path / "d.zarr", store.lock_folder
     DatasetWriter.create(path, header(SPEC)).close()
 
     def late(root):
@@ -110,8 +110,8 @@ def test_a_writer_that_finishes_while_another_one_looks(tmp_path, monkeypatch):
 
 
 def test_a_lock_that_was_deleted_is_none(tmp_path, monkeypatch):
-    held = store.lock(tmp_path)
-    opened = safe_open.held
+    held = store.lock_folder(tmp_path)
+    opened = safe_open.open_lock_file
 
     def finishes_meanwhile(path):
         handle = opened(path)
@@ -119,9 +119,9 @@ def test_a_lock_that_was_deleted_is_none(tmp_path, monkeypatch):
         held.close()
         return handle
 
-    monkeypatch.setattr(safe_open, "held", finishes_meanwhile)
+    monkeypatch.setattr(safe_open, "open_lock_file", finishes_meanwhile)
     with pytest.raises(StorageError, match="another process is recording"):
-        store.lock(tmp_path)
+        store.lock_folder(tmp_path)
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -159,7 +159,7 @@ def test_full_disk_at_any_write_loses_nothing_committed(
 ):
     undisturbed = record(tmp_path / "a.zarr")
     path, left = tmp_path / "b.zarr", [survivors]
-    real = store._put
+    real = store._write_aside
 
     def put(target, data, durable):
         left[0] -= 1
@@ -169,7 +169,7 @@ def test_full_disk_at_any_write_loses_nothing_committed(
         real(target, data, durable)
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "_put", put)
+        patched.setattr(store, "_write_aside", put)
         with pytest.raises(StorageError, match=r"No space left on device.*--resume"):
             record(path)
     assert record(path, resume=True).id == undisturbed.id

@@ -34,7 +34,7 @@ def test_all_agents_joined(rich, tmp_path):
 
 
 def test_next_observations_join_steps_and_ends(rich, tmp_path, monkeypatch):
-    monkeypatch.setattr("kd_offline.datasets.convert.interchange.windows.__defaults__", (5,))
+    monkeypatch.setattr("kd_offline.datasets.convert.interchange.row_ranges.__defaults__", (5,))
     convert(rich.path, tmp_path / "x.h5", to="d4rl", agent="agent_2")
     with h5py.File(tmp_path / "x.h5") as file:
         after, now = file["next_observations"][()], file["observations"][()]

@@ -64,8 +64,8 @@ def test_windows_do_not_matter(tmp_path, monkeypatch):
     done, _ = imported(tmp_path / "a", leaves(streams=2, steps=37))
     monkeypatch.setattr(interchange, "WINDOW_ROWS", 7)
     monkeypatch.setattr("kd_offline.datasets.convert.vault.store.WINDOW_ROWS", 7)
-    monkeypatch.setattr(interchange.windows, "__defaults__", (7,))
-    monkeypatch.setattr(interchange.episode_groups, "__defaults__", (7,))
+    monkeypatch.setattr(interchange.row_ranges, "__defaults__", (7,))
+    monkeypatch.setattr(interchange.episode_ranges, "__defaults__", (7,))
     again, _ = imported(tmp_path / "b", leaves(streams=2, steps=37))
     assert done.id == again.id
 
