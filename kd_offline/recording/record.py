@@ -15,7 +15,7 @@ import torch
 from kd_offline import environments
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
 from kd_offline.datasets.writing.destination import check_name
-from kd_offline.datasets.writing.rehearsal import dry_run
+from kd_offline.datasets.writing.dry_run import dry_run
 from kd_offline.datasets.writing.writer import finished_dataset
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UsageError

@@ -1,1 +1,1 @@
-"""What a dataset holds beyond its manifest: figures and pictures."""
+"""Statistics and pictures of a dataset that its manifest does not hold."""

@@ -1,4 +1,4 @@
-"""Whether the critic's values are what the episodes brought afterwards."""
+"""Compare the critic's values with the discounted returns that followed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Calibration:
 
     ``value``, ``outcome``: float64 [N, bins], means over the rows of each bin of values;
     ``count``: int64 [N, bins]. ``correlation``, ``bias`` (mean of value minus outcome) and
-    ``explained`` (share of the outcome's variance): float64 [N].
+    ``explained`` (explained share of the outcome's variance): float64 [N].
     """
 
     value: FloatArray
@@ -32,21 +32,21 @@ class Calibration:
 def returns_to_go(
     reward: FloatArray, discount: FloatArray, ends: BoolArray, after: FloatArray
 ) -> FloatArray:
-    """Return what every row still brings, its own reward included.
+    """Return the discounted sum of rewards from every row to the end of its episode.
 
     Parameters
     ----------
     reward : float64 [r, C]
     discount : float64 [r, C]
-        What the row after is worth in this one.
+        Weight of the following row's return-to-go.
     ends : bool [r]
         Whether the row is the last of its episode.
     after : float64 [C]
-        What the row after the last one brings.
+        Return-to-go of the row after the last one.
 
     Notes
     -----
-    A parallel prefix in log2(r) passes, as a loop over rows would take seconds in Python.
+    Computed in log2(r) passes by doubling; a Python loop over rows would take seconds.
     """
     total = np.concatenate([reward, after[None]])
     weight = np.concatenate([np.where(ends[:, None], 0.0, discount), np.zeros((1, len(after)))])
@@ -61,9 +61,10 @@ def returns_to_go(
 
 @dataclass(slots=True)
 class CalibrationCounter:
-    """Gathers a :class:`Calibration`; rows must come backwards, the last ones first.
+    """Computes a :class:`Calibration` from rows in reverse order.
 
-    Only rows count from which on the expert alone acted: its values are of its own play.
+    A row counts only if no other policy and no noise acts from it to the end of the episode,
+    because the expert's values are of its own play.
 
     Parameters
     ----------
@@ -72,8 +73,8 @@ class CalibrationCounter:
     gamma
         Discount of each episode, float64 [E].
     beyond
-        Value of what follows an episode that was cut off, float64 [E, N]; zero for experts to
-        which a time limit is an end.
+        Value after the last step of a truncated episode, float64 [E, N]; zero for experts that
+        take a time limit for an end.
     edges
         Bins of values, float64 [bins + 1]; values outside count into the outer ones.
     """
@@ -82,7 +83,7 @@ class CalibrationCounter:
     gamma: FloatArray
     beyond: FloatArray
     edges: FloatArray
-    _after: FloatArray = field(init=False)  # [N + 1], carried over to the rows before
+    _after: FloatArray = field(init=False)  # [N + 1], return-to-go of the row after the next ones
     _binned: FloatArray = field(init=False)  # [3, N, bins]: count, value, outcome
     _sums: FloatArray = field(init=False)  # [6, N]
 
@@ -93,7 +94,7 @@ class CalibrationCounter:
         self._sums = np.zeros((6, n))
 
     def add(self, rows: Rows) -> None:
-        """Count some rows in."""
+        """Add some rows; they must come before all rows added so far."""
         outcome, pure = self._outcomes(rows)
         counted = rows.alive & pure[:, None]
         value = rows.arrays["value"].astype(np.float64)
@@ -107,11 +108,11 @@ class CalibrationCounter:
 
     @property
     def _centre(self) -> float:
-        """A number near the values: squares around it keep their digits."""
+        """A number near the values; squares of differences from it keep their precision."""
         return float(self.edges.mean())
 
     def _outcomes(self, rows: Rows) -> tuple[FloatArray, BoolArray]:
-        """Return the outcome of every row and agent, and whether only the expert acts from it."""
+        """Return the return-to-go of every row and agent, and whether only the expert acts."""
         gamma = self.gamma[rows.episode][:, None]
         reward = _side_means(rows.arrays["reward"].astype(np.float64), self.side_of)
         cut = rows.last & rows.arrays["truncated"]
@@ -124,7 +125,7 @@ class CalibrationCounter:
         return total[:, :-1], total[:, -1] == 0
 
     def result(self) -> Calibration:
-        """Return the figures."""
+        """Return the calibration of all rows so far."""
         count, value, outcome = self._binned
         n, v, g, vv, gg, vg = self._sums
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -142,7 +143,7 @@ class CalibrationCounter:
 
 
 def _others_acted(rows: Rows) -> FloatArray:
-    """Return 1 for every row in which anyone but the expert acted, float64 [r]."""
+    """Return 1 for every row in which noise or another policy acted, float64 [r]."""
     source = rows.arrays.get("action_source")
     if source is None:
         return np.zeros(len(rows.episode))
@@ -156,7 +157,7 @@ def _side_means(reward: FloatArray, side_of: Sequence[int]) -> FloatArray:
 
 
 def _moments(value: FloatArray, outcome: FloatArray, counted: BoolArray) -> FloatArray:
-    """Return count and sums of v, g, v^2, g^2 and v g over the counted rows: [6, N]."""
+    """Return count and sums of v, g, v^2, g^2 and v g over the counted rows, [6, N]."""
     v, g = np.where(counted, value, 0.0), np.where(counted, outcome, 0.0)
     parts: list[Array] = [counted, v, g, v * v, g * g, v * g]
     return np.stack([part.sum(axis=0, dtype=np.float64) for part in parts])

@@ -1,9 +1,9 @@
-"""Where everybody was: episodes of particle tasks as paths, from the stored observations alone.
+"""Positions over time in episodes of particle tasks, from the stored observations.
 
-An observation gives positions relative to the observer. Where agents also see their own place
-(simple_spread), the frame is the world's. Elsewhere the landmarks, which stand still, are the
-frame: an agent that sees the first one at ``d`` stands at ``-d``. An agent that sees no landmark,
-the speaker of simple_speaker_listener, has no place and appears by what it says alone.
+Observations hold positions relative to the observer. If agents also observe their own position
+(simple_spread), the frame is the world's. Otherwise the frame is that of the landmarks, which do
+not move: an agent that observes the first one at ``d`` is at ``-d``. An agent that observes no
+landmark, such as the speaker of simple_speaker_listener, has no position.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array, FloatArray, IntArray
 
-# Radii as the environments draw them, in world units; the format does not state sizes.
+# Radii of the environments' own drawings, in world units; the format has no sizes.
 _RADII = {"mpe/simple_spread_v3": 0.15, "mpe/simple_adversary_v3": 0.15}
 _DEFAULT_RADIUS, _MAX_SCENES = 0.075, 8
 _PAIRS = ("landmarks", "own_position")
@@ -24,11 +24,11 @@ _PAIRS = ("landmarks", "own_position")
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One episode to be shown; ``F`` frames, one more than steps where the last view is stored.
+    """One episode to show, with ``F`` frames: one more than steps if ``final/obs`` is stored.
 
-    ``places``: float64 [F, N, 2], NaN for agents without a place; ``landmarks``: float64 [L, 2];
-    ``goal``: index of the landmark that somebody is told to reach, or None; ``actions``: int64
-    [T, N]; ``sources``: int64 [T, N]; ``rewards``: float64 [T], of all agents together.
+    ``places``: float64 [F, N, 2], NaN for agents without a position; ``landmarks``: float64 [L, 2];
+    ``goal``: index of the landmark that an agent should reach, or None; ``actions``: int64
+    [T, N]; ``sources``: int64 [T, N]; ``rewards``: float64 [T], summed over agents.
     """
 
     episode: int
@@ -43,9 +43,9 @@ class Scene:
 
 
 def scenes(buffer: ExpertBuffer) -> tuple[Scene, ...]:
-    """Return some telling episodes of a particle task; none for other environments.
+    """Return the notable episodes of a particle task; empty for other environments.
 
-    The best, the median and the worst by return, and the median of each level of noise.
+    They are the best, the median and the worst by return, and the median of each noise level.
     """
     spec = buffer.spec
     if not spec.id.startswith("mpe/") or not _agents_seeing_landmarks(spec):
@@ -56,7 +56,7 @@ def scenes(buffer: ExpertBuffer) -> tuple[Scene, ...]:
 
 
 def notable_episodes(buffer: ExpertBuffer) -> dict[int, str]:
-    """Return the episodes that are worth a look, with why."""
+    """Return the index and the title of notable episodes."""
     returns = buffer.episodes("return")
     order = np.argsort(returns, kind="stable")
     reasons = {int(order[-1]): "best"}
@@ -99,7 +99,7 @@ def _scene(buffer: ExpertBuffer, episode: int, title: str) -> Scene:
 
 
 def _agents_seeing_landmarks(spec: EnvironmentSpec) -> list[int]:
-    """Return the agents that see landmarks, and nothing else than pairs of numbers there."""
+    """Return the agents that observe landmarks, as blocks of pairs of numbers."""
     rows = []
     for row, agent in enumerate(spec.agents):
         blocks, width = spec.blocks[agent], spec.obs_widths[row]
@@ -110,20 +110,20 @@ def _agents_seeing_landmarks(spec: EnvironmentSpec) -> list[int]:
 
 
 def _block_width(ranges: tuple[tuple[int, int], ...], width: int) -> int:
-    """Return the features of a block, an odd number where it does not fit the observation."""
+    """Return the number of features of a block; 1, which is odd, if it does not fit."""
     fits = all(0 <= a < b <= width for a, b in ranges)
     return sum(b - a for a, b in ranges) if fits else 1
 
 
 def _block(spec: EnvironmentSpec, obs: Array, row: int, name: str) -> Array:
-    """Return a block of one agent's observations as vectors: [..., k, 2]."""
+    """Return a block of one agent's observations as vectors, [..., k, 2]."""
     ranges = spec.blocks[spec.agents[row]][name]
     values = np.concatenate([obs[..., row, a:b] for a, b in ranges], axis=-1)
     return values.reshape(*values.shape[:-1], -1, 2)
 
 
 def _places(spec: EnvironmentSpec, obs: Array) -> tuple[FloatArray, FloatArray]:
-    """Return places [F, N, 2] and landmarks [L, 2] in one frame."""
+    """Return positions [F, N, 2] and landmarks [L, 2] in one frame."""
     sighted = _agents_seeing_landmarks(spec)
     absolute = all("own_position" in spec.blocks[spec.agents[row]] for row in sighted)
     positions = np.full((len(obs), spec.n_agents, 2), np.nan)
@@ -134,14 +134,14 @@ def _places(spec: EnvironmentSpec, obs: Array) -> tuple[FloatArray, FloatArray]:
             positions[:, row] = -_block(spec, obs, row, "landmarks")[:, 0]
     first = sighted[0]
     landmarks = positions[0, first] + _block(spec, obs[0], first, "landmarks")
-    if not absolute:  # the middle of the landmarks makes a better origin than the first of them
+    if not absolute:  # the origin is the mean of the landmarks
         middle = landmarks.mean(axis=0)
         positions, landmarks = positions - middle, landmarks - middle
     return positions, landmarks
 
 
 def _goal(spec: EnvironmentSpec, obs: Array, landmarks: Array, positions: Array) -> int | None:
-    """Return the landmark that somebody sees as the goal: by its direction, or by its colour."""
+    """Return the landmark that an agent observes as its goal, by direction or by colour."""
     for row, agent in enumerate(spec.agents):
         if "goal" not in spec.blocks[agent]:
             continue

@@ -1,4 +1,4 @@
-"""What a dataset holds beyond its manifest: one pass over the steps, in bounded memory."""
+"""Compute the figures of a dataset's page in one pass over its steps, in bounded memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NEEDED = (
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Counts in equal bins; one row for each part of the episodes.
+    """Counts in bins of equal width, for each part of the episodes.
 
     ``edges``: float64 [bins + 1]; ``counts``: part -> int64 [bins]; ``means``: part -> mean.
     """
@@ -40,10 +40,10 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Everything that ``inspect --html`` draws. What the dataset does not hold is None.
+    """The figures that ``inspect --html`` draws; None for arrays that the dataset does not have.
 
-    ``moments``: float64 [M + 1], the steps between which each bin of time lies; at most 50 bins.
-    ``frequency``: float64 [M, N, A]; ``legal``: float64 [N, A]; ``entropy``: float64 [M, N], nats;
+    ``moments``: float64 [M + 1], edges of the time bins in steps; at most 50 bins. ``frequency``:
+    float64 [M, N, A]; ``legal``: float64 [N, A]; ``entropy``: float64 [M, N], nats;
     ``similarity``: float64 [N, N]; ``sources``: int64 [N, 3] as in ``layout.ACTION_SOURCES``;
     ``masks``: name -> agent -> block -> share of the block's features that a student sees.
     """
@@ -66,7 +66,7 @@ class _Tally(Protocol):
 
 
 def profile(buffer: ExpertBuffer, observer: Observer = SILENT) -> Profile:
-    """Read every step of a dataset once and return its figures.
+    """Return the figures of a dataset, from one pass over its steps.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def profile(buffer: ExpertBuffer, observer: Observer = SILENT) -> Profile:
 
 
 def rows_backwards(buffer: ExpertBuffer, moments: int) -> Iterator[Rows]:
-    """Yield all rows, a chunk at a time, the last chunk first."""
+    """Yield all rows, one chunk at a time, the last chunk first."""
     names = [name for name in _NEEDED if buffer.has(f"steps/{name}")]
     lengths = buffer.episodes("length").astype(np.int64)
     starts, longest = buffer.episodes("offset").astype(np.int64), int(lengths.max())
@@ -132,19 +132,19 @@ def rows_backwards(buffer: ExpertBuffer, moments: int) -> Iterator[Rows]:
 
 
 def returns_by_split(buffer: ExpertBuffer) -> Histogram:
-    """Return how the episode returns are spread in each split."""
+    """Return the histogram of the episode returns of each split."""
     codes = buffer.episodes("split")
     parts = {name: codes == split.code for name, split in buffer.manifest.splits.items()}
     return _histogram(buffer.episodes("return"), parts)
 
 
 def returns_by_noise(buffer: ExpertBuffer) -> Histogram | None:
-    """Return the same for each level of behaviour noise; None where there are no levels."""
+    """Return the histogram of the returns of each noise level, or None without levels."""
     if not buffer.has("episodes/noise_level"):
         return None
     levels = buffer.episodes("noise_level")
     known = np.unique(levels)
-    if len(known) > _MAX_NOISE_GROUPS:  # a level of its own for each episode, perhaps
+    if len(known) > _MAX_NOISE_GROUPS:  # perhaps each episode has its own level
         edges = np.linspace(known[0], known[-1], _MAX_NOISE_GROUPS)
         group = np.searchsorted(edges[1:-1], levels, side="right")
         parts = {f"{a:.2g} to {b:.2g}": group == k for k, (a, b) in enumerate(pairwise(edges))}
@@ -177,7 +177,7 @@ def _histogram(values: Array, masks: dict[str, Array]) -> Histogram:
 
 
 def _calibration_counter(buffer: ExpertBuffer) -> CalibrationCounter | None:
-    """Return what compares values with returns, if values and a discount are known."""
+    """Return the counter of values against returns; None without values or a discount."""
     experts = {expert.id: expert for expert in buffer.manifest.experts}
     if not buffer.has("steps/value") or not experts:
         return None
@@ -197,9 +197,9 @@ def _calibration_counter(buffer: ExpertBuffer) -> CalibrationCounter | None:
 
 
 def _value_edges(buffer: ExpertBuffer) -> FloatArray:
-    """Return bins around the mean; the outer ones take what lies three deviations off."""
+    """Return bins of values; the outer ones begin three standard deviations from the mean."""
     spread = buffer.manifest.statistics.values.get("steps/value")
-    if spread is None:  # not stated: the last rows are as good as any
+    if spread is None:  # not stated, so estimate it from the last rows
         last = buffer.read("steps/value", max(0, buffer.n_steps - 4096))
         mean, std, low, high = last.mean(), last.std(), last.min(), last.max()
     else:

@@ -1,6 +1,6 @@
-"""Figures that are gathered while the steps of a dataset pass by, the last rows first.
+"""Counters over the steps of a dataset, given in reverse order, the last rows first.
 
-Backwards, because what an episode still brings is then known when its earlier rows come.
+In reverse order the return-to-go of a row is known when the row is added.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from kd_offline.types import Array, BoolArray, FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Some rows of all episodes: their ``steps/*`` arrays by bare name, and where they are.
+    """Some rows of the steps: arrays by bare name, and their episodes and times.
 
-    ``episode``: int64 [r]; ``moment``: int64 [r], the bin of time that a row falls into;
-    ``last``: bool [r], whether it is the last of its episode.
+    ``episode``: int64 [r]; ``time_bin``: int64 [r]; ``last``: bool [r], whether the row is the last
+    of its episode.
     """
 
     arrays: Mapping[str, Array]
@@ -30,19 +30,19 @@ class Rows:
 
     @property
     def alive(self) -> BoolArray:
-        """Which agents act: bool [r, N]."""
+        """Which agents act, bool [r, N]."""
         return self.arrays["alive"]
 
 
 @dataclass(slots=True)
 class Actions:
-    """How often each agent took each action, over time, and how often it could."""
+    """How often each agent took each action, by time, and how often it was legal."""
 
     time_bins: int
     agents: int
     actions: int
-    taken: IntArray = field(init=False)  # [moments, N, A]
-    alive: IntArray = field(init=False)  # [moments, N]
+    taken: IntArray = field(init=False)  # [time_bins, N, A]
+    alive: IntArray = field(init=False)  # [time_bins, N]
     legal: IntArray = field(init=False)  # [N, A]
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class Actions:
         self.legal = np.zeros((self.agents, self.actions), np.int64)
 
     def add(self, rows: Rows) -> None:
-        """Count some rows in."""
+        """Add some rows."""
         alive, chosen = rows.alive, rows.arrays["actions"].astype(np.int64)
         time_agent = _time_agent_index(rows, self.agents)
         known = alive & (chosen >= 0) & (chosen < self.actions)
@@ -63,7 +63,7 @@ class Actions:
         self.legal += (rows.arrays["available_actions"] & alive[..., None]).sum(axis=0)
 
     def frequency(self) -> FloatArray:
-        """Return the share of each action, float64 [moments, N, A]; zero where nobody acted."""
+        """Return the share of each action, float64 [time_bins, N, A]; zero without actions."""
         return np.asarray(self.taken / np.maximum(self.taken.sum(axis=-1, keepdims=True), 1))
 
     def legal_rate(self) -> FloatArray:
@@ -73,12 +73,12 @@ class Actions:
 
 @dataclass(slots=True)
 class Entropy:
-    """Entropy of the expert's policy over its legal actions, in nats, over time."""
+    """Entropy of the expert's policy over its legal actions, in nats, by time."""
 
     actions: type[Played]
     time_bins: int
     agents: int
-    total: FloatArray = field(init=False)  # [moments, N]
+    total: FloatArray = field(init=False)  # [time_bins, N]
     count: IntArray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class Entropy:
         self.count = np.zeros((self.time_bins, self.agents), np.int64)
 
     def add(self, rows: Rows) -> None:
-        """Count some rows in."""
+        """Add some rows."""
         policy = self.actions(rows.arrays["logits"], rows.arrays["available_actions"])
         alive, time_agent = rows.alive, _time_agent_index(rows, self.agents)
         size, shape = self.total.size, self.total.shape
@@ -95,13 +95,13 @@ class Entropy:
         self.count += np.bincount(time_agent[alive], minlength=size).reshape(shape)
 
     def mean(self) -> FloatArray:
-        """Return the mean entropy, float64 [moments, N]; NaN where nobody acted."""
+        """Return the mean entropy, float64 [time_bins, N]; NaN without actions."""
         return _masked_mean(self.total, self.count)
 
 
 @dataclass(slots=True)
 class Similarity:
-    """Mean cosine between the embeddings of two agents in the same step."""
+    """Mean cosine of the embeddings of two agents in the same step."""
 
     agents: int
     total: FloatArray = field(init=False)  # [N, N]
@@ -112,7 +112,7 @@ class Similarity:
         self.count = np.zeros((self.agents, self.agents), np.int64)
 
     def add(self, rows: Rows) -> None:
-        """Count some rows in; an embedding of zeros is like no other."""
+        """Add some rows; an embedding of zeros has a cosine of zero."""
         vectors = rows.arrays["embedding"].astype(np.float32)
         lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
         vectors /= np.maximum(lengths, np.finfo(np.float32).tiny)
@@ -128,7 +128,7 @@ class Similarity:
 
 @dataclass(slots=True)
 class Sources:
-    """Who chose the actions: the expert, noise, or another policy."""
+    """How often the expert, noise or another policy chose each agent's actions."""
 
     agents: int
     counts: IntArray = field(init=False)  # [N, 3]
@@ -137,7 +137,7 @@ class Sources:
         self.counts = np.zeros((self.agents, len(ACTION_SOURCES)), np.int64)
 
     def add(self, rows: Rows) -> None:
-        """Count some rows in."""
+        """Add some rows."""
         source, kinds = rows.arrays["action_source"].astype(np.int64), len(ACTION_SOURCES)
         known = rows.alive & (source < kinds)
         cell = (np.arange(self.agents) * kinds + source)[known]
@@ -151,5 +151,5 @@ def _masked_mean(total: FloatArray, count: IntArray) -> FloatArray:
 
 
 def _time_agent_index(rows: Rows, agents: int) -> IntArray:
-    """Return the flat index of (moment, agent) for every row and agent: int64 [r, N]."""
+    """Return the flat index of (time bin, agent) of every row and agent, int64 [r, N]."""
     return rows.time_bin[:, None] * agents + np.arange(agents)

@@ -1,1 +1,6 @@
-"""Other formats, in and out: :func:`kd_offline.convert` and one module for each format."""
+"""Conversion from and to other formats.
+
+``formats`` has the table of all formats. ``minari``, ``vault``, ``d4rl`` and ``hdf5`` each have an
+exporter and an importer; a ``reimporter`` reads what the exporter wrote, without loss. The modules
+beside them are shared.
+"""

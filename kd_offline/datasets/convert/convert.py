@@ -1,4 +1,4 @@
-"""``convert``: an expert buffer to another format, or another format to an expert buffer."""
+"""``convert``: export an expert buffer to another format, or import one from it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def convert(
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
 ) -> ConvertOutput:
-    """Convert a dataset; one of the two is an expert buffer.
+    """Convert a dataset; the source or the target is an expert buffer.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def _import(
 
 
 def _inactive_agent_notes(buffer: ExpertBuffer, options: ConvertOptions) -> Iterator[str]:
-    """Yield which agents do not act in some steps, where other formats see an action of theirs."""
+    """Yield notes on steps in which an agent does not act, though the target has an action."""
     for agent, counts in zip(
         buffer.spec.agents, buffer.manifest.statistics.action_counts, strict=True
     ):
@@ -181,7 +181,7 @@ def _inactive_agent_notes(buffer: ExpertBuffer, options: ConvertOptions) -> Iter
 def _losses_of_other_agents(
     buffer: ExpertBuffer, target_format: Format, options: ConvertOptions
 ) -> list[NotHeld]:
-    """Return what is lost because one agent is exported alone."""
+    """Return the losses of exporting one agent alone."""
     if options.spec is not None or options.name is not None:
         msg = "an environment, --spec or --name describe what is imported: leave them out"
         raise UsageError(msg)
@@ -203,7 +203,7 @@ def _require_lossless(not_held: Iterable[NotHeld], strict: bool, title: str) -> 
 
 
 def _require_replaceable(target: Path, source: str, overwrite: bool) -> None:
-    """Refuse to write over anything but a dataset, and over that unless asked to."""
+    """Raise unless ``target`` is free, or a dataset that may be replaced."""
     if not target.exists() and not target.is_symlink():
         return
     if target.is_dir() and not any(target.iterdir()):

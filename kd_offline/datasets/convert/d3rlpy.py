@@ -1,4 +1,4 @@
-"""d3rlpy's own HDF5, version 2.1: a few arrays for every episode, one agent."""
+"""Export to the HDF5 format of d3rlpy 2.1: one agent, a few arrays for every episode."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CANNOT_HOLD: dict[str, str] = {
 
 
 def recognise(path: Path) -> bool:
-    """Tell whether ``path`` is a file that d3rlpy wrote, or we for it."""
+    """Tell whether ``path`` is an HDF5 file in d3rlpy's format."""
     if not untrusted_hdf5.is_hdf5(path):
         return False
     with untrusted_hdf5.open_hdf5(path) as file:

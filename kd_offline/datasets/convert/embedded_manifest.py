@@ -1,4 +1,4 @@
-"""The manifest as a passenger: files that we wrote carry it, so that nothing is lost on return."""
+"""Embed our manifest in exported files, so that re-import loses nothing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from kd_offline.errors import CorruptDatasetError
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.types import Array
 
-# Sums of rewards are computed anew; another writer may have added them in another order.
+# Sums of rewards are recomputed; another writer may have added in another order.
 _RECOMPUTED_SUMS = {"episodes/return", "episodes/agent_return"}
 
 
 def manifest_text(buffer: ExpertBuffer) -> str:
-    """Return the manifest of a dataset as it is written, seal included."""
+    """Return the text of a dataset's manifest, with its digest."""
     return reread_manifest_text(buffer.files, buffer.manifest).decode("ascii")
 
 
 def parse_embedded_manifest(text: bytes | str, where: str) -> DatasetManifest:
-    """Return the manifest that a foreign file carries, checked as that of a dataset is.
+    """Return the manifest in an exported file, checked as that of a dataset.
 
     Raises
     ------
@@ -32,12 +32,12 @@ def parse_embedded_manifest(text: bytes | str, where: str) -> DatasetManifest:
 
 
 def splits_from_manifest(manifest: DatasetManifest, codes: Array) -> Splits:
-    """Return the splits that a manifest describes."""
+    """Return the splits of episodes with these ``codes``, uint8 [E]."""
     return Splits(codes, {name: split.code for name, split in manifest.splits.items()})
 
 
 def check_round_trip(before: DatasetManifest, after: DatasetManifest, where: str) -> list[str]:
-    """Check that what came back is what once was carried away; return what is to be noted.
+    """Check that a re-imported dataset equals the exported one; return notes for the user.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The expert buffer as a target: what other formats are read into."""
+"""Write imported datasets as expert buffers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def recognise(path: Path) -> bool:
 def write_imported(
     imported: ImportedDataset, path: Path, where: str, observer: Observer
 ) -> tuple[DatasetManifest, list[str]]:
-    """Write what was read from another format; returns its manifest and notes.
+    """Write an imported dataset; return its manifest and notes for the user.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def write_imported(
                 splits=imported.splits,
                 version=min(before.format_version, FORMAT_VERSION) if before else None,
             )
-    except UsageError as error:  # the writer's refusal: the values are the source's, not the user's
+    except UsageError as error:  # the values come from the source, not from the user
         raise foreign_error(Path(where), str(error)) from error
     notes = check_round_trip(imported.manifest, manifest, where) if imported.manifest else []
     return manifest, notes

@@ -1,4 +1,4 @@
-"""What the arrays of others mean: actions, legal actions and flags, or why that is not known."""
+"""Interpret arrays of other formats: actions, legal actions and flags."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MASK_NAMES = (
     "valid_actions",
     "valid_action_mask",
 )
-"""Names under which the field keeps legal actions; a 1 is legal in all of them."""
+"""Usual names of legal actions, in which a 1 is a legal action."""
 
 _WHOLE_FLOATS = 1 << 24
-"""Beyond it float32 has no longer every whole number."""
+"""float32 holds every whole number up to this."""
 
 
 def discrete_actions(path: Path, name: str, values: Array) -> IntArray:
-    """Return discrete actions as int64, whatever type of number they are kept as.
+    """Return discrete actions as int64, from any type of number.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def is_one_hot(values: Array) -> bool:
 
 
 def boolean_array(path: Path, name: str, values: Array) -> BoolArray:
-    """Return truth values that may be kept as numbers.
+    """Return flags that may be stored as numbers, as booleans.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def boolean_array(path: Path, name: str, values: Array) -> BoolArray:
 
 
 def legal_actions(path: Path, name: str, values: Array) -> BoolArray:
-    """Return legal actions, which may be kept as numbers.
+    """Return legal actions that may be stored as numbers, as booleans.
 
     Raises
     ------
@@ -89,20 +89,20 @@ def _zeros_and_ones(path: Path, name: str, values: Array, meaning: str) -> BoolA
 
 @dataclass(slots=True)
 class LegalityCount:
-    """How often the executed actions were legal by a mask; ``name`` is where it lies."""
+    """Counts executed actions that are illegal by the mask at ``name``."""
 
     name: str
     executed: int = 0
     illegal: int = 0
 
     def add(self, legal: BoolArray, actions: IntArray) -> None:
-        """Count in actions [...] and what was legal, [..., A]."""
+        """Add executed actions [...] and the mask [..., A]."""
         taken = np.take_along_axis(legal, actions[..., None], axis=-1)
         self.executed += taken.size
         self.illegal += int((~taken).sum())
 
     def check(self, path: Path) -> None:
-        """Refuse a mask that means something else.
+        """Raise if the mask cannot be one of legal actions.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class LegalityCount:
             raise foreign_error(path, what, "correct it, or leave it out of the file")
 
     def not_held(self) -> list[NotHeld]:
-        """Return what is lost because executed actions count as legal."""
+        """Return the loss of making illegal executed actions legal."""
         if not self.illegal:
             return []
         why = f"{self.illegal} executed actions were not legal by it, and were made legal"
@@ -125,14 +125,14 @@ class LegalityCount:
 
 
 def with_executed_legal(legal: BoolArray, actions: IntArray) -> BoolArray:
-    """Return ``legal`` [..., A] with the executed ``actions`` [...] legal too."""
+    """Return ``legal`` [..., A] in which the executed ``actions`` [...] are legal too."""
     out = legal.copy()
     np.put_along_axis(out, actions[..., None], True, axis=-1)
     return out
 
 
 def find_mask_name(names: Iterable[str]) -> str | None:
-    """Return the name that legal actions are kept under, if one of them is."""
+    """Return the first usual name of legal actions among ``names``, or None."""
     there = set(names)
     return next((name for name in MASK_NAMES if name in there), None)
 

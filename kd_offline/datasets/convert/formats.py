@@ -1,4 +1,4 @@
-"""The formats, in one table, and how a path tells which one it is."""
+"""The table of formats, and detection of the format of a path."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Write = Callable[[ExpertBuffer, Path, ConvertOptions, Observer], list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One foreign format. ``read`` may be absent; ``write`` returns notes for the user.
+    """One other format; ``read`` is None if it is only written, ``write`` returns notes.
 
-    ``cannot_hold`` maps patterns of array names, and ``manifest`` for the descriptions, to why.
+    ``cannot_hold`` maps patterns of array names, and ``manifest`` for the descriptions, to reasons.
     """
 
     title: str
@@ -42,8 +42,8 @@ class Format:
     write: Write
     recognise: Callable[[Path], bool]
     cannot_hold: Mapping[str, str]
-    is_target: Callable[[Path], bool]  # does a path that is yet to be written mean this format?
-    by_agent: bool = False  # may one agent be exported alone?
+    is_target: Callable[[Path], bool]  # by the name of a new file
+    by_agent: bool = False  # one agent may be exported alone
 
 
 FORMATS: dict[str, Format] = {
@@ -90,13 +90,13 @@ FORMATS: dict[str, Format] = {
         by_agent=True,
     ),
 }
-"""Name of a format -> how it is read and written, and what it cannot hold."""
+"""Name of a format -> its functions, and what it cannot hold."""
 
 FORMAT_NAMES = (EXPERT_BUFFER, *FORMATS)
 
 
 def find_source_format(source: str, named: str | None) -> str:
-    """Return the format of what lies at ``source``, or the one that the user names.
+    """Return the format of the dataset at ``source``, or the one that the user named.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def find_source_format(source: str, named: str | None) -> str:
 
 
 def find_target_format(target: Path, named: str | None, source_kind: str) -> str:
-    """Return the format that is to be written: as named, or as the path says.
+    """Return the format to write: the one that the user named, or by the path.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def find_target_format(target: Path, named: str | None, source_kind: str) -> str
 
 
 def holds_dataset(path: Path) -> bool:
-    """Tell whether a file or folder is a dataset of any format, and may so be replaced."""
+    """Tell whether ``path`` is a dataset of any format, which may be replaced."""
     return expert_buffer.recognise(path) or any(
         candidate.recognise(path) for candidate in FORMATS.values()
     )

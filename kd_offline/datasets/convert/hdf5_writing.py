@@ -1,4 +1,4 @@
-"""HDF5 files that are written without bringing down the process where the disk refuses."""
+"""Write HDF5 files so that a full disk raises an error and does not crash the process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd_offline.files import refusal
 
 @contextmanager
 def create_hdf5(path: Path, **options: Any) -> Iterator[Any]:
-    """Give an ``h5py.File`` to write to; ``options`` are further ones of it.
+    """Give an ``h5py.File`` to write to; ``options`` are passed to it.
 
     Raises
     ------
@@ -33,17 +33,16 @@ def create_hdf5(path: Path, **options: Any) -> Iterator[Any]:
         except Exception as error:
             if target.problem is None:
                 raise
-            raise refusal(path, target.problem) from error  # what the library met afterwards
+            raise refusal(path, target.problem) from error  # the library's error follows from it
         if target.problem is not None:
             raise refusal(path, target.problem)
 
 
 class _FailSafeFile(io.RawIOBase):
-    """A file to which, for the library, every write succeeds.
+    """A file whose writes always succeed for the HDF5 library.
 
-    Where one fails, HDF5 cannot close its file any more, and breaks down at the end of the
-    process. So the first failure is kept, to be told when the file was closed, and nothing is
-    written after it.
+    If a write fails, HDF5 can no longer close its file and crashes at the end of the process. So
+    the first error is kept, raised after the file is closed, and nothing more is written.
     """
 
     def __init__(self, raw: io.FileIO) -> None:
@@ -63,22 +62,22 @@ class _FailSafeFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go somewhere, and return where that is."""
+        """Set the position and return it."""
         return self._raw.seek(offset, whence)
 
     def tell(self) -> int:
-        """Return where this is."""
+        """Return the position."""
         return self._raw.tell()
 
     def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer``, with zeros where nothing was written."""
+        """Fill ``buffer``; parts that were not written are zero."""
         view = memoryview(buffer).cast("B")
         data = self._raw.read(len(view)) or b""
         view[:] = data.ljust(len(view), b"\0")
         return len(view)
 
     def write(self, data: Any) -> int:
-        """Write all of ``data``, unless the disk refused something before."""
+        """Write all of ``data``, unless an earlier write failed."""
         left = memoryview(data).cast("B")
         size = len(left)
         try:
@@ -89,7 +88,7 @@ class _FailSafeFile(io.RawIOBase):
         return size
 
     def truncate(self, size: int | None = None) -> int:
-        """Cut the file, or fill it up with zeros."""
+        """Set the size of the file; new bytes are zero."""
         try:
             return self._raw.truncate(size)
         except OSError as error:

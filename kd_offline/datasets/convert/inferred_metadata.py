@@ -1,4 +1,4 @@
-"""Describing what a foreign dataset does not say of itself: environment, expert, recording."""
+"""Infer environment, expert and recording of a foreign dataset."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _MAX_ACTIONS = 1 << 15  # actions are int16
 
 @dataclass(frozen=True, slots=True)
 class InferredEnvironment:
-    """What the data itself tell about an environment; per-agent lists have one entry an agent."""
+    """What the data tell about the environment; lists have one entry for each agent."""
 
     obs_widths: Sequence[int]
     action_counts: Sequence[int]
     longest: int  # steps of the longest episode
-    state_width: int = 0  # 0: there is no state beside the observations
+    state_width: int = 0  # 0: the state is the observations
     agents: Sequence[str] = ()
     reward: str = "per_agent"
-    exact: bool = True  # False: there may be more actions than were seen
+    exact: bool = True  # False: there may be more actions than were taken
     blocks: Mapping[str, Mapping[str, tuple[tuple[int, int], ...]]] | None = None
     name: str = ""
 
 
 def environment_spec(inferred: InferredEnvironment, options: ConvertOptions) -> EnvironmentSpec:
-    """Return the environment that the user names, or else one made of what was found.
+    """Return the environment that the user named, else one made of the inferred values.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def environment_spec(inferred: InferredEnvironment, options: ConvertOptions) -> 
 
 
 def single_agent_spec(spec: EnvironmentSpec, agent: str) -> EnvironmentSpec:
-    """Return the environment as one of its agents meets it: the others are part of the world."""
+    """Return the environment of one agent; the others become part of its dynamics."""
     if agent not in spec.agents:
         raise UnknownNameError(what="agent", got=agent, allowed=spec.agents)
     k = spec.agents.index(agent)
@@ -101,7 +101,7 @@ def import_header(
     licence: str = "",
     citation: str = "",
 ) -> RecordingHeader:
-    """Return the header of an import: an expert of whom nothing is known, and where it is from."""
+    """Return the header of an imported dataset: an unknown expert, and the source as lineage."""
     unknown = ExpertRecord(id=0, kind="unknown", reference=f"imported from {kind}", parameters=0)
     arguments = {"from": kind, "source": source.name}
     lineage = LineageRecord(
@@ -120,7 +120,7 @@ def import_header(
 
 
 def full_mask(spec: EnvironmentSpec) -> dict[str, Array]:
-    """Return the mask that hides nothing but the padding, bool [N, O], by its name."""
+    """Return a mask by name that hides only padding, bool [N, O]."""
     return {"full": np.arange(spec.obs_width) < np.array(spec.obs_widths)[:, None]}
 
 

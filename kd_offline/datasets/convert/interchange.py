@@ -1,4 +1,4 @@
-"""What travels between the expert buffer and other formats."""
+"""Types and steps that the importers and exporters of all formats share."""
 
 from __future__ import annotations
 
@@ -22,15 +22,13 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.sealed_json import canonical_json, digest
 from kd_offline.types import Array
 
-# Rows of steps that are in memory at once: enough for speed, little beside anything else.
+# Rows of steps that are in memory at once.
 WINDOW_ROWS = 8192
-
-"""Called with the steps that are done and the steps that there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
-    """What the user says beyond the two paths."""
+    """The user's options besides the two paths."""
 
     spec: EnvironmentSpec | None = None
     agent: str | None = None
@@ -39,10 +37,10 @@ class ConvertOptions:
 
 @dataclass(frozen=True, slots=True)
 class ImportedDataset:
-    """A foreign dataset on its way in; ``blocks`` is read once and reads as it goes.
+    """A foreign dataset that is being imported; ``blocks`` reads lazily, and only once.
 
-    ``manifest`` is the one that the expert buffer had from which the source was made: what comes
-    out must then have the same id.
+    ``manifest`` is that of the expert buffer that the source was exported from, if it is known. The
+    result must then have the same id.
     """
 
     header: RecordingHeader
@@ -56,18 +54,18 @@ class ImportedDataset:
 
 
 class ForeignError(DatasetError, ValueError):
-    """A file of another format is damaged, or is not what its name says."""
+    """A file of another format is damaged, or not of that format."""
 
 
 def foreign_error(
     path: Path, what: str, advice: str = "get a fresh copy or check --from"
 ) -> Exception:
-    """Return the error that says in one sentence why ``path`` cannot be converted."""
+    """Return the error, one sentence, why ``path`` cannot be converted."""
     return ForeignError(f"{str(path)!r} cannot be converted: {what}; {advice}")
 
 
 def import_library(name: str, purpose: str) -> ModuleType:
-    """Import an optional library of the extra ``convert``.
+    """Return an optional library of the extra ``convert``.
 
     Raises
     ------
@@ -85,7 +83,7 @@ def import_library(name: str, purpose: str) -> ModuleType:
 def unsupported_arrays(
     names: tuple[str, ...], cannot_hold: Mapping[str, str]
 ) -> tuple[NotHeld, ...]:
-    """Return which of the arrays a format cannot hold, by its patterns, and why."""
+    """Return the arrays that a format cannot hold by its patterns, with the reasons."""
     unsupported = []
     for name in (*names, "manifest"):
         reasons = [why for pattern, why in cannot_hold.items() if fnmatchcase(name, pattern)]
@@ -114,9 +112,9 @@ def episode_ranges(lengths: Array, rows: int = WINDOW_ROWS) -> Iterator[tuple[in
 def episode_blocks(
     buffer: ExpertBuffer, names: Collection[str] | None = None
 ) -> Iterator[tuple[int, EpisodeBlock]]:
-    """Yield the number of the first episode and a block, over a whole dataset.
+    """Yield the index of the first episode and a block, over a whole dataset.
 
-    ``names``: the arrays to read, and ``episodes/length`` among them; all but masks by default.
+    ``names``: the arrays to read, ``episodes/length`` among them; by default all but masks.
     """
     offsets, lengths = buffer.episodes("offset"), buffer.episodes("length")
     for first, last in episode_ranges(lengths):
@@ -131,7 +129,7 @@ def episode_blocks(
 
 
 def rounding_losses(name: str, dtype: np.dtype[Any]) -> list[NotHeld]:
-    """Return what is lost because values of more than 32 bits become float32."""
+    """Return the loss of storing values of more than 32 bits as float32."""
     if dtype.itemsize <= 4:
         return []
     return [NotHeld(array=name, why=f"{dtype} values were rounded to float32")]
@@ -144,7 +142,7 @@ def team_reward(spec: EnvironmentSpec, reward: Array) -> Array:
 
 
 def agent_index(spec: EnvironmentSpec, agent: str | None) -> int | None:
-    """Return the index of the agent to export: the named or the only one, or None for all.
+    """Return the index of the agent to export, or None for all agents.
 
     Raises
     ------
@@ -159,7 +157,7 @@ def agent_index(spec: EnvironmentSpec, agent: str | None) -> int | None:
 
 
 def digest_path(path: Path) -> str:
-    """Return a digest of a file, or of every file in a folder with its path."""
+    """Return the digest of a file, or of the paths and contents of a folder's files."""
     if path.is_file():
         return f"sha256:{_sha256(path)}"
     files = sorted(file for file in path.rglob("*") if file.is_file())

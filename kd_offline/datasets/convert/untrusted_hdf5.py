@@ -1,8 +1,8 @@
-"""HDF5 from strangers: what is looked at before a single value is read.
+"""Checks of HDF5 files from strangers, before any value is read.
 
-The HDF5 library is a large parser in C. Nothing here makes it safe; these checks only refuse what
-no dataset needs: links out of the file, external and virtual storage, objects, references and
-variable lengths, plug-in filters, and shapes that the stored bytes cannot fill.
+The HDF5 library is a large parser in C, and nothing here makes it safe. These checks refuse what no
+dataset needs: links out of the file, external and virtual storage, objects, references, variable
+lengths, plug-in filters, and shapes that the stored bytes cannot fill.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from kd_offline.types import Array
 
 _GZIP, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
 _FILTERS = {_GZIP, _SHUFFLE, _FLETCHER32, _LZF}
-# No deflate stream grows by more than 1032 to 1.
+# Deflate expands by at most 1032 to 1.
 _LARGEST_GROWTH = 1100
 _UNCHECKED_BYTES = 1 << 20
 _LARGEST_CHUNK = 256 << 20
 _LARGEST_TEXT = 256 << 20
-_CACHE = 8 << 20  # of decoded chunks, for every dataset that is open
+_CACHE = 8 << 20  # bytes of decoded chunks for every open dataset
 
 Group = Any
 Dataset = Any
 
 
 def is_hdf5(path: Path) -> bool:
-    """Tell whether ``path`` is a file that begins as HDF5 files do."""
+    """Tell whether ``path`` is a file with the signature of HDF5."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -41,7 +41,7 @@ def is_hdf5(path: Path) -> bool:
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Group]:
-    """Open an HDF5 file for reading, and turn the library's failures into a sentence."""
+    """Give an HDF5 file opened for reading; errors of the library become a ``ForeignError``."""
     h5py = import_library("h5py", "HDF5")
     if not is_hdf5(path):
         raise foreign_error(
@@ -58,12 +58,12 @@ def open_hdf5(path: Path) -> Iterator[Group]:
 
 
 def member_names(group: Group) -> list[str]:
-    """Return the names of what a group links to."""
+    """Return the names of a group's links."""
     return list(group)
 
 
 def member(group: Group, name: str) -> Any:
-    """Return what ``name`` is in a group, or None; only what lies in this file.
+    """Return the object called ``name`` in a group of this file, or None.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def member(group: Group, name: str) -> Any:
 
 
 def subgroup(group: Group, name: str) -> Group:
-    """Return the group called ``name``; a ``ForeignError`` where there is none."""
+    """Return the group called ``name``; raises ``ForeignError`` if there is none."""
     h5py = import_library("h5py", "HDF5")
     candidate = member(group, name)
     if not isinstance(candidate, h5py.Group):
@@ -92,9 +92,9 @@ def subgroup(group: Group, name: str) -> Group:
 
 
 def checked_dataset(group: Group, name: str, *, kinds: str = "biuf") -> Dataset:
-    """Return the dataset called ``name`` after checking all but its values.
+    """Return the dataset called ``name``, after checking everything but its values.
 
-    ``kinds`` are NumPy's letters of the dtypes that are allowed.
+    ``kinds``: NumPy's letters of the allowed dtypes.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def checked_dataset(group: Group, name: str, *, kinds: str = "biuf") -> Dataset:
 
 
 def read_bytes(group: Group, name: str) -> bytes | None:
-    """Return bytes stored as uint8 [n], or None where there are none."""
+    """Return bytes stored as uint8 [n], or None if there are none."""
     if member(group, name) is None:
         return None
     array = checked_dataset(group, name, kinds="u")

@@ -1,1 +1,1 @@
-"""Datasets from datasets: every operation makes a new one that names its parents."""
+"""Make datasets from datasets; the result names its parents, which do not change."""

@@ -1,4 +1,4 @@
-"""``annotate``: what is said about a dataset, with the same content and id."""
+"""``annotate``: change name, version, description, licence or citation; the id stays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kd_offline.tracking.base import Observer
 
 
 class Annotation(Strict):
-    """What may be said anew; None leaves what was said."""
+    """The descriptions to change; None keeps a description."""
 
     name: str | None = Field(default=None, min_length=1)
     version: SemanticVersion | None = None
@@ -39,10 +39,9 @@ def annotate(
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
-    """Make a copy of a dataset of which other things are said; its id stays the same.
+    """Make a copy of a dataset with other descriptions; its id stays the same.
 
-    Without ``version`` the last number of the version is raised. An empty text removes what was
-    said before.
+    Without ``version`` the patch number is raised. An empty text removes a description.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""``diff``: in what two datasets differ, down to the values of the episodes they share."""
+"""``diff``: compare two datasets, down to the values of the episodes that both have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kd_offline.schemas.dataset_outputs import (
 from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.types import Array, IntArray
 
-# What a manifest says that is compared in other ways, or follows from the rest.
+# Fields of the manifest that are compared otherwise, or follow from others.
 _COMPARED_ELSEWHERE = {"id", "arrays", "files", "manifest_digest", "statistics"}
 _DERIVED = {"episodes/offset"}
 
@@ -30,10 +30,10 @@ _DERIVED = {"episodes/offset"}
 def diff(
     a: str | Path, b: str | Path, *, values: bool = True, observers: Sequence[Observer] = ()
 ) -> DiffReport:
-    """Compare two datasets.
+    """Return in what two datasets differ.
 
-    Episodes are matched by seed, expert and noise level, or by their content where there are no
-    seeds or none in common. Values of arrays with equal digests are not read.
+    Episodes are matched by seed, expert and noise level, or by their content if no seeds agree.
+    Values of arrays with equal digests are not read.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def diff(
 
 
 def render(report: DiffReport) -> list[str]:
-    """Return the report as lines for people."""
+    """Return the report as lines of text."""
     if report.equal and not report.fields:
         return [f"equal: both are {report.a}"]
     lines = ["equal content" if report.equal else "different content"]
@@ -132,7 +132,7 @@ def _arrays(buffer_a: ExpertBuffer, buffer_b: ExpertBuffer) -> Iterator[ArrayDif
 def _match_episodes(
     buffer_a: ExpertBuffer, buffer_b: ExpertBuffer
 ) -> tuple[IntArray, IntArray, str]:
-    """Return the indices of the episodes that both have, pair by pair, and how they were found."""
+    """Return the indices of matching episodes in both, and what they were matched by."""
     if buffer_a.has("episodes/seed") and buffer_b.has("episodes/seed"):
         episodes_a, episodes_b = _pairs(_recorded_keys(buffer_a), _recorded_keys(buffer_b))
         if len(episodes_a):
@@ -158,7 +158,7 @@ def _content_keys(buffer: ExpertBuffer) -> list[Any]:
 
 
 def _pairs(keys_a: list[Any], keys_b: list[Any]) -> tuple[IntArray, IntArray]:
-    """Return index pairs of equal keys; the n-th of several equal ones goes with the n-th."""
+    """Return index pairs of equal keys; the n-th of several equal keys matches the n-th."""
     indices_b: defaultdict[Any, list[int]] = defaultdict(list)
     for index in reversed(range(len(keys_b))):
         indices_b[keys_b[index]].append(index)
@@ -172,7 +172,7 @@ def _pairs(keys_a: list[Any], keys_b: list[Any]) -> tuple[IntArray, IntArray]:
 def _arrays_to_compare(
     buffer_a: ExpertBuffer, buffer_b: ExpertBuffer, episodes_a: IntArray, episodes_b: IntArray
 ) -> tuple[str, ...]:
-    """Return the arrays whose values are worth reading: those of both that may differ."""
+    """Return the arrays of both whose values may differ."""
     all_match = len(episodes_a) == buffer_a.n_episodes == buffer_b.n_episodes and np.array_equal(
         episodes_a, episodes_b
     )
@@ -196,7 +196,7 @@ def _compare_values(
     names: tuple[str, ...],
     observer: Observer,
 ) -> dict[str, ValueDifference]:
-    """Return how much every array differs over the matched episodes; equal ones are left out."""
+    """Return the differences of every array over the matched episodes, if it has any."""
     lengths = [b.episodes("length")[i] for b, i in ((buffer_a, episodes_a), (buffer_b, theirs))]
     totals = {name: ValueDifference(entries=0, episodes=0, largest=0.0) for name in names}
     if not names:
@@ -205,7 +205,7 @@ def _compare_values(
         slice_a, b, steps_a = episodes_a[chunk], theirs[chunk], lengths[0][chunk]
         same_length = (
             steps_a == lengths[1][chunk]
-        )  # steps of episodes that last differently have no pairs
+        )  # steps of episodes of other lengths are not compared
         for name in names:
             keep = same_length if name.startswith("steps/") else np.ones(len(slice_a), bool)
             if keep.any():
@@ -221,7 +221,7 @@ def _compare_values(
 
 
 def _with_differences(total: ValueDifference, a: Array, b: Array, steps: Array) -> ValueDifference:
-    """Count the differences of rows ``a`` and ``b`` in; ``steps``: rows of each episode."""
+    """Return ``total`` with the differences of rows ``a`` and ``b``; ``steps``: rows an episode."""
     differs = a != b
     if not differs.any():
         return total

@@ -1,4 +1,4 @@
-"""Episodes that are there twice."""
+"""Find episodes that occur more than once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from kd_offline.types import Array, BoolArray, IntArray
 def repeated_episodes(
     parents: Sequence[ExpertBuffer], expert_ids: Sequence[Array]
 ) -> list[BoolArray]:
-    """Return which episodes of every parent have come before, there or in an earlier parent.
+    """Return for every parent which episodes occur before, there or in an earlier parent.
 
-    Two episodes are the same if seed, expert, noise and every executed action are. Where some
-    parent has no seeds, every observation and reward must agree instead.
+    Two episodes are the same if seed, expert, noise level and all executed actions agree. If a
+    parent has no seeds, all actions, observations and rewards must agree instead.
     """
     seeds = all(parent.has("episodes/seed") for parent in parents)
     columns = ("seed" if seeds else "return", "length", "noise_level")
@@ -58,9 +58,9 @@ def episode_digests(
 def episode_labels(
     parents: Sequence[ExpertBuffer], expert_ids: Sequence[Array], columns: Sequence[str]
 ) -> list[IntArray]:
-    """Return a number for each episode, the same where the expert and all ``columns`` are.
+    """Return a label for each episode, equal for equal experts and ``columns``.
 
-    Columns that some parent has not are left out.
+    Columns that a parent does not have are left out.
     """
     shared = [c for c in columns if all(parent.has(f"episodes/{c}") for parent in parents)]
     tables = [
@@ -73,7 +73,7 @@ def episode_labels(
 
 
 def _exact_bits(values: Array) -> Array:
-    """Return numbers that are equal where ``values`` are: uint64, exact for every dtype."""
+    """Return uint64 numbers that are equal where ``values`` are, for any dtype."""
     if values.dtype == np.uint64:
         return values
-    return (values.astype(np.float64) + 0.0).view(np.uint64)  # a negative zero becomes a zero
+    return (values.astype(np.float64) + 0.0).view(np.uint64)  # -0.0 becomes 0.0

@@ -1,4 +1,4 @@
-"""``filter``: the episodes that meet conditions, and the arrays that are wanted."""
+"""``filter``: keep the episodes that meet conditions, and leave out arrays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from kd_offline.types import BoolArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Which episodes to keep; those that are given must all hold.
+    """Conditions on episodes; an episode is kept if it meets all that are given.
 
     ``where`` is an expression, see :mod:`kd_offline.datasets.edit.query`; ``episodes`` a half-open
     range of indices; ``top`` the share with the highest returns of those that meet the others.
@@ -63,7 +63,7 @@ class Conditions:
         return simple + ([self.where] if self.where is not None else [])
 
     def given(self) -> dict[str, object]:
-        """Return what was given, as JSON."""
+        """Return the conditions as JSON."""
         return asdict(self) | {"episodes": self.episodes and list(self.episodes)}
 
 
@@ -78,7 +78,7 @@ def filter(
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
-    """Make a dataset of those episodes that meet all ``conditions``, in their order.
+    """Make a dataset of the episodes that meet all ``conditions``, in their order.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def filter(
 def remaining_arrays(
     parent: ExpertBuffer, without: Collection[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the arrays (full names) and masks (bare names) that are left.
+    """Return the arrays (full names) and masks (bare names) without those left out.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def remaining_arrays(
 
 
 def chosen_episodes(parent: ExpertBuffer, conditions: Conditions) -> IntArray:
-    """Return the indices of the episodes that meet all conditions, ascending, at least one."""
+    """Return the indices of the episodes that meet all conditions, ascending."""
     keep = np.ones(parent.n_episodes, bool)
     for expression in conditions.expressions():
         keep &= episodes_where(parent, expression)

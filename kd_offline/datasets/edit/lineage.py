@@ -1,4 +1,4 @@
-"""What a dataset says of the ones it was made from."""
+"""Parents of a dataset: opening them, and the record of what was made from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd_offline.schemas.dataset import LineageRecord
 
 
 def open_parent(address: str | Path) -> ExpertBuffer:
-    """Open a dataset that another one is to be made from.
+    """Open a dataset from which another one is to be made.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def open_parent(address: str | Path) -> ExpertBuffer:
 
 
 def check_output(output: str | Path, parents: Sequence[ExpertBuffer]) -> Path:
-    """Return where the result goes: a folder, never onto, into or around a parent.
+    """Return the folder of the result, which may not be, contain or lie in a parent.
 
     Raises
     ------
@@ -72,9 +72,9 @@ def check_output(output: str | Path, parents: Sequence[ExpertBuffer]) -> Path:
 def lineage(
     operation: str, parents: Sequence[ExpertBuffer], arguments: Mapping[str, Any]
 ) -> tuple[LineageRecord, ...]:
-    """Return the parents' histories, each once, and ``operation`` as the last step.
+    """Return the steps of all parents, each once, and ``operation`` as the last step.
 
-    Arguments that were not given (None, False or empty) are left out.
+    Arguments that are None, False or empty are left out.
     """
     steps: list[LineageRecord] = []
     for parent in parents:

@@ -1,4 +1,4 @@
-"""``merge`` and ``append``: one dataset from several, if they agree on what their arrays mean."""
+"""``merge`` and ``append``: make one dataset of several whose arrays have the same meaning."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DUPLICATES = ("refuse", "keep", "drop")
 
 @dataclass(frozen=True, slots=True)
 class MergeOptions:
-    """How conflicts are to be settled."""
+    """What to do with arrays, duplicates and licences that differ."""
 
     arrays: str = "all"
     without: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ def merge(
 ) -> DatasetManifest:
     """Make one dataset of the episodes of several, one dataset after the other.
 
-    Seeds, noise levels, splits and masks of every episode stay; experts are numbered anew.
+    Seeds, noise levels, splits and masks of every episode stay; experts are renumbered.
 
     Parameters
     ----------
@@ -115,8 +115,8 @@ def append(
 ) -> DatasetManifest:
     """Make a dataset that continues ``dataset`` with the episodes of ``more``.
 
-    As :func:`merge`, but it is the next version of the first: name and description stay, and the
-    minor number of its version is raised. The first itself does not change, nothing finished does.
+    Like :func:`merge`, but the result is the next version of the first: it has its name and
+    description, and the minor number of its version is raised. The first dataset stays as it is.
     """
     choices = MergeOptions(arrays, tuple(sorted(without)), duplicates, licence)
     parents = _open_parents([dataset, *more])
@@ -146,7 +146,7 @@ def _plan(
     choices: MergeOptions,
     description: Mapping[str, Any],
 ) -> RewritePlan:
-    """Return the plan of the whole, or say why there cannot be one."""
+    """Return the plan of the merged dataset, after checking that it is possible."""
     names, left_out = _merged_names(parents, choices)
     experts, ids = merge_experts(parents)
     _require_mergeable(parents, experts, names, left_out, choices)
@@ -179,13 +179,13 @@ def _plan(
 def _merged_names(
     parents: Sequence[ExpertBuffer], choices: MergeOptions
 ) -> tuple[list[str], list[str]]:
-    """Return the arrays to carry, in the first parent's order, and those to leave out."""
+    """Return the arrays of the result, in the first parent's order, and those left out."""
     unshared = (
         set(merge_compatibility.unshared_arrays(parents)) if choices.arrays == "common" else set()
     )
     all_names = sorted({name for parent in parents for name in parent.names})
     without = full_names(choices.without, all_names)
-    for parent in parents:  # refuses what the format demands
+    for parent in parents:  # raises for arrays that the format requires
         remaining_arrays(parent, [name for name in without if parent.has(name)])
     left_out = unshared | set(without)
     mergeable = merge_compatibility.mergeable_arrays(parents[0])
@@ -199,9 +199,9 @@ def _require_mergeable(
     left_out: Collection[str],
     choices: MergeOptions,
 ) -> None:
-    """Refuse what does not fit, with all reasons in one sentence."""
+    """Refuse datasets that do not fit, with all reasons in one sentence."""
     reasons = merge_compatibility.environment_conflicts(parents)
-    if not reasons:  # arrays of different environments are not worth comparing
+    if not reasons:  # arrays of different environments are not compared
         unshared = [
             name for name in merge_compatibility.unshared_arrays(parents) if name not in left_out
         ]
@@ -227,7 +227,7 @@ def _require_mergeable(
 def _duplicates_to_drop(
     parents: Sequence[ExpertBuffer], ids: Sequence[Array], policy: str
 ) -> list[BoolArray]:
-    """Return the episodes to drop; refuses duplicates where they are not wanted."""
+    """Return the episodes to drop; raises if there are duplicates and none may be."""
     if policy == "keep":
         return [np.zeros(parent.n_episodes, bool) for parent in parents]
     duplicates = repeated_episodes(parents, ids)
@@ -248,7 +248,7 @@ def _arguments(
     left_out: Sequence[str],
     duplicates: Sequence[BoolArray],
 ) -> dict[str, Any]:
-    """Return what the lineage tells: the choices, and of every parent what the header cannot."""
+    """Return the arguments for the lineage: the options, and each parent's recording."""
     dropped = int(sum(twice.sum() for twice in duplicates))
     recordings = [
         {"name": p.manifest.name, "version": p.manifest.version, "licence": p.manifest.licence}
@@ -265,9 +265,9 @@ def _arguments(
 
 
 def _splits(pairs: Sequence[tuple[ExpertBuffer, IntArray]], ids: Sequence[Array]) -> Splits:
-    """Return every episode's part by its name; names beyond the two usual ones get codes anew.
+    """Return every episode's part by its name; names beyond the usual two get new codes.
 
-    Episodes of one seed, expert and noise level must be in one part: that of the first of them.
+    Episodes of one seed, expert and noise level get the part of the first of them.
     """
     names = dict(layout.SPLITS)
     codes = []
@@ -288,5 +288,5 @@ def _splits(pairs: Sequence[tuple[ExpertBuffer, IntArray]], ids: Sequence[Array]
 
 
 def _distinct_texts(texts: Any) -> str:
-    """Return the texts that differ, one after the other."""
+    """Return the distinct texts, separated by blank lines."""
     return "\n\n".join(dict.fromkeys(text for text in texts if text))

@@ -1,4 +1,4 @@
-"""Why datasets cannot be one: every reason in words."""
+"""Reasons why datasets cannot be merged, each as text."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from kd_offline.datasets.edit.rewrite import copied_arrays
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.schemas.dataset import ExpertRecord
 
-# Which arrays mean something that the experts' records say.
+# Arrays whose meaning is in the experts' records.
 _OUTPUTS = ("steps/logits", "steps/q_values", "steps/mixer_credit")
 _VALUES = ("steps/value", "final/value", "steps/q_tot", "steps/q_tot_max", "final/q_tot_max")
 
 
 def mergeable_arrays(buffer: ExpertBuffer) -> set[str]:
-    """Return the full names of all arrays that a merge carries, masks included.
+    """Return the full names of all arrays that a merge copies, with masks.
 
-    Who played an episode is not among them: those numbers are given anew.
+    ``episodes/expert_id`` is not among them, because experts are renumbered.
     """
     masks = {f"masks/{mask}" for mask in buffer.mask_names}
     return (set(copied_arrays(buffer)) | masks) - {"episodes/expert_id"}
@@ -51,13 +51,13 @@ def array_conflicts(parents: Sequence[ExpertBuffer], names: Iterable[str]) -> li
 
 
 def unshared_arrays(parents: Sequence[ExpertBuffer]) -> list[str]:
-    """Return the full names of arrays that some parents have and others have not."""
+    """Return the full names of arrays that only some parents have."""
     first, *others = (mergeable_arrays(parent) for parent in parents)
     return sorted(first.union(*others) - first.intersection(*others))
 
 
 def capture_conflicts(experts: Sequence[ExpertRecord], names: Iterable[str]) -> list[str]:
-    """Return what the arrays in ``names`` would mean differently by expert."""
+    """Return which of the arrays in ``names`` have another meaning for other experts."""
     names = set(names)
     meanings: dict[str, tuple[set[str], set[Any]]] = {
         "what the experts put out": (
@@ -92,7 +92,7 @@ def mask_conflicts(parents: Sequence[ExpertBuffer], names: Iterable[str]) -> lis
 
 
 def licence_conflicts(parents: Sequence[ExpertBuffer]) -> list[str]:
-    """Return how the licences differ, if they do."""
+    """Return how the licences differ; empty if they do not."""
     licences = dict.fromkeys(parent.manifest.licence for parent in parents)
     if len(licences) < len(("one", "other")):
         return []
@@ -106,7 +106,7 @@ def _dtype_and_width(parent: ExpertBuffer, name: str) -> str:
 
 
 def _same_mask(one: ExpertBuffer, other: ExpertBuffer, name: str) -> bool:
-    """Tell whether a mask is drawn by the same rule, or hides the same in every episode."""
+    """Tell whether a mask is drawn by the same rule, or is the same in every episode."""
     records = [buffer.manifest.masks.get(name) for buffer in (one, other)]
     drawn = [record.random_k if record else None for record in records]
     shapes = [buffer.array(f"masks/{name}").spec.shape for buffer in (one, other)]

@@ -1,4 +1,4 @@
-"""What chosen episodes say of their experts and of how they were made."""
+"""Experts and recording settings of a dataset that is made of chosen episodes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kd_offline.schemas.dataset import ExpertRecord, NoiseLevel, RecordingRecord
 from kd_offline.types import Array, IntArray
 
 Selections = Sequence[tuple[ExpertBuffer, IntArray]]
-"""Parents and the indices of the episodes that are taken from each."""
+"""Parents, each with the indices of its chosen episodes."""
 
 _UNKNOWN = ExpertRecord(id=0, kind="unknown", reference="not recorded", parameters=0)
 
 
 def experts_of_episodes(parent: ExpertBuffer, chosen: IntArray) -> tuple[ExpertRecord, ...]:
-    """Return the experts that played some of the chosen episodes, with their ids."""
+    """Return the experts that played some of the chosen episodes; their ids stay."""
     experts = parent.manifest.experts
     if not parent.has("episodes/expert_id"):
         return experts
@@ -29,10 +29,10 @@ def experts_of_episodes(parent: ExpertBuffer, chosen: IntArray) -> tuple[ExpertR
 def merge_experts(
     parents: Sequence[ExpertBuffer],
 ) -> tuple[tuple[ExpertRecord, ...], list[Array]]:
-    """Return all experts, each once, and the new id of every episode of every parent, int16 [E].
+    """Return all experts, each once, and every parent's new ids by episode, int16 [E].
 
-    An expert is the same where its weights and everything that is said of them are; without a
-    digest, its reference as well. Ids of the first parent stay, the others take the next free ones.
+    Two experts are the same if digest and records agree; without a digest also their references.
+    Ids of the first parent stay; the others get the next free ones.
     """
     records: list[ExpertRecord] = []
     ids: list[Array] = []
@@ -48,7 +48,7 @@ def merge_experts(
 
 
 def _merged_id(expert: ExpertRecord, records: list[ExpertRecord]) -> int:
-    """Return the id of ``expert`` among ``records``, adding it where it is new."""
+    """Return the id of ``expert`` among ``records``; adds it if it is new."""
     free = {"id": 0} if expert.digest is None else {"id": 0, "reference": ""}
     for record in records:
         if record.model_copy(update=free) == expert.model_copy(update=free):
@@ -62,7 +62,7 @@ def _merged_id(expert: ExpertRecord, records: list[ExpertRecord]) -> int:
 def merge_recordings(chosen: Selections) -> RecordingRecord:
     """Return what the recordings of all parents have in common.
 
-    Seed and batch are the first one's; what differs otherwise is left out or said to be unknown.
+    Seed and batch are those of the first; other differences are left out or become unknown.
     """
     all_of = [parent.manifest.recording for parent, _ in chosen]
     first = all_of[0]
@@ -87,9 +87,10 @@ def merge_recordings(chosen: Selections) -> RecordingRecord:
 
 
 def noise_mixture(chosen: Selections) -> tuple[NoiseLevel, ...]:
-    """Return the levels of behaviour noise of all chosen episodes together, and their shares.
+    """Return the noise levels of all chosen episodes together, and their shares.
 
-    Counted where every parent tells the level of each episode, else from what they state.
+    They are counted if every parent has the level of each episode, else taken from what the
+    parents state.
     """
     weights: dict[float, float] = {}
     total = sum(len(episodes) for _, episodes in chosen)
@@ -109,6 +110,6 @@ def noise_mixture(chosen: Selections) -> tuple[NoiseLevel, ...]:
 
 
 def _common_entries(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the entries that all tables have alike."""
+    """Return the entries that are equal in all tables."""
     first, *others = tables
     return {k: v for k, v in first.items() if all(t.get(k) == v for t in others)}

@@ -1,8 +1,8 @@
-"""A condition on episodes in words, such as ``return > 30 and length in [25, 50]``.
+"""Conditions on episodes as text, such as ``return > 30 and length in [25, 50]``.
 
-The text is parsed, never executed: it may hold the names of columns, numbers, comparisons, ``in``
-with a list, ``and``, ``or``, ``not``, ``+ - * /`` and brackets. The return of one agent is
-``return_<agent>``, or ``return["<agent>"]`` whatever characters its name has.
+The text is parsed, never executed. It may hold names of columns, numbers, comparisons, ``in`` with
+a list, ``and``, ``or``, ``not``, ``+ - * /`` and brackets. The return of one agent is
+``return_<agent>``, or ``return["<agent>"]`` for a name with any characters.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from kd_offline.errors import MissingArrayError, UnknownNameError, UsageError
 from kd_offline.types import Array, BoolArray
 
 COLUMNS = ("length", "return", "seed", "won", "noise_level", "expert_id", "split")
-"""Columns that a condition may name, next to ``episode`` and the return of an agent."""
+"""Columns that a condition may use, besides ``episode`` and the returns of agents."""
 
-_MAX_CHARACTERS = 2000  # characters; deeper nesting than that allows is no condition
+_MAX_CHARACTERS = 2000  # also limits the depth of nesting
 _MAX_NUMBER = 2**64
-# A word of Python's own, so it is parsed under another name; text in quotes stays as it is.
+# ``return`` is a Python keyword, so it is parsed under another name, except in quotes.
 _RETURN = re.compile(r"""("[^"]*"|'[^']*')|\breturn\b""")
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: operator.lt,
@@ -49,13 +49,13 @@ _GRAMMAR = (
 
 
 def column_names(buffer: ExpertBuffer) -> list[str]:
-    """Return the names that a condition on the episodes of ``buffer`` may hold."""
+    """Return the names that a condition on the episodes of ``buffer`` may use."""
     known = [name for name in COLUMNS if buffer.has(f"episodes/{name}")]
     return ["episode", *known, *map(_return_of, buffer.spec.agents)]
 
 
 def _return_of(agent: str) -> str:
-    """Return how a condition names the return of an agent."""
+    """Return the name of an agent's return in a condition."""
     plain = f"return_{agent}"
     # Python's parser normalises names, but not text in quotes.
     if plain.isidentifier() and unicodedata.normalize("NFKC", plain) == plain:
@@ -90,7 +90,7 @@ class _Condition:
         text = _RETURN.sub(lambda word: word[1] or "return_", self._text.strip())
         try:
             tree = ast.parse(text, mode="eval").body
-            with np.errstate(all="ignore"):  # a division by zero meets no comparison
+            with np.errstate(all="ignore"):  # division by zero gives NaN or infinity
                 value = self._condition(tree)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             if isinstance(error, UsageError):
@@ -99,7 +99,7 @@ class _Condition:
         return np.broadcast_to(value, (self._buffer.n_episodes,))
 
     def _condition(self, node: ast.expr) -> Array:
-        """Return a truth value for each episode."""
+        """Return the truth of a node for each episode."""
         if isinstance(node, ast.BoolOp):
             join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
             return np.asarray(join.reduce(np.broadcast_arrays(*map(self._condition, node.values))))
@@ -110,7 +110,7 @@ class _Condition:
         raise self._refused(node, "is not a comparison")
 
     def _comparison(self, node: ast.Compare) -> Array:
-        """Return the truth of ``a < b <= c``."""
+        """Return the truth of a comparison such as ``a < b <= c``."""
         terms, truth = [node.left, *node.comparators], np.asarray(True)
         for left, op, right in zip(terms[:-1], node.ops, terms[1:], strict=True):
             if isinstance(op, ast.In | ast.NotIn):
@@ -132,7 +132,7 @@ class _Condition:
         return is_member
 
     def _number(self, node: ast.expr) -> Array:
-        """Return a number for each episode, or one for all."""
+        """Return the value of a node for each episode, or one for all."""
         if isinstance(node, ast.Constant):
             return self._constant(node)
         if isinstance(node, ast.Name):
@@ -191,7 +191,7 @@ def _is_return(node: ast.expr) -> bool:
 
 
 def _written_numbers(values: Array) -> Array:
-    """Return float32 levels as the numbers that people write: 0.1 rather than 0.100000001."""
+    """Return float32 values as people write them: 0.1 instead of 0.100000001."""
     if values.dtype != np.float32:
         return values
     distinct, index = np.unique(values, return_inverse=True)

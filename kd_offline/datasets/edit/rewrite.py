@@ -1,4 +1,4 @@
-"""The one loop that makes datasets from the episodes of others, in bounded memory."""
+"""Make a dataset from episodes of other datasets, in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from kd_offline.schemas.dataset import DatasetManifest, LineageRecord, Recording
 from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.types import Array, IntArray
 
-# Four such blocks are in memory at most: one being read, two queued, one being written.
+# At most four such blocks are in memory: one is read, two are queued, one is written.
 BLOCK_BYTES = 48 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSelection:
-    """Episodes of one parent, in order; ``columns`` replace or join the parent's own."""
+    """Episodes of one parent, in order; ``columns`` replace or add episode columns."""
 
     parent: ExpertBuffer
     episodes: IntArray  # [e]
@@ -33,10 +33,10 @@ class EpisodeSelection:
 
 @dataclass(frozen=True, slots=True)
 class RewritePlan:
-    """A dataset that is to be made from others.
+    """The parts of a dataset that is to be made from others.
 
     ``arrays`` are full names of ``steps/*``, ``final/*`` and ``episodes/*`` that every part has;
-    ``masks`` are bare names. What the writer derives is not listed.
+    ``masks`` are bare names. Arrays that the writer derives are not listed.
     """
 
     header: RecordingHeader
@@ -47,7 +47,7 @@ class RewritePlan:
 
     @property
     def n_episodes(self) -> int:
-        """Episodes of the result."""
+        """Number of episodes of the result."""
         return sum(len(part.episodes) for part in self.parts)
 
 
@@ -59,9 +59,9 @@ def rewrite(
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
-    """Write the dataset of ``plan``; an interrupted attempt is continued with ``resume``.
+    """Write the dataset of ``plan``; ``resume`` continues an interrupted attempt.
 
-    With ``resume`` a dataset of the same plan that is there already is returned as it is.
+    With ``resume`` a finished dataset of the same plan is returned as it is.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def rewrite(
 
 
 def operation_of(history: Sequence[LineageRecord], output: Path) -> Operation:
-    """Return what observers are told of the last operation of a lineage."""
+    """Return the operation that observers are told of: the last one of the lineage."""
     if not history:
         return Operation("rewrite", {}, output)
     return Operation(history[-1].operation, dict(history[-1].arguments), output)
@@ -117,7 +117,7 @@ def full_names(names: Collection[str], known: Collection[str]) -> tuple[str, ...
 
 
 def copied_arrays(buffer: ExpertBuffer, without: frozenset[str] = frozenset()) -> tuple[str, ...]:
-    """Return the arrays of ``buffer`` that a plan lists: no masks, nothing that is derived."""
+    """Return the arrays of ``buffer`` that are copied: no masks, no derived arrays."""
     return tuple(
         name
         for name in buffer.names
@@ -127,10 +127,7 @@ def copied_arrays(buffer: ExpertBuffer, without: frozenset[str] = frozenset()) -
 
 
 def episode_slices(lengths: Array, row_bytes: int, block_bytes: int) -> Iterator[slice]:
-    """Yield slices of episodes, each of at least one, that stay within ``block_bytes``.
-
-    A single episode may be larger.
-    """
+    """Yield slices of episodes of at most ``block_bytes`` each, or of one episode."""
     ends = np.cumsum(lengths, dtype=np.int64)
     most, start = max(1, block_bytes // max(1, row_bytes)), 0
     while start < len(ends):
@@ -174,7 +171,7 @@ def _as_block(arrays: Mapping[str, Array]) -> EpisodeBlock:
 
 
 def _mask(plan: RewritePlan, name: str) -> Array:
-    """Return the mask for all episodes: [N, O] where it is the same in all, else [E, N, O]."""
+    """Return a mask of all episodes: [N, O] if it is the same in all, else [E, N, O]."""
     full = f"masks/{name}"
     parts = [part.parent.load([full], part.episodes)[full] for part in plan.parts]
     return parts[0] if parts[0].ndim == len("NO") else np.concatenate(parts)

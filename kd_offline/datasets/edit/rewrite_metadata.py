@@ -1,4 +1,4 @@
-"""The same episodes with other facts about them: files are carried over, not encoded again."""
+"""Make a copy of a dataset with another manifest and other small arrays; files are copied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.writing.array_writer import ArrayWriter
 from kd_offline.datasets.writing.dataset_files import commit_manifest
 from kd_offline.datasets.writing.destination import claim_folder
-from kd_offline.datasets.writing.rehearsal import require_storable
+from kd_offline.datasets.writing.dry_run import require_storable
 from kd_offline.datasets.writing.writer import remove_leftovers
 from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
 from kd_offline.schemas.dataset import ArraySpec, DatasetManifest, FileRecord, LineageRecord
@@ -35,12 +35,10 @@ def rewrite_metadata(
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
-    """Write a copy of ``parent`` in which some facts and small arrays are others.
+    """Write a copy of ``parent`` in which some fields and small arrays are replaced.
 
-    With ``resume`` a dataset that is there already with these facts is returned as it is.
-
-    Every file that stays is compared with its sha256 and copied byte for byte, so the ids of equal
-    content are equal, whoever wrote the parent.
+    All other files are checked against their sha256 and copied byte for byte, so equal content
+    keeps its id. With ``resume`` a finished dataset with these fields is returned as it is.
 
     Parameters
     ----------
@@ -86,7 +84,7 @@ def rewrite_metadata(
                 files.append(folder.write(group, layout.group_metadata()))
                 listed.add(group)
         document |= facts
-        if arrays:  # another content, so nothing ties it to the rules of an older version
+        if arrays:  # the content is new, so it follows the newest rules
             own = tuple(document["format_version"])
             document["format_version"] = list(max(own, layout.FORMAT_VERSION))
         layout.update_identity(document)
@@ -96,7 +94,7 @@ def rewrite_metadata(
 
 
 def _finished_before(folder: Folder, facts: Mapping[str, Any]) -> DatasetManifest | None:
-    """Return the manifest of a dataset that is there already with the same facts."""
+    """Return the manifest if a dataset with these fields is already there, else None."""
     if not folder.exists(layout.MANIFEST):
         return None
     manifest, text = read_manifest_and_text(folder)
@@ -114,9 +112,9 @@ def _finished_before(folder: Folder, facts: Mapping[str, Any]) -> DatasetManifes
 
 
 def _write_journal(folder: Folder, parent: ExpertBuffer, facts: Mapping[str, Any]) -> None:
-    """Leave a journal that marks the folder as unfinished and says what is being made.
+    """Write a journal that marks the folder as unfinished and names what is made.
 
-    A recorder that finds it has other settings, and refuses.
+    A recording that finds it has other settings and is refused.
     """
     document = {"parent": parent.id, **facts}
     if folder.exists(layout.JOURNAL):
@@ -134,7 +132,7 @@ def _write_journal(folder: Folder, parent: ExpertBuffer, facts: Mapping[str, Any
 def _copy_files(
     parent: ExpertBuffer, folder: Folder, replaced: set[str], observer: Observer
 ) -> Iterator[FileRecord]:
-    """Copy every file that stays and yield its record; those that are there already are kept."""
+    """Copy every file that stays, unless it is there already, and yield its record."""
     done, total = 0, parent.manifest.size_bytes
     for file in parent.manifest.files:
         done += file.size
@@ -165,7 +163,7 @@ def _damage_error(parent: ExpertBuffer, file: FileRecord) -> CorruptDatasetError
 def _write_array(
     parent: ExpertBuffer, folder: Folder, name: str, values: Array
 ) -> tuple[ArraySpec, list[FileRecord]]:
-    """Write one small array, in the chunks of its group, and return what the manifest lists."""
+    """Write one small array in the chunks of its group; return its entries for the manifest."""
     rule, own = layout.rule_for(name, values.ndim), name.startswith("masks/")
     rows = parent.array("episodes/length").chunk_rows
     if own:

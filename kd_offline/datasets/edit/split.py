@@ -1,4 +1,4 @@
-"""``split``: which episodes are for training and which are not, drawn anew and recorded."""
+"""``split``: draw anew which episodes are for training and which are held out."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ STRATA = {
     "expert": "expert_id",
     "won": "won",
 }
-"""What to spread evenly over the parts -> column of the episode table."""
+"""Name of a stratification -> column of the episode table."""
 
-_RETURN_BINS = 10  # of equally many returns
+_RETURN_BINS = 10  # with equally many episodes each
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _TOLERANCE = 1e-6  # of shares that should add up to one
 
@@ -48,8 +48,8 @@ def split(
 ) -> DatasetManifest:
     """Make a dataset of the same episodes with another split.
 
-    Whole episodes are dealt out, and episodes that begin with the same seed stay together, so no
-    part has seen the beginnings of another. The data files are copied as they are.
+    Whole episodes are assigned, and episodes with the same seed stay together, so no part
+    contains beginnings of another. Data files are copied as they are.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def split(
 
 
 def parse_parts(text: str) -> dict[str, float]:
-    """Read ``train:0.8,val:0.1,test:0.1``.
+    """Return the shares of a text such as ``train:0.8,val:0.1,test:0.1``.
 
     Raises
     ------
@@ -142,14 +142,14 @@ def _shares(heldout: float, parts: Mapping[str, float] | None) -> dict[str, floa
 
 
 def _codes(shares: Mapping[str, float]) -> dict[str, int]:
-    """Return the code of every part; ``train`` and ``heldout`` are always listed."""
+    """Return the code of every part; ``train`` and ``heldout`` are always included."""
     others = [name for name in shares if name not in layout.SPLITS]
     first = max(layout.SPLITS.values()) + 1
     return layout.SPLITS | {name: first + k for k, name in enumerate(others)}
 
 
 def _seed_groups(parent: ExpertBuffer) -> tuple[IntArray, IntArray]:
-    """Return the first episode of every unit that stays together, and the unit of each episode."""
+    """Return the first episode of every group with one seed, and each episode's group."""
     if not parent.has("episodes/seed"):
         every = np.arange(parent.n_episodes)
         return every, every
@@ -158,7 +158,7 @@ def _seed_groups(parent: ExpertBuffer) -> tuple[IntArray, IntArray]:
 
 
 def _strata(parent: ExpertBuffer, by: str) -> Array:
-    """Return a label for each episode; labels of equal episodes are equal, and sort by size."""
+    """Return a label for each episode that sorts and groups episodes by ``by``."""
     if by not in STRATA:
         raise UnknownNameError(what="--stratify", got=by, allowed=STRATA)
     column = STRATA[by]
@@ -178,10 +178,10 @@ def _strata(parent: ExpertBuffer, by: str) -> Array:
 
 
 def _assign_parts(shares: Mapping[str, float], count: int) -> IntArray:
-    """Return the part (index into ``shares``) of ``count`` units in a row.
+    """Return the part (index into ``shares``) of ``count`` groups in a row, int64 [count].
 
-    Numbers are exact up to rounding, at least one each, and so are they, to about one, in any
-    stretch of the row: that is what spreads every stratum evenly.
+    The numbers of each part are exact up to rounding, at least 1. They are also exact to about 1
+    in any stretch of the row, so that every stratum is divided evenly.
     """
     wanted = np.array(list(shares.values())) * count
     numbers = np.maximum(1, np.floor(wanted)).astype(np.int64)
@@ -196,6 +196,6 @@ def _assign_parts(shares: Mapping[str, float], count: int) -> IntArray:
     most_missed = np.argsort(-(wanted - numbers), kind="stable")
     for k in range(int(count - numbers.sum())):
         numbers[most_missed[k % len(numbers)]] += 1
-    # The k-th unit of a part that has n of them is due at (k + 1/2) / n of the row.
+    # The k-th of n groups of a part is placed at (k + 1/2) / n of the row.
     due = np.concatenate([(np.arange(n) + 0.5) / n for n in numbers])
     return np.repeat(np.arange(len(numbers)), numbers)[np.argsort(due, kind="stable")]

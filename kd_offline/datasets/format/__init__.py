@@ -1,1 +1,1 @@
-"""The file format: arrays, chunks, the manifest, and what may be asked of a reader."""
+"""The file format: arrays, chunks, the manifest, splits, and limits on what a file may ask for."""

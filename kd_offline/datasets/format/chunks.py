@@ -1,7 +1,7 @@
-"""One chunk of rows to and from the bytes of its file: little-endian values under zstd.
+"""Encode and decode one chunk of rows: little-endian values under zstd.
 
-Two bindings of the same library, for what each does without a copy: zstandard compresses in less
-than half the time of numcodecs where little can be saved, numcodecs decodes into a given array.
+Two bindings of the same library, each where it makes no copy: zstandard compresses in less than
+half the time of numcodecs where little can be saved, and numcodecs decodes into a given array.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ def little_endian(dtype: str) -> np.dtype[Any]:
 
 
 def encode_chunk(rows: Array, level: int) -> bytes:
-    """Return the bytes of a chunk; zstd adds a checksum of the decoded values."""
+    """Return the bytes of a chunk's file; zstd adds a checksum of the decoded values."""
     frame = zstandard.ZstdCompressor(level=level, write_checksum=True)
     return frame.compress(np.ascontiguousarray(rows).data)
 
 
 def decode_chunk(data: bytes, out: Array) -> str | None:
-    """Decode a chunk into ``out`` (C-contiguous); return what is wrong with it, or None.
+    """Decode the bytes of a chunk into ``out`` (C-contiguous); return the problem, or None.
 
-    No more memory is used than ``out`` has, whatever the bytes claim.
+    It takes no more memory than ``out`` has, whatever size the bytes state.
     """
     if stated_size(data) != out.nbytes:  # numcodecs would leave the rest of ``out`` as it was
         return f"does not state the {out.nbytes} decoded bytes that its shape needs"
@@ -47,7 +47,7 @@ def decode_chunk(data: bytes, out: Array) -> str | None:
 
 
 def stated_size(data: bytes) -> int | None:
-    """Return the decoded size in bytes that a zstd frame states, None if it states none.
+    """Return the decoded size in bytes that a zstd frame states, or None if it states none.
 
     The header is read by the rules of RFC 8878, section 3.1.1.1.
     """
@@ -66,7 +66,8 @@ def stated_size(data: bytes) -> int | None:
 def all_finite(values: Array) -> bool:
     """Tell whether a float array has no NaN and no infinity.
 
-    As integers, those are the largest patterns of either sign: two reductions, no temporary.
+    Read as integers, these have the largest bit patterns of either sign. So two reductions find
+    them, without a temporary array.
     """
     if values.dtype.kind != "f" or values.size == 0:
         return True

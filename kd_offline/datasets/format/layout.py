@@ -1,7 +1,7 @@
-"""Format 1.2 of the expert buffer in one place: arrays, axes, chunks, codec and digests.
+"""Format 1.2 of the expert buffer: tables of its arrays, axes, chunks and codec, and its digests.
 
-``docs/format.md`` is the same in words. Everything here is a pure function or a table; reading and
-writing files is done elsewhere.
+``docs/format.md`` describes the same. This module holds pure functions and tables; other modules
+read and write files.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ MIXERS = {"qmix": MixerKind.MONOTONE, "vdn": MixerKind.ADDITIVE}
 
 @dataclass(frozen=True, slots=True)
 class ArrayRule:
-    """What an array may be. ``dtypes``: allowed ones, the default first."""
+    """The dtypes and axes that an array may have. The first of ``dtypes`` is the default."""
 
     dtypes: tuple[str, ...]
     axes: tuple[str, ...]
@@ -67,8 +67,8 @@ class ArrayRule:
 
 
 _F32, _BOOL = ("float32",), ("bool",)
-# Recording has little time for hidden states, which are close to random bits: this level shrinks
-# only what repeats, like padding and saturated states, see docs/decisions/003-format.md.
+# Hidden states are close to random bits. This fast level shrinks only what repeats, such as
+# padding and saturated states; see docs/decisions/003-format.md.
 _EMBEDDING = ArrayRule(("float16", "float32"), ("R", "N", "H"), level=-50)
 
 RULES: dict[str, ArrayRule] = {
@@ -110,7 +110,7 @@ _TAP = re.compile(r"steps/embedding_[a-z0-9_]{1,40}")
 
 
 def rule_for(name: str, ndim: int = 2) -> ArrayRule:
-    """Return the rule of array ``name``; ``ndim`` tells a fixed mask (2) from one per episode (3).
+    """Return the rule of array ``name``; a mask has ``ndim`` 2 if it is fixed, 3 if by episode.
 
     Raises
     ------
@@ -143,13 +143,13 @@ def oldest_version_with(names: Iterable[str]) -> tuple[int, int]:
 
 
 def required_arrays(group: str, *, derived: bool = False) -> list[str]:
-    """Return the names in ``group`` that must be there; derived ones only if asked for."""
+    """Return the arrays that ``group`` must have, with ``derived`` also the writer's own."""
     rules = ((name, rule) for name, rule in RULES.items() if name.startswith(f"{group}/"))
     return [name for name, rule in rules if rule.required and (derived or not rule.derived)]
 
 
 def axis_sizes(spec: EnvironmentSpec, rows: int, episodes: int) -> dict[str, int]:
-    """Return the size of every axis that the environment and the counts fix (``H`` is free)."""
+    """Return the size of every axis but ``H``, from the environment and the numbers of rows."""
     return {
         "R": rows,
         "E": episodes,
@@ -161,11 +161,11 @@ def axis_sizes(spec: EnvironmentSpec, rows: int, episodes: int) -> dict[str, int
 
 
 def chunk_rows(widest_row_bytes: int, all_rows_bytes: int = 0) -> int:
-    """Return the rows of one chunk: the same for every array of a row grid.
+    """Return the rows of a chunk, the same for all arrays that share a row grid.
 
-    The largest power of two that keeps the widest array's chunk within ``MAX_CHUNK_BYTES``, but
-    rows in plenty for narrow arrays, and never so many that the chunks of all arrays together
-    (``all_rows_bytes`` a row) take more than a reader accepts.
+    It is the largest power of two that keeps a chunk of the widest array within
+    ``MAX_CHUNK_BYTES``, from ``MIN_CHUNK_ROWS`` to ``MAX_CHUNK_ROWS``. The chunks of all arrays
+    together (``all_rows_bytes`` a row) never take more than a reader accepts.
     """
     rows = _power_of_two(MAX_CHUNK_BYTES // max(1, widest_row_bytes))
     most = _power_of_two(MAX_RANGE_BYTES // max(1, widest_row_bytes, all_rows_bytes))
@@ -178,7 +178,7 @@ def _power_of_two(number: int) -> int:
 
 
 def chunk_path(name: str, index: int, ndim: int) -> str:
-    """Return the file of chunk ``index``: only the first axis is ever divided."""
+    """Return the path of the file of chunk ``index``; only the first axis is divided."""
     return f"{name}/c/{index}" + "/0" * (ndim - 1)
 
 
@@ -200,7 +200,7 @@ def array_metadata(
 
 
 def is_group_metadata(text: bytes) -> bool:
-    """Tell whether ``text`` is the ``zarr.json`` of a group, in any spacing and order."""
+    """Tell whether ``text`` is the ``zarr.json`` of a group, whatever its spacing and order."""
     try:
         return canonical_json(parse(text)) == canonical_json(json.loads(group_metadata()))
     except ValueError:
@@ -208,10 +208,10 @@ def is_group_metadata(text: bytes) -> bool:
 
 
 def parse_array_metadata(text: bytes, spec: ArraySpec) -> int | None:
-    """Return the rows of a chunk if ``text`` is exactly the ``zarr.json`` that ``spec`` demands.
+    """Return the rows of a chunk, if ``text`` is the ``zarr.json`` that ``spec`` needs, or None.
 
-    The codec's level is free, and so is the number of rows, as long as it is positive. Returns
-    None for anything else: other codecs, shapes, grids, fill values.
+    The codec's level and the number of rows are free. Other codecs, shapes, grids and fill
+    values are refused.
     """
     try:
         document = parse(text)
@@ -250,12 +250,12 @@ def _array_document(
 
 
 def content_digest(dtype: str, shape: Iterable[int], values_sha256: str) -> str:
-    """Return the digest of an array from the sha256 of its C-order little-endian values."""
+    """Return the digest of an array from the sha256 of its values, in C order, little-endian."""
     header = {"dtype": dtype, "shape": list(shape), "values": values_sha256}
     return digest(canonical_json(header))
 
 
-# Words, dates, machines and counts that readers show and do not compute with.
+# Fields that readers show and do not compute with, so they are not part of the id.
 _DESCRIPTIVE_FIELDS = {
     "experts": {"missing"},
     "masks": {"description"},
@@ -267,29 +267,29 @@ _DESCRIPTIVE_FIELDS = {
 
 
 def context_digest(document: Mapping[str, Any]) -> str:
-    """Return the digest of what readers compute with beside environment and arrays.
+    """Return the digest of what readers compute with besides the environment and the arrays.
 
-    That is everything in ``experts``, ``masks``, ``recording`` and ``splits`` of a manifest as
-    written, keys of later versions included, but for what only describes.
+    It covers ``experts``, ``masks``, ``recording`` and ``splits`` of the manifest as written, with
+    keys of later versions, but without fields that only describe.
     """
 
-    def told(part: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    def relevant(part: str, table: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in table.items() if key not in _DESCRIPTIVE_FIELDS[part]}
 
     content = {
-        "experts": [told("experts", expert) for expert in document["experts"]],
-        "masks": {name: told("masks", mask) for name, mask in document["masks"].items()},
-        "recording": told("recording", document["recording"]),
+        "experts": [relevant("experts", expert) for expert in document["experts"]],
+        "masks": {name: relevant("masks", mask) for name, mask in document["masks"].items()},
+        "recording": relevant("recording", document["recording"]),
         "splits": document["splits"],
     }
     return digest(canonical_json(content))
 
 
 def update_identity(document: dict[str, Any]) -> None:
-    """Write the digest of its context, from 1.2 on, and the id into a manifest.
+    """Set the ``id`` of a manifest and, from format 1.2 on, the digest of its context.
 
-    The context stands in ``environment``, which readers of 1.0 and 1.1 copy into the id as it is:
-    they check it without knowing it.
+    The context lies in ``environment``. Readers of 1.0 and 1.1 copy that into the id as it is, so
+    they check the context without knowing it.
     """
     environment = {k: v for k, v in document["environment"].items() if k != CONTEXT}
     if tuple(document["format_version"]) >= CONTEXT_SINCE:
@@ -301,9 +301,9 @@ def update_identity(document: dict[str, Any]) -> None:
 def dataset_id(document: Mapping[str, Any]) -> str:
     """Return the id of a dataset from its manifest as parsed JSON.
 
-    A digest of the content and of what gives it meaning. Names, licences, dates, machines,
-    software, statistics, chunks and codecs do not matter. It is taken of the document as written,
-    not of the model, so that fields of later minor versions never change the id of old files.
+    It is a digest of the content and of what gives it meaning. Names, licences, dates, machines,
+    software, statistics, chunks and codecs do not change it. It is computed from the document as
+    written, so fields of later minor versions never change the id of older files.
     """
     meaning = ("id", "digest", "capture", "gamma", "value_of")
     content = {

@@ -24,17 +24,17 @@ from kd_offline.sealed_json import is_sealed
 from kd_offline.strict_json import parse
 
 _OTHER_FILES = 1000  # of groups, and of what later versions may add
-_LONGEST_REASON = 500  # keys and names in it are the file's
+_LONGEST_REASON = 500  # keys and names in it come from the file
 
 
 def recording_header(manifest: DatasetManifest) -> RecordingHeader:
-    """Return what was known before a finished dataset was recorded."""
+    """Return the header with which the recording of a finished dataset began."""
     names = [name for name in RecordingHeader.model_fields if name in DatasetManifest.model_fields]
     return RecordingHeader(**{name: getattr(manifest, name) for name in names})
 
 
 def parse_manifest(address: str, text: bytes) -> DatasetManifest:
-    """Return the manifest in ``text``, the bytes of ``manifest.json``, after checking all of it.
+    """Return the manifest of the bytes of a ``manifest.json``, after all checks.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def parse_manifest(address: str, text: bytes) -> DatasetManifest:
 
 
 def _check_version(address: str, document: Any) -> None:
-    """Refuse newer major versions first: nothing else about such a file is known."""
+    """Refuse other major versions before anything else: nothing else about them is known."""
     try:
         major, minor = document["format_version"]
     except (ValueError, LookupError, TypeError):
@@ -91,13 +91,13 @@ def _check_version(address: str, document: Any) -> None:
 
 
 def _check_file_count(address: str, document: dict[str, Any]) -> None:
-    """Refuse more files than the arrays can have, before they are looked at one by one.
+    """Refuse more files than the arrays can have, before any file is looked at.
 
-    Only the first axis is ever divided, so an array has no more chunks than rows.
+    Only the first axis is divided, so an array has no more chunks than rows.
     """
     arrays, files = document.get("arrays"), document.get("files")
     if not isinstance(arrays, dict) or not isinstance(files, list):
-        return  # what is wrong with them is said by their types
+        return  # validation names what is wrong with their types
     shapes = [array.get("shape") for array in arrays.values() if isinstance(array, dict)]
     rows = [shape[0] for shape in shapes if isinstance(shape, list) and shape]
     most = sum(n for n in rows if type(n) is int and n > 0) + len(arrays)
@@ -107,7 +107,7 @@ def _check_file_count(address: str, document: dict[str, Any]) -> None:
 
 
 def _validated(address: str, document: dict[str, Any]) -> DatasetManifest:
-    """Validate; a newer minor version may have additional keys and arrays, which are left out."""
+    """Return the validated manifest, without keys and arrays of newer minor versions."""
     newer = document["format_version"][1] > layout.FORMAT_VERSION[1]
     if newer:
         document = _without_unknown_arrays(copy.deepcopy(document))
@@ -128,7 +128,7 @@ def _validated(address: str, document: dict[str, Any]) -> DatasetManifest:
 
 
 def _check_context(address: str, document: dict[str, Any]) -> None:
-    """Compare the digest of what readers compute with; see :func:`layout.context_digest`."""
+    """Compare the context's digest; see :func:`layout.context_digest`."""
     version = tuple(document["format_version"])
     stated = document["environment"].get(layout.CONTEXT)
     if version < layout.CONTEXT_SINCE and stated is not None:
@@ -142,7 +142,7 @@ def _check_context(address: str, document: dict[str, Any]) -> None:
 
 
 def _without_unknown_arrays(document: dict[str, Any]) -> dict[str, Any]:
-    """Drop the arrays of later versions, whose names or types this one cannot judge."""
+    """Return the document without arrays of later versions, whose rules are not known here."""
     figures = document.get("statistics")
     tables = [document.get("arrays"), figures.get("values") if isinstance(figures, dict) else None]
     for table in tables:
@@ -201,7 +201,7 @@ def _array_problem(
 
 
 def _file_table_problems(manifest: DatasetManifest) -> Iterator[str]:
-    """Yield what no file system could hold, and content that no stored bytes could hold."""
+    """Yield paths that no folder can have, and arrays too large for the stored bytes."""
     paths, folders, checked_folders = set(), set(), set()
     for file in manifest.files:
         if file.path in paths:
@@ -226,7 +226,7 @@ def _file_table_problems(manifest: DatasetManifest) -> Iterator[str]:
 
 
 def manifest_too_large(address: str, size: int) -> CorruptDatasetError:
-    """Return the error of a manifest of ``size`` bytes, which no reader takes."""
+    """Return the error of a manifest of ``size`` bytes, more than readers accept."""
     what = f"manifest.json has {size:,} bytes, over {resource_limits.MAX_MANIFEST_BYTES:,}"
     return corrupt_manifest(address, what)
 
@@ -240,10 +240,9 @@ def corrupt_manifest(address: str, what: str) -> CorruptDatasetError:
 
 
 def final_value_warning(manifest: DatasetManifest) -> str | None:
-    """Return why nothing may be bootstrapped from ``final/value``, or None where it may be.
+    """Return why ``final/value`` may not be used for bootstrapping, or None where it may be.
 
-    A critic that took nothing to follow a time limit met the view behind it only as an end, so
-    what it says of that view was never trained.
+    A critic that takes a time limit for an end never learns the value of the view behind it.
     """
     if "final/value" not in manifest.arrays or not manifest.experts:
         return None

@@ -1,7 +1,7 @@
-"""How much a dataset may ask of its reader: docs/format.md, section 5.
+"""Limits on what a dataset may ask of its reader: docs/format.md, section 5.
 
-Digests say that nothing was altered, not that whoever wrote the file meant well. These bounds hold
-before anything is allocated or decoded.
+Digests show that nothing was altered. They do not show that the author meant well, so these
+limits are checked before anything is allocated or decoded.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from kd_offline.errors import UsageError
 
 MAX_MANIFEST_BYTES = 32 << 20  # some 150,000 files
 MAX_METADATA_BYTES = 64 << 10
-# Decoded bytes of one range of rows, over all arrays that share its grid: what streaming holds.
+# Decoded bytes of one range of rows, over all arrays of its grid. Streaming holds that much.
 MAX_RANGE_BYTES = 512 << 20
-# Stored values never shrink as far on the whole; only a few constant arrays do.
+# Only a few constant arrays are compressed further, never a whole dataset.
 MAX_EXPANSION = 1000
 FREE_BYTES = 1 << 30
 _UNCHECKED_BYTES = 256 << 20
 
 
 def expansion_problem(decoded: int, stored: int) -> str | None:
-    """Return what is wrong with a dataset of ``decoded`` bytes in ``stored`` ones, or None."""
+    """Return why ``stored`` bytes may not decode to ``decoded`` bytes, or None where they may."""
     if decoded <= FREE_BYTES + MAX_EXPANSION * stored:
         return None
     return (
@@ -33,7 +33,7 @@ def expansion_problem(decoded: int, stored: int) -> str | None:
 def check_memory(
     needed: int, what: str, remedy: str = "read fewer rows, episodes or arrays at a time"
 ) -> None:
-    """Refuse what cannot fit into memory, rather than being killed half-way.
+    """Refuse to allocate more memory than there is, instead of being killed later.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def check_memory(
 
 
 def _available_memory() -> int | None:
-    """Return the physical memory or the process's own limit, in bytes, where they are known."""
+    """Return the physical memory or the process's own limit, in bytes; None if not known."""
     try:
         known = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     except (AttributeError, ValueError, OSError):

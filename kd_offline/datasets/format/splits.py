@@ -1,4 +1,4 @@
-"""Splits of the episodes: which part each belongs to, and which episodes are the same."""
+"""The part that each episode belongs to, and which episodes are the same one."""
 
 from __future__ import annotations
 

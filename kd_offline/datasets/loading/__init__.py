@@ -1,1 +1,1 @@
-"""Batches of episodes or windows, from memory or streamed."""
+"""Batches of episodes or windows: from memory, streamed, of several datasets, as tensors."""

@@ -1,4 +1,4 @@
-"""How much of a dataset is decoded at once, given the memory that it may take."""
+"""Plan how many chunks are decoded at once, from the memory that may be used."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kd_offline.datasets.loading.rows import EpisodeSource
 from kd_offline.errors import UsageError
 from kd_offline.schemas.dataset import DatasetManifest
 
-# A pool is made of this many blocks where the budget allows: fewer mix less, more cross more edges.
+# Blocks of a pool where the budget allows: fewer shuffle less, more split more episodes.
 _MAX_BLOCKS = 8
-# Share of the budget for rows that are carried from pool to pool and for files being decoded, and
-# what of it may be carried.
+# Share of the budget for rows that are carried over to a later pool and for files being decoded,
+# and the part of that share for carried rows.
 _RESERVED_SHARE, _CARRY_SHARE = 0.2, 0.75
 
 
@@ -27,9 +27,9 @@ def table_bytes(manifest: DatasetManifest, names: Iterable[str]) -> int:
 def plan_within(
     memory_mb: float | None, source: EpisodeSource, length: int, fixed: int, where: str
 ) -> tuple[ReadPlan, int]:
-    """Return the plan that keeps to a budget, and the bytes that may be carried between pools.
+    """Return a plan that stays within a budget, and the bytes that pools may carry over.
 
-    Two pools are in memory at once: one is used while the next is being decoded.
+    Two pools are in memory at once: one is used while the next is decoded.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A moving place in an endless row of sequences: decodes ahead in threads, copies out in order."""
+"""Iterate over sequences in order: decode chunks ahead in threads, copy sequences out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kd_offline.types import Array, BoolArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Everything that decides which sequence comes when."""
+    """Everything that determines the order of the sequences."""
 
     plan: ReadPlan
     lengths: IntArray  # [E], of the chosen episodes
@@ -26,7 +26,7 @@ class Order:
     shuffle: bool
 
     def pools(self, epoch: int, skip: int, until: int | None) -> Iterator[tuple[int, int, Pool]]:
-        """Yield ``(epoch, sequences to skip, pool)`` from sequence ``skip`` on to ``until``."""
+        """Yield ``(epoch, sequences to skip, pool)``, from sequence ``skip`` to epoch ``until``."""
         counts = self.windows.counts(self.lengths)
         while until is None or epoch < until:
             for pool in self.plan.epoch(self.seed, epoch, shuffle=self.shuffle):
@@ -45,7 +45,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class SequenceBatch:
-    """Sequences that were copied out: arrays [B, L, ...], valid [B, L], places [B], steps [B]."""
+    """Copies of sequences: arrays [B, L, ...], valid bool [B, L], episodes and first steps [B]."""
 
     arrays: dict[str, Array]
     valid: BoolArray
@@ -55,7 +55,7 @@ class SequenceBatch:
 
 @dataclass(slots=True)
 class Cursor:
-    """Takes any number of sequences at a time; close it, so that no thread stays."""
+    """An iterator over sequences, any number at a time; close it to end its threads."""
 
     order: Order
     source: EpisodeSource
@@ -64,7 +64,7 @@ class Cursor:
     resident: PoolBuffer | None = None
     epoch: int = 0
     skipped: int = 0
-    until: int | None = None  # epoch before which decoding ahead ends
+    until: int | None = None  # decoding ahead ends before this epoch
     _rows: PoolBuffer | None = None
     _items: Sequences | None = None
     _at: int = 0
@@ -72,7 +72,7 @@ class Cursor:
     _carry_over: dict[int, dict[int, dict[str, Array]]] = field(default_factory=dict)
 
     def take(self, count: int) -> SequenceBatch:
-        """Return the next ``count`` sequences, over the ends of pools and epochs.
+        """Return the next ``count`` sequences, also across pools and epochs.
 
         Raises
         ------
@@ -93,7 +93,7 @@ class Cursor:
         return _concatenated(parts)
 
     def skip(self, count: int) -> None:
-        """Go past the next ``count`` sequences without copying them."""
+        """Skip the next ``count`` sequences without copying them."""
         while count:
             _, items = self._current()
             step = min(count, len(items.episode) - self._at)
@@ -106,7 +106,7 @@ class Cursor:
             self._pools.close()  # type: ignore[attr-defined]
 
     def _current(self) -> tuple[PoolBuffer, Sequences]:
-        """Return the pool with the next sequence."""
+        """Return the memory and the sequences of the pool that has the next sequence."""
         while self._rows is None or self._items is None or self._at >= len(self._items.episode):
             if self._pools is None:
                 self._pools = self._resident() if self.resident else self._streamed()
@@ -119,7 +119,7 @@ class Cursor:
             yield self.resident, self.order.items(epoch, pool), skip
 
     def _streamed(self) -> Iterator[tuple[PoolBuffer, Sequences, int]]:
-        """Yield pools; while one is used the next is being decoded into other memory."""
+        """Yield pools; while one is used, the next is decoded into other memory."""
         free = [PoolBuffer(self.source, self.order.windows.length) for _ in range(2)]
         ahead: deque[tuple[int, int, Pool, PoolBuffer, list[Future[None]]]] = deque()
         with _reader_threads(self.threads) as executor:
@@ -141,20 +141,20 @@ class Cursor:
         return rows, self.order.items(epoch, pool), skip
 
     def _assemble_and_carry(self, rows: PoolBuffer, pool: Pool) -> None:
-        """Put together episodes that lie apart, and keep the rows of those that come later."""
+        """Assemble episodes whose rows lie apart, and keep rows that a later pool needs."""
         for episode in rows.episodes_to_assemble(pool).tolist():
             rows.assemble(episode, self._carry_over.pop(episode, {}))
         held = sum(map(_carried_bytes, self._carry_over.values()))
         for episode in pool.unfinished.tolist():
             if held > self.carry_bytes:
-                break  # what is not carried is read again
+                break  # other rows are read again
             parts = rows.copy_rows(episode)
             self._carry_over.setdefault(episode, {}).update(parts)
             held += _carried_bytes(parts)
 
 
 def decode_all(source: EpisodeSource, plan: ReadPlan, length: int, threads: int) -> PoolBuffer:
-    """Return everything that ``plan`` needs in memory; for a plan of one pool.
+    """Return all chunks that ``plan`` needs, decoded; ``plan`` must have one pool.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def decode_all(source: EpisodeSource, plan: ReadPlan, length: int, threads: int)
 
 @contextmanager
 def _reader_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that decode; leaving waits for what has begun and drops the rest."""
+    """Give threads that decode; at exit, running jobs end and waiting ones are dropped."""
     executor = ThreadPoolExecutor(threads, thread_name_prefix="dataset-reader")
     try:
         yield executor

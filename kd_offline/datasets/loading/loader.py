@@ -1,4 +1,4 @@
-"""Batches of episodes or windows, from memory or streamed: one interface, one order.
+"""Batches of episodes or windows, from memory or streamed, with one interface and one order.
 
 ::
 
@@ -28,7 +28,7 @@ from kd_offline.types import Array, BoolArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Sequences of one length, copied out of the dataset: they are the receiver's.
+    """Sequences of one length; the arrays are copies and may be changed.
 
     ``arrays``: ``steps/*`` as [B, L, ...], zero where padded; ``final/*``, ``episodes/*`` and masks
     that differ by episode as [B, ...]; a mask that is the same for all as [N, O].
@@ -38,8 +38,8 @@ class Batch:
     valid: BoolArray  # [B, L]
     episodes: IntArray  # [B], index in the dataset
     first: IntArray  # [B], step of the episode with which the sequence begins
-    following: Position  # continues after this batch
-    datasets: IntArray | None = None  # [B], which of the mixed datasets
+    following: Position  # of the next batch
+    datasets: IntArray | None = None  # [B], index of the mixed dataset
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
@@ -49,9 +49,9 @@ class Batch:
 
 
 class Loader:
-    """Endless batches of one dataset; :meth:`open` makes one.
+    """Endless batches of one dataset; :meth:`open` makes a loader.
 
-    Before you bootstrap from ``final/value``, ask
+    Before you bootstrap from ``final/value``, check
     :func:`~kd_offline.datasets.format.manifest.final_value_warning`: most critics never learned it.
     """
 
@@ -95,7 +95,7 @@ class Loader:
         memory_mb: float | None = None,
         threads: int | None = None,
     ) -> Loader:
-        """Prepare batches of a dataset.
+        """Return a loader of a dataset's batches.
 
         Parameters
         ----------
@@ -154,7 +154,7 @@ class Loader:
 
     @property
     def columns(self) -> dict[str, tuple[object, ...]]:
-        """What must agree between datasets that are mixed, by name of the array."""
+        """Dtype, shape and digest of each array, which must agree between mixed datasets."""
         specs = {name: self.buffer.manifest.arrays[name] for name in self.names}
         fixed = {name for name in self._table if self._is_fixed(name)}
         return {
@@ -173,7 +173,7 @@ class Loader:
         return self.order.plan.blocks_per_pool is not None
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Return the number of batches of an epoch."""
         return batches_per_epoch(self.sequences, self.batch, drop_last=self.drop_last)
 
     def batches(
@@ -183,10 +183,10 @@ class Loader:
         epochs: int | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
-        """Yield batches from ``start``, to the end of ``epochs`` more epochs or for ever.
+        """Yield batches from ``start`` on, for ``epochs`` epochs or without end.
 
-        Continuing from a batch's ``following`` gives exactly the batches that would have come.
-        With ``share`` (i, n) only every n-th batch comes, beginning with the i-th.
+        Starting at a batch's ``following`` gives exactly the batches that would have come next.
+        With ``share`` (i, n) only every n-th batch is given, beginning with the i-th.
 
         Raises
         ------
@@ -219,7 +219,7 @@ class Loader:
         return self.batches()
 
     def cursor(self, epoch: int, sequence: int, until: int | None = None) -> Cursor:
-        """Return a place in the endless row of sequences; it must be closed."""
+        """Return an iterator from ``sequence`` of ``epoch`` on; the caller must close it."""
         return Cursor(
             self.order,
             self._source,
@@ -232,7 +232,7 @@ class Loader:
         )
 
     def finished(self, taken: SequenceBatch, following: Position) -> Batch:
-        """Return what was taken with the arrays that have one row an episode."""
+        """Return a batch of the sequences ``taken``, with the arrays of one row an episode."""
         arrays = dict(taken.arrays)
         for name, values in self._table.items():
             arrays[name] = values if self._is_fixed(name) else values[taken.episodes]

@@ -1,4 +1,4 @@
-"""Several datasets in one stream of batches, each with its weight."""
+"""Batches of several datasets, each with a weight."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kd_offline.types import Array, IntArray
 
 
 class Mixture:
-    """Endless batches in which every dataset has its share of the sequences.
+    """Endless batches with a fixed share of sequences from every dataset.
 
-    What comes when is a function of the seed and the step: each batch holds of every dataset its
-    weight times the size of the batch, rounded down or up by chance. Each dataset goes through its
-    own epochs. A mixture is one endless epoch, so a position is ``Position(0, step)``.
+    The content of a batch is a function of the seed and the step. Each dataset contributes its
+    weight times the batch size, rounded down or up at random, and goes through its own epochs. A
+    mixture is one endless epoch, so a position is ``Position(0, step)``.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Mixture:
     def batches(
         self, start: Position = BEGINNING, *, share: tuple[int, int] = (0, 1)
     ) -> Iterator[Batch]:
-        """Yield batches for ever from step ``start.batch`` on; see :meth:`Loader.batches`."""
+        """Yield batches without end, from step ``start.batch`` on; see :meth:`Loader.batches`."""
         if start.epoch != 0 or start.batch < 0:
             msg = f"a mixture has one endless epoch, got the position {start}: give epoch 0"
             raise UsageError(msg)
@@ -100,15 +100,15 @@ class Mixture:
         return self.batches()
 
     def _counts(self, draws: Array) -> IntArray:
-        """Return how many sequences of each dataset the batches of ``draws`` [n] hold: [n, D]."""
+        """Return the sequences of each dataset in the batches of ``draws`` [n], int64 [n, D]."""
         edges = np.floor(self._edges * self.batch + draws[:, None]).astype(np.int64)
-        edges[:, -1] = self.batch  # whatever was drawn, the batch is full
+        edges[:, -1] = self.batch  # rounding must not leave the batch short
         counts: IntArray = np.diff(edges, axis=1)
         return counts
 
 
 def _require_compatible(one: Loader, other: Loader) -> None:
-    """Refuse to mix what no student could learn from together."""
+    """Refuse datasets of different environments, arrays or lengths of sequences."""
     a, b = one.buffer.spec, other.buffer.spec
     differences = [name for name in type(a).model_fields if getattr(a, name) != getattr(b, name)]
     columns_a, columns_b = one.columns, other.columns

@@ -1,10 +1,10 @@
-"""What is read when: pure functions of lengths, seed, epoch and budget, before any byte is read.
+"""Plan which chunks are read when: functions of lengths, seed, epoch and budget.
 
-An epoch is a row of *pools*. A pool is what stands in memory at once: some blocks of consecutive
-chunks. Blocks are shuffled among pools, and everything within a pool is shuffled again. An episode
-that reaches over several blocks belongs to the pool that brings the last of them; its rows in
-earlier pools are carried along. So one epoch needs every chunk once. Where one pool holds
-everything, the order is that of :func:`~kd_offline.datasets.loading.sampler.epoch_order`.
+An epoch is a list of *pools*. A pool is in memory at once and consists of some blocks of
+consecutive chunks. Blocks are shuffled among pools, and sequences are shuffled within a pool. An
+episode that spans several blocks belongs to the pool with the last of them; its rows of earlier
+pools are carried over. So an epoch reads every chunk once. If one pool holds everything, the order
+is that of :func:`~kd_offline.datasets.loading.sampler.epoch_order`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from kd_offline.types import BoolArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Sequences of ``length`` steps; one begins every ``stride`` steps (None: every ``length``).
+    """Sequences of ``length`` steps that begin every ``stride`` steps (None: every ``length``).
 
-    None crosses the end of an episode. The last one of an episode is the first that reaches its
-    end, and is padded where it reaches beyond.
+    A window never crosses the end of an episode. The last one of an episode is the first that
+    reaches its end, and is padded if it extends beyond.
     """
 
     length: int
@@ -44,7 +44,7 @@ class Windows:
         return self.length if self.stride is None else self.stride
 
     def counts(self, lengths: IntArray) -> IntArray:
-        """Return how many windows each episode has, int64 [E]."""
+        """Return the number of windows of each episode, int64 [E]."""
         beyond = np.maximum(lengths - self.length, 0)
         counts: IntArray = 1 + -(-beyond // self.step)
         return counts
@@ -52,20 +52,20 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What is in memory at once; episodes by their place in the loader's list."""
+    """The chunks that are in memory at once; episodes by index in the loader's list."""
 
     number: int
     chunks: IntArray  # ascending
-    episodes: IntArray  # those that are complete with this pool
-    unfinished: IntArray  # those that have rows here and come in a later pool
+    episodes: IntArray  # complete with this pool
+    unfinished: IntArray  # with rows here, complete with a later pool
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
-    """Which chunks the chosen episodes need, and how many of them are held at once.
+    """The chunks that the chosen episodes need, and how many of them are in memory at once.
 
-    ``first_chunk`` and ``last_chunk``: int64 [E], of each chosen episode. ``block``: chunks of a
-    block. ``blocks``: blocks of a pool, None: one pool holds all.
+    ``first_chunk`` and ``last_chunk``: int64 [E], of each chosen episode. ``chunks_per_block``:
+    chunks of a block. ``blocks_per_pool``: blocks of a pool, or None if one pool holds all.
     """
 
     first_chunk: IntArray
@@ -108,7 +108,7 @@ class ReadPlan:
         return pools
 
     def _pool_numbers(self, count: int, epoch: int) -> IntArray:
-        """Return the pool of each block; the first pools of all are small, to begin soon."""
+        """Return the pool of each block; the first pools are small, so that batches come soon."""
         assert self.blocks_per_pool is not None  # noqa: S101 - the caller checked
         sizes: list[int] = []
         size = 1 if epoch == 0 else self.blocks_per_pool
@@ -118,7 +118,7 @@ class ReadPlan:
         return np.repeat(np.arange(len(sizes)), sizes)[:count]
 
     def _last_pool(self, pool_of: IntArray) -> IntArray:
-        """Return the pool with which each episode is complete, int64 [E]."""
+        """Return the pool that completes each episode, int64 [E]."""
         first, last = (
             self.first_chunk // self.chunks_per_block,
             self.last_chunk // self.chunks_per_block,
@@ -138,11 +138,11 @@ class ReadPlan:
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """Sequences in the order in which they come; all int64 [I]."""
+    """Sequences in order; all int64 [I]."""
 
-    episode: IntArray  # place in the loader's list
-    first: IntArray  # step of the episode with which it begins
-    count: IntArray  # steps that are there, at most the window's length
+    episode: IntArray  # index in the loader's list
+    first: IntArray  # first step, counted in the episode
+    count: IntArray  # steps without padding
 
 
 def sequences_of_pool(

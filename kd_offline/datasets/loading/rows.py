@@ -1,4 +1,4 @@
-"""Decoded rows in memory, and how sequences are copied out of them."""
+"""Decoded rows of a pool in memory, and copies of sequences from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kd_offline.types import Array, BoolArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSource:
-    """The ``steps/*`` arrays that are read, and where the chosen episodes lie in them."""
+    """The ``steps/*`` arrays that are read, and the rows and chunks of the chosen episodes."""
 
     arrays: Mapping[str, StoredArray]
     chunk_rows: int
@@ -39,7 +39,7 @@ class EpisodeSource:
 
     @property
     def chunk_bytes(self) -> int:
-        """Decoded bytes of the same chunk of all arrays."""
+        """Decoded bytes of one chunk of every array."""
         return self.chunk_rows * sum(row_bytes(stored) for stored in self.arrays.values())
 
 
@@ -51,10 +51,10 @@ def row_bytes(stored: StoredArray) -> int:
 
 @dataclass(slots=True)
 class PoolBuffer:
-    """Memory for the rows of one pool: one contiguous array a name, [rows, ...].
+    """Memory for the rows of one pool: one contiguous array for each name, [rows, ...].
 
-    ``length`` is that of a window; as many spare rows at the end let a padded one be copied like
-    any other.
+    ``length`` is that of a window. As many spare rows at the end allow a padded window to be
+    copied like any other.
     """
 
     source: EpisodeSource
@@ -65,7 +65,7 @@ class PoolBuffer:
     _windows: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
     def fill(self, pool: Pool, executor: Executor) -> list[Future[None]]:
-        """Begin to decode the chunks of ``pool``; what was here before is overwritten."""
+        """Start decoding the chunks of ``pool`` over what was here; return the jobs."""
         size = self.source.chunk_rows
         self.chunks = pool.chunks
         self._place_episodes(pool)
@@ -77,7 +77,7 @@ class PoolBuffer:
         return jobs
 
     def _place_episodes(self, pool: Pool) -> None:
-        """Find a place for every episode: where its chunks lie side by side, else behind all."""
+        """Set the first row of every episode: in its adjacent chunks, or behind all chunks."""
         size = self.source.chunk_rows
         first, last = (
             self.source.first_chunk[pool.episodes],
@@ -101,13 +101,13 @@ class PoolBuffer:
         if self.arrays and len(next(iter(self.arrays.values()))) >= rows:
             return
         self._windows.clear()
-        self.arrays.clear()  # before the larger ones are taken
+        self.arrays.clear()  # frees them before larger ones are allocated
         for name, stored in self.source.arrays.items():
             dtype = chunks.little_endian(stored.spec.dtype)
             self.arrays[name] = np.empty((rows, *stored.spec.shape[1:]), dtype)
 
     def copy_rows(self, episode: int) -> dict[int, dict[str, Array]]:
-        """Return copies of an episode's rows that are here, by chunk."""
+        """Return copies of an episode's rows that are in memory, by chunk."""
         parts = {}
         for chunk, slot in self._chunks_here(episode):
             low, high = self._rows_within(episode, chunk)
@@ -117,7 +117,7 @@ class PoolBuffer:
         return parts
 
     def assemble(self, episode: int, carried_rows: Mapping[int, Mapping[str, Array]]) -> None:
-        """Put together an episode whose chunks do not lie side by side; the rest is read again."""
+        """Copy the rows of an episode whose chunks are not adjacent into one place."""
         parts = dict(carried_rows) | self.copy_rows(episode)
         first, last = int(self.source.first_chunk[episode]), int(self.source.last_chunk[episode])
         at = int(self.starts[episode])
@@ -133,7 +133,7 @@ class PoolBuffer:
             at += high - low
 
     def episodes_to_assemble(self, pool: Pool) -> IntArray:
-        """Return the episodes of ``pool`` that :meth:`complete` must put together."""
+        """Return the episodes of ``pool`` whose chunks are not adjacent."""
         behind = self.starts[pool.episodes] >= len(pool.chunks) * self.source.chunk_rows
         return pool.episodes[behind]
 
@@ -143,14 +143,14 @@ class PoolBuffer:
         return [(int(self.chunks[slot]), slot) for slot in range(low, high)]
 
     def _rows_within(self, episode: int, chunk: int) -> tuple[int, int]:
-        """Return which rows of a chunk are those of the episode."""
+        """Return the half-open range of a chunk's rows that belong to the episode."""
         base = chunk * self.source.chunk_rows
         start = int(self.source.offsets[episode])
         stop = start + int(self.source.lengths[episode])
         return max(start - base, 0), min(stop - base, self.source.chunk_rows)
 
     def gather(self, items: Sequences) -> tuple[dict[str, Array], BoolArray]:
-        """Return copies of sequences, [B, L, ...], zero where they are padded, and ``valid``.
+        """Return copies of sequences, [B, L, ...] and zero where padded, and ``valid`` [B, L].
 
         A window is one element of a structureless dtype, so that NumPy copies it in one piece.
         """
@@ -174,7 +174,7 @@ class PoolBuffer:
             windows: Array = np.ndarray(
                 (len(values) - self.length + 1,),
                 np.dtype((np.void, size * self.length)),
-                buffer=values.data,  # bounds are checked against it
+                buffer=values.data,  # NumPy checks bounds against it
                 strides=(size,),
             )
             self._windows[name] = held = (values, windows)

@@ -1,6 +1,6 @@
-"""Batches as PyTorch tensors, and through ``DataLoader`` with workers.
+"""Batches as PyTorch tensors, directly or through a ``DataLoader`` with workers.
 
-The tensors share the memory of the batch's arrays: nothing is copied in this process.
+The tensors share the memory of the batch's arrays; nothing is copied in this process.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from kd_offline.datasets.loading.sampler import BEGINNING, Position
 
 
 class Batches(Protocol):
-    """What yields batches: a :class:`Loader` or a :class:`Mixture`."""
+    """An object that yields batches: a :class:`Loader` or a :class:`Mixture`."""
 
     def batches(self, start: Position, *, share: tuple[int, int]) -> Iterator[Batch]:
-        """Yield every n-th batch from ``start`` on, for ``share`` (i, n) from the i-th on."""
+        """Yield batches from ``start`` on; ``share`` (i, n): every n-th, from the i-th on."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TensorBatch:
-    """A :class:`Batch` of tensors; with ``pin_memory()`` for ``DataLoader``."""
+    """A :class:`Batch` of tensors."""
 
     arrays: dict[str, Tensor]
     valid: Tensor  # bool [B, L]
@@ -75,12 +75,12 @@ def tensors(batch: Batch) -> TensorBatch:
 
 
 class TensorBatches(IterableDataset[TensorBatch]):
-    """Batches of tensors from ``start`` on, for ``DataLoader(..., batch_size=None)``.
+    """An iterable of tensor batches from ``start`` on, for ``DataLoader(..., batch_size=None)``.
 
-    With n workers each takes every n-th batch, so the same batches come in the same order however
-    many there are, and any ``following`` continues with any number. What is in memory already is
-    shared with forked workers; where chunks are streamed, every worker decodes and needs the
-    budget for itself: threads decode as well, so one worker is enough there.
+    Of n workers each takes every n-th batch. So the same batches come in the same order for any
+    number of workers, and ``following`` resumes with any number. Datasets in memory are shared
+    with forked workers. A streamed dataset is decoded by every worker, each within the whole
+    budget; threads decode as well, so one worker is enough.
 
     Parameters
     ----------
@@ -115,6 +115,6 @@ def data_loader(
     workers: int = 0,
     **options: Any,
 ) -> DataLoader[TensorBatch]:
-    """Return a ``DataLoader`` over ready-made batches; ``options`` are passed on to it."""
+    """Return a ``DataLoader`` of ready-made batches; ``options`` are passed to it."""
     dataset = TensorBatches(source, start, epochs=epochs)
     return DataLoader(dataset, batch_size=None, num_workers=workers, **options)

@@ -1,1 +1,1 @@
-"""What a dataset says of itself: summaries, cards, catalogue entries."""
+"""Summaries, cards and catalogue entries from a dataset's manifest."""

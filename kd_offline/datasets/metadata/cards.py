@@ -1,4 +1,4 @@
-"""``card``: a page about a dataset in Markdown, with the header that the Hugging Face Hub reads."""
+"""``card``: a Markdown page about a dataset, with the header of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def card(
     *,
     overwrite: bool = False,
 ) -> str:
-    """Return a dataset card in Markdown, and write it to ``output`` if that is given.
+    """Return a dataset card in Markdown, and write it to ``output`` if given.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def render(buffer: ExpertBuffer) -> str:
 
 
 def metadata(buffer: ExpertBuffer) -> dict[str, Any]:
-    """Return the header's fields, as the Hub names them."""
+    """Return the fields of the header, with the Hub's names."""
     manifest = buffer.manifest
     size = next((k for k, most in enumerate(_SIZES) if buffer.n_steps < most), len(_SIZES))
     licence = manifest.licence.strip()
@@ -90,13 +90,13 @@ def _size_category(size: int) -> str:
 
 
 def _yaml_header(buffer: ExpertBuffer) -> str:
-    """Return the header in YAML: every value as JSON, which YAML includes."""
+    """Return the header in YAML; values are JSON, which is valid YAML."""
     lines = [f"{key}: {json.dumps(value)}" for key, value in metadata(buffer).items()]
     return "\n".join(["---", *lines, "---"])
 
 
 def card_sections(buffer: ExpertBuffer) -> Iterator[str]:
-    """Yield the sections that have something to say, with their titles."""
+    """Yield the sections that are not empty, with their titles."""
     for title, section in SECTIONS:
         if lines := list(section(buffer)):
             yield "\n".join([f"## {title}", "", *lines] if title else lines)
@@ -184,7 +184,7 @@ def _expert(expert: ExpertRecord) -> str:
 
 
 def _strength(buffer: ExpertBuffer) -> Iterator[tuple[str, ...]]:
-    """Yield return and wins of every expert at every level of noise."""
+    """Yield a row of return and wins for every expert and noise level."""
     columns = [name for name in ("expert_id", "noise_level") if buffer.has(f"episodes/{name}")]
     keys = [buffer.episodes(name).astype(np.float64) for name in columns]
     table = np.stack(keys, axis=1) if keys else np.zeros((buffer.n_episodes, 0))
@@ -345,7 +345,7 @@ SECTIONS: tuple[tuple[str, Callable[[ExpertBuffer], Iterator[str]]], ...] = (
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield a table of cells in Markdown, without the columns that are empty in every row."""
+    """Yield a Markdown table without columns that are empty in every row."""
     used_columns = [k for k in range(len(head)) if any(row[k] for row in rows)]
     for row in (head, ["---"] * len(head), *rows):
         yield "| " + " | ".join(row[k] for k in used_columns) + " |"

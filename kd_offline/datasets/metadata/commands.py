@@ -1,4 +1,4 @@
-"""The commands that make a dataset again, from what it says of itself."""
+"""The commands that make a dataset again, from its manifest."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _FLAGS = {"keep": "--allow-duplicates", "drop": "--drop-duplicates"}
 
 
 def commands(manifest: DatasetManifest) -> list[str]:
-    """Return command lines; none where another program recorded the dataset.
+    """Return command lines; empty if another program recorded the dataset.
 
-    Datasets on the way go by the first digits of their ids.
+    Intermediate datasets are named by the first digits of their ids.
     """
     if manifest.lineage:
         return [_edit_command(step) for step in manifest.lineage]
@@ -28,7 +28,7 @@ def commands(manifest: DatasetManifest) -> list[str]:
 
 def _record_command(manifest: DatasetManifest) -> str:
     recording, spec = manifest.recording, manifest.environment
-    recorded = manifest.sole_expert  # a recording has one, and only merging adds others
+    recorded = manifest.sole_expert  # a recording has one expert; only merges add others
     expert = recorded.reference if recorded else "bundled"
     noise = ",".join(f"{part.level:g}:{part.share:g}" for part in recording.noise)
     arguments = ["record", spec.id, "-o", _RESULT]

@@ -1,8 +1,8 @@
-"""``croissant.json``: a dataset described as catalogues and search engines read it.
+"""``croissant.json``: the description of a dataset for catalogues and search engines.
 
-JSON-LD by version 1.1 of the Croissant specification. The manifest stays the authority: its sha256
-is in the description, and it lists the sha256 of every other file. Croissant cannot express how
-chunks of an array are put together, so record sets document fields, types and shapes.
+JSON-LD by version 1.1 of the Croissant specification. It holds the sha256 of the manifest, which
+lists the sha256 of every other file. Croissant cannot express how chunks of an array are joined, so
+the record sets only document fields, types and shapes.
 """
 
 from __future__ import annotations
@@ -96,15 +96,15 @@ _CONTEXT: Node = {
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What only the publisher knows; Croissant demands all of it."""
+    """Fields that Croissant demands and only the publisher knows."""
 
-    url: str = ""  # where the dataset lies
+    url: str = ""  # address of the dataset
     creators: tuple[str, ...] = ()
     published: str = ""  # a date, 2025-06-30
 
 
 def missing_fields(document: Node) -> list[str]:
-    """Return, in words, what Croissant demands and nobody has said."""
+    """Return descriptions of demanded fields that ``document`` lacks."""
     demanded = {
         "license": "a licence, which the manifest does not state",
         "url": "the address (--url)",
@@ -150,19 +150,19 @@ def _check_date(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _FileLocation:
-    """Where the files of the dataset lie: below an address, or in an archive."""
+    """The location of the dataset's files: below an address, or in an archive."""
 
     prefix: str
     archive: tuple[Node, ...] = ()
 
     @property
     def container(self) -> Node:
-        """What every file says of the archive that it is in."""
+        """The fields with which every file refers to its archive."""
         return {"containedIn": {"@id": self.archive[0]["@id"]}} if self.archive else {}
 
 
 def _locate_files(address: str, url: str) -> _FileLocation:
-    """Return the place that ``url`` says, else one beside the description."""
+    """Return the location that ``url`` names, else one beside the description."""
     plain = split_pin(address)[0].rstrip("/")
     base = url.rstrip("/") or (plain if is_remote(plain) else PurePosixPath(plain).name)
     if not plain.endswith(".zip"):
@@ -200,7 +200,7 @@ def _description(manifest: DatasetManifest, publication: Publication) -> Node:
 
 
 def _licence(name: str) -> str:
-    """Return the address of a licence that goes by its SPDX name, or what is written."""
+    """Return the address of a licence with an SPDX name, else the text itself."""
     known = name and "/" not in name and " " not in name
     return f"https://spdx.org/licenses/{name}.html" if known else name
 
@@ -237,7 +237,7 @@ def _urn(digest: str) -> str:
 
 
 def _files(manifest: DatasetManifest, where: _FileLocation, text: bytes) -> Iterable[Node]:
-    """Yield the manifest with its sha256, and one set of files for each group of arrays."""
+    """Yield the manifest with its sha256, and a file set for each group of arrays."""
     yield {
         "@type": "cr:FileObject",
         "@id": MANIFEST,
@@ -272,7 +272,7 @@ def _files(manifest: DatasetManifest, where: _FileLocation, text: bytes) -> Iter
 
 
 def _chunk_sizes(manifest: DatasetManifest) -> dict[str, list[int]]:
-    """Return the sizes of the chunk files of every group."""
+    """Return group -> sizes of its chunk files."""
     sizes: dict[str, list[int]] = {}
     for file in manifest.files:
         if not file.path.endswith(ZARR_JSON):
@@ -281,7 +281,7 @@ def _chunk_sizes(manifest: DatasetManifest) -> dict[str, list[int]]:
 
 
 def record_sets(manifest: DatasetManifest) -> list[Node]:
-    """Return what the dataset holds: splits and agents as records, arrays as fields."""
+    """Return the record sets: splits and agents as records, arrays as fields."""
     return [_split_records(manifest), _agent_records(manifest), *_array_records(manifest)]
 
 
@@ -297,7 +297,7 @@ def _array_records(manifest: DatasetManifest) -> Iterable[Node]:
 
 
 def _field(name: str, spec: ArraySpec, manifest: DatasetManifest) -> Node:
-    """Describe one array: the first axis is the record, the others are the field's shape."""
+    """Return the description of one array; its first axis is the record."""
     axes = "".join(f", {axis} = {n}" for axis, n in zip(spec.axes[1:], spec.shape[1:], strict=True))
     group, _, short = name.partition("/")
     mask = manifest.masks.get(short) if group == "masks" else None
@@ -351,7 +351,7 @@ def _agent_records(manifest: DatasetManifest) -> Node:
 
 
 def _inline_record_set(name: str, text: str, types: dict[str, str], rows: Sequence[Node]) -> Node:
-    """Return a record set whose records are in the description itself."""
+    """Return a record set that contains its records."""
     fields = [
         {"@type": "cr:Field", "@id": f"{name}/{key}", "name": f"{name}/{key}", "dataType": kind}
         for key, kind in types.items()
@@ -371,7 +371,7 @@ def _record_set(name: str, text: str, fields: Sequence[Node]) -> Node:
 
 
 def array_meaning(name: str) -> str:
-    """Return what array ``name`` holds."""
+    """Return a description of what array ``name`` holds."""
     if name.startswith("masks/"):
         return "student mask: true where the student sees the feature"
     if name.startswith("steps/embedding_"):

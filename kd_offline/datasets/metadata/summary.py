@@ -1,4 +1,4 @@
-"""``inspect``: what a dataset holds, for programs and for people."""
+"""``inspect``: summaries of a dataset, as a document and as text."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from kd_offline.schemas.dataset import (
 
 
 def inspect(path: str | Path) -> InspectReport:
-    """Return the machine-readable summary of the dataset at ``path``; raises as opening does."""
+    """Return the summary of the dataset at ``path``; raises as opening it does."""
     return summarise(ExpertBuffer.open(path))
 
 
 def summarise(buffer: ExpertBuffer) -> InspectReport:
-    """Return the machine-readable summary of an open dataset."""
+    """Return the summary of an open dataset."""
     manifest, returns = buffer.manifest, buffer.manifest.statistics.returns
     return InspectReport(
         id=manifest.id,
@@ -47,19 +47,19 @@ def summarise(buffer: ExpertBuffer) -> InspectReport:
 
 
 def size_bytes(buffer: ExpertBuffer) -> int:
-    """Return the stored size of a dataset, its manifest included."""
+    """Return the stored bytes of a dataset, with its manifest."""
     return buffer.manifest.size_bytes + (buffer.files.size(MANIFEST) or 0)
 
 
 def render(buffer: ExpertBuffer) -> list[str]:
-    """Return a page of text about an open dataset, as lines."""
+    """Return a summary of an open dataset as lines of text."""
     manifest = buffer.manifest
     parts = [_heading(buffer), _experts(manifest), _recording(manifest), _statistics(buffer)]
     return [line for part in parts for line in (*part, "")] + _arrays(manifest)
 
 
 def stored_bytes_by_array(manifest: DatasetManifest) -> dict[str, int]:
-    """Return the size of the files of each array."""
+    """Return array -> bytes of its files."""
     sizes = dict.fromkeys(manifest.arrays, 0)
     for file in manifest.files:
         name = "/".join(file.path.split("/")[:2])
@@ -69,7 +69,7 @@ def stored_bytes_by_array(manifest: DatasetManifest) -> dict[str, int]:
 
 
 def format_bytes(size: int) -> str:
-    """Return a number of bytes as people read it."""
+    """Return a number of bytes as text with a unit, such as ``1.5 MB``."""
     for least, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size >= least:
             return f"{size / least:,.1f} {unit}"

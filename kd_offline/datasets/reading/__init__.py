@@ -1,1 +1,1 @@
-"""Reading a dataset: open cheaply, read only what is asked for, check every byte."""
+"""Reading a dataset: opening is cheap, only requested chunks are read, every byte is checked."""

@@ -1,4 +1,4 @@
-"""One stored array: from a range of rows to checked files and back to values."""
+"""One stored array: reads ranges of rows from chunk files, and checks them before decoding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kd_offline.types import Array, IntArray
 
 @dataclass(frozen=True, slots=True)
 class StoredArray:
-    """Reads an array chunk by chunk; no byte is decoded whose size and sha256 are not as listed."""
+    """Reads one array chunk by chunk; decodes only files whose size and sha256 are as listed."""
 
     name: str
     spec: ArraySpec
@@ -45,7 +45,7 @@ class StoredArray:
         return math.prod(self.spec.shape[1:]) * chunks.little_endian(self.spec.dtype).itemsize
 
     def chunk_path(self, index: int) -> str:
-        """Return the file of a chunk."""
+        """Return the path of the file of a chunk."""
         return layout.chunk_path(self.name, index, len(self.spec.shape))
 
     def chunk(self, index: int) -> Array:
@@ -77,7 +77,7 @@ class StoredArray:
         return out
 
     def gather(self, rows: IntArray) -> Array:
-        """Return the given rows [n] in their order, decoding every needed chunk once."""
+        """Return the given rows [n] in their order; every needed chunk is decoded once."""
         out = self._allocate(len(rows))
         owner = rows // self.chunk_rows
 
@@ -89,7 +89,7 @@ class StoredArray:
         return out
 
     def decode(self, index: int, out: Array) -> None:
-        """Decode a chunk into ``out`` [chunk_rows, ...], the padding of the last one included.
+        """Decode a chunk into ``out`` [chunk_rows, ...], with the padding of the last chunk.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class StoredArray:
             raise self.damage_error(index, f"{self.chunk_path(index)} {problem}")
 
     def checked_chunk_bytes(self, index: int) -> bytes:
-        """Return the bytes of a chunk's file that would decode to the bytes of its shape.
+        """Return the checked bytes of a chunk's file, which state the decoded size of its shape.
 
         Raises
         ------
@@ -140,14 +140,14 @@ class StoredArray:
         return data
 
     def damage_error(self, index: int, what: str) -> CorruptDatasetError:
-        """Return the error that names the array and the rows of chunk ``index``."""
+        """Return an error that names the array and the rows of chunk ``index``."""
         return CorruptDatasetError(
             f"{self.name} {self.row_range_text(index)} of the dataset at {self.folder.address!r} "
             f"cannot be trusted: {what}; run verify and get a fresh copy"
         )
 
     def row_range_text(self, index: int) -> str:
-        """Return the rows of a chunk in words."""
+        """Return the rows of a chunk as text, such as ``rows 0 to 8191``."""
         first = index * self.chunk_rows
         return f"rows {first} to {min(first + self.chunk_rows, self.rows) - 1}"
 
@@ -155,7 +155,7 @@ class StoredArray:
 def open_arrays(
     folder: Files, arrays: Mapping[str, ArraySpec], files: Mapping[str, FileRecord]
 ) -> dict[str, StoredArray]:
-    """Return the arrays of a manifest, after checking all Zarr metadata files.
+    """Return the arrays of a manifest by full name, after checking all Zarr metadata files.
 
     Raises
     ------
@@ -193,7 +193,7 @@ def _check_grids(folder: Files, stored: Mapping[str, StoredArray]) -> None:
 def _check_sizes(
     folder: Files, stored: Mapping[str, StoredArray], files: Mapping[str, FileRecord]
 ) -> None:
-    """Bound the work before it begins: as many chunks as files, and ranges that fit into memory."""
+    """Check, before any work, that chunks are as many as files and ranges fit into memory."""
     record = Counter(path.partition("/c/")[0] for path in files if "/c/" in path)
     ranges: Counter[str] = Counter()
     for name, array in stored.items():

@@ -1,4 +1,4 @@
-"""Which part of a dataset students are judged by: never one that they were trained on."""
+"""The held-out episodes that students are judged by, checked to contain no training episode."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from kd_offline.errors import DatasetError, UsageError
 from kd_offline.types import IntArray
 
 HELD_OUT = "heldout"
-"""The part that students are judged by where no other is named."""
+"""Default part that students are judged by."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Episodes of a dataset that no student was trained on."""
+    """A part of a dataset without training episodes."""
 
     part: str
     episodes: IntArray  # [E], at least one, ascending
 
 
 def held_out(buffer: ExpertBuffer, part: str | None = None) -> HeldOut | None:
-    """Return the episodes to judge students by, or None where the dataset holds out none.
+    """Return the episodes to judge students by, or None if the dataset holds out none.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The expert buffer as its users see it: open cheaply, read only what is asked for."""
+"""The expert buffer, opened for reading: arrays, episodes, splits and masks."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     import xarray
     import zarr
 
-# Where many files are read at once; each array is divided among threads as well.
+# Arrays that are read at once, where files are read in parallel; each uses threads as well.
 _ARRAYS_AT_ONCE = 4
 
 
 class ExpertBuffer:
     """A finished dataset, opened for reading.
 
-    Arrays go by their full names (``steps/obs``, ``final/value``, ``episodes/seed``). Every byte
-    is checked before it is decoded: damage raises :class:`CorruptDatasetError`, it never becomes
-    a value. ``final/value`` estimates what follows a time limit only where the expert's
+    Arrays have full names (``steps/obs``, ``final/value``, ``episodes/seed``). Every byte is
+    checked before it is decoded, so damage raises :class:`CorruptDatasetError` and never becomes a
+    value. ``final/value`` estimates what follows a time limit only where the expert's
     ``bootstraps_truncation`` is true; see
     :func:`~kd_offline.datasets.format.manifest.final_value_warning`.
     """
@@ -50,9 +50,8 @@ class ExpertBuffer:
     def open(cls, path: str | Path, manifest: DatasetManifest | None = None) -> ExpertBuffer:
         """Open the dataset at ``path``; reads the manifest and the metadata, no data.
 
-        ``manifest`` is one of it that was read and judged before, such as by its signature. It is
-        used as it is and none is read: whatever is there now, nothing but the files that it lists
-        can be read through it.
+        ``manifest`` is the dataset's, if it was read and checked before, for example with its
+        signature. Then none is read again, and only files that it lists can be read.
 
         Raises
         ------
@@ -88,12 +87,12 @@ class ExpertBuffer:
 
     @property
     def where(self) -> str:
-        """Address of the dataset, as it was opened."""
+        """Address of the dataset, as it was given."""
         return self.files.address
 
     @property
     def path(self) -> Path:
-        """The address as a path, for what lies on this machine."""
+        """The address as a path, for a dataset on this machine."""
         return Path(split_pin(self.where)[0])
 
     @property
@@ -117,7 +116,7 @@ class ExpertBuffer:
         return tuple(n.removeprefix("masks/") for n in self._arrays if n.startswith("masks/"))
 
     def has(self, name: str) -> bool:
-        """Tell whether there is an array of this full name."""
+        """Tell whether the dataset has an array of this full name."""
         return name in self._arrays
 
     def array(self, name: str) -> StoredArray:
@@ -139,7 +138,7 @@ class ExpertBuffer:
         return self._arrays[name]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
-        """Return rows ``start`` to ``stop`` of an array, decoding only the chunks they touch.
+        """Return rows ``start`` to ``stop`` of an array; decodes only the chunks that hold them.
 
         Raises
         ------
@@ -158,10 +157,10 @@ class ExpertBuffer:
         return stored.read(start, last)
 
     def load(self, names: Iterable[str], episodes: IntArray | None = None) -> dict[str, Array]:
-        """Return arrays decoded, for all episodes or for the given ones in their order.
+        """Return arrays by full name, for all episodes or for the given ones in their order.
 
-        ``steps/*`` arrays come concatenated over the chosen episodes; the others have one row an
-        episode (a mask that is the same for all comes as it is, [N, O]).
+        ``steps/*`` arrays are [R, ...], the chosen episodes one after the other. All others
+        have one row an episode, except a mask that is the same for all, which is [N, O].
         """
         wanted, threads = list(names), min(_ARRAYS_AT_ONCE, self.files.readers)
         if episodes is None:
@@ -175,9 +174,9 @@ class ExpertBuffer:
     def padded(
         self, names: Iterable[str], episodes: IntArray | None = None
     ) -> tuple[dict[str, Array], BoolArray]:
-        """Return ``steps/*`` arrays as [E, T, ...], zero after the end, and ``valid`` [E, T].
+        """Return ``steps/*`` arrays as [E, T, ...], zero after the end, and ``valid`` bool [E, T].
 
-        ``T`` is the longest of the chosen episodes. Episodes of one length cost no copy.
+        ``T`` is the length of the longest chosen episode. Nothing is copied if all have one length.
         """
         chosen = np.arange(self.n_episodes) if episodes is None else self._chosen(episodes)
         lengths = self.episodes("length")[chosen].astype(np.int64)
@@ -191,9 +190,9 @@ class ExpertBuffer:
         return {name: _pad(values, valid) for name, values in flat.items()}, valid
 
     def episodes(self, name: str) -> Array:
-        """Return one column of the episode table, [E] or [E, N]; ``name`` without its prefix.
+        """Return a column of the episode table, [E] or [E, N]; ``name`` without ``episodes/``.
 
-        The array is read-only, and kept: asking again costs nothing.
+        The array is read-only. It is read once and kept.
         """
         if name not in self._episodes:
             values = self.read(f"episodes/{name}")
@@ -210,27 +209,27 @@ class ExpertBuffer:
         return self.read(f"masks/{name}")
 
     def split(self, name: str) -> IntArray:
-        """Return the indices of the episodes in ``train`` or ``heldout``, ascending, int64."""
+        """Return the indices of the episodes in a part such as ``train``, int64, ascending."""
         splits = self.manifest.splits
         if name not in splits:
             raise UnknownNameError(what="split", got=name, allowed=splits)
         return np.flatnonzero(self.episodes("split") == splits[name].code)
 
     def to_zarr(self) -> zarr.Group:
-        """Return the arrays as a read-only ``zarr.Group``, whose every byte is checked when read.
+        """Return the arrays as a read-only ``zarr.Group``; every byte is checked when it is read.
 
-        ``group["steps/obs"][:10]`` reads what ``read("steps/obs", 0, 10)`` does. What differs from
-        the manifest raises :class:`CorruptDatasetError` there too.
+        ``group["steps/obs"][:10]`` returns the values of ``read("steps/obs", 0, 10)``. What differs
+        from the manifest raises :class:`CorruptDatasetError`.
         """
         from kd_offline.datasets.reading.zarr_view import open_group
 
         return open_group(self.where, self._arrays)
 
     def to_xarray(self) -> xarray.DataTree:
-        """Return the arrays as an ``xarray.DataTree``, read and checked when values are used.
+        """Return the arrays as an ``xarray.DataTree``; values are read and checked when used.
 
-        Below it are ``steps``, ``final``, ``episodes`` and ``masks``, with the axes of the format
-        as dimensions.
+        Its nodes are ``steps``, ``final``, ``episodes`` and ``masks``. Dimensions are the axes
+        of the format.
 
         Raises
         ------
@@ -250,7 +249,7 @@ class ExpertBuffer:
         return chosen
 
     def _rows(self, chosen: IntArray) -> IntArray:
-        """Return the row of every step of the chosen episodes, in order."""
+        """Return the rows of all steps of the chosen episodes, in order, int64."""
         lengths = self.episodes("length")[chosen].astype(np.int64)
         ends = np.cumsum(lengths)
         shift = self.episodes("offset")[chosen] - (ends - lengths)
@@ -263,7 +262,7 @@ class ExpertBuffer:
         return self.array(name).gather(rows if name.startswith("steps/") else chosen)
 
     def _check_lengths(self, name: str, values: Array) -> None:
-        """Rows are looked up by these two, so they must be right before anything is gathered."""
+        """Check offsets and lengths, by which rows are looked up, before any row is read."""
         lengths = values if name == "length" else self.episodes("length")
         consistent = lengths.min() >= 1 and int(lengths.sum(dtype=np.int64)) == self.n_steps
         if name == "offset":

@@ -1,4 +1,4 @@
-"""A dataset through the Zarr library: a read-only store whose every byte was checked.
+"""A read-only view of a dataset for the Zarr library; every byte is checked.
 
 :class:`~kd_offline.datasets.reading.reader.ExpertBuffer` reads faster and knows episodes. This view
 is for libraries that take a ``zarr.Group``, such as xarray and dask.
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class CheckedStore(Store):
-    """The Zarr files of a dataset, read-only; what differs from the manifest raises an error.
+    """The Zarr files of a dataset, read-only; a file that differs from the manifest is an error.
 
-    Metadata are those that the array table demands. A chunk is handed out only if size and sha256
-    are as listed and it states the decoded bytes of its shape, so Zarr allocates no more than that.
+    Metadata are made from the manifest's array table. A chunk is returned only if its size and
+    sha256 are as listed and it states the decoded size of its shape, so Zarr allocates no more.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class CheckedStore(Store):
         self._chunks: dict[str, tuple[StoredArray, int]] = {}
         for name, array in arrays.items():
             spec, rows = array.spec, array.chunk_rows
-            # The level of the codec means nothing to a reader.
+            # Readers ignore the level of the codec.
             text = layout.array_metadata(spec.dtype, spec.shape, rows, spec.axes, level=0)
             self._metadata[f"{name}/{layout.ZARR_JSON}"] = text
             self._chunks |= {array.chunk_path(k): (array, k) for k in range(array.chunk_count)}
@@ -135,17 +135,17 @@ class CheckedStore(Store):
 
     @property
     def supports_writes(self) -> bool:
-        """No: a dataset is finished."""
+        """False: a finished dataset does not change."""
         return False
 
     @property
     def supports_deletes(self) -> bool:
-        """No."""
+        """False: a finished dataset does not change."""
         return False
 
     @property
     def supports_listing(self) -> bool:
-        """Yes: the manifest lists every file."""
+        """True: the manifest lists every file."""
         return True
 
     async def set(self, key: str, value: Buffer) -> None:
@@ -158,7 +158,7 @@ class CheckedStore(Store):
 
 
 def open_group(address: str, arrays: Mapping[str, StoredArray]) -> zarr.Group:
-    """Return the arrays of a dataset as a read-only group, one below it for each kind of array."""
+    """Return the arrays as a read-only Zarr group, with one group below it for each kind."""
     store = CheckedStore(address, arrays)
     return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
 

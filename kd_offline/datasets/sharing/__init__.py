@@ -1,1 +1,1 @@
-"""Copies of datasets from place to place, and who vouches for them."""
+"""Copy datasets between places, and sign them."""

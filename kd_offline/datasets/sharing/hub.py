@@ -1,4 +1,4 @@
-"""Publishing on the Hugging Face Hub: one commit, so a dataset is there whole or not at all."""
+"""Publish on the Hugging Face Hub in one commit, so that a dataset is whole or not there."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ try:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
 
-    # What its HTTP library raises, whichever that is: a connection that fails is no OSError.
+    # Base class of its HTTP library's errors; failed connections are no OSError.
     HTTPError: type[Exception] = HfHubHTTPError.__mro__[1]
 except ImportError as error:
     library = "huggingface_hub"
     raise MissingExtraError(library, "share", "publishing on the Hub") from error
 
-# Errors of its HTTP library that no second try mends.
+# Errors of its HTTP library that a repetition does not solve.
 _ADDRESS_ERRORS = {"TooManyRedirects", "UnsupportedProtocol", "LocalProtocolError", "InvalidURL"}
 _MESSAGE = "Dataset pushed with kd-offline"
 
@@ -41,9 +41,9 @@ def commit_dataset(
     *,
     overwrite: bool,
 ) -> tuple[int, int]:
-    """Commit a dataset and return the bytes sent and those that the Hub had already.
+    """Commit a dataset; return the bytes sent, and those that the Hub already had.
 
-    ``content`` gives the bytes of a file, or its path, so that they need not be held.
+    ``content`` returns the bytes of a file, or its path, so that they need not be in memory.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def commit_dataset(
 
 
 def _files_on_hub(api: HfApi, repo: str, revision: str, folder: str) -> dict[str, str]:
-    """Return path and sha256 (empty where the Hub tells none) of what is there."""
+    """Return path -> sha256 of the existing files, ``""`` if the Hub has none."""
     sha256_by_path = {}
     try:
         for item in api.list_repo_tree(
@@ -100,7 +100,7 @@ def _files_on_hub(api: HfApi, repo: str, revision: str, folder: str) -> dict[str
 
 
 def _hub_error(url: str, error: Exception) -> StorageError:
-    """Return the error of ours, in one sentence, for one of the Hub's library."""
+    """Return our error, one sentence, for an error of the Hub's library."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     misled = type(error).__name__ in _ADDRESS_ERRORS

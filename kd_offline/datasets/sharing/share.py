@@ -1,7 +1,7 @@
-"""``push``, ``pull`` and ``pack``: copies that are whole or not there.
+"""``push``, ``pull`` and ``pack``: copy datasets so that a copy is whole or not there.
 
-A copy is made file by file, each checked against the manifest on its way, and the manifest is
-written last: what was interrupted is no dataset, and the same command continues it.
+Files are copied one by one and checked against the manifest. The manifest is written last, so an
+interrupted copy is no dataset, and the same command continues it.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ _SCRATCH = {layout.SCRATCH, layout.LOCK}
 
 @dataclass(frozen=True, slots=True)
 class CopyJob:
-    """What is to be copied."""
+    """The source, the manifest and the options of one copy."""
 
     source: Files
-    text: bytes  # of the copy's manifest
+    text: bytes  # manifest of the copy
     fetched: int  # bytes of the source's manifest
     manifest: DatasetManifest
     cache: Cache | None
     observer: Observer
 
 
-# The earliest time that a ZIP file can state: when it was packed does not matter.
+# The earliest time that a ZIP file can state, so that equal datasets give equal bytes.
 _EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)
 
 _UNIX = 3
@@ -104,7 +104,7 @@ def pull(
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
 ) -> TransferOutput:
-    """Fetch a dataset, or some of its arrays, to this machine.
+    """Copy a dataset, or some of its arrays, to this machine.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def pull(
 def pack(
     dataset: str | Path, output: str | Path | None = None, *, overwrite: bool = False
 ) -> TransferOutput:
-    """Put a dataset into one file, by default of its own name and ``.zip``; raises as push."""
+    """Write a dataset to one file, by default its name with ``.zip``; raises as :func:`push`."""
     plain = split_pin(str(dataset))[0].rstrip("/")
     target = f"{default_output(plain) if is_remote(plain) else plain}.zip"
     path = str(target if output is None else output)
@@ -153,7 +153,7 @@ def pack(
 
 
 def default_output(address: str) -> Path:
-    """Return where :func:`pull` puts a dataset: the last part of its address, here."""
+    """Return the default output of :func:`pull`: the last part of the address."""
     plain = split_pin(address)[0].rstrip("/")
     name = plain.rpartition("/")[2]
     if require_known_scheme(plain) == "hf":
@@ -163,7 +163,7 @@ def default_output(address: str) -> Path:
 
 
 def _open_job(address: str | Path, arrays: Iterable[str] | None, observer: Observer) -> CopyJob:
-    files = open_files(address, cached=False)  # what is copied is not kept a second time
+    files = open_files(address, cached=False)  # copies are not cached as well
     cache = default_cache() if is_remote(str(address)) else None
     manifest, source_text = read_manifest_and_text(files)
     text = source_text
@@ -177,7 +177,7 @@ def _open_job(address: str | Path, arrays: Iterable[str] | None, observer: Obser
 
 
 def _check_archive(destination: str | Path, overwrite: bool) -> None:
-    """Refuse a file that is there before anything is read; a folder may be filled up."""
+    """Refuse an existing archive before anything is read; folders may be completed."""
     if not is_remote(str(destination)) and str(destination).endswith(".zip"):
         check_output(Path(destination).expanduser(), overwrite=overwrite)
 
@@ -208,7 +208,7 @@ def _output(
 
 
 def copy_dataset(job: CopyJob, destination: str | Path, overwrite: bool) -> tuple[int, int]:
-    """Copy to a destination of any kind and return the bytes moved and skipped."""
+    """Copy to any kind of destination; return the bytes moved and skipped."""
     plain = str(destination)
     _refuse_copy_into_itself(job.source.address, plain)
     if require_known_scheme(plain) == "hf":
@@ -229,7 +229,7 @@ def copy_dataset(job: CopyJob, destination: str | Path, overwrite: bool) -> tupl
 
 
 def _refuse_copy_into_itself(source: str, destination: str) -> None:
-    """Refuse to replace a dataset by a part of itself, or to put a copy into it."""
+    """Raise if the destination is the source, or lies in it."""
     source_path = split_pin(source)[0]
     if is_remote(source_path) or is_remote(destination):
         inside = source_path.rstrip("/") == destination.rstrip("/")
@@ -255,7 +255,7 @@ def _copy_files(job: CopyJob, target: Target, overwrite: bool) -> tuple[int, int
         )
         if not already_there:
             target.write(file.path, load()[0])
-        with turn:  # observers are told by one thread at a time
+        with turn:  # observers are called by one thread at a time
             done[0] += file.size
             job.observer.progress(min(done[0], total), total, "B")
         return 0 if already_there or not load()[1] else file.size
@@ -272,7 +272,7 @@ def _copy_files(job: CopyJob, target: Target, overwrite: bool) -> tuple[int, int
 def _clear_destination(
     job: CopyJob, target: Target, existing: dict[str, int], overwrite: bool
 ) -> bool:
-    """Remove what is in the way; return whether the same manifest is there already."""
+    """Remove files of another dataset; return whether the same manifest is already there."""
     existing_manifest = target.read(layout.MANIFEST) if layout.MANIFEST in existing else None
     if existing_manifest == job.text:
         return True
@@ -290,7 +290,7 @@ def _clear_destination(
         msg = f"there is {what} at {target.address!r}: choose another place or give --overwrite"
         raise StorageError(msg)
     if existing_manifest is not None:
-        target.remove(layout.MANIFEST)  # first: what is half replaced is not a dataset
+        target.remove(layout.MANIFEST)  # first, so that a half replaced dataset is none
     for path in existing:
         if path != layout.MANIFEST and path not in listed:
             target.remove(path)
@@ -315,7 +315,7 @@ def _check_disk_space(job: CopyJob, target: Target, existing: Collection[str]) -
 
 
 def _check_destination(job: CopyJob, target: Target) -> None:
-    """Look again at what is there, before the manifest says that all of it is."""
+    """Check that all files have arrived, before the manifest is written."""
     existing = target.listing()
     incomplete = [file.path for file in job.manifest.files if existing.get(file.path) != file.size]
     if incomplete:
@@ -327,7 +327,7 @@ def _check_destination(job: CopyJob, target: Target) -> None:
 
 
 def _checked_bytes(job: CopyJob, file: FileRecord) -> tuple[bytes, bool]:
-    """Return the right bytes of a file, and whether they had to be moved."""
+    """Return the checked bytes of a file, and whether they were read from the source."""
     cached = job.cache.get(file) if job.cache is not None else None
     if cached is not None:
         return cached, False
@@ -347,7 +347,7 @@ def _checked_bytes(job: CopyJob, file: FileRecord) -> tuple[bytes, bool]:
 
 
 def _content_or_path(job: CopyJob, file: FileRecord) -> str | bytes:
-    """Return the place of a file that was checked on this machine, or its checked bytes."""
+    """Return the path of a file on this machine, which was checked, or its checked bytes."""
     if isinstance(job.source, Folder):
         return str(job.source.root / file.path)
     return _checked_bytes(job, file)[0]
@@ -366,7 +366,7 @@ def write_archive(
 ) -> None:
     """Write the files of a dataset in the given order, the manifest last.
 
-    The archive is written aside and renamed, so that it is there whole or not at all.
+    The archive is written under another name and renamed, so it is there whole or not at all.
 
     Raises
     ------
@@ -385,6 +385,6 @@ def write_archive(
 
 def _archive_entry(name: str) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name, _EARLIEST_TIME)
-    entry.create_system = _UNIX  # also on Windows, for the sake of equal bytes
+    entry.create_system = _UNIX  # also on Windows, for equal bytes
     entry.external_attr = (stat.S_IFREG | 0o644) << 16
     return entry

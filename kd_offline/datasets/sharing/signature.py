@@ -1,8 +1,8 @@
-"""``sign`` and ``verify --signature``: who vouches for a dataset.
+"""``sign`` and ``verify --signature``: sign datasets with SSH keys, and check who signed them.
 
-What is signed is a text of three lines that names the content id and the digest of the manifest.
-The id is what is cited; the manifest also carries names, licence, lineage and the sha256 of every
-file. Both must be those of the dataset, so a corrected manifest is signed again.
+The signed text has three lines, with the content id and the digest of the manifest. The id is what
+is cited. The manifest also has names, licence, lineage and the sha256 of every file. Both must be
+those of the dataset, so a corrected manifest has to be signed again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TIME = re.compile(r"\d{8}(\d{4}(\d{2})?)?Z?")
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """One key that may sign, with the name that its owner goes by."""
+    """One key that may sign, with its owner's name."""
 
     name: str
     key: bytes  # wire format
@@ -44,7 +44,7 @@ class Signer:
     before: datetime | None = None
 
     def may_sign(self, namespace: str, now: datetime) -> bool:
-        """Tell whether the key counts in ``namespace`` at the time ``now``."""
+        """Tell whether the key is valid in ``namespace`` at the time ``now``."""
         early = self.after is not None and now < self.after
         late = self.before is not None and now > self.before
         return not early and not late and _matches_patterns(namespace, self.namespaces)
@@ -53,11 +53,11 @@ class Signer:
 NAMESPACE = "kd-offline-dataset"
 SUFFIX = ".sig"
 DEFAULT_KEY = "~/.ssh/id_ed25519"
-_MAX_SIGNATURE_BYTES = 1 << 16  # bytes of a signature file; an RSA key of 16384 bits needs 6 kB
+_MAX_SIGNATURE_BYTES = 1 << 16  # an RSA key of 16384 bits needs 6 kB
 
 
 def signed_text(manifest: DatasetManifest) -> bytes:
-    """Return the text that a signature of the dataset signs."""
+    """Return the text that is signed for a dataset."""
     lines = ("kd-offline dataset", f"id {manifest.id}", f"manifest {manifest.manifest_digest}")
     return "".join(f"{line}\n" for line in lines).encode("ascii")
 
@@ -74,9 +74,9 @@ def sign(
     *,
     overwrite: bool = False,
 ) -> SignatureRecord:
-    """Sign a dataset with an SSH key: an Ed25519, ECDSA or RSA one without a passphrase.
+    """Sign a dataset with an SSH key: Ed25519, ECDSA or RSA, without a passphrase.
 
-    Only the manifest is read: whether the files are those that it lists is for ``verify``.
+    Only the manifest is read; ``verify`` checks the files that it lists.
 
     Parameters
     ----------
@@ -117,10 +117,10 @@ def verify_signature(
     public_key: str | Path | None = None,
     manifest: DatasetManifest | None = None,
 ) -> SignatureRecord:
-    """Check that a trusted key signed the dataset's id and manifest, and say whose it is.
+    """Check that a trusted key signed the dataset's id and manifest; return whose key it is.
 
-    Whether the files are those that the manifest lists is for ``verify``, which is given the same
-    ``manifest``: a server may show another one when it is asked again.
+    ``verify`` checks the files that the manifest lists. Give it the same ``manifest``, because a
+    server may return another one when it is asked again.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ def _read_key(path: Path) -> bytes:
 
 
 def _read_signature(dataset: str | Path, signature: str | Path | None) -> bytes:
-    """Return the content of the file given, or of the one beside the dataset."""
+    """Return the content of the given file, or of the one beside the dataset."""
     try:
         if signature is None and is_remote(str(dataset)):
             folder, _, name = _address_without_pin(dataset).rpartition("/")
@@ -257,7 +257,7 @@ def _read_signature(dataset: str | Path, signature: str | Path | None) -> bytes:
 
 
 def read_public_key(key: str | Path) -> Signer:
-    """Return the signer of a public key: a ``.pub`` file or its one line of text.
+    """Return the signer of a public key, given as a ``.pub`` file or its line of text.
 
     Raises
     ------
@@ -279,7 +279,7 @@ def read_public_key(key: str | Path) -> Signer:
 
 
 def read_allowed_signers(path: str | Path) -> list[Signer]:
-    """Return the signers of an ``allowed_signers`` file; lines of authorities are left out.
+    """Return the signers of an ``allowed_signers`` file, without certificate authorities.
 
     Raises
     ------
@@ -327,7 +327,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _options(text: str) -> dict[str, str]:
-    """Read ``namespaces=a,b,valid-after=20250101``: what has no name goes on with the last one."""
+    """Return the options of a text such as ``namespaces=a,b,valid-after=20250101``."""
     options: dict[str, str] = {}
     last = ""
     for part in text.split(","):
@@ -355,7 +355,7 @@ def _time(text: str | None) -> datetime | None:
 
 
 def _decode_public_key(fields: list[str]) -> bytes | None:
-    """Return the key of ``["ssh-ed25519", "AAAA..."]``, None if that is not one."""
+    """Return the key of ``["ssh-ed25519", "AAAA..."]``, or None if it is not one."""
     if len(fields) < 2 or not _KEY_TYPE.fullmatch(fields[0]):
         return None
     try:
@@ -365,7 +365,7 @@ def _decode_public_key(fields: list[str]) -> bytes | None:
 
 
 def _matches_patterns(namespace: str, patterns: str) -> bool:
-    """Apply a pattern list: one must match, and none that begins with ``!``."""
+    """Tell whether a pattern matches, and none of those that begin with ``!``."""
     listed = patterns.split(",")
     refused = (p[1:] for p in listed if p.startswith("!"))
     return not any(fnmatchcase(namespace, p) for p in refused) and any(

@@ -1,4 +1,4 @@
-"""Detached signatures as ``ssh-keygen -Y sign`` writes them: framing here, mathematics elsewhere.
+"""Detached signatures in the format of ``ssh-keygen -Y sign``; cryptography does the mathematics.
 
 The layout is that of OpenSSH's ``PROTOCOL.sshsig``, version 1.
 """
@@ -49,7 +49,7 @@ ALLOWED = "allowed are ed25519, ecdsa and rsa keys"
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A signature file, taken apart; nothing in it is proven before :meth:`check`."""
+    """The parts of a signature file, which is not verified before :meth:`check`."""
 
     key: bytes  # public key in SSH's wire format
     namespace: str
@@ -77,7 +77,7 @@ class Signature:
 
 
 def create_signature(key: PrivateKey, message: bytes, namespace: str) -> bytes:
-    """Return the signature of ``message``, in the armour of a text file."""
+    """Return the signature of ``message`` as an armoured text."""
     kind, blob = _sign(key, _signed_data(message, namespace, "sha512"))
     parts = (public_bytes(key.public_key()), namespace.encode(), b"", b"sha512")
     frame = _MAGIC + (1).to_bytes(4, "big") + _strings(*parts, _strings(kind.encode(), blob))
@@ -87,7 +87,7 @@ def create_signature(key: PrivateKey, message: bytes, namespace: str) -> bytes:
 
 
 def parse_signature(text: bytes) -> Signature:
-    """Take a signature file apart.
+    """Return the parts of a signature file.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def parse_signature(text: bytes) -> Signature:
         parsed = Signature(key, namespace.decode(), digest.decode(), kind.decode(), blob, rest)
         if bool(rest) != parsed.kind.startswith("sk-"):
             raise ValueError  # noqa: TRY301
-    except ValueError:  # wrong base64 and text that is not UTF-8 among them
+    except ValueError:  # also wrong base64, and text that is not UTF-8
         msg = "it is not an SSH signature: make it with kd-offline sign or ssh-keygen -Y sign"
         raise SignatureError(msg) from None
     if parsed.digest not in _DIGESTS:
@@ -114,7 +114,7 @@ def parse_signature(text: bytes) -> Signature:
 
 
 def load_private(data: bytes, name: str) -> PrivateKey:
-    """Return the private key in the content of a key file; ``name`` is for the sentence.
+    """Return the private key in the content of a key file; ``name`` is for messages.
 
     Raises
     ------
@@ -181,7 +181,7 @@ def _signed_data(message: bytes, namespace: str, digest: str) -> bytes:
 
 
 def _by_security_key(signature: Signature, data: bytes) -> bytes:
-    """Return what a security key signs for ``data``: its application, flags and counter as well."""
+    """Return the data that a security key signs: with its application, flags and counter."""
     application = _split(signature.key, 3)[2]
     if signature.kind != _SECURITY_KEY or len(signature.rest) != 5:
         raise InvalidSignature
@@ -200,7 +200,7 @@ def _sign(key: PrivateKey, data: bytes) -> tuple[str, bytes]:
 
 
 def _verify(key: PublicKey, kind: str, blob: bytes, data: bytes) -> None:
-    """Return if the signature is right; ``InvalidSignature`` or ``ValueError`` if it is not."""
+    """Raise ``InvalidSignature`` or ``ValueError`` unless the signature is right."""
     if isinstance(key, ed25519.Ed25519PublicKey) and kind in ("ssh-ed25519", _SECURITY_KEY):
         key.verify(blob, data)
     elif isinstance(key, rsa.RSAPublicKey) and kind in _RSA:
@@ -227,7 +227,7 @@ def _strings(*parts: bytes) -> bytes:
 
 
 def _split(data: bytes, count: int, *, exactly: bool = True) -> list[bytes]:
-    """Return the first ``count`` strings of ``data``; ``ValueError`` if they do not fit."""
+    """Return the first ``count`` strings of ``data``; raises ``ValueError`` if they do not fit."""
     parts, at = [], 0
     for _ in range(count):
         start = at + 4
@@ -241,5 +241,5 @@ def _split(data: bytes, count: int, *, exactly: bool = True) -> list[bytes]:
 
 
 def _mpint(value: int) -> bytes:
-    """Return a positive number as SSH's mpint: big-endian, with room for the sign bit."""
+    """Return a positive number as SSH's mpint: big-endian, with a zero sign bit."""
     return value.to_bytes(value.bit_length() // 8 + 1, "big")

@@ -1,4 +1,4 @@
-"""The manifest of a copy with fewer arrays: a smaller dataset, made without decoding anything."""
+"""The manifest of a copy with fewer arrays, made without decoding anything."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _ALWAYS_COPIED = ("episodes/", "masks/")
 
 
 def chosen_arrays(manifest: DatasetManifest, wanted: Iterable[str]) -> tuple[str, ...]:
-    """Return the full names of the arrays that a copy holds, in the order of the manifest.
+    """Return the full names of the arrays of a copy, in the manifest's order.
 
-    The arrays that the format requires, the episode table and the masks always come along.
+    Arrays that the format requires, the episode table and the masks are always copied.
 
     Raises
     ------
@@ -31,16 +31,16 @@ def chosen_arrays(manifest: DatasetManifest, wanted: Iterable[str]) -> tuple[str
 
 
 def added_arrays(manifest: DatasetManifest, wanted: Iterable[str]) -> tuple[str, ...]:
-    """Return which arrays come along although they were not asked for."""
+    """Return the arrays that are copied although they were not requested."""
     requested = {_full_name(manifest, name) for name in wanted}
     return tuple(name for name in chosen_arrays(manifest, requested) if name not in requested)
 
 
 def subset_manifest(text: bytes, manifest: DatasetManifest, arrays: Iterable[str]) -> bytes:
-    """Return the manifest of a copy that holds ``arrays`` (full names) alone.
+    """Return the manifest of a copy with these ``arrays`` (full names) only.
 
-    Files and content digests stay as they are; the id follows from the arrays that are left, and
-    the lineage names the whole dataset. The same choice always gives the same bytes.
+    Files and content digests stay. The id follows from the remaining arrays, and the lineage names
+    the whole dataset. The same choice always gives the same bytes.
     """
     kept_names = [name for name in manifest.arrays if name in set(arrays)]
     if kept_names == list(manifest.arrays):
@@ -63,7 +63,7 @@ def subset_manifest(text: bytes, manifest: DatasetManifest, arrays: Iterable[str
 
 
 def array_files(manifest: DatasetManifest, arrays: Iterable[str]) -> list[FileRecord]:
-    """Return the listed files of some arrays, and the metadata of the groups that they are in."""
+    """Return the listed files of some arrays, with the metadata of their groups."""
     names = set(arrays)
     nodes = {"", *names, *(name.split("/")[0] for name in names)}
     metadata = {f"{node}/{layout.ZARR_JSON}".lstrip("/") for node in nodes}

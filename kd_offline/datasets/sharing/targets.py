@@ -1,4 +1,4 @@
-"""Places that a dataset can be copied to, file by file and in any order."""
+"""Destinations of copies, to which files can be written in any order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCRATCH_PREFIX = ".part-"
 
 
 class Target(Protocol):
-    """A place to copy to. Every file is there whole or not at all."""
+    """A destination of a copy. Every file in it is whole or not there."""
 
     @property
     def address(self) -> str:
@@ -32,19 +32,19 @@ class Target(Protocol):
 
     @property
     def writers(self) -> int:
-        """How many files are best written at once."""
+        """Number of files to write in parallel."""
 
     def listing(self) -> dict[str, int]:
-        """Return path and size of everything that is there."""
+        """Return path -> size of every file."""
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a file; FileNotFoundError where there is none."""
 
     def holds(self, file: FileRecord, data: Callable[[], bytes]) -> bool:
-        """Tell whether a file of the right size has the right bytes; ``data`` gets those."""
+        """Tell whether a file of the right size has the right bytes, which ``data`` returns."""
 
     def write(self, path: str, data: bytes, *, last: bool = False) -> None:
-        """Write a file; the last one, the manifest, only when the others are safely there."""
+        """Write a file; ``last``: the manifest, after all others are safely stored."""
 
     def remove(self, path: str) -> None:
         """Delete a file if it is there."""
@@ -64,7 +64,7 @@ class LocalTarget:
         return str(self._folder.root)
 
     def listing(self) -> dict[str, int]:
-        """Return path and size of everything that is there."""
+        """Return path -> size of every file."""
         sizes = {}
         for path in self._folder.files():
             if path != LOCK:
@@ -76,11 +76,11 @@ class LocalTarget:
         return self._folder.read(path)
 
     def holds(self, file: FileRecord, data: Callable[[], bytes]) -> bool:
-        """Tell whether a file has the sha256 that it should have."""
+        """Tell whether a file has the right sha256."""
         return hashlib.sha256(self._folder.read(file.path, file)).hexdigest() == file.sha256
 
     def write(self, path: str, data: bytes, *, last: bool = False) -> None:
-        """Write a file aside and rename it."""
+        """Write a file under another name and rename it."""
         self._folder.put(path, data, durable=last, aside=f"{SCRATCH_PREFIX}{threading.get_ident()}")
 
     def remove(self, path: str) -> None:
@@ -103,7 +103,7 @@ class ObjectTarget:
         return self._remote.address
 
     def listing(self) -> dict[str, int]:
-        """Return path and size of everything that is there."""
+        """Return path -> size of every file."""
         objects: list[dict[str, Any]] = list(self._remote.listing())
         self._tags = {str(meta["path"]): str(meta["e_tag"]) for meta in objects}
         return {str(meta["path"]): int(meta["size"]) for meta in objects}
@@ -115,7 +115,7 @@ class ObjectTarget:
     def holds(self, file: FileRecord, data: Callable[[], bytes]) -> bool:
         """Tell whether an object has the entity tag of the right bytes.
 
-        A store whose tags are no digests never holds anything: the file is sent again.
+        If the store's tags are no digests, this is always false and the file is sent again.
         """
         from kd_offline.datasets.storage.remote import md5_tag
 
@@ -131,7 +131,7 @@ class ObjectTarget:
 
 
 def is_dataset_file(path: str) -> bool:
-    """Tell whether a file of this path may be a part of a dataset or an unfinished recording."""
+    """Tell whether a file of this path can belong to a dataset or an unfinished recording."""
     parts = path.split("/")
     if len(parts) == 1:
         return path in (MANIFEST, JOURNAL, ZARR_JSON)
@@ -140,7 +140,7 @@ def is_dataset_file(path: str) -> bool:
 
 @contextmanager
 def open_target(address: str | Path) -> Iterator[Target]:
-    """Give what writes to ``address``; one writer at a time where that can be told.
+    """Give the destination at ``address``; a folder is locked for one writer.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""Where the files of a dataset lie, and how they are read."""
+"""The files of a dataset: in a folder, an archive, an object store, on a web server or the Hub."""

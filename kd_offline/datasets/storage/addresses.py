@@ -1,4 +1,4 @@
-"""How the place of a dataset is written: a path or a URL, with a pin where it must be that one."""
+"""Addresses of datasets: a path or a URL, and optionally a pin, the id that it must have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHORTEST_PIN = 12
 
 
 def scheme_of(address: str) -> str:
-    """Return the lower-case scheme of a URL, ``""`` for a path."""
+    """Return the scheme of a URL in lower case, ``""`` for a path."""
     match = _SCHEME.match(address)
     return match["scheme"].lower() if match else ""
 
@@ -23,7 +23,7 @@ def is_remote(address: str) -> bool:
 
 
 def split_pin(address: str) -> tuple[str, str]:
-    """Return the address without its pin, and the pinned digits of the id (``""`` for none).
+    """Return the address without its pin, and the pinned digits of the id (``""`` if none).
 
     Raises
     ------
@@ -43,7 +43,7 @@ def split_pin(address: str) -> tuple[str, str]:
 
 
 def check_pin(address: str, dataset_id: str) -> None:
-    """Refuse a dataset that is not the one that ``address`` pins.
+    """Raise an error if the id is not the one that ``address`` pins.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""A dataset in one ZIP file, read in place: every member is stored as it is and is one read away.
+"""A dataset in one ZIP file, read in place: members are stored uncompressed, one read each.
 
-The standard library's :mod:`zipfile` parses the directory. It takes archives that other programs
-would read differently (other bytes before or behind it, a wrong number of members, members that
-overlap), so what it found is compared with the end record, and everything that leaves a choice of
-what a member is, is refused.
+The standard library's :mod:`zipfile` parses the directory. It also accepts archives that other
+programs read differently: bytes before or behind the archive, a wrong number of members, members
+that overlap or have one name. So its result is compared with the end record, and such archives
+are refused.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _SIZE_AND_NAME = struct.Struct("<LH")  # 24 bytes into an entry
 _MEMBER = struct.Struct("<4s5H3L2H")  # a member's own header: 4.3.7
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _UNIX = 3
-# Every file is listed in the manifest, in more bytes than the directory has for it.
+# The manifest lists every file, in more bytes than its entry in the directory has.
 _MAX_DIRECTORY_BYTES = 2 * MAX_MANIFEST_BYTES
 _LEAST_LISTED = len('{"path":"","sha256":"","size":0}') + 64
-# Additional fields of a member's own header; where they are longer, a second read is needed.
+# Bytes of additional fields in a member's own header that the first read allows for.
 _EXTRA = 64
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _UNREADABLE = (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError)
@@ -49,7 +49,7 @@ class RangeReader(Protocol):
 
     @property
     def readers(self) -> int:
-        """How many ranges are best read at once."""
+        """Number of ranges to read in parallel."""
 
     def size(self) -> int | None:
         """Return the size in bytes, None where there is no such file."""
@@ -81,10 +81,10 @@ class LocalRangeReader:
 
 
 class _RangeFile:
-    """The end and the directory of an archive as a seekable file, as :mod:`zipfile` reads them.
+    """A seekable file for :mod:`zipfile` over the end and the directory of an archive.
 
-    The last bytes are fetched once. A longer read is that of the directory; what is too much for
-    one is refused before it is fetched, or parsed.
+    The last bytes are fetched once. Any other read is the directory: one that is too long, or has
+    too many entries, is refused before it is fetched or parsed.
     """
 
     def __init__(self, address: str, source: RangeReader, total: int) -> None:
@@ -130,14 +130,14 @@ class _RangeFile:
 
 
 class Member(NamedTuple):
-    """Where a file lies in the archive."""
+    """Position of a file in the archive."""
 
     start: int  # of its own header
     size: int
 
 
 class Archive:
-    """The files in one archive."""
+    """The files of a dataset in one archive."""
 
     def __init__(self, address: str, source: RangeReader, cache: Cache | None = None) -> None:
         self.address = address
@@ -146,7 +146,7 @@ class Archive:
 
     @property
     def readers(self) -> int:
-        """How many files are best read at once."""
+        """Number of files to read in parallel."""
         return self._source.readers
 
     def present(self) -> bool:
@@ -166,7 +166,7 @@ class Archive:
         return iter(self._members)
 
     def read(self, path: str, record: FileRecord | None = None) -> bytes:
-        """Return the bytes of a member, of a listed one at most its size and one byte.
+        """Return the bytes of a member; with a ``record`` at most its size and one byte.
 
         Raises
         ------
@@ -182,10 +182,10 @@ class Archive:
         return self._cache.get_or_fetch(record, lambda: self._member_bytes(path, record))
 
     def _member_bytes(self, path: str, record: FileRecord | None) -> bytes:
-        """Read a member with its own header, in one range.
+        """Return the bytes of a member, read with its own header in one range.
 
-        :class:`zipfile.ZipFile` would read the header, its name and the content one after the
-        other, and members one at a time.
+        :class:`zipfile.ZipFile` would read header, name and content one after the other, and one
+        member at a time.
         """
         start, size = self._members[path]
         if record is None and size > MAX_MANIFEST_BYTES:
@@ -214,7 +214,7 @@ class Archive:
 
     @cached_property
     def _directory(self) -> tuple[dict[str, Member], int]:
-        """Return the members by path, and where the directory begins."""
+        """Return the members by path, and the offset of the directory."""
         total = self._source.size()
         if total is None:
             return {}, 0
@@ -242,9 +242,9 @@ class Archive:
         return members, start
 
     def _end(self, tail: bytes) -> tuple[int, int]:
-        """Return the number of members and the start of the directory, as the end record has them.
+        """Return the number of members and the offset of the directory, from the end record.
 
-        It must be the last thing in the file: :mod:`zipfile` would look for another one before.
+        The record must end the file; :mod:`zipfile` would search for an earlier one.
         """
         signature, disk, first, count_here, count, size, start, comment = _END.unpack(
             tail[-_END.size :].rjust(_END.size, b"\0")
@@ -286,9 +286,10 @@ class Archive:
 
 
 def _manifest_size(directory: bytes) -> int:
-    """Return the bytes of the manifest by its entry, the most that it may have without one.
+    """Return the size of the manifest by its entry; the largest allowed size if it has none.
 
-    It is searched for, so that no object is made of any entry before their number is known.
+    The entry is searched for in the bytes, because their number has to be checked before
+    :mod:`zipfile` makes an object of each.
     """
     at = directory.find(MANIFEST.encode())
     while at >= 0:

@@ -1,4 +1,4 @@
-"""Files of remote datasets that were fetched before, by their sha256, on this machine."""
+"""The user's cache of files that were fetched from remote datasets, by sha256."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from kd_offline.schemas.dataset import FileRecord
 
 _LIMIT = "KD_OFFLINE_CACHE_GB"
 _DEFAULT_GB = 20.0
-# A full cache is emptied by a bit more than needed, so that it is not searched for every file.
+# A full cache is trimmed below its limit, so that it is not searched for every new file.
 _TRIMMED_SHARE = 0.9
 
 
 @dataclass(slots=True)
 class Cache:
-    """A folder of files named by their sha256; the oldest give way to new ones.
+    """A folder of files named by their sha256; what was unused for longest is deleted first.
 
-    It never fails: what cannot be kept is fetched again.
+    It raises no error: a file that cannot be stored is fetched again next time.
     """
 
     root: Path
@@ -31,7 +31,7 @@ class Cache:
     _used: int = -1
 
     def get(self, file: FileRecord) -> bytes | None:
-        """Return the bytes of a file, None where they are not here or are not right."""
+        """Return the bytes of a file, or None if it is not cached or its sha256 is wrong."""
         path = self._path(file)
         try:
             if path.stat().st_size != file.size:
@@ -46,7 +46,7 @@ class Cache:
         return data
 
     def put(self, file: FileRecord, data: bytes) -> None:
-        """Keep the bytes of a file, if they are right."""
+        """Store the bytes of a file if their sha256 is right."""
         if len(data) > self.limit or hashlib.sha256(data).hexdigest() != file.sha256:
             return
         path = self._path(file)
@@ -56,7 +56,7 @@ class Cache:
             self._make_room(len(data))
 
     def get_or_fetch(self, file: FileRecord, fetch: Callable[[], bytes]) -> bytes:
-        """Return the bytes of a file from here, or fetch and keep them."""
+        """Return the bytes of a file from the cache, or fetch and store them."""
         data = self.get(file)
         if data is None:
             data = fetch()
@@ -64,18 +64,18 @@ class Cache:
         return data
 
     def entries(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """Yield every kept file."""
+        """Yield the path and the status of every stored file."""
         for path in self.root.glob("sha256/*/*"):
             with suppress(OSError):
                 yield path, path.stat()
 
     def usage(self) -> tuple[int, int]:
-        """Return the number of files and of bytes."""
+        """Return the number of files and their bytes."""
         sizes = [stat.st_size for _, stat in self.entries()]
         return len(sizes), sum(sizes)
 
     def clear(self) -> None:
-        """Delete everything."""
+        """Delete all files."""
         with suppress(OSError):
             remove_tree(self.root / "sha256")
         self._used = -1
@@ -97,9 +97,10 @@ class Cache:
 
 
 def default_cache() -> Cache | None:
-    """Return the user's cache, None where it is switched off.
+    """Return the user's cache, or None if it is switched off.
 
-    ``KD_OFFLINE_CACHE`` is its folder or ``off``, ``KD_OFFLINE_CACHE_GB`` its size, 20 by default.
+    ``KD_OFFLINE_CACHE`` is its folder or ``off``; ``KD_OFFLINE_CACHE_GB`` is its size, 20 by
+    default.
 
     Raises
     ------

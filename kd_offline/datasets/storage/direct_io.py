@@ -1,7 +1,7 @@
-"""Large files straight to the disk, past the page cache.
+"""Write large files directly to the disk, past the page cache.
 
-A new page of the cache can cost several times the processor time of compressing what goes into it,
-see decision 003, and a long recording would push everything else out of memory.
+A new page in the cache can cost several times the processor time of compressing its content (see
+docs/decisions/003-format.md), and a long recording would displace everything else from memory.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from pathlib import Path
 
 from kd_offline.datasets.storage import safe_open
 
-MIN_BYTES = 1 << 20  # bytes: a smaller file costs more in waiting than its pages do
-_BLOCK = 4096  # what disks take; a file is written in whole blocks and cut to its size
+MIN_BYTES = 1 << 20  # bytes; waiting for the disk costs more than the page cache below that
+_BLOCK = 4096  # direct writes take whole blocks; the file is then cut to its size
 _PIECE = 8 << 20
 _BUFFERS = threading.local()
 
 
 def try_write(path: Path, data: bytes) -> bool:
-    """Write a new file past the page cache, True where that was possible.
+    """Write a new file past the page cache; return whether that was possible.
 
-    Where it was not (another system, a file system in memory or on the network, no room), nothing
-    is said about it and the file is as it happens to be: write it in the common way, which also
-    finds out what is wrong.
+    It is not on other systems, on file systems in memory or on the network, or without room. Then
+    the file has any content: write it in the common way, which also reports errors.
     """
     flag = getattr(os, "O_DIRECT", 0)
     if not flag or len(data) < MIN_BYTES:
@@ -49,7 +48,7 @@ def _write_blocks(file: int, data: memoryview) -> bool:
 
 
 def _aligned_buffer() -> memoryview:
-    """Return this thread's buffer, which begins at the start of a memory page."""
+    """Return this thread's buffer, which is aligned to a memory page."""
     if not hasattr(_BUFFERS, "mine"):
         pages = mmap.mmap(-1, _PIECE)
         if hasattr(mmap, "MADV_HUGEPAGE"):

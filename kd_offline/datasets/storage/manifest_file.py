@@ -43,7 +43,7 @@ def read_manifest_and_text(files: Files) -> tuple[DatasetManifest, bytes]:
 
 
 def reread_manifest_text(files: Files, manifest: DatasetManifest) -> bytes:
-    """Return the bytes of the ``manifest.json`` that ``manifest`` was read from.
+    """Return the bytes of the ``manifest.json`` from which ``manifest`` was read.
 
     They are read again and compared, so that what is used is what was checked.
 
@@ -71,7 +71,7 @@ def _read_text(files: Files) -> bytes:
 
 
 def _absent(files: Files) -> Exception:
-    """Return the error that says what lies at an address without a manifest."""
+    """Return the error of an address without a manifest, by what is there instead."""
     address = repr(files.address)
     if files.exists(layout.JOURNAL):
         return UnfinishedError(

@@ -1,8 +1,7 @@
 """Datasets in object stores, on web servers and on the Hugging Face Hub.
 
-Every file is fetched whole, in one request, and never more of it than the manifest lists; failed
-requests are repeated. Credentials and endpoints come from the usual environment variables of each
-service.
+Every file is fetched in one request, and at most the bytes that the manifest lists. Failed requests
+are repeated. Credentials and endpoints come from each service's own environment variables.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ except ImportError as error:
     raise MissingExtraError(library, "share", "reading a dataset from an address") from error
 
 _RETRY = {"max_retries": 6, "retry_timeout": timedelta(minutes=2)}
-# A transfer may take long on a slow line, but not stand still.
+# A transfer may take long on a slow line, but may not stall.
 _TIMES = {"connect_timeout": "15s", "read_timeout": "60s", "timeout": "30m"}
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION; the files of ~/.aws are not "
@@ -45,8 +44,8 @@ _ENDPOINTS = {
     "az": (("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"), "AZURE_ALLOW_HTTP"),
     "hf": (("HF_ENDPOINT",), ""),
 }
-"""Scheme -> what names a server of one's own, and what allows plain http for it."""
-# The services that give credentials to machines in a cloud, and what is said without them.
+"""Scheme -> variables that name the user's own server, and the one that allows plain http."""
+# What the library says if neither the user nor the cloud machine has credentials.
 _NO_CREDENTIALS = re.compile(
     r"/latest/(api/token|meta-data)|computeMetadata|/metadata/identity|token request|"
     r"token file|service account file|must be specified"
@@ -70,7 +69,7 @@ class Remote:
     readers: ClassVar[int] = 16
 
     def present(self) -> bool:
-        """Tell whether there is anything at the address, or a manifest where nothing is listed."""
+        """Tell whether there is a file at the address; a manifest, if it cannot be listed."""
         if not self.listable:
             return self.exists(MANIFEST)
         return next(iter(self.files() or ()), None) is not None
@@ -89,7 +88,7 @@ class Remote:
             raise storage_error(self.address, error) from error
 
     def read(self, path: str, record: FileRecord | None = None) -> bytes:
-        """Return the bytes of a file, of a listed one at most its size and one byte.
+        """Return the bytes of a file; with a ``record`` at most its size and one byte.
 
         Raises
         ------
@@ -113,7 +112,7 @@ class Remote:
             raise storage_error(self.address, error) from error
 
     def write(self, path: str, data: bytes) -> None:
-        """Send a file in one request, which the store takes whole or not at all."""
+        """Send a file in one request; the store takes all of it or nothing."""
         try:
             obstore.put(self.store, path, data, use_multipart=False)
         except (FileNotFoundError, exceptions.BaseError) as error:
@@ -130,11 +129,11 @@ class Remote:
             raise storage_error(self.address, error) from error
 
     def files(self) -> Iterator[str] | None:
-        """Yield every path here; None for a web server, which tells nobody."""
+        """Yield every path; None for a web server, which cannot be listed."""
         return (str(meta["path"]) for meta in self.listing()) if self.listable else None
 
     def listing(self) -> Iterator[dict[str, Any]]:
-        """Yield path, size and entity tag of everything here."""
+        """Yield path, size and entity tag of every file."""
         try:
             for batch in obstore.list(self.store):
                 yield from batch
@@ -167,7 +166,7 @@ class RemoteRangeReader:
 
 
 def open_store(url: str) -> Any:
-    """Return the object store below a URL, without a request.
+    """Return the object store of a URL; makes no request.
 
     Raises
     ------
@@ -191,7 +190,7 @@ def open_store(url: str) -> Any:
         options["allow_http"] = True
     if headers:
         options["default_headers"] = headers
-    # A server of our choice then checks what arrives, before it says that it has it.
+    # The server then checks the bytes before it confirms them.
     checks = {"checksum_algorithm": "SHA256"} if scheme == "s3" else {}
     try:
         return store.from_url(url, client_options=options, retry_config=_RETRY, **checks)
@@ -200,9 +199,9 @@ def open_store(url: str) -> Any:
 
 
 def storage_error(address: str, error: Exception) -> KdOfflineError:
-    """Return the error of ours, in one sentence, for one of the object store.
+    """Return our error, one sentence, for an error of the object store.
 
-    Only what may pass by itself is to be tried again.
+    It says to try again only if the problem may pass by itself.
     """
     plain = split_pin(address)[0]
     scheme = scheme_of(plain)
@@ -244,7 +243,7 @@ def storage_error(address: str, error: Exception) -> KdOfflineError:
 
 
 def md5_tag(data: bytes) -> str:
-    """Return the entity tag that S3 and Google give to an object that was sent in one piece."""
+    """Return the entity tag that S3 and Google give to an object sent in one piece."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
@@ -269,7 +268,7 @@ def hub_endpoint() -> str:
 
 
 def _hub_store(url: str) -> tuple[str, dict[str, str]]:
-    """Return where the Hub keeps the files of a dataset, and the headers that it asks for."""
+    """Return the URL at which the Hub keeps a dataset's files, and the request headers."""
     try:
         from huggingface_hub import get_token
     except ImportError as error:
@@ -283,7 +282,7 @@ def _hub_store(url: str) -> tuple[str, dict[str, str]]:
 
 
 def _check_endpoint(scheme: str, url: str) -> None:
-    """Refuse what the library below would only call a builder error, or break down over."""
+    """Refuse endpoints that the library cannot use, with a reason that it does not give."""
     names, allowing = _ENDPOINTS.get(scheme, ((), ""))
     for name in names:
         value = os.environ.get(name)
@@ -322,7 +321,7 @@ def check_online(url: str) -> None:
 
 
 def _read_body(address: str, response: Any, limit: int) -> bytes:
-    """Return what a server sends, at most ``limit`` bytes of it, unless it takes too long."""
+    """Return the body of a response, at most ``limit`` bytes; raises if it comes too slowly."""
     parts, remaining = [], limit
     with TRANSFER_RATE.transfer():
         for part in response.stream(min_chunk_size=1):

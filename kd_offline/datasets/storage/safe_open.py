@@ -1,7 +1,7 @@
-"""Plain files in a folder that may come from a stranger.
+"""Open plain files in a folder that may come from a stranger.
 
-Below the folder nothing but files and folders is touched: no link is followed, whatever it leads
-to, and opening a pipe or a device never waits.
+Below the folder only files and folders are touched: no link is followed, and opening a pipe or a
+device never waits.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from kd_offline.errors import CorruptDatasetError
 
-# The path is checked before it is opened; these guard against what is put there in between.
+# The path is checked before it is opened; these flags cover changes in between.
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 class NotPlainError(CorruptDatasetError):
-    """A link, a folder, a pipe or a device lies where a dataset has a plain file."""
+    """A link, a folder, a pipe or a device is in the place of a plain file of a dataset."""
 
     def __init__(self, root: Path, path: str, kind: str) -> None:
         self.problem = f"{path} is {kind}, but a dataset is made of plain files"
@@ -63,8 +63,8 @@ def open_file(root: Path, path: str) -> FileIO:
 def create_file(path: Path, flags: int = 0) -> FileIO:
     """Make a new file and open it for writing, unbuffered.
 
-    What is there is removed first, never opened: a link of any kind keeps what it leads to.
-    ``flags`` are further ones of ``os.open``.
+    An existing file or link is removed, never opened. ``flags`` are added to those of
+    ``os.open``.
     """
     try:
         return FileIO(
@@ -78,9 +78,9 @@ def create_file(path: Path, flags: int = 0) -> FileIO:
 
 
 def open_lock_file(path: Path) -> FileIO:
-    """Open a file that is locked, not written, and make it where it is missing.
+    """Open the file that is locked; make it if it is missing, and keep its content.
 
-    A link is refused (OSError); what is in the file stays.
+    A link is refused (OSError).
     """
     return FileIO(path, "ab", opener=_open_without_links)
 
@@ -95,7 +95,7 @@ def refuse_links(root: Path, path: str) -> None:
 
 
 def list_files(root: Path) -> Iterator[str]:
-    """Yield the relative path of everything below ``root`` but folders; no link is followed."""
+    """Yield the relative path of every file below ``root``; no link is followed."""
     folders = [""]
     while folders:
         prefix = folders.pop()
@@ -103,7 +103,7 @@ def list_files(root: Path) -> Iterator[str]:
             with os.scandir(root / prefix) as iterator:
                 entries = sorted(iterator, key=lambda entry: entry.name)
         except OSError:
-            yield prefix.rstrip("/") or "."  # what cannot be listed is no folder of a dataset
+            yield prefix.rstrip("/") or "."  # a folder that cannot be listed is reported as a file
             continue
         for entry in entries:
             path = prefix + entry.name

@@ -1,4 +1,4 @@
-"""Addresses of datasets, and what opens each kind for reading."""
+"""Open the files of a dataset at any kind of address."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from kd_offline.errors import UnknownNameError
 
 
 def open_files(address: str | Path, *, cached: bool = True) -> Files:
-    """Return the files of the dataset at ``address``, without reading any of them.
+    """Return the files of the dataset at ``address``; reads none of them.
 
-    Listed files of remote folders are kept in the user's cache, unless ``cached`` is false.
+    Listed files of remote datasets are kept in the user's cache, unless ``cached`` is false.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def open_files(address: str | Path, *, cached: bool = True) -> Files:
 
 
 def require_known_scheme(address: str) -> str:
-    """Return the scheme of an address.
+    """Return the scheme of an address, ``""`` for a path.
 
     Raises
     ------
@@ -71,5 +71,5 @@ SCHEMES: dict[str, Callable[[str, str, Cache | None], Files]] = {
     "http": _open_remote,
     "hf": _open_remote,
 }
-"""Scheme of an address (none for a path) -> what opens it: address, pin with its @, cache."""
+"""Scheme of an address (``""`` for a path) -> function of address, ``@`` pin and cache."""
 _LISTABLE = ("s3", "gs", "az")

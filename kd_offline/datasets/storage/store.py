@@ -1,7 +1,7 @@
-"""Where the files of one dataset lie: what reading needs, and the local folder that also writes.
+"""The files of one dataset: the protocol that readers use, and a local folder, which also writes.
 
-Nothing here knows what the files mean. Operating-system errors become :class:`StorageError`; below
-the folder of a dataset only plain files count, see :mod:`kd_offline.datasets.storage.safe_open`.
+Operating-system errors become :class:`StorageError`. In the folder of a dataset only plain files
+count, see :mod:`kd_offline.datasets.storage.safe_open`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Files(Protocol):
 
     @property
     def readers(self) -> int:
-        """How many files are best read at once."""
+        """Number of files to read in parallel."""
 
     def present(self) -> bool:
         """Tell whether there is anything at the address."""
@@ -43,17 +43,17 @@ class Files(Protocol):
         """Return the size of the file in bytes, None where there is none."""
 
     def read(self, path: str, record: FileRecord | None = None) -> bytes:
-        """Return the bytes of a file; FileNotFoundError where there is none.
+        """Return the bytes of a file; FileNotFoundError if there is none.
 
-        With what the manifest says of it, no more than its size and one byte are read, and a
-        cache may answer. Whether the bytes are right is for the caller to check.
+        With its ``record`` of the manifest, at most the listed size and one byte are read, and a
+        cache may answer. The caller checks the bytes.
         """
 
     def files(self) -> Iterator[str] | None:
-        """Yield every path here; None where the address cannot be listed."""
+        """Yield every path; None if the address cannot be listed."""
 
 
-# Stays in the processor's cache between reading and hashing; each thread keeps its own.
+# Fits into the processor's cache between reading and hashing; each thread has its own.
 _PIECE = 1 << 18
 _PIECES = threading.local()
 
@@ -100,7 +100,7 @@ class Folder:
             raise _storage_error(self.root / path, "read", error) from error
 
     def read(self, path: str, record: FileRecord | None = None) -> bytes:
-        """Return the bytes of a file, of a listed one at most its size and one byte.
+        """Return the bytes of a file; with a ``record`` at most its size and one byte.
 
         Raises
         ------
@@ -122,9 +122,9 @@ class Folder:
             raise _storage_error(self.root / path, "read", error) from error
 
     def measured(self, record: FileRecord) -> tuple[int, str]:
-        """Return size and hex sha256 of a file without holding it; raises as :meth:`read` does.
+        """Return size and hex sha256 of a file, read in pieces; raises as :meth:`read`.
 
-        A file of another size than listed is not read.
+        A file whose size is not the listed one is not read.
         """
         if not hasattr(_PIECES, "mine"):
             _PIECES.mine = memoryview(bytearray(_PIECE))
@@ -141,15 +141,15 @@ class Folder:
         return size, values.hexdigest()
 
     def write(self, path: str, data: bytes, *, durable: bool = False) -> FileRecord:
-        """Write a file as :meth:`put` does and return what a manifest says of it."""
+        """Write a file as :meth:`put` does; return its record for the manifest."""
         self.put(path, data, durable=durable)
         return FileRecord(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     def put(self, path: str, data: bytes, *, durable: bool = False, aside: str = SCRATCH) -> None:
-        """Write a file aside and rename it, so that it is there in full or not at all.
+        """Write a file under another name and rename it, so that it is there whole or not at all.
 
-        One writer at a time: the file ``aside`` has a fixed name, so a killed writer leaves one at
-        most. ``durable`` also waits until the bytes would survive a loss of power.
+        There is one writer at a time. The temporary file ``aside`` has a fixed name, so a killed
+        writer leaves at most one. ``durable`` also waits until the bytes survive a loss of power.
         """
         target, beside = self.root / path, self.root / aside
         safe_open.refuse_links(self.root, path)
@@ -171,14 +171,14 @@ class Folder:
             raise _storage_error(self.root / path, "delete", error) from error
 
     def files(self) -> Iterator[str]:
-        """Yield the relative path of everything here but folders; no link is followed."""
+        """Yield the relative path of every file; no link is followed."""
         return safe_open.list_files(self.root)
 
 
 def size_and_sha256(files: Files, record: FileRecord) -> tuple[int, str]:
-    """Return the true size of a listed file and, where that is as listed, its hex sha256.
+    """Return the size of a listed file and its hex sha256, ``""`` if the size is another one.
 
-    Files of this machine are hashed piece by piece. Raises as ``read`` does.
+    Local files are hashed in pieces. Raises as ``read`` does.
     """
     if isinstance(files, Folder):
         return files.measured(record)
@@ -201,7 +201,7 @@ def lock_folder(root: Path) -> IO[bytes]:
     except OSError as error:
         raise _storage_error(root, "write to", error) from error
     try:
-        # Who held it may have finished and deleted the file, and a third one have made another.
+        # Its holder may have deleted the file meanwhile, and a third process made a new one.
         if not try_lock(handle.fileno(), root) or not os.path.samestat(
             os.fstat(handle.fileno()), (root / LOCK).stat()
         ):
@@ -216,7 +216,7 @@ def lock_folder(root: Path) -> IO[bytes]:
 
 
 def _read_exactly(file: IO[bytes], size: int) -> bytes:
-    """Return ``size`` bytes of an unbuffered file, less where it ends before."""
+    """Return ``size`` bytes of an unbuffered file, fewer if it ends before."""
     data = file.read(size)
     while len(data) < size and (more := file.read(size - len(data))):
         data += more

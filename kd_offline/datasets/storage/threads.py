@@ -1,4 +1,4 @@
-"""The same small task many times, on a few threads."""
+"""Map a function over items on a few threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kd_offline.execution.threads import Threads
 def parallel_map(
     action: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> list[Result]:
-    """Return ``action`` of every item, in order; the first error ends what has not begun."""
+    """Return ``action`` of every item, in order; the first error stops what has not begun."""
     work = list(items)
     alone = threads == 1 or len(work) < 2
     executor: Executor = Serial() if alone else Threads(min(threads, len(work)))

@@ -1,4 +1,4 @@
-"""How much was moved over the network by this process, and how fast it has to come."""
+"""Count the bytes that this process moves over the network, and require a minimum rate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEFAULT_RATE = 1000.0  # bytes a second
 
 @dataclass(slots=True)
 class Traffic:
-    """Bytes of file contents, without headers and listings."""
+    """Bytes and requests of this process, without headers and listings."""
 
     received: int = 0
     sent: int = 0
@@ -39,14 +39,14 @@ class Traffic:
 
 
 TRAFFIC = Traffic()
-"""Of this process."""
+"""Counts of this process."""
 
 
 class TransferRate:
-    """How fast bytes arrive, in all transfers that run at the same time.
+    """The rate at which bytes arrive, over all transfers that run at the same time.
 
-    A server that sends a byte now and then would hold a command for as long as it likes: every
-    read is in time, and so is nothing else.
+    Without a minimum, a server that sends one byte now and then could hold a command for ever:
+    each single read stays within its time limit.
     """
 
     window = 60.0  # seconds over which the rate is taken
@@ -58,7 +58,7 @@ class TransferRate:
 
     @contextmanager
     def transfer(self) -> Iterator[None]:
-        """Count what arrives inside; the time between transfers does not count."""
+        """Count bytes that arrive inside; time between transfers does not count."""
         with self._lock:
             if not self._running:
                 self._since, self._received = time.monotonic(), 0
@@ -70,7 +70,7 @@ class TransferRate:
                 self._running -= 1
 
     def count_received(self, address: str, count: int) -> None:
-        """Take note of bytes that arrived.
+        """Count ``count`` bytes that arrived.
 
         Raises
         ------
@@ -94,11 +94,11 @@ class TransferRate:
 
 
 TRANSFER_RATE = TransferRate()
-"""Of this process."""
+"""Rate of this process."""
 
 
 def minimum_rate() -> float:
-    """Return how many bytes a second have to arrive; ``KD_OFFLINE_MIN_RATE``, 1000 by default.
+    """Return the least bytes a second; ``KD_OFFLINE_MIN_RATE``, 1000 by default.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""What verify checks."""
+"""Verification: files, digests, and the rules that the values of a dataset must keep."""

@@ -1,4 +1,4 @@
-"""``verify``: every file, every chunk, every digest, and the rules that values must keep."""
+"""``verify``: check every file, chunk and digest of a dataset, and the rules of its values."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from kd_offline.schemas.dataset import DatasetManifest, FileRecord, Problem, Ver
 from kd_offline.types import Array
 
 _MIN_THREADS = 2
-_FILES_PER_TASK = 16  # files that a thread takes at once
+_FILES_PER_TASK = 16  # that a thread takes at once
 _MOST_UNLISTED = 100
 
 
 def verify(
     path: str | Path, *, quick: bool = False, manifest: DatasetManifest | None = None
 ) -> VerifyReport:
-    """Check a dataset and name everything that is wrong with it.
+    """Check a dataset and return everything that is wrong with it.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def verify(
     NotADatasetError, UnfinishedError, FormatVersionError
         There is no finished dataset of a known format at ``path``.
     """
-    folder = open_files(path, cached=False)  # what is there now, not what was there once
+    folder = open_files(path, cached=False)  # the cache may hold files of an earlier state
     try:
         manifest = read_manifest(folder) if manifest is None else manifest
     except CorruptDatasetError as error:
@@ -68,7 +68,7 @@ def verify(
         problem = Problem(where=layout.ZARR_JSON, what=str(error))
         return _report([problem, *_check_files(folder, files, {}, hash_chunks=True)])
     problems = list(_check_files(folder, files, arrays, hash_chunks=quick))
-    if manifest.format_version[1] <= layout.FORMAT_VERSION[1]:  # a later one may have more arrays
+    if manifest.format_version[1] <= layout.FORMAT_VERSION[1]:  # later ones may have more
         problems += _files_of_no_array(files, arrays)
     if bomb := _expansion_problem(folder, arrays):
         problems.append(bomb)
@@ -78,7 +78,7 @@ def verify(
 
 
 def _replaced_manifest(folder: Files, manifest: DatasetManifest) -> Iterator[Problem]:
-    """Yield that a server shows another manifest now than the one that was checked."""
+    """Yield a problem if a server shows another manifest than the one that was checked."""
     if is_remote(folder.address):
         try:
             reread_manifest_text(folder, manifest)
@@ -102,9 +102,9 @@ def _check_files(
     *,
     hash_chunks: bool,
 ) -> Iterator[Problem]:
-    """Compare the folder with the manifest's file table, both ways.
+    """Compare the folder with the manifest's file table, in both directions.
 
-    Without ``hash_chunks`` the chunk files are left to the decoding, which reads them anyway.
+    Without ``hash_chunks`` chunk files are skipped here, since decoding checks them.
     """
     labels = _chunk_labels(arrays)
     chosen = [file for file in files.values() if hash_chunks or file.path not in labels]
@@ -129,7 +129,7 @@ def _unlisted_files(folder: Files, files: Mapping[str, FileRecord]) -> Iterator[
                 "this is metadata of Zarr version 2, which other programs may read and which can "
                 "make them run code"
             )
-        # Names of files may hold anything, even what cannot be printed.
+        # File names may hold characters that cannot be printed.
         yield Problem(where=path if path.isprintable() else ascii(path), what=what)
     if len(strays) > _MOST_UNLISTED:
         what = f"{len(strays) - _MOST_UNLISTED} more files are not in the manifest's file table"
@@ -145,7 +145,7 @@ def _files_of_no_array(
 
 
 def _node_prefixes(arrays: Iterable[str]) -> Iterator[str]:
-    """Yield the paths of the root, the groups and the arrays, as prefixes of files."""
+    """Yield the path prefixes of the root, the groups and the arrays."""
     yield ""
     for name in arrays:
         yield f"{name.partition('/')[0]}/"
@@ -153,8 +153,8 @@ def _node_prefixes(arrays: Iterable[str]) -> Iterator[str]:
 
 
 def _expansion_problem(folder: Files, arrays: Mapping[str, StoredArray]) -> Problem | None:
-    """Refuse to decode far more than is stored, by the sizes on the disk: the manifest may lie."""
-    if not isinstance(folder, Folder):  # elsewhere a file of another size is never decoded
+    """Return a problem if decoding would need far more memory than the files on disk explain."""
+    if not isinstance(folder, Folder):  # others never decode a file of another size
         return None
     stored = sum(_size(folder, path) for path in _chunk_labels(arrays))
     decoded = sum(
@@ -172,7 +172,7 @@ def _size(folder: Folder, path: str) -> int:
 
 
 def _chunk_labels(arrays: Mapping[str, StoredArray]) -> dict[str, str]:
-    """Return array and rows, in words, of every chunk file that must exist."""
+    """Return path -> array and rows as text, for every chunk file that must exist."""
     return {
         array.chunk_path(index): f"{name} {array.row_range_text(index)}"
         for name, array in arrays.items()
@@ -199,7 +199,7 @@ def check_contents(
 ) -> Iterator[Problem]:
     """Yield everything that is wrong with the values.
 
-    Every chunk is decoded once. Two ranges of rows are in memory, and the whole episode table.
+    Every chunk is decoded once. Two ranges of rows and the episode table are in memory.
 
     Raises
     ------
@@ -210,6 +210,8 @@ def check_contents(
 
 
 class _ContentCheck:
+    """One pass over all values of a dataset: decode, digest, rules."""
+
     def __init__(self, manifest: DatasetManifest, arrays: Mapping[str, StoredArray]) -> None:
         self._manifest = manifest
         self._groups: dict[str, list[StoredArray]] = {group: [] for group in layout.GROUPS}
@@ -244,7 +246,7 @@ class _ContentCheck:
                 table[_bare_name(array)] = np.concatenate(parts)
 
     def _steps(self, table: Mapping[str, Array]) -> Iterator[Problem]:
-        """Check range by range; the next range is read while this one is checked."""
+        """Check the steps range by range; the next range is read while one is checked."""
         arrays = sorted(self._groups["steps"], key=lambda array: -array.row_bytes)
         bounds = episode_bounds(table, arrays[0].rows)
         totals = DatasetTotals(self._manifest, bounds)
@@ -276,7 +278,7 @@ class _ContentCheck:
         *,
         counted: bool = False,
     ) -> tuple[RowRange, list[Problem]]:
-        """Return the arrays that are whole as a part, and what is wrong with the others."""
+        """Return the undamaged arrays as a row range, and the problems of the others."""
         values, problems = {}, []
         for array, result in read:
             if isinstance(result, Exception):
@@ -293,7 +295,7 @@ class _ContentCheck:
     def _count(
         self, array: StoredArray, values: Array | Exception, totals: DatasetTotals | None = None
     ) -> None:
-        """Count a chunk into its array's digest and figures, unless one before was damaged."""
+        """Add a chunk to its array's digest and moments, unless an earlier chunk was damaged."""
         digest = self._digests.get(array.name)
         if isinstance(values, Exception) or digest is None:
             return
@@ -320,7 +322,7 @@ def _bare_name(array: StoredArray) -> str:
 
 
 def _noise_levels(manifest: DatasetManifest, table: Mapping[str, Array]) -> Array | None:
-    """Return the noise level of each episode, float32 [E]; without a mixture there was none."""
+    """Return the noise level of each episode, float32 [E], or None if it is not known."""
     if "noise_level" in table:
         levels = table["noise_level"]
         return levels if ((levels >= 0) & (levels <= 1)).all() else None

@@ -1,4 +1,7 @@
-"""What the rows of a dataset must satisfy, checked on a range of rows at a time."""
+"""The rules that values must keep: rows, episode table, and the dataset as a whole.
+
+Steps are checked on a range of rows at a time. :class:`DatasetTotals` collects what needs all rows.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,22 @@ from kd_offline.datasets.writing.statistics import Moments, count_actions, summa
 from kd_offline.schemas.dataset import DatasetManifest, ExpertRecord, Problem
 from kd_offline.types import Array
 
-# Sums of rewards are kept in float64, but another writer may have added in another order.
+# Sums of rewards are float64, but another writer may add them in another order.
 RETURN_TOLERANCE = 1e-6
 
 _TOLERANCE = 1e-6
 
-# Rounding to float32 may lift the logarithm of a probability of one a little above zero.
+# Rounding to float32 may make the logarithm of a probability of 1 slightly positive.
 _LOGPROB_TOLERANCE = 1e-6
-# Writers may compute in float32: logits of a thousand then leave this much in the logarithm.
+# Error of the logarithm if a writer computes in float32 with logits of about 1000.
 _MIXTURE_TOLERANCE = 1e-4
-# Sums and mixers in float32, in whatever order, of numbers of this size.
+# Relative error of sums and mixers in float32, in any order.
 _MIXING_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
 class RowRange:
-    """Arrays of one group (bare names), rows ``first`` and on; damaged arrays are left out."""
+    """Arrays of one group by bare name, from row ``first`` on, without damaged arrays."""
 
     arrays: Mapping[str, Array]
     first: int
@@ -45,11 +48,11 @@ class RowRange:
         return min((len(values) for values in self.arrays.values()), default=0)
 
     def has(self, *names: str) -> bool:
-        """Tell whether all these arrays are here and whole."""
+        """Tell whether all these arrays are here, undamaged."""
         return self.arrays.keys() >= set(names)
 
     def episodes(self) -> Array | None:
-        """Return the episode of every row, int64 [rows], where the lengths are known."""
+        """Return the episode of every row, int64 [rows], or None if the lengths are not known."""
         if self.episode_bounds is None:
             return None
         rows = np.arange(self.first, self.first + self.rows)
@@ -61,17 +64,17 @@ Rule = Callable[[RowRange], Iterator[Finding]]
 
 
 def check_steps(part: RowRange) -> Iterator[Problem]:
-    """Yield what is wrong with some steps: one problem an array and rule, naming the first row."""
+    """Yield the problems of some steps: one for each array and rule, with the first row."""
     return _findings("steps", part, _STEP_RULES)
 
 
 def check_final(part: RowRange) -> Iterator[Problem]:
-    """Yield what is wrong with some rows of ``final/*``, one row an episode."""
+    """Yield the problems of some rows of ``final/*``, one row an episode."""
     return _findings("final", part, _FINAL_RULES)
 
 
 def check_mask(part: RowRange) -> Iterator[Problem]:
-    """Yield what is wrong with student masks: rows are agents, or episodes of all agents."""
+    """Yield the problems of student masks; rows are agents, or episodes of all agents."""
     for name, mask in part.arrays.items():
         of_agents = mask.ndim == len("NO")
         unused = _padding_mask(np.array(part.manifest.environment.obs_widths), mask.shape[-1])
@@ -131,9 +134,9 @@ def _logprob(part: RowRange) -> Iterator[Finding]:
 
 
 def _behaviour_probability(part: RowRange) -> Iterator[Finding]:
-    """Check the probability of what the expert chose, or what noise chose in its place.
+    """Check ``behaviour_logprob`` of actions that the expert or noise chose.
 
-    Another policy's probability cannot be known from the file.
+    The probability of another policy cannot be computed from the file.
     """
     episodes = part.episodes()
     needed = ("actions", "available_actions", "alive", "logits", "behaviour_logprob")
@@ -146,7 +149,7 @@ def _behaviour_probability(part: RowRange) -> Iterator[Finding]:
         checked = checked & (part.arrays["action_source"] < ACTION_SOURCES["other"])
     share = part.noise_levels[episodes][:, None] / np.float32(actions.shape[1])
     chosen = np.where(checked, actions, 0)
-    with np.errstate(all="ignore"):  # what is not legal or not finite is another rule's finding
+    with np.errstate(all="ignore"):  # other rules report values that are not finite or not legal
         taken, even = _probabilities(part.arrays["logits"], available, chosen)
         expected = np.log((1 - share) * taken + share * even)
         gap = np.abs(part.arrays["behaviour_logprob"] - expected)
@@ -156,9 +159,9 @@ def _behaviour_probability(part: RowRange) -> Iterator[Finding]:
 
 
 def _probabilities(logits: Array, available: Array, actions: Array) -> tuple[Array, Array]:
-    """Return the probabilities of ``actions`` [rows, N] under the expert and under even noise.
+    """Return the probabilities of ``actions`` [rows, N] under the expert and under uniform noise.
 
-    Actions come first in memory here: NumPy is slow along short last axes.
+    Actions are the first axis here, because NumPy is slow along short last axes.
     """
     width = logits.shape[-1]
     legal = np.ascontiguousarray(available.reshape(-1, width).T)
@@ -253,7 +256,7 @@ def _rows_with_any(bad: Array) -> Array:
 
 
 def check_episodes(manifest: DatasetManifest, table: Mapping[str, Array]) -> Iterator[Problem]:
-    """Yield what is wrong with the episode table (bare names)."""
+    """Yield the problems of the episode table (bare names)."""
     yield from _length_problems(manifest, table)
     if "split" in table:
         yield from _split_problems(manifest, table)
@@ -269,7 +272,7 @@ def check_episodes(manifest: DatasetManifest, table: Mapping[str, Array]) -> Ite
 
 
 def episode_bounds(table: Mapping[str, Array], rows: int) -> Array | None:
-    """Return the first row of each episode and the end, int64 [E + 1], if the lengths add up."""
+    """Return the first row of each episode and the end, int64 [E + 1]; None if they are wrong."""
     lengths = table.get("length")
     if lengths is None or lengths.min() < 1 or int(lengths.sum(dtype=np.int64)) != rows:
         return None
@@ -340,7 +343,7 @@ def _first_problem(bad: Array, name: str, what: str) -> Iterator[Problem]:
 
 
 class DatasetTotals:
-    """Returns, statistics, and whether embeddings say anything; all steps must pass in order."""
+    """Collects returns, statistics and whether embeddings vary; needs all steps in order."""
 
     def __init__(self, manifest: DatasetManifest, bounds: Array | None) -> None:
         spec = manifest.environment
@@ -359,12 +362,12 @@ class DatasetTotals:
         self._incomplete = bounds is None
 
     def measure(self, name: str, values: Array) -> None:
-        """Count in one array (full name); different arrays may be counted side by side."""
+        """Add an array (full name) to its moments; other threads may add other arrays."""
         if name in self._moments and all_finite(values):
             self._moments[name].add(values)
 
     def add(self, arrays: Mapping[str, Array], first: int) -> None:
-        """Count in a range of all steps arrays (bare names) that are whole, from row ``first``."""
+        """Add a range of undamaged ``steps`` arrays (bare names), from row ``first`` on."""
         if not {"actions", "alive", "reward", "obs"} <= arrays.keys():
             self._incomplete = True
             return
@@ -376,7 +379,7 @@ class DatasetTotals:
         self._compare({name: arrays[name] for name in names}, alive)
 
     def problems(self, table: Mapping[str, Array]) -> Iterator[Problem]:
-        """Yield what is wrong on the whole; ``table``: the episode table (bare names)."""
+        """Yield the problems of the whole dataset; ``table``: the episode table (bare names)."""
         yield from self._constant()
         complete = {"length", "return", "agent_return"} <= table.keys() and not self._incomplete
         if complete and all(all_finite(values) for values in table.values()):
@@ -384,7 +387,7 @@ class DatasetTotals:
             yield from self._wrong_statistics(table)
 
     def _add_rewards(self, reward: Array, first: int, bounds: Array) -> None:
-        """Add to the return of every episode that these rows belong to."""
+        """Add rewards to the returns of the episodes of these rows."""
         last = first + len(reward)
         begin = int(np.searchsorted(bounds, first, side="right")) - 1
         end = int(np.searchsorted(bounds, last, side="left"))
@@ -392,7 +395,7 @@ class DatasetTotals:
         self._returns[begin:end] += np.add.reduceat(reward.astype(np.float64), starts, axis=0)
 
     def _compare(self, arrays: Mapping[str, Array], alive: Array) -> None:
-        """Note of each agent whether its rows differ from its first one."""
+        """Record for each agent whether its rows differ from its first one."""
         newly = alive.any(axis=0) & ~self._seen
         rows, agents = np.argmax(alive, axis=0)[newly], np.flatnonzero(newly)
         for name, values in arrays.items():
@@ -437,7 +440,7 @@ class DatasetTotals:
 
 
 def _differences(stated: Any, computed: Any, field: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield place and both values of every number that differs by more than rounding."""
+    """Yield field, stated and computed value of every number that differs beyond rounding."""
     if isinstance(stated, dict):
         for key in stated:
             yield from _differences(stated[key], computed[key], f"{field}.{key}")

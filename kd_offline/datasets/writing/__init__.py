@@ -1,1 +1,1 @@
-"""Writing a dataset: blocks of whole episodes in; chunk files, a journal and a manifest out."""
+"""Writing a dataset: takes blocks of whole episodes, writes chunk files, journal and manifest."""

@@ -1,4 +1,4 @@
-"""One growing array: rows in, whole chunk files out, digest and moments on the way."""
+"""Write one growing array: takes rows, writes whole chunk files, computes digest and moments."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from kd_offline.types import Array
 class ArrayWriter:
     """Writes one array chunk by chunk.
 
-    A chunk file is only ever replaced by one whose rows begin with the same rows, so whatever a
-    journal promised stays true at every instant.
+    A chunk file is only replaced by one that begins with the same rows, so what a journal lists
+    stays valid at every instant.
     """
 
     name: str
@@ -31,11 +31,11 @@ class ArrayWriter:
     chunk_rows: int
     rule: ArrayRule
     folder: Folder
-    shrink_single_chunk: bool = True  # a single chunk takes as many rows as there are
+    shrink_single_chunk: bool = True  # an only chunk has no padding
     rows: int = 0
     files: dict[str, FileRecord] = field(default_factory=dict)
     moments: Moments | None = None
-    _flushed: int = 0  # rows that were there when the last partial chunk was written
+    _flushed: int = 0  # rows at the last write of an incomplete chunk
     _buffer: Array = field(init=False)
     _sha256: hashlib._Hash = field(init=False, default_factory=hashlib.sha256)
 
@@ -47,7 +47,7 @@ class ArrayWriter:
             self.moments = Moments()
 
     def append(self, values: Array) -> None:
-        """Take ``values`` [n, *tail], casting where needed, and write every chunk that fills up."""
+        """Add ``values`` [n, *row_shape], cast if needed, and write every chunk that is full."""
         if values.dtype != self._buffer.dtype:
             values = self._cast(values)
         start = 0
@@ -65,7 +65,7 @@ class ArrayWriter:
                 self._write(self.rows // self.chunk_rows - 1, full)
 
     def flush(self) -> None:
-        """Write the rows that do not fill a chunk yet; a later write replaces that file."""
+        """Write the rows of an incomplete chunk; a later write replaces that file."""
         filled = self.rows % self.chunk_rows
         if filled and self._flushed != self.rows:
             self._buffer[filled:] = 0
@@ -73,13 +73,13 @@ class ArrayWriter:
             self._flushed = self.rows
 
     def finish(self) -> ArraySpec:
-        """Write the last chunk and the metadata, and return what the manifest says of the array."""
+        """Write the last chunk and the metadata; return the array's entry in the manifest."""
         filled = self.rows % self.chunk_rows
         if filled:
             self._count_in(self._buffer[:filled])
             if (
                 self.shrink_single_chunk and self.rows < self.chunk_rows
-            ):  # a single chunk needs no padding
+            ):  # an only chunk has no padding
                 self.chunk_rows = self.rows
                 self._write(0, self._buffer[:filled])
             else:
@@ -93,7 +93,7 @@ class ArrayWriter:
         return ArraySpec(dtype=self.dtype, shape=shape, axes=self.rule.axes, digest=digest)
 
     def restore(self, rows: int) -> Iterator[Array]:
-        """Read back the first ``rows`` rows that an earlier writer left, yielding them in parts."""
+        """Read back the first ``rows`` rows of an earlier writer and yield them in parts."""
         for index in range(layout.chunk_count(rows, self.chunk_rows)):
             stored = self._read_chunk(index)
             part = stored[: rows - self.rows]
@@ -132,7 +132,7 @@ class ArrayWriter:
         )
 
     def _cast(self, values: Array) -> Array:
-        with np.errstate(over="ignore"):  # an overflow to infinity was found by check_block
+        with np.errstate(over="ignore"):  # check_block refuses overflow to infinity
             cast = values.astype(self._buffer.dtype)
         if values.dtype.kind in "iu" and not np.array_equal(cast, values):
             msg = f"{self.name} has values that do not fit {self.dtype}"
@@ -140,7 +140,7 @@ class ArrayWriter:
         return cast
 
     def _count_in(self, values: Array) -> None:
-        """Count final values in: each row once, in order, in the same parts for every writer."""
+        """Add final values to digest and moments: each row once, in order, in fixed parts."""
         self._sha256.update(np.ascontiguousarray(values).data)
         if self.moments is not None:
             self.moments.add(values)

@@ -1,4 +1,4 @@
-"""Whole episodes on their way to the disk."""
+"""Blocks of whole episodes, and their checks before they are written."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kd_offline.types import Array
 
 @dataclass(frozen=True, slots=True)
 class EpisodeBlock:
-    """Complete episodes, one after the other; names come without their group's prefix.
+    """Complete episodes, one after the other; names have no group prefix.
 
     ``steps``: [R, ...] with R the sum of the lengths; ``final`` and ``episodes``: [E, ...].
-    ``episodes`` holds at least ``length``; offsets, returns and splits are the writer's. The
-    arrays belong to the writer from now on: they must not be written to again.
+    ``episodes`` holds at least ``length``; the writer adds offsets, returns and splits. The arrays
+    belong to the writer afterwards and must not be changed.
     """
 
     steps: Mapping[str, Array]
@@ -43,9 +43,9 @@ class EpisodeBlock:
 
 
 def check_block(block: EpisodeBlock, spec: EnvironmentSpec, before: int = 0) -> dict[str, Array]:
-    """Return the block's arrays by full name after checking names, shapes, dtypes and values.
+    """Return the block's arrays by full name, after checking names, shapes, dtypes and values.
 
-    ``before`` is how many episodes came before the block, to say which one is at fault.
+    ``before`` is the number of episodes before the block, for messages.
 
     Raises
     ------
@@ -96,17 +96,17 @@ def _check_array(name: str, values: Array, rule: ArrayRule, sizes: Mapping[str, 
 
 
 def _as_stored(values: Array, rule: ArrayRule) -> Array:
-    """Return floats in the type that they are stored in."""
+    """Return floats in the dtype in which they are stored."""
     if values.dtype.kind != "f" or values.dtype.name in rule.dtypes:
         return values
-    with np.errstate(over="ignore"):  # what overflows is infinite, and found
+    with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused
         return values.astype(rule.dtypes[0])
 
 
 def _not_finite_error(
     name: str, values: Array, spec: EnvironmentSpec, lengths: Array, before: int
 ) -> UsageError:
-    """Say where the first value is that is not finite."""
+    """Return the error that names the first value that is not finite."""
     row, *rest = np.unravel_index(int(np.argmin(np.isfinite(values))), values.shape)
     if name.startswith("steps/"):
         episode = int(np.searchsorted(np.cumsum(lengths), row, side="right"))

@@ -1,4 +1,4 @@
-"""The synchronous half of the writer: blocks in, chunk files, journal and manifest out."""
+"""Write the files of a dataset from checked blocks: chunks, journal and manifest."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from kd_offline.schemas.dataset import (
 from kd_offline.sealed_json import seal
 from kd_offline.types import Array
 
-# Episode figures that statistics and splits need; they stay in memory, some 60 bytes an episode.
+# Columns that statistics and splits need; in memory they take some 60 bytes an episode.
 _KEPT_COLUMNS = ("length", "return", "agent_return", "won", *IDENTITY)
-# Writing the journal may take at most about a twentieth of the time.
+# Journals take at most about 1/20 of the time.
 _JOURNAL_SHARE = 20
 
 
 @dataclass(slots=True)
 class DatasetFiles:
-    """Everything that is written between the first block and the manifest."""
+    """The files of a dataset from the first block to the manifest, written synchronously."""
 
     folder: Folder
     header: RecordingHeader
@@ -56,7 +56,7 @@ class DatasetFiles:
         self._action_counts = np.zeros((spec.n_agents, spec.action_count), np.int64)
 
     def append_episodes(self, arrays: dict[str, Array], lengths: Array) -> None:
-        """Write whole episodes; ``arrays`` are checked and carry full names."""
+        """Write whole episodes; ``arrays`` are checked and have full names."""
         arrays = arrays | self._derived_columns(arrays["steps/reward"], lengths)
         if not self.writers:
             rows = {
@@ -74,7 +74,7 @@ class DatasetFiles:
             self.journal()
 
     def journal(self) -> None:
-        """Bring everything so far to the disk and say so."""
+        """Flush everything to the disk, and write a journal that lists it."""
         started = time.monotonic()
         for writer in self.writers.values():
             writer.flush()
@@ -95,7 +95,7 @@ class DatasetFiles:
         self._next_journal = now + max(self.journal_seconds, _JOURNAL_SHARE * (now - started))
 
     def restore(self, journal: Journal) -> None:
-        """Continue from what an earlier writer left in the folder."""
+        """Continue from the files of an earlier writer."""
         self._check_chunk_sizes(journal)
         self._open_writers(journal.arrays, journal.step_chunk_rows, journal.episode_chunk_rows)
         self.episodes, self.rows = journal.episodes, journal.rows
@@ -122,7 +122,7 @@ class DatasetFiles:
         given: Splits | None = None,
         version: tuple[int, int] | None = None,
     ) -> DatasetManifest:
-        """Write what is left, then the manifest, which makes the folder a dataset."""
+        """Write the rest, then the manifest, which makes the folder a dataset."""
         splits = self._add_derived(masks, given)
         specs = {name: writer.finish() for name, writer in self.writers.items()}
         files = [file for writer in self.writers.values() for file in writer.files.values()]
@@ -142,7 +142,7 @@ class DatasetFiles:
         }
 
     def _check_chunk_sizes(self, journal: Journal) -> None:
-        """Refuse a journal whose chunks no writer makes, before they are made room for."""
+        """Refuse a journal with larger chunks than any writer makes, before allocating them."""
         for name, row in journal.arrays.items():
             steps = name.startswith("steps/")
             rows = journal.step_chunk_rows if steps else journal.episode_chunk_rows
@@ -191,7 +191,7 @@ class DatasetFiles:
     def _add_derived(
         self, masks: Mapping[str, Array], given: Splits | None
     ) -> dict[str, SplitRecord]:
-        """Add the arrays that are known only now, and return the splits."""
+        """Add the arrays that are known only at the end; return the splits' records."""
         splits = given or Splits(self._draw_split(), layout.SPLITS)
         self._add_writer(
             "episodes/split", RowSpec(dtype="uint8", tail=()), self._chunk_rows["episodes"]
@@ -205,7 +205,7 @@ class DatasetFiles:
         return split_records(splits, self._table()["length"])
 
     def _draw_split(self) -> Array:
-        """Draw the splits; an episode that is there twice, by chance, is held out altogether."""
+        """Draw the splits; copies of one episode get one code, held out if any is."""
         codes = assign_split(self.episodes, self.header.heldout, self.header.recording.seed)
         table = self._table()
         if "seed" not in table:
@@ -240,7 +240,7 @@ class DatasetFiles:
 
 
 def split_records(splits: Splits, lengths: Array) -> dict[str, SplitRecord]:
-    """Return what the manifest says of the splits; ``lengths``: steps of the episodes, [E]."""
+    """Return the splits' records for the manifest; ``lengths``: steps of the episodes, [E]."""
     of_part = {name: splits.codes == code for name, code in splits.names.items()}
     return {
         name: SplitRecord(
@@ -257,7 +257,7 @@ def commit_manifest(
 ) -> DatasetManifest:
     """Write the manifest, which makes the folder a dataset of exactly these ``files``.
 
-    What an interrupted attempt left behind and the manifest does not list is deleted before.
+    Other files, of an interrupted attempt, are deleted before.
     """
     listed = {file.path for file in files} | {layout.JOURNAL, layout.LOCK}
     for path in list(folder.files()):
@@ -265,20 +265,20 @@ def commit_manifest(
             folder.remove(path)
     document["files"] = [f.model_dump() for f in sorted(files, key=lambda file: file.path)]
     sealed = seal(document)
-    manifest = parse_manifest(folder.address, sealed)  # what no reader takes is no dataset
+    manifest = parse_manifest(folder.address, sealed)  # checks that readers will accept it
     folder.write(layout.MANIFEST, sealed, durable=True)
     folder.remove(layout.JOURNAL)
     return manifest
 
 
 def _stored_dtype(name: str, values: Array) -> Any:
-    """Return the stored dtype: the given one where the format allows it, else the default."""
+    """Return the dtype to store: that of the values if the format allows it, else the default."""
     allowed = layout.rule_for(name, values.ndim).dtypes
     return values.dtype.name if values.dtype.name in allowed else allowed[0]
 
 
 def _chunk_rows_of_groups(rows: Mapping[str, RowSpec]) -> tuple[int, int]:
-    """Return the rows of a chunk of the steps and of the episode arrays."""
+    """Return the rows of a chunk of ``steps/*`` and of ``final/*`` and ``episodes/*``."""
     sizes: dict[bool, list[int]] = {True: [1], False: [1]}
     for name, row in rows.items():
         size = np.dtype(row.dtype).itemsize * int(np.prod(row.tail, dtype=np.int64))

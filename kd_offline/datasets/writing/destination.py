@@ -1,4 +1,4 @@
-"""The folder that a dataset is about to be written to: free, continued, or cleared on request."""
+"""Prepare the folder of a new dataset: it is free, or continued or cleared on request."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from kd_offline.files import make_folder, remove_tree
 
 
 def check_name(name: str | None) -> None:
-    """Raise a ``UsageError`` unless the name of a dataset is one line of text, or not given."""
+    """Raise a ``UsageError`` unless the name is None or one line of printable text."""
     if name is not None and not (name.strip() and name.isprintable()):
         msg = f"name {name!r} must be one line of printable text"
         raise UsageError(msg)
 
 
 def claim_folder(root: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
-    """Make way at ``root`` and take its writer lock; closing the returned file releases it.
+    """Prepare ``root`` and take its writer lock; closing the returned file releases it.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def claim_folder(root: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
     try:
         _refuse_existing(
             root, resume=resume
-        )  # another writer may have come and gone since the first look
+        )  # another writer may have finished since the first check
     except StorageError:
         held.close()
         raise
@@ -39,7 +39,7 @@ def claim_folder(root: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
 
 
 def prepare_folder(root: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make ``root`` an empty folder or one with a recording to continue, or say why not.
+    """Make ``root`` an empty folder, or keep a recording that is to be continued.
 
     Raises
     ------
@@ -86,10 +86,10 @@ def _has_journal(root: Path) -> bool:
 
 
 def _delete_dataset(root: Path) -> None:
-    """Delete a dataset or an unfinished recording; one that is half deleted is never a dataset.
+    """Delete a dataset or an unfinished recording; half deleted, it is never a dataset.
 
-    The manifest becomes the journal, one that cannot be continued, and is the last to go: whoever
-    is killed here can repeat the command.
+    The manifest is first renamed to a journal that cannot be continued, and is deleted last. So
+    a killed deletion can be repeated.
     """
     with lock_folder(root):
         if _has_manifest(root):

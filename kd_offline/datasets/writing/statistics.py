@@ -1,4 +1,4 @@
-"""Figures about a dataset, gathered while its rows pass by."""
+"""Statistics of a dataset, computed while its rows are read or written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kd_offline.schemas.dataset import Spread, Statistics
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array
 
-_LARGE = 1e18  # the square of about 18 times as much is the largest float32
+_LARGE = 1e18  # 18 times this, squared, is the largest float32
 
 
 @dataclass(slots=True)
 class Moments:
-    """Running mean, spread and range of many finite numbers, in float64."""
+    """Running count, mean, variance and range of finite numbers, in float64."""
 
     count: int = 0
     mean: float = 0.0
@@ -26,7 +26,7 @@ class Moments:
     high: float = -math.inf
 
     def add(self, values: Array) -> None:
-        """Count in all entries of ``values``; pairwise merging keeps the sums exact enough."""
+        """Add all entries of ``values``, by the pairwise update of Chan et al. (1979)."""
         if values.size == 0:
             return
         size = values.size
@@ -35,7 +35,7 @@ class Moments:
         flat = values.reshape(-1)
         if max(high - mean, mean - low) > _LARGE:  # its square would be infinite
             flat = flat.astype(np.float64)
-        # The square sum around a nearby constant avoids a float64 copy of the whole chunk.
+        # Squares around a nearby float32 constant need no float64 copy of the chunk.
         shifted = flat - flat.dtype.type(mean)
         offset = mean - float(flat.dtype.type(mean))
         np.square(shifted, out=shifted)
@@ -48,7 +48,7 @@ class Moments:
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     def spread(self) -> Spread:
-        """Return the figures as they are published."""
+        """Return mean, standard deviation and range."""
         std = math.sqrt(self.squares / self.count)
         return Spread(mean=self.mean, std=std, min=self.low, max=self.high)
 
@@ -65,10 +65,10 @@ def spread(values: Array) -> Spread:
 
 
 def side_returns(spec: EnvironmentSpec, agent_return: Array) -> dict[str, Spread]:
-    """Return the spread of each side's returns, the sum over its agents, of float64 [E, N].
+    """Return side -> statistics of its returns, the sums over its agents of float64 [E, N].
 
-    Sides have rewards of their own, so that sums over all agents mean little; empty where there is
-    one side.
+    Empty if there is one side. With several, a sum over all agents has little meaning, because
+    each side has rewards of its own.
     """
     if len(spec.sides) == 1:
         return {}
@@ -79,7 +79,7 @@ def side_returns(spec: EnvironmentSpec, agent_return: Array) -> dict[str, Spread
 
 
 def count_actions(actions: Array, alive: Array, width: int) -> Array:
-    """Return how often each agent executed each action while alive: int64 [N, A]."""
+    """Return how often each agent executed each action while alive, int64 [N, A]."""
     n_agents = actions.shape[1]
     legal = alive & (actions >= 0) & (actions < width)
     cell = actions.astype(np.int64) + np.arange(n_agents) * width
@@ -95,7 +95,7 @@ def episode_returns(reward: Array, lengths: Array) -> Array:
 def summarise(
     episodes: Mapping[str, Array], action_counts: Array, values: Mapping[str, Moments]
 ) -> Statistics:
-    """Return the manifest's statistics from the episode table (bare names) and running counts."""
+    """Return the manifest's statistics from the episode table (bare names) and running totals."""
     won = episodes.get("won")
     known = won[won >= 0] if won is not None else np.zeros(0)
     return Statistics(

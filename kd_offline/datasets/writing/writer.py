@@ -1,4 +1,4 @@
-"""Recording to disk: a front that checks and queues, a thread that compresses and writes."""
+"""The dataset writer: checks and queues blocks, and writes them in a thread."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from kd_offline.datasets.storage.store import Folder, lock_folder
 from kd_offline.datasets.writing.blocks import EpisodeBlock, check_block
 from kd_offline.datasets.writing.dataset_files import DatasetFiles
 from kd_offline.datasets.writing.destination import claim_folder
-from kd_offline.datasets.writing.rehearsal import dry_run
+from kd_offline.datasets.writing.dry_run import dry_run
 from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, Journal, RecordingHeader
 from kd_offline.sealed_json import unseal
 from kd_offline.types import Array
 
-# Two blocks in flight keep the thread busy while the next one is being recorded.
+# Two queued blocks keep the thread busy while the next one is recorded.
 _QUEUED_BLOCKS = 2
-# Recording may differ in these between an attempt and its continuation.
+# Fields of the recording that may differ when it is continued.
 _FREE_RECORDING_FIELDS = {"software", "machine", "started_at", "seconds", "code_revision"}
 
 _LOG = logging.getLogger(__name__)
@@ -38,12 +38,11 @@ _Item = tuple[dict[str, Array], Array]  # arrays by full name, lengths
 
 
 class DatasetWriter:
-    """Writes one expert buffer; nothing is a dataset before :meth:`commit`.
+    """Writes one expert buffer; the folder becomes a dataset with :meth:`commit`.
 
-    Use it in a ``with`` block: leaving without :meth:`commit`, by an error or Ctrl-C, brings
-    everything appended to the disk, and a later ``create(..., resume=True)`` continues after it.
-    A killed process loses what was appended in the last seconds, never more and never less than
-    whole calls of :meth:`append`.
+    Use it in a ``with`` block. Leaving it without :meth:`commit`, by an error or Ctrl-C, flushes
+    all appended episodes, and ``create(..., resume=True)`` continues after them. A killed process
+    loses the calls of :meth:`append` of the last seconds, always whole calls.
     """
 
     def __init__(self, files: DatasetFiles, lock: IO[bytes]) -> None:
@@ -68,7 +67,7 @@ class DatasetWriter:
         overwrite: bool = False,
         journal_seconds: float = 5.0,
     ) -> DatasetWriter:
-        """Begin a recording at ``path``, or continue the one there.
+        """Begin a recording at ``path``, or continue an unfinished one.
 
         Parameters
         ----------
@@ -118,16 +117,16 @@ class DatasetWriter:
 
     @property
     def episodes_done(self) -> int:
-        """Episodes appended so far, those of a continued recording included."""
+        """Episodes appended so far, with those of a continued recording."""
         return self._appended
 
     @property
     def steps_done(self) -> int:
-        """Steps appended so far, those of a continued recording included."""
+        """Steps appended so far, with those of a continued recording."""
         return self._steps
 
     def append(self, block: EpisodeBlock) -> None:
-        """Hand over whole episodes; returns before they are written unless the queue is full.
+        """Queue whole episodes for writing; waits only while the queue is full.
 
         Raises
         ------
@@ -154,7 +153,7 @@ class DatasetWriter:
         splits: Splits | None = None,
         version: tuple[int, int] | None = None,
     ) -> DatasetManifest:
-        """Finish: statistics, splits, digests, file table, and the manifest last.
+        """Finish the dataset: statistics, splits, digests, file table, and the manifest last.
 
         Parameters
         ----------
@@ -183,14 +182,14 @@ class DatasetWriter:
             manifest = self._files.finish(mask_arrays, seconds, splits, version)
             self._files.folder.remove(layout.LOCK)
         except BaseException as error:
-            self._failure = error  # the streams are in an unknown state: never journal them again
+            self._failure = error  # the files are in an unknown state, so no journal may list them
             raise
         finally:
             self._release()
         return manifest
 
     def close(self) -> None:
-        """Stop without finishing; what was appended can be continued. Does nothing after commit."""
+        """Stop without finishing; it can be continued. Does nothing after :meth:`commit`."""
         if self._lock.closed:
             return
         self._stop()
@@ -216,7 +215,7 @@ class DatasetWriter:
     def _write_blocks(self) -> None:
         while (item := self._queue.get()) is not None:
             if self._failure is not None:
-                continue  # keep emptying the queue, so that append never waits for ever
+                continue  # empties the queue, so that append does not block
             try:
                 self._files.append_episodes(*item)
             except BaseException as error:  # raised again by the next call
@@ -264,10 +263,9 @@ class DatasetWriter:
 def finished_dataset(
     path: str | Path, header: RecordingHeader, episodes: int
 ) -> DatasetManifest | None:
-    """Return the manifest of a finished dataset that ``header`` would begin again.
+    """Return the manifest of a finished dataset with the same ``header``, None if there is none.
 
-    None where no dataset is at ``path``. What a kill between the manifest and the end of its
-    writer left there is removed.
+    Files that a killed writer left there are removed.
 
     Raises
     ------
@@ -290,7 +288,7 @@ def finished_dataset(
 
 
 def remove_leftovers(folder: Folder) -> None:
-    """Say that a dataset is finished already, and remove what a kill of its writer left there."""
+    """Warn that a dataset is already finished, and remove files of its killed writer."""
     _LOG.warning("%s is complete already: nothing was done", folder.root)
     if folder.exists(layout.JOURNAL) or folder.exists(layout.LOCK):
         with lock_folder(folder.root):
@@ -328,7 +326,7 @@ def _require_same_settings(
 
 
 def _settings(header: RecordingHeader) -> dict[str, object]:
-    """Return what a continued recording must share with its beginning, flat."""
+    """Return the settings that a continued recording must share, as a flat dictionary."""
     head = header.model_dump(mode="json")
     recording = head.pop("recording")
     fixed = {k: v for k, v in recording.items() if k not in _FREE_RECORDING_FIELDS}

@@ -1,4 +1,4 @@
-"""Flat HDF5 in the manner of D4RL: every array has one row a step; one agent, or all joined."""
+"""Export to flat HDF5 in the layout of D4RL: one row a step, one agent or all joined."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ CANNOT_HOLD: dict[str, str] = {
 }
 _TAKEN = ("obs", "actions", "terminated", "truncated")
 _BY_ACTION = ("available_actions", "logits", "q_values")
-_OF_TEAM = ("q_tot", "q_tot_max", "mixer_credit")  # these mean nothing for one agent alone
+_OF_TEAM = ("q_tot", "q_tot_max", "mixer_credit")  # not exported for one agent alone
 
 
 def write(
     buffer: ExpertBuffer, path: Path, options: ConvertOptions, observer: Observer
 ) -> list[str]:
-    """Write one agent, or all with their observations joined and their actions side by side."""
+    """Write one agent, or all with joined observations and one column of actions each."""
     view = _View(buffer, agent_index(buffer.spec, options.agent))
     both = False
     with create_hdf5(path) as file:
@@ -59,7 +59,7 @@ def write(
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What is exported: agent ``n`` of a dataset, or all of them where it is None."""
+    """What is exported: agent ``n`` of a dataset, or all agents if it is None."""
 
     buffer: ExpertBuffer
     n: int | None
@@ -79,7 +79,7 @@ class _View:
         yield "rewards", agent_reward.astype(np.float32)
         yield "terminals", terminated
         yield "timeouts", steps["truncated"] & ~terminated
-        yield "episode_terminals", steps["truncated"] | terminated  # what d3rlpy looks for
+        yield "episode_terminals", steps["truncated"] | terminated  # d3rlpy reads this
         if self.buffer.has("final/obs"):
             yield "next_observations", self._next(observed, steps, start, stop)
         for name in names:
@@ -87,14 +87,14 @@ class _View:
                 yield f"infos/{name}", self._of_agent(name, steps[name])
 
     def _observations(self, obs: Array) -> Array:
-        """Return unpadded observations [n, O], joined where there are several agents."""
+        """Return observations [n, O] without padding, joined over several agents."""
         widths = self.buffer.spec.obs_widths
         if self.n is not None:
             return obs[:, self.n, : widths[self.n]]
         return np.concatenate([obs[:, k, :width] for k, width in enumerate(widths)], axis=1)
 
     def _next(self, observed: Array, steps: dict[str, Array], start: int, stop: int) -> Array:
-        """Return the observation after each step."""
+        """Return the observation after each step, [n, O]."""
         after = np.zeros_like(observed)
         after[:-1] = observed[1:]
         ended = steps["terminated"] | steps["truncated"]

@@ -1,4 +1,4 @@
-"""Reading flat HDF5 in the manner of D4RL: one agent, or several where the environment is known."""
+"""Import flat HDF5 in the layout of D4RL: one agent, or several of a known environment."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ _KNOWN = {*_REQUIRED, *_END_FLAGS, "next_observations", "infos", "metadata"}
 
 @dataclass(frozen=True, slots=True)
 class _Flat:
-    """The checked arrays of a file, the environment, and which of our arrays are in ``infos``."""
+    """The checked arrays of a file, its environment, and our arrays in ``infos``."""
 
     arrays: dict[str, Any]
     spec: EnvironmentSpec
     infos: dict[str, Any]
-    mask: str | None = None  # where legal actions of a file of others lie
+    mask: str | None = None  # path of the legal actions in a file of others
 
 
 def recognise(path: Path) -> bool:
@@ -74,7 +74,7 @@ def recognise(path: Path) -> bool:
 
 @contextmanager
 def read(path: Path, options: ConvertOptions) -> Iterator[ImportedDataset]:
-    """Open a flat HDF5 file.
+    """Give the dataset in a flat HDF5 file, ours or another's.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def _ended(path: Path, arrays: dict[str, Any]) -> Array:
 def _embedded_description(
     path: Path, file: Any
 ) -> tuple[EnvironmentSpec, tuple[ExpertRecord, ...]] | None:
-    """Return what we wrote about environment and experts, if the file is ours."""
+    """Return the environment and experts that our exporter wrote, or None."""
     text = untrusted_hdf5.read_bytes(file, DESCRIPTION)
     if text is None:
         return None
@@ -165,7 +165,7 @@ def _embedded_description(
 def _sole_expert(
     described: tuple[EnvironmentSpec, tuple[ExpertRecord, ...]] | None,
 ) -> tuple[ExpertRecord, ...]:
-    """Return the expert, if there was one: which of several acted when is not in the file."""
+    """Return the expert if there is one; the file does not tell which of several acted."""
     experts = described[1] if described else ()
     return experts if len(experts) == 1 else ()
 
@@ -215,14 +215,14 @@ def _one_hot(actions: Any) -> bool:
 
 
 def _mask_path(file: Any) -> str | None:
-    """Return where legal actions lie in a file of others: in ``infos``, or beside it."""
+    """Return the path of the legal actions in a file of others, or None."""
     group = untrusted_hdf5.member(file, "infos")
     inside = find_mask_name(untrusted_hdf5.member_names(group) if group is not None else [])
     return f"infos/{inside}" if inside else find_mask_name(untrusted_hdf5.member_names(file))
 
 
 def _legal_width(path: Path, mask: Any, rows: int, agents: int, highest: int) -> int:
-    """Return how many actions a mask of legal actions is wide, if its shape is that of one."""
+    """Return the number of actions of a mask of legal actions, after checking its shape."""
     shape = mask.shape
     fits = shape[:-1] == (rows, agents) or (agents == 1 and shape[:-1] == (rows,))
     if not fits or shape[-1] <= highest:
@@ -242,7 +242,7 @@ def _count_legality(path: Path, flat: _Flat, rows: int) -> LegalityCount:
 
 
 def _legal_actions(path: Path, flat: _Flat, start: int, stop: int) -> BoolArray:
-    """Return what the file says is legal, bool [n, N, A]."""
+    """Return the legal actions by the file's mask, bool [n, N, A]."""
     name = flat.mask or ""
     values = flat.arrays[name][start:stop]
     shape = (stop - start, flat.spec.n_agents, flat.spec.action_count)
@@ -252,13 +252,13 @@ def _legal_actions(path: Path, flat: _Flat, start: int, stop: int) -> BoolArray:
 def _actions(path: Path, flat: _Flat, start: int, stop: int) -> IntArray:
     """Return the actions of every agent, int64 [n, N]."""
     values = flat.arrays["actions"][start:stop].reshape(stop - start, -1)
-    if values.shape[1] > flat.spec.n_agents:  # one-hot, as was seen before
+    if values.shape[1] > flat.spec.n_agents:  # one-hot, as _spec checked
         return np.asarray(values.argmax(axis=1)[:, None], np.int64)
     return discrete_actions(path, "its actions", values)
 
 
 def _widths(path: Path, agents: int, width: int, options: ConvertOptions) -> tuple[int, ...]:
-    """Return how many of the joined features every agent has, which only the user can know."""
+    """Return the number of joined features of every agent, by the user's environment."""
     has = f"the actions of {agents} agents and {width} observed features"
     if options.spec is None:
         advice = "give an environment or --spec that says which features are whose"
@@ -272,7 +272,7 @@ def _widths(path: Path, agents: int, width: int, options: ConvertOptions) -> tup
 
 
 def _own_infos(path: Path, file: Any, rows: int) -> dict[str, Any]:
-    """Return the arrays of ours in ``infos``, by their bare names."""
+    """Return the arrays of our exporter in ``infos``, by bare name."""
     group = untrusted_hdf5.member(file, "infos")
     own_names = (
         [n for n in untrusted_hdf5.member_names(group) if _is_own_array(n)]
@@ -319,7 +319,7 @@ def _steps(path: Path, flat: _Flat, start: int, stop: int) -> dict[str, Array]:
         "alive": np.ones((rows, spec.n_agents), np.bool_),
         "reward": np.ascontiguousarray(np.broadcast_to(reward, (rows, spec.n_agents))),
         "terminated": terminated,
-        # An end that is neither is one by a limit; one that is both stays both.
+        # An end that is no termination is a truncation; one that is both stays both.
         "truncated": np.any([*timeouts, *(e & ~terminated for e in ends), terminated & False], 0),
     }
     for name, info in flat.infos.items():
@@ -330,7 +330,7 @@ def _steps(path: Path, flat: _Flat, start: int, stop: int) -> dict[str, Array]:
 
 
 def _split_by_agent(observed: Array, spec: EnvironmentSpec) -> Array:
-    """Return joined observations [n, O] as those of every agent, padded, float32 [n, N, O]."""
+    """Return joined observations [n, O] by agent, padded, float32 [n, N, O]."""
     out = np.zeros((len(observed), spec.n_agents, spec.obs_width), np.float32)
     start = 0
     for n, width in enumerate(spec.obs_widths):

@@ -40,7 +40,7 @@ def write(
 def _create(file: Any, buffer: ExpertBuffer, name: str) -> Any:
     spec = buffer.manifest.arrays[name]
     row = int(np.prod(spec.shape[1:], dtype=np.int64)) * np.dtype(spec.dtype).itemsize
-    # HDF5 decodes whole chunks; smaller ones than Zarr's suit readers of single episodes.
+    # HDF5 decodes whole chunks; chunks smaller than Zarr's suit readers of single episodes.
     rows = min(spec.shape[0], max(64, (1 << 20) // max(1, row)))
     created = file.create_dataset(
         name,

@@ -32,7 +32,7 @@ MANIFEST = "manifest"
 
 
 def recognise(path: Path) -> bool:
-    """Tell whether ``path`` is an HDF5 file that carries a manifest of ours."""
+    """Tell whether ``path`` is an HDF5 file with a manifest of ours."""
     if not untrusted_hdf5.is_hdf5(path):
         return False
     with untrusted_hdf5.open_hdf5(path) as file:
@@ -41,7 +41,7 @@ def recognise(path: Path) -> bool:
 
 @contextmanager
 def read(path: Path, options: ConvertOptions) -> Iterator[ImportedDataset]:
-    """Open an HDF5 file that carries a manifest of ours."""
+    """Give the dataset in an HDF5 file with a manifest of ours."""
     with untrusted_hdf5.open_hdf5(path) as file:
         text = untrusted_hdf5.read_bytes(file, MANIFEST)
         if text is None:
@@ -67,7 +67,7 @@ def read(path: Path, options: ConvertOptions) -> Iterator[ImportedDataset]:
 
 
 def _dataset(path: Path, file: Any, manifest: DatasetManifest, name: str) -> Any:
-    """Return the dataset of one array, which must be what the manifest says."""
+    """Return the HDF5 dataset of an array, after checking its dtype and shape."""
     spec = manifest.arrays[name]
     array = untrusted_hdf5.checked_dataset(file, name)
     if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
@@ -77,7 +77,7 @@ def _dataset(path: Path, file: Any, manifest: DatasetManifest, name: str) -> Any
 
 
 def _check_digests(path: Path, manifest: DatasetManifest, arrays: dict[str, Array]) -> None:
-    """Check small arrays at once: some are computed anew, so nothing later would notice."""
+    """Check the digests of the episode table; some columns are recomputed, not compared later."""
     for name, values in arrays.items():
         spec = manifest.arrays[name]
         content = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))

@@ -1,7 +1,7 @@
-"""Minari datasets stored as HDF5: one group an episode, agents as the keys of ``Dict`` spaces.
+"""Export to Minari datasets stored as HDF5: a group for each episode, agents as keys of ``Dict``.
 
-Everything that Minari has no name for is in ``infos``, with one row more than there are steps, as
-Minari keeps them: the last row is what was known after the last step, or zeros.
+Arrays without a name in Minari are in ``infos``, with one row more than there are steps, as usual
+in Minari: the last row is that after the last step, or zeros.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.tracking.base import Observer
 from kd_offline.types import Array
 
-# The oldest Minari whose files are laid out as ours; newer ones read it.
+# The oldest Minari with this layout of files; newer ones read it.
 _MINARI_VERSION = "0.5.0"
 _ID = re.compile(r"[-_\w]+-v\d+")
 _SPACE_OF = {"obs": "observations", "actions": "actions"}
@@ -39,14 +39,14 @@ _ROOT = {"terminated": "terminations", "truncated": "truncations"}
 
 
 def is_id(name: str) -> bool:
-    """Tell whether a folder's name is a Minari id: it ends in a version, as ``-v0``."""
+    """Tell whether a name is a Minari id, which ends in a version such as ``-v0``."""
     return _ID.fullmatch(name) is not None
 
 
 def write(
     buffer: ExpertBuffer, path: Path, options: ConvertOptions, observer: Observer
 ) -> list[str]:
-    """Write a dataset as the Minari dataset ``NAME-vN``, to be put below Minari's root."""
+    """Write a dataset as the Minari dataset ``NAME-vN``, a folder for Minari's root."""
     if not is_id(path.name):
         msg = (
             f"{path.name!r} is no name of a Minari dataset: end it with a version, as in spread-v0"
@@ -84,7 +84,7 @@ def _write_episodes(buffer: ExpertBuffer, file: Path, observer: Observer) -> Non
 
 @dataclass(frozen=True, slots=True)
 class _Episode:
-    """Episode ``index`` of a block, whose steps are ``rows``."""
+    """Episode ``index`` of a block, with its steps ``rows``."""
 
     spec: EnvironmentSpec
     block: EpisodeBlock
@@ -92,7 +92,7 @@ class _Episode:
     rows: slice
 
     def with_last(self, name: str) -> Array:
-        """Return an array by its bare name with the row after the last step, or zeros [T + 1]."""
+        """Return an array [T + 1, ...]: the steps, and the row after the last step or zeros."""
         steps, final = self.block.steps.get(name), self.block.final.get(name)
         like = steps if steps is not None else final
         if like is None:
@@ -131,7 +131,7 @@ def _write_episode(group: Any, episode: _Episode) -> None:
 
 
 def _put(group: Any, name: str, values: Array) -> None:
-    # One small array after another: chunks and filters would cost more than they hold.
+    # Arrays are small, so chunks and filters would only add overhead.
     group.create_dataset(name, data=np.ascontiguousarray(values))
 
 

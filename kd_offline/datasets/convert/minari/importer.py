@@ -1,4 +1,4 @@
-"""Reading a Minari dataset stored as HDF5, ours or made by Minari."""
+"""Import a Minari dataset stored as HDF5, ours or Minari's own."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def recognise(path: Path) -> bool:
 
 @contextmanager
 def read(path: Path, options: ConvertOptions) -> Iterator[ImportedDataset]:
-    """Open a Minari dataset.
+    """Give the dataset in a Minari folder.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def _import_foreign(
 
 
 def _is_ended(path: Path, file: Any, k: int, length: int) -> bool:
-    """Tell whether an episode is marked as ended; in no step but the last may it be."""
+    """Tell whether an episode ends in its last step; raises if it ends in an earlier one."""
     group = untrusted_hdf5.subgroup(file, f"episode_{k}")
     done = _flags(group, "terminations", length) | _flags(group, "truncations", length)
     if done[:-1].any():
@@ -144,11 +144,11 @@ def _flags(group: Any, name: str, length: int) -> BoolArray:
 
 
 def _mask_paths(file: Any, agents: Sequence[AgentSpace], lengths: Array) -> dict[str, str]:
-    """Return where the legal actions of every agent lie in an episode, of those that have any.
+    """Return agent -> path of its legal actions in an episode, for agents that have them.
 
-    They are a part of the observation, or one of ``infos``: of all agents, or below the agent's
-    name on either side. Infos have a row more than there are steps, as Minari's collector writes
-    them; a mask with another number of rows belongs to steps that nobody knows.
+    Legal actions are a part of the observation, or in ``infos``: of all agents, or with the agent's
+    name on either side. ``infos`` have one row more than there are steps, as Minari's collector
+    writes them; masks with another number of rows are not used.
     """
     first = untrusted_hdf5.subgroup(file, "episode_0")
     paths = {}
@@ -181,7 +181,7 @@ def _legality(
     masks: Mapping[str, str],
     lengths: Array,
 ) -> list[LegalityCount]:
-    """Count how often executed actions are legal, and refuse masks that mean something else."""
+    """Count how often executed actions are legal; raises if a mask has another meaning."""
     counts = []
     for agent in agents:
         if agent.name not in masks:
@@ -237,7 +237,7 @@ def _read_episode(
 
 
 def _paths(agent: AgentSpace) -> list[str]:
-    """Return where the parts of an agent's observation lie in an episode."""
+    """Return the paths of the parts of an agent's observation in an episode."""
     components = (("observations", agent.key, part.path) for part in agent.parts)
     return ["/".join(filter(None, path)) for path in components]
 
@@ -256,7 +256,7 @@ def _actions(group: Any, agent: AgentSpace, length: int) -> Array:
 
 
 def _rewards(group: Any, length: int, agents: int) -> Array:
-    """Return the rewards of a step, [T, 1] or [T, N]."""
+    """Return the rewards of every step, [T, 1] or [T, N]."""
     values = values_of(group, "rewards", length)
     if values.size not in (length, length * agents):
         raise _shape_error(group, "rewards", values)
@@ -299,7 +299,7 @@ def _not_held(
 
 
 def _leaves(group: Any, path: str, depth: int = 3) -> Iterator[str]:
-    """Yield the paths of arrays below a group, and of groups that lie too deep (or in a circle)."""
+    """Yield the paths of arrays below a group, and of groups that are nested too deep."""
     for name in untrusted_hdf5.member_names(group) if group is not None else ():
         member, member_path = untrusted_hdf5.member(group, name), f"{path}/{name}"
         deeper = hasattr(member, "keys") and depth > 1

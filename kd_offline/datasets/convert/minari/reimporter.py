@@ -1,4 +1,4 @@
-"""Reading a Minari dataset that we wrote: nothing of the original is lost."""
+"""Import a Minari dataset that our exporter wrote, without loss."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from kd_offline.types import Array
 def reimport(
     path: Path, file: Any, metadata: Mapping[str, Any], manifest: DatasetManifest, lengths: Array
 ) -> ImportedDataset:
-    """Return the dataset that was written as this one; ``manifest`` is the one it carries."""
+    """Return the exported dataset; ``manifest`` is the one embedded in the Minari dataset."""
     groups = (untrusted_hdf5.subgroup(file, f"episode_{k}") for k in range(len(lengths)))
     codes = np.array([attribute(group, f"{ATTRIBUTE_PREFIX}split") for group in groups], np.uint8)
 

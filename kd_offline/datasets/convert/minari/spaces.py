@@ -1,4 +1,4 @@
-"""Minari's spaces as it writes them to JSON, and what becomes of their values."""
+"""Parse Minari's spaces in JSON, and convert values of such spaces."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from kd_offline.datasets.convert.interchange import foreign_error
 from kd_offline.types import Array
 
 Space = Mapping[str, Any]
-_SMALL_IMAGE = 32  # smaller ones are numbers to Minari
+_SMALL_IMAGE = 32  # Minari stores smaller ones as numbers
 _WHAT_IS_READ = "only vector observations and discrete actions are read"
 
 
 @dataclass(frozen=True, slots=True)
 class ObservationPart:
-    """One array of an observation: where it lies below the agent's, and its width."""
+    """One array of an observation: its path below the agent's, and its width."""
 
-    path: str  # empty: it is the agent's observation itself
+    path: str  # empty: the agent's whole observation
     width: int
-    levels: int = 0  # of a discrete observation, written as that many features; 0: numbers
+    levels: int = 0  # one-hot features of a discrete observation; 0: numbers
     first: int = 0
-    coded: bool = False  # several discrete values, taken as numbers
+    coded: bool = False  # several discrete values, kept as numbers
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSpace:
-    """How one agent's data are laid out; ``key`` is empty where there is one agent only."""
+    """The layout of one agent's data; ``key`` is empty if there is one agent."""
 
     name: str
     key: str
@@ -49,7 +49,7 @@ class AgentSpace:
 
     @property
     def blocks(self) -> dict[str, tuple[tuple[int, int], ...]]:
-        """Observation blocks: the keys of a dictionary, or ``all``."""
+        """Observation blocks by name: the keys of a dictionary, or ``all``."""
         blocks: dict[str, tuple[tuple[int, int], ...]] = {}
         start = 0
         for part in self.parts:
@@ -61,7 +61,7 @@ class AgentSpace:
 def agents_of(path: Path, metadata: Mapping[str, Any]) -> tuple[AgentSpace, ...]:
     """Return the agents that the spaces of a dataset describe.
 
-    Where both spaces are dictionaries (or tuples) of the same keys, these are the agents.
+    If both spaces are dictionaries or tuples with the same keys, the keys are the agents.
 
     Raises
     ------
@@ -185,5 +185,5 @@ def _parts(path: Path, space: Space, where: str) -> list[ObservationPart]:
 
 
 def _is_image(space: Space, shape: list[int]) -> bool:
-    """Tell whether Minari keeps values of this space as JPEG files."""
+    """Tell whether Minari stores values of this space as JPEG files."""
     return space.get("dtype") == "uint8" and len(shape) in (2, 3) and min(shape[:2]) >= _SMALL_IMAGE

@@ -1,4 +1,4 @@
-"""The files of a Minari dataset: where things lie, checked before they are read."""
+"""The files of a Minari dataset: names, and checked access."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LARGEST_JSON = 256 << 20
 
 
 def metadata_of(data: Path) -> dict[str, Any]:
-    """Return the dataset's ``metadata.json``; a ``ForeignError`` where it cannot be used."""
+    """Return the content of ``metadata.json``; raises ``ForeignError`` if it cannot be used."""
     file = data / METADATA_FILE
     try:
         if file.stat().st_size > _LARGEST_JSON:
@@ -44,7 +44,7 @@ def metadata_of(data: Path) -> dict[str, Any]:
 
 
 def length_of(file: Any, k: int) -> int:
-    """Return the steps of episode ``k``."""
+    """Return the number of steps of episode ``k``."""
     length = len(
         untrusted_hdf5.checked_dataset(untrusted_hdf5.subgroup(file, f"episode_{k}"), "rewards")
     )
@@ -54,7 +54,7 @@ def length_of(file: Any, k: int) -> int:
 
 
 def values_of(group: Any, name: str, rows: int) -> Array:
-    """Return a checked array of an episode, which must have ``rows`` rows."""
+    """Return an array of an episode, after checking that it has ``rows`` rows."""
     array = untrusted_hdf5.checked_dataset(group, name)
     if array.ndim < 1 or len(array) != rows:
         path = Path(group.file.filename)
@@ -67,7 +67,7 @@ def values_of(group: Any, name: str, rows: int) -> Array:
 def episode_blocks_from(
     lengths: Array, load: Callable[[int], Mapping[str, Array]]
 ) -> Iterator[EpisodeBlock]:
-    """Yield blocks of episodes; ``load`` returns one by full names, with a row for the episode."""
+    """Yield blocks of episodes; ``load`` returns the arrays of one by full name."""
     for first, last in episode_ranges(lengths):
         episodes = [load(k) for k in range(first, last)]
         parts: dict[str, dict[str, Array]] = {"steps": {}, "final": {}, "episodes": {}}
@@ -79,7 +79,7 @@ def episode_blocks_from(
 
 
 def attribute(group: Any, name: str) -> Any:
-    """Return a scalar attribute of an episode; a ``ForeignError`` where there is none."""
+    """Return a scalar attribute of an episode; raises ``ForeignError`` if there is none."""
     if name not in group.attrs or not np.isscalar(value := group.attrs[name]):
         raise foreign_error(Path(group.file.filename), f"{group.name} has no attribute {name!r}")
     return value

@@ -1,7 +1,7 @@
-"""Flashbax Vault: one long stream of steps for every leaf; without JAX, through TensorStore.
+"""Export to Flashbax Vaults, through TensorStore instead of JAX: a stream of steps for every leaf.
 
-Leaves have the names of OG-MARL. What these have no place for is in leaves ``infos/kd_*``: what
-belongs to an episode's end is in its last step, what belongs to a whole episode is in all of them.
+Leaves have the names of OG-MARL. Other arrays are in leaves ``infos/kd_*``: what belongs to the end
+of an episode is in its last step, what belongs to a whole episode is in all its steps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kd_offline.files import refusal
 from kd_offline.tracking.base import Observer
 from kd_offline.types import Array
 
-# Vault counts steps in an int32.
+# A vault counts steps in int32.
 _MOST_STEPS = 2**31 - 1
 _UID = "Expert"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -35,7 +35,7 @@ _WIDE = {"uint64": "uint32", "int64": "uint32"}
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Some rows of all steps arrays (bare names) and the episodes that they belong to."""
+    """Rows of all ``steps`` arrays by bare name, with their episodes."""
 
     steps: dict[str, Array]
     episode: Array  # int64 [n]
@@ -44,6 +44,8 @@ class _Window:
 
 @dataclass(frozen=True, slots=True)
 class _Leaf:
+    """One leaf of a vault: dtype, shape of a row, and the function of its values."""
+
     dtype: str
     tail: tuple[int, ...]
     values: Callable[[_Window], Array]  # [n, *tail]
@@ -61,7 +63,7 @@ def write(
     folder.mkdir(parents=True)
     try:
         return _write(buffer, folder, leaves, observer)
-    except ValueError as error:  # what TensorStore says of a disk that refuses, too
+    except ValueError as error:  # TensorStore raises it for a full disk too
         raise _refusal(path, error) from error
 
 
@@ -89,7 +91,7 @@ _STATE_NOTE = "infos/state is the observations of all agents, joined"
 
 
 def _own_metadata(buffer: ExpertBuffer) -> dict[str, Any]:
-    """Return what the leaves cannot say: the manifest, and masks that are the same throughout."""
+    """Return our additions to the metadata: the manifest, and masks of all episodes."""
     masks = {name: buffer.mask(name) for name in buffer.mask_names}
     fixed = {name: mask.tolist() for name, mask in masks.items() if mask.ndim == 2}
     return {store.MANIFEST_KEY: manifest_text(buffer), store.MASKS_KEY: json.dumps(fixed)}
@@ -106,7 +108,7 @@ def _window(buffer: ExpertBuffer, start: int, stop: int) -> _Window:
 
 
 def _leaves(buffer: ExpertBuffer) -> dict[str, _Leaf]:
-    """Return every leaf by its path in the vault."""
+    """Return path -> leaf of the vault."""
     spec = buffer.spec
     team = (spec.n_agents,)
     leaves = {
@@ -133,7 +135,7 @@ def _is_derived(name: str) -> bool:
 
 
 def _extra_leaf(buffer: ExpertBuffer, name: str) -> _Leaf | None:
-    """Return the leaf of an array that OG-MARL has no name for."""
+    """Return the leaf of an array without a name in OG-MARL; None for fixed masks."""
     group, short = name.split("/", 1)
     stored = buffer.array(name).spec
     tail = stored.shape[1:]

@@ -1,4 +1,4 @@
-"""Reading a vault: first a look at all that decides the shape of the dataset, then the steps."""
+"""Import a vault: a first pass finds shapes and lengths, a second one reads the steps."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _READ_LEAVES = (*_REQUIRED_LEAVES, "truncations", "infos/state")
 
 @contextmanager
 def read(path: Path, options: ConvertOptions) -> Iterator[ImportedDataset]:
-    """Open a vault, ours or written by flashbax.
+    """Give the dataset in a vault, ours or flashbax's own.
 
     Raises
     ------
@@ -87,9 +87,9 @@ def _check_shapes(folder: Path, stores: VaultArrays) -> None:
 
 @dataclass(slots=True)
 class _Survey:
-    """What a first pass over all steps finds out."""
+    """The results of the first pass over all steps."""
 
-    lengths: list[Array] = field(default_factory=list)  # of each stream's episodes
+    lengths: list[Array] = field(default_factory=list)  # of the episodes, by stream
     highest: int = 0
     legality: LegalityCount = field(default_factory=lambda: LegalityCount(""))
     unfinished: int = 0
@@ -178,7 +178,7 @@ def _inferred_environment(stores: VaultArrays, survey: _Survey, path: Path) -> I
 
 
 def _width(padding: Array) -> int:
-    """Return the width of an agent's observation without what is padding in every step."""
+    """Return the width of an agent's observation without columns that are always padding."""
     used_columns = np.flatnonzero(~padding)
     return int(used_columns[-1]) + 1 if len(used_columns) else 1
 
@@ -189,7 +189,7 @@ def _blocks(stores: VaultArrays, survey: _Survey, spec: EnvironmentSpec) -> Iter
         for first, last in episode_ranges(lengths):
             start, stop = int(stops[first] - lengths[first]), int(stops[last - 1])
             steps = _steps(stores, stream, start, stop, spec)
-            # Where only some agents are terminated, the episode was ended by something else.
+            # If only some agents are terminated, the episode was truncated.
             ended = stops[first:last] - 1 - start
             steps["truncated"][ended] |= ~steps["terminated"][ended]
             yield EpisodeBlock(steps=steps, episodes={"length": lengths[first:last]})
@@ -231,7 +231,7 @@ def _truncated(stores: VaultArrays, stream: int, start: int, stop: int) -> Array
 
 
 def legal_actions_leaf(stores: VaultArrays) -> str | None:
-    """Return the leaf of the legal actions: one of ``infos``, or beside it."""
+    """Return the leaf of the legal actions, in ``infos`` or at the top, or None."""
     inside = find_mask_name(
         n.removeprefix("infos/") for n in stores.leaves if n.startswith("infos/")
     )
@@ -249,7 +249,7 @@ def _legal_actions(
 
 
 def _actions(stores: VaultArrays, stream: int, start: int, stop: int) -> Array:
-    """Return the actions of every agent, int64 [n, N]; a last axis of several has to be one-hot."""
+    """Return the actions of every agent, int64 [n, N]; several columns must be one-hot."""
     actions = stores.read("actions", stream, start, stop)
     if actions.ndim == len("TNA") and actions.shape[-1] > 1:
         if not is_one_hot(actions):

@@ -1,4 +1,4 @@
-"""Reading a vault that we wrote: nothing of the dataset is lost."""
+"""Import a vault that our exporter wrote, without loss."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def reimport(
     metadata: Mapping[str, Any],
     manifest: DatasetManifest,
 ) -> ImportedDataset:
-    """Return the dataset that was written as this vault; ``manifest`` is the one it carries."""
+    """Return the exported dataset; ``manifest`` is the one embedded in the vault."""
     absent = [
         n for n in map(store.leaf_name, _arrays_with_leaf(manifest)) if n not in stores.leaves
     ]
@@ -59,7 +59,7 @@ def reimport(
 
 
 def _arrays_with_leaf(manifest: DatasetManifest) -> list[str]:
-    """Return the arrays that must have a leaf of their own."""
+    """Return the arrays of which the vault must have a leaf."""
     return [
         name
         for name, spec in manifest.arrays.items()
@@ -78,7 +78,7 @@ def _fixed_masks(folder: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rows_of_leaf(stores: VaultArrays, name: str, rows: Array) -> Array:
-    """Return the rows [n] of a leaf, reading it once from one end to the other."""
+    """Return the given rows [n] of a leaf, in one pass over it."""
     parts = []
     for start, stop in row_ranges(int(rows[-1]) + 1 if len(rows) else 0):
         rows_in_window = rows[(rows >= start) & (rows < stop)] - start
@@ -105,7 +105,7 @@ def _blocks(
 
 
 def _original(name: str, values: Array, ends: Array) -> Array:
-    """Return an array as it was before it became a leaf."""
+    """Return the values of an array from those of its leaf."""
     if name in ("steps/terminated", "steps/truncated"):
         return values[:, 0]
     if name.startswith("steps/"):

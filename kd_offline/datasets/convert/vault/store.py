@@ -29,9 +29,9 @@ LEAF_NAMES = {
     "available_actions": "infos/legals",
     "state": "infos/state",
 }
-"""Steps arrays that have a leaf under the name that OG-MARL gives it."""
+"""Bare name of a ``steps`` array -> its leaf with a name of OG-MARL."""
 
-_DECLARED_LENGTH = 10**13  # the declared length of every stream; the real one is in the index
+_DECLARED_LENGTH = 10**13  # of every stream; the index has the real length
 _GZIP = {"id": "gzip", "level": 5}
 _LARGEST_CHUNK = 256 << 20
 _LARGEST_JSON = 256 << 20
@@ -39,7 +39,7 @@ _CACHE = 128 << 20
 
 
 def leaf_name(name: str) -> str:
-    """Return the leaf of an array of ours: ``infos/kd_logits``, ``infos/kd_final_obs``."""
+    """Return the leaf of an array, such as ``infos/kd_logits`` or ``infos/kd_final_obs``."""
     group, short = name.split("/", 1)
     if group == "steps":
         return LEAF_NAMES.get(short) or f"infos/kd_{short}"
@@ -47,7 +47,7 @@ def leaf_name(name: str) -> str:
 
 
 def split_64_bit(values: Array) -> Array:
-    """Return 64-bit integers as pairs of uint32, low half first: JAX reads no wider ones."""
+    """Return 64-bit integers as pairs of uint32, low half first, because JAX reads no others."""
     if values.dtype.itemsize < 8 or values.dtype.kind not in "iu":
         return values
     return values.astype("<u8").view("<u4").reshape(*values.shape, 2)
@@ -61,7 +61,7 @@ def recognise(path: Path) -> bool:
 
 
 def find_vault(path: Path) -> Path:
-    """Return the folder of the vault at ``path``, which may be the only one in a ``.vlt`` folder.
+    """Return the folder of the vault at ``path``, or of the only one in a ``.vlt`` folder.
 
     Raises
     ------
@@ -105,15 +105,15 @@ def metadata_of(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class VaultArrays:
-    """The open leaves of a vault by their path (``infos/legals``); arrays [B, time, ...]."""
+    """The open leaves of a vault by path (``infos/legals``); arrays [B, time, ...]."""
 
     folder: Path
     leaves: Mapping[str, Any]
     index: Any
-    rows: int  # of a window that reads or writes whole chunks
+    rows: int  # rows of a window of whole chunks
 
     def write(self, start: int, values: Mapping[str, Array]) -> None:
-        """Write rows [n, ...] of every leaf into the only stream, as one commit."""
+        """Write rows [n, ...] of every leaf into the only stream, in one transaction."""
         ts = import_library("tensorstore", "a vault")
         with ts.Transaction() as commit:
             for name, rows in values.items():
@@ -121,7 +121,7 @@ class VaultArrays:
                 leaf[0, start : start + len(rows)].write(rows).result()
 
     def finish(self, steps: int) -> None:
-        """Say how many steps there are; until then there are none."""
+        """Write the number of steps; before that the vault has none."""
         self.index.write(np.array([steps], np.int32)).result()
 
     def read(self, name: str, stream: int, start: int, stop: int) -> Array:
@@ -134,7 +134,7 @@ class VaultArrays:
 
 
 def create(folder: Path, leaves: Mapping[str, tuple[str, tuple[int, ...]]]) -> VaultArrays:
-    """Make the leaves of a new vault with one stream; given are the dtype and shape of a row."""
+    """Make the leaves of a new vault with one stream, by dtype and shape of a row."""
     widest = max(int(np.prod(tail)) * np.dtype(dtype).itemsize for dtype, tail in leaves.values())
     rows = layout.chunk_rows(widest)
     arrays = {
@@ -152,7 +152,7 @@ def create(folder: Path, leaves: Mapping[str, tuple[str, tuple[int, ...]]]) -> V
 
 
 def open_stores(folder: Path, metadata: Mapping[str, Any]) -> tuple[VaultArrays, int]:
-    """Open every leaf of a vault for reading; also returns how many steps each stream has.
+    """Open every leaf of a vault for reading; return them and the steps of each stream.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def open_stores(folder: Path, metadata: Mapping[str, Any]) -> tuple[VaultArrays,
 
 
 def episode_ends(stores: VaultArrays, stream: int, start: int, stop: int) -> tuple[Array, int]:
-    """Return where episodes end, bool [n], and in how many steps only some agents do."""
+    """Return which steps end an episode, bool [n], and how often only some agents are done."""
     rows = stop - start
     done = stores.read("terminals", stream, start, stop).reshape(rows, -1) != 0
     if "truncations" in stores.leaves:
@@ -186,7 +186,7 @@ def episode_ends(stores: VaultArrays, stream: int, start: int, stop: int) -> tup
 def write_metadata(
     folder: Path, stores: VaultArrays, steps: int, own_fields: Mapping[str, Any]
 ) -> None:
-    """Write ``metadata.json``: the tree of leaves, and what we add."""
+    """Write ``metadata.json``: the tree of leaves, and ``own_fields``."""
     shapes: dict[str, Any] = {}
     dtypes: dict[str, Any] = {}
     for name, leaf in stores.leaves.items():
@@ -206,7 +206,7 @@ def _is_vault(path: Path) -> bool:
 
 
 def _open(folder: Path, key: str, context: Any = None, **create: Any) -> Any:
-    """Open an array of the store, or make it of the shape, dtype and chunks in ``create``."""
+    """Open an array of the store, or create it with the shape, dtype and chunks in ``create``."""
     ts = import_library("tensorstore", "a vault")
     base = {"driver": "file", "path": f"{folder.resolve()}/"}
     spec: dict[str, Any] = {
@@ -250,7 +250,7 @@ def _key(name: str) -> str:
 
 
 def _put(tree: dict[str, Any], path: str, value: str) -> None:
-    """Put a leaf into nested dictionaries: ``infos/x`` is at most one level deep."""
+    """Put a leaf into nested dictionaries, at most one level deep."""
     head, _, rest = path.partition("/")
     if rest:
         tree.setdefault(head, {})[rest] = value

@@ -98,11 +98,11 @@ def test_a_writer_that_finishes_while_another_one_looks(tmp_path, monkeypatch):
 
     def late(root):
         with monkeypatch.context() as patched:
-            patched.setattr(destination, "lock", real)
+            patched.setattr(destination, "lock_folder", real)
             record(path, resume=True)
         return real(root)
 
-    monkeypatch.setattr(destination, "lock", late)
+    monkeypatch.setattr(destination, "lock_folder", late)
     with pytest.raises(StorageError, match="finished dataset"):
         DatasetWriter.create(path, header(SPEC), resume=True)
     assert verify(path).ok

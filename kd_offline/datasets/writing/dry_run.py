@@ -1,6 +1,6 @@
-"""Make a dataset of one step in memory, by the code that makes the real one, before work begins.
+"""Make a dataset of one step in memory, with the real writer, before a recording begins.
 
-What a manifest cannot hold is refused here and not after the last episode.
+So settings that a manifest cannot hold are refused before the first episode.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kd_offline.user_code import plain
 
 
 def dry_run(header: RecordingHeader) -> None:
-    """Check that a dataset that begins with ``header`` can be finished and read again.
+    """Check that a dataset with this ``header`` can be finished and read.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def dry_run(header: RecordingHeader) -> None:
 
 
 def require_storable(document: Mapping[str, Any]) -> None:
-    """Check every value and key of a part of a manifest; raises as :func:`dry_run`."""
+    """Check that a manifest can hold every value and key; raises as :func:`dry_run`."""
     for path, value in _scalars_and_keys("", document):
         try:
             parse(json.dumps(value, allow_nan=False).encode("ascii"))
@@ -65,7 +65,7 @@ def require_storable(document: Mapping[str, Any]) -> None:
 
 
 def _scalars_and_keys(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield dotted paths with the scalars, and with the keys, of nested values."""
+    """Yield the dotted path and value of every scalar and key of nested values."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             inner = f"{path}.{key}" if path else str(key)
@@ -79,7 +79,7 @@ def _scalars_and_keys(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _single_step(header: RecordingHeader) -> dict[str, Array]:
-    """Return the arrays that every dataset has, of one episode of one step."""
+    """Return the required arrays, with one episode of one step."""
     sizes = layout.axis_sizes(header.environment, 1, 1)
     arrays = {}
     for name in (*layout.required_arrays("steps"), *layout.required_arrays("episodes")):
@@ -91,7 +91,7 @@ def _single_step(header: RecordingHeader) -> dict[str, Array]:
 
 
 class _MemoryFolder(Folder):
-    """A folder that is nowhere."""
+    """A folder whose files are in memory."""
 
     def __init__(self) -> None:
         super().__init__(Path("rehearsal"))
