@@ -22,9 +22,8 @@ from kd_offline import environments
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.experts.load import load
 from kd_offline.recording import noise
-from kd_offline.recording.partner import accompanied, load_partner
-from kd_offline.recording.record import record
-from kd_offline.recording.workers import in_order
+from kd_offline.recording.partner import load_partner, with_partner
+from kd_offline.recording.record import play_in_parallel, record
 from kd_offline.rollout.collect import collect
 from kd_offline.schemas.recipes import DEFAULT_NOISE, RecordRecipe
 from kd_offline.seeding import episode_seeds
@@ -75,11 +74,11 @@ def rollout_rate(given: argparse.Namespace) -> float:
 
     def play(world: BatchedEnvironment, seeds: SeedArray) -> int:
         levels = noise.episode_levels(seeds, DEFAULT_NOISE)
-        behaviour = accompanied(seeds, noise.perturbed(seeds, levels), partner)
+        behaviour = with_partner(seeds, noise.perturbed(seeds, levels), partner)
         return int(collect(world, expert, seeds, behaviour).length.sum())
 
     began = time.perf_counter()
-    steps = sum(in_order(play, worlds, parts))
+    steps = sum(play_in_parallel(play, worlds, parts))
     return steps / (time.perf_counter() - began)
 
 

@@ -1,17 +1,17 @@
-"""Shapes of networks, and what they cost in closed form, without PyTorch.
+"""Shapes of networks and their cost in closed form, without PyTorch.
 
 One convention for everything: a multiply-accumulate (MAC) is one of a matrix product, a FLOP count
 is 2 for each MAC, and both are of one decision of one agent. Biases, activations, normalisation
-and the arithmetic between GRU gates are counted apart, as ``elementwise``. With inputs ``o``, trunk
-widths ``w1..wn``, GRU width ``h`` and ``a`` actions::
+and the arithmetic between GRU gates are counted separately, as ``elementwise``. With inputs ``o``,
+trunk widths ``w1..wn``, GRU width ``h`` and ``a`` actions::
 
     linear  x -> y : MACs x y          parameters x y + y          elementwise y
     relu + norm y  :                   parameters 2 y              elementwise 8 y
     gru     x -> h : MACs 3 h (x + h)  parameters 3 h (x + h + 2)  elementwise 17 h
     gru of rank r  : MACs r (x + 7 h)  parameters r (x + 7 h) + 6 h  elementwise 17 h
 
-Every weight of a matrix is used once in a decision, so the number of MACs is also the number of
-matrix weights; what is left of the parameters are vectors (biases, gains).
+Every matrix weight is used once in a decision, so the number of MACs is also the number of matrix
+weights. The other parameters are vectors (biases, gains).
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class NetworkCost:
 
 @dataclass(frozen=True, slots=True)
 class MemoryCost:
-    """Bytes that one network needs beside its code; None where that is not known.
+    """Bytes of one network without its code; None where unknown.
 
-    ``hidden`` is kept from step to step. ``activation`` is the largest that is alive at once
-    within a step: input and output of a layer, for a GRU its input and both sides' gates. ``flash``
-    and ``ram`` are the tables and the static buffers of the exported C, whose rows are padded to
-    blocks of 8; None where no C is exported.
+    ``hidden`` is kept from step to step. ``activation`` is the largest set of values that is alive
+    at once within a step: input and output of a layer, for a GRU its input and both sides' gates.
+    ``flash`` and ``ram`` are the tables and the static buffers of the exported C, whose rows are
+    padded to blocks of 8; None where no C is exported.
     """
 
     parameters: int
@@ -64,7 +64,7 @@ class MemoryCost:
 
     @property
     def working(self) -> int | None:
-        """What a step writes to: static buffers, or what is kept and alive at once."""
+        """Bytes that a step writes to: static buffers, or memory and live activations."""
         if self.ram is not None or self.hidden is None or self.activation is None:
             return self.ram
         return self.hidden + self.activation
@@ -72,14 +72,14 @@ class MemoryCost:
 
 @dataclass(frozen=True, slots=True)
 class ValuePart:
-    """A network that says values: a critic, or a mixer; ``calls`` of it make one team step."""
+    """A network that estimates values: a critic or a mixer, run ``calls`` times a team step."""
 
     cost: NetworkCost
     calls: int = 1
 
 
 class Shape(Protocol):
-    """One network in numbers: what every count of costs is made of."""
+    """The numbers of one network from which all costs are computed."""
 
     @property
     def inputs(self) -> int:
@@ -117,7 +117,7 @@ class Shape(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeployedInputs:
-    """What one agent's network is given when it is deployed.
+    """The inputs of one agent's deployed network.
 
     ``features`` are those that a fixed mask leaves, or all. ``motion`` adds the change of each,
     ``mask_bits`` (of masks drawn for each episode) a bit for each, ``last_action`` the one-hot own
@@ -138,7 +138,7 @@ class DeployedInputs:
 
     @property
     def kept(self) -> int:
-        """Numbers kept from step to step for the sake of the inputs."""
+        """Number of values kept from step to step to compute the inputs."""
         return (self.features + 1) * self.motion + self.actions * self.last_action
 
 
@@ -303,9 +303,9 @@ class ExportedShape:
     def _c_tables(self, precision: Precision) -> int:
         """Return the bytes of the constant tables of the C; int8 has a scale for each row."""
         weight = {"fp32": FLOAT, "fp16": 2, "int8": 1}[precision]
-        beside = FLOAT * (2 if precision == "int8" else 1)
+        row_bytes = FLOAT * (2 if precision == "int8" else 1)
         padded = ((rows + -rows % LANES, columns) for rows, columns in _matrices(self))
-        tables = sum(rows * (columns * weight + beside) for rows, columns in padded)
+        tables = sum(rows * (columns * weight + row_bytes) for rows, columns in padded)
         return tables + FLOAT * self.features * (2 + self.motion)
 
     def _c_buffers(self) -> int:

@@ -1,4 +1,4 @@
-"""The interface of networks that run over packed sequences, as students are."""
+"""The interface of networks that run over packed sequences, as students do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kd_offline.networks.arithmetic import StudentShape
 
 
 class Packed(NamedTuple):
-    """What a network says at each step of packed sequences, and what it carries on."""
+    """Outputs, embeddings and memory at each step of packed sequences."""
 
     outputs: Tensor  # [S, A]
     embedding: Tensor  # [S, H]
@@ -19,7 +19,7 @@ class Packed(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """An affine map with what stands before it folded in, differentiable in both."""
+    """An affine map with the preceding affine map folded in, differentiable in both."""
 
     weight: Tensor  # [rows, columns]; of a normalisation [columns], a diagonal
     bias: Tensor  # [rows]
@@ -30,36 +30,38 @@ def affine(layer: Any) -> Folded:
     return Folded(layer.weight.double(), layer.bias.double())
 
 
-def after(before: Folded | None, this: Folded) -> Folded:
-    """Return ``this`` applied to the result of ``before``."""
-    if before is None:
-        return this
-    product = this.weight @ before.weight if before.weight.ndim > 1 else this.weight * before.weight
-    return Folded(product, this.bias + this.weight @ before.bias)
+def compose(first: Folded | None, second: Folded) -> Folded:
+    """Return the map that applies ``first`` and then ``second``."""
+    if first is None:
+        return second
+    product = (
+        second.weight @ first.weight if first.weight.ndim > 1 else second.weight * first.weight
+    )
+    return Folded(product, second.bias + second.weight @ first.bias)
 
 
-def unchanged(first: Folded) -> Folded:
+def unchanged(matrix: Folded) -> Folded:
     """Return a matrix as it is."""
-    return first
+    return matrix
 
 
 class Remnant(NamedTuple):
-    """What is left of an embedding once units are removed, for whatever else reads it."""
+    """The kept units of an embedding after pruning, for other layers that read it."""
 
     units: Tensor  # int [H']
-    gate: Tensor  # float [H'], that the gated network multiplied by and the small one does not
+    gate: Tensor  # float [H'], factors of the gated network, which the small one does not apply
 
 
 class PackedNetwork(nn.Module):
     """One agent's network, run over packed sequences.
 
-    ``packed`` is called with what :class:`torch.nn.utils.rnn.PackedSequence` holds: the rows of all
-    sequences, step after step, longest sequence first. Playing is the same with one step at a time.
+    ``packed`` takes the content of :class:`torch.nn.utils.rnn.PackedSequence`: the rows of all
+    sequences, step after step, longest sequence first. Acting is the same with one step at a time.
     The memory is one matrix that is zero at the start of an episode. A layer called ``head`` gives
-    the outputs; it, aligners and vectors are trained by AdamW, all other matrices by Muon.
+    the outputs. The head, aligners and vectors are trained by AdamW, all other matrices by Muon.
 
-    ``shape`` is the network in numbers. What is optional raises ``NotImplementedError``; a family
-    that offers it says so, see :mod:`kd_offline.students.families.base`.
+    ``shape`` describes the network. Optional methods raise ``NotImplementedError``; a family
+    declares which it offers, see :mod:`kd_offline.students.families.base`.
     """
 
     shape: StudentShape
@@ -77,12 +79,12 @@ class PackedNetwork(nn.Module):
         ----------
         x : float [S, I]
         sizes : list of int
-            How many sequences have each step; never growing, sum S.
+            Number of sequences that have each step; not increasing, sum S.
         memory : float [B, M]
             Before the first step, in the order of the sequences.
         columns : int64 [I], optional
-            Which of the network's inputs ``x`` has, where all others are zero; None: all. Only
-            networks of families that drop columns are given any.
+            Indices of the network's inputs that are in ``x``; all others are zero. None: all. Given
+            only to networks of families that drop columns.
         """
         raise NotImplementedError
 

@@ -26,7 +26,7 @@ from kd_offline.networks.packed import (
     PackedNetwork,
     Remnant,
     affine,
-    after,
+    compose,
     unchanged,
 )
 
@@ -106,7 +106,7 @@ class RecurrentNetwork(PackedNetwork):
             x = gated_norm(functional.relu(self._linear(index)(x)), self._norm(index), gate)
         if self.gru is None:
             return Packed(self.head(x), x, x[:, :0])
-        # The state that goes on stays ungated, what reads it does not.
+        # The carried state is not gated; the layers that read it get the gated state.
         own = weights_of(self.gru)
         states = packed_gru(x, sizes, memory, own._replace(hh=own.hh * gates[-1]))
         seen = states * gates[-1]
@@ -115,50 +115,50 @@ class RecurrentNetwork(PackedNetwork):
     def narrow_into(
         self, small: PackedNetwork, units: Sequence[Tensor], gates: Sequence[Tensor]
     ) -> Remnant:
-        """Copy the chosen units into a network of their number; full GRUs only."""
+        """Copy the chosen units into a network with that number of units; full GRUs only."""
         assert isinstance(small, RecurrentNetwork)  # noqa: S101 - of the same family
-        before = torch.arange(self.shape.inputs)
+        input_units = torch.arange(self.shape.inputs)
         for index in range(len(self.shape.trunk)):
-            own, gate = units[index], gates[index]
-            _copy(small._linear(index), self._linear(index), own, before)
-            wide, narrow = self._norm(index), small._norm(index)
-            narrow.weight.copy_(wide.weight[own] * gate)
-            narrow.bias.copy_(wide.bias[own] * gate)
-            before = own
-        gate = torch.ones(len(before))
+            kept_units, gate = units[index], gates[index]
+            _copy(small._linear(index), self._linear(index), kept_units, input_units)
+            norm, small_norm = self._norm(index), small._norm(index)
+            small_norm.weight.copy_(norm.weight[kept_units] * gate)
+            small_norm.bias.copy_(norm.bias[kept_units] * gate)
+            input_units = kept_units
+        gate = torch.ones(len(input_units))
         if self.gru is not None and small.gru is not None:
-            own, gate = units[-1], gates[-1]
-            rows = torch.cat([own + k * self.shape.embedding for k in range(3)])
-            ours, theirs, *biases = (p[rows] for p in self.gru.parameters())
-            parts = [ours[:, before], theirs[:, own] * gate, *biases]
+            kept_units, gate = units[-1], gates[-1]
+            rows = torch.cat([kept_units + k * self.shape.embedding for k in range(3)])
+            input_weights, hidden_weights, *biases = (p[rows] for p in self.gru.parameters())
+            parts = [input_weights[:, input_units], hidden_weights[:, kept_units] * gate, *biases]
             for target, values in zip(small.gru.parameters(), parts, strict=True):
                 target.copy_(values)
-            before = own
-        small.head.weight.copy_(self.head.weight[:, before] * gate)
+            input_units = kept_units
+        small.head.weight.copy_(self.head.weight[:, input_units] * gate)
         small.head.bias.copy_(self.head.bias)
-        return Remnant(before, gate)
+        return Remnant(input_units, gate)
 
     def folded(
         self, before: Folded | None = None, inputs: Callable[[Folded], Folded] = unchanged
     ) -> tuple[Folded, ...]:
         """Return the matrices of trunk, GRU and head; of a low-rank GRU two for each side."""
-        found = []
+        matrices = []
         for layer in self.trunk:
             if isinstance(layer, nn.Linear):
-                found.append(after(before, affine(layer)))
+                matrices.append(compose(before, affine(layer)))
             elif isinstance(layer, nn.LayerNorm):
                 before = affine(layer)
         if self.gru is not None:
-            first, *others = _gru_matrices(self.gru)
-            found += [after(before, first), *others]
+            first, *other_matrices = _gru_matrices(self.gru)
+            matrices += [compose(before, first), *other_matrices]
             before = None
-        found.append(after(before, affine(self.head)))
-        return (inputs(found[0]), *found[1:])
+        matrices.append(compose(before, affine(self.head)))
+        return (inputs(matrices[0]), *matrices[1:])
 
     def run_folded(
         self, x: Tensor, sizes: list[int], memory: Tensor, matrices: Sequence[Folded]
     ) -> Packed:
-        """Run with the numbers of folded matrices; the embedding keeps the scale that it has."""
+        """Run with folded matrices; the embedding keeps its scale."""
         depth = len(self.shape.trunk)
         for weight, bias in matrices[:depth]:
             x = functional.layer_norm(functional.linear(x, weight, bias).relu(), bias.shape)
@@ -183,20 +183,20 @@ class RecurrentNetwork(PackedNetwork):
         return layer
 
     def _up_to(self, lengths: Tensor, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        given = pack_padded_sequence(x, lengths, enforce_sorted=False)
-        sizes, order, back = given.batch_sizes, given.sorted_indices, given.unsorted_indices
-        found = self.packed(given.data, sizes.tolist(), memory[0, order])
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        sizes, order, back = packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
+        result = self.packed(packed.data, sizes.tolist(), memory[0, order])
         ends = (sizes.cumsum(0) - sizes)[lengths[order] - 1] + torch.arange(len(lengths))
-        both = (given._replace(data=y) for y in (found.outputs, found.embedding))
-        outputs, embeddings = (pad_packed_sequence(y, total_length=len(x))[0] for y in both)
-        return outputs, embeddings, found.memory[ends[back]].unsqueeze(0)
+        sequences = (packed._replace(data=y) for y in (result.outputs, result.embedding))
+        outputs, embeddings = (pad_packed_sequence(y, total_length=len(x))[0] for y in sequences)
+        return outputs, embeddings, result.memory[ends[back]].unsqueeze(0)
 
 
 def gated_norm(x: Tensor, norm: nn.LayerNorm, gate: Tensor) -> Tensor:
-    """Normalise ``x`` [..., H] over the units that are there, and gate it.
+    """Return ``x`` [..., H], normalised over the units that are open, times the gate.
 
     Mean and variance are weighted by ``gate`` [H], so that with gates of 0 and 1 the result is that
-    of the normalisation of the layer without the closed units.
+    of the layer's normalisation without the closed units.
     """
     total = gate.sum().clamp(min=_NO_UNIT)
     centred = x - ((x @ gate) / total).unsqueeze(-1)
@@ -212,24 +212,27 @@ def _copy(target: nn.Linear, source: nn.Linear, rows: Tensor, columns: Tensor) -
 
 def _gru_matrices(unit: nn.GRU | LowRankGRU) -> list[Folded]:
     if isinstance(unit, nn.GRU):
-        ih, hh, *biases = (number.double() for number in unit.parameters())
-        return [Folded(*each) for each in zip((ih, hh), biases, strict=True)]
-    found = []
-    for thin, wide, bias in (
+        ih, hh, *biases = (parameter.double() for parameter in unit.parameters())
+        return [Folded(*pair) for pair in zip((ih, hh), biases, strict=True)]
+    matrices = []
+    for inner, outer, bias in (
         (unit.weight_ih_in, unit.weight_ih_out, unit.bias_ih),
         (unit.weight_hh_in, unit.weight_hh_out, unit.bias_hh),
     ):
-        first = thin.double()
-        found += [Folded(first, first.new_zeros(len(first))), Folded(wide.double(), bias.double())]
-    return found
+        first = inner.double()
+        matrices += [
+            Folded(first, first.new_zeros(len(first))),
+            Folded(outer.double(), bias.double()),
+        ]
+    return matrices
 
 
 def _product(maps: Sequence[Folded]) -> Folded:
-    """Return one map in place of one or two."""
+    """Return the product of one or two maps as one map."""
     if len(maps) == 1:
         return maps[0]
-    (thin, first), (wide, second) = maps
-    return Folded(wide @ thin, wide @ first + second)
+    (inner, first), (outer, second) = maps
+    return Folded(outer @ inner, outer @ first + second)
 
 
 def weights_of(gru: nn.GRU | LowRankGRU) -> Weights:
@@ -250,7 +253,7 @@ def _unit(shape: NetworkShape, inputs: int) -> nn.GRU | LowRankGRU | None:
 def _orthogonal(weight: Tensor, gain: float, rng: np.random.Generator | None) -> None:
     """Fill ``weight`` [out, in] with a scaled orthogonal matrix (Saxe et al., 2014).
 
-    Drawn with NumPy, whose random streams, unlike PyTorch's, do not depend on the processor.
+    It is drawn with NumPy, whose random streams, unlike PyTorch's, do not depend on the processor.
     """
     if rng is None:
         return

@@ -1,4 +1,4 @@
-"""``relabel-masks``: further student masks for a dataset that is recorded already."""
+"""``relabel-masks``: add student masks to a recorded dataset."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def relabel_masks(
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
 ) -> DatasetManifest:
-    """Make a dataset of the same episodes with further student masks; data files are copied.
+    """Write a dataset of the same episodes with additional student masks; data files are copied.
 
     Parameters
     ----------
     masks
-        Names of student masks, or files, as for recording; a mask that is drawn for each episode
-        follows from the episodes' seeds and is the one that recording would have stored.
+        Names or files of student masks, as for recording. A mask that is drawn for each episode
+        follows from the episodes' seeds and equals the one that recording would have stored.
     observers
-        Told how many bytes are done.
+        They receive the number of bytes that are done.
 
     Raises
     ------
@@ -41,45 +41,45 @@ def relabel_masks(
     MissingArrayError
         The mask is drawn for each episode, and the dataset has no seeds.
     DatasetError, StorageError
-        The dataset cannot be read or the result not be written.
+        The dataset cannot be read or the result cannot be written.
     """
     parent = open_parent(dataset)
     root = check_output(output, [parent])
     chosen = {mask.name: mask for mask in (resolve(x, parent.spec) for x in masks)}
     _check(parent, chosen, masks)
     arrays = {f"masks/{name}": _visible(parent, mask) for name, mask in chosen.items()}
-    new = {
+    new_masks = {
         name: MaskRecord(description=mask.description, random_k=mask.random_k)
         for name, mask in chosen.items()
     }
     history = lineage("relabel-masks", [parent], {"masks": list(chosen)})
-    everything = parent.manifest.masks | new
-    facts = {
+    all_masks = parent.manifest.masks | new_masks
+    changes = {
         "version": next_version(parent.manifest.version, "minor"),
-        "masks": {name: record.model_dump(mode="json") for name, record in everything.items()},
+        "masks": {name: record.model_dump(mode="json") for name, record in all_masks.items()},
         "lineage": [step.model_dump(mode="json") for step in history],
     }
     options = {"resume": resume, "overwrite": overwrite}
-    return rewrite_metadata(parent, root, facts, arrays, observers=observers, **options)
+    return rewrite_metadata(parent, root, changes, arrays, observers=observers, **options)
 
 
-def _check(parent: ExpertBuffer, chosen: dict[str, Mask], given: Sequence[str]) -> None:
+def _check(parent: ExpertBuffer, chosen: dict[str, Mask], names: Sequence[str]) -> None:
     if not chosen:
         msg = "no mask is given"
         raise UsageError(msg, Remedy("name at least one with", masks=...))
-    if len(chosen) < len(given):
-        msg = f"the masks {', '.join(given)} do not all have different names: rename one"
+    if len(chosen) < len(names):
+        msg = f"the masks {', '.join(names)} do not all have different names: rename one"
         raise UsageError(msg)
-    if there := sorted(chosen.keys() & set(parent.mask_names)):
+    if existing := sorted(chosen.keys() & set(parent.mask_names)):
         msg = (
-            f"the dataset at {parent.where!r} has the mask {there[0]!r} already: leave it out, or "
-            "give yours another name in its file"
+            f"the dataset at {parent.where!r} has the mask {existing[0]!r} already: leave it out, "
+            "or give yours another name in its file"
         )
         raise UsageError(msg)
 
 
 def _visible(parent: ExpertBuffer, mask: Mask) -> BoolArray:
-    """Return the mask, bool [N, O] or [E, N, O]."""
+    """Return the features that a mask shows, bool [N, O] or [E, N, O]."""
     if mask.static is not None:
         return mask.static
     if not parent.has("episodes/seed"):

@@ -1,8 +1,8 @@
-"""What the recorded team does: the expert's samples, with one agent perturbed at a time.
+"""The recorded behaviour: the expert samples its actions, and noise perturbs one agent at a time.
 
-In the manner of DART (Laskey et al., 2017), noise takes the team to states that imperfect students
-will reach, while every label stays the clean expert's. Perturbing one agent at a time shows how the
-others answer it; the level differs by episode, so that the undisturbed distribution stays there.
+As in DART (Laskey et al., 2017), noise leads the team to states that imperfect students reach,
+while every label is the expert's own. Perturbing one agent at a time shows how the others respond
+to it. The noise level differs between episodes, so that episodes without noise remain.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def episode_levels(seeds: SeedArray, mixture: Sequence[NoiseLevel]) -> Float32Ar
 def perturbed(seeds: SeedArray, levels: Float32Array) -> Behaviour:
     """Return the behaviour of episodes with ``seeds`` (uint64 [B]) at ``levels`` (float32 [B]).
 
-    The recorded log probability of an agent's action is that of its own marginal mixture:
+    The recorded log probability of an agent's action is that of its marginal mixture:
     ``(1 - level / N) pi + (level / N) uniform``.
     """
 
@@ -47,13 +47,17 @@ def perturbed(seeds: SeedArray, levels: Float32Array) -> Behaviour:
         n, shape = view.alive.shape[1], policy.numbers
         actions = policy.sample(uniforms(seeds, step, (n, *shape), "action"))
         noise = uniforms(seeds, step, (2 + math.prod(shape),), "noise")
-        victim = (noise[:, 0] * n).astype(np.int64)
-        struck = (noise[:, 1] < levels)[:, None] & (victim[:, None] == np.arange(n)) & view.alive
-        if struck.any():
-            drawn = np.repeat(noise[:, None, 2:], n, axis=1).reshape(*struck.shape, *shape)
-            random = policy.even(view.available_actions).sample(drawn)
-            actions = either(struck, random, actions)
-        source = np.where(struck, ACTION_SOURCES["noise"], ACTION_SOURCES["expert"]).astype(
+        perturbed_agent = (noise[:, 0] * n).astype(np.int64)
+        is_perturbed = (
+            (noise[:, 1] < levels)[:, None]
+            & (perturbed_agent[:, None] == np.arange(n))
+            & view.alive
+        )
+        if is_perturbed.any():
+            numbers = np.repeat(noise[:, None, 2:], n, axis=1).reshape(*is_perturbed.shape, *shape)
+            random = policy.even(view.available_actions).sample(numbers)
+            actions = either(is_perturbed, random, actions)
+        source = np.where(is_perturbed, ACTION_SOURCES["noise"], ACTION_SOURCES["expert"]).astype(
             np.uint8
         )
         mixed = policy.mixture_probability(actions, (levels / n)[:, None])

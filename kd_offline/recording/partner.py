@@ -1,10 +1,10 @@
-"""Episodes that a weaker team takes part in, so that the expert is seen answering it.
+"""Let a weaker team play some agents in part of the episodes, while all labels are the expert's.
 
-A student under a mask makes mistakes of its own kind: it guesses, commits, and repeats itself. Its
-team-mates have to live with that, and random noise does not teach them how. So in a share of the
-episodes some agents are played by a *partner*, usually the students of an earlier distillation,
-while every label stays the expert's, whose memory runs along (dataset aggregation, Ross et al.,
-2011, decided when the file is recorded; nothing is needed but the file afterwards).
+A student under a mask makes systematic mistakes: it guesses, commits and repeats itself. Random
+noise does not show how its team-mates should respond. In a share of the episodes some agents are
+therefore played by a *partner*, usually the students of an earlier distillation, while the expert
+with its memory labels every step. This is dataset aggregation (Ross et al., 2011), decided when the
+file is recorded, so that distillation later needs nothing but the file.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ RULE = (
 BUNDLED = {
     "mpe-simple_spread_v3": "3ea9076b4b39469dfd6b0482aa4c98738989b120ae95f9e63e5c3c9880edd4a4"
 }
-"""Environment -> sha256 of the students' file that ships for it."""
+"""Environment -> sha256 of its bundled students' file."""
 _AGENT_SHARE, _GREEDY_SHARE = 0.75, 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class Partner:
-    """A team that takes part, in which share of the episodes, and what identifies it."""
+    """A team that plays in a share of the episodes, with its reference and digest."""
 
     policy: StudentPolicy
     share: float
@@ -63,10 +63,10 @@ class Partner:
 def load_partner(
     reference: str | Path | None, spec: EnvironmentSpec, share: float
 ) -> Partner | None:
-    """Return the partner called ``reference``, or None for ``none``.
+    """Return the partner called ``reference``; None for ``none``.
 
-    ``bundled`` is the team that ships for the environment, or nobody where there is none; anything
-    else is a run folder or a ``students.safetensors``, of which the first seed is taken.
+    ``bundled`` is the team that ships for the environment, or None where there is none. Anything
+    else is a run folder or a ``students.safetensors``; its first seed is used.
 
     Raises
     ------
@@ -85,13 +85,13 @@ def load_partner(
     else:
         students = _students(Path(name))
     policy = restore(students)[0]
-    theirs = policy.card.environment
-    if (theirs.agents, theirs.obs_widths) != (spec.agents, spec.obs_widths):
+    partner_spec = policy.card.environment
+    if (partner_spec.agents, partner_spec.obs_widths) != (spec.agents, spec.obs_widths):
         if name == "bundled":  # the same task with other settings, such as more agents
             return None
         msg = (
-            f"partner {name!r} was distilled for {theirs.id} with agents "
-            f"{', '.join(theirs.agents)} and does not fit {spec.id}: give a run made for it"
+            f"partner {name!r} was distilled for {partner_spec.id} with agents "
+            f"{', '.join(partner_spec.agents)} and does not fit {spec.id}: give a run made for it"
         )
         raise MismatchError(msg)
     reference = name if name == "bundled" else "students"
@@ -99,7 +99,7 @@ def load_partner(
 
 
 def _students(path: Path) -> StudentsFile:
-    """Return the students of a run, compared with its ``run.json``, or those of a file."""
+    """Return the students of a run, checked against its ``run.json``, or those of a file."""
     if (path / RUN).is_file():
         run = open_run(path)
         return checked_students(run, run.manifest())
@@ -109,35 +109,37 @@ def _students(path: Path) -> StudentsFile:
     return students
 
 
-def accompanied(seeds: SeedArray, behaviour: Behaviour, partner: Partner | None) -> Behaviour:
-    """Return ``behaviour`` with the partner taking part in the episodes that it takes part in.
+def with_partner(seeds: SeedArray, behaviour: Behaviour, partner: Partner | None) -> Behaviour:
+    """Return ``behaviour`` with the partner playing some agents in its share of the episodes.
 
-    Which episodes and agents these are depends on the episode's seed alone.
+    The episodes and agents depend on the episode's seed alone.
     """
     if partner is None:
         return behaviour
     n = partner.policy.card.environment.n_agents
     draws = uniforms(seeds, 0, (n + 3,), "partner")
-    mine: IntArray = np.flatnonzero(draws[:, 0] < partner.share)
-    plays = draws[mine, 3:] < _AGENT_SHARE
-    plays[np.arange(len(mine)), (draws[mine, 1] * n).astype(np.int64)] = True
-    greedy = draws[mine, 2] < _GREEDY_SHARE
-    memory = partner.policy.start(seeds[mine])
+    episodes: IntArray = np.flatnonzero(draws[:, 0] < partner.share)
+    plays = draws[episodes, 3:] < _AGENT_SHARE
+    plays[np.arange(len(episodes)), (draws[episodes, 1] * n).astype(np.int64)] = True
+    greedy = draws[episodes, 2] < _GREEDY_SHARE
+    memory = partner.policy.start(seeds[episodes])
 
     def choose(step: int, view: View, policy: Played) -> Choice:
         nonlocal memory
         choice = behaviour(step, view, policy)
-        seen = _rows(view, mine)
-        output, memory = partner.policy.act(seen, memory)
-        theirs = type(policy)(output.logits, seen.available_actions)
-        numbers = uniforms(seeds[mine], step, (n, *theirs.numbers), "partner action")
-        return _mixed(choice, mine, plays & seen.alive, _decide(theirs, greedy, numbers))
+        partner_view = _rows(view, episodes)
+        output, memory = partner.policy.act(partner_view, memory)
+        partner_policy = type(policy)(output.logits, partner_view.available_actions)
+        numbers = uniforms(seeds[episodes], step, (n, *partner_policy.numbers), "partner action")
+        return _mixed(
+            choice, episodes, plays & partner_view.alive, _decide(partner_policy, greedy, numbers)
+        )
 
     return choose
 
 
 def _decide(policy: Played, greedy: BoolArray, numbers: FloatArray) -> Choice:
-    """Return the partner's actions and their log probabilities, 0 where it is greedy."""
+    """Return the partner's actions and their log probabilities, which are 0 where it is greedy."""
     actions = either(greedy[:, None], policy.mode(), policy.sample(numbers))
     logprob = np.where(greedy[:, None], 0.0, policy.log_prob(actions)).astype(np.float32)
     return Choice(actions, logprob)
@@ -146,27 +148,27 @@ def _decide(policy: Played, greedy: BoolArray, numbers: FloatArray) -> Choice:
 def _mixed(choice: Choice, rows: IntArray, plays: BoolArray, partner: Choice) -> Choice:
     """Return ``choice`` with the partner's for the agents ``plays`` [b, N] of ``rows`` [b]."""
 
-    def put(whole: Array, new: Any) -> Array:
-        out = whole.copy()
-        out[rows] = either(plays, new, whole[rows])
-        return out
+    def replaced(values: Array, partner_values: Any) -> Array:
+        result = values.copy()
+        result[rows] = either(plays, partner_values, values[rows])
+        return result
 
     assert choice.logprob is not None  # noqa: S101 - recording behaviours state both
     assert choice.source is not None  # noqa: S101
     return Choice(
-        put(choice.actions, partner.actions),
-        put(choice.logprob, partner.logprob),
-        put(choice.source, ACTION_SOURCES["other"]),
+        replaced(choice.actions, partner.actions),
+        replaced(choice.logprob, partner.logprob),
+        replaced(choice.source, ACTION_SOURCES["other"]),
     )
 
 
 def _rows(view: View, rows: IntArray) -> View:
-    last = None if view.last_actions is None else view.last_actions[rows]
+    last_actions = None if view.last_actions is None else view.last_actions[rows]
     return replace(
         view,
         obs=view.obs[rows],
         state=view.state[rows],
         available_actions=view.available_actions[rows],
         alive=view.alive[rows],
-        last_actions=last,
+        last_actions=last_actions,
     )

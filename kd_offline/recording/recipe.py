@@ -1,4 +1,4 @@
-"""From a file and single settings to the recipe of a recording."""
+"""Build the recipe of a recording from a file and single settings."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def record_recipe(
     settings: Mapping[str, Any] | None = None,
     **given: Any,
 ) -> RecordRecipe:
-    """Build the recipe of a recording; whatever is not given keeps its default.
+    """Return the recipe of a recording; settings that are not given keep their defaults.
 
     Parameters
     ----------
     environment
         Name of the environment, see ``kd_offline.environments.names``.
     file
-        A recipe in TOML; what is given beside it beats it. Code and other files that it names have
-        to be familiar, see :mod:`kd_offline.code_guard`, or be given beside it.
+        A recipe in TOML; settings given beside it take precedence. Code and other files that it
+        names must be allowed, see :mod:`kd_offline.code_guard`, or be given beside it.
     settings
         Settings by their dotted paths, such as ``{"environment_kwargs.n_agents": 4}``.
     **given
@@ -35,28 +35,30 @@ def record_recipe(
     Raises
     ------
     UnknownNameError, UsageError
-        Something does not exist or has an impossible value.
+        Something does not exist or has an invalid value.
     """
     from_file = {} if file is None else recipes.read_recipe(file)
-    single = {name: str(x) if isinstance(x, Path) else x for name, x in given.items()}
-    single |= {} if environment is None else {"environment": environment}
-    single |= settings or {}
-    recipe = recipes.build(RecordRecipe, [from_file, single], "the recipe")
+    stated = {
+        name: str(value) if isinstance(value, Path) else value for name, value in given.items()
+    }
+    stated |= {} if environment is None else {"environment": environment}
+    stated |= settings or {}
+    recipe = recipes.build(RecordRecipe, [from_file, stated], "the recipe")
     if file is not None:
-        _check_origin(recipe, recipes.paths(single), code_guard.in_file(file))
+        _check_origin(recipe, recipes.paths(stated), code_guard.in_file(file))
     return recipe
 
 
 def _check_origin(recipe: RecordRecipe, given: set[str], asked_by: str) -> None:
-    """Refuse code and files that the file of a recipe alone names, unless a file may name them."""
-    own = {
+    """Raise if the file of a recipe names code or files that a file may not name by itself."""
+    from_file = {
         name: value
         for name, value in recipe.environment_kwargs.items()
         if f"environment_kwargs.{name}" not in given
     }
-    named = "environment" in given
+    is_named = "environment" in given
     code_guard.check_recipe_environment(
-        recipe.environment, own, asked_by=asked_by, operation="record_recipe", named=named
+        recipe.environment, from_file, asked_by=asked_by, operation="record_recipe", named=is_named
     )
     experts = {"expert": [recipe.expert], "opponents": recipe.opponents}
     if recipe.partner not in (None, "none"):
@@ -67,5 +69,5 @@ def _check_origin(recipe: RecordRecipe, given: set[str], asked_by: str) -> None:
     files = {"masks": recipe.masks or (), "expert_recipe": [recipe.expert_recipe or "none"]}
     for argument, names in files.items():
         for name in names if argument not in given else ():
-            what = argument.removesuffix("s").replace("_", " ")
-            code_guard.check_name(name, what=what, asked_by=asked_by, argument=argument)
+            kind = argument.removesuffix("s").replace("_", " ")
+            code_guard.check_name(name, what=kind, asked_by=asked_by, argument=argument)

@@ -1,4 +1,4 @@
-"""Ask the expert again: its outputs on the stored observations must be the stored ones."""
+"""Run the recorded experts again: their outputs on stored observations must be the stored ones."""
 
 from __future__ import annotations
 
@@ -37,29 +37,31 @@ _OF_END = ("value", "q_tot_max")
 
 @dataclass(slots=True)
 class _Divergences:
-    """Running figures of the KL divergence over agents and steps."""
+    """Running KL divergence over agents and steps."""
 
     actions: type[Played]
     total: float = 0.0
-    most: float = 0.0
+    largest: float = 0.0
     count: int = 0
 
-    def add(self, stored: Array, got: Array, legal: BoolArray, counts: BoolArray) -> None:
-        recorded, again = (self.actions(logits, legal) for logits in (stored, got))
-        kl = np.maximum(recorded.kl(again), 0.0)[counts]
+    def add(self, stored: Array, recomputed: Array, legal: BoolArray, counts: BoolArray) -> None:
+        stored_policy, recomputed_policy = (
+            self.actions(logits, legal) for logits in (stored, recomputed)
+        )
+        kl = np.maximum(stored_policy.kl(recomputed_policy), 0.0)[counts]
         self.total += float(kl.sum())
-        self.most = max(self.most, float(kl.max(initial=0.0)))
+        self.largest = max(self.largest, float(kl.max(initial=0.0)))
         self.count += kl.size
 
     def report(self) -> PolicyGap | None:
         if not self.count:
             return None
-        return PolicyGap(mean_kl=self.total / self.count, max_kl=self.most)
+        return PolicyGap(mean_kl=self.total / self.count, max_kl=self.largest)
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What is found over all experts."""
+    """Running results over all experts."""
 
     comparison: Comparison
     policy: _Divergences
@@ -78,17 +80,17 @@ def relabel(
     seed: int = 0,
     observers: Sequence[Observer] = (),
 ) -> RelabelReport:
-    """Run the recorded experts over stored observations and compare what they say.
+    """Run the recorded experts over stored observations and compare their outputs.
 
-    The hidden states see the same episode as during the recording: the stored observations and
-    the stored last actions, from the first step on.
+    Hidden states are computed from the first step on, from the stored observations and the stored
+    last actions, as during the recording.
 
     Parameters
     ----------
     dataset
         An open dataset or its address.
     episodes
-        How many, drawn with ``seed``; all of them where there are fewer.
+        Number of episodes, drawn with ``seed``; all of them where there are fewer.
     experts
         Folders of experts, or ``LIBRARY:PLACE`` as for recording. Bundled ones are recognised by
         the digest of their weights.
@@ -97,14 +99,14 @@ def relabel(
     opponents
         Experts that the file of an expert may name as its opponents, beside bundled ones.
     observers
-        Told how many episodes are done.
+        They receive the number of finished episodes.
 
     Raises
     ------
     MissingArrayError
         The dataset holds no output of an expert.
     UsageError
-        An expert that was recorded is neither bundled nor given.
+        A recorded expert is neither bundled nor given.
     CheckpointError, MismatchError
         A given expert cannot be used here, or has embeddings of another width.
     """
@@ -115,7 +117,7 @@ def relabel(
             "nothing to compare an expert with: verify without relabelling"
         )
         raise MissingArrayError(msg)
-    given = [
+    given_experts = [
         load(
             *(name, buffer.spec, expert_recipe if prefix_of(str(name)) else None),
             opponents=opponents,
@@ -126,12 +128,12 @@ def relabel(
     divergences = _Divergences(distributions.played(buffer.spec))
     tally = _Tally(Comparison(buffer.spec, TOLERANCE), divergences)
     checks = []
-    asked = Operation("relabel", {"dataset": buffer.id, "episodes": episodes, "seed": seed})
-    with observed(asked, observers) as observer:
-        for record, mine in _by_expert(buffer, chosen):
-            expert = _expert(buffer, record, given).calibrated(record.calibration)
+    operation = Operation("relabel", {"dataset": buffer.id, "episodes": episodes, "seed": seed})
+    with observed(operation, observers) as observer:
+        for record, expert_episodes in _by_expert(buffer, chosen):
+            expert = _expert(buffer, record, given_experts).calibrated(record.calibration)
             checks.append(_check(record, expert))
-            for part in parts(buffer, _needed(buffer, expert), mine):
+            for part in parts(buffer, _needed(buffer, expert), expert_episodes):
                 _label(expert, part, tally)
                 observer.progress(tally.done, len(chosen), "episodes, relabel")
     return RelabelReport(
@@ -147,7 +149,7 @@ def relabel(
 
 
 def _by_expert(buffer: ExpertBuffer, chosen: IntArray) -> Iterator[tuple[ExpertRecord, IntArray]]:
-    """Yield every expert that labelled some of the chosen episodes, with these."""
+    """Yield each expert that labelled some of the chosen episodes, with these episodes."""
     records = buffer.manifest.experts
     if not records:
         msg = f"the dataset at {buffer.where!r} names no expert: verify without relabelling"
@@ -157,26 +159,26 @@ def _by_expert(buffer: ExpertBuffer, chosen: IntArray) -> Iterator[tuple[ExpertR
         return
     played_by = buffer.episodes("expert_id")[chosen]
     for record in records:
-        mine = chosen[played_by == record.id]
-        if len(mine):
-            yield record, mine
+        episodes = chosen[played_by == record.id]
+        if len(episodes):
+            yield record, episodes
 
 
-def _expert(buffer: ExpertBuffer, record: ExpertRecord, given: Sequence[Expert]) -> Expert:
+def _expert(buffer: ExpertBuffer, record: ExpertRecord, given_experts: Sequence[Expert]) -> Expert:
     """Return the expert of a record: by its digest, or the only one that was given."""
-    for expert in given:
+    for expert in given_experts:
         if expert.digest == record.digest:
             return expert
-    if len(given) == 1 and len(buffer.manifest.experts) == 1:
-        return given[0]
-    known = find(record.digest, buffer.spec)
-    if known is None:
+    if len(given_experts) == 1 and len(buffer.manifest.experts) == 1:
+        return given_experts[0]
+    bundled = find(record.digest, buffer.spec)
+    if bundled is None:
         msg = (
             f"expert {record.id} of the dataset ({record.kind} {record.reference}, weights "
             f"{record.digest or 'without a digest'}) does not come with kd-offline"
         )
         raise UsageError(msg, Remedy("pass its folder as", experts=...))
-    return known
+    return bundled
 
 
 def _check(record: ExpertRecord, expert: Expert) -> ExpertCheck:
@@ -198,44 +200,44 @@ def _needed(buffer: ExpertBuffer, expert: Expert) -> list[str]:
 
 
 def _label(expert: Expert, part: Part, tally: _Tally) -> None:
-    """Let the expert see one part of the episodes, and the view after each for its final value."""
+    """Run an expert over some episodes, and over the view after each for its final value."""
     spec = tally.comparison.spec
     seeds = part.arrays.get("episodes/seed", np.zeros(len(part.episodes), np.uint64))
     memory, longest = expert.start(seeds), int(part.lengths.max())
-    closed = "final/obs" in part.arrays
-    closed &= any(f"final/{name}" in part.arrays for name in _OF_END)
-    closed &= spec.state_is_obs or "final/state" in part.arrays
-    for step in range(longest + closed):
+    has_final = "final/obs" in part.arrays
+    has_final &= any(f"final/{name}" in part.arrays for name in _OF_END)
+    has_final &= spec.state_is_obs or "final/state" in part.arrays
+    for step in range(longest + has_final):
         output, memory = expert.act(_view(spec, part, step), memory)
         _compare(part, output, part.lengths > step, step, tally)
-        if closed:
+        if has_final:
             _compare_final(part, output, part.lengths == step, tally)
     tally.done += len(part.episodes)
     tally.steps += int(part.lengths.sum())
 
 
 def _view(spec: EnvironmentSpec, part: Part, step: int) -> View:
-    """Return what the expert sees at ``step``; the view after the last step of ended episodes."""
+    """Return the expert's view at ``step``; for ended episodes the view after their last step."""
     ended = part.lengths <= step
 
-    def seen(name: str) -> Array:
+    def array_at(name: str) -> Array:
         steps = part.arrays[f"steps/{name}"]
         now, final = steps[:, min(step, steps.shape[1] - 1)], part.arrays.get(f"final/{name}")
         if final is None or not ended.any():
             return now
         return np.where(ended.reshape(-1, *[1] * (now.ndim - 1)), final, now)
 
-    obs = seen("obs")
-    real = np.arange(spec.obs_width) < np.array(spec.obs_widths)[:, None]
+    obs = array_at("obs")
+    not_padding = np.arange(spec.obs_width) < np.array(spec.obs_widths)[:, None]
     last = None
     if step:
-        acted, taken = (part.arrays[f"steps/{n}"][:, step - 1] for n in ("alive", "actions"))
-        last = np.where(acted, taken, 0).astype(np.int64)
+        acted, executed = (part.arrays[f"steps/{n}"][:, step - 1] for n in ("alive", "actions"))
+        last = np.where(acted, executed, 0).astype(np.int64)
     return View(
         obs=obs,
-        state=seen("state") if "steps/state" in part.arrays else obs[:, real],
-        available_actions=seen("available_actions"),
-        alive=seen("alive"),
+        state=array_at("state") if "steps/state" in part.arrays else obs[:, not_padding],
+        available_actions=array_at("available_actions"),
+        alive=array_at("alive"),
         last_actions=last,
     )
 
@@ -246,39 +248,39 @@ def _compare(
     if not running.any():
         return
     acting = running[:, None] & part.arrays["steps/alive"][:, step]
-    said = _said(output, part.arrays["steps/actions"][:, step].astype(np.int64))
+    outputs = _outputs(output, part.arrays["steps/actions"][:, step].astype(np.int64))
     for field_name in _OUTPUTS:
-        name, got = f"steps/{field_name}", said[field_name]
-        if name not in part.arrays or got is None:
+        name, recomputed = f"steps/{field_name}", outputs[field_name]
+        if name not in part.arrays or recomputed is None:
             continue
         stored = part.arrays[name][:, step]
-        if got.shape != stored.shape:
+        if recomputed.shape != stored.shape:
             msg = (
                 f"{name} holds {stored.shape[-1]} numbers of each agent, but this expert has "
-                f"{got.shape[-1]}, so it is not the recorded one"
+                f"{recomputed.shape[-1]}, so it is not the recorded one"
             )
             raise MismatchError(msg, Remedy("pass that one's folder as", experts=...))
-        counts = acting if got.ndim > 1 else running
+        counts = acting if recomputed.ndim > 1 else running
         if field_name == "logits":
             legal = part.arrays["steps/available_actions"][:, step]
-            tally.policy.add(stored, got, legal, counts)
-        same_type = got.astype(stored.dtype)
+            tally.policy.add(stored, recomputed, legal, counts)
+        same_type = recomputed.astype(stored.dtype)
         tally.comparison.add(name, same_type, stored, counts, part.episodes, step)
 
 
-def _said(output: PolicyOutput, actions: IntArray) -> dict[str, Array | None]:
-    """Return what an expert says of a view, and of the actions that were executed in it."""
-    said = {name: getattr(output, name, None) for name in _OUTPUTS}
+def _outputs(output: PolicyOutput, actions: IntArray) -> dict[str, Array | None]:
+    """Return an expert's outputs for a view, and its values of the executed actions."""
+    outputs = {name: getattr(output, name, None) for name in _OUTPUTS}
     if output.mix is not None:
-        said["q_tot"], said["mixer_credit"] = output.mix(actions)
-    return said
+        outputs["q_tot"], outputs["mixer_credit"] = output.mix(actions)
+    return outputs
 
 
-def _compare_final(part: Part, output: PolicyOutput, over: BoolArray, tally: _Tally) -> None:
-    alive = over[:, None] & part.arrays.get("final/alive", np.True_)
-    for name, got, counts in (
+def _compare_final(part: Part, output: PolicyOutput, ended: BoolArray, tally: _Tally) -> None:
+    alive = ended[:, None] & part.arrays.get("final/alive", np.True_)
+    for name, recomputed, counts in (
         ("final/value", output.value, alive),
-        ("final/q_tot_max", output.q_tot_max, over),
+        ("final/q_tot_max", output.q_tot_max, ended),
     ):
-        if got is not None and name in part.arrays and over.any():
-            tally.comparison.add(name, got, part.arrays[name], counts, part.episodes)
+        if recomputed is not None and name in part.arrays and ended.any():
+            tally.comparison.add(name, recomputed, part.arrays[name], counts, part.episodes)

@@ -9,7 +9,7 @@ from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distributions.categorical import Categorical
 from kd_offline.errors import CheckpointError, MismatchError
 from kd_offline.recording.noise import perturbed
-from kd_offline.recording.partner import accompanied, load_partner
+from kd_offline.recording.partner import load_partner, with_partner
 from kd_offline.recording.record import record
 from kd_offline.seeding import episode_seeds
 
@@ -27,7 +27,7 @@ def first_choice(share=1.0, level=0.0, seeds=SEEDS):
     logits = np.tile(np.array([50.0, 0, 0, 0, 0], np.float32), (len(seeds), 3, 1))
     inner = perturbed(seeds, np.full(len(seeds), level, np.float32))
     expert = Categorical(logits, view.available_actions)
-    choice = accompanied(seeds, inner, partner)(0, view, expert)
+    choice = with_partner(seeds, inner, partner)(0, view, expert)
     assert choice.source is not None
     assert choice.logprob is not None
     return view, choice, partner
