@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = options.examples(
     "kd-offline distill dataset.zarr -o run/ --mask limited --hidden 32,16,16",
-    "kd-offline distill dataset.zarr -o kl/ --method kl --seeds 5 --epochs 40",
+    "kd-offline distill dataset.zarr -o kl/ --method kl --seeds 5 --epochs 40 --batched",
     "kd-offline distill dataset.zarr -o lh/ --preset lh+a --arch mlp",
     "kd-offline distill dataset.zarr -o run/ --set terms.policy.ratio=joint --dry-run",
     "kd-offline distill qmix.zarr -o run/ --method q --dueling",
@@ -75,6 +75,9 @@ _SETTINGS = {
     "allocate": Setting(
         "budget.allocate",
         help="How widths meet the budget: worth, before training, or gates, learned while training",
+    ),
+    "batched": Setting(
+        "batched_seeds", help="Compute all seeds at once: equal to each alone up to rounding"
     ),
     "threads": Setting("threads"),
 }

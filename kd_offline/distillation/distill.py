@@ -16,7 +16,7 @@ from kd_offline.distillation.phases import phases_of
 from kd_offline.distillation.recipe import completed
 from kd_offline.distillation.run import Run, complete, prepare, with_layers
 from kd_offline.distillation.terms.active import check_arrays
-from kd_offline.distillation.train import Row, Training, finish, train_team
+from kd_offline.distillation.train import Best, Row, Training, finish, train_team
 from kd_offline.errors import CheckpointError, UsageError
 from kd_offline.file_locks import only_writer
 from kd_offline.files import make_subfolder, remove_tree
@@ -24,6 +24,7 @@ from kd_offline.networks.files import read_tensors, tensors_digest, write_tensor
 from kd_offline.networks.threads import computing_with
 from kd_offline.runs.folder import METRICS
 from kd_offline.schemas.document import Document, LinesRecord
+from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.layers import LayerWidths
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import RunManifest, SeedResult
@@ -41,6 +42,13 @@ SAVE_EVERY_S = 15.0
 _AGAIN = "distil again and overwrite the run"
 
 
+class SavedBest(Strict):
+    """The best epoch of a seed so far, see :class:`~kd_offline.distillation.train.Best`."""
+
+    epoch: int | None
+    figures: dict[str, float]
+
+
 class ResumeState(Document):
     """``state.json``: what is not a tensor in the state of an unfinished run."""
 
@@ -55,6 +63,7 @@ class ResumeState(Document):
     best_epoch: int | None
     best: dict[str, float] = Field(default_factory=dict)
     layers: tuple[LayerWidths, ...] | None = None  # once a phase has changed them
+    others: tuple[SavedBest, ...] = ()  # of the seeds behind the first that are trained with it
 
 
 # Inside an operation threads cost more than they bring at the widths of students, and they would
@@ -114,8 +123,9 @@ def distill(
         observed(Operation("distill", asked, Path(output)), observers, [lines]) as observer,
     ):
         try:
-            for seed in recipe.seeds:
-                _one_seed(run, seed, observer)
+            together = [recipe.seeds] if recipe.batched_seeds else [(s,) for s in recipe.seeds]
+            for seeds in together:
+                _train(run, seeds, observer)
         except KeyboardInterrupt:
             _write(run, "interrupted")
             raise
@@ -124,52 +134,63 @@ def distill(
     return run.manifest
 
 
-def _one_seed(run: Run, seed: int, observer: Observer) -> None:
-    """Train, continue, or merely load the team of one seed."""
-    saved = run.folder.resume_state
-    epochs, seeds = run.recipe.optimisation.epochs, run.recipe.seeds
-    done, total = epochs * seeds.index(seed), epochs * len(seeds)
-    for result in run.manifest.results:
-        if result.seed == seed:
-            run.teams.append(_finished(run, result))
-            observer.progress(done + epochs, total, "epochs")
-            return
-    team = run.design.team(seed)
-    heads = run.design.heads(seed, team, run.terms)
-    phases = phases_of(run.design, team)
-    state = Training.begin(team, heads, run.recipe.optimisation, phases)
-    _restore(run, state, seed)
+def _train(run: Run, seeds: tuple[int, ...], observer: Observer) -> None:
+    """Train, continue, or merely load the team of a seed, or those of seeds that go together."""
+    epochs = run.recipe.optimisation.epochs
+    done, total = epochs * len(run.teams), epochs * len(run.recipe.seeds)
+    finished = {result.seed: result for result in run.manifest.results}
+    if all(seed in finished for seed in seeds):
+        run.teams += [_finished(run, finished[seed]) for seed in seeds]
+        observer.progress(done + epochs * len(seeds), total, "epochs")
+        return
+    state = _begin(run, seeds)
+    _restore(run, state, seeds)
     began = last = time.perf_counter()
-    for rows in train_team(state, run.train, run.validation, run.terms, seed):
-        _require_finite(rows[0])
+    for rows in train_team(state, run.train, run.validation, run.terms, *seeds):
         for row in rows:
-            observer.metrics(row["epoch"], metric_names(row), series=series_of(seed))
-        observer.progress(done + state.epoch, total, "epochs")
+            _require_finite(row)
+            observer.metrics(row["epoch"], metric_names(row), series=series_of(row["seed"]))
+        observer.progress(done + state.epoch * len(seeds), total, "epochs")
         if time.perf_counter() - last > SAVE_EVERY_S:
-            _save(run, state, seed)
+            _save(run, state, seeds)
             last = time.perf_counter()
-    team = finish(state)
-    run.teams.append(team)
-    result = SeedResult(
-        seed=seed,
-        digest=digest(team),
-        layers=state.layers,
-        updates=state.epoch * (len(run.train) // _batch(run)),
-        best_epoch=state.best_epoch,
-        held_out=state.best,
-        seconds=round(time.perf_counter() - began, 2),
-    )
+    teams, seconds = finish(state), time.perf_counter() - began
+    run.teams += teams
+    saved = run.folder.resume_state
     make_subfolder(saved.parent, saved.name)
-    write_tensors(saved / f"seed-{seed}.safetensors", team.state_dict())
-    results = (*run.manifest.results, result)
-    update = {"results": results, "metrics": run.folder.metrics_record()}
+    results = list(run.manifest.results)
+    for seed, team, best in zip(seeds, teams, state.best, strict=True):
+        write_tensors(saved / f"seed-{seed}.safetensors", team.state_dict())
+        result = SeedResult(
+            seed=seed,
+            digest=digest(team),
+            layers=state.layers,
+            updates=state.epoch * (len(run.train) // _batch(run)),
+            best_epoch=best.epoch,
+            held_out=dict(best.figures),
+            seconds=round(seconds / len(seeds), 2),
+        )
+        results.append(result)
+    update = {"results": tuple(results), "metrics": run.folder.metrics_record()}
     run.manifest = run.manifest.model_copy(update=update)
     _write(run, "running")
 
 
+def _begin(run: Run, seeds: tuple[int, ...]) -> Training:
+    """Return the state of a seed, or of seeds that go together, before the first step."""
+    teams = [run.design.team(seed) for seed in seeds]
+    pairs = zip(seeds, teams, strict=True)
+    heads = [run.design.heads(seed, team, run.terms) for seed, team in pairs]
+    schedule = run.recipe.optimisation
+    if run.recipe.batched_seeds:
+        return Training.begin_together(teams, heads, run.terms)
+    (team,), (own,) = teams, heads
+    return Training.begin(team, own, schedule, phases_of(run.design, team))
+
+
 def _require_finite(row: Row) -> None:
     """Refuse to go on, and to save what came of it, once the loss is no number."""
-    if not math.isfinite(row["loss"]):
+    if not math.isfinite(row.get("loss", 0.0)):
         msg = (
             f"the loss of seed {row['seed']} is {row['loss']} in epoch {row['epoch']}, so nothing "
             "is learned any more: set a smaller optimisation.learning_rate, or scale what the "
@@ -200,8 +221,8 @@ def _finished(run: Run, result: SeedResult) -> StudentTeam:
     return team
 
 
-def _restore(run: Run, state: Training, seed: int) -> None:
-    """Continue from the saved state of this seed, if there is one.
+def _restore(run: Run, state: Training, seeds: tuple[int, ...]) -> None:
+    """Continue from the saved state of these seeds, if there is one.
 
     Raises
     ------
@@ -211,10 +232,10 @@ def _restore(run: Run, state: Training, seed: int) -> None:
     file = run.folder.resume_state / "state.json"
     saved = read_document(ResumeState, file, _AGAIN) if file.is_file() else None
     if saved is not None and saved.version < (1, 3):
-        _LOG.warning("seed %d begins again: another version saved its state", seed)
+        _LOG.warning("seed %d begins again: another version saved its state", seeds[0])
         saved = None  # settings or auxiliary networks have other names; the bits will be the same
-    if saved is None or saved.seed != seed:
-        run.folder.resume_metrics(lambda row: row["seed"] != seed)
+    if saved is None or saved.seed != seeds[0]:
+        run.folder.resume_metrics(lambda row: row["seed"] not in seeds)
         return
     place = run.folder.resume_state / f"state-{saved.epoch}.safetensors"
     stored = read_tensors(place, _AGAIN)
@@ -226,9 +247,10 @@ def _restore(run: Run, state: Training, seed: int) -> None:
     except (KeyError, RuntimeError) as error:
         msg = f"{str(place)!r} is not the state of this run; {_AGAIN}"
         raise CheckpointError(msg) from error
-    state.best_epoch, state.best = saved.best_epoch, dict(saved.best)
+    first = SavedBest(epoch=saved.best_epoch, figures=saved.best)
+    state.best = [Best(best.epoch, best.figures) for best in (first, *saved.others)]
     run.folder.resume_metrics(
-        lambda row: row["seed"] != seed or row["epoch"] <= saved.epoch, saved.metrics
+        lambda row: row["seed"] not in seeds or row["epoch"] <= saved.epoch, saved.metrics
     )
 
 
@@ -238,22 +260,24 @@ def _begun(run: Run) -> str:
     return digest_of(canonical_json({"recipe": recipe, "dataset": run.design.card.dataset}))
 
 
-def _save(run: Run, state: Training, seed: int) -> None:
+def _save(run: Run, state: Training, seeds: tuple[int, ...]) -> None:
     """Save tensors under the epoch's name, then point to them, then drop the older ones."""
     folder = run.folder.resume_state
     make_subfolder(folder.parent, folder.name)
     current = folder / f"state-{state.epoch}.safetensors"
     tensors = state.tensors()
     write_tensors(current, tensors)
+    best, *others = state.best
     saved = ResumeState(
         begun=_begun(run),
         tensors=tensors_digest(tensors),
         metrics=run.folder.metrics_record(),
-        seed=seed,
+        seed=seeds[0],
         epoch=state.epoch,
-        best_epoch=state.best_epoch,
-        best=state.best,
+        best_epoch=best.epoch,
+        best=dict(best.figures),
         layers=state.layers,
+        others=tuple(SavedBest(epoch=b.epoch, figures=dict(b.figures)) for b in others),
     )
     write_document(folder / "state.json", saved)
     for old in folder.glob("state-*.safetensors"):

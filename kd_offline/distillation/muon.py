@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
 
     Parameters
     ----------
-    params : matrices [out, in]
+    params : matrices [out, in], or stacks of them [..., out, in]
     lr
         Size of the update; multiplied by sqrt(out / in) for tall matrices.
     momentum
@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
             by_shape.setdefault(p.shape, []).append(index)
         for shape, members in by_shape.items():
             update = orthogonalised(torch.stack([updates[i] for i in members]))
-            size = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+            size = group["lr"] * max(1.0, shape[-2] / shape[-1]) ** 0.5
             torch._foreach_add_([params[i] for i in members], list(update), alpha=-size)
 
     def _momentum(self, parameter: Tensor) -> Tensor:
@@ -70,7 +70,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Return ``matrices`` [k, m, n] with all singular values brought near 1, by Newton-Schulz."""
+    """Return ``matrices`` [..., m, n], their singular values brought near 1, by Newton-Schulz."""
+    if matrices.ndim > 3:
+        return orthogonalised(matrices.flatten(0, -3)).view(matrices.shape)
     a, b, c = _QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices

@@ -11,6 +11,7 @@ from kd_offline import distributions
 from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
 from kd_offline.distillation.losses import masked_mean
 from kd_offline.distillation.methods import FORMS
+from kd_offline.distillation.stacked_teams import StackedHeads, stacked_losses
 from kd_offline.distillation.targets import Targets
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.distillation.terms.base import Elements, StudentBatch
@@ -48,11 +49,11 @@ def student_batch(
 def objective(
     students: StudentBatch,
     batch: Targets,
-    heads: AuxiliaryHeads,
+    heads: AuxiliaryHeads | StackedHeads,
     terms: ActiveTerms,
     progress: float,
 ) -> dict[str, Tensor]:
-    """Return every loss that takes part, and their weighted sum as ``loss``.
+    """Return every loss that takes part, and their weighted sum as ``loss``; of seeds each's, [K].
 
     Parameters
     ----------
@@ -63,20 +64,30 @@ def objective(
     weights = FORMS[settings.form](terms.recipe.weights)
     values: dict[str, Tensor] = {}
     scales: list[float] = []
-    for name, parts in terms.losses(students, batch.terms, heads.by_term()):
+    if isinstance(heads, StackedHeads):
+        found = stacked_losses(terms, students, batch.terms, heads)
+    else:
+        found = terms.losses(students, batch.terms, heads.by_term())
+    for name, parts in found:
         term = terms.terms[name]
         scale = weights[name] * float(progress >= term.settings.warmup)
         for part, elements in parts.items():
-            values[part] = _reduced(elements)
+            values[part] = _reduced(elements, seeds=isinstance(heads, StackedHeads))
             scales.append(-scale if term.maximised else scale)
     if not values:
         msg = "no loss term finds anything to learn in this dataset: choose another method"
         raise UsageError(msg)
     weighted = [scale * value for scale, value in zip(scales, values.values(), strict=True)]
-    total = torch.stack(weighted).sum()
+    total = torch.stack(weighted).sum(0)
     return values | {"loss": total * (len(students.side_of) if settings.agents == "sum" else 1)}
 
 
-def _reduced(elements: Elements) -> Tensor:
-    mean = masked_mean(elements.values, elements.weight)
+def _reduced(elements: Elements, *, seeds: bool) -> Tensor:
+    """Return the weighted mean, [] or of every seed [K]."""
+    values, weight = elements.values, elements.weight
+    if seeds:
+        axes = tuple(range(1, values.ndim))
+        mean = (values * weight).sum(axes) / weight.sum(axes).clamp(min=1e-8)
+    else:
+        mean = masked_mean(values, weight)
     return mean if elements.scale == 1.0 else mean * elements.scale

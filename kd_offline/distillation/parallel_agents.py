@@ -7,7 +7,7 @@ on top of their outputs. How many threads there are changes no number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from kd_offline.distillation.episode_targets import EpisodeTargets
 from kd_offline.distillation.targets import PackedTargets
 from kd_offline.students.networks import StudentTeam
 
@@ -28,6 +29,13 @@ class ParallelAgents:
     each: Callable[[Callable[[int], None]], object]  # runs a function of every agent
     _outputs: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _leaves: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def batches(
+        self, train: EpisodeTargets, size: int, seeds: Sequence[int], epoch: int
+    ) -> Iterator[PackedTargets]:
+        """Yield the batches of an epoch; ``seeds`` is one."""
+        (seed,) = seeds
+        return train.epoch(size, seed, epoch)
 
     def forward(self, batch: PackedTargets) -> tuple[Tensor, list[Tensor]]:
         """Return logits [S, N, A] and each agent's embeddings [S, H_i] to make a loss of."""

@@ -20,10 +20,11 @@ from kd_offline.distillation.episode_targets import (
     make_targets,
 )
 from kd_offline.distillation.recipe import built, completed
-from kd_offline.distillation.targets import TargetContext
+from kd_offline.distillation.stacked_teams import StackedTeams
+from kd_offline.distillation.targets import TargetContext, TargetStore
 from kd_offline.distillation.terms import TERMS
 from kd_offline.distillation.terms.active import ActiveTerms
-from kd_offline.errors import DatasetError, StorageError
+from kd_offline.errors import DatasetError, StorageError, UsageError
 from kd_offline.files import remove_tree
 from kd_offline.runs.folder import RUN, RunFolder, check_free, create_run, open_run
 from kd_offline.runs.provenance import provenance
@@ -75,6 +76,8 @@ def prepare(
         check_free(output, overwrite=overwrite)
     terms = ActiveTerms.of(recipe)
     design, train, validation = _designed(buffer, terms, path)
+    if recipe.batched_seeds:
+        _require_together(design, train)
     manifest = _manifest(buffer, design, path, command)
     if validation is not None:
         judged = JudgedBy(part=validation.part, episodes=len(validation.episodes))
@@ -87,6 +90,17 @@ def prepare(
     else:
         folder = create_run(output, manifest, overwrite=overwrite)
     return Run(folder, manifest, design, terms, train, validation, began)
+
+
+def _require_together(design: StudentDesign, train: EpisodeTargets) -> None:
+    """Raise a ``UsageError`` where several seeds cannot be computed at once."""
+    StackedTeams([design.team(0)])
+    if not isinstance(train, TargetStore):
+        msg = (
+            "seeds that are computed at once need the data in memory, and memory_mb is too small "
+            "for that: leave it out, or set batched_seeds to false"
+        )
+        raise UsageError(msg)
 
 
 def _designed(

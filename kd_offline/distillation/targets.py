@@ -129,7 +129,7 @@ class TargetStore:
         taken = {
             # The steps of what has actions outermost in memory are its second axis there.
             name: v.movedim(-1, 0).index_select(1, rows).movedim(0, -1)
-            if _outermost(name, v)
+            if is_outermost(name, v)
             else v.index_select(0, rows)
             for name, v in self.targets.tensors().items()
         }
@@ -154,7 +154,7 @@ class TargetStore:
         return len(self.lengths)
 
 
-def _outermost(name: str, values: Tensor) -> bool:
+def is_outermost(name: str, values: Tensor) -> bool:
     """Tell whether values [S, N, K] lie with their last axis outermost, as losses read them."""
     return values.ndim > 2 and name not in _INPUTS
 
@@ -162,7 +162,7 @@ def _outermost(name: str, values: Tensor) -> bool:
 def _room(name: str, steps: int, like: Tensor) -> Tensor:
     """Return memory for ``steps`` steps of values ``like`` [S, ...]."""
     rest = like.shape[1:]
-    if not _outermost(name, like):
+    if not is_outermost(name, like):
         return like.new_empty((steps, *rest))
     return like.new_empty((rest[-1], steps, *rest[:-1])).movedim(0, -1)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,15 @@ from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
 from kd_offline.distillation.episode_targets import EpisodeTargets, ValidationEpisodes
 from kd_offline.distillation.muon import Muon
 from kd_offline.distillation.objective import objective, student_batch
-from kd_offline.distillation.parallel_agents import ParallelAgents, parallel_agents
+from kd_offline.distillation.parallel_agents import parallel_agents
 from kd_offline.distillation.phases.base import Phase
+from kd_offline.distillation.stacked_teams import (
+    StackedHeads,
+    StackedPass,
+    StackedTeams,
+    clip_each,
+    of_seed,
+)
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.distillation.validation_metrics import validate
 from kd_offline.schemas.layers import LayerWidths
@@ -27,12 +35,23 @@ from kd_offline.students.structured_pruning import layers_of
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best epoch of a seed so far, and its held-out figures; None and nothing at first."""
+
+    epoch: int | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Training:
-    """All that changes while one team is trained; it can be saved after any epoch."""
+    """All that changes while a team is trained, or those of several seeds at once.
 
-    team: StudentTeam
-    heads: AuxiliaryHeads
+    It can be saved after any epoch.
+    """
+
+    team: StudentTeam | StackedTeams
+    heads: AuxiliaryHeads | StackedHeads
     schedule: Optimisation
     phases: Sequence[Phase]
     optimisers: list[torch.optim.Optimizer]
@@ -40,8 +59,7 @@ class Training:
     active: list[Phase] = field(default_factory=list)
     since: int = 0  # the epoch from which on this very team is trained
     epoch: int = 0
-    best_epoch: int | None = None
-    best: dict[str, float] = field(default_factory=dict)
+    best: list[Best] = field(default_factory=list)  # of every seed
     best_weights: list[Tensor] = field(default_factory=list)
 
     @classmethod
@@ -54,7 +72,35 @@ class Training:
     ) -> Training:
         """Return the state before the first step."""
         optimisers = _optimisers(team, heads, schedule)
-        return cls(team, heads, schedule, phases, optimisers, _copied(team))
+        state = cls(team, heads, schedule, phases, optimisers, _copied(team))
+        state.forget_best()
+        return state
+
+    @classmethod
+    def begin_together(
+        cls,
+        teams: Sequence[StudentTeam],
+        heads: Sequence[AuxiliaryHeads],
+        terms: ActiveTerms,
+    ) -> Training:
+        """Return the state of several seeds' teams of one design before their first step.
+
+        Raises
+        ------
+        UsageError
+            Their networks cannot be computed together.
+        """
+        team, stacked = StackedTeams(teams), StackedHeads(heads, terms)
+        schedule = terms.recipe.optimisation
+        optimisers = _optimisers(team, stacked, schedule)
+        state = cls(team, stacked, schedule, (), optimisers, _copied(team))
+        state.forget_best()
+        return state
+
+    @property
+    def teams(self) -> tuple[StudentTeam, ...]:
+        """The team of every seed."""
+        return self.team.teams if isinstance(self.team, StackedTeams) else (self.team,)
 
     def go_on_with(self, team: StudentTeam, heads: AuxiliaryHeads, epoch: int) -> None:
         """Continue with another team from ``epoch`` on."""
@@ -64,7 +110,7 @@ class Training:
 
     def forget_best(self) -> None:
         """Forget the best epoch: it was one of another network."""
-        self.best, self.best_epoch, self.best_weights = {}, None, []
+        self.best, self.best_weights = [Best() for _ in self.teams], []
 
     def enter_epoch(self) -> None:
         """Leave the phases that end before the epoch that comes, and begin those of it."""
@@ -79,7 +125,7 @@ class Training:
     @property
     def layers(self) -> tuple[LayerWidths, ...] | None:
         """The widths of each agent's layers, where a phase changed them."""
-        return tuple(map(layers_of, self.team.shapes)) if self.since else None
+        return tuple(map(layers_of, self.teams[0].shapes)) if self.since else None
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -141,19 +187,14 @@ class Training:
 
 
 def _optimisers(
-    team: StudentTeam, heads: AuxiliaryHeads, schedule: Optimisation
+    team: StudentTeam | StackedTeams, heads: AuxiliaryHeads | StackedHeads, schedule: Optimisation
 ) -> list[torch.optim.Optimizer]:
     """Return AdamW, and Muon (Jordan et al., 2024) for the matrices between hidden layers.
 
     Muon makes every update of a matrix orthogonal. Small recurrent students get as far in one
     epoch as in two of AdamW, see docs/decisions/004-distillation.md.
     """
-    hidden = {
-        id(p)
-        for name, p in team.named_parameters()
-        if schedule.optimiser == "muon" and p.ndim == 2 and not name.startswith("aligners")
-        if ".head." not in name
-    }
+    hidden = {id(p) for p in _matrices(team)} if schedule.optimiser == "muon" else set()
     everything = [p for m in (team, heads) for p in m.parameters() if p.requires_grad]
     rest = [p for p in everything if id(p) not in hidden]
     decay = schedule.weight_decay
@@ -164,7 +205,18 @@ def _optimisers(
     return [adamw, Muon(matrices, schedule.muon_learning_rate, weight_decay=decay)]
 
 
-def _copied(team: StudentTeam) -> list[Tensor]:
+def _matrices(team: StudentTeam | StackedTeams) -> list[Tensor]:
+    """Return the matrices between hidden layers."""
+    if isinstance(team, StackedTeams):
+        return team.matrices
+    return [
+        p
+        for name, p in team.named_parameters()
+        if p.ndim == 2 and not name.startswith("aligners") and ".head." not in name
+    ]
+
+
+def _copied(team: nn.Module) -> list[Tensor]:
     return [p.detach().clone() for p in team.parameters()]
 
 
@@ -177,7 +229,7 @@ def train_team(
     train: EpisodeTargets,
     validation: ValidationEpisodes | None,
     terms: ActiveTerms,
-    seed: int,
+    *seeds: int,
 ) -> Iterator[list[Row]]:
     """Train to the end of the recipe, yielding metric rows after every epoch.
 
@@ -194,40 +246,55 @@ def train_team(
         None where the dataset holds none out.
     terms : ActiveTerms
         And with them the recipe.
-    seed : int
+    seeds : int
+        Of the team, or of each that is trained at once.
     """
     recipe, schedule = terms.recipe, terms.recipe.optimisation
-    with parallel_agents(state.team, recipe.threads) as passes:
+    with _passes(state.team, recipe.threads) as passes:
         while state.epoch < schedule.epochs:
             state.enter_epoch()
             passes.team = state.team
-            mean = _epoch(state, passes, train, terms, seed)
+            means = _epoch(state, passes, train, terms, seeds)
             state.epoch += 1
-            rows: list[Row] = [{"seed": seed, "epoch": state.epoch, "split": "train", **mean}]
+            train_row = {"epoch": state.epoch, "split": "train"}
+            rows = [
+                {"seed": seed, **train_row, **{name: value[k] for name, value in means.items()}}
+                for k, seed in enumerate(seeds)
+            ]
             due = state.epoch % schedule.evaluate_every == 0 or state.epoch == schedule.epochs
             if validation is not None and due:
-                rows.append(_evaluate(state, validation, terms, seed))
+                rows += _evaluate(state, validation, terms, seeds)
             yield rows
 
 
+@contextmanager
+def _passes(team: StudentTeam | StackedTeams, threads: int) -> Iterator[Any]:
+    """Give what computes a team, or several at once."""
+    if isinstance(team, StackedTeams):
+        yield StackedPass(team)
+        return
+    with parallel_agents(team, threads) as passes:
+        yield passes
+
+
 def _epoch(
-    state: Training, passes: ParallelAgents, train: EpisodeTargets, terms: ActiveTerms, seed: int
-) -> dict[str, float]:
-    """Take one step for every batch of an epoch; returns the means of all losses."""
+    state: Training, passes: Any, train: EpisodeTargets, terms: ActiveTerms, seeds: Sequence[int]
+) -> dict[str, list[float]]:
+    """Take one step for every batch of an epoch; returns the means of all losses, of each seed."""
     schedule, spec = state.schedule, state.team.spec
     size = min(schedule.batch_episodes, len(train))
     per_epoch = len(train) // size
     total = per_epoch * schedule.epochs
-    draws = [(phase, generator(seed, phase.name, state.epoch)) for phase in state.active]
+    draws = [(phase, generator(seeds[0], phase.name, state.epoch)) for phase in state.active]
     sums: dict[str, Tensor] = {}
     state.team.train()
-    for index, batch in enumerate(train.epoch(size, seed, state.epoch)):
+    for index, batch in enumerate(passes.batches(train, size, seeds, state.epoch)):
         step = state.epoch * per_epoch + index
         _zero(state)
         for phase, rng in draws:
             phase.draw(rng)
-        outputs = passes.forward(batch)
-        students = student_batch(*outputs, batch.targets, spec)
+        logits, embeddings = passes.forward(batch)
+        students = student_batch(logits, embeddings, batch.targets, spec)
         losses = objective(students, batch.targets, state.heads, terms, step / max(1, total))
         for phase in state.active:
             done = (step - per_epoch * phase.first) / (per_epoch * (phase.end - phase.first))
@@ -237,7 +304,10 @@ def _epoch(
         _average(state, schedule.ema, step - per_epoch * state.since)
         for name, value in (losses | {"gradient_norm": norm}).items():
             sums[name] = sums.get(name, torch.zeros(())) + value.detach()
-    return {name: float(value) / per_epoch for name, value in sums.items()}
+    return {
+        name: [float(one) / per_epoch for one in value.expand(len(seeds))]
+        for name, value in sums.items()
+    }
 
 
 def _zero(state: Training) -> None:
@@ -250,7 +320,10 @@ def _step(state: Training, schedule: Optimisation, share: float) -> Tensor:
     for optimiser in state.optimisers:
         for group in optimiser.param_groups:
             group["lr"] = optimiser.defaults["lr"] * share
-    norm = nn.utils.clip_grad_norm_(state.parameters, schedule.max_grad_norm)
+    if isinstance(state.team, StackedTeams) and isinstance(state.heads, StackedHeads):
+        norm = clip_each(state.team, state.heads, schedule.max_grad_norm)
+    else:
+        norm = nn.utils.clip_grad_norm_(state.parameters, schedule.max_grad_norm)
     for optimiser in state.optimisers:
         optimiser.step()
     return norm
@@ -274,28 +347,44 @@ def _average(state: Training, decay: float, step: int) -> None:
 
 
 def _evaluate(
-    state: Training, validation: ValidationEpisodes, terms: ActiveTerms, seed: int
-) -> Row:
+    state: Training, validation: ValidationEpisodes, terms: ActiveTerms, seeds: Sequence[int]
+) -> list[Row]:
     """Measure the averaged weights on held-out episodes and keep them where they are the best."""
     raw, batch = _copied(state.team), terms.recipe.optimisation.batch_episodes
     _assign(state.team, state.average)
-    found = validate(state.team, validation.episodes, batch, terms)
+    found = [validate(team, validation.episodes, batch, terms) for team in state.teams]
     _assign(state.team, raw)
-    figures, criterion = found.figures, found.criterion
-    if criterion is not None and figures[criterion] < state.best.get(criterion, math.inf):
-        state.best, state.best_epoch = figures, state.epoch
+    for k, (figures, criterion) in enumerate((one.figures, one.criterion) for one in found):
+        least = state.best[k].figures
+        if criterion is not None and figures[criterion] < least.get(criterion, math.inf):
+            state.best[k] = Best(state.epoch, figures)
+            _keep(state, k)
+    row = {"epoch": state.epoch, "split": validation.part}
+    return [{"seed": s, **row, **one.figures} for s, one in zip(seeds, found, strict=True)]
+
+
+def _keep(state: Training, k: int) -> None:
+    """Keep the averaged weights of the seed of number ``k``."""
+    if len(state.teams) == 1 or not state.best_weights:
         state.best_weights = [p.clone() for p in state.average]
-    return {"seed": seed, "epoch": state.epoch, "split": validation.part, **figures}
+        return
+    seeds = len(state.teams)
+    for kept, average in zip(state.best_weights, state.average, strict=True):
+        of_seed(kept, k, seeds).copy_(of_seed(average, k, seeds))
 
 
-def _assign(team: StudentTeam, weights: list[Tensor]) -> None:
+def _assign(team: nn.Module, weights: list[Tensor]) -> None:
     with torch.no_grad():
         torch._foreach_copy_(list(team.parameters()), weights)
 
 
-def finish(state: Training) -> StudentTeam:
-    """Return the team with the best weights, or the last ones where nothing judged them."""
+def finish(state: Training) -> tuple[StudentTeam, ...]:
+    """Return every seed's team with its best weights, or the last where nothing judged them."""
     _assign(state.team, state.best_weights or state.average)
     for phase in state.active:
         phase.leave(state)
-    return state.team.eval()
+    if isinstance(state.team, StackedTeams):
+        state.team.part()
+    for team in state.teams:
+        team.eval()
+    return state.teams

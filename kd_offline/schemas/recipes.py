@@ -361,6 +361,11 @@ class DistillRecipe(Strict):
         "never train; None: heldout, or nothing where the dataset holds out no episode",
     )
     seeds: Seeds = Field(default=(0,), min_length=1)
+    batched_seeds: bool = Field(
+        default=False,
+        description="compute the teams of all seeds at once, in the time of fewer; results then "
+        "equal those of each seed alone up to rounding",
+    )
     threads: Threads = Field(
         default=2, description="agents that are trained in parallel; changes no number"
     )
@@ -409,6 +414,20 @@ class DistillRecipe(Strict):
                 "optimisation.quantise_from to no less than gates.settle_from"
             )
         if msg:
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_at_once_have_no_phases(self) -> DistillRecipe:
+        phased = {
+            "unit gates": self.first_settled is not None,
+            "int8 weights": self.optimisation.first_rounded is not None,
+        }
+        if self.batched_seeds and (asked := [name for name, is_on in phased.items() if is_on]):
+            msg = (
+                f"{asked[0]} are trained seed by seed: set batched_seeds to false, or train "
+                "without them"
+            )
             raise ValueError(msg)
         return self
 

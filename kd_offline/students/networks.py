@@ -202,6 +202,22 @@ class StudentTeam(nn.Module):
         with self._border("packed"):
             return network.packed(self.aligners[i](own), inputs.sizes, memory, columns)
 
+    def network_inputs(
+        self, prepared: Tensor, last_actions: Tensor | None, before: Tensor
+    ) -> list[Tensor]:
+        """Return what each agent's network takes, [S, I], zero where its mask hides something.
+
+        As in :class:`PackedInputs`; ``before`` is used where students take motion.
+        """
+        given = PackedInputs(prepared, last_actions, [], before if self.inputs.motion else None)
+        found = []
+        for i, shape in enumerate(self.shapes):
+            own, columns = self._own_inputs(i, given, None), self._first[i]
+            if columns is not None:
+                own = own.new_zeros(len(own), shape.inputs).index_copy(1, columns, own)
+            found.append(own)
+        return found
+
     def joined(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the logits of all agents as [..., N, A], the actions outermost in memory."""
         spare = [self.spec.action_count - out.shape[-1] for out in logits]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
 from kd_offline.distillation.phases.base import Phase
 from kd_offline.distillation.phases.resources import Resources
 from kd_offline.networks.packed import Remnant
@@ -61,15 +62,20 @@ class UnitGating(Phase):
 
     def leave(self, state: Training) -> None:
         """Go on without the units whose gates are closed or beyond the budget, and all gates."""
-        small = settle(state.team, self.resources.gates, self.resources.bounds)
-        state.go_on_with(small.team, state.heads.narrowed(small.embeddings), self.end)
+        (team,) = state.teams
+        small = settle(team, self.resources.gates, self.resources.bounds)
+        self._go_on(state, small.team, small.embeddings)
 
     def skip(self, state: Training, layers: Sequence[LayerWidths] | None) -> None:
         """Go on with a team of the widths that were chosen."""
         small = students.build(self.resources.bounds.card, None, layers)
         widths = [shape.embedding for shape in small.shapes]
         first = [Remnant(torch.arange(width), torch.ones(width)) for width in widths]
-        state.go_on_with(small, state.heads.narrowed(first), self.end)
+        self._go_on(state, small, first)
+
+    def _go_on(self, state: Training, team: StudentTeam, embeddings: Sequence[Remnant]) -> None:
+        assert isinstance(state.heads, AuxiliaryHeads)  # noqa: S101 - gates are of one seed
+        state.go_on_with(team, state.heads.narrowed(embeddings), self.end)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the gates' parameters."""

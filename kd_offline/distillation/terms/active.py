@@ -90,6 +90,10 @@ class ActiveTerms:
                 made.terms[name] = kind(settings, recipe)
         return made
 
+    def only(self, name: str) -> ActiveTerms:
+        """Return one of the terms alone."""
+        return ActiveTerms(self.recipe, {name: self.terms[name]}, self._packages)
+
     def arrays(self, present: Collection[str]) -> list[str]:
         """Return all that is read of a dataset with the arrays ``present``, but for its mask."""
         names = list(ALWAYS)

@@ -182,6 +182,10 @@ class LossTerm(Generic[Settings]):
 
     settings_type: ClassVar[type[TermSettings]] = TermSettings
 
+    any_axes: ClassVar[bool] = False
+    """Whether :meth:`loss` takes any axes in the place of S, treats every element by itself and
+    gives ``values`` and ``weight`` these axes, so that several seeds can be computed at once."""
+
     maximised: ClassVar[bool] = False
     """Whether more is better, so that the weighted term is subtracted from the loss."""
 

@@ -38,6 +38,7 @@ class CrossEntropy(LossTerm[CrossEntropySettings]):
 
     description = "cross entropy with the expert's action or policy (Eq. 8)"
     settings_type = CrossEntropySettings
+    any_axes = True
 
     def arrays(self, present: Iterable[str]) -> Sequence[str]:
         """Return what the action is known by, and who chose it."""

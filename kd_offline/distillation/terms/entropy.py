@@ -13,6 +13,7 @@ class Entropy(LossTerm[TermSettings]):
     """``H(pi_S)`` over the legal actions."""
 
     description = "entropy of the student's policy, a bonus (Eq. 5)"
+    any_axes = True
     maximised = True
 
     def loss(

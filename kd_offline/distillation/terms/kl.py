@@ -31,6 +31,7 @@ class KL(LossTerm[KLSettings]):
 
     description = "KL divergence from the expert's policy to the student's (Eq. 7)"
     settings_type = KLSettings
+    any_axes = True
 
     def arrays(self, present: Iterable[str]) -> Sequence[str]:
         """Return what the expert's policy is known by."""

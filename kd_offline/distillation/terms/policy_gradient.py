@@ -68,6 +68,7 @@ class PolicyGradient(LossTerm[PolicySettings]):
 
     description = "policy gradient on recorded advantages (Eqs. 1 to 4)"
     settings_type = PolicySettings
+    any_axes = True
     maximised = True
 
     def arrays(self, present: Iterable[str]) -> Sequence[str]:

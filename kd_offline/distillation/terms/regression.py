@@ -40,6 +40,7 @@ class Regression(LossTerm[RegressionSettings]):
 
     description = "regression of a value-based expert's centred Q-values (CTDS)"
     settings_type = RegressionSettings
+    any_axes = True
 
     @property
     def _dueling(self) -> bool:

@@ -63,6 +63,7 @@ class Role(LossTerm[RoleSettings]):
 
     description = "KL divergence between role distributions (Eqs. 10, 11)"
     settings_type = RoleSettings
+    any_axes = True
 
     def arrays(self, present: Iterable[str]) -> Sequence[str]:
         """Return the embeddings."""

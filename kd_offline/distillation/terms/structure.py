@@ -47,6 +47,7 @@ class Structure(LossTerm[StructureSettings]):
 
     description = "cosines between the embeddings of agents (Eq. 9)"
     settings_type = StructureSettings
+    any_axes = True
 
     def arrays(self, present: Iterable[str]) -> Sequence[str]:
         """Return the embeddings."""
