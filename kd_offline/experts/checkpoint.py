@@ -1,8 +1,8 @@
-"""Experts on disk: ``expert.json`` and ``weights.safetensors``; nothing is ever unpickled.
+"""Experts on disk: ``expert.json`` and ``weights.safetensors``, without pickled objects.
 
-While training runs, ``training.safetensors`` holds everything that it continues from, in one file
-so that a kill between two files cannot mix two moments. Random numbers are a function of (seed,
-iteration), so there is no generator state to keep.
+During training, ``training.safetensors`` holds everything that it resumes from, in one file, so
+that a kill cannot leave files of two different iterations. Random numbers follow from (seed,
+iteration), so no generator state is stored.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ WEIGHTS = "weights.safetensors"
 TRAINING = "training.safetensors"
 CURVE = "curve.jsonl"
 REMEDY = "copy or train it again"
-# Metadata of TRAINING: which training it is the state of, and what of it is no tensor.
-_BEGUN, _PLAIN = "begun", "plain"
+# Metadata of TRAINING: the digest of the training's settings, and its state without tensors.
+_TRAINING_DIGEST, _PLAIN = "begun", "plain"
 
 
 def build(card: ExpertCard, *, initialise: bool = True) -> Team:
-    """Return networks for a card: freshly initialised, or arbitrary ones to load weights into."""
+    """Return the networks of a card; with ``initialise`` False their weights are arbitrary."""
     mask = None if card.mask is None else np.array(card.mask, bool)
     rng = np.random.Generator(np.random.Philox(card.recipe.seed)) if initialise else None
     name = card.recipe.algorithm
@@ -55,9 +55,9 @@ def save(
     training: Mapping[str, Tensor],
     plain: Mapping[str, Any],
 ) -> None:
-    """Write an expert, each file aside and then renamed, the card last.
+    """Write an expert atomically, the card last.
 
-    ``training`` and ``plain`` are what an unfinished training continues from.
+    ``training`` and ``plain`` are the state from which an unfinished training is resumed.
 
     Raises
     ------
@@ -66,7 +66,9 @@ def save(
     """
     make_folder(folder)
     if not card.finished:
-        metadata = {_BEGUN: _begun(card)} | ({_PLAIN: json.dumps(plain)} if plain else {})
+        metadata = {_TRAINING_DIGEST: _training_digest(card)} | (
+            {_PLAIN: json.dumps(plain)} if plain else {}
+        )
         write_tensors(folder / TRAINING, training, metadata)
     # The card states the digest of this file, so that equal weights are equal files.
     write_tensors(folder / WEIGHTS, team.weights(), sealed=False)
@@ -126,7 +128,7 @@ def load(folder: Path, reference: str, spec: EnvironmentSpec | None = None) -> T
 
 
 def _check_shapes(card: ExpertCard, file: TensorFile) -> None:
-    """Refuse weights of other shapes than the card implies, before networks are made.
+    """Raise if weights have other shapes than the card implies, before networks are built.
 
     Raises
     ------
@@ -134,13 +136,15 @@ def _check_shapes(card: ExpertCard, file: TensorFile) -> None:
         The first difference is named.
     """
     spec = card.environment
-    claims = [*spec.obs_widths, *spec.action_counts, *card.recipe.widths()]
+    stated_widths = [*spec.obs_widths, *spec.action_counts, *card.recipe.widths()]
 
     def state() -> dict[str, Tensor]:
-        every = build(card, initialise=False).weights()
-        return {name: x for name, x in every.items() if name != NORM or NORM in file.entries}
+        weights = build(card, initialise=False).weights()
+        return {
+            name: tensor for name, tensor in weights.items() if name != NORM or NORM in file.entries
+        }
 
-    file.check_shapes(claims, state, remedy=REMEDY)
+    file.check_shapes(stated_widths, state, remedy=REMEDY)
 
 
 def digest(folder: Path) -> str:
@@ -159,8 +163,8 @@ def read_training(folder: Path, card: ExpertCard) -> tuple[dict[str, Tensor], di
     remedy = "begin the training in another folder"
     required = card.format_version >= card.SEALED_SINCE
     file = read_tensors(folder / TRAINING, remedy, required=required)
-    own = _begun(card)
-    if file.metadata.get(_BEGUN, own) != own:  # earlier versions did not state it
+    own = _training_digest(card)
+    if file.metadata.get(_TRAINING_DIGEST, own) != own:  # earlier versions did not state it
         msg = f"{str(folder / TRAINING)!r} is the state of another training; {remedy}"
         raise CheckpointError(msg)
     try:
@@ -173,20 +177,20 @@ def read_training(folder: Path, card: ExpertCard) -> tuple[dict[str, Tensor], di
     return file.tensors(), plain
 
 
-def _begun(card: ExpertCard) -> str:
-    """Return a digest of what decides the bits of a training, but for threads."""
+def _training_digest(card: ExpertCard) -> str:
+    """Return a digest of everything that determines the bits of a training, except threads."""
     decides = {"environment", "recipe", "mask"}
     return sha256(canonical_json(card.model_dump(mode="json", include=decides)))
 
 
 def check_fits(card: ExpertCard, spec: EnvironmentSpec, reference: str) -> None:
     """Raise ``MismatchError`` unless an expert of ``card`` can act in ``spec``."""
-    ours = card.environment
+    trained_for = card.environment
     for name in ("id", "agents", "obs_widths", "action_counts", "sides"):
-        if getattr(ours, name) != getattr(spec, name):
-            got, want = (json.dumps(getattr(s, name)) for s in (ours, spec))
+        if getattr(trained_for, name) != getattr(spec, name):
+            trained, required = (json.dumps(getattr(s, name)) for s in (trained_for, spec))
             msg = (
-                f"expert {reference!r} does not fit {spec.id}: its {name} are {got}, the "
-                f"environment's are {want}; choose an expert trained for it, or train one"
+                f"expert {reference!r} does not fit {spec.id}: its {name} are {trained}, the "
+                f"environment's are {required}; choose an expert trained for it, or train one"
             )
             raise MismatchError(msg)

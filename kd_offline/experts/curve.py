@@ -17,10 +17,10 @@ _RETURN = "train/return/"
 
 
 def metric_names(progress: TrainProgress) -> dict[str, float]:
-    """Return the numbers of a line by the names that observers know."""
+    """Return the values of a line by the names of metrics."""
     numbers = progress.model_dump(exclude_none=True, exclude={"frames", "returns"})
-    named = {f"train/{name}": value for name, value in numbers.items()}
-    return named | {f"{_RETURN}{side}": value for side, value in progress.returns.items()}
+    metrics = {f"train/{name}": value for name, value in numbers.items()}
+    return metrics | {f"{_RETURN}{side}": value for side, value in progress.returns.items()}
 
 
 def line(step: int, values: Mapping[str, float], series: str) -> str:
@@ -37,9 +37,9 @@ def line(step: int, values: Mapping[str, float], series: str) -> str:
 
 
 def truncate(path: Path, iterations: int, saved: LinesRecord | None) -> None:
-    """Drop the lines that were written after the checkpoint that training continues from.
+    """Remove the lines written after the checkpoint from which training resumes.
 
-    ``saved`` is what the card said of the lines then.
+    ``saved`` is the record of the lines in the card.
 
     Raises
     ------
@@ -55,10 +55,12 @@ def truncate(path: Path, iterations: int, saved: LinesRecord | None) -> None:
         raise CheckpointError(msg)
     if content:
         lines = content.splitlines(keepends=True)
-        kept = [x for x in lines if x.endswith(b"\n") and json.loads(x)["iteration"] <= iterations]
-        write_file(path, b"".join(kept))
+        lines_kept = [
+            x for x in lines if x.endswith(b"\n") and json.loads(x)["iteration"] <= iterations
+        ]
+        write_file(path, b"".join(lines_kept))
 
 
 def record(path: Path) -> LinesRecord | None:
-    """Return what a card says of the lines so far; None where there are none."""
+    """Return the record of the lines for the card; None where there are none."""
     return lines_record(read_file(path, MAX_BYTES)) if path.is_file() else None

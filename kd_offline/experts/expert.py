@@ -1,4 +1,4 @@
-"""A trained expert as a team policy, and in one team with opponents that others play."""
+"""A trained expert as a team policy, alone or together with its opponents."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from kd_offline.types import Array, BoolArray, IntArray, PolicyOutput, SeedArray
 
 @dataclass(frozen=True, slots=True)
 class TrainedExpert:
-    """A frozen team of experts: a policy, its card, and the digest of its weights.
+    """A frozen expert: its networks, its card, and the digest of its weights.
 
-    An expert with Q-values acts by them epsilon-greedily, with the epsilon that its training ended
-    with, so that greedy play is the argmax of its values over the legal actions.
+    An expert with Q-values acts epsilon-greedily with the final epsilon of its training. Greedy
+    play is the argmax of its Q-values over the legal actions.
     """
 
     card: ExpertCard
@@ -34,31 +34,31 @@ class TrainedExpert:
     team: Team
     reference: str
     with_value: bool = True
-    opponents: Expert | None = None  # who plays the sides that it did not learn
+    opponents: Expert | None = None  # plays the sides that it did not learn
 
     def start(self, seeds: SeedArray) -> tuple[Any, ...]:
-        """Return the memory of fresh episodes, its own and those of its opponents."""
-        others = () if self.opponents is None else (self.opponents.start(seeds),)
-        return self._policy.start(seeds), *others
+        """Return the memory at the start of episodes, its own and its opponents'."""
+        opponent_memory = () if self.opponents is None else (self.opponents.start(seeds),)
+        return self._policy.start(seeds), *opponent_memory
 
     def act(self, view: View, memory: tuple[Any, ...]) -> tuple[PolicyOutput, tuple[Any, ...]]:
         """Return logits or Q-values, embeddings [B, N, H] and values [B, N] in raw reward units."""
-        output, after = self._policy.act(view, memory[0])
+        output, next_memory = self._policy.act(view, memory[0])
         if self.opponents is None:
-            return output, (after,)
-        others, theirs = self.opponents.act(view, memory[1])
-        return joined(output, others, self.learned), (after, theirs)
+            return output, (next_memory,)
+        opponent_output, opponent_memory = self.opponents.act(view, memory[1])
+        return combine(output, opponent_output, self.learned), (next_memory, opponent_memory)
 
     def keep(self, memory: tuple[Any, ...], episodes: IntArray) -> tuple[Any, ...] | None:
         """Return the memory of some episodes of a batch; None where there are opponents."""
         if self.opponents is not None or not isinstance(self._policy, Selective):
             return None
-        kept = self._policy.keep(memory[0], episodes)
-        return None if kept is None else (kept,)
+        selected = self._policy.keep(memory[0], episodes)
+        return None if selected is None else (selected,)
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Nothing: what is ours is read whole."""
+        """Empty: our own experts are read completely."""
         return ()
 
     @property
@@ -78,15 +78,15 @@ class TrainedExpert:
 
     @property
     def modules(self) -> Mapping[int, Any]:
-        """Nothing: its networks are exported instead."""
+        """Empty: its networks are exported instead."""
         return {}
 
     @property
     def value_units(self) -> None:
-        """There is nothing to find out: values are in raw units."""
+        """None: values are in raw reward units."""
 
     def calibrated(self, calibration: ValueCalibration | None) -> TrainedExpert:
-        """Return the expert as it is."""
+        """Return the expert unchanged."""
         return self
 
     def actor_shapes(self) -> tuple[Shape, ...]:
@@ -102,16 +102,18 @@ class TrainedExpert:
             ]
         if self.opponents is None:
             return tuple(own)
-        others = self.opponents.actor_shapes()
+        opponent_shapes = self.opponents.actor_shapes()
         return tuple(
-            mine if learned else theirs
-            for mine, theirs, learned in zip(own, others, self.learned, strict=True)
+            own_shape if learned else opponent_shape
+            for own_shape, opponent_shape, learned in zip(
+                own, opponent_shapes, self.learned, strict=True
+            )
         )
 
     def actor_parameters(self) -> int:
         """Return the parameters of all actors, a shared network counted once."""
-        theirs = 0 if self.opponents is None else self.opponents.actor_parameters()
-        return self.card.parameters.get("actor", 0) + theirs
+        opponent_parameters = 0 if self.opponents is None else self.opponents.actor_parameters()
+        return self.card.parameters.get("actor", 0) + opponent_parameters
 
     def value_parts(self) -> tuple[ValuePart, ...]:
         """Return its critics or its mixer."""
@@ -119,7 +121,7 @@ class TrainedExpert:
 
     @property
     def learned(self) -> BoolArray:
-        """Whether the agent's side learned, bool [N]; the others' networks are as they began."""
+        """Whether each agent's side was learned, bool [N]; other networks are untrained."""
         spec, learn = self.card.environment, self.card.recipe.learn
         names = list(spec.sides)
         return np.array([learn is None or names[k] in learn for k in spec.side_of])
@@ -129,20 +131,20 @@ class TrainedExpert:
         return self.team.policy(with_value=self.with_value)
 
     def _opponents(self) -> dict[str, str]:
-        """Return who plays each side that it did not learn; never a path of this machine."""
+        """Return the name of the opponent of each side that was not learned, without paths."""
         if self.opponents is None:
             return {}
-        theirs = self.opponents.describe()
-        who = f"{theirs.reference} {theirs.kind} ({(theirs.digest or '')[:19]})"
+        record = self.opponents.describe()
+        opponent_name = f"{record.reference} {record.kind} ({(record.digest or '')[:19]})"
         learn = self.card.recipe.learn or ()
-        return {side: who for side in self.card.environment.sides if side not in learn}
+        return {side: opponent_name for side in self.card.environment.sides if side not in learn}
 
     def mask(self) -> BoolArray | None:
-        """Return what the actor may see, bool [N, O], or None for everything."""
+        """Return the features that the actors see, bool [N, O]; None for all."""
         return None if self.card.mask is None else np.array(self.card.mask, bool)
 
     def describe(self) -> ExpertRecord:
-        """Return the expert's entry of a manifest; a path of this machine is not part of it."""
+        """Return its record for a manifest, without paths of this machine."""
         recipe = self.card.recipe
         recorded = ALGORITHMS.load(recipe.algorithm).recorded(recipe)
         architecture: dict[str, Any] = recipe.architecture.model_dump(mode="json")
@@ -161,10 +163,10 @@ class TrainedExpert:
         )
 
 
-def joined(own: PolicyOutput, others: PolicyOutput, learned: BoolArray) -> PolicyOutput:
-    """Return what a team says whose agents ``learned`` (bool [N]) are ``own`` and the rest others.
+def combine(own: PolicyOutput, others: PolicyOutput, learned: BoolArray) -> PolicyOutput:
+    """Return the outputs of a team in which agents ``learned`` (bool [N]) are ``own``.
 
-    Embeddings are padded with zeros to the wider of the two; what only one of them says is left
+    Embeddings are zero-padded to the wider of the two. Outputs that only one of them has are left
     out.
 
     Raises
@@ -179,14 +181,14 @@ def joined(own: PolicyOutput, others: PolicyOutput, learned: BoolArray) -> Polic
         )
         raise MismatchError(msg)
 
-    def either(mine: Array | None, theirs: Array | None) -> Array | None:
-        if mine is None or theirs is None:
+    def either(own_values: Array | None, other_values: Array | None) -> Array | None:
+        if own_values is None or other_values is None:
             return None
-        chosen = learned.reshape(-1, *[1] * (mine.ndim - 2))
-        width = max(mine.shape[-1], theirs.shape[-1])
-        if mine.ndim == 3:
-            mine, theirs = (_padded(x, width) for x in (mine, theirs))
-        return np.where(chosen, mine, theirs)
+        chosen = learned.reshape(-1, *[1] * (own_values.ndim - 2))
+        width = max(own_values.shape[-1], other_values.shape[-1])
+        if own_values.ndim == 3:
+            own_values, other_values = (_padded(x, width) for x in (own_values, other_values))
+        return np.where(chosen, own_values, other_values)
 
     logits = either(own.logits, others.logits)
     assert logits is not None  # noqa: S101 - every policy has logits

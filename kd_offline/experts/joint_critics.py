@@ -1,4 +1,4 @@
-"""Unrestricted values of a team's joint action, which guide a mixer's learning and are not kept."""
+"""Unrestricted values of joint actions, used to train a mixer and then discarded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kd_offline.networks.mixers import draw_weights
 
 
 class JointCritic(nn.Module):
-    """The value of a joint action, by agents of its own and a network of the whole team.
+    """The value of a joint action, from agents of its own and a network of the whole team.
 
-    Its agents have the form of those that act; their outputs are the features of each agent's
-    history. Nothing makes the value monotone in any agent's, so that it cannot be maximised agent
-    by agent, and can be right where a mixer cannot.
+    Its agents have the form of the acting agents; their outputs are features of each agent's
+    history. The value need not be monotone in any agent's value. It can therefore represent values
+    that a mixer cannot, but it cannot be maximised agent by agent.
     """
 
     def __init__(self, agents: ActorCritic) -> None:

@@ -1,4 +1,4 @@
-"""From a reference, as users write it, to an expert."""
+"""Load an expert from a reference that the user gave."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ def load(
     opponents: Sequence[str] = (),
     deciding: BoolArray | None = None,
 ) -> Expert:
-    """Load the expert that ``reference``, given by the user, names, and check that it fits.
+    """Load the expert ``reference`` and check that it fits the environment.
 
     ``bundled`` is the strongest recurrent expert that ships with the package, ``bundled:large`` a
     wider one of about 110,000 actor parameters, ``bundled:mlp`` one without memory, and
-    ``bundled:masked`` one that learned under the mask ``paper``.
-    ``LIBRARY:PLACE`` is one of another library, see :mod:`kd_offline.experts.importers.load`, asked
-    as ``recipe`` says. Anything else is a folder made by ``kd-offline train``. Without
-    ``with_value`` no critic runs, which halves the work where values do not matter.
+    ``bundled:masked`` one that was trained under the mask ``paper``. ``LIBRARY:PLACE`` is one of
+    another library, see :mod:`kd_offline.experts.importers.load`, with the inputs that ``recipe``
+    describes. Anything else is a folder made by ``kd-offline train``. Without ``with_value`` no
+    critic runs, which halves the work where values are not needed.
 
-    Where an expert learned some sides only, its file names who plays the others. Bundled ones are
-    loaded; ``opponents`` lists which else may be, see :mod:`kd_offline.code_guard`. They are left
-    out where their decisions are not asked for: ``deciding``, bool [N], says whose are.
+    Where an expert learned only some sides, its file names the expert that plays the others.
+    Bundled ones are loaded; ``opponents`` lists further ones that are allowed, see
+    :mod:`kd_offline.code_guard`. Opponents are not loaded where their decisions are not needed:
+    ``deciding``, bool [N], is True for agents whose decisions are.
 
     Raises
     ------
@@ -59,22 +60,22 @@ def load(
         raise UsageError(msg)
     own = load_own(name, spec)
     missing = ~own.learned if deciding is None else deciding & ~own.learned
-    others = _opponents(own, spec, with_value, opponents) if missing.any() else None
-    return replace(own, with_value=with_value, opponents=others)
+    loaded_opponents = _opponents(own, spec, with_value, opponents) if missing.any() else None
+    return replace(own, with_value=with_value, opponents=loaded_opponents)
 
 
 def _opponents(
     own: TrainedExpert, spec: EnvironmentSpec, with_value: bool, allowed: Sequence[str]
 ) -> Expert:
-    """Load who played the sides that ``own`` did not learn."""
+    """Load the expert that played the sides that ``own`` did not learn."""
     reference = own.card.recipe.opponents or "bundled"
     asked_by = f"the expert {own.reference!r}"
     code_guard.check_expert(reference, asked_by=asked_by, argument="opponents", allowed=allowed)
-    # Whoever was allowed once is not allowed again, so that no chain of experts is a circle.
-    further = [name for name in allowed if name != reference]
+    # Each allowed name can be used once, so that a chain of experts cannot be circular.
+    still_allowed = [name for name in allowed if name != reference]
     try:
         return load(
-            reference, spec, with_value=with_value, opponents=further, deciding=~own.learned
+            reference, spec, with_value=with_value, opponents=still_allowed, deciding=~own.learned
         )
     except CheckpointError as error:
         sides = ", ".join(own.card.recipe.learn or ())
@@ -103,28 +104,28 @@ def load_own(name: str, spec: EnvironmentSpec) -> TrainedExpert:
     if variant == "large" and not folder.is_dir():  # the strongest one has that size already
         folder = bundled_folder(spec.id, "default")
     if not folder.is_dir():
-        there = ", ".join(_bundled_name(each) for each in _bundled_for(spec))
+        available = ", ".join(_bundled_name(variant_name) for variant_name in _bundled_for(spec))
         msg = (
-            f"no expert {name!r} for {spec.id} comes with kd-offline (there: {there or 'none'}): "
-            f"train one (kd-offline train {spec.id})"
+            f"no expert {name!r} for {spec.id} comes with kd-offline (there: "
+            f"{available or 'none'}): train one (kd-offline train {spec.id})"
         )
         raise CheckpointError(msg, Remedy("pass its folder as", expert=...))
     return checkpoint.load(folder, name, spec)
 
 
 def _refuse_foreign(name: str) -> None:
-    """Say which library a checkpoint is of that was named without one, or with an unknown one."""
+    """Raise if ``name`` is a checkpoint of another library, named without its prefix."""
     prefix, colon, _ = name.partition(":")
     path = Path(name)
     if colon and "/" not in prefix and not path.exists():
         raise UnknownNameError(
             what="library of an expert", got=prefix, allowed=["bundled", *importers.PREFIXES]
         )
-    found = looks_like(path) if path.exists() and not (path / checkpoint.CARD).is_file() else None
-    if found is not None:
+    library = looks_like(path) if path.exists() and not (path / checkpoint.CARD).is_file() else None
+    if library is not None:
         msg = (
-            f"{name!r} is not an expert of kd-offline but looks like one of {found}: "
-            f"write {found}:{name}"
+            f"{name!r} is not an expert of kd-offline but looks like one of {library}: "
+            f"write {library}:{name}"
         )
         raise CheckpointError(msg)
 
@@ -153,10 +154,10 @@ def _bundled_name(variant: str) -> str:
 
 
 def bundled_folder(environment: str, variant: str) -> Path:
-    """Return where the bundled expert of an environment lies inside the package.
+    """Return the folder of a bundled expert in the package.
 
-    The name may be one that a file states: what would lead out of the package becomes a name that
-    nothing has.
+    The environment's name may come from a file: characters that could leave the package are
+    replaced.
     """
     slug = re.sub(r"[^\w-]", "-", environment, flags=re.ASCII)
     return Path(str(files("kd_offline.experts"))) / "bundled" / slug / variant

@@ -1,4 +1,4 @@
-"""The values of all agents and a mixer as the team's value, in the form that recordings keep."""
+"""The team's value from the values of all agents and a mixer, as recordings store it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kd_offline.types import Float32Array, IntArray, PolicyOutput
 
 @dataclass(frozen=True, slots=True)
 class TeamValue:
-    """What a team's actions are worth in one view.
+    """Action values of a team for one view.
 
-    ``q``: float [B, N, A] and ``state``: float [B, S] are in the mixer's own units, of which
-    ``scale`` makes raw ones. ``available``: bool [B, N, A], legal actions. Agents that do not count
-    (``counts``: bool [B, N]) enter the mixer as zero, whatever they do.
+    ``q``: float [B, N, A] and ``state``: float [B, S] are in the mixer's own units; ``scale``
+    converts to raw reward units. ``available``: bool [B, N, A], legal actions. Agents that do not
+    count (``counts``: bool [B, N]) enter the mixer as zero.
     """
 
     mixer: Mixer
@@ -29,27 +29,27 @@ class TeamValue:
 
     @torch.inference_mode()
     def best(self) -> Float32Array:
-        """Return the value of the greedy legal actions, float32 [B]."""
+        """Return the team value of the greedy legal actions, float32 [B]."""
         return self._raw(self.mixer(self._greedy(), self.state))
 
     @torch.inference_mode()
     def of(self, actions: IntArray) -> tuple[Float32Array, Float32Array]:
-        """Return what ``actions`` [B, N] are worth, [B], and each agent's credit, [B, N].
+        """Return the team value of ``actions`` [B, N], [B], and each agent's credit, [B, N].
 
-        Credit is d q_tot / d q_i at these actions: how much the team's value rises with the
-        agent's own. An agent that does not count has none.
+        Credit is d q_tot / d q_i at these actions: how much the team value increases with the
+        agent's own value. It is 0 for an agent that does not count.
         """
         index = torch.from_numpy(actions).long().clamp(0, self.q.shape[-1] - 1)
-        taken = self.q.gather(-1, index.unsqueeze(-1)).squeeze(-1) * self.counts
+        chosen_values = self.q.gather(-1, index.unsqueeze(-1)).squeeze(-1) * self.counts
         joint = JointAction(index.masked_fill(~self.counts, -1), self._greedy())
-        credit = self.mixer.credit(taken, self.state, joint) * self.counts
-        return self._raw(self.mixer(taken, self.state, joint)), credit.numpy()
+        credit = self.mixer.credit(chosen_values, self.state, joint) * self.counts
+        return self._raw(self.mixer(chosen_values, self.state, joint)), credit.numpy()
 
     def output(self, logits: Float32Array, embedding: Float32Array) -> PolicyOutput:
-        """Return what a policy says whose agents act by these values.
+        """Return the outputs of a policy that acts by these values.
 
-        The value of a view is that of the greedy actions, for every agent alike: what the team
-        expects when it goes on greedily. See docs/decisions/007-value-experts.md.
+        The value of a view is that of the greedy actions, the same for every agent: the expected
+        return of greedy play. See docs/decisions/007-value-experts.md.
         """
         best = self.best()
         agents = self.q.shape[1]
@@ -70,6 +70,6 @@ class TeamValue:
 
 
 def best_legal(q: Tensor, available: Tensor) -> Tensor:
-    """Return the largest legal value of every agent: [..., N, A] to [..., N]; 0 without any."""
-    top = q.masked_fill(~available, -torch.inf).amax(-1)
-    return top.masked_fill(~available.any(-1), 0.0)
+    """Return the largest legal value of each agent: [..., N, A] to [..., N]; 0 without one."""
+    largest = q.masked_fill(~available, -torch.inf).amax(-1)
+    return largest.masked_fill(~available.any(-1), 0.0)

@@ -1,4 +1,4 @@
-"""Which agents of an expert team share a network, and the shape of each network."""
+"""Groups of agents that share a network, and the shape of each network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kd_offline.schemas.layers import LayerWidths
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Agents that are served by one network; ids are appended when there are several."""
+    """Agents that share one network; if there are several, their one-hot id is an input."""
 
     agents: tuple[int, ...]
     shape: NetworkShape
@@ -25,19 +25,19 @@ class Group:
 
 
 def actor_groups(spec: EnvironmentSpec, architecture: ExpertArchitecture) -> tuple[Group, ...]:
-    """Return which agents share an actor: those of one side, with equal widths, under ``share``."""
+    """Return groups that share an actor: under ``share``, agents of one side and equal widths."""
     if architecture.widths is not None and len(architecture.widths) != spec.n_agents:
         msg = (
             f"{len(architecture.widths)} widths {architecture.widths} for {spec.n_agents} agents "
             f"of {spec.id}: give one width for each of {', '.join(spec.agents)}"
         )
         raise MismatchError(msg)
-    together: dict[tuple[object, ...], list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for i, side in enumerate(spec.side_of):
         key: tuple[object, ...] = (side, spec.obs_widths[i], spec.action_counts[i])
-        alone = not architecture.share or architecture.widths is not None
-        together.setdefault((i,) if alone else key, []).append(i)
-    return tuple(_group(tuple(agents), spec, architecture) for agents in together.values())
+        separate = not architecture.share or architecture.widths is not None
+        groups.setdefault((i,) if separate else key, []).append(i)
+    return tuple(_group(tuple(agents), spec, architecture) for agents in groups.values())
 
 
 def _group(

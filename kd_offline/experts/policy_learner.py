@@ -1,6 +1,6 @@
-"""What MAPPO and IPPO (Yu et al., 2022) do with a batch of episodes.
+"""The updates of MAPPO and IPPO (Yu et al., 2022) on one batch of episodes.
 
-A policy may follow a teacher at first: kickstarting (Schmitt et al., 2018, arXiv 1803.03835).
+A policy may be pulled to a teacher at first: kickstarting (Schmitt et al., 2018, arXiv 1803.03835).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from kd_offline.types import PolicyOutput, SeedArray, TeamPolicy, View
 
 @dataclass(slots=True)
 class PolicyLearner:
-    """Clipped policy updates on the last batch alone, drawn to a teacher where there is one."""
+    """Clipped policy updates on the latest batch, with a pull to a teacher where there is one."""
 
     team: PolicyTeam
     spec: EnvironmentSpec
@@ -56,26 +56,28 @@ class PolicyLearner:
         return "itself" if self.opponents is None else self.opponents.digest
 
     def policy(self, moment: Moment) -> TeamPolicy:
-        """Return who plays, whatever was played before."""
+        """Return the policy that plays the next batch."""
         own = NetworkPolicy(self.team.model, self.team.norm)
         if self.opponents is None:
             return own
         owner = tuple(int(not learns) for learns in self._learning())
         return _WithValue(MixedTeam((own, self.opponents), owner), own)
 
-    def learn(self, played: Trajectories, moment: Moment) -> Figures:
+    def learn(self, trajectories: Trajectories, moment: Moment) -> Figures:
         """Learn from the batch at ``moment``; the learning rate falls linearly to zero."""
         recipe, model = self.recipe, self.team.model
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * moment.remaining
         learning = torch.tensor([float(learns) for learns in self._learning()])
-        batch, explained = ppo.make_batch(played, recipe, self.team.norm, model.side_of, learning)
+        batch, explained = ppo.make_batch(
+            trajectories, recipe, self.team.norm, model.side_of, learning
+        )
         acting = recipe.start is None or moment.frames >= recipe.start.critic_frames
         model.actors.requires_grad_(acting)
         if self.teacher is not None and acting:
             n = recipe.episodes_per_batch
             seeds = episode_seeds(recipe.seed, moment.iteration * n, n, "train")
-            batch = replace(batch, pull=self.teacher.pull(played, seeds, moment.frames))
+            batch = replace(batch, pull=self.teacher.pull(trajectories, seeds, moment.frames))
         rng = generator(recipe.seed, "minibatches", moment.iteration)
         statistics = ppo.update(model, self.optimiser, batch, recipe, rng)
         return {
@@ -92,7 +94,7 @@ class PolicyLearner:
         return State(tensors_of(self._parts()))
 
     def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """Put back what :meth:`state` returned."""
+        """Restore what :meth:`state` returned."""
         put_back(self._parts(), tensors)
 
     def _parts(self) -> dict[str, Part]:
@@ -106,7 +108,7 @@ class PolicyLearner:
 
 
 class _WithValue:
-    """A mixed team that keeps the learner's values, which a mixture leaves out."""
+    """A mixed team with the learner's values, which :class:`MixedTeam` drops."""
 
     def __init__(self, team: MixedTeam, learner: NetworkPolicy) -> None:
         self._team, self._learner = team, learner
@@ -117,9 +119,9 @@ class _WithValue:
     def act(
         self, view: View, memory: tuple[object, ...]
     ) -> tuple[PolicyOutput, tuple[object, ...]]:
-        mixed, after = self._team.act(view, memory)
+        mixed, next_memory = self._team.act(view, memory)
         value = self._learner.act(view, memory[0])[0].value  # type: ignore[arg-type]
-        return PolicyOutput(mixed.logits, None, value), after
+        return PolicyOutput(mixed.logits, None, value), next_memory
 
 
 def _opponents(recipe: TrainRecipe, spec: EnvironmentSpec) -> Expert | None:
@@ -131,7 +133,7 @@ def _opponents(recipe: TrainRecipe, spec: EnvironmentSpec) -> Expert | None:
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """An expert that is asked what it would do in what another policy plays."""
+    """An expert that is run on the views of another policy's play."""
 
     expert: Expert
     settings: Kickstart
@@ -141,9 +143,9 @@ class Teacher:
     def of(
         cls, settings: Kickstart | None, spec: EnvironmentSpec, opponents: str | None = None
     ) -> Teacher | None:
-        """Return the teacher that a recipe names, if it names one.
+        """Return the teacher of a recipe; None where it names none.
 
-        ``opponents`` are those of the recipe, who may be the teacher's as well.
+        ``opponents`` are those of the recipe, which may also be the teacher's.
 
         Raises
         ------
@@ -152,20 +154,23 @@ class Teacher:
         """
         if settings is None:
             return None
-        known = () if opponents is None else (opponents,)
-        teacher = load(settings.teacher, spec, with_value=False, opponents=known)
+        loaded = () if opponents is None else (opponents,)
+        teacher = load(settings.teacher, spec, with_value=False, opponents=loaded)
         return cls(teacher, settings, distributions.learned(spec))
 
-    def pull(self, played: Trajectories, seeds: SeedArray, frames: int) -> Pull | None:
-        """Ask what it would have done in ``played``, before which ``frames`` steps were played.
+    def pull(self, trajectories: Trajectories, seeds: SeedArray, frames: int) -> Pull | None:
+        """Return the pull to the teacher in ``trajectories``; None once its time is over.
 
-        ``seeds``, uint64 [B], are those of the episodes. None once its time is over.
+        ``frames`` steps were played before them; ``seeds``, uint64 [B], are those of the episodes.
         """
         left = 1 - frames / self.settings.frames
         if left <= 0:
             return None
-        asked = ActiveEpisodePolicy.begin(self.expert, seeds)
-        said = [asked.act(played.view(t), now).logits for t, now in enumerate(played.valid)]
-        legal = torch.from_numpy(played.steps["available_actions"])
-        policy = self.actions(torch.from_numpy(np.stack(said)), legal)
+        teacher = ActiveEpisodePolicy.begin(self.expert, seeds)
+        logits = [
+            teacher.act(trajectories.view(t), running).logits
+            for t, running in enumerate(trajectories.valid)
+        ]
+        legal = torch.from_numpy(trajectories.steps["available_actions"])
+        policy = self.actions(torch.from_numpy(np.stack(logits)), legal)
         return Pull(self.settings.weight * left, policy.kept())

@@ -1,4 +1,4 @@
-"""Actors and critics as what a training leaves: they play, and the critics say values."""
+"""Actors and critics after training: the actors act, the critics estimate values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NORM = "value_norm"
 
 
 class NetworkPolicy:
-    """Actors, and critics where ``with_value``, as a :class:`~kd_offline.types.TeamPolicy`."""
+    """Actors, and critics if ``with_value``, as a :class:`~kd_offline.types.TeamPolicy`."""
 
     def __init__(self, model: ActorCritic, norm: ValueNorm, *, with_value: bool = True) -> None:
         self._model = model
@@ -27,15 +27,15 @@ class NetworkPolicy:
         self._with_value = with_value
 
     def start(self, seeds: SeedArray) -> Memory:
-        """Return the memory of fresh episodes."""
+        """Return the memory at the start of episodes."""
         return self._model.start(len(seeds))
 
     @torch.inference_mode()
     def act(self, view: View, memory: Memory) -> tuple[PolicyOutput, Memory]:
         """Return logits, embeddings and values in raw reward units."""
         obs, last = torch.from_numpy(view.obs), view.last_actions
-        taken = None if last is None else torch.from_numpy(last)
-        logits, embedding, memory = self._model.act(obs, memory, taken)
+        last_actions = None if last is None else torch.from_numpy(last)
+        logits, embedding, memory = self._model.act(obs, memory, last_actions)
         value = None
         if self._with_value:
             normal, memory = self._model.value(torch.from_numpy(view.state), obs, memory)
@@ -50,7 +50,7 @@ class NetworkPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTeam:
-    """Actors and critics of one team; ``norm`` makes raw values of what the critics say."""
+    """Actors and critics of one team; ``norm`` converts the critics' outputs to raw values."""
 
     model: ActorCritic
     norm: ValueNorm
@@ -61,11 +61,11 @@ class PolicyTeam:
         return self.model
 
     def weights(self) -> dict[str, Tensor]:
-        """Return everything that ``weights.safetensors`` holds."""
+        """Return the content of ``weights.safetensors``."""
         return {**self.model.state_dict(), NORM: self.norm.moments}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`weights` returned, and learn no more."""
+        """Load what :meth:`weights` returned and freeze the networks."""
         load_frozen(self.model, self.norm, weights)
 
     def parameter_counts(self) -> dict[str, int]:
@@ -73,7 +73,7 @@ class PolicyTeam:
         return self.model.parameter_counts()
 
     def policy(self, *, with_value: bool = True) -> TeamPolicy:
-        """Return how the finished expert plays."""
+        """Return the policy of the finished expert."""
         return NetworkPolicy(self.model, self.norm, with_value=with_value)
 
     def value_parts(self) -> tuple[ValuePart, ...]:
@@ -88,7 +88,7 @@ class PolicyTeam:
 
 
 def load_frozen(model: nn.Module, norm: ValueNorm, weights: Mapping[str, Tensor]) -> None:
-    """Load networks and their normalisation from weights, for good."""
+    """Load networks and their normalisation from weights, and freeze them."""
     tensors = dict(weights)
     norm.moments = tensors.pop(NORM, norm.moments)
     model.load_state_dict(tensors)

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation of a team: targets, losses and one pass over a batch of episodes."""
+"""Proximal policy optimisation of a team: targets, losses and updates on a batch of episodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kd_offline.rollout.collect import Trajectories
 
 
 class ValueNorm:
-    """Running mean and deviation of each side's returns; critics predict in these units.
+    """Running mean and deviation of each side's returns, which are the units of the critics.
 
     Exponential moving averages with bias correction, variance floored at 1e-2 (MAPPO, Yu et al.,
     2022, and its published code).
@@ -28,10 +28,10 @@ class ValueNorm:
         self.moments = torch.zeros(3, sides)  # mean, mean of squares, weight
 
     def update(self, returns: Tensor, weight: Tensor, side_of: Tensor) -> None:
-        """Take in ``returns`` [T, B, N] where ``weight`` [T, B, N] is not zero."""
+        """Update with ``returns`` [T, B, N] where ``weight`` [T, B, N] is not zero."""
         for side in range(self.moments.shape[1]):
-            mine = side_of == side
-            w, r = weight[..., mine], returns[..., mine]
+            members = side_of == side
+            w, r = weight[..., members], returns[..., members]
             total = w.sum().clamp(min=1)
             fresh = torch.stack([(w * r).sum() / total, (w * r * r).sum() / total, torch.ones(())])
             self.moments[:, side].lerp_(fresh, 1 - self.decay)
@@ -49,14 +49,14 @@ class ValueNorm:
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """How strongly a batch of episodes is drawn to a teacher, and to what."""
+    """Weight and target of the pull of a batch of episodes to a teacher."""
 
     weight: float
     teacher: Tensor  # [T, B, N, K], what is kept of its policy
 
-    def __getitem__(self, part: tuple[slice, Tensor]) -> Pull:
+    def __getitem__(self, index: tuple[slice, Tensor]) -> Pull:
         """Return the pull of some steps of some episodes."""
-        return Pull(self.weight, self.teacher[part])
+        return Pull(self.weight, self.teacher[index])
 
     def divergence(self, policy: Learned) -> Tensor:
         """Return KL(teacher || policy) in nats, [T, B, N]."""
@@ -82,29 +82,33 @@ class Batch:
     pull: Pull | None = None
 
     def take(self, rows: Tensor) -> Batch:
-        """Return the episodes ``rows``, up to the last step in which anyone acts in any of them."""
+        """Return the episodes ``rows``, up to the last step in which any agent acts."""
         acting = self.weight[:, rows].flatten(1).any(1).nonzero()
         steps = int(acting[-1]) + 1 if len(acting) else 1
-        there = {name: getattr(self, name) for name in self.__slots__}
-        return Batch(**{k: x[:steps, rows] for k, x in there.items() if x is not None})
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return Batch(**{k: x[:steps, rows] for k, x in fields.items() if x is not None})
 
 
 def make_batch(
-    played: Trajectories, recipe: PolicyRecipe, norm: ValueNorm, side_of: Tensor, learning: Tensor
+    trajectories: Trajectories,
+    recipe: PolicyRecipe,
+    norm: ValueNorm,
+    side_of: Tensor,
+    learning: Tensor,
 ) -> tuple[Batch, float]:
-    """Compute targets for a batch of episodes; also returns the critic's explained variance.
+    """Return a batch of episodes with targets, and the critic's explained variance.
 
-    The reward of a side is the mean of its agents' rewards, and its advantages are normalised over
-    what its own agents did. ``learning``: float [N], 1 for agents that learn. Values in ``played``
-    are in raw units.
+    The reward of a side is the mean of its agents' rewards. Its advantages are normalised over the
+    steps of its own agents. ``learning``: float [N], 1 for agents that learn. Values in
+    ``trajectories`` are in raw units.
     """
-    step = {name: torch.from_numpy(values) for name, values in played.steps.items()}
-    valid = torch.from_numpy(played.valid)
+    step = {name: torch.from_numpy(values) for name, values in trajectories.steps.items()}
+    valid = torch.from_numpy(trajectories.valid)
     reward = side_mean(step["reward"], side_of)
     advantage = generalised_advantage(
         reward,
         step["value"],
-        torch.from_numpy(played.final["value"]),
+        torch.from_numpy(trajectories.final["value"]),
         step["terminated"],
         step["truncated"],
         gamma=recipe.gamma,
@@ -169,9 +173,9 @@ def update(
 
 
 def _loss(model: ActorCritic, batch: Batch, recipe: PolicyRecipe) -> tuple[Tensor, Tensor]:
-    before = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions[:-1]])
+    previous_actions = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions[:-1]])
     lengths = steps_that_count(batch.weight > 0)
-    logits = model.act_episodes(batch.obs, before, lengths)
+    logits = model.act_episodes(batch.obs, previous_actions, lengths)
     value = model.value_episodes(batch.state, batch.obs, lengths)
     policy = distributions.learned(model.spec)(logits, batch.available)
     total = batch.weight.sum().clamp(min=1)
@@ -184,8 +188,8 @@ def _loss(model: ActorCritic, batch: Batch, recipe: PolicyRecipe) -> tuple[Tenso
     clipped = ratio.clamp(1 - recipe.clip, 1 + recipe.clip)
     gain = mean(torch.minimum(ratio * batch.advantage, clipped * batch.advantage))
     entropy = mean(policy.entropy())
-    near = batch.old_value + (value - batch.old_value).clamp(-recipe.clip, recipe.clip)
-    errors = [_huber(v - batch.target, recipe.huber_delta) for v in (value, near)]
+    clipped_value = batch.old_value + (value - batch.old_value).clamp(-recipe.clip, recipe.clip)
+    errors = [_huber(v - batch.target, recipe.huber_delta) for v in (value, clipped_value)]
     value_loss = mean(torch.maximum(*errors))
     loss = value_loss - gain - recipe.entropy * entropy
     away = torch.zeros(())

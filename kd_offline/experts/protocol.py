@@ -1,4 +1,4 @@
-"""What an expert is to recording, evaluation and export, wherever it was trained."""
+"""The protocol of an expert for recording, evaluation and export, wherever it was trained."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ValueUnits:
-    """How an expert's values are to be compared with the returns of a trial.
+    """Units of an expert's values, for the comparison with the returns of a trial.
 
-    ``raw``: it claims that they are in raw reward units already.
+    ``raw``: they are declared to be in raw reward units.
     """
 
     gamma: float
@@ -28,34 +28,34 @@ class ValueUnits:
 
 
 class Expert(Protocol):
-    """A team policy that says what it is, what it costs and what a recording of it holds.
+    """A team policy with the description, the costs and the units that a recording needs.
 
-    All that nothing is known of is None or empty; nobody asks which kind of expert it is.
+    Unknown properties are None or empty. No caller distinguishes kinds of experts.
     """
 
     @property
     def reference(self) -> str:
-        """How the user named it."""
+        """The reference that the user gave."""
         ...
 
     @property
     def digest(self) -> str:
-        """Digest of what decides its outputs."""
+        """Digest of everything that determines its outputs."""
         ...
 
     @property
     def with_value(self) -> bool:
-        """Whether it says values, where it has any."""
+        """Whether it returns values, if it has any."""
         ...
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What an import looked for and did not find, in words."""
+        """What an import searched for and did not find, in words."""
         ...
 
     @property
     def embedding_width(self) -> int | None:
-        """Width of its embeddings, H; None where it is known when it acts."""
+        """Width of its embeddings, H; None if only known when it acts."""
         ...
 
     @property
@@ -65,7 +65,7 @@ class Expert(Protocol):
 
     @property
     def learned_sides(self) -> tuple[str, ...] | None:
-        """Sides that it learned, the others being played by its opponents; None: all."""
+        """Sides that it learned; its opponents play the others. None: all."""
         ...
 
     @property
@@ -75,45 +75,45 @@ class Expert(Protocol):
 
     @property
     def team(self) -> Team | None:
-        """Its networks, where they are ours, so that they can be exported."""
+        """Its networks, where they are ours and can be exported; else None."""
         ...
 
     @property
     def modules(self) -> Mapping[int, Any]:
-        """The module of each agent where networks are not ours and run here; else empty."""
+        """The PyTorch module of each agent where its networks are not ours; else empty."""
         ...
 
     @property
     def value_units(self) -> ValueUnits | None:
-        """What a trial may find out about its values; None: there is nothing to find out."""
+        """Units of its values, for a calibration trial; None where none is needed."""
         ...
 
     def calibrated(self, calibration: ValueCalibration | None) -> Expert:
-        """Return the expert with values read so, where there was something to find out."""
+        """Return the expert with calibrated values, or unchanged where none is needed."""
         ...
 
     def start(self, seeds: SeedArray) -> Any:
-        """Return the memory of fresh episodes; ``seeds``: uint64 [B]."""
+        """Return the memory at the start of episodes; ``seeds``: uint64 [B]."""
         ...
 
     def act(self, view: View, memory: Any) -> tuple[PolicyOutput, Any]:
-        """Return what it says of ``view``, values in raw reward units, and its memory."""
+        """Return its outputs for ``view``, values in raw reward units, and its memory."""
         ...
 
     def keep(self, memory: Any, episodes: IntArray) -> Any:
-        """Return the memory of some episodes of a batch; None: it cannot be cut down."""
+        """Return the memory of some episodes of a batch; None where it cannot be selected."""
         ...
 
     def mask(self) -> BoolArray | None:
-        """Return what its actors may see, bool [N, O]; None for everything."""
+        """Return the features that its actors see, bool [N, O]; None for all."""
         ...
 
     def describe(self) -> ExpertRecord:
-        """Return its entry of a manifest: what is recorded, and how it was taken."""
+        """Return its record for a manifest: what is recorded, and by which convention."""
         ...
 
     def actor_shapes(self) -> tuple[Shape, ...]:
-        """Return the actor that each agent carries; agents that share one carry a copy each.
+        """Return the actor of each agent; agents that share a network have a copy each.
 
         Raises
         ------
@@ -123,9 +123,9 @@ class Expert(Protocol):
         ...
 
     def actor_parameters(self) -> int:
-        """Return the parameters of all actors, a shared network counted once; 0: not known."""
+        """Return the parameters of all actors, shared networks counted once; 0: unknown."""
         ...
 
     def value_parts(self) -> tuple[ValuePart, ...]:
-        """Return the networks that say its values, and how often each runs in a team step."""
+        """Return the networks that estimate its values, and their calls in a team step."""
         ...

@@ -1,4 +1,4 @@
-"""From a file and single settings to the recipe of an expert's training."""
+"""Build the recipe of a training from a file and single settings."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def train_recipe(
     start: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> TrainRecipe:
-    """Build the recipe of a training; whatever is not given keeps its default.
+    """Return the recipe of a training; settings that are not given keep their defaults.
 
-    Single settings beat those of ``start``, which beat the file, which beats the defaults.
+    Single settings take precedence over ``start``, which takes precedence over the file.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def train_recipe(
 
 
 def recipe_from(given: Mapping[str, Any] | TrainRecipe) -> TrainRecipe:
-    """Return the recipe that a table of a file is, or a recipe with its algorithm's own settings.
+    """Return a recipe with the settings of its algorithm, from a table or another recipe.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def recipe_from(given: Mapping[str, Any] | TrainRecipe) -> TrainRecipe:
 
 
 def _build(layers: Sequence[Mapping[str, Any]]) -> TrainRecipe:
-    """Merge ``layers``, later ones winning, and check them as the algorithm that they name."""
+    """Merge ``layers``, later ones winning, and validate them by the algorithm that they name."""
     tree = recipes.merge(layers)
     declared = _declared(tree)
     return recipes.build(declared, [_own(declared, tree)], "the recipe")
@@ -140,7 +140,7 @@ def _declared(tree: Mapping[str, Any]) -> type[TrainRecipe]:
 
 
 def _own(declared: type[TrainRecipe], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a table without what earlier versions wrote of other algorithms' settings.
+    """Return a table without the settings that earlier versions wrote for other algorithms.
 
     Raises
     ------
@@ -153,10 +153,10 @@ def _own(declared: type[TrainRecipe], tree: Mapping[str, Any]) -> dict[str, Any]
             own[name] = value
         elif name in _UNUSED and value == _UNUSED[name]:
             continue
-        elif theirs := _algorithms_with(name):
+        elif algorithms := _algorithms_with(name):
             msg = (
-                f"{name} means nothing to {_name(tree)}, it is a setting of {' and '.join(theirs)}:"
-                " leave it out, or choose one of these algorithms"
+                f"{name} means nothing to {_name(tree)}, it is a setting of "
+                f"{' and '.join(algorithms)}: leave it out, or choose one of these algorithms"
             )
             raise UsageError(msg)
         else:
@@ -171,16 +171,16 @@ def _algorithms_with(setting: str) -> list[str]:
 
 
 def _check_origin(recipe: TrainRecipe, given: set[str], file: str | Path) -> None:
-    """Refuse what the file alone names, unless a file may name it."""
+    """Raise if the file names code or files that a file may not name by itself."""
     asked_by = code_guard.in_file(file)
     settings = {
         name: value
         for name, value in recipe.environment_kwargs.items()
         if f"environment_kwargs.{name}" not in given
     }
-    named = "environment" in given
+    is_named = "environment" in given
     code_guard.check_recipe_environment(
-        recipe.environment, settings, asked_by=asked_by, operation="train_recipe", named=named
+        recipe.environment, settings, asked_by=asked_by, operation="train_recipe", named=is_named
     )
     for path, reference in recipe.experts().items():
         if path not in given:

@@ -1,4 +1,4 @@
-"""The last episodes that a value-based expert played, from which it goes on learning."""
+"""Replay of the latest episodes of a value-based expert."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PREFIX = "replay."
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``B`` whole episodes, padded with zeros at the end; ``valid`` tells which steps there are."""
+    """``B`` whole episodes, zero-padded at the end; ``valid`` is True for real steps."""
 
     obs: Tensor  # [T + 1, B, N, O]
     state: Tensor  # [T + 1, B, S]
@@ -37,14 +37,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """At most ``capacity`` episodes, oldest first; adding makes a new replay of the same arrays."""
+    """At most ``capacity`` episodes, oldest first; adding returns a new replay."""
 
     capacity: int
     episodes: tuple[Episode, ...] = ()
 
-    def added(self, played: Trajectories) -> Replay:
-        """Return the replay with ``played``, without the oldest episodes that do not fit."""
-        fresh = [_episode(played, b, int(n)) for b, n in enumerate(played.length)]
+    def added(self, trajectories: Trajectories) -> Replay:
+        """Return the replay with ``trajectories``, without the oldest episodes that do not fit."""
+        fresh = [_episode(trajectories, b, int(n)) for b, n in enumerate(trajectories.length)]
         return Replay(self.capacity, (*self.episodes, *fresh)[-self.capacity :])
 
     def sample(self, count: int, rng: np.random.Generator) -> Batch:
@@ -53,7 +53,7 @@ class Replay:
         return _padded([self.episodes[i] for i in chosen])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything as named tensors, the episodes one after the other."""
+        """Return the episodes as named tensors, concatenated."""
         lengths = np.array([len(e["reward"]) for e in self.episodes], np.int64)
         out = {f"{_PREFIX}length": torch.from_numpy(lengths)}
         for name in (*_VIEW, *_STEP) if self.episodes else ():
@@ -62,7 +62,7 @@ class Replay:
         return out
 
     def restored(self, tensors: Mapping[str, Tensor]) -> Replay:
-        """Return the replay that :meth:`tensors` was taken of.
+        """Return the replay of these :meth:`tensors`.
 
         Raises
         ------
@@ -78,15 +78,17 @@ class Replay:
         except KeyError as error:
             msg = "the training holds no replayed episodes: begin the training in another folder"
             raise CheckpointError(msg) from error
-        episodes = ({name: part[i] for name, part in parts.items()} for i in range(len(lengths)))
+        episodes = (
+            {name: values[i] for name, values in parts.items()} for i in range(len(lengths))
+        )
         return Replay(self.capacity, tuple(episodes))
 
 
-def _episode(played: Trajectories, index: int, length: int) -> Episode:
-    steps = played.steps
+def _episode(trajectories: Trajectories, index: int, length: int) -> Episode:
+    steps = trajectories.steps
     out = {}
     for name in _VIEW:
-        last = played.final[name][index][None]
+        last = trajectories.final[name][index][None]
         out[name] = np.concatenate([steps[name][:length, index], last])
     for name in _STEP:
         out[name] = steps[name][:length, index].astype(_KEPT.get(name, steps[name].dtype))
@@ -119,6 +121,6 @@ def _padded(episodes: list[Episode]) -> Batch:
 
 def _stack(parts: Sequence[Array], rows: int) -> Tensor:
     out = np.zeros((rows, len(parts), *parts[0].shape[1:]), parts[0].dtype)
-    for b, part in enumerate(parts):
-        out[: len(part), b] = part
+    for b, episode in enumerate(parts):
+        out[: len(episode), b] = episode
     return torch.from_numpy(out)

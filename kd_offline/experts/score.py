@@ -1,4 +1,4 @@
-"""How well a trained expert plays, on seeds that its training did not use."""
+"""Evaluate a trained expert greedily, on seeds that its training did not use."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SEED = 0
 def greedy_score(
     environment: BatchedEnvironment, policy: TeamPolicy, episodes: int, opponents: str
 ) -> GreedyScore:
-    """Play greedily and return the mean return of each side, summed over its agents.
+    """Return the mean return of each side in greedy play, summed over its agents.
 
-    ``opponents`` says who plays the sides that did not learn; it is only written down.
+    ``opponents`` names who plays the sides that were not learned; it is only recorded.
     """
     spec = environment.spec
     totals: dict[str, list[float]] = {side: [] for side in spec.sides}
@@ -30,9 +30,9 @@ def greedy_score(
     batch = largest_batch(environment, _BATCH)
     for first in range(0, episodes, batch):
         seeds = episode_seeds(_SEED, first, min(batch, episodes - first), "evaluation")
-        played = collect(environment, policy, seeds, greedy)
-        won.append(played.won)
-        for side, returns in side_returns(played, spec).items():
+        trajectories = collect(environment, policy, seeds, greedy)
+        won.append(trajectories.won)
+        for side, returns in side_returns(trajectories, spec).items():
             totals[side].extend(returns.tolist())
     return GreedyScore(
         episodes=episodes,
@@ -44,9 +44,9 @@ def greedy_score(
     )
 
 
-def side_returns(played: Trajectories, spec: EnvironmentSpec) -> dict[str, Array]:
-    """Return what the agents of each side earned together in each episode, [B]."""
-    reward = (played.steps["reward"] * played.valid[..., None]).sum(0)
+def side_returns(trajectories: Trajectories, spec: EnvironmentSpec) -> dict[str, Array]:
+    """Return the summed reward of each side's agents in each episode, [B]."""
+    reward = (trajectories.steps["reward"] * trajectories.valid[..., None]).sum(0)
     return {
         side: reward[:, [spec.agents.index(agent) for agent in agents]].sum(1)
         for side, agents in spec.sides.items()
@@ -54,5 +54,5 @@ def side_returns(played: Trajectories, spec: EnvironmentSpec) -> dict[str, Array
 
 
 def share_won(won: Int8Array) -> float | None:
-    """Return the share of won episodes, None where the task has no notion of winning."""
+    """Return the share of won episodes; None where the task has no wins."""
     return float((won == 1).mean()) if (won >= 0).any() else None

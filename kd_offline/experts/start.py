@@ -1,6 +1,6 @@
-"""A policy that starts from students of a run: distilled from files first, then trained further.
+"""Start the training of a policy from distilled students of a run.
 
-Recipes say it by :class:`~kd_offline.schemas.expert.Start`. Nothing here needs PyTorch before
+Recipes request it by :class:`~kd_offline.schemas.expert.Start`. PyTorch is imported only when
 weights are loaded.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def settings_of(card: StudentCard, seed: int) -> dict[str, Any]:
-    """Return what students decide of a recipe, by dotted path: environment, mask and networks.
+    """Return the environment, mask and networks that students determine, by dotted path.
 
     Raises
     ------
@@ -83,34 +83,35 @@ def load(recipe: TrainRecipe, spec: EnvironmentSpec) -> StudentPolicy:
 def _check_fits(recipe: TrainRecipe, spec: EnvironmentSpec, card: StudentCard) -> None:
     assert recipe.start is not None  # noqa: S101 - asked by the caller
     run = recipe.start.run
-    for path, theirs in settings_of(card, recipe.start.seed).items():
-        ours = attrgetter(path)(recipe)
-        if ours != theirs:
+    for path, required in settings_of(card, recipe.start.seed).items():
+        stated = attrgetter(path)(recipe)
+        if stated != required:
             msg = (
-                f"the recipe's {path} is {_said(ours)}, that of the students in {run!r} is "
-                f"{_said(theirs)}: leave it out, or start from other students"
+                f"the recipe's {path} is {_setting_text(stated)}, that of the students in {run!r} "
+                f"is {_setting_text(required)}: leave it out, or start from other students"
             )
             raise MismatchError(msg)
     for name in ("agents", "obs_widths", "action_counts"):
-        here, there = getattr(spec, name), getattr(card.environment, name)
-        if here != there:
+        installed, distilled = getattr(spec, name), getattr(card.environment, name)
+        if installed != distilled:
             msg = (
-                f"the students in {run!r} were distilled for {spec.id} with the {name} {there}, "
-                f"and here it has {here}: install the version that was recorded, or distil again"
+                f"the students in {run!r} were distilled for {spec.id} with the {name} "
+                f"{distilled}, and here it has {installed}: install the "
+                "version that was recorded, or distil again"
             )
             raise MismatchError(msg)
 
 
-def _said(value: Any) -> str:
-    """Return a setting as one reads it, widths of layers as ``24-17-20``."""
+def _setting_text(value: Any) -> str:
+    """Return a setting as text, widths of layers as ``24-17-20``."""
     return f"({', '.join(map(str, value))})" if isinstance(value, tuple) else repr(value)
 
 
 def begin(model: ActorCritic, students: StudentPolicy) -> None:
-    """Give the actors of ``model`` the weights of students, and the scale of their inputs.
+    """Copy the weights of students, and the scaling of their inputs, into the actors of ``model``.
 
-    What stands before a student's first matrix becomes part of it: an aligner, the bits of a mask.
-    Columns of hidden features are zero in it, and stay so.
+    Linear maps before a student's first matrix (an aligner, the bits of a mask) are folded into it.
+    Columns of hidden features are zero and stay zero.
 
     Raises
     ------
@@ -133,12 +134,12 @@ def begin(model: ActorCritic, students: StudentPolicy) -> None:
         weights = network.state_dict()
         with torch.no_grad():
             first = fold(team, i, mask[i])[0]
-        kept = torch.ones(first.weight.shape[1], dtype=torch.bool)
+        used_columns = torch.ones(first.weight.shape[1], dtype=torch.bool)
         if team.inputs.mask:
             width = team.spec.obs_widths[i]
-            kept[width : 2 * width] = False
+            used_columns[width : 2 * width] = False
         matrix = next(iter(weights))
-        weights[matrix] = first.weight[:, kept]
+        weights[matrix] = first.weight[:, used_columns]
         weights[matrix.replace("weight", "bias")] = first.bias
         actor.load_state_dict(weights)
     model.mean.copy_(team.mean)

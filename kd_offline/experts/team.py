@@ -1,4 +1,4 @@
-"""The networks of an expert team: actors that act on their own, critics that see more."""
+"""The networks of an expert team: decentralised actors, and critics that see more."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOTION_GAIN = 10.0
 
 
 class Memory(NamedTuple):
-    """What a team carries from step to step."""
+    """Hidden states of a team between steps."""
 
     actors: list[Tensor]  # [B * n, H] of each group, the agents of an episode side by side
     critics: list[Tensor]  # the same; of central critics [B, H] of each side
@@ -110,13 +110,16 @@ class ActorCritic(nn.Module):
         """Return the memory of some episodes of a batch, indices ``episodes``."""
         rows = torch.from_numpy(episodes)
 
-        def kept(each: Tensor, n: int) -> Tensor:
-            return each.view(len(each) // n, n, each.shape[1])[rows].flatten(0, 1)
+        def selected(state: Tensor, n: int) -> Tensor:
+            return state.view(len(state) // n, n, state.shape[1])[rows].flatten(0, 1)
 
         sizes = [len(group.agents) for group in self.groups]
         return Memory(
-            [kept(each, n) for each, n in zip(memory.actors, sizes, strict=True)],
-            [kept(each, n) for each, n in zip(memory.critics, self._critic_sizes(), strict=True)],
+            [selected(state, n) for state, n in zip(memory.actors, sizes, strict=True)],
+            [
+                selected(state, n)
+                for state, n in zip(memory.critics, self._critic_sizes(), strict=True)
+            ],
             None if memory.seen is None else memory.seen[rows],
         )
 
@@ -130,28 +133,28 @@ class ActorCritic(nn.Module):
         memory after the step.
         """
         b = len(obs)
-        seen = ((obs - self.mean) / self.std if self.scaled else obs) * self.mask
-        taken = torch.full(obs.shape[:2], -1) if last_actions is None else last_actions
+        visible = ((obs - self.mean) / self.std if self.scaled else obs) * self.mask
+        previous_actions = torch.full(obs.shape[:2], -1) if last_actions is None else last_actions
         widest = max(g.shape.embedding for g in self.groups)
         logits = obs.new_zeros(b, self.spec.n_agents, self.spec.action_count)
         embedding = obs.new_zeros(b, self.spec.n_agents, widest)
-        after = []
+        actor_states = []
         for actor, group, own in zip(
             self._networks(self.actors), self.groups, memory.actors, strict=True
         ):
             agents = list(group.agents)
             width = self.spec.obs_widths[agents[0]]
-            now = seen[:, agents, :width].flatten(0, 1)
-            last = now if memory.seen is None else memory.seen[:, agents, :width].flatten(0, 1)
+            current = visible[:, agents, :width].flatten(0, 1)
+            last = current if memory.seen is None else memory.seen[:, agents, :width].flatten(0, 1)
             n = len(agents)
             ids = torch.eye(n).expand(b, n, n).flatten(0, 1)
-            x = self._inputs(group, now, last, taken[:, agents].flatten(), ids)
+            x = self._inputs(group, current, last, previous_actions[:, agents].flatten(), ids)
             out, hidden, own = actor(x.unsqueeze(0), own.unsqueeze(0))
             logits[:, agents, : out.shape[-1]] = out.view(b, n, -1)
             embedding[:, agents, : hidden.shape[-1]] = hidden.view(b, n, -1)
-            after.append(own[0])
-        moved = seen if self.architecture.motion else None
-        return logits, embedding, Memory(after, memory.critics, moved)
+            actor_states.append(own[0])
+        moved = visible if self.architecture.motion else None
+        return logits, embedding, Memory(actor_states, memory.critics, moved)
 
     def act_episodes(self, obs: Tensor, last_actions: Tensor, lengths: Tensor) -> Tensor:
         """Return the logits of whole episodes, [T, B, N, A], that :meth:`act` gives step by step.
@@ -161,27 +164,29 @@ class ActorCritic(nn.Module):
         not computed, and their logits are zero.
         """
         t, b, n = obs.shape[:3]
-        rows, taken = obs.flatten(0, 2), last_actions.flatten()
+        rows, previous_actions = obs.flatten(0, 2), last_actions.flatten()
         logits = obs.new_zeros(t * b * n, self.spec.action_count)
         for actor, group in zip(self._networks(self.actors), self.groups, strict=True):
             agents = torch.tensor(group.agents)
             first = (torch.arange(b).unsqueeze(1) * n + agents).flatten()
             steps = torch.arange(t).unsqueeze(1) * (b * n)
-            there, sizes, *_ = pack_padded_sequence(
+            packed_rows, sizes, *_ = pack_padded_sequence(
                 first + steps, lengths[:, agents].flatten(), enforce_sorted=False
             )
-            mine = there % n
-            ids = _one_hot(self.place[mine], len(agents))
-            seen = rows[there, : self.spec.obs_widths[group.agents[0]]]
+            agent_indices = packed_rows % n
+            ids = _one_hot(self.place[agent_indices], len(agents))
+            visible = rows[packed_rows, : self.spec.obs_widths[group.agents[0]]]
             if self.scaled:
-                row, width = group.agents[0], seen.shape[1]
-                seen = seen.sub_(self.mean[row, :width]).div_(self.std[row, :width])
+                row, width = group.agents[0], visible.shape[1]
+                visible = visible.sub_(self.mean[row, :width]).div_(self.std[row, :width])
             if self.masked:
-                seen *= self.mask[mine, : seen.shape[1]]
-            before = seen[steps_before(sizes.tolist())] if self.architecture.motion else seen
-            x = self._inputs(group, seen, before, taken[there], ids)
+                visible *= self.mask[agent_indices, : visible.shape[1]]
+            previous = (
+                visible[steps_before(sizes.tolist())] if self.architecture.motion else visible
+            )
+            x = self._inputs(group, visible, previous, previous_actions[packed_rows], ids)
             out = actor.packed(x, sizes.tolist(), actor.start(len(first))[0]).outputs
-            logits[there, : out.shape[1]] = out
+            logits[packed_rows, : out.shape[1]] = out
         return logits.view(t, b, n, -1)
 
     def value(self, state: Tensor, obs: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
@@ -189,9 +194,11 @@ class ActorCritic(nn.Module):
 
         Returns values [B, N], in the units of the value normalisation, and the memory.
         """
-        before = [own.unsqueeze(0) for own in memory.critics]
-        values, after = self._values(state.unsqueeze(0), obs.unsqueeze(0), before, None)
-        return values[0], memory._replace(critics=[own[0] for own in after])
+        critic_states = [own.unsqueeze(0) for own in memory.critics]
+        values, next_states = self._values(
+            state.unsqueeze(0), obs.unsqueeze(0), critic_states, None
+        )
+        return values[0], memory._replace(critics=[own[0] for own in next_states])
 
     def value_episodes(self, state: Tensor, obs: Tensor, lengths: Tensor) -> Tensor:
         """Return the values of whole episodes, [T, B, N], that :meth:`value` gives step by step.
@@ -212,43 +219,43 @@ class ActorCritic(nn.Module):
             return values[..., self.side_of], [own for _, _, own in sides]
         t, b = obs.shape[:2]
         values = obs.new_zeros(t, b, self.spec.n_agents)
-        after = []
+        next_states = []
         for group, (critic, own) in zip(self.groups, critics, strict=False):
             agents = list(group.agents)
             ends = None if lengths is None else lengths[:, agents].flatten()
-            seen = obs[:, :, agents, : self.spec.obs_widths[agents[0]]]
+            visible = obs[:, :, agents, : self.spec.obs_widths[agents[0]]]
             if group.ids:
                 ids = torch.eye(group.ids).expand(t, b, group.ids, group.ids)
-                seen = torch.cat([seen, ids], -1)
-            out, _, own = critic(seen.flatten(1, 2), own, ends)
+                visible = torch.cat([visible, ids], -1)
+            out, _, own = critic(visible.flatten(1, 2), own, ends)
             values[:, :, agents] = out.view(t, b, -1)
-            after.append(own)
-        return values, after
+            next_states.append(own)
+        return values, next_states
 
     def _inputs(
-        self, group: Group, seen: Tensor, before: Tensor, taken: Tensor, ids: Tensor
+        self, group: Group, visible: Tensor, previous: Tensor, previous_actions: Tensor, ids: Tensor
     ) -> Tensor:
-        """Return what an actor takes, [S, I].
+        """Return the inputs of an actor, [S, I].
 
-        ``seen`` and ``before``: float [S, O], of a step and of the one before; ``taken``: int64
-        [S], the last action; ``ids``: float [S, n], one-hot, whose rows of the group these are.
+        ``visible`` and ``previous``: float [S, O], observations of a step and of the step before;
+        ``previous_actions``: int64 [S]; ``ids``: float [S, n], one-hot index within the group.
         """
-        parts = [seen]
+        parts = [visible]
         if self.architecture.motion:
-            changed = seen - before
+            changed = visible - previous
             if self.scaled:
-                changed /= self.motion_std[group.agents[0], : seen.shape[1]]
+                changed /= self.motion_std[group.agents[0], : visible.shape[1]]
             else:
                 changed *= MOTION_GAIN
             parts.append(changed)
         if self.architecture.last_action:
-            parts.append(_one_hot(taken, self.spec.action_counts[group.agents[0]]))
+            parts.append(_one_hot(previous_actions, self.spec.action_counts[group.agents[0]]))
         if group.ids:
             parts.append(ids)
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _critic_sizes(self) -> list[int]:
-        """Return how many rows of an episode each critic carries on."""
+        """Return the number of rows of each critic for one episode."""
         if self.central:
             return [1] * len(self.critics)
         return [len(group.agents) for group in self.groups][: len(self.critics)]
@@ -271,9 +278,9 @@ def _one_hot(index: Tensor, width: int) -> Tensor:
 
 
 def steps_that_count(acting: Tensor) -> Tensor:
-    """Return for each agent the steps up to its last: int64 [B, N], at least 1.
+    """Return for each agent the steps up to its last one that counts: int64 [B, N], at least 1.
 
-    ``acting``: bool [T, B, N], where what an agent's network says matters.
+    ``acting``: bool [T, B, N], where outputs of an agent's network are used.
     """
     numbers = torch.arange(1, len(acting) + 1).view(-1, 1, 1)
     return (acting * numbers).amax(0).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Q-learning of a team from replayed episodes: keep every batch, learn from many like it."""
+"""Q-learning of a team from replayed episodes."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ Loss = Callable[[JointValues, ValueRecipe], Tensor]
 class ValueLearner:
     """Q-learning of a team from replayed episodes.
 
-    Rewards are divided by one number, the deviation of the returns of the first batch, so that
-    settings carry over from one task to another. It is kept in the team's ``norm``.
+    Rewards are divided by the standard deviation of the returns of the first batch, so that
+    settings carry over between tasks. This unit is stored in the team's ``norm``.
     """
 
     team: ValueTeam
@@ -98,22 +98,22 @@ class ValueLearner:
 
     @property
     def against(self) -> str:
-        """There are no opponents."""
+        """None: there are no opponents."""
         return "itself"
 
     def policy(self, moment: Moment) -> TeamPolicy:
-        """Return who plays the batch at ``moment``: epsilon-greedy, without values."""
+        """Return the policy that plays the batch at ``moment``: epsilon-greedy, without values."""
         epsilon = self._epsilon(moment.frames)
         return ValuePolicy(self.team.model, self.team.norm, epsilon, with_value=False)
 
-    def learn(self, played: Trajectories, moment: Moment) -> Figures:
-        """Keep the batch and learn from the replay; the learning rate falls linearly to zero."""
+    def learn(self, trajectories: Trajectories, moment: Moment) -> Figures:
+        """Store the batch and learn from the replay; the learning rate falls linearly to zero."""
         recipe, settings = self.recipe, self.recipe.q_learning
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * moment.remaining
         if moment.iteration == 0:
-            self._measure(played)
-        self.replay = self.replay.added(played)
+            self._measure(trajectories)
+        self.replay = self.replay.added(trajectories)
         rng = generator(recipe.seed, "replay", moment.iteration)
         scale = unit(self.team.norm)
         rows = []
@@ -121,8 +121,8 @@ class ValueLearner:
             batch = self.replay.sample(settings.batch_episodes, rng)
             nets = self.networks, self.targets
             rows.append(update(*nets, self.optimiser, batch, recipe, scale, self.loss_of))
-            done = moment.iteration * settings.updates_per_batch + k + 1
-            if done % settings.target_every == 0:
+            updates_done = moment.iteration * settings.updates_per_batch + k + 1
+            if updates_done % settings.target_every == 0:
                 self.targets.load_state_dict(self.networks.state_dict())
         return {
             "epsilon": self._epsilon(moment.frames),
@@ -136,7 +136,7 @@ class ValueLearner:
         return State(tensors_of(self._parts()), deferred=self.replay.tensors)
 
     def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """Put back what :meth:`state` returned."""
+        """Restore what :meth:`state` returned."""
         self.replay = self.replay.restored(tensors)
         put_back(self._parts(), tensors)
 
@@ -157,10 +157,10 @@ class ValueLearner:
         share = min(1.0, frames / settings.epsilon_frames)
         return settings.epsilon_start + share * (settings.epsilon_end - settings.epsilon_start)
 
-    def _measure(self, played: Trajectories) -> None:
-        """Take the spread of the discounted returns of the first batch as the unit of values."""
-        steps = {name: torch.from_numpy(values) for name, values in played.steps.items()}
-        valid = torch.from_numpy(played.valid)
+    def _measure(self, trajectories: Trajectories) -> None:
+        """Set the unit of values to the spread of the discounted returns of the first batch."""
+        steps = {name: torch.from_numpy(values) for name, values in trajectories.steps.items()}
+        valid = torch.from_numpy(trajectories.valid)
         reward = side_mean(steps["reward"], self.team.model.side_of)[..., 0] * valid
         returns = lambda_returns(
             reward,
@@ -177,7 +177,7 @@ class ValueLearner:
 
 @dataclass(frozen=True, slots=True)
 class UpdateStatistics:
-    """Figures of one gradient step, in the networks' units."""
+    """Metrics of one gradient step, in the networks' units."""
 
     td_loss: float
     q_tot: float
@@ -196,7 +196,7 @@ def lambda_returns(
 ) -> Tensor:
     """Return the TD(lambda) targets of whole episodes, padded at the end.
 
-    They are the generalised advantages plus the value that these are measured from.
+    They are the generalised advantages plus the values that these are relative to.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def update(
     unit: float,
     loss_of: Loss = mean_squared_error,
 ) -> UpdateStatistics:
-    """Take one gradient step; ``unit`` is what one unit of the networks is in raw reward."""
+    """Take one gradient step; ``unit`` is one unit of the networks' values in raw reward."""
     values = _joint_values(networks, targets, batch, recipe, unit)
     loss = loss_of(values, recipe)[batch.valid].mean()
     optimiser.zero_grad()
@@ -250,22 +250,22 @@ def _joint_values(
     networks: Networks, targets: Networks, batch: Batch, recipe: ValueRecipe, unit: float
 ) -> JointValues:
     """Return values of the executed and of the greedy actions, and what they should be."""
-    before = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions])
+    previous_actions = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions])
     model, alive, state = networks.model, batch.alive[:-1], batch.state[:-1]
-    q = model.values(batch.obs, before, batch.alive)
+    q = model.values(batch.obs, previous_actions, batch.alive)
     best = greedy_actions(q.detach(), batch.available)
-    target = _target(networks, targets, q.detach(), batch, before, recipe, unit)
-    taken = _values_of(q[:-1], batch.actions, alive)
-    top = _values_of(q[:-1], best[:-1], alive)
-    joint_action = JointAction(batch.actions.masked_fill(~alive, -1), top)
-    mixed = model.mixer(taken, state, joint_action)
+    target = _target(networks, targets, q.detach(), batch, previous_actions, recipe, unit)
+    chosen_values = _values_of(q[:-1], batch.actions, alive)
+    best_values = _values_of(q[:-1], best[:-1], alive)
+    joint_action = JointAction(batch.actions.masked_fill(~alive, -1), best_values)
+    mixed = model.mixer(chosen_values, state, joint_action)
     if networks.joint is None:
         return JointValues(mixed, target)
-    features = networks.joint.features(batch.obs, before, batch.alive)[:-1]
+    features = networks.joint.features(batch.obs, previous_actions, batch.alive)[:-1]
     unrestricted = Unrestricted(
         taken=networks.joint(features, batch.actions, alive, state),
         best=networks.joint(features, best[:-1], alive, state),
-        mixed_best=model.mixer(top, state),
+        mixed_best=model.mixer(best_values, state),
         greedy=((batch.actions == best[:-1]) | ~alive).all(-1),
     )
     return JointValues(mixed, target, unrestricted)
@@ -277,7 +277,7 @@ def _target(
     targets: Networks,
     q: Tensor,
     batch: Batch,
-    before: Tensor,
+    previous_actions: Tensor,
     recipe: ValueRecipe,
     unit: float,
 ) -> Tensor:
@@ -287,7 +287,7 @@ def _target(
     learning networks choose (double Q-learning, van Hasselt et al., 2016) or the targets do.
     """
     settings, model = recipe.q_learning, networks.model
-    target_q = targets.model.values(batch.obs, before, batch.alive)
+    target_q = targets.model.values(batch.obs, previous_actions, batch.alive)
     chosen = greedy_actions(q if settings.double else target_q, batch.available)
     if targets.joint is None:
         values = _values_of(target_q, chosen, batch.alive)
@@ -295,7 +295,7 @@ def _target(
         joint_action = JointAction(chosen.masked_fill(~batch.alive, -1), best)
         future = targets.model.mixer(values, batch.state, joint_action)
     else:
-        features = targets.joint.features(batch.obs, before, batch.alive)
+        features = targets.joint.features(batch.obs, previous_actions, batch.alive)
         future = targets.joint(features, chosen, batch.alive, batch.state)
     return lambda_returns(
         side_mean(batch.reward, model.side_of)[..., 0] / unit,

@@ -1,8 +1,8 @@
-"""A team that acts by what its actions are worth: VDN (Sunehag et al., 2018), QMIX (Rashid, 2018).
+"""A team that acts by action values: VDN (Sunehag et al., 2018), QMIX (Rashid et al., 2018).
 
-Agents are those of :mod:`kd_offline.experts.team`, whose outputs are read as values instead of
-logits. A mixer joins the values of the chosen actions to one value of the team, from which alone
-they learn.
+Agents are the actors of :mod:`kd_offline.experts.team`, whose outputs are action values instead of
+logits. A mixer combines the values of the chosen actions into one team value, from which all agents
+learn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kd_offline.types import IntArray, PolicyOutput, SeedArray, TeamPolicy, View
 
 
 class MixedAgents(nn.Module):
-    """Agents and the mixer of their values; agents read actors' outputs as values of actions."""
+    """Agents, whose outputs are action values, and the mixer of these values."""
 
     def __init__(self, agents: ActorCritic, mixer: Mixer) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class MixedAgents(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class ValueTeam:
-    """Agents and a mixer of one team, which plays epsilon-greedily when its training has ended.
+    """Agents and a mixer of one team, which acts epsilon-greedily after training.
 
     ``norm`` holds the unit of the networks' values.
     """
@@ -73,11 +73,11 @@ class ValueTeam:
         return self.model.agents
 
     def weights(self) -> dict[str, Tensor]:
-        """Return everything that ``weights.safetensors`` holds."""
+        """Return the content of ``weights.safetensors``."""
         return {**self.model.state_dict(), NORM: self.norm.moments}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`weights` returned, and learn no more."""
+        """Load what :meth:`weights` returned and freeze the networks."""
         load_frozen(self.model, self.norm, weights)
 
     def parameter_counts(self) -> dict[str, int]:
@@ -85,11 +85,11 @@ class ValueTeam:
         return self.model.parameter_counts()
 
     def policy(self, *, with_value: bool = True) -> TeamPolicy:
-        """Return how the finished expert plays: greedy play is the argmax of its values."""
+        """Return the policy of the finished expert; greedy play is the argmax of its values."""
         return ValuePolicy(self.model, self.norm, self.epsilon, with_value=with_value)
 
     def value_parts(self) -> tuple[ValuePart, ...]:
-        """Return the cost of the mixer, where it has any."""
+        """Return the cost of the mixer; empty where it has none."""
         cost = self.model.mixer.cost()
         return () if cost is None else (ValuePart(cost),)
 
@@ -98,7 +98,7 @@ class ValueTeam:
 class ValuePolicy:
     """A value team as a :class:`~kd_offline.types.TeamPolicy` that acts epsilon-greedily.
 
-    ``norm`` holds the unit of the networks' values. Without ``with_value`` nothing is mixed.
+    ``norm`` holds the unit of the networks' values. Without ``with_value`` values are not mixed.
     """
 
     model: MixedAgents
@@ -112,19 +112,19 @@ class ValuePolicy:
 
     @torch.inference_mode()
     def act(self, view: View, memory: Memory) -> tuple[PolicyOutput, Memory]:
-        """Return values of actions [B, N, A], of the team [B], and logits to act by."""
+        """Return action values [B, N, A], team values [B], and the logits that it acts by."""
         last = None if view.last_actions is None else torch.from_numpy(view.last_actions)
-        q, embedding, after = self.model.agents.act(torch.from_numpy(view.obs), memory, last)
+        q, embedding, next_memory = self.model.agents.act(torch.from_numpy(view.obs), memory, last)
         logits = epsilon_greedy(q.numpy(), view.available_actions, self.epsilon)
         hidden, scale = embedding.numpy(), unit(self.norm)
         if not self.with_value:
             raw = (q * scale).numpy()
-            return PolicyOutput(logits, hidden, q_values=raw), after
+            return PolicyOutput(logits, hidden, q_values=raw), next_memory
         alive = torch.from_numpy(view.alive)
         available = torch.from_numpy(view.available_actions)
         state = torch.from_numpy(view.state)
         team_value = TeamValue(self.model.mixer, q, state, alive, available, scale)
-        return team_value.output(logits, hidden), after
+        return team_value.output(logits, hidden), next_memory
 
     def keep(self, memory: Memory, episodes: IntArray) -> Memory:
         """Return the memory of some episodes of a batch."""
@@ -132,5 +132,5 @@ class ValuePolicy:
 
 
 def unit(norm: ValueNorm) -> float:
-    """Return the size of one unit of the networks' values, in raw reward."""
+    """Return one unit of the networks' values in raw reward."""
     return float(norm.statistics(torch.zeros(1, dtype=torch.int64))[1])

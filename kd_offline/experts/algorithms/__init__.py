@@ -39,11 +39,11 @@ ALGORITHMS: Registry[Algorithm] = Registry(
 
 
 def guarded(name: str, call: str, **where: object) -> AbstractContextManager[None]:
-    """Return the border around a call into an algorithm: none around ours.
+    """Return a context for a call into an algorithm; errors of a plug-in's code name its package.
 
-    What fails in one of a plug-in is a ``UserCodeError`` that says of which package it is, see
-    :mod:`kd_offline.user_code`.
+    They become a ``UserCodeError``, see :mod:`kd_offline.user_code`. Our own algorithms need no
+    context.
     """
     origin = ALGORITHMS.origin(name)
-    who = f"the algorithm {name!r} of {origin}"
-    return nullcontext() if origin.ours else calling(who, call, **where)
+    code = f"the algorithm {name!r} of {origin}"
+    return nullcontext() if origin.ours else calling(code, call, **where)

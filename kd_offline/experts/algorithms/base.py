@@ -1,12 +1,11 @@
-"""What an algorithm is: its settings, the networks of its experts, and how they learn.
+"""The protocol of an algorithm: its settings, the networks of its experts, and its learner.
 
-Three objects, each made by the one before:
+Three objects, each built by the one before:
 
-* the :class:`Algorithm` itself, which describes and builds and needs no PyTorch to be imported;
-* a :class:`Team`, the networks that are left when training ends: they play, say what an action is
-  worth, and are what ``weights.safetensors`` holds;
-* a :class:`Learner`, which plays batches of episodes and learns from each, and whose whole state
-  can be taken and put back between two batches.
+* the :class:`Algorithm`, which describes and builds, and needs no PyTorch to be imported;
+* a :class:`Team`, the networks of the finished expert, as ``weights.safetensors`` holds them;
+* a :class:`Learner`, which plays batches of episodes and learns from each. Its complete state can
+  be taken and restored between two batches.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """How far a training has come before one batch of episodes."""
+    """Progress of a training before one batch of episodes."""
 
     iteration: int = 0  # batches that were learned from
     frames: int = 0  # joint steps that were played
@@ -43,11 +42,11 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All that a learner changes while it learns, as it was between two batches.
+    """Everything that a learner changes while it learns, between two batches.
 
-    ``tensors`` are copies. ``plain`` is whatever JSON can hold. ``deferred`` makes further tensors
-    when they are needed, of what never changes in place, such as replayed episodes: a state is
-    taken before every batch and seldom used.
+    ``tensors`` are copies. ``plain`` holds values that JSON can represent. ``deferred`` returns
+    further tensors on demand, of data that are never changed in place, such as replayed episodes: a
+    state is taken before every batch and rarely used.
     """
 
     tensors: dict[str, Tensor]
@@ -55,16 +54,16 @@ class State:
     deferred: Callable[[], dict[str, Tensor]] | None = None
 
     def every_tensor(self) -> dict[str, Tensor]:
-        """Return all tensors, those that were deferred too."""
+        """Return all tensors, including deferred ones."""
         return self.tensors | (self.deferred() if self.deferred else {})
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a recording of an expert says about its outputs.
+    """Description of an expert's outputs in a recording.
 
-    ``capture`` says which output is stored, and which layer is the embedding; ``value_of`` says in
-    words what a value means, empty where there is none; ``architecture`` is added to the
+    ``capture`` states the stored output and the layer of the embedding. ``value_of`` describes the
+    meaning of values in words, empty where there are none. ``architecture`` is added to the
     description of the networks.
     """
 
@@ -78,15 +77,15 @@ class Team(Protocol):
 
     @property
     def actors(self) -> ActorCritic:
-        """The networks that act; their cost is counted, and they are exported and timed."""
+        """The networks that act; they are exported, timed and counted in the cost."""
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """Return everything that ``weights.safetensors`` holds."""
+        """Return the content of ``weights.safetensors``."""
         ...
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`weights` returned, and learn no more."""
+        """Load what :meth:`weights` returned and freeze the networks."""
         ...
 
     def parameter_counts(self) -> dict[str, int]:
@@ -94,16 +93,16 @@ class Team(Protocol):
         ...
 
     def policy(self, *, with_value: bool = True) -> TeamPolicy:
-        """Return how the finished expert plays; without ``with_value`` it says no values."""
+        """Return the policy of the finished expert; without ``with_value`` it returns no values."""
         ...
 
     def value_parts(self) -> tuple[ValuePart, ...]:
-        """Return the cost of what says values beside the actors: critics or a mixer."""
+        """Return the cost of the networks that estimate values: critics or a mixer."""
         ...
 
 
 class Learner(Protocol):
-    """A team that learns, from one batch of episodes after another."""
+    """A team that learns from one batch of episodes after another."""
 
     @property
     def team(self) -> Team:
@@ -116,38 +115,38 @@ class Learner(Protocol):
         ...
 
     def policy(self, moment: Moment) -> TeamPolicy:
-        """Return who plays the batch at ``moment``; after the last one, who is scored."""
+        """Return the policy of the batch at ``moment``, or after the last, the one to evaluate."""
         ...
 
-    def learn(self, played: Trajectories, moment: Moment) -> Figures:
+    def learn(self, trajectories: Trajectories, moment: Moment) -> Figures:
         """Learn from the batch that :meth:`policy` played at ``moment``.
 
-        Returns figures of :attr:`Algorithm.figures`, all or some of them.
+        Returns some or all of the metrics in :attr:`Algorithm.figures`.
         """
         ...
 
     def state(self) -> State:
         """Return all that :meth:`learn` changes: networks, optimisers, targets, replay, counters.
 
-        Random numbers are to be drawn from the recipe's seed and the moment's iteration, see
-        :func:`kd_offline.seeding.generator`: then no generator has a state.
+        Draw random numbers from the recipe's seed and the moment's iteration, see
+        :func:`kd_offline.seeding.generator`; then no generator state has to be stored.
         """
         ...
 
     def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """Put back what :meth:`state` returned: every tensor, and what was plain.
+        """Restore what :meth:`state` returned: every tensor, and ``plain``.
 
-        Raises ``KeyError``, ``ValueError`` or ``RuntimeError`` where it is of another training.
+        Raises ``KeyError``, ``ValueError`` or ``RuntimeError`` for the state of another training.
         """
         ...
 
 
 class Algorithm(Protocol):
-    """How experts are trained, and what they are."""
+    """How experts are trained, and how their networks are built."""
 
     @property
     def description(self) -> str:
-        """One line of what it does and who published it."""
+        """One line that describes it and names its publication."""
         ...
 
     @property
@@ -160,11 +159,11 @@ class Algorithm(Protocol):
 
     @property
     def figures(self) -> Mapping[str, str]:
-        """What it writes to the learning curve: the name of each figure and what it means."""
+        """The metrics of the learning curve: name of each and its meaning."""
         ...
 
     def recorded(self, recipe: TrainRecipe) -> Recorded:
-        """Return what a recording of its experts says about their outputs."""
+        """Return the description of its experts' outputs in a recording."""
         ...
 
     def team(
@@ -174,10 +173,10 @@ class Algorithm(Protocol):
         mask: BoolArray | None,
         rng: np.random.Generator | None,
     ) -> Team:
-        """Return networks for a recipe of this algorithm.
+        """Return the networks of a recipe of this algorithm.
 
-        ``mask``, bool [N, O], is what the actors may see. ``rng`` draws the first weights; None
-        leaves them arbitrary, for weights that are loaded next.
+        ``mask``, bool [N, O], gives the features that the actors see. ``rng`` draws the initial
+        weights; None leaves them uninitialised, for weights that are loaded next.
 
         Raises
         ------
@@ -187,7 +186,7 @@ class Algorithm(Protocol):
         ...
 
     def learner(self, team: Team, spec: EnvironmentSpec, recipe: TrainRecipe) -> Learner:
-        """Return what trains ``team``, which :meth:`team` made, from its first batch on.
+        """Return a learner for ``team``, which :meth:`team` built, before its first batch.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Clipped policy updates of a team with critics: what MAPPO and IPPO share (Yu et al., 2022)."""
+"""Clipped policy updates of a team with critics, shared by MAPPO and IPPO (Yu et al., 2022)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Kickstart(Strict):
-    """A teacher that a policy follows at first (Schmitt et al., 2018, arXiv 1803.03835).
+    """A teacher that pulls the policy at first (Schmitt et al., 2018, arXiv 1803.03835).
 
-    To the loss is added ``weight`` times the KL divergence of the policy from the teacher, averaged
-    over what the policy itself plays. The weight falls linearly to zero.
+    The loss gets ``weight`` times the KL divergence of the policy from the teacher, averaged over
+    the policy's own play. The weight decreases linearly to zero.
     """
 
     teacher: str = Field(description="an expert, as a recording takes it")
@@ -58,14 +58,14 @@ class PolicyRecipe(TrainRecipe):
 
 @dataclass(frozen=True, slots=True)
 class ClippedPolicy:
-    """An algorithm that updates a policy on its last batch of episodes alone."""
+    """An algorithm that updates a policy on its latest batch of episodes."""
 
     description: str
     recipe: type[PolicyRecipe] = PolicyRecipe
 
     @property
     def figures(self) -> Mapping[str, str]:
-        """What it writes to the learning curve."""
+        """The metrics of the learning curve."""
         return {
             "entropy": "of the policy, in nats",
             "approximate_kl": "of the policy from the one that played, in nats",
@@ -76,7 +76,7 @@ class ClippedPolicy:
         }
 
     def recorded(self, recipe: TrainRecipe) -> Recorded:
-        """Return what a recording says: raw logits, and values of each side."""
+        """Return the description of its outputs: raw logits, and values of each side."""
         return Recorded(
             Capture(output="logits", embedding=recipe.architecture.embedding),
             "discounted sum of the mean reward of the agent's side, raw units",
@@ -99,7 +99,7 @@ class ClippedPolicy:
         return PolicyTeam(model, ValueNorm(len(spec.sides)))
 
     def learner(self, team: Team, spec: EnvironmentSpec, recipe: TrainRecipe) -> Learner:
-        """Return what updates actors and critics."""
+        """Return the learner of actors and critics."""
         from kd_offline.experts.policy_learner import PolicyLearner
         from kd_offline.experts.policy_team import PolicyTeam
 

@@ -1,7 +1,7 @@
-"""Q-learning of a team through a mixer: what VDN, QMIX and their successors share.
+"""Q-learning of a team through a mixer, shared by the value-based algorithms.
 
-Agents learn what their actions are worth, from one value of the team that a mixer makes of the
-values of the actions they chose, and act epsilon-greedily by them.
+A mixer combines the values of the agents' chosen actions into one team value, from which the agents
+learn their action values. They act epsilon-greedily.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class MixedValues:
 
     @property
     def figures(self) -> Mapping[str, str]:
-        """What it writes to the learning curve; values are in raw reward units."""
+        """The metrics of the learning curve; values are in raw reward units."""
         return {
             "epsilon": "probability of a random action",
             "td_loss": "root of the mean squared TD error",
@@ -118,7 +118,7 @@ class MixedValues:
         }
 
     def recorded(self, recipe: TrainRecipe) -> Recorded:
-        """Return what a recording says: Q-values, and values of the whole team."""
+        """Return the description of its outputs: Q-values, and values of the whole team."""
         return Recorded(
             Capture(output="q_values", embedding=recipe.architecture.embedding),
             "discounted sum of the team's mean reward under its greedy actions, raw units",
@@ -149,7 +149,7 @@ class MixedValues:
         return ValueTeam(model, ValueNorm(len(spec.sides)), settings.epsilon_end)
 
     def learner(self, team: Team, spec: EnvironmentSpec, recipe: TrainRecipe) -> Learner:
-        """Return what learns from replayed episodes."""
+        """Return a learner from replayed episodes."""
         from kd_offline.experts.team import ActorCritic
         from kd_offline.experts.value_learner import ValueLearner, mean_squared_error
         from kd_offline.experts.value_team import ValueTeam

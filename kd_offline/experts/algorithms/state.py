@@ -12,7 +12,7 @@ Part = nn.Module | torch.optim.Optimizer | Tensor
 
 
 def tensors_of(parts: Mapping[str, Part]) -> dict[str, Tensor]:
-    """Return copies of everything that the parts hold: ``part``, or ``part.name`` of many.
+    """Return copies of the tensors of all parts, named ``part`` or ``part.name``.
 
     Names of an optimiser's tensors are ``part.index.name``, with the index of a parameter.
     """
@@ -24,13 +24,13 @@ def tensors_of(parts: Mapping[str, Part]) -> dict[str, Tensor]:
             out |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
         else:
             for index, entry in part.state_dict()["state"].items():
-                kept = {k: v for k, v in entry.items() if v is not None}
-                out |= {f"{name}.{index}.{k}": torch.as_tensor(v) for k, v in kept.items()}
+                present = {k: v for k, v in entry.items() if v is not None}
+                out |= {f"{name}.{index}.{k}": torch.as_tensor(v) for k, v in present.items()}
     return {name: value.detach().clone() for name, value in out.items()}
 
 
 def put_back(parts: Mapping[str, Part], tensors: Mapping[str, Tensor]) -> None:
-    """Give the parts what :func:`tensors_of` returned for parts of these names.
+    """Restore parts of these names from the tensors that :func:`tensors_of` returned.
 
     Raises
     ------
@@ -42,11 +42,11 @@ def put_back(parts: Mapping[str, Part], tensors: Mapping[str, Tensor]) -> None:
             part.copy_(tensors[name])
             continue
         start = f"{name}."
-        mine = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+        own_tensors = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
         if isinstance(part, nn.Module):
-            part.load_state_dict(mine)
+            part.load_state_dict(own_tensors)
         else:
-            _restore_optimiser(part, mine)
+            _restore_optimiser(part, own_tensors)
 
 
 def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

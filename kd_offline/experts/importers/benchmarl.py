@@ -1,4 +1,4 @@
-"""BenchMARL: one ``checkpoint_<frames>.pt`` that holds, among much else, the losses' networks."""
+"""Import BenchMARL: one ``checkpoint_<frames>.pt`` with the networks of the losses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CRITIC_INPUTS = (("all_obs",), ("state",), ("state", "all_obs"), ("obs",))
 
 
 def find(path: Path, reference: str, given: Given) -> Found:
-    """Read a checkpoint file.
+    """Return the networks and settings in a checkpoint file.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def find(path: Path, reference: str, given: Given) -> Found:
     logits = any(name.startswith(_ACTOR) for loss in losses.values() for name in loss)
     recipe = settle(_detected(losses, logits=logits), given)
     prefix, act = _ACTOR if logits else _VALUES, recipe.activation
-    found = Found(
+    checkpoint = Found(
         recipe=recipe,
         actors=_networks(losses, prefix, act, path),
         inputs=[("obs",)],
@@ -60,16 +60,16 @@ def find(path: Path, reference: str, given: Given) -> Found:
         critic_inputs=_CRITIC_INPUTS,
     )
     if any(name.startswith(_CRITIC) for loss in losses.values() for name in loss):
-        found.critics = _networks(losses, _CRITIC, act, path)
+        checkpoint.critics = _networks(losses, _CRITIC, act, path)
     elif logits:
-        found.missing.append("a critic, so no values are recorded")
-    found.mixer = _mixer(losses, found, path)
+        checkpoint.missing.append("a critic, so no values are recorded")
+    checkpoint.mixer = _mixer(losses, checkpoint, path)
     if "activation" not in given:
-        found.missing.append(
+        checkpoint.missing.append(
             "the activation, which the file does not state: tanh, the library's own setting, is "
             "assumed; give activation in an expert.toml for another"
         )
-    return found
+    return checkpoint
 
 
 def _detected(losses: Mapping[str, Tensors], *, logits: bool) -> dict[str, object]:
@@ -94,7 +94,7 @@ def _networks(losses: Mapping[str, Tensors], prefix: str, act: str, path: Path) 
 
 
 def _each(tensors: Tensors) -> list[Tensors]:
-    """Split tensors that have a leading axis of agents; those of a shared network have none."""
+    """Return the tensors of each agent, or of the network that all agents share."""
     dense = [v for name, v in tensors.items() if name.endswith(("weight", "weight_ih"))]
     if not dense or dense[0].ndim == 2:
         return [tensors]
@@ -133,11 +133,11 @@ def _gru(cells: Mapping[int, Tensors], where: str) -> nn.GRU:
 
 
 def _grouped(tensors: Tensors, pattern: re.Pattern[str]) -> dict[int, Tensors]:
-    """Return layer number -> its tensors."""
+    """Return the tensors of each layer, by the layer's number."""
     out: dict[int, Tensors] = {}
     for name, value in tensors.items():
-        if found := pattern.fullmatch(name):
-            out.setdefault(int(found[1]), {})[found[2]] = value
+        if match := pattern.fullmatch(name):
+            out.setdefault(int(match[1]), {})[match[2]] = value
     return out
 
 

@@ -1,4 +1,4 @@
-"""EPyMARL, PyMARL2 and their ancestor PyMARL: ``agent.th`` with ``critic.th`` or ``mixer.th``."""
+"""Import EPyMARL, PyMARL2 and PyMARL: ``agent.th`` with ``critic.th`` or ``mixer.th``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _CRITIC_INPUTS = (
 
 
 def find(library: str, path: Path, reference: str, given: Given) -> Found:
-    """Read a folder of ``library``: ``epymarl`` or ``pymarl2``.
+    """Return the networks and settings in a folder of ``library``: ``epymarl`` or ``pymarl2``.
 
     Raises
     ------
@@ -58,19 +58,19 @@ def find(library: str, path: Path, reference: str, given: Given) -> Found:
     logits = config.get("agent_output_type", "") == "pi_logits" or critic.is_file()
     detected = _detected(library, config, "logits" if logits else "q_values", mixing.is_file())
     recipe = settle(detected, given)
-    found = Found(
+    checkpoint = Found(
         recipe=recipe,
         actors={"": [_agent(part, recipe.activation, str(file)) for part in _each(agent)]},
         inputs=_inputs(library, config),
         files=[file],
     )
     if not config:
-        found.missing.append("config.json: the inputs were told from their width")
-    _add_critic(found, critic, config)
+        checkpoint.missing.append("config.json: the inputs were told from their width")
+    _add_critic(checkpoint, critic, config)
     if recipe.output == "q_values" and mixing.is_file():
-        found.mixer = _mixer(tensors_of(read_torch(mixing), mixing), mixing)
-        found.files = [*found.files, mixing]
-    return found
+        checkpoint.mixer = _mixer(tensors_of(read_torch(mixing), mixing), mixing)
+        checkpoint.files = [*checkpoint.files, mixing]
+    return checkpoint
 
 
 def _detected(library: str, config: Given, output: str, mixed: bool) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _detected(library: str, config: Given, output: str, mixed: bool) -> dict[str
 
 
 def _inputs(library: str, config: Given) -> list[tuple[str, ...]]:
-    """Return the orders of parts that the flags allow; without flags any, the default first."""
+    """Return the possible orders of input parts, the default first; flags restrict them."""
     plain = "obs_last_action" not in config and "obs_agent_id" not in config
     if plain:
         usual = [("obs", "last_action", "agent_id"), ("obs", "agent_id"), ("obs",)]
@@ -103,7 +103,7 @@ def _inputs(library: str, config: Given) -> list[tuple[str, ...]]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """Return ``config.json``, which the library's logger writes elsewhere, if it lies here."""
+    """Return ``config.json`` if it is in the folder; the library's logger writes it elsewhere."""
     file = folder / "config.json"
     if not file.is_file():
         return {}
@@ -112,7 +112,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _each(agent: Tensors) -> list[Tensors]:
-    """Return the tensors of the shared network, or of every agent's own."""
+    """Return the tensors of the shared network, or of each agent's network."""
     numbers = {int(m[1]) for name in agent if (m := re.match(r"agents\.(\d+)\.", name))}
     return [below(agent, f"agents.{i}.") for i in sorted(numbers)] or [agent]
 
@@ -167,7 +167,7 @@ def _mixer(tensors: Tensors, file: Path) -> QMixer:
 
 
 def hyper_mixer(tensors: Tensors, names: tuple[str, str, str, str], where: str) -> QMixer:
-    """Return the mixer whose hypernetworks w1, b1, w2 and V have these names."""
+    """Return the mixer with hypernetworks w1, b1, w2 and V of these names."""
     w1, b1, w2, v = (_hyper(tensors, name, where) for name in names)
     return mixer(w1, b1, w2, v)
 

@@ -1,4 +1,4 @@
-"""An expert of another library as a team policy like any other."""
+"""An expert of another library as a team policy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _Record = TypeVar("_Record", View, PolicyOutput)
 
 
 class Memory(NamedTuple):
-    """What a policy remembers, and which step of its episodes comes next."""
+    """A policy's own memory, and the index of the next step."""
 
     own: Any
     step: int
@@ -39,10 +39,10 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ForeignExpert:
-    """A policy of another library, what is known of it, and how its values are read.
+    """A policy of another library with its record, costs and value calibration.
 
-    ``shapes`` is the network that each agent carries; empty where that is unknown. ``critics`` are
-    the networks that say values. ``modules`` are the networks of agents that are run by PyTorch.
+    ``shapes`` are the actors of all agents; empty where they are unknown. ``critics`` are the
+    networks that estimate values. ``modules`` are the networks of agents that PyTorch runs.
     """
 
     policy: TeamPolicy
@@ -57,37 +57,37 @@ class ForeignExpert:
 
     @property
     def digest(self) -> str:
-        """Digest of the files and of the recipe by which they are used."""
+        """Digest of the files and of the recipe that describes their inputs."""
         return self.record.digest or ""
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What an import looked for and did not find."""
+        """What an import searched for and did not find."""
         return self.record.missing
 
     @property
     def embedding_width(self) -> None:
-        """It is known when the policy acts."""
+        """None: only known when the policy acts."""
 
     @property
     def mask_name(self) -> None:
-        """It sees everything."""
+        """None: it sees everything."""
 
     @property
     def learned_sides(self) -> None:
-        """It plays all sides."""
+        """None: it plays all sides."""
 
     @property
     def opponents(self) -> None:
-        """It has none."""
+        """None: it has no opponents."""
 
     @property
     def team(self) -> None:
-        """Its networks are not ours."""
+        """None: its networks are not ours."""
 
     @property
     def value_units(self) -> ValueUnits | None:
-        """What a trial may find out about its values; None where it says none."""
+        """Units of its values, for a calibration trial; None where it has no values."""
         if not self.record.value_of:
             return None
         raw = self.recipe.value_units != "normalised" or self.calibration is not None
@@ -98,11 +98,11 @@ class ForeignExpert:
         return replace(self, calibration=calibration)
 
     def keep(self, memory: Any, episodes: IntArray) -> None:
-        """Return None: what a policy remembers is its own affair."""
+        """Return None: the form of a foreign policy's memory is unknown."""
         return
 
     def actor_shapes(self) -> tuple[Shape, ...]:
-        """Return the network that each agent carries.
+        """Return the actor of each agent.
 
         Raises
         ------
@@ -118,16 +118,16 @@ class ForeignExpert:
         return self.shapes
 
     def actor_parameters(self) -> int:
-        """Return the parameters of all actors, a shared network counted once; 0: not known."""
+        """Return the parameters of all actors, shared networks counted once; 0: unknown."""
         return self.record.parameters
 
     def value_parts(self) -> tuple[ValuePart, ...]:
-        """Return the networks that say its values, as far as they are known."""
+        """Return the networks that estimate its values, as far as they are known."""
         return self.critics
 
     def start(self, seeds: SeedArray) -> Any:
-        """Return the memories of fresh episodes."""
-        return started(self.policy, seeds, self.reference)
+        """Return the memory at the start of episodes."""
+        return start_checked(self.policy, seeds, self.reference)
 
     def act(self, view: View, memory: Any) -> tuple[PolicyOutput, Any]:
         """Return logits [B, N, A], embeddings, and values [B, N] as calibrated.
@@ -142,7 +142,7 @@ class ForeignExpert:
         MismatchError
             It gives something else than outputs of the right shapes and types.
         """
-        output, memory = asked(self.policy, view, memory, self.reference)
+        output, memory = act_checked(self.policy, view, memory, self.reference)
         logits, value = output.logits, output.value
         if output.q_values is not None:
             legal = view.available_actions
@@ -159,7 +159,7 @@ class ForeignExpert:
         return None
 
     def describe(self) -> ExpertRecord:
-        """Return the expert's entry of a manifest."""
+        """Return its record for a manifest."""
         return self.record.model_copy(update={"calibration": self.calibration})
 
 
@@ -171,12 +171,12 @@ def entry(
     architecture: dict[str, Any],
     missing: Sequence[str],
 ) -> ExpertRecord:
-    """Return a foreign expert's entry of a manifest; no path of this machine is part of it."""
-    mixes = architecture.get("mixer") is not None
-    valued = recipe.critic_inputs is not None or mixes
-    worth = (
+    """Return the record of a foreign expert for a manifest, without paths of this machine."""
+    has_mixer = architecture.get("mixer") is not None
+    has_values = recipe.critic_inputs is not None or has_mixer
+    value_meaning = (
         "discounted sum of the team's mean reward under its greedy actions, raw units"
-        if mixes
+        if has_mixer
         else "discounted sum of the mean reward of the agent's side, raw units"
     )
     return ExpertRecord(
@@ -188,15 +188,15 @@ def entry(
         digest=digest,
         capture=Capture(output=recipe.output, embedding=embedding),
         gamma=recipe.gamma,
-        bootstraps_truncation=recipe.bootstrap_on_truncation if valued else None,
-        value_of=worth if valued else "",
+        bootstraps_truncation=recipe.bootstrap_on_truncation if has_values else None,
+        value_of=value_meaning if has_values else "",
         recipe=recipe,
         missing=tuple(missing),
     )
 
 
 def probe(policy: TeamPolicy, spec: EnvironmentSpec, reference: str) -> PolicyOutput:
-    """Ask a policy twice about empty views, check what it says, and return its last output.
+    """Call a policy twice with empty views, check its outputs, and return the last.
 
     Raises
     ------
@@ -212,95 +212,95 @@ def probe(policy: TeamPolicy, spec: EnvironmentSpec, reference: str) -> PolicyOu
         np.ones((b, n, a), bool),
         np.ones((b, n), bool),
     )
-    place = f"{spec.id}, {n} agents, {spec.obs_width} observations, {a} actions"
-    memory = started(policy, np.arange(b, dtype=np.uint64), reference, place)
-    _, memory = asked(policy, view, memory, reference, place)
-    return asked(policy, view, memory, reference, place)[0]
+    environment_text = f"{spec.id}, {n} agents, {spec.obs_width} observations, {a} actions"
+    memory = start_checked(policy, np.arange(b, dtype=np.uint64), reference, environment_text)
+    _, memory = act_checked(policy, view, memory, reference, environment_text)
+    return act_checked(policy, view, memory, reference, environment_text)[0]
 
 
-def started(
+def start_checked(
     policy: TeamPolicy, seeds: SeedArray, reference: str, environment: str | None = None
 ) -> Memory:
-    """Return a policy's memory of fresh episodes; raises as :meth:`ForeignExpert.act`."""
+    """Return a policy's memory at the start of episodes; raises as :meth:`ForeignExpert.act`."""
     with calling(f"expert {reference!r}", "start", environment=environment):
         return Memory(policy.start(seeds), 0)
 
 
-def asked(
+def act_checked(
     policy: TeamPolicy, view: View, memory: Memory, reference: str, environment: str | None = None
 ) -> tuple[PolicyOutput, Memory]:
-    """Return what a policy says of ``view``, checked; raises as :meth:`ForeignExpert.act`."""
-    who, step = f"expert {reference!r}", memory.step
-    with calling(who, "act", step=step, environment=environment):
-        answer = policy.act(_own(view), memory.own)
+    """Return a policy's checked outputs for ``view``; raises as :meth:`ForeignExpert.act`."""
+    code, step = f"expert {reference!r}", memory.step
+    with calling(code, "act", step=step, environment=environment):
+        answer = policy.act(_with_own_arrays(view), memory.own)
     if not (isinstance(answer, tuple) and len(answer) == 2 and type(answer[0]) is PolicyOutput):
-        got = [type(x).__name__ for x in answer[:9]] if isinstance(answer, tuple) else []
-        said = f"({', '.join(got)})" if isinstance(answer, tuple) else type(answer).__name__
+        types = [type(x).__name__ for x in answer[:9]] if isinstance(answer, tuple) else []
+        returned = f"({', '.join(types)})" if isinstance(answer, tuple) else type(answer).__name__
         msg = (
-            f"{who} returned {plain(said)} from act in step {step}: return a pair of a "
+            f"{code} returned {plain(returned)} from act in step {step}: return a pair of a "
             "kd_offline.types.PolicyOutput and the memory after the step"
         )
         raise MismatchError(msg)
-    _check_output(answer[0], view, f"{who} gives", step, environment)
-    output, own = _own(answer[0]), answer[1]
+    _check_output(answer[0], view, f"{code} gives", step, environment)
+    output, own = _with_own_arrays(answer[0]), answer[1]
     if (mix := output.mix) is not None:
 
         def mixed(actions: IntArray) -> tuple[Float32Array, Float32Array]:
-            with calling(who, "mix", step=step):
+            with calling(code, "mix", step=step):
                 value, credit = mix(actions)
-            _check(value, (len(actions),), f"{who} gives q_tot", step, environment)
-            _check(credit, actions.shape, f"{who} gives credit", step, environment)
+            _check(value, (len(actions),), f"{code} gives q_tot", step, environment)
+            _check(credit, actions.shape, f"{code} gives credit", step, environment)
             return value, credit
 
         output = replace(output, mix=mixed)
     return output, Memory(own, step + 1)
 
 
-def _own(record: _Record) -> _Record:
-    """Return a view or an output with arrays of its own: whoever made it may write to its own."""
-    held = {part.name: getattr(record, part.name) for part in fields(record)}
-    copies: dict[str, Any] = {k: x.copy() for k, x in held.items() if isinstance(x, np.ndarray)}
+def _with_own_arrays(record: _Record) -> _Record:
+    """Return a view or an output with copies of its arrays, as its maker may write to them."""
+    values = {field_.name: getattr(record, field_.name) for field_ in fields(record)}
+    copies: dict[str, Any] = {k: x.copy() for k, x in values.items() if isinstance(x, np.ndarray)}
     return replace(record, **copies)
 
 
 def _check_output(
-    output: PolicyOutput, view: View, says: str, step: int, environment: str | None
+    output: PolicyOutput, view: View, prefix: str, step: int, environment: str | None
 ) -> None:
-    each = view.available_actions.shape  # B, N, A
-    shapes: dict[str, tuple[int, ...]] = {"logits": each, "q_values": each, "value": each[:2]}
-    shapes["q_tot_max"] = each[:1]
-    for name in (part.name for part in fields(output) if part.name != "mix"):
+    shape = view.available_actions.shape  # B, N, A
+    shapes: dict[str, tuple[int, ...]] = {"logits": shape, "q_values": shape, "value": shape[:2]}
+    shapes["q_tot_max"] = shape[:1]
+    for name in (field_.name for field_ in fields(output) if field_.name != "mix"):
         values = getattr(output, name)
         if values is None and name != "logits":
             continue
-        _check(values, shapes.get(name, each[:2]), f"{says} {name}", step, environment)
+        _check(values, shapes.get(name, shape[:2]), f"{prefix} {name}", step, environment)
         if name == "embedding" and values.ndim != len("BNH"):
-            msg = f"{says} embedding of shape {values.shape}: it must have the axes [B, N, H]"
+            msg = f"{prefix} embedding of shape {values.shape}: it must have the axes [B, N, H]"
             raise MismatchError(msg)
 
 
 def _check(
-    values: Array, shape: tuple[int, ...], says: str, step: int, environment: str | None
+    values: Array, shape: tuple[int, ...], prefix: str, step: int, environment: str | None
 ) -> None:
-    """Check one array; ``shape`` is that of its first axes."""
+    """Raise unless an array is finite float32 with the first axes ``shape``."""
     if not isinstance(values, np.ndarray):
-        got = f"as {plain(type(values).__name__)}"
+        actual = f"as {plain(type(values).__name__)}"
     elif values.dtype != np.float32 or values.shape[: len(shape)] != shape or 0 in values.shape:
-        got = f"of shape {values.shape} and type {values.dtype}"
+        actual = f"of shape {values.shape} and type {values.dtype}"
     else:
-        got = ""
-    if got:
-        where = f" of {environment}" if environment else ""
+        actual = ""
+    if actual:
+        environment_text = f" of {environment}" if environment else ""
         msg = (
-            f"{says} {got} in step {step}{where}: it must be a NumPy array of float32 and of shape "
-            f"{shape}, so correct it or choose its environment"
+            f"{prefix} {actual} in step {step}{environment_text}: it must be a NumPy array of "
+            f"float32 and of shape {shape}, so correct it or choose its environment"
         )
         raise MismatchError(msg)
     if not np.isfinite(values).all():
         at = np.unravel_index(int(np.argmin(np.isfinite(values))), values.shape)
         agent = f"agent {at[1]}, " if len(at) > 1 else ""
         msg = (
-            f"{says} that are not finite ({values[at]}) in step {step} ({agent}episode {at[0]} of "
-            "the batch): give finite numbers, logits raw and without a mask"
+            f"{prefix} that are not finite ({values[at]}) in step {step} ({agent}episode {at[0]} "
+            "of the batch): give finite numbers, logits raw and without a mask"
         )
         raise UserCodeError(msg)

@@ -1,4 +1,4 @@
-"""A policy of the user's own: ``python:package.module:factory``, called with the environment."""
+"""Import a policy of the user: ``python:package.module:factory``, called with the environment."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.user_code import calling, described, plain
 
 
-def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> ForeignExpert:
-    """Import the module, call ``factory(spec)`` and return the team policy that it made.
+def load(factory_path: str, reference: str, spec: EnvironmentSpec, given: Given) -> ForeignExpert:
+    """Import the module, call ``factory(spec)`` and return its team policy as an expert.
 
-    The policy may say more of itself by attributes: ``digest`` (of its weights; else that of the
-    module's source stands in), ``parameters`` and ``macs`` of one agent's decision.
+    The policy may have attributes: ``digest`` (of its weights; by default that of the module's
+    source), and ``parameters`` and ``macs`` of one agent's decision.
 
     Raises
     ------
@@ -36,23 +36,23 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     MismatchError
         Its outputs do not fit the environment.
     """
-    who = f"expert {reference!r}"
-    factory = _factory(place, reference)
-    with calling(who, "the call of the factory"):
+    code = f"expert {reference!r}"
+    factory = _factory(factory_path, reference)
+    with calling(code, "the call of the factory"):
         policy = factory(spec)
-    with calling(who, "looking at what the factory made"):
+    with calling(code, "looking at what the factory made"):
         complete = callable(getattr(policy, "start", None)) and callable(
             getattr(policy, "act", None)
         )
         stated = {name: getattr(policy, name, None) for name in ("parameters", "macs", "digest")}
     if not complete:
         msg = (
-            f"{who} made a {type(policy).__name__} without start and act: "
+            f"{code} made a {type(policy).__name__} without start and act: "
             "return a kd_offline.types.TeamPolicy"
         )
         raise CheckpointError(msg)
-    parameters, macs = (_count(who, name, stated[name]) for name in ("parameters", "macs"))
-    identity = _digest(who, stated["digest"], factory)
+    parameters, macs = (_count(code, name, stated[name]) for name in ("parameters", "macs"))
+    identity = _digest(code, stated["digest"], factory)
     output = probe(policy, spec, reference)
     detected = {
         "library": "python",
@@ -63,7 +63,7 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     counted = (parameters or 0, macs or 0, 0)
     shape = CountedShape(spec.obs_width, spec.action_count, counted)
     missing = [] if output.value is not None else ["values in the policy's output"]
-    architecture = {"library": "python", "factory": place}
+    architecture = {"library": "python", "factory": factory_path}
     return ForeignExpert(
         policy=policy,
         recipe=recipe,
@@ -74,60 +74,60 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
             "" if output.embedding is None else "as the policy gives it",
             architecture,
             missing,
-        ).model_copy(update={"reference": f"python:{place}"}),
+        ).model_copy(update={"reference": f"python:{factory_path}"}),
         reference=reference,
         shapes=() if macs is None else (shape,) * spec.n_agents,
     )
 
 
-def _factory(place: str, reference: str) -> Callable[[EnvironmentSpec], Any]:
-    module, _, name = place.partition(":")
+def _factory(factory_path: str, reference: str) -> Callable[[EnvironmentSpec], Any]:
+    module, _, name = factory_path.partition(":")
     if not module or not name:
         msg = f"expert {reference!r} names no function: write it as python:package.module:factory"
         raise UsageError(msg)
-    who = f"expert {reference!r}"
+    code = f"expert {reference!r}"
     try:
-        with calling(who, "its import"):
+        with calling(code, "its import"):
             factory = getattr(importlib.import_module(module), name, None)
     except UserCodeError as error:
         if not isinstance(error.__cause__, ImportError):
             raise
         msg = (
-            f"{who}: cannot import {module!r} ({described(error.__cause__)}); install the package "
+            f"{code}: cannot import {module!r} ({described(error.__cause__)}); install the package "
             "or set PYTHONPATH to its folder"
         )
         raise CheckpointError(msg) from error.__cause__
     if not callable(factory):
-        msg = f"{who}: {module!r} has no function {name!r}; correct the name"
+        msg = f"{code}: {module!r} has no function {name!r}; correct the name"
         raise CheckpointError(msg)
     return factory  # type: ignore[no-any-return]
 
 
-def _count(who: str, name: str, stated: object) -> int | None:
-    """Return what a policy states of its cost, checked; a method is a network's own affair."""
+def _count(code: str, name: str, stated: object) -> int | None:
+    """Return a stated number of its cost, checked; None for a method of that name."""
     if stated is None or callable(stated):
         return None
-    whole = isinstance(stated, int | np.integer) and not isinstance(stated, bool)
-    if not whole or not 0 <= int(stated) < 2**63:  # type: ignore[call-overload]
-        msg = f"{who} states {name} as {_said(stated)}: give a whole number of 0 or more"
+    is_integer = isinstance(stated, int | np.integer) and not isinstance(stated, bool)
+    if not is_integer or not 0 <= int(stated) < 2**63:  # type: ignore[call-overload]
+        msg = f"{code} states {name} as {_quoted(stated)}: give a whole number of 0 or more"
         raise CheckpointError(msg)
     return int(stated)  # type: ignore[call-overload,no-any-return]
 
 
-def _digest(who: str, stated: object, factory: Callable[..., Any]) -> str:
-    """Return what identifies an expert: the digest that it states, or that of its source."""
+def _digest(code: str, stated: object, factory: Callable[..., Any]) -> str:
+    """Return the digest that the policy states, or that of its source."""
     if stated is None:
         return _source_digest(factory)
     if not isinstance(stated, str) or not re.fullmatch(r"sha256:[0-9a-f]{64}", stated):
         msg = (
-            f"{who} states its digest as {_said(stated)}: give sha256: and 64 hexadecimal digits, "
-            "or leave the attribute out"
+            f"{code} states its digest as {_quoted(stated)}: give sha256: and 64 hexadecimal "
+            "digits, or leave the attribute out"
         )
         raise CheckpointError(msg)
     return stated
 
 
-def _said(stated: object) -> str:
+def _quoted(stated: object) -> str:
     return plain(repr(stated) if isinstance(stated, int | float | str) else type(stated).__name__)
 
 

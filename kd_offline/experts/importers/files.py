@@ -1,4 +1,4 @@
-"""Reading tensors without ever running what a file holds, and telling libraries apart."""
+"""Read tensors without running code of the file, and recognise libraries by names and keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHARED = 4  # times that a stored number may be somebody's weight
 
 
 def read_torch(path: Path) -> Any:
-    """Read a file of ``torch.save``, tensors and plain containers only.
+    """Return the content of a file of ``torch.save``, with tensors and plain containers only.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def read_torch(path: Path) -> Any:
 
 
 def _check_stored(path: Path) -> None:
-    """Refuse an archive of compressed members: PyTorch writes none, and they may be bombs."""
+    """Raise for an archive with compressed members: PyTorch writes none, and they may be bombs."""
     try:
         if not zipfile.is_zipfile(path):
             return
@@ -92,7 +92,7 @@ def read_safetensors(path: Path) -> Tensors:
 
 
 def tensors_of(content: Any, path: Path) -> Tensors:
-    """Return the floating tensors of a state dict, and nothing else that is in it.
+    """Return the floating-point tensors of a state dict; other entries are dropped.
 
     Raises
     ------
@@ -115,41 +115,39 @@ def tensors_of(content: Any, path: Path) -> Tensors:
 
 
 def _check_size(tensors: Collection[Tensor], path: Path) -> None:
-    """Refuse tensors that repeat a few stored numbers, which take memory as soon as they are used.
+    """Raise for tensors larger than their file, which repeat stored numbers and fill the memory.
 
     Raises
     ------
     CheckpointError
         They claim several times the bytes that the file has, or are of a kind that stores none.
     """
-    held = path.stat().st_size
+    file_size = path.stat().st_size
     plain = all(t.layout is torch.strided and t.device.type == "cpu" for t in tensors)
-    if not plain or sum(t.nbytes for t in tensors) > _SHARED * held:
+    if not plain or sum(t.nbytes for t in tensors) > _SHARED * file_size:
         msg = (
-            f"{str(path)!r} has {held:,} bytes, and its tensors claim many more: save the network "
-            "again with its library"
+            f"{str(path)!r} has {file_size:,} bytes, and its tensors claim many more: save the "
+            "network again with its library"
         )
         raise CheckpointError(msg)
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
-    """Return the tensors whose name begins with ``prefix``, without it."""
+    """Return the tensors whose name starts with ``prefix``, by the rest of their names."""
     return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
 
-def take(tensors: Mapping[str, Tensor], name: str, where: str) -> Tensor:
-    """Return one tensor; ``CheckpointError`` where it is missing."""
+def take(tensors: Mapping[str, Tensor], name: str, file: str) -> Tensor:
+    """Return one tensor; raises ``CheckpointError`` where it is missing."""
     if name not in tensors:
         listed = ", ".join(sorted(tensors)[:8]) or "none"
-        msg = (
-            f"{where} holds no tensor {name!r} (found: {listed}): it is of another kind or damaged"
-        )
+        msg = f"{file} holds no tensor {name!r} (found: {listed}): it is of another kind or damaged"
         raise CheckpointError(msg)
     return tensors[name]
 
 
 def digest(paths: Iterable[Path], recipe: str) -> str:
-    """Return ``sha256:...`` of files and of the recipe by which they are used."""
+    """Return ``sha256:...`` of files and of the recipe that describes their inputs."""
     total = hashlib.sha256(recipe.encode())
     for path in sorted(paths):
         total.update(hashlib.sha256(path.read_bytes()).digest())
@@ -157,7 +155,7 @@ def digest(paths: Iterable[Path], recipe: str) -> str:
 
 
 def looks_like(path: Path) -> str | None:
-    """Return the prefix that fits what is at ``path``, judged by names and keys alone."""
+    """Return the prefix of the library of ``path``, recognised by names and keys alone."""
     folder = path if path.is_dir() else path.parent
     if path.suffix == ".onnx" and path.is_file():
         return "onnx"
@@ -173,21 +171,21 @@ def looks_like(path: Path) -> str | None:
     return None
 
 
-def wrong_place(reference: str, path: Path, wanted: str, names: str) -> CheckpointError:
-    """Return the error for a path that is not a checkpoint of the library that was named."""
-    found = looks_like(path)
+def wrong_place(reference: str, path: Path, expected: str, names: str) -> CheckpointError:
+    """Return the error for a path that is no checkpoint of the named library."""
+    library = looks_like(path)
     if not path.exists():
         return NoCheckpointError(f"{reference!r} holds no {names}: check the path")
-    if found is not None and found != wanted:
-        advice = f"it looks like one of {found}, so write {found}:{path}"
+    if library is not None and library != expected:
+        advice = f"it looks like one of {library}, so write {library}:{path}"
     else:
         deeper = sorted({p.parent for p in path.glob("**/*") if p.name in names.split(", ")})
-        advice = f"did you mean {wanted}:{deeper[-1]}?" if deeper else "check the path"
+        advice = f"did you mean {expected}:{deeper[-1]}?" if deeper else "check the path"
     return CheckpointError(f"{reference!r} holds no {names}: {advice}")
 
 
 def _names(path: Path) -> tuple[str, ...]:
-    """Return the names of the tensors in a file, none where it cannot be read."""
+    """Return the names of the tensors in a file; empty if it cannot be read."""
     if not path.is_file():
         return ()
     try:

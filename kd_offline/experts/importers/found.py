@@ -1,4 +1,4 @@
-"""What was found in a checkpoint, and how it becomes a team for an environment."""
+"""Networks found in a checkpoint, and their assembly to a team for an environment."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Networks = dict[str, list[Network]]  # group -> one shared network, or one for e
 
 @dataclass(slots=True)
 class Found:
-    """Networks and settings of one checkpoint, before an environment is known.
+    """Networks and settings of one checkpoint, before the environment is known.
 
-    ``inputs`` and ``critic_inputs`` are what the networks may be fed, likeliest first. ``missing``
-    says in words what an importer looked for and did not find.
+    ``inputs`` and ``critic_inputs`` are the possible inputs of the networks, most likely first.
+    ``missing`` names in words what an importer searched for and did not find.
     """
 
     recipe: InputRecipe
@@ -54,7 +54,7 @@ ANYWHERE = (
 
 
 def settle(detected: Given, given: Given) -> InputRecipe:
-    """Merge what a loader detected with what the user gave, which wins.
+    """Return detected settings merged with those of the user, which take precedence.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def settle(detected: Given, given: Given) -> InputRecipe:
 
 
 def only(given: Given, allowed: Sequence[str], library: str) -> Given:
-    """Return ``given`` if every setting of it means something for an expert of ``library``.
+    """Return ``given`` if all its settings apply to experts of ``library``.
 
     Raises
     ------
@@ -88,26 +88,26 @@ def only(given: Given, allowed: Sequence[str], library: str) -> Given:
     return given
 
 
-def to_team(found: Found, spec: EnvironmentSpec, reference: str, given: Given) -> NetworkTeam:
-    """Return the team for an environment; its recipe names the parts that fitted.
+def to_team(checkpoint: Found, spec: EnvironmentSpec, reference: str, given: Given) -> NetworkTeam:
+    """Return the team for an environment; its recipe names the input parts that fitted.
 
     Raises
     ------
     MismatchError
         Widths, agents or actions are not those of the environment.
     """
-    recipe = found.recipe
-    wanted = [recipe.inputs] if "inputs" in given else found.inputs
-    agents = _agents_of(found.actors, recipe, spec, reference)
+    recipe = checkpoint.recipe
+    candidates = [recipe.inputs] if "inputs" in given else checkpoint.inputs
+    agents = _agents_of(checkpoint.actors, recipe, spec, reference)
     actors = []
-    for group, networks in found.actors.items():
-        for network, mine in _owners(networks, agents[group], reference, spec):
-            parts = _fit(network, mine, spec, wanted, recipe.frames)
+    for group, networks in checkpoint.actors.items():
+        for network, agent_indices in _owners(networks, agents[group], reference, spec):
+            parts = _fit(network, agent_indices, spec, candidates, recipe.frames)
             if parts is None:
                 raise misfit(reference, network.inputs, spec, widths(spec, spec.obs_width))
-            _check_actions(network, mine, spec, reference)
-            actors.append(Member(network, mine, parts))
-    critics = _critics(found, spec, agents, given)
+            _check_actions(network, agent_indices, spec, reference)
+            actors.append(Member(network, agent_indices, parts))
+    critics = _critics(checkpoint, spec, agents, given)
     update = {
         "inputs": actors[0].parts.names,
         "critic_inputs": critics[0].parts.names if critics else None,
@@ -117,28 +117,28 @@ def to_team(found: Found, spec: EnvironmentSpec, reference: str, given: Given) -
         recipe=recipe.model_copy(update=update),
         actors=tuple(actors),
         critics=critics,
-        statistics=_statistics(found, spec) if critics else None,
-        **_mixing(found, spec, reference),
+        statistics=_statistics(checkpoint, spec) if critics else None,
+        **_mixing(checkpoint, spec, reference),
     )
 
 
 def _critics(
-    found: Found, spec: EnvironmentSpec, agents: Mapping[str, tuple[int, ...]], given: Given
+    checkpoint: Found, spec: EnvironmentSpec, agents: Mapping[str, tuple[int, ...]], given: Given
 ) -> tuple[Member, ...]:
-    """Return the critics, none where this environment has not what they read."""
-    wanted = found.critic_inputs
+    """Return the critics; empty where the environment lacks their inputs."""
+    candidates = checkpoint.critic_inputs
     if "critic_inputs" in given:
-        wanted = [found.recipe.critic_inputs] if found.recipe.critic_inputs else []
+        candidates = [checkpoint.recipe.critic_inputs] if checkpoint.recipe.critic_inputs else []
     members = []
-    for group, networks in found.critics.items():
-        mine = agents.get(group, ())
-        owners = [(networks[0], mine)]
-        if len(networks) == len(mine) > 1:
-            owners = [(n, (i,)) for n, i in zip(networks, mine, strict=True)]
+    for group, networks in checkpoint.critics.items():
+        agent_indices = agents.get(group, ())
+        owners = [(networks[0], agent_indices)]
+        if len(networks) == len(agent_indices) > 1:
+            owners = [(n, (i,)) for n, i in zip(networks, agent_indices, strict=True)]
         for network, served in owners:
-            parts = _fit(network, served, spec, wanted, 1) if wanted else None
+            parts = _fit(network, served, spec, candidates, 1) if candidates else None
             if parts is None:
-                found.missing.append(
+                checkpoint.missing.append(
                     f"a critic that reads what {spec.id} shows (it takes {network.inputs} inputs)"
                 )
                 return ()
@@ -150,30 +150,30 @@ def _fit(
     network: Network,
     agents: tuple[int, ...],
     spec: EnvironmentSpec,
-    wanted: Sequence[tuple[str, ...]],
+    candidates: Sequence[tuple[str, ...]],
     frames: int,
 ) -> Parts | None:
     own = {spec.obs_widths[i] for i in agents}
     width = own.pop() if len(own) == 1 else None
-    return fit(network.inputs, spec, wanted, own_width=width, frames=frames)
+    return fit(network.inputs, spec, candidates, own_width=width, frames=frames)
 
 
 def _agents_of(
     networks: Networks, recipe: InputRecipe, spec: EnvironmentSpec, reference: str
 ) -> dict[str, tuple[int, ...]]:
-    """Return the agents that every group of networks serves."""
+    """Return the agents that each group of networks serves."""
     if len(networks) == 1:
         return dict.fromkeys(networks, tuple(range(spec.n_agents)))
     table = {**spec.sides, **recipe.groups}
     index = {agent: i for i, agent in enumerate(spec.agents)}
     served = {group: table.get(group, ()) for group in networks}
-    if sorted(a for mine in served.values() for a in mine) != sorted(spec.agents):
+    if sorted(a for agents in served.values() for a in agents) != sorted(spec.agents):
         msg = (
             f"expert {reference!r} has networks for the groups {', '.join(networks)}: say in an "
             f"expert.toml under [groups] which of {', '.join(spec.agents)} belong to each"
         )
         raise MismatchError(msg)
-    return {group: tuple(index[a] for a in mine) for group, mine in served.items()}
+    return {group: tuple(index[a] for a in agents) for group, agents in served.items()}
 
 
 def _owners(
@@ -203,25 +203,25 @@ def _check_actions(
             raise MismatchError(msg)
 
 
-def _statistics(found: Found, spec: EnvironmentSpec) -> Statistics | None:
-    if found.statistics is None or len(found.statistics.mean) in (1, spec.n_agents):
-        return found.statistics
-    found.missing.append("a value normaliser for every agent")
+def _statistics(checkpoint: Found, spec: EnvironmentSpec) -> Statistics | None:
+    if checkpoint.statistics is None or len(checkpoint.statistics.mean) in (1, spec.n_agents):
+        return checkpoint.statistics
+    checkpoint.missing.append("a value normaliser for every agent")
     return None
 
 
-def _mixing(found: Found, spec: EnvironmentSpec, reference: str) -> dict[str, Any]:
-    """Return how the agents' values become the team's: settings of :class:`NetworkTeam`."""
-    recipe, mixer = found.recipe, found.mixer
+def _mixing(checkpoint: Found, spec: EnvironmentSpec, reference: str) -> dict[str, Any]:
+    """Return the settings of :class:`NetworkTeam` for the mixing of values."""
+    recipe, mixer = checkpoint.recipe, checkpoint.mixer
     if recipe.output != "q_values" or "iql" in recipe.algorithm.lower():
         return {}
     if len(spec.sides) > 1:
-        found.missing.append(f"a mixer for each of the sides {', '.join(spec.sides)}")
+        checkpoint.missing.append(f"a mixer for each of the sides {', '.join(spec.sides)}")
         return {}
     if mixer is None:
         return {"sums": "vdn" in recipe.algorithm.lower()}
     if mixer.shape.agents != spec.n_agents:
-        found.missing.append(f"a mixer for {spec.n_agents} agents")
+        checkpoint.missing.append(f"a mixer for {spec.n_agents} agents")
         return {}
     widths = {"state": spec.state_width, "all_obs": spec.n_agents * spec.obs_width}
     for name, width in widths.items():
@@ -236,10 +236,10 @@ def _mixing(found: Found, spec: EnvironmentSpec, reference: str) -> dict[str, An
 
 
 def debiased(mean: Tensor, mean_square: Tensor, term: Tensor) -> Statistics:
-    """Return the statistics of a running average of values and squares, as it is kept for them.
+    """Return mean and deviation from exponential averages of values and squares.
 
-    Both begin at zero, so they are divided by how much of the weight has arrived; the floors are
-    those of the library that keeps them so.
+    Both averages start at zero, so they are divided by their accumulated weight. The floors are
+    those of the library that stores them.
     """
     share = term.clamp(min=1e-5)
     centre = (mean / share).flatten()

@@ -1,4 +1,4 @@
-"""What a network is fed: parts, their widths, and which parts add up to a network's width."""
+"""Inputs of a network: their parts, the widths of parts, and the parts that give a total width."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of one network's input; ``obs_width`` is its agents' own or the padded one."""
+    """The parts of a network's input; ``obs_width`` is that of its agents, or the padded one."""
 
     names: tuple[str, ...]
     obs_width: int
@@ -51,7 +51,7 @@ def fit(
     own_width: int | None = None,
     frames: int = 1,
 ) -> Parts | None:
-    """Return the first of ``candidates`` whose parts are ``total`` wide together, or None.
+    """Return the first of ``candidates`` whose parts have the width ``total``; None if none has.
 
     ``own_width`` is the width of the agents' observation without padding, tried second.
     """
@@ -66,7 +66,7 @@ def fit(
 def misfit(
     reference: str, total: int, spec: EnvironmentSpec, sizes: Mapping[str, int]
 ) -> Exception:
-    """Return the error for an actor whose inputs this environment cannot give."""
+    """Return the error for an actor whose inputs this environment cannot provide."""
     offered = ", ".join(f"{WORDS[n]} {sizes[n]}" for n in ("obs", "last_action", "agent_id"))
     msg = (
         f"expert {reference!r} takes {total} inputs, and {spec.id} offers {offered}: no way to "
@@ -83,9 +83,9 @@ def assemble(
     obs: Tensor,
     spec: EnvironmentSpec,
 ) -> Tensor:
-    """Concatenate the parts for ``agents``: float [B, n, I].
+    """Return the concatenated parts for ``agents``: float [B, n, I].
 
-    ``obs``: float [B, n, F * O], theirs, with frames already stacked.
+    ``obs``: float [B, n, F * O], of these agents, with frames already stacked.
     """
     b, n = len(view.obs), len(agents)
 
@@ -107,7 +107,7 @@ def assemble(
 
 
 def _one_hot(view: View, actions: int) -> Tensor:
-    """Return the last actions, float [B, N, A]; zeros where there is none."""
+    """Return the last actions as one-hot, float [B, N, A]; zeros where there is none."""
     if view.last_actions is None:
         return torch.zeros(*view.available_actions.shape)
     last = torch.from_numpy(view.last_actions).long()

@@ -1,4 +1,4 @@
-"""JaxMARL: a safetensors file of Flax parameters, names joined by commas."""
+"""Import JaxMARL: a safetensors file of Flax parameters, names joined by commas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CELL = re.compile(r"ScannedRNN_\d+,GRUCell_\d+,")
 
 
 def find(path: Path, reference: str, given: Given) -> Found:
-    """Read a file of a recurrent actor or of recurrent Q-networks.
+    """Return the recurrent actor or Q-networks in a file, with their settings.
 
     Raises
     ------
@@ -34,20 +34,20 @@ def find(path: Path, reference: str, given: Given) -> Found:
     agent = trees["agent,"] or trees[""]
     if not agent:
         raise wrong_place(reference, path, "jaxmarl", "parameters under params,")
-    where = str(path)
+    file = str(path)
     logits = "Dense_2,kernel" in agent
     recipe = settle(_detected(path, logits=logits, mixed=bool(trees["mixer,"])), given)
-    found = Found(
+    checkpoint = Found(
         recipe=recipe,
-        actors={"": [_network(agent, recipe.activation, where)]},
+        actors={"": [_network(agent, recipe.activation, file)]},
         inputs=[("obs",), ("obs", "agent_id")] if logits else [("obs", "agent_id"), ("obs",)],
         files=[path],
     )
     if trees["mixer,"]:
-        found.mixer = _mixer(trees["mixer,"], where)
+        checkpoint.mixer = _mixer(trees["mixer,"], file)
     if logits:
-        found.missing.append("a critic, so no values are recorded")
-    return found
+        checkpoint.missing.append("a critic, so no values are recorded")
+    return checkpoint
 
 
 def _detected(path: Path, *, logits: bool, mixed: bool) -> dict[str, object]:
@@ -63,7 +63,7 @@ def _detected(path: Path, *, logits: bool, mixed: bool) -> dict[str, object]:
 
 
 def _gamma(path: Path) -> float | None:
-    """Return the discount that the settings beside the file state, if they do."""
+    """Return the discount in the settings file beside it; None without one."""
     stem = re.sub(r"_vmap\d+.*$", "", path.stem)
     file = path.with_name(f"{stem}_config.yaml")
     if not file.is_file():
@@ -91,7 +91,7 @@ def _network(tensors: Tensors, act: str, where: str) -> Network:
 
 
 def _gru(tensors: Tensors, where: str) -> nn.GRU:
-    """Join the gates' kernels [in, out]; only the candidate's recurrent part has a bias."""
+    """Return the GRU of the gates' kernels [in, out]; only the new gate has a recurrent bias."""
 
     def joined(gates: str, kind: str) -> Tensor:
         parts = [take(tensors, f"{gates}{gate},{kind}", where) for gate in "rzn"]

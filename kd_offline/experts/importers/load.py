@@ -1,4 +1,4 @@
-"""From ``library:place`` to an expert."""
+"""Load an expert of another library from ``library:place``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PREFIXES = (*FINDERS, *LOADERS)
 
 
 def prefix_of(reference: str) -> str | None:
-    """Return the library that a reference names, None where it names none."""
+    """Return the library in a reference; None where it has no prefix."""
     prefix, colon, _ = reference.partition(":")
     return prefix if colon and prefix in PREFIXES else None
 
@@ -50,8 +50,9 @@ def load(
 ) -> ForeignExpert:
     """Load the expert ``library:place`` for an environment.
 
-    ``recipe`` is a TOML file with settings of :class:`~kd_offline.schemas.foreign.InputRecipe`
-    that beat what was detected; without it an ``expert.toml`` beside the checkpoint is taken.
+    ``recipe`` is a TOML file with settings of :class:`~kd_offline.schemas.foreign.InputRecipe`,
+    which take precedence over detected ones. By default an ``expert.toml`` beside the checkpoint is
+    used.
 
     Raises
     ------
@@ -65,20 +66,20 @@ def load(
     path = Path(place).expanduser()
     given = _given(path, recipe)
     if library in LOADERS:
-        made = place if library == "python" else str(path)
-        return replace(LOADERS[library](made, reference, spec, given), with_value=with_value)
-    found = FINDERS[library](path, reference, given)
-    team = to_team(found, spec, reference, given)
+        origin = place if library == "python" else str(path)
+        return replace(LOADERS[library](origin, reference, spec, given), with_value=with_value)
+    checkpoint = FINDERS[library](path, reference, given)
+    team = to_team(checkpoint, spec, reference, given)
     return ForeignExpert(
         policy=team if with_value else replace(team, critics=(), mixer=None, sums=False),
         recipe=team.recipe,
         record=entry(
             team.recipe,
-            digest(found.files, team.recipe.model_dump_json()),
+            digest(checkpoint.files, team.recipe.model_dump_json()),
             sum(m.network.count()[0] for m in team.actors),
             "GRU state after the step" if team.actors[0].network.gru else "last hidden layer",
             _architecture(team),
-            found.missing,
+            checkpoint.missing,
         ),
         reference=reference,
         shapes=_shapes(team),
@@ -91,12 +92,12 @@ def load(
 def _given(path: Path, recipe: str | Path | None) -> Mapping[str, Any]:
     if recipe is not None:
         return read_recipe(recipe)
-    beside = (path if path.is_dir() else path.parent) / RECIPE
-    return read_recipe(beside) if beside.is_file() else {}
+    recipe_file = (path if path.is_dir() else path.parent) / RECIPE
+    return read_recipe(recipe_file) if recipe_file.is_file() else {}
 
 
 def _architecture(team: NetworkTeam) -> dict[str, Any]:
-    """Describe the networks that act: layers from input to output, and who uses them."""
+    """Return a description of the actors: layers from input to output, and the agents of each."""
     return {
         "library": team.recipe.library,
         "networks": [
@@ -114,7 +115,7 @@ def _architecture(team: NetworkTeam) -> dict[str, Any]:
 
 
 def _critics(team: NetworkTeam) -> tuple[ValuePart, ...]:
-    """Count the networks that say values, and how often each runs in a step of the team."""
+    """Return the cost of the networks that estimate values, and their calls in a team step."""
     mixer = [] if team.mixer is None else [ValuePart(team.mixer.cost())]
     critics = [ValuePart(NetworkCost(*m.network.count()), len(m.agents)) for m in team.critics]
     return (*critics, *mixer)

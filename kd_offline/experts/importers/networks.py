@@ -1,7 +1,7 @@
-"""The one small family of networks that the checkpoints of all libraries are rebuilt as.
+"""The network family as which checkpoints of all libraries are rebuilt.
 
-``before - GRU - after - head``: dense layers, activations and layer norms around an optional GRU
-of one or more layers. Sizes follow from the tensors.
+``before - GRU - after - head``: dense layers, activations and layer norms around an optional GRU of
+one or more layers. Sizes follow from the tensors.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Network(nn.Module):
         return self.head.out_features
 
     def start(self, rows: int) -> Tensor:
-        """Return the memory of ``rows`` fresh episodes: zeros [layers, rows, H]."""
+        """Return the memory at the start of ``rows`` episodes: zeros [layers, rows, H]."""
         layers = 0 if self.gru is None else self.gru.num_layers
         return torch.zeros(layers, rows, self.memory_width)
 
@@ -101,7 +101,7 @@ class Network(nn.Module):
         return self.head(self.after(memory[-1])), memory[-1], memory
 
     def count(self) -> tuple[int, int, int]:
-        """Return parameters, multiply-accumulates and other arithmetic of one decision."""
+        """Return parameters, multiply-accumulates and elementwise operations of one decision."""
         parameters = sum(p.numel() for p in self.parameters())
         macs = elementwise = 0
         width = self.inputs
@@ -122,14 +122,14 @@ class Network(nn.Module):
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """Return the layer of ``weight`` [out, in] and ``bias`` [out]."""
+    """Return a linear layer with ``weight`` [out, in] and ``bias`` [out]."""
     _check_axes([weight], 2)
     layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     return _filled(layer, {"weight": weight, "bias": bias})
 
 
 def norm(weight: Tensor, bias: Tensor) -> nn.LayerNorm:
-    """Return the layer norm of ``weight`` and ``bias`` [width]."""
+    """Return a layer norm with ``weight`` and ``bias`` [width]."""
     _check_axes([weight], 1)
     return _filled(nn.LayerNorm(len(weight), device="meta"), {"weight": weight, "bias": bias})
 
@@ -140,7 +140,7 @@ def activation(name: str) -> nn.Module:
 
 
 def gru(layers: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]) -> nn.GRU:
-    """Return the GRU of each layer's ``weight_ih, weight_hh, bias_ih, bias_hh``, gates r, z, n."""
+    """Return a GRU with each layer's ``weight_ih, weight_hh, bias_ih, bias_hh``, gates r, z, n."""
     _check_axes(layers[0][:2], 2)
     inputs, hidden = layers[0][0].shape[1], layers[0][1].shape[1]
     cell = nn.GRU(inputs, hidden, num_layers=len(layers), device="meta")
@@ -175,11 +175,11 @@ def mixer(
     )
     with torch.device("meta"):
         out = QMixer(shape)
-    for mine, given in ((out.w1, w1), (out.b1, b1), (out.w2, w2), (out.v, v)):
-        for k, layer in enumerate(given):
-            if mine[2 * k].weight.shape != layer.weight.shape:
+    for layers, tensors in ((out.w1, w1), (out.b1, b1), (out.w2, w2), (out.v, v)):
+        for k, layer in enumerate(tensors):
+            if layers[2 * k].weight.shape != layer.weight.shape:
                 raise CheckpointError(_MISFIT)
-            mine[2 * k] = layer
+            layers[2 * k] = layer
     return out.requires_grad_(False).eval()
 
 
@@ -191,9 +191,9 @@ _MISFIT = (
 
 
 def _filled(layer: Layer, tensors: Mapping[str, Tensor]) -> Layer:
-    """Give a layer that has sizes and no memory yet its tensors, which have to be of these sizes.
+    """Return a layer, created without memory, with these tensors, which must have its sizes.
 
-    Nothing is allocated by what one tensor claims of another.
+    Nothing is allocated from the size that one tensor claims for another.
     """
     try:
         layer.load_state_dict({k: v.contiguous() for k, v in tensors.items()}, assign=True)

@@ -48,7 +48,7 @@ class _Port(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OnnxPolicy:
-    """A step function in onnxruntime as a team policy."""
+    """A step function in ONNX Runtime as a team policy."""
 
     session: BoundedSession
     spec: EnvironmentSpec
@@ -57,7 +57,7 @@ class OnnxPolicy:
     parts: tuple[str, ...]
 
     def start(self, seeds: SeedArray) -> Float32Array:
-        """Return zeros, with the rows of ``hidden`` on the axis where they belong."""
+        """Return zeros, with the rows of ``hidden`` on their axis."""
         if "hidden" not in self.ports:
             return np.zeros((0,), np.float32)
         shape = [size or 1 for size in self.ports["hidden"].sizes]
@@ -73,9 +73,9 @@ class OnnxPolicy:
         if rows % piece:
             msg = f"its obs has {piece} rows, which does not divide the {rows} at hand"
             raise MismatchError(msg)
-        done = [self._run(fed, k, k + piece) for k in range(0, rows, piece)]
+        pieces = [self._run(fed, k, k + piece) for k in range(0, rows, piece)]
         out = {
-            name: np.concatenate([d[name] for d in done], self._axis if name == "hidden" else 0)
+            name: np.concatenate([d[name] for d in pieces], self._axis if name == "hidden" else 0)
             for name in self.outputs
         }
 
@@ -95,7 +95,7 @@ class OnnxPolicy:
 
     @property
     def _axis(self) -> int:
-        """Axis of ``hidden`` on which the rows lie."""
+        """Axis of ``hidden`` that holds the rows."""
         return 0 if self._team or len(self.ports["hidden"].sizes) == 2 else 1
 
     def _rows(self, episodes: int) -> int:
@@ -108,8 +108,8 @@ class OnnxPolicy:
         state = view.state if self._team else np.repeat(view.state, n, axis=0)
         if not self._team:
             obs, legal = obs.reshape(-1, obs.shape[-1]), legal.reshape(-1, legal.shape[-1])
-        every = {"obs": obs, "available_actions": legal, "state": state, "hidden": hidden}
-        return {name: every[name] for name in self.ports}
+        available = {"obs": obs, "available_actions": legal, "state": state, "hidden": hidden}
+        return {name: available[name] for name in self.ports}
 
     def _kind(self, name: str) -> Any:
         return self.ports[name].kind if name in self.ports else np.bool_
@@ -124,7 +124,7 @@ class OnnxPolicy:
         return dict(zip(self.outputs, got, strict=True))
 
 
-def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> ForeignExpert:
+def load(file_path: str, reference: str, spec: EnvironmentSpec, given: Given) -> ForeignExpert:
     """Open a step function and check that it fits the environment.
 
     Raises
@@ -136,16 +136,16 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
     MismatchError
         It does not fit the environment.
     """
-    path = Path(place)
+    path = Path(file_path)
     if not path.is_file() or path.suffix != ".onnx":
         raise wrong_place(reference, path, "onnx", "ONNX file")
     model = read_model(path)
-    others = embed_weights(path, model)
-    kept = {tensor.name for tensor in model.graph.initializer}
+    external = embed_weights(path, model)
+    initializers = {tensor.name for tensor in model.graph.initializer}
     ports = {
         p.name: _Port(p.name, sizes(p), _TYPES.get(p.type.tensor_type.elem_type))
         for p in model.graph.input
-        if p.name not in kept  # files of before version 4 list their weights here as well
+        if p.name not in initializers  # files of before version 4 list their weights here as well
     }
     outputs = _outputs([o.name for o in model.graph.output])
     _check_names(path, ports, outputs)
@@ -171,7 +171,7 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
         recipe=recipe,
         record=entry(
             recipe,
-            digest([path, *others], recipe.model_dump_json()),
+            digest([path, *external], recipe.model_dump_json()),
             sum(parameters),
             "output embedding of the file" if "embedding" in outputs else "",
             {"library": "onnx", "inputs": list(ports), "outputs": list(outputs.values())},
@@ -183,28 +183,28 @@ def load(place: str, reference: str, spec: EnvironmentSpec, given: Given) -> For
 
 
 def _least(ports: dict[str, _Port], spec: EnvironmentSpec, inputs: int) -> dict[str, list[int]]:
-    """Return the shapes of the inputs of one row, or of as many as the file asks for."""
+    """Return the shapes of the inputs for one row, or for the smallest batch of the file."""
     widths = {"obs": inputs, "available_actions": spec.action_count, "state": spec.state_width}
-    made = {name: [size or 1 for size in port.sizes] for name, port in ports.items()}
+    shapes = {name: [size or 1 for size in port.sizes] for name, port in ports.items()}
     for name, width in widths.items():
-        if made.get(name):
-            made[name][-1] = ports[name].sizes[-1] or width
-    if len(made["obs"]) == len("BNI"):
-        made["obs"][1] = ports["obs"].sizes[1] or spec.n_agents
-    return made
+        if shapes.get(name):
+            shapes[name][-1] = ports[name].sizes[-1] or width
+    if len(shapes["obs"]) == len("BNI"):
+        shapes["obs"][1] = ports["obs"].sizes[1] or spec.n_agents
+    return shapes
 
 
 def _outputs(names: list[str]) -> dict[str, str]:
-    known = {n: n for n in names if n in ("logits", "q_values", "value", "embedding")}
+    named = {n: n for n in names if n in ("logits", "q_values", "value", "embedding")}
     hidden = [n for n in names if "hidden" in n]
-    return known | ({"hidden": hidden[0]} if hidden else {})
+    return named | ({"hidden": hidden[0]} if hidden else {})
 
 
 def _check_names(path: Path, ports: dict[str, _Port], outputs: dict[str, str]) -> None:
     unknown = sorted(set(ports) - set(_INPUTS))
     acting = {"logits", "q_values"} & outputs.keys()
-    same = ("hidden" in ports) == ("hidden" in outputs)
-    if unknown or "obs" not in ports or len(acting) != 1 or not same:
+    consistent = ("hidden" in ports) == ("hidden" in outputs)
+    if unknown or "obs" not in ports or len(acting) != 1 or not consistent:
         msg = (
             f"{str(path)!r} is no step function: it has the inputs {', '.join(ports)} and the "
             f"outputs {', '.join(outputs) or 'none that are known'}, and needs obs [, hidden, "
@@ -215,7 +215,7 @@ def _check_names(path: Path, ports: dict[str, _Port], outputs: dict[str, str]) -
 
 
 def _parameters(model: Any) -> tuple[int, int]:
-    """Return how many numbers matrices hold, and how many other weights do.
+    """Return the number of matrix weights, and of other weights.
 
     In a step function every matrix is used once, so the former are its multiply-accumulates.
     """

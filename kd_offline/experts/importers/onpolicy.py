@@ -1,4 +1,4 @@
-"""on-policy: ``actor.pt`` and ``critic.pt``, or one pair for each agent, with value normalisers."""
+"""Import on-policy: ``actor.pt`` and ``critic.pt``, or a pair for each agent, and normalisers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NORMALISER = ("running_mean", "running_mean_sq", "debiasing_term")
 
 
 def find(path: Path, reference: str, given: Given) -> Found:
-    """Read the folder ``models`` of a run.
+    """Return the networks and settings in the folder ``models`` of a run.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def find(path: Path, reference: str, given: Given) -> Found:
         detected["value_units"] = "raw"
     recipe = settle(detected, given)
     act = recipe.activation
-    found = Found(
+    checkpoint = Found(
         recipe=recipe,
         actors={"": [_network(t, _HEAD, act, f) for t, f in zip(read, actors, strict=True)]},
         inputs=(("obs",), ("obs", "agent_id"), ("obs", "last_action", "agent_id")),
@@ -58,20 +58,20 @@ def find(path: Path, reference: str, given: Given) -> Found:
         critic_inputs=_CRITIC_INPUTS,
         statistics=statistics,
     )
-    _tell(found, given, bool(critics))
-    return found
+    _note_missing(checkpoint, given, bool(critics))
+    return checkpoint
 
 
-def _tell(found: Found, given: Given, critic: bool) -> None:
+def _note_missing(checkpoint: Found, given: Given, critic: bool) -> None:
     if "activation" not in given:
-        found.missing.append(
+        checkpoint.missing.append(
             "the activation, which the files do not state: ReLU is assumed, and a run "
             'without it needs activation = "tanh" in an expert.toml'
         )
     if not critic:
-        found.missing.append("critic.pt, so no values are recorded")
-    elif found.statistics is None and found.recipe.value_units == "normalised":
-        found.missing.append("the statistics of the value normaliser")
+        checkpoint.missing.append("critic.pt, so no values are recorded")
+    elif checkpoint.statistics is None and checkpoint.recipe.value_units == "normalised":
+        checkpoint.missing.append("the statistics of the value normaliser")
 
 
 def _files(folder: Path, kind: str) -> list[Path]:
@@ -129,7 +129,7 @@ def _gru(tensors: Tensors, where: str) -> nn.GRU:
 def _statistics(
     folder: Path, critics: list[Tensors], teams: int
 ) -> tuple[list[Path], Statistics | None]:
-    """Return the normalisers' files and statistics: PopArt in the critic, or files of ValueNorm."""
+    """Return files and statistics of the normalisers: PopArt in the critic, or ValueNorm files."""
     popart = ("v_out.mean", "v_out.mean_sq", "v_out.debiasing_term")
     if critics and all(name in tensors for tensors in critics for name in popart):
         parts = [debiased(*(tensors[name] for name in popart)) for tensors in critics]
@@ -142,7 +142,7 @@ def _statistics(
 
 
 def _normaliser_files(folder: Path, teams: int) -> list[Path]:
-    """Return the normaliser of a shared run, or all of a separated one, however it is spelled."""
+    """Return the normaliser of a shared run, or all of a separated run, in either spelling."""
     for stem in ("vnorm", "vnrom"):
         numbered = [folder / f"{stem}_agent{i}.pt" for i in range(teams)]
         for files in ([folder / f"{stem}.pt"], numbered):

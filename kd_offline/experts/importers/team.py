@@ -20,7 +20,7 @@ from kd_offline.types import PolicyOutput, SeedArray, View
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One network, the agents that it serves, and what it is fed."""
+    """One network, the agents that it serves, and its inputs."""
 
     network: Network
     agents: tuple[int, ...]
@@ -35,7 +35,7 @@ class Statistics(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What a team remembers."""
+    """Hidden states and observation frames of a team between steps."""
 
     actors: list[Tensor]  # [layers, B * n, H] each
     critics: list[Tensor]
@@ -46,9 +46,9 @@ class Memory(NamedTuple):
 class NetworkTeam:
     """Actors, and critics where the checkpoint has them, as a team policy.
 
-    ``statistics`` turn the critics' outputs into raw reward units. The ``mixer`` does not act; it
-    reads the state, or where ``mixer_reads`` says so the padded observations of all agents. Where
-    the team ``sums``, its value is the sum of the agents' instead.
+    ``statistics`` convert the critics' outputs to raw reward units. The ``mixer`` does not act; it
+    reads the state, or with ``mixer_reads`` the padded observations of all agents. Where the team
+    ``sums``, its value is the sum of the agents' values instead.
     """
 
     spec: EnvironmentSpec
@@ -61,7 +61,7 @@ class NetworkTeam:
     sums: bool = False
 
     def start(self, seeds: SeedArray) -> Memory:
-        """Return the memory of fresh episodes."""
+        """Return the memory at the start of episodes."""
         b, spec = len(seeds), self.spec
         return Memory(
             [m.network.start(b * len(m.agents)) for m in self.actors],
@@ -81,21 +81,21 @@ class NetworkTeam:
             value = raw[..., 0]
             if self.statistics is not None:
                 value = value * self.statistics.deviation + self.statistics.mean
-        after = Memory(actors, critics, seen[: self.recipe.frames - 1])
-        worth = self._worth(view, out)
+        next_memory = Memory(actors, critics, seen[: self.recipe.frames - 1])
+        worth = self._team_value(view, out)
         if worth is not None:
-            return worth.output(out.numpy(), embedding.numpy()), after
+            return worth.output(out.numpy(), embedding.numpy()), next_memory
         return PolicyOutput(
             logits=out.numpy(),
             embedding=embedding.numpy(),
             value=None if value is None else value.numpy(),
             q_values=out.numpy() if self.recipe.output == "q_values" else None,
-        ), after
+        ), next_memory
 
-    def _worth(self, view: View, q: Tensor) -> TeamValue | None:
-        """Return the agents' values as the team's, where it is known how they are mixed.
+    def _team_value(self, view: View, q: Tensor) -> TeamValue | None:
+        """Return the agents' values and the team's value, where their mixing is known.
 
-        These libraries also mix the values of agents that are dead, whose legal action it is to do
+        These libraries also mix the values of dead agents, whose only legal action is to do
         nothing.
         """
         mixer = SumMixer() if self.sums else self.mixer
@@ -113,32 +113,32 @@ class NetworkTeam:
         memory: Sequence[Tensor],
         alive: Tensor | None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Run every network for its agents: outputs and embeddings [B, N, ...], zero-padded."""
+        """Return outputs and embeddings [B, N, ...] of all agents, zero-padded."""
         b, n = view.obs.shape[:2]
         outs: list[list[Tensor]] = [[], []]
-        after = []
+        next_memory = []
         for member, before in zip(members, memory, strict=True):
             x = self._fed(member, view, seen)
             if alive is not None:
                 before = before * alive[:, list(member.agents)].reshape(1, -1, 1)
             out, embedding, state = member.network(x.reshape(b * x.shape[1], -1), before)
-            for kept, values in zip(outs, (out, embedding), strict=True):
-                kept.append(values.view(b, len(member.agents), -1))
-            after.append(state)
+            for target, values in zip(outs, (out, embedding), strict=True):
+                target.append(values.view(b, len(member.agents), -1))
+            next_memory.append(state)
         order = [m.agents for m in members]
-        return _placed(outs[0], order, (b, n)), _placed(outs[1], order, (b, n)), after
+        return _placed(outs[0], order, (b, n)), _placed(outs[1], order, (b, n)), next_memory
 
     def _fed(self, member: Member, view: View, seen: Tensor) -> Tensor:
         frames = seen if self.recipe.frame_order == "newest_first" else seen.flip(0)
-        mine = frames[:, :, list(member.agents), : member.parts.obs_width]
-        obs = mine.permute(1, 2, 0, 3).flatten(-2)
+        own_frames = frames[:, :, list(member.agents), : member.parts.obs_width]
+        obs = own_frames.permute(1, 2, 0, 3).flatten(-2)
         return assemble(member.parts.names, view, member.agents, obs, self.spec)
 
 
 def _placed(
     parts: Sequence[Tensor], agents: Sequence[tuple[int, ...]], shape: tuple[int, int]
 ) -> Tensor:
-    whole = torch.zeros(*shape, max(p.shape[-1] for p in parts))
-    for part, mine in zip(parts, agents, strict=True):
-        whole[:, list(mine), : part.shape[-1]] = part
-    return whole
+    padded = torch.zeros(*shape, max(p.shape[-1] for p in parts))
+    for values, agent_indices in zip(parts, agents, strict=True):
+        padded[:, list(agent_indices), : values.shape[-1]] = values
+    return padded

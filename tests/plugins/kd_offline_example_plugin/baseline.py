@@ -123,10 +123,10 @@ class Learner:
         """Return who plays the batch."""
         return self.team.policy(with_value=False)
 
-    def learn(self, played, moment):
+    def learn(self, trajectories, moment):
         """Take one step of each optimiser."""
-        steps = {name: torch.from_numpy(values) for name, values in played.steps.items()}
-        valid = torch.from_numpy(played.valid)
+        steps = {name: torch.from_numpy(values) for name, values in trajectories.steps.items()}
+        valid = torch.from_numpy(trajectories.valid)
         reward = steps["reward"].mean(-1) * valid
         returns, after = torch.zeros_like(reward), torch.zeros(reward.shape[1])
         for t in reversed(range(len(reward))):

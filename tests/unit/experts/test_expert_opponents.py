@@ -7,7 +7,7 @@ from kd_offline import environments
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
 from kd_offline.experts import checkpoint
 from kd_offline.experts.card import ExpertCard
-from kd_offline.experts.expert import TrainedExpert, joined
+from kd_offline.experts.expert import TrainedExpert, combine
 from kd_offline.experts.load import load
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.types import PolicyOutput
@@ -101,4 +101,6 @@ def test_an_expert_that_names_itself_as_its_opponents_ends(tmp_path, world):
 def test_values_and_logits_do_not_mix():
     logits = np.zeros((1, 2, 3), np.float32)
     with pytest.raises(MismatchError, match="one team"):
-        joined(PolicyOutput(logits, q_values=logits), PolicyOutput(logits), np.array([True, False]))
+        combine(
+            PolicyOutput(logits, q_values=logits), PolicyOutput(logits), np.array([True, False])
+        )
