@@ -92,8 +92,8 @@ def load_team(run: str | Path, export: str | Path | None) -> Team:
     if export is None:
         agents = contracts(compact(teams[0]), teams[0].card.environment)
         return Team(folder, manifest, teams[0], agents)
-    said = read_manifest(export)
-    check_origin(said, export, manifest)
-    student = next(team for team in teams if team.seed == said.seed)
-    require_same(said, student, Path(export))
-    return Team(folder, manifest, student, said.agents, Path(export), said)
+    export_manifest = read_manifest(export)
+    check_origin(export_manifest, export, manifest)
+    student = next(team for team in teams if team.seed == export_manifest.seed)
+    require_same(export_manifest, student, Path(export))
+    return Team(folder, manifest, student, export_manifest.agents, Path(export), export_manifest)

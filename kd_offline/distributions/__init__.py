@@ -1,8 +1,8 @@
-"""What an action is: distributions over the actions of agents, in play and in learning.
+"""Distributions over the actions of agents, in play and in learning.
 
-Every environment's actions are categorical so far. Another kind of action is a pair of classes,
-:class:`~kd_offline.distributions.base.Played` and :class:`~kd_offline.distributions.base.Learned`,
-and its choice in the two functions here.
+The actions of all environments are categorical so far. Another kind of action needs a pair of
+classes, :class:`~kd_offline.distributions.base.Played` and
+:class:`~kd_offline.distributions.base.Learned`, and its selection in the two functions here.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def played(spec: EnvironmentSpec) -> type[Played]:
-    """Return what the actions of an environment are in play, in NumPy."""
+    """Return the class of an environment's action distributions in NumPy."""
     from kd_offline.distributions.categorical import Categorical
 
     return Categorical
 
 
 def learned(spec: EnvironmentSpec) -> type[Learned]:
-    """Return what the actions of an environment are where something is learned, in PyTorch."""
+    """Return the class of an environment's action distributions in PyTorch."""
     from kd_offline.distributions.categorical_tensors import CategoricalTensors
 
     return CategoricalTensors

@@ -1,13 +1,12 @@
-"""What an action is: a distribution over the actions of every agent.
+"""Distributions over the actions of every agent.
 
-A policy states parameters, [..., P] of every agent: of categorical actions their logits. All that
-is made of them goes through the classes here: drawing an action, its probability, the divergence of
-two policies. In play and in recording they are NumPy arrays (:class:`Played`), where something is
-learned PyTorch tensors (:class:`Learned`); :mod:`kd_offline.distributions` says which class an
-environment's actions have.
+A policy's parameters are [..., P] for every agent: the logits of categorical actions. Drawing an
+action, its probability and the divergence of two policies are computed by the classes here. Play
+and recording use NumPy arrays (:class:`Played`), learning uses PyTorch tensors (:class:`Learned`);
+:mod:`kd_offline.distributions` selects the class for an environment's actions.
 
-Shapes: ``[...]`` is one entry for each agent, mostly [B, N] or [S, N]; ``[..., *D]`` its action,
-which is a single number where actions are categorical.
+Shapes: ``[...]`` has one entry for each agent, usually [B, N] or [S, N]; ``[..., *D]`` is its
+action, which is a single number for categorical actions.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Distribution(ABC, Generic[Values]):
 
     @abstractmethod
     def mode(self) -> Values:
-        """Return the most probable legal action, [..., *D]; of several the first."""
+        """Return the most probable legal action, [..., *D]; the first of equally probable ones."""
 
     @abstractmethod
     def sample(self, numbers: Values) -> Values:
@@ -66,9 +65,9 @@ class Distribution(ABC, Generic[Values]):
     @staticmethod
     @abstractmethod
     def has_choice(available: Values) -> Values:
-        """Return where an agent can do more than one thing, bool [...] of bool [..., A].
+        """Return where an agent has several possible actions, bool [...] from bool [..., A].
 
-        Only these decisions count in figures of agreement.
+        Only these decisions count for agreement.
         """
 
     @abstractmethod
@@ -77,7 +76,7 @@ class Distribution(ABC, Generic[Values]):
 
 
 class Played(Distribution[Array]):
-    """Distributions in play and in recording, as NumPy arrays."""
+    """Distributions in play and recording, as NumPy arrays."""
 
     numbers: ClassVar[tuple[int, ...]]
     """How many uniform numbers choose an agent's action: the shape *D."""
@@ -85,7 +84,7 @@ class Played(Distribution[Array]):
     @staticmethod
     @abstractmethod
     def width(spec: EnvironmentSpec) -> int:
-        """Return how many parameters a policy states for every agent, padding included: P."""
+        """Return the number of parameters for every agent, padding included: P."""
 
     @staticmethod
     @abstractmethod
@@ -95,7 +94,7 @@ class Played(Distribution[Array]):
     @classmethod
     @abstractmethod
     def even(cls, available: BoolArray) -> Self:
-        """Return the uniform distribution over what is legal: random play, behaviour noise."""
+        """Return the uniform distribution over legal actions, used for random play and noise."""
 
     @abstractmethod
     def mixture_probability(self, actions: Array, share: FloatArray) -> FloatArray:
@@ -108,23 +107,23 @@ class Played(Distribution[Array]):
     def counts(self, actions: Array, acting: BoolArray) -> IntArray:
         """Return how often each agent took each action, [N, A], where ``acting``, bool [B, N].
 
-        Of actions that are not a few to be counted: [N, 0].
+        For actions that cannot be counted: [N, 0].
         """
 
     @abstractmethod
     def near_mode(self, actions: Array, tolerance: float) -> BoolArray:
-        """Return where ``actions`` are as good as the mode within rounding, bool [...].
+        """Return where ``actions`` equal the mode up to rounding, bool [...].
 
-        ``tolerance``: by how much a parameter may be off, relative to it where it is above 1.
+        ``tolerance``: possible error of a parameter, relative to it where it is above 1.
         """
 
 
 class Learned(Distribution["Tensor"]):
-    """Distributions that are learned from or learn, as PyTorch tensors."""
+    """Distributions in learning, as PyTorch tensors."""
 
     @abstractmethod
     def at(self, temperature: float) -> Self:
-        """Return the distribution at a temperature: the higher, the more even."""
+        """Return the distribution at a temperature; a higher temperature is closer to uniform."""
 
     @abstractmethod
     def cross_entropy(self, other: Self) -> Tensor:
@@ -135,17 +134,17 @@ class Learned(Distribution["Tensor"]):
 
     @abstractmethod
     def kept(self) -> Tensor:
-        """Return all that :meth:`restored` needs beside what is legal: [..., K]."""
+        """Return the tensor from which :meth:`restored` gives the distribution: [..., K]."""
 
     @classmethod
     @abstractmethod
     def restored(cls, kept: Tensor, available: Tensor) -> Self:
-        """Return the distribution whose :meth:`kept` is given."""
+        """Return the distribution from its :meth:`kept` tensor and the legal actions."""
 
     @staticmethod
     @abstractmethod
     def recorded_actions(actions: Array) -> Tensor:
-        """Return the array ``steps/actions`` as :meth:`log_prob` takes it."""
+        """Return the array ``steps/actions`` in the form that :meth:`log_prob` takes."""
 
 
 def either(chosen: BoolArray, these: npt.ArrayLike, others: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Categorical actions in play: one of a few legal actions, by logits."""
+"""Categorical action distributions in NumPy, from logits over legal actions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Categorical(Played):
 
     @staticmethod
     def certain(actions: IntArray, available: BoolArray) -> Float32Array:
-        """Return logits that are far above all others at ``actions`` [...]: [..., A]."""
+        """Return logits that put all probability on ``actions`` [...]: [..., A]."""
         logits = np.zeros(available.shape, np.float32)
         logits[actions[..., None] != np.arange(available.shape[-1])] = _NEVER
         return logits
@@ -90,11 +90,11 @@ class Categorical(Played):
 
     def counts(self, actions: IntArray, acting: BoolArray) -> IntArray:
         """Return how often each agent took each action, [N, A], where ``acting``, bool [B, N]."""
-        taken = actions[..., None] == np.arange(self.available.shape[-1])
-        return np.asarray((taken & acting[..., None]).sum(axis=0))
+        is_taken = actions[..., None] == np.arange(self.available.shape[-1])
+        return np.asarray((is_taken & acting[..., None]).sum(axis=0))
 
     def near_mode(self, actions: IntArray, tolerance: float) -> BoolArray:
-        """Return where a logit is within rounding of that of the greedy action, bool [...]."""
+        """Return where a logit equals that of the greedy action up to rounding, bool [...]."""
         taken, best = (
             np.take_along_axis(self.parameters, a[..., None], -1)[..., 0]
             for a in (actions, self.mode())
@@ -122,8 +122,8 @@ class Categorical(Played):
 
     @cached_property
     def _below_top(self) -> npt.NDArray[np.float64]:
-        top = self._legal.max(axis=-1, keepdims=True)
-        return np.asarray(self._legal - np.where(np.isfinite(top), top, 0.0))
+        largest = self._legal.max(axis=-1, keepdims=True)
+        return np.asarray(self._legal - np.where(np.isfinite(largest), largest, 0.0))
 
 
 def epsilon_greedy(q_values: FloatArray, available: BoolArray, epsilon: float) -> Float32Array:

@@ -1,8 +1,8 @@
-"""Categorical actions where something is learned: KL, cross entropy and entropy, with gradients.
+"""Categorical action distributions in PyTorch: KL, cross entropy and entropy, with gradients.
 
-A handful of actions is too short a row for vector instructions. Where the action axis is outermost
-in memory, as students and batches of targets have it, a softmax is several times quicker; sums are
-taken in the order in which the parameters lie.
+Rows of a few actions are too short for vector instructions. If the action axis is outermost in
+memory, as in students and target batches, a softmax is several times faster. Sums are taken in the
+memory order of the parameters.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _ILLEGAL = -1e9  # finite: -inf would give NaN gradients through log-softmax
 class CategoricalTensors(Learned):
     """One of ``A`` actions for each agent; ``parameters`` are raw logits [..., A].
 
-    No illegal action ever contributes, to a value or to a gradient.
+    Illegal actions contribute neither to values nor to gradients.
     """
 
     @classmethod
     def restored(cls, kept: Tensor, available: Tensor) -> Self:
         """Return the distribution of log probabilities, [..., A]."""
-        made = cls(kept, available)
-        made.log_probabilities = kept
-        return made
+        distribution = cls(kept, available)
+        distribution.log_probabilities = kept
+        return distribution
 
     def kept(self) -> Tensor:
         """Return the log probabilities, [..., A]."""

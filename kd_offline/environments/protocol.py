@@ -1,4 +1,4 @@
-"""The one batched environment protocol that everything steps."""
+"""The protocol of a batched environment."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from kd_offline.types import BoolArray, IntArray, Outcome, SeedArray, View
 class BatchedEnvironment(Protocol):
     """``B`` environments stepped at once; a single one is ``B = 1``.
 
-    An episode depends on its own seed and actions alone, never on ``B`` or on its slot. Nothing
-    resets by itself: the observation after the last transition is always seen. A finished slot
+    An episode depends on its own seed and actions alone, never on ``B`` or on its slot. There is no
+    automatic reset: the observation after the last transition is always returned. A finished slot
     ignores its actions, repeats its last view and end flags, and pays zero reward until it is
-    reset. Returned arrays are fresh or never written again by the environment.
+    reset. Returned arrays are new or never written again by the environment.
 
-    An agent is ``alive`` in a view where it acts, and then has a legal action. One that waits for
-    its turn is not alive, sees what there is to see and has no legal action; one that is gone sees
-    zeros. While an episode runs, some agent is alive in every view.
+    An agent is ``alive`` in a view where it acts, and then has a legal action. An agent that waits
+    for its turn is not alive; it has its observation and no legal action. An agent that is gone has
+    zeros. While an episode runs, at least one agent is alive in every view.
     """
 
     @property

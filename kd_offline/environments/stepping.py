@@ -1,7 +1,7 @@
-"""Reset and step an environment, and check what it gives before anything is made of it.
+"""Reset and step an environment, and check the values that it returns.
 
-A value that is not finite is told here, at its first appearance and with the environment's name: a
-step later it is a network's output, and the network looks like the culprit.
+A value that is not finite is reported here, where it first appears, with the environment's name.
+One step later it would appear as a network's output, and the network would seem to be at fault.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def reset(environment: BatchedEnvironment, seeds: SeedArray) -> View:
 def step(
     environment: BatchedEnvironment, actions: IntArray, seeds: SeedArray, number: int
 ) -> Outcome:
-    """Return what ``actions``, int [B, N], bring in step ``number``; raises as :func:`reset`."""
+    """Return the outcome of ``actions``, int [B, N], in step ``number``; raises as ``reset``."""
     with _border(environment, "step", number):
         outcome = environment.step(actions)
     spec, when = environment.spec, f"step {number}"

@@ -119,8 +119,12 @@ def _play(
     for step in Play(environment, policy, seeds).steps(behaviour):
         acting = step.view.alive & step.running[:, None]
         if other is not None:
-            said = other.act(step.view, step.running).logits
-            tally.compare(step.policy, type(step.policy)(said, step.view.available_actions), acting)
+            reference_logits = other.act(step.view, step.running).logits
+            tally.compare(
+                step.policy,
+                type(step.policy)(reference_logits, step.view.available_actions),
+                acting,
+            )
         tally.add(step, acting)
     return tally.rollout(seeds)
 
@@ -170,19 +174,19 @@ class _Tally:
         self.counts.append(step.policy.counts(step.choice.actions, acting))
 
     def compare(self, policy: Played, reference: Played, acting: BoolArray) -> None:
-        found = self.agreement
-        if found is None:
+        agreement = self.agreement
+        if agreement is None:
             return
         deciding = acting & policy.has_choice(policy.available)
-        same = policy.agrees(reference)
-        found.equal[:] += same & deciding
-        found.decisions[:] += deciding
-        for side in range(found.joint.shape[1]):
-            mine = self.side_of == side
-            anybody = deciding[:, mine].any(axis=1)
-            found.joint[:, side] += (same | ~deciding)[:, mine].all(axis=1) & anybody
-            found.moments[:, side] += anybody
-        found.kl[:] += np.where(deciding, reference.kl(policy), 0.0)
+        agrees = policy.agrees(reference)
+        agreement.equal[:] += agrees & deciding
+        agreement.decisions[:] += deciding
+        for side in range(agreement.joint.shape[1]):
+            members = self.side_of == side
+            anybody = deciding[:, members].any(axis=1)
+            agreement.joint[:, side] += (agrees | ~deciding)[:, members].all(axis=1) & anybody
+            agreement.moments[:, side] += anybody
+        agreement.kl[:] += np.where(deciding, reference.kl(policy), 0.0)
 
     def rollout(self, seeds: SeedArray) -> Rollout:
         counts = np.stack(self.counts, axis=1)

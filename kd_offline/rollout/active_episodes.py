@@ -1,10 +1,10 @@
 """Run the policy only on episodes of a batch that are still active.
 
-Battles of one batch end at very different steps. The rows of a network's batch do not depend on
-each other, so those of finished episodes can be left out: when no more than half of the rows are
-still wanted, the memory is cut down to them. As always where a batch has another size, matrix
-products may round differently in the last bit. With MKL on AVX-512 only those of fewer than a dozen
-rows or with a single output, such as a critic's value, do; the last 16 rows stay together.
+Battles of one batch end at very different steps. Rows of a network's batch are independent, so
+those of finished episodes can be left out. Once at most half of the rows are active, the memory is
+reduced to them. Matrix products of another batch size may round differently in the last bit. With
+MKL on AVX-512 that happens only for fewer than a dozen rows, or for a single output such as a
+critic's value; at least 16 rows are therefore kept.
 """
 
 from __future__ import annotations
@@ -30,19 +30,16 @@ FEWEST = 16
 
 @runtime_checkable
 class Selective(Protocol):
-    """A policy whose memory can be cut down to some episodes; others are asked about all."""
+    """A policy whose memory can be reduced to some episodes; other policies run on all."""
 
     def keep(self, memory: Any, episodes: IntArray) -> Any:
-        """Return the memory of ``episodes``, indices into the batch that ``memory`` is of.
-
-        None: it cannot be cut down.
-        """
+        """Return the memory of ``episodes``, indices into the batch; None if impossible."""
         ...
 
 
 @dataclass(slots=True)
 class ActiveEpisodePolicy:
-    """A policy in the middle of a batch of ``B`` episodes: its memory, and of which rows."""
+    """A policy during a batch of ``B`` episodes: its memory, and the rows that it holds."""
 
     policy: TeamPolicy
     memory: Any
@@ -54,33 +51,33 @@ class ActiveEpisodePolicy:
         """Return the policy at the start of the episodes of ``seeds``."""
         return cls(policy, policy.start(seeds), len(seeds))
 
-    def act(self, view: View, wanted: BoolArray) -> PolicyOutput:
-        """Return what the policy says of ``view`` where ``wanted``: bool [B].
+    def act(self, view: View, active: BoolArray) -> PolicyOutput:
+        """Return the policy's outputs for ``view`` where ``active``: bool [B].
 
-        Elsewhere it is what the policy happens to say, or zero. An episode that was not wanted
-        must not be wanted again.
+        Elsewhere the outputs are arbitrary. An episode that was not active must not be active
+        again.
         """
-        self._narrow(wanted)
+        self._narrow(active)
         if self.rows is None:
             output, self.memory = self.policy.act(view, self.memory)
             return output
         output, self.memory = self.policy.act(select(view, self.rows), self.memory)
         return _spread(output, self.rows, self.batch)
 
-    def _narrow(self, wanted: BoolArray) -> None:
+    def _narrow(self, active: BoolArray) -> None:
         if not isinstance(self.policy, Selective):
             return
-        known = np.arange(self.batch) if self.rows is None else self.rows
-        mine = np.flatnonzero(wanted[known])
-        fewest = max(FEWEST, len(mine))
-        if 2 * fewest > len(known):
+        current_rows = np.arange(self.batch) if self.rows is None else self.rows
+        active_positions = np.flatnonzero(active[current_rows])
+        size = max(FEWEST, len(active_positions))
+        if 2 * size > len(current_rows):
             return
-        # Filled up with episodes that are over.
-        others = np.flatnonzero(~wanted[known])[: fewest - len(mine)]
-        kept = np.sort(np.concatenate([mine, others]))
-        memory = self.policy.keep(self.memory, kept)
+        # Finished episodes fill up the smallest size.
+        finished_positions = np.flatnonzero(~active[current_rows])[: size - len(active_positions)]
+        selected = np.sort(np.concatenate([active_positions, finished_positions]))
+        memory = self.policy.keep(self.memory, selected)
         if memory is not None:
-            self.memory, self.rows = memory, known[kept]
+            self.memory, self.rows = memory, current_rows[selected]
 
 
 def select(view: View, rows: IntArray) -> View:
@@ -92,21 +89,23 @@ def select(view: View, rows: IntArray) -> View:
 
 
 def _spread(output: PolicyOutput, rows: IntArray, batch: int) -> PolicyOutput:
-    """Return what is said of ``rows`` as of the whole batch, zero elsewhere."""
+    """Return outputs of ``rows`` as outputs of the whole batch, zero elsewhere."""
 
-    def whole(part: Array) -> Array:
-        out = np.zeros((batch, *part.shape[1:]), part.dtype)
-        out[rows] = part
-        return out
+    def spread(rows_values: Array) -> Array:
+        result = np.zeros((batch, *rows_values.shape[1:]), rows_values.dtype)
+        result[rows] = rows_values
+        return result
 
     mix = output.mix
 
     def mixed(actions: IntArray) -> tuple[Float32Array, Float32Array]:
         assert mix is not None  # noqa: S101 - only handed on where there is one
         value, credit = mix(actions[rows])
-        return whole(value), whole(credit)
+        return spread(value), spread(credit)
 
     names = ("logits", "embedding", "value", "q_values", "q_tot_max")
-    said = {name: getattr(output, name) for name in names}
-    parts = {name: whole(part) for name, part in said.items() if part is not None}
+    values = {name: getattr(output, name) for name in names}
+    parts = {
+        name: spread(rows_values) for name, rows_values in values.items() if rows_values is not None
+    }
     return replace(output, **parts, mix=None if mix is None else mixed)

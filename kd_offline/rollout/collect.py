@@ -21,7 +21,7 @@ from kd_offline.types import Array, BoolArray, Int8Array, IntArray, SeedArray, T
 class Trajectories:
     """``B`` whole episodes; entries after an episode's end are repeated views and zero rewards.
 
-    What a policy says after an episode's end means nothing: not all policies are still asked.
+    Outputs of the policy after an episode's end are arbitrary, as not every policy still runs then.
 
     ``steps`` maps a name to [T, B, ...], ``final`` to the state after the last transition [B, ...].
     """
@@ -38,10 +38,16 @@ class Trajectories:
         return np.arange(steps)[:, None] < self.length
 
     def view(self, step: int) -> View:
-        """Return what the teams saw at ``step``."""
-        now = {name: values[step] for name, values in self.steps.items()}
-        last = self.steps["actions"][step - 1] if step else None
-        return View(now["obs"], now["state"], now["available_actions"], now["alive"], last)
+        """Return the view at ``step``."""
+        arrays = {name: values[step] for name, values in self.steps.items()}
+        last_actions = self.steps["actions"][step - 1] if step else None
+        return View(
+            arrays["obs"],
+            arrays["state"],
+            arrays["available_actions"],
+            arrays["alive"],
+            last_actions,
+        )
 
 
 def collect(
@@ -52,10 +58,10 @@ def collect(
     casts: Mapping[str, Callable[[Array], Array]] | None = None,
     without: Collection[str] = (),
 ) -> Trajectories:
-    """Play one episode for every seed and keep every step.
+    """Return one episode for every seed, with every step stored.
 
-    ``casts`` maps names of step arrays to what turns them into the form that is kept; arrays named
-    in ``without`` are not kept at all.
+    ``casts`` maps names of step arrays to functions that convert them before they are stored;
+    arrays named in ``without`` are not stored.
 
     Raises
     ------
@@ -70,23 +76,23 @@ def collect(
     shapes: dict[str, tuple[int, ...]] | None = None
     length = np.zeros(len(seeds), np.int64)
     won = np.full(len(seeds), -1, np.int8)
-    value, best = None, None
+    value, q_tot_max = None, None
     for step in play.steps(behaviour):
         value = _latest(value, step.output.value, step.seen)
-        best = _latest(best, step.output.q_tot_max, step.seen)
-        made = _arrays(step)
-        shapes = _same_shapes(shapes, made, step.number)
-        for name, values in made.items():
+        q_tot_max = _latest(q_tot_max, step.output.q_tot_max, step.seen)
+        arrays = _arrays(step)
+        shapes = _same_shapes(shapes, arrays, step.number)
+        for name, values in arrays.items():
             if name not in without:
-                kept = casts[name](values) if casts and name in casts else values
-                rows.setdefault(name, []).append(kept)
+                stored = casts[name](values) if casts and name in casts else values
+                rows.setdefault(name, []).append(stored)
         length += step.running
         won[step.running] = step.outcome.won[step.running]
-    # Stored episode by episode, shown step by step: what is written to disk needs no other copy.
+    # Memory order is episode by episode, so that writing to disk needs no further copy.
     steps = {name: np.stack(values, axis=1).swapaxes(0, 1) for name, values in rows.items()}
-    over = length == len(next(iter(steps.values())))
-    output = play.ask(over)
-    ends = (_latest(value, output.value, over), _latest(best, output.q_tot_max, over))
+    ended = length == len(next(iter(steps.values())))
+    output = play.policy_output(ended)
+    ends = (_latest(value, output.value, ended), _latest(q_tot_max, output.q_tot_max, ended))
     final = _final(play.view, *ends)
     return Trajectories(steps, {k: v for k, v in final.items() if k not in without}, length, won)
 
@@ -97,17 +103,19 @@ def collect_sampled(
     seeds: SeedArray,
     without: Collection[str] = (),
 ) -> Trajectories:
-    """Play one episode of sampled actions for every seed, as many at once as can be.
+    """Return one episode of sampled actions for every seed, in the largest possible batches.
 
     Raises as :func:`collect`.
     """
     size = largest_batch(environment, len(seeds))
     parts = [seeds[start : start + size] for start in range(0, len(seeds), size)]
-    return joined([collect(environment, policy, s, sampled(s), without=without) for s in parts])
+    return concatenate(
+        [collect(environment, policy, s, sampled(s), without=without) for s in parts]
+    )
 
 
-def joined(parts: Sequence[Trajectories]) -> Trajectories:
-    """Return the episodes of all ``parts``; shorter ones are filled up with zeros."""
+def concatenate(parts: Sequence[Trajectories]) -> Trajectories:
+    """Return the episodes of all ``parts``; shorter ones are zero-padded."""
     if len(parts) == 1:
         return parts[0]
     longest = max(len(next(iter(part.steps.values()))) for part in parts)
@@ -115,20 +123,20 @@ def joined(parts: Sequence[Trajectories]) -> Trajectories:
     def padded(values: Array) -> Array:
         return np.pad(values, ((0, longest - len(values)), *((0, 0),) * (values.ndim - 1)))
 
-    def side_by_side(kept: Sequence[Mapping[str, Array]], axis: int) -> dict[str, Array]:
-        return {name: np.concatenate([x[name] for x in kept], axis) for name in kept[0]}
+    def concatenated(mappings: Sequence[Mapping[str, Array]], axis: int) -> dict[str, Array]:
+        return {name: np.concatenate([x[name] for x in mappings], axis) for name in mappings[0]}
 
     steps = [{name: padded(values) for name, values in part.steps.items()} for part in parts]
     return Trajectories(
-        steps=side_by_side(steps, 1),
-        final=side_by_side([part.final for part in parts], 0),
+        steps=concatenated(steps, 1),
+        final=concatenated([part.final for part in parts], 0),
         length=np.concatenate([part.length for part in parts]),
         won=np.concatenate([part.won for part in parts]),
     )
 
 
 def _arrays(step: Step) -> dict[str, Array]:
-    """Return what is known of one step, by name; what the policy does not give is left out."""
+    """Return the arrays of one step by name; outputs that the policy does not give are absent."""
     view, output, choice, outcome = step.view, step.output, step.choice, step.outcome
     q_tot, credit = (None, None) if output.mix is None else output.mix(choice.actions)
     values: dict[str, Array | None] = {
@@ -154,34 +162,36 @@ def _arrays(step: Step) -> dict[str, Array]:
 
 
 def _same_shapes(
-    before: dict[str, tuple[int, ...]] | None, made: Mapping[str, Array], step: int
+    former_shapes: dict[str, tuple[int, ...]] | None, arrays: Mapping[str, Array], step: int
 ) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a step's arrays, which must be those of the step before."""
-    now = {name: values.shape for name, values in made.items()}
-    if before is not None and now != before:
-        odd = sorted(k for k in now.keys() | before.keys() if now.get(k) != before.get(k))
+    """Return the shapes of a step's arrays; raise if they differ from those of the step before."""
+    shapes = {name: values.shape for name, values in arrays.items()}
+    if former_shapes is not None and shapes != former_shapes:
+        changed = sorted(
+            k for k in shapes.keys() | former_shapes.keys() if shapes.get(k) != former_shapes.get(k)
+        )
         msg = (
-            f"the policy gives {', '.join(f'steps/{name}' for name in odd)} in step {step} "
+            f"the policy gives {', '.join(f'steps/{name}' for name in changed)} in step {step} "
             "otherwise than in the step before: give the same outputs of the same shapes in every "
             "step"
         )
         raise MismatchError(msg)
-    return now
+    return shapes
 
 
-def _latest(known: Array | None, said: Array | None, seen: BoolArray) -> Array | None:
-    """Return what a policy says of views, [B, ...], anew for the episodes that saw another view.
+def _latest(former: Array | None, current: Array | None, seen: BoolArray) -> Array | None:
+    """Return outputs, [B, ...], updated only for the episodes whose view is new.
 
-    An episode that ended before the others sees its last view again and again. A critic with a
-    memory would change its mind about it, and by how much would depend on the rest of the batch.
+    An episode that ended before others repeats its final view. A critic with a memory would give a
+    new value every time, which would depend on the other episodes of the batch.
     """
-    if known is None or said is None:
-        return said
-    return np.where(seen.reshape(-1, *[1] * (said.ndim - 1)), said, known)
+    if former is None or current is None:
+        return current
+    return np.where(seen.reshape(-1, *[1] * (current.ndim - 1)), current, former)
 
 
 def _final(view: View, value: Array | None, q_tot_max: Array | None) -> dict[str, Array]:
-    """Return the last view, with what the policy says of it where it says such a thing."""
+    """Return the final view, with the policy's values of it if it has any."""
     final: dict[str, Array | None] = {
         "obs": view.obs,
         "state": view.state,

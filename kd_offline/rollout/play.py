@@ -1,7 +1,7 @@
-"""The one rollout loop: episodes of a policy in an environment, step by step.
+"""The rollout loop: episodes of a policy in an environment, step by step.
 
-Recording and training keep every step (:mod:`kd_offline.rollout.collect`), evaluation keeps sums
-(:mod:`kd_offline.evaluation.rollout`). Both take their steps from here.
+Recording and training store every step (:mod:`kd_offline.rollout.collect`), evaluation stores sums
+(:mod:`kd_offline.evaluation.rollout`). Both use this loop.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kd_offline.types import (
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a behaviour does with one view."""
+    """The actions that a behaviour chooses for one view."""
 
     actions: Array  # [B, N], or [B, N, *D] where an action is several numbers
     logprob: Float32Array | None = None  # [B, N], under the true mixture of policy and noise
@@ -40,16 +40,16 @@ class Choice:
 
 
 Behaviour = Callable[[int, View, Played], Choice]
-"""Chooses the actions of a step from its number, its view and the policy's distribution."""
+"""A function that chooses actions from the step's number, its view and the policy."""
 
 
 def greedy(step: int, view: View, policy: Played) -> Choice:
-    """Take every agent's most probable legal action."""
+    """Return every agent's most probable legal action."""
     return Choice(policy.mode())
 
 
 def drawn(seeds: SeedArray) -> Behaviour:
-    """Return the behaviour that samples every agent's action at temperature 1."""
+    """Return a behaviour that samples every agent's action at temperature 1."""
 
     def choose(step: int, view: View, policy: Played) -> Choice:
         shape = (*view.alive.shape[1:], *policy.numbers)
@@ -59,20 +59,20 @@ def drawn(seeds: SeedArray) -> Behaviour:
 
 
 def sampled(seeds: SeedArray) -> Behaviour:
-    """Return the behaviour :func:`drawn` that also states log probabilities, 0 of the absent."""
+    """Return the behaviour :func:`drawn` with log probabilities; they are 0 for absent agents."""
     draw = drawn(seeds)
 
     def choose(step: int, view: View, policy: Played) -> Choice:
         actions = draw(step, view, policy).actions
-        taken = np.where(view.alive, policy.log_prob(actions), 0.0)
-        return Choice(actions, taken.astype(np.float32))
+        log_probs = np.where(view.alive, policy.log_prob(actions), 0.0)
+        return Choice(actions, log_probs.astype(np.float32))
 
     return choose
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a batch of episodes: what was seen, said and done, and what came of it."""
+    """One step of a batch of episodes: view, outputs, actions and outcome."""
 
     number: int
     view: View
@@ -80,14 +80,14 @@ class Step:
     policy: Played  # the distribution that ``output`` states
     choice: Choice
     outcome: Outcome
-    running: BoolArray  # [B], of episodes that were not over before the step
-    seen: BoolArray  # [B], of episodes whose view is a new one: running, or over since this view
+    running: BoolArray  # [B], True for episodes that had not ended before the step
+    seen: BoolArray  # [B], True for episodes whose view is new: running, or just ended
 
 
 class Play:
-    """Episodes of a batch, one for every seed (uint64 [B]), from their reset to the last end.
+    """The episodes of a batch, one for every seed (uint64 [B]), from reset to the last end.
 
-    ``view`` is what is seen now; behind the last step the last view of every episode.
+    ``view`` is the current view; after the last step it is the final view of every episode.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ class Play:
         spec, batch = self._environment.spec, len(self._seeds)
         running, seen = np.ones(batch, bool), np.ones(batch, bool)
         for number in range(spec.episode_limit):
-            view, output = self.view, self.ask(seen)
+            view, output = self.view, self.policy_output(seen)
             policy = self._actions(output.logits, view.available_actions)
             choice = behaviour(number, view, policy)
             outcome = stepping.step(self._environment, choice.actions, self._seeds, number)
             yield Step(number, view, output, policy, choice, outcome, running, seen)
-            # The last view of an episode counts as well: what follows it has a value.
+            # The final view of an episode is needed as well, for its value.
             seen, running = running, running & ~(outcome.terminated | outcome.truncated)
             self.view = replace(outcome.view, last_actions=choice.actions)
             if not running.any():
@@ -129,9 +129,9 @@ class Play:
         )
         raise MismatchError(msg)
 
-    def ask(self, wanted: BoolArray) -> PolicyOutput:
-        """Return what the policy says of the view; of no worth where not ``wanted``, bool [B]."""
-        output = self._policy.act(self.view, wanted)
+    def policy_output(self, active: BoolArray) -> PolicyOutput:
+        """Return the policy's outputs for the view; arbitrary where not ``active``, bool [B]."""
+        output = self._policy.act(self.view, active)
         spec = self._environment.spec
         shape = (*self.view.alive.shape, self._actions.width(spec))
         if output.logits.shape != shape:

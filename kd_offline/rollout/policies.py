@@ -1,4 +1,4 @@
-"""Policies that need no network: random play, and teams that are mixed of others."""
+"""Policies without networks of their own: random play, and mixtures of other teams."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from kd_offline.types import Array, PolicyOutput, SeedArray, TeamPolicy, View
 class RandomPolicy:
     """Uniform over the legal actions.
 
-    Its logits are equal, so it is uniform when sampled. With ``drawn`` it draws the action itself
-    and puts all weight on it: then it is uniform however actions are chosen, which a team needs
-    whose other members play greedily. ``actions`` says what an action is.
+    Its logits are equal, so that it is uniform when sampled. With ``drawn`` it draws the action
+    itself and puts all probability on it, so that it is uniform even in a team that acts greedily.
+    ``actions`` is the kind of distribution.
     """
 
     drawn: bool = False
     actions: type[Played] = Categorical
 
     def start(self, seeds: SeedArray) -> tuple[SeedArray, int]:
-        """Return the seeds and the step as memory."""
+        """Return seeds and step as memory."""
         return seeds, 0
 
     def act(
@@ -49,8 +49,8 @@ class RandomPolicy:
 class MixedTeam:
     """A team in which agent ``i`` acts by ``policies[owner[i]]``.
 
-    Every policy sees the same views and keeps its own memory, so a recurrent expert among students
-    remembers just what it would have remembered in its own team.
+    Every policy gets the same views and keeps its own memory, so a recurrent expert among students
+    has the same memory as in its own team.
     """
 
     policies: tuple[TeamPolicy, ...]
@@ -78,7 +78,7 @@ class MixedTeam:
     def act(self, view: View, memory: tuple[Any, ...]) -> tuple[PolicyOutput, tuple[Any, ...]]:
         """Return the logits of each agent's owner; embeddings and values are left out."""
         steps = [p.act(view, m) for p, m in zip(self.policies, memory, strict=True)]
-        every: Array = np.stack([output.logits for output, _ in steps])
-        chosen = every[list(self.owner), :, range(len(self.owner))]  # [N, B, A]
+        all_logits: Array = np.stack([output.logits for output, _ in steps])
+        chosen = all_logits[list(self.owner), :, range(len(self.owner))]  # [N, B, A]
         logits = np.ascontiguousarray(np.moveaxis(chosen, 0, 1))
         return PolicyOutput(logits), tuple(after for _, after in steps)

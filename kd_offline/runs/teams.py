@@ -30,14 +30,24 @@ def checked_students(run: RunFolder, manifest: RunManifest) -> StudentsFile:
         raise UsageError(msg, Remedy("finish it with", operation="distill", **paths, resume=True))
     students = read_students(run.students)
     card = students.card
-    made_of = (card.dataset, card.environment.id, card.environment.kwargs, card.mask, card.method)
-    says = (
+    card_facts = (
+        card.dataset,
+        card.environment.id,
+        card.environment.kwargs,
+        card.mask,
+        card.method,
+    )
+    manifest_facts = (
         *(manifest.dataset.id, manifest.environment, manifest.environment_kwargs),
         *(manifest.mask, manifest.method),
     )
-    held = {result.seed: result.digest for result in manifest.results}
-    same = (made_of, card.seeds, students.digests()) == (says, manifest.seeds, held)
-    if not same or card.environment.agents != tuple(s.agent for s in manifest.students):
+    stated_digests = {result.seed: result.digest for result in manifest.results}
+    matches = (card_facts, card.seeds, students.digests()) == (
+        manifest_facts,
+        manifest.seeds,
+        stated_digests,
+    )
+    if not matches or card.environment.agents != tuple(s.agent for s in manifest.students):
         msg = (
             f"the students in {str(run.path)!r} are not the ones that its run.json describes: the "
             "run was altered, so restore it or distil again"

@@ -1,6 +1,6 @@
-"""Loss terms by name: the one place that lists them; see :mod:`kd_offline.distillation.terms.base`.
+"""Registry of loss terms by name; see :mod:`kd_offline.distillation.terms.base`.
 
-Terms are computed, and their losses added up, in the order of this table; those of plug-ins follow.
+Terms are computed, and their losses summed, in the order of this table; plug-ins follow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The loss terms that take part in a distillation, called as one."""
+"""The loss terms of a distillation, called as one."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.user_code import calling
 
 ALWAYS = ("steps/obs", "steps/available_actions", "steps/alive")
-"""Arrays that every distillation needs."""
+"""Arrays that every distillation reads."""
 
-TAKEN = frozenset(
+RESERVED_NAMES = frozenset(
     ("loss", "gradient_norm", "resources", "budget_used", "agreement", "joint_agreement")
 ) | {"seed", "epoch", "split"}
-"""Names in metric rows that are no loss term's."""
+"""Names in metric rows that a loss term may not have."""
 
 Targets = Mapping[str, Mapping[str, Tensor]]  # of every term, by name
 
@@ -44,24 +44,24 @@ def term_type(name: str) -> type[LossTerm[Any]]:
     UnknownNameError, UsageError
         There is no such term, or several packages offer it.
     UserCodeError
-        What a plug-in offers is no loss term, or cannot be called so in recipes and metric rows.
+        The object of a plug-in is no loss term, or its name is not allowed in metric rows.
     """
-    found = TERMS.load(name)
-    fault = ""
-    if not (isinstance(found, type) and issubclass(found, LossTerm)):
-        fault = "it is no subclass of kd_offline.distillation.terms.base.LossTerm"
-    elif not re.fullmatch("[a-z][a-z0-9_]*", name) or name in TAKEN:
-        fault = "its name has to be of small letters, digits and _, and none of a metric's"
-    if fault:
-        msg = f"the loss term {name!r} of {TERMS.origin(name)} cannot be used: {fault}"
+    term = TERMS.load(name)
+    error = ""
+    if not (isinstance(term, type) and issubclass(term, LossTerm)):
+        error = "it is no subclass of kd_offline.distillation.terms.base.LossTerm"
+    elif not re.fullmatch("[a-z][a-z0-9_]*", name) or name in RESERVED_NAMES:
+        error = "its name has to be of small letters, digits and _, and none of a metric's"
+    if error:
+        msg = f"the loss term {name!r} of {TERMS.origin(name)} cannot be used: {error}"
         raise UserCodeError(msg)
-    return found
+    return term
 
 
 class ActiveTerms:
-    """The terms of a recipe, by name; :meth:`of` makes those that have a weight.
+    """The terms of a recipe, by name; :meth:`of` creates those with a weight.
 
-    ``packages``: where those come from that are not ours, for errors.
+    ``packages`` maps the terms of plug-ins to their packages, for error messages.
     """
 
     def __init__(
@@ -80,102 +80,104 @@ class ActiveTerms:
 
         ``recipe`` is complete, see :func:`kd_offline.distillation.recipe.completed`.
         """
-        made = cls(recipe, {})
+        active = cls(recipe, {})
         for name in (name for name in TERMS if recipe.weights.get(name)):
-            kind, origin = term_type(name), TERMS.origin(name)
+            term, origin = term_type(name), TERMS.origin(name)
             if not origin.ours:
-                made._packages[name] = str(origin)
-            with made._border(name, "__init__"):
-                settings = kind.settings_type.model_validate(recipe.terms.get(name, {}))
-                made.terms[name] = kind(settings, recipe)
-        return made
+                active._packages[name] = str(origin)
+            with active._user_code_boundary(name, "__init__"):
+                settings = term.settings_type.model_validate(recipe.terms.get(name, {}))
+                active.terms[name] = term(settings, recipe)
+        return active
 
     def only(self, name: str) -> ActiveTerms:
         """Return one of the terms alone."""
         return ActiveTerms(self.recipe, {name: self.terms[name]}, self._packages)
 
     def arrays(self, present: Collection[str]) -> list[str]:
-        """Return all that is read of a dataset with the arrays ``present``, but for its mask."""
+        """Return the arrays that the terms read, except masks, where a dataset has ``present``."""
         names = list(ALWAYS)
         for name, term in self.terms.items():
-            with self._border(name, "arrays"):
+            with self._user_code_boundary(name, "arrays"):
                 names += term.arrays(present)
         return list(dict.fromkeys(names))
 
     def missing(self, present: Collection[str]) -> list[str]:
-        """Return the arrays that a dataset lacks."""
+        """Return the arrays that the terms read and that are not in ``present``."""
         return [name for name in self.arrays(present) if name not in present]
 
     def fit(self, episodes: TrainingEpisodes) -> Fit:
-        """Return what collects the statistics of all terms."""
-        found = {}
+        """Return the accumulators of the statistics of all terms."""
+        accumulators = {}
         for name, term in self.terms.items():
-            with self._border(name, "fit"):
+            with self._user_code_boundary(name, "fit"):
                 accumulator = term.fit(episodes)
             if accumulator is not None:
-                found[name] = accumulator
-        return Fit(self, found)
+                accumulators[name] = accumulator
+        return Fit(self, accumulators)
 
     def targets(self, batch: TargetBatch) -> Targets:
         """Return the targets of every term, [B, T, ...] each."""
-        found: dict[str, dict[str, Tensor]] = {}
+        targets: dict[str, dict[str, Tensor]] = {}
         for name, term in self.terms.items():
-            with self._border(name, "targets"):
-                found[name] = term.targets(batch)
-                for key, tensor in found[name].items():
+            with self._user_code_boundary(name, "targets"):
+                targets[name] = term.targets(batch)
+                for key, tensor in targets[name].items():
                     if tensor.shape[:2] != batch.alive.shape[:2]:
                         msg = f"{key!r} has the shape {tuple(tensor.shape)}, not [B, T, ...]"
                         raise ValueError(msg)
-        return found
+        return targets
 
     def auxiliary_heads(
         self, widths: Sequence[int], spec: EnvironmentSpec, rng: np.random.Generator
     ) -> dict[str, nn.Module]:
-        """Return the auxiliary networks of the terms that have any."""
-        found = {}
-        # In this order their weights have always been drawn and their gradients clipped: another
-        # one changes results in the last bits.
+        """Return the auxiliary networks of the terms, by name; terms without one are absent."""
+        heads_by_term = {}
+        # Initial weights are drawn, and gradients clipped, in this order: another order changes
+        # results in the last bits.
         for name in sorted(self.terms, reverse=True):
-            with self._border(name, "auxiliary_heads"):
+            with self._user_code_boundary(name, "auxiliary_heads"):
                 heads = self.terms[name].auxiliary_heads(widths, spec, rng)
             if heads is not None:
-                found[name] = heads
-        return found
+                heads_by_term[name] = heads
+        return heads_by_term
 
     def losses(
         self, students: StudentBatch, targets: Targets, heads: Mapping[str, nn.Module]
     ) -> Iterator[tuple[str, dict[str, Elements]]]:
-        """Yield every term that has something to learn, and its losses by name."""
+        """Yield the name and the losses of every term that has a loss for this batch."""
         for name, term in self.terms.items():
-            with self._border(name, "loss"):
-                found = term.loss(students, targets.get(name, {}), heads.get(name))
-                if found is not None:
-                    named = {name: found} if isinstance(found, Elements) else dict(found)
-                    self._require_own(name, named)
-            if found is not None:
-                yield name, named
+            with self._user_code_boundary(name, "loss"):
+                loss = term.loss(students, targets.get(name, {}), heads.get(name))
+                if loss is not None:
+                    losses = {name: loss} if isinstance(loss, Elements) else dict(loss)
+                    self._require_own_names(name, losses)
+            if loss is not None:
+                yield name, losses
 
     def validation(
         self, students: StudentBatch, targets: Targets, counted: Tensor
     ) -> dict[str, Elements]:
-        """Return the further figures of all terms on held-out episodes."""
-        found: dict[str, Elements] = {}
+        """Return the additional metrics of all terms on held-out episodes."""
+        figures: dict[str, Elements] = {}
         for name, term in self.terms.items():
-            with self._border(name, "validation"):
-                more = term.validation(students, targets.get(name, {}), counted)
-                self._require_own(name, more)
-            found |= more
-        return found
+            with self._user_code_boundary(name, "validation"):
+                term_figures = term.validation(students, targets.get(name, {}), counted)
+                self._require_own_names(name, term_figures)
+            figures |= term_figures
+        return figures
 
-    def _require_own(self, name: str, figures: Iterable[str]) -> None:
-        """Refuse names of figures by which a plug-in would hide those of others."""
-        foreign = [f for f in figures if f != name and not f.startswith(f"{name}_")]
-        if foreign and name in self._packages:
-            msg = f"it calls a figure {foreign[0]!r}: let the name begin with {name + '_'!r}"
+    def _require_own_names(self, name: str, figures: Iterable[str]) -> None:
+        """Raise if a plug-in's metric has a name that could hide another metric."""
+        foreign_names = [
+            figure for figure in figures if figure != name and not figure.startswith(f"{name}_")
+        ]
+        if foreign_names and name in self._packages:
+            msg = f"it calls a figure {foreign_names[0]!r}: let the name begin with {name + '_'!r}"
             raise ValueError(msg)
 
-    def _border(self, name: str, call: str) -> AbstractContextManager[None]:
-        """Name the package where code of a plug-in fails."""
+    def _user_code_boundary(self, name: str, call: str) -> AbstractContextManager[None]:
+        """Return a context in which errors of a plug-in's code name its package."""
         package = self._packages.get(name)
         if not package:
             return nullcontext()
@@ -183,7 +185,7 @@ class ActiveTerms:
 
 
 class Fit:
-    """The accumulators of all terms; :meth:`finish` gives their statistics to the terms."""
+    """The accumulators of all terms; :meth:`finish` stores their statistics in the terms."""
 
     def __init__(self, terms: ActiveTerms, accumulators: dict[str, Accumulator]) -> None:
         self._terms = terms
@@ -191,18 +193,18 @@ class Fit:
 
     @property
     def arrays(self) -> list[str]:
-        """What they read."""
-        return [name for each in self.accumulators.values() for name in each.arrays]
+        """The arrays that the accumulators read."""
+        return [name for accumulator in self.accumulators.values() for name in accumulator.arrays]
 
     def finish(self) -> None:
-        """Give every term its statistics."""
+        """Store in every term its statistics."""
         for name, accumulator in self.accumulators.items():
-            with self._terms._border(name, "finish"):
+            with self._terms._user_code_boundary(name, "finish"):
                 self._terms.terms[name].statistics = accumulator.finish()
 
 
 def check_arrays(recipe: DistillRecipe, present: Collection[str]) -> None:
-    """Raise ``MissingArrayError`` where a dataset lacks what a recipe reads."""
+    """Raise a ``MissingArrayError`` if a dataset lacks arrays that a recipe reads."""
     missing = ActiveTerms.of(recipe).missing(present)
     if not missing:
         return
@@ -211,8 +213,16 @@ def check_arrays(recipe: DistillRecipe, present: Collection[str]) -> None:
         without = recipe.model_copy(update={"weights": {**recipe.weights, name: 0.0}})
         if recipe.weights[name] and not ActiveTerms.of(without).missing(present):
             advice.append(f"set weights.{name} to 0")
-    able = [name for name, m in METHODS.items() if not ActiveTerms.of(m.recipe()).missing(present)]
-    advice += [f"choose the method {' or '.join(able)}"] if able else ["record it with an expert"]
+    possible_methods = [
+        name
+        for name, method in METHODS.items()
+        if not ActiveTerms.of(method.recipe()).missing(present)
+    ]
+    advice += (
+        [f"choose the method {' or '.join(possible_methods)}"]
+        if possible_methods
+        else ["record it with an expert"]
+    )
     msg = (
         f"method {recipe.method!r} needs {', '.join(missing)}, not in this dataset: "
         f"{', or '.join(advice)}"

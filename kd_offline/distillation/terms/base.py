@@ -1,14 +1,14 @@
-"""What a loss term of distillation is, and what it is given.
+"""The protocol of a loss term, and the batches that it receives.
 
-A term is made once for a distillation, of its settings and the recipe. Then, in this order:
+A term is created once for a distillation, from its settings and the recipe. Then, in this order:
 
-1. :meth:`LossTerm.arrays` says which recorded arrays it reads;
+1. :meth:`LossTerm.arrays` returns the recorded arrays that it reads;
 2. :meth:`LossTerm.fit` may go over the training episodes once, for statistics of the dataset;
-3. :meth:`LossTerm.targets` computes, once for every step, what the loss compares students with;
-4. :meth:`LossTerm.auxiliary_heads` may make networks that exist during training only;
-5. :meth:`LossTerm.loss` compares, in every update of the students.
+3. :meth:`LossTerm.targets` computes the targets of the loss, once for every step;
+4. :meth:`LossTerm.auxiliary_heads` may create networks that exist during training only;
+5. :meth:`LossTerm.loss` computes the loss in every update of the students.
 
-Only the first and the last have to be written. S is the number of steps in a batch, packed; B x T
+Only the first and the last must be implemented. S is the number of steps in a batch, packed; B x T
 are whole episodes, padded; N agents, A actions.
 """
 
@@ -46,9 +46,9 @@ Settings = TypeVar("Settings", bound=TermSettings)
 
 
 class Elements(NamedTuple):
-    """A loss before it is reduced: its weighted mean times ``scale`` counts.
+    """An unreduced loss; its weighted mean times ``scale`` enters the objective.
 
-    ``values`` and ``weight`` have one shape, mostly [S, N]; ``weight`` is 0 where nothing counts.
+    ``values`` and ``weight`` have one shape, usually [S, N]; elements with weight 0 are ignored.
     """
 
     values: Tensor
@@ -70,20 +70,19 @@ class TrainingEpisodes:
 
     @property
     def expert(self) -> ExpertRecord | None:
-        """What the dataset says of its expert; None where it says nothing."""
+        """The dataset's record of its expert; None where it has none."""
         return recorded_expert(self.buffer)
 
 
 def recorded_expert(buffer: ExpertBuffer) -> ExpertRecord | None:
-    """Return what a dataset says of the expert whose policy and values it holds.
+    """Return the record of the expert whose policy and values a dataset holds.
 
-    Of several experts, the arrays of one dataset mean the same, so that any of their records will
-    do.
+    With several experts this is the record of the first: the arrays have the same meaning for all.
 
     Raises
     ------
     MismatchError
-        They do not: no merge makes such a dataset.
+        The arrays have different meanings; merging refuses to make such a dataset.
     """
     experts = buffer.manifest.experts
     if reasons := capture_conflicts(experts, buffer.names):
@@ -108,12 +107,12 @@ class RecordedBatch:
     deciding: BoolArray  # [B, T, N], where an agent's decision counts
 
     def played_by_expert(self) -> BoolArray:
-        """Return which episodes the expert played without noise and partners, [B]."""
+        """Return the episodes without noise and partners, in which the expert acted alone: [B]."""
         if "steps/action_source" not in self.arrays:
             return np.ones(len(self.alive), bool)
-        other = self.alive & (self.arrays["steps/action_source"] != ACTION_SOURCES["expert"])
-        alone: BoolArray = ~other.any((1, 2))
-        return alone
+        by_others = self.alive & (self.arrays["steps/action_source"] != ACTION_SOURCES["expert"])
+        expert_only: BoolArray = ~by_others.any((1, 2))
+        return expert_only
 
 
 class Accumulator(Protocol):
@@ -139,10 +138,10 @@ class Accumulator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TargetBatch:
-    """Whole episodes of which targets are computed, padded to one length.
+    """Whole episodes for which targets are computed, padded to one length.
 
     ``arrays`` is as in :class:`RecordedBatch`. An agent that is absent or waits has no legal
-    action; ``available`` gives it all, so that its softmax is defined.
+    action; ``available`` is True for all its actions, so that its softmax is defined.
     """
 
     arrays: Mapping[str, Array]
@@ -160,7 +159,7 @@ class TargetBatch:
 
 @dataclass(frozen=True, slots=True)
 class StudentBatch:
-    """What students put out for the steps of a batch, and what all terms know of these."""
+    """Outputs of the students for the steps of a batch, and the weights that all terms share."""
 
     policy: Learned  # of [S, N] agents, at temperature 1; its parameters are the outputs
     embeddings: Sequence[Tensor]  # of each agent [S, H_i]: its last hidden layer, or GRU state
@@ -171,14 +170,14 @@ class StudentBatch:
 
 
 class LossTerm(Generic[Settings]):
-    """Base of loss terms; see the module for what is called when.
+    """Base class of loss terms; the module describes the order of the calls.
 
-    ``settings`` are checked, ``recipe`` is that of the distillation, and ``statistics`` is what
-    :meth:`fit` gave, from :meth:`targets` on.
+    ``settings`` are validated, ``recipe`` is that of the distillation, and ``statistics`` is the
+    result of :meth:`fit`, available from :meth:`targets` on.
     """
 
     description: ClassVar[str] = ""
-    """One line on what the term does."""
+    """One line that describes the term."""
 
     settings_type: ClassVar[type[TermSettings]] = TermSettings
 
@@ -187,7 +186,7 @@ class LossTerm(Generic[Settings]):
     gives ``values`` and ``weight`` these axes, so that several seeds can be computed at once."""
 
     maximised: ClassVar[bool] = False
-    """Whether more is better, so that the weighted term is subtracted from the loss."""
+    """Whether higher is better; the weighted term is then subtracted from the loss."""
 
     def __init__(self, settings: Settings, recipe: DistillRecipe) -> None:
         self.settings = settings
@@ -197,14 +196,14 @@ class LossTerm(Generic[Settings]):
     def arrays(self, present: Iterable[str]) -> Sequence[str]:
         """Return the full names of the recorded arrays that the term reads.
 
-        ``present``: those of the dataset. Name what is missing too: the distillation is then
-        refused with a sentence that names it. ``steps/obs``, ``steps/available_actions``,
+        ``present``: the arrays of the dataset. Include arrays that are missing: the distillation
+        then stops with an error that names them. ``steps/obs``, ``steps/available_actions``,
         ``steps/alive`` and ``steps/actions`` are always read.
         """
         return ()
 
     def fit(self, episodes: TrainingEpisodes) -> Accumulator | None:
-        """Return what collects statistics of the dataset; None where the term needs none."""
+        """Return an accumulator of statistics of the dataset; None where the term needs none."""
         return None
 
     def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
@@ -218,18 +217,17 @@ class LossTerm(Generic[Settings]):
     def auxiliary_heads(
         self, widths: Sequence[int], spec: EnvironmentSpec, rng: np.random.Generator
     ) -> nn.Module | None:
-        """Return networks that are trained beside the students and thrown away with the optimiser.
+        """Return networks that are trained with the students and discarded after training.
 
         Parameters
         ----------
         widths
-            Of each agent's embedding.
+            Width of each agent's embedding.
         rng
-            Draw initial weights from this alone, so that a seed decides them.
+            The only source of initial weights, so that they follow from the seed.
 
-        Where unit gates may narrow embeddings during training, this has to be a ``ModuleList``
-        of one module an agent, each a linear layer or a sequence that begins with one, which read
-        the embedding.
+        Where unit gates may narrow embeddings during training, this must be a ``ModuleList`` of one
+        module for each agent: a linear layer, or a sequence that starts with one, on the embedding.
         """
         return None
 
@@ -238,16 +236,16 @@ class LossTerm(Generic[Settings]):
     ) -> Elements | Mapping[str, Elements] | None:
         """Return the loss of every element; differentiable in the students and the heads.
 
-        Several named losses are added up, and each is reported by its name. None: there is nothing
-        to learn from this dataset.
+        Several named losses are summed, and each is reported by its name. None: the dataset has
+        nothing that this term can be computed from.
         """
         raise NotImplementedError
 
     def validation(
         self, students: StudentBatch, targets: Mapping[str, Tensor], counted: Tensor
     ) -> Mapping[str, Elements]:
-        """Return further figures of held-out episodes, by name; the less the better.
+        """Return additional metrics of held-out episodes, by name; lower is better.
 
-        ``counted`` [S, N]: 1 where an agent decides between two actions or more.
+        ``counted`` [S, N]: 1 where an agent decides between two or more legal actions.
         """
         return {}

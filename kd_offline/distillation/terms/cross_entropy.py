@@ -1,4 +1,4 @@
-"""Cross entropy of the student with an action of the expert, or with its policy (Eq. 8)."""
+"""Cross entropy of the student with an action or the policy of the expert (KD-MARL, Eq. 8)."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class CrossEntropy(LossTerm[CrossEntropySettings]):
     any_axes = True
 
     def arrays(self, present: Iterable[str]) -> Sequence[str]:
-        """Return what the action is known by, and who chose it."""
+        """Return the arrays of the label, and of the source of executed actions."""
         if self.settings.target != "executed":
-            drawn = ("episodes/seed",) * (self.settings.target == "sampled")
-            return (policy_array(present), *drawn)
+            seed_arrays = ("episodes/seed",) * (self.settings.target == "sampled")
+            return (policy_array(present), *seed_arrays)
         return ("steps/actions", *(n for n in present if n == "steps/action_source"))
 
     def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
-        """Return the action of every decision, and where it counts; none of soft labels."""
+        """Return the action of every decision and where it counts; empty for soft labels."""
         if self.settings.target == "executed":
-            return {"action": batch.executed(), **_chosen_by_expert(batch)}
+            return {"action": batch.executed(), **_expert_choices(batch)}
         expert = batch.expert_policy
         if expert is None or self.settings.target == "soft":
             return {}
@@ -83,9 +83,9 @@ class CrossEntropy(LossTerm[CrossEntropySettings]):
         return {"ce": Elements(-students.policy.log_prob(targets["action"]), counted)}
 
 
-def _chosen_by_expert(batch: TargetBatch) -> dict[str, Tensor]:
-    """Return where an executed action may be cloned: not where noise or a partner chose it."""
+def _expert_choices(batch: TargetBatch) -> dict[str, Tensor]:
+    """Return the weights of executed actions: 0 where noise or a partner chose the action."""
     if "steps/action_source" not in batch.arrays:
         return {}
-    chosen = torch.from_numpy(batch.arrays["steps/action_source"] == ACTION_SOURCES["expert"])
-    return {"counted": batch.weight * chosen}
+    by_expert = torch.from_numpy(batch.arrays["steps/action_source"] == ACTION_SOURCES["expert"])
+    return {"counted": batch.weight * by_expert}

@@ -1,4 +1,4 @@
-"""Entropy of the student's policy, as a bonus (Eq. 5)."""
+"""Entropy of the student's policy, as a bonus (KD-MARL, Eq. 5)."""
 
 from __future__ import annotations
 

@@ -34,11 +34,11 @@ class KL(LossTerm[KLSettings]):
     any_axes = True
 
     def arrays(self, present: Iterable[str]) -> Sequence[str]:
-        """Return what the expert's policy is known by."""
+        """Return the array of the expert's logits or Q-values."""
         return (policy_array(present),)
 
     def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
-        """Return what is kept of the expert's policy at the temperature."""
+        """Return the expert's log probabilities at the temperature."""
         if batch.expert_policy is None:
             return {}
         return {"expert": batch.expert_policy.at(self.settings.temperature).kept()}

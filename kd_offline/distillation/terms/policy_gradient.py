@@ -33,7 +33,7 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array
 
 MINIMUM_R2 = 0.3
-"""Least share of the variance of returns that a critic has to explain."""
+"""Smallest share of the variance of returns that a critic must explain."""
 
 _STEPS = ("reward", "value", "alive", "terminated", "truncated")
 
@@ -64,7 +64,7 @@ class PolicySettings(TermSettings):
 
 
 class PolicyGradient(LossTerm[PolicySettings]):
-    """Raises the probability of executed actions by their advantage, to be maximised."""
+    """Policy gradient: raises the probability of executed actions by their advantage."""
 
     description = "policy gradient on recorded advantages (Eqs. 1 to 4)"
     settings_type = PolicySettings
@@ -72,60 +72,65 @@ class PolicyGradient(LossTerm[PolicySettings]):
     maximised = True
 
     def arrays(self, present: Iterable[str]) -> Sequence[str]:
-        """Return rewards, values and actions; their probabilities where a ratio is taken."""
+        """Return rewards, values and actions; for PPO also their log probabilities."""
         names = ["steps/actions", "steps/value", "final/value", "steps/reward"]
         names += ["steps/terminated", "steps/truncated"]
         names += ["steps/behaviour_logprob"] if self.settings.form == "ppo" else []
         return [*names, *(name for name in present if name == "steps/action_source")]
 
     def fit(self, episodes: TrainingEpisodes) -> Accumulator | None:
-        """Collect the moments of advantages, and judge the critic that they are built on."""
+        """Return an accumulator of the moments of advantages that also checks the critic."""
         if episodes.expert is None:
             return None
         return Advantages(episodes.spec, episodes.expert, self.settings)
 
     def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
-        """Return what was done, its advantage and, for PPO, its log probability, [B, T, N]."""
+        """Return executed action, advantage and, for PPO, behaviour log probability: [B, T, N]."""
         if batch.expert is None:
             return {}
-        raw = advantages(batch.arrays, batch.spec, batch.expert, self.settings)
-        # CRR asks whether an action was better than the policy: less the mean, the sign is another.
+        advantage = advantages(batch.arrays, batch.spec, batch.expert, self.settings)
+        # CRR uses the sign of the advantage, which subtracting the mean would change.
         if self.statistics is not None and self.settings.form != "crr":
-            raw = self.statistics.normalised(raw)
-        found = {"executed": batch.executed(), "advantage": raw.masked_fill(~batch.alive, 0.0)}
+            advantage = self.statistics.normalised(advantage)
+        targets = {
+            "executed": batch.executed(),
+            "advantage": advantage.masked_fill(~batch.alive, 0.0),
+        }
         if self.settings.form == "ppo":
-            found["behaviour"] = torch.from_numpy(batch.arrays["steps/behaviour_logprob"])
-        return found
+            targets["behaviour"] = torch.from_numpy(batch.arrays["steps/behaviour_logprob"])
+        return targets
 
     def loss(
         self, students: StudentBatch, targets: Mapping[str, Tensor], heads: nn.Module | None
     ) -> Elements | None:
-        """Return the gain of every decision, [S, N]; None where no critic was recorded."""
+        """Return the objective of every decision, [S, N]; None where no critic was recorded."""
         if "advantage" not in targets:
             return None
-        own, advantage = students.policy, targets["advantage"]
+        policy, advantage = students.policy, targets["advantage"]
         if self.settings.temperature == "kl":
             tau = KLSettings.model_validate(self.recipe.terms.get("kl", {})).temperature
-            own = own.at(tau)
-        taken = own.log_prob(targets["executed"])
+            policy = policy.at(tau)
+        log_prob = policy.log_prob(targets["executed"])
         if self.settings.form == "awr":
-            gain = losses.advantage_weighted(taken, advantage, self.settings.awr_temperature)
+            objective = losses.advantage_weighted(
+                log_prob, advantage, self.settings.awr_temperature
+            )
         elif self.settings.form == "crr":
-            gain = losses.positive_only(taken, advantage)
+            objective = losses.positive_only(log_prob, advantage)
         else:
             behaviour = targets["behaviour"]
             if self.settings.ratio == "joint":
-                both = (x * students.weight for x in (taken, behaviour))
-                taken, behaviour = (side_sum(x, students.side_of) for x in both)
-            gain = losses.ppo_clip(taken, behaviour, advantage, self.settings.clip)
-        return Elements(gain, students.weight)
+                masked_pair = (x * students.weight for x in (log_prob, behaviour))
+                log_prob, behaviour = (side_sum(x, students.side_of) for x in masked_pair)
+            objective = losses.ppo_clip(log_prob, behaviour, advantage, self.settings.clip)
+        return Elements(objective, students.weight)
 
 
 @dataclass(slots=True)
 class Advantages:
-    """Collects the moments of every side's advantages, and how well its critic foretells returns.
+    """Accumulates moments of every side's advantages, and the explained variance of its critic.
 
-    Raises a ``UsageError`` when finished, where a critic explains too little.
+    :meth:`finish` raises a ``UsageError`` if a critic explains too little.
     """
 
     spec: EnvironmentSpec
@@ -142,29 +147,29 @@ class Advantages:
         self.sides = _sides(self.spec)
 
     def add(self, batch: RecordedBatch) -> None:
-        """Count in the estimates of decisions."""
-        found = estimates(batch.arrays, self.spec, self.critic, self.settings)
-        alone = batch.played_by_expert()
+        """Add the estimates of a batch's decisions."""
+        batch_estimates = estimates(batch.arrays, self.spec, self.critic, self.settings)
+        expert_only = batch.played_by_expert()
         with np.errstate(over="ignore", invalid="ignore"):  # told by _check_critic
             for side in self.sides:
-                _add_values(side, found, batch.deciding, alone)
+                _add_values(side, batch_estimates, batch.deciding, expert_only)
 
     def finish(self) -> Moments | None:
-        """Return the moments of every agent's side; None where a side decides nothing."""
+        """Return the moments of every agent's side; None where a side has no decision."""
         for side in self.sides:
             _check_critic(side, several=len(self.sides) > 1)
         return _by_agent(self.sides, self.spec.n_agents)
 
 
 @dataclass(slots=True)
-class _Fit:
-    """How well a critic foretells returns."""
+class _ExplainedVariance:
+    """Share of the variance of returns that a critic explains."""
 
     returns: Deviation = field(default_factory=lambda: Deviation((0, 1, 2)))
     residual: float = 0.0
 
     def add(self, value: Array, error: Array, weight: Array) -> None:
-        """Count in values and what the returns exceed them by."""
+        """Add values and the errors ``return - value``."""
         self.returns.add(error + value, weight)
         self.residual += float((np.square(error) * weight).sum())
 
@@ -176,27 +181,28 @@ class _Fit:
 
 @dataclass(slots=True)
 class _Side:
-    """What a side's critic and rewards gave; sides differ in the unit and meaning of both.
+    """Accumulated statistics of one side; sides differ in the units of rewards and values.
 
-    A critic speaks of the policy that it was trained with. Where noise or a partner acted, returns
-    are those of another, so episodes that the expert played alone judge it, if there are any.
+    A critic estimates the returns of the policy that it was trained with. Where noise or a partner
+    acted, returns are those of another policy. The critic is therefore checked on episodes that the
+    expert played alone, if there are any.
     """
 
     name: str
     agents: list[int]
     advantage: Deviation = field(default_factory=lambda: Deviation((0, 1, 2)))
-    everywhere: _Fit = field(default_factory=_Fit)
-    alone: _Fit = field(default_factory=_Fit)
+    everywhere: _ExplainedVariance = field(default_factory=_ExplainedVariance)
+    alone: _ExplainedVariance = field(default_factory=_ExplainedVariance)
 
     @property
-    def fit(self) -> _Fit:
-        """What the critic is judged by."""
+    def fit(self) -> _ExplainedVariance:
+        """Explained variance that the critic is checked by."""
         return self.alone if self.alone.returns.seen else self.everywhere
 
 
 def _sides(spec: EnvironmentSpec) -> list[_Side]:
-    owner = np.array(spec.side_of)
-    return [_Side(name, np.flatnonzero(owner == k).tolist()) for k, name in enumerate(spec.sides)]
+    side_of = np.array(spec.side_of)
+    return [_Side(name, np.flatnonzero(side_of == k).tolist()) for k, name in enumerate(spec.sides)]
 
 
 def _by_agent(sides: list[_Side], n_agents: int) -> Moments | None:
@@ -209,16 +215,16 @@ def _by_agent(sides: list[_Side], n_agents: int) -> Moments | None:
     return Moments(mean, std + 1e-8)
 
 
-def _add_values(side: _Side, found: Estimates, weight: Array, alone: Array) -> None:
-    """Outside of ``weight`` estimates follow no rule, and count nothing."""
-    mine = weight[..., side.agents]
+def _add_values(side: _Side, batch_estimates: Estimates, weight: Array, expert_only: Array) -> None:
+    """Add the estimates of one side; entries outside ``weight`` are set to 0 and do not count."""
+    side_weight = weight[..., side.agents]
     value, error, advantage = (
-        torch.where(torch.from_numpy(mine), x[..., side.agents], 0.0).double().numpy()
-        for x in found
+        torch.where(torch.from_numpy(side_weight), x[..., side.agents], 0.0).double().numpy()
+        for x in batch_estimates
     )
-    side.advantage.add(advantage, mine)
-    side.everywhere.add(value, error, mine)
-    side.alone.add(value, error, mine & alone[:, None, None])
+    side.advantage.add(advantage, side_weight)
+    side.everywhere.add(value, error, side_weight)
+    side.alone.add(value, error, side_weight & expert_only[:, None, None])
 
 
 def _check_critic(side: _Side, *, several: bool) -> None:
@@ -233,17 +239,17 @@ def _check_critic(side: _Side, *, several: bool) -> None:
         )
         raise UsageError(msg)
     if r2 < MINIMUM_R2:
-        whose = f" of side {side.name!r}" if several else ""
+        side_text = f" of side {side.name!r}" if several else ""
         msg = (
-            f"the recorded critic explains {r2:.2f} of the variance of the returns{whose}, and the "
-            f"policy-gradient term needs at least {MINIMUM_R2}: set weights.policy to 0, "
+            f"the recorded critic explains {r2:.2f} of the variance of the returns{side_text}, and "
+            f"the policy-gradient term needs at least {MINIMUM_R2}: set weights.policy to 0, "
             "or record an expert whose critic fits its rewards"
         )
         raise UsageError(msg)
 
 
 class Estimates(NamedTuple):
-    """Of whole episodes, float [B, T, N]; steps behind an episode's end follow no rule."""
+    """Estimates of whole episodes, float [B, T, N]; arbitrary after an episode's end."""
 
     value: Tensor
     error: Tensor  # discounted return minus value
@@ -260,7 +266,7 @@ def advantages(
 def estimates(
     data: Mapping[str, Array], spec: EnvironmentSpec, critic: ExpertRecord, settings: PolicySettings
 ) -> Estimates:
-    """Return advantages beside what judges the critic that they are built on."""
+    """Return values, errors and advantages of episodes, float [B, T, N]."""
     value = torch.from_numpy(data["steps/value"])
     error = _estimate(data, spec, critic, settings, 1.0, None)
     return Estimates(value, error, advantages(data, spec, critic, settings))

@@ -1,8 +1,8 @@
-"""Regression of a value-based expert's Q-values, and of the value of the state beside it.
+"""Regression of a value-based expert's Q-values, and of the state value for dueling students.
 
-Levels of Q-values are no part of a policy, so the first compares centred values, as CTDS (Zhao et
-al., 2022) compares whole ones. Dueling students (Wang et al., 2016) learn the level too, by a head
-that exists in training only.
+The level of Q-values does not affect the policy, so centred values are compared, while CTDS (Zhao
+et al., 2022) compares the values themselves. Dueling students (Wang et al., 2016) also learn the
+level, by a head that exists in training only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RegressionSettings(TermSettings):
 
 
 class Regression(LossTerm[RegressionSettings]):
-    """Half the squared difference of scaled, centred Q-values; of dueling students two losses."""
+    """Half the squared difference of scaled, centred Q-values; with the state value if dueling."""
 
     description = "regression of a value-based expert's centred Q-values (CTDS)"
     settings_type = RegressionSettings
@@ -47,15 +47,15 @@ class Regression(LossTerm[RegressionSettings]):
         return self.recipe.student.dueling
 
     def arrays(self, present: Iterable[str]) -> Sequence[str]:
-        """Return the Q-values."""
+        """Return the array of Q-values."""
         return ("steps/q_values",)
 
     def fit(self, episodes: TrainingEpisodes) -> Accumulator | None:
-        """Collect the moments of state values, which only dueling students learn."""
+        """Return an accumulator of the moments of state values; None unless dueling."""
         return StateValues() if self._dueling else None
 
     def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
-        """Return the value of every state for each agent, in deviations; of dueling students."""
+        """Return the normalised state value of each agent, [B, T, N]; empty unless dueling."""
         if self.statistics is None:
             return {}
         q = torch.from_numpy(batch.arrays["steps/q_values"])
@@ -64,46 +64,49 @@ class Regression(LossTerm[RegressionSettings]):
     def auxiliary_heads(
         self, widths: Sequence[int], spec: EnvironmentSpec, rng: np.random.Generator
     ) -> nn.Module | None:
-        """Return a linear head for the state's value on each agent's embedding."""
+        """Return a linear state-value head on each agent's embedding; None unless dueling."""
         return nn.ModuleList(map(_value_head, widths)) if self._dueling else None
 
     def loss(
         self, students: StudentBatch, targets: Mapping[str, Tensor], heads: nn.Module | None
     ) -> Mapping[str, Elements]:
-        """Return the regression of centred values, and as ``value`` that of the state's, [S, N]."""
+        """Return the loss of centred values, and as ``value`` that of the state value: [S, N]."""
         kind, weight = self.settings.loss, students.weight
         assert students.expert_policy is not None  # noqa: S101 - Q-values are read
-        # In the unit of the scaled Q-values, so that the temperature weighs nothing.
+        # In units of scaled Q-values, so that the temperature does not weigh the loss.
         tau = self.recipe.objective.q_temperature
         # Centred, an expert's log probabilities are its scaled Q-values.
-        own, expert = students.policy.parameters * tau, students.expert_policy.kept() * tau
-        gaps = values.regression(own, expert, students.policy.available, kind)
-        found = {"regression": Elements(gaps, weight)}
+        student_values, expert_values = (
+            students.policy.parameters * tau,
+            students.expert_policy.kept() * tau,
+        )
+        errors = values.regression(student_values, expert_values, students.policy.available, kind)
+        losses = {"regression": Elements(errors, weight)}
         if "value" in targets:
             assert isinstance(heads, nn.ModuleList)  # noqa: S101 - made above
-            each = zip(heads, students.embeddings, strict=True)
-            estimate = torch.cat([head(embedding) for head, embedding in each], -1)
-            found["value"] = Elements(values.error(estimate - targets["value"], kind), weight)
-        return found
+            pairs = zip(heads, students.embeddings, strict=True)
+            estimate = torch.cat([head(embedding) for head, embedding in pairs], -1)
+            losses["value"] = Elements(values.error(estimate - targets["value"], kind), weight)
+        return losses
 
 
 class StateValues:
-    """Collects the moments of the mean Q-value of the legal actions, of every agent."""
+    """Accumulates, for each agent, moments of the mean Q-value of the legal actions."""
 
     arrays = ("steps/q_values",)
 
     def __init__(self) -> None:
-        self._found = Deviation((0, 1))
+        self._moments = Deviation((0, 1))
 
     def add(self, batch: RecordedBatch) -> None:
-        """Count in decisions; elsewhere there may be no legal action."""
+        """Add the state values of decisions; elsewhere there may be no legal action."""
         legal = torch.from_numpy(batch.arrays["steps/available_actions"])
         q = torch.from_numpy(batch.arrays["steps/q_values"]).double()
-        self._found.add(values.state_value(q, legal).numpy(), batch.deciding)
+        self._moments.add(values.state_value(q, legal).numpy(), batch.deciding)
 
     def finish(self) -> Any:
-        """Return the moments; None where nobody decides anything."""
-        return Moments.of(self._found) if self._found.seen else None
+        """Return the moments; None where there is no decision."""
+        return Moments.of(self._moments) if self._moments.seen else None
 
 
 def _value_head(width: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Role alignment: which roles an agent's embedding lies near (KD-MARL, Eqs. 10 and 11)."""
+"""Role alignment: distributions of embeddings over role directions (KD-MARL, Eqs. 10 and 11)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from kd_offline.seeding import generator
 from kd_offline.types import Array, FloatArray, IntArray
 
 _SAMPLE = 20_000
-_EPISODES, _STEPS = 800, 200_000  # that the sample is drawn from, about
+_EPISODES, _STEPS = 800, 200_000  # approximate size of the population of the sample
 _ROUNDS = 25
 
 
@@ -66,11 +66,11 @@ class Role(LossTerm[RoleSettings]):
     any_axes = True
 
     def arrays(self, present: Iterable[str]) -> Sequence[str]:
-        """Return the embeddings."""
+        """Return the array of embeddings."""
         return ("steps/embedding",)
 
     def fit(self, episodes: TrainingEpisodes) -> Accumulator:
-        """Fit the expert's projection."""
+        """Return an accumulator that fits the expert's projection."""
         return SampledEmbeddings(episodes, self.settings)
 
     def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
@@ -80,7 +80,7 @@ class Role(LossTerm[RoleSettings]):
     def auxiliary_heads(
         self, widths: Sequence[int], spec: EnvironmentSpec, rng: np.random.Generator
     ) -> nn.Module:
-        """Return ``U_S`` of every agent, at first with orthonormal rows or columns."""
+        """Return ``U_S`` of every agent, initialised with orthonormal rows or columns."""
         count = self.settings.count(spec.n_agents)
         heads = nn.ModuleList(linear(orthogonal(count, width, rng), bias=False) for width in widths)
         return heads.requires_grad_(self.settings.learn_projection)
@@ -97,14 +97,14 @@ class Role(LossTerm[RoleSettings]):
 
 @dataclass(frozen=True, slots=True)
 class SampledEmbeddings:
-    """Reads a sample of the expert's embeddings by itself, since all would be far too many."""
+    """Loads a sample of the expert's embeddings by itself; all would not fit in memory."""
 
     episodes: TrainingEpisodes
     settings: RoleSettings
     arrays: Sequence[str] = ()
 
     def add(self, batch: RecordedBatch) -> None:
-        """Count in nothing."""
+        """Do nothing."""
 
     def finish(self) -> RoleModel:
         """Return the fitted projection."""
@@ -115,8 +115,8 @@ class SampledEmbeddings:
 class RoleModel:
     """The expert's role projection ``U_T``: float [K, H], fixed.
 
-    If both projections were learned, mapping everything to the uniform distribution would be a
-    perfect solution; so the expert's is fixed, and only the students' are learned.
+    It is fixed because two learned projections have a trivial solution, which maps every embedding
+    to the uniform distribution. Only the students' projections are learned.
     """
 
     projection: FloatArray
@@ -125,7 +125,7 @@ class RoleModel:
     def log_roles(self, embedding: Array) -> Tensor:
         """Return log role distributions of ``embedding`` [..., H]: [..., K]."""
         u = torch.from_numpy(self.projection.astype(np.float32))
-        # In parts, so that half-precision embeddings never stand in memory as floats all at once.
+        # In parts, to limit the memory for float32 copies of half-precision embeddings.
         parts = (
             torch.from_numpy(e).float()
             for e in np.array_split(embedding, 1 + len(embedding) // 1024)
@@ -139,13 +139,13 @@ class RoleModel:
 
 
 def fit_roles(buffer: ExpertBuffer, episodes: IntArray, settings: RoleSettings) -> RoleModel:
-    """Fit ``U_T`` to a sample of the expert's embeddings; a function of the data alone."""
+    """Fit ``U_T`` to a sample of the expert's embeddings; deterministic for a dataset."""
     n_agents = buffer.spec.n_agents
     roles = settings.count(n_agents)
     lengths = buffer.episodes("length")[episodes]
-    wanted = min(_EPISODES, max(1, int(_STEPS / lengths.mean())))
-    few = episodes[:: max(1, len(episodes) // wanted)]
-    data = buffer.load(["steps/embedding", "steps/alive"], few)
+    episode_count = min(_EPISODES, max(1, int(_STEPS / lengths.mean())))
+    sampled_episodes = episodes[:: max(1, len(episodes) // episode_count)]
+    data = buffer.load(["steps/embedding", "steps/alive"], sampled_episodes)
     alive = np.argwhere(data["steps/alive"])
     rng = generator(0, "roles")
     rows, agents = alive[rng.permutation(len(alive))[:_SAMPLE]].T
@@ -154,29 +154,29 @@ def fit_roles(buffer: ExpertBuffer, episodes: IntArray, settings: RoleSettings) 
 
 
 def _kmeans(points: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
-    """Lloyd's algorithm from random points; an empty cluster keeps its centre."""
+    """Return cluster centres by Lloyd's algorithm; an empty cluster keeps its centre."""
     centres = points[rng.choice(len(points), count, replace=len(points) < count)].copy()
     for _ in range(_ROUNDS):
         distance = (centres**2).sum(1) - 2 * points @ centres.T
         nearest = distance.argmin(1)
         for k in range(count):
-            mine = points[nearest == k]
-            if len(mine):
-                centres[k] = mine.mean(0)
+            members = points[nearest == k]
+            if len(members):
+                centres[k] = members.mean(0)
     return centres
 
 
 def _pca(points: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
     _, _, axes = np.linalg.svd(points - points.mean(0), full_matrices=False)
-    return _filled(axes[:count], count, rng)
+    return _with_random_directions(axes[:count], count, rng)
 
 
 def _random(points: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
-    return _filled(np.empty((0, points.shape[1])), count, rng)
+    return _with_random_directions(np.empty((0, points.shape[1])), count, rng)
 
 
-def _filled(rows: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
-    """Fill up to ``count`` rows with orthonormal directions, repeated where H is too small."""
+def _with_random_directions(rows: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    """Return ``rows`` with orthonormal random directions added, up to ``count`` rows."""
     width = rows.shape[1]
     while len(rows) < count:
         q, _ = np.linalg.qr(rng.standard_normal((width, width)))

@@ -1,4 +1,4 @@
-"""Structure relation: cosines between the embeddings of a team's agents (Eq. 9)."""
+"""Structure relation: cosines between the embeddings of a team's agents (KD-MARL, Eq. 9)."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class StructureSettings(TermSettings):
 
 
 class Structure(LossTerm[StructureSettings]):
-    """Squared difference between the cosines of experts and of students, pair by pair.
+    """Squared difference between the expert's and the students' cosines of each pair of agents.
 
     Student embeddings of unequal widths have no cosine; projectors ``P_i`` map each to a common
-    width. Opponents have no relation.
+    width. Agents of opposing sides are not paired.
     """
 
     description = "cosines between the embeddings of agents (Eq. 9)"
@@ -50,11 +50,11 @@ class Structure(LossTerm[StructureSettings]):
     any_axes = True
 
     def arrays(self, present: Iterable[str]) -> Sequence[str]:
-        """Return the embeddings."""
+        """Return the array of embeddings."""
         return ("steps/embedding",)
 
     def fit(self, episodes: TrainingEpisodes) -> Accumulator | None:
-        """Collect the mean embedding, where it is subtracted."""
+        """Return an accumulator of the mean embedding, where it is subtracted."""
         return MeanEmbedding() if self.settings.centre else None
 
     def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ class Structure(LossTerm[StructureSettings]):
     def auxiliary_heads(
         self, widths: Sequence[int], spec: EnvironmentSpec, rng: np.random.Generator
     ) -> nn.Module | None:
-        """Return a projector on each agent's embedding, where cosines need one."""
+        """Return a projector on each agent's embedding; None where cosines need none."""
         kind = self.settings.relation
         if kind == "auto":  # gates leave unequal widths
             equal = len(set(widths)) == 1 and self.recipe.first_settled is None
@@ -85,29 +85,31 @@ class Structure(LossTerm[StructureSettings]):
     def loss(
         self, students: StudentBatch, targets: Mapping[str, Tensor], heads: nn.Module | None
     ) -> Elements:
-        """Return the squared difference of every pair, [S, P], where both are alive."""
-        own = losses.cosine_relations(_comparable(students.embeddings, heads), students.side_of)
-        values = losses.structure(targets["cosines"].squeeze(-2), own)
-        both = losses.stack_pairs(students.alive.unbind(-1), torch.mul, students.side_of)
-        return Elements(values, both, own.shape[-1] if self.settings.pairs == "sum" else 1.0)
+        """Return the squared difference of every pair, [S, P], where both agents are alive."""
+        cosines = losses.cosine_relations(_comparable(students.embeddings, heads), students.side_of)
+        values = losses.structure(targets["cosines"].squeeze(-2), cosines)
+        both_alive = losses.stack_pairs(students.alive.unbind(-1), torch.mul, students.side_of)
+        return Elements(
+            values, both_alive, cosines.shape[-1] if self.settings.pairs == "sum" else 1.0
+        )
 
 
 class MeanEmbedding:
-    """Collects the mean of each agent's embedding."""
+    """Accumulates the mean of each agent's embedding."""
 
     arrays = ("steps/embedding",)
 
     def __init__(self) -> None:
-        self._found = Deviation((0, 1))
+        self._deviation = Deviation((0, 1))
 
     def add(self, batch: RecordedBatch) -> None:
-        """Count in the embeddings of agents that are alive."""
+        """Add the embeddings of agents that are alive."""
         embedding = batch.arrays["steps/embedding"].astype(np.float64)
-        self._found.add(embedding, batch.alive[..., None])
+        self._deviation.add(embedding, batch.alive[..., None])
 
     def finish(self) -> Any:
         """Return the mean, float [N, H]."""
-        return self._found.mean
+        return self._deviation.mean
 
 
 def _comparable(embeddings: Sequence[Tensor], heads: nn.Module | None) -> list[Tensor]:

@@ -3,7 +3,7 @@ from unittest.mock import patch
 import numpy as np
 
 from kd_offline import environments
-from kd_offline.rollout.collect import collect, collect_sampled, joined
+from kd_offline.rollout.collect import collect, collect_sampled, concatenate
 from kd_offline.rollout.play import sampled
 from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.seeding import episode_seeds
@@ -53,7 +53,7 @@ def test_parts_are_joined_to_what_was_played_at_once():
     parts = [seeds[:1], seeds[1:5], seeds[5:]]
     played = [collect(world, RandomPolicy(), part, sampled(part)) for part in parts]
     assert len({len(part.steps["obs"]) for part in played}) > 1
-    together, whole = joined(played), collect(world, RandomPolicy(), seeds, sampled(seeds))
+    together, whole = concatenate(played), collect(world, RandomPolicy(), seeds, sampled(seeds))
     np.testing.assert_array_equal(together.length, whole.length)
     np.testing.assert_array_equal(together.won, whole.won)
     for name, values in whole.steps.items():
