@@ -104,7 +104,8 @@ class KdOfflineError(Exception):
         message = str(self.args[0]) if self.args else ""
         *others, last = [text for text in map(spell, self.remedies) if text] or [""]
         advice = f"{', '.join(others)} or {last}" if others else last
-        return f"{message}: {advice}" if advice else message
+        mark = ";" if ": " in message else ":"
+        return f"{message}{mark} {advice}" if advice else message
 
 
 class UsageError(KdOfflineError, ValueError):

@@ -79,8 +79,8 @@ def verify(
     quick: Annotated[
         bool, typer.Option("--quick", help="Compare the files, decode no values.")
     ] = False,
-    signature: trust.CheckSignature = False,
-    signature_file: trust.SignatureFile = None,
+    check_signature: trust.CheckSignature = False,
+    signature: trust.SignatureFile = None,
     allowed_signers: trust.AllowedSigners = None,
     public_key: trust.PublicKey = None,
     replay: Replay = None,
@@ -112,7 +112,7 @@ def verify(
         report = unusable_manifest_report(error)
     else:
         signed = trust.checked_signature(
-            *(dataset, signature, signature_file, allowed_signers, public_key), manifest
+            *(dataset, check_signature, signature, allowed_signers, public_key), manifest
         )
         report = check(dataset, quick=quick, manifest=manifest)
         report = report.model_copy(update={"signature": signed})

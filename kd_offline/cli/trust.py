@@ -18,7 +18,8 @@ CheckSignature = Annotated[
     bool, typer.Option("--signature", help="Check the signature beside the dataset as well.")
 ]
 SignatureFile = Annotated[
-    Path | None, typer.Option(help="Signature that lies elsewhere.  [default: DATASET.sig]")
+    Path | None,
+    typer.Option("--signature-file", help="Signature that lies elsewhere.  [default: DATASET.sig]"),
 ]
 AllowedSigners = Annotated[
     Path | None, typer.Option(help="Whose signatures count: a list as ssh-keygen reads it.")
@@ -116,7 +117,7 @@ def croissant(
         write_output(output, text, overwrite=overwrite)
         show(output)
     if wanted := missing_fields(made):
-        say(f"Croissant also wants {'; '.join(wanted)}")
+        say(f"Croissant also wants {'; '.join(wanted)}: see --url, --creator and --published")
 
 
 def checked_signature(

@@ -1,4 +1,4 @@
-"""``inspect --html``: write a page about a dataset, as one HTML file without external files."""
+"""Write a page about a dataset, as one HTML file without external files."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kd_offline.errors import BudgetError, UsageError
+from kd_offline.errors import BudgetError, Remedy, UsageError
 from kd_offline.hardware import profiles
 from kd_offline.hardware.model import Demand, predict
 from kd_offline.networks.arithmetic import DeployedShape, Shape, StudentShape
@@ -76,7 +76,7 @@ class Bounds:
         least = [self.cost(i, self.narrowest(i)) for i in range(count)]
         devices = [added(least)] if self.budget.shared_device else least
         if any(self.exceeded(cost) for cost in devices):
-            raise BudgetError(self._nearest(least))
+            raise self._nearest(least)
 
     def _check_known(self) -> None:
         cost, device = self.cost(0, self.narrowest(0)), self.device
@@ -97,8 +97,8 @@ class Bounds:
                 )
                 raise UsageError(msg)
 
-    def _nearest(self, narrowest: Sequence[Figures]) -> str:
-        """Return the sentence that names what does not fit, and the nearest budget that would."""
+    def _nearest(self, narrowest: Sequence[Figures]) -> BudgetError:
+        """Return the error that names what does not fit, and the nearest budget that would."""
         asked = {"the team": added(narrowest)}
         if not self.budget.shared_device:
             asked = dict(zip(self.card.environment.agents, narrowest, strict=True))
@@ -109,13 +109,11 @@ class Bounds:
             f"{self.limits[name]:,.4g})"
             for who, name in over
         )
-        flags = " ".join(f"--max-{n.replace('_', '-')} {_up(n, x)}" for n, x in needed.items())
+        enough = {f"budget.max_{name}": _up(name, value) for name, value in needed.items()}
         where = f" on {self.budget.profile}" if self.budget.profile else ""
         least = min(NARROWEST, *self.card.widths)
-        return (
-            f"the budget cannot be met{where}: even {least} units wide, {short}; "
-            f"the nearest budget that would do is {flags}"
-        )
+        msg = f"the budget cannot be met{where}: even {least} units wide, {short}"
+        return BudgetError(msg, Remedy("the nearest budget that would do is", settings=enough))
 
 
 def device_of(budget: Budget) -> HardwareProfile | None:
@@ -208,9 +206,9 @@ def _limits(budget: Budget, device: HardwareProfile | None) -> dict[Quantity, fl
     return found
 
 
-def _up(name: Quantity, value: float) -> str:
+def _up(name: Quantity, value: float) -> float:
     """Round up to a budget that can be stated."""
     if name == "macs":
-        return str(math.ceil(value))
+        return math.ceil(value)
     digits = max(1, 2 - math.floor(math.log10(value))) if value > 0 else 1
-    return f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"
+    return math.ceil(value * 10.0**digits) / 10.0**digits

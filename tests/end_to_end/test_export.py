@@ -52,7 +52,7 @@ def test_int8_goes_beside_it(made, tmp_path):
         (("--to", "tflite"), "unknown format", 2),
         (("--precision", "int4"), "unknown precision", 2),
         (("--seed-of-run", 7), "unknown seed of the run", 2),
-        (("--dataset", "nowhere.zarr"), "pass its place with --dataset", 2),
+        (("--dataset", "nowhere.zarr"), "pass its place as --dataset", 2),
     ],
 )
 def test_wrong_wishes_get_one_sentence(made, tmp_path, wrong, words, code):

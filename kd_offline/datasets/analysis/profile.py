@@ -40,7 +40,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The figures that ``inspect --html`` draws; None for arrays that the dataset does not have.
+    """The figures that the page of a dataset draws; None for arrays that the dataset does not have.
 
     ``moments``: float64 [M + 1], edges of the time bins in steps; at most 50 bins. ``frequency``:
     float64 [M, N, A]; ``legal``: float64 [N, A]; ``entropy``: float64 [M, N], nats;

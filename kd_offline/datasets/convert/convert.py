@@ -22,7 +22,7 @@ from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.manifest import final_value_warning
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.writing.destination import check_name
-from kd_offline.errors import StorageError, UsageError
+from kd_offline.errors import Remedy, StorageError, UsageError
 from kd_offline.files import aside
 from kd_offline.recipes import explain
 from kd_offline.schemas.dataset_outputs import ConvertOutput, NotHeld
@@ -146,8 +146,8 @@ def _import(
         msg = f"{kinds[0]} is written, not read: convert from {', '.join(_readable_formats())}"
         raise UsageError(msg)
     if options.agent is not None:
-        msg = "--agent chooses what is exported: leave it out"
-        raise UsageError(msg)
+        msg = "one agent can be chosen in an export alone, and this is an import"
+        raise UsageError(msg, Remedy("leave out", agent=...))
     with read(Path(source).expanduser(), options) as imported:
         _require_lossless(imported.not_held, strict, "the expert buffer")
         with destination as draft:
@@ -183,13 +183,13 @@ def _losses_of_other_agents(
 ) -> list[NotHeld]:
     """Return the losses of exporting one agent alone."""
     if options.spec is not None or options.name is not None:
-        msg = "an environment, --spec or --name describe what is imported: leave them out"
-        raise UsageError(msg)
+        msg = "an environment and a name describe what is imported, and this is an export"
+        raise UsageError(msg, Remedy("leave out", spec=..., name=...))
     if options.agent is None:
         return []
     if not target_format.by_agent:
-        msg = f"{target_format.title} holds all agents: leave out --agent"
-        raise UsageError(msg)
+        msg = f"{target_format.title} holds all agents"
+        raise UsageError(msg, Remedy("leave out", agent=...))
     others = [agent for agent in buffer.spec.agents if agent != options.agent]
     why = f"only {options.agent} was asked for"
     return [NotHeld(array=f"agent {agent}", why=why) for agent in others]
@@ -198,8 +198,8 @@ def _losses_of_other_agents(
 def _require_lossless(not_held: Iterable[NotHeld], strict: bool, title: str) -> None:
     names = [item.array for item in not_held]
     if strict and names:
-        msg = f"{title} cannot hold {', '.join(names)}: choose another format or leave out --strict"
-        raise UsageError(msg)
+        msg = f"{title} cannot hold {', '.join(names)}"
+        raise UsageError(msg, Remedy("choose another format"), Remedy("leave out", strict=...))
 
 
 def _require_replaceable(target: Path, source: str, overwrite: bool) -> None:
@@ -209,8 +209,9 @@ def _require_replaceable(target: Path, source: str, overwrite: bool) -> None:
     if target.is_dir() and not any(target.iterdir()):
         return
     if not overwrite:
-        msg = f"{str(target)!r} exists: choose another path or give --overwrite"
-        raise StorageError(msg)
+        remedies = Remedy("choose another path"), Remedy("give", overwrite=True)
+        msg = f"{str(target)!r} exists"
+        raise StorageError(msg, *remedies)
     if Path(source).expanduser().resolve() == target.resolve():
         msg = f"{str(target)!r} is the source itself: choose another path"
         raise UsageError(msg)
@@ -226,10 +227,10 @@ def _spec(given: EnvironmentSpec | str | Path | None) -> EnvironmentSpec | None:
     try:
         return EnvironmentSpec.model_validate_json(Path(given).read_bytes())
     except OSError as error:
-        msg = f"--spec {str(given)!r} cannot be read: {error.strerror}; check the path"
+        msg = f"the description {str(given)!r} cannot be read: {error.strerror}; check the path"
         raise UsageError(msg) from None
     except ValidationError as error:
-        raise UsageError(explain(error, f"--spec {str(given)!r}")) from None
+        raise UsageError(explain(error, f"the description {str(given)!r}")) from None
 
 
 def _readable_formats() -> list[str]:
@@ -238,7 +239,8 @@ def _readable_formats() -> list[str]:
 
 def _unsupported_conversion(source: str, target: str) -> UsageError:
     if source == EXPERT_BUFFER:
-        return UsageError(f"both are expert buffers: give --to {', '.join(FORMATS)}, or copy it")
+        other = Remedy("give", f"as one of {', '.join(FORMATS)}", to=...)
+        return UsageError("both are expert buffers", other, Remedy("copy it"))
     return UsageError(
         f"{source} cannot become {target} in one step: convert it to an expert buffer (.zarr) first"
     )

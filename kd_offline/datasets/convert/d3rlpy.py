@@ -14,7 +14,7 @@ from kd_offline.datasets.convert.interchange import (
     episode_blocks,
 )
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.errors import UsageError
+from kd_offline.errors import Remedy, UsageError
 from kd_offline.tracking.base import Observer
 
 VERSION = "2.1"
@@ -53,8 +53,8 @@ def write(
     """Write one agent's episodes as d3rlpy's ``ReplayBuffer.dump`` does."""
     n = agent_index(buffer.spec, options.agent)
     if n is None:
-        msg = f"d3rlpy holds one agent: give --agent {' or '.join(buffer.spec.agents)}"
-        raise UsageError(msg)
+        msg = f"d3rlpy holds one agent, and the dataset has {', '.join(buffer.spec.agents)}"
+        raise UsageError(msg, Remedy("choose one with", agent=...))
     done, width = 0, buffer.spec.obs_widths[n]
     with create_hdf5(path) as file:
         file.create_dataset("columns", data=list(_COLUMNS))

@@ -21,7 +21,7 @@ from kd_offline.datasets.convert.vault import store as vault_store
 from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.storage.sources import open_files
-from kd_offline.errors import NotADatasetError, UnknownNameError, UsageError
+from kd_offline.errors import NotADatasetError, Remedy, UnknownNameError, UsageError
 from kd_offline.tracking.base import Observer
 
 EXPERT_BUFFER = "expert-buffer"
@@ -112,10 +112,8 @@ def find_source_format(source: str, named: str | None) -> str:
         if path.exists() and candidate.recognise(path):
             return kind
     problem = "is of no known format" if path.exists() else "does not exist"
-    msg = (
-        f"{source!r} {problem}: give a dataset, and --from {', '.join(FORMAT_NAMES)} where in doubt"
-    )
-    raise NotADatasetError(msg)
+    msg = f"{source!r} {problem}; formats are {', '.join(FORMAT_NAMES)}"
+    raise NotADatasetError(msg, Remedy("give a dataset, and where in doubt", source_format=...))
 
 
 def find_target_format(target: Path, named: str | None, source_kind: str) -> str:
@@ -133,8 +131,8 @@ def find_target_format(target: Path, named: str | None, source_kind: str) -> str
     for kind, candidate in FORMATS.items():
         if candidate.is_target(target):
             return kind
-    msg = f"{str(target)!r} does not tell which format to write: give --to {', '.join(FORMATS)}"
-    raise UsageError(msg)
+    msg = f"{str(target)!r} does not tell which format to write"
+    raise UsageError(msg, Remedy("give", f"as one of {', '.join(FORMATS)}", to=...))
 
 
 def holds_dataset(path: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets.convert.interchange import ConvertOptions, digest_path
-from kd_offline.errors import MismatchError, UnknownNameError
+from kd_offline.errors import MismatchError, Remedy, UnknownNameError
 from kd_offline.schemas.dataset import (
     ExpertRecord,
     LineageRecord,
@@ -153,6 +153,5 @@ def _require_matching(spec: EnvironmentSpec, inferred: InferredEnvironment) -> E
 
 
 def _mismatch(spec: EnvironmentSpec, what: str) -> MismatchError:
-    return MismatchError(
-        f"the environment {spec.id!r} has {what}: give the environment or --spec of the source"
-    )
+    msg = f"the environment {spec.id!r} has {what}"
+    return MismatchError(msg, Remedy("give the source's environment or", spec=...))

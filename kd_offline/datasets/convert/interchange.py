@@ -15,7 +15,7 @@ import numpy as np
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.writing.blocks import EpisodeBlock
-from kd_offline.errors import DatasetError, MissingExtraError, UnknownNameError
+from kd_offline.errors import DatasetError, MissingExtraError, Remedy, UnknownNameError
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
 from kd_offline.schemas.dataset_outputs import NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -57,11 +57,14 @@ class ForeignError(DatasetError, ValueError):
     """A file of another format is damaged, or not of that format."""
 
 
-def foreign_error(
-    path: Path, what: str, advice: str = "get a fresh copy or check --from"
-) -> Exception:
+CHECK_FORMAT = Remedy("check", source_format=...)
+
+
+def foreign_error(path: Path, what: str, *advice: str | Remedy) -> Exception:
     """Return the error, one sentence, why ``path`` cannot be converted."""
-    return ForeignError(f"{str(path)!r} cannot be converted: {what}; {advice}")
+    remedies = advice or ("get a fresh copy", CHECK_FORMAT)
+    msg = f"{str(path)!r} cannot be converted: {what}"
+    return ForeignError(msg, *(Remedy(one) if isinstance(one, str) else one for one in remedies))
 
 
 def import_library(name: str, purpose: str) -> ModuleType:

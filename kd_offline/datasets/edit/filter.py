@@ -22,7 +22,7 @@ from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.writing.destination import check_name
-from kd_offline.errors import UsageError
+from kd_offline.errors import Remedy, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
 from kd_offline.tracking.base import Observer
 from kd_offline.types import BoolArray, IntArray
@@ -190,7 +190,8 @@ def _highest_returns(parent: ExpertBuffer, chosen: IntArray, share: float) -> In
 def _nothing_left_error(parent: ExpertBuffer, conditions: Conditions) -> UsageError:
     won = parent.episodes("won") if parent.has("episodes/won") else None
     if conditions.won and won is not None and (won < 0).all():
-        return UsageError(f"{parent.spec.id} has no notion of winning: leave out --won")
+        msg = f"{parent.spec.id} has no notion of winning"
+        return UsageError(msg, Remedy("leave out", won=...))
     figures = parent.manifest.statistics
     return UsageError(
         f"no episode of {parent.where!r} meets the conditions: its {parent.n_episodes} episodes "

@@ -19,7 +19,7 @@ from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.writing.destination import check_name
-from kd_offline.errors import MismatchError, UnknownNameError, UsageError
+from kd_offline.errors import MismatchError, Remedy, UnknownNameError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, ExpertRecord, RecordingHeader
 from kd_offline.tracking.base import Observer
 from kd_offline.types import Array, BoolArray, IntArray
@@ -39,8 +39,8 @@ class MergeOptions:
 
     def __post_init__(self) -> None:
         for option, value, allowed in (
-            ("--arrays", self.arrays, ARRAYS),
-            ("duplicates", self.duplicates, DUPLICATES),
+            ("choice of arrays", self.arrays, ARRAYS),
+            ("choice of duplicates", self.duplicates, DUPLICATES),
         ):
             if value not in allowed:
                 raise UnknownNameError(what=option, got=value, allowed=allowed)
@@ -201,14 +201,13 @@ def _require_mergeable(
 ) -> None:
     """Refuse datasets that do not fit, with all reasons in one sentence."""
     reasons = merge_compatibility.environment_conflicts(parents)
+    unshared: list[str] = []
     if not reasons:  # arrays of different environments are not compared
         unshared = [
             name for name in merge_compatibility.unshared_arrays(parents) if name not in left_out
         ]
         if unshared:
-            reasons.append(
-                f"only some have {', '.join(unshared)} (--arrays common leaves these out)"
-            )
+            reasons.append(f"only some have {', '.join(unshared)}")
         shared = [name for name in names if name not in unshared]
         masks = [name.removeprefix("masks/") for name in shared if name.startswith("masks/")]
         reasons += merge_compatibility.array_conflicts(parents, shared)
@@ -217,11 +216,10 @@ def _require_mergeable(
     if choices.licence is None:
         reasons += merge_compatibility.licence_conflicts(parents)
     if reasons:
-        msg = (
-            f"these datasets cannot be one: {'; '.join(reasons)}; leave out with --without what "
-            "does not fit, or take others"
-        )
-        raise MismatchError(msg)
+        msg = f"these datasets cannot be one: {'; '.join(reasons)}"
+        fitting = Remedy("leave out what does not fit with", without=...)
+        common = Remedy("take what all have with", arrays="common")
+        raise MismatchError(msg, fitting, *([common] if unshared else []), Remedy("take others"))
 
 
 def _duplicates_to_drop(
@@ -237,9 +235,10 @@ def _duplicates_to_drop(
     msg = (
         f"{sum(int(twice.sum()) for twice in duplicates)} episodes are there twice, such as "
         f"episode {int(np.argmax(duplicates[k]))} of {parents[k].where!r} (same seed, expert, "
-        "noise and actions): drop them with --drop-duplicates or keep them with --allow-duplicates"
+        "noise and actions)"
     )
-    raise MismatchError(msg)
+    drop = Remedy("drop them with", duplicates="drop")
+    raise MismatchError(msg, drop, Remedy("keep them with", duplicates="keep"))
 
 
 def _arguments(

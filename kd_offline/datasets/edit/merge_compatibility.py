@@ -97,7 +97,7 @@ def licence_conflicts(parents: Sequence[ExpertBuffer]) -> list[str]:
     if len(licences) < len(("one", "other")):
         return []
     shown = " and ".join(repr(licence) if licence else "none stated" for licence in licences)
-    return [f"the licences differ ({shown}): say with --licence under which the result may be used"]
+    return [f"the licences differ ({shown}): say under which licence the result may be used"]
 
 
 def _dtype_and_width(parent: ExpertBuffer, name: str) -> str:

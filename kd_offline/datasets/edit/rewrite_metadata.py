@@ -18,7 +18,7 @@ from kd_offline.datasets.writing.dataset_files import commit_manifest
 from kd_offline.datasets.writing.destination import claim_folder
 from kd_offline.datasets.writing.dry_run import require_storable
 from kd_offline.datasets.writing.writer import remove_leftovers
-from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
+from kd_offline.errors import CorruptDatasetError, MismatchError, Remedy, UsageError
 from kd_offline.schemas.dataset import ArraySpec, DatasetManifest, FileRecord, LineageRecord
 from kd_offline.sealed_json import seal, unseal
 from kd_offline.tracking.base import Observer, observed
@@ -103,10 +103,10 @@ def _finished_before(folder: Folder, facts: Mapping[str, Any]) -> DatasetManifes
     if differing := sorted(key for key, value in expected.items() if document.get(key) != value):
         msg = (
             f"the finished dataset at {str(folder.root)!r} was made by another operation "
-            f"({', '.join(differing)}): repeat the command that made it, choose another path, or "
-            "give --overwrite"
+            f"({', '.join(differing)})"
         )
-        raise MismatchError(msg)
+        again = Remedy("repeat the operation that made it"), Remedy("choose another path")
+        raise MismatchError(msg, *again, Remedy("give", overwrite=True))
     remove_leftovers(folder)
     return manifest
 
@@ -120,11 +120,9 @@ def _write_journal(folder: Folder, parent: ExpertBuffer, facts: Mapping[str, Any
     if folder.exists(layout.JOURNAL):
         before = unseal(folder.read(layout.JOURNAL)) or {}
         if {key: before.get(key) for key in document} != document:
-            msg = (
-                f"what was begun at {str(folder.root)!r} is another operation: repeat the command "
-                "that began it, or give --overwrite"
-            )
-            raise MismatchError(msg)
+            msg = f"what was begun at {str(folder.root)!r} is another operation"
+            again = Remedy("repeat the operation that began it")
+            raise MismatchError(msg, again, Remedy("give", overwrite=True))
         return
     folder.write(layout.JOURNAL, seal(json.loads(json.dumps(document))), durable=True)
 

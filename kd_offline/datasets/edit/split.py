@@ -14,7 +14,7 @@ from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.writing.dataset_files import split_records
-from kd_offline.errors import MissingArrayError, UnknownNameError, UsageError
+from kd_offline.errors import MissingArrayError, Remedy, UnknownNameError, UsageError
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.seeding import generator
 from kd_offline.tracking.base import Observer
@@ -113,7 +113,7 @@ def parse_parts(text: str) -> dict[str, float]:
     except ValueError:
         parts = {}
     if not parts or len(parts) != len(pairs):
-        msg = f"--parts {text!r} is not a list of parts: write it as train:0.8,val:0.1,test:0.1"
+        msg = f"{text!r} is not a list of parts: write it as train:0.8,val:0.1,test:0.1"
         raise UsageError(msg)
     return parts
 
@@ -160,16 +160,13 @@ def _seed_groups(parent: ExpertBuffer) -> tuple[IntArray, IntArray]:
 def _strata(parent: ExpertBuffer, by: str) -> Array:
     """Return a label for each episode that sorts and groups episodes by ``by``."""
     if by not in STRATA:
-        raise UnknownNameError(what="--stratify", got=by, allowed=STRATA)
+        raise UnknownNameError(what="stratification", got=by, allowed=STRATA)
     column = STRATA[by]
     if not column:
         return np.zeros(parent.n_episodes, np.int64)
     if not parent.has(f"episodes/{column}"):
-        msg = (
-            f"the dataset at {parent.where!r} has no episodes/{column} to stratify by: choose "
-            "another --stratify or none"
-        )
-        raise MissingArrayError(msg)
+        msg = f"the dataset at {parent.where!r} has no episodes/{column} to stratify by"
+        raise MissingArrayError(msg, Remedy("choose another or none with", stratify=...))
     values = parent.episodes(column)
     if by != "return":
         return values

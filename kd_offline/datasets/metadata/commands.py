@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator
 from typing import Any
 
+from kd_offline.commands import command_text
 from kd_offline.schemas.dataset import DatasetManifest, LineageRecord
 
 _RESULT = "dataset.zarr"
@@ -13,7 +12,7 @@ _EDITS = ("split", "filter", "merge", "append", "relabel-masks", "annotate")
 _OPERATIONS = {name: name for name in _EDITS} | {"arrays": "pull"}
 _NOT_OPTIONS = {"recordings", "dropped_episodes"}
 _OPTIONS = {"left_out": "without", "masks": "mask"}
-_FLAGS = {"keep": "--allow-duplicates", "drop": "--drop-duplicates"}
+_FLAGS = {"keep": "allow_duplicates", "drop": "drop_duplicates"}
 
 
 def commands(manifest: DatasetManifest) -> list[str]:
@@ -31,23 +30,20 @@ def _record_command(manifest: DatasetManifest) -> str:
     recorded = manifest.sole_expert  # a recording has one expert; only merges add others
     expert = recorded.reference if recorded else "bundled"
     noise = ",".join(f"{part.level:g}:{part.share:g}" for part in recording.noise)
-    arguments = ["record", spec.id, "-o", _RESULT]
-    arguments += ["--expert", expert if expert.startswith(("bundled", "python:")) else "expert/"]
-    arguments += ["--episodes", str(recording.episodes), "--seed", str(recording.seed)]
-    arguments += ["--noise", noise or "none", "--batch", str(recording.batch)]
     partner = str(recording.settings.get("partner", "none"))
-    arguments += ["--partner", partner if partner in ("none", "bundled") else "run/"]
-    for setting, option in (
-        ("partner_share", "--partner-share"),
-        ("embedding_dtype", "--embedding"),
-    ):
-        if setting in recording.settings:
-            arguments += [option, str(recording.settings[setting])]
-    for name, value in spec.kwargs.items():
-        arguments += ["--env", f"{name}={value}"]
-    for mask in manifest.masks:
-        arguments += ["--mask", mask]
-    return _command_line(arguments)
+    return command_text(
+        *("record", spec.id, "-o", _RESULT),
+        expert=expert if expert.startswith(("bundled", "python:")) else "expert/",
+        episodes=recording.episodes,
+        seed=recording.seed,
+        noise=noise or "none",
+        batch=recording.batch,
+        partner=partner if partner in ("none", "bundled") else "run/",
+        partner_share=recording.settings.get("partner_share"),
+        embedding=recording.settings.get("embedding_dtype"),
+        env=[f"{name}={value}" for name, value in spec.kwargs.items()],
+        mask=list(manifest.masks),
+    )
 
 
 def _edit_command(step: LineageRecord) -> str:
@@ -55,32 +51,23 @@ def _edit_command(step: LineageRecord) -> str:
         return f"# {step.operation} of {', '.join(map(_file_name, step.parents))}"
     arguments = [_OPERATIONS[step.operation], *(_file_name(parent) for parent in step.parents)]
     arguments += ["-o", _file_name(step.result) if step.result else _RESULT]
+    options: dict[str, object] = {}
     for name, value in step.arguments.items():
-        if name not in _NOT_OPTIONS:
-            arguments += _option_arguments(name, value)
-    return _command_line(arguments)
+        if name == "duplicates":
+            options |= {_FLAGS[value]: True} if value in _FLAGS else {}
+        elif name not in _NOT_OPTIONS:
+            options[_OPTIONS.get(name, name)] = _value(name, value)
+    return command_text(*arguments, **options)
 
 
-def _option_arguments(name: str, value: Any) -> Iterator[str]:
-    option = f"--{_OPTIONS.get(name, name)}".replace("_", "-")
-    if name == "duplicates":
-        yield _FLAGS.get(str(value), "")
-    elif name in ("episodes", "arrays"):
-        yield from (option, (":" if name == "episodes" else ",").join(map(str, value)))
-    elif isinstance(value, dict):
-        yield from (option, ",".join(f"{key}:{share:g}" for key, share in value.items()))
-    elif isinstance(value, list):
-        for entry in value:
-            yield from (option, str(entry))
-    else:
-        yield option
-        if value is not True:
-            yield str(value)
+def _value(name: str, value: Any) -> object:
+    """Return the value of the option that stands for an argument of an operation."""
+    if name in ("episodes", "arrays"):
+        return (":" if name == "episodes" else ",").join(map(str, value))
+    if isinstance(value, dict):
+        return ",".join(f"{key}:{share:g}" for key, share in value.items())
+    return value
 
 
 def _file_name(digest: str) -> str:
     return f"{digest.removeprefix('sha256:')[:8]}.zarr"
-
-
-def _command_line(arguments: list[str]) -> str:
-    return shlex.join(["kd-offline", *(word for word in arguments if word)])

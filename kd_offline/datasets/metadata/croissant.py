@@ -107,9 +107,9 @@ def missing_fields(document: Node) -> list[str]:
     """Return descriptions of demanded fields that ``document`` lacks."""
     demanded = {
         "license": "a licence, which the manifest does not state",
-        "url": "the address (--url)",
-        "creator": "who made it (--creator)",
-        "datePublished": "the date (--published)",
+        "url": "the address",
+        "creator": "who made it",
+        "datePublished": "the date of publication",
     }
     return [description for key, description in demanded.items() if key not in document]
 

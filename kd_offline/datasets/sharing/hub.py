@@ -15,7 +15,7 @@ from kd_offline.datasets.storage.remote import (
     split_hub_url,
 )
 from kd_offline.datasets.storage.traffic import TRAFFIC
-from kd_offline.errors import KdOfflineError, MissingExtraError, StorageError
+from kd_offline.errors import KdOfflineError, MissingExtraError, Remedy, StorageError
 from kd_offline.schemas.dataset import FileRecord
 
 try:
@@ -60,8 +60,9 @@ def commit_dataset(
         existing = _files_on_hub(api, repo, revision, folder)
         same = existing.get(f"{prefix}{MANIFEST}") == hashlib.sha256(manifest).hexdigest()
         if f"{prefix}{MANIFEST}" in existing and not same and not overwrite:
-            msg = f"there is another dataset at {url!r}: choose another place or give --overwrite"
-            raise StorageError(msg)
+            msg = f"there is another dataset at {url!r}"
+            other = Remedy("choose another place")
+            raise StorageError(msg, other, Remedy("give", overwrite=True))
         new = [file for file in files if existing.get(f"{prefix}{file.path}") != file.sha256]
         if same and not new:
             return 0, total

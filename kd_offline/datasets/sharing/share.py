@@ -29,7 +29,7 @@ from kd_offline.datasets.storage.sources import open_files, require_known_scheme
 from kd_offline.datasets.storage.store import Files, Folder
 from kd_offline.datasets.storage.threads import parallel_map
 from kd_offline.datasets.validation.integrity import verify
-from kd_offline.errors import CorruptDatasetError, StorageError, UsageError
+from kd_offline.errors import CorruptDatasetError, Remedy, StorageError, UsageError
 from kd_offline.files import aside, check_output
 from kd_offline.schemas.dataset import DatasetManifest, FileRecord
 from kd_offline.schemas.dataset_outputs import TransferOutput
@@ -287,8 +287,9 @@ def _clear_destination(
         raise StorageError(msg)
     if other_files and not overwrite:
         what = "another dataset" if existing_manifest is not None else "a part of another dataset"
-        msg = f"there is {what} at {target.address!r}: choose another place or give --overwrite"
-        raise StorageError(msg)
+        msg = f"there is {what} at {target.address!r}"
+        other = Remedy("choose another place")
+        raise StorageError(msg, other, Remedy("give", overwrite=True))
     if existing_manifest is not None:
         target.remove(layout.MANIFEST)  # first, so that a half replaced dataset is none
     for path in existing:

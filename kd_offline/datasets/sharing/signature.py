@@ -1,4 +1,4 @@
-"""``sign`` and ``verify --signature``: sign datasets with SSH keys, and check who signed them.
+"""Signatures: sign datasets with SSH keys, and check who signed them.
 
 The signed text has three lines, with the content id and the digest of the manifest. The id is what
 is cited. The manifest also has names, licence, lineage and the sha256 of every file. Both must be
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.manifest_file import read_manifest
 from kd_offline.datasets.storage.sources import open_files
-from kd_offline.errors import SignatureError, UsageError
+from kd_offline.errors import Remedy, SignatureError, UsageError
 from kd_offline.files import check_output, write_output
 from kd_offline.schemas.dataset import DatasetManifest, SignatureRecord
 
@@ -168,11 +168,8 @@ def _require_valid(signature: Signature, manifest: DatasetManifest) -> None:
 
 def _trusted_signers(allowed: str | Path | None, public: str | Path | None) -> list[Signer]:
     if (allowed is None) == (public is None):
-        msg = (
-            "a signature counts only if you say whose: give --public-key KEY.pub or "
-            "--allowed-signers FILE, one of the two"
-        )
-        raise UsageError(msg)
+        msg = "a signature counts only if you say whose, in one way"
+        raise UsageError(msg, Remedy("give", public_key=...), Remedy("give", allowed_signers=...))
     if public is not None:
         return [read_public_key(public)]
     return read_allowed_signers(str(allowed))
@@ -218,8 +215,8 @@ def _address_without_pin(dataset: str | Path) -> str:
 
 def _default_signature_file(dataset: str | Path) -> Path:
     if is_remote(str(dataset)):
-        msg = f"{str(dataset)!r} is remote: say with --output where to write the signature"
-        raise UsageError(msg)
+        msg = f"{str(dataset)!r} is remote, and a signature is written beside local datasets"
+        raise UsageError(msg, Remedy("say where to write it with", output=...))
     return Path(_address_without_pin(dataset) + SUFFIX).expanduser()
 
 
@@ -227,8 +224,8 @@ def _read_key(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        msg = f"cannot read the key {str(path)!r} ({error.strerror}): give one with --key"
-        raise UsageError(msg) from None
+        msg = f"cannot read the key {str(path)!r} ({error.strerror})"
+        raise UsageError(msg, Remedy("give one with", key=...)) from None
 
 
 def _read_signature(dataset: str | Path, signature: str | Path | None) -> bytes:
@@ -248,11 +245,9 @@ def _read_signature(dataset: str | Path, signature: str | Path | None) -> bytes:
     except OSError as error:
         where = signature or f"{_address_without_pin(dataset)}{SUFFIX}"
         reason = error.strerror or "there is none"
-        msg = (
-            f"cannot read the signature {str(where)!r} ({reason}): ask the signer for it, or say "
-            "with --signature-file where it is"
-        )
-        raise SignatureError(msg) from None
+        msg = f"cannot read the signature {str(where)!r} ({reason})"
+        place = Remedy("say where it is with", signature=...)
+        raise SignatureError(msg, Remedy("ask the signer for it"), place) from None
     return data
 
 

@@ -128,7 +128,7 @@ def load_private(data: bytes, name: str) -> PrivateKey:
     except TypeError:
         msg = (
             f"the key {name!r} is locked by a passphrase: let ssh-keygen, which asks for it or for "
-            "the agent, sign what kd-offline sign --text prints, as kd-offline sign --help shows"
+            "the agent, sign the text that is to be signed, as the help of kd-offline sign shows"
         )
         raise UsageError(msg) from None
     except (ValueError, UnsupportedAlgorithm):

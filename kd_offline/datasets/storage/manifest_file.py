@@ -10,7 +10,7 @@ from kd_offline.datasets.format.manifest import (
 )
 from kd_offline.datasets.storage.addresses import check_pin
 from kd_offline.datasets.storage.store import Files
-from kd_offline.errors import NotADatasetError, UnfinishedError
+from kd_offline.errors import NotADatasetError, Remedy, UnfinishedError
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.sealed_json import is_sealed
 
@@ -75,8 +75,9 @@ def _absent(files: Files) -> Exception:
     address = repr(files.address)
     if files.exists(layout.JOURNAL):
         return UnfinishedError(
-            f"the recording at {address} was not finished: continue it with record --resume or "
-            "delete the folder"
+            f"the recording at {address} was not finished",
+            Remedy("continue it with", operation="record", resume=True),
+            Remedy("delete the folder"),
         )
     if any(files.exists(name) for name in layout.ZARR_V2):
         return NotADatasetError(

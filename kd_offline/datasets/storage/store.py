@@ -16,7 +16,7 @@ from typing import IO, ClassVar, Protocol
 
 from kd_offline.datasets.format.layout import LOCK, SCRATCH
 from kd_offline.datasets.storage import direct_io, safe_open
-from kd_offline.errors import StorageError
+from kd_offline.errors import Remedy, StorageError
 from kd_offline.file_locks import busy, try_lock
 from kd_offline.files import make_folder
 from kd_offline.schemas.dataset import FileRecord
@@ -236,9 +236,8 @@ def _write_aside(path: Path, data: bytes, durable: bool) -> None:
 
 def _storage_error(path: Path, verb: str, error: OSError) -> StorageError:
     reason = error.strerror or type(error).__name__
-    return StorageError(
-        f"cannot {verb} {str(path)!r} ({reason}): make room or choose another path; "
-        "what was recorded before is kept and --resume continues it"
-        if verb == "write"
-        else f"cannot {verb} {str(path)!r} ({reason}): check the path and its permissions"
-    )
+    msg = f"cannot {verb} {str(path)!r} ({reason})"
+    if verb != "write":
+        return StorageError(msg, Remedy("check the path and its permissions"))
+    go_on = Remedy("make room and go on from what was recorded before with", resume=True)
+    return StorageError(msg, Remedy("make room"), Remedy("choose another path"), go_on)

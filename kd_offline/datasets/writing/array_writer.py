@@ -12,7 +12,7 @@ from kd_offline.datasets.format import chunks, layout
 from kd_offline.datasets.format.layout import ArrayRule
 from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.writing.statistics import Moments
-from kd_offline.errors import CorruptDatasetError, UsageError
+from kd_offline.errors import CorruptDatasetError, Remedy, UsageError
 from kd_offline.schemas.dataset import ArraySpec, FileRecord
 from kd_offline.types import Array
 
@@ -127,8 +127,8 @@ class ArrayWriter:
         first = index * self.chunk_rows
         return CorruptDatasetError(
             f"the unfinished recording at {str(self.folder.root)!r} cannot be continued, because "
-            f"chunk {index} of {self.name} (from row {first}) is damaged: {what}; record again "
-            "with --overwrite"
+            f"chunk {index} of {self.name} (from row {first}) is damaged: {what}",
+            Remedy("record again with", overwrite=True),
         )
 
     def _cast(self, values: Array) -> Array:

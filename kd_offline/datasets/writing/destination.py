@@ -7,7 +7,7 @@ from typing import IO
 
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.storage.store import lock_folder
-from kd_offline.errors import StorageError, UsageError
+from kd_offline.errors import Remedy, StorageError, UsageError
 from kd_offline.files import make_folder, remove_tree
 
 
@@ -65,16 +65,13 @@ def prepare_folder(root: Path, *, resume: bool, overwrite: bool) -> None:
 
 def _refuse_existing(root: Path, *, resume: bool) -> None:
     if _has_manifest(root):
-        msg = (
-            f"there is a finished dataset at {str(root)!r}: choose another path or give --overwrite"
-        )
-        raise StorageError(msg)
+        msg = f"there is a finished dataset at {str(root)!r}"
+        other = Remedy("choose another path")
+        raise StorageError(msg, other, Remedy("give", overwrite=True))
     if _has_journal(root) and not resume:
-        msg = (
-            f"there is an unfinished recording at {str(root)!r}: continue it with --resume or "
-            "delete it with --overwrite"
-        )
-        raise StorageError(msg)
+        msg = f"there is an unfinished recording at {str(root)!r}"
+        go_on = Remedy("continue it with", resume=True)
+        raise StorageError(msg, go_on, Remedy("delete it with", overwrite=True))
 
 
 def _has_manifest(root: Path) -> bool:

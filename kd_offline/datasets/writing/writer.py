@@ -22,7 +22,7 @@ from kd_offline.datasets.writing.blocks import EpisodeBlock, check_block
 from kd_offline.datasets.writing.dataset_files import DatasetFiles
 from kd_offline.datasets.writing.destination import claim_folder
 from kd_offline.datasets.writing.dry_run import dry_run
-from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
+from kd_offline.errors import CorruptDatasetError, MismatchError, Remedy, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, Journal, RecordingHeader
 from kd_offline.sealed_json import unseal
 from kd_offline.types import Array
@@ -301,11 +301,9 @@ def _matching_journal(folder: Folder, header: RecordingHeader) -> Journal:
     try:
         journal = Journal.model_validate(document)
     except ValidationError:
-        msg = (
-            f"the journal of the unfinished recording at {str(folder.root)!r} is damaged: "
-            "record again with --overwrite"
-        )
-        raise CorruptDatasetError(msg) from None
+        msg = f"the journal of the unfinished recording at {str(folder.root)!r} is damaged"
+        again = Remedy("record again with", overwrite=True)
+        raise CorruptDatasetError(msg, again) from None
     _require_same_settings(journal.header, header, folder, "unfinished")
     return journal
 
@@ -319,10 +317,10 @@ def _require_same_settings(
         what = "unfinished recording" if state == "unfinished" else "finished dataset"
         msg = (
             f"the {what} at {str(folder.root)!r} was begun with other settings "
-            f"({', '.join(differing)}): repeat the command that began it, choose another path, or "
-            "give --overwrite"
+            f"({', '.join(differing)})"
         )
-        raise MismatchError(msg)
+        again = Remedy("repeat what began it"), Remedy("choose another path")
+        raise MismatchError(msg, *again, Remedy("give", overwrite=True))
 
 
 def _settings(header: RecordingHeader) -> dict[str, object]:

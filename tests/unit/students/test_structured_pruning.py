@@ -61,5 +61,5 @@ def test_the_small_team_is_within_the_limits_of_the_exported_form():
 
 def test_what_even_four_units_exceed_is_refused_before():
     bounds = Bounds.of(card(8), Budget(max_macs=43))
-    with pytest.raises(BudgetError, match="--max-macs 44"):
+    with pytest.raises(BudgetError, match=r"settings=.'budget.max_macs': 44"):
         bounds.require_possible()

@@ -40,7 +40,7 @@ from kd_offline.datasets.convert.interchange import (
 )
 from kd_offline.datasets.format.layout import RULES
 from kd_offline.datasets.writing.blocks import EpisodeBlock
-from kd_offline.errors import MismatchError
+from kd_offline.errors import MismatchError, Remedy
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.dataset_outputs import NotHeld
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -261,7 +261,7 @@ def _widths(path: Path, agents: int, width: int, options: ConvertOptions) -> tup
     """Return the number of joined features of every agent, by the user's environment."""
     has = f"the actions of {agents} agents and {width} observed features"
     if options.spec is None:
-        advice = "give an environment or --spec that says which features are whose"
+        advice = Remedy("give an environment or", "that says which features are whose", spec=...)
         raise foreign_error(path, f"it has {has}", advice)
     widths = options.spec.obs_widths
     if len(widths) != agents or sum(widths) != width:

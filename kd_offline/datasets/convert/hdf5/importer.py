@@ -16,6 +16,7 @@ from kd_offline.datasets.convert.embedded_manifest import (
     splits_from_manifest,
 )
 from kd_offline.datasets.convert.interchange import (
+    CHECK_FORMAT,
     ConvertOptions,
     ImportedDataset,
     episode_ranges,
@@ -45,7 +46,7 @@ def read(path: Path, options: ConvertOptions) -> Iterator[ImportedDataset]:
     with untrusted_hdf5.open_hdf5(path) as file:
         text = untrusted_hdf5.read_bytes(file, MANIFEST)
         if text is None:
-            raise foreign_error(path, "it carries no manifest of an expert buffer", "check --from")
+            raise foreign_error(path, "it carries no manifest of an expert buffer", CHECK_FORMAT)
         manifest = parse_embedded_manifest(text, str(path))
         arrays = {name: _dataset(path, file, manifest, name) for name in manifest.arrays}
         table = {

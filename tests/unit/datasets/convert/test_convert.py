@@ -68,7 +68,7 @@ def test_kept_and_not_held_are_everything(rich, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["d4rl", "d3rlpy"])
 def test_strict_refuses_what_is_not_held(rich, tmp_path, kind):
-    with pytest.raises(UsageError, match=r"cannot hold .*episodes/seed.*leave out --strict"):
+    with pytest.raises(UsageError, match=r"cannot hold .*episodes/seed.*leave out strict"):
         export(rich, tmp_path, kind, strict=True)
     assert inside(tmp_path) == []
 
@@ -81,7 +81,7 @@ def test_strict_allows_what_is_whole(rich, tmp_path, kind):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_target_is_replaced_only_on_request(rich, tmp_path, kind):
     export(rich, tmp_path, kind)
-    with pytest.raises(StorageError, match="exists: choose another path or give --overwrite"):
+    with pytest.raises(StorageError, match="exists: choose another path or give overwrite=True"):
         export(rich, tmp_path, kind)
     export(rich, tmp_path, kind, overwrite=True)
     assert inside(tmp_path) == [NAMES[kind]]
@@ -147,7 +147,7 @@ REFUSED = {
     "remote": ({"target": "s3://bucket/x.hdf5"}, UsageError, "local path and push that"),
     "silent": ({"target": "x"}, UsageError, "does not tell which format"),
     "copy": ({"to": "expert-buffer"}, UsageError, "both are expert buffers"),
-    "agent": ({"to": "hdf5", "agent": "agent_0"}, UsageError, "leave out --agent"),
+    "agent": ({"to": "hdf5", "agent": "agent_0"}, UsageError, "leave out agent"),
     "who": ({"to": "d4rl", "agent": "agent_9"}, UsageError, "unknown agent 'agent_9'"),
     "one": ({"to": "d3rlpy"}, UsageError, "holds one agent"),
     "name": ({"to": "hdf5", "name": "mine"}, UsageError, "describe what is imported"),

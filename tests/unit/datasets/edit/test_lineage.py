@@ -21,7 +21,7 @@ def test_finished_datasets_do_not_change_in_place(parent, tmp_path):
                 filter(address, output, "won == 1", overwrite=True)
     assert verify(parent.path).ok
     filter(parent.path, tmp_path / "f.zarr", "won == 1")
-    with pytest.raises(StorageError, match="--overwrite"):
+    with pytest.raises(StorageError, match="overwrite=True"):
         filter(parent.path, tmp_path / "f.zarr", "won == 0")
     filter(parent.path, tmp_path / "f.zarr", "won == 0", overwrite=True)
     (step,) = ExpertBuffer.open(tmp_path / "f.zarr").manifest.lineage

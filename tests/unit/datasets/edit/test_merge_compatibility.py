@@ -64,14 +64,14 @@ def conflicting(kind, spec, path):
     ("kind", "words", "cure"),
     [
         ("environment", ["another environment", "kwargs {}", "episode_limit 25 and 30"], None),
-        ("lone", ["only some have steps/value", "--arrays common"], {"arrays": "common"}),
+        ("lone", ["only some have steps/value", "arrays='common'"], {"arrays": "common"}),
         ("width", ["steps/embedding is float16", "[3, 4]", "[3, 5]"], {"without": ["embedding"]}),
         ("dtype", ["float16 [3, 4]", "float32 [3, 4]"], {"without": ["steps/embedding"]}),
         ("mask", ["mask 'full'"], {"without": ["masks/full"]}),
         ("outputs", ["logits", "q_values", "no one meaning"], {"without": ["logits"]}),
         ("layer", ["layer of the embeddings", "the first layer"], {"without": ["embedding"]}),
         ("gamma", ["0.5", "0.99", "steps/value"], {"without": ["value", "final/value"]}),
-        ("licence", ["'CC0-1.0' and none stated", "--licence"], {"licence": "MIT"}),
+        ("licence", ["'CC0-1.0' and none stated", "under which licence"], {"licence": "MIT"}),
     ],
 )
 def test_conflicts_and_their_cures(parent, tmp_path, kind, words, cure):

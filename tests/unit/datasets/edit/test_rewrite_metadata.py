@@ -52,7 +52,7 @@ def test_a_damaged_parent_is_refused(parent, tmp_path):
 
 def test_what_stands_there_is_safe(parent, tmp_path):
     annotate(parent.path, tmp_path / "a.zarr", name="first")
-    with pytest.raises(StorageError, match="--overwrite"):
+    with pytest.raises(StorageError, match="overwrite=True"):
         annotate(parent.path, tmp_path / "a.zarr", name="second")
     with pytest.raises(UsageError, match="exclude each other"):
         annotate(parent.path, tmp_path / "a.zarr", name="x", resume=True, overwrite=True)

@@ -123,7 +123,7 @@ def test_writing(dataset, tmp_path):
     path = tmp_path / "README.md"
     text = card(dataset.path, path)
     assert path.read_text("utf-8") == text
-    with pytest.raises(StorageError, match="--overwrite"):
+    with pytest.raises(StorageError, match="overwrite=True"):
         card(dataset.path, path)
     card(dataset.path, path, overwrite=True)
     with pytest.raises(StorageError, match="is not a folder"):

@@ -156,7 +156,7 @@ def test_another_dataset_on_the_hub_is_replaced_only_on_request(hub, whole, tmp_
     hub.repositories["lab/d"] = {"README.md": b"a card"}
     push(whole.path, "hf://datasets/lab/d")
     other = tiny_dataset(tmp_path / "o.zarr", seed=5, without=["steps/value"])
-    with pytest.raises(StorageError, match="--overwrite"):
+    with pytest.raises(StorageError, match="overwrite=True"):
         push(other.path, "hf://datasets/lab/d")
     assert ExpertBuffer.open("hf://datasets/lab/d").id == whole.id
     push(other.path, "hf://datasets/lab/d", overwrite=True)

@@ -75,7 +75,7 @@ def test_a_copy_that_lost_or_changed_a_file_is_mended(whole, place):
 def test_another_dataset_is_replaced_only_on_request(whole, place, tmp_path):
     other = tiny_dataset(tmp_path / "other.zarr", seed=9, without=["steps/value"])
     push(other.path, place)
-    with pytest.raises(StorageError, match=r"another dataset at .*--overwrite"):
+    with pytest.raises(StorageError, match=r"another dataset at .*overwrite=True"):
         push(whole.path, place)
     assert ExpertBuffer.open(place).id == other.id
     push(whole.path, place, overwrite=True)

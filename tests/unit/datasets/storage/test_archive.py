@@ -76,7 +76,7 @@ def test_an_archive_becomes_the_same_folder_again(whole, packed, tmp_path):
 
 def test_a_file_in_the_way_stays(whole, tmp_path):
     (tmp_path / "d.zip").write_bytes(b"mine")
-    with pytest.raises(StorageError, match="--overwrite"):
+    with pytest.raises(StorageError, match="overwrite=True"):
         pack(whole.path, tmp_path / "d.zip")
     assert (tmp_path / "d.zip").read_bytes() == b"mine"
     pack(whole.path, tmp_path / "d.zip", overwrite=True)

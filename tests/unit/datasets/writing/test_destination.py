@@ -50,7 +50,7 @@ def record(path: Path, **options: bool) -> DatasetManifest:
 def test_existing_datasets_are_not_touched(tmp_path):
     path = tmp_path / "d.zarr"
     first = record(path)
-    with pytest.raises(StorageError, match=r"finished dataset .* --overwrite"):
+    with pytest.raises(StorageError, match=r"finished dataset .* overwrite=True"):
         record(path)
     with pytest.raises(StorageError, match=r"finished dataset"):
         record(path, resume=True)
@@ -61,7 +61,7 @@ def test_existing_datasets_are_not_touched(tmp_path):
 def test_unfinished_recordings_are_not_touched(tmp_path):
     path = tmp_path / "d.zarr"
     DatasetWriter.create(path, header(SPEC)).close()
-    with pytest.raises(StorageError, match=r"--resume or delete it with --overwrite"):
+    with pytest.raises(StorageError, match=r"resume=True or delete it with overwrite=True"):
         record(path)
     record(path, overwrite=True)
 
@@ -139,9 +139,9 @@ def test_killed_while_overwriting(tmp_path, monkeypatch, finished):
         patched.setattr(shutil, "rmtree", killed)
         with pytest.raises(SystemExit):
             record(path, overwrite=True)
-    with pytest.raises(UnfinishedError, match="--resume"):
+    with pytest.raises(UnfinishedError, match=r"resume=True"):
         ExpertBuffer.open(path)
     if finished:
-        with pytest.raises(CorruptDatasetError, match="record again with --overwrite"):
+        with pytest.raises(CorruptDatasetError, match="record again with overwrite=True"):
             record(path, resume=True)
     assert record(path, overwrite=True).id == record(tmp_path / "whole.zarr").id

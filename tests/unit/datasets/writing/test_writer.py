@@ -128,7 +128,7 @@ def test_killed_recording_continues_to_the_same_id(
     for block in blocks()[:blocks_before]:
         writer.append(block)
     abandon(writer)
-    with pytest.raises(UnfinishedError, match="--resume"):
+    with pytest.raises(UnfinishedError, match=r"resume=True"):
         ExpertBuffer.open(path)
     continued = record(path, resume=True)
     assert continued.id == undisturbed.id
@@ -170,7 +170,7 @@ def test_full_disk_at_any_write_loses_nothing_committed(
 
     with monkeypatch.context() as patched:
         patched.setattr(store, "_write_aside", put)
-        with pytest.raises(StorageError, match=r"No space left on device.*--resume"):
+        with pytest.raises(StorageError, match=r"No space left on device.*resume=True"):
             record(path)
     assert record(path, resume=True).id == undisturbed.id
 

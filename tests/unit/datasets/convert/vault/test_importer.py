@@ -125,7 +125,7 @@ def test_illegal_actions_are_told(tmp_path):
     assert lost.array == "infos/legals"
     assert "1 executed actions were not legal" in lost.why
     assert buffer.read("steps/available_actions").all()
-    with pytest.raises(KdOfflineError, match="leave out --strict"):
+    with pytest.raises(KdOfflineError, match="leave out strict"):
         convert(tmp_path / "toy.vlt", tmp_path / "strict.zarr", strict=True)
 
 
