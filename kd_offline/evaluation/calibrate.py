@@ -21,9 +21,10 @@ from kd_offline.errors import KdOfflineError, UsageError
 from kd_offline.evaluation.engines import ENGINES, EngineSettings, LatencyTarget, Sampler, sampler
 from kd_offline.evaluation.timing import Plan, interleaved
 from kd_offline.exports.contract import contracts
-from kd_offline.exports.network import Affine, AgentNetwork, to_int8
+from kd_offline.exports.network import AgentNetwork, to_int8
 from kd_offline.files import temporary_folder
 from kd_offline.networks.arithmetic import ExportedShape
+from kd_offline.networks.deployed import Affine, GRUCell
 from kd_offline.networks.threads import computing_with
 from kd_offline.runs.provenance import machine
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -137,7 +138,7 @@ def student(width: int) -> AgentNetwork:
         drawn=False,
         mask_input=False,
         trunk=(affine(width, shape.inputs), affine(width, width)),
-        gru=((affine(3 * width, width),), (affine(3 * width, width),)),
+        cell=GRUCell((affine(3 * width, width),), (affine(3 * width, width),)),
         head=affine(_ACTIONS, width),
     )
 

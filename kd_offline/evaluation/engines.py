@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from kd_offline.errors import KdOfflineError, MismatchError
-from kd_offline.exports.network import EPSILON, Affine, AgentNetwork, Chain
+from kd_offline.exports.network import EPSILON, AgentNetwork
+from kd_offline.networks.deployed import Affine
 from kd_offline.types import Array, Float32Array
 
 if TYPE_CHECKING:
@@ -303,7 +304,7 @@ class ExportedStep:
         self.centre, self.scale = _tensor(network.centre), _tensor(network.scale)
         self.motion = None if network.motion is None else _tensor(network.motion)
         self.trunk = [(*_affine(layer), [len(layer.bias)]) for layer in network.trunk]
-        self.gru = None if network.gru is None else _flat(*network.gru)
+        self.cell = None if network.cell is None else network.cell.torch_step()
         self.head = _affine(network.head)
         self.names = list(network.memory)
         self.sizes = [stop - start for start, stop in network.memory.values()]
@@ -317,8 +318,9 @@ class ExportedStep:
         x = self._inputs(obs, kept, now)
         for weight, bias, shape in self.trunk:
             x = torch.layer_norm(torch.relu_(linear(x, weight, bias)), shape, eps=EPSILON)
-        if self.gru is not None:
-            x = now["gru"] = torch.gru_cell(x, kept["gru"], *self.gru)
+        if self.cell is not None:
+            name = self.names[0]
+            x = now[name] = self.cell(x, kept[name])
         action = _greedy(linear(x, *self.head), legal)
         if self.facts.last_action:
             now["last_action"] = self.choices.index_select(0, action)
@@ -355,19 +357,6 @@ def _greedy(logits: Tensor, legal: Tensor) -> Tensor:
 
 def _affine(affine: Affine) -> tuple[Tensor, Tensor]:
     return _tensor(affine.values), _tensor(affine.bias)
-
-
-def _flat(ours: Chain, theirs: Chain) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return weights and biases in the order of ``torch.gru_cell``, which knows full matrices."""
-    mine, other = _affine(_product(ours)), _affine(_product(theirs))
-    return mine[0], other[0], mine[1], other[1]
-
-
-def _product(chain: Chain) -> Affine:
-    if len(chain) == 1:
-        return chain[0]
-    thin, wide = chain
-    return Affine(wide.values @ thin.values, wide(thin.bias))
 
 
 def _tensor(values: Array) -> Tensor:

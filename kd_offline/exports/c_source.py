@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_offline.exports.network import Affine, AgentNetwork
+from kd_offline.exports.network import AgentNetwork
 from kd_offline.exports.vectors import Vectors
 from kd_offline.files import write_file
+from kd_offline.networks.deployed import Affine
 from kd_offline.schemas.export import REFUSAL, RESET, WAITING, AgentContract
 from kd_offline.types import Array
 
@@ -68,12 +69,7 @@ def _buffers(network: AgentNetwork) -> dict[str, int]:
     sizes = {"x": max(columns[0], *widths[1::2], 1)}
     if widths:
         sizes["y"] = max(widths[::2])
-    if network.gru is not None:
-        gates = len(network.gru[0][-1].bias)
-        sizes |= {"mine": gates, "theirs": gates}
-        thin = [len(chain[0].bias) for chain in network.gru if len(chain) > 1]
-        sizes |= {"thin": max(thin)} if thin else {}
-    return sizes
+    return sizes if network.cell is None else sizes | network.cell.c_buffers()
 
 
 def _terms(agent: AgentContract, title: str) -> str:
@@ -202,14 +198,8 @@ def _body(network: AgentNetwork, agent: AgentContract) -> Iterator[str]:
         yield _affine(f"trunk_{k}", layer, now, other)
         yield f"kd_normalise({other}, {len(layer.bias)});"
         now, other = other, now
-    if network.gru is not None:
-        ends = ((now, "mine"), ("memory", "theirs"))
-        for (side, chain), (source, target) in zip(network.sides.items(), ends, strict=True):
-            label = side.replace(".", "_")
-            if len(chain) > 1:
-                yield _affine(f"{label}_thin", chain[0], source, "thin")
-            yield _affine(label, chain[-1], "thin" if len(chain) > 1 else source, target)
-        yield f"kd_gru(mine, theirs, memory, {network.width});"
+    if network.cell is not None:
+        yield from network.cell.c_lines(_affine, now)
         now = "memory"
     yield _affine("head", network.head, now, "logits")
     choice = f"kd_choose(logits, legal, {network.actions})"

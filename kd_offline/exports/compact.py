@@ -23,9 +23,9 @@ from torch import Tensor
 from kd_offline.errors import UsageError
 from kd_offline.experts.protocol import Expert
 from kd_offline.experts.team import MOTION_GAIN, ActorCritic
-from kd_offline.exports.network import Affine, AgentNetwork, Chain
-from kd_offline.networks.arithmetic import StudentShape
-from kd_offline.networks.packed import Folded
+from kd_offline.exports.network import AgentNetwork
+from kd_offline.networks.deployed import Affine, Cell
+from kd_offline.networks.packed import Folded, PackedNetwork
 from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.students.families import offered
 from kd_offline.students.folding import fold, kept_columns
@@ -55,7 +55,7 @@ def _agent(team: StudentTeam, i: int, visible: BoolArray | None) -> AgentNetwork
     with torch.no_grad():
         folded = fold(team, i, visible)
     columns = None if visible is None else kept_columns(team, i, visible)[0]
-    trunk, gru, head = _layers(team.network(i).shape, folded, columns)
+    trunk, cell, head = _layers(team.network(i), folded, columns)
     return AgentNetwork(
         agent=team.spec.agents[i],
         seen=seen,
@@ -66,7 +66,7 @@ def _agent(team: StudentTeam, i: int, visible: BoolArray | None) -> AgentNetwork
         drawn=visible is None,
         mask_input=asked.mask and visible is None,
         trunk=trunk,
-        gru=gru,
+        cell=cell,
         head=head,
     )
 
@@ -117,7 +117,7 @@ def _expert_agent(team: ActorCritic, group: int, i: int, visible: BoolArray | No
 
     with torch.no_grad():
         folded = network.folded(inputs=with_id)
-    trunk, gru, head = _layers(network.shape, folded, varying)
+    trunk, cell, head = _layers(network, folded, varying)
     count = len(seen)
     centre, scale = np.zeros(count, np.float32), np.ones(count, np.float32)
     motion = np.full(count, MOTION_GAIN, np.float32)
@@ -134,23 +134,21 @@ def _expert_agent(team: ActorCritic, group: int, i: int, visible: BoolArray | No
         drawn=False,
         mask_input=False,
         trunk=trunk,
-        gru=gru,
+        cell=cell,
         head=head,
     )
 
 
 def _layers(
-    shape: StudentShape, folded: Sequence[Folded], columns: BoolArray | None
-) -> tuple[tuple[Affine, ...], tuple[Chain, Chain] | None, Affine]:
-    """Return trunk, GRU and head in float32, the first matrix with some ``columns`` alone."""
+    network: PackedNetwork, folded: Sequence[Folded], columns: BoolArray | None
+) -> tuple[tuple[Affine, ...], Cell | None, Affine]:
+    """Return trunk, recurrence and head in float32; the first matrix keeps ``columns`` alone."""
     every = [Affine(_single(m.weight), _single(m.bias)) for m in folded]
     if columns is not None:
         every[0] = replace(every[0], weight=np.ascontiguousarray(every[0].weight[:, columns]))
-    depth = len(shape.trunk)
-    sides = every[depth:-1]
-    half = len(sides) // 2
-    gru = (tuple(sides[:half]), tuple(sides[half:])) if sides else None
-    return tuple(every[:depth]), gru, every[-1]
+    depth = len(network.shape.trunk)
+    recurrent = every[depth:-1]
+    return tuple(every[:depth]), network.cell(recurrent) if recurrent else None, every[-1]
 
 
 def _single(values: Tensor) -> Float32Array:

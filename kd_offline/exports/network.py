@@ -5,6 +5,7 @@ the logits and the next memory. The memory is one vector that is zero at the sta
 
     gru [H] | previous [k] | started [1] | last_action [A]
 
+The first part is named by what has the memory.
 ``previous`` and ``started`` are there where the network takes the change of its inputs,
 ``last_action`` where it takes the action taken before. The step writes its own action there; who
 executes another one writes that instead. A network without a memory keeps one unused zero.
@@ -21,7 +22,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kd_offline.networks.quantise import quantised, restored
+from kd_offline.networks.deployed import Affine, Cell
+from kd_offline.networks.quantise import quantised
 from kd_offline.types import Array, BoolArray, Float32Array, IntArray
 
 EPSILON = 1e-5
@@ -34,28 +36,6 @@ Step = Callable[
     [Float32Array, BoolArray, Float32Array], tuple[IntArray, Float32Array, Float32Array]
 ]
 """``(obs [B, I], legal [B, A], memory [B, M]) -> (action [B], logits [B, A], memory [B, M])``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """``y = W x + b``; int8 weights have a scale for each row."""
-
-    weight: Array  # float32 or int8 [rows, columns]
-    bias: Float32Array  # [rows]
-    scale: Float32Array | None = None  # [rows]
-
-    @property
-    def values(self) -> Float32Array:
-        """Weights as the numbers they stand for, float32 [rows, columns]."""
-        return self.weight if self.scale is None else restored(self.weight, self.scale)
-
-    def __call__(self, x: Float32Array) -> Float32Array:
-        """Map ``x``: float32 [B, columns] to float32 [B, rows]."""
-        return x @ self.values.T + self.bias
-
-
-Chain = tuple[Affine, ...]
-"""Affine maps of one matrix, or of a product of two thin ones, the one that comes first first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +56,7 @@ class AgentNetwork:
     drawn: bool
     mask_input: bool
     trunk: tuple[Affine, ...]  # each followed by ReLU and normalisation
-    gru: tuple[Chain, Chain] | None  # of the input and of the memory; gates reset, update, new
+    cell: Cell | None  # what has a memory
     head: Affine
 
     @property
@@ -93,25 +73,19 @@ class AgentNetwork:
     def matrices(self) -> dict[str, Affine]:
         """All affine maps by name, in the order of the computation."""
         named = {f"trunk.{k}": layer for k, layer in enumerate(self.trunk)}
-        for side, chain in self.sides.items():
-            named |= dict(zip((f"{side}.thin", side)[-len(chain) :], chain, strict=True))
-        return named | {"head": self.head}
-
-    @property
-    def sides(self) -> dict[str, Chain]:
-        """What a GRU applies to its input and to its memory, by name; none without a GRU."""
-        return {} if self.gru is None else {"gru.input": self.gru[0], "gru.memory": self.gru[1]}
+        recurrent = {} if self.cell is None else self.cell.matrices
+        return named | recurrent | {"head": self.head}
 
     @property
     def width(self) -> int | None:
-        """Width of the GRU, H; None without one."""
-        return None if self.gru is None else self.gru[1][0].weight.shape[1]
+        """Numbers of the cell's memory, H; None without a cell."""
+        return None if self.cell is None else self.cell.width
 
     @property
     def memory(self) -> dict[str, tuple[int, int]]:
         """Half-open ranges of the parts of the memory vector."""
         sizes = {
-            "gru": self.width or 0,
+            "gru" if self.cell is None else self.cell.name: self.width or 0,
             "previous": 0 if self.motion is None else len(self.seen),
             "started": 0 if self.motion is None else 1,
             "last_action": self.actions if self.last_action else 0,
@@ -145,9 +119,9 @@ class AgentNetwork:
 
     def mapped(self, change: Callable[[Affine], Affine]) -> AgentNetwork:
         """Return the network with every affine map changed."""
-        gru = self.gru and (tuple(map(change, self.gru[0])), tuple(map(change, self.gru[1])))
+        cell = None if self.cell is None else self.cell.mapped(change)
         trunk = tuple(change(layer) for layer in self.trunk)
-        return replace(self, trunk=trunk, gru=gru, head=change(self.head))
+        return replace(self, trunk=trunk, cell=cell, head=change(self.head))
 
     def step(
         self, obs: Float32Array, legal: BoolArray, memory: Float32Array
@@ -182,8 +156,8 @@ class AgentNetwork:
         x, now = self._inputs(obs, kept)
         for layer in self.trunk:
             x = _normalised(np.maximum(layer(x), 0))
-        if self.gru is not None:
-            x = now["gru"] = _gru(self.gru, x, kept["gru"])
+        if self.cell is not None:
+            x = now[self.cell.name] = self.cell.step(x, kept[self.cell.name])
         logits = self.head(x)
         action = np.where(legal, logits, -np.inf).argmax(axis=1)
         if self.last_action:
@@ -252,24 +226,4 @@ def _normalised(x: Float32Array) -> Float32Array:
     centred = x - x.mean(axis=1, keepdims=True)
     variance = (centred * centred).mean(axis=1, keepdims=True)
     result: Float32Array = centred / np.sqrt(variance + np.float32(EPSILON))
-    return result
-
-
-def _gru(gru: tuple[Chain, Chain], x: Float32Array, h: Float32Array) -> Float32Array:
-    """Return the next memory [B, H]; the reset gate acts on ``W h + b``, as PyTorch has it."""
-    values = []
-    for chain, value in zip(gru, (x, h), strict=True):
-        for affine in chain:
-            value = affine(value)
-        values.append(np.split(value, 3, axis=1))
-    ours, theirs = values
-    reset, update = (_sigmoid(a + b) for a, b in zip(ours[:2], theirs[:2], strict=True))
-    new = np.tanh(ours[2] + reset * theirs[2])
-    result: Float32Array = new + update * (h - new)
-    return result
-
-
-def _sigmoid(x: Float32Array) -> Float32Array:
-    half = np.float32(0.5)
-    result: Float32Array = half * np.tanh(half * x) + half
     return result

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from kd_offline.errors import MissingExtraError
-from kd_offline.exports.network import EPSILON, LARGEST, Affine, AgentNetwork, Chain, Step
+from kd_offline.exports.network import EPSILON, LARGEST, AgentNetwork, Step
 from kd_offline.files import write_file
+from kd_offline.networks.deployed import Affine
 from kd_offline.networks.onnx_files import read_model, sizes
 from kd_offline.networks.onnx_session import BoundedSession
 from kd_offline.types import Array, BoolArray, Float32Array, IntArray
@@ -119,8 +120,8 @@ def _step(graph: _Graph, network: AgentNetwork) -> None:
         y = graph.add("Relu", graph.affine(f"trunk.{k}", layer, x), name=f"trunk.{k}.relu")
         name = f"trunk.{k}.normalised"
         x = graph.add("LayerNormalization", y, ones, name=name, axis=-1, epsilon=EPSILON)
-    if network.gru is not None:
-        x = now["gru"] = _gru(graph, network, x, kept["gru"])
+    if network.cell is not None:
+        x = now[network.cell.name] = network.cell.onnx(graph, x, kept[network.cell.name])
     _choose(graph, network, graph.affine("answers", network.head, x), now, usable)
 
 
@@ -157,34 +158,6 @@ def _usable(graph: _Graph, features: str) -> str:
     columns = graph.constant("at_1", np.array([1], np.int64))
     least = graph.add("ReduceMin", number, columns, name="in.least", keepdims=1)
     return graph.add("Cast", least, name="usable", to=_BOOL)
-
-
-def _gru(graph: _Graph, network: AgentNetwork, x: str, h: str) -> str:
-    width = network.width or 0
-    mine, theirs = (
-        _side(graph, side, chain, value)
-        for (side, chain), value in zip(network.sides.items(), (x, h), strict=True)
-    )
-
-    def gate(name: str, k: int) -> tuple[str, str]:
-        span = (k * width, (k + 1) * width)
-        return graph.part(mine, *span, f"{name}.ours"), graph.part(theirs, *span, f"{name}.theirs")
-
-    def squashed(name: str, k: int) -> str:
-        total = graph.add("Add", *gate(name, k), name=f"{name}.total")
-        return graph.add("Sigmoid", total, name=name)
-
-    reset, update = squashed("gru.reset", 0), squashed("gru.update", 1)
-    ours, remembered = gate("gru.new", 2)
-    let = graph.add("Mul", reset, remembered, name="gru.new.reset")
-    new = graph.add("Tanh", graph.add("Add", ours, let, name="gru.new.total"), name="gru.new")
-    gap = graph.add("Sub", h, new, name="gru.gap")
-    return graph.add("Add", new, graph.add("Mul", update, gap, name="gru.kept"), name="gru")
-
-
-def _side(graph: _Graph, name: str, chain: Chain, x: str) -> str:
-    x = graph.affine(f"{name}.thin", chain[0], x) if len(chain) > 1 else x
-    return graph.affine(name, chain[-1], x)
 
 
 def _choose(

@@ -15,8 +15,9 @@ from pydantic import TypeAdapter
 from safetensors.numpy import load, save
 
 from kd_offline.errors import CheckpointError
-from kd_offline.exports.network import Affine, AgentNetwork, Chain, arrays, to_floats
+from kd_offline.exports.network import AgentNetwork, arrays, to_floats
 from kd_offline.files import write_file
+from kd_offline.networks.deployed import Affine, Chain, GRUCell
 from kd_offline.networks.files import TensorFile, read_tensors, with_metadata
 from kd_offline.schemas.export import AgentContract
 from kd_offline.strict_json import parse
@@ -123,6 +124,6 @@ def _network(agent: AgentContract, tensors: dict[str, Array], prefix: str) -> Ag
         drawn=agent.drawn,
         mask_input=agent.mask_input,
         trunk=tuple(affine(f"trunk.{k}") for k in range(len(agent.widths))),
-        gru=(chain("gru.input"), chain("gru.memory")) if recurrent else None,
+        cell=GRUCell(chain("gru.input"), chain("gru.memory")) if recurrent else None,
         head=affine("head"),
     )

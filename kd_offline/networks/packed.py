@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from kd_offline.networks.arithmetic import StudentShape
+from kd_offline.networks.deployed import Affine, Cell
 
 
 class Packed(NamedTuple):
@@ -115,6 +116,14 @@ class PackedNetwork(nn.Module):
             Applied to the network's inputs, and so part of the first matrix.
         inputs
             What becomes of the first matrix, whose columns are the inputs.
+        """
+        raise NotImplementedError
+
+    def cell(self, matrices: Sequence[Affine]) -> Cell:
+        """Return the recurrence of an exported network; optional.
+
+        ``matrices``: those of :meth:`folded` between the layers of ``shape.trunk`` and the head, in
+        float32, without the columns that a fixed mask hides.
         """
         raise NotImplementedError
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from kd_offline.networks.arithmetic import NetworkShape
+from kd_offline.networks.deployed import Affine, GRUCell
 from kd_offline.networks.gru import Weights, packed_gru
 from kd_offline.networks.low_rank import LowRankGRU
 from kd_offline.networks.packed import (
@@ -154,6 +155,11 @@ class RecurrentNetwork(PackedNetwork):
             before = None
         matrices.append(compose(before, affine(self.head)))
         return (inputs(matrices[0]), *matrices[1:])
+
+    def cell(self, matrices: Sequence[Affine]) -> GRUCell:
+        """Return the GRU of an exported network."""
+        half = len(matrices) // 2
+        return GRUCell(tuple(matrices[:half]), tuple(matrices[half:]))
 
     def run_folded(
         self, x: Tensor, sizes: list[int], memory: Tensor, matrices: Sequence[Folded]

@@ -15,8 +15,8 @@ from kd_offline.exports import c_library, c_source, parity_check
 from kd_offline.exports.c_library import BuildError
 from kd_offline.exports.contract import symbols
 from kd_offline.exports.engines import team
-from kd_offline.exports.network import Affine
 from kd_offline.exports.vectors import vectors
+from kd_offline.networks.deployed import Affine
 from tests.unit.exports.conftest import KINDS, RICH, exported, needs, same
 
 SANITIZED = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from kd_offline.exports.network import Affine, AgentNetwork, to_floats, to_int8
+from kd_offline.exports.network import AgentNetwork, to_floats, to_int8
+from kd_offline.networks.deployed import Affine, GRUCell
 
 
 def f(values):
@@ -23,7 +24,7 @@ def network(**changes):
         "drawn": False,
         "mask_input": False,
         "trunk": (),
-        "gru": None,
+        "cell": None,
         "head": affine([[1.0], [-1.0]], [0.0, 0.5]),
     }
     return AgentNetwork(**(plain | changes))
@@ -54,7 +55,7 @@ def test_the_trunk_rectifies_and_normalises():
 def test_the_gates_of_the_recurrent_unit_by_hand():
     mine = affine([[0.0], [0.0], [1.0]], [0.3, -0.2, 0.1])
     theirs = affine([[1.0], [2.0], [3.0]], [0.0, 0.0, 0.4])
-    net = network(gru=((mine,), (theirs,)), head=affine([[1.0], [0.0]], [0.0, 0.0]))
+    net = network(cell=GRUCell((mine,), (theirs,)), head=affine([[1.0], [0.0]], [0.0, 0.0]))
     h, x = 0.5, 4.0
     reset = 1 / (1 + np.exp(-(0.3 + h)))
     update = 1 / (1 + np.exp(-(-0.2 + 2 * h)))

@@ -6,7 +6,7 @@ import pytest
 from kd_offline.errors import CheckpointError, MissingExtraError
 from kd_offline.exports import onnx_graph, parity_check
 from kd_offline.exports.engines import team
-from kd_offline.exports.network import Affine
+from kd_offline.networks.deployed import Affine, GRUCell
 from tests.unit.exports.conftest import KINDS, RICH, SPEC, exported, same
 
 onnx = pytest.importorskip("onnx")
@@ -83,7 +83,7 @@ def test_swapped_gates_are_found(episodes, tmp_path):
 
     from dataclasses import replace
 
-    wrong = [replace(n, gru=(swapped(n.gru[0]), swapped(n.gru[1]))) for n in networks]
+    wrong = [replace(n, cell=GRUCell(*map(swapped, n.cell.sides.values()))) for n in networks]
     said = parity_check.replay(team(agents, written(tmp_path, wrong), None), episodes)
     found = parity_check.compare(said, parity_check.replay(policy, episodes), episodes)
     with pytest.raises(parity_check.ParityError, match="onnx export is refused"):

@@ -1,0 +1,230 @@
+"""Parts of a deployed network as plain arrays: affine maps, and a recurrence between two of them.
+
+A recurrence is one class: its step in NumPy, which every other engine is compared with, and how it
+is written in each format that can hold it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self
+
+import numpy as np
+
+from kd_offline.errors import UsageError
+from kd_offline.networks.quantise import restored
+from kd_offline.types import Array, Float32Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """``y = W x + b``; int8 weights have a scale for each row."""
+
+    weight: Array  # float32 or int8 [rows, columns]
+    bias: Float32Array  # [rows]
+    scale: Float32Array | None = None  # [rows]
+
+    @property
+    def values(self) -> Float32Array:
+        """Weights as the numbers they stand for, float32 [rows, columns]."""
+        return self.weight if self.scale is None else restored(self.weight, self.scale)
+
+    def __call__(self, x: Float32Array) -> Float32Array:
+        """Map ``x``: float32 [B, columns] to float32 [B, rows]."""
+        return x @ self.values.T + self.bias
+
+
+Chain = tuple[Affine, ...]
+"""Affine maps of one matrix, or of a product of two thin ones, the one that comes first first."""
+
+WriteAffine = Callable[[str, Affine, str, str], str]
+"""``(name, map, source, target) -> the line of C`` that maps one buffer to another."""
+
+
+class Graph(Protocol):
+    """An ONNX graph under construction; values go by their names."""
+
+    def add(self, operator: str, *inputs: str, name: str, **attributes: Any) -> str:
+        """Add a node with one output, and return its name."""
+        ...
+
+    def constant(self, name: str, values: Array) -> str:
+        """Keep an array under a name, once."""
+        ...
+
+    def affine(self, name: str, affine: Affine, x: str) -> str:
+        """Map ``x`` [B, columns] to [B, rows]."""
+        ...
+
+    def part(self, x: str, start: int, stop: int, name: str) -> str:
+        """Return columns ``start`` to ``stop`` of ``x``."""
+        ...
+
+
+class Cell(ABC):
+    """What stands between trunk and head of a deployed network, and has a memory.
+
+    A family that exports its students subclasses it, see
+    :meth:`kd_offline.networks.packed.PackedNetwork.cell`. A format that it does not override is
+    refused.
+    """
+
+    name: ClassVar[str]
+    """Of its part of the memory vector, and the beginning of its matrices' names."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Numbers of memory, H."""
+
+    @property
+    @abstractmethod
+    def matrices(self) -> dict[str, Affine]:
+        """All affine maps by name, in the order of the computation."""
+
+    @abstractmethod
+    def mapped(self, change: Callable[[Affine], Affine]) -> Self:
+        """Return the cell with every affine map changed."""
+
+    @abstractmethod
+    def step(self, x: Float32Array, h: Float32Array) -> Float32Array:
+        """Return the next memory [B, H], which the head reads, of ``x`` [B, I] and ``h`` [B, H]."""
+
+    def onnx(self, graph: Graph, x: str, h: str) -> str:
+        """Add the step to an ONNX graph, and return the name of the next memory."""
+        self._refuse("ONNX")
+
+    def c_buffers(self) -> dict[str, int]:
+        """Return the static buffers that its C needs, in floats."""
+        self._refuse("C")
+
+    def c_lines(self, affine: WriteAffine, x: str) -> Iterator[str]:
+        """Yield lines of C that bring ``memory`` up to date, from a buffer ``x``."""
+        self._refuse("C")
+
+    def torch_step(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the step in PyTorch, as quick as it can be; to be timed."""
+        self._refuse("PyTorch")
+
+    def _refuse(self, engine: str) -> NoReturn:
+        msg = f"the recurrence {self.name!r} has no step in {engine}: choose another format"
+        raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class GRUCell(Cell):
+    """A GRU as PyTorch has it: gates reset, update and new; the reset gate acts on ``W h + b``."""
+
+    name: ClassVar[str] = "gru"
+
+    input: Chain
+    memory: Chain
+
+    @property
+    def width(self) -> int:
+        """Numbers of memory, H."""
+        return int(self.memory[0].weight.shape[1])
+
+    @property
+    def sides(self) -> dict[str, Chain]:
+        """What is applied to the input and to the memory, by name."""
+        return {"gru.input": self.input, "gru.memory": self.memory}
+
+    @property
+    def matrices(self) -> dict[str, Affine]:
+        """All affine maps by name, in the order of the computation."""
+        found: dict[str, Affine] = {}
+        for side, chain in self.sides.items():
+            found |= dict(zip((f"{side}.thin", side)[-len(chain) :], chain, strict=True))
+        return found
+
+    def mapped(self, change: Callable[[Affine], Affine]) -> GRUCell:
+        """Return the cell with every affine map changed."""
+        return GRUCell(tuple(map(change, self.input)), tuple(map(change, self.memory)))
+
+    def step(self, x: Float32Array, h: Float32Array) -> Float32Array:
+        """Return the next memory [B, H]."""
+        values = []
+        for chain, value in zip(self.sides.values(), (x, h), strict=True):
+            for affine in chain:
+                value = affine(value)
+            values.append(np.split(value, 3, axis=1))
+        ours, theirs = values
+        reset, update = (_sigmoid(a + b) for a, b in zip(ours[:2], theirs[:2], strict=True))
+        new = np.tanh(ours[2] + reset * theirs[2])
+        result: Float32Array = new + update * (h - new)
+        return result
+
+    def onnx(self, graph: Graph, x: str, h: str) -> str:
+        """Add the step to an ONNX graph."""
+        width = self.width
+        mine, theirs = (
+            _chained(graph, side, chain, value)
+            for (side, chain), value in zip(self.sides.items(), (x, h), strict=True)
+        )
+
+        def gate(name: str, k: int) -> tuple[str, str]:
+            span = (k * width, (k + 1) * width)
+            ours = graph.part(mine, *span, f"{name}.ours")
+            return ours, graph.part(theirs, *span, f"{name}.theirs")
+
+        def squashed(name: str, k: int) -> str:
+            total = graph.add("Add", *gate(name, k), name=f"{name}.total")
+            return graph.add("Sigmoid", total, name=name)
+
+        reset, update = squashed("gru.reset", 0), squashed("gru.update", 1)
+        ours, remembered = gate("gru.new", 2)
+        let = graph.add("Mul", reset, remembered, name="gru.new.reset")
+        new = graph.add("Tanh", graph.add("Add", ours, let, name="gru.new.total"), name="gru.new")
+        gap = graph.add("Sub", h, new, name="gru.gap")
+        return graph.add("Add", new, graph.add("Mul", update, gap, name="gru.kept"), name="gru")
+
+    def c_buffers(self) -> dict[str, int]:
+        """Return the buffers of both sides, and of thin products."""
+        gates = len(self.input[-1].bias)
+        thin = [len(chain[0].bias) for chain in self.sides.values() if len(chain) > 1]
+        return {"mine": gates, "theirs": gates} | ({"thin": max(thin)} if thin else {})
+
+    def c_lines(self, affine: WriteAffine, x: str) -> Iterator[str]:
+        """Yield lines of C that bring ``memory`` up to date."""
+        ends = ((x, "mine"), ("memory", "theirs"))
+        for (side, chain), (source, target) in zip(self.sides.items(), ends, strict=True):
+            label = side.replace(".", "_")
+            if len(chain) > 1:
+                yield affine(f"{label}_thin", chain[0], source, "thin")
+            yield affine(label, chain[-1], "thin" if len(chain) > 1 else source, target)
+        yield f"kd_gru(mine, theirs, memory, {self.width});"
+
+    def torch_step(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return ``torch.gru_cell`` of these matrices, which knows full ones."""
+        import torch
+
+        sides = [_product(chain) for chain in self.sides.values()]
+        weights, biases = (
+            [torch.from_numpy(values) for values in each]
+            for each in zip(*((side.values, side.bias) for side in sides), strict=True)
+        )
+        return lambda x, h: torch.gru_cell(x, h, *weights, *biases)
+
+
+def _chained(graph: Graph, name: str, chain: Chain, x: str) -> str:
+    x = graph.affine(f"{name}.thin", chain[0], x) if len(chain) > 1 else x
+    return graph.affine(name, chain[-1], x)
+
+
+def _product(chain: Chain) -> Affine:
+    if len(chain) == 1:
+        return chain[0]
+    thin, wide = chain
+    return Affine(wide.values @ thin.values, wide(thin.bias))
+
+
+def _sigmoid(x: Float32Array) -> Float32Array:
+    half = np.float32(0.5)
+    result: Float32Array = half * np.tanh(half * x) + half
+    return result
