@@ -27,7 +27,7 @@ from kd_offline.exports.network import AgentNetwork
 from kd_offline.networks.deployed import Affine, Cell
 from kd_offline.networks.packed import Folded, PackedNetwork
 from kd_offline.networks.recurrent import RecurrentNetwork
-from kd_offline.students.families import offered
+from kd_offline.students.families import border, offered
 from kd_offline.students.folding import fold, kept_columns
 from kd_offline.students.networks import StudentTeam
 from kd_offline.students.policy import StudentPolicy
@@ -42,10 +42,11 @@ def compact(student: StudentPolicy) -> tuple[AgentNetwork, ...]:
     UsageError
         The students' family declines every export.
     """
-    offered(student.card.architecture, "torch", "onnx", "c")
-    seen = student.mask.static
-    count = student.team.spec.n_agents
-    return tuple(_agent(student.team, i, None if seen is None else seen[i]) for i in range(count))
+    architecture, seen = student.card.architecture, student.mask.static
+    offered(architecture, "torch", "onnx", "c")
+    agents = range(student.team.spec.n_agents)
+    with border(architecture.family)("folded or cell"):
+        return tuple(_agent(student.team, i, None if seen is None else seen[i]) for i in agents)
 
 
 def _agent(team: StudentTeam, i: int, visible: BoolArray | None) -> AgentNetwork:

@@ -31,7 +31,7 @@ from kd_offline.schemas.export import (
 )
 from kd_offline.schemas.student import StudentCard
 from kd_offline.sealed_json import write_document
-from kd_offline.students.families import offered, require_offer
+from kd_offline.students.families import border, offered, require_offer
 from kd_offline.tracking.base import Observer, Operation, counting, observed
 
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -121,7 +121,8 @@ def export(
         tick = counting(observer, len(formats), "formats")
         for kind in formats:
             make_folder(beside / kind)
-            _WRITERS[kind](beside / kind, made)
+            with border(made.student.card.architecture.family)(f"the {kind} export"):
+                _WRITERS[kind](beside / kind, made)
             engines |= _checked(beside, kind, made)
             tick()
         cores = measure(beside / "c") if microcontrollers else ()

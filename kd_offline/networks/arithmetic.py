@@ -137,6 +137,11 @@ class DeployedInputs:
         return self.features * copies + self.actions * self.last_action
 
     @property
+    def scaling(self) -> int:
+        """Stored numbers that scale the features: centre, scale, and that of its change."""
+        return self.features * (2 + self.motion)
+
+    @property
     def kept(self) -> int:
         """Number of values kept from step to step to compute the inputs."""
         return (self.features + 1) * self.motion + self.actions * self.last_action
@@ -275,7 +280,7 @@ class ExportedShape:
     @property
     def vectors(self) -> int:
         """Stored numbers beside the matrices and their row scales: biases, scaling of inputs."""
-        return _rows(self) + self.features * (2 + self.motion)
+        return _rows(self) + self._given.scaling
 
     @property
     def memory_width(self) -> int:
@@ -306,7 +311,7 @@ class ExportedShape:
         row_bytes = FLOAT * (2 if precision == "int8" else 1)
         padded = ((rows + -rows % LANES, columns) for rows, columns in _matrices(self))
         tables = sum(rows * (columns * weight + row_bytes) for rows, columns in padded)
-        return tables + FLOAT * self.features * (2 + self.motion)
+        return tables + FLOAT * self._given.scaling
 
     def _c_buffers(self) -> int:
         """Return the bytes of the static buffers of the C, its memory and its logits.

@@ -96,7 +96,10 @@ class Cell(ABC):
         """Return the next memory [B, H], which the head reads, of ``x`` [B, I] and ``h`` [B, H]."""
 
     def onnx(self, graph: Graph, x: str, h: str) -> str:
-        """Add the step to an ONNX graph, and return the name of the next memory."""
+        """Add the step to an ONNX graph, and return the name of the next memory.
+
+        Names of values begin with that of the cell, so that they are no other part's.
+        """
         self._refuse("ONNX")
 
     def c_buffers(self) -> dict[str, int]:
@@ -155,7 +158,7 @@ class GRUCell(Cell):
                 value = affine(value)
             values.append(np.split(value, 3, axis=1))
         ours, theirs = values
-        reset, update = (_sigmoid(a + b) for a, b in zip(ours[:2], theirs[:2], strict=True))
+        reset, update = (sigmoid(a + b) for a, b in zip(ours[:2], theirs[:2], strict=True))
         new = np.tanh(ours[2] + reset * theirs[2])
         result: Float32Array = new + update * (h - new)
         return result
@@ -224,7 +227,8 @@ def _product(chain: Chain) -> Affine:
     return Affine(wide.values @ thin.values, wide(thin.bias))
 
 
-def _sigmoid(x: Float32Array) -> Float32Array:
+def sigmoid(x: Float32Array) -> Float32Array:
+    """Return the logistic function, which overflows nowhere."""
     half = np.float32(0.5)
     result: Float32Array = half * np.tanh(half * x) + half
     return result

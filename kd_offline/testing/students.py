@@ -20,18 +20,27 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from kd_offline.exports.compact import compact
+from kd_offline.exports.contract import contracts
+from kd_offline.exports.engines import numpy_steps
+from kd_offline.exports.engines import team as team_of
+from kd_offline.exports.network import AgentNetwork
 from kd_offline.networks.arithmetic import FLOAT, DeployedInputs, NetworkCost, StudentShape
 from kd_offline.networks.packed import Folded, Packed, PackedNetwork
 from kd_offline.schemas.recipes import StudentArchitecture
+from kd_offline.schemas.student import StudentCard
 from kd_offline.seeding import generator
+from kd_offline.students.cost_bounds import card_shape
 from kd_offline.students.families import FAMILIES, family_of, settings_of
 from kd_offline.students.families.base import OPTIONAL, StudentFamily
-from kd_offline.students.networks import StudentInputs, StudentTeam
+from kd_offline.students.policy import StudentPolicy, build
 from kd_offline.testing.conformance import ConformanceError, require
 from kd_offline.testing.factories import environment_spec
+from kd_offline.types import View
 
 _SIZES = [3, 3, 2, 1, 1]  # sequences of 5, 3 and 2 steps
 _INPUTS, _OUTPUTS = 7, 4
+_SEEN = np.array([[1, 0, 1, 1, 0, 1], [1, 1, 0, 1, 0, 0]], bool)  # of two agents
 _ATOL, _RTOL = 2e-5, 1e-4
 
 
@@ -53,7 +62,7 @@ def check_family(
     -----
     The rules, by the name an error begins with: ``declaration``, ``shape``, ``weights``,
     ``memory``, ``packing``, ``episodes``, ``steps``, ``gradients``, ``restored state``,
-    ``columns``, ``mask``, ``cost``; and of what is not declined ``gates`` and ``int8``.
+    ``columns``, ``mask``, ``cost``; and of what is not declined ``gates``, ``int8``, ``export``.
     """
     with torch.random.fork_rng():  # nothing here may depend on PyTorch's own generator
         subject = _declared(name, settings or {})
@@ -69,6 +78,8 @@ def check_family(
             if "int8" not in subject.declined:
                 _check_folded(network)
         _check_mask(subject)
+        if not {"onnx", "c", "torch"} <= subject.declined.keys():
+            _check_exported(subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,11 +314,8 @@ def _check_folded(network: PackedNetwork) -> None:
 
 def _check_mask(subject: _Subject) -> None:
     """Require that what a mask hides has no influence, and that the same team says the same."""
-    spec = environment_spec((6, 4), (5, 3))
-    seen = np.array([[1, 0, 1, 1, 0, 1], [1, 1, 0, 1, 0, 0]], bool)
-    inputs = StudentInputs(motion=True, last_action=True)
-    rng = generator(0, "student weights")
-    team = StudentTeam(spec, subject.settings, (6, 6), rng, inputs, seen).eval()
+    policy = _policy(subject)
+    team, spec, seen = policy.team, policy.card.environment, _SEEN
     obs = torch.from_numpy(generator(1, "conformance").standard_normal((3, 2, 2, 6))).float()
     taken = torch.zeros(3, 2, 2, spec.action_count)
     mask = torch.from_numpy(seen.astype(np.float32))
@@ -318,3 +326,56 @@ def _check_mask(subject: _Subject) -> None:
             said.append([logits, *embeddings])
     for one, other in zip(*said, strict=True):
         require(torch.equal(one, other), "mask", "features that a mask hides change its outputs")
+
+
+def _policy(subject: _Subject) -> StudentPolicy:
+    """Return a team of two agents of random weights under a fixed mask."""
+    card = StudentCard(
+        environment=environment_spec((6, 4), (5, 3)),
+        architecture=subject.settings,
+        widths=(6, 6),
+        mask="checked",
+        mask_features=tuple(tuple(map(bool, row)) for row in _SEEN),
+        mask_as_input=False,
+        motion=True,
+        last_action=True,
+        method="kl",
+        dataset="sha256:" + "0" * 64,
+        seeds=(0,),
+    )
+    return StudentPolicy(card, 0, build(card, generator(0, "student weights")))
+
+
+def _check_exported(subject: _Subject) -> None:
+    """Require that the exported networks give the team's answers, and have the claimed sizes."""
+    policy = _policy(subject)
+    card, networks = policy.card, compact(policy)
+    spec = card.environment
+    exported = team_of(contracts(networks, spec), numpy_steps(networks), None)
+    for i, network in enumerate(networks):
+        shape = card_shape(card, i, card.widths[i])
+        memory = shape.memory()
+        claimed = (shape.cost().macs, None if memory is None else memory.parameters)
+        found = (network.macs, network.parameter_bytes)
+        detail = f"multiply-accumulates and bytes are {found}, and claimed {claimed}"
+        require(found == claimed, "export", detail)
+        taken = sorted({"previous", "started", "last_action"} & {_cell_name(network)})
+        require(not taken, "export", f"the cell's name {', '.join(taken)} is that of another part")
+    rng, seeds = generator(2, "conformance"), np.arange(3, dtype=np.uint64)
+    states: list[Any] = [policy.start(seeds), exported.start(seeds)]
+    last: Any = None
+    for _ in range(4):
+        obs = rng.standard_normal((3, 2, 6)).astype(np.float32)
+        legal = np.arange(spec.action_count) < np.array(spec.action_counts)[:, None]
+        legal = np.broadcast_to(legal, (3, *legal.shape))
+        view = View(obs, np.zeros((3, 0), np.float32), legal, np.ones((3, 2), bool), last)
+        said, states[0] = policy.act(view, states[0])
+        again, states[1] = exported.act(view, states[1])
+        ours, theirs = said.logits, again.logits
+        same = ours is not None and theirs is not None and np.allclose(ours, theirs, atol=1e-4)
+        require(same, "export", "exported networks have other outputs than the students")
+        last = np.where(legal, ours, -np.inf).argmax(-1)
+
+
+def _cell_name(network: AgentNetwork) -> str:
+    return "" if network.cell is None else network.cell.name

@@ -17,6 +17,7 @@ from kd_offline.errors import (
     UsageError,
     UserCodeError,
 )
+from kd_offline.exports.engines import read_manifest
 from kd_offline.networks.files import read_tensors, write_tensors
 from kd_offline.runs.folder import open_run, read_evaluation
 from kd_offline.students.families import FAMILIES, family_of
@@ -141,13 +142,22 @@ def test_the_command_line_distils_evaluates_counts_and_declines_exports(plugins,
     assert student.layers == ("linear 8", "minGRU 16")
     assert student.macs == 8 * (inputs + 32) + 16 * 5
     assert "minGRU 16" in kd("report", run, "--markdown").output
-    for to in ("c", "onnx", "torch", "all"):
+    for to, what, why in (
+        ("c", "C export", "its recurrence is not written in C"),
+        ("torch", "PyTorch export", "the reader of that format knows GRUs alone"),
+    ):
         words = refused("export", run, "--to", to, code=2)
-        assert f"students of the family '{FAMILY}' of kd-offline-example-plugin 0.1.0" in words
-        assert "its recurrence is in no exported format yet" in words
+        whose = f"students of the family '{FAMILY}' of kd-offline-example-plugin 0.1.0"
+        assert f"{whose} have no {what}: {why}, so export to onnx" in words
     assert "have no int8 weights" in refused("export", run, "--precision", "int8", code=2)
-    assert "have no PyTorch export" in refused("profile", run, code=2)
     assert not (run / "export").exists()
+    kd("export", run, "--to", "all")
+    written = read_manifest(run / "export")
+    assert written.formats == ("onnx",)
+    assert written.agents[0].macs == student.macs
+    assert list(written.agents[0].memory) == ["min_gru", "previous", "started", "last_action"]
+    played = kd("evaluate", run, "--export", run / "export", "--episodes", 20, "--threads", 1)
+    assert "onnx" in played.output
 
 
 def test_help_lists_it(plugins):
@@ -223,6 +233,22 @@ def test_so_does_what_fails_in_its_networks(dataset, plugins, tmp_path, monkeypa
     monkeypatch.setattr(network, call, broken)
     with pytest.raises(UserCodeError, match=f"of kd-offline-example-plugin 0.1.0 failed in {call}"):
         distill(dataset, tmp_path / "run", recipe())
+
+
+@pytest.mark.parametrize(("call", "words"), [("cell", "folded or cell"), ("onnx", "the onnx ex")])
+def test_so_does_what_fails_in_its_exports(dataset, plugins, tmp_path, monkeypatch, call, words):
+    distill(dataset, tmp_path / "run", recipe())
+
+    def broken(self, *given):
+        raise StopIteration("a fault")
+
+    of = sys.modules[type(FAMILIES.load(FAMILY)).__module__]
+    monkeypatch.setattr(of.MinGRUNetwork if call == "cell" else of.MinGRUCell, call, broken)
+    with pytest.raises(
+        UserCodeError, match=f"of kd-offline-example-plugin 0.1.0 failed in {words}"
+    ):
+        export(tmp_path / "run")
+    assert not (tmp_path / "run" / "export").exists()
 
 
 def test_what_is_no_family_is_refused(plugins, monkeypatch):

@@ -11,13 +11,13 @@ None of ours needs PyTorch before it builds networks, so that recipes and cards 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kd_offline import recipes
-from kd_offline.errors import UnknownNameError, UsageError, UserCodeError
+from kd_offline.errors import KdOfflineError, UnknownNameError, UsageError, UserCodeError
 from kd_offline.registry import Registry
 from kd_offline.schemas.parts import PartRecord
 from kd_offline.schemas.recipes import StudentArchitecture
@@ -143,12 +143,23 @@ def border(name: str) -> Callable[[str], AbstractContextManager[None]]:
     """Return the border around calls into a family, by what is called: none around ours.
 
     What fails in one of a plug-in is a ``UserCodeError`` that says of which package it is, see
-    :mod:`kd_offline.user_code`.
+    :mod:`kd_offline.user_code`. Errors of kd-offline's tree, which are raised on purpose, pass.
     """
     if name in FAMILIES.built_in:
         return _open
-    return partial(calling, f"the student family {name!r} of {FAMILIES.origin(name)}")
+    return partial(_guarded, f"the student family {name!r} of {FAMILIES.origin(name)}")
 
 
 def _open(call: str) -> AbstractContextManager[None]:
     return nullcontext()
+
+
+@contextmanager
+def _guarded(who: str, call: str) -> Iterator[None]:
+    try:
+        with calling(who, call):
+            yield
+    except UserCodeError as error:
+        if isinstance(error.__cause__, KdOfflineError):
+            raise error.__cause__ from None
+        raise

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from kd_offline.networks.arithmetic import FLOAT, MemoryCost, NetworkCost
-from kd_offline.networks.packed import Packed, PackedNetwork
+from kd_offline.networks.deployed import Affine, Cell, sigmoid
+from kd_offline.networks.packed import Packed, PackedNetwork, affine, after, unchanged
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.students.families.base import PlainShape, StudentFamily
 
@@ -29,6 +30,7 @@ class MinGRUShape(PlainShape):
     state: int
     outputs: int
     kept: int = 0  # numbers that a deployed agent keeps for the sake of its inputs
+    scaling: int = 0  # and that scale them
 
     @property
     def layers(self):
@@ -42,7 +44,7 @@ class MinGRUShape(PlainShape):
 
     def deployed(self, given):
         """Return the network with the inputs that it is given when it is deployed."""
-        return replace(self, inputs=given.width, kept=given.kept)
+        return replace(self, inputs=given.width, kept=given.kept, scaling=given.scaling)
 
     def cost(self):
         """Count one decision."""
@@ -56,7 +58,7 @@ class MinGRUShape(PlainShape):
         if precision not in sizes:
             return None
         live = max(self.inputs + self.hidden, self.hidden + 2 * self.state)
-        parameters = sizes[precision] * self.cost().parameters
+        parameters = sizes[precision] * (self.cost().parameters + self.scaling)
         return MemoryCost(parameters, FLOAT * (self.state + self.kept), FLOAT * live)
 
 
@@ -95,6 +97,53 @@ class MinGRUNetwork(PackedNetwork):
         h = torch.cat(states)
         return Packed(self.head(h), h, h)
 
+    def folded(self, before=None, inputs=unchanged):
+        """Return the matrices as they are exported, the aligner and the mask in the first."""
+        return inputs(after(before, affine(self.first))), affine(self.gates), affine(self.head)
+
+    def cell(self, matrices):
+        """Return what stands before the head of an exported network."""
+        return MinGRUCell(*matrices)
+
+
+@dataclass(frozen=True)
+class MinGRUCell(Cell):
+    """The same step of plain arrays, and in ONNX."""
+
+    name = "min_gru"
+
+    first: Affine
+    gates: Affine
+
+    @property
+    def width(self):
+        """Numbers of memory."""
+        return len(self.gates.bias) // 2
+
+    @property
+    def matrices(self):
+        """By name, in the order of the computation."""
+        return {"min_gru.first": self.first, "min_gru.gates": self.gates}
+
+    def mapped(self, change):
+        """Return the cell with both matrices changed."""
+        return MinGRUCell(change(self.first), change(self.gates))
+
+    def step(self, x, h):
+        """Return the next memory, which the head reads."""
+        gate, candidate = np.split(self.gates(np.maximum(self.first(x), 0)), 2, axis=1)
+        return h + sigmoid(gate) * (candidate - h)
+
+    def onnx(self, graph, x, h):
+        """Add the step to a graph; names begin with the cell's."""
+        seen = graph.add("Relu", graph.affine("min_gru.first", self.first, x), name="min_gru.seen")
+        both = graph.affine("min_gru.gates", self.gates, seen)
+        total = graph.part(both, 0, self.width, "min_gru.total")
+        candidate = graph.part(both, self.width, 2 * self.width, "min_gru.candidate")
+        gate = graph.add("Sigmoid", total, name="min_gru.gate")
+        gap = graph.add("Sub", candidate, h, name="min_gru.gap")
+        return graph.add("Add", h, graph.add("Mul", gate, gap, name="min_gru.step"), name="min_gru")
+
 
 class MinGRU(StudentFamily):
     """A small recurrence whose gates read the input alone."""
@@ -114,12 +163,12 @@ class MinGRU(StudentFamily):
 
     def declines(self, settings):
         """Return what is not offered, and what to do instead."""
-        exported = "its recurrence is in no exported format yet, so run the students from Python"
         return {
             "gates": "its units are no layers that could be narrowed, so allocate by worth",
             "int8": "no rounding of its gates is defined, so keep fp32",
             "expert": "experts are of other networks, so train further students of gru or mlp",
-            **dict.fromkeys(("onnx", "c", "torch"), exported),
+            "c": "its recurrence is not written in C, so export to onnx",
+            "torch": "the reader of that format knows GRUs alone, so export to onnx",
         }
 
 

@@ -250,6 +250,15 @@ class Unfolded(GRU):
         return Folding(shape, rng)
 
 
+class Miswritten(GRU):
+    def network(self, shape, rng):
+        class Exported(RecurrentNetwork):
+            def cell(self, matrices):
+                return super().cell([replace(m, bias=m.bias + 1) for m in matrices])
+
+        return Exported(shape, rng)
+
+
 @pytest.fixture
 def registered(monkeypatch):
     """Return what registers a family under the name ``checked``."""
@@ -290,6 +299,7 @@ def test_a_small_family_passes(registered):
         (OpenGates, "gates"),
         (DeafGates, "gates"),
         (Unfolded, "int8"),
+        (Miswritten, "export"),
     ],
 )
 def test_what_breaks_a_rule_is_found(registered, family, rule):
