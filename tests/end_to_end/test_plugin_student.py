@@ -251,6 +251,16 @@ def test_so_does_what_fails_in_its_exports(dataset, plugins, tmp_path, monkeypat
     assert not (tmp_path / "run" / "export").exists()
 
 
+def test_what_it_refuses_on_purpose_is_its_own_sentence(dataset, plugins, tmp_path, monkeypatch):
+    def refusing(self, *given):
+        msg = "widths have to be even: give one"
+        raise UsageError(msg)
+
+    monkeypatch.setattr(type(FAMILIES.load(FAMILY)), "shape", refusing)
+    with pytest.raises(UsageError, match=r"^widths have to be even: give one$"):
+        distill(dataset, tmp_path / "run", recipe())
+
+
 def test_what_is_no_family_is_refused(plugins, monkeypatch):
     module_of = sys.modules[type(FAMILIES.load(FAMILY)).__module__]
     monkeypatch.setattr(module_of, "FAMILY", "no family")

@@ -11,9 +11,10 @@ None of ours needs PyTorch before it builds networks, so that recipes and cards 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kd_offline import recipes
@@ -154,12 +155,12 @@ def _open(call: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-@contextmanager
-def _guarded(who: str, call: str) -> Iterator[None]:
-    try:
-        with calling(who, call):
-            yield
-    except UserCodeError as error:
-        if isinstance(error.__cause__, KdOfflineError):
-            raise error.__cause__ from None
-        raise
+class _guarded(calling):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, KdOfflineError):
+            super().__exit__(kind, error, trace)
