@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from kd_offline.networks.arithmetic import FLOAT, MemoryCost, NetworkCost
 from kd_offline.networks.deployed import Affine, Cell, sigmoid
-from kd_offline.networks.packed import Packed, PackedNetwork, affine, after, unchanged
+from kd_offline.networks.packed import Packed, PackedNetwork, affine, compose, unchanged
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.students.families.base import PlainShape, StudentFamily
 
@@ -99,7 +99,7 @@ class MinGRUNetwork(PackedNetwork):
 
     def folded(self, before=None, inputs=unchanged):
         """Return the matrices as they are exported, the aligner and the mask in the first."""
-        return inputs(after(before, affine(self.first))), affine(self.gates), affine(self.head)
+        return inputs(compose(before, affine(self.first))), affine(self.gates), affine(self.head)
 
     def cell(self, matrices):
         """Return what stands before the head of an exported network."""
