@@ -17,7 +17,7 @@ from typing import Any
 from kd_offline.errors import Remedy, UsageError
 
 ENVIRONMENTS, EXPERTS = "kd_offline.environments", "kd_offline.experts"
-"""Entry-point groups by which an installed plug-in offers ``module:factory``."""
+"""Entry-point groups by which an installed plug-in offers parts of its own."""
 
 _ENVIRONMENT = re.compile(
     r"[\w-]+(/[\w-]+)?|"  # ours or unknown: no module and no path
@@ -51,9 +51,9 @@ def check_environment(
     Parameters
     ----------
     name, settings
-        As the file states them. Settings of PettingZoo's tasks may be numbers up to 1,000, steps
-        up to 1,000,000, true and false, and text only for the coding of observations. Settings of
-        our environments are checked by the environment.
+        As the file states them. Settings of PettingZoo's tasks and of plug-ins' environments may
+        be numbers up to 1,000, steps up to 1,000,000, true and false, and text only for the coding
+        of observations. Settings of our environments are checked by the environment.
     asked_by
         The file, in words: ``the run in 'run'``.
     allowed
@@ -122,7 +122,7 @@ def unsafe_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Text may be a path, and a number may be the number of agents, walls or pixels to allocate.
     """
-    if not name.startswith("pettingzoo/"):
+    if not name.startswith("pettingzoo/") and not _offered_by_name(name):
         return {}
     return {key: value for key, value in settings.items() if not _is_harmless(key, value)}
 
@@ -198,6 +198,12 @@ def in_file(path: str | Path) -> str:
 def _is_offered(group: str, factory: str) -> bool:
     """Return whether an installed plug-in offers ``module:factory``; nothing is imported."""
     return any(factory in (entry.name, entry.value) for entry in entry_points(group=group))
+
+
+def _offered_by_name(name: str) -> bool:
+    """Tell whether an installed plug-in offers an environment of this name, or of its beginning."""
+    offered = (entry.name for entry in entry_points(group=ENVIRONMENTS))
+    return any(name == own or (own.endswith("/") and name.startswith(own)) for own in offered)
 
 
 def _quoted(text: str) -> str:

@@ -53,6 +53,9 @@ class Registry(Generic[Part]):
         Entry-point group by which plug-ins add parts: ``kd_offline.terms``.
     built_in
         ``module:attribute`` of each part that ships with kd-offline.
+
+    A name that ends in ``/``, here or in a plug-in, stands for all that begin with it, such as
+    ``smax/`` for ``smax/3m``; a whole name goes before it.
     """
 
     what: str
@@ -64,7 +67,18 @@ class Registry(Generic[Part]):
         return (*self.built_in, *sorted(self._plug_ins()))
 
     def __contains__(self, name: object) -> bool:
-        return name in self.built_in or name in self._plug_ins()
+        return self._key(str(name)) is not None
+
+    def key(self, name: str) -> str:
+        """Return the name, or the beginning of it up to a ``/``, by which ``name`` is found.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no such part here.
+        """
+        self.require(name)
+        return self._key(name) or name
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -92,11 +106,12 @@ class Registry(Generic[Part]):
         UsageError
             Two plug-ins offer the name, or a plug-in offers one of ours.
         """
-        if name in self.built_in:
-            self._refuse_clash(name)
-            return self._resolve(self.built_in[name])
+        key = self.key(name)
+        if key in self.built_in:
+            self._refuse_clash(key)
+            return self._resolve(self.built_in[key])
         with calling(f"the {self.what} {name!r} of {self.origin(name)}", "import"):
-            return cast(Part, self._entry(name).load())
+            return cast(Part, self._entry(key).load())
 
     def origin(self, name: str) -> Origin:
         """Return the package that offers ``name``, and its version.
@@ -106,9 +121,10 @@ class Registry(Generic[Part]):
         UnknownNameError, UsageError
             As for :meth:`load`.
         """
-        if name in self.built_in:
+        key = self.key(name)
+        if key in self.built_in:
             return Origin(_OURS, version(_OURS))
-        package = self._entry(name).dist
+        package = self._entry(key).dist
         return Origin("", "") if package is None else Origin(package.name, package.version)
 
     def require(self, name: str, *, asked_by: str = "", package: str = "") -> None:
@@ -161,9 +177,18 @@ class Registry(Generic[Part]):
             entries_by_name.setdefault(entry.name, []).append(entry)
         return entries_by_name
 
+    def _key(self, name: str) -> str | None:
+        known = (name, *(f"{part}/" for part in _beginnings(name)))
+        plug_ins = self._plug_ins()
+        return next((key for key in known if key in self.built_in or key in plug_ins), None)
+
+    def _is_under_ours(self, name: str) -> bool:
+        return any(name.startswith(ours) for ours in self.built_in if ours.endswith("/"))
+
     def _entry(self, name: str) -> EntryPoint:
-        self.require(name)
         offered = self._plug_ins()[name]
+        if self._is_under_ours(name):
+            raise UsageError(self._clash(name, offered))
         if len({entry.value for entry in offered}) > 1:
             raise UsageError(self._clash(name, offered))
         return offered[0]
@@ -174,11 +199,19 @@ class Registry(Generic[Part]):
 
     def _clash(self, name: str, offered: list[EntryPoint]) -> str:
         packages = sorted({entry.dist.name if entry.dist else "?" for entry in offered})
-        others = [_OURS, *packages] if name in self.built_in else packages
+        mine = name in self.built_in or self._is_under_ours(name)
+        others = [_OURS, *packages] if mine else packages
         return (
             f"the {self.what} {name!r} is offered by {' and by '.join(others)}: uninstall one of "
             "them, or rename the entry point"
         )
+
+
+def _beginnings(name: str) -> Iterator[str]:
+    """Yield what stands before each ``/`` of a name, the longest first."""
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
 
 
 def _changed(path: tuple[str, ...]) -> tuple[int, ...]:

@@ -164,6 +164,7 @@ def _manifest(buffer: ExpertBuffer, design: StudentDesign, path: str, command: s
         parts=(
             *TERMS.records(name for name, weight in recipe.weights.items() if weight),
             *FAMILIES.records([recipe.student.family]),
+            *buffer.manifest.environment_parts,
         ),
         provenance=provenance(),
         timing=Timing(started=datetime.now(UTC).isoformat(timespec="seconds"), seconds=0.0),

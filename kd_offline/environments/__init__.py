@@ -1,21 +1,79 @@
-"""Environments by name; each backend is imported when it is asked for, not before."""
+"""Environments by name: ours in a table, those of other packages by entry points."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from pydantic import ValidationError
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kd_offline import code_guard
-from kd_offline.errors import UnknownNameError, UsageError
-from kd_offline.schemas.environment import EnvironmentSpec, Strict
+from kd_offline.errors import MismatchError, UnknownNameError
+from kd_offline.registry import Registry
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.parts import PartRecord
+from kd_offline.user_code import calling, plain
 
 if TYPE_CHECKING:
     from kd_offline.environments.protocol import BatchedEnvironment
 
 _MOST_NUMBERS = 1 << 27  # that the agents of all episodes at once are given in a step
-_Model = TypeVar("_Model", bound=Strict)
+_HERE, _KIND = "kd_offline.environments", "environment"
+
+
+class _Ours(NamedTuple):
+    place: str  # module:attribute of what makes it
+    description: str
+    shown: str  # the name, or what names look like
+
+
+_TABLE = {
+    "mpe/simple_spread_v3": _Ours(
+        f"{_HERE}.particle.tasks:simple_spread",
+        "N agents cover N landmarks without touching (n_agents, local_ratio, episode_limit)",
+        "mpe/simple_spread_v3",
+    ),
+    "mpe/simple_speaker_listener_v4": _Ours(
+        f"{_HERE}.particle.tasks:simple_speaker_listener",
+        "one names the goal, the other goes there (episode_limit)",
+        "mpe/simple_speaker_listener_v4",
+    ),
+    "mpe/simple_adversary_v3": _Ours(
+        f"{_HERE}.particle.tasks:simple_adversary",
+        "good agents hide their goal from an adversary (n_good_agents, episode_limit)",
+        "mpe/simple_adversary_v3",
+    ),
+    "grid/predator_prey": _Ours(
+        f"{_HERE}.grid.predator_prey:load",
+        "predators catch prey in pairs on a grid (size, n_predators, n_prey, view, "
+        "capture_reward, lone_penalty, capturers_leave, episode_limit)",
+        "grid/predator_prey",
+    ),
+    "smax/": _Ours(
+        f"{_HERE}.smax.library:load",
+        "StarCraft-like combat of JaxMARL such as 3m, 8m, 5m_vs_6m, 3s5z, 2s3z, smacv2_5_units; a "
+        "wrong map lists all (see_enemy_actions, walls_cause_death, enemy_shoots, attack_mode, "
+        "won_battle_bonus, episode_limit)",
+        "smax/<map>",
+    ),
+    "smac/": _Ours(
+        f"{_HERE}.smac.environment:load",
+        "the original StarCraft II tasks, such as smac/3m; needs the game, see kd-offline doctor "
+        "(difficulty, game_version, games and the package's own)",
+        "smac/<map>",
+    ),
+    "pettingzoo/": _Ours(
+        f"{_HERE}.pettingzoo:load",
+        "any ParallelEnv or AECEnv with discrete actions, such as "
+        "pettingzoo/mpe2.simple_tag_v3:parallel_env (episode_limit, sides=each or one, and the "
+        "factory's own)",
+        "pettingzoo/<module>:<factory>",
+    ),
+}
+ENVIRONMENTS: Registry[Callable[..., BatchedEnvironment]] = Registry(
+    _KIND, code_guard.ENVIRONMENTS, {name: ours.place for name, ours in _TABLE.items()}
+)
+"""What makes each environment: called with its settings, after the rest of a name that ends in
+``/``."""
 
 
 def load(name: str, **kwargs: Any) -> BatchedEnvironment:
@@ -27,8 +85,7 @@ def load(name: str, **kwargs: Any) -> BatchedEnvironment:
     ----------
     name
         One of :func:`names`, such as ``mpe/simple_spread_v3``, or
-        ``pettingzoo/<module>:<factory>`` for any PettingZoo environment, or
-        ``smax/<map>``.
+        ``pettingzoo/<module>:<factory>`` for any PettingZoo environment, or ``smax/<map>``.
     **kwargs
         Settings of the environment, such as ``n_agents`` or ``episode_limit``.
 
@@ -40,12 +97,19 @@ def load(name: str, **kwargs: Any) -> BatchedEnvironment:
         A setting does not exist or has an impossible value.
     MissingExtraError
         The environment needs an optional library that is not installed.
+    UserCodeError, MismatchError
+        The environment of another package fails, or is not what an environment has to be.
     """
     return _load(name, kwargs)
 
 
 def load_recorded(
-    name: str, settings: Mapping[str, Any], *, asked_by: str, allowed: str | None = None
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    asked_by: str,
+    allowed: str | None = None,
+    parts: Iterable[PartRecord] = (),
 ) -> BatchedEnvironment:
     """Return the environment that a file names, if :mod:`kd_offline.code_guard` lets it pass.
 
@@ -57,28 +121,66 @@ def load_recorded(
         The file, in words, for the error.
     allowed
         What the user named, to let an environment run that the guard does not know.
+    parts
+        What the file states of packages, to say which to install.
 
     Raises
     ------
     UsageError
-        A file may not start it, or as for :func:`load`.
+        A file may not start it.
+    UnknownNameError
+        It is not installed; the sentence names the package, where ``parts`` state it.
+
+    And as for :func:`load`.
     """
     code_guard.check_environment(name, settings, asked_by=asked_by, allowed=allowed)
-    return _load(name, dict(settings))
+    stated = next((part for part in parts if (part.kind, part.name) == (_KIND, name)), None)
+    package = "" if stated is None else f"{stated.package} {stated.version}"
+    ENVIRONMENTS.require(name, asked_by=asked_by, package=package)
+    return _load(name, settings)
 
 
-def _load(name: str, kwargs: dict[str, Any]) -> BatchedEnvironment:
-    if name in _LOADERS:
-        return _LOADERS[name](kwargs)
-    if name.startswith("pettingzoo/"):
-        from kd_offline.environments.pettingzoo import load as load_pettingzoo
+def _load(name: str, settings: Mapping[str, Any]) -> BatchedEnvironment:
+    make, key = ENVIRONMENTS.load(name), ENVIRONMENTS.key(name)
+    rest = (name.removeprefix(key),) if key.endswith("/") else ()
+    if ENVIRONMENTS.origin(name).ours:
+        return make(*rest, **settings)
+    return _of_plug_in(name, make, rest, settings)
 
-        return load_pettingzoo(name, kwargs)
-    if name.startswith("smac/"):
-        return _smac(name, kwargs)
-    if name.startswith("smax/"):
-        return _smax(name, kwargs)
-    raise UnknownNameError(what="environment", got=name, allowed=names())
+
+def _of_plug_in(
+    name: str, make: Callable[..., Any], rest: tuple[str, ...], settings: Mapping[str, Any]
+) -> BatchedEnvironment:
+    """Return the environment of another package, which has to be what it says."""
+    who = f"environment {name!r} of {ENVIRONMENTS.origin(name)}"
+    _require_known(name, make, settings)
+    with calling(who, "its factory"):
+        made = make(*rest, **settings)
+        spec = getattr(made, "spec", None)
+    if not isinstance(spec, EnvironmentSpec):
+        msg = f"{who} gave {plain(type(made).__name__)!r}, which has no spec: "
+        if hasattr(made, "possible_agents"):
+            msg += "name one of PettingZoo's pettingzoo/<module>:<factory>"
+        else:
+            msg += "follow kd_offline.environments.protocol.BatchedEnvironment"
+        raise MismatchError(msg)
+    if spec.id != name:
+        msg = f"{who} states the id {plain(spec.id)!r}, by which no file finds it: state {name!r}"
+        raise MismatchError(msg)
+    environment: BatchedEnvironment = made
+    return environment
+
+
+def _require_known(name: str, make: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+    with calling(f"environment {name!r}", "its signature"):
+        given = inspect.signature(make).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in given):
+        return
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+    known = [parameter.name for parameter in given if parameter.kind not in positional]
+    for key in settings:
+        if key not in known:
+            raise UnknownNameError(what=f"setting of {name}", got=key, allowed=known)
 
 
 def largest_batch(environment: BatchedEnvironment, wanted: int) -> int:
@@ -101,106 +203,10 @@ def irreproducible(spec: EnvironmentSpec) -> str | None:
 
 
 def names() -> dict[str, str]:
-    """Return every environment name or pattern with a one-line description."""
-    return dict(_DESCRIPTIONS)
-
-
-def _spread(kwargs: dict[str, Any]) -> BatchedEnvironment:
-    from kd_offline.environments.particle.environment import ParticleEnvironment
-    from kd_offline.environments.particle.settings import SpreadSettings
-    from kd_offline.environments.particle.spread import Spread
-
-    settings = _parse("mpe/simple_spread_v3", SpreadSettings, kwargs)
-    return ParticleEnvironment(Spread(settings), settings.world_dtype)
-
-
-def _speaker_listener(kwargs: dict[str, Any]) -> BatchedEnvironment:
-    from kd_offline.environments.particle.environment import ParticleEnvironment
-    from kd_offline.environments.particle.settings import Settings
-    from kd_offline.environments.particle.speaker_listener import SpeakerListener
-
-    settings = _parse("mpe/simple_speaker_listener_v4", Settings, kwargs)
-    return ParticleEnvironment(SpeakerListener(settings), settings.world_dtype)
-
-
-def _adversary(kwargs: dict[str, Any]) -> BatchedEnvironment:
-    from kd_offline.environments.particle.adversary import Adversary
-    from kd_offline.environments.particle.environment import ParticleEnvironment
-    from kd_offline.environments.particle.settings import AdversarySettings
-
-    settings = _parse("mpe/simple_adversary_v3", AdversarySettings, kwargs)
-    return ParticleEnvironment(Adversary(settings), settings.world_dtype)
-
-
-def _predator_prey(kwargs: dict[str, Any]) -> BatchedEnvironment:
-    from kd_offline.environments.grid.predator_prey import PredatorPrey, PredatorPreySettings
-
-    return PredatorPrey(_parse("grid/predator_prey", PredatorPreySettings, kwargs))
-
-
-def _smax(name: str, kwargs: dict[str, Any]) -> BatchedEnvironment:
-    from kd_offline.environments.smax.library import require
-    from kd_offline.environments.smax.settings import SmaxSettings
-
-    settings = _parse(name, SmaxSettings, kwargs)
-    require(name)
-    from kd_offline.environments.smax.environment import Smax
-
-    return Smax(name.removeprefix("smax/"), settings)
-
-
-def _smac(name: str, kwargs: dict[str, Any]) -> BatchedEnvironment:
-    from kd_offline.environments.smac.environment import load as load_smac
-    from kd_offline.environments.smac.settings import SmacSettings
-
-    return load_smac(name.removeprefix("smac/"), _parse(name, SmacSettings, kwargs))
-
-
-def _parse(name: str, model: type[_Model], kwargs: dict[str, Any]) -> _Model:
-    allowed = list(model.model_fields)
-    for key in kwargs:
-        if key not in allowed:
-            raise UnknownNameError(what=f"setting of {name}", got=key, allowed=allowed)
-    try:
-        return model.model_validate(kwargs)
-    except ValidationError as error:
-        first = error.errors()[0]
-        setting = ".".join(map(str, first["loc"]))
-        msg = f"setting {setting!r} of {name} is {first['input']!r}: {first['msg'].lower()}"
-        raise UsageError(msg) from None
-
-
-_LOADERS: dict[str, Callable[[dict[str, Any]], BatchedEnvironment]] = {
-    "mpe/simple_spread_v3": _spread,
-    "mpe/simple_speaker_listener_v4": _speaker_listener,
-    "mpe/simple_adversary_v3": _adversary,
-    "grid/predator_prey": _predator_prey,
-}
-
-_DESCRIPTIONS = {
-    "mpe/simple_spread_v3": (
-        "N agents cover N landmarks without touching (n_agents, local_ratio, episode_limit)"
-    ),
-    "mpe/simple_speaker_listener_v4": "one names the goal, the other goes there (episode_limit)",
-    "mpe/simple_adversary_v3": (
-        "good agents hide their goal from an adversary (n_good_agents, episode_limit)"
-    ),
-    "grid/predator_prey": (
-        "predators catch prey in pairs on a grid (size, n_predators, n_prey, view, capture_reward, "
-        "lone_penalty, capturers_leave, episode_limit)"
-    ),
-    "smax/<map>": (
-        "StarCraft-like combat of JaxMARL such as 3m, 8m, 5m_vs_6m, 3s5z, 2s3z, smacv2_5_units; a "
-        "wrong map lists all (see_enemy_actions, walls_cause_death, enemy_shoots, attack_mode, "
-        "won_battle_bonus, episode_limit)"
-    ),
-    "smac/<map>": (
-        "the original StarCraft II tasks, such as smac/3m; needs the game, see kd-offline doctor "
-        "(difficulty, game_version, games and the package's own)"
-    ),
-    "pettingzoo/<module>:<factory>": (
-        "any ParallelEnv or AECEnv with discrete actions, such as "
-        "pettingzoo/mpe2.simple_tag_v3:parallel_env (episode_limit, sides=each or one, and the "
-        "factory's own)"
-    ),
-}
+    """Return every environment name or pattern with a one-line description; imports none."""
+    ours = {ours.shown: ours.description for ours in _TABLE.values()}
+    return ours | {
+        f"{name}<name>" if name.endswith("/") else name: f"of {ENVIRONMENTS.origin(name)}"
+        for name in ENVIRONMENTS
+        if name not in _TABLE
+    }

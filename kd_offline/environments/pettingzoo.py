@@ -49,9 +49,9 @@ _RESET = ("observations", "infos")
 _STEP = ("observations", "rewards", "terminations", "truncations", "infos")
 
 
-def load(name: str, kwargs: Mapping[str, Any]) -> PettingZooEnvironment:
+def load(factory: str, /, **settings: Any) -> PettingZooEnvironment:
     """Return the environment ``pettingzoo/<module>:<factory>``; see :func:`find`."""
-    return PettingZooEnvironment(*find(name, kwargs))
+    return PettingZooEnvironment(*find(f"pettingzoo/{factory}", settings))
 
 
 @dataclass(slots=True)

@@ -86,6 +86,7 @@ def load_evaluation_setup(
         manifest.environment_kwargs,
         asked_by=f"the run in {str(run.path)!r}",
         allowed=environment,
+        parts=manifest.parts,
     )
     spec = environment_instance.spec
     expert_policy = recorded_expert(manifest, expert, expert_recipe, spec, opponents)

@@ -60,7 +60,8 @@ class ExpertCard(Document):
     greedy: GreedyScore | None = None
     software: dict[str, str] = Field(default_factory=dict)
     parts: tuple[PartRecord, ...] = Field(
-        default=(), description="that installed plug-ins added: the algorithm, where it is theirs"
+        default=(),
+        description="that installed plug-ins added: algorithm or environment",
     )
     weights: str | None = Field(
         default=None, description="sha256 of the file weights.safetensors; from 1.1 on"

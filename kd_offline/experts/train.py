@@ -170,7 +170,8 @@ def _start(
         raise UnknownNameError(what="side", got=min(unknown), allowed=spec.sides)
     if there:
         card = checkpoint.read_card(output)
-        ALGORITHMS.require_versions(card.parts, asked_by=f"the training in {str(output)!r}")
+        for registry in (ALGORITHMS, environments.ENVIRONMENTS):
+            registry.require_versions(card.parts, asked_by=f"the training in {str(output)!r}")
         if card.recipe != recipe:
             msg = (
                 f"the expert in {str(output)!r} was begun with another recipe: repeat its options, "
@@ -185,7 +186,10 @@ def _start(
             recipe=recipe,
             agents=spec.agents,
             parameters={},
-            parts=ALGORITHMS.records([recipe.algorithm]),
+            parts=(
+                *ALGORITHMS.records([recipe.algorithm]),
+                *environments.ENVIRONMENTS.records([recipe.environment]),
+            ),
             mask=None if mask is None else tuple(tuple(map(bool, row)) for row in mask),
             frames=0,
             seconds=0.0,

@@ -39,6 +39,7 @@ from kd_offline.recording.space import check_space
 from kd_offline.rollout.collect import Trajectories, collect
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.dataset import (
+    ENVIRONMENT_PACKAGE,
     DatasetManifest,
     MaskRecord,
     RecordingHeader,
@@ -304,6 +305,12 @@ def _partner_settings(partner: Partner | None) -> dict[str, Scalar]:
 
 def _recording(recipe: RecordRecipe, batch: int, partner: Partner | None) -> RecordingRecord:
     origin = provenance()
+    package = environments.ENVIRONMENTS.origin(recipe.environment)
+    settings = {"embedding_dtype": recipe.embedding_dtype, **_partner_settings(partner)}
+    software = {"kd_offline": origin.kd_offline, "python": origin.python, **origin.packages}
+    if not package.ours:
+        settings[ENVIRONMENT_PACKAGE] = package.package
+        software[package.package] = package.version
     return RecordingRecord(
         seed=recipe.seed,
         episodes=recipe.episodes,
@@ -311,8 +318,8 @@ def _recording(recipe: RecordRecipe, batch: int, partner: Partner | None) -> Rec
         behaviour="sampled",
         noise=recipe.noise_mixture,
         noise_rule=noise.RULE if recipe.noise_mixture else "",
-        settings={"embedding_dtype": recipe.embedding_dtype, **_partner_settings(partner)},
-        software={"kd_offline": origin.kd_offline, "python": origin.python, **origin.packages},
+        settings=settings,
+        software=software,
         code_revision=origin.git_revision or "",
         machine={
             "system": origin.machine.system,

@@ -15,6 +15,7 @@ from kd_offline.errors import MismatchError, MissingArrayError, MissingExtraErro
 from kd_offline.networks.threads import computing_with
 from kd_offline.recording.comparison import Comparison
 from kd_offline.recording.episodes import MAX_EPISODES, Part, choose, opened, parts
+from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.replay import ReplayReport
 from kd_offline.tracking.base import Observer, Operation, observed
@@ -73,7 +74,7 @@ def replay(
         raise MissingArrayError(msg)
     if reason := environments.irreproducible(buffer.spec):
         raise UsageError(reason)
-    environment_instance = rebuild(buffer.spec, environment)
+    environment_instance = rebuild(buffer.manifest, environment)
     chosen = choose(buffer, episodes, seed)
     comparison = Comparison(buffer.spec, TOLERANCE)
     done = steps = 0
@@ -101,11 +102,16 @@ def replay(
     )
 
 
-def rebuild(spec: EnvironmentSpec, allowed: str | None = None) -> BatchedEnvironment:
-    """Return the environment that ``spec`` describes; raises as :func:`replay` does."""
+def rebuild(manifest: DatasetManifest, allowed: str | None = None) -> BatchedEnvironment:
+    """Return the environment that a dataset was recorded in; raises as :func:`replay` does."""
+    spec = manifest.environment
     try:
         environment = environments.load_recorded(
-            spec.id, spec.kwargs, asked_by="the dataset", allowed=allowed
+            spec.id,
+            spec.kwargs,
+            asked_by="the dataset",
+            allowed=allowed,
+            parts=manifest.environment_parts,
         )
     except MissingExtraError:
         raise

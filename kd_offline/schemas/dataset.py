@@ -18,7 +18,11 @@ from pydantic_core import CoreSchema
 
 from kd_offline.schemas.environment import MAX_RANDOM_K, EnvironmentSpec, Scalar, Strict
 from kd_offline.schemas.foreign import InputRecipe, ValueCalibration
+from kd_offline.schemas.parts import PartRecord
 from kd_offline.schemas.replay import RelabelReport, ReplayReport
+
+ENVIRONMENT_PACKAGE = "environment_package"
+"""Setting of a recording: the package that its environment is of, where it is a plug-in's."""
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 ArrayName = Annotated[
@@ -241,6 +245,15 @@ class DatasetManifest(Strict):
     def sole_expert(self) -> ExpertRecord | None:
         """The expert that all outputs are of; None where there is none, or several."""
         return self.experts[0] if len(self.experts) == 1 else None
+
+    @property
+    def environment_parts(self) -> tuple[PartRecord, ...]:
+        """Of which package the environment was, where a plug-in added it; else empty."""
+        package = str(self.recording.settings.get(ENVIRONMENT_PACKAGE, ""))
+        if not package:
+            return ()
+        name, version = self.environment.id, self.recording.software.get(package, "")
+        return (PartRecord(kind="environment", name=name, package=package, version=version),)
 
     @property
     def size_bytes(self) -> int:

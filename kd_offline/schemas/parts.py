@@ -14,3 +14,6 @@ class PartRecord(Strict):
     name: str
     package: str
     version: str
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.version}"

@@ -63,7 +63,10 @@ def _require_loadable(buffer: ExpertBuffer, allowed: Allowed) -> None:
 
     spec, dataset_text = buffer.spec, f"the dataset {buffer.manifest.name!r}"
     environment = environments.load_recorded(
-        spec.id, spec.kwargs, asked_by=dataset_text, allowed=allowed.environment
+        *(spec.id, spec.kwargs),
+        asked_by=dataset_text,
+        allowed=allowed.environment,
+        parts=buffer.manifest.environment_parts,
     )
     with closing(environment):
         record = buffer.manifest.sole_expert

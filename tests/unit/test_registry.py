@@ -97,3 +97,18 @@ def test_a_plug_in_that_cannot_be_imported_is_named_in_one_sentence(things, plug
     plug_in("broken", "2.0", {"bad": "broken_things:x" if module else "nowhere_things:x"}, module)
     with pytest.raises(UserCodeError, match=f"thing 'bad' of broken 2.0 failed in import.*{said}"):
         things.load("bad")
+
+
+def test_a_name_that_ends_in_a_slash_stands_for_all_that_begin_with_it(plug_in):
+    things: Registry[str] = Registry(
+        "thing", "kd_offline.things", {"os/": "os.path:join", "os/x": "os.path:split"}
+    )
+    plug_in("wide", "1", {"a/": "wide_a:f", "a/b/": "wide_a:g"}, "f = 'f'; g = 'g'")
+    keys = {"os/3": "os/", "os/x": "os/x", "os/x/y": "os/", "a/b/c": "a/b/", "a/bc": "a/"}
+    assert {name: things.key(name) for name in keys} == keys
+    assert [things.load(name) for name in ("a/b/c", "a/bc")] == ["g", "f"]
+    assert str(things.origin("a/bc")) == "wide 1"
+    assert "os" not in things
+    assert "b/a/" not in things
+    with pytest.raises(UnknownNameError, match="unknown thing 'o/3'"):
+        things.load("o/3")

@@ -9,11 +9,13 @@ moves of the other predators in their order, then those of the prey, each to a c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field, model_validator
 
+from kd_offline.environments.settings import parsed
 from kd_offline.errors import UsageError
 from kd_offline.schemas.bounds import Steps
 from kd_offline.schemas.environment import EnvironmentSpec, Strict
@@ -59,6 +61,11 @@ class PredatorPreySettings(Strict):
             msg = f"{self.n_predators + self.n_prey} do not fit on {self.size} x {self.size} cells"
             raise ValueError(msg)
         return self
+
+
+def load(**settings: Any) -> PredatorPrey:
+    """Return ``grid/predator_prey``."""
+    return PredatorPrey(parsed(NAME, PredatorPreySettings, settings))
 
 
 class PredatorPrey:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_offline.environments.settings import parsed
 from kd_offline.environments.smac.installation import SOURCE, look
 from kd_offline.environments.smac.process import Game
 from kd_offline.environments.smac.settings import SmacSettings
@@ -29,20 +30,21 @@ from kd_offline.types import BoolArray, IntArray, Outcome, SeedArray, View
 _NOTHING = 0  # the action of the dead
 
 
-def load(map_name: str, settings: SmacSettings) -> SmacEnvironment:
-    """Return the task; starts one process, and no game before the first reset.
+def load(map_name: str, /, **settings: Any) -> SmacEnvironment:
+    """Return ``smac/<map>``; starts one process, and no game before the first reset.
 
     Raises
     ------
     UnknownNameError
-        There is no such map.
+        There is no such map or setting.
     UsageError
-        Package, game or map are not installed here.
+        Package, game or map are not installed here, or a setting is impossible.
     MismatchError
         The installed package lays observations out differently.
     GameError
         The package cannot be started.
     """
+    given = parsed(f"smac/{map_name}", SmacSettings, settings)
     if map_name not in MAPS:
         raise UnknownNameError(what="SMAC map", got=map_name, allowed=MAPS)
     found = look()
@@ -52,7 +54,7 @@ def load(map_name: str, settings: SmacSettings) -> SmacEnvironment:
     if map_name not in found.maps:
         msg = f"smac/{map_name} cannot be played: {found.game} has no map {map_name} in SMAC_Maps"
         raise UsageError(msg)
-    return SmacEnvironment(map_name, settings, found)
+    return SmacEnvironment(map_name, given, found)
 
 
 class SmacEnvironment:

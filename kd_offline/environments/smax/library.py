@@ -8,20 +8,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module, metadata
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kd_offline.environments.settings import parsed
 from kd_offline.environments.smax.settings import SmaxSettings
 from kd_offline.errors import MissingExtraError, UnknownNameError
 from kd_offline.files import cache_folder
+
+if TYPE_CHECKING:
+    from kd_offline.environments.smax.environment import Smax
 
 _MAPS = "jaxmarl.environments.smax.smax_env"
 _GAMES = "jaxmarl.environments.smax.heuristic_enemy_smax_env"
 
 
-def require(name: str) -> None:
-    """Raise a ``MissingExtraError`` for the environment ``name`` unless JaxMARL is installed."""
+def load(map_name: str, /, **settings: Any) -> Smax:
+    """Return ``smax/<map>``.
+
+    Raises
+    ------
+    MissingExtraError
+        JaxMARL is not installed.
+    UnknownNameError, UsageError
+        There is no such map or setting, or a value is impossible.
+    """
+    name = f"smax/{map_name}"
+    given = parsed(name, SmaxSettings, settings)
     if find_spec("jaxmarl") is None:
         raise MissingExtraError(library="jaxmarl", extra="smax", purpose=f"environment {name!r}")
+    from kd_offline.environments.smax.environment import Smax
+
+    return Smax(map_name, given)
 
 
 def make_game(map_name: str, settings: SmaxSettings) -> Any:

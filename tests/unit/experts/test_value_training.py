@@ -32,7 +32,8 @@ SHORT = {"epsilon_frames": 300, "buffer_episodes": 40, "batch_episodes": 8, "tar
 
 @pytest.fixture(autouse=True)
 def game(monkeypatch):
-    monkeypatch.setitem(environments._LOADERS, NAME, lambda kwargs: TargetsEnvironment())
+    place = "kd_offline.testing.targets:TargetsEnvironment"
+    monkeypatch.setitem(environments.ENVIRONMENTS.built_in, NAME, place)
 
 
 def recipe(algorithm="qmix", batches=6, settings=None, **changes):
