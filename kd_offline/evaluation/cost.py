@@ -146,7 +146,7 @@ def compare(
 
 
 def _memory(shape: Shape) -> AgentMemory | None:
-    """Return the bytes of one network; what a bare count does not tell is absent."""
+    """Return the bytes of one network; None where its shape does not determine them."""
     single, half, eight = (shape.memory(p) for p in PRECISIONS)
     if single is None or half is None:
         return None

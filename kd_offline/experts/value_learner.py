@@ -38,7 +38,7 @@ class Networks(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class JointValues:
-    """What the steps of a batch are worth, float [T, B] each, in the networks' units."""
+    """Values of the joint actions of a batch's steps, float [T, B] each, in the networks' units."""
 
     mixed: Tensor  # the mixer's value of the executed actions
     target: Tensor  # what values should be; no gradient
@@ -249,7 +249,7 @@ def update(
 def _joint_values(
     networks: Networks, targets: Networks, batch: Batch, recipe: ValueRecipe, unit: float
 ) -> JointValues:
-    """Return values of the executed and of the greedy actions, and what they should be."""
+    """Return the values of the executed and of the greedy joint actions, and their targets."""
     previous_actions = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions])
     model, alive, state = networks.model, batch.alive[:-1], batch.state[:-1]
     q = model.values(batch.obs, previous_actions, batch.alive)
@@ -281,10 +281,10 @@ def _target(
     recipe: ValueRecipe,
     unit: float,
 ) -> Tensor:
-    """Return what the values of the executed actions should be, float [T, B].
+    """Return the targets of the executed actions' values, float [T, B].
 
-    The future is worth what the target networks say of the actions that the team would choose: the
-    learning networks choose (double Q-learning, van Hasselt et al., 2016) or the targets do.
+    The target networks evaluate the actions that the team would choose next. The learning networks
+    choose them (double Q-learning, van Hasselt et al., 2016), or the target networks do.
     """
     settings, model = recipe.q_learning, networks.model
     target_q = targets.model.values(batch.obs, previous_actions, batch.alive)

@@ -15,10 +15,11 @@ Activation = Literal["relu", "tanh", "elu", "leaky_relu", "selu", "sigmoid", "ge
 
 
 class InputRecipe(Strict):
-    """Everything that a checkpoint's tensors do not say; every field can be given by hand.
+    """Inputs, outputs and value units that a checkpoint's tensors do not determine.
 
-    ``inputs`` and ``critic_inputs`` are concatenated in their order. Ids and actions are one-hot;
-    there is no last action in the first step of an episode, so it is all zero then.
+    Every field can be given by hand. ``inputs`` and ``critic_inputs`` are concatenated in their
+    order. Ids and actions are one-hot. There is no last action in the first step of an episode, so
+    it is all zero then.
     """
 
     library: Library

@@ -1,4 +1,4 @@
-"""Conformance check for algorithms: run it on your own before you train with it.
+"""Conformance check for algorithms: run it on your own algorithm before training with it.
 
 ::
 
@@ -37,7 +37,7 @@ def check_algorithm(
     *,
     environment: BatchedEnvironment | None = None,
 ) -> None:
-    """Raise ``ConformanceError`` unless an algorithm keeps every promise of the protocol.
+    """Raise ``ConformanceError`` unless an algorithm follows every rule of the protocol.
 
     Parameters
     ----------
@@ -54,43 +54,45 @@ def check_algorithm(
     The rules, by the name an error begins with: ``declaration``, ``learning``, ``figures``,
     ``state``, ``restored state``, ``weights``, ``recording``, ``cost``.
     """
-    world = TargetsEnvironment() if environment is None else environment
+    game = TargetsEnvironment() if environment is None else environment
     algorithm = ALGORITHMS.load(name)
     small = {"trunk": (8,), "gru": 8}
-    given = {"environment": world.spec.id, "algorithm": name, "episodes_per_batch": _EPISODES}
-    longest = _BATCHES * _EPISODES * world.spec.episode_limit
-    recipe = recipe_from({**given, "frames": longest, "architecture": small, **(settings or {})})
-    one_line = algorithm.description and "\n" not in algorithm.description
-    require(one_line, "declaration", "description has to be one line")
+    defaults = {"environment": game.spec.id, "algorithm": name, "episodes_per_batch": _EPISODES}
+    longest = _BATCHES * _EPISODES * game.spec.episode_limit
+    recipe = recipe_from({**defaults, "frames": longest, "architecture": small, **(settings or {})})
+    has_one_line = algorithm.description and "\n" not in algorithm.description
+    require(has_one_line, "declaration", "description has to be one line")
     typed = issubclass(algorithm.recipe, TrainRecipe)
     require(typed, "declaration", "recipe is no subclass of TrainRecipe")
-    run = _Run(algorithm, recipe, world)
+    run = _Run(algorithm, recipe, game)
     first = _copies(run.team.weights())
     figures = [run.batch() for _ in range(_BATCHES)]
     _check_learning(algorithm, first, run, figures)
-    _check_restored(algorithm, recipe, world, run)
-    _check_weights(algorithm, recipe, world, run)
+    _check_restored(algorithm, recipe, game, run)
+    _check_weights(algorithm, recipe, game, run)
 
 
 class _Run:
     """A training that plays and learns batch by batch."""
 
     def __init__(
-        self, algorithm: Algorithm, recipe: TrainRecipe, world: BatchedEnvironment
+        self, algorithm: Algorithm, recipe: TrainRecipe, environment: BatchedEnvironment
     ) -> None:
         rng = np.random.Generator(np.random.Philox(recipe.seed))
-        self.recipe, self.world = recipe, world
-        self.team: Team = algorithm.team(world.spec, recipe, None, rng)
-        self.learner: Learner = algorithm.learner(self.team, world.spec, recipe)
+        self.recipe, self.environment = recipe, environment
+        self.team: Team = algorithm.team(environment.spec, recipe, None, rng)
+        self.learner: Learner = algorithm.learner(self.team, environment.spec, recipe)
         self.moment = Moment()
 
     def batch(self) -> Figures:
-        now, n = self.moment, self.recipe.episodes_per_batch
-        seeds = episode_seeds(self.recipe.seed, now.iteration * n, n, "train")
-        played = collect_sampled(self.world, self.learner.policy(now), seeds, ("embedding",))
-        figures = self.learner.learn(played, now)
-        frames = now.frames + int(played.length.sum())
-        self.moment = Moment(now.iteration + 1, frames, 1 - frames / self.recipe.frames)
+        moment, n = self.moment, self.recipe.episodes_per_batch
+        seeds = episode_seeds(self.recipe.seed, moment.iteration * n, n, "train")
+        trajectories = collect_sampled(
+            self.environment, self.learner.policy(moment), seeds, ("embedding",)
+        )
+        figures = self.learner.learn(trajectories, moment)
+        frames = moment.frames + int(trajectories.length.sum())
+        self.moment = Moment(moment.iteration + 1, frames, 1 - frames / self.recipe.frames)
         return figures
 
 
@@ -105,26 +107,26 @@ def _check_learning(
     require(first.keys() == last.keys(), "learning", "other weights than before")
     changed = [name for name in first if not torch.equal(first[name], last[name])]
     require(changed, "learning", "no weight changes in four batches")
-    odd = {name for batch in figures for name in batch} - set(algorithm.figures)
-    require(not odd, "figures", f"{', '.join(sorted(odd))} is not declared")
+    undeclared = {name for batch in figures for name in batch} - set(algorithm.figures)
+    require(not undeclared, "figures", f"{', '.join(sorted(undeclared))} is not declared")
     numbers = [value for batch in figures for value in batch.values()]
     require(np.isfinite(numbers).all(), "figures", "they are not finite")
 
 
 def _check_restored(
-    algorithm: Algorithm, recipe: TrainRecipe, world: BatchedEnvironment, whole: _Run
+    algorithm: Algorithm, recipe: TrainRecipe, environment: BatchedEnvironment, uninterrupted: _Run
 ) -> None:
-    """Require that a training which is saved and restored goes on to the same bits."""
-    begun = _Run(algorithm, recipe, world)
+    """Require that a training that is saved and restored continues with the same bits."""
+    interrupted = _Run(algorithm, recipe, environment)
     for _ in range(_BATCHES // 2):
-        begun.batch()
-    moment, state = begun.moment, begun.learner.state()
+        interrupted.batch()
+    moment, state = interrupted.moment, interrupted.learner.state()
     tensors, plain = _copies(state.every_tensor()), json.loads(json.dumps(state.plain))
-    begun.batch()
+    interrupted.batch()
     for name, values in state.every_tensor().items():
         detail = f"{name!r} changed after it was taken: give copies"
         require(torch.equal(values, tensors[name]), "state", detail)
-    resumed = _Run(algorithm, recipe, world)
+    resumed = _Run(algorithm, recipe, environment)
     resumed.moment = moment
     try:
         resumed.learner.restore({}, {})
@@ -136,24 +138,24 @@ def _check_restored(
     resumed.learner.restore(tensors, plain)
     while resumed.moment.iteration < _BATCHES:
         resumed.batch()
-    pairs = [(whole.team.weights(), resumed.team.weights())]
-    pairs += [tuple(x.learner.state().every_tensor() for x in (whole, resumed))]  # type: ignore[list-item]
+    pairs = [(uninterrupted.team.weights(), resumed.team.weights())]
+    pairs += [tuple(x.learner.state().every_tensor() for x in (uninterrupted, resumed))]  # type: ignore[list-item]
     for one, other in pairs:
         require(one.keys() == other.keys(), "restored state", "other tensors than before")
         for name, values in one.items():
             detail = f"{name!r} differs: the state lacks something that learning depends on"
             require(torch.equal(values, other[name]), "restored state", detail)
-    same = whole.learner.state().plain == resumed.learner.state().plain
-    require(same, "restored state", "what is plain differs")
+    equal_plain = uninterrupted.learner.state().plain == resumed.learner.state().plain
+    require(equal_plain, "restored state", "what is plain differs")
 
 
 def _check_weights(
-    algorithm: Algorithm, recipe: TrainRecipe, world: BatchedEnvironment, run: _Run
+    algorithm: Algorithm, recipe: TrainRecipe, environment: BatchedEnvironment, run: _Run
 ) -> None:
-    """Require that saved weights are the whole expert, and say what they record and cost."""
-    loaded = algorithm.team(world.spec, recipe, None, None)
+    """Require that saved weights determine the expert, and that its record and cost match them."""
+    loaded = algorithm.team(environment.spec, recipe, None, None)
     loaded.load(_copies(run.team.weights()))
-    one, other = (_recording(team, world) for team in (run.team, loaded))
+    one, other = (_recording(team, environment) for team in (run.team, loaded))
     require(one.steps.keys() == other.steps.keys(), "weights", "loaded, it gives other outputs")
     for name, values in one.steps.items():
         detail = f"loaded, steps/{name} is another one"
@@ -162,19 +164,19 @@ def _check_weights(
     output = recorded.capture.output
     stored = {"logits", "q_values"} & one.steps.keys()
     require(stored == {output}, "recording", f"it gives {stored}, its capture says {output}")
-    valued = "value" in one.steps
+    has_values = "value" in one.steps
     detail = "value_of and the values that the policy gives do not agree"
-    require(valued == bool(recorded.value_of), "recording", detail)
+    require(has_values == bool(recorded.value_of), "recording", detail)
     counts = loaded.parameter_counts()
     actors = sum(p.numel() for p in loaded.actors.actors.parameters())
     detail = f"actor {counts.get('actor')} where the actors have {actors} parameters"
     require(counts.get("actor") == actors, "cost", detail)
-    rest = sum(counts.values()) - actors
+    other_parameters = sum(counts.values()) - actors
     parts = sum(part.cost.parameters for part in loaded.value_parts())
-    detail = f"value_parts have {parts} parameters, parameter_counts says {rest}"
-    require(parts == rest, "cost", detail)
+    detail = f"value_parts have {parts} parameters, parameter_counts says {other_parameters}"
+    require(parts == other_parameters, "cost", detail)
 
 
-def _recording(team: Team, world: BatchedEnvironment) -> Trajectories:
+def _recording(team: Team, environment: BatchedEnvironment) -> Trajectories:
     seeds = episode_seeds(1, 0, _EPISODES)
-    return collect(world, team.policy(), seeds, sampled(seeds))
+    return collect(environment, team.policy(), seeds, sampled(seeds))

@@ -1,4 +1,4 @@
-"""Conformance check for environments: run it on your own backend before recording with it.
+"""Conformance check for environments: run it on your own environment before recording with it.
 
 ::
 
@@ -35,7 +35,7 @@ def check_environment(
     seeds: Sequence[int] = _SEEDS,
     steps: int | None = None,
 ) -> None:
-    """Raise :class:`ConformanceError` unless the environment keeps every rule of the protocol.
+    """Raise :class:`ConformanceError` unless the environment follows every rule of the protocol.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def check_environment(
 
 @dataclass(slots=True)
 class _Episodes:
-    """Copies of everything that was seen while playing."""
+    """Copies of all views and outcomes of a play."""
 
     views: list[View] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -92,13 +92,13 @@ def _check_spec(spec: EnvironmentSpec) -> None:
 
 
 def _play(env: BatchedEnvironment, seeds: SeedArray, steps: int) -> _Episodes:
-    """Play random legal actions, checking every view and outcome on the way."""
+    """Play random legal actions and check every view and outcome."""
     returned, played = _Episodes(), _Episodes()
     returned.views.append(env.reset(seeds))
     played.views.append(_copy_view(returned.views[0]))
     _check_view(env.spec, returned.views[0], len(seeds))
-    some = bool(returned.views[0].alive.any(axis=-1).all())
-    _rule("ends", some, "a slot has no agent alive and yet begins")
+    some_alive = bool(returned.views[0].alive.any(axis=-1).all())
+    _rule("ends", some_alive, "a slot has no agent alive and yet begins")
     for step in range(steps):
         outcome = env.step(_actions(seeds, step, played.views[-1]))
         _check_view(env.spec, outcome.view, len(seeds))
@@ -108,8 +108,12 @@ def _play(env: BatchedEnvironment, seeds: SeedArray, steps: int) -> _Episodes:
         played.views.append(_copy_view(outcome.view))
         played.outcomes.append(_copy_outcome(outcome))
         _check_ends(env.spec, played, step)
-    for name, kept, copied in _all_fields(returned, played):
-        _rule("fresh arrays", _same(kept, copied), f"{name} was written after it was returned")
+    for name, returned_array, copied in _all_fields(returned, played):
+        _rule(
+            "fresh arrays",
+            _same(returned_array, copied),
+            f"{name} was written after it was returned",
+        )
     return played
 
 
@@ -144,24 +148,28 @@ def _check_outcome(spec: EnvironmentSpec, outcome: Outcome, batch: int) -> None:
 
 
 def _check_ends(spec: EnvironmentSpec, played: _Episodes, step: int) -> None:
-    """Check the flags of the last step, and that slots finished before it stood still."""
-    now, before = played.outcomes[-1], played.views[-2]
-    _rule("ends", not (now.terminated & now.truncated).any(), "a slot is terminated and truncated")
-    ended = now.terminated | now.truncated
+    """Check the flags of the last step, and that slots finished before it did not change."""
+    outcome, former_view = played.outcomes[-1], played.views[-2]
+    _rule(
+        "ends",
+        not (outcome.terminated & outcome.truncated).any(),
+        "a slot is terminated and truncated",
+    )
+    ended = outcome.terminated | outcome.truncated
     late = step + 1 >= spec.episode_limit and not ended.all()
     _rule("ends", not late, f"a slot is still running after {step + 1} steps")
     acting = played.views[-1].alive.any(axis=-1) | ended
     _rule("ends", bool(acting.all()), "a slot has no agent alive and yet goes on")
     if step == 0:
         return
-    last = played.outcomes[-2]
-    finished = last.terminated | last.truncated
-    for name, a, b in _fields(before, now.view):
+    former_outcome = played.outcomes[-2]
+    finished = former_outcome.terminated | former_outcome.truncated
+    for name, a, b in _fields(former_view, outcome.view):
         _rule("finished", _same(a[finished], b[finished]), f"{name} of a finished slot changes")
     for name in ("terminated", "truncated", "won"):
-        same = _same(getattr(last, name)[finished], getattr(now, name)[finished])
-        _rule("finished", same, f"{name} of a finished slot changes")
-    _rule("finished", not now.reward[finished].any(), "a finished slot pays a reward")
+        unchanged = _same(getattr(former_outcome, name)[finished], getattr(outcome, name)[finished])
+        _rule("finished", unchanged, f"{name} of a finished slot changes")
+    _rule("finished", not outcome.reward[finished].any(), "a finished slot pays a reward")
 
 
 def _check_replay(
@@ -192,7 +200,7 @@ def _check_single(
 def _check_reset_where(
     make: Callable[[], BatchedEnvironment], seeds: SeedArray, moment: int, reference: _Episodes
 ) -> None:
-    """Restart every other slot after ``moment`` steps; the rest must go on as if nothing was."""
+    """Restart every other slot after ``moment`` steps; the others must continue unchanged."""
     env = make()
     view = env.reset(seeds)
     for step in range(moment):
@@ -201,31 +209,38 @@ def _check_reset_where(
     view = env.reset_where(restarted, seeds)
     _check_restarted(view, restarted, reference.views[moment], reference.views[0])
     for step in range(moment, len(reference.outcomes)):
-        old, new = _actions(seeds, step, view), _actions(seeds, step - moment, view)
-        outcome = env.step(np.where(restarted[:, None], new, old))
+        continued_actions, restarted_actions = (
+            _actions(seeds, step, view),
+            _actions(seeds, step - moment, view),
+        )
+        outcome = env.step(np.where(restarted[:, None], restarted_actions, continued_actions))
         view = outcome.view
-        kept, begun = reference.outcomes[step], reference.outcomes[step - moment]
-        _check_restarted(outcome, restarted, kept, begun)
-        _check_restarted(outcome.view, restarted, kept.view, begun.view)
+        continued, fresh = reference.outcomes[step], reference.outcomes[step - moment]
+        _check_restarted(outcome, restarted, continued, fresh)
+        _check_restarted(outcome.view, restarted, continued.view, fresh.view)
     env.close()
 
 
-def _check_restarted(got: _Record, restarted: BoolArray, kept: _Record, begun: _Record) -> None:
-    for name, now, then in _fields(got, kept):
-        same = _same(now[~restarted], then[~restarted])
-        _rule("reset_where", same, f"{name} of slots that were not restarted changes")
-    for name, now, then in _fields(got, begun):
-        same = _same(now[restarted], then[restarted])
-        _rule("reset_where", same, f"{name} of restarted slots differs from a new episode")
+def _check_restarted(
+    actual: _Record, restarted: BoolArray, continued: _Record, fresh: _Record
+) -> None:
+    for name, values, expected in _fields(actual, continued):
+        equal = _same(values[~restarted], expected[~restarted])
+        _rule("reset_where", equal, f"{name} of slots that were not restarted changes")
+    for name, values, expected in _fields(actual, fresh):
+        equal = _same(values[restarted], expected[restarted])
+        _rule("reset_where", equal, f"{name} of restarted slots differs from a new episode")
 
 
-def _compare(rule: str, how: str, reference: _Episodes, played: _Episodes, rows: IntArray) -> None:
+def _compare(
+    rule: str, condition: str, reference: _Episodes, played: _Episodes, rows: IntArray
+) -> None:
     for name, a, b in _all_fields(reference, played):
-        _rule(rule, _same(a[rows], b), f"{name} differs {how}")
+        _rule(rule, _same(a[rows], b), f"{name} differs {condition}")
 
 
 def _actions(seeds: SeedArray, step: int, view: View) -> IntArray:
-    """Draw legal actions by seed and step alone; agents that are not alive get action 0."""
+    """Return legal actions drawn from seed and step; action 0 for agents that are not alive."""
     legal = view.available_actions
     draw = seeding.uniforms(seeds, step, legal.shape[1:], "conformance")
     actions: IntArray = np.where(legal, draw, -1.0).argmax(axis=-1)
@@ -264,6 +279,6 @@ def _same(a: Array, b: Array) -> bool:
     return np.array_equal(a, b)
 
 
-def _rule(rule: str, kept: bool, detail: str) -> None:
-    if not kept:
+def _rule(rule: str, holds: bool, detail: str) -> None:
+    if not holds:
         raise ConformanceError(rule, detail)

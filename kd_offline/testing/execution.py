@@ -1,4 +1,4 @@
-"""Does an executor keep the rules? A check for yours, and for ours."""
+"""Conformance check for executors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kd_offline.testing.environments import ConformanceError
 
 
 def check_executor(make: Callable[[int], Executor]) -> None:
-    """Raise :class:`ConformanceError` unless an executor gives the results that a loop gives.
+    """Raise :class:`ConformanceError` unless an executor gives the results of a loop.
 
     Parameters
     ----------
@@ -25,8 +25,12 @@ def check_executor(make: Callable[[int], Executor]) -> None:
     for workers in (1, 3):
         with make(workers) as executor:
             for n in (7, 2):
-                found = list(executor.map(_doubled, range(n)))
-                _rule("order", found == [2 * k for k in range(n)], f"{workers} workers: {found}")
+                doubled = list(executor.map(_doubled, range(n)))
+                _rule(
+                    "order",
+                    doubled == [2 * k for k in range(n)],
+                    f"{workers} workers: {doubled}",
+                )
             _rule("empty", list(executor.map(_doubled, ())) == [], "there are results of nothing")
         with make(workers) as executor:
             results = executor.map(_third_fails, range(5))
@@ -49,6 +53,6 @@ def _third_fails(number: int) -> int:
     return number if number != 2 else number // 0
 
 
-def _rule(name: str, kept: bool, detail: str) -> None:
-    if not kept:
+def _rule(name: str, holds: bool, detail: str) -> None:
+    if not holds:
         raise ConformanceError(name, detail)

@@ -1,4 +1,4 @@
-"""Conformance check for experts: run it on one of your own before you record it.
+"""Conformance check for experts: run it on your own expert before recording it.
 
 ::
 
@@ -27,7 +27,7 @@ _RELATIVE, _ABSOLUTE = 1e-3, 1e-4  # matrix products of other sizes round otherw
 
 
 def check_expert(expert: Expert, environment: BatchedEnvironment) -> None:
-    """Raise ``ConformanceError`` unless an expert keeps every promise of the protocol.
+    """Raise ``ConformanceError`` unless an expert follows every rule of the protocol.
 
     Notes
     -----
@@ -35,27 +35,29 @@ def check_expert(expert: Expert, environment: BatchedEnvironment) -> None:
     ``memory``, ``cost``, ``mask``.
     """
     spec, record = environment.spec, expert.describe()
-    named = re.fullmatch(r"sha256:[0-9a-f]{64}", expert.digest) and expert.digest == record.digest
-    require(named, "identity", f"digest {expert.digest!r} is not the sha256 of its record")
+    has_digest = (
+        re.fullmatch(r"sha256:[0-9a-f]{64}", expert.digest) and expert.digest == record.digest
+    )
+    require(has_digest, "identity", f"digest {expert.digest!r} is not the sha256 of its record")
     seeds = episode_seeds(0, 0, _EPISODES)
     one, other = (_played(environment, expert, seeds) for _ in range(2))
     require(one.steps.keys() == other.steps.keys(), "outputs", "other outputs in the same episodes")
     for name, values in one.steps.items():
-        same = np.array_equal(values, other.steps[name])
-        require(same, "outputs", f"steps/{name} differs in the same episodes")
+        equal = np.array_equal(values, other.steps[name])
+        require(equal, "outputs", f"steps/{name} differs in the same episodes")
     stored = {"logits", "q_values"} & one.steps.keys()
     detail = f"it gives {stored}, its capture says {record.capture.output}"
     require(stored == {record.capture.output}, "recording", detail)
     if expert.with_value and expert.opponents is None:
-        valued = bool(record.value_of) == ("value" in one.steps)
-        require(valued, "recording", "value_of and the values that it gives do not agree")
+        values_agree = bool(record.value_of) == ("value" in one.steps)
+        require(values_agree, "recording", "value_of and the values that it gives do not agree")
     width = expert.embedding_width
     if width is not None and "embedding" in one.steps:
         detail = f"embeddings are {one.steps['embedding'].shape[-1]} wide, not {width}"
         require(one.steps["embedding"].shape[-1] == width, "recording", detail)
     _check_memory(environment, expert, seeds)
-    seen = expert.mask()
-    fits = seen is None or seen.shape == (spec.n_agents, spec.obs_width)
+    mask = expert.mask()
+    fits = mask is None or mask.shape == (spec.n_agents, spec.obs_width)
     require(fits, "mask", f"it is not of shape {(spec.n_agents, spec.obs_width)}")
     try:
         shapes = expert.actor_shapes()
@@ -69,7 +71,7 @@ def _played(environment: BatchedEnvironment, expert: Expert, seeds: SeedArray) -
 
 
 def _check_memory(environment: BatchedEnvironment, expert: Expert, seeds: SeedArray) -> None:
-    """Require that an episode is played alike whichever others are played with it."""
+    """Require that an episode does not depend on the other episodes of its batch."""
     half = np.arange(0, len(seeds), 2)
     views = (environment.reset(seeds), environment.reset(seeds[half]))
     memories = [expert.start(seeds), expert.start(seeds[half])]
@@ -78,15 +80,15 @@ def _check_memory(environment: BatchedEnvironment, expert: Expert, seeds: SeedAr
         output, memories[k] = expert.act(view, memories[k])
         outputs.append(output)
     _same(outputs[0], outputs[1], half)
-    kept = expert.keep(memories[0], half)
-    if kept is not None:
-        again = [expert.act(views[1], memory)[0] for memory in (kept, memories[1])]
-        _same(again[0], again[1], np.arange(len(half)))
+    selected = expert.keep(memories[0], half)
+    if selected is not None:
+        repeated = [expert.act(views[1], memory)[0] for memory in (selected, memories[1])]
+        _same(repeated[0], repeated[1], np.arange(len(half)))
 
 
-def _same(whole: PolicyOutput, part: PolicyOutput, rows: np.ndarray) -> None:
+def _same(batch_output: PolicyOutput, part_output: PolicyOutput, rows: np.ndarray) -> None:
     for name in ("logits", "embedding", "value", "q_values"):
-        one, other = getattr(whole, name), getattr(part, name)
+        one, other = getattr(batch_output, name), getattr(part_output, name)
         if one is not None:
             detail = f"{name} of an episode depends on the others that are played with it"
             require(np.allclose(one[rows], other, _RELATIVE, _ABSOLUTE), "memory", detail)

@@ -1,4 +1,4 @@
-"""Small valid datasets made of random numbers, for tests that need no environment."""
+"""Small valid datasets of random numbers, for tests without an environment."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def environment_spec(
 def header(
     spec: EnvironmentSpec | None = None, *, seed: int = 0, masks: Iterable[str] = ("full",)
 ) -> RecordingHeader:
-    """Return what a recording of ``spec`` would say before it begins."""
+    """Return the header of a recording of ``spec``."""
     expert = ExpertRecord(
         id=0,
         kind="random",
@@ -97,15 +97,15 @@ def episode_block(
     rows, count = int(sizes.sum()), len(sizes)
     end = np.zeros(rows, dtype=bool)
     end[np.cumsum(sizes) - 1] = True
-    odd = np.repeat(np.arange(count) % 2 == 1, sizes)
+    is_odd = np.repeat(np.arange(count) % 2 == 1, sizes)
     steps: dict[str, Array] = _views(rng, spec, rows) | _expert(
         rng, spec, rows, hidden, embedding_dtype
     )
     steps |= _behaviour(rng, steps["logits"], steps["available_actions"])
     steps |= {
         "reward": rng.standard_normal((rows, spec.n_agents)).astype(np.float32),
-        "terminated": end & ~odd,
-        "truncated": end & odd,
+        "terminated": end & ~is_odd,
+        "truncated": end & is_odd,
     }
     final = _views(rng, spec, count)
     final["value"] = rng.standard_normal((count, spec.n_agents)).astype(np.float32)
@@ -142,15 +142,15 @@ def tiny_dataset(
     spec = spec or environment_spec()
     if lengths is None:
         lengths = [1 + (5 * i + 3) % spec.episode_limit for i in range(episodes)]
-    given = {"full": full_mask(spec)} if masks is None else masks
-    with DatasetWriter.create(path, header(spec, seed=seed, masks=given)) as writer:
+    all_masks = {"full": full_mask(spec)} if masks is None else masks
+    with DatasetWriter.create(path, header(spec, seed=seed, masks=all_masks)) as writer:
         writer.append(episode_block(spec, lengths, seed=seed, hidden=hidden, without=without))
-        writer.commit(given)
+        writer.commit(all_masks)
     return ExpertBuffer.open(path)
 
 
 def full_mask(spec: EnvironmentSpec) -> Array:
-    """Return the mask that hides nothing but the padding, bool [N, O]."""
+    """Return the mask that hides only the padding, bool [N, O]."""
     return np.arange(spec.obs_width) < np.array(spec.obs_widths)[:, None]
 
 

@@ -1,4 +1,4 @@
-"""Does an observer keep the rules? A check for yours, and for ours."""
+"""Conformance check for observers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VALUES = {
 
 
 def check_observer(make: Callable[[], Observer]) -> None:
-    """Raise :class:`ConformanceError` unless an observer takes everything that it may be told.
+    """Raise :class:`ConformanceError` unless an observer accepts every event.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def check_observer(make: Callable[[], Observer]) -> None:
 
 
 class _Rule:
-    """Whatever the body raises breaks the rule."""
+    """A context in which any error violates the rule."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -1,4 +1,4 @@
-"""Fabricated run folders with plausible numbers, for tests of reports and of run records."""
+"""Made-up run folders with plausible numbers, for tests of reports and of run records."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _ID = "sha256:" + "3f9a" * 16
 def run_manifest(
     *, seeds: Sequence[int] = (0, 1, 2, 3, 4), agents: Sequence[str] = AGENTS
 ) -> RunManifest:
-    """Return the ``run.json`` of a finished run that never was."""
+    """Return the ``run.json`` of a made-up finished run."""
     return RunManifest(
         status="complete",
         method="kd-marl",

@@ -98,7 +98,7 @@ class TargetsEnvironment:
         )
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing."""
 
     def _alive(self) -> BoolArray:
         alive = np.ones((len(self._step), 2), bool)
@@ -109,8 +109,8 @@ class TargetsEnvironment:
         """Return uniforms [B, 4] of each slot at its own step."""
         out = np.empty((len(self._step), 4), np.float32)
         for step in np.unique(self._step):
-            here = self._step == step
-            out[here] = uniforms(self._seeds[here], int(step), (4,), "targets")
+            at_step = self._step == step
+            out[at_step] = uniforms(self._seeds[at_step], int(step), (4,), "targets")
         return out
 
     def _targets(self) -> IntArray:
@@ -128,8 +128,8 @@ class TargetsEnvironment:
             obs[:, i, count] = noise[:, i]
             legal[:, i, :count] = True
             highest = np.where(targets[:, i] == count - 1, count - 2, count - 1)
-            odd = self._step % 2 == 1
-            legal[odd, i, highest[odd]] = False
+            is_odd = self._step % 2 == 1
+            legal[is_odd, i, highest[is_odd]] = False
         obs *= alive[..., None]
         legal &= alive[..., None]
         state = np.concatenate([obs[:, i, :w] for i, w in enumerate(spec.obs_widths)], axis=1)
@@ -140,8 +140,8 @@ class TargetsEnvironment:
 class TargetsPolicy:
     """Presses the shown button with a preference of ``strength`` logits; negative avoids it.
 
-    Its memory counts the steps of each episode, and ``forgets_after`` makes it blind from that
-    step on, so that a rollout that mishandles memory is found out.
+    Its memory counts the steps of each episode. From step ``forgets_after`` on it ignores the
+    observation, so that a test can detect a rollout that mishandles memory.
     """
 
     strength: float = 8.0

@@ -48,7 +48,7 @@ def check_term(
     name: str = "checked",
     dataset: ExpertBuffer | None = None,
 ) -> None:
-    """Raise :class:`ConformanceError` unless a loss term keeps every promise of the protocol.
+    """Raise :class:`ConformanceError` unless a loss term follows every rule of the protocol.
 
     Parameters
     ----------
@@ -69,29 +69,29 @@ def check_term(
     The rules, by the name an error begins with: ``declaration``, ``arrays``, ``fit``, ``targets``,
     ``auxiliary_heads``, ``loss``, ``gradients``, ``legal actions``, ``restored state``.
     """
-    made = _settings(term, settings or {})
+    term_settings = _settings(term, settings or {})
     recipe = DistillRecipe.model_validate(
         {
             "weights": {**dict.fromkeys(KD_MARL, 0.0), name: 1.0, "regression": 1e-12},
-            "terms": {name: made.model_dump()},
+            "terms": {name: term_settings.model_dump()},
             "student": {"hidden": _WIDTHS, "depth": 1, **(student or {})},
             "optimisation": {"epochs": 2, "batch_episodes": 4},
         }
     )
     with tempfile.TemporaryDirectory() as folder:
         buffer = dataset or _recorded(Path(folder) / "recorded")
-        subject = _Subject(term, made, recipe, buffer, name)
+        subject = _CheckedTerm(term, term_settings, recipe, buffer, name)
         _check_arrays(subject)
-        learned, again = subject.learned(), subject.learned()
-        _check_targets(subject, learned, again)
+        learned, repeated = subject.learned(), subject.learned()
+        _check_targets(subject, learned, repeated)
         _check_heads(learned)
         _check_loss(learned)
         _check_restored(subject)
 
 
 @dataclass(frozen=True, slots=True)
-class _Learned:
-    """What one distillation prepared."""
+class _Prepared:
+    """The targets and networks of one prepared distillation."""
 
     terms: ActiveTerms
     context: TargetContext
@@ -109,8 +109,8 @@ class _Learned:
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
-    """The term that is checked, and what it is checked on."""
+class _CheckedTerm:
+    """The term that is checked, with its settings, recipe and dataset."""
 
     term: type[LossTerm[Any]]
     settings: TermSettings
@@ -121,7 +121,7 @@ class _Subject:
     def active(self) -> ActiveTerms:
         return ActiveTerms(self.recipe, {self.name: self.term(self.settings, self.recipe)})
 
-    def learned(self) -> _Learned:
+    def learned(self) -> _Prepared:
         terms = self.active()
         loader = in_file_order(self.buffer, np.arange(self.buffer.n_episodes), terms)
         statistics = fit(loader, terms)
@@ -131,7 +131,7 @@ class _Subject:
         team = StudentTeam(spec, self.recipe.student, widths, rng, StudentInputs())
         team.scale_inputs(statistics.scale)
         context = TargetContext.of(self.buffer, terms, statistics, team)
-        return _Learned(terms, context, make_targets(loader, context), team, self.name)
+        return _Prepared(terms, context, make_targets(loader, context), team, self.name)
 
 
 def _settings(term: type[LossTerm[Any]], given: Mapping[str, Any]) -> TermSettings:
@@ -148,83 +148,85 @@ def _settings(term: type[LossTerm[Any]], given: Mapping[str, Any]) -> TermSettin
     return term.settings_type.model_validate(given)
 
 
-def _check_arrays(subject: _Subject) -> None:
+def _check_arrays(subject: _CheckedTerm) -> None:
     present, rule = list(subject.buffer.names), "arrays"
-    names, again = (subject.active().arrays(present) for _ in range(2))
-    same = names == again and all(isinstance(name, str) for name in names)
-    require(same, rule, f"they have to be the same names each time: {names}")
+    names, repeated = (subject.active().arrays(present) for _ in range(2))
+    equal = names == repeated and all(isinstance(name, str) for name in names)
+    require(equal, rule, f"they have to be the same names each time: {names}")
     missing = [name for name in names if name not in present]
     require(not missing, rule, f"{', '.join(missing)} is not in the dataset: give another one")
 
 
-def _check_targets(subject: _Subject, learned: _Learned, again: _Learned) -> None:
-    """Require finite targets, the same when fitted again and for an episode by itself."""
-    whole = learned.whole().targets.tensors()
-    for name, values in whole.items():
+def _check_targets(subject: _CheckedTerm, learned: _Prepared, repeated: _Prepared) -> None:
+    """Require finite targets that are the same when fitted again and for a single episode."""
+    all_targets = learned.whole().targets.tensors()
+    for name, values in all_targets.items():
         finite = torch.isfinite(values.double()).all()
         require(finite, "targets", f"{name!r} is not finite")
-    for name, values in again.whole().targets.tensors().items():
-        require(torch.equal(values, whole[name]), "fit", f"fitted again, {name!r} differs")
+    for name, values in repeated.whole().targets.tensors().items():
+        require(torch.equal(values, all_targets[name]), "fit", f"fitted again, {name!r} differs")
     loader = in_file_order(subject.buffer, np.array([1]), learned.terms)
-    (alone,) = make_targets(loader, learned.context).parts(1)
-    together = list(learned.targets.parts(1))[1].targets.tensors()
-    for name, values in alone.targets.tensors().items():
-        same = torch.allclose(values.double(), together[name].double(), atol=1e-5)
+    (single,) = make_targets(loader, learned.context).parts(1)
+    in_batch = list(learned.targets.parts(1))[1].targets.tensors()
+    for name, values in single.targets.tensors().items():
+        equal = torch.allclose(values.double(), in_batch[name].double(), atol=1e-5)
         detail = f"{name!r} of an episode depends on the episodes that it is computed with"
-        require(same, "targets", detail)
+        require(equal, "targets", detail)
 
 
-def _check_heads(learned: _Learned) -> None:
-    """Require that the generator alone decides them."""
-    made = []
+def _check_heads(learned: _Prepared) -> None:
+    """Require that initial weights follow from the given generator alone."""
+    states = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        made.append(learned.heads().state_dict())
-    for name, values in made[0].items():
+        states.append(learned.heads().state_dict())
+    for name, values in states[0].items():
         detail = f"{name!r} is drawn from another generator than the one given"
-        require(torch.equal(values, made[1][name]), "auxiliary_heads", detail)
+        require(torch.equal(values, states[1][name]), "auxiliary_heads", detail)
 
 
-def _check_loss(learned: _Learned) -> None:
-    """Require shapes, finite values and gradients, and that a warm-up is kept."""
+def _check_loss(learned: _Prepared) -> None:
+    """Require valid shapes, finite values and gradients, and a loss of 0 during the warm-up."""
     batch, heads = learned.whole(), learned.heads()
-    given = batch.targets
-    inputs = learned.team.packed(given.inputs, given.last_actions, batch.sizes)
-    each = [learned.team.agent(i, inputs) for i in range(len(learned.team.widths))]
-    logits = learned.team.joined([agent.outputs for agent in each]).detach().requires_grad_()
-    embeddings = [agent.embedding.detach().requires_grad_() for agent in each]
+    step_targets = batch.targets
+    inputs = learned.team.packed(step_targets.inputs, step_targets.last_actions, batch.sizes)
+    agent_outputs = [learned.team.agent(i, inputs) for i in range(len(learned.team.widths))]
+    logits = (
+        learned.team.joined([agent.outputs for agent in agent_outputs]).detach().requires_grad_()
+    )
+    embeddings = [agent.embedding.detach().requires_grad_() for agent in agent_outputs]
     spec = learned.team.spec
-    students = student_batch(logits, embeddings, given, spec)
+    students = student_batch(logits, embeddings, step_targets, spec)
     for name, elements in _losses(learned, students, heads).items():
         values, weight = elements.values, elements.weight
         shapes = f"values {tuple(values.shape)} and weight {tuple(weight.shape)}"
-        right = values.shape == weight.shape and len(values) == len(given.weight)
-        require(right, "loss", f"{name!r} has {shapes} of {len(given.weight)} steps")
-        fixed = (weight >= 0).all() and not weight.requires_grad
-        require(fixed, "loss", f"the weight of {name!r} is negative or learned")
+        shapes_match = values.shape == weight.shape and len(values) == len(step_targets.weight)
+        require(shapes_match, "loss", f"{name!r} has {shapes} of {len(step_targets.weight)} steps")
+        weight_is_valid = (weight >= 0).all() and not weight.requires_grad
+        require(weight_is_valid, "loss", f"the weight of {name!r} is negative or learned")
         require(torch.isfinite(values).all(), "loss", f"{name!r} is not finite")
-    found = objective(students, given, heads, learned.terms, 1.0)
-    found["loss"].backward()  # type: ignore[no-untyped-call]
+    terms = objective(students, step_targets, heads, learned.terms, 1.0)
+    terms["loss"].backward()  # type: ignore[no-untyped-call]
     leaves = [logits, *embeddings, *(p for p in heads.parameters() if p.requires_grad)]
     gradients = [leaf.grad for leaf in leaves if leaf.grad is not None]
     finite = gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
     require(finite, "gradients", "they are not finite, or there are none")
-    early = objective(students, given, heads, learned.terms, -1.0)["loss"]
+    early = objective(students, step_targets, heads, learned.terms, -1.0)["loss"]
     require(early.item() == 0.0, "loss", "it counts before its warm-up is over")
-    _check_legal(learned, students, heads, found["loss"])
+    _check_legal(learned, students, heads, terms["loss"])
 
 
 def _losses(
-    learned: _Learned, students: StudentBatch, heads: AuxiliaryHeads
+    learned: _Prepared, students: StudentBatch, heads: AuxiliaryHeads
 ) -> dict[str, Elements]:
     batch = learned.whole().targets
-    found = dict(learned.terms.losses(students, batch.terms, heads.by_term()))
-    require(learned.name in found, "loss", "nothing is learned from the dataset: give another")
-    return found[learned.name]
+    losses = dict(learned.terms.losses(students, batch.terms, heads.by_term()))
+    require(learned.name in losses, "loss", "nothing is learned from the dataset: give another")
+    return losses[learned.name]
 
 
 def _check_legal(
-    learned: _Learned, students: StudentBatch, heads: AuxiliaryHeads, before: Tensor
+    learned: _Prepared, students: StudentBatch, heads: AuxiliaryHeads, former_loss: Tensor
 ) -> None:
     """Require that neither illegal actions nor agents that are not alive change the loss."""
     batch = learned.whole().targets
@@ -235,14 +237,14 @@ def _check_legal(
         torch.where(counted[:, i], own.detach(), own.detach() + 0.5)
         for i, own in enumerate(students.embeddings)
     ]
-    other = student_batch(spoiled, dead, batch, learned.team.spec)
-    after = objective(other, batch, heads, learned.terms, 1.0)["loss"]
-    same = torch.allclose(after, before, atol=1e-5, rtol=1e-4)
-    require(same, "legal actions", "the loss depends on them, or on agents that are not alive")
+    changed_students = student_batch(spoiled, dead, batch, learned.team.spec)
+    changed_loss = objective(changed_students, batch, heads, learned.terms, 1.0)["loss"]
+    unchanged = torch.allclose(changed_loss, former_loss, atol=1e-5, rtol=1e-4)
+    require(unchanged, "legal actions", "the loss depends on them, or on agents that are not alive")
 
 
-def _check_restored(subject: _Subject) -> None:
-    """Require that training which is saved and restored goes on to the same bits."""
+def _check_restored(subject: _CheckedTerm) -> None:
+    """Require that a training that is saved and restored continues with the same bits."""
     ends = []
     for stop in (None, 1):
         learned = subject.learned()
@@ -262,13 +264,13 @@ def _check_restored(subject: _Subject) -> None:
         require(torch.equal(values, ends[1][name]), "restored state", detail)
 
 
-def _training(learned: _Learned) -> Training:
+def _training(learned: _Prepared) -> Training:
     schedule = learned.terms.recipe.optimisation
     return Training.begin(learned.team, learned.heads(), schedule)
 
 
 def _recorded(path: Path) -> ExpertBuffer:
-    """Write eight random episodes with everything that a term may read."""
+    """Write eight random episodes with all arrays that a term may read."""
     spec = environment_spec((6, 4, 6), (5, 4, 5))
     block = episode_block(spec, _LENGTHS, seed=1)
     rng, steps = np.random.default_rng(2), dict(block.steps)
@@ -290,12 +292,12 @@ def _recorded(path: Path) -> ExpertBuffer:
 
 
 def _values(reward: Array, ends: Array, rng: np.random.Generator) -> Array:
-    """Return what a good critic would say: discounted returns of the team, and a little noise."""
+    """Return the team's discounted returns with a little noise, like a good critic's values."""
     team = reward.mean(-1)
-    value, after = np.zeros_like(team), 0.0
+    value, following = np.zeros_like(team), 0.0
     for row in reversed(range(len(team))):
-        after = team[row] + (0.0 if ends[row] else _GAMMA * after)
-        value[row] = after
+        following = team[row] + (0.0 if ends[row] else _GAMMA * following)
+        value[row] = following
     noise = 0.05 * rng.standard_normal(reward.shape)
-    out: Array = (value[:, None] + noise).astype(np.float32)
-    return out
+    values: Array = (value[:, None] + noise).astype(np.float32)
+    return values
