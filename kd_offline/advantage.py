@@ -16,7 +16,7 @@ def side_mean(reward: Tensor, side_of: Tensor) -> Tensor:
 
 def side_sum(values: Tensor, side_of: Sequence[int]) -> Tensor:
     """Return each agent's value [..., N] summed over its side (``side_of``: N)."""
-    return values @ _same_side(torch.tensor(side_of)).to(values.dtype)
+    return values @ _same_side(torch.tensor(side_of)).to(values)
 
 
 def side_statistics(values: Tensor, weight: Tensor, side_of: Tensor) -> tuple[Tensor, Tensor]:

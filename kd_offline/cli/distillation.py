@@ -79,6 +79,7 @@ _SETTINGS = {
     "batched": Setting(
         "batched_seeds", help="Compute all seeds at once: equal to each alone up to rounding"
     ),
+    "accelerator": Setting("accelerator"),
     "threads": Setting("threads"),
 }
 

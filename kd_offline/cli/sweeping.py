@@ -83,6 +83,12 @@ def sweep(
         typer.Option(autocompletion=completion.masks, help="Stored mask.  [default: full]"),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    accelerator: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=completion.one_of("cpu", "cuda", "mps", "auto"), help="As for distill."
+        ),
+    ] = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
     track: options.Track = None,
@@ -98,7 +104,8 @@ def sweep(
     from kd_offline.sweeps.sweep import PLAN
     from kd_offline.sweeps.sweep import sweep as search
 
-    given = {} if epochs is None else {"optimisation.epochs": epochs}
+    places = {"optimisation.epochs": epochs, "accelerator": accelerator}
+    given = {place: value for place, value in places.items() if value is not None}
     chosen = distill_recipe(
         method=method, mask=mask, file=recipe, settings=given | options.assignments(settings)
     )

@@ -180,7 +180,8 @@ def _begin(run: Run, seeds: tuple[int, ...]) -> Training:
     """Return the state of a seed, or of seeds that go together, before the first step."""
     teams = [run.design.team(seed) for seed in seeds]
     pairs = zip(seeds, teams, strict=True)
-    heads = [run.design.heads(seed, team, run.terms) for seed, team in pairs]
+    heads = [run.design.heads(seed, team, run.terms).to(run.device) for seed, team in pairs]
+    teams = [team.to(run.device) for team in teams]
     schedule = run.recipe.optimisation
     if run.recipe.batched_seeds:
         return Training.begin_together(teams, heads, run.terms)

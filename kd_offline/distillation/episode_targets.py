@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+import torch
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.loading.budget import table_bytes
@@ -37,6 +39,9 @@ class EpisodeTargets(Protocol):
     def parts(self, size: int) -> Iterator[PackedTargets]:
         """Yield all episodes in the order of the file, ``size`` or fewer at a time."""
 
+    def to(self, device: torch.device) -> EpisodeTargets:
+        """Return the episodes, whose batches are then on a device."""
+
 
 @dataclass(frozen=True, slots=True)
 class ValidationEpisodes:
@@ -54,6 +59,11 @@ class StreamedTargets:
     episodes: IntArray
     context: TargetContext
     length: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def to(self, device: torch.device) -> StreamedTargets:
+        """Return the episodes, whose batches go to a device one by one."""
+        return replace(self, device=device)
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -62,12 +72,12 @@ class StreamedTargets:
         """Yield the batches of an epoch; see :class:`~kd_offline.datasets.Loader`."""
         loader = _loader(self, size, seed, shuffle=True)
         for batch in loader.batches(Position(epoch), epochs=1):
-            yield build_targets(batch, self.context).packed()
+            yield build_targets(batch, self.context).packed().to(self.device)
 
     def parts(self, size: int) -> Iterator[PackedTargets]:
         """Yield all episodes in the order of the file."""
         for batch in _loader(self, size, 0, shuffle=False).batches(epochs=1):
-            yield build_targets(batch, self.context).packed()
+            yield build_targets(batch, self.context).packed().to(self.device)
 
 
 def _loader(streamed: StreamedTargets, size: int, seed: int, *, shuffle: bool) -> Loader:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+import torch
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.reading.held_out import held_out
@@ -26,6 +28,7 @@ from kd_offline.distillation.terms import TERMS
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.errors import DatasetError, StorageError, UsageError
 from kd_offline.files import remove_tree
+from kd_offline.networks.accelerator import device_named
 from kd_offline.runs.folder import RUN, RunFolder, check_free, create_run, open_run
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.parts import PartRecord
@@ -49,6 +52,7 @@ class Run:
     terms: ActiveTerms
     train: EpisodeTargets
     validation: ValidationEpisodes | None
+    device: torch.device
     began: float
     teams: list[StudentTeam] = field(default_factory=list)
 
@@ -71,6 +75,7 @@ def prepare(
     began = time.perf_counter()
     if recipe.budget is not None:
         device_of(recipe.budget)  # refused before anything is read
+    device = _device(recipe)
     again = resume and (output / RUN).is_file()
     if not again:
         check_free(output, overwrite=overwrite)
@@ -78,8 +83,10 @@ def prepare(
     design, train, validation = _designed(buffer, terms, path)
     if recipe.batched_seeds:
         _require_together(design, train)
-    manifest = _manifest(buffer, design, path, command)
+    train = train.to(device)
+    manifest = _manifest(buffer, design, path, command, device)
     if validation is not None:
+        validation = replace(validation, episodes=validation.episodes.to(device))
         judged = JudgedBy(part=validation.part, episodes=len(validation.episodes))
         manifest = manifest.model_copy(update={"judged_by": judged})
     if again:
@@ -89,7 +96,25 @@ def prepare(
         manifest = manifest.model_copy(update=update)
     else:
         folder = create_run(output, manifest, overwrite=overwrite)
-    return Run(folder, manifest, design, terms, train, validation, began)
+    return Run(folder, manifest, design, terms, train, validation, device, began)
+
+
+def _device(recipe: DistillRecipe) -> torch.device:
+    """Return what is trained on.
+
+    Raises
+    ------
+    UsageError
+        It is not there, or cannot compute what the recipe asks for.
+    """
+    device = device_named(recipe.accelerator)
+    if device.type == "mps" and recipe.optimisation.first_rounded is not None:
+        msg = (
+            "int8 weights are rounded in double precision, which the accelerator 'mps' lacks: "
+            "choose the accelerator cpu, or train without them"
+        )
+        raise UsageError(msg)
+    return device
 
 
 def _require_together(design: StudentDesign, train: EpisodeTargets) -> None:
@@ -143,7 +168,9 @@ def with_layers(run: Run) -> tuple[StudentCard, RunManifest]:
     return card, manifest.model_copy(update=update)
 
 
-def _manifest(buffer: ExpertBuffer, design: StudentDesign, path: str, command: str) -> RunManifest:
+def _manifest(
+    buffer: ExpertBuffer, design: StudentDesign, path: str, command: str, device: torch.device
+) -> RunManifest:
     recipe, card = design.recipe, design.card
     parameters = design.team(recipe.seeds[0]).parameters_per_agent
     agents = zip(card.environment.agents, card.widths, parameters, strict=True)
@@ -166,7 +193,7 @@ def _manifest(buffer: ExpertBuffer, design: StudentDesign, path: str, command: s
             *FAMILIES.records([recipe.student.family]),
             *buffer.manifest.environment_parts,
         ),
-        provenance=provenance(),
+        provenance=provenance(device=device.type),
         timing=Timing(started=datetime.now(UTC).isoformat(timespec="seconds"), seconds=0.0),
         command=command,
     )

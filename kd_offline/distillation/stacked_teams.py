@@ -57,18 +57,20 @@ def _padded(batch: PackedTargets, steps: int) -> dict[str, Tensor]:
     width = sizes[0]
     if sizes == [width] * steps:
         return {name: x.view(steps, width, *x.shape[1:]) for name, x in tensors.items()}
-    number, ends = torch.arange(width), torch.tensor(sizes + [0] * (steps - len(sizes)))
+    device = batch.targets.weight.device
+    number = torch.arange(width, device=device)
+    ends = torch.tensor(sizes + [0] * (steps - len(sizes)), device=device)
     there = number < ends.unsqueeze(-1)
     rows = torch.where(there, (ends.cumsum(0) - ends).unsqueeze(-1) + number, 0).flatten()
     out = {}
     for name, values in tensors.items():
         if is_outermost(name, values):
-            taken = values.movedim(-1, 0).index_select(1, rows.to(values.device)).movedim(0, -1)
+            taken = values.movedim(-1, 0).index_select(1, rows).movedim(0, -1)
         else:
-            taken = values.index_select(0, rows.to(values.device))
+            taken = values.index_select(0, rows)
         out[name] = taken.view(steps, width, *taken.shape[1:])
         # Behind an end everything is 0, every weight of a term too, and any action legal.
-        behind = ~there.view(steps, width, *[1] * (out[name].ndim - 2)).to(values.device)
+        behind = ~there.view(steps, width, *[1] * (out[name].ndim - 2))
         out[name].masked_fill_(behind, name == "available")
     return out
 

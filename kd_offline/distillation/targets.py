@@ -78,6 +78,10 @@ class Targets:
             out |= {f"{term}/{name}": values for name, values in targets.items()}
         return out
 
+    def to(self, device: torch.device) -> Targets:
+        """Return the targets on a device."""
+        return Targets.of({name: values.to(device) for name, values in self.tensors().items()})
+
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Targets:
         """Return the targets whose :meth:`tensors` these are."""
@@ -99,6 +103,10 @@ class PackedTargets(NamedTuple):
 
     targets: Targets
     sizes: list[int]  # how many episodes have each step; never growing, sum S
+
+    def to(self, device: torch.device) -> PackedTargets:
+        """Return the batch on a device."""
+        return PackedTargets(self.targets.to(device), self.sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,7 @@ class TargetStore:
         """Return a batch of the given episodes."""
         starts = np.cumsum(self.lengths) - self.lengths
         rows, sizes = _packing(starts[episodes], self.lengths[episodes])
+        rows = rows.to(self.targets.weight.device)
         taken = {
             # The steps of what has actions outermost in memory are its second axis there.
             name: v.movedim(-1, 0).index_select(1, rows).movedim(0, -1)
@@ -134,6 +143,10 @@ class TargetStore:
             for name, v in self.targets.tensors().items()
         }
         return PackedTargets(Targets.of(taken), sizes)
+
+    def to(self, device: torch.device) -> TargetStore:
+        """Return the episodes in the memory of a device."""
+        return TargetStore(self.targets.to(device), self.lengths)
 
     def epoch(self, size: int, seed: int, epoch: int) -> Iterator[PackedTargets]:
         """Yield the batches of ``size`` episodes of an epoch, in its order."""

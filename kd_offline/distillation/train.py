@@ -104,6 +104,7 @@ class Training:
 
     def go_on_with(self, team: StudentTeam, heads: AuxiliaryHeads, epoch: int) -> None:
         """Continue with another team from ``epoch`` on."""
+        team, heads = team.to(self.device), heads.to(self.device)
         self.team, self.heads, self.since = team, heads, epoch
         self.optimisers, self.average = _optimisers(team, heads, self.schedule), _copied(team)
         self.forget_best()
@@ -121,6 +122,11 @@ class Training:
             if phase.first == self.epoch:
                 phase.begin(self)
                 self.active.append(phase)
+
+    @property
+    def device(self) -> torch.device:
+        """What the team is trained on."""
+        return self.average[0].device
 
     @property
     def layers(self) -> tuple[LayerWidths, ...] | None:
@@ -144,7 +150,7 @@ class Training:
             for index, entry in optimiser.state_dict()["state"].items():
                 moments = {f"optimiser{k}.{index}.{n}": v for n, v in entry.items()}
                 out |= {name: torch.as_tensor(value) for name, value in moments.items()}
-        return out
+        return {name: values.cpu() for name, values in out.items()}
 
     def restore(
         self,
@@ -175,8 +181,8 @@ class Training:
         self.heads.load_state_dict(groups.get("heads", {}))
         for phase in self.active:
             phase.restore(groups.get(phase.saved_as, {}))
-        self.average = _listed(groups["average"])
-        self.best_weights = _listed(groups.get("best", {}))
+        self.average = _listed(groups["average"], self.device)
+        self.best_weights = _listed(groups.get("best", {}), self.device)
         for k, optimiser in enumerate(self.optimisers):
             state: dict[int, dict[str, Tensor]] = {}
             for name, value in groups.get(f"optimiser{k}", {}).items():
@@ -220,8 +226,8 @@ def _copied(team: nn.Module) -> list[Tensor]:
     return [p.detach().clone() for p in team.parameters()]
 
 
-def _listed(tensors: dict[str, Tensor]) -> list[Tensor]:
-    return [tensors[str(i)].clone() for i in range(len(tensors))]
+def _listed(tensors: dict[str, Tensor], device: torch.device) -> list[Tensor]:
+    return [tensors[str(i)].clone().to(device) for i in range(len(tensors))]
 
 
 def train_team(
@@ -385,6 +391,4 @@ def finish(state: Training) -> tuple[StudentTeam, ...]:
         phase.leave(state)
     if isinstance(state.team, StackedTeams):
         state.team.part()
-    for team in state.teams:
-        team.eval()
-    return state.teams
+    return tuple(team.cpu().eval() for team in state.teams)

@@ -103,10 +103,11 @@ class _Steps(torch.autograd.Function):
         return gate_gradients, carried, weight_gradient, bias_gradient, None
 
 
-def steps_before(sizes: list[int]) -> Tensor:
+def steps_before(sizes: list[int], device: torch.device | None = None) -> Tensor:
     """Return the packed row of each row's previous step, int64 [S]; first steps have their own."""
     starts = [0, 0, *accumulate(sizes[:-1])]
-    return torch.cat([torch.arange(n) + start for n, start in zip(sizes, starts, strict=False)])
+    rows = [torch.arange(n) + start for n, start in zip(sizes, starts, strict=False)]
+    return torch.cat(rows).to(device)
 
 
 def _steps(sizes: list[int]) -> zip[tuple[int, slice]]:

@@ -366,6 +366,10 @@ class DistillRecipe(Strict):
         description="compute the teams of all seeds at once, in the time of fewer; results then "
         "equal those of each seed alone up to rounding",
     )
+    accelerator: Literal["cpu", "cuda", "mps", "auto"] = Field(
+        default="cpu",
+        description="what networks are trained on; auto: a GPU where there is one",
+    )
     threads: Threads = Field(
         default=2, description="agents that are trained in parallel; changes no number"
     )

@@ -56,7 +56,8 @@ def _seen(first: Folded, team: StudentTeam, i: int, visible: BoolArray | None) -
     """Clear the columns of hidden features; the bits of a fixed mask become part of the bias."""
     if visible is None:
         return first
-    varying, constant = map(torch.from_numpy, kept_columns(team, i, visible))
+    kept = kept_columns(team, i, visible)
+    varying, constant = (torch.from_numpy(x).to(first.weight.device) for x in kept)
     bias = first.bias + first.weight[:, constant].sum(1)
     return Folded(first.weight * varying, bias)
 
@@ -66,7 +67,7 @@ class _Rounded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
-        return torch.from_numpy(rounded(weight.numpy()))
+        return torch.from_numpy(rounded(weight.cpu().numpy())).to(weight.device)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

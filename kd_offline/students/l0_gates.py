@@ -67,7 +67,7 @@ class Gates(nn.Module):
     def draw(self, rng: np.random.Generator) -> None:
         """Draw the noise of the next pass; a batch shares it, as it shares the weights."""
         self._noise = [
-            torch.from_numpy(rng.logistic(size=len(each)).astype(np.float32))
+            torch.from_numpy(rng.logistic(size=len(each)).astype(np.float32)).to(each.device)
             for each in self.log_alpha
         ]
 

@@ -175,7 +175,7 @@ class StudentTeam(nn.Module):
         self, prepared: Tensor, last_actions: Tensor | None, sizes: list[int]
     ) -> PackedInputs:
         """Return what :meth:`agent` takes of packed ``prepared`` [S, N, O']."""
-        before = steps_before(sizes) if self.inputs.motion else None
+        before = steps_before(sizes, prepared.device) if self.inputs.motion else None
         return PackedInputs(prepared, last_actions, sizes, before)
 
     def agent(
@@ -192,7 +192,7 @@ class StudentTeam(nn.Module):
         """
         network, own = self.network(i), self._own_inputs(i, inputs, last)
         memory = self._fresh(i, inputs.sizes[0])[0] if memory is None else memory
-        columns = self._first[i]
+        columns = self._first_of(i, own.device)
         plain = self.stand_in is None and isinstance(self.aligners[i], nn.Identity)
         if columns is not None and not (plain and self.family.drops_columns):
             own = own.new_zeros(len(own), network.shape.inputs).index_copy(1, columns, own)
@@ -212,7 +212,8 @@ class StudentTeam(nn.Module):
         given = PackedInputs(prepared, last_actions, [], before if self.inputs.motion else None)
         found = []
         for i, shape in enumerate(self.shapes):
-            own, columns = self._own_inputs(i, given, None), self._first[i]
+            own = self._own_inputs(i, given, None)
+            columns = self._first_of(i, own.device)
             if columns is not None:
                 own = own.new_zeros(len(own), shape.inputs).index_copy(1, columns, own)
             found.append(own)
@@ -243,7 +244,7 @@ class StudentTeam(nn.Module):
             before = seen.index_select(0, inputs.before)
             if last is not None:
                 before[: len(last)] = self._visible(last[..., :padded], i)
-            scale = self.motion_std[i, self.columns[i]]
+            scale = self.motion_std[i, self.columns[i].to(seen.device)]
             parts.append(torch.sub(seen, before, out=before).div_(scale))
         if inputs.last_actions is not None and self.inputs.last_action:
             parts.append(inputs.last_actions[:, i, : self.spec.action_counts[i]])
@@ -252,7 +253,13 @@ class StudentTeam(nn.Module):
     def _visible(self, values: Tensor, i: int) -> Tensor:
         """Return what agent ``i`` sees of ``values`` [S, N, O], a view where that is everything."""
         own, columns = values[:, i], self.columns[i]
-        return own if len(columns) == own.shape[1] else own.index_select(1, columns)
+        if len(columns) == own.shape[1]:
+            return own
+        return own.index_select(1, columns.to(own.device))
+
+    def _first_of(self, i: int, device: torch.device) -> Tensor | None:
+        columns = self._first[i]
+        return None if columns is None else columns.to(device)
 
     def _first_columns(self, i: int) -> Tensor | None:
         """Return which columns of the first matrix of agent ``i`` count; None: all."""

@@ -26,6 +26,7 @@ from kd_offline.execution import EXECUTORS
 from kd_offline.file_locks import in_turn
 from kd_offline.files import MAX_DOCUMENT_BYTES, make_folder, read_file, write_file
 from kd_offline.hardware import profiles
+from kd_offline.networks.accelerator import device_named
 from kd_offline.recipes import build
 from kd_offline.schemas.document import DIGEST
 from kd_offline.schemas.recipes import DistillRecipe
@@ -303,6 +304,7 @@ def _require_no_loss(folder: Path, points: Sequence[SweepPoint]) -> None:
 
 def _check(plan: SweepPlan, buffer: ExpertBuffer) -> None:
     """Raise the errors that every trial would raise."""
+    device_named(plan.recipe.accelerator)
     buffer.mask(plan.recipe.mask)
     check_arrays(plan.recipe, list(buffer.names))
     profiles.load(plan.profile)

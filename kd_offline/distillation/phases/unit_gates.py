@@ -41,7 +41,7 @@ class UnitGating(Phase):
         recipe = design.recipe
         if recipe.budget is None or recipe.first_settled is None:
             return None
-        gates = Gates(team.shapes, recipe.gates.start)
+        gates = Gates(team.shapes, recipe.gates.start).to(team.mean.device)
         bounds = Bounds.of(design.card, recipe.budget)
         return cls(0, recipe.first_settled, Resources(gates, bounds, recipe.gates))
 
@@ -63,7 +63,7 @@ class UnitGating(Phase):
     def leave(self, state: Training) -> None:
         """Go on without the units whose gates are closed or beyond the budget, and all gates."""
         (team,) = state.teams
-        small = settle(team, self.resources.gates, self.resources.bounds)
+        small = settle(team.cpu(), self.resources.gates.cpu(), self.resources.bounds)
         self._go_on(state, small.team, small.embeddings)
 
     def skip(self, state: Training, layers: Sequence[LayerWidths] | None) -> None:
@@ -75,7 +75,7 @@ class UnitGating(Phase):
 
     def _go_on(self, state: Training, team: StudentTeam, embeddings: Sequence[Remnant]) -> None:
         assert isinstance(state.heads, AuxiliaryHeads)  # noqa: S101 - gates are of one seed
-        state.go_on_with(team, state.heads.narrowed(embeddings), self.end)
+        state.go_on_with(team, state.heads.cpu().narrowed(embeddings), self.end)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the gates' parameters."""

@@ -1,0 +1,33 @@
+"""What networks are computed on: the processor, or a GPU that PyTorch can use."""
+
+from __future__ import annotations
+
+import torch
+
+from kd_offline.errors import UsageError
+
+
+def device_named(name: str) -> torch.device:
+    """Return the device that ``cpu``, ``cuda``, ``mps`` or ``auto`` means on this machine.
+
+    ``auto`` is a GPU where there is one, and the processor otherwise.
+
+    Raises
+    ------
+    UsageError
+        The device is not there.
+    """
+    there = ["cpu"]
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    if torch.cuda.is_available():
+        there.insert(0, "cuda")
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there:
+        msg = (
+            f"the accelerator {name!r} is not there, or this PyTorch cannot use it: here are "
+            f"{' and '.join(there)}, and auto takes the first of them"
+        )
+        raise UsageError(msg)
+    return torch.device(name)
