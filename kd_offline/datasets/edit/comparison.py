@@ -192,30 +192,28 @@ def _compare_values(
     buffer_a: ExpertBuffer,
     buffer_b: ExpertBuffer,
     episodes_a: IntArray,
-    theirs: IntArray,
+    episodes_b: IntArray,
     names: tuple[str, ...],
     observer: Observer,
 ) -> dict[str, ValueDifference]:
     """Return the differences of every array over the matched episodes, if it has any."""
-    lengths = [b.episodes("length")[i] for b, i in ((buffer_a, episodes_a), (buffer_b, theirs))]
+    lengths_a = buffer_a.episodes("length")[episodes_a]
+    lengths_b = buffer_b.episodes("length")[episodes_b]
     totals = {name: ValueDifference(entries=0, episodes=0, largest=0.0) for name in names}
     if not names:
         return {}
-    for chunk in episode_slices(np.maximum(*lengths), 2 * row_bytes(buffer_a, names), BLOCK_BYTES):
-        slice_a, b, steps_a = episodes_a[chunk], theirs[chunk], lengths[0][chunk]
-        same_length = (
-            steps_a == lengths[1][chunk]
-        )  # steps of episodes of other lengths are not compared
+    both_rows = 2 * row_bytes(buffer_a, names)
+    for chunk in episode_slices(np.maximum(lengths_a, lengths_b), both_rows, BLOCK_BYTES):
+        # Steps of episodes of different lengths are not compared.
+        same_length = lengths_a[chunk] == lengths_b[chunk]
         for name in names:
-            keep = same_length if name.startswith("steps/") else np.ones(len(slice_a), bool)
+            of_steps = name.startswith("steps/")
+            keep = same_length if of_steps else np.ones(len(same_length), bool)
             if keep.any():
-                values_a, values_b = (
-                    x.load([name], i[keep])[name] for x, i in ((buffer_a, slice_a), (buffer_b, b))
-                )
-                steps = (
-                    steps_a[keep] if name.startswith("steps/") else np.ones(int(keep.sum()), int)
-                )
-                totals[name] = _with_differences(totals[name], values_a, values_b, steps)
+                values_a = buffer_a.load([name], episodes_a[chunk][keep])[name]
+                values_b = buffer_b.load([name], episodes_b[chunk][keep])[name]
+                rows = lengths_a[chunk][keep] if of_steps else np.ones(int(keep.sum()), int)
+                totals[name] = _with_differences(totals[name], values_a, values_b, rows)
         observer.progress(chunk.stop, len(episodes_a), "episodes")
     return {name: difference for name, difference in totals.items() if difference.entries}
 

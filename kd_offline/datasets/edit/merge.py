@@ -87,7 +87,7 @@ def merge(
         A dataset cannot be read or the result not be written.
     """
     check_name(name)
-    choices = MergeOptions(arrays, tuple(sorted(without)), duplicates, licence)
+    options = MergeOptions(arrays, tuple(sorted(without)), duplicates, licence)
     parents = _open_parents(datasets)
     root = check_output(output, parents)
     manifests = [parent.manifest for parent in parents]
@@ -96,7 +96,7 @@ def merge(
         "description": _distinct_texts(m.description for m in manifests),
         "citation": _distinct_texts(m.citation for m in manifests),
     }
-    plan = _plan("merge", parents, choices, facts)
+    plan = _plan("merge", parents, options, facts)
     return rewrite(plan, root, resume=resume, overwrite=overwrite, observers=observers)
 
 
@@ -118,7 +118,7 @@ def append(
     Like :func:`merge`, but the result is the next version of the first: it has its name and
     description, and the minor number of its version is raised. The first dataset stays as it is.
     """
-    choices = MergeOptions(arrays, tuple(sorted(without)), duplicates, licence)
+    options = MergeOptions(arrays, tuple(sorted(without)), duplicates, licence)
     parents = _open_parents([dataset, *more])
     root = check_output(output, parents)
     first = parents[0].manifest
@@ -128,7 +128,7 @@ def append(
         "description": first.description,
         "citation": _distinct_texts(parent.manifest.citation for parent in parents),
     }
-    plan = _plan("append", parents, choices, facts)
+    plan = _plan("append", parents, options, facts)
     return rewrite(plan, root, resume=resume, overwrite=overwrite, observers=observers)
 
 
@@ -143,14 +143,14 @@ def _open_parents(datasets: Sequence[str | Path]) -> list[ExpertBuffer]:
 def _plan(
     operation: str,
     parents: list[ExpertBuffer],
-    choices: MergeOptions,
+    options: MergeOptions,
     description: Mapping[str, Any],
 ) -> RewritePlan:
     """Return the plan of the merged dataset, after checking that it is possible."""
-    names, left_out = _merged_names(parents, choices)
+    names, left_out = _merged_names(parents, options)
     experts, ids = merge_experts(parents)
-    _require_mergeable(parents, experts, names, left_out, choices)
-    duplicates = _duplicates_to_drop(parents, ids, choices.duplicates)
+    _require_mergeable(parents, experts, names, left_out, options)
+    duplicates = _duplicates_to_drop(parents, ids, options.duplicates)
     chosen = [np.flatnonzero(~twice) for twice in duplicates]
     known = len(experts) > 1 or any(parent.has("episodes/expert_id") for parent in parents)
     parts = tuple(
@@ -160,7 +160,7 @@ def _plan(
     )
     masks = tuple(n.removeprefix("masks/") for n in names if n.startswith("masks/"))
     pairs = list(zip(parents, chosen, strict=True))
-    arguments = _arguments(parents, choices, left_out, duplicates)
+    arguments = _arguments(parents, options, left_out, duplicates)
     first = parents[0].manifest
     header = RecordingHeader(
         **description,
@@ -168,7 +168,7 @@ def _plan(
         experts=experts if any(parent.manifest.experts for parent in parents) else (),
         recording=merge_recordings(pairs),
         masks={mask: first.masks[mask] for mask in masks if mask in first.masks},
-        licence=first.licence if choices.licence is None else choices.licence,
+        licence=first.licence if options.licence is None else options.licence,
         lineage=lineage(operation, parents, arguments),
     )
     steps = tuple(name for name in names if not name.startswith("masks/"))
@@ -177,14 +177,14 @@ def _plan(
 
 
 def _merged_names(
-    parents: Sequence[ExpertBuffer], choices: MergeOptions
+    parents: Sequence[ExpertBuffer], options: MergeOptions
 ) -> tuple[list[str], list[str]]:
     """Return the arrays of the result, in the first parent's order, and those left out."""
     unshared = (
-        set(merge_compatibility.unshared_arrays(parents)) if choices.arrays == "common" else set()
+        set(merge_compatibility.unshared_arrays(parents)) if options.arrays == "common" else set()
     )
     all_names = sorted({name for parent in parents for name in parent.names})
-    without = full_names(choices.without, all_names)
+    without = full_names(options.without, all_names)
     for parent in parents:  # raises for arrays that the format requires
         remaining_arrays(parent, [name for name in without if parent.has(name)])
     left_out = unshared | set(without)
@@ -197,7 +197,7 @@ def _require_mergeable(
     experts: Sequence[ExpertRecord],
     names: Collection[str],
     left_out: Collection[str],
-    choices: MergeOptions,
+    options: MergeOptions,
 ) -> None:
     """Refuse datasets that do not fit, with all reasons in one sentence."""
     reasons = merge_compatibility.environment_conflicts(parents)
@@ -213,7 +213,7 @@ def _require_mergeable(
         reasons += merge_compatibility.array_conflicts(parents, shared)
         reasons += merge_compatibility.capture_conflicts(experts, shared)
         reasons += merge_compatibility.mask_conflicts(parents, masks)
-    if choices.licence is None:
+    if options.licence is None:
         reasons += merge_compatibility.licence_conflicts(parents)
     if reasons:
         msg = f"these datasets cannot be one: {'; '.join(reasons)}"
@@ -243,7 +243,7 @@ def _duplicates_to_drop(
 
 def _arguments(
     parents: Sequence[ExpertBuffer],
-    choices: MergeOptions,
+    options: MergeOptions,
     left_out: Sequence[str],
     duplicates: Sequence[BoolArray],
 ) -> dict[str, Any]:
@@ -256,9 +256,9 @@ def _arguments(
     ]
     return {
         "left_out": list(left_out),
-        "duplicates": choices.duplicates if choices.duplicates != "refuse" else None,
+        "duplicates": options.duplicates if options.duplicates != "refuse" else None,
         "dropped_episodes": dropped or None,
-        "licence": choices.licence,
+        "licence": options.licence,
         "recordings": recordings,
     }
 

@@ -38,7 +38,7 @@ def parse_manifest(address: str, text: bytes) -> DatasetManifest:
 
     Parameters
     ----------
-    where
+    address
         Address of the dataset, for messages.
     text
         At most ``MAX_MANIFEST_BYTES``.

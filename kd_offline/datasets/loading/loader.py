@@ -199,19 +199,19 @@ class Loader:
         index, count = share
         until = None if epochs is None else start.epoch + epochs
         cursor = self.cursor(start.epoch, start.batch * self.batch, until)
-        epoch, place, number = start.epoch, start.batch, 0
+        epoch, index_in_epoch, number = start.epoch, start.batch, 0
         try:
             while until is None or epoch < until:
-                size = min(self.batch, self.sequences - place * self.batch)
-                last = place + 1 == len(self)
-                following = Position(epoch + 1, 0) if last else Position(epoch, place + 1)
+                size = min(self.batch, self.sequences - index_in_epoch * self.batch)
+                last = index_in_epoch + 1 == len(self)
+                following = Position(epoch + 1, 0) if last else Position(epoch, index_in_epoch + 1)
                 if number % count == index:
                     yield self.finished(cursor.take(size), following)
                 else:
                     cursor.skip(size)
                 if last and self.drop_last:
                     cursor.skip(self.sequences - len(self) * self.batch)
-                epoch, place, number = following.epoch, following.batch, number + 1
+                epoch, index_in_epoch, number = following.epoch, following.batch, number + 1
         finally:
             cursor.close()
 

@@ -128,8 +128,8 @@ class ReadPlan:
             pool_of_episode = np.maximum(pool_of_episode, pool_of[np.minimum(first + ahead, last)])
         return pool_of_episode
 
-    def _touches(self, episodes: IntArray, blocks_per_pool: BoolArray) -> BoolArray:
-        before = np.concatenate([[0], np.cumsum(blocks_per_pool)])
+    def _touches(self, episodes: IntArray, in_pool: BoolArray) -> BoolArray:
+        before = np.concatenate([[0], np.cumsum(in_pool)])
         first = self.first_chunk[episodes] // self.chunks_per_block
         last = self.last_chunk[episodes] // self.chunks_per_block
         touched: BoolArray = before[last + 1] > before[first]

@@ -40,13 +40,7 @@ class EpisodeSource:
     @property
     def chunk_bytes(self) -> int:
         """Decoded bytes of one chunk of every array."""
-        return self.chunk_rows * sum(row_bytes(stored) for stored in self.arrays.values())
-
-
-def row_bytes(stored: StoredArray) -> int:
-    """Return the decoded bytes of one row of an array."""
-    tail = int(np.prod(stored.spec.shape[1:], dtype=np.int64))
-    return np.dtype(stored.spec.dtype).itemsize * tail
+        return self.chunk_rows * sum(stored.row_bytes for stored in self.arrays.values())
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ class CheckedStore(Store):
 
     Parameters
     ----------
-    where
+    address
         Address of the dataset, for its name.
     arrays
         Opened and checked, by full name.

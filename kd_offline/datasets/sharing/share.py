@@ -18,7 +18,6 @@ from pathlib import Path
 from threading import Lock
 
 from kd_offline.datasets.format import layout
-from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.format.manifest import parse_manifest
 from kd_offline.datasets.sharing.subset import added_arrays, chosen_arrays, subset_manifest
 from kd_offline.datasets.sharing.targets import SCRATCH_PREFIX, Target, is_dataset_file, open_target
@@ -36,6 +35,9 @@ from kd_offline.schemas.dataset_outputs import TransferOutput
 from kd_offline.tracking.base import Observer, Operation, observed
 
 _SCRATCH = {layout.SCRATCH, layout.LOCK}
+# The earliest time that a ZIP file can state, so that equal datasets give equal bytes.
+_EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)
+_UNIX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +45,11 @@ class CopyJob:
     """The source, the manifest and the options of one copy."""
 
     source: Files
-    text: bytes  # manifest of the copy
-    fetched: int  # bytes of the source's manifest
+    manifest_text: bytes  # of the copy
+    source_manifest_bytes: int
     manifest: DatasetManifest
     cache: Cache | None
     observer: Observer
-
-
-# The earliest time that a ZIP file can state, so that equal datasets give equal bytes.
-_EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)
-
-_UNIX = 3
 
 
 def push(
@@ -216,14 +212,14 @@ def copy_dataset(job: CopyJob, destination: str | Path, overwrite: bool) -> tupl
 
         files = job.manifest.files
         return commit_dataset(
-            plain, files, job.text, lambda f: _content_or_path(job, f), overwrite=overwrite
+            plain, files, job.manifest_text, lambda f: _content_or_path(job, f), overwrite=overwrite
         )
     if plain.endswith(".zip") and not is_remote(plain):
         members = (
             (file.path, lambda f=file: _checked_bytes(job, f)[0]) for file in _sorted_files(job)
         )
-        write_archive(Path(plain).expanduser(), members, job.text, overwrite=overwrite)
-        return job.manifest.size_bytes + job.fetched, 0
+        write_archive(Path(plain).expanduser(), members, job.manifest_text, overwrite=overwrite)
+        return job.manifest.size_bytes + job.source_manifest_bytes, 0
     with open_target(destination) as target:
         return _copy_files(job, target, overwrite)
 
@@ -264,8 +260,8 @@ def _copy_files(job: CopyJob, target: Target, overwrite: bool) -> tuple[int, int
     moved = sum(parallel_map(copy_file, _sorted_files(job), threads))
     _check_destination(job, target)
     if not is_complete:
-        target.write(layout.MANIFEST, job.text, last=True)
-    text = 0 if is_complete and not is_remote(job.source.address) else job.fetched
+        target.write(layout.MANIFEST, job.manifest_text, last=True)
+    text = 0 if is_complete and not is_remote(job.source.address) else job.source_manifest_bytes
     return moved + text, total - moved
 
 
@@ -274,7 +270,7 @@ def _clear_destination(
 ) -> bool:
     """Remove files of another dataset; return whether the same manifest is already there."""
     existing_manifest = target.read(layout.MANIFEST) if layout.MANIFEST in existing else None
-    if existing_manifest == job.text:
+    if existing_manifest == job.manifest_text:
         return True
     listed = {file.path for file in job.manifest.files}
     other_files = [path for path in existing if path not in listed and not _is_scratch(path)]
@@ -381,7 +377,7 @@ def write_archive(
     ):
         for name, load in members:
             archive.writestr(_archive_entry(name), load())
-        archive.writestr(_archive_entry(MANIFEST), manifest)
+        archive.writestr(_archive_entry(layout.MANIFEST), manifest)
 
 
 def _archive_entry(name: str) -> zipfile.ZipInfo:

@@ -88,7 +88,7 @@ class _RangeFile:
     """
 
     def __init__(self, address: str, source: RangeReader, total: int) -> None:
-        self._where, self._source, self._total = address, source, total
+        self._address, self._source, self._total = address, source, total
         self.tail = source.read_range(max(0, total - _TAIL), min(_TAIL, total)) if total else b""
         self._at = 0
 
@@ -119,13 +119,13 @@ class _RangeFile:
     def _directory(self, size: int) -> bytes:
         if size > _MAX_DIRECTORY_BYTES:
             what = "its directory is not where it should be, or too large"
-            raise _corrupt(self._where, what)
+            raise _corrupt(self._address, what)
         data = self._source.read_range(self._at, size)
         count = data.count(_ENTRY_SIGNATURE)
         most = 2 * (_manifest_size(data) // _LEAST_LISTED) + 2  # a folder may have an entry as well
         if count > most:
             what = f"it holds {count:,} members, and its manifest lists {most:,} at most"
-            raise _corrupt(self._where, what)
+            raise _corrupt(self._address, what)
         return data
 
 

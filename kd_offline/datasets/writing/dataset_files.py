@@ -119,11 +119,11 @@ class DatasetFiles:
         self,
         masks: Mapping[str, Array],
         seconds: float | None,
-        given: Splits | None = None,
+        given_splits: Splits | None = None,
         version: tuple[int, int] | None = None,
     ) -> DatasetManifest:
         """Write the rest, then the manifest, which makes the folder a dataset."""
-        splits = self._add_derived(masks, given)
+        splits = self._add_derived(masks, given_splits)
         specs = {name: writer.finish() for name, writer in self.writers.items()}
         files = [file for writer in self.writers.values() for file in writer.files.values()]
         groups = ["", *sorted({f"{name.split('/')[0]}/" for name in specs})]
@@ -189,10 +189,10 @@ class DatasetFiles:
         return {name: np.concatenate(parts) for name, parts in self._episode_columns.items()}
 
     def _add_derived(
-        self, masks: Mapping[str, Array], given: Splits | None
+        self, masks: Mapping[str, Array], given_splits: Splits | None
     ) -> dict[str, SplitRecord]:
         """Add the arrays that are known only at the end; return the splits' records."""
-        splits = given or Splits(self._draw_split(), layout.SPLITS)
+        splits = given_splits or Splits(self._draw_split(), layout.SPLITS)
         self._add_writer(
             "episodes/split", RowSpec(dtype="uint8", tail=()), self._chunk_rows["episodes"]
         )

@@ -27,15 +27,14 @@ def claim_folder(root: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
         As :func:`prepare_folder`, or another process is writing here.
     """
     prepare_folder(root, resume=resume, overwrite=overwrite)
-    held = lock_folder(root)
+    lock = lock_folder(root)
     try:
-        _refuse_existing(
-            root, resume=resume
-        )  # another writer may have finished since the first check
+        # Another writer may have finished since the first check.
+        _refuse_existing(root, resume=resume)
     except StorageError:
-        held.close()
+        lock.close()
         raise
-    return held
+    return lock
 
 
 def prepare_folder(root: Path, *, resume: bool, overwrite: bool) -> None:

@@ -1,9 +1,7 @@
 import pytest
 
-from kd_offline.datasets import ExpertBuffer, inspect, verify
 from kd_offline.datasets.storage.addresses import is_remote, scheme_of, split_pin
-from kd_offline.datasets.storage.sources import open_files
-from kd_offline.errors import MismatchError, UnknownNameError, UsageError
+from kd_offline.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -34,20 +32,3 @@ def test_a_pin_is_the_end_of_an_address():
 def test_a_pin_that_is_no_id_is_refused(pin):
     with pytest.raises(UsageError, match="12 to 64"):
         split_pin(f"d.zarr@sha256:{pin}")
-
-
-@pytest.mark.parametrize("digits", [12, 20, 64])
-def test_a_pinned_dataset_opens_as_itself_alone(whole, digits):
-    right = f"{whole.path}@{whole.id[: 7 + digits]}"
-    assert ExpertBuffer.open(right).path == whole.path
-    assert inspect(right).id == whole.id
-    assert verify(right, quick=True).ok
-    wrong = f"{whole.path}@sha256:{'0' * digits}"
-    for action in (ExpertBuffer.open, inspect, verify):
-        with pytest.raises(MismatchError, match=f"{whole.id}.*{'0' * digits}"):
-            action(wrong)
-
-
-def test_an_unknown_scheme_is_named_with_the_known_ones():
-    with pytest.raises(UnknownNameError, match=r"ftp://.*s3://.*hf://"):
-        open_files("ftp://host/d.zarr")

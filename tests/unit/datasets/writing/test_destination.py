@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.datasets.storage import safe_open, store
+from kd_offline.datasets.storage import store
 from kd_offline.datasets.validation.integrity import verify
 from kd_offline.datasets.writing import destination
 from kd_offline.datasets.writing.blocks import EpisodeBlock
@@ -82,15 +82,6 @@ def test_path_below_a_file(tmp_path):
         record(tmp_path / "file" / "d.zarr")
 
 
-def test_two_writers_on_one_dataset(tmp_path):
-    path = tmp_path / "d.zarr"
-    with (
-        DatasetWriter.create(path, header(SPEC)),
-        pytest.raises(StorageError, match="another process is recording"),
-    ):
-        DatasetWriter.create(path, header(SPEC), resume=True)
-
-
 def test_a_writer_that_finishes_while_another_one_looks(tmp_path, monkeypatch):
     """The second one saw an unfinished recording, and gets the lock once it is a dataset."""
     path, real = tmp_path / "d.zarr", store.lock_folder
@@ -107,21 +98,6 @@ def test_a_writer_that_finishes_while_another_one_looks(tmp_path, monkeypatch):
         DatasetWriter.create(path, header(SPEC), resume=True)
     assert verify(path).ok
     assert not (path / "recording.json").exists()
-
-
-def test_a_lock_that_was_deleted_is_none(tmp_path, monkeypatch):
-    held = store.lock_folder(tmp_path)
-    opened = safe_open.open_lock_file
-
-    def finishes_meanwhile(path):
-        handle = opened(path)
-        (tmp_path / "recording.lock").unlink()
-        held.close()
-        return handle
-
-    monkeypatch.setattr(safe_open, "open_lock_file", finishes_meanwhile)
-    with pytest.raises(StorageError, match="another process is recording"):
-        store.lock_folder(tmp_path)
 
 
 @pytest.mark.parametrize("finished", [True, False])
