@@ -84,18 +84,27 @@ class CategoricalTensors(Learned):
     @cached_property
     def log_probabilities(self) -> Tensor:
         """Log probabilities over the legal actions, [..., A]; about -1e9 where illegal."""
-        return log_softmax(self.parameters.masked_fill(~self.available, _ILLEGAL))
+        # Filling gives a contiguous tensor, whatever the order of the parameters in memory.
+        legal = self.parameters.masked_fill(~self.available, _ILLEGAL)
+        return log_softmax(legal, outermost=_is_outermost(self.parameters))
 
     def _mean(self, values: Tensor) -> Tensor:
         weighted = self.log_probabilities.exp() * values
         return weighted.masked_fill(~self.available, 0.0).sum(-1)
 
 
-def log_softmax(scores: Tensor) -> Tensor:
-    """Return log probabilities over the last axis, summed in the order that it has in memory."""
-    if scores.dim() > 1 and scores.stride(-1) > scores.stride(-2):
+def log_softmax(scores: Tensor, *, outermost: bool | None = None) -> Tensor:
+    """Return log probabilities over the last axis, summed in the order that it has in memory.
+
+    ``outermost``: whether the last axis is to be outermost in memory; None: as in ``scores``.
+    """
+    if _is_outermost(scores) if outermost is None else outermost:
         return torch.log_softmax(scores.movedim(-1, 0), 0).movedim(0, -1)
     return torch.log_softmax(scores, -1)
+
+
+def _is_outermost(values: Tensor) -> bool:
+    return values.dim() > 1 and values.stride(-1) > values.stride(-2)
 
 
 def last_axis_outermost(values: Tensor) -> Tensor:

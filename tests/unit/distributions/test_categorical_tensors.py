@@ -106,3 +106,12 @@ def test_a_softmax_is_the_same_in_both_memory_orders():
     turned = last_axis_outermost(scores)
     assert turned.stride(-1) == scores[..., 0].numel()
     torch.testing.assert_close(log_softmax(turned), torch.log_softmax(scores, -1))
+
+
+def test_the_memory_order_of_parameters_stays_where_actions_are_illegal():
+    scores = last_axis_outermost(torch.randn(40, 3, 5, generator=torch.Generator().manual_seed(0)))
+    available = torch.ones(40, 3, 5, dtype=torch.bool)
+    available[::2, :, 1] = False
+    for parameters in (scores, scores.contiguous()):
+        found = CategoricalTensors(parameters, available).log_probabilities
+        assert found.stride() == parameters.stride()
