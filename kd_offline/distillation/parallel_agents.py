@@ -60,7 +60,9 @@ class ParallelAgents:
 
         def run(agent: int) -> None:
             pairs = zip(self._outputs.pop(agent), self._leaves.pop(agent), strict=True)
-            used = [(out, leaf.grad) for out, leaf in pairs if leaf.grad is not None]
+            # The embedding of a network without hidden layers is its input, which learns nothing.
+            learned = [(out, leaf.grad) for out, leaf in pairs if out.requires_grad]
+            used = [(out, grad) for out, grad in learned if grad is not None]
             torch.autograd.backward([out for out, _ in used], [grad for _, grad in used])
 
         self.each(run)

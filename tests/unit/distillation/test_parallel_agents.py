@@ -11,9 +11,9 @@ from kd_offline.students.networks import StudentInputs, StudentTeam
 T, B = 5, 4
 
 
-def team_and_batch():
+def team_and_batch(**settings):
     spec = load("mpe/simple_adversary_v3").spec  # agents of different widths
-    architecture = StudentArchitecture(hidden=8)
+    architecture = StudentArchitecture(hidden=8, **settings)
     inputs = StudentInputs(motion=True, last_action=True)
     team = StudentTeam(spec, architecture, (8, 4, 6), np.random.default_rng(0), inputs)
     draw = torch.Generator().manual_seed(0)
@@ -52,6 +52,13 @@ def test_gradients_are_those_of_one_graph(threads):
             passes.backward(loss_of(*apart))
             for mine, theirs in zip(gradients(team), whole, strict=True):
                 torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-8)
+
+
+def test_networks_without_hidden_layers_learn_beside_terms_on_their_embeddings():
+    team, obs, last = team_and_batch(family="mlp", depth=0)
+    with parallel_agents(team, 1) as passes:
+        passes.backward(loss_of(*passes.forward(packed(obs, last))))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients(team))
 
 
 @pytest.mark.parametrize("of_the_caller", [1, 2])
