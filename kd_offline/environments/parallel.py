@@ -1,4 +1,4 @@
-"""Our environments as PettingZoo ParallelEnvs, for other libraries that train or play in them."""
+"""Our environments as PettingZoo ParallelEnvs, for other libraries."""
 
 from __future__ import annotations
 
@@ -57,17 +57,19 @@ class BatchOfOne(ParallelEnv[str, Array, int]):  # type: ignore[misc]
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Array], dict[str, dict[str, Any]]]:
-        """Start an episode; without ``seed`` a fresh one is drawn."""
-        drawn = secrets.randbits(31) if seed is None else seed
-        self._view = self._environment.reset(np.array([drawn], np.uint64))
+        """Start an episode; without ``seed`` a random seed is drawn."""
+        episode_seed = secrets.randbits(31) if seed is None else seed
+        self._view = self._environment.reset(np.array([episode_seed], np.uint64))
         self.agents = self._alive()
         return self._observations(self.agents), self._infos(self.agents)
 
     def step(self, actions: dict[str, int]) -> tuple[Any, Any, Any, Any, Any]:
         """Apply the actions of the living agents."""
         acting = self.agents
-        taken = np.array([[actions.get(agent, 0) for agent in self.possible_agents]], np.int64)
-        outcome = self._environment.step(taken)
+        joint_actions = np.array(
+            [[actions.get(agent, 0) for agent in self.possible_agents]], np.int64
+        )
+        outcome = self._environment.step(joint_actions)
         self._view = outcome.view
         rewards = dict(zip(self.possible_agents, outcome.reward[0].tolist(), strict=True))
         ended, cut = bool(outcome.terminated[0]), bool(outcome.truncated[0])
@@ -82,12 +84,12 @@ class BatchOfOne(ParallelEnv[str, Array, int]):  # type: ignore[misc]
         )
 
     def state(self) -> Array:
-        """Return what a centralised critic may see, float32 [S]."""
+        """Return the state for a centralised critic, float32 [S]."""
         state: Array = self._view.state[0]
         return state
 
     def render(self) -> None:
-        """Nothing is drawn."""
+        """Do nothing."""
 
     def close(self) -> None:
         """Release what the environment holds."""

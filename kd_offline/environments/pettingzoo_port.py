@@ -1,7 +1,7 @@
-"""Reading what a PettingZoo environment says of one agent, with every value checked.
+"""Read the values that a PettingZoo environment returns for one agent, and check each of them.
 
-Nothing is guessed: what does not fit the agent's spaces, or is no mask of legal actions as we know
-it, is an :class:`UnfitError` that says what was got and what is expected.
+Nothing is guessed: a value that does not fit the agent's spaces, or that is no known mask of legal
+actions, is an :class:`UnfitError` that states what was got and what is expected.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _OTHER_MASK = re.compile(
 
 
 class UnfitError(ValueError):
-    """A value of an environment is not what its spaces or PettingZoo's interface promise."""
+    """A value of an environment contradicts its spaces or PettingZoo's interface."""
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """How one agent's observations and actions are read; spaces are gymnasium's.
+    """How one agent's observations and actions are converted; spaces are gymnasium's.
 
-    ``agent`` is the name that files have, ``key`` the environment's own. ``space`` is
-    ``observation_space`` without a mask of legal actions; ``keyed`` tells whether it has keys.
+    ``agent`` is the name in files, ``key`` the environment's own. ``space`` is
+    ``observation_space`` without a mask of legal actions; ``keyed`` is True if it has keys.
     """
 
     agent: str
@@ -85,7 +85,7 @@ class Port:
         return row
 
     def legal(self, observation: Any, info: Mapping[str, Any]) -> BoolArray | None:
-        """Return which actions are legal, bool [n_actions]; None where nothing says so.
+        """Return the legal actions, bool [n_actions]; None without a mask.
 
         Raises
         ------
@@ -112,7 +112,7 @@ class Port:
 
 
 def mask_key(names: Iterable[Any]) -> str | None:
-    """Return the first of ``names`` that is one of legal actions, read or not; None without one."""
+    """Return the first of ``names`` that names legal actions, read or not; None without one."""
     text = (name for name in names if isinstance(name, str))
     return next((name for name in text if name in MASKS or _OTHER_MASK.fullmatch(name)), None)
 
@@ -123,7 +123,7 @@ def other_mask(names: Iterable[Any]) -> str | None:
 
 
 def nested_mask(space: Any) -> str | None:
-    """Return a key that names legal actions in a part of a space's parts, where none is read."""
+    """Return a key of legal actions in a nested space, where none is read; else None."""
     from gymnasium import spaces
 
     nested = isinstance(space, spaces.Dict | spaces.Tuple)
@@ -146,7 +146,7 @@ def unread(key: str, place: str) -> str:
 
 
 def number(value: Any, what: str) -> float:
-    """Return a plain number; :class:`UnfitError` for anything else, NaN and infinity included."""
+    """Return a finite number; :class:`UnfitError` for anything else."""
     if isinstance(value, float) and abs(value) <= _LARGEST:  # most are
         return float(value)
     array = _array(value)
@@ -161,7 +161,7 @@ def number(value: Any, what: str) -> float:
 
 
 def flag(value: Any, what: str) -> bool:
-    """Return a plain truth value; :class:`UnfitError` for anything that is none."""
+    """Return a truth value; :class:`UnfitError` for anything else."""
     if isinstance(value, bool | np.bool_):  # most are
         return bool(value)
     array = _array(value)
@@ -172,7 +172,7 @@ def flag(value: Any, what: str) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value of unknown kind in a few words."""
+    """Return a short text for a value of unknown type."""
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and np.prod(shape, dtype=float) > 8:
         return f"an array of shape {shape} and type {getattr(value, 'dtype', '?')}"
@@ -196,7 +196,7 @@ def _mask(value: Any, count: int, name: str) -> BoolArray:
 
 
 def _flat(space: Any, value: Any, what: str) -> Iterator[Array]:
-    """Yield ``value`` in flat parts, as gymnasium flattens it; :class:`UnfitError` if it is not."""
+    """Yield the flat parts of ``value``, as gymnasium does; :class:`UnfitError` if impossible."""
     from gymnasium import spaces
 
     if isinstance(space, spaces.Dict):
@@ -230,7 +230,7 @@ def _flat(space: Any, value: Any, what: str) -> Iterator[Array]:
 
 
 def _array(value: Any) -> Array | None:
-    """Return ``value`` as an array; None where it is none, such as a ragged list."""
+    """Return ``value`` as an array; None if that is impossible, as for a ragged list."""
     try:
         return np.asarray(value)
     except Exception:  # of the value's own conversion

@@ -1,4 +1,4 @@
-"""Finding a PettingZoo environment by name and describing its agents."""
+"""Find a PettingZoo environment by name and describe its agents."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _NAME = re.compile(r"\w([\w .:+-]{0,62}[\w.:+-])?")
 def find(
     name: str, kwargs: Mapping[str, Any]
 ) -> tuple[Callable[[], Any], EnvironmentSpec, tuple[Port, ...]]:
-    """Return what makes an instance of ``pettingzoo/<module>:<factory>``, its spec and its ports.
+    """Return the factory, the spec and the ports of ``pettingzoo/<module>:<factory>``.
 
-    The factory may return a ParallelEnv or an AECEnv, which PettingZoo turns into a ParallelEnv.
+    The factory may return a ParallelEnv or an AECEnv, which PettingZoo converts to a ParallelEnv.
 
     ``episode_limit`` and ``sides`` in ``kwargs`` are ours; every other entry goes to the factory.
     Without a limit it is the environment's own ``max_cycles``. One is required because it bounds
-    the rows of a batch and of a recording, and an environment need not tell when it will end.
+    the rows of a batch and of a recording, and an environment need not state when it ends.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def _target(name: str) -> tuple[str, str]:
 
 
 def _factory(name: str, module_name: str, factory: str) -> tuple[str, Callable[..., Any]]:
-    """Return the name of the module that is really used, and its factory."""
+    """Return the name of the module that is used, and its factory."""
     for library in ("gymnasium", "pettingzoo"):
         _import(name, library)
     with calling(f"environment {name!r}", f"the import of {module_name.partition('.')[0]!r}"):
@@ -146,8 +146,8 @@ def _factory(name: str, module_name: str, factory: str) -> tuple[str, Callable[.
 def _successor(module_name: str) -> str | None:
     """Return a newer version of a module ``..._v<number>`` that its package no longer has.
 
-    PettingZoo removes a version when it publishes the next one. The spec then bears the name of
-    the version that really runs, so nothing made with the old one passes for it.
+    PettingZoo removes a version when it publishes the next one. The spec then has the name of the
+    version that runs, so that recordings of the old version are not mistaken for it.
     """
     package, _, last = module_name.rpartition(".")
     stem, _, version = last.rpartition("_v")
@@ -157,8 +157,8 @@ def _successor(module_name: str) -> str | None:
         siblings = [entry.name for entry in iter_modules(importlib.import_module(package).__path__)]
     except (ImportError, AttributeError):
         return None
-    found = [(int(m[1]), m[0]) for s in siblings if (m := re.fullmatch(rf"{stem}_v(\d+)", s))]
-    newer = [sibling for number, sibling in sorted(found) if number > int(version)]
+    versions = [(int(m[1]), m[0]) for s in siblings if (m := re.fullmatch(rf"{stem}_v(\d+)", s))]
+    newer = [sibling for number, sibling in sorted(versions) if number > int(version)]
     return f"{package}.{newer[-1]}" if newer else None
 
 
@@ -175,9 +175,9 @@ def _import(name: str, module_name: str) -> ModuleType:
         error = failed.__cause__
         if not isinstance(error, ModuleNotFoundError):
             raise
-        top = module_name.partition(".")[0]
-        if error.name == top in _LIBRARIES:
-            raise MissingExtraError(top, "pettingzoo", f"environment {name!r}") from None
+        package = module_name.partition(".")[0]
+        if error.name == package in _LIBRARIES:
+            raise MissingExtraError(package, "pettingzoo", f"environment {name!r}") from None
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             msg = f"environment {name!r}: no module {error.name!r} can be imported; check its name"
             raise UsageError(msg) from None
@@ -189,7 +189,7 @@ def _import(name: str, module_name: str) -> ModuleType:
 
 
 def _instance(name: str, make: Callable[..., Any], settings: Mapping[str, Scalar]) -> Any:
-    """Return a new ParallelEnv; an AEC environment is turned into one by PettingZoo itself."""
+    """Return a new ParallelEnv; PettingZoo itself converts an AEC environment."""
     from pettingzoo import AECEnv, ParallelEnv
     from pettingzoo.utils import conversions
 
@@ -219,7 +219,7 @@ def _instance(name: str, make: Callable[..., Any], settings: Mapping[str, Scalar
 
 
 def _agents(name: str, env: Any) -> dict[str, Any]:
-    """Return the environment's own name of each agent by ours, which is text."""
+    """Return the environment's own key of each agent, by our name, which is text."""
     with calling(f"environment {name!r}", "possible_agents"):
         keys = list(getattr(env, "possible_agents", None) or ())
     if not keys:
@@ -259,7 +259,7 @@ def _port(name: str, env: Any, agent: str, key: Any) -> Port:
     from gymnasium import spaces
 
     with calling(f"environment {name!r}", "spaces", agent=agent):
-        actions, whole = env.action_space(key), env.observation_space(key)
+        actions, observation_space = env.action_space(key), env.observation_space(key)
     if not isinstance(actions, spaces.Discrete):
         msg = (
             f"agent {agent!r} of {name!r} has the action space {actions}: only Discrete is "
@@ -272,18 +272,22 @@ def _port(name: str, env: Any, agent: str, key: Any) -> Port:
             f"{_MOST_ACTIONS} at most"
         )
         raise UsageError(msg)
-    keyed = isinstance(whole, spaces.Dict)
-    if keyed and (other := other_mask(whole.spaces)):
+    keyed = isinstance(observation_space, spaces.Dict)
+    if keyed and (other := other_mask(observation_space.spaces)):
         msg = f"agent {agent!r} of {name!r}: {unread(other, 'observations')}"
         raise UsageError(msg)
-    if other := nested_mask(whole):
+    if other := nested_mask(observation_space):
         msg = (
             f"agent {agent!r} of {name!r} observes {other!r} within another part, where it is not "
             "read: put 'action_mask' beside the parts of the observation"
         )
         raise UsageError(msg)
-    parts = {block: part for block, part in whole.items() if block not in MASKS} if keyed else {}
-    space = spaces.Dict(parts) if keyed else whole
+    parts = (
+        {block: part for block, part in observation_space.items() if block not in MASKS}
+        if keyed
+        else {}
+    )
+    space = spaces.Dict(parts) if keyed else observation_space
     with calling(f"environment {name!r}", "spaces", agent=agent):
         flat = isinstance(space, spaces.Space) and bool(space.is_np_flattenable)
     if not flat:
@@ -307,7 +311,7 @@ def _port(name: str, env: Any, agent: str, key: Any) -> Port:
     return Port(
         agent=agent,
         key=key,
-        observation_space=whole,
+        observation_space=observation_space,
         action_space=actions,
         space=space,
         keyed=keyed,

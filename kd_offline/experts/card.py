@@ -1,4 +1,4 @@
-"""``expert.json``: what the weights beside it are."""
+"""``expert.json``: the card of an expert, stored beside its weights."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ Recipe = Annotated[TrainRecipe, SerializeAsAny(), _RecipesOfOurs()]
 
 
 class RecipeDocument(RootModel[Recipe]):
-    """Everything that decides what ``kd-offline train`` produces, as its algorithm reads it."""
+    """All settings that determine a training, validated by its algorithm."""
 
 
 class ExpertCard(Document):
-    """``expert.json``: what the weights beside it are."""
+    """The content of ``expert.json``, which describes the weights beside it."""
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 

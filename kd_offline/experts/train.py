@@ -1,4 +1,4 @@
-"""Training an expert, by whatever algorithm, resumable at any moment."""
+"""Train an expert by any algorithm; a training can be resumed after every iteration."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ from kd_offline.user_code import close_all
 _LOG = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 30.0
-# Saving may take at most about a twentieth of the time: replayed episodes can be many.
+# Saving takes at most about a twentieth of the time, as a replay can be large.
 _SAVE_SHARE = 20
 
 
 @dataclass(slots=True)
 class _Run:
-    """What one training run carries from batch to batch."""
+    """The state of a training between two batches."""
 
     card: ExpertCard
     learner: Learner
@@ -63,7 +63,7 @@ class _Run:
 
     @property
     def moment(self) -> Moment:
-        """How far it has come."""
+        """Progress of the training before the next batch."""
         return Moment(self.iteration, self.card.frames, _remaining(self.card))
 
 
@@ -76,7 +76,7 @@ def train(
     observers: Sequence[Observer] = (),
     score_episodes: int = 4000,
 ) -> ExpertCard:
-    """Train an expert, save it in ``output`` and score its greedy play.
+    """Train an expert, save it in ``output`` and evaluate its greedy play.
 
     Parameters
     ----------
@@ -102,52 +102,54 @@ def train(
         environment = environments.load(recipe.environment, **recipe.environment_kwargs)
         stack.callback(close_all, [environment])
         output = Path(output)
-        held = output.is_dir()
-        if held:  # before anything is read there that another process may be about to replace
+        exists = output.is_dir()
+        if exists:  # before anything is read there that another process may be about to replace
             stack.enter_context(only_writer(output, "training"))
         run = _start(recipe, environment.spec, output, resume=resume, threads=threads)
         if run.card.finished:
             _LOG.warning("%s is complete already: nothing was done", output)
             return run.card
-        if not held:
+        if not exists:
             make_folder(output)
             stack.enter_context(only_writer(output, "training"))
         curve.truncate(output / checkpoint.CURVE, run.iteration, run.card.curve)
-        asked = recipe.model_dump(mode="json")
+        settings = recipe.model_dump(mode="json")
         lines = JsonLines(output / checkpoint.CURVE, curve.line)
-        with observed(Operation("train", asked, output), observers, [lines]) as observer:
-            observer.result = card = _go_on(run, environment, output, observer, score_episodes)
+        with observed(Operation("train", settings, output), observers, [lines]) as observer:
+            observer.result = card = _finish_training(
+                run, environment, output, observer, score_episodes
+            )
         return card
 
 
-def _go_on(
+def _finish_training(
     run: _Run,
     environment: BatchedEnvironment,
     output: Path,
     observer: Observer,
     score_episodes: int,
 ) -> ExpertCard:
-    """Train what is left, score it and save it."""
+    """Run the remaining training, evaluate the expert and save it."""
     began = time.perf_counter() - run.card.seconds
     save_at = time.perf_counter() + SAVE_EVERY_S
-    before = _state(run)
+    snapshot = _state(run)
     try:
         while run.card.frames < run.card.recipe.frames:
-            before = _state(run)
+            snapshot = _state(run)
             progress = _iterate(run, environment, began)
             observer.metrics(progress.frames, curve.metric_names(progress))
             observer.progress(progress.frames, run.card.recipe.frames, "steps")
             if (now := time.perf_counter()) > save_at:
                 _save(run, output, began)
-                took = time.perf_counter() - now
-                save_at = now + took + max(SAVE_EVERY_S, _SAVE_SHARE * took)
-        before, score = _state(run), None
+                saving_seconds = time.perf_counter() - now
+                save_at = now + saving_seconds + max(SAVE_EVERY_S, _SAVE_SHARE * saving_seconds)
+        snapshot, score = _state(run), None
         if score_episodes:
             policy = run.learner.policy(run.moment)
             score = greedy_score(environment, policy, score_episodes, run.learner.against)
     except (KeyboardInterrupt, UserCodeError) as error:
-        # It may have come in the middle of an update; only whole iterations can be continued.
-        _rewind(run, before)
+        # The error may interrupt an update; only complete iterations can be resumed.
+        _rewind(run, snapshot)
         if run.iteration or isinstance(error, KeyboardInterrupt):
             _save(run, output, began)
         raise
@@ -159,16 +161,16 @@ def _go_on(
 def _start(
     recipe: TrainRecipe, spec: EnvironmentSpec, output: Path, *, resume: bool, threads: int
 ) -> _Run:
-    """Begin a run, or continue the one in ``output``."""
-    there = (output / checkpoint.CARD).is_file()
-    if there and not resume:
+    """Start a training, or load the one in ``output``."""
+    exists = (output / checkpoint.CARD).is_file()
+    if exists and not resume:
         msg = f"{str(output)!r} holds an expert already"
         go_on = Remedy("continue its training with", resume=True)
         raise StorageError(msg, go_on, Remedy("choose another folder"))
     unknown = set(recipe.learn or ()) - set(spec.sides)
     if unknown:
         raise UnknownNameError(what="side", got=min(unknown), allowed=spec.sides)
-    if there:
+    if exists:
         card = checkpoint.read_card(output)
         for registry in (ALGORITHMS, environments.ENVIRONMENTS):
             registry.require_versions(card.parts, asked_by=f"the training in {str(output)!r}")
@@ -198,12 +200,12 @@ def _start(
             software={"torch": torch.__version__, "numpy": np.__version__},
         )
     team = checkpoint.build(card)
-    if not there and students is not None:
+    if not exists and students is not None:
         start.begin(team.actors, students)
     card = card.model_copy(update={"parameters": team.parameter_counts()})
     with guarded(recipe.algorithm, "learner"):
         run = _Run(card, ALGORITHMS.load(recipe.algorithm).learner(team, spec, recipe))
-    if there:
+    if exists:
         _restore(run, output)
     return run
 
@@ -222,25 +224,25 @@ def _restore(run: _Run, output: Path) -> None:
     if run.card.finished:
         checkpoint.load(output, str(output))  # refuses damaged weights
         return
-    _go_back(run, *checkpoint.read_training(output, run.card))
+    _resume_from(run, *checkpoint.read_training(output, run.card))
 
 
 _State = tuple[_Run, State]
 
 
 def _state(run: _Run) -> _State:
-    """Return all that an iteration changes, as it is now."""
+    """Return a snapshot of everything that an iteration changes."""
     return copy(run), run.learner.state()
 
 
 def _rewind(run: _Run, state: _State) -> None:
-    before, learned = state
-    run.card, run.iteration = before.card, before.iteration
-    run.learner.restore(learned.every_tensor(), learned.plain)
+    former_run, learner_state = state
+    run.card, run.iteration = former_run.card, former_run.iteration
+    run.learner.restore(learner_state.every_tensor(), learner_state.plain)
 
 
-def _go_back(run: _Run, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    """Continue from what a checkpoint holds."""
+def _resume_from(run: _Run, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    """Restore a training from the content of a checkpoint."""
     try:
         run.iteration = int(tensors.pop("iteration"))
         # Trainings begun by earlier versions counted every episode at its longest.
@@ -259,15 +261,14 @@ def _go_back(run: _Run, tensors: dict[str, Tensor], plain: dict[str, Any]) -> No
 
 
 def _longest_batch(card: ExpertCard) -> int:
-    """Return how many joint steps a batch has at most."""
+    """Return the largest number of joint steps of a batch."""
     return card.recipe.episodes_per_batch * card.environment.episode_limit
 
 
 def _remaining(card: ExpertCard) -> float:
-    """Return which share of the training is still to come.
+    """Return the remaining share of the training.
 
-    Measured against whole batches at their longest, so that where every episode lasts as long,
-    batches take equal parts.
+    It is measured in batches of full length, so that batches of equal length take equal shares.
     """
     longest = _longest_batch(card)
     return 1 - card.frames / (-(-card.recipe.frames // longest) * longest)
@@ -280,30 +281,33 @@ def _iterate(run: _Run, environment: BatchedEnvironment, began: float) -> TrainP
     seeds = episode_seeds(recipe.seed, run.iteration * n, n, "train")
     with guarded(recipe.algorithm, "policy"):
         policy = learner.policy(moment)
-    played = collect_sampled(environment, policy, seeds, ("embedding",))
+    trajectories = collect_sampled(environment, policy, seeds, ("embedding",))
     with guarded(recipe.algorithm, "learn", iteration=run.iteration + 1):
-        figures = learner.learn(played, moment)
-    _require_finite(figures, run.iteration, played)
+        figures = learner.learn(trajectories, moment)
+    _require_finite(figures, run.iteration, trajectories)
     run.iteration += 1
     seconds = time.perf_counter() - began
-    frames = moment.frames + int(played.length.sum())
+    frames = moment.frames + int(trajectories.length.sum())
     run.card = run.card.model_copy(update={"frames": frames, "seconds": seconds})
     return TrainProgress(
         iteration=run.iteration,
         frames=frames,
         seconds=round(seconds, 2),
-        returns={side: float(x.mean()) for side, x in side_returns(played, spec).items()},
-        won=share_won(played.won),
+        returns={
+            side: float(side_return.mean())
+            for side, side_return in side_returns(trajectories, spec).items()
+        },
+        won=share_won(trajectories.won),
         figures=figures,
     )
 
 
-def _require_finite(figures: Figures, iteration: int, played: Trajectories) -> None:
-    """Refuse to go on, and to save what came of it, once what is learned is no number."""
-    odd = {k: v for k, v in figures.items() if isinstance(v, float) and not math.isfinite(v)}
-    if odd:
-        name, value = next(iter(odd.items()))
-        largest = {x: float(np.abs(played.steps[x]).max()) for x in ("obs", "reward")}
+def _require_finite(figures: Figures, iteration: int, trajectories: Trajectories) -> None:
+    """Raise, before anything is saved, if a metric of the learner is not finite."""
+    not_finite = {k: v for k, v in figures.items() if isinstance(v, float) and not math.isfinite(v)}
+    if not_finite:
+        name, value = next(iter(not_finite.items()))
+        largest = {x: float(np.abs(trajectories.steps[x]).max()) for x in ("obs", "reward")}
         msg = (
             f"training has no numbers any more in iteration {iteration} ({name} is {value}), with "
             f"observations of up to {largest['obs']:.3g} and rewards of up to "

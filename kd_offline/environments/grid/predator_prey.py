@@ -113,7 +113,7 @@ class PredatorPrey:
         )
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
     def _start(self, batch: int) -> None:
         s = self._settings
@@ -133,7 +133,7 @@ class PredatorPrey:
         return (self._steps >= self._settings.episode_limit) & ~self._terminated
 
     def _wander(self) -> IntArray:
-        """Return where the prey would like to go now: int [B, Q]."""
+        """Return the cell that each prey tries to move to: int [B, Q]."""
         shape = (self._settings.n_prey,)
         draws = uniforms(self._seeds, self._steps, shape, NAME, "prey")
         return np.asarray(draws * CAPTURE, np.int64)
@@ -145,7 +145,7 @@ class PredatorPrey:
         return (self._caught >= most).astype(np.int8)
 
     def _capture(self, tries: BoolArray) -> Float32Array:
-        """Take caught prey (and their capturers) from the board; returns the rewards [B]."""
+        """Remove caught prey (and their capturers) from the board; return the rewards [B]."""
         s, board = self._settings, self._board
         beside = board.beside() & tries[..., None]
         caught = beside.sum(1) >= _TOGETHER
@@ -231,7 +231,7 @@ class Board:
 
     @classmethod
     def empty(cls, batch: int, size: int, predators: int, prey: int) -> Board:
-        """Return boards that nobody stands on yet."""
+        """Return boards without predators and prey."""
         return cls(
             size,
             np.zeros((batch, predators, 2), np.int64),
@@ -242,7 +242,7 @@ class Board:
         )
 
     def place(self, where: BoolArray, draws: FloatArray) -> None:
-        """Put everyone of the boards ``where`` on distinct cells, by ``draws`` [b, cells]."""
+        """Put the creatures of the boards ``where`` on distinct cells, by ``draws`` [b, cells]."""
         n, q = self.predators.shape[1], self.prey.shape[1]
         cells = np.argsort(draws, axis=-1, kind="stable")[:, : n + q]
         places = np.stack(np.divmod(cells, self.size), -1)
@@ -253,13 +253,13 @@ class Board:
         self.taken[where] = taken.reshape(-1, self.size, self.size)
 
     def beside(self) -> BoolArray:
-        """Tell which prey stands beside which predator, bool [B, N, Q]; not across corners."""
+        """Return which prey is beside which predator, bool [B, N, Q]; diagonals do not count."""
         gap = np.abs(self.predators[:, :, None] - self.prey[:, None]).sum(-1)
         both = self.predators_alive[..., None] & self.prey_alive[:, None]
         return np.asarray((gap == 1) & both)
 
     def inside(self) -> BoolArray:
-        """Tell which steps stay on the board, bool [B, N, 5]."""
+        """Return which steps stay on the board, bool [B, N, 5]."""
         target = self.predators[:, :, None] + STEPS
         return np.asarray(((target >= 0) & (target < self.size)).all(-1))
 
@@ -293,7 +293,7 @@ class Board:
             places[:, i] = np.where(free[:, None], target, here)
 
     def planes(self) -> tuple[FloatArray, FloatArray]:
-        """Return where predators and where prey stand, 0 or 1 [B, size, size] each."""
+        """Return the cells of predators and of prey, 0 or 1 [B, size, size] each."""
         out = []
         for places, alive in (
             (self.predators, self.predators_alive),
@@ -307,10 +307,10 @@ class Board:
 
 
 def windows(board: Board, width: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return what each predator sees of other predators, prey and cells outside the board.
+    """Return each predator's view of other predators, prey and cells outside the board.
 
-    0 or 1, [B, N, width * width] each; a predator stands in the middle of its window and does not
-    see itself.
+    0 or 1, [B, N, width * width] each; a predator is in the middle of its window and does not see
+    itself.
     """
     reach = width // 2
     predators, prey = board.planes()

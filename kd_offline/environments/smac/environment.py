@@ -96,8 +96,8 @@ class SmacEnvironment:
         """Restart the slots ``where``; see ``BatchedEnvironment.reset_where``."""
         anew = self._settings.new_game_each_episode
         slots = np.flatnonzero(where).tolist()
-        told = self._exchange({k: ("reset", int(seeds[k]), anew) for k in slots})
-        for slot, seen in told.items():
+        answers = self._exchange({k: ("reset", int(seeds[k]), anew) for k in slots})
+        for slot, seen in answers.items():
             self._see(slot, seen)
         self._steps[where] = 0
         self._terminated[where] = self._truncated[where] = self._won[where] = False
@@ -109,9 +109,9 @@ class SmacEnvironment:
         chosen = self._checked(np.asarray(actions), running)
         reward = np.zeros(self._alive.shape, np.float32)
         slots = np.flatnonzero(running).tolist()
-        told = self._exchange({k: ("step", chosen[k]) for k in slots})
+        answers = self._exchange({k: ("step", chosen[k]) for k in slots})
         self._steps += running
-        for slot, (seen, paid, ended, cut, won) in told.items():
+        for slot, (seen, paid, ended, cut, won) in answers.items():
             self._see(slot, seen)
             reward[slot] = paid
             late = self._steps[slot] >= self._spec.episode_limit and not ended
@@ -138,7 +138,7 @@ class SmacEnvironment:
             self._games.append(Game(self._name, self._arguments))
 
     def _exchange(self, requests: dict[int, tuple[Any, ...]]) -> dict[int, Any]:
-        """Ask some games at once and return their answers; after a failure no game is left."""
+        """Send requests to some games and return the answers; a failure ends all games."""
         try:
             for slot, (request, *given) in requests.items():
                 self._games[slot].ask(str(request), *given)
@@ -160,11 +160,11 @@ class SmacEnvironment:
 
     @property
     def _alive(self) -> BoolArray:
-        """Return who may do something: SMAC gives the dead, and nobody else, the no-op."""
+        """Return the agents that can act: SMAC gives only dead agents the no-op."""
         return ~self._legal[..., _NOTHING]
 
     def _checked(self, actions: IntArray, running: BoolArray) -> list[list[int]]:
-        """Return what is sent to the games, with the no-op for the dead."""
+        """Return the actions for the games, with the no-op for dead agents."""
         if actions.shape != self._alive.shape:
             msg = (
                 f"actions have shape {actions.shape}, expected {self._alive.shape} as "
@@ -192,7 +192,7 @@ class SmacEnvironment:
 def _require_layout(
     name: str, field: Map, settings: SmacSettings, info: dict[str, int | str]
 ) -> None:
-    """Refuse a package that is not the original, such as a fork with features of its own."""
+    """Raise for a package that is not the original, such as a fork with other features."""
     parts = widths(field, settings)
     wanted = {
         "n_agents": field.allies,

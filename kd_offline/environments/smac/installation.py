@@ -1,6 +1,6 @@
-"""What there is of StarCraft II here: two packages are called ``smac``, and one needs a game.
+"""Find out which parts of StarCraft II are installed: two packages are called ``smac``.
 
-Nothing is imported to find out: AutoML's optimiser takes seconds, and either may be broken.
+Nothing is imported for it: AutoML's optimiser takes seconds to import, and either may be broken.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LIBRARIES = {"pysc2": "pysc2", "s2clientprotocol": "s2clientprotocol", "absl": 
 
 
 def look() -> StarCraft:
-    """Tell which of the states that matter this installation is in."""
+    """Return the state of this installation."""
     package = _package()
     if package is None:
         return StarCraft(
@@ -40,21 +40,21 @@ def _package() -> Path | None:
     if spec is None:
         return None
     places = list(spec.submodule_search_locations or [])
-    place = places[0] if places else spec.origin
-    return Path(place) if place else None
+    origin = places[0] if places else spec.origin
+    return Path(origin) if origin else None
 
 
 def _foreign(package: Path) -> StarCraft:
     """Describe a package of this name that has no ``smac.env``."""
     optimiser = (package / "facade").is_dir()
-    whose = (
+    owner = (
         "AutoML's optimiser SMAC3 (it has smac.facade and no smac.env)"
         if optimiser
         else "another one (it has no smac.env)"
     )
     return StarCraft(
         state="automl" if optimiser else "foreign",
-        detail=f"the package smac in {package} is {whose}, not StarCraft's: both have the same "
+        detail=f"the package smac in {package} is {owner}, not StarCraft's: both have the same "
         "name and cannot share an installation, so make a virtual environment of its own, or run "
         f"pip uninstall smac and {_INSTALL}",
         package=str(package),
@@ -76,8 +76,8 @@ def _starcraft(package: Path) -> StarCraft:
         maps=maps,
     )
     if lacking:
-        wanted = " ".join(_LIBRARIES[name] for name in lacking)
-        missing = f"the library {', '.join(lacking)}, which it needs: run pip install {wanted}"
+        packages = " ".join(_LIBRARIES[name] for name in lacking)
+        missing = f"the library {', '.join(lacking)}, which it needs: run pip install {packages}"
     elif not builds:
         missing = (
             f"the game: none is in {game}, so install StarCraft II there or set SC2PATH to its "
@@ -93,10 +93,10 @@ def _starcraft(package: Path) -> StarCraft:
 
 
 def game_folder() -> Path:
-    """Return where PySC2 looks for the game: ``SC2PATH``, or the place that is usual here."""
+    """Return the folder where PySC2 searches for the game: ``SC2PATH``, or the system's default."""
     usual = {"darwin": "/Applications/StarCraft II", "win32": "C:/Program Files (x86)/StarCraft II"}
-    place = os.environ.get("SC2PATH") or usual.get(sys.platform, "~/StarCraftII")
-    return Path(place).expanduser()
+    folder = os.environ.get("SC2PATH") or usual.get(sys.platform, "~/StarCraftII")
+    return Path(folder).expanduser()
 
 
 def _builds(game: Path) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""One game in a process of its own, seen from outside."""
+"""The client side of a game that runs in its own process."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _START = "import sys; sys.path[:] = {path!r}; from {module} import main; main({a
 
 
 class Game:
-    """The process of one game; it ends with this object, and its game with it.
+    """The process of one game; process and game end with this object.
 
-    The process leads a session of its own. Ctrl-C in the terminal therefore reaches us and not
-    the game in the middle of a step, and whatever the game started can be ended with it.
+    The process leads its own session. Ctrl-C in the terminal therefore does not interrupt the game
+    during a step, and everything that the game started can be ended with it.
     """
 
     def __init__(self, name: str, arguments: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ class Game:
         self._end = weakref.finalize(self, _end, self._process, self._log)
 
     def ask(self, request: str, *given: Any) -> None:
-        """Send a request; :meth:`answer` waits for what comes of it."""
+        """Send a request; :meth:`answer` waits for its result."""
         with suppress(BrokenPipeError):  # it died: the answer says how
             pickle.dump((request, given), self._requests)
             self._requests.flush()
@@ -65,11 +65,11 @@ class Game:
         return what
 
     def hang_up(self) -> None:
-        """Tell the process to end, without waiting for it."""
+        """Signal the process to end, without waiting for it."""
         _hang_up(self._process)
 
     def stop(self) -> None:
-        """End the process, by force if it does not end by itself."""
+        """End the process, by force if necessary."""
         self._end()
 
     def _broken(self) -> GameError:

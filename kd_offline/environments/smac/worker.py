@@ -1,7 +1,7 @@
-"""The process that one game lives in: it is asked through its input and answers on its output.
+"""The process of one game: it reads requests from its input and writes answers to its output.
 
-Requests are pickled pairs (name of a method of :class:`Host`, arguments), answers pickled pairs
-(whether it was done, what came of it). The end of the input ends the game and the process.
+Requests are pickled pairs (name of a method of :class:`Host`, arguments). Answers are pickled pairs
+(whether it succeeded, result). The end of the input ends the game and the process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Host:
         self._finished = 0
 
     def describe(self) -> dict[str, Any]:
-        """Return what the environment says about itself; starts no game."""
+        """Return the environment's own description; starts no game."""
         env = self._make(**self._arguments)
         try:
             info = env.get_env_info()
@@ -99,7 +99,7 @@ def main(arguments: dict[str, Any]) -> None:
 
 
 def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Keep the pipes to ourselves: what the game prints must not get between the answers."""
+    """Redirect what the game prints, so that it does not get between the answers."""
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -1,9 +1,8 @@
-"""A map compiled once: reset and step of a fixed number of games at a time.
+"""A compiled SMAX map: reset and step of a fixed number of games at a time.
 
-XLA rounds differently for different batch sizes, so every batch is played in chunks of one size:
-an episode then has the same bits in any batch. The size is fixed for another reason as well: a map
-is compiled once, whatever batches are asked for. Arrays move between a batch and compiled code as
-one array of records.
+XLA rounds differently for different batch sizes, so every batch is played in chunks of one size.
+Episodes then have the same bits in any batch, and a map is compiled only once. Arrays are passed
+between a batch and compiled code as one array of packed records.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ _CHUNK_ELSEWHERE = 1024
 
 
 class Engine:
-    """One map under one choice of settings; may be shared between threads.
+    """One map with one choice of settings; may be shared between threads.
 
-    A game is a row of words: its key and inner state, then what is seen of it, a dictionary of
+    A game is a row of words: its key and inner state, followed by its observation, a dictionary of
     ``obs`` [N, O], ``state`` [S], ``legal`` [N, A], ``alive`` [N], ``reward``, ``terminated``,
     ``truncated`` and ``won``.
     """
@@ -50,7 +49,7 @@ class Engine:
         self._compiled: set[Callable[..., Any]] = set()
 
     def reset(self, keys: Array) -> Array:
-        """Begin games; ``keys``: uint32 [chunk, 2]. Returns uint32 [chunk, width]."""
+        """Start games; ``keys``: uint32 [chunk, 2]. Returns uint32 [chunk, width]."""
         return self._called(self._reset, keys)
 
     def step(self, rows: Array, actions: IntArray) -> Array:
@@ -58,9 +57,9 @@ class Engine:
         return self._called(self._step, rows, actions.astype(np.int32))
 
     def seen(self, rows: Array) -> dict[str, Array]:
-        """Return what is seen of the games in ``rows`` [B, width], as fresh arrays [B, ...]."""
-        found: dict[str, Array] = self._seen.read(rows[:, self._inner.width :])
-        return found
+        """Return the observations of the games in ``rows`` [B, width], as new arrays [B, ...]."""
+        observations: dict[str, Array] = self._seen.read(rows[:, self._inner.width :])
+        return observations
 
     def _called(self, function: Callable[..., Any], *inputs: Array) -> Array:
         # NumPy in, NumPy out: JAX compiles again for what once was a Python number and now is not.
@@ -116,7 +115,7 @@ _NOTHING = {
 
 @cache
 def engine(map_name: str, settings: SmaxSettings) -> Engine:
-    """Return the engine of a map, the same one for equal settings."""
+    """Return the engine of a map; equal settings give the same object."""
     return Engine(map_name, settings)
 
 
@@ -127,7 +126,7 @@ def keys_of(seeds: SeedArray) -> Array:
 
 
 def chunks(where: BoolArray, size: int) -> list[tuple[IntArray, IntArray]]:
-    """Return the indices that are True in ``where``, ``size`` at a time, alone and filled up."""
+    """Return the indices that are True in ``where``, ``size`` at a time, plain and padded."""
     rows = np.flatnonzero(where)
     parts = [rows[first : first + size] for first in range(0, len(rows), size)]
     return [(part, np.resize(part, size)) for part in parts]
@@ -143,7 +142,7 @@ Tree = Any  # nested records of arrays
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the arrays of a record lie in its row; ``tree`` has their shapes and types."""
+    """Positions of the arrays of a record in its row; ``tree`` has their shapes and types."""
 
     tree: Tree
     starts: tuple[int, ...]
@@ -151,17 +150,17 @@ class Layout:
 
     @classmethod
     def of(cls, tree: Tree) -> Layout:
-        """Return the layout of records like ``tree``, arrays or their shapes."""
+        """Return the layout of records like ``tree``, which holds arrays or their shapes."""
         sizes = [int(np.prod(leaf.shape, dtype=int)) for leaf in jax.tree.leaves(tree)]
         *starts, width = np.cumsum([0, *sizes]).tolist()
         return cls(tree, tuple(starts), width)
 
     def pack(self, record: Tree) -> Any:
-        """Return one record as words, uint32 [width]; for code that is compiled."""
+        """Return one record as words, uint32 [width]; for compiled code."""
         return jnp.concatenate([_to_words(leaf) for leaf in jax.tree.leaves(record)])
 
     def unpack(self, words: Any) -> Tree:
-        """Return the record in ``words`` [width]; for code that is compiled."""
+        """Return the record in ``words`` [width]; for compiled code."""
         leaves, structure = jax.tree.flatten(self.tree)
         parts = [
             _from_words(words[start : start + int(np.prod(leaf.shape, dtype=int))], leaf)
@@ -170,7 +169,7 @@ class Layout:
         return jax.tree.unflatten(structure, parts)
 
     def read(self, rows: Array) -> Tree:
-        """Return the records in ``rows``, uint32 [B, width], as fresh NumPy arrays [B, ...]."""
+        """Return the records in ``rows``, uint32 [B, width], as new NumPy arrays [B, ...]."""
         leaves, structure = jax.tree.flatten(self.tree)
         parts = [
             _read(rows[:, start : start + int(np.prod(leaf.shape, dtype=int))], leaf)

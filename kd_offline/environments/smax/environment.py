@@ -17,8 +17,8 @@ _MOVES = ("north", "east", "south", "west", "stop")
 class Smax:
     """A batch of games; see :class:`~kd_offline.environments.protocol.BatchedEnvironment`.
 
-    Only games that still run are computed. They are gathered into chunks, played, and written back
-    into the rows of the whole batch, where finished games simply stay as they were.
+    Only running games are computed. They are gathered into chunks, played, and written back into
+    the rows of the whole batch; finished games stay unchanged.
     """
 
     def __init__(self, map_name: str, settings: SmaxSettings) -> None:
@@ -47,8 +47,8 @@ class Smax:
         running = ~(self._seen["terminated"] | self._seen["truncated"])
         chosen = self._checked(actions, running)
         for slots, filled in chunks(running, self._engine.chunk):
-            after = self._engine.step(self._rows[filled], chosen[filled])
-            self._rows[slots] = after[: len(slots)]
+            next_rows = self._engine.step(self._rows[filled], chosen[filled])
+            self._rows[slots] = next_rows[: len(slots)]
         view, seen = self._look(), self._seen
         paid = np.where(running, seen["reward"], np.float32(0))
         reward = np.repeat(paid[:, None], self._spec.n_agents, 1)
@@ -59,7 +59,7 @@ class Smax:
         """Nothing is held."""
 
     def _look(self) -> View:
-        """Read what is seen now from the rows."""
+        """Return the current view of the rows."""
         self._seen: dict[str, Array] = self._engine.seen(self._rows)
         seen = self._seen
         return View(seen["obs"], seen["state"], seen["legal"], seen["alive"].copy())
