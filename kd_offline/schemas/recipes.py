@@ -363,8 +363,8 @@ class DistillRecipe(Strict):
     seeds: Seeds = Field(default=(0,), min_length=1)
     batched_seeds: bool = Field(
         default=False,
-        description="compute the teams of all seeds at once, in the time of fewer; results then "
-        "equal those of each seed alone up to rounding",
+        description="compute the teams of all seeds at once: quicker for small teams, on a "
+        "processor slower for large ones; results equal those of each seed up to rounding",
     )
     accelerator: Literal["cpu", "cuda", "mps", "auto"] = Field(
         default="cpu",
