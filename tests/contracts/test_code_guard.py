@@ -19,7 +19,7 @@ NAMED_BY_THE_USER = {
 IMPORTS = {
     "__init__.py": "our own modules",
     "datasets/__init__.py": "our own modules",
-    "datasets/convert/parts.py": "libraries of a fixed name",
+    "datasets/convert/interchange.py": "libraries of a fixed name",
     "environments/pettingzoo_spec.py": "what environments.load was given",
     "environments/smac/worker.py": "smac",
     "environments/smax/library.py": "jaxmarl",
