@@ -18,7 +18,6 @@ from kd_offline.distillation.recipe import distill_recipe
 MASKS = ("full", "limited", "paper")
 METHODS = ("kd-marl", "kl", "bc")
 DISTILLATION_SEEDS = (0, 1, 2, 3, 4)
-FEW_SEEDS = (0, 1, 2)
 RL_SEEDS = (0, 1)
 RIVAL_SEEDS = (0, 1, 2, 3, 4)
 EPISODES = 4000
@@ -187,11 +186,8 @@ def ablation_cells(task: Task) -> list[DistilledCell]:
     if task != TASKS[0]:
         return []
     parts = [
-        replace(whole, settings=((f"weights.{part}", 0.0),), label=f"no-{part}", seeds=seeds)
-        for part, seeds in (
-            *(("role", DISTILLATION_SEEDS), ("ce", FEW_SEEDS)),
-            *(("structure", FEW_SEEDS), ("policy", FEW_SEEDS)),
-        )
+        replace(whole, settings=((f"weights.{part}", 0.0),), label=f"no-{part}")
+        for part in ("role", "ce", "structure", "policy")
     ]
     tau = distill_recipe(method=whole.method).terms["kl"]["temperature"]
     alike = replace(
