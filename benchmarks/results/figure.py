@@ -17,7 +17,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.results.combat import COMBAT
-from benchmarks.results.plan import PARTICLE
+from benchmarks.results.plan import DEVELOPMENT_SEED, PARTICLE
 from kd_offline.files import write_file
 
 ANCHORS = Path("docs/anchors.json")
@@ -60,6 +60,8 @@ def points() -> Iterator[Point]:
     """
     for study in (PARTICLE, COMBAT):
         for path in sorted(study.cells.glob("*.kd-marl.*.json")):
+            if ".minus." in path.name or f".on-{DEVELOPMENT_SEED}." in path.name:
+                continue  # differences, and what was measured again on the final seed
             cell = json.loads(path.read_text("utf-8"))
             team = Point(
                 cell["environment"],
