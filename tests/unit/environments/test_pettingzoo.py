@@ -175,7 +175,7 @@ def test_time_running_out_truncates_and_shows_the_last_observation() -> None:
             UsageError,
             "1 to 1,000,000",
         ),
-        (f"{LEAVERS}:Timeless", {}, UsageError, "by --env episode_limit=25 on the"),
+        (f"{LEAVERS}:Timeless", {}, UsageError, "pass environment_kwargs={'episode_limit': 25}"),
         (f"{LEAVERS}:Endless", {}, UsageError, "no fixed flat width"),
         (f"{LEAVERS}:anonymous", {}, UsageError, "no possible_agents"),
     ],
