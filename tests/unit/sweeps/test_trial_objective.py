@@ -22,10 +22,10 @@ def dataset(**changes):
 @pytest.mark.parametrize(
     ("reference", "told"),
     [
-        ("trained", "pass --expert with that expert's folder"),
-        ("python", "pass --expert with python:PLACE"),
-        ("python:os:getcwd", "pass --expert python:os:getcwd"),
-        ("/tmp", "pass --expert /tmp"),
+        ("trained", "pass expert with that expert's folder"),
+        ("python", "pass expert with python:PLACE"),
+        ("python:os:getcwd", "pass expert='python:os:getcwd'"),
+        ("/tmp", "pass expert='/tmp'"),
     ],
 )
 def test_an_expert_of_ones_own_is_asked_for(reference, told):
