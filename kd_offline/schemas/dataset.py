@@ -61,7 +61,10 @@ class FileRecord(Strict):
 class Capture(Strict):
     """How the expert's outputs were recorded; a loss must use the same convention."""
 
-    output: Literal["logits", "q_values"] = "logits"
+    output: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,79}$")] = Field(
+        default="logits",
+        description="what the expert states of all actions: the array steps/<output>",
+    )
     masked: Literal[False] = False
     temperature: float = Field(default=1.0, ge=1, le=1)
     embedding: str = Field(default="", description="the layer that steps/embedding holds")

@@ -105,6 +105,12 @@ RULES: dict[str, ArrayRule] = {
     "episodes/expert_id": ArrayRule(("int16",), ("E",)),
     "episodes/split": ArrayRule(("uint8",), ("E",), required=True, derived=True),
 }
+# What an expert may state of all actions, by the names in its record's ``capture``.
+OUTPUTS = tuple(
+    name.removeprefix("steps/")
+    for name, rule in RULES.items()
+    if name.startswith("steps/") and (rule.dtypes, rule.axes) == (_F32, ("R", "N", "A"))
+)
 _MASK = re.compile(r"masks/[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 _TAP = re.compile(r"steps/embedding_[a-z0-9_]{1,40}")
 

@@ -172,6 +172,12 @@ def _check_arrays(address: str, manifest: DatasetManifest) -> None:
         raise corrupt_manifest(
             address, f"it describes the mask {absent!r}, but has no array masks/{absent}"
         )
+    for expert in manifest.experts:
+        if (output := expert.capture.output) not in layout.OUTPUTS:
+            known = " or ".join(layout.OUTPUTS)
+            raise corrupt_manifest(
+                address, f"expert {expert.id} states {output!r}, where {known} is needed"
+            )
     for name, array in table.items():
         if problem := _array_problem(name, array.dtype, array.shape, array.axes, sizes):
             raise corrupt_manifest(address, f"{name}: {problem}")

@@ -115,3 +115,13 @@ def test_the_memory_order_of_parameters_stays_where_actions_are_illegal():
     for parameters in (scores, scores.contiguous()):
         found = CategoricalTensors(parameters, available).log_probabilities
         assert found.stride() == parameters.stride()
+
+
+@pytest.mark.parametrize("outermost", [False, True])
+def test_sums_over_many_actions_are_taken_in_the_memory_order_of_the_parameters(outermost):
+    scores = torch.randn(400, 3, 20, generator=torch.Generator().manual_seed(0))
+    last, first = torch.log_softmax(scores, -1), log_softmax(scores, outermost=True)
+    assert not torch.equal(last, first), "the two orders differ in the last bit"
+    parameters = last_axis_outermost(scores) if outermost else scores
+    policy = CategoricalTensors(parameters, torch.ones(scores.shape, dtype=torch.bool))
+    assert torch.equal(policy.log_probabilities, first if outermost else last)

@@ -249,6 +249,17 @@ def test_forged_array_tables_are_refused(ragged, name, fields, message):
         ExpertBuffer.open(ragged.path)
 
 
+def test_an_expert_states_what_the_format_has_an_array_for(ragged):
+    def forge(document):
+        document["experts"][0]["capture"]["output"] = "means"
+        update_identity(document)
+
+    reseal(ragged, forge)
+    words = "expert 0 states 'means', where logits or q_values is needed"
+    with pytest.raises(CorruptDatasetError, match=words):
+        ExpertBuffer.open(ragged.path)
+
+
 def test_missing_required_array(ragged):
     def drop(document):
         del document["arrays"]["steps/reward"]
