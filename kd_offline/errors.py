@@ -92,9 +92,9 @@ class KdOfflineError(Exception):
 
     exit_code = EXIT_FAILED
 
-    def __init__(self, message: object = "", *remedies: Remedy) -> None:
+    def __init__(self, message: object = "", *remedies: Remedy | str) -> None:
         super().__init__(message)
-        self.remedies = remedies
+        self.remedies = tuple(r if isinstance(r, Remedy) else Remedy(str(r)) for r in remedies)
 
     def __str__(self) -> str:
         return self.sentence(str)

@@ -26,7 +26,9 @@ def spelled(remedy: Remedy, command: Any, every: Mapping[str, Any]) -> str | Non
     """
     operation = remedy.operation.removesuffix("_recipe").replace("_", "-")
     if operation:
-        command = every[operation]
+        command = every.get(operation)
+        if command is None:
+            return str(remedy)
     words: list[str] = []
     for name, value in remedy.arguments.items():
         option = _option(command, name, value)

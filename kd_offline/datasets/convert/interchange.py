@@ -64,7 +64,7 @@ def foreign_error(path: Path, what: str, *advice: str | Remedy) -> Exception:
     """Return the error, one sentence, why ``path`` cannot be converted."""
     remedies = advice or ("get a fresh copy", CHECK_FORMAT)
     msg = f"{str(path)!r} cannot be converted: {what}"
-    return ForeignError(msg, *(Remedy(one) if isinstance(one, str) else one for one in remedies))
+    return ForeignError(msg, *remedies)
 
 
 def import_library(name: str, purpose: str) -> ModuleType:

@@ -93,6 +93,13 @@ def test_an_error_keeps_its_remedies_on_its_way_out_of_another_process():
     assert UnknownNameError("mask", "x", ["y"]).remedies == ()
 
 
+def test_an_error_of_a_plug_in_may_have_any_remedies():
+    error = StorageError("no room", "free some", Remedy("ask", operation="nobody", who="me"))
+    assert str(error) == "no room: free some or ask nobody(who='me')"
+    command = COMMANDS["distill"]
+    assert error.sentence(lambda remedy: spelled(remedy, command, COMMANDS)) == str(error)
+
+
 def failing(overwrite: Overwrite = False, json: bool = False) -> None:
     both = Remedy("choose another path"), Remedy("continue it with", resume=True)
     msg = "'a{overwrite}' exists"
