@@ -144,11 +144,15 @@ def completed(
     return recipe.model_copy(update=update)
 
 
-def check_profile(recipe: DistillRecipe, asked_by: str) -> None:
-    """Raise a ``UsageError`` where a recipe that stands in a file names a profile by its path."""
+def check_profile(
+    recipe: DistillRecipe, asked_by: str, argument: str = "settings.budget.profile"
+) -> None:
+    """Raise a ``UsageError`` where a recipe that stands in a file names a profile by its path.
+
+    ``argument`` is what the user names it with.
+    """
     if recipe.budget is not None and recipe.budget.profile is not None:
         profile = recipe.budget.profile
-        argument = "settings.budget.profile"
         code_guard.check_name(
             profile, what="hardware profile", asked_by=asked_by, argument=argument
         )

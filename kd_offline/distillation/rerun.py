@@ -63,7 +63,7 @@ def rerun(
     require_versions(before.parts, f"the run in {str(run)!r}")
     recipe = completed(recipe_of(before), f"the run in {str(run)!r}", before.parts)
     if profile is None:
-        check_profile(recipe, f"the run in {str(run)!r}")
+        check_profile(recipe, f"the run in {str(run)!r}", "profile")
     elif recipe.budget is not None:
         budget = recipe.budget.model_copy(update={"profile": str(profile)})
         recipe = recipe.model_copy(update={"budget": budget})

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.errors import KdOfflineError, UsageError
+from kd_offline.errors import KdOfflineError, Remedy, UsageError
 from kd_offline.exports import parity_check
 from kd_offline.exports.prepared_export import draft
 from kd_offline.runs.folder import open_run
@@ -49,8 +49,12 @@ def judge_for(buffer: ExpertBuffer, judge: str, allowed: Allowed) -> Judge:
         _require_loadable(buffer, allowed)
     except (KdOfflineError, ImportError, LookupError) as error:
         if judge == "retention":
-            msg = f"retention cannot be measured: {error}; judge by agreement instead"
-            raise UsageError(msg) from error
+            instead = Remedy("judge by what the file holds with", judge="agreement")
+            if not isinstance(error, KdOfflineError):
+                msg = f"retention cannot be measured: {error}"
+                raise UsageError(msg, instead) from error
+            msg = f"retention cannot be measured: {error.args[0]}"
+            raise UsageError(msg, *error.remedies, instead) from error
         return "agreement"
     return "retention"
 

@@ -67,7 +67,7 @@ def test_wrong_names_and_values(arguments, words, tmp_path, monkeypatch):
         (["--hidden", "32,16"], "3 agents"),
         (["--hidden", "0"], "give one positive width"),
         (["--hidden", "wide"], "whole numbers"),
-        (["--arch", "lstm"], "'gru' or 'mlp'"),
+        (["--arch", "lstm"], "allowed are gru, mlp"),
         (["--preset", "hl"], "unknown preset 'hl'"),
         (["--seeds", "0"], "give 1 or more"),
         (["--set", "switches.ratoi=joint"], "did you mean 'ratio'"),

@@ -82,7 +82,7 @@ def test_what_only_reads_the_dataset_works_and_runs_nothing(place):
     missing = found["unavailable"][0]
     assert missing["who"] == "expert"
     assert (
-        f"which a file may not load by itself: if you trust it, pass --expert {EXPERT}"
+        f"which a file may not load by itself: if you trust it, pass expert={EXPERT!r}"
         in (missing["reason"])
     )
     assert place.mark == ""
