@@ -11,13 +11,15 @@ _TERMS = "kd_offline.distillation.terms:TERMS"
 _FAMILIES = "kd_offline.students.families:FAMILIES"
 _ALGORITHMS = "kd_offline.experts.algorithms:ALGORITHMS"
 _OBSERVERS = "kd_offline.tracking:OBSERVERS"
+_ENVIRONMENTS = "kd_offline.environments:ENVIRONMENTS"
 _EXECUTORS = "kd_offline.execution:EXECUTORS"
 TAKEN: dict[str, tuple[str, ...]] = {
-    "train": (_ALGORITHMS, _OBSERVERS),
-    "record": (_OBSERVERS,),
+    "train": (_ALGORITHMS, _ENVIRONMENTS, _OBSERVERS),
+    "record": (_ENVIRONMENTS, _OBSERVERS),
     "distill": (_TERMS, _FAMILIES, _OBSERVERS),
     "sweep": (_TERMS, _FAMILIES, _EXECUTORS, _OBSERVERS),
     "evaluate": (_OBSERVERS,),
+    "envs": (_ENVIRONMENTS,),
 }
 """Command -> kinds of parts that its options name."""
 

@@ -16,6 +16,7 @@ GROUPS = {
     "algorithms": ("algorithm", ["train"]),
     "students": ("student family", ["distill", "sweep"]),
     "observers": ("tracker", ["train", "record", "distill", "sweep", "evaluate"]),
+    "environments": ("environment", ["train", "record", "envs"]),
     "executors": ("executor", ["sweep"]),
 }
 
