@@ -1,18 +1,22 @@
 """Errors at the border: one sentence on stderr and an exit code, a traceback only on request.
 
 With ``--json`` the error is also the one document on stdout, see
-:class:`~kd_offline.schemas.outputs.ErrorOutput`.
+:class:`~kd_offline.schemas.outputs.ErrorOutput`. Remedies of the library name Python arguments;
+here they are worded in the options of the command that failed. The help of a command lists the
+parts of installed packages that its options can name; nothing is imported for that.
 """
 
 from __future__ import annotations
 
 import errno
 import inspect
+import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +25,6 @@ from typer.core import TyperCommand, TyperGroup
 
 from kd_offline import errors
 from kd_offline.cli import output, streams
-from kd_offline.cli.plug_ins import installed
-from kd_offline.cli.remedies import spelled
 from kd_offline.errors import (
     EXIT_FAILED,
     EXIT_USAGE,
@@ -32,6 +34,7 @@ from kd_offline.errors import (
     UserCodeError,
     is_torch,
 )
+from kd_offline.registry import Registry
 from kd_offline.untrusted_text import for_terminal
 
 _DEBUG = "kd_offline.debug"
@@ -241,3 +244,114 @@ def _usage_sentence(error: Any) -> str:
         return f"give a command: run {command} --help"
     text = error.format_message().rstrip(".")
     return f"{text[:1].lower()}{text[1:]}: run {command} --help"
+
+
+_TERMS = "kd_offline.distillation.terms:TERMS"
+_FAMILIES = "kd_offline.students.families:FAMILIES"
+_ALGORITHMS = "kd_offline.experts.algorithms:ALGORITHMS"
+_OBSERVERS = "kd_offline.tracking:OBSERVERS"
+_ENVIRONMENTS = "kd_offline.environments:ENVIRONMENTS"
+_EXECUTORS = "kd_offline.execution:EXECUTORS"
+TAKEN: dict[str, tuple[str, ...]] = {
+    "train": (_ALGORITHMS, _ENVIRONMENTS, _OBSERVERS),
+    "record": (_ENVIRONMENTS, _OBSERVERS),
+    "distill": (_TERMS, _FAMILIES, _OBSERVERS),
+    "sweep": (_TERMS, _FAMILIES, _EXECUTORS, _OBSERVERS),
+    "evaluate": (_OBSERVERS,),
+    "envs": (_ENVIRONMENTS,),
+}
+"""Command -> kinds of parts that its options name."""
+
+
+def installed(command: str) -> list[tuple[str, str]]:
+    """Return the plug-ins' parts for a command, each with its kind and package."""
+    rows = []
+    for place in TAKEN.get(command, ()):
+        module, _, name = place.partition(":")
+        registry: Registry[Any] = getattr(import_module(module), name)
+        rows += [
+            (part, f"{registry.what} of {origin}") for part, origin in registry.plug_ins().items()
+        ]
+    return rows
+
+
+# Values of arguments in Python that are options of their own.
+_FLAGS = {("duplicates", "drop"): "drop_duplicates", ("duplicates", "keep"): "allow_duplicates"}
+
+
+def spelled(remedy: Remedy, command: Any, every: Mapping[str, Any]) -> str | None:
+    """Return a remedy as one types it; None where the command has no such option.
+
+    Parameters
+    ----------
+    remedy
+        Of an error that the library raised.
+    command
+        The one that failed; its parameters have the names that the library's have.
+    every
+        All commands by name, for remedies that are other operations.
+    """
+    operation = remedy.operation.removesuffix("_recipe").replace("_", "-")
+    if operation:
+        command = every.get(operation)
+        if command is None:
+            return str(remedy)
+    words: list[str] = []
+    for name, value in remedy.arguments.items():
+        option = _option(command, name, value)
+        if option is None:
+            return None
+        words += option
+    if operation:
+        words = [f"kd-offline {operation}", *words]
+    return remedy.around(" ".join(words))
+
+
+def _option(command: Any, name: str, value: object) -> list[str] | None:
+    """Return the words of one argument; None where the command does not take it."""
+    known = {one.name: one for one in command.params}
+    if isinstance(value, str) and (name, value) in _FLAGS:
+        name, value = _FLAGS[name, value], True
+    if isinstance(value, Mapping):
+        return _entries(command, known, name, value)
+    option = known.get(name)
+    if option is None:
+        return None
+    if option.param_type_name == "argument":
+        return [(option.metavar or name).upper()] if value is ... else [_typed(value)]
+    if value is False:
+        return [option.secondary_opts[0]] if option.secondary_opts else None
+    flag = max(option.opts, key=len)
+    if value is ... or value is True:
+        return [flag]
+    every = value if isinstance(value, list | tuple) else [value]
+    return [word for each in every for word in (flag, _typed(each))]
+
+
+def _entries(
+    command: Any, known: Mapping[str, Any], name: str, given: Mapping[str, object]
+) -> list[str] | None:
+    """Return the words of settings by their paths: an option of their own, or ``--set``."""
+    own = getattr(command.callback, "settings", {})
+    recipe = getattr(command.callback, "recipe", None)
+    words = []
+    for path, value in given.items():
+        if name == "settings" and path in own:
+            words += _option(command, own[path], value) or []
+        elif name == "settings" and recipe and path.split(".")[0] not in recipe.model_fields:
+            return None
+        elif name in known:
+            words += [known[name].opts[0], _typed(f"{path}={_plain(value)}")]
+        else:
+            return None
+    return words
+
+
+def _plain(value: object) -> str:
+    if value is ...:
+        return "VALUE"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _typed(value: object) -> str:
+    return shlex.quote(str(value))

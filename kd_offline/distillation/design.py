@@ -19,11 +19,10 @@ from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.student import StudentCard
 from kd_offline.seeding import generator
 from kd_offline.students import policy as students
-from kd_offline.students.budgets import allocate_budget, allocation
+from kd_offline.students.budgets import allocate, allocate_budget, allocation
 from kd_offline.students.cost_bounds import Bounds, trained_shape
 from kd_offline.students.families import FAMILIES, settings_of
 from kd_offline.students.networks import InputScale, StudentTeam
-from kd_offline.students.widths import allocate
 from kd_offline.types import BoolArray
 
 _COPIES = 6  # of the weights in training: gradients, two moments, averages, the best so far

@@ -18,6 +18,7 @@ NAMED_BY_THE_USER = {
 }
 IMPORTS = {
     "__init__.py": "our own modules",
+    "cli/failures.py": "our own registries, by a table",
     "datasets/__init__.py": "our own modules",
     "datasets/convert/interchange.py": "libraries of a fixed name",
     "environments/pettingzoo_spec.py": "what environments.load was given",

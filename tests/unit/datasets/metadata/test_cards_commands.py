@@ -15,7 +15,7 @@ from kd_offline.datasets import (
     merge,
     split,
 )
-from kd_offline.datasets.metadata.commands import commands
+from kd_offline.datasets.metadata.cards import commands
 from kd_offline.schemas.dataset import NoiseLevel
 from kd_offline.testing.factories import tiny_dataset
 

@@ -5,7 +5,7 @@ import pytest
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import StorageError
-from kd_offline.recording import space
+from kd_offline.recording import record as recording
 from kd_offline.recording.record import record
 from kd_offline.tracking.base import FunctionObserver
 
@@ -28,7 +28,7 @@ def test_what_will_be_written_is_told_and_not_exceeded(tmp_path):
     )
     stored = ExpertBuffer.open(tmp_path / "d.zarr").manifest.size_bytes
     spec = ExpertBuffer.open(tmp_path / "d.zarr").spec
-    most = 200 * spec.episode_limit * space.step_bytes(spec, 128, 2)
+    most = 200 * spec.episode_limit * recording.step_bytes(spec, 128, 2)
     assert stored < most < 1.3 * stored
     assert said[0].startswith("recording 200 episodes of mpe/simple_spread_v3 into ")
     assert f"{most / 1e6:.1f} MB at most; fewer episodes" in said[0]
@@ -38,7 +38,7 @@ def test_the_default_recording_takes_some_800_megabytes():
     from kd_offline import environments
 
     spec = environments.load(SPREAD).spec
-    assert 30_000 * 25 * space.step_bytes(spec, 128, 2) == pytest.approx(0.83e9, rel=0.05)
+    assert 30_000 * 25 * recording.step_bytes(spec, 128, 2) == pytest.approx(0.83e9, rel=0.05)
 
 
 def test_what_cannot_fit_is_refused_before_the_first_episode(tmp_path, monkeypatch):

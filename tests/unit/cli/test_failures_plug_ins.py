@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from kd_offline.cli.app import app
-from kd_offline.cli.plug_ins import TAKEN
+from kd_offline.cli.failures import TAKEN
 
 GROUPS = {
     "terms": ("loss term", ["distill", "sweep"]),

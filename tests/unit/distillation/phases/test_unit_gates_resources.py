@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kd_offline.distillation.phases.resources import Resources, budget_used, expected_cost
+from kd_offline.distillation.phases.unit_gates import Resources, budget_used, expected_cost
 from kd_offline.hardware import profiles
 from kd_offline.networks.arithmetic import ExportedShape
 from kd_offline.schemas.budget import Budget

@@ -8,9 +8,9 @@ import typer
 from typer.testing import CliRunner
 
 from kd_offline.cli.app import app
+from kd_offline.cli.failures import spelled
 from kd_offline.cli.groups import App, GroupedCommands
 from kd_offline.cli.options import Overwrite
-from kd_offline.cli.remedies import spelled
 from kd_offline.errors import BudgetError, KdOfflineError, Remedy, StorageError, UnknownNameError
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
