@@ -52,6 +52,7 @@ UNFILED = {
         "docs/decisions/014-advantage.md",
         "What one pair of trainings says",
     ): "benchmarks.paired mpe/simple_adversary_v3",
+    ("docs/guide/cost.md", "Training"): "`python -m benchmarks.devices`",
     ("docs/guide/cost.md", "Timed"): "`kd-offline bench latency run/ --rounds 30`",
     ("docs/guide/experts.md", "Training"): "`--frames 4000000 --threads 1`",
     ("docs/guide/value-based-experts.md", "Training"): "| `qmix-spread.toml` |",
