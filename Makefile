@@ -11,7 +11,7 @@ LOCKED := $(PIP) --require-hashes --no-deps
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock format check test test-processors demo results results-combat anchors schemas help-texts docs build test-wheel clean
+.PHONY: help install lock format check quick test test-processors demo results results-combat anchors schemas help-texts docs build test-wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -54,6 +54,14 @@ check: install ## lint, types, import direction, schemas and help texts in step
 	$(BIN)/python -m kd_offline.schemas.publish --check schemas
 	$(BIN)/python -m kd_offline.cli.reference --check cli/reference
 	$(BIN)/pytest tests/contracts/test_imports.py
+
+# What most changes break first: costs, losses, networks, rollouts, the format and its checks.
+QUICK := $(addprefix tests/unit/,distributions evaluation hardware networks rollout schemas students) \
+	$(addprefix tests/unit/,distillation/terms datasets/format datasets/validation datasets/loading) \
+	tests/golden/test_for_ever.py
+
+quick: install ## run a useful part of the tests in under a minute
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile $(QUICK)
 
 test: install ## run all tests, on every core
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --junit-xml=build/tests.xml

@@ -111,7 +111,8 @@ def test_the_command(tmp_path):
     path = tmp_path / "croissant.json"
     done = kd("croissant", GOLDEN / "ragged.zarr", "-o", path, "--url", "https://example.org/d")
     assert done.stdout == f"{path}\n"
-    assert "who made it (--creator); the date (--published)" in done.stderr
+    assert "who made it; the date of publication" in done.stderr
+    assert "--creator and --published" in done.stderr
     printed = kd("croissant", GOLDEN / "ragged.zarr", "--url", "https://example.org/d", "-q")
     assert printed.stderr == ""
     assert json.loads(printed.stdout) == json.loads(path.read_text("utf-8"))

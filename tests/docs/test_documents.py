@@ -23,7 +23,7 @@ from kd_offline.schemas.foreign import InputRecipe
 from kd_offline.schemas.hardware import HardwareProfile
 from kd_offline.schemas.interface import InterfaceSpec
 from kd_offline.schemas.mask import MaskFile
-from kd_offline.schemas.recipes import Objective
+from kd_offline.schemas.recipes import Objective, RecordRecipe
 from tests.docs import test_pages, test_training_pages
 from tests.docs.pages import BLOCK, GUIDE, ROOT, TYPED, blocks, lines
 
@@ -142,6 +142,8 @@ def test_every_toml_block_is_a_mask_or_an_expert_recipe(path):
             InterfaceSpec.model_validate_json(json.dumps(tomllib.loads(text)))
         elif language == "toml" and path.stem == "extending":
             assert "entry-points" in tomllib.loads(text)["project"]
+        elif language == "toml" and path.stem == "recording":
+            RecordRecipe.model_validate(tomllib.loads(text))
         elif language == "toml":
             MaskFile.model_validate(tomllib.loads(text))
 

@@ -16,10 +16,7 @@ from kd_offline.cli.app import app
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.writing import dataset_files
 from kd_offline.datasets.writing.writer import DatasetWriter
-from kd_offline.recording import (
-    record,  # noqa: F401  loads PyTorch before the forks
-    space,
-)
+from kd_offline.recording import record  # loads PyTorch before the forks
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir")
 
@@ -60,7 +57,7 @@ def main() -> None:
     """Serve until stdin ends."""
     layout.MAX_CHUNK_ROWS = layout.MIN_CHUNK_ROWS = 256
     dataset_files._JOURNAL_SHARE = 0
-    space.step_bytes = lambda *_: 0  # as if others took the room after it was estimated
+    record.step_bytes = lambda *_: 0  # as if others took the room after it was estimated
     DatasetWriter.create.__func__.__kwdefaults__["journal_seconds"] = 0.0  # type: ignore[attr-defined]
     print("ready", flush=True)
     for line in sys.stdin:

@@ -67,9 +67,9 @@ def test_it_is_listed_with_its_package_and_not_imported_for_that(plugins):
     assert environments.names()["ring"] == f"of {PACKAGE} 0.1.0"
     code = "import sys; from kd_offline.environments import names; names()"
     code += "; print('kd_offline_example_plugin' in sys.modules, 'ring' in names())"
-    given = os.environ | {"PYTHONPATH": os.pathsep.join([str(plugins), *sys.path])}
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(plugins), *sys.path])}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=given
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ
     )
     assert done.stdout.split() == ["False", "True"]
 

@@ -163,8 +163,8 @@ def test_the_command_line_distils_evaluates_counts_and_declines_exports(plugins,
 def test_help_lists_it(plugins):
     path = os.pathsep.join([str(plugins), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "kd_offline", "distill", "--help"]
-    around = os.environ | {"PYTHONPATH": path, "COLUMNS": "200"}
-    done = subprocess.run(command, capture_output=True, text=True, env=around, check=True)
+    environ = os.environ | {"PYTHONPATH": path, "COLUMNS": "200"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=True)
     assert f"Student family: gru, mlp, {FAMILY}" in done.stdout
 
 

@@ -46,8 +46,8 @@ def test_a_command_lists_the_parts_that_it_takes_with_their_packages(package, co
 def test_a_term_whose_name_makes_no_option_stops_no_command(package, tmp_path):
     command = [sys.executable, "-m", "kd_offline", "distill", "--help"]
     path = os.pathsep.join([str(tmp_path), *sys.path])
-    around = os.environ | {"PYTHONPATH": path, "COLUMNS": "200"}
-    done = subprocess.run(command, capture_output=True, text=True, env=around, check=True)
+    environ = os.environ | {"PYTHONPATH": path, "COLUMNS": "200"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=True)
     assert "my-terms" in done.stdout
     assert "--my-terms-weight" not in done.stdout
 

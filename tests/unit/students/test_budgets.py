@@ -4,6 +4,8 @@ A network of 6 inputs, one layer of w and 5 actions has 6 w + 5 w = 11 w MACs. I
 in blocks of 8, are w (6 + 1) 4 + 8 (w + 1) 4 + 6 (2) 4 = 60 w + 80 bytes for w in multiples of 8.
 """
 
+from typing import cast
+
 import pytest
 from pydantic import ValidationError
 
@@ -155,9 +157,8 @@ def test_what_cannot_fit_names_the_nearest_budget_which_then_fits(shared, board)
     # 4 wide: 44 MACs, 144 us; tables 8 rows (7) 4 + 8 (5) 4 + 48 = 432 bytes, with the code 1456.
     each = 144.0 * (1 + shared)
     assert f"needs {each:.4g} us (at most 120)" in text
-    nearest = text.split("that would do is ")[1].split()
-    flags = (name.removeprefix("--").replace("-", "_") for name in nearest[::2])
-    given = dict(zip(flags, map(float, nearest[1::2]), strict=True))
+    settings = cast(dict[str, float], caught.value.remedies[0].arguments["settings"])
+    given = {name.removeprefix("budget."): value for name, value in settings.items()}
     assert given["max_latency_us"] == each
     assert 0 <= given["max_flash_kb"] - 1456 / 1024 * (1 + shared) < 0.01  # rounded up
     met = Budget.model_validate(asked.model_dump() | given)
