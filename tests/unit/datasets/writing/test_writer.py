@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.storage import store
-from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.errors import (
     MismatchError,
@@ -22,7 +20,6 @@ from kd_offline.errors import (
     UnfinishedError,
     UsageError,
 )
-from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.testing.factories import (
     environment_spec,
     episode_block,
@@ -30,28 +27,7 @@ from kd_offline.testing.factories import (
     header,
     tiny_dataset,
 )
-
-SPEC = environment_spec((6, 3), (5, 2))
-
-
-LENGTHS = ([3, 25, 1], [7, 7], [20, 2, 9, 4], [25])
-
-
-def blocks() -> list[EpisodeBlock]:
-    return [episode_block(SPEC, lengths, seed=i) for i, lengths in enumerate(LENGTHS)]
-
-
-def record(path: Path, **options: bool) -> DatasetManifest:
-    """Record all blocks, or those that are still to come, and return the manifest."""
-    with DatasetWriter.create(path, header(SPEC), journal_seconds=0.0, **options) as writer:
-        done = writer.episodes_done
-        for block in blocks():
-            if done >= len(block.lengths):
-                done -= len(block.lengths)
-                continue
-            assert done == 0, "a recording continues at the beginning of a block"
-            writer.append(block)
-        return writer.commit({"full": full_mask(SPEC)})
+from tests.unit.datasets.writing.conftest import LENGTHS, SPEC, blocks, record
 
 
 def zarr_keys(group: zarr.Group, name: str) -> list[str]:
