@@ -43,7 +43,7 @@ class ParallelAgents:
         inputs = self.team.packed(given.inputs, given.last_actions, sizes)
 
         def run(agent: int) -> None:
-            logits, embedding, _ = self.team.agent(agent, inputs)
+            logits, embedding, *_ = self.team.agent(agent, inputs)
             self._outputs[agent] = logits, embedding
             self._leaves[agent] = (
                 logits.detach().requires_grad_(),

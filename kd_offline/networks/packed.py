@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from kd_offline.networks.arithmetic import StudentShape
 from kd_offline.networks.deployed import Affine, Cell
+
+NO_TAPS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Packed(NamedTuple):
@@ -17,6 +20,7 @@ class Packed(NamedTuple):
     outputs: Tensor  # [S, A]
     embedding: Tensor  # [S, H]
     memory: Tensor  # [S, M]; M is 0 without a memory
+    taps: Mapping[str, Tensor] = NO_TAPS  # other layers by name, [S, W] each
 
 
 class Folded(NamedTuple):

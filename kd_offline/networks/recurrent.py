@@ -49,18 +49,18 @@ class RecurrentNetwork(PackedNetwork):
         self.trunk = nn.Sequential()
         for inputs, outputs in pairwise(widths):
             linear = nn.Linear(inputs, outputs)
-            _orthogonal(linear.weight, float(np.sqrt(2.0)), rng)
+            orthogonal(linear.weight, float(np.sqrt(2.0)), rng)
             nn.init.zeros_(linear.bias)
             self.trunk.extend([linear, nn.ReLU(inplace=True), nn.LayerNorm(outputs)])
         self.gru = _unit(shape, widths[-1])
         if self.gru is not None:
             for name, weight in self.gru.named_parameters():
                 if name.startswith("weight"):
-                    _orthogonal(weight, 1.0, rng)
+                    orthogonal(weight, 1.0, rng)
                 else:
                     nn.init.zeros_(weight)
         self.head = nn.Linear(shape.embedding, shape.outputs)
-        _orthogonal(self.head.weight, head_gain, rng)
+        orthogonal(self.head.weight, head_gain, rng)
         nn.init.zeros_(self.head.bias)
 
     def start(self, batch: int) -> Tensor:
@@ -256,7 +256,7 @@ def _unit(shape: NetworkShape, inputs: int) -> nn.GRU | LowRankGRU | None:
     return LowRankGRU(inputs, shape.gru, shape.rank)
 
 
-def _orthogonal(weight: Tensor, gain: float, rng: np.random.Generator | None) -> None:
+def orthogonal(weight: Tensor, gain: float, rng: np.random.Generator | None) -> None:
     """Fill ``weight`` [out, in] with a scaled orthogonal matrix (Saxe et al., 2014).
 
     It is drawn with NumPy, whose random streams, unlike PyTorch's, do not depend on the processor.

@@ -165,10 +165,9 @@ class StudentTeam(nn.Module):
         inputs = self.packed(prepared.flatten(0, 1), taken, [batch] * steps)
         last = None if memory.last is None else memory.last[0]
         each = [self.agent(i, inputs, own[0], last) for i, own in enumerate(memory.hidden)]
-        logits, embeddings, after = zip(*each, strict=True)
-        hidden = [own[-batch:].unsqueeze(0) for own in after]
-        shown = [own.view(steps, batch, -1) for own in embeddings]
-        joined = self.joined([own.view(steps, batch, -1) for own in logits])
+        hidden = [own.memory[-batch:].unsqueeze(0) for own in each]
+        shown = [own.embedding.view(steps, batch, -1) for own in each]
+        joined = self.joined([own.outputs.view(steps, batch, -1) for own in each])
         return joined, shown, TeamMemory(hidden, prepared[-1:])
 
     def packed(
