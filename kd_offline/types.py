@@ -3,7 +3,8 @@
 Axis letters, used in every docstring:
 
 ``E`` episodes, ``B`` batch, ``T`` steps, ``N`` agents, ``A`` actions, ``O`` observation width,
-``S`` state width, ``H`` hidden width, ``K`` roles, ``R`` rows (transitions, episodes concatenated).
+``F`` width of full observations, ``S`` state width, ``H`` hidden width, ``K`` roles, ``R`` rows
+(transitions, episodes concatenated).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class View:
     """Observations of a batch of teams before they act.
 
     Agents narrower than the widest one are padded with zeros (observations) and False (actions).
-    Environments leave ``last_actions`` out; the loops that step them fill it in.
+    Environments leave ``last_actions`` and ``obs_full`` out; the loops that step them fill them in,
+    ``obs_full`` only where it is needed.
     """
 
     obs: Float32Array  # [B, N, O]
@@ -37,6 +39,8 @@ class View:
     available_actions: BoolArray  # [B, N, A]
     alive: BoolArray  # [B, N]
     last_actions: IntArray | None = None  # [B, N], executed a step ago; None in the first step
+    # [B, N, F], what agents would see with nothing hidden; padded as obs
+    obs_full: Float32Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,10 @@ class PolicyOutput:
 
 
 class TeamPolicy(Protocol):
-    """A policy for a whole team, stepped on batches; the caller keeps its memory between steps."""
+    """A policy for a whole team, stepped on batches; the caller keeps its memory between steps.
+
+    A policy that acts by ``View.obs_full`` has an attribute ``needs_full`` that is true.
+    """
 
     def start(self, seeds: SeedArray) -> Any:
         """Return the memory at the start of episodes; ``seeds``: uint64 [B]."""
@@ -77,3 +84,8 @@ class TeamPolicy(Protocol):
     def act(self, view: View, memory: Any) -> tuple[PolicyOutput, Any]:
         """Return the output for ``view`` and the memory after this step."""
         ...
+
+
+def needs_full(*policies: TeamPolicy | None) -> bool:
+    """Tell whether one of ``policies`` acts by full observations; None is no policy."""
+    return any(getattr(policy, "needs_full", False) for policy in policies)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.types import BoolArray, IntArray, Outcome, SeedArray, View
+from kd_offline.schemas.environment import EnvironmentSpec, FullObservation
+from kd_offline.types import BoolArray, Float32Array, IntArray, Outcome, SeedArray, View
 
 
 class BatchedEnvironment(Protocol):
@@ -40,4 +40,26 @@ class BatchedEnvironment(Protocol):
 
     def close(self) -> None:
         """Release what the environment holds."""
+        ...
+
+
+@runtime_checkable
+class FullyObservable(Protocol):
+    """What an environment that hides something may offer beside :class:`BatchedEnvironment`.
+
+    Teachers may see with nothing hidden what their students see in part. The ``spec`` of the
+    environment does not hold ``full``: loops put it there where full observations are used.
+    """
+
+    @property
+    def full(self) -> FullObservation | None:
+        """Widths and blocks of full observations; None where nothing is hidden."""
+        ...
+
+    def full_observations(self) -> Float32Array:
+        """Return what each agent would see in the current views: a new array [B, N, F].
+
+        It is padded with zeros as observations are, and zero for an agent that is gone. Episodes
+        do not depend on whether it is called.
+        """
         ...

@@ -7,20 +7,57 @@ One step later it would appear as a network's output, and the network would seem
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import numpy as np
+from pydantic import ValidationError
 
-from kd_offline.environments.protocol import BatchedEnvironment
+from kd_offline.environments.protocol import BatchedEnvironment, FullyObservable
 from kd_offline.errors import MismatchError, UserCodeError
-from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.types import Array, IntArray, Outcome, SeedArray, View
+from kd_offline.schemas.environment import EnvironmentSpec, FullObservation
+from kd_offline.types import Array, Float32Array, IntArray, Outcome, SeedArray, View
 from kd_offline.user_code import calling, plain
 
 _BOOL, _FLOAT = np.dtype(np.bool_), np.dtype(np.float32)
 
 
-def reset(environment: BatchedEnvironment, seeds: SeedArray) -> View:
+def full_spec(environment: BatchedEnvironment) -> EnvironmentSpec:
+    """Return the spec of an environment with the description of its full observations.
+
+    Raises
+    ------
+    MismatchError
+        It gives no full observations, or states what cannot be.
+    UserCodeError
+        It fails.
+    """
+    spec = environment.spec
+    with _border(environment, "full"):
+        full = environment.full if isinstance(environment, FullyObservable) else None
+    if full is None:
+        msg = (
+            f"environment {spec.id!r} gives no full observations: it hides nothing from its "
+            "agents, or does not say what; choose the view local or state, and record without them"
+        )
+        raise MismatchError(msg)
+    _check_kind(spec, full, FullObservation, "its attribute full")
+    try:
+        return EnvironmentSpec.model_validate({**dict(spec), "full": full})
+    except ValidationError as error:
+        reason = plain(error.errors()[0]["msg"].removeprefix("Value error, "))
+        msg = (
+            f"environment {spec.id!r} states full observations that cannot be ({reason}): correct "
+            "the environment, or its settings"
+        )
+        raise MismatchError(msg) from error
+
+
+def reset(
+    environment: BatchedEnvironment, seeds: SeedArray, full: FullObservation | None = None
+) -> View:
     """Return the first view of the episodes of ``seeds``: uint64 [B].
+
+    With ``full``, as :func:`full_spec` states it, the view holds full observations.
 
     Raises
     ------
@@ -32,13 +69,20 @@ def reset(environment: BatchedEnvironment, seeds: SeedArray) -> View:
     with _border(environment, "reset"):
         view = environment.reset(seeds)
     _check_view(environment.spec, view, seeds, "reset")
-    return view
+    return replace(view, obs_full=_full(environment, full, seeds, None))
 
 
 def step(
-    environment: BatchedEnvironment, actions: IntArray, seeds: SeedArray, number: int
+    environment: BatchedEnvironment,
+    actions: IntArray,
+    seeds: SeedArray,
+    number: int,
+    full: FullObservation | None = None,
 ) -> Outcome:
-    """Return the outcome of ``actions``, int [B, N], in step ``number``; raises as ``reset``."""
+    """Return the outcome of ``actions``, int [B, N], in step ``number``.
+
+    Takes ``full`` and raises as :func:`reset`.
+    """
     with _border(environment, "step", number):
         outcome = environment.step(actions)
     spec, when = environment.spec, f"step {number}"
@@ -50,7 +94,8 @@ def step(
     _check(spec, outcome.won, each, np.dtype(np.int8), "won", when)
     _require_finite(spec, outcome.reward, seeds, "a reward", when)
     _check_view(spec, outcome.view, seeds, when)
-    return outcome
+    obs_full = _full(environment, full, seeds, number)
+    return replace(outcome, view=replace(outcome.view, obs_full=obs_full))
 
 
 def _border(
@@ -60,6 +105,25 @@ def _border(
     if type(environment).__module__.partition(".")[0] == "kd_offline":
         return nullcontext()
     return calling(f"environment {environment.spec.id!r}", call, step=number)
+
+
+def _full(
+    environment: BatchedEnvironment,
+    full: FullObservation | None,
+    seeds: SeedArray,
+    number: int | None,
+) -> Float32Array | None:
+    """Return the full observations of the current views, float32 [B, N, F]; None without full."""
+    if full is None:
+        return None
+    assert isinstance(environment, FullyObservable)  # noqa: S101 - full_spec has asked
+    spec, when = environment.spec, "reset" if number is None else f"step {number}"
+    with _border(environment, "full_observations", number):
+        values = environment.full_observations()
+    shape = (len(seeds), spec.n_agents, full.width)
+    _check(spec, values, shape, _FLOAT, "full observations", when)
+    _require_finite(spec, values, seeds, "a full observation", when)
+    return values
 
 
 def _check_view(spec: EnvironmentSpec, view: View, seeds: SeedArray, when: str) -> None:

@@ -22,6 +22,7 @@ from kd_offline.types import (
     IntArray,
     SeedArray,
     TeamPolicy,
+    needs_full,
 )
 
 DEFAULT_BATCH = 1024
@@ -116,7 +117,8 @@ def _play(
 ) -> Rollout:
     other = None if reference is None else ActiveEpisodePolicy.begin(reference, seeds)
     tally = _Tally.empty(environment.spec, len(seeds), compared=other is not None)
-    for step in Play(environment, policy, seeds).steps(behaviour):
+    full = needs_full(reference)
+    for step in Play(environment, policy, seeds, full=full).steps(behaviour):
         acting = step.view.alive & step.running[:, None]
         if other is not None:
             reference_logits = other.act(step.view, step.running).logits

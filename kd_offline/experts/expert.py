@@ -18,7 +18,16 @@ from kd_offline.networks.arithmetic import Shape, ValuePart, compacted
 from kd_offline.rollout.active_episodes import Selective
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.foreign import ValueCalibration
-from kd_offline.types import Array, BoolArray, IntArray, PolicyOutput, SeedArray, TeamPolicy, View
+from kd_offline.types import (
+    Array,
+    BoolArray,
+    IntArray,
+    PolicyOutput,
+    SeedArray,
+    TeamPolicy,
+    View,
+    needs_full,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,14 @@ class TrainedExpert:
         return self._policy.start(seeds), *opponent_memory
 
     def act(self, view: View, memory: tuple[Any, ...]) -> tuple[PolicyOutput, tuple[Any, ...]]:
-        """Return logits or Q-values, embeddings [B, N, H] and values [B, N] in raw reward units."""
+        """Return logits or Q-values, embeddings [B, N, H] and values [B, N] in raw reward units.
+
+        Raises
+        ------
+        MismatchError
+            It acts by full observations, and the view holds none, or others.
+        """
+        self._check_full(view)
         output, next_memory = self._policy.act(view, memory[0])
         if self.opponents is None:
             return output, (next_memory,)
@@ -55,6 +71,11 @@ class TrainedExpert:
             return None
         selected = self._policy.keep(memory[0], episodes)
         return None if selected is None else (selected,)
+
+    @property
+    def needs_full(self) -> bool:
+        """Whether it, or an opponent, acts by full observations."""
+        return self.card.environment.full is not None or needs_full(self.opponents)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -125,6 +146,18 @@ class TrainedExpert:
         spec, learn = self.card.environment, self.card.recipe.learn
         names = list(spec.sides)
         return np.array([learn is None or names[k] in learn for k in spec.side_of])
+
+    def _check_full(self, view: View) -> None:
+        full, given = self.card.environment.full, view.obs_full
+        if full is None or (given is not None and given.shape[-1] == full.width):
+            return
+        numbers = "none" if given is None else f"{given.shape[-1]} numbers of each agent"
+        msg = (
+            f"expert {self.reference!r} acts by full observations of {full.width} numbers of each "
+            f"agent, but is given {numbers}: choose the environment that it was trained for, or a "
+            "dataset that was recorded with its full observations"
+        )
+        raise MismatchError(msg)
 
     @property
     def _policy(self) -> TeamPolicy:

@@ -9,7 +9,7 @@ critic's value; at least 16 rows are therefore kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -82,10 +82,9 @@ class ActiveEpisodePolicy:
 
 def select(view: View, rows: IntArray) -> View:
     """Return the view of some episodes of a batch."""
-    last = None if view.last_actions is None else view.last_actions[rows]
-    return View(
-        view.obs[rows], view.state[rows], view.available_actions[rows], view.alive[rows], last
-    )
+    arrays = {item.name: getattr(view, item.name) for item in fields(view)}
+    chosen: dict[str, Any] = {k: None if x is None else x[rows] for k, x in arrays.items()}
+    return View(**chosen)
 
 
 def _spread(output: PolicyOutput, rows: IntArray, batch: int) -> PolicyOutput:

@@ -47,6 +47,7 @@ class Trajectories:
             arrays["available_actions"],
             arrays["alive"],
             last_actions,
+            arrays.get("obs_full"),
         )
 
 
@@ -57,11 +58,14 @@ def collect(
     behaviour: Behaviour,
     casts: Mapping[str, Callable[[Array], Array]] | None = None,
     without: Collection[str] = (),
+    *,
+    full: bool = False,
 ) -> Trajectories:
     """Return one episode for every seed, with every step stored.
 
     ``casts`` maps names of step arrays to functions that convert them before they are stored;
-    arrays named in ``without`` are not stored.
+    arrays named in ``without`` are not stored. Full observations are stored where the policy acts
+    by them, or with ``full``.
 
     Raises
     ------
@@ -71,7 +75,7 @@ def collect(
     UserCodeError
         Policy or environment fail, or give values that are not finite.
     """
-    play = Play(environment, policy, seeds)
+    play = Play(environment, policy, seeds, full=full)
     rows: dict[str, list[Array]] = {}
     shapes: dict[str, tuple[int, ...]] | None = None
     length = np.zeros(len(seeds), np.int64)
@@ -141,6 +145,7 @@ def _arrays(step: Step) -> dict[str, Array]:
     q_tot, credit = (None, None) if output.mix is None else output.mix(choice.actions)
     values: dict[str, Array | None] = {
         "obs": view.obs,
+        "obs_full": view.obs_full,
         "state": view.state,
         "available_actions": view.available_actions,
         "alive": view.alive,
@@ -194,6 +199,7 @@ def _final(view: View, value: Array | None, q_tot_max: Array | None) -> dict[str
     """Return the final view, with the policy's values of it if it has any."""
     final: dict[str, Array | None] = {
         "obs": view.obs,
+        "obs_full": view.obs_full,
         "state": view.state,
         "available_actions": view.available_actions,
         "alive": view.alive,

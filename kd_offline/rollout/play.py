@@ -27,6 +27,7 @@ from kd_offline.types import (
     SeedArray,
     TeamPolicy,
     View,
+    needs_full,
 )
 
 
@@ -87,16 +88,29 @@ class Step:
 class Play:
     """The episodes of a batch, one for every seed (uint64 [B]), from reset to the last end.
 
-    ``view`` is the current view; after the last step it is the final view of every episode.
+    ``view`` is the current view; after the last step it is the final view of every episode. Views
+    hold full observations where the policy needs them, or with ``full``.
+
+    Raises
+    ------
+    MismatchError
+        The environment gives no full observations, where they are needed.
     """
 
     def __init__(
-        self, environment: BatchedEnvironment, policy: TeamPolicy, seeds: SeedArray
+        self,
+        environment: BatchedEnvironment,
+        policy: TeamPolicy,
+        seeds: SeedArray,
+        *,
+        full: bool = False,
     ) -> None:
         self._environment, self._seeds = environment, seeds
         self._actions = distributions.played(environment.spec)
         self._policy = ActiveEpisodePolicy.begin(policy, seeds)
-        self.view = stepping.reset(environment, seeds)
+        full = full or needs_full(policy)
+        self._full = stepping.full_spec(environment).full if full else None
+        self.view = stepping.reset(environment, seeds, self._full)
 
     def steps(self, behaviour: Behaviour) -> Iterator[Step]:
         """Yield every step until all episodes are over.
@@ -115,7 +129,9 @@ class Play:
             view, output = self.view, self.policy_output(seen)
             policy = self._actions(output.logits, view.available_actions)
             choice = behaviour(number, view, policy)
-            outcome = stepping.step(self._environment, choice.actions, self._seeds, number)
+            outcome = stepping.step(
+                self._environment, choice.actions, self._seeds, number, self._full
+            )
             yield Step(number, view, output, policy, choice, outcome, running, seen)
             # The final view of an episode is needed as well, for its value.
             seen, running = running, running & ~(outcome.terminated | outcome.truncated)

@@ -12,7 +12,7 @@ from kd_offline.distributions.base import Played
 from kd_offline.distributions.categorical import Categorical
 from kd_offline.errors import MismatchError
 from kd_offline.seeding import uniforms
-from kd_offline.types import Array, PolicyOutput, SeedArray, TeamPolicy, View
+from kd_offline.types import Array, PolicyOutput, SeedArray, TeamPolicy, View, needs_full
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,11 @@ class MixedTeam:
                 f"give indices below {len(self.policies)}, one for each agent"
             )
             raise MismatchError(msg)
+
+    @property
+    def needs_full(self) -> bool:
+        """Whether one of the policies acts by full observations."""
+        return needs_full(*self.policies)
 
     def start(self, seeds: SeedArray) -> tuple[Any, ...]:
         """Return the memories of all policies."""

@@ -18,8 +18,10 @@ from typing import TypeVar
 import numpy as np
 
 from kd_offline import seeding
-from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.environments.protocol import BatchedEnvironment, FullyObservable
+from kd_offline.environments.stepping import full_spec
+from kd_offline.errors import MismatchError, UserCodeError
+from kd_offline.schemas.environment import Blocks, EnvironmentSpec, FullObservation
 from kd_offline.testing.conformance import ConformanceError
 from kd_offline.types import Array, BoolArray, IntArray, Outcome, SeedArray, View
 
@@ -52,13 +54,16 @@ def check_environment(
     An agent that is not alive waits or is gone: one that waits sees something and has no legal
     action, one that is gone sees zeros; in every view of a running episode some agent is alive.
 
+    Full observations, where the environment gives them, follow the rules of observations, and
+    episodes are the same whether anybody asks for them or not.
+
     The rules, by the name an error begins with: ``spec``, ``view``, ``outcome``, ``ends``,
     ``finished``, ``fresh arrays``, ``determinism``, ``batch independence``, ``reset_where``.
     """
     first = make()
     steps = first.spec.episode_limit + 3 if steps is None else steps
     several = np.array(seeds, np.uint64)
-    _check_spec(first.spec)
+    _check_spec(first)
     reference = _play(first, several, steps)
     first.close()
     _check_replay(make, several, steps, reference)
@@ -76,31 +81,69 @@ class _Episodes:
     outcomes: list[Outcome] = field(default_factory=list)
 
 
-def _check_spec(spec: EnvironmentSpec) -> None:
-    for agent, width in zip(spec.agents, spec.obs_widths, strict=True):
-        covered = np.zeros(width, int)
-        for block, ranges in spec.blocks[agent].items():
-            for start, stop in ranges:
-                inside = 0 <= start < stop <= width
-                _rule("spec", inside, f"block {block!r} of {agent!r} leaves its {width} features")
-                covered[start:stop] += 1
-        _rule("spec", bool((covered == 1).all()), f"blocks of {agent!r} overlap or leave gaps")
+def _full_of(env: BatchedEnvironment) -> FullObservation | None:
+    return env.full if isinstance(env, FullyObservable) else None
+
+
+def _check_spec(env: BatchedEnvironment) -> None:
+    spec, full = env.spec, _full_of(env)
+    _check_blocks(spec, spec.obs_widths, spec.blocks, "")
+    if full is not None:
+        _rule("spec", spec.full is None, "spec.full is for the loops that use it: leave it None")
+        try:
+            full_spec(env)
+        except (MismatchError, UserCodeError) as error:
+            _rule("spec", False, str(error))
+        _check_blocks(spec, full.widths, full.blocks, "full ")
     for names, count in zip(spec.action_names, spec.action_counts, strict=True):
         _rule("spec", len(names) == count > 0, f"{len(names)} action names for {count} actions")
     concatenated = not spec.state_is_obs or spec.state_width == sum(spec.obs_widths)
     _rule("spec", concatenated, "state_is_obs, but the widths do not add up to the state's")
 
 
-def _play(env: BatchedEnvironment, seeds: SeedArray, steps: int) -> _Episodes:
+def _check_blocks(
+    spec: EnvironmentSpec, widths: Sequence[int], blocks_by_agent: Blocks, kind: str
+) -> None:
+    for agent, width in zip(spec.agents, widths, strict=True):
+        covered = np.zeros(width, int)
+        for block, ranges in blocks_by_agent[agent].items():
+            for start, stop in ranges:
+                inside = 0 <= start < stop <= width
+                what = f"{kind}block {block!r} of {agent!r} leaves its {width} features"
+                _rule("spec", inside, what)
+                covered[start:stop] += 1
+        complete = bool((covered == 1).all())
+        _rule("spec", complete, f"{kind}blocks of {agent!r} overlap or leave gaps")
+
+
+def _look(env: BatchedEnvironment, view: View, *, full: bool) -> View:
+    """Return a view with full observations, where the environment gives them and ``full``."""
+    _rule("view", view.obs_full is None, "obs_full is for the loops that use it: leave it None")
+    described = _full_of(env) if full else None
+    if described is None or not isinstance(env, FullyObservable):
+        return view
+    values = env.full_observations()
+    shape = (len(view.obs), env.spec.n_agents, described.width)
+    _array("view", "full_observations", values, shape, np.float32)
+    unused = np.arange(described.width) >= np.array(described.widths)[:, None]
+    _rule("view", not values[:, unused].any(), "padding of full_observations is not zero")
+    _rule("view", bool(np.isfinite(values).all()), "full_observations is not finite")
+    gone = ~view.alive & ~view.obs.any(axis=-1)
+    _rule("view", not values[gone].any(), "full_observations of an agent that is gone are not zero")
+    return dataclasses.replace(view, obs_full=values)
+
+
+def _play(env: BatchedEnvironment, seeds: SeedArray, steps: int, *, full: bool = True) -> _Episodes:
     """Play random legal actions and check every view and outcome."""
     returned, played = _Episodes(), _Episodes()
-    returned.views.append(env.reset(seeds))
+    returned.views.append(_look(env, env.reset(seeds), full=full))
     played.views.append(_copy_view(returned.views[0]))
     _check_view(env.spec, returned.views[0], len(seeds))
     some_alive = bool(returned.views[0].alive.any(axis=-1).all())
     _rule("ends", some_alive, "a slot has no agent alive and yet begins")
     for step in range(steps):
         outcome = env.step(_actions(seeds, step, played.views[-1]))
+        outcome = dataclasses.replace(outcome, view=_look(env, outcome.view, full=full))
         _check_view(env.spec, outcome.view, len(seeds))
         _check_outcome(env.spec, outcome, len(seeds))
         returned.views.append(outcome.view)
@@ -177,8 +220,9 @@ def _check_replay(
 ) -> None:
     """Play the same episodes in a new environment, then once more in the same one."""
     env = make()
-    for attempt in ("in a new environment", "after a second reset"):
-        _compare("determinism", attempt, reference, _play(env, seeds, steps), np.arange(len(seeds)))
+    for attempt, full in (("in a new environment", False), ("after a second reset", True)):
+        again = _play(env, seeds, steps, full=full)
+        _compare("determinism", attempt, reference, again, np.arange(len(seeds)))
     env.close()
 
 
@@ -206,7 +250,7 @@ def _check_reset_where(
     for step in range(moment):
         view = env.step(_actions(seeds, step, view)).view
     restarted = np.arange(len(seeds)) % 2 == 0
-    view = env.reset_where(restarted, seeds)
+    view = _look(env, env.reset_where(restarted, seeds), full=True)
     _check_restarted(view, restarted, reference.views[moment], reference.views[0])
     for step in range(moment, len(reference.outcomes)):
         continued_actions, restarted_actions = (
@@ -214,10 +258,10 @@ def _check_reset_where(
             _actions(seeds, step - moment, view),
         )
         outcome = env.step(np.where(restarted[:, None], restarted_actions, continued_actions))
-        view = outcome.view
+        view = _look(env, outcome.view, full=True)
         continued, fresh = reference.outcomes[step], reference.outcomes[step - moment]
         _check_restarted(outcome, restarted, continued, fresh)
-        _check_restarted(outcome.view, restarted, continued.view, fresh.view)
+        _check_restarted(view, restarted, continued.view, fresh.view)
     env.close()
 
 
@@ -250,8 +294,10 @@ def _actions(seeds: SeedArray, step: int, view: View) -> IntArray:
 def _fields(one: _Record, other: _Record) -> Iterator[tuple[str, Array, Array]]:
     # The loop that steps an environment fills in last_actions; the environment leaves it out.
     for item in dataclasses.fields(one):
-        if item.name not in ("view", "last_actions"):
-            yield item.name, getattr(one, item.name), getattr(other, item.name)
+        former, latter = getattr(one, item.name), getattr(other, item.name)
+        if item.name in ("view", "last_actions") or former is None or latter is None:
+            continue
+        yield item.name, former, latter
 
 
 def _all_fields(one: _Episodes, other: _Episodes) -> Iterator[tuple[str, Array, Array]]:

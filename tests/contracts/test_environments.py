@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kd_offline.environments import load
+from kd_offline.environments.grid import predator_prey
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.testing.environments import ConformanceError, check_environment
 from kd_offline.types import View
@@ -222,6 +223,67 @@ def test_a_slot_that_runs_on_after_its_end_is_found() -> None:
 
     with pytest.raises(ConformanceError, match="finished: obs of a finished slot changes"):
         check_environment(RunsOn)
+
+
+class Sighted(Broken):
+    """A correct environment whose full observations pass through ``show(self, values)``."""
+
+    def __init__(self, show: Callable[[Any, Any], Any], **described: Any) -> None:
+        super().__init__(lambda env, answer: answer)
+        self.inner = self.board = predator_prey.load(
+            size=3, n_predators=4, n_prey=4, view=3, episode_limit=20
+        )
+        self.spec, self.show, self.calls = self.inner.spec, show, 0
+        full = self.board.full
+        assert full is not None
+        self.full = full.model_copy(update=described)
+
+    def full_observations(self) -> Any:
+        self.calls += 1
+        return self.show(self, self.board.full_observations())
+
+
+def meddles(env: Sighted, values: Any) -> Any:
+    env.board._seeds += np.uint64(1)  # of the draws by which prey wander
+    return values
+
+
+@pytest.mark.parametrize(
+    ("show", "rule"),
+    [
+        (lambda env, values: values.astype(float), "view: full_observations is float64"),
+        (lambda env, values: values[:, :, 1:], r"view: full_observations has shape"),
+        (lambda env, values: values / np.float32(0), "view: full_observations is not finite"),
+        (lambda env, values: values + np.float32(1), "view: full_observations of an agent that is"),
+        (lambda env, values: values * np.float32(env.calls), "finished: obs_full of a finished"),
+        (meddles, "determinism: obs differs in a new environment"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_broken_full_observations_are_found(show: Any, rule: str) -> None:
+    with pytest.raises(ConformanceError, match=rule):
+        check_environment(lambda: Sighted(show))
+
+
+def test_full_observations_in_the_same_clothes_pass() -> None:
+    check_environment(lambda: Sighted(lambda _, values: values))
+
+
+def test_what_an_environment_says_of_full_observations_is_checked() -> None:
+    with pytest.raises(ConformanceError, match="spec: full blocks of 'predator_0' overlap or"):
+        check_environment(
+            lambda: Sighted(
+                lambda _, values: values, blocks={f"predator_{i}": {} for i in range(4)}
+            )
+        )
+
+
+def test_full_observations_that_the_environment_puts_into_a_view_are_found() -> None:
+    def shows(_: Broken, answer: Any) -> Any:
+        return with_view(answer, obs_full=view_of(answer).obs)
+
+    with pytest.raises(ConformanceError, match="view: obs_full is for the loops"):
+        check_environment(lambda: Broken(shows))
 
 
 def test_blocks_that_overlap_are_found() -> None:

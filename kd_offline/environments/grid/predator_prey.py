@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from kd_offline.environments.settings import parsed
 from kd_offline.errors import UsageError
 from kd_offline.schemas.bounds import Steps
-from kd_offline.schemas.environment import EnvironmentSpec, Strict
+from kd_offline.schemas.environment import EnvironmentSpec, FullObservation, Strict
 from kd_offline.seeding import uniforms
 from kd_offline.types import (
     Array,
@@ -80,6 +80,20 @@ class PredatorPrey:
     def spec(self) -> EnvironmentSpec:
         """Static description: names, widths, blocks, sides."""
         return self._spec
+
+    @property
+    def full(self) -> FullObservation | None:
+        """A window that shows the whole board from every cell; None where ``view`` does."""
+        n, whole = self._spec.n_agents, self._whole
+        if self._settings.view >= whole:
+            return None
+        return FullObservation(
+            widths=(3 * whole**2 + 2,) * n, blocks=dict.fromkeys(self._spec.agents, _blocks(whole))
+        )
+
+    def full_observations(self) -> Float32Array:
+        """Return observations through that window: float32 [B, N, F]."""
+        return self._obs(self._whole)
 
     def reset(self, seeds: SeedArray) -> View:
         """Start ``B = len(seeds)`` episodes; see ``BatchedEnvironment.reset``."""
@@ -173,32 +187,45 @@ class PredatorPrey:
             raise UsageError(msg)
         return np.where(acting, chosen, 0)
 
+    @property
+    def _whole(self) -> int:
+        """Cells along a side of a window that shows the whole board."""
+        return 2 * self._settings.size - 1
+
+    def _obs(self, view: int) -> Float32Array:
+        """Return what predators see through windows of ``view`` x ``view`` cells: [B, N, O]."""
+        board = self._board
+        here = board.predators / max(1, board.size - 1)
+        seen = np.concatenate([*windows(board, view), here], -1).astype(np.float32)
+        return seen * board.predators_alive[..., None]
+
     def _view(self) -> View:
         board, s = self._board, self._settings
         alive = board.predators_alive.copy()
         legal = np.concatenate([board.inside(), board.beside().any(-1, keepdims=True)], -1)
         legal &= alive[..., None]
-        here = board.predators / max(1, s.size - 1)
-        seen = [*windows(board, s.view), here]
-        obs = np.concatenate(seen, -1).astype(np.float32) * alive[..., None]
         clock = (self._steps / s.episode_limit)[:, None]
         state = np.concatenate([*(p.reshape(len(p), -1) for p in board.planes()), clock], -1)
-        return View(obs, state.astype(np.float32), legal, alive)
+        return View(self._obs(s.view), state.astype(np.float32), legal, alive)
+
+
+def _blocks(view: int) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Return the blocks of what a predator sees through a window of ``view`` x ``view`` cells."""
+    cells = view**2
+    names = ("predators", "prey", "walls")
+    planes = {name: ((k * cells, (k + 1) * cells),) for k, name in enumerate(names)}
+    return {**planes, "own_position": ((3 * cells, 3 * cells + 2),)}
 
 
 def _spec(settings: PredatorPreySettings) -> EnvironmentSpec:
     agents = tuple(f"predator_{i}" for i in range(settings.n_predators))
-    cells = settings.view**2
-    names = ("predators", "prey", "walls")
-    blocks = {name: ((k * cells, (k + 1) * cells),) for k, name in enumerate(names)}
-    blocks["own_position"] = ((3 * cells, 3 * cells + 2),)
     n = len(agents)
     return EnvironmentSpec(
         id=NAME,
         version="1",
         kwargs=settings.model_dump(),
         agents=agents,
-        obs_widths=(3 * cells + 2,) * n,
+        obs_widths=(3 * settings.view**2 + 2,) * n,
         action_counts=(len(ACTIONS),) * n,
         action_names=(ACTIONS,) * n,
         episode_limit=settings.episode_limit,
@@ -206,7 +233,7 @@ def _spec(settings: PredatorPreySettings) -> EnvironmentSpec:
         sides={"predators": agents},
         state_width=2 * settings.size**2 + 1,
         state_is_obs=False,
-        blocks=dict.fromkeys(agents, blocks),
+        blocks=dict.fromkeys(agents, _blocks(settings.view)),
     )
 
 

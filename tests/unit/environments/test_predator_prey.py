@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from kd_offline.environments import load
+from kd_offline.environments.grid import predator_prey
 from kd_offline.environments.grid.predator_prey import ACTIONS, PredatorPrey
 from kd_offline.errors import UsageError
 
@@ -109,6 +110,43 @@ def test_the_window_shows_what_is_there():
         "walls": ((18, 27),),
         "own_position": ((27, 29),),
     }
+
+
+def test_a_full_observation_is_a_window_that_shows_the_whole_board():
+    env, view = stage([(0, 0), (2, 2)], [(2, 0)], size=3, view=3)
+    assert not view.obs[0, 0, 9:18].any()  # the prey is out of sight
+    full = env.full_observations()
+    predators, prey, walls, place = np.split(full[0, 0], [25, 50, 75])
+    assert np.argwhere(predators.reshape(5, 5)).tolist() == [[4, 4]]
+    assert np.argwhere(prey.reshape(5, 5)).tolist() == [[4, 2]]
+    assert walls.reshape(5, 5).tolist() == [[1] * 5] * 2 + [[1, 1, 0, 0, 0]] * 3
+    assert place.tolist() == [0.0, 0.0]
+    blocks = env.full.blocks["predator_1"]
+    assert list(blocks) == list(env.spec.blocks["predator_1"])
+    assert blocks["own_position"] == ((75, 77),)
+    assert env.full.widths == (77, 77)
+
+
+def test_full_observations_are_what_unlimited_sight_shows():
+    board = {"size": 4, "n_predators": 3, "n_prey": 2, "episode_limit": 12}
+    near, far = (predator_prey.load(view=view, **board) for view in (3, 7))
+    assert far.full is None
+    assert near.full is not None
+    assert near.full.blocks == far.spec.blocks
+    assert near.full.widths == far.spec.obs_widths
+    seeds, rng = np.arange(6, dtype=np.uint64), np.random.default_rng(0)
+    views = near.reset(seeds), far.reset(seeds)
+    for _ in range(12):
+        np.testing.assert_array_equal(near.full_observations(), views[1].obs)
+        actions = rng.integers(0, 6, (6, 3))
+        views = near.step(actions).view, far.step(actions).view
+
+
+def test_the_window_is_the_middle_of_what_is_there_in_full():
+    env = predator_prey.load(size=6, view=3, n_predators=3, n_prey=3)
+    seen = env.reset(np.arange(4, dtype=np.uint64)).obs[..., :27].reshape(4, 3, 3, 3, 3)
+    full = env.full_observations()[..., :-2].reshape(4, 3, 3, 11, 11)
+    np.testing.assert_array_equal(full[..., 4:7, 4:7], seen)
 
 
 def test_the_state_shows_the_board():

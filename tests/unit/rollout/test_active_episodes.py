@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from kd_offline.environments import stepping
+from kd_offline.environments.grid import predator_prey
 from kd_offline.experts import checkpoint
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.policy_team import NetworkPolicy
 from kd_offline.experts.value_team import ValuePolicy
 from kd_offline.rollout import active_episodes
+from kd_offline.rollout.active_episodes import select
 from kd_offline.rollout.collect import collect
 from kd_offline.rollout.play import sampled
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
@@ -118,3 +121,12 @@ def test_a_small_batch_is_left_alone():
     )
     collect(TargetsEnvironment(), made, seeds, sampled(seeds))
     assert set(made.rows) == {2 * active_episodes.FEWEST - 1}
+
+
+def test_the_view_of_some_episodes_holds_every_array_that_the_whole_view_holds():
+    environment = predator_prey.load(size=4, n_predators=2, n_prey=2, view=3)
+    view = stepping.reset(environment, np.arange(5, dtype=np.uint64), environment.full)
+    chosen = select(view, np.array([3, 1]))
+    np.testing.assert_array_equal(chosen.obs_full, view.obs_full[[3, 1]])
+    np.testing.assert_array_equal(chosen.state, view.state[[3, 1]])
+    assert chosen.last_actions is None

@@ -3,11 +3,12 @@ import itertools
 import numpy as np
 import pytest
 
+from kd_offline.environments import load
 from kd_offline.errors import MismatchError
 from kd_offline.evaluation.rollout import rollout
 from kd_offline.rollout.collect import collect
 from kd_offline.rollout.play import Play, drawn, greedy, sampled
-from kd_offline.rollout.policies import RandomPolicy
+from kd_offline.rollout.policies import MixedTeam, RandomPolicy
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.targets import TargetsEnvironment, TargetsPolicy
 from kd_offline.types import PolicyOutput
@@ -51,6 +52,66 @@ def test_what_is_kept_and_what_is_summed_are_the_same_episodes():
     np.testing.assert_allclose(sums.returns, reward)
     np.testing.assert_array_equal(sums.lengths, kept.length)
     np.testing.assert_array_equal(sums.won, kept.won)
+
+
+class Sighted:
+    """A policy that acts by full observations; it keeps what it was shown."""
+
+    needs_full = True
+
+    def start(self, seeds):
+        return []
+
+    def act(self, view, memory):
+        logits = np.where(view.available_actions, 0.0, -1.0).astype(np.float32)
+        return PolicyOutput(logits), [*memory, view.obs_full]
+
+
+def board(**settings):
+    return load("grid/predator_prey", size=4, n_predators=2, n_prey=1, view=3, **settings)
+
+
+def last_view(policy, **asked):
+    play = Play(board(), policy, SEEDS[:3], **asked)
+    step = next(play.steps(greedy))
+    return step.view, play
+
+
+def test_full_observations_are_there_where_the_policy_acts_by_them_and_only_there():
+    view, _ = last_view(Sighted())
+    np.testing.assert_array_equal(view.obs_full, fresh_full())
+    assert last_view(RandomPolicy())[0].obs_full is None
+
+
+def fresh_full():
+    environment = board()
+    environment.reset(SEEDS[:3])
+    return environment.full_observations()
+
+
+def test_full_observations_are_there_where_a_member_of_the_team_acts_by_them():
+    team = MixedTeam((RandomPolicy(), Sighted()), (0, 1))
+    assert last_view(team)[0].obs_full is not None
+    rollout(board(), RandomPolicy(), SEEDS[:3], greedy=True, reference=Sighted())
+
+
+def test_full_observations_are_there_where_they_are_asked_for():
+    view, _ = last_view(RandomPolicy(), full=True)
+    np.testing.assert_array_equal(view.obs_full, fresh_full())
+    kept = collect(board(), RandomPolicy(), SEEDS[:3], sampled(SEEDS[:3]), full=True)
+    assert kept.steps["obs_full"].shape == (len(kept.valid), 3, 2, 3 * 49 + 2)
+    assert kept.final["obs_full"].shape == (3, 2, 3 * 49 + 2)
+    np.testing.assert_array_equal(kept.view(0).obs_full, fresh_full())
+
+
+def test_asking_for_full_observations_changes_no_episode():
+    plain, full = (
+        collect(board(), RandomPolicy(), SEEDS[:5], sampled(SEEDS[:5]), full=asked)
+        for asked in (False, True)
+    )
+    assert full.steps.keys() - plain.steps.keys() == {"obs_full"}
+    for name, values in plain.steps.items():
+        np.testing.assert_array_equal(full.steps[name], values)
 
 
 class Narrow:
