@@ -10,7 +10,7 @@ from torch import Tensor
 
 def side_mean(reward: Tensor, side_of: Tensor) -> Tensor:
     """Return each agent's reward [..., N] averaged over its side (``side_of``: int [N])."""
-    same_side = _same_side(side_of).to(reward.dtype)
+    same_side = _same_side(side_of).to(reward)
     return reward @ (same_side / same_side.sum(0))
 
 

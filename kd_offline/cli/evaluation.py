@@ -60,6 +60,7 @@ def evaluate(
     opponents: options.RecordedOpponents = None,
     profile: options.Profiles = None,
     batch: Annotated[int, typer.Option(help="Episodes played at once.")] = 1000,
+    accelerator: options.Accelerator = None,
     threads: options.Threads = None,
     track: options.Track = None,
     json: options.Json = False,
@@ -90,6 +91,7 @@ def evaluate(
             engine=engine,
             environment=environment,
             opponents=opponents or (),
+            accelerator=accelerator or "cpu",
             observers=options.observers(track),
         )
     if json:

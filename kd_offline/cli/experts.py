@@ -36,6 +36,7 @@ _SETTINGS = {
     "critic": Setting("architecture.critic", help="central or local, of mappo"),
     "frames": Setting("frames"),
     "seed": Setting("seed"),
+    "accelerator": Setting("accelerator"),
     "opponents": Setting("opponents"),
     "teacher": Setting(
         "kickstart.teacher",

@@ -64,6 +64,14 @@ Threads = Annotated[
         help="Threads to compute with; part of what decides the bits.  [default: 2]",
     ),
 ]
+Accelerator = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.one_of("cpu", "cuda", "mps", "auto"),
+        help="What networks are computed on: cpu, cuda, mps or auto, a GPU where there is one.  "
+        "[default: cpu]",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Environment = Annotated[

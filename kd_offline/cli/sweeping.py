@@ -83,12 +83,7 @@ def sweep(
         typer.Option(autocompletion=completion.masks, help="Stored mask.  [default: full]"),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
-    accelerator: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=completion.one_of("cpu", "cuda", "mps", "auto"), help="As for distill."
-        ),
-    ] = None,
+    accelerator: options.Accelerator = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
     track: options.Track = None,

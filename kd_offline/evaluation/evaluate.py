@@ -25,6 +25,7 @@ from kd_offline.evaluation.play import (
 from kd_offline.evaluation.rollout import DEFAULT_BATCH
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.teams import predictions
+from kd_offline.networks.accelerator import device_named, moved
 from kd_offline.networks.arithmetic import Shape
 from kd_offline.networks.threads import computing_with
 from kd_offline.runs.folder import RunFolder, open_run
@@ -94,6 +95,7 @@ def evaluate(
     engine: str | None = None,
     environment: str | None = None,
     opponents: Sequence[str] = (),
+    accelerator: str = "cpu",
     observers: Sequence[Observer] = (),
 ) -> EvaluationReport:
     """Measure retention and cost of the students of a run, and write ``evaluation.json`` there.
@@ -131,16 +133,21 @@ def evaluate(
         :mod:`kd_offline.code_guard`.
     opponents : sequence of str
         Experts that the file of an expert may name as its opponents, beside bundled ones.
+    accelerator : str
+        What the students and experts of our networks are computed on: ``cpu``, ``cuda``, ``mps`` or
+        ``auto``, which is a GPU where there is one. Exports, and experts of other libraries, are
+        computed as always.
     observers : sequence of Observer
         They receive the number of finished rollouts, and the results as metrics.
 
     Raises
     ------
     UsageError, CheckpointError, MismatchError
-        The run, the expert or the ceiling cannot be used.
+        The run, the expert, the ceiling or the accelerator cannot be used.
     """
     started = time.perf_counter()
     plan = Plan(episodes, seed, tuple(modes), cross_play, batch)
+    device = device_named(accelerator)
     devices = [hardware.load(profile) for profile in profiles]
     folder = open_run(run)
     _check_engine(export, engine)
@@ -165,6 +172,8 @@ def evaluate(
             environment=environment,
             opponents=opponents,
         )
+        for policy in setup.policies.all:
+            moved(policy, device)
         try:
             measurements = measure(setup.environment, setup.policies, setup.seeds, plan, observer)
             cost = measure_cost(setup, measurements)
@@ -175,8 +184,9 @@ def evaluate(
                 "predictions": predictions(cost, devices),
                 "command": _command(
                     *(run, plan, expert, ceiling, expert_recipe, profiles, export, engine),
-                    *(environment, opponents),
+                    *(environment, opponents, accelerator),
                 ),
+                "accelerator": None if accelerator == "cpu" else device.type,
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
@@ -323,6 +333,7 @@ def _command(
     engine: str | None = None,
     environment: str | None = None,
     opponents: Sequence[str] = (),
+    accelerator: str = "cpu",
 ) -> str:
     return command_text(
         *("evaluate", run),
@@ -338,4 +349,5 @@ def _command(
         engine=engine,
         environment=environment,
         opponents=list(opponents),
+        accelerator=None if accelerator == "cpu" else accelerator,
     )

@@ -29,6 +29,12 @@ class PolicySet:
     ceiling: TeamPolicy | None = None
     ceiling_sides: tuple[str, ...] | None = None
 
+    @property
+    def all(self) -> tuple[TeamPolicy, ...]:
+        """Every policy."""
+        ceiling = () if self.ceiling is None else (self.ceiling,)
+        return (self.expert, *self.students, *ceiling)
+
     def ceiling_of(self, side: str) -> TeamPolicy | None:
         """Return the ceiling of a side; None where there is none."""
         plays = self.ceiling_sides is None or side in self.ceiling_sides

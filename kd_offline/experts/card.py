@@ -59,6 +59,11 @@ class ExpertCard(Document):
     finished: bool
     greedy: GreedyScore | None = None
     software: dict[str, str] = Field(default_factory=dict)
+    device: str = Field(
+        default="cpu",
+        exclude_if=lambda name: name == "cpu",
+        description="what it was trained on: what recipe.accelerator came to",
+    )
     parts: tuple[PartRecord, ...] = Field(
         default=(),
         description="that installed plug-ins added: algorithm or environment",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from kd_offline.errors import MismatchError
 from kd_offline.experts.algorithms import ALGORITHMS
@@ -14,6 +15,7 @@ from kd_offline.experts.algorithms.base import Team
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.parameter_sharing import actor_groups
 from kd_offline.experts.protocol import Expert
+from kd_offline.networks.accelerator import moved
 from kd_offline.networks.arithmetic import Shape, ValuePart, compacted
 from kd_offline.rollout.active_episodes import Selective
 from kd_offline.schemas.dataset import ExpertRecord
@@ -44,6 +46,11 @@ class TrainedExpert:
     reference: str
     with_value: bool = True
     opponents: Expert | None = None  # plays the sides that it did not learn
+
+    def to(self, device: torch.device) -> None:
+        """Compute on ``device`` from now on: what of it can, its opponents too."""
+        for part in (self.team, self.opponents):
+            moved(part, device)
 
     def start(self, seeds: SeedArray) -> tuple[Any, ...]:
         """Return the memory at the start of episodes, its own and its opponents'."""

@@ -77,7 +77,7 @@ class ActionSumCritic(JointCritic):
 
     def forward(self, features: Tensor, actions: Tensor, alive: Tensor, state: Tensor) -> Tensor:
         """Return the value of ``actions``, int64 [..., N], under ``state`` [..., S]: [...]."""
-        one_hot = torch.eye(features.shape[-1], dtype=features.dtype)[actions]
+        one_hot = torch.eye(features.shape[-1]).to(features)[actions]
         pairs = self.encode(torch.cat([features, one_hot], -1)) * alive.unsqueeze(-1)
         return torch.as_tensor(self.mix(torch.cat([pairs.sum(-2), state], -1))[..., 0])
 

@@ -39,11 +39,11 @@ class TeamValue:
         Credit is d q_tot / d q_i at these actions: how much the team value increases with the
         agent's own value. It is 0 for an agent that does not count.
         """
-        index = torch.from_numpy(actions).long().clamp(0, self.q.shape[-1] - 1)
+        index = torch.from_numpy(actions).to(self.q.device).long().clamp(0, self.q.shape[-1] - 1)
         chosen_values = self.q.gather(-1, index.unsqueeze(-1)).squeeze(-1) * self.counts
         joint = JointAction(index.masked_fill(~self.counts, -1), self._greedy())
         credit = self.mixer.credit(chosen_values, self.state, joint) * self.counts
-        return self._raw(self.mixer(chosen_values, self.state, joint)), credit.numpy()
+        return self._raw(self.mixer(chosen_values, self.state, joint)), credit.cpu().numpy()
 
     def output(self, logits: Float32Array, embedding: Float32Array) -> PolicyOutput:
         """Return the outputs of a policy that acts by these values.
@@ -66,7 +66,7 @@ class TeamValue:
         return best_legal(self.q, self.available) * self.counts
 
     def _raw(self, values: Tensor) -> Float32Array:
-        return (values * self.scale).float().numpy()
+        return (values * self.scale).float().cpu().numpy()
 
 
 def best_legal(q: Tensor, available: Tensor) -> Tensor:

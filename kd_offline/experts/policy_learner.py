@@ -23,6 +23,7 @@ from kd_offline.experts.load import load
 from kd_offline.experts.policy_team import NORM, NetworkPolicy, PolicyTeam
 from kd_offline.experts.ppo import Pull
 from kd_offline.experts.protocol import Expert
+from kd_offline.networks.accelerator import moved
 from kd_offline.rollout.active_episodes import ActiveEpisodePolicy
 from kd_offline.rollout.collect import Trajectories
 from kd_offline.rollout.policies import MixedTeam
@@ -49,6 +50,8 @@ class PolicyLearner:
         )
         self.opponents = _opponents(self.recipe, self.spec)
         self.teacher = Teacher.of(self.recipe.kickstart, self.spec, self.recipe.opponents)
+        for other in (self.opponents, self.teacher and self.teacher.expert):
+            moved(other, self.team.model.device)
 
     @property
     def against(self) -> str:

@@ -33,15 +33,17 @@ class NetworkPolicy:
     @torch.inference_mode()
     def act(self, view: View, memory: Memory) -> tuple[PolicyOutput, Memory]:
         """Return logits, embeddings and values in raw reward units."""
-        obs, last = torch.from_numpy(view.obs), view.last_actions
-        last_actions = None if last is None else torch.from_numpy(last)
+        device, last = self._model.device, view.last_actions
+        obs = torch.from_numpy(view.obs).to(device)
+        last_actions = None if last is None else torch.from_numpy(last).to(device)
         logits, embedding, memory = self._model.act(obs, memory, last_actions)
         value = None
         if self._with_value:
-            normal, memory = self._model.value(torch.from_numpy(view.state), obs, memory)
+            state = torch.from_numpy(view.state).to(device)
+            normal, memory = self._model.value(state, obs, memory)
             mean, deviation = self._norm.statistics(self._model.side_of)
-            value = (normal * deviation + mean).numpy()
-        return PolicyOutput(logits.numpy(), embedding.numpy(), value), memory
+            value = (normal.cpu() * deviation + mean).numpy()
+        return PolicyOutput(logits.cpu().numpy(), embedding.cpu().numpy(), value), memory
 
     def keep(self, memory: Memory, episodes: IntArray) -> Memory:
         """Return the memory of some episodes of a batch."""
@@ -67,6 +69,10 @@ class PolicyTeam:
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Load what :meth:`weights` returned and freeze the networks."""
         load_frozen(self.model, self.norm, weights)
+
+    def to(self, device: torch.device) -> None:
+        """Compute on ``device`` from now on; the value normalisation stays on the processor."""
+        self.model.to(device)
 
     def parameter_counts(self) -> dict[str, int]:
         """Return the number of parameters of the actors and of the critics."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +60,10 @@ class Pull:
         """Return the pull of some steps of some episodes."""
         return Pull(self.weight, self.teacher[index])
 
+    def to(self, device: torch.device) -> Pull:
+        """Return the pull on ``device``."""
+        return Pull(self.weight, self.teacher.to(device))
+
     def divergence(self, policy: Learned) -> Tensor:
         """Return KL(teacher || policy) in nats, [T, B, N]."""
         return policy.restored(self.teacher, policy.available).kl(policy)
@@ -85,8 +91,15 @@ class Batch:
         """Return the episodes ``rows``, up to the last step in which any agent acts."""
         acting = self.weight[:, rows].flatten(1).any(1).nonzero()
         steps = int(acting[-1]) + 1 if len(acting) else 1
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return Batch(**{k: x[:steps, rows] for k, x in fields.items() if x is not None})
+        return self._each(lambda x: x[:steps, rows])
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on ``device``."""
+        return self._each(lambda x: x.to(device))
+
+    def _each(self, change: Callable[[Any], Any]) -> Batch:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return Batch(**{name: change(x) for name, x in values.items() if x is not None})
 
 
 def make_batch(
@@ -173,8 +186,9 @@ def update(
 
 
 def _loss(model: ActorCritic, batch: Batch, recipe: PolicyRecipe) -> tuple[Tensor, Tensor]:
-    previous_actions = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions[:-1]])
     lengths = steps_that_count(batch.weight > 0)
+    batch = batch.to(model.device)
+    previous_actions = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions[:-1]])
     logits = model.act_episodes(batch.obs, previous_actions, lengths)
     value = model.value_episodes(batch.state, batch.obs, lengths)
     policy = distributions.learned(model.spec)(logits, batch.available)
@@ -192,7 +206,7 @@ def _loss(model: ActorCritic, batch: Batch, recipe: PolicyRecipe) -> tuple[Tenso
     errors = [_huber(v - batch.target, recipe.huber_delta) for v in (value, clipped_value)]
     value_loss = mean(torch.maximum(*errors))
     loss = value_loss - gain - recipe.entropy * entropy
-    away = torch.zeros(())
+    away = entropy.new_zeros(())
     if batch.pull is not None:
         away = mean(batch.pull.divergence(policy))
         loss = loss + batch.pull.weight * away

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -33,6 +33,10 @@ class Batch:
     terminated: Tensor  # bool [T, B]
     truncated: Tensor  # bool [T, B]
     valid: Tensor  # bool [T, B]
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on ``device``."""
+        return Batch(*(getattr(self, each.name).to(device) for each in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,11 @@ class ActorCritic(nn.Module):
             inputs, self.architecture.critic_trunk, self.architecture.critic_gru, outputs=1
         )
 
+    @property
+    def device(self) -> torch.device:
+        """What the networks are computed on."""
+        return self.place.device
+
     def start(self, batch: int) -> Memory:
         """Return the memory of ``batch`` fresh episodes."""
         actors = [
@@ -134,7 +139,8 @@ class ActorCritic(nn.Module):
         """
         b = len(obs)
         visible = ((obs - self.mean) / self.std if self.scaled else obs) * self.mask
-        previous_actions = torch.full(obs.shape[:2], -1) if last_actions is None else last_actions
+        if last_actions is None:
+            last_actions = torch.full(obs.shape[:2], -1, device=obs.device)
         widest = max(g.shape.embedding for g in self.groups)
         logits = obs.new_zeros(b, self.spec.n_agents, self.spec.action_count)
         embedding = obs.new_zeros(b, self.spec.n_agents, widest)
@@ -147,8 +153,8 @@ class ActorCritic(nn.Module):
             current = visible[:, agents, :width].flatten(0, 1)
             last = current if memory.seen is None else memory.seen[:, agents, :width].flatten(0, 1)
             n = len(agents)
-            ids = torch.eye(n).expand(b, n, n).flatten(0, 1)
-            x = self._inputs(group, current, last, previous_actions[:, agents].flatten(), ids)
+            ids = torch.eye(n, device=obs.device).expand(b, n, n).flatten(0, 1)
+            x = self._inputs(group, current, last, last_actions[:, agents].flatten(), ids)
             out, hidden, own = actor(x.unsqueeze(0), own.unsqueeze(0))
             logits[:, agents, : out.shape[-1]] = out.view(b, n, -1)
             embedding[:, agents, : hidden.shape[-1]] = hidden.view(b, n, -1)
@@ -160,8 +166,8 @@ class ActorCritic(nn.Module):
         """Return the logits of whole episodes, [T, B, N, A], that :meth:`act` gives step by step.
 
         ``obs``: float [T, B, N, O]; ``last_actions``: int64 [T, B, N], -1 where there is none;
-        ``lengths``: int64 [B, N], at least 1, how many steps of each agent count. The others are
-        not computed, and their logits are zero.
+        ``lengths``: int64 [B, N], at least 1, how many steps of each agent count, on the processor.
+        The others are not computed, and their logits are zero.
         """
         t, b, n = obs.shape[:3]
         rows, previous_actions = obs.flatten(0, 2), last_actions.flatten()
@@ -173,6 +179,7 @@ class ActorCritic(nn.Module):
             packed_rows, sizes, *_ = pack_padded_sequence(
                 first + steps, lengths[:, agents].flatten(), enforce_sorted=False
             )
+            packed_rows = packed_rows.to(obs.device)
             agent_indices = packed_rows % n
             ids = _one_hot(self.place[agent_indices], len(agents))
             visible = rows[packed_rows, : self.spec.obs_widths[group.agents[0]]]
@@ -181,9 +188,9 @@ class ActorCritic(nn.Module):
                 visible = visible.sub_(self.mean[row, :width]).div_(self.std[row, :width])
             if self.masked:
                 visible *= self.mask[agent_indices, : visible.shape[1]]
-            previous = (
-                visible[steps_before(sizes.tolist())] if self.architecture.motion else visible
-            )
+            previous = visible
+            if self.architecture.motion:
+                previous = visible[steps_before(sizes.tolist(), obs.device)]
             x = self._inputs(group, visible, previous, previous_actions[packed_rows], ids)
             out = actor.packed(x, sizes.tolist(), actor.start(len(first))[0]).outputs
             logits[packed_rows, : out.shape[1]] = out
@@ -225,7 +232,7 @@ class ActorCritic(nn.Module):
             ends = None if lengths is None else lengths[:, agents].flatten()
             visible = obs[:, :, agents, : self.spec.obs_widths[agents[0]]]
             if group.ids:
-                ids = torch.eye(group.ids).expand(t, b, group.ids, group.ids)
+                ids = torch.eye(group.ids, device=obs.device).expand(t, b, group.ids, group.ids)
                 visible = torch.cat([visible, ids], -1)
             out, _, own = critic(visible.flatten(1, 2), own, ends)
             values[:, :, agents] = out.view(t, b, -1)
@@ -280,7 +287,8 @@ def _one_hot(index: Tensor, width: int) -> Tensor:
 def steps_that_count(acting: Tensor) -> Tensor:
     """Return for each agent the steps up to its last one that counts: int64 [B, N], at least 1.
 
-    ``acting``: bool [T, B, N], where outputs of an agent's network are used.
+    ``acting``: bool [T, B, N], where outputs of an agent's network are used. The result is on the
+    processor, as sequences are packed there.
     """
-    numbers = torch.arange(1, len(acting) + 1).view(-1, 1, 1)
-    return (acting * numbers).amax(0).clamp(min=1)
+    numbers = torch.arange(1, len(acting) + 1, device=acting.device).view(-1, 1, 1)
+    return (acting * numbers).amax(0).clamp(min=1).cpu()

@@ -35,6 +35,7 @@ from kd_offline.experts.recipe import recipe_from
 from kd_offline.experts.score import greedy_score, share_won, side_returns
 from kd_offline.file_locks import only_writer
 from kd_offline.files import make_folder
+from kd_offline.networks.accelerator import device_named, moved
 from kd_offline.networks.threads import computing_with
 from kd_offline.rollout.collect import Trajectories, collect_sampled
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -95,17 +96,18 @@ def train(
     StorageError
         The folder holds an expert already, or another process is training there.
     UnknownNameError, UsageError, MismatchError, CheckpointError
-        The recipe names something that does not exist or does not fit.
+        The recipe names something that does not exist or does not fit, such as an accelerator.
     """
     recipe = recipe_from(recipe)
     with computing_with(threads), ExitStack() as stack:
+        device = device_named(recipe.accelerator)
         environment = environments.load(recipe.environment, **recipe.environment_kwargs)
         stack.callback(close_all, [environment])
         output = Path(output)
         exists = output.is_dir()
         if exists:  # before anything is read there that another process may be about to replace
             stack.enter_context(only_writer(output, "training"))
-        run = _start(recipe, environment.spec, output, resume=resume, threads=threads)
+        run = _start(recipe, environment.spec, output, device, resume=resume, threads=threads)
         if run.card.finished:
             _LOG.warning("%s is complete already: nothing was done", output)
             return run.card
@@ -159,7 +161,13 @@ def _finish_training(
 
 
 def _start(
-    recipe: TrainRecipe, spec: EnvironmentSpec, output: Path, *, resume: bool, threads: int
+    recipe: TrainRecipe,
+    spec: EnvironmentSpec,
+    output: Path,
+    device: torch.device,
+    *,
+    resume: bool,
+    threads: int,
 ) -> _Run:
     """Start a training, or load the one in ``output``."""
     exists = (output / checkpoint.CARD).is_file()
@@ -200,10 +208,14 @@ def _start(
             threads=threads,
             finished=False,
             software={"torch": torch.__version__, "numpy": np.__version__},
+            device=device.type,
         )
     team = checkpoint.build(card)
     if not exists and students is not None:
         start.begin(team.actors, students)
+    if not moved(team, device):
+        msg = f"experts of {recipe.algorithm} are trained on the processor alone"
+        raise UsageError(msg, Remedy("leave out or give", settings={"accelerator": "cpu"}))
     card = card.model_copy(update={"parameters": team.parameter_counts()})
     with guarded(recipe.algorithm, "learner"):
         run = _Run(card, ALGORITHMS.load(recipe.algorithm).learner(team, spec, recipe))

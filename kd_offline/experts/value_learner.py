@@ -90,7 +90,7 @@ class ValueLearner:
     optimiser: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.networks = Networks(self.team.model, self.joint)
+        self.networks = Networks(self.team.model, self.joint).to(self.team.actors.device)
         self.replay = Replay(self.recipe.q_learning.buffer_episodes)
         self.targets = copy.deepcopy(self.networks).requires_grad_(False)
         rate = self.recipe.learning_rate
@@ -118,7 +118,7 @@ class ValueLearner:
         scale = unit(self.team.norm)
         rows = []
         for k in range(settings.updates_per_batch):
-            batch = self.replay.sample(settings.batch_episodes, rng)
+            batch = self.replay.sample(settings.batch_episodes, rng).to(self.team.actors.device)
             nets = self.networks, self.targets
             rows.append(update(*nets, self.optimiser, batch, recipe, scale, self.loss_of))
             updates_done = moment.iteration * settings.updates_per_batch + k + 1

@@ -80,6 +80,10 @@ class ValueTeam:
         """Load what :meth:`weights` returned and freeze the networks."""
         load_frozen(self.model, self.norm, weights)
 
+    def to(self, device: torch.device) -> None:
+        """Compute on ``device`` from now on; the unit of values stays on the processor."""
+        self.model.to(device)
+
     def parameter_counts(self) -> dict[str, int]:
         """Return the number of parameters of the agents and of the mixer."""
         return self.model.parameter_counts()
@@ -113,16 +117,18 @@ class ValuePolicy:
     @torch.inference_mode()
     def act(self, view: View, memory: Memory) -> tuple[PolicyOutput, Memory]:
         """Return action values [B, N, A], team values [B], and the logits that it acts by."""
-        last = None if view.last_actions is None else torch.from_numpy(view.last_actions)
-        q, embedding, next_memory = self.model.agents.act(torch.from_numpy(view.obs), memory, last)
-        logits = epsilon_greedy(q.numpy(), view.available_actions, self.epsilon)
-        hidden, scale = embedding.numpy(), unit(self.norm)
+        device, last = self.model.agents.device, view.last_actions
+        last_actions = None if last is None else torch.from_numpy(last).to(device)
+        obs = torch.from_numpy(view.obs).to(device)
+        q, embedding, next_memory = self.model.agents.act(obs, memory, last_actions)
+        logits = epsilon_greedy(q.cpu().numpy(), view.available_actions, self.epsilon)
+        hidden, scale = embedding.cpu().numpy(), unit(self.norm)
         if not self.with_value:
-            raw = (q * scale).numpy()
+            raw = (q * scale).cpu().numpy()
             return PolicyOutput(logits, hidden, q_values=raw), next_memory
-        alive = torch.from_numpy(view.alive)
-        available = torch.from_numpy(view.available_actions)
-        state = torch.from_numpy(view.state)
+        alive = torch.from_numpy(view.alive).to(device)
+        available = torch.from_numpy(view.available_actions).to(device)
+        state = torch.from_numpy(view.state).to(device)
         team_value = TeamValue(self.model.mixer, q, state, alive, available, scale)
         return team_value.output(logits, hidden), next_memory
 

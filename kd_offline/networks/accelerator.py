@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 
 from kd_offline.errors import UsageError
@@ -31,3 +33,22 @@ def device_named(name: str) -> torch.device:
         )
         raise UsageError(msg)
     return torch.device(name)
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """Networks, or a policy of networks, that can be computed on another device."""
+
+    def to(self, device: torch.device) -> object:
+        """Move all networks to ``device``, in place; arrays go in and come out as before."""
+        ...
+
+
+def moved(part: object, device: torch.device) -> bool:
+    """Move ``part`` to ``device``; return False where it is tied to the processor."""
+    if device.type == "cpu":
+        return True
+    if not isinstance(part, Movable):
+        return False
+    part.to(device)
+    return True

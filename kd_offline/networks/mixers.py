@@ -207,7 +207,7 @@ class DuplexMixer(nn.Module):
     def _share(self, state: Tensor, joint: JointAction) -> Tensor:
         """Return lambda, float [..., N], above 0: a sum over heads of three positive factors."""
         sizes = (self.shape.heads, self.shape.agents)
-        one_hot = torch.eye(self.shape.actions + 1, dtype=state.dtype)[joint.actions]
+        one_hot = torch.eye(self.shape.actions + 1).to(state)[joint.actions]
         played = torch.cat([state, one_hot[..., :-1].flatten(-2)], -1)
         key = (self.key(state).abs() + _POSITIVE).unsqueeze(-1)
         agent = self.agent(state).sigmoid().unflatten(-1, sizes)

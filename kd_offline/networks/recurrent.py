@@ -72,8 +72,9 @@ class RecurrentNetwork(PackedNetwork):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Map ``x``: float [T, B, inputs] to outputs [T, B, A], embeddings [T, B, H] and memory.
 
-        With ``lengths``: int [B], at least 1, nothing is computed behind a sequence's end: outputs
-        and embeddings are zero there, and the memory is that of its last step.
+        With ``lengths``: int [B], at least 1, on the processor, nothing is computed behind a
+        sequence's end: outputs and embeddings are zero there, and the memory is that of its last
+        step.
         """
         if lengths is not None:
             return self._up_to(lengths, x, memory)
@@ -192,10 +193,11 @@ class RecurrentNetwork(PackedNetwork):
         packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
         sizes, order, back = packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
         result = self.packed(packed.data, sizes.tolist(), memory[0, order])
-        ends = (sizes.cumsum(0) - sizes)[lengths[order] - 1] + torch.arange(len(lengths))
+        longest_first = lengths.sort(descending=True).values
+        ends = (sizes.cumsum(0) - sizes)[longest_first - 1] + torch.arange(len(lengths))
         sequences = (packed._replace(data=y) for y in (result.outputs, result.embedding))
         outputs, embeddings = (pad_packed_sequence(y, total_length=len(x))[0] for y in sequences)
-        return outputs, embeddings, result.memory[ends[back]].unsqueeze(0)
+        return outputs, embeddings, result.memory[ends.to(x.device)[back]].unsqueeze(0)
 
 
 def gated_norm(x: Tensor, norm: nn.LayerNorm, gate: Tensor) -> Tensor:

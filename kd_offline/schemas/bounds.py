@@ -1,8 +1,8 @@
-"""Bounds of numbers that determine memory or time, for the models of recipes."""
+"""Bounds of settings that determine memory or time, for the models of recipes."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -35,3 +35,6 @@ Epochs = Annotated[int, Field(gt=0, le=100_000)]
 Seeds = Annotated[tuple[int, ...], Field(max_length=1000)]
 """Each is a team of its own."""
 Threads = Annotated[int, Field(gt=0, le=1024)]
+
+Accelerator = Literal["cpu", "cuda", "mps", "auto"]
+"""What networks are computed on; auto: a GPU where there is one."""

@@ -282,5 +282,8 @@ class EvaluationReport(Document):
     action_frequency: tuple[ActionHeat, ...]
     cross_play: CrossPlay | None = None
     intervals: str
+    accelerator: str | None = Field(
+        default=None, description="what networks were computed on, where that was asked for"
+    )
     command: str
     seconds: float = Field(ge=0)

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from kd_offline.schemas.bounds import Batch, Frames, Layers, Width
+from kd_offline.schemas.bounds import Accelerator, Batch, Frames, Layers, Width
 from kd_offline.schemas.environment import Scalar, Strict
 from kd_offline.schemas.layers import Widths, widest
 
@@ -103,6 +103,11 @@ class TrainRecipe(Strict):
     )
     start: Start | None = Field(default=None, description="what actors start from; None: chance")
     seed: int = Field(default=0, ge=0, description="of everything that is drawn")
+    accelerator: Accelerator = Field(
+        default="cpu",
+        exclude_if=lambda name: name == "cpu",
+        description="what networks are trained on; auto: a GPU where there is one",
+    )
 
     @field_validator("architecture", mode="before")
     @classmethod

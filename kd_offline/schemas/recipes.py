@@ -17,6 +17,7 @@ from pydantic import (
 from kd_offline.errors import UnknownNameError
 from kd_offline.schemas.bounds import (
     WIDEST,
+    Accelerator,
     Batch,
     Episodes,
     Epochs,
@@ -366,7 +367,7 @@ class DistillRecipe(Strict):
         description="compute the teams of all seeds at once: quicker for small teams, on a "
         "processor slower for large ones; results equal those of each seed up to rounding",
     )
-    accelerator: Literal["cpu", "cuda", "mps", "auto"] = Field(
+    accelerator: Accelerator = Field(
         default="cpu",
         description="what networks are trained on; auto: a GPU where there is one",
     )

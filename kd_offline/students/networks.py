@@ -119,6 +119,11 @@ class StudentTeam(nn.Module):
         self._first = [self._first_columns(i) for i in range(spec.n_agents)]
 
     @property
+    def device(self) -> torch.device:
+        """What the networks are computed on."""
+        return self.mean.device
+
+    @property
     def shapes(self) -> list[StudentShape]:
         """Each agent's network in numbers."""
         return [self.network(i).shape for i in range(len(self.widths))]

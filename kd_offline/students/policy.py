@@ -51,20 +51,25 @@ class StudentPolicy:
         """Trainable numbers of each agent's network."""
         return self.team.parameters_per_agent
 
+    def to(self, device: torch.device) -> None:
+        """Compute on ``device`` from now on."""
+        self.team.to(device)
+
     def start(self, seeds: SeedArray) -> _Memory:
         """Return the memory of fresh episodes; random masks are drawn from their seeds."""
         mask = torch.from_numpy(self._mask.for_episodes(seeds).astype(np.float32))
-        return _Memory(self.team.start(len(seeds)), mask)
+        return _Memory(self.team.start(len(seeds)), mask.to(self.team.device))
 
     @torch.inference_mode()
     def act(self, view: View, memory: _Memory) -> tuple[PolicyOutput, _Memory]:
         """Return logits [B, N, A]; students have no critic."""
-        prepared = self.team.prepare(torch.from_numpy(view.obs), memory.mask).unsqueeze(0)
+        device = self.team.device
+        prepared = self.team.prepare(torch.from_numpy(view.obs).to(device), memory.mask)
         last = None
         if self.team.inputs.last_action:
-            last = one_hot(view.last_actions, view.available_actions.shape).unsqueeze(0)
-        logits, _, after = self.team(prepared, memory.team, last)
-        return PolicyOutput(logits[0].numpy()), _Memory(after, memory.mask)
+            last = one_hot(view.last_actions, view.available_actions.shape).to(device).unsqueeze(0)
+        logits, _, after = self.team(prepared.unsqueeze(0), memory.team, last)
+        return PolicyOutput(logits[0].cpu().numpy()), _Memory(after, memory.mask)
 
 
 def fixed_mask(card: StudentCard) -> BoolArray | None:

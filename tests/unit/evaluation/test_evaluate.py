@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
+import torch
 
 from kd_offline.errors import UsageError
 from kd_offline.evaluation import evaluate as module
@@ -101,11 +103,10 @@ def test_cross_play_finds_the_broken_agent():
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def setup() -> EvaluationSetup:
     manifest = run_manifest(seeds=(0, 1)).model_copy(update={"environment": "test/targets"})
-    folder = create_run(tmp_path / "run", manifest)
-    setup = EvaluationSetup(
-        manifest=folder.manifest(),
+    return EvaluationSetup(
+        manifest=manifest,
         environment=TargetsEnvironment(),
         policies=PolicySet(EXPERT, (EXPERT, WORSE)),
         expert_name="bundled",
@@ -113,8 +114,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         expert_shapes=(NetworkShape(4, (64,), 64, 3), NetworkShape(5, (64,), 64, 4)),
         student_shapes=(NetworkShape(3, (8,), 8, 3), NetworkShape(4, (8,), 8, 4)),
     )
+
+
+@pytest.fixture
+def run(setup: EvaluationSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(module, "load_evaluation_setup", lambda *a, **k: setup)
-    return folder.path
+    return create_run(tmp_path / "run", setup.manifest).path
 
 
 def test_evaluation_json_keeps_the_contract(run):
@@ -153,6 +158,33 @@ def test_the_same_evaluation_gives_the_same_numbers(run):
     assert one.model_copy(update={"seconds": 0.0}) == two.model_copy(update={"seconds": 0.0})
     other = evaluate(run, episodes=30, seed=1)
     assert other.greedy != one.greedy
+
+
+def test_an_evaluation_states_its_accelerator_where_one_was_asked_for(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    plain, auto = (evaluate(run, episodes=20, accelerator=name) for name in ("cpu", "auto"))
+    assert (plain.accelerator, auto.accelerator) == (None, "cpu")
+    assert plain.greedy == auto.greedy
+    assert auto.command.endswith("--accelerator auto")
+    assert open_run(run).evaluation() == auto
+    with pytest.raises(UsageError, match="'cuda' is not there"):
+        evaluate(run, episodes=20, accelerator="cuda")
+
+
+def test_every_policy_is_moved_to_the_accelerator(run, setup, monkeypatch):
+    places = []
+
+    class Moving(TargetsPolicy):
+        def to(self, device):
+            places.append(device.type)
+
+    policies = PolicySet(Moving(), (Moving(), Moving()), Moving())
+    everybody = replace(setup, policies=policies)
+    monkeypatch.setattr(module, "load_evaluation_setup", lambda *a, **k: everybody)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert evaluate(run, episodes=20, modes=("greedy",), accelerator="auto").accelerator == "cuda"
+    assert places == ["cuda"] * 4
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kd_offline.errors import UsageError
-from kd_offline.networks.accelerator import device_named
+from kd_offline.networks.accelerator import device_named, moved
 
 
 def test_the_processor_is_always_there():
@@ -27,3 +27,11 @@ def test_what_is_not_there_is_refused_in_one_sentence(monkeypatch, name):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UsageError, match=f"accelerator '{name}' is not there, .* here are cpu"):
         device_named(name)
+
+
+def test_only_what_says_how_is_moved():
+    network = torch.nn.Linear(2, 1)
+    assert moved(network, torch.device("meta"))
+    assert network.weight.device.type == "meta"
+    assert not moved(object(), torch.device("meta"))
+    assert moved(object(), torch.device("cpu"))  # everything is there already
