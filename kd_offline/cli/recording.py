@@ -28,6 +28,7 @@ _EXAMPLES = options.examples(
     "kd-offline record mpe/simple_spread_v3 --partner run/ -o dataset-2.zarr",
     "kd-offline record --recipe recipe.toml --set episodes=1000 --dry-run",
     "kd-offline record mpe/simple_spread_v3 -o dataset.zarr --resume",
+    "kd-offline record mpe/simple_spread_v3 --shard 3/10 -o shards/3.zarr --resume",
 )
 _SETTINGS = {
     "expert": Setting("expert", complete=completion.one_of(*completion.EXPERTS)),
@@ -35,6 +36,7 @@ _SETTINGS = {
     "opponents": Setting("opponents", metavar="NAME", default="only bundled ones"),
     "episodes": Setting("episodes"),
     "seed": Setting("seed"),
+    "shard": Setting("shard", metavar="NUMBER/COUNT"),
     "noise_mixture": Setting("noise_mixture", "--noise", kind=str, default="default"),
     "partner": Setting("partner"),
     "partner_share": Setting("partner_share"),
@@ -100,7 +102,10 @@ def record(
         return
     say(f"{done.episodes:,} episodes, {done.steps:,} steps, {done.bytes / 1e6:.1f} MB")
     say(f"{done.id} in {done.seconds:.1f} s")
-    say(f"next: {command_text('distill', output)}")
+    if made.shard is None:
+        say(f"next: {command_text('distill', output)}")
+    else:
+        say(f"shard {made.shard}: kd-offline merge makes one dataset of all shards")
     show(output)
 
 

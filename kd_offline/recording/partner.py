@@ -119,6 +119,8 @@ def with_partner(seeds: SeedArray, behaviour: Behaviour, partner: Partner | None
     n = partner.policy.card.environment.n_agents
     draws = uniforms(seeds, 0, (n + 3,), "partner")
     episodes: IntArray = np.flatnonzero(draws[:, 0] < partner.share)
+    if not len(episodes):
+        return behaviour
     plays = draws[episodes, 3:] < _AGENT_SHARE
     plays[np.arange(len(episodes)), (draws[episodes, 1] * n).astype(np.int64)] = True
     greedy = draws[episodes, 2] < _GREEDY_SHARE

@@ -17,6 +17,9 @@ import torch
 
 from kd_offline import environments
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
+from kd_offline.datasets.format.layout import SPLITS
+from kd_offline.datasets.format.shards import share
+from kd_offline.datasets.format.splits import Splits, drawn_split
 from kd_offline.datasets.metadata.summary import format_bytes
 from kd_offline.datasets.writing.destination import check_name
 from kd_offline.datasets.writing.dry_run import dry_run
@@ -89,7 +92,8 @@ def record(
         Beside the name of an environment, any field of
         :class:`~kd_offline.schemas.recipes.RecordRecipe`: ``expert``, ``episodes``, ``seed``,
         ``noise_mixture``, ``partner``, ``masks``, ``batch``, ``environment_kwargs`` and others.
-        Episode ``k`` depends on (seed, k) alone, so a longer recording starts like a shorter one.
+        Episode ``k`` depends on (seed, k) alone, so a longer recording starts like a shorter one,
+        and ``shard="3/64"`` records one of 64 shares, see :func:`~kd_offline.datasets.merge`.
 
     Returns
     -------
@@ -112,7 +116,7 @@ def record(
         setup = _Setup(complete_recipe, stack)
         header = setup.load_expert(observer)
         if resume and not overwrite:
-            finished_manifest = finished_dataset(output, header, complete_recipe.episodes)
+            finished_manifest = finished_dataset(output, header, len(setup.seeds))
             if finished_manifest is not None:
                 return finished_manifest
         observer.result = _write(setup, header, output, observer, resume, overwrite)
@@ -134,6 +138,13 @@ class _Setup:
         self.spec = self.thread_environments[0].spec
         batch = recipe.batch or min(1000, math.ceil(BATCH_STEPS / self.spec.episode_limit))
         self.batch = environments.largest_batch(self.thread_environments[0], batch)
+        self.shard = (
+            None if recipe.shard is None else share(recipe.shard, recipe.episodes, self.batch)
+        )
+        first, stop = (
+            (0, recipe.episodes) if self.shard is None else (self.shard.first, self.shard.stop)
+        )
+        self.seeds = episode_seeds(recipe.seed, first, stop - first, "record")
         self.partner = load_partner(recipe.partner, self.spec, recipe.partner_share)
         chosen = (resolve(name, self.spec) for name in recipe.masks or names_for(self.spec))
         self.masks = list({mask.name: mask for mask in chosen}.values())
@@ -164,7 +175,18 @@ class _Setup:
                 mask.name: MaskRecord(description=mask.description, random_k=mask.random_k)
                 for mask in self.masks
             },
+            lineage=() if self.shard is None else (self.shard.record(),),
         )
+
+    def splits(self, heldout: float) -> Splits | None:
+        """Return the splits of a shard's episodes, as of the whole recording; else None."""
+        shard, recipe = self.shard, self.recipe
+        if shard is None:
+            return None
+        seeds = episode_seeds(recipe.seed, 0, shard.whole, "record")
+        columns = _identity(seeds, noise.episode_levels(seeds, recipe.noise_mixture))
+        codes = drawn_split(shard.whole, heldout, recipe.seed, columns)
+        return Splits(codes[shard.first : shard.stop], SPLITS)
 
     def player(self) -> Callable[[BatchedEnvironment, SeedArray], EpisodeBlock]:
         """Return a function that plays the episodes of some seeds in one of the environments."""
@@ -189,12 +211,12 @@ def _write(
     overwrite: bool,
 ) -> DatasetManifest:
     """Play all episodes that are not stored yet and commit the dataset."""
-    recipe, batch, episodes = setup.recipe, setup.batch, setup.recipe.episodes
+    recipe, batch, seeds = setup.recipe, setup.batch, setup.seeds
+    episodes = len(seeds)
     plan = check_space(
         *(output, setup.actor, setup.spec, episodes, recipe.embedding_dtype), resume=resume
     )
     began = time.perf_counter()
-    seeds = episode_seeds(recipe.seed, 0, episodes, "record")
     with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:
         observer.message(plan)
         observer.progress(writer.episodes_done, episodes, "episodes")
@@ -207,7 +229,8 @@ def _write(
             observer.metrics(writer.episodes_done, _figures(block, setup.spec))
             observer.progress(writer.episodes_done, episodes, "episodes")
         arrays = {mask.name: mask.for_episodes(seeds) for mask in setup.masks}
-        return writer.commit(arrays, seconds=time.perf_counter() - began)
+        splits = setup.splits(header.heldout)
+        return writer.commit(arrays, seconds=time.perf_counter() - began, splits=splits)
 
 
 def play_in_parallel(
@@ -254,12 +277,16 @@ def make_block(trajectories: Trajectories, seeds: SeedArray, levels: Float32Arra
     steps = {name: _valid_rows(values, trajectories) for name, values in trajectories.steps.items()}
     episodes: dict[str, Array] = {
         "length": trajectories.length.astype(np.int32),
-        "seed": seeds,
         "won": trajectories.won,
-        "noise_level": levels,
-        "expert_id": np.zeros(len(seeds), np.int16),
+        **_identity(seeds, levels),
     }
     return EpisodeBlock(steps, trajectories.final, episodes)
+
+
+def _identity(seeds: SeedArray, levels: Float32Array) -> dict[str, Array]:
+    """Return the columns of the episode table that determine what happens in each episode."""
+    expert_id = np.zeros(len(seeds), np.int16)
+    return {"seed": seeds, "noise_level": levels, "expert_id": expert_id}
 
 
 def _figures(block: EpisodeBlock, spec: EnvironmentSpec) -> dict[str, float]:

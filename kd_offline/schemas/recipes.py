@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Annotated, Any, Literal
@@ -76,6 +77,11 @@ class RecordRecipe(Strict):
         default=30_000, description="episodes; a longer recording begins like a shorter one"
     )
     seed: int = Field(default=0, ge=0, description="seed of the episodes")
+    shard: str | None = Field(
+        default=None,
+        description="record only one of several shares, NUMBER/COUNT counted from 1, such as "
+        "3/64; merge puts all of them together",
+    )
     noise_mixture: tuple[NoiseLevel, ...] = Field(
         default=DEFAULT_NOISE,
         description="behaviour noise: default, none, or LEVEL:SHARE,LEVEL:SHARE",
@@ -112,6 +118,32 @@ class RecordRecipe(Strict):
     @classmethod
     def _noise_may_be_text(cls, given: Any) -> Any:
         return noise_levels(given) if given is None or isinstance(given, str) else given
+
+    @field_validator("shard")
+    @classmethod
+    def _shard_is_a_place(cls, given: str | None) -> str | None:
+        if given is not None:
+            shard_place(given)
+        return given
+
+
+_PLACE = re.compile(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,6})")
+
+
+def shard_place(text: str) -> tuple[int, int]:
+    """Return number and count of a shard's place such as ``3/64``.
+
+    Raises
+    ------
+    ValueError
+        It is not NUMBER/COUNT with a number from 1 to the count.
+    """
+    match = _PLACE.fullmatch(text)
+    number, count = map(int, match.groups()) if match else (1, 0)
+    if number > count:
+        msg = "is not NUMBER/COUNT with a number from 1 to the count, such as 3/64"
+        raise ValueError(msg)
+    return number, count
 
 
 def noise_levels(text: str | None) -> tuple[NoiseLevel, ...]:

@@ -49,6 +49,8 @@ NOT_TYPED = {
     ("export", "obs, memory, legal actions"): "a signature",
     ("quickstart", "pip install '.["): "installs",
     ("quickstart", "uv pip install"): "installs",
+    ("scale", "#!/bin/bash\n#SBATCH --job-name=record"): "tests/docs/test_job_scripts.py types it",
+    ("scale", "#!/bin/bash\n#SBATCH --job-name=merge"): "tests/docs/test_job_scripts.py types it",
     ("sharing", "kd-offline inspect https://"): "an address of others; tests/end_to_end shares",
     (
         "sharing",
@@ -57,7 +59,7 @@ NOT_TYPED = {
     ("sharing", "kd-offline pull https://"): "an address of others; tests/end_to_end shares",
 }
 # Options in prose that belong to other programs.
-FOREIGN_OPTIONS = {"--use_ReLU", "--torch-backend", "--logdir"}
+FOREIGN_OPTIONS = {"--use_ReLU", "--torch-backend", "--logdir", "--dependency"}
 
 
 def relative(path):

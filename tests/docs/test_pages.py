@@ -11,6 +11,7 @@ PAGES = {
         for name in (
             *("quickstart", "recording", "reading", "inspecting", "integrity", "environments"),
             *("working-with-datasets", "sharing", "converting", "trust", "distillation", "losses"),
+            *("scale",),
             *("evaluation", "reproducibility", "several-sides", "budgets", "cost", "export"),
             *("quantisation", "deployment", "bring-your-own-expert", "tracking", "extending"),
         )

@@ -15,12 +15,19 @@ from kd_offline.datasets.edit.filter import remaining_arrays
 from kd_offline.datasets.edit.lineage import check_output, lineage, next_version, open_parent
 from kd_offline.datasets.edit.merged_metadata import merge_experts, merge_recordings
 from kd_offline.datasets.edit.rewrite import EpisodeSelection, RewritePlan, full_names, rewrite
+from kd_offline.datasets.edit.shards import WholeRecording, whole_recording
 from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.shards import shard_of
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.writing.destination import check_name
 from kd_offline.errors import MismatchError, Remedy, UnknownNameError, UsageError
-from kd_offline.schemas.dataset import DatasetManifest, ExpertRecord, RecordingHeader
+from kd_offline.schemas.dataset import (
+    DatasetManifest,
+    ExpertRecord,
+    LineageRecord,
+    RecordingHeader,
+)
 from kd_offline.tracking.base import Observer
 from kd_offline.types import Array, BoolArray, IntArray
 
@@ -61,7 +68,9 @@ def merge(
 ) -> DatasetManifest:
     """Make one dataset of the episodes of several, one dataset after the other.
 
-    Seeds, noise levels, splits and masks of every episode stay; experts are renumbered.
+    Seeds, noise levels, splits and masks of every episode stay; experts are renumbered. Shards of
+    one recording are put in their order, whatever the order they are given in, and the result has
+    the id of the undivided recording; episodes that it has twice stay.
 
     Parameters
     ----------
@@ -80,7 +89,8 @@ def merge(
     Raises
     ------
     MismatchError
-        The datasets do not fit each other; the message has every reason.
+        The datasets do not fit each other; the message has every reason. Or they are shards of one
+        recording, and one is missing or there twice.
     UsageError, UnknownNameError
         Fewer than two datasets, or an impossible choice.
     DatasetError, StorageError
@@ -90,13 +100,16 @@ def merge(
     options = MergeOptions(arrays, tuple(sorted(without)), duplicates, licence)
     parents = _open_parents(datasets)
     root = check_output(output, parents)
+    whole = whole_recording(parents)
+    if whole is not None:
+        parents = list(whole.parents)
     manifests = [parent.manifest for parent in parents]
     facts = {
         "name": name or "+".join(dict.fromkeys(m.name for m in manifests)),
         "description": _distinct_texts(m.description for m in manifests),
         "citation": _distinct_texts(m.citation for m in manifests),
     }
-    plan = _plan("merge", parents, options, facts)
+    plan = _plan("merge", parents, options, facts, whole)
     return rewrite(plan, root, resume=resume, overwrite=overwrite, observers=observers)
 
 
@@ -134,7 +147,8 @@ def append(
 
 def _open_parents(datasets: Sequence[str | Path]) -> list[ExpertBuffer]:
     parents = [open_parent(dataset) for dataset in datasets]
-    if len(parents) < len(("one", "other")):
+    alone = len(parents) < len(("one", "other"))
+    if alone and not any(shard_of(parent.where, parent.manifest) for parent in parents):
         msg = "one dataset alone cannot be put together: give at least two"
         raise UsageError(msg)
     return parents
@@ -145,12 +159,14 @@ def _plan(
     parents: list[ExpertBuffer],
     options: MergeOptions,
     description: Mapping[str, Any],
+    whole: WholeRecording | None = None,
 ) -> RewritePlan:
     """Return the plan of the merged dataset, after checking that it is possible."""
     names, left_out = _merged_names(parents, options)
     experts, ids = merge_experts(parents)
     _require_mergeable(parents, experts, names, left_out, options)
-    duplicates = _duplicates_to_drop(parents, ids, options.duplicates)
+    policy = "keep" if whole and options.duplicates == "refuse" else options.duplicates
+    duplicates = _duplicates_to_drop(parents, ids, policy)
     chosen = [np.flatnonzero(~twice) for twice in duplicates]
     known = len(experts) > 1 or any(parent.has("episodes/expert_id") for parent in parents)
     parts = tuple(
@@ -166,10 +182,12 @@ def _plan(
         **description,
         environment=first.environment,
         experts=experts if any(parent.manifest.experts for parent in parents) else (),
-        recording=merge_recordings(pairs),
+        recording=whole.recording if whole else merge_recordings(pairs),
         masks={mask: first.masks[mask] for mask in masks if mask in first.masks},
         licence=first.licence if options.licence is None else options.licence,
-        lineage=lineage(operation, parents, arguments),
+        lineage=_whole_lineage(parents, arguments)
+        if whole
+        else lineage(operation, parents, arguments),
     )
     steps = tuple(name for name in names if not name.startswith("masks/"))
     arrays = (*steps, "episodes/expert_id") if known else steps
@@ -261,6 +279,15 @@ def _arguments(
         "licence": options.licence,
         "recordings": recordings,
     }
+
+
+def _whole_lineage(
+    parents: Sequence[ExpertBuffer], arguments: Mapping[str, Any]
+) -> tuple[LineageRecord, ...]:
+    """Return the lineage of a recording that was put together from its shards."""
+    given = {key: value for key, value in arguments.items() if value and key != "recordings"}
+    ids = tuple(parent.id for parent in parents)
+    return (LineageRecord(operation="merge", parents=ids, arguments=given),)
 
 
 def _splits(pairs: Sequence[tuple[ExpertBuffer, IntArray]], ids: Sequence[Array]) -> Splits:

@@ -64,24 +64,31 @@ def merge_recordings(chosen: Selections) -> RecordingRecord:
 
     Seed and batch are those of the first; other differences are left out or become unknown.
     """
-    all_of = [parent.manifest.recording for parent, _ in chosen]
-    first = all_of[0]
+    recordings = [parent.manifest.recording for parent, _ in chosen]
+    rules = [recording.noise_rule for recording in recordings if recording.noise_rule]
+    changes = {"noise": noise_mixture(chosen), "noise_rule": "; or ".join(dict.fromkeys(rules))}
+    return common_recording(recordings).model_copy(update=changes)
+
+
+def common_recording(recordings: Sequence[RecordingRecord]) -> RecordingRecord:
+    """Return the first of several recordings with what all have in common.
+
+    Its noise, seed and batch stay; other differences are left out or become unknown.
+    """
+    first = recordings[0]
 
     def common(name: str, otherwise: Any) -> Any:
-        values = [getattr(recording, name) for recording in all_of]
+        values = [getattr(recording, name) for recording in recordings]
         return values[0] if all(value == values[0] for value in values) else otherwise
 
-    rules = [recording.noise_rule for recording in all_of if recording.noise_rule]
     return first.model_copy(
         update={
             "behaviour": common("behaviour", "unknown"),
-            "noise": noise_mixture(chosen),
-            "noise_rule": "; or ".join(dict.fromkeys(rules)),
             "code_revision": common("code_revision", ""),
             "started_at": common("started_at", ""),
-            "settings": _common_entries([recording.settings for recording in all_of]),
-            "software": _common_entries([recording.software for recording in all_of]),
-            "machine": _common_entries([recording.machine for recording in all_of]),
+            "settings": _common_entries([recording.settings for recording in recordings]),
+            "software": _common_entries([recording.software for recording in recordings]),
+            "machine": _common_entries([recording.machine for recording in recordings]),
         }
     )
 

@@ -43,6 +43,20 @@ def assign_split(episodes: int, heldout: float, seed: int) -> Array:
     return codes
 
 
+def drawn_split(episodes: int, heldout: float, seed: int, identity: Mapping[str, Array]) -> Array:
+    """Return the split codes of a recording, uint8 [E].
+
+    As :func:`assign_split`, but copies of one episode get one code, held out if any is.
+    ``identity`` has the columns :data:`IDENTITY` that there are, each [E].
+    """
+    codes = assign_split(episodes, heldout, seed)
+    if "seed" not in identity:
+        return codes
+    alike = first_equal_row(*(identity[name] for name in IDENTITY if name in identity))
+    np.maximum.at(codes, alike, codes)
+    return codes[alike]
+
+
 def first_equal_row(*columns: Array) -> IntArray:
     """Return for each row the index of the first row with the same ``columns``, int64 [E]."""
     order = np.lexsort(columns)  # stable: equal rows stay in their order

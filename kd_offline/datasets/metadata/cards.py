@@ -11,6 +11,7 @@ import numpy as np
 
 from kd_offline.commands import command_text
 from kd_offline.datasets.format.manifest import final_value_warning
+from kd_offline.datasets.format.shards import Shard, shard_of
 from kd_offline.datasets.metadata.summary import size_bytes
 from kd_offline.datasets.reading.held_out import HELD_OUT
 from kd_offline.datasets.reading.reader import ExpertBuffer
@@ -229,6 +230,7 @@ def _lineage(buffer: ExpertBuffer) -> Iterator[str]:
     steps = buffer.manifest.lineage
     for step in steps:
         parents = ", ".join(markdown_code(parent[:19]) for parent in step.parents)
+        parents = parents or f"shard {for_markdown(str(step.arguments.get('shard', '?')))}"
         result = markdown_code(step.result[:19]) if step.result else "this dataset"
         yield f"- {for_markdown(step.operation)} of {parents}: {result}"
 
@@ -368,12 +370,18 @@ def commands(manifest: DatasetManifest) -> list[str]:
 
     Intermediate datasets are named by the first digits of their ids.
     """
-    if manifest.lineage:
-        return [_edit_command(step) for step in manifest.lineage]
-    return [_record_command(manifest)] if "kd_offline" in manifest.recording.software else []
+    shard = shard_of(manifest.name, manifest)
+    recorded = not manifest.lineage or shard is not None
+    edits = manifest.lineage if shard is None else manifest.lineage[1:]
+    first = [_record_command(manifest, shard)] if recorded and _is_ours(manifest) else []
+    return [*first, *map(_edit_command, edits)]
 
 
-def _record_command(manifest: DatasetManifest) -> str:
+def _is_ours(manifest: DatasetManifest) -> bool:
+    return "kd_offline" in manifest.recording.software
+
+
+def _record_command(manifest: DatasetManifest, shard: Shard | None) -> str:
     recording, spec = manifest.recording, manifest.environment
     recorded = manifest.sole_expert  # a recording has one expert; only merges add others
     expert = recorded.reference if recorded else "bundled"
@@ -382,8 +390,9 @@ def _record_command(manifest: DatasetManifest) -> str:
     return command_text(
         *("record", spec.id, "-o", _RESULT),
         expert=expert if expert.startswith(("bundled", "python:")) else "expert/",
-        episodes=recording.episodes,
+        episodes=recording.episodes if shard is None else shard.whole,
         seed=recording.seed,
+        shard=None if shard is None else shard.place,
         noise=noise or "none",
         batch=recording.batch,
         partner=partner if partner in ("none", "bundled") else "run/",

@@ -220,9 +220,9 @@ def _provenance(manifest: DatasetManifest) -> Node:
     if recording.started_at:
         activity["prov:startedAtTime"] = recording.started_at
     provenance: Node = {"prov:wasGeneratedBy": {k: v for k, v in activity.items() if v}}
-    if manifest.lineage:
+    if parents:
         provenance["prov:wasDerivedFrom"] = [{"@id": _urn(parent)} for parent in parents]
-        done = ", then ".join(step.operation for step in manifest.lineage)
+        done = ", then ".join(step.operation for step in manifest.lineage if step.parents)
         provenance["prov:wasGeneratedBy"]["prov:label"] += f"; then {done}"
     return provenance
 

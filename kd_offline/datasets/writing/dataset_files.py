@@ -12,7 +12,7 @@ import numpy as np
 
 from kd_offline.datasets.format import layout, resource_limits
 from kd_offline.datasets.format.manifest import parse_manifest
-from kd_offline.datasets.format.splits import IDENTITY, Splits, assign_split, first_equal_row
+from kd_offline.datasets.format.splits import IDENTITY, Splits, drawn_split
 from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.writing.array_writer import ArrayWriter
 from kd_offline.datasets.writing.statistics import count_actions, episode_returns, summarise
@@ -192,7 +192,7 @@ class DatasetFiles:
         self, masks: Mapping[str, Array], given_splits: Splits | None
     ) -> dict[str, SplitRecord]:
         """Add the arrays that are known only at the end; return the splits' records."""
-        splits = given_splits or Splits(self._draw_split(), layout.SPLITS)
+        splits = given_splits or self._drawn_splits()
         self._add_writer(
             "episodes/split", RowSpec(dtype="uint8", tail=()), self._chunk_rows["episodes"]
         )
@@ -204,15 +204,10 @@ class DatasetFiles:
             self.writers[f"masks/{name}"].append(mask)
         return split_records(splits, self._table()["length"])
 
-    def _draw_split(self) -> Array:
-        """Draw the splits; copies of one episode get one code, held out if any is."""
-        codes = assign_split(self.episodes, self.header.heldout, self.header.recording.seed)
-        table = self._table()
-        if "seed" not in table:
-            return codes
-        alike = first_equal_row(*(table[name] for name in IDENTITY if name in table))
-        np.maximum.at(codes, alike, codes)
-        return codes[alike]
+    def _drawn_splits(self) -> Splits:
+        seed = self.header.recording.seed
+        codes = drawn_split(self.episodes, self.header.heldout, seed, self._table())
+        return Splits(codes, layout.SPLITS)
 
     def _document(
         self,

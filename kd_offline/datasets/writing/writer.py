@@ -313,7 +313,7 @@ def _require_same_settings(
 ) -> None:
     begun, now = _settings(before), _settings(header)
     if begun != now:
-        differing = sorted(key for key in begun if begun[key] != now[key])
+        differing = sorted(k for k in begun.keys() | now.keys() if begun.get(k) != now.get(k))
         what = "unfinished recording" if state == "unfinished" else "finished dataset"
         msg = (
             f"the {what} at {str(folder.root)!r} was begun with other settings "
@@ -327,5 +327,7 @@ def _settings(header: RecordingHeader) -> dict[str, object]:
     """Return the settings that a continued recording must share, as a flat dictionary."""
     head = header.model_dump(mode="json")
     recording = head.pop("recording")
+    if shard := next((step["arguments"] for step in head["lineage"] if not step["parents"]), None):
+        head |= {"lineage": head["lineage"][1:], "shard": shard}
     fixed = {k: v for k, v in recording.items() if k not in _FREE_RECORDING_FIELDS}
     return head | {f"recording.{key}": value for key, value in fixed.items()}

@@ -64,6 +64,12 @@ def test_an_episode_does_not_depend_on_its_batch():
     np.testing.assert_array_equal(together.actions[30:33], alone.actions)
 
 
+def test_a_batch_in_which_the_partner_plays_no_episode_is_the_experts():
+    _, choice, _ = first_choice(share=0.001, seeds=SEEDS[:3])
+    assert choice.source is not None
+    assert (choice.source == ACTION_SOURCES["expert"]).all()
+
+
 def test_labels_stay_the_experts(tmp_path):
     """The partner changes what is visited, never what the expert says of a view."""
     path = tmp_path / "d"
