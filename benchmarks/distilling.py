@@ -87,8 +87,10 @@ def step_of(buffer: ExpertBuffer, method: str, folder: Path, *, theirs: bool) ->
         for optimiser in state.optimisers:
             optimiser.zero_grad()
         with parallel_agents(team, 1) as passes:
-            outputs = passes.forward(batch)
-            students = student_batch(*outputs, batch.targets, team.spec)
+            given = passes.forward(batch)
+            students = student_batch(
+                given.logits, given.embeddings, batch.targets, team.spec, given.taps
+            )
             # Half way through, so that the policy term takes part.
             found = objective(students, batch.targets, heads, run.terms, progress=0.5)
             passes.backward(found["loss"])

@@ -94,7 +94,7 @@ _Method = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.one_of(*completion.METHODS),
-        help="kd-marl, kd-marl-eq6, kl, q, bc or bc-argmax.  [default: kd-marl]",
+        help=f"{', '.join(completion.METHODS)}.  [default: kd-marl]",
     ),
 ]
 _Preset = Annotated[

@@ -54,7 +54,8 @@ class StudentDesign:
         """Return the auxiliary networks of a seed before its first step, of what a team embeds."""
         widths = tuple(shape.embedding for shape in team.shapes)
         rng = generator(seed, "projection weights")
-        heads = AuxiliaryHeads(terms.auxiliary_heads(widths, team.spec, rng))
+        taps = [shape.taps for shape in team.shapes]
+        heads = AuxiliaryHeads(terms.auxiliary_heads(widths, team.spec, rng, taps))
         if self.recipe.first_settled is not None:
             heads.require_narrowable()
         return heads

@@ -74,6 +74,6 @@ def structure(expert: Tensor, student: Tensor) -> Tensor:
     return (expert - student).square()
 
 
-def role_divergence(expert: Tensor, student: Tensor) -> Tensor:
-    """KL of log role distributions [..., K] (Eqs. 10 and 11): [...]."""
+def divergence(expert: Tensor, student: Tensor) -> Tensor:
+    """KL of log probabilities [..., K], as of roles (Eqs. 10 and 11): [...]."""
     return (expert.exp() * (expert - student)).sum(-1)

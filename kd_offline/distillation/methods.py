@@ -43,7 +43,7 @@ METHODS: dict[str, Method] = {
         {"terms.kl.temperature": 1.0},
     ),
     "q": Method(
-        "regression of a value-based expert's centred Q-values (CTDS)",
+        "regression of a value-based expert's centred Q-values",
         {"regression": 1.0},
         {"terms.kl.temperature": 1.0, "objective.q_temperature": 1.0},
     ),
@@ -52,6 +52,15 @@ METHODS: dict[str, Method] = {
     ),
     "bc-argmax": Method(
         "cloning of the expert's most probable action", {"ce": 1.0}, {"terms.ce.target": "argmax"}
+    ),
+    "ctds": Method(
+        "regression of the Q-values of a teacher that sees more, levels included (CTDS)",
+        {"q_values": 1.0},
+        {"objective.q_temperature": 1.0},
+    ),
+    "igm-bc": Method(
+        "outputs become the one-hot of the expert's greedy action (IGM-DA, behaviour cloning)",
+        {"one_hot": 1.0},
     ),
 }
 

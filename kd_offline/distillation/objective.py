@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -20,7 +21,11 @@ from kd_offline.schemas.environment import EnvironmentSpec
 
 
 def student_batch(
-    logits: Tensor, embeddings: Sequence[Tensor], batch: Targets, spec: EnvironmentSpec
+    logits: Tensor,
+    embeddings: Sequence[Tensor],
+    batch: Targets,
+    spec: EnvironmentSpec,
+    taps: Mapping[str, Sequence[Tensor]] = MappingProxyType({}),
 ) -> StudentBatch:
     """Return what the loss terms are given of students.
 
@@ -32,6 +37,8 @@ def student_batch(
         Of the same steps.
     spec : EnvironmentSpec
         Says what an action is, and the side of each agent.
+    taps : mapping of sequences of float [S, W_i]
+        Inner layers by name, where the students' family has them.
     """
     actions, expert = distributions.learned(spec), batch.expert_policy
     policy = actions(logits, batch.available)
@@ -39,6 +46,7 @@ def student_batch(
     return StudentBatch(
         policy=policy,
         embeddings=embeddings,
+        taps=taps,
         weight=batch.weight,
         alive=batch.alive,
         expert_policy=None if expert is None else actions.restored(expert, batch.available),

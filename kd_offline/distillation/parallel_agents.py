@@ -18,7 +18,8 @@ from torch import Tensor
 
 from kd_offline.distillation.episode_targets import EpisodeTargets
 from kd_offline.distillation.targets import PackedTargets
-from kd_offline.students.networks import StudentTeam
+from kd_offline.networks.packed import Packed
+from kd_offline.students.networks import StudentTeam, TeamOutputs
 
 
 @dataclass(slots=True)
@@ -27,8 +28,8 @@ class ParallelAgents:
 
     team: StudentTeam
     each: Callable[[Callable[[int], None]], object]  # runs a function of every agent
-    _outputs: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _leaves: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _outputs: dict[int, Packed] = field(default_factory=dict)
+    _leaves: dict[int, Packed] = field(default_factory=dict)
 
     def batches(
         self, train: EpisodeTargets, size: int, seeds: Sequence[int], epoch: int
@@ -37,35 +38,41 @@ class ParallelAgents:
         (seed,) = seeds
         return train.epoch(size, seed, epoch)
 
-    def forward(self, batch: PackedTargets) -> tuple[Tensor, list[Tensor]]:
-        """Return logits [S, N, A] and each agent's embeddings [S, H_i] to make a loss of."""
+    def forward(self, batch: PackedTargets) -> TeamOutputs:
+        """Return what the team gives, to make a loss of."""
         given, sizes = batch
         inputs = self.team.packed(given.inputs, given.last_actions, sizes)
 
         def run(agent: int) -> None:
-            logits, embedding, *_ = self.team.agent(agent, inputs)
-            self._outputs[agent] = logits, embedding
-            self._leaves[agent] = (
-                logits.detach().requires_grad_(),
-                (embedding.detach().requires_grad_()),
+            found = self._outputs[agent] = self.team.agent(agent, inputs)
+            self._leaves[agent] = found._replace(
+                outputs=found.outputs.detach().requires_grad_(),
+                embedding=found.embedding.detach().requires_grad_(),
+                taps={name: tap.detach().requires_grad_() for name, tap in found.taps.items()},
             )
 
         self.each(run)
-        ordered = [self._leaves[agent] for agent in range(len(self.team.widths))]
-        return self.team.joined([out for out, _ in ordered]), [e for _, e in ordered]
+        return self.team.outputs([self._leaves[agent] for agent in range(len(self.team.widths))])
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of ``loss``, made of the last :meth:`forward`, to the parameters."""
         loss.backward()  # type: ignore[no-untyped-call]
 
         def run(agent: int) -> None:
-            pairs = zip(self._outputs.pop(agent), self._leaves.pop(agent), strict=True)
+            pairs = zip(
+                _read(self._outputs.pop(agent)), _read(self._leaves.pop(agent)), strict=True
+            )
             # The embedding of a network without hidden layers is its input, which learns nothing.
             learned = [(out, leaf.grad) for out, leaf in pairs if out.requires_grad]
             used = [(out, grad) for out, grad in learned if grad is not None]
             torch.autograd.backward([out for out, _ in used], [grad for _, grad in used])
 
         self.each(run)
+
+
+def _read(agent: Packed) -> tuple[Tensor, ...]:
+    """Return what losses read of an agent: everything but its memory."""
+    return tuple(part for name, part in agent.parts().items() if name != "memory")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from kd_offline.networks.gru import Weights
 from kd_offline.networks.low_rank import LowRankGRU
 from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.networks.stacked import Affine, dense, stacked_gru
-from kd_offline.students.networks import StudentTeam
+from kd_offline.students.networks import StudentTeam, TeamOutputs
 
 
 class StackedBatch(NamedTuple):
@@ -181,8 +181,11 @@ class StackedTeams(nn.Module):
             if p.ndim == 3 and not ("_head_" in name or ".aligner_" in name)
         ]
 
-    def forward(self, batch: StackedBatch) -> tuple[Tensor, list[Tensor]]:
-        """Return logits [K, T, B, N, A] and each agent's embeddings, [K, T, B, H_i]."""
+    def forward(self, batch: StackedBatch) -> TeamOutputs:
+        """Return logits [K, T, B, N, A] and each agent's embeddings, [K, T, B, H_i]; no taps.
+
+        Networks that can be stacked have none.
+        """
         given = batch.targets
         shape = given.weight.shape[:3]
         own = _network_inputs(self.teams[0], given)
@@ -195,7 +198,7 @@ class StackedTeams(nn.Module):
                 outputs[i], embeddings[i] = (y.permute(1, 0, 3, 2) for y in (logits, embedding))
         every = range(len(self.shapes))
         logits = self.teams[0].joined([outputs[i] for i in every])
-        return logits, [embeddings[i] for i in every]
+        return TeamOutputs(logits, [embeddings[i] for i in every], {})
 
 
 def _network_inputs(team: StudentTeam, given: Targets) -> list[Tensor]:
@@ -356,9 +359,9 @@ class StackedPass:
         for each in zip(*(train.epoch(size, seed, epoch) for seed in seeds), strict=True):
             yield StackedBatch.of(each)
 
-    def forward(self, batch: StackedBatch) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, batch: StackedBatch) -> TeamOutputs:
         """Return logits [K, T, B, N, A] and each agent's embeddings [K, T, B, H_i]."""
-        found: tuple[Tensor, list[Tensor]] = self.team(batch)
+        found: TeamOutputs = self.team(batch)
         return found
 
     def backward(self, loss: Tensor) -> None:

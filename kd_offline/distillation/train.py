@@ -299,8 +299,8 @@ def _epoch(
         _zero(state)
         for phase, rng in draws:
             phase.draw(rng)
-        logits, embeddings = passes.forward(batch)
-        students = student_batch(logits, embeddings, batch.targets, spec)
+        found = passes.forward(batch)
+        students = student_batch(found.logits, found.embeddings, batch.targets, spec, found.taps)
         losses = objective(students, batch.targets, state.heads, terms, step / max(1, total))
         for phase in state.active:
             done = (step - per_epoch * phase.first) / (per_epoch * (phase.end - phase.first))

@@ -81,9 +81,8 @@ def _students(team: StudentTeam, part: PackedTargets) -> StudentBatch:
     """Return what all students say."""
     given, sizes = part.targets, part.sizes
     inputs = team.packed(given.inputs, given.last_actions, sizes)
-    each = [team.agent(i, inputs) for i in range(len(team.widths))]
-    logits = team.joined([agent.outputs for agent in each])
-    return student_batch(logits, [agent.embedding for agent in each], given, team.spec)
+    found = team.outputs([team.agent(i, inputs) for i in range(len(team.widths))])
+    return student_batch(found.logits, found.embeddings, given, team.spec, found.taps)
 
 
 def _imitation(students: StudentBatch, counted: Tensor) -> dict[str, Elements]:

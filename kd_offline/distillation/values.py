@@ -28,10 +28,15 @@ def policy_array(present: Iterable[str]) -> str:
     return "steps/q_values" if by_values else "steps/logits"
 
 
-def state_value(q: Tensor, available: Tensor) -> Tensor:
-    """Return the mean of ``q`` [..., A] over the legal actions, [...]; 0 where there is none."""
+def legal_mean(values: Tensor, available: Tensor) -> Tensor:
+    """Return the mean of ``values`` [..., A] over the legal actions, [...]; 0 where none is."""
     legal = available.sum(-1).clamp(min=1)
-    return q.masked_fill(~available, 0.0).sum(-1) / legal
+    return values.masked_fill(~available, 0.0).sum(-1) / legal
+
+
+def state_value(q: Tensor, available: Tensor) -> Tensor:
+    """Return the value of a state by Q-values ``q`` [..., A]: their mean over legal actions."""
+    return legal_mean(q, available)
 
 
 def centred(q: Tensor, available: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ weights. The other parameters are vectors (biases, gains).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, Self, get_args
 
 from kd_offline.errors import UsageError
@@ -156,6 +157,11 @@ class StudentShape(Shape, Protocol):
         ...
 
     @property
+    def taps(self) -> Mapping[str, int]:
+        """Widths of the inner layers that loss terms can read, by name."""
+        ...
+
+    @property
     def units(self) -> tuple[int, ...]:
         """Widths of the layers whose units can be removed, in the order of the computation."""
         ...
@@ -206,6 +212,11 @@ class NetworkShape:
     def embedding(self) -> int:
         """Width of the embedding, H."""
         return self.gru if self.gru is not None else (self.inputs, *self.trunk)[-1]
+
+    @property
+    def taps(self) -> Mapping[str, int]:
+        """Widths of the inner layers that loss terms can read: none."""
+        return MappingProxyType({})
 
     @property
     def units(self) -> tuple[int, ...]:

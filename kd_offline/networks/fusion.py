@@ -81,6 +81,13 @@ class FusionShape:
         return self.body.embedding
 
     @property
+    def taps(self) -> dict[str, int]:
+        """Widths of the taps by name."""
+        if self.joined is not None:
+            return {"z": self.width}
+        return {"s_hat": self.width, "feature": (self.width, *self.dense)[-1]}
+
+    @property
     def body(self) -> NetworkShape:
         """Dense layers, GRU and what follows them: the head, or of PTDE the joining layer."""
         if self.joined is None:

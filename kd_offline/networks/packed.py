@@ -15,12 +15,25 @@ NO_TAPS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Packed(NamedTuple):
-    """Outputs, embeddings and memory at each step of packed sequences."""
+    """Outputs, embeddings and memory at each step of packed sequences.
+
+    ``taps``: values of inner layers by name, [S, W] each; their widths are those of ``shape.taps``.
+    """
 
     outputs: Tensor  # [S, A]
     embedding: Tensor  # [S, H]
     memory: Tensor  # [S, M]; M is 0 without a memory
-    taps: Mapping[str, Tensor] = NO_TAPS  # other layers by name, [S, W] each
+    taps: Mapping[str, Tensor] = NO_TAPS
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return every tensor by its name, taps too."""
+        named = {f"tap {name}": values for name, values in self.taps.items()}
+        return {
+            "outputs": self.outputs,
+            "embedding": self.embedding,
+            **named,
+            "memory": self.memory,
+        }
 
 
 class Folded(NamedTuple):

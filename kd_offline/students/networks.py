@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -49,6 +49,14 @@ class TeamMemory(NamedTuple):
 
     hidden: list[Tensor]
     last: Tensor | None  # the prepared inputs of the step before, [1, B, N, O']; None at the start
+
+
+class TeamOutputs(NamedTuple):
+    """What a team's networks give for the steps of a batch."""
+
+    logits: Tensor  # [S, N, A], zero where an agent has no such action
+    embeddings: Sequence[Tensor]  # of each agent [S, H_i]
+    taps: Mapping[str, Sequence[Tensor]]  # by name, of each agent [S, W_i]
 
 
 class AgentPass(Protocol):
@@ -222,6 +230,12 @@ class StudentTeam(nn.Module):
                 own = own.new_zeros(len(own), shape.inputs).index_copy(1, columns, own)
             found.append(own)
         return found
+
+    def outputs(self, agents: Sequence[Packed]) -> TeamOutputs:
+        """Return what losses read of all agents."""
+        logits = self.joined([own.outputs for own in agents])
+        taps = {name: [own.taps[name] for own in agents] for name in agents[0].taps}
+        return TeamOutputs(logits, [own.embedding for own in agents], taps)
 
     def joined(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the logits of all agents as [..., N, A], the actions outermost in memory."""

@@ -170,8 +170,10 @@ def _check_sequences(network: PackedNetwork) -> None:
     x = _inputs(sum(_SIZES))
     whole, sequences = _run(network, x, _SIZES), _rows(_SIZES)
     shape, width = network.shape, network.start(1).shape[2]
-    wanted = ((len(x), shape.outputs), (len(x), shape.embedding), (len(x), width))
-    found = tuple(tuple(part.shape) for part in whole[:3])
+    widths = {"outputs": shape.outputs, "embedding": shape.embedding, "memory": width}
+    widths |= {f"tap {name}": tap for name, tap in shape.taps.items()}
+    wanted = {name: (len(x), each) for name, each in widths.items()}
+    found = {name: tuple(part.shape) for name, part in whole.parts().items()}
     require(found == wanted, "shape", f"packed gives {found}, and should give {wanted}")
     for rows in sequences:
         alone = _run(network, x[rows], [1] * len(rows))
@@ -180,8 +182,7 @@ def _check_sequences(network: PackedNetwork) -> None:
     spoiled[sequences[0]] += 1.0
     after = _run(network, spoiled, _SIZES)
     for rows in sequences[1:]:
-        pairs = zip(_parts(whole).values(), _parts(after).values(), strict=True)
-        kept = all(torch.equal(a[rows], b[rows]) for a, b in pairs)
+        kept = all(torch.equal(a[rows], b[rows]) for _, a, b in _pairs(whole, after))
         require(kept, "episodes", "an episode depends on another one of its batch")
     memory, at = network.start(_SIZES[0])[0], 0
     for size in _SIZES:
@@ -191,18 +192,16 @@ def _check_sequences(network: PackedNetwork) -> None:
         memory, at = step.memory, at + size
 
 
+def _pairs(one: Packed, other: Packed) -> list[tuple[str, Tensor, Tensor]]:
+    """Return the names of all parts, and the tensors of both."""
+    others = other.parts()
+    return [(name, part, others[name]) for name, part in one.parts().items()]
+
+
 def _same(whole: Packed, part: Packed, rows: list[int], rule: str, detail: str) -> None:
-    others = _parts(part)
-    for name, one in _parts(whole).items():
-        close = torch.allclose(one[rows], others[name], atol=_ATOL, rtol=_RTOL)
+    for name, one, other in _pairs(whole, part):
+        close = torch.allclose(one[rows], other, atol=_ATOL, rtol=_RTOL)
         require(close, rule, f"{detail}: {name} differs")
-
-
-def _parts(packed: Packed) -> dict[str, Tensor]:
-    """Return outputs, embeddings, memory and taps by name."""
-    outputs, embedding, memory, taps = packed
-    named = {"outputs": outputs, "embedding": embedding, "memory": memory}
-    return named | {f"tap {name}": values for name, values in taps.items()}
 
 
 def _check_learning(subject: _Subject, width: int) -> None:
@@ -221,15 +220,15 @@ def _check_learning(subject: _Subject, width: int) -> None:
     for name, values in first.items():
         detail = f"{name!r} differs: the network keeps something that its state lacks"
         require(torch.equal(values, second[name]), "restored state", detail)
-    for one, other in zip(_parts(said).values(), _parts(again).values(), strict=True):
+    for _, one, other in _pairs(said, again):
         require(torch.equal(one, other), "restored state", "its outputs are other ones")
 
 
 def _learn(network: PackedNetwork, seed: int) -> None:
     found = _run(network, _inputs(sum(_SIZES), seed), _SIZES)
-    loss = found.outputs.square().mean() + found.embedding.square().mean()
+    each = [part.square().mean() for name, part in found.parts().items() if name != "memory"]
     network.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    torch.autograd.backward(each)
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if not weight.requires_grad:
@@ -316,8 +315,8 @@ def _check_folded(network: PackedNetwork) -> None:
         matrices = [Folded(*(part.float() for part in one)) for one in network.folded()]
         found = network.run_folded(x, _SIZES, memory, matrices)
         whole = _run(network, x, _SIZES)
-    for name in ("outputs", "embedding"):
-        close = torch.allclose(_parts(whole)[name], _parts(found)[name], atol=_ATOL, rtol=_RTOL)
+    for name, one, other in _pairs(whole, found):
+        close = name == "memory" or torch.allclose(one, other, atol=_ATOL, rtol=_RTOL)
         require(close, "int8", f"the deployed matrices give other {name}")
 
 

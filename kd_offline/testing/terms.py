@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from kd_offline.types import Array
 
 _LENGTHS = (5, 9, 3, 7, 6, 4, 8, 5)
 _WIDTHS = (6, 5, 6)
+_TAPS = {"s_hat": 3, "feature": 6, "z": 4}  # inner layers of an expert that sees more
 _GAMMA = 0.99
 
 
@@ -102,7 +103,8 @@ class _Prepared:
     def heads(self, seed: int = 0) -> AuxiliaryHeads:
         widths = [shape.embedding for shape in self.team.shapes]
         rng = generator(seed, "projection weights")
-        return AuxiliaryHeads(self.terms.auxiliary_heads(widths, self.team.spec, rng))
+        taps = [shape.taps for shape in self.team.shapes]
+        return AuxiliaryHeads(self.terms.auxiliary_heads(widths, self.team.spec, rng, taps))
 
     def whole(self) -> PackedTargets:
         return next(iter(self.targets.parts(len(self.targets))))
@@ -190,13 +192,13 @@ def _check_loss(learned: _Prepared) -> None:
     batch, heads = learned.whole(), learned.heads()
     step_targets = batch.targets
     inputs = learned.team.packed(step_targets.inputs, step_targets.last_actions, batch.sizes)
-    agent_outputs = [learned.team.agent(i, inputs) for i in range(len(learned.team.widths))]
-    logits = (
-        learned.team.joined([agent.outputs for agent in agent_outputs]).detach().requires_grad_()
+    found = learned.team.outputs(
+        [learned.team.agent(i, inputs) for i in range(len(learned.team.widths))]
     )
-    embeddings = [agent.embedding.detach().requires_grad_() for agent in agent_outputs]
+    logits, embeddings = _leaf(found.logits), [_leaf(own) for own in found.embeddings]
+    taps = {name: [_leaf(own) for own in each] for name, each in found.taps.items()}
     spec = learned.team.spec
-    students = student_batch(logits, embeddings, step_targets, spec)
+    students = student_batch(logits, embeddings, step_targets, spec, taps)
     for name, elements in _losses(learned, students, heads).items():
         values, weight = elements.values, elements.weight
         shapes = f"values {tuple(values.shape)} and weight {tuple(weight.shape)}"
@@ -207,13 +209,18 @@ def _check_loss(learned: _Prepared) -> None:
         require(torch.isfinite(values).all(), "loss", f"{name!r} is not finite")
     terms = objective(students, step_targets, heads, learned.terms, 1.0)
     terms["loss"].backward()  # type: ignore[no-untyped-call]
-    leaves = [logits, *embeddings, *(p for p in heads.parameters() if p.requires_grad)]
+    inner = [own for each in taps.values() for own in each]
+    leaves = [logits, *embeddings, *inner, *(p for p in heads.parameters() if p.requires_grad)]
     gradients = [leaf.grad for leaf in leaves if leaf.grad is not None]
     finite = gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
     require(finite, "gradients", "they are not finite, or there are none")
     early = objective(students, step_targets, heads, learned.terms, -1.0)["loss"]
     require(early.item() == 0.0, "loss", "it counts before its warm-up is over")
     _check_legal(learned, students, heads, terms["loss"])
+
+
+def _leaf(values: Tensor) -> Tensor:
+    return values.detach().requires_grad_()
 
 
 def _losses(
@@ -233,11 +240,16 @@ def _check_legal(
     counted = (batch.alive > 0).unsqueeze(-1)
     spoiled = students.policy.parameters.detach().clone()
     spoiled = torch.where(batch.available & counted, spoiled, spoiled + 3.0)
-    dead = [
-        torch.where(counted[:, i], own.detach(), own.detach() + 0.5)
-        for i, own in enumerate(students.embeddings)
-    ]
-    changed_students = student_batch(spoiled, dead, batch, learned.team.spec)
+
+    def without_dead(each: Sequence[Tensor]) -> list[Tensor]:
+        return [
+            torch.where(counted[:, i], own.detach(), own.detach() + 0.5)
+            for i, own in enumerate(each)
+        ]
+
+    embeddings = without_dead(students.embeddings)
+    taps = {name: without_dead(each) for name, each in students.taps.items()}
+    changed_students = student_batch(spoiled, embeddings, batch, learned.team.spec, taps)
     changed_loss = objective(changed_students, batch, heads, learned.terms, 1.0)["loss"]
     unchanged = torch.allclose(changed_loss, former_loss, atol=1e-5, rtol=1e-4)
     require(unchanged, "legal actions", "the loss depends on them, or on agents that are not alive")
@@ -285,6 +297,9 @@ def _recorded(path: Path) -> ExpertBuffer:
     steps["terminated"] = steps["terminated"] | steps["truncated"]
     steps["truncated"] = np.zeros(rows, bool)
     steps["value"] = _values(steps["reward"], steps["terminated"], rng)
+    for tap, width in _TAPS.items():
+        drawn = rng.normal(1, 2, (rows, spec.n_agents, width))
+        steps[f"embedding_{tap}"] = drawn.astype(np.float16)
     with DatasetWriter.create(path, header(spec)) as writer:
         writer.append(replace(block, steps=steps))
         writer.commit({"full": full_mask(spec)})

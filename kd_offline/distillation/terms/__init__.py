@@ -25,5 +25,9 @@ TERMS: Registry[type[LossTerm[Any]]] = Registry(
         "entropy": f"{_HERE}.entropy:Entropy",
         "structure": f"{_HERE}.structure:Structure",
         "role": f"{_HERE}.role:Role",
+        "privileged_embedding": f"{_HERE}.privileged_embedding:PrivilegedEmbedding",
+        "feature": f"{_HERE}.feature:Feature",
+        "one_hot": f"{_HERE}.one_hot:OneHot",
+        "q_values": f"{_HERE}.q_values:QValues",
     },
 )

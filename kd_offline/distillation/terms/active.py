@@ -20,7 +20,7 @@ from kd_offline.distillation.terms.base import (
     TargetBatch,
     TrainingEpisodes,
 )
-from kd_offline.errors import MissingArrayError, UserCodeError
+from kd_offline.errors import MissingArrayError, Remedy, UserCodeError
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.user_code import calling
@@ -106,6 +106,15 @@ class ActiveTerms:
         """Return the arrays that the terms read and that are not in ``present``."""
         return [name for name in self.arrays(present) if name not in present]
 
+    def recorded_by(self, present: Collection[str]) -> list[Remedy]:
+        """Return what would record the arrays that are missing, where terms say so."""
+        remedies = {}
+        for name in self.terms:
+            with self._user_code_boundary(name, "recorded_by"):
+                if self.only(name).missing(present) and (remedy := self.terms[name].recorded_by()):
+                    remedies[str(remedy)] = remedy
+        return list(remedies.values())
+
     def fit(self, episodes: TrainingEpisodes) -> Fit:
         """Return the accumulators of the statistics of all terms."""
         accumulators = {}
@@ -129,13 +138,21 @@ class ActiveTerms:
         return targets
 
     def auxiliary_heads(
-        self, widths: Sequence[int], spec: EnvironmentSpec, rng: np.random.Generator
+        self,
+        widths: Sequence[int],
+        spec: EnvironmentSpec,
+        rng: np.random.Generator,
+        tap_widths: Sequence[Mapping[str, int]] = (),
     ) -> dict[str, nn.Module]:
-        """Return the auxiliary networks of the terms, by name; terms without one are absent."""
+        """Return the auxiliary networks of the terms, by name; terms without one are absent.
+
+        ``widths`` and ``tap_widths`` are those of each agent's embedding and inner layers.
+        """
         heads_by_term = {}
         # Initial weights are drawn, and gradients clipped, in this order: another order changes
         # results in the last bits.
         for name in sorted(self.terms, reverse=True):
+            self.terms[name].tap_widths = tap_widths or [{} for _ in widths]
             with self._user_code_boundary(name, "auxiliary_heads"):
                 heads = self.terms[name].auxiliary_heads(widths, spec, rng)
             if heads is not None:
@@ -218,13 +235,12 @@ def check_arrays(recipe: DistillRecipe, present: Collection[str]) -> None:
         for name, method in METHODS.items()
         if not ActiveTerms.of(method.recipe()).missing(present)
     ]
-    advice += (
-        [f"choose the method {' or '.join(possible_methods)}"]
-        if possible_methods
-        else ["record it with an expert"]
-    )
-    msg = (
-        f"method {recipe.method!r} needs {', '.join(missing)}, not in this dataset: "
-        f"{', or '.join(advice)}"
-    )
-    raise MissingArrayError(msg)
+    if possible_methods:
+        advice.append(f"choose the method {' or '.join(possible_methods)}")
+    remedies = ActiveTerms.of(recipe).recorded_by(present)
+    msg = f"method {recipe.method!r} needs {', '.join(missing)}, not in this dataset"
+    if advice:
+        msg += f": {', or '.join(advice)}"
+    elif not remedies:
+        remedies = [Remedy("record it with an expert")]
+    raise MissingArrayError(msg, *remedies)

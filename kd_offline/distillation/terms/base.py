@@ -15,7 +15,7 @@ are whole episodes, padded; N agents, A actions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -27,7 +27,7 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.edit.merge_compatibility import capture_conflicts
 from kd_offline.datasets.format.layout import ACTION_SOURCES
 from kd_offline.distributions.base import Learned
-from kd_offline.errors import MismatchError
+from kd_offline.errors import MismatchError, Remedy
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec, Strict
 from kd_offline.schemas.recipes import DistillRecipe
@@ -167,6 +167,8 @@ class StudentBatch:
     alive: Tensor  # [S, N], 1 where an agent is alive, forced decisions included
     expert_policy: Learned | None  # as in TargetBatch, of [S, N] agents
     side_of: tuple[int, ...]  # the side of each agent
+    taps: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    """Inner layers by name, of each agent [S, W_i]; none where the students' family has none."""
 
 
 class LossTerm(Generic[Settings]):
@@ -192,6 +194,8 @@ class LossTerm(Generic[Settings]):
         self.settings = settings
         self.recipe = recipe
         self.statistics: Any = None
+        self.tap_widths: Sequence[Mapping[str, int]] = ()
+        """Widths of each agent's inner layers by name, from :meth:`auxiliary_heads` on."""
 
     def arrays(self, present: Iterable[str]) -> Sequence[str]:
         """Return the full names of the recorded arrays that the term reads.
@@ -201,6 +205,13 @@ class LossTerm(Generic[Settings]):
         ``steps/alive`` and ``steps/actions`` are always read.
         """
         return ()
+
+    def recorded_by(self) -> Remedy | None:
+        """Return what records the arrays of the term; None: recordings of most experts have them.
+
+        It is told where a dataset lacks them.
+        """
+        return None
 
     def fit(self, episodes: TrainingEpisodes) -> Accumulator | None:
         """Return an accumulator of statistics of the dataset; None where the term needs none."""

@@ -92,7 +92,7 @@ class Role(LossTerm[RoleSettings]):
         assert isinstance(heads, nn.ModuleList)  # noqa: S101 - made above
         scores = [head(e) for head, e in zip(heads, students.embeddings, strict=True)]
         own = log_softmax(last_axis_outermost(torch.stack(scores, -2) / self.settings.temperature))
-        return Elements(losses.role_divergence(targets["roles"], own), students.alive)
+        return Elements(losses.divergence(targets["roles"], own), students.alive)
 
 
 @dataclass(frozen=True, slots=True)

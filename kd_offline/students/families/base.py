@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 from kd_offline.networks.arithmetic import StudentShape
@@ -47,6 +48,7 @@ class PlainShape:
     trunk: ClassVar[tuple[int, ...]] = ()
     gru: ClassVar[int | None] = None
     units: ClassVar[tuple[int, ...]] = ()
+    taps: ClassVar[Mapping[str, int]] = MappingProxyType({})
 
     def layer_widths(self, units: Sequence[int]) -> LayerWidths:
         """Refuse: there are no units."""

@@ -38,7 +38,7 @@ class Prepared:
     def outputs(self, batch):
         """What the team says, apart from its graph: logits and embeddings."""
         with parallel_agents(self.team, 1) as passes:
-            return passes.forward(batch)
+            return passes.forward(batch)[:2]
 
     def losses(self, logits, embeddings, batch, progress=1.0):
         """Every loss and their weighted sum."""
@@ -58,5 +58,6 @@ def prepared(buffer, recipe, episodes=None, widths=None, team=None, inputs=None)
         team.scale_inputs(statistics.scale)
     context = TargetContext.of(buffer, terms, statistics, team)
     sizes = [shape.embedding for shape in team.shapes]
-    heads = AuxiliaryHeads(terms.auxiliary_heads(sizes, buffer.spec, rng))
+    taps = [shape.taps for shape in team.shapes]
+    heads = AuxiliaryHeads(terms.auxiliary_heads(sizes, buffer.spec, rng, taps))
     return Prepared(buffer, terms, loader, context, team, heads)

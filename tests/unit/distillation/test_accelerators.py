@@ -49,7 +49,7 @@ def prepared_on_meta(buffer, folder, settings, seeds=1):
 
 def step(run, state, passes, batch):
     """One step of the training loop."""
-    logits, embeddings = passes.forward(batch)
+    logits, embeddings, _ = passes.forward(batch)
     students = student_batch(logits, embeddings, batch.targets, state.team.spec)
     losses = objective(students, batch.targets, state.heads, run.terms, 1.0)
     passes.backward(losses["loss"])

@@ -48,11 +48,11 @@ def test_relations_of_a_zero_embedding_are_finite():
     assert torch.isfinite(embedding.grad).all()
 
 
-def test_role_divergence():
+def test_divergence_of_roles():
     expert = torch.log(torch.tensor([0.5, 0.25, 0.25]))
     student = torch.log(torch.tensor([0.25, 0.25, 0.5]))
     expected = 0.5 * math.log(2) + 0.25 * math.log(0.5)
-    assert losses.role_divergence(expert, student).item() == pytest.approx(expected)
+    assert losses.divergence(expert, student).item() == pytest.approx(expected)
 
 
 def test_masked_mean_counts_only_what_has_weight():

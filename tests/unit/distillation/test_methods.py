@@ -8,7 +8,6 @@ import torch
 
 from kd_offline.datasets import DatasetWriter, ExpertBuffer
 from kd_offline.distillation.episode_targets import StreamedTargets
-from kd_offline.distillation.methods import METHODS
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.terms.active import ActiveTerms, check_arrays
 from kd_offline.errors import MissingArrayError, UsageError
@@ -58,18 +57,20 @@ def test_q_values_stand_for_logits():
     assert "steps/q_values" in needed("q", both)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["kl", "q", "bc", "bc-argmax", "ctds", "igm-bc"])
+def test_q_values_are_enough_for_most_methods(method):
+    check_arrays(distill_recipe(method=method), VALUES)
+
+
+@pytest.mark.parametrize("method", ["kd-marl", "kd-marl-eq6"])
 def test_without_values_of_states_the_message_says_which_method_to_use(method):
     recipe = distill_recipe(method=method)
-    if not recipe.weights["policy"]:
-        check_arrays(recipe, VALUES)
-        return
     with pytest.raises(MissingArrayError) as found:
         check_arrays(recipe, VALUES | {"steps/embedding"})
     words = str(found.value)
     assert "needs steps/value, final/value" in words
     assert words.endswith(
-        "set weights.policy to 0, or choose the method kl or q or bc or bc-argmax"
+        "set weights.policy to 0, or choose the method kl or q or bc or bc-argmax or ctds or igm-bc"
     )
 
 

@@ -113,7 +113,7 @@ def test_equation_6_as_printed(buffer):
 def test_every_switch_gives_finite_gradients_and_another_loss(buffer, settings):
     found, batch = setting(buffer, **settings)
     with parallel_agents(found.team, 1) as passes:
-        loss = found.losses(*passes.forward(batch), batch)["loss"]
+        loss = found.losses(*passes.forward(batch)[:2], batch)["loss"]
         passes.backward(loss)
     gradients = [p.grad for p in found.team.parameters()]
     assert all(g is not None and torch.isfinite(g).all() for g in gradients)
@@ -125,7 +125,7 @@ def test_unequal_widths_are_projected_and_equal_ones_are_not(buffer):
     assert "structure" not in setting(buffer)[0].heads.terms
 
 
-@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"q"}))
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"q", "ctds"}))
 def test_methods_compute_only_the_targets_of_their_terms(buffer, method):
     recipe = distill_recipe(method=method)
     found = prepared(buffer, recipe, EPISODES).targets.targets

@@ -49,7 +49,7 @@ def test_gradients_are_those_of_one_graph(threads):
         for _ in range(2):  # nothing is left over from one batch to the next
             apart = passes.forward(batch)
             assert torch.equal(apart[0], logits.flatten(0, 1))
-            passes.backward(loss_of(*apart))
+            passes.backward(loss_of(*apart[:2]))
             for mine, theirs in zip(gradients(team), whole, strict=True):
                 torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-8)
 
@@ -57,7 +57,7 @@ def test_gradients_are_those_of_one_graph(threads):
 def test_networks_without_hidden_layers_learn_beside_terms_on_their_embeddings():
     team, obs, last = team_and_batch(family="mlp", depth=0)
     with parallel_agents(team, 1) as passes:
-        logits, embeddings = passes.forward(packed(obs, last))
+        logits, embeddings, _ = passes.forward(packed(obs, last))
         terms = sum(embedding.square().mean() for embedding in embeddings)
         passes.backward(torch.log_softmax(logits, -1).square().mean() + terms)
     assert all(gradient.abs().sum() > 0 for gradient in gradients(team))
@@ -70,7 +70,7 @@ def test_threads_change_no_bit(of_the_caller):
     found = []
     for threads in (1, 2, 3):
         with parallel_agents(team, threads) as passes:
-            passes.backward(loss_of(*passes.forward(packed(obs, last))))
+            passes.backward(loss_of(*passes.forward(packed(obs, last))[:2]))
         found.append(gradients(team))
     for others in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
@@ -79,7 +79,7 @@ def test_threads_change_no_bit(of_the_caller):
 def test_what_the_loss_does_not_use_gets_no_gradient():
     team, obs, last = team_and_batch()
     with parallel_agents(team, 2) as passes:
-        logits, _ = passes.forward(packed(obs, last))
+        logits, _, _ = passes.forward(packed(obs, last))
         passes.backward(logits.square().mean())
     assert all(p.grad is not None for p in team.parameters())
 

@@ -74,7 +74,7 @@ def net_of(network):
 def first_losses(run, state, passes, seeds):
     """Go one step forth and back; return the losses."""
     batch = next(iter(passes.batches(run.train, 16, seeds, 0)))
-    logits, embeddings = passes.forward(batch)
+    logits, embeddings, _ = passes.forward(batch)
     students = student_batch(logits, embeddings, batch.targets, state.team.spec)
     losses = objective(students, batch.targets, state.heads, run.terms, 1.0)
     passes.backward(losses["loss"])

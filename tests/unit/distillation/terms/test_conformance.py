@@ -18,6 +18,9 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "structure": [{"relation": "mlp", "centre": True}, {"relation": "zero_pad"}],
     "role": [{"init": "random", "learn_projection": False}],
     "regression": [{"loss": "huber"}],
+    "q_values": [{"loss": "huber"}],
+    "privileged_embedding": [{"tap": "z", "scale": "none"}],
+    "feature": [{"loss": "mse", "scale": "dataset"}, {"tap": "s_hat"}],
 }
 CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in TERMS.built_in]
 CASES += [(name, settings) for name, each in SETTINGS.items() for settings in each]

@@ -1,0 +1,145 @@
+"""What terms on inner layers of the expert have in common: a recorded tap, and students' answer.
+
+A tap is an inner layer of the expert by name, recorded as ``steps/embedding_<tap>``: what a teacher
+that sees more than its students made of it. Students of a family with the same layer are compared
+with it directly, through a linear map where the widths differ; all others by a linear map of their
+embedding. The maps exist in training only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kd_offline.distillation.auxiliary_heads import linear, orthogonal
+from kd_offline.distillation.dataset_statistics import Deviation
+from kd_offline.distillation.terms.base import (
+    Accumulator,
+    LossTerm,
+    RecordedBatch,
+    StudentBatch,
+    TargetBatch,
+    TermSettings,
+    TrainingEpisodes,
+)
+from kd_offline.distributions.categorical_tensors import last_axis_outermost
+from kd_offline.errors import Remedy
+from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.types import Float32Array, FloatArray
+
+TAP_NAME = "^[a-z0-9_]{1,40}$"
+
+
+class TapSettings(TermSettings):
+    """Settings of terms on a tap."""
+
+    tap: str = Field(pattern=TAP_NAME, description="inner layer of the expert, by its name")
+    scale: Literal["dataset", "none"] = Field(
+        default="dataset",
+        description="what recorded values are divided by, their mean taken off: their deviation "
+        "over the dataset, of each agent, or nothing",
+    )
+
+
+Settings = TypeVar("Settings", bound=TapSettings)
+
+
+class TapTerm(LossTerm[Settings]):
+    """Base of terms on a tap; subclasses say the loss of :meth:`answers` to a target."""
+
+    any_axes = True
+
+    @property
+    def array(self) -> str:
+        """Name of the recorded array."""
+        return f"steps/embedding_{self.settings.tap}"
+
+    def arrays(self, present: Iterable[str]) -> Sequence[str]:
+        """Return the array of the tap."""
+        return (self.array,)
+
+    def recorded_by(self) -> Remedy:
+        """Return which experts record the tap."""
+        return Remedy(
+            "record episodes of an expert that sees more than its students, such as one of",
+            operation="train_recipe",
+            algorithm="ddn",
+        )
+
+    def fit(self, episodes: TrainingEpisodes) -> Accumulator:
+        """Return an accumulator of the tap's width, mean and deviation."""
+        return TapMoments(self.array)
+
+    def recorded(self, batch: TargetBatch) -> Tensor:
+        """Return the recorded values, float32 [B, T, N, W]; in deviations where asked for."""
+        values = batch.arrays[self.array].astype(np.float32)
+        if self.settings.scale == "dataset":
+            values = self.statistics.normalised(values)
+        # Of an agent that is not alive any number may be there, whose square may be infinite.
+        return torch.from_numpy(values).masked_fill(~batch.alive.unsqueeze(-1), 0.0)
+
+    def auxiliary_heads(
+        self, widths: Sequence[int], spec: EnvironmentSpec, rng: np.random.Generator
+    ) -> nn.Module:
+        """Return what maps each agent's tap, or else its embedding, to the recorded width."""
+        target = self.statistics.width
+        own = [taps.get(self.settings.tap) for taps in self.tap_widths]
+        return nn.ModuleList(
+            nn.Identity()
+            if tap == target
+            else linear(orthogonal(target, tap or width, rng), bias=True)
+            for tap, width in zip(own, widths, strict=True)
+        )
+
+    def answers(self, students: StudentBatch, heads: nn.Module | None) -> Tensor:
+        """Return what students say of the tap, [S, N, W], the last axis outermost in memory."""
+        assert isinstance(heads, nn.ModuleList)  # noqa: S101 - made above
+        sources = students.taps.get(self.settings.tap, students.embeddings)
+        each = [head(values) for head, values in zip(heads, sources, strict=True)]
+        return last_axis_outermost(torch.stack(each, -2))
+
+
+@dataclass(frozen=True, slots=True)
+class TapStatistics:
+    """Mean of every number of a tap, and one deviation for each agent.
+
+    One deviation for all numbers keeps their proportions: a number that hardly varies stays small.
+    """
+
+    mean: FloatArray  # [N, W]
+    unit: FloatArray  # [N], root mean variance; 1 where nothing varies
+
+    @property
+    def width(self) -> int:
+        """Numbers of the tap, W."""
+        return int(self.mean.shape[1])
+
+    def normalised(self, values: Float32Array) -> Float32Array:
+        """Return ``values`` [..., N, W] less the mean, in deviations."""
+        mean, unit = self.mean.astype(np.float32), self.unit.astype(np.float32)
+        with np.errstate(over="ignore"):  # of agents that are not alive
+            return (values - mean) / unit[:, None]
+
+
+class TapMoments:
+    """Accumulates the moments of a tap of agents that are alive."""
+
+    def __init__(self, array: str) -> None:
+        self.arrays = (array,)
+        self._moments = Deviation((0, 1))
+
+    def add(self, batch: RecordedBatch) -> None:
+        """Add the values of a batch."""
+        values = batch.arrays[self.arrays[0]].astype(np.float64)
+        self._moments.add(values, batch.alive[..., None])
+
+    def finish(self) -> Any:
+        """Return the statistics."""
+        variance = np.square(self._moments.std).mean(-1)
+        return TapStatistics(self._moments.mean, np.sqrt(np.where(variance > 1e-16, variance, 1.0)))
