@@ -189,12 +189,15 @@ class StarCraft2Env:
         seen += self._type(unit)
         return np.array(seen, np.float32) * float(unit.alive)
 
+    def unit_sight_range(self, agent):
+        return SIGHT
+
     def _features(self, unit, other, first, last=()):
-        away = unit.distance(other)
-        found = [first, away / SIGHT, (other.x - unit.x) / SIGHT, (other.y - unit.y) / SIGHT]
+        away, sight = unit.distance(other), self.unit_sight_range(self.agents.index(unit))
+        found = [first, away / sight, (other.x - unit.x) / sight, (other.y - unit.y) / sight]
         found += self._health(other) if self.set["obs_all_health"] else []
         found += [*self._type(other), *last]
-        return found if away < SIGHT and other.alive else [0] * len(found)
+        return found if away < sight and other.alive else [0] * len(found)
 
     def _health(self, unit):
         shield = [unit.shield / unit.stats.shield] if unit.stats.shield else []

@@ -6,7 +6,14 @@ import numpy as np
 
 from kd_offline.environments.particle.environment import ORACLE_VERSION
 from kd_offline.environments.particle.settings import AdversarySettings
-from kd_offline.environments.particle.world import MOVES, Layout, World, batch_first, length
+from kd_offline.environments.particle.world import (
+    MOVES,
+    Layout,
+    World,
+    batch_first,
+    length,
+    others_velocity,
+)
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import FloatArray, IntArray
 
@@ -46,6 +53,15 @@ class Adversary:
         out[:, 1:, 0:2] = landmarks[np.arange(batch), 1:, world.goal]
         out[:, 1:, 2 : 2 + 2 * n] = landmarks[:, 1:].reshape(batch, n, 2 * n)
         out[:, 1:, 2 + 2 * n :] = others[:, 1:].reshape(batch, n, 2 * n)
+
+    def hidden(self, world: World) -> list[dict[str, FloatArray]]:
+        """Return the way to the goal, which only good agents see, and all velocities."""
+        to_goal = world.to_landmarks[:, 0, world.goal, np.arange(len(world.goal))]
+        velocities = [
+            {"own_velocity": world.velocity[:, i].T, "others_velocity": others_velocity(world, i)}
+            for i in range(world.layout.n_agents)
+        ]
+        return [{"goal": to_goal.T} | velocities[0], *velocities[1:]]
 
 
 def _spec(settings: AdversarySettings) -> EnvironmentSpec:

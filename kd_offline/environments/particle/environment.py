@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from kd_offline.environments.particle.world import Layout, World
 from kd_offline.errors import UsageError
-from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.environment import EnvironmentSpec, FullObservation
 from kd_offline.types import (
     BoolArray,
     Float32Array,
@@ -49,6 +50,10 @@ class Scenario(Protocol):
         """Write observations into ``out`` [B, N, O], which holds zeros."""
         ...
 
+    def hidden(self, world: World) -> Sequence[Mapping[str, FloatArray]]:
+        """Return what each agent does not see: name of a block -> [B, width]."""
+        ...
+
 
 class ParticleEnvironment:
     """A batch of particle worlds; equal to ``mpe2`` step for step and seed for seed.
@@ -72,6 +77,8 @@ class ParticleEnvironment:
         self._real = np.arange(spec.obs_width) < np.array(spec.obs_widths)[:, None]
         self.exact_reward: FloatArray
         self._start(0)
+        self.full = _full(spec, scenario.hidden(self._world))
+        """An observation, followed by what it does not show; None where it shows everything."""
 
     @property
     def spec(self) -> EnvironmentSpec:
@@ -126,6 +133,20 @@ class ParticleEnvironment:
     def close(self) -> None:
         """Nothing is held."""
 
+    def full_observations(self) -> Float32Array:
+        """Return each observation followed by what it does not show: float32 [B, N, F]."""
+        spec, full = self._spec, self.full
+        width = spec.obs_width if full is None else full.width
+        out = np.zeros((len(self._steps), spec.n_agents, width), np.float32)
+        out[..., : spec.obs_width] = self._observe(np.float32)
+        for i, (start, parts) in enumerate(
+            zip(spec.obs_widths, self._scenario.hidden(self._world), strict=True)
+        ):
+            if parts:
+                values = np.concatenate(list(parts.values()), axis=1)
+                out[:, i, start : start + values.shape[1]] = values
+        return out
+
     def exact_observation(self) -> FloatArray:
         """Return the observations [B, N, O] in the precision of the world."""
         return self._observe(self._dtype)
@@ -173,6 +194,22 @@ class ParticleEnvironment:
             available_actions=np.tile(self._legal, (batch, 1, 1)),
             alive=np.ones((batch, agents), bool),
         )
+
+
+def _full(
+    spec: EnvironmentSpec, hidden: Sequence[Mapping[str, FloatArray]]
+) -> FullObservation | None:
+    """Return the description of observations that are followed by ``hidden`` blocks."""
+    if not any(hidden):
+        return None
+    widths, blocks = [], {}
+    for agent, end, parts in zip(spec.agents, spec.obs_widths, hidden, strict=True):
+        blocks[agent] = dict(spec.blocks[agent])
+        for name, values in parts.items():
+            blocks[agent][name] = ((end, end + values.shape[1]),)
+            end += values.shape[1]
+        widths.append(end)
+    return FullObservation(widths=tuple(widths), blocks=blocks)
 
 
 def _initial(layout: Layout, seeds: SeedArray) -> tuple[FloatArray, IntArray]:

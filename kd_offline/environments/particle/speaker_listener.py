@@ -55,6 +55,16 @@ class SpeakerListener:
         listener[:, 2:8] = landmarks.reshape(len(out), 2 * _LANDMARKS)
         listener[:, 8:11] = world.message.T
 
+    def hidden(self, world: World) -> list[dict[str, FloatArray]]:
+        """Return what the speaker does not see of the listener, and the goal of the listener."""
+        landmarks = batch_first(world.to_landmarks[:, _LISTENER])
+        speaker = {
+            "listener_velocity": world.velocity[:, _LISTENER].T,
+            "listener_landmarks": landmarks.reshape(len(world.goal), 2 * _LANDMARKS),
+            "message": world.message.T,
+        }
+        return [speaker, {"goal": _COLOURS[world.goal]}]
+
 
 def _spec(settings: Settings) -> EnvironmentSpec:
     return EnvironmentSpec(

@@ -11,6 +11,7 @@ from kd_offline.environments.particle.world import (
     batch_first,
     length,
     ordered_sum,
+    others_velocity,
 )
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import FloatArray, IntArray
@@ -49,6 +50,12 @@ class Spread:
         places = out[:, :, 4 : 4 + 4 * n - 2].reshape(batch, n, 2 * n - 1, 2)
         places[:, :, :n] = batch_first(world.to_landmarks)
         places[:, :, n:] = batch_first(world.to_others)
+
+    def hidden(self, world: World) -> list[dict[str, FloatArray]]:
+        """Return the velocities of the other agents."""
+        if self._n == 1:
+            return [{}]
+        return [{"others_velocity": others_velocity(world, i)} for i in range(self._n)]
 
 
 def _spec(settings: SpreadSettings) -> EnvironmentSpec:

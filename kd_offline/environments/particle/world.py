@@ -131,6 +131,12 @@ class World:
         return thrust
 
 
+def others_velocity(world: World, agent: int) -> FloatArray:
+    """Return the velocities of all agents but one, in their order: [B, 2 * (N - 1)]."""
+    others: FloatArray = np.delete(world.velocity, agent, axis=1).T
+    return others.reshape(others.shape[0], 2 * (world.layout.n_agents - 1))
+
+
 def length(vector: FloatArray) -> FloatArray:
     """Return Euclidean lengths of ``vector`` [2, ...] over its first axis."""
     squared = np.square(vector)

@@ -21,11 +21,11 @@ from kd_offline.environments.settings import parsed
 from kd_offline.environments.smac.installation import SOURCE, look
 from kd_offline.environments.smac.process import Game
 from kd_offline.environments.smac.settings import SmacSettings
-from kd_offline.environments.smac.worker import Snapshot
+from kd_offline.environments.smac.worker import FAR, Snapshot
 from kd_offline.errors import MismatchError, Remedy, UnknownNameError, UsageError
-from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.environment import EnvironmentSpec, FullObservation
 from kd_offline.schemas.outputs import StarCraft
-from kd_offline.types import BoolArray, IntArray, Outcome, SeedArray, View
+from kd_offline.types import BoolArray, Float32Array, IntArray, Outcome, SeedArray, View
 
 _NOTHING = 0  # the action of the dead
 
@@ -72,12 +72,27 @@ class SmacEnvironment:
         (info,) = self._exchange({0: ("describe",)}).values()
         _require_layout(self._name, MAPS[map_name], settings, info)
         self._spec = _spec(self._name, MAPS[map_name], settings, found, int(info["state_shape"]))
+        self._distances = _distances(MAPS[map_name], settings)
         self._start(0)
 
     @property
     def spec(self) -> EnvironmentSpec:
         """Static description: names, widths, blocks, sides."""
         return self._spec
+
+    @property
+    def full(self) -> FullObservation:
+        """The layout of observations, which show units far away as well."""
+        return FullObservation(widths=self._spec.obs_widths, blocks=self._spec.blocks)
+
+    def full_observations(self) -> Float32Array:
+        """Return observations without a limit of sight: float32 [B, N, O]."""
+        answers = self._exchange(dict.fromkeys(range(len(self._steps)), ("full",)))
+        full = np.zeros_like(self._obs)
+        for slot, values in answers.items():
+            full[slot] = values
+        full[..., self._distances] *= np.float32(FAR)
+        return full
 
     def reset(self, seeds: SeedArray) -> View:
         """Start ``B = len(seeds)`` episodes; see ``BatchedEnvironment.reset``."""
@@ -327,3 +342,13 @@ def blocks(field: Map, settings: SmacSettings) -> dict[str, tuple[tuple[int, int
         ranges[name] = ((start, start + width),)
         start += width
     return ranges
+
+
+def _distances(field: Map, settings: SmacSettings) -> list[int]:
+    """Return the columns of an observation that SMAC divides by the sight range."""
+    columns = []
+    for name, units in (("enemies", field.enemies), ("allies", field.allies - 1)):
+        ((start, stop),) = blocks(field, settings)[name]
+        step = (stop - start) // units
+        columns += [start + unit * step + k for unit in range(units) for k in (1, 2, 3)]
+    return columns

@@ -18,6 +18,9 @@ import numpy as np
 from kd_offline.types import BoolArray, Float32Array
 from kd_offline.user_code import described
 
+FAR = 2.0**20
+"""A power of two: multiplied by it, distances divided by it are the same bits as before."""
+
 Snapshot = tuple[Float32Array, Float32Array, BoolArray]
 """Observations [N, O], state [S] and legal actions [N, A] of one game."""
 
@@ -64,6 +67,19 @@ class Host:
         self._finished += bool(over)
         won = bool(info.get("battle_won", False))
         return self._snapshot(), float(reward), bool(over) and not cut, cut, won
+
+    def full(self) -> Float32Array:
+        """Return observations [N, O] with sight ranges ``FAR`` times as long.
+
+        SMAC divides distances by the sight range, which only observations use.
+        """
+        env = self._env
+        usual = env.unit_sight_range
+        env.unit_sight_range = lambda agent: FAR * usual(agent)
+        try:
+            return np.asarray(env.get_obs(), np.float32)
+        finally:
+            del env.unit_sight_range  # the method of its class is found again
 
     def close(self) -> None:
         """End the game."""

@@ -45,6 +45,7 @@ class Engine:
         self.width = self._inner.width + self._seen.width
         self._reset = jax.jit(jax.vmap(lambda key: self._row(*self._begun(key))))
         self._step = jax.jit(jax.vmap(self._next))
+        self._unveil = jax.jit(jax.vmap(self._everyone))
         self._lock = Lock()
         self._compiled: set[Callable[..., Any]] = set()
 
@@ -60,6 +61,14 @@ class Engine:
         """Return the observations of the games in ``rows`` [B, width], as new arrays [B, ...]."""
         observations: dict[str, Array] = self._seen.read(rows[:, self._inner.width :])
         return observations
+
+    def units(self, rows: Array) -> Array:
+        """Return the features of all other units of games, however far away they are.
+
+        ``rows``: uint32 [chunk, width]. Returns float32 [chunk, N, units - 1, features], in the
+        order of an observation; those of dead units, and of what dead agents see, are zero.
+        """
+        return self._called(self._unveil, rows)
 
     def _called(self, function: Callable[..., Any], *inputs: Array) -> Array:
         # NumPy in, NumPy out: JAX compiles again for what once was a Python number and now is not.
@@ -92,6 +101,16 @@ class Engine:
             "won": beaten & ~lost,
         }
         return self._row((key, game), {**view, **result})
+
+    def _everyone(self, row: Any) -> Any:
+        _, game = self._inner.unpack(row[: self._inner.width])
+        units = np.arange(game.state.unit_alive.shape[0])
+        agents = units[: len(self.game.agents)]
+        others = np.stack([np.delete(units, agent) for agent in agents])
+        of_others = jax.vmap(self.game._observe_features, in_axes=(None, None, 0))
+        seen = jax.vmap(of_others, in_axes=(None, 0, 0))(game.state, agents, others)
+        alive = game.state.unit_alive[others] & game.state.unit_alive[agents][:, None]
+        return jnp.where(alive[..., None], seen, 0.0)
 
     def _view(self, obs: dict[str, Any], game: Tree) -> dict[str, Any]:
         legal, agents = self.game.get_avail_actions(game), self.game.agents

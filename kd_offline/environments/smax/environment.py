@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from kd_offline.environments.smax.engine import STOP, Engine, chunks, engine, keys_of
 from kd_offline.environments.smax.library import version
 from kd_offline.environments.smax.settings import SmaxSettings
 from kd_offline.errors import UsageError
-from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.types import Array, BoolArray, IntArray, Outcome, SeedArray, View
+from kd_offline.schemas.environment import EnvironmentSpec, FullObservation
+from kd_offline.types import Array, BoolArray, Float32Array, IntArray, Outcome, SeedArray, View
 
 _MOVES = ("north", "east", "south", "west", "stop")
 
@@ -29,6 +31,27 @@ class Smax:
     def spec(self) -> EnvironmentSpec:
         """Static description: names, widths, blocks, sides."""
         return self._spec
+
+    @property
+    def full(self) -> FullObservation:
+        """The layout of observations, which show units far away as well."""
+        return FullObservation(widths=self._spec.obs_widths, blocks=self._spec.blocks)
+
+    def full_observations(self) -> Float32Array:
+        """Return observations without a limit of sight: float32 [B, N, O].
+
+        Units in sight are the very numbers of the observation.
+        """
+        obs, rows = self._seen["obs"], self._rows
+        parts = [
+            self._engine.units(rows[filled])[: len(slots)]
+            for slots, filled in chunks(np.ones(len(rows), bool), self._engine.chunk)
+        ]
+        units = np.concatenate(parts) if parts else np.zeros((0, 1, 0, 1), np.float32)
+        own = obs.shape[-1] - math.prod(units.shape[2:])
+        in_sight = obs[..., : obs.shape[-1] - own].reshape(units.shape)
+        everyone = np.where(in_sight.any(-1, keepdims=True), in_sight, units)
+        return np.concatenate([everyone.reshape(*obs.shape[:2], -1), obs[..., -own:]], -1)
 
     def reset(self, seeds: SeedArray) -> View:
         """Start ``B = len(seeds)`` episodes; see ``BatchedEnvironment.reset``."""

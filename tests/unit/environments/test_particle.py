@@ -7,7 +7,8 @@ import pytest
 
 from kd_offline.environments import load
 from kd_offline.environments.particle.environment import ParticleEnvironment
-from kd_offline.errors import UnknownNameError, UsageError
+from kd_offline.environments.stepping import full_spec
+from kd_offline.errors import MismatchError, UnknownNameError, UsageError
 from tests.unit.environments.oracle import Oracle, place
 
 STEPS = 25
@@ -236,3 +237,69 @@ def test_reset_where_wants_one_entry_a_slot() -> None:
 def test_wrong_settings(kwargs: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         load("mpe/simple_spread_v3", **kwargs)
+
+
+def moved(name, **settings):
+    """Return an environment and its view after a few random steps."""
+    environment: Any = load(name, **settings)
+    rng = np.random.default_rng(3)
+    spec, view = environment.spec, environment.reset(np.arange(4, dtype=np.uint64))
+    for _ in range(3):
+        actions = np.stack([rng.integers(0, n, 4) for n in spec.action_counts], 1)
+        view = environment.step(actions).view
+    return environment, view
+
+
+@pytest.mark.parametrize(
+    "name", ["simple_spread_v3", "simple_adversary_v3", "simple_speaker_listener_v4"]
+)
+def test_a_full_observation_begins_with_the_observation(name):
+    environment, view = moved(f"mpe/{name}")
+    described, spec = full_spec(environment).full, environment.spec
+    full = environment.full_observations()
+    for i, (agent, width) in enumerate(zip(spec.agents, spec.obs_widths, strict=True)):
+        np.testing.assert_array_equal(full[:, i, :width], view.obs[:, i, :width])
+        assert full[:, i, width : described.widths[i]].any()
+        assert not full[:, i, described.widths[i] :].any()
+        assert described.blocks[agent].items() > spec.blocks[agent].items()
+
+
+def test_spread_hides_the_velocities_of_others():
+    environment, view = moved("mpe/simple_spread_v3")
+    full, velocity = environment.full_observations(), view.obs[..., 0:2]
+    assert environment.full.blocks["agent_1"]["others_velocity"] == ((18, 22),)
+    np.testing.assert_array_equal(full[:, 1, 18:20], velocity[:, 0])
+    np.testing.assert_array_equal(full[:, 1, 20:22], velocity[:, 2])
+
+
+def test_a_lone_agent_is_hidden_nothing():
+    environment, _ = moved("mpe/simple_spread_v3", n_agents=1)
+    assert environment.full is None
+    with pytest.raises(MismatchError, match="gives no full observations"):
+        full_spec(environment)
+
+
+def test_the_adversary_is_hidden_the_goal_and_all_are_hidden_velocities():
+    environment, view = moved("mpe/simple_adversary_v3")
+    full, blocks = environment.full_observations(), environment.full.blocks
+    assert environment.full.widths == (16, 16, 16)
+    assert blocks["adversary_0"]["goal"] == ((8, 10),)
+    assert blocks["agent_0"]["goal"] == ((0, 2),)
+    # The way to the goal is the same place seen from two agents.
+    apart = view.obs[:, 0, 4:6]  # of the first good agent, from the adversary
+    np.testing.assert_allclose(full[:, 0, 8:10], view.obs[:, 1, 0:2] + apart, atol=1e-6)
+    own = {a: b["own_velocity"][0] for a, b in blocks.items()}
+    others = {a: b["others_velocity"][0] for a, b in blocks.items()}
+    of_good = full[:, 1, slice(*own["agent_0"])]
+    np.testing.assert_array_equal(full[:, 0, others["adversary_0"][0] :][:, :2], of_good)
+    np.testing.assert_array_equal(full[:, 2, others["agent_1"][0] :][:, 2:4], of_good)
+
+
+def test_speaker_and_listener_are_hidden_what_the_other_sees():
+    environment, view = moved("mpe/simple_speaker_listener_v4")
+    full = environment.full_observations()
+    assert environment.full.widths == (14, 14)
+    np.testing.assert_array_equal(full[:, 0, 3:14], view.obs[:, 1, :11])
+    np.testing.assert_array_equal(full[:, 1, 11:14], view.obs[:, 0, :3])
+    spoken = full[:, 0, slice(*environment.full.blocks["speaker_0"]["message"][0])]
+    assert (spoken.sum(1) == 1).all()

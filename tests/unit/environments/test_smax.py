@@ -1,5 +1,6 @@
 """SMAX against JaxMARL itself, stepped directly, and the rules that are ours."""
 
+import itertools
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from kd_offline.environments.smax.engine import chunks, keys_of
 from kd_offline.environments.smax.environment import Smax
 from kd_offline.environments.smax.library import make_game
 from kd_offline.environments.smax.settings import SmaxSettings
+from kd_offline.environments.stepping import full_spec
 from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError
 from kd_offline.seeding import uniforms
 from kd_offline.testing.environments import check_environment
@@ -217,3 +219,33 @@ def test_loading_prints_nothing_and_leaves_the_streams_alone() -> None:
     ours, printed, place = eval(done.stdout)
     assert (ours, printed) == (True, "")
     assert place.endswith("jax")
+
+
+def test_full_observations_show_units_far_away_and_repeat_those_in_sight(game: Smax) -> None:
+    full_spec(game)
+    view, hidden = game.reset(SEEDS), 0
+    for step in range(12):
+        full, others = game.full_observations(), view.obs[..., :-10].reshape(3, 3, 5, 13)
+        shown = full[..., :-10].reshape(3, 3, 5, 13)
+        seen = others.any(-1)
+        np.testing.assert_array_equal(shown[seen], others[seen])
+        np.testing.assert_array_equal(full[..., -10:], view.obs[..., -10:])
+        hidden += int((shown.any(-1) & ~seen).sum())
+        state = view.state[:, : 6 * 10].reshape(3, 6, 10)  # health, place, ...
+        health, place = state[..., 0], state[..., 1:3]
+        for agent, unit in itertools.product(range(3), range(5)):
+            other = unit + (unit >= agent)
+            alive = view.alive[:, agent] & (health[:, other] > 0)
+            assert (shown[:, agent, unit].any(-1) == alive).all()
+            gap = (place[:, other] - place[:, agent]) * alive[:, None]
+            np.testing.assert_allclose(shown[:, agent, unit, 1:3] * 9.0, gap, atol=1e-4)
+        view = game.step(legal_actions(SEEDS, step, view)).view
+    assert hidden > 20
+
+
+def test_full_observations_have_the_same_bits_in_every_batch(game: Smax) -> None:
+    seeds = np.arange(40, dtype=np.uint64) * 977 + 5  # more than a chunk
+    game.reset(seeds)
+    whole = game.full_observations()
+    game.reset(seeds[[39, 3]])
+    np.testing.assert_array_equal(game.full_observations(), whole[[39, 3]])

@@ -3,6 +3,7 @@ import pytest
 
 from kd_offline import seeding
 from kd_offline.environments import irreproducible, largest_batch, load
+from kd_offline.environments.protocol import FullyObservable
 from kd_offline.errors import MismatchError, UnknownNameError, UsageError
 from kd_offline.students import masks
 from kd_offline.testing.environments import ConformanceError, check_environment
@@ -212,3 +213,27 @@ def test_a_fork_with_other_features_is_refused(tmp_path):
     said = r"obs_shape \[33, \[3, 5\]\] where the original has 30 \(move 4, enemies 15, allies 10"
     with playable(tmp_path, env=FORK), pytest.raises(MismatchError, match=said):
         load("smac/3m")
+
+
+@pytest.mark.parametrize("settings", [{}, {"obs_last_action": True, "obs_pathing_grid": True}])
+def test_full_observations_show_units_far_away_and_repeat_those_in_sight(settings):
+    world = load("smac/3m", games=2, **settings)
+    assert isinstance(world, FullyObservable)
+    view, hidden = world.reset(SEEDS), 0
+    for step in range(6):
+        full = world.full_observations()
+        for name, units in (("enemies", 3), ("allies", 2)):
+            start, stop = world.spec.blocks["ally_0"][name][0]
+            seen, shown = (
+                values[..., start:stop].reshape(2, 3, units, -1) for values in (view.obs, full)
+            )
+            visible = seen.any(-1)
+            np.testing.assert_array_equal(shown[visible], seen[visible])
+            hidden += int((shown.any(-1) & ~visible).sum())
+        np.testing.assert_array_equal(full[..., stop:], view.obs[..., stop:])
+        np.testing.assert_array_equal(full[..., :4], view.obs[..., :4])
+        dead = ~view.alive
+        assert not full[dead].any()
+        view = world.step(choose(view, SEEDS, step)).view
+    assert hidden > 0
+    world.close()
