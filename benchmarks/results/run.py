@@ -366,15 +366,14 @@ def _returns(study: Study, cell: AnyCell) -> dict[str, npt.NDArray[np.float64]]:
     from kd_offline.evaluation.evaluate import MODES
     from kd_offline.evaluation.play import EvaluationRunner
     from kd_offline.experts.load import load
-    from kd_offline.runs.folder import open_run
-    from kd_offline.runs.teams import load_teams
+    from kd_offline.runs.complete import complete_run
     from kd_offline.seeding import episode_seeds
 
     world = environments.load(cell.task.name)
     teams: list[TeamPolicy]
     if isinstance(cell, DistilledCell):
-        run = open_run(study.work / "runs" / cell.id)
-        teams = [*load_teams(run, run.manifest())]
+        run = complete_run(study.work / "runs" / cell.id)
+        teams = [*run.teams]
     else:
         paths = [network_path(study, each) for each in _trained(study, _alike(study, cell))]
         teams = [load(path, world.spec, with_value=False) for path in paths]

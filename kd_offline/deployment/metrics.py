@@ -190,7 +190,7 @@ def _envelope(team: Team, report: EvaluationReport | None) -> Envelope:
 
 def _played(team: Team, report: EvaluationReport) -> Played:
     seeds = set(report.distillation_seeds)
-    agreements = [r.held_out.get("agreement") for r in team.manifest.results if r.seed in seeds]
+    agreements = [r.held_out.get("agreement") for r in team.run.manifest.results if r.seed in seeds]
     measured_agreements = [share for share in agreements if share is not None]
     command = command_text(
         *("evaluate", "RUN"),

@@ -110,8 +110,8 @@ def collaboration_profile(
         environment=spec.id,
         environment_kwargs=spec.kwargs,
         episode_limit=spec.episode_limit,
-        method=team.manifest.method,
-        mask=team.manifest.mask,
+        method=team.run.manifest.method,
+        mask=team.run.manifest.mask,
         agents=agents(team),
         groups=groups,
         hidden_state=HiddenState(agents=tuple(a.agent for a in team.contracts if a.memory)),
@@ -152,9 +152,9 @@ def _digests(team: Team) -> Digests:
 
     export = None if team.folder is None else _sha256(team.folder / MANIFEST)
     return Digests(
-        students={str(result.seed): result.digest for result in team.manifest.results},
-        dataset=team.manifest.dataset.id,
-        expert=team.manifest.expert,
+        students={str(result.seed): result.digest for result in team.run.manifest.results},
+        dataset=team.run.manifest.dataset.id,
+        expert=team.run.manifest.expert,
         run=_sha256(team.run.path / RUN),
         export=export,
     )
@@ -265,16 +265,16 @@ def _agreement_text(team: Team, played: Played) -> str:
         return "nobody has a choice of actions in play, so agreement with the expert is undefined"
     in_play = f"in {_percent(played.agreement)} of the decisions that their own play leads to"
     if played.held_out_agreement is None:
-        return f"students choose what the expert would {in_play}; {judged(team.manifest)}"
+        return f"students choose what the expert would {in_play}; {judged(team.run.manifest)}"
     return (
         f"students choose what the expert would in {_percent(played.held_out_agreement)} of "
         f"recorded held-out decisions and {in_play}; the second is the one to rely on; "
-        f"{judged(team.manifest)}"
+        f"{judged(team.run.manifest)}"
     )
 
 
 def _mask_caveat(team: Team, played: Played) -> Limit:
-    mask = team.manifest.mask
+    mask = team.run.manifest.mask
     if mask == "full":
         return Limit(topic="mask", text="students see everything: no mask limits what they reach")
     score = played.greedy or played.sampled
@@ -336,7 +336,7 @@ def _export_caveats(team: Team) -> Iterator[Limit]:
 
 
 def _role_caveats(team: Team, groups: Groups) -> Iterator[Limit]:
-    recipe = recipe_of(team.manifest)
+    recipe = recipe_of(team.run.manifest)
     if recipe.weights.get("role") and groups.clusters is None:
         yield _not_measured(
             "role clusters are not known, because the dataset was not there",
@@ -376,11 +376,11 @@ def clusters(team: Team, dataset: str | Path | None) -> RoleClusters | None:
     from kd_offline.errors import UsageError
     from kd_offline.runs.source import open_dataset
 
-    recipe = recipe_of(team.manifest)
+    recipe = recipe_of(team.run.manifest)
     if not recipe.weights.get("role"):
         return None
     try:
-        buffer = open_dataset(team.manifest, team.run.path, dataset)
+        buffer = open_dataset(team.run.manifest, team.run.path, dataset)
     except UsageError:
         if dataset is not None:
             raise

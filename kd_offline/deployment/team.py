@@ -11,9 +11,8 @@ from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
 
 if TYPE_CHECKING:
-    from kd_offline.runs.folder import RunFolder
+    from kd_offline.runs.complete import CompleteRun
     from kd_offline.schemas.export import AgentContract, ExportManifest
-    from kd_offline.schemas.run import RunManifest
     from kd_offline.students.policy import StudentPolicy
 
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 class Team:
     """A checked team; ``student`` is that of the export's seed, or of the run's first."""
 
-    run: RunFolder
-    manifest: RunManifest
+    run: CompleteRun
     student: StudentPolicy
     contracts: tuple[AgentContract, ...]
     folder: Path | None = None
@@ -41,9 +39,9 @@ class Team:
         if self.folder is not None:
             report = read_evaluation(self.folder)
             if report is not None:
-                require_evaluation_of(report, self.folder, self.manifest, (self.student.seed,))
+                require_evaluation_of(report, self.folder, self.run.manifest, (self.student.seed,))
                 return report
-        return self.run.evaluation()
+        return self.run.folder.evaluation()
 
     def latency(self) -> LatencyReport | None:
         """Return the timings of the run; None without them.
@@ -55,7 +53,7 @@ class Team:
         """
         from kd_offline.runs.folder import LATENCY
 
-        report = self.run.latency()
+        report = self.run.folder.latency()
         macs = {agent.agent: agent.macs for agent in self.contracts}
         for row in () if report is None else report.rows:
             if row.who == "student" and any(macs.get(name) != row.macs for name in row.agents):
@@ -79,21 +77,16 @@ def load_team(run: str | Path, export: str | Path | None) -> Team:
     MismatchError
         The export was made from another run.
     """
-    from kd_offline.evaluation.exported import check_origin, require_same
+    from kd_offline.evaluation.exported import own_student
     from kd_offline.exports.compact import compact
     from kd_offline.exports.contract import contracts
     from kd_offline.exports.engines import read_manifest
-    from kd_offline.runs.folder import open_run
-    from kd_offline.runs.teams import load_teams
+    from kd_offline.runs.complete import complete_run
 
-    folder = open_run(run)
-    manifest = folder.manifest()
-    teams = load_teams(folder, manifest)
+    complete = complete_run(run)
     if export is None:
-        agents = contracts(compact(teams[0]), teams[0].card.environment)
-        return Team(folder, manifest, teams[0], agents)
-    export_manifest = read_manifest(export)
-    check_origin(export_manifest, export, manifest)
-    student = next(team for team in teams if team.seed == export_manifest.seed)
-    require_same(export_manifest, student, Path(export))
-    return Team(folder, manifest, student, export_manifest.agents, Path(export), export_manifest)
+        student = complete.team()
+        return Team(complete, student, contracts(compact(student), student.card.environment))
+    manifest = read_manifest(export)
+    student = own_student(manifest, export, complete)
+    return Team(complete, student, manifest.agents, Path(export), manifest)

@@ -8,9 +8,9 @@ from pathlib import Path
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import check_profile, completed
 from kd_offline.distillation.run import require_versions
-from kd_offline.runs.folder import open_run, recipe_of
+from kd_offline.runs.complete import complete_run
+from kd_offline.runs.folder import recipe_of
 from kd_offline.runs.source import open_dataset
-from kd_offline.runs.teams import checked_students
 from kd_offline.schemas.outputs import RerunReport, SeedComparison
 from kd_offline.schemas.run import Provenance, RunManifest
 from kd_offline.tracking.base import Observer
@@ -55,9 +55,7 @@ def rerun(
     UsageError, MismatchError, DatasetError, StorageError
         The run is not complete, or the dataset is not the one that it was distilled from.
     """
-    begun = open_run(run)
-    before = begun.manifest()
-    checked_students(begun, before)
+    before = complete_run(run).manifest
     folder = Path(run)
     target = folder.with_name(f"{folder.resolve().name}-rerun") if output is None else Path(output)
     require_versions(before.parts, f"the run in {str(run)!r}")

@@ -28,7 +28,8 @@ from kd_offline.hardware.teams import predictions
 from kd_offline.networks.accelerator import device_named, moved
 from kd_offline.networks.arithmetic import Shape
 from kd_offline.networks.threads import computing_with
-from kd_offline.runs.folder import RunFolder, open_run
+from kd_offline.runs.complete import complete_run
+from kd_offline.runs.folder import RunFolder
 from kd_offline.schemas.evaluation import (
     Cost,
     CrossPlay,
@@ -149,8 +150,8 @@ def evaluate(
     plan = Plan(episodes, seed, tuple(modes), cross_play, batch)
     device = device_named(accelerator)
     devices = [hardware.load(profile) for profile in profiles]
-    folder = open_run(run)
     _check_engine(export, engine)
+    complete = complete_run(run)
     settings = {
         "run": str(run),
         "episodes": episodes,
@@ -161,9 +162,9 @@ def evaluate(
         "ceiling": None if ceiling is None else str(ceiling),
         "export": None if export is None else str(export),
     }
-    with observed(Operation("evaluate", settings, folder.path), observers) as observer:
+    with observed(Operation("evaluate", settings, complete.path), observers) as observer:
         setup = load_evaluation_setup(
-            folder,
+            complete,
             expert=expert,
             expert_recipe=expert_recipe,
             ceiling=ceiling,
@@ -179,7 +180,7 @@ def evaluate(
             cost = measure_cost(setup, measurements)
         finally:
             close_all([setup.environment])
-        report = _report(folder.path, setup, plan, measurements, cost).model_copy(
+        report = _report(complete.path, setup, plan, measurements, cost).model_copy(
             update={
                 "predictions": predictions(cost, devices),
                 "command": _command(
@@ -190,7 +191,9 @@ def evaluate(
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
-        output_folder = folder if setup.exported is None else RunFolder(setup.exported.folder)
+        output_folder = (
+            complete.folder if setup.exported is None else RunFolder(setup.exported.folder)
+        )
         output_folder.write_evaluation(report)
         observer.metrics(0, metrics_of(report))
         observer.result = report

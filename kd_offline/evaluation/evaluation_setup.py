@@ -19,8 +19,7 @@ from kd_offline.networks.arithmetic import (
     Shape,
     ValuePart,
 )
-from kd_offline.runs.folder import RunFolder
-from kd_offline.runs.teams import load_teams
+from kd_offline.runs.complete import CompleteRun
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.run import RunManifest
 from kd_offline.students.cost_bounds import card_shape
@@ -52,7 +51,7 @@ class EvaluationSetup:
 
 
 def load_evaluation_setup(
-    run: RunFolder,
+    run: CompleteRun,
     *,
     expert: str | Path | None = None,
     expert_recipe: str | Path | None = None,
@@ -71,16 +70,15 @@ def load_evaluation_setup(
     Raises
     ------
     UsageError
-        The run is not complete, or does not state which expert was recorded.
+        The run does not state which expert was recorded.
     CheckpointError
-        An expert or the students cannot be read, or the expert is not the recorded one.
+        An expert cannot be read, or is not the recorded one.
     MismatchError
         The expert or the ceiling does not fit the environment.
     """
     from kd_offline import environments
 
-    manifest = run.manifest()
-    teams = load_teams(run, manifest)
+    manifest, teams = run.manifest, run.teams
     environment_instance = environments.load_recorded(
         manifest.environment,
         manifest.environment_kwargs,
@@ -94,8 +92,8 @@ def load_evaluation_setup(
     _check_fits(teams[0], spec)
     if ceiling_policy is not None:
         _check_ceiling(ceiling_policy, teams[0], manifest.mask)
-    exported = None if export is None else load_exported(export, engine, manifest, teams)
-    student_teams = tuple(teams) if exported is None else (exported.team,)
+    exported = None if export is None else load_exported(export, engine, run)
+    student_teams = teams if exported is None else (exported.team,)
     return EvaluationSetup(
         manifest=manifest,
         environment=environment_instance,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kd_offline.errors import CheckpointError, MismatchError
+from kd_offline.runs.complete import CompleteRun
 from kd_offline.schemas.export import ExportManifest
 from kd_offline.schemas.run import RunManifest
 from kd_offline.types import TeamPolicy
@@ -28,9 +28,7 @@ class ExportedTeam:
     name: str  # precision and engine
 
 
-def load_exported(
-    folder: str | Path, engine: str | None, run: RunManifest, teams: Sequence[StudentPolicy]
-) -> ExportedTeam:
+def load_exported(folder: str | Path, engine: str | None, run: CompleteRun) -> ExportedTeam:
     """Load an export of a run's teams in an engine (None: the first that the export offers).
 
     Raises
@@ -43,13 +41,26 @@ def load_exported(
     from kd_offline.exports.engines import engine_for, load_export, read_manifest
 
     manifest = read_manifest(folder)
-    check_origin(manifest, folder, run)
-    require_same(manifest, next(team for team in teams if team.seed == manifest.seed), Path(folder))
+    own_student(manifest, folder, run)
     chosen_engine = engine_for(manifest, engine)
     name = f"{manifest.precision} in {chosen_engine}"
     return ExportedTeam(
         Path(folder), load_export(folder, chosen_engine, manifest), manifest.seed, name
     )
+
+
+def own_student(manifest: ExportManifest, folder: str | Path, run: CompleteRun) -> StudentPolicy:
+    """Return the team of a run that the export in ``folder`` was made from.
+
+    Raises
+    ------
+    MismatchError, CheckpointError
+        It was made from another run, or its ``export.json`` describes something else.
+    """
+    check_origin(manifest, folder, run.manifest)
+    student = run.team(manifest.seed)
+    require_same(manifest, student, Path(folder))
+    return student
 
 
 def check_origin(manifest: ExportManifest, folder: str | Path, run: RunManifest) -> None:

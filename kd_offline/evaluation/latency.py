@@ -41,9 +41,9 @@ from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.model import Demand, predict
 from kd_offline.networks.arithmetic import Shape
 from kd_offline.networks.threads import computing_with
-from kd_offline.runs.folder import digests, open_run
+from kd_offline.runs.complete import complete_run
+from kd_offline.runs.folder import digests
 from kd_offline.runs.provenance import provenance
-from kd_offline.runs.teams import load_teams
 from kd_offline.schemas.hardware import Energy, HardwareProfile, MeasuredEnergy, UnavailableEnergy
 from kd_offline.schemas.latency import EngineLatency, LatencyReport, Unavailable
 from kd_offline.tracking.base import Observer, Operation, observed
@@ -51,7 +51,7 @@ from kd_offline.tracking.base import Observer, Operation, observed
 if TYPE_CHECKING:
     from kd_offline.experts.protocol import Expert
     from kd_offline.exports.network import AgentNetwork
-    from kd_offline.runs.folder import RunFolder
+    from kd_offline.runs.complete import CompleteRun
     from kd_offline.schemas.environment import EnvironmentSpec
     from kd_offline.students.policy import StudentPolicy
 
@@ -110,11 +110,11 @@ def bench_latency(
     started = time.perf_counter()
     plan = Plan(tuple(engines), tuple(batches), rounds, steps, seed)
     devices = [hardware.load(profile) for profile in profiles]
-    folder = open_run(run)
+    complete = complete_run(run)
     targets, unavailable_targets = latency_targets(
-        folder, expert=expert, expert_recipe=expert_recipe, opponents=opponents
+        complete, expert=expert, expert_recipe=expert_recipe, opponents=opponents
     )
-    operation = Operation("bench latency", asdict(plan), folder.path)
+    operation = Operation("bench latency", asdict(plan), complete.path)
     with (
         observed(operation, observers) as observer,
         temporary_folder() as root,
@@ -129,10 +129,10 @@ def bench_latency(
         for key, times in times_by_key.items()
     ]
     command = _command(run, plan, expert, expert_recipe, opponents, profiles, energy=energy)
-    first, students = next(iter(digests(folder.manifest()).items()))
+    first, students = next(iter(digests(complete.manifest).items()))
     same_code = all(subject.network is not None for subject in targets)
     report = _report(
-        folder.path,
+        complete.path,
         plan,
         timer_ns,
         _with_speedups(rows, alike=same_code),
@@ -141,7 +141,7 @@ def bench_latency(
     elapsed = round(time.perf_counter() - started, 3)
     update = {"command": command, "seconds": elapsed, "students": {first: students}}
     report = report.model_copy(update=update)
-    folder.write_latency(report)
+    complete.folder.write_latency(report)
     return report
 
 
@@ -366,7 +366,7 @@ def _meter_failure(error: Exception) -> UnavailableEnergy:
 
 
 def latency_targets(
-    run: RunFolder,
+    run: CompleteRun,
     *,
     expert: str | Path | None = None,
     expert_recipe: str | Path | None = None,
@@ -377,13 +377,12 @@ def latency_targets(
     Raises
     ------
     UsageError, CheckpointError
-        The run is not complete or was altered, or an expert that was given cannot be used.
+        An expert that was given cannot be used.
     """
-    manifest = run.manifest()
-    student = load_teams(run, manifest)[0]
+    student = run.team()
     spec = student.card.environment
     try:
-        expert_policy = recorded_expert(manifest, expert, expert_recipe, spec, opponents)
+        expert_policy = recorded_expert(run.manifest, expert, expert_recipe, spec, opponents)
         expert_networks = expert_targets(expert_policy, spec)
     except KdOfflineError as error:
         if expert is not None:

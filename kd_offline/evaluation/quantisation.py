@@ -24,7 +24,8 @@ from kd_offline.evaluation.play import (
     count_rollouts,
     play_sides,
 )
-from kd_offline.runs.folder import RunFolder, digests, open_run, recipe_of
+from kd_offline.runs.complete import CompleteRun, complete_run
+from kd_offline.runs.folder import digests, recipe_of
 from kd_offline.schemas.evaluation import ModeScore
 from kd_offline.schemas.export import Precision
 from kd_offline.schemas.quantisation import QuantisationReport, QuantisedTeams, Rounding
@@ -76,16 +77,16 @@ def bench_quantisation(
         A run, its dataset or its expert cannot be used.
     """
     started, plan = time.perf_counter(), Plan(episodes, seed, ("greedy",))
-    folder = open_run(run)
+    complete = complete_run(run)
     setup = load_evaluation_setup(
-        folder,
+        complete,
         expert=expert,
         expert_recipe=expert_recipe,
         environment=environment,
         opponents=opponents,
     )
     try:
-        drafts = _drafts(folder, None if qat is None else open_run(qat), dataset)
+        drafts = _drafts(complete, None if qat is None else complete_run(qat), dataset)
         all_students = tuple(draft.reference for teams in drafts.values() for draft in teams)
         runner = EvaluationRunner(
             setup.environment, episode_seeds(seed, 0, episodes, "evaluation"), plan.batch
@@ -93,7 +94,7 @@ def bench_quantisation(
         policies = PolicySet(setup.policies.expert, all_students)
         total = count_rollouts(runner.environment.spec.sides, policies, 1)
         operation = Operation(
-            "bench quantisation", {"episodes": episodes, "seed": seed}, folder.path
+            "bench quantisation", {"episodes": episodes, "seed": seed}, complete.path
         )
         with observed(operation, observers) as observer:
             tick = counting(observer, total, "rollouts")
@@ -105,7 +106,7 @@ def bench_quantisation(
     rows = tuple(
         _row(
             name,
-            names.get(name, folder.path.resolve().name),
+            names.get(name, complete.path.resolve().name),
             scores_by_rounding[name],
             drafts[name],
         )
@@ -123,34 +124,30 @@ def bench_quantisation(
         seed=plan.seed,
     )
     elapsed = round(time.perf_counter() - started, 3)
-    report = _report(
-        folder, setup.manifest, plan, scores_by_rounding["fp32"], rows, command, elapsed
-    )
-    folder.write_quantisation(report)
+    report = _report(complete, plan, scores_by_rounding["fp32"], rows, command, elapsed)
+    complete.folder.write_quantisation(report)
     return report
 
 
 def _drafts(
-    folder: RunFolder, qat: RunFolder | None, dataset: str | Path | None
+    plain: CompleteRun, aware: CompleteRun | None, dataset: str | Path | None
 ) -> dict[Rounding, list[Draft]]:
     """Return the prepared exports of every seed, by kind of rounding."""
     from kd_offline.exports.prepared_export import draft
 
-    manifest = folder.manifest()
-
-    def prepare(run: RunFolder, precision: Precision) -> list[Draft]:
+    def prepare(run: CompleteRun, precision: Precision) -> list[Draft]:
         return [
             draft(run, precision, seed=seed, dataset=dataset, least_agreement=0.0)
-            for seed in manifest.seeds
+            for seed in plain.manifest.seeds
         ]
 
     drafts_by_rounding: dict[Rounding, list[Draft]] = {
-        "fp32": prepare(folder, "fp32"),
-        "int8 after training": prepare(folder, "int8"),
+        "fp32": prepare(plain, "fp32"),
+        "int8 after training": prepare(plain, "int8"),
     }
-    if qat is not None:
-        _check_pair(manifest, qat.manifest())
-        drafts_by_rounding["int8 in training"] = prepare(qat, "int8")
+    if aware is not None:
+        _check_pair(plain.manifest, aware.manifest)
+        drafts_by_rounding["int8 in training"] = prepare(aware, "int8")
     return drafts_by_rounding
 
 
@@ -208,16 +205,16 @@ def _row(name: Rounding, run: str, score: ModeScore, drafts: Sequence[Draft]) ->
 
 
 def _report(
-    folder: RunFolder,
-    manifest: RunManifest,
+    run: CompleteRun,
     plan: Plan,
     score: ModeScore,
     rows: tuple[QuantisedTeams, ...],
     command: str,
     seconds: float,
 ) -> QuantisationReport:
+    manifest = run.manifest
     return QuantisationReport(
-        run=folder.path.resolve().name,
+        run=run.path.resolve().name,
         environment=manifest.environment,
         method=manifest.method,
         mask=manifest.mask,

@@ -16,8 +16,7 @@ from kd_offline.exports.microcontroller import measure
 from kd_offline.exports.prepared_export import Draft, draft
 from kd_offline.exports.vectors import vectors
 from kd_offline.files import aside, make_folder, require_folder
-from kd_offline.runs.folder import open_run
-from kd_offline.runs.teams import checked_students
+from kd_offline.runs.complete import complete_run
 from kd_offline.schemas.export import (
     REFUSAL,
     WAITING,
@@ -104,13 +103,13 @@ def export(
         msg = f"microcontrollers run C, and the export is to hold {', '.join(formats)} alone"
         without = Remedy("leave out", microcontrollers=...)
         raise UsageError(msg, Remedy("export with", to="c"), without)
-    folder = open_run(run)
-    formats = _offered(formats, to, checked_students(folder, folder.manifest()).card, chosen)
+    complete = complete_run(run)
+    formats = _offered(formats, to, complete.students.card, chosen)
     target = place(run, output, chosen)
     _check_free(target, overwrite=overwrite)
     least = LEAST_AGREEMENT[chosen] if least_agreement is None else least_agreement
     made = draft(
-        folder, chosen, seed=seed, dataset=dataset, episodes=episodes, least_agreement=least
+        complete, chosen, seed=seed, dataset=dataset, episodes=episodes, least_agreement=least
     )
     asked = {"run": str(run), "formats": list(formats), "precision": chosen}
     with (

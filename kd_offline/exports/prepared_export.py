@@ -9,18 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.errors import MismatchError, UnknownNameError
+from kd_offline.errors import MismatchError
 from kd_offline.exports import parity_check
 from kd_offline.exports.compact import compact
 from kd_offline.exports.contract import contracts
 from kd_offline.exports.engines import numpy_steps, team
 from kd_offline.exports.network import AgentNetwork, to_int8
 from kd_offline.exports.team import ExportedTeam
-from kd_offline.runs.folder import RunFolder
+from kd_offline.runs.complete import CompleteRun
 from kd_offline.runs.source import open_dataset
-from kd_offline.runs.teams import load_teams
 from kd_offline.schemas.export import RESET, AgentContract, Comparison, Precision
-from kd_offline.schemas.run import RunManifest
 from kd_offline.students.policy import StudentPolicy, digest
 from kd_offline.types import Float32Array
 
@@ -69,7 +67,7 @@ class Draft:
 
 
 def draft(
-    run: RunFolder,
+    run: CompleteRun,
     precision: Precision,
     *,
     seed: int | None = None,
@@ -81,13 +79,12 @@ def draft(
 
     Raises
     ------
-    UsageError, UnknownNameError, MismatchError, CheckpointError
-        The run is not complete or was altered, has no such seed, or its dataset is not there.
+    UsageError, UnknownNameError, MismatchError
+        The run has no such seed, or its dataset is not there or differs from what it states.
     ParityError
         The compacted students, or their precision, do not repeat the trained ones.
     """
-    manifest = run.manifest()
-    student = _student(run, manifest, seed)
+    manifest, student = run.manifest, run.team(seed)
     buffer = open_dataset(manifest, run.path, dataset)
     _check_mask(student, buffer)
     recorded = parity_check.recorded(
@@ -109,17 +106,6 @@ def draft(
         parity_check.require_agreement(cost, least_agreement, precision)
     weights = digest(student.team)
     return Draft(student, weights, precision, networks, agents, recorded, expected, cost)
-
-
-def _student(run: RunFolder, manifest: RunManifest, seed: int | None) -> StudentPolicy:
-    """Return the team of a seed, the first by default."""
-    teams = load_teams(run, manifest)
-    wanted = manifest.seeds[0] if seed is None else seed
-    for student in teams:
-        if student.seed == wanted:
-            return student
-    known = [str(number) for number in manifest.seeds]
-    raise UnknownNameError(what="seed of the run", got=str(wanted), allowed=known)
 
 
 def _check_mask(student: StudentPolicy, buffer: ExpertBuffer) -> None:

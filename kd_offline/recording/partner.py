@@ -22,8 +22,8 @@ from kd_offline.distributions.base import Played, either
 from kd_offline.errors import MismatchError
 from kd_offline.networks.files import warn_unsealed
 from kd_offline.rollout.play import Behaviour, Choice
-from kd_offline.runs.folder import RUN, open_run
-from kd_offline.runs.teams import checked_students
+from kd_offline.runs.complete import complete_run
+from kd_offline.runs.folder import RUN
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.sealed_json import digest
 from kd_offline.seeding import uniforms
@@ -101,8 +101,7 @@ def load_partner(
 def _students(path: Path) -> StudentsFile:
     """Return the students of a run, checked against its ``run.json``, or those of a file."""
     if (path / RUN).is_file():
-        run = open_run(path)
-        return checked_students(run, run.manifest())
+        return complete_run(path).students
     students = read_students(path)
     if not students.file.sealed:
         warn_unsealed(students.file.path, REMEDY)

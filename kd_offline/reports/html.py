@@ -21,11 +21,11 @@ from kd_offline.reports import (
 from kd_offline.reports.devices import evaluated
 from kd_offline.reports.page import Section, fill
 from kd_offline.reports.quantisation_table import quantisation_summary, quantisation_table
+from kd_offline.runs.complete import require_own_students
 from kd_offline.runs.folder import RunFolder, open_run, recipe_of
 from kd_offline.runs.judged import judged
 from kd_offline.runs.next_command import code_that_runs, evaluate_command
 from kd_offline.runs.source import open_dataset
-from kd_offline.runs.teams import require_own_students
 from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport

@@ -9,9 +9,9 @@ from kd_offline.reports import budget_tables, cost_tables, formatting, tables
 from kd_offline.reports.devices import evaluated
 from kd_offline.reports.quantisation_table import quantisation_summary, quantisation_table
 from kd_offline.reports.tables import Table
+from kd_offline.runs.complete import require_own_students
 from kd_offline.runs.folder import open_run
 from kd_offline.runs.next_command import code_that_runs, evaluate_command
-from kd_offline.runs.teams import require_own_students
 from kd_offline.untrusted_text import (
     for_markdown,
     markdown_code,

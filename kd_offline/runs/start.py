@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from kd_offline import code_guard
-from kd_offline.errors import MismatchError, UnknownNameError
+from kd_offline.errors import MismatchError
 from kd_offline.experts.start import settings_of
-from kd_offline.runs.folder import open_run
-from kd_offline.runs.teams import checked_students
+from kd_offline.runs.complete import complete_run
 
 
 def start_settings(
@@ -39,8 +38,8 @@ def start_settings(
     UnknownNameError
         The run has no such seed.
     """
-    folder = open_run(run)
-    manifest = folder.manifest()
+    complete = complete_run(run)
+    manifest = complete.manifest
     if environment not in (None, manifest.environment):
         msg = (
             f"the run in {str(run)!r} is of the environment {manifest.environment!r}, not of "
@@ -54,11 +53,7 @@ def start_settings(
         allowed=environment,
         remedy=code_guard.naming("train_recipe", manifest.environment),
     )
-    students = checked_students(folder, manifest)
-    chosen = manifest.seeds[0] if seed is None else seed
-    if chosen not in manifest.seeds:
-        known = [str(number) for number in manifest.seeds]
-        raise UnknownNameError(what="seed of the run", got=str(chosen), allowed=known)
+    students, chosen = complete.students, complete.seed(seed)
     return settings_of(students.card, chosen) | {
         "environment_kwargs": dict(manifest.environment_kwargs),
         "start.run": str(Path(run)),

@@ -103,7 +103,7 @@ def load(run: str | Path, *, of_file: str | None = None) -> list[StudentPolicy]:
     """Load the students of a folder, or of a ``students.safetensors``: one team per seed.
 
     The file's own digest is checked. That they are those of a run's ``run.json`` is checked by
-    :func:`kd_offline.runs.teams.load_teams`.
+    :func:`kd_offline.runs.complete.complete_run`.
 
     Raises
     ------

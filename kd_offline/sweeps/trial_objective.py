@@ -13,8 +13,7 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import KdOfflineError, Remedy, UsageError
 from kd_offline.exports import parity_check
 from kd_offline.exports.prepared_export import draft
-from kd_offline.runs.folder import open_run
-from kd_offline.runs.teams import load_teams
+from kd_offline.runs.complete import complete_run
 from kd_offline.schemas.run import RunManifest
 from kd_offline.schemas.sweep import Judge, SweepPlan
 from kd_offline.types import IntArray
@@ -131,11 +130,10 @@ def _agreement(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str)
     """Return how often greedy students choose the expert's action, over decisions with a choice."""
     if precision == "fp32":
         recorded = parity_check.recorded(buffer, plan.episodes, plan.recipe.judge_by)
-        folder = open_run(run)
-        students_logits = parity_check.replay(load_teams(folder, folder.manifest())[0], recorded)
+        students_logits = parity_check.replay(complete_run(run).team(), recorded)
     else:
         prepared = draft(
-            open_run(run),
+            complete_run(run),
             "int8",
             dataset=buffer,
             episodes=plan.episodes,

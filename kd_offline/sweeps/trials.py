@@ -24,8 +24,7 @@ from kd_offline.errors import StorageError, UnknownNameError
 from kd_offline.file_locks import dead, in_turn, living
 from kd_offline.files import append_file, make_subfolder, remove_tree, require_folder
 from kd_offline.hardware import profiles
-from kd_offline.runs.folder import open_run
-from kd_offline.runs.teams import checked_students
+from kd_offline.runs.complete import complete_run
 from kd_offline.schemas.budget import Budget, BudgetFigure, Quantity
 from kd_offline.schemas.recipes import DistillRecipe, StudentArchitecture
 from kd_offline.schemas.student import StudentCard
@@ -109,7 +108,7 @@ def run_trial(
         require_folder(run)
     recipe = choice.recipe(plan.recipe)
     manifest = distill(buffer, run, recipe, resume=True)
-    card = checked_students(open_run(run), manifest).card
+    card = complete_run(run).students.card
     return SweepPoint(
         trial=number,
         run=f"runs/{number:04d}",

@@ -18,6 +18,7 @@ from kd_offline.recording import partner as partners
 from kd_offline.recording.partner import load_partner
 from kd_offline.reports.html import render
 from kd_offline.reports.markdown import markdown
+from kd_offline.runs.complete import complete_run
 from kd_offline.runs.folder import RunFolder
 from kd_offline.schemas.run import DatasetReference
 from kd_offline.students.file import read_students
@@ -53,7 +54,7 @@ def students_of(teams):
 
 def read_run(place):
     run, teacher = RunFolder(place / "one"), place / "expert"
-    setup = load_evaluation_setup(run, expert=teacher)
+    setup = load_evaluation_setup(complete_run(run.path), expert=teacher)
     partner = load_partner(run.path, SPEC, 0.5)
     said = (setup.manifest, run.evaluation(), run.latency(), run.metrics(), markdown(run.path))
     return (*said, students_of([*setup.policies.students, partner.policy]))
@@ -116,7 +117,7 @@ def test_40_of_40_flips_in_students_are_refused_by_evaluation_and_partner(good, 
         altered[bit // 8] ^= 1 << (bit % 8)
         file.write_bytes(altered)
         for read in (
-            lambda: load_evaluation_setup(RunFolder(place / "one"), expert=place / "expert"),
+            lambda: load_evaluation_setup(complete_run(place / "one"), expert=place / "expert"),
             lambda: load_partner(place / "one", SPEC, 0.5),
             lambda: load_partner(file, SPEC, 0.5),
         ):

@@ -11,6 +11,7 @@ from kd_offline.evaluation.evaluation_setup import EvaluationSetup, load_evaluat
 from kd_offline.experts import checkpoint
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.load import load
+from kd_offline.runs.complete import complete_run
 from kd_offline.runs.folder import RunFolder, create_run
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.schemas.recipes import StudentArchitecture
@@ -94,7 +95,7 @@ def make_run(path: Path, teacher: Path, *, motion: bool, dataset: Any = None) ->
 
 
 def test_everything_that_plays_is_loaded(run, teacher):
-    setup = load_evaluation_setup(run, expert=teacher)
+    setup = load_evaluation_setup(complete_run(run.path), expert=teacher)
     assert isinstance(setup, EvaluationSetup)
     assert len(setup.policies.students) == 2
     assert setup.expert_name.startswith("expert (sha256:")
@@ -106,7 +107,7 @@ def test_everything_that_plays_is_loaded(run, teacher):
 
 def test_hidden_columns_are_dropped_from_every_copy_of_the_observation(tmp_path, teacher):
     moving = make_run(tmp_path / "moving", teacher, motion=True)
-    shapes = load_evaluation_setup(moving, expert=teacher).student_shapes
+    shapes = load_evaluation_setup(complete_run(moving.path), expert=teacher).student_shapes
     assert [s.inputs for s in shapes] == [20, 20, 24]
 
 
@@ -132,29 +133,15 @@ def test_a_run_is_evaluated_from_its_folder_alone(run, teacher, tmp_path):
 
 def test_an_expert_that_the_dataset_does_not_name_must_be_given(run):
     with pytest.raises(UsageError, match=r"recorded an expert of its own .*: pass expert with"):
-        load_evaluation_setup(run)
+        load_evaluation_setup(complete_run(run.path))
 
 
 def test_another_expert_than_the_recorded_one_is_refused(run, tmp_path):
     with pytest.raises(CheckpointError, match="the dataset recorded sha256:"):
-        load_evaluation_setup(run, expert=expert(tmp_path / "other", seed=9))
+        load_evaluation_setup(complete_run(run.path), expert=expert(tmp_path / "other", seed=9))
 
 
 def test_a_ceiling_under_another_mask_is_none(run, teacher, tmp_path):
     wrong = expert(tmp_path / "wrong", seed=2)
     with pytest.raises(MismatchError, match="under the mask 'full', the students see 'limited'"):
-        load_evaluation_setup(run, expert=teacher, ceiling=wrong)
-
-
-def test_an_unfinished_run_is_refused(run, teacher):
-    run.write_manifest(run.manifest().model_copy(update={"status": "interrupted"}))
-    with pytest.raises(
-        UsageError, match=r"is interrupted, not complete: finish it with distill.*resume=True"
-    ):
-        load_evaluation_setup(run, expert=teacher)
-
-
-def test_files_of_different_runs_are_refused(run, teacher):
-    run.write_manifest(run.manifest().model_copy(update={"seeds": (3,)}))
-    with pytest.raises(CheckpointError, match=r"not the ones that its run\.json describes"):
-        load_evaluation_setup(run, expert=teacher)
+        load_evaluation_setup(complete_run(run.path), expert=teacher, ceiling=wrong)

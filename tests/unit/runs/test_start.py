@@ -42,11 +42,14 @@ TINY = {
 }
 
 
-def make_run(folder, *, task=SPREAD, mask="limited", layers=None, random_k=None, **architecture):
+def make_run(
+    folder, *, task=SPREAD, mask="limited", layers=None, random_k=None, called=None, **architecture
+):
     """Save a run of two teams, seeds 3 and 4, with weights and scales drawn at random."""
     spec = environments.load(task).spec
     shape = StudentArchitecture(hidden=8, **architecture)
     static = resolve(mask, spec).static
+    spec = spec if called is None else spec.model_copy(update={"id": called})
     card = StudentCard(
         environment=spec,
         architecture=shape,
@@ -80,7 +83,7 @@ def make_run(folder, *, task=SPREAD, mask="limited", layers=None, random_k=None,
         for result, team in zip(manifest.results, teams, strict=True)
     ]
     stated: dict[str, object] = {
-        "environment": task,
+        "environment": spec.id,
         "environment_kwargs": spec.kwargs,
         "mask": mask,
     }
@@ -322,16 +325,9 @@ def test_students_of_another_run_are_refused(tmp_path):
 
 
 def test_a_run_may_not_choose_what_code_runs(tmp_path):
-    run = make_run(tmp_path / "run")
-    folder = create_run(
-        tmp_path / "theirs",
-        run_manifest(seeds=(3, 4)).model_copy(
-            update={"environment": "pettingzoo/os:system", "environment_kwargs": {}}
-        ),
-    )
-    (folder.path / "students.safetensors").write_bytes((run / "students.safetensors").read_bytes())
+    theirs = make_run(tmp_path / "theirs", called="pettingzoo/os:system")
     with pytest.raises(UsageError, match="if you trust that code, run train_recipe"):
-        start_settings(folder.path)
+        start_settings(theirs)
 
 
 def test_a_recipe_file_may_not_choose_the_run(tmp_path):
