@@ -118,7 +118,7 @@ def _card(
     hides = not fixed or bool((~seen & varies).any())
     motion = hides if asked.motion is None else asked.motion
     return StudentCard(
-        environment=buffer.spec,
+        environment=buffer.spec.local,
         architecture=asked,
         widths=allocate(asked, buffer.spec, seen & varies),
         mask=recipe.mask,

@@ -112,7 +112,7 @@ def _check_mask(student: StudentPolicy, buffer: ExpertBuffer) -> None:
     """Refuse students that see something else than their dataset's mask shows."""
     stored, static = buffer.mask(student.card.mask), student.mask.static
     same = stored.ndim > 2 if static is None else np.array_equal(stored, static)
-    if student.card.environment != buffer.spec or not same:
+    if student.card.environment != buffer.spec.local or not same:
         msg = (
             f"the students' card and the dataset at {buffer.where!r} differ about the environment "
             f"or the mask {student.card.mask!r}: the run was altered, so restore it or distil again"

@@ -20,7 +20,16 @@ from kd_offline.types import Array, FloatArray
 
 EPISODES = 100
 _SUSPICIOUS = 0.2  # share of the returns' variance
-_UNUSED = ("obs", "state", "available_actions", "logits", "q_values", "embedding", "actions")
+_UNUSED = (
+    "obs",
+    "obs_full",
+    "state",
+    "available_actions",
+    "logits",
+    "q_values",
+    "embedding",
+    "actions",
+)
 
 
 def calibrated(

@@ -25,6 +25,7 @@ from kd_offline.datasets.writing.destination import check_name
 from kd_offline.datasets.writing.dry_run import dry_run
 from kd_offline.datasets.writing.writer import finished_dataset
 from kd_offline.environments.protocol import BatchedEnvironment
+from kd_offline.environments.stepping import full_spec
 from kd_offline.errors import StorageError, UsageError
 from kd_offline.execution.threads import Threads
 from kd_offline.experts.load import load
@@ -54,11 +55,12 @@ from kd_offline.schemas.recipes import RecordRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import names_for, resolve
 from kd_offline.tracking.base import Observer, Operation, observed
-from kd_offline.types import Array, Float32Array, SeedArray
+from kd_offline.types import Array, Float32Array, SeedArray, needs_full
 from kd_offline.user_code import close_all
 
 Result = TypeVar("Result")
 BATCH_STEPS = 25_000  # joint steps of a batch: enough to use the processor, and they fit in memory
+BATCH_FULL = 1 << 26  # numbers in the full observations of a batch, which may be wide
 
 
 @computing_with(1)
@@ -135,16 +137,7 @@ class _Setup:
         for _ in range(recipe.threads):
             environment = environments.load(recipe.environment, **recipe.environment_kwargs)
             self.thread_environments.append(environment)
-        self.spec = self.thread_environments[0].spec
-        batch = recipe.batch or min(1000, math.ceil(BATCH_STEPS / self.spec.episode_limit))
-        self.batch = environments.largest_batch(self.thread_environments[0], batch)
-        self.shard = (
-            None if recipe.shard is None else share(recipe.shard, recipe.episodes, self.batch)
-        )
-        first, stop = (
-            (0, recipe.episodes) if self.shard is None else (self.shard.first, self.shard.stop)
-        )
-        self.seeds = episode_seeds(recipe.seed, first, stop - first, "record")
+        self.spec = self.thread_environments[0].spec  # with what a dataset holds, once it is known
         self.partner = load_partner(recipe.partner, self.spec, recipe.partner_share)
         chosen = (resolve(name, self.spec) for name in recipe.masks or names_for(self.spec))
         self.masks = list({mask.name: mask for mask in chosen}.values())
@@ -153,12 +146,29 @@ class _Setup:
         """Load the expert, with values in raw units; return the header of the manifest."""
         recipe = self.recipe
         actor = load(*(recipe.expert, self.spec, recipe.expert_recipe), opponents=recipe.opponents)
+        if recipe.full_observations or needs_full(actor):
+            self.spec = full_spec(self.thread_environments[0])
+        self.batch = self._batch()
+        whole = recipe.episodes
+        self.shard = None if recipe.shard is None else share(recipe.shard, whole, self.batch)
+        first, stop = (0, whole) if self.shard is None else (self.shard.first, self.shard.stop)
+        self.seeds = episode_seeds(recipe.seed, first, stop - first, "record")
         recording = _recording(recipe, self.batch, self.partner)
         dry_run(self._header(actor, recording))  # before a trial for calibration is played
         for missing_item in actor.missing:
             observer.message(f"expert {actor.describe().reference}: did not find {missing_item}")
         self.actor = calibrated(actor, self.thread_environments[0], recipe.seed, observer)
         return self._header(self.actor, recording)
+
+    def _batch(self) -> int:
+        """Return how many episodes are played at once."""
+        spec, wanted = self.spec, self.recipe.batch
+        if wanted is None:
+            wanted = min(1000, math.ceil(BATCH_STEPS / spec.episode_limit))
+            if spec.full is not None:
+                numbers = spec.episode_limit * spec.n_agents * max(1, spec.full.width)
+                wanted = min(wanted, math.ceil(BATCH_FULL / numbers))
+        return environments.largest_batch(self.thread_environments[0], wanted)
 
     def _header(self, actor: Expert, recording: RecordingRecord) -> RecordingHeader:
         recipe, entry = self.recipe, actor.describe()
@@ -196,7 +206,10 @@ class _Setup:
         def play(environment: BatchedEnvironment, seeds: SeedArray) -> EpisodeBlock:
             levels = noise.episode_levels(seeds, self.recipe.noise_mixture)
             behaviour = with_partner(seeds, noise.perturbed(seeds, levels), self.partner)
-            trajectories = collect(environment, self.actor, seeds, behaviour, casts, without)
+            trajectories = collect(
+                *(environment, self.actor, seeds, behaviour, casts, without),
+                full=self.spec.full is not None,
+            )
             return make_block(trajectories, seeds, levels)
 
         return play
@@ -277,6 +290,7 @@ def make_block(trajectories: Trajectories, seeds: SeedArray, levels: Float32Arra
     steps = {name: _valid_rows(values, trajectories) for name, values in trajectories.steps.items()}
     episodes: dict[str, Array] = {
         "length": trajectories.length.astype(np.int32),
+        "seed": seeds,
         "won": trajectories.won,
         **_identity(seeds, levels),
     }
@@ -364,11 +378,13 @@ _USUAL_WIDTH = 128  # assumed width of embeddings where the expert does not stat
 def step_bytes(spec: EnvironmentSpec, embedding_width: int, embedding_bytes: int) -> int:
     """Return the uncompressed bytes of one joint step, an upper bound of its stored size.
 
-    Per agent: observation, logits, embedding, value, reward and log-probability, action, legal
-    actions and whether it is alive. The state is counted once, where it is not the observations.
+    Per agent: observation, and the full one where it is stored, logits, embedding, value, reward
+    and log-probability, action, legal actions and whether it is alive. The state is counted once,
+    where it is not the observations.
     """
     agents, actions = spec.n_agents, max(spec.action_counts)
-    agent_bytes = 4 * max(spec.obs_widths) + 5 * actions + embedding_width * embedding_bytes + 15
+    seen = max(spec.obs_widths) + (0 if spec.full is None else spec.full.width)
+    agent_bytes = 4 * seen + 5 * actions + embedding_width * embedding_bytes + 15
     return agents * agent_bytes + (0 if spec.state_is_obs else 4 * spec.state_width)
 
 

@@ -22,7 +22,7 @@ from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.replay import ExpertCheck, PolicyGap, RelabelReport
 from kd_offline.tracking.base import Observer, Operation, observed
-from kd_offline.types import Array, BoolArray, IntArray, PolicyOutput, View
+from kd_offline.types import Array, BoolArray, IntArray, PolicyOutput, View, needs_full
 
 if TYPE_CHECKING:
     from kd_offline.experts.protocol import Expert
@@ -104,7 +104,7 @@ def relabel(
     Raises
     ------
     MissingArrayError
-        The dataset holds no output of an expert.
+        The dataset holds no output of an expert, or not the full observations that it acts by.
     UsageError
         A recorded expert is neither bundled nor given.
     CheckpointError, MismatchError
@@ -132,6 +132,7 @@ def relabel(
     with observed(operation, observers) as observer:
         for record, expert_episodes in _by_expert(buffer, chosen):
             expert = _expert(buffer, record, given_experts).calibrated(record.calibration)
+            _require_full(buffer, expert)
             checks.append(_check(record, expert))
             for part in parts(buffer, _needed(buffer, expert), expert_episodes):
                 _label(expert, part, tally)
@@ -181,6 +182,17 @@ def _expert(buffer: ExpertBuffer, record: ExpertRecord, given_experts: Sequence[
     return bundled
 
 
+def _require_full(buffer: ExpertBuffer, expert: Expert) -> None:
+    if needs_full(expert) and not buffer.has("steps/obs_full"):
+        msg = (
+            f"expert {expert.reference!r} acts by full observations, and the dataset at "
+            f"{buffer.where!r} holds none (steps/obs_full), so it cannot be asked again"
+        )
+        raise MissingArrayError(
+            msg, Remedy("record with", operation="record", full_observations=True)
+        )
+
+
 def _check(record: ExpertRecord, expert: Expert) -> ExpertCheck:
     return ExpertCheck(
         id=record.id,
@@ -192,7 +204,7 @@ def _check(record: ExpertRecord, expert: Expert) -> ExpertCheck:
 
 
 def _needed(buffer: ExpertBuffer, expert: Expert) -> list[str]:
-    inputs = ("obs", "state", "available_actions", "alive")
+    inputs = ("obs", "obs_full", "state", "available_actions", "alive")
     outputs = [name for name in _OUTPUTS if expert.with_value or name not in _OF_VALUE]
     names = [f"steps/{name}" for name in (*inputs, "actions", *outputs)]
     names += [*(f"final/{name}" for name in (*inputs, *_OF_END)), "episodes/seed"]
@@ -207,6 +219,7 @@ def _label(expert: Expert, part: Part, tally: _Tally) -> None:
     has_final = "final/obs" in part.arrays
     has_final &= any(f"final/{name}" in part.arrays for name in _OF_END)
     has_final &= spec.state_is_obs or "final/state" in part.arrays
+    has_final &= not needs_full(expert) or "final/obs_full" in part.arrays
     for step in range(longest + has_final):
         output, memory = expert.act(_view(spec, part, step), memory)
         _compare(part, output, part.lengths > step, step, tally)
@@ -239,6 +252,7 @@ def _view(spec: EnvironmentSpec, part: Part, step: int) -> View:
         available_actions=array_at("available_actions"),
         alive=array_at("alive"),
         last_actions=last,
+        obs_full=array_at("obs_full") if "steps/obs_full" in part.arrays else None,
     )
 
 

@@ -23,7 +23,7 @@ from kd_offline.types import Array, BoolArray, IntArray, Outcome, View
 
 # Views are float32; the physics behind them may be summed in another order on another processor.
 TOLERANCE = 1e-5
-_VIEW = ("obs", "state", "available_actions", "alive")
+_VIEW = ("obs", "obs_full", "state", "available_actions", "alive")
 _RESULT = ("reward", "terminated", "truncated")
 
 
@@ -119,6 +119,13 @@ def rebuild(manifest: DatasetManifest, allowed: str | None = None) -> BatchedEnv
         msg = f"the recorded environment cannot be played here: {error.args[0]}"
         raise UsageError(msg, *error.remedies) from error
     _check_same(spec, environment.spec)
+    if spec.full is not None and (here := stepping.full_spec(environment).full) != spec.full:
+        msg = (
+            f"{spec.id} {environment.spec.version} here gives other full observations than the "
+            f"recorded {spec.version} (widths {here and here.widths}, recorded were "
+            f"{spec.full.widths}): install the recorded version"
+        )
+        raise MismatchError(msg)
     return environment
 
 
@@ -140,8 +147,8 @@ def _needed(buffer: ExpertBuffer) -> list[str]:
 
 
 def _play(environment: BatchedEnvironment, part: Part, comparison: Comparison) -> None:
-    seeds = part.arrays["episodes/seed"]
-    view = stepping.reset(environment, seeds)
+    seeds, full = part.arrays["episodes/seed"], comparison.spec.full
+    view = stepping.reset(environment, seeds, full)
     actions = part.arrays["steps/actions"].astype(np.int64)
     running = np.ones(len(part.episodes), bool)
     for step in range(int(part.lengths.max())):
@@ -149,7 +156,8 @@ def _play(environment: BatchedEnvironment, part: Part, comparison: Comparison) -
         if not running.any():
             break
         _compare_view(comparison, "steps", view, part, running, step)
-        outcome = stepping.step(environment, _legal(actions[:, step], view), seeds, step)
+        chosen = _legal(actions[:, step], view)
+        outcome = stepping.step(environment, chosen, seeds, step, full)
         _compare(comparison, part, outcome, _RESULT, running, step)
         _compare_end(comparison, part, outcome, running & (part.lengths == step + 1))
         running &= ~(outcome.terminated | outcome.truncated)
@@ -182,7 +190,7 @@ def _compare_view(
             continue
         stored = _at(part.arrays[name], step)
         compared = counts
-        if field in ("obs", "available_actions") and f"{group}/alive" in part.arrays:
+        if field in ("obs", "obs_full", "available_actions") and f"{group}/alive" in part.arrays:
             compared = counts[:, None] & _at(part.arrays[f"{group}/alive"], step)
         comparison.add(name, getattr(view, field), stored, compared, part.episodes, step)
 

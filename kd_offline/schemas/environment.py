@@ -119,6 +119,11 @@ class EnvironmentSpec(Strict):
         return max(self.action_counts)
 
     @property
+    def local(self) -> EnvironmentSpec:
+        """The environment as agents see it: without the description of full observations."""
+        return self if self.full is None else self.model_copy(update={"full": None})
+
+    @property
     def side_of(self) -> tuple[int, ...]:
         """Index of each agent's side, in the order of ``sides``."""
         index = {agent: k for k, side in enumerate(self.sides.values()) for agent in side}

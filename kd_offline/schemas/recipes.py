@@ -104,6 +104,11 @@ class RecordRecipe(Strict):
     embedding_dtype: Literal["float16", "float32"] = Field(
         default="float16", description="type of stored embeddings"
     )
+    full_observations: bool = Field(
+        default=False,
+        description="store what agents would see with nothing hidden; done anyway where the expert "
+        "acts by it",
+    )
     name: str | None = Field(
         default=None, description="name of the dataset; None: of environment and expert"
     )

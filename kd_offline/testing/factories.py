@@ -17,7 +17,7 @@ from kd_offline.schemas.dataset import (
     RecordingHeader,
     RecordingRecord,
 )
-from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.environment import EnvironmentSpec, FullObservation
 from kd_offline.types import Array
 
 
@@ -27,10 +27,12 @@ def environment_spec(
     *,
     episode_limit: int = 25,
     state_width: int = 0,
+    full_widths: Sequence[int] = (),
 ) -> EnvironmentSpec:
     """Return a made-up environment of ``len(obs_widths)`` agents on one side.
 
-    Each observation has two blocks, ``own`` (the first half) and ``others`` (the rest).
+    Each observation has two blocks, ``own`` (the first half) and ``others`` (the rest). With
+    ``full_widths`` it describes full observations of one block ``everything``.
     """
     counts = tuple(action_counts or (5,) * len(obs_widths))
     agents = tuple(f"agent_{i}" for i in range(len(obs_widths)))
@@ -51,6 +53,15 @@ def environment_spec(
         state_width=state_width or sum(obs_widths),
         state_is_obs=state_width == 0,
         blocks=blocks,
+        full=FullObservation(
+            widths=tuple(full_widths),
+            blocks={
+                agent: {"everything": ((0, width),)}
+                for agent, width in zip(agents, full_widths, strict=True)
+            },
+        )
+        if full_widths
+        else None,
     )
 
 
@@ -164,6 +175,10 @@ def _views(rng: np.random.Generator, spec: EnvironmentSpec, rows: int) -> dict[s
         "available_actions": legal,
         "alive": np.ones((rows, spec.n_agents), dtype=bool),
     }
+    if spec.full is not None:
+        full = rng.standard_normal((rows, spec.n_agents, spec.full.width)).astype(np.float32)
+        real = np.arange(spec.full.width) < np.array(spec.full.widths)[:, None]
+        views["obs_full"] = np.where(real, full, np.float32(0))
     if not spec.state_is_obs:
         views["state"] = rng.standard_normal((rows, spec.state_width)).astype(np.float32)
     return views

@@ -142,6 +142,14 @@ def context(path):
     write(path, head, block, {"full": full_mask(spec)})
 
 
+def privileged(path):
+    """Format 1.3: what agents of different widths would see with nothing hidden."""
+    spec = environment_spec((4, 3), (3, 2), episode_limit=12, full_widths=(5, 9))
+    block = episode_block(spec, [12, 7, 12], seed=6)
+    head = header(spec, seed=6).model_copy(update={"name": "golden/privileged"})
+    write(path, head, block, {"full": full_mask(spec)})
+
+
 def newer(path):
     """Format 1.7: keys and an array that 1.0 does not know."""
     bare(path)
@@ -161,7 +169,7 @@ def newer(path):
 
 
 MAKERS = {"ragged": ragged, "values": values, "bare": bare, "newer": newer, "mixed": mixed}
-MAKERS |= {"context": context}
+MAKERS |= {"context": context, "privileged": privileged}
 
 
 def write(path, head, block, masks):

@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails
 
 from kd_offline import ExpertBuffer, inspect, verify
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.splits import Splits
-from kd_offline.schemas.dataset import RecordingHeader
+from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
 from tests.golden.make_datasets import DATA, EXPECTED, MAKERS, expected, fingerprint
 
 KNOWN = json.loads((DATA / EXPECTED).read_text("utf-8"))
@@ -55,6 +57,41 @@ def test_there_is_a_dataset_of_every_version():
     assert versions["golden/ragged"] == versions["golden/values"] == [1, 0]
     assert versions["golden/mixed"] == [1, 1]
     assert versions["golden/context"] == [1, 2]
+    assert versions["golden/privileged"] == [1, 3]
+
+
+def test_full_observations_are_described_where_they_are_held_and_only_there():
+    for document in manifests():
+        assert ("steps/obs_full" in document["arrays"]) == ("full" in document["environment"])
+    spec = ExpertBuffer.open(DATA / "privileged.zarr").spec
+    assert spec.full is not None
+    assert spec.full.widths == (5, 9)
+
+
+def test_a_reader_of_1_2_leaves_out_what_1_3_added(monkeypatch):
+    """As it was: its tables have no full observations, and environments no description."""
+    monkeypatch.setattr(layout, "FORMAT_VERSION", (1, 2))
+    former = {name: rule for name, rule in layout.RULES.items() if "F" not in rule.axes}
+    monkeypatch.setattr(layout, "RULES", former)
+    monkeypatch.setattr(layout, "FULL", ())
+    parse = DatasetManifest.model_validate
+
+    def without_description(document):
+        if "full" in document["environment"]:
+            place: tuple[str | int, ...] = ("environment", "full")
+            problem = InitErrorDetails(type="extra_forbidden", loc=place, input={})
+            raise ValidationError.from_exception_data("DatasetManifest", [problem])
+        return parse(document)
+
+    monkeypatch.setattr(DatasetManifest, "model_validate", without_description)
+    buffer = ExpertBuffer.open(DATA / "privileged.zarr")
+    assert buffer.id == KNOWN["privileged"]["id"]
+    assert buffer.spec.full is None
+    assert set(KNOWN["privileged"]["arrays"]) - set(buffer.names) == {
+        "steps/obs_full",
+        "final/obs_full",
+    }
+    assert buffer.read("steps/obs").shape == (31, 2, 4)
 
 
 def test_what_a_newer_version_added_is_left_out():

@@ -25,6 +25,7 @@ _ONLY = "d3rlpy keeps observations, actions, rewards and ends only"
 CANNOT_HOLD: dict[str, str] = {
     "manifest": "d3rlpy keeps no description",
     "masks/*": "d3rlpy has no student masks",
+    "steps/obs_full": "d3rlpy has one observation of an agent",
     "final/*": "d3rlpy has no observation after the last step",
     **dict.fromkeys(
         (f"steps/{name}" for name in ("state", "available_actions", "alive", "behaviour_logprob")),

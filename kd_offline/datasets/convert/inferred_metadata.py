@@ -51,7 +51,7 @@ def environment_spec(inferred: InferredEnvironment, options: ConvertOptions) -> 
         msg = f"the source has {got} actions, but at most {_MAX_ACTIONS} can be held"
         raise MismatchError(msg)
     if options.spec is not None:
-        return _require_matching(options.spec, inferred)
+        return _require_matching(options.spec, inferred).local
     agents = tuple(inferred.agents or (f"agent_{k}" for k in range(len(inferred.obs_widths))))
     everything = {
         agent: {"all": ((0, width),)}
@@ -87,6 +87,7 @@ def single_agent_spec(spec: EnvironmentSpec, agent: str) -> EnvironmentSpec:
             "sides": {"team": (agent,)},
             "state_width": spec.obs_widths[k] if spec.state_is_obs else spec.state_width,
             "blocks": {agent: spec.blocks[agent]},
+            "full": None,  # no format of single agents holds full observations
         }
     )
 

@@ -114,7 +114,7 @@ def filter(
     header = RecordingHeader(
         name=name or f"{manifest.name}-filtered",
         description=manifest.description,
-        environment=manifest.environment,
+        environment=layout.described(manifest.environment, arrays),
         experts=experts_of_episodes(parent, chosen),
         recording=manifest.recording.model_copy(
             update={"noise": noise_mixture([(parent, chosen)])}

@@ -180,7 +180,7 @@ def _plan(
     first = parents[0].manifest
     header = RecordingHeader(
         **description,
-        environment=first.environment,
+        environment=layout.described(first.environment, names),
         experts=experts if any(parent.manifest.experts for parent in parents) else (),
         recording=whole.recording if whole else merge_recordings(pairs),
         masks={mask: first.masks[mask] for mask in masks if mask in first.masks},

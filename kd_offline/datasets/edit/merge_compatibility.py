@@ -26,11 +26,15 @@ def mergeable_arrays(buffer: ExpertBuffer) -> set[str]:
 
 
 def environment_conflicts(parents: Sequence[ExpertBuffer]) -> list[str]:
-    """Return the fields in which the environments differ."""
+    """Return the fields in which the environments differ.
+
+    Full observations that only some describe are arrays that only some have.
+    """
     first, conflicts = parents[0].spec.model_dump(), []
     for other in parents[1:]:
         other_fields = other.spec.model_dump()
-        differing = [key for key in first if first[key] != other_fields[key]]
+        shared = [key for key in first if key in other_fields]
+        differing = [key for key in shared if first[key] != other_fields[key]]
         shown = [_field_values(key, first[key], other_fields[key]) for key in differing]
         if differing:
             conflicts.append(f"{other.where!r} has another environment ({', '.join(shown)})")

@@ -1,4 +1,4 @@
-"""Format 1.2 of the expert buffer: tables of its arrays, axes, chunks and codec, and its digests.
+"""Format 1.3 of the expert buffer: tables of its arrays, axes, chunks and codec, and its digests.
 
 ``docs/format.md`` describes the same. This module holds pure functions and tables; other modules
 read and write files.
@@ -20,7 +20,7 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.sealed_json import canonical_json, digest
 from kd_offline.strict_json import parse
 
-FORMAT_VERSION = (1, 2)
+FORMAT_VERSION = (1, 3)
 CONTEXT_SINCE = (1, 2)
 CONTEXT = "context"  # key of the manifest's environment, see context_digest
 MANIFEST = "manifest.json"
@@ -73,6 +73,7 @@ _EMBEDDING = ArrayRule(("float16", "float32"), ("R", "N", "H"), level=-50)
 
 RULES: dict[str, ArrayRule] = {
     "steps/obs": ArrayRule(_F32, ("R", "N", "O"), required=True, level=-7),
+    "steps/obs_full": ArrayRule(_F32, ("R", "N", "F"), level=-7, since=3),
     "steps/state": ArrayRule(_F32, ("R", "S")),
     "steps/available_actions": ArrayRule(_BOOL, ("R", "N", "A"), required=True),
     "steps/alive": ArrayRule(_BOOL, ("R", "N"), required=True),
@@ -90,6 +91,7 @@ RULES: dict[str, ArrayRule] = {
     "steps/terminated": ArrayRule(_BOOL, ("R",), required=True),
     "steps/truncated": ArrayRule(_BOOL, ("R",), required=True),
     "final/obs": ArrayRule(_F32, ("E", "N", "O")),
+    "final/obs_full": ArrayRule(_F32, ("E", "N", "F"), since=3),
     "final/state": ArrayRule(_F32, ("E", "S")),
     "final/available_actions": ArrayRule(_BOOL, ("E", "N", "A")),
     "final/alive": ArrayRule(_BOOL, ("E", "N")),
@@ -105,6 +107,8 @@ RULES: dict[str, ArrayRule] = {
     "episodes/expert_id": ArrayRule(("int16",), ("E",)),
     "episodes/split": ArrayRule(("uint8",), ("E",), required=True, derived=True),
 }
+FULL = tuple(name for name, rule in RULES.items() if "F" in rule.axes)
+"""The arrays that the environment's ``full`` describes; a manifest holds it with them alone."""
 # What an expert may state of all actions, by the names in its record's ``capture``.
 OUTPUTS = tuple(
     name.removeprefix("steps/")
@@ -155,8 +159,12 @@ def required_arrays(group: str, *, derived: bool = False) -> list[str]:
 
 
 def axis_sizes(spec: EnvironmentSpec, rows: int, episodes: int) -> dict[str, int]:
-    """Return the size of every axis but ``H``, from the environment and the numbers of rows."""
-    return {
+    """Return the size of every axis but ``H``, from the environment and the numbers of rows.
+
+    ``F`` is there where the environment describes full observations.
+    """
+    full = {} if spec.full is None else {"F": spec.full.width}
+    return full | {
         "R": rows,
         "E": episodes,
         "N": spec.n_agents,
@@ -164,6 +172,14 @@ def axis_sizes(spec: EnvironmentSpec, rows: int, episodes: int) -> dict[str, int
         "A": spec.action_count,
         "S": spec.state_width,
     }
+
+
+def described(spec: EnvironmentSpec, names: Iterable[str]) -> EnvironmentSpec:
+    """Return the environment of a dataset with the arrays ``names``, full names.
+
+    Without full observations it does not describe them.
+    """
+    return spec.local if {*FULL}.isdisjoint(names) else spec
 
 
 def chunk_rows(widest_row_bytes: int, all_rows_bytes: int = 0) -> int:

@@ -178,6 +178,11 @@ def _check_arrays(address: str, manifest: DatasetManifest) -> None:
             raise corrupt_manifest(
                 address, f"expert {expert.id} states {output!r}, where {known} is needed"
             )
+    held = [name for name in layout.FULL if name in table]
+    if (spec.full is None) == bool(held):
+        has = f"has {held[0]}" if held else f"has no {layout.FULL[0]}"
+        says = "does not describe" if held else "describes"
+        raise corrupt_manifest(address, f"it {has}, but its environment {says} full observations")
     for name, array in table.items():
         if problem := _array_problem(name, array.dtype, array.shape, array.axes, sizes):
             raise corrupt_manifest(address, f"{name}: {problem}")

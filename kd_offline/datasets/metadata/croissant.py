@@ -36,6 +36,7 @@ _RECORDS = {
 
 MEANINGS: dict[str, str] = {
     "steps/obs": "the expert's observation before the step, padded with zeros",
+    "steps/obs_full": "what the agent would see with nothing hidden, padded with zeros",
     "steps/state": "state of the whole environment before the step",
     "steps/available_actions": "actions that are legal",
     "steps/alive": "whether the agent acts in this step",
@@ -53,6 +54,7 @@ MEANINGS: dict[str, str] = {
     "steps/terminated": "whether the task ended with this step",
     "steps/truncated": "whether the episode was cut off with this step, by a limit",
     "final/obs": "observation after the last step",
+    "final/obs_full": "what the agent would see with nothing hidden, after the last step",
     "final/state": "state after the last step",
     "final/available_actions": "legal actions after the last step",
     "final/alive": "whether the agent still acts after the last step",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kd_offline.datasets.format.layout import FULL
 from kd_offline.datasets.format.resource_limits import check_memory
 from kd_offline.datasets.reading.array_reader import StoredArray, open_arrays
 from kd_offline.datasets.storage.addresses import split_pin
@@ -15,7 +16,13 @@ from kd_offline.datasets.storage.manifest_file import read_manifest
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.datasets.storage.store import Files
 from kd_offline.datasets.storage.threads import parallel_map
-from kd_offline.errors import CorruptDatasetError, MissingArrayError, UnknownNameError, UsageError
+from kd_offline.errors import (
+    CorruptDatasetError,
+    MissingArrayError,
+    Remedy,
+    UnknownNameError,
+    UsageError,
+)
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array, BoolArray, IntArray
@@ -134,7 +141,8 @@ class ExpertBuffer:
                 f"the dataset at {self.where!r} has no array {name!r}: {hint} "
                 f"{', '.join(self._arrays)}"
             )
-            raise MissingArrayError(msg)
+            again = Remedy("record it with", operation="record", full_observations=True)
+            raise MissingArrayError(msg, *([again] if name in FULL else []))
         return self._arrays[name]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:

@@ -52,6 +52,8 @@ def subset_manifest(text: bytes, manifest: DatasetManifest, arrays: Iterable[str
     document.pop("manifest_digest")
     files = {file.path for file in array_files(manifest, kept_names)}
     step = {"operation": OPERATION, "parents": [manifest.id], "arguments": {"arrays": kept_names}}
+    if {*layout.FULL}.isdisjoint(kept_names):
+        document["environment"].pop("full", None)
     document |= {
         "lineage": [*document["lineage"], step],
         "statistics": _statistics(document["statistics"], kept_names),

@@ -212,6 +212,11 @@ def _padding(part: RowRange) -> Iterator[Finding]:
     spec = part.manifest.environment
     padded = (
         ("obs", spec.obs_widths, "the padding of a narrower agent is not zero"),
+        (
+            "obs_full",
+            spec.obs_widths if spec.full is None else spec.full.widths,
+            "the padding of a narrower agent is not zero",
+        ),
         ("available_actions", spec.action_counts, "offers an action that the agent does not have"),
     )
     for name, widths, what in padded:

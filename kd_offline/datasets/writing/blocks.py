@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kd_offline.datasets.format.chunks import all_finite
-from kd_offline.datasets.format.layout import ArrayRule, axis_sizes, required_arrays, rule_for
+from kd_offline.datasets.format.layout import FULL, ArrayRule, axis_sizes, required_arrays, rule_for
 from kd_offline.errors import UsageError
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import Array
@@ -62,6 +62,12 @@ def check_block(block: EpisodeBlock, spec: EnvironmentSpec, before: int = 0) -> 
             f"a block of episodes needs {', '.join(required_arrays('steps'))} and episodes/length; "
         )
         raise UsageError(msg + f"missing: {', '.join(missing)}")
+    if spec.full is not None and not any(name in arrays for name in FULL):
+        msg = (
+            f"the environment describes full observations, but the block has no {FULL[0]}: give "
+            "it, or leave the environment's full out"
+        )
+        raise UsageError(msg)
     lengths = block.lengths
     if lengths.ndim != 1 or len(lengths) == 0 or lengths.min() < 1:
         msg = "episodes/length must list at least one episode, each of one step or more"
@@ -71,6 +77,12 @@ def check_block(block: EpisodeBlock, spec: EnvironmentSpec, before: int = 0) -> 
         rule = rule_for(name)
         if rule.derived:
             msg = f"{name} is computed by the writer: leave it out of the block"
+            raise UsageError(msg)
+        if "F" in rule.axes and "F" not in sizes:
+            msg = (
+                f"{name} is there, but the environment does not describe full observations: give "
+                "the dataset an environment whose full states their widths and blocks"
+            )
             raise UsageError(msg)
         _check_array(name, values, rule, sizes)
         if not all_finite(stored := _as_stored(values, rule)):

@@ -79,10 +79,11 @@ def _scalars_and_keys(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _single_step(header: RecordingHeader) -> dict[str, Array]:
-    """Return the required arrays, with one episode of one step."""
+    """Return the arrays that every dataset of ``header`` has, with one episode of one step."""
     sizes = layout.axis_sizes(header.environment, 1, 1)
     arrays = {}
-    for name in (*layout.required_arrays("steps"), *layout.required_arrays("episodes")):
+    full = layout.FULL if "F" in sizes else ()
+    for name in (*layout.required_arrays("steps"), *layout.required_arrays("episodes"), *full):
         rule = layout.rule_for(name)
         shape = tuple(sizes[axis] for axis in rule.axes)
         arrays[name] = np.zeros(shape, rule.dtypes[0])

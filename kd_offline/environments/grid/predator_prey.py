@@ -194,10 +194,13 @@ class PredatorPrey:
 
     def _obs(self, view: int) -> Float32Array:
         """Return what predators see through windows of ``view`` x ``view`` cells: [B, N, O]."""
-        board = self._board
-        here = board.predators / max(1, board.size - 1)
-        seen = np.concatenate([*windows(board, view), here], -1).astype(np.float32)
-        return seen * board.predators_alive[..., None]
+        board, cells = self._board, view**2
+        obs = np.empty((*board.predators.shape[:2], 3 * cells + 2), np.float32)
+        for k, plane in enumerate(windows(board, view)):
+            obs[..., k * cells : (k + 1) * cells] = plane
+        obs[..., 3 * cells :] = board.predators / max(1, board.size - 1)
+        obs[~board.predators_alive] = 0.0
+        return obs
 
     def _view(self) -> View:
         board, s = self._board, self._settings
@@ -326,7 +329,7 @@ class Board:
             (self.predators, self.predators_alive),
             (self.prey, self.prey_alive),
         ):
-            plane = np.zeros(self.taken.shape)
+            plane = np.zeros(self.taken.shape, np.float32)
             rows, which = np.nonzero(alive)
             plane[rows, *places[rows, which].T] = 1.0
             out.append(plane)
@@ -341,7 +344,8 @@ def windows(board: Board, width: int) -> tuple[FloatArray, FloatArray, FloatArra
     """
     reach = width // 2
     predators, prey = board.planes()
-    walls = np.pad(np.zeros((1, board.size, board.size)), _margin(reach), constant_values=1.0)
+    inside = np.zeros((1, board.size, board.size), np.float32)
+    walls = np.pad(inside, _margin(reach), constant_values=1.0)
     own = _around(board, np.pad(predators, _margin(reach)), width)
     own[..., width * width // 2] = 0.0
     outside = np.broadcast_to(walls, (len(predators), *walls.shape[1:]))

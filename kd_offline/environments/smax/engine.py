@@ -62,6 +62,13 @@ class Engine:
         observations: dict[str, Array] = self._seen.read(rows[:, self._inner.width :])
         return observations
 
+    @property
+    def units_shape(self) -> tuple[int, int, int]:
+        """Agents, other units, and features of a unit."""
+        game = self.game
+        agents = len(game.agents)
+        return agents, agents + int(game.num_enemies) - 1, len(game.unit_features)
+
     def units(self, rows: Array) -> Array:
         """Return the features of all other units of games, however far away they are.
 

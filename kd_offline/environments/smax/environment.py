@@ -42,20 +42,21 @@ class Smax:
 
         Units in sight are the very numbers of the observation.
         """
-        obs, rows = self._seen["obs"], self._rows
-        parts = [
-            self._engine.units(rows[filled])[: len(slots)]
-            for slots, filled in chunks(np.ones(len(rows), bool), self._engine.chunk)
-        ]
-        units = np.concatenate(parts) if parts else np.zeros((0, 1, 0, 1), np.float32)
-        own = obs.shape[-1] - math.prod(units.shape[2:])
-        in_sight = obs[..., : obs.shape[-1] - own].reshape(units.shape)
-        everyone = np.where(in_sight.any(-1, keepdims=True), in_sight, units)
-        return np.concatenate([everyone.reshape(*obs.shape[:2], -1), obs[..., -own:]], -1)
+        for slots, filled in chunks(self._moved, self._engine.chunk):
+            self._units[slots] = self._engine.units(self._rows[filled])[: len(slots)]
+        self._moved[:] = False
+        full, others = self._seen["obs"].copy(), math.prod(self._units.shape[2:])
+        in_sight = full[..., :others].reshape(self._units.shape)
+        everyone = np.where(in_sight.any(-1, keepdims=True), in_sight, self._units)
+        full[..., :others] = everyone.reshape(*full.shape[:2], others)
+        return full
 
     def reset(self, seeds: SeedArray) -> View:
         """Start ``B = len(seeds)`` episodes; see ``BatchedEnvironment.reset``."""
-        self._rows: Array = np.zeros((len(seeds), self._engine.width), np.uint32)
+        batch = len(seeds)
+        self._rows: Array = np.zeros((batch, self._engine.width), np.uint32)
+        self._units: Array = np.zeros((batch, *self._engine.units_shape), np.float32)
+        self._moved = np.ones(batch, bool)  # games whose units are others than these
         return self.reset_where(np.ones(len(seeds), bool), seeds)
 
     def reset_where(self, where: BoolArray, seeds: SeedArray) -> View:
@@ -63,6 +64,7 @@ class Smax:
         keys = keys_of(np.asarray(seeds, np.uint64))
         for slots, filled in chunks(where, self._engine.chunk):
             self._rows[slots] = self._engine.reset(keys[filled])[: len(slots)]
+        self._moved |= where
         return self._look()
 
     def step(self, actions: IntArray) -> Outcome:
@@ -72,6 +74,7 @@ class Smax:
         for slots, filled in chunks(running, self._engine.chunk):
             next_rows = self._engine.step(self._rows[filled], chosen[filled])
             self._rows[slots] = next_rows[: len(slots)]
+        self._moved |= running
         view, seen = self._look(), self._seen
         paid = np.where(running, seen["reward"], np.float32(0))
         reward = np.repeat(paid[:, None], self._spec.n_agents, 1)

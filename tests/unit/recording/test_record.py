@@ -1,9 +1,14 @@
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 
 from kd_offline.datasets import ExpertBuffer, verify
+from kd_offline.environments.grid import predator_prey
+from kd_offline.environments.stepping import full_spec
 from kd_offline.errors import StorageError, UnknownNameError, UsageError
-from kd_offline.recording.record import record
+from kd_offline.recording.record import _Setup, record, step_bytes
+from kd_offline.schemas.recipes import RecordRecipe
 from kd_offline.tracking.base import FunctionObserver
 
 SPREAD = "mpe/simple_spread_v3"
@@ -80,3 +85,17 @@ def test_bad_settings_are_refused_and_leave_nothing(tmp_path, settings, error):
     with pytest.raises(error):
         make(tmp_path / "d", **settings)
     assert not (tmp_path / "d").exists()
+
+
+def test_full_observations_count_in_the_size_and_bound_the_batch(tmp_path):
+    environment = predator_prey.load()
+    spec = full_spec(environment)
+    assert spec.full is not None
+    more = step_bytes(spec, 0, 0) - step_bytes(environment.spec, 0, 0)
+    assert more == 4 * 8 * (3 * 19 * 19 + 2)
+    with ExitStack() as stack:
+        setup = _Setup(RecordRecipe(environment="grid/predator_prey", threads=1), stack)
+        usual = setup._batch()
+        setup.spec = spec
+        assert (usual, setup._batch()) == (125, 39)
+        assert 39 * 200 * 8 * spec.full.width * 4 < 300e6

@@ -18,6 +18,7 @@ from kd_offline.datasets.convert.interchange import (
     row_ranges,
     team_reward,
 )
+from kd_offline.datasets.format.layout import FULL
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.tracking.base import Observer
 from kd_offline.types import Array
@@ -25,6 +26,7 @@ from kd_offline.types import Array
 CANNOT_HOLD: dict[str, str] = {
     "manifest": "of its descriptions only the environment and the experts are kept",
     "masks/*": "D4RL has no student masks",
+    "*/obs_full": "D4RL has one observation of an agent",
     **dict.fromkeys(
         (f"final/{n}" for n in ("state", "available_actions", "alive", "value", "q_tot_max")),
         "of what follows the last step D4RL keeps the observation only",
@@ -66,7 +68,8 @@ class _View:
 
     def rows(self, start: int, stop: int) -> Iterator[tuple[str, Array]]:
         """Yield the name and the values [n, ...] of every array."""
-        names = [n.removeprefix("steps/") for n in self.buffer.names if n.startswith("steps/")]
+        held = (n for n in self.buffer.names if n.startswith("steps/") and n not in FULL)
+        names = [name.removeprefix("steps/") for name in held]
         steps = {name: self.buffer.read(f"steps/{name}", start, stop) for name in names}
         terminated, reward = steps["terminated"], steps["reward"]
         observed = self._observations(steps["obs"])
@@ -131,7 +134,7 @@ def _append(file: Any, name: str, values: Array, total: int, start: int) -> None
 def _description(view: _View) -> dict[str, Any]:
     manifest = view.buffer.manifest
     return {
-        "environment": manifest.environment.model_dump(mode="json"),
+        "environment": manifest.environment.local.model_dump(mode="json"),
         "experts": [expert.model_dump(mode="json") for expert in manifest.experts],
         "agent": None if view.n is None else manifest.environment.agents[view.n],
         "id": manifest.id,

@@ -154,7 +154,7 @@ def _embedded_description(
         return None
     try:
         document = json.loads(text)
-        spec = EnvironmentSpec.model_validate(document["environment"])
+        spec = EnvironmentSpec.model_validate(document["environment"]).local
         experts = tuple(ExpertRecord.model_validate(expert) for expert in document["experts"])
         agent = document["agent"]
     except (ValidationError, ValueError, LookupError, TypeError, RecursionError):

@@ -95,3 +95,10 @@ def test_every_reason_is_given_at_once(parent, tmp_path):
         merge([parent.path, tmp_path / "o.zarr"], tmp_path / "m.zarr")
     for word in ("steps/value", "steps/embedding", "licences"):
         assert word in str(caught.value)
+
+
+def test_full_observations_of_other_widths_are_named(tmp_path):
+    specs = [environment_spec((6, 3), (5, 2), full_widths=widths) for widths in ((7, 4), (8, 4))]
+    parts = [tiny_dataset(tmp_path / f"{k}.zarr", 3, spec=s, seed=k) for k, s in enumerate(specs)]
+    with pytest.raises(MismatchError, match=r"has another environment \(full"):
+        merge([part.path for part in parts], tmp_path / "m.zarr")

@@ -21,7 +21,7 @@ from kd_offline.errors import (
 )
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.sealed_json import seal, unseal
-from kd_offline.testing.factories import tiny_dataset
+from kd_offline.testing.factories import environment_spec, tiny_dataset
 from tests.golden.make_datasets import DATA
 
 
@@ -247,6 +247,46 @@ def test_forged_array_tables_are_refused(ragged, name, fields, message):
     reseal(ragged, forge)
     with pytest.raises(CorruptDatasetError, match=message):
         ExpertBuffer.open(ragged.path)
+
+
+SIGHTED = environment_spec((6, 3), (5, 2), full_widths=(7, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda d: d["environment"].pop("full"),
+            "has steps/obs_full, but its environment does not",
+        ),
+        (
+            lambda d: [d["arrays"].pop(f"{group}/obs_full") for group in ("steps", "final")],
+            "has no steps/obs_full, but its environment describes",
+        ),
+        (
+            lambda d: d["environment"]["full"].update(widths=[8, 4]),
+            "steps/obs_full: axis F has 7 entries where 8 are needed",
+        ),
+        (
+            lambda d: d["environment"]["full"]["blocks"]["agent_1"].update(everything=[[0, 5]]),
+            "full block 'everything' of 'agent_1' lies beyond its 4 numbers",
+        ),
+        (
+            lambda d: d.update(format_version=[1, 2]),
+            r"it says format 1\.2, but has arrays of 1\.3",
+        ),
+    ],
+)
+def test_full_observations_and_their_description_belong_together(tmp_path, change, message):
+    def forge(document):
+        change(document)
+        document["statistics"]["values"] = {}
+        update_identity(document)
+
+    dataset = tiny_dataset(tmp_path / "d.zarr", spec=SIGHTED)
+    reseal(dataset, forge)
+    with pytest.raises(CorruptDatasetError, match=message):
+        ExpertBuffer.open(dataset.path)
 
 
 def test_an_expert_states_what_the_format_has_an_array_for(ragged):

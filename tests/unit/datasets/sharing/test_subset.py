@@ -8,6 +8,7 @@ from kd_offline.datasets.sharing.share import pull
 from kd_offline.errors import (
     UnknownNameError,
 )
+from kd_offline.testing.factories import environment_spec, tiny_dataset
 from kd_offline.tracking.base import FunctionObserver
 
 TRAINING = ["steps/logits", "steps/actions", "steps/obs"]
@@ -66,3 +67,13 @@ def test_an_unknown_array_is_named_with_the_known_ones(served, tmp_path):
     with pytest.raises(UnknownNameError, match=r"'logit'.*did you mean 'logits'"):
         pull(served, tmp_path / "d.zarr", arrays=["logit"])
     assert not (tmp_path / "d.zarr").exists()
+
+
+def test_a_part_describes_full_observations_only_where_it_has_them(tmp_path):
+    spec = environment_spec((4, 3), (3, 2), full_widths=(5, 9))
+    tiny_dataset(tmp_path / "whole.zarr", spec=spec)
+    for names, described in ((["obs", "actions"], None), (["obs_full"], spec.full)):
+        target = tmp_path / f"{names[0]}.zarr"
+        pull(str(tmp_path / "whole.zarr"), target, arrays=names)
+        assert verify(target).ok
+        assert ExpertBuffer.open(target).spec.full == described

@@ -62,3 +62,17 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, name, value):
         write(tmp_path / "d.zarr", before, block)
     with DatasetWriter.create(tmp_path / "d.zarr", header(SPEC), resume=True) as writer:
         assert writer.episodes_done == 1  # what came before is kept
+
+
+def test_full_observations_need_their_description_and_the_other_way_round(tmp_path):
+    sighted = environment_spec((6, 3), (5, 2), full_widths=(8, 4))
+    for spec, given, message in (
+        (SPEC, sighted, "steps/obs_full is there, but the environment does not describe"),
+        (sighted, SPEC, "describes full observations, but the block has no steps/obs_full"),
+    ):
+        path = tmp_path / f"{len(message)}.zarr"
+        with (
+            DatasetWriter.create(path, header(spec)) as writer,
+            pytest.raises(UsageError, match=message),
+        ):
+            writer.append(episode_block(given, [2, 3]))
