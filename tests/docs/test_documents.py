@@ -49,6 +49,7 @@ NOT_TYPED = {
     ("export", "obs, memory, legal actions"): "a signature",
     ("quickstart", "pip install '.["): "installs",
     ("quickstart", "uv pip install"): "installs",
+    ("scale", "torchrun"): "tests/docs/test_job_scripts.py starts its processes",
     ("scale", "#!/bin/bash\n#SBATCH --job-name=record"): "tests/docs/test_job_scripts.py types it",
     ("scale", "#!/bin/bash\n#SBATCH --job-name=merge"): "tests/docs/test_job_scripts.py types it",
     ("sharing", "kd-offline inspect https://"): "an address of others; tests/end_to_end shares",

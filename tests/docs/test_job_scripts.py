@@ -1,10 +1,16 @@
-"""The job scripts of a page do what it says; Slurm itself is replaced by its variables."""
+"""The job scripts of a page do what it says; Slurm and torchrun are replaced by their variables."""
+
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.recording.record import record
-from tests.docs.pages import GUIDE, blocks, lines, type_command
+from tests.docs.pages import GUIDE, ROOT, blocks, lines, type_command
 
 SCRIPTS = [block.text for block in blocks(GUIDE / "scale.md") if "#SBATCH" in block.text]
 SMALL = {"2000000": "40", "--batch 1000": "--batch 10", "--threads 4": "--threads 1"}
@@ -34,3 +40,26 @@ def test_an_array_of_shards_and_a_requeued_task_make_the_undivided_recording(tmp
 def test_every_job_may_be_queued_again(script):
     assert "--requeue" in script
     assert "--resume" in script
+
+
+def start(script, folder, rank, world, port):
+    """Start a process as torchrun does."""
+    variables = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    given = {name: str(value) for name, value in variables.items()} | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, script], cwd=folder, env=os.environ | given)
+
+
+def test_two_processes_make_the_steps_of_one(tmp_path):
+    (script,) = (b.text for b in blocks(GUIDE / "scale.md") if b.text.startswith("# ddp.py"))
+    (tmp_path / "ddp.py").write_text(script)
+    record("mpe/simple_spread_v3", tmp_path / "whole.zarr", episodes=40, threads=1, partner=None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    processes = [start("ddp.py", tmp_path, rank, world, port) for rank, world in pairs]
+    assert [process.wait(240) for process in processes] == [0, 0, 0]
+    one, two = (torch.load(tmp_path / f"student-{n}.pt", weights_only=True) for n in (1, 2))
+    begun = torch.nn.Linear(18, 5).state_dict()
+    for name, values in one.items():
+        torch.testing.assert_close(two[name], values, rtol=1e-6, atol=1e-7)
+        assert not torch.allclose(values, begun[name])

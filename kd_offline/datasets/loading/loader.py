@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ class Batch:
     first: IntArray  # [B], step of the episode with which the sequence begins
     following: Position  # of the next batch
     datasets: IntArray | None = None  # [B], index of the mixed dataset
+    sequences_of_all: int | None = None  # of the global batch; None: these are all
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
@@ -66,8 +67,12 @@ class Loader:
         drop_last: bool,
         threads: int,
         carry_bytes: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.buffer = buffer
+        self.rank = rank
+        self.world = world
         self.episodes = episodes
         self.order = order
         self.batch = batch
@@ -94,6 +99,8 @@ class Loader:
         drop_last: bool = False,
         memory_mb: float | None = None,
         threads: int | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> Loader:
         """Return a loader of a dataset's batches.
 
@@ -104,7 +111,8 @@ class Loader:
         arrays
             Full names, at least one of ``steps/*``.
         batch
-            Sequences in a batch; the last of an epoch may have fewer, see ``drop_last``.
+            Sequences in a batch, over all ranks together; the last of an epoch may have fewer, see
+            ``drop_last``.
         windows
             None: whole episodes, padded to the longest of the chosen ones.
         split, episodes
@@ -119,11 +127,16 @@ class Loader:
             everything is decoded once, here. Less: chunks are decoded ahead in threads.
         threads
             That decode; None: as many as there are processors, or as the address is best read by.
+        rank, world
+            Number of this process, from 0 on, and of all processes that read the dataset together.
+            The batches are the same for any ``world``, and each rank gets its part of every batch:
+            as many sequences as the others, or one fewer.
 
         Raises
         ------
         MissingArrayError, UnknownNameError, UsageError
-            An array, split or episode that is not there; a budget that is too small.
+            An array, split or episode that is not there; a budget that is too small; a batch of an
+            epoch has no sequence for some rank.
         DatasetError
             The dataset cannot be opened, or read.
         """
@@ -139,10 +152,13 @@ class Loader:
         plan, carry = plan_within(memory_mb, source, cut.length, fixed, buffer.where)
         table = buffer.load(table_names, chosen)
         order = Order(plan, lengths, cut, seed, shuffle)
-        loader = cls(buffer, chosen, order, source, table, batch, drop_last, workers, carry)
+        loader = cls(
+            buffer, chosen, order, source, table, batch, drop_last, workers, carry, rank, world
+        )
         if not len(loader):
             msg = f"{loader.sequences} sequences make no batch of {batch}: use a smaller batch"
             raise UsageError(msg)
+        loader._check_ranks()
         if plan.blocks_per_pool is None:
             loader._rows = decode_all(source, plan, cut.length, workers)
         return loader
@@ -206,7 +222,7 @@ class Loader:
                 last = index_in_epoch + 1 == len(self)
                 following = Position(epoch + 1, 0) if last else Position(epoch, index_in_epoch + 1)
                 if number % count == index:
-                    yield self.finished(cursor.take(size), following)
+                    yield self._part(cursor, size, following)
                 else:
                     cursor.skip(size)
                 if last and self.drop_last:
@@ -238,6 +254,33 @@ class Loader:
             arrays[name] = values if self._is_fixed(name) else values[taken.episodes]
         chosen = self.episodes[taken.episodes]
         return Batch(arrays, taken.valid, chosen, taken.first, following)
+
+    def _part(self, cursor: Cursor, size: int, following: Position) -> Batch:
+        """Return this rank's part of the next ``size`` sequences."""
+        first, stop = (size * rank // self.world for rank in (self.rank, self.rank + 1))
+        cursor.skip(first)
+        taken = cursor.take(stop - first)
+        cursor.skip(size - stop)
+        whole = None if self.world == 1 else size
+        return replace(self.finished(taken, following), sequences_of_all=whole)
+
+    def _check_ranks(self) -> None:
+        """Raise a ``UsageError`` unless every rank gets something of every batch."""
+        if not 0 <= self.rank < self.world:
+            msg = (
+                f"there is no rank {self.rank} of {self.world}: ranks are counted from 0, so give "
+                "one below the number of processes"
+            )
+            raise UsageError(msg)
+        last = 0 if self.drop_last else self.sequences % self.batch
+        smallest = min(self.batch, last or self.batch)
+        if smallest < self.world:
+            which = "a batch" if smallest == self.batch else "the last batch of an epoch"
+            msg = (
+                f"{which} has {smallest} sequences, so some of {self.world} ranks get none: use a "
+                "larger batch, drop_last=True or fewer processes"
+            )
+            raise UsageError(msg)
 
     def _is_fixed(self, name: str) -> bool:
         return name.startswith("masks/") and self._table[name].ndim == len("NO")

@@ -55,6 +55,12 @@ class Mixture:
                 f"{len(loaders)} datasets, got {batch} and {list(weights)}"
             )
             raise UsageError(msg)
+        if any(loader.world > 1 for loader in loaders):
+            msg = (
+                "a mixture is not divided among processes, but a loader of it has a rank: open its "
+                "loaders without rank and world"
+            )
+            raise UsageError(msg)
         for other in loaders[1:]:
             _require_compatible(loaders[0], other)
         self.loaders = tuple(loaders)

@@ -35,6 +35,7 @@ class TensorBatch:
     first: Tensor  # int64 [B]
     following: Position
     datasets: Tensor | None = None  # int64 [B]
+    sequences_of_all: int | None = None  # of the global batch; None: these are all
 
     def __getitem__(self, name: str) -> Tensor:
         return self.arrays[name]
@@ -59,6 +60,7 @@ class TensorBatch:
             change(self.first),
             self.following,
             None if self.datasets is None else change(self.datasets),
+            self.sequences_of_all,
         )
 
 
@@ -71,6 +73,7 @@ def tensors(batch: Batch) -> TensorBatch:
         torch.from_numpy(batch.first),
         batch.following,
         None if batch.datasets is None else torch.from_numpy(batch.datasets),
+        batch.sequences_of_all,
     )
 
 

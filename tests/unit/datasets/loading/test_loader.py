@@ -187,3 +187,30 @@ def test_unknown_arrays_and_positions(ragged):
     for position in (Position(0, 10), Position(-1, 0), Position(0, -1)):
         with pytest.raises(UsageError, match="an epoch has batches 0 to 9"):
             next(loader.batches(position))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("memory_mb", [None, 0.02])
+def test_the_parts_of_all_ranks_are_the_same_batches_for_any_world(ragged, memory_mb, world):
+    settings = {"windows": Windows(7, 3), "memory_mb": memory_mb, "drop_last": True}
+    whole = Loader.open(ragged, ARRAYS, 8, **settings)
+    ranks = [Loader.open(ragged, ARRAYS, 8, **settings, rank=r, world=world) for r in range(world)]
+    streams = [rank.batches(Position(0, 2), epochs=2) for rank in ranks]
+    for batch, *parts in zip(whole.batches(Position(0, 2), epochs=2), *streams, strict=True):
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+        assert {part.sequences_of_all for part in parts} == {None if world == 1 else 8}
+        for name, values in batch.arrays.items():
+            assert np.array_equal(np.concatenate([part[name] for part in parts]), values)
+        assert np.array_equal(np.concatenate([part.episodes for part in parts]), batch.episodes)
+        assert {part.following for part in parts} == {batch.following}
+
+
+def test_a_rank_that_gets_nothing_is_refused(ragged):
+    with pytest.raises(UsageError, match=r"no rank 2 of 2: ranks are counted from 0"):
+        Loader.open(ragged, ARRAYS, 8, rank=2, world=2)
+    with pytest.raises(UsageError, match=r"a batch has 2 sequences, so some of 3 ranks get none"):
+        Loader.open(ragged, ARRAYS, 2, world=3)
+    with pytest.raises(UsageError, match=r"the last batch of an epoch has 1 sequences.*drop_last"):
+        Loader.open(ragged, ARRAYS, 39, world=2)
+    assert len(Loader.open(ragged, ARRAYS, 39, world=2, drop_last=True)) == 1

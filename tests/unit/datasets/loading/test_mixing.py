@@ -112,3 +112,9 @@ def test_weights_that_are_none(pair, weights):
 def test_positions_that_are_none(pair):
     with pytest.raises(UsageError, match="one endless epoch"):
         next(Mixture(pair, [1, 1], 4).batches(Position(1, 0)))
+
+
+def test_a_loader_with_a_rank_is_refused(tmp_path, small_chunks):
+    divided = opened(tmp_path, 0, rank=0, world=2, batch=2)
+    with pytest.raises(UsageError, match="a mixture is not divided among processes"):
+        Mixture([divided], [1], 10)
