@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from kd_offline.experts.train import train
     from kd_offline.exports.engines import load_export
     from kd_offline.exports.export import export
+    from kd_offline.online.adapt import adapt
+    from kd_offline.online.dagger import dagger
     from kd_offline.recording.add_masks import relabel_masks
     from kd_offline.recording.recipe import record_recipe
     from kd_offline.recording.record import record
@@ -50,6 +52,7 @@ _LOCATIONS = {
     "Conditions": "datasets.edit.filter:Conditions",
     "ExpertBuffer": "datasets.reading.reader:ExpertBuffer",
     "KdOfflineError": "errors:KdOfflineError",
+    "adapt": "online.adapt:adapt",
     "annotate": "datasets.edit.annotate:annotate",
     "append": "datasets.edit.merge:append",
     "bench_latency": "evaluation.latency:bench_latency",
@@ -57,6 +60,7 @@ _LOCATIONS = {
     "card": "datasets.metadata.cards:card",
     "collaboration_profile": "deployment.profile:collaboration_profile",
     "convert": "datasets.convert.convert:convert",
+    "dagger": "online.dagger:dagger",
     "deploy_check": "deployment.check:deploy_check",
     "diff": "datasets.edit.comparison:diff",
     "distill": "distillation.distill:distill",
@@ -92,6 +96,7 @@ __all__ = [
     "ExpertBuffer",
     "KdOfflineError",
     "__version__",
+    "adapt",
     "annotate",
     "append",
     "bench_latency",
@@ -99,6 +104,7 @@ __all__ = [
     "card",
     "collaboration_profile",
     "convert",
+    "dagger",
     "deploy_check",
     "diff",
     "distill",

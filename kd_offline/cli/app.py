@@ -21,6 +21,7 @@ from kd_offline.cli import (
     exporting,
     information,
     measuring,
+    online,
     recording,
     reports,
     rerunning,
@@ -73,6 +74,7 @@ describing.add(app)
 conversion.add(app)
 distillation.add(app)
 rerunning.add(app)
+online.add(app)
 sweeping.add(app)
 evaluation.add(app)
 exporting.add(app)

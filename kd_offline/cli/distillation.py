@@ -35,6 +35,7 @@ _EXAMPLES = options.examples(
     "kd-offline distill parts.zarr -o run/ --judge-by val",
     "kd-offline distill large.zarr -o run/ --memory-mb 1000",
     "kd-offline distill dataset.zarr -o run/ --recipe recipe.toml --resume",
+    "kd-offline distill more.zarr -o further/ --from run/ --epochs 8",
 )
 # A plug-in may name its term as it likes; one that makes no option is set by its path.
 _WEIGHTS = {f"{name}_weight": name for name in TERMS if name.isidentifier()}
@@ -111,6 +112,11 @@ _Qat = Annotated[
     typer.Option("--qat", help="Train the last fifth with the weights of an int8 export."),
 ]
 
+_Start = Annotated[
+    Path | None,
+    typer.Option("--from", help="Run whose students go on learning, with its recipe."),
+]
+
 
 def distill(
     dataset: options.Dataset,
@@ -122,6 +128,7 @@ def distill(
     hidden: _Hidden = None,
     seeds: _Seeds = None,
     qat: _Qat = False,
+    start: _Start = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
     resume: options.Resume = False,
@@ -144,6 +151,7 @@ def distill(
         hidden=options.hidden(hidden),
         seeds=options.seeds(seeds),
         qat=qat,
+        start=start,
         file=recipe,
         settings=chosen | options.assignments(settings),
     )

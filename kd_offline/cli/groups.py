@@ -19,6 +19,7 @@ GROUPS = {
     ),
     "Share datasets": ("push", "pull", "pack", "sign", "croissant", "cache"),
     "Distil and measure students": ("distill", "rerun", "sweep", "evaluate", "report", "bench"),
+    "Go on with an environment": ("dagger", "adapt"),
     "Deploy students": ("export", "profile", "deploy-check"),
     "What there is": ("envs", "hardware", "schema", "doctor"),
 }

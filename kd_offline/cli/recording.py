@@ -41,6 +41,7 @@ _SETTINGS = {
     "noise_mixture": Setting("noise_mixture", "--noise", kind=str, default="default"),
     "partner": Setting("partner"),
     "partner_share": Setting("partner_share"),
+    "partner_agents": Setting("partner_agents"),
     "masks": Setting("masks", "--mask", complete=completion.masks, metavar="NAME"),
     "batch": Setting("batch"),
     "embedding_dtype": Setting("embedding_dtype", "--embedding"),

@@ -33,6 +33,10 @@ def rerun(
         str | None,
         typer.Option("--device", help="Hardware profile of the budget, where it is a .toml file."),
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="The run whose students it went on from, where it moved."),
+    ] = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -53,6 +57,7 @@ def rerun(
             output,
             dataset=dataset,
             profile=profile,
+            start=start,
             resume=resume,
             overwrite=overwrite,
             command=command_line(),

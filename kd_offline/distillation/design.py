@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.format.resource_limits import check_memory
 from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
 from kd_offline.distillation.block_importance import block_importance
+from kd_offline.distillation.start import load_into, starting_weights
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.networks.arithmetic import FLOAT
 from kd_offline.schemas.budget import Allocation
@@ -32,18 +34,23 @@ _COPIES = 6  # of the weights in training: gradients, two moments, averages, the
 class StudentDesign:
     """What the teams of all seeds have in common.
 
-    ``allocation``: how a budget narrowed them before training; None where it did not.
+    ``allocation``: how a budget narrowed them before training; None where it did not. ``start``:
+    the weights that the team of a seed goes on from; empty where they are random.
     """
 
     recipe: DistillRecipe
     card: StudentCard
     scale: InputScale
     allocation: Allocation | None
+    start: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def team(self, seed: int) -> StudentTeam:
         """Return the team of a seed before its first step."""
         team = students.build(self.card, generator(seed, "student weights"))
-        team.scale_inputs(self.scale)
+        if self.recipe.start is None:
+            team.scale_inputs(self.scale)
+        else:
+            load_into(team, self.start[seed], self.recipe.start.run)
         return team
 
     def narrowed_team(self, layers: Sequence[LayerWidths] | None) -> StudentTeam:
@@ -79,13 +86,16 @@ def design_students(
         No students are small enough.
     UsageError
         They are larger than this machine's memory.
+    CheckpointError, MismatchError, StorageError, UnknownNameError
+        The students that the recipe starts from cannot be used.
     """
     mask = buffer.mask(recipe.mask)
+    start = starting_weights(recipe, buffer.spec)
     card = _card(buffer, recipe, mask, scale)
     if recipe.budget is None or recipe.first_settled is not None:
         _check_room(card)
     if recipe.budget is None:
-        return StudentDesign(recipe, card, scale, None)
+        return StudentDesign(recipe, card, scale, None, start)
     if recipe.first_settled is not None:  # gates narrow them later, if there is a team that fits
         Bounds.of(card, recipe.budget).require_possible()
         return StudentDesign(recipe, card, scale, None)
@@ -95,7 +105,7 @@ def design_students(
     widths = tuple(agent.hidden for agent in found.agents)
     card = card.model_copy(update={"widths": widths})
     _check_room(card)
-    return StudentDesign(recipe, card, scale, found)
+    return StudentDesign(recipe, card, scale, found, start)
 
 
 def _check_room(card: StudentCard) -> None:

@@ -54,7 +54,7 @@ class ResumeState(Document):
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 
-    version: tuple[int, int] = (1, 3)
+    version: tuple[int, int] = (1, 4)
     begun: str = Field(default="", description="digest of the run's recipe and dataset")
     tensors: str = Field(default="", description="digest of state-<epoch>.safetensors")
     metrics: LinesRecord | None = Field(default=None, description="of metrics.jsonl")
@@ -232,7 +232,7 @@ def _restore(run: Run, state: Training, seeds: tuple[int, ...]) -> None:
     """
     file = run.folder.resume_state / "state.json"
     saved = read_document(ResumeState, file, _AGAIN) if file.is_file() else None
-    if saved is not None and saved.version < (1, 3):
+    if saved is not None and saved.version < (1, 4):
         _LOG.warning("seed %d begins again: another version saved its state", seeds[0])
         saved = None  # settings or auxiliary networks have other names; the bits will be the same
     if saved is None or saved.seed != seeds[0]:
@@ -256,8 +256,15 @@ def _restore(run: Run, state: Training, seeds: tuple[int, ...]) -> None:
 
 
 def _begun(run: Run) -> str:
-    """Return a digest of what decides a run's bits: its recipe, but for threads, and dataset."""
-    recipe = run.recipe.model_dump(mode="json", exclude={"threads"})
+    """Return a digest of what decides a run's bits: its recipe, but for threads, and dataset.
+
+    Loss terms without weight and settings that are not used are left out, so that the state of a
+    run does not depend on which other terms are installed.
+    """
+    recipe = run.recipe.model_dump(mode="json", exclude={"threads"}, exclude_none=True)
+    used = {name: weight for name, weight in recipe["weights"].items() if weight}
+    terms = {name: values for name, values in recipe["terms"].items() if name in used}
+    recipe |= {"weights": used, "terms": terms}
     return digest_of(canonical_json({"recipe": recipe, "dataset": run.design.card.dataset}))
 
 

@@ -8,11 +8,15 @@ from typing import Any
 
 from kd_offline import code_guard, recipes
 from kd_offline.distillation.methods import METHODS
+from kd_offline.distillation.start import start_settings
 from kd_offline.distillation.terms import TERMS
 from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.schemas.parts import PartRecord
 from kd_offline.schemas.recipes import DistillRecipe, StudentArchitecture, with_present_names
 from kd_offline.students.families import require_offer, settings_of
+
+_OF_METHOD = ("method", "weights", "terms", "objective")
+"""Settings that a method decides."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "lh": {"mask": "limited", "student.hidden": 32},
@@ -32,6 +36,7 @@ def distill_recipe(
     hidden: int | str | Sequence[int] | None = None,
     seeds: int | Sequence[int] | None = None,
     qat: bool = False,
+    start: str | Path | None = None,
     file: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> DistillRecipe:
@@ -51,9 +56,13 @@ def distill_recipe(
         How many teams, or the seeds themselves.
     qat
         Train the last part with the weights that an int8 export will have.
+    start
+        Folder of a run whose students go on learning. Their networks, mask, method and seeds are
+        the defaults then.
     file
         A recipe in TOML, or the ``run.json`` of a run to take the recipe from. A hardware profile
-        that it names by a path has to be given beside it, see :mod:`kd_offline.code_guard`.
+        and a run to start from that it names by a path have to be given beside it, see
+        :mod:`kd_offline.code_guard`.
     settings
         Anything else by its dotted path, such as ``{"terms.policy.ratio": "joint"}``.
 
@@ -71,17 +80,24 @@ def distill_recipe(
     }
     single = {k: v for k, v in given.items() if v is not None} | dict(settings or {})
     from_file = {} if file is None else recipes.read_recipe(file)
-    chosen = single.get("method", from_file.get("method", "kd-marl"))
+    begun = {} if start is None else start_settings(start)
+    stated = single.get("method", from_file.get("method"))
+    chosen = stated or begun.get("method", "kd-marl")
     if chosen not in METHODS:
         raise UnknownNameError(what="method", got=str(chosen), allowed=METHODS)
+    if stated not in (None, begun.get("method")):  # its losses are those of the method then
+        begun = {name: value for name, value in begun.items() if name not in _OF_METHOD}
     defaults = {"method": chosen, **METHODS[chosen].layer()}
-    layers = [defaults, from_file, _preset(preset), single]
-    recipe = built(layers, "the recipe")
+    # A run to go on from that the user names beats one in the file.
+    named = {} if start is None else {"start": begun["start"]}
+    recipe = built([defaults, begun, from_file, _preset(preset), single, named], "the recipe")
     if file is None:
         return completed(recipe)
     recipe = completed(recipe, f"the recipe in {str(file)!r}", recipes.stated_parts(file))
     if "budget.profile" not in recipes.paths(single):
         check_profile(recipe, code_guard.in_file(file))
+    if start is None:
+        check_start(recipe, code_guard.in_file(file))
     return recipe
 
 
@@ -156,6 +172,13 @@ def check_profile(
         code_guard.check_name(
             profile, what="hardware profile", asked_by=asked_by, argument=argument
         )
+
+
+def check_start(recipe: DistillRecipe, asked_by: str) -> None:
+    """Raise a ``UsageError`` where a recipe that stands in a file starts from the run at a path."""
+    if recipe.start is not None:
+        run = recipe.start.run
+        code_guard.check_name(run, what="run to start from", asked_by=asked_by, argument="start")
 
 
 def _seeds(seeds: int | Sequence[int] | None) -> tuple[int, ...] | None:

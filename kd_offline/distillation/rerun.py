@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kd_offline.distillation.distill import distill
-from kd_offline.distillation.recipe import check_profile, completed
+from kd_offline.distillation.recipe import check_profile, check_start, completed
 from kd_offline.distillation.run import require_versions
 from kd_offline.runs.complete import complete_run
 from kd_offline.runs.folder import recipe_of
@@ -26,6 +26,7 @@ def rerun(
     *,
     dataset: str | Path | None = None,
     profile: str | Path | None = None,
+    start: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     command: str = "",
@@ -47,6 +48,8 @@ def rerun(
         The dataset; default: the path that the run states, but no server. Its id must be the run's.
     profile
         The hardware profile of the run's budget, where the run names it by a path.
+    start
+        The run whose students this one went on from, where the run names it by a path.
     observers
         As :func:`~kd_offline.distillation.distill.distill` takes them.
 
@@ -65,6 +68,11 @@ def rerun(
     elif recipe.budget is not None:
         budget = recipe.budget.model_copy(update={"profile": str(profile)})
         recipe = recipe.model_copy(update={"budget": budget})
+    if start is None:
+        check_start(recipe, f"the run in {str(run)!r}")
+    elif recipe.start is not None:
+        moved = recipe.start.model_copy(update={"run": str(start)})
+        recipe = recipe.model_copy(update={"start": moved})
     source = open_dataset(before, folder, dataset)
     after = distill(
         source,

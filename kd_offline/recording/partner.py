@@ -38,30 +38,41 @@ from kd_offline.types import (
     View,
 )
 
-RULE = (
-    "in the stated share of the episodes each agent is played by the partner with probability 3/4, "
-    "at least one agent, greedily in 7 of 10 of these episodes and else sampled; labels, and the "
-    "noise of the other agents, are as in all episodes"
-)
+AGENTS = 0.75
+"""Probability that a partner plays an agent, where nothing else is said."""
 BUNDLED = {
     "mpe-simple_spread_v3": "3ea9076b4b39469dfd6b0482aa4c98738989b120ae95f9e63e5c3c9880edd4a4"
 }
 """Environment -> sha256 of its bundled students' file."""
-_AGENT_SHARE, _GREEDY_SHARE = 0.75, 0.7
+_GREEDY_SHARE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class Partner:
-    """A team that plays in a share of the episodes, with its reference and digest."""
+    """A team that plays in a share of the episodes, with its reference and digest.
+
+    ``agents`` is the probability that it plays an agent of these episodes.
+    """
 
     policy: StudentPolicy
     share: float
     reference: str
     digest: str
+    agents: float = AGENTS
+
+    @property
+    def rule(self) -> str:
+        """How it takes part, in words, as a manifest states it."""
+        probability = "3/4" if self.agents == AGENTS else f"{self.agents:g}"
+        return (
+            "in the stated share of the episodes each agent is played by the partner with "
+            f"probability {probability}, at least one agent, greedily in 7 of 10 of these episodes "
+            "and else sampled; labels, and the noise of the other agents, are as in all episodes"
+        )
 
 
 def load_partner(
-    reference: str | Path | None, spec: EnvironmentSpec, share: float
+    reference: str | Path | None, spec: EnvironmentSpec, share: float, agents: float = AGENTS
 ) -> Partner | None:
     """Return the partner called ``reference``; None for ``none``.
 
@@ -95,7 +106,7 @@ def load_partner(
         )
         raise MismatchError(msg)
     reference = name if name == "bundled" else "students"
-    return Partner(policy, share, reference, digest(students.file.content))
+    return Partner(policy, share, reference, digest(students.file.content), agents)
 
 
 def _students(path: Path) -> StudentsFile:
@@ -120,7 +131,7 @@ def with_partner(seeds: SeedArray, behaviour: Behaviour, partner: Partner | None
     episodes: IntArray = np.flatnonzero(draws[:, 0] < partner.share)
     if not len(episodes):
         return behaviour
-    plays = draws[episodes, 3:] < _AGENT_SHARE
+    plays = draws[episodes, 3:] < partner.agents
     plays[np.arange(len(episodes)), (draws[episodes, 1] * n).astype(np.int64)] = True
     greedy = draws[episodes, 2] < _GREEDY_SHARE
     memory = partner.policy.start(seeds[episodes])

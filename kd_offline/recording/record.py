@@ -35,7 +35,6 @@ from kd_offline.networks.threads import computing_with
 from kd_offline.recording import noise
 from kd_offline.recording.calibration import calibrated
 from kd_offline.recording.partner import (
-    RULE,
     Partner,
     load_partner,
     with_partner,
@@ -138,7 +137,9 @@ class _Setup:
             environment = environments.load(recipe.environment, **recipe.environment_kwargs)
             self.thread_environments.append(environment)
         self.spec = self.thread_environments[0].spec  # with what a dataset holds, once it is known
-        self.partner = load_partner(recipe.partner, self.spec, recipe.partner_share)
+        self.partner = load_partner(
+            recipe.partner, self.spec, recipe.partner_share, recipe.partner_agents
+        )
         chosen = (resolve(name, self.spec) for name in recipe.masks or names_for(self.spec))
         self.masks = list({mask.name: mask for mask in chosen}.values())
 
@@ -341,7 +342,7 @@ def _partner_settings(partner: Partner | None) -> dict[str, Scalar]:
         "partner": partner.reference,
         "partner_digest": partner.digest,
         "partner_share": partner.share,
-        "partner_rule": RULE,
+        "partner_rule": partner.rule,
     }
 
 

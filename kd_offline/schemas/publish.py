@@ -32,6 +32,7 @@ from kd_offline.schemas.hardware import HardwareProfile
 from kd_offline.schemas.interface import InterfaceCheck, InterfaceSpec
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.mask import MaskFile
+from kd_offline.schemas.online import AdaptationReport, DaggerReport
 from kd_offline.schemas.outputs import (
     DistillOutput,
     DoctorReport,
@@ -76,6 +77,8 @@ MODELS: dict[str, type[BaseModel] | str] = {
     "card-output": CardOutput,
     "distill-output": DistillOutput,
     "sweep": SweepReport,
+    "dagger": DaggerReport,
+    "adaptation": AdaptationReport,
     "evaluate-output": EvaluateOutput,
     "export-output": ExportOutput,
     "deploy-check-output": InterfaceCheck,

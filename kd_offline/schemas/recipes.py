@@ -93,6 +93,12 @@ class RecordRecipe(Strict):
     partner_share: float = Field(
         default=0.5, ge=0, le=1, description="share of the episodes that the partner takes part in"
     )
+    partner_agents: float = Field(
+        default=0.75,
+        ge=0,
+        le=1,
+        description="probability that the partner plays an agent in these episodes; one at least",
+    )
     masks: tuple[str, ...] | None = Field(
         default=None, description="student masks to store, by name or file; None: all that exist"
     )
@@ -374,12 +380,24 @@ class UnitGates(Strict):
     )
 
 
+class StudentStart(Strict):
+    """Students of a run that a distillation goes on from, in place of random weights."""
+
+    run: str = Field(description="folder of the run")
+    digests: dict[str, str] = Field(
+        description="sha256 of the weights of each of its seeds, as run.json states it"
+    )
+
+
 class DistillRecipe(Strict):
     """Everything that decides what ``kd-offline distill`` produces from a dataset."""
 
     method: str = Field(default="kd-marl", description="named set of loss terms and weights")
     mask: str = Field(default="full", description="stored mask that students see through")
     student: StudentArchitecture = StudentArchitecture()
+    start: StudentStart | None = Field(
+        default=None, description="students that go on learning; None: random weights"
+    )
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=lambda: dict(KD_MARL),
         description="of the loss terms, by name; those left out keep KD-MARL's",
@@ -469,6 +487,16 @@ class DistillRecipe(Strict):
             msg = (
                 f"{asked[0]} are trained seed by seed: set batched_seeds to false, or train "
                 "without them"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _students_that_go_on_keep_their_units(self) -> DistillRecipe:
+        if self.start is not None and self.first_settled is not None:
+            msg = (
+                "unit gates make other networks of the students that start names: allocate the "
+                "budget by worth, or start from none"
             )
             raise ValueError(msg)
         return self

@@ -24,6 +24,7 @@ TIERS = {
     "deployment": 3,
     "testing": 4,
     "sweeps": 4,
+    "online": 4,
     "cli": 5,
     "__main__": 6,
 }

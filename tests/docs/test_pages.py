@@ -14,6 +14,7 @@ PAGES = {
             *("scale",),
             *("evaluation", "reproducibility", "several-sides", "budgets", "cost", "export"),
             *("quantisation", "deployment", "bring-your-own-expert", "tracking", "extending"),
+            "online",
         )
     },
     **{f"api/{path.stem}": path for path in sorted((ROOT / "docs" / "api").glob("*.md"))},

@@ -1,0 +1,1 @@
+"""Distillation with an environment: students go on learning where they play themselves."""
