@@ -33,7 +33,9 @@ class Task:
 
     ``recipes`` are the files that algorithms are trained by; without any, MAPPO's defaults are
     trained for ``frames``. ``training`` are settings that beat them. ``taught`` is the recipe of
-    networks of the students' size that have the expert as their teacher at first.
+    networks of the students' size that have the expert as their teacher at first. ``environment``
+    are settings of the environment. Where no expert is ``bundled``, networks are measured against
+    random play alone.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Task:
     recipes: tuple[tuple[str, Path], ...] = ()
     training: tuple[tuple[str, Any], ...] = ()
     taught: Path | None = None
+    environment: tuple[tuple[str, Any], ...] = ()
+    bundled: bool = True
 
 
 RECIPES = Path("cli/recipes")

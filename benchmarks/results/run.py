@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from benchmarks.results import curves
 from benchmarks.results.combat import COMBAT
+from benchmarks.results.ddn import DDN
 from benchmarks.results.plan import (
     EVALUATION_SEED,
     PARTICLE,
@@ -39,12 +40,13 @@ if TYPE_CHECKING:
     from kd_offline.schemas.expert import TrainRecipe
     from kd_offline.types import TeamPolicy
 
-STUDIES = {"particle": PARTICLE, "combat": COMBAT}
+STUDIES = {"particle": PARTICLE, "combat": COMBAT, "ddn": DDN}
 STAGES = ("networks", "scores", "datasets", "distilled", "ablations", "comparisons", "latency")
 EXPERT = "bundled"
 LATENCY_ENGINES = ("torch", "onnx", "c")
 # What is kept of an evaluation lies in the cell; heat maps are drawn beside it.
 _LEFT_OUT = {"action_frequency", "command", "seconds"}
+_OF_EXPERT = {"expert", "retention", "retention_intervals", "agreement"}
 AnyCell = NetworkCell | DistilledCell
 Do = Callable[[Callable[..., object], Sequence[Any]], object]
 
@@ -90,7 +92,11 @@ def fill(study: Study, stages: Sequence[str], do: Do) -> None:
     groups = [group for task in study.tasks for group in study.groups(task)]
     if "networks" in stages:
         short = [group for group in groups if _seeds(study, group[0].group) < len(group)]
-        do(partial(make_network, study), [cell for group in short for cell in group])
+        # One seed of every kind before the next, so that a study that is stopped compares kinds.
+        do(
+            partial(make_network, study),
+            sorted((cell for group in short for cell in group), key=lambda cell: cell.seed),
+        )
     if "scores" in stages:
         do(partial(measure_networks, study), [group for group in groups if _more(study, group)])
     if "datasets" in stages:
@@ -135,8 +141,15 @@ def make_dataset(study: Study, cell: DistilledCell) -> None:
     path = dataset_path(study, cell)
     if not (path / "manifest.json").is_file():
         episodes = cell.episodes or cell.task.dataset_episodes
-        expert, name = expert_of(study, cell), cell.task.name
-        record(name, path, expert=expert, episodes=episodes, threads=1, resume=True)
+        record(
+            cell.task.name,
+            path,
+            expert=expert_of(study, cell),
+            environment_kwargs=dict(cell.task.environment),
+            episodes=episodes,
+            threads=1,
+            resume=True,
+        )
         say(f"recorded {path}")
 
 
@@ -170,6 +183,7 @@ def recipe_of(cell: NetworkCell) -> TrainRecipe:
 
     # Under a mask they see what the students see; narrow ones are shaped as the students are.
     settings: dict[str, Any] = {"seed": 100 + cell.seed, **dict(cell.task.training)}
+    settings |= {f"environment_kwargs.{name}": value for name, value in cell.task.environment}
     if cell.mask != "full":
         settings |= {"mask": cell.mask, "architecture.motion": True}
         settings |= {"architecture.last_action": True}
@@ -191,10 +205,24 @@ def make_network(study: Study, cell: NetworkCell) -> None:
 
     path = network_path(study, cell)
     if not (cell.bundled or _finished(path)):
-        scored = study.episodes
-        card = train(recipe_of(cell), path, resume=True, threads=1, score_episodes=scored)
+        scored, used = study.episodes, _processor_file(study, cell)
+        before = processor_seconds(study, cell) - time.process_time()
+        try:
+            card = train(recipe_of(cell), path, resume=True, threads=1, score_episodes=scored)
+        finally:
+            used.write_text(f"{before + time.process_time():.1f}\n", encoding="utf-8")
         greedy = card.greedy
         say(f"trained {cell.id} in {card.seconds:.0f} s: {greedy and (greedy.returns, greedy.won)}")
+
+
+def processor_seconds(study: Study, cell: NetworkCell) -> float:
+    """Return the seconds of processor time that a network took, all its tries; 0: not kept."""
+    file = _processor_file(study, cell)
+    return float(file.read_text(encoding="utf-8")) if file.is_file() else 0.0
+
+
+def _processor_file(study: Study, cell: NetworkCell) -> Path:
+    return study.work / f"{cell.id}.processor-seconds"
 
 
 def _finished(path: Path) -> bool:
@@ -203,20 +231,23 @@ def _finished(path: Path) -> bool:
 
 
 def measure_networks(study: Study, group: Sequence[NetworkCell]) -> None:
-    """Measure all networks of one kind that are trained against the expert."""
+    """Measure all networks of one kind that are trained, against the expert where there is one."""
     from kd_offline import environments
     from kd_offline.evaluation.cost import team_cost
     from kd_offline.evaluation.evaluate import INTERVALS, Plan, measure
     from kd_offline.evaluation.play import PolicySet
     from kd_offline.experts.load import load
+    from kd_offline.rollout.policies import RandomPolicy
 
     cells = _trained(study, group)
     cell, seeds = cells[0], [each.seed for each in cells]
-    world = environments.load(cell.task.name)
+    world = environments.load(cell.task.name, **dict(cell.task.environment))
     paths = [network_path(study, each) for each in cells]
     networks = tuple(load(path, world.spec, with_value=False) for path in paths)
     cards = [json.loads((path / "expert.json").read_text(encoding="utf-8")) for path in paths]
-    who = PolicySet(load(EXPERT, world.spec, with_value=False), networks)
+    known = cell.task.bundled
+    expert = load(EXPERT, world.spec, with_value=False) if known else RandomPolicy(drawn=True)
+    who = PolicySet(expert, networks)
     figures = measure(world, who, seeds, Plan(study.episodes, EVALUATION_SEED))
     spec = world.spec
     # Each side's agents act in the play of their own side.
@@ -238,13 +269,17 @@ def measure_networks(study: Study, group: Sequence[NetworkCell]) -> None:
             "frames": cards[0]["frames"],
             "teacher": cards[0]["recipe"].get("kickstart"),
             "seconds": [card["seconds"] for card in cards],
+            "processor_seconds": [processor_seconds(study, each) for each in cells],
             "curves": [curves.read(path / "curve.jsonl") for path in paths],
             "parameters": cards[0]["parameters"]["actor"],
             "cost": cost.model_dump(mode="json", exclude={"agents"}),
             "episodes": study.episodes,
             "evaluation_seed": EVALUATION_SEED,
             "intervals": INTERVALS,
-            **{mode: score.model_dump(mode="json") for mode, score in figures.modes.items()},
+            **{
+                mode: score.model_dump(mode="json", exclude=set() if known else _OF_EXPERT)
+                for mode, score in figures.modes.items()
+            },
         },
     )
     say(f"measured {cell.group}, {len(cells)} seeds")
@@ -369,7 +404,7 @@ def _returns(study: Study, cell: AnyCell) -> dict[str, npt.NDArray[np.float64]]:
     from kd_offline.runs.complete import complete_run
     from kd_offline.seeding import episode_seeds
 
-    world = environments.load(cell.task.name)
+    world = environments.load(cell.task.name, **dict(cell.task.environment))
     teams: list[TeamPolicy]
     if isinstance(cell, DistilledCell):
         run = complete_run(study.work / "runs" / cell.id)

@@ -42,16 +42,25 @@ ACTION_SOURCES = {"expert": 0, "noise": 1, "other": 2}
 
 
 class MixerKind(Enum):
-    """What the mixer of a team's value guarantees."""
+    """What the mixer of a team's value guarantees; every kind guarantees what the next one does."""
 
+    ADDITIVE = "additive"
+    """``q_tot`` is the sum of the agents' values: every credit is 1."""
     MONOTONE = "monotone"
     """``q_tot`` never falls when the value of an agent rises: no credit is negative."""
-    ADDITIVE = "additive"
-    """``q_tot`` is the sum of the agents' values: every credit is 1. It is monotone too."""
+    IGM = "igm"
+    """Individual-global-max: no joint action has a higher ``q_tot`` than the greedy actions."""
 
 
-MIXERS = {"qmix": MixerKind.MONOTONE, "vdn": MixerKind.ADDITIVE}
-"""Name of a mixer in the ``architecture`` of an expert -> its kind; any other is monotone."""
+MIXERS = {
+    "vdn": MixerKind.ADDITIVE,
+    "qmix": MixerKind.MONOTONE,
+    "qatten": MixerKind.MONOTONE,
+    "wqmix": MixerKind.MONOTONE,
+    "qplex": MixerKind.IGM,
+    "qtran": MixerKind.IGM,
+}
+"""Name of a mixer in the ``architecture`` of an expert -> its kind; no rule holds for any other."""
 
 
 @dataclass(frozen=True, slots=True)

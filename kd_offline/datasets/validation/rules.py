@@ -172,21 +172,23 @@ def _probabilities(logits: Array, available: Array, actions: Array) -> tuple[Arr
     return taken.reshape(actions.shape), even.reshape(actions.shape)
 
 
-def _monotone_mixing(part: RowRange) -> Iterator[Finding]:
-    """Check that no credit is negative, and that greedy actions have the highest value."""
-    if part.has("mixer_credit"):
+def _mixing(part: RowRange) -> Iterator[Finding]:
+    """Check what the mixers of all experts guarantee; of an unknown mixer nothing is known."""
+    kinds = {_mixer_kind(expert) for expert in part.manifest.experts}
+    if kinds <= {MixerKind.ADDITIVE, MixerKind.MONOTONE} and part.has("mixer_credit"):
         yield "mixer_credit", part.arrays["mixer_credit"] < 0, "an agent has a negative credit"
-    if part.has("q_tot", "q_tot_max"):
+    if None not in kinds and part.has("q_tot", "q_tot_max"):
         total, best = part.arrays["q_tot"], part.arrays["q_tot_max"]
         above = total > best + _MIXING_TOLERANCE * (1 + np.abs(best))
         yield "q_tot", above, "is above q_tot_max, the value of the greedy actions"
+    if kinds == {MixerKind.ADDITIVE}:
+        yield from _additive_mixing(part)
 
 
 def _additive_mixing(part: RowRange) -> Iterator[Finding]:
-    """Check that the team's value is the sum of the agents' values, where every mixer adds."""
-    kinds = {_mixer_kind(expert) for expert in part.manifest.experts}
+    """Check that the team's value is the sum of the agents' values."""
     needed = ("q_tot", "q_values", "mixer_credit", "actions", "alive")
-    if kinds != {MixerKind.ADDITIVE} or not part.has(*needed):
+    if not part.has(*needed):
         return
     credit, q = part.arrays["mixer_credit"], part.arrays["q_values"]
     unequal = (credit != 1) & ((credit != 0) | part.arrays["alive"])
@@ -198,8 +200,8 @@ def _additive_mixing(part: RowRange) -> Iterator[Finding]:
     yield "q_tot", wrong, "is not the sum of the agents' q_values of the executed actions"
 
 
-def _mixer_kind(expert: ExpertRecord) -> MixerKind:
-    return MIXERS.get(str(expert.architecture.get("mixer")), MixerKind.MONOTONE)
+def _mixer_kind(expert: ExpertRecord) -> MixerKind | None:
+    return MIXERS.get(str(expert.architecture.get("mixer")))
 
 
 def _sources(part: RowRange) -> Iterator[Finding]:
@@ -243,8 +245,7 @@ _STEP_RULES: tuple[Rule, ...] = (
     _legal_actions,
     _logprob,
     _behaviour_probability,
-    _monotone_mixing,
-    _additive_mixing,
+    _mixing,
     _sources,
     _ends,
 )

@@ -114,15 +114,50 @@ def test_a_teams_value_that_breaks_a_rule(tmp_path, change, where, what):
     assert any(where in p.where and what in p.what for p in problems), problems
 
 
-@pytest.mark.parametrize("mixer", ["qmix", "a mixer of a later version", None, ["vdn"]])
-def test_other_mixers_need_not_add_up_but_are_monotone(mixer, tmp_path):
+def broken_mixing():
+    """Values that no sum has, with a credit that no monotone mixer gives."""
     block = mixed_block()
     block.steps["q_tot"] -= 1
     block.steps["mixer_credit"] *= 0.3
-    assert verify(written(tmp_path / "a", block, head=mixed_header(mixer))).ok
     block.steps["mixer_credit"][3, 1] = -0.1
-    (problem,) = verify(written(tmp_path / "b", block, head=mixed_header(mixer))).problems
+    return block
+
+
+@pytest.mark.parametrize("mixer", ["qmix", "qatten", "wqmix"])
+def test_monotone_mixers_need_not_add_up_and_give_no_negative_credit(mixer, tmp_path):
+    block = broken_mixing()
+    (problem,) = verify(written(tmp_path / "a", block, head=mixed_header(mixer))).problems
     assert "negative credit" in problem.what
+    block.steps["mixer_credit"][3, 1] = 0.1
+    assert verify(written(tmp_path / "b", block, head=mixed_header(mixer))).ok
+
+
+@pytest.mark.parametrize("mixer", ["qplex", "qtran"])
+def test_mixers_that_agents_can_maximise_alone_have_no_value_above_the_greedy_one(mixer, tmp_path):
+    block = broken_mixing()
+    assert verify(written(tmp_path / "a", block, head=mixed_header(mixer))).ok
+    block.steps["q_tot_max"][11] = -99.0
+    (problem,) = verify(written(tmp_path / "b", block, head=mixed_header(mixer))).problems
+    assert "above q_tot_max" in problem.what
+
+
+@pytest.mark.parametrize("mixer", ["a mixer of a later version", None, ["vdn"]])
+def test_of_an_unknown_mixer_nothing_is_demanded(mixer, tmp_path):
+    block = broken_mixing()
+    block.steps["q_tot_max"][11] = -99.0
+    assert verify(written(tmp_path / "a", block, head=mixed_header(mixer))).ok
+
+
+def test_a_rule_of_mixers_holds_where_it_holds_for_all_of_them(tmp_path):
+    block, head = broken_mixing(), mixed_header("vdn")
+    (other,) = mixed_header("qplex").experts
+    both = head.model_copy(update={"experts": (*head.experts, other.model_copy(update={"id": 1}))})
+    episodes = block.episodes | {"expert_id": np.array([0, 1, 0], np.int16)}
+    block = replace(block, episodes=episodes)
+    assert verify(written(tmp_path / "a", block, head=both)).ok
+    block.steps["q_tot_max"][11] = -99.0
+    (problem,) = verify(written(tmp_path / "b", block, head=both)).problems
+    assert "above q_tot_max" in problem.what
 
 
 def test_a_rule_of_mixers_is_of_their_kind(tmp_path, monkeypatch):
