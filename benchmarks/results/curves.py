@@ -75,3 +75,31 @@ def drawn(curves: Mapping[str, Curve]) -> str:
         ax.grid(visible=True, axis="y")
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
         return svg.standalone(svg.inline(figure, "learning", "Battles won over training"))
+
+
+def banded(kinds: Mapping[str, Sequence[Curve]]) -> str:
+    """Return the share of won battles of several seeds over joint steps, as an SVG file.
+
+    Lines are means over the seeds of a kind, bands go from the lowest to the highest seed.
+    """
+    from kd_offline.reports import svg
+
+    with svg.style():
+        figure, (ax,) = svg.figure(7.6, 3.2)
+        for k, (name, curves) in enumerate(kinds.items()):
+            frames = np.linspace(*_common_range(curves), POINTS)
+            won = 100 * np.stack([np.interp(frames, *np.array(curve).T) for curve in curves])
+            ax.plot(frames / 1e3, won.mean(0), lw=1.2, color=f"C{k % 10}", label=name)
+            ax.fill_between(
+                *(frames / 1e3, won.min(0), won.max(0)), color=f"C{k % 10}", alpha=0.15, lw=0
+            )
+        ax.set_xlabel("thousand joint steps")
+        ax.set_ylabel("won, play of the training, %")
+        ax.set_ylim(0, 100)
+        ax.grid(visible=True, axis="y")
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
+        return svg.standalone(svg.inline(figure, "learning", "Episodes won over training"))
+
+
+def _common_range(curves: Sequence[Curve]) -> tuple[int, int]:
+    return max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)

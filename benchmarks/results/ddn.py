@@ -65,3 +65,28 @@ DDN = Study(
     distilled=distilled_cells,
     episodes=1000,
 )
+
+# The paper (Zhou et al., Double Distillation Network for MARL), win rates on SMAC, six runs each.
+# Table 1: alone and with DDN.
+PAPER_WITH_DDN = {
+    ("VDN", "3s_vs_5z"): (0.9089, 0.9453),
+    ("VDN", "MMM2"): (0.0352, 0.3229),
+    ("Qatten", "3s_vs_5z"): (0.6510, 0.8945),
+    ("Qatten", "MMM2"): (0.6615, 0.7422),
+}
+# Table 2: teacher and student, as printed; None where the paper has no figure.
+PAPER_MAPS = ("3s_vs_5z", "5m_vs_6m", "MMM2", "3s5z_vs_3s6z")
+PAPER_TWO_PHASES = {
+    "IGM-DA": (None, (0.5048, 0.3815), (0.5607, 0.1312), None),
+    "CTDS": (None, (0.6690, 0.4810), (0.8060, 0.2810), None),
+    "PTDE": ((0.9920, 0.8870), (0.8060, 0.6900), None, (0.7760, 0.6740)),
+    "DDN": ((0.9701, 0.9323), (0.7188, 0.5404), (0.8789, 0.6042), (0.8776, 0.4010)),
+}
+# Table 4: fewer of the losses L_B, L_Q and L_F (its ticks are lost) and all three.
+PAPER_LOSSES = {"3s_vs_5z": (0.9219, 0.9323), "MMM2": (0.4258, 0.6042)}
+# Table 5: win rates by the probability of the mask of intrinsic rewards; None: none given.
+PAPER_PROBABILITIES = (None, 0.10, 0.25, 0.50, 0.75, 0.90)
+PAPER_INTRINSIC = {
+    "3s_vs_5z": (0.9518, 0.9219, 0.9036, 0.9622, 0.9701, 0.9219),
+    "MMM2": (0.7839, 0.8542, 0.7786, 0.7773, 0.8789, 0.8542),
+}

@@ -16,13 +16,14 @@ from statistics import median
 import pytest
 
 from benchmarks import anchors
-from benchmarks.results import render, render_combat
+from benchmarks.results import render, render_combat, render_ddn
 from benchmarks.results.combat import COMBAT
+from benchmarks.results.ddn import DDN
 from kd_offline.evaluation.intervals import wilson
 from tests.docs.pages import BLOCK, GUIDE, ROOT
 
 DOCS = ROOT / "docs"
-GENERATED = {"results.md", "results-combat.md", "anchors.md"}
+GENERATED = {"results.md", "results-combat.md", "results-ddn.md", "anchors.md"}
 # Tables between marks, of docs/status.md and the guide to masks.
 WRITTEN = {
     "table": render.summary,
@@ -262,6 +263,7 @@ def test_pages_are_written_from_the_files(name, monkeypatch):
     made = {
         "results.md": render.page,
         "results-combat.md": lambda: render_combat.page(COMBAT, cells, Path("docs")),
+        "results-ddn.md": lambda: render_ddn.page(DDN, DDN.cells, Path("docs")),
         "anchors.md": lambda: anchors.page(json.loads((DOCS / "anchors.json").read_text("utf-8"))),
     }
     assert (DOCS / name).read_text("utf-8") == made[name]()
@@ -280,6 +282,10 @@ def test_tables_between_marks_are_written_from_the_files(name, monkeypatch):
         ("docs/status.md", "## Results\n\n<!-- results:begin -->\n"),
         ("docs/results.md", "# Results\n\n"),
         ("docs/results-combat.md", "# Results in combat\n\n"),
+        (
+            "docs/results-ddn.md",
+            "# Results of value decomposition and the Double Distillation Network\n\n",
+        ),
         ("docs/anchors.md", "# Anchors\n\n"),
         ("docs/guide/cost.md", "# What decisions cost\n\n"),
     ],
