@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 import torch
@@ -11,13 +12,47 @@ from torch import Tensor
 
 from kd_offline.errors import CheckpointError
 from kd_offline.rollout.collect import Trajectories
-from kd_offline.types import Array
+from kd_offline.types import Array, BoolArray
 
-Episode = dict[str, Array]
-_VIEW = ("obs", "state", "available_actions", "alive")  # one more than there are steps
+_PLANES = ("obs", "state")
+_VIEW = (*_PLANES, "available_actions", "alive")  # one more than there are steps
 _STEP = ("actions", "reward", "terminated", "truncated")
 _KEPT = {"actions": np.int16}  # smaller in memory than what environments take
 _PREFIX = "replay."
+_SMALL, _COLUMNS = ".small", ".small_columns"
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """Numbers whose columns that hold integers from 0 to 255 alone take one byte each.
+
+    Boards are mostly of such columns. Every number comes back with the same bits.
+    """
+
+    small: Array  # uint8 [..., k]
+    rest: Array  # [..., F - k]
+    is_small: BoolArray  # [F]
+
+    @classmethod
+    def of(cls, values: Array) -> Self:
+        """Return ``values``, floats [..., F]."""
+        is_small = _small_columns(values)
+        return cls(values[..., is_small].astype(np.uint8), values[..., ~is_small], is_small)
+
+    def __len__(self) -> int:
+        """Return the length of the first axis."""
+        return len(self.rest)
+
+    def values(self) -> Array:
+        """Return what :meth:`of` was given."""
+        if not self.is_small.any():
+            return self.rest
+        out = np.empty((*self.rest.shape[:-1], len(self.is_small)), self.rest.dtype)
+        out[..., self.is_small], out[..., ~self.is_small] = self.small, self.rest
+        return out
+
+
+Episode = dict[str, Array | Planes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +94,10 @@ class Replay:
     def tensors(self) -> dict[str, Tensor]:
         """Return the episodes as named tensors, concatenated."""
         lengths = np.array([len(e["reward"]) for e in self.episodes], np.int64)
-        out = {f"{_PREFIX}length": torch.from_numpy(lengths)}
+        out = {"length": lengths}
         for name in (*_VIEW, *_STEP) if self.episodes else ():
-            joined = np.concatenate([e[name] for e in self.episodes])
-            out[f"{_PREFIX}{name}"] = torch.from_numpy(joined)
-        return out
+            out |= _joined(name, [episode[name] for episode in self.episodes])
+        return {f"{_PREFIX}{name}": torch.from_numpy(values) for name, values in out.items()}
 
     def restored(self, tensors: Mapping[str, Tensor]) -> Replay:
         """Return the replay of these :meth:`tensors`.
@@ -76,7 +110,7 @@ class Replay:
         try:
             lengths = tensors[f"{_PREFIX}length"].numpy()
             parts = {
-                name: _split(tensors[f"{_PREFIX}{name}"].numpy(), lengths + (name in _VIEW))
+                name: _parted(name, tensors, lengths + (name in _VIEW))
                 for name in ((*_VIEW, *_STEP) if len(lengths) else ())
             }
         except KeyError as error:
@@ -90,24 +124,64 @@ class Replay:
 
 def _episode(trajectories: Trajectories, index: int, length: int) -> Episode:
     steps = trajectories.steps
-    out = {}
+    out: Episode = {}
     for name in _VIEW:
         last = trajectories.final[name][index][None]
-        out[name] = np.concatenate([steps[name][:length, index], last])
+        values = np.concatenate([steps[name][:length, index], last])
+        out[name] = Planes.of(values) if name in _PLANES else values
     for name in _STEP:
         out[name] = steps[name][:length, index].astype(_KEPT.get(name, steps[name].dtype))
     return out
 
 
-def _split(values: Array, lengths: Array) -> list[Array]:
-    return np.split(values, np.cumsum(lengths)[:-1])
+def _small_columns(values: Array) -> BoolArray:
+    """Return which columns hold nothing but integers from 0 to 255, and no negative zero."""
+    fits = (values >= 0) & (values <= 255) & (values == np.floor(values)) & ~np.signbit(values)
+    return np.asarray(fits.all(axis=tuple(range(values.ndim - 1))))
+
+
+def _joined(name: str, parts: Sequence[Array | Planes]) -> dict[str, Array]:
+    """Return arrays of all episodes, one after the other, by name.
+
+    Columns that are small in every episode have an array of their own. No more than one episode is
+    unpacked at a time.
+    """
+    if name not in _PLANES:
+        return {name: np.concatenate([_values(part) for part in parts])}
+    small = np.all([part.is_small for part in parts if isinstance(part, Planes)], axis=0)
+    return {
+        name: np.concatenate([_values(part)[..., ~small] for part in parts]),
+        f"{name}{_SMALL}": np.concatenate(
+            [_values(part)[..., small].astype(np.uint8) for part in parts]
+        ),
+        f"{name}{_COLUMNS}": small,
+    }
+
+
+def _parted(name: str, tensors: Mapping[str, Tensor], lengths: Array) -> Sequence[Array | Planes]:
+    """Return the array ``name`` of every episode from what :func:`_joined` returned.
+
+    Trainings of earlier versions hold planes as they are.
+    """
+    whole = np.split(tensors[f"{_PREFIX}{name}"].numpy(), np.cumsum(lengths)[:-1])
+    if name not in _PLANES:
+        return whole
+    if f"{_PREFIX}{name}{_COLUMNS}" not in tensors:
+        return [Planes.of(values) for values in whole]
+    columns = tensors[f"{_PREFIX}{name}{_COLUMNS}"].numpy()
+    small = np.split(tensors[f"{_PREFIX}{name}{_SMALL}"].numpy(), np.cumsum(lengths)[:-1])
+    return [Planes(*parts, columns) for parts in zip(small, whole, strict=True)]
+
+
+def _values(part: Array | Planes) -> Array:
+    return part.values() if isinstance(part, Planes) else part
 
 
 def _padded(episodes: list[Episode]) -> Batch:
     lengths = np.array([len(e["reward"]) for e in episodes])
     longest = int(lengths.max())
     padded = {
-        name: _stack([e[name] for e in episodes], longest + (name in _VIEW))
+        name: _stack([_values(e[name]) for e in episodes], longest + (name in _VIEW))
         for name in (*_VIEW, *_STEP)
     }
     return Batch(
