@@ -34,14 +34,15 @@ class QLearning(Strict):
     """Settings of Q-learning from replayed episodes.
 
     After every batch of played episodes, ``updates_per_batch`` gradient steps are taken on
-    ``batch_episodes`` episodes each, drawn from the last ``buffer_episodes``.
+    ``batch_episodes`` episodes each, drawn from the last ``buffer_episodes``. By default every
+    episode is replayed 16 times, as in PyMARL2 (Hu et al., 2021), in batches of PyMARL's size.
     """
 
     td_lambda: float = Field(default=0.6, ge=0, le=1)
     double: bool = Field(default=True, description="the learning network chooses the next action")
     buffer_episodes: Batch = 5000
-    batch_episodes: Batch = 64
-    updates_per_batch: Epochs = 4
+    batch_episodes: Batch = 32
+    updates_per_batch: Epochs = 16
     target_every: int = Field(default=8, gt=0, description="gradient steps between two targets")
     epsilon_start: float = Field(default=1.0, ge=0, le=1)
     epsilon_end: float = Field(default=0.05, ge=0, le=1)

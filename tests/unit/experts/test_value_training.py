@@ -27,7 +27,13 @@ from kd_offline.testing.targets import TargetsEnvironment
 from kd_offline.tracking.base import FunctionObserver
 
 NAME = "test/targets"
-SHORT = {"epsilon_frames": 300, "buffer_episodes": 40, "batch_episodes": 8, "target_every": 3}
+SHORT = {
+    "epsilon_frames": 300,
+    "buffer_episodes": 40,
+    "batch_episodes": 8,
+    "updates_per_batch": 4,
+    "target_every": 3,
+}
 
 
 @pytest.fixture(autouse=True)

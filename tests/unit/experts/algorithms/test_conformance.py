@@ -14,7 +14,13 @@ from kd_offline.experts.policy_team import PolicyTeam
 from kd_offline.testing.algorithms import check_algorithm
 from kd_offline.testing.conformance import ConformanceError
 
-SHORT = {"buffer_episodes": 30, "batch_episodes": 8, "target_every": 3, "epsilon_frames": 100}
+SHORT = {
+    "buffer_episodes": 30,
+    "batch_episodes": 8,
+    "updates_per_batch": 4,
+    "target_every": 3,
+    "epsilon_frames": 100,
+}
 VALUES = ("vdn", "qmix", "qatten", "qplex", "wqmix", "qtran")
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"minibatches": 2} for name in ("mappo", "ippo")},
