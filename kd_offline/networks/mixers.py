@@ -20,13 +20,16 @@ action::
     q_tot = sum_i w_i(s) best_i + b_i(s) + sum_i lambda_i(s, u) w_i(s) (q_i - best_i)
 
 With positive w and lambda the greedy actions of the agents are those of the team, which is all that
-QPLEX asks for; q_tot need not be monotone in any other sense.
+QPLEX asks for; q_tot need not be monotone in any other sense. The networks of lambda are deep:
+lambda has to grow without bound while advantages shrink where the team's best actions are bad for
+each agent alone, and the output of one linear layer grows too slowly for that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -38,6 +41,7 @@ from kd_offline.networks.arithmetic import NetworkCost
 
 _ADDED = ("b1", "b", "v")  # hypernetworks whose outputs are added
 _POSITIVE = 1e-10  # keeps weights above zero
+_LAMBDA_LAYERS = 3  # of each network of QPLEX's lambda, as in the authors' code for matrix games
 
 
 class JointAction(NamedTuple):
@@ -170,10 +174,10 @@ class DuplexMixer(nn.Module):
         n, s = shape.agents, shape.state
         self.w = hypernetwork(s, shape.weights_hidden, n)
         self.b = hypernetwork(s, shape.weights_hidden, n)
-        self.key = hypernetwork(s, None, shape.heads)
-        self.agent = hypernetwork(s, None, shape.heads * n)
-        played = s + n * shape.actions
-        self.action = hypernetwork(played, shape.weights_hidden, shape.heads * n)
+        played, hidden = s + n * shape.actions, shape.weights_hidden
+        self.key = hypernetwork(s, hidden, shape.heads, layers=_LAMBDA_LAYERS)
+        self.agent = hypernetwork(s, hidden, shape.heads * n, layers=_LAMBDA_LAYERS)
+        self.action = hypernetwork(played, hidden, shape.heads * n, layers=_LAMBDA_LAYERS)
 
     def forward(self, q: Tensor, state: Tensor, joint: JointAction | None = None) -> Tensor:
         """Mix ``q``: float [..., N] under ``state``: float [..., S] to float [...].
@@ -276,11 +280,19 @@ def draw_weights(mixer: nn.Module, rng: np.random.Generator) -> None:
                 nn.init.zeros_(parameter)
 
 
-def hypernetwork(inputs: int, hidden: int | None, outputs: int) -> nn.Sequential:
-    """Return ``Linear``, or ``Linear - ReLU - Linear`` with a hidden width."""
-    if hidden is None:
-        return nn.Sequential(nn.Linear(inputs, outputs))
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+def hypernetwork(
+    inputs: int, hidden: int | None, outputs: int, *, layers: int = 2
+) -> nn.Sequential:
+    """Return linear layers with a ReLU between them, a single one without a hidden width."""
+    widths = [inputs, *_hidden_widths(hidden, layers), outputs]
+    modules: list[nn.Module] = []
+    for width, following in pairwise(widths):
+        modules += [nn.Linear(width, following), nn.ReLU()]
+    return nn.Sequential(*modules[:-1])
+
+
+def _hidden_widths(hidden: int | None, layers: int) -> list[int]:
+    return [] if hidden is None else [hidden] * (layers - 1)
 
 
 def vdn(q: Tensor) -> Tensor:
@@ -329,13 +341,13 @@ def duplex_mixer_cost(shape: MixerShape) -> NetworkCost:
     Elementwise are two sigmoids and two products of every head and agent, absolute values, and six
     operations an agent on values and advantages.
     """
-    n, s, h = shape.agents, shape.state, shape.heads
+    n, s, h, hidden = shape.agents, shape.state, shape.heads, shape.weights_hidden
     hypernetworks = [
-        _hypernetwork(s, shape.weights_hidden, n),
-        _hypernetwork(s, shape.weights_hidden, n),
-        _hypernetwork(s, None, h),
-        _hypernetwork(s, None, h * n),
-        _hypernetwork(s + n * shape.actions, shape.weights_hidden, h * n),
+        _hypernetwork(s, hidden, n),
+        _hypernetwork(s, hidden, n),
+        _hypernetwork(s, hidden, h, _LAMBDA_LAYERS),
+        _hypernetwork(s, hidden, h * n, _LAMBDA_LAYERS),
+        _hypernetwork(s + n * shape.actions, hidden, h * n, _LAMBDA_LAYERS),
     ]
     return _added(hypernetworks, macs=0, elementwise=5 * h * n + 2 * h + 2 * n + 6 * n)
 
@@ -354,8 +366,8 @@ def _added(parts: Sequence[NetworkCost], *, macs: int, elementwise: int) -> Netw
     )
 
 
-def _hypernetwork(inputs: int, hidden: int | None, outputs: int) -> NetworkCost:
-    if hidden is None:
-        return NetworkCost((inputs + 1) * outputs, inputs * outputs, outputs)
-    parameters = (inputs + 1) * hidden + (hidden + 1) * outputs
-    return NetworkCost(parameters, hidden * (inputs + outputs), 2 * hidden + outputs)
+def _hypernetwork(inputs: int, hidden: int | None, outputs: int, layers: int = 2) -> NetworkCost:
+    widths = [inputs, *_hidden_widths(hidden, layers), outputs]
+    macs = sum(width * following for width, following in pairwise(widths))
+    biases, activations = sum(widths[1:]), sum(widths[1:-1])
+    return NetworkCost(macs + biases, macs, biases + activations)
