@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -127,22 +128,25 @@ class Comparison:
         by_axis = dict(zip(axes, place, strict=True))
         row = by_axis.get("N")
         agent = None if row is None else self.spec.agents[row]
-        if agent is not None and "O" in by_axis:
-            return agent, self._feature_name(agent, by_axis["O"])
+        for axis, seen in (("O", self.spec), ("F", self.spec.full)):
+            if agent is not None and axis in by_axis and seen is not None:
+                return agent, _feature_name(seen.blocks[agent], by_axis[axis])
         if row is not None and "A" in by_axis:
             names = self.spec.action_names[row]
             return agent, names[by_axis["A"]] if by_axis["A"] < len(names) else "padding"
         other_indices = [index for axis, index in by_axis.items() if axis != "N"]
         return agent, f"entry {other_indices[0]}" if other_indices else None
 
-    def _feature_name(self, agent: str, index: int) -> str:
-        for block, ranges in self.spec.blocks[agent].items():
-            offset = 0
-            for start, stop in ranges:
-                if start <= index < stop:
-                    return f"{block} {offset + index - start}"
-                offset += stop - start
-        return "padding"
+
+def _feature_name(blocks: Mapping[str, Sequence[tuple[int, int]]], index: int) -> str:
+    """Return the block of a feature, and its place in it."""
+    for block, ranges in blocks.items():
+        offset = 0
+        for start, stop in ranges:
+            if start <= index < stop:
+                return f"{block} {offset + index - start}"
+            offset += stop - start
+    return "padding"
 
 
 def _scalar(value: Array) -> Scalar:

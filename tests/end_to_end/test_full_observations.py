@@ -129,6 +129,20 @@ def test_episodes_played_again_have_the_same_full_observations(full, tmp_path):
     assert {"steps/obs_full", "final/obs_full"} <= set(report.arrays)
 
 
+def test_a_replay_that_differs_names_the_block(places, full, monkeypatch):
+    shown = predator_prey.PredatorPrey.full_observations
+
+    def blind(self):
+        values = shown(self)
+        values[..., 49:98] = 0.0  # the prey
+        return values
+
+    monkeypatch.setattr(predator_prey.PredatorPrey, "full_observations", blind)
+    first = replay(full, 6).first
+    assert first is not None
+    assert (first.array, first.entry.split()[0]) == ("steps/obs_full", "prey")
+
+
 def test_where_nothing_is_hidden_they_are_refused(tmp_path):
     wide = BOARD | {"view": 7}
     spec = predator_prey.load(**wide).spec
@@ -212,6 +226,7 @@ def test_they_are_described_and_loaded_as_other_arrays_are(full, tmp_path):
     document = describe(full.where)
     assert "what the agent would see with nothing hidden" in json.dumps(document)
     assert full.to_zarr()["steps/obs_full"].shape == (full.n_steps, 2, FULL)
+    assert full.to_xarray()["steps/obs_full"].sizes == {"R": full.n_steps, "N": 2, "F": FULL}
     loader = Loader.open(full.where, ["steps/obs_full", "steps/obs"], batch=2)
     batch = next(iter(loader))
     assert batch["steps/obs_full"].shape[-2:] == (2, FULL)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_offline.datasets.format.layout import described
 from kd_offline.datasets.loading.cursor import Cursor
 from kd_offline.datasets.loading.loader import Batch, Loader
 from kd_offline.datasets.loading.sampler import BEGINNING, Position
@@ -115,7 +116,7 @@ class Mixture:
 
 def _require_compatible(one: Loader, other: Loader) -> None:
     """Refuse datasets of different environments, arrays or lengths of sequences."""
-    a, b = one.buffer.spec, other.buffer.spec
+    a, b = (described(each.buffer.spec, each.columns) for each in (one, other))
     differences = [name for name in type(a).model_fields if getattr(a, name) != getattr(b, name)]
     columns_a, columns_b = one.columns, other.columns
     differences += sorted(

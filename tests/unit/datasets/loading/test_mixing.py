@@ -118,3 +118,13 @@ def test_a_loader_with_a_rank_is_refused(tmp_path, small_chunks):
     divided = opened(tmp_path, 0, rank=0, world=2, batch=2)
     with pytest.raises(UsageError, match="a mixture is not divided among processes"):
         Mixture([divided], [1], 10)
+
+
+def test_full_observations_matter_where_they_are_loaded(tmp_path):
+    specs = [environment_spec(full_widths=widths) for widths in ((8, 8, 8), ())]
+    buffers = [tiny_dataset(tmp_path / f"{k}.zarr", spec=spec) for k, spec in enumerate(specs)]
+    loaders = [Loader.open(buffer, ["steps/obs"], batch=2) for buffer in buffers]
+    assert len(next(iter(Mixture(loaders, [1, 1], 4).batches())).datasets) == 4
+    sighted = Loader.open(buffers[0], ["steps/obs", "steps/obs_full"], batch=2)
+    with pytest.raises(MismatchError, match="differ in full, steps/obs_full"):
+        Mixture([sighted, loaders[1]], [1, 1], 4)
