@@ -11,7 +11,7 @@ LOCKED := $(PIP) --require-hashes --no-deps
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock format check quick test test-processors demo results results-combat results-ddn anchors schemas help-texts docs build test-wheel clean
+.PHONY: help install lock format check quick test test-processors demo results results-combat results-ddn results-methods anchors schemas help-texts docs build test-wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -105,6 +105,10 @@ results-combat: install ## make docs/results-combat.md again: many hours, resuma
 results-ddn: install ## make docs/results-ddn.md again: core-hours, resumable
 	$(BIN)/python -m benchmarks.results.run --study ddn --workers 2
 	$(BIN)/python -m benchmarks.results.render_ddn
+
+results-methods: install ## make docs/results-methods.md again: many hours, resumable
+	$(BIN)/python -m benchmarks.results.run --study methods --workers 2
+	$(BIN)/python -m benchmarks.results.render_methods
 
 schemas: install ## write schemas/*.schema.json
 	$(BIN)/python -m kd_offline.schemas.publish --write schemas

@@ -2,6 +2,7 @@
 
     python -m benchmarks.results.run --workers 2
     python -m benchmarks.results.run --study combat --workers 2
+    python -m benchmarks.results.run --study methods --quick
 
 Every training and distillation uses one thread, so that the figures can be made again bit for bit
 on the same kind of processor, and several cells are made side by side. Stop at any time; the next
@@ -28,6 +29,7 @@ import numpy.typing as npt
 from benchmarks.results import curves
 from benchmarks.results.combat import COMBAT
 from benchmarks.results.ddn import DDN
+from benchmarks.results.methods import METHODS, quick
 from benchmarks.results.plan import (
     EVALUATION_SEED,
     PARTICLE,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from kd_offline.schemas.expert import TrainRecipe
     from kd_offline.types import TeamPolicy
 
-STUDIES = {"particle": PARTICLE, "combat": COMBAT, "ddn": DDN}
+STUDIES = {"particle": PARTICLE, "combat": COMBAT, "ddn": DDN, "methods": METHODS}
 STAGES = ("networks", "scores", "datasets", "distilled", "ablations", "comparisons", "latency")
 EXPERT = "bundled"
 LATENCY_ENGINES = ("torch", "onnx", "c")
@@ -60,8 +62,9 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(STAGES), help="stages with commas")
     parser.add_argument("--work", type=Path, help="where datasets and networks are kept")
     parser.add_argument("--cells", type=Path, help="where the cells are kept")
+    parser.add_argument("--quick", action="store_true", help="minutes; the figures mean nothing")
     given = parser.parse_args()
-    study = STUDIES[given.study]
+    study = quick(STUDIES[given.study]) if given.quick else STUDIES[given.study]
     names = given.tasks.split(",") if given.tasks else [task.slug for task in study.tasks]
     study = replace(
         study,

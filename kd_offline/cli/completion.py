@@ -6,7 +6,10 @@ import tomllib
 from collections.abc import Callable, Iterable
 from importlib.resources import files
 
-METHODS = ("kd-marl", "kd-marl-eq6", "kl", "q", "bc", "bc-argmax", "ctds", "igm-bc")
+METHODS = (
+    *("kd-marl", "kd-marl-eq6", "kl", "q", "bc", "bc-argmax", "ctds", "igm-bc", "logits", "tseng"),
+    *("relation-attention", "mixer", "hidden-features", "neighbours", "multi-teacher"),
+)
 EXPERTS = ("bundled", "bundled:large", "bundled:mlp", "bundled:masked")
 ENGINES = ("torch", "onnx", "c", "c-ctypes", "numpy")
 MAPS = ("3m", "8m", "5m_vs_6m", "3s5z", "2s3z", "smacv2_5_units")

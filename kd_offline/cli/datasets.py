@@ -54,7 +54,8 @@ def inspect(
 ) -> None:
     """Show what a dataset holds.
 
-    Reads the manifest alone; with --html every step once, and needs no environment or expert.
+    Reads the manifest alone, and of a dataset of several experts some episodes of each; with --html
+    every step once. Needs no environment and no expert.
     """
     from kd_offline.datasets.metadata.summary import render, summarise
     from kd_offline.datasets.reading.reader import ExpertBuffer

@@ -20,6 +20,7 @@ _EXAMPLES = options.examples(
     "kd-offline evaluate run/",
     "kd-offline evaluate run/ --ceiling ceiling/ --episodes 1000 --modes greedy",
     "kd-offline evaluate run/ --expert epymarl:models/20050000",
+    "kd-offline evaluate run/ --expert bundled --expert weak/ --expert other/",
     "kd-offline evaluate run/ --cross-play --json",
     "kd-offline evaluate run/ --device stm32f4",
     "kd-offline evaluate run/ --export run/export-int8",
@@ -37,7 +38,11 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the evaluation episodes.")] = 0,
     modes: Annotated[str, typer.Option(help="greedy, sampled or both.")] = "greedy,sampled",
     expert: Annotated[
-        str | None, typer.Option(help="Where the recorded expert is.  [default: as recorded]")
+        list[str] | None,
+        typer.Option(
+            help="Where the recorded expert is. Of several, students are compared with the best, "
+            "and with each; repeatable.  [default: as recorded]"
+        ),
     ] = None,
     expert_recipe: options.ExpertRecipe = None,
     ceiling: Annotated[
@@ -81,7 +86,7 @@ def evaluate(
             episodes=episodes,
             seed=seed,
             modes=tuple(modes.split(",")),
-            expert=expert,
+            expert=expert or None,
             expert_recipe=expert_recipe,
             ceiling=ceiling,
             cross_play=cross_play,
@@ -135,6 +140,12 @@ def _summary(report: EvaluationReport, run: Path, place: Path) -> None:
         _figures(score)
         if score.win_rate is not None:
             _wins(score.win_rate)
+        for expert, beside in (score.experts or {}).items():
+            gap = beside.difference
+            show(
+                f"  another expert, {expert}: {beside.expert.mean:.3f}; students less it "
+                f"{gap.mean:+.3f}  [{gap.low:+.3f}, {gap.high:+.3f}]"
+            )
         for side, part in score.sides.items() if len(score.sides) > 1 else ():
             show(f"  {side}, the others played by the expert")
             _figures(part)

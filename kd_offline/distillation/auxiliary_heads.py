@@ -1,16 +1,22 @@
-"""Networks of loss terms that exist in training only, and are thrown away with the optimiser."""
+"""Networks of loss terms that exist in training only; terms may ask to keep them in a file."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kd_offline.errors import UsageError
+from kd_offline.errors import CheckpointError, UsageError
+from kd_offline.networks.files import read_tensors, write_tensors
 from kd_offline.networks.packed import Remnant
+from kd_offline.runs.folder import open_run
+
+AUXILIARY = "auxiliary.safetensors"
 
 
 class AuxiliaryHeads(nn.Module):
@@ -25,11 +31,20 @@ class AuxiliaryHeads(nn.Module):
         """Return the networks by the names of their terms."""
         return dict(zip(self.terms, self.heads, strict=True))
 
-    def require_narrowable(self) -> None:
+    def each_by_term(self) -> dict[str, Sequence[nn.Module]]:
+        """Return the networks by the names of their terms, of the one seed."""
+        return {name: (heads,) for name, heads in self.by_term().items()}
+
+    def of_seed(self, number: int) -> dict[str, nn.Module]:
+        """Return the networks by the names of their terms; ``number`` is 0."""
+        return self.by_term()
+
+    def require_narrowable(self, agents: int) -> None:
         """Raise a ``UsageError`` where a network cannot follow embeddings that get narrower."""
         for term, heads in zip(self.terms, self.heads, strict=True):
-            agents = heads if isinstance(heads, nn.ModuleList) else [heads]
-            if not all(isinstance(_first(head), nn.Linear) for head in agents):
+            first = list(heads)[:agents] if isinstance(heads, nn.ModuleList) else []
+            linear = [head for head in first if isinstance(_first(head), nn.Linear)]
+            if len(linear) < agents:
                 msg = (
                     f"the loss term {term!r} has a network that does not begin with a linear layer "
                     "for each agent, so unit gates cannot narrow it: allocate the budget by worth"
@@ -42,7 +57,7 @@ class AuxiliaryHeads(nn.Module):
         small = deepcopy(self)
         for heads in small.heads:
             assert isinstance(heads, nn.ModuleList)  # noqa: S101 - see require_narrowable
-            for head, left in zip(heads, embeddings, strict=True):  # of each agent
+            for head, left in zip(heads, embeddings, strict=False):  # of each agent
                 layer = _first(head)
                 assert isinstance(layer, nn.Linear)  # noqa: S101
                 kept = (layer.weight[:, left.units] * left.gate).contiguous()
@@ -54,6 +69,40 @@ class AuxiliaryHeads(nn.Module):
 def _first(head: nn.Module) -> nn.Module | None:
     """Return the layer that reads an agent's embedding."""
     return head[0] if isinstance(head, nn.Sequential) else head
+
+
+def write_auxiliary(
+    run: Path, tensors: Mapping[int, Mapping[str, Tensor]], students: Mapping[int, str]
+) -> None:
+    """Write the auxiliary networks that a run keeps, of every seed; none: write nothing.
+
+    ``students``: the digests of the teams that they were trained with, by seed.
+    """
+    named = {f"{seed}.{name}": x for seed, own in tensors.items() for name, x in own.items()}
+    if named:
+        stated = json.dumps({str(seed): digest for seed, digest in students.items()})
+        write_tensors(run / AUXILIARY, named, metadata={"students": stated})
+
+
+def read_auxiliary(run: Path, term: str) -> dict[int, dict[str, Tensor]]:
+    """Return the auxiliary networks of a term that a run kept: their weights by seed and name.
+
+    Raises
+    ------
+    CheckpointError, StorageError
+        It kept none, or the file is damaged, or of other students than the run's.
+    """
+    file = read_tensors(run / AUXILIARY, f"distil again, with terms.{term}.save")
+    digests = {str(result.seed): result.digest for result in open_run(run).manifest().results}
+    if file.metadata.get("students") != json.dumps(digests):
+        msg = f"{str(file.path)!r} is of other students than those of its run: distil again"
+        raise CheckpointError(msg)
+    found: dict[int, dict[str, Tensor]] = {int(seed): {} for seed in digests}
+    for name, values in file.tensors().items():
+        seed, owner, key = name.split(".", 2)
+        if owner == term:
+            found[int(seed)][key] = values
+    return found
 
 
 def linear(weight: Tensor, *, bias: bool) -> nn.Linear:
@@ -71,3 +120,15 @@ def orthogonal(rows: int, columns: int, rng: np.random.Generator) -> Tensor:
     q, _ = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
     # Row by row: the fused optimiser takes parameters and their restored moments to lie alike.
     return torch.from_numpy(np.ascontiguousarray(q if rows >= columns else q.T, np.float32))
+
+
+def projector(width: int, common: int, rng: np.random.Generator, *, hidden: bool) -> nn.Module:
+    """Return a linear map from ``width`` to ``common``, with ``hidden`` of two layers and a ReLU.
+
+    Weights are drawn from ``rng``, each with its shorter side orthonormal.
+    """
+    first = linear(orthogonal(common, width, rng), bias=hidden)
+    if not hidden:
+        return first
+    second = linear(orthogonal(common, common, rng), bias=True)
+    return nn.Sequential(first, nn.ReLU(), second)

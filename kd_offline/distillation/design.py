@@ -64,7 +64,7 @@ class StudentDesign:
         taps = [shape.taps for shape in team.shapes]
         heads = AuxiliaryHeads(terms.auxiliary_heads(widths, team.spec, rng, taps))
         if self.recipe.first_settled is not None:
-            heads.require_narrowable()
+            heads.require_narrowable(len(widths))
         return heads
 
     def allocations(self, layers: Sequence[Sequence[LayerWidths]]) -> list[Allocation]:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.distillation.auxiliary_heads import AUXILIARY, write_auxiliary
 from kd_offline.distillation.phases import phases_of
 from kd_offline.distillation.recipe import completed
 from kd_offline.distillation.run import Run, complete, prepare, with_layers
@@ -159,7 +160,9 @@ def _train(run: Run, seeds: tuple[int, ...], observer: Observer) -> None:
     saved = run.folder.resume_state
     make_subfolder(saved.parent, saved.name)
     results = list(run.manifest.results)
-    for seed, team, best in zip(seeds, teams, state.best, strict=True):
+    for k, (seed, team, best) in enumerate(zip(seeds, teams, state.best, strict=True)):
+        if kept := run.terms.saved(state.heads.of_seed(k)):
+            write_tensors(_auxiliary(run, seed), kept)
         write_tensors(saved / f"seed-{seed}.safetensors", team.state_dict())
         result = SeedResult(
             seed=seed,
@@ -174,6 +177,21 @@ def _train(run: Run, seeds: tuple[int, ...], observer: Observer) -> None:
     update = {"results": tuple(results), "metrics": run.folder.metrics_record()}
     run.manifest = run.manifest.model_copy(update=update)
     _write(run, "running")
+
+
+def _auxiliary(run: Run, seed: int) -> Path:
+    """Return where the auxiliary networks of a finished seed wait for the others."""
+    return run.folder.resume_state / f"seed-{seed}.{AUXILIARY}"
+
+
+def _write_auxiliary(run: Run) -> None:
+    """Keep the auxiliary networks of all seeds, where a term asks for it."""
+    if not any(term.saves_heads for term in run.terms.terms.values()):
+        return
+    files = {seed: read_tensors(_auxiliary(run, seed), _AGAIN) for seed in run.recipe.seeds}
+    tensors = {seed: file.tensors() for seed, file in files.items()}
+    students = {result.seed: result.digest for result in run.manifest.results}
+    write_auxiliary(run.folder.path, tensors, students)
 
 
 def _begin(run: Run, seeds: tuple[int, ...]) -> Training:
@@ -302,6 +320,7 @@ def _write(run: Run, status: str) -> None:
     if status == "complete":
         card, run.manifest = with_layers(run)
         save_students(run.folder.students, card, run.teams)
+        _write_auxiliary(run)
         update = {"metrics": run.folder.metrics_record()}
         run.manifest = run.manifest.model_copy(update=update)
     run.folder.write_manifest(run.manifest)

@@ -58,6 +58,14 @@ def cosine_relations(embeddings: Sequence[Tensor], side_of: Sequence[int] = ()) 
     return stack_pairs(unit, lambda a, b: (a * b).sum(-1), side_of)
 
 
+def angle_relations(embeddings: Sequence[Tensor], side_of: Sequence[int] = ()) -> Tensor:
+    """Angles between every pair of embeddings, N of [..., H], in radians: [..., P].
+
+    The slope of the arc cosine has no bound at 1 and -1, so cosines end 1e-6 before them.
+    """
+    return cosine_relations(embeddings, side_of).clamp(-1 + 1e-6, 1 - 1e-6).acos()
+
+
 def stack_pairs(
     each: Sequence[Tensor], of: Callable[[Tensor, Tensor], Tensor], side_of: Sequence[int] = ()
 ) -> Tensor:

@@ -51,7 +51,9 @@ METHODS: dict[str, Method] = {
         "behaviour cloning of the executed actions", {"ce": 1.0}, {"terms.ce.target": "executed"}
     ),
     "bc-argmax": Method(
-        "cloning of the expert's most probable action", {"ce": 1.0}, {"terms.ce.target": "argmax"}
+        "cloning of the expert's most probable action, the NLL of Rusu et al.",
+        {"ce": 1.0},
+        {"terms.ce.target": "argmax"},
     ),
     "ctds": Method(
         "regression of the Q-values of a teacher that sees more, levels included (CTDS)",
@@ -61,6 +63,34 @@ METHODS: dict[str, Method] = {
     "igm-bc": Method(
         "outputs become the one-hot of the expert's greedy action (IGM-DA, behaviour cloning)",
         {"one_hot": 1.0},
+    ),
+    "logits": Method("regression of the expert's centred logits (KnowRU)", {"logits": 1.0}),
+    "tseng": Method(
+        "executed actions, KL and angles between mapped embeddings (Tseng et al.)",
+        {"ce": 1.0, "kl": 1.0, "angle": 0.1},
+        {"terms.ce.target": "executed", "terms.kl.temperature": 1.0},
+    ),
+    "relation-attention": Method(
+        "KL, and attention between students that matches the expert's relations",
+        {"kl": 1.0, "relation_attention": 0.1},
+        {"terms.kl.temperature": 1.0},
+    ),
+    "mixer": Method(
+        "a value-based expert's Q-values, and its team value through a small mixer",
+        {"regression": 1.0, "mixer": 0.1},
+        {"terms.kl.temperature": 1.0, "objective.q_temperature": 1.0},
+    ),
+    "hidden-features": Method(
+        "KL, and prediction of the features that the mask hides",
+        {"kl": 1.0, "hidden_features": 0.1},
+        {"terms.kl.temperature": 1.0},
+    ),
+    "neighbours": Method(
+        "KL from the expert's policy averaged over what looks alike to the student",
+        {"neighbours": 1.0},
+    ),
+    "multi-teacher": Method(
+        "KL from several experts, each in the episodes that it played", {"teachers": 1.0}
     ),
 }
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
+from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads, linear
 from kd_offline.distillation.episode_targets import EpisodeTargets
 from kd_offline.distillation.targets import PackedTargets, Targets, is_outermost
 from kd_offline.distillation.terms.active import ActiveTerms
@@ -245,6 +245,20 @@ class _StackedHead(nn.Module):
                 x = x + next(biases).unsqueeze(-1)
         return x.permute(1, 0, 3, 2)
 
+    def of_seed(self, number: int) -> nn.Module:
+        """Return the layers of one seed, as they were given."""
+        weights, biases, biased = iter(self.weights), iter(self.biases), iter(self.biased)
+        layers: list[nn.Module] = []
+        for relu in self.relus:
+            if relu:
+                layers.append(nn.ReLU())
+                continue
+            layer = linear(next(weights)[number].detach(), bias=next(biased))
+            if layer.bias is not None:
+                layer.bias.data.copy_(next(biases)[number])
+            layers.append(layer)
+        return nn.Sequential(*layers) if len(layers) > 1 else layers[0]
+
 
 class StackedHeads(nn.Module):
     """The auxiliary networks of K seeds, by the term's name.
@@ -270,6 +284,20 @@ class StackedHeads(nn.Module):
         """Return the networks by the names of their terms; of seeds apart a list of each seed's."""
         return dict(zip(self.terms, self.heads, strict=True))
 
+    def each_by_term(self) -> dict[str, Sequence[nn.Module]]:
+        """Return the networks by the names of their terms: one of all seeds, or one of each."""
+        return {
+            name: (module,) if self.together[name] else list(_list(module))
+            for name, module in self.by_term().items()
+        }
+
+    def of_seed(self, number: int) -> dict[str, nn.Module]:
+        """Return the networks of one seed by the names of their terms."""
+        return {
+            name: _unstacked(module, number) if self.together[name] else _list(module)[number]
+            for name, module in self.by_term().items()
+        }
+
     def stacked_parameters(self) -> Iterator[Tensor]:
         """Yield the parameters whose first axis is the seed."""
         for name, module in self.by_term().items():
@@ -280,8 +308,17 @@ class StackedHeads(nn.Module):
         """Yield the parameters of the seed of this number alone."""
         for name, module in self.by_term().items():
             if not self.together[name]:
-                assert isinstance(module, nn.ModuleList)  # noqa: S101 - made above
-                yield from module[seed].parameters()
+                yield from _list(module)[seed].parameters()
+
+
+def _unstacked(module: nn.Module, number: int) -> nn.ModuleList:
+    heads = (head for head in _list(module) if isinstance(head, _StackedHead))
+    return nn.ModuleList(head.of_seed(number) for head in heads)
+
+
+def _list(module: nn.Module) -> nn.ModuleList:
+    assert isinstance(module, nn.ModuleList)  # noqa: S101 - made by StackedHeads
+    return module
 
 
 def _linear(heads: nn.Module) -> bool:

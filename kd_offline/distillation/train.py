@@ -306,6 +306,8 @@ def _epoch(
             done = (step - per_epoch * phase.first) / (per_epoch * (phase.end - phase.first))
             losses |= phase.losses(losses["loss"], done)
         passes.backward(losses["loss"])
+        for parameter in terms.frozen(state.heads.each_by_term(), step):
+            parameter.grad = None  # optimisers leave it alone, moments and decay included
         norm = _step(state, schedule, warm_cosine(schedule, step, total))
         _average(state, schedule.ema, step - per_epoch * state.since)
         for name, value in (losses | {"gradient_norm": norm}).items():

@@ -43,7 +43,7 @@ def validate(team: StudentTeam, data: EpisodeTargets, batch: int, terms: ActiveT
         totals.add(_imitation(students, counted))
     figures = totals.means()
     own = [name for name in totals.names if name not in ("agreement", "joint_agreement")]
-    criteria = [name for name in ("kl", *own) if name in figures]
+    criteria = [name for name in (*terms.criteria, "kl", *own) if name in figures]
     figures |= {f"kl.{agent}": kl for agent, kl in totals.by_agent("kl", team.spec.agents)}
     return Validation(figures, criteria[0] if criteria else None)
 

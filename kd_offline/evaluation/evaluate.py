@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from kd_offline.evaluation.play import (
     count_rollouts,
     play_sides,
 )
-from kd_offline.evaluation.rollout import DEFAULT_BATCH
+from kd_offline.evaluation.rollout import DEFAULT_BATCH, Rollout
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.teams import predictions
 from kd_offline.networks.accelerator import device_named, moved
@@ -40,6 +41,9 @@ from kd_offline.schemas.evaluation import (
 from kd_offline.seeding import episode_seeds
 from kd_offline.tracking.base import SILENT, Observer, Operation, counting, observed
 from kd_offline.user_code import close_all
+
+if TYPE_CHECKING:
+    from kd_offline.experts.protocol import Expert
 
 MODES = ("greedy", "sampled")
 INTERVALS = (
@@ -86,7 +90,7 @@ def evaluate(
     episodes: int = 4000,
     seed: int = 0,
     modes: Sequence[str] = MODES,
-    expert: str | Path | None = None,
+    expert: str | Path | Sequence[str | Path] | None = None,
     expert_recipe: str | Path | None = None,
     ceiling: str | Path | None = None,
     cross_play: bool = False,
@@ -111,8 +115,9 @@ def evaluate(
         Seed of the episodes. Its random stream differs from that of recordings.
     modes : sequence of str
         ``greedy``, ``sampled`` or both.
-    expert : path or reference, optional
-        Default: the recorded expert.
+    expert : path or reference, or several, optional
+        Default: the recorded expert. Of several the one with the highest mean return in these
+        episodes is the expert of the report, and the students are compared with each.
     expert_recipe : path, optional
         TOML file that describes the inputs of an expert of another library.
     ceiling : path or reference, optional
@@ -158,7 +163,7 @@ def evaluate(
         "seed": seed,
         "modes": list(modes),
         "cross_play": cross_play,
-        "expert": None if expert is None else str(expert),
+        "expert": _shown(expert),
         "ceiling": None if ceiling is None else str(ceiling),
         "export": None if export is None else str(export),
     }
@@ -176,6 +181,8 @@ def evaluate(
         for policy in setup.policies.all:
             moved(policy, device)
         try:
+            if len(setup.experts) > 1:
+                setup = setup.compared_with(_best(setup, plan))
             measurements = measure(setup.environment, setup.policies, setup.seeds, plan, observer)
             cost = measure_cost(setup, measurements)
         finally:
@@ -198,6 +205,23 @@ def evaluate(
         observer.metrics(0, metrics_of(report))
         observer.result = report
     return report
+
+
+def _shown(expert: str | Path | Sequence[str | Path] | None) -> str | list[str] | None:
+    if expert is None or isinstance(expert, str | Path):
+        return None if expert is None else str(expert)
+    return [str(each) for each in expert]
+
+
+def _best(setup: EvaluationSetup, plan: Plan) -> Expert:
+    """Return the expert with the highest mean return in the episodes of the evaluation."""
+    seeds = episode_seeds(plan.seed, 0, plan.episodes, "evaluation")
+    runner, greedy = (
+        EvaluationRunner(setup.environment, seeds, plan.batch),
+        plan.modes[0] == MODES[0],
+    )
+    earned = [float(runner.play(e, greedy=greedy).returns.sum()) for e in setup.experts]
+    return setup.experts[int(np.argmax(earned))]
 
 
 def _check_engine(export: str | Path | None, engine: str | None) -> None:
@@ -278,16 +302,20 @@ def measure(
     swaps = spec.n_agents if plan.cross_play else 0
     total = count_rollouts(spec.sides, policies, len(plan.modes), swaps=swaps)
     played: dict[str, dict[str, SidePlay]] = {}
+    others: dict[str, dict[str, Rollout]] = {}
     runner = EvaluationRunner(environment, seeds, plan.batch, counting(observer, total, "rollouts"))
     for mode in plan.modes:
-        played[mode] = play_sides(runner, policies, greedy=mode == "greedy", compared=not played)
+        greedy = mode == "greedy"
+        played[mode] = play_sides(runner, policies, greedy=greedy, compared=not played)
+        each = policies.others.items()
+        others[mode] = {name: runner.play(policy, greedy=greedy) for name, policy in each}
     cross_play = None
     if plan.cross_play:
         base = played.get("greedy") or play_sides(runner, policies, greedy=True, compared=False)
         cross_play = scores.cross_play(runner, policies, base)
     return Measurements(
         modes={
-            mode: scores.mode_score(spec, sides, distillation_seeds)
+            mode: scores.mode_score(spec, sides, distillation_seeds, others[mode])
             for mode, sides in played.items()
         },
         sides=played[plan.modes[0]],
@@ -328,7 +356,7 @@ def _opponents(setup: EvaluationSetup) -> dict[str, str]:
 def _command(
     run: str | Path,
     plan: Plan,
-    expert: str | Path | None,
+    expert: str | Path | Sequence[str | Path] | None,
     ceiling: str | Path | None,
     recipe: str | Path | None = None,
     profiles: Sequence[str | Path] = (),
@@ -343,7 +371,7 @@ def _command(
         episodes=plan.episodes,
         seed=plan.seed,
         modes=None if plan.modes == MODES else ",".join(plan.modes),
-        expert=expert,
+        expert=_shown(expert),
         expert_recipe=recipe,
         ceiling=ceiling,
         cross_play=plan.cross_play,

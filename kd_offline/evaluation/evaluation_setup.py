@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,6 +43,13 @@ class EvaluationSetup:
     critics: tuple[ValuePart, ...] = ()
     exported: ExportedTeam | None = None
     expert_parameters: int = 0  # shared networks counted once; 0: not known
+    experts: tuple[Expert, ...] = ()  # all that were given, where several were
+
+    def compared_with(self, best: Expert) -> EvaluationSetup:
+        """Return the setup with ``best`` as the expert, and the other experts beside it."""
+        others = {_name(expert): expert for expert in self.experts if expert is not best}
+        policies = replace(self.policies, expert=best, others=others)
+        return replace(self, policies=policies, **_described(best))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -53,7 +60,7 @@ class EvaluationSetup:
 def load_evaluation_setup(
     run: CompleteRun,
     *,
-    expert: str | Path | None = None,
+    expert: str | Path | Sequence[str | Path] | None = None,
     expert_recipe: str | Path | None = None,
     ceiling: str | Path | None = None,
     export: str | Path | None = None,
@@ -87,7 +94,8 @@ def load_evaluation_setup(
         parts=manifest.parts,
     )
     spec = environment_instance.spec
-    expert_policy = recorded_expert(manifest, expert, expert_recipe, spec, opponents)
+    experts = _given_experts(manifest, expert, expert_recipe, spec, opponents)
+    expert_policy = experts[0]
     ceiling_policy = None if ceiling is None else _load_expert(ceiling, spec, None, opponents)
     _check_fits(teams[0], spec)
     if ceiling_policy is not None:
@@ -103,14 +111,52 @@ def load_evaluation_setup(
             ceiling_policy,
             ceiling_policy.learned_sides if ceiling_policy else None,
         ),
-        expert_name=_name(expert_policy),
         ceiling_name=None if ceiling_policy is None else _name(ceiling_policy),
-        expert_shapes=expert_policy.actor_shapes(),
         student_shapes=costliest(teams),
-        critics=expert_policy.value_parts(),
         exported=exported,
-        expert_parameters=expert_policy.actor_parameters(),
+        experts=experts,
+        **_described(expert_policy),
     )
+
+
+def _described(expert: Expert) -> dict[str, Any]:
+    """Return what a setup states of its expert."""
+    return {
+        "expert_name": _name(expert),
+        "expert_shapes": expert.actor_shapes(),
+        "critics": expert.value_parts(),
+        "expert_parameters": expert.actor_parameters(),
+    }
+
+
+def _given_experts(
+    manifest: RunManifest,
+    given: str | Path | Sequence[str | Path] | None,
+    recipe: str | Path | None,
+    spec: EnvironmentSpec,
+    opponents: Sequence[str],
+) -> tuple[Expert, ...]:
+    """Return the recorded expert, or several that were given, of which it has to be one."""
+    if given is None or isinstance(given, str | Path):
+        return (recorded_expert(manifest, given, recipe, spec, opponents),)
+    references = list(given)
+    if len(references) < len(("one", "other")):
+        reference = references[0] if references else None
+        return (recorded_expert(manifest, reference, recipe, spec, opponents),)
+    if len(spec.sides) > 1:
+        msg = (
+            f"{len(references)} experts are given, and {spec.id} has {len(spec.sides)} sides, on "
+            "which each would need opponents: give one expert"
+        )
+        raise UsageError(msg)
+    experts = tuple(_load_expert(each, spec, recipe, opponents) for each in references)
+    if manifest.expert and manifest.expert not in {expert.digest for expert in experts}:
+        msg = (
+            f"none of the {len(experts)} experts has the weights {_short(manifest.expert)} that "
+            "the dataset recorded"
+        )
+        raise CheckpointError(msg, Remedy("pass", "with the recorded one too", expert=...))
+    return experts
 
 
 def student_shapes(student: StudentPolicy) -> tuple[DeployedShape, ...]:

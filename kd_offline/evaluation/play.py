@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,15 @@ _F64 = npt.NDArray[np.float64]
 class PolicySet:
     """The policies that are compared. ``students`` holds one team for each distillation seed.
 
-    ``ceiling_sides``: the sides that the ceiling plays; None for all.
+    ``ceiling_sides``: the sides that the ceiling plays; None for all. ``others``: experts beside
+    the one that is compared with, by name, where there is one side.
     """
 
     expert: TeamPolicy
     students: tuple[TeamPolicy, ...]
     ceiling: TeamPolicy | None = None
     ceiling_sides: tuple[str, ...] | None = None
+    others: Mapping[str, TeamPolicy] = field(default_factory=dict)
 
     @property
     def all(self) -> tuple[TeamPolicy, ...]:
@@ -180,5 +182,5 @@ def count_rollouts(
 ) -> int:
     """Return the number of rollouts of an evaluation, for its observers."""
     ceilings = sum(policies.ceiling_of(side) is not None for side in sides)
-    per_mode = 1 + len(sides) * (len(policies.students) + 1) + ceilings
+    per_mode = 1 + len(sides) * (len(policies.students) + 1) + ceilings + len(policies.others)
     return modes * per_mode + 2 * swaps * len(policies.students)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from kd_offline.evaluation.intervals import Interval, mean_interval, rate_interval
+from kd_offline.evaluation.intervals import (
+    Interval,
+    difference_interval,
+    mean_interval,
+    rate_interval,
+)
 from kd_offline.evaluation.play import EvaluationRunner, PolicySet, SidePlay, play_swaps, wins
 from kd_offline.evaluation.retention import (
     Retention,
@@ -24,6 +31,7 @@ from kd_offline.schemas.evaluation import (
     Agreement,
     CrossPlay,
     Estimate,
+    ExpertScore,
     ModeScore,
     RetentionIntervals,
     RetentionScores,
@@ -37,9 +45,15 @@ _F64 = npt.NDArray[np.float64]
 
 
 def mode_score(
-    spec: EnvironmentSpec, sides: dict[str, SidePlay], seeds: Sequence[int]
+    spec: EnvironmentSpec,
+    sides: dict[str, SidePlay],
+    seeds: Sequence[int],
+    others: Mapping[str, Rollout] = MappingProxyType({}),
 ) -> ModeScore:
-    """Return the scores of greedy or of sampled play; ``seeds`` are the distillation seeds."""
+    """Return the scores of greedy or of sampled play; ``seeds`` are the distillation seeds.
+
+    ``others``: rollouts of further experts, by name.
+    """
     by_side = {name: play.samples() for name, play in sides.items()}
     total = add_sides(list(by_side.values()))
     retentions = retention(total)
@@ -53,6 +67,17 @@ def mode_score(
         seeds=_seed_scores(total, seeds),
         length=_lengths(plays),
         agreement=agreement(spec, plays),
+        experts={name: _expert_score(total, r.returns.sum(1)) for name, r in others.items()}
+        or None,
+    )
+
+
+def _expert_score(total: Samples, returns: _F64) -> ExpertScore:
+    samples = replace(total, expert=returns[None], expert_won=None, student_won=None)
+    return ExpertScore(
+        expert=_to_estimate(mean_interval(samples.expert)),
+        difference=_to_estimate(difference_interval(samples.student, samples.expert)),
+        normalised=estimate(retention(samples).normalised),
     )
 
 

@@ -331,6 +331,18 @@ class ReturnSummary(Strict):
     std: float
 
 
+class ExpertConflict(Strict):
+    """How far apart the policies of two recorded experts are in nearly the same situations."""
+
+    experts: tuple[int, int] = Field(description="their ids in the dataset")
+    kl: float | None = Field(
+        description="mean divergence in nats, both ways; null: nothing could be compared"
+    )
+    compared: float = Field(
+        ge=0, le=1, description="share of the sampled decisions with one of the other close enough"
+    )
+
+
 class InspectReport(Strict):
     """What ``inspect`` prints as JSON (by alias: the last but one key is ``return``)."""
 
@@ -346,6 +358,9 @@ class InspectReport(Strict):
     returns: ReturnSummary = Field(alias="return")
     side_returns: dict[str, ReturnSummary] | None = Field(
         default=None, description="sums over each side's agents, where there are several sides"
+    )
+    conflicts: tuple[ExpertConflict, ...] | None = Field(
+        default=None, description="of each two experts, where several were recorded"
     )
     bytes: int = Field(description="stored size of all files, the manifest included")
     bytes_moved: int | None = Field(

@@ -89,6 +89,16 @@ class Agreement(Strict):
     kl: dict[str, float] = Field(description="mean KL(expert || student) in nats, by agent")
 
 
+class ExpertScore(Strict):
+    """Students beside one of several experts, in the same episodes."""
+
+    expert: Estimate
+    difference: Estimate = Field(description="return of the students less that of the expert")
+    normalised: Estimate | None = Field(
+        default=None, description="(student - random) / (expert - random)"
+    )
+
+
 class ModeScore(Strict):
     """Figures of one way of choosing actions.
 
@@ -108,6 +118,10 @@ class ModeScore(Strict):
     length: dict[str, float] = Field(description="mean episode length in steps, by policy")
     agreement: Agreement | None = Field(
         default=None, description="of the first mode; absent where nobody has anything to decide"
+    )
+    experts: dict[str, ExpertScore] | None = Field(
+        default=None,
+        description="of the experts beside the best, by name, where several were given",
     )
 
 

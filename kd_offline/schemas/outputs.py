@@ -12,6 +12,7 @@ from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.evaluation import (
     Estimate,
     EvaluationReport,
+    ExpertScore,
     ModeScore,
     RetentionScores,
     SideScore,
@@ -92,13 +93,16 @@ class ModeOutput(SideOutput):
     sides: dict[str, SideOutput] | None = Field(
         default=None, description="present where there are several"
     )
+    experts: dict[str, ExpertScore] | None = Field(
+        default=None, description="of further experts by name, where several were given"
+    )
 
     @classmethod
     def of(cls, score: ModeScore) -> ModeOutput:
         """Return the part of a score that is the contract."""
         sides = {name: SideOutput(**_kept(side)) for name, side in score.sides.items()}
         several = sides if len(sides) > 1 else None
-        return cls(**_kept(score), win_rate=score.win_rate, sides=several)
+        return cls(**_kept(score), win_rate=score.win_rate, sides=several, experts=score.experts)
 
 
 def _kept(score: ModeScore | SideScore) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def check_term(
         That the term is registered by.
     dataset
         Recorded episodes, eight or more, where the term reads what the built-in random ones of
-        three agents do not hold.
+        three agents do not hold. Students see through its mask ``full``.
 
     Notes
     -----
@@ -75,6 +75,7 @@ def check_term(
         {
             "weights": {**dict.fromkeys(KD_MARL, 0.0), name: 1.0, "regression": 1e-12},
             "terms": {name: term_settings.model_dump()},
+            "mask": "part" if dataset is None else "full",
             "student": {"hidden": _WIDTHS, "depth": 1, **(student or {})},
             "optimisation": {"epochs": 2, "batch_episodes": 4},
         }
@@ -288,6 +289,8 @@ def _recorded(path: Path) -> ExpertBuffer:
     rng, steps = np.random.default_rng(2), dict(block.steps)
     rows = len(steps["reward"])
     steps["q_values"] = rng.normal(10, 2, (rows, spec.n_agents, 5)).astype(np.float32)
+    steps["q_tot"] = rng.normal(30, 4, rows).astype(np.float32)
+    steps["mixer_credit"] = rng.random((rows, spec.n_agents)).astype(np.float32)
     steps["alive"] = rng.random((rows, spec.n_agents)) < 0.8
     steps["alive"][:, 0] = True
     steps["available_actions"] = steps["available_actions"] & steps["alive"][..., None]
@@ -300,9 +303,11 @@ def _recorded(path: Path) -> ExpertBuffer:
     for tap, width in _TAPS.items():
         drawn = rng.normal(1, 2, (rows, spec.n_agents, width))
         steps[f"embedding_{tap}"] = drawn.astype(np.float16)
-    with DatasetWriter.create(path, header(spec)) as writer:
+    full = full_mask(spec)
+    part = full & (np.arange(spec.obs_width) != 1)
+    with DatasetWriter.create(path, header(spec, masks=("full", "part"))) as writer:
         writer.append(replace(block, steps=steps))
-        writer.commit({"full": full_mask(spec)})
+        writer.commit({"full": full, "part": part})
     return ExpertBuffer.open(path)
 
 

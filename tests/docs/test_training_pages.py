@@ -5,7 +5,8 @@ import pytest
 from tests.docs.pages import GUIDE, follow
 
 PAGES = {
-    name: GUIDE / f"{name}.md" for name in ("combat", "experts", "masks", "value-based-experts")
+    name: GUIDE / f"{name}.md"
+    for name in ("combat", "experts", "masks", "methods", "value-based-experts")
 }
 
 

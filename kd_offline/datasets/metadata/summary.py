@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.format.manifest import final_value_warning
+from kd_offline.datasets.metadata.conflicts import expert_conflicts
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.writing.statistics import side_returns
 from kd_offline.schemas.dataset import (
@@ -42,6 +43,7 @@ def summarise(buffer: ExpertBuffer) -> InspectReport:
             for side, x in side_returns(buffer.spec, buffer.episodes("agent_return")).items()
         }
         or None,
+        conflicts=expert_conflicts(buffer) or None,
         bytes=size_bytes(buffer),
     )
 
@@ -54,7 +56,8 @@ def size_bytes(buffer: ExpertBuffer) -> int:
 def render(buffer: ExpertBuffer) -> list[str]:
     """Return a summary of an open dataset as lines of text."""
     manifest = buffer.manifest
-    parts = [_heading(buffer), _experts(manifest), _recording(manifest), _statistics(buffer)]
+    experts = [*_experts(manifest), *_conflicts(buffer)]
+    parts = [_heading(buffer), experts, _recording(manifest), _statistics(buffer)]
     return [line for part in parts for line in (*part, "")] + _arrays(manifest)
 
 
@@ -106,6 +109,18 @@ def _experts(manifest: DatasetManifest) -> list[str]:
         *(lines or ["expert       not recorded"]),
         *([] if warning is None else [f"values       {warning}"]),
     ]
+
+
+def _conflicts(buffer: ExpertBuffer) -> list[str]:
+    lines = []
+    for found in expert_conflicts(buffer):
+        one, other = found.experts
+        apart = "nothing to compare" if found.kl is None else f"KL {found.kl:.3f} nats"
+        lines.append(
+            f"conflict     experts {one} and {other}: {apart}, {found.compared:.0%} of the "
+            "decisions have a similar situation of the other"
+        )
+    return lines
 
 
 def _recording(manifest: DatasetManifest) -> list[str]:

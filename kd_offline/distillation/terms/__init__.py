@@ -29,5 +29,12 @@ TERMS: Registry[type[LossTerm[Any]]] = Registry(
         "feature": f"{_HERE}.feature:Feature",
         "one_hot": f"{_HERE}.one_hot:OneHot",
         "q_values": f"{_HERE}.q_values:QValues",
+        "logits": f"{_HERE}.logits:Logits",
+        "angle": f"{_HERE}.angle:Angle",
+        "relation_attention": f"{_HERE}.relation_attention:RelationAttention",
+        "mixer": f"{_HERE}.mixer:Mixer",
+        "hidden_features": f"{_HERE}.hidden_features:HiddenFeatures",
+        "neighbours": f"{_HERE}.neighbours:NeighbourKL",
+        "teachers": f"{_HERE}.teachers:TeacherKL",
     },
 )

@@ -33,6 +33,9 @@ RESERVED_NAMES = frozenset(
 ) | {"seed", "epoch", "split"}
 """Names in metric rows that a loss term may not have."""
 
+_MOST_METHODS = 6
+"""Methods that an error names as possible, the first ones."""
+
 Targets = Mapping[str, Mapping[str, Tensor]]  # of every term, by name
 
 
@@ -159,6 +162,27 @@ class ActiveTerms:
                 heads_by_term[name] = heads
         return heads_by_term
 
+    def frozen(self, heads: Mapping[str, Sequence[nn.Module]], update: int) -> Iterator[Tensor]:
+        """Yield the parameters that an update leaves as they are; ``heads`` of a term: of seeds."""
+        for name, modules in heads.items():
+            with self._user_code_boundary(name, "frozen"):
+                for module in modules:
+                    yield from self.terms[name].frozen(module, update)
+
+    @property
+    def criteria(self) -> list[str]:
+        """The figures that choose the best epoch before the held-out KL does."""
+        return [term.criterion for term in self.terms.values() if term.criterion]
+
+    def saved(self, heads: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """Return the weights of the auxiliary networks that are kept, as ``term.name``."""
+        return {
+            f"{name}.{key}": values.cpu()
+            for name, module in heads.items()
+            if self.terms[name].saves_heads
+            for key, values in module.state_dict().items()
+        }
+
     def losses(
         self, students: StudentBatch, targets: Targets, heads: Mapping[str, nn.Module]
     ) -> Iterator[tuple[str, dict[str, Elements]]]:
@@ -234,7 +258,7 @@ def check_arrays(recipe: DistillRecipe, present: Collection[str]) -> None:
         name
         for name, method in METHODS.items()
         if not ActiveTerms.of(method.recipe()).missing(present)
-    ]
+    ][:_MOST_METHODS]
     if possible_methods:
         advice.append(f"choose the method {' or '.join(possible_methods)}")
     remedies = ActiveTerms.of(recipe).recorded_by(present)

@@ -197,6 +197,19 @@ class LossTerm(Generic[Settings]):
         self.tap_widths: Sequence[Mapping[str, int]] = ()
         """Widths of each agent's inner layers by name, from :meth:`auxiliary_heads` on."""
 
+    @property
+    def criterion(self) -> str:
+        """The figure of :meth:`validation` that chooses the best epoch; empty: held-out KL does.
+
+        For terms whose target is another policy than the recorded one.
+        """
+        return ""
+
+    @property
+    def saves_heads(self) -> bool:
+        """Whether the auxiliary networks are kept after training, as ``auxiliary.safetensors``."""
+        return False
+
     def arrays(self, present: Iterable[str]) -> Sequence[str]:
         """Return the full names of the recorded arrays that the term reads.
 
@@ -237,10 +250,19 @@ class LossTerm(Generic[Settings]):
         rng
             The only source of initial weights, so that they follow from the seed.
 
-        Where unit gates may narrow embeddings during training, this must be a ``ModuleList`` of one
-        module for each agent: a linear layer, or a sequence that starts with one, on the embedding.
+        Where unit gates may narrow embeddings during training, this must be a ``ModuleList`` that
+        begins with one module for each agent: a linear layer, or a sequence that starts with one,
+        on the embedding. Modules behind these read something else.
         """
         return None
+
+    def frozen(self, heads: nn.Module, update: int) -> Iterable[Tensor]:
+        """Return the parameters of ``heads`` that an update leaves as they are.
+
+        ``update`` is counted from 0 over the whole training. A network that is stepped once in
+        four updates is frozen in the other three.
+        """
+        return ()
 
     def loss(
         self, students: StudentBatch, targets: Mapping[str, Tensor], heads: nn.Module | None

@@ -52,3 +52,11 @@ class KL(LossTerm[KLSettings]):
         values = own.restored(targets["expert"], own.available).kl(own)
         scale = tau**2 if self.settings.scale_by_temperature else 1.0
         return Elements(values, students.weight, scale)
+
+    def validation(
+        self, students: StudentBatch, targets: Mapping[str, Tensor], counted: Tensor
+    ) -> Mapping[str, Elements]:
+        """Return the divergence where the target is another than the recorded policy."""
+        if not self.criterion:
+            return {}
+        return {self.criterion: Elements(self.loss(students, targets, None).values, counted)}

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd_offline.distillation import losses
-from kd_offline.distillation.auxiliary_heads import linear, orthogonal
+from kd_offline.distillation.auxiliary_heads import projector
 from kd_offline.distillation.dataset_statistics import Deviation
 from kd_offline.distillation.terms.base import (
     Accumulator,
@@ -80,7 +80,8 @@ class Structure(LossTerm[StructureSettings]):
         if kind in ("zero_pad", "none"):
             return None
         common = self.settings.relation_width
-        return nn.ModuleList(_projector(kind, width, common, rng) for width in widths)
+        hidden = kind == "mlp"
+        return nn.ModuleList(projector(width, common, rng, hidden=hidden) for width in widths)
 
     def loss(
         self, students: StudentBatch, targets: Mapping[str, Tensor], heads: nn.Module | None
@@ -118,11 +119,3 @@ def _comparable(embeddings: Sequence[Tensor], heads: nn.Module | None) -> list[T
         return [project(e) for project, e in zip(heads, embeddings, strict=True)]
     widest = max(e.shape[-1] for e in embeddings)
     return [nn.functional.pad(e, (0, widest - e.shape[-1])) for e in embeddings]
-
-
-def _projector(kind: str, width: int, common: int, rng: np.random.Generator) -> nn.Module:
-    first = linear(orthogonal(common, width, rng), bias=kind == "mlp")
-    if kind == "linear":
-        return first
-    second = linear(orthogonal(common, common, rng), bias=True)
-    return nn.Sequential(first, nn.ReLU(), second)

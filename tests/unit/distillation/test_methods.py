@@ -57,7 +57,10 @@ def test_q_values_stand_for_logits():
     assert "steps/q_values" in needed("q", both)
 
 
-@pytest.mark.parametrize("method", ["kl", "q", "bc", "bc-argmax", "ctds", "igm-bc"])
+OF_VALUES = ("kl", "q", "bc", "bc-argmax", "ctds", "igm-bc", "logits", "hidden-features")
+
+
+@pytest.mark.parametrize("method", [*OF_VALUES, "multi-teacher"])
 def test_q_values_are_enough_for_most_methods(method):
     check_arrays(distill_recipe(method=method), VALUES)
 
@@ -72,6 +75,19 @@ def test_without_values_of_states_the_message_says_which_method_to_use(method):
     assert words.endswith(
         "set weights.policy to 0, or choose the method kl or q or bc or bc-argmax or ctds or igm-bc"
     )
+
+
+def test_the_message_says_which_expert_has_what_is_missing():
+    with pytest.raises(MissingArrayError) as found:
+        check_arrays(distill_recipe(method="mixer"), VALUES)
+    assert str(found.value) == (
+        "method 'mixer' needs steps/q_tot, steps/mixer_credit, not in this dataset: set "
+        "weights.mixer to 0, or choose the method kl or q or bc or bc-argmax or ctds or igm-bc; "
+        "record episodes of an expert that has a mixer, such as one of "
+        "train_recipe(algorithm='qmix')"
+    )
+    with pytest.raises(MissingArrayError, match="an expert that states logits, such as one of"):
+        check_arrays(distill_recipe(method="neighbours"), VALUES)
 
 
 def test_a_student_that_says_the_expert_values_has_no_loss(buffer):

@@ -142,6 +142,11 @@ def test_every_seed_comes_to_what_it_comes_to_alone(dataset, tmp_path):
         {"terms__structure__relation": "mlp", "terms__role__learn_projection": False},
         {"method": "kl", "mask": "full"},
         {"objective__agents": "sum", "terms__policy__ratio": "joint"},
+        {"method": "tseng"},
+        {"method": "relation-attention"},
+        {"method": "hidden-features", "student__hidden": (8, 6, 8)},
+        {"method": "neighbours"},
+        {"method": "logits"},
     ],
     ids=str,
 )

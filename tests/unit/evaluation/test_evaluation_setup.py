@@ -145,3 +145,26 @@ def test_a_ceiling_under_another_mask_is_none(run, teacher, tmp_path):
     wrong = expert(tmp_path / "wrong", seed=2)
     with pytest.raises(MismatchError, match="under the mask 'full', the students see 'limited'"):
         load_evaluation_setup(complete_run(run.path), expert=teacher, ceiling=wrong)
+
+
+def test_of_several_experts_the_best_is_compared_with_and_the_others_are_beside(
+    run, teacher, tmp_path
+):
+    other = expert(tmp_path / "other", seed=9)
+    report = evaluate(run.path, episodes=8, expert=[teacher, other], modes=("greedy", "sampled"))
+    for score in (report.greedy, report.sampled):
+        ((name, beside),) = score.experts.items()
+        assert {name.split()[0], report.expert.split()[0]} == {"expert", "other"}
+        gap = score.student.mean - beside.expert.mean
+        assert beside.difference.mean == pytest.approx(gap)
+        assert beside.difference.low < gap < beside.difference.high
+    assert report.greedy.expert.mean >= report.greedy.experts[name].expert.mean
+    assert f"--expert {teacher}" in report.command
+    assert f"--expert {other}" in report.command
+    assert run.evaluation() == report
+
+
+def test_one_of_several_experts_has_to_be_the_recorded_one(run, tmp_path):
+    given = [expert(tmp_path / name, seed=seed) for seed, name in ((8, "a"), (9, "b"))]
+    with pytest.raises(CheckpointError, match="none of the 2 experts has the weights sha256:"):
+        load_evaluation_setup(complete_run(run.path), expert=given)

@@ -19,6 +19,7 @@ def test_machine_readable_report(ragged):
         "arrays",
         "return",
         "side_returns",
+        "conflicts",
         "bytes",
         "bytes_moved",
     ]

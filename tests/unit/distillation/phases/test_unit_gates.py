@@ -161,7 +161,7 @@ def test_heads_of_what_is_left_are_those_of_the_gated_embedding(kind):
     settings |= {"terms.role.learn_projection": False}
     terms = ActiveTerms.of(distill_recipe(settings=settings))
     whole = AuxiliaryHeads(terms.auxiliary_heads((6, 4), spec, rng))
-    whole.require_narrowable()
+    whole.require_narrowable(2)
     with torch.no_grad():
         for head in whole.by_term()["regression"].parameters():
             head.normal_(generator=torch.Generator().manual_seed(1))

@@ -21,6 +21,9 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "q_values": [{"loss": "huber"}],
     "privileged_embedding": [{"tap": "z", "scale": "none"}],
     "feature": [{"loss": "mse", "scale": "dataset"}, {"tap": "s_hat"}],
+    "logits": [{"loss": "huber"}],
+    "relation_attention": [{"relation": "policy"}],
+    "teachers": [{"rule": "value"}, {"rule": "validation"}],
 }
 CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in TERMS.built_in]
 CASES += [(name, settings) for name, each in SETTINGS.items() for settings in each]

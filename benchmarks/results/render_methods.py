@@ -1,0 +1,112 @@
+"""Write docs/results-methods.md from the cells that are there; only what was measured is shown.
+
+python -m benchmarks.results.render_methods
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.results.methods import METHODS, WIDTH, baseline, comparisons, distilled_cells
+from benchmarks.results.plan import EVALUATION_SEED, DistilledCell, Task
+from benchmarks.results.render import Cell, estimate, read, table
+
+PAGE = Path("docs/results-methods.md")
+_HEAD = (
+    *("method", "return, greedy", "kept", "less plain KL", "return, sampled", "less plain KL"),
+    *("agreement", "seconds a seed"),
+)
+
+
+def main() -> None:
+    """Write the page, where there is a cell."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cells", type=Path, default=METHODS.cells)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    given = parser.parse_args()
+    if not any(given.cells.glob("*.json")):
+        print(f"no cell in {given.cells}, so no page: run python -m benchmarks.results.run")
+        return
+    given.page.write_text(page(given.cells), encoding="utf-8")
+
+
+def page(cells: Path) -> str:
+    """Return the page."""
+    sections = [_task(task, cells) for task in METHODS.tasks]
+    return "\n\n".join([_head(), *(text for text in sections if text)]) + "\n"
+
+
+def _head() -> str:
+    return (
+        "# Ways to distil, side by side\n\n"
+        "Every method of [the guide](guide/methods.md) with the same expert, data, mask, student "
+        f"width ({WIDTH}), epochs and seeds; only the objective differs. Made by "
+        f"`make results-methods`, which keeps every cell in `{METHODS.cells}`; methods without a "
+        "cell are not shown. *Kept* is the return less that of random play, as a share of the "
+        "expert's; *less plain KL* the difference of mean returns to plain KL from the same data "
+        "at the temperature of the method's own KL, paired by episode. Brackets are 95 % "
+        "intervals over distillation seeds crossed with evaluation episodes, which follow from "
+        f"seed {EVALUATION_SEED}. A difference whose interval holds 0 was not shown."
+    )
+
+
+def _task(task: Task, cells: Path) -> str:
+    """Return the section of a task; empty where nothing of it was measured."""
+    made = {cell: read(cell.id, cells) for cell in distilled_cells(task)}
+    rows = [_row(task, cell, found, cells) for cell, found in made.items() if found]
+    if not rows:
+        return ""
+    found = next(cell for cell in made.values() if cell)
+    said = (
+        f"Mask `{found['mask']}`, {found['seeds']} distillation seeds, {found['episodes']:,} "
+        "evaluation episodes."
+    )
+    return "\n\n".join([f"## {task.name}", said, table([_HEAD, *rows]), _verdict(task, cells)])
+
+
+def _row(task: Task, cell: DistilledCell, made: Cell, cells: Path) -> tuple[str, ...]:
+    gap = read(f"{cell.id}.minus.{baseline(cell).id}", cells)
+    parts = []
+    for mode in ("greedy", "sampled"):
+        parts.append(estimate(made[mode]["student"]))
+        if mode == "greedy":
+            kept = made[mode]["retention"]["normalised"]
+            parts.append("-" if kept is None else f"{100 * kept:.1f} %")
+        parts.append("-" if gap is None else estimate(gap[mode]))
+    agreement = f"{100 * made['agreement']:.1f} %"
+    return (_title(cell), *parts, agreement, f"{np.mean(made['seconds']):.0f}")
+
+
+def _title(cell: DistilledCell) -> str:
+    return f"`{cell.method}`{f', {cell.label}' if cell.label else ''}"
+
+
+def _verdict(task: Task, cells: Path) -> str:
+    """Return which methods were shown to be better or worse than plain KL."""
+    better: list[str] = []
+    worse: list[str] = []
+    open_: list[str] = []
+    for one, other in comparisons(task):
+        assert isinstance(one, DistilledCell)
+        assert isinstance(other, DistilledCell)
+        gap = read(f"{one.id}.minus.{other.id}", cells)
+        if gap is not None:
+            low, high = gap["greedy"]["low"], gap["greedy"]["high"]
+            (better if low > 0 else worse if high < 0 else open_).append(_title(one))
+    said = [
+        f"{words}: {', '.join(names)}."
+        for words, names in (
+            ("Better than plain KL in greedy play", better),
+            ("Worse", worse),
+            ("No difference was shown", open_),
+        )
+        if names
+    ]
+    return "### Which to use when\n\n" + " ".join(said)
+
+
+if __name__ == "__main__":
+    main()

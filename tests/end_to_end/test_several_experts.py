@@ -1,0 +1,59 @@
+"""Several experts end to end: recorded, merged, inspected, distilled from, evaluated against."""
+
+import json
+
+import pytest
+
+from kd_offline.datasets import ExpertBuffer
+from tests.end_to_end.conftest import DISTILL, RECORD, kd, kd_json, refused
+from tests.unit.evaluation.test_evaluation_setup import expert
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Recordings of two untrained experts of one architecture, and both as one dataset."""
+    root = tmp_path_factory.mktemp("several")
+    parts = []
+    for seed, name in enumerate(("one", "two")):
+        expert(root / name, seed=seed)
+        parts.append(root / f"{name}.zarr")
+        own = ["--expert", root / name, "--seed", seed, "--partner", "none"]
+        kd(*RECORD, *own, "--episodes", 40, "-o", parts[-1])
+    kd("merge", *parts, "-o", root / "both.zarr")
+    return root
+
+
+def test_a_merge_describes_every_expert(place):
+    both = ExpertBuffer.open(place / "both.zarr")
+    own = [ExpertBuffer.open(place / f"{name}.zarr").manifest.experts[0] for name in ("one", "two")]
+    assert [each.digest for each in both.manifest.experts] == [each.digest for each in own]
+    assert [each.id for each in both.manifest.experts] == [0, 1]
+    assert both.episodes("expert_id").tolist() == [0] * 40 + [1] * 40
+
+
+def test_inspect_shows_how_far_apart_they_are(place):
+    (found,) = kd_json("inspect", place / "both.zarr")["conflicts"]
+    assert found["experts"] == [0, 1]
+    assert found["kl"] > 0
+    assert (
+        f"experts 0 and 1: KL {found['kl']:.3f} nats" in kd("inspect", place / "both.zarr").stdout
+    )
+
+
+@pytest.mark.parametrize("rule", ["own", "validation", "value"])
+def test_students_of_both_are_evaluated_against_each(place, rule):
+    run, both = place / rule, place / "both.zarr"
+    rules = ["--set", f"terms.teachers.rule={rule}"]
+    kd("distill", both, "-o", run, "--method", "multi-teacher", *rules, *DISTILL[:-2])
+    stated = refused("evaluate", run, "--episodes", 8, code=2)
+    assert "pass --expert with" in stated
+    named = ["--expert", place / "one", "--expert", place / "two"]
+    greedy = kd_json("evaluate", run, "--episodes", 8, *named)["greedy"]
+    ((name, beside),) = greedy["experts"].items()
+    best = json.loads((run / "evaluation.json").read_text())["expert"]
+    assert {name.split()[0], best.split()[0]} == {"one", "two"}
+    assert greedy["expert"]["mean"] >= beside["expert"]["mean"]
+    gap = greedy["student"]["mean"] - beside["expert"]["mean"]
+    assert beside["difference"]["mean"] == pytest.approx(gap)
+    shown = kd("evaluate", run, "--episodes", 8, *named).stdout
+    assert f"another expert, {name}" in shown

@@ -1,0 +1,73 @@
+"""The page on methods: its plan, and what it says of the cells that are there."""
+
+import json
+
+from benchmarks.results import render_methods
+from benchmarks.results.methods import METHODS, TASK, baseline, comparisons, distilled_cells, quick
+from benchmarks.results.render_methods import page
+from kd_offline.distillation.methods import METHODS as ALL
+
+
+def score(mean):
+    interval = {"mean": mean, "low": mean - 1, "high": mean + 1}
+    return {"student": interval, "retention": {"normalised": 0.5}}
+
+
+def keep(folder, name, document):
+    (folder / f"{name}.json").write_text(json.dumps(document))
+
+
+def made(mean):
+    modes = {"greedy": score(mean), "sampled": score(mean)}
+    held = {"mask": "limited", "seeds": 5, "episodes": 4000, "agreement": 0.9, "seconds": [1, 3]}
+    return held | modes
+
+
+def test_methods_are_compared_with_plain_kl_at_their_own_temperature():
+    cells = {cell.id: cell for cell in distilled_cells(TASK)}
+    assert len(cells) == len(distilled_cells(TASK))
+    assert all(cell.method in ALL for cell in cells.values())
+    by_method = {one.method: other for one, other in comparisons(TASK)}
+    assert dict(by_method["kd-marl"].settings) == {"terms.kl.temperature": 2.0}
+    assert by_method["tseng"].settings == ()
+    assert by_method["mixer"].expert is not None
+    assert all(other.id in cells for other in by_method.values())
+    assert set(by_method) == {cell.method for cell in cells.values()} - {"kl"}
+
+
+def test_the_quick_study_trains_no_network_and_keeps_its_cells_elsewhere():
+    small = quick(METHODS)
+    (task,) = small.tasks
+    assert small.networks(task) == []
+    assert small.cells != METHODS.cells
+    assert small.work != METHODS.work
+    cells = small.distilled(task)
+    assert {len(cell.seeds) for cell in cells} == {2}
+    assert small.comparisons is not None
+    assert all(pair[1] in cells for pair in small.comparisons(task))
+
+
+def test_only_what_was_measured_is_shown(tmp_path):
+    cells = {cell.method: cell for cell in distilled_cells(TASK) if cell.expert is None}
+    tseng, bc = cells["tseng"], cells["bc"]
+    plain = baseline(tseng)
+    for cell, mean in ((tseng, -20.0), (bc, -30.0), (plain, -22.0)):
+        keep(tmp_path, cell.id, made(mean))
+    for cell, mean in ((tseng, 2.0), (bc, -8.0)):
+        gap = {"mean": mean, "low": mean - 1, "high": mean + 1}
+        keep(tmp_path, f"{cell.id}.minus.{plain.id}", {"greedy": gap, "sampled": gap})
+    text = page(tmp_path)
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert [row.split("|")[1].strip() for row in rows] == ["`kl`", "`bc`", "`tseng`"]
+    assert "| -20.00 [-21.00, -19.00] | 50.0 % | 2.00 [1.00, 3.00] |" in rows[2]
+    assert rows[0].count("| - |") >= 1
+    assert "Better than plain KL in greedy play: `tseng`. Worse: `bc`." in text
+
+
+def test_without_a_cell_there_is_no_page(tmp_path, monkeypatch, capsys):
+    (tmp_path / "cells").mkdir()
+    given = ["render", "--cells", str(tmp_path / "cells"), "--page", str(tmp_path / "page.md")]
+    monkeypatch.setattr("sys.argv", given)
+    render_methods.main()
+    assert "no cell in" in capsys.readouterr().out
+    assert not (tmp_path / "page.md").exists()
