@@ -9,8 +9,8 @@ Axis letters, used in every docstring:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,6 +69,8 @@ class PolicyOutput:
     q_values: Float32Array | None = None
     q_tot_max: Float32Array | None = None  # [B], the team's value of its greedy actions
     mix: Mix | None = None  # where the agents' values are mixed to one of the team
+    # other layers by name, [B, N, W] each; recorded as steps/embedding_<name>
+    taps: Mapping[str, Float32Array] = field(default_factory=dict)
 
 
 class TeamPolicy(Protocol):

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from kd_offline.errors import KdOfflineError, MismatchError
-from kd_offline.exports.network import EPSILON, AgentNetwork
-from kd_offline.networks.deployed import Affine
+from kd_offline.exports.network import AgentNetwork
+from kd_offline.networks.deployed import EPSILON, Affine
 from kd_offline.types import Array, Float32Array
 
 if TYPE_CHECKING:

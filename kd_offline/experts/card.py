@@ -101,4 +101,7 @@ class ExpertCard(Document):
         if rows is not None and [len(row) for row in rows] != [spec.obs_width] * spec.n_agents:
             msg = f"mask must have the shape {[spec.n_agents, spec.obs_width]}"
             raise ValueError(msg)
+        if rows is not None and recipe.architecture.view != "local":
+            msg = f"actors of the view {recipe.architecture.view} see through no mask"
+            raise ValueError(msg)
         return self

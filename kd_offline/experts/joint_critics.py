@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_offline.experts.team import ActorCritic, steps_that_count
+from kd_offline.experts.views import Seen
 from kd_offline.networks.mixers import draw_weights
 
 
@@ -25,13 +26,13 @@ class JointCritic(nn.Module):
         super().__init__()
         self.agents = agents
 
-    def features(self, obs: Tensor, last_actions: Tensor, alive: Tensor) -> Tensor:
+    def features(self, seen: Seen, last_actions: Tensor, alive: Tensor) -> Tensor:
         """Return the outputs of the critic's agents over whole episodes, float [T, B, N, A].
 
-        ``obs``: float [T, B, N, O]; ``last_actions``: int64 [T, B, N], -1 where there is none;
+        ``seen``: leading axes [T, B]; ``last_actions``: int64 [T, B, N], -1 where there is none;
         ``alive``: bool [T, B, N].
         """
-        return self.agents.act_episodes(obs, last_actions, steps_that_count(alive))
+        return self.agents.act_episodes(seen, last_actions, steps_that_count(alive))
 
     def forward(self, features: Tensor, actions: Tensor, alive: Tensor, state: Tensor) -> Tensor:
         """Return the value of ``actions``, int64 [..., N], under ``state`` [..., S]: [...]."""

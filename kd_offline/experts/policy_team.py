@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic, Memory
+from kd_offline.experts.views import Seen
 from kd_offline.networks.arithmetic import ValuePart
 from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.types import IntArray, PolicyOutput, SeedArray, TeamPolicy, View
@@ -26,6 +27,11 @@ class NetworkPolicy:
         self._norm = norm
         self._with_value = with_value
 
+    @property
+    def needs_full(self) -> bool:
+        """Whether it acts by full observations."""
+        return self._model.needs_full
+
     def start(self, seeds: SeedArray) -> Memory:
         """Return the memory at the start of episodes."""
         return self._model.start(len(seeds))
@@ -34,16 +40,17 @@ class NetworkPolicy:
     def act(self, view: View, memory: Memory) -> tuple[PolicyOutput, Memory]:
         """Return logits, embeddings and values in raw reward units."""
         device, last = self._model.device, view.last_actions
-        obs = torch.from_numpy(view.obs).to(device)
+        seen = Seen.of(view, device)
         last_actions = None if last is None else torch.from_numpy(last).to(device)
-        logits, embedding, memory = self._model.act(obs, memory, last_actions)
-        value = None
+        said = self._model.act(seen, memory, last_actions)
+        memory, value = said.memory, None
         if self._with_value:
-            state = torch.from_numpy(view.state).to(device)
-            normal, memory = self._model.value(state, obs, memory)
+            normal, memory = self._model.value(seen, memory)
             mean, deviation = self._norm.statistics(self._model.side_of)
             value = (normal.cpu() * deviation + mean).numpy()
-        return PolicyOutput(logits.cpu().numpy(), embedding.cpu().numpy(), value), memory
+        logits, embedding = said.logits.cpu().numpy(), said.embedding.cpu().numpy()
+        taps = {name: values.cpu().numpy() for name, values in said.taps.items()}
+        return PolicyOutput(logits, embedding, value, taps=taps), memory
 
     def keep(self, memory: Memory, episodes: IntArray) -> Memory:
         """Return the memory of some episodes of a batch."""

@@ -15,6 +15,7 @@ from kd_offline.advantage import generalised_advantage, side_mean, side_statisti
 from kd_offline.distributions.base import Learned
 from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
 from kd_offline.experts.team import ActorCritic, steps_that_count
+from kd_offline.experts.views import Seen
 from kd_offline.rollout.collect import Trajectories
 
 
@@ -73,7 +74,7 @@ class Pull:
 class Batch:
     """Tensors of one batch of episodes; ``weight`` is 1 where an agent acted, else 0.
 
-    ``pull`` is None where there is no teacher.
+    ``pull`` is None where there is no teacher, ``full`` where actors see no full observations.
     """
 
     obs: Tensor  # [T, B, N, O]
@@ -86,6 +87,12 @@ class Batch:
     old_value: Tensor  # [T, B, N], normalised
     weight: Tensor  # [T, B, N]
     pull: Pull | None = None
+    full: Tensor | None = None  # [T, B, N, F]
+
+    @property
+    def seen(self) -> Seen:
+        """What actors and critics see."""
+        return Seen(self.obs, self.state, self.full)
 
     def take(self, rows: Tensor) -> Batch:
         """Return the episodes ``rows``, up to the last step in which any agent acts."""
@@ -148,6 +155,7 @@ def make_batch(
         target=(returns - mean) / deviation,
         old_value=(step["value"] - mean) / deviation,
         weight=weight,
+        full=step.get("obs_full"),
     )
     return batch, float(explained)
 
@@ -189,8 +197,8 @@ def _loss(model: ActorCritic, batch: Batch, recipe: PolicyRecipe) -> tuple[Tenso
     lengths = steps_that_count(batch.weight > 0)
     batch = batch.to(model.device)
     previous_actions = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions[:-1]])
-    logits = model.act_episodes(batch.obs, previous_actions, lengths)
-    value = model.value_episodes(batch.state, batch.obs, lengths)
+    logits = model.act_episodes(batch.seen, previous_actions, lengths)
+    value = model.value_episodes(batch.seen, lengths)
     policy = distributions.learned(model.spec)(logits, batch.available)
     total = batch.weight.sum().clamp(min=1)
 

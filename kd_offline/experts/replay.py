@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from kd_offline.errors import CheckpointError
+from kd_offline.experts.views import Seen
 from kd_offline.rollout.collect import Trajectories
 from kd_offline.types import Array, BoolArray
 
-_PLANES = ("obs", "state")
-_VIEW = (*_PLANES, "available_actions", "alive")  # one more than there are steps
+_FULL = "obs_full"  # of views where actors see it
+_PLANES = ("obs", "state", _FULL)
+_VIEW = ("obs", "state", "available_actions", "alive")  # one more than there are steps
 _STEP = ("actions", "reward", "terminated", "truncated")
 _KEPT = {"actions": np.int16}  # smaller in memory than what environments take
 _PREFIX = "replay."
@@ -68,10 +70,17 @@ class Batch:
     terminated: Tensor  # bool [T, B]
     truncated: Tensor  # bool [T, B]
     valid: Tensor  # bool [T, B]
+    full: Tensor | None = None  # [T + 1, B, N, F]
+
+    @property
+    def seen(self) -> Seen:
+        """What agents see, leading axes [T + 1, B]."""
+        return Seen(self.obs, self.state, self.full)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
-        return Batch(*(getattr(self, each.name).to(device) for each in fields(self)))
+        arrays = (getattr(self, each.name) for each in fields(self))
+        return Batch(*(None if array is None else array.to(device) for array in arrays))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ class Replay:
         """Return the episodes as named tensors, concatenated."""
         lengths = np.array([len(e["reward"]) for e in self.episodes], np.int64)
         out = {"length": lengths}
-        for name in (*_VIEW, *_STEP) if self.episodes else ():
+        for name in self.episodes[0] if self.episodes else ():
             out |= _joined(name, [episode[name] for episode in self.episodes])
         return {f"{_PREFIX}{name}": torch.from_numpy(values) for name, values in out.items()}
 
@@ -110,8 +119,8 @@ class Replay:
         try:
             lengths = tensors[f"{_PREFIX}length"].numpy()
             parts = {
-                name: _parted(name, tensors, lengths + (name in _VIEW))
-                for name in ((*_VIEW, *_STEP) if len(lengths) else ())
+                name: _parted(name, tensors, lengths + (name not in _STEP))
+                for name in (_names(f"{_PREFIX}{_FULL}" in tensors) if len(lengths) else ())
             }
         except KeyError as error:
             msg = "the training holds no replayed episodes: begin the training in another folder"
@@ -125,13 +134,19 @@ class Replay:
 def _episode(trajectories: Trajectories, index: int, length: int) -> Episode:
     steps = trajectories.steps
     out: Episode = {}
-    for name in _VIEW:
-        last = trajectories.final[name][index][None]
-        values = np.concatenate([steps[name][:length, index], last])
+    for name in _names(_FULL in steps):
+        values = steps[name][:length, index]
+        if name in _STEP:
+            out[name] = values.astype(_KEPT.get(name, values.dtype))
+            continue
+        values = np.concatenate([values, trajectories.final[name][index][None]])
         out[name] = Planes.of(values) if name in _PLANES else values
-    for name in _STEP:
-        out[name] = steps[name][:length, index].astype(_KEPT.get(name, steps[name].dtype))
     return out
+
+
+def _names(full: bool) -> tuple[str, ...]:
+    """Return the arrays of an episode."""
+    return (*_VIEW, *([_FULL] if full else []), *_STEP)
 
 
 def _small_columns(values: Array) -> BoolArray:
@@ -181,8 +196,8 @@ def _padded(episodes: list[Episode]) -> Batch:
     lengths = np.array([len(e["reward"]) for e in episodes])
     longest = int(lengths.max())
     padded = {
-        name: _stack([_values(e[name]) for e in episodes], longest + (name in _VIEW))
-        for name in (*_VIEW, *_STEP)
+        name: _stack([_values(e[name]) for e in episodes], longest + (name not in _STEP))
+        for name in episodes[0]
     }
     return Batch(
         obs=padded["obs"],
@@ -194,6 +209,7 @@ def _padded(episodes: list[Episode]) -> Batch:
         terminated=padded["terminated"],
         truncated=padded["truncated"],
         valid=torch.from_numpy(np.arange(longest)[:, None] < lengths),
+        full=padded.get(_FULL),
     )
 
 

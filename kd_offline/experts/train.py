@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kd_offline import environments
+from kd_offline.environments import stepping
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import (
     CheckpointError,
@@ -107,7 +108,10 @@ def train(
         exists = output.is_dir()
         if exists:  # before anything is read there that another process may be about to replace
             stack.enter_context(only_writer(output, "training"))
-        run = _start(recipe, environment.spec, output, device, resume=resume, threads=threads)
+        spec = environment.spec
+        if recipe.architecture.view == "full":
+            spec = stepping.full_spec(environment)
+        run = _start(recipe, spec, output, device, resume=resume, threads=threads)
         if run.card.finished:
             _LOG.warning("%s is complete already: nothing was done", output)
             return run.card

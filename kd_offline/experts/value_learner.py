@@ -252,7 +252,7 @@ def _joint_values(
     """Return the values of the executed and of the greedy joint actions, and their targets."""
     previous_actions = torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions])
     model, alive, state = networks.model, batch.alive[:-1], batch.state[:-1]
-    q = model.values(batch.obs, previous_actions, batch.alive)
+    q = model.values(batch.seen, previous_actions, batch.alive)
     best = greedy_actions(q.detach(), batch.available)
     target = _target(networks, targets, q.detach(), batch, previous_actions, recipe, unit)
     chosen_values = _values_of(q[:-1], batch.actions, alive)
@@ -261,7 +261,7 @@ def _joint_values(
     mixed = model.mixer(chosen_values, state, joint_action)
     if networks.joint is None:
         return JointValues(mixed, target)
-    features = networks.joint.features(batch.obs, previous_actions, batch.alive)[:-1]
+    features = networks.joint.features(batch.seen, previous_actions, batch.alive)[:-1]
     unrestricted = Unrestricted(
         taken=networks.joint(features, batch.actions, alive, state),
         best=networks.joint(features, best[:-1], alive, state),
@@ -287,7 +287,7 @@ def _target(
     choose them (double Q-learning, van Hasselt et al., 2016), or the target networks do.
     """
     settings, model = recipe.q_learning, networks.model
-    target_q = targets.model.values(batch.obs, previous_actions, batch.alive)
+    target_q = targets.model.values(batch.seen, previous_actions, batch.alive)
     chosen = greedy_actions(q if settings.double else target_q, batch.available)
     if targets.joint is None:
         values = _values_of(target_q, chosen, batch.alive)
@@ -295,7 +295,7 @@ def _target(
         joint_action = JointAction(chosen.masked_fill(~batch.alive, -1), best)
         future = targets.model.mixer(values, batch.state, joint_action)
     else:
-        features = targets.joint.features(batch.obs, previous_actions, batch.alive)
+        features = targets.joint.features(batch.seen, previous_actions, batch.alive)
         future = targets.joint(features, chosen, batch.alive, batch.state)
     return lambda_returns(
         side_mean(batch.reward, model.side_of)[..., 0] / unit,

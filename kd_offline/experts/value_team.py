@@ -8,7 +8,7 @@ learn.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from kd_offline.experts.mixing import TeamValue
 from kd_offline.experts.policy_team import NORM, load_frozen
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic, Memory, steps_that_count
+from kd_offline.experts.views import Seen
 from kd_offline.networks.arithmetic import ValuePart
 from kd_offline.networks.mixers import Mixer
 from kd_offline.types import IntArray, PolicyOutput, SeedArray, TeamPolicy, View
@@ -40,13 +41,13 @@ class MixedAgents(nn.Module):
         """Return the memory of some episodes of a batch, indices ``episodes``."""
         return self.agents.keep(memory, episodes)
 
-    def values(self, obs: Tensor, last_actions: Tensor, alive: Tensor) -> Tensor:
+    def values(self, seen: Seen, last_actions: Tensor, alive: Tensor) -> Tensor:
         """Return the values of all actions over whole episodes.
 
-        ``obs``: float [T, B, N, O]; ``last_actions``: int64 [T, B, N], -1 where there is none;
+        ``seen``: leading axes [T, B]; ``last_actions``: int64 [T, B, N], -1 where there is none;
         ``alive``: bool [T, B, N]. Returns float [T, B, N, A], zero once an agent stays dead.
         """
-        return self.agents.act_episodes(obs, last_actions, steps_that_count(alive))
+        return self.agents.act_episodes(seen, last_actions, steps_that_count(alive))
 
     def parameter_counts(self) -> dict[str, int]:
         """Return the number of parameters of the agents and of the mixer."""
@@ -110,6 +111,11 @@ class ValuePolicy:
     epsilon: float
     with_value: bool = True
 
+    @property
+    def needs_full(self) -> bool:
+        """Whether it acts by full observations."""
+        return self.model.agents.needs_full
+
     def start(self, seeds: SeedArray) -> Memory:
         """Return the memory of fresh episodes."""
         return self.model.start(len(seeds))
@@ -119,18 +125,19 @@ class ValuePolicy:
         """Return action values [B, N, A], team values [B], and the logits that it acts by."""
         device, last = self.model.agents.device, view.last_actions
         last_actions = None if last is None else torch.from_numpy(last).to(device)
-        obs = torch.from_numpy(view.obs).to(device)
-        q, embedding, next_memory = self.model.agents.act(obs, memory, last_actions)
+        seen = Seen.of(view, device)
+        q, embedding, next_memory, found = self.model.agents.act(seen, memory, last_actions)
         logits = epsilon_greedy(q.cpu().numpy(), view.available_actions, self.epsilon)
         hidden, scale = embedding.cpu().numpy(), unit(self.norm)
+        taps = {name: values.cpu().numpy() for name, values in found.items()}
         if not self.with_value:
             raw = (q * scale).cpu().numpy()
-            return PolicyOutput(logits, hidden, q_values=raw), next_memory
+            return PolicyOutput(logits, hidden, q_values=raw, taps=taps), next_memory
         alive = torch.from_numpy(view.alive).to(device)
         available = torch.from_numpy(view.available_actions).to(device)
-        state = torch.from_numpy(view.state).to(device)
+        state = seen.state
         team_value = TeamValue(self.model.mixer, q, state, alive, available, scale)
-        return team_value.output(logits, hidden), next_memory
+        return replace(team_value.output(logits, hidden), taps=taps), next_memory
 
     def keep(self, memory: Memory, episodes: IntArray) -> Memory:
         """Return the memory of some episodes of a batch."""

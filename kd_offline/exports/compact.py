@@ -26,7 +26,6 @@ from kd_offline.experts.team import MOTION_GAIN, ActorCritic
 from kd_offline.exports.network import AgentNetwork
 from kd_offline.networks.deployed import Affine, Cell
 from kd_offline.networks.packed import Folded, PackedNetwork
-from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.students.families import border, offered
 from kd_offline.students.folding import fold, kept_columns
 from kd_offline.students.networks import StudentTeam
@@ -81,12 +80,19 @@ def compact_expert(expert: Expert) -> tuple[AgentNetwork, ...]:
     Raises
     ------
     UsageError
-        It is of another library, or its opponents are.
+        It is of another library, its actors see more than their own observations, or its opponents
+        are or do.
     """
     if expert.team is None:
         msg = f"expert {expert.reference!r} is of another library, so its networks are not exported"
         raise UsageError(msg)
     team = expert.team.actors
+    if (view := team.architecture.view) != "local":
+        msg = (
+            f"expert {expert.reference!r} acts by more than its agents' own observations (view "
+            f"{view}), which no agent carries, so it is not exported: distil students from it"
+        )
+        raise UsageError(msg)
     sides = list(team.spec.sides)
     mask = expert.mask()
     own = {
@@ -103,7 +109,7 @@ def compact_expert(expert: Expert) -> tuple[AgentNetwork, ...]:
 def _expert_agent(team: ActorCritic, group: int, i: int, visible: BoolArray | None) -> AgentNetwork:
     """Return the network of agent ``i``; its inputs are features, changes, last action and id."""
     network, asked = team.actors[group], team.architecture
-    assert isinstance(network, RecurrentNetwork)  # noqa: S101 - nn.ModuleList forgets it
+    assert isinstance(network, PackedNetwork)  # noqa: S101 - nn.ModuleList forgets it
     width, shared = team.spec.obs_widths[i], team.groups[group]
     features = np.ones(width, bool) if visible is None else visible[:width]
     seen = np.flatnonzero(features)

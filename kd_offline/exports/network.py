@@ -22,12 +22,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kd_offline.networks.deployed import Affine, Cell
+from kd_offline.networks.deployed import Affine, Cell, normalised
 from kd_offline.networks.quantise import quantised
 from kd_offline.types import Array, BoolArray, Float32Array, IntArray
-
-EPSILON = 1e-5
-"""Of the layer normalisation."""
 
 LARGEST = 1e18
 """Largest magnitude of a scaled feature, and of a number of the memory, that a step takes."""
@@ -104,8 +101,9 @@ class AgentNetwork:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the matrices in one step."""
-        return sum(m.weight.size for m in self.matrices.values())
+        """Multiply-accumulates of one step."""
+        products = 0 if self.cell is None else self.cell.products
+        return products + sum(m.weight.size for m in self.matrices.values())
 
     @property
     def parameters(self) -> int:
@@ -155,7 +153,7 @@ class AgentNetwork:
         kept = {name: memory[:, start:stop] for name, (start, stop) in self.memory.items()}
         x, now = self._inputs(obs, kept)
         for layer in self.trunk:
-            x = _normalised(np.maximum(layer(x), 0))
+            x = normalised(np.maximum(layer(x), 0))
         if self.cell is not None:
             x = now[self.cell.name] = self.cell.step(x, kept[self.cell.name])
         logits = self.head(x)
@@ -220,10 +218,3 @@ def _within(values: Float32Array) -> BoolArray:
     """Return which rows have no NaN and nothing beyond the largest number: bool [B]."""
     within: BoolArray = np.abs(values) <= np.float32(LARGEST)
     return np.asarray(within.all(axis=1))
-
-
-def _normalised(x: Float32Array) -> Float32Array:
-    centred = x - x.mean(axis=1, keepdims=True)
-    variance = (centred * centred).mean(axis=1, keepdims=True)
-    result: Float32Array = centred / np.sqrt(variance + np.float32(EPSILON))
-    return result

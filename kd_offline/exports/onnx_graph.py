@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from kd_offline.errors import MissingExtraError
-from kd_offline.exports.network import EPSILON, LARGEST, AgentNetwork, Step
+from kd_offline.exports.network import LARGEST, AgentNetwork, Step
 from kd_offline.files import write_file
-from kd_offline.networks.deployed import Affine
+from kd_offline.networks.deployed import EPSILON, Affine
 from kd_offline.networks.onnx_files import read_model, sizes
 from kd_offline.networks.onnx_session import BoundedSession
 from kd_offline.types import Array, BoolArray, Float32Array, IntArray

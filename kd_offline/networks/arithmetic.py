@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, Self, get_args
+from typing import Any, Literal, Protocol, Self, TypeVar, get_args
 
 from kd_offline.errors import UsageError
 from kd_offline.schemas.layers import LayerWidths
@@ -245,6 +245,10 @@ class NetworkShape:
         """Return the widths of a network with other numbers of ``units``."""
         return LayerWidths(**_split(self, units))
 
+    def without_columns(self, hidden: int, copies: int) -> NetworkShape:
+        """Return it without ``hidden`` features, each of which has ``copies`` columns."""
+        return replace(self, inputs=self.inputs - copies * hidden)
+
     def deployed(self, inputs: DeployedInputs) -> ExportedShape:
         """Return the network as it is exported."""
         return ExportedShape(
@@ -357,12 +361,23 @@ class CountedShape:
         return None if size is None else MemoryCost(size * self.counted[0])
 
 
-def compacted(shape: NetworkShape, *, seen: int, width: int, copies: int = 1) -> NetworkShape:
+class _Compactable(Protocol):
+    """A shape that can do without observation columns."""
+
+    @property
+    def inputs(self) -> int: ...
+    def without_columns(self, hidden: int, copies: int) -> Self: ...
+
+
+_Kind = TypeVar("_Kind", bound=_Compactable)
+
+
+def compacted(shape: _Kind, *, seen: int, width: int, copies: int = 1) -> _Kind:
     """Return the shape after dropping the observation columns that the agent does not see.
 
     Parameters
     ----------
-    shape : NetworkShape
+    shape
         With ``copies`` times ``width`` observation columns among its inputs.
     seen : int
         How many of ``width`` remain.
@@ -381,7 +396,7 @@ def compacted(shape: NetworkShape, *, seen: int, width: int, copies: int = 1) ->
             f"{shape.inputs} inputs: give 0 <= seen <= width and copies * width <= inputs"
         )
         raise UsageError(msg)
-    return replace(shape, inputs=shape.inputs - copies * (width - seen))
+    return shape.without_columns(width - seen, copies)
 
 
 def _split(shape: _Widths, units: Sequence[int]) -> dict[str, Any]:

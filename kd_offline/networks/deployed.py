@@ -42,6 +42,9 @@ class Affine:
 Chain = tuple[Affine, ...]
 """Affine maps of one matrix, or of a product of two thin ones, the one that comes first first."""
 
+EPSILON = 1e-5
+"""Of the layer normalisation."""
+
 WriteAffine = Callable[[str, Affine, str, str], str]
 """``(name, map, source, target) -> the line of C`` that maps one buffer to another."""
 
@@ -87,6 +90,11 @@ class Cell(ABC):
     def matrices(self) -> dict[str, Affine]:
         """All affine maps by name, in the order of the computation."""
 
+    @property
+    def products(self) -> int:
+        """Multiply-accumulates of a step beside those of the matrices."""
+        return 0
+
     @abstractmethod
     def mapped(self, change: Callable[[Affine], Affine]) -> Self:
         """Return the cell with every affine map changed."""
@@ -117,6 +125,103 @@ class Cell(ABC):
     def _refuse(self, engine: str) -> NoReturn:
         msg = f"the recurrence {self.name!r} has no step in {engine}: choose another format"
         raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class FusionCell(Cell):
+    """DDN's block on the agent's own input, a trunk and a GRU, see :mod:`networks.fusion`.
+
+    The first ``maps.weight.shape[1]`` inputs are the source.
+    """
+
+    name: ClassVar[str] = "fusion"
+
+    hyper: Affine  # [m, I]
+    maps: Affine  # [(m + 1) d, source]
+    trunk: tuple[Affine, ...]  # each followed by ReLU and normalisation
+    gru: GRUCell
+
+    @property
+    def width(self) -> int:
+        """Numbers of memory, H."""
+        return self.gru.width
+
+    @property
+    def matrices(self) -> dict[str, Affine]:
+        """All affine maps by name, in the order of the computation."""
+        layers = {f"fusion.trunk.{k}": layer for k, layer in enumerate(self.trunk)}
+        return {"fusion.hyper": self.hyper, "fusion.maps": self.maps} | layers | self.gru.matrices
+
+    @property
+    def products(self) -> int:
+        """Multiply-accumulates of the generating layer with the product of the source, m d."""
+        return len(self.maps.bias) - self._fused
+
+    @property
+    def _fused(self) -> int:
+        return len(self.maps.bias) // (len(self.hyper.bias) + 1)
+
+    def mapped(self, change: Callable[[Affine], Affine]) -> FusionCell:
+        """Return the cell with every affine map changed."""
+        trunk = tuple(map(change, self.trunk))
+        return FusionCell(change(self.hyper), change(self.maps), trunk, self.gru.mapped(change))
+
+    def step(self, x: Float32Array, h: Float32Array) -> Float32Array:
+        """Return the next memory [B, H]."""
+        hyper = np.maximum(self.hyper(x), 0)[:, None]
+        product = self.maps(x[:, : self.maps.weight.shape[1]])
+        main, constant = product[:, : self.products], product[:, self.products :]
+        y = (hyper @ main.reshape(len(x), -1, self._fused))[:, 0] + constant
+        for layer in self.trunk:
+            y = normalised(np.maximum(layer(y), 0))
+        return self.gru.step(y, h)
+
+    def onnx(self, graph: Graph, x: str, h: str) -> str:
+        """Add the step to an ONNX graph."""
+        hyper = graph.add("Relu", graph.affine("fusion.hyper", self.hyper, x), name="fusion.relu")
+        source = graph.part(x, 0, self.maps.weight.shape[1], "fusion.source")
+        product = graph.affine("fusion.maps", self.maps, source)
+        main = graph.part(product, 0, self.products, "fusion.main")
+        constant = graph.part(product, self.products, len(self.maps.bias), "fusion.constant")
+
+        def shaped(values: str, name: str, *sizes: int) -> str:
+            shape = graph.constant(f"{name}.shape", np.array([0, *sizes], np.int64))  # 0: as it is
+            return graph.add("Reshape", values, shape, name=name)
+
+        m, d = len(self.hyper.bias), self._fused
+        row, maps = shaped(hyper, "fusion.row", 1, m), shaped(main, "fusion.map", m, d)
+        fused = shaped(graph.add("MatMul", row, maps, name="fusion.product"), "fusion.flat", d)
+        y = graph.add("Add", fused, constant, name="fusion.s_hat")
+        for k, layer in enumerate(self.trunk):
+            name = f"fusion.trunk.{k}"
+            ones = graph.constant(f"ones_{len(layer.bias)}", np.ones(len(layer.bias), np.float32))
+            z = graph.add("Relu", graph.affine(name, layer, y), name=f"{name}.relu")
+            y = graph.add(
+                "LayerNormalization", z, ones, name=f"{name}.normalised", axis=-1, epsilon=EPSILON
+            )
+        return self.gru.onnx(graph, y, h)
+
+    def torch_step(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the step of PyTorch operators."""
+        import torch
+        from torch.nn.functional import layer_norm, linear
+
+        hyper, maps, *trunk = (
+            (torch.from_numpy(each.values), torch.from_numpy(each.bias))
+            for each in (self.hyper, self.maps, *self.trunk)
+        )
+        gru, split, d = self.gru.torch_step(), self.products, self._fused
+
+        def step(x: Tensor, h: Tensor) -> Tensor:
+            product = linear(x[:, : maps[0].shape[1]], *maps)
+            row = linear(x, *hyper).relu_().unsqueeze(1)
+            main = product[:, :split].view(len(x), -1, d)
+            y = torch.baddbmm(product[:, split:].unsqueeze(1), row, main).squeeze(1)
+            for weight, bias in trunk:
+                y = layer_norm(linear(y, weight, bias).relu_(), bias.shape, eps=EPSILON)
+            return gru(y, h)
+
+        return step
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +330,14 @@ def _product(chain: Chain) -> Affine:
         return chain[0]
     thin, wide = chain
     return Affine(wide.values @ thin.values, wide(thin.bias))
+
+
+def normalised(x: Float32Array) -> Float32Array:
+    """Return every row less its mean, divided by its deviation: [B, W]."""
+    centred = x - x.mean(axis=1, keepdims=True)
+    variance = (centred * centred).mean(axis=1, keepdims=True)
+    result: Float32Array = centred / np.sqrt(variance + np.float32(EPSILON))
+    return result
 
 
 def sigmoid(x: Float32Array) -> Float32Array:

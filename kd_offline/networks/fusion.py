@@ -19,7 +19,7 @@ the state of a GRU over the local input: ``Linear - ReLU - LayerNorm`` of both, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NoReturn
 
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kd_offline.errors import UsageError
 from kd_offline.networks.arithmetic import (
     FLOAT,
     DeployedInputs,
@@ -36,8 +37,16 @@ from kd_offline.networks.arithmetic import (
     NetworkShape,
     Precision,
 )
+from kd_offline.networks.deployed import Affine, FusionCell
 from kd_offline.networks.gru import packed_gru
-from kd_offline.networks.packed import Packed, PackedNetwork
+from kd_offline.networks.packed import (
+    Folded,
+    Packed,
+    PackedNetwork,
+    affine,
+    compose,
+    unchanged,
+)
 from kd_offline.networks.recurrent import RecurrentNetwork, orthogonal, weights_of
 
 _NORM_AND_RELU = 8  # as in kd_offline.networks.arithmetic
@@ -147,6 +156,10 @@ class FusionShape:
     def layer_widths(self, units: Sequence[int]) -> NoReturn:
         """Refuse: there are no units that could be removed."""
         raise NotImplementedError
+
+    def without_columns(self, hidden: int, copies: int) -> FusionShape:
+        """Return it without ``hidden`` features of its own source."""
+        return replace(self, source=self.source - hidden, local=self.local - copies * hidden)
 
     def deployed(self, inputs: DeployedInputs) -> DeployedFusion:
         """Return the network as it is exported; the source is the agent's own."""
@@ -309,6 +322,48 @@ class FusionNetwork(SourceNetwork):
         self.shape = shape
         self.block = FusionBlock(shape, rng)
         self.body = RecurrentNetwork(shape.body, rng, head_gain=head_gain)
+
+    def folded(
+        self, before: Folded | None = None, inputs: Callable[[Folded], Folded] = unchanged
+    ) -> tuple[Folded, ...]:
+        """Return the matrices: of the block one that reads the whole input, then the others.
+
+        The block's rows are those of the generating layer and then those of the product, whose
+        columns behind the source are zero.
+        """
+        if not self.shape.own or self.shape.normalised:
+            raise NotImplementedError
+        hyper, maps = affine(self.block.hyper), affine(self.block.maps)
+        behind = maps.weight.new_zeros(len(maps.bias), self.shape.local - self.shape.source)
+        weight = torch.cat([hyper.weight, torch.cat([maps.weight, behind], 1)])
+        first = compose(before, Folded(weight, torch.cat([hyper.bias, maps.bias])))
+        return (inputs(first), *self.body.folded())
+
+    def cell(self, matrices: Sequence[Affine]) -> FusionCell:
+        """Return block, trunk and GRU of an exported network."""
+        if self.body.gru is None:
+            msg = "a fusion network without a GRU is not exported: train one with a GRU"
+            raise UsageError(msg)
+        first, *trunk = matrices[:-2]
+        m, maps = self.shape.hyper, first.weight[self.shape.hyper :]
+        read = np.flatnonzero(maps.any(axis=0))
+        source = np.ascontiguousarray(maps[:, : int(read[-1]) + 1 if len(read) else 0])
+        return FusionCell(
+            hyper=Affine(first.weight[:m], first.bias[:m]),
+            maps=Affine(source, first.bias[m:]),
+            trunk=tuple(trunk),
+            gru=self.body.cell(matrices[-2:]),
+        )
+
+    def run_folded(
+        self, x: Tensor, sizes: list[int], memory: Tensor, matrices: Sequence[Folded]
+    ) -> Packed:
+        """Run with folded matrices; the taps end at ``s_hat``."""
+        given = functional.linear(x, *matrices[0])
+        hyper, maps = given[:, : self.shape.hyper], given[:, self.shape.hyper :]
+        fused = self.block.fused(hyper.unsqueeze(1), maps).squeeze(1)
+        said = self.body.run_folded(fused, sizes, memory, matrices[1:])
+        return said._replace(taps={"s_hat": fused})
 
     def after(self, fused: Tensor, local: Tensor, sizes: list[int], memory: Tensor) -> Packed:
         """Run on from packed ``fused``: float [S, d]; the local input is not read again."""

@@ -18,6 +18,7 @@ from kd_offline.experts.load import find, load
 from kd_offline.networks.threads import computing_with
 from kd_offline.recording.comparison import Comparison
 from kd_offline.recording.episodes import Part, choose, opened, parts
+from kd_offline.rollout.collect import TAP
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.replay import ExpertCheck, PolicyGap, RelabelReport
@@ -207,6 +208,7 @@ def _needed(buffer: ExpertBuffer, expert: Expert) -> list[str]:
     inputs = ("obs", "obs_full", "state", "available_actions", "alive")
     outputs = [name for name in _OUTPUTS if expert.with_value or name not in _OF_VALUE]
     names = [f"steps/{name}" for name in (*inputs, "actions", *outputs)]
+    names += [name for name in buffer.manifest.arrays if name.startswith(f"steps/{TAP}")]
     names += [*(f"final/{name}" for name in (*inputs, *_OF_END)), "episodes/seed"]
     return [name for name in names if buffer.has(name)]
 
@@ -263,8 +265,8 @@ def _compare(
         return
     acting = running[:, None] & part.arrays["steps/alive"][:, step]
     outputs = _outputs(output, part.arrays["steps/actions"][:, step].astype(np.int64))
-    for field_name in _OUTPUTS:
-        name, recomputed = f"steps/{field_name}", outputs[field_name]
+    for field_name, recomputed in outputs.items():
+        name = f"steps/{field_name}"
         if name not in part.arrays or recomputed is None:
             continue
         stored = part.arrays[name][:, step]
@@ -287,7 +289,7 @@ def _outputs(output: PolicyOutput, actions: IntArray) -> dict[str, Array | None]
     outputs = {name: getattr(output, name, None) for name in _OUTPUTS}
     if output.mix is not None:
         outputs["q_tot"], outputs["mixer_credit"] = output.mix(actions)
-    return outputs
+    return outputs | {f"{TAP}{name}": layer for name, layer in output.taps.items()}
 
 
 def _compare_final(part: Part, output: PolicyOutput, ended: BoolArray, tally: _Tally) -> None:

@@ -107,4 +107,5 @@ def _spread(output: PolicyOutput, rows: IntArray, batch: int) -> PolicyOutput:
     parts = {
         name: spread(rows_values) for name, rows_values in values.items() if rows_values is not None
     }
-    return replace(output, **parts, mix=None if mix is None else mixed)
+    taps = {name: spread(rows_values) for name, rows_values in output.taps.items()}
+    return replace(output, **parts, mix=None if mix is None else mixed, taps=taps)

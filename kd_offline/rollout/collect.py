@@ -16,6 +16,9 @@ from kd_offline.errors import MismatchError
 from kd_offline.rollout.play import Behaviour, Play, Step, sampled
 from kd_offline.types import Array, BoolArray, Int8Array, IntArray, SeedArray, TeamPolicy, View
 
+TAP = "embedding_"
+"""Beginning of the names of arrays with other layers of the policy's networks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trajectories:
@@ -64,8 +67,8 @@ def collect(
     """Return one episode for every seed, with every step stored.
 
     ``casts`` maps names of step arrays to functions that convert them before they are stored;
-    arrays named in ``without`` are not stored. Full observations are stored where the policy acts
-    by them, or with ``full``.
+    arrays named in ``without`` are not stored. What is said of ``embedding`` holds for all layers.
+    Full observations are stored where the policy acts by them, or with ``full``.
 
     Raises
     ------
@@ -87,8 +90,9 @@ def collect(
         arrays = _arrays(step)
         shapes = _same_shapes(shapes, arrays, step.number)
         for name, values in arrays.items():
-            if name not in without:
-                stored = casts[name](values) if casts and name in casts else values
+            kind = "embedding" if name.startswith(TAP) else name
+            if kind not in without:
+                stored = casts[kind](values) if casts and kind in casts else values
                 rows.setdefault(name, []).append(stored)
         length += step.running
         won[step.running] = step.outcome.won[step.running]
@@ -162,6 +166,7 @@ def _arrays(step: Step) -> dict[str, Array]:
         "reward": outcome.reward,
         "terminated": outcome.terminated,
         "truncated": outcome.truncated,
+        **{f"{TAP}{name}": layer for name, layer in output.taps.items()},
     }
     return {name: value for name, value in values.items() if value is not None}
 

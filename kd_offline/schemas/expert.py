@@ -18,6 +18,16 @@ from kd_offline.schemas.bounds import Accelerator, Batch, Frames, Layers, Width
 from kd_offline.schemas.environment import Scalar, Strict
 from kd_offline.schemas.layers import Widths, widest
 
+BLOCKS: dict[str, tuple[str, ...]] = {
+    "local": ("none", "fusion"),
+    "full": ("none",),
+    "state": ("none",),
+    "personalised": ("fusion", "hypernetwork"),
+}
+"""View -> the blocks that it can have."""
+
+_LATER = ("view", "block", "block_width", "block_hidden", "normalise_state")
+
 
 class ExpertArchitecture(Strict):
     """Networks of an expert.
@@ -28,8 +38,12 @@ class ExpertArchitecture(Strict):
     own instead: as deep as ``trunk``, of one width, or of a width for each layer. ``motion`` and
     ``last_action`` append the change of every feature since the last step and the agent's own last
     action, as students under a mask may have them. The critic sees the state once per side
-    (``central``) or each agent's own observation (``local``); value-based experts have a mixer and
+    (``central``) or what each agent's actor sees (``local``); value-based experts have a mixer and
     no critic (``none``).
+
+    Actors see by ``view`` what :mod:`kd_offline.experts.views` lists. With a ``block`` they read a
+    source through weights that their local input generates, see :mod:`kd_offline.networks.fusion`:
+    the state, or in the view ``local`` their own observation.
     """
 
     trunk: Layers = (128,)
@@ -41,6 +55,49 @@ class ExpertArchitecture(Strict):
     critic: Literal["central", "local", "none"] = "central"
     critic_trunk: Layers = (64, 64)
     critic_gru: Width | None = 64
+    view: Literal["local", "full", "state", "personalised"] = Field(
+        default="local",
+        description="what actors see: their own observation, the same with nothing hidden, the "
+        "state, or their observation and the state through a block",
+    )
+    block: Literal["none", "fusion", "hypernetwork"] = Field(
+        default="none", description="how the state is read: as in DDN or as in PTDE"
+    )
+    block_width: Width = Field(default=32, description="numbers that the block gives")
+    block_hidden: Width = Field(
+        default=32, description="layer of the block that generates its weights"
+    )
+    normalise_state: bool = Field(
+        default=True, description="whether the block takes the state normalised by its own moments"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _personalised_has_a_block(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("view") == "personalised":
+            return {"block": "fusion"} | dict(given)
+        return given
+
+    @model_validator(mode="after")
+    def _view_and_block_agree(self) -> ExpertArchitecture:
+        allowed = BLOCKS[self.view]
+        if self.block not in allowed:
+            msg = (
+                f"the view {self.view} has the block {' or '.join(allowed)}, not {self.block}: "
+                "choose one of these, or another view"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Digests of documents that earlier versions could write stay the same.
+        document: dict[str, Any] = handler(self)
+        for name in _LATER:
+            ours, declared = ExpertArchitecture.model_fields[name], type(self).model_fields[name]
+            if document.get(name, ours.default) == ours.default == declared.default:
+                document.pop(name, None)
+        return document
 
     @field_validator("gru", "critic_gru", mode="before")
     @classmethod
@@ -122,11 +179,30 @@ class TrainRecipe(Strict):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _masks_hide_from_actors_that_see_nothing_else(self) -> TrainRecipe:
+        nets = self.architecture
+        if self.mask is not None and nets.view != "local":
+            msg = (
+                f"mask {self.mask!r} hides what actors of the view {nets.view} see elsewhere: "
+                "leave the mask out, or choose the view local"
+            )
+            raise ValueError(msg)
+        if self.start is not None and (nets.view, nets.block) != ("local", "none"):
+            msg = (
+                "students see their own observations and have no block, so what starts from them "
+                "does too: leave out architecture.view and architecture.block"
+            )
+            raise ValueError(msg)
+        return self
+
     def widths(self) -> tuple[int, ...]:
         """Return every width of a network that the recipe states."""
         nets = self.architecture
         memories = [width for width in (nets.gru, nets.critic_gru) if width is not None]
-        return (*nets.trunk, *nets.critic_trunk, *map(widest, nets.widths or ()), *memories)
+        block = () if nets.block == "none" else (nets.block_width, nets.block_hidden)
+        widths = (*nets.trunk, *nets.critic_trunk, *map(widest, nets.widths or ()), *memories)
+        return (*widths, *block)
 
     def experts(self) -> dict[str, str]:
         """Return the experts that the recipe names, by the path of the setting."""

@@ -92,3 +92,7 @@ def _same(batch_output: PolicyOutput, part_output: PolicyOutput, rows: np.ndarra
         if one is not None:
             detail = f"{name} of an episode depends on the others that are played with it"
             require(np.allclose(one[rows], other, _RELATIVE, _ABSOLUTE), "memory", detail)
+    for name, layer in batch_output.taps.items():
+        detail = f"layer {name!r} of an episode depends on the others that are played with it"
+        close = np.allclose(layer[rows], part_output.taps[name], _RELATIVE, _ABSOLUTE)
+        require(close, "memory", detail)

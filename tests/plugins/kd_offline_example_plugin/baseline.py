@@ -9,6 +9,7 @@ from torch import nn
 from kd_offline.experts.algorithms.base import Recorded, State
 from kd_offline.experts.algorithms.state import put_back, tensors_of
 from kd_offline.experts.team import ActorCritic, steps_that_count
+from kd_offline.experts.views import Seen
 from kd_offline.networks.arithmetic import NetworkCost, ValuePart
 from kd_offline.schemas.dataset import Capture
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
@@ -97,7 +98,7 @@ class Policy:
         """Return logits, embeddings and values."""
         last = None if view.last_actions is None else torch.from_numpy(view.last_actions)
         actors = self.networks.actors
-        logits, embedding, memory = actors.act(torch.from_numpy(view.obs), memory, last)
+        logits, embedding, memory, _ = actors.act(Seen.of(view), memory, last)
         value = None
         if self.with_value:
             said = self.networks.baseline(torch.from_numpy(view.state))
@@ -136,7 +137,8 @@ class Learner:
         error = ((baseline - returns).square() * valid).sum() / valid.sum()
         acts = steps["alive"] & valid.unsqueeze(-1)
         before = torch.cat([torch.full_like(steps["actions"][:1], -1), steps["actions"][:-1]])
-        logits = networks.actors.act_episodes(steps["obs"], before, steps_that_count(acts))
+        seen = Seen(steps["obs"], steps["state"], steps.get("obs_full"))
+        logits = networks.actors.act_episodes(seen, before, steps_that_count(acts))
         logp = logits.masked_fill(~steps["available_actions"], -1e10).log_softmax(-1)
         taken = logp.gather(-1, steps["actions"].unsqueeze(-1)).squeeze(-1)
         gain = taken * (returns - baseline.detach()).unsqueeze(-1) * acts

@@ -18,6 +18,7 @@ from kd_offline.distillation.terms.policy_gradient import PolicyGradient, Policy
 from kd_offline.evaluation.rollout import rollout
 from kd_offline.experts import ppo
 from kd_offline.experts.algorithms.clipped_policy import PolicyRecipe
+from kd_offline.experts.views import Seen
 from kd_offline.recording.noise import perturbed
 from kd_offline.rollout.collect import collect
 from kd_offline.rollout.play import sampled
@@ -176,27 +177,28 @@ class Linear(nn.Module):
 
     spec = SPEC
     side_of = torch.tensor(SPEC.side_of)
+    device = torch.device("cpu")
 
     def __init__(self):
         super().__init__()
         self.mean, self.log_std = nn.Linear(D, D), nn.Parameter(torch.zeros(D))
         self.value = nn.Linear(D, 1)
 
-    def act_episodes(self, obs, last_actions, lengths):
-        mean = self.mean(obs)
+    def act_episodes(self, seen, last_actions, lengths):
+        mean = self.mean(seen.obs)
         return torch.cat([mean, self.log_std.expand_as(mean)], -1)
 
-    def value_episodes(self, state, obs, lengths):
-        return self.value(obs).squeeze(-1)
+    def value_episodes(self, seen, lengths):
+        return self.value(seen.obs).squeeze(-1)
 
     def start(self, seeds):
         return None
 
     @torch.inference_mode()
     def act(self, view, memory):
-        obs = torch.from_numpy(view.obs)
-        said = self.act_episodes(obs, None, None).numpy()
-        return PolicyOutput(said, value=self.value_episodes(None, obs, None).numpy()), memory
+        seen = Seen.of(view)
+        said = self.act_episodes(seen, None, None).numpy()
+        return PolicyOutput(said, value=self.value_episodes(seen, None).numpy()), memory
 
 
 def test_ppo_learns_it():

@@ -134,7 +134,7 @@ def test_an_update_raises_the_probability_of_good_actions():
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     ppo.update(model, optimiser, batch, RECIPE, np.random.default_rng(0))
     before = torch.full_like(batch.actions, -1)
-    logits = model.act_episodes(batch.obs, before, torch.full((32, 3), len(batch.obs)))
+    logits = model.act_episodes(batch.seen, before, torch.full((32, 3), len(batch.obs)))
     after = torch.log_softmax(logits, -1).gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
     assert ((after - batch.logprob) * batch.advantage).mean() > 0
 

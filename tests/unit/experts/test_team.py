@@ -10,6 +10,7 @@ from kd_offline.experts.parameter_sharing import actor_groups
 from kd_offline.experts.policy_team import NetworkPolicy
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
+from kd_offline.experts.views import Seen
 from kd_offline.rollout.collect import collect
 from kd_offline.rollout.play import sampled
 from kd_offline.schemas.expert import ExpertArchitecture
@@ -69,8 +70,9 @@ def test_learning_sees_what_acting_saw(name, motion, last_action, critic):
     before = torch.cat([torch.full_like(step["actions"][:1], -1), step["actions"][:-1]])
     lengths = torch.full((4, world.spec.n_agents), len(before))
     with torch.no_grad():
-        logits = model.act_episodes(step["obs"], before, lengths)
-        value = model.value_episodes(step["state"], step["obs"], lengths)
+        seen = Seen(step["obs"], step["state"])
+        logits = model.act_episodes(seen, before, lengths)
+        value = model.value_episodes(seen, lengths)
     torch.testing.assert_close(logits, step["logits"], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(value, step["value"], atol=1e-5, rtol=1e-4)
 
@@ -86,8 +88,9 @@ def test_episodes_are_computed_up_to_where_they_count(name, widths, mask):
     before = torch.from_numpy(draw.integers(-1, min(spec.action_counts), shape))
     lengths = torch.from_numpy(draw.integers(1, 7, shape[1:]))
     with torch.no_grad():
-        whole = model.act_episodes(obs, before, torch.full_like(lengths, 6))
-        counted = model.act_episodes(obs, before, lengths)
+        seen = Seen(obs, obs.new_zeros(6, 5, 0))
+        whole = model.act_episodes(seen, before, torch.full_like(lengths, 6))
+        counted = model.act_episodes(seen, before, lengths)
     there = (torch.arange(6).view(-1, 1, 1) < lengths).unsqueeze(-1)
     torch.testing.assert_close(counted, whole * there, atol=1e-6, rtol=1e-5)
 
@@ -96,11 +99,9 @@ def test_actors_see_nothing_behind_the_mask_and_critics_everything():
     world, model = team(mask="limited")
     hidden = ~visible("limited", world.spec)
     view = world.reset(episode_seeds(0, 0, 3))
-    obs = torch.from_numpy(view.obs)
-    other = obs + torch.from_numpy(hidden.astype(np.float32)) * 5
-    state = torch.from_numpy(view.state)
+    seen = Seen.of(view)
+    other = seen._replace(obs=seen.obs + torch.from_numpy(hidden.astype(np.float32)) * 5)
+    elsewhere = seen._replace(state=seen.state + 1)
     memory = model.start(3)
-    assert torch.equal(model.act(obs, memory)[0], model.act(other, memory)[0])
-    assert not torch.equal(
-        model.value(state, obs, memory)[0], model.value(state + 1, obs, memory)[0]
-    )
+    assert torch.equal(model.act(seen, memory).logits, model.act(other, memory).logits)
+    assert not torch.equal(model.value(seen, memory)[0], model.value(elsewhere, memory)[0])

@@ -18,6 +18,7 @@ from kd_offline.experts.recipe import recipe_from, train_recipe
 from kd_offline.experts.score import greedy_score
 from kd_offline.experts.train import train
 from kd_offline.experts.value_team import ValueTeam
+from kd_offline.experts.views import Seen
 from kd_offline.networks.files import read_tensors, write_tensors
 from kd_offline.rollout.collect import collect
 from kd_offline.rollout.play import sampled
@@ -195,7 +196,8 @@ def test_last_actions_and_memory_are_threaded_as_in_training(tmp_path):
     alive = torch.ones(actions.shape, dtype=torch.bool)
     assert isinstance(expert.team, ValueTeam)
     unit = expert.team.norm.statistics(torch.zeros(1, dtype=torch.int64))[1]
-    got = expert.team.model.values(obs, before, alive) * unit
+    seen = Seen(obs, torch.from_numpy(np.ascontiguousarray(played.steps["state"])))
+    got = expert.team.model.values(seen, before, alive) * unit
     valid = played.valid
     np.testing.assert_allclose(
         got.numpy()[valid], played.steps["q_values"][valid], rtol=1e-4, atol=1e-5
@@ -276,5 +278,6 @@ def test_a_mask_hides_from_the_agents(tmp_path):
     model = team.model
     views = [torch.rand(3, 2, 2, 5) for _ in range(2)]
     before, alive = torch.zeros(3, 2, 2, dtype=torch.int64), torch.ones(3, 2, 2, dtype=torch.bool)
-    first, second = (model.values(v, before, alive) for v in views)
+    seen = [Seen(view, torch.zeros(3, 2, 1)) for view in views]
+    first, second = (model.values(each, before, alive) for each in seen)
     torch.testing.assert_close(first, second)

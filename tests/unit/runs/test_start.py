@@ -15,6 +15,7 @@ from kd_offline.experts.load import load
 from kd_offline.experts.recipe import train_recipe
 from kd_offline.experts.team import ActorCritic
 from kd_offline.experts.train import train
+from kd_offline.experts.views import Seen
 from kd_offline.exports.compact import compact, compact_expert
 from kd_offline.recording.record import record
 from kd_offline.recording.relabel import relabel
@@ -165,10 +166,11 @@ def test_whole_episodes_say_what_steps_say(tmp_path):
     played = collect_sampled(world, students.load(run)[0], seeds)
     obs, actions = (torch.from_numpy(played.steps[name]) for name in ("obs", "actions"))
     before = torch.cat([torch.full_like(actions[:1], -1), actions[:-1]])
-    whole = model.act_episodes(obs, before, torch.full((6, 3), len(obs)))
+    state = torch.from_numpy(played.steps["state"])
+    whole = model.act_episodes(Seen(obs, state), before, torch.full((6, 3), len(obs)))
     memory = model.start(6)
     for step, now in enumerate(obs):
-        logits, _, memory = model.act(now, memory, before[step])
+        logits, _, memory, _ = model.act(Seen(now, state[step]), memory, before[step])
         torch.testing.assert_close(whole[step], logits, rtol=1e-4, atol=1e-5)
 
 

@@ -120,7 +120,7 @@ def learned(name, payoff, updates, *, rate=0.01, sample=None, **settings):
         played = batch if drawn is None else matrix_game(payoff, drawn)
         value_learner.update(*nets, optimiser, played, made, unit, learner.loss_of)
     first = torch.full((2, n * n, 2), -1)
-    q = learner.networks.model.values(batch.obs, first, batch.alive)[0].detach()
+    q = learner.networks.model.values(batch.seen, first, batch.alive)[0].detach()
     alone = TeamValue(
         learner.networks.model.mixer, q, batch.state[0], batch.alive[0], batch.available[0], unit
     )
