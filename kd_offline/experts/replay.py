@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -79,8 +79,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
-        arrays = (getattr(self, each.name) for each in fields(self))
-        return Batch(*(None if array is None else array.to(device) for array in arrays))
+        arrays: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        moved: dict[str, Any] = {k: x if x is None else x.to(device) for k, x in arrays.items()}
+        return Batch(**moved)
 
 
 @dataclass(frozen=True, slots=True)

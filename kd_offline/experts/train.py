@@ -30,7 +30,7 @@ from kd_offline.errors import (
 )
 from kd_offline.experts import checkpoint, curve, start
 from kd_offline.experts.algorithms import ALGORITHMS, guarded
-from kd_offline.experts.algorithms.base import Figures, Learner, Moment, State
+from kd_offline.experts.algorithms.base import Figures, Learner, Moment, State, Teaching
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.recipe import recipe_from
 from kd_offline.experts.score import greedy_score, share_won, side_returns
@@ -153,6 +153,7 @@ def _finish_training(
         if score_episodes:
             policy = run.learner.policy(run.moment)
             score = greedy_score(environment, policy, score_episodes, run.learner.against)
+        _save_students(run, environment, output, score_episodes)
     except (KeyboardInterrupt, UserCodeError) as error:
         # The error may interrupt an update; only complete iterations can be resumed.
         _rewind(run, snapshot)
@@ -333,6 +334,28 @@ def _require_finite(figures: Figures, iteration: int, trajectories: Trajectories
             "learning_rate"
         )
         raise UsageError(msg)
+
+
+def _save_students(
+    run: _Run, environment: BatchedEnvironment, output: Path, score_episodes: int
+) -> None:
+    """Evaluate and save the further experts that the learner leaves, each in a folder of its own.
+
+    It is done before the training is marked as finished, so that a resumed one repeats it.
+    """
+    if not isinstance(run.learner, Teaching):
+        return
+    for name, left in run.learner.students().items():
+        score = None
+        if score_episodes:
+            score = greedy_score(environment, left.policy, score_episodes, "itself")
+        changes = {
+            "recipe": left.recipe,
+            "parameters": left.team.parameter_counts(),
+            "finished": True,
+            "greedy": score,
+        }
+        checkpoint.save(output / name, run.card.model_copy(update=changes), left.team, {}, {})
 
 
 def _save(run: _Run, output: Path, began: float) -> None:

@@ -119,9 +119,8 @@ class ValueLearner:
         rows = []
         for k in range(settings.updates_per_batch):
             batch = self.replay.sample(settings.batch_episodes, rng).to(self.team.actors.device)
-            nets = self.networks, self.targets
-            rows.append(update(*nets, self.optimiser, batch, recipe, scale, self.loss_of))
             updates_done = moment.iteration * settings.updates_per_batch + k + 1
+            rows.append(self._update(batch, scale, moment, updates_done))
             if updates_done % settings.target_every == 0:
                 self.targets.load_state_dict(self.networks.state_dict())
         return {
@@ -130,6 +129,11 @@ class ValueLearner:
             "q_tot": float(np.mean([row.q_tot for row in rows])) * scale,
             "target": float(np.mean([row.target for row in rows])) * scale,
         }
+
+    def _update(self, batch: Batch, scale: float, moment: Moment, number: int) -> UpdateStatistics:
+        """Take gradient step ``number`` of the training, counted from 1."""
+        nets = self.networks, self.targets
+        return update(*nets, self.optimiser, batch, self.recipe, scale, self.loss_of)
 
     def state(self) -> State:
         """Return networks, targets, optimiser, the unit of values, and the replayed episodes."""

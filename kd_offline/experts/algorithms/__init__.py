@@ -34,6 +34,7 @@ ALGORITHMS: Registry[Algorithm] = Registry(
         "qplex": f"{_HERE}.qplex:ALGORITHM",
         "wqmix": f"{_HERE}.wqmix:ALGORITHM",
         "qtran": f"{_HERE}.qtran:ALGORITHM",
+        "ddn": f"{_HERE}.ddn:ALGORITHM",
     },
 )
 

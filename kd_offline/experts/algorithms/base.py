@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kd_offline.schemas.dataset import Capture
 from kd_offline.schemas.expert import TrainRecipe
@@ -138,6 +138,24 @@ class Learner(Protocol):
 
         Raises ``KeyError``, ``ValueError`` or ``RuntimeError`` for the state of another training.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A further expert that a training leaves: how its networks are built, and how they play."""
+
+    recipe: TrainRecipe
+    team: Team
+    policy: TeamPolicy
+
+
+@runtime_checkable
+class Teaching(Protocol):
+    """What a learner may offer beside :class:`Learner`: experts that learned from its own."""
+
+    def students(self) -> Mapping[str, Left]:
+        """Return them by the names of the folders inside the expert's that they are saved in."""
         ...
 
 

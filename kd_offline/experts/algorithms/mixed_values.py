@@ -151,17 +151,21 @@ class MixedValues:
 
     def learner(self, team: Team, spec: EnvironmentSpec, recipe: TrainRecipe) -> Learner:
         """Return a learner from replayed episodes."""
-        from kd_offline.experts.team import ActorCritic
         from kd_offline.experts.value_learner import ValueLearner, mean_squared_error
         from kd_offline.experts.value_team import ValueTeam
 
-        recipe, joint = cast(ValueRecipe, recipe), None
-        if self.make_critic is not None:
-            rng = generator(recipe.seed, "joint critic", 0)
-            agents = ActorCritic(spec, recipe.architecture, None, rng)
-            joint = self.make_critic(agents, recipe.q_learning, rng)
-        loss = self.loss or mean_squared_error
-        return ValueLearner(cast(ValueTeam, team), recipe, loss, joint)
+        recipe, loss = cast(ValueRecipe, recipe), self.loss or mean_squared_error
+        return ValueLearner(cast(ValueTeam, team), recipe, loss, self.joint_critic(spec, recipe))
+
+    def joint_critic(self, spec: EnvironmentSpec, recipe: ValueRecipe) -> JointCritic | None:
+        """Return a new joint critic; None where the algorithm has none."""
+        from kd_offline.experts.team import ActorCritic
+
+        if self.make_critic is None:
+            return None
+        rng = generator(recipe.seed, "joint critic", 0)
+        agents = ActorCritic(spec, recipe.architecture, None, rng)
+        return self.make_critic(agents, recipe.q_learning, rng)
 
 
 def mixer_shape(spec: EnvironmentSpec, settings: QLearning) -> MixerShape:

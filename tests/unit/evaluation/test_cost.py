@@ -9,6 +9,7 @@ from kd_offline.experts.load import load_own
 from kd_offline.experts.policy_team import PolicyTeam
 from kd_offline.experts.ppo import ValueNorm
 from kd_offline.experts.team import ActorCritic
+from kd_offline.experts.views import Seen
 from kd_offline.networks.arithmetic import CountedShape, ExportedShape, NetworkCost, NetworkShape
 from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.testing.factories import environment_spec
@@ -75,10 +76,10 @@ def test_an_experts_actors_and_critics_cost_what_the_flop_counter_says(critic, s
     with torch.device("meta"), torch.inference_mode():
         memory = model.start(1)
         with FlopCounterMode(display=False) as counter:
-            model.act(obs, memory)
+            model.act(Seen(obs, state), memory)
         assert counter.get_total_flops() == actors
         with FlopCounterMode(display=False) as counter:
-            model.value(state, obs, memory)
+            model.value(Seen(obs, state), memory)
         assert counter.get_total_flops() == critics
     held = np.sum([part.cost.parameters for part in team.value_parts()])
     assert held == model.parameter_counts()["critic"]

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,12 +32,13 @@ from kd_offline.rollout.play import sampled
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.algorithms import check_algorithm
+from kd_offline.types import needs_full
 
 BOARD = "grid/predator_prey"
 KWARGS = {"size": 4, "n_predators": 2, "n_prey": 2, "view": 3, "episode_limit": 12}
-SMALL = {"trunk": (8,), "gru": 6, "critic_trunk": (8,), "critic_gru": 5}
+SMALL: dict[str, Any] = {"trunk": (8,), "gru": 6, "critic_trunk": (8,), "critic_gru": 5}
 BLOCK = {"block_width": 5, "block_hidden": 4}
-VIEWS = {
+VIEWS: dict[str, dict[str, Any]] = {
     "full": {"view": "full"},
     "state": {"view": "state"},
     "fusion": {"view": "personalised", **BLOCK},
@@ -129,8 +131,8 @@ def test_a_raw_state_matters_by_its_scale_and_a_normalised_one_does_not():
         world, model = team("fusion", normalise_state=normalise)
         seen, memory = Seen.of(world.reset(episode_seeds(0, 0, 3))), model.start(3)
         scaled = seen._replace(state=3 * seen.state)
-        pair = [model.act(each, memory).logits for each in (seen, scaled)]
-        assert torch.allclose(*pair, atol=1e-4) is same
+        one, other = (model.act(each, memory).logits for each in (seen, scaled))
+        assert torch.allclose(one, other, atol=1e-4) is same
 
 
 CHECKED = [
@@ -162,7 +164,7 @@ def test_full_observations_are_learned_from_and_restored(tmp_path, algorithm):
     assert card.environment.full is not None
     assert card.finished
     expert = load(tmp_path / "a", board().spec)
-    assert expert.needs_full
+    assert needs_full(expert)
     played = collect(board(), expert, SEEDS, sampled(SEEDS))
     replay = Replay(5).added(played)
     again = Replay(5).restored(replay.tensors()).sample(5, np.random.default_rng(0))

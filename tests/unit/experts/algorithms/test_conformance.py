@@ -25,6 +25,11 @@ VALUES = ("vdn", "qmix", "qatten", "qplex", "wqmix", "qtran")
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"minibatches": 2} for name in ("mappo", "ippo")},
     **{name: {"q_learning": SHORT} for name in VALUES},
+    "ddn": {
+        "q_learning": SHORT,
+        "architecture": {"trunk": (8,), "gru": 8, "block_width": 5, "block_hidden": 4},
+        "novelty": {"coefficient": 0.01, "width": 8},
+    },
 }
 
 
