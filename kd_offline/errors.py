@@ -99,6 +99,11 @@ class KdOfflineError(Exception):
     def __str__(self) -> str:
         return self.sentence(str)
 
+    @property
+    def facts(self) -> str:
+        """The message in one line and without remedies: for documents, whose readers vary."""
+        return " ".join(self.sentence(lambda remedy: None).split())
+
     def sentence(self, spell: Callable[[Remedy], str | None]) -> str:
         """Return the message and the remedies as ``spell`` words them; None leaves one out."""
         message = str(self.args[0]) if self.args else ""

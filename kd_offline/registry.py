@@ -141,8 +141,11 @@ class Registry(Generic[Part]):
         raise UnknownNameError(what=self.what, got=name, allowed=self.names(), hint=hint)
 
     def records(self, names: Iterable[str]) -> tuple[PartRecord, ...]:
-        """Return package and version of those of the named parts that come from plug-ins."""
-        origins = ((name, self.origin(name)) for name in names)
+        """Return package and version of those of the named parts that come from plug-ins.
+
+        Names of no part are left out: an environment, say, need not be one.
+        """
+        origins = ((name, self.origin(name)) for name in names if name in self)
         return tuple(
             PartRecord(kind=self.what, name=name, package=origin.package, version=origin.version)
             for name, origin in origins

@@ -182,7 +182,7 @@ def _samplers(
             try:
                 step_sampler = sampler(engine, target_of(network), EngineSettings(1, folder))
             except KdOfflineError as error:
-                unavailable.setdefault(label, " ".join(str(error).split()))
+                unavailable.setdefault(label, error.facts)
             else:
                 samplers[label, network.macs] = step_sampler
     return samplers, unavailable

@@ -39,6 +39,7 @@ from kd_offline.schemas.evaluation import (
     TeamCost,
 )
 from kd_offline.seeding import episode_seeds
+from kd_offline.students.cost_bounds import require_predicted
 from kd_offline.tracking.base import SILENT, Observer, Operation, counting, observed
 from kd_offline.user_code import close_all
 
@@ -157,6 +158,8 @@ def evaluate(
     devices = [hardware.load(profile) for profile in profiles]
     _check_engine(export, engine)
     complete = complete_run(run)
+    if devices:
+        require_predicted(complete.students.card.architecture)
     settings = {
         "run": str(run),
         "episodes": episodes,

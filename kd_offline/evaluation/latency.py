@@ -163,8 +163,7 @@ def _samplers(
                 try:
                     step_sampler = sampler(name, target, EngineSettings(batch, folder, plan.seed))
                 except KdOfflineError as error:
-                    reason = " ".join(str(error).split())
-                    entry = Unavailable(engine=name, who=target.who, reason=reason)
+                    entry = Unavailable(engine=name, who=target.who, reason=error.facts)
                     unavailable.setdefault((name, target.who), entry)
                 else:
                     samplers[target.who, target.agents[0], name, batch] = target, step_sampler
@@ -177,7 +176,7 @@ def _measure_energies(samplers: Mapping[Key, Sampler], *, asked: bool) -> dict[K
     try:
         energy_meter = meter()
     except KdOfflineError as error:
-        energy_meter = UnavailableEnergy(reason=" ".join(str(error).split()))
+        energy_meter = UnavailableEnergy(reason=error.facts)
     if isinstance(energy_meter, UnavailableEnergy):
         return dict.fromkeys(samplers, energy_meter)
     return {name: energy_meter(sample, WINDOW_SECONDS) for name, sample in samplers.items()}
@@ -387,8 +386,7 @@ def latency_targets(
     except KdOfflineError as error:
         if expert is not None:
             raise
-        reason = " ".join(str(error).split())
-        missing = [Unavailable(engine="torch", who="expert", reason=reason)]
+        missing = [Unavailable(engine="torch", who="expert", reason=error.facts)]
         return student_targets(student), missing
     return [*expert_networks, *student_targets(student)], []
 

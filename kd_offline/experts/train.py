@@ -203,9 +203,7 @@ def _start(
             parameters={},
             parts=(
                 *ALGORITHMS.records([recipe.algorithm]),
-                *environments.ENVIRONMENTS.records(
-                    name for name in [recipe.environment] if name in environments.ENVIRONMENTS
-                ),
+                *environments.ENVIRONMENTS.records([recipe.environment]),
             ),
             mask=None if mask is None else tuple(tuple(map(bool, row)) for row in mask),
             frames=0,

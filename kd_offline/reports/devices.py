@@ -7,8 +7,9 @@ from pathlib import Path
 
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.teams import predictions
-from kd_offline.runs.folder import RunFolder
+from kd_offline.runs.folder import RunFolder, recipe_of
 from kd_offline.schemas.evaluation import EvaluationReport
+from kd_offline.students.cost_bounds import require_predicted
 
 
 def evaluated(folder: RunFolder, profiles: Sequence[str | Path] = ()) -> EvaluationReport | None:
@@ -17,9 +18,11 @@ def evaluated(folder: RunFolder, profiles: Sequence[str | Path] = ()) -> Evaluat
     Raises
     ------
     UnknownNameError, UsageError
-        A profile is unknown or incomplete.
+        A profile is unknown or incomplete, or the students have no form that devices run.
     """
     devices = [hardware.load(profile) for profile in profiles]
+    if devices:
+        require_predicted(recipe_of(folder.manifest()).student)
     report = folder.evaluation()
     if report is None or not devices:
         return report

@@ -13,8 +13,9 @@ from kd_offline.networks.arithmetic import DeployedShape, Shape, StudentShape
 from kd_offline.schemas.budget import Budget, BudgetFigure, Quantity
 from kd_offline.schemas.hardware import EngineFigures, HardwareProfile
 from kd_offline.schemas.layers import Widths
+from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.schemas.student import StudentCard
-from kd_offline.students.families import family_of
+from kd_offline.students.families import declines, family_of
 from kd_offline.students.networks import StudentInputs, agent_shape, exported_shape
 
 NARROWEST = 4
@@ -114,6 +115,19 @@ class Bounds:
         least = min(NARROWEST, *self.card.widths)
         msg = f"the budget cannot be met{where}: even {least} units wide, {short}"
         return BudgetError(msg, Remedy("the nearest budget that would do is", settings=enough))
+
+
+def require_predicted(architecture: StudentArchitecture) -> None:
+    """Raise a ``UsageError`` if students of these settings have no form that devices run.
+
+    Latency and energy are predicted of exported C.
+    """
+    if "c" in declines(architecture):
+        msg = (
+            "latency and energy are predicted of exported C, and students of the family "
+            f"{architecture.family!r} have none: name no device, or choose another family"
+        )
+        raise UsageError(msg)
 
 
 def device_of(budget: Budget) -> HardwareProfile | None:

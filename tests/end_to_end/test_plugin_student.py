@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kd_offline import distill, distill_recipe, export, rerun
+from kd_offline import distill, distill_recipe, evaluate, export, rerun
 from kd_offline.distillation import distill as module
 from kd_offline.errors import (
     CheckpointError,
@@ -19,6 +19,7 @@ from kd_offline.errors import (
 )
 from kd_offline.exports.engines import read_manifest
 from kd_offline.networks.files import read_tensors, write_tensors
+from kd_offline.reports.markdown import markdown
 from kd_offline.runs.folder import open_run, read_evaluation
 from kd_offline.students.families import FAMILIES, family_of
 from kd_offline.students.file import read_students
@@ -119,6 +120,14 @@ def test_what_it_declines_is_one_sentence(plugins, settings, words):
     whose = rf"students of the family '{FAMILY}' of kd-offline-example-plugin 0\.1\.0 "
     with pytest.raises(UsageError, match=whose + words):
         recipe(**settings)
+
+
+def test_nothing_is_predicted_of_c_that_it_does_not_have(run):
+    words = f"predicted of exported C, and students of the family '{FAMILY}' have none: name no"
+    with pytest.raises(UsageError, match=words):
+        evaluate(run, episodes=4, profiles=["stm32f4"])
+    with pytest.raises(UsageError, match=words):
+        markdown(run, profiles=["stm32f4"])
 
 
 @pytest.mark.parametrize("limit", ["budget.max_flash_kb", "budget.max_ram_kb"])

@@ -112,3 +112,9 @@ def test_a_name_that_ends_in_a_slash_stands_for_all_that_begin_with_it(plug_in):
     assert "b/a/" not in things
     with pytest.raises(UnknownNameError, match="unknown thing 'o/3'"):
         things.load("o/3")
+
+
+def test_records_leave_out_ours_and_names_of_no_part(things, plug_in):
+    plug_in("more-things", "1.2", {"doubled": "more_things:doubled"})
+    (record,) = things.records(["joined", "doubled", "no part"])
+    assert (record.name, record.package, record.version) == ("doubled", "more-things", "1.2")

@@ -9,13 +9,15 @@ import pytest
 
 from kd_offline.errors import UsageError
 from kd_offline.evaluation.engines import EngineSettings, sampler
-from kd_offline.evaluation.latency import expert_targets
+from kd_offline.evaluation.latency import expert_targets, latency_targets
 from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.algorithms.mixed_values import ValueRecipe
 from kd_offline.experts.expert import TrainedExpert
 from kd_offline.experts.importers.load import load
 from kd_offline.experts.value_team import ValueTeam
+from kd_offline.runs.complete import complete_run
 from kd_offline.testing.factories import environment_spec
+from tests.unit.evaluation.test_evaluation_setup import expert, make_run
 
 FOREIGN = Path(__file__).parents[2] / "compatibility" / "foreign_experts"
 
@@ -74,3 +76,11 @@ def policy(spec):
         parameters, macs = 10, 8
 
     return Counted()
+
+
+def test_a_reason_in_a_document_names_no_argument_of_python(tmp_path):
+    run = make_run(tmp_path / "run", expert(tmp_path / "expert"), motion=False)
+    targets, (missing,) = latency_targets(complete_run(run.path))
+    assert {target.who for target in targets} == {"student"}
+    assert "recorded an expert of its own" in missing.reason
+    assert "expert" not in missing.reason.partition("recorded an expert of its own")[2]

@@ -4,14 +4,12 @@ import gzip
 import re
 import socket
 import struct
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.sharing.share import pack, push
-from kd_offline.datasets.storage import remote
+from kd_offline.datasets.sharing.share import pack
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.datasets.storage.traffic import TRAFFIC
 from kd_offline.errors import (
@@ -21,22 +19,10 @@ from kd_offline.errors import (
     StorageError,
     UsageError,
 )
-from kd_offline.testing.factories import tiny_dataset
 from tests import servers
+from tests.unit.datasets.storage.openings import sentence, use
 
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch, tmp_path):
-    monkeypatch.setitem(remote._RETRY, "max_retries", 1)
-    monkeypatch.setitem(remote._RETRY, "backoff", {"init_backoff": timedelta(milliseconds=5)})
-    monkeypatch.setenv("KD_OFFLINE_CACHE", "off")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return tiny_dataset(tmp_path_factory.mktemp("small") / "d.zarr")
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def reset(handler):
@@ -101,28 +87,6 @@ SENTENCES: dict[Any, dict[str, str]] = {
     "to a file": dict.fromkeys((*OPENED, "s3 push"), "sends from one address to another in vain"),
     "nowhere": dict.fromkeys((*OPENED, "s3 push"), "sends from one address to another in vain"),
 }
-
-
-def use(kind, url, dataset, monkeypatch):
-    settings = {"AWS_ENDPOINT_URL": url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
-    settings |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "HF_ENDPOINT": url}
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    return {
-        "http": lambda: ExpertBuffer.open(f"{url}/d.zarr"),
-        "zip": lambda: ExpertBuffer.open(f"{url}/d.zip"),
-        "s3": lambda: ExpertBuffer.open("s3://bucket/d.zarr"),
-        "hf": lambda: ExpertBuffer.open("hf://datasets/lab/d"),
-        "s3 push": lambda: push(dataset.path, "s3://bucket/d.zarr"),
-        "hf push": lambda: push(dataset.path, "hf://datasets/lab/d"),
-    }[kind]
-
-
-def sentence(act, error=KdOfflineError):
-    with pytest.raises(error) as caught:
-        act()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ALL)
