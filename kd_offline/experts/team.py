@@ -108,7 +108,7 @@ class ActorCritic(nn.Module):
         self.masked = mask is not None
         place = torch.zeros(spec.n_agents, dtype=torch.int64)
         for group in self.groups:
-            place[list(group.agents)] = torch.arange(len(group.agents))
+            place[list(group.agents)] = torch.tensor(range(len(group.agents)))
         self.register_buffer("place", place, persistent=False)  # of an agent within its group
         self.side_of = torch.tensor(spec.side_of)
 

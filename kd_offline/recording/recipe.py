@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from kd_offline import code_guard, recipes
+from kd_offline.schemas.dataset import NoiseLevel
+from kd_offline.schemas.environment import Scalar
 from kd_offline.schemas.recipes import RecordRecipe
+
+
+class RecordSettings(TypedDict, total=False):
+    """The settings of a recording as keyword arguments, for editors and type checkers.
+
+    Each is a field of :class:`~kd_offline.schemas.recipes.RecordRecipe`, which describes and checks
+    it.
+    """
+
+    environment_kwargs: Mapping[str, Scalar]
+    expert: str | Path
+    expert_recipe: str | Path | None
+    opponents: Sequence[str]
+    episodes: int
+    seed: int
+    shard: str | None
+    noise_mixture: str | Sequence[NoiseLevel] | None
+    partner: str | Path | None
+    partner_share: float
+    partner_agents: float
+    masks: Sequence[str] | None
+    batch: int | None
+    embedding_dtype: str
+    full_observations: bool
+    name: str | None
+    description: str
+    licence: str
+    citation: str
+    threads: int
 
 
 def record_recipe(
@@ -15,7 +46,7 @@ def record_recipe(
     *,
     file: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
-    **given: Any,
+    **given: Unpack[RecordSettings],
 ) -> RecordRecipe:
     """Return the recipe of a recording; settings that are not given keep their defaults.
 

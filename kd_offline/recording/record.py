@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from kd_offline.recording.partner import (
     load_partner,
     with_partner,
 )
-from kd_offline.recording.recipe import record_recipe
+from kd_offline.recording.recipe import RecordSettings, record_recipe
 from kd_offline.rollout.collect import Trajectories, collect
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.dataset import (
@@ -70,7 +70,7 @@ def record(
     resume: bool = False,
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
-    **settings: Any,
+    **settings: Unpack[RecordSettings],
 ) -> DatasetManifest:
     """Record an expert buffer and return its manifest.
 

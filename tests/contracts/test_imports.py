@@ -182,8 +182,14 @@ def test_distillation_imports_no_environment_and_no_expert():
 
 
 def test_recording_and_evaluation_import_no_optional_library():
-    found = loaded("import kd_offline.recording.record, kd_offline.evaluation.evaluate")
-    assert not found & {"mpe2", "pettingzoo", "matplotlib", "jinja2", "jax"}
+    """Nor SymPy, with which PyTorch computes some shapes: it takes half a second to import."""
+    found = loaded(
+        "import kd_offline.recording.record, kd_offline.evaluation.evaluate\n"
+        "from kd_offline import environments\n"
+        "from kd_offline.experts.load import load\n"
+        "load('bundled', environments.load('mpe/simple_spread_v3').spec)"
+    )
+    assert not found & {"mpe2", "pettingzoo", "matplotlib", "jinja2", "jax", "sympy"}
 
 
 def test_root_folders_hold_no_python():

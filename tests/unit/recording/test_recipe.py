@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from kd_offline.cli.app import app
 from kd_offline.errors import UnknownNameError, UsageError
-from kd_offline.recording.recipe import record_recipe
+from kd_offline.recording.recipe import RecordSettings, record_recipe
 from kd_offline.recording.record import record
 from kd_offline.schemas.dataset import NoiseLevel
 from kd_offline.schemas.recipes import DEFAULT_NOISE, RecordRecipe
@@ -59,7 +59,7 @@ def test_impossible_settings_are_one_sentence(settings, sentence):
 
 def test_a_setting_that_does_not_exist_is_named():
     with pytest.raises(UnknownNameError, match=r"setting of the recipe 'episode': .*'episodes'"):
-        record_recipe(SPREAD, episode=3)
+        record_recipe(SPREAD, episode=3)  # type: ignore[call-arg]
 
 
 def test_settings_beside_a_whole_recipe_are_not_lost(tmp_path):
@@ -122,3 +122,9 @@ def test_the_command_line_makes_the_recipe_and_its_defaults_are_the_recipes():
         partner="none",
         seed=3,
     )
+
+
+def test_settings_by_keyword_are_those_of_the_recipe():
+    assert RecordSettings.__annotations__.keys() == RecordRecipe.model_fields.keys() - {
+        "environment"
+    }
