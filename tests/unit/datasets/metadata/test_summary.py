@@ -3,6 +3,7 @@ import json
 import pytest
 
 from kd_offline import datasets
+from kd_offline.datasets.format import layout
 from kd_offline.datasets.metadata.summary import render, summarise
 from kd_offline.errors import NotADatasetError
 
@@ -23,7 +24,7 @@ def test_machine_readable_report(ragged):
         "bytes",
         "bytes_moved",
     ]
-    assert report["format_version"] == [1, 2]
+    assert report["format_version"] == list(layout.FORMAT_VERSION)
     assert report["arrays"]["steps/logits"] == {"shape": [ragged.n_steps, 3, 5], "dtype": "float32"}
     returns = ragged.episodes("return")
     assert report["return"] == pytest.approx({"mean": returns.mean(), "std": returns.std()})
