@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from pydantic import ValidationError
@@ -116,10 +117,10 @@ def _full(
     """Return the full observations of the current views, float32 [B, N, F]; None without full."""
     if full is None:
         return None
-    assert isinstance(environment, FullyObservable)  # noqa: S101 - full_spec has asked
     spec, when = environment.spec, "reset" if number is None else f"step {number}"
+    observable = cast("FullyObservable", environment)  # full_spec has asked
     with _border(environment, "full_observations", number):
-        values = environment.full_observations()
+        values = observable.full_observations()
     shape = (len(seeds), spec.n_agents, full.width)
     _check(spec, values, shape, _FLOAT, "full observations", when)
     _require_finite(spec, values, seeds, "a full observation", when)
