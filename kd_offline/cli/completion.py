@@ -9,6 +9,7 @@ from importlib.resources import files
 METHODS = (
     *("kd-marl", "kd-marl-eq6", "kl", "q", "bc", "bc-argmax", "ctds", "igm-bc", "logits", "tseng"),
     *("relation-attention", "mixer", "hidden-features", "neighbours", "multi-teacher"),
+    *("ddn-external", "ptde"),
 )
 EXPERTS = ("bundled", "bundled:large", "bundled:mlp", "bundled:masked")
 ENGINES = ("torch", "onnx", "c", "c-ctypes", "numpy")

@@ -60,6 +60,26 @@ METHODS: dict[str, Method] = {
         {"q_values": 1.0},
         {"objective.q_temperature": 1.0},
     ),
+    "ddn-external": Method(
+        "external distillation of the Double Distillation Network: L_B + L_Q + L_F",
+        {"privileged_embedding": 1.0, "kl": 1.0, "feature": 1.0},
+        {
+            "terms.privileged_embedding.tap": "s_hat",
+            "terms.kl.temperature": 1.0,
+            "student.family": "fusion",
+            "student.last_action": True,
+        },
+    ),
+    "ptde": Method(
+        "prediction of what the teacher made of the state, and its policy (PTDE, second stage)",
+        {"privileged_embedding": 1.0, "kl": 1.0},
+        {
+            "terms.privileged_embedding.tap": "z",
+            "terms.kl.temperature": 1.0,
+            "student.family": "ptde",
+            "student.last_action": True,
+        },
+    ),
     "igm-bc": Method(
         "outputs become the one-hot of the expert's greedy action (IGM-DA, behaviour cloning)",
         {"one_hot": 1.0},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kd_offline.errors import MismatchError
 from kd_offline.experts.views import actor_shape, feature_widths
 from kd_offline.networks.arithmetic import NetworkShape
-from kd_offline.networks.fusion import FusionShape
+from kd_offline.networks.fusion_shape import FusionShape
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertArchitecture
 

@@ -14,7 +14,8 @@ from kd_offline.errors import UsageError
 from kd_offline.experts.parameter_sharing import Group, actor_groups
 from kd_offline.experts.views import Seen, state_width
 from kd_offline.networks.arithmetic import NetworkShape
-from kd_offline.networks.fusion import FusionShape, SourceNetwork, source_network
+from kd_offline.networks.fusion import SourceNetwork, source_network
+from kd_offline.networks.fusion_shape import FusionShape
 from kd_offline.networks.gru import steps_before
 from kd_offline.networks.packed import Packed, PackedNetwork
 from kd_offline.networks.recurrent import RecurrentNetwork

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from kd_offline.errors import MismatchError
 from kd_offline.networks.arithmetic import NetworkShape
-from kd_offline.networks.fusion import FusionShape
+from kd_offline.networks.fusion_shape import FusionShape
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertArchitecture
 from kd_offline.schemas.layers import LayerWidths

@@ -16,7 +16,7 @@ weights. The other parameters are vectors (biases, gains).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, Self, TypeVar, get_args
@@ -321,12 +321,8 @@ class ExportedShape:
         return replace(plain, flash=self._c_tables(precision), ram=self._c_buffers())
 
     def _c_tables(self, precision: Precision) -> int:
-        """Return the bytes of the constant tables of the C; int8 has a scale for each row."""
-        weight = {"fp32": FLOAT, "fp16": 2, "int8": 1}[precision]
-        row_bytes = FLOAT * (2 if precision == "int8" else 1)
-        padded = ((rows + -rows % LANES, columns) for rows, columns in _matrices(self))
-        tables = sum(rows * (columns * weight + row_bytes) for rows, columns in padded)
-        return tables + FLOAT * self._given.scaling
+        """Return the bytes of the constant tables of the C."""
+        return c_tables(_matrices(self), precision) + FLOAT * self._given.scaling
 
     def _c_buffers(self) -> int:
         """Return the bytes of the static buffers of the C, its memory and its logits.
@@ -397,6 +393,17 @@ def compacted(shape: _Kind, *, seen: int, width: int, copies: int = 1) -> _Kind:
         )
         raise UsageError(msg)
     return shape.without_columns(width - seen, copies)
+
+
+def c_tables(matrices: Iterable[tuple[int, int]], precision: Precision) -> int:
+    """Return the bytes of matrices of ``(rows, columns)`` and their biases in the exported C.
+
+    Rows are padded to blocks; int8 has a scale for each row.
+    """
+    weight = {"fp32": FLOAT, "fp16": 2, "int8": 1}[precision]
+    row_bytes = FLOAT * (2 if precision == "int8" else 1)
+    padded = ((rows + -rows % LANES, columns) for rows, columns in matrices)
+    return sum(rows * (columns * weight + row_bytes) for rows, columns in padded)
 
 
 def _split(shape: _Widths, units: Sequence[int]) -> dict[str, Any]:

@@ -201,6 +201,33 @@ class FusionCell(Cell):
             )
         return self.gru.onnx(graph, y, h)
 
+    def c_buffers(self) -> dict[str, int]:
+        """Return the buffers of the block, of the trunk and of the GRU."""
+        widths = [len(layer.bias) for layer in self.trunk]
+        own = {"hyper": len(self.hyper.bias), "maps": len(self.maps.bias)}
+        own["fused"] = max(self._fused, *widths[1::2], 0)
+        if widths:
+            own["layer"] = max(widths[::2])
+        return own | self.gru.c_buffers()
+
+    def c_lines(self, affine: WriteAffine, x: str) -> Iterator[str]:
+        """Yield lines of C that bring ``memory`` up to date."""
+        d = self._fused
+        yield affine("fusion_hyper", self.hyper, x, "hyper")
+        yield affine("fusion_maps", self.maps, x, "maps")
+        yield f"for (int k = 0; k < {d}; k++) {{"
+        yield f"    float sum = maps[{self.products} + k];"
+        yield f"    for (int j = 0; j < {len(self.hyper.bias)}; j++)"
+        yield f"        sum += hyper[j] > 0.0f ? hyper[j] * maps[j * {d} + k] : 0.0f;"
+        yield "    fused[k] = sum;"
+        yield "}"
+        now, other = "fused", "layer"
+        for k, layer in enumerate(self.trunk):
+            yield affine(f"fusion_trunk_{k}", layer, now, other)
+            yield f"kd_normalise({other}, {len(layer.bias)});"
+            now, other = other, now
+        yield from self.gru.c_lines(affine, now)
+
     def torch_step(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the step of PyTorch operators."""
         import torch
@@ -318,6 +345,83 @@ class GRUCell(Cell):
             for each in zip(*((side.values, side.bias) for side in sides), strict=True)
         )
         return lambda x, h: torch.gru_cell(x, h, *weights, *biases)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictingCell(Cell):
+    """A GRU and what PTDE's student predicts from its state, see :mod:`networks.predicting`.
+
+    The memory is the state of the GRU and behind it the prediction, which is made anew in each
+    step.
+    """
+
+    name: ClassVar[str] = "ptde"
+
+    gru: GRUCell
+    predict: Affine  # [p, H], followed by ReLU and normalisation
+    z: Affine  # [Z, p]
+
+    @property
+    def width(self) -> int:
+        """Numbers of memory, H + Z."""
+        return self.gru.width + len(self.z.bias)
+
+    @property
+    def matrices(self) -> dict[str, Affine]:
+        """All affine maps by name, in the order of the computation."""
+        return self.gru.matrices | {"ptde.predict": self.predict, "ptde.z": self.z}
+
+    def mapped(self, change: Callable[[Affine], Affine]) -> PredictingCell:
+        """Return the cell with every affine map changed."""
+        return PredictingCell(self.gru.mapped(change), change(self.predict), change(self.z))
+
+    def step(self, x: Float32Array, h: Float32Array) -> Float32Array:
+        """Return the next memory [B, H + Z]."""
+        state = self.gru.step(x, h[:, : self.gru.width])
+        z = self.z(normalised(np.maximum(self.predict(state), 0)))
+        return np.concatenate([state, z], axis=1)
+
+    def onnx(self, graph: Graph, x: str, h: str) -> str:
+        """Add the step to an ONNX graph."""
+        before = graph.part(h, 0, self.gru.width, "ptde.before")
+        state, name = self.gru.onnx(graph, x, before), "ptde.predict"
+        seen = graph.add("Relu", graph.affine(name, self.predict, state), name=f"{name}.relu")
+        width = len(self.predict.bias)
+        ones = graph.constant(f"ones_{width}", np.ones(width, np.float32))
+        y = graph.add(
+            "LayerNormalization", seen, ones, name=f"{name}.normalised", axis=-1, epsilon=EPSILON
+        )
+        z = graph.affine("ptde.z", self.z, y)
+        return graph.add("Concat", state, z, name="ptde", axis=1)
+
+    def c_buffers(self) -> dict[str, int]:
+        """Return the buffers of the GRU, and of the layer that predicts."""
+        return {**self.gru.c_buffers(), "predicted": len(self.predict.bias)}
+
+    def c_lines(self, affine: WriteAffine, x: str) -> Iterator[str]:
+        """Yield lines of C that bring ``memory`` up to date."""
+        yield from self.gru.c_lines(affine, x)
+        yield affine("ptde_predict", self.predict, "memory", "predicted")
+        yield f"kd_normalise(predicted, {len(self.predict.bias)});"
+        yield affine("ptde_z", self.z, "predicted", f"memory + {self.gru.width}")
+
+    def torch_step(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the step of PyTorch operators."""
+        import torch
+        from torch.nn.functional import layer_norm, linear
+
+        (p_weight, p_bias), (z_weight, z_bias) = (
+            (torch.from_numpy(each.values), torch.from_numpy(each.bias))
+            for each in (self.predict, self.z)
+        )
+        gru, width = self.gru.torch_step(), self.gru.width
+
+        def step(x: Tensor, h: Tensor) -> Tensor:
+            state = gru(x, h[:, :width])
+            y = layer_norm(linear(state, p_weight, p_bias).relu_(), p_bias.shape, eps=EPSILON)
+            return torch.cat([state, linear(y, z_weight, z_bias)], 1)
+
+        return step
 
 
 def _chained(graph: Graph, name: str, chain: Chain, x: str) -> str:

@@ -166,18 +166,29 @@ class RecurrentNetwork(PackedNetwork):
         self, x: Tensor, sizes: list[int], memory: Tensor, matrices: Sequence[Folded]
     ) -> Packed:
         """Run with folded matrices; the embedding keeps its scale."""
-        depth = len(self.shape.trunk)
-        for weight, bias in matrices[:depth]:
-            x = functional.layer_norm(functional.linear(x, weight, bias).relu(), bias.shape)
+        depth, x = len(self.shape.trunk), self._through_trunk(x, matrices)
         if self.gru is None:
-            last = self._norm(depth - 1) if depth else None
-            embedding = x if last is None else x * last.weight + last.bias
-            return Packed(functional.linear(x, *matrices[-1]), embedding, x[:, :0])
+            return Packed(functional.linear(x, *matrices[-1]), self._rescaled(x), x[:, :0])
         half = (len(matrices) - depth - 1) // 2
         sides = matrices[depth : depth + half], matrices[depth + half : -1]
         weights, biases = zip(*map(_product, sides), strict=True)
         x = packed_gru(x, sizes, memory, Weights(*weights, *biases))
         return Packed(functional.linear(x, *matrices[-1]), x, x)
+
+    def folded_trunk(self, x: Tensor, matrices: Sequence[Folded]) -> Tensor:
+        """Return what the trunk gives of ``x`` [S, I] with folded matrices, in its own scale."""
+        return self._rescaled(self._through_trunk(x, matrices))
+
+    def _through_trunk(self, x: Tensor, matrices: Sequence[Folded]) -> Tensor:
+        for weight, bias in matrices[: len(self.shape.trunk)]:
+            x = functional.layer_norm(functional.linear(x, weight, bias).relu(), bias.shape)
+        return x
+
+    def _rescaled(self, x: Tensor) -> Tensor:
+        """Return what the trunk gives with the gain and offset of its last layer."""
+        depth = len(self.shape.trunk)
+        last = self._norm(depth - 1) if depth else None
+        return x if last is None else x * last.weight + last.bias
 
     def _linear(self, index: int) -> nn.Linear:
         layer = self.trunk[3 * index]

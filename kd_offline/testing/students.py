@@ -26,6 +26,7 @@ from kd_offline.exports.engines import numpy_steps
 from kd_offline.exports.engines import team as team_of
 from kd_offline.exports.network import AgentNetwork
 from kd_offline.networks.arithmetic import FLOAT, DeployedInputs, NetworkCost, StudentShape
+from kd_offline.networks.deployed import Affine
 from kd_offline.networks.packed import Folded, Packed, PackedNetwork
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.schemas.student import StudentCard
@@ -228,7 +229,7 @@ def _learn(network: PackedNetwork, seed: int) -> None:
     found = _run(network, _inputs(sum(_SIZES), seed), _SIZES)
     each = [part.square().mean() for name, part in found.parts().items() if name != "memory"]
     network.zero_grad()
-    torch.autograd.backward(each)
+    torch.autograd.backward(torch.stack(each).sum())
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if not weight.requires_grad:
@@ -278,7 +279,13 @@ def _counted(subject: _Subject, network: PackedNetwork) -> int:
     """Return the multiply-accumulates of a step: of deployed matrices, where they are known."""
     with torch.no_grad():
         if "int8" not in subject.declined:
-            return sum(matrix.weight.numel() for matrix in network.folded())
+            matrices = network.folded()
+            inner = [
+                Affine(m.weight.float().numpy(), m.bias.float().numpy())
+                for m in matrices[len(network.shape.trunk) : -1]
+            ]
+            more = network.cell(inner).products if inner else 0
+            return more + sum(matrix.weight.numel() for matrix in matrices)
         with FlopCounterMode(display=False) as counter:
             _run(network, _inputs(1), [1])
     return int(counter.get_total_flops()) // 2

@@ -66,10 +66,14 @@ class TapTerm(LossTerm[Settings]):
 
     def recorded_by(self) -> Remedy:
         """Return which experts record the tap."""
+        more = (
+            {"settings": {"architecture.block": "hypernetwork"}} if self.settings.tap == "z" else {}
+        )
         return Remedy(
             "record episodes of an expert that sees more than its students, such as one of",
             operation="train_recipe",
-            algorithm="ddn",
+            view="personalised",
+            **more,
         )
 
     def fit(self, episodes: TrainingEpisodes) -> Accumulator:

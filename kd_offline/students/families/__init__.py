@@ -32,7 +32,12 @@ _HERE = "kd_offline.students.families"
 FAMILIES: Registry[StudentFamily[Any, Any]] = Registry(
     "student family",
     "kd_offline.students",
-    {"gru": f"{_HERE}.gru:FAMILY", "mlp": f"{_HERE}.mlp:FAMILY"},
+    {
+        "gru": f"{_HERE}.gru:FAMILY",
+        "mlp": f"{_HERE}.mlp:FAMILY",
+        "fusion": f"{_HERE}.fusion:FAMILY",
+        "ptde": f"{_HERE}.ptde:FAMILY",
+    },
 )
 
 

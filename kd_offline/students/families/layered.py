@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from kd_offline.networks.packed import PackedNetwork
 
-_HEAD_GAIN = 0.1  # of the first weights
+HEAD_GAIN = 0.1
+"""Of the first weights of a head."""
 
 
 class LayeredSettings(StudentArchitecture):
@@ -37,4 +38,4 @@ class Layered(StudentFamily[Settings, NetworkShape]):
         """Return a network of a shape."""
         from kd_offline.networks.recurrent import RecurrentNetwork
 
-        return RecurrentNetwork(shape, rng, head_gain=_HEAD_GAIN)
+        return RecurrentNetwork(shape, rng, head_gain=HEAD_GAIN)

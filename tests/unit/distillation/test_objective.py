@@ -125,7 +125,7 @@ def test_unequal_widths_are_projected_and_equal_ones_are_not(buffer):
     assert "structure" not in setting(buffer)[0].heads.terms
 
 
-@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"q", "ctds"}))
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"q", "ctds", "ddn-external", "ptde"}))
 def test_methods_compute_only_the_targets_of_their_terms(buffer, method):
     recipe = distill_recipe(method=method)
     found = prepared(buffer, recipe, EPISODES).targets.targets

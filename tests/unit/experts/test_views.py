@@ -24,7 +24,7 @@ from kd_offline.experts.team import ActorCritic
 from kd_offline.experts.train import train
 from kd_offline.experts.views import Seen
 from kd_offline.exports.compact import compact_expert
-from kd_offline.networks.fusion import FusionShape
+from kd_offline.networks.fusion_shape import FusionShape
 from kd_offline.recording.record import record
 from kd_offline.recording.relabel import relabel
 from kd_offline.rollout.collect import collect

@@ -8,10 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from kd_offline.networks.fusion import (
     FusionBlock,
     FusionNetwork,
-    FusionShape,
     PersonalisedNetwork,
     source_network,
 )
+from kd_offline.networks.fusion_shape import FusionShape
 
 SIZES = [3, 3, 2, 1]  # sequences of 4, 3 and 2 steps
 ROWS = sum(SIZES)

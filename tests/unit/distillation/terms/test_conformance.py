@@ -38,6 +38,19 @@ def test_dueling_students_are_a_case_of_the_regression():
     check_term(term_type("regression"), name="regression", student={"dueling": True})
 
 
+@pytest.mark.parametrize(
+    ("term", "student"),
+    [
+        ("privileged_embedding", {"family": "fusion", "block_width": 3}),  # as wide as s_hat
+        ("privileged_embedding", {"family": "fusion", "block_width": 5}),
+        ("privileged_embedding", {"family": "ptde"}),  # has no s_hat
+        ("feature", {"family": "fusion"}),
+    ],
+)
+def test_terms_on_taps_keep_the_protocol_with_students_that_have_them(term, student):
+    check_term(term_type(term), name=term, student=student)
+
+
 class Good(LossTerm[TermSettings]):
     """Squares of the legal logits, and of a head on each embedding."""
 

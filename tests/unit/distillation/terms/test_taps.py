@@ -179,8 +179,10 @@ def test_a_dataset_without_the_tap_is_refused_with_what_records_it():
     assert "choose the method kl or bc or bc-argmax" in words
     assert words.endswith(
         "; record episodes of an expert that sees more than its students, such as one of "
-        "train_recipe(algorithm='ddn')"
+        "train_recipe(view='personalised')"
     )
+    with pytest.raises(MissingArrayError, match=r"personalised', settings=.*hypernetwork"):
+        check_arrays(distill_recipe(method="ptde"), NAMES)
 
 
 def test_a_tap_needs_a_name_that_an_array_can_have():

@@ -27,6 +27,12 @@ from kd_offline.testing.students import check_family
         ("gru", {"aligner": "linear", "depth": 1}),
         ("mlp", {}),
         ("mlp", {"depth": 0}),
+        ("fusion", {}),
+        ("fusion", {"depth": 0, "block_width": 3, "block_hidden": 4}),
+        ("fusion", {"aligner": "linear"}),
+        ("ptde", {}),
+        ("ptde", {"depth": 0, "z_width": 3}),
+        ("ptde", {"aligner": "linear", "depth": 1}),
     ],
 )
 def test_our_families_keep_the_protocol(name, settings):

@@ -1,0 +1,58 @@
+"""Students that predict from their history what a teacher made of the state: PTDE's stage 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from kd_offline.networks.predicting_shape import PredictingShape
+from kd_offline.schemas.bounds import Width
+from kd_offline.schemas.layers import Widths
+from kd_offline.students.families.base import StudentFamily
+from kd_offline.students.families.layered import HEAD_GAIN, LayeredSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kd_offline.networks.packed import PackedNetwork
+
+
+class PTDESettings(LayeredSettings):
+    """Settings of students that predict z."""
+
+    z_width: Width = Field(default=32, description="numbers that are predicted of the state")
+
+
+class PTDE(StudentFamily[PTDESettings, PredictingShape]):
+    """Trunk, GRU, prediction of the teacher's ``z``, and a linear head on both."""
+
+    description = "trunk, GRU, and a prediction of what the teacher made of the state"
+    settings = PTDESettings
+    drops_columns = True
+
+    def shape(
+        self, settings: PTDESettings, widths: Widths, inputs: int, outputs: int
+    ) -> PredictingShape:
+        """Return one agent's network in numbers."""
+        assert isinstance(widths, int)  # noqa: S101 - unit gates are declined
+        trunk = (widths,) * settings.depth
+        return PredictingShape(inputs, trunk, widths, widths, settings.z_width, outputs)
+
+    def network(self, shape: PredictingShape, rng: np.random.Generator | None) -> PackedNetwork:
+        """Return a network of a shape."""
+        from kd_offline.networks.predicting import PredictingNetwork
+
+        return PredictingNetwork(shape, rng, head_gain=HEAD_GAIN)
+
+    def declines(self, settings: PTDESettings) -> Mapping[str, str]:
+        """Return what these students do not offer."""
+        return {
+            "gates": "the layers that predict are not narrowed, so allocate by worth",
+            "expert": "experts have no such network, so train further students of gru or mlp",
+            "torch": "the reader of that format knows GRUs alone, so export to onnx or c",
+        }
+
+
+FAMILY = PTDE()
