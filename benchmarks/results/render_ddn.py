@@ -101,7 +101,8 @@ def _head(study: Study, cells: Path) -> str:
         "the median over seeds, on a machine that was busy with other work. *Return* is a team's. "
         f"All rows are of {study.episodes:,} evaluation episodes of seed {EVALUATION_SEED}, with "
         "95 % intervals in brackets (Student's t over training seeds crossed with episodes; win "
-        f"rates: hull with Wilson). The cells on this page took {hours:.2f} core-hours."
+        "rates: hull with Wilson); with one training seed an interval is about episodes alone. "
+        f"The cells on this page took {hours:.2f} core-hours."
     )
 
 

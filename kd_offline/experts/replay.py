@@ -177,16 +177,22 @@ def _joined(name: str, parts: Sequence[Array | Planes]) -> dict[str, Array]:
 def _parted(name: str, tensors: Mapping[str, Tensor], lengths: Array) -> Sequence[Array | Planes]:
     """Return the array ``name`` of every episode from what :func:`_joined` returned.
 
-    Trainings of earlier versions hold planes as they are.
+    Trainings of earlier versions hold planes as they are. Raises ``ValueError`` for arrays that do
+    not fit together.
     """
-    whole = np.split(tensors[f"{_PREFIX}{name}"].numpy(), np.cumsum(lengths)[:-1])
+    rest, bounds = tensors[f"{_PREFIX}{name}"].numpy(), np.cumsum(lengths)[:-1]
     if name not in _PLANES:
-        return whole
+        return np.split(rest, bounds)
     if f"{_PREFIX}{name}{_COLUMNS}" not in tensors:
-        return [Planes.of(values) for values in whole]
+        return [Planes.of(values) for values in np.split(rest, bounds)]
     columns = tensors[f"{_PREFIX}{name}{_COLUMNS}"].numpy()
-    small = np.split(tensors[f"{_PREFIX}{name}{_SMALL}"].numpy(), np.cumsum(lengths)[:-1])
-    return [Planes(*parts, columns) for parts in zip(small, whole, strict=True)]
+    small = tensors[f"{_PREFIX}{name}{_SMALL}"].numpy()
+    sizes = (*rest.shape[:-1], np.count_nonzero(columns)), len(columns) - rest.shape[-1]
+    if columns.dtype != bool or (small.shape, small.shape[-1]) != sizes:
+        msg = f"the replayed {name} do not fit their columns"
+        raise ValueError(msg)
+    parts = zip(np.split(small, bounds), np.split(rest, bounds), strict=True)
+    return [Planes(*part, columns) for part in parts]
 
 
 def _values(part: Array | Planes) -> Array:

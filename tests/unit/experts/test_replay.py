@@ -132,3 +132,19 @@ def test_a_replay_that_was_saved_as_floats_is_read():
     for one, other in zip(replay.episodes, again.episodes, strict=True):
         assert one["obs"].small.tobytes() == other["obs"].small.tobytes()
         assert plain(one)["state"].tobytes() == plain(other)["state"].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("small_columns", lambda x: ~x),
+        ("small_columns", lambda x: x.to(torch.int64)),
+        ("small", lambda x: x[:-1]),
+        ("small", lambda x: x[..., :-1]),
+    ],
+)
+def test_bytes_that_do_not_fit_their_columns_are_refused(name, spoil):
+    saved = Replay(3).added(boards(0)).tensors()
+    saved[f"replay.obs.{name}"] = spoil(saved[f"replay.obs.{name}"])
+    with pytest.raises(ValueError, match="do not fit their columns"):
+        Replay(3).restored(saved)
