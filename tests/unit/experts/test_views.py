@@ -165,6 +165,12 @@ def test_full_observations_are_learned_from_and_restored(tmp_path, algorithm):
     assert card.finished
     expert = load(tmp_path / "a", board().spec)
     assert needs_full(expert)
+    own = str(tmp_path / "a")
+    record(BOARD, tmp_path / "d", expert=own, episodes=3, environment_kwargs=KWARGS)
+    assert {"steps/obs_full", "final/obs_full"} <= set(
+        ExpertBuffer.open(tmp_path / "d").manifest.arrays
+    )
+    assert relabel(tmp_path / "d", 3, experts=[own]).ok
     played = collect(board(), expert, SEEDS, sampled(SEEDS))
     replay = Replay(5).added(played)
     again = Replay(5).restored(replay.tensors()).sample(5, np.random.default_rng(0))
