@@ -26,10 +26,7 @@ BLOCK = re.compile(r"^( *)```([^\n`]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 # Languages whose blocks are typed. A TOML or C block is a file: its first line names it.
 TYPED = ("sh", "bash", "python", "toml", "c")
 SMALL = {
-    "train": [
-        *("--frames", "1600", "--set", "episodes_per_batch=32"),
-        *("--score", "8", "--threads", "1"),
-    ],
+    "train": ["--frames", "6400", "--score", "8", "--threads", "1"],
     "record": ["--episodes", "80", "--threads", "1"],
     "distill": ["--epochs", "1", "--threads", "1"],
     "sweep": ["--trials", "2", "--epochs", "1", "--episodes", "50"],
