@@ -74,6 +74,12 @@ Accelerator = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        help="Where parts run side by side: processes:4, ray or ray://HOST:PORT.", metavar="PLACE"
+    ),
+]
 Environment = Annotated[
     list[str] | None,
     typer.Option(

@@ -30,6 +30,8 @@ _EXAMPLES = options.examples(
     "kd-offline record --recipe recipe.toml --set episodes=1000 --dry-run",
     "kd-offline record mpe/simple_spread_v3 -o dataset.zarr --resume",
     "kd-offline record mpe/simple_spread_v3 --shard 3/10 -o shards/3.zarr --resume",
+    "kd-offline record mpe/simple_spread_v3 --on processes:4 --shards 20",
+    "kd-offline record mpe/simple_spread_v3 --on ray",
 )
 _SETTINGS = {
     "expert": Setting("expert", complete=completion.one_of(*completion.EXPERTS)),
@@ -76,6 +78,11 @@ def record(
     *,
     chosen: dict[str, Any],
     environment_kwargs: options.Environment = None,
+    on: options.On = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(callback=options.at_least(1), help="With --on.  [default: up to 64]"),
+    ] = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
     resume: options.Resume = False,
@@ -99,7 +106,8 @@ def record(
     if dry_run:
         emit(made, nulls=True)
         return
-    done = _run(made, output, resume, overwrite, options.observers(track))
+    observers = options.observers(track)
+    done = _run(made, output, resume, overwrite, observers, on=on, shards=shards)
     if json:
         emit(done)
         return
@@ -113,14 +121,22 @@ def record(
 
 
 def _run(
-    recipe: RecordRecipe, output: Path, resume: bool, overwrite: bool, observers: list[Observer]
+    recipe: RecordRecipe,
+    output: Path,
+    resume: bool,
+    overwrite: bool,
+    observers: list[Observer],
+    **where: Any,
 ) -> RecordOutput:
     from kd_offline.datasets.format.layout import JOURNAL
     from kd_offline.recording.record import record as roll_out
 
     kept = f"what was recorded so far is in {output}: run the same command with --resume"
-    with resumable(kept, output / JOURNAL):
-        manifest = roll_out(recipe, output, resume=resume, overwrite=overwrite, observers=observers)
+    begun = output / JOURNAL if where["on"] is None else output.with_name(f"{output.name}.shards")
+    with resumable(kept, begun):
+        manifest = roll_out(
+            recipe, output, resume=resume, overwrite=overwrite, observers=observers, **where
+        )
     return _output(manifest, output)
 
 

@@ -132,13 +132,13 @@ def _run_tasks(connection: Connection, task: Callable[[Any], Any]) -> None:
             try:
                 result = task(item)
             except Exception as error:
-                failed = _portable(error)
+                failed = portable(error)
             connection.send((result, failed))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return  # the parent process reports the error
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """Return an error that can be unpickled in another process."""
     try:
         copy = pickle.loads(pickle.dumps(error))

@@ -17,20 +17,25 @@ import torch
 
 from kd_offline import environments
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
-from kd_offline.datasets.format.layout import SPLITS
+from kd_offline.datasets.edit.merge import merge
+from kd_offline.datasets.format.layout import MANIFEST, SPLITS
 from kd_offline.datasets.format.shards import share
 from kd_offline.datasets.format.splits import Splits, drawn_split
 from kd_offline.datasets.metadata.summary import format_bytes
-from kd_offline.datasets.writing.destination import check_name
+from kd_offline.datasets.storage.manifest_file import read_manifest
+from kd_offline.datasets.storage.store import Folder
+from kd_offline.datasets.writing.destination import check_name, refuse_existing
 from kd_offline.datasets.writing.dry_run import dry_run
 from kd_offline.datasets.writing.writer import finished_dataset
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.environments.stepping import full_spec
-from kd_offline.errors import StorageError, UsageError
+from kd_offline.errors import Remedy, StorageError, UsageError
+from kd_offline.execution import executor_on
 from kd_offline.execution.threads import Threads
 from kd_offline.experts.load import load
 from kd_offline.experts.protocol import Expert
 from kd_offline.experts.score import share_won
+from kd_offline.files import make_folder, remove_tree
 from kd_offline.networks.threads import computing_with
 from kd_offline.recording import noise
 from kd_offline.recording.calibration import calibrated
@@ -58,6 +63,7 @@ from kd_offline.types import Array, Float32Array, SeedArray, needs_full
 from kd_offline.user_code import close_all
 
 Result = TypeVar("Result")
+_MOST_SHARDS = 64  # where nothing else is asked for; finished ones are what a repetition keeps
 BATCH_STEPS = 25_000  # joint steps of a batch: enough to use the processor, and they fit in memory
 BATCH_FULL = 1 << 26  # numbers in the full observations of a batch, which may be wide
 
@@ -69,6 +75,8 @@ def record(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    on: str | None = None,
+    shards: int | None = None,
     observers: Sequence[Observer] = (),
     **settings: Unpack[RecordSettings],
 ) -> DatasetManifest:
@@ -86,6 +94,12 @@ def record(
         with the same settings is returned unchanged.
     overwrite
         Replace a dataset that is there.
+    on
+        Where to record shards side by side: ``processes:4``, ``ray`` or ``ray://HOST:PORT``, see
+        :func:`kd_offline.execution.executor_on`. The dataset and its id are the same; the shards
+        lie beside it, in ``OUTPUT.shards``, until it is complete.
+    shards
+        Their number, with ``on``. None: as many as there are batches, up to 64.
     observers
         They receive the number of finished episodes and their returns; messages tell what an import
         did not find, how values were calibrated, and the largest possible size.
@@ -112,15 +126,28 @@ def record(
         raise UsageError(msg)
     complete_recipe = record_recipe(recipe, **settings) if isinstance(recipe, str) else recipe
     check_name(complete_recipe.name)
+    if on is None and shards is not None:
+        msg = "a number of shards is for several workers: say where they record"
+        raise UsageError(msg, Remedy("give", on="processes:4"))
+    if on is not None and complete_recipe.shard is not None:
+        msg = "one shard is not divided again: give a shard, or a place for all of them"
+        raise UsageError(msg)
     operation = Operation("record", complete_recipe.model_dump(mode="json"), Path(output))
     with observed(operation, observers) as observer, ExitStack() as stack:
         setup = _Setup(complete_recipe, stack)
         header = setup.load_expert(observer)
         if resume and not overwrite:
-            finished_manifest = finished_dataset(output, header, len(setup.seeds))
+            expected = header if on is None else _as_merged(header, Path(output))
+            finished_manifest = finished_dataset(output, expected, len(setup.seeds))
             if finished_manifest is not None:
                 return finished_manifest
-        observer.result = _write(setup, header, output, observer, resume, overwrite)
+        if on is None:
+            observer.result = _write(setup, header, output, observer, resume, overwrite)
+        else:
+            count = shards or min(_MOST_SHARDS, math.ceil(len(setup.seeds) / setup.batch))
+            observer.result = _write_divided(
+                setup, Path(output), on, count, observer, resume, overwrite
+            )
         return observer.result
 
 
@@ -245,6 +272,66 @@ def _write(
         arrays = {mask.name: mask.for_episodes(seeds) for mask in setup.masks}
         splits = setup.splits(header.heldout)
         return writer.commit(arrays, seconds=time.perf_counter() - began, splits=splits)
+
+
+def _write_divided(
+    setup: _Setup,
+    output: Path,
+    on: str,
+    count: int,
+    observer: Observer,
+    resume: bool,
+    overwrite: bool,
+) -> DatasetManifest:
+    """Record ``count`` shards where ``on`` says, merge them, and delete them."""
+    recipe = setup.recipe
+    places = [
+        share(f"{k}/{count}", recipe.episodes, setup.batch).place for k in range(1, count + 1)
+    ]
+    folder = output.expanduser().absolute()
+    folder = folder.with_name(f"{folder.name}.shards")
+    if not overwrite:
+        refuse_existing(output.expanduser(), resume=resume)
+    if overwrite:
+        remove_tree(folder)
+    elif folder.exists() and not resume:
+        msg = f"there are shards of an unfinished recording at {str(folder)!r}"
+        go_on = Remedy("continue it with", resume=True)
+        raise StorageError(msg, go_on, Remedy("delete them with", overwrite=True))
+    make_folder(folder)
+    inputs = [recipe.expert, recipe.partner, recipe.expert_recipe, *(recipe.masks or ())]
+    files = [Path(name) for name in inputs if name is not None and Path(name).exists()]
+    done = 0
+    with executor_on(
+        on, cores=recipe.threads, folders=(folder,), files=files, logs=folder
+    ) as workers:
+        observer.progress(done, recipe.episodes, "episodes")
+        for episodes in workers.map(partial(_record_shard, recipe, str(folder)), places):
+            done += episodes
+            observer.progress(done, recipe.episodes, "episodes")
+    paths = [folder / _shard_name(place) for place in places]
+    manifest = merge(paths, output, resume=resume, overwrite=overwrite)
+    remove_tree(folder)
+    return manifest
+
+
+def _record_shard(recipe: RecordRecipe, folder: str, place: str) -> int:
+    """Record a shard in a worker, or what is missing of it; return its number of episodes."""
+    path = Path(folder) / _shard_name(place)
+    manifest = record(recipe.model_copy(update={"shard": place}), path, resume=True)
+    return manifest.statistics.episodes
+
+
+def _shard_name(place: str) -> str:
+    return f"{place.partition('/')[0]}.zarr"
+
+
+def _as_merged(header: RecordingHeader, output: Path) -> RecordingHeader:
+    """Return ``header`` with the lineage of a finished dataset at ``output``."""
+    files = Folder(output.expanduser())
+    if not files.exists(MANIFEST):
+        return header
+    return header.model_copy(update={"lineage": read_manifest(files).lineage})
 
 
 def play_in_parallel(

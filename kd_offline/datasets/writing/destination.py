@@ -30,7 +30,7 @@ def claim_folder(root: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
     lock = lock_folder(root)
     try:
         # Another writer may have finished since the first check.
-        _refuse_existing(root, resume=resume)
+        refuse_existing(root, resume=resume)
     except StorageError:
         lock.close()
         raise
@@ -50,7 +50,7 @@ def prepare_folder(root: Path, *, resume: bool, overwrite: bool) -> None:
         raise StorageError(msg)
     if overwrite and (_has_manifest(root) or _has_journal(root)):
         _delete_dataset(root)
-    _refuse_existing(root, resume=resume)
+    refuse_existing(root, resume=resume)
     own_files = {layout.LOCK, layout.SCRATCH}
     if (
         not _has_journal(root)
@@ -62,7 +62,8 @@ def prepare_folder(root: Path, *, resume: bool, overwrite: bool) -> None:
     make_folder(root)
 
 
-def _refuse_existing(root: Path, *, resume: bool) -> None:
+def refuse_existing(root: Path, *, resume: bool) -> None:
+    """Raise a ``StorageError`` if a dataset, or a recording not to be continued, is at ``root``."""
     if _has_manifest(root):
         msg = f"there is a finished dataset at {str(root)!r}"
         other = Remedy("choose another path")

@@ -9,7 +9,7 @@ from itertools import count, islice
 import pytest
 
 from kd_offline.errors import UnknownNameError, UsageError, UserCodeError, WorkerError
-from kd_offline.execution import EXECUTORS, executor
+from kd_offline.execution import EXECUTORS, executor, executor_on
 from kd_offline.testing.execution import check_executor
 
 
@@ -33,7 +33,8 @@ def unknown(name):
     raise UnknownNameError(what="mask", got=name, allowed=["all"])
 
 
-everywhere = pytest.mark.parametrize("name", EXECUTORS.built_in)
+LOCAL = [name for name in EXECUTORS.built_in if name != "ray"]  # that has test_ray.py
+everywhere = pytest.mark.parametrize("name", LOCAL)
 
 
 @everywhere
@@ -123,3 +124,18 @@ def test_an_executor_that_does_not_exist_or_has_no_workers_is_refused():
         executor("thread", 2)
     with pytest.raises(UsageError, match="cannot have 0 workers: give 1 or more"):
         executor("threads", 0)
+
+
+@pytest.mark.parametrize("place", ["processes:2", "serial", "threads"])
+def test_a_place_is_an_executor_with_a_number_of_workers(place):
+    with executor_on(place) as workers:
+        assert list(workers.map(squared, range(3))) == [0, 1, 4]
+
+
+def test_a_place_that_there_is_not_is_refused():
+    with pytest.raises(UsageError, match="'processes:many' is no place: give processes:4"):
+        executor_on("processes:many")
+    with pytest.raises(UsageError, match="cannot have 0 workers"):
+        executor_on("processes:0")
+    with pytest.raises(UnknownNameError, match="unknown executor 'slurm'"):
+        executor_on("slurm:4")

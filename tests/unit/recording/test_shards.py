@@ -10,7 +10,7 @@ from kd_offline.datasets import ExpertBuffer, annotate, filter, merge, verify
 from kd_offline.datasets.sharing.share import push
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
-from kd_offline.errors import CorruptDatasetError, MismatchError, UsageError
+from kd_offline.errors import CorruptDatasetError, MismatchError, StorageError, UsageError
 from kd_offline.recording import record as module
 from kd_offline.recording.record import record
 from kd_offline.rollout.policies import RandomPolicy
@@ -242,3 +242,32 @@ def test_the_card_of_a_shard_names_its_place(spread):
     assert "--episodes 33 --seed 0 --shard 2/3" in commands(buffer.manifest)[0]
     assert "record of shard 2/3" in card(shards[1])
     assert json.dumps(buffer.manifest.lineage[0].model_dump(mode="json"))
+
+
+def test_shards_recorded_side_by_side_are_the_undivided_recording(spread, tmp_path):
+    whole, _ = spread
+    path, beside = tmp_path / "m.zarr", tmp_path / "m.zarr.shards"
+    shards_of(SPREAD, beside, 3, [2], **SMALL)
+    (beside / "shard-2.zarr").rename(beside / "2.zarr")
+    with pytest.raises(StorageError, match=r"shards of an unfinished recording at .*resume=True"):
+        record(SPREAD, path, on="processes:2", shards=3, **SMALL)
+    made = record(SPREAD, path, on="processes:2", shards=3, resume=True, **SMALL)
+    assert made.id == whole.id
+    assert [found.name for found in tmp_path.iterdir()] == ["m.zarr"]
+    again = record(SPREAD, path, on="serial", shards=3, resume=True, **SMALL)
+    assert again.manifest_digest == made.manifest_digest
+    with pytest.raises(StorageError, match="there is a finished dataset"):
+        record(SPREAD, path, on="serial", shards=3, **SMALL)
+
+
+def test_a_division_that_makes_no_sense_is_refused_before_anything_begins(tmp_path):
+    path = tmp_path / "m.zarr"
+    with pytest.raises(UsageError, match="for several workers: say where they record"):
+        record(SPREAD, path, shards=3, **SMALL)
+    with pytest.raises(UsageError, match="one shard is not divided again"):
+        record(SPREAD, path, shard="1/3", on="serial", **SMALL)
+    with pytest.raises(UsageError, match="into 8 shards"):
+        record(SPREAD, path, shards=8, on="serial", **SMALL)
+    with pytest.raises(UsageError, match="'processes:many' is no place"):
+        record(SPREAD, path, on="processes:many", **SMALL)
+    assert not path.exists()

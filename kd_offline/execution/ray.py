@@ -1,0 +1,321 @@
+"""Executor that runs tasks on a Ray cluster: on this machine or on many."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import secrets
+import socket
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from kd_offline import __version__
+from kd_offline.errors import KdOfflineError, MissingExtraError, UsageError, WorkerError
+from kd_offline.execution.base import Executor, Item, Result
+from kd_offline.execution.processes import portable
+from kd_offline.files import write_file
+from kd_offline.user_code import described
+
+_RETRIES = 3  # of a task whose worker or node died
+_CONNECT_S = 5.0
+_CHECK_S = 120.0  # for a first process to start on every node
+_POLL_S = 1.0  # how long Ctrl-C waits at most
+
+
+class Ray(Executor):
+    """Runs tasks on the nodes of a Ray cluster that is running already.
+
+    Tasks, items and results must be picklable and small: paths and settings, never data. A task
+    whose worker or node dies is run again, up to three times, so it must be one that can be
+    repeated. ``ray.init`` of the caller is used if there was one.
+
+    Parameters
+    ----------
+    workers
+        Largest number of tasks at a time; 0: as many as the cluster has cores for.
+    address
+        ``HOST:PORT`` of a cluster that this machine belongs to; empty: the cluster of this machine.
+    cores
+        Of a task.
+    folders, files
+        Folders that tasks write to, and files and folders that they read; every node must see them.
+    logs
+        Folder for the tracebacks of failed tasks.
+
+    Raises
+    ------
+    MissingExtraError
+        Ray is not installed.
+    UsageError
+        There is no such cluster, or a node of it cannot run the tasks.
+    """
+
+    def __init__(
+        self,
+        workers: int = 0,
+        address: str = "",
+        *,
+        cores: int = 1,
+        folders: Iterable[Path] = (),
+        files: Iterable[Path] = (),
+        logs: Path | None = None,
+    ) -> None:
+        self._ray = _library()
+        self._connected = _connect(self._ray, address)
+        self._logs = logs
+        self._running: dict[Any, int] = {}
+        try:
+            _check_nodes(self._ray, [*map(Path.absolute, folders)], [*map(Path.absolute, files)])
+            most = _places(self._ray, cores)
+        except BaseException:
+            self.close()
+            raise
+        self._workers = min(workers, most) if workers else most
+        self._remote = self._ray.remote(
+            num_cpus=cores, max_retries=_RETRIES, retry_exceptions=False
+        )(_run)
+
+    def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield the result of every item, in order."""
+        remaining, work = enumerate(items), self._pickled(task)
+        for numbered_item in islice(remaining, self._workers):
+            self._submit(work, numbered_item)
+        return self._results(work, remaining)
+
+    def close(self) -> None:
+        """End all tasks, and the connection if it was made here."""
+        for reference in self._running:
+            with suppress(Exception):  # a node that is gone has nothing to end
+                self._ray.cancel(reference, force=True)
+        self._running = {}
+        if self._connected:
+            self._ray.shutdown()
+            self._connected = False
+
+    def _pickled(self, value: object) -> bytes:
+        """Return a pickle of a task or an item; functions of a script come with their code."""
+        pickled: bytes = self._ray.cloudpickle.dumps(value)
+        return pickled
+
+    def _submit(self, work: bytes, numbered_item: tuple[int, Any]) -> None:
+        index, item = numbered_item
+        here = str(Path.cwd())  # relative paths of settings mean those of this process
+        self._running[self._remote.remote(work, self._pickled(item), here)] = index
+
+    def _results(self, work: bytes, remaining: Iterator[tuple[int, Any]]) -> Iterator[Any]:
+        finished: dict[int, tuple[Any, BaseException | None]] = {}
+        index, started = 0, len(self._running)
+        while True:
+            while len(self._running) < self._workers and started < index + 2 * self._workers:
+                if (numbered_item := next(remaining, None)) is None:
+                    break
+                self._submit(work, numbered_item)
+                started += 1
+            if index in finished:
+                result, error = finished.pop(index)
+                if error is not None:
+                    raise error
+                yield result
+                index += 1
+            elif not self._running:
+                return
+            else:
+                ready, _ = self._ray.wait(list(self._running), timeout=_POLL_S)
+                for reference in ready:
+                    number = self._running.pop(reference)
+                    finished[number] = self._received(reference, number)
+
+    def _received(self, reference: Any, number: int) -> tuple[Any, BaseException | None]:
+        """Return the result of a task, or its error."""
+        try:
+            result, error, trace = pickle.loads(self._ray.get(reference))
+        except self._ray.exceptions.RayError as lost:
+            reason = described(lost).split("\n", maxsplit=1)[0]
+            msg = (
+                f"task {number + 1} was lost on the Ray cluster {_RETRIES + 1} times, because its "
+                f"worker or node died or had too little memory ({reason}): repeat the command, "
+                "with fewer tasks at a time"
+            )
+            return None, WorkerError(msg)
+        return result, self._logged(error, trace, number)
+
+    def _logged(self, error: BaseException | None, trace: str, number: int) -> BaseException | None:
+        """Write the traceback of a task's error to a file, and name that in the error."""
+        if self._logs is None or error is None:
+            return error
+        file = self._logs / f"task-{number + 1}.log"
+        write_file(file, trace)
+        where = f"traceback of task {number + 1}: {str(file)!r}"
+        if isinstance(error, KdOfflineError):
+            error.args = (f"{error.args[0]} ({where})", *error.args[1:])
+        else:
+            error.add_note(where)
+        return error
+
+
+def _library() -> Any:
+    """Return the module, whose attributes are not typed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as it will be
+            import ray
+    except ImportError as error:
+        purpose = "running tasks on a cluster"
+        raise MissingExtraError(library="ray", extra="ray", purpose=purpose) from error
+    return ray
+
+
+def _connect(ray: Any, address: str) -> bool:
+    """Connect to the cluster at ``address``; return False if the caller is connected already."""
+    if ray.is_initialized():
+        return False
+    where = f"at {address!r}" if address else "on this machine"
+    if address:
+        _require_listener(address)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(address or "auto", log_to_driver=False, logging_level="ERROR")
+    except Exception as error:  # Ray raises several kinds
+        if "ersion mismatch" in str(error):
+            msg = (
+                f"the Ray cluster {where} has another version of Ray or Python than this process "
+                f"({ray.__version__}): {described(error)}; install the same on every machine"
+            )
+        else:
+            msg = (
+                f"there is no Ray cluster {where} ({described(error)}): start one with "
+                "'ray start', or give ray://HOST:PORT of one that this machine belongs to"
+            )
+        raise UsageError(msg) from None
+    return True
+
+
+def _require_listener(address: str) -> None:
+    """Raise a ``UsageError`` unless something listens at HOST:PORT; Ray itself waits for long."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = described(error) if isinstance(error, OSError) else "it is not HOST:PORT"
+        msg = (
+            f"there is no Ray cluster at {address!r} ({reason}): give ray://HOST:PORT with what "
+            "Ray prints when it is started"
+        )
+        raise UsageError(msg) from None
+
+
+def _places(ray: Any, cores: int) -> int:
+    """Return how many tasks of ``cores`` cores the cluster runs at a time."""
+    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    places = sum(int(of_node) // cores for of_node in nodes)
+    if not places:
+        msg = (
+            f"no node of the Ray cluster has {cores} cores for a task, the largest has "
+            f"{max(nodes, default=0):g}: ask for fewer threads"
+        )
+        raise UsageError(msg)
+    return places
+
+
+def _check_nodes(ray: Any, folders: list[Path], files: list[Path]) -> None:
+    """Raise a ``UsageError`` unless every node can run the tasks and sees folders and files.
+
+    A folder of the same name may be there on a machine that does not share it, so a file is written
+    into each for the time of the check.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    token = secrets.token_hex(8)
+    probes = [folder / f".kd-offline-{token}" for folder in folders]
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    probe = ray.remote(num_cpus=0, max_retries=0)(_probe_by_value())
+    try:
+        for file in probes:
+            write_file(file, token)
+        answers = {}
+        for node in nodes:
+            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            answers[node["NodeID"]] = probe.options(scheduling_strategy=strategy).remote(
+                [str(file) for file in [*probes, *files]]
+            )
+        for node in nodes:
+            name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            try:
+                facts = ray.get(answers[node["NodeID"]], timeout=_CHECK_S)
+            except ray.exceptions.RayError as error:
+                msg = (
+                    f"node {name} of the Ray cluster cannot run a task ({described(error)}): mend "
+                    "it or take it out"
+                )
+                raise UsageError(msg) from None
+            _require_same(name, facts, ray.__version__, [*folders, *files])
+    finally:
+        for file in probes:
+            file.unlink(missing_ok=True)
+
+
+def _require_same(name: str, facts: dict[str, Any], ray_version: str, paths: list[Path]) -> None:
+    versions = {"kd-offline": __version__, "Ray": ray_version}
+    for library, version in versions.items():
+        if facts[library] is None:
+            msg = (
+                f"node {name} of the Ray cluster has no {library}: run pip install "
+                "'kd-offline[ray]' there"
+            )
+            raise UsageError(msg)
+        if facts[library] != version:
+            msg = (
+                f"node {name} of the Ray cluster has {library} {facts[library]}, but this process "
+                f"has {version}: install the same version on every machine"
+            )
+            raise UsageError(msg)
+    unseen = [str(path) for path, seen in zip(paths, facts["seen"], strict=True) if not seen]
+    if unseen:
+        msg = (
+            f"node {name} of the Ray cluster does not see {unseen[0]!r}: give a path on a disk "
+            "that all machines share"
+        )
+        raise UsageError(msg)
+
+
+def _probe_by_value() -> Callable[[list[str]], dict[str, Any]]:
+    """Return a function that a node without kd-offline can run.
+
+    Ray's pickler names functions of modules, and sends the code of functions within functions.
+    """
+
+    def probe(files: list[str]) -> dict[str, Any]:
+        import os
+        from importlib import import_module
+
+        def version(library: str) -> str | None:
+            try:
+                return str(import_module(library).__version__)
+            except Exception:
+                return None
+
+        seen = [os.path.exists(file) for file in files]  # noqa: PTH110 - sent without our imports
+        return {"kd-offline": version("kd_offline"), "Ray": version("ray"), "seen": seen}
+
+    return probe
+
+
+def _run(work: bytes, item: bytes, folder: str) -> bytes:
+    """Run a task on a node; return its pickled result, its error, and the error's traceback."""
+    result: Any = None
+    failed: Exception | None = None
+    trace = ""
+    with suppress(OSError):  # a node without it takes absolute paths
+        os.chdir(folder)
+    try:
+        result = pickle.loads(work)(pickle.loads(item))
+    except Exception as error:
+        failed, trace = portable(error), traceback.format_exc()
+    return pickle.dumps((result, failed, trace))

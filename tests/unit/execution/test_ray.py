@@ -1,0 +1,191 @@
+"""The executor on a real Ray cluster: several nodes as processes of this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError, WorkerError
+from kd_offline.execution import executor, executor_on
+from kd_offline.execution.ray import _require_same
+from kd_offline.recording.record import record
+from kd_offline.testing.execution import check_executor
+from kd_offline.tracking.base import FunctionObserver
+
+pytest.importorskip("ray")
+SPREAD = "mpe/simple_spread_v3"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of two nodes with one core each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
+        made = Cluster(initialize_head=True, head_node_args=head)
+        made.add_node(num_cpus=1, object_store_memory=80 << 20)
+        made.wait_for_nodes()
+        yield made
+        made.shutdown()
+
+
+@pytest.fixture
+def place(cluster, monkeypatch):
+    """Return the place of the cluster, and let this machine's cluster be that one."""
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    return f"ray://{cluster.address}"
+
+
+def counted(number, folder, dies=()):
+    """Note every attempt in a file; the first attempt of some numbers does not come back."""
+    notes = Path(folder, str(number))
+    first = not notes.exists()
+    with notes.open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    if first and number in dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def slow(number, folder):
+    counted(number, folder)
+    time.sleep(1.0)
+    return number
+
+
+def attempts(folder):
+    return {int(file.name): len(file.read_text().split()) for file in Path(folder).iterdir()}
+
+
+def test_the_executor_keeps_the_rules(place):
+    check_executor(partial(executor, "ray"))
+
+
+def unknown(name):
+    raise UnknownNameError(what="mask", got=name, allowed=["all"])
+
+
+def unforeseen(number):
+    raise ZeroDivisionError(number)
+
+
+def test_an_error_keeps_its_sentence_and_names_the_file_with_its_traceback(place, tmp_path):
+    with executor_on(place, logs=tmp_path) as workers:
+        with pytest.raises(WorkerError, match="unknown mask 'al': allowed are all") as caught:
+            list(workers.map(unknown, ["al"]))
+        assert caught.value.exit_code == 2
+        assert str(tmp_path / "task-1.log") in str(caught.value)
+        with pytest.raises(ZeroDivisionError) as other:
+            list(workers.map(unforeseen, [7]))
+        assert str(tmp_path / "task-1.log") in other.value.__notes__[0]
+    assert "in unforeseen" in (tmp_path / "task-1.log").read_text()
+
+
+def test_a_task_whose_worker_is_killed_is_run_again_and_no_other(place, tmp_path):
+    with executor_on(place) as workers:
+        task = partial(counted, folder=str(tmp_path), dies=(2,))
+        assert list(workers.map(task, range(6))) == list(range(6))
+    assert attempts(tmp_path) == {0: 1, 1: 1, 2: 2, 3: 1, 4: 1, 5: 1}
+
+
+def test_a_node_that_is_killed_loses_only_its_unfinished_tasks(cluster, place, tmp_path):
+    node = cluster.add_node(num_cpus=2, object_store_memory=80 << 20)
+    cluster.wait_for_nodes()
+    with executor_on(place) as workers:
+        results = workers.map(partial(slow, folder=str(tmp_path)), range(10))
+        first = next(results)
+        cluster.remove_node(node, allow_graceful=False)
+        assert [first, *results] == list(range(10))
+    counts = attempts(tmp_path)
+    assert len(counts) == 10
+    assert sum(counts.values()) <= 10 + 2  # what ran on its two cores
+
+
+def test_shards_recorded_on_a_cluster_are_the_undivided_recording(place, tmp_path):
+    settings = {"episodes": 12, "batch": 4, "threads": 1, "partner": None}
+    whole = record(SPREAD, tmp_path / "whole.zarr", **settings)
+    progress = []
+    observer = FunctionObserver(progress=lambda done, total, unit: progress.append((done, total)))
+    made = record(SPREAD, tmp_path / "m.zarr", on=place, shards=3, observers=[observer], **settings)
+    assert made.id == whole.id
+    assert progress == [(0, 12), (4, 12), (8, 12), (12, 12)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.zarr", "whole.zarr"]
+
+
+_WAITING = """
+import os, signal, sys, time
+from functools import partial
+from pathlib import Path
+from kd_offline.execution import executor_on
+
+def waiting(number, folder):
+    Path(folder, str(number)).write_text(str(os.getpid()))
+    time.sleep(600)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told to ignore it
+    with executor_on(sys.argv[2]) as workers:
+        list(workers.map(partial(waiting, folder=sys.argv[1]), range(2)))
+"""
+
+
+def test_ctrl_c_ends_the_tasks_of_the_cluster(place, tmp_path):
+    (tmp_path / "waiting_tasks.py").write_text(_WAITING)
+    script = tmp_path / "waiting_tasks.py"
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path), place])
+    files = [tmp_path / str(k) for k in range(2)]
+    for _ in range(1200):
+        if all(file.exists() and file.read_text() for file in files):
+            break
+        assert parent.poll() is None
+        time.sleep(0.1)
+    parent.send_signal(signal.SIGINT)
+    assert parent.wait(60) != 0
+    for file in files:
+        for _ in range(300):
+            if not Path("/proc", file.read_text()).exists():
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("a task goes on")
+
+
+def test_where_there_is_no_cluster_it_is_said(monkeypatch):
+    with pytest.raises(UsageError, match=r"no Ray cluster at '127\.0\.0\.1:9'.*give ray://HOST"):
+        executor_on("ray://127.0.0.1:9")
+    with pytest.raises(UsageError, match="no Ray cluster at 'here'"):
+        executor_on("ray://here")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"needs the library 'ray'.*kd-offline\[ray\]"):
+        executor_on("ray")
+
+
+def test_a_node_with_another_version_is_named_before_anything_runs(place, monkeypatch):
+    monkeypatch.setattr("kd_offline.execution.ray.__version__", "9.9.9")
+    with pytest.raises(
+        UsageError, match=r"node .* has kd-offline 0.*, but this process has 9\.9\.9"
+    ):
+        executor_on(place)
+
+
+def test_a_node_without_the_package_is_named():
+    facts: dict[str, Any] = {"kd-offline": None, "Ray": "2.0", "seen": []}
+    with pytest.raises(UsageError, match=r"node n1 .* has no kd-offline: run pip install"):
+        _require_same("n1", facts, "2.0", [])
+
+
+def test_a_file_that_a_node_does_not_see_is_named(place, tmp_path):
+    with pytest.raises(
+        UsageError, match=r"does not see '.*expert': give a path on a disk that all"
+    ):
+        executor_on(place, files=[tmp_path / "expert"])
+    assert not list(tmp_path.iterdir())
