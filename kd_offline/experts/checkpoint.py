@@ -184,8 +184,19 @@ def _training_digest(card: ExpertCard) -> str:
 
 
 def check_fits(card: ExpertCard, spec: EnvironmentSpec, reference: str) -> None:
-    """Raise ``MismatchError`` unless an expert of ``card`` can act in ``spec``."""
+    """Raise ``MismatchError`` unless an expert of ``card`` can act in ``spec``.
+
+    Full observations are compared where ``spec`` describes them, as environments themselves do not.
+    """
     trained_for = card.environment
+    acts_by, given = trained_for.full, spec.full
+    if acts_by is not None and given is not None and acts_by != given:
+        msg = (
+            f"expert {reference!r} does not fit {spec.id}: it acts by full observations of the "
+            f"widths {list(acts_by.widths)}, the environment's are {list(given.widths)}; "
+            "choose the settings that it was trained with"
+        )
+        raise MismatchError(msg)
     for name in ("id", "agents", "obs_widths", "action_counts", "sides"):
         if getattr(trained_for, name) != getattr(spec, name):
             trained, required = (json.dumps(getattr(s, name)) for s in (trained_for, spec))

@@ -173,9 +173,10 @@ class _Setup:
     def load_expert(self, observer: Observer) -> RecordingHeader:
         """Load the expert, with values in raw units; return the header of the manifest."""
         recipe = self.recipe
-        actor = load(*(recipe.expert, self.spec, recipe.expert_recipe), opponents=recipe.opponents)
+        actor = self._loaded()
         if recipe.full_observations or needs_full(actor):
             self.spec = full_spec(self.thread_environments[0])
+            actor = self._loaded()  # an expert of other full observations is refused at once
         self.batch = self._batch()
         whole = recipe.episodes
         self.shard = None if recipe.shard is None else share(recipe.shard, whole, self.batch)
@@ -187,6 +188,10 @@ class _Setup:
             observer.message(f"expert {actor.describe().reference}: did not find {missing_item}")
         self.actor = calibrated(actor, self.thread_environments[0], recipe.seed, observer)
         return self._header(self.actor, recording)
+
+    def _loaded(self) -> Expert:
+        recipe = self.recipe
+        return load(*(recipe.expert, self.spec, recipe.expert_recipe), opponents=recipe.opponents)
 
     def _batch(self) -> int:
         """Return how many episodes are played at once."""

@@ -122,6 +122,16 @@ def test_an_expert_that_acts_by_them_records_them(places, tmp_path):
     assert relabel(tmp_path / "e.zarr", 6, experts=[sighted]).ok
 
 
+def test_an_expert_of_another_board_is_refused_before_anything_is_begun(tmp_path):
+    sighted = saved(tmp_path / "sighted", full_spec(predator_prey.load(**BOARD)))
+    larger = PLAIN | {"environment_kwargs": BOARD | {"size": 5}}
+    with pytest.raises(
+        MismatchError, match=r"widths \[149, 149\], the environment's are \[245, 245"
+    ):
+        record("grid/predator_prey", tmp_path / "d.zarr", expert=sighted, **larger)
+    assert not (tmp_path / "d.zarr").exists()
+
+
 def test_episodes_played_again_have_the_same_full_observations(full, tmp_path):
     report = replay(full, 6)
     assert report.ok
