@@ -158,6 +158,6 @@ def test_duplex_duelling_finds_these_actions_where_joint_actions_are_sampled():
 )
 def test_a_game_whose_values_no_monotone_mixer_has(name, exact):
     """QPLEX learns the value of every joint action."""
-    earned, values = learned(name, SAME, 500)
+    earned, values = learned(name, SAME, 700)
     assert earned == 8
     assert ((values - SAME).abs().max() < 0.5) == exact
