@@ -97,11 +97,11 @@ def read_auxiliary(run: Path, term: str) -> dict[int, dict[str, Tensor]]:
     if file.metadata.get("students") != json.dumps(digests):
         msg = f"{str(file.path)!r} is of other students than those of its run: distil again"
         raise CheckpointError(msg)
-    found: dict[int, dict[str, Tensor]] = {int(seed): {} for seed in digests}
-    for name, values in file.tensors().items():
-        seed, owner, key = name.split(".", 2)
-        if owner == term:
-            found[int(seed)][key] = values
+    found = {}
+    for seed in digests:
+        prefix = f"{seed}.{term}."
+        own = {name: x for name, x in file.tensors().items() if name.startswith(prefix)}
+        found[int(seed)] = {name.removeprefix(prefix): x for name, x in own.items()}
     return found
 
 

@@ -218,10 +218,12 @@ def saved_mixers(run: str | Path) -> dict[int, TeamMixer]:
     mixers = {}
     for seed, tensors in read_auxiliary(Path(run), _NAME).items():
         try:
-            embedding, agents = len(tensors["mixer.b1.0.bias"]), len(tensors["mixer.w1.0.bias"])
-            mixer = TeamMixer(agents // embedding, len(tensors["state_mean"]), embedding)
+            # The file holds as many numbers as this product, so no more memory is asked for.
+            outputs, state = tensors["mixer.w1.0.weight"].shape
+            embedding = len(tensors["mixer.b1.0.bias"])
+            mixer = TeamMixer(outputs // embedding, state, embedding)
             mixer.load_state_dict(tensors)
-        except (KeyError, RuntimeError, TypeError, ZeroDivisionError) as error:
+        except (KeyError, ValueError, RuntimeError, TypeError, ZeroDivisionError) as error:
             msg = f"the auxiliary networks in {str(run)!r} are no mixers: distil again"
             raise CheckpointError(msg) from error
         mixers[seed] = mixer.eval().requires_grad_(False)

@@ -13,6 +13,7 @@ from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.terms.mixer import TeamMixer, recorded_state, saved_mixers
 from kd_offline.errors import CheckpointError, MissingArrayError, StorageError
+from kd_offline.networks.files import read_tensors, write_tensors
 from kd_offline.runs.folder import open_run
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
 from tests.unit.distillation.preparing import prepared
@@ -162,6 +163,19 @@ def test_nothing_is_kept_without_a_request_and_another_run_is_refused(tmp_path):
     (tmp_path / "plain" / "auxiliary.safetensors").write_bytes(kept)
     with pytest.raises(CheckpointError, match="of other students than those of its run"):
         saved_mixers(tmp_path / "plain")
+    for tensors in (
+        {},
+        {"5.mixer.mixer.w1.0.weight": torch.zeros(2)},
+        {"5.mixer.mixer.w1.0.weight": torch.zeros(2, 3), "x": torch.zeros(1)},
+        {
+            "5.mixer.mixer.w1.0.weight": torch.zeros(2, 3),
+            "5.mixer.mixer.b1.0.bias": torch.zeros(0),
+        },
+    ):
+        stated = read_tensors(tmp_path / "kept" / "auxiliary.safetensors", "").metadata
+        write_tensors(tmp_path / "kept" / "auxiliary.safetensors", tensors, metadata=stated)
+        with pytest.raises(CheckpointError, match="are no mixers: distil again"):
+            saved_mixers(tmp_path / "kept")
     (open_run(tmp_path / "kept").path / "auxiliary.safetensors").write_bytes(kept[:-1] + b"\0")
     with pytest.raises(CheckpointError, match="damaged"):
         saved_mixers(tmp_path / "kept")
