@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
 from kd_offline.distillation.losses import angle_relations
 from kd_offline.distillation.recipe import distill_recipe
+from kd_offline.distillation.stacked_teams import StackedHeads
 from kd_offline.distillation.train import Training, train_team
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 from tests.unit.distillation.preparing import prepared
@@ -86,3 +88,23 @@ def test_the_mapping_of_the_expert_is_stepped_once_in_four_updates(tmp_path, eve
         before = after
     assert [of_expert for of_expert, _ in moved] == [update % every == 0 for update in range(6)]
     assert all(of_student for _, of_student in moved)
+
+
+def test_of_seeds_computed_at_once_the_same_network_is_frozen(tmp_path):
+    found = prepared(tiny_dataset(tmp_path / "d.zarr", 4), distill_recipe(method="tseng"))
+    rngs = [np.random.default_rng(seed) for seed in (0, 1)]
+    each = [
+        AuxiliaryHeads(found.terms.auxiliary_heads((8, 8, 8), found.buffer.spec, rng))
+        for rng in rngs
+    ]
+    stacked = StackedHeads(each, found.terms)
+    (*_, expert) = stacked.by_term()["angle"]
+    frozen = list(found.terms.frozen(stacked.each_by_term(), 1))
+    assert {id(p) for p in frozen} == {id(p) for p in expert.parameters()}
+    assert list(found.terms.frozen(stacked.each_by_term(), 4)) == []
+    embedding = torch.randn(3, 8)
+    for number, own in enumerate(each):  # networks of a seed are those that it began with
+        for mine, theirs in zip(
+            stacked.of_seed(number)["angle"][:3], own.by_term()["angle"][:3], strict=True
+        ):
+            torch.testing.assert_close(mine(embedding), theirs(embedding))
