@@ -75,11 +75,10 @@ TRAP = torch.tensor([[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]])
 SAME = torch.tensor([[8.0, -12.0], [-12.0, 6.0]])
 
 
-def matrix_game(payoff, drawn=None):
-    """Every joint action once, or the ``drawn`` ones, as episodes of one step."""
+def matrix_game(payoff):
+    """Every joint action once, as episodes of one step."""
     n = len(payoff)
     actions = torch.cartesian_prod(torch.arange(n), torch.arange(n))
-    actions = actions if drawn is None else actions[drawn]
     b = len(actions)
     return Batch(
         obs=torch.ones(2, b, 2, 1),
@@ -94,11 +93,8 @@ def matrix_game(payoff, drawn=None):
     )
 
 
-def learned(name, payoff, updates, *, rate=0.01, sample=None, **settings):
-    """Return what the greedy actions earn, and the values of all joint actions.
-
-    Every update is on all joint actions, or on a uniform ``sample`` of that many.
-    """
+def learned(name, payoff, updates, **settings):
+    """Return what the greedy actions earn, and the values of all joint actions."""
     given = {
         "environment": "test/matrix",
         "algorithm": name,
@@ -112,13 +108,10 @@ def learned(name, payoff, updates, *, rate=0.01, sample=None, **settings):
     team = algorithm.team(spec, made, None, np.random.default_rng(0))
     learner = algorithm.learner(team, spec, made)
     assert isinstance(learner, ValueLearner)
-    optimiser = torch.optim.Adam(learner.networks.parameters(), rate)
+    optimiser = torch.optim.Adam(learner.networks.parameters(), 0.01)
     batch, nets = matrix_game(payoff), (learner.networks, learner.targets)
-    draws = np.random.default_rng(0)
     for _ in range(updates):
-        drawn = None if sample is None else draws.integers(n * n, size=sample)
-        played = batch if drawn is None else matrix_game(payoff, drawn)
-        value_learner.update(*nets, optimiser, played, made, unit, learner.loss_of)
+        value_learner.update(*nets, optimiser, batch, made, unit, learner.loss_of)
     first = torch.full((2, n * n, 2), -1)
     q = learner.networks.model.values(batch.seen, first, batch.alive)[0].detach()
     alone = TeamValue(
@@ -142,15 +135,6 @@ def learned(name, payoff, updates, *, rate=0.01, sample=None, **settings):
 def test_a_game_whose_best_actions_no_agent_can_tell_alone(name, settings, earned):
     """Weighted QMIX and QTRAN earn 8, the mixers alone settle for 0."""
     assert learned(name, TRAP, 300, **settings)[0] == earned
-
-
-def test_duplex_duelling_finds_these_actions_where_joint_actions_are_sampled():
-    """As in the paper: uniform play, 32 joint actions an update.
-
-    Their noise carries both agents' advantages over zero together. On the exact average of all
-    joint actions the advantages of the first action come arbitrarily close to zero, and stay below.
-    """
-    assert learned("qplex", TRAP, 700, rate=0.003, sample=32)[0] == 8
 
 
 @pytest.mark.parametrize(
