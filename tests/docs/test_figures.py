@@ -55,6 +55,10 @@ UNFILED = {
     ): "benchmarks.paired mpe/simple_adversary_v3",
     ("docs/guide/cost.md", "Training"): "`python -m benchmarks.devices`",
     ("docs/guide/cost.md", "Timed"): "`kd-offline bench latency run/ --rounds 30`",
+    (
+        "docs/guide/privileged-teachers.md",
+        "What students of it keep",
+    ): "`evaluate --episodes 512 --seed 90000`",
     ("docs/guide/experts.md", "Training"): "`--frames 4000000 --threads 1`",
     ("docs/guide/value-based-experts.md", "Training"): "| `qmix-spread.toml` |",
     ("docs/decisions/004-distillation.md", "What was decided"): "trials that were not kept",
