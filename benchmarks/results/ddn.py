@@ -10,8 +10,10 @@ from pathlib import Path
 
 from benchmarks.results.plan import DistilledCell, NetworkCell, Study, Task
 
+LOCAL = "local"
 ALGORITHMS = ("vdn", "qmix", "qatten", "qplex", "wqmix", "qtran")
 PENALTIES = {"prey-half": 0.5, "prey-two": 2.0, "prey-none": 0.0}
+WITH_DDN = "prey-half"
 SEEDS = (0, 1, 2)
 FRAMES = 60_000
 BOARD = (
@@ -44,11 +46,17 @@ TASKS = tuple(
 
 
 def network_cells(task: Task) -> list[NetworkCell]:
-    """Return every algorithm of value decomposition, three seeds of each."""
+    """Return every algorithm of value decomposition and both networks of DDN, three seeds each.
+
+    DDN learns through QMIX's mixer, its default, and with one penalty alone.
+    """
+    kinds: list[tuple[str, str | None]] = [(algorithm, None) for algorithm in ALGORITHMS]
+    if task.slug == WITH_DDN:
+        kinds += [("ddn", None), ("ddn", LOCAL)]
     return [
-        NetworkCell(task, "full", None, seed, algorithm=algorithm)
+        NetworkCell(task, "full", None, seed, algorithm=algorithm, part=part)
         for seed in SEEDS
-        for algorithm in ALGORITHMS
+        for algorithm, part in kinds
     ]
 
 

@@ -72,7 +72,8 @@ class NetworkCell:
     """A network trained directly by RL under a mask; ``widths`` None is the full size.
 
     ``bundled`` is the variant of an expert that comes with the package: nothing is trained.
-    ``teacher`` is the expert that it follows at first.
+    ``teacher`` is the expert that it follows at first. ``part`` is the folder of another network
+    that the same training leaves.
     """
 
     task: Task
@@ -83,6 +84,7 @@ class NetworkCell:
     algorithm: str = "mappo"
     bundled: str | None = None
     teacher: str | None = None
+    part: str | None = None
 
     @property
     def frames(self) -> int | None:
@@ -96,12 +98,13 @@ class NetworkCell:
         kind = f".x{self.times}" if self.times > 1 else ""
         kind += f".{self.bundled}" if self.bundled else ""
         kind += ".taught" if self.teacher else ""
+        kind += f".{self.part}" if self.part else ""
         return f"{self.task.slug}.{self.mask}.{self.algorithm}.{size}{kind}"
 
     @property
     def id(self) -> str:
         """Name of the folder that it is trained in."""
-        return f"{self.group}.seed-{self.seed}"
+        return f"{replace(self, part=None).group}.seed-{self.seed}"
 
 
 @dataclass(frozen=True, slots=True)

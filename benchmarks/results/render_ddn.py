@@ -23,7 +23,7 @@ from benchmarks.results.ddn import (
     PENALTIES,
     SEEDS,
 )
-from benchmarks.results.plan import EVALUATION_SEED, Study, Task
+from benchmarks.results.plan import EVALUATION_SEED, NetworkCell, Study, Task
 from benchmarks.results.render import Cell, Row, percent, read, table
 
 PAGE = Path("docs/results-ddn.md")
@@ -60,7 +60,7 @@ def draw_curves(study: Study, task: Task, cells: Path) -> None:
     kept = {
         name: cell["curves"]
         for name, cell in _measured(study, task, cells).items()
-        if cell and all(cell["curves"])
+        if cell and cell["curves"] and all(cell["curves"])
     }
     if kept:
         _curves_of(task, cells).write_text(curves.banded(kept), encoding="utf-8")
@@ -71,23 +71,31 @@ def _curves_of(task: Task, cells: Path) -> Path:
 
 
 def _measured(study: Study, task: Task, cells: Path) -> dict[str, Cell | None]:
-    """Return the cell of each algorithm, None where it was not made."""
-    return {group[0].algorithm.upper(): read(group[0].group, cells) for group in study.groups(task)}
+    """Return the cell of each kind of network by its name, None where it was not made."""
+    return {_name(group[0]): read(group[0].group, cells) for group in study.groups(task)}
+
+
+def _name(cell: NetworkCell) -> str:
+    if cell.algorithm != "ddn":
+        return cell.algorithm.upper()
+    return "DDN (QMIX), guiding" if cell.part is None else f"DDN (QMIX), {cell.part}"
 
 
 def _head(study: Study, cells: Path) -> str:
     found = [cell for task in study.tasks for cell in _measured(study, task, cells).values()]
     done = [cell for cell in found if cell]
     whole = sum(cell["seeds"] == len(SEEDS) for cell in done)
-    hours = sum(sum(cell["processor_seconds"]) for cell in done) / 3600
+    # A part was made by the training that another cell counts.
+    made = [cell for cell in done if cell["curves"]]
+    hours = sum(sum(cell["processor_seconds"]) for cell in made) / 3600
     board = dict(BOARD)
     return (
         "# Results of value decomposition and the Double Distillation Network\n\n"
         f"Not shown: {len(found) - whole} of {len(found)} kinds of networks with all of their "
         f"{len(SEEDS)} training seeds ({len(done) - whole} have fewer, {len(found) - len(done)} "
-        "none); the Double Distillation Network itself (`train --algorithm ddn`) and its students, "
-        "online or from files; "
-        "CTDS, PTDE and IGM-DA; ablations of its losses and of its intrinsic reward; SMAX; the "
+        "none); the Double Distillation Network with other mixers than QMIX's and other penalties "
+        "than 0.5; its students from files; CTDS, PTDE and IGM-DA; ablations of its losses and of "
+        "its intrinsic reward; SMAX; the "
         "paper's board of 10 x 10 cells, on which one training takes hours; the game of the "
         "paper's tables. No difference between algorithms is claimed where a row has fewer than "
         f"{len(SEEDS)} seeds.\n\n"

@@ -177,7 +177,7 @@ def network_path(study: Study, cell: NetworkCell) -> Path:
 
     if cell.bundled:
         return bundled_folder(cell.task.name, cell.bundled)
-    return study.work / "networks" / cell.id
+    return study.work / "networks" / cell.id / (cell.part or "")
 
 
 def recipe_of(cell: NetworkCell) -> TrainRecipe:
@@ -203,9 +203,10 @@ def recipe_of(cell: NetworkCell) -> TrainRecipe:
 
 
 def make_network(study: Study, cell: NetworkCell) -> None:
-    """Train one network by RL under its mask."""
+    """Train one network by RL under its mask, with the parts that the training leaves."""
     from kd_offline.experts.train import train
 
+    cell = replace(cell, part=None)
     path = network_path(study, cell)
     if not (cell.bundled or _finished(path)):
         scored, used = study.episodes, _processor_file(study, cell)
@@ -273,7 +274,7 @@ def measure_networks(study: Study, group: Sequence[NetworkCell]) -> None:
             "teacher": cards[0]["recipe"].get("kickstart"),
             "seconds": [card["seconds"] for card in cards],
             "processor_seconds": [processor_seconds(study, each) for each in cells],
-            "curves": [curves.read(path / "curve.jsonl") for path in paths],
+            "curves": [] if cell.part else [curves.read(path / "curve.jsonl") for path in paths],
             "parameters": cards[0]["parameters"]["actor"],
             "cost": cost.model_dump(mode="json", exclude={"agents"}),
             "episodes": study.episodes,
