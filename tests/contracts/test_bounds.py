@@ -24,6 +24,8 @@ from kd_offline.students.families import FAMILIES
 
 # Nothing is allocated, repeated or drawn by these: they are shown, compared, added up or hashed.
 FIGURES = {
+    "AdaptationReport": {"episodes", "evaluation_seed"},
+    "AngleSettings": {"expert_every"},  # a remainder of a count
     "AgentBudget": {"hidden", "widest"},
     "AgentContract": {"parameters", "parameter_bytes", "macs"},
     "AgentCost": {"inputs", "trunk", "gru", "actions", "parameters", "macs", "flops"}
@@ -35,6 +37,7 @@ FIGURES = {
     "Comparison": {"decisions", "ties"},
     "Core": {"flash_bytes", "ram_bytes"},
     "CrossPlayMatrix": {"episodes", "evaluation_seed"},
+    "DaggerRound": {"episodes", "number"},
     "EngineLatency": {"batch", "samples", "macs", "parameter_bytes"},
     "EpisodeCost": {"limit", "flops_at_limit"},
     "EvaluationReport": {"episodes", "evaluation_seed", "distillation_seeds"},

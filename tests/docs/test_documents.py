@@ -60,7 +60,14 @@ NOT_TYPED = {
     ("sharing", "kd-offline pull https://"): "an address of others; tests/end_to_end shares",
 }
 # Options in prose that belong to other programs.
-FOREIGN_OPTIONS = {"--use_ReLU", "--torch-backend", "--logdir", "--dependency"}
+FOREIGN_OPTIONS = {
+    "--use_ReLU",
+    "--torch-backend",
+    "--logdir",
+    "--dependency",
+    "--head",
+    "--address",
+}
 
 
 def relative(path):

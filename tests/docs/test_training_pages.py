@@ -6,7 +6,14 @@ from tests.docs.pages import GUIDE, follow
 
 PAGES = {
     name: GUIDE / f"{name}.md"
-    for name in ("combat", "experts", "masks", "methods", "value-based-experts")
+    for name in (
+        "combat",
+        "experts",
+        "masks",
+        "methods",
+        "privileged-teachers",
+        "value-based-experts",
+    )
 }
 
 

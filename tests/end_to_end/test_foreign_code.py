@@ -81,10 +81,7 @@ def test_what_only_reads_the_dataset_works_and_runs_nothing(place):
     found = kd_json("bench", "latency", place.run, "--engines", "numpy", "--rounds", 1)
     missing = found["unavailable"][0]
     assert missing["who"] == "expert"
-    assert (
-        f"which a file may not load by itself: if you trust it, pass expert={EXPERT!r}"
-        in (missing["reason"])
-    )
+    assert f"asks for the expert {EXPERT!r}, which a file may not load" in missing["reason"]
     assert place.mark == ""
 
 

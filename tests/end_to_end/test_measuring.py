@@ -49,7 +49,7 @@ def test_latency_of_every_engine(made, run):
 def test_latency_without_the_expert_is_of_the_students(run):
     done = kd("bench", "latency", run, "--engines", "numpy", "--batch", "1,4", *SHORT)
     assert "expert, torch: unavailable" in done.stderr
-    assert "pass expert with that expert's folder" in done.stderr
+    assert "recorded an expert of its own" in done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert {(row[0], row[3]) for row in lines if "numpy" in row} == {
         ("student", "1"),

@@ -70,7 +70,8 @@ def test_its_settings_are_checked_and_stated(plugins):
         recipe(**{"student.state_share": -1})
     with pytest.raises(UnknownNameError, match="did you mean 'state_share'"):
         recipe(**{"student.state_shares": 1})
-    words = r"student\.depth means nothing to min_gru, it is a setting of gru and mlp: leave it out"
+    words = r"student\.depth means nothing to min_gru, it is a setting of gru and mlp and "
+    words += r"fusion and ptde: leave it out"
     with pytest.raises(UsageError, match=words):
         recipe(**{"student.depth": 1})
 
@@ -174,7 +175,7 @@ def test_help_lists_it(plugins):
     command = [sys.executable, "-m", "kd_offline", "distill", "--help"]
     environ = os.environ | {"PYTHONPATH": path, "COLUMNS": "200"}
     done = subprocess.run(command, capture_output=True, text=True, env=environ, check=True)
-    assert f"Student family: gru, mlp, {FAMILY}" in done.stdout
+    assert f"Student family: gru, mlp, fusion, ptde, {FAMILY}" in done.stdout
 
 
 def test_a_sweep_of_it_is_refused(dataset, plugins, tmp_path):

@@ -66,9 +66,8 @@ class TestLayers:
 
     @pytest.mark.parametrize("name", TERMS.names())
     def test_every_setting_of_a_term_is_stated_and_can_be_set_by_its_path(self, name):
-        assert (
-            distill_recipe().terms[name].keys() == term_type(name).settings_type.model_fields.keys()
-        )
+        named = distill_recipe(settings={f"weights.{name}": 1.0}).terms[name]
+        assert named.keys() == term_type(name).settings_type.model_fields.keys()
         recipe = distill_recipe(settings={f"terms.{name}.warmup": 0.5})
         assert recipe.terms[name]["warmup"] == 0.5
 

@@ -66,14 +66,13 @@ class TapTerm(LossTerm[Settings]):
 
     def recorded_by(self) -> Remedy:
         """Return which experts record the tap."""
-        more = (
-            {"settings": {"architecture.block": "hypernetwork"}} if self.settings.tap == "z" else {}
-        )
+        settings = {"architecture.view": "personalised"}
+        if self.settings.tap == "z":
+            settings["architecture.block"] = "hypernetwork"
         return Remedy(
             "record episodes of an expert that sees more than its students, such as one of",
             operation="train_recipe",
-            view="personalised",
-            **more,
+            settings=settings,
         )
 
     def fit(self, episodes: TrainingEpisodes) -> Accumulator:

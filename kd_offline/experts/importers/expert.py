@@ -243,6 +243,7 @@ def act_checked(
         raise MismatchError(msg)
     _check_output(answer[0], view, f"{code} gives", step, environment)
     output, own = _with_own_arrays(answer[0]), answer[1]
+    output = replace(output, taps={name: values.copy() for name, values in output.taps.items()})
     if (mix := output.mix) is not None:
 
         def mixed(actions: IntArray) -> tuple[Float32Array, Float32Array]:
@@ -269,7 +270,12 @@ def _check_output(
     shape = view.available_actions.shape  # B, N, A
     shapes: dict[str, tuple[int, ...]] = {"logits": shape, "q_values": shape, "value": shape[:2]}
     shapes["q_tot_max"] = shape[:1]
-    for name in (field_.name for field_ in fields(output) if field_.name != "mix"):
+    if not isinstance(output.taps, Mapping):
+        msg = f"{prefix} taps as {plain(type(output.taps).__name__)}: it must be a mapping of names"
+        raise MismatchError(msg)
+    for name, values in output.taps.items():
+        _check(values, shape[:2], f"{prefix} taps[{plain(str(name))}]", step, environment)
+    for name in (f.name for f in fields(output) if f.name not in ("mix", "taps")):
         values = getattr(output, name)
         if values is None and name != "logits":
             continue

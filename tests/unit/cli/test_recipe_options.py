@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from kd_offline.cli import distillation, experts
 from kd_offline.cli.app import app
 from kd_offline.cli.recipe_options import Setting, recipe_options
+from kd_offline.distillation.terms import TERMS
 from kd_offline.experts.recipe import train_recipe
 from kd_offline.recipes import paths
 from kd_offline.schemas.environment import Strict
@@ -100,7 +101,9 @@ def test_help_states_description_allowed_values_and_default(small):
 def test_settings_of_distill_are_in_its_recipe():
     known = paths(DistillRecipe(budget={"max_macs": 1}).model_dump())
     parts = {one.path for one in distillation._SETTINGS.values()} - known
-    assert parts == {"student.depth", "terms.kl.temperature", "terms.policy.form"}
+    weights = {path for path in parts if path.startswith("weights.")}
+    assert weights <= {f"weights.{name}" for name in TERMS}
+    assert parts - weights == {"student.depth", "terms.kl.temperature", "terms.policy.form"}
     recipe = resolved("distill", "d.zarr", "--arch", "mlp", "--kl-weight", "0.5", "--max-macs", "9")
     assert (recipe["student"]["family"], recipe["weights"]["kl"]) == ("mlp", 0.5)
     assert recipe["budget"]["max_macs"] == 9
@@ -109,7 +112,7 @@ def test_settings_of_distill_are_in_its_recipe():
 def test_settings_of_train_are_in_its_recipe():
     known = paths(train_recipe("mpe/simple_spread_v3").model_dump())
     parts = {one.path for one in experts._SETTINGS.values()} - known
-    assert parts == {"kickstart.teacher"}
+    assert parts == {"kickstart.teacher", "mixer", "architecture.view", "accelerator"}
     words = ("--separate", "--frames", "800", "--teacher", "bundled", "--mask", "limited")
     recipe = resolved("train", "mpe/simple_spread_v3", *words)
     assert recipe["architecture"]["share"] is False

@@ -334,5 +334,4 @@ def test_a_local_block_is_exported(tmp_path):
             actions.append(action)
         chosen = np.stack(actions, 1)
         view = replace(world.step(chosen).view, last_actions=chosen)
-    with pytest.raises(UsageError, match="'fusion' has no step in C: choose another format"):
-        c_source.static_bytes(networks[0])
+    assert c_source.static_bytes(networks[0]) > 0

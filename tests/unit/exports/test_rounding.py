@@ -50,7 +50,7 @@ def test_gains_that_fold_into_a_matrix_learn_through_it():
     team = aware(Kind("mlp", 1, mask="full")).team.requires_grad_(True)
     network = team.networks[0]
     x = torch.linspace(-1, 1, 6).expand(1, 3, 6)
-    logits, embedding, _ = team.agent(0, team.packed(x, None, [1]))
+    logits, embedding, *_ = team.agent(0, team.packed(x, None, [1]))
     logits[0, 1].backward(retain_graph=True)
     gain, offset, head = network.trunk[2].weight, network.trunk[2].bias, network.head.weight
     normalised = ((embedding - offset) / gain)[0].detach()
