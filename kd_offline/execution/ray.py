@@ -250,6 +250,8 @@ def _check_nodes(ray: Any, folders: list[Path], files: list[Path]) -> None:
             try:
                 facts = ray.get(answers[node["NodeID"]], timeout=_CHECK_S)
             except ray.exceptions.RayError as error:
+                if node["NodeID"] not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}:
+                    continue  # it left the cluster in the meantime
                 msg = (
                     f"node {name} of the Ray cluster cannot run a task ({described(error)}): mend "
                     "it or take it out"

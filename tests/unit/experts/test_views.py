@@ -221,7 +221,8 @@ def test_a_block_that_a_view_does_not_have_is_refused():
 
 
 def test_an_environment_without_full_observations_is_refused(tmp_path):
-    made = train_recipe("mpe/simple_spread_v3", settings={"architecture.view": "full"})
+    task = "pettingzoo/mpe2.simple_reference_v3:parallel_env"
+    made = train_recipe(task, settings={"architecture.view": "full", "frames": 100})
     with pytest.raises(MismatchError, match=r"gives no full observations: .* view local or state"):
         train(made, tmp_path / "a", threads=1)
     assert not (tmp_path / "a").exists()
