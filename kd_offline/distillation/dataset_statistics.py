@@ -6,7 +6,7 @@ order of the file: the figures are the same bits whether the data are in memory 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,26 @@ PART_STEPS = 25_600
 """Steps of a part, padding included: small beside a network's memory."""
 
 _LARGE = 1e38  # twice as much, which a change may be, is within float32
+
+
+class AliveMoments:
+    """Accumulates mean and deviation of an array [N, ...] over agents that are alive.
+
+    ``statistics`` makes of them what :meth:`finish` returns.
+    """
+
+    def __init__(self, array: str, statistics: Callable[[Deviation], Any]) -> None:
+        self.arrays = (array,)
+        self._moments, self._statistics = Deviation((0, 1)), statistics
+
+    def add(self, batch: RecordedBatch) -> None:
+        """Count in the values of a batch."""
+        values = batch.arrays[self.arrays[0]].astype(np.float64)
+        self._moments.add(values, batch.alive[..., None])
+
+    def finish(self) -> Any:
+        """Return the statistics."""
+        return self._statistics(self._moments)
 
 
 @dataclass(frozen=True, slots=True)

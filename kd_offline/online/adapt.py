@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from kd_offline.evaluation.evaluate import Plan
 from kd_offline.online.task import NOTHING, Allowed, Task
 from kd_offline.runs.complete import CompleteRun, complete_run
 from kd_offline.schemas.online import AdaptationReport, TaskScores
-from kd_offline.schemas.run import RunManifest
 from kd_offline.sealed_json import write_document
 from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.user_code import close_all
@@ -73,18 +73,25 @@ def adapt(
     stated = dict(settings or {}) if mask is None else {"mask": mask, **dict(settings or {})}
     recipe = distill_recipe(start=run, settings=stated)
     asked = {"run": str(run), "recipe": recipe.model_dump(mode="json"), "episodes": episodes}
-    with observed(Operation("adapt", asked, Path(output)), observers) as observer:
-        after = distill(
+    plan = Plan(episodes, seed)
+    with (
+        observed(Operation("adapt", asked, Path(output)), observers) as observer,
+        ExitStack() as tasks,
+    ):
+        # What cannot be used of the former task is refused before anything is learned.
+        former_task = _task(began, former, plan, tasks)
+        distill(
             *(dataset, output, recipe),
             resume=resume,
             overwrite=overwrite,
             command=command,
             observers=observers,
         )
-        plan, adapted = Plan(episodes, seed), complete_run(output)
+        adapted = complete_run(output)
+        new_task = _task(adapted, new, plan, tasks)
         report = AdaptationReport(
-            former=_scores(began.manifest, former, plan, began, adapted, observer),
-            new=_scores(after, new, plan, began, adapted, observer),
+            former=_scores(former_task, began, adapted, observer),
+            new=_scores(new_task, began, adapted, observer),
             episodes=episodes,
             evaluation_seed=seed,
             command=command,
@@ -94,23 +101,20 @@ def adapt(
     return report
 
 
-def _scores(
-    manifest: RunManifest,
-    allowed: Allowed,
-    plan: Plan,
-    began: CompleteRun,
-    adapted: CompleteRun,
-    observer: Observer,
-) -> TaskScores:
-    """Play the students of both runs on the task of ``manifest``."""
-    task = Task.of(manifest, f"the run in {str(adapted.path)!r}", allowed, plan)
-    try:
-        return TaskScores(
-            environment=manifest.environment,
-            environment_kwargs=dict(manifest.environment_kwargs),
-            expert=task.expert.digest,
-            before=task.students(began, str(began.path), observer),
-            after=task.students(adapted, str(adapted.path), observer),
-        )
-    finally:
-        close_all([task.environment])
+def _task(run: CompleteRun, allowed: Allowed, plan: Plan, tasks: ExitStack) -> Task:
+    """Return the task of a run; its environment is closed with ``tasks``."""
+    task = Task.of(run.manifest, f"the run in {str(run.path)!r}", allowed, plan)
+    tasks.callback(close_all, [task.environment])
+    return task
+
+
+def _scores(task: Task, began: CompleteRun, adapted: CompleteRun, observer: Observer) -> TaskScores:
+    """Play the students of both runs on a task."""
+    spec = task.environment.spec
+    return TaskScores(
+        environment=spec.id,
+        environment_kwargs=dict(spec.kwargs),
+        expert=task.expert.digest,
+        before=task.students(began, str(began.path), observer),
+        after=task.students(adapted, str(adapted.path), observer),
+    )

@@ -149,18 +149,29 @@ def dagger(
             )
             first = task.students(began, str(run), observer)
             report = _report(loop, first, before, command)
-            for number in range(1, rounds + 1):
-                students_of = began if number == 1 else _round_run(folder, number - 1)
-                done = _round(loop, number, students_of, report, observer)
-                report = report.model_copy(update={"rounds": (*report.rounds[: number - 1], done)})
-                write_document(folder / REPORT, report)
-                observer.metrics(number, _metrics(done.students), series="round")
-                observer.progress(number, rounds, "rounds")
-            report = report.model_copy(update={"status": "complete"})
-            write_document(folder / REPORT, report)
+            observer.result = _rounds(loop, began, rounds, report, observer)
         finally:
             close_all([task.environment])
-        observer.result = report
+        return observer.result
+
+
+def _rounds(
+    loop: _Loop, began: CompleteRun, rounds: int, report: DaggerReport, observer: Observer
+) -> DaggerReport:
+    """Make the rounds that are missing and return the report, which is written after each.
+
+    Rounds that a former call finished stay in the report, also those beyond ``rounds``.
+    """
+    for number in range(1, rounds + 1):
+        students_of = began if number == 1 else _round_run(loop.folder, number - 1)
+        done = _round(loop, number, students_of, report, observer)
+        others = report.rounds[: number - 1], report.rounds[number:]
+        report = report.model_copy(update={"rounds": (*others[0], done, *others[1])})
+        write_document(loop.folder / REPORT, report)
+        observer.metrics(number, _metrics(done.students), series="round")
+        observer.progress(number, rounds, "rounds")
+    report = report.model_copy(update={"status": "complete"})
+    write_document(loop.folder / REPORT, report)
     return report
 
 

@@ -7,6 +7,7 @@ predicts them keeps what its past observations say of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -14,12 +15,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd_offline.distillation.auxiliary_heads import linear, orthogonal
-from kd_offline.distillation.dataset_statistics import Deviation
+from kd_offline.distillation.dataset_statistics import AliveMoments
 from kd_offline.distillation.terms.base import (
     Accumulator,
     Elements,
     LossTerm,
-    RecordedBatch,
     StudentBatch,
     TargetBatch,
     TermSettings,
@@ -27,7 +27,7 @@ from kd_offline.distillation.terms.base import (
 )
 from kd_offline.errors import Remedy, UsageError
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.types import Array, FloatArray
+from kd_offline.types import Array
 
 _VARIES = 1e-6  # deviation below which a feature is constant
 
@@ -65,7 +65,7 @@ class HiddenFeatures(LossTerm[HiddenFeaturesSettings]):
             msg = f"the mask {name!r} hides nothing, so there is nothing to predict"
             without = Remedy("set", settings={"weights.hidden_features": 0.0})
             raise UsageError(msg, Remedy("choose another", mask=...), without)
-        return Observations()
+        return AliveMoments("steps/obs", attrgetter("mean", "std"))
 
     def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
         """Return features in deviations, and which are predicted: [B, T, N, O] both."""
@@ -99,24 +99,6 @@ class HiddenFeatures(LossTerm[HiddenFeaturesSettings]):
         squares = (own - targets["features"]).square().masked_fill(~predicted, 0.0)
         count = predicted.sum(-1)
         return Elements(squares.sum(-1) / (2 * count.clamp(min=1)), students.alive * (count > 0))
-
-
-class Observations:
-    """Accumulates mean and deviation of every feature, over agents that are alive."""
-
-    arrays = ("steps/obs",)
-
-    def __init__(self) -> None:
-        self._moments = Deviation((0, 1))
-
-    def add(self, batch: RecordedBatch) -> None:
-        """Count in the observations of a batch."""
-        obs = batch.arrays["steps/obs"].astype(np.float64)
-        self._moments.add(obs, batch.alive[..., None])
-
-    def finish(self) -> tuple[FloatArray, FloatArray]:
-        """Return mean and deviation, float [N, O] both."""
-        return self._moments.mean, self._moments.std
 
 
 def _hidden(seen: Array, spec: EnvironmentSpec) -> Array:

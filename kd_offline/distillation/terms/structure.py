@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,12 +13,11 @@ from torch import Tensor, nn
 
 from kd_offline.distillation import losses
 from kd_offline.distillation.auxiliary_heads import projector
-from kd_offline.distillation.dataset_statistics import Deviation
+from kd_offline.distillation.dataset_statistics import AliveMoments
 from kd_offline.distillation.terms.base import (
     Accumulator,
     Elements,
     LossTerm,
-    RecordedBatch,
     StudentBatch,
     TargetBatch,
     TermSettings,
@@ -55,7 +55,9 @@ class Structure(LossTerm[StructureSettings]):
 
     def fit(self, episodes: TrainingEpisodes) -> Accumulator | None:
         """Return an accumulator of the mean embedding, where it is subtracted."""
-        return MeanEmbedding() if self.settings.centre else None
+        if not self.settings.centre:
+            return None
+        return AliveMoments("steps/embedding", attrgetter("mean"))
 
     def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
         """Return the cosines of the expert's embeddings, [B, T, 1, P]."""
@@ -93,24 +95,6 @@ class Structure(LossTerm[StructureSettings]):
         return Elements(
             values, both_alive, cosines.shape[-1] if self.settings.pairs == "sum" else 1.0
         )
-
-
-class MeanEmbedding:
-    """Accumulates the mean of each agent's embedding."""
-
-    arrays = ("steps/embedding",)
-
-    def __init__(self) -> None:
-        self._deviation = Deviation((0, 1))
-
-    def add(self, batch: RecordedBatch) -> None:
-        """Add the embeddings of agents that are alive."""
-        embedding = batch.arrays["steps/embedding"].astype(np.float64)
-        self._deviation.add(embedding, batch.alive[..., None])
-
-    def finish(self) -> Any:
-        """Return the mean, float [N, H]."""
-        return self._deviation.mean
 
 
 def _comparable(embeddings: Sequence[Tensor], heads: nn.Module | None) -> list[Tensor]:

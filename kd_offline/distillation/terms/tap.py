@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,11 +18,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd_offline.distillation.auxiliary_heads import linear, orthogonal
-from kd_offline.distillation.dataset_statistics import Deviation
+from kd_offline.distillation.dataset_statistics import AliveMoments, Deviation
 from kd_offline.distillation.terms.base import (
     Accumulator,
     LossTerm,
-    RecordedBatch,
     StudentBatch,
     TargetBatch,
     TermSettings,
@@ -77,7 +76,7 @@ class TapTerm(LossTerm[Settings]):
 
     def fit(self, episodes: TrainingEpisodes) -> Accumulator:
         """Return an accumulator of the tap's width, mean and deviation."""
-        return TapMoments(self.array)
+        return AliveMoments(self.array, TapStatistics.of)
 
     def recorded(self, batch: TargetBatch) -> Tensor:
         """Return the recorded values, float32 [B, T, N, W]; in deviations where asked for."""
@@ -118,6 +117,12 @@ class TapStatistics:
     mean: FloatArray  # [N, W]
     unit: FloatArray  # [N], root mean variance; 1 where nothing varies
 
+    @classmethod
+    def of(cls, moments: Deviation) -> TapStatistics:
+        """Return the statistics of the moments of a tap."""
+        variance = np.square(moments.std).mean(-1)
+        return cls(moments.mean, np.sqrt(np.where(variance > 1e-16, variance, 1.0)))
+
     @property
     def width(self) -> int:
         """Numbers of the tap, W."""
@@ -128,21 +133,3 @@ class TapStatistics:
         mean, unit = self.mean.astype(np.float32), self.unit.astype(np.float32)
         with np.errstate(over="ignore"):  # of agents that are not alive
             return (values - mean) / unit[:, None]
-
-
-class TapMoments:
-    """Accumulates the moments of a tap of agents that are alive."""
-
-    def __init__(self, array: str) -> None:
-        self.arrays = (array,)
-        self._moments = Deviation((0, 1))
-
-    def add(self, batch: RecordedBatch) -> None:
-        """Add the values of a batch."""
-        values = batch.arrays[self.arrays[0]].astype(np.float64)
-        self._moments.add(values, batch.alive[..., None])
-
-    def finish(self) -> Any:
-        """Return the statistics."""
-        variance = np.square(self._moments.std).mean(-1)
-        return TapStatistics(self._moments.mean, np.sqrt(np.where(variance > 1e-16, variance, 1.0)))

@@ -7,8 +7,9 @@ import pytest
 
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
-from kd_offline.errors import MismatchError
+from kd_offline.errors import CheckpointError, MismatchError
 from kd_offline.online.adapt import adapt
+from kd_offline.online.task import Allowed
 from kd_offline.recording.record import record
 from kd_offline.runs.folder import digests, open_run, recipe_of
 from kd_offline.schemas.publish import json_schema
@@ -81,4 +82,14 @@ def test_other_agents_are_refused_and_nothing_is_made(place, tmp_path):
     record(task, tmp_path / "other.zarr", episodes=20, threads=1, partner=None)
     with pytest.raises(MismatchError, match="start from students of such a task"):
         adapt(place / "run", tmp_path / "other.zarr", tmp_path / "out", settings=QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_former_task_that_cannot_be_played_is_refused_before_anything_is_learned(place, tmp_path):
+    with pytest.raises(CheckpointError, match="recorded"):
+        adapt(
+            *(place / "run", place / "short.zarr", tmp_path / "out"),
+            settings=QUICK,
+            former=Allowed(expert="bundled:mlp"),
+        )
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
 """DAgger: students play, the expert labels, students learn from everything."""
 
 import json
+import shutil
 
 import jsonschema
 import numpy as np
@@ -17,6 +18,7 @@ from kd_offline.recording.record import record
 from kd_offline.recording.relabel import relabel
 from kd_offline.runs.folder import digests, open_run, recipe_of
 from kd_offline.schemas.publish import json_schema
+from kd_offline.sealed_json import write_document
 from kd_offline.tracking.base import FunctionObserver
 
 SPREAD = "mpe/simple_spread_v3"
@@ -112,6 +114,13 @@ def test_more_rounds_continue_a_finished_loop(run, loop, tmp_path):
     assert two.rounds[1].students.digests == loop[1].rounds[1].students.digests
 
 
+def test_fewer_rounds_leave_those_that_are_finished(run, loop, tmp_path):
+    output, report = loop
+    shutil.copytree(output, tmp_path / "loop")
+    again = dagger(run, tmp_path / "loop", resume=True, **(SMALL | {"rounds": 1}))
+    assert again.rounds == report.rounds
+
+
 def test_a_folder_with_something_in_it_is_left_alone(run, loop, tmp_path):
     output, _ = loop
     with pytest.raises(StorageError, match="already exists"):
@@ -145,10 +154,6 @@ def test_nothing_is_made_where_the_expert_or_the_run_cannot_be_used(run, tmp_pat
 
 
 def test_a_run_does_not_choose_whose_code_runs(run, tmp_path):
-    import shutil
-
-    from kd_offline.sealed_json import write_document
-
     shutil.copytree(run, tmp_path / "run")
     manifest = open_run(run).manifest()
     hostile = manifest.model_copy(update={"expert_reference": "python:os:system"})

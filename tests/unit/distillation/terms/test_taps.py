@@ -179,9 +179,11 @@ def test_a_dataset_without_the_tap_is_refused_with_what_records_it():
     assert "choose the method kl or bc or bc-argmax" in words
     assert words.endswith(
         "; record episodes of an expert that sees more than its students, such as one of "
-        "train_recipe(view='personalised')"
+        "train_recipe(settings={'architecture.view': 'personalised'})"
     )
-    with pytest.raises(MissingArrayError, match=r"personalised', settings=.*hypernetwork"):
+    with pytest.raises(
+        MissingArrayError, match=r"personalised', 'architecture\.block': 'hypernetwork'"
+    ):
         check_arrays(distill_recipe(method="ptde"), NAMES)
 
 
