@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from kd_offline.tracking.base import Observer
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Dataset to make.")]
+_Merged = Annotated[
+    str, typer.Option("--output", "-o", help="Dataset to make; with --virtual also an address.")
+]
+_Virtual = Annotated[
+    bool, typer.Option("--virtual", help="List the datasets where they lie, without copying.")
+]
 _Datasets = Annotated[list[str], typer.Argument(help="Two datasets or more.")]
 _More = Annotated[list[str], typer.Argument(help="Datasets whose episodes are added.")]
 _Without = Annotated[
@@ -148,7 +154,8 @@ def filter(
 
 def merge(
     datasets: _Datasets,
-    output: Output,
+    output: _Merged,
+    virtual: _Virtual = False,
     arrays: _Arrays = "all",
     without: _Without = None,
     allow_duplicates: _Allow = False,
@@ -166,7 +173,25 @@ def merge(
     Seeds, experts, noise, splits and masks are kept; what does not fit is refused with the reasons.
     """
     from kd_offline.datasets.edit.merge import merge as put_together
+    from kd_offline.datasets.sharing.virtual import virtual_merge
 
+    if virtual:
+        make(
+            lambda observers: virtual_merge(
+                datasets,
+                output,
+                arrays=arrays,
+                without=without or (),
+                duplicates=_duplicates(allow_duplicates, drop_duplicates),
+                licence=licence,
+                name=name,
+                overwrite=overwrite,
+                observers=observers,
+            ),
+            output,
+            json,
+        )
+        return
     make(
         lambda observers: put_together(
             datasets,
@@ -240,6 +265,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
         merge,
         "kd-offline merge a.zarr b.zarr -o both.zarr",
         "kd-offline merge a.zarr b.zarr -o both.zarr --arrays common --drop-duplicates",
+        "kd-offline merge --virtual shards/*.zarr -o whole.zarr",
     ),
     (append, "kd-offline append dataset.zarr more.zarr -o dataset-1.1.zarr"),
 )
@@ -247,14 +273,14 @@ _COMMANDS: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
 
 def make(
     operation: Callable[[list[Observer]], DatasetManifest],
-    output: Path,
+    output: str | Path,
     json: bool,
 ) -> None:
     """Run an operation under a progress bar and print what came out."""
     from kd_offline.datasets.format.layout import JOURNAL
 
     kept = f"what was written so far is in {output}: run the same command with --resume"
-    with resumable(kept, output / JOURNAL):
+    with resumable(kept, Path(output) / JOURNAL):
         manifest = operation([terminal()])
     from kd_offline.datasets.metadata.summary import size_bytes
     from kd_offline.datasets.reading.reader import ExpertBuffer

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kd_offline.datasets.metadata.cards import card
     from kd_offline.datasets.metadata.summary import inspect
     from kd_offline.datasets.reading.reader import ExpertBuffer
+    from kd_offline.datasets.sharing.virtual import virtual_merge
     from kd_offline.datasets.validation.integrity import verify
     from kd_offline.datasets.writing.blocks import EpisodeBlock
     from kd_offline.datasets.writing.writer import DatasetWriter
@@ -48,6 +49,7 @@ _HOMES = {
     "merge": "edit.merge",
     "split": "edit.split",
     "verify": "validation.integrity",
+    "virtual_merge": "sharing.virtual",
 }
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "merge",
     "split",
     "verify",
+    "virtual_merge",
 ]
 
 

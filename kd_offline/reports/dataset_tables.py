@@ -193,6 +193,7 @@ def _dataset(manifest: DatasetManifest) -> dict[str, str]:
         "licence": manifest.licence or "not stated",
         "citation": manifest.citation,
         "files": whole(len(manifest.files)),
+        "shards": whole(len(manifest.shards)) if manifest.shards else "",
     }
 
 
@@ -220,7 +221,7 @@ def arrays_table(buffer: ExpertBuffer) -> Table:
             name,
             spec.dtype,
             ", ".join(f"{a} = {s:,}" for a, s in zip(spec.axes, spec.shape, strict=True)),
-            size_words(sizes[name]),
+            size_words(sizes[name]) if buffer.manifest.holds(name) else "in shards",
             short(spec.digest),
         )
         for name, spec in buffer.manifest.arrays.items()

@@ -24,6 +24,9 @@ from kd_offline.schemas.replay import RelabelReport, ReplayReport
 ENVIRONMENT_PACKAGE = "environment_package"
 """Setting of a recording: the package that its environment is of, where it is a plug-in's."""
 
+SHARDED_GROUPS = ("steps/", "final/")
+"""Beginnings of the arrays that a dataset of shards leaves in them."""
+
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 ArrayName = Annotated[
     str,
@@ -56,6 +59,19 @@ class FileRecord(Strict):
     path: FilePath
     size: int = Field(ge=0, description="bytes")
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ShardRecord(Strict):
+    """One of the datasets that a dataset lists instead of holding their steps itself."""
+
+    address: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
+        description="below the folder in which this dataset lies, or an absolute path or URL"
+    )
+    id: Digest
+    manifest_digest: Digest = Field(description="of the shard's own manifest")
+    episodes: int = Field(gt=0)
+    steps: int = Field(gt=0)
+    bytes: int = Field(ge=0, description="stored size of the shard's files")
 
 
 class Capture(Strict):
@@ -231,6 +247,10 @@ class DatasetManifest(Strict):
     citation: str = ""
     lineage: tuple[LineageRecord, ...] = ()
     arrays: dict[ArrayName, ArraySpec]
+    shards: tuple[ShardRecord, ...] = Field(
+        default=(),
+        description="datasets that hold steps and final, in this order; empty: they are here",
+    )
     files: tuple[FileRecord, ...]
     manifest_digest: Digest
 
@@ -260,8 +280,12 @@ class DatasetManifest(Strict):
 
     @property
     def size_bytes(self) -> int:
-        """Stored size of the listed files, without the manifest itself."""
-        return sum(file.size for file in self.files)
+        """Stored size of the listed files and shards, without the manifest itself."""
+        return sum(file.size for file in self.files) + sum(shard.bytes for shard in self.shards)
+
+    def holds(self, array: str) -> bool:
+        """Tell whether an array's files are listed here, not in the shards."""
+        return not (self.shards and array.startswith(SHARDED_GROUPS))
 
 
 class RowSpec(Strict):

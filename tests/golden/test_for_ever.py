@@ -70,7 +70,7 @@ def test_full_observations_are_described_where_they_are_held_and_only_there():
 
 def test_a_reader_of_1_2_leaves_out_what_1_3_added(monkeypatch):
     """As it was: its tables have no full observations, and environments no description."""
-    monkeypatch.setattr(layout, "FORMAT_VERSION", (1, 2))
+    monkeypatch.setattr(layout, "NEWEST_VERSION", (1, 2))
     former = {name: rule for name, rule in layout.RULES.items() if "F" not in rule.axes}
     monkeypatch.setattr(layout, "RULES", former)
     monkeypatch.setattr(layout, "FULL", ())

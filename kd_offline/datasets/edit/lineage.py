@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kd_offline.datasets.format.layout import FORMAT_VERSION
+from kd_offline.datasets.format.layout import NEWEST_VERSION
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.storage.addresses import split_pin
 from kd_offline.errors import FormatVersionError, UsageError
@@ -26,7 +26,7 @@ def open_parent(address: str | Path) -> ExpertBuffer:
     """
     buffer = ExpertBuffer.open(address)
     major, minor = buffer.manifest.format_version
-    if (major, minor) > FORMAT_VERSION:
+    if (major, minor) > NEWEST_VERSION:
         msg = (
             f"the dataset at {buffer.where!r} has format {major}.{minor}, which this version reads "
             "but cannot rewrite without losing what it does not know: install a newer kd-offline"

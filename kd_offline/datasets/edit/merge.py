@@ -14,9 +14,16 @@ from kd_offline.datasets.edit.duplicates import episode_labels, repeated_episode
 from kd_offline.datasets.edit.filter import remaining_arrays
 from kd_offline.datasets.edit.lineage import check_output, lineage, next_version, open_parent
 from kd_offline.datasets.edit.merged_metadata import merge_experts, merge_recordings
-from kd_offline.datasets.edit.rewrite import EpisodeSelection, RewritePlan, full_names, rewrite
+from kd_offline.datasets.edit.rewrite import (
+    EpisodeSelection,
+    RewritePlan,
+    copied_arrays,
+    full_names,
+    rewrite,
+)
 from kd_offline.datasets.edit.shards import WholeRecording, whole_recording
 from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.manifest import recording_header
 from kd_offline.datasets.format.shards import shard_of
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.reading.reader import ExpertBuffer
@@ -70,7 +77,8 @@ def merge(
 
     Seeds, noise levels, splits and masks of every episode stay; experts are renumbered. Shards of
     one recording are put in their order, whatever the order they are given in, and the result has
-    the id of the undivided recording; episodes that it has twice stay.
+    the id of the undivided recording; episodes that it has twice stay. One dataset alone may be
+    given if it lists shards: the result is the same dataset, with its id, in one folder.
 
     Parameters
     ----------
@@ -96,21 +104,42 @@ def merge(
     DatasetError, StorageError
         A dataset cannot be read or the result not be written.
     """
-    check_name(name)
     options = MergeOptions(arrays, tuple(sorted(without)), duplicates, licence)
-    parents = _open_parents(datasets)
+    parents = open_parents(datasets)
     root = check_output(output, parents)
+    plan = merge_plan(parents, options, name)
+    return rewrite(plan, root, resume=resume, overwrite=overwrite, observers=observers)
+
+
+def merge_plan(
+    parents: Sequence[ExpertBuffer], options: MergeOptions, name: str | None
+) -> RewritePlan:
+    """Return what :func:`merge` writes; raises as it does."""
+    check_name(name)
+    if len(parents) == 1 and parents[0].manifest.shards and options == MergeOptions() and not name:
+        return _copy_plan(parents[0])
     whole = whole_recording(parents)
     if whole is not None:
-        parents = list(whole.parents)
+        parents = whole.parents
     manifests = [parent.manifest for parent in parents]
     facts = {
         "name": name or "+".join(dict.fromkeys(m.name for m in manifests)),
         "description": _distinct_texts(m.description for m in manifests),
         "citation": _distinct_texts(m.citation for m in manifests),
     }
-    plan = _plan("merge", parents, options, facts, whole)
-    return rewrite(plan, root, resume=resume, overwrite=overwrite, observers=observers)
+    return _plan("merge", list(parents), options, facts, whole)
+
+
+def _copy_plan(parent: ExpertBuffer) -> RewritePlan:
+    """Return the plan of a dataset that holds what a dataset of shards lists; the id stays."""
+    names = {name: split.code for name, split in parent.manifest.splits.items()}
+    return RewritePlan(
+        recording_header(parent.manifest),
+        (EpisodeSelection(parent, np.arange(parent.n_episodes)),),
+        copied_arrays(parent),
+        parent.mask_names,
+        Splits(parent.episodes("split"), names),
+    )
 
 
 def append(
@@ -132,7 +161,7 @@ def append(
     description, and the minor number of its version is raised. The first dataset stays as it is.
     """
     options = MergeOptions(arrays, tuple(sorted(without)), duplicates, licence)
-    parents = _open_parents([dataset, *more])
+    parents = open_parents([dataset, *more])
     root = check_output(output, parents)
     first = parents[0].manifest
     facts = {
@@ -145,10 +174,11 @@ def append(
     return rewrite(plan, root, resume=resume, overwrite=overwrite, observers=observers)
 
 
-def _open_parents(datasets: Sequence[str | Path]) -> list[ExpertBuffer]:
+def open_parents(datasets: Sequence[str | Path]) -> list[ExpertBuffer]:
+    """Open the datasets of a merge; UsageError if one is given that stands for itself."""
     parents = [open_parent(dataset) for dataset in datasets]
     alone = len(parents) < len(("one", "other"))
-    if alone and not any(shard_of(parent.where, parent.manifest) for parent in parents):
+    if alone and not any(p.manifest.shards or shard_of(p.where, p.manifest) for p in parents):
         msg = "one dataset alone cannot be put together: give at least two"
         raise UsageError(msg)
     return parents

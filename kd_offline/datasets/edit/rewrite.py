@@ -81,17 +81,22 @@ def rewrite(
         observed(operation_of(plan.header.lineage, output), observers) as observer,
         DatasetWriter.create(output, plan.header, resume=resume, overwrite=overwrite) as writer,
     ):
-        for block in _blocks(plan, writer.episodes_done):
-            writer.append(block)
-            observer.progress(writer.episodes_done, plan.n_episodes, "episodes")
-        seconds = [part.parent.manifest.recording.seconds for part in plan.parts]
-        known = [value for value in seconds if value is not None]
-        observer.result = manifest = writer.commit(
-            {name: _mask(plan, name) for name in plan.masks},
-            seconds=sum(known) if known else None,
-            splits=plan.splits,
-        )
+        observer.result = manifest = write_plan(plan, writer, observer)
         return manifest
+
+
+def write_plan(plan: RewritePlan, writer: DatasetWriter, observer: Observer) -> DatasetManifest:
+    """Write the episodes of ``plan`` that are missing, and commit; raises as the writer does."""
+    for block in _blocks(plan, writer.episodes_done):
+        writer.append(block)
+        observer.progress(writer.episodes_done, plan.n_episodes, "episodes")
+    seconds = [part.parent.manifest.recording.seconds for part in plan.parts]
+    known = [value for value in seconds if value is not None]
+    return writer.commit(
+        {name: _mask(plan, name) for name in plan.masks},
+        seconds=sum(known) if known else None,
+        splits=plan.splits,
+    )
 
 
 def operation_of(history: Sequence[LineageRecord], output: Path) -> Operation:

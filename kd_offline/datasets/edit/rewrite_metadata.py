@@ -10,6 +10,7 @@ from typing import Any
 
 from kd_offline.datasets.edit.rewrite import operation_of
 from kd_offline.datasets.format import layout
+from kd_offline.datasets.format.manifest import require_whole
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.storage.manifest_file import read_manifest_and_text, reread_manifest_text
 from kd_offline.datasets.storage.store import Folder
@@ -61,6 +62,7 @@ def rewrite_metadata(
     if resume and overwrite:
         msg = "resume and overwrite exclude each other: give one of them"
         raise UsageError(msg)
+    require_whole(parent.where, parent.manifest)
     require_storable(facts)
     if resume and (done := _finished_before(Folder(output), facts)) is not None:
         return done

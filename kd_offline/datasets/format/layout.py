@@ -1,4 +1,4 @@
-"""Format 1.3 of the expert buffer: tables of its arrays, axes, chunks and codec, and its digests.
+"""Format 1.4 of the expert buffer: tables of its arrays, axes, chunks and codec, and its digests.
 
 ``docs/format.md`` describes the same. This module holds pure functions and tables; other modules
 read and write files.
@@ -20,7 +20,9 @@ from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.sealed_json import canonical_json, digest
 from kd_offline.strict_json import parse
 
-FORMAT_VERSION = (1, 3)
+FORMAT_VERSION = (1, 3)  # what datasets state that hold all of their arrays
+SHARDS_SINCE = (1, 4)
+NEWEST_VERSION = SHARDS_SINCE  # that is read
 CONTEXT_SINCE = (1, 2)
 CONTEXT = "context"  # key of the manifest's environment, see context_digest
 MANIFEST = "manifest.json"

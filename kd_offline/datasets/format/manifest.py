@@ -17,9 +17,11 @@ from kd_offline.datasets.format.chunks import little_endian
 from kd_offline.errors import (
     CorruptDatasetError,
     FormatVersionError,
+    Remedy,
     UnknownNameError,
+    UsageError,
 )
-from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
+from kd_offline.schemas.dataset import SHARDED_GROUPS, DatasetManifest, RecordingHeader
 from kd_offline.sealed_json import is_sealed
 from kd_offline.strict_json import parse
 
@@ -67,6 +69,8 @@ def parse_manifest(address: str, text: bytes) -> DatasetManifest:
         )
     _check_context(address, document)
     _check_arrays(address, manifest)
+    if problem := _shard_problem(manifest):
+        raise corrupt_manifest(address, problem)
     if problem := next(_file_table_problems(manifest), None):
         raise corrupt_manifest(address, f"manifest.json lists {problem}")
     return manifest
@@ -108,7 +112,7 @@ def _check_file_count(address: str, document: dict[str, Any]) -> None:
 
 def _validated(address: str, document: dict[str, Any]) -> DatasetManifest:
     """Return the validated manifest, without keys and arrays of newer minor versions."""
-    newer = document["format_version"][1] > layout.FORMAT_VERSION[1]
+    newer = document["format_version"][1] > layout.NEWEST_VERSION[1]
     if newer:
         document = _without_unknown_arrays(copy.deepcopy(document))
     while True:
@@ -135,7 +139,7 @@ def _check_context(address: str, document: dict[str, Any]) -> None:
         raise corrupt_manifest(
             address, f"it says format {version[0]}.{version[1]}, but states a context"
         )
-    if stated is None and not layout.CONTEXT_SINCE <= version <= layout.FORMAT_VERSION:
+    if stated is None and not layout.CONTEXT_SINCE <= version <= layout.NEWEST_VERSION:
         return
     if stated != layout.context_digest(document):
         raise corrupt_manifest(address, "the context does not match what manifest.json states")
@@ -211,6 +215,23 @@ def _array_problem(
     return None
 
 
+def _shard_problem(manifest: DatasetManifest) -> str | None:
+    """Return what is wrong with the table of shards, or None."""
+    shards, arrays = manifest.shards, manifest.arrays
+    if not shards:
+        return None
+    if manifest.format_version < layout.SHARDS_SINCE:
+        return f"it says format {'.'.join(map(str, manifest.format_version))}, but lists shards"
+    for axis, name in (("episodes", "episodes/length"), ("steps", "steps/reward")):
+        held, rows = sum(getattr(shard, axis) for shard in shards), arrays[name].shape[0]
+        if held != rows:
+            return f"its shards hold {held:,} {axis}, but {name} has {rows:,}"
+    inside = (file.path for file in manifest.files if file.path.startswith(SHARDED_GROUPS))
+    if path := next(inside, None):
+        return f"it lists shards, and also {path}, which they hold"
+    return None
+
+
 def _file_table_problems(manifest: DatasetManifest) -> Iterator[str]:
     """Yield paths that no folder can have, and arrays too large for the stored bytes."""
     paths, folders, checked_folders = set(), set(), set()
@@ -228,12 +249,30 @@ def _file_table_problems(manifest: DatasetManifest) -> Iterator[str]:
             checked_folders.add(folder)
             folder = folder.rpartition("/")[0]
     stored = sum(file.size for file in manifest.files if "/c/" in file.path)
+    stored += sum(shard.bytes for shard in manifest.shards)
     decoded = sum(
         math.prod(array.shape) * little_endian(array.dtype).itemsize
         for array in manifest.arrays.values()
     )
     if problem := resource_limits.expansion_problem(decoded, stored):
         yield f"too little data: {problem}"
+
+
+def require_whole(address: str, manifest: DatasetManifest) -> None:
+    """Refuse a dataset of shards where the files of a dataset are copied as they are.
+
+    Raises
+    ------
+    UsageError
+        Its steps lie in other datasets.
+    """
+    if manifest.shards:
+        msg = (
+            f"the dataset at {address!r} lists {len(manifest.shards):,} shards and does not "
+            "hold their steps itself"
+        )
+        remedy = Remedy("make one dataset of it first with", operation="merge")
+        raise UsageError(msg, remedy, "use the shards")
 
 
 def manifest_too_large(address: str, size: int) -> CorruptDatasetError:

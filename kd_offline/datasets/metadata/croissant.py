@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kd_offline.datasets.format.layout import MANIFEST, ZARR_JSON
+from kd_offline.datasets.format.manifest import require_whole
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.manifest_file import read_manifest_and_text
 from kd_offline.datasets.storage.sources import open_files
@@ -128,6 +129,7 @@ def describe(address: str, publication: Publication | None = None) -> Node:
     """
     files = open_files(address)
     manifest, text = read_manifest_and_text(files)
+    require_whole(files.address, manifest)
     publisher = publication or Publication()
     _check_date(publisher.published)
     where = _locate_files(address, publisher.url)

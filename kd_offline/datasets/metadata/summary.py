@@ -167,10 +167,14 @@ def _statistics(buffer: ExpertBuffer) -> list[str]:
 def _arrays(manifest: DatasetManifest) -> list[str]:
     width, sizes = max(len(name) for name in manifest.arrays), stored_bytes_by_array(manifest)
     return [
-        f"{name:<{width}}  {spec.dtype:<8} {format_bytes(sizes[name]):>9}  "
+        f"{name:<{width}}  {spec.dtype:<8} {_stored(manifest, name, sizes[name]):>9}  "
         f"[{', '.join(f'{a}={s}' for a, s in zip(spec.axes, spec.shape, strict=True))}]"
         for name, spec in manifest.arrays.items()
     ]
+
+
+def _stored(manifest: DatasetManifest, name: str, size: int) -> str:
+    return format_bytes(size) if manifest.holds(name) else "in shards"
 
 
 def _spread(spread: Spread) -> str:

@@ -56,13 +56,13 @@ class StoredArray:
         CorruptDatasetError
             The file is missing, altered, or does not decode to what the shape demands.
         """
-        out = self._allocate(self.chunk_rows)
+        out = self.allocate(self.chunk_rows)
         self.decode(index, out)
         return out[: self.rows - index * self.chunk_rows]
 
     def read(self, start: int, stop: int) -> Array:
         """Return rows ``start`` to ``stop``; both must lie within the array."""
-        out = self._allocate(stop - start)
+        out = self.allocate(stop - start)
 
         def fill(index: int) -> None:
             first = index * self.chunk_rows
@@ -78,7 +78,7 @@ class StoredArray:
 
     def gather(self, rows: IntArray) -> Array:
         """Return the given rows [n] in their order; every needed chunk is decoded once."""
-        out = self._allocate(len(rows))
+        out = self.allocate(len(rows))
         owner = rows // self.chunk_rows
 
         def fill(index: int) -> None:
@@ -117,7 +117,8 @@ class StoredArray:
             raise self.damage_error(index, what)
         return data
 
-    def _allocate(self, rows: int) -> Array:
+    def allocate(self, rows: int) -> Array:
+        """Return memory for ``rows`` rows, uninitialised; raises if there is not as much."""
         resource_limits.check_memory(rows * self.row_bytes, f"{rows:,} rows of {self.name}")
         return np.empty((rows, *self.spec.shape[1:]), chunks.little_endian(self.spec.dtype))
 
@@ -178,7 +179,8 @@ def open_arrays(
         if not layout.is_group_metadata(text):
             raise _bad_metadata(folder, path, "it is not that of a plain group")
     _check_grids(folder, stored)
-    _check_sizes(folder, stored, files)
+    _check_counts(folder, stored, files)
+    check_ranges(folder, stored)
     return stored
 
 
@@ -190,17 +192,27 @@ def _check_grids(folder: Files, stored: Mapping[str, StoredArray]) -> None:
             raise _bad_metadata(folder, where, "the arrays do not share one row grid")
 
 
-def _check_sizes(
+def _check_counts(
     folder: Files, stored: Mapping[str, StoredArray], files: Mapping[str, FileRecord]
 ) -> None:
-    """Check, before any work, that chunks are as many as files and ranges fit into memory."""
+    """Check, before any work, that chunks are as many as files."""
     record = Counter(path.partition("/c/")[0] for path in files if "/c/" in path)
-    ranges: Counter[str] = Counter()
     for name, array in stored.items():
-        path = f"{name}/{layout.ZARR_JSON}"
         if record[name] != array.chunk_count:
             what = f"it has {array.chunk_count:,} chunks where the manifest lists {record[name]:,}"
-            raise _bad_metadata(folder, path, what)
+            raise _bad_metadata(folder, f"{name}/{layout.ZARR_JSON}", what)
+
+
+def check_ranges(folder: Files, stored: Mapping[str, StoredArray]) -> None:
+    """Check, before any work, that ranges of rows fit into memory.
+
+    Raises
+    ------
+    CorruptDatasetError
+        One of them decodes to more than a reader accepts.
+    """
+    ranges: Counter[str] = Counter()
+    for name, array in stored.items():
         ranges[name if name.startswith("masks/") else name.split("/")[0]] += (
             array.row_bytes * array.chunk_rows
         )

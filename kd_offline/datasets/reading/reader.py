@@ -10,7 +10,8 @@ import numpy as np
 
 from kd_offline.datasets.format.layout import FULL
 from kd_offline.datasets.format.resource_limits import check_memory
-from kd_offline.datasets.reading.array_reader import StoredArray, open_arrays
+from kd_offline.datasets.reading.array_reader import StoredArray
+from kd_offline.datasets.reading.shards import ShardedArray, gather_rows, open_all_arrays
 from kd_offline.datasets.storage.addresses import split_pin
 from kd_offline.datasets.storage.manifest_file import read_manifest
 from kd_offline.datasets.storage.sources import open_files
@@ -73,8 +74,7 @@ class ExpertBuffer:
         """
         files = open_files(path)
         manifest = read_manifest(files) if manifest is None else manifest
-        table = {file.path: file for file in manifest.files}
-        return cls(files, manifest, open_arrays(files, manifest.arrays, table))
+        return cls(files, manifest, open_all_arrays(files, manifest))
 
     def __repr__(self) -> str:
         return (
@@ -171,13 +171,23 @@ class ExpertBuffer:
         have one row an episode, except a mask that is the same for all, which is [N, O].
         """
         wanted, threads = list(names), min(_ARRAYS_AT_ONCE, self.files.readers)
-        if episodes is None:
-            values = parallel_map(self.read, wanted, threads)
+        chosen = None if episodes is None else self._chosen(episodes)
+        rows = None if chosen is None else self._rows(chosen)
+        sharded = [a for name in wanted if isinstance(a := self.array(name), ShardedArray)]
+        found = dict(
+            zip(
+                (array.name for array in sharded),
+                gather_rows(sharded, {"steps": rows, "final": chosen}),
+                strict=True,
+            )
+        )
+        here = [name for name in wanted if name not in found]
+        if chosen is None or rows is None:
+            values = parallel_map(self.read, here, threads)
         else:
-            chosen = self._chosen(episodes)
-            rows = self._rows(chosen)
-            values = parallel_map(lambda name: self._gather(name, chosen, rows), wanted, threads)
-        return dict(zip(wanted, values, strict=True))
+            values = parallel_map(lambda name: self._gather(name, chosen, rows), here, threads)
+        found |= zip(here, values, strict=True)
+        return {name: found[name] for name in wanted}
 
     def padded(
         self, names: Iterable[str], episodes: IntArray | None = None

@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Lock
 
 from kd_offline.datasets.format import layout
-from kd_offline.datasets.format.manifest import parse_manifest
+from kd_offline.datasets.format.manifest import parse_manifest, require_whole
 from kd_offline.datasets.sharing.subset import added_arrays, chosen_arrays, subset_manifest
 from kd_offline.datasets.sharing.targets import SCRATCH_PREFIX, Target, is_dataset_file, open_target
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
@@ -32,7 +32,7 @@ from kd_offline.errors import CorruptDatasetError, Remedy, StorageError, UsageEr
 from kd_offline.files import aside, check_output
 from kd_offline.schemas.dataset import DatasetManifest, FileRecord
 from kd_offline.schemas.dataset_outputs import TransferOutput
-from kd_offline.tracking.base import Observer, Operation, observed
+from kd_offline.tracking.base import NullObserver, Observer, Operation, observed
 
 _SCRATCH = {layout.SCRATCH, layout.LOCK}
 # The earliest time that a ZIP file can state, so that equal datasets give equal bytes.
@@ -85,6 +85,7 @@ def push(
     operation = Operation("push", {"dataset": str(dataset), "destination": str(destination)})
     with observed(operation, observers) as observer:
         job = _open_job(dataset, None, observer)
+        require_whole(job.source.address, job.manifest)
         if not is_remote(str(dataset)):
             _refuse_damage(dataset, job.manifest)
         moved, skipped = copy_dataset(job, destination, overwrite)
@@ -130,6 +131,7 @@ def pull(
     operation = Operation("pull", {"address": str(address)}, Path(target))
     with observed(operation, observers) as observer:
         job = _open_job(address, arrays, observer)
+        require_whole(job.source.address, job.manifest)
         moved, skipped = copy_dataset(job, target, overwrite)
         observer.result = done = _output(job, target, moved, skipped, began)
     return done
@@ -146,6 +148,11 @@ def pack(
         msg = f"the file {path!r} does not end with .zip: write it as dataset.zarr.zip"
         raise UsageError(msg)
     return push(dataset, path, overwrite=overwrite)
+
+
+def publish(local: Path, destination: str | Path, *, overwrite: bool) -> None:
+    """Copy a finished dataset of this machine to any kind of address; raises as :func:`push`."""
+    copy_dataset(_open_job(local, None, NullObserver()), destination, overwrite)
 
 
 def default_output(address: str) -> Path:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from kd_offline.datasets.format import layout, resource_limits
-from kd_offline.datasets.reading.array_reader import StoredArray, open_arrays
+from kd_offline.datasets.reading.array_reader import StoredArray
+from kd_offline.datasets.reading.shards import ShardedArray, Shards, open_all_arrays
 from kd_offline.datasets.storage.addresses import is_remote
 from kd_offline.datasets.storage.manifest_file import read_manifest, reread_manifest_text
 from kd_offline.datasets.storage.safe_open import NotPlainError
@@ -63,18 +64,46 @@ def verify(
         return unusable_manifest_report(error)
     files = {file.path: file for file in manifest.files}
     try:
-        arrays = open_arrays(folder, manifest.arrays, files)
+        arrays = open_all_arrays(folder, manifest, cached=False)
     except CorruptDatasetError as error:
         problem = Problem(where=layout.ZARR_JSON, what=str(error))
         return _report([problem, *_check_files(folder, files, {}, hash_chunks=True)])
-    problems = list(_check_files(folder, files, arrays, hash_chunks=quick))
-    if manifest.format_version[1] <= layout.FORMAT_VERSION[1]:  # later ones may have more
-        problems += _files_of_no_array(files, arrays)
-    if bomb := _expansion_problem(folder, arrays):
-        problems.append(bomb)
-    elif not quick:
+    problems, decodable = _file_problems(folder, manifest, arrays, quick=quick)
+    if decodable and not quick:
         problems += check_contents(manifest, arrays)
     return _report([*problems, *_replaced_manifest(folder, manifest)])
+
+
+def _file_problems(
+    folder: Files, manifest: DatasetManifest, arrays: Mapping[str, StoredArray], *, quick: bool
+) -> tuple[list[Problem], bool]:
+    """Return what is wrong with the files here and in all shards; False: no value can be read."""
+    files = {file.path: file for file in manifest.files}
+    held = {name: array for name, array in arrays.items() if manifest.holds(name)}
+    problems = list(_check_files(folder, files, held, hash_chunks=quick))
+    if manifest.format_version[1] <= layout.NEWEST_VERSION[1]:  # later ones may have more
+        problems += _files_of_no_array(files, held)
+    bomb = _expansion_problem(folder, held)
+    if bomb is not None:
+        problems.append(bomb)
+    decodable = bomb is None
+    sharded = [array for array in arrays.values() if isinstance(array, ShardedArray)]
+    for index in range(len(manifest.shards)):
+        found, good = _shard_problems(sharded[0].shards, index, quick=quick)
+        problems += found
+        decodable &= good
+    return problems, decodable
+
+
+def _shard_problems(shards: Shards, index: int, *, quick: bool) -> tuple[list[Problem], bool]:
+    """Return what is wrong with the files of a shard, and whether its values can be read."""
+    where = f"shard {index + 1} ({shards.records[index].address})"
+    try:
+        shard = shards.opened(index)
+    except (DatasetError, StorageError) as error:
+        return [Problem(where=where, what=str(error))], False
+    found, good = _file_problems(shard.files, shard.manifest, shard.arrays, quick=quick)
+    return [Problem(where=f"{where}: {p.where}", what=p.what) for p in found], good
 
 
 def _replaced_manifest(folder: Files, manifest: DatasetManifest) -> Iterator[Problem]:

@@ -32,6 +32,7 @@ class ArrayWriter:
     rule: ArrayRule
     folder: Folder
     shrink_single_chunk: bool = True  # an only chunk has no padding
+    stored: bool = True  # else the rows lie elsewhere, and are only measured
     rows: int = 0
     files: dict[str, FileRecord] = field(default_factory=dict)
     moments: Moments | None = None
@@ -146,8 +147,10 @@ class ArrayWriter:
             self.moments.add(values)
 
     def _write(self, index: int, rows: Array) -> None:
-        path = layout.chunk_path(self.name, index, rows.ndim)
-        self._record(path, chunks.encode_chunk(rows, self.rule.level))
+        if self.stored:
+            path = layout.chunk_path(self.name, index, rows.ndim)
+            self._record(path, chunks.encode_chunk(rows, self.rule.level))
 
     def _record(self, path: str, data: bytes) -> None:
-        self.files[path] = self.folder.write(path, data)
+        if self.stored:
+            self.files[path] = self.folder.write(path, data)

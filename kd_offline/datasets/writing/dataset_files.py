@@ -18,6 +18,7 @@ from kd_offline.datasets.writing.array_writer import ArrayWriter
 from kd_offline.datasets.writing.statistics import count_actions, episode_returns, summarise
 from kd_offline.errors import CorruptDatasetError, UsageError
 from kd_offline.schemas.dataset import (
+    SHARDED_GROUPS,
     ArraySpec,
     DatasetManifest,
     FileRecord,
@@ -25,6 +26,7 @@ from kd_offline.schemas.dataset import (
     MaskRecord,
     RecordingHeader,
     RowSpec,
+    ShardRecord,
     SplitRecord,
 )
 from kd_offline.sealed_json import seal
@@ -43,6 +45,7 @@ class DatasetFiles:
     folder: Folder
     header: RecordingHeader
     journal_seconds: float
+    shards: tuple[ShardRecord, ...] = ()  # where steps and final lie, if not here
     episodes: int = 0
     rows: int = 0
     writers: dict[str, ArrayWriter] = field(default_factory=dict)
@@ -126,10 +129,10 @@ class DatasetFiles:
         splits = self._add_derived(masks, given_splits)
         specs = {name: writer.finish() for name, writer in self.writers.items()}
         files = [file for writer in self.writers.values() for file in writer.files.values()]
-        groups = ["", *sorted({f"{name.split('/')[0]}/" for name in specs})]
+        groups = ["", *sorted({f"{file.path.split('/')[0]}/" for file in files})]
         group_text = layout.group_metadata()
         files += [self.folder.write(f"{group}{layout.ZARR_JSON}", group_text) for group in groups]
-        stated = version or layout.FORMAT_VERSION
+        stated = version or (layout.SHARDS_SINCE if self.shards else layout.FORMAT_VERSION)
         document = self._document(specs, splits, masks, seconds, stated)
         return commit_manifest(self.folder, document, files)
 
@@ -161,7 +164,10 @@ class DatasetFiles:
 
     def _add_writer(self, name: str, row: RowSpec, chunk_rows: int) -> None:
         rule = layout.rule_for(name, 1 + len(row.tail))
-        self.writers[name] = ArrayWriter(name, row.dtype, row.tail, chunk_rows, rule, self.folder)
+        stored = not (self.shards and name.startswith(SHARDED_GROUPS))
+        self.writers[name] = ArrayWriter(
+            name, row.dtype, row.tail, chunk_rows, rule, self.folder, stored=stored
+        )
 
     def _require_same_arrays(self, arrays: Mapping[str, Array]) -> None:
         first = {name: writer.row_shape for name, writer in self.writers.items()}
@@ -230,6 +236,8 @@ class DatasetFiles:
             "statistics": statistics.model_dump(mode="json"),
             "arrays": {name: spec.model_dump(mode="json") for name, spec in specs.items()},
         }
+        if self.shards:
+            document["shards"] = [shard.model_dump(mode="json") for shard in self.shards]
         layout.update_identity(document)
         return document
 

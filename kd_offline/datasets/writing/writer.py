@@ -23,7 +23,7 @@ from kd_offline.datasets.writing.dataset_files import DatasetFiles
 from kd_offline.datasets.writing.destination import claim_folder
 from kd_offline.datasets.writing.dry_run import dry_run
 from kd_offline.errors import CorruptDatasetError, MismatchError, Remedy, UsageError
-from kd_offline.schemas.dataset import DatasetManifest, Journal, RecordingHeader
+from kd_offline.schemas.dataset import DatasetManifest, Journal, RecordingHeader, ShardRecord
 from kd_offline.sealed_json import unseal
 from kd_offline.types import Array
 
@@ -66,6 +66,7 @@ class DatasetWriter:
         resume: bool = False,
         overwrite: bool = False,
         journal_seconds: float = 5.0,
+        shards: tuple[ShardRecord, ...] = (),
     ) -> DatasetWriter:
         """Begin a recording at ``path``, or continue an unfinished one.
 
@@ -82,6 +83,9 @@ class DatasetWriter:
             Delete a dataset or an unfinished recording that is there.
         journal_seconds
             How often, at most, appended episodes are made safe against a kill.
+        shards
+            Datasets that hold ``steps/*`` and ``final/*`` of all episodes, in this order. Then
+            these are measured and not written, and an unfinished one cannot be continued.
 
         Raises
         ------
@@ -101,7 +105,7 @@ class DatasetWriter:
         dry_run(header)
         lock = claim_folder(root, resume=resume, overwrite=overwrite)
         try:
-            files = DatasetFiles(Folder(root), header, journal_seconds)
+            files = DatasetFiles(Folder(root), header, journal_seconds, shards)
             if resume and files.folder.exists(layout.JOURNAL):
                 files.restore(_matching_journal(files.folder, header))
             files.journal()

@@ -37,6 +37,6 @@ def test_results_are_folders(parent, tmp_path):
 def test_a_newer_format_is_not_rewritten(parent, tmp_path, monkeypatch):
     from kd_offline.datasets.edit import lineage
 
-    monkeypatch.setattr(lineage, "FORMAT_VERSION", (0, 9))
+    monkeypatch.setattr(lineage, "NEWEST_VERSION", (0, 9))
     with pytest.raises(FormatVersionError, match="cannot rewrite without losing"):
         filter(parent.path, tmp_path / "f.zarr", "won == 1")

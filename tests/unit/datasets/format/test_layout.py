@@ -99,7 +99,7 @@ def test_seal_detects_every_flipped_bit():
 # Shown to people and never computed with, derived from the arrays, or of the files alone.
 NOTES = {
     "": {"format_version", "id", "name", "version", "description", "statistics", "licence"}
-    | {"citation", "lineage", "files", "manifest_digest"},
+    | {"citation", "lineage", "files", "shards", "manifest_digest"},
     "experts.0": {"missing"},
     "masks.full": {"description"},
     "recording": {"episodes", "batch", "noise_rule", "software", "code_revision", "machine"}

@@ -1,0 +1,116 @@
+"""``merge --virtual``: one dataset that lists others where they lie, and copies none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from kd_offline.datasets.edit.lineage import check_output
+from kd_offline.datasets.edit.merge import MergeOptions, merge_plan, open_parents
+from kd_offline.datasets.edit.rewrite import RewritePlan, operation_of, write_plan
+from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.sharing.share import publish
+from kd_offline.datasets.storage.addresses import is_remote, split_pin
+from kd_offline.datasets.storage.shard_addresses import ALLOWED, is_relative, stated_address
+from kd_offline.datasets.writing.writer import DatasetWriter
+from kd_offline.errors import Remedy, UsageError
+from kd_offline.schemas.dataset import DatasetManifest, ShardRecord
+from kd_offline.tracking.base import Observer, observed
+
+
+def virtual_merge(
+    datasets: Sequence[str | Path],
+    output: str | Path,
+    *,
+    arrays: str = "all",
+    without: Collection[str] = (),
+    duplicates: str = "refuse",
+    licence: str | None = None,
+    name: str | None = None,
+    overwrite: bool = False,
+    observers: Sequence[Observer] = (),
+) -> DatasetManifest:
+    """Make a dataset that reads as :func:`merge` of several, and leaves their steps where they are.
+
+    It has the id that :func:`merge` gives, so every value is read and checked once here. What is
+    written is the manifest, the episode table and the masks; the manifest is created last, and only
+    where there is none. The datasets must stay as they are: each is opened when its rows are first
+    needed, and refused if it is another one by then.
+
+    Parameters
+    ----------
+    datasets
+        Addresses of datasets, on this machine or not.
+    output
+        Address of the result, of any kind that :func:`~kd_offline.datasets.sharing.share.push`
+        takes. Datasets below the folder in which it lies are listed by relative paths, so all of it
+        can be moved together. Others are listed by absolute addresses, which readers must allow by
+        the variable ``KD_OFFLINE_SHARDS``.
+    arrays, without, duplicates, licence, name, overwrite, observers
+        As for :func:`merge`; duplicates cannot be dropped.
+
+    Raises
+    ------
+    UsageError, MismatchError, DatasetError, StorageError
+        As :func:`merge`, or the output is within a dataset.
+    """
+    options = MergeOptions(arrays, tuple(sorted(without)), duplicates, licence)
+    parents = open_parents(datasets)
+    _check_output(str(output), parents)
+    plan = merge_plan(parents, options, name)
+    shards = _shards(plan, str(output))
+    with (
+        observed(operation_of(plan.header.lineage, Path(output)), observers) as observer,
+        TemporaryDirectory(prefix="kd-offline-") as scratch,
+    ):
+        local = Path(scratch) / "whole.zarr"
+        with DatasetWriter.create(local, plan.header, shards=shards) as writer:
+            manifest = write_plan(plan, writer, observer)
+        publish(local, output, overwrite=overwrite)
+        elsewhere = [shard.address for shard in shards if not is_relative(shard.address)]
+        if elsewhere:
+            observer.message(
+                f"{len(elsewhere)} of the datasets lie elsewhere, such as {elsewhere[0]}: who "
+                f"reads the result sets {ALLOWED} to what their addresses begin with"
+            )
+        observer.result = manifest
+    return manifest
+
+
+def _check_output(output: str, parents: Sequence[ExpertBuffer]) -> None:
+    """Refuse an output within one of the parents, or that contains one."""
+    if not is_remote(output) and not output.endswith(".zip"):
+        check_output(output, parents)
+        return
+    plain = split_pin(output)[0].rstrip("/")
+    for parent in parents:
+        address = split_pin(parent.where)[0].rstrip("/")
+        if f"{plain}/".startswith(f"{address}/") or address.startswith(f"{plain}/"):
+            msg = f"{output!r} lies in the dataset {parent.where!r} or holds it: choose another"
+            raise UsageError(msg)
+
+
+def _shards(plan: RewritePlan, output: str) -> tuple[ShardRecord, ...]:
+    """Return the parts of a plan as they are listed; each must be a whole dataset."""
+    records = []
+    for part in plan.parts:
+        parent, manifest = part.parent, part.parent.manifest
+        if len(part.episodes) < parent.n_episodes:
+            msg = (
+                f"only some episodes of the dataset at {parent.where!r} would be taken, and a "
+                "dataset can only be listed as a whole"
+            )
+            keep = Remedy("keep what is there twice with", duplicates="keep")
+            raise UsageError(msg, keep, "merge with copying")
+        records.append(
+            ShardRecord(
+                address=stated_address(output, parent.where),
+                id=manifest.id,
+                manifest_digest=manifest.manifest_digest,
+                episodes=parent.n_episodes,
+                steps=parent.n_steps,
+                bytes=manifest.size_bytes,
+            )
+        )
+    return tuple(records)
