@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kd_offline.recording.relabel import relabel
     from kd_offline.recording.replay import replay
     from kd_offline.reports.html import report
+    from kd_offline.robustness.audit import audit
     from kd_offline.students.policy import load as load_students
     from kd_offline.sweeps.sweep import sweep
 
@@ -54,6 +55,7 @@ _LOCATIONS = {
     "KdOfflineError": "errors:KdOfflineError",
     "adapt": "online.adapt:adapt",
     "annotate": "datasets.edit.annotate:annotate",
+    "audit": "robustness.audit:audit",
     "append": "datasets.edit.merge:append",
     "bench_latency": "evaluation.latency:bench_latency",
     "calibrate": "evaluation.calibrate:calibrate",
@@ -99,6 +101,7 @@ __all__ = [
     "adapt",
     "annotate",
     "append",
+    "audit",
     "bench_latency",
     "calibrate",
     "card",

@@ -63,6 +63,18 @@ def uniforms(
     return unit.reshape(len(seeds), *shape)
 
 
+def normals(
+    seeds: SeedArray, step: int | IntArray, shape: tuple[int, ...], *purpose: object
+) -> npt.NDArray[np.float64]:
+    """Return standard normal numbers, float64 [B, *shape], made of those of :func:`uniforms`.
+
+    By the transform of Box and Muller (1958), so the last bit may depend on the platform.
+    """
+    draws = uniforms(seeds, step, (2, *shape), *purpose)
+    radius, angle = np.sqrt(-2.0 * np.log1p(-draws[:, 0])), 2.0 * np.pi * draws[:, 1]
+    return np.asarray(radius * np.cos(angle))
+
+
 def _mix(x: SeedArray) -> SeedArray:
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * _MIX_1

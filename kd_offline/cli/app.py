@@ -10,6 +10,7 @@ import typer
 
 from kd_offline import __version__
 from kd_offline.cli import (
+    auditing,
     conversion,
     datasets,
     deploying,
@@ -77,6 +78,7 @@ rerunning.add(app)
 online.add(app)
 sweeping.add(app)
 evaluation.add(app)
+auditing.add(app)
 exporting.add(app)
 deploying.add(app)
 reports.add(app)

@@ -18,7 +18,9 @@ GROUPS = {
         *("split", "filter", "merge", "append", "relabel-masks", "annotate", "convert"),
     ),
     "Share datasets": ("push", "pull", "pack", "sign", "croissant", "cache"),
-    "Distil and measure students": ("distill", "rerun", "sweep", "evaluate", "report", "bench"),
+    "Distil and measure students": (
+        *("distill", "rerun", "sweep", "evaluate", "audit", "report", "bench"),
+    ),
     "Go on with an environment": ("dagger", "adapt"),
     "Deploy students": ("export", "profile", "deploy-check"),
     "What there is": ("envs", "hardware", "schema", "doctor"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kd_offline.errors import MismatchError
 from kd_offline.experts.algorithms import ALGORITHMS
@@ -78,6 +79,20 @@ class TrainedExpert:
             return None
         selected = self._policy.keep(memory[0], episodes)
         return None if selected is None else (selected,)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether all agents' logits have a gradient by their observations."""
+        own = getattr(self._policy, "differentiable", False)
+        return self.opponents is None and bool(own)
+
+    def differentiable_logits(self, obs: Tensor, view: View, memory: tuple[Any, ...]) -> Tensor:
+        """Return the logits [B, N, A] for ``obs`` [B, N, O], with a graph; memory stays as it is.
+
+        Of value-based experts they are the Q-values.
+        """
+        found: Tensor = self._policy.differentiable_logits(obs, view, memory[0])  # type: ignore[attr-defined]
+        return found
 
     @property
     def needs_full(self) -> bool:

@@ -52,6 +52,15 @@ class NetworkPolicy:
         taps = {name: values.cpu().numpy() for name, values in said.taps.items()}
         return PolicyOutput(logits, embedding, value, taps=taps), memory
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether it acts by observations, by which its logits have a gradient."""
+        return self._model.architecture.view == "local"
+
+    def differentiable_logits(self, obs: Tensor, view: View, memory: Memory) -> Tensor:
+        """Return the logits [B, N, A] for ``obs`` [B, N, O], with a graph; memory is kept."""
+        return self._model.differentiable_logits(obs, view, memory)
+
     def keep(self, memory: Memory, episodes: IntArray) -> Memory:
         """Return the memory of some episodes of a batch."""
         return self._model.keep(memory, episodes)

@@ -21,7 +21,7 @@ from kd_offline.networks.packed import Packed, PackedNetwork
 from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertArchitecture
-from kd_offline.types import BoolArray, IntArray
+from kd_offline.types import BoolArray, IntArray, View
 
 # A feature changes by about a tenth of its size in a step.
 MOTION_GAIN = 10.0
@@ -190,6 +190,22 @@ class ActorCritic(nn.Module):
             actor_states.append(own)
         moved = visible if self.architecture.motion else None
         return Acted(logits, embedding, Memory(actor_states, memory.critics, moved), taps)
+
+    def differentiable_logits(self, obs: Tensor, view: View, memory: Memory) -> Tensor:
+        """Return the logits or values [B, N, A] of :meth:`act` for ``obs`` [B, N, O], with a graph.
+
+        The memory stays as it is.
+        """
+        state = torch.from_numpy(view.state).to(self.device)
+        last = None
+        if view.last_actions is not None:
+            last = torch.from_numpy(view.last_actions).to(self.device)
+        own = Memory(
+            [state.clone() for state in memory.actors],
+            memory.critics,
+            None if memory.seen is None else memory.seen.clone(),
+        )
+        return self.act(Seen(obs.to(self.device), state), own, last).logits.cpu()
 
     def act_episodes(self, seen: Seen, last_actions: Tensor, lengths: Tensor) -> Tensor:
         """Return the logits of whole episodes, [T, B, N, A], that :meth:`act` gives step by step.

@@ -139,6 +139,18 @@ class ValuePolicy:
         team_value = TeamValue(self.model.mixer, q, state, alive, available, scale)
         return replace(team_value.output(logits, hidden), taps=taps), next_memory
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether it acts by observations, by which its values have a gradient."""
+        return self.model.agents.architecture.view == "local"
+
+    def differentiable_logits(self, obs: Tensor, view: View, memory: Memory) -> Tensor:
+        """Return the networks' values [B, N, A] for ``obs`` [B, N, O], with a graph.
+
+        The memory stays as it is.
+        """
+        return self.model.agents.differentiable_logits(obs, view, memory)
+
     def keep(self, memory: Memory, episodes: IntArray) -> Memory:
         """Return the memory of some episodes of a batch."""
         return self.model.keep(memory, episodes)

@@ -17,6 +17,7 @@ from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
 from kd_offline.schemas.quantisation import QuantisationReport
 from kd_offline.schemas.recipes import DistillRecipe, with_present_names
+from kd_offline.schemas.robustness import RobustnessReport
 from kd_offline.schemas.run import RunManifest
 from kd_offline.sealed_json import holds, lines_record, read_document, write_document
 from kd_offline.strict_json import parse
@@ -28,6 +29,7 @@ METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 LATENCY = "latency.json"
 QUANTISATION = "quantisation.json"
+ROBUSTNESS = "robustness.json"
 REPORT = "report.html"
 RESUME = "resume"
 
@@ -120,6 +122,21 @@ class RunFolder:
     def write_quantisation(self, report: QuantisationReport) -> None:
         """Replace ``quantisation.json``."""
         write_document(self.path / QUANTISATION, report, nulls=False)
+
+    def robustness(self) -> RobustnessReport | None:
+        """Read ``robustness.json``; None where the run was not audited.
+
+        Raises as :meth:`evaluation`.
+        """
+        file = self.path / ROBUSTNESS
+        report = _read(RobustnessReport, file, "make it again with audit")
+        if report is not None and not report.students.items() <= digests(self.manifest()).items():
+            raise _other_team(file, "audit")
+        return report
+
+    def write_robustness(self, report: RobustnessReport) -> None:
+        """Replace ``robustness.json``."""
+        write_document(self.path / ROBUSTNESS, report, nulls=False)
 
     def metrics(self) -> list[MetricRow]:
         """Read all rows of ``metrics.jsonl``; an incomplete last line is left out.

@@ -45,6 +45,7 @@ from kd_offline.schemas.outputs import (
 )
 from kd_offline.schemas.quantisation import QuantisationReport
 from kd_offline.schemas.recipes import DistillRecipe, RecordRecipe
+from kd_offline.schemas.robustness import RobustnessReport
 from kd_offline.schemas.run import RunManifest
 from kd_offline.schemas.student import StudentCard
 from kd_offline.schemas.sweep import SweepReport
@@ -65,6 +66,7 @@ MODELS: dict[str, type[BaseModel] | str] = {
     "export": ExportManifest,
     "latency": LatencyReport,
     "quantisation": QuantisationReport,
+    "robustness": RobustnessReport,
     "profile": CollaborationProfile,
     "interface": InterfaceSpec,
     "error-output": ErrorOutput,

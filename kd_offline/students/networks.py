@@ -263,7 +263,9 @@ class StudentTeam(nn.Module):
             if last is not None:
                 before[: len(last)] = self._visible(last[..., :padded], i)
             scale = self.motion_std[i, self.columns[i].to(seen.device)]
-            parts.append(torch.sub(seen, before, out=before).div_(scale))
+            # In place, as in prepare; a gradient by observations needs what was there.
+            out = None if seen.requires_grad else before
+            parts.append(torch.sub(seen, before, out=out).div_(scale))
         if inputs.last_actions is not None and self.inputs.last_action:
             parts.append(inputs.last_actions[:, i, : self.spec.action_counts[i]])
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

@@ -63,13 +63,31 @@ class StudentPolicy:
     @torch.inference_mode()
     def act(self, view: View, memory: _Memory) -> tuple[PolicyOutput, _Memory]:
         """Return logits [B, N, A]; students have no critic."""
+        logits, after = self._step(torch.from_numpy(view.obs), view, memory)
+        return PolicyOutput(logits.cpu().numpy()), after
+
+    @property
+    def differentiable(self) -> bool:
+        """True: logits have a gradient by observations."""
+        return True
+
+    def differentiable_logits(self, obs: Tensor, view: View, memory: _Memory) -> Tensor:
+        """Return the logits [B, N, A] for ``obs`` [B, N, O], with a graph; memory stays as it is.
+
+        What the mask hides has no gradient.
+        """
+        hidden, last = memory.team
+        own = TeamMemory([h.clone() for h in hidden], None if last is None else last.clone())
+        return self._step(obs, view, _Memory(own, memory.mask.clone()))[0].cpu()
+
+    def _step(self, obs: Tensor, view: View, memory: _Memory) -> tuple[Tensor, _Memory]:
         device = self.team.device
-        prepared = self.team.prepare(torch.from_numpy(view.obs).to(device), memory.mask)
+        prepared = self.team.prepare(obs.to(device), memory.mask)
         last = None
         if self.team.inputs.last_action:
             last = one_hot(view.last_actions, view.available_actions.shape).to(device).unsqueeze(0)
         logits, _, after = self.team(prepared.unsqueeze(0), memory.team, last)
-        return PolicyOutput(logits[0].cpu().numpy()), _Memory(after, memory.mask)
+        return logits[0], _Memory(after, memory.mask)
 
 
 def fixed_mask(card: StudentCard) -> BoolArray | None:

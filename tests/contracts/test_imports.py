@@ -23,6 +23,7 @@ TIERS = {
     **dict.fromkeys(("environments", "experts", "students", "datasets", "rollout"), 2),
     **dict.fromkeys(("recording", "distillation", "evaluation", "reports", "runs", "exports"), 3),
     "deployment": 3,
+    "robustness": 3,
     "testing": 4,
     "sweeps": 4,
     "online": 4,
@@ -49,6 +50,7 @@ SAME_TIER = {
     },
     3: {(name, "runs") for name in ("recording", "distillation", "evaluation", "reports")}
     | {("exports", "runs"), ("evaluation", "exports")}
+    | {("robustness", name) for name in ("evaluation", "exports", "runs")}
     | {("deployment", name) for name in ("distillation", "evaluation", "exports", "runs")},
 }
 DATASET_FLOORS = (

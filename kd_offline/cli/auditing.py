@@ -1,0 +1,157 @@
+"""``audit``: what is left of a team's return when something goes wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kd_offline.cli import options
+from kd_offline.cli.failures import resumable
+from kd_offline.cli.output import emit, say, show, table
+from kd_offline.commands import command_text
+from kd_offline.robustness.perturbations import PERTURBATIONS
+
+if TYPE_CHECKING:
+    from kd_offline.schemas.evaluation import Estimate
+    from kd_offline.schemas.robustness import PerturbedPlay, RobustnessReport
+
+_EXAMPLES = options.examples(
+    "kd-offline audit run/",
+    "kd-offline audit run/ --episodes 4000 --perturbations noise,dead,adversarial",
+    "kd-offline audit run/ --perturbations noise:0.05,noise:0.1,noise:0.2 --json",
+    "kd-offline audit run/ --seeds 0,1 --keep 0.95",
+)
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    app.command(epilog=_EXAMPLES)(audit)
+
+
+def audit(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    episodes: Annotated[
+        int, typer.Option(callback=options.at_least(2), help="The same for every policy.")
+    ] = 1000,
+    seed: Annotated[
+        int, typer.Option(callback=options.at_least(0), help="Of the evaluation episodes.")
+    ] = 0,
+    perturbations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help=f"NAME or NAME:STRENGTH, separated by commas: {', '.join(PERTURBATIONS)}.  "
+            "[default: all, with two or three strengths each]",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Distillation seeds: 0,1,2.  [default: all of the run]")
+    ] = None,
+    keep: Annotated[
+        float, typer.Option(help="Share of the unperturbed gain that counts as tolerated.")
+    ] = 0.9,
+    quantile: Annotated[
+        float,
+        typer.Option(
+            help="Of the expert's returns: below it an episode has failed, where there are no wins."
+        ),
+    ] = 0.1,
+    expert: Annotated[
+        str | None,
+        typer.Option(help="Where the recorded expert is.  [default: as recorded]"),
+    ] = None,
+    expert_recipe: options.ExpertRecipe = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="The run's dataset.  [default: where the run states it]")
+    ] = None,
+    environment: options.RecordedEnvironment = None,
+    opponents: options.RecordedOpponents = None,
+    batch: Annotated[
+        int, typer.Option(callback=options.at_least(1), help="Episodes played at once.")
+    ] = 1000,
+    accelerator: options.Accelerator = None,
+    threads: options.Threads = None,
+    resume: options.Resume = False,
+    track: options.Track = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure what perturbations cost expert and students, and how seeds fail together."""
+    import torch
+
+    from kd_offline.robustness.audit import audit as measure
+
+    torch.set_num_threads(threads or 2)
+    with resumable("finished perturbations are kept: run the same command with --resume"):
+        report = measure(
+            run,
+            episodes=episodes,
+            seed=seed,
+            perturbations=None if perturbations is None else perturbations.split(","),
+            seeds=None if seeds is None else options.integers(seeds, "--seeds"),
+            keep=keep,
+            quantile=quantile,
+            expert=expert,
+            expert_recipe=expert_recipe,
+            dataset=dataset,
+            environment=environment,
+            opponents=opponents or (),
+            batch=batch,
+            accelerator=accelerator or "cpu",
+            resume=resume,
+            observers=options.observers(track),
+        )
+    emit(report) if json else _summary(report, run)
+
+
+def _summary(report: RobustnessReport, run: Path) -> None:
+    show(
+        f"greedy, {report.episodes:,} episodes; share of the gain over random play that is kept, "
+        "with 95 % intervals"
+    )
+    head = ("perturbation", "expert keeps", "students keep", "change beyond the expert's")
+    show(*table([head, *map(_row, (report.unperturbed, *report.plays))]))
+    for play in report.plays:
+        for who, reason in play.declined.items():
+            say(f"  {who} were not played: {reason}")
+    failures, errors = report.unperturbed.failures, report.errors
+    if failures is not None:
+        show(
+            f"every seed fails in {_percent(failures.together.mean)} of the episodes; independent "
+            f"seeds would in {_percent(failures.independent)}"
+        )
+    if errors is not None:
+        show(
+            f"every seed is wrong in {_percent(errors.together.mean)} of recorded decisions; "
+            f"independent seeds would be in {_percent(errors.independent)}"
+        )
+    for note in report.notes:
+        say(f"  {note}")
+    say(f"written: {run / 'robustness.json'}")
+    say(f"next: {command_text('report', run)}")
+
+
+def _row(play: PerturbedPlay) -> tuple[str, ...]:
+    name = play.perturbation if not play.unit else f"{play.perturbation} {play.strength:g}"
+    kept = [None if score is None else score.kept for score in (play.expert, play.students)]
+    return (name, *(_share(one) for one in kept), _change(play.beyond_expert))
+
+
+def _share(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    low, high = (f"{100 * end:.1f}" for end in (estimate.low, estimate.high))
+    return f"{_percent(estimate.mean)} [{low}, {high}]"
+
+
+def _change(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{estimate.mean:+.3g} [{estimate.low:+.3g}, {estimate.high:+.3g}]"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,1 @@
+"""How far a team can be relied on when something goes wrong: perturbed play and shared failures."""

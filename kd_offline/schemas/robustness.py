@@ -1,0 +1,165 @@
+"""``robustness.json``: what is left of a team's return when something goes wrong."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kd_offline.schemas.document import Document
+from kd_offline.schemas.environment import Strict
+from kd_offline.schemas.evaluation import Estimate, Share
+from kd_offline.schemas.parts import PartRecord
+
+Correlation = Annotated[float, Field(ge=-1.001, le=1.001)]
+
+
+class FailureRule(Strict):
+    """When an episode counts as failed."""
+
+    rule: Literal["not won", "return below a quantile of the expert's"]
+    quantile: Share | None = None
+    threshold: float | None = Field(default=None, description="return below which it has failed")
+
+
+class SharedFailures(Strict):
+    """Episodes in which the teams of several distillation seeds fail together."""
+
+    rates: tuple[Share, ...] = Field(description="share of failed episodes of each seed")
+    expert: Share | None = Field(
+        default=None, description="of the expert, under the same perturbation"
+    )
+    together: Estimate = Field(description="share of episodes in which every seed fails")
+    independent: Share = Field(description="product of the rates: what independence would give")
+    without_expert: Share = Field(
+        description="share of episodes in which every seed fails and the unperturbed expert does "
+        "not"
+    )
+    correlation: Correlation | None = Field(
+        default=None,
+        description="mean correlation of the failures of two seeds; null where one never or always "
+        "fails",
+    )
+
+
+class PerturbedReturn(Strict):
+    """One kind of team under a perturbation."""
+
+    returns: Estimate
+    change: Estimate = Field(description="less the unperturbed return in the same episodes")
+    kept: Estimate | None = Field(
+        default=None,
+        description="gain over random play, divided by the unperturbed gain; null where undefined",
+    )
+    won: Estimate | None = Field(default=None, description="win rate, where the task has wins")
+
+
+class PerturbedPlay(Strict):
+    """Expert and students under one perturbation of one strength."""
+
+    perturbation: str
+    strength: float = Field(ge=0)
+    description: str
+    unit: str = Field(description="what the strength means")
+    expert: PerturbedReturn | None = None
+    students: PerturbedReturn | None = None
+    beyond_expert: Estimate | None = Field(
+        default=None, description="change of the students less that of the expert"
+    )
+    failures: SharedFailures | None = Field(
+        default=None, description="where the run has two seeds or more"
+    )
+    declined: dict[str, str] = Field(
+        default_factory=dict, description="expert or students -> why they were not played"
+    )
+
+
+class Tolerance(Strict):
+    """The strengths of a perturbation that a team tolerates, of those that were played."""
+
+    perturbation: str
+    unit: str
+    tolerated: float = Field(
+        ge=0, description="the largest strength up to which all keep enough; 0: none"
+    )
+    exceeded: float | None = Field(
+        default=None, description="the smallest strength that keeps too little; null: none"
+    )
+    kept: Estimate | None = Field(default=None, description="at the largest tolerated strength")
+
+
+class AgentErrors(Strict):
+    """Errors of one agent's students on recorded decisions."""
+
+    error: Share = Field(description="mean over the seeds")
+    together: Share = Field(description="share of decisions that every seed gets wrong")
+    independent: Share
+
+
+class SharedErrors(Strict):
+    """Recorded decisions in which students choose another action than the expert.
+
+    Students see the recorded episodes, whatever they would have done themselves.
+    """
+
+    part: str = Field(description="of the dataset")
+    episodes: int = Field(gt=0)
+    decisions: int = Field(gt=0, description="with two or more legal actions")
+    rates: tuple[Share, ...] = Field(description="share of wrong decisions of each seed")
+    together: Estimate = Field(
+        description="share of decisions that every seed gets wrong, mean over episodes"
+    )
+    independent: Share = Field(description="product of the rates")
+    correlation: Correlation | None = None
+    alike: Share | None = Field(
+        default=None,
+        description="where two seeds are both wrong, how often they choose the same wrong action",
+    )
+    alike_by_chance: Share | None = Field(
+        default=None, description="the same for wrong actions that are drawn uniformly"
+    )
+    agents: dict[str, AgentErrors]
+    team: Share | None = Field(
+        default=None,
+        description="share of steps in which all agents of a side that decide are wrong at once, "
+        "of those in which all of them decide; mean over the seeds",
+    )
+    team_independent: Share | None = Field(
+        default=None, description="product of the agents' rates in these steps"
+    )
+
+
+class RobustnessReport(Document):
+    """The content of ``robustness.json``; ``plays`` are those that are finished."""
+
+    kind: Literal["kd-offline robustness"] = "kd-offline robustness"
+    version: tuple[int, int] = (1, 0)
+    status: Literal["running", "complete"] = "complete"
+    run: str
+    environment: str
+    method: str
+    mask: str
+    dataset: str = Field(description="content id")
+    expert: str
+    episodes: int = Field(gt=1)
+    evaluation_seed: int = Field(ge=0)
+    distillation_seeds: tuple[int, ...]
+    students: dict[str, str] = Field(description="distillation seed -> digest of its weights")
+    keep: Share = Field(description="share of the unperturbed gain that tolerances ask for")
+    failure: FailureRule
+    unperturbed: PerturbedPlay
+    random: Estimate = Field(description="return of random play")
+    plays: tuple[PerturbedPlay, ...] = ()
+    tolerances: tuple[Tolerance, ...] = Field(default=(), description="of the students")
+    expert_tolerances: tuple[Tolerance, ...] = ()
+    errors: SharedErrors | None = Field(
+        default=None, description="where the dataset was there and the run has two seeds or more"
+    )
+    notes: tuple[str, ...] = Field(default=(), description="what was left out, and why")
+    parts: tuple[PartRecord, ...] = Field(
+        default=(), description="perturbations of plug-ins, with their packages"
+    )
+    accelerator: str | None = None
+    intervals: str
+    command: str
+    seconds: float = Field(ge=0)

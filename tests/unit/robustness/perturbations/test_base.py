@@ -1,0 +1,121 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kd_offline.errors import UsageError
+from kd_offline.evaluation.rollout import rollout
+from kd_offline.robustness.perturbations import PERTURBATIONS
+from kd_offline.robustness.perturbations.base import (
+    Perturbation,
+    PerturbedPolicy,
+    chosen_agents,
+    idle,
+    legal_actions,
+    strengths_of,
+)
+from kd_offline.seeding import episode_seeds
+from kd_offline.testing.targets import TargetsEnvironment, TargetsPolicy
+from tests.unit.robustness.perturbations.factories import SEEDS, SPEC, setting
+
+WITHOUT_GRADIENTS = [n for n in PERTURBATIONS if not PERTURBATIONS.load(n).needs_gradients]
+EPISODES = episode_seeds(0, 0, 60, "evaluation")
+
+
+def played(name, strength, *, batch=60, agents=(0, 1)):
+    policy: Any = TargetsPolicy(forgets_after=3)
+    if name is not None:
+        own = setting(strength, agents=agents)
+        policy = PerturbedPolicy(policy, PERTURBATIONS.load(name)(own))
+    return rollout(TargetsEnvironment(), policy, EPISODES, greedy=True, batch=batch)
+
+
+@pytest.mark.parametrize("name", WITHOUT_GRADIENTS)
+def test_strength_zero_gives_the_very_bits_of_unperturbed_play(name):
+    plain, perturbed = played(None, 0), played(name, 0.0)
+    assert np.array_equal(plain.returns, perturbed.returns)
+    assert np.array_equal(plain.action_counts, perturbed.action_counts)
+
+
+@pytest.mark.parametrize("name", WITHOUT_GRADIENTS)
+def test_episodes_do_not_depend_on_those_played_beside_them(name):
+    strength = PERTURBATIONS.load(name).strengths[-1]
+    together, few = played(name, strength), played(name, strength, batch=7)
+    assert np.array_equal(together.returns, few.returns)
+    assert not np.array_equal(together.returns, played(None, 0).returns)
+
+
+@pytest.mark.parametrize("name", ["noise", "sticky", "random"])
+def test_agents_that_are_not_named_observe_and_act_as_ever(name):
+    plain, perturbed = played(None, 0), played(name, 1.0, agents=(0,))
+    assert np.array_equal(plain.returns[:, 1], perturbed.returns[:, 1])
+    assert not np.array_equal(plain.returns[:, 0], perturbed.returns[:, 0])
+
+
+def test_memory_of_some_episodes_is_that_of_these_episodes():
+    class Counting(TargetsPolicy):
+        def keep(self, memory, episodes):
+            return memory[episodes]
+
+    policy = PerturbedPolicy(Counting(), PERTURBATIONS.load("delay")(setting(2.0)))
+    memory = policy.start(SEEDS)
+    memory.kept["waiting"][:] = np.arange(4)[:, None, None]
+    kept = policy.keep(memory, np.array([1, 3]))
+    assert kept.seeds.tolist() == [11, 70]
+    assert kept.kept["waiting"][:, 0, 0].tolist() == [1, 3]
+    without = PerturbedPolicy(TargetsPolicy(), PERTURBATIONS.load("delay")(setting(2.0)))
+    assert without.keep(without.start(SEEDS), np.array([1])) is None
+
+
+def test_doing_nothing_is_the_first_named_action_that_is_legal_and_else_the_lowest():
+    names = (("fire", "stop", "noop"), ("up", "Stay", "left", "right"))
+    spec = SPEC.model_copy(update={"action_names": names})
+    legal = np.zeros((3, 2, 4), bool)
+    legal[0, :, :3] = True
+    legal[1, 0, :2] = legal[1, 1, 2:] = True
+    assert idle(spec, legal).tolist() == [[2, 1], [1, 2], [0, 0]]
+
+
+def test_actions_that_are_not_legal_become_doing_nothing():
+    legal = np.zeros((1, 2, 4), bool)
+    legal[0, 0, 2] = legal[0, 1, 1] = legal[0, 1, 3] = True
+    assert legal_actions(SPEC, np.array([[0, 3]]), legal).tolist() == [[2, 3]]
+    assert legal_actions(SPEC, np.array([[-1, 9]]), legal).tolist() == [[2, 1]]
+
+
+def test_as_many_agents_fail_as_the_strength_says():
+    draws = np.array([[0.3, 0.1], [0.2, 0.9]])
+    assert chosen_agents(setting(1.0), draws).tolist() == [[False, True], [True, False]]
+    assert chosen_agents(setting(3.0), draws).all()
+    assert chosen_agents(setting(1.0, agents=(0,)), draws).tolist() == [[True, False]] * 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("drop:1.5", "from 0 to 1, which is the probability"),
+        ("delay:0.5", "a whole number of 0 or more"),
+        ("noise:-1", "cannot have the strength -1"),
+        ("noise:nan", "cannot have the strength nan"),
+        ("noise:much", "is no number: write noise:0.5"),
+    ],
+)
+def test_impossible_strengths_are_refused(entry, message):
+    with pytest.raises(UsageError, match=message):
+        list(strengths_of(entry, PERTURBATIONS.load(entry.partition(":")[0])))
+
+
+def test_without_a_strength_the_perturbations_own_are_played():
+    kind = PERTURBATIONS.load("delay")
+    assert list(strengths_of("delay", kind)) == [("delay", 1.0), ("delay", 2.0)]
+    assert list(strengths_of("delay:3", kind)) == [("delay", 3.0)]
+
+
+def test_observations_that_are_no_numbers_any_more_are_refused():
+    class Broken(Perturbation):
+        def observations(self, view, moment):
+            return view.obs + np.inf
+
+    policy = PerturbedPolicy(TargetsPolicy(), Broken(setting(1.0)))
+    with pytest.raises(UsageError, match="give a smaller one"):
+        rollout(TargetsEnvironment(), policy, EPISODES, greedy=True)

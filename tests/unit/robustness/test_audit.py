@@ -1,0 +1,190 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from kd_offline.cli.app import app
+from kd_offline.errors import CheckpointError, UnknownNameError, UsageError, UserCodeError
+from kd_offline.evaluation.evaluate import evaluate
+from kd_offline.registry import Origin, Registry
+from kd_offline.robustness import audit as module
+from kd_offline.robustness.audit import audit, plays_of, tolerances
+from kd_offline.robustness.perturbations import PERTURBATIONS
+from kd_offline.robustness.perturbations.base import Perturbation
+from kd_offline.runs.folder import RunFolder
+from kd_offline.schemas.evaluation import Estimate
+from kd_offline.schemas.robustness import PerturbedPlay, PerturbedReturn
+from kd_offline.students.policy import StudentPolicy
+from tests.unit.evaluation.test_evaluation_setup import expert, make_run
+
+EPISODES = 12
+PLAYS = ["noise:0.3", "noise:1", "dead", "fgsm:0.1"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("audit")
+    teacher = expert(place / "expert")
+    run = make_run(place / "run", teacher, motion=True)
+    report = audit(run.path, episodes=EPISODES, perturbations=PLAYS, expert=teacher, quantile=0.5)
+    return place, report
+
+
+@pytest.fixture
+def copy(place, tmp_path):
+    shutil.copytree(place[0] / "run", tmp_path / "run")
+    return tmp_path / "run", place[0] / "expert"
+
+
+def test_unperturbed_returns_are_those_of_an_evaluation(place):
+    folder, report = place
+    run = folder / "evaluated"
+    shutil.copytree(folder / "run", run)
+    evaluated = evaluate(run, episodes=EPISODES, modes=["greedy"], expert=folder / "expert")
+    assert report.unperturbed.expert.returns == evaluated.greedy.expert
+    assert report.unperturbed.students.returns == evaluated.greedy.student
+    assert report.random == evaluated.greedy.random
+
+
+def test_every_perturbation_has_a_row_with_paired_changes(place):
+    _, report = place
+    rows = [(play.perturbation, play.strength) for play in report.plays]
+    assert rows == [("noise", 0.3), ("noise", 1.0), ("dead", 1.0), ("fgsm", 0.1)]
+    for play in report.plays:
+        change = play.students.returns.mean - report.unperturbed.students.returns.mean
+        assert play.students.change.mean == pytest.approx(change)
+        beyond = play.students.change.mean - play.expert.change.mean
+        assert play.beyond_expert.mean == pytest.approx(beyond)
+        assert len(play.failures.rates) == 2
+    assert report.failure.quantile == 0.5
+    assert report.unperturbed.failures.expert == 0.5
+
+
+def test_the_report_is_sealed_in_the_run_and_damage_is_noticed(place, copy):
+    run, _ = copy
+    assert RunFolder(run).robustness() == place[1]
+    file = run / "robustness.json"
+    file.write_bytes(file.read_bytes().replace(b'"dead"', b'"deaf"'))
+    with pytest.raises(CheckpointError, match="does not match its own digest"):
+        RunFolder(run).robustness()
+
+
+def test_a_report_of_other_students_is_refused(place, copy):
+    run, _ = copy
+    other = place[1].model_copy(update={"students": {"3": "sha256:" + "0" * 64}})
+    RunFolder(run).write_robustness(other)
+    with pytest.raises(CheckpointError, match="of other students"):
+        RunFolder(run).robustness()
+
+
+def test_an_interrupted_audit_continues_to_the_same_report(place, copy, monkeypatch):
+    run, teacher = copy
+    asked = {"episodes": EPISODES, "perturbations": PLAYS, "expert": teacher, "quantile": 0.5}
+    play, calls = module.Audit._play, []
+
+    def interrupted(self, teams, tick, name="none", strength=0.0):
+        calls.append(name)
+        if name == "dead":
+            raise KeyboardInterrupt
+        return play(self, teams, tick, name, strength)
+
+    monkeypatch.setattr(module.Audit, "_play", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        audit(run, **asked)
+    half = RunFolder(run).robustness()
+    assert half.status == "running"
+    assert [p.strength for p in half.plays] == [0.3, 1.0]
+    monkeypatch.setattr(module.Audit, "_play", play)
+    whole = audit(run, resume=True, **asked)
+    same = {"seconds", "command"}
+    assert whole.model_dump(exclude=same) == place[1].model_dump(exclude=same)
+    with pytest.raises(UsageError, match="begun with another episodes"):
+        audit(run, resume=True, **{**asked, "episodes": EPISODES + 1})
+
+
+def test_batches_change_nothing(place, copy):
+    run, teacher = copy
+    few = audit(run, episodes=EPISODES, perturbations=["noise:1", "dead"], expert=teacher, batch=5)
+    whole = {p.perturbation: p for p in place[1].plays if p.strength == 1}
+    for play in few.plays:
+        mean = whole[play.perturbation].students.returns.mean
+        assert play.students.returns.mean == pytest.approx(mean, rel=1e-6)
+
+
+def test_seeds_that_the_run_lacks_and_unknown_perturbations_are_refused(copy):
+    run, teacher = copy
+    with pytest.raises(UnknownNameError, match="unknown seed of the run '9'"):
+        audit(run, episodes=4, seeds=[9], expert=teacher)
+    with pytest.raises(UnknownNameError, match="unknown perturbation 'nois'"):
+        audit(run, episodes=4, perturbations=["nois"], expert=teacher)
+    with pytest.raises(UsageError, match="give 2 episodes or more"):
+        audit(run, episodes=1, expert=teacher)
+    with pytest.raises(UsageError, match="keep is 1: give a share above 0 and below 1"):
+        audit(run, episodes=4, keep=1.0, expert=teacher)
+
+
+def test_all_perturbations_are_played_where_none_is_named():
+    assert {name for name, _ in plays_of(None)} == set(PERTURBATIONS)
+    assert plays_of(["delay", "delay:1"]) == (("delay", 1.0), ("delay", 2.0))
+
+
+def test_policies_without_gradients_are_declined_in_one_sentence(copy, monkeypatch):
+    run, teacher = copy
+    monkeypatch.setattr(StudentPolicy, "differentiable", False)
+    report = audit(run, episodes=4, perturbations=["fgsm:0.1"], expert=teacher)
+    (play,) = report.plays
+    assert play.students is None
+    assert play.expert is not None
+    assert "needs the gradients of the policy" in play.declined["students"]
+
+
+class Raises(Perturbation):
+    def observations(self, view, moment):
+        raise SystemExit(0)
+
+
+class PlugIns(Registry):
+    def origin(self, name):
+        return Origin("plugin", "1.0")
+
+
+def test_a_plug_in_that_fails_is_named(copy, monkeypatch):
+    run, teacher = copy
+    table = {"noise": f"{__name__}:Raises"}
+    monkeypatch.setattr(module, "PERTURBATIONS", PlugIns("perturbation", "none", table))
+    with pytest.raises(UserCodeError, match=r"the perturbation 'noise' of plugin 1\.0"):
+        audit(run, episodes=4, perturbations=["noise:0.1"], expert=teacher)
+
+
+def play(name, strength, kept):
+    one = Estimate(mean=0, low=0, high=0)
+    share = None if kept is None else Estimate(mean=kept, low=kept, high=kept)
+    score = PerturbedReturn(returns=one, change=one, kept=share)
+    return PerturbedPlay(
+        perturbation=name, strength=strength, description="", unit="sd", students=score
+    )
+
+
+def test_a_strength_is_tolerated_where_all_smaller_ones_are():
+    plays = [play("noise", s, k) for s, k in [(0.3, 0.8), (0.1, 0.95), (1.0, 0.99)]]
+    plays += [play("delay", 1, 0.5), play("dead", 1, 0.93), play("drop", 0.1, None)]
+    found = {t.perturbation: (t.tolerated, t.exceeded) for t in tolerances(plays, "students", 0.9)}
+    assert found == {"noise": (0.1, 0.3), "delay": (0.0, 1.0), "dead": (1.0, None)}
+
+
+def test_the_command_prints_its_document_or_a_table(copy):
+    run, teacher = copy
+    words = ["audit", run, "--episodes", 4, "--perturbations", "dead", "--expert", teacher]
+    words += ["--threads", 1]
+    done = CliRunner().invoke(app, [*map(str, words), "--json", "--quiet"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["plays"][0]["perturbation"] == "dead"
+    assert np.isfinite(document["plays"][0]["students"]["change"]["mean"])
+    done = CliRunner().invoke(app, [*map(str, words)])
+    assert "every seed fails in" in done.output
+    assert "dead 1" in done.output
+    done = CliRunner().invoke(app, ["audit", str(run), "--perturbations", "nois"])
+    assert done.exit_code == 2
