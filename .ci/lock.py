@@ -12,7 +12,7 @@ from pathlib import Path
 
 DEMO = ("torch", "report")
 EXTRAS = (*DEMO, "pettingzoo", "convert", "share", "onnx", "smax", "sweep", "track")
-EXTRAS += ("xarray", "ray", "docs", "dev", "peers")
+EXTRAS += ("xarray", "ray", "postgresql", "docs", "dev", "peers")
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "requirements"
 # What torch asks for where it is built for CUDA, and the CPU build does not need.

@@ -55,14 +55,18 @@ def in_turn(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def living(path: Path) -> Iterator[None]:
-    """Create a file that stays locked while the body runs, as a sign that this process is alive."""
+def living(path: Path, text: str = "") -> Iterator[None]:
+    """Create a file that stays locked while the body runs, as a sign that this process is alive.
+
+    ``text`` is its content.
+    """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE, 0o666)
     except OSError as error:
         raise refusal(path, error) from error
     try:
         try_lock(handle, path)
+        os.write(handle, text.encode())
         yield
     finally:
         os.close(handle)

@@ -117,3 +117,13 @@ def _visible(character: str) -> str:
 def _json_escape(match: re.Match[str]) -> str:
     units = match[0].encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[k]:02x}{units[k + 1]:02x}" for k in range(0, len(units), 2))
+
+
+def without_password(url: str) -> str:
+    """Return an address without its password, also where it is no address at all."""
+    head, mark, rest = url.rpartition("@")
+    scheme, slashes, user = head.partition("://")
+    if not mark:
+        return re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
+    user = user.partition(":")[0] if slashes else "***"
+    return f"{scheme if slashes else ''}{slashes}{user}@{without_password(rest)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from kd_offline.cli import completion, recipes
 from kd_offline.cli.failures import remember_debug
 from kd_offline.cli.output import be_quiet, terminal
 from kd_offline.errors import UsageError
+from kd_offline.untrusted_text import without_password
 
 if TYPE_CHECKING:
     from kd_offline.tracking.base import Observer
@@ -34,6 +36,14 @@ def silence(value: bool) -> bool:
     """Keep ``--quiet`` where everything that prints finds it."""
     if value:
         be_quiet()
+    return value
+
+
+def hide_password(value: str | None) -> str | None:
+    """Take the password of an address out of the command line that trackers keep."""
+    if value is not None:
+        shown = without_password(value)
+        sys.argv[1:] = [word.replace(value, shown) for word in sys.argv[1:]]
     return value
 
 
@@ -77,7 +87,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 On = Annotated[
     str | None,
     typer.Option(
-        help="Where parts run side by side: processes:4, ray or ray://HOST:PORT.", metavar="PLACE"
+        autocompletion=completion.executors,
+        help="Where parts run side by side: processes:4, ray or ray://HOST:PORT.",
+        metavar="PLACE",
     ),
 ]
 Environment = Annotated[

@@ -20,7 +20,8 @@ def add(app: typer.Typer) -> None:
     app.command(
         epilog=options.examples(
             "kd-offline sweep dataset.zarr -o sweep/ --trials 40",
-            "kd-offline sweep dataset.zarr -o sweep/ --trials 80 --workers 4",
+            "kd-offline sweep dataset.zarr -o sweep/ --trials 80 --on processes:4",
+            "kd-offline sweep dataset.zarr -o sweep/ --on ray --storage postgresql://me@db/sweeps",
             "kd-offline sweep dataset.zarr -o sweep/ --mask limited --widths 8,16,32 --arch gru",
             "kd-offline sweep dataset.zarr -o sweep/ --judge agreement --device mine.toml",
         )
@@ -33,16 +34,16 @@ def sweep(
     trials: Annotated[
         int, typer.Option(callback=options.at_least(1), help="In the end, in all processes.")
     ] = 24,
-    workers: Annotated[
-        int, typer.Option(callback=options.at_least(1), help="Processes to start.")
-    ] = 1,
-    executor: Annotated[
-        str,
+    on: options.On = None,
+    storage: Annotated[
+        str | None,
         typer.Option(
-            autocompletion=completion.executors,
-            help="What the other workers run in: processes, serial or a plug-in's.",
+            callback=options.hide_password,
+            envvar="KD_OFFLINE_STORAGE",
+            help="Database of the trials, for several machines: sqlite:///FILE or "
+            "postgresql://USER@HOST/DATABASE.  [default: a journal in the folder]",
         ),
-    ] = "processes",
+    ] = None,
     seed: options.Seed = 0,
     arch: Annotated[
         str, typer.Option(help="gru, mlp, low-rank, or a plug-in's; several with commas.")
@@ -110,8 +111,8 @@ def sweep(
             dataset,
             output,
             trials=trials,
-            workers=workers,
-            executor=executor,
+            on=on,
+            storage=storage,
             seed=seed,
             recipe=chosen,
             architectures=arch.split(","),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from kd_offline.errors import UsageError
-from kd_offline.execution.base import Executor
+from kd_offline.execution.base import Executor, Resources
 from kd_offline.registry import Registry
 
 EXECUTORS: Registry[Callable[[int], Executor]] = Registry(
@@ -42,7 +43,7 @@ def executor(name: str, workers: int) -> Executor:
 def executor_on(
     place: str,
     *,
-    cores: int = 1,
+    needs: Resources | None = None,
     folders: Iterable[Path] = (),
     files: Iterable[Path] = (),
     logs: Path | None = None,
@@ -54,13 +55,13 @@ def executor_on(
     place
         ``NAME:WORKERS`` for the executors of this machine; without a number, as many as it has
         processors. ``ray`` is the Ray cluster of this machine, ``ray://HOST:PORT`` another one that
-        it belongs to.
-    cores
-        Of a task, on Ray.
+        it belongs to; ``,gpus=0.25,memory_mb=4000`` behind either says what a task needs there.
+    needs
+        What a task needs, for Ray, where the place does not say otherwise. None: one core.
     folders, files
         Folders that tasks write to, and what they read: every machine must see them.
     logs
-        Folder for the tracebacks of tasks that failed on Ray.
+        Folder for the tracebacks of tasks that fail in other processes.
 
     Raises
     ------
@@ -69,13 +70,37 @@ def executor_on(
     UsageError
         The number of workers is none, there is no such cluster, or a node cannot run the tasks.
     """
-    name, _, rest = place.partition(":")
+    where, *stated = place.split(",")
+    name, _, rest = where.partition(":")
+    needs = _with_stated(needs or Resources(), stated, place)
     if name == "ray":
         from kd_offline.execution.ray import Ray
 
         address = rest.removeprefix("//")
-        return Ray(address=address, cores=cores, folders=folders, files=files, logs=logs)
-    if rest and not (rest.isascii() and rest.isdigit()):
+        workers: Executor = Ray(address=address, needs=needs, folders=folders, files=files)
+    elif rest and not (rest.isascii() and rest.isdigit()):
         msg = f"{place!r} is no place: give processes:4, serial, ray or ray://HOST:PORT"
         raise UsageError(msg)
-    return executor(name, int(rest) if rest else os.cpu_count() or 1)
+    else:
+        workers = executor(name, int(rest) if rest else os.cpu_count() or 1)
+    workers.logs = logs
+    return workers
+
+
+_NEEDS: dict[str, Callable[[str], float]] = {"cores": int, "gpus": float, "memory_mb": int}
+
+
+def _with_stated(needs: Resources, stated: Iterable[str], place: str) -> Resources:
+    """Return what a task needs, with what a place states behind commas, such as ``gpus=0.25``."""
+    for part in stated:
+        name, _, text = part.partition("=")
+        try:
+            number = _NEEDS[name](text)
+            needs = Resources(**{**asdict(needs), name: number})
+        except (KeyError, ValueError):
+            msg = (
+                f"{part!r} in {place!r} is no number that a task needs: give cores, gpus or "
+                "memory_mb, as in ray,gpus=0.25,memory_mb=4000"
+            )
+            raise UsageError(msg) from None
+    return needs

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
-from kd_offline.errors import KdOfflineError, WorkerError
-from kd_offline.execution.base import Executor, Item, Result
-from kd_offline.user_code import described
+from kd_offline.errors import WorkerError
+from kd_offline.execution.base import RETRIES, Executor, Item, Result, logged, portable
 
 _GRACE_S = 5.0  # for a process to end before it is killed
 
@@ -20,8 +20,8 @@ _GRACE_S = 5.0  # for a process to end before it is killed
 class Processes(Executor):
     """Runs tasks in new processes; tasks, items and results must be picklable.
 
-    Processes start with the first tasks. If one is killed, its task fails with an error and the
-    other processes go on.
+    Processes start with the first tasks. If one is killed, its task is run again in a new one, up
+    to three times, and the other processes go on.
 
     Parameters
     ----------
@@ -36,14 +36,12 @@ class Processes(Executor):
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the result of every item, in order."""
         remaining = enumerate(items)
-        first_items = {
-            self._start_process(task): numbered_item
-            for numbered_item in islice(remaining, self._workers)
-        }
-        for connection, numbered_item in first_items.items():
+        running: dict[Connection, tuple[int, Any]] = {}
+        for numbered_item in islice(remaining, self._workers):
+            running[self._start_process(task)] = numbered_item
+        for connection, numbered_item in running.items():
             _send(connection, numbered_item)
-        indices = {connection: index for connection, (index, _) in first_items.items()}
-        return self._results(remaining, indices)
+        return self._results(task, remaining, running)
 
     def close(self) -> None:
         """End all processes."""
@@ -67,9 +65,13 @@ class Processes(Executor):
         return parent_end
 
     def _results(
-        self, remaining: Iterator[tuple[int, Any]], running: dict[Connection, int]
+        self,
+        task: Callable[[Any], Any],
+        remaining: Iterator[tuple[int, Any]],
+        running: dict[Connection, tuple[int, Any]],
     ) -> Iterator[Any]:
         finished: dict[int, tuple[Any, BaseException | None]] = {}
+        losses: Counter[int] = Counter()
         idle: list[Connection] = []
         index, started = 0, len(running)
         while True:
@@ -78,7 +80,7 @@ class Processes(Executor):
                 if (numbered_item := next(remaining, None)) is None:
                     self._release(connection)
                     continue
-                running[connection], started = started, started + 1
+                running[connection], started = numbered_item, started + 1
                 _send(connection, numbered_item)
             if index in finished:
                 result, error = finished.pop(index)
@@ -90,8 +92,20 @@ class Processes(Executor):
                 return
             else:
                 for ready in cast(list[Connection], wait(list(running))):
-                    finished[running.pop(ready)] = self._received(ready)
-                    if ready in self._running:
+                    number, item = running.pop(ready)
+                    try:
+                        result, error, trace = ready.recv()
+                    except EOFError:
+                        code = self._bury(ready)
+                        losses[number] += 1
+                        if losses[number] <= RETRIES:
+                            other = self._start_process(task)
+                            running[other] = number, item
+                            _send(other, running[other])
+                        else:
+                            finished[number] = None, _worker_error(code)
+                    else:
+                        finished[number] = result, logged(error, trace, number, self.logs)
                         idle.append(ready)
 
     def _release(self, connection: Connection) -> None:
@@ -99,16 +113,13 @@ class Processes(Executor):
         connection.close()
         self._running.pop(connection).join()
 
-    def _received(self, connection: Connection) -> tuple[Any, BaseException | None]:
-        """Return the result of a task, or its error."""
-        try:
-            result, error = connection.recv()
-        except EOFError:
-            process = self._running.pop(connection)
-            connection.close()
-            process.join()
-            return None, _worker_error(process.exitcode)
-        return result, error
+    def _bury(self, connection: Connection) -> int | None:
+        """Forget a process that ended by itself; return its exit code."""
+        process = self._running.pop(connection)
+        connection.close()
+        process.join()
+        code: int | None = process.exitcode
+        return code
 
 
 def _send(connection: Connection, numbered: tuple[int, Any]) -> None:
@@ -118,7 +129,10 @@ def _send(connection: Connection, numbered: tuple[int, Any]) -> None:
 
 def _worker_error(code: int | None) -> WorkerError:
     cause = f"was killed by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
-    msg = f"a worker process {cause} before its task was done: do it again, with fewer workers"
+    msg = (
+        f"a worker process {cause} before its task was done, and so did those that were to run it "
+        f"again ({RETRIES + 1} in all): repeat the command, with fewer workers"
+    )
     return WorkerError(msg)
 
 
@@ -129,25 +143,11 @@ def _run_tasks(connection: Connection, task: Callable[[Any], Any]) -> None:
             item = connection.recv()
             result: Any = None
             failed: Exception | None = None
+            trace = ""
             try:
                 result = task(item)
             except Exception as error:
-                failed = portable(error)
-            connection.send((result, failed))
+                failed, trace = portable(error), traceback.format_exc()
+            connection.send((result, failed, trace))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return  # the parent process reports the error
-
-
-def portable(error: Exception) -> Exception:
-    """Return an error that can be unpickled in another process."""
-    try:
-        copy = pickle.loads(pickle.dumps(error))
-    except Exception:
-        copy = None
-    if type(copy) is type(error) and str(copy) == str(error):
-        return error
-    if isinstance(error, KdOfflineError):
-        portable = WorkerError(error.args[0], *error.remedies)
-        portable.exit_code = error.exit_code
-        return portable
-    return WorkerError(f"a task failed in a worker process: {described(error)}; correct it")

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from kd_offline import __version__
-from kd_offline.errors import KdOfflineError, MissingExtraError, UsageError, WorkerError
-from kd_offline.execution.base import Executor, Item, Result
-from kd_offline.execution.processes import portable
+from kd_offline.errors import MissingExtraError, UsageError, WorkerError
+from kd_offline.execution.base import RETRIES, Executor, Item, Resources, Result, logged, portable
 from kd_offline.files import write_file
 from kd_offline.user_code import described
 
-_RETRIES = 3  # of a task whose worker or node died
 _CONNECT_S = 5.0
 _CHECK_S = 120.0  # for a first process to start on every node
+_MB = 1_000_000
 _POLL_S = 1.0  # how long Ctrl-C waits at most
 
 
@@ -37,15 +36,13 @@ class Ray(Executor):
     Parameters
     ----------
     workers
-        Largest number of tasks at a time; 0: as many as the cluster has cores for.
+        Largest number of tasks at a time; 0: as many as the cluster has room for.
     address
         ``HOST:PORT`` of a cluster that this machine belongs to; empty: the cluster of this machine.
-    cores
-        Of a task.
+    needs
+        What a task needs: Ray runs it where there is that much.
     folders, files
         Folders that tasks write to, and files and folders that they read; every node must see them.
-    logs
-        Folder for the tracebacks of failed tasks.
 
     Raises
     ------
@@ -60,24 +57,28 @@ class Ray(Executor):
         workers: int = 0,
         address: str = "",
         *,
-        cores: int = 1,
+        needs: Resources | None = None,
         folders: Iterable[Path] = (),
         files: Iterable[Path] = (),
-        logs: Path | None = None,
     ) -> None:
+        needs = needs or Resources()
         self._ray = _library()
         self._connected = _connect(self._ray, address)
-        self._logs = logs
         self._running: dict[Any, int] = {}
         try:
             _check_nodes(self._ray, [*map(Path.absolute, folders)], [*map(Path.absolute, files)])
-            most = _places(self._ray, cores)
+            most = _places(self._ray, needs)
         except BaseException:
             self.close()
             raise
         self._workers = min(workers, most) if workers else most
+        self.several_machines = bool(address) or len(_working_nodes(self._ray)) > 1
         self._remote = self._ray.remote(
-            num_cpus=cores, max_retries=_RETRIES, retry_exceptions=False
+            num_cpus=needs.cores,
+            num_gpus=needs.gpus,
+            memory=None if needs.memory_mb is None else needs.memory_mb * _MB,
+            max_retries=RETRIES,
+            retry_exceptions=False,
         )(_run)
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -137,25 +138,12 @@ class Ray(Executor):
         except self._ray.exceptions.RayError as lost:
             reason = described(lost).split("\n", maxsplit=1)[0]
             msg = (
-                f"task {number + 1} was lost on the Ray cluster {_RETRIES + 1} times, because its "
+                f"task {number + 1} was lost on the Ray cluster {RETRIES + 1} times, because its "
                 f"worker or node died or had too little memory ({reason}): repeat the command, "
                 "with fewer tasks at a time"
             )
             return None, WorkerError(msg)
-        return result, self._logged(error, trace, number)
-
-    def _logged(self, error: BaseException | None, trace: str, number: int) -> BaseException | None:
-        """Write the traceback of a task's error to a file, and name that in the error."""
-        if self._logs is None or error is None:
-            return error
-        file = self._logs / f"task-{number + 1}.log"
-        write_file(file, trace)
-        where = f"traceback of task {number + 1}: {str(file)!r}"
-        if isinstance(error, KdOfflineError):
-            error.args = (f"{error.args[0]} ({where})", *error.args[1:])
-        else:
-            error.add_note(where)
-        return error
+        return result, logged(error, trace, number, self.logs)
 
 
 def _library() -> Any:
@@ -211,14 +199,27 @@ def _require_listener(address: str) -> None:
         raise UsageError(msg) from None
 
 
-def _places(ray: Any, cores: int) -> int:
-    """Return how many tasks of ``cores`` cores the cluster runs at a time."""
-    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    places = sum(int(of_node) // cores for of_node in nodes)
+def _working_nodes(ray: Any) -> list[dict[str, Any]]:
+    """Return the nodes that have cores for tasks."""
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def _places(ray: Any, needs: Resources) -> int:
+    """Return how many tasks the cluster runs at a time."""
+    wanted = {"CPU": needs.cores, "GPU": needs.gpus, "memory": (needs.memory_mb or 0) * _MB}
+    nodes = [node["Resources"] for node in _working_nodes(ray)]
+    places = sum(
+        min(int(node.get(name, 0) / amount) for name, amount in wanted.items() if amount)
+        for node in nodes
+    )
     if not places:
+        units = {"CPU": "cores", "GPU": "GPUs", "memory": "bytes of memory"}
+        most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in wanted}
+        name = next((name for name in wanted if most[name] < wanted[name]), "CPU")
         msg = (
-            f"no node of the Ray cluster has {cores} cores for a task, the largest has "
-            f"{max(nodes, default=0):g}: ask for fewer threads"
+            f"no node of the Ray cluster has {wanted[name]:g} {units[name]} for a task beside what "
+            f"else it needs, the largest has {most[name]:g}: ask for less, by fewer threads or as "
+            "in ray,gpus=0.25,memory_mb=4000"
         )
         raise UsageError(msg)
     return places
@@ -234,7 +235,7 @@ def _check_nodes(ray: Any, folders: list[Path], files: list[Path]) -> None:
 
     token = secrets.token_hex(8)
     probes = [folder / f".kd-offline-{token}" for folder in folders]
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    nodes = _working_nodes(ray)
     probe = ray.remote(num_cpus=0, max_retries=0)(_probe_by_value())
     try:
         for file in probes:

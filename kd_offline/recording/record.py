@@ -31,6 +31,7 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.environments.stepping import full_spec
 from kd_offline.errors import Remedy, StorageError, UsageError
 from kd_offline.execution import executor_on
+from kd_offline.execution.base import Resources
 from kd_offline.execution.threads import Threads
 from kd_offline.experts.load import load
 from kd_offline.experts.protocol import Expert
@@ -308,7 +309,7 @@ def _write_divided(
     files = [Path(name) for name in inputs if name is not None and Path(name).exists()]
     done = 0
     with executor_on(
-        on, cores=recipe.threads, folders=(folder,), files=files, logs=folder
+        on, needs=Resources.of(recipe.threads), folders=(folder,), files=files, logs=folder
     ) as workers:
         observer.progress(done, recipe.episodes, "episodes")
         for episodes in workers.map(partial(_record_shard, recipe, str(folder)), places):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.reading.held_out import held_out
@@ -15,43 +14,32 @@ from kd_offline.distillation.recipe import completed
 from kd_offline.distillation.terms.active import check_arrays
 from kd_offline.errors import (
     CheckpointError,
-    KdOfflineError,
     MismatchError,
     MissingExtraError,
+    Remedy,
     StorageError,
-    UnsealedWarning,
     UsageError,
 )
-from kd_offline.execution import EXECUTORS
-from kd_offline.file_locks import in_turn
+from kd_offline.execution import executor_on
+from kd_offline.execution.base import Executor, Resources, Serial
 from kd_offline.files import MAX_DOCUMENT_BYTES, make_folder, read_file, write_file
 from kd_offline.hardware import profiles
 from kd_offline.networks.accelerator import device_named
 from kd_offline.recipes import build
-from kd_offline.schemas.document import DIGEST
 from kd_offline.schemas.recipes import DistillRecipe
 from kd_offline.schemas.run import DatasetReference
 from kd_offline.schemas.sweep import SWEEP_FORMAT, SweepPlan, SweepPoint, SweepReport
-from kd_offline.sealed_json import (
-    canonical_json,
-    digest,
-    read_document,
-    seal,
-    unseal,
-    write_document,
-)
-from kd_offline.seeding import derive
+from kd_offline.sealed_json import read_document, write_document
 from kd_offline.students.families import require_offer
-from kd_offline.sweeps.trial_objective import NOTHING, Allowed, has_optuna, judge_for
-from kd_offline.sweeps.trials import COSTS, Choice, architecture_of, choose, objectives, run_trial
-from kd_offline.tracking.base import SILENT, Observer, Operation, counting, observed
+from kd_offline.sweeps.trial_objective import Allowed, has_optuna, judge_for
+from kd_offline.sweeps.trials import COSTS, TrialTask, architecture_of, objectives, run_trial
+from kd_offline.tracking.base import Observer, Operation, observed
 
-PLAN, REPORT, JOURNAL, PAGE = "plan.json", "sweep.json", "trials.journal", "sweep.html"
+if TYPE_CHECKING:
+    from kd_offline.sweeps.studies import TrialStore
+
+PLAN, REPORT, PAGE = "plan.json", "sweep.json", "sweep.html"
 ORIGIN = "dataset.txt"
-FIRST_WIDTH = 32
-# Attributes of a trial: the worker that runs it, and the trial whose run folder it continues.
-_WORKER, _CONTINUES = "worker", "continues"
-_WAIT_S = 0.5
 _AGAIN = "begin the sweep in another folder"
 
 
@@ -60,7 +48,8 @@ def sweep(
     output: str | Path,
     *,
     trials: int = 24,
-    workers: int = 1,
+    on: str | None = None,
+    storage: str | None = None,
     seed: int = 0,
     recipe: DistillRecipe | None = None,
     architectures: Sequence[str] = ("gru", "mlp", "low-rank"),
@@ -72,7 +61,6 @@ def sweep(
     environment: str | None = None,
     expert: str | Path | None = None,
     expert_recipe: str | Path | None = None,
-    executor: str = "processes",
     observers: Sequence[Observer] = (),
 ) -> SweepReport:
     """Search for students of high quality and low cost, and write ``sweep.json`` in a folder.
@@ -83,13 +71,19 @@ def sweep(
         An expert buffer.
     output : path
         Folder of the sweep. A sweep with the same plan is continued there, also by several
-        processes at once, on one machine or over a shared file system.
+        processes at once, on one machine or, with ``storage``, on any that see the folder.
     trials : int
         Total number of trials at the end, including those of other processes.
-    workers : int
-        Number of processes to start here.
+    on : str, optional
+        Where trials run side by side: ``processes:4``, ``ray`` or ``ray://HOST:PORT``, see
+        :func:`kd_offline.execution.executor_on`. None: one after another in this process. Ray on
+        several machines needs ``storage``.
+    storage : str, optional
+        Database of the trials, ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``, by
+        Optuna's tables. None: a journal in the folder.
     seed : int
-        Of the sampler. One process that is not interrupted repeats its choices.
+        Of the sampler. A sweep one trial after another repeats its choices, also after
+        interruptions.
     recipe : DistillRecipe, optional
         Of every student, except for its architecture; only the first seed is used.
     architectures, widths, precisions : sequences
@@ -106,25 +100,24 @@ def sweep(
         Name of the recorded environment, to allow one that a dataset may not start by itself.
     expert, expert_recipe : path or reference, optional
         The recorded expert, where it is not bundled.
-    executor : str
-        Name of the executor of the other workers, see :data:`kd_offline.execution.EXECUTORS`. Not
-        ``threads``, because the processes of a sweep exclude each other by file locks.
     observers : sequence of Observer
         They receive every point that this process completes.
 
     Raises
     ------
     UsageError
-        A setting is impossible, or retention cannot be measured.
+        A setting is impossible, retention cannot be measured, or several machines would share a
+        journal.
     StorageError
-        The folder holds a sweep with another plan or dataset, or something else.
+        The folder holds a sweep with another plan or dataset, or something else, or the database
+        cannot be used.
     MissingExtraError
         Optuna is not installed.
     """
     if not has_optuna():
         raise MissingExtraError(library="optuna", extra="sweep", purpose="a sweep")
-    if trials < 1 or workers < 1:
-        msg = f"cannot make {trials} trials with {workers} workers: give 1 or more of each"
+    if trials < 1:
+        msg = f"cannot make {trials} trials: give 1 or more"
         raise UsageError(msg)
     recipe = completed(recipe or DistillRecipe())
     buffer = ExpertBuffer.open(dataset)
@@ -142,16 +135,49 @@ def sweep(
     }
     plan = build(SweepPlan, [settings], "sweep")
     _check(plan, buffer)
-    folder = _open_folder(Path(output), plan, buffer)
-    plan_values = plan.model_dump(mode="json")
-    with observed(Operation("sweep", plan_values, folder), observers) as observer:
-        with EXECUTORS.load(executor)(max(workers - 1, 1)) as others:
-            join = partial(_work_in_process, str(dataset), folder, trials, allowed)
-            finished_workers = others.map(join, range(1, workers))
-            work(buffer, folder, trials, allowed=allowed, observer=observer)
-            _await_workers(finished_workers, observer)
-        observer.result = report = finish(folder, buffer, str(dataset), plan)
+    if on is None:  # other machines may have other devices
+        device_named(recipe.accelerator)
+    from kd_offline.sweeps.search import Search, open_and_seed_study
+    from kd_offline.sweeps.studies import DatabaseStore, JournalStore
+
+    folder = Path(output)
+    executor: Executor = Serial()
+    store = JournalStore(folder) if storage is None else DatabaseStore(folder, storage)
+    with ExitStack() as stack:
+        stack.enter_context(_sentences_of(store))
+        if on is not None:
+            executor = stack.enter_context(_workers(on, folder, plan, str(dataset), allowed))
+            _require_database(executor, storage, on)
+        _open_folder(folder, plan, buffer)
+        plan_values = plan.model_dump(mode="json")
+        operation = Operation("sweep", plan_values, folder)
+        observer = stack.enter_context(observed(operation, observers))
+        study = open_and_seed_study(store, folder, plan, buffer.spec.agents)
+        task = partial(_run_task, buffer if on is None else str(dataset), folder, plan, allowed)
+        search = Search(store, study, folder, buffer, plan, trials, observer)
+        search.run(executor, task)
+        observer.result = report = finish(store, folder, buffer, str(dataset), plan)
     return report
+
+
+def _workers(on: str, folder: Path, plan: SweepPlan, dataset: str, allowed: Allowed) -> Executor:
+    """Return the executor of a place, whose machines see the folder and what is read."""
+    make_folder(folder)
+    start = None if plan.recipe.start is None else plan.recipe.start.run
+    named = (dataset, allowed.expert, allowed.expert_recipe, start)
+    files = [Path(name) for name in named if name is not None and Path(name).exists()]
+    needs = Resources.of(plan.recipe.threads, plan.recipe.accelerator)
+    return executor_on(on, needs=needs, folders=(folder,), files=files, logs=folder)
+
+
+def _require_database(executor: Executor, storage: str | None, on: str) -> None:
+    """Raise a ``UsageError`` where several machines would share a journal."""
+    if storage is None and executor.several_machines:
+        msg = (
+            f"the trials of a sweep on {on!r}, which several machines may run and continue, are "
+            "not kept in a journal in its folder, which is for one machine"
+        )
+        raise UsageError(msg, Remedy("keep its trials in a database with", storage=...))
 
 
 def _part(buffer: ExpertBuffer, recipe: DistillRecipe) -> str:
@@ -160,113 +186,45 @@ def _part(buffer: ExpertBuffer, recipe: DistillRecipe) -> str:
     return "train" if part is None else part.part
 
 
-def work(
-    dataset: str | Path | ExpertBuffer,
-    folder: Path,
-    trials: int,
-    worker: int = 0,
-    allowed: Allowed = NOTHING,
-    observer: Observer = SILENT,
-) -> None:
-    """Run trials of a sweep until ``trials`` of them are complete.
+@contextmanager
+def _sentences_of(store: TrialStore) -> Iterator[None]:
+    """Raise errors of a store as ours; what they come from may name secrets, so it is dropped."""
+    try:
+        yield
+    except Exception as error:
+        if (failure := store.failure(error)) is None:
+            raise
+        raise failure from None
 
-    Trials of processes that died are continued here. If enough trials run elsewhere, this waits for
-    them.
-    """
-    from kd_offline.sweeps.trials import registered_worker
 
-    buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
+def _require_same_dataset(buffer: ExpertBuffer, folder: Path) -> None:
+    """Raise a ``MismatchError`` if a dataset is not the one that a sweep was begun with."""
     if read_file(folder / ORIGIN, MAX_DOCUMENT_BYTES).strip() != buffer.id.encode():
         msg = (
             f"the dataset at {buffer.where!r} is not the one that the sweep in {str(folder)!r} was "
             "begun with: it was replaced, so give that one"
         )
         raise MismatchError(msg)
-    plan = read_document(SweepPlan, folder / PLAN, _AGAIN)
-    study = _open_and_seed_study(folder, plan, buffer.spec.agents, worker)
-    tick = counting(observer, trials, "trials")
-
-    def objective(trial: Any) -> tuple[float, ...]:
-        choice = choose(trial, plan, buffer.spec.agents)
-        known_points = [
-            p for p in _completed_points(study, plan, buffer.id) if choice == Choice.of(p)
-        ]
-        number = _original_number(trial)
-        point = (
-            known_points[0]
-            if known_points
-            else run_trial(choice, number, folder, buffer, plan, allowed)
-        )
-        trial.set_user_attr("point", _sealed(point, plan, buffer.id))
-        observer.metrics(trial.number, _metrics(point), series=point.architecture)
-        tick()
-        return objectives(point)
-
-    with registered_worker(folder) as name:
-        while (trial := _next_trial(study, folder, trials, name)) is not None:
-            _run_and_tell(study, trial, objective)
 
 
-def _metrics(point: SweepPoint) -> dict[str, float]:
-    """Return quality and costs of a trial by the names of metrics."""
-    costs = {f"trial/{name}": figure.value for name, figure in point.figures.items()}
-    return {"trial/quality": point.quality, **costs}
+def _run_task(
+    dataset: str | ExpertBuffer, folder: Path, plan: SweepPlan, allowed: Allowed, task: TrialTask
+) -> SweepPoint:
+    """Run a trial, here or in a worker."""
+    buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
+    _require_same_dataset(buffer, folder)
+    return run_trial(task.choice, task.number, folder, buffer, plan, allowed)
 
 
-def _run_and_tell(study: Any, trial: Any, objective: Callable[[Any], tuple[float, ...]]) -> None:
-    """Run a trial and report its values; one that is interrupted stays for a later process."""
-    from optuna.trial import TrialState
-
-    try:
-        values = objective(trial)
-    except Exception:
-        study.tell(trial, state=TrialState.FAIL)
-        raise
-    study.tell(trial, values)
-
-
-def _next_trial(study: Any, folder: Path, trials: int, worker: str) -> Any:
-    """Return a trial to run; None when ``trials`` are complete."""
-    from optuna.trial import TrialState
-
-    while True:
-        with in_turn(folder):
-            _requeue_abandoned(study, folder)
-            states = [trial.state for trial in study.get_trials(deepcopy=False)]
-            remaining = trials - states.count(TrialState.COMPLETE)
-            if remaining <= 0:
-                return None
-            if remaining > states.count(TrialState.RUNNING):
-                trial = study.ask()
-                trial.set_user_attr(_WORKER, worker)
-                return trial
-        time.sleep(_WAIT_S)
-
-
-def _requeue_abandoned(study: Any, folder: Path) -> None:
-    """Mark the trials of processes that died as failed, and put each in the queue again."""
-    from optuna.trial import TrialState
-
-    from kd_offline.sweeps.trials import worker_died
-
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if worker_died(folder, trial.user_attrs.get(_WORKER)):
-            study.tell(trial.number, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params, user_attrs={_CONTINUES: _original_number(trial)})
-
-
-def _original_number(trial: Any) -> int:
-    """Return the number of the trial that this one continues, or its own."""
-    number = trial.user_attrs.get(_CONTINUES)
-    return number if type(number) is int and number >= 0 else int(trial.number)
-
-
-def finish(folder: Path, buffer: ExpertBuffer, path: str, plan: SweepPlan) -> SweepReport:
+def finish(
+    store: TrialStore, folder: Path, buffer: ExpertBuffer, path: str, plan: SweepPlan
+) -> SweepReport:
     """Compute the Pareto front and write report and page."""
     from kd_offline.reports.sweep import sweep_html
+    from kd_offline.sweeps.search import finished_points
 
-    points, failed = _finished_points(folder, plan, buffer.id)
-    _require_no_loss(folder, points)
+    points, failed = finished_points(store, folder, plan, buffer.id)
+    _require_no_loss(store, folder, points)
     costs = [(-(values := objectives(p))[0], *values[1:]) for p in points]
     points_with_front = [
         point.model_copy(update={"front": on_front})
@@ -287,8 +245,8 @@ def finish(folder: Path, buffer: ExpertBuffer, path: str, plan: SweepPlan) -> Sw
     return report
 
 
-def _require_no_loss(folder: Path, points: Sequence[SweepPoint]) -> None:
-    """Raise a ``CheckpointError`` if the journal lacks trials that an earlier report has."""
+def _require_no_loss(store: TrialStore, folder: Path, points: Sequence[SweepPoint]) -> None:
+    """Raise a ``CheckpointError`` if the store lacks trials that an earlier report has."""
     if not (folder / REPORT).is_file():
         return
     former_report = read_document(SweepReport, folder / REPORT, "remove it, and it is made again")
@@ -296,7 +254,7 @@ def _require_no_loss(folder: Path, points: Sequence[SweepPoint]) -> None:
         {point.run for point in former_report.points} - {point.run for point in points}
     ):
         msg = (
-            f"this sweep's {JOURNAL} has lost the trial of {lost_runs[0]!r}, which its {REPORT} "
+            f"{store.where!r} has lost the trial of {lost_runs[0]!r}, which the sweep's {REPORT} "
             f"has: it was damaged; {_AGAIN}"
         )
         raise CheckpointError(msg)
@@ -304,7 +262,6 @@ def _require_no_loss(folder: Path, points: Sequence[SweepPoint]) -> None:
 
 def _check(plan: SweepPlan, buffer: ExpertBuffer) -> None:
     """Raise the errors that every trial would raise."""
-    device_named(plan.recipe.accelerator)
     buffer.mask(plan.recipe.mask)
     check_arrays(plan.recipe, list(buffer.names))
     profiles.load(plan.profile)
@@ -338,117 +295,6 @@ def _open_folder(folder: Path, plan: SweepPlan, buffer: ExpertBuffer) -> Path:
         )
         raise StorageError(msg)
     return folder
-
-
-def _work_in_process(
-    dataset: str, folder: Path, trials: int, allowed: Allowed, worker: int
-) -> None:
-    """Run :func:`work` in another process."""
-    work(dataset, folder, trials, worker, allowed)
-
-
-def _await_workers(finished_workers: Iterator[None], observer: Observer) -> None:
-    """Wait for the other workers. The trial of one that died or failed is continued by others."""
-    try:
-        for _ in finished_workers:
-            pass
-    except KdOfflineError as error:
-        observer.message(f"one of the other workers of this sweep is gone: {error}")
-
-
-def _open_and_seed_study(folder: Path, plan: SweepPlan, agents: Sequence[str], worker: int) -> Any:
-    """Open the study; the first process also enqueues the first trials."""
-    import optuna
-
-    from kd_offline.sweeps.trials import damaged
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # errors are told by us
-    with in_turn(folder):
-        try:
-            study = _open_study(folder / JOURNAL)
-            known_trials = len(study.get_trials(deepcopy=False))
-        except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
-            raise damaged(folder / JOURNAL, f"Optuna cannot follow it: {error!r}") from error
-        sampler_seed = derive(plan.seed, "sweep", worker, known_trials) % 2**32
-        study.sampler = optuna.samplers.TPESampler(seed=sampler_seed, n_startup_trials=8)
-        if not known_trials and agents:
-            for choice in _first_choices(plan, agents):
-                study.enqueue_trial(choice, skip_if_exists=True)
-    return study
-
-
-def _open_study(journal: Path) -> Any:
-    import optuna
-    from optuna.storages import JournalStorage
-
-    from kd_offline.sweeps.trials import Journal
-
-    directions: list[Any] = ["maximize", *["minimize"] * len(COSTS)]
-    return optuna.create_study(
-        storage=JournalStorage(Journal(journal)),
-        study_name="sweep",
-        directions=directions,
-        load_if_exists=True,
-    )
-
-
-def _first_choices(plan: SweepPlan, agents: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one student of each architecture and precision, with a width close to 32."""
-    near = min(plan.widths, key=lambda width: abs(width - FIRST_WIDTH))
-    widths = {f"width.{agent}": near for agent in agents}
-    return [
-        {"architecture": architecture, "precision": precision, **widths}
-        for architecture in plan.architectures
-        for precision in plan.precisions
-    ]
-
-
-def _finished_points(folder: Path, plan: SweepPlan, dataset: str) -> tuple[list[SweepPoint], int]:
-    """Return the points of all finished trials, and the number of failed trials."""
-    from optuna.trial import TrialState
-
-    study = _open_and_seed_study(folder, plan, (), 0)
-    failed = len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
-    points = _completed_points(study, plan, dataset)
-    return list({point.run: point for point in points}.values()), failed
-
-
-def _sealed(point: SweepPoint, plan: SweepPlan, dataset: str) -> str:
-    """Return a point as sealed text for the journal, with the identity of its sweep."""
-    document = {"sweep": _identity(plan, dataset), "point": point.model_dump(mode="json")}
-    return seal(document, DIGEST).decode()
-
-
-def _unsealed(text: Any, plan: SweepPlan, dataset: str) -> SweepPoint:
-    """Return the point in a text of :func:`_sealed`.
-
-    Raises
-    ------
-    CheckpointError
-        It was altered, or is of another sweep.
-    """
-    if isinstance(text, dict):  # written by older versions
-        msg = f"this sweep's {JOURNAL} was begun before points had digests: begin another sweep"
-        warnings.warn(msg, UnsealedWarning, stacklevel=2)
-        return SweepPoint.model_validate(text)
-    document = unseal(str(text).encode("utf-8", "replace"), DIGEST)
-    if document is None or document.get("sweep") != _identity(plan, dataset):
-        msg = f"a point in this sweep's {JOURNAL} was damaged, or is of another sweep; {_AGAIN}"
-        raise CheckpointError(msg)
-    return SweepPoint.model_validate(document["point"])
-
-
-def _identity(plan: SweepPlan, dataset: str) -> str:
-    stated = plan.model_dump(mode="json", exclude={"version"})
-    return digest(canonical_json({"plan": stated, "dataset": dataset}))
-
-
-def _completed_points(study: Any, plan: SweepPlan, dataset: str) -> list[SweepPoint]:
-    """Return the points of complete trials; a trial that repeats a choice repeats its point."""
-    from optuna.trial import TrialState
-
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [_unsealed(trial.user_attrs.get("point"), plan, dataset) for trial in trials]
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:

@@ -1,29 +1,17 @@
-"""One trial of a sweep: choose a student, distil it, measure its quality and count its costs.
-
-Several processes may share a sweep. They share a journal, write it one at a time, and detect
-processes that died.
-"""
+"""One trial of a sweep: choose a student, distil it, measure its quality and count its costs."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from optuna.storages.journal import BaseJournalBackend
-
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.distill import distill
-from kd_offline.errors import StorageError, UnknownNameError
-from kd_offline.file_locks import dead, in_turn, living
-from kd_offline.files import append_file, make_subfolder, remove_tree, require_folder
+from kd_offline.errors import UnknownNameError
+from kd_offline.files import make_subfolder, require_folder
 from kd_offline.hardware import profiles
+from kd_offline.networks.threads import computing_with
 from kd_offline.runs.complete import complete_run
 from kd_offline.schemas.budget import Budget, BudgetFigure, Quantity
 from kd_offline.schemas.recipes import DistillRecipe, StudentArchitecture
@@ -67,6 +55,14 @@ class Choice:
         return base.model_copy(update={"student": student, "seeds": base.seeds[:1], "budget": None})
 
 
+@dataclass(frozen=True, slots=True)
+class TrialTask:
+    """A trial to run: what was chosen, and the number of its run folder."""
+
+    choice: Choice
+    number: int
+
+
 def architecture_of(name: str, base: StudentArchitecture) -> StudentArchitecture:
     """Return the settings of an architecture: its own, and those of ``base`` that its family has.
 
@@ -94,6 +90,7 @@ def choose(trial: Suggests, plan: SweepPlan, agents: tuple[str, ...]) -> Choice:
     return Choice(architecture, precision, widths)
 
 
+@computing_with(1)  # bits do not depend on where a trial runs
 def run_trial(
     choice: Choice,
     number: int,
@@ -133,83 +130,3 @@ def team_figures(card: StudentCard, profile: str, precision: str) -> dict[Quanti
 def objectives(point: SweepPoint) -> tuple[float, ...]:
     """Return quality (higher is better) and the costs (lower is better) of a point."""
     return (point.quality, *(point.figures[name].value for name in COSTS))
-
-
-WORKERS = "workers"
-_NAME = re.compile(r"[0-9a-f]{16}")
-
-
-class Journal(BaseJournalBackend):
-    """Optuna's journal: a line of JSON for each change, written by one process at a time.
-
-    A line that a killed process did not finish is removed by the next process that writes.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._turns = make_subfolder(path.parent, WORKERS)
-        self._ends = [0]  # byte offsets of the ends of the lines read so far
-        append_file(path, "")
-
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """Yield the changes from a number on; those written meanwhile come with the next call.
-
-        Raises
-        ------
-        StorageError
-            A line is no JSON document.
-        """
-        start = min(log_number_from, len(self._ends) - 1)
-        with self._path.open("rb") as file:
-            file.seek(self._ends[start])
-            for number, line in enumerate(file, start):
-                if not line.endswith(b"\n"):
-                    return
-                if number + 1 == len(self._ends):
-                    self._ends.append(self._ends[number] + len(line))
-                if number >= log_number_from:
-                    yield self._document(line, number)
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append changes and flush them to disk."""
-        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-        with in_turn(self._turns):
-            append_file(self._path, "".join(lines), whole_lines=True, durable=True)
-
-    def _document(self, line: bytes, number: int) -> dict[str, Any]:
-        try:
-            document = json.loads(line)
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
-            raise damaged(self._path, f"line {number + 1} is no JSON document")
-        return document
-
-
-def damaged(journal: Path, what: str) -> StorageError:
-    """Return the error for a journal that cannot be read."""
-    return StorageError(
-        f"{str(journal)!r} is damaged ({what}): restore it, or begin the sweep in another folder"
-    )
-
-
-@contextmanager
-def registered_worker(folder: Path) -> Iterator[str]:
-    """Register this process in the sweep while the body runs; yield its name.
-
-    Other processes can detect by the name whether this one is alive.
-    """
-    name = secrets.token_hex(8)
-    file = make_subfolder(folder, WORKERS) / name
-    with living(file):
-        yield name
-    remove_tree(file)
-
-
-def worker_died(folder: Path, name: object) -> bool:
-    """Return whether the process of this name has ended; False where that is unknown."""
-    if os.name == "nt":
-        return False
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        return True  # a running trial always has the name of its worker
-    return dead(folder / WORKERS / name)

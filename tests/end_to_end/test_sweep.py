@@ -48,7 +48,7 @@ def test_points_are_runs_and_the_front_is_marked(dataset, folder):
 
 def test_it_is_continued_by_two_processes(dataset, folder):
     before = (folder / "runs" / "0000" / "run.json").read_bytes()
-    report = kd_json("sweep", dataset, "-o", folder, "--trials", "3", "--workers", "2", *QUICK)
+    report = kd_json("sweep", dataset, "-o", folder, "--trials", "3", "--on", "processes:2", *QUICK)
     assert {p["architecture"] for p in report["points"]} == {"gru", "low-rank"}
     assert (folder / "runs" / "0000" / "run.json").read_bytes() == before
     low = next(p["run"] for p in report["points"] if p["architecture"] == "low-rank")

@@ -12,7 +12,8 @@ from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.errors import KdOfflineError, StorageError
 from kd_offline.schemas.sweep import SweepReport
 from kd_offline.sealed_json import read_document
-from kd_offline.sweeps.sweep import JOURNAL, PLAN, REPORT, finish, sweep
+from kd_offline.sweeps.studies import JOURNAL, JournalStore
+from kd_offline.sweeps.sweep import PLAN, REPORT, finish, sweep
 from tests.sealing import resealed, unsealed
 from tests.unit.sweeps.test_trials_workers import PLAN as SETTINGS
 from tests.unit.sweeps.test_trials_workers import dataset  # noqa: F401
@@ -47,7 +48,7 @@ def test_points_are_those_that_were_measured_or_refused(done, tmp_path):
     for what, data in altered(content, np.random.default_rng(3)):
         (place / JOURNAL).write_bytes(data)
         try:
-            found = finish(place, buffer, str(buffer.where), report.plan)
+            found = finish(JournalStore(place), place, buffer, str(buffer.where), report.plan)
         except KdOfflineError:
             refused += 1
             (place / REPORT).write_bytes((folder / REPORT).read_bytes())

@@ -5,6 +5,7 @@ import sys
 import time
 from functools import partial
 from itertools import count, islice
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,12 @@ def killed(number, at):
     if number == at:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def killed_once(number, at, folder):
+    with Path(folder, str(number)).open("a") as file:
+        file.write("x")
+    return killed(number, at if Path(folder, str(number)).read_text() == "x" else None)
 
 
 def refused(number, error):
@@ -74,14 +81,31 @@ def test_an_error_that_no_other_process_can_read_keeps_its_sentence_and_exit_cod
     assert caught.value.exit_code == 2
 
 
-def test_a_killed_process_is_one_sentence_and_others_go_on():
+def test_a_task_that_always_kills_its_process_is_one_sentence():
     with executor("processes", 2) as workers:
         results = workers.map(partial(killed, at=1), range(4))
         assert next(results) == 0
-        with pytest.raises(WorkerError, match="a worker process was killed by signal 9 before"):
+        with pytest.raises(WorkerError, match=r"was killed by signal 9 .* \(4 in all\): repeat"):
             next(results)
-    with executor("processes", 1) as workers:
-        assert list(workers.map(partial(killed, at=9), range(4))) == list(range(4))
+
+
+def test_a_task_whose_process_is_killed_is_run_again_and_no_other(tmp_path):
+    with executor("processes", 2) as workers:
+        task = partial(killed_once, at=1, folder=str(tmp_path))
+        assert list(workers.map(task, range(4))) == list(range(4))
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        **dict.fromkeys("023", "x"),
+        "1": "xx",
+    }
+
+
+def test_the_traceback_of_a_failed_task_is_kept_in_a_file(tmp_path):
+    with (
+        executor_on("processes:1", logs=tmp_path) as workers,
+        pytest.raises(WorkerError, match=r"unknown mask .*traceback of task 1: '.*task-1.log'"),
+    ):
+        list(workers.map(unknown, ["al"]))
+    assert "in unknown" in (tmp_path / "task-1.log").read_text()
 
 
 _WAITING = """
@@ -130,6 +154,14 @@ def test_an_executor_that_does_not_exist_or_has_no_workers_is_refused():
 def test_a_place_is_an_executor_with_a_number_of_workers(place):
     with executor_on(place) as workers:
         assert list(workers.map(squared, range(3))) == [0, 1, 4]
+
+
+def test_a_place_may_state_what_a_task_needs():
+    with executor_on("serial,cores=2,gpus=0.25,memory_mb=500") as workers:
+        assert list(workers.map(squared, range(3))) == [0, 1, 4]
+    for stated in ("gpus=many", "gpus=-1", "gpus=inf", "cores=0", "cores=1.5", "disks=2", ""):
+        with pytest.raises(UsageError, match=r"is no number that a task needs: give cores, gpus"):
+            executor_on(f"ray,{stated}")
 
 
 def test_a_place_that_there_is_not_is_refused():

@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError, WorkerError
 from kd_offline.execution import executor, executor_on
 from kd_offline.execution.ray import _require_same
 from kd_offline.recording.record import record
+from kd_offline.sweeps.sweep import sweep
 from kd_offline.testing.execution import check_executor
+from kd_offline.testing.factories import environment_spec, tiny_dataset
 from kd_offline.tracking.base import FunctionObserver
 
 pytest.importorskip("ray")
@@ -189,3 +192,41 @@ def test_a_file_that_a_node_does_not_see_is_named(place, tmp_path):
     ):
         executor_on(place, files=[tmp_path / "expert"])
     assert not list(tmp_path.iterdir())
+
+
+def test_trials_of_a_sweep_on_a_cluster_are_those_of_one_process(place, tmp_path):
+    pytest.importorskip("optuna")
+    dataset = tiny_dataset(tmp_path / "d.zarr", 12, spec=environment_spec((4, 4))).path
+    settings: dict[str, Any] = {
+        "recipe": distill_recipe(method="kl", settings={"optimisation.epochs": 1, "threads": 1}),
+        "trials": 2,
+        "architectures": ("gru", "mlp"),
+        "widths": (4, 8),
+        "judge": "agreement",
+        "precisions": ("fp32",),
+    }
+    with pytest.raises(UsageError, match=r"not kept in a journal .*: keep its trials in a data"):
+        sweep(dataset, tmp_path / "s", on=place, **settings)
+    assert not any((tmp_path / "s").iterdir())
+    alone = sweep(dataset, tmp_path / "alone", **settings)
+    progress = []
+    observer = FunctionObserver(progress=lambda done, total, unit: progress.append((done, total)))
+    storage = f"sqlite:///{tmp_path / 'trials.db'}"
+    report = sweep(
+        *(dataset, tmp_path / "s"), on=place, storage=storage, observers=[observer], **settings
+    )
+    assert report.points == alone.points
+    assert progress == [(0, 2), (1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ("gpus=0.5", r"no node of the Ray cluster has 0\.5 GPUs for a task"),
+        ("cores=3", "no node of the Ray cluster has 3 cores for a task"),
+        ("memory_mb=99000000", "bytes of memory for a task"),
+    ],
+)
+def test_what_a_task_needs_is_asked_of_the_nodes(place, stated, words):
+    with pytest.raises(UsageError, match=words):
+        executor_on(f"{place},{stated}")

@@ -13,8 +13,14 @@ pytest.importorskip("optuna")
 
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import StorageError
-from kd_offline.sweeps.sweep import JOURNAL, sweep
-from kd_offline.sweeps.trials import Journal, registered_worker, worker_died
+from kd_offline.sweeps.studies import (
+    JOURNAL,
+    Journal,
+    JournalStore,
+    registered_worker,
+    worker_died,
+)
+from kd_offline.sweeps.sweep import sweep
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no such locks there")
@@ -46,9 +52,7 @@ def dataset(tmp_path_factory):
 
 def trials_of(folder):
     """Return number, state and parameters of every trial, from the journal alone."""
-    from kd_offline.sweeps.sweep import _open_study
-
-    study = _open_study(folder / JOURNAL)
+    study = JournalStore(folder).open(["maximize", *["minimize"] * 3])
     return [(t.number, t.state.name, t.params) for t in study.get_trials()]
 
 
@@ -98,7 +102,7 @@ def test_ctrl_c_leaves_the_trial_to_the_next_one(dataset, tmp_path, monkeypatch)
 _APPEND = """
 import sys
 from pathlib import Path
-from kd_offline.sweeps.trials import Journal
+from kd_offline.sweeps.studies import Journal
 journal = Journal(Path(sys.argv[1]))
 for number in range(50):
     journal.append_logs([{sys.argv[2]: number}, {sys.argv[2]: -number}])
@@ -152,7 +156,7 @@ def test_links_in_a_sweep_of_a_stranger_lead_nowhere(dataset, tmp_path):
         sweep(dataset, folder, trials=1, **PLAN)
     (folder / "runs").unlink()
     (folder / "runs").mkdir()
-    (folder / "runs" / "0001").symlink_to(victim.parent)
+    (folder / "runs" / "0000").symlink_to(victim.parent)
     with pytest.raises(StorageError, match="is a link where a folder belongs"):
         sweep(dataset, folder, trials=2, **PLAN)
     assert [path.name for path in victim.parent.iterdir()] == ["file"]
