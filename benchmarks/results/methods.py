@@ -1,8 +1,8 @@
 """The cells of the page on methods, as data: every way to distil on the same ground.
 
-One expert, one dataset, one mask, one width, the same epochs and seeds; only the method differs.
-Methods that need Q-values and a mixer learn from a QMIX expert, and are compared with plain KL from
-it.
+In each task one expert, one dataset, one mask, one width, the same epochs and seeds; only the
+method differs. The budgets are small ones, so that all methods can be compared: a tenth of the
+episodes that the other pages distil, or fewer.
 """
 
 from __future__ import annotations
@@ -10,43 +10,56 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.results.plan import (
-    RECIPES,
-    TASKS,
-    Comparison,
-    DistilledCell,
-    NetworkCell,
-    Study,
-    Task,
-)
+from benchmarks.results import combat, ddn, plan
+from benchmarks.results.plan import Comparison, DistilledCell, NetworkCell, Study, Task
 from kd_offline.distillation.recipe import distill_recipe
 
-MASK, WIDTH = "limited", 32
+WIDTH = 32
 OF_POLICY = (
-    *("kl", "kd-marl", "bc", "bc-argmax", "logits", "tseng", "relation-attention"),
+    *("kl", "kd-marl", "bc", "bc-argmax", "logits", "igm-bc", "tseng", "relation-attention"),
     *("hidden-features", "neighbours"),
 )
-"""Methods that learn from the logits of the bundled expert."""
+"""Methods that learn from what every expert records."""
 
-OF_VALUES = ("kl", "q", "mixer")
-"""Methods that learn from the Q-values and the mixer of a QMIX expert."""
+OF_VALUES = ("q", "ctds", "mixer")
+"""Methods that need Q-values, and a mixer."""
 
-_VALUES = "of Q-values"
+NO_CE = "no-ce"
 _QUICK_EPISODES, _QUICK_EPOCHS, _QUICK_PLAYED = 400, 2, 100
 
-TASK = replace(TASKS[0], recipes=(("qmix", RECIPES / "train" / "qmix-spread.toml"),), taught=None)
+
+def _tasks() -> tuple[Task, ...]:
+    """Return the tasks with what is recorded and distilled of each.
+
+    The board of the page on the Double Distillation Network has no bundled expert: QMIX is trained
+    on it, so that methods that need values have their place.
+    """
+    (spread, *_), (prey, *_) = plan.TASKS, ddn.TASKS
+    fights = {task.slug: task for task in combat.TASKS}
+    return (
+        replace(spread, dataset_episodes=3000, epochs=24, taught=None),
+        replace(prey, slug="prey", dataset_episodes=1000, epochs=20),
+        replace(fights["3m"], dataset_episodes=3000, epochs=10),
+        replace(fights["5m-vs-6m"], dataset_episodes=3000, epochs=10),
+        replace(fights["3s5z"], dataset_episodes=1000, epochs=10),
+    )
 
 
-def value_expert(task: Task) -> NetworkCell:
-    """Return the expert that has Q-values and a mixer."""
-    return NetworkCell(replace(task, frames=None), "full", None, 0, algorithm="qmix")
+def mask(task: Task) -> str:
+    """Return the mask of a task's students."""
+    return combat.MASK if task.name.startswith("smax/") else "limited"
+
+
+def trained_expert(task: Task) -> NetworkCell | None:
+    """Return the expert of a task for which none is bundled."""
+    return None if task.bundled else NetworkCell(task, "full", None, 0, algorithm="qmix")
 
 
 def baseline(cell: DistilledCell) -> DistilledCell:
     """Return plain KL from the same data, at the temperature of the method's own KL."""
     own = distill_recipe(method=cell.method)
     tau = own.terms["kl"]["temperature"] if own.weights.get("kl") else 1.0
-    plain = replace(cell, method="kl", settings=(), label=_VALUES if cell.expert else "")
+    plain = replace(cell, method="kl", settings=(), label="")
     if tau == 1.0:
         return plain
     return replace(plain, settings=(("terms.kl.temperature", tau),), label=f"temperature {tau:g}")
@@ -54,29 +67,34 @@ def baseline(cell: DistilledCell) -> DistilledCell:
 
 def distilled_cells(task: Task) -> list[DistilledCell]:
     """Return the cell of every method, and the baselines that are not among them."""
-    widths = (WIDTH,) * len(task.mixed_widths)
-    cells = [DistilledCell(task, MASK, method, widths) for method in OF_POLICY]
-    expert = value_expert(task)
-    cells += [
-        DistilledCell(task, MASK, method, widths, label=_VALUES, expert=expert)
-        for method in OF_VALUES
-    ]
+    widths, expert = (WIDTH,) * len(task.mixed_widths), trained_expert(task)
+    methods = OF_POLICY if task.bundled else OF_POLICY + OF_VALUES
+    cells = [DistilledCell(task, mask(task), name, widths, expert=expert) for name in methods]
+    whole = next(cell for cell in cells if cell.method == "kd-marl")
+    cells.append(replace(whole, settings=(("weights.ce", 0.0),), label=NO_CE))
     return list(dict.fromkeys([*cells, *map(baseline, cells)]))
 
 
 def comparisons(task: Task) -> list[Comparison]:
     """Return every method and its baseline."""
     pairs = [(cell, baseline(cell)) for cell in distilled_cells(task)]
-    return [(cell, plain) for cell, plain in pairs if cell != plain and cell.method != "kl"]
+    return [(cell, plain) for cell, plain in pairs if cell.method != "kl"]
+
+
+def network_cells(task: Task) -> list[NetworkCell]:
+    """Return the expert that is trained for a task, if any."""
+    expert = trained_expert(task)
+    return [] if expert is None else [expert]
 
 
 METHODS = Study(
     work=Path("results/work-methods"),
     cells=Path("docs/results/methods"),
-    tasks=(TASK,),
-    networks=lambda task: [value_expert(task)],
+    tasks=_tasks(),
+    networks=network_cells,
     distilled=distilled_cells,
     comparisons=comparisons,
+    episodes=2000,
 )
 
 

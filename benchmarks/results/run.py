@@ -19,7 +19,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -399,6 +399,7 @@ def _alike(study: Study, cell: NetworkCell) -> tuple[NetworkCell, ...]:
     return next(g for g in study.groups(cell.task) if g[0].group == cell.group)
 
 
+@lru_cache(maxsize=4)  # what others are compared with is played once
 def _returns(study: Study, cell: AnyCell) -> dict[str, npt.NDArray[np.float64]]:
     """Return what the whole team of each seed earned in each episode [K, E], by mode."""
     from kd_offline import environments
