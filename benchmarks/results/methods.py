@@ -101,32 +101,29 @@ METHODS = Study(
 def quick(study: Study) -> Study:
     """Return a study of minutes that shows that everything runs; its figures mean nothing.
 
-    Two seeds, few episodes and epochs, and no network is trained, so that cells of others than the
-    bundled expert are left out.
+    Two seeds, few episodes and epochs, and no network is trained, so that tasks without a bundled
+    expert are left out.
     """
-
-    def small(cell: DistilledCell) -> DistilledCell:
-        return replace(cell, seeds=cell.seeds[:2])
-
     tasks = [
         replace(task, dataset_episodes=_QUICK_EPISODES, epochs=_QUICK_EPOCHS)
         for task in study.tasks
+        if task.bundled
     ]
-    pairs = study.comparisons or (lambda _: [])
+    # Processes receive the study, so its functions are functions of this module.
     return replace(
         study,
         work=Path("results/quick-work"),
         cells=Path("results/quick-cells"),
         tasks=tuple(tasks),
-        networks=lambda _: [],
-        distilled=lambda task: [small(c) for c in study.distilled(task) if c.expert is None],
-        ablations=None,
-        comparisons=lambda task: [
-            (small(one), small(other))
-            for one, other in pairs(task)
-            if isinstance(one, DistilledCell)
-            and isinstance(other, DistilledCell)
-            and one.expert is None
-        ],
+        distilled=_quick_cells,
+        comparisons=_quick_comparisons,
         episodes=_QUICK_PLAYED,
     )
+
+
+def _quick_cells(task: Task) -> list[DistilledCell]:
+    return [replace(cell, seeds=cell.seeds[:2]) for cell in distilled_cells(task)]
+
+
+def _quick_comparisons(task: Task) -> list[Comparison]:
+    return [(cell, baseline(cell)) for cell in _quick_cells(task) if cell.method != "kl"]
