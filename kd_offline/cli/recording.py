@@ -23,6 +23,7 @@ _EXAMPLES = options.examples(
     "kd-offline record",
     "kd-offline record mpe/simple_spread_v3 -o dataset.zarr",
     "kd-offline record mpe/simple_spread_v3 --expert expert/ --episodes 10000 --seed 1",
+    "kd-offline record mpe/simple_spread_v3 --expert strong/ --expert weak/ -o both.zarr",
     "kd-offline record mpe/simple_spread_v3 --expert epymarl:models/20050000 -o theirs.zarr",
     "kd-offline record mpe/simple_spread_v3 --noise 0:0.5,0.25:0.5 --mask full --mask my.toml",
     "kd-offline record mpe/simple_spread_v3 --partner run/ -o dataset-2.zarr",
@@ -34,7 +35,9 @@ _EXAMPLES = options.examples(
     "kd-offline record mpe/simple_spread_v3 --on ray",
 )
 _SETTINGS = {
-    "expert": Setting("expert", complete=completion.one_of(*completion.EXPERTS)),
+    "expert": Setting(
+        "expert", complete=completion.one_of(*completion.EXPERTS), default="bundled", metavar="NAME"
+    ),
     "expert_recipe": Setting("expert_recipe", metavar="FILE"),
     "opponents": Setting("opponents", metavar="NAME", default="only bundled ones"),
     "episodes": Setting("episodes"),
@@ -133,6 +136,8 @@ def _run(
 
     kept = f"what was recorded so far is in {output}: run the same command with --resume"
     begun = output / JOURNAL if where["on"] is None else output.with_name(f"{output.name}.shards")
+    if len(recipe.expert) > 1:
+        begun = output.with_name(f"{output.name}.parts")
     with resumable(kept, begun):
         manifest = roll_out(
             recipe, output, resume=resume, overwrite=overwrite, observers=observers, **where

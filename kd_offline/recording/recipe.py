@@ -20,7 +20,7 @@ class RecordSettings(TypedDict, total=False):
     """
 
     environment_kwargs: Mapping[str, Scalar]
-    expert: str | Path
+    expert: str | Path | Sequence[str | Path]
     expert_recipe: str | Path | None
     opponents: Sequence[str]
     episodes: int
@@ -91,7 +91,7 @@ def _check_origin(recipe: RecordRecipe, given: set[str], asked_by: str) -> None:
     code_guard.check_recipe_environment(
         recipe.environment, from_file, asked_by=asked_by, operation="record_recipe", named=is_named
     )
-    experts = {"expert": [recipe.expert], "opponents": recipe.opponents}
+    experts = {"expert": [*recipe.expert], "opponents": recipe.opponents}
     if recipe.partner not in (None, "none"):
         experts["partner"] = [recipe.partner]
     for argument, references in experts.items():

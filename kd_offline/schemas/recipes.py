@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -51,6 +53,11 @@ DEFAULT_NOISE = (
 """Half of the episodes clean, the others disturbed at four levels."""
 
 
+def one_or_more(given: Any) -> Any:
+    """Return one text or path as the only one of several."""
+    return (str(given),) if isinstance(given, str | Path) else given
+
+
 class RecordRecipe(Strict):
     """Everything that decides what ``kd-offline record`` makes."""
 
@@ -58,11 +65,16 @@ class RecordRecipe(Strict):
     environment_kwargs: dict[str, Scalar] = Field(
         default_factory=dict, description="settings of the environment"
     )
-    expert: str = Field(
-        default="bundled",
+    expert: Annotated[
+        tuple[str, ...],
+        BeforeValidator(one_or_more, json_schema_input_type=str | tuple[str, ...]),
+    ] = Field(
+        default=("bundled",),
+        min_length=1,
         description="who plays: bundled, bundled:large, bundled:mlp, bundled:masked, a trained "
         "folder, or one of another library: epymarl:DIR, pymarl2:DIR, on-policy:DIR, "
-        "benchmarl:FILE, jaxmarl:FILE, onnx:FILE, python:package.module:factory",
+        "benchmarl:FILE, jaxmarl:FILE, onnx:FILE, python:package.module:factory; of several, each "
+        "plays an equal part of the episodes",
     )
     expert_recipe: str | None = Field(
         default=None,
@@ -129,6 +141,14 @@ class RecordRecipe(Strict):
     @classmethod
     def _noise_may_be_text(cls, given: Any) -> Any:
         return noise_levels(given) if given is None or isinstance(given, str) else given
+
+    @field_validator("expert")
+    @classmethod
+    def _experts_differ(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(given)) < len(given):
+            msg = "names an expert twice: give each of them once"
+            raise ValueError(msg)
+        return given
 
     @field_validator("shard")
     @classmethod

@@ -113,6 +113,8 @@ def type_command(line: str) -> None:
     program, name, *arguments = words(line)
     assert program == "kd-offline", line
     less = SMALL.get(" ".join([name, *arguments[:1]]), SMALL.get(name, []))
+    if name == "train" and {"vdn", "qmix", "ddn"} & {*arguments}:
+        less = [*less, "--set", "q_learning.updates_per_batch=2"]
     if name == "distill" and "gates" in arguments:
         less = [*less, "--epochs", "2"]  # one with gates, one without
     if name == "distill" and arguments[0] in TAUGHT_BY_BEGINNERS:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.recording import several_experts
 from tests.end_to_end.conftest import DISTILL, RECORD, kd, kd_json, refused
 from tests.unit.evaluation.test_evaluation_setup import expert
 
@@ -57,3 +58,43 @@ def test_students_of_both_are_evaluated_against_each(place, rule):
     assert beside["difference"]["mean"] == pytest.approx(gap)
     shown = kd("evaluate", run, "--episodes", 8, *named).stdout
     assert f"another expert, {name}" in shown
+
+
+def test_one_recording_of_both_is_the_merge_of_their_recordings(place, tmp_path):
+    command = [*RECORD, "--expert", place / "one", "--expert", place / "two", "--partner", "none"]
+    command += ["--episodes", 80, "-o", tmp_path / "both.zarr"]
+    merged = ExpertBuffer.open(place / "both.zarr").manifest
+    assert kd_json(*command)["id"] == merged.id
+    assert not list(tmp_path.glob("*.parts"))
+    assert kd_json(*command, "--resume")["id"] == merged.id
+    assert "seed" in refused(*command, "--resume", "--seed", 5, code=2)
+    alone = [*RECORD, "--expert", place / "one", "--partner", "none", *command[-4:]]
+    assert "experts" in refused(*alone, "--resume", code=2)
+
+
+def test_an_interrupted_recording_of_both_is_continued(place, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    command = [*RECORD, "--expert", place / "one", "--expert", place / "two", "--partner", "none"]
+    command += ["--episodes", 80, "-o", tmp_path / "both.zarr"]
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(several_experts, "merge", stopped)
+        assert "--resume" in kd(*command, code=1).stderr
+    first = ExpertBuffer.open(tmp_path / "both.zarr.parts" / "1.zarr").manifest
+    assert first.statistics.episodes == 40
+    merged = ExpertBuffer.open(place / "both.zarr").manifest
+    assert kd_json(*command, "--resume")["id"] == merged.id
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("--expert", "bundled", "--expert", "bundled"), "names an expert twice"),
+        (("--expert", "a", "--expert", "b", "--shard", "1/2"), "shards of each expert alone"),
+        (("--expert", "a", "--expert", "b", "--episodes", "1"), "give at least one to each"),
+    ],
+)
+def test_several_experts_that_cannot_be_recorded_together(more, sentence, tmp_path):
+    assert sentence in refused("record", *more, "-o", tmp_path / "d.zarr", code=2)
+    assert not list(tmp_path.iterdir())

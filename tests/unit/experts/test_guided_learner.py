@@ -23,6 +23,7 @@ from kd_offline.testing.factories import environment_spec
 from kd_offline.testing.targets import TargetsEnvironment
 
 SHORT = {"buffer_episodes": 30, "batch_episodes": 8, "target_every": 3, "epsilon_frames": 100}
+SHORT["updates_per_batch"] = 4
 SMALL = {"trunk": (8,), "gru": 8, "block_width": 5, "block_hidden": 4}
 BOARD = "grid/predator_prey"
 KWARGS = {"size": 4, "n_predators": 2, "n_prey": 2, "view": 3, "episode_limit": 10}

@@ -49,6 +49,7 @@ TAPS = {"fusion": {"s_hat": 5, "feature": 8}, "own": {"s_hat": 5, "feature": 8}}
 TAPS["hypernetwork"] = {"z": 5}
 SEEDS = episode_seeds(0, 0, 5)
 SETTINGS = {"buffer_episodes": 30, "batch_episodes": 8, "target_every": 3, "epsilon_frames": 100}
+SETTINGS["updates_per_batch"] = 4
 
 
 def board():

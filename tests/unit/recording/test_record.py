@@ -7,7 +7,8 @@ from kd_offline.datasets import ExpertBuffer, verify
 from kd_offline.environments.grid import predator_prey
 from kd_offline.environments.stepping import full_spec
 from kd_offline.errors import StorageError, UnknownNameError, UsageError
-from kd_offline.recording.record import _Setup, record, step_bytes
+from kd_offline.recording.record import record, step_bytes
+from kd_offline.recording.setup import RecordingSetup
 from kd_offline.schemas.recipes import RecordRecipe
 from kd_offline.tracking.base import FunctionObserver
 
@@ -94,7 +95,7 @@ def test_full_observations_count_in_the_size_and_bound_the_batch(tmp_path):
     more = step_bytes(spec, 0, 0) - step_bytes(environment.spec, 0, 0)
     assert more == 4 * 8 * (3 * 19 * 19 + 2)
     with ExitStack() as stack:
-        setup = _Setup(RecordRecipe(environment="grid/predator_prey", threads=1), stack)
+        setup = RecordingSetup(RecordRecipe(environment="grid/predator_prey", threads=1), stack)
         usual = setup._batch()
         setup.spec = spec
         assert (usual, setup._batch()) == (125, 39)

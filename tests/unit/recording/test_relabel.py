@@ -10,8 +10,9 @@ from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.expert import TrainedExpert
 from kd_offline.experts.load import find, load
 from kd_offline.recording.noise import perturbed
-from kd_offline.recording.record import make_block, record
+from kd_offline.recording.record import record
 from kd_offline.recording.relabel import relabel
+from kd_offline.recording.setup import make_block
 from kd_offline.rollout.collect import collect
 from kd_offline.schemas.dataset import ExpertRecord, RecordingHeader, RecordingRecord
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe

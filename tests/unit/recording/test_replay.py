@@ -9,8 +9,9 @@ from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.errors import MismatchError, MissingArrayError, MissingExtraError, UsageError
 from kd_offline.recording.noise import perturbed
-from kd_offline.recording.record import make_block, record
+from kd_offline.recording.record import record
 from kd_offline.recording.replay import replay
+from kd_offline.recording.setup import make_block
 from kd_offline.rollout.collect import collect
 from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.schemas.dataset import RecordingHeader, RecordingRecord
