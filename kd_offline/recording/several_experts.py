@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kd_offline.datasets.edit.merge import merge
+from kd_offline.datasets.edit.merge_compatibility import capture_conflicts, incomparable_arrays
 from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.storage.manifest_file import read_manifest
@@ -19,9 +21,10 @@ from kd_offline.errors import MismatchError, Remedy, UsageError
 from kd_offline.files import make_folder, remove_tree
 from kd_offline.recording import noise
 from kd_offline.recording.setup import RecordingSetup
-from kd_offline.schemas.dataset import DatasetManifest
+from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
 from kd_offline.schemas.recipes import RecordRecipe
-from kd_offline.tracking.base import SILENT, Observer
+from kd_offline.tracking.base import SILENT, Observer, Observers
+from kd_offline.types import SeedArray
 
 
 def record_each(
@@ -40,9 +43,10 @@ def record_each(
     dataset, in ``OUTPUT.parts``, until it is complete.
     """
     parts = _parts_of_experts(recipe)
+    described = _described(parts)
     target = output.expanduser().absolute()
     folder = target.with_name(f"{target.name}.parts")
-    if resume and not overwrite and (done := _finished_parts(parts, target)):
+    if resume and not overwrite and (done := _finished(described, target)):
         return done
     if overwrite:
         remove_tree(folder)
@@ -52,8 +56,18 @@ def record_each(
     paths = [folder / f"{number}.zarr" for number in range(1, len(parts) + 1)]
     for part, path in zip(parts, paths, strict=True):
         record(part, path)
+    left_out = incomparable_arrays([ExpertBuffer.open(path) for path in paths])
+    if left_out:
+        Observers(observers).message(
+            f"left out {', '.join(left_out)}: not every expert gives it, or not in one form"
+        )
     manifest = merge(
-        paths, target, name=recipe.name, resume=resume, overwrite=overwrite, observers=observers
+        *(paths, target),
+        without=left_out,
+        name=recipe.name,
+        resume=resume,
+        overwrite=overwrite,
+        observers=observers,
     )
     remove_tree(folder)
     return manifest
@@ -87,30 +101,51 @@ def _parts_of_experts(recipe: RecordRecipe) -> list[RecordRecipe]:
     ]
 
 
-def _finished_parts(parts: Sequence[RecordRecipe], output: Path) -> DatasetManifest | None:
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What a part states of itself before it is recorded."""
+
+    recipe: RecordRecipe
+    header: RecordingHeader
+    seeds: SeedArray
+
+
+def _described(parts: Sequence[RecordRecipe]) -> list[_Described]:
+    """Return what all parts state, if all experts put out the same kind of thing."""
+    described = []
+    for part in parts:
+        with ExitStack() as stack:
+            setup = RecordingSetup(part, stack)
+            described.append(_Described(part, setup.load_expert(SILENT), setup.seeds))
+    experts = [each.header.experts[0] for each in described]
+    if reasons := capture_conflicts(experts, ["steps/logits"]):
+        msg = f"these experts cannot share a dataset: {reasons[0]}"
+        raise MismatchError(msg, Remedy("record each into a dataset of its own"))
+    return described
+
+
+def _finished(parts: Sequence[_Described], output: Path) -> DatasetManifest | None:
     """Return the manifest of a finished dataset of all parts, None if there is none."""
     files = Folder(output)
     if not files.exists(MANIFEST):
         return None
-    found = read_manifest(files)
-    with ExitStack() as stack:
-        setups = [RecordingSetup(part, stack) for part in parts]
-        headers = [setup.load_expert(SILENT) for setup in setups]
+    found, first = read_manifest(files), parts[0]
     noise_found = {"noise": found.recording.noise, "noise_rule": found.recording.noise_rule}
-    expected = headers[0].model_copy(
+    names = dict.fromkeys(part.header.name for part in parts)
+    expected = first.header.model_copy(
         update={
-            "name": parts[0].name or "+".join(dict.fromkeys(header.name for header in headers)),
+            "name": first.recipe.name or "+".join(names),
             "experts": tuple(
-                header.experts[0].model_copy(update={"id": number})
-                for number, header in enumerate(headers)
+                part.header.experts[0].model_copy(update={"id": number})
+                for number, part in enumerate(parts)
             ),
-            "recording": headers[0].recording.model_copy(update=noise_found),
+            "recording": first.header.recording.model_copy(update=noise_found),
             "lineage": found.lineage,
         }
     )
-    seeds = np.concatenate([setup.seeds for setup in setups])
+    seeds = np.concatenate([part.seeds for part in parts])
     manifest = finished_dataset(output, expected, len(seeds))
-    levels = noise.episode_levels(seeds, parts[0].noise_mixture)
+    levels = noise.episode_levels(seeds, first.recipe.noise_mixture)
     stored = ExpertBuffer.open(output)
     for name, wanted in (("seed", seeds), ("noise_level", levels)):
         if not np.array_equal(stored.episodes(name), wanted):

@@ -87,6 +87,15 @@ def test_an_interrupted_recording_of_both_is_continued(place, tmp_path, monkeypa
     assert kd_json(*command, "--resume")["id"] == merged.id
 
 
+def test_arrays_that_experts_do_not_give_in_one_form_are_left_out_and_named(place, tmp_path):
+    command = [*RECORD, "--expert", place / "one", "--expert", "bundled", "--partner", "none"]
+    said = kd(*command, "--episodes", 8, "-o", tmp_path / "both.zarr").stderr
+    assert "left out steps/embedding: not every expert gives it, or not in one form" in said
+    stored = ExpertBuffer.open(tmp_path / "both.zarr")
+    assert not stored.has("steps/embedding")
+    assert stored.has("steps/logits")
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [

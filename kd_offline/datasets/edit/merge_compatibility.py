@@ -62,27 +62,52 @@ def unshared_arrays(parents: Sequence[ExpertBuffer]) -> list[str]:
 
 def capture_conflicts(experts: Sequence[ExpertRecord], names: Iterable[str]) -> list[str]:
     """Return which of the arrays in ``names`` have another meaning for other experts."""
-    names = set(names)
-    meanings: dict[str, tuple[set[str], set[Any]]] = {
-        "what the experts put out": (
-            names.intersection(_OUTPUTS),
-            {(e.capture.output, e.capture.masked, e.capture.temperature) for e in experts},
-        ),
-        "the layer of the embeddings": (
-            {name for name in names if name.startswith("steps/embedding")},
-            {e.capture.embedding for e in experts},
-        ),
-        "what the values estimate": (
-            names.intersection(_VALUES),
-            {(e.value_of, e.gamma, e.bootstraps_truncation) for e in experts},
-        ),
-    }
     return [
         f"{what} differs ({' and '.join(sorted(map(_meaning_text, kinds)))}), so "
         f"{', '.join(sorted(held))} would have no one meaning"
-        for what, (held, kinds) in meanings.items()
-        if held and len(kinds) > 1
+        for what, held, kinds in _differing_captures(experts, names)
     ]
+
+
+def incomparable_arrays(parents: Sequence[ExpertBuffer]) -> list[str]:
+    """Return the full names of arrays that a merge of ``parents`` has to leave out.
+
+    Only some have them, or their dtypes, widths or meanings differ.
+    """
+    names = set.union(*map(mergeable_arrays, parents))
+    unshared = set(unshared_arrays(parents))
+    shared = {name for name in names - unshared if not name.startswith("masks/")}
+    other_kind = {
+        name for name in shared if len({_dtype_and_width(each, name) for each in parents}) > 1
+    }
+    experts = [expert for parent in parents for expert in parent.manifest.experts]
+    captures = _differing_captures(experts, shared)
+    return sorted(unshared.union(other_kind, *(held for _, held, _ in captures)))
+
+
+def _differing_captures(
+    experts: Sequence[ExpertRecord], names: Iterable[str]
+) -> list[tuple[str, set[str], set[Any]]]:
+    """Return what differs between experts, the arrays in ``names`` it concerns, and its values."""
+    names = set(names)
+    captures: list[tuple[str, set[str], set[Any]]] = [
+        (
+            "what the experts put out",
+            names.intersection(_OUTPUTS),
+            {(e.capture.output, e.capture.masked, e.capture.temperature) for e in experts},
+        ),
+        (
+            "the layer of the embeddings",
+            {name for name in names if name.startswith("steps/embedding")},
+            {e.capture.embedding for e in experts},
+        ),
+        (
+            "what the values estimate",
+            names.intersection(_VALUES),
+            {(e.value_of, e.gamma, e.bootstraps_truncation) for e in experts},
+        ),
+    ]
+    return [(what, held, kinds) for what, held, kinds in captures if held and len(kinds) > 1]
 
 
 def mask_conflicts(parents: Sequence[ExpertBuffer], names: Iterable[str]) -> list[str]:
