@@ -1,8 +1,8 @@
 """The cells of the page on methods, as data: every way to distil on the same ground.
 
 In each task one expert, one dataset, one mask, one width, the same epochs and seeds; only the
-method differs. The budgets are small ones, so that all methods can be compared: a tenth of the
-episodes that the other pages distil, or fewer.
+method differs. The budgets are small, so that all methods can be compared: a tenth of the episodes
+that the other pages distil, or fewer, in smaller batches so that there are as many updates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from benchmarks.results import combat, ddn, plan
 from benchmarks.results.plan import Comparison, DistilledCell, NetworkCell, Study, Task
 from kd_offline.distillation.recipe import distill_recipe
 
-WIDTH = 32
+WIDTH, BATCH_EPISODES = 32, 64
 OF_POLICY = (
     *("kl", "kd-marl", "bc", "bc-argmax", "logits", "igm-bc", "tseng", "relation-attention"),
     *("hidden-features", "neighbours"),
@@ -95,6 +95,7 @@ METHODS = Study(
     distilled=distilled_cells,
     comparisons=comparisons,
     episodes=2000,
+    settings=(("optimisation.batch_episodes", BATCH_EPISODES),),
 )
 
 

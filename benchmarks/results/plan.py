@@ -227,6 +227,7 @@ class Study:
     ablations: Callable[[Task], list[DistilledCell]] | None = None
     comparisons: Callable[[Task], list[Comparison]] | None = None
     episodes: int = EPISODES
+    settings: tuple[tuple[str, Any], ...] = ()  # of every distillation
     latency_rounds: int = 0  # 0: decisions are not timed
 
     def groups(self, task: Task) -> list[tuple[NetworkCell, ...]]:

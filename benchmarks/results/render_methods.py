@@ -6,11 +6,19 @@ python -m benchmarks.results.render_methods
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.results.methods import METHODS, WIDTH, baseline, comparisons, distilled_cells
+from benchmarks.results.methods import (
+    BATCH_EPISODES,
+    METHODS,
+    WIDTH,
+    baseline,
+    comparisons,
+    distilled_cells,
+)
 from benchmarks.results.plan import EVALUATION_SEED, DistilledCell, Task
 from benchmarks.results.render import Cell, estimate, read, table
 
@@ -36,38 +44,51 @@ def main() -> None:
 def page(cells: Path) -> str:
     """Return the page."""
     sections = [_task(task, cells) for task in METHODS.tasks]
-    return "\n\n".join([_head(), *(text for text in sections if text)]) + "\n"
+    cells_of = {task: distilled_cells(task) for task in METHODS.tasks}
+    there = {task: sum(read(c.id, cells) is not None for c in of) for task, of in cells_of.items()}
+    missing = [
+        f"{len(of) - there[task]} of {len(of)} rows of {task.name}"
+        for task, of in cells_of.items()
+        if there[task] < len(of)
+    ]
+    return "\n\n".join([_head(missing), *(text for text in sections if text)]) + "\n"
 
 
-def _head() -> str:
+def _head(missing: Sequence[str]) -> str:
+    not_there = f"Not measured: {'; '.join(missing)}. " if missing else ""
     return (
         "# Ways to distil, side by side\n\n"
+        f"{not_there}Not shown: other widths, other temperatures, and whether the order of the "
+        "methods holds with ten times the data, as on [the first page](results.md).\n\n"
         "Every method of [the guide](guide/methods.md) with the same expert, data, mask, student "
-        f"width ({WIDTH}), epochs and seeds; only the objective differs. Made by "
-        f"`make results-methods`, which keeps every cell in `{METHODS.cells}`; methods without a "
-        "cell are not shown. *Kept* is the return less that of random play, as a share of the "
-        "expert's; *less plain KL* the difference of mean returns to plain KL from the same data "
-        "at the temperature of the method's own KL, paired by episode. Brackets are 95 % "
-        "intervals over distillation seeds crossed with evaluation episodes, which follow from "
-        f"seed {EVALUATION_SEED}. A difference whose interval holds 0 was not shown."
+        f"width ({WIDTH}), epochs, batches of {BATCH_EPISODES} episodes and seeds; only the "
+        "objective differs, with the weights of its recipe, which were tuned for no task. Made by "
+        f"`make results-methods`, which keeps every cell in `{METHODS.cells}`. *Kept* is the "
+        "return less that of random play, as a share of the expert's; *less plain KL* the "
+        "difference of mean returns to plain KL from the same data at the temperature of the "
+        "method's own KL, paired by episode. Brackets are 95 % intervals over distillation seeds "
+        f"crossed with evaluation episodes, which follow from seed {EVALUATION_SEED}. A difference "
+        "whose interval holds 0 was not shown. Several methods are compared and nothing is "
+        "corrected for it. *Seconds* are time on the clock, of a machine busy with other work."
     )
 
 
 def _task(task: Task, cells: Path) -> str:
     """Return the section of a task; empty where nothing of it was measured."""
     made = {cell: read(cell.id, cells) for cell in distilled_cells(task)}
-    rows = [_row(task, cell, found, cells) for cell, found in made.items() if found]
+    rows = [_row(cell, found, cells) for cell, found in made.items() if found]
     if not rows:
         return ""
     found = next(cell for cell in made.values() if cell)
+    expert = "the bundled expert" if task.bundled else "a QMIX expert"
     said = (
-        f"Mask `{found['mask']}`, {found['seeds']} distillation seeds, {found['episodes']:,} "
-        "evaluation episodes."
+        f"Mask `{found['mask']}`; {task.dataset_episodes:,} episodes, {task.epochs} epochs from "
+        f"{expert}; {found['seeds']} distillation seeds, {found['episodes']:,} evaluation episodes."
     )
     return "\n\n".join([f"## {task.name}", said, table([_HEAD, *rows]), _verdict(task, cells)])
 
 
-def _row(task: Task, cell: DistilledCell, made: Cell, cells: Path) -> tuple[str, ...]:
+def _row(cell: DistilledCell, made: Cell, cells: Path) -> tuple[str, ...]:
     gap = read(f"{cell.id}.minus.{baseline(cell).id}", cells)
     parts = []
     for mode in ("greedy", "sampled"):

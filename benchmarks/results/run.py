@@ -297,7 +297,8 @@ def make_students(study: Study, cell: DistilledCell) -> None:
     from kd_offline.distillation.recipe import distill_recipe
     from kd_offline.evaluation.evaluate import evaluate
 
-    settings = {"optimisation.epochs": cell.task.epochs, "threads": 1, **dict(cell.settings)}
+    settings: dict[str, Any] = {"optimisation.epochs": cell.task.epochs, "threads": 1}
+    settings |= dict(study.settings) | dict(cell.settings)
     recipe = distill_recipe(
         method=cell.method,
         mask=cell.mask,

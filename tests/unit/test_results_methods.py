@@ -1,9 +1,19 @@
 """The page on methods: its plan, and what it says of the cells that are there."""
 
 import json
+import pickle
+
+import pytest
 
 from benchmarks.results import render_methods
-from benchmarks.results.methods import METHODS, TASK, baseline, comparisons, distilled_cells, quick
+from benchmarks.results.methods import (
+    METHODS,
+    NO_CE,
+    baseline,
+    comparisons,
+    distilled_cells,
+    quick,
+)
 from benchmarks.results.render_methods import page
 from kd_offline.distillation.methods import METHODS as ALL
 
@@ -23,32 +33,43 @@ def made(mean):
     return held | modes
 
 
-def test_methods_are_compared_with_plain_kl_at_their_own_temperature():
-    cells = {cell.id: cell for cell in distilled_cells(TASK)}
-    assert len(cells) == len(distilled_cells(TASK))
+SPREAD, BOARD = METHODS.tasks[:2]
+
+
+@pytest.mark.parametrize("task", METHODS.tasks, ids=lambda task: task.slug)
+def test_methods_are_compared_with_plain_kl_at_their_own_temperature(task):
+    cells = {cell.id: cell for cell in distilled_cells(task)}
+    assert len(cells) == len(distilled_cells(task))
     assert all(cell.method in ALL for cell in cells.values())
-    by_method = {one.method: other for one, other in comparisons(TASK)}
+    by_method = {one.method: other for one, other in comparisons(task)}
     assert dict(by_method["kd-marl"].settings) == {"terms.kl.temperature": 2.0}
     assert by_method["tseng"].settings == ()
-    assert by_method["mixer"].expert is not None
     assert all(other.id in cells for other in by_method.values())
     assert set(by_method) == {cell.method for cell in cells.values()} - {"kl"}
 
 
+def test_methods_that_need_values_have_an_expert_with_values():
+    (expert,) = METHODS.networks(BOARD)
+    of_values = [cell for cell in distilled_cells(BOARD) if cell.method == "mixer"]
+    assert [cell.expert for cell in of_values] == [expert]
+    assert expert.algorithm == "qmix"
+    assert not [cell for cell in distilled_cells(SPREAD) if cell.method == "mixer"]
+
+
 def test_the_quick_study_trains_no_network_and_keeps_its_cells_elsewhere():
-    small = quick(METHODS)
-    (task,) = small.tasks
-    assert small.networks(task) == []
+    small = pickle.loads(pickle.dumps(quick(METHODS)))  # as its processes receive it
     assert small.cells != METHODS.cells
     assert small.work != METHODS.work
-    cells = small.distilled(task)
-    assert {len(cell.seeds) for cell in cells} == {2}
-    assert small.comparisons is not None
-    assert all(pair[1] in cells for pair in small.comparisons(task))
+    assert BOARD.slug not in {task.slug for task in small.tasks}
+    for task in small.tasks:
+        assert small.networks(task) == []
+        cells = small.distilled(task)
+        assert {len(cell.seeds) for cell in cells} == {2}
+        assert all(pair[1] in cells for pair in small.comparisons(task))
 
 
 def test_only_what_was_measured_is_shown(tmp_path):
-    cells = {cell.method: cell for cell in distilled_cells(TASK) if cell.expert is None}
+    cells = {cell.method: cell for cell in distilled_cells(SPREAD) if cell.label != NO_CE}
     tseng, bc = cells["tseng"], cells["bc"]
     plain = baseline(tseng)
     for cell, mean in ((tseng, -20.0), (bc, -30.0), (plain, -22.0)):
@@ -62,6 +83,8 @@ def test_only_what_was_measured_is_shown(tmp_path):
     assert "| -20.00 [-21.00, -19.00] | 50.0 % | 2.00 [1.00, 3.00] |" in rows[2]
     assert rows[0].count("| - |") >= 1
     assert "Better than plain KL in greedy play: `tseng`. Worse: `bc`." in text
+    assert f"{SPREAD.dataset_episodes:,} episodes, {SPREAD.epochs} epochs" in text
+    assert "Not measured" in text
 
 
 def test_without_a_cell_there_is_no_page(tmp_path, monkeypatch, capsys):

@@ -30,7 +30,7 @@ def test_what_is_given_beats_the_file_which_beats_the_defaults(tmp_path):
         NoiseLevel(level=0, share=0.5),
         NoiseLevel(level=0.25, share=0.5),
     )
-    assert recipe.expert == "mine"
+    assert recipe.expert == ("mine",)
 
 
 @pytest.mark.parametrize(("text", "levels"), [("none", ()), ("default", DEFAULT_NOISE)])
