@@ -107,7 +107,11 @@ def _summary(manifest: ExportManifest, folder: Path) -> None:
     if manifest.precision != "fp32":
         say(f"{manifest.precision} against the trained students: {_words(gate.precision)}")
     for agent in manifest.agents:
-        say(f"  {agent.agent}: {agent.parameter_bytes:,} bytes of weights, {agent.macs:,} MACs")
+        zeros = f"; C alone does without {agent.zeros:,} zeros" if agent.zeros else ""
+        say(
+            f"  {agent.agent}: {agent.parameter_bytes:,} bytes of weights, {agent.macs:,} MACs"
+            f"{zeros}"
+        )
     for core in manifest.microcontrollers:
         say(
             f"  {core.symbol} on {core.core}: {core.flash_bytes:,} bytes of flash, "

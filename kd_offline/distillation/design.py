@@ -14,7 +14,8 @@ from kd_offline.distillation.auxiliary_heads import AuxiliaryHeads
 from kd_offline.distillation.block_importance import block_importance
 from kd_offline.distillation.start import load_into, starting_weights
 from kd_offline.distillation.terms.active import ActiveTerms
-from kd_offline.networks.arithmetic import FLOAT
+from kd_offline.networks.arithmetic import FLOAT, ExportedShape
+from kd_offline.networks.sparsity import sparse_matrices
 from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.layers import LayerWidths
 from kd_offline.schemas.recipes import DistillRecipe
@@ -22,7 +23,7 @@ from kd_offline.schemas.student import StudentCard
 from kd_offline.seeding import generator
 from kd_offline.students import policy as students
 from kd_offline.students.budgets import allocate, allocate_budget, allocation
-from kd_offline.students.cost_bounds import Bounds, trained_shape
+from kd_offline.students.cost_bounds import Bounds, card_shape, trained_shape
 from kd_offline.students.families import FAMILIES, settings_of
 from kd_offline.students.networks import InputScale, StudentTeam
 from kd_offline.types import BoolArray
@@ -85,13 +86,18 @@ def design_students(
     BudgetError
         No students are small enough.
     UsageError
-        They are larger than this machine's memory.
+        They are larger than this machine's memory, or cannot be as sparse as they should.
     CheckpointError, MismatchError, StorageError, UnknownNameError
         The students that the recipe starts from cannot be used.
     """
     mask = buffer.mask(recipe.mask)
     start = starting_weights(recipe, buffer.spec)
     card = _card(buffer, recipe, mask, scale)
+    if recipe.sparsity is not None:
+        for i, width in enumerate(card.widths):
+            shape = card_shape(card, i, width)
+            assert isinstance(shape, ExportedShape)  # noqa: S101 - other families decline
+            sparse_matrices(shape.matrices, recipe.sparsity)  # refused before anything is made
     if recipe.budget is None or recipe.first_settled is not None:
         _check_room(card)
     if recipe.budget is None:

@@ -138,6 +138,8 @@ def completed(
     student = settings_of(recipe.student, asked_by=asked_by, parts=parts)
     if recipe.first_settled is not None:
         require_offer(student, "gates")
+    if recipe.sparsity is not None:
+        require_offer(student, "sparse")
     if recipe.optimisation.quantise_from is not None or (
         recipe.budget is not None and recipe.budget.precision == "int8"
     ):

@@ -150,22 +150,23 @@ def _designed(
 
 
 def with_layers(run: Run) -> tuple[StudentCard, RunManifest]:
-    """Return what the card and the run say once gates have chosen every team's layers."""
+    """Return what the card and the run say once phases have changed every team's layers."""
     manifest, card = run.manifest, run.design.card
-    if run.recipe.first_settled is None:
+    of_seed = {r.seed: r.layers for r in manifest.results if r.layers is not None}
+    if not of_seed:
         return card, manifest
-    of_seed = {result.seed: result.layers for result in manifest.results}
     card = card.model_copy(update={"layers": tuple(of_seed[s] for s in card.seeds)})
-    every = run.design.allocations([own for own in of_seed.values() if own is not None])
-    costliest = max(range(len(every)), key=lambda k: every[k].team["macs"])
+    every = run.design.allocations(list(of_seed.values()))
+    costliest = max(range(len(every)), key=lambda k: every[k].team["macs"], default=0)
+    chosen = every[costliest] if every else manifest.allocation
+    layers = list(of_seed.values())[costliest]
     students = tuple(
-        StudentRecord(agent=agent.agent, hidden=agent.hidden, parameters=count)
-        for agent, count in zip(
-            every[costliest].agents, run.teams[costliest].parameters_per_agent, strict=True
+        StudentRecord(agent=agent, hidden=own.widest, parameters=count)
+        for agent, own, count in zip(
+            card.environment.agents, layers, run.teams[costliest].parameters_per_agent, strict=True
         )
     )
-    update = {"students": students, "allocation": every[costliest]}
-    return card, manifest.model_copy(update=update)
+    return card, manifest.model_copy(update={"students": students, "allocation": chosen})
 
 
 def _manifest(

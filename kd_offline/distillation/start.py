@@ -56,7 +56,7 @@ def start_settings(run: str | Path) -> dict[str, Any]:
         },
         "seeds": students.card.seeds,
         "start": {"run": str(run), "digests": digests},
-    }
+    } | ({} if recipe.sparsity is None else {"sparsity": recipe.sparsity.model_dump(mode="json")})
 
 
 def starting_weights(recipe: DistillRecipe, spec: EnvironmentSpec) -> dict[int, dict[str, Tensor]]:
@@ -122,7 +122,8 @@ def load_into(team: StudentTeam, weights: Mapping[str, Tensor], run: str) -> Non
 
 
 def _require_one_design(card: StudentCard, run: str | Path) -> None:
-    if card.layers is not None:
+    layers = [own for team in card.layers or () for own in team]
+    if any(own.sparse is None for own in layers):
         msg = (
             f"unit gates chose other networks for every seed of the run in {str(run)!r}: start "
             "from students whose widths a recipe or a budget decided"

@@ -58,6 +58,7 @@ class Training:
     average: list[Tensor]
     active: list[Phase] = field(default_factory=list)
     since: int = 0  # the epoch from which on this very team is trained
+    reshaped: bool = False  # whether a phase changed widths, or which weights are stored
     epoch: int = 0
     best: list[Best] = field(default_factory=list)  # of every seed
     best_weights: list[Tensor] = field(default_factory=list)
@@ -105,7 +106,7 @@ class Training:
     def go_on_with(self, team: StudentTeam, heads: AuxiliaryHeads, epoch: int) -> None:
         """Continue with another team from ``epoch`` on."""
         team, heads = team.to(self.device), heads.to(self.device)
-        self.team, self.heads, self.since = team, heads, epoch
+        self.team, self.heads, self.since, self.reshaped = team, heads, epoch, True
         self.optimisers, self.average = _optimisers(team, heads, self.schedule), _copied(team)
         self.forget_best()
 
@@ -130,8 +131,8 @@ class Training:
 
     @property
     def layers(self) -> tuple[LayerWidths, ...] | None:
-        """The widths of each agent's layers, where a phase changed them."""
-        return tuple(map(layers_of, self.teams[0].shapes)) if self.since else None
+        """The widths of each agent's layers, where a phase changed them or what is stored."""
+        return tuple(map(layers_of, self.teams[0].shapes)) if self.reshaped else None
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -303,12 +304,15 @@ def _epoch(
         students = student_batch(found.logits, found.embeddings, batch.targets, spec, found.taps)
         losses = objective(students, batch.targets, state.heads, terms, step / max(1, total))
         for phase in state.active:
-            done = (step - per_epoch * phase.first) / (per_epoch * (phase.end - phase.first))
-            losses |= phase.losses(losses["loss"], done)
+            losses |= phase.losses(losses["loss"], phase.progress(step, per_epoch))
         passes.backward(losses["loss"])
         for parameter in terms.frozen(state.heads.each_by_term(), step):
             parameter.grad = None  # optimisers leave it alone, moments and decay included
+        for phase in state.active:
+            phase.before_step(state, step, phase.progress(step, per_epoch))
         norm = _step(state, schedule, warm_cosine(schedule, step, total))
+        for phase in state.active:
+            phase.after_step()
         _average(state, schedule.ema, step - per_epoch * state.since)
         for name, value in (losses | {"gradient_norm": norm}).items():
             sums[name] = sums.get(name, torch.zeros(())) + value.detach()

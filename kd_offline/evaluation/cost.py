@@ -18,6 +18,7 @@ from kd_offline.networks.arithmetic import (
     Shape,
     ValuePart,
     compacted,
+    zeros_of,
 )
 from kd_offline.schemas.evaluation import (
     AgentCost,
@@ -43,7 +44,8 @@ __all__ = [
 
 CONVENTION = (
     "FLOPs = 2 x multiply-accumulates of matrix products, deployed actor networks only, hidden "
-    "input columns dropped; macs and flops are of one team step (every agent decides once)"
+    "input columns and zeros of sparse matrices dropped; macs and flops are of one team step "
+    "(every agent decides once)"
 )
 
 
@@ -81,6 +83,7 @@ def team_cost(
             macs=cost.macs,
             flops=cost.flops,
             elementwise=cost.elementwise,
+            zeros=zeros_of(shape),
             memory=_memory(shape),
         )
         for agent, shape, cost in zip(agents, shapes, costs, strict=True)

@@ -15,7 +15,7 @@ from kd_offline.types import TeamPolicy
 if TYPE_CHECKING:
     from kd_offline.students.policy import StudentPolicy
 
-_WEIGHTS = {"parameters", "parameter_bytes", "macs"}  # differ by precision
+_WEIGHTS = {"parameters", "parameter_bytes", "macs", "zeros"}  # differ by precision
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,8 @@ def _row(
     engine, batch = key[2], key[3]
     microseconds = times / 1e3
     p50, p95, p99 = np.percentile(microseconds, [50, 95, 99])
-    demand = Demand(target.macs, target.parameter_bytes, target.ram_bytes)
+    sparse = target.contract is not None and target.contract.zeros > 0
+    demand = Demand(target.macs, target.parameter_bytes, target.ram_bytes, sparse=sparse)
     # A device that was not calibrated with an engine is predicted in C alone.
     known_devices = [d for d in devices if batch == 1 and (engine == "c" or engine in d.engines)]
     return EngineLatency(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kd_offline.errors import CheckpointError, MismatchError, UsageError
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import TrainRecipe
-from kd_offline.schemas.layers import widest
+from kd_offline.schemas.layers import LayerWidths, widest
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.cost_bounds import trained_shape
 from kd_offline.students.families import require_offer
@@ -40,6 +40,12 @@ def settings_of(card: StudentCard, seed: int) -> dict[str, Any]:
         raise UsageError(msg)
     require_offer(card.architecture, "expert")
     widths = card.widths_of(seed)
+    if any(isinstance(own, LayerWidths) and own.sparse is not None for own in widths):
+        msg = (
+            "the students have sparse matrices, and training by reinforcement learning would fill "
+            "their zeros: train students further that were distilled without sparsity"
+        )
+        raise UsageError(msg)
     broadest = max(map(widest, widths))
     shape = trained_shape(card, 0, broadest)
     return {

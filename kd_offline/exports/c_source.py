@@ -16,9 +16,10 @@ import numpy as np
 from kd_offline.exports.network import AgentNetwork
 from kd_offline.exports.vectors import Vectors
 from kd_offline.files import write_file
+from kd_offline.networks.arithmetic import index_size
 from kd_offline.networks.deployed import Affine
 from kd_offline.schemas.export import REFUSAL, RESET, WAITING, AgentContract
-from kd_offline.types import Array
+from kd_offline.types import Array, BoolArray
 
 COPIED = (
     "Makefile",
@@ -153,7 +154,7 @@ def _source(network: AgentNetwork, agent: AgentContract) -> str:
 
 #include "kernels.h"
 
-{"".join(_constants(network))}
+{_kernels(network)}{"".join(_constants(network))}
 {buffers}
 
 void {name}_reset(float *memory)
@@ -181,13 +182,57 @@ def _constants(network: AgentNetwork) -> Iterator[str]:
     if network.motion is not None:
         yield floats("motion", network.motion)
     for name, affine in network.matrices.items():
-        label, packed = name.replace(".", "_"), interleaved(affine.weight)
+        label = name.replace(".", "_")
+        if affine.kept is not None:
+            yield from _compressed(label, affine, affine.kept)
+            continue
+        packed = interleaved(affine.weight)
         if affine.scale is None:
             yield floats(f"{label}_weight", packed)
         else:
             yield array("int8_t", f"{label}_weight", map(str, packed.ravel().tolist()))
             yield floats(f"{label}_scale", padded(affine.scale))
         yield floats(f"{label}_bias", padded(affine.bias))
+
+
+def _compressed(label: str, affine: Affine, kept: BoolArray) -> Iterator[str]:
+    """Yield a sparse matrix in compressed rows of blocks, see ``KD_SPARSE`` of ``kernels.h``."""
+    rows, columns = np.nonzero(kept)
+    blocks = affine.weight.reshape(len(kept), affine.block, -1)[rows, :, columns]
+    starts = np.concatenate([[0], np.cumsum(kept.sum(1))])
+    values, index, start = _types(affine, kept)
+    if affine.scale is None:
+        yield floats(f"{label}_weight", blocks)
+    else:
+        yield array(values, f"{label}_weight", map(str, blocks.ravel().tolist()))
+        yield floats(f"{label}_scale", affine.scale)
+    yield array(index, f"{label}_column", map(str, columns.tolist()))
+    yield array(start, f"{label}_start", map(str, starts.tolist()))
+    yield floats(f"{label}_bias", affine.bias)
+
+
+def _types(affine: Affine, kept: BoolArray) -> tuple[str, str, str]:
+    """Return the C types of weights, column indices and row pointers of a sparse matrix."""
+    value = "float" if affine.scale is None else "int8_t"
+    largest = (kept.shape[1] - 1, int(kept.sum()))
+    index, start = (f"uint{8 * index_size(each)}_t" for each in largest)
+    return value, index, start
+
+
+def _kernel(affine: Affine, kept: BoolArray) -> str:
+    """Return the name of the function that multiplies by a sparse matrix."""
+    words = "_".join(kind.removesuffix("_t") for kind in _types(affine, kept))
+    return f"kd_sparse_{words}_{affine.block}"
+
+
+def _kernels(network: AgentNetwork) -> str:
+    """Return the definitions of the functions that multiply by the sparse matrices."""
+    found = {
+        _kernel(m, m.kept): f"{', '.join(_types(m, m.kept))}, {m.block}"
+        for m in network.matrices.values()
+        if m.kept is not None
+    }
+    return "".join(f"KD_SPARSE({name}, {types})\n" for name, types in found.items())
 
 
 def _body(network: AgentNetwork, agent: AgentContract) -> Iterator[str]:
@@ -248,6 +293,10 @@ def _inputs(network: AgentNetwork, agent: AgentContract) -> Iterator[str]:
 
 def _affine(name: str, affine: Affine, source: str, target: str) -> str:
     rows, columns = affine.weight.shape
+    if affine.kept is not None:
+        scale = "(const float *)0" if affine.scale is None else f"{name}_scale"
+        arrays = f"{name}_weight, {name}_column, {name}_start, {scale}, {name}_bias"
+        return f"{_kernel(affine, affine.kept)}({arrays}, {source}, {target}, {len(affine.kept)});"
     if affine.scale is None:
         return f"kd_affine({name}_weight, {name}_bias, {source}, {target}, {rows}, {columns});"
     weights = f"{name}_weight, {name}_scale, {name}_bias"

@@ -24,6 +24,7 @@ from kd_offline.errors import UsageError
 from kd_offline.experts.protocol import Expert
 from kd_offline.experts.team import MOTION_GAIN, ActorCritic
 from kd_offline.exports.network import AgentNetwork
+from kd_offline.networks.arithmetic import sparse_of
 from kd_offline.networks.deployed import Affine, Cell
 from kd_offline.networks.packed import Folded, PackedNetwork
 from kd_offline.students.families import border, offered
@@ -153,9 +154,19 @@ def _layers(
     every = [Affine(_single(m.weight), _single(m.bias)) for m in folded]
     if columns is not None:
         every[0] = replace(every[0], weight=np.ascontiguousarray(every[0].weight[:, columns]))
+    if (sparse := sparse_of(network.shape)) is not None:
+        pairs = zip(every, sparse.kept, strict=True)
+        every = [m if n is None else _sparse(m, sparse.block) for m, n in pairs]
     depth = len(network.shape.trunk)
     recurrent = every[depth:-1]
     return tuple(every[:depth]), network.cell(recurrent) if recurrent else None, every[-1]
+
+
+def _sparse(matrix: Affine, block: int) -> Affine:
+    """Return a matrix without the blocks of zeros."""
+    rows, columns = matrix.weight.shape
+    blocks = matrix.weight.reshape(rows // block, block, columns)
+    return replace(matrix, kept=(blocks != 0).any(axis=1))
 
 
 def _single(values: Tensor) -> Float32Array:

@@ -49,4 +49,5 @@ def _contract(net: AgentNetwork, spec: EnvironmentSpec, i: int, symbol: str) -> 
         parameters=net.parameters,
         parameter_bytes=net.parameter_bytes,
         macs=net.macs,
+        zeros=net.zeros,
     )

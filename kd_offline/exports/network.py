@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from kd_offline.networks.arithmetic import index_bytes
 from kd_offline.networks.deployed import Affine, Cell, normalised
 from kd_offline.networks.quantise import quantised
 from kd_offline.types import Array, BoolArray, Float32Array, IntArray
@@ -103,17 +104,28 @@ class AgentNetwork:
     def macs(self) -> int:
         """Multiply-accumulates of one step."""
         products = 0 if self.cell is None else self.cell.products
-        return products + sum(m.weight.size for m in self.matrices.values())
+        return products + sum(m.stored for m in self.matrices.values())
+
+    @property
+    def zeros(self) -> int:
+        """Weights of sparse matrices that are zero, and count nowhere."""
+        return sum(m.weight.size - m.stored for m in self.matrices.values())
 
     @property
     def parameters(self) -> int:
         """Numbers that are stored: weights, biases, row scales and the scaling of the inputs."""
-        return sum(a.size for _, a in arrays(self))
+        return sum(a.size for _, a in arrays(self)) - self.zeros
 
     @property
     def parameter_bytes(self) -> int:
-        """Bytes of those numbers."""
-        return sum(a.nbytes for _, a in arrays(self))
+        """Bytes of those numbers, and of the indices of sparse matrices."""
+        total = sum(a.nbytes for _, a in arrays(self))
+        for matrix in self.matrices.values():
+            if matrix.kept is not None:
+                total -= (matrix.weight.size - matrix.stored) * matrix.weight.itemsize
+                rows, columns = matrix.kept.shape
+                total += index_bytes(rows, columns, int(matrix.kept.sum()))
+        return total
 
     def mapped(self, change: Callable[[Affine], Affine]) -> AgentNetwork:
         """Return the network with every affine map changed."""
@@ -191,18 +203,18 @@ def to_int8(network: AgentNetwork) -> AgentNetwork:
 
     def change(affine: Affine) -> Affine:
         weight, scale = quantised(affine.values)
-        return Affine(weight, affine.bias, scale)
+        return replace(affine, weight=weight, scale=scale)
 
     return network.mapped(change)
 
 
 def to_floats(network: AgentNetwork) -> AgentNetwork:
     """Return the network with its weights restored, which is quicker to step with."""
-    return network.mapped(lambda affine: Affine(affine.values, affine.bias))
+    return network.mapped(lambda affine: replace(affine, weight=affine.values, scale=None))
 
 
 def arrays(network: AgentNetwork) -> Iterator[tuple[str, Array]]:
-    """Yield every stored array with its name, weights as they are stored."""
+    """Yield every array with its name, weights as they are stored; sparse ones with their zeros."""
     yield "centre", network.centre
     yield "scale", network.scale
     if network.motion is not None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kd_offline.networks.arithmetic import FLOAT, Precision, Shape
+from kd_offline.networks.arithmetic import FLOAT, Precision, Shape, zeros_of
 from kd_offline.schemas.hardware import (
     EngineFigures,
     Figure,
@@ -40,6 +40,7 @@ class Demand:
     ram_bytes: int | None = None  # None: not known
     precision: Precision = "fp32"
     flash_bytes: int | None = None  # tables as they are stored; None: as parameter_bytes
+    sparse: bool = False  # whether matrices are, whose speed is in no profile
 
     @classmethod
     def of(cls, shape: Shape, precision: Precision = "fp32") -> Demand:
@@ -47,7 +48,8 @@ class Demand:
         memory, cost = shape.memory(precision), shape.cost()
         if memory is None:
             return cls(cost.macs, FLOAT * cost.parameters, None, precision)
-        return cls(cost.macs, memory.parameters, memory.working, precision, memory.flash)
+        sparse = zeros_of(shape) > 0
+        return cls(cost.macs, memory.parameters, memory.working, precision, memory.flash, sparse)
 
     @property
     def flops(self) -> int:
@@ -177,11 +179,14 @@ def predict(profile: HardwareProfile, demand: Demand, engine: str = "c") -> Pred
     -------
     Prediction
         Its kind is always ``modelled``. A latency that the profile cannot give is None, such an
-        energy is ``unavailable``, and the missing figures are named.
+        energy is ``unavailable``, and the missing figures are named. Of networks with sparse
+        matrices no latency is known: the figures of profiles are those of full ones.
     """
-    model = latency_model(profile, engine, demand.precision)
+    model = None if demand.sparse else latency_model(profile, engine, demand.precision)
     seconds: float | None = None
     missing: tuple[str, ...] = (f"engines.{engine}.effective_flops", "core_peak_flops")
+    if demand.sparse:
+        missing = ("speed of sparse matrices",)
     if model is not None:
         seconds, missing = model.seconds(demand.macs, demand.parameter_bytes), model.missing
     energy, missing_for_energy = _energy(

@@ -34,7 +34,8 @@ def _demand(agent: AgentCost) -> Demand:
     memory = agent.memory
     if memory is None:
         return Demand(agent.macs, 4 * agent.parameters)
+    sparse = agent.zeros > 0
     ram = memory.ram
     if ram is None and memory.hidden is not None and memory.activation is not None:
         ram = memory.hidden + memory.activation
-    return Demand(agent.macs, memory.parameters_fp32, ram, flash_bytes=memory.flash)
+    return Demand(agent.macs, memory.parameters_fp32, ram, flash_bytes=memory.flash, sparse=sparse)

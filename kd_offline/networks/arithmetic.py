@@ -11,7 +11,8 @@ trunk widths ``w1..wn``, GRU width ``h`` and ``a`` actions::
     gru of rank r  : MACs r (x + 7 h)  parameters r (x + 7 h) + 6 h  elementwise 17 h
 
 Every matrix weight is used once in a decision, so the number of MACs is also the number of matrix
-weights. The other parameters are vectors (biases, gains).
+weights. The other parameters are vectors (biases, gains). Of a sparse matrix only the weights that
+are stored count; their column indices and row pointers count as bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol, Self, TypeVar, get_args
 
 from kd_offline.errors import UsageError
-from kd_offline.schemas.layers import LayerWidths
+from kd_offline.schemas.layers import LayerWidths, SparseMatrices
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -196,6 +197,8 @@ class _Widths(Protocol):
     def outputs(self) -> int: ...
     @property
     def rank(self) -> int | None: ...
+    @property
+    def sparse(self) -> SparseMatrices | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +210,7 @@ class NetworkShape:
     gru: int | None
     outputs: int
     rank: int | None = None  # of both matrices of the GRU; None: full
+    sparse: SparseMatrices | None = None  # of the deployed matrices
 
     @property
     def embedding(self) -> int:
@@ -242,8 +246,9 @@ class NetworkShape:
         return _memory(self, precision, cost.parameters - cost.macs, self.gru or 0)
 
     def layer_widths(self, units: Sequence[int]) -> LayerWidths:
-        """Return the widths of a network with other numbers of ``units``."""
-        return LayerWidths(**_split(self, units))
+        """Return the widths of a network with other numbers of ``units``, or with its own."""
+        own = self.sparse if tuple(units) == self.units else None
+        return LayerWidths(**_split(self, units), sparse=own)
 
     def without_columns(self, hidden: int, copies: int) -> NetworkShape:
         """Return it without ``hidden`` features, each of which has ``copies`` columns."""
@@ -260,6 +265,7 @@ class NetworkShape:
             mask_bits=inputs.mask_bits,
             last_action=inputs.last_action,
             rank=self.rank,
+            sparse=self.sparse,
         )
 
 
@@ -280,6 +286,7 @@ class ExportedShape:
     mask_bits: bool = False
     last_action: bool = False
     rank: int | None = None  # of both matrices of the GRU
+    sparse: SparseMatrices | None = None
 
     @property
     def _given(self) -> DeployedInputs:
@@ -307,6 +314,11 @@ class ExportedShape:
         return replace(self, **_split(self, units))
 
     @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """Rows and columns of every matrix, in the order of the computation."""
+        return list(_matrices(self))
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """Other layers: none."""
         return ()
@@ -322,7 +334,7 @@ class ExportedShape:
 
     def _c_tables(self, precision: Precision) -> int:
         """Return the bytes of the constant tables of the C."""
-        return c_tables(_matrices(self), precision) + FLOAT * self._given.scaling
+        return c_tables(_matrices(self), precision, self.sparse) + FLOAT * self._given.scaling
 
     def _c_buffers(self) -> int:
         """Return the bytes of the static buffers of the C, its memory and its logits.
@@ -395,15 +407,79 @@ def compacted(shape: _Kind, *, seen: int, width: int, copies: int = 1) -> _Kind:
     return shape.without_columns(width - seen, copies)
 
 
-def c_tables(matrices: Iterable[tuple[int, int]], precision: Precision) -> int:
+def c_tables(
+    matrices: Iterable[tuple[int, int]],
+    precision: Precision,
+    sparse: SparseMatrices | None = None,
+) -> int:
     """Return the bytes of matrices of ``(rows, columns)`` and their biases in the exported C.
 
-    Rows are padded to blocks; int8 has a scale for each row.
+    Rows of full matrices are padded to blocks; int8 has a scale for each row.
     """
     weight = {"fp32": FLOAT, "fp16": 2, "int8": 1}[precision]
     row_bytes = FLOAT * (2 if precision == "int8" else 1)
-    padded = ((rows + -rows % LANES, columns) for rows, columns in matrices)
-    return sum(rows * (columns * weight + row_bytes) for rows, columns in padded)
+    sizes, total = list(matrices), 0
+    for (rows, columns), kept in zip(sizes, _kept(sparse, sizes), strict=True):
+        if kept is None or sparse is None:
+            total += (rows + -rows % LANES) * (columns * weight + row_bytes)
+        else:
+            stored = kept * sparse.block * weight + index_bytes(rows // sparse.block, columns, kept)
+            total += stored + rows * row_bytes
+    return total
+
+
+def sparse_of(shape: Shape) -> SparseMatrices | None:
+    """Return which weights of a network's matrices are stored; None where all are."""
+    return shape.sparse if isinstance(shape, NetworkShape | ExportedShape) else None
+
+
+def zeros_of(shape: Shape) -> int:
+    """Return the number of weights that sparse matrices do without."""
+    if not isinstance(shape, NetworkShape | ExportedShape) or shape.sparse is None:
+        return 0
+    return sum(rows * columns for rows, columns in _matrices(shape)) - shape.cost().macs
+
+
+def index_bytes(block_rows: int, columns: int, kept: int) -> int:
+    """Return the bytes of the indices of a matrix in compressed rows of blocks.
+
+    Each block has the index of its column, and each row of blocks, and the end, a pointer to its
+    first block. Both have the smallest type that holds them.
+    """
+    return kept * index_size(columns - 1) + (block_rows + 1) * index_size(kept)
+
+
+def index_size(largest: int) -> int:
+    """Return the bytes of the smallest unsigned integer that holds ``largest``: 1, 2 or 4."""
+    return 1 if largest < 1 << 8 else 2 if largest < 1 << 16 else 4
+
+
+def _kept(
+    sparse: SparseMatrices | None, matrices: Sequence[tuple[int, int]]
+) -> Sequence[int | None]:
+    return [None] * len(matrices) if sparse is None else sparse.kept
+
+
+def _stored(shape: _Widths) -> Iterator[Any]:
+    """Yield the number of stored weights of every matrix."""
+    matrices = list(_matrices(shape))
+    for (rows, columns), kept in zip(matrices, _kept(shape.sparse, matrices), strict=True):
+        if kept is None or shape.sparse is None:
+            yield rows * columns
+        else:
+            yield kept * shape.sparse.block
+
+
+def _indices(shape: _Widths) -> int:
+    """Return the bytes of the indices of all sparse matrices."""
+    if shape.sparse is None:
+        return 0
+    pairs = zip(_matrices(shape), shape.sparse.kept, strict=True)
+    return sum(
+        index_bytes(rows // shape.sparse.block, columns, kept)
+        for (rows, columns), kept in pairs
+        if kept is not None
+    )
 
 
 def _split(shape: _Widths, units: Sequence[int]) -> dict[str, Any]:
@@ -413,22 +489,18 @@ def _split(shape: _Widths, units: Sequence[int]) -> dict[str, Any]:
 
 
 def _cost(shape: _Widths) -> NetworkCost:
-    parameters = macs = elementwise = 0
-    width = shape.inputs
+    # In this order: gates learn from sums of expected widths, whose rounding depends on it.
+    *hidden, head = _stored(shape)
+    depth = len(shape.trunk)
+    macs = sum(hidden[:depth]) + sum(hidden[depth:]) + head
+    vectors = elementwise = shape.outputs
     for layer in shape.trunk:
-        macs += width * layer
-        parameters += (width + 1) * layer + 2 * layer
+        vectors += 3 * layer
         elementwise += (1 + _NORM_AND_RELU) * layer
-        width = layer
     if shape.gru is not None:
-        weights = sum(rows * columns for rows, columns in _gru_matrices(shape, width, shape.gru))
-        macs += weights
-        parameters += weights + 6 * shape.gru
+        vectors += 6 * shape.gru
         elementwise += _GRU_GATES * shape.gru
-        width = shape.gru
-    macs += width * shape.outputs
-    parameters += (width + 1) * shape.outputs
-    return NetworkCost(parameters, macs, elementwise + shape.outputs)
+    return NetworkCost(macs + vectors, macs, elementwise)
 
 
 def _memory(shape: _Widths, precision: Precision, vectors: int, kept: int) -> MemoryCost:
@@ -438,7 +510,8 @@ def _memory(shape: _Widths, precision: Precision, vectors: int, kept: int) -> Me
         "fp16": 2 * (weights + vectors),
         "int8": weights + FLOAT * (vectors + _rows(shape)),
     }
-    return MemoryCost(sizes[precision], FLOAT * kept, FLOAT * max(_live(shape)))
+    stored = sizes[precision] + _indices(shape)
+    return MemoryCost(stored, FLOAT * kept, FLOAT * max(_live(shape)))
 
 
 def _rows(shape: _Widths) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from kd_offline.errors import UsageError
 from kd_offline.networks.quantise import restored
-from kd_offline.types import Array, Float32Array
+from kd_offline.types import Array, BoolArray, Float32Array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,16 +23,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """``y = W x + b``; int8 weights have a scale for each row."""
+    """``y = W x + b``; int8 weights have a scale for each row.
+
+    Where ``kept`` is given, the matrix is sparse: weights of other blocks are zero, and formats
+    that can leave them out. A block is ``rows / len(kept)`` rows of one column.
+    """
 
     weight: Array  # float32 or int8 [rows, columns]
     bias: Float32Array  # [rows]
     scale: Float32Array | None = None  # [rows]
+    kept: BoolArray | None = None  # [rows / block, columns]; None: the matrix is full
 
     @property
     def values(self) -> Float32Array:
         """Weights as the numbers they stand for, float32 [rows, columns]."""
         return self.weight if self.scale is None else restored(self.weight, self.scale)
+
+    @property
+    def block(self) -> int:
+        """Rows of a block."""
+        return 1 if self.kept is None else len(self.bias) // len(self.kept)
+
+    @property
+    def stored(self) -> int:
+        """Number of weights that are stored."""
+        return self.weight.size if self.kept is None else int(self.kept.sum()) * self.block
 
     def __call__(self, x: Float32Array) -> Float32Array:
         """Map ``x``: float32 [B, columns] to float32 [B, rows]."""

@@ -122,6 +122,13 @@ class PackedNetwork(nn.Module):
         """
         raise NotImplementedError
 
+    def matrices(self) -> tuple[Tensor, ...]:
+        """Return the parameters [rows, columns] that :meth:`folded` has one for one; optional.
+
+        Where one of them is zero, and no map comes before the network, the folded one is too.
+        """
+        raise NotImplementedError
+
     def folded(
         self, before: Folded | None = None, inputs: Callable[[Folded], Folded] = unchanged
     ) -> tuple[Folded, ...]:

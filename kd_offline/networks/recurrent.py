@@ -140,6 +140,11 @@ class RecurrentNetwork(PackedNetwork):
         small.head.bias.copy_(self.head.bias)
         return Remnant(input_units, gate)
 
+    def matrices(self) -> tuple[Tensor, ...]:
+        """Return the matrices of trunk, GRU and head, as :meth:`folded` has them."""
+        named = (p for name, p in self.named_parameters() if p.ndim == 2 and name != "head.weight")
+        return (*named, self.head.weight)
+
     def folded(
         self, before: Folded | None = None, inputs: Callable[[Folded], Folded] = unchanged
     ) -> tuple[Folded, ...]:

@@ -83,7 +83,8 @@ def network_table(report: EvaluationReport) -> Table:
         gru = [] if agent.gru is None else [f"GRU {agent.gru}"]
         arrow = " \N{RIGHTWARDS ARROW} "
         layers = [*map(str, agent.trunk), *gru, *agent.layers]
-        return arrow.join([str(agent.inputs), *layers, str(agent.actions)])
+        zeros = f", {agent.zeros / (agent.zeros + agent.macs):.0%} zeros" if agent.zeros else ""
+        return arrow.join([str(agent.inputs), *layers, str(agent.actions)]) + zeros
 
     expert, student = report.cost.expert, report.cost.student
     rows = [

@@ -160,6 +160,12 @@ class AgentCost(Strict):
     macs: int = Field(ge=0)
     flops: int = Field(ge=0)
     elementwise: int = Field(ge=0)
+    zeros: int = Field(
+        default=0,
+        ge=0,
+        description="weights of sparse matrices, which count nowhere; absent: 0",
+        exclude_if=lambda zeros: zeros == 0,
+    )
     memory: AgentMemory | None = None
 
 

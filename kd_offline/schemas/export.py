@@ -69,6 +69,12 @@ class AgentContract(Strict):
     parameters: Count = Field(description="numbers stored")
     parameter_bytes: Count
     macs: Count = Field(description="multiply-accumulates of a step, matrices only")
+    zeros: Count = Field(
+        default=0,
+        description="weights of sparse matrices that count nowhere: C does without them, all other "
+        "formats hold and multiply them; absent: 0",
+        exclude_if=lambda zeros: zeros == 0,
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> AgentContract:

@@ -1,9 +1,29 @@
-"""Widths of a network whose layers were narrowed separately."""
+"""Widths of a network whose layers were narrowed separately, and which weights are stored."""
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+from pydantic import Field
+
 from kd_offline.schemas.bounds import Layers, Width
 from kd_offline.schemas.environment import Strict
+
+Block = Literal[1, 4, 8]
+"""Rows of one column whose weights are stored together, or are zero together."""
+
+
+class SparseMatrices(Strict):
+    """How many weights of each matrix of a deployed network are stored; the others are zero.
+
+    Weights are stored in blocks: ``block`` rows of one column. A matrix has ``rows / block`` times
+    ``columns`` of them.
+    """
+
+    block: Block = 1
+    kept: tuple[Annotated[int, Field(ge=0)] | None, ...] = Field(
+        description="blocks of each matrix in the order of the computation; null: it is full"
+    )
 
 
 class LayerWidths(Strict):
@@ -11,6 +31,11 @@ class LayerWidths(Strict):
 
     trunk: Layers
     gru: Width | None = None
+    sparse: SparseMatrices | None = Field(
+        default=None,
+        description="weights that are stored; absent: all",
+        exclude_if=lambda sparse: sparse is None,
+    )
 
     @property
     def widest(self) -> int:

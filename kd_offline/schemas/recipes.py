@@ -30,6 +30,7 @@ from kd_offline.schemas.bounds import (
 from kd_offline.schemas.budget import Budget
 from kd_offline.schemas.dataset import NoiseLevel
 from kd_offline.schemas.environment import Scalar, Strict
+from kd_offline.schemas.layers import Block
 
 KD_MARL: dict[str, float] = {
     "kl": 1.0,
@@ -400,6 +401,36 @@ class UnitGates(Strict):
     )
 
 
+class Sparsity(Strict):
+    """Matrices that are sparse from the first step on, and whose zeros move while they learn.
+
+    RigL (Evci et al., 2020): every few steps weights of the least magnitude are dropped, and as
+    many grow where the gradient is largest.
+    """
+
+    target: float = Field(
+        gt=0, lt=1, description="share of the weights of each agent's matrices that are zero"
+    )
+    block: Block = Field(
+        default=1,
+        description="rows of one column whose weights are zero together; 1: each by itself",
+    )
+    densities: Literal["erk", "uniform"] = Field(
+        default="erk",
+        description="of the matrices: by rows and columns (Erdos-Renyi-Kernel), or all alike",
+    )
+    exchange: float = Field(
+        default=0.3,
+        ge=0,
+        lt=1,
+        description="share of the weights that are exchanged at once, at first; falls by a cosine",
+    )
+    every: int = Field(default=20, gt=0, description="steps between two exchanges")
+    until: float = Field(
+        default=0.75, gt=0, le=1, description="share of the training in which there are any"
+    )
+
+
 class StudentStart(Strict):
     """Students of a run that a distillation goes on from, in place of random weights."""
 
@@ -431,6 +462,9 @@ class DistillRecipe(Strict):
         default=None, description="student.hidden is then the widest that is allowed"
     )
     gates: UnitGates = UnitGates()
+    sparsity: Sparsity | None = Field(
+        default=None, description="sparse matrices of the students; None: full ones"
+    )
     judge_by: str | None = Field(
         default=None,
         description="part of the dataset that students are judged by, and their best epoch chosen; "
@@ -502,12 +536,32 @@ class DistillRecipe(Strict):
         phased = {
             "unit gates": self.first_settled is not None,
             "int8 weights": self.optimisation.first_rounded is not None,
+            "sparse matrices": self.sparsity is not None,
         }
         if self.batched_seeds and (asked := [name for name, is_on in phased.items() if is_on]):
             msg = (
                 f"{asked[0]} are trained seed by seed: set batched_seeds to false, or train "
                 "without them"
             )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _zeros_stay_zero_and_are_planned_for(self) -> DistillRecipe:
+        if self.sparsity is None:
+            return self
+        msg = ""
+        if self.student.aligner == "linear":
+            msg = (
+                "a linear aligner becomes part of the first matrix and would fill its zeros: set "
+                "student.aligner to identity, or leave out sparsity"
+            )
+        elif self.budget is not None:
+            msg = (
+                "a budget is met by full matrices, whose time and energy are known: leave out "
+                "sparsity, or leave out budget and set sparsity.target"
+            )
+        if msg:
             raise ValueError(msg)
         return self
 

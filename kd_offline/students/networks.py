@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kd_offline.networks.arithmetic import DeployedInputs, DeployedShape, StudentShape
+from kd_offline.networks.arithmetic import (
+    DeployedInputs,
+    DeployedShape,
+    StudentShape,
+    sparse_of,
+)
 from kd_offline.networks.gru import steps_before
 from kd_offline.networks.packed import Packed, PackedNetwork
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -138,8 +143,14 @@ class StudentTeam(nn.Module):
 
     @property
     def parameters_per_agent(self) -> list[int]:
-        """Trainable numbers of each agent's deployed network; aligners fold into it."""
-        return [sum(p.numel() for p in network.parameters()) for network in self.networks]
+        """Trainable numbers of each agent's deployed network; aligners fold into it.
+
+        Zeros of sparse matrices are none.
+        """
+        return [
+            sum(p.numel() for p in network.parameters()) - _zeros(network)
+            for network in map(self.network, range(len(self.widths)))
+        ]
 
     def network(self, i: int) -> PackedNetwork:
         """Return the network of agent ``i``."""
@@ -327,6 +338,12 @@ def one_hot(actions: IntArray | None, shape: tuple[int, ...]) -> Tensor:
     """Return one-hot ``actions`` (int [...]) as float ``shape`` [..., A]; None gives zeros."""
     out = torch.zeros(shape)
     return out if actions is None else out.scatter_(-1, torch.from_numpy(actions).unsqueeze(-1), 1)
+
+
+def _zeros(network: PackedNetwork) -> int:
+    if sparse_of(network.shape) is None:
+        return 0
+    return sum(int((matrix == 0).sum()) for matrix in network.matrices())
 
 
 def _steady(deviation: FloatArray) -> Tensor:

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_offline.errors import CheckpointError
+from kd_offline.networks.arithmetic import sparse_of
 from kd_offline.networks.files import tensors_digest, warn_unsealed, write_tensors
 from kd_offline.schemas.layers import Widths, widest
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students.file import CARD, REMEDY, StudentsFile, read_students
+from kd_offline.students.folding import kept_columns
 from kd_offline.students.masks import Mask
 from kd_offline.students.networks import StudentInputs, StudentTeam, TeamMemory, one_hot
 from kd_offline.types import BoolArray, PolicyOutput, SeedArray, View
@@ -140,7 +143,8 @@ def restore(students: StudentsFile) -> list[StudentPolicy]:
     Raises
     ------
     CheckpointError
-        The weights do not have the shapes that their card states; nothing was allocated for them.
+        The weights do not have the shapes that their card states, and nothing was allocated for
+        them; or they have fewer zeros than it states.
     """
     card = students.card
     for seed in card.seeds:
@@ -152,7 +156,10 @@ def restore(students: StudentsFile) -> list[StudentPolicy]:
         state = partial(_shapes, card, widths)
         students.file.check_shapes(claims, state, f"{seed}.", remedy=REMEDY)
     tensors = students.file.tensors()
-    return [StudentPolicy(card, seed, _restore(card, seed, tensors)) for seed in card.seeds]
+    teams = [_restore(card, seed, tensors) for seed in card.seeds]
+    for team in teams:
+        _check_zeros(card, team, students.file.path)
+    return [StudentPolicy(card, seed, team) for seed, team in zip(card.seeds, teams, strict=True)]
 
 
 def digest(team: StudentTeam) -> str:
@@ -162,6 +169,38 @@ def digest(team: StudentTeam) -> str:
 
 def _shapes(card: StudentCard, widths: Sequence[Widths]) -> dict[str, Tensor]:
     return build(card, None, widths).state_dict()
+
+
+def _check_zeros(card: StudentCard, team: StudentTeam, path: Path) -> None:
+    """Raise a ``CheckpointError`` where sparse matrices hold more weights than the card states."""
+    mask = fixed_mask(card)
+    for i, shape in enumerate(team.shapes):
+        if (sparse := sparse_of(shape)) is None:
+            continue
+        weights = list(team.network(i).matrices())
+        if mask is not None:
+            weights[0] = weights[0][:, torch.from_numpy(kept_columns(team, i, mask[i])[0])]
+        blocks = [
+            int((_blocks(weight, sparse.block) != 0).any(1).sum()) <= kept
+            for weight, kept in zip(weights, sparse.kept, strict=False)
+            if kept is not None and len(weight) % sparse.block == 0
+        ]
+        full = sum(kept is None for kept in sparse.kept)
+        if (
+            len(sparse.kept) != len(weights)
+            or len(blocks) + full != len(weights)
+            or not all(blocks)
+        ):
+            msg = (
+                f"the weights of {card.environment.agents[i]} in {str(path)!r} are not as sparse "
+                f"as their card states: the file was damaged or altered; {REMEDY}"
+            )
+            raise CheckpointError(msg)
+
+
+def _blocks(weight: Tensor, block: int) -> Tensor:
+    """Return a matrix [R, C] as [R / block, block, C]."""
+    return weight.reshape(len(weight) // block, block, weight.shape[1])
 
 
 def _restore(card: StudentCard, seed: int, tensors: dict[str, Tensor]) -> StudentTeam:

@@ -120,6 +120,12 @@ def sweep(
         msg = f"cannot make {trials} trials: give 1 or more"
         raise UsageError(msg)
     recipe = completed(recipe or DistillRecipe())
+    if recipe.sparsity is not None:
+        msg = (
+            "trials are compared by predicted times, and those of sparse matrices are not known: "
+            "leave out sparsity"
+        )
+        raise UsageError(msg)
     buffer = ExpertBuffer.open(dataset)
     allowed = Allowed(environment, expert, expert_recipe)
     settings = {

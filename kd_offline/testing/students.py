@@ -78,6 +78,8 @@ def check_family(
                 _check_gates(subject, width)
             if "int8" not in subject.declined:
                 _check_folded(network)
+                if type(network).matrices is not PackedNetwork.matrices:
+                    _check_zeros(network)
         _check_mask(subject)
         if not {"onnx", "c", "torch"} <= subject.declined.keys():
             _check_exported(subject)
@@ -325,6 +327,16 @@ def _check_folded(network: PackedNetwork) -> None:
     for name, one, other in _pairs(whole, found):
         close = name == "memory" or torch.allclose(one, other, atol=_ATOL, rtol=_RTOL)
         require(close, "int8", f"the deployed matrices give other {name}")
+
+
+def _check_zeros(network: PackedNetwork) -> None:
+    """Require that zeros of the matrices are zeros of those that are deployed."""
+    with torch.no_grad():
+        for matrix in network.matrices():
+            matrix[:, ::2] = 0
+        pairs = zip(network.matrices(), network.folded(), strict=True)
+        kept = all(torch.equal(one == 0, other.weight == 0) for one, other in pairs)
+    require(kept, "sparse", "zeros of its matrices are none once it is deployed")
 
 
 def _check_mask(subject: _Subject) -> None:

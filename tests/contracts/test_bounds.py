@@ -27,9 +27,9 @@ FIGURES = {
     "AdaptationReport": {"episodes", "evaluation_seed"},
     "AngleSettings": {"expert_every"},  # a remainder of a count
     "AgentBudget": {"hidden", "widest"},
-    "AgentContract": {"parameters", "parameter_bytes", "macs"},
+    "AgentContract": {"parameters", "parameter_bytes", "macs", "zeros"},
     "AgentCost": {"inputs", "trunk", "gru", "actions", "parameters", "macs", "flops"}
-    | {"elementwise"},
+    | {"elementwise", "zeros"},
     "AgentInterface": {"flash_bytes", "ram_bytes"},
     "AgentMemory": {"parameters_fp32", "parameters_fp16", "parameters_int8", "hidden"}
     | {"activation", "flash", "ram"},
@@ -68,6 +68,7 @@ FIGURES = {
     "SeedResult": {"seed", "updates", "best_epoch"},
     "SeedScore": {"seed"},
     "SharedErrors": {"episodes", "decisions"},
+    "Sparsity": {"every"},  # a remainder of a count
     "SplitRecord": {"episodes", "steps"},
     "Start": {"seed"},
     "Statistics": {"episodes", "steps", "action_counts"},
@@ -86,6 +87,7 @@ CHECKED = {
     "ArraySpec": {"shape"},  # kd_offline.datasets.format.resource_limits
     "Journal": {"episodes", "rows", "step_chunk_rows", "episode_chunk_rows"},  # against the chunks
     "RowSpec": {"tail"},  # with them
+    "SparseMatrices": {"kept"},  # against the weights, by kd_offline.students.policy
     "StudentArchitecture": {"hidden"},  # by a validator, see below
 }
 SEEDS = {"DistillRecipe", "RunManifest", "StudentCard"}  # as many as a tuple may have

@@ -54,6 +54,7 @@ UNFILED = {
         "What one pair of trainings says",
     ): "benchmarks.paired mpe/simple_adversary_v3",
     ("docs/guide/cost.md", "Training"): "`python -m benchmarks.devices`",
+    ("docs/guide/sparsity.md", "What it is worth"): "python -m benchmarks.sparsity",
     ("docs/guide/cost.md", "Timed"): "`kd-offline bench latency run/ --rounds 30`",
     (
         "docs/guide/privileged-teachers.md",

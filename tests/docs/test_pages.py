@@ -13,7 +13,14 @@ PAGES = {
             *("working-with-datasets", "sharing", "converting", "trust", "distillation", "losses"),
             *("scale",),
             *("evaluation", "reproducibility", "several-sides", "budgets", "cost", "export"),
-            *("quantisation", "deployment", "bring-your-own-expert", "tracking", "extending"),
+            *(
+                "quantisation",
+                "sparsity",
+                "deployment",
+                "bring-your-own-expert",
+                "tracking",
+                "extending",
+            ),
             "online",
         )
     },

@@ -38,6 +38,10 @@ class Phase:
     first: int
     end: int
 
+    def progress(self, step: int, per_epoch: int) -> float:
+        """Return the share of the phase that is done in a step of the training, 0 to 1."""
+        return (step - per_epoch * self.first) / (per_epoch * (self.end - self.first))
+
     def begin(self, state: Training) -> None:
         """Change how the team computes, or add optimisers, before the first step.
 
@@ -50,9 +54,18 @@ class Phase:
     def losses(self, loss: Tensor, progress: float) -> dict[str, Tensor]:
         """Return named numbers of a step for its metric row, and a new ``loss`` where it changes.
 
-        ``progress``: share of the phase that is done, 0 to 1.
+        ``progress``: that of :meth:`progress`.
         """
         return {}
+
+    def before_step(self, state: Training, step: int, progress: float) -> None:
+        """Change gradients, or what is trained, once a step's gradients are there.
+
+        ``step``: of the training, counted from 0; ``progress``: as in :meth:`losses`.
+        """
+
+    def after_step(self) -> None:
+        """Change weights once the optimisers have moved them, before they are averaged."""
 
     def leave(self, state: Training) -> None:
         """Undo what :meth:`begin` changed in the team, or put another team in its place."""

@@ -68,6 +68,28 @@ static inline void kd_affine_int8(const int8_t *weight, const float *scale, cons
     }
 }
 
+/* Defines a function that multiplies by a sparse matrix. It is stored in rows of blocks; a block is
+ * `lanes` weights of one column. Row of blocks b has the blocks start[b] to start[b + 1], in the
+ * order of their columns. Integers have scales, one for each row; floats have none. */
+#define KD_SPARSE(name, weight_t, column_t, start_t, lanes)                                       \
+    static inline void name(const weight_t *weight, const column_t *column, const start_t *start, \
+                            const float *scale, const float *bias, const float *x, float *y,      \
+                            int rows)                                                             \
+    {                                                                                             \
+        for (int b = 0; b < rows; b++) {                                                          \
+            float sum[lanes] = {0};                                                               \
+            const column_t *end = column + (start[b + 1] - start[b]);                             \
+            for (; column < end; column++, weight += lanes) {                                     \
+                const float value = x[*column];                                                   \
+                KD_LANEWISE                                                                       \
+                for (int r = 0; r < lanes; r++)                                                   \
+                    sum[r] += (float)weight[r] * value;                                           \
+            }                                                                                     \
+            for (int r = 0; r < lanes; r++, y++, bias++)                                          \
+                *y = (scale ? sum[r] * scale[b * lanes + r] : sum[r]) + *bias;                    \
+        }                                                                                         \
+    }
+
 /* ReLU, then to mean 0 and variance 1. */
 static inline void kd_normalise(float *x, int count)
 {

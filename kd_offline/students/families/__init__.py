@@ -141,6 +141,8 @@ def declines(architecture: StudentArchitecture) -> dict[str, str]:
     with border(name)("declines"):
         reasons = dict(family_of(settings).declines(settings))
     origin = FAMILIES.origin(name)
+    if not origin.ours:  # their shapes have no numbers of weights that are stored
+        reasons["sparse"] = "only layers and GRUs of ours have them, so choose the student gru"
     who = f"students of the family {name!r}" + ("" if origin.ours else f" of {origin}")
     return {offer: f"{who} have no {OPTIONAL[offer]}: {why}" for offer, why in reasons.items()}
 

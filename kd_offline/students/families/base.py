@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 OPTIONAL: dict[str, str] = {
     "gates": "unit gates",
     "int8": "int8 weights",
+    "sparse": "sparse matrices",
     "onnx": "ONNX export",
     "c": "C export",
     "torch": "PyTorch export",

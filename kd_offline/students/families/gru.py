@@ -36,7 +36,7 @@ class GRU(Layered[GRUSettings]):
             widths = LayerWidths(trunk=(widths,) * settings.depth, gru=widths)
         share, gru = settings.rank_share, widths.gru
         rank = None if share is None or gru is None else max(1, round(share * gru))
-        return NetworkShape(inputs, widths.trunk, gru, outputs, rank)
+        return NetworkShape(inputs, widths.trunk, gru, outputs, rank, widths.sparse)
 
     def declines(self, settings: GRUSettings) -> Mapping[str, str]:
         """Return what low-rank GRUs do not offer."""

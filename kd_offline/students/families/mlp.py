@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kd_offline.networks.arithmetic import NetworkShape
-from kd_offline.schemas.layers import Widths
+from kd_offline.schemas.layers import LayerWidths, Widths
 from kd_offline.students.families.layered import Layered, LayeredSettings
 
 
@@ -19,8 +19,9 @@ class MLP(Layered[LayeredSettings]):
         self, settings: LayeredSettings, widths: Widths, inputs: int, outputs: int
     ) -> NetworkShape:
         """Return one agent's network in numbers."""
-        trunk = (widths,) * settings.depth if isinstance(widths, int) else widths.trunk
-        return NetworkShape(inputs, trunk, None, outputs)
+        if isinstance(widths, int):
+            widths = LayerWidths(trunk=(widths,) * settings.depth)
+        return NetworkShape(inputs, widths.trunk, None, outputs, sparse=widths.sparse)
 
     def declines(self, settings: LayeredSettings) -> Mapping[str, str]:
         """Return what linear students do not offer."""

@@ -50,6 +50,7 @@ class PTDE(StudentFamily[PTDESettings, PredictingShape]):
         """Return what these students do not offer."""
         return {
             "gates": "the layers that predict are not narrowed, so allocate by worth",
+            "sparse": "zeros of its matrices are not left out, so choose the student gru or mlp",
             "expert": "experts have no such network, so train further students of gru or mlp",
             "torch": "the reader of that format knows GRUs alone, so export to onnx or c",
         }
