@@ -36,6 +36,8 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_BUDGET = 3
+EXIT_SUSPECT = 4
+"""Nothing failed, but an audit has findings."""
 
 
 class Remedy:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from kd_offline.cli import options, trust
-from kd_offline.cli.output import emit, say_error, show, terminal
-from kd_offline.errors import EXIT_FAILED, CorruptDatasetError
+from kd_offline.cli.output import emit, say_error, show, terminal, warn
+from kd_offline.errors import EXIT_FAILED, EXIT_SUSPECT, CorruptDatasetError
 
 if TYPE_CHECKING:
     from kd_offline.datasets.reading.reader import ExpertBuffer
+    from kd_offline.schemas.audit import AuditReport
     from kd_offline.schemas.dataset import DatasetManifest, VerifyReport
     from kd_offline.schemas.replay import ArrayGap, RelabelReport, ReplayReport
     from kd_offline.tracking.base import Observer
@@ -38,6 +39,7 @@ def add(app: typer.Typer) -> None:
             "kd-offline verify dataset.zarr --signature --public-key alice.pub",
             "kd-offline verify dataset.zarr --replay 100 --relabel 100",
             "kd-offline verify dataset.zarr --relabel 100 --expert expert/",
+            "kd-offline verify dataset.zarr --audit",
         )
     )(verify)
 
@@ -90,6 +92,10 @@ def verify(
     expert_recipe: options.ExpertRecipe = None,
     opponents: options.RecordedOpponents = None,
     environment: options.RecordedEnvironment = None,
+    audit: Annotated[
+        bool,
+        typer.Option("--audit", help="Look for poison: labels that do not go with the rest."),
+    ] = False,
     seed: Seed = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -98,7 +104,8 @@ def verify(
     """Check that a dataset is whole, and that it is what it says.
 
     Every file, checksum, content digest and rule of the format. With --replay and --relabel also
-    that the environment and the expert give what was recorded. Exit code 1 where one fails.
+    that the environment and the expert give what was recorded. Exit code 1 where one fails. --audit
+    compares the parts of a dataset with each other; exit code 4 where it finds something.
     """
     from kd_offline.datasets.storage.manifest_file import read_manifest
     from kd_offline.datasets.storage.sources import open_files
@@ -123,16 +130,25 @@ def verify(
         if relabel is not None:
             asked = (experts or (), expert_recipe, opponents or ())
             report = relabelled(report, place, relabel, seed, asked)
+        if audit:
+            report = audited(report, place, seed)
     if json:
         emit(report)
         if not report.ok:
             raise typer.Exit(EXIT_FAILED)
+        if report.audit is not None and not report.audit.ok:
+            raise typer.Exit(EXIT_SUSPECT)
         return
-    tell(report)
+    tell(report, dataset)
     if report.ok:
         if signed is not None:
             show(f"signed by {signed.signer} ({signed.key_type} {signed.fingerprint})")
         show("whole: every check passed" if not quick else "whole: the files are right")
+        if report.audit is not None and not report.audit.ok:
+            warn(
+                f"{dataset} may be poisoned: look at the decisions above before you distil from it"
+            )
+            raise typer.Exit(EXIT_SUSPECT)
         return
     for problem in report.problems:
         show(f"{problem.where}: {problem.what}")
@@ -169,7 +185,9 @@ Experts = Annotated[
 ]
 Seed = Annotated[
     int,
-    typer.Option(callback=options.at_least(0), help="Which episodes --replay and --relabel take."),
+    typer.Option(
+        callback=options.at_least(0), help="Which episodes --replay, --relabel and --audit take."
+    ),
 ]
 
 
@@ -221,10 +239,22 @@ def relabelled(
     return _extended(report, "relabel", run)
 
 
+def audited(report: VerifyReport, place: Place, seed: int) -> VerifyReport:
+    """Return ``report`` with an audit, whose findings are no problems; not of damaged values."""
+    from kd_offline.datasets.analysis.audit import audit
+    from kd_offline.datasets.reading.reader import ExpertBuffer
+
+    return _extended(
+        report,
+        "audit",
+        lambda observers: audit(ExpertBuffer.open(*place), seed=seed, observers=observers),
+    )
+
+
 def _extended(
     report: VerifyReport,
     name: str,
-    run: Callable[[list[Observer]], ReplayReport | RelabelReport],
+    run: Callable[[list[Observer]], ReplayReport | RelabelReport | AuditReport],
 ) -> VerifyReport:
     from kd_offline.schemas.dataset import Problem
 
@@ -233,11 +263,14 @@ def _extended(
     except CorruptDatasetError as error:
         problems = (*report.problems, Problem(where=name, what=str(error)))
         return report.model_copy(update={"ok": False, "problems": problems})
-    return report.model_copy(update={"ok": report.ok and found.ok, name: found})
+    ok = report.ok and (found.ok or name == "audit")
+    return report.model_copy(update={"ok": ok, name: found})
 
 
-def tell(report: VerifyReport) -> None:
-    """Print what a replay and the experts said."""
+def tell(report: VerifyReport, dataset: str) -> None:
+    """Print what a replay, the experts and an audit said."""
+    if report.audit is not None:
+        _tell_audit(report.audit, dataset)
     if report.replay is not None:
         _tell_replay(report.replay)
     if report.relabel is not None:
@@ -267,6 +300,46 @@ def _tell_relabel(found: RelabelReport) -> None:
         kl = found.policy
         show(f"  KL of the policy: mean {kl.mean_kl:.3g}, largest {kl.max_kl:.3g} nats")
     _tell_gaps(found.arrays)
+
+
+_FINDINGS = 8  # that are printed
+_AUDIT_WORDS = {
+    "actions": "actions were unlikely under the policy that is said to have drawn them",
+    "outputs": "labels contradict the embedding beside them",
+    "labels": "labels are far from what the other parts lead to expect",
+    "embeddings": "embeddings are far from what the other parts lead to expect",
+    "patterns": "labels are unusual where an observation holds one exact value",
+}
+
+
+def _tell_audit(report: AuditReport, dataset: str) -> None:
+    from kd_offline.commands import command_text
+
+    found = len(report.findings) + report.left_out
+    show(
+        f"audit: {report.episodes:,} episodes in {report.sources} parts, {found} "
+        f"finding{'s' * (found != 1)}; false alarms are below {report.level:.1%}"
+    )
+    for finding in report.findings[:_FINDINGS]:
+        first, stop = finding.episodes
+        of = "".join(f", {part}" for part in (finding.agent, finding.where) if part)
+        mostly = f", mostly {finding.action}" if finding.action else ""
+        show(
+            f"  episodes {first} to {stop - 1} of expert {finding.expert}{of}: {finding.count:,} "
+            f"of {finding.of:,} {_AUDIT_WORDS[finding.check]}{mostly} "
+            f"({finding.expected:,.1f} usual, p below 1e{finding.log10_p:.0f})"
+        )
+        places = (f"episode {x.episode} step {x.step} {x.agent}" for x in finding.places[:3])
+        if finding.places:
+            show(f"    look at {'; '.join(places)}")
+    if found > _FINDINGS:
+        show(f"  and {found - _FINDINGS} weaker ones")
+    if report.keep is not None:
+        command = command_text("filter", dataset, output="clean.zarr", where=report.keep)
+        show(f"  without these episodes: {command}")
+    for name, check in report.checks.items():
+        if check.note:
+            show(f"  {name}: {check.note}")
 
 
 def _tell_gaps(arrays: dict[str, ArrayGap]) -> None:

@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from kd_offline.schemas.audit import AuditReport
 from kd_offline.schemas.environment import MAX_RANDOM_K, EnvironmentSpec, Scalar, Strict
 from kd_offline.schemas.foreign import InputRecipe, ValueCalibration
 from kd_offline.schemas.parts import PartRecord
@@ -336,6 +337,9 @@ class VerifyReport(Strict):
     )
     replay: ReplayReport | None = Field(default=None, description="present where asked for")
     relabel: RelabelReport | None = Field(default=None, description="present where asked for")
+    audit: AuditReport | None = Field(
+        default=None, description="present where asked for; its findings leave `ok` as it is"
+    )
     bytes_moved: int | None = Field(
         default=None, ge=0, description="over the network, where the dataset is not on this machine"
     )

@@ -1,0 +1,83 @@
+"""Upper bounds of p values, and how many tests at once are kept from false alarms.
+
+Every bound is at or above the true p value, so a test is never more certain than its data. None
+needs a special function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from kd_offline.types import FloatArray, IntArray
+
+REPLACED_SHARES = (0.002, 0.01, 0.05, 0.25)
+"""Shares of replaced actions that :func:`log_evidence` holds against the recorded policy."""
+
+
+def log_evidence(log_ratio: FloatArray) -> float:
+    """Return the logarithm of the evidence that some actions were not drawn from their policy.
+
+    The evidence is a likelihood ratio: of "a share of the actions is drawn evenly from the legal
+    ones", averaged over :data:`REPLACED_SHARES`, to "every action is drawn from its policy". Under
+    the latter its mean is 1 for any policy and memory, so its reciprocal bounds the p value (Ville,
+    1939; Vovk and Wang, 2021).
+
+    Parameters
+    ----------
+    log_ratio : float64 [D]
+        Logarithm of the probability of each executed action if it is drawn evenly from the legal
+        ones, minus that under its recorded policy.
+    """
+    ratio = np.exp(log_ratio)
+    logs = [float(np.log1p(share * (ratio - 1)).sum()) for share in REPLACED_SHARES]
+    top = max(logs)
+    return top + math.log(sum(math.exp(x - top) for x in logs) / len(logs))
+
+
+def log_binomial_bound(hits: float, trials: float, rate: float) -> float:
+    """Return the logarithm of an upper bound of P(X >= hits) for X ~ Binomial(trials, rate).
+
+    It is ``-trials KL(hits / trials || rate)`` (Chernoff), and 0 where no more hits came than
+    expected. Numbers need not be whole; ``rate`` lies between 0 and 1, both excluded.
+    """
+    if trials <= 0 or hits <= trials * rate:
+        return 0.0
+    share = min(1.0, hits / trials)
+    divergence = share * math.log(share / rate)
+    if share < 1:
+        divergence += (1 - share) * math.log((1 - share) / (1 - rate))
+    return -trials * divergence
+
+
+def dispersion(hits: IntArray, expected: FloatArray) -> float:
+    """Return how much counts of whole episodes vary, against independent steps: at least 1.
+
+    It is Pearson's chi-squared over the number of episodes. Steps of one episode are alike, so
+    counts vary more than their number says; evidence is divided by this.
+
+    Parameters
+    ----------
+    hits : int64 [E]
+    expected : float64 [E]
+    """
+    some = expected > 0
+    if not some.any():
+        return 1.0
+    return max(1.0, float(np.mean((hits[some] - expected[some]) ** 2 / expected[some])))
+
+
+def rejected(log_p: Sequence[float], level: float) -> list[bool]:
+    """Return which tests reject by Holm's procedure, from the logarithms of their p values.
+
+    The probability of any false rejection is at most ``level``, whatever the tests have in common
+    (Holm, 1979).
+    """
+    result = [False] * len(log_p)
+    for rank, place in enumerate(np.argsort(log_p, kind="stable").tolist()):
+        if log_p[place] > math.log(level / (len(log_p) - rank)):
+            break
+        result[place] = True
+    return result
