@@ -32,6 +32,7 @@ _EXAMPLES = options.examples(
     "--max-flash-kb 40",
     "kd-offline distill dataset.zarr -o gates/ --max-macs 2000 --allocate gates",
     "kd-offline distill dataset.zarr -o qat/ --qat",
+    "kd-offline distill dataset.zarr -o fleet/ --seeds 5 --batched --diverse",
     "kd-offline distill parts.zarr -o run/ --judge-by val",
     "kd-offline distill large.zarr -o run/ --memory-mb 1000",
     "kd-offline distill dataset.zarr -o run/ --recipe recipe.toml --resume",
@@ -112,6 +113,14 @@ _Qat = Annotated[
     typer.Option("--qat", help="Train the last fifth with the weights of an int8 export."),
 ]
 
+_Diverse = Annotated[
+    bool,
+    typer.Option(
+        "--diverse",
+        help="Let each seed learn from a fifth of the episodes, its own, to err less "
+        "like the others.",
+    ),
+]
 _Start = Annotated[
     Path | None,
     typer.Option("--from", help="Run whose students go on learning, with its recipe."),
@@ -128,6 +137,7 @@ def distill(
     hidden: _Hidden = None,
     seeds: _Seeds = None,
     qat: _Qat = False,
+    diverse: _Diverse = False,
     start: _Start = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
@@ -151,6 +161,7 @@ def distill(
         hidden=options.hidden(hidden),
         seeds=options.seeds(seeds),
         qat=qat,
+        diverse=diverse,
         start=start,
         file=recipe,
         settings=chosen | options.assignments(settings),

@@ -15,6 +15,7 @@ from kd_offline.schemas.collaboration import (
     Latency,
     MixedTeam,
     Played,
+    Robustness,
     SwappedAgent,
     TimedEngine,
 )
@@ -182,6 +183,7 @@ def _mixed_team(cross_play: CrossPlay, kind: str, i: int) -> MixedTeam:
 def _envelope(team: Team, report: EvaluationReport | None) -> Envelope:
     return Envelope(
         played=None if report is None else _played(team, report),
+        robustness=_robustness(team),
         cost=None if report is None else report.cost,
         latency=_latency(team),
         predictions=() if report is None else report.predictions,
@@ -216,6 +218,29 @@ def _played(team: Team, report: EvaluationReport) -> Played:
         else None,
         intervals=report.intervals,
         command=command,
+    )
+
+
+def _robustness(team: Team) -> Robustness | None:
+    """Return what a finished audit of the run found; None without one."""
+    report = team.run.folder.robustness()
+    if report is None or report.status != "complete":
+        return None
+    plays = ",".join(f"{play.perturbation}:{play.strength:g}" for play in report.plays)
+    return Robustness(
+        seeds=report.distillation_seeds,
+        episodes=report.episodes,
+        evaluation_seed=report.evaluation_seed,
+        keep=report.keep,
+        tolerances=report.tolerances,
+        failure=report.failure,
+        failures=report.unperturbed.failures,
+        command=command_text(
+            *("audit", "RUN"),
+            episodes=report.episodes,
+            seed=report.evaluation_seed,
+            perturbations=plays,
+        ),
     )
 
 

@@ -30,6 +30,7 @@ from kd_offline.schemas.collaboration import (
     Limit,
     ObservationBlock,
     Played,
+    Robustness,
     RoleClusters,
 )
 from kd_offline.schemas.evaluation import AgentCost
@@ -228,6 +229,7 @@ def caveats(team: Team, measurements: Measurements, groups: Groups) -> tuple[Lim
     return (
         *_scope_caveats(team),
         *(() if played is None else _play_caveats(team, played)),
+        *_robustness_caveats(measurements.envelope.robustness),
         *_unmeasured_caveats(team, measurements),
         *_role_caveats(team, groups),
     )
@@ -257,6 +259,35 @@ def _play_caveats(team: Team, played: Played) -> Iterator[Limit]:
             text=f"returns are of the trained students of the seeds {_list(played.seeds)}; the "
             f"{team.export.precision} export of seed {team.export.seed} did not play itself",
             command=command_text("evaluate", "RUN", export="EXPORT", cross_play=True),
+        )
+
+
+def _robustness_caveats(robustness: Robustness | None) -> Iterator[Limit]:
+    if robustness is None:
+        text = "what the students tolerate, from noise to a dead team-mate, was not measured"
+        yield _not_measured(text, command_text("audit", "RUN"))
+        return
+    meaning = (
+        f"tolerated means that {_percent(robustness.keep)} of the gain over random play is kept"
+    )
+    for row in robustness.tolerances:
+        if not row.tolerated and row.exceeded is not None:
+            text = f"{row.perturbation} is not tolerated even at {row.exceeded:g}, the weakest"
+            text += " strength that was played"
+        elif row.exceeded is None:
+            text = f"{row.perturbation} is tolerated up to {row.tolerated:g}, the strongest that"
+            text += " was played"
+        else:
+            text = f"{row.perturbation} is tolerated up to {row.tolerated:g} and not at"
+            text += f" {row.exceeded:g}"
+        text += f": {meaning}, and the strength is {row.unit}"
+        yield Limit(topic="robustness", text=text)
+    if (shared := robustness.failures) is not None:
+        yield Limit(
+            topic="robustness",
+            text=f"all {len(shared.rates)} seeds fail in {_percent(shared.together.mean)} of the "
+            f"same episodes, independent ones would in {_percent(shared.independent)}: several "
+            "teams in a fleet may fail at once",
         )
 
 

@@ -20,6 +20,7 @@ from kd_offline.distillation.dataset_statistics import (
     dataset_statistics,
     part_episodes,
 )
+from kd_offline.distillation.own_episodes import own_episodes, passes_over
 from kd_offline.distillation.targets import PackedTargets, TargetContext, TargetStore, build_targets
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.distillation.terms.base import TrainingEpisodes
@@ -70,9 +71,15 @@ class StreamedTargets:
 
     def epoch(self, size: int, seed: int, epoch: int) -> Iterator[PackedTargets]:
         """Yield the batches of an epoch; see :class:`~kd_offline.datasets.Loader`."""
-        loader = _loader(self, size, seed, shuffle=True)
-        for batch in loader.batches(Position(epoch), epochs=1):
-            yield build_targets(batch, self.context).packed().to(self.device)
+        own = own_episodes(len(self), size, seed, self.context.recipe.diverse)
+        passes = passes_over(len(own), len(self), size)
+        loader = _loader(replace(self, episodes=self.episodes[own]), size, seed, shuffle=True)
+        left = len(self) // size
+        for k in range(passes):
+            for batch in loader.batches(Position(passes * epoch + k), epochs=1):
+                if left:
+                    yield build_targets(batch, self.context).packed().to(self.device)
+                    left -= 1
 
     def parts(self, size: int) -> Iterator[PackedTargets]:
         """Yield all episodes in the order of the file."""
@@ -154,7 +161,8 @@ def make_targets(loader: Loader, context: TargetContext) -> EpisodeTargets:
     if budget is not None and (loader.streams or _needed(loader, context) > budget * 1e6):
         return StreamedTargets(loader.buffer, loader.episodes, context, loader.length)
     parts = (build_targets(batch, context) for batch in loader.batches(epochs=1))
-    return TargetStore.of(parts, loader.buffer.episodes("length")[loader.episodes])
+    store = TargetStore.of(parts, loader.buffer.episodes("length")[loader.episodes])
+    return replace(store, share=context.recipe.diverse)
 
 
 def _needed(loader: Loader, context: TargetContext) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kd_offline import code_guard, recipes
 from kd_offline.distillation.methods import METHODS
+from kd_offline.distillation.own_episodes import SHARE
 from kd_offline.distillation.start import start_settings
 from kd_offline.distillation.terms import TERMS
 from kd_offline.errors import UnknownNameError, UsageError
@@ -36,6 +37,7 @@ def distill_recipe(
     hidden: int | str | Sequence[int] | None = None,
     seeds: int | Sequence[int] | None = None,
     qat: bool = False,
+    diverse: bool = False,
     start: str | Path | None = None,
     file: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -56,6 +58,8 @@ def distill_recipe(
         How many teams, or the seeds themselves.
     qat
         Train the last part with the weights that an int8 export will have.
+    diverse
+        Let each seed learn from a share of the training episodes of its own, a fifth of them.
     start
         Folder of a run whose students go on learning. Their networks, mask, method and seeds are
         the defaults then.
@@ -77,6 +81,7 @@ def distill_recipe(
         "student.hidden": hidden,
         "seeds": _seeds(seeds),
         "optimisation.quantise_from": QUANTISE_FROM if qat else None,
+        "diverse": SHARE if diverse else None,
     }
     single = {k: v for k, v in given.items() if v is not None} | dict(settings or {})
     from_file = {} if file is None else recipes.read_recipe(file)

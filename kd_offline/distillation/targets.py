@@ -7,7 +7,8 @@ packed: the first of every episode, then the second of all that have one, the lo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.loading.loader import Batch
 from kd_offline.datasets.loading.sampler import epoch_order
 from kd_offline.distillation.dataset_statistics import DatasetStatistics, deciding
+from kd_offline.distillation.own_episodes import own_episodes, passes_over
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.distillation.terms.base import TargetBatch, recorded_expert
 from kd_offline.distillation.values import value_logits
@@ -111,10 +113,14 @@ class PackedTargets(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TargetStore:
-    """Whole episodes, one after the other, ``lengths`` [E] of them; batches gather their steps."""
+    """Whole episodes, one after the other, ``lengths`` [E] of them; batches gather their steps.
+
+    ``share`` of the episodes is what each seed draws for its epochs; None: all.
+    """
 
     targets: Targets
     lengths: IntArray
+    share: float | None = None
 
     @classmethod
     def of(cls, parts: Iterable[TargetStore], lengths: IntArray) -> TargetStore:
@@ -146,13 +152,20 @@ class TargetStore:
 
     def to(self, device: torch.device) -> TargetStore:
         """Return the episodes in the memory of a device."""
-        return TargetStore(self.targets.to(device), self.lengths)
+        return replace(self, targets=self.targets.to(device))
 
     def epoch(self, size: int, seed: int, epoch: int) -> Iterator[PackedTargets]:
         """Yield the batches of ``size`` episodes of an epoch, in its order."""
-        order = epoch_order(np.arange(len(self)), seed, epoch)
-        for first in range(0, len(order) - size + 1, size):
-            yield self.take(order[first : first + size])
+        own = own_episodes(len(self), size, seed, self.share)
+        passes = passes_over(len(own), len(self), size)
+        orders = (epoch_order(own, seed, passes * epoch + k) for k in range(passes))
+        batches = (
+            order[first : first + size]
+            for order in orders
+            for first in range(0, len(order) - size + 1, size)
+        )
+        for episodes in islice(batches, len(self) // size):
+            yield self.take(episodes)
 
     def parts(self, size: int) -> Iterator[PackedTargets]:
         """Yield all episodes in the order of the file, ``size`` or fewer at a time."""

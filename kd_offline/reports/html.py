@@ -21,6 +21,7 @@ from kd_offline.reports import (
 from kd_offline.reports.devices import evaluated
 from kd_offline.reports.page import Section, fill
 from kd_offline.reports.quantisation_table import quantisation_summary, quantisation_table
+from kd_offline.reports.robustness import robustness_section
 from kd_offline.runs.complete import require_own_students
 from kd_offline.runs.folder import RunFolder, open_run, recipe_of
 from kd_offline.runs.judged import judged
@@ -97,6 +98,8 @@ def _sections(
     folder: RunFolder, manifest: RunManifest, evaluation: EvaluationReport | None
 ) -> list[Section]:
     sections = [] if evaluation is None else _evaluation_sections(evaluation)
+    robustness = folder.robustness()
+    sections += [] if robustness is None else [robustness_section(robustness)]
     latency = folder.latency()
     sections += [] if latency is None else [_latency_section(latency)]
     sections += [] if manifest.allocation is None else [_budget_section(manifest.allocation)]

@@ -19,9 +19,10 @@ from kd_offline.schemas.evaluation import (
 )
 from kd_offline.schemas.export import RESET, AgentContract, Core, Format, Precision
 from kd_offline.schemas.hardware import Energy
+from kd_offline.schemas.robustness import FailureRule, SharedFailures, Tolerance
 from kd_offline.schemas.run import Machine
 
-PROFILE_FORMAT = (1, 1)
+PROFILE_FORMAT = (1, 2)
 
 Count = Annotated[int, Field(ge=0)]
 Range = tuple[Observation, Observation]
@@ -167,10 +168,29 @@ class Latency(Strict):
     engines: tuple[TimedEngine, ...]
 
 
+class Robustness(Strict):
+    """What the students of the run tolerate, played greedily. Kind: measured."""
+
+    kind: Literal["measured"] = "measured"
+    seeds: tuple[int, ...] = Field(description="distillation seeds of the teams that played")
+    episodes: PositiveInt
+    evaluation_seed: Count
+    keep: Share = Field(description="share of the unperturbed gain that tolerances ask for")
+    tolerances: tuple[Tolerance, ...]
+    failure: FailureRule
+    failures: SharedFailures | None = Field(
+        default=None, description="unperturbed, where two seeds or more played"
+    )
+    command: str = Field(description="RUN and the like stand for the folders")
+
+
 class Envelope(Strict):
     """Measurements of the team; what was not measured is absent and named in the limits."""
 
     played: Played | None = None
+    robustness: Robustness | None = Field(
+        default=None, description="of the students as trained, also in the profile of an export"
+    )
     cost: Cost | None = Field(default=None, description="kind: exact, closed form")
     latency: Latency | None = None
     predictions: tuple[CostPrediction, ...] = Field(default=(), description="kind: modelled")
@@ -208,7 +228,7 @@ class CrossPlayMatrix(Strict):
 class Limit(Strict):
     """A caveat: what the figures do not show."""
 
-    topic: Literal["mask", "agreement", "seeds", "scope", "not measured"]
+    topic: Literal["mask", "agreement", "seeds", "scope", "robustness", "not measured"]
     text: str
     command: str | None = Field(
         default=None, description="what makes it; RUN, EXPORT and the like stand for the folders"

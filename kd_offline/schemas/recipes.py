@@ -471,6 +471,13 @@ class DistillRecipe(Strict):
         "never train; None: heldout, or nothing where the dataset holds out no episode",
     )
     seeds: Seeds = Field(default=(0,), min_length=1)
+    diverse: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of the training episodes that each seed draws for itself and learns "
+        "from, so that seeds err less alike; None: all of them",
+    )
     batched_seeds: bool = Field(
         default=False,
         description="compute the teams of all seeds at once: quicker for small teams, on a "

@@ -30,6 +30,7 @@ from kd_offline.students.policy import load
 from tests.sealing import resealed, resealed_tensors
 from tests.unit.deployment.conftest import EPISODES
 from tests.unit.evaluation.test_evaluation_setup import MASK, NAME, SPEC
+from tests.unit.reports.test_robustness import robustness
 
 
 def test_a_profile_goes_round(place, played):
@@ -226,3 +227,33 @@ def test_nothing_but_a_profile_is_replaced(copy, played):
         read_profile(file)
     with pytest.raises(UsageError, match="there is no profile"):
         read_profile(copy)
+
+
+def test_what_students_tolerate_is_in_the_profile_and_among_its_limits(copy):
+    folder = RunFolder(copy / "run")
+    results = folder.manifest().results
+    report = robustness({str(r.seed): r.digest for r in results})
+    folder.write_robustness(report)
+    profile = collaboration_profile(copy / "run")
+    stated = profile.envelope.robustness
+    assert stated is not None
+    assert stated.tolerances == report.tolerances
+    assert stated.failures == report.unperturbed.failures
+    assert stated.command.endswith("--perturbations noise:0.1,fgsm:0.3")
+    texts = [limit.text for limit in profile.limits if limit.topic == "robustness"]
+    assert texts[0].startswith("noise is tolerated up to 0.1 and not at 0.3: tolerated means")
+    assert texts[1].startswith("fgsm is not tolerated even at 0.3, the weakest")
+    assert texts[2].startswith("dead is tolerated up to 1, the strongest")
+    assert "all 2 seeds fail in 15.0 %" in texts[3]
+    folder.write_robustness(report.model_copy(update={"status": "running"}))
+    assert collaboration_profile(copy / "run").envelope.robustness is None
+
+
+def test_profiles_of_before_are_read_and_an_audit_is_named_as_missing(copy):
+    profile = collaboration_profile(copy / "run")
+    missing = {limit.command for limit in profile.limits if limit.topic == "not measured"}
+    assert "kd-offline audit RUN" in missing
+    former = profile.model_copy(update={"version": (1, 1)})
+    file = copy / "run" / "profile.json"
+    file.write_bytes(sealed_text(former, nulls=False))
+    assert read_profile(file) == former

@@ -12,6 +12,7 @@ from kd_offline.datasets.format import layout
 from kd_offline.distillation.dataset_statistics import Deviation
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.episode_targets import StreamedTargets, in_file_order
+from kd_offline.distillation.own_episodes import own_episodes
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.targets import TargetStore
 from kd_offline.distillation.terms.active import ActiveTerms
@@ -96,6 +97,19 @@ def test_an_epoch_of_a_stream_is_every_episode_once(chunked):
     assert {tuple(x.flatten().tolist()) for x in firsts} <= {
         tuple(x.flatten().tolist()) for x in everyone
     }
+
+
+def test_an_epoch_of_a_stream_holds_the_episodes_alone_that_a_seed_drew(chunked):
+    streamed = learned(chunked, memory_mb=BUDGET, diverse=0.2).targets
+    assert isinstance(streamed, StreamedTargets)
+    own = own_episodes(len(streamed), 4, 3, 0.2)
+    first_steps = [b.targets.inputs[0].flatten().tolist() for b in streamed.parts(1)]
+    mine = [first_steps[k] for k in own]
+    batches = list(streamed.epoch(4, seed=3, epoch=1))
+    assert len(batches) == len(streamed) // 4
+    for batch in batches:
+        shown = batch.targets.inputs[: batch.sizes[0]].flatten(1)
+        assert all(row in mine for row in shown.tolist())
 
 
 def weights(run):
