@@ -39,11 +39,13 @@ def measure(count: int, folder: Path) -> Row:
         result = action()
         row[f"{name}_s"] = round(time.perf_counter() - began, 3)
         row[f"{name}_processor_s"] = round(time.process_time() - used, 3)
+        print(f"{count} shards: {name} {row[f'{name}_processor_s']} s", file=sys.stderr, flush=True)
         return result
 
     timed("list", lambda: virtual_merge(paths, whole))
     row["manifest_bytes"] = (whole / "manifest.json").stat().st_size
-    row |= json.loads(_child("--opening", str(whole)))
+    row |= json.loads(opened := _child("--opening", str(whole)))
+    print(opened, end="", file=sys.stderr, flush=True)
     quick = timed("verify_quick", lambda: verify(whole, quick=True))
     complete = timed("verify", lambda: verify(whole))
     timed("merge", lambda: merge(paths, folder / "merged.zarr"))

@@ -70,6 +70,23 @@ def write_output(path: Path, content: bytes | str, *, overwrite: bool = False) -
         raise _taken(path) from error
 
 
+def create_file(path: Path, content: bytes | str) -> bool:
+    """Write a new file at ``path``, whole and safe against a loss of power; False: one is there.
+
+    Of several processes that create one file at once, on any machines, one alone gets True.
+
+    Raises
+    ------
+    StorageError
+        It cannot be written.
+    """
+    try:
+        _write(path, content, replace=False)
+    except FileExistsError:
+        return False
+    return True
+
+
 def check_output(path: Path, *, overwrite: bool = False) -> None:
     """Raise the ``StorageError`` that :func:`write_output` would raise, as far as known in advance.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from kd_offline.cli import completion, options
 from kd_offline.cli.failures import resumable
@@ -26,11 +27,13 @@ def add(app: typer.Typer) -> None:
         epilog=options.examples("kd-offline schema", "kd-offline schema run > run.schema.json")
     )(schema)
     group = App(
+        cls=_Doctor,
         invoke_without_command=True,
         rich_markup_mode=None,
         epilog=options.examples(
             "kd-offline doctor",
             "kd-offline doctor --json",
+            "kd-offline doctor s3://bucket/run",
             "kd-offline doctor calibrate -o mine.toml",
         ),
     )
@@ -41,7 +44,19 @@ def add(app: typer.Typer) -> None:
             "kd-offline evaluate run/ --device mine.toml",
         )
     )(calibrate)
+    group.command(
+        epilog=options.examples("kd-offline doctor s3://bucket/run", "kd-offline doctor shards/")
+    )(places)
     app.add_typer(group, name="doctor")
+
+
+class _Doctor(TyperGroup):
+    """Takes an address in the place of a command."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is named, else the one that takes an address."""
+        named = bool(args) and args[0] in self.commands
+        return super().resolve_command(ctx, args if named else ["places", *args])
 
 
 def envs(
@@ -127,7 +142,7 @@ def doctor(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show versions and what is missing; calibrate measures this machine."""
+    """Show versions and what is missing; with an address, what is unfinished there."""
     if ctx.invoked_subcommand is not None:
         return
     from kd_offline.runs.doctor import examine
@@ -137,6 +152,53 @@ def doctor(
         emit(report)
     else:
         _show(report)
+
+
+def places(
+    address: Annotated[str, typer.Argument(help="Folder, or s3://, gs:// or az:// address.")],
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """List datasets that were not finished, at and below an address.
+
+    Everything there is listed once, and nothing is read, changed or deleted.
+    """
+    from kd_offline.datasets.metadata.summary import format_bytes
+    from kd_offline.datasets.sharing.unfinished import unfinished
+
+    found = unfinished(address)
+    if json:
+        emit(found)
+        return
+    for place in found.unfinished:
+        show(
+            f"{place.address}: {_BEGUN[place.kind][0]}, {place.files:,} files, "
+            f"{format_bytes(place.bytes)}, last changed {_age(place.seconds)} ago: "
+            f"{_BEGUN[place.kind][1]}"
+        )
+    say(f"{found.datasets:,} datasets are finished, {len(found.unfinished):,} are not")
+
+
+_BEGUN = {
+    "upload": (
+        "being sent or not sent completely",
+        "repeat the command that sends it, which goes on; if its source is gone, delete the "
+        "folder or send another with --overwrite",
+    ),
+    "recording": ("an unfinished recording", "continue it with record --resume, or delete it"),
+    "files": (
+        "a part of a dataset without its manifest",
+        "repeat the command that made it, or delete it",
+    ),
+}
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:,.0f} seconds"
 
 
 def calibrate(

@@ -31,6 +31,7 @@ _EXAMPLES = options.examples(
     "kd-offline record --recipe recipe.toml --set episodes=1000 --dry-run",
     "kd-offline record mpe/simple_spread_v3 -o dataset.zarr --resume",
     "kd-offline record mpe/simple_spread_v3 --shard 3/10 -o shards/3.zarr --resume",
+    "kd-offline record mpe/simple_spread_v3 --shard 3/10 -o s3://bucket/run/3.zarr --resume",
     "kd-offline record mpe/simple_spread_v3 --on processes:4 --shards 20",
     "kd-offline record mpe/simple_spread_v3 --on ray",
 )
@@ -72,12 +73,14 @@ _Environment = Annotated[
         f"[default: {RecordRecipe.model_fields['environment'].default}]",
     ),
 ]
-_Output = Annotated[Path, typer.Option("--output", "-o", help="Dataset to make.")]
+_Output = Annotated[
+    str, typer.Option("--output", "-o", help="Dataset to make, a folder or an address.")
+]
 
 
 def record(
     environment: _Environment = None,
-    output: _Output = Path("dataset.zarr"),
+    output: _Output = "dataset.zarr",
     *,
     chosen: dict[str, Any],
     environment_kwargs: options.Environment = None,
@@ -125,19 +128,22 @@ def record(
 
 def _run(
     recipe: RecordRecipe,
-    output: Path,
+    output: str,
     resume: bool,
     overwrite: bool,
     observers: list[Observer],
     **where: Any,
 ) -> RecordOutput:
     from kd_offline.datasets.format.layout import JOURNAL
+    from kd_offline.datasets.storage.addresses import is_remote
+    from kd_offline.recording.addresses import staging
     from kd_offline.recording.record import record as roll_out
 
-    kept = f"what was recorded so far is in {output}: run the same command with --resume"
-    begun = output / JOURNAL if where["on"] is None else output.with_name(f"{output.name}.shards")
+    local = staging(output) if is_remote(output) else Path(output)
+    kept = f"what was recorded so far is in {local}: run the same command with --resume"
+    begun = local / JOURNAL if where["on"] is None else local.with_name(f"{local.name}.shards")
     if len(recipe.expert) > 1:
-        begun = output.with_name(f"{output.name}.parts")
+        begun = local.with_name(f"{local.name}.parts")
     with resumable(kept, begun):
         manifest = roll_out(
             recipe, output, resume=resume, overwrite=overwrite, observers=observers, **where
@@ -145,14 +151,14 @@ def _run(
     return _output(manifest, output)
 
 
-def _output(manifest: DatasetManifest, output: Path) -> RecordOutput:
+def _output(manifest: DatasetManifest, output: str) -> RecordOutput:
     from kd_offline.datasets.metadata.summary import size_bytes
     from kd_offline.datasets.reading.reader import ExpertBuffer
     from kd_offline.schemas.outputs import RecordOutput
 
     return RecordOutput(
         id=manifest.id,
-        path=str(output),
+        path=output,
         episodes=manifest.statistics.episodes,
         steps=manifest.statistics.steps,
         bytes=size_bytes(ExpertBuffer.open(output)),

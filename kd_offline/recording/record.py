@@ -17,11 +17,9 @@ import torch
 
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
 from kd_offline.datasets.edit.merge import merge
-from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.format.shards import share
 from kd_offline.datasets.metadata.summary import format_bytes
-from kd_offline.datasets.storage.manifest_file import read_manifest
-from kd_offline.datasets.storage.store import Folder
+from kd_offline.datasets.storage.addresses import is_remote
 from kd_offline.datasets.writing.destination import check_name, refuse_existing
 from kd_offline.datasets.writing.writer import finished_dataset
 from kd_offline.environments.protocol import BatchedEnvironment
@@ -33,6 +31,7 @@ from kd_offline.experts.protocol import Expert
 from kd_offline.experts.score import share_won
 from kd_offline.files import make_folder, remove_tree
 from kd_offline.networks.threads import computing_with
+from kd_offline.recording.addresses import as_merged, record_away
 from kd_offline.recording.recipe import RecordSettings, record_recipe
 from kd_offline.recording.setup import RecordingSetup
 from kd_offline.recording.several_experts import record_each
@@ -69,7 +68,10 @@ def record(
         What :func:`~kd_offline.recording.recipe.record_recipe` returns, or only the name of an
         environment, see ``kd_offline.environments.names``.
     output
-        Folder of the dataset, usually ``something.zarr``.
+        Folder of the dataset, usually ``something.zarr``, or an ``s3://``, ``gs://``, ``az://`` or
+        ``hf://`` address. For an address it is recorded in the folder ``NAME.unsent`` of this
+        machine, sent when it is complete, and then deleted here. Its manifest is created last, and
+        only where there is none, so of several that record to one address one alone succeeds.
     resume
         Continue an unfinished recording, or start one where there is none. One that was finished
         with the same settings is returned unchanged.
@@ -115,6 +117,17 @@ def record(
     if on is not None and complete_recipe.shard is not None:
         msg = "one shard is not divided again: give a shard, or a place for all of them"
         raise UsageError(msg)
+    if is_remote(str(output)):
+        away = partial(
+            record, resume=resume, overwrite=overwrite, on=on, shards=shards, observers=observers
+        )
+        return record_away(
+            *(complete_recipe, str(output), away),
+            divided=on is not None,
+            resume=resume,
+            overwrite=overwrite,
+            observers=observers,
+        )
     if len(complete_recipe.expert) > 1:
         part = partial(record, resume=True, on=on, shards=shards, observers=observers)
         given: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "observers": observers}
@@ -124,7 +137,7 @@ def record(
         setup = RecordingSetup(complete_recipe, stack)
         header = setup.load_expert(observer)
         if resume and not overwrite:
-            expected = header if on is None else _as_merged(header, Path(output))
+            expected = header if on is None else as_merged(header, output)
             finished_manifest = finished_dataset(output, expected, len(setup.seeds))
             if finished_manifest is not None:
                 return finished_manifest
@@ -221,14 +234,6 @@ def _shard_name(place: str) -> str:
     return f"{place.partition('/')[0]}.zarr"
 
 
-def _as_merged(header: RecordingHeader, output: Path) -> RecordingHeader:
-    """Return ``header`` with the lineage of a finished dataset at ``output``."""
-    files = Folder(output.expanduser())
-    if not files.exists(MANIFEST):
-        return header
-    return header.model_copy(update={"lineage": read_manifest(files).lineage})
-
-
 def play_in_parallel(
     play: Callable[[BatchedEnvironment, SeedArray], Result],
     thread_environments: Sequence[BatchedEnvironment],
@@ -285,14 +290,23 @@ _USUAL_WIDTH = 128  # assumed width of embeddings where the expert does not stat
 def step_bytes(spec: EnvironmentSpec, embedding_width: int, embedding_bytes: int) -> int:
     """Return the uncompressed bytes of one joint step, an upper bound of its stored size.
 
-    Per agent: observation, and the full one where it is stored, logits, embedding, value, reward
-    and log-probability, action, legal actions and whether it is alive. The state is counted once,
+    Per agent: observation, and the full one where it is stored, logits, embeddings (their widths
+    added up), value, reward and log-probability, action, legal actions and whether it is alive. The state is counted once,
     where it is not the observations.
     """
     agents, actions = spec.n_agents, max(spec.action_counts)
     seen = max(spec.obs_widths) + (0 if spec.full is None else spec.full.width)
     agent_bytes = 4 * seen + 5 * actions + embedding_width * embedding_bytes + 15
     return agents * agent_bytes + (0 if spec.state_is_obs else 4 * spec.state_width)
+
+
+def _tap_width(actor: Expert) -> int:
+    """Return the widths of the taps of an expert added up; 0 if only known when it acts."""
+    widths: dict[str, int] = {}
+    for group in actor.team.actors.groups if actor.team is not None else ():
+        for name, width in group.shape.taps.items():
+            widths[name] = max(width, widths.get(name, 0))
+    return sum(widths.values())
 
 
 def check_space(
@@ -313,9 +327,9 @@ def check_space(
     StorageError
         The disk has less space than the recording may need.
     """
-    episode_bytes = spec.episode_limit * step_bytes(
-        spec, actor.embedding_width or _USUAL_WIDTH, 2 if embedding_dtype == "float16" else 4
-    )
+    width = (actor.embedding_width or _USUAL_WIDTH) + _tap_width(actor)
+    number_bytes = 2 if embedding_dtype == "float16" else 4
+    episode_bytes = spec.episode_limit * step_bytes(spec, width, number_bytes)
     target = Path(output).expanduser().absolute()
     existing = sum(f.stat().st_size for f in target.rglob("*") if f.is_file()) if resume else 0
     existing_folder = next(folder for folder in (target, *target.parents) if folder.exists())

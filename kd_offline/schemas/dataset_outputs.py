@@ -103,6 +103,28 @@ class DiffReport(Strict):
     )
 
 
+class UnfinishedPlace(Strict):
+    """A place with files of a dataset and no manifest."""
+
+    address: str
+    kind: Literal["upload", "recording", "files"] = Field(
+        description="upload: being sent, or not sent completely; recording: of this machine, to be "
+        "resumed; files: what is left of either"
+    )
+    files: int
+    bytes: int
+    changed: str = Field(description="when the newest file was written, UTC")
+    seconds: float = Field(ge=0, description="since then")
+
+
+class PlacesOutput(Strict):
+    """What ``doctor ADDRESS`` prints as JSON: the datasets below an address."""
+
+    address: str
+    datasets: int = Field(description="that are complete, by their manifests; not verified")
+    unfinished: tuple[UnfinishedPlace, ...]
+
+
 class TransferOutput(Strict):
     """What ``push``, ``pull`` and ``pack`` print as JSON."""
 

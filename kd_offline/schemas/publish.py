@@ -22,6 +22,7 @@ from kd_offline.schemas.dataset_outputs import (
     ConvertOutput,
     DiffReport,
     EditOutput,
+    PlacesOutput,
     TransferOutput,
 )
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -88,6 +89,7 @@ MODELS: dict[str, type[BaseModel] | str] = {
     "doctor-output": DoctorReport,
     "hardware-output": HardwareOutput,
     "transfer-output": TransferOutput,
+    "places-output": PlacesOutput,
     "cache-output": CacheOutput,
 }
 """Name of a document -> its model, or ``module:name`` of one that is not defined in schemas."""

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.datasets.metadata.summary import format_bytes
+from kd_offline.experts.load import load
+from kd_offline.recording.record import check_space, step_bytes
 from tests.end_to_end.conftest import kd, refused
 
 PREY = "grid/predator_prey"
@@ -110,6 +113,17 @@ def test_seeds_of_the_fusion_block_are_not_computed_at_once(fused, tmp_path):
         "distill", fused, "-o", tmp_path, "--method", "ddn-external", "--batched", code=2
     )
     assert "set batched_seeds to false, or choose the student gru or mlp" in words
+
+
+def test_taps_count_in_the_size_that_a_recording_may_take(fused):
+    buffer = ExpertBuffer.open(fused)
+    expert = load(str(fused.parent / "teacher"), buffer.spec)
+    taps = [name for name in buffer.names if "embedding_" in name]
+    assert len(taps) == 2
+    width = sum(buffer.array(name).spec.shape[-1] for name in ("steps/embedding", *taps))
+    most = 10**5 * buffer.spec.episode_limit * step_bytes(buffer.spec, width, 4)
+    said = check_space(fused, expert, buffer.spec, 10**5, "float32", resume=False)
+    assert f"{format_bytes(most)} at most" in said
 
 
 def test_a_tap_of_another_width_is_met_by_a_linear_map(fused, tmp_path):

@@ -29,8 +29,9 @@ MANIFEST = "manifest.json"
 JOURNAL = "recording.json"
 LOCK = "recording.lock"
 SCRATCH = "recording.tmp"
+UPLOAD = "upload.json"  # at a destination of a copy, until its manifest is there
 ZARR_JSON = "zarr.json"
-FILES_WITHOUT_CONTENT = frozenset({MANIFEST, JOURNAL, LOCK, SCRATCH})
+FILES_WITHOUT_CONTENT = frozenset({MANIFEST, JOURNAL, LOCK, SCRATCH, UPLOAD})
 ZARR_V2 = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
 GROUPS = ("steps", "final", "episodes", "masks")
 

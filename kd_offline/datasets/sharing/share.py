@@ -2,6 +2,11 @@
 
 Files are copied one by one and checked against the manifest. The manifest is written last, so an
 interrupted copy is no dataset, and the same command continues it.
+
+Whoever copies first creates ``upload.json`` there, which names the manifest of the copy. It and the
+manifest are created under the condition that there is none, so of several that copy to one place at
+once one alone goes on, and its files are not mixed with others. A copy of the same manifest has the
+same files; it may go on at any time.
 """
 
 from __future__ import annotations
@@ -32,9 +37,10 @@ from kd_offline.errors import CorruptDatasetError, Remedy, StorageError, UsageEr
 from kd_offline.files import aside, check_output
 from kd_offline.schemas.dataset import DatasetManifest, FileRecord
 from kd_offline.schemas.dataset_outputs import TransferOutput
+from kd_offline.sealed_json import seal
 from kd_offline.tracking.base import NullObserver, Observer, Operation, observed
 
-_SCRATCH = {layout.SCRATCH, layout.LOCK}
+_SCRATCH = {layout.SCRATCH, layout.LOCK, layout.UPLOAD}
 # The earliest time that a ZIP file can state, so that equal datasets give equal bytes.
 _EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)
 _UNIX = 3
@@ -249,6 +255,8 @@ def _copy_files(job: CopyJob, target: Target, overwrite: bool) -> tuple[int, int
     existing = target.listing()
     is_complete = _clear_destination(job, target, existing, overwrite)
     _check_disk_space(job, target, existing)
+    if not is_complete:
+        _claim(job, target, overwrite)
     total, done, turn = job.manifest.size_bytes, [0], Lock()
 
     def copy_file(file: FileRecord) -> int:
@@ -267,7 +275,8 @@ def _copy_files(job: CopyJob, target: Target, overwrite: bool) -> tuple[int, int
     moved = sum(parallel_map(copy_file, _sorted_files(job), threads))
     _check_destination(job, target)
     if not is_complete:
-        target.write(layout.MANIFEST, job.manifest_text, last=True)
+        _commit(job, target, overwrite)
+    target.remove(layout.UPLOAD)
     text = 0 if is_complete and not is_remote(job.source.address) else job.source_manifest_bytes
     return moved + text, total - moved
 
@@ -296,9 +305,52 @@ def _clear_destination(
     if existing_manifest is not None:
         target.remove(layout.MANIFEST)  # first, so that a half replaced dataset is none
     for path in existing:
-        if path != layout.MANIFEST and path not in listed:
+        if path not in listed and path not in (layout.MANIFEST, layout.UPLOAD):
             target.remove(path)
     return False
+
+
+def _claim(job: CopyJob, target: Target, overwrite: bool) -> None:
+    """Become the only one that copies there; raises a ``StorageError`` if another one does."""
+    claim = seal({"id": job.manifest.id, "manifest": job.manifest.manifest_digest})
+    if overwrite:
+        target.write(layout.UPLOAD, claim)
+        return
+    if not target.create(layout.UPLOAD, claim) and _read(target, layout.UPLOAD) != claim:
+        msg = (
+            f"another dataset is being sent to {target.address!r}, or was not sent completely, so "
+            "that nothing was written there"
+        )
+        look = "see how old it is with kd-offline doctor"
+        raise StorageError(msg, look, Remedy("replace it with", overwrite=True))
+    if _read(target, layout.MANIFEST) not in (None, job.manifest_text):  # since it was listed
+        target.remove(layout.UPLOAD)
+        raise _lost(job, target)
+
+
+def _commit(job: CopyJob, target: Target, overwrite: bool) -> None:
+    """Create the manifest; raises a ``StorageError`` if another one was created meanwhile."""
+    if overwrite:
+        target.write(layout.MANIFEST, job.manifest_text, last=True)
+    elif not target.create(layout.MANIFEST, job.manifest_text) and (
+        _read(target, layout.MANIFEST) != job.manifest_text
+    ):
+        raise _lost(job, target)
+
+
+def _read(target: Target, path: str) -> bytes | None:
+    try:
+        return target.read(path)
+    except FileNotFoundError:
+        return None
+
+
+def _lost(job: CopyJob, target: Target) -> StorageError:
+    msg = (
+        f"another dataset was finished at {target.address!r} meanwhile and stays there; "
+        f"{job.source.address!r} is as it was"
+    )
+    return StorageError(msg, "choose another place", Remedy("replace it with", overwrite=True))
 
 
 def _is_scratch(path: str) -> bool:

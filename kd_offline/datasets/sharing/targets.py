@@ -9,12 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from kd_offline.datasets.format.layout import GROUPS, JOURNAL, LOCK, MANIFEST, ZARR_JSON
-from kd_offline.datasets.storage.addresses import split_pin
+from kd_offline.datasets.format.layout import (
+    GROUPS,
+    JOURNAL,
+    LOCK,
+    MANIFEST,
+    UPLOAD,
+    ZARR_JSON,
+)
+from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.sources import require_known_scheme
 from kd_offline.datasets.storage.store import Folder, lock_folder
 from kd_offline.errors import StorageError, UsageError
-from kd_offline.files import make_folder
+from kd_offline.files import create_file, make_folder
 from kd_offline.schemas.dataset import FileRecord
 
 if TYPE_CHECKING:
@@ -45,6 +52,9 @@ class Target(Protocol):
 
     def write(self, path: str, data: bytes, *, last: bool = False) -> None:
         """Write a file; ``last``: the manifest, after all others are safely stored."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a file safely where there is none; False: one is there, and stays as it is."""
 
     def remove(self, path: str) -> None:
         """Delete a file if it is there."""
@@ -82,6 +92,10 @@ class LocalTarget:
     def write(self, path: str, data: bytes, *, last: bool = False) -> None:
         """Write a file under another name and rename it."""
         self._folder.put(path, data, durable=last, aside=f"{SCRATCH_PREFIX}{threading.get_ident()}")
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a file under another name and link it; False where there is one."""
+        return create_file(self._folder.root / path, data)
 
     def remove(self, path: str) -> None:
         """Delete a file if it is there."""
@@ -125,6 +139,10 @@ class ObjectTarget:
         """Send a file in one request, which a store takes whole or not at all."""
         self._remote.write(path, data)
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Send a file under the condition that there is none; False where there is one."""
+        return self._remote.create(path, data)
+
     def remove(self, path: str) -> None:
         """Delete a file if it is there."""
         self._remote.remove(path)
@@ -134,8 +152,23 @@ def is_dataset_file(path: str) -> bool:
     """Tell whether a file of this path can belong to a dataset or an unfinished recording."""
     parts = path.split("/")
     if len(parts) == 1:
-        return path in (MANIFEST, JOURNAL, ZARR_JSON)
+        return path in (MANIFEST, JOURNAL, UPLOAD, ZARR_JSON)
     return parts[0] in GROUPS and (parts[-1] == ZARR_JSON or "c" in parts)
+
+
+def refuse_unwritable(address: str) -> str:
+    """Return an address to which files can be written; raises as :func:`open_target`."""
+    plain, pin = split_pin(address)
+    if pin:
+        msg = f"the destination {address!r} carries an id: write it without @sha256:..."
+        raise UsageError(msg)
+    if require_known_scheme(plain) in ("http", "https"):
+        msg = (
+            f"a web server such as {plain!r} only gives: push to the folder that it serves, "
+            "or to s3://, gs://, az:// or hf://"
+        )
+        raise UsageError(msg)
+    return plain
 
 
 @contextmanager
@@ -149,20 +182,10 @@ def open_target(address: str | Path) -> Iterator[Target]:
     StorageError
         The folder refuses, or another process is writing to it.
     """
-    plain, pin = split_pin(str(address))
-    if pin:
-        msg = f"the destination {str(address)!r} carries an id: write it without @sha256:..."
-        raise UsageError(msg)
-    scheme = require_known_scheme(plain)
-    if scheme == "":
+    plain = refuse_unwritable(str(address))
+    if not is_remote(plain):
         with _locked_folder(Path(plain).expanduser()) as root:
             yield LocalTarget(root)
-    elif scheme in ("http", "https"):
-        msg = (
-            f"a web server such as {plain!r} only gives: push to the folder that it serves, "
-            "or to s3://, gs://, az:// or hf://"
-        )
-        raise UsageError(msg)
     else:
         from kd_offline.datasets.storage.remote import Remote, open_store
 

@@ -19,7 +19,13 @@ from kd_offline.datasets.format.resource_limits import MAX_MANIFEST_BYTES
 from kd_offline.datasets.storage.addresses import scheme_of, split_pin
 from kd_offline.datasets.storage.cache import Cache
 from kd_offline.datasets.storage.traffic import TRAFFIC, TRANSFER_RATE
-from kd_offline.errors import KdOfflineError, MissingExtraError, StorageError, UsageError
+from kd_offline.errors import (
+    KdOfflineError,
+    MissingExtraError,
+    Remedy,
+    StorageError,
+    UsageError,
+)
 from kd_offline.schemas.dataset import FileRecord
 
 try:
@@ -119,6 +125,32 @@ class Remote:
             raise storage_error(self.address, error) from error
         TRAFFIC.add(sent=len(data))
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Send a file where there is none; False: one is there already.
+
+        Of several that create one file at once, one alone gets True.
+
+        Raises
+        ------
+        StorageError
+            The server refuses, or cannot create under this condition.
+        """
+        try:
+            obstore.put(self.store, path, data, mode="create", use_multipart=False)
+        except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+            return False
+        except (FileNotFoundError, exceptions.BaseError) as error:
+            if _is_unsupported(error):
+                msg = (
+                    f"the server of {split_pin(self.address)[0]!r} cannot write a file only where "
+                    "there is none, so that two writers could mix their files"
+                )
+                alone = Remedy("if nobody else writes there, give", overwrite=True)
+                raise StorageError(msg, alone, "use another place") from error
+            raise storage_error(self.address, error) from error
+        TRAFFIC.add(sent=len(data))
+        return True
+
     def remove(self, path: str) -> None:
         """Delete a file if it is there."""
         try:
@@ -133,7 +165,7 @@ class Remote:
         return (str(meta["path"]) for meta in self.listing()) if self.listable else None
 
     def listing(self) -> Iterator[dict[str, Any]]:
-        """Yield path, size and entity tag of every file."""
+        """Yield path, size, entity tag and time of the last change of every file."""
         try:
             for batch in obstore.list(self.store):
                 yield from batch
@@ -196,6 +228,12 @@ def open_store(url: str) -> Any:
         return store.from_url(url, client_options=options, retry_config=_RETRY, **checks)
     except (ValueError, exceptions.BaseError) as error:
         raise storage_error(url, error) from error
+
+
+def _is_unsupported(error: Exception) -> bool:
+    """Tell whether a store, or its server, knows no conditional writing."""
+    unknown = isinstance(error, exceptions.NotSupportedError)
+    return unknown or "status code: 501" in str(error)
 
 
 def storage_error(address: str, error: Exception) -> KdOfflineError:

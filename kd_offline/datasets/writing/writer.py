@@ -17,7 +17,8 @@ from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.manifest import recording_header
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.storage.manifest_file import read_manifest
-from kd_offline.datasets.storage.store import Folder, lock_folder
+from kd_offline.datasets.storage.sources import open_files
+from kd_offline.datasets.storage.store import Files, Folder, lock_folder
 from kd_offline.datasets.writing.blocks import EpisodeBlock, check_block
 from kd_offline.datasets.writing.dataset_files import DatasetFiles
 from kd_offline.datasets.writing.destination import claim_folder
@@ -278,26 +279,33 @@ def finished_dataset(
     CorruptDatasetError
         Its manifest is damaged.
     """
-    folder = Folder(Path(path).expanduser())
-    if not folder.exists(layout.MANIFEST):
+    files = open_files(path, cached=False)
+    if not files.exists(layout.MANIFEST):
         return None
-    manifest = read_manifest(folder)
+    manifest = read_manifest(files)
     before = recording_header(manifest).model_copy(update={"heldout": header.heldout})
     recording = header.recording.model_copy(update={"episodes": episodes})
     _require_same_settings(
-        before, header.model_copy(update={"recording": recording}), folder, "finished"
+        before, header.model_copy(update={"recording": recording}), files, "finished"
     )
-    remove_leftovers(folder)
+    if isinstance(files, Folder):
+        remove_leftovers(files)
+    else:
+        _say_finished(files)
     return manifest
 
 
 def remove_leftovers(folder: Folder) -> None:
     """Warn that a dataset is already finished, and remove files of its killed writer."""
-    _LOG.warning("%s is complete already: nothing was done", folder.root)
+    _say_finished(folder)
     if folder.exists(layout.JOURNAL) or folder.exists(layout.LOCK):
         with lock_folder(folder.root):
             folder.remove(layout.JOURNAL)
             folder.remove(layout.LOCK)
+
+
+def _say_finished(files: Files) -> None:
+    _LOG.warning("%s is complete already: nothing was done", files.address)
 
 
 def _matching_journal(folder: Folder, header: RecordingHeader) -> Journal:
@@ -313,14 +321,14 @@ def _matching_journal(folder: Folder, header: RecordingHeader) -> Journal:
 
 
 def _require_same_settings(
-    before: RecordingHeader, header: RecordingHeader, folder: Folder, state: str
+    before: RecordingHeader, header: RecordingHeader, files: Files, state: str
 ) -> None:
     begun, now = _settings(before), _settings(header)
     if begun != now:
         differing = sorted(k for k in begun.keys() | now.keys() if begun.get(k) != now.get(k))
         what = "unfinished recording" if state == "unfinished" else "finished dataset"
         msg = (
-            f"the {what} at {str(folder.root)!r} was begun with other settings "
+            f"the {what} at {files.address!r} was begun with other settings "
             f"({', '.join(differing)})"
         )
         again = Remedy("repeat what began it"), Remedy("choose another path")

@@ -1,0 +1,96 @@
+"""Recordings whose output is an address: made in a folder of this machine, and sent when whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from kd_offline.datasets.format.layout import MANIFEST
+from kd_offline.datasets.sharing.share import default_output, push
+from kd_offline.datasets.sharing.targets import refuse_unwritable
+from kd_offline.datasets.storage.manifest_file import read_manifest
+from kd_offline.datasets.storage.sources import open_files
+from kd_offline.datasets.writing.writer import finished_dataset
+from kd_offline.errors import DatasetError, Remedy, StorageError, UsageError
+from kd_offline.files import remove_tree
+from kd_offline.recording.setup import RecordingSetup
+from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
+from kd_offline.schemas.recipes import RecordRecipe
+from kd_offline.tracking.base import SILENT, Observer
+
+
+def staging(address: str) -> Path:
+    """Return the folder in which a recording for ``address`` lies until it is sent."""
+    return Path(f"{default_output(address).name}.unsent").absolute()
+
+
+def record_away(
+    recipe: RecordRecipe,
+    address: str,
+    record: Callable[[RecordRecipe, Path], DatasetManifest],
+    *,
+    divided: bool,
+    resume: bool,
+    overwrite: bool,
+    observers: Sequence[Observer],
+) -> DatasetManifest:
+    """Record into :func:`staging`, send what is complete to ``address``, and delete it here.
+
+    Parameters
+    ----------
+    recipe, address, resume, overwrite, observers
+        As for :func:`~kd_offline.recording.record.record`.
+    record
+        Records into a folder.
+    divided
+        Whether it puts the recording together from shards.
+
+    Raises
+    ------
+    UsageError
+        Nothing can be written to such an address, or it is a recording of several experts.
+    StorageError
+        Another dataset is there; the recording stays in its folder.
+    """
+    refuse_unwritable(address)
+    if len(recipe.expert) > 1:
+        msg = f"a recording of several experts is not sent to {address!r}: record into a folder"
+        raise UsageError(msg, "and push it")
+    local = staging(address)
+    if local.exists() and not resume and not overwrite:
+        msg = f"a recording for {address!r} was begun, or not sent, in {str(local)!r}"
+        go_on = Remedy("go on with", resume=True)
+        raise StorageError(msg, go_on, Remedy("replace it with", overwrite=True))
+    if (
+        resume
+        and not overwrite
+        and not local.exists()
+        and (done := _sent(recipe, address, divided))
+    ):
+        return done
+    manifest = record(recipe, local)
+    try:
+        push(local, address, overwrite=overwrite, observers=observers)
+    except (StorageError, DatasetError) as error:
+        msg = f"{error.facts}; the recording is complete in {str(local)!r}"
+        raise StorageError(msg, *error.remedies) from error
+    remove_tree(local)
+    return manifest
+
+
+def as_merged(header: RecordingHeader, output: str | Path) -> RecordingHeader:
+    """Return ``header`` with the lineage of a finished dataset at ``output``."""
+    files = open_files(output, cached=False)
+    if not files.exists(MANIFEST):
+        return header
+    return header.model_copy(update={"lineage": read_manifest(files).lineage})
+
+
+def _sent(recipe: RecordRecipe, address: str, divided: bool) -> DatasetManifest | None:
+    """Return the manifest of the finished recording at ``address``, None if there is none."""
+    with ExitStack() as stack:
+        setup = RecordingSetup(recipe, stack)
+        header = setup.load_expert(SILENT)
+        expected = as_merged(header, address) if divided else header
+        return finished_dataset(address, expected, len(setup.seeds))
