@@ -291,8 +291,8 @@ def step_bytes(spec: EnvironmentSpec, embedding_width: int, embedding_bytes: int
     """Return the uncompressed bytes of one joint step, an upper bound of its stored size.
 
     Per agent: observation, and the full one where it is stored, logits, embeddings (their widths
-    added up), value, reward and log-probability, action, legal actions and whether it is alive. The state is counted once,
-    where it is not the observations.
+    added up), value, reward and log-probability, action, legal actions and whether it is alive. The
+    state is counted once, where it is not the observations.
     """
     agents, actions = spec.n_agents, max(spec.action_counts)
     seen = max(spec.obs_widths) + (0 if spec.full is None else spec.full.width)
