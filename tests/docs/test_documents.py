@@ -50,6 +50,11 @@ NOT_TYPED = {
     ("quickstart", "pip install '.["): "installs",
     ("quickstart", "uv pip install"): "installs",
     ("scale", "torchrun"): "tests/docs/test_job_scripts.py starts its processes",
+    (
+        "scale",
+        "kd-offline record mpe/simple_spread_v3 --episodes 1000 --shard 3/64",
+    ): "a bucket; tests/unit/recording/test_addresses.py has one",
+    ("scale", "kd-offline doctor s3:"): "the same",
     ("scale", "#!/bin/bash\n#SBATCH --job-name=record"): "tests/docs/test_job_scripts.py types it",
     ("scale", "#!/bin/bash\n#SBATCH --job-name=merge"): "tests/docs/test_job_scripts.py types it",
     ("sharing", "kd-offline inspect https://"): "an address of others; tests/end_to_end shares",
