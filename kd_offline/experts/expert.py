@@ -203,11 +203,15 @@ class TrainedExpert:
         recipe = self.card.recipe
         recorded = ALGORITHMS.load(recipe.algorithm).recorded(recipe)
         architecture: dict[str, Any] = recipe.architecture.model_dump(mode="json")
+        architecture |= recorded.architecture
+        origin = ALGORITHMS.origin(recipe.algorithm)
+        if not origin.ours:
+            architecture["algorithm_package"] = str(origin)
         return ExpertRecord(
             id=0,
             kind=recipe.algorithm,
             reference=self.reference if self.reference.startswith("bundled") else "trained",
-            architecture=architecture | dict(recorded.architecture),
+            architecture=architecture,
             parameters=self.card.parameters["actor"],
             digest=self.digest,
             capture=recorded.capture,

@@ -68,6 +68,9 @@ def test_its_expert_is_recorded_counted_and_named(plugins, tmp_path):
     train(recipe(), tmp_path / "expert", threads=1, score_episodes=0)
     manifest = record(SPREAD, tmp_path / "d.zarr", expert=tmp_path / "expert", episodes=4)
     assert manifest.experts[0].kind == NAME
+    origin = ALGORITHMS.origin(NAME)
+    assert not origin.ours
+    assert manifest.experts[0].architecture["algorithm_package"] == str(origin)
     assert {"steps/logits", "steps/value", "steps/embedding"} <= set(manifest.arrays)
     expert = load(tmp_path / "expert", environments.load(SPREAD).spec)
     assert len(expert.actor_shapes()) == 3
