@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _EXAMPLES = options.examples(
     "kd-offline distill dataset.zarr -o run/ --mask limited --hidden 32,16,16",
     "kd-offline distill dataset.zarr -o kl/ --method kl --seeds 5 --epochs 40 --batched",
+    "kd-offline distill dataset.zarr -o five/ --seeds 5 --on processes:2",
     "kd-offline distill dataset.zarr -o lh/ --preset lh+a --arch mlp",
     "kd-offline distill dataset.zarr -o run/ --set terms.policy.ratio=joint --dry-run",
     "kd-offline distill qmix.zarr -o run/ --method q --dueling",
@@ -141,6 +142,7 @@ def distill(
     start: _Start = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
+    on: options.On = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     track: options.Track = None,
@@ -169,7 +171,7 @@ def distill(
     if dry_run:
         emit(made, nulls=True)
         return
-    done = _run(dataset, output, made, resume, overwrite, options.observers(track))
+    done = _run(dataset, output, made, on, resume, overwrite, options.observers(track))
     _finish(done, output, json)
 
 
@@ -177,6 +179,7 @@ def _run(
     dataset: str,
     output: Path,
     recipe: Any,
+    on: str | None,
     resume: bool,
     overwrite: bool,
     observers: list[Observer],
@@ -185,13 +188,15 @@ def _run(
     from kd_offline.runs.folder import RUN
 
     kept = f"finished seeds and epochs are in {output}: run the same command with --resume"
-    with resumable(kept, output / RUN):
+    begun = output / RUN if on is None else output.with_name(f"{output.name}.seeds")
+    with resumable(kept, begun):
         return learn(
             dataset,
             output,
             recipe,
             resume=resume,
             overwrite=overwrite,
+            on=on,
             command=command_line(),
             observers=observers,
         )

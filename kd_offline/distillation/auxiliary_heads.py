@@ -92,17 +92,28 @@ def read_auxiliary(run: Path, term: str) -> dict[int, dict[str, Tensor]]:
     CheckpointError, StorageError
         It kept none, or the file is damaged, or of other students than the run's.
     """
-    file = read_tensors(run / AUXILIARY, f"distil again, with terms.{term}.save")
+    found = {}
+    for seed, tensors in read_all_auxiliary(run, f"distil again, with terms.{term}.save").items():
+        own = {name: x for name, x in tensors.items() if name.startswith(f"{term}.")}
+        found[seed] = {name.removeprefix(f"{term}."): x for name, x in own.items()}
+    return found
+
+
+def read_all_auxiliary(run: Path, remedy: str) -> dict[int, dict[str, Tensor]]:
+    """Return all auxiliary networks that a run kept, by seed; raises as :func:`read_auxiliary`."""
+    file = read_tensors(run / AUXILIARY, remedy)
     digests = {str(result.seed): result.digest for result in open_run(run).manifest().results}
     if file.metadata.get("students") != json.dumps(digests):
         msg = f"{str(file.path)!r} is of other students than those of its run: distil again"
         raise CheckpointError(msg)
-    found = {}
-    for seed in digests:
-        prefix = f"{seed}.{term}."
-        own = {name: x for name, x in file.tensors().items() if name.startswith(prefix)}
-        found[int(seed)] = {name.removeprefix(prefix): x for name, x in own.items()}
-    return found
+    return {
+        int(seed): {
+            name.removeprefix(f"{seed}."): x
+            for name, x in file.tensors().items()
+            if name.startswith(f"{seed}.")
+        }
+        for seed in digests
+    }
 
 
 def linear(weight: Tensor, *, bias: bool) -> nn.Linear:

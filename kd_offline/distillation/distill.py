@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.auxiliary_heads import AUXILIARY, write_auxiliary
+from kd_offline.distillation.by_seed import distill_by_seed
+from kd_offline.distillation.metric_rows import metric_names, row_line, series_of
 from kd_offline.distillation.phases import phases_of
 from kd_offline.distillation.recipe import completed
 from kd_offline.distillation.run import Run, complete, prepare, with_layers
@@ -35,7 +37,7 @@ from kd_offline.students.networks import StudentTeam
 from kd_offline.students.policy import digest
 from kd_offline.students.policy import save as save_students
 from kd_offline.tracking.base import Observer, Operation, observed
-from kd_offline.tracking.jsonl import JsonLines, Line, json_line
+from kd_offline.tracking.jsonl import JsonLines
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ def distill(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    on: str | None = None,
     command: str = "",
     observers: Sequence[Observer] = (),
 ) -> RunManifest:
@@ -90,6 +93,10 @@ def distill(
         Run folder to make, or with ``resume`` one that was interrupted.
     recipe
         See :class:`~kd_offline.schemas.recipes.DistillRecipe`; None for the default.
+    on
+        Where to train seeds side by side: ``processes:4``, ``ray`` or ``ray://HOST:PORT``, see
+        :func:`kd_offline.execution.executor_on`. The students and metrics are the same; the runs
+        of single seeds lie beside the run, in ``OUTPUT.seeds``, until it is complete.
     command
         Kept in ``run.json``.
     observers
@@ -115,13 +122,24 @@ def distill(
     check_arrays(recipe, list(buffer.names))
     if resume and (before := complete(Path(output), recipe, buffer)) is not None:
         return before
-    run = prepare(buffer, Path(output), recipe, path, command, resume, overwrite)
     asked = {"dataset": buffer.id, "recipe": recipe.model_dump(mode="json")}
+    operation = Operation("distill", asked, Path(output))
+    if on is not None:
+        with observed(operation, observers) as observer:
+            made = distill_by_seed(
+                *(distill, path, Path(output), recipe, on, observer),
+                resume=resume,
+                overwrite=overwrite,
+                command=command,
+            )
+            observer.result = made
+        return made
+    run = prepare(buffer, Path(output), recipe, path, command, resume, overwrite)
     part = "" if run.validation is None else run.validation.part
     lines = JsonLines(run.folder.path / METRICS, row_line(part))
     with (
         only_writer(run.folder.path, "distilling"),
-        observed(Operation("distill", asked, Path(output)), observers, [lines]) as observer,
+        observed(operation, observers, [lines]) as observer,
     ):
         try:
             together = [recipe.seeds] if recipe.batched_seeds else [(s,) for s in recipe.seeds]
@@ -326,29 +344,3 @@ def _write(run: Run, status: str) -> None:
     run.folder.write_manifest(run.manifest)
     if status == "complete":
         remove_tree(run.folder.resume_state)
-
-
-_PLACE = ("seed", "epoch", "split")
-
-
-def metric_names(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a row by name: ``train/kl``, or ``validation/kl`` of any other part."""
-    head = "train" if row["split"] == "train" else "validation"
-    return {f"{head}/{name}": value for name, value in row.items() if name not in _PLACE}
-
-
-def series_of(seed: int) -> str:
-    """Return the series that a seed's metrics belong to."""
-    return f"seed {seed}"
-
-
-def row_line(part: str) -> Line:
-    """Return what makes a line of ``metrics.jsonl`` of metrics; ``part`` is held out."""
-
-    def line(step: int, values: Mapping[str, float], series: str) -> str:
-        head = next(iter(values), "validation").partition("/")[0]
-        place = (int(series.removeprefix("seed ")), step, "train" if head == "train" else part)
-        named = {name.partition("/")[2]: value for name, value in values.items()}
-        return json_line(dict(zip(_PLACE, place, strict=True)) | named)
-
-    return line

@@ -26,10 +26,11 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import Remedy, StorageError, UsageError
 from kd_offline.execution import executor_on
 from kd_offline.execution.base import Resources
+from kd_offline.execution.parts import parts_folder
 from kd_offline.execution.threads import Threads
 from kd_offline.experts.protocol import Expert
 from kd_offline.experts.score import share_won
-from kd_offline.files import make_folder, remove_tree
+from kd_offline.files import remove_tree
 from kd_offline.networks.threads import computing_with
 from kd_offline.recording.addresses import as_merged, record_away
 from kd_offline.recording.recipe import RecordSettings, record_recipe
@@ -196,17 +197,9 @@ def _write_divided(
     places = [
         share(f"{k}/{count}", recipe.episodes, setup.batch).place for k in range(1, count + 1)
     ]
-    folder = output.expanduser().absolute()
-    folder = folder.with_name(f"{folder.name}.shards")
     if not overwrite:
         refuse_existing(output.expanduser(), resume=resume)
-    if overwrite:
-        remove_tree(folder)
-    elif folder.exists() and not resume:
-        msg = f"there are shards of an unfinished recording at {str(folder)!r}"
-        go_on = Remedy("continue it with", resume=True)
-        raise StorageError(msg, go_on, Remedy("delete them with", overwrite=True))
-    make_folder(folder)
+    folder = parts_folder(output, "shards", "recording", resume=resume, overwrite=overwrite)
     inputs = [*recipe.expert, recipe.partner, recipe.expert_recipe, *(recipe.masks or ())]
     files = [Path(name) for name in inputs if name is not None and Path(name).exists()]
     done = 0

@@ -140,11 +140,11 @@ def test_a_state_that_is_nowhere_recorded_is_refused_by_name(tmp_path):
         prepared(buffer, recipe(), np.arange(4))
 
 
-@pytest.mark.parametrize("batched", [False, True])
-def test_the_mixers_of_all_seeds_are_kept_on_request(tmp_path, batched):
+@pytest.mark.parametrize(("batched", "on"), [(False, None), (True, None), (False, "serial")])
+def test_the_mixers_of_all_seeds_are_kept_on_request(tmp_path, batched, on):
     path = tmp_path / "run"
     chosen = recipe(terms__mixer__save=True, seeds=[3, 1], batched_seeds=batched)
-    distill(dataset(tmp_path / "d.zarr"), path, chosen)
+    distill(dataset(tmp_path / "d.zarr"), path, chosen, on=on)
     mixers = saved_mixers(path)
     assert list(mixers) == [3, 1]
     total, credit = mixers[3](torch.zeros(2, 2), torch.zeros(2, 7))

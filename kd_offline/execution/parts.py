@@ -1,0 +1,44 @@
+"""Parts of an output that workers make side by side, and that are put together at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kd_offline.errors import Remedy, StorageError
+from kd_offline.files import make_folder, remove_tree
+
+
+def parts_of(output: Path, kind: str) -> Path:
+    """Return where the parts of an output lie: ``OUTPUT.kind``, such as ``dataset.zarr.shards``."""
+    folder = output.expanduser().absolute()
+    return folder.with_name(f"{folder.name}.{kind}")
+
+
+def parts_folder(output: Path, kind: str, what: str, *, resume: bool, overwrite: bool) -> Path:
+    """Return the folder ``OUTPUT.kind`` for the parts of an output; it is made, or continued.
+
+    Parameters
+    ----------
+    output
+        What the parts become.
+    kind
+        Of the parts: ``shards``, ``seeds``.
+    what
+        Is made of them, for messages: ``recording``.
+    resume, overwrite
+        Keep the parts that are there, or delete them.
+
+    Raises
+    ------
+    StorageError
+        There are parts, and neither was asked for.
+    """
+    folder = parts_of(output, kind)
+    if overwrite:
+        remove_tree(folder)
+    elif folder.exists() and not resume:
+        msg = f"there are {kind} of an unfinished {what} at {str(folder)!r}"
+        go_on = Remedy("continue it with", resume=True)
+        raise StorageError(msg, go_on, Remedy("delete them with", overwrite=True))
+    make_folder(folder)
+    return folder
