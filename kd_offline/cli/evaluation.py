@@ -24,6 +24,7 @@ _EXAMPLES = options.examples(
     "kd-offline evaluate run/ --cross-play --json",
     "kd-offline evaluate run/ --device stm32f4",
     "kd-offline evaluate run/ --export run/export-int8",
+    "kd-offline evaluate run/ --episodes 100000 --on processes:4",
 )
 
 
@@ -67,6 +68,7 @@ def evaluate(
     batch: Annotated[int, typer.Option(help="Episodes played at once.")] = 1000,
     accelerator: options.Accelerator = None,
     threads: options.Threads = None,
+    on: options.On = None,
     track: options.Track = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -97,6 +99,7 @@ def evaluate(
             environment=environment,
             opponents=opponents or (),
             accelerator=accelerator or "cpu",
+            on=on,
             observers=options.observers(track),
         )
     if json:

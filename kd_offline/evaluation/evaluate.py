@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from kd_offline.commands import command_text
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import Remedy, UsageError
 from kd_offline.evaluation import scores
 from kd_offline.evaluation.cost import compare, team_cost, with_critic
-from kd_offline.evaluation.evaluation_setup import EvaluationSetup, load_evaluation_setup
+from kd_offline.evaluation.divided import Contestants, Plays, earned, played_by_workers
+from kd_offline.evaluation.evaluation_setup import EvaluationSetup
 from kd_offline.evaluation.play import (
     EvaluationRunner,
     PolicySet,
     SidePlay,
+    SwapPlay,
     count_rollouts,
     play_sides,
+    play_swaps,
 )
 from kd_offline.evaluation.rollout import DEFAULT_BATCH, Rollout
+from kd_offline.execution import executor_on
+from kd_offline.execution.base import Executor, Resources
+from kd_offline.execution.parts import parts_of
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.teams import predictions
-from kd_offline.networks.accelerator import device_named, moved
+from kd_offline.networks.accelerator import device_named
 from kd_offline.networks.arithmetic import Shape
 from kd_offline.networks.threads import computing_with
 from kd_offline.runs.complete import complete_run
@@ -42,9 +50,6 @@ from kd_offline.seeding import episode_seeds
 from kd_offline.students.cost_bounds import require_predicted
 from kd_offline.tracking.base import SILENT, Observer, Operation, counting, observed
 from kd_offline.user_code import close_all
-
-if TYPE_CHECKING:
-    from kd_offline.experts.protocol import Expert
 
 MODES = ("greedy", "sampled")
 INTERVALS = (
@@ -74,6 +79,11 @@ class Plan:
             msg = f"cannot evaluate the modes {self.modes}: give one or both of {', '.join(MODES)}"
             raise UsageError(msg)
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the first mode is greedy play."""
+        return self.modes[0] == MODES[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
@@ -102,6 +112,7 @@ def evaluate(
     environment: str | None = None,
     opponents: Sequence[str] = (),
     accelerator: str = "cpu",
+    on: str | None = None,
     observers: Sequence[Observer] = (),
 ) -> EvaluationReport:
     """Measure retention and cost of the students of a run, and write ``evaluation.json`` there.
@@ -144,8 +155,13 @@ def evaluate(
         What the students and experts of our networks are computed on: ``cpu``, ``cuda``, ``mps`` or
         ``auto``, which is a GPU where there is one. Exports, and experts of other libraries, are
         computed as always.
+    on : str, optional
+        Where parts of the episodes are played side by side: ``processes:4``, ``ray`` or
+        ``ray://HOST:PORT``, see :func:`kd_offline.execution.executor_on`. Parts are whole batches,
+        so the results are those of one process, to the bit on the same kind of processor.
     observers : sequence of Observer
-        They receive the number of finished rollouts, and the results as metrics.
+        They receive the number of finished rollouts, with ``on`` of episodes, and the results as
+        metrics.
 
     Raises
     ------
@@ -154,7 +170,8 @@ def evaluate(
     """
     started = time.perf_counter()
     plan = Plan(episodes, seed, tuple(modes), cross_play, batch)
-    device = device_named(accelerator)
+    if on is None:  # other machines may have other devices
+        device_named(accelerator)
     devices = [hardware.load(profile) for profile in profiles]
     _check_engine(export, engine)
     complete = complete_run(run)
@@ -170,23 +187,30 @@ def evaluate(
         "ceiling": None if ceiling is None else str(ceiling),
         "export": None if export is None else str(export),
     }
-    with observed(Operation("evaluate", settings, complete.path), observers) as observer:
-        setup = load_evaluation_setup(
-            complete,
-            expert=expert,
-            expert_recipe=expert_recipe,
-            ceiling=ceiling,
-            export=export,
-            engine=engine,
-            environment=environment,
-            opponents=opponents,
-        )
-        for policy in setup.policies.all:
-            moved(policy, device)
+    contestants = Contestants(
+        run=str(run),
+        expert=expert if expert is None or isinstance(expert, str | Path) else tuple(expert),
+        expert_recipe=expert_recipe,
+        ceiling=ceiling,
+        export=export,
+        engine=engine,
+        environment=environment,
+        opponents=tuple(opponents),
+        accelerator=accelerator,
+    )
+    with (
+        observed(Operation("evaluate", settings, complete.path), observers) as observer,
+        _workers(on, contestants, torch.get_num_threads()) as executor,
+    ):
+        setup = contestants.load(complete, playing=on is None)
         try:
+            playing = _Playing(setup.environment, plan, contestants, executor, observer)
             if len(setup.experts) > 1:
-                setup = setup.compared_with(_best(setup, plan))
-            measurements = measure(setup.environment, setup.policies, setup.seeds, plan, observer)
+                returns = earned(playing.of_experts(), setup, greedy=plan.greedy)
+                best = int(np.argmax(returns))
+                setup = setup.compared_with(setup.experts[best])
+                playing = replace(playing, contestants=replace(contestants, best=best))
+            measurements = measure(playing.of_all(setup), setup.policies, setup.seeds, plan)
             cost = measure_cost(setup, measurements)
         finally:
             close_all([setup.environment])
@@ -197,7 +221,7 @@ def evaluate(
                     *(run, plan, expert, ceiling, expert_recipe, profiles, export, engine),
                     *(environment, opponents, accelerator),
                 ),
-                "accelerator": None if accelerator == "cpu" else device.type,
+                "accelerator": _computed_on(accelerator, on),
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
@@ -216,15 +240,11 @@ def _shown(expert: str | Path | Sequence[str | Path] | None) -> str | list[str] 
     return [str(each) for each in expert]
 
 
-def _best(setup: EvaluationSetup, plan: Plan) -> Expert:
-    """Return the expert with the highest mean return in the episodes of the evaluation."""
-    seeds = episode_seeds(plan.seed, 0, plan.episodes, "evaluation")
-    runner, greedy = (
-        EvaluationRunner(setup.environment, seeds, plan.batch),
-        plan.modes[0] == MODES[0],
-    )
-    earned = [float(runner.play(e, greedy=greedy).returns.sum()) for e in setup.experts]
-    return setup.experts[int(np.argmax(earned))]
+def _computed_on(accelerator: str, on: str | None) -> str | None:
+    """Return what networks were computed on, for the report; None: on the processor."""
+    if accelerator == "cpu":
+        return None
+    return device_named(accelerator).type if on is None else accelerator
 
 
 def _check_engine(export: str | Path | None, engine: str | None) -> None:
@@ -288,41 +308,119 @@ def metrics_of(report: EvaluationReport) -> dict[str, float]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def measure(
+@dataclass(frozen=True, slots=True)
+class _Playing:
+    """Where the rollouts of an evaluation are played: here, or by the workers of an executor."""
+
+    environment: BatchedEnvironment
+    plan: Plan
+    contestants: Contestants
+    executor: Executor | None
+    observer: Observer
+
+    def of_experts(self) -> EvaluationRunner:
+        """Return what plays, or has played, each of several experts."""
+        if self.executor is None:
+            return evaluation_runner(self.environment, self.plan)
+        return self._elsewhere(self.executor, partial(earned, greedy=self.plan.greedy))
+
+    def of_all(self, setup: EvaluationSetup) -> EvaluationRunner:
+        """Return what plays, or has played, all rollouts of the plan."""
+        if self.executor is None:
+            return evaluation_runner(self.environment, self.plan, setup.policies, self.observer)
+        return self._elsewhere(self.executor, partial(_play_all, plan=self.plan))
+
+    def _elsewhere(self, executor: Executor, plays: Plays) -> EvaluationRunner:
+        return played_by_workers(
+            executor,
+            self.contestants,
+            plays,
+            evaluation_runner(self.environment, self.plan),
+            self.plan.seed,
+            self.observer,
+        )
+
+
+def evaluation_runner(
     environment: BatchedEnvironment,
-    policies: PolicySet,
-    distillation_seeds: Sequence[int],
     plan: Plan,
+    policies: PolicySet | None = None,
     observer: Observer = SILENT,
+) -> EvaluationRunner:
+    """Return what plays the episodes of a plan.
+
+    ``observer`` is told how many of the rollouts of ``policies`` are done.
+    """
+    seeds = episode_seeds(plan.seed, 0, plan.episodes, "evaluation")
+    if policies is None:
+        return EvaluationRunner(environment, seeds, plan.batch)
+    spec = environment.spec
+    swaps = spec.n_agents if plan.cross_play else 0
+    total = count_rollouts(spec.sides, policies, len(plan.modes), swaps=swaps)
+    return EvaluationRunner(environment, seeds, plan.batch, counting(observer, total, "rollouts"))
+
+
+def _workers(
+    on: str | None, contestants: Contestants, threads: int
+) -> AbstractContextManager[Executor | None]:
+    """Return the executor of a place, whose machines see what is read; None for none."""
+    if on is None:
+        return nullcontext()
+    needs = Resources.of(threads, contestants.accelerator)
+    logs = parts_of(Path(contestants.run), "evaluation")
+    return executor_on(on, needs=needs, files=contestants.files(), logs=logs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rollouts:
+    """What was played, by mode: sides, and experts beside the one that is compared with."""
+
+    sides: dict[str, dict[str, SidePlay]]
+    others: dict[str, dict[str, Rollout]]
+    cross_play: tuple[dict[str, SidePlay], dict[str, SwapPlay]] | None
+
+
+def _play_all(runner: EvaluationRunner, setup: EvaluationSetup, plan: Plan) -> None:
+    """Play all rollouts of a plan, for a runner that keeps them."""
+    _play(runner, setup.policies, plan)
+
+
+def _play(runner: EvaluationRunner, policies: PolicySet, plan: Plan) -> _Rollouts:
+    """Play all rollouts of a plan."""
+    played: dict[str, dict[str, SidePlay]] = {}
+    others: dict[str, dict[str, Rollout]] = {}
+    for mode in plan.modes:
+        greedy = mode == "greedy"
+        played[mode] = play_sides(runner, policies, greedy=greedy, compared=not played)
+        each = policies.others.items()
+        others[mode] = {name: runner.play(policy, greedy=greedy) for name, policy in each}
+    swapped = None
+    if plan.cross_play:
+        base = played.get("greedy") or play_sides(runner, policies, greedy=True, compared=False)
+        swapped = (
+            base,
+            {side: play_swaps(runner, policies, play.agents) for side, play in base.items()},
+        )
+    return _Rollouts(played, others, swapped)
+
+
+def measure(
+    runner: EvaluationRunner, policies: PolicySet, distillation_seeds: Sequence[int], plan: Plan
 ) -> Measurements:
     """Play all rollouts of ``plan`` and return the measurements.
 
     ``sides`` of the result is the play of the first mode, which gives agreement, action
     frequencies and episode costs.
     """
-    seeds = episode_seeds(plan.seed, 0, plan.episodes, "evaluation")
-    spec = environment.spec
-    swaps = spec.n_agents if plan.cross_play else 0
-    total = count_rollouts(spec.sides, policies, len(plan.modes), swaps=swaps)
-    played: dict[str, dict[str, SidePlay]] = {}
-    others: dict[str, dict[str, Rollout]] = {}
-    runner = EvaluationRunner(environment, seeds, plan.batch, counting(observer, total, "rollouts"))
-    for mode in plan.modes:
-        greedy = mode == "greedy"
-        played[mode] = play_sides(runner, policies, greedy=greedy, compared=not played)
-        each = policies.others.items()
-        others[mode] = {name: runner.play(policy, greedy=greedy) for name, policy in each}
-    cross_play = None
-    if plan.cross_play:
-        base = played.get("greedy") or play_sides(runner, policies, greedy=True, compared=False)
-        cross_play = scores.cross_play(runner, policies, base)
+    spec = runner.environment.spec
+    played = _play(runner, policies, plan)
     return Measurements(
         modes={
-            mode: scores.mode_score(spec, sides, distillation_seeds, others[mode])
-            for mode, sides in played.items()
+            mode: scores.mode_score(spec, sides, distillation_seeds, played.others[mode])
+            for mode, sides in played.sides.items()
         },
-        sides=played[plan.modes[0]],
-        cross_play=cross_play,
+        sides=played.sides[plan.modes[0]],
+        cross_play=played.cross_play and scores.cross_play(spec, *played.cross_play),
     )
 
 

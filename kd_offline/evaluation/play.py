@@ -99,6 +99,10 @@ class SidePlay:
         return np.stack([r.returns[:, list(self.agents)].sum(axis=1) for r in rollouts])
 
 
+SwapPlay = dict[int, tuple[list[Rollout], list[Rollout]]]
+"""Agent -> (its student among experts, its expert among students), a rollout for each seed."""
+
+
 def wins(*rollouts: Rollout) -> _F64:
     """Return 1 for each won episode: float64 [K, E]."""
     return np.stack([(r.won == 1).astype(np.float64) for r in rollouts])
@@ -149,9 +153,7 @@ def on_side(
     return MixedTeam.swapped(expert, policy, agents, n_agents)
 
 
-def play_swaps(
-    runner: EvaluationRunner, policies: PolicySet, agents: tuple[int, ...]
-) -> dict[int, tuple[list[Rollout], list[Rollout]]]:
+def play_swaps(runner: EvaluationRunner, policies: PolicySet, agents: tuple[int, ...]) -> SwapPlay:
     """Swap one agent of a side at a time and play greedily, for every distillation seed.
 
     Returns

@@ -105,7 +105,7 @@ def rollout(
         _play(environment, policy, part, play.greedy if greedy else play.drawn(part), reference)
         for part in (seeds[start : start + batch] for start in range(0, len(seeds), batch))
     ]
-    return _join(chunks)
+    return join(chunks)
 
 
 def _play(
@@ -197,7 +197,9 @@ class _Tally:
         )
 
 
-def _join(chunks: list[Rollout]) -> Rollout:
+def join(chunks: list[Rollout]) -> Rollout:
+    """Return the episodes of several rollouts of one policy as one, in their order."""
+
     def rows(name: str) -> Any:
         return np.concatenate([getattr(chunk, name) for chunk in chunks])
 

@@ -16,7 +16,7 @@ from kd_offline.evaluation.intervals import (
     mean_interval,
     rate_interval,
 )
-from kd_offline.evaluation.play import EvaluationRunner, PolicySet, SidePlay, play_swaps, wins
+from kd_offline.evaluation.play import SidePlay, SwapPlay, wins
 from kd_offline.evaluation.retention import (
     Retention,
     Samples,
@@ -224,15 +224,15 @@ def _rows(frequency: _F64) -> tuple[tuple[float, ...], ...]:
 
 
 def cross_play(
-    runner: EvaluationRunner, policies: PolicySet, sides: dict[str, SidePlay]
+    spec: EnvironmentSpec, sides: Mapping[str, SidePlay], swapped: Mapping[str, SwapPlay]
 ) -> CrossPlay:
-    """Play teams in which one agent is swapped between expert and students; see ``CrossPlay``."""
-    spec = runner.environment.spec
+    """Score teams in which one agent is swapped between expert and students; see ``CrossPlay``.
+
+    ``swapped``: by side, what :func:`~kd_offline.evaluation.play.play_swaps` played.
+    """
     swaps: dict[int, tuple[_Swap, _Swap]] = {}
-    for play in sides.values():
-        for agent, (student_swaps, expert_swaps) in play_swaps(
-            runner, policies, play.agents
-        ).items():
+    for side, play in sides.items():
+        for agent, (student_swaps, expert_swaps) in swapped[side].items():
             swaps[agent] = _swap(play, student_swaps), _swap(play, expert_swaps)
     alone, others = zip(*(swaps[i] for i in range(spec.n_agents)), strict=True)
     return CrossPlay(

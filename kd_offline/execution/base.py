@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 from kd_offline.errors import KdOfflineError, WorkerError
-from kd_offline.files import write_file
+from kd_offline.files import make_folder, write_file
 from kd_offline.user_code import described
 
 Item = TypeVar("Item")
@@ -125,6 +125,7 @@ def logged(
     """
     if folder is None or error is None:
         return error
+    make_folder(folder)
     file = folder / f"task-{number + 1}.log"
     write_file(file, trace)
     where = f"traceback of task {number + 1}: {str(file)!r}"

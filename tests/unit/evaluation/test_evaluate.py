@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from kd_offline.errors import UsageError
+from kd_offline.evaluation import divided
 from kd_offline.evaluation import evaluate as module
 from kd_offline.evaluation.cost import NetworkShape
-from kd_offline.evaluation.evaluate import Plan, evaluate, measure
+from kd_offline.evaluation.evaluate import Plan, evaluate, evaluation_runner, measure
 from kd_offline.evaluation.evaluation_setup import EvaluationSetup
 from kd_offline.evaluation.play import PolicySet, count_rollouts
 from kd_offline.rollout.policies import MixedTeam, RandomPolicy
@@ -28,8 +29,8 @@ PLAN = Plan(episodes=300, cross_play=True)
 
 def figures(*students: Any, plan: Plan = PLAN, sides: int = 1, ceiling: Any = None) -> Any:
     who = PolicySet(EXPERT, students, ceiling)
-    environment = TargetsEnvironment(sides=sides)
-    return measure(environment, who, tuple(range(len(students))), plan)
+    runner = evaluation_runner(TargetsEnvironment(sides=sides), plan)
+    return measure(runner, who, tuple(range(len(students))), plan)
 
 
 def test_the_expert_as_its_own_student_keeps_everything():
@@ -87,7 +88,8 @@ def test_sides_are_measured_against_the_experts_other_side():
 def test_a_ceiling_counts_for_the_sides_that_it_learned():
     who = PolicySet(EXPERT, (WORSE,), EXPERT, ("left",))
     plan = Plan(episodes=50, modes=("greedy",))
-    got = measure(TargetsEnvironment(sides=2), who, (0,), plan).modes["greedy"]
+    runner = evaluation_runner(TargetsEnvironment(sides=2), plan)
+    got = measure(runner, who, (0,), plan).modes["greedy"]
     assert got.sides["left"].retention.of_ceiling is not None
     assert got.sides["right"].ceiling is None
     assert (got.ceiling, got.retention.of_ceiling) == (None, None)
@@ -119,7 +121,7 @@ def setup() -> EvaluationSetup:
 
 @pytest.fixture
 def run(setup: EvaluationSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(module, "load_evaluation_setup", lambda *a, **k: setup)
+    monkeypatch.setattr(divided, "load_evaluation_setup", lambda *a, **k: setup)
     folder = create_run(tmp_path / "run", setup.manifest)
     # The setup stands for what would be loaded, so there are no students to be read.
     monkeypatch.setattr(
@@ -187,7 +189,7 @@ def test_every_policy_is_moved_to_the_accelerator(run, setup, monkeypatch):
 
     policies = PolicySet(Moving(), (Moving(), Moving()), Moving())
     everybody = replace(setup, policies=policies)
-    monkeypatch.setattr(module, "load_evaluation_setup", lambda *a, **k: everybody)
+    monkeypatch.setattr(divided, "load_evaluation_setup", lambda *a, **k: everybody)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert evaluate(run, episodes=20, modes=("greedy",), accelerator="auto").accelerator == "cuda"
     assert places == ["cuda"] * 4
