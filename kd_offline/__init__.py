@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kd_offline.experts.load import load as load_expert
     from kd_offline.experts.recipe import train_recipe
     from kd_offline.experts.train import train
+    from kd_offline.experts.train_all import train_all
     from kd_offline.exports.engines import load_export
     from kd_offline.exports.export import export
     from kd_offline.online.adapt import adapt
@@ -89,6 +90,7 @@ _LOCATIONS = {
     "split": "datasets.edit.split:split",
     "sweep": "sweeps.sweep:sweep",
     "train": "experts.train:train",
+    "train_all": "experts.train_all:train_all",
     "train_recipe": "experts.recipe:train_recipe",
     "verify": "datasets.validation.integrity:verify",
 }
@@ -134,6 +136,7 @@ __all__ = [
     "split",
     "sweep",
     "train",
+    "train_all",
     "train_recipe",
     "verify",
 ]

@@ -28,6 +28,7 @@ _EXAMPLES = options.examples(
     "kd-offline train mpe/simple_adversary_v3 -o good/ --side good --opponents bundled",
     "kd-offline train smax/3m -o small/ --hidden 32 --mask paper --teacher bundled",
     "kd-offline train --from run/ -o tuned/ --teacher bundled",
+    "kd-offline train mpe/simple_spread_v3 -o experts/ --seeds 5 --on processes:2",
     "kd-offline train --recipe recipe.toml -o expert/ --resume",
 )
 
@@ -92,6 +93,10 @@ _From = Annotated[
 _SeedOfRun = Annotated[
     int | None, typer.Option(help="Whose team --from takes.  [default: the run's first seed]")
 ]
+_Seeds = Annotated[
+    str | None,
+    typer.Option(help="3 (the seeds 0 to 2), or 0,1,2: an expert of each, in seed-0, seed-1, ..."),
+]
 _Score = Annotated[
     int, typer.Option(callback=options.at_least(0), help="Episodes of greedy play at the end.")
 ]
@@ -113,6 +118,8 @@ def train(
     environment_kwargs: options.Environment = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
+    seeds: _Seeds = None,
+    on: options.On = None,
     resume: options.Resume = False,
     threads: options.Threads = None,
     track: options.Track = None,
@@ -152,11 +159,70 @@ def train(
     if dry_run:
         emit(made, nulls=True)
         return
-    card = _run(made, output, resume, threads or 2, score, options.observers(track))
+    observers = options.observers(track)
+    if numbers := _seeds(seeds, on, made.seed if "seed" in chosen else None):
+        recipes = {f"seed-{k}": made.model_copy(update={"seed": k}) for k in numbers}
+        place = on or "serial"
+        cards = _run_all(recipes, output, resume, threads or 2, score, observers, place)
+        _summaries(cards, output, json)
+        return
+    card = _run(made, output, resume, threads or 2, score, observers)
     if json:
         emit(card)
     else:
         _summary(card, output)
+
+
+def _seeds(seeds: str | None, on: str | None, seed: int | None) -> tuple[int, ...]:
+    """Return the seeds of several trainings; none for a single one."""
+    asked = options.seeds(seeds)
+    if asked is None:
+        if on is not None:
+            msg = "one training is not divided: give --seeds, of which each is one, with --on"
+            raise UsageError(msg)
+        return ()
+    if seed is not None:
+        msg = f"--seed {seed} and --seeds {seeds} exclude each other: give one of them"
+        raise UsageError(msg)
+    numbers = tuple(range(asked)) if isinstance(asked, int) else asked
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        msg = f"--seeds {seeds} names a seed twice or below 0: give each once, as 0,1,2"
+        raise UsageError(msg)
+    return numbers
+
+
+def _run_all(
+    recipes: dict[str, Any],
+    output: Path,
+    resume: bool,
+    threads: int,
+    score: int,
+    observers: list[Observer],
+    on: str,
+) -> dict[str, ExpertCard]:
+    from kd_offline.experts.train_all import train_all
+
+    kept = f"what was learned so far is in {output}: run the same command with --resume"
+    with resumable(kept, output):
+        return train_all(
+            recipes,
+            output,
+            on=on,
+            resume=resume,
+            threads=threads,
+            observers=observers,
+            score_episodes=score,
+        )
+
+
+def _summaries(cards: dict[str, ExpertCard], output: Path, json: bool) -> None:
+    if json:
+        from kd_offline.experts.card import TrainSeedsOutput
+
+        emit(TrainSeedsOutput(experts=cards))
+        return
+    for name, card in cards.items():
+        _summary(card, output / name)
 
 
 def _run(

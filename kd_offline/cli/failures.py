@@ -253,11 +253,11 @@ _OBSERVERS = "kd_offline.tracking:OBSERVERS"
 _ENVIRONMENTS = "kd_offline.environments:ENVIRONMENTS"
 _EXECUTORS = "kd_offline.execution:EXECUTORS"
 TAKEN: dict[str, tuple[str, ...]] = {
-    "train": (_ALGORITHMS, _ENVIRONMENTS, _OBSERVERS),
-    "record": (_ENVIRONMENTS, _OBSERVERS),
-    "distill": (_TERMS, _FAMILIES, _OBSERVERS),
+    "train": (_ALGORITHMS, _ENVIRONMENTS, _EXECUTORS, _OBSERVERS),
+    "record": (_ENVIRONMENTS, _EXECUTORS, _OBSERVERS),
+    "distill": (_TERMS, _FAMILIES, _EXECUTORS, _OBSERVERS),
     "sweep": (_TERMS, _FAMILIES, _EXECUTORS, _OBSERVERS),
-    "evaluate": (_OBSERVERS,),
+    "evaluate": (_EXECUTORS, _OBSERVERS),
     "envs": (_ENVIRONMENTS,),
 }
 """Command -> kinds of parts that its options name."""

@@ -13,7 +13,7 @@ from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.recipe import recipe_from
 from kd_offline.schemas.bounds import Threads
 from kd_offline.schemas.document import Document, LinesRecord
-from kd_offline.schemas.environment import EnvironmentSpec
+from kd_offline.schemas.environment import EnvironmentSpec, Strict
 from kd_offline.schemas.expert import GreedyScore, TrainRecipe
 from kd_offline.schemas.parts import PartRecord
 
@@ -105,3 +105,9 @@ class ExpertCard(Document):
             msg = f"actors of the view {recipe.architecture.view} see through no mask"
             raise ValueError(msg)
         return self
+
+
+class TrainSeedsOutput(Strict):
+    """What ``train --seeds`` prints as JSON."""
+
+    experts: dict[str, ExpertCard] = Field(description="by the folder within the output")

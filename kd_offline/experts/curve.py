@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kd_offline.errors import CheckpointError
@@ -34,6 +34,13 @@ def line(step: int, values: Mapping[str, float], series: str) -> str:
         }
     )
     return progress.model_dump_json(exclude_none=True) + "\n"
+
+
+def read(path: Path) -> Iterator[TrainProgress]:
+    """Yield the lines of a learning curve; none where it is missing."""
+    content = read_file(path, MAX_BYTES) if path.is_file() else b""
+    for text in content.splitlines():
+        yield TrainProgress.model_validate_json(text)
 
 
 def truncate(path: Path, iterations: int, saved: LinesRecord | None) -> None:

@@ -55,6 +55,7 @@ MODELS: dict[str, type[BaseModel] | str] = {
     "dataset": DatasetManifest,
     "environment": EnvironmentSpec,
     "expert": "kd_offline.experts.card:ExpertCard",
+    "train-seeds-output": "kd_offline.experts.card:TrainSeedsOutput",
     "training-curve": TrainProgress,
     "train-recipe": "kd_offline.experts.card:RecipeDocument",
     "record-recipe": RecordRecipe,

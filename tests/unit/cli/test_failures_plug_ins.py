@@ -17,7 +17,7 @@ GROUPS = {
     "students": ("student family", ["distill", "sweep"]),
     "observers": ("tracker", ["train", "record", "distill", "sweep", "evaluate"]),
     "environments": ("environment", ["train", "record", "envs"]),
-    "executors": ("executor", ["sweep"]),
+    "executors": ("executor", ["train", "record", "distill", "sweep", "evaluate"]),
 }
 
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError, WorkerError
 from kd_offline.execution import executor, executor_on
 from kd_offline.execution.ray import _require_same
 from kd_offline.recording.record import record
+from kd_offline.runs.folder import STUDENTS
 from kd_offline.sweeps.sweep import sweep
 from kd_offline.testing.execution import check_executor
 from kd_offline.testing.factories import environment_spec, tiny_dataset
@@ -194,7 +196,7 @@ def test_a_file_that_a_node_does_not_see_is_named(place, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_trials_of_a_sweep_on_a_cluster_are_those_of_one_process(place, tmp_path):
+def test_trials_and_seeds_on_a_cluster_are_those_of_one_process(place, tmp_path):
     pytest.importorskip("optuna")
     dataset = tiny_dataset(tmp_path / "d.zarr", 12, spec=environment_spec((4, 4))).path
     settings: dict[str, Any] = {
@@ -216,6 +218,10 @@ def test_trials_of_a_sweep_on_a_cluster_are_those_of_one_process(place, tmp_path
         *(dataset, tmp_path / "s"), on=place, storage=storage, observers=[observer], **settings
     )
     assert report.points == alone.points
+    seeds = settings["recipe"].model_copy(update={"seeds": (0, 1)})
+    distill(dataset, tmp_path / "one", seeds)
+    distill(dataset, tmp_path / "two", seeds, on=place)
+    assert (tmp_path / "two" / STUDENTS).read_bytes() == (tmp_path / "one" / STUDENTS).read_bytes()
     assert progress == [(0, 2), (1, 2), (2, 2)]
 
 
