@@ -210,7 +210,7 @@ def evaluate(
                 best = int(np.argmax(returns))
                 setup = setup.compared_with(setup.experts[best])
                 playing = replace(playing, contestants=replace(contestants, best=best))
-            measurements = measure(playing.of_all(setup), setup.policies, setup.seeds, plan)
+            measurements = _measured(playing.of_all(setup), setup.policies, setup.seeds, plan)
             cost = measure_cost(setup, measurements)
         finally:
             close_all([setup.environment])
@@ -321,13 +321,13 @@ class _Playing:
     def of_experts(self) -> EvaluationRunner:
         """Return what plays, or has played, each of several experts."""
         if self.executor is None:
-            return evaluation_runner(self.environment, self.plan)
+            return _runner(self.environment, self.plan)
         return self._elsewhere(self.executor, partial(earned, greedy=self.plan.greedy))
 
     def of_all(self, setup: EvaluationSetup) -> EvaluationRunner:
         """Return what plays, or has played, all rollouts of the plan."""
         if self.executor is None:
-            return evaluation_runner(self.environment, self.plan, setup.policies, self.observer)
+            return _runner(self.environment, self.plan, setup.policies, self.observer)
         return self._elsewhere(self.executor, partial(_play_all, plan=self.plan))
 
     def _elsewhere(self, executor: Executor, plays: Plays) -> EvaluationRunner:
@@ -335,13 +335,13 @@ class _Playing:
             executor,
             self.contestants,
             plays,
-            evaluation_runner(self.environment, self.plan),
+            _runner(self.environment, self.plan),
             self.plan.seed,
             self.observer,
         )
 
 
-def evaluation_runner(
+def _runner(
     environment: BatchedEnvironment,
     plan: Plan,
     policies: PolicySet | None = None,
@@ -405,13 +405,25 @@ def _play(runner: EvaluationRunner, policies: PolicySet, plan: Plan) -> _Rollout
 
 
 def measure(
-    runner: EvaluationRunner, policies: PolicySet, distillation_seeds: Sequence[int], plan: Plan
+    environment: BatchedEnvironment,
+    policies: PolicySet,
+    distillation_seeds: Sequence[int],
+    plan: Plan,
+    observer: Observer = SILENT,
 ) -> Measurements:
     """Play all rollouts of ``plan`` and return the measurements.
 
     ``sides`` of the result is the play of the first mode, which gives agreement, action
     frequencies and episode costs.
     """
+    runner = _runner(environment, plan, policies, observer)
+    return _measured(runner, policies, distillation_seeds, plan)
+
+
+def _measured(
+    runner: EvaluationRunner, policies: PolicySet, distillation_seeds: Sequence[int], plan: Plan
+) -> Measurements:
+    """Return the measurements of what a runner plays, or has played."""
     spec = runner.environment.spec
     played = _play(runner, policies, plan)
     return Measurements(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from kd_offline import environments
 from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.evaluation.evaluate import Measurements, Plan, evaluation_runner, measure
+from kd_offline.evaluation.evaluate import Measurements, Plan, measure
 from kd_offline.evaluation.evaluation_setup import recorded_expert
 from kd_offline.evaluation.intervals import difference_interval
 from kd_offline.evaluation.play import PolicySet
@@ -74,8 +74,7 @@ class Task:
     def students(self, run: CompleteRun, name: str, observer: Observer) -> Students:
         """Play the students of a run and return their scores; ``name`` is the run's."""
         policies, seeds = PolicySet(self.expert, run.teams), run.manifest.seeds
-        runner = evaluation_runner(self.environment, self.plan, policies, observer)
-        measured = measure(runner, policies, seeds, self.plan)
+        measured = measure(self.environment, policies, seeds, self.plan, observer)
         returns, change = _greedy_returns(measured), None
         if self._first is None:
             self._first = returns

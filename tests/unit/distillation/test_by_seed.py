@@ -1,5 +1,7 @@
 """Seeds that are distilled side by side: the run is that of one process, bit by bit."""
 
+from typing import Any
+
 import pytest
 
 from kd_offline.distillation.auxiliary_heads import AUXILIARY
@@ -46,7 +48,8 @@ def files(run):
 def test_seeds_side_by_side_make_the_run_of_one_process(dataset, tmp_path, place, settings):
     told = {}
     for name, on in (("alone", None), ("apart", place)):
-        rows, done = [], []
+        rows: list[Any] = []
+        done: list[Any] = []
         observer = FunctionObserver(
             metrics=lambda *row, series="", rows=rows: rows.append((*row, series)),
             progress=lambda *count, done=done: done.append(count),

@@ -13,7 +13,7 @@ from kd_offline.errors import UsageError
 from kd_offline.evaluation import divided
 from kd_offline.evaluation import evaluate as module
 from kd_offline.evaluation.cost import NetworkShape
-from kd_offline.evaluation.evaluate import Plan, evaluate, evaluation_runner, measure
+from kd_offline.evaluation.evaluate import Plan, evaluate, measure
 from kd_offline.evaluation.evaluation_setup import EvaluationSetup
 from kd_offline.evaluation.play import PolicySet, count_rollouts
 from kd_offline.rollout.policies import MixedTeam, RandomPolicy
@@ -29,8 +29,8 @@ PLAN = Plan(episodes=300, cross_play=True)
 
 def figures(*students: Any, plan: Plan = PLAN, sides: int = 1, ceiling: Any = None) -> Any:
     who = PolicySet(EXPERT, students, ceiling)
-    runner = evaluation_runner(TargetsEnvironment(sides=sides), plan)
-    return measure(runner, who, tuple(range(len(students))), plan)
+    environment = TargetsEnvironment(sides=sides)
+    return measure(environment, who, tuple(range(len(students))), plan)
 
 
 def test_the_expert_as_its_own_student_keeps_everything():
@@ -88,8 +88,7 @@ def test_sides_are_measured_against_the_experts_other_side():
 def test_a_ceiling_counts_for_the_sides_that_it_learned():
     who = PolicySet(EXPERT, (WORSE,), EXPERT, ("left",))
     plan = Plan(episodes=50, modes=("greedy",))
-    runner = evaluation_runner(TargetsEnvironment(sides=2), plan)
-    got = measure(runner, who, (0,), plan).modes["greedy"]
+    got = measure(TargetsEnvironment(sides=2), who, (0,), plan).modes["greedy"]
     assert got.sides["left"].retention.of_ceiling is not None
     assert got.sides["right"].ceiling is None
     assert (got.ceiling, got.retention.of_ceiling) == (None, None)
