@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from kd_offline.exports.export import export
     from kd_offline.online.adapt import adapt
     from kd_offline.online.dagger import dagger
+    from kd_offline.online.ppd import ppd
     from kd_offline.recording.add_masks import relabel_masks
     from kd_offline.recording.recipe import record_recipe
     from kd_offline.recording.record import record
@@ -64,6 +65,7 @@ _LOCATIONS = {
     "collaboration_profile": "deployment.profile:collaboration_profile",
     "convert": "datasets.convert.convert:convert",
     "dagger": "online.dagger:dagger",
+    "ppd": "online.ppd:ppd",
     "deploy_check": "deployment.check:deploy_check",
     "diff": "datasets.edit.comparison:diff",
     "distill": "distillation.distill:distill",
@@ -124,6 +126,7 @@ __all__ = [
     "load_students",
     "merge",
     "pack",
+    "ppd",
     "pull",
     "push",
     "record",

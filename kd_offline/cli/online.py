@@ -1,4 +1,4 @@
-"""``dagger`` and ``adapt``: students go on learning with an environment."""
+"""``dagger``, ``ppd`` and ``adapt``: students go on learning with an environment."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ _ADAPT = options.examples(
     "kd-offline adapt run/ dataset.zarr -o adapted/ --mask paper --epochs 8",
     "kd-offline adapt run/ new.zarr -o adapted/ --expert old/ --new-expert new/",
 )
+_PPD = options.examples(
+    "kd-offline ppd run/ -o further/ --frames 1000000",
+    "kd-offline ppd run/ -o further/ --expert expert/ --set kickstart.weight=0.5",
+    "kd-offline ppd run/ -o further/ --resume",
+)
 _Run = Annotated[Path, typer.Argument(help="Run folder.")]
 _Epochs = Annotated[
     int | None, typer.Option(callback=options.at_least(1), help="Passes over the episodes.")
@@ -34,6 +39,7 @@ _Epochs = Annotated[
 def add(app: typer.Typer) -> None:
     """Add the commands of this group."""
     app.command(epilog=_DAGGER)(dagger)
+    app.command(epilog=_PPD)(ppd)
     app.command(epilog=_ADAPT)(adapt)
 
 
@@ -106,6 +112,58 @@ def dagger(
             observers=options.observers(track),
         )
     emit(report) if json else _show_rounds(report, output)
+
+
+def ppd(
+    run: _Run,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("further"),
+    frames: Annotated[
+        int, typer.Option(callback=options.at_least(1), help="Joint steps that each seed plays.")
+    ] = 500_000,
+    expert: Annotated[
+        str | None, typer.Option(help="The recorded expert, where it is not bundled.")
+    ] = None,
+    environment: options.RecordedEnvironment = None,
+    opponents: options.RecordedOpponents = None,
+    settings: options.Settings = None,
+    threads: options.Threads = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    track: options.Track = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Let students go on by reward and expert in their own play (proximal policy distillation).
+
+    Needs the environment and the expert; distill needs neither.
+    """
+    from kd_offline.online.ppd import ppd as go_on
+    from kd_offline.online.task import Allowed
+    from kd_offline.runs.folder import RUN
+    from kd_offline.runs.next_command import evaluate_command
+    from kd_offline.schemas.outputs import DistillOutput
+
+    kept = f"finished batches are in {output}: run the same command with --resume"
+    with resumable(kept, output / RUN):
+        done = go_on(
+            run,
+            output,
+            frames=frames,
+            settings=options.assignments(settings),
+            allowed=Allowed(environment, expert, None, tuple(opponents or ())),
+            threads=threads or 2,
+            resume=resume,
+            overwrite=overwrite,
+            command=command_line(),
+            observers=options.observers(track),
+        )
+    if json:
+        emit(DistillOutput.of(done, str(output)))
+        return
+    say(f"{len(done.results)} teams in {done.timing.seconds:.1f} s")
+    say(f"next: {evaluate_command(done, output)}")
+    show(output)
 
 
 def adapt(

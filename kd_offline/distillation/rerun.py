@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import check_profile, check_start, completed
-from kd_offline.distillation.run import require_versions
+from kd_offline.distillation.run import require_distilled, require_versions
 from kd_offline.runs.complete import complete_run
 from kd_offline.runs.folder import recipe_of
 from kd_offline.runs.source import open_dataset
@@ -59,6 +59,7 @@ def rerun(
         The run is not complete, or the dataset is not the one that it was distilled from.
     """
     before = complete_run(run).manifest
+    require_distilled(before, run)
     folder = Path(run)
     target = folder.with_name(f"{folder.resolve().name}-rerun") if output is None else Path(output)
     require_versions(before.parts, f"the run in {str(run)!r}")

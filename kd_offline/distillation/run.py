@@ -219,10 +219,21 @@ def require_versions(parts: Sequence[PartRecord], asked_by: str) -> None:
         registry.require_versions(parts, asked_by=asked_by)
 
 
+def require_distilled(manifest: RunManifest, path: str | Path) -> None:
+    """Raise a ``UsageError`` where the students of a run were trained on with an environment."""
+    if manifest.training is not None:
+        msg = (
+            f"the students in {str(path)!r} were trained on with their environment (ppd), which no "
+            "distillation repeats: repeat the command that run.json states"
+        )
+        raise UsageError(msg)
+
+
 def _same_run(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunFolder:
     """Open the run to continue, unless it was begun differently."""
     folder = open_run(output)
     before = folder.manifest()
+    require_distilled(before, output)
     said = f"the run in {str(output)!r}"
     require_versions(before.parts, said)
     # The number of threads changes no bits, so it may be another one than before.

@@ -1,6 +1,7 @@
 """The updates of MAPPO and IPPO (Yu et al., 2022) on one batch of episodes.
 
-A policy may be pulled to a teacher at first: kickstarting (Schmitt et al., 2018, arXiv 1803.03835).
+A policy may be pulled to a teacher: at first, as in kickstarting (Schmitt et al., 2018, arXiv
+1803.03835), or throughout, as in proximal policy distillation (Spigler, 2024, arXiv 2407.15134).
 """
 
 from __future__ import annotations
@@ -166,7 +167,8 @@ class Teacher:
 
         ``frames`` steps were played before them; ``seeds``, uint64 [B], are those of the episodes.
         """
-        left = 1 - frames / self.settings.frames
+        settings = self.settings
+        left = 1.0 if settings.frames is None else 1 - frames / settings.frames
         if left <= 0:
             return None
         teacher = ActiveEpisodePolicy.begin(self.expert, seeds)
@@ -176,4 +178,4 @@ class Teacher:
         ]
         legal = torch.from_numpy(trajectories.steps["available_actions"])
         policy = self.actions(torch.from_numpy(np.stack(logits)), legal)
-        return Pull(self.settings.weight * left, policy.kept())
+        return Pull(settings.weight * left, policy.kept(), settings.form == "proximal")

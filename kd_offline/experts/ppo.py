@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -52,18 +52,30 @@ class ValueNorm:
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """Weight and target of the pull of a batch of episodes to a teacher."""
+    """Weight and target of the pull of a batch of episodes to a teacher.
+
+    ``proximal``: the divergence in a step counts by the ratio of PPO, see :meth:`share`.
+    """
 
     weight: float
     teacher: Tensor  # [T, B, N, K], what is kept of its policy
+    proximal: bool = False
 
     def __getitem__(self, index: tuple[slice, Tensor]) -> Pull:
         """Return the pull of some steps of some episodes."""
-        return Pull(self.weight, self.teacher[index])
+        return replace(self, teacher=self.teacher[index])
 
     def to(self, device: torch.device) -> Pull:
         """Return the pull on ``device``."""
-        return Pull(self.weight, self.teacher.to(device))
+        return replace(self, teacher=self.teacher.to(device))
+
+    def share(self, ratio: Tensor, clip: float) -> Tensor:
+        """Return how much the divergence counts in each step, [T, B, N].
+
+        ``max(ratio, 1 - clip)`` where the pull is proximal (Spigler, 2024): steps whose
+        action has become much less probable go on counting, and give no gradient by the ratio.
+        """
+        return ratio.clamp(min=1 - clip) if self.proximal else torch.ones_like(ratio)
 
     def divergence(self, policy: Learned) -> Tensor:
         """Return KL(teacher || policy) in nats, [T, B, N]."""
@@ -216,8 +228,10 @@ def _loss(model: ActorCritic, batch: Batch, recipe: PolicyRecipe) -> tuple[Tenso
     loss = value_loss - gain - recipe.entropy * entropy
     away = entropy.new_zeros(())
     if batch.pull is not None:
-        away = mean(batch.pull.divergence(policy))
-        loss = loss + batch.pull.weight * away
+        divergence = batch.pull.divergence(policy)
+        away = mean(divergence)
+        pulled = mean(batch.pull.share(ratio, recipe.clip) * divergence)
+        loss = loss + batch.pull.weight * pulled
     with torch.no_grad():
         kl = mean(ratio - 1 - change)
         fraction = mean((ratio != clipped).float())

@@ -84,6 +84,9 @@ def require_own_students(run: RunFolder, manifest: RunManifest) -> None:
 def _own_students(run: RunFolder, manifest: RunManifest) -> StudentsFile:
     if manifest.status != "complete":
         msg = f"the run in {str(run.path)!r} is {manifest.status}, not complete"
+        if manifest.training is not None:
+            again = Remedy("repeat the command that makes it with", resume=True)
+            raise UsageError(msg, again)
         paths = {"dataset": manifest.dataset.path, "output": str(run.path)}
         raise UsageError(msg, Remedy("finish it with", operation="distill", **paths, resume=True))
     students = read_students(run.students)

@@ -124,6 +124,12 @@ class RunManifest(Document):
     provenance: Provenance
     timing: Timing
     command: str = ""
+    training: tuple[dict[str, JsonValue], ...] | None = Field(
+        default=None,
+        description="recipes of the trainings by reinforcement learning that the students of each "
+        "seed went through after the distillation, by proximal policy distillation; absent: none",
+        exclude_if=lambda recipes: recipes is None,
+    )
 
     @property
     def states_judges(self) -> bool:

@@ -21,15 +21,27 @@ if TYPE_CHECKING:
 
 
 class Kickstart(Strict):
-    """A teacher that pulls the policy at first (Schmitt et al., 2018, arXiv 1803.03835).
+    """A teacher that pulls the policy, at first or throughout.
 
     The loss gets ``weight`` times the KL divergence of the policy from the teacher, averaged over
-    the policy's own play. The weight decreases linearly to zero.
+    the policy's own play. In kickstarting (``plain``; Schmitt et al., 2018, arXiv 1803.03835) the
+    weight decreases linearly to zero. In proximal policy distillation (``proximal``; Spigler, 2024,
+    arXiv 2407.15134) it stays, and the divergence in a step counts ``max(ratio, 1 - clip)`` times,
+    where ``ratio`` is how much more probable the played action has become since it was played.
     """
 
     teacher: str = Field(description="an expert, as a recording takes it")
+    form: Literal["plain", "proximal"] = Field(
+        default="plain",
+        description="mean divergence, or weighted by the ratio of PPO, clipped from below",
+        exclude_if=lambda form: form == "plain",
+    )
     weight: float = Field(default=1.0, gt=0, description="at first")
-    frames: Frames = Field(default=1_000_000, description="joint steps until it is zero")
+    frames: Frames | None = Field(
+        default_factory=lambda known: 1_000_000 if known.get("form") == "plain" else None,
+        description="joint steps until it is zero; None: it stays; default: 1,000,000 of plain, "
+        "None of proximal",
+    )
 
 
 class PolicyArchitecture(ExpertArchitecture):

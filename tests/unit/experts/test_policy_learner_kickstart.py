@@ -1,6 +1,7 @@
 """A teacher is asked along what the learner plays, and lets go of it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from kd_offline import environments
 from kd_offline.distributions.categorical import Categorical
 from kd_offline.distributions.categorical_tensors import CategoricalTensors
 from kd_offline.errors import UnknownNameError
-from kd_offline.experts import checkpoint
+from kd_offline.experts import checkpoint, ppo
+from kd_offline.experts.algorithms import ALGORITHMS
 from kd_offline.experts.algorithms.clipped_policy import Kickstart, PolicyRecipe
 from kd_offline.experts.load import load
 from kd_offline.experts.policy_learner import Teacher
+from kd_offline.experts.policy_team import NetworkPolicy
 from kd_offline.experts.ppo import Pull
 from kd_offline.experts.recipe import recipe_from
 from kd_offline.experts.train import train
@@ -84,6 +87,58 @@ def test_the_pull_falls_linearly_and_ends():
     known = teacher(world.spec, weight=2.0, frames=1000)
     pulls = [known.pull(played, SEEDS, frames) for frames in (0, 250, 999, 1000, 5000)]
     assert [pull and round(pull.weight, 6) for pull in pulls] == [2.0, 1.5, 0.002, None, None]
+
+
+def test_a_proximal_pull_stays_and_a_plain_one_is_written_as_before():
+    world = environments.load(SPREAD)
+    played = collect_sampled(world, RandomPolicy(), SEEDS)
+    known = teacher(world.spec, weight=2.0, form="proximal")
+    assert [known.pull(played, SEEDS, n).weight for n in (0, 10**9)] == [2.0, 2.0]
+    assert known.pull(played, SEEDS, 0).proximal
+    plain = Kickstart(teacher="bundled").model_dump(mode="json")
+    assert plain == {"teacher": "bundled", "weight": 1.0, "frames": 1_000_000}
+
+
+def test_a_proximal_divergence_counts_by_the_ratio_clipped_from_below():
+    """max(ratio, 1 - 0.2): 0.5, 1, 1.5 become 0.8, 1, 1.5, and 0.8 has no gradient."""
+    ratio = torch.tensor([0.5, 1.0, 1.5], requires_grad=True)
+    share = Pull(1.0, torch.zeros(3), proximal=True).share(ratio, 0.2)
+    np.testing.assert_allclose(share.detach(), [0.8, 1.0, 1.5])
+    share.sum().backward()
+    assert ratio.grad.tolist() == [0.0, 1.0, 1.0]
+    assert Pull(1.0, torch.zeros(3)).share(ratio, 0.2).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_the_loss_gets_the_weighted_mean_of_both():
+    world = environments.load(SPREAD)
+    algorithm, norm = ALGORITHMS.load("mappo"), ppo.ValueNorm(1)
+    model = algorithm.team(world.spec, RECIPE, None, np.random.default_rng(0)).actors
+    learner = NetworkPolicy(model, norm)
+    played = collect_sampled(world, learner, SEEDS)
+    batch, _ = ppo.make_batch(played, RECIPE, norm, model.side_of, torch.ones(3))
+    with torch.no_grad():  # so that the played actions are of another probability now
+        dict(model.actors.named_parameters())["0.head.bias"].add_(torch.linspace(-1, 1, 5))
+    losses = {}
+    for form in (None, "plain", "proximal"):
+        pull = (
+            None
+            if form is None
+            else teacher(world.spec, weight=2.0, form=form).pull(played, SEEDS, 0)
+        )
+        losses[form] = ppo._loss(model, replace(batch, pull=pull), RECIPE)[0].item()
+    logits = model.act_episodes(
+        batch.seen,
+        torch.cat([torch.full_like(batch.actions[:1], -1), batch.actions[:-1]]),
+        torch.full((len(SEEDS), 3), 25),
+    )
+    policy = CategoricalTensors(logits, batch.available)
+    ratio = (policy.log_prob(batch.actions) - batch.logprob).exp().detach().numpy()
+    away = teacher(world.spec).pull(played, SEEDS, 0).divergence(policy).detach().numpy()
+    assert (ratio < 0.8).any()
+    plain, proximal = (losses[form] - losses[None] for form in ("plain", "proximal"))
+    assert plain == pytest.approx(2 * away.mean(), rel=1e-4)
+    assert proximal == pytest.approx(2 * (np.maximum(ratio, 0.8) * away).mean(), rel=1e-4)
+    assert proximal != pytest.approx(plain, rel=1e-3)
 
 
 def test_what_is_learned_is_near_the_teacher_and_is_resumed(tmp_path):
