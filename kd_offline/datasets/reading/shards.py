@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ from kd_offline.errors import CorruptDatasetError, NotADatasetError
 from kd_offline.schemas.dataset import ArraySpec, DatasetManifest, ShardRecord
 from kd_offline.types import Array, IntArray
 
-MOST_OPEN = 256
+MOST_OPEN = 512  # as many shards of 16 steps as share a chunk of the whole
 """Shards that are open at once; each takes about 0.1 MB."""
 _MOST_NESTED = 3
 _REMOTE_READERS = 16
@@ -210,7 +210,8 @@ def gather_rows(arrays: Sequence[ShardedArray], rows: Mapping[str, IntArray | No
             elif len(values[places]):
                 values[places] = array.part(index).gather(chosen[places] - start)
 
-    parallel_map(fill, range(len(shards.records)), shards.readers)
+    touched = {k for group in wanted for k in _touched(rows[group], shards.starts[group])}
+    parallel_map(fill, sorted(touched), shards.readers)
     return out
 
 
@@ -260,6 +261,13 @@ def _step_chunk_rows(arrays: Mapping[str, ArraySpec]) -> int:
     specs = [spec for name, spec in arrays.items() if name.startswith("steps/")]
     sizes = [chunks.little_endian(s.dtype).itemsize * math.prod(s.shape[1:]) for s in specs]
     return min(layout.chunk_rows(max(sizes), sum(sizes)), specs[0].shape[0])
+
+
+def _touched(rows: IntArray | None, starts: IntArray) -> Iterable[int]:
+    """Return the shards that hold some of ``rows``."""
+    if rows is None:
+        return range(len(starts) - 1)
+    return np.unique(np.searchsorted(starts, rows, side="right") - 1).tolist()
 
 
 def _by_shard(rows: IntArray | None, starts: IntArray) -> Callable[[int], IntArray | slice]:

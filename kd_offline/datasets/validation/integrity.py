@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from kd_offline.datasets.format import layout, resource_limits
 from kd_offline.datasets.reading.array_reader import StoredArray
-from kd_offline.datasets.reading.shards import ShardedArray, Shards, open_all_arrays
+from kd_offline.datasets.reading.shards import ShardedArray, Shards, gather_rows, open_all_arrays
 from kd_offline.datasets.storage.addresses import is_remote
 from kd_offline.datasets.storage.manifest_file import read_manifest, reread_manifest_text
 from kd_offline.datasets.storage.safe_open import NotPlainError
@@ -252,13 +253,21 @@ class _ContentCheck:
         table: dict[str, Array] = {}
         yield from self._read_table(table)
         yield from check_episodes(self._manifest, table)
-        for group, check in (("final", check_final), ("masks", check_mask)):
-            for array in self._groups[group]:
-                for index in range(array.chunk_count):
-                    part, problems = self._part([(array, _read_or_error(array, index))], index)
-                    yield from chain(problems, check(part))
+        yield from self._final()
+        for array in self._groups["masks"]:
+            for index in range(array.chunk_count):
+                part, problems = self._part([(array, _read_or_error(array, index))], index)
+                yield from chain(problems, check_mask(part))
         yield from self._steps(table)
         yield from self._wrong_digests()
+
+    def _final(self) -> Iterator[Problem]:
+        """Check the values after the last steps; every shard is opened once for all arrays."""
+        arrays = self._groups["final"]
+        for index in range(arrays[0].chunk_count if arrays else 0):
+            for array, values in zip(arrays, _read_together(arrays, index), strict=True):
+                part, problems = self._part([(array, values)], index)
+                yield from chain(problems, check_final(part))
 
     def _read_table(self, table: dict[str, Array]) -> Iterator[Problem]:
         arrays = self._groups["episodes"]
@@ -344,6 +353,17 @@ def _read_or_error(array: StoredArray, index: int) -> Array | Exception:
         return array.chunk(index)
     except (CorruptDatasetError, StorageError) as error:
         return error
+
+
+def _read_together(arrays: Sequence[StoredArray], index: int) -> list[Array | Exception]:
+    """Return a chunk of each array of one grid, or its error."""
+    first = index * arrays[0].chunk_rows
+    rows = np.arange(first, min(first + arrays[0].chunk_rows, arrays[0].rows))
+    sharded = [array for array in arrays if isinstance(array, ShardedArray)]
+    if len(sharded) == len(arrays):
+        with suppress(CorruptDatasetError, StorageError):
+            return list(gather_rows(sharded, {"final": rows}))
+    return [_read_or_error(array, index) for array in arrays]
 
 
 def _bare_name(array: StoredArray) -> str:

@@ -1,13 +1,14 @@
 """Targets from a stream: the same numbers as in memory, and the same run where all fits."""
 
 import os
+import tracemalloc
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
-from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer
+from kd_offline.datasets import DatasetWriter, EpisodeBlock, ExpertBuffer, merge
 from kd_offline.datasets.format import layout
 from kd_offline.distillation.dataset_statistics import Deviation
 from kd_offline.distillation.distill import distill
@@ -97,6 +98,28 @@ def test_an_epoch_of_a_stream_is_every_episode_once(chunked):
     assert {tuple(x.flatten().tolist()) for x in firsts} <= {
         tuple(x.flatten().tolist()) for x in everyone
     }
+
+
+def test_the_memory_of_a_stream_grows_with_the_budget_and_not_with_the_episodes(
+    buffer, tmp_path, monkeypatch
+):
+    """Arrays of all steps would take some 6 kB an episode here."""
+    monkeypatch.setattr(layout, "MAX_CHUNK_ROWS", 64)
+    monkeypatch.setattr(layout, "MIN_CHUNK_ROWS", 64)
+    peaks = []
+    for copies in (2, 8):
+        path = tmp_path / f"{copies}.zarr"
+        merge([buffer.path] * copies, path, duplicates="keep")
+        streamed = learned(ExpertBuffer.open(path), memory_mb=BUDGET).targets
+        assert isinstance(streamed, StreamedTargets)
+        tracemalloc.start()
+        try:
+            for batch in streamed.epoch(8, seed=1, epoch=0):
+                del batch
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 500 * 6 * buffer.n_episodes
 
 
 def test_an_epoch_of_a_stream_holds_the_episodes_alone_that_a_seed_drew(chunked):

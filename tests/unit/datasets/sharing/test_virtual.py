@@ -169,6 +169,14 @@ def test_the_folder_can_be_moved_as_a_whole(own):
     assert verify(moved / "whole.zarr").ok
 
 
+def test_shards_may_be_archives(made, tmp_path):
+    for k in range(3):
+        pack(made / f"shards/{k}.zarr", tmp_path / f"{k}.zarr.zip")
+    manifest = virtual_merge([tmp_path / f"{k}.zarr.zip" for k in range(3)], tmp_path / "w.zarr")
+    assert manifest.id == ExpertBuffer.open(made / "real.zarr").id
+    assert verify(tmp_path / "w.zarr").ok
+
+
 def test_shards_of_shards_are_read_up_to_three_levels(made, tmp_path):
     folder = shutil.copytree(made, tmp_path / "deep")
     tiny_dataset(folder / "more.zarr", 5, spec=SPEC, seed=9)
