@@ -267,7 +267,8 @@ def _touched(rows: IntArray | None, starts: IntArray) -> Iterable[int]:
     """Return the shards that hold some of ``rows``."""
     if rows is None:
         return range(len(starts) - 1)
-    return np.unique(np.searchsorted(starts, rows, side="right") - 1).tolist()
+    owners: list[int] = np.unique(np.searchsorted(starts, rows, side="right") - 1).tolist()
+    return owners
 
 
 def _by_shard(rows: IntArray | None, starts: IntArray) -> Callable[[int], IntArray | slice]:
