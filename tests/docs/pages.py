@@ -31,6 +31,7 @@ SMALL = {
     "distill": ["--epochs", "1", "--threads", "1"],
     "sweep": ["--trials", "2", "--epochs", "1", "--episodes", "50"],
     "evaluate": ["--episodes", "20", "--threads", "1"],
+    "audit": ["--episodes", "20", "--threads", "1"],
     "profile": ["--episodes", "20"],
     "bench quantisation": ["--episodes", "20"],
     "bench latency": ["--rounds", "2", "--steps", "5"],

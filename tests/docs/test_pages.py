@@ -21,7 +21,7 @@ PAGES = {
                 "tracking",
                 "extending",
             ),
-            "online",
+            *("online", "robustness"),
         )
     },
     **{f"api/{path.stem}": path for path in sorted((ROOT / "docs" / "api").glob("*.md"))},

@@ -13,8 +13,10 @@ from kd_offline import distill, distill_recipe, rerun
 from kd_offline.distillation import distill as module
 from kd_offline.distillation.terms import TERMS
 from kd_offline.errors import MismatchError, UnknownNameError, UsageError, UserCodeError
+from kd_offline.robustness.perturbations import PERTURBATIONS
 from kd_offline.runs.folder import open_run
 from kd_offline.testing.factories import tiny_dataset
+from kd_offline.testing.perturbations import check_perturbation
 from kd_offline.testing.terms import check_term
 from kd_offline.tracking.base import FunctionObserver
 
@@ -51,6 +53,19 @@ def test_the_term_keeps_the_protocol_and_the_page_shows_its_file(plugins):
     assert shown["toml"] in (source / "pyproject.toml").read_text("utf-8")
     checked = next(code for kind, code in blocks if "check_term" in code)
     exec(compile(checked, "extending.md", "exec"), {})
+
+
+def test_the_perturbation_keeps_the_protocol_and_the_page_shows_its_file(plugins):
+    assert PERTURBATIONS.origin("late").package == "kd-offline-example-plugin"
+    check_perturbation(PERTURBATIONS.load("late"))
+    page = (ROOT / "docs" / "guide" / "extending.md").read_text("utf-8")
+    blocks = re.findall(r"```(\w*)\n(.*?)```", page, re.DOTALL)
+    source = ROOT / "tests" / "plugins"
+    assert ("python", (source / "kd_offline_example_plugin" / "late.py").read_text()) in blocks
+    (stated,) = [
+        code for kind, code in blocks if "kd_offline.perturbations" in code and kind == "toml"
+    ]
+    assert stated in (source / "pyproject.toml").read_text("utf-8")
 
 
 def test_its_settings_are_checked_and_stated(plugins):

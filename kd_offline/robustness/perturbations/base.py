@@ -33,6 +33,8 @@ from kd_offline.types import (
     needs_full,
 )
 
+FARTHEST = 100.0
+"""Largest strength of what is measured in deviations; more would leave the range of numbers."""
 NO_OPS = ("no_op", "noop", "no-op", "no_action", "stop", "stay", "wait", "idle")
 """Names of actions that do nothing, the first that is legal before the others."""
 

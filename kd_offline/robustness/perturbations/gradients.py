@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from kd_offline.robustness.perturbations.base import Moment, Perturbation
+from kd_offline.robustness.perturbations.base import FARTHEST, Moment, Perturbation
 from kd_offline.seeding import uniforms
 from kd_offline.types import BoolArray, Float32Array, FloatArray, IntArray, View
 
@@ -45,6 +45,7 @@ class Fgsm(Perturbation):
     description = "observations moved once along the sign of the gradient, against the own action"
     unit = "the largest change, in standard deviations of each feature in the dataset"
     strengths = (0.1, 0.3)
+    largest = FARTHEST
     of_observations = True
     needs_gradients = True
 
@@ -63,6 +64,7 @@ class Pgd(Perturbation):
     description = "observations moved in ten steps along the sign of the gradient"
     unit = Fgsm.unit
     strengths = (0.1, 0.3)
+    largest = FARTHEST
     of_observations = True
     needs_gradients = True
 

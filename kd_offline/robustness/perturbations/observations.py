@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from kd_offline.robustness.perturbations.base import Moment, Perturbation, Setting
+from kd_offline.robustness.perturbations.base import FARTHEST, Moment, Perturbation, Setting
 from kd_offline.seeding import normals, uniforms
 from kd_offline.types import Array, FloatArray, SeedArray, View
 
@@ -20,6 +20,7 @@ class Noise(Perturbation):
     description = "normal noise on every feature in every step"
     unit = "its standard deviation, in standard deviations of the feature in the dataset"
     strengths = (0.1, 0.3, 1.0)
+    largest = FARTHEST
     of_observations = True
 
     def observations(self, view: View, moment: Moment) -> FloatArray:

@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -14,7 +12,10 @@ from kd_offline.robustness.perturbations.base import (
     legal_actions,
     strengths_of,
 )
+from kd_offline.robustness.perturbations.observations import Noise
 from kd_offline.seeding import episode_seeds
+from kd_offline.testing.environments import ConformanceError
+from kd_offline.testing.perturbations import check_perturbation
 from kd_offline.testing.targets import TargetsEnvironment, TargetsPolicy
 from tests.unit.robustness.perturbations.factories import SEEDS, SPEC, setting
 
@@ -22,34 +23,39 @@ WITHOUT_GRADIENTS = [n for n in PERTURBATIONS if not PERTURBATIONS.load(n).needs
 EPISODES = episode_seeds(0, 0, 60, "evaluation")
 
 
-def played(name, strength, *, batch=60, agents=(0, 1)):
-    policy: Any = TargetsPolicy(forgets_after=3)
-    if name is not None:
-        own = setting(strength, agents=agents)
-        policy = PerturbedPolicy(policy, PERTURBATIONS.load(name)(own))
-    return rollout(TargetsEnvironment(), policy, EPISODES, greedy=True, batch=batch)
-
-
 @pytest.mark.parametrize("name", WITHOUT_GRADIENTS)
-def test_strength_zero_gives_the_very_bits_of_unperturbed_play(name):
-    plain, perturbed = played(None, 0), played(name, 0.0)
-    assert np.array_equal(plain.returns, perturbed.returns)
-    assert np.array_equal(plain.action_counts, perturbed.action_counts)
+def test_ours_keep_what_the_protocol_promises(name):
+    check_perturbation(PERTURBATIONS.load(name))
 
 
-@pytest.mark.parametrize("name", WITHOUT_GRADIENTS)
-def test_episodes_do_not_depend_on_those_played_beside_them(name):
-    strength = PERTURBATIONS.load(name).strengths[-1]
-    together, few = played(name, strength), played(name, strength, batch=7)
-    assert np.array_equal(together.returns, few.returns)
-    assert not np.array_equal(together.returns, played(None, 0).returns)
+class Shuffled(Noise):
+    def observations(self, view, moment):
+        if not self.setting.strength:
+            return view.obs
+        return np.roll(view.obs, 1, axis=0)  # another episode's
 
 
-@pytest.mark.parametrize("name", ["noise", "sticky", "random"])
-def test_agents_that_are_not_named_observe_and_act_as_ever(name):
-    plain, perturbed = played(None, 0), played(name, 1.0, agents=(0,))
-    assert np.array_equal(plain.returns[:, 1], perturbed.returns[:, 1])
-    assert not np.array_equal(plain.returns[:, 0], perturbed.returns[:, 0])
+class Always(Noise):
+    def observations(self, view, moment):
+        return view.obs * 0.5
+
+
+class Nothing(Noise):
+    def observations(self, view, moment):
+        return view.obs
+
+
+class Unsorted(Noise):
+    strengths = (1.0, 0.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [(Shuffled, "batch"), (Always, "zero"), (Nothing, "effect"), (Unsorted, "strengths")],
+)
+def test_what_breaks_a_promise_is_named(kind, rule):
+    with pytest.raises(ConformanceError, match=f"^{rule}"):
+        check_perturbation(kind)
 
 
 def test_memory_of_some_episodes_is_that_of_these_episodes():
@@ -97,6 +103,7 @@ def test_as_many_agents_fail_as_the_strength_says():
         ("delay:0.5", "a whole number of 0 or more"),
         ("noise:-1", "cannot have the strength -1"),
         ("noise:nan", "cannot have the strength nan"),
+        ("noise:1e300", "from 0 to 100, which is its standard deviation"),
         ("noise:much", "is no number: write noise:0.5"),
     ],
 )
