@@ -219,6 +219,14 @@ def provenance_table(manifest: RunManifest) -> Table:
     return table("Software and machine", "what|value", [(k, v) for k, v in facts.items() if v])
 
 
+def _training(manifest: RunManifest) -> str:
+    """Return how students went on after the distillation; empty where they did not."""
+    if manifest.training is None:
+        return ""
+    steps = [int(str(recipe.get("frames", 0))) for recipe in manifest.training]
+    return f"by proximal policy distillation, {max(steps, default=0):,} joint steps a seed"
+
+
 def source_table(manifest: RunManifest, report: EvaluationReport | None) -> Table:
     """Return the dataset, the expert and the policies of each side."""
     settings = ", ".join(f"{k} = {v}" for k, v in manifest.environment_kwargs.items())
@@ -231,6 +239,7 @@ def source_table(manifest: RunManifest, report: EvaluationReport | None) -> Tabl
         "digest of its weights": manifest.expert,
         "mask": manifest.mask,
         "method": manifest.method,
+        "trained on": _training(manifest),
     }
     if report is not None:
         facts |= {

@@ -7,6 +7,11 @@ from kd_offline.schemas.run import RunManifest
 
 def judged(manifest: RunManifest) -> str:
     """Return in words which held-out episodes a run was judged by, or that there were none."""
+    if manifest.training is not None:
+        return (
+            "after the distillation these students learned from reward and expert in their own "
+            "play (ppd), so no figure of held-out episodes is theirs: evaluate them"
+        )
     held_out = manifest.judged_by
     if held_out is not None:
         warning = "" if held_out.episodes > 1 else ", too few to tell anything from"

@@ -63,7 +63,9 @@ def test_what_comes_out_is_an_ordinary_run(place, further):
     assert [result.updates for result in manifest.results] == [3, 3]
     assert evaluate(output, episodes=10, modes=["greedy"]).greedy is not None
     assert export(output, to="torch").gate.part == "heldout"
-    assert report(output).is_file()
+    page = report(output).read_text()
+    assert "by proximal policy distillation, 600 joint steps a seed" in page
+    assert "no figure of held-out episodes is theirs" in page
     further_still = distill_recipe(start=output, settings=QUICK)
     distill(place / "data.zarr", place / "still", further_still)
 
