@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -200,6 +201,25 @@ def test_opening_reads_no_shard(own):
     assert (whole.n_episodes, whole.episodes("return").shape) == (39, (39,))
     with pytest.raises(CorruptDatasetError, match=r"shard 1 of .* no dataset is there"):
         whole.read("steps/obs")
+
+
+def test_thousands_of_shards_open_at_once(tmp_path):
+    count = 4096
+    for k in range(2):
+        tiny_dataset(tmp_path / f"{k}.zarr", lengths=[1] * (count // 2), seed=k)
+    virtual_merge([tmp_path / f"{k}.zarr" for k in range(2)], tmp_path / "whole.zarr")
+
+    def divide(manifest):
+        first = manifest["shards"][0] | {"episodes": 1, "steps": 1}
+        manifest["shards"] = [first | {"address": f"shards/{k}.zarr"} for k in range(count)]
+
+    altered(tmp_path / "whole.zarr", divide)
+    began = time.process_time()
+    whole = ExpertBuffer.open(tmp_path / "whole.zarr")
+    assert time.process_time() - began < 2
+    assert len(whole.manifest.shards) == count
+    with pytest.raises(CorruptDatasetError, match=rf"shard {count} of .*shards/4095.zarr"):
+        whole.read("steps/obs", count - 1)
 
 
 def test_another_dataset_in_the_place_of_a_shard_is_refused(own):
