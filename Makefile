@@ -9,6 +9,8 @@ RUN := $(BIN)/kd-offline
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 LOCKED := $(PIP) --require-hashes --no-deps
 DEMO := demo
+# Where results are made: also ray or ray://HOST:PORT.
+ON ?= processes:2
 
 .DEFAULT_GOAL := help
 .PHONY: help install lock format check quick test test-processors demo results results-combat results-ddn results-methods anchors schemas help-texts docs build test-wheel clean
@@ -91,7 +93,7 @@ demo: $(DEMO_STAMP) ## record, distil two teams, evaluate, report: a minute and 
 	@printf '\ndataset  %s\nteams    %s %s\nreport   %s\n' $(DEMO)/dataset.zarr $(DEMO)/run/ $(DEMO)/masked/ $(DEMO)/report.html
 
 results: install ## make docs/results.md again: hours, resumable
-	$(BIN)/python -m benchmarks.results.run --workers 2
+	$(BIN)/python -m benchmarks.results.run --on $(ON)
 	$(BIN)/python -m benchmarks.results.render
 	$(BIN)/python -m benchmarks.results.figure
 
@@ -99,15 +101,15 @@ anchors: install ## make docs/anchors.md again: hours, resumable
 	$(BIN)/python -m benchmarks.anchors
 
 results-combat: install ## make docs/results-combat.md again: many hours, resumable
-	$(BIN)/python -m benchmarks.results.run --study combat --workers 2
+	$(BIN)/python -m benchmarks.results.run --study combat --on $(ON)
 	$(BIN)/python -m benchmarks.results.render_combat
 
 results-ddn: install ## make docs/results-ddn.md again: core-hours, resumable
-	$(BIN)/python -m benchmarks.results.run --study ddn --workers 2
+	$(BIN)/python -m benchmarks.results.run --study ddn --on $(ON)
 	$(BIN)/python -m benchmarks.results.render_ddn
 
 results-methods: install ## make docs/results-methods.md again: many hours, resumable
-	$(BIN)/python -m benchmarks.results.run --study methods --workers 2
+	$(BIN)/python -m benchmarks.results.run --study methods --on $(ON)
 	$(BIN)/python -m benchmarks.results.render_methods
 
 schemas: install ## write schemas/*.schema.json

@@ -1,12 +1,14 @@
-"""Work that is divided: recording on workers, tasks on Ray, merging many shards.
+"""Work that is divided: recordings and sweeps on workers, tasks on Ray, merging many shards.
 
-``workers``: episodes a second of ``record --on processes:N``, with the share of N times what one
-worker does; all start, load and merge within the time. ``ray``: seconds a task that does nothing
-takes on a Ray cluster of this machine. ``shards``: seconds and memory of the merge of many small
-shards, and of verifying what comes out. Figures are of one machine in one state: the load of the
-last minute is printed beside them.
+``workers``: episodes a second of ``record --on`` and trials a second of ``sweep --on``, in
+processes and on a Ray cluster of this machine, with the share of N times what one worker does; all
+start, load and put together within the time. ``ray``: seconds a task that does nothing takes on a
+Ray cluster of this machine. ``shards``: seconds and memory of the merge of many small shards, and
+of verifying what comes out. Figures are of one machine in one state: the load of the last minute is
+printed beside them.
 
-    python -m benchmarks.scaling --workers 1,2 --episodes 4000
+    python -m benchmarks.scaling --workers 1,2 --episodes 4000 --trials 8
+    python -m benchmarks.scaling --workers 1,2 --places processes --trials 0
     python -m benchmarks.scaling --workers "" --shards 64,256 --ray 200
 """
 
@@ -19,7 +21,8 @@ import resource
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,42 +41,99 @@ EPISODES_OF_A_SHARD, LENGTH = 4, 25
 Row = dict[str, float | int | str]
 
 
-def workers(counts: list[int], episodes: int, folder: Path) -> Iterator[Row]:
-    """Yield the rate of a recording by number of worker processes."""
-    first = 0.0
-    for count in counts:
-        began = time.perf_counter()
-        shards = 4 * max(counts)
-        settings: dict[str, Any] = {"episodes": episodes, "batch": episodes // shards, "threads": 1}
-        place = f"processes:{count}"
-        record(ENVIRONMENT, folder / f"{count}.zarr", on=place, shards=shards, **settings)
-        rate = episodes / (time.perf_counter() - began)
-        first = first or rate / count
-        yield {
-            "workers": count,
-            "episodes_per_s": round(rate, 1),
-            "of_linear": round(rate / (first * count), 3),
-            "load": os.getloadavg()[0],
-        }
-
-
-def ray_tasks(count: int) -> Row:
-    """Return the seconds that a task of nothing takes, without the start of the cluster."""
+@contextmanager
+def place_of(kind: str, count: int) -> Iterator[str]:
+    """Yield the place of ``count`` workers; a Ray cluster with so many cores is there meanwhile."""
+    if kind != "ray":
+        yield f"{kind}:{count}"
+        return
     require("ray", "ray")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import ray
 
-        ray.init(include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False)
     try:
-        with executor_on("ray") as nodes:
-            list(nodes.map(abs, range(8)))  # workers are started
-            began = time.perf_counter()
-            list(nodes.map(abs, range(count)))
-            seconds = time.perf_counter() - began
+        yield "ray"
     finally:
         ray.shutdown()
-    return {"ray_tasks": count, "ms_a_task": round(1e3 * seconds / count, 2)}
+
+
+def workers(what: str, kind: str, counts: list[int], work: Callable[[str], float]) -> Iterator[Row]:
+    """Yield the rate of a piece of work by number of workers.
+
+    ``work`` is done at a place, and returns how much was done.
+    """
+    first = 0.0
+    for count in counts:
+        with place_of(kind, count) as place:
+            began = time.perf_counter()
+            rate = work(place) / (time.perf_counter() - began)
+        first = first or rate / count
+        yield {
+            "what": what,
+            "place": kind,
+            "workers": count,
+            "a_second": round(rate, 3),
+            "of_linear": round(rate / (first * count), 3),
+            "load": os.getloadavg()[0],
+        }
+
+
+def recording(folder: Path, episodes: int, shards: int) -> Callable[[str], float]:
+    """Return what records at a place, in ``shards`` shares."""
+
+    def work(place: str) -> float:
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            settings: dict[str, Any] = {"episodes": episodes, "batch": episodes // shards}
+            path = Path(temporary) / "d.zarr"
+            record(ENVIRONMENT, path, on=place, shards=shards, threads=1, **settings)
+        return episodes
+
+    return work
+
+
+def sweeping(folder: Path, trials: int) -> Callable[[str], float]:
+    """Return what runs trials of a sweep at a place; all are students of one size."""
+    require("sweep", "optuna")
+    from kd_offline.distillation.recipe import distill_recipe
+    from kd_offline.sweeps.sweep import sweep
+
+    dataset = folder / "dataset.zarr"
+    record(ENVIRONMENT, dataset, episodes=400, threads=1)
+    recipe = distill_recipe(method="kl", settings={"optimisation.epochs": 20, "threads": 1})
+
+    def work(place: str) -> float:
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            # Every width is another choice, so that no trial repeats the point of another.
+            sweep(
+                *(dataset, Path(temporary) / "sweep"),
+                trials=trials,
+                on=place,
+                recipe=recipe,
+                architectures=("gru",),
+                widths=range(32, 32 + trials),
+                precisions=("fp32",),
+                judge="agreement",
+            )
+        return trials
+
+    return work
+
+
+def ray_tasks(count: int) -> Row:
+    """Return the seconds that a task of nothing takes, without the start of the cluster."""
+    with place_of("ray", os.cpu_count() or 1) as place, executor_on(place) as nodes:
+        list(nodes.map(abs, range(8)))  # workers are started
+        began, used = time.perf_counter(), time.process_time()
+        list(nodes.map(abs, range(count)))
+        seconds, processor = time.perf_counter() - began, time.process_time() - used
+    return {
+        "ray_tasks": count,
+        "ms_a_task": round(1e3 * seconds / count, 2),
+        "processor_ms_a_task_here": round(1e3 * processor / count, 2),
+        "load": os.getloadavg()[0],
+    }
 
 
 def write_shard(path: Path, number: int, count: int) -> None:
@@ -111,8 +171,10 @@ def merging(counts: list[int], folder: Path) -> Iterator[Row]:
 def main() -> None:
     """Print one line of JSON for each measurement."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--workers", default="1,2", help="numbers of processes, with commas")
-    parser.add_argument("--episodes", type=int, default=4000, help="to record")
+    parser.add_argument("--workers", default="1,2", help="numbers of workers, with commas")
+    parser.add_argument("--places", default="processes,ray", help="of workers, with commas")
+    parser.add_argument("--episodes", type=int, default=4000, help="to record; 0: none")
+    parser.add_argument("--trials", type=int, default=8, help="of a sweep; 0: none")
     parser.add_argument("--shards", default="", help="numbers of shards to merge, with commas")
     parser.add_argument("--ray", type=int, default=0, help="tasks to send to Ray")
     options = parser.parse_args()
@@ -122,8 +184,15 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for row in workers(counts, options.episodes, folder) if counts else ():
-            print(json.dumps(row), flush=True)
+        works: dict[str, Callable[[str], float]] = {}
+        if counts and options.episodes:
+            works["episodes"] = recording(folder, options.episodes, 4 * max(counts))
+        if counts and options.trials:
+            works["trials"] = sweeping(folder, options.trials)
+        for what, work in works.items():
+            for kind in options.places.split(","):
+                for row in workers(what, kind, counts, work):
+                    print(json.dumps(row), flush=True)
         for row in merging(shards, folder):
             print(json.dumps(row), flush=True)
     if options.ray:

@@ -1,7 +1,7 @@
 """Fill the cells of a results page, one file a cell; what is there is not made again.
 
-    python -m benchmarks.results.run --workers 2
-    python -m benchmarks.results.run --study combat --workers 2
+    python -m benchmarks.results.run --on processes:2
+    python -m benchmarks.results.run --study combat --on ray
     python -m benchmarks.results.run --study methods --quick
 
 Every training and distillation uses one thread, so that the figures can be made again bit for bit
@@ -17,7 +17,6 @@ import os
 import time
 import tomllib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -37,6 +36,7 @@ from benchmarks.results.plan import (
     NetworkCell,
     Study,
 )
+from kd_offline.execution import executor_on
 
 if TYPE_CHECKING:
     from kd_offline.schemas.expert import TrainRecipe
@@ -57,7 +57,7 @@ def main() -> None:
     """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", choices=STUDIES, default="particle")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--on", default="processes", help="as of kd-offline: processes:4 or ray")
     parser.add_argument("--tasks", help="slugs with commas; default: all")
     parser.add_argument("--only", default=",".join(STAGES), help="stages with commas")
     parser.add_argument("--work", type=Path, help="where datasets and networks are kept")
@@ -75,14 +75,15 @@ def main() -> None:
         tasks=tuple(task for task in study.tasks if task.slug in names),
     )
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with ProcessPoolExecutor(given.workers, max_tasks_per_child=1) as pool:
-        fill(study, given.only.split(","), lambda make, cells: list(pool.map(make, cells)))
+    folders = [study.work, study.cells]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    with executor_on(given.on, folders=folders, logs=study.work) as workers:
+        fill(study, given.only.split(","), lambda make, cells: list(workers.map(make, cells)))
 
 
 def fill(study: Study, stages: Sequence[str], do: Do) -> None:
     """Make the missing cells of ``stages``; ``do`` calls a function for each of several cells."""
-    for directory in (study.work, study.cells):
-        directory.mkdir(parents=True, exist_ok=True)
     makers = {"distilled": study.distilled, "ablations": study.ablations}
     students = {
         stage: [cell for task in study.tasks for cell in cells_of(task)]

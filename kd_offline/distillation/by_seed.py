@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kd_offline.distillation.auxiliary_heads import AUXILIARY, read_all_auxiliary, write_auxiliary
 from kd_offline.distillation.metric_rows import metric_names, series_of
-from kd_offline.errors import Remedy, StorageError, UsageError
+from kd_offline.errors import MismatchError, Remedy, StorageError, UsageError
 from kd_offline.execution import executor_on
 from kd_offline.execution.base import Resources
 from kd_offline.execution.parts import parts_folder, parts_of
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 def distill_by_seed(
     distill: Callable[..., RunManifest],
     dataset: str,
+    identity: str,
     output: Path,
     recipe: DistillRecipe,
     on: str,
@@ -44,12 +45,16 @@ def distill_by_seed(
     ``distill`` is what does so with a single seed. Runs of single seeds lie in ``OUTPUT.seeds``
     until all are complete.
 
+    ``identity`` is the dataset's id.
+
     Raises
     ------
     UsageError
         The seeds are to be trained at once.
     StorageError
         There is a run at ``output``, or seeds of an unfinished one.
+    MismatchError
+        The dataset was replaced meanwhile.
     """
     if recipe.batched_seeds:
         msg = "seeds that are computed at once are one task, which is not divided"
@@ -69,6 +74,13 @@ def distill_by_seed(
                 observer.metrics(row["epoch"], metric_names(row), series=series_of(seed))
             observer.progress(number * epochs, total, "epochs")
     runs = [complete_run(_run_of(folder, seed)) for seed in recipe.seeds]
+    if changed := {run.manifest.dataset.id for run in runs} - {identity}:
+        msg = (
+            f"the dataset at {dataset!r} was replaced while seeds were distilled: it was "
+            f"{identity[:19]}, and then {changed.pop()[:19]}, so restore it, or delete "
+            f"{str(folder)!r} and begin again"
+        )
+        raise MismatchError(msg)
     timing = Timing(started=started, seconds=round(time.perf_counter() - began, 2))
     manifest = _put_together(runs, output, recipe, timing, command)
     remove_tree(folder)

@@ -127,7 +127,7 @@ def distill(
     if on is not None:
         with observed(operation, observers) as observer:
             made = distill_by_seed(
-                *(distill, path, Path(output), recipe, on, observer),
+                *(distill, path, buffer.id, Path(output), recipe, on, observer),
                 resume=resume,
                 overwrite=overwrite,
                 command=command,

@@ -12,6 +12,7 @@ import torch
 
 from kd_offline.datasets.format.shards import share
 from kd_offline.environments import largest_batch
+from kd_offline.errors import MismatchError
 from kd_offline.evaluation.evaluation_setup import EvaluationSetup, load_evaluation_setup
 from kd_offline.evaluation.play import EvaluationRunner
 from kd_offline.evaluation.rollout import Rollout, join
@@ -19,6 +20,7 @@ from kd_offline.execution.base import Executor
 from kd_offline.networks.accelerator import device_named, moved
 from kd_offline.networks.threads import computing_with
 from kd_offline.runs.complete import CompleteRun, complete_run
+from kd_offline.runs.folder import digests
 from kd_offline.seeding import episode_seeds
 from kd_offline.tracking.base import Observer
 from kd_offline.types import SeedArray, TeamPolicy
@@ -31,10 +33,12 @@ _MOST_PARTS = 64  # each loads the run and the experts once
 class Contestants:
     """Who plays in an evaluation, as addresses: what a worker loads its policies by.
 
+    ``students``: the digests of those that the evaluation was begun with.
     ``best``: which of several experts is compared with; None: it is not known yet.
     """
 
     run: str
+    students: dict[str, str]
     expert: str | Path | tuple[str | Path, ...] | None
     expert_recipe: str | Path | None
     ceiling: str | Path | None
@@ -50,8 +54,12 @@ class Contestants:
 
         ``run``: where it was read already.
         """
+        complete = run or complete_run(self.run)
+        if digests(complete.manifest) != self.students:
+            msg = f"the run in {self.run!r} was replaced while it was evaluated: evaluate it again"
+            raise MismatchError(msg)
         setup = load_evaluation_setup(
-            run or complete_run(self.run),
+            complete,
             expert=self.expert,
             expert_recipe=self.expert_recipe,
             ceiling=self.ceiling,

@@ -38,7 +38,7 @@ from kd_offline.networks.accelerator import device_named
 from kd_offline.networks.arithmetic import Shape
 from kd_offline.networks.threads import computing_with
 from kd_offline.runs.complete import complete_run
-from kd_offline.runs.folder import RunFolder
+from kd_offline.runs.folder import RunFolder, digests
 from kd_offline.schemas.evaluation import (
     Cost,
     CrossPlay,
@@ -189,6 +189,7 @@ def evaluate(
     }
     contestants = Contestants(
         run=str(run),
+        students=digests(complete.manifest),
         expert=expert if expert is None or isinstance(expert, str | Path) else tuple(expert),
         expert_recipe=expert_recipe,
         ceiling=ceiling,

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from kd_offline.schemas.document import DIGEST
 from kd_offline.schemas.sweep import SweepPlan, SweepPoint
 from kd_offline.sealed_json import canonical_json, digest, seal, unseal
 from kd_offline.seeding import derive
-from kd_offline.sweeps.studies import TrialStore, ask, first_number
+from kd_offline.sweeps.studies import TrialStore, ask, first_number, requeue
 from kd_offline.sweeps.trials import COSTS, Choice, TrialTask, choose, objectives
 from kd_offline.tracking.base import Observer
 
@@ -54,7 +55,7 @@ class Search:
                 try:
                     for point in executor.map(task, self._tasks()):
                         self._tell(self.asked.popleft(), point)
-                except Exception as error:
+                except BaseException as error:
                     self._give_up(error)
                     raise
                 if self._count(TrialState.COMPLETE) == before:
@@ -103,13 +104,18 @@ class Search:
         self.observer.metrics(trial.number, _metrics(point), series=point.architecture)
         self._report_progress()
 
-    def _give_up(self, error: Exception) -> None:
-        """Mark the trial that failed; one that is interrupted is run again by a later process.
+    def _give_up(self, error: BaseException) -> None:
+        """Mark the trial that failed, and queue those that were interrupted for a later process.
 
-        So is one whose machine failed rather than the trial.
+        One whose machine failed rather than the trial is found by that process.
         """
-        ours = isinstance(error, StorageError | WorkerError) or self.store.failure(error)
-        if self.asked and not ours:
+        if not isinstance(error, Exception):
+            with suppress(Exception):  # a database that is gone: its heartbeats end
+                for trial in self.asked:
+                    requeue(self.study, trial.number, died=False)
+        elif self.asked and not (
+            isinstance(error, StorageError | WorkerError) or self.store.failure(error)
+        ):
             self.study.tell(self.asked[0], state=TrialState.FAIL)
 
     def _count(self, state: Any) -> int:

@@ -15,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +47,8 @@ _WORKER, _BEATS = "worker", "beats"
 _NAME = re.compile(r"[0-9a-f]{16}")
 _STUDY_NAME = re.compile(r"kd-offline-[0-9a-f]{32}\n")
 _LONGEST_HOST = 256
+# What Optuna raises of trials that it did not write.
+_UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, AssertionError)
 
 
 class TrialStore(Protocol):
@@ -86,10 +89,25 @@ def first_number(study: optuna.Study, number: int) -> int:
     return first if type(first) is int and first >= 0 else number
 
 
-def _requeue(study: optuna.Study, trial: Any) -> None:
-    """Mark a running trial as failed, and queue it again unless that was done too often."""
-    study.tell(trial.number, state=TrialState.FAIL)
-    _retry()(study, trial)
+def requeue(study: optuna.Study, number: int, *, died: bool) -> None:
+    """Mark a running trial as failed, and queue it again.
+
+    ``died``: its process was killed, which may be the trial's doing, so that is done three times;
+    what a user interrupts is always queued.
+    """
+    study.tell(number, state=TrialState.FAIL)
+    trial = deepcopy(study.get_trials(deepcopy=False)[number])
+    if died:
+        _retry()(study, trial)
+        return
+    study.add_trial(
+        optuna.create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            system_attrs={"failed_trial": number, "retry_history": [], **trial.system_attrs},
+        )
+    )
 
 
 def ask(study: optuna.Study) -> optuna.Trial:
@@ -140,7 +158,7 @@ class JournalStore(TrialStore):
                 load_if_exists=True,
             )
             study.get_trials(deepcopy=False)
-        except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        except _UNREADABLE as error:
             raise damaged(journal, f"Optuna cannot follow it: {error!r}") from error
         return study
 
@@ -168,7 +186,7 @@ class JournalStore(TrialStore):
         """Queue the trials of processes that have ended again."""
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if worker_died(self._folder, trial.user_attrs.get(_WORKER)):
-                _requeue(study, trial)
+                requeue(study, trial.number, died=True)
 
     def failure(self, error: Exception) -> StorageError | None:
         """Return None: errors of the journal are ours already."""
@@ -243,6 +261,14 @@ class DatabaseStore(TrialStore):
         study = optuna.create_study(
             storage=self._storage, study_name=name, directions=directions, load_if_exists=True
         )
+        try:
+            study.get_trials(deepcopy=False)
+        except _UNREADABLE as error:
+            msg = (
+                f"the database {self.where!r} is damaged (Optuna cannot follow it: {error!r}): "
+                "restore it, or begin the sweep in another folder"
+            )
+            raise StorageError(msg) from error
         runs = self._folder / RUNS
         if not study.get_trials(deepcopy=False) and runs.is_dir() and any(runs.iterdir()):
             msg = (
@@ -284,13 +310,14 @@ class DatabaseStore(TrialStore):
             fail_stale_trials(study)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.user_attrs.get(_BEATS) != trial.number:
-                _requeue(study, trial)
+                requeue(study, trial.number, died=True)
 
     def failure(self, error: Exception) -> StorageError | None:
         """Return the sentence for an error of the database; None for other errors."""
+        from alembic.util import CommandError
         from sqlalchemy.exc import SQLAlchemyError
 
-        own = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
+        own = (CommandError, SQLAlchemyError, optuna.exceptions.StorageInternalError)
         return self._failed(error) if isinstance(error, own) else None
 
     def _failed(self, error: Exception) -> StorageError:

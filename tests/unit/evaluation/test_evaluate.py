@@ -124,7 +124,9 @@ def run(setup: EvaluationSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     folder = create_run(tmp_path / "run", setup.manifest)
     # The setup stands for what would be loaded, so there are no students to be read.
     monkeypatch.setattr(
-        module, "complete_run", lambda _: SimpleNamespace(folder=folder, path=folder.path)
+        module,
+        "complete_run",
+        lambda _: SimpleNamespace(folder=folder, path=folder.path, manifest=setup.manifest),
     )
     return folder.path
 

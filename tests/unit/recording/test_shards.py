@@ -11,7 +11,6 @@ from kd_offline.datasets.sharing.share import push
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import CorruptDatasetError, MismatchError, StorageError, UsageError
-from kd_offline.recording import record as module
 from kd_offline.recording.record import record
 from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.sealed_json import seal, unseal
@@ -112,7 +111,7 @@ def test_episodes_that_a_recording_has_twice_stay_in_its_shards(tmp_path, monkey
     def few(seed, first, count, *purpose):
         return drawn(seed, 0, 33, *purpose)[np.arange(first, first + count) % 4]
 
-    monkeypatch.setattr(module, "episode_seeds", few)
+    monkeypatch.setattr("kd_offline.recording.setup.episode_seeds", few)
     monkeypatch.setattr("kd_offline.datasets.edit.shards.episode_seeds", few)
     whole = record(SPREAD, tmp_path / "whole.zarr", **SMALL)
     shards = shards_of(SPREAD, tmp_path, 3, **SMALL)

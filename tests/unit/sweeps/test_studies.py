@@ -5,10 +5,12 @@ import pwd
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from kd_offline.errors import CheckpointError, StorageError, UsageError
+from kd_offline.errors import CheckpointError, KdOfflineError, StorageError, UsageError
 from kd_offline.sweeps import studies
 from kd_offline.sweeps.studies import DatabaseStore, JournalStore, registered_worker
 from kd_offline.sweeps.sweep import sweep
@@ -172,7 +174,6 @@ def test_an_interrupted_sweep_makes_the_choices_of_one_that_was_not(dataset, tmp
         calls.clear()
         with pytest.raises(KeyboardInterrupt):
             sweep(dataset, folder, trials=4, seed=3, storage=storage, **PLAN)
-        monkeypatch.setattr(studies, "GRACE_S", 1)
         report = sweep(dataset, folder, trials=4, seed=3, storage=storage, **PLAN)
         assert {point.widths for point in report.points} == {p.widths for p in whole.points}
         by_widths = {point.widths: point.quality for point in whole.points}
@@ -235,6 +236,28 @@ def test_a_database_that_is_none_is_one_sentence(dataset, tmp_path):  # noqa: F8
     (tmp_path / "trials.db").write_bytes(b"no database" * 1000)
     with pytest.raises(StorageError, match=r"cannot be used .*see that it runs"):
         sweep(dataset, tmp_path / "s", storage=f"sqlite:///{tmp_path / 'trials.db'}", **PLAN)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            "update trial_user_attributes set value_json = '1' where key = 'point'",
+            "was damaged",
+        ),
+        ("update trial_params set param_value = 99", "is damaged"),
+        ("update trial_params set distribution_json = 'x'", "is damaged"),
+        ("update alembic_version set version_num = 'x'", "cannot be used"),
+        ("drop table trials", "does not have the trials"),
+    ],
+)
+def test_a_database_that_was_altered_is_refused(dataset, tmp_path, change, words):  # noqa: F811
+    file = tmp_path / "trials.db"
+    sweep(dataset, tmp_path / "s", trials=1, storage=f"sqlite:///{file}", **PLAN)
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute(change)
+    with pytest.raises(KdOfflineError, match=words):
+        sweep(dataset, tmp_path / "s", trials=2, storage=f"sqlite:///{file}", **PLAN)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such locks there")
