@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from kd_offline.cli import options, trust
-from kd_offline.cli.output import emit, say_error, show, terminal, warn
+from kd_offline.cli.output import emit, say_error, show, table, terminal, warn
 from kd_offline.errors import EXIT_FAILED, EXIT_SUSPECT, CorruptDatasetError
 
 if TYPE_CHECKING:
     from kd_offline.datasets.reading.reader import ExpertBuffer
     from kd_offline.schemas.audit import AuditReport
+    from kd_offline.schemas.blind_spots import BlindSpots
     from kd_offline.schemas.dataset import DatasetManifest, VerifyReport
     from kd_offline.schemas.replay import ArrayGap, RelabelReport, ReplayReport
     from kd_offline.tracking.base import Observer
@@ -30,6 +31,7 @@ def add(app: typer.Typer) -> None:
             "kd-offline inspect dataset.zarr",
             "kd-offline inspect dataset.zarr --json",
             "kd-offline inspect dataset.zarr --html dataset.html",
+            "kd-offline inspect dataset.zarr --blind-spots",
         )
     )(inspect)
     app.command(
@@ -49,6 +51,10 @@ def inspect(
     html: Annotated[
         Path | None, typer.Option(help="Write a page with plots and playback to this file.")
     ] = None,
+    blind_spots: Annotated[
+        bool,
+        typer.Option("--blind-spots", help="Show where the expert is weak or was hardly seen."),
+    ] = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -57,7 +63,7 @@ def inspect(
     """Show what a dataset holds.
 
     Reads the manifest alone, and of a dataset of several experts some episodes of each; with --html
-    every step once. Needs no environment and no expert.
+    every step once, with --blind-spots a sample. Needs no environment and no expert.
     """
     from kd_offline.datasets.metadata.summary import render, summarise
     from kd_offline.datasets.reading.reader import ExpertBuffer
@@ -65,10 +71,33 @@ def inspect(
     buffer = ExpertBuffer.open(dataset)
     if html is not None:
         _write_page(buffer, html, overwrite, quiet)
+    weak = _blind_spots(buffer) if blind_spots else None
     if json:
-        emit(summarise(buffer))
-    else:
-        show(*render(buffer) if html is None else [html])
+        emit(summarise(buffer).model_copy(update={"blind_spots": weak}))
+        return
+    show(*render(buffer) if html is None else [html])
+    if weak is not None:
+        _tell_blind_spots(weak)
+
+
+def _blind_spots(buffer: ExpertBuffer) -> BlindSpots:
+    from kd_offline.datasets.analysis.blind_spots import blind_spots
+
+    return blind_spots(buffer)
+
+
+def _tell_blind_spots(spots: BlindSpots) -> None:
+    from kd_offline.reports.blind_spots import region_in_words
+
+    show("", f"blind spots  {spots.decisions:,} decisions in {spots.episodes:,} episodes")
+    rows = []
+    for region in spots.regions:
+        places = (f"episode {place.episode} step {place.step}" for place in region.places[:2])
+        words = region_in_words(region.columns)
+        of = (f"{region.decisions:,} decisions", f"look at {', '.join(places)}")
+        rows.append((f"  {region.why}", region.agent, words, *of))
+    show(*(table(rows) if rows else []))
+    show(*(f"  {note}" for note in spots.notes))
 
 
 def _write_page(buffer: ExpertBuffer, html: Path, overwrite: bool, quiet: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_offline.datasets.analysis.blind_spots import blind_spots
 from kd_offline.datasets.analysis.playback import Scene, scenes
 from kd_offline.datasets.analysis.profile import Profile, profile
 from kd_offline.datasets.metadata.summary import size_bytes
@@ -17,6 +18,7 @@ from kd_offline.datasets.writing.statistics import side_returns
 from kd_offline.files import check_output, write_output
 from kd_offline.reports import dataset_plots as plots
 from kd_offline.reports import dataset_tables as tables
+from kd_offline.reports.blind_spots import section as blind_spots_section
 from kd_offline.reports.formatting import Card, number, percent, short, whole
 from kd_offline.reports.page import Section, fill, resource
 from kd_offline.reports.tables import Table
@@ -114,6 +116,8 @@ def _cards(buffer: ExpertBuffer, profile: Profile) -> list[Card]:
 
 def _sections(buffer: ExpertBuffer, profile: Profile) -> list[Section]:
     sections = [_returns(buffer, profile), _actions(buffer, profile), *_expert(buffer, profile)]
+    weak = blind_spots_section(blind_spots(buffer))
+    sections += [] if weak is None else [weak]
     sections.append(
         Section(
             "masks",

@@ -10,6 +10,7 @@ from kd_offline.datasets.analysis.profile import returns_by_noise, returns_by_sp
 from kd_offline.errors import KdOfflineError
 from kd_offline.files import check_output, write_output
 from kd_offline.reports import (
+    blind_spots,
     budget_tables,
     cost_tables,
     dataset_plots,
@@ -22,6 +23,7 @@ from kd_offline.reports.devices import evaluated
 from kd_offline.reports.page import Section, fill
 from kd_offline.reports.quantisation_table import quantisation_summary, quantisation_table
 from kd_offline.reports.robustness import robustness_section
+from kd_offline.reports.student_divergence import run_blind_spots
 from kd_offline.runs.complete import require_own_students
 from kd_offline.runs.folder import RunFolder, open_run, recipe_of
 from kd_offline.runs.judged import judged
@@ -105,7 +107,8 @@ def _sections(
     sections += [] if manifest.allocation is None else [_budget_section(manifest.allocation)]
     quantisation = folder.quantisation()
     sections += [] if quantisation is None else [_quantisation_section(quantisation)]
-    sections += [_training_section(folder, manifest), *_dataset_section(manifest, folder.path)]
+    sections += [_training_section(folder, manifest), *_blind_spots_section(folder, manifest)]
+    sections += _dataset_section(manifest, folder.path)
     sections.append(
         Section(
             "provenance",
@@ -241,3 +244,10 @@ def _dataset_section(manifest: RunManifest, run: Path) -> list[Section]:
     plot = dataset_plots.returns_plot(by_split, by_noise)
     table = dataset_tables.taken_table(buffer.manifest)
     return [Section("data", "What they learned from", text, (plot,), (table,))]
+
+
+def _blind_spots_section(folder: RunFolder, manifest: RunManifest) -> list[Section]:
+    """Return the section on blind spots; an empty list if the dataset is missing or another one."""
+    spots = run_blind_spots(folder, manifest)
+    section = None if spots is None else blind_spots.section(spots)
+    return [] if section is None else [section]

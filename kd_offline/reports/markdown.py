@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kd_offline.reports import budget_tables, cost_tables, formatting, tables
+from kd_offline.reports import blind_spots, budget_tables, cost_tables, formatting, tables
 from kd_offline.reports.devices import evaluated
 from kd_offline.reports.quantisation_table import quantisation_summary, quantisation_table
+from kd_offline.reports.student_divergence import run_blind_spots
 from kd_offline.reports.tables import Table
 from kd_offline.runs.complete import require_own_students
 from kd_offline.runs.folder import open_run
@@ -73,6 +74,8 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
     if (quantisation := folder.quantisation()) is not None:
         parts += _tables(quantisation_table(quantisation))
         parts.append(for_markdown(quantisation_summary(quantisation)))
+    if (spots := run_blind_spots(folder, manifest)) is not None:
+        parts += _tables(blind_spots.regions_table(spots))
     parts += _tables(
         tables.source_table(manifest, evaluation),
         tables.training_table(manifest),

@@ -17,6 +17,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from kd_offline.schemas.audit import AuditReport
+from kd_offline.schemas.blind_spots import BlindSpots
 from kd_offline.schemas.environment import MAX_RANDOM_K, EnvironmentSpec, Scalar, Strict
 from kd_offline.schemas.foreign import InputRecipe, ValueCalibration
 from kd_offline.schemas.parts import PartRecord
@@ -390,6 +391,7 @@ class InspectReport(Strict):
     conflicts: tuple[ExpertConflict, ...] | None = Field(
         default=None, description="of each two experts, where several were recorded"
     )
+    blind_spots: BlindSpots | None = Field(default=None, description="present where asked for")
     bytes: int = Field(description="stored size of all files, the manifest included")
     bytes_moved: int | None = Field(
         default=None, ge=0, description="over the network, where the dataset is not on this machine"

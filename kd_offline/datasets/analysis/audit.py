@@ -21,7 +21,7 @@ dataset below :data:`LEVEL`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 from operator import itemgetter
@@ -80,6 +80,7 @@ _PILOT_ROWS = 4096
 _PATTERN_EPISODES = 5
 _PATTERN_SHARE = 0.1  # of the surprising decisions of a source
 _COMMON = 0.5  # of all decisions have a value that is no pattern
+_CANDIDATES = 10  # values that are looked at, of a source and agent
 _CONTINUOUS = 0.5  # distinct values of a column, at least, whose exact values are no accident
 _LEAST_PLANTED = 20  # surprising decisions
 _ONE_ACTION = 0.95  # of them
@@ -313,6 +314,7 @@ class _ExpertAudit:
             )
             self.notes |= {"labels": note, "embeddings": note, "patterns": note}
         self.distinct: dict[int, FloatArray] = {}  # share of distinct values, by agent and column
+        self.samples: dict[int, Array] = {}  # observations, by agent
         self.agents = self._fitted()
         self.values: list[_Pattern] = []  # exact values that go with one action
         self.places: list[tuple[int, IntArray, IntArray]] = []  # action, episodes, steps of each
@@ -336,6 +338,7 @@ class _ExpertAudit:
                 agents.append(None)
                 continue
             regions = Regions(pilot.obs, self.expert, number)
+            self.samples[number] = pilot.obs
             self.distinct[number] = np.array([_distinct(column) for column in pilot.obs.T])
             agents.append(_Agent(LinearHead(pilot), regions, ContextFit.of(pilot)))
         if self.compares:
@@ -515,8 +518,11 @@ class _ExpertAudit:
             log_p, rows = rates.log_p, np.zeros(0, np.int64)
             if rates.hits >= _LEAST_RATIO * rates.expected and log_p < math.log(1e-4):
                 here = cell == place
-                log_p /= self._dispersion(here & _same_fold(table.source, number), hits)
-                mine = np.flatnonzero(here & (table.source == number) & (hits > 0))
+                own = here & (table.source == number)
+                others = here & _same_fold(table.source, number)
+                # Sources in which a few episodes surprise all the time are no less usual.
+                log_p /= max(self._dispersion(others, hits), self._dispersion(own, hits))
+                mine = np.flatnonzero(own & (hits > 0))
                 rows = mine[np.argsort(-scores[mine], kind="stable")]
             else:
                 log_p = 0.0
@@ -542,7 +548,7 @@ class _ExpertAudit:
         return agent.regions.in_words(region, column_names(self.buffer.spec, number))
 
     def _dispersion(self, compared: Array, hits: IntArray) -> float:
-        """Return how much surprises of whole episodes vary, among other sources of the fold."""
+        """Return how much surprises of whole episodes vary, among the decisions ``compared``."""
         table, rows = self.table, np.flatnonzero(compared)
         group, episode = table.group[rows], table.episode[rows]
         totals = np.maximum(np.bincount(group), 1)
@@ -558,8 +564,6 @@ class _ExpertAudit:
         everywhere = set[tuple[int, int, float]]()
         for place, pattern in enumerate(patterns):
             of = int(total[place, pattern.source])
-            if of > _COMMON * int((self._of(pattern)).sum()):
-                continue  # a column that hardly changes
             others = _same_fold(np.arange(len(self.sources)), pattern.source)
             usual = 2 * SURPRISING
             if (seen := int(total[place, others].sum())) >= _COMPARABLE:
@@ -573,11 +577,6 @@ class _ExpertAudit:
             ):
                 everywhere.add(key)
                 self._test_pattern(pattern, None, int(total[place].sum()), _PLANTED_RATE)
-
-    def _of(self, pattern: _Pattern) -> Array:
-        """Return which decisions are of the source and agent of a pattern, bool [D]."""
-        table = self.table
-        return np.asarray((table.source == pattern.source) & (table.agent == pattern.agent))
 
     def _test_pattern(self, pattern: _Pattern, source: int | None, of: int, usual: float) -> None:
         """Add the test of a pattern in one source, or in all of them."""
@@ -640,22 +639,27 @@ class _ExpertAudit:
         return np.concatenate(parts)
 
     def _patterns(self) -> list[_Pattern]:
-        """Return the exact values that many surprising decisions of a source have."""
+        """Return the exact values that many surprising decisions of a source have.
+
+        Of each source and agent they are those that are there most often, against their share of a
+        sample. Values that most of the sample has are none.
+        """
         table, found = self.table, []
         for number, agent in np.ndindex(len(self.sources), len(self.agents)):
             mine = (table.source == number) & (table.agent == agent)
             hits = np.flatnonzero(mine & (table.label_hit > 0))
-            if len(hits) < _PATTERN_EPISODES:
+            if len(hits) < _PATTERN_EPISODES or agent not in self.samples:
                 continue
-            least = max(_PATTERN_EPISODES, _PATTERN_SHARE * len(hits))
             obs = np.concatenate([part for of, part in self.kept_obs[agent] if of == number])
             chosen_of = max(1, int(mine.sum()) // _PATTERN_EPISODES) * obs.shape[1]
-            for column in range(obs.shape[1]):
-                values, counts = np.unique(obs[:, column], return_counts=True)
-                for value in values[counts >= least].tolist():
-                    episodes = table.episode[hits[obs[:, column] == value]]
-                    if len(np.unique(episodes)) >= _PATTERN_EPISODES:
-                        found.append(_Pattern(number, agent, column, value, chosen_of))
+            ranked = []
+            for column, value, count in _frequent(obs, _PATTERN_SHARE):
+                share = float((self.samples[agent][:, column] == value).mean())
+                episodes = table.episode[hits[obs[:, column] == value]]
+                if share <= _COMMON and len(np.unique(episodes)) >= _PATTERN_EPISODES:
+                    pattern = _Pattern(number, agent, column, value, chosen_of)
+                    ranked.append((-count / (share + 1 / len(self.samples[agent])), pattern))
+            found += [pattern for _, pattern in sorted(ranked)[:_CANDIDATES]]
         return found
 
     def _count(self, patterns: Sequence[_Pattern]) -> tuple[IntArray, IntArray]:
@@ -683,16 +687,16 @@ class _ExpertAudit:
         for agent, distinct in self.distinct.items():
             part = joined([each[agent] for each in read])
             chosen_of = max(1, len(part.label) // _PATTERN_EPISODES) * part.obs.shape[1]
-            for column in np.flatnonzero(distinct > _CONTINUOUS).tolist():
-                values, counts = np.unique(part.obs[:, column], return_counts=True)
-                for value in values[counts >= _PATTERN_EPISODES].tolist():
-                    there = part.obs[:, column] == value
-                    labels = np.bincount(part.label[there])
-                    one_action = labels.max() >= _ONE_ACTION * there.sum()
-                    if one_action and len(np.unique(part.episode[there])) >= _PATTERN_EPISODES:
-                        self.values.append(_Pattern(number, agent, column, value, chosen_of))
-                        place = (part.episode[there], part.step[there])
-                        self.places.append((int(labels.argmax()), *place))
+            columns = np.flatnonzero(distinct > _CONTINUOUS)
+            for place, value, count in _frequent(part.obs[:, columns], 0.0):
+                column = int(columns[place])
+                there = part.obs[:, column] == value
+                labels = np.bincount(part.label[there])
+                one_action = labels.max() >= _ONE_ACTION * count
+                if one_action and len(np.unique(part.episode[there])) >= _PATTERN_EPISODES:
+                    self.values.append(_Pattern(number, agent, column, value, chosen_of))
+                    of_value = (part.episode[there], part.step[there])
+                    self.places.append((int(labels.argmax()), *of_value))
 
     def _test_values(self) -> None:
         """Look for exact values that only one source has, always with the same action."""
@@ -755,6 +759,15 @@ def _rates(total: IntArray, hit: IntArray, source: int, least: int = _COMPARABLE
 def _same_fold(source: IntArray, number: int) -> Array:
     """Return which sources share the fold of ``number``, without it; bool as ``source``."""
     return np.asarray((source % 2 == number % 2) & (source != number))
+
+
+def _frequent(obs: Array, least_share: float) -> Iterator[tuple[int, float, int]]:
+    """Yield (column, value, count) of the exact values that a share of the rows has."""
+    least = max(_PATTERN_EPISODES, least_share * len(obs))
+    for column in range(obs.shape[1]):
+        values, counts = np.unique(obs[:, column], return_counts=True)
+        for place in np.flatnonzero(counts >= least).tolist():
+            yield column, float(values[place]), int(counts[place])
 
 
 def _distinct(values: Array) -> float:

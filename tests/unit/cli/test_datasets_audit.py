@@ -97,3 +97,19 @@ def test_a_dataset_without_labels_is_refused(place, tmp_path):
     assert CliRunner().invoke(app, arguments).exit_code == 0
     done = verify(output, "--quick", "--audit", code=2)
     assert "holds no logits, so there are no labels to audit" in done.stderr
+
+
+def test_blind_spots_as_text_and_as_json(place):
+    arguments = ["inspect", str(place / "good"), "--blind-spots"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0
+    assert "blind spots  2,500 decisions in 100 episodes" not in done.stdout.splitlines()[0]
+    assert any(line.startswith("blind spots  ") for line in done.stdout.splitlines())
+    assert any(line.startswith("  low value ") for line in done.stdout.splitlines())
+    report = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert [grid["agent"] for grid in report["blind_spots"]["agents"]] == [
+        "speaker_0",
+        "listener_0",
+    ]
+    plain = json.loads(CliRunner().invoke(app, [*arguments[:2], "--json"]).stdout)
+    assert "blind_spots" not in plain

@@ -104,7 +104,8 @@ def test_every_section_is_there(page):
     sections = ("headline", "returns", "actions", "expert", "values", "embeddings", "masks")
     for name in (*sections, "provenance", "arrays", "playback", "again"):
         assert name in parsed.ids
-    assert page.read_text().count("<svg ") == 7
+    assert "blind-spots" in parsed.ids
+    assert page.read_text().count("<svg ") == 7 + 3  # blind spots of each agent
     masks = [caption for caption in parsed.tables if caption.startswith("Mask ")]
     assert [m.split()[1].rstrip(":") for m in masks] == ["full", "limited", "paper", "random-k"]
 

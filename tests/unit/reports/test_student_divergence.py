@@ -1,0 +1,63 @@
+"""Where students lose, in the report of a real run."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from kd_offline.datasets import ExpertBuffer
+from kd_offline.distillation.distill import distill
+from kd_offline.distillation.recipe import distill_recipe
+from kd_offline.recording.record import record
+from kd_offline.reports.html import report
+from kd_offline.reports.markdown import markdown
+from kd_offline.reports.student_divergence import run_blind_spots, student_divergence
+from kd_offline.runs.folder import open_run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("weak")
+    data = root / "d.zarr"
+    record("mpe/simple_speaker_listener_v4", data, episodes=120, batch=120, threads=1)
+    settings = {
+        "optimisation.epochs": 2,
+        "optimisation.batch_episodes": 16,
+        "student.hidden": 8,
+    }
+    recipe = distill_recipe(method="kl", mask="limited", seeds=(0, 1), settings=settings)
+    distill(data, root / "run", recipe)
+    return root
+
+
+def test_the_divergence_is_the_one_that_students_were_judged_by(place):
+    folder, buffer = open_run(place / "run"), ExpertBuffer.open(place / "d.zarr")
+    found = student_divergence(folder, buffer)
+    np.testing.assert_array_equal(found.episodes, buffer.split("heldout"))
+    stated = np.mean([result.held_out["kl"] for result in folder.manifest().results])
+    assert found.kl.mean() == pytest.approx(stated, rel=1e-3)
+    assert (found.kl > -1e-6).all()
+    alive = buffer.read("steps/alive").sum()
+    assert 0 < len(found.kl) <= alive
+
+
+def test_the_report_shows_where_students_differ(place, tmp_path):
+    page = report(place / "run", output=tmp_path / "r.html").read_text("utf-8")
+    assert '<section id="blind-spots">' in page
+    assert "KL of students, dark: high" in page
+    assert "students in 6 held-out episodes" in page
+    text = markdown(place / "run")
+    assert "## Weakest regions" in text
+    assert "students differ" in text
+
+
+def test_without_the_dataset_the_report_has_no_such_section(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    (place / "d.zarr").rename(place / "away.zarr")
+    try:
+        folder = open_run(tmp_path / "run")
+        assert run_blind_spots(folder, folder.manifest()) is None
+        page = report(tmp_path / "run", output=tmp_path / "r.html").read_text("utf-8")
+        assert "blind-spots" not in page
+    finally:
+        (place / "away.zarr").rename(place / "d.zarr")
