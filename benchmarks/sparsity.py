@@ -1,6 +1,6 @@
 """Sparse students beside full ones: what they keep, what they cost, and how long a step takes.
 
-    python -m benchmarks.sparsity           # some 10 minutes of one core
+    python -m benchmarks.sparsity           # some 15 minutes of one core
     python -m benchmarks.sparsity --quick   # a minute; for trying the command, not for figures
 
 A dataset of the bundled expert on simple_spread is recorded, and teams of three seeds are distilled
