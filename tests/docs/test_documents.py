@@ -49,6 +49,12 @@ NOT_TYPED = {
     ("export", "obs, memory, legal actions"): "a signature",
     ("quickstart", "pip install '.["): "installs",
     ("quickstart", "uv pip install"): "installs",
+    ("scale", "kd-offline train"): "needs a Ray cluster; tests/unit/experts/test_train_all.py and "
+    "others type such commands",
+    (
+        "scale",
+        "kd-offline sweep",
+    ): "needs Ray and PostgreSQL, see tests/unit/sweeps/test_studies.py",
     ("scale", "torchrun"): "tests/docs/test_job_scripts.py starts its processes",
     (
         "scale",
