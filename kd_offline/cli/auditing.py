@@ -22,6 +22,7 @@ _EXAMPLES = options.examples(
     "kd-offline audit run/ --episodes 4000 --perturbations noise,dead,adversarial",
     "kd-offline audit run/ --perturbations noise:0.05,noise:0.1,noise:0.2 --json",
     "kd-offline audit run/ --seeds 0,1 --keep 0.95",
+    "kd-offline audit fleet/ --against run/ --perturbations dead",
 )
 
 
@@ -66,6 +67,10 @@ def audit(
     dataset: Annotated[
         str | None, typer.Option(help="The run's dataset.  [default: where the run states it]")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Run whose seeds are compared with, unperturbed, in the same episodes."),
+    ] = None,
     environment: options.RecordedEnvironment = None,
     opponents: options.RecordedOpponents = None,
     batch: Annotated[
@@ -97,6 +102,7 @@ def audit(
             expert=expert,
             expert_recipe=expert_recipe,
             dataset=dataset,
+            against=against,
             environment=environment,
             opponents=opponents or (),
             batch=batch,
@@ -128,6 +134,13 @@ def _summary(report: RobustnessReport, run: Path) -> None:
             f"every seed is wrong in {_percent(errors.together.mean)} of recorded decisions; "
             f"independent seeds would be in {_percent(errors.independent)}"
         )
+    if (beside := report.comparison) is not None:
+        show(
+            f"beside {beside.run}: every seed fails in {_points(beside.together_change)} of the "
+            f"episodes, mean return {_change(beside.returns_change)}"
+        )
+        if beside.errors_change is not None:
+            show(f"  every seed is wrong in {_points(beside.errors_change)} of the decisions")
     for note in report.notes:
         say(f"  {note}")
     say(f"written: {run / 'robustness.json'}")
@@ -145,6 +158,11 @@ def _share(estimate: Estimate | None) -> str:
         return "-"
     low, high = (f"{100 * end:.1f}" for end in (estimate.low, estimate.high))
     return f"{_percent(estimate.mean)} [{low}, {high}]"
+
+
+def _points(change: Estimate) -> str:
+    low, high = (f"{100 * end:+.1f}" for end in (change.low, change.high))
+    return f"{100 * change.mean:+.1f} points [{low}, {high}]"
 
 
 def _change(estimate: Estimate | None) -> str:

@@ -118,8 +118,7 @@ _Diverse = Annotated[
     bool,
     typer.Option(
         "--diverse",
-        help="Let each seed learn from a fifth of the episodes, its own, to err less "
-        "like the others.",
+        help="Let each seed learn from half of the episodes, its own, to err less like the others.",
     ),
 ]
 _Start = Annotated[

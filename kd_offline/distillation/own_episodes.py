@@ -14,7 +14,7 @@ import numpy as np
 from kd_offline.seeding import generator
 from kd_offline.types import IntArray
 
-SHARE = 0.2
+SHARE = 0.5
 """Share of the training episodes where nothing else is said."""
 
 

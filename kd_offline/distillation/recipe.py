@@ -59,7 +59,7 @@ def distill_recipe(
     qat
         Train the last part with the weights that an int8 export will have.
     diverse
-        Let each seed learn from a share of the training episodes of its own, a fifth of them.
+        Let each seed learn from a share of the training episodes of its own, half of them.
     start
         Folder of a run whose students go on learning. Their networks, mask, method and seeds are
         the defaults then.

@@ -26,6 +26,7 @@ def robustness_section(report: RobustnessReport) -> Section:
         tolerance_table(report),
         failure_table(report),
         error_table(report),
+        comparison_table(report),
     ]
     present = tuple(one for one in tables if one is not None and one.rows)
     return Section("robustness", "Robustness", " ".join([text, *notes]), (), present)
@@ -115,6 +116,42 @@ def error_table(report: RobustnessReport) -> Table | None:
             f"(drawn uniformly: {percent(errors.alike_by_chance)})"
         )
     return table(caption, "agent|wrong, mean of the seeds|every seed wrong|if independent", rows)
+
+
+def comparison_table(report: RobustnessReport) -> Table | None:
+    """Return what seeds share beside those of another run, and at what cost; None without one."""
+    other, students = report.comparison, report.unperturbed.students
+    if other is None or students is None or report.unperturbed.failures is None:
+        return None
+    own = report.unperturbed.failures
+    rows = [
+        (
+            "mean return",
+            number(students.returns.mean),
+            number(other.returns.mean),
+            number(other.returns_change.mean),
+            interval(other.returns_change),
+        ),
+        (
+            "every seed failed",
+            percent(own.together.mean),
+            percent(other.failures.together.mean),
+            percent(other.together_change.mean),
+            interval(other.together_change, share=True) + " %",
+        ),
+    ]
+    if report.errors and other.errors and other.errors_change:
+        rows.append(
+            (
+                "every seed wrong",
+                percent(report.errors.together.mean),
+                percent(other.errors.together.mean),
+                percent(other.errors_change.mean),
+                interval(other.errors_change, share=True) + " %",
+            )
+        )
+    caption = f"Beside {other.run}, unperturbed, paired by episode"
+    return table(caption, "figure|this run|the other|change|95 % interval", rows)
 
 
 def _name(play: PerturbedPlay) -> str:

@@ -39,7 +39,13 @@ from kd_offline.robustness.perturbations.base import (
     strengths_of,
 )
 from kd_offline.robustness.perturbations.gradients import Differentiable
-from kd_offline.robustness.shared_failures import shared_errors, shared_failures
+from kd_offline.robustness.shared_failures import (
+    RecordedErrors,
+    mean_estimate,
+    recorded_errors,
+    shared_errors,
+    shared_failures,
+)
 from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.runs.complete import CompleteRun, complete_run
 from kd_offline.runs.folder import digests
@@ -50,6 +56,7 @@ from kd_offline.schemas.robustness import (
     PerturbedPlay,
     PerturbedReturn,
     RobustnessReport,
+    RunComparison,
     Tolerance,
 )
 from kd_offline.seeding import episode_seeds
@@ -134,6 +141,7 @@ def audit(
     expert: str | Path | None = None,
     expert_recipe: str | Path | None = None,
     dataset: str | Path | ExpertBuffer | None = None,
+    against: str | Path | None = None,
     environment: str | None = None,
     opponents: Sequence[str] = (),
     batch: int = DEFAULT_BATCH,
@@ -166,6 +174,9 @@ def audit(
     dataset : path, optional
         The run's dataset, where it is not at the place that the run states. Without it, errors on
         recorded decisions are left out.
+    against : path, optional
+        Another run of the same task whose students play the same episodes unperturbed: what do the
+        seeds of this run share less, and at what cost?
     batch : int
         Number of episodes played at once; changes results in the last bits of networks only.
     resume : bool
@@ -182,6 +193,7 @@ def audit(
     plan = Plan(episodes, seed, plays_of(perturbations), keep, quantile, batch)
     device = device_named(accelerator)
     complete = complete_run(run)
+    other = None if against is None else _comparable(complete_run(against), complete)
     chosen = tuple(dict.fromkeys(map(complete.seed, seeds or complete.manifest.seeds)))
     asked = {
         "run": str(run),
@@ -208,6 +220,7 @@ def audit(
             seeds=None if seeds is None else "".join(f"{number}," for number in chosen),
             keep=None if keep == KEEP else keep,
             quantile=None if quantile == QUANTILE else quantile,
+            against=against,
             expert=None if expert is None else str(expert),
             expert_recipe=expert_recipe,
             environment=environment,
@@ -218,11 +231,15 @@ def audit(
             play = Audit(complete, setup, plan, chosen, device.type, command)
             buffer, note = _dataset(complete, dataset)
             report = play.report(observer, resume=resume)
-            if buffer is not None:
-                judged = complete.manifest.judged_by
-                part = None if judged is None else judged.part
-                errors = shared_errors(buffer, play.teams, RECORDED_EPISODES, part)
-                report = report.model_copy(update={"errors": errors})
+            errors = play.errors(play.teams, buffer)
+            spec = setup.environment.spec
+            shared = None if errors is None else shared_errors(errors, spec)
+            report = report.model_copy(update={"errors": shared})
+            if other is not None:
+                for team in other.teams:
+                    moved(team, device)
+                compared = play.comparison(other, buffer, errors)
+                report = report.model_copy(update={"comparison": compared})
         finally:
             close_all([setup.environment])
         notes = (*report.notes, *([note] if note else []))
@@ -233,6 +250,28 @@ def audit(
         observer.metrics(0, metrics_of(report))
         observer.result = report
     return report
+
+
+def _comparable(other: CompleteRun, run: CompleteRun) -> CompleteRun:
+    """Return a run that another can be compared with.
+
+    Raises
+    ------
+    UsageError
+        It has a single seed, as the other may, or is of another task.
+    """
+    for each in (other, run):
+        if len(each.manifest.seeds) < 2:
+            msg = f"the run in {str(each.path)!r} has one seed: give runs of two seeds or more"
+            raise UsageError(msg)
+    specs = [each.students.card.environment for each in (other, run)]
+    if specs[0] != specs[1]:
+        msg = (
+            f"the run in {str(other.path)!r} is of {specs[0].id}, with these settings another task "
+            f"than {specs[1].id} of the run in {str(run.path)!r}: give a run of the same task"
+        )
+        raise UsageError(msg)
+    return other
 
 
 def _dataset(
@@ -334,6 +373,43 @@ class Audit:
                 "tolerances": tolerances(ordered, "students", plan.keep),
                 "expert_tolerances": tolerances(ordered, "expert", plan.keep),
             }
+        )
+
+    def errors(
+        self, teams: Sequence[TeamPolicy], buffer: ExpertBuffer | None
+    ) -> RecordedErrors | None:
+        """Return the errors of teams on recorded decisions of the run's dataset."""
+        if buffer is None:
+            return None
+        judged = self.run.manifest.judged_by
+        part = None if judged is None else judged.part
+        return recorded_errors(buffer, teams, RECORDED_EPISODES, part)
+
+    def comparison(
+        self, other: CompleteRun, buffer: ExpertBuffer | None, errors: RecordedErrors | None
+    ) -> RunComparison | None:
+        """Play the students of another run unperturbed, and compare; None of a single seed."""
+        own, theirs = self._play(self.teams, _nothing), self._play(other.teams, _nothing)
+        expert = self._play([self.setup.policies.expert], _nothing)
+        scores = _Scores({"expert": expert, "students": own}, expert, self._rule(expert))
+        unperturbed = scores.failed(expert)[0]
+        failures = shared_failures(scores.failed(theirs), unperturbed, unperturbed)
+        if failures is None or len(self.teams) < 2:
+            return None
+        together = [np.asarray(scores.failed(x).all(0), np.float64) for x in (own, theirs)]
+        others = self.errors(other.teams, buffer)
+        change = None
+        if errors is not None and others is not None:
+            change = mean_estimate(errors.together - others.together)
+        return RunComparison(
+            run=other.path.resolve().name,
+            students=digests(other.manifest),
+            returns=_estimate(mean_interval(theirs.returns)),
+            failures=failures,
+            returns_change=_estimate(difference_interval(own.returns, theirs.returns)),
+            together_change=mean_estimate(together[0] - together[1]),
+            errors=None if others is None else shared_errors(others, self.environment.spec),
+            errors_change=change,
         )
 
     def _play(
@@ -495,6 +571,10 @@ def _border(name: str) -> AbstractContextManager[None]:
     if name == NONE or PERTURBATIONS.origin(name).ours:
         return nullcontext()
     return calling(f"the perturbation {name!r} of {PERTURBATIONS.origin(name)}", "play")
+
+
+def _nothing() -> None:
+    """Count nothing: these rollouts are beside those of the audit."""
 
 
 def _estimate(interval: Interval) -> Estimate:

@@ -8,6 +8,7 @@ is hard for all, what their mask hides, or what they were all taught wrongly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -15,8 +16,8 @@ import numpy.typing as npt
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.evaluation.intervals import mean_interval, wilson
-from kd_offline.evaluation.scores import estimate
 from kd_offline.exports import parity_check
+from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.evaluation import Estimate
 from kd_offline.schemas.robustness import AgentErrors, SharedErrors, SharedFailures
 from kd_offline.types import BoolArray, FloatArray, IntArray, TeamPolicy
@@ -62,18 +63,38 @@ def mean_correlation(events: BoolArray) -> float | None:
     return float(pairs.mean())
 
 
-def shared_errors(
+@dataclass(frozen=True, slots=True)
+class RecordedErrors:
+    """Actions of K teams and of the recorded expert in whole recorded episodes."""
+
+    recorded: parity_check.Recorded
+    students: IntArray  # [K, E, T, N]
+    wrong: BoolArray  # [K, E, T, N], where an agent decides and its action is not the expert's
+    deciding: BoolArray  # [E, T, N]
+
+    @property
+    def together(self) -> _F64:
+        """Share of each episode's decisions that every team gets wrong, float64 [E].
+
+        Episodes without a decision are left out.
+        """
+        counts = self.deciding.sum((1, 2))
+        there = counts > 0
+        return np.asarray(self.wrong.all(0).sum((1, 2))[there] / counts[there])
+
+
+def recorded_errors(
     buffer: ExpertBuffer, teams: Sequence[TeamPolicy], episodes: int, judge_by: str | None
-) -> SharedErrors | None:
-    """Return how often teams are wrong alike on recorded decisions.
+) -> RecordedErrors | None:
+    """Return the errors of teams on recorded episodes, at most ``episodes``, held-out ones first.
 
     None of a single team, and where the dataset does not say what its expert would do or holds no
-    decision. Episodes that were held out are read first, at most ``episodes`` of them.
+    decision.
     """
-    recorded = parity_check.recorded(buffer, episodes, judge_by)
     outputs = [n for n in ("steps/q_values", "steps/logits") if n in buffer.names]
     if len(teams) < 2 or not outputs:
         return None
+    recorded = parity_check.recorded(buffer, episodes, judge_by)
     arrays, _ = buffer.padded(outputs[:1], recorded.episodes)
     expert = parity_check.greedy(arrays[outputs[0]], recorded)
     students = np.stack(
@@ -82,24 +103,29 @@ def shared_errors(
     deciding = recorded.deciding()
     if not deciding.any():
         return None
-    wrong = (students != expert) & deciding  # [K, E, T, N]
-    legal = recorded.arrays["available_actions"].sum(-1)
-    alike, chance = _alike(students, wrong, legal)
-    team, independent = _teams(wrong, deciding, buffer.spec.side_of)
-    flat, shares = wrong[:, deciding], _by_episode(wrong.all(0), deciding)
+    return RecordedErrors(recorded, students, (students != expert) & deciding, deciding)
+
+
+def shared_errors(found: RecordedErrors, spec: EnvironmentSpec) -> SharedErrors:
+    """Return how often teams are wrong alike."""
+    wrong, deciding = found.wrong, found.deciding
+    legal = found.recorded.arrays["available_actions"].sum(-1)
+    alike, chance = _alike(found.students, wrong, legal)
+    team, independent = _teams(wrong, deciding, spec.side_of)
+    flat = wrong[:, deciding]
     return SharedErrors(
-        part=recorded.part,
-        episodes=len(recorded.episodes),
+        part=found.recorded.part,
+        episodes=len(found.recorded.episodes),
         decisions=int(deciding.sum()),
         rates=tuple(flat.mean(1).tolist()),
-        together=_mean(shares),
+        together=mean_estimate(found.together),
         independent=float(flat.mean(1).prod()),
         correlation=mean_correlation(flat),
         alike=alike,
         alike_by_chance=chance,
         agents={
             name: _agent(wrong[..., i], deciding[..., i])
-            for i, name in enumerate(buffer.spec.agents)
+            for i, name in enumerate(spec.agents)
             if deciding[..., i].any()
         },
         team=team,
@@ -107,19 +133,11 @@ def shared_errors(
     )
 
 
-def _mean(shares: _F64) -> Estimate:
-    if len(shares) > 1:
-        found = estimate(mean_interval(shares))
-        assert found is not None  # noqa: S101 - of an interval that is there
-        return found
-    return Estimate(mean=float(shares[0]), low=0.0, high=1.0)
-
-
-def _by_episode(events: BoolArray, deciding: BoolArray) -> _F64:
-    """Return the share of each episode's decisions, of those that have any: float64 [E]."""
-    counts = deciding.sum((1, 2))
-    there = counts > 0
-    return np.asarray(events.sum((1, 2))[there] / counts[there])
+def mean_estimate(values: _F64) -> Estimate:
+    """Return the mean of values of episodes, float64 [E]; of a single one the interval is open."""
+    if len(values) > 1:
+        return Estimate(**mean_interval(values)._asdict())
+    return Estimate(mean=float(values[0]), low=-1.0, high=1.0)
 
 
 def _alike(

@@ -129,6 +129,26 @@ class SharedErrors(Strict):
     )
 
 
+class RunComparison(Strict):
+    """Students beside those of another run, unperturbed, in the same episodes.
+
+    Changes are of the audited run less the other one, paired by episode.
+    """
+
+    run: str
+    students: dict[str, str] = Field(description="distillation seed -> digest of its weights")
+    returns: Estimate
+    failures: SharedFailures
+    returns_change: Estimate
+    together_change: Estimate = Field(description="share of episodes in which every seed fails")
+    errors: SharedErrors | None = Field(
+        default=None, description="on the same recorded decisions, where the dataset was there"
+    )
+    errors_change: Estimate | None = Field(
+        default=None, description="share of decisions that every seed gets wrong"
+    )
+
+
 class RobustnessReport(Document):
     """The content of ``robustness.json``; ``plays`` are those that are finished."""
 
@@ -154,6 +174,9 @@ class RobustnessReport(Document):
     expert_tolerances: tuple[Tolerance, ...] = ()
     errors: SharedErrors | None = Field(
         default=None, description="where the dataset was there and the run has two seeds or more"
+    )
+    comparison: RunComparison | None = Field(
+        default=None, description="with another run, where one was given"
     )
     notes: tuple[str, ...] = Field(default=(), description="what was left out, and why")
     parts: tuple[PartRecord, ...] = Field(

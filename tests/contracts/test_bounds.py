@@ -63,6 +63,7 @@ FIGURES = {
     "QuantisedTeams": {"parameter_bytes"},
     "RecordRecipe": {"seed"},
     "RecordingRecord": {"seed", "episodes", "batch", "settings", "machine"},
+    "Robustness": {"seeds", "episodes", "evaluation_seed"},
     "RobustnessReport": {"episodes", "evaluation_seed", "distillation_seeds"},
     "RoleClusters": {"roles"},
     "SeedResult": {"seed", "updates", "best_epoch"},

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from kd_offline.distillation.distill import distill
-from kd_offline.distillation.own_episodes import own_episodes, passes_over
+from kd_offline.distillation.own_episodes import SHARE, own_episodes, passes_over
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.rerun import rerun
 from kd_offline.errors import UsageError
@@ -34,7 +34,7 @@ def test_an_epoch_goes_over_the_own_episodes_until_its_updates_are_done():
 
 def test_an_epoch_keeps_its_updates_and_holds_own_episodes_alone(buffer):
     targets = prepared(buffer, distill_recipe(diverse=True)).targets
-    own = own_episodes(len(targets), 4, 3, 0.2)
+    own = own_episodes(len(targets), 4, 3, SHARE)
     first_steps = [b.targets.inputs[0].flatten().tolist() for b in targets.parts(1)]
     mine, epochs = [first_steps[k] for k in own], []
     for epoch in (0, 1):

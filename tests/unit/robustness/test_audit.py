@@ -9,13 +9,14 @@ from kd_offline.cli.app import app
 from kd_offline.errors import CheckpointError, UnknownNameError, UsageError, UserCodeError
 from kd_offline.evaluation.evaluate import evaluate
 from kd_offline.registry import Origin, Registry
+from kd_offline.reports.robustness import comparison_table
 from kd_offline.robustness import audit as module
 from kd_offline.robustness.audit import audit, plays_of, tolerances
 from kd_offline.robustness.perturbations import PERTURBATIONS
 from kd_offline.robustness.perturbations.base import Perturbation
 from kd_offline.runs.folder import RunFolder
 from kd_offline.schemas.evaluation import Estimate
-from kd_offline.schemas.robustness import PerturbedPlay, PerturbedReturn
+from kd_offline.schemas.robustness import PerturbedPlay, PerturbedReturn, RobustnessReport
 from kd_offline.students.policy import StudentPolicy
 from tests.unit.evaluation.test_evaluation_setup import expert, make_run
 
@@ -111,6 +112,27 @@ def test_batches_change_nothing(place, copy):
     for play in few.plays:
         mean = whole[play.perturbation].students.returns.mean
         assert play.students.returns.mean == pytest.approx(mean, rel=1e-6)
+
+
+def test_seeds_are_compared_with_those_of_another_run(place, copy, tmp_path):
+    run, teacher = copy
+    other = make_run(tmp_path / "other", teacher, motion=False)
+    asked = {"episodes": EPISODES, "perturbations": ["dead"], "expert": teacher, "quantile": 0.5}
+    same = audit(run, against=run, **asked).comparison
+    assert same is not None
+    assert same.failures == place[1].unperturbed.failures
+    assert (same.returns_change.mean, same.together_change.mean) == (0, 0)
+    report = audit(run, against=other.path, **asked)
+    beside = report.comparison
+    assert beside is not None
+    assert beside.run == "other"
+    gap = report.unperturbed.students.returns.mean - beside.returns.mean
+    assert beside.returns_change.mean == pytest.approx(gap)
+    together = report.unperturbed.failures.together.mean - beside.failures.together.mean
+    assert beside.together_change.mean == pytest.approx(together)
+    assert RobustnessReport.model_validate_json(report.model_dump_json()) == report
+    rows = {row[0]: row for row in comparison_table(report).rows}
+    assert set(rows) == {"mean return", "every seed failed"}
 
 
 def test_seeds_that_the_run_lacks_and_unknown_perturbations_are_refused(copy):

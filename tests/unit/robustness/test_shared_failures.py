@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from kd_offline.robustness import shared_failures as module
 from kd_offline.robustness.shared_failures import (
     mean_correlation,
-    shared_errors,
+    recorded_errors,
     shared_failures,
 )
 from kd_offline.testing.factories import tiny_dataset
@@ -33,6 +34,11 @@ def test_seeds_that_never_fail_have_no_correlation():
     assert mean_correlation(np.array([[True, False], [False, False]])) is None
 
 
+def shared_errors(buffer, teams):
+    errors = recorded_errors(buffer, teams, 12, None)
+    return None if errors is None else module.shared_errors(errors, buffer.spec)
+
+
 class Shown:
     """A team that takes the same action everywhere."""
 
@@ -54,7 +60,7 @@ def test_errors_are_counted_on_recorded_decisions(tmp_path):
     arrays, valid = buffer.padded(names, np.arange(12))
     legal = arrays["steps/available_actions"]
     logits = np.where(legal, arrays["steps/logits"], -np.inf)
-    found = shared_errors(buffer, [Shown(0), Shown(1)], 12, None)
+    found = shared_errors(buffer, [Shown(0), Shown(1)])
     assert found is not None
     held = buffer.split(found.part)
     deciding = (legal.sum(-1) > 1) & arrays["steps/alive"] & valid[..., None]
@@ -80,9 +86,9 @@ def test_errors_are_counted_on_recorded_decisions(tmp_path):
 
 def test_seeds_that_are_one_team_are_always_wrong_alike(tmp_path):
     buffer = tiny_dataset(tmp_path / "d.zarr", 12, [6] * 12)
-    found = shared_errors(buffer, [Shown(0), Shown(0), Shown(0)], 12, None)
+    found = shared_errors(buffer, [Shown(0), Shown(0), Shown(0)])
     assert found is not None
     assert found.alike == 1
     assert found.correlation == pytest.approx(1)
     assert found.together.mean > found.independent
-    assert shared_errors(buffer, [Shown(0)], 12, None) is None
+    assert shared_errors(buffer, [Shown(0)]) is None
