@@ -520,9 +520,11 @@ class _ExpertAudit:
                 here = cell == place
                 own = here & (table.source == number)
                 others = here & _same_fold(table.source, number)
-                # Sources in which a few episodes surprise all the time are no less usual.
-                log_p /= max(self._dispersion(others, hits), self._dispersion(own, hits))
                 mine = np.flatnonzero(own & (hits > 0))
+                # Sources in which a few episodes surprise all the time are no less usual, and a
+                # whole episode counts as one of its steps.
+                each = len(mine) / max(1, len(np.unique(table.episode[mine])))
+                log_p /= max(self._dispersion(others, hits), self._dispersion(own, hits), each)
                 rows = mine[np.argsort(-scores[mine], kind="stable")]
             else:
                 log_p = 0.0
