@@ -18,7 +18,8 @@ from kd_offline.datasets.storage.store import Folder
 from kd_offline.datasets.writing.destination import refuse_existing
 from kd_offline.datasets.writing.writer import finished_dataset
 from kd_offline.errors import MismatchError, Remedy, UsageError
-from kd_offline.files import make_folder, remove_tree
+from kd_offline.execution.parts import parts_folder
+from kd_offline.files import remove_tree
 from kd_offline.recording import noise
 from kd_offline.recording.setup import RecordingSetup
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
@@ -45,14 +46,11 @@ def record_each(
     parts = _parts_of_experts(recipe)
     described = _described(parts)
     target = output.expanduser().absolute()
-    folder = target.with_name(f"{target.name}.parts")
     if resume and not overwrite and (done := _finished(described, target)):
         return done
-    if overwrite:
-        remove_tree(folder)
-    else:
+    if not overwrite:
         refuse_existing(target, resume=resume)
-    make_folder(folder)
+    folder = parts_folder(target, "parts", "recording", resume=resume, overwrite=overwrite)
     paths = [folder / f"{number}.zarr" for number in range(1, len(parts) + 1)]
     for part, path in zip(parts, paths, strict=True):
         record(part, path)
