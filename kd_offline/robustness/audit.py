@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +19,11 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UsageError
 from kd_offline.evaluation.evaluation_setup import EvaluationSetup, load_evaluation_setup
 from kd_offline.evaluation.intervals import (
-    Interval,
     difference_interval,
     mean_interval,
-    quotient_interval,
-    rate_interval,
 )
 from kd_offline.evaluation.play import EvaluationRunner, on_side
 from kd_offline.evaluation.rollout import DEFAULT_BATCH
-from kd_offline.evaluation.scores import estimate
 from kd_offline.networks.accelerator import device_named, moved
 from kd_offline.networks.threads import computing_with
 from kd_offline.robustness.perturbations import PERTURBATIONS
@@ -39,6 +35,15 @@ from kd_offline.robustness.perturbations.base import (
     strengths_of,
 )
 from kd_offline.robustness.perturbations.gradients import Differentiable
+from kd_offline.robustness.scores import (
+    NONE,
+    Played,
+    Scores,
+    Who,
+    interval_estimate,
+    metrics_of,
+    tolerances,
+)
 from kd_offline.robustness.shared_failures import (
     RecordedErrors,
     mean_estimate,
@@ -50,26 +55,19 @@ from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.runs.complete import CompleteRun, complete_run
 from kd_offline.runs.folder import digests
 from kd_offline.runs.source import open_dataset
-from kd_offline.schemas.evaluation import Estimate
 from kd_offline.schemas.robustness import (
     FailureRule,
     PerturbedPlay,
-    PerturbedReturn,
     RobustnessReport,
     RunComparison,
-    Tolerance,
 )
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.policy import StudentPolicy
 from kd_offline.tracking.base import Observer, Operation, counting, observed
-from kd_offline.types import BoolArray, SeedArray, TeamPolicy, needs_full
+from kd_offline.types import SeedArray, TeamPolicy, needs_full
 from kd_offline.user_code import calling, close_all
 
 _F64 = npt.NDArray[np.float64]
-Who = Literal["expert", "students"]
-
-NONE = "none"
-"""Name of unperturbed play."""
 KEEP, QUANTILE = 0.9, 0.1
 """What a tolerance has to keep, and the quantile below which a return is a failure, by default."""
 RECORDED_EPISODES = 400
@@ -288,14 +286,6 @@ def _dataset(
 
 
 @dataclass(frozen=True)
-class Played:
-    """Returns of K teams in E episodes, float64 [K, E], and wins, None where there are none."""
-
-    returns: _F64
-    won: _F64 | None
-
-
-@dataclass(frozen=True)
 class Audit:
     """An audit under way; see :func:`audit`."""
 
@@ -344,7 +334,7 @@ class Audit:
         }
         random = self._play([RandomPolicy(drawn=True)], tick)
         rule = self._rule(played["expert"])
-        scores = _Scores(played, random, rule)
+        scores = Scores(played, random, rule)
         report = self._report(scores)
         finished = dict(before)
         for name, strength in plan.plays:
@@ -391,7 +381,7 @@ class Audit:
         """Play the students of another run unperturbed, and compare; None of a single seed."""
         own, theirs = self._play(self.teams, _nothing), self._play(other.teams, _nothing)
         expert = self._play([self.setup.policies.expert], _nothing)
-        scores = _Scores({"expert": expert, "students": own}, expert, self._rule(expert))
+        scores = Scores({"expert": expert, "students": own}, expert, self._rule(expert))
         unperturbed = scores.failed(expert)[0]
         failures = shared_failures(scores.failed(theirs), unperturbed, unperturbed)
         if failures is None or len(self.teams) < 2:
@@ -404,9 +394,9 @@ class Audit:
         return RunComparison(
             run=other.path.resolve().name,
             students=digests(other.manifest),
-            returns=_estimate(mean_interval(theirs.returns)),
+            returns=interval_estimate(mean_interval(theirs.returns)),
             failures=failures,
-            returns_change=_estimate(difference_interval(own.returns, theirs.returns)),
+            returns_change=interval_estimate(difference_interval(own.returns, theirs.returns)),
             together_change=mean_estimate(together[0] - together[1]),
             errors=None if others is None else shared_errors(others, self.environment.spec),
             errors_change=change,
@@ -450,7 +440,7 @@ class Audit:
             rule="return below a quantile of the expert's", quantile=quantile, threshold=threshold
         )
 
-    def _report(self, scores: _Scores) -> RobustnessReport:
+    def _report(self, scores: Scores) -> RobustnessReport:
         manifest, plan = self.run.manifest, self.plan
         all_digests = digests(manifest)
         return RobustnessReport(
@@ -468,7 +458,7 @@ class Audit:
             keep=plan.keep,
             failure=scores.rule,
             unperturbed=scores.row(NONE, Perturbation, 0.0, scores.unperturbed, {}),
-            random=_estimate(mean_interval(scores.random.returns)),
+            random=interval_estimate(mean_interval(scores.random.returns)),
             parts=PERTURBATIONS.records(name for name, _ in plan.plays),
             accelerator=None if self.accelerator == "cpu" else self.accelerator,
             intervals=INTERVALS,
@@ -506,66 +496,6 @@ class Audit:
         return {(play.perturbation, play.strength): play for play in report.plays}
 
 
-@dataclass(frozen=True)
-class _Scores:
-    """What perturbed play is compared with."""
-
-    unperturbed: Mapping[Who, Played]
-    random: Played
-    rule: FailureRule
-
-    def row(
-        self,
-        name: str,
-        kind: type[Perturbation],
-        strength: float,
-        played: Mapping[Who, Played],
-        declined: dict[str, str],
-    ) -> PerturbedPlay:
-        """Return the scores under one perturbation."""
-        beyond = None
-        if len(played) > 1 and name != NONE:
-            changes = [
-                played[w].returns - self.unperturbed[w].returns for w in ("students", "expert")
-            ]
-            beyond = estimate(difference_interval(*changes))
-        students, expert = played.get("students"), played.get("expert")
-        failures = None
-        if students is not None:
-            failures = shared_failures(
-                self.failed(students),
-                self.failed(self.unperturbed["expert"])[0],
-                None if expert is None else self.failed(expert)[0],
-            )
-        return PerturbedPlay(
-            perturbation=name,
-            strength=strength,
-            description=kind.description or "no perturbation",
-            unit=kind.unit,
-            expert=None if expert is None else self._returns("expert", expert),
-            students=None if students is None else self._returns("students", students),
-            beyond_expert=beyond,
-            failures=failures,
-            declined=declined,
-        )
-
-    def failed(self, played: Played) -> BoolArray:
-        """Return which episodes have failed, bool [K, E]."""
-        if self.rule.threshold is None and played.won is not None:
-            return np.asarray(played.won != 1)
-        return np.asarray(played.returns < (self.rule.threshold or 0.0))
-
-    def _returns(self, who: Who, played: Played) -> PerturbedReturn:
-        before = self.unperturbed[who].returns
-        kept = quotient_interval(played.returns - self.random.returns, before - self.random.returns)
-        return PerturbedReturn(
-            returns=_estimate(mean_interval(played.returns)),
-            change=_estimate(mean_interval(played.returns - before)),
-            kept=estimate(kept),
-            won=None if played.won is None else _estimate(rate_interval(played.won)),
-        )
-
-
 def _border(name: str) -> AbstractContextManager[None]:
     """Return the border around play under a perturbation of a plug-in; ours has none."""
     if name == NONE or PERTURBATIONS.origin(name).ours:
@@ -575,10 +505,6 @@ def _border(name: str) -> AbstractContextManager[None]:
 
 def _nothing() -> None:
     """Count nothing: these rollouts are beside those of the audit."""
-
-
-def _estimate(interval: Interval) -> Estimate:
-    return Estimate(**interval._asdict())
 
 
 def _declines(policy: TeamPolicy, name: str, kind: type[Perturbation]) -> str | None:
@@ -601,50 +527,3 @@ def _acts_by_observations(policy: TeamPolicy) -> bool:
     recipe = getattr(getattr(policy, "card", None), "recipe", None)
     view = getattr(getattr(recipe, "architecture", None), "view", "local")
     return view == "local" and not needs_full(policy)
-
-
-def tolerances(plays: Sequence[PerturbedPlay], who: Who, keep: float) -> tuple[Tolerance, ...]:
-    """Return the strengths of each perturbation at which ``keep`` of the gain is left.
-
-    A strength is tolerated where all smaller ones that were played are, too.
-    """
-    found = []
-    for name in dict.fromkeys(play.perturbation for play in plays):
-        rows = sorted((p for p in plays if p.perturbation == name), key=lambda p: p.strength)
-        scores = [(row.strength, getattr(row, who)) for row in rows]
-        known = [(strength, s.kept) for strength, s in scores if s is not None and s.kept]
-        if not known:
-            continue
-        enough = [kept.mean >= keep for _, kept in known]
-        count = enough.index(False) if False in enough else len(enough)
-        tolerated, kept = known[count - 1] if count else (0.0, None)
-        exceeded = known[count][0] if count < len(known) else None
-        found.append(
-            Tolerance(
-                perturbation=name,
-                unit=rows[0].unit,
-                tolerated=tolerated,
-                exceeded=exceeded,
-                kept=kept,
-            )
-        )
-    return tuple(found)
-
-
-def metrics_of(report: RobustnessReport) -> dict[str, float]:
-    """Return the results of an audit as metrics, by the names in docs/guide/tracking.md."""
-    named: dict[str, float | None] = {}
-    for play in (report.unperturbed, *report.plays):
-        prefix = f"audit/{play.perturbation}"
-        if play.perturbation != NONE:
-            prefix += f"/{play.strength:g}"
-        for who in ("expert", "students"):
-            score: PerturbedReturn | None = getattr(play, who)
-            if score is not None:
-                named[f"{prefix}/return/{who}"] = score.returns.mean
-                named[f"{prefix}/kept/{who}"] = None if score.kept is None else score.kept.mean
-        if play.failures is not None:
-            named[f"{prefix}/failures_together"] = play.failures.together.mean
-    if report.errors is not None:
-        named["audit/errors_together"] = report.errors.together.mean
-    return {name: value for name, value in named.items() if value is not None}

@@ -11,12 +11,11 @@ from kd_offline.evaluation.evaluate import evaluate
 from kd_offline.registry import Origin, Registry
 from kd_offline.reports.robustness import comparison_table
 from kd_offline.robustness import audit as module
-from kd_offline.robustness.audit import audit, plays_of, tolerances
+from kd_offline.robustness.audit import audit, plays_of
 from kd_offline.robustness.perturbations import PERTURBATIONS
 from kd_offline.robustness.perturbations.base import Perturbation
 from kd_offline.runs.folder import RunFolder
-from kd_offline.schemas.evaluation import Estimate
-from kd_offline.schemas.robustness import PerturbedPlay, PerturbedReturn, RobustnessReport
+from kd_offline.schemas.robustness import RobustnessReport
 from kd_offline.students.policy import StudentPolicy
 from tests.unit.evaluation.test_evaluation_setup import expert, make_run
 
@@ -178,22 +177,6 @@ def test_a_plug_in_that_fails_is_named(copy, monkeypatch):
     monkeypatch.setattr(module, "PERTURBATIONS", PlugIns("perturbation", "none", table))
     with pytest.raises(UserCodeError, match=r"the perturbation 'noise' of plugin 1\.0"):
         audit(run, episodes=4, perturbations=["noise:0.1"], expert=teacher)
-
-
-def play(name, strength, kept):
-    one = Estimate(mean=0, low=0, high=0)
-    share = None if kept is None else Estimate(mean=kept, low=kept, high=kept)
-    score = PerturbedReturn(returns=one, change=one, kept=share)
-    return PerturbedPlay(
-        perturbation=name, strength=strength, description="", unit="sd", students=score
-    )
-
-
-def test_a_strength_is_tolerated_where_all_smaller_ones_are():
-    plays = [play("noise", s, k) for s, k in [(0.3, 0.8), (0.1, 0.95), (1.0, 0.99)]]
-    plays += [play("delay", 1, 0.5), play("dead", 1, 0.93), play("drop", 0.1, None)]
-    found = {t.perturbation: (t.tolerated, t.exceeded) for t in tolerances(plays, "students", 0.9)}
-    assert found == {"noise": (0.1, 0.3), "delay": (0.0, 1.0), "dead": (1.0, None)}
 
 
 def test_the_command_prints_its_document_or_a_table(copy):
