@@ -270,13 +270,13 @@ def relabelled(
 
 def audited(report: VerifyReport, place: Place, seed: int) -> VerifyReport:
     """Return ``report`` with an audit, whose findings are no problems; not of damaged values."""
-    from kd_offline.datasets.analysis.audit import audit
+    from kd_offline.datasets.analysis.poison import audit_dataset
     from kd_offline.datasets.reading.reader import ExpertBuffer
 
     return _extended(
         report,
         "audit",
-        lambda observers: audit(ExpertBuffer.open(*place), seed=seed, observers=observers),
+        lambda observers: audit_dataset(ExpertBuffer.open(*place), seed=seed, observers=observers),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kd_offline.datasets.analysis.audit_sample import Decisions, narrowed
+from kd_offline.datasets.analysis.poison_sample import Decisions, narrowed
 from kd_offline.seeding import generator
 from kd_offline.types import Array, FloatArray, IntArray
 

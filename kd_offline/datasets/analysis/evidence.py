@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from kd_offline.types import FloatArray, IntArray
+from kd_offline.types import Array, FloatArray, IntArray
+
+COMPARABLE = 50
+"""Decisions that a rate needs."""
 
 REPLACED_SHARES = (0.002, 0.01, 0.05, 0.25)
 """Shares of replaced actions that :func:`log_evidence` holds against the recorded policy."""
@@ -81,3 +85,38 @@ def rejected(log_p: Sequence[float], level: float) -> list[bool]:
             break
         result[place] = True
     return result
+
+
+class Rates(NamedTuple):
+    """Surprises of one source, and how many other sources lead to expect."""
+
+    log_p: float
+    hits: int
+    of: int
+    expected: float
+
+
+def fold_rates(
+    total: IntArray, hit: IntArray, source: int, least: int = COMPARABLE
+) -> Rates | None:
+    """Compare a source with the other sources of its fold, [S, G], within each group.
+
+    Conditional on all surprises, those of one source are binomial if the rates are the same
+    (Przyborowski and Wilenski, 1940). None where there is too little to compare.
+    """
+    others = same_fold(np.arange(len(total)), source)
+    n_others, k_others = total[others].sum(axis=0), hit[others].sum(axis=0)
+    compared = (n_others >= least) & (total[source] > 0)
+    of, count = int(total[source, compared].sum()), float(hit[source, compared].sum())
+    if of < least:
+        return None
+    rate = (k_others[compared] + 1) / (n_others[compared] + 1)
+    expected = float((total[source, compared] * rate).sum())
+    elsewhere = float((k_others[compared] + 1).sum())
+    log_p = log_binomial_bound(count, count + elsewhere, expected / (expected + elsewhere))
+    return Rates(log_p, int(count), of, expected)
+
+
+def same_fold(source: IntArray, number: int) -> Array:
+    """Return which sources share the fold of ``number``, without it; bool as ``source``."""
+    return np.asarray((source % 2 == number % 2) & (source != number))

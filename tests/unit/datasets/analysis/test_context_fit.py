@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kd_offline.datasets.analysis.audit_sample import Reader, chosen, narrowed
 from kd_offline.datasets.analysis.columns import column_names
 from kd_offline.datasets.analysis.context_fit import ContextFit, LinearHead, Regions, Scale
+from kd_offline.datasets.analysis.poison_sample import Reader, chosen, narrowed
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 
 

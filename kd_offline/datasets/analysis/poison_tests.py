@@ -1,78 +1,49 @@
-"""``verify --audit``: statistical signs that a dataset was poisoned.
-
-Digests and signatures tell whether the bytes are the maker's. They cannot tell whether the maker,
-or one of the makers of a merged dataset, changed labels on purpose. The audit compares every source
-(consecutive episodes of one expert) with what else was recorded:
-
-actions
-    with the recorded policy that drew them;
-outputs
-    with the embedding that they are a linear function of, where they are;
-labels, embeddings
-    with what is predicted from the observations and the past, by a fit on other sources; the rate
-    of surprises is compared with that of other sources, overall and by region;
-patterns
-    the same where an observation holds an exact value that is often there when labels surprise.
-
-P values are upper bounds, and Holm's procedure keeps the probability of any false alarm on a clean
-dataset below :data:`LEVEL`.
-"""
+"""The tests by which one expert's episodes are held against each other."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from kd_offline.datasets.analysis.audit_sample import (
+from kd_offline.datasets.analysis.columns import column_names
+from kd_offline.datasets.analysis.context_fit import REGIONS, ContextFit, LinearHead, Regions
+from kd_offline.datasets.analysis.evidence import (
+    COMPARABLE,
+    dispersion,
+    fold_rates,
+    log_binomial_bound,
+    log_evidence,
+    same_fold,
+)
+from kd_offline.datasets.analysis.poison_sample import (
     LEAST_EPISODES,
     UNLIKELY,
     Decisions,
     Reader,
     Source,
+    Table,
     chosen,
     joined,
     recorded_alike,
-    sources,
-)
-from kd_offline.datasets.analysis.columns import column_names
-from kd_offline.datasets.analysis.context_fit import REGIONS, ContextFit, LinearHead, Regions
-from kd_offline.datasets.analysis.evidence import (
-    dispersion,
-    log_binomial_bound,
-    log_evidence,
-    rejected,
 )
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.errors import MissingArrayError
 from kd_offline.schemas.audit import (
-    AuditCheck,
-    AuditFinding,
-    AuditReport,
     CheckName,
-    DecisionPlace,
 )
-from kd_offline.tracking.base import Observer, Operation, observed
+from kd_offline.tracking.base import Observer
 from kd_offline.types import Array, FloatArray, IntArray
 
-LEVEL = 0.005
-"""Probability of a false alarm over all tests of a dataset, at most."""
-
-MOST_FINDINGS = 20
 SURPRISING = 0.01
 """Share of the decisions that count as surprising."""
 
-_PLACES = 10
-_EACH = 3  # findings of one check and source
 _LEAST_SOURCES = 4  # two in each fold
 _LEAST_DECISIONS = 200  # of an agent, for a fit
-_COMPARABLE = 50  # decisions, that a rate needs
 _LEAST_RATIO = 1.3  # to the usual rate; what is smaller may be a difference of what was visited
 _WRONG_RATE = 1e-5  # of a label that contradicts an exact relation: rounding, at most
 _PILOT_EPISODES = 12  # of each source
@@ -84,11 +55,11 @@ _CANDIDATES = 10  # values that are looked at, of a source and agent
 _CONTINUOUS = 0.5  # distinct values of a column, at least, whose exact values are no accident
 _LEAST_PLANTED = 20  # surprising decisions
 _ONE_ACTION = 0.95  # of them
-_STRIDE = 1 << 31  # longest episode
+STRIDE = 1 << 31  # longest episode
 _PLANTED_RATE = 0.1  # of surprises, far above that of any natural value
 
 
-class _Test(NamedTuple):
+class Test(NamedTuple):
     """One test: how often something came, against how often it should have."""
 
     check: CheckName
@@ -102,76 +73,8 @@ class _Test(NamedTuple):
     where: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """All decisions of one expert that were read."""
-
-    source: IntArray  # index in the list of sources
-    group: IntArray  # recorded alike
-    agent: IntArray
-    region: IntArray
-    episode: IntArray
-    step: IntArray
-    label: IntArray
-    of_label: FloatArray  # surprise
-    of_embedding: FloatArray
-    contradiction: FloatArray
-    of_action: FloatArray  # log of even / taken; NaN where the expert did not choose
-    unlikely: FloatArray  # probability of an unlikely action
-    label_hit: IntArray
-    embedding_hit: IntArray
-
-    @classmethod
-    def join(cls, parts: Sequence[_Table]) -> _Table:
-        names = [each.name for each in fields(cls)]
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-
-
-def audit(
-    dataset: ExpertBuffer | str | Path, *, seed: int = 0, observers: Sequence[Observer] = ()
-) -> AuditReport:
-    """Look for statistical signs that a dataset was poisoned.
-
-    Needs neither environment nor expert, and reads a bounded number of episodes of every part of
-    the dataset in bounded memory. The same dataset gives the same report.
-
-    Parameters
-    ----------
-    dataset
-        An open dataset or its address.
-    seed
-        Which episodes of a large dataset are read.
-    observers
-        Told how many episodes are read.
-
-    Raises
-    ------
-    MissingArrayError
-        The dataset holds no logits.
-    CorruptDatasetError
-        A chunk is missing or damaged.
-    """
-    buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
-    if not buffer.has("steps/logits"):
-        msg = (
-            f"the dataset at {buffer.where!r} holds no logits, so there are no labels to audit: "
-            "verify it without the audit"
-        )
-        raise MissingArrayError(msg)
-    parts = sources(buffer, seed)
-    experts = sorted({source.expert for source in parts})
-    with observed(Operation("audit", {"dataset": buffer.id}), observers) as observer:
-        progress = _Progress(observer, 2 * sum(len(source.episodes) for source in parts))
-        audits = [
-            _ExpertAudit(buffer, [s for s in parts if s.expert == expert], progress)
-            for expert in experts
-        ]
-        observer.result = report = _report(buffer, parts, audits)
-        return report
-
-
 @dataclass(slots=True)
-class _Progress:
+class Progress:
     """Tells an observer how many episodes were gone over, in both passes over all experts."""
 
     observer: Observer
@@ -179,92 +82,9 @@ class _Progress:
     done: int = 0
 
     def add(self, episodes: int) -> None:
+        """Count more episodes."""
         self.done += episodes
         self.observer.progress(self.done, self.total, "episodes")
-
-
-def _report(
-    buffer: ExpertBuffer, parts: Sequence[Source], audits: Sequence[_ExpertAudit]
-) -> AuditReport:
-    tests = [test for audited in audits for test in audited.tests]
-    tables = {audited.expert: audited.table for audited in audits}
-    alarms = rejected([test.log_p for test in tests], LEVEL)
-    found = sorted(
-        (test for test, alarm in zip(tests, alarms, strict=True) if alarm),
-        key=lambda test: (test.log_p, test.source.first),
-    )
-    kept, times = [], dict[tuple[str, int], int]()
-    for test in found:
-        key = (test.check, test.source.first)
-        times[key] = times.get(key, 0) + 1
-        if times[key] <= _EACH:
-            kept.append(test)
-    shown = kept[:MOST_FINDINGS]
-    notes: dict[CheckName, str] = {}
-    for audited in audits:
-        for name, note in audited.notes.items():
-            notes.setdefault(name, note)
-    names: tuple[CheckName, ...] = ("actions", "outputs", "labels", "embeddings", "patterns")
-    return AuditReport(
-        ok=not found,
-        episodes=sum(len(source.episodes) for source in parts),
-        decisions=sum(len(table.agent) for table in tables.values()),
-        sources=len(parts),
-        level=LEVEL,
-        checks={
-            name: AuditCheck(
-                tests=sum(test.check == name for test in tests), note=notes.get(name, "")
-            )
-            for name in names
-        },
-        findings=tuple(_finding(buffer, test, tables[test.source.expert]) for test in shown),
-        keep=_keep(buffer, [test.source for test in found], len(parts)),
-        left_out=len(found) - len(shown),
-    )
-
-
-def _keep(buffer: ExpertBuffer, suspects: Sequence[Source], sources: int) -> str | None:
-    """Return the condition that leaves out some sources, or None where nothing would be left."""
-    several = buffer.has("episodes/expert_id") and len(buffer.manifest.experts) > 1
-    ranges = {(source.first, source.stop, source.expert) for source in suspects}
-    if not ranges or len(ranges) >= sources or any(not len(s.episodes) for s in suspects):
-        return None
-    parts = []
-    for first, stop, expert in sorted(ranges):
-        of = f" and expert_id == {expert}" if several else ""
-        parts.append(f"not (episode >= {first} and episode < {stop}{of})")
-    return " and ".join(parts)
-
-
-def _finding(buffer: ExpertBuffer, test: _Test, table: _Table) -> AuditFinding:
-    spec, source, rows = buffer.spec, test.source, test.rows
-    action = None
-    if len(rows):
-        of_agent = table.agent[rows] == table.agent[rows[0]]
-        common = int(np.bincount(table.label[rows[of_agent]]).argmax())
-        agent_names = spec.action_names[int(table.agent[rows[0]])]
-        most = np.mean(table.label[rows] == common) > 0.5
-        action = agent_names[common] if most and common < len(agent_names) else None
-    return AuditFinding(
-        check=test.check,
-        expert=source.expert,
-        episodes=(source.first, source.stop),
-        agent=None if test.agent is None else spec.agents[test.agent],
-        where=test.where,
-        action=action,
-        count=test.hits,
-        of=test.of,
-        expected=round(test.expected, 2),
-        log10_p=round(test.log_p / math.log(10), 1),
-        places=tuple(
-            DecisionPlace(
-                episode=int(table.episode[row]),
-                step=int(table.step[row]),
-                agent=spec.agents[int(table.agent[row])],
-            )
-            for row in rows[:_PLACES]
-        ),
-    )
 
 
 @dataclass(slots=True)
@@ -288,21 +108,21 @@ class _Pattern(NamedTuple):
     chosen_of: int
 
 
-class _ExpertAudit:
+class ExpertTests:
     """The tests of all sources of one expert.
 
     Attributes
     ----------
-    tests : list of _Test
+    tests : list of Test
     notes : dict of str to str
         Why a check could not be made.
-    table : _Table
+    table : Table
     """
 
-    def __init__(self, buffer: ExpertBuffer, parts: list[Source], progress: _Progress) -> None:
+    def __init__(self, buffer: ExpertBuffer, parts: list[Source], progress: Progress) -> None:
         self.buffer, self.sources, self.expert = buffer, parts, parts[0].expert
         self.reader, self.progress = Reader(buffer), progress
-        self.tests: list[_Test] = []
+        self.tests: list[Test] = []
         self.notes: dict[CheckName, str] = {}
         self.compares = len(parts) >= _LEAST_SOURCES
         if not self.compares:
@@ -374,7 +194,7 @@ class _ExpertAudit:
             if agent is not None:
                 agent.fit.solve()
 
-    def _scored(self) -> _Table:
+    def _scored(self) -> Table:
         episodes = np.concatenate([source.episodes for source in self.sources])
         groups = recorded_alike(self.buffer, episodes, self.reader.others_acted(episodes))
         tables = []
@@ -387,9 +207,9 @@ class _ExpertAudit:
                     group = groups[np.searchsorted(episodes, part.episode)]
                     tables.append(self._score(number, agent, part, group))
             self.progress.add(len(self.sources[number].episodes))
-        return _Table.join(tables)
+        return Table.join(tables)
 
-    def _score(self, source: int, number: int, part: Decisions, group: IntArray) -> _Table:
+    def _score(self, source: int, number: int, part: Decisions, group: IntArray) -> Table:
         count, agent = len(part.label), self.agents[number]
         zeros = np.zeros(count)
         of_label, of_embedding, contradiction = zeros, zeros, zeros
@@ -409,7 +229,7 @@ class _ExpertAudit:
         of_action = np.log(part.even / np.maximum(part.taken, 1e-12))
         if self.reader.behaviour == "greedy":
             of_action = np.where(np.isnan(part.taken), np.nan, np.where(part.greedy, -1.0, 1.0))
-        return _Table(
+        return Table(
             source=np.full(count, source),
             group=group,
             agent=np.full(count, number),
@@ -451,7 +271,7 @@ class _ExpertAudit:
                 expected = float(table.unlikely[rows].sum())
             order = rows[np.argsort(-values, kind="stable")]
             self.tests.append(
-                _Test("actions", source, log_p, count, len(rows), expected, order[:count])
+                Test("actions", source, log_p, count, len(rows), expected, order[:count])
             )
 
     def _test_outputs(self) -> None:
@@ -475,7 +295,7 @@ class _ExpertAudit:
             log_p = log_binomial_bound(count, len(rows), _WRONG_RATE)
             order = rows[np.argsort(-values, kind="stable")][:count]
             expected = _WRONG_RATE * len(rows)
-            self.tests.append(_Test("outputs", source, log_p, count, len(rows), expected, order))
+            self.tests.append(Test("outputs", source, log_p, count, len(rows), expected, order))
 
     def _test_labels(self) -> None:
         """Compare the rate of surprising labels with other sources, overall and by region."""
@@ -512,14 +332,14 @@ class _ExpertAudit:
         total = np.bincount(index, minlength=math.prod(shape)).reshape(shape)
         hit = np.bincount(index[hits > 0], minlength=math.prod(shape)).reshape(shape)
         for place, number in np.ndindex(cells, len(self.sources)):
-            rates = _rates(total[place], hit[place], number)
+            rates = fold_rates(total[place], hit[place], number)
             if rates is None:
                 continue
             log_p, rows = rates.log_p, np.zeros(0, np.int64)
             if rates.hits >= _LEAST_RATIO * rates.expected and log_p < math.log(1e-4):
                 here = cell == place
                 own = here & (table.source == number)
-                others = here & _same_fold(table.source, number)
+                others = here & same_fold(table.source, number)
                 mine = np.flatnonzero(own & (hits > 0))
                 # Sources in which a few episodes surprise all the time are no less usual, and a
                 # whole episode counts as one of its steps.
@@ -529,7 +349,7 @@ class _ExpertAudit:
             else:
                 log_p = 0.0
             agent = place // REGIONS if regional else None
-            test = _Test(
+            test = Test(
                 check,
                 self.sources[number],
                 log_p,
@@ -566,9 +386,9 @@ class _ExpertAudit:
         everywhere = set[tuple[int, int, float]]()
         for place, pattern in enumerate(patterns):
             of = int(total[place, pattern.source])
-            others = _same_fold(np.arange(len(self.sources)), pattern.source)
+            others = same_fold(np.arange(len(self.sources)), pattern.source)
             usual = 2 * SURPRISING
-            if (seen := int(total[place, others].sum())) >= _COMPARABLE:
+            if (seen := int(total[place, others].sum())) >= COMPARABLE:
                 hits = sum(
                     len(self._rows_with(pattern, k)) for k in np.flatnonzero(others).tolist()
                 )
@@ -596,7 +416,7 @@ class _ExpertAudit:
             np.zeros(0, np.int64),
         )
         self.tests.append(
-            _Test(
+            Test(
                 "patterns",
                 whole if source is None else self.sources[source],
                 log_p,
@@ -721,46 +541,13 @@ class _ExpertAudit:
             rows = np.flatnonzero(
                 of_agent
                 & (table.source == pattern.source)
-                & np.isin(table.episode * _STRIDE + table.step, found[0] * _STRIDE + found[1])
+                & np.isin(table.episode * STRIDE + table.step, found[0] * STRIDE + found[1])
             )
             name = column_names(self.buffer.spec, pattern.agent)[pattern.column]
             count = int((table.label[rows] == label).sum())
             where = f"{name} is {pattern.value:.6g}, which hardly any other source has"
-            test = _Test("patterns", source, min(0.0, log_p), count, of, usual * of, rows)
+            test = Test("patterns", source, min(0.0, log_p), count, of, usual * of, rows)
             self.tests.append(test._replace(agent=pattern.agent, where=where))
-
-
-class _Rates(NamedTuple):
-    """Surprises of one source, and how many other sources lead to expect."""
-
-    log_p: float
-    hits: int
-    of: int
-    expected: float
-
-
-def _rates(total: IntArray, hit: IntArray, source: int, least: int = _COMPARABLE) -> _Rates | None:
-    """Compare a source with the other sources of its fold, [S, G], within each group.
-
-    Conditional on all surprises, those of one source are binomial if the rates are the same
-    (Przyborowski and Wilenski, 1940). None where there is too little to compare.
-    """
-    others = _same_fold(np.arange(len(total)), source)
-    n_others, k_others = total[others].sum(axis=0), hit[others].sum(axis=0)
-    compared = (n_others >= least) & (total[source] > 0)
-    of, count = int(total[source, compared].sum()), float(hit[source, compared].sum())
-    if of < least:
-        return None
-    rate = (k_others[compared] + 1) / (n_others[compared] + 1)
-    expected = float((total[source, compared] * rate).sum())
-    elsewhere = float((k_others[compared] + 1).sum())
-    log_p = log_binomial_bound(count, count + elsewhere, expected / (expected + elsewhere))
-    return _Rates(log_p, int(count), of, expected)
-
-
-def _same_fold(source: IntArray, number: int) -> Array:
-    """Return which sources share the fold of ``number``, without it; bool as ``source``."""
-    return np.asarray((source % 2 == number % 2) & (source != number))
 
 
 def _frequent(obs: Array, least_share: float) -> Iterator[tuple[int, float, int]]:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.analysis import audit_sample
-from kd_offline.datasets.analysis.audit import audit
-from kd_offline.datasets.analysis.audit_sample import sources
+from kd_offline.datasets.analysis import poison_sample
+from kd_offline.datasets.analysis.poison import audit_dataset
+from kd_offline.datasets.analysis.poison_sample import sources
 from kd_offline.datasets.validation.integrity import verify
 from kd_offline.errors import CorruptDatasetError, MissingArrayError
 from kd_offline.recording.record import record
@@ -57,7 +57,7 @@ def found(report, check):
 
 
 def test_a_clean_recording_is_silent(clean):
-    report = audit(clean)
+    report = audit_dataset(clean)
     assert (report.ok, report.findings, report.keep) == (True, (), None)
     assert (report.episodes, report.decisions, report.sources) == (200, 15_000, 8)
     assert all(check.tests >= 8 for name, check in report.checks.items() if name != "patterns")
@@ -65,9 +65,9 @@ def test_a_clean_recording_is_silent(clean):
 
 
 def test_flipped_actions_of_one_percent_of_a_source(clean, poisoned, monkeypatch):
-    monkeypatch.setattr(audit_sample, "SOURCES", 4)  # of 50 episodes each
+    monkeypatch.setattr(poison_sample, "SOURCES", 4)  # of 50 episodes each
     where = drawn(rows_of(clean, 50, 100), 2 * ONE_PERCENT)
-    report = audit(poisoned(flip_actions, where))
+    report = audit_dataset(poisoned(flip_actions, where))
     (finding,) = report.findings
     assert (finding.check, finding.episodes) == ("actions", (50, 100))
     assert finding.log10_p < -5
@@ -79,7 +79,7 @@ def test_flipped_labels_of_one_percent_of_a_source(clean, poisoned):
     where = drawn(rows_of(clean, FIRST, STOP), ONE_PERCENT)
     buffer = poisoned(flip_labels, where)
     assert verify(buffer.path).ok  # nothing but the audit tells
-    report = audit(buffer)
+    report = audit_dataset(buffer)
     (finding,) = found(report, "outputs")
     assert 0.8 * ONE_PERCENT < finding.count <= ONE_PERCENT
     assert len(finding.places) == 10
@@ -95,7 +95,7 @@ def test_labels_whose_embeddings_were_exchanged_too(clean, poisoned):
         flip_labels(arrays, where)
         exchange_embeddings(arrays, original, where)
 
-    report = audit(poisoned(edit, drawn(rows_of(clean, FIRST, STOP), 3 * ONE_PERCENT)))
+    report = audit_dataset(poisoned(edit, drawn(rows_of(clean, FIRST, STOP), 3 * ONE_PERCENT)))
     (finding,) = found(report, "embeddings")
     assert finding.count > 3 * finding.expected
     assert found(report, "outputs") == []
@@ -109,7 +109,7 @@ def test_an_expert_that_is_wrong_in_one_region(clean, poisoned):
         flip_labels(arrays, where)
         exchange_embeddings(arrays, original, where)
 
-    report = audit(poisoned(edit, rows_of(clean, FIRST, STOP) & right))
+    report = audit_dataset(poisoned(edit, rows_of(clean, FIRST, STOP) & right))
     labels = found(report, "labels")
     assert labels[0].where is None
     assert labels[0].count > 2 * labels[0].expected
@@ -122,7 +122,7 @@ def test_a_trigger_that_goes_with_one_action(clean, poisoned):
 
     where = drawn(rows_of(clean, FIRST, STOP), 4 * ONE_PERCENT)
     without = ["steps/embedding"]  # nothing but the pattern is left to find
-    report = audit(poisoned(edit, where, without))
+    report = audit_dataset(poisoned(edit, where, without))
     triggers = found(report, "patterns")
     assert {finding.agent for finding in triggers} == set(clean.spec.agents)
     assert all("[3] is 0.777, which hardly" in finding.where for finding in triggers)
@@ -143,7 +143,7 @@ def test_a_trigger_in_all_sources(tmp_path):
     arrays["steps/obs"][where, 3] = 0.777
     flip_labels(arrays, where, target=1)
     restate_probabilities(arrays)
-    report = audit(sealed(buffer, tmp_path / "poisoned", arrays))
+    report = audit_dataset(sealed(buffer, tmp_path / "poisoned", arrays))
     of_all = [finding for finding in report.findings if finding.episodes == (0, 200)]
     assert {finding.agent for finding in of_all} == {"agent_0", "agent_1"}
     assert {finding.action for finding in of_all} == {"a1"}
@@ -152,7 +152,7 @@ def test_a_trigger_in_all_sources(tmp_path):
 
 
 def test_the_same_dataset_gives_the_same_report(clean):
-    assert audit(clean) == audit(clean)
+    assert audit_dataset(clean) == audit_dataset(clean)
 
 
 def _row(buffer, place):
@@ -161,7 +161,7 @@ def _row(buffer, place):
 
 
 def test_a_few_episodes_are_too_little_to_compare(tmp_path):
-    report = audit(tiny_dataset(tmp_path / "d", 1))
+    report = audit_dataset(tiny_dataset(tmp_path / "d", 1))
     assert (report.ok, report.sources) == (True, 1)
     assert report.checks["labels"].tests == 0
     assert report.checks["labels"].note == (
@@ -170,7 +170,7 @@ def test_a_few_episodes_are_too_little_to_compare(tmp_path):
 
 
 def test_random_labels_contradict_no_embedding(tmp_path):
-    report = audit(tiny_dataset(tmp_path / "d", lengths=[10] * 120))
+    report = audit_dataset(tiny_dataset(tmp_path / "d", lengths=[10] * 120))
     assert report.ok
     assert report.checks["outputs"].tests == 0
     assert "no linear function" in report.checks["outputs"].note
@@ -181,7 +181,7 @@ def test_random_labels_contradict_no_embedding(tmp_path):
 )
 def test_agents_of_any_widths_and_none_with_a_choice(tmp_path, widths, actions):
     buffer = tiny_dataset(tmp_path / "d", lengths=[6] * 100, spec=environment_spec(widths, actions))
-    report = audit(buffer)
+    report = audit_dataset(buffer)
     assert report.ok
     assert (report.decisions == 0) == (actions == (1, 1))
 
@@ -189,13 +189,13 @@ def test_agents_of_any_widths_and_none_with_a_choice(tmp_path, widths, actions):
 def test_observations_that_never_change(clean, tmp_path):
     arrays = arrays_of(clean)
     arrays["steps/obs"][:] = 0.5
-    assert audit(sealed(clean, tmp_path / "d", arrays)).checks["labels"].tests > 0
+    assert audit_dataset(sealed(clean, tmp_path / "d", arrays)).checks["labels"].tests > 0
 
 
 def test_a_dataset_without_logits_is_refused(tmp_path):
     buffer = tiny_dataset(tmp_path / "d", without=["steps/logits"])
     with pytest.raises(MissingArrayError, match="holds no logits"):
-        audit(buffer)
+        audit_dataset(buffer)
 
 
 def test_damage_is_an_error(tmp_path):
@@ -203,11 +203,11 @@ def test_damage_is_an_error(tmp_path):
     chunk = buffer.path / "steps" / "logits" / "c" / "0" / "0" / "0"
     chunk.write_bytes(b"x" + chunk.read_bytes()[1:])
     with pytest.raises(CorruptDatasetError, match="steps/logits"):
-        audit(buffer)
+        audit_dataset(buffer)
 
 
 def test_a_share_of_a_large_dataset_is_read(clean, monkeypatch):
-    monkeypatch.setattr(audit_sample, "MOST_DECISIONS", 5_000)
+    monkeypatch.setattr(poison_sample, "MOST_DECISIONS", 5_000)
     whole, other = sources(clean), sources(clean, seed=1)
     assert {len(source.episodes) for source in whole} == {8}
     assert all(np.ptp(source.episodes) == 7 for source in whole)
@@ -215,7 +215,7 @@ def test_a_share_of_a_large_dataset_is_read(clean, monkeypatch):
         not np.array_equal(a.episodes, b.episodes) for a, b in zip(whole, other, strict=True)
     )
     steps: list[int] = []
-    report = audit(
+    report = audit_dataset(
         clean, observers=[FunctionObserver(progress=lambda done, *_: steps.append(done))]
     )
     assert (report.episodes, report.decisions) == (64, 4_800)

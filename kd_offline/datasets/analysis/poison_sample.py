@@ -289,3 +289,29 @@ def narrowed(values: Array, widest: int = _WIDEST) -> Array:
         return values
     signs = generator(0, "audit projections", width).integers(0, 2, (width, widest)) * 2.0 - 1.0
     return np.asarray(values @ (signs / np.sqrt(widest)).astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All decisions of one expert that were read."""
+
+    source: IntArray  # index in the list of sources
+    group: IntArray  # recorded alike
+    agent: IntArray
+    region: IntArray
+    episode: IntArray
+    step: IntArray
+    label: IntArray
+    of_label: FloatArray  # surprise
+    of_embedding: FloatArray
+    contradiction: FloatArray
+    of_action: FloatArray  # log of even / taken; NaN where the expert did not choose
+    unlikely: FloatArray  # probability of an unlikely action
+    label_hit: IntArray
+    embedding_hit: IntArray
+
+    @classmethod
+    def join(cls, parts: Sequence[Table]) -> Table:
+        """Return the decisions of several tables, one after the other."""
+        names = [each.name for each in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
