@@ -44,7 +44,7 @@ def audit(
         typer.Option(
             metavar="LIST",
             help=f"NAME or NAME:STRENGTH, separated by commas: {', '.join(PERTURBATIONS)}.  "
-            "[default: all, with two or three strengths each]",
+            "[default: all, with one to three strengths each]",
         ),
     ] = None,
     seeds: Annotated[

@@ -240,6 +240,9 @@ def _robustness(team: Team) -> Robustness | None:
             episodes=report.episodes,
             seed=report.evaluation_seed,
             perturbations=plays,
+            seeds=",".join(map(str, report.distillation_seeds)),
+            keep=report.keep,
+            quantile=report.failure.quantile,
         ),
     )
 

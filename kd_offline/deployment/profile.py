@@ -270,6 +270,9 @@ def _robustness_caveats(robustness: Robustness | None) -> Iterator[Limit]:
     meaning = (
         f"tolerated means that {_percent(robustness.keep)} of the gain over random play is kept"
     )
+    if not robustness.tolerances:
+        text = "what the students tolerate is undefined: unperturbed, they do not reach more than"
+        yield Limit(topic="robustness", text=f"{text} random play beyond doubt")
     for row in robustness.tolerances:
         if not row.tolerated and row.exceeded is not None:
             text = f"{row.perturbation} is not tolerated even at {row.exceeded:g}, the weakest"

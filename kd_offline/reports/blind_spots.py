@@ -27,10 +27,10 @@ _WHY = {
 }
 
 
-def section(spots: BlindSpots) -> Section | None:
-    """Return the section, or None where no agent's decisions could be put on a grid."""
+def section(spots: BlindSpots) -> Section:
+    """Return the section; where no agent's decisions are on a grid, it says why in one line."""
     if not spots.agents:
-        return None
+        return Section("blind-spots", "Blind spots", left_out(spots))
     drawn = spots.agents[:_DRAWN_AGENTS]
     text = (
         "Where the expert is weak, undecided or was hardly seen"
@@ -49,6 +49,11 @@ def section(spots: BlindSpots) -> Section | None:
         text += f" Left out: {'; '.join(notes)}."
     figures = tuple(grid_plot(grid, spots.regions, f"blind-{k}") for k, grid in enumerate(drawn))
     return Section("blind-spots", "Blind spots", text, figures, (regions_table(spots),))
+
+
+def left_out(spots: BlindSpots) -> str:
+    """Return in one sentence what blind spots lack, and why; empty where they lack nothing."""
+    return f"Left out: {'; '.join(spots.notes)}." if spots.notes else ""
 
 
 def regions_table(spots: BlindSpots) -> Table:

@@ -116,8 +116,7 @@ def _cards(buffer: ExpertBuffer, profile: Profile) -> list[Card]:
 
 def _sections(buffer: ExpertBuffer, profile: Profile) -> list[Section]:
     sections = [_returns(buffer, profile), _actions(buffer, profile), *_expert(buffer, profile)]
-    weak = blind_spots_section(blind_spots(buffer))
-    sections += [] if weak is None else [weak]
+    sections.append(blind_spots_section(blind_spots(buffer)))
     sections.append(
         Section(
             "masks",

@@ -28,7 +28,7 @@ from kd_offline.runs.complete import require_own_students
 from kd_offline.runs.folder import RunFolder, open_run, recipe_of
 from kd_offline.runs.judged import judged
 from kd_offline.runs.next_command import code_that_runs, evaluate_command
-from kd_offline.runs.source import open_dataset
+from kd_offline.runs.source import open_dataset, why_unread
 from kd_offline.schemas.budget import Allocation
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
@@ -46,8 +46,8 @@ def report(
 ) -> Path:
     """Write the HTML report of a run and return its path.
 
-    The same run folder gives the same bytes. A section on the dataset is included if it is still at
-    the path that the run states.
+    The same run folder gives the same bytes. The dataset is shown if it is still at the path that
+    the run states; otherwise its sections say why they are empty.
 
     Parameters
     ----------
@@ -107,8 +107,9 @@ def _sections(
     sections += [] if manifest.allocation is None else [_budget_section(manifest.allocation)]
     quantisation = folder.quantisation()
     sections += [] if quantisation is None else [_quantisation_section(quantisation)]
-    sections += [_training_section(folder, manifest), *_blind_spots_section(folder, manifest)]
-    sections += _dataset_section(manifest, folder.path)
+    sections.append(_training_section(folder, manifest))
+    sections.append(blind_spots.section(run_blind_spots(folder, manifest)))
+    sections.append(_dataset_section(manifest, folder.path))
     sections.append(
         Section(
             "provenance",
@@ -230,24 +231,18 @@ def _training_section(folder: RunFolder, manifest: RunManifest) -> Section:
     )
 
 
-def _dataset_section(manifest: RunManifest, run: Path) -> list[Section]:
-    """Return the section on the dataset; an empty list if it is missing or another one."""
+def _dataset_section(manifest: RunManifest, run: Path) -> Section:
+    """Return the section on the dataset; if that is missing or another one, it says so."""
+    title = "What they learned from"
     try:
         buffer = open_dataset(manifest, run, None)
         by_split, by_noise = returns_by_split(buffer), returns_by_noise(buffer)
-    except KdOfflineError:
-        return []
+    except KdOfflineError as error:
+        return Section("data", title, f"Left out: {why_unread(error)}.")
     text = (
         "Returns of the recorded episodes, and how often their agents took each action. For more, "
         f"run {command_text('inspect', buffer.where, html='dataset.html')}."
     )
     plot = dataset_plots.returns_plot(by_split, by_noise)
     table = dataset_tables.taken_table(buffer.manifest)
-    return [Section("data", "What they learned from", text, (plot,), (table,))]
-
-
-def _blind_spots_section(folder: RunFolder, manifest: RunManifest) -> list[Section]:
-    """Return the section on blind spots; an empty list if the dataset is missing or another one."""
-    spots = run_blind_spots(folder, manifest)
-    section = None if spots is None else blind_spots.section(spots)
-    return [] if section is None else [section]
+    return Section("data", title, text, (plot,), (table,))

@@ -8,6 +8,7 @@ from pathlib import Path
 from kd_offline.reports import blind_spots, budget_tables, cost_tables, formatting, tables
 from kd_offline.reports.devices import evaluated
 from kd_offline.reports.quantisation_table import quantisation_summary, quantisation_table
+from kd_offline.reports.robustness import robustness_section
 from kd_offline.reports.student_divergence import run_blind_spots
 from kd_offline.reports.tables import Table
 from kd_offline.runs.complete import require_own_students
@@ -62,6 +63,9 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
         )
         conventions = f"Intervals: {evaluation.intervals}. Costs: {evaluation.cost.convention}."
         parts.append(for_markdown(conventions))
+    if (robustness := folder.robustness()) is not None:
+        section = robustness_section(robustness)
+        parts += [f"## {section.title}", for_markdown(section.text), *_tables(*section.tables)]
     if (latency := folder.latency()) is not None:
         parts += _tables(cost_tables.latency_table(latency))
         parts.append(for_markdown(f"Timed: {latency.convention}, on {latency.machine.processor}."))
@@ -74,8 +78,10 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
     if (quantisation := folder.quantisation()) is not None:
         parts += _tables(quantisation_table(quantisation))
         parts.append(for_markdown(quantisation_summary(quantisation)))
-    if (spots := run_blind_spots(folder, manifest)) is not None:
-        parts += _tables(blind_spots.regions_table(spots))
+    spots = run_blind_spots(folder, manifest)
+    parts += _tables(blind_spots.regions_table(spots))
+    if missing := blind_spots.left_out(spots):
+        parts.append(for_markdown(f"Blind spots. {missing}"))
     parts += _tables(
         tables.source_table(manifest, evaluation),
         tables.training_table(manifest),
@@ -83,6 +89,7 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
         tables.provenance_table(manifest),
     )
     commands = [manifest.command] + ([] if evaluation is None else [evaluation.command])
+    commands += [] if robustness is None else [robustness.command]
     commands += [] if latency is None else [latency.command]
     commands += [] if quantisation is None else [quantisation.command]
     command_lines = [line for command in commands if command and (line := quoted_command(command))]

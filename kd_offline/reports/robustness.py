@@ -20,7 +20,10 @@ def robustness_section(report: RobustnessReport) -> Section:
     )
     if report.status != "complete":
         text += " The audit was interrupted: what it had not finished is missing."
-    notes = [f"{note[0].upper()}{note[1:]}." for note in report.notes]
+    reasons = dict.fromkeys(pair for play in report.plays for pair in play.declined.items())
+    named = {"expert": "The expert was", "students": "Students were"}
+    notes = [f"{named[w]} not played where a dash stands: {why}." for w, why in reasons]
+    notes += [f"{note[0].upper()}{note[1:]}." for note in report.notes]
     tables = [
         perturbation_table(report),
         tolerance_table(report),
@@ -169,6 +172,6 @@ def _failure(report: RobustnessReport) -> str:
     if rule.threshold is None:
         return "not won"
     return (
-        f"below {number(rule.threshold)}, which {percent(rule.quantile)} of the unperturbed "
-        "expert's returns are"
+        f"below {number(rule.threshold)}, the {percent(rule.quantile)} quantile of the unperturbed "
+        "expert's returns"
     )

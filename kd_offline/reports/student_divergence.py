@@ -14,9 +14,16 @@ from kd_offline.datasets.analysis.blind_spots import (
 )
 from kd_offline.datasets.reading.held_out import held_out
 from kd_offline.datasets.reading.reader import ExpertBuffer
-from kd_offline.errors import KdOfflineError, is_torch
+from kd_offline.errors import (
+    CheckpointError,
+    KdOfflineError,
+    MissingArrayError,
+    MissingExtraError,
+    UsageError,
+    is_torch,
+)
 from kd_offline.runs.folder import RunFolder
-from kd_offline.runs.source import open_dataset
+from kd_offline.runs.source import open_dataset, why_unread
 from kd_offline.schemas.blind_spots import BlindSpots
 from kd_offline.schemas.run import RunManifest
 from kd_offline.types import Array, FloatArray, View
@@ -28,36 +35,58 @@ _STEPS = 5_000
 _TEAMS = 3  # distillation seeds, at most
 
 
-def run_blind_spots(folder: RunFolder, manifest: RunManifest) -> BlindSpots | None:
-    """Return the blind spots of a run's expert and students; None without its dataset.
+def run_blind_spots(folder: RunFolder, manifest: RunManifest) -> BlindSpots:
+    """Return the blind spots of a run's expert and students.
 
-    A part that cannot be read leaves the rest of a report as it is.
+    What cannot be read leaves the rest of a report as it is: without the dataset no agent is there,
+    and without students they are those of the expert alone. The notes say why.
     """
+    students, notes = None, list[str]()
     try:
         buffer = open_dataset(manifest, folder.path, None)
-        return blind_spots(buffer, student_divergence(folder, buffer))
-    except KdOfflineError:
-        return None
+        try:
+            students = student_divergence(folder, buffer)
+        except CheckpointError:
+            notes.append("students, since their file cannot be used")
+        except (MissingArrayError, UsageError) as error:
+            notes.append(f"students, since {error.facts}")
+        found = blind_spots(buffer, students)
+    except KdOfflineError as error:
+        why = (why_unread(error),)
+        return BlindSpots(episodes=0, decisions=0, agents=(), regions=(), notes=why)
+    return found.model_copy(update={"notes": (*found.notes, *notes)})
 
 
-def student_divergence(folder: RunFolder, buffer: ExpertBuffer) -> Divergences | None:
+def student_divergence(folder: RunFolder, buffer: ExpertBuffer) -> Divergences:
     """Return KL(expert, student) of every decision in some held-out episodes.
 
-    None where the dataset holds no logits or holds out no episode, or PyTorch is not installed.
+    The mean over at most 3 distillation seeds.
 
     Raises
     ------
+    MissingArrayError
+        The dataset holds no logits.
+    UsageError
+        It holds out no episode.
+    MissingExtraError
+        PyTorch is not installed.
     CheckpointError
         The students cannot be used.
     """
+    if not buffer.has("steps/logits"):
+        msg = "the dataset holds no logits to compare them with"
+        raise MissingArrayError(msg)
     part = held_out(buffer)
-    if part is None or not buffer.has("steps/logits"):
-        return None
+    if part is None:
+        msg = "the dataset holds out no episode"
+        raise UsageError(msg)
     try:
         from kd_offline.students.policy import load
     except ModuleNotFoundError as error:
         if is_torch(error):
-            return None
+            raise MissingExtraError(
+                library="torch", extra="torch", purpose="running students"
+            ) from error
         raise
     episodes = sampled_episodes(buffer, part.episodes, _STEPS)
     names = ("obs", "available_actions", "alive", "actions", "logits")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from kd_offline.commands import command_text
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.errors import UsageError
+from kd_offline.errors import KdOfflineError, UsageError
 from kd_offline.evaluation.evaluation_setup import EvaluationSetup, load_evaluation_setup
 from kd_offline.evaluation.intervals import (
     difference_interval,
@@ -39,7 +39,6 @@ from kd_offline.robustness.scores import (
     NONE,
     Played,
     Scores,
-    Who,
     interval_estimate,
     metrics_of,
     tolerances,
@@ -54,12 +53,13 @@ from kd_offline.robustness.shared_failures import (
 from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.runs.complete import CompleteRun, complete_run
 from kd_offline.runs.folder import digests
-from kd_offline.runs.source import open_dataset
+from kd_offline.runs.source import open_dataset, why_unread
 from kd_offline.schemas.robustness import (
     FailureRule,
     PerturbedPlay,
     RobustnessReport,
     RunComparison,
+    Who,
 )
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.policy import StudentPolicy
@@ -72,6 +72,7 @@ KEEP, QUANTILE = 0.9, 0.1
 """What a tolerance has to keep, and the quantile below which a return is a failure, by default."""
 RECORDED_EPISODES = 400
 """Recorded episodes in which errors are compared."""
+_NO_ERRORS = "errors on recorded decisions were not compared"
 INTERVALS = (
     "95 %, Student's t over distillation seeds crossed with evaluation episodes, changes paired by "
     "episode; shares kept: Fieller; win rates: hull with Wilson; failures together: Wilson; errors "
@@ -193,6 +194,9 @@ def audit(
     complete = complete_run(run)
     other = None if against is None else _comparable(complete_run(against), complete)
     chosen = tuple(dict.fromkeys(map(complete.seed, seeds or complete.manifest.seeds)))
+    if other is not None and len(chosen) < 2:
+        msg = f"one seed, {chosen[0]}, is to be compared with another run: give seeds two or more"
+        raise UsageError(msg)
     asked = {
         "run": str(run),
         "episodes": episodes,
@@ -219,6 +223,7 @@ def audit(
             keep=None if keep == KEEP else keep,
             quantile=None if quantile == QUANTILE else quantile,
             against=against,
+            dataset=str(dataset) if isinstance(dataset, str | Path) else None,
             expert=None if expert is None else str(expert),
             expert_recipe=expert_recipe,
             environment=environment,
@@ -230,6 +235,8 @@ def audit(
             buffer, note = _dataset(complete, dataset)
             report = play.report(observer, resume=resume)
             errors = play.errors(play.teams, buffer)
+            if buffer is not None and errors is None and len(chosen) > 1:
+                note = f"{_NO_ERRORS}: the dataset holds no outputs of the expert, or no decision"
             spec = setup.environment.spec
             shared = None if errors is None else shared_errors(errors, spec)
             report = report.model_copy(update={"errors": shared})
@@ -278,11 +285,10 @@ def _dataset(
     """Return the run's dataset, or why it is left out; one that was given has to be there."""
     try:
         return open_dataset(run.manifest, run.path, given), ""
-    except UsageError:
+    except KdOfflineError as error:
         if given is not None:
             raise
-        note = "errors on recorded decisions were not compared, because the dataset was not there"
-        return None, note
+        return None, f"{_NO_ERRORS}: {why_unread(error)}"
 
 
 @dataclass(frozen=True)
@@ -326,7 +332,10 @@ class Audit:
         before = self._before() if resume else {}
         todo = [play for play in plan.plays if play not in before]
         kinds = {name: PERTURBATIONS.load(name) for name, _ in plan.plays}
-        sides, each = len(self.environment.spec.sides), 1 + len(self.teams)
+        for name, strength in todo:  # what cannot be is refused before anything is played
+            with _border(name):
+                kinds[name](self._setting(self._sides[0], strength))
+        sides, each = len(self._sides), 1 + len(self.teams)
         tick = counting(observer, sides * (each * (1 + len(todo)) + 1), "rollouts")
         played: dict[Who, Played] = {
             "expert": self._play([policies.expert], tick),
@@ -341,7 +350,7 @@ class Audit:
             if (name, strength) in finished:
                 continue
             perturbed: dict[Who, Played] = {}
-            declined: dict[str, str] = {}
+            declined: dict[Who, str] = {}
             groups: tuple[tuple[Who, Sequence[TeamPolicy]], ...] = (
                 ("expert", (policies.expert,)),
                 ("students", self.teams),
@@ -377,15 +386,14 @@ class Audit:
 
     def comparison(
         self, other: CompleteRun, buffer: ExpertBuffer | None, errors: RecordedErrors | None
-    ) -> RunComparison | None:
-        """Play the students of another run unperturbed, and compare; None of a single seed."""
+    ) -> RunComparison:
+        """Play the students of another run unperturbed, and compare; both have several seeds."""
         own, theirs = self._play(self.teams, _nothing), self._play(other.teams, _nothing)
         expert = self._play([self.setup.policies.expert], _nothing)
         scores = Scores({"expert": expert, "students": own}, expert, self._rule(expert))
         unperturbed = scores.failed(expert)[0]
         failures = shared_failures(scores.failed(theirs), unperturbed, unperturbed)
-        if failures is None or len(self.teams) < 2:
-            return None
+        assert failures is not None  # noqa: S101 - runs of one seed were refused
         together = [np.asarray(scores.failed(x).all(0), np.float64) for x in (own, theirs)]
         others = self.errors(other.teams, buffer)
         change = None
@@ -414,22 +422,33 @@ class Audit:
         spec, expert = self.environment.spec, self.setup.policies.expert
         runner = EvaluationRunner(self.environment, self.evaluation_seeds, self.plan.batch, tick)
         returns = np.zeros((len(teams), self.plan.episodes))
-        won: list[_F64] = []
-        for members in spec.sides.values():
-            agents = tuple(i for i, agent in enumerate(spec.agents) if agent in members)
+        won = np.full(returns.shape, -1, np.int8)
+        for agents in self._sides:
             for k, team in enumerate(teams):
                 policy = team
                 if kind is not None:
-                    setting = Setting(spec, agents, self.scale, strength)
-                    policy = PerturbedPolicy(team, kind(setting))
+                    policy = PerturbedPolicy(team, kind(self._setting(agents, strength)))
                 with _border(name):
                     rollout = runner.play(
                         on_side(policy, expert, agents, spec.n_agents), greedy=True
                     )
                 returns[k] += rollout.returns[:, list(agents)].sum(1)
-                if len(spec.sides) == 1 and (rollout.won >= 0).all():
-                    won.append((rollout.won == 1).astype(np.float64))
-        return Played(returns, np.stack(won) if won else None)
+                won[k] = rollout.won
+        if len(self._sides) > 1 or (won < 0).all():
+            return Played(returns, None)
+        return Played(returns, (won == 1).astype(np.float64))
+
+    @cached_property
+    def _sides(self) -> list[tuple[int, ...]]:
+        """The agents of every side, by number."""
+        spec = self.environment.spec
+        return [
+            tuple(i for i, agent in enumerate(spec.agents) if agent in members)
+            for members in spec.sides.values()
+        ]
+
+    def _setting(self, agents: tuple[int, ...], strength: float) -> Setting:
+        return Setting(self.environment.spec, agents, self.scale, strength)
 
     def _rule(self, expert: Played) -> FailureRule:
         if expert.won is not None:

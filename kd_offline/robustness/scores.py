@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +25,9 @@ from kd_offline.schemas.robustness import (
     PerturbedReturn,
     RobustnessReport,
     Tolerance,
+    Who,
 )
 from kd_offline.types import BoolArray
-
-Who = Literal["expert", "students"]
 
 NONE = "none"
 """Name of unperturbed play."""
@@ -37,7 +35,11 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Played:
-    """Returns of K teams in E episodes, float64 [K, E], and wins, None where there are none."""
+    """Returns of K teams in E episodes, float64 [K, E], and wins, 1 or 0.
+
+    An episode that was neither won nor lost counts as not won. ``won`` is None where no episode was
+    either: the task has no wins, or its sides play against each other.
+    """
 
     returns: npt.NDArray[np.float64]
     won: npt.NDArray[np.float64] | None
@@ -57,7 +59,7 @@ class Scores:
         kind: type[Perturbation],
         strength: float,
         played: Mapping[Who, Played],
-        declined: dict[str, str],
+        declined: dict[Who, str],
     ) -> PerturbedPlay:
         """Return the scores under one perturbation."""
         beyond = None
@@ -88,9 +90,11 @@ class Scores:
 
     def failed(self, played: Played) -> BoolArray:
         """Return which episodes have failed, bool [K, E]."""
-        if self.rule.threshold is None and played.won is not None:
-            return np.asarray(played.won != 1)
-        return np.asarray(played.returns < (self.rule.threshold or 0.0))
+        if self.rule.threshold is not None:
+            return np.asarray(played.returns < self.rule.threshold)
+        if played.won is None:  # the task has wins, and none of these episodes came to one
+            return np.ones(played.returns.shape, bool)
+        return np.asarray(played.won != 1)
 
     def _returns(self, who: Who, played: Played) -> PerturbedReturn:
         before = self.unperturbed[who].returns

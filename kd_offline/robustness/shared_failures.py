@@ -74,13 +74,14 @@ class RecordedErrors:
 
     @property
     def together(self) -> _F64:
-        """Share of each episode's decisions that every team gets wrong, float64 [E].
+        """Values of episodes, float64 [E], whose mean is the share of decisions all get wrong.
 
-        Episodes without a decision are left out.
+        A decision counts the same in long and in short episodes, so the share is a quotient of two
+        sums. The values are its linearisation, which have its standard error (delta method).
         """
-        counts = self.deciding.sum((1, 2))
-        there = counts > 0
-        return np.asarray(self.wrong.all(0).sum((1, 2))[there] / counts[there])
+        counts, wrong = self.deciding.sum((1, 2)), self.wrong.all(0).sum((1, 2))
+        share = wrong.sum() / counts.sum()
+        return np.asarray(share + (wrong - share * counts) / counts.mean())
 
 
 def recorded_errors(

@@ -8,7 +8,13 @@ from kd_offline import code_guard
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.storage.addresses import is_remote
 from kd_offline.datasets.storage.sources import open_files
-from kd_offline.errors import MismatchError, Remedy, UsageError
+from kd_offline.errors import (
+    KdOfflineError,
+    MismatchError,
+    NotADatasetError,
+    Remedy,
+    UsageError,
+)
 from kd_offline.schemas.run import RunManifest
 
 
@@ -41,6 +47,15 @@ def open_dataset(
             return _checked(ExpertBuffer.open(place), manifest)
     msg = f"the dataset {places[0]!r} of the run in {str(run)!r} is not there"
     raise UsageError(msg, Remedy("pass its place as", dataset=...))
+
+
+def why_unread(error: KdOfflineError) -> str:
+    """Return why a report does without the run's dataset, without places of this machine."""
+    if isinstance(error, MismatchError):
+        return "another dataset lies where the run states its own"
+    if isinstance(error, UsageError | NotADatasetError):
+        return "the dataset is neither where the run states it nor beside the run"
+    return "the dataset cannot be read, and verifying it tells why"
 
 
 def _checked(buffer: ExpertBuffer, manifest: RunManifest) -> ExpertBuffer:

@@ -11,6 +11,8 @@ from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.evaluation import Estimate, Share
 from kd_offline.schemas.parts import PartRecord
 
+Who = Literal["expert", "students"]
+
 Correlation = Annotated[float, Field(ge=-1.001, le=1.001)]
 
 
@@ -69,7 +71,7 @@ class PerturbedPlay(Strict):
     failures: SharedFailures | None = Field(
         default=None, description="where the run has two seeds or more"
     )
-    declined: dict[str, str] = Field(
+    declined: dict[Who, str] = Field(
         default_factory=dict, description="expert or students -> why they were not played"
     )
 
@@ -106,9 +108,7 @@ class SharedErrors(Strict):
     episodes: int = Field(gt=0)
     decisions: int = Field(gt=0, description="with two or more legal actions")
     rates: tuple[Share, ...] = Field(description="share of wrong decisions of each seed")
-    together: Estimate = Field(
-        description="share of decisions that every seed gets wrong, mean over episodes"
-    )
+    together: Estimate = Field(description="share of decisions that every seed gets wrong")
     independent: Share = Field(description="product of the rates")
     correlation: Correlation | None = None
     alike: Share | None = Field(

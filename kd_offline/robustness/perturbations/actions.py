@@ -19,7 +19,8 @@ class Delay(Perturbation):
 
     def start(self, seeds: SeedArray) -> dict[str, Array]:
         """Return the actions that wait, int64 [B, steps, N]; -1 where none does."""
-        shape = (len(seeds), round(self.setting.strength), self.setting.spec.n_agents)
+        steps = min(self.setting.strength, self.setting.spec.episode_limit)  # then nothing is done
+        shape = (len(seeds), round(steps), self.setting.spec.n_agents)
         return {"waiting": np.full(shape, -1, np.int64)}
 
     def actions(

@@ -143,8 +143,8 @@ class Perturbation:
 
 def check_strength(name: str, kind: type[Perturbation], strength: float) -> None:
     """Raise a ``UsageError`` if a perturbation cannot have that strength."""
-    whole = kind.whole and strength != round(strength)
-    if not 0 <= strength <= kind.largest or not np.isfinite(strength) or whole:
+    broken = kind.whole and strength % 1 != 0
+    if not 0 <= strength <= kind.largest or not np.isfinite(strength) or broken:
         number = "a whole number" if kind.whole else "a number"
         most = "of 0 or more" if kind.largest == float("inf") else f"from 0 to {kind.largest:g}"
         msg = (

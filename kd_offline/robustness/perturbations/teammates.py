@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from kd_offline import distributions
+from kd_offline.errors import UsageError
 from kd_offline.robustness.perturbations.base import (
     Moment,
     Perturbation,
+    Setting,
     chosen_agents,
     idle,
     legal_actions,
@@ -23,6 +25,16 @@ class _Teammates(Perturbation):
     unit = "the number of such agents of a side"
     strengths = (1.0,)
     whole = True
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        most = max(map(len, setting.spec.sides.values()))
+        if setting.strength > most:
+            msg = (
+                f"{setting.strength:g} agents of a side cannot fail: no side of "
+                f"{setting.spec.id} has more than {most}; give {most} or fewer"
+            )
+            raise UsageError(msg)
 
     def start(self, seeds: SeedArray) -> dict[str, Array]:
         """Return which agents fail, bool [B, N]."""

@@ -239,12 +239,17 @@ def test_what_students_tolerate_is_in_the_profile_and_among_its_limits(copy):
     assert stated is not None
     assert stated.tolerances == report.tolerances
     assert stated.failures == report.unperturbed.failures
-    assert stated.command.endswith("--perturbations noise:0.1,fgsm:0.3")
+    settings = f"--seeds {','.join(map(str, stated.seeds))} --keep 0.9 --quantile 0.1"
+    assert stated.command.endswith(f"--perturbations noise:0.1,fgsm:0.3 {settings}")
     texts = [limit.text for limit in profile.limits if limit.topic == "robustness"]
     assert texts[0].startswith("noise is tolerated up to 0.1 and not at 0.3: tolerated means")
     assert texts[1].startswith("fgsm is not tolerated even at 0.3, the weakest")
     assert texts[2].startswith("dead is tolerated up to 1, the strongest")
     assert "all 2 seeds fail in 15.0 %" in texts[3]
+    folder.write_robustness(report.model_copy(update={"tolerances": ()}))
+    limits = collaboration_profile(copy / "run").limits
+    text = next(limit.text for limit in limits if limit.topic == "robustness")
+    assert text.startswith("what the students tolerate is undefined: unperturbed, they do not")
     folder.write_robustness(report.model_copy(update={"status": "running"}))
     assert collaboration_profile(copy / "run").envelope.robustness is None
 

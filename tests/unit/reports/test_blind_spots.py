@@ -57,8 +57,11 @@ def test_a_picture_has_a_panel_for_each_quantity_and_the_numbers_of_the_table():
     assert not re.search(r'id="[^"]*[<& ]', picture)  # names of a file are no ids
 
 
-def test_without_a_grid_there_is_no_section():
-    assert section(BlindSpots(episodes=1, decisions=0, agents=(), regions=())) is None
+def test_without_a_grid_the_section_says_why_in_one_line():
+    notes = ("agent_0: too little data, 3 decisions in the sample",)
+    made = section(BlindSpots(episodes=1, decisions=3, agents=(), regions=(), notes=notes))
+    assert made.text == "Left out: agent_0: too little data, 3 decisions in the sample."
+    assert made.tables == made.figures == ()
 
 
 def test_what_was_left_out_is_said():

@@ -163,7 +163,8 @@ def test_the_data_is_shown_where_it_is_at_hand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     buffer = tiny_dataset("dataset.zarr", 12)
     run = create_run(tmp_path / "run", run_manifest())
-    assert 'id="data"' not in report(run.path).read_text(), "another dataset lies there"
+    text = report(run.path).read_text()
+    assert "Left out: another dataset lies where the run states its own." in text
     source = run_manifest().dataset.model_copy(update={"id": buffer.id})
     run.write_manifest(run_manifest().model_copy(update={"dataset": source}))
     text = report(run.path).read_text()
@@ -175,7 +176,8 @@ def test_the_data_is_shown_where_it_is_at_hand(tmp_path, monkeypatch):
     share = f"{100 * taken[2] / sum(taken):.1f}"
     assert re.search(rf"agent_1: a2</th><td>{share}\s*%", text)
     (buffer.path / "manifest.json").write_text("{}")
-    assert 'id="data"' not in report(run.path).read_text()
+    text = report(run.path).read_text()
+    assert "Left out: the dataset cannot be read, and verifying it tells why." in text
 
 
 def test_heat_maps_have_a_scale_of_their_colours():

@@ -1,6 +1,7 @@
 import pytest
 
 from kd_offline.reports.html import render
+from kd_offline.reports.markdown import markdown
 from kd_offline.reports.robustness import (
     error_table,
     failure_table,
@@ -134,7 +135,8 @@ def test_shared_failures_and_errors_stand_beside_what_independence_would_give():
 def test_the_section_says_what_a_failure_is_and_what_is_missing():
     section = robustness_section(robustness(DIGESTS, status="running"))
     ((text,),) = plain([(section.text,)])
-    assert "30.00, which 10.0 % of the unperturbed expert's returns are" in text
+    assert "30.00, the 10.0 % quantile of the unperturbed expert's returns" in text
+    assert "The expert was not played where a dash stands: it has no gradients." in text
     assert "was interrupted" in text
     assert text.endswith("Something was left out.")
 
@@ -146,3 +148,5 @@ def test_the_page_of_an_audited_run_has_the_section(tmp_path, audited):
         results = folder.manifest().results
         folder.write_robustness(robustness({str(r.seed): r.digest for r in results}))
     assert ('id="robustness"' in render(RunFolder(folder.path))) == audited
+    text = markdown(folder.path)
+    assert ("## Robustness" in text) == ("## Play under perturbations" in text) == audited

@@ -51,13 +51,30 @@ def test_the_report_shows_where_students_differ(place, tmp_path):
     assert "students differ" in text
 
 
-def test_without_the_dataset_the_report_has_no_such_section(place, tmp_path):
+def test_without_the_dataset_the_report_says_why_its_sections_are_empty(place, tmp_path):
     shutil.copytree(place / "run", tmp_path / "run")
     (place / "d.zarr").rename(place / "away.zarr")
     try:
         folder = open_run(tmp_path / "run")
-        assert run_blind_spots(folder, folder.manifest()) is None
+        assert run_blind_spots(folder, folder.manifest()).agents == ()
         page = report(tmp_path / "run", output=tmp_path / "r.html").read_text("utf-8")
-        assert "blind-spots" not in page
+        text = markdown(tmp_path / "run")
     finally:
         (place / "away.zarr").rename(place / "d.zarr")
+    why = "Left out: the dataset is neither where the run states it nor beside the run."
+    assert page.count(f"<p>{why}</p>") == 2  # of "Blind spots" and "What they learned from"
+    assert f"Blind spots. {why}" in text
+
+
+def test_students_that_cannot_be_run_leave_the_blind_spots_of_the_expert(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    (tmp_path / "run" / "students.safetensors").unlink()
+    (place / "d.zarr").rename(tmp_path / "d.zarr")
+    try:
+        folder = open_run(tmp_path / "run")
+        found = run_blind_spots(folder, folder.manifest())
+    finally:
+        (tmp_path / "d.zarr").rename(place / "d.zarr")
+    assert len(found.agents) == 2
+    assert found.student_episodes == 0
+    assert found.notes[-1] == "students, since their file cannot be used"

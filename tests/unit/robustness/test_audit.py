@@ -17,6 +17,7 @@ from kd_offline.robustness.perturbations.base import Perturbation
 from kd_offline.runs.folder import RunFolder
 from kd_offline.schemas.robustness import RobustnessReport
 from kd_offline.students.policy import StudentPolicy
+from kd_offline.testing.factories import tiny_dataset
 from tests.unit.evaluation.test_evaluation_setup import expert, make_run
 
 EPISODES = 12
@@ -142,8 +143,34 @@ def test_seeds_that_the_run_lacks_and_unknown_perturbations_are_refused(copy):
         audit(run, episodes=4, perturbations=["nois"], expert=teacher)
     with pytest.raises(UsageError, match="give 2 episodes or more"):
         audit(run, episodes=1, expert=teacher)
+    with pytest.raises(UsageError, match="one seed, 3, is to be compared with another run"):
+        audit(run, episodes=4, seeds=[3], against=run, expert=teacher)
     with pytest.raises(UsageError, match="keep is 1: give a share above 0 and below 1"):
         audit(run, episodes=4, keep=1.0, expert=teacher)
+
+
+def test_a_strength_that_the_task_cannot_have_is_refused_before_anything_is_played(
+    copy, monkeypatch
+):
+    run, teacher = copy
+    monkeypatch.setattr(module.Audit, "_play", None)
+    with pytest.raises(UsageError, match="4 agents of a side cannot fail"):
+        audit(run, episodes=4, perturbations=["noise", "dead:4"], expert=teacher)
+
+
+@pytest.mark.parametrize("lies_there", [False, True])
+def test_without_the_dataset_the_report_says_why_recorded_errors_are_missing(
+    copy, tmp_path, monkeypatch, lies_there
+):
+    run, teacher = copy
+    monkeypatch.chdir(tmp_path)
+    if lies_there:
+        tiny_dataset("dataset.zarr", 12)
+    report = audit(run, episodes=4, perturbations=["dead"], expert=teacher)
+    why = "another dataset lies" if lies_there else "the dataset is neither where the run states it"
+    assert report.errors is None
+    (note,) = report.notes
+    assert note.startswith(f"errors on recorded decisions were not compared: {why}")
 
 
 def test_all_perturbations_are_played_where_none_is_named():

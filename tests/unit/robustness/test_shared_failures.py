@@ -55,7 +55,7 @@ class Shown:
 
 
 def test_errors_are_counted_on_recorded_decisions(tmp_path):
-    buffer = tiny_dataset(tmp_path / "d.zarr", 12, [6] * 12)
+    buffer = tiny_dataset(tmp_path / "d.zarr", 12, [2, 6] * 6)
     names = ("steps/logits", "steps/available_actions", "steps/alive")
     arrays, valid = buffer.padded(names, np.arange(12))
     legal = arrays["steps/available_actions"]
@@ -75,8 +75,8 @@ def test_errors_are_counted_on_recorded_decisions(tmp_path):
     assert found.rates == pytest.approx([w.sum() / decisions for w in wrong])
     assert found.independent == pytest.approx(found.rates[0] * found.rates[1])
     both = wrong[0] & wrong[1]
-    each = both.sum((1, 2)) / deciding[held].sum((1, 2))
-    assert found.together.mean == pytest.approx(each.mean())
+    # A decision counts the same in a long and in a short episode, as it does in the seeds' rates.
+    assert found.together.mean == pytest.approx(both.sum() / decisions)
     assert found.alike is not None
     assert 0 <= found.alike <= 1
     for i, agent in enumerate(buffer.spec.agents):
@@ -92,3 +92,16 @@ def test_seeds_that_are_one_team_are_always_wrong_alike(tmp_path):
     assert found.correlation == pytest.approx(1)
     assert found.together.mean > found.independent
     assert shared_errors(buffer, [Shown(0)]) is None
+
+
+def test_the_interval_of_shared_errors_is_that_of_a_quotient_of_sums():
+    rng = np.random.default_rng(0)
+    deciding = np.arange(8)[:, None] < rng.integers(1, 9, 400)
+    deciding = deciding.T[:, :, None]  # [E, T, 1]
+    wrong = (rng.random((2, *deciding.shape)) < 0.8) & deciding
+    values = module.RecordedErrors(None, np.zeros(wrong.shape, int), wrong, deciding).together
+    counts, both = deciding.sum((1, 2)), wrong.all(0).sum((1, 2))
+    assert values.mean() == pytest.approx(both.sum() / counts.sum())
+    drawn = rng.integers(0, 400, (2000, 400))
+    bootstrap = both[drawn].sum(1) / counts[drawn].sum(1)
+    assert values.std() / 20 == pytest.approx(bootstrap.std(), rel=0.1)

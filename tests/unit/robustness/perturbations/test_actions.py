@@ -40,3 +40,10 @@ def test_a_repeated_action_that_is_not_legal_any_more_becomes_doing_nothing():
     choices = [np.full((4, 2), k) for k in (3, 2)]
     done = carried_out(Sticky(setting(1.0)), choices, [view(), view(legal=legal)])
     assert (done[1] == 0).all()
+
+
+def test_a_delay_longer_than_any_episode_takes_no_more_memory_than_an_episode():
+    delayed = Delay(setting(1e12))
+    assert delayed.start(SEEDS)["waiting"].shape == (4, 6, 2)
+    done = carried_out(delayed, [np.full((4, 2), 3)] * 6)
+    assert (done == 0).all()

@@ -103,6 +103,8 @@ def test_as_many_agents_fail_as_the_strength_says():
         ("delay:0.5", "a whole number of 0 or more"),
         ("noise:-1", "cannot have the strength -1"),
         ("noise:nan", "cannot have the strength nan"),
+        ("dead:nan", "cannot have the strength nan: give a whole number"),
+        ("delay:inf", "cannot have the strength inf: give a whole number"),
         ("noise:1e300", "from 0 to 100, which is its standard deviation"),
         ("noise:much", "is no number: write noise:0.5"),
     ],

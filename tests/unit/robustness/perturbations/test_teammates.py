@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kd_offline import environments
+from kd_offline.errors import UsageError
 from kd_offline.evaluation.rollout import rollout
 from kd_offline.experts.load import load
 from kd_offline.robustness.perturbations import PERTURBATIONS
@@ -81,3 +82,10 @@ def test_an_adversarial_team_mate_costs_a_trained_expert_at_least_what_a_random_
 
     plain = rollout(environment, expert, seeds, greedy=True).returns.sum(1).mean()
     assert returns("adversarial") < returns("random") < plain
+
+
+def test_more_agents_than_a_side_has_cannot_fail():
+    for kind in (Dead, Frozen, RandomAgents, Adversarial):
+        kind(setting(2.0))
+        with pytest.raises(UsageError, match=r"3 agents of a side cannot fail: no side .* than 2"):
+            kind(setting(3.0))
