@@ -28,7 +28,8 @@ _SHARED_FIELDS = ("agents", "obs_widths", "action_counts")
 def start_settings(run: str | Path) -> dict[str, Any]:
     """Return the settings of a recipe that goes on from a run, by dotted path.
 
-    They are those of its students, its mask, method and seeds, and ``start``.
+    They are those of its students, its mask, method and seeds, what keeps its seeds different and
+    its matrices sparse, and ``start``.
 
     Raises
     ------
@@ -41,6 +42,9 @@ def start_settings(run: str | Path) -> dict[str, Any]:
     students, recipe = began.students, recipe_of(began.manifest)
     _require_one_design(students.card, run)
     digests = {str(seed): digest for seed, digest in students.digests().items()}
+    optional: dict[str, Any] = {} if recipe.diverse is None else {"diverse": recipe.diverse}
+    if recipe.sparsity is not None:
+        optional["sparsity"] = recipe.sparsity.model_dump(mode="json")
     return {
         "method": recipe.method,
         "mask": recipe.mask,
@@ -56,7 +60,8 @@ def start_settings(run: str | Path) -> dict[str, Any]:
         },
         "seeds": students.card.seeds,
         "start": {"run": str(run), "digests": digests},
-    } | ({} if recipe.sparsity is None else {"sparsity": recipe.sparsity.model_dump(mode="json")})
+        **optional,
+    }
 
 
 def starting_weights(recipe: DistillRecipe, spec: EnvironmentSpec) -> dict[int, dict[str, Tensor]]:

@@ -17,7 +17,7 @@ from torch import nn
 
 from kd_offline.errors import StorageError
 from kd_offline.evaluation.evaluate import Plan
-from kd_offline.experts import checkpoint
+from kd_offline.experts import checkpoint, curve
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.recipe import train_recipe
 from kd_offline.experts.team import ActorCritic
@@ -108,6 +108,9 @@ def ppd(
         for seed in began.manifest.seeds
     ]
     started = time.perf_counter()
+    if Path(output).resolve() == began.path.resolve():
+        msg = f"the run in {str(output)!r} is what the students start from: choose another folder"
+        raise StorageError(msg)
     folder, before = _open(began, Path(output), recipes, resume, overwrite, command)
     if before.status == "complete":
         return before
@@ -129,7 +132,8 @@ def ppd(
                 score_episodes=0,
             )
             teams.append(_taken_over(student, checkpoint.load(place, str(place)).team.actors))
-            results.append(_result(former[student.seed], teams[-1], card))
+            batches = sum(1 for _ in curve.read(place / checkpoint.CURVE))
+            results.append(_result(former[student.seed], teams[-1], card, batches))
             observer.progress(number, len(recipes), "seeds")
         students.save(folder.students, began.students.card, teams)
         spent = round(before.timing.seconds + time.perf_counter() - started, 2)
@@ -200,16 +204,12 @@ def _taken_over(student: StudentPolicy, trained: ActorCritic) -> StudentTeam:
     return fresh
 
 
-def _result(before: SeedResult, team: StudentTeam, card: ExpertCard) -> SeedResult:
-    """Return the result of a seed, whose networks are as large as before."""
+def _result(before: SeedResult, team: StudentTeam, card: ExpertCard, batches: int) -> SeedResult:
+    """Return the result of a seed after some batches, whose networks are as large as before."""
     return SeedResult(
         seed=before.seed,
         digest=students.digest(team),
         layers=before.layers,
-        updates=card.frames // _batch_steps(card),
+        updates=batches,
         seconds=round(card.seconds, 2),
     )
-
-
-def _batch_steps(card: ExpertCard) -> int:
-    return max(1, card.recipe.episodes_per_batch * card.environment.episode_limit)

@@ -25,7 +25,7 @@ class StudentCard(Strict):
         description="hidden width of each agent's network; with layers, before units were removed"
     )
     layers: tuple[tuple[LayerWidths, ...], ...] | None = Field(
-        default=None, description="[seeds, N], where unit gates chose them"
+        default=None, description="[seeds, N], where unit gates chose them or matrices are sparse"
     )
     mask: str
     mask_features: tuple[tuple[bool, ...], ...] | None = Field(

@@ -181,7 +181,9 @@ def _check_zeros(card: StudentCard, team: StudentTeam, path: Path) -> None:
         if mask is not None:
             weights[0] = weights[0][:, torch.from_numpy(kept_columns(team, i, mask[i])[0])]
         blocks = [
-            int((_blocks(weight, sparse.block) != 0).any(1).sum()) <= kept
+            int((_blocks(weight, sparse.block) != 0).any(1).sum())
+            <= kept
+            <= weight.numel() // sparse.block
             for weight, kept in zip(weights, sparse.kept, strict=False)
             if kept is not None and len(weight) % sparse.block == 0
         ]

@@ -133,12 +133,11 @@ class ContextFit:
             penalty = _RIDGE * rows * np.eye(len(gram))
             self._weights.append(np.linalg.solve(gram + penalty, cross))
 
-    def surprise(self, part: Decisions, fold: int) -> tuple[Array, Array | None, Array]:
+    def surprise(self, part: Decisions, fold: int) -> tuple[Array, Array | None]:
         """Return how far labels [D] and embeddings [D] are from what the other fold predicts.
 
         That of a label is how much less likely it is than the most likely legal action, in nats;
-        that of an embedding the mean squared error, in deviations. The third is the predicted
-        action, int64 [D].
+        that of an embedding the mean squared error, in deviations.
         """
         predicted = self._features(part) @ self._weights[1 - fold].astype(np.float32)
         actions = part.legal.shape[1]
@@ -146,9 +145,9 @@ class ContextFit:
         of_label = np.take_along_axis(scores, part.label[:, None], axis=1)[:, 0]
         labels = (scores.max(axis=1) - of_label).astype(np.float32)
         if self.embedding is None:
-            return labels, None, scores.argmax(axis=1)
+            return labels, None
         error = predicted[:, actions:] - self._targets(part)[:, actions:]
-        return labels, np.square(error).mean(axis=1), scores.argmax(axis=1)
+        return labels, np.square(error).mean(axis=1)
 
     def _features(self, part: Decisions) -> Array:
         scaled = self.context(part.context)

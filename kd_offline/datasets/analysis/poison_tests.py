@@ -220,7 +220,7 @@ class ExpertTests:
             if self.compares:
                 fold = source % 2
                 region = agent.regions.of(part.obs)
-                of_label, embedding, _ = agent.fit.surprise(part, fold)
+                of_label, embedding = agent.fit.surprise(part, fold)
                 label_hit = (of_label > agent.label_limits[fold]).astype(np.int64)
                 if embedding is not None:
                     of_embedding = embedding
@@ -569,7 +569,7 @@ def _distinct(values: Array) -> float:
 def _set_limits(agent: _Agent, pilot: Decisions, fold: IntArray) -> None:
     """Set what counts as surprising, for each fold."""
     for number in range(2):
-        labels, embeddings, _ = agent.fit.surprise(
+        labels, embeddings = agent.fit.surprise(
             chosen(pilot, np.flatnonzero(fold == number)), number
         )
         agent.label_limits.append(_limit(labels))

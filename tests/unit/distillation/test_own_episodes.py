@@ -56,6 +56,8 @@ def test_what_a_seed_becomes_does_not_depend_on_the_other_seeds(buffer, tmp_path
     assert digests((1,), diverse=0.5) == both[1:]
     assert digests((1,)) != both[1:]
     assert rerun(tmp_path / "0-1-0.5", dataset=buffer).identical
+    assert distill_recipe(start=tmp_path / "0-1-0.5").diverse == 0.5
+    assert distill_recipe(start=tmp_path / "1").diverse is None
 
 
 def test_impossible_shares_are_refused():

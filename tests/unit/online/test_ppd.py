@@ -10,6 +10,8 @@ from kd_offline.distillation.rerun import rerun
 from kd_offline.errors import CheckpointError, StorageError, UsageError
 from kd_offline.evaluation.evaluate import evaluate
 from kd_offline.experts import checkpoint
+from kd_offline.experts.recipe import train_recipe
+from kd_offline.experts.train import train
 from kd_offline.exports.export import export
 from kd_offline.online.ppd import ppd
 from kd_offline.online.task import Allowed
@@ -70,6 +72,34 @@ def test_what_comes_out_is_an_ordinary_run(place, further):
     distill(place / "data.zarr", place / "still", further_still)
 
 
+def test_updates_count_batches_also_where_episodes_end_early(tmp_path):
+    board = {"size": 2, "n_predators": 2, "n_prey": 1, "view": 3, "episode_limit": 60}
+    settings = {name: value for name, value in SETTINGS.items() if not name.startswith("start.")}
+    settings |= {"environment_kwargs": board, "frames": 1, "architecture.trunk": (8,)}
+    recipe = train_recipe("grid/predator_prey", settings=settings)
+    train(recipe, tmp_path / "expert", threads=1, score_episodes=0)
+    data, run = tmp_path / "data.zarr", tmp_path / "run"
+    record(
+        *("grid/predator_prey", data),
+        environment_kwargs=board,
+        expert=str(tmp_path / "expert"),
+        episodes=20,
+        threads=1,
+        partner=None,
+    )
+    distill(data, run, distill_recipe(method="kl", hidden=8, settings=QUICK))
+    allowed = Allowed(expert=tmp_path / "expert")
+    done = ppd(
+        *(run, tmp_path / "further"),
+        frames=8 * 60,
+        settings=SETTINGS,
+        allowed=allowed,
+        threads=1,
+    )
+    curve = (tmp_path / "further" / "training" / "seed-0" / "curve.jsonl").read_text()
+    assert done.results[0].updates == len(curve.splitlines()) > 1
+
+
 def test_run_json_states_how_each_seed_was_trained(place, further):
     _, manifest = further
     for recipe, (seed, digest) in zip(
@@ -126,6 +156,14 @@ def test_a_killed_training_continues_to_the_same_bits(place, further, tmp_path):
     done = ppd(run, output, resume=True, **asked)
     assert digests(done) == digests(further[1])
     assert ppd(run, output, resume=True, **asked) == done
+
+
+def test_the_run_that_students_start_from_is_not_replaced(place, tmp_path):
+    before = (place / "run" / "students.safetensors").read_bytes()
+    for output in (place / "run", place / "." / "run"):
+        with pytest.raises(StorageError, match="is what the students start from"):
+            ppd(place / "run", output, frames=FRAMES, settings=SETTINGS, overwrite=True)
+    assert (place / "run" / "students.safetensors").read_bytes() == before
 
 
 def test_no_distillation_repeats_it(further, place):

@@ -64,7 +64,7 @@ def test_a_fold_is_predicted_by_the_other_one_alone(decisions):
     other.add(chosen(first, slice(0, 1)), 0)
     other.add(second, 1)
     other.solve()
-    of_first, _, _ = fit.surprise(first, 0)
+    of_first, _ = fit.surprise(first, 0)
     np.testing.assert_allclose(of_first, other.surprise(first, 0)[0], rtol=1e-5)
     assert (of_first >= 0).all()
 

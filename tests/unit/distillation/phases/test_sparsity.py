@@ -201,6 +201,16 @@ def test_a_card_that_claims_more_zeros_than_there_are_is_refused(made, tmp_path)
         load(tmp_path)
 
 
+def test_a_card_that_states_more_blocks_than_a_matrix_has_is_refused(made, tmp_path):
+    (student,) = load(made[0].path)
+    tensors = {f"0.{name}": values for name, values in student.team.state_dict().items()}
+    claims = json.loads(student.card.model_dump_json())
+    claims["layers"][0][1]["sparse"]["kept"][3] = 10**15
+    write_tensors(tmp_path / "students.safetensors", tensors, metadata={CARD: json.dumps(claims)})
+    with pytest.raises(CheckpointError, match=r"weights of agent_1 .* not as sparse as their card"):
+        load(tmp_path)
+
+
 def test_the_number_of_threads_changes_no_bit(made, dataset, tmp_path):
     again = distill(dataset, tmp_path / "again", recipe(threads=1))
     assert again.results[0].digest == made[1].results[0].digest
