@@ -61,7 +61,8 @@ def test_without_a_grid_the_section_says_why_in_one_line():
     notes = ("agent_0: too little data, 3 decisions in the sample",)
     made = section(BlindSpots(episodes=1, decisions=3, agents=(), regions=(), notes=notes))
     assert made.text == "Left out: agent_0: too little data, 3 decisions in the sample."
-    assert made.tables == made.figures == ()
+    assert not made.tables
+    assert not made.figures
 
 
 def test_what_was_left_out_is_said():
