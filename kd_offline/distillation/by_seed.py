@@ -88,9 +88,8 @@ def distill_by_seed(
 
 
 def _require_free(output: Path, *, resume: bool, overwrite: bool) -> None:
-    if not resume:
-        check_free(output, overwrite=overwrite)
-    elif (output / RUN).is_file() and not parts_of(output, "seeds").exists():
+    check_free(output, overwrite=overwrite or resume)
+    if resume and (output / RUN).is_file() and not parts_of(output, "seeds").exists():
         msg = f"the run in {str(output)!r} was begun in one process"
         instead = Remedy("replace it with", overwrite=True)
         raise StorageError(msg, "continue it there, without a place", instead)

@@ -21,11 +21,12 @@ from kd_offline.distillation.run import Run, complete, prepare, with_layers
 from kd_offline.distillation.terms.active import check_arrays
 from kd_offline.distillation.train import Best, Row, Training, finish, train_team
 from kd_offline.errors import CheckpointError, UsageError
+from kd_offline.execution.parts import refuse_parts
 from kd_offline.file_locks import only_writer
 from kd_offline.files import make_subfolder, remove_tree
 from kd_offline.networks.files import read_tensors, tensors_digest, write_tensors
 from kd_offline.networks.threads import computing_with
-from kd_offline.runs.folder import METRICS
+from kd_offline.runs.folder import METRICS, RUN
 from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.layers import LayerWidths
@@ -134,6 +135,8 @@ def distill(
             )
             observer.result = made
         return made
+    if resume and not (Path(output) / RUN).is_file():
+        refuse_parts(Path(output), "seeds", "distillation")
     run = prepare(buffer, Path(output), recipe, path, command, resume, overwrite)
     part = "" if run.validation is None else run.validation.part
     lines = JsonLines(run.folder.path / METRICS, row_line(part))

@@ -72,6 +72,9 @@ def executor_on(
     """
     where, *stated = place.split(",")
     name, _, rest = where.partition(":")
+    if stated and name != "ray":
+        msg = f"{place!r} says what a task needs, which only Ray goes by: give {where!r} alone"
+        raise UsageError(msg)
     needs = _with_stated(needs or Resources(), stated, place)
     if name == "ray":
         from kd_offline.execution.ray import Ray

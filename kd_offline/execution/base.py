@@ -35,8 +35,9 @@ class Resources:
         return cls(cores=threads, gpus=1.0 if accelerator == "cuda" else 0.0)
 
     def __post_init__(self) -> None:
-        if self.cores < 1 or (self.memory_mb or 1) < 1 or not 0 <= self.gpus < math.inf:
-            msg = f"a task cannot need {self}: give 1 core or more, and no negative numbers"
+        divided = self.gpus > 1 and self.gpus % 1 > 0  # more than one are not shared
+        if self.cores < 1 or (self.memory_mb or 1) < 1 or not 0 <= self.gpus < math.inf or divided:
+            msg = f"a task cannot need {self}: give 1 core or more, and 0 to 1 GPU or whole ones"
             raise ValueError(msg)
 
 

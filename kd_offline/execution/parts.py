@@ -42,3 +42,14 @@ def parts_folder(output: Path, kind: str, what: str, *, resume: bool, overwrite:
         raise StorageError(msg, go_on, Remedy("delete them with", overwrite=True))
     make_folder(folder)
     return folder
+
+
+def refuse_parts(output: Path, kind: str, what: str) -> None:
+    """Raise a ``StorageError`` if an output that one process is to continue was begun in parts.
+
+    ``kind`` and ``what`` are those of :func:`parts_folder`.
+    """
+    folder = parts_of(output, kind)
+    if folder.exists():
+        msg = f"there are {kind} of an unfinished {what} at {str(folder)!r}"
+        raise StorageError(msg, Remedy("continue it with", on="processes:4"), "delete them")

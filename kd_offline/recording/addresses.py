@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,8 +22,12 @@ from kd_offline.tracking.base import SILENT, Observer
 
 
 def staging(address: str) -> Path:
-    """Return the folder in which a recording for ``address`` lies until it is sent."""
-    return Path(f"{default_output(address).name}.unsent").absolute()
+    """Return the folder in which a recording for ``address`` lies until it is sent.
+
+    It is another one for every address, also where their last parts are the same.
+    """
+    digits = hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:8]
+    return Path(f"{default_output(address).name}.{digits}.unsent").absolute()
 
 
 def record_away(
@@ -62,21 +67,25 @@ def record_away(
         msg = f"a recording for {address!r} was begun, or not sent, in {str(local)!r}"
         go_on = Remedy("go on with", resume=True)
         raise StorageError(msg, go_on, Remedy("replace it with", overwrite=True))
-    if (
-        resume
-        and not overwrite
-        and not local.exists()
-        and (done := _sent(recipe, address, divided))
-    ):
+    if resume and not local.exists() and (done := _sent(recipe, address, divided)):
         return done
     manifest = record(recipe, local)
     try:
         push(local, address, overwrite=overwrite, observers=observers)
     except (StorageError, DatasetError) as error:
         msg = f"{error.facts}; the recording is complete in {str(local)!r}"
-        raise StorageError(msg, *error.remedies) from error
+        remedies = [_without_recording_again(remedy, local, address) for remedy in error.remedies]
+        raise StorageError(msg, *remedies) from error
     remove_tree(local)
     return manifest
+
+
+def _without_recording_again(remedy: Remedy, local: Path, address: str) -> Remedy:
+    """Return a remedy of ``push`` for whoever recorded: to overwrite would mean to record again."""
+    if "overwrite" not in remedy.arguments:
+        return remedy
+    sent = {"dataset": str(local), "destination": address} | remedy.arguments
+    return Remedy(remedy.before, remedy.after, operation="push", **sent)
 
 
 def as_merged(header: RecordingHeader, output: str | Path) -> RecordingHeader:

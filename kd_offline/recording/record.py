@@ -16,17 +16,19 @@ import numpy as np
 import torch
 
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
+from kd_offline.datasets.edit.lineage import check_output
 from kd_offline.datasets.edit.merge import merge
+from kd_offline.datasets.format.layout import JOURNAL
 from kd_offline.datasets.format.shards import share
 from kd_offline.datasets.metadata.summary import format_bytes
 from kd_offline.datasets.storage.addresses import is_remote
-from kd_offline.datasets.writing.destination import check_name, refuse_existing
+from kd_offline.datasets.writing.destination import check_name, prepare_folder, refuse_occupied
 from kd_offline.datasets.writing.writer import finished_dataset
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import Remedy, StorageError, UsageError
 from kd_offline.execution import executor_on
 from kd_offline.execution.base import Resources
-from kd_offline.execution.parts import parts_folder
+from kd_offline.execution.parts import parts_folder, refuse_parts
 from kd_offline.execution.threads import Threads
 from kd_offline.experts.protocol import Expert
 from kd_offline.experts.score import share_won
@@ -70,7 +72,7 @@ def record(
         environment, see ``kd_offline.environments.names``.
     output
         Folder of the dataset, usually ``something.zarr``, or an ``s3://``, ``gs://``, ``az://`` or
-        ``hf://`` address. For an address it is recorded in the folder ``NAME.unsent`` of this
+        ``hf://`` address. For an address it is recorded in a folder ``NAME.*.unsent`` of this
         machine, sent when it is complete, and then deleted here. Its manifest is created last, and
         only where there is none, so of several that record to one address one alone succeeds.
     resume
@@ -112,6 +114,9 @@ def record(
         raise UsageError(msg)
     complete_recipe = record_recipe(recipe, **settings) if isinstance(recipe, str) else recipe
     check_name(complete_recipe.name)
+    if resume and overwrite:
+        msg = "resume and overwrite exclude each other: give one of them"
+        raise UsageError(msg)
     if on is None and shards is not None:
         msg = "a number of shards is for several workers: say where they record"
         raise UsageError(msg, Remedy("give", on="processes:4"))
@@ -137,12 +142,14 @@ def record(
     with observed(operation, observers) as observer, ExitStack() as stack:
         setup = RecordingSetup(complete_recipe, stack)
         header = setup.load_expert(observer)
-        if resume and not overwrite:
+        if resume:
             expected = header if on is None else as_merged(header, output)
             finished_manifest = finished_dataset(output, expected, len(setup.seeds))
             if finished_manifest is not None:
                 return finished_manifest
         if on is None:
+            if resume and not (Path(output).expanduser() / JOURNAL).is_file():
+                refuse_parts(Path(output), "shards", "recording")
             observer.result = _write(setup, header, output, observer, resume, overwrite)
         else:
             count = shards or min(_MOST_SHARDS, math.ceil(len(setup.seeds) / setup.batch))
@@ -197,8 +204,7 @@ def _write_divided(
     places = [
         share(f"{k}/{count}", recipe.episodes, setup.batch).place for k in range(1, count + 1)
     ]
-    if not overwrite:
-        refuse_existing(output.expanduser(), resume=resume)
+    refuse_occupied(check_output(output, ()), resume=resume, overwrite=overwrite)
     folder = parts_folder(output, "shards", "recording", resume=resume, overwrite=overwrite)
     inputs = [*recipe.expert, recipe.partner, recipe.expert_recipe, *(recipe.masks or ())]
     files = [Path(name) for name in inputs if name is not None and Path(name).exists()]
@@ -206,6 +212,8 @@ def _write_divided(
     with executor_on(
         on, needs=Resources.of(recipe.threads), folders=(folder,), files=files, logs=folder
     ) as workers:
+        if overwrite:  # now, as in one process: then resuming does not find another recording
+            prepare_folder(output.expanduser(), resume=False, overwrite=True)
         observer.progress(done, recipe.episodes, "episodes")
         for episodes in workers.map(partial(_record_shard, recipe, str(folder)), places):
             done += episodes

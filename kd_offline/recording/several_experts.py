@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from kd_offline.datasets.edit.lineage import check_output
 from kd_offline.datasets.edit.merge import merge
 from kd_offline.datasets.edit.merge_compatibility import capture_conflicts, incomparable_arrays
 from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.storage.manifest_file import read_manifest
 from kd_offline.datasets.storage.store import Folder
-from kd_offline.datasets.writing.destination import refuse_existing
+from kd_offline.datasets.writing.destination import prepare_folder, refuse_occupied
 from kd_offline.datasets.writing.writer import finished_dataset
 from kd_offline.errors import MismatchError, Remedy, UsageError
 from kd_offline.execution.parts import parts_folder
@@ -46,11 +47,12 @@ def record_each(
     parts = _parts_of_experts(recipe)
     described = _described(parts)
     target = output.expanduser().absolute()
-    if resume and not overwrite and (done := _finished(described, target)):
+    if resume and (done := _finished(described, target)):
         return done
-    if not overwrite:
-        refuse_existing(target, resume=resume)
+    refuse_occupied(check_output(target, ()), resume=resume, overwrite=overwrite)
     folder = parts_folder(target, "parts", "recording", resume=resume, overwrite=overwrite)
+    if overwrite:  # now, as with one expert: then resuming does not find another recording
+        prepare_folder(target, resume=False, overwrite=True)
     paths = [folder / f"{number}.zarr" for number in range(1, len(parts) + 1)]
     for part, path in zip(parts, paths, strict=True):
         record(part, path)

@@ -109,14 +109,15 @@ class Search:
 
         One whose machine failed rather than the trial is found by that process.
         """
-        if not isinstance(error, Exception):
-            with suppress(Exception):  # a database that is gone: its heartbeats end
-                for trial in self.asked:
-                    requeue(self.study, trial.number, died=False)
-        elif self.asked and not (
-            isinstance(error, StorageError | WorkerError) or self.store.failure(error)
+        if isinstance(error, StorageError | WorkerError) or (
+            isinstance(error, Exception) and self.store.failure(error)
         ):
-            self.study.tell(self.asked[0], state=TrialState.FAIL)
+            return
+        if isinstance(error, Exception) and self.asked:
+            self.study.tell(self.asked.popleft(), state=TrialState.FAIL)
+        with suppress(Exception):  # a database that is gone: its heartbeats end
+            for trial in self.asked:
+                requeue(self.study, trial.number, died=False)
 
     def _count(self, state: Any) -> int:
         return len(self.study.get_trials(deepcopy=False, states=(state,)))

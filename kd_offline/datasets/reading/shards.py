@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,7 @@ MOST_OPEN = 512  # as many shards of 16 steps as share a chunk of the whole
 """Shards that are open at once; each takes about 0.1 MB."""
 _MOST_NESTED = 3
 _REMOTE_READERS = 16
+_OF_PROCESS = ("_open", "_lock")
 _LEVEL = 1  # of zstd, for chunks that are made of several
 
 
@@ -59,6 +61,14 @@ class Shards:
             "steps": _starts([shard.steps for shard in self.records]),
             "final": _starts([shard.episodes for shard in self.records]),
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs, which opens shards itself."""
+        return {name: value for name, value in vars(self).items() if name not in _OF_PROCESS}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        self._open, self._lock = OrderedDict(), threading.Lock()
 
     def opened(self, index: int) -> OpenShard:
         """Return a shard; opens it at most once at a time, whatever the number of threads.

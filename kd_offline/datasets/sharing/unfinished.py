@@ -18,9 +18,11 @@ from kd_offline.errors import StorageError, UsageError
 from kd_offline.schemas.dataset_outputs import PlacesOutput, UnfinishedPlace
 
 _NAMES = "|".join(map(re.escape, (MANIFEST, UPLOAD, JOURNAL, ZARR_JSON)))
+_GROUP = f"(?:{'|'.join(GROUPS)})"
+_CHUNK = rf"{_GROUP}/[^/]+/c/[0-9/]+"
+_METADATA = rf"{_GROUP}/(?:[^/]+/)?{re.escape(ZARR_JSON)}"
 # The shortest folder in which the rest of the path is that of a file of a dataset.
-_OWNER = re.compile(rf"(?P<folder>(?:.*?/)??)(?P<file>{_NAMES}|(?:{'|'.join(GROUPS)})/.*)")
-
+_OWNER = re.compile(rf"(?P<folder>(?:.*?/)??)(?:(?P<file>{_NAMES}|{_CHUNK})|{_METADATA})")
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -39,9 +41,15 @@ class _Place:
     bytes: int = 0
     changed: datetime = _LONG_AGO
     names: set[str] = field(default_factory=set)  # of MANIFEST, UPLOAD and JOURNAL
+    is_dataset: bool = False
 
-    def add(self, name: str, listed: _Listed) -> None:
-        """Count a file."""
+    def add(self, name: str | None, listed: _Listed) -> None:
+        """Count a file; None: the metadata of an array or a group.
+
+        These alone make no dataset: ``final/1.zarr/zarr.json`` is also the first file of a dataset
+        in a folder with the name of a group.
+        """
+        self.is_dataset |= name is not None
         self.files += 1
         self.bytes += listed.size
         self.changed = max(self.changed, listed.changed)
@@ -79,6 +87,7 @@ def unfinished(address: str | Path) -> PlacesOutput:
     if not count:
         msg = f"there is nothing at {plain!r}: check the address"
         raise StorageError(msg)
+    places = {folder: place for folder, place in places.items() if place.is_dataset}
     now = datetime.now(UTC)
     found = [
         UnfinishedPlace(
@@ -110,6 +119,9 @@ def _listing(address: str) -> Iterator[_Listed]:
             yield _Listed(str(meta["path"]), int(meta["size"]), meta["last_modified"])
         return
     root = Path(address).expanduser()
+    if root.is_file():
+        msg = f"{address!r} is a file: give the folder in which it lies"
+        raise UsageError(msg)
     for path in list_files(root):
         with suppress(FileNotFoundError):  # deleted since it was listed
             status = (root / path).lstat()

@@ -9,12 +9,17 @@ from tempfile import TemporaryDirectory
 from kd_offline.datasets.edit.lineage import check_output
 from kd_offline.datasets.edit.merge import MergeOptions, merge_plan, open_parents
 from kd_offline.datasets.edit.rewrite import RewritePlan, operation_of, write_plan
+from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.sharing.share import publish
+from kd_offline.datasets.sharing.targets import refuse_unwritable
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
+from kd_offline.datasets.storage.manifest_file import read_manifest
 from kd_offline.datasets.storage.shard_addresses import ALLOWED, is_relative, stated_address
+from kd_offline.datasets.storage.sources import open_files, require_known_scheme
 from kd_offline.datasets.writing.writer import DatasetWriter
-from kd_offline.errors import Remedy, UsageError
+from kd_offline.errors import Remedy, StorageError, UsageError
+from kd_offline.files import check_output as check_file
 from kd_offline.schemas.dataset import DatasetManifest, ShardRecord
 from kd_offline.tracking.base import Observer, observed
 
@@ -60,6 +65,8 @@ def virtual_merge(
     _check_output(str(output), parents)
     plan = merge_plan(parents, options, name)
     shards = _shards(plan, str(output))
+    if not overwrite:
+        _refuse_another(str(output), shards)
     with (
         observed(operation_of(plan.header.lineage, Path(output)), observers) as observer,
         TemporaryDirectory(prefix="kd-offline-") as scratch,
@@ -89,6 +96,19 @@ def _check_output(output: str, parents: Sequence[ExpertBuffer]) -> None:
         if f"{plain}/".startswith(f"{address}/") or address.startswith(f"{plain}/"):
             msg = f"{output!r} lies in the dataset {parent.where!r} or holds it: choose another"
             raise UsageError(msg)
+
+
+def _refuse_another(output: str, shards: tuple[ShardRecord, ...]) -> None:
+    """Refuse a place that holds another dataset, before all values are read for nothing."""
+    if output.endswith(".zip") and not is_remote(output):
+        check_file(Path(output).expanduser())
+        return
+    if require_known_scheme(output) == "hf":
+        return  # it does not tell a repository that is still to be made from one that it refuses
+    files = open_files(refuse_unwritable(output), cached=False)
+    if files.exists(MANIFEST) and read_manifest(files).shards != shards:
+        msg = f"there is another dataset at {output!r}"
+        raise StorageError(msg, Remedy("choose another place"), Remedy("give", overwrite=True))
 
 
 def _shards(plan: RewritePlan, output: str) -> tuple[ShardRecord, ...]:

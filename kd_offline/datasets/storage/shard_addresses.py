@@ -68,12 +68,25 @@ def stated_address(whole: str, shard: str) -> str:
     """Return how the manifest of a dataset at ``whole`` states the address of a shard.
 
     Below the folder in which the dataset will lie it is relative, else absolute.
+
+    Raises
+    ------
+    UsageError
+        No reader would take the address.
     """
     plain = split_pin(shard)[0].rstrip("/")
     folder = _folder_of(whole)
     if is_remote(plain):
         below = plain.removeprefix(f"{folder}/")
-        return below if below != plain and _BELOW.fullmatch(below) else plain
+        if below != plain and _BELOW.fullmatch(below):
+            return below
+        if not _is_absolute(plain):
+            msg = (
+                f"the shard at {plain!r} cannot be listed, since addresses in a file are without "
+                "spaces, escapes and empty parts: move it, or merge with copying"
+            )
+            raise UsageError(msg)
+        return plain
     path = Path(plain).expanduser().resolve()
     if folder is not None and not is_remote(folder) and path.is_relative_to(folder):
         below = path.relative_to(folder).as_posix()

@@ -45,21 +45,26 @@ def prepare_folder(root: Path, *, resume: bool, overwrite: bool) -> None:
     StorageError
         Something is there that is neither to be continued nor to be replaced.
     """
+    refuse_occupied(root, resume=resume, overwrite=overwrite)
+    if overwrite and (_has_manifest(root) or _has_journal(root)):
+        _delete_dataset(root)
+        refuse_occupied(root, resume=resume, overwrite=False)
+    make_folder(root)
+
+
+def refuse_occupied(root: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise a ``StorageError`` where :func:`prepare_folder` would; nothing is changed."""
     if root.exists() and not root.is_dir():
         msg = f"{str(root)!r} is a file: choose another path for the dataset"
         raise StorageError(msg)
-    if overwrite and (_has_manifest(root) or _has_journal(root)):
-        _delete_dataset(root)
-    refuse_existing(root, resume=resume)
+    if not overwrite:
+        refuse_existing(root, resume=resume)
+    if not root.exists() or _has_manifest(root) or _has_journal(root):
+        return
     own_files = {layout.LOCK, layout.SCRATCH}
-    if (
-        not _has_journal(root)
-        and root.exists()
-        and any(p.name not in own_files for p in root.iterdir())
-    ):
+    if any(path.name not in own_files for path in root.iterdir()):
         msg = f"{str(root)!r} is not empty and holds no dataset: choose another path"
         raise StorageError(msg)
-    make_folder(root)
 
 
 def refuse_existing(root: Path, *, resume: bool) -> None:

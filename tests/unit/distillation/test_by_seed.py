@@ -76,6 +76,8 @@ def test_finished_seeds_are_kept_and_the_rest_is_done_by_the_next_command(datase
     before = first.stat().st_mtime_ns
     with pytest.raises(StorageError, match=r"seeds of an unfinished distillation at .*resume=True"):
         distill(dataset, run, recipe(), on="serial")
+    with pytest.raises(StorageError, match=r"seeds of an unfinished .* continue it with on="):
+        distill(dataset, run, recipe(), resume=True)
     assert first.stat().st_mtime_ns == before
     made = distill(dataset, run, recipe(), on="serial", resume=True)
     distill(dataset, tmp_path / "alone", recipe())
@@ -93,4 +95,6 @@ def test_what_cannot_be_divided_is_refused_before_anything_is_made(dataset, tmp_
     (tmp_path / "full" / "thesis.txt").write_text("")
     with pytest.raises(StorageError, match="already exists"):
         distill(dataset, tmp_path / "full", recipe(), on="serial")
+    with pytest.raises(StorageError, match="is not a run"):
+        distill(dataset, tmp_path / "full", recipe(), on="serial", resume=True)
     assert not (tmp_path / "full.seeds").exists()

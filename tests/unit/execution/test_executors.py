@@ -157,9 +157,18 @@ def test_a_place_is_an_executor_with_a_number_of_workers(place):
 
 
 def test_a_place_may_state_what_a_task_needs():
-    with executor_on("serial,cores=2,gpus=0.25,memory_mb=500") as workers:
-        assert list(workers.map(squared, range(3))) == [0, 1, 4]
-    for stated in ("gpus=many", "gpus=-1", "gpus=inf", "cores=0", "cores=1.5", "disks=2", ""):
+    with pytest.raises(UsageError, match="which only Ray goes by: give 'processes:2' alone"):
+        executor_on("processes:2,cores=2,gpus=0.25,memory_mb=500")
+    for stated in (
+        "gpus=many",
+        "gpus=-1",
+        "gpus=inf",
+        "gpus=1.5",
+        "cores=0",
+        "cores=1.5",
+        "x=2",
+        "",
+    ):
         with pytest.raises(UsageError, match=r"is no number that a task needs: give cores, gpus"):
             executor_on(f"ray,{stated}")
 

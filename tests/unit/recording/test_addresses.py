@@ -77,15 +77,29 @@ def test_who_comes_second_keeps_what_was_recorded(undivided, bucket, tmp_path):
     place = f"{bucket}/d.zarr"
     push(other, place)
     with pytest.raises(
-        StorageError, match=r"another dataset at .*; the recording is complete in .*d\.zarr\.unsent"
+        StorageError,
+        match=r"another dataset at .*; the recording is complete in .*d\.zarr\..*unsent",
     ) as refused:
         record(SPREAD, place, **SMALL)
     assert "\n" not in str(refused.value)
     assert ExpertBuffer.open(place).id == ExpertBuffer.open(other).id
     assert ExpertBuffer.open(staging(place)).id == undivided.id
+    (replacing,) = (remedy for remedy in refused.value.remedies if remedy.operation)
+    assert (replacing.operation, replacing.arguments) == (
+        "push",
+        {"dataset": str(staging(place)), "destination": place, "overwrite": True},
+    )
+    push(**replacing.arguments)
+    assert ExpertBuffer.open(place).id == undivided.id
+    push(other, place, overwrite=True)
     assert record(SPREAD, place, overwrite=True, **SMALL).id == undivided.id
     assert ExpertBuffer.open(place).id == undivided.id
     assert verify(place).ok
+
+
+def test_recordings_for_places_of_the_same_name_do_not_meet_here(bucket):
+    assert staging(f"{bucket}/a/d.zarr") == staging(f"{bucket}/a/d.zarr/")
+    assert staging(f"{bucket}/a/d.zarr") != staging(f"{bucket}/b/d.zarr")
 
 
 def test_addresses_that_cannot_be_written_are_refused_before_the_first_episode(bucket, tmp_path):

@@ -269,4 +269,54 @@ def test_a_division_that_makes_no_sense_is_refused_before_anything_begins(tmp_pa
         record(SPREAD, path, shards=8, on="serial", **SMALL)
     with pytest.raises(UsageError, match="'processes:many' is no place"):
         record(SPREAD, path, on="processes:many", **SMALL)
+    with pytest.raises(UsageError, match="exclude each other"):
+        record(SPREAD, path, on="serial", resume=True, overwrite=True, **SMALL)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("how", [{"on": "serial"}, {"expert": ("bundled", "bundled:large")}])
+def test_a_place_that_takes_no_dataset_is_refused_before_anything_is_recorded(tmp_path, how):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").touch()
+    (tmp_path / "file").touch()
+    for name, error, reason in (
+        ("thesis", StorageError, "holds no dataset"),
+        ("file", StorageError, "is a file"),
+        ("d.zip", UsageError, "give a folder, and push or pack it"),
+    ):
+        with pytest.raises(error, match=reason):
+            record(SPREAD, tmp_path / name, overwrite=True, **SMALL, **how)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "thesis"]
+
+
+@pytest.mark.parametrize(
+    ("how", "module"),
+    [({"on": "serial"}, "record"), ({"expert": ("bundled", "bundled:large")}, "several_experts")],
+)
+def test_a_recording_that_replaces_another_one_is_continued(tmp_path, how, module, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    path, other = tmp_path / "d.zarr", SMALL | {"seed": 7}
+    record(SPREAD, path, **SMALL)
+    with monkeypatch.context() as patched:
+        patched.setattr(f"kd_offline.recording.{module}.merge", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            record(SPREAD, path, overwrite=True, **other, **how)
+    made = record(SPREAD, path, resume=True, **other, **how)
+    assert made.recording.seed == 7 or len(made.experts) > 1
+    assert [found.name for found in tmp_path.iterdir()] == ["d.zarr"]
+
+
+def test_shards_are_not_recorded_again_by_one_process(tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "d.zarr"
+    with monkeypatch.context() as patched:
+        patched.setattr("kd_offline.recording.record.merge", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            record(SPREAD, path, on="serial", shards=2, **SMALL)
+    with pytest.raises(StorageError, match=r"shards of an unfinished recording .* on='processes"):
+        record(SPREAD, path, resume=True, **SMALL)
+    assert record(SPREAD, path, on="serial", shards=2, resume=True, **SMALL).statistics.episodes

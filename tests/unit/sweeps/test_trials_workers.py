@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import islice
 
 import pytest
 
@@ -13,6 +14,7 @@ pytest.importorskip("optuna")
 
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import StorageError
+from kd_offline.execution.base import Serial
 from kd_offline.sweeps.studies import (
     JOURNAL,
     Journal,
@@ -97,6 +99,26 @@ def test_ctrl_c_leaves_the_trial_to_the_next_one(dataset, tmp_path, monkeypatch)
             sweep(dataset, tmp_path / "sweep", trials=1, **PLAN)
     report = sweep(dataset, tmp_path / "sweep", trials=1, **PLAN)
     assert [point.run for point in report.points] == ["runs/0000"]
+
+
+def test_a_trial_that_fails_leaves_those_beside_it_to_the_next_one(dataset, tmp_path, monkeypatch):
+    from kd_offline.sweeps import trials
+
+    def failing(*arguments, **named):
+        raise ZeroDivisionError
+
+    class Eager(Serial):
+        def map(self, task, items):
+            return super().map(task, list(islice(items, 2)))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trials, "distill", failing)
+        patched.setattr("kd_offline.sweeps.sweep.Serial", Eager)
+        with pytest.raises(ZeroDivisionError):
+            sweep(dataset, tmp_path / "sweep", trials=2, **PLAN)
+    found = [(state, params) for _, state, params in trials_of(tmp_path / "sweep")]
+    assert [state for state, _ in found] == ["FAIL", "FAIL", "WAITING"]
+    assert found[2][1] == found[1][1]
 
 
 _APPEND = """

@@ -73,6 +73,15 @@ def test_what_was_not_sent_completely_is_listed_and_goes_on(shards, place, monke
     assert verify(f"{place}/shards/1.zarr").ok
 
 
+@pytest.mark.parametrize("name", ["final", "steps/masks.zarr", "episodes/a/b"])
+def test_finished_datasets_in_folders_named_like_groups_are_not_taken_for_parts(
+    shards, place, name
+):
+    push(shards[0], f"{place}/{name}")
+    found = unfinished(place)
+    assert (found.datasets, found.unfinished) == (1, ())
+
+
 def test_a_place_that_another_dataset_is_sent_to_is_left_alone(shards, place, monkeypatch):
     destination = f"{place}/0.zarr"
     killed_before_the_manifest(monkeypatch, shards[0], destination)
@@ -242,6 +251,9 @@ def test_places_that_cannot_be_listed_are_refused(tmp_path):
     for address in (tmp_path, tmp_path / "absent"):
         with pytest.raises(StorageError, match="there is nothing at"):
             unfinished(address)
+    (tmp_path / "d.zarr.zip").touch()
+    with pytest.raises(UsageError, match="is a file: give the folder"):
+        unfinished(tmp_path / "d.zarr.zip")
     for address in ("https://example.org/d", "hf://datasets/lab/data"):
         with pytest.raises(UsageError, match="on a web server"):
             unfinished(address)

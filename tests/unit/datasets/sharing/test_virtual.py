@@ -1,6 +1,7 @@
 """A dataset that lists others reads as the one that merging them gives."""
 
 import json
+import pickle
 import shutil
 import time
 
@@ -103,6 +104,12 @@ def test_every_array_reads_as_in_the_merge(made, small_chunks, most_open, monkey
     a, b = (buffer.array("steps/reward").gather(rows) for buffer in (whole, real))
     np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(whole.to_zarr()["steps/logits"][:], real.read("steps/logits"))
+
+
+def test_it_is_taken_along_to_other_processes(made):
+    whole = ExpertBuffer.open(made / "whole.zarr")
+    rewards = whole.read("steps/reward")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(whole)).read("steps/reward"), rewards)
 
 
 def test_loaders_give_the_same_batches_in_memory_and_streamed(made, small_chunks, tmp_path):
@@ -327,8 +334,13 @@ def test_only_whole_datasets_can_be_listed(made, tmp_path):
 def test_what_is_there_is_not_replaced_without_being_asked(own):
     before = json.loads((own / "whole.zarr/manifest.json").read_text())
     shards = [own / f"shards/{k}.zarr" for k in range(2)]
-    with pytest.raises(StorageError, match="there is another dataset"):
-        virtual_merge(shards, own / "whole.zarr")
+    (own / "whole.zip").touch()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("kd_offline.datasets.sharing.virtual.write_plan", None)  # nothing is read
+        with pytest.raises(StorageError, match="there is another dataset"):
+            virtual_merge(shards, own / "whole.zarr")
+        with pytest.raises(StorageError, match="already exists"):
+            virtual_merge(shards, own / "whole.zip")
     assert json.loads((own / "whole.zarr/manifest.json").read_text()) == before
     virtual_merge(shards, own / "whole.zarr", overwrite=True)
     assert len(ExpertBuffer.open(own / "whole.zarr").manifest.shards) == 2

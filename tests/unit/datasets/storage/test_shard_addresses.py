@@ -81,6 +81,14 @@ def test_a_link_out_of_the_folder_needs_permission_as_well(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
+    "shard", ["s3://b/my run/1.zarr", "s3://b/a%20b/1.zarr", "https://host//1.zarr"]
+)
+def test_what_no_reader_takes_is_not_stated(shard):
+    with pytest.raises(UsageError, match=r"cannot be listed, since .* or merge with copying"):
+        stated_address("s3://bucket/whole.zarr", shard)
+
+
+@pytest.mark.parametrize(
     ("whole", "shard", "stated"),
     [
         ("s3://b/run/whole.zarr", "s3://b/run/shards/1.zarr/", "shards/1.zarr"),
