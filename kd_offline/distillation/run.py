@@ -21,6 +21,7 @@ from kd_offline.distillation.episode_targets import (
     in_file_order,
     make_targets,
 )
+from kd_offline.distillation.own_episodes import own_episodes
 from kd_offline.distillation.recipe import built, completed
 from kd_offline.distillation.stacked_teams import StackedTeams
 from kd_offline.distillation.targets import TargetContext, TargetStore
@@ -128,6 +129,18 @@ def _require_together(design: StudentDesign, train: EpisodeTargets) -> None:
         raise UsageError(msg)
 
 
+def _require_own_episodes(recipe: DistillRecipe, count: int) -> None:
+    """Raise a ``UsageError`` where each seed is to draw episodes of its own, and would draw all."""
+    batch, share = min(recipe.optimisation.batch_episodes, count), recipe.diverse
+    if share is not None and share < 1 and len(own_episodes(count, batch, 0, share)) == count:
+        msg = (
+            f"each seed would learn from all {count:,} training episodes, since it draws no fewer "
+            f"than a batch holds: set optimisation.batch_episodes below {count:,}, or leave out "
+            "diverse"
+        )
+        raise UsageError(msg)
+
+
 def _designed(
     buffer: ExpertBuffer, terms: ActiveTerms, path: str
 ) -> tuple[StudentDesign, EpisodeTargets, ValidationEpisodes | None]:
@@ -137,6 +150,7 @@ def _designed(
     if not len(train):
         msg = f"the dataset at {path!r} has no episode to train on: record more episodes"
         raise DatasetError(msg)
+    _require_own_episodes(recipe, len(train))
     loader = in_file_order(buffer, train, terms)
     statistics = fit(loader, terms)
     design = design_students(buffer, recipe, statistics.scale)

@@ -118,6 +118,8 @@ def type_command(line: str) -> None:
         less = [*less, "--set", "q_learning.updates_per_batch=2"]
     if name == "distill" and "gates" in arguments:
         less = [*less, "--epochs", "2"]  # one with gates, one without
+    if name == "distill" and "--diverse" in arguments:
+        less = [*less, "--set", "optimisation.batch_episodes=16"]  # of the 72 that there are
     if name == "distill" and arguments[0] in TAUGHT_BY_BEGINNERS:
         less = [*less, "--policy-term", "none", "--set", "weights.policy=0"]
     done = CliRunner().invoke(app, [name, *arguments, *less], prog_name="kd-offline")

@@ -60,6 +60,16 @@ def test_what_a_seed_becomes_does_not_depend_on_the_other_seeds(buffer, tmp_path
     assert distill_recipe(start=tmp_path / "1").diverse is None
 
 
+def test_a_share_that_would_be_everything_is_refused(buffer, tmp_path):
+    recipe = distill_recipe(method="kl", diverse=True, settings=SMALL | {"threads": 1})
+    wide = recipe.model_copy(
+        update={"optimisation": recipe.optimisation.model_copy(update={"batch_episodes": 128})}
+    )
+    with pytest.raises(UsageError, match=r"each seed would learn from all 5. training episodes"):
+        distill(buffer, tmp_path / "run", wide)
+    assert not (tmp_path / "run").exists()
+
+
 def test_impossible_shares_are_refused():
     with pytest.raises(UsageError, match="diverse"):
         distill_recipe(settings={"diverse": 0.0})
