@@ -36,7 +36,7 @@ def parts_folder(output: Path, kind: str, what: str, *, resume: bool, overwrite:
     folder = parts_of(output, kind)
     if overwrite:
         remove_tree(folder)
-    elif folder.exists() and not resume:
+    elif _begun(folder) and not resume:
         msg = f"there are {kind} of an unfinished {what} at {str(folder)!r}"
         go_on = Remedy("continue it with", resume=True)
         raise StorageError(msg, go_on, Remedy("delete them with", overwrite=True))
@@ -50,6 +50,11 @@ def refuse_parts(output: Path, kind: str, what: str) -> None:
     ``kind`` and ``what`` are those of :func:`parts_folder`.
     """
     folder = parts_of(output, kind)
-    if folder.exists():
+    if _begun(folder):
         msg = f"there are {kind} of an unfinished {what} at {str(folder)!r}"
         raise StorageError(msg, Remedy("continue it with", on="processes:4"), "delete them")
+
+
+def _begun(folder: Path) -> bool:
+    """Tell whether there are parts; an empty folder is left of a command that was refused."""
+    return folder.exists() and any(folder.iterdir())

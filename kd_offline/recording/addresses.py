@@ -10,6 +10,7 @@ from pathlib import Path
 from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.sharing.share import default_output, push
 from kd_offline.datasets.sharing.targets import refuse_unwritable
+from kd_offline.datasets.storage.addresses import scheme_of
 from kd_offline.datasets.storage.manifest_file import read_manifest
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.datasets.writing.writer import finished_dataset
@@ -56,9 +57,11 @@ def record_away(
     UsageError
         Nothing can be written to such an address, or it is a recording of several experts.
     StorageError
-        Another dataset is there; the recording stays in its folder.
+        A dataset is there, or the place cannot be reached. If another one was finished there
+        meanwhile, the recording stays in its folder.
     """
     refuse_unwritable(address)
+    _refuse_place(address, finished=not resume and not overwrite)
     if len(recipe.expert) > 1:
         msg = f"a recording of several experts is not sent to {address!r}: record into a folder"
         raise UsageError(msg, "and push it")
@@ -78,6 +81,23 @@ def record_away(
         raise StorageError(msg, *remedies) from error
     remove_tree(local)
     return manifest
+
+
+def _refuse_place(address: str, *, finished: bool) -> None:
+    """Refuse, before anything is recorded, a place that cannot be reached.
+
+    ``finished``: also one that holds a dataset.
+    """
+    files = open_files(address, cached=False)
+    if scheme_of(address) == "hf":
+        return  # it does not tell a repository that is still to be made from one that it refuses
+    try:
+        files.read(MANIFEST)  # asking for its size would not tell that there is no such bucket
+    except FileNotFoundError:
+        return
+    if finished:
+        msg = f"there is a finished dataset at {address!r}"
+        raise StorageError(msg, Remedy("choose another place"), Remedy("give", overwrite=True))
 
 
 def _without_recording_again(remedy: Remedy, local: Path, address: str) -> Remedy:

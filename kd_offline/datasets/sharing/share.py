@@ -25,7 +25,13 @@ from threading import Lock
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.manifest import parse_manifest, require_whole
 from kd_offline.datasets.sharing.subset import added_arrays, chosen_arrays, subset_manifest
-from kd_offline.datasets.sharing.targets import SCRATCH_PREFIX, Target, is_dataset_file, open_target
+from kd_offline.datasets.sharing.targets import (
+    SCRATCH_PREFIX,
+    Target,
+    is_dataset_file,
+    open_target,
+    refuse_unwritable,
+)
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.cache import Cache, default_cache
 from kd_offline.datasets.storage.manifest_file import read_manifest_and_text
@@ -218,7 +224,7 @@ def _output(
 
 def copy_dataset(job: CopyJob, destination: str | Path, overwrite: bool) -> tuple[int, int]:
     """Copy to any kind of destination; return the bytes moved and skipped."""
-    plain = str(destination)
+    plain = refuse_unwritable(str(destination))
     _refuse_copy_into_itself(job.source.address, plain)
     if require_known_scheme(plain) == "hf":
         from kd_offline.datasets.sharing.hub import commit_dataset

@@ -168,6 +168,12 @@ def refuse_unwritable(address: str) -> str:
             "or to s3://, gs://, az:// or hf://"
         )
         raise UsageError(msg)
+    if is_remote(plain) and plain.rstrip("/").endswith(".zip"):
+        msg = (
+            f"{plain!r} would be read as one file, and files of a dataset are sent one by one: "
+            "leave out .zip, or pack it and copy that file"
+        )
+        raise UsageError(msg)
     return plain
 
 

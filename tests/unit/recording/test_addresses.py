@@ -9,6 +9,7 @@ from kd_offline.datasets.storage.remote import Remote, open_store
 from kd_offline.errors import MismatchError, StorageError, UsageError
 from kd_offline.recording.addresses import staging
 from kd_offline.recording.record import record
+from kd_offline.tracking.base import FunctionObserver
 from tests import servers
 
 SPREAD = "mpe/simple_spread_v3"
@@ -75,12 +76,15 @@ def test_who_comes_second_keeps_what_was_recorded(undivided, bucket, tmp_path):
     other = tmp_path / "other.zarr"
     record(SPREAD, other, **SMALL | {"seed": 1})
     place = f"{bucket}/d.zarr"
-    push(other, place)
+
+    def meanwhile(*counts):
+        push(other, place)
+
     with pytest.raises(
         StorageError,
         match=r"another dataset at .*; the recording is complete in .*d\.zarr\..*unsent",
     ) as refused:
-        record(SPREAD, place, **SMALL)
+        record(SPREAD, place, observers=[FunctionObserver(progress=meanwhile)], **SMALL)
     assert "\n" not in str(refused.value)
     assert ExpertBuffer.open(place).id == ExpertBuffer.open(other).id
     assert ExpertBuffer.open(staging(place)).id == undivided.id
@@ -106,10 +110,18 @@ def test_addresses_that_cannot_be_written_are_refused_before_the_first_episode(b
     for place, reason in (
         ("https://example.org/d.zarr", "only gives"),
         (f"{bucket}/d.zarr@sha256:{'0' * 64}", "carries an id"),
+        (f"{bucket}/d.zarr.zip", "leave out .zip"),
+        ("hf://datasets/lab", "not a dataset of the Hub"),
     ):
         with pytest.raises(UsageError, match=reason):
             record(SPREAD, place, **SMALL)
     with pytest.raises(UsageError, match="several experts is not sent"):
         record(SPREAD, f"{bucket}/d.zarr", **SMALL, expert=("bundled", "random"))
+    with pytest.raises(StorageError, match="no such bucket"):
+        record(SPREAD, "s3://absent/d.zarr", **SMALL)
     assert not list((tmp_path / "here").iterdir())
     assert not list(Remote(bucket, open_store(bucket), listable=True).listing())
+    Remote(bucket, open_store(bucket), listable=True).write("d.zarr/manifest.json", b"{}")
+    with pytest.raises(StorageError, match=r"there is a finished dataset at .* overwrite=True"):
+        record(SPREAD, f"{bucket}/d.zarr", **SMALL)
+    assert not list((tmp_path / "here").iterdir())
