@@ -114,15 +114,14 @@ def audit(
 
 
 def _summary(report: RobustnessReport, run: Path) -> None:
+    from kd_offline.reports.robustness import remarks
+
     show(
         f"greedy, {report.episodes:,} episodes; share of the gain over random play that is kept, "
         "with 95 % intervals"
     )
     head = ("perturbation", "expert keeps", "students keep", "change beyond the expert's")
     show(*table([head, *map(_row, (report.unperturbed, *report.plays))]))
-    for play in report.plays:
-        for who, reason in play.declined.items():
-            say(f"  {who} were not played: {reason}")
     failures, errors = report.unperturbed.failures, report.errors
     if failures is not None:
         show(
@@ -141,8 +140,8 @@ def _summary(report: RobustnessReport, run: Path) -> None:
         )
         if beside.errors_change is not None:
             show(f"  every seed is wrong in {_points(beside.errors_change)} of the decisions")
-    for note in report.notes:
-        say(f"  {note}")
+    for remark in remarks(report):
+        say(f"  {remark}")
     say(f"written: {run / 'robustness.json'}")
     say(f"next: {command_text('report', run)}")
 

@@ -20,10 +20,6 @@ def robustness_section(report: RobustnessReport) -> Section:
     )
     if report.status != "complete":
         text += " The audit was interrupted: what it had not finished is missing."
-    reasons = dict.fromkeys(pair for play in report.plays for pair in play.declined.items())
-    named = {"expert": "The expert was", "students": "Students were"}
-    notes = [f"{named[w]} not played where a dash stands: {why}." for w, why in reasons]
-    notes += [f"{note[0].upper()}{note[1:]}." for note in report.notes]
     tables = [
         perturbation_table(report),
         tolerance_table(report),
@@ -32,7 +28,21 @@ def robustness_section(report: RobustnessReport) -> Section:
         comparison_table(report),
     ]
     present = tuple(one for one in tables if one is not None and one.rows)
-    return Section("robustness", "Robustness", " ".join([text, *notes]), (), present)
+    return Section("robustness", "Robustness", " ".join([text, *remarks(report)]), (), present)
+
+
+def remarks(report: RobustnessReport) -> list[str]:
+    """Return sentences on what an audit lacks: policies not played, shares undefined, notes."""
+    named = {"expert": "The expert was", "students": "Students were"}
+    reasons = dict.fromkeys(pair for play in report.plays for pair in play.declined.items())
+    found = [f"{named[who]} not played where a dash stands: {why}." for who, why in reasons]
+    for who, words in named.items():
+        score: PerturbedReturn | None = getattr(report.unperturbed, who)
+        if score is not None and score.kept is None:
+            found.append(
+                f"{words} not better than random play beyond doubt, so what is kept is undefined."
+            )
+    return found + [f"{note[0].upper()}{note[1:]}." for note in report.notes]
 
 
 def perturbation_table(report: RobustnessReport) -> Table:

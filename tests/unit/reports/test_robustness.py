@@ -6,6 +6,7 @@ from kd_offline.reports.robustness import (
     error_table,
     failure_table,
     perturbation_table,
+    remarks,
     robustness_section,
     tolerance_table,
 )
@@ -139,6 +140,16 @@ def test_the_section_says_what_a_failure_is_and_what_is_missing():
     assert "The expert was not played where a dash stands: it has no gradients." in text
     assert "was interrupted" in text
     assert text.endswith("Something was left out.")
+
+
+def test_shares_that_are_undefined_have_a_reason():
+    report = robustness(DIGESTS)
+    lost = report.unperturbed.students.model_copy(update={"kept": None})
+    unperturbed = report.unperturbed.model_copy(update={"students": lost})
+    said = remarks(report.model_copy(update={"unperturbed": unperturbed}))
+    why = "Students were not better than random play beyond doubt, so what is kept is undefined."
+    assert why in said
+    assert why not in remarks(report)
 
 
 @pytest.mark.parametrize("audited", [True, False])

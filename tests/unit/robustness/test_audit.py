@@ -218,5 +218,6 @@ def test_the_command_prints_its_document_or_a_table(copy):
     done = CliRunner().invoke(app, [*map(str, words)])
     assert "every seed fails in" in done.output
     assert "dead 1" in done.output
+    assert "Students were not better than random play beyond doubt" in done.output
     done = CliRunner().invoke(app, ["audit", str(run), "--perturbations", "nois"])
     assert done.exit_code == 2
