@@ -30,7 +30,8 @@ from kd_offline.types import Array, IntArray
 
 MOST_OPEN = 512  # as many shards of 16 steps as share a chunk of the whole
 """Shards that are open at once; each takes about 0.1 MB."""
-_MOST_NESTED = 3
+MOST_NESTED = 3
+"""Levels of shards that list shards."""
 _REMOTE_READERS = 16
 _OF_PROCESS = ("_open", "_lock")
 _LEVEL = 1  # of zstd, for chunks that are made of several
@@ -97,10 +98,16 @@ class Shards:
                 future.set_exception(error)
         return future.result()
 
+    def levels(self) -> int:
+        """Return how many levels of shards there are; opens all of them."""
+        inner = (self.opened(index).arrays["steps/reward"] for index in range(len(self.records)))
+        below = (array.shards.levels() for array in inner if isinstance(array, ShardedArray))
+        return 1 + max(below, default=0)
+
     def _opened(self, index: int) -> OpenShard:
         record = self.records[index]
-        if self._depth > _MOST_NESTED:
-            what = f"shards of shards go deeper than {_MOST_NESTED} levels"
+        if self._depth > MOST_NESTED:
+            what = f"shards of shards go deeper than {MOST_NESTED} levels"
             raise self._refused(index, record.address, what)
         address = resolve_shard(self.whole, record.address)
         files = open_files(address, cached=self._cached)

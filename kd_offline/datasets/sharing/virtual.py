@@ -11,6 +11,7 @@ from kd_offline.datasets.edit.merge import MergeOptions, merge_plan, open_parent
 from kd_offline.datasets.edit.rewrite import RewritePlan, operation_of, write_plan
 from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.reading.reader import ExpertBuffer
+from kd_offline.datasets.reading.shards import MOST_NESTED, ShardedArray
 from kd_offline.datasets.sharing.share import publish
 from kd_offline.datasets.sharing.targets import refuse_unwritable
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
@@ -123,6 +124,13 @@ def _shards(plan: RewritePlan, output: str) -> tuple[ShardRecord, ...]:
             )
             keep = Remedy("keep what is there twice with", duplicates="keep")
             raise UsageError(msg, keep, "merge with copying")
+        array = parent.array("steps/reward")
+        if isinstance(array, ShardedArray) and array.shards.levels() >= MOST_NESTED:
+            msg = (
+                f"the dataset at {parent.where!r} lists shards of shards already, and nobody would "
+                f"read more than {MOST_NESTED} levels: merge with copying"
+            )
+            raise UsageError(msg)
         records.append(
             ShardRecord(
                 address=stated_address(output, parent.where),

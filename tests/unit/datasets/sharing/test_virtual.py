@@ -185,7 +185,7 @@ def test_shards_may_be_archives(made, tmp_path):
     assert verify(tmp_path / "w.zarr").ok
 
 
-def test_shards_of_shards_are_read_up_to_three_levels(made, tmp_path):
+def test_shards_of_shards_are_read_up_to_three_levels(made, tmp_path, monkeypatch):
     folder = shutil.copytree(made, tmp_path / "deep")
     tiny_dataset(folder / "more.zarr", 5, spec=SPEC, seed=9)
     below = "whole.zarr"
@@ -196,6 +196,9 @@ def test_shards_of_shards_are_read_up_to_three_levels(made, tmp_path):
             virtual_merge(paths, folder / below, duplicates="keep")
     whole = ExpertBuffer.open(folder / "level2.zarr")
     assert whole.read("steps/obs").shape[0] == whole.n_steps
+    with pytest.raises(UsageError, match=r"nobody would read more than 3 levels: merge with"):
+        virtual_merge(paths, folder / below, duplicates="keep")
+    monkeypatch.setattr("kd_offline.datasets.sharing.virtual.MOST_NESTED", 4)
     virtual_merge(paths, folder / below, duplicates="keep")
     deepest = ExpertBuffer.open(folder / below)
     with pytest.raises(CorruptDatasetError, match="deeper than 3 levels"):
