@@ -55,14 +55,19 @@ def page(cells: Path) -> str:
 
 
 def _head(missing: Sequence[str]) -> str:
-    not_there = f"Not measured: {'; '.join(missing)}. " if missing else ""
+    limits = (
+        *missing,
+        "other widths",
+        "other temperatures",
+        "other weights of terms than those of the recipes, which were tuned for no task",
+        "whether the order of the methods holds with ten times the data, as on "
+        "[the first page](results.md)",
+    )
     return (
-        "# Ways to distil, side by side\n\n"
-        f"{not_there}Not shown: other widths, other temperatures, and whether the order of the "
-        "methods holds with ten times the data, as on [the first page](results.md).\n\n"
+        f"# Ways to distil, side by side\n\nNot shown: {'; '.join(limits)}.\n\n"
         "Every method of [the guide](guide/methods.md) with the same expert, data, mask, student "
         f"width ({WIDTH}), epochs, batches of {BATCH_EPISODES} episodes and seeds; only the "
-        "objective differs, with the weights of its recipe, which were tuned for no task. Made by "
+        "objective differs. Made by "
         f"`make results-methods`, which keeps every cell in `{METHODS.cells}`. *Kept* is the "
         "return less that of random play, as a share of the expert's; *less plain KL* the "
         "difference of mean returns to plain KL from the same data at the temperature of the "
@@ -85,7 +90,8 @@ def _task(task: Task, cells: Path) -> str:
         f"Mask `{found['mask']}`; {task.dataset_episodes:,} episodes, {task.epochs} epochs from "
         f"{expert}; {found['seeds']} distillation seeds, {found['episodes']:,} evaluation episodes."
     )
-    return "\n\n".join([f"## {task.name}", said, table([_HEAD, *rows]), _verdict(task, cells)])
+    parts = [f"## {task.name}", said, table([_HEAD, *rows]), _verdict(task, cells)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _row(cell: DistilledCell, made: Cell, cells: Path) -> tuple[str, ...]:
@@ -126,7 +132,7 @@ def _verdict(task: Task, cells: Path) -> str:
         )
         if names
     ]
-    return "### Which to use when\n\n" + " ".join(said)
+    return "### Which to use when\n\n" + " ".join(said) if said else ""
 
 
 if __name__ == "__main__":

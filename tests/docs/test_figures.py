@@ -16,14 +16,17 @@ from statistics import median
 import pytest
 
 from benchmarks import anchors
-from benchmarks.results import render, render_combat, render_ddn
+from benchmarks.results import render, render_combat, render_ddn, render_methods
 from benchmarks.results.combat import COMBAT
 from benchmarks.results.ddn import DDN
+from benchmarks.results.methods import METHODS
 from kd_offline.evaluation.intervals import wilson
 from tests.docs.pages import BLOCK, GUIDE, ROOT
 
 DOCS = ROOT / "docs"
-GENERATED = {"results.md", "results-combat.md", "results-ddn.md", "anchors.md"}
+GENERATED = {
+    *("results.md", "results-combat.md", "results-ddn.md", "results-methods.md", "anchors.md")
+}
 # Tables between marks, of docs/status.md and the guide to masks.
 WRITTEN = {
     "table": render.summary,
@@ -269,6 +272,7 @@ def test_pages_are_written_from_the_files(name, monkeypatch):
         "results.md": render.page,
         "results-combat.md": lambda: render_combat.page(COMBAT, cells, Path("docs")),
         "results-ddn.md": lambda: render_ddn.page(DDN, DDN.cells, Path("docs")),
+        "results-methods.md": lambda: render_methods.page(METHODS.cells),
         "anchors.md": lambda: anchors.page(json.loads((DOCS / "anchors.json").read_text("utf-8"))),
     }
     assert (DOCS / name).read_text("utf-8") == made[name]()
@@ -291,6 +295,7 @@ def test_tables_between_marks_are_written_from_the_files(name, monkeypatch):
             "docs/results-ddn.md",
             "# Results of value decomposition and the Double Distillation Network\n\n",
         ),
+        ("docs/results-methods.md", "# Ways to distil, side by side\n\n"),
         ("docs/anchors.md", "# Anchors\n\n"),
         ("docs/guide/cost.md", "# What decisions cost\n\n"),
     ],
