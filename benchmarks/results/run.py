@@ -75,15 +75,19 @@ def main() -> None:
         tasks=tuple(task for task in study.tasks if task.slug in names),
     )
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    folders = [study.work, study.cells]
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-    with executor_on(given.on, folders=folders, logs=study.work) as workers:
+    _make_folders(study)
+    with executor_on(given.on, folders=[study.work, study.cells], logs=study.work) as workers:
         fill(study, given.only.split(","), lambda make, cells: list(workers.map(make, cells)))
+
+
+def _make_folders(study: Study) -> None:
+    for folder in (study.work, study.cells):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def fill(study: Study, stages: Sequence[str], do: Do) -> None:
     """Make the missing cells of ``stages``; ``do`` calls a function for each of several cells."""
+    _make_folders(study)
     makers = {"distilled": study.distilled, "ablations": study.ablations}
     students = {
         stage: [cell for task in study.tasks for cell in cells_of(task)]

@@ -21,7 +21,7 @@ GROUPS = {
     "Distil and measure students": (
         *("distill", "rerun", "sweep", "evaluate", "audit", "report", "bench"),
     ),
-    "Go on with an environment": ("dagger", "adapt"),
+    "Go on with an environment": ("dagger", "adapt", "ppd"),
     "Deploy students": ("export", "profile", "deploy-check"),
     "What there is": ("envs", "hardware", "schema", "doctor"),
 }

@@ -108,6 +108,6 @@ class ExpertCard(Document):
 
 
 class TrainSeedsOutput(Strict):
-    """What ``train --seeds`` prints as JSON."""
+    """What a training of several seeds prints as JSON."""
 
     experts: dict[str, ExpertCard] = Field(description="by the folder within the output")

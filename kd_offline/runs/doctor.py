@@ -15,6 +15,7 @@ EXTRAS = {
     "energy": ("zeus",),
     "onnx": ("onnx", "onnxruntime"),
     "pettingzoo": ("pettingzoo", "mpe2"),
+    "postgresql": ("psycopg",),
     "ray": ("ray",),
     "report": ("jinja2", "matplotlib"),
     "share": ("cryptography", "huggingface-hub", "obstore"),

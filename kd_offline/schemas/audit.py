@@ -1,4 +1,4 @@
-"""Report of ``verify --audit``: statistical signs that a dataset was poisoned."""
+"""Report of an audit of a dataset: statistical signs that it was poisoned."""
 
 from __future__ import annotations
 

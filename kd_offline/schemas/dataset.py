@@ -71,9 +71,9 @@ class ShardRecord(Strict):
     )
     id: Digest
     manifest_digest: Digest = Field(description="of the shard's own manifest")
-    episodes: int = Field(gt=0)
-    steps: int = Field(gt=0)
-    bytes: int = Field(ge=0, description="stored size of the shard's files")
+    episodes: int = Field(gt=0, le=10**10)
+    steps: int = Field(gt=0, le=10**12)
+    bytes: int = Field(ge=0, le=10**16, description="stored size of the shard's files")
 
 
 class Capture(Strict):

@@ -14,7 +14,7 @@ NAMED_BY_THE_USER = {
     "deployment/check.py": "deploy-check --environment",
     "environments/parallel.py": "parallel_env(name)",
     "experts/train.py": "the recipe, whose file experts/recipe.py holds against the guard",
-    "recording/record.py": "record NAME",
+    "recording/setup.py": "record NAME",
 }
 IMPORTS = {
     "__init__.py": "our own modules",
@@ -62,5 +62,5 @@ def test_modules_are_imported_by_name_in_few_places():
 def test_nothing_else_turns_text_into_code(name):
     # An error of a worker process is read again right where it was made, to see whether it can be.
     # Tasks and results of a Ray cluster travel as pickles between processes of one user.
-    allowed = {"execution/processes.py", "execution/ray.py"} if name == "pickle.loads" else set()
+    allowed = {"execution/base.py", "execution/ray.py"} if name == "pickle.loads" else set()
     assert set(users(lambda called: called == name)) == allowed

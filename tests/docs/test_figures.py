@@ -58,6 +58,7 @@ UNFILED = {
     ): "benchmarks.paired mpe/simple_adversary_v3",
     ("docs/guide/cost.md", "Training"): "`python -m benchmarks.devices`",
     ("docs/guide/sparsity.md", "What it is worth"): "python -m benchmarks.sparsity",
+    ("docs/guide/robustness.md", "Seeds that differ"): "distill --method kl --hidden 16",
     ("docs/guide/cost.md", "Timed"): "`kd-offline bench latency run/ --rounds 30`",
     (
         "docs/guide/privileged-teachers.md",

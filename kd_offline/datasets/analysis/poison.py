@@ -1,4 +1,4 @@
-"""``verify --audit``: statistical signs that a dataset was poisoned.
+"""Statistical signs that a dataset was poisoned.
 
 Digests and signatures tell whether the bytes are the maker's. They cannot tell whether the maker,
 or one of the makers of a merged dataset, changed labels on purpose. The audit compares every source

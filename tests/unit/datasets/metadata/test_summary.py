@@ -21,6 +21,7 @@ def test_machine_readable_report(ragged):
         "return",
         "side_returns",
         "conflicts",
+        "blind_spots",
         "bytes",
         "bytes_moved",
     ]
