@@ -120,6 +120,7 @@ def test_a_trial_whose_heart_stopped_is_run_again(dataset, url, tmp_path, monkey
         assert states(folder, url) == ["RUNNING"]
         process.send_signal(signal.SIGKILL)
     monkeypatch.setattr(studies, "GRACE_S", 1)
+    time.sleep(1.5)  # else a new trial comes first, with the same choice and so the same point
     report = sweep(dataset, folder, trials=2, storage=url, **PLAN)
     assert states(folder, url) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert "runs/0000" in {point.run for point in report.points}
