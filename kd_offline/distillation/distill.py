@@ -118,6 +118,9 @@ def distill(
         msg = "resume and overwrite exclude each other: give one of them"
         raise UsageError(msg)
     recipe = completed(recipe or DistillRecipe())
+    if recipe.start is not None and Path(output).resolve() == Path(recipe.start.run).resolve():
+        msg = f"the run in {str(output)!r} is what the students start from: choose another folder"
+        raise UsageError(msg)
     buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
     path = buffer.where if isinstance(dataset, ExpertBuffer) else str(dataset)
     check_arrays(recipe, list(buffer.names))

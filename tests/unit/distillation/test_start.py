@@ -45,6 +45,14 @@ def test_students_mask_method_and_seeds_are_those_of_the_run(begun):
     assert {name for name, weight in recipe.weights.items() if weight} == {"kl"}
 
 
+def test_the_run_that_students_start_from_is_not_replaced(begun, dataset):
+    before = (begun / "run.json").read_bytes()
+    recipe = distill_recipe(start=begun, settings=QUICK)
+    with pytest.raises(UsageError, match="is what the students start from"):
+        distill(dataset, begun, recipe, overwrite=True)
+    assert (begun / "run.json").read_bytes() == before
+
+
 def test_another_method_brings_its_own_losses(begun):
     recipe = distill_recipe(start=begun, method="bc", settings=QUICK)
     assert {name for name, weight in recipe.weights.items() if weight} == {"ce"}
