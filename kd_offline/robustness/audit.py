@@ -330,13 +330,13 @@ class Audit:
         """Play everything and return the report, which is written after every perturbation."""
         policies, plan = self.setup.policies, self.plan
         before = self._before() if resume else {}
-        todo = [play for play in plan.plays if play not in before]
+        unplayed = [play for play in plan.plays if play not in before]
         kinds = {name: PERTURBATIONS.load(name) for name, _ in plan.plays}
-        for name, strength in todo:  # what cannot be is refused before anything is played
+        for name, strength in unplayed:  # what cannot be is refused before anything is played
             with _border(name):
                 kinds[name](self._setting(self._sides[0], strength))
         sides, each = len(self._sides), 1 + len(self.teams)
-        tick = counting(observer, sides * (each * (1 + len(todo)) + 1), "rollouts")
+        tick = counting(observer, sides * (each * (1 + len(unplayed)) + 1), "rollouts")
         played: dict[Who, Played] = {
             "expert": self._play([policies.expert], tick),
             "students": self._play(self.teams, tick),

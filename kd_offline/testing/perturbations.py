@@ -28,9 +28,9 @@ def check_perturbation(kind: type[Perturbation]) -> None:
     Notes
     -----
     The rules, by the name an error begins with. ``strengths``: they are ascending, above 0 and
-    possible. ``description``: it and its unit are stated. ``zero``: strength 0 changes nothing.
-    ``effect``: the largest of its strengths does. ``batch``: an episode does not depend on those
-    that are played beside it. ``agents``: agents that are not named are left alone.
+    possible. ``description``: it and its unit are stated. ``effect``: the largest of its strengths
+    changes play. ``batch``: an episode does not depend on those that are played beside it.
+    ``agents``: agents that are not named are left alone.
     """
     name = kind.__name__
     _rule("description", bool(kind.description and kind.unit), f"{name} lacks one")
@@ -40,7 +40,6 @@ def check_perturbation(kind: type[Perturbation]) -> None:
         check_strength(name, kind, strength)
     strongest = kind.strengths[-1]
     plain, perturbed = _play(None, 0.0), _play(kind, strongest)
-    _rule("zero", _same(plain, _play(kind, 0.0)), f"{name} of strength 0 changes play")
     _rule("effect", not _same(plain, perturbed), f"{name} of {strongest:g} changes nothing")
     few = _play(kind, strongest, batch=7)
     _rule("batch", _same(perturbed, few), f"{name} of {strongest:g} in batches of 60 and 7 differs")

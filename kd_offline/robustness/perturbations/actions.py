@@ -27,8 +27,6 @@ class Delay(Perturbation):
         self, chosen: IntArray, output: PolicyOutput, view: View, moment: Moment
     ) -> IntArray:
         """Return what was chosen earlier, or nothing to do."""
-        if not self.setting.strength:
-            return chosen
         queue = np.concatenate([moment.kept["waiting"], chosen[:, None]], 1)
         moment.kept["waiting"] = queue[:, 1:]
         nothing = idle(self.setting.spec, view.available_actions)
@@ -51,8 +49,6 @@ class Sticky(Perturbation):
         self, chosen: IntArray, output: PolicyOutput, view: View, moment: Moment
     ) -> IntArray:
         """Return what is done: the chosen actions, or the last ones."""
-        if not self.setting.strength:
-            return chosen
         last = moment.kept["last"]
         draws = uniforms(moment.seeds, moment.step, last.shape[1:], "audit", "sticky")
         repeats = (draws < self.setting.strength) & (last >= 0)

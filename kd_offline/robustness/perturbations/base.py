@@ -1,9 +1,9 @@
 """The protocol of a perturbation, and the policy that plays under one.
 
 A perturbation changes what some agents observe, what they do, or both. It is created once for a
-side of a task and a strength; strength 0 changes nothing. Everything that it draws follows from an
-episode's seed, the step and the agent (:func:`kd_offline.seeding.uniforms`), so it does not depend
-on which episodes are played together.
+side of a task and a strength; with strength 0 it is not asked. Everything that it draws follows
+from an episode's seed, the step and the agent (:func:`kd_offline.seeding.uniforms`), so it does not
+depend on which episodes are played together.
 
 Its arrays have one row for each episode of the batch: B episodes, N agents, O features, A actions.
 """
@@ -230,6 +230,9 @@ class PerturbedPolicy:
 
     def act(self, view: View, memory: PerturbedMemory) -> tuple[PolicyOutput, PerturbedMemory]:
         """Return the logits of the perturbed policy, with all probability on changed actions."""
+        if not self.perturbation.setting.strength:  # nothing is perturbed, whatever the kind
+            output, after = self.policy.act(view, memory.policy)
+            return output, memory._replace(policy=after)
         moment = Moment(memory.seeds, memory.step, dict(memory.kept), self.policy, memory.policy)
         seen = self._seen(view, moment)
         output, after = self.policy.act(seen, memory.policy)

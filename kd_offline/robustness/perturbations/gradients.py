@@ -39,41 +39,41 @@ class Differentiable(Protocol):
         ...
 
 
-class Fgsm(Perturbation):
-    """One step along the sign of the gradient (Goodfellow et al., 2015; Huang et al., 2017)."""
+class _Attack(Perturbation):
+    """Base of attacks within a box around the observation."""
 
-    description = "observations moved once along the sign of the gradient, against the own action"
     unit = "the largest change, in standard deviations of each feature in the dataset"
     strengths = (0.1, 0.3)
     largest = FARTHEST
     of_observations = True
     needs_gradients = True
 
+    @property
+    def box(self) -> Float32Array:
+        """The largest change of each feature, float32 [N, O]."""
+        return self.setting.strength * self.setting.scale.deviation
+
+
+class Fgsm(_Attack):
+    """One step along the sign of the gradient (Goodfellow et al., 2015; Huang et al., 2017)."""
+
+    description = "observations moved once along the sign of the gradient, against the own action"
+
     def observations(self, view: View, moment: Moment) -> FloatArray:
         """Return the attacked observations."""
-        if not self.setting.strength:
-            return view.obs
         greedy = _greedy(view, moment)
-        box = self.setting.strength * self.setting.scale.deviation
-        return view.obs + box * np.sign(gradient(view.obs, greedy, view, moment))
+        return view.obs + self.box * np.sign(gradient(view.obs, greedy, view, moment))
 
 
-class Pgd(Perturbation):
+class Pgd(_Attack):
     """Ten steps along the sign of the gradient, from a drawn start (Madry et al., 2018)."""
 
     description = "observations moved in ten steps along the sign of the gradient"
-    unit = Fgsm.unit
-    strengths = (0.1, 0.3)
-    largest = FARTHEST
-    of_observations = True
-    needs_gradients = True
 
     def observations(self, view: View, moment: Moment) -> FloatArray:
         """Return the attacked observations."""
-        if not self.setting.strength:
-            return view.obs
         greedy = _greedy(view, moment)
-        box = self.setting.strength * self.setting.scale.deviation
+        box = self.box
         draws = uniforms(moment.seeds, moment.step, view.obs.shape[1:], "audit", "pgd")
         moved = box * (2 * draws - 1)
         for _ in range(STEPS):

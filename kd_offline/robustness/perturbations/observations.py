@@ -25,17 +25,13 @@ class Noise(Perturbation):
 
     def observations(self, view: View, moment: Moment) -> FloatArray:
         """Return observations plus noise."""
-        if not self.setting.strength:
-            return view.obs
         noise = normals(moment.seeds, moment.step, view.obs.shape[1:], "audit", "noise")
         return view.obs + self.setting.strength * self.setting.scale.deviation * noise
 
 
-class DroppedBlocks(Perturbation):
-    """Replaces blocks of an observation by their mean in the dataset, each for single steps."""
+class _OfBlocks(Perturbation):
+    """Base of perturbations of single blocks, each by a probability."""
 
-    description = "blocks of an observation that are missing for a step: their mean instead"
-    unit = "the probability of each block, agent and step"
     strengths = (0.1, 0.3)
     largest = 1.0
     of_observations = True
@@ -44,10 +40,15 @@ class DroppedBlocks(Perturbation):
         super().__init__(setting)
         self._blocks = setting.blocks
 
+
+class DroppedBlocks(_OfBlocks):
+    """Replaces blocks of an observation by their mean in the dataset, each for single steps."""
+
+    description = "blocks of an observation that are missing for a step: their mean instead"
+    unit = "the probability of each block, agent and step"
+
     def observations(self, view: View, moment: Moment) -> FloatArray:
         """Return observations without the blocks that are missing in this step."""
-        if not self.setting.strength:
-            return view.obs
         draws = uniforms(moment.seeds, moment.step, (len(self._blocks),), "audit", "drop")
         obs = view.obs.copy()
         for k, (agent, features) in enumerate(self._blocks):
@@ -56,18 +57,11 @@ class DroppedBlocks(Perturbation):
         return obs
 
 
-class StuckSensors(Perturbation):
+class StuckSensors(_OfBlocks):
     """Lets blocks of an observation keep the value of one step for the rest of the episode."""
 
     description = "blocks of an observation that keep the value of one early step from then on"
     unit = "the probability of each block and agent in an episode"
-    strengths = (0.1, 0.3)
-    largest = 1.0
-    of_observations = True
-
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        self._blocks = setting.blocks
 
     def start(self, seeds: SeedArray) -> dict[str, Array]:
         """Return the step from which on each block is stuck, [B, blocks], and nothing shown yet."""
@@ -80,8 +74,6 @@ class StuckSensors(Perturbation):
 
     def observations(self, view: View, moment: Moment) -> FloatArray:
         """Return observations in which stuck blocks are what they were before."""
-        if not self.setting.strength:
-            return view.obs
         obs = view.obs.copy()
         for k, (agent, features) in enumerate(self._blocks):
             stuck = (moment.step > moment.kept["since"][:, k])[:, None] & features

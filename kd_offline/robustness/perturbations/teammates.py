@@ -46,8 +46,6 @@ class _Teammates(Perturbation):
         self, chosen: IntArray, output: PolicyOutput, view: View, moment: Moment
     ) -> IntArray:
         """Return the actions of :meth:`failed` for the agents that fail."""
-        if not self.setting.strength:
-            return chosen
         failed = self.failed(chosen, output, view, moment)
         return np.where(moment.kept["fails"], failed, chosen)
 

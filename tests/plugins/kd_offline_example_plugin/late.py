@@ -21,8 +21,6 @@ class LateObservations(Perturbation):
 
     def observations(self, view, moment):
         """Return what arrives."""
-        if not self.setting.strength:
-            return view.obs
         waiting = moment.kept["waiting"]
         if moment.step == 0:
             waiting = np.broadcast_to(view.obs[:, None], waiting.shape)

@@ -30,8 +30,6 @@ def test_ours_keep_what_the_protocol_promises(name):
 
 class Shuffled(Noise):
     def observations(self, view, moment):
-        if not self.setting.strength:
-            return view.obs
         return np.roll(view.obs, 1, axis=0)  # another episode's
 
 
@@ -51,11 +49,24 @@ class Unsorted(Noise):
 
 @pytest.mark.parametrize(
     ("kind", "rule"),
-    [(Shuffled, "batch"), (Always, "zero"), (Nothing, "effect"), (Unsorted, "strengths")],
+    [(Shuffled, "batch"), (Nothing, "effect"), (Unsorted, "strengths")],
 )
 def test_what_breaks_a_promise_is_named(kind, rule):
     with pytest.raises(ConformanceError, match=f"^{rule}"):
         check_perturbation(kind)
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS.names())
+def test_with_strength_zero_play_has_the_very_bits(name):
+    environment, policy = TargetsEnvironment(), TargetsPolicy(forgets_after=4)
+    given = setting(0.0, spec=environment.spec)
+    for kind in (PERTURBATIONS.load(name), Always):
+        perturbed = PerturbedPolicy(policy, kind(given))
+        one, other = (
+            rollout(environment, each, EPISODES, greedy=True) for each in (policy, perturbed)
+        )
+        assert np.array_equal(one.returns, other.returns)
+        assert np.array_equal(one.action_counts, other.action_counts)
 
 
 def test_memory_of_some_episodes_is_that_of_these_episodes():
