@@ -32,7 +32,7 @@ def add(app: typer.Typer) -> None:
 
 
 def audit(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: options.RunFolder,
     episodes: Annotated[
         int, typer.Option(callback=options.at_least(2), help="The same for every policy.")
     ] = 1000,
@@ -59,14 +59,9 @@ def audit(
             help="Of the expert's returns: below it an episode has failed, where there are no wins."
         ),
     ] = 0.1,
-    expert: Annotated[
-        str | None,
-        typer.Option(help="Where the recorded expert is.  [default: as recorded]"),
-    ] = None,
+    expert: options.RecordedExpert = None,
     expert_recipe: options.ExpertRecipe = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="The run's dataset.  [default: where the run states it]")
-    ] = None,
+    dataset: options.RunDataset = None,
     against: Annotated[
         Path | None,
         typer.Option(help="Run whose seeds are compared with, unperturbed, in the same episodes."),

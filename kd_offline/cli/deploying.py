@@ -57,9 +57,7 @@ def profile(
             "the code that is in it, so it is for exports that you trust."
         ),
     ] = None,
-    expert: Annotated[
-        str | None, typer.Option(help="Where the recorded expert is.  [default: as recorded]")
-    ] = None,
+    expert: options.RecordedExpert = None,
     expert_recipe: options.ExpertRecipe = None,
     dataset: Annotated[
         str | None,

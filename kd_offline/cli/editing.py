@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -175,39 +176,19 @@ def merge(
     from kd_offline.datasets.edit.merge import merge as put_together
     from kd_offline.datasets.sharing.virtual import virtual_merge
 
-    if virtual:
-        make(
-            lambda observers: virtual_merge(
-                datasets,
-                output,
-                arrays=arrays,
-                without=without or (),
-                duplicates=_duplicates(allow_duplicates, drop_duplicates),
-                licence=licence,
-                name=name,
-                overwrite=overwrite,
-                observers=observers,
-            ),
-            output,
-            json,
-        )
-        return
-    make(
-        lambda observers: put_together(
-            datasets,
-            output,
-            arrays=arrays,
-            without=without or (),
-            duplicates=_duplicates(allow_duplicates, drop_duplicates),
-            licence=licence,
-            name=name,
-            resume=resume,
-            overwrite=overwrite,
-            observers=observers,
-        ),
-        output,
-        json,
-    )
+    given: dict[str, Any] = {
+        "arrays": arrays,
+        "without": without or (),
+        "duplicates": _duplicates(allow_duplicates, drop_duplicates),
+        "licence": licence,
+        "name": name,
+        "overwrite": overwrite,
+    }
+    if virtual:  # it is made in one go, so repeating it is continuing it
+        put = partial(virtual_merge, datasets, output, **given)
+    else:
+        put = partial(put_together, datasets, output, resume=resume, **given)
+    make(lambda observers: put(observers=observers), output, json)
 
 
 def append(

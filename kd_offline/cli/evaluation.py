@@ -34,7 +34,7 @@ def add(app: typer.Typer) -> None:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: options.RunFolder,
     episodes: Annotated[int, typer.Option(help="Episodes, the same for every policy.")] = 4000,
     seed: Annotated[int, typer.Option(help="Of the evaluation episodes.")] = 0,
     modes: Annotated[str, typer.Option(help="greedy, sampled or both.")] = "greedy,sampled",

@@ -27,7 +27,7 @@ def add(app: typer.Typer) -> None:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: options.RunFolder,
     to: Annotated[
         str, typer.Option(help="onnx, c, torch or all; several with commas.", metavar="FORMATS")
     ] = "all",

@@ -55,7 +55,7 @@ def add(app: typer.Typer) -> None:
 
 
 def latency(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: options.RunFolder,
     engines: Annotated[
         str, typer.Option(help="torch, onnx, c, c-ctypes, numpy; several with commas.")
     ] = "torch,onnx,c,c-ctypes,numpy",
@@ -63,9 +63,7 @@ def latency(
     rounds: Annotated[int, typer.Option(help="Turns that every engine gets.")] = 50,
     steps: Annotated[int, typer.Option(help="Steps timed in a turn.")] = 100,
     seed: options.Seed = 0,
-    expert: Annotated[
-        str | None, typer.Option(help="Where the recorded expert is.  [default: as recorded]")
-    ] = None,
+    expert: options.RecordedExpert = None,
     expert_recipe: options.ExpertRecipe = None,
     opponents: options.RecordedOpponents = None,
     profile: options.Profiles = None,
@@ -105,17 +103,13 @@ def latency(
 
 
 def quantisation(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: options.RunFolder,
     qat: Annotated[Path | None, typer.Option(help="The same run, distilled with --qat.")] = None,
     episodes: Annotated[int, typer.Option(help="Episodes, the same for every team.")] = 4000,
     seed: options.Seed = 0,
-    expert: Annotated[
-        str | None, typer.Option(help="Where the recorded expert is.  [default: as recorded]")
-    ] = None,
+    expert: options.RecordedExpert = None,
     expert_recipe: options.ExpertRecipe = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="The dataset, where it moved or is on a server.")
-    ] = None,
+    dataset: options.RunDataset = None,
     environment: options.RecordedEnvironment = None,
     opponents: options.RecordedOpponents = None,
     json: options.Json = False,

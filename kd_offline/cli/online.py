@@ -30,7 +30,6 @@ _PPD = options.examples(
     "kd-offline ppd run/ -o further/ --expert expert/ --set kickstart.weight=0.5",
     "kd-offline ppd run/ -o further/ --resume",
 )
-_Run = Annotated[Path, typer.Argument(help="Run folder.")]
 _Epochs = Annotated[
     int | None, typer.Option(callback=options.at_least(1), help="Passes over the episodes.")
 ]
@@ -44,7 +43,7 @@ def add(app: typer.Typer) -> None:
 
 
 def dagger(
-    run: _Run,
+    run: options.RunFolder,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("dagger"),
     rounds: Annotated[int, typer.Option(callback=options.at_least(1), help="Rounds.")] = 3,
     episodes: Annotated[
@@ -58,9 +57,7 @@ def dagger(
             help="Passes over all episodes in each round.  [default: half of the run's]",
         ),
     ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="The run's dataset, where it moved or is on a server.")
-    ] = None,
+    dataset: options.RunDataset = None,
     seed: Annotated[
         int, typer.Option(callback=options.at_least(0), help="Of the recorded episodes.")
     ] = 0,
@@ -70,9 +67,7 @@ def dagger(
     evaluation_seed: Annotated[
         int, typer.Option(callback=options.at_least(0), help="Of these.")
     ] = 0,
-    expert: Annotated[
-        str | None, typer.Option(help="The recorded expert, where it is not bundled.")
-    ] = None,
+    expert: options.RecordedExpert = None,
     expert_recipe: options.ExpertRecipe = None,
     environment: options.RecordedEnvironment = None,
     opponents: options.RecordedOpponents = None,
@@ -115,14 +110,12 @@ def dagger(
 
 
 def ppd(
-    run: _Run,
+    run: options.RunFolder,
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("further"),
     frames: Annotated[
         int, typer.Option(callback=options.at_least(1), help="Joint steps that each seed plays.")
     ] = 500_000,
-    expert: Annotated[
-        str | None, typer.Option(help="The recorded expert, where it is not bundled.")
-    ] = None,
+    expert: options.RecordedExpert = None,
     environment: options.RecordedEnvironment = None,
     opponents: options.RecordedOpponents = None,
     settings: options.Settings = None,
@@ -167,7 +160,7 @@ def ppd(
 
 
 def adapt(
-    run: _Run,
+    run: options.RunFolder,
     dataset: options.Dataset,
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("adapted"),
     mask: Annotated[

@@ -114,6 +114,13 @@ RecipeFile = Annotated[
         help="Recipe by name or .toml file; options beat it.",
     ),
 ]
+RunFolder = Annotated[Path, typer.Argument(help="Run folder.")]
+RunDataset = Annotated[
+    str | None, typer.Option(help="The run's dataset, where it moved or is on a server.")
+]
+RecordedExpert = Annotated[
+    str | None, typer.Option(help="Where the recorded expert is.  [default: as recorded]")
+]
 ExpertRecipe = Annotated[
     Path | None,
     typer.Option(

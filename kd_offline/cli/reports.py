@@ -25,7 +25,7 @@ def add(app: typer.Typer) -> None:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: options.RunFolder,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File.  [default: RUN/report.html]")
     ] = None,

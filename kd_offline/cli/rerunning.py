@@ -22,13 +22,11 @@ def add(app: typer.Typer) -> None:
 
 
 def rerun(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: options.RunFolder,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder.  [default: RUN-rerun]")
     ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="The dataset, where it moved or is on a server.")
-    ] = None,
+    dataset: options.RunDataset = None,
     profile: Annotated[
         str | None,
         typer.Option("--device", help="Hardware profile of the budget, where it is a .toml file."),

@@ -71,9 +71,7 @@ def sweep(
         int, typer.Option(callback=options.at_least(1), help="To judge on.")
     ] = 1000,
     environment: options.RecordedEnvironment = None,
-    expert: Annotated[
-        str | None, typer.Option(help="The recorded expert, where it is not bundled.")
-    ] = None,
+    expert: options.RecordedExpert = None,
     expert_recipe: options.ExpertRecipe = None,
     method: Annotated[
         str | None,
