@@ -176,7 +176,7 @@ class Registry(Generic[Part]):
     def _plug_ins(self) -> dict[str, list[EntryPoint]]:
         entries_by_name: dict[str, list[EntryPoint]] = {}
         path = tuple(sys.path)
-        for entry in _installed(self.group, path, _changed(path)):
+        for entry in _installed(path, _changed(path)).get(self.group, ()):
             entries_by_name.setdefault(entry.name, []).append(entry)
         return entries_by_name
 
@@ -228,9 +228,11 @@ def _changed(path: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(times)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _installed(
-    group: str, path: tuple[str, ...], changed: tuple[int, ...]
-) -> tuple[EntryPoint, ...]:
-    """Return the entry points of a group, looked up once: it takes some milliseconds."""
-    return tuple(entry_points(group=group))
+    path: tuple[str, ...], changed: tuple[int, ...]
+) -> dict[str, tuple[EntryPoint, ...]]:
+    """Return our entry points by group, all at once: a file of every package is read for them."""
+    every = entry_points()
+    ours = [group for group in every.groups if group.startswith("kd_offline.")]
+    return {group: tuple(every.select(group=group)) for group in ours}

@@ -189,7 +189,7 @@ def plug_in(monkeypatch):
             def load(self):
                 return make
 
-        monkeypatch.setattr(registry, "_installed", lambda *known: (Entry(),))
+        monkeypatch.setattr(registry, "_installed", lambda *known: {OBSERVERS.group: (Entry(),)})
 
     return install
 
