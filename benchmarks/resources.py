@@ -82,15 +82,18 @@ def main() -> None:
 
 def measured(work: Path, effort: Effort) -> list[dict[str, Any]]:
     """Return a row for every budget and way to spend it."""
+    dataset = recorded(work, effort.episodes)
+    return [row(case, way, dataset, work, effort) for case in CASES for way in WAYS]
+
+
+def recorded(work: Path, episodes: int) -> Path:
+    """Return the dataset in ``work``, recorded where it is not there or not complete."""
     from kd_offline.recording.record import record
 
-    dataset = work / "spread.zarr"
+    path = work / "spread.zarr"
     work.mkdir(parents=True, exist_ok=True)
-    if not dataset.exists():
-        part = work / "spread.part.zarr"
-        record(TASK, part, episodes=effort.episodes, threads=1, resume=part.exists())
-        part.rename(dataset)
-    return [row(case, way, dataset, work, effort) for case in CASES for way in WAYS]
+    record(TASK, path, episodes=episodes, threads=1, resume=True)
+    return path
 
 
 def row(case: Case, way: str, dataset: Path, work: Path, effort: Effort) -> dict[str, Any]:

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.resources import TASK, recorded
+
 if TYPE_CHECKING:
     from kd_offline.evaluation.engines import LatencyTarget
 
-TASK, MASK = "mpe/simple_spread_v3", "limited"
+MASK = "limited"
 WIDE = 64
 
 
@@ -93,14 +95,7 @@ def main() -> None:
 
 def measured(work: Path, effort: Effort) -> list[dict[str, Any]]:
     """Return a row for every case."""
-    from kd_offline.recording.record import record
-
-    dataset = work / "spread.zarr"
-    work.mkdir(parents=True, exist_ok=True)
-    if not dataset.exists():
-        part = work / "spread.part.zarr"
-        record(TASK, part, episodes=effort.episodes, threads=1, resume=part.exists())
-        part.rename(dataset)
+    dataset = recorded(work, effort.episodes)
     macs: dict[str, int] = {}
     rows = []
     for case in CASES:
