@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -74,12 +75,13 @@ class StreamedTargets:
         own = own_episodes(len(self), size, seed, self.context.recipe.diverse)
         passes = passes_over(len(own), len(self), size)
         loader = _loader(replace(self, episodes=self.episodes[own]), size, seed, shuffle=True)
-        left = len(self) // size
-        for k in range(passes):
-            for batch in loader.batches(Position(passes * epoch + k), epochs=1):
-                if left:
-                    yield build_targets(batch, self.context).packed().to(self.device)
-                    left -= 1
+        batches = (
+            batch
+            for k in range(passes)
+            for batch in loader.batches(Position(passes * epoch + k), epochs=1)
+        )
+        for batch in islice(batches, len(self) // size):
+            yield build_targets(batch, self.context).packed().to(self.device)
 
     def parts(self, size: int) -> Iterator[PackedTargets]:
         """Yield all episodes in the order of the file."""
