@@ -78,8 +78,8 @@ def tolerance_table(report: RobustnessReport) -> Table:
             )
         )
     return table(
-        f"Largest strength played at which {percent(report.keep)} of the gain is kept",
-        "perturbation|strength is|students tolerate|too much for students|expert tolerates",
+        f"Largest strength played at which {percent(report.keep)} of the gain is shown to be kept",
+        "perturbation|strength is|students tolerate|no longer shown at|expert tolerates",
         rows,
     )
 

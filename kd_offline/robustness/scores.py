@@ -113,9 +113,10 @@ def interval_estimate(interval: Interval) -> Estimate:
 
 
 def tolerances(plays: Sequence[PerturbedPlay], who: Who, keep: float) -> tuple[Tolerance, ...]:
-    """Return the strengths of each perturbation at which ``keep`` of the gain is left.
+    """Return the strengths of each perturbation at which ``keep`` of the gain is shown to be left.
 
-    A strength is tolerated where all smaller ones that were played are, too.
+    The lower end of the interval decides, since a tolerance is a claim. A strength is tolerated
+    where all smaller ones that were played are, too.
     """
     found = []
     for name in dict.fromkeys(play.perturbation for play in plays):
@@ -124,7 +125,7 @@ def tolerances(plays: Sequence[PerturbedPlay], who: Who, keep: float) -> tuple[T
         known = [(strength, s.kept) for strength, s in scores if s is not None and s.kept]
         if not known:
             continue
-        enough = [kept.mean >= keep for _, kept in known]
+        enough = [kept.low >= keep for _, kept in known]
         count = enough.index(False) if False in enough else len(enough)
         tolerated, kept = known[count - 1] if count else (0.0, None)
         exceeded = known[count][0] if count < len(known) else None

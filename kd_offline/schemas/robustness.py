@@ -82,10 +82,12 @@ class Tolerance(Strict):
     perturbation: str
     unit: str
     tolerated: float = Field(
-        ge=0, description="the largest strength up to which all keep enough; 0: none"
+        ge=0,
+        description="the largest strength up to which all are shown to keep enough, by the "
+        "lower end of the interval; 0: none",
     )
     exceeded: float | None = Field(
-        default=None, description="the smallest strength that keeps too little; null: none"
+        default=None, description="the smallest strength that is not; null: none"
     )
     kept: Estimate | None = Field(default=None, description="at the largest tolerated strength")
 
