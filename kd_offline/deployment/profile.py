@@ -268,8 +268,8 @@ def _robustness_caveats(robustness: Robustness | None) -> Iterator[Limit]:
         yield _not_measured(text, command_text("audit", "RUN"))
         return
     meaning = (
-        f"tolerated means that {_percent(robustness.keep)} of the gain over random play is kept, by "
-        "the lower end of the interval"
+        f"tolerated means that {_percent(robustness.keep)} of the gain over random play is kept, "
+        "by the lower end of the interval"
     )
     if not robustness.tolerances:
         text = "what the students tolerate is undefined: unperturbed, they do not reach more than"
