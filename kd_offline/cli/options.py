@@ -10,14 +10,55 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kd_offline.cli import completion, recipes
+import kd_offline
+from kd_offline.cli import completion
 from kd_offline.cli.failures import remember_debug
 from kd_offline.cli.output import be_quiet, terminal
-from kd_offline.errors import UsageError
+from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.untrusted_text import without_password
 
 if TYPE_CHECKING:
     from kd_offline.tracking.base import Observer
+
+_HINT = "or give the path of a .toml file"
+
+
+def recipes_folder() -> Path:
+    """Return the folder of the recipes, in the package or in the repository that it runs in."""
+    package = Path(kd_offline.__file__).parent
+    installed = package / "cli" / "recipes"
+    return installed if installed.is_dir() else package.parent / "cli" / "recipes"
+
+
+def shipped_recipes(command: str) -> dict[str, Path]:
+    """Return the recipes for ``command``, by name."""
+    kinds = {"train": ("train", "bundled"), "record": ("record",)}.get(command, ("distill",))
+    found = (file for kind in kinds for file in sorted((recipes_folder() / kind).glob("*.toml")))
+    return {file.stem: file for file in found}
+
+
+def find_recipe(ctx: typer.Context, value: str | None) -> Path | None:
+    """Return the file of a recipe that is given by its path or its name.
+
+    Raises
+    ------
+    UnknownNameError
+        It is neither: no file, and no recipe of the command has this name.
+    """
+    if value is None:
+        return None
+    path = Path(value)
+    if path.is_file() or path.suffix or len(path.parts) > 1:
+        return path
+    known = shipped_recipes(ctx.info_name or "")
+    if value not in known:
+        raise UnknownNameError(what="recipe", got=value, allowed=known, hint=_HINT)
+    return known[value]
+
+
+def complete_recipe(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete the name of a recipe."""
+    return [name for name in shipped_recipes(ctx.info_name or "") if name.startswith(incomplete)]
 
 
 def at_least(least: int) -> Callable[[typer.CallbackParam, int | None], int | None]:
@@ -109,8 +150,8 @@ RecipeFile = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        callback=recipes.find,
-        autocompletion=recipes.complete,
+        callback=find_recipe,
+        autocompletion=complete_recipe,
         help="Recipe by name or .toml file; options beat it.",
     ),
 ]

@@ -1,6 +1,6 @@
 """Conversion from and to other formats.
 
-``formats`` has the table of all formats. ``minari``, ``vault``, ``d4rl`` and ``hdf5`` each have an
-exporter and an importer; a ``reimporter`` reads what the exporter wrote, without loss. The modules
-beside them are shared.
+``convert`` has the table of all formats. ``minari``, ``vault``, ``d4rl`` and ``hdf5`` each have an
+exporter and an importer, which reads what the exporter wrote without loss. The modules beside them
+are shared.
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import kd_offline
-from kd_offline.cli import completion, recipes
+from kd_offline.cli import completion
 from kd_offline.distillation.methods import METHODS
 from kd_offline.environments import load
 
@@ -60,19 +60,3 @@ def test_the_lists_are_those_of_the_code():
     for name in completion.environments("smax/"):
         pytest.importorskip("jaxmarl")
         assert load(name).spec.id.startswith("smax/")
-
-
-def test_recipes_are_found_by_name_or_path(tmp_path):
-    class Context:
-        info_name = "distill"
-
-    context = Context()
-    assert recipes.find(context, "lh-a").name == "lh-a.toml"
-    assert recipes.find(context, "mine.toml") == Path("mine.toml")
-    assert recipes.find(context, None) is None
-    with pytest.raises(kd_offline.errors.UnknownNameError, match="did you mean 'lh-a'"):
-        recipes.find(context, "lh_a")
-    context.info_name = "train"
-    assert {"mask-ceiling", "spread-default"} <= set(recipes.shipped("train"))
-    with pytest.raises(kd_offline.errors.UnknownNameError, match="unknown recipe"):
-        recipes.find(context, "lh-a")

@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from kd_offline.cli import options
-from kd_offline.errors import UsageError
+from kd_offline.errors import UnknownNameError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,19 @@ def test_what_is_no_width(text):
 def test_assignments():
     assert options.assignments(["a=1", "b.c=x"]) == {"a": 1, "b.c": "x"}
     assert options.assignments(None) == {}
+
+
+def test_recipes_are_found_by_name_or_path(tmp_path):
+    class Context:
+        info_name = "distill"
+
+    context = Context()
+    assert options.find_recipe(context, "lh-a").name == "lh-a.toml"
+    assert options.find_recipe(context, "mine.toml") == Path("mine.toml")
+    assert options.find_recipe(context, None) is None
+    with pytest.raises(UnknownNameError, match="did you mean 'lh-a'"):
+        options.find_recipe(context, "lh_a")
+    context.info_name = "train"
+    assert {"mask-ceiling", "spread-default"} <= set(options.shipped_recipes("train"))
+    with pytest.raises(UnknownNameError, match="unknown recipe"):
+        options.find_recipe(context, "lh-a")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from kd_offline import ExpertBuffer, convert, verify
-from kd_offline.datasets.convert.formats import FORMATS
+from kd_offline.datasets.convert.convert import FORMATS
 from kd_offline.datasets.convert.interchange import ForeignError
 from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.writing.writer import DatasetWriter
@@ -238,3 +238,27 @@ def test_steps_in_which_an_agent_waits_are_said(tmp_path, kind):
     said = [note for note in done.notes if "waits" in note]
     assert len(said) == 1
     assert said[0].startswith("agent_0 is gone or waits in 5 of 10 steps")
+
+
+def test_foreign_to_foreign_takes_two_steps(rich, tmp_path):
+    export(rich, tmp_path, "hdf5")
+    with pytest.raises(UsageError, match="to an expert buffer"):
+        convert(tmp_path / "x.hdf5", tmp_path / "x.vlt", to="vault")
+
+
+def test_what_is_only_written_is_not_read(rich, tmp_path):
+    export(rich, tmp_path, "d3rlpy")
+    with pytest.raises(UsageError, match="d3rlpy is written, not read"):
+        convert(tmp_path / "x.h5", tmp_path / "y.zarr")
+
+
+@pytest.mark.parametrize("kind", [*LOSSLESS, "d4rl"])
+def test_the_wrong_kind_is_told(rich, tmp_path, kind):
+    """Every reader meets a file of another kind, and says so."""
+    for other in ("hdf5", "vault", "minari", "d4rl"):
+        export(rich, tmp_path / other, other)
+    for other in {"hdf5", "vault", "minari", "d4rl"} - {kind}:
+        with pytest.raises(KdOfflineError) as caught:
+            convert(tmp_path / other / NAMES[other], tmp_path / "y.zarr", source_format=kind)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "y.zarr").exists()

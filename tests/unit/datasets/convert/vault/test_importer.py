@@ -1,5 +1,7 @@
 """Vaults of others: OG-MARL's names and quirks."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -205,3 +207,12 @@ def test_an_end_that_is_both_stays_both(tmp_path):
     arrays = leaves()
     _, buffer = imported(tmp_path, arrays | {"truncations": arrays["terminals"].copy()})
     assert np.array_equal(buffer.read("steps/truncated"), buffer.read("steps/terminated"))
+
+
+def test_a_promised_leaf_that_is_absent(tmp_path):
+    folder = write_vault(tmp_path / "x.vlt" / "Good", leaves())
+    document = json.loads((folder / "metadata.json").read_text())
+    document["structure_dtype"]["infos"]["ghost"] = "float32"
+    (folder / "metadata.json").write_text(json.dumps(document))
+    with pytest.raises(KdOfflineError, match="leaf 'infos/ghost' cannot be opened"):
+        convert(folder, tmp_path / "y.zarr")
