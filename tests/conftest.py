@@ -4,9 +4,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+
+from kd_offline.tracking import progress_bar
 
 PLUGINS = Path(__file__).parent / "plugins"
 
@@ -15,6 +18,14 @@ PLUGINS = Path(__file__).parent / "plugins"
 def one_thread():
     """Begin with one thread, whatever a command of an earlier test set: sums depend on it."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_progress_by_the_clock():
+    """Stop the clock of the progress bar: lines that come after seconds come on a busy machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: 0.0))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,14 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 from kd_offline.cli.app import app
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.writing import dataset_files
 from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.recording import record  # loads PyTorch before the forks
+from kd_offline.tracking import progress_bar
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir")
 
@@ -57,6 +59,7 @@ def main() -> None:
     """Serve until stdin ends."""
     layout.MAX_CHUNK_ROWS = layout.MIN_CHUNK_ROWS = 256
     dataset_files._JOURNAL_SHARE = 0
+    vars(progress_bar)["time"] = SimpleNamespace(monotonic=lambda: 0.0)  # prints no line on time
     record.step_bytes = lambda *_: 0  # as if others took the room after it was estimated
     DatasetWriter.create.__func__.__kwdefaults__["journal_seconds"] = 0.0  # type: ignore[attr-defined]
     print("ready", flush=True)

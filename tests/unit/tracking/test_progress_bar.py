@@ -7,6 +7,8 @@ import pytest
 from kd_offline.tracking.base import Operation
 from kd_offline.tracking.progress_bar import ProgressBar
 
+CLOCK = "kd_offline.tracking.progress_bar.time.monotonic"
+
 
 class Terminal(io.StringIO):
     def isatty(self):
@@ -56,7 +58,7 @@ def test_a_log_has_a_line_for_every_epoch(log):
 
 def test_a_log_of_long_work_has_a_line_for_every_tenth(log, monkeypatch):
     clock = iter(range(0, 10**6, 3))
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(CLOCK, lambda: next(clock))
     bar = begun("record")
     for done in range(0, 1001, 10):
         bar.progress(done, 1000, "episodes")
@@ -83,7 +85,7 @@ def test_a_log_of_short_work_has_no_progress(log):
 )
 def test_metrics_are_shown_beside_the_numbers(monkeypatch, log, name, values, series, text):
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(CLOCK, lambda: next(clock))
     bar = begun(name)
     bar.metrics(1, values, series=series)
     bar.progress(1, 2, "things")
