@@ -6,15 +6,20 @@ cells, four predators and four prey, windows of 3 x 3 cells, 60 steps. The best 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.results.plan import DistilledCell, NetworkCell, Study, Task
+from benchmarks.results.plan import Comparison, DistilledCell, NetworkCell, Study, Task
 
 LOCAL = "local"
+FULL_VIEW, HYPERNETWORK = "full-view", "hypernetwork"
 ALGORITHMS = ("vdn", "qmix", "qatten", "qplex", "wqmix", "qtran")
 PENALTIES = {"prey-half": 0.5, "prey-two": 2.0, "prey-none": 0.0}
 WITH_DDN = "prey-half"
+MIXERS = ("vdn", "wqmix")  # of DDN, beside its default QMIX
 SEEDS = (0, 1, 2)
+EPOCHS, BATCH_EPISODES = 40, 32
+WIDTH, NARROW = 64, 16
 FRAMES = 60_000
 BOARD = (
     ("size", 6),
@@ -35,8 +40,8 @@ TASKS = tuple(
         slug,
         FRAMES,
         dataset_episodes=512,
-        epochs=20,
-        mixed_widths=(64,) * 4,
+        epochs=EPOCHS,
+        mixed_widths=(WIDTH,) * 4,
         training=TRAINING,
         environment=(*BOARD, ("lone_penalty", penalty)),
         bundled=False,
@@ -48,21 +53,93 @@ TASKS = tuple(
 def network_cells(task: Task) -> list[NetworkCell]:
     """Return every algorithm of value decomposition and both networks of DDN, three seeds each.
 
-    DDN learns through QMIX's mixer, its default, and with one penalty alone.
+    DDN learns with one penalty alone. QMIX with full sight and with PTDE's hypernetwork are the
+    teachers of DDN's relatives.
     """
-    kinds: list[tuple[str, str | None]] = [(algorithm, None) for algorithm in ALGORITHMS]
-    if task.slug == WITH_DDN:
-        kinds += [("ddn", None), ("ddn", LOCAL)]
-    return [
-        NetworkCell(task, "full", None, seed, algorithm=algorithm, part=part)
-        for seed in SEEDS
-        for algorithm, part in kinds
-    ]
+    cells = [cell for seed in SEEDS for cell in _networks(task, seed)]
+    return [*cells, *(part for cell in cells if cell.algorithm == "ddn" for part in [local(cell)])]
+
+
+def _networks(task: Task, seed: int) -> list[NetworkCell]:
+    plain = [NetworkCell(task, "full", None, seed, algorithm=name) for name in ALGORITHMS]
+    if task.slug != WITH_DDN:
+        return plain
+    first = guiding(task, seed)
+    others = [replace(first, settings=(("mixer", name),), label=name) for name in MIXERS]
+    return [*plain, first, *others, *([*teachers(task).values()] if seed == SEEDS[0] else [])]
+
+
+def guiding(task: Task, seed: int) -> NetworkCell:
+    """Return the guiding network of DDN, with QMIX's mixer."""
+    return NetworkCell(task, "full", None, seed, algorithm="ddn")
+
+
+def local(cell: NetworkCell) -> NetworkCell:
+    """Return the local network that the same training leaves."""
+    return replace(cell, part=LOCAL)
+
+
+def teachers(task: Task) -> dict[str, NetworkCell]:
+    """Return the teachers of CTDS and IGM-DA, and of PTDE, by what they see."""
+    views = {
+        FULL_VIEW: (("architecture.view", "full"),),
+        HYPERNETWORK: (
+            ("architecture.view", "personalised"),
+            ("architecture.block", "hypernetwork"),
+        ),
+    }
+    plain = NetworkCell(task, "full", None, SEEDS[0], algorithm="qmix")
+    return {name: replace(plain, settings=view, label=name) for name, view in views.items()}
 
 
 def distilled_cells(task: Task) -> list[DistilledCell]:
-    """Return nothing: no teacher of this page is distilled yet."""
-    return []
+    """Return students of the guiding networks from files, of DDN's kind and plain ones.
+
+    Students of the kind and size of the local network, and narrow ones, learn from every guiding
+    network; ablations and students of other methods from one.
+    """
+    if task.slug != WITH_DDN:
+        return []
+    alike = [of_guiding(task, seed) for seed in SEEDS]
+    first = alike[0]
+    plain = replace(first, method="kl")
+    of_teachers = [
+        replace(plain, method=method, expert=teachers(task)[name], label=name)
+        for name, methods in ((FULL_VIEW, ("ctds", "igm-bc", "kl")), (HYPERNETWORK, ("ptde", "kl")))
+        for method in methods
+    ]
+    ablations = [_without(first, *losses) for losses in (*((loss,) for loss in INNER), INNER)]
+    narrow = [_narrow(cell) for cell in (*alike, plain)]
+    return [*alike, *narrow, plain, *of_teachers, *ablations]
+
+
+INNER = ("privileged_embedding", "feature")
+"""The losses L_B and L_F, on inner layers."""
+
+
+def of_guiding(task: Task, seed: int) -> DistilledCell:
+    """Return students as the local network, by all three losses, of the guiding one of a seed."""
+    settings, expert = (("student.last_action", True),), guiding(task, seed)
+    cell = DistilledCell(task, "full", "ddn-external", task.mixed_widths, settings)
+    return replace(cell, expert=expert, seeds=SEEDS, label=f"guiding-{seed}")
+
+
+def _narrow(cell: DistilledCell) -> DistilledCell:
+    return replace(cell, widths=(NARROW,) * len(cell.widths))
+
+
+def _without(cell: DistilledCell, *losses: str) -> DistilledCell:
+    zeros = tuple((f"weights.{loss}", 0.0) for loss in losses)
+    label = f"{cell.label}.without-{'-'.join(losses)}"
+    return replace(cell, settings=(*cell.settings, *zeros), label=label)
+
+
+def comparisons(task: Task) -> list[Comparison]:
+    """Return students from files and the local network that the same guiding network taught."""
+    if task.slug != WITH_DDN:
+        return []
+    taught = [(seed, replace(local(guiding(task, seed)), apart=True)) for seed in SEEDS]
+    return [(of_guiding(task, seed), online) for seed, online in taught]
 
 
 DDN = Study(
@@ -71,7 +148,9 @@ DDN = Study(
     tasks=TASKS,
     networks=network_cells,
     distilled=distilled_cells,
+    comparisons=comparisons,
     episodes=1000,
+    settings=(("optimisation.batch_episodes", BATCH_EPISODES),),
 )
 
 # The paper (Zhou et al., Double Distillation Network for MARL), win rates on SMAC, six runs each.

@@ -73,7 +73,8 @@ class NetworkCell:
 
     ``bundled`` is the variant of an expert that comes with the package: nothing is trained.
     ``teacher`` is the expert that it follows at first. ``part`` is the folder of another network
-    that the same training leaves.
+    that the same training leaves. ``settings`` beat those of the task. A cell that is ``apart`` is
+    compared without the other seeds of its kind.
     """
 
     task: Task
@@ -85,6 +86,9 @@ class NetworkCell:
     bundled: str | None = None
     teacher: str | None = None
     part: str | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+    label: str = ""
+    apart: bool = False
 
     @property
     def frames(self) -> int | None:
@@ -98,6 +102,7 @@ class NetworkCell:
         kind = f".x{self.times}" if self.times > 1 else ""
         kind += f".{self.bundled}" if self.bundled else ""
         kind += ".taught" if self.teacher else ""
+        kind += f".{self.label}" if self.label else ""
         kind += f".{self.part}" if self.part else ""
         return f"{self.task.slug}.{self.mask}.{self.algorithm}.{size}{kind}"
 
@@ -105,6 +110,11 @@ class NetworkCell:
     def id(self) -> str:
         """Name of the folder that it is trained in."""
         return f"{replace(self, part=None).group}.seed-{self.seed}"
+
+    @property
+    def compared_as(self) -> str:
+        """Name of what it is compared as: one network, or all seeds of its kind."""
+        return f"{self.group}.seed-{self.seed}" if self.apart else self.group
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +142,11 @@ class DistilledCell:
         size = "-".join(map(str, self.widths))
         tail = f".{self.label.replace(' ', '-')}" if self.label else ""
         return f"{self.task.slug}.{self.mask}.{self.method}.{size}{tail}"
+
+    @property
+    def compared_as(self) -> str:
+        """Name of what it is compared as: all its seeds."""
+        return self.id
 
 
 AnyCell = NetworkCell | DistilledCell

@@ -95,7 +95,7 @@ def before(name: str) -> str:
 
 def latest(cell: AnyCell) -> Cell | None:
     """Return what was measured last of a cell."""
-    return read(_name(cell)) or read(before(_name(cell)))
+    return read(cell.compared_as) or read(before(cell.compared_as))
 
 
 # The table of docs/status.md.
@@ -419,8 +419,8 @@ def _rivals(task: Task) -> str:
     rivals = {cell.group for cell in rival_cells(task)}
     rows: list[Row] = [("one", "minus", "K", "greedy", "sampled")]
     for one, other in comparisons(task):
-        made = read(f"{_name(one)}.minus.{_name(other)}")
-        if made and _name(one) in rivals:
+        made = read(f"{one.compared_as}.minus.{other.compared_as}")
+        if made and one.compared_as in rivals:
             seeds = " and ".join(map(str, made["seeds"]))
             gaps = [estimate(made[mode]) for mode in MODES]
             rows.append((_long(one), _long(other), seeds, *gaps))
@@ -438,16 +438,14 @@ def _long(cell: AnyCell) -> str:
     return f"{_title(cell)}, {cell.frames:,} steps{_with(cell)}"
 
 
-def _name(cell: AnyCell) -> str:
-    return cell.id if isinstance(cell, DistilledCell) else cell.group
-
-
 SINGLE = ("cell", "played on", "mode", "training seed: mean return (share won)")
 
 
 def _single(task: Task) -> Iterator[Row]:
     cells: list[AnyCell] = [*network_cells(task), *distilled_cells(task), *ablation_cells(task)]
-    names = dict.fromkeys(name for cell in cells for name in (_name(cell), before(_name(cell))))
+    names = dict.fromkeys(
+        name for cell in cells for name in (cell.compared_as, before(cell.compared_as))
+    )
     return single_seeds(names, PARTICLE.cells)
 
 

@@ -27,7 +27,6 @@ from benchmarks.results.plan import (
     DEVELOPMENT_SEED,
     EVALUATION_SEED,
     AnyCell,
-    DistilledCell,
     Study,
     Task,
 )
@@ -232,11 +231,7 @@ def _rows(study: Study, task: Task) -> dict[str, str]:
     """Return each row's title and its cell's name, in the order of the paper's columns."""
     of = _cells(study, task)
     titles = [*PAPER_COLUMNS, *(title for title in of if title not in PAPER_COLUMNS)]
-    return {title: _name(of[title]) if title in of else "" for title in titles}
-
-
-def _name(cell: AnyCell) -> str:
-    return cell.id if isinstance(cell, DistilledCell) else cell.group
+    return {title: of[title].compared_as if title in of else "" for title in titles}
 
 
 def _cells(study: Study, task: Task) -> dict[str, AnyCell]:

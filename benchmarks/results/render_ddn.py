@@ -11,9 +11,12 @@ from pathlib import Path
 
 from benchmarks.results import budgets, curves
 from benchmarks.results.ddn import (
+    BATCH_EPISODES,
     BOARD,
     DDN,
     FRAMES,
+    FULL_VIEW,
+    HYPERNETWORK,
     PAPER_INTRINSIC,
     PAPER_LOSSES,
     PAPER_MAPS,
@@ -23,7 +26,7 @@ from benchmarks.results.ddn import (
     PENALTIES,
     SEEDS,
 )
-from benchmarks.results.plan import EVALUATION_SEED, NetworkCell, Study, Task
+from benchmarks.results.plan import EVALUATION_SEED, DistilledCell, NetworkCell, Study, Task
 from benchmarks.results.render import Cell, Row, percent, read, table
 
 PAGE = Path("docs/results-ddn.md")
@@ -75,16 +78,23 @@ def _measured(study: Study, task: Task, cells: Path) -> dict[str, Cell | None]:
     return {_name(group[0]): read(group[0].group, cells) for group in study.groups(task)}
 
 
+_SEES = {FULL_VIEW: "full sight", HYPERNETWORK: "state through a hypernetwork"}
+
+
 def _name(cell: NetworkCell) -> str:
     if cell.algorithm != "ddn":
-        return cell.algorithm.upper()
-    return "DDN (QMIX), guiding" if cell.part is None else f"DDN (QMIX), {cell.part}"
+        sees = f", {_SEES[cell.label]}" if cell.label else ""
+        return f"{cell.algorithm.upper()}{sees}"
+    return f"DDN ({(cell.label or 'qmix').upper()}), {cell.part or 'guiding'}"
 
 
 def _head(study: Study, cells: Path) -> str:
-    found = [cell for task in study.tasks for cell in _measured(study, task, cells).values()]
-    done = [cell for cell in found if cell]
-    whole = sum(cell["seeds"] == len(SEEDS) for cell in done)
+    kinds = [group for task in study.tasks for group in study.groups(task)]
+    found = [(group, read(group[0].group, cells)) for group in kinds]
+    done = [cell for _, cell in found if cell]
+    whole = sum(cell["seeds"] == len(group) for group, cell in found if cell)
+    students = [cell for task in study.tasks for cell in study.distilled(task)]
+    unmade = sum(read(cell.id, cells) is None for cell in students)
     # A part was made by the training that another cell counts.
     made = [cell for cell in done if cell["curves"]]
     hours = sum(sum(cell["processor_seconds"]) for cell in made) / 3600
@@ -92,12 +102,13 @@ def _head(study: Study, cells: Path) -> str:
     return (
         "# Results of value decomposition and the Double Distillation Network\n\n"
         f"Not shown: {len(found) - whole} of {len(found)} kinds of networks with all of their "
-        f"{len(SEEDS)} training seeds ({len(done) - whole} have fewer, {len(found) - len(done)} "
-        "none); the Double Distillation Network with other mixers than QMIX's and other penalties "
-        "than 0.5; its students from files; CTDS, PTDE and IGM-DA; ablations of its losses and of "
-        "its intrinsic reward; SMAX; the "
-        "paper's board of 10 x 10 cells, on which one training takes hours; the game of the "
-        "paper's tables. No difference between algorithms is claimed where a row has fewer than "
+        f"training seeds ({len(done) - whole} have fewer, {len(found) - len(done)} none); {unmade} "
+        f"of {len(students)} rows of students from files; the Double Distillation Network with "
+        "other penalties than 0.5; CTDS, PTDE and IGM-DA while their teachers train, and more than "
+        "one of their teachers; ablations of losses while the teacher trains, and of the intrinsic "
+        "reward; SMAX; the paper's board of 10 x 10 cells, on which one training takes hours; the "
+        "game of the paper's tables. No difference between algorithms is claimed where a row has "
+        "fewer than "
         f"{len(SEEDS)} seeds.\n\n"
         f"Made by `make results-ddn`, which keeps every cell in `{study.cells}`; this page is "
         "written from those files by `python -m benchmarks.results.render_ddn`. The task is "
@@ -123,7 +134,69 @@ def _task(study: Study, task: Task, cells: Path, beside: Path) -> str:
     if drawn.is_file():
         where = os.path.relpath(drawn, beside).replace(os.sep, "/")
         picture = f"\n\n![Episodes won over training]({where})"
-    return f"## Lone penalty {PENALTIES[task.slug]:g}\n\n{table(rows)}{picture}"
+    networks = f"## Lone penalty {PENALTIES[task.slug]:g}\n\n{table(rows)}{picture}"
+    return "\n\n".join([networks, *_students(study, task, cells)])
+
+
+_OF_STUDENTS = (
+    *("students", "width", "teacher", "K", "return, greedy", "won, greedy", "kept"),
+    *("less the local network", "return, sampled", "parameters", "FLOPs"),
+)
+
+
+def _students(study: Study, task: Task, cells: Path) -> list[str]:
+    """Return the section on students from files; nothing where none was made."""
+    made = [(cell, read(cell.id, cells)) for cell in study.distilled(task)]
+    rows = [_of_students(study, cell, found, cells) for cell, found in made if found]
+    if not rows:
+        return []
+    said = (
+        f"Each teacher is one training of the table above (the number is its seed), recorded for "
+        f"{task.dataset_episodes} episodes. Students learn from that file alone for {task.epochs} "
+        f"epochs in batches of {BATCH_EPISODES} episodes. `ddn-external` makes students of the "
+        "kind of the local network, with a fusion block; `ptde` has PTDE's; the others are plain "
+        "GRUs. All see their own observation and last action. *Kept* is the greedy return less "
+        "that of random play, as a share of the teacher's. *Less the local network*: by how much "
+        "the greedy return is above that of the network that the same teacher taught while it "
+        "trained, in the same episodes; an interval that holds 0 shows no difference. *FLOPs* are "
+        "of one decision of the team."
+    )
+    return ["### Students from files", said, table([_OF_STUDENTS, *rows])]
+
+
+def _of_students(study: Study, cell: DistilledCell, made: Cell, cells: Path) -> Row:
+    agents = len(cell.widths)
+    pairs = dict(study.comparisons(cell.task)) if study.comparisons else {}
+    names = [each.compared_as for each in (cell, pairs.get(cell)) if each]
+    gap = read(".minus.".join(names), cells) if len(names) == 2 else None
+    kept = made["greedy"]["retention_intervals"]["normalised"]
+    left_out = cell.label.partition(".without-")[2]
+    return (
+        f"`{cell.method}`{_WITHOUT[left_out]}",
+        str(cell.widths[0]),
+        _teacher(cell),
+        str(made["seeds"]),
+        _of_team(made["greedy"]["student"], agents),
+        percent(made["greedy"]["win_rate"]["student"]),
+        percent(kept) if kept else "-",
+        _of_team(gap["greedy"], agents) if gap else "-",
+        _of_team(made["sampled"]["student"], agents),
+        f"{made['cost']['student']['parameters']:,}",
+        f"{made['cost']['student']['flops']:,.0f}",
+    )
+
+
+_WITHOUT = {
+    "": "",
+    "privileged_embedding": " without L_B",
+    "feature": " without L_F",
+    "privileged_embedding-feature": ", L_Q alone",
+}
+
+
+def _teacher(cell: DistilledCell) -> str:
+    assert cell.expert is not None
+    return f"{_name(cell.expert)}, {cell.expert.seed}"
 
 
 def _row(task: Task, name: str, cell: Cell | None) -> Row:

@@ -135,6 +135,13 @@ def _seeds(study: Study, name: str) -> int:
     return int(json.loads(file.read_text(encoding="utf-8"))["seeds"]) if file.is_file() else 0
 
 
+def _seeds_of(study: Study, cell: AnyCell) -> int:
+    """Return with how many seeds a cell takes part in a comparison, 0 where it was not made."""
+    if isinstance(cell, NetworkCell) and cell.apart:
+        return len(_trained(study, [cell]))
+    return _seeds(study, cell.compared_as)
+
+
 def _more(study: Study, group: Sequence[NetworkCell]) -> bool:
     """Tell whether more networks of a kind are there than were measured."""
     return len(_trained(study, group)) > _seeds(study, group[0].group)
@@ -166,7 +173,7 @@ def make_dataset(study: Study, cell: DistilledCell) -> None:
 def dataset_path(study: Study, cell: DistilledCell) -> Path:
     """Return where the dataset of a cell lies."""
     part = f".{cell.episodes}" if cell.episodes else ""
-    whose = cell.task.slug if cell.expert is None else cell.expert.group
+    whose = cell.task.slug if cell.expert is None else cell.expert.id
     return study.work / f"{whose}{part}.zarr"
 
 
@@ -202,6 +209,7 @@ def recipe_of(cell: NetworkCell) -> TrainRecipe:
         settings |= {"architecture.widths": cell.widths}
     if cell.frames is not None:
         settings["frames"] = cell.frames
+    settings |= dict(cell.settings)
     file = cell.task.taught if cell.teacher else dict(cell.task.recipes).get(cell.algorithm)
     if file is not None:  # a file runs no code, so the script that one names is named beside it
         stated = tomllib.loads(file.read_text("utf-8")).get("kickstart", {}).get("teacher")
@@ -374,8 +382,8 @@ def compare(study: Study, one: AnyCell, other: AnyCell) -> None:
     from kd_offline.evaluation.intervals import difference_interval
 
     pair = one, other
-    names = [cell.group if isinstance(cell, NetworkCell) else cell.id for cell in pair]
-    seeds, name = [_seeds(study, each) for each in names], ".minus.".join(names)
+    names = [cell.compared_as for cell in pair]
+    seeds, name = [_seeds_of(study, cell) for cell in pair], ".minus.".join(names)
     file = study.cells / f"{name}.json"
     made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"seeds": None}
     if made["seeds"] == seeds or not all(seeds) or not all(_playable(study, c) for c in pair):
@@ -403,7 +411,9 @@ def _playable(study: Study, cell: AnyCell) -> bool:
 
 
 def _alike(study: Study, cell: NetworkCell) -> tuple[NetworkCell, ...]:
-    """Return the cells of all seeds of its kind."""
+    """Return the cells of all seeds of its kind, or it alone where it is compared apart."""
+    if cell.apart:
+        return (cell,)
     return next(g for g in study.groups(cell.task) if g[0].group == cell.group)
 
 

@@ -1,4 +1,4 @@
-"""The page on value decomposition from nothing: two seeds of one algorithm, with tiny settings."""
+"""The page on value decomposition from nothing: two algorithms and students, tiny settings."""
 
 import json
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.results import run
-from benchmarks.results.ddn import DDN
+from benchmarks.results.ddn import DDN, comparisons
 from benchmarks.results.render_ddn import draw_curves, page
 
 SMALL = (
@@ -28,16 +28,26 @@ def study(tmp_path_factory):
     (task, *_) = DDN.tasks
     board = (("size", 3), ("n_predators", 2), ("n_prey", 1), ("view", 3), ("episode_limit", 8))
     small = replace(task, frames=100, training=SMALL, environment=board, mixed_widths=(8, 8))
+    small = replace(small, dataset_episodes=40, epochs=1)
     study = replace(
         DDN,
         work=root / "work",
         cells=root / "cells",
         tasks=(small,),
-        networks=lambda task: [c for c in DDN.networks(task) if c.algorithm == "vdn"][:2],
+        networks=networks,
+        distilled=lambda task: DDN.distilled(task)[:1],
+        comparisons=lambda task: comparisons(task)[:1],
         episodes=20,
     )
-    run.fill(study, ["networks", "scores"], in_turn)
+    run.fill(study, run.STAGES, in_turn)
     return study
+
+
+def networks(task):
+    """Return two seeds of VDN, and one training of DDN with its local network."""
+    cells = DDN.networks(task)
+    ddn = [c for c in cells if c.algorithm == "ddn" and not c.label and c.seed == 0]
+    return [*[c for c in cells if c.algorithm == "vdn"][:2], *ddn]
 
 
 def test_a_cell_holds_all_seeds_and_what_they_cost(study):
@@ -55,7 +65,7 @@ def test_what_is_there_is_not_made_again(study):
     def never(make, cells):
         assert not list(cells)
 
-    run.fill(study, ["networks", "scores"], never)
+    run.fill(study, run.STAGES, never)
 
 
 def test_the_page_shows_what_was_measured_and_what_was_not(study):
@@ -64,6 +74,22 @@ def test_the_page_shows_what_was_measured_and_what_was_not(study):
     text = page(study, study.cells, study.cells.parent)
     (row,) = (line for line in text.splitlines() if line.startswith("| VDN | 2 |"))
     assert "*not measured*" not in row
-    assert "Not shown: 1 of 1 kinds" in text
+    assert "Not shown: 0 of 3 kinds" in text
+    assert "; 0 of 1 rows of students from files;" in text
     assert "![Episodes won over training](cells/prey-half.learning.svg)" in text
     assert "| DDN | 0.9701 / 0.9323 | 0.7188 / 0.5404 |" in text
+
+
+def test_students_from_files_are_compared_with_the_network_of_the_same_training(study):
+    text = page(study, study.cells, study.cells.parent)
+    (row,) = (line for line in text.splitlines() if line.startswith("| `ddn-external` |"))
+    _, width, teacher, seeds, *_, less, _, _, _ = (cell.strip() for cell in row.split("|")[1:-1])
+    assert (width, teacher, seeds) == ("8", "DDN (QMIX), guiding, 0", "3")
+    gap = json.loads((study.cells / f"{COMPARED}.json").read_text("utf-8"))
+    assert gap["seeds"] == [3, 1]
+    assert less.startswith(f"{gap['greedy']['mean'] / 2:.1f} [")
+
+
+COMPARED = (
+    "prey-half.full.ddn-external.8-8.guiding-0.minus.prey-half.full.ddn.full-size.local.seed-0"
+)
