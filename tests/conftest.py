@@ -1,5 +1,7 @@
 """What holds for every test."""
 
+import gc
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,18 @@ import torch
 from kd_offline.tracking import progress_bar
 
 PLUGINS = Path(__file__).parent / "plugins"
+
+# Compiled test modules and ours are kept whatever the machine says: each of the many processes that
+# tests start would compile them again.
+sys.dont_write_bytecode = False
+
+
+def pytest_collection_finish():
+    """From here on, modules that tests write leave nothing beside them and are read as they are."""
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    gc.collect()
+    gc.freeze()  # what was imported stays: looking through it at every full collection is dear
 
 
 @pytest.fixture(autouse=True)

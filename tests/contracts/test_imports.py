@@ -1,10 +1,11 @@
 """Imports point one way, and what must be light stays light."""
 
 import ast
+import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 
@@ -90,17 +91,25 @@ def part(path):
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
+@cache
 def imports_of(path):
-    """Yield the full names of everything that a module imports, wherever the statement stands."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    """Return the full names of everything that a module imports, wherever the statement stands."""
+    names: list[str] = []
+    for node in statements(ast.parse(path.read_text("utf-8")).body):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        yield from names
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def statements(body):
+    """Yield all statements of a block and of the blocks in it; no expression holds an import."""
+    for node in body:
+        yield node
+        for inner in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from statements(getattr(node, inner, ()))
 
 
 def imported_parts(path):
@@ -114,17 +123,18 @@ def test_every_module_has_a_tier():
     assert {part(path) for path in modules()} == set(TIERS)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_one_way(path):
-    mine = part(path)
-    for other in imported_parts(path):
-        if other == mine:
+@pytest.mark.parametrize("name", sorted(TIERS))
+def test_imports_point_one_way(name):
+    for path in modules():
+        if part(path) != name:
             continue
-        assert (mine, other) not in FORBIDDEN
-        if TIERS[mine] == TIERS[other]:
-            assert (mine, other) in SAME_TIER.get(TIERS[mine], set()), f"{mine} imports {other}"
-        else:
-            assert TIERS[mine] > TIERS[other], f"{mine} imports {other}"
+        for other in set(imported_parts(path)) - {name}:
+            what = f"{path.relative_to(ROOT)} imports {other}"
+            assert (name, other) not in FORBIDDEN, what
+            if TIERS[name] == TIERS[other]:
+                assert (name, other) in SAME_TIER.get(TIERS[name], set()), what
+            else:
+                assert TIERS[name] > TIERS[other], what
 
 
 def dataset_modules():
@@ -137,76 +147,67 @@ def test_every_package_of_datasets_has_a_floor():
     assert [path.name for path in (ROOT / "datasets").glob("*.py")] == ["__init__.py"]
 
 
-@pytest.mark.parametrize("path", dataset_modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_inside_datasets_point_down(path):
+@pytest.mark.parametrize("package", [name for floor in DATASET_FLOORS for name in floor])
+def test_imports_inside_datasets_point_down(package):
     floor_of = {name: k for k, floor in enumerate(DATASET_FLOORS) for name in floor}
-    mine = path.relative_to(ROOT / "datasets").parts[0]
-    for name in imports_of(path):
-        if name.startswith("kd_offline.datasets."):
-            other = name.split(".")[2]
-            assert other == mine or floor_of[other] < floor_of[mine], f"{mine} imports {other}"
+    for path in (ROOT / "datasets" / package).rglob("*.py"):
+        for name in imports_of(path):
+            if name.startswith("kd_offline.datasets."):
+                other = name.split(".")[2]
+                below = other == package or floor_of[other] < floor_of[package]
+                assert below, f"{path.relative_to(ROOT)} imports {other}"
 
 
-def loaded(code):
-    """Return the names of all modules that are loaded after ``code`` in a fresh interpreter."""
-    listing = f"{code}\nimport sys; print('\\n'.join(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", listing], capture_output=True, text=True, check=True, timeout=60
-    )
-    return set(done.stdout.split())
+_LISTING = "import json, sys; print('loaded', json.dumps(sorted(sys.modules)), flush=True)"
 
 
-def test_needs_no_torch():
-    """The first module in one process after which PyTorch is loaded is the one that is named."""
-    code = f"""
-    import importlib, sys
-    for module in {LIGHT}:
-        importlib.import_module(module)
-        if "torch" in sys.modules:
-            sys.exit(module)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+def loaded_after(*steps):
+    """Return the names of all modules that are loaded after each step, in one fresh process."""
+    code = "\n".join(f"{step}\n{_LISTING}" for step in steps)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("loaded ")]
+    return [set(json.loads(row.removeprefix("loaded "))) for row in rows]
 
 
-def test_help_needs_nothing_heavy():
-    found = loaded(
-        "import sys\n"
-        "from typer.testing import CliRunner\n"
-        "from kd_offline.cli.app import app\n"
-        "done = CliRunner().invoke(app, ['distill', '--help'])\n"
-        "assert done.exit_code == 0 and 'dataset' in done.output"
-    )
-    assert not found & {"torch", "zarr", "numpy", "tqdm", "matplotlib", "jinja2"}
+_HELP = """
+from typer.testing import CliRunner
+from kd_offline.cli.app import app
+done = CliRunner().invoke(app, ['distill', '--help'])
+assert done.exit_code == 0 and 'dataset' in done.output
+"""
+_READ = "from kd_offline import ExpertBuffer, inspect, verify"
+_LIGHT = f"""
+import importlib, sys
+for module in {LIGHT}:
+    importlib.import_module(module)
+    if "torch" in sys.modules:
+        sys.exit(module + " imports torch")
+"""
+_PLAY = """
+import kd_offline.recording.record, kd_offline.evaluation.evaluate
+from kd_offline import environments
+from kd_offline.experts.load import load
+load('bundled', environments.load('mpe/simple_spread_v3').spec)
+"""
 
 
-def test_reading_a_dataset_needs_no_torch_and_no_optional_library():
-    found = loaded("from kd_offline import ExpertBuffer, inspect, verify")
-    assert not found & {"torch", "matplotlib", "jinja2", "mpe2", "pettingzoo"}
+def test_help_and_reading_need_nothing_heavy():
+    """No module of ``LIGHT`` needs PyTorch; the first one that does is named."""
+    shown, opened, _ = loaded_after(_HELP, _READ, _LIGHT)
+    assert not shown & {"torch", "zarr", "numpy", "tqdm", "matplotlib", "jinja2"}
+    assert not opened & {"torch", "matplotlib", "jinja2", "mpe2", "pettingzoo"}
 
 
-def test_distillation_imports_no_environment_and_no_expert():
-    found = loaded("import kd_offline.distillation.distill, kd_offline.distillation.rerun")
-    assert "torch" in found
-    heavy = ("kd_offline.environments", "kd_offline.experts", "mpe2", "pettingzoo", "jax")
-    assert not [name for name in found if name.startswith(heavy)]
-
-
-def test_recording_and_evaluation_import_no_optional_library():
+def test_distillation_imports_no_environment_and_recording_no_optional_library():
     """Nor SymPy, with which PyTorch computes some shapes: it takes half a second to import."""
-    found = loaded(
-        "import kd_offline.recording.record, kd_offline.evaluation.evaluate\n"
-        "from kd_offline import environments\n"
-        "from kd_offline.experts.load import load\n"
-        "load('bundled', environments.load('mpe/simple_spread_v3').spec)"
+    distilling, playing = loaded_after(
+        "import kd_offline.distillation.distill, kd_offline.distillation.rerun", _PLAY
     )
-    assert not found & {"mpe2", "pettingzoo", "matplotlib", "jinja2", "jax", "sympy"}
+    assert "torch" in distilling
+    heavy = ("kd_offline.environments", "kd_offline.experts", "mpe2", "pettingzoo", "jax")
+    assert not [name for name in distilling if name.startswith(heavy)]
+    assert not playing & {"mpe2", "pettingzoo", "matplotlib", "jinja2", "jax", "sympy"}
 
 
 def test_root_folders_hold_no_python():

@@ -24,7 +24,7 @@ from kd_offline.testing.execution import check_executor
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 from kd_offline.tracking.base import FunctionObserver
 
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
 SPREAD = "mpe/simple_spread_v3"
 
 
@@ -40,13 +40,26 @@ def cluster():
         made.add_node(num_cpus=1, object_store_memory=80 << 20)
         made.wait_for_nodes()
         yield made
+        ray.shutdown()
         made.shutdown()
 
 
 @pytest.fixture
-def place(cluster, monkeypatch):
-    """Return the place of the cluster, and let this machine's cluster be that one."""
+def unconnected(cluster, monkeypatch):
+    """Return the place of the cluster, which is that of this machine, without a connection."""
+    ray.shutdown()
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    return f"ray://{cluster.address}"
+
+
+@pytest.fixture
+def place(cluster, monkeypatch):
+    """Return the place of the cluster, with a connection whose workers later tests use again."""
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    if not ray.is_initialized():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
     return f"ray://{cluster.address}"
 
 
@@ -115,12 +128,14 @@ def test_a_node_that_is_killed_loses_only_its_unfinished_tasks(cluster, place, t
     assert sum(counts.values()) <= 10 + 2  # what ran on its two cores
 
 
-def test_shards_recorded_on_a_cluster_are_the_undivided_recording(place, tmp_path):
-    settings = {"episodes": 12, "batch": 4, "threads": 1, "partner": None}
+def test_shards_recorded_on_a_cluster_are_the_undivided_recording(unconnected, tmp_path):
+    settings: dict[str, Any] = {"episodes": 12, "batch": 4, "threads": 1, "partner": None}
     whole = record(SPREAD, tmp_path / "whole.zarr", **settings)
     progress = []
     observer = FunctionObserver(progress=lambda done, total, unit: progress.append((done, total)))
-    made = record(SPREAD, tmp_path / "m.zarr", on=place, shards=3, observers=[observer], **settings)
+    settings |= {"on": unconnected, "shards": 3, "observers": [observer]}
+    made = record(SPREAD, tmp_path / "m.zarr", **settings)
+    assert not ray.is_initialized()  # the connection that it made is closed
     assert made.id == whole.id
     assert progress == [(0, 12), (4, 12), (8, 12), (12, 12)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.zarr", "whole.zarr"]
@@ -164,7 +179,7 @@ def test_ctrl_c_ends_the_tasks_of_the_cluster(place, tmp_path):
             pytest.fail("a task goes on")
 
 
-def test_where_there_is_no_cluster_it_is_said(monkeypatch):
+def test_where_there_is_no_cluster_it_is_said(unconnected, monkeypatch):
     with pytest.raises(UsageError, match=r"no Ray cluster at '127\.0\.0\.1:9'.*give ray://HOST"):
         executor_on("ray://127.0.0.1:9")
     with pytest.raises(UsageError, match="no Ray cluster at 'here'"):
