@@ -58,7 +58,7 @@ def jaxmarl_round(name: str, batch: int) -> Callable[[], int]:
     """Return a function that plays 30 steps of JaxMARL's own batch and returns their number."""
     import jax
 
-    from kd_offline.environments.smax.library import make_game
+    from kd_offline.environments.smax.environment import make_game
     from kd_offline.environments.smax.settings import SmaxSettings
 
     game = make_game(name.removeprefix("smax/"), SmaxSettings())

@@ -6,39 +6,46 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.distillation.auxiliary_heads import AUXILIARY, write_auxiliary
-from kd_offline.distillation.by_seed import distill_by_seed
+from kd_offline.distillation.auxiliary_heads import AUXILIARY, read_all_auxiliary, write_auxiliary
 from kd_offline.distillation.metric_rows import metric_names, row_line, series_of
 from kd_offline.distillation.phases import phases_of
 from kd_offline.distillation.recipe import completed
 from kd_offline.distillation.run import Run, complete, prepare, with_layers
 from kd_offline.distillation.terms.active import check_arrays
 from kd_offline.distillation.train import Best, Row, Training, finish, train_team
-from kd_offline.errors import CheckpointError, UsageError
-from kd_offline.execution.parts import refuse_parts
+from kd_offline.errors import CheckpointError, MismatchError, Remedy, StorageError, UsageError
+from kd_offline.execution import executor_on
+from kd_offline.execution.base import Resources
+from kd_offline.execution.parts import parts_folder, parts_of, refuse_parts
 from kd_offline.file_locks import only_writer
 from kd_offline.files import make_subfolder, remove_tree
 from kd_offline.networks.files import read_tensors, tensors_digest, write_tensors
 from kd_offline.networks.threads import computing_with
-from kd_offline.runs.folder import METRICS, RUN
+from kd_offline.runs.complete import CompleteRun, complete_run
+from kd_offline.runs.folder import METRICS, RUN, RunFolder, check_free, create_run
 from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.layers import LayerWidths
 from kd_offline.schemas.recipes import DistillRecipe
-from kd_offline.schemas.run import RunManifest, SeedResult
+from kd_offline.schemas.run import RunManifest, SeedResult, Timing
 from kd_offline.sealed_json import canonical_json, read_document, write_document
 from kd_offline.sealed_json import digest as digest_of
 from kd_offline.students.networks import StudentTeam
-from kd_offline.students.policy import digest
+from kd_offline.students.policy import digest, save
 from kd_offline.students.policy import save as save_students
 from kd_offline.tracking.base import Observer, Operation, observed
 from kd_offline.tracking.jsonl import JsonLines
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LOG = logging.getLogger(__name__)
 
@@ -130,8 +137,8 @@ def distill(
     operation = Operation("distill", asked, Path(output))
     if on is not None:
         with observed(operation, observers) as observer:
-            made = distill_by_seed(
-                *(distill, path, buffer.id, Path(output), recipe, on, observer),
+            made = _distill_by_seed(
+                *(path, buffer.id, Path(output), recipe, on, observer),
                 resume=resume,
                 overwrite=overwrite,
                 command=command,
@@ -350,3 +357,134 @@ def _write(run: Run, status: str) -> None:
     run.folder.write_manifest(run.manifest)
     if status == "complete":
         remove_tree(run.folder.resume_state)
+
+
+def _distill_by_seed(
+    dataset: str,
+    identity: str,
+    output: Path,
+    recipe: DistillRecipe,
+    on: str,
+    observer: Observer,
+    *,
+    resume: bool,
+    overwrite: bool,
+    command: str,
+) -> RunManifest:
+    """Distil every seed where ``on`` says, and make one run of them, with the bits of one process.
+
+    Runs of single seeds lie in ``OUTPUT.seeds`` until all are complete. ``identity`` is the
+    dataset's id.
+
+    Raises
+    ------
+    UsageError
+        The seeds are to be trained at once.
+    StorageError
+        There is a run at ``output``, or seeds of an unfinished one.
+    MismatchError
+        The dataset was replaced meanwhile.
+    """
+    if recipe.batched_seeds:
+        msg = "seeds that are computed at once are one task, which is not divided"
+        raise UsageError(msg, "leave out the place, or set batched_seeds to false")
+    _require_free(output, resume=resume, overwrite=overwrite)
+    began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    folder = parts_folder(output, "seeds", "distillation", resume=resume, overwrite=overwrite)
+    start = None if recipe.start is None else recipe.start.run
+    files = [Path(name) for name in (dataset, start) if name is not None and Path(name).exists()]
+    needs = Resources.of(recipe.threads, recipe.accelerator)
+    epochs, total = recipe.optimisation.epochs, recipe.optimisation.epochs * len(recipe.seeds)
+    observer.progress(0, total, "epochs")
+    with executor_on(on, needs=needs, folders=(folder,), files=files, logs=folder) as workers:
+        task = partial(_distill_seed, dataset, str(folder), recipe)
+        for number, seed in enumerate(workers.map(task, recipe.seeds), start=1):
+            for row in RunFolder(_run_of(folder, seed)).metrics():
+                observer.metrics(row["epoch"], metric_names(row), series=series_of(seed))
+            observer.progress(number * epochs, total, "epochs")
+    runs = [complete_run(_run_of(folder, seed)) for seed in recipe.seeds]
+    if changed := {run.manifest.dataset.id for run in runs} - {identity}:
+        msg = (
+            f"the dataset at {dataset!r} was replaced while seeds were distilled: it was "
+            f"{identity[:19]}, and then {changed.pop()[:19]}, so restore it, or delete "
+            f"{str(folder)!r} and begin again"
+        )
+        raise MismatchError(msg)
+    timing = Timing(started=started, seconds=round(time.perf_counter() - began, 2))
+    manifest = _put_together(runs, output, recipe, timing, command)
+    remove_tree(folder)
+    return manifest
+
+
+def _require_free(output: Path, *, resume: bool, overwrite: bool) -> None:
+    check_free(output, overwrite=overwrite or resume)
+    if resume and (output / RUN).is_file() and not parts_of(output, "seeds").exists():
+        msg = f"the run in {str(output)!r} was begun in one process"
+        instead = Remedy("replace it with", overwrite=True)
+        raise StorageError(msg, "continue it there, without a place", instead)
+
+
+def _run_of(folder: Path, seed: int) -> Path:
+    return folder / f"seed-{seed}"
+
+
+def _distill_seed(dataset: str, folder: str, recipe: DistillRecipe, seed: int) -> int:
+    """Distil a seed in a worker, or what is missing of it; return the seed."""
+    own = recipe.model_copy(update={"seeds": (seed,)})
+    distill(dataset, _run_of(Path(folder), seed), own, resume=True)
+    return seed
+
+
+def _put_together(
+    runs: list[CompleteRun],
+    output: Path,
+    recipe: DistillRecipe,
+    timing: Timing,
+    command: str,
+) -> RunManifest:
+    """Write one run of the runs of single seeds; ``run.json`` is complete last."""
+    first = runs[0].manifest
+    costliest = max((run.manifest for run in runs), key=_macs)
+    manifest = first.model_copy(
+        update={
+            "status": "running",
+            "recipe": recipe.model_dump(mode="json"),
+            "seeds": recipe.seeds,
+            "students": costliest.students,
+            "allocation": costliest.allocation,
+            "results": tuple(run.manifest.results[0] for run in runs),
+            "metrics": None,
+            "timing": timing,
+            "command": command,
+        }
+    )
+    folder = create_run(output, manifest, overwrite=True)
+    card = runs[0].students.card
+    layers = None
+    if card.layers is not None:
+        cards = (run.students.card.layers or () for run in runs)
+        layers = tuple(layers_of_seed for own in cards for layers_of_seed in own)
+    card = card.model_copy(update={"seeds": recipe.seeds, "layers": layers})
+    save(folder.students, card, [run.teams[0].team for run in runs])
+    _keep_auxiliary(runs, folder, manifest)
+    for run in runs:
+        folder.append_metrics(run.folder.metrics())
+    update = {"status": "complete", "metrics": folder.metrics_record()}
+    manifest = manifest.model_copy(update=update)
+    folder.write_manifest(manifest)
+    return manifest
+
+
+def _macs(manifest: RunManifest) -> float:
+    """Return what a team costs, where unit gates chose it; 0 where all teams cost the same."""
+    return 0.0 if manifest.allocation is None else float(manifest.allocation.team["macs"])
+
+
+def _keep_auxiliary(runs: list[CompleteRun], folder: RunFolder, manifest: RunManifest) -> None:
+    """Write the auxiliary networks of all seeds, where a term kept them."""
+    tensors: dict[int, dict[str, Tensor]] = {}
+    for run in runs:
+        if (run.path / AUXILIARY).is_file():
+            tensors |= read_all_auxiliary(run.path, "distil again")
+    digests = {result.seed: result.digest for result in manifest.results}
+    write_auxiliary(folder.path, tensors, digests)

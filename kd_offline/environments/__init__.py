@@ -49,7 +49,7 @@ _TABLE = {
         "grid/predator_prey",
     ),
     "smax/": _Ours(
-        f"{_HERE}.smax.library:load",
+        f"{_HERE}.smax.settings:load",
         "StarCraft-like combat of JaxMARL such as 3m, 8m, 5m_vs_6m, 3s5z, 2s3z, smacv2_5_units; a "
         "wrong map lists all (see_enemy_actions, walls_cause_death, enemy_shoots, attack_mode, "
         "won_battle_bonus, episode_limit)",

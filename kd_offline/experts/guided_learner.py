@@ -1,31 +1,110 @@
-"""Q-learning of DDN's guiding network, and the distillation of its local one beside it."""
+"""The learner of DDN (Zhou et al., 2025): a guiding network, and a local one distilled from it.
+
+The losses of the local network are Eq. 6. A bonus for new states, by random network distillation
+(Burda et al., 2018, arXiv 1810.12894), may be added to the reward.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from kd_offline.experts.algorithms.base import Figures, Left, Moment
-from kd_offline.experts.algorithms.ddn import Recipe
+from kd_offline.experts.algorithms.ddn import Divergence, LocalDistillation, Novelty, Recipe
 from kd_offline.experts.algorithms.mixed_values import MixedValues
 from kd_offline.experts.algorithms.state import Part
 from kd_offline.experts.guided_team import LocalTeam
-from kd_offline.experts.local_distillation import Losses, Said, losses
-from kd_offline.experts.novelty import RandomDistillation
 from kd_offline.experts.replay import Batch
 from kd_offline.experts.team import ActorCritic, steps_that_count
 from kd_offline.experts.value_learner import UpdateStatistics, ValueLearner, mean_squared_error
 from kd_offline.experts.value_team import MixedAgents, ValuePolicy, ValueTeam
 from kd_offline.experts.views import state_width
-from kd_offline.networks.mixers import SumMixer
+from kd_offline.networks.mixers import SumMixer, draw_weights
 from kd_offline.rollout.collect import Trajectories
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.seeding import generator
 from kd_offline.types import TeamPolicy
+
+_LARGEST = 5.0  # standardised feature of a state that the networks are given
+_LEAST = 1e-4  # deviation that is divided by
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOutputs:
+    """Outputs of one of the two networks for the decisions of a batch, [D, ...]."""
+
+    values: Tensor  # [D, A]
+    s_hat: Tensor  # [D, d]
+    feature: Tensor  # [D, F]
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Losses of the local network as means over decisions; none teaches the guiding network."""
+
+    block: Tensor  # L_B
+    value: Tensor  # L_Q
+    feature: Tensor  # L_F
+    agreement: Tensor  # share of decisions with the same greedy legal action
+
+    def total(self, settings: LocalDistillation) -> Tensor:
+        """Return the weighted sum, L_local (Eq. 7)."""
+        return (
+            settings.block_weight * self.block
+            + settings.value_weight * self.value
+            + settings.feature_weight * self.feature
+        )
+
+
+def losses(
+    guiding: NetworkOutputs, local: NetworkOutputs, legal: Tensor, settings: LocalDistillation
+) -> Losses:
+    """Return the losses of decisions; ``legal``: bool [D, A], at least one action each."""
+    block = (local.s_hat - guiding.s_hat).square().mean()
+    if settings.value_loss == "kl":
+        value = _divergence(guiding.values, local.values, legal, settings.temperature).mean()
+    else:
+        value = _squared(guiding.values, local.values, legal, centred=settings.centred).mean()
+    everything = torch.ones_like(guiding.feature, dtype=torch.bool)
+    feature = _compare(settings.feature_loss, guiding.feature, local.feature, everything, settings)
+    same = _greedy(guiding.values, legal) == _greedy(local.values, legal)
+    return Losses(block, value, feature, same.float().mean())
+
+
+def _compare(
+    kind: Divergence, guiding: Tensor, local: Tensor, legal: Tensor, settings: LocalDistillation
+) -> Tensor:
+    if kind == "kl":
+        return _divergence(guiding, local, legal, settings.feature_temperature).mean()
+    return functional.mse_loss(local, guiding)
+
+
+def _divergence(guiding: Tensor, local: Tensor, legal: Tensor, temperature: float) -> Tensor:
+    """Return KL(softmax(guiding / t) || softmax(local / t)) over legal entries, [D]."""
+    teacher, student = (
+        (x / temperature).masked_fill(~legal, -torch.inf).log_softmax(-1) for x in (guiding, local)
+    )
+    # Illegal entries have no probability, and their difference no number.
+    gap = (teacher - student).masked_fill(~legal, 0.0)
+    return (teacher.exp() * gap).sum(-1)
+
+
+def _squared(guiding: Tensor, local: Tensor, legal: Tensor, *, centred: bool) -> Tensor:
+    """Return the mean squared difference over legal entries, [D]."""
+    count = legal.sum(-1, keepdim=True)
+    gap = (local - guiding) * legal
+    if centred:
+        gap = (gap - gap.sum(-1, keepdim=True) / count) * legal
+    return gap.square().sum(-1) / count.squeeze(-1)
+
+
+def _greedy(values: Tensor, legal: Tensor) -> Tensor:
+    return values.masked_fill(~legal, -torch.inf).argmax(-1)
 
 
 class GuidedLearner(ValueLearner):
@@ -131,8 +210,8 @@ class GuidedLearner(ValueLearner):
         """Take a step of the local network towards the guiding one."""
         decides = batch.alive[:-1] & batch.valid.unsqueeze(-1) & batch.available[:-1].any(-1)
         with torch.no_grad():
-            guiding = _said(self.team.actors, batch, decides)
-        local = _said(self.local.actors, batch, decides)
+            guiding = _outputs(self.team.actors, batch, decides)
+        local = _outputs(self.local.actors, batch, decides)
         settings = self.settings.distillation
         found = losses(guiding, local, batch.available[:-1][decides], settings)
         self.local_optimiser.zero_grad()
@@ -143,12 +222,87 @@ class GuidedLearner(ValueLearner):
         return found
 
 
-def _said(actors: ActorCritic, batch: Batch, decides: Tensor) -> Said:
+def _outputs(actors: ActorCritic, batch: Batch, decides: Tensor) -> NetworkOutputs:
     """Return what actors give for the decisions of a batch, bool [T, B, N]."""
     first = torch.full_like(batch.actions[:1], -1)
     previous = torch.cat([first, batch.actions])
-    said = actors.episodes(batch.seen, previous, steps_that_count(batch.alive).cpu(), taps=True)
+    steps = actors.episodes(batch.seen, previous, steps_that_count(batch.alive).cpu(), taps=True)
     values, s_hat, feature = (
-        layer[:-1][decides] for layer in (said.logits, said.taps["s_hat"], said.taps["feature"])
+        layer[:-1][decides] for layer in (steps.logits, steps.taps["s_hat"], steps.taps["feature"])
     )
-    return Said(values, s_hat, feature)
+    return NetworkOutputs(values, s_hat, feature)
+
+
+class Moments(nn.Module):
+    """Running mean and deviation of rows of ``width`` numbers (Chan et al., 1979)."""
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        for name, shape in (("count", ()), ("mean", (width,)), ("squares", (width,))):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
+    def add(self, rows: Tensor) -> None:
+        """Count in ``rows``: float [R, width]."""
+        rows = rows.double()
+        if not len(rows):
+            return
+        total, mean = self.count + len(rows), rows.mean(0)
+        gap = mean - self.mean
+        self.squares += (rows - mean).square().sum(0) + gap.square() * self.count * len(
+            rows
+        ) / total
+        self.mean += gap * len(rows) / total
+        self.count.copy_(total)
+
+    def standardised(self, rows: Tensor) -> Tensor:
+        """Return rows less the mean, divided by the deviation: float32 [..., width]."""
+        deviation = (self.squares / self.count.clamp(min=1)).sqrt().clamp(min=_LEAST)
+        return ((rows - self.mean) / deviation).float()
+
+
+class RandomDistillation(nn.Module):
+    """A fixed random network of the state, one that learns it, and the moments of both.
+
+    ``rng`` draws the weights of both networks.
+    """
+
+    def __init__(self, state: int, settings: Novelty, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.settings = settings
+        width = settings.width
+        self.fixed, self.learned = (
+            nn.Sequential(
+                nn.Linear(state, width),
+                nn.ReLU(),
+                nn.Linear(width, width),
+                nn.ReLU(),
+                nn.Linear(width, width),
+            )
+            for _ in range(2)
+        )
+        for network in (self.fixed, self.learned):
+            draw_weights(network, rng)
+        self.fixed.requires_grad_(False)
+        self.states, self.errors = Moments(state), Moments(1)
+
+    def error(self, state: Tensor) -> Tensor:
+        """Return the mean squared error of the learned network, [...], of ``state`` [..., S]."""
+        if self.settings.standardise_state:
+            state = self.states.standardised(state).clamp(-_LARGEST, _LARGEST)
+        return torch.as_tensor((self.learned(state) - self.fixed(state)).square().mean(-1))
+
+    def bonus(self, error: Tensor, frames: int, rng: np.random.Generator) -> Tensor:
+        """Return the bonus of steps with ``error`` [...], after ``frames`` joint steps.
+
+        Each step keeps its bonus with the settings' probability.
+        """
+        settings = self.settings
+        coefficient = settings.coefficient * max(0.0, 1 - frames / settings.frames)
+        kept = torch.from_numpy(rng.random(tuple(error.shape)) < settings.keep).to(error.device)
+        if settings.standardise_bonus:
+            error = self.errors.standardised(error.unsqueeze(-1)).squeeze(-1)
+        return coefficient * error * kept

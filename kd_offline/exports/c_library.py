@@ -1,4 +1,4 @@
-"""Building and calling exported C: by the rules of its Makefile, and from Python by ctypes.
+"""Build and run exported C: by its Makefile, on emulated microcontrollers, and by ctypes.
 
 An export may come from a stranger. Its Makefile is for people who know whose it is: :func:`steps`
 never runs it, but compiles the C files that it is told of by a command of its own. What it compiles
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from kd_offline.errors import KdOfflineError, UsageError
 from kd_offline.exports.network import Step
 from kd_offline.files import temporary_folder
-from kd_offline.schemas.export import AgentContract
+from kd_offline.schemas.export import AgentContract, Core
 from kd_offline.types import Array, BoolArray, Float32Array, IntArray
 
 PACKAGES = {
@@ -37,6 +38,16 @@ PACKAGES = {
 
 TIMEOUT_S = 600.0
 """Longest that building and running an export may take."""
+
+CORES = {"Cortex-M4F": "cortex-m4", "Cortex-M7": "cortex-m7"}
+"""Name of a core -> the same in the Makefile."""
+
+INSTRUCTIONS_PER_TICK = 40
+"""An instruction takes a nanosecond at ``-icount shift=0``, and both boards run at 25 MHz."""
+
+FLAGS = "-Os"
+
+_LINE = re.compile(r"^(agent|failures|steps|timed|ticks) (\S+)$", re.MULTILINE)
 
 
 class BuildError(KdOfflineError):
@@ -167,3 +178,71 @@ def _rows(values: Array) -> range | list[int]:
     """Return the address of every row."""
     size, start = values.strides[0], values.ctypes.data
     return range(start, start + size * len(values), size) if size else [start] * len(values)
+
+
+def measure_on_cores(
+    folder: str | Path, cores: Sequence[str] = tuple(CORES), *, flags: str = FLAGS
+) -> tuple[Core, ...]:
+    """Build and run an exported C folder for microcontrollers and return what every agent costs.
+
+    Parameters
+    ----------
+    folder : path
+        The folder ``c`` of an export.
+    cores : sequence of str
+        Keys of :data:`CORES`.
+    flags : str
+        Of the cross compiler, beside those that name the core.
+
+    Raises
+    ------
+    UsageError
+        A tool is not installed, or a core is not known.
+    BuildError
+        The code does not build, or gives other answers than recorded.
+    """
+    require("make", "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm")
+    if unknown := [core for core in cores if core not in CORES]:
+        msg = f"unknown core {unknown[0]!r}: allowed are {', '.join(CORES)}"
+        raise UsageError(msg)
+    with temporary_folder() as build:
+        return tuple(found for core in cores for found in _core(Path(folder), core, build, flags))
+
+
+def _core(folder: Path, core: str, build: Path, flags: str) -> Iterator[Core]:
+    settings = {"CORE": CORES[core], "ARM_CFLAGS": flags}
+    make(folder, "bare", build, **settings)
+    said = make(folder, "emulate", build, **settings)
+    for symbol, counts in _counts(said).items():
+        if counts["failures"]:
+            msg = f"{symbol} fails {counts['failures']} of {counts['steps']} steps on a {core}"
+            raise BuildError(msg)
+        flash, ram = _sizes(build / CORES[core] / f"{symbol}.bare.elf")
+        yield Core(
+            symbol=symbol,
+            core=core,
+            flash_bytes=flash,
+            ram_bytes=ram,
+            instructions_per_step=INSTRUCTIONS_PER_TICK * counts["ticks"] / counts["timed"],
+            flags=flags,
+        )
+
+
+def _counts(said: str) -> dict[str, dict[str, int]]:
+    """Read what the emulated self-tests printed: symbol -> name -> number."""
+    found: dict[str, dict[str, int]] = {}
+    for name, value in _LINE.findall(said):
+        if name == "agent":
+            found[value] = {}
+        else:
+            found[next(reversed(found))][name] = int(value)
+    return found
+
+
+def _sizes(image: Path) -> tuple[int, int]:
+    """Return bytes of flash and of static RAM of a linked image."""
+    done = subprocess.run(
+        ["arm-none-eabi-size", str(image)], capture_output=True, text=True, check=True, timeout=60
+    )
+    text, data, bss = map(int, done.stdout.splitlines()[1].split()[:3])
+    return text + data, data + bss

@@ -11,8 +11,8 @@ import kd_offline
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import Remedy, StorageError, UnknownNameError, UsageError
 from kd_offline.exports import c_source, onnx_graph, parity_check, tensors
+from kd_offline.exports.c_library import measure_on_cores
 from kd_offline.exports.engines import ENGINES, MANIFEST, team
-from kd_offline.exports.microcontroller import measure
 from kd_offline.exports.prepared_export import Draft, draft
 from kd_offline.exports.vectors import vectors
 from kd_offline.files import aside, make_folder, require_folder
@@ -124,7 +124,7 @@ def export(
                 _WRITERS[kind](beside / kind, made)
             engines |= _checked(beside, kind, made)
             tick()
-        cores = measure(beside / "c") if microcontrollers else ()
+        cores = measure_on_cores(beside / "c") if microcontrollers else ()
         manifest = _manifest(made, formats, engines, least, cores, _files(beside))
         write_document(beside / MANIFEST, manifest)
     return manifest

@@ -24,7 +24,7 @@ IMPORTS = {
     "execution/ray.py": "the versions of libraries of fixed names, on a node",
     "environments/pettingzoo_spec.py": "what environments.load was given",
     "environments/smac/worker.py": "smac",
-    "environments/smax/library.py": "jaxmarl",
+    "environments/smax/environment.py": "jaxmarl",
     "experts/importers/factory.py": "python:MODULE:NAME, as experts.load was given it",
     "registry.py": "our own modules, by a table; those of plug-ins come by entry points",
     "runs/doctor.py": "torch",

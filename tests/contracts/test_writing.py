@@ -34,7 +34,7 @@ ALLOWED = {
     ("environments/smac/process.py", "TemporaryFile"): "has no name",
     ("environments/smac/worker.py", "fdopen"): "of the standard streams",
     ("environments/smac/worker.py", "open"): "the null device",
-    ("environments/smax/library.py", "mkdir"): "in the user's own cache",
+    ("environments/smax/environment.py", "mkdir"): "in the user's own cache",
     ("evaluation/engines.py", "mkdir"): "in a temporary folder",
 }
 """(module, call): why it may."""

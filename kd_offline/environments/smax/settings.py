@@ -1,13 +1,19 @@
-"""What a user may set on a SMAX map."""
+"""Settings of SMAX maps, and loading one; JaxMARL and JAX are imported only then."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from kd_offline.environments.settings import parsed
+from kd_offline.errors import MissingExtraError
 from kd_offline.schemas.bounds import Steps
 from kd_offline.schemas.environment import Strict
+
+if TYPE_CHECKING:
+    from kd_offline.environments.smax.environment import Smax
 
 
 class SmaxSettings(Strict):
@@ -31,3 +37,22 @@ class SmaxSettings(Strict):
     def of_game(self) -> dict[str, Any]:
         """Return the settings as the game takes them."""
         return self.model_dump(exclude={"episode_limit"}) | {"max_steps": self.episode_limit - 1}
+
+
+def load(map_name: str, /, **settings: Any) -> Smax:
+    """Return ``smax/<map>``.
+
+    Raises
+    ------
+    MissingExtraError
+        JaxMARL is not installed.
+    UnknownNameError, UsageError
+        There is no such map or setting, or a value is impossible.
+    """
+    name = f"smax/{map_name}"
+    given = parsed(name, SmaxSettings, settings)
+    if find_spec("jaxmarl") is None:
+        raise MissingExtraError(library="jaxmarl", extra="smax", purpose=f"environment {name!r}")
+    from kd_offline.environments.smax.environment import Smax
+
+    return Smax(map_name, given)

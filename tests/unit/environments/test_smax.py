@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from kd_offline import environments
-from kd_offline.environments.smax.engine import chunks, keys_of
-from kd_offline.environments.smax.environment import Smax
-from kd_offline.environments.smax.library import make_game
+from kd_offline.environments.smax.environment import Smax, chunks, keys_of, make_game
 from kd_offline.environments.smax.settings import SmaxSettings
 from kd_offline.environments.stepping import full_spec
 from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError

@@ -1,9 +1,8 @@
 import pytest
 
 from kd_offline.errors import UsageError
-from kd_offline.exports import microcontroller
-from kd_offline.exports.c_library import BuildError
-from kd_offline.exports.microcontroller import CORES, measure
+from kd_offline.exports import c_library
+from kd_offline.exports.c_library import CORES, BuildError, measure_on_cores
 from tests.unit.exports.conftest import ARM, Kind, exported, needs
 from tests.unit.exports.test_c import written
 
@@ -16,7 +15,7 @@ def measured(tmp_path_factory, episodes):
     found = {}
     for precision in ("fp32", "int8"):
         agents, _ = written(folder / precision, SMALL, episodes, int8=precision == "int8", agents=1)
-        found[precision] = measure(folder / precision)
+        found[precision] = measure_on_cores(folder / precision)
     return agents, found
 
 
@@ -54,13 +53,13 @@ def test_wrong_answers_on_the_core_are_found(episodes, tmp_path):
     kernels = tmp_path / "c" / "kernels.h"
     kernels.write_text(kernels.read_text().replace("update * (h[i] - now)", "update * h[i]"))
     with pytest.raises(BuildError, match=r"make emulate failed.*failures [1-9]"):
-        measure(tmp_path / "c", ["Cortex-M4F"])
+        measure_on_cores(tmp_path / "c", ["Cortex-M4F"])
 
 
 @needs(*ARM)
 def test_an_unknown_core_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"Cortex-M0.*Cortex-M4F, Cortex-M7"):
-        measure(tmp_path, ["Cortex-M0"])
+        measure_on_cores(tmp_path, ["Cortex-M0"])
 
 
 def test_a_missing_emulator_names_its_package(tmp_path, monkeypatch):
@@ -68,12 +67,12 @@ def test_a_missing_emulator_names_its_package(tmp_path, monkeypatch):
         "shutil.which", lambda tool: None if tool == "qemu-system-arm" else f"/usr/bin/{tool}"
     )
     with pytest.raises(UsageError, match="Debian package qemu-system-arm"):
-        measure(tmp_path)
+        measure_on_cores(tmp_path)
 
 
 def test_what_the_board_prints_is_read():
     said = "agent kd_a\nfailures 0\nsteps 9\nagent kd_b\nfailures 2\nnoise\nticks 77\n"
-    assert microcontroller._counts(said) == {
+    assert c_library._counts(said) == {
         "kd_a": {"failures": 0, "steps": 9},
         "kd_b": {"failures": 2, "ticks": 77},
     }

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kd_offline.exports import c_library, c_source, parity_check
+from kd_offline.exports.c_library import measure_on_cores
 from kd_offline.exports.engines import numpy_steps, team
-from kd_offline.exports.microcontroller import measure
 from kd_offline.exports.network import to_floats, to_int8
 from kd_offline.exports.vectors import vectors
 from kd_offline.networks.arithmetic import DeployedInputs, NetworkShape
@@ -124,6 +124,6 @@ def test_a_microcontroller_runs_it_and_has_more_flash_left(episodes, tmp_path):
         recorded = vectors(said, parity_check.replay(said, few), few)
         own = (networks[:1], agents[:1], recorded[:1])
         c_source.write(tmp_path / name, *own, parity_check.TOLERANCE, "a test")
-        (core,) = measure(tmp_path / name, ["Cortex-M4F"])
+        (core,) = measure_on_cores(tmp_path / name, ["Cortex-M4F"])
         flash.append(core.flash_bytes)
     assert flash[1] < flash[0]
