@@ -8,6 +8,7 @@ that the other pages distil, or fewer, in smaller batches so that there are as m
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 from benchmarks.results import combat, ddn, plan
@@ -25,6 +26,8 @@ OF_VALUES = ("q", "ctds", "mixer")
 """Methods that need Q-values, and a mixer."""
 
 NO_CE = "no-ce"
+CANDIDATES = ("logits", "kd-marl")
+"""Methods of which one is to be the default, KD-MARL with and without its cross-entropy."""
 _QUICK_EPISODES, _QUICK_EPOCHS, _QUICK_PLAYED = 400, 2, 100
 
 
@@ -81,6 +84,17 @@ def comparisons(task: Task) -> list[Comparison]:
     return [(cell, plain) for cell, plain in pairs if cell.method != "kl"]
 
 
+def contests(task: Task) -> list[Comparison]:
+    """Return each pair of the candidates for the default method."""
+    candidates = [cell for cell in distilled_cells(task) if cell.method in CANDIDATES]
+    return list(combinations(candidates, 2))
+
+
+def all_comparisons(task: Task) -> list[Comparison]:
+    """Return all pairs that are compared."""
+    return [*comparisons(task), *contests(task)]
+
+
 def network_cells(task: Task) -> list[NetworkCell]:
     """Return the expert that is trained for a task, if any."""
     expert = trained_expert(task)
@@ -93,7 +107,7 @@ METHODS = Study(
     tasks=_tasks(),
     networks=network_cells,
     distilled=distilled_cells,
-    comparisons=comparisons,
+    comparisons=all_comparisons,
     episodes=2000,
     settings=(("optimisation.batch_episodes", BATCH_EPISODES),),
 )

@@ -17,9 +17,10 @@ from benchmarks.results.methods import (
     WIDTH,
     baseline,
     comparisons,
+    contests,
     distilled_cells,
 )
-from benchmarks.results.plan import EVALUATION_SEED, DistilledCell, Task
+from benchmarks.results.plan import EVALUATION_SEED, AnyCell, DistilledCell, Task
 from benchmarks.results.render import Cell, estimate, read, table
 
 PAGE = Path("docs/results-methods.md")
@@ -95,7 +96,7 @@ def _task(task: Task, cells: Path) -> str:
 
 
 def _row(cell: DistilledCell, made: Cell, cells: Path) -> tuple[str, ...]:
-    gap = read(f"{cell.id}.minus.{baseline(cell).id}", cells)
+    gap = _gap(cell, baseline(cell), cells)
     parts = []
     for mode in ("greedy", "sampled"):
         parts.append(estimate(made[mode]["student"]))
@@ -107,19 +108,18 @@ def _row(cell: DistilledCell, made: Cell, cells: Path) -> tuple[str, ...]:
     return (_title(cell), *parts, agreement, f"{np.mean(made['seconds']):.0f}")
 
 
-def _title(cell: DistilledCell) -> str:
+def _title(cell: AnyCell) -> str:
+    assert isinstance(cell, DistilledCell)
     return f"`{cell.method}`{f', {cell.label}' if cell.label else ''}"
 
 
 def _verdict(task: Task, cells: Path) -> str:
-    """Return which methods were shown to be better or worse than plain KL."""
+    """Return which methods were shown to be better or worse, and the contest for the default."""
     better: list[str] = []
     worse: list[str] = []
     open_: list[str] = []
     for one, other in comparisons(task):
-        assert isinstance(one, DistilledCell)
-        assert isinstance(other, DistilledCell)
-        gap = read(f"{one.id}.minus.{other.id}", cells)
+        gap = _gap(one, other, cells)
         if gap is not None:
             low, high = gap["greedy"]["low"], gap["greedy"]["high"]
             (better if low > 0 else worse if high < 0 else open_).append(_title(one))
@@ -132,7 +132,25 @@ def _verdict(task: Task, cells: Path) -> str:
         )
         if names
     ]
-    return "### Which to use when\n\n" + " ".join(said) if said else ""
+    if not said:
+        return ""
+    return "\n\n".join(["### Which to use when", " ".join(said), *_contests(task, cells)])
+
+
+def _contests(task: Task, cells: Path) -> list[str]:
+    """Return the table of candidates for the default, less each other; nothing without figures."""
+    pairs = [(one, other, _gap(one, other, cells)) for one, other in contests(task)]
+    rows = [
+        (*map(_title, (one, other)), estimate(gap["greedy"]), estimate(gap["sampled"]))
+        for one, other, gap in pairs
+        if gap is not None
+    ]
+    head = ("candidate for the default", "less", "return, greedy", "return, sampled")
+    return [table([head, *rows])] if rows else []
+
+
+def _gap(one: AnyCell, other: AnyCell, cells: Path) -> Cell | None:
+    return read(f"{one.compared_as}.minus.{other.compared_as}", cells)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from benchmarks.results import render_methods
 from benchmarks.results.methods import (
     METHODS,
     NO_CE,
+    all_comparisons,
     baseline,
     comparisons,
+    contests,
     distilled_cells,
     quick,
 )
@@ -46,6 +48,29 @@ def test_methods_are_compared_with_plain_kl_at_their_own_temperature(task):
     assert by_method["tseng"].settings == ()
     assert all(other.id in cells for other in by_method.values())
     assert set(by_method) == {cell.method for cell in cells.values()} - {"kl"}
+
+
+@pytest.mark.parametrize("task", METHODS.tasks, ids=lambda task: task.slug)
+def test_candidates_for_the_default_are_compared_in_pairs(task):
+    pairs = {(one.method, one.label, other.method, other.label) for one, other in contests(task)}
+    assert pairs == {
+        ("kd-marl", "", "logits", ""),
+        ("kd-marl", "", "kd-marl", NO_CE),
+        ("logits", "", "kd-marl", NO_CE),
+    }
+    assert set(contests(task)) < set(all_comparisons(task))
+
+
+def test_the_page_says_which_candidate_is_ahead(tmp_path):
+    one, other = contests(SPREAD)[0]
+    for cell, mean in ((one, -40.0), (other, -42.0)):
+        keep(tmp_path, cell.id, made(mean))
+    gap = {"mean": 2.0, "low": 1.5, "high": 2.5}
+    plain = comparisons(SPREAD)[0]
+    for pair in ((one, other), plain):
+        name = f"{pair[0].compared_as}.minus.{pair[1].compared_as}"
+        keep(tmp_path, name, {"greedy": gap, "sampled": gap})
+    assert "| `kd-marl` | `logits` | 2.00 [1.50, 2.50] | 2.00 [1.50, 2.50] |" in page(tmp_path)
 
 
 def test_methods_that_need_values_have_an_expert_with_values():
