@@ -34,10 +34,14 @@ def add(app: typer.Typer) -> None:
 def audit(
     run: options.RunFolder,
     episodes: Annotated[
-        int, typer.Option(callback=options.at_least(2), help="The same for every policy.")
+        int,
+        typer.Option(
+            callback=options.at_least(2),
+            help="Number of episodes; every policy plays the same ones.",
+        ),
     ] = 1000,
     seed: Annotated[
-        int, typer.Option(callback=options.at_least(0), help="Of the evaluation episodes.")
+        int, typer.Option(callback=options.at_least(0), help="Seed of the evaluation episodes.")
     ] = 0,
     perturbations: Annotated[
         str | None,
@@ -56,7 +60,8 @@ def audit(
     quantile: Annotated[
         float,
         typer.Option(
-            help="Of the expert's returns: below it an episode has failed, where there are no wins."
+            help="Quantile of the expert's returns below which an episode is a failure, in tasks "
+            "without wins."
         ),
     ] = 0.1,
     expert: options.RecordedExpert = None,
@@ -64,7 +69,7 @@ def audit(
     dataset: options.RunDataset = None,
     against: Annotated[
         Path | None,
-        typer.Option(help="Run whose seeds are compared with, unperturbed, in the same episodes."),
+        typer.Option(help="Run to compare with, unperturbed, in the same episodes."),
     ] = None,
     environment: options.RecordedEnvironment = None,
     opponents: options.RecordedOpponents = None,
@@ -79,7 +84,7 @@ def audit(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure what perturbations cost expert and students, and how seeds fail together."""
+    """Measure the return under perturbations, and the failures that seeds have in common."""
     import torch
 
     from kd_offline.robustness.audit import audit as measure

@@ -74,8 +74,8 @@ def convert(
 ) -> None:
     """Convert a dataset to or from another format.
 
-    What the target cannot hold is listed. HDF5 is read by a large library in C: convert from it
-    only what comes from people you trust.
+    Data that the target cannot hold are listed. HDF5 is read by a large library in C: convert only
+    HDF5 files from people you trust.
     """
     arguments = {
         "to": to,

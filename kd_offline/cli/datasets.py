@@ -53,7 +53,7 @@ def inspect(
     ] = None,
     blind_spots: Annotated[
         bool,
-        typer.Option("--blind-spots", help="Show where the expert is weak or was hardly seen."),
+        typer.Option("--blind-spots", help="Show where the expert is weak or was rarely recorded."),
     ] = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -62,8 +62,8 @@ def inspect(
 ) -> None:
     """Show what a dataset holds.
 
-    Reads the manifest alone, and of a dataset of several experts some episodes of each; with --html
-    every step once, with --blind-spots a sample. Needs no environment and no expert.
+    Reads only the manifest; if there are several experts, also some episodes of each. With --html
+    it reads every step once, with --blind-spots a sample. Needs no environment and no expert.
     """
     from kd_offline.datasets.metadata.summary import render, summarise
     from kd_offline.datasets.reading.reader import ExpertBuffer
@@ -109,7 +109,7 @@ def _write_page(buffer: ExpertBuffer, html: Path, overwrite: bool, quiet: bool) 
 def verify(
     dataset: options.Dataset,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Compare the files, decode no values.")
+        bool, typer.Option("--quick", help="Check only the files, without decoding values.")
     ] = False,
     check_signature: trust.CheckSignature = False,
     signature: trust.SignatureFile = None,
@@ -123,18 +123,18 @@ def verify(
     environment: options.RecordedEnvironment = None,
     audit: Annotated[
         bool,
-        typer.Option("--audit", help="Look for poison: labels that do not go with the rest."),
+        typer.Option("--audit", help="Look for labels that somebody changed on purpose (poison)."),
     ] = False,
     seed: Seed = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Check that a dataset is whole, and that it is what it says.
+    """Check a dataset against its digests, the format, its environment and its expert.
 
-    Every file, checksum, content digest and rule of the format. With --replay and --relabel also
-    that the environment and the expert give what was recorded. Exit code 1 where one fails. --audit
-    compares the parts of a dataset with each other; exit code 4 where it finds something.
+    Checks every file, checksum, content digest and rule of the format. --replay and --relabel also
+    check that environment and expert reproduce the recording. If a check fails, the exit code is 1.
+    --audit compares the parts of a dataset with each other; with findings, the exit code is 4.
     """
     from kd_offline.datasets.storage.manifest_file import read_manifest
     from kd_offline.datasets.storage.sources import open_files
@@ -196,26 +196,31 @@ Place: TypeAlias = "tuple[str, DatasetManifest]"
 Replay = Annotated[
     int | None,
     typer.Option(
-        metavar="K", callback=options.at_least(1), help="Play K episodes again and compare."
+        metavar="K",
+        callback=options.at_least(1),
+        help="Play K episodes again in the environment and compare.",
     ),
 ]
 Relabel = Annotated[
     int | None,
     typer.Option(
-        metavar="K", callback=options.at_least(1), help="Ask the expert again about K episodes."
+        metavar="K",
+        callback=options.at_least(1),
+        help="Compute the expert's outputs for K episodes again and compare.",
     ),
 ]
 Experts = Annotated[
     list[str] | None,
     typer.Option(
         "--expert",
-        help="A recorded expert that is not bundled: its folder or LIBRARY:PLACE; repeatable.",
+        help="A recorded expert that is not bundled: its folder or LIBRARY:PATH; repeatable.",
     ),
 ]
 Seed = Annotated[
     int,
     typer.Option(
-        callback=options.at_least(0), help="Which episodes --replay, --relabel and --audit take."
+        callback=options.at_least(0),
+        help="Seed that chooses the episodes of --replay, --relabel and --audit.",
     ),
 ]
 

@@ -38,17 +38,19 @@ def add(app: typer.Typer) -> None:
 
 
 def profile(
-    run: Annotated[Path, typer.Argument(help="Run folder; a dataset is looked at with inspect.")],
+    run: Annotated[Path, typer.Argument(help="Run folder; use inspect for a dataset.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File.  [default: profile.json in EXPORT or RUN]"),
     ] = None,
     export: Annotated[
-        Path | None, typer.Option(help="Export of the run that the profile travels with.")
+        Path | None, typer.Option(help="Export of the run that the profile is shipped with.")
     ] = None,
     episodes: Annotated[
         int | None,
-        typer.Option(help="Play what is missing on so many episodes.  [default: play nothing]"),
+        typer.Option(
+            help="Number of episodes to play for missing results.  [default: play nothing]"
+        ),
     ] = None,
     engine: Annotated[
         str | None,
@@ -61,7 +63,7 @@ def profile(
     expert_recipe: options.ExpertRecipe = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Where the dataset is.  [default: as the run states, but no server]"),
+        typer.Option(help="The run's dataset.  [default: the local path that the run states]"),
     ] = None,
     environment: options.RecordedEnvironment = None,
     opponents: options.RecordedOpponents = None,
@@ -72,7 +74,7 @@ def profile(
 ) -> None:
     """Write the collaboration profile of a distilled team.
 
-    One JSON document: agents, masks, actions, digests, what was measured, mixed teams, limits.
+    One JSON document with agents, masks, actions, digests, measurements, mixed teams and limits.
     """
     options.one_thread_each()
     from kd_offline.deployment.document import profile_path
@@ -115,7 +117,7 @@ def deploy_check(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Tell whether a team fits an agent interface.
+    """Check whether a team fits an agent interface.
 
     Exit code 0: it fits; 1: it does not.
     """

@@ -40,18 +40,18 @@ def add(app: typer.Typer) -> None:
 
 
 def diff(
-    a: Annotated[str, typer.Argument(help="Dataset.")],
-    b: Annotated[str, typer.Argument(help="Another one.")],
+    a: Annotated[str, typer.Argument(help="First dataset.")],
+    b: Annotated[str, typer.Argument(help="Second dataset.")],
     quick: Annotated[
-        bool, typer.Option("--quick", help="Compare manifests and episodes, no values.")
+        bool, typer.Option("--quick", help="Compare manifests and episodes without values.")
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show in what two datasets differ.
+    """Show the differences between two datasets.
 
-    Exit code 0 if the contents are equal, whatever is said about them, and 1 if not.
+    Exit code 0 if the contents (the ids) are equal, even if the descriptions differ, and else 1.
     """
     from kd_offline.datasets.edit.comparison import diff as compare
     from kd_offline.datasets.edit.comparison import render
@@ -121,16 +121,16 @@ def annotate(
     output: Output,
     name: Annotated[str | None, typer.Option(help="Name.")] = None,
     version: Annotated[str | None, typer.Option(help="Version, such as 1.2.0.")] = None,
-    description: Annotated[str | None, typer.Option(help="What it is, in words.")] = None,
+    description: Annotated[str | None, typer.Option(help="Description of the dataset.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence, such as CC-BY-4.0.")] = None,
-    citation: Annotated[str | None, typer.Option(help="How to cite it.")] = None,
+    citation: Annotated[str | None, typer.Option(help="How to cite the dataset.")] = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Change what is said about a dataset; its id stays."""
+    """Change name, version, description, licence or citation of a dataset; its id stays."""
     from kd_offline.datasets.edit.annotate import annotate as say_anew
 
     make(

@@ -50,7 +50,7 @@ _SETTINGS = {
     ),
     "depth": Setting(
         "student.depth",
-        help="Trunk layers before the GRU or the head",
+        help="Number of layers before the GRU or the head",
         kind=int,
         default="2",
     ),
@@ -58,13 +58,17 @@ _SETTINGS = {
     "epochs": Setting("optimisation.epochs"),
     "batch": Setting("optimisation.batch_episodes"),
     "learning_rate": Setting("optimisation.learning_rate"),
-    "temperature": Setting("terms.kl.temperature", help="Of the KL term", kind=float),
+    "temperature": Setting(
+        "terms.kl.temperature", help="Temperature of the loss term kl", kind=float
+    ),
     "q_temperature": Setting("objective.q_temperature", default="0.1; 1 for q"),
     **{
         option: Setting(f"weights.{name}", help=f"Weight of the loss term {name}", kind=float)
         for option, name in _WEIGHTS.items()
     },
-    "policy_term": Setting("terms.policy.form", help="ppo, awr, crr or none"),
+    "policy_term": Setting(
+        "terms.policy.form", help="Form of the loss term policy: ppo, awr, crr or none"
+    ),
     "judge_by": Setting("judge_by", metavar="PART"),
     "memory_mb": Setting("memory_mb"),
     "profile": Setting("budget.profile", "--device", complete=completion.devices),
@@ -77,10 +81,11 @@ _SETTINGS = {
     "shared_device": Setting("budget.shared_device"),
     "allocate": Setting(
         "budget.allocate",
-        help="How widths meet the budget: worth, before training, or gates, learned while training",
+        help="How widths are chosen within the budget: worth, before training, or gates, learned "
+        "in training",
     ),
     "batched": Setting(
-        "batched_seeds", help="Compute all seeds at once: equal to each alone up to rounding"
+        "batched_seeds", help="Compute all seeds at once; results equal up to rounding"
     ),
     "accelerator": Setting("accelerator"),
     "threads": Setting("threads"),
@@ -97,33 +102,40 @@ _Method = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.one_of(*completion.METHODS),
-        help=f"{', '.join(completion.METHODS)}.  [default: kd-marl]",
+        help=f"Method: {', '.join(completion.METHODS)}.  [default: kd-marl]",
     ),
 ]
 _Preset = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.one_of("lh", "lh+a"),
-        help="lh: mask limited, hidden 32; lh+a: hidden auto.",
+        help="Preset: lh (mask limited, hidden 32) or lh+a (mask limited, hidden auto).",
     ),
 ]
-_Hidden = Annotated[str | None, typer.Option(help="32, or 32,16,16, or auto.")]
-_Seeds = Annotated[str | None, typer.Option(help="5 (the seeds 0 to 4), or 0,1,2.")]
+_Hidden = Annotated[
+    str | None, typer.Option(help="Width of hidden layers: 32, or 32,16,16, or auto.")
+]
+_Seeds = Annotated[
+    str | None, typer.Option(help="Distillation seeds: 5 (the seeds 0 to 4), or 0,1,2.")
+]
 _Qat = Annotated[
     bool,
-    typer.Option("--qat", help="Train the last fifth with the weights of an int8 export."),
+    typer.Option(
+        "--qat", help="Train the last fifth of the epochs with the weights of an int8 export."
+    ),
 ]
 
 _Diverse = Annotated[
     bool,
     typer.Option(
         "--diverse",
-        help="Let each seed learn from half of the episodes, its own, to err less like the others.",
+        help="Let each seed learn from its own random half of the episodes, so that the errors of "
+        "the seeds differ more.",
     ),
 ]
 _Start = Annotated[
     Path | None,
-    typer.Option("--from", help="Run whose students go on learning, with its recipe."),
+    typer.Option("--from", help="Run whose students continue to learn, with its recipe."),
 ]
 
 
@@ -152,7 +164,7 @@ def distill(
 ) -> None:
     """Distil small students from a dataset.
 
-    Nothing but the file is used: no environment, no expert, no rollout.
+    Only the dataset is needed: no environment, no expert and no rollout.
     """
     from kd_offline.distillation.recipe import distill_recipe
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from kd_offline.schemas.dataset import DatasetManifest
     from kd_offline.tracking.base import Observer
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Dataset to make.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Dataset to write.")]
 _Merged = Annotated[
-    str, typer.Option("--output", "-o", help="Dataset to make; with --virtual also an address.")
+    str, typer.Option("--output", "-o", help="Dataset to write; with --virtual also an address.")
 ]
 _Virtual = Annotated[
-    bool, typer.Option("--virtual", help="List the datasets where they lie, without copying.")
+    bool, typer.Option("--virtual", help="List the datasets by their addresses, without copying.")
 ]
 _Datasets = Annotated[list[str], typer.Argument(help="Two datasets or more.")]
 _More = Annotated[list[str], typer.Argument(help="Datasets whose episodes are added.")]
@@ -32,13 +32,16 @@ _Without = Annotated[
     typer.Option(help="Array to leave out, such as embedding or final/value; repeatable."),
 ]
 _Arrays = Annotated[
-    str, typer.Option(help="all: every dataset must have the same. common: those that all have.")
+    str,
+    typer.Option(
+        help="all: every dataset has to have the same arrays; common: keep arrays that all have."
+    ),
 ]
 _Allow = Annotated[
-    bool, typer.Option("--allow-duplicates", help="Keep episodes that are there twice.")
+    bool, typer.Option("--allow-duplicates", help="Keep both of two equal episodes.")
 ]
 _Drop = Annotated[
-    bool, typer.Option("--drop-duplicates", help="Take episodes that are there twice once.")
+    bool, typer.Option("--drop-duplicates", help="Keep only one of two equal episodes.")
 ]
 _Licence = Annotated[str | None, typer.Option(help="Licence of the result.")]
 _Name = Annotated[str | None, typer.Option(help="Name of the result.")]
@@ -59,7 +62,7 @@ def split(
     ] = None,
     seed: options.Seed = 0,
     stratify: Annotated[
-        str, typer.Option(help="Spread evenly: return, noise, expert, won or none.")
+        str, typer.Option(help="Balance the parts by return, noise, expert, won or none.")
     ] = "return",
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
@@ -67,9 +70,10 @@ def split(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Deal the episodes out to training and holding out.
+    """Split the episodes into training and held-out sets.
 
-    By whole episodes, seeded, recorded in the file; those that begin alike stay together.
+    Whole episodes are assigned by a seed; episodes with the same seed stay together. The split is
+    stored in the new dataset.
     """
     from kd_offline.datasets.edit import split as splitting
 
@@ -97,17 +101,22 @@ def filter(
     where: Annotated[
         str | None, typer.Option(help="Condition, such as 'return > -20 and length < 25'.")
     ] = None,
-    return_above: Annotated[float | None, typer.Option(help="Return is larger.")] = None,
-    return_below: Annotated[float | None, typer.Option(help="Return is smaller.")] = None,
-    won: Annotated[bool, typer.Option("--won", help="The task was won.")] = False,
-    min_length: Annotated[int | None, typer.Option(help="Steps at least.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Steps at most.")] = None,
+    return_above: Annotated[
+        float | None, typer.Option(help="Keep episodes with a larger return.")
+    ] = None,
+    return_below: Annotated[
+        float | None, typer.Option(help="Keep episodes with a smaller return.")
+    ] = None,
+    won: Annotated[bool, typer.Option("--won", help="Keep episodes that were won.")] = False,
+    min_length: Annotated[int | None, typer.Option(help="Smallest number of steps.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Largest number of steps.")] = None,
     noise: Annotated[float | None, typer.Option(help="Level of behaviour noise.")] = None,
     expert: Annotated[int | None, typer.Option(help="Number of the expert.")] = None,
     split: Annotated[str | None, typer.Option(help="Part, such as train.")] = None,
-    episodes: Annotated[str | None, typer.Option(help="Range of episodes, as 0:1000.")] = None,
+    episodes: Annotated[str | None, typer.Option(help="Range of episodes, such as 0:1000.")] = None,
     top: Annotated[
-        float | None, typer.Option(help="Share with the highest returns of what is left.")
+        float | None,
+        typer.Option(help="Share of the remaining episodes to keep, those with the best returns."),
     ] = None,
     without: _Without = None,
     name: _Name = None,
@@ -169,9 +178,10 @@ def merge(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Put several datasets into one, if they agree.
+    """Merge several datasets into one.
 
-    Seeds, experts, noise, splits and masks are kept; what does not fit is refused with the reasons.
+    Seeds, experts, noise, splits and masks are kept. Datasets that do not fit each other are
+    refused with all reasons.
     """
     from kd_offline.datasets.edit.merge import merge as put_together
     from kd_offline.datasets.sharing.virtual import virtual_merge
@@ -206,9 +216,10 @@ def append(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Make the next version of a dataset, with more episodes.
+    """Write the next version of a dataset, with more episodes.
 
-    As merge, but name and description of the first stay. The first itself does not change.
+    As merge, but the result keeps name and description of the first dataset. The first dataset
+    itself does not change.
     """
     from kd_offline.datasets.edit.merge import append as continued
 

@@ -35,9 +35,13 @@ def add(app: typer.Typer) -> None:
 
 def evaluate(
     run: options.RunFolder,
-    episodes: Annotated[int, typer.Option(help="Episodes, the same for every policy.")] = 4000,
-    seed: Annotated[int, typer.Option(help="Of the evaluation episodes.")] = 0,
-    modes: Annotated[str, typer.Option(help="greedy, sampled or both.")] = "greedy,sampled",
+    episodes: Annotated[
+        int, typer.Option(help="Number of episodes; every policy plays the same ones.")
+    ] = 4000,
+    seed: Annotated[int, typer.Option(help="Seed of the evaluation episodes.")] = 0,
+    modes: Annotated[
+        str, typer.Option(help="How actions are chosen: greedy, sampled or both.")
+    ] = "greedy,sampled",
     expert: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,13 +51,13 @@ def evaluate(
     ] = None,
     expert_recipe: options.ExpertRecipe = None,
     ceiling: Annotated[
-        str | None, typer.Option(help="Expert trained under the students' mask.")
+        str | None, typer.Option(help="Mask ceiling: an expert trained under the students' mask.")
     ] = None,
     cross_play: Annotated[
-        bool, typer.Option("--cross-play", help="Also play mixed teams.")
+        bool, typer.Option("--cross-play", help="Also play mixed teams of students and experts.")
     ] = False,
     export: Annotated[
-        Path | None, typer.Option(help="Export of the run that plays instead of its students.")
+        Path | None, typer.Option(help="Export of the run to play instead of its students.")
     ] = None,
     engine: Annotated[
         str | None,
@@ -74,9 +78,9 @@ def evaluate(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure what students keep and cost.
+    """Measure the retention and the cost of students.
 
-    Expert, students, random play and the mask ceiling play the same seeds.
+    Expert, students, random play and the mask ceiling play the same episodes.
     """
     from kd_offline.evaluation.evaluate import evaluate as measure
     from kd_offline.schemas.outputs import EvaluateOutput

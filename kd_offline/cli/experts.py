@@ -36,16 +36,18 @@ _EXAMPLES = options.examples(
 _SETTINGS = {
     "mask": Setting("mask", complete=completion.masks),
     "share": Setting("architecture.share", "--share/--separate", default="share"),
-    "critic": Setting("architecture.critic", help="central or local, of mappo"),
+    "critic": Setting("architecture.critic", help="Critic of mappo: central or local"),
     "view": Setting("architecture.view"),
-    "mixer": Setting("mixer", help="vdn, qmix, qatten, qplex or wqmix, of ddn.  [default: qmix]"),
+    "mixer": Setting(
+        "mixer", help="Mixer of ddn: vdn, qmix, qatten, qplex or wqmix.  [default: qmix]"
+    ),
     "frames": Setting("frames"),
     "seed": Setting("seed"),
     "accelerator": Setting("accelerator"),
     "opponents": Setting("opponents"),
     "teacher": Setting(
         "kickstart.teacher",
-        help="Expert that mappo and ippo follow at first, as record --expert takes it",
+        help="Expert that mappo and ippo follow at first, as for record --expert",
     ),
 }
 
@@ -59,26 +61,27 @@ _Name = Annotated[
     str | None,
     typer.Argument(
         autocompletion=completion.environments,
-        help="Name, see kd-offline envs; may come from --recipe.",
+        help="Name of the environment, see kd-offline envs; may come from --recipe.",
     ),
 ]
-_Output = Annotated[Path, typer.Option("--output", "-o", help="Folder.")]
+_Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the expert.")]
 _Algorithm = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.algorithms,
-        help=f"{', '.join(ALGORITHMS)}.  [default: mappo]",
+        help=f"Algorithm: {', '.join(ALGORITHMS)}.  [default: mappo]",
     ),
 ]
 _Hidden = Annotated[
     int | None,
     typer.Option(
-        help="Width of two layers and of the memory.  [default: one layer of 128 and a memory of "
+        help="Width of two layers and of the GRU.  [default: one layer of 128 and a GRU of "
         "128, with vdn and qmix of 64]"
     ),
 ]
 _Gru = Annotated[
-    bool | None, typer.Option("--gru/--mlp", help="With or without memory.  [default: gru]")
+    bool | None,
+    typer.Option("--gru/--mlp", help="Networks with or without memory.  [default: gru]"),
 ]
 _Widths = Annotated[
     str | None, typer.Option(help="A width for each agent's own network, such as 32,16,16.")
@@ -91,14 +94,21 @@ _From = Annotated[
     typer.Option("--from", metavar="RUN", help="Start from the students of this run folder."),
 ]
 _SeedOfRun = Annotated[
-    int | None, typer.Option(help="Whose team --from takes.  [default: the run's first seed]")
+    int | None,
+    typer.Option(help="Distillation seed of the team for --from.  [default: the run's first seed]"),
 ]
 _Seeds = Annotated[
     str | None,
-    typer.Option(help="3 (the seeds 0 to 2), or 0,1,2: an expert of each, in seed-0, seed-1, ..."),
+    typer.Option(
+        help="Train an expert for each seed, in seed-0, seed-1, ...: 3 (the seeds 0 to 2), or "
+        "0,1,2."
+    ),
 ]
 _Score = Annotated[
-    int, typer.Option(callback=options.at_least(0), help="Episodes of greedy play at the end.")
+    int,
+    typer.Option(
+        callback=options.at_least(0), help="Episodes of greedy play that score the expert."
+    ),
 ]
 
 

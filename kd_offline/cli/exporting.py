@@ -29,7 +29,10 @@ def add(app: typer.Typer) -> None:
 def export(
     run: options.RunFolder,
     to: Annotated[
-        str, typer.Option(help="onnx, c, torch or all; several with commas.", metavar="FORMATS")
+        str,
+        typer.Option(
+            help="Formats: onnx, c, torch or all; several with commas.", metavar="FORMATS"
+        ),
     ] = "all",
     output: Annotated[
         Path | None,
@@ -37,15 +40,18 @@ def export(
             "--output", "-o", help="Folder.  [default: RUN/export, RUN/export-int8 for int8]"
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, or int8 weights.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Precision of the weights: fp32 or int8.")
+    ] = "fp32",
     seed_of_run: Annotated[
-        int | None, typer.Option(help="Whose team.  [default: the run's first seed]")
+        int | None,
+        typer.Option(help="Seed of the team to export.  [default: the run's first seed]"),
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Where the dataset is.  [default: as the run states, but no server]"),
+        typer.Option(help="The run's dataset.  [default: the local path that the run states]"),
     ] = None,
-    episodes: Annotated[int, typer.Option(help="Recorded episodes to replay at most.")] = 400,
+    episodes: Annotated[int, typer.Option(help="Largest number of episodes to replay.")] = 400,
     least_agreement: Annotated[
         float | None,
         typer.Option(
@@ -63,7 +69,7 @@ def export(
 ) -> None:
     """Export students as ONNX, C99 and PyTorch.
 
-    What does not repeat its student on whole recorded episodes is refused, and nothing is written.
+    Nothing is written unless every export repeats its student on whole recorded episodes.
     """
     from kd_offline.exports.export import export as write
     from kd_offline.schemas.outputs import ExportOutput

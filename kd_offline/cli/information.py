@@ -71,7 +71,7 @@ def envs(
 ) -> None:
     """List environments, or show one.
 
-    In detail: agents, sides, observation blocks with their index ranges, actions, masks.
+    Shows agents, sides, observation blocks with their index ranges, actions and masks.
     """
     from kd_offline import environments
 
@@ -114,7 +114,7 @@ def schema(
     name: Annotated[
         str | None,
         typer.Argument(
-            autocompletion=completion.documents, help="Document; without it, all names."
+            autocompletion=completion.documents, help="Document; omit it to list all names."
         ),
     ] = None,
     quiet: options.Quiet = False,
@@ -142,7 +142,7 @@ def doctor(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show versions and what is missing; with an address, what is unfinished there."""
+    """Show versions and missing parts; with an address, unfinished datasets there."""
     if ctx.invoked_subcommand is not None:
         return
     from kd_offline.runs.doctor import examine
@@ -162,7 +162,7 @@ def places(
 ) -> None:
     """List datasets that were not finished, at and below an address.
 
-    Everything there is listed once, and nothing is read, changed or deleted.
+    The files there are listed once; nothing is read, changed or deleted.
     """
     from kd_offline.datasets.metadata.summary import format_bytes
     from kd_offline.datasets.sharing.unfinished import unfinished
@@ -204,16 +204,18 @@ def _age(seconds: float) -> str:
 def calibrate(
     output: Annotated[Path, typer.Option("--output", "-o", help="TOML file to write.")],
     name: Annotated[
-        str | None, typer.Option(help="Of the device.  [default: name of the file]")
+        str | None, typer.Option(help="Name of the device.  [default: name of the file]")
     ] = None,
     engines: Annotated[
-        str, typer.Option(help="torch, onnx, c, c-ctypes, numpy; several with commas.")
+        str, typer.Option(help="Engines: torch, onnx, c, c-ctypes, numpy; several with commas.")
     ] = "torch,onnx,c,c-ctypes,numpy",
     widths: Annotated[
-        str, typer.Option(help="Of the students, three or more.")
+        str, typer.Option(help="Widths of the students to time, three or more.")
     ] = "16,32,64,128,256",
-    rounds: Annotated[int, typer.Option(help="Turns that every engine and width gets.")] = 30,
-    steps: Annotated[int, typer.Option(help="Steps timed in a turn.")] = 50,
+    rounds: Annotated[
+        int, typer.Option(help="Number of rounds in which engines and widths take turns.")
+    ] = 30,
+    steps: Annotated[int, typer.Option(help="Steps that are timed in a turn.")] = 50,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -221,8 +223,8 @@ def calibrate(
 ) -> None:
     """Measure this machine as a device for --device.
 
-    Overhead and speed of every engine are fitted to students of several widths. Let the machine do
-    nothing else meanwhile.
+    Overhead and speed of every engine are fitted to students of several widths. Run nothing else on
+    the machine meanwhile.
     """
     options.one_thread_each()
     from kd_offline.evaluation.calibrate import calibrate as measure

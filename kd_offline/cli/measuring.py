@@ -27,7 +27,7 @@ bench = App(
 
 @bench.callback()
 def bench_options() -> None:
-    """Measure what a run's decisions take on this machine."""
+    """Measure latency and quantisation of a run's students on this machine."""
 
 
 def add(app: typer.Typer) -> None:
@@ -57,18 +57,20 @@ def add(app: typer.Typer) -> None:
 def latency(
     run: options.RunFolder,
     engines: Annotated[
-        str, typer.Option(help="torch, onnx, c, c-ctypes, numpy; several with commas.")
+        str, typer.Option(help="Engines: torch, onnx, c, c-ctypes, numpy; several with commas.")
     ] = "torch,onnx,c,c-ctypes,numpy",
-    batch: Annotated[str, typer.Option(help="Rows of a step; several with commas.")] = "1",
-    rounds: Annotated[int, typer.Option(help="Turns that every engine gets.")] = 50,
-    steps: Annotated[int, typer.Option(help="Steps timed in a turn.")] = 100,
+    batch: Annotated[
+        str, typer.Option(help="Rows that a step computes at once; several with commas.")
+    ] = "1",
+    rounds: Annotated[int, typer.Option(help="Number of rounds in which engines take turns.")] = 50,
+    steps: Annotated[int, typer.Option(help="Steps that are timed in a turn.")] = 100,
     seed: options.Seed = 0,
     expert: options.RecordedExpert = None,
     expert_recipe: options.ExpertRecipe = None,
     opponents: options.RecordedOpponents = None,
     profile: options.Profiles = None,
     energy: Annotated[
-        bool, typer.Option("--energy", help="Also measure energy, where there is a meter.")
+        bool, typer.Option("--energy", help="Also measure energy, if there is a meter.")
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -76,7 +78,7 @@ def latency(
 ) -> None:
     """Time single decisions of the expert and the students.
 
-    All engines take turns in one run, warm and on one thread. Writes latency.json into the run.
+    The engines take turns, warmed up and on one thread. Writes latency.json into the run.
     """
     options.one_thread_each()
     from kd_offline.evaluation.latency import bench_latency
@@ -105,7 +107,9 @@ def latency(
 def quantisation(
     run: options.RunFolder,
     qat: Annotated[Path | None, typer.Option(help="The same run, distilled with --qat.")] = None,
-    episodes: Annotated[int, typer.Option(help="Episodes, the same for every team.")] = 4000,
+    episodes: Annotated[
+        int, typer.Option(help="Number of episodes; every team plays the same ones.")
+    ] = 4000,
     seed: options.Seed = 0,
     expert: options.RecordedExpert = None,
     expert_recipe: options.ExpertRecipe = None,
@@ -116,10 +120,10 @@ def quantisation(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare students as floats and as int8, by returns and actions.
+    """Compare students with float and int8 weights, by returns and actions.
 
-    They are rounded as they are, and beside them play those that were trained for it. Writes
-    quantisation.json into the run.
+    Compares students that are rounded after training and, with --qat, students that were trained
+    with int8 weights. Writes quantisation.json into the run.
     """
     options.one_thread_each()
     from kd_offline.evaluation.quantisation import bench_quantisation
@@ -147,7 +151,7 @@ def hardware(
     name: Annotated[
         str | None,
         typer.Argument(
-            autocompletion=completion.devices, help="Name or .toml file; without it, all names."
+            autocompletion=completion.devices, help="Name or .toml file; omit it to list all names."
         ),
     ] = None,
     json: options.Json = False,
@@ -156,7 +160,7 @@ def hardware(
 ) -> None:
     """List devices, or show one with its sources.
 
-    A figure that no source states is absent, and what was only supposed says so.
+    Figures without a source are left out; assumed figures are marked as such.
     """
     from kd_offline.hardware import profiles
 

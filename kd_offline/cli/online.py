@@ -44,8 +44,12 @@ def add(app: typer.Typer) -> None:
 
 def dagger(
     run: options.RunFolder,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("dagger"),
-    rounds: Annotated[int, typer.Option(callback=options.at_least(1), help="Rounds.")] = 3,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of all rounds.")] = Path(
+        "dagger"
+    ),
+    rounds: Annotated[
+        int, typer.Option(callback=options.at_least(1), help="Number of rounds.")
+    ] = 3,
     episodes: Annotated[
         int,
         typer.Option(callback=options.at_least(1), help="Episodes that each round adds."),
@@ -59,13 +63,13 @@ def dagger(
     ] = None,
     dataset: options.RunDataset = None,
     seed: Annotated[
-        int, typer.Option(callback=options.at_least(0), help="Of the recorded episodes.")
+        int, typer.Option(callback=options.at_least(0), help="Seed of the recorded episodes.")
     ] = 0,
     evaluation_episodes: Annotated[
         int, typer.Option(callback=options.at_least(2), help="To play all students in.")
     ] = 1000,
     evaluation_seed: Annotated[
-        int, typer.Option(callback=options.at_least(0), help="Of these.")
+        int, typer.Option(callback=options.at_least(0), help="Seed of the evaluation episodes.")
     ] = 0,
     expert: options.RecordedExpert = None,
     expert_recipe: options.ExpertRecipe = None,
@@ -78,7 +82,7 @@ def dagger(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Let students play, the expert label, and students learn from it, in rounds (DAgger).
+    """Train students in rounds on states that they reach, labelled by the expert (DAgger).
 
     Needs the environment and the expert; distill needs neither.
     """
@@ -127,7 +131,7 @@ def ppd(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Let students go on by reward and expert in their own play (proximal policy distillation).
+    """Train students by reward and by the expert (proximal policy distillation).
 
     Needs the environment and the expert; distill needs neither.
     """
@@ -171,12 +175,14 @@ def adapt(
     episodes: Annotated[
         int, typer.Option(callback=options.at_least(2), help="To play all students in.")
     ] = 1000,
-    seed: Annotated[int, typer.Option(callback=options.at_least(0), help="Of these episodes.")] = 0,
+    seed: Annotated[
+        int, typer.Option(callback=options.at_least(0), help="Seed of these episodes.")
+    ] = 0,
     expert: Annotated[
-        str | None, typer.Option(help="Expert of the run's task, where it is not bundled.")
+        str | None, typer.Option(help="Expert of the run's task, if it is not bundled.")
     ] = None,
     new_expert: Annotated[
-        str | None, typer.Option(help="Expert of the dataset's task, where it is not bundled.")
+        str | None, typer.Option(help="Expert of the dataset's task, if it is not bundled.")
     ] = None,
     environment: options.RecordedEnvironment = None,
     new_environment: Annotated[
@@ -191,7 +197,7 @@ def adapt(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Let students go on with another task, and measure what they forget of the former one."""
+    """Train students on another task, and measure what they forget of the former one."""
     from kd_offline.online.adapt import adapt as go_on
     from kd_offline.online.task import Allowed
     from kd_offline.runs.folder import RUN

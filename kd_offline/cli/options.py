@@ -112,24 +112,23 @@ Threads = Annotated[
     int | None,
     typer.Option(
         callback=at_least(1),
-        help="Threads to compute with; part of what decides the bits.  [default: 2]",
+        help="Number of threads; changes results in the last bits.  [default: 2]",
     ),
 ]
 Accelerator = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.one_of("cpu", "cuda", "mps", "auto"),
-        help="What networks are computed on: cpu, cuda, mps or auto, a GPU where there is one.  "
-        "[default: cpu]",
+        help="Device for networks: cpu, cuda, mps, or auto: a GPU if there is one.  [default: cpu]",
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted command.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 On = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.executors,
-        help="Where parts run side by side: processes:4, ray or ray://HOST:PORT.",
+        help="Run parts in parallel: processes:4, ray or ray://HOST:PORT.",
         metavar="PLACE",
     ),
 ]
@@ -152,21 +151,21 @@ RecipeFile = Annotated[
         "--recipe",
         callback=find_recipe,
         autocompletion=complete_recipe,
-        help="Recipe by name or .toml file; options beat it.",
+        help="Recipe by name or .toml file; options take precedence.",
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Run folder.")]
 RunDataset = Annotated[
-    str | None, typer.Option(help="The run's dataset, where it moved or is on a server.")
+    str | None, typer.Option(help="The run's dataset, if it was moved or is on a server.")
 ]
 RecordedExpert = Annotated[
-    str | None, typer.Option(help="Where the recorded expert is.  [default: as recorded]")
+    str | None, typer.Option(help="Path or name of the recorded expert.  [default: as recorded]")
 ]
 ExpertRecipe = Annotated[
     Path | None,
     typer.Option(
-        help="TOML that says how an expert of another library is asked.  [default: an expert.toml "
-        "beside it, and what its files say]"
+        help="TOML file with the input recipe of an expert of another library.  [default: an "
+        "expert.toml beside it, and settings detected from its files]"
     ),
 ]
 RecordedEnvironment = Annotated[
@@ -174,7 +173,7 @@ RecordedEnvironment = Annotated[
     typer.Option(
         "--environment",
         metavar="NAME",
-        help="Let this environment run where a file names it; it has to be the recorded one.  "
+        help="Allow this environment, which a file names; it has to be the recorded one.  "
         "[default: only kd-offline's, PettingZoo's and those of plug-ins]",
     ),
 ]
@@ -183,7 +182,7 @@ RecordedOpponents = Annotated[
     typer.Option(
         "--opponents",
         metavar="NAME",
-        help="Let this expert play where an expert's file names it as its opponents; repeatable.  "
+        help="Allow this expert, which an expert's file names as its opponents; repeatable.  "
         "[default: only bundled ones]",
     ),
 ]
@@ -192,7 +191,7 @@ Profiles = Annotated[
     typer.Option(
         "--device",
         autocompletion=completion.devices,
-        help="Device, by name or .toml file, to predict latency and energy for; repeatable.",
+        help="Predict latency and energy for this device, by name or .toml file; repeatable.",
     ),
 ]
 Track = Annotated[
@@ -201,7 +200,7 @@ Track = Annotated[
         "--track",
         metavar="NAME[:TARGET]",
         autocompletion=completion.trackers,
-        help="Tell a tracker, too: tensorboard[:FOLDER], wandb[:PROJECT], mlflow[:STORE], "
+        help="Send metrics to a tracker: tensorboard[:FOLDER], wandb[:PROJECT], mlflow[:STORE], "
         "jsonl[:FILE] or a plug-in's; repeatable.",
     ),
 ]

@@ -69,12 +69,12 @@ _Environment = Annotated[
     str | None,
     typer.Argument(
         autocompletion=completion.environments,
-        help="Name, see kd-offline envs; may come from --recipe.  "
+        help="Name of the environment, see kd-offline envs; may come from --recipe.  "
         f"[default: {RecordRecipe.model_fields['environment'].default}]",
     ),
 ]
 _Output = Annotated[
-    str, typer.Option("--output", "-o", help="Dataset to make, a folder or an address.")
+    str, typer.Option("--output", "-o", help="Dataset to write, a folder or an address.")
 ]
 
 
@@ -87,7 +87,9 @@ def record(
     on: options.On = None,
     shards: Annotated[
         int | None,
-        typer.Option(callback=options.at_least(1), help="With --on.  [default: up to 64]"),
+        typer.Option(
+            callback=options.at_least(1), help="Number of shards with --on.  [default: up to 64]"
+        ),
     ] = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
@@ -101,7 +103,7 @@ def record(
 ) -> None:
     """Record a dataset from an expert.
 
-    The expert plays; everything that a distillation needs is exported to an expert buffer.
+    The expert plays; everything that a distillation needs is written to an expert buffer.
     """
     from kd_offline.recording.recipe import record_recipe
 

@@ -29,11 +29,11 @@ def rerun(
     dataset: options.RunDataset = None,
     profile: Annotated[
         str | None,
-        typer.Option("--device", help="Hardware profile of the budget, where it is a .toml file."),
+        typer.Option("--device", help="Hardware profile of the budget, if it is a .toml file."),
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option("--from", help="The run whose students it went on from, where it moved."),
+        typer.Option("--from", help="The run whose students it started from, if it was moved."),
     ] = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
@@ -41,10 +41,11 @@ def rerun(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Repeat a distillation and compare.
+    """Repeat a distillation and compare the results.
 
-    On the same kind of processor, threads and versions the weights must agree bit for bit,
-    elsewhere held-out metrics within a tolerance, if there are any; exit code 1 where they do not.
+    With the same kind of processor, threads and versions the weights have to agree bit for bit.
+    Otherwise held-out metrics, if there are any, have to agree within a tolerance. If they do not
+    agree, the exit code is 1.
     """
     from kd_offline.distillation.rerun import rerun as repeat
 

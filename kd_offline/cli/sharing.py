@@ -48,10 +48,10 @@ def push(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Copy a dataset to where others get it.
+    """Copy a dataset to a folder, a file or an address.
 
-    Damaged data is refused, what is there already is not sent again, and the manifest comes last:
-    a copy is a dataset when it is whole.
+    Damaged data are refused. Files that are already there are not sent again. The manifest is sent
+    last, so an incomplete copy is not a dataset.
     """
     from kd_offline.datasets.sharing.share import push as send
 
@@ -61,13 +61,14 @@ def push(
 
 
 def pull(
-    address: Annotated[str, typer.Argument(help="Address of a dataset, with its id if you like.")],
+    address: Annotated[str, typer.Argument(help="Address of a dataset, optionally with its id.")],
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", help="Folder or .zip file.  [default: as its name]"),
+        typer.Option("--output", "-o", help="Folder or .zip file.  [default: name of the dataset]"),
     ] = None,
     arrays: Annotated[
-        str | None, typer.Option(help="Only these and what the format requires, as logits,obs.")
+        str | None,
+        typer.Option(help="Fetch only these arrays, such as logits,obs, and the required ones."),
     ] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -76,7 +77,8 @@ def pull(
 ) -> None:
     """Fetch a dataset, or some of its arrays.
 
-    Every file is checked before the copy becomes a dataset. ADDRESS@sha256:... accepts no other.
+    Every file is checked before the copy becomes a dataset. ADDRESS@sha256:ID accepts only the
+    dataset with this id.
     """
     from kd_offline.datasets.sharing.share import pull as fetch
 
@@ -96,10 +98,10 @@ def pack(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Put a dataset into one file.
+    """Write a dataset into one file.
 
-    It is read in place, like the folder; pull makes a folder of it again. The same dataset always
-    gives the same bytes.
+    Commands read the file like a folder; pull unpacks it. The same dataset always gives the same
+    bytes.
     """
     from kd_offline.datasets.sharing.share import pack as put
 
@@ -112,9 +114,9 @@ def cache(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show what was fetched and kept.
+    """Show the cache of fetched files.
 
-    The folder is KD_OFFLINE_CACHE ("off" for none), its size in GB is KD_OFFLINE_CACHE_GB.
+    KD_OFFLINE_CACHE is its folder ("off" for none), KD_OFFLINE_CACHE_GB its largest size in GB.
     """
     from kd_offline.datasets.storage.cache import default_cache
     from kd_offline.schemas.dataset_outputs import CacheOutput

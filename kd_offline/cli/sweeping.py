@@ -30,9 +30,11 @@ def add(app: typer.Typer) -> None:
 
 def sweep(
     dataset: options.Dataset,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("sweep"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the sweep.")] = Path(
+        "sweep"
+    ),
     trials: Annotated[
-        int, typer.Option(callback=options.at_least(1), help="In the end, in all processes.")
+        int, typer.Option(callback=options.at_least(1), help="Total number of trials.")
     ] = 24,
     on: options.On = None,
     storage: Annotated[
@@ -46,12 +48,17 @@ def sweep(
     ] = None,
     seed: options.Seed = 0,
     arch: Annotated[
-        str, typer.Option(help="gru, mlp, low-rank, or a plug-in's; several with commas.")
+        str,
+        typer.Option(
+            help="Architectures: gru, mlp, low-rank, or a plug-in's; several with commas."
+        ),
     ] = "gru,mlp,low-rank",
     widths: Annotated[
-        str, typer.Option(help="To choose from for each agent.")
+        str, typer.Option(help="Widths to choose from for each agent.")
     ] = "8,16,24,32,48,64",
-    precision: Annotated[str, typer.Option(help="fp32, int8; several with commas.")] = "fp32,int8",
+    precision: Annotated[
+        str, typer.Option(help="Precisions: fp32, int8; several with commas.")
+    ] = "fp32,int8",
     profile: Annotated[
         str,
         typer.Option(
@@ -68,14 +75,17 @@ def sweep(
         ),
     ] = "auto",
     episodes: Annotated[
-        int, typer.Option(callback=options.at_least(1), help="To judge on.")
+        int,
+        typer.Option(callback=options.at_least(1), help="Number of episodes to evaluate a trial."),
     ] = 1000,
     environment: options.RecordedEnvironment = None,
     expert: options.RecordedExpert = None,
     expert_recipe: options.ExpertRecipe = None,
     method: Annotated[
         str | None,
-        typer.Option(autocompletion=completion.one_of(*completion.METHODS), help="As for distill."),
+        typer.Option(
+            autocompletion=completion.one_of(*completion.METHODS), help="Method, as for distill."
+        ),
     ] = None,
     mask: Annotated[
         str | None,
@@ -90,7 +100,7 @@ def sweep(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Search for students that keep much and cost little.
+    """Search for students with a high quality and a low cost.
 
     Every trial is a run folder. The same command continues a sweep, and other processes can join.
     """

@@ -19,27 +19,38 @@ class Budget(Strict):
     """
 
     profile: str | None = Field(
-        default=None, description="hardware profile by name or .toml file; needed for time, energy"
+        default=None,
+        description="hardware profile by name or .toml file; limits of time and energy need one",
     )
-    max_latency_us: float | None = Field(default=None, gt=0, description="time of a step, in C")
+    max_latency_us: float | None = Field(
+        default=None, gt=0, description="largest time of a step in C, in microseconds"
+    )
     max_flash_kb: float | None = Field(
-        default=None, gt=0, description="flash of tables, and code where known"
+        default=None,
+        gt=0,
+        description="largest flash of tables and, if its size is known, of code, in KB",
     )
-    max_ram_kb: float | None = Field(default=None, gt=0, description="RAM of buffers and memory")
-    max_macs: int | None = Field(default=None, gt=0, description="multiply-accumulates of a step")
-    max_energy_uj: float | None = Field(default=None, gt=0, description="energy of a step")
+    max_ram_kb: float | None = Field(
+        default=None, gt=0, description="largest RAM of buffers and memory, in KB"
+    )
+    max_macs: int | None = Field(
+        default=None, gt=0, description="largest number of multiply-accumulates of a step"
+    )
+    max_energy_uj: float | None = Field(
+        default=None, gt=0, description="largest energy of a step, in microjoules"
+    )
     precision: Literal["fp32", "int8"] = Field(
-        default="fp32", description="number format that the students will be exported in"
+        default="fp32", description="number format of the later export"
     )
     shared_device: bool = Field(
         default=False,
-        description="one device runs the whole team, so the costs of its agents add up; else every "
-        "agent has one of its own",
+        description="one device runs the whole team, so the costs of its agents are added; "
+        "otherwise every agent has its own device",
     )
     allocate: Literal["worth", "gates"] = Field(
         default="worth",
-        description="worth: widths in closed form, before training; gates: while training, by "
-        "gates on hidden units and a penalty on the expected cost",
+        description="worth: widths are computed before training from the worth of the agents; "
+        "gates: widths are learned by gates on hidden units and a penalty on the expected cost",
     )
 
     @property

@@ -48,7 +48,10 @@ class ExpertArchitecture(Strict):
 
     trunk: Layers = (128,)
     gru: Width | None = 128
-    share: bool = Field(default=True, description="one network for like agents")
+    share: bool = Field(
+        default=True,
+        description="one network for all agents of a side that have equal widths",
+    )
     widths: tuple[Widths, ...] | None = None
     motion: bool = False
     last_action: bool = False
@@ -57,18 +60,19 @@ class ExpertArchitecture(Strict):
     critic_gru: Width | None = 64
     view: Literal["local", "full", "state", "personalised"] = Field(
         default="local",
-        description="what actors see: their own observation, the same with nothing hidden, the "
-        "state, or their observation and the state through a block",
+        description="what actors see: their own observation (local), their full observation "
+        "(full), the state (state), or their observation and the state through a block "
+        "(personalised)",
     )
     block: Literal["none", "fusion", "hypernetwork"] = Field(
         default="none", description="how the state is read: as in DDN or as in PTDE"
     )
-    block_width: Width = Field(default=32, description="numbers that the block gives")
+    block_width: Width = Field(default=32, description="width of the block's output")
     block_hidden: Width = Field(
-        default=32, description="layer of the block that generates its weights"
+        default=32, description="width of the layer that generates the weights of the block"
     )
     normalise_state: bool = Field(
-        default=True, description="whether the block takes the state normalised by its own moments"
+        default=True, description="whether the state is normalised before the block"
     )
 
     @model_validator(mode="before")
@@ -125,7 +129,7 @@ class Start(Strict):
         default=100_000,
         ge=0,
         le=10**12,
-        description="joint steps at first in which only the critic learns",
+        description="joint steps at the beginning in which only the critic learns",
     )
 
 
@@ -142,28 +146,38 @@ class TrainRecipe(Strict):
     algorithm: str = "mappo"
     architecture: ExpertArchitecture = ExpertArchitecture()
     mask: str | None = Field(
-        default=None, description="observation mask that actors see through; None: everything"
+        default=None,
+        description="mask that says which features actors see; None: they see all features",
     )
     learn: tuple[str, ...] | None = Field(
-        default=None, description="sides that learn; None: all. The others are played by opponents"
+        default=None, description="sides that learn; opponents play the others; None: all sides"
     )
     opponents: str | None = Field(
         default=None, description="expert that plays the other sides: bundled or a folder"
     )
-    frames: Frames = Field(default=5_000_000, description="joint steps in total")
-    episodes_per_batch: Batch = 256
-    learning_rate: float = Field(default=1.5e-3, gt=0)
-    gamma: float = Field(default=0.99, ge=0, le=1)
-    max_grad_norm: float = Field(default=10.0, gt=0)
-    bootstrap_on_truncation: bool = Field(
-        default=False, description="whether the future after the time limit has a value"
+    frames: Frames = Field(default=5_000_000, description="number of joint steps")
+    episodes_per_batch: Batch = Field(
+        default=256, description="episodes that are played between two updates"
     )
-    start: Start | None = Field(default=None, description="what actors start from; None: chance")
-    seed: int = Field(default=0, ge=0, description="of everything that is drawn")
+    learning_rate: float = Field(
+        default=1.5e-3, gt=0, description="initial learning rate; it falls linearly to zero"
+    )
+    gamma: float = Field(default=0.99, ge=0, le=1, description="discount factor")
+    max_grad_norm: float = Field(
+        default=10.0, gt=0, description="norm at which gradients are clipped"
+    )
+    bootstrap_on_truncation: bool = Field(
+        default=False,
+        description="whether returns continue with the value of the last view after a time limit",
+    )
+    start: Start | None = Field(
+        default=None, description="students that the actors start from; None: random weights"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of all random numbers")
     accelerator: Accelerator = Field(
         default="cpu",
         exclude_if=lambda name: name == "cpu",
-        description="what networks are trained on; auto: a GPU where there is one",
+        description="device that networks are trained on; auto: a GPU if there is one",
     )
 
     @field_validator("architecture", mode="before")

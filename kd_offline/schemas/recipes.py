@@ -72,28 +72,31 @@ class RecordRecipe(Strict):
     ] = Field(
         default=("bundled",),
         min_length=1,
-        description="who plays: bundled, bundled:large, bundled:mlp, bundled:masked, a trained "
-        "folder, or one of another library: epymarl:DIR, pymarl2:DIR, on-policy:DIR, "
-        "benchmarl:FILE, jaxmarl:FILE, onnx:FILE, python:package.module:factory; of several, each "
-        "plays an equal part of the episodes",
+        description="expert that plays: bundled, bundled:large, bundled:mlp, bundled:masked, the "
+        "folder of a trained expert, or an expert of another library: epymarl:DIR, pymarl2:DIR, "
+        "on-policy:DIR, benchmarl:FILE, jaxmarl:FILE, onnx:FILE, python:package.module:factory; "
+        "several experts play an equal number of episodes each",
     )
     expert_recipe: str | None = Field(
         default=None,
-        description="TOML that says how an expert of another library is asked; None: an "
-        "expert.toml beside it, and what its files say",
+        description="TOML file with the input recipe of an expert of another library; None: an "
+        "expert.toml beside the expert, and settings that are detected from its files",
     )
     opponents: tuple[str, ...] = Field(
         default=(),
-        description="experts that may play where the file of an expert names them as its opponents",
+        description="experts that may be loaded if the file of an expert names them as its "
+        "opponents",
     )
     episodes: Episodes = Field(
-        default=30_000, description="episodes; a longer recording begins like a shorter one"
+        default=30_000,
+        description="number of episodes; a longer recording begins with the episodes of a shorter "
+        "one",
     )
     seed: int = Field(default=0, ge=0, description="seed of the episodes")
     shard: str | None = Field(
         default=None,
-        description="record only one of several shares, NUMBER/COUNT counted from 1, such as "
-        "3/64; merge puts all of them together",
+        description="record only this share of the episodes, NUMBER/COUNT counted from 1, such as "
+        "3/64; merge combines all shares",
     )
     noise_mixture: tuple[NoiseLevel, ...] = Field(
         default=DEFAULT_NOISE,
@@ -101,41 +104,44 @@ class RecordRecipe(Strict):
     )
     partner: str | None = Field(
         default="bundled",
-        description="students that take part: a run folder, bundled (if there are any) or none",
+        description="students that play some of the agents: a run folder, bundled (if the task has "
+        "bundled students) or none",
     )
     partner_share: float = Field(
-        default=0.5, ge=0, le=1, description="share of the episodes that the partner takes part in"
+        default=0.5, ge=0, le=1, description="share of the episodes in which the partner plays"
     )
     partner_agents: float = Field(
         default=0.75,
         ge=0,
         le=1,
-        description="probability that the partner plays an agent in these episodes; one at least",
+        description="probability that the partner plays an agent in these episodes; it plays at "
+        "least one",
     )
     masks: tuple[str, ...] | None = Field(
         default=None, description="student masks to store, by name or file; None: all that exist"
     )
     batch: Batch | None = Field(
         default=None,
-        description="episodes played at once by each thread; None: 25,000 steps' worth, up to "
-        "1,000",
+        description="episodes that each thread plays at once; None: as many as have 25,000 steps, "
+        "up to 1,000",
     )
     embedding_dtype: Literal["float16", "float32"] = Field(
         default="float16", description="type of stored embeddings"
     )
     full_observations: bool = Field(
         default=False,
-        description="store what agents would see with nothing hidden; done anyway where the expert "
-        "acts by it",
+        description="store full observations: what agents would see if nothing were hidden; always "
+        "stored if the expert acts by them",
     )
     name: str | None = Field(
-        default=None, description="name of the dataset; None: of environment and expert"
+        default=None,
+        description="name of the dataset; None: made from the names of environment and expert",
     )
-    description: str = Field(default="", description="what it is, in words")
+    description: str = Field(default="", description="description of the dataset")
     licence: str = Field(default="", description="licence, such as CC-BY-4.0")
-    citation: str = Field(default="", description="how to cite it")
+    citation: str = Field(default="", description="how to cite the dataset")
     threads: Threads = Field(
-        default=2, description="batches played side by side; the dataset does not depend on it"
+        default=2, description="batches that are played in parallel; does not change the dataset"
     )
 
     @field_validator("noise_mixture", mode="before")
@@ -213,8 +219,12 @@ class Objective(Strict):
         default="alg1",
         description="Algorithm 1, or the misprinted Eq. 6 (alpha CE + CE, one lambda)",
     )
-    agents: Literal["mean", "sum"] = "mean"
-    drop_forced: bool = Field(default=True, description="leave out states with one legal action")
+    agents: Literal["mean", "sum"] = Field(
+        default="mean", description="how the losses of the agents that are alive are combined"
+    )
+    drop_forced: bool = Field(
+        default=True, description="leave out decisions with only one legal action"
+    )
     q_temperature: float = Field(
         default=0.1,
         gt=0,
@@ -222,8 +232,8 @@ class Objective(Strict):
     )
     q_scale: Literal["dataset", "state", "none"] = Field(
         default="dataset",
-        description="what centred Q-values are divided by: their deviation between legal actions, "
-        "over the dataset or in each state",
+        description="divisor of centred Q-values: their standard deviation between legal actions, "
+        "over the dataset or in each state, or none",
     )
 
 
@@ -297,27 +307,31 @@ class StudentArchitecture(Strict):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, JsonValue]
 
-    family: str = Field(default="gru", description="student family, by name")
+    family: str = Field(default="gru", description="name of the student family")
     hidden: tuple[int, ...] | int | Literal["auto"] = Field(
-        default=32, description="width for all agents, one for each, or auto from block widths"
+        default=32,
+        description="one width for all agents, one for each, or auto: by the number of visible "
+        "features",
     )
     aligner: Literal["identity", "linear"] = Field(
-        default="identity", description="g_i of Alg. 1: linear, folded away at export"
+        default="identity",
+        description="g_i of Algorithm 1; a linear aligner is folded into the first layer at export",
     )
     motion: bool | None = Field(
         default=None,
-        description="append each visible feature's change since the last step; None: where the "
+        description="append the change of each visible feature since the last step; None: if the "
         "mask hides something",
     )
     last_action: bool | None = Field(
         default=None, description="append the agent's own last action; None: as motion"
     )
     mask_as_input: bool | None = Field(
-        default=None, description="append the mask bits; None: for per-episode masks only"
+        default=None,
+        description="append the bits of the mask; None: if the mask is drawn for each episode",
     )
     dueling: bool = Field(
         default=False,
-        description="also learn the value of the state, by a head that exists in training only; "
+        description="also learn the value of the state, with a head that exists in training only; "
         "needs weights.regression",
     )
 
@@ -350,24 +364,37 @@ class Optimisation(Strict):
     epochs: Epochs = Field(default=24, description="passes over the data")
     batch_episodes: Batch = Field(default=128, description="episodes in a batch")
     optimiser: Literal["muon", "adamw"] = Field(
-        default="muon", description="muon: for the hidden matrices; everything else by AdamW"
+        default="muon",
+        description="muon: Muon for the matrices between hidden layers and AdamW for all other "
+        "parameters; adamw: AdamW for all parameters",
     )
-    learning_rate: float = Field(default=0.01, gt=0, description="of AdamW, at its highest")
-    muon_learning_rate: float = Field(default=0.02, gt=0)
+    learning_rate: float = Field(default=0.01, gt=0, description="largest learning rate of AdamW")
+    muon_learning_rate: float = Field(
+        default=0.02, gt=0, description="largest learning rate of Muon"
+    )
     final_share: float = Field(
-        default=1e-3, ge=0, le=1, description="of the learning rates, at the end of the cosine"
+        default=1e-3,
+        ge=0,
+        le=1,
+        description="learning rates at the end of the cosine decay, as a share of the largest",
     )
-    warmup: float = Field(default=0.02, ge=0, le=1, description="share of linear warm-up")
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights")
+    warmup: float = Field(
+        default=0.02, ge=0, le=1, description="share of the steps with linear warm-up"
+    )
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, description="norm at which gradients are clipped"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay of both optimisers")
+    ema: float = Field(
+        default=0.999, ge=0, lt=1, description="decay of the exponential moving average of weights"
+    )
     evaluate_every: Epochs = Field(default=1, description="epochs between held-out evaluations")
     quantise_from: float | None = Field(
         default=None,
         ge=0,
         lt=1,
-        description="share of the epochs after which the students compute with int8 weights; from "
-        "then on the best weights are the best as int8; None: never",
+        description="share of the epochs after which the students compute with int8 weights and "
+        "the best epoch is chosen by them; None: never",
     )
 
     @property
@@ -385,9 +412,12 @@ class UnitGates(Strict):
     ``weight * sum_k relu(C_k / B_k - 1)^2`` over the limits of the budget.
     """
 
-    weight: float = Field(default=0.1, ge=0, description="lambda of the penalty, at its highest")
+    weight: float = Field(default=0.1, ge=0, description="largest weight of the penalty")
     ramp: float = Field(
-        default=1.0, ge=0, le=1, description="share of the gated epochs until it is reached"
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of the gated epochs over which the weight rises to its largest value",
     )
     settle_from: float = Field(
         default=0.25,
@@ -395,17 +425,19 @@ class UnitGates(Strict):
         lt=1,
         description="share of the epochs after which the units are chosen and the others removed",
     )
-    learning_rate: float = Field(default=0.05, gt=0, description="of the gates, by Adam")
+    learning_rate: float = Field(
+        default=0.05, gt=0, description="learning rate of the gates, by Adam"
+    )
     start: float = Field(
-        default=0.95, gt=0, lt=1, description="probability that a unit is there, at first"
+        default=0.95, gt=0, lt=1, description="initial probability that a unit is kept"
     )
 
 
 class Sparsity(Strict):
-    """Matrices that are sparse from the first step on, and whose zeros move while they learn.
+    """Sparse matrices whose zeros change during training (RigL, Evci et al., 2020).
 
-    RigL (Evci et al., 2020): every few steps weights of the least magnitude are dropped, and as
-    many grow where the gradient is largest.
+    Every few steps the weights with the smallest magnitude are dropped, and equally many are added
+    where the gradient is largest.
     """
 
     target: float = Field(
@@ -413,26 +445,30 @@ class Sparsity(Strict):
     )
     block: Block = Field(
         default=1,
-        description="rows of one column whose weights are zero together; 1: each by itself",
+        description="number of rows of one column whose weights are zero together",
     )
     densities: Literal["erk", "uniform"] = Field(
         default="erk",
-        description="of the matrices: by rows and columns (Erdos-Renyi-Kernel), or all alike",
+        description="density of the matrices: erk: by rows and columns (Erdos-Renyi-Kernel); "
+        "uniform: the same for all",
     )
     exchange: float = Field(
         default=0.3,
         ge=0,
         lt=1,
-        description="share of the weights that are exchanged at once, at first; falls by a cosine",
+        description="share of the weights in the first exchange; it falls by a cosine",
     )
     every: int = Field(default=20, gt=0, description="steps between two exchanges")
     until: float = Field(
-        default=0.75, gt=0, le=1, description="share of the training in which there are any"
+        default=0.75,
+        gt=0,
+        le=1,
+        description="share of the training in which weights are exchanged",
     )
 
 
 class StudentStart(Strict):
-    """Students of a run that a distillation goes on from, in place of random weights."""
+    """Students of a run whose weights a distillation starts from."""
 
     run: str = Field(description="folder of the run")
     digests: dict[str, str] = Field(
@@ -444,14 +480,16 @@ class DistillRecipe(Strict):
     """Everything that decides what ``kd-offline distill`` produces from a dataset."""
 
     method: str = Field(default="kd-marl", description="named set of loss terms and weights")
-    mask: str = Field(default="full", description="stored mask that students see through")
+    mask: str = Field(
+        default="full", description="stored mask that says which features students see"
+    )
     student: StudentArchitecture = StudentArchitecture()
     start: StudentStart | None = Field(
-        default=None, description="students that go on learning; None: random weights"
+        default=None, description="students whose weights are the initial ones; None: random"
     )
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=lambda: dict(KD_MARL),
-        description="of the loss terms, by name; those left out keep KD-MARL's",
+        description="weights of the loss terms, by name; terms that are left out keep KD-MARL's",
     )
     terms: dict[str, dict[str, JsonValue]] = Field(
         default_factory=dict, description="settings of the loss terms, by name"
@@ -459,7 +497,8 @@ class DistillRecipe(Strict):
     objective: Objective = Objective()
     optimisation: Optimisation = Optimisation()
     budget: Budget | None = Field(
-        default=None, description="student.hidden is then the widest that is allowed"
+        default=None,
+        description="limits of the cost of a decision; student.hidden is then the largest width",
     )
     gates: UnitGates = UnitGates()
     sparsity: Sparsity | None = Field(
@@ -467,34 +506,36 @@ class DistillRecipe(Strict):
     )
     judge_by: str | None = Field(
         default=None,
-        description="part of the dataset that students are judged by, and their best epoch chosen; "
-        "never train; None: heldout, or nothing where the dataset holds out no episode",
+        description="part of the dataset by which the best epoch is chosen; not train; None: "
+        "heldout, or nothing if the dataset holds out no episode",
     )
-    seeds: Seeds = Field(default=(0,), min_length=1)
+    seeds: Seeds = Field(
+        default=(0,), min_length=1, description="distillation seeds, one team for each"
+    )
     diverse: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="share of the training episodes that each seed draws for itself and learns "
-        "from, so that seeds err less alike; None: all of them",
+        description="share of the training episodes that each seed draws at random and learns "
+        "from, so that the errors of the seeds differ more; None: all of them",
     )
     batched_seeds: bool = Field(
         default=False,
-        description="compute the teams of all seeds at once: quicker for small teams, on a "
+        description="compute the teams of all seeds at once: faster for small teams, on a "
         "processor slower for large ones; results equal those of each seed up to rounding",
     )
     accelerator: Accelerator = Field(
         default="cpu",
-        description="what networks are trained on; auto: a GPU where there is one",
+        description="device that networks are trained on; auto: a GPU if there is one",
     )
     threads: Threads = Field(
-        default=2, description="agents that are trained in parallel; changes no number"
+        default=2, description="agents that are trained in parallel; does not change the results"
     )
     memory_mb: float | None = Field(
         default=None,
         gt=0,
-        description="decoded data and targets that are held at most, in 10**6 bytes; where they "
-        "need more they are streamed, in an order that depends on this; None: no limit",
+        description="memory limit for decoded data and targets, in 10**6 bytes; if they need more "
+        "they are streamed, in an order that depends on the limit; None: no limit",
     )
 
     @property
