@@ -102,7 +102,7 @@ _Method = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.one_of(*completion.METHODS),
-        help=f"Method: {', '.join(completion.METHODS)}.  [default: kd-marl]",
+        help=f"{', '.join(completion.METHODS)}.  [default: kd-marl]",
     ),
 ]
 _Preset = Annotated[
