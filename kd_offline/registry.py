@@ -7,13 +7,13 @@ Which packages are installed is the user's choice, so a name in a file can choos
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, version
-from pathlib import Path
 from typing import Generic, TypeVar, cast
 
 from kd_offline.errors import MismatchError, UnknownNameError, UsageError
@@ -181,6 +181,8 @@ class Registry(Generic[Part]):
         return entries_by_name
 
     def _key(self, name: str) -> str | None:
+        if name in self.built_in:
+            return name
         known = (name, *(f"{part}/" for part in _beginnings(name)))
         plug_ins = self._plug_ins()
         return next((key for key in known if key in self.built_in or key in plug_ins), None)
@@ -222,7 +224,7 @@ def _changed(path: tuple[str, ...]) -> tuple[int, ...]:
     times = []
     for folder in path:
         try:
-            times.append(Path(folder).stat().st_mtime_ns)
+            times.append(os.stat(folder).st_mtime_ns)  # noqa: PTH116 - asked for every name
         except OSError:
             times.append(0)
     return tuple(times)

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def machine() -> Machine:
     )
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -88,8 +90,12 @@ def _memory_bytes() -> int | None:
         return None
 
 
+@cache
 def _revision() -> tuple[str | None, bool | None]:
-    """Return the git revision and whether it is modified, if imported from a checkout."""
+    """Return the git revision and whether it is modified, if imported from a checkout.
+
+    It is looked at once in a process, whose modules stay as they were imported.
+    """
     root = Path(kd_offline.__file__).parents[1]
     if not (root / ".git").exists():
         return None, None

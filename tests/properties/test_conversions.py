@@ -6,13 +6,14 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_offline import convert
 from kd_offline.datasets.format.splits import Splits
 from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
+from tests.properties import examples
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 OPTIONAL = [
@@ -56,7 +57,7 @@ def datasets(draw):
     return spec, block, chosen, Splits(codes.astype(np.uint8), {"train": 0, "heldout": 1})
 
 
-@settings(max_examples=25, deadline=None)
+@examples(8)
 @given(datasets(), st.sampled_from(list(NAMES)), st.sampled_from([3, 8192]))
 def test_there_and_back(made, kind, window):
     spec, block, masks, splits = made

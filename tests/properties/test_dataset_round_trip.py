@@ -6,7 +6,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_offline.datasets.format import layout
@@ -15,6 +15,7 @@ from kd_offline.datasets.validation.integrity import verify
 from kd_offline.datasets.writing.blocks import EpisodeBlock
 from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
+from tests.properties import examples
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 OPTIONAL = ["steps/value", "steps/embedding", "steps/behaviour_logprob", "final/alive"]
@@ -59,7 +60,7 @@ def joined(blocks: list[EpisodeBlock]) -> EpisodeBlock:
     return EpisodeBlock(join("steps"), join("final"), join("episodes"))
 
 
-@settings(max_examples=12, deadline=None)
+@examples(5)
 @given(recordings(), st.sampled_from([3, 16, 8192]), st.sampled_from([8, 256]))
 def test_round_trip(recording, rows, other_rows):
     spec, blocks = recording

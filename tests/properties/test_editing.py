@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_offline.datasets import (
@@ -25,11 +25,12 @@ from kd_offline.datasets.edit import rewrite
 from kd_offline.datasets.edit.query import episodes_where
 from kd_offline.datasets.format import layout
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
+from tests.properties import examples
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 SPEC = environment_spec((4, 2), (3, 2))
 LENGTHS = st.lists(st.integers(1, 9), min_size=2, max_size=12)
-QUICK = settings(max_examples=8, deadline=None)
+FEW = examples(3)  # each writes and reads several datasets
 
 
 @contextmanager
@@ -72,7 +73,7 @@ def episodes(buffer):
 sizes = {"rows": st.sampled_from([3, 8, 64]), "block_bytes": st.sampled_from([1, 700, 10**6])}
 
 
-@QUICK
+@FEW
 @given(lengths=LENGTHS, **sizes)
 def test_split_then_merge_holds_the_same_episodes(lengths, rows, block_bytes):
     with workplace(rows, block_bytes) as folder:
@@ -89,7 +90,7 @@ def test_split_then_merge_holds_the_same_episodes(lengths, rows, block_bytes):
         assert set(report.values) <= {"episodes/split"}
 
 
-@QUICK
+@FEW
 @given(lengths=LENGTHS, bound=st.floats(-20, 20), **sizes)
 def test_a_condition_and_its_opposite_part_the_dataset(lengths, bound, rows, block_bytes):
     with workplace(rows, block_bytes) as folder:
@@ -108,7 +109,7 @@ def test_a_condition_and_its_opposite_part_the_dataset(lengths, bound, rows, blo
         assert found == episodes(parent)
 
 
-@QUICK
+@FEW
 @given(first=LENGTHS, second=LENGTHS, **sizes)
 def test_merging_keeps_seeds_and_order(first, second, rows, block_bytes):
     with workplace(rows, block_bytes) as folder:
@@ -122,7 +123,7 @@ def test_merging_keeps_seeds_and_order(first, second, rows, block_bytes):
         assert episodes(merged) == episodes(parents[0]) | episodes(parents[1])
 
 
-@QUICK
+@FEW
 @given(lengths=LENGTHS, **sizes)
 def test_a_dataset_does_not_differ_from_itself(lengths, rows, block_bytes):
     with workplace(rows, block_bytes) as folder:

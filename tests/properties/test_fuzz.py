@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_offline.datasets.format import layout
@@ -15,6 +15,7 @@ from kd_offline.datasets.reading.reader import ExpertBuffer
 from kd_offline.datasets.validation.integrity import verify
 from kd_offline.errors import KdOfflineError
 from kd_offline.testing.factories import environment_spec, tiny_dataset
+from tests.properties import examples
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
@@ -84,7 +85,7 @@ def same_values(root, values):
     return all(np.array_equal(got[name], values[name]) for name in values)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(50)
 @given(edits())
 def test_never_a_silent_wrong_value(changed):
     files, values = original()
