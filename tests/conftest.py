@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import gc
+import html
 import os
 import shutil
 import subprocess
@@ -40,6 +41,16 @@ def no_progress_by_the_clock():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: 0.0))
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave the figures of pages empty, where pages are not what is tested: drawing takes long."""
+
+    def inline(figure, name, title):
+        return f'<svg viewBox="0 0 1 1" role="img" aria-label="{html.escape(title)}"></svg>'
+
+    monkeypatch.setattr("kd_offline.reports.svg.inline", inline)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from kd_offline.cli.app import app
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.testing.reports import fabricate_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COMMANDS = {
     "report": "report run -o {file}",
     "report --markdown": "report run --markdown -o {file}",

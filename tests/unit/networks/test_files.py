@@ -31,13 +31,13 @@ def test_tensors_come_back_and_the_same_ones_are_the_same_bytes(tmp_path):
         assert torch.equal(value, TENSORS[name])
 
 
-def test_every_flipped_bit_of_tensors_is_noticed(tmp_path):
+def test_a_flipped_bit_of_any_byte_of_tensors_is_noticed(tmp_path):
     path = tmp_path / "x"
     write_tensors(path, TENSORS, {"card": "{}"})
     content = path.read_bytes()
-    for bit in range(8 * len(content)):
+    for place in range(len(content)):
         altered = bytearray(content)
-        altered[bit // 8] ^= 1 << (bit % 8)
+        altered[place] ^= 1 << (place % 8)
         path.write_bytes(altered)
         with pytest.raises(KdOfflineError):
             read_tensors(path, "copy it again")
@@ -69,28 +69,31 @@ CLAIMS = {
 }
 
 
-@pytest.mark.parametrize("claim", CLAIMS)
-def test_claimed_sizes_of_students_allocate_nothing(claim, run, tmp_path):
+def test_claimed_sizes_of_students_allocate_nothing(run, tmp_path):
     """In a process that may use 1 GB beyond what PyTorch needs to start."""
-    file = tmp_path / "s"
-    file.write_bytes(run.students.read_bytes())
-    resealed_tensors(file, *CLAIMS[claim])
-    assert file.stat().st_size < 100_000
+    for claim, (stated, changed) in CLAIMS.items():
+        file = tmp_path / claim
+        file.write_bytes(run.students.read_bytes())
+        resealed_tensors(file, stated, changed)
+        assert file.stat().st_size < 100_000
     code = (
         "import resource, sys, torch\n"
         "from kd_offline.errors import CheckpointError\n"
         "from kd_offline.students.policy import load\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)\n"
-        "try:\n    load(sys.argv[1])\n"
-        "except CheckpointError as error:\n    print(error)\n"
+        "for file in sys.argv[1:]:\n"
+        "    try:\n        load(file)\n"
+        "    except CheckpointError as error:\n        print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, timeout=120
-    )
+    files = [str(tmp_path / claim) for claim in CLAIMS]
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "distil them again" in done.stdout
-    assert len(done.stdout.splitlines()) == 1
+    sentences = done.stdout.splitlines()
+    assert len(sentences) == len(files)
+    for file, sentence in zip(files, sentences, strict=True):
+        assert file in sentence
+        assert "distil them again" in sentence
 
 
 def test_claimed_sizes_of_experts_allocate_nothing(tmp_path):

@@ -22,13 +22,13 @@ from kd_offline.sealed_json import write_document
 from kd_offline.tracking.base import FunctionObserver
 
 SPREAD = "mpe/simple_spread_v3"
-SMALL = {"rounds": 2, "episodes": 20, "evaluation_episodes": 20, "epochs": 1}
+SMALL = {"rounds": 2, "episodes": 8, "evaluation_episodes": 8, "epochs": 1}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     place = tmp_path_factory.mktemp("dagger")
-    record(SPREAD, place / "data.zarr", episodes=40, threads=1, partner=None)
+    record(SPREAD, place / "data.zarr", episodes=16, threads=1, partner=None)
     recipe = distill_recipe(
         method="kl",
         mask="limited",
@@ -53,18 +53,18 @@ def test_episodes_are_played_by_the_students_and_labelled_by_the_expert(run, loo
     assert recorded.id == report.rounds[0].recorded
     assert (recorded.read("steps/action_source") == ACTION_SOURCES["other"]).all()
     assert recorded.manifest.experts[0].digest == load("bundled", recorded.spec).digest
-    assert relabel(recorded, 20).ok
+    assert relabel(recorded, 8).ok
 
 
 def test_every_round_learns_from_all_episodes_so_far(run, loop):
     output, report = loop
-    assert [one.episodes for one in report.rounds] == [60, 80]
+    assert [one.episodes for one in report.rounds] == [24, 32]
     last = ExpertBuffer.open(output / "round-2" / "dataset.zarr")
-    assert last.n_episodes == 80
+    assert last.n_episodes == 32
     assert len(last.manifest.experts) == 1
     begun = ExpertBuffer.open(run.parent / "data.zarr")
-    np.testing.assert_array_equal(last.episodes("seed")[:40], begun.episodes("seed"))
-    assert len(set(last.episodes("seed").tolist())) == 80
+    np.testing.assert_array_equal(last.episodes("seed")[:16], begun.episodes("seed"))
+    assert len(set(last.episodes("seed").tolist())) == 32
 
 
 def test_students_go_on_from_those_of_the_round_before(run, loop):

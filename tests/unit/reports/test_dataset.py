@@ -197,7 +197,7 @@ def test_many_agents_of_different_kinds(tmp_path):
     assert "agent_6: a2" in text
 
 
-def test_names_from_files_are_escaped(tmp_path, monkeypatch):
+def test_names_from_files_are_escaped(tmp_path, undrawn):
     buffer = tiny_dataset(tmp_path / "d")
     evil = "</script><script>alert(1)</script>"
     spec = buffer.spec.model_copy(update={"id": f"mpe/{evil}"})
@@ -209,7 +209,7 @@ def test_names_from_files_are_escaped(tmp_path, monkeypatch):
     assert html.escape(evil) in text
 
 
-def test_the_command(buffer, tmp_path):
+def test_the_command(buffer, undrawn, tmp_path):
     target = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["inspect", str(buffer.path), "--html", str(target)])
     assert (done.exit_code, done.stdout) == (0, f"{target}\n")

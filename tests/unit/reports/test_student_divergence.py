@@ -19,7 +19,7 @@ from kd_offline.runs.folder import open_run
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("weak")
     data = root / "d.zarr"
-    record("mpe/simple_speaker_listener_v4", data, episodes=120, batch=120, threads=1)
+    record("mpe/simple_speaker_listener_v4", data, episodes=40, batch=40, threads=1)
     settings = {
         "optimisation.epochs": 2,
         "optimisation.batch_episodes": 16,
@@ -45,13 +45,13 @@ def test_the_report_shows_where_students_differ(place, tmp_path):
     page = report(place / "run", output=tmp_path / "r.html").read_text("utf-8")
     assert '<section id="blind-spots">' in page
     assert "KL of students, dark: high" in page
-    assert "students in 6 held-out episodes" in page
+    assert "students in 2 held-out episodes" in page
     text = markdown(place / "run")
     assert "## Weakest regions" in text
     assert "students differ" in text
 
 
-def test_without_the_dataset_the_report_says_why_its_sections_are_empty(place, tmp_path):
+def test_without_the_dataset_the_report_says_why_sections_are_empty(place, undrawn, tmp_path):
     shutil.copytree(place / "run", tmp_path / "run")
     (place / "d.zarr").rename(place / "away.zarr")
     try:

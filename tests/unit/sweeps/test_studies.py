@@ -160,22 +160,22 @@ def test_an_interrupted_sweep_makes_the_choices_of_one_that_was_not(dataset, tmp
     from kd_offline.distillation.distill import distill
     from kd_offline.sweeps import trials
 
-    whole = sweep(dataset, tmp_path / "whole", trials=4, seed=3, **PLAN)
+    whole = sweep(dataset, tmp_path / "whole", trials=3, seed=3, **PLAN)
     calls: list[Any] = []
 
-    def interrupted_at_the_third(*arguments, **named):
+    def interrupted_at_the_second(*arguments, **named):
         calls.append(arguments)
-        if len(calls) == 3:
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return distill(*arguments, **named)
 
-    monkeypatch.setattr(trials, "distill", interrupted_at_the_third)
+    monkeypatch.setattr(trials, "distill", interrupted_at_the_second)
     url = f"sqlite:///{tmp_path / 'trials.db'}"
     for folder, storage in ((tmp_path / "journal", None), (tmp_path / "database", url)):
         calls.clear()
         with pytest.raises(KeyboardInterrupt):
-            sweep(dataset, folder, trials=4, seed=3, storage=storage, **PLAN)
-        report = sweep(dataset, folder, trials=4, seed=3, storage=storage, **PLAN)
+            sweep(dataset, folder, trials=3, seed=3, storage=storage, **PLAN)
+        report = sweep(dataset, folder, trials=3, seed=3, storage=storage, **PLAN)
         assert {point.widths for point in report.points} == {p.widths for p in whole.points}
         by_widths = {point.widths: point.quality for point in whole.points}
         assert all(by_widths[point.widths] == point.quality for point in report.points)
@@ -239,6 +239,14 @@ def test_a_database_that_is_none_is_one_sentence(dataset, tmp_path):  # noqa: F8
         sweep(dataset, tmp_path / "s", storage=f"sqlite:///{tmp_path / 'trials.db'}", **PLAN)
 
 
+@pytest.fixture(scope="module")
+def begun(dataset, tmp_path_factory):  # noqa: F811
+    """Return a folder with a sweep of one trial and its database."""
+    folder = tmp_path_factory.mktemp("begun")
+    sweep(dataset, folder / "s", trials=1, storage=f"sqlite:///{folder / 'trials.db'}", **PLAN)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -252,9 +260,9 @@ def test_a_database_that_is_none_is_one_sentence(dataset, tmp_path):  # noqa: F8
         ("drop table trials", "does not have the trials"),
     ],
 )
-def test_a_database_that_was_altered_is_refused(dataset, tmp_path, change, words):  # noqa: F811
+def test_a_database_that_was_altered_is_refused(dataset, begun, tmp_path, change, words):  # noqa: F811
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
     file = tmp_path / "trials.db"
-    sweep(dataset, tmp_path / "s", trials=1, storage=f"sqlite:///{file}", **PLAN)
     with closing(sqlite3.connect(file)) as database, database:
         database.execute(change)
     with pytest.raises(KdOfflineError, match=words):

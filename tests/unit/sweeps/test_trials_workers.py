@@ -52,6 +52,14 @@ def dataset(tmp_path_factory):
     return tiny_dataset(path, 12, spec=environment_spec((4, 4))).path
 
 
+@pytest.fixture(scope="module")
+def begun(dataset, tmp_path_factory):
+    """Return the folder of a sweep of one trial."""
+    folder = tmp_path_factory.mktemp("begun") / "sweep"
+    sweep(dataset, folder, trials=1, **PLAN)
+    return folder
+
+
 def trials_of(folder):
     """Return number, state and parameters of every trial, from the journal alone."""
     study = JournalStore(folder).open(["maximize", *["minimize"] * 3])
@@ -153,20 +161,18 @@ def test_a_line_that_a_killed_process_left_unfinished_is_dropped(tmp_path):
 
 
 @pytest.mark.parametrize("line", [b"\xff\n", b"[]\n", b'{"op_code": 77}\n', b'{"op_code": 0}\n'])
-def test_a_damaged_journal_is_one_sentence(dataset, tmp_path, line):
-    folder = tmp_path / "sweep"
-    sweep(dataset, folder, trials=1, **PLAN)
+def test_a_damaged_journal_is_one_sentence(dataset, begun, tmp_path, line):
+    folder = shutil.copytree(begun, tmp_path / "sweep")
     (folder / JOURNAL).write_bytes(line + (folder / JOURNAL).read_bytes())
     with pytest.raises(StorageError, match=r"trials\.journal' is damaged"):
         sweep(dataset, folder, trials=1, **PLAN)
 
 
-def test_links_in_a_sweep_of_a_stranger_lead_nowhere(dataset, tmp_path):
+def test_links_in_a_sweep_of_a_stranger_lead_nowhere(dataset, begun, tmp_path):
     victim = tmp_path / "home" / "file"
     victim.parent.mkdir()
     victim.write_text("mine\n")
-    folder = tmp_path / "sweep"
-    sweep(dataset, folder, trials=1, **PLAN)
+    folder = shutil.copytree(begun, tmp_path / "sweep")
     (folder / JOURNAL).unlink()
     (folder / JOURNAL).symlink_to(victim)
     with pytest.raises(StorageError, match="it is a link"):
@@ -185,11 +191,10 @@ def test_links_in_a_sweep_of_a_stranger_lead_nowhere(dataset, tmp_path):
     assert victim.read_text() == "mine\n"
 
 
-def test_the_journal_is_that_of_optuna(dataset, tmp_path):
+def test_the_journal_is_that_of_optuna(begun):
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
-    sweep(dataset, tmp_path / "sweep", trials=1, **PLAN)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "sweep" / JOURNAL)))
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(begun / JOURNAL)))
     study = optuna.load_study(study_name="sweep", storage=storage)
     assert json.loads(study.trials[0].user_attrs["point"])["point"]["run"] == "runs/0000"
