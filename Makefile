@@ -12,6 +12,9 @@ DEMO := demo
 # Where results are made: also ray or ray://HOST:PORT.
 ON ?= processes:2
 
+# Programs that run one after the other should not each compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install lock format check quick test test-processors demo results results-combat results-ddn results-methods anchors schemas help-texts docs build test-wheel clean
 

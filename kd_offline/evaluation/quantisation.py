@@ -135,6 +135,9 @@ def _drafts(
     """Return the prepared exports of every seed, by kind of rounding."""
     from kd_offline.exports.prepared_export import draft
 
+    if aware is not None:
+        _check_pair(plain.manifest, aware.manifest)
+
     def prepare(run: CompleteRun, precision: Precision) -> list[Draft]:
         return [
             draft(run, precision, seed=seed, dataset=dataset, least_agreement=0.0)
@@ -146,7 +149,6 @@ def _drafts(
         "int8 after training": prepare(plain, "int8"),
     }
     if aware is not None:
-        _check_pair(plain.manifest, aware.manifest)
         drafts_by_rounding["int8 in training"] = prepare(aware, "int8")
     return drafts_by_rounding
 

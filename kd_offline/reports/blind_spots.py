@@ -132,7 +132,8 @@ def _draw(ax: Axes, grid: AgentGrid, values: FloatArray, colour: str) -> None:
     for row, column in np.argwhere(known).tolist():
         share = (float(values[row, column]) - low) / (high - low) if high > low else 0.5
         shade = to_rgba(colour, round(0.08 + 0.92 * share, 2))
-        ax.add_patch(Rectangle((row, column), 1, 1, facecolor=shade, edgecolor="none"))
+        cell = Rectangle((row, column), 1, 1, facecolor=shade, edgecolor="none")
+        ax.add_artist(cell)  # add_patch would measure hundreds of cells for limits that are known
     rows, columns = values.shape
     ax.set_xlim(0, rows)
     ax.set_ylim(0, columns)

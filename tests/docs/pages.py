@@ -26,13 +26,16 @@ BLOCK = re.compile(r"^( *)```([^\n`]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 # Languages whose blocks are typed. A TOML or C block is a file: its first line names it.
 TYPED = ("sh", "bash", "python", "toml", "c")
 SMALL = {
-    "train": ["--frames", "6400", "--score", "8", "--threads", "1"],
-    "record": ["--episodes", "80", "--threads", "1"],
+    "train": ["--frames", "1600", "--score", "4", "--threads", "1"],
+    "record": ["--episodes", "48", "--threads", "1"],
     "distill": ["--epochs", "1", "--threads", "1"],
     "sweep": ["--trials", "2", "--epochs", "1", "--episodes", "50"],
     "evaluate": ["--episodes", "20", "--threads", "1"],
     "audit": ["--episodes", "20", "--threads", "1"],
     "profile": ["--episodes", "20"],
+    "dagger": ["--rounds", "1", "--episodes", "20", "--evaluation-episodes", "20"],
+    "ppd": ["--frames", "800", "--set", "start.critic_frames=400", "--threads", "1"],
+    "adapt": ["--episodes", "20"],
     "bench quantisation": ["--episodes", "20"],
     "bench latency": ["--rounds", "2", "--steps", "5"],
     "doctor calibrate": ["--rounds", "2", "--steps", "5", "--widths", "8,16,24"],
@@ -88,6 +91,7 @@ def follow(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("KD_OFFLINE_CACHE", "cache")
+    monkeypatch.setattr("kd_offline.reports.blind_spots._DRAWN_AGENTS", 1)
     text = " ".join(page.read_text("utf-8").split())
     for words_of_page, prepare in ANNOUNCED.items():
         if words_of_page in text:
@@ -119,7 +123,9 @@ def type_command(line: str) -> None:
     if name == "distill" and "gates" in arguments:
         less = [*less, "--epochs", "2"]  # one with gates, one without
     if name == "distill" and "--diverse" in arguments:
-        less = [*less, "--set", "optimisation.batch_episodes=16"]  # of the 72 that there are
+        less = [*less, "--set", "optimisation.batch_episodes=16"]  # of the 43 that there are
+    if "--seeds" in arguments:
+        less = [*less, "--seeds", "2"]
     if name == "distill" and arguments[0] in TAUGHT_BY_BEGINNERS:
         less = [*less, "--policy-term", "none", "--set", "weights.policy=0"]
     done = CliRunner().invoke(app, [name, *arguments, *less], prog_name="kd-offline")
@@ -142,9 +148,14 @@ def type_into_shell(text: str) -> None:
 
 def run_python(text: str, page: Path, names: dict[str, Any]) -> None:
     """Run a block of Python; the blocks of a page share their names, as in one session."""
-    small = re.sub(r"episodes=[\d_]+", "episodes=80", text)
+    small = re.sub(r"(episodes|frames)=([\d_]+)", _less, text)
     small = small.replace("seeds=2", 'settings={"optimisation.epochs": 1, "threads": 1}')
     exec(compile(small, page.name, "exec"), names)
+
+
+def _less(setting: re.Match[str]) -> str:
+    name, value = setting.groups()
+    return f"{name}={min(int(value), 48 if name == 'episodes' else 1600)}"
 
 
 def _save(block: Block, folder: Path) -> None:

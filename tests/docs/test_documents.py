@@ -34,6 +34,7 @@ DOCUMENTS = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *PUBLISHED]
 )
 RECIPES = sorted((ROOT / "cli" / "recipes" / "bundled").glob("*.toml"))
+PARSER = typer.main.get_command(app)
 PAGES = [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))]
 # Blocks that nobody types here: page, first words, reason.
 NOT_TYPED = {
@@ -95,9 +96,8 @@ def commands(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_every_command_exists_with_its_options(path):
-    group = typer.main.get_command(app)
     for name, *arguments in commands(path):
-        command = group.commands[name]  # type: ignore[attr-defined]
+        command = PARSER.commands[name]  # type: ignore[attr-defined]
         command.make_context(name, arguments, resilient_parsing=False)
 
 
@@ -127,9 +127,8 @@ def test_every_block_is_typed_or_says_that_it_is_not(path):
 
 
 def test_every_option_in_prose_exists():
-    group = typer.main.get_command(app)
     known = {"-h", "--help", "--version", *FOREIGN_OPTIONS}
-    for command in walk(group):
+    for command in walk(PARSER):
         known |= {name for x in command.params for name in (*x.opts, *x.secondary_opts)}
     for path in PAGES:
         for said in re.findall(r"`([^`\n]*)`", BLOCK.sub("", path.read_text("utf-8"))):
