@@ -101,11 +101,8 @@ def _play_mixed_teams(
         opponents=play.opponents,
     )
     operation = Operation("profile", {"episodes": episodes}, team.run.path)
-    try:
-        with observed(operation, play.observers) as observer:
-            measurements = measure(setup.environment, setup.policies, setup.seeds, plan, observer)
-    finally:
-        setup.environment.close()
+    with setup, observed(operation, play.observers) as observer:
+        measurements = measure(setup.environment, setup.policies, setup.seeds, plan, observer)
     return _matrix(
         team, measurements.cross_play, measurements.modes["greedy"], report, plan.episodes
     )

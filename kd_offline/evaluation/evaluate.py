@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,8 +17,7 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import Remedy, UsageError
 from kd_offline.evaluation import scores
 from kd_offline.evaluation.cost import compare, team_cost, with_critic
-from kd_offline.evaluation.divided import Contestants, Plays, earned, played_by_workers
-from kd_offline.evaluation.evaluation_setup import EvaluationSetup
+from kd_offline.evaluation.evaluation_setup import Contestants, EvaluationSetup
 from kd_offline.evaluation.play import (
     EvaluationRunner,
     PolicySet,
@@ -27,6 +26,7 @@ from kd_offline.evaluation.play import (
     count_rollouts,
     play_sides,
     play_swaps,
+    played_by_workers,
 )
 from kd_offline.evaluation.rollout import DEFAULT_BATCH, Rollout
 from kd_offline.execution import executor_on
@@ -49,7 +49,6 @@ from kd_offline.schemas.evaluation import (
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.cost_bounds import require_predicted
 from kd_offline.tracking.base import SILENT, Observer, Operation, counting, observed
-from kd_offline.user_code import close_all
 
 MODES = ("greedy", "sampled")
 INTERVALS = (
@@ -177,16 +176,6 @@ def evaluate(
     complete = complete_run(run)
     if devices:
         require_predicted(complete.students.card.architecture)
-    settings = {
-        "run": str(run),
-        "episodes": episodes,
-        "seed": seed,
-        "modes": list(modes),
-        "cross_play": cross_play,
-        "expert": _shown(expert),
-        "ceiling": None if ceiling is None else str(ceiling),
-        "export": None if export is None else str(export),
-    }
     contestants = Contestants(
         run=str(run),
         students=digests(complete.manifest),
@@ -199,29 +188,23 @@ def evaluate(
         opponents=tuple(opponents),
         accelerator=accelerator,
     )
-    with (
-        observed(Operation("evaluate", settings, complete.path), observers) as observer,
-        _workers(on, contestants, torch.get_num_threads()) as executor,
-    ):
-        setup = contestants.load(complete, playing=on is None)
-        try:
+    operation = Operation("evaluate", _settings(contestants, plan), complete.path)
+    with observed(operation, observers) as observer:
+        with (
+            _workers(on, contestants, torch.get_num_threads()) as executor,
+            contestants.load(complete, playing=on is None) as setup,
+        ):
             playing = _Playing(setup.environment, plan, contestants, executor, observer)
             if len(setup.experts) > 1:
-                returns = earned(playing.of_experts(), setup, greedy=plan.greedy)
-                best = int(np.argmax(returns))
+                best = int(np.argmax(_returns(playing.of_experts(), setup, greedy=plan.greedy)))
                 setup = setup.compared_with(setup.experts[best])
                 playing = replace(playing, contestants=replace(contestants, best=best))
             measurements = _measured(playing.of_all(setup), setup.policies, setup.seeds, plan)
             cost = measure_cost(setup, measurements)
-        finally:
-            close_all([setup.environment])
         report = _report(complete.path, setup, plan, measurements, cost).model_copy(
             update={
+                "command": _command(contestants, plan, profiles),
                 "predictions": predictions(cost, devices),
-                "command": _command(
-                    *(run, plan, expert, ceiling, expert_recipe, profiles, export, engine),
-                    *(environment, opponents, accelerator),
-                ),
                 "accelerator": _computed_on(accelerator, on),
                 "seconds": round(time.perf_counter() - started, 3),
             }
@@ -235,10 +218,24 @@ def evaluate(
     return report
 
 
-def _shown(expert: str | Path | Sequence[str | Path] | None) -> str | list[str] | None:
-    if expert is None or isinstance(expert, str | Path):
-        return None if expert is None else str(expert)
-    return [str(each) for each in expert]
+def _settings(contestants: Contestants, plan: Plan) -> dict[str, object]:
+    """Return the settings of an evaluation, for its observers."""
+    return {
+        "run": contestants.run,
+        "episodes": plan.episodes,
+        "seed": plan.seed,
+        "modes": list(plan.modes),
+        "cross_play": plan.cross_play,
+        "expert": _shown(contestants.expert),
+        "ceiling": _shown(contestants.ceiling),
+        "export": _shown(contestants.export),
+    }
+
+
+def _shown(given: str | Path | tuple[str | Path, ...] | None) -> str | list[str] | None:
+    if isinstance(given, tuple):
+        return [str(each) for each in given]
+    return None if given is None else str(given)
 
 
 def _computed_on(accelerator: str, on: str | None) -> str | None:
@@ -323,7 +320,7 @@ class _Playing:
         """Return what plays, or has played, each of several experts."""
         if self.executor is None:
             return _runner(self.environment, self.plan)
-        return self._elsewhere(self.executor, partial(earned, greedy=self.plan.greedy))
+        return self._elsewhere(self.executor, partial(_returns, greedy=self.plan.greedy))
 
     def of_all(self, setup: EvaluationSetup) -> EvaluationRunner:
         """Return what plays, or has played, all rollouts of the plan."""
@@ -331,10 +328,12 @@ class _Playing:
             return _runner(self.environment, self.plan, setup.policies, self.observer)
         return self._elsewhere(self.executor, partial(_play_all, plan=self.plan))
 
-    def _elsewhere(self, executor: Executor, plays: Plays) -> EvaluationRunner:
+    def _elsewhere(
+        self, executor: Executor, plays: Callable[[EvaluationRunner, EvaluationSetup], object]
+    ) -> EvaluationRunner:
         return played_by_workers(
             executor,
-            self.contestants,
+            self.contestants.load,
             plays,
             _runner(self.environment, self.plan),
             self.plan.seed,
@@ -384,6 +383,11 @@ class _Rollouts:
 def _play_all(runner: EvaluationRunner, setup: EvaluationSetup, plan: Plan) -> None:
     """Play all rollouts of a plan, for a runner that keeps them."""
     _play(runner, setup.policies, plan)
+
+
+def _returns(runner: EvaluationRunner, setup: EvaluationSetup, *, greedy: bool) -> list[float]:
+    """Play each of several experts, and return the sums of their returns."""
+    return [float(runner.play(e, greedy=greedy).returns.sum()) for e in setup.experts]
 
 
 def _play(runner: EvaluationRunner, policies: PolicySet, plan: Plan) -> _Rollouts:
@@ -467,32 +471,22 @@ def _opponents(setup: EvaluationSetup) -> dict[str, str]:
     return dict.fromkeys(sides, setup.expert_name) if len(sides) > 1 else {}
 
 
-def _command(
-    run: str | Path,
-    plan: Plan,
-    expert: str | Path | Sequence[str | Path] | None,
-    ceiling: str | Path | None,
-    recipe: str | Path | None = None,
-    profiles: Sequence[str | Path] = (),
-    export: str | Path | None = None,
-    engine: str | None = None,
-    environment: str | None = None,
-    opponents: Sequence[str] = (),
-    accelerator: str = "cpu",
-) -> str:
+def _command(contestants: Contestants, plan: Plan, profiles: Sequence[str | Path]) -> str:
+    """Return the command that repeats an evaluation."""
+    accelerator = contestants.accelerator
     return command_text(
-        *("evaluate", run),
+        *("evaluate", contestants.run),
         episodes=plan.episodes,
         seed=plan.seed,
         modes=None if plan.modes == MODES else ",".join(plan.modes),
-        expert=_shown(expert),
-        expert_recipe=recipe,
-        ceiling=ceiling,
+        expert=_shown(contestants.expert),
+        expert_recipe=contestants.expert_recipe,
+        ceiling=contestants.ceiling,
         cross_play=plan.cross_play,
         device=list(profiles),
-        export=export,
-        engine=engine,
-        environment=environment,
-        opponents=list(opponents),
+        export=contestants.export,
+        engine=contestants.engine,
+        environment=contestants.environment,
+        opponents=list(contestants.opponents),
         accelerator=None if accelerator == "cpu" else accelerator,
     )

@@ -14,15 +14,18 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import CheckpointError, MismatchError, Remedy, UsageError
 from kd_offline.evaluation.exported import ExportedTeam, load_exported
 from kd_offline.evaluation.play import PolicySet
+from kd_offline.networks.accelerator import device_named, moved
 from kd_offline.networks.arithmetic import (
     DeployedShape,
     Shape,
     ValuePart,
 )
-from kd_offline.runs.complete import CompleteRun
+from kd_offline.runs.complete import CompleteRun, complete_run
+from kd_offline.runs.folder import digests
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.run import RunManifest
 from kd_offline.students.cost_bounds import card_shape
+from kd_offline.user_code import close_all
 
 if TYPE_CHECKING:
     from kd_offline.experts.protocol import Expert
@@ -55,6 +58,67 @@ class EvaluationSetup:
     def seeds(self) -> tuple[int, ...]:
         """Distillation seeds of the teams of students."""
         return self.manifest.seeds if self.exported is None else (self.exported.seed,)
+
+    def __enter__(self) -> EvaluationSetup:
+        """Return the setup."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the environment."""
+        close_all([self.environment])
+
+
+@dataclass(frozen=True, slots=True)
+class Contestants:
+    """The policies of an evaluation by their addresses, by which every worker loads them.
+
+    ``students``: digests of the students that the evaluation was begun with. ``best``: index of the
+    expert that is compared with, of several; None until that is known.
+    """
+
+    run: str
+    students: dict[str, str]
+    expert: str | Path | tuple[str | Path, ...] | None
+    expert_recipe: str | Path | None
+    ceiling: str | Path | None
+    export: str | Path | None
+    engine: str | None
+    environment: str | None
+    opponents: tuple[str, ...]
+    accelerator: str
+    best: int | None = None
+
+    def load(self, run: CompleteRun | None = None, *, playing: bool = True) -> EvaluationSetup:
+        """Load environment and policies, on the accelerator if they are to play here.
+
+        ``run`` is read unless it is given. Raises as :func:`load_evaluation_setup`, and a
+        ``MismatchError`` if the run has other students now.
+        """
+        complete = run or complete_run(self.run)
+        if digests(complete.manifest) != self.students:
+            msg = f"the run in {self.run!r} was replaced while it was evaluated: evaluate it again"
+            raise MismatchError(msg)
+        setup = load_evaluation_setup(
+            complete,
+            expert=self.expert,
+            expert_recipe=self.expert_recipe,
+            ceiling=self.ceiling,
+            export=self.export,
+            engine=self.engine,
+            environment=self.environment,
+            opponents=self.opponents,
+        )
+        if playing:
+            device = device_named(self.accelerator)
+            for policy in setup.policies.all:
+                moved(policy, device)
+        return setup if self.best is None else setup.compared_with(setup.experts[self.best])
+
+    def files(self) -> list[Path]:
+        """Return the files and folders that are read, as far as they are some."""
+        experts = self.expert if isinstance(self.expert, tuple) else (self.expert,)
+        named = (self.run, *experts, self.expert_recipe, self.ceiling, self.export)
+        return [Path(name) for name in named if name is not None and Path(name).exists()]
 
 
 def load_evaluation_setup(

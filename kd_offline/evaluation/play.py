@@ -1,20 +1,35 @@
-"""The rollouts of an evaluation: every policy plays every side on the same seeds."""
+"""The rollouts of an evaluation: every policy plays every side on the same seeds.
+
+They are played here, or in parts of the episodes by the workers of an executor.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from kd_offline.datasets.format.shards import share
+from kd_offline.environments import largest_batch
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.evaluation.retention import Samples
-from kd_offline.evaluation.rollout import DEFAULT_BATCH, Rollout, rollout
+from kd_offline.evaluation.rollout import DEFAULT_BATCH, Rollout, join, rollout
+from kd_offline.execution.base import Executor
+from kd_offline.networks.threads import computing_with
 from kd_offline.rollout.policies import MixedTeam, RandomPolicy
+from kd_offline.seeding import episode_seeds
+from kd_offline.tracking.base import Observer
 from kd_offline.types import SeedArray, TeamPolicy
 
 _F64 = npt.NDArray[np.float64]
+_MOST_PARTS = 64  # each loads the run and the experts once
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +131,7 @@ def play_sides(
     Parameters
     ----------
     runner : EvaluationRunner
-    who : PolicySet
+    policies : PolicySet
     greedy : bool
     compared : bool
         Run the expert along with the students and measure their agreement.
@@ -186,3 +201,97 @@ def count_rollouts(
     ceilings = sum(policies.ceiling_of(side) is not None for side in sides)
     per_mode = 1 + len(sides) * (len(policies.students) + 1) + ceilings + len(policies.others)
     return modes * per_mode + 2 * swaps * len(policies.students)
+
+
+class Loaded(Protocol):
+    """What a worker plays with."""
+
+    @property
+    def environment(self) -> BatchedEnvironment:
+        """The environment of the evaluation."""
+
+
+_Loaded = TypeVar("_Loaded", bound=Loaded)
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembering(EvaluationRunner):
+    rollouts: list[Rollout] = field(default_factory=list)
+
+    def play(
+        self, policy: TeamPolicy, *, greedy: bool, reference: TeamPolicy | None = None
+    ) -> Rollout:
+        """Play, and keep the rollout."""
+        played = EvaluationRunner.play(self, policy, greedy=greedy, reference=reference)
+        self.rollouts.append(played)
+        return played
+
+
+@dataclass(frozen=True, slots=True)
+class _Played(EvaluationRunner):
+    rollouts: Iterator[Rollout] = field(default_factory=lambda: iter(()))
+
+    def play(
+        self, policy: TeamPolicy, *, greedy: bool, reference: TeamPolicy | None = None
+    ) -> Rollout:
+        """Return the rollout that workers played in this place."""
+        return next(self.rollouts)
+
+
+def played_by_workers(
+    executor: Executor,
+    load: Callable[[], AbstractContextManager[_Loaded]],
+    plays: Callable[[EvaluationRunner, _Loaded], object],
+    here: EvaluationRunner,
+    seed: int,
+    observer: Observer,
+) -> EvaluationRunner:
+    """Let workers play all rollouts of ``plays``, and return a runner that gives them.
+
+    Every worker plays whole batches of the episodes that ``here`` would play, with as many threads,
+    so the rollouts are the same to the bit on the same kind of processor.
+
+    Parameters
+    ----------
+    executor : Executor
+    load : function
+        Loads environment and policies in a worker, as a context manager that closes them.
+    plays : function
+        Plays rollouts with a runner and what was loaded, always the same ones in the same order.
+    here : EvaluationRunner
+    seed : int
+        Of the evaluation.
+    observer : Observer
+        Told how many episodes are played.
+    """
+    episodes, batch = len(here.seeds), largest_batch(here.environment, here.batch)
+    count = min(_MOST_PARTS, math.ceil(episodes / batch))
+    places = [f"{number}/{count}" for number in range(1, count + 1)]
+    task = partial(_play_part, load, plays, seed, episodes, batch, torch.get_num_threads())
+    parts: list[list[Rollout]] = []
+    done = 0
+    observer.progress(done, episodes, "episodes")
+    for rollouts in executor.map(task, places):
+        parts.append(rollouts)
+        done += len(rollouts[0].seeds)
+        observer.progress(done, episodes, "episodes")
+    joined = [join(list(of_parts)) for of_parts in zip(*parts, strict=True)]
+    return _Played(here.environment, here.seeds, batch, rollouts=iter(joined))
+
+
+def _play_part(
+    load: Callable[[], AbstractContextManager[_Loaded]],
+    plays: Callable[[EvaluationRunner, _Loaded], object],
+    seed: int,
+    episodes: int,
+    batch: int,
+    threads: int,
+    place: str,
+) -> list[Rollout]:
+    """Play the rollouts of a part of the episodes in a worker."""
+    part = share(place, episodes, batch)
+    seeds: SeedArray = episode_seeds(seed, part.first, part.stop - part.first, "evaluation")
+    with computing_with(threads), load() as loaded:
+        runner = _Remembering(loaded.environment, seeds, batch)
+        plays(runner, loaded)
+    return runner.rollouts

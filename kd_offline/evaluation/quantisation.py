@@ -78,14 +78,13 @@ def bench_quantisation(
     """
     started, plan = time.perf_counter(), Plan(episodes, seed, ("greedy",))
     complete = complete_run(run)
-    setup = load_evaluation_setup(
+    with load_evaluation_setup(
         complete,
         expert=expert,
         expert_recipe=expert_recipe,
         environment=environment,
         opponents=opponents,
-    )
-    try:
+    ) as setup:
         drafts = _drafts(complete, None if qat is None else complete_run(qat), dataset)
         all_students = tuple(draft.reference for teams in drafts.values() for draft in teams)
         runner = EvaluationRunner(
@@ -100,8 +99,6 @@ def bench_quantisation(
             tick = counting(observer, total, "rollouts")
             sides = play_sides(replace(runner, tick=tick), policies, greedy=True, compared=True)
         scores_by_rounding = _scores(runner, plan, sides, setup.manifest.seeds, list(drafts))
-    finally:
-        setup.environment.close()
     names = {"int8 in training": Path(qat or run).resolve().name}
     rows = tuple(
         _row(

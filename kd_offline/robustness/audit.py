@@ -65,7 +65,7 @@ from kd_offline.seeding import episode_seeds
 from kd_offline.students.policy import StudentPolicy
 from kd_offline.tracking.base import Observer, Operation, counting, observed
 from kd_offline.types import SeedArray, TeamPolicy, needs_full
-from kd_offline.user_code import calling, close_all
+from kd_offline.user_code import calling
 
 _F64 = npt.NDArray[np.float64]
 KEEP, QUANTILE = 0.9, 0.1
@@ -230,7 +230,7 @@ def audit(
             opponents=list(opponents),
             accelerator=None if accelerator == "cpu" else accelerator,
         )
-        try:
+        with setup:
             play = Audit(complete, setup, plan, chosen, device.type, command)
             buffer, note = _dataset(complete, dataset)
             report = play.report(observer, resume=resume)
@@ -245,8 +245,6 @@ def audit(
                     moved(team, device)
                 compared = play.comparison(other, buffer, errors)
                 report = report.model_copy(update={"comparison": compared})
-        finally:
-            close_all([setup.environment])
         notes = (*report.notes, *([note] if note else []))
         seconds = round(time.perf_counter() - started, 3)
         update = {"status": "complete", "notes": notes, "seconds": seconds}

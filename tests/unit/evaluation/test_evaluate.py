@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from kd_offline.errors import UsageError
-from kd_offline.evaluation import divided
 from kd_offline.evaluation import evaluate as module
+from kd_offline.evaluation import evaluation_setup
 from kd_offline.evaluation.cost import NetworkShape
 from kd_offline.evaluation.evaluate import Plan, evaluate, measure
 from kd_offline.evaluation.evaluation_setup import EvaluationSetup
@@ -120,7 +120,7 @@ def setup() -> EvaluationSetup:
 
 @pytest.fixture
 def run(setup: EvaluationSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(divided, "load_evaluation_setup", lambda *a, **k: setup)
+    monkeypatch.setattr(evaluation_setup, "load_evaluation_setup", lambda *a, **k: setup)
     folder = create_run(tmp_path / "run", setup.manifest)
     # The setup stands for what would be loaded, so there are no students to be read.
     monkeypatch.setattr(
@@ -190,7 +190,7 @@ def test_every_policy_is_moved_to_the_accelerator(run, setup, monkeypatch):
 
     policies = PolicySet(Moving(), (Moving(), Moving()), Moving())
     everybody = replace(setup, policies=policies)
-    monkeypatch.setattr(divided, "load_evaluation_setup", lambda *a, **k: everybody)
+    monkeypatch.setattr(evaluation_setup, "load_evaluation_setup", lambda *a, **k: everybody)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert evaluate(run, episodes=20, modes=("greedy",), accelerator="auto").accelerator == "cuda"
     assert places == ["cuda"] * 4
@@ -221,3 +221,13 @@ def test_mixed_teams_have_returns_and_wins_on_the_same_episodes():
     two = figures(broken, sides=2).cross_play
     assert two.win_rates is None
     assert len(two.returns.expert_among_students) == 2
+
+
+def test_an_environment_that_cannot_be_closed_loses_no_results(setup, monkeypatch, caplog):
+    def close(self):
+        raise OSError("the game is gone")
+
+    monkeypatch.setattr(TargetsEnvironment, "close", close)
+    with setup:
+        pass
+    assert "the game is gone" in caplog.text
