@@ -119,13 +119,13 @@ def generalised_advantage(
     following = torch.cat([value[1:], final_value.unsqueeze(0)])
     following = torch.where(ended, final_value.expand_as(value), following)
     following = following.masked_fill(no_future.unsqueeze(-1), 0.0)
-    delta = reward + gamma * following - value
+    delta = reward + gamma * following - value  # Eq. 1
     if horizon is not None:
         return _windowed(delta, decay, horizon)
     advantages = torch.empty_like(delta)
     advantage = torch.zeros_like(final_value)
     for t in range(len(delta) - 1, -1, -1):
-        advantage = delta[t] + decay[t] * advantage
+        advantage = delta[t] + decay[t] * advantage  # Eq. 2, as a recursion
         advantages[t] = advantage
     return advantages
 

@@ -205,7 +205,7 @@ def remember_debug(ctx: typer.Context, value: bool) -> bool:
 
 @contextmanager
 def resumable(kept: str, begun: Path | None = None) -> Iterator[None]:
-    """Say after Ctrl-C, and after a failure of code of the user, what is kept and how to go on.
+    """After Ctrl-C or a failure of the user's code, print what is kept and how to continue.
 
     ``begun`` is a file that is there as soon as something is kept; None: something always is.
     """

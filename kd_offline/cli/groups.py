@@ -50,7 +50,7 @@ class GroupedCommands(Commands):
 
 
 class App(typer.Typer):
-    """A set of commands that keep stdout for what was asked for, and are built when they are used.
+    """A set of commands that reserve stdout for their result, and are built when they are used.
 
     Reading the options of a function takes milliseconds, and a process runs one command.
     """

@@ -72,7 +72,7 @@ def markdown(text: str) -> None:
 
 
 def show(*lines: object) -> None:
-    """Print what was asked for, for people: every argument is one line on stdout."""
+    """Print the result for readers: every argument is one line on stdout."""
     if not _NOW[0].quiet:
         streams.write("".join(f"{for_terminal(line)}\n" for line in lines))
 

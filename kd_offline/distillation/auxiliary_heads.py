@@ -53,7 +53,7 @@ class AuxiliaryHeads(nn.Module):
 
     @torch.no_grad()
     def narrowed(self, embeddings: Sequence[Remnant]) -> AuxiliaryHeads:
-        """Return the same networks of what is left of each agent's embedding."""
+        """Return the same networks for the remaining units of each agent's embedding."""
         small = deepcopy(self)
         for heads in small.heads:
             assert isinstance(heads, nn.ModuleList)  # noqa: S101 - see require_narrowable

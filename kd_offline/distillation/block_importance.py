@@ -40,7 +40,7 @@ RIDGE = 1e-3
 def block_importance(
     buffer: ExpertBuffer, visible: BoolArray, *, motion: bool
 ) -> tuple[Worth, ...]:
-    """Return what the visible blocks of each agent are worth; a function of the data alone.
+    """Return the importance of the visible blocks of each agent, a function of the data alone.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def block_importance(
 def importance_of(
     agent: str, inputs: FloatArray, decision: FloatArray, columns: dict[str, IntArray]
 ) -> Worth:
-    """Return what blocks are worth to one agent.
+    """Return the importance of the blocks for one agent.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ class Moments:
 
     @classmethod
     def of(cls, found: Deviation) -> Moments:
-        """Return the moments of what was counted in."""
+        """Return the moments of the values that were added."""
         return cls(found.mean, _steady(found.std))
 
     def normalised(self, values: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Deviation:
 
 @dataclass(frozen=True, slots=True)
 class DatasetStatistics:
-    """What students are scaled by, and what value-based experts are."""
+    """Scales of the students' inputs and of value-based experts' Q-values."""
 
     scale: InputScale
     q_scale: FloatArray | None = None

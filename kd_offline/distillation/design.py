@@ -33,7 +33,7 @@ _COPIES = 6  # of the weights in training: gradients, two moments, averages, the
 
 @dataclass(frozen=True, slots=True)
 class StudentDesign:
-    """What the teams of all seeds have in common.
+    """The design that the teams of all seeds have in common.
 
     ``allocation``: how a budget narrowed them before training; None where it did not. ``start``:
     the weights that the team of a seed goes on from; empty where they are random.

@@ -61,7 +61,7 @@ class SavedBest(Strict):
 
 
 class ResumeState(Document):
-    """``state.json``: what is not a tensor in the state of an unfinished run."""
+    """``state.json``: the part of an unfinished run's state that is not tensors."""
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 

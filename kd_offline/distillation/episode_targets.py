@@ -42,7 +42,7 @@ class EpisodeTargets(Protocol):
         """Yield all episodes in the order of the file, ``size`` or fewer at a time."""
 
     def to(self, device: torch.device) -> EpisodeTargets:
-        """Return the episodes, whose batches are then on a device."""
+        """Return the same episodes with all batches on a device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class StreamedTargets:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def to(self, device: torch.device) -> StreamedTargets:
-        """Return the episodes, whose batches go to a device one by one."""
+        """Return the same episodes, whose batches are moved to a device one by one."""
         return replace(self, device=device)
 
     def __len__(self) -> int:

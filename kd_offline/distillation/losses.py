@@ -20,26 +20,39 @@ def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def ppo_clip(logprob: Tensor, behaviour: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """Clipped surrogate (Eqs. 3 and 4), to be maximised: [...]."""
-    ratio = (logprob - behaviour).exp()
+    """Return the clipped surrogate objective of PPO (Eqs. 3 and 4), to be maximised: [...].
+
+    Parameters
+    ----------
+    logprob, behaviour : float [...]
+        Log probabilities of the executed action by the student and by the behaviour policy.
+    advantage : float [...]
+    clip : float
+        Epsilon of Eq. 4.
+    """
+    ratio = (logprob - behaviour).exp()  # Eq. 3
+    # Eq. 4
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
 def advantage_weighted(
     logprob: Tensor, advantage: Tensor, temperature: float, ceiling: float = 20.0
 ) -> Tensor:
-    """Advantage-weighted regression (Peng et al., 2019), to be maximised: [...].
+    """Return the objective of advantage-weighted regression (Peng et al., 2019): [...].
 
-    Subtracting a mean from ``advantage`` scales all weights alike, but for those at the ceiling.
+    It is ``exp(advantage / temperature) logprob``, to be maximised. The weight is at most
+    ``ceiling``. Subtracting a constant from ``advantage`` scales all weights below the ceiling by
+    the same factor.
     """
     weight: Tensor = (advantage / temperature).exp().clamp(max=ceiling)
     return logprob * weight
 
 
 def positive_only(logprob: Tensor, advantage: Tensor) -> Tensor:
-    """Binary critic-regularised regression (Wang et al., 2020), to be maximised: [...].
+    """Return the objective of binary critic-regularised regression (Wang et al., 2020): [...].
 
-    ``advantage`` is as estimated: its sign decides, so nothing may be subtracted from it.
+    It is ``logprob`` where ``advantage`` is positive and 0 elsewhere, to be maximised. The sign of
+    ``advantage`` decides, so its mean must not be subtracted.
     """
     return logprob.masked_fill(advantage <= 0, 0.0)
 
@@ -50,18 +63,18 @@ def pairs_within(side_of: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def cosine_relations(embeddings: Sequence[Tensor], side_of: Sequence[int] = ()) -> Tensor:
-    """Cosines of every pair of the agents' embeddings, N of [..., H]: [..., P].
+    """Return the cosines of every pair of the agents' embeddings, N of [..., H]: [..., P].
 
-    Opponents have no relation: their embeddings come from unrelated networks.
+    Pairs are of agents of one side, because embeddings of opponents come from unrelated networks.
     """
     unit = [e / e.norm(dim=-1, keepdim=True).clamp(min=1e-8) for e in embeddings]
     return stack_pairs(unit, lambda a, b: (a * b).sum(-1), side_of)
 
 
 def angle_relations(embeddings: Sequence[Tensor], side_of: Sequence[int] = ()) -> Tensor:
-    """Angles between every pair of embeddings, N of [..., H], in radians: [..., P].
+    """Return the angles between every pair of embeddings, N of [..., H], in radians: [..., P].
 
-    The slope of the arc cosine has no bound at 1 and -1, so cosines end 1e-6 before them.
+    Cosines are clipped to 1e-6 from 1 and -1, where the slope of the arc cosine is unbounded.
     """
     return cosine_relations(embeddings, side_of).clamp(-1 + 1e-6, 1 - 1e-6).acos()
 
@@ -69,7 +82,10 @@ def angle_relations(embeddings: Sequence[Tensor], side_of: Sequence[int] = ()) -
 def stack_pairs(
     each: Sequence[Tensor], of: Callable[[Tensor, Tensor], Tensor], side_of: Sequence[int] = ()
 ) -> Tensor:
-    """Return a function of every pair i < j on one side, [..., P]; no sides: of all N tensors."""
+    """Return ``of`` of every pair i < j of tensors on one side, stacked: [..., P].
+
+    ``side_of``: the side of each tensor; if it is empty, all are on one side.
+    """
     within = pairs_within(side_of or (0,) * len(each))
     if pairs := [of(each[i], each[j]) for i, j in within]:
         return torch.stack(pairs).movedim(0, -1)
@@ -78,10 +94,10 @@ def stack_pairs(
 
 
 def structure(expert: Tensor, student: Tensor) -> Tensor:
-    """Squared difference of the relations of pairs, [..., P] (Eq. 9)."""
+    """Return the squared difference of the relations of pairs, [..., P] (Eq. 9)."""
     return (expert - student).square()
 
 
 def divergence(expert: Tensor, student: Tensor) -> Tensor:
-    """KL of log probabilities [..., K], as of roles (Eqs. 10 and 11): [...]."""
+    """Return KL(expert || student) of log probabilities [..., K], as of roles (Eq. 10): [...]."""
     return (expert.exp() * (expert - student)).sum(-1)

@@ -1,4 +1,4 @@
-"""Methods as data: each is a set of weights and settings of loss terms, nothing more."""
+"""The methods: each is a set of weights and settings of loss terms."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from kd_offline.schemas.recipes import KD_MARL, DistillRecipe
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A named starting point; every weight and setting can still be changed.
+    """A named method; every weight and setting can still be changed.
 
-    ``weights`` are of the loss terms that take part, ``settings`` go by their dotted paths.
+    ``weights`` are those of the loss terms that the method uses. ``settings`` are by dotted path.
     """
 
     description: str
@@ -22,7 +22,7 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def layer(self) -> dict[str, Any]:
-        """Return the settings of a recipe that the method decides."""
+        """Return the settings of a recipe that the method sets."""
         return {"weights": {**dict.fromkeys(KD_MARL, 0.0), **self.weights}, **self.settings}
 
     def recipe(self) -> DistillRecipe:
@@ -31,7 +31,9 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "kd-marl": Method("KD-MARL, Algorithm 1 in full, in the recommended reading", KD_MARL),
+    "kd-marl": Method(
+        "KD-MARL, Algorithm 1 with all its terms, in the recommended reading", KD_MARL
+    ),
     "kd-marl-eq6": Method(
         "KD-MARL with the objective as Eq. 6 prints it",
         KD_MARL,
@@ -56,7 +58,7 @@ METHODS: dict[str, Method] = {
         {"terms.ce.target": "argmax"},
     ),
     "ctds": Method(
-        "regression of the Q-values of a teacher that sees more, levels included (CTDS)",
+        "regression of the uncentred Q-values of a teacher that sees more (CTDS)",
         {"q_values": 1.0},
         {"objective.q_temperature": 1.0},
     ),
@@ -71,7 +73,7 @@ METHODS: dict[str, Method] = {
         },
     ),
     "ptde": Method(
-        "prediction of what the teacher made of the state, and its policy (PTDE, second stage)",
+        "prediction of the teacher's embedding of the state, and its policy (PTDE, second stage)",
         {"privileged_embedding": 1.0, "kl": 1.0},
         {
             "terms.privileged_embedding.tap": "z",
@@ -106,7 +108,7 @@ METHODS: dict[str, Method] = {
         {"terms.kl.temperature": 1.0},
     ),
     "neighbours": Method(
-        "KL from the expert's policy averaged over what looks alike to the student",
+        "KL from the expert's policy averaged over steps that look alike to the student",
         {"neighbours": 1.0},
     ),
     "multi-teacher": Method(

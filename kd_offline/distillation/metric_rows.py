@@ -24,7 +24,7 @@ def series_of(seed: int) -> str:
 
 
 def row_line(part: str) -> Line:
-    """Return what makes a line of ``metrics.jsonl`` of metrics; ``part`` is held out."""
+    """Return a formatter of metrics as lines of ``metrics.jsonl``; ``part`` is held out."""
 
     def line(step: int, values: Mapping[str, float], series: str) -> str:
         head = next(iter(values), "validation").partition("/")[0]

@@ -18,7 +18,7 @@ _STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose every update of a matrix is made orthogonal, with decoupled weight decay.
+    """Muon: momentum with orthogonalised updates of matrices, and decoupled weight decay.
 
     Parameters
     ----------

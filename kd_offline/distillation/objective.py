@@ -27,7 +27,7 @@ def student_batch(
     spec: EnvironmentSpec,
     taps: Mapping[str, Sequence[Tensor]] = MappingProxyType({}),
 ) -> StudentBatch:
-    """Return what the loss terms are given of students.
+    """Return the batch of student outputs that the loss terms read.
 
     Parameters
     ----------

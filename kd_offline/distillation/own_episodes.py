@@ -30,5 +30,5 @@ def own_episodes(count: int, batch: int, seed: int, share: float | None) -> IntA
 
 
 def passes_over(own: int, count: int, batch: int) -> int:
-    """Return how often an epoch of ``count // batch`` updates goes over ``own`` episodes."""
+    """Return the passes over ``own`` episodes in an epoch of ``count // batch`` updates."""
     return -(-(count // batch) // max(1, own // batch))

@@ -39,7 +39,7 @@ class ParallelAgents:
         return train.epoch(size, seed, epoch)
 
     def forward(self, batch: PackedTargets) -> TeamOutputs:
-        """Return what the team gives, to make a loss of."""
+        """Return the outputs of the team, from which a loss is computed."""
         given, sizes = batch
         inputs = self.team.packed(given.inputs, given.last_actions, sizes)
 

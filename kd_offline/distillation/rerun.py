@@ -32,7 +32,7 @@ def rerun(
     command: str = "",
     observers: Sequence[Observer] = (),
 ) -> RerunReport:
-    """Repeat the distillation of ``run`` and compare it with what came out the first time.
+    """Repeat the distillation of ``run`` and compare the results with the first ones.
 
     On the same kind of processor, thread count and versions the weights must agree bit for bit;
     elsewhere held-out metrics must agree within :data:`TOLERANCE`. Where nothing was held out there
@@ -120,7 +120,7 @@ def compare(before: RunManifest, after: RunManifest, run: str, rerun: str) -> Re
 
 
 def platform_differences(before: Provenance, after: Provenance) -> tuple[str, ...]:
-    """Name what may change bits: processor capability, threads, versions, kd-offline itself."""
+    """Return differences that may change bits: processor capability, threads, versions, code."""
     pairs = {
         "architecture": (before.machine.architecture, after.machine.architecture),
         "cpu_capability": (before.cpu_capability, after.cpu_capability),

@@ -45,7 +45,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Run:
-    """A run being made: what was read once, and what came out so far."""
+    """A run in progress: the data that were read once, and the results so far."""
 
     folder: RunFolder
     manifest: RunManifest
@@ -59,7 +59,7 @@ class Run:
 
     @property
     def recipe(self) -> DistillRecipe:
-        """What is distilled how."""
+        """The recipe of the run."""
         return self.design.recipe
 
 
@@ -164,7 +164,7 @@ def _designed(
 
 
 def with_layers(run: Run) -> tuple[StudentCard, RunManifest]:
-    """Return what the card and the run say once phases have changed every team's layers."""
+    """Return card and run with the layer widths that phases have chosen for every team."""
     manifest, card = run.manifest, run.design.card
     of_seed = {r.seed: r.layers for r in manifest.results if r.layers is not None}
     if not of_seed:
@@ -215,7 +215,7 @@ def _manifest(
 
 
 def complete(output: Path, recipe: DistillRecipe, buffer: ExpertBuffer) -> RunManifest | None:
-    """Return what ``run.json`` says where the same run is there already and complete."""
+    """Return the ``run.json`` of the same run if it is already complete, else None."""
     if not (output / RUN).is_file():
         return None
     folder = _same_run(output, recipe, buffer)

@@ -174,7 +174,7 @@ class StackedTeams(nn.Module):
 
     @property
     def matrices(self) -> list[Tensor]:
-        """What Muon trains: the matrices between hidden layers."""
+        """The matrices between hidden layers, which Muon trains."""
         return [
             p
             for name, p in self.named_parameters()
@@ -407,7 +407,7 @@ class StackedPass:
 
 
 def of_seed(values: Tensor, k: int, seeds: int) -> Tensor:
-    """Return the part of seed number ``k`` of stacked parameters, or of what is shaped like them.
+    """Return the part of seed number ``k`` of stacked parameters or of equally shaped tensors.
 
     Of each agent one seed stands behind the other: [G K, ...], of which the part is [G, ...].
     """

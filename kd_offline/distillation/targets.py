@@ -35,7 +35,7 @@ from kd_offline.types import Array, IntArray
 
 @dataclass(frozen=True, slots=True)
 class TargetContext:
-    """What turns episodes into targets: the same for all of them."""
+    """Everything that is needed to compute targets, the same for all episodes."""
 
     spec: EnvironmentSpec
     expert: ExpertRecord | None
@@ -62,7 +62,7 @@ class TargetContext:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Inputs of the ``S`` steps of some episodes, and what the loss terms compare students with."""
+    """Inputs of the ``S`` steps of some episodes, and the targets of the loss terms."""
 
     inputs: Tensor  # [S, N, O'], scaled and masked
     last_actions: Tensor  # one-hot [S, N, A], zero in the first step; empty where not used
@@ -86,7 +86,7 @@ class Targets:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Targets:
-        """Return the targets whose :meth:`tensors` these are."""
+        """Return targets made from what :meth:`tensors` returned."""
         terms: dict[str, dict[str, Tensor]] = {}
         for name, values in tensors.items():
             term, found, target = name.partition("/")

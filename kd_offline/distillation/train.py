@@ -37,7 +37,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The best epoch of a seed so far, and its held-out figures; None and nothing at first."""
+    """The best epoch of a seed so far and its held-out metrics; None and empty at first."""
 
     epoch: int | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -126,12 +126,12 @@ class Training:
 
     @property
     def device(self) -> torch.device:
-        """What the team is trained on."""
+        """Device on which the team is trained."""
         return self.average[0].device
 
     @property
     def layers(self) -> tuple[LayerWidths, ...] | None:
-        """The widths of each agent's layers, where a phase changed them or what is stored."""
+        """The widths of each agent's layers, if a phase changed them or the stored weights."""
         return tuple(map(layers_of, self.teams[0].shapes)) if self.reshaped else None
 
     @property
@@ -159,7 +159,7 @@ class Training:
         tensors: dict[str, Tensor],
         layers: Sequence[LayerWidths] | None = None,
     ) -> None:
-        """Put back what was saved of a state like this one, after ``epoch`` epochs.
+        """Restore the saved state of such a training after ``epoch`` epochs.
 
         ``layers`` are those of the saved state.
 
@@ -391,7 +391,7 @@ def _assign(team: nn.Module, weights: list[Tensor]) -> None:
 
 
 def finish(state: Training) -> tuple[StudentTeam, ...]:
-    """Return every seed's team with its best weights, or the last where nothing judged them."""
+    """Return every seed's team with its best weights, or with the last if nothing was held out."""
     _assign(state.team, state.best_weights or state.average)
     for phase in state.active:
         phase.leave(state)

@@ -18,7 +18,7 @@ from kd_offline.students.networks import StudentTeam
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Figures of held-out episodes, and which of them decides what is best; the less the better."""
+    """Metrics of held-out episodes, and the one that chooses the best epoch; lower is better."""
 
     figures: dict[str, float]
     criterion: str | None

@@ -1,9 +1,9 @@
-"""Value-based experts: from recorded Q-values to the distribution that students imitate.
+"""Convert recorded Q-values of a value-based expert into the logits that students imitate.
 
-Only differences between an agent's legal actions mean anything to a student: the level of a Q-value
-is the value of the state, and its unit that of the reward. So Q-values are centred over the legal
-actions, divided by a scale, and by a small temperature (Rusu et al., 2016); the result stands
-wherever a policy expert's logits would.
+For a student only differences between an agent's legal actions matter: the mean of the Q-values is
+the value of the state, and their unit is that of the reward. So Q-values are centred over the legal
+actions, divided by a scale, and by a small temperature (Rusu et al., 2016). The result replaces the
+logits of a policy expert.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _QUIET = 1e-3  # of the dataset's scale: smaller differences within a state are 
 
 
 def policy_array(present: Iterable[str]) -> str:
-    """Return the array that an expert's policy is known by, among those of a dataset.
+    """Return the name of the array from which the expert's policy is computed.
 
-    Logits; of a value-based expert, which has none, Q-values.
+    It is ``steps/logits``; ``steps/q_values`` if ``present`` has only Q-values.
     """
     names = set(present)
     by_values = "steps/q_values" in names and "steps/logits" not in names
@@ -29,7 +29,7 @@ def policy_array(present: Iterable[str]) -> str:
 
 
 def legal_mean(values: Tensor, available: Tensor) -> Tensor:
-    """Return the mean of ``values`` [..., A] over the legal actions, [...]; 0 where none is."""
+    """Return the mean of ``values`` [..., A] over the legal actions, [...]; 0 if there is none."""
     legal = available.sum(-1).clamp(min=1)
     return values.masked_fill(~available, 0.0).sum(-1) / legal
 
@@ -40,9 +40,9 @@ def state_value(q: Tensor, available: Tensor) -> Tensor:
 
 
 def centred(q: Tensor, available: Tensor) -> Tensor:
-    """Return ``q`` [..., A] less its mean over the legal actions; 0 where illegal.
+    """Return ``q`` [..., A] minus its mean over the legal actions; 0 for illegal actions.
 
-    Whatever stands at an illegal action, infinities included, changes nothing.
+    Values of illegal actions, infinities included, have no effect.
     """
     return (q - state_value(q, available).unsqueeze(-1)).masked_fill(~available, 0.0)
 
@@ -62,8 +62,8 @@ def value_logits(q: Tensor, available: Tensor, scale: Tensor, objective: Objecti
     scale : float [N]
         Root mean variance of each agent's Q-values between legal actions, over the dataset.
     objective : Objective
-        ``q_scale`` says what is divided by: the dataset's scale, each state's own standard
-        deviation (not below a thousandth of the dataset's scale), or nothing.
+        ``q_scale`` is the divisor: the dataset's scale, each state's own standard deviation (not
+        below a thousandth of the dataset's scale), or none.
     """
     gaps = centred(q, available)
     if objective.q_scale == "dataset":
@@ -77,15 +77,15 @@ def value_logits(q: Tensor, available: Tensor, scale: Tensor, objective: Objecti
 def regression(own: Tensor, target: Tensor, available: Tensor, kind: str) -> Tensor:
     """Return the mean loss of centred values over the legal actions, [...].
 
-    The term of CTDS (Zhao et al., 2022), which also counts illegal actions and levels. ``own`` and
-    ``target`` [..., A] may hold anything at illegal actions.
+    ``own`` and ``target`` [..., A] may have any value at illegal actions. CTDS (Zhao et al., 2022)
+    also counts illegal actions and does not centre.
     """
     gaps = centred(own, available) - centred(target, available)
     return error(gaps, kind).sum(-1) / available.sum(-1).clamp(min=1)
 
 
 def error(gaps: Tensor, kind: str) -> Tensor:
-    """Return half the squares of ``gaps``, or beyond 1 their distance (Huber)."""
+    """Return half the squares of ``gaps`` ("mse"), or the Huber loss with threshold 1 ("huber")."""
     squares = gaps.square() / 2
     if kind == "mse":
         return squares

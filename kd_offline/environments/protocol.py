@@ -45,7 +45,7 @@ class BatchedEnvironment(Protocol):
 
 @runtime_checkable
 class FullyObservable(Protocol):
-    """What an environment that hides something may offer beside :class:`BatchedEnvironment`.
+    """Optional protocol of an environment that offers full observations.
 
     Teachers may see with nothing hidden what their students see in part. The ``spec`` of the
     environment does not hold ``full``: loops put it there where full observations are used.

@@ -47,7 +47,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What a policy did in ``E`` episodes, in the order of their seeds."""
+    """Results of a policy in ``E`` episodes, in the order of their seeds."""
 
     seeds: SeedArray  # [E]
     returns: _F64  # [E, N] sum of each agent's raw rewards

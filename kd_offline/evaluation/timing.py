@@ -23,7 +23,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured: engines, batch sizes, rounds and steps of a round."""
+    """The plan of a measurement: engines, batch sizes, rounds and steps of a round."""
 
     engines: tuple[str, ...] = DEFAULT_ENGINES
     batches: tuple[int, ...] = (1,)

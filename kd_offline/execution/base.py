@@ -23,7 +23,7 @@ RETRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a task needs of the machine that runs it, for executors that place tasks by it."""
+    """Processors and GPUs that a task needs, for executors that place tasks on machines."""
 
     cores: int = 1
     memory_mb: int | None = None

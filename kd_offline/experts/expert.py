@@ -49,7 +49,7 @@ class TrainedExpert:
     opponents: Expert | None = None  # plays the sides that it did not learn
 
     def to(self, device: torch.device) -> None:
-        """Compute on ``device`` from now on: what of it can, its opponents too."""
+        """Move the networks, and those of its opponents, to ``device``."""
         for part in (self.team, self.opponents):
             moved(part, device)
 

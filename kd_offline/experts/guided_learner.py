@@ -137,7 +137,7 @@ class GuidedLearner(ValueLearner):
         self._rows: list[Figures] = []
 
     def policy(self, moment: Moment) -> TeamPolicy:
-        """Return who plays the batch at ``moment``; after the last one the guiding network."""
+        """Return the policy of the batch at ``moment``; after the last one the guiding network."""
         if self.settings.distillation.acts == "guiding" or moment.frames >= self.recipe.frames:
             return super().policy(moment)
         epsilon = self._epsilon(moment.frames)

@@ -103,7 +103,7 @@ class Batch:
 
     @property
     def seen(self) -> Seen:
-        """What actors and critics see."""
+        """Inputs of actors and critics."""
         return Seen(self.obs, self.state, self.full)
 
     def take(self, rows: Tensor) -> Batch:

@@ -50,7 +50,7 @@ class Expert(Protocol):
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What an import searched for and did not find, in words."""
+        """Descriptions of settings and files that an import did not find."""
         ...
 
     @property
@@ -109,7 +109,7 @@ class Expert(Protocol):
         ...
 
     def describe(self) -> ExpertRecord:
-        """Return its record for a manifest: what is recorded, and by which convention."""
+        """Return the expert's record for a manifest: recorded outputs and their conventions."""
         ...
 
     def actor_shapes(self) -> tuple[Shape, ...]:

@@ -46,7 +46,7 @@ class Planes:
         return len(self.rest)
 
     def values(self) -> Array:
-        """Return what :meth:`of` was given."""
+        """Return the values that :meth:`of` was given."""
         if not self.is_small.any():
             return self.rest
         out = np.empty((*self.rest.shape[:-1], len(self.is_small)), self.rest.dtype)
@@ -74,7 +74,7 @@ class Batch:
 
     @property
     def seen(self) -> Seen:
-        """What agents see, leading axes [T + 1, B]."""
+        """Inputs of the agents, leading axes [T + 1, B]."""
         return Seen(self.obs, self.state, self.full)
 
     def to(self, device: torch.device) -> Batch:

@@ -120,7 +120,7 @@ class ActorCritic(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """What the networks are computed on."""
+        """Device of the networks."""
         return self.place.device
 
     def start(self, batch: int) -> Memory:

@@ -33,7 +33,7 @@ from kd_offline.types import View
 
 
 class Seen(NamedTuple):
-    """What a team could see in whole batches: of it the actors read what their view says."""
+    """All inputs that a team may have, in batches; the view of the actors selects some of them."""
 
     obs: Tensor  # [..., N, O]
     state: Tensor  # [..., S]
@@ -47,7 +47,7 @@ class Seen(NamedTuple):
         return cls(obs, state, full)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Seen:
-        """Return what is there, every array changed."""
+        """Return a copy in which ``change`` is applied to every array."""
         full = None if self.full is None else change(self.full)
         return Seen(change(self.obs), change(self.state), full)
 

@@ -87,7 +87,7 @@ _BESIDE = re.compile(
 
 
 def read_manifest(folder: str | Path) -> ExportManifest:
-    """Read ``export.json`` and check that every file is what it says, and that there is no other.
+    """Read ``export.json`` and check that exactly the listed files exist, with their digests.
 
     Raises
     ------

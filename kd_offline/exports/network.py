@@ -38,7 +38,7 @@ Step = Callable[
 
 @dataclass(frozen=True, slots=True)
 class AgentNetwork:
-    """What one agent carries: nothing that its mask hides, nothing that folds into its neighbour.
+    """One agent's deployed network, without hidden columns and with folded matrices.
 
     An input feature is ``(obs - centre) * scale``. With ``drawn`` the mask differs by episode: the
     agent is given all features and then a bit for each (1 seen, 0 hidden). With ``mask_input`` the
@@ -64,7 +64,7 @@ class AgentNetwork:
 
     @property
     def inputs(self) -> int:
-        """Width of what the step is given, I."""
+        """Width of the input of a step, I."""
         return len(self.seen) * (1 + self.drawn)
 
     @property

@@ -37,7 +37,7 @@ _ARRAYS = ("obs", "available_actions", "alive", "actions")
 
 
 class ParityError(CheckpointError):
-    """An export does not do what its student does."""
+    """An export does not repeat its student."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Recorded:
         return int(self.valid.sum())
 
     def views(self) -> Iterator[View]:
-        """Yield what the team sees at every step of all episodes."""
+        """Yield the team's view of every step of all episodes."""
         arrays = self.arrays
         for t in range(self.valid.shape[1]):
             last = arrays["actions"][:, t - 1].astype(np.int64) if t else None
@@ -71,12 +71,12 @@ class Recorded:
             )
 
     def acting(self) -> BoolArray:
-        """Return who acts, be it by the only legal action: bool [E, T, N]."""
+        """Return which agents act, also if only one action is legal: bool [E, T, N]."""
         there: BoolArray = self.arrays["alive"] & self.valid[..., None]
         return there & self.arrays["available_actions"].any(axis=-1)
 
     def deciding(self) -> BoolArray:
-        """Return who has a choice: bool [E, T, N]."""
+        """Return which agents have two or more legal actions: bool [E, T, N]."""
         return self.acting() & self.actions.has_choice(self.arrays["available_actions"])
 
     def policy(self, logits: Float32Array) -> Played:

@@ -43,7 +43,7 @@ class Draft:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What every file says about itself."""
+        """The description that is written into every file."""
         card = self.student.card
         return {
             "kind": "kd-offline export",
@@ -57,7 +57,7 @@ class Draft:
         }
 
     def facts_of(self, agent: AgentContract) -> dict[str, str]:
-        """Return what a file of one agent says, with the indices that its mask lets through."""
+        """Return the description in the file of one agent, with the indices of its visible features."""
         seen = {"seen": agent.seen, "blocks": agent.blocks, "drawn": agent.drawn}
         return self.facts | {
             "agent": agent.agent,

@@ -54,7 +54,7 @@ class ExportedTeam:
         return actions, PolicyOutput(logits), memory._replace(agents=tuple(after))
 
     def seen(self, view: View, memory: Memory, i: int) -> Float32Array:
-        """Return what agent ``i`` is given of a view: float32 [B, I]."""
+        """Return the inputs of agent ``i`` from a view: float32 [B, I]."""
         agent = self.agents[i]
         features = view.obs[:, i, list(agent.seen)]
         if not agent.drawn:

@@ -22,7 +22,7 @@ class Vectors(NamedTuple):
 
 
 def vectors(team: ExportedTeam, logits: Float32Array, episodes: Recorded) -> list[Vectors]:
-    """Return the steps of whole episodes; ``logits`` [E, T, N, A] is what the team said there."""
+    """Return the steps of whole episodes with the team's ``logits`` [E, T, N, A]."""
     start, valid = team.start(episodes.seeds), episodes.valid
     actions = episodes.arrays["actions"].astype(np.int64)
     before = np.full_like(actions, -1)

@@ -33,7 +33,7 @@ Basis = Literal["calibrated", "instruction count", "peak bound"]
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one step of one network needs of a device."""
+    """The operations and memory that one step of one network needs."""
 
     macs: int
     parameter_bytes: int

@@ -100,7 +100,7 @@ class Shape(Protocol):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Other layers in words, such as ``gated recurrence 16``."""
+        """Descriptions of other layers, such as ``gated recurrence 16``."""
         ...
 
     @property
@@ -271,7 +271,7 @@ class NetworkShape:
 
 @dataclass(frozen=True, slots=True)
 class ExportedShape:
-    """A student as it is exported, in numbers; what allocators and budgets ask about.
+    """Shape of an exported student, from which allocators and budgets compute costs.
 
     ``features`` and what is added to them are those of :class:`DeployedInputs`. What is stored are
     other vectors than those that are trained: normalisations are folded into the matrix that
@@ -350,7 +350,7 @@ class ExportedShape:
 
 @dataclass(frozen=True, slots=True)
 class CountedShape:
-    """A network whose cost was counted layer by layer, as experts of other libraries have them."""
+    """Shape of a network whose cost was counted layer by layer, such as an imported expert's."""
 
     inputs: int
     outputs: int

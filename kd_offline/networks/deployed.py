@@ -85,7 +85,7 @@ class Graph(Protocol):
 
 
 class Cell(ABC):
-    """What stands between trunk and head of a deployed network, and has a memory.
+    """The recurrent part between trunk and head of a deployed network.
 
     A family that exports its students subclasses it, see
     :meth:`kd_offline.networks.packed.PackedNetwork.cell`. A format that it does not override is
@@ -282,7 +282,7 @@ class GRUCell(Cell):
 
     @property
     def sides(self) -> dict[str, Chain]:
-        """What is applied to the input and to the memory, by name."""
+        """The matrices that are applied to the input and to the memory, by name."""
         return {"gru.input": self.input, "gru.memory": self.memory}
 
     @property

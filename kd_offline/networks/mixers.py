@@ -45,7 +45,7 @@ _LAMBDA_LAYERS = 3  # of each network of QPLEX's lambda, as in the authors' code
 
 
 class JointAction(NamedTuple):
-    """The actions whose values are mixed, for mixers that weight by them."""
+    """The executed actions, for mixers whose weights depend on them."""
 
     actions: Tensor  # int64 [..., N], -1 where an agent does not act
     best: Tensor  # float [..., N], the value of each agent's greedy legal action

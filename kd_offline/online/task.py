@@ -26,7 +26,7 @@ from kd_offline.tracking.base import Observer
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What the user allows beside what a run may choose by itself, see ``code_guard``."""
+    """Environments and experts that the user allows explicitly, see ``code_guard``."""
 
     environment: str | None = None
     expert: str | Path | None = None

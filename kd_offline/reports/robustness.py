@@ -46,7 +46,7 @@ def remarks(report: RobustnessReport) -> list[str]:
 
 
 def perturbation_table(report: RobustnessReport) -> Table:
-    """Return what expert and students keep under every perturbation."""
+    """Return the table of what expert and students keep under every perturbation."""
     heads = "perturbation and strength|expert kept|95 % interval, %|students kept|"
     heads += "95 % interval, %|change beyond the expert's|95 % interval"
     rows = [

@@ -316,7 +316,7 @@ class Audit:
 
     @property
     def environment(self) -> BatchedEnvironment:
-        """What they play in."""
+        """The environment in which all policies play."""
         return self.setup.environment
 
     @cached_property

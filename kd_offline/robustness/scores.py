@@ -47,7 +47,7 @@ class Played:
 
 @dataclass(frozen=True)
 class Scores:
-    """What perturbed play is compared with."""
+    """Scores of unperturbed and random play, with which perturbed play is compared."""
 
     unperturbed: Mapping[Who, Played]
     random: Played

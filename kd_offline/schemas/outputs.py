@@ -200,7 +200,7 @@ class Extra(Strict):
 
 
 class StarCraft(Strict):
-    """What there is of the original StarCraft II environment.
+    """Installed parts of the original StarCraft II environment.
 
     ``automl``: AutoML's optimiser of the same name is installed instead; ``foreign``: something
     else of that name; ``no_library`` and ``no_game``: StarCraft's package without all it needs.

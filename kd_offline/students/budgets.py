@@ -53,7 +53,7 @@ def allocate_budget(card: StudentCard, worths: Sequence[Worth], budget: Budget) 
 def allocation(
     bounds: Bounds, widths: Sequence[Widths], worths: Sequence[Worth] | None = None
 ) -> Allocation:
-    """Return what a team of these widths is predicted to need, beside what it may."""
+    """Return the predicted costs of a team of these widths, and their limits."""
     each = [bounds.cost(i, one) for i, one in enumerate(widths)]
     names, allowed = bounds.card.environment.agents, bounds.card.widths
     return Allocation(

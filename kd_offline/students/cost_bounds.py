@@ -56,7 +56,7 @@ class Bounds:
         return bounds
 
     def cost(self, agent: int, widths: Widths) -> Figures:
-        """Return what one step of an agent needs at these widths."""
+        """Return the cost of one step of an agent at these widths."""
         return figures(card_shape(self.card, agent, widths), self.budget, self.device)
 
     def trained(self, agent: int) -> StudentShape:
@@ -159,7 +159,7 @@ def card_shape(card: StudentCard, agent: int, widths: Widths) -> DeployedShape:
 
 
 def figures(shape: Shape, budget: Budget, device: HardwareProfile | None) -> Figures:
-    """Return what one step of a network needs, as far as it can be told, each with its origin."""
+    """Return the known costs of one step of a network, each with its origin."""
     memory = shape.memory(budget.precision)
     found: Figures = {"macs": _derived(shape.cost().macs, "closed form of the exported network")}
     if memory is None or memory.flash is None or memory.ram is None:

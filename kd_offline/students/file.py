@@ -26,7 +26,7 @@ REMEDY = "distil them again"
 
 @dataclass(frozen=True, slots=True)
 class StudentsFile:
-    """What ``students.safetensors`` holds: weights are named ``<seed>.<name>``."""
+    """Content of ``students.safetensors``: weights are named ``<seed>.<name>``."""
 
     card: StudentCard
     file: TensorFile

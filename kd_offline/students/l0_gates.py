@@ -40,12 +40,12 @@ def log_alpha_of(probability: float) -> float:
 
 
 def settled_gate(log_alpha: Tensor) -> Tensor:
-    """Return what a gate is without noise (Eq. 13)."""
+    """Return the value of a gate without noise (Eq. 13)."""
     return _cut(torch.sigmoid(log_alpha))
 
 
 def drawn_gate(log_alpha: Tensor, noise: Tensor) -> Tensor:
-    """Return what a gate is with logistic ``noise`` (Eq. 10 and 11)."""
+    """Return the value of a gate with logistic ``noise`` (Eqs. 10 and 11)."""
     return _cut(torch.sigmoid((noise + log_alpha) / TEMPERATURE))
 
 

@@ -33,7 +33,7 @@ class InputScale(NamedTuple):
 
 
 class StudentInputs(NamedTuple):
-    """What is appended to the scaled and masked observation."""
+    """Inputs that are appended to the scaled and masked observation."""
 
     mask: bool = False
     motion: bool = False
@@ -41,7 +41,7 @@ class StudentInputs(NamedTuple):
 
 
 class PackedInputs(NamedTuple):
-    """What the agents of a team take, step after step of packed sequences."""
+    """Inputs of the agents of a team for packed sequences."""
 
     prepared: Tensor  # [S, N, O'], see :meth:`StudentTeam.prepare`
     last_actions: Tensor | None  # one-hot [S, N, A], zero in first steps; where students take it
@@ -50,14 +50,14 @@ class PackedInputs(NamedTuple):
 
 
 class TeamMemory(NamedTuple):
-    """What a team carries from step to step."""
+    """Memory of a team between steps."""
 
     hidden: list[Tensor]
     last: Tensor | None  # the prepared inputs of the step before, [1, B, N, O']; None at the start
 
 
 class TeamOutputs(NamedTuple):
-    """What a team's networks give for the steps of a batch."""
+    """Outputs of a team's networks for the steps of a batch."""
 
     logits: Tensor  # [S, N, A], zero where an agent has no such action
     embeddings: Sequence[Tensor]  # of each agent [S, H_i]
@@ -133,7 +133,7 @@ class StudentTeam(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """What the networks are computed on."""
+        """Device of the networks."""
         return self.mean.device
 
     @property
@@ -197,7 +197,7 @@ class StudentTeam(nn.Module):
     def packed(
         self, prepared: Tensor, last_actions: Tensor | None, sizes: list[int]
     ) -> PackedInputs:
-        """Return what :meth:`agent` takes of packed ``prepared`` [S, N, O']."""
+        """Return the inputs of :meth:`agent` from packed ``prepared`` [S, N, O']."""
         before = steps_before(sizes, prepared.device) if self.inputs.motion else None
         return PackedInputs(prepared, last_actions, sizes, before)
 
@@ -208,7 +208,7 @@ class StudentTeam(nn.Module):
         memory: Tensor | None = None,
         last: Tensor | None = None,
     ) -> Packed:
-        """Run agent ``i`` alone over packed steps.
+        """Run only agent ``i`` over packed steps.
 
         ``memory``: [B, H_i] and ``last``: [B, N, O'], what was prepared for the step before; None
         for whole episodes.
@@ -228,7 +228,7 @@ class StudentTeam(nn.Module):
     def network_inputs(
         self, prepared: Tensor, last_actions: Tensor | None, before: Tensor
     ) -> list[Tensor]:
-        """Return what each agent's network takes, [S, I], zero where its mask hides something.
+        """Return the inputs of each agent's network, [S, I], zero for hidden features.
 
         As in :class:`PackedInputs`; ``before`` is used where students take motion.
         """
@@ -243,7 +243,7 @@ class StudentTeam(nn.Module):
         return found
 
     def outputs(self, agents: Sequence[Packed]) -> TeamOutputs:
-        """Return what losses read of all agents."""
+        """Return the outputs of all agents that losses read."""
         logits = self.joined([own.outputs for own in agents])
         taps = {name: [own.taps[name] for own in agents] for name in agents[0].taps}
         return TeamOutputs(logits, [own.embedding for own in agents], taps)

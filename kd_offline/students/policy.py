@@ -41,7 +41,7 @@ class StudentPolicy:
 
     @property
     def mask(self) -> Mask:
-        """What the students see."""
+        """The mask of the students."""
         return self._mask
 
     @property
@@ -94,7 +94,7 @@ class StudentPolicy:
 
 
 def fixed_mask(card: StudentCard) -> BoolArray | None:
-    """Return what the students see, [N, O]; None where that is drawn anew for every episode."""
+    """Return the mask, bool [N, O]; None if it is drawn for every episode."""
     return None if card.mask_features is None else np.array(card.mask_features, bool)
 
 

@@ -56,7 +56,7 @@ def layers_of(shape: StudentShape) -> LayerWidths:
 
 @torch.no_grad()
 def choose(gates: Gates, bounds: Bounds) -> Chosen:
-    """Return the units that stay: those whose gate settles above 0, and no more than fit.
+    """Return the units that are kept: those whose gate is above 0, and no more than fit.
 
     While a device is beyond a limit, the least probable of its units goes; of equals the last.
     Every layer keeps its four most probable units, or as many as it has.

@@ -32,7 +32,7 @@ _WAIT_S = 0.5
 
 @dataclass
 class Search:
-    """A sweep under way: this process asks Optuna for trials, and tells it what came of them."""
+    """A running sweep: this process requests trials from Optuna and reports their results."""
 
     store: TrialStore
     study: Any

@@ -52,7 +52,7 @@ _UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, AssertionErro
 
 
 class TrialStore(Protocol):
-    """Where the trials of a sweep are, and whose processes are alive."""
+    """Storage of the trials of a sweep, with the processes that are alive."""
 
     where: str
     """For messages."""
@@ -67,7 +67,7 @@ class TrialStore(Protocol):
         ...
 
     def claim(self, trial: optuna.Trial) -> None:
-        """Let other processes know that this one runs a trial that was just asked for."""
+        """Mark a requested trial as running in this process, for other processes to see."""
         ...
 
     def release(self, number: int) -> None:
@@ -79,7 +79,7 @@ class TrialStore(Protocol):
         ...
 
     def failure(self, error: Exception) -> StorageError | None:
-        """Return the error of the store as one of ours; None where it comes from elsewhere."""
+        """Return an error of the store as a ``KdOfflineError``; None if it is no error of the store."""
         ...
 
 
@@ -302,7 +302,7 @@ class DatabaseStore(TrialStore):
         self._running.pop(number, None)
 
     def requeue_abandoned(self, study: optuna.Study) -> None:
-        """Queue trials again whose heart stopped, and those that were asked for and not claimed.
+        """Queue trials again whose heartbeat stopped, and requested trials that nobody claimed.
 
         Trials are asked for and claimed in one turn, so one without a heartbeat has nobody.
         """

@@ -161,7 +161,7 @@ def _expert(buffer: ExpertBuffer, recorded: parity_check.Recorded) -> IntArray:
 
 
 def held_out_kl(manifest: RunManifest) -> float | None:
-    """Return the held-out KL of the first seed; None where nothing was held out."""
+    """Return the held-out KL of the first seed; None if nothing was held out."""
     return manifest.results[0].held_out.get("kl")
 
 

@@ -57,7 +57,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class TrialTask:
-    """A trial to run: what was chosen, and the number of its run folder."""
+    """A trial to run: the chosen student, and the number of its run folder."""
 
     choice: Choice
     number: int

@@ -80,7 +80,7 @@ class Regions:
 
 @dataclass(slots=True)
 class ContextFit:
-    """Predicts labels and embeddings of one agent from what it saw and did until then.
+    """Predicts labels and embeddings of one agent from its observations and actions so far.
 
     Sources are dealt out to two folds, and each fold is predicted by a ridge regression on the
     other one, so no source predicts itself. What is predicted are the log probabilities of the
@@ -134,7 +134,7 @@ class ContextFit:
             self._weights.append(np.linalg.solve(gram + penalty, cross))
 
     def surprise(self, part: Decisions, fold: int) -> tuple[Array, Array | None]:
-        """Return how far labels [D] and embeddings [D] are from what the other fold predicts.
+        """Return the distance of labels [D] and embeddings [D] from predictions of the other fold.
 
         That of a label is how much less likely it is than the most likely legal action, in nats;
         that of an embedding the mean squared error, in deviations.

@@ -30,7 +30,7 @@ _DERIVED = {"episodes/offset"}
 def diff(
     a: str | Path, b: str | Path, *, values: bool = True, observers: Sequence[Observer] = ()
 ) -> DiffReport:
-    """Return in what two datasets differ.
+    """Return the differences between two datasets.
 
     Episodes are matched by seed, expert and noise level, or by their content if no seeds agree.
     Values of arrays with equal digests are not read.

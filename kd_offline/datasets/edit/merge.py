@@ -44,7 +44,7 @@ DUPLICATES = ("refuse", "keep", "drop")
 
 @dataclass(frozen=True, slots=True)
 class MergeOptions:
-    """What to do with arrays, duplicates and licences that differ."""
+    """Rules for arrays, duplicates and licences that differ."""
 
     arrays: str = "all"
     without: tuple[str, ...] = ()
@@ -114,7 +114,7 @@ def merge(
 def merge_plan(
     parents: Sequence[ExpertBuffer], options: MergeOptions, name: str | None
 ) -> RewritePlan:
-    """Return what :func:`merge` writes; raises as it does."""
+    """Return the plan of what :func:`merge` would write; raises the same errors."""
     check_name(name)
     if len(parents) == 1 and parents[0].manifest.shards and options == MergeOptions() and not name:
         return _copy_plan(parents[0])

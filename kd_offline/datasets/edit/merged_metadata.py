@@ -60,7 +60,7 @@ def _merged_id(expert: ExpertRecord, records: list[ExpertRecord]) -> int:
 
 
 def merge_recordings(chosen: Selections) -> RecordingRecord:
-    """Return what the recordings of all parents have in common.
+    """Return the recording settings that all parents have in common.
 
     Seed and batch are those of the first; other differences are left out or become unknown.
     """
@@ -71,7 +71,7 @@ def merge_recordings(chosen: Selections) -> RecordingRecord:
 
 
 def common_recording(recordings: Sequence[RecordingRecord]) -> RecordingRecord:
-    """Return the first of several recordings with what all have in common.
+    """Return the first recording, reduced to the settings that all have in common.
 
     Its noise, seed and batch stay; other differences are left out or become unknown.
     """

@@ -45,7 +45,7 @@ ACTION_SOURCES = {"expert": 0, "noise": 1, "other": 2}
 
 
 class MixerKind(Enum):
-    """What the mixer of a team's value guarantees; every kind guarantees what the next one does."""
+    """Guarantees of the mixer of a team's value; every kind has those of the next one too."""
 
     ADDITIVE = "additive"
     """``q_tot`` is the sum of the agents' values: every credit is 1."""

@@ -59,7 +59,7 @@ class Phase:
         return {}
 
     def before_step(self, state: Training, step: int, progress: float) -> None:
-        """Change gradients, or what is trained, once a step's gradients are there.
+        """Change gradients or the trained parameters, after the gradients of a step are computed.
 
         ``step``: of the training, counted from 0; ``progress``: as in :meth:`losses`.
         """
@@ -68,18 +68,18 @@ class Phase:
         """Change weights once the optimisers have moved them, before they are averaged."""
 
     def leave(self, state: Training) -> None:
-        """Undo what :meth:`begin` changed in the team, or put another team in its place."""
+        """Undo the changes of :meth:`begin` in the team, or replace the team."""
 
     def skip(self, state: Training, layers: Sequence[LayerWidths] | None) -> None:
-        """Bring a fresh state to where the phase left it, but for the numbers of its tensors.
+        """Give a fresh state the structure after the phase, except for the values of tensors.
 
         Called before the tensors of a state are restored that was saved behind the phase.
         ``layers``: the widths that the saved team has, where a phase changed them.
         """
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what is saved with the state of a training, by name."""
+        """Return the tensors that are saved with the state of a training, by name."""
         return {}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`tensors` gave."""
+        """Restore the tensors that :meth:`tensors` returned."""

@@ -26,7 +26,7 @@ class Int8Weights(Phase):
 
     @classmethod
     def of(cls, design: StudentDesign) -> Int8Weights | None:
-        """Return the phase of a recipe; None where it rounds nothing."""
+        """Return the phase of a recipe; None if the recipe does not round weights."""
         schedule = design.recipe.optimisation
         if schedule.first_rounded is None:
             return None
@@ -38,5 +38,5 @@ class Int8Weights(Phase):
         state.forget_best()
 
     def leave(self, state: Training) -> None:
-        """Compute with the weights as they are."""
+        """Compute with the unrounded weights again."""
         state.team.stand_in = None

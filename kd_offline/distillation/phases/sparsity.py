@@ -99,7 +99,7 @@ class SparseTraining(Phase):
 
     @classmethod
     def of(cls, design: StudentDesign) -> SparseTraining | None:
-        """Return the phase of a recipe; None where nothing is sparse."""
+        """Return the phase of a recipe; None if no matrix is sparse."""
         settings = design.recipe.sparsity
         if settings is None:
             return None
@@ -147,7 +147,7 @@ class SparseTraining(Phase):
                 matrix.weight.grad.mul_(matrix.mask)
 
     def after_step(self) -> None:
-        """Clear what an optimiser has moved all the same: Muon's updates are orthogonal."""
+        """Set dropped weights to zero again, since Muon's orthogonal updates change them."""
         with torch.no_grad():
             for matrix in self.matrices:
                 matrix.weight.mul_(matrix.mask)

@@ -62,7 +62,7 @@ class UnitGating(Phase):
         self.resources.gates.draw(rng)
 
     def losses(self, loss: Tensor, progress: float) -> dict[str, Tensor]:
-        """Add the penalty on what the team is expected to cost."""
+        """Add the penalty on the expected cost of the team."""
         return self.resources.priced(loss, progress)
 
     def leave(self, state: Training) -> None:
@@ -115,7 +115,7 @@ class Resources:
         return {"loss": total, "resources": penalty.detach(), "budget_used": used.detach().max()}
 
     def expected(self) -> list[Expected]:
-        """Return what each device is expected to need for a step: its agent, or the team."""
+        """Return the expected cost of a step on each device, of its agent or of the team."""
         each = [self._agent(i) for i in range(len(self.gates.sizes))]
         if not self.bounds.budget.shared_device:
             return each

@@ -94,7 +94,7 @@ class ActiveTerms:
         return active
 
     def only(self, name: str) -> ActiveTerms:
-        """Return one of the terms alone."""
+        """Return an objective with only one of the terms."""
         return ActiveTerms(self.recipe, {name: self.terms[name]}, self._packages)
 
     def arrays(self, present: Collection[str]) -> list[str]:
@@ -110,7 +110,7 @@ class ActiveTerms:
         return [name for name in self.arrays(present) if name not in present]
 
     def recorded_by(self, present: Collection[str]) -> list[Remedy]:
-        """Return what would record the arrays that are missing, where terms say so."""
+        """Return how the missing arrays are recorded, if the terms state it."""
         remedies = {}
         for name in self.terms:
             with self._user_code_boundary(name, "recorded_by"):

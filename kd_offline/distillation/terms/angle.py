@@ -27,7 +27,7 @@ from kd_offline.schemas.environment import EnvironmentSpec
 class AngleSettings(TermSettings):
     """Settings of the angle relations."""
 
-    width: Width = Field(default=32, description="of the space that embeddings are mapped to")
+    width: Width = Field(default=32, description="width that embeddings are mapped to")
     expert_every: int = Field(
         default=4, ge=1, description="updates for each step of the expert's mapping network"
     )
@@ -36,9 +36,9 @@ class AngleSettings(TermSettings):
 class Angle(LossTerm[AngleSettings]):
     """``Huber(angle(M f_T^i, M f_T^j) - angle(N_i f_S^i, N_j f_S^j))`` of each pair of agents.
 
-    The mapping networks, M of the expert's embeddings and N_i of each student's, have two layers,
-    share nothing and are trained with the students; M is stepped once in ``expert_every`` updates.
-    Agents of opposing sides are not paired.
+    The mapping networks, M for the expert's embeddings and N_i for those of student i, have two
+    layers, share no weights and are trained with the students. M is updated once in
+    ``expert_every`` updates. Agents of opposing sides are not paired.
     """
 
     description = "angles between mapped embeddings of agents (Tseng et al., 2022)"

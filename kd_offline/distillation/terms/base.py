@@ -124,7 +124,7 @@ class Accumulator(Protocol):
 
     @property
     def arrays(self) -> Sequence[str]:
-        """Names of what :meth:`add` reads, beside ``steps/available_actions``."""
+        """Names of the arrays that :meth:`add` reads, besides ``steps/available_actions``."""
         ...
 
     def add(self, batch: RecordedBatch) -> None:
@@ -220,7 +220,7 @@ class LossTerm(Generic[Settings]):
         return ()
 
     def recorded_by(self) -> Remedy | None:
-        """Return what records the arrays of the term; None: recordings of most experts have them.
+        """Return how the arrays of the term are recorded; None if most recordings have them.
 
         It is told where a dataset lacks them.
         """
@@ -257,7 +257,7 @@ class LossTerm(Generic[Settings]):
         return None
 
     def frozen(self, heads: nn.Module, update: int) -> Iterable[Tensor]:
-        """Return the parameters of ``heads`` that an update leaves as they are.
+        """Return the parameters of ``heads`` that an update does not change.
 
         ``update`` is counted from 0 over the whole training. A network that is stepped once in
         four updates is frozen in the other three.

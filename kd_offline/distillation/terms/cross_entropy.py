@@ -28,8 +28,8 @@ class CrossEntropySettings(TermSettings):
 
     target: Literal["argmax", "soft", "executed", "sampled"] = Field(
         default="argmax",
-        description="the expert's most probable action, its whole policy, the action that was "
-        "executed, or one that is drawn from the policy",
+        description="label: the expert's most probable action, its whole policy, the executed "
+        "action if the expert chose it, or an action that is drawn from the policy",
     )
 
 
@@ -66,7 +66,7 @@ class CrossEntropy(LossTerm[CrossEntropySettings]):
     ) -> Elements:
         """Return the cross entropy of every decision, [S, N]."""
         if "action" in targets:
-            values = -students.policy.log_prob(targets["action"])
+            values = -students.policy.log_prob(targets["action"])  # Eq. 8 with a hard label
             return Elements(values, targets.get("counted", students.weight))
         expert = students.expert_policy
         assert expert is not None  # noqa: S101 - its array is read for soft labels

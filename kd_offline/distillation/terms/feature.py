@@ -22,8 +22,8 @@ class FeatureSettings(TapSettings):
     )
     scale: Literal["dataset", "none"] = Field(
         default="none",
-        description="what recorded values are divided by, their mean taken off: their deviation "
-        "over the dataset, of each agent, or nothing",
+        description="dataset: subtract the mean of the recorded values and divide by the standard "
+        "deviation of each agent over the dataset; none: use them as recorded",
     )
     loss: Literal["kl", "mse"] = Field(
         default="kl",
@@ -35,7 +35,7 @@ class FeatureSettings(TapSettings):
 class Feature(TapTerm[FeatureSettings]):
     """``KL(softmax(f_T) || softmax(f_S))`` over the numbers of a layer, or their squared error.
 
-    The paper takes the KL of the features themselves, which are no distributions.
+    The paper takes the KL of the features themselves, which are not distributions.
     """
 
     description = "distillation of the layer before the memory (DDN's L_F)"

@@ -35,7 +35,9 @@ _VARIES = 1e-6  # deviation below which a feature is constant
 class HiddenFeaturesSettings(TermSettings):
     """Settings of the prediction of hidden features."""
 
-    limit: float = Field(default=5.0, gt=0, description="of features, in deviations")
+    limit: float = Field(
+        default=5.0, gt=0, description="limit at which features are clipped, in deviations"
+    )
 
 
 class HiddenFeatures(LossTerm[HiddenFeaturesSettings]):

@@ -20,7 +20,9 @@ from kd_offline.distillation.values import policy_array
 class KLSettings(TermSettings):
     """Settings of the KL divergence."""
 
-    temperature: float = Field(default=2.0, gt=0, description="tau, of expert and student")
+    temperature: float = Field(
+        default=2.0, gt=0, description="temperature tau of expert and student"
+    )
     scale_by_temperature: bool = Field(
         default=True, description="multiply the KL by tau squared (Hinton et al., 2015)"
     )
@@ -49,14 +51,14 @@ class KL(LossTerm[KLSettings]):
         """Return the divergence of every decision, [S, N]."""
         tau = self.settings.temperature
         own = students.policy.at(tau)
-        values = own.restored(targets["expert"], own.available).kl(own)
+        values = own.restored(targets["expert"], own.available).kl(own)  # Eq. 7
         scale = tau**2 if self.settings.scale_by_temperature else 1.0
         return Elements(values, students.weight, scale)
 
     def validation(
         self, students: StudentBatch, targets: Mapping[str, Tensor], counted: Tensor
     ) -> Mapping[str, Elements]:
-        """Return the divergence where the target is another than the recorded policy."""
+        """Return the divergence as a held-out metric, if the target is not the recorded policy."""
         if not self.criterion:
             return {}
         return {self.criterion: Elements(self.loss(students, targets, None).values, counted)}

@@ -21,8 +21,8 @@ class Logits(LossTerm[LogitsSettings]):
     """Half the mean squared difference of centred logits over the legal actions.
 
     KnowRU compares the logits themselves. A softmax does not change when a constant is added to all
-    logits, so the mean over the legal actions is taken off first. Of a value-based expert the
-    logits are its scaled Q-values divided by ``objective.q_temperature``.
+    logits, so the mean over the legal actions is subtracted first. The logits of a value-based
+    expert are its scaled Q-values divided by ``objective.q_temperature``.
     """
 
     description = "regression of the expert's centred logits (KnowRU)"

@@ -42,12 +42,14 @@ class MixerSettings(TermSettings):
     """Settings of mixer distillation."""
 
     embedding: Width = Field(default=8, description="hidden width of the students' mixer")
-    credit: float = Field(default=1.0, ge=0, description="weight of the credits' agreement")
+    credit: float = Field(
+        default=1.0, ge=0, description="weight of the squared difference of the credits"
+    )
     save: bool = Field(default=False, description="keep the mixer as auxiliary.safetensors")
 
 
 class TeamMixer(nn.Module):
-    """A mixer with the units of its state and of its team value, which are no parameters."""
+    """A mixer, with the mean and standard deviation of state and team value as buffers."""
 
     state_mean: Tensor
     state_std: Tensor

@@ -19,7 +19,7 @@ from kd_offline.distillation.values import policy_array
 
 
 class OneHot(LossTerm[TermSettings]):
-    """Mean squared difference of the outputs and of 1 at the expert's greedy action, else 0."""
+    """Mean squared difference between the outputs and the one-hot of the expert's greedy action."""
 
     description = "squared error of the outputs to the one-hot of the expert's action (IGM-DA)"
     any_axes = True

@@ -1,4 +1,4 @@
-"""What a teacher made of what students do not see: DDN's L_B, and PTDE's second stage."""
+"""Regression of a teacher's embedding of the state: DDN's L_B, and the second stage of PTDE."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class PrivilegedEmbeddingSettings(TapSettings):
 
 
 class PrivilegedEmbedding(TapTerm[PrivilegedEmbeddingSettings]):
-    """Mean squared difference of the numbers of the expert's tap and of the student's."""
+    """Mean squared difference between the expert's tap and the student's."""
 
-    description = "regression of what the expert made of the state (DDN's L_B, PTDE)"
+    description = "regression of the expert's embedding of the state (DDN's L_B, PTDE)"
     settings_type = PrivilegedEmbeddingSettings
 
     def targets(self, batch: TargetBatch) -> dict[str, Tensor]:
@@ -36,4 +36,5 @@ class PrivilegedEmbedding(TapTerm[PrivilegedEmbeddingSettings]):
     ) -> Elements:
         """Return the mean squared difference of every agent that is alive, [S, N]."""
         gaps = self.answers(students, heads) - targets["tap"]
+        # Eq. 8 of DDN (Zhou et al., 2025), with the square that is missing there.
         return Elements(gaps.square().mean(-1), students.alive)

@@ -1,7 +1,7 @@
-"""Regression of Q-values with their levels, as CTDS has it (Zhao et al., 2022).
+"""Regression of uncentred Q-values (CTDS, Zhao et al., 2022).
 
-Unlike :mod:`~kd_offline.distillation.terms.regression`, which compares differences between actions,
-students also learn the value of the state. The unit is the same: the deviation of an agent's
+:mod:`~kd_offline.distillation.terms.regression` compares differences between actions; here students
+also learn the value of the state. The unit is the same: the standard deviation of an agent's
 Q-values between legal actions, over the dataset.
 """
 
@@ -37,15 +37,15 @@ class QValuesSettings(TermSettings):
     loss: Literal["mse", "huber"] = "mse"
     actions: Literal["legal", "all"] = Field(
         default="legal",
-        description="over which actions of an agent the mean is taken; all: of those that are not "
-        "legal too, as in the authors' code",
+        description="actions over which the mean is taken; all: illegal actions too, as in the "
+        "authors' code",
     )
 
 
 class QValues(LossTerm[QValuesSettings]):
     """Half the squared difference of the expert's Q-values and of the student's outputs."""
 
-    description = "regression of a value-based expert's Q-values with their levels (CTDS)"
+    description = "regression of a value-based expert's uncentred Q-values (CTDS)"
     settings_type = QValuesSettings
     any_axes = True
 
@@ -82,13 +82,13 @@ class QValues(LossTerm[QValuesSettings]):
 
 @dataclass(frozen=True, slots=True)
 class QScale:
-    """What Q-values are scaled by, for each agent."""
+    """Level and unit by which the Q-values of each agent are scaled."""
 
     level: FloatArray  # [N], mean value of states
     unit: FloatArray  # [N], root mean variance between legal actions; 1 where there is none
 
     def scaled(self, q: Tensor) -> Tensor:
-        """Return ``q`` [..., N, A] less the level, in units, float32."""
+        """Return ``(q - level) / unit`` of ``q`` [..., N, A], float32."""
         level, unit = (
             torch.from_numpy(x.astype(np.float32)).unsqueeze(-1) for x in (self.level, self.unit)
         )

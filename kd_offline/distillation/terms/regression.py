@@ -1,8 +1,9 @@
 """Regression of a value-based expert's Q-values, and of the state value for dueling students.
 
-The level of Q-values does not affect the policy, so centred values are compared, while CTDS (Zhao
-et al., 2022) compares the values themselves. Dueling students (Wang et al., 2016) also learn the
-level, by a head that exists in training only.
+A constant added to all Q-values of a state does not change the policy, so centred values are
+compared. CTDS (Zhao et al., 2022) compares the values themselves, see
+:mod:`~kd_offline.distillation.terms.q_values`. Dueling students (Wang et al., 2016) also learn the
+value of the state, with a head that exists in training only.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class RegressionSettings(TermSettings):
 class Regression(LossTerm[RegressionSettings]):
     """Half the squared difference of scaled, centred Q-values; with the state value if dueling."""
 
-    description = "regression of a value-based expert's centred Q-values (CTDS)"
+    description = "regression of a value-based expert's centred Q-values"
     settings_type = RegressionSettings
     any_axes = True
 

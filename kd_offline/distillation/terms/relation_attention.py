@@ -32,11 +32,13 @@ class RelationAttentionSettings(TermSettings):
 
     relation: Literal["cosine", "policy"] = Field(
         default="cosine",
-        description="the expert's relation of two agents: cosine of embeddings, or 1 less the root "
-        "of the Jensen-Shannon divergence of policies",
+        description="the expert's relation of two agents: cosine of embeddings, or 1 minus the "
+        "square root of the Jensen-Shannon divergence of policies",
     )
-    temperature: float = Field(default=0.5, gt=0, description="of the softmax over its rows")
-    width: Width = Field(default=16, description="of the students' queries and keys")
+    temperature: float = Field(
+        default=0.5, gt=0, description="temperature of the softmax over the expert's rows"
+    )
+    width: Width = Field(default=16, description="width of the students' queries and keys")
 
 
 class RelationAttention(LossTerm[RelationAttentionSettings]):

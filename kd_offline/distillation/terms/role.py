@@ -39,14 +39,21 @@ class RoleSettings(TermSettings):
     """Settings of the role alignment."""
 
     roles: int | None = Field(
-        default=None, gt=1, le=MAX_AGENTS, description="K; None: min(16, 2 N)"
+        default=None,
+        gt=1,
+        le=MAX_AGENTS,
+        description="number of roles K; None: min(16, 2 N) for N agents",
     )
-    temperature: float = Field(default=1.0, gt=0, description="of both role distributions")
+    temperature: float = Field(
+        default=1.0, gt=0, description="temperature of both role distributions"
+    )
     init: Literal["kmeans", "pca", "random"] = Field(
-        default="kmeans", description="what the expert's projection is made from"
+        default="kmeans",
+        description="how the expert's projection U_T is computed from its embeddings",
     )
     learn_projection: bool = Field(
-        default=True, description="train the students' projections; False: they stay as drawn"
+        default=True,
+        description="train the students' projections U_S; False: they keep their initial values",
     )
 
     def count(self, n_agents: int) -> int:
@@ -55,10 +62,10 @@ class RoleSettings(TermSettings):
 
 
 class Role(LossTerm[RoleSettings]):
-    """KL divergence from the expert's role distribution to the student's.
+    """KL divergence from the expert's role distribution to the student's (Eqs. 10 and 11).
 
-    ``softmax(U e / temperature)`` of an embedding ``e``; ``U_T`` is fitted to the expert's
-    embeddings and fixed, each student has a projection ``U_S`` of its own.
+    A role distribution is ``softmax(U e / temperature)`` of an embedding ``e``. ``U_T`` is fitted
+    to the expert's embeddings and fixed. Each student has its own projection ``U_S``.
     """
 
     description = "KL divergence between role distributions (Eqs. 10, 11)"
@@ -91,6 +98,7 @@ class Role(LossTerm[RoleSettings]):
         """Return the divergence of every agent that is alive, [S, N]."""
         assert isinstance(heads, nn.ModuleList)  # noqa: S101 - made above
         scores = [head(e) for head, e in zip(heads, students.embeddings, strict=True)]
+        # Eq. 11: the student's role distribution; Eq. 10: the divergence from the expert's.
         own = log_softmax(last_axis_outermost(torch.stack(scores, -2) / self.settings.temperature))
         return Elements(losses.divergence(targets["roles"], own), students.alive)
 

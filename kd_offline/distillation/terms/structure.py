@@ -31,18 +31,22 @@ class StructureSettings(TermSettings):
     """Settings of the structure relation."""
 
     relation: Literal["auto", "linear", "mlp", "zero_pad", "none"] = Field(
-        default="auto", description="how student embeddings are made comparable before cosines"
+        default="auto", description="how student embeddings are mapped to a common width"
     )
-    relation_width: Width = Field(default=32, description="d_c of the projections")
-    pairs: Literal["mean", "sum"] = "mean"
-    centre: bool = Field(default=False, description="subtract the dataset mean from embeddings")
+    relation_width: Width = Field(default=32, description="common width of the mapped embeddings")
+    pairs: Literal["mean", "sum"] = Field(
+        default="mean", description="how the pairs of agents are combined"
+    )
+    centre: bool = Field(
+        default=False, description="subtract the mean over the dataset from the expert's embeddings"
+    )
 
 
 class Structure(LossTerm[StructureSettings]):
     """Squared difference between the expert's and the students' cosines of each pair of agents.
 
-    Student embeddings of unequal widths have no cosine; projectors ``P_i`` map each to a common
-    width. Agents of opposing sides are not paired.
+    The cosine of two student embeddings needs equal widths, so projectors ``P_i`` map each to a
+    common width. Agents of opposing sides are not paired.
     """
 
     description = "cosines between the embeddings of agents (Eq. 9)"

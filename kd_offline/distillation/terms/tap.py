@@ -1,9 +1,9 @@
-"""What terms on inner layers of the expert have in common: a recorded tap, and students' answer.
+"""Base of terms that compare students with inner layers of the expert.
 
-A tap is an inner layer of the expert by name, recorded as ``steps/embedding_<tap>``: what a teacher
-that sees more than its students made of it. Students of a family with the same layer are compared
-with it directly, through a linear map where the widths differ; all others by a linear map of their
-embedding. The maps exist in training only.
+A tap is an inner layer of the expert, recorded by its name as ``steps/embedding_<tap>``. It holds
+the embedding of an expert that sees more than its students. Students of a family that has the same
+layer are compared with it directly, or through a linear map if the widths differ. Other students
+are compared by a linear map of their embedding. The maps exist in training only.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class TapSettings(TermSettings):
     tap: str = Field(pattern=TAP_NAME, description="inner layer of the expert, by its name")
     scale: Literal["dataset", "none"] = Field(
         default="dataset",
-        description="what recorded values are divided by, their mean taken off: their deviation "
-        "over the dataset, of each agent, or nothing",
+        description="dataset: subtract the mean of the recorded values and divide by the standard "
+        "deviation of each agent over the dataset; none: use them as recorded",
     )
 
 
@@ -50,7 +50,7 @@ Settings = TypeVar("Settings", bound=TapSettings)
 
 
 class TapTerm(LossTerm[Settings]):
-    """Base of terms on a tap; subclasses say the loss of :meth:`answers` to a target."""
+    """Base of terms on a tap; subclasses return the loss between :meth:`answers` and a target."""
 
     any_axes = True
 
@@ -89,7 +89,7 @@ class TapTerm(LossTerm[Settings]):
     def auxiliary_heads(
         self, widths: Sequence[int], spec: EnvironmentSpec, rng: np.random.Generator
     ) -> nn.Module:
-        """Return what maps each agent's tap, or else its embedding, to the recorded width."""
+        """Return a map from each agent's tap, or else its embedding, to the recorded width."""
         target = self.statistics.width
         own = [taps.get(self.settings.tap) for taps in self.tap_widths]
         return nn.ModuleList(
@@ -100,7 +100,7 @@ class TapTerm(LossTerm[Settings]):
         )
 
     def answers(self, students: StudentBatch, heads: nn.Module | None) -> Tensor:
-        """Return what students say of the tap, [S, N, W], the last axis outermost in memory."""
+        """Return the students' values of the tap, [S, N, W], the last axis outermost in memory."""
         assert isinstance(heads, nn.ModuleList)  # noqa: S101 - made above
         sources = students.taps.get(self.settings.tap, students.embeddings)
         each = [head(values) for head, values in zip(heads, sources, strict=True)]

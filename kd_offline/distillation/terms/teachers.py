@@ -27,11 +27,14 @@ _EXPERT_ID = "episodes/expert_id"
 class TeacherSettings(KLSettings):
     """Settings of targets of several experts."""
 
-    temperature: float = Field(default=1.0, gt=0, description="tau, of experts and student")
+    temperature: float = Field(
+        default=1.0, gt=0, description="temperature tau of experts and student"
+    )
     rule: Literal["own", "value", "validation"] = Field(
         default="own",
-        description="whose policy is the target: the expert's that played, or the mean of all, "
-        "weighted by their values of the state or by what they earned without noise",
+        description="target policy: that of the expert that played (own), or the mean of all, "
+        "weighted by their values of the state (value) or by their mean returns without noise "
+        "(validation)",
     )
     spread: float = Field(
         default=0.5,
@@ -41,7 +44,8 @@ class TeacherSettings(KLSettings):
     radius: float = Field(
         default=0.5,
         gt=0,
-        description="deviations, of the mean feature, beyond which an expert has no say in a step",
+        description="distance, in deviations of the mean feature, beyond which an expert is left "
+        "out of the mean in a step",
     )
     sample: int = Field(
         default=4096, ge=1, le=65_536, description="steps of each agent and expert to search"

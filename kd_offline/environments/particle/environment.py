@@ -26,7 +26,7 @@ ORACLE_VERSION = "1.1.1"
 
 
 class Scenario(Protocol):
-    """What distinguishes one particle task from another."""
+    """The parts of a particle task that differ between tasks."""
 
     @property
     def spec(self) -> EnvironmentSpec:
@@ -35,7 +35,7 @@ class Scenario(Protocol):
 
     @property
     def layout(self) -> Layout:
-        """What lives in the world."""
+        """The entities of the world."""
         ...
 
     def act(self, world: World, actions: IntArray) -> FloatArray:
@@ -51,7 +51,7 @@ class Scenario(Protocol):
         ...
 
     def hidden(self, world: World) -> Sequence[Mapping[str, FloatArray]]:
-        """Return what each agent does not see: name of a block -> [B, width]."""
+        """Return the features that each agent does not see: name of a block -> [B, width]."""
         ...
 
 

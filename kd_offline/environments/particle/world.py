@@ -28,7 +28,7 @@ _DIRECTIONS = THRUST * np.array([[0, -1, 1, 0, 0], [0, 0, 0, -1, 1]], dtype=np.f
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What lives in a world.
+    """The entities of a world.
 
     ``contact_distance`` is the distance (world units) below which two agents touch; None when
     agents pass through each other. ``n_goals`` is the number of landmarks that an episode's goal

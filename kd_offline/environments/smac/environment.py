@@ -277,7 +277,7 @@ class Map:
 
     @property
     def actions(self) -> tuple[str, ...]:
-        """Return the names of the actions; ``no-op`` is for the dead alone."""
+        """Return the names of the actions; ``no-op`` is legal only for dead agents."""
         target = "target" if self.healers else "attack"
         return ("no-op", "stop", *_MOVES, *(f"{target}_{k}" for k in range(self.enemies)))
 

@@ -46,11 +46,11 @@ class SmacSettings(Strict):
     reward_scale_rate: float = 20.0
 
     def recorded(self) -> dict[str, Scalar]:
-        """Return what makes this task what it is."""
+        """Return the settings that define the task, as a dataset stores them."""
         return self.model_dump(exclude={"games"})
 
     def arguments(self) -> dict[str, Any]:
-        """Return what the game's constructor takes.
+        """Return the arguments of the game's constructor.
 
         ``continuing_episode`` makes SMAC say when the limit ended an episode; it changes nothing
         else.

@@ -152,7 +152,7 @@ class Left:
 
 @runtime_checkable
 class Teaching(Protocol):
-    """What a learner may offer beside :class:`Learner`: experts that learned from its own."""
+    """Optional protocol of a learner that also trains other experts from its own."""
 
     def students(self) -> Mapping[str, Left]:
         """Return them by the names of the folders inside the expert's that they are saved in."""

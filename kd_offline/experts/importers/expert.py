@@ -62,7 +62,7 @@ class ForeignExpert:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What an import searched for and did not find."""
+        """Settings and files that an import did not find."""
         return self.record.missing
 
     @property

@@ -51,7 +51,7 @@ class ColumnScale(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a perturbation is created for: a task, the agents that it is to perturb, a strength."""
+    """The setting of a perturbation: task, perturbed agents and strength."""
 
     spec: EnvironmentSpec
     agents: tuple[int, ...]
@@ -183,7 +183,7 @@ def chosen_agents(setting: Setting, draws: FloatArray) -> BoolArray:
 
 
 class PerturbedMemory(NamedTuple):
-    """What a perturbed policy carries from step to step."""
+    """Memory of a perturbed policy."""
 
     policy: Any
     seeds: SeedArray

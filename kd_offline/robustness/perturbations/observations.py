@@ -15,7 +15,7 @@ STARTS_WITHIN = 4
 
 
 class Noise(Perturbation):
-    """Adds normal noise to every feature, anew in every step."""
+    """Adds independent normal noise to every feature in every step."""
 
     description = "normal noise on every feature in every step"
     unit = "its standard deviation, in standard deviations of the feature in the dataset"

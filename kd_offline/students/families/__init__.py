@@ -134,7 +134,7 @@ def offered(architecture: StudentArchitecture, *offers: str) -> tuple[str, ...]:
 
 
 def declines(architecture: StudentArchitecture) -> dict[str, str]:
-    """Return what networks of these settings do not offer: a sentence for each name."""
+    """Return the operations that networks of these settings decline: a sentence for each name."""
     from kd_offline.students.families.base import OPTIONAL
 
     settings, name = settings_of(architecture), architecture.family

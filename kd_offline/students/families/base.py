@@ -65,7 +65,7 @@ Numbers = TypeVar("Numbers", bound=StudentShape)
 
 
 class StudentFamily(ABC, Generic[Settings, Numbers]):
-    """A kind of network that students can be; see the module for what it has to do."""
+    """A kind of student network; the module docstring states the requirements."""
 
     description: ClassVar[str] = ""
     """One line of what the networks are."""
@@ -105,7 +105,7 @@ class StudentFamily(ABC, Generic[Settings, Numbers]):
         """
 
     def declines(self, settings: Settings) -> Mapping[str, str]:
-        """Return what networks of these settings do not offer, and why.
+        """Return the operations that networks of these settings decline, each with its reason.
 
         Names are those of :data:`OPTIONAL`; each reason ends a sentence that begins with ``they
         have no ...:``, and says what to do instead.

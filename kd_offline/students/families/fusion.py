@@ -65,7 +65,7 @@ class Fusion(StudentFamily[FusionSettings, FusionShape]):
         return FusionNetwork(shape, rng, head_gain=HEAD_GAIN)
 
     def declines(self, settings: FusionSettings) -> Mapping[str, str]:
-        """Return what these students do not offer."""
+        """Return the operations that these students decline, each with its reason."""
         return {
             "gates": "the block's units are not narrowed, so allocate by worth",
             "sparse": "zeros of its matrices are not left out, so choose the student gru or mlp",

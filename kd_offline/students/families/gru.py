@@ -39,7 +39,7 @@ class GRU(Layered[GRUSettings]):
         return NetworkShape(inputs, widths.trunk, gru, outputs, rank, widths.sparse)
 
     def declines(self, settings: GRUSettings) -> Mapping[str, str]:
-        """Return what low-rank GRUs do not offer."""
+        """Return the operations that low-rank GRUs decline, each with its reason."""
         if settings.rank_share is None:
             return {}
         return {

@@ -24,7 +24,7 @@ class MLP(Layered[LayeredSettings]):
         return NetworkShape(inputs, widths.trunk, None, outputs, sparse=widths.sparse)
 
     def declines(self, settings: LayeredSettings) -> Mapping[str, str]:
-        """Return what linear students do not offer."""
+        """Return the operations that linear students decline, each with its reason."""
         if settings.depth:
             return {}
         return {"gates": "there is no hidden unit, so give student.depth 1 or more"}

@@ -47,7 +47,7 @@ class PTDE(StudentFamily[PTDESettings, PredictingShape]):
         return PredictingNetwork(shape, rng, head_gain=HEAD_GAIN)
 
     def declines(self, settings: PTDESettings) -> Mapping[str, str]:
-        """Return what these students do not offer."""
+        """Return the operations that these students decline, each with its reason."""
         return {
             "gates": "the layers that predict are not narrowed, so allocate by worth",
             "sparse": "zeros of its matrices are not left out, so choose the student gru or mlp",
