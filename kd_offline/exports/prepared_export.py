@@ -57,7 +57,7 @@ class Draft:
         }
 
     def facts_of(self, agent: AgentContract) -> dict[str, str]:
-        """Return the description in the file of one agent, with the indices of its visible features."""
+        """Return the description in one agent's file, with the indices of its visible features."""
         seen = {"seen": agent.seen, "blocks": agent.blocks, "drawn": agent.drawn}
         return self.facts | {
             "agent": agent.agent,

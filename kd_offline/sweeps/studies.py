@@ -79,7 +79,7 @@ class TrialStore(Protocol):
         ...
 
     def failure(self, error: Exception) -> StorageError | None:
-        """Return an error of the store as a ``KdOfflineError``; None if it is no error of the store."""
+        """Return a ``StorageError`` for an error of the store; None for other errors."""
         ...
 
 
