@@ -32,7 +32,7 @@ _EXAMPLES = options.examples(
     "kd-offline record mpe/simple_spread_v3 -o dataset.zarr --resume",
     "kd-offline record mpe/simple_spread_v3 --shard 3/10 -o shards/3.zarr --resume",
     "kd-offline record mpe/simple_spread_v3 --shard 3/10 -o s3://bucket/run/3.zarr --resume",
-    "kd-offline record mpe/simple_spread_v3 --on processes:4 --shards 20",
+    "kd-offline record mpe/simple_spread_v3 --episodes 100000 --on processes:4",
     "kd-offline record mpe/simple_spread_v3 --on ray",
 )
 _SETTINGS = {
@@ -85,12 +85,6 @@ def record(
     chosen: dict[str, Any],
     environment_kwargs: options.Environment = None,
     on: options.On = None,
-    shards: Annotated[
-        int | None,
-        typer.Option(
-            callback=options.at_least(1), help="Number of shards with --on.  [default: up to 64]"
-        ),
-    ] = None,
     recipe: options.RecipeFile = None,
     settings: options.Settings = None,
     resume: options.Resume = False,
@@ -115,7 +109,7 @@ def record(
         emit(made, nulls=True)
         return
     observers = options.observers(track)
-    done = _run(made, output, resume, overwrite, observers, on=on, shards=shards)
+    done = _run(made, output, resume, overwrite, observers, on)
     if json:
         emit(done)
         return
@@ -134,7 +128,7 @@ def _run(
     resume: bool,
     overwrite: bool,
     observers: list[Observer],
-    **where: Any,
+    on: str | None,
 ) -> RecordOutput:
     from kd_offline.datasets.format.layout import JOURNAL
     from kd_offline.datasets.storage.addresses import is_remote
@@ -143,12 +137,11 @@ def _run(
 
     local = staging(output) if is_remote(output) else Path(output)
     kept = f"what was recorded so far is in {local}: run the same command with --resume"
-    begun = local / JOURNAL if where["on"] is None else local.with_name(f"{local.name}.shards")
-    if len(recipe.expert) > 1:
-        begun = local.with_name(f"{local.name}.parts")
+    several = len(recipe.expert) > 1
+    begun = local.with_name(f"{local.name}.parts") if several else local / JOURNAL
     with resumable(kept, begun):
         manifest = roll_out(
-            recipe, output, resume=resume, overwrite=overwrite, observers=observers, **where
+            recipe, output, resume=resume, overwrite=overwrite, observers=observers, on=on
         )
     return _output(manifest, output)
 

@@ -11,13 +11,12 @@ from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.sharing.share import default_output, push
 from kd_offline.datasets.sharing.targets import refuse_unwritable
 from kd_offline.datasets.storage.addresses import scheme_of
-from kd_offline.datasets.storage.manifest_file import read_manifest
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.datasets.writing.writer import finished_dataset
 from kd_offline.errors import DatasetError, Remedy, StorageError, UsageError
 from kd_offline.files import remove_tree
 from kd_offline.recording.setup import RecordingSetup
-from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
+from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.schemas.recipes import RecordRecipe
 from kd_offline.tracking.base import SILENT, Observer
 
@@ -36,7 +35,6 @@ def record_away(
     address: str,
     record: Callable[[RecordRecipe, Path], DatasetManifest],
     *,
-    divided: bool,
     resume: bool,
     overwrite: bool,
     observers: Sequence[Observer],
@@ -49,8 +47,6 @@ def record_away(
         As for :func:`~kd_offline.recording.record.record`.
     record
         Records into a folder.
-    divided
-        Whether it puts the recording together from shards.
 
     Raises
     ------
@@ -70,7 +66,7 @@ def record_away(
         msg = f"a recording for {address!r} was begun, or not sent, in {str(local)!r}"
         go_on = Remedy("go on with", resume=True)
         raise StorageError(msg, go_on, Remedy("replace it with", overwrite=True))
-    if resume and not local.exists() and (done := _sent(recipe, address, divided)):
+    if resume and not local.exists() and (done := _sent(recipe, address)):
         return done
     manifest = record(recipe, local)
     try:
@@ -108,18 +104,9 @@ def _without_recording_again(remedy: Remedy, local: Path, address: str) -> Remed
     return Remedy(remedy.before, remedy.after, operation="push", **sent)
 
 
-def as_merged(header: RecordingHeader, output: str | Path) -> RecordingHeader:
-    """Return ``header`` with the lineage of a finished dataset at ``output``."""
-    files = open_files(output, cached=False)
-    if not files.exists(MANIFEST):
-        return header
-    return header.model_copy(update={"lineage": read_manifest(files).lineage})
-
-
-def _sent(recipe: RecordRecipe, address: str, divided: bool) -> DatasetManifest | None:
+def _sent(recipe: RecordRecipe, address: str) -> DatasetManifest | None:
     """Return the manifest of the finished recording at ``address``, None if there is none."""
     with ExitStack() as stack:
         setup = RecordingSetup(recipe, stack)
         header = setup.load_expert(SILENT)
-        expected = as_merged(header, address) if divided else header
-        return finished_dataset(address, expected, len(setup.seeds))
+        return finished_dataset(address, header, len(setup.seeds))

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, TypeVar, Unpack
 
 import numpy as np
-import torch
 
 from kd_offline.datasets import DatasetWriter, EpisodeBlock
 from kd_offline.datasets.edit.lineage import check_output
-from kd_offline.datasets.edit.merge import merge
-from kd_offline.datasets.format.layout import JOURNAL
-from kd_offline.datasets.format.shards import share
+from kd_offline.datasets.format.layout import BLOCKS
 from kd_offline.datasets.metadata.summary import format_bytes
 from kd_offline.datasets.storage.addresses import is_remote
-from kd_offline.datasets.writing.destination import check_name, prepare_folder, refuse_occupied
+from kd_offline.datasets.writing.destination import check_name, refuse_occupied
 from kd_offline.datasets.writing.writer import finished_dataset
-from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.errors import Remedy, StorageError, UsageError
+from kd_offline.errors import StorageError, UsageError
 from kd_offline.execution import executor_on
-from kd_offline.execution.base import Resources
-from kd_offline.execution.parts import parts_folder, refuse_parts
-from kd_offline.execution.threads import Threads
+from kd_offline.execution.base import Executor, Resources
 from kd_offline.experts.protocol import Expert
 from kd_offline.experts.score import share_won
-from kd_offline.files import remove_tree
+from kd_offline.files import make_folder, remove_tree
 from kd_offline.networks.threads import computing_with
-from kd_offline.recording.addresses import as_merged, record_away
+from kd_offline.recording.addresses import record_away
+from kd_offline.recording.divided import DividedRecording
 from kd_offline.recording.recipe import RecordSettings, record_recipe
 from kd_offline.recording.setup import RecordingSetup
 from kd_offline.recording.several_experts import record_each
@@ -45,7 +38,6 @@ from kd_offline.schemas.dataset import (
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.recipes import RecordRecipe
 from kd_offline.tracking.base import Observer, Operation, observed
-from kd_offline.types import SeedArray
 
 Result = TypeVar("Result")
 _MOST_SHARDS = 64  # where nothing else is asked for; finished ones are what a repetition keeps
@@ -59,7 +51,6 @@ def record(
     resume: bool = False,
     overwrite: bool = False,
     on: str | None = None,
-    shards: int | None = None,
     observers: Sequence[Observer] = (),
     **settings: Unpack[RecordSettings],
 ) -> DatasetManifest:
@@ -81,11 +72,9 @@ def record(
     overwrite
         Replace a dataset that is there.
     on
-        Where to record shards side by side: ``processes:4``, ``ray`` or ``ray://HOST:PORT``, see
-        :func:`kd_offline.execution.executor_on`. The dataset and its id are the same; the shards
-        lie beside it, in ``OUTPUT.shards``, until it is complete.
-    shards
-        Their number, with ``on``. None: as many as there are batches, up to 64.
+        Where to play batches side by side: ``processes:4``, ``ray`` or ``ray://HOST:PORT``, see
+        :func:`kd_offline.execution.executor_on`. The dataset is that of one process, which may also
+        continue what was begun so, and the other way round.
     observers
         They receive the number of finished episodes and their returns; messages tell what an import
         did not find, how values were calibrated, and the largest possible size.
@@ -117,25 +106,16 @@ def record(
     if resume and overwrite:
         msg = "resume and overwrite exclude each other: give one of them"
         raise UsageError(msg)
-    if on is None and shards is not None:
-        msg = "a number of shards is for several workers: say where they record"
-        raise UsageError(msg, Remedy("give", on="processes:4"))
-    if on is not None and complete_recipe.shard is not None:
-        msg = "one shard is not divided again: give a shard, or a place for all of them"
-        raise UsageError(msg)
     if is_remote(str(output)):
-        away = partial(
-            record, resume=resume, overwrite=overwrite, on=on, shards=shards, observers=observers
-        )
+        away = partial(record, resume=resume, overwrite=overwrite, on=on, observers=observers)
         return record_away(
             *(complete_recipe, str(output), away),
-            divided=on is not None,
             resume=resume,
             overwrite=overwrite,
             observers=observers,
         )
     if len(complete_recipe.expert) > 1:
-        part = partial(record, resume=True, on=on, shards=shards, observers=observers)
+        part = partial(record, resume=True, on=on, observers=observers)
         given: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "observers": observers}
         return record_each(complete_recipe, Path(output), part, **given)
     operation = Operation("record", complete_recipe.model_dump(mode="json"), Path(output))
@@ -143,123 +123,66 @@ def record(
         setup = RecordingSetup(complete_recipe, stack)
         header = setup.load_expert(observer)
         if resume:
-            expected = header if on is None else as_merged(header, output)
-            finished_manifest = finished_dataset(output, expected, len(setup.seeds))
+            finished_manifest = finished_dataset(output, header, len(setup.seeds))
             if finished_manifest is not None:
                 return finished_manifest
-        if on is None:
-            if resume and not (Path(output).expanduser() / JOURNAL).is_file():
-                refuse_parts(Path(output), "shards", "recording")
-            observer.result = _write(setup, header, output, observer, resume, overwrite)
-        else:
-            count = shards or min(_MOST_SHARDS, math.ceil(len(setup.seeds) / setup.batch))
-            observer.result = _write_divided(
-                setup, Path(output), on, count, observer, resume, overwrite
-            )
+        root = check_output(output, ())
+        refuse_occupied(root, resume=resume, overwrite=overwrite)
+        observer.result = _write(setup, header, root, on, observer, resume, overwrite)
         return observer.result
 
 
 def _write(
     setup: RecordingSetup,
     header: RecordingHeader,
-    output: str | Path,
+    root: Path,
+    on: str | None,
     observer: Observer,
     resume: bool,
     overwrite: bool,
 ) -> DatasetManifest:
-    """Play all episodes that are not stored yet and commit the dataset."""
+    """Play all episodes that are not stored yet, here or in workers, and commit the dataset."""
     recipe, batch, seeds = setup.recipe, setup.batch, setup.seeds
     episodes = len(seeds)
     plan = check_space(
-        *(output, setup.actor, setup.spec, episodes, recipe.embedding_dtype), resume=resume
+        *(root, setup.actor, setup.spec, episodes, recipe.embedding_dtype), resume=resume
     )
-    began = time.perf_counter()
-    with DatasetWriter.create(output, header, resume=resume, overwrite=overwrite) as writer:
+    began, played = time.perf_counter(), root / BLOCKS
+    with ExitStack() as stack:
+        divided = None
+        if on is not None:
+            workers = stack.enter_context(_workers(on, recipe, root))
+            divided = DividedRecording(setup, header, workers, played)
+        writer = stack.enter_context(
+            DatasetWriter.create(root, header, resume=resume, overwrite=overwrite)
+        )
+        remove_tree(played)  # of a command that was killed
         observer.message(plan)
         observer.progress(writer.episodes_done, episodes, "episodes")
         # An interrupted batch is played again from its start, because batches are played whole.
         first = writer.episodes_done - writer.episodes_done % batch
-        parts = [seeds[start : start + batch] for start in range(first, episodes, batch)]
-        for block in play_in_parallel(setup.player(), setup.thread_environments, parts):
+        for block in (divided or setup).blocks(first):
             writer.append(_without_first(block, writer.episodes_done - first))
             first += len(block.lengths)
             observer.metrics(writer.episodes_done, _figures(block, setup.spec))
             observer.progress(writer.episodes_done, episodes, "episodes")
-        arrays = {mask.name: mask.for_episodes(seeds) for mask in setup.masks}
-        splits = setup.splits(header.heldout)
-        return writer.commit(arrays, seconds=time.perf_counter() - began, splits=splits)
+        remove_tree(played)
+        return writer.commit(
+            {mask.name: mask.for_episodes(seeds) for mask in setup.masks},
+            seconds=time.perf_counter() - began,
+            splits=setup.splits(header.heldout),
+            recording=None if divided is None else divided.recording,
+        )
 
 
-def _write_divided(
-    setup: RecordingSetup,
-    output: Path,
-    on: str,
-    count: int,
-    observer: Observer,
-    resume: bool,
-    overwrite: bool,
-) -> DatasetManifest:
-    """Record ``count`` shards where ``on`` says, merge them, and delete them."""
-    recipe = setup.recipe
-    places = [
-        share(f"{k}/{count}", recipe.episodes, setup.batch).place for k in range(1, count + 1)
-    ]
-    refuse_occupied(check_output(output, ()), resume=resume, overwrite=overwrite)
-    folder = parts_folder(output, "shards", "recording", resume=resume, overwrite=overwrite)
+def _workers(on: str, recipe: RecordRecipe, root: Path) -> Executor:
+    """Return the executor of a place, whose machines see the output and what is read."""
     inputs = [*recipe.expert, recipe.partner, recipe.expert_recipe, *(recipe.masks or ())]
     files = [Path(name) for name in inputs if name is not None and Path(name).exists()]
-    done = 0
-    with executor_on(
-        on, needs=Resources.of(recipe.threads), folders=(folder,), files=files, logs=folder
-    ) as workers:
-        if overwrite:  # now, as in one process: then resuming does not find another recording
-            prepare_folder(output.expanduser(), resume=False, overwrite=True)
-        observer.progress(done, recipe.episodes, "episodes")
-        for episodes in workers.map(partial(_record_shard, recipe, str(folder)), places):
-            done += episodes
-            observer.progress(done, recipe.episodes, "episodes")
-    paths = [folder / _shard_name(place) for place in places]
-    manifest = merge(paths, output, resume=resume, overwrite=overwrite)
-    remove_tree(folder)
-    return manifest
-
-
-def _record_shard(recipe: RecordRecipe, folder: str, place: str) -> int:
-    """Record a shard in a worker, or what is missing of it; return its number of episodes."""
-    path = Path(folder) / _shard_name(place)
-    manifest = record(recipe.model_copy(update={"shard": place}), path, resume=True)
-    return manifest.statistics.episodes
-
-
-def _shard_name(place: str) -> str:
-    return f"{place.partition('/')[0]}.zarr"
-
-
-def play_in_parallel(
-    play: Callable[[BatchedEnvironment, SeedArray], Result],
-    thread_environments: Sequence[BatchedEnvironment],
-    seed_batches: Sequence[SeedArray],
-) -> Iterator[Result]:
-    """Yield the result of ``play`` for each batch of seeds, in order, in parallel threads.
-
-    Each thread plays in its own environment with one PyTorch thread: matrix products of a batch
-    gain little from more threads, and the bits do not depend on the number of threads. An error in
-    one batch is raised here after the running batches have finished.
-    """
-    idle_environments: SimpleQueue[BatchedEnvironment] = SimpleQueue()
-    for environment in thread_environments:
-        idle_environments.put(environment)
-
-    def task(seeds: SeedArray) -> Result:
-        environment = idle_environments.get()
-        try:
-            return play(environment, seeds)
-        finally:
-            idle_environments.put(environment)
-
-    # OpenMP has a number of threads for each thread that calls it.
-    with Threads(len(thread_environments), partial(torch.set_num_threads, 1)) as threads:
-        yield from threads.map(task, seed_batches)
+    folder = root if root.exists() else root.absolute().parent
+    make_folder(folder)
+    needs = Resources.of(recipe.threads)
+    return executor_on(on, needs=needs, folders=(folder,), files=files, logs=root / BLOCKS)
 
 
 def _figures(block: EpisodeBlock, spec: EnvironmentSpec) -> dict[str, float]:

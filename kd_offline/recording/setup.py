@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from kd_offline.datasets.format.splits import Splits, drawn_split
 from kd_offline.datasets.writing.dry_run import dry_run
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.environments.stepping import full_spec
+from kd_offline.execution.threads import Threads
 from kd_offline.experts.load import load
 from kd_offline.experts.protocol import Expert
 from kd_offline.recording import noise
@@ -128,7 +131,31 @@ class RecordingSetup:
         codes = drawn_split(shard.whole, heldout, recipe.seed, columns)
         return Splits(codes[shard.first : shard.stop], SPLITS)
 
-    def player(self) -> Callable[[BatchedEnvironment, SeedArray], EpisodeBlock]:
+    def blocks(self, first: int, stop: int | None = None) -> Iterator[EpisodeBlock]:
+        """Play the episodes from ``first`` on in batches, in parallel threads, in order.
+
+        Each thread plays in its own environment with one PyTorch thread: matrix products of a batch
+        gain little from more threads, and the bits do not depend on the number of threads. An error
+        in one batch is raised after the running batches have finished.
+        """
+        play, seeds = self._player(), self.seeds[:stop]
+        idle_environments: SimpleQueue[BatchedEnvironment] = SimpleQueue()
+        for environment in self.thread_environments:
+            idle_environments.put(environment)
+
+        def task(start: int) -> EpisodeBlock:
+            environment = idle_environments.get()
+            try:
+                return play(environment, seeds[start : start + self.batch])
+            finally:
+                idle_environments.put(environment)
+
+        # OpenMP has a number of threads for each thread that calls it.
+        one = partial(torch.set_num_threads, 1)
+        with Threads(len(self.thread_environments), one) as threads:
+            yield from threads.map(task, range(first, len(seeds), self.batch))
+
+    def _player(self) -> Callable[[BatchedEnvironment, SeedArray], EpisodeBlock]:
         """Return a function that plays the episodes of some seeds in one of the environments."""
         casts = _casts(self.recipe.embedding_dtype)
         without = ("state",) if self.spec.state_is_obs else ()

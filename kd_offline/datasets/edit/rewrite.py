@@ -165,14 +165,7 @@ def _blocks(plan: RewritePlan, skip: int) -> Iterator[EpisodeBlock]:
         for chunk in episode_slices(lengths, row_bytes(part.parent, stored), BLOCK_BYTES):
             arrays = part.parent.load(stored, chosen[chunk])
             arrays |= {f"episodes/{name}": values[chunk] for name, values in columns.items()}
-            yield _as_block(arrays)
-
-
-def _as_block(arrays: Mapping[str, Array]) -> EpisodeBlock:
-    def group(prefix: str) -> dict[str, Array]:
-        return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-
-    return EpisodeBlock(group("steps/"), group("final/"), group("episodes/"))
+            yield EpisodeBlock.of(arrays)
 
 
 def _mask(plan: RewritePlan, name: str) -> Array:

@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 JOURNAL = "recording.json"
 LOCK = "recording.lock"
 SCRATCH = "recording.tmp"
+BLOCKS = "recording.blocks"  # folder for episodes that workers have played
 UPLOAD = "upload.json"  # at a destination of a copy, until its manifest is there
 ZARR_JSON = "zarr.json"
 FILES_WITHOUT_CONTENT = frozenset({MANIFEST, JOURNAL, LOCK, SCRATCH, UPLOAD})

@@ -27,6 +27,15 @@ class EpisodeBlock:
     final: Mapping[str, Array] = field(default_factory=dict)
     episodes: Mapping[str, Array] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> EpisodeBlock:
+        """Return the block of arrays by their full names."""
+
+        def group(prefix: str) -> dict[str, Array]:
+            return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+
+        return cls(group("steps/"), group("final/"), group("episodes/"))
+
     @property
     def lengths(self) -> Array:
         """Steps of each episode, int64 [E]."""

@@ -25,6 +25,7 @@ from kd_offline.schemas.dataset import (
     Journal,
     MaskRecord,
     RecordingHeader,
+    RecordingRecord,
     RowSpec,
     ShardRecord,
     SplitRecord,
@@ -124,8 +125,11 @@ class DatasetFiles:
         seconds: float | None,
         given_splits: Splits | None = None,
         version: tuple[int, int] | None = None,
+        recording: RecordingRecord | None = None,
     ) -> DatasetManifest:
         """Write the rest, then the manifest, which makes the folder a dataset."""
+        if recording is not None:
+            self.header = self.header.model_copy(update={"recording": recording})
         splits = self._add_derived(masks, given_splits)
         specs = {name: writer.finish() for name, writer in self.writers.items()}
         files = [file for writer in self.writers.values() for file in writer.files.values()]

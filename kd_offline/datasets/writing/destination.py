@@ -98,5 +98,5 @@ def _delete_dataset(root: Path) -> None:
             (root / layout.MANIFEST).replace(root / layout.JOURNAL)
         for group in layout.GROUPS:
             remove_tree(root / group)
-        for name in (layout.ZARR_JSON, layout.SCRATCH, layout.JOURNAL):
+        for name in (layout.ZARR_JSON, layout.SCRATCH, layout.BLOCKS, layout.JOURNAL):
             remove_tree(root / name)

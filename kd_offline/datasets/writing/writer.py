@@ -24,7 +24,13 @@ from kd_offline.datasets.writing.dataset_files import DatasetFiles
 from kd_offline.datasets.writing.destination import claim_folder
 from kd_offline.datasets.writing.dry_run import dry_run
 from kd_offline.errors import CorruptDatasetError, MismatchError, Remedy, UsageError
-from kd_offline.schemas.dataset import DatasetManifest, Journal, RecordingHeader, ShardRecord
+from kd_offline.schemas.dataset import (
+    DatasetManifest,
+    Journal,
+    RecordingHeader,
+    RecordingRecord,
+    ShardRecord,
+)
 from kd_offline.sealed_json import unseal
 from kd_offline.types import Array
 
@@ -157,6 +163,7 @@ class DatasetWriter:
         seconds: float | None = None,
         splits: Splits | None = None,
         version: tuple[int, int] | None = None,
+        recording: RecordingRecord | None = None,
     ) -> DatasetManifest:
         """Finish the dataset: statistics, splits, digests, file table, and the manifest last.
 
@@ -170,6 +177,8 @@ class DatasetWriter:
             Which part every episode belongs to; None: drawn, by the header's ``heldout``.
         version
             Of the format, for a dataset that comes back as it was; None: the newest.
+        recording
+            How it was recorded, where other machines did that; None: as the header states.
 
         Raises
         ------
@@ -184,7 +193,7 @@ class DatasetWriter:
         self._stop()
         try:
             self._raise_failure()
-            manifest = self._files.finish(mask_arrays, seconds, splits, version)
+            manifest = self._files.finish(mask_arrays, seconds, splits, version, recording)
             self._files.folder.remove(layout.LOCK)
         except BaseException as error:
             self._failure = error  # the files are in an unknown state, so no journal may list them

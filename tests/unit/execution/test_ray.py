@@ -128,12 +128,12 @@ def test_a_node_that_is_killed_loses_only_its_unfinished_tasks(cluster, place, t
     assert sum(counts.values()) <= 10 + 2  # what ran on its two cores
 
 
-def test_shards_recorded_on_a_cluster_are_the_undivided_recording(unconnected, tmp_path):
+def test_batches_played_on_a_cluster_are_the_recording_of_one_process(unconnected, tmp_path):
     settings: dict[str, Any] = {"episodes": 12, "batch": 4, "threads": 1, "partner": None}
     whole = record(SPREAD, tmp_path / "whole.zarr", **settings)
     progress = []
     observer = FunctionObserver(progress=lambda done, total, unit: progress.append((done, total)))
-    settings |= {"on": unconnected, "shards": 3, "observers": [observer]}
+    settings |= {"on": unconnected, "observers": [observer]}
     made = record(SPREAD, tmp_path / "m.zarr", **settings)
     assert not ray.is_initialized()  # the connection that it made is closed
     assert made.id == whole.id

@@ -243,38 +243,6 @@ def test_the_card_of_a_shard_names_its_place(spread):
     assert json.dumps(buffer.manifest.lineage[0].model_dump(mode="json"))
 
 
-def test_shards_recorded_side_by_side_are_the_undivided_recording(spread, tmp_path):
-    whole, _ = spread
-    path, beside = tmp_path / "m.zarr", tmp_path / "m.zarr.shards"
-    shards_of(SPREAD, beside, 3, [2], **SMALL)
-    (beside / "shard-2.zarr").rename(beside / "2.zarr")
-    with pytest.raises(StorageError, match=r"shards of an unfinished recording at .*resume=True"):
-        record(SPREAD, path, on="processes:2", shards=3, **SMALL)
-    made = record(SPREAD, path, on="processes:2", shards=3, resume=True, **SMALL)
-    assert made.id == whole.id
-    assert [found.name for found in tmp_path.iterdir()] == ["m.zarr"]
-    again = record(SPREAD, path, on="serial", shards=3, resume=True, **SMALL)
-    assert again.manifest_digest == made.manifest_digest
-    with pytest.raises(StorageError, match="there is a finished dataset"):
-        record(SPREAD, path, on="serial", shards=3, **SMALL)
-
-
-def test_a_division_that_makes_no_sense_is_refused_before_anything_begins(tmp_path):
-    path = tmp_path / "m.zarr"
-    with pytest.raises(UsageError, match="for several workers: say where they record"):
-        record(SPREAD, path, shards=3, **SMALL)
-    with pytest.raises(UsageError, match="one shard is not divided again"):
-        record(SPREAD, path, shard="1/3", on="serial", **SMALL)
-    with pytest.raises(UsageError, match="into 8 shards"):
-        record(SPREAD, path, shards=8, on="serial", **SMALL)
-    for _ in range(2):
-        with pytest.raises(UsageError, match="'processes:many' is no place"):
-            record(SPREAD, path, on="processes:many", **SMALL)
-    with pytest.raises(UsageError, match="exclude each other"):
-        record(SPREAD, path, on="serial", resume=True, overwrite=True, **SMALL)
-    assert not any(file.is_file() for file in tmp_path.rglob("*"))
-
-
 @pytest.mark.parametrize("how", [{"on": "serial"}, {"expert": ("bundled", "bundled:large")}])
 def test_a_place_that_takes_no_dataset_is_refused_before_anything_is_recorded(tmp_path, how):
     (tmp_path / "thesis").mkdir()
@@ -290,34 +258,18 @@ def test_a_place_that_takes_no_dataset_is_refused_before_anything_is_recorded(tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "thesis"]
 
 
-@pytest.mark.parametrize(
-    ("how", "module"),
-    [({"on": "serial"}, "record"), ({"expert": ("bundled", "bundled:large")}, "several_experts")],
-)
-def test_a_recording_that_replaces_another_one_is_continued(tmp_path, how, module, monkeypatch):
+def test_a_recording_of_several_experts_that_replaces_another_one_is_continued(
+    tmp_path, monkeypatch
+):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
     path, other = tmp_path / "d.zarr", SMALL | {"seed": 7}
+    experts = {"expert": ("bundled", "bundled:large")}
     record(SPREAD, path, **SMALL)
     with monkeypatch.context() as patched:
-        patched.setattr(f"kd_offline.recording.{module}.merge", stopped)
+        patched.setattr("kd_offline.recording.several_experts.merge", stopped)
         with pytest.raises(KeyboardInterrupt):
-            record(SPREAD, path, overwrite=True, **other, **how)
-    made = record(SPREAD, path, resume=True, **other, **how)
-    assert made.recording.seed == 7 or len(made.experts) > 1
+            record(SPREAD, path, overwrite=True, **other, **experts)
+    assert record(SPREAD, path, resume=True, **other, **experts).recording.seed == 7
     assert [found.name for found in tmp_path.iterdir()] == ["d.zarr"]
-
-
-def test_shards_are_not_recorded_again_by_one_process(tmp_path, monkeypatch):
-    def stopped(*_, **__):
-        raise KeyboardInterrupt
-
-    path = tmp_path / "d.zarr"
-    with monkeypatch.context() as patched:
-        patched.setattr("kd_offline.recording.record.merge", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            record(SPREAD, path, on="serial", shards=2, **SMALL)
-    with pytest.raises(StorageError, match=r"shards of an unfinished recording .* on='processes"):
-        record(SPREAD, path, resume=True, **SMALL)
-    assert record(SPREAD, path, on="serial", shards=2, resume=True, **SMALL).statistics.episodes
