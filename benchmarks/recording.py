@@ -23,7 +23,8 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.experts.load import load
 from kd_offline.recording import noise
 from kd_offline.recording.partner import load_partner, with_partner
-from kd_offline.recording.record import play_in_parallel, record
+from kd_offline.recording.record import record
+from kd_offline.recording.setup import play_in_parallel
 from kd_offline.rollout.collect import collect
 from kd_offline.schemas.recipes import DEFAULT_NOISE, RecordRecipe
 from kd_offline.seeding import episode_seeds

@@ -1,14 +1,18 @@
 """Work that is divided: recordings and sweeps on workers, tasks on Ray, merging many shards.
 
-``workers``: episodes a second of ``record --on`` and trials a second of ``sweep --on``, in
-processes and on a Ray cluster of this machine, with the share of N times what one worker does; all
-start, load and put together within the time. ``ray``: seconds a task that does nothing takes on a
-Ray cluster of this machine. ``shards``: seconds and memory of the merge of many small shards, and
-of verifying what comes out. Figures are of one machine in one state: the load of the last minute is
-printed beside them.
+``workers``: one piece of work by the plain command (0 workers), and with 1, 2, ... workers in
+processes or on a Ray cluster of this machine. Every measurement is a new process, which loads what
+it needs before the clock starts; workers start within the time. A command with N workers gets N
+processors (``--cores free``: all), so that one worker, whose command writes meanwhile, is not given
+two. Each row has the episodes or trials a second, the processors used, the seconds until the first
+episode or trial was there, and the rate from then on. Last come, over the rounds, medians and
+ranges of the shares of linear: N workers against N times one worker, and against N times the plain
+command. ``ray``: seconds a task that does nothing takes on a Ray cluster of this machine.
+``shards``: seconds and memory of the merge of many small shards, and of verifying what comes out.
+Figures are of one machine in one state: the load of the last minute is printed beside them.
 
-    python -m benchmarks.scaling --workers 1,2 --episodes 4000 --trials 8
-    python -m benchmarks.scaling --workers 1,2 --places processes --trials 0
+    python -m benchmarks.scaling --workers 0,1,2 --places processes --rounds 3
+    python -m benchmarks.scaling --workers 1,2 --places ray --trials 0
     python -m benchmarks.scaling --workers "" --shards 64,256 --ray 200
 """
 
@@ -18,11 +22,16 @@ import argparse
 import json
 import os
 import resource
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import chain
+from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +42,11 @@ from kd_offline.execution import executor_on
 from kd_offline.recording.record import record
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
+from kd_offline.tracking.base import FunctionObserver, Observer
 
 ENVIRONMENT = "mpe/simple_spread_v3"
 SPEC = environment_spec((18, 18, 18))
+BATCH = 500
 EPISODES_OF_A_SHARD, LENGTH = 4, 25
 
 Row = dict[str, float | int | str]
@@ -59,66 +70,128 @@ def place_of(kind: str, count: int) -> Iterator[str]:
         ray.shutdown()
 
 
-def workers(what: str, kind: str, counts: list[int], work: Callable[[str], float]) -> Iterator[Row]:
-    """Yield the rate of a piece of work by number of workers.
-
-    ``work`` is done at a place, and returns how much was done.
-    """
-    first = 0.0
-    for count in counts:
-        with place_of(kind, count) as place:
-            began = time.perf_counter()
-            rate = work(place) / (time.perf_counter() - began)
-        first = first or rate / count
-        yield {
-            "what": what,
-            "place": kind,
-            "workers": count,
-            "a_second": round(rate, 3),
-            "of_linear": round(rate / (first * count), 3),
-            "load": os.getloadavg()[0],
-        }
-
-
-def recording(folder: Path, episodes: int, shards: int) -> Callable[[str], float]:
-    """Return what records at a place, in ``shards`` shares."""
-
-    def work(place: str) -> float:
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            settings: dict[str, Any] = {"episodes": episodes, "batch": episodes // shards}
-            path = Path(temporary) / "d.zarr"
-            record(ENVIRONMENT, path, on=place, shards=shards, threads=1, **settings)
-        return episodes
-
-    return work
+def measured(what: str, kind: str, count: int, amount: int, folder: Path) -> Row:
+    """Do a piece of work with ``count`` workers, and return how long it took; 0: without."""
+    work = {"episodes": recording, "trials": sweeping}[what]
+    times: list[tuple[float, int]] = []
+    observer = FunctionObserver(progress=lambda n, *_: times.append((time.perf_counter(), n)))
+    with place_of(kind, count) if count else nullcontext() as place:
+        before, began = _processor_seconds(), time.perf_counter()
+        work(folder, amount, place, observer)
+        seconds = time.perf_counter() - began
+    _forkserver._stop()  # type: ignore[attr-defined] # so that its children are counted
+    # One is played ahead, but for the last: what is there before it came as evenly as the first.
+    (first, done), *_, (last, most), _ = [(t, n) for t, n in times if n]
+    return {
+        "what": what,
+        "place": kind if count else "here",
+        "workers": count,
+        "a_second": round(amount / seconds, 3),
+        "processors": round((_processor_seconds() - before) / seconds, 2),
+        "first_s": round(first - began, 2),
+        "a_second_then": round((most - done) / (last - first), 3),
+        "load": os.getloadavg()[0],
+    }
 
 
-def sweeping(folder: Path, trials: int) -> Callable[[str], float]:
-    """Return what runs trials of a sweep at a place; all are students of one size."""
-    require("sweep", "optuna")
+def _processor_seconds() -> float:
+    """Return the processor time of this process, and of workers that have ended."""
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(used.ru_utime + used.ru_stime for used in both)
+
+
+def recording(folder: Path, episodes: int, place: str | None, observer: Observer) -> None:
+    """Record at a place; None: by the plain command."""
+    settings: dict[str, Any] = {"episodes": episodes, "batch": BATCH, "threads": 1}
+    path = folder / "recorded.zarr"
+    record(ENVIRONMENT, path, on=place, observers=[observer], **settings)
+
+
+def sweeping(folder: Path, trials: int, place: str | None, observer: Observer) -> None:
+    """Run the trials of a sweep at a place; all are students of nearly one size."""
     from kd_offline.distillation.recipe import distill_recipe
     from kd_offline.sweeps.sweep import sweep
 
-    dataset = folder / "dataset.zarr"
-    record(ENVIRONMENT, dataset, episodes=400, threads=1)
     recipe = distill_recipe(method="kl", settings={"optimisation.epochs": 20, "threads": 1})
+    # Every width is another choice, so that no trial repeats the point of another.
+    sweep(
+        *(folder.parent / "dataset.zarr", folder / "sweep"),
+        trials=trials,
+        on=place,
+        recipe=recipe,
+        architectures=("gru",),
+        widths=range(32, 32 + trials),
+        precisions=("fp32",),
+        judge="agreement",
+        observers=[observer],
+    )
 
-    def work(place: str) -> float:
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            # Every width is another choice, so that no trial repeats the point of another.
-            sweep(
-                *(dataset, Path(temporary) / "sweep"),
-                trials=trials,
-                on=place,
-                recipe=recipe,
-                architectures=("gru",),
-                widths=range(32, 32 + trials),
-                precisions=("fp32",),
-                judge="agreement",
-            )
-        return trials
 
-    return work
+def in_new_process(row: Row, cores: int, folder: Path) -> Row:
+    """Return :func:`measured` of a new process that runs on so many processors; 0: on all."""
+    every = sorted(os.sched_getaffinity(0))
+    chosen = every[:cores] or every
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        command = [sys.executable, "-m", "benchmarks.scaling", "--one", json.dumps(row), own]
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, chosen),
+        )
+    measured: Row = json.loads(done.stdout.splitlines()[-1])
+    return measured | {"cores": len(chosen)}
+
+
+def shares_of_linear(rows: list[Row]) -> Iterator[Row]:
+    """Yield, for each number of workers, its rates by N times those of one worker and of none."""
+    rounds: dict[tuple[Any, ...], dict[int, Row]] = {}
+    for row in rows:
+        place = row["place_wanted"], row["what"], row["cores_wanted"], row["round"]
+        rounds.setdefault(place, {})[int(row["workers"])] = row
+    for kind, what, cores in dict.fromkeys(key[:3] for key in rounds):
+        chosen = [r for key, r in rounds.items() if key[:3] == (kind, what, cores)]
+        for count in sorted(set[int]().union(*chosen) - {0, 1}):
+            for base, name in ((1, "one worker"), (0, "the plain command")):
+                for rate in ("a_second", "a_second_then"):
+                    shares = sorted(
+                        float(r[count][rate]) / float(r[base][rate]) / count
+                        for r in chosen
+                        if base in r and count in r
+                    )
+                    if shares:
+                        yield {
+                            "what": what,
+                            "place": kind,
+                            "cores": cores,
+                            "workers": count,
+                            "rate": rate,
+                            "of_linear_by": name,
+                            "median": round(statistics.median(shares), 3),
+                            "least": round(shares[0], 3),
+                            "most": round(shares[-1], 3),
+                        }
+
+
+def scaling(options: argparse.Namespace, counts: list[int], folder: Path) -> Iterator[Row]:
+    """Yield the measurements of all rounds, and then the shares of linear."""
+    if options.trials:
+        require("sweep", "optuna")
+        record(ENVIRONMENT, folder / "dataset.zarr", episodes=400, threads=1)
+    rows: list[Row] = []
+    for turn in range(options.rounds):
+        for what, amount in (("episodes", options.episodes), ("trials", options.trials)):
+            for kind in options.places.split(","):
+                for count in counts if amount else ():
+                    wanted: Row = {"what": what, "kind": kind, "count": count, "amount": amount}
+                    cores = 0 if options.cores == "free" else max(1, count)
+                    row = in_new_process(wanted, cores, folder)
+                    rows.append(
+                        row | {"round": turn, "place_wanted": kind, "cores_wanted": options.cores}
+                    )
+                    yield row
+    yield from shares_of_linear(rows)
 
 
 def ray_tasks(count: int) -> Row:
@@ -171,29 +244,26 @@ def merging(counts: list[int], folder: Path) -> Iterator[Row]:
 def main() -> None:
     """Print one line of JSON for each measurement."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--workers", default="1,2", help="numbers of workers, with commas")
-    parser.add_argument("--places", default="processes,ray", help="of workers, with commas")
-    parser.add_argument("--episodes", type=int, default=4000, help="to record; 0: none")
+    parser.add_argument("--workers", default="0,1,2", help="numbers of workers, with commas")
+    parser.add_argument("--places", default="processes", help="of workers, with commas")
+    parser.add_argument("--cores", choices=("each", "free"), default="each", help="for the command")
+    parser.add_argument("--rounds", type=int, default=3, help="of all measurements of workers")
+    parser.add_argument("--episodes", type=int, default=16000, help="to record; 0: none")
     parser.add_argument("--trials", type=int, default=8, help="of a sweep; 0: none")
     parser.add_argument("--shards", default="", help="numbers of shards to merge, with commas")
     parser.add_argument("--ray", type=int, default=0, help="tasks to send to Ray")
+    parser.add_argument("--one", nargs=2, metavar=("ROW", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measured(**json.loads(options.one[0]), folder=Path(options.one[1]))))
+        return
     counts, shards = (
         [int(part) for part in text.split(",") if part]
         for text in (options.workers, options.shards)
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        works: dict[str, Callable[[str], float]] = {}
-        if counts and options.episodes:
-            works["episodes"] = recording(folder, options.episodes, 4 * max(counts))
-        if counts and options.trials:
-            works["trials"] = sweeping(folder, options.trials)
-        for what, work in works.items():
-            for kind in options.places.split(","):
-                for row in workers(what, kind, counts, work):
-                    print(json.dumps(row), flush=True)
-        for row in merging(shards, folder):
+        for row in chain(scaling(options, counts, folder), merging(shards, folder)):
             print(json.dumps(row), flush=True)
     if options.ray:
         print(json.dumps(ray_tasks(options.ray)), flush=True)

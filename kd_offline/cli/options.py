@@ -124,9 +124,21 @@ Accelerator = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted command.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+
+
+def begin_workers(value: str | None) -> str | None:
+    """Let processes load what they need while this one does."""
+    if value is not None and value.startswith("processes"):
+        from kd_offline.execution.processes import prepare
+
+        prepare()
+    return value
+
+
 On = Annotated[
     str | None,
     typer.Option(
+        callback=begin_workers,
         autocompletion=completion.executors,
         help="Run parts in parallel: processes:4, ray or ray://HOST:PORT.",
         metavar="PLACE",

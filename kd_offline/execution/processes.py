@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,18 @@ from kd_offline.errors import WorkerError
 from kd_offline.execution.base import RETRIES, Executor, Item, Result, logged, portable
 
 _GRACE_S = 5.0  # for a process to end before it is killed
+# By a fork of a process that has loaded, and runs nothing else: this one has threads.
+_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+_LOADED = ["torch", "kd_offline.datasets"]  # what most tasks need, and takes seconds to load
+
+
+def prepare() -> None:
+    """Begin to load, in a process of its own, what workers need; return at once."""
+    if _START == "forkserver":
+        from multiprocessing.forkserver import ensure_running
+
+        multiprocessing.get_context(_START).set_forkserver_preload(_LOADED)
+        ensure_running()
 
 
 class Processes(Executor):
@@ -56,9 +69,10 @@ class Processes(Executor):
         self._running = {}
 
     def _start_process(self, task: Callable[[Item], Result]) -> Connection:
-        context = multiprocessing.get_context("spawn")
-        parent_end, child_end = context.Pipe()
-        process = context.Process(target=_run_tasks, args=(child_end, task))
+        prepare()
+        context: Any = multiprocessing.get_context(_START)
+        parent_end, child_end = multiprocessing.Pipe()
+        process = context.Process(target=_run_tasks, args=(child_end, task, dict(os.environ)))
         process.start()
         child_end.close()
         self._running[parent_end] = process
@@ -136,8 +150,12 @@ def _worker_error(code: int | None) -> WorkerError:
     return WorkerError(msg)
 
 
-def _run_tasks(connection: Connection, task: Callable[[Any], Any]) -> None:
+def _run_tasks(
+    connection: Connection, task: Callable[[Any], Any], environment: dict[str, str]
+) -> None:
     """Run tasks from the connection until it is closed."""
+    os.environ.clear()  # the process that was forked may have begun with another environment
+    os.environ.update(environment)
     try:
         while True:
             item = connection.recv()

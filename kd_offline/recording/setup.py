@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from queue import SimpleQueue
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +45,8 @@ from kd_offline.students.masks import names_for, resolve
 from kd_offline.tracking.base import Observer
 from kd_offline.types import Array, Float32Array, SeedArray, needs_full
 from kd_offline.user_code import close_all
+
+Result = TypeVar("Result")
 
 BATCH_STEPS = 25_000  # joint steps of a batch: enough to use the processor, and they fit in memory
 BATCH_FULL = 1 << 26  # numbers in the full observations of a batch, which may be wide
@@ -132,28 +135,10 @@ class RecordingSetup:
         return Splits(codes[shard.first : shard.stop], SPLITS)
 
     def blocks(self, first: int, stop: int | None = None) -> Iterator[EpisodeBlock]:
-        """Play the episodes from ``first`` on in batches, in parallel threads, in order.
-
-        Each thread plays in its own environment with one PyTorch thread: matrix products of a batch
-        gain little from more threads, and the bits do not depend on the number of threads. An error
-        in one batch is raised after the running batches have finished.
-        """
-        play, seeds = self._player(), self.seeds[:stop]
-        idle_environments: SimpleQueue[BatchedEnvironment] = SimpleQueue()
-        for environment in self.thread_environments:
-            idle_environments.put(environment)
-
-        def task(start: int) -> EpisodeBlock:
-            environment = idle_environments.get()
-            try:
-                return play(environment, seeds[start : start + self.batch])
-            finally:
-                idle_environments.put(environment)
-
-        # OpenMP has a number of threads for each thread that calls it.
-        one = partial(torch.set_num_threads, 1)
-        with Threads(len(self.thread_environments), one) as threads:
-            yield from threads.map(task, range(first, len(seeds), self.batch))
+        """Play the episodes from ``first`` on in batches, in parallel threads, in order."""
+        seeds = self.seeds[:stop]
+        parts = [seeds[k : k + self.batch] for k in range(first, len(seeds), self.batch)]
+        return play_in_parallel(self._player(), self.thread_environments, parts)
 
     def _player(self) -> Callable[[BatchedEnvironment, SeedArray], EpisodeBlock]:
         """Return a function that plays the episodes of some seeds in one of the environments."""
@@ -170,6 +155,33 @@ class RecordingSetup:
             return make_block(trajectories, seeds, levels)
 
         return play
+
+
+def play_in_parallel(
+    play: Callable[[BatchedEnvironment, SeedArray], Result],
+    thread_environments: Sequence[BatchedEnvironment],
+    seed_batches: Sequence[SeedArray],
+) -> Iterator[Result]:
+    """Yield the result of ``play`` for each batch of seeds, in order, in parallel threads.
+
+    Each thread plays in its own environment with one PyTorch thread: matrix products of a batch
+    gain little from more threads, and the bits do not depend on the number of threads. An error in
+    one batch is raised here after the running batches have finished.
+    """
+    idle_environments: SimpleQueue[BatchedEnvironment] = SimpleQueue()
+    for environment in thread_environments:
+        idle_environments.put(environment)
+
+    def task(seeds: SeedArray) -> Result:
+        environment = idle_environments.get()
+        try:
+            return play(environment, seeds)
+        finally:
+            idle_environments.put(environment)
+
+    # OpenMP has a number of threads for each thread that calls it.
+    with Threads(len(thread_environments), partial(torch.set_num_threads, 1)) as threads:
+        yield from threads.map(task, seed_batches)
 
 
 def _casts(embedding_dtype: str) -> dict[str, Callable[[Array], Array]]:
