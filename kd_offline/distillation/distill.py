@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.auxiliary_heads import AUXILIARY, read_all_auxiliary, write_auxiliary
-from kd_offline.distillation.metric_rows import metric_names, row_line, series_of
 from kd_offline.distillation.phases import phases_of
 from kd_offline.distillation.recipe import completed
 from kd_offline.distillation.run import Run, complete, prepare, with_layers
@@ -42,7 +41,7 @@ from kd_offline.students.networks import StudentTeam
 from kd_offline.students.policy import digest, save
 from kd_offline.students.policy import save as save_students
 from kd_offline.tracking.base import Observer, Operation, observed
-from kd_offline.tracking.jsonl import JsonLines
+from kd_offline.tracking.jsonl import JsonLines, Line, json_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +50,8 @@ _LOG = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 15.0
 _AGAIN = "distil again and overwrite the run"
+
+_PLACE = ("seed", "epoch", "split")
 
 
 class SavedBest(Strict):
@@ -488,3 +489,27 @@ def _keep_auxiliary(runs: list[CompleteRun], folder: RunFolder, manifest: RunMan
             tensors |= read_all_auxiliary(run.path, "distil again")
     digests = {result.seed: result.digest for result in manifest.results}
     write_auxiliary(folder.path, tensors, digests)
+
+
+def metric_names(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a row by name: ``train/kl``, or ``validation/kl`` of any other part."""
+    head = "train" if row["split"] == "train" else "validation"
+    numbers = {name: value for name, value in row.items() if name not in _PLACE}
+    return {f"{head}/{name}": math.nan if x is None else x for name, x in numbers.items()}
+
+
+def series_of(seed: int) -> str:
+    """Return the series that a seed's metrics belong to."""
+    return f"seed {seed}"
+
+
+def row_line(part: str) -> Line:
+    """Return a formatter of metrics as lines of ``metrics.jsonl``; ``part`` is held out."""
+
+    def line(step: int, values: Mapping[str, float], series: str) -> str:
+        head = next(iter(values), "validation").partition("/")[0]
+        place = (int(series.removeprefix("seed ")), step, "train" if head == "train" else part)
+        named = {name.partition("/")[2]: value for name, value in values.items()}
+        return json_line(dict(zip(_PLACE, place, strict=True)) | named)
+
+    return line

@@ -19,7 +19,7 @@ ALLOWED = {
     ("datasets/storage/safe_open.py", "*"): "plain files of a dataset: exclusive, no links",
     ("datasets/storage/store.py", "replace"): "chunks: one locked writer, the file aside is new",
     ("datasets/storage/store.py", "unlink"): _NAME,
-    ("datasets/storage/direct_io.py", "truncate"): "of the file that was just made",
+    ("datasets/storage/store.py", "truncate"): "of the file that was just made",
     ("datasets/storage/cache.py", "unlink"): _NAME,
     ("datasets/writing/destination.py", "replace"): "the manifest becomes the journal, in one step",
     ("datasets/sharing/targets.py", "unlink"): _NAME,

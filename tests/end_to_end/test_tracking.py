@@ -7,8 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kd_offline.cli.app import app
-from kd_offline.distillation.distill import distill
-from kd_offline.distillation.metric_rows import metric_names
+from kd_offline.distillation.distill import distill, metric_names
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import ObserverWarning
 from kd_offline.runs.folder import open_run

@@ -7,6 +7,7 @@ count, see :mod:`kd_offline.datasets.storage.safe_open`.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import threading
 from collections.abc import Iterator
@@ -15,11 +16,19 @@ from pathlib import Path
 from typing import IO, ClassVar, Protocol
 
 from kd_offline.datasets.format.layout import LOCK, SCRATCH
-from kd_offline.datasets.storage import direct_io, safe_open
+from kd_offline.datasets.storage import safe_open
 from kd_offline.errors import Remedy, StorageError
 from kd_offline.file_locks import busy, try_lock
 from kd_offline.files import make_folder
 from kd_offline.schemas.dataset import FileRecord
+
+# A new page in the page cache can cost several times the processor time of compressing its content
+# (docs/decisions/003-format.md), and a long recording would displace everything else from memory.
+# So large files are written past it.
+DIRECT_BYTES = 1 << 20  # bytes; waiting for the disk costs more than the page cache below that
+_BLOCK = 4096  # direct writes take whole blocks; the file is then cut to its size
+_DIRECT_PIECE = 8 << 20
+_BUFFERS = threading.local()
 
 
 class Files(Protocol):
@@ -224,7 +233,7 @@ def _read_exactly(file: IO[bytes], size: int) -> bytes:
 
 
 def _write_aside(path: Path, data: bytes, durable: bool) -> None:
-    if not durable and direct_io.try_write(path, data):
+    if not durable and try_write_directly(path, data):
         return
     with safe_open.create_file(path) as file:
         left = memoryview(data)
@@ -241,3 +250,42 @@ def _storage_error(path: Path, verb: str, error: OSError) -> StorageError:
         return StorageError(msg, Remedy("check the path and its permissions"))
     go_on = Remedy("make room and go on from what was recorded before with", resume=True)
     return StorageError(msg, Remedy("make room"), Remedy("choose another path"), go_on)
+
+
+def try_write_directly(path: Path, data: bytes) -> bool:
+    """Write a new file past the page cache; return whether that was possible.
+
+    It is not on other systems, on file systems in memory or on the network, or without room. Then
+    the file has any content: write it in the common way, which also reports errors.
+    """
+    flag = getattr(os, "O_DIRECT", 0)
+    if not flag or len(data) < DIRECT_BYTES:
+        return False
+    try:
+        with safe_open.create_file(path, flag) as file:
+            return _write_blocks(file.fileno(), memoryview(data))
+    except OSError:
+        return False
+
+
+def _write_blocks(file: int, data: memoryview) -> bool:
+    buffer = _aligned_buffer()
+    for start in range(0, len(data), _DIRECT_PIECE):
+        piece = data[start : start + _DIRECT_PIECE]
+        padded_size = -(-len(piece) // _BLOCK) * _BLOCK
+        buffer[: len(piece)] = piece
+        if os.write(file, buffer[:padded_size]) != padded_size:
+            return False
+    os.truncate(file, len(data))
+    return True
+
+
+def _aligned_buffer() -> memoryview:
+    """Return this thread's buffer, which is aligned to a memory page."""
+    if not hasattr(_BUFFERS, "mine"):
+        pages = mmap.mmap(-1, _DIRECT_PIECE)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        _BUFFERS.mine = memoryview(pages)
+    buffer: memoryview = _BUFFERS.mine
+    return buffer

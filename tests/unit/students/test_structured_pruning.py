@@ -9,7 +9,7 @@ from kd_offline.students.cost_bounds import Bounds
 from kd_offline.students.l0_gates import Gates, log_alpha_of
 from kd_offline.students.policy import build
 from kd_offline.students.structured_pruning import choose, settle
-from tests.unit.students.test_budgets import card
+from tests.unit.distillation.test_design_budgets import card
 
 
 def gates_of(bounds, *probabilities):

@@ -13,7 +13,7 @@ from kd_offline.schemas.recipes import UnitGates
 from kd_offline.students.cost_bounds import Bounds, figures
 from kd_offline.students.l0_gates import Gates
 from kd_offline.students.policy import build
-from tests.unit.students.test_budgets import card
+from tests.unit.distillation.test_design_budgets import card
 
 NAMES = {"macs", "flash_kb", "ram_kb", "latency_us", "energy_uj"}
 GRU = ExportedShape(7, (12, 9), 10, 5, motion=True, last_action=True)

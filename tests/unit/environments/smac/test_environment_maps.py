@@ -2,8 +2,7 @@ import itertools
 
 import pytest
 
-from kd_offline.environments.smac.environment import MAPS, blocks, widths
-from kd_offline.environments.smac.settings import SmacSettings
+from kd_offline.environments.smac.environment import MAPS, SmacSettings, blocks, widths
 from tests.standins.armies import ARMIES
 from tests.standins.starcraft import StarCraft2Env
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from kd_offline import environments
+from kd_offline.distillation.design import allocate
 from kd_offline.errors import UsageError
 from kd_offline.schemas.recipes import StudentArchitecture
-from kd_offline.students.budgets import allocate
 
 SPEC = environments.load("mpe/simple_spread_v3").spec
 

@@ -9,13 +9,13 @@ from typing import cast
 import pytest
 from pydantic import ValidationError
 
+from kd_offline.distillation.design import allocate_budget
 from kd_offline.errors import BudgetError, UnknownNameError, UsageError
 from kd_offline.hardware.profiles import toml_text
 from kd_offline.schemas.budget import Budget, Worth
 from kd_offline.schemas.hardware import HardwareProfile
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.schemas.student import StudentCard
-from kd_offline.students.budgets import allocate_budget
 from kd_offline.testing.factories import environment_spec, full_mask
 
 

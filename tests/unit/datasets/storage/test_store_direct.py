@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from kd_offline.datasets.storage import direct_io
+from kd_offline.datasets.storage import store
 from kd_offline.datasets.storage.store import Folder
 
 MIB = 1 << 20
@@ -33,7 +33,7 @@ def test_every_byte_arrives(folder, size):
 
 
 def test_small_files_go_the_common_way(tmp_path):
-    assert not direct_io.try_write(tmp_path / "small", content(direct_io.MIN_BYTES - 1))
+    assert not store.try_write_directly(tmp_path / "small", content(store.DIRECT_BYTES - 1))
     assert not (tmp_path / "small").exists()
 
 
@@ -57,7 +57,7 @@ def test_refusals_of_the_file_system_are_no_failure(folder, monkeypatch, refusal
     else:
         monkeypatch.setattr(os, "write", refusing_write)
     data = content(2 * MIB + 3)
-    assert not direct_io.try_write(folder.root / "aside", data)
+    assert not store.try_write_directly(folder.root / "aside", data)
     folder.write("chunk", data)
     assert (folder.root / "chunk").read_bytes() == data
 
