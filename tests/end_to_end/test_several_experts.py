@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.recording import several_experts
+from kd_offline.recording import record as recording
 from tests.end_to_end.conftest import DISTILL, RECORD, kd, kd_json, refused
 from tests.unit.evaluation.test_evaluation_setup import expert
 
@@ -79,7 +79,7 @@ def test_an_interrupted_recording_of_both_is_continued(place, tmp_path, monkeypa
     command = [*RECORD, "--expert", place / "one", "--expert", place / "two", "--partner", "none"]
     command += ["--episodes", 80, "-o", tmp_path / "both.zarr"]
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(several_experts, "merge", stopped)
+        interrupted.setattr(recording, "merge", stopped)
         assert "--resume" in kd(*command, code=1).stderr
     first = ExpertBuffer.open(tmp_path / "both.zarr.parts" / "1.zarr").manifest
     assert first.statistics.episodes == 40

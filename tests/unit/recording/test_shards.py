@@ -268,7 +268,7 @@ def test_a_recording_of_several_experts_that_replaces_another_one_is_continued(
     experts = {"expert": ("bundled", "bundled:large")}
     record(SPREAD, path, **SMALL)
     with monkeypatch.context() as patched:
-        patched.setattr("kd_offline.recording.several_experts.merge", stopped)
+        patched.setattr("kd_offline.recording.record.merge", stopped)
         with pytest.raises(KeyboardInterrupt):
             record(SPREAD, path, overwrite=True, **other, **experts)
     assert record(SPREAD, path, resume=True, **other, **experts).recording.seed == 7
