@@ -84,7 +84,11 @@ class MinGRUNetwork(PackedNetwork):
         return self.head.weight.new_zeros(1, batch, self.shape.state)
 
     def packed(self, x, sizes, memory, columns=None):
-        """Run over packed ``x`` [S, I]; ``columns`` says which inputs these are."""
+        """Run over packed ``x`` [S, I] from ``memory`` [B, M].
+
+        ``sizes``: how many sequences run in each step, the longest first; ``columns``: which inputs
+        ``x`` has, None for all.
+        """
         weight = self.first.weight if columns is None else self.first.weight[:, columns]
         x = functional.linear(x, weight, self.first.bias).relu()
         gate, candidate = self.gates(x).split(self.shape.state, 1)
