@@ -22,7 +22,7 @@ what = {"only_writer": lambda: only_writer(place, "training"), "in_turn": lambda
         "living": lambda: living(place)}[sys.argv[1]]
 with what():
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -64,13 +64,13 @@ def test_turns_are_waited_for_and_a_crash_ends_one(tmp_path):
     began = time.monotonic()
     with Holder("in_turn", tmp_path) as other:
         pid = other.process.pid
-        waiting = [sys.executable, "-c", HOLD.replace("time.sleep(60)", ""), "in_turn", tmp_path]
+        waiting = [sys.executable, "-c", HOLD.replace("time.sleep(600)", ""), "in_turn", tmp_path]
         with subprocess.Popen(waiting, stdout=subprocess.PIPE, text=True) as second:
             time.sleep(0.2)
             assert second.poll() is None, f"it did not wait for {pid}"
             other.kill()
             assert second.stdout.read() == "held\n"
-    assert time.monotonic() - began < 50
+    assert time.monotonic() - began < 280
 
 
 def test_a_process_is_dead_as_soon_as_it_was_killed(tmp_path):

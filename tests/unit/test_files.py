@@ -372,7 +372,7 @@ def test_a_large_file_is_put_in_its_place_at_the_end(tmp_path):
 def test_writing_into_a_folder_of_many_files_stays_quick(tmp_path):
     for k in range(2000):
         (tmp_path / f"{k}").touch()
-    began = time.perf_counter()
+    began = time.process_time()  # not the clock: other processes may have the processor
     for _ in range(10):
         write_file(tmp_path / "x", b"")
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

@@ -37,7 +37,6 @@ def shell(command, cwd, **environment):
         cwd=cwd,
         capture_output=True,
         check=False,
-        timeout=120,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{cwd}", **environment},
     )
 
@@ -51,12 +50,17 @@ def test_what_an_environment_prints_never_gets_into_the_document(tmp_path):
         assert text in done.stderr.decode()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The path of a small dataset."""
+    return tiny_dataset(tmp_path_factory.mktemp("streams") / "whole.zarr", 40).path
+
+
 @pytest.mark.parametrize(
     "closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full", "2>&1 >&- | true"]
 )
-def test_a_stream_that_is_closed_or_full_never_ends_the_work(tmp_path, closed):
-    tiny_dataset(tmp_path / "whole.zarr", 40)
-    shell(f"kd split whole.zarr -o made.zarr {closed}; echo $? > code", tmp_path)
+def test_a_stream_that_is_closed_or_full_never_ends_the_work(whole, tmp_path, closed):
+    shell(f"kd split {whole} -o made.zarr {closed}; echo $? > code", tmp_path)
     assert (tmp_path / "code").read_text() == "0\n"
     assert verify(tmp_path / "made.zarr").ok
 
@@ -91,11 +95,10 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
 )
 def test_other_scripts_pass_through_a_poor_encoding(tmp_path, poor):
     name = "学習 ± é"
-    for words in (f"inspect '{name}'", f"inspect '{name}' --json", "inspect --html"):
-        done = shell(f"kd {words}", tmp_path, **poor)
-        assert done.returncode == 2
-        assert done.stderr.startswith(b"error: ")
-        assert json.loads(done.stdout) if "--json" in words else not done.stdout
+    done = shell(f"kd inspect '{name}' --json", tmp_path, **poor)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: ")
+    assert json.loads(done.stdout)
     shown = shell("kd hardware", tmp_path, **poor)
     assert (shown.returncode, shown.stderr) == (0, b"")
 

@@ -94,7 +94,7 @@ def drawn(rng, seeds, episodes, world):
     )
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize("seeds", [2, 5])
 @pytest.mark.parametrize("world", WORLDS)
 def test_means_are_covered_as_often_as_is_said(world, seeds):
     """The true mean is zero. 2,000 tables tell 93 % from 95 % by four standard errors."""
@@ -106,7 +106,7 @@ def test_means_are_covered_as_often_as_is_said(world, seeds):
         assert covered <= 0.97
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize("seeds", [2, 5])
 def test_quotients_are_covered_as_often_as_is_said(seeds):
     """Students keep 0.9 in the mean of all seeds; expert and random play share the luck."""
     rng = np.random.default_rng(seeds)
@@ -148,7 +148,7 @@ def test_luck_that_both_kinds_share_cancels_in_differences():
     np.testing.assert_allclose(difference_interval(luck + 3, luck + 1), 2.0, atol=1e-9)
 
 
-@pytest.mark.parametrize("seeds", [(2, 5), (3, 3), (5, 5), (10, 5)])
+@pytest.mark.parametrize("seeds", [(2, 5), (5, 5)])
 @pytest.mark.parametrize("world", WORLDS)
 def test_differences_are_covered_as_often_as_is_said(world, seeds):
     """Both kinds are equally good, with an episode of their own kind's luck beside the shared."""

@@ -171,7 +171,7 @@ def test_ctrl_c_ends_the_tasks_of_the_cluster(place, tmp_path):
     parent.send_signal(signal.SIGINT)
     assert parent.wait(60) != 0
     for file in files:
-        for _ in range(300):
+        for _ in range(1200):
             if not Path("/proc", file.read_text()).exists():
                 break
             time.sleep(0.1)

@@ -22,11 +22,11 @@ QUICK = {"optimisation.epochs": 1, "threads": 1}
 def place(tmp_path_factory):
     """A run, its dataset, and a dataset of shorter episodes."""
     folder = tmp_path_factory.mktemp("adapt")
-    record(SPREAD, folder / "data.zarr", episodes=40, threads=1, partner=None)
+    record(SPREAD, folder / "data.zarr", episodes=16, threads=1, partner=None)
     short = {"episode_limit": 10}
     record(
         *(SPREAD, folder / "short.zarr"),
-        episodes=40,
+        episodes=16,
         threads=1,
         partner=None,
         environment_kwargs=short,
@@ -39,7 +39,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def adapted(place):
     output = place / "adapted"
-    return output, adapt(place / "run", place / "short.zarr", output, settings=QUICK, episodes=20)
+    return output, adapt(place / "run", place / "short.zarr", output, settings=QUICK, episodes=8)
 
 
 def test_both_are_played_on_both_tasks(place, adapted):
@@ -69,7 +69,7 @@ def test_another_mask_is_a_task_too(place, tmp_path):
         *(place / "run", place / "data.zarr", tmp_path / "paper"),
         mask="paper",
         settings=QUICK,
-        episodes=20,
+        episodes=8,
     )
     assert open_run(tmp_path / "paper").manifest().mask == "paper"
     assert report.former.before == report.new.before.model_copy(
@@ -79,7 +79,7 @@ def test_another_mask_is_a_task_too(place, tmp_path):
 
 def test_other_agents_are_refused_and_nothing_is_made(place, tmp_path):
     task = "mpe/simple_speaker_listener_v4"
-    record(task, tmp_path / "other.zarr", episodes=20, threads=1, partner=None)
+    record(task, tmp_path / "other.zarr", episodes=4, threads=1, partner=None)
     with pytest.raises(MismatchError, match="start from students of such a task"):
         adapt(place / "run", tmp_path / "other.zarr", tmp_path / "out", settings=QUICK)
     assert not (tmp_path / "out").exists()

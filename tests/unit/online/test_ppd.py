@@ -45,7 +45,7 @@ def distilled(folder, name, **student):
 def place(tmp_path_factory):
     """A dataset and a run."""
     folder = tmp_path_factory.mktemp("ppd")
-    record(SPREAD, folder / "data.zarr", episodes=40, threads=1, partner=None)
+    record(SPREAD, folder / "data.zarr", episodes=16, threads=1, partner=None)
     distilled(folder, "run")
     return folder
 
@@ -83,7 +83,7 @@ def test_updates_count_batches_also_where_episodes_end_early(tmp_path):
         *("grid/predator_prey", data),
         environment_kwargs=board,
         expert=str(tmp_path / "expert"),
-        episodes=20,
+        episodes=8,
         threads=1,
         partner=None,
     )

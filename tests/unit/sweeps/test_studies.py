@@ -76,14 +76,14 @@ def server():
         ]
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen([postgres, *flags], cwd=folder, **quiet, **run_as)
-        for _ in range(300):
+        for _ in range(1200):
             if (folder / f".s.PGSQL.{port}").exists():
                 break
             time.sleep(0.1)
         quoted = PASSWORD.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
         yield f"postgresql://me:{quoted}@127.0.0.1:{port}/postgres"
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -105,7 +105,7 @@ from tests.unit.sweeps.test_trials_workers import PLAN
 from kd_offline.sweeps import sweep, trials
 def hang(*arguments, **named):
     print("at work", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 trials.distill = hang
 sweep.sweep(sys.argv[1], sys.argv[2], trials=1, storage=sys.argv[3], **PLAN)
 """

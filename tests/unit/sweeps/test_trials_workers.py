@@ -40,7 +40,7 @@ from tests.unit.sweeps.test_trials_workers import PLAN
 from kd_offline.sweeps import sweep, trials
 def hang(*arguments, **named):
     print("at work", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 trials.distill = hang
 sweep.sweep(sys.argv[1], sys.argv[2], trials=1, **PLAN)
 """

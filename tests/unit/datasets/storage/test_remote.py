@@ -90,7 +90,7 @@ def test_members_of_an_archive_are_not_fetched_again(web, whole):
 
 
 def test_files_of_an_array_are_fetched_at_the_same_time(whole, uncached):
-    together = threading.Barrier(3, timeout=20)  # no chunk is answered before all are asked for
+    together = threading.Barrier(3, timeout=120)  # no chunk is answered before all are asked for
 
     def answer(handler):
         path = handler.path.removeprefix("/d.zarr/")

@@ -23,7 +23,7 @@ OPENED = ("http", "zip", "s3", "hf")
 
 
 def crawling(head=b""):
-    """Send ``head``, then a byte ten times a second, for ever."""
+    """Send ``head``, then a byte ten times a second, for 90 seconds."""
 
     def answer(handler):
         handler.send_response(206 if "Range" in handler.headers else 200)
@@ -33,7 +33,7 @@ def crawling(head=b""):
             handler.send_header("Content-Range", f"bytes {first}-{last}/100000")
         handler.end_headers()
         handler.wfile.write(head)
-        for _ in range(100 if handler.command == "GET" else 0):
+        for _ in range(900 if handler.command == "GET" else 0):
             handler.wfile.write(b" ")
             time.sleep(0.1)
 
@@ -46,7 +46,7 @@ def test_a_server_that_crawls_does_not_hold_a_command(small, monkeypatch, kind):
     began = time.monotonic()
     with servers.answering(crawling()) as url:
         words = sentence(use(kind, url, small, monkeypatch), StorageError)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     assert "bytes a second, less than 1,000: try again later, or set KD_OFFLINE_MIN_RATE" in words
 
 
@@ -56,7 +56,7 @@ def test_a_slow_line_may_be_allowed(monkeypatch):
     with servers.answering(crawling()) as url:
         files = open_files(url)
         sentence(lambda: files.read("file", record), StorageError)
-        for rate in ("5", "0"):
+        for rate in ("0.5", "0"):
             monkeypatch.setenv("KD_OFFLINE_MIN_RATE", rate)
             assert files.read("file", record) == b"     "
         for rate in ("quick", "-1", "nan", "inf"):
@@ -86,12 +86,12 @@ def test_headers_that_trickle_in_are_given_up(monkeypatch):
     monkeypatch.setitem(remote._TIMES, "read_timeout", "0.3s")
 
     def answer(handler):
-        for _ in range(100):
+        for _ in range(900):
             handler.wfile.write(b"H")
             time.sleep(0.1)
 
     began = time.monotonic()
     with servers.answering(answer) as url:
         words = sentence(lambda: ExpertBuffer.open(f"{url}/d.zarr"), StorageError)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     assert "cannot reach the server" in words

@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -195,17 +194,19 @@ with DatasetWriter.create(
     while True:
         writer.append(episode_block(spec, [25, 7, 1], seed=index))
         index += 1
+        print(index, flush=True)
 """
 
 
 def test_sigkill_in_the_middle(tmp_path):
     path, done = tmp_path / "d.zarr", [0]
-    for wait in (0.1, 0.35, 0.6):
+    for appended in (2, 9, 16):
         command = [sys.executable, "-c", RECORD_FOR_EVER, str(path), "resume"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             done.append(int(process.stdout.readline()))
-            time.sleep(wait)
+            for _ in range(appended):
+                assert process.stdout.readline()
             os.kill(process.pid, signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
     assert done == sorted(done)
