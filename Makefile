@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 DEMO_STAMP := $(VENV)/.installed-demo
 STAMP := $(VENV)/.installed
 RUN := $(BIN)/kd-offline
-PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+# Without --no-compile, pip compiles every module on one core, tests of libraries as well.
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib
 LOCKED := $(PIP) --require-hashes --no-deps
 DEMO := demo
 # Where results are made: also ray or ray://HOST:PORT.
@@ -43,6 +45,7 @@ $(DEMO_STAMP): pyproject.toml $(filter-out %/development.txt,$(wildcard requirem
 
 $(STAMP): $(DEMO_STAMP) requirements/development.txt
 	$(LOCKED) --no-build-isolation -r requirements/development.txt
+	@$(COMPILE) || true # some libraries hold files of other versions of Python
 	@touch $@
 
 lock: install ## write requirements/*.txt from pyproject.toml and constraints.txt

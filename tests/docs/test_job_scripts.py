@@ -1,5 +1,6 @@
 """The job scripts of a page do what it says; Slurm and torchrun are replaced by their variables."""
 
+import json
 import os
 import socket
 import subprocess
@@ -42,11 +43,20 @@ def test_every_job_may_be_queued_again(script):
     assert "--resume" in script
 
 
-def start(script, folder, rank, world, port):
-    """Start a process as torchrun does."""
-    variables = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    given = {name: str(value) for name, value in variables.items()} | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, script], cwd=folder, env=os.environ | given)
+# Starts processes as torchrun does, as children that share one import of PyTorch.
+STARTS = """
+import json, os, runpy, sys, torch, torch._dynamo, torch.distributed
+import kd_offline.datasets, kd_offline.datasets.loading.torch_loading
+children = []
+for variables in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        os.environ |= variables
+        runpy.run_path("ddp.py", run_name="__main__")
+        os._exit(0)
+    children.append(child)
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+"""
 
 
 def test_two_processes_make_the_steps_of_one(tmp_path):
@@ -54,10 +64,16 @@ def test_two_processes_make_the_steps_of_one(tmp_path):
     (tmp_path / "ddp.py").write_text(script)
     record("mpe/simple_spread_v3", tmp_path / "whole.zarr", episodes=40, threads=1, partner=None)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    pairs = [(0, 1), (0, 2), (1, 2)]
-    processes = [start("ddp.py", tmp_path, rank, world, port) for rank, world in pairs]
-    assert [process.wait(240) for process in processes] == [0, 0, 0]
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+    pairs = [("0", "1"), ("0", "2"), ("1", "2")]
+    started = json.dumps([{"RANK": rank, "WORLD_SIZE": world} | shared for rank, world in pairs])
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS, started],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=240,
+    )
+    assert done.returncode == 0
     one, two = (torch.load(tmp_path / f"student-{n}.pt", weights_only=True) for n in (1, 2))
     begun = torch.nn.Linear(18, 5).state_dict()
     for name, values in one.items():

@@ -1,6 +1,8 @@
 """A tiny expert, a recording of it and a distilled run, made once through the command line."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,18 @@ from typer.testing import CliRunner
 
 from kd_offline.cli.app import app
 
+# Runs its arguments as commands in one process: Python and PyTorch start once.
+ONE_AFTER_THE_OTHER = """
+import sys
+from kd_offline.cli.app import app
+
+for line in sys.argv[1:]:
+    try:
+        app(line.split(), prog_name="kd-offline")
+    except SystemExit as done:
+        if done.code:
+            raise
+"""
 SPREAD = "mpe/simple_spread_v3"
 
 
@@ -72,3 +86,41 @@ def made(tmp_path_factory):
         *("--hidden", "16,8,8", "--seeds", "2", *DISTILL),
     )
     return place
+
+
+class Forks:
+    """Runs of the command line in children of one process, see forks.py."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        script = Path(__file__).with_name("forks.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout.readline() == "ready\n"
+
+    def __call__(self, *arguments, **job):
+        """Return exit code (negative: killed by that signal) and stderr of a command."""
+        job |= {"arguments": [str(argument) for argument in arguments]}
+        job |= {name: str(self.folder / name) for name in ("out", "err", "counted")}
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        code = int(self.process.stdout.readline())
+        return code, (self.folder / "err").read_text()
+
+    @property
+    def events(self):
+        """How much happened to the watched files in the last run that was not killed."""
+        return int((self.folder / "counted").read_text().split()[0])
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """Run commands in children of one process, which may be killed or interrupted."""
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.process.communicate()
+    assert forks.process.returncode == 0

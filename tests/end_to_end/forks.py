@@ -19,6 +19,7 @@ from kd_offline.datasets.writing import dataset_files
 from kd_offline.datasets.writing.writer import DatasetWriter
 from kd_offline.recording import record  # loads PyTorch before the forks
 from kd_offline.tracking import progress_bar
+from kd_offline.tracking.progress_bar import ProgressBar
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir")
 
@@ -40,12 +41,28 @@ def watch(root: str, at: int | None, counted: Path) -> None:
     sys.addaudithook(hook)
 
 
+def interrupt(unit: str, at: int) -> None:
+    """Send this process Ctrl-C as soon as its progress is ``at``, in ``unit``."""
+    # A shell that runs the tests in the background has Ctrl-C ignored, and that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    show = ProgressBar.progress
+
+    def progress(self: ProgressBar, done: int, total: int, of: str) -> None:
+        show(self, done, total, of)
+        if (of, done) == (unit, at):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    ProgressBar.progress = progress  # type: ignore[assignment,method-assign]
+
+
 def run(job: dict) -> None:
     """Be the command ``job["arguments"]``; never returns."""
     for stream, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     if job.get("watch"):
         watch(job["watch"], job.get("kill_at"), Path(job["counted"]))
+    if job.get("interrupt"):
+        interrupt(*job["interrupt"])
     try:
         app(job["arguments"], prog_name="kd-offline")
     except SystemExit as left:

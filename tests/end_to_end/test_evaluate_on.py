@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 
+from kd_offline.distillation.distill import distill
+from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.evaluation.evaluate import evaluate
+from kd_offline.recording.record import record
 from kd_offline.tracking.base import FunctionObserver
-from tests.end_to_end.conftest import kd, refused
+from tests.end_to_end.conftest import SPREAD, kd, refused
 
 OF_TIME = ("command", "seconds", "digest")
 
@@ -35,15 +38,26 @@ def test_episodes_played_by_processes_give_the_same_report(kept):
     assert not kept.run.with_name(f"{kept.run.name}.evaluation").exists()
 
 
-def test_mixed_teams_and_the_best_of_several_experts_are_the_same(kept):
-    settings = {"episodes": 30, "batch": 7, "cross_play": True, "modes": ["greedy"]}
-    experts = [str(kept.expert), "bundled"]
-    evaluate(kept.run, expert=experts, **settings)
-    alone, done = report(kept.run), []
+@pytest.fixture
+def short(tmp_path):
+    """Return a run of two seeds whose episodes are short."""
+    limit = {"episode_limit": 5}
+    record(SPREAD, tmp_path / "d.zarr", episodes=40, threads=1, environment_kwargs=limit)
+    small = {"optimisation.epochs": 1, "threads": 1}
+    recipe = distill_recipe(method="kl", mask="limited", hidden=8, seeds=2, settings=small)
+    distill(tmp_path / "d.zarr", tmp_path / "run", recipe)
+    return tmp_path / "run"
+
+
+def test_mixed_teams_and_the_best_of_several_experts_are_the_same(short):
+    settings = {"episodes": 8, "batch": 3, "cross_play": True, "modes": ["greedy"]}
+    experts = ["bundled:mlp", "bundled"]
+    evaluate(short, expert=experts, **settings)
+    alone, done = report(short), []
     observer = FunctionObserver(progress=lambda *count: done.append(count))
-    evaluate(kept.run, expert=experts, on="serial", observers=[observer], **settings)
-    assert report(kept.run) == alone
-    episodes = [(0, 30, "episodes"), *((k, 30, "episodes") for k in (7, 14, 21, 28, 30))]
+    evaluate(short, expert=experts, on="serial", observers=[observer], **settings)
+    assert report(short) == alone
+    episodes = [(k, 8, "episodes") for k in (0, 3, 6, 8)]
     assert sorted(done) == sorted(2 * episodes)  # first the experts, then everybody
 
 

@@ -14,6 +14,7 @@ from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.runs.folder import open_run
 from kd_offline.testing.environments import check_environment
+from tests.end_to_end.conftest import ONE_AFTER_THE_OTHER
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "kd-offline-example-plugin"
@@ -27,21 +28,17 @@ def folder(installed_plugins, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ring")
     path = os.pathsep.join([str(installed_plugins), os.environ.get("PYTHONPATH", "")])
     given = {"cwd": folder, "env": os.environ | {"PYTHONPATH": path}, "check": False}
-    for command in (
+    commands = (
         "train ring -o walkers --env size=9 --frames 200 --score 0 --threads 1 -q",
         "record ring -o ring.zarr --env size=9 --expert walkers --episodes 40 --threads 1 -q",
         "verify ring.zarr --replay 5 -q",
         "distill ring.zarr -o run --method kl --epochs 1 --hidden 4 -q "
         "--set optimisation.batch_episodes=4",
         "evaluate run --expert walkers --episodes 20 --threads 1 -q",
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", "kd_offline", *command.split()],
-            capture_output=True,
-            text=True,
-            **given,
-        )
-        assert done.returncode == 0, f"{command}: {done.stderr}"
+    )
+    several = [sys.executable, "-c", ONE_AFTER_THE_OTHER, *commands]
+    done = subprocess.run(several, capture_output=True, text=True, **given)
+    assert done.returncode == 0, done.stderr
     return folder
 
 

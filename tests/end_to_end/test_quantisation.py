@@ -8,6 +8,8 @@ import pytest
 from kd_offline.schemas.publish import json_schema
 from tests.end_to_end.conftest import DISTILL, kd, kd_json, refused
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PLAYED = ["--episodes", 30, "--seed", 3]
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.conftest import ONE_AFTER_THE_OTHER
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -76,12 +78,12 @@ def test_it_records_and_distils_elsewhere(wheel, tmp_path):
     (packages / "borrowed.pth").write_text("\n".join(site.getsitepackages()) + "\n")
     code = "import kd_offline; print(kd_offline.__file__)"
     assert Path(run(python, "-c", code, cwd=tmp_path)).is_relative_to(place)
-    kd = [place / "bin" / "kd-offline"]
-    record = [*kd, "record", "--episodes", 60, "--threads", 1, "-q"]
-    assert run(*record, cwd=tmp_path) == ""
-    distil = ["--recipe", "lh-a", "--epochs", 1, "--threads", 1, "-q"]
-    assert run(*kd, "distill", "dataset.zarr", *distil, cwd=tmp_path) == ""
-    evaluate = [*kd, "evaluate", "run", "--episodes", 20, "--threads", 1, "-q"]
-    assert run(*evaluate, cwd=tmp_path) == ""
+    assert "mpe/simple_spread_v3" in run(place / "bin" / "kd-offline", "envs", cwd=tmp_path)
+    commands = (
+        "record --episodes 40 --threads 1 -q",
+        "distill dataset.zarr --recipe lh-a --epochs 1 --threads 1 -q",
+        "evaluate run --episodes 10 --threads 1 -q",
+    )
+    assert run(python, "-c", ONE_AFTER_THE_OTHER, *commands, cwd=tmp_path) == ""
     assert (tmp_path / "run" / "evaluation.json").is_file()
     assert (tmp_path / "run" / "students.safetensors").is_file()
