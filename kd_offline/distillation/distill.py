@@ -103,13 +103,13 @@ def distill(
     recipe
         See :class:`~kd_offline.schemas.recipes.DistillRecipe`; None for the default.
     on
-        Where to train seeds side by side: ``processes:4``, ``ray`` or ``ray://HOST:PORT``, see
+        Train seeds in parallel: ``processes:4``, ``ray`` or ``ray://HOST:PORT``, see
         :func:`kd_offline.execution.executor_on`. The students and metrics are the same; the runs
         of single seeds lie beside the run, in ``OUTPUT.seeds``, until it is complete.
     command
         Kept in ``run.json``.
     observers
-        Told how many epochs are done, and the numbers of every row of ``metrics.jsonl``.
+        They receive the number of finished epochs, and the values of each row of ``metrics.jsonl``.
 
     Returns
     -------

@@ -42,9 +42,10 @@ def distill_recipe(
     file: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> DistillRecipe:
-    """Build the recipe of a distillation; whatever is not given keeps its default.
+    """Return the recipe of a distillation; settings that are not given keep their defaults.
 
-    Single settings beat the preset, which beats the file, which beats the method's defaults.
+    Single settings take precedence over the preset, the preset over the file, and the file over
+    the method's defaults.
 
     Parameters
     ----------
@@ -55,20 +56,20 @@ def distill_recipe(
     hidden
         One width, one for each agent, or ``auto``.
     seeds
-        How many teams, or the seeds themselves.
+        The number of teams, or the seeds themselves.
     qat
-        Train the last part with the weights that an int8 export will have.
+        Train the last fifth of the epochs with the weights that an int8 export will have.
     diverse
-        Let each seed learn from a share of the training episodes of its own, half of them.
+        Let each seed learn from its own random half of the training episodes.
     start
-        Folder of a run whose students go on learning. Their networks, mask, method and seeds are
-        the defaults then.
+        Folder of a run whose students continue to learn. Networks, mask, method and seeds then
+        default to theirs.
     file
-        A recipe in TOML, or the ``run.json`` of a run to take the recipe from. A hardware profile
-        and a run to start from that it names by a path have to be given beside it, see
-        :mod:`kd_offline.code_guard`.
+        A recipe in TOML, or the ``run.json`` of a run to take the recipe from. If it names a
+        hardware profile or a run to start from by a path, the same has to be given as an argument
+        too, see :mod:`kd_offline.code_guard`.
     settings
-        Anything else by its dotted path, such as ``{"terms.policy.ratio": "joint"}``.
+        Other settings by their dotted paths, such as ``{"terms.policy.ratio": "joint"}``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Checking what a user may set on an environment of ours."""
+"""Check the settings that a user gives to an environment of kd-offline."""
 
 from __future__ import annotations
 

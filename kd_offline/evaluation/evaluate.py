@@ -155,7 +155,7 @@ def evaluate(
         ``auto``, which is a GPU where there is one. Exports, and experts of other libraries, are
         computed as always.
     on : str, optional
-        Where parts of the episodes are played side by side: ``processes:4``, ``ray`` or
+        Play parts of the episodes in parallel: ``processes:4``, ``ray`` or
         ``ray://HOST:PORT``, see :func:`kd_offline.execution.executor_on`. Parts are whole batches,
         so the results are those of one process, to the bit on the same kind of processor.
     observers : sequence of Observer

@@ -262,7 +262,7 @@ def played_by_workers(
     seed : int
         Of the evaluation.
     observer : Observer
-        Told how many episodes are played.
+        They receive the number of finished episodes.
     """
     episodes, batch = len(here.seeds), largest_batch(here.environment, here.batch)
     count = min(_MOST_PARTS, math.ceil(episodes / batch))

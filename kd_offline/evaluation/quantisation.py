@@ -67,7 +67,7 @@ def bench_quantisation(
     dataset : path, optional
         Where the run's dataset is, if not where the run says.
     observers : sequence of Observer
-        Told how many rollouts are done.
+        They receive the number of finished rollouts.
 
     Raises
     ------

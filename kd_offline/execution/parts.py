@@ -1,4 +1,4 @@
-"""Parts of an output that workers make side by side, and that are put together at the end."""
+"""Parts of an output that workers make in parallel, and that are combined at the end."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def train_recipe(
     start
         What :func:`~kd_offline.runs.start.start_settings` says of students to start from.
     settings
-        Anything else by its dotted path, such as ``{"entropy": 0.01}``.
+        Other settings by their dotted paths, such as ``{"entropy": 0.01}``.
 
     Raises
     ------

@@ -88,7 +88,7 @@ def train(
         A new folder, or with ``resume`` one that a stopped training left behind. An expert that
         was finished by the same recipe is returned as it is.
     observers
-        Told how many joint steps are done, and the numbers of each line of the learning curve.
+        They receive the number of joint steps, and the values of each line of the learning curve.
     score_episodes
         Episodes of greedy play at the end, on seeds that training does not use; 0 for none.
 

@@ -1,4 +1,4 @@
-"""Several trainings side by side, each an ordinary one in a folder of its own."""
+"""Several trainings in parallel, each an ordinary one in its own folder."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def train_all(
     output
         A folder, which may be there already.
     on
-        Where trainings run side by side: ``processes:4``, ``ray`` or ``ray://HOST:PORT``, see
+        Run trainings in parallel: ``processes:4``, ``ray`` or ``ray://HOST:PORT``, see
         :func:`kd_offline.execution.executor_on`.
     resume
         Continue what was begun, and begin the rest; finished experts are left as they are.
     threads, score_episodes
         As for :func:`train`.
     observers
-        Told how many joint steps of all trainings are done whenever one ends, and then the lines of
+        They receive the number of joint steps of all trainings when one ends, and then the lines of
         its learning curve, as a series of its name.
 
     Raises

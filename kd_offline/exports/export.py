@@ -85,7 +85,7 @@ def export(
     overwrite : bool
         Replace an export that is there.
     observers : sequence of Observer
-        Told how many formats are written and checked.
+        They receive the number of formats that are written and checked.
 
     Raises
     ------

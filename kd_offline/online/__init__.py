@@ -1,1 +1,1 @@
-"""Distillation with an environment: students go on learning where they play themselves."""
+"""Distillation with an environment: students continue to learn in their own play."""

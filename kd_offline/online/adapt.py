@@ -37,7 +37,7 @@ def adapt(
     command: str = "",
     observers: Sequence[Observer] = (),
 ) -> AdaptationReport:
-    """Let the students of a run go on with the dataset of another task; play both on both tasks.
+    """Continue the students of a run on the dataset of another task, and evaluate both on both.
 
     Parameters
     ----------

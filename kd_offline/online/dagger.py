@@ -72,7 +72,7 @@ def dagger(
     command: str = "",
     observers: Sequence[Observer] = (),
 ) -> DaggerReport:
-    """Let the students of a run go on learning where they play themselves; write ``dagger.json``.
+    """Train the students of a run on states of their own play (DAgger); write ``dagger.json``.
 
     Round ``k`` has a folder ``round-<k>`` in ``output``: ``students.zarr`` is what the students
     played and the expert labelled, ``dataset.zarr`` all episodes so far, ``run`` the students.

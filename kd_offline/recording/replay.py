@@ -48,7 +48,7 @@ def replay(
         Name of the environment, to allow one that a file may not start by itself, see
         :mod:`kd_offline.code_guard`. It must be the recorded one.
     observers
-        Told how many episodes are done.
+        They receive the number of finished episodes.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Table of float and int8 teams side by side."""
+"""Table that compares float and int8 teams."""
 
 from __future__ import annotations
 

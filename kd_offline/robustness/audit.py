@@ -150,8 +150,9 @@ def audit(
 ) -> RobustnessReport:
     """Measure how robust a run's students and its expert are; write ``robustness.json`` there.
 
-    Everybody acts greedily, in the same episodes with and without perturbations. With several sides
-    the agents of one side at a time are perturbed, as in an evaluation, and the sides are added.
+    All policies act greedily, in the same episodes with and without perturbations. If there are
+    several sides, the agents of one side at a time are perturbed, as in an evaluation, and the
+    sides are added.
 
     Parameters
     ----------
@@ -166,16 +167,16 @@ def audit(
     keep : float
         Share of the unperturbed gain over random play that counts as tolerated.
     quantile : float
-        Where a task has no wins an episode has failed whose return is below this quantile of the
-        unperturbed expert's.
+        In tasks without wins, an episode is a failure if its return is below this quantile of the
+        unperturbed expert's returns.
     expert, expert_recipe, environment, opponents, accelerator
         As for :func:`~kd_offline.evaluation.evaluate.evaluate`.
     dataset : path, optional
-        The run's dataset, where it is not at the place that the run states. Without it, errors on
+        The run's dataset, if it is not at the path that the run states. Without it, errors on
         recorded decisions are left out.
     against : path, optional
-        Another run of the same task whose students play the same episodes unperturbed: what do the
-        seeds of this run share less, and at what cost?
+        Another run of the same task, whose students play the same episodes unperturbed. The report
+        states the differences in common failures and errors, and in return.
     batch : int
         Number of episodes played at once; changes results in the last bits of networks only.
     resume : bool

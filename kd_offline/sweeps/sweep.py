@@ -75,7 +75,7 @@ def sweep(
     trials : int
         Total number of trials at the end, including those of other processes.
     on : str, optional
-        Where trials run side by side: ``processes:4``, ``ray`` or ``ray://HOST:PORT``, see
+        Run trials in parallel: ``processes:4``, ``ray`` or ``ray://HOST:PORT``, see
         :func:`kd_offline.execution.executor_on`. None: one after another in this process. Ray on
         several machines needs ``storage``.
     storage : str, optional

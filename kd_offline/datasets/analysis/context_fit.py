@@ -1,4 +1,4 @@
-"""What an expert would be expected to say, from everything else that was recorded of it."""
+"""Predict an expert's labels and embeddings from its other recorded arrays."""
 
 from __future__ import annotations
 

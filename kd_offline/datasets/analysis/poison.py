@@ -69,7 +69,7 @@ def audit_dataset(
     seed
         Which episodes of a large dataset are read.
     observers
-        Told how many episodes are read.
+        They receive the number of episodes that are read.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The tests by which one expert's episodes are held against each other."""
+"""The statistical tests that compare the sources of one expert's episodes with each other."""
 
 from __future__ import annotations
 

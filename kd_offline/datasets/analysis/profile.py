@@ -72,7 +72,7 @@ def profile(buffer: ExpertBuffer, observer: Observer = SILENT) -> Profile:
     ----------
     buffer
     observer
-        Told how many steps are read.
+        They receive the number of steps that are read.
 
     Raises
     ------

@@ -194,7 +194,7 @@ def convert(
     overwrite
         Replace a dataset that is at ``target``.
     observers
-        Told how many steps are done.
+        They receive the number of finished steps.
 
     Raises
     ------

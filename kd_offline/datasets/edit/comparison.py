@@ -40,7 +40,7 @@ def diff(
     values
         Compare the values of the episodes that both have; otherwise manifests and episodes only.
     observers
-        Told how many matched episodes are compared.
+        They receive the number of matched episodes that are compared.
 
     Raises
     ------

@@ -89,7 +89,7 @@ def filter(
     name
         Name of the result; by default the parent's with ``-filtered``.
     observers
-        Told how many episodes are done.
+        They receive the number of finished episodes.
 
     Raises
     ------

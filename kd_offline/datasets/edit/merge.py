@@ -92,7 +92,7 @@ def merge(
     licence
         Of the result; needed where the licences differ.
     observers
-        Told how many episodes are done.
+        They receive the number of finished episodes.
 
     Raises
     ------

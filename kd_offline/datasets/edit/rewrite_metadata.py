@@ -48,7 +48,7 @@ def rewrite_metadata(
     arrays
         Full name -> values of ``episodes/*`` or ``masks/*`` that replace or join the parent's.
     observers
-        Told how many bytes are done.
+        They receive the number of finished bytes.
 
     Raises
     ------

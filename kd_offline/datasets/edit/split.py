@@ -1,4 +1,4 @@
-"""``split``: draw anew which episodes are for training and which are held out."""
+"""``split``: make a dataset of the same episodes with another training and held-out split."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def split(
         Spread evenly over the parts: ``return`` (tenths of the returns), ``noise``, ``expert``,
         ``won``, or ``none``.
     observers
-        Told how many bytes are done.
+        They receive the number of finished bytes.
 
     Raises
     ------

@@ -83,7 +83,7 @@ def push(
     overwrite
         Replace another dataset that is there.
     observers
-        Told how many bytes are done.
+        They receive the number of finished bytes.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def pull(
     overwrite
         As :func:`push`.
     observers
-        Told how many bytes are done, and in a message which arrays come along although they were
+        They receive the number of finished bytes, and a message with the arrays that were
         not asked for.
 
     Raises

@@ -51,7 +51,7 @@ def verify(
         Check files, sizes and sha256 only; otherwise every value is decoded as well, content
         digests are recomputed and the semantic rules of docs/format.md are applied.
     manifest
-        The dataset's, where it was read before: what is there is then held against that one.
+        The dataset's manifest, if it was read before; the files are then compared with it.
 
     Raises
     ------

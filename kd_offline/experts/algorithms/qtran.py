@@ -77,7 +77,7 @@ def loss(values: JointValues, recipe: ValueRecipe) -> Tensor:
 
 
 ALGORITHM = MixedValues(
-    "Q-learning of a sum that is held against an unrestricted critic",
+    "Q-learning of a sum that is constrained by an unrestricted critic",
     "qtran",
     _mixer,
     TransformedRecipe,

@@ -1,4 +1,4 @@
-"""Team-mates that fail: dead, frozen, random or adversarial agents, drawn anew in every episode."""
+"""Team-mates that fail: dead, frozen, random or adversarial agents, drawn for every episode."""
 
 from __future__ import annotations
 
