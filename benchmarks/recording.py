@@ -26,7 +26,7 @@ from kd_offline.recording.partner import load_partner, with_partner
 from kd_offline.recording.record import record
 from kd_offline.recording.setup import play_in_parallel
 from kd_offline.rollout.collect import collect
-from kd_offline.schemas.recipes import DEFAULT_NOISE, RecordRecipe
+from kd_offline.schemas.record_recipe import DEFAULT_NOISE, RecordRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.types import SeedArray
 

@@ -12,7 +12,7 @@ from kd_offline.cli.failures import resumable
 from kd_offline.cli.output import emit, say, show
 from kd_offline.cli.recipe_options import Setting, recipe_options
 from kd_offline.commands import command_text
-from kd_offline.schemas.recipes import RecordRecipe
+from kd_offline.schemas.record_recipe import RecordRecipe
 
 if TYPE_CHECKING:
     from kd_offline.schemas.dataset import DatasetManifest

@@ -17,7 +17,7 @@ from kd_offline.errors import DatasetError, Remedy, StorageError, UsageError
 from kd_offline.files import remove_tree
 from kd_offline.recording.setup import RecordingSetup
 from kd_offline.schemas.dataset import DatasetManifest
-from kd_offline.schemas.recipes import RecordRecipe
+from kd_offline.schemas.record_recipe import RecordRecipe
 from kd_offline.tracking.base import SILENT, Observer
 
 

@@ -23,7 +23,7 @@ from kd_offline.files import make_folder, read_file, write_file
 from kd_offline.networks.threads import computing_with
 from kd_offline.recording.setup import RecordingSetup
 from kd_offline.schemas.dataset import RecordingHeader, RecordingRecord
-from kd_offline.schemas.recipes import RecordRecipe
+from kd_offline.schemas.record_recipe import RecordRecipe
 from kd_offline.tracking.base import SILENT
 
 _ALIGNED = 64  # bytes; arrays begin at multiples, so that they are used where they lie

@@ -9,14 +9,14 @@ from typing import Any, TypedDict, Unpack
 from kd_offline import code_guard, recipes
 from kd_offline.schemas.dataset import NoiseLevel
 from kd_offline.schemas.environment import Scalar
-from kd_offline.schemas.recipes import RecordRecipe
+from kd_offline.schemas.record_recipe import RecordRecipe
 
 
 class RecordSettings(TypedDict, total=False):
     """The settings of a recording as keyword arguments, for editors and type checkers.
 
-    Each is a field of :class:`~kd_offline.schemas.recipes.RecordRecipe`, which describes and checks
-    it.
+    Each is a field of :class:`~kd_offline.schemas.record_recipe.RecordRecipe`, which describes and
+    checks it.
     """
 
     environment_kwargs: Mapping[str, Scalar]
@@ -61,7 +61,7 @@ def record_recipe(
         Settings by their dotted paths, such as ``{"environment_kwargs.n_agents": 4}``.
     **given
         Settings by their names, such as ``episodes=1000``: fields of
-        :class:`~kd_offline.schemas.recipes.RecordRecipe`.
+        :class:`~kd_offline.schemas.record_recipe.RecordRecipe`.
 
     Raises
     ------

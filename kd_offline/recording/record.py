@@ -40,7 +40,7 @@ from kd_offline.recording.recipe import RecordSettings, record_recipe
 from kd_offline.recording.setup import RecordingSetup
 from kd_offline.schemas.dataset import DatasetManifest, RecordingHeader
 from kd_offline.schemas.environment import EnvironmentSpec
-from kd_offline.schemas.recipes import RecordRecipe
+from kd_offline.schemas.record_recipe import RecordRecipe
 from kd_offline.tracking.base import SILENT, Observer, Observers, Operation, observed
 from kd_offline.types import SeedArray
 
@@ -85,7 +85,7 @@ def record(
         did not find, how values were calibrated, and the largest possible size.
     **settings
         Beside the name of an environment, any field of
-        :class:`~kd_offline.schemas.recipes.RecordRecipe`: ``expert``, ``episodes``, ``seed``,
+        :class:`~kd_offline.schemas.record_recipe.RecordRecipe`: ``expert``, ``episodes``, ``seed``,
         ``noise_mixture``, ``partner``, ``masks``, ``batch``, ``environment_kwargs`` and others.
         Episode ``k`` depends on (seed, k) alone, so a longer recording starts like a shorter one,
         and ``shard="3/64"`` records one of 64 shares, see :func:`~kd_offline.datasets.merge`.

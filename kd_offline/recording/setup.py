@@ -39,7 +39,7 @@ from kd_offline.schemas.dataset import (
     RecordingRecord,
 )
 from kd_offline.schemas.environment import Scalar
-from kd_offline.schemas.recipes import RecordRecipe
+from kd_offline.schemas.record_recipe import RecordRecipe
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.masks import names_for, resolve
 from kd_offline.tracking.base import Observer

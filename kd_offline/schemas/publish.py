@@ -45,7 +45,8 @@ from kd_offline.schemas.outputs import (
     RerunReport,
 )
 from kd_offline.schemas.quantisation import QuantisationReport
-from kd_offline.schemas.recipes import DistillRecipe, RecordRecipe
+from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.schemas.record_recipe import RecordRecipe
 from kd_offline.schemas.robustness import RobustnessReport
 from kd_offline.schemas.run import RunManifest
 from kd_offline.schemas.student import StudentCard

@@ -16,7 +16,8 @@ from kd_offline.cli.app import app
 from kd_offline.datasets.edit.merge import MergeOptions
 from kd_offline.datasets.sharing.signature import sign, verify_signature
 from kd_offline.schemas.expert import TrainRecipe
-from kd_offline.schemas.recipes import DistillRecipe, RecordRecipe
+from kd_offline.schemas.recipes import DistillRecipe
+from kd_offline.schemas.record_recipe import RecordRecipe
 
 ROOT = Path(kd_offline.__file__).parent
 FLAG = re.compile(r"(?<![\w-])--[a-z]")

@@ -23,7 +23,8 @@ from kd_offline.schemas.foreign import InputRecipe
 from kd_offline.schemas.hardware import HardwareProfile
 from kd_offline.schemas.interface import InterfaceSpec
 from kd_offline.schemas.mask import MaskFile
-from kd_offline.schemas.recipes import Objective, RecordRecipe
+from kd_offline.schemas.recipes import Objective
+from kd_offline.schemas.record_recipe import RecordRecipe
 from tests.docs import test_pages, test_training_pages
 from tests.docs.pages import BLOCK, GUIDE, ROOT, TYPED, blocks, lines
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kd_offline.errors import CorruptDatasetError, Remedy, UsageError
 from kd_offline.schemas.dataset import DatasetManifest, LineageRecord
-from kd_offline.schemas.recipes import shard_place
+from kd_offline.schemas.record_recipe import shard_place
 
 OPERATION = "record"
 # Operations after which a shard still holds the same episodes.

@@ -4,7 +4,7 @@ import pytest
 from kd_offline.datasets.format.layout import ACTION_SOURCES
 from kd_offline.distributions.categorical import Categorical
 from kd_offline.recording import noise
-from kd_offline.schemas.recipes import noise_levels
+from kd_offline.schemas.record_recipe import noise_levels
 from kd_offline.seeding import episode_seeds
 from kd_offline.types import View
 

@@ -11,7 +11,7 @@ from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.recording.recipe import RecordSettings, record_recipe
 from kd_offline.recording.record import record
 from kd_offline.schemas.dataset import NoiseLevel
-from kd_offline.schemas.recipes import DEFAULT_NOISE, RecordRecipe
+from kd_offline.schemas.record_recipe import DEFAULT_NOISE, RecordRecipe
 
 SPREAD = "mpe/simple_spread_v3"
 

@@ -9,7 +9,7 @@ from kd_offline.environments.stepping import full_spec
 from kd_offline.errors import StorageError, UnknownNameError, UsageError
 from kd_offline.recording.record import record, step_bytes
 from kd_offline.recording.setup import RecordingSetup
-from kd_offline.schemas.recipes import RecordRecipe
+from kd_offline.schemas.record_recipe import RecordRecipe
 from kd_offline.tracking.base import FunctionObserver
 
 SPREAD = "mpe/simple_spread_v3"
