@@ -1,4 +1,4 @@
-"""``audit``: what is left of a team's return when something goes wrong."""
+"""``audit``: the return of a team under perturbations."""
 
 from __future__ import annotations
 

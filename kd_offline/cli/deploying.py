@@ -1,4 +1,4 @@
-"""``profile`` and ``deploy-check``: what travels with a team, and whether it fits."""
+"""``profile`` and ``deploy-check``: describe a team, and check it against an interface."""
 
 from __future__ import annotations
 

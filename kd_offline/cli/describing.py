@@ -1,4 +1,4 @@
-"""``diff``, ``card``, ``annotate``, ``relabel-masks``: what is said about datasets."""
+"""``diff``, ``card``, ``annotate`` and ``relabel-masks``."""
 
 from __future__ import annotations
 

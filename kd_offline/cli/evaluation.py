@@ -1,4 +1,4 @@
-"""``evaluate``: what the students keep and what they cost."""
+"""``evaluate``: the retention and the cost of students."""
 
 from __future__ import annotations
 

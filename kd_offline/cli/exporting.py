@@ -1,4 +1,4 @@
-"""``export``: students as files that run on small machines."""
+"""``export``: write students as files that run on small machines."""
 
 from __future__ import annotations
 

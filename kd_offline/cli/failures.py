@@ -1,4 +1,4 @@
-"""Errors at the border: one sentence on stderr and an exit code, a traceback only on request.
+"""Turn errors into one sentence on stderr and an exit code; a traceback only on request.
 
 With ``--json`` the error is also the one document on stdout, see
 :class:`~kd_offline.schemas.outputs.ErrorOutput`. Remedies of the library name Python arguments;

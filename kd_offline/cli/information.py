@@ -1,4 +1,4 @@
-"""``envs``, ``schema`` and ``doctor``: what there is, what files look like, what works here."""
+"""``envs``, ``schema`` and ``doctor``: environments, JSON Schemas, and the installation."""
 
 from __future__ import annotations
 

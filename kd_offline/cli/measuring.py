@@ -1,4 +1,4 @@
-"""``bench latency`` and ``hardware``: what decisions cost, here and on other machines."""
+"""``bench`` and ``hardware``: the cost of decisions on this machine and on devices."""
 
 from __future__ import annotations
 

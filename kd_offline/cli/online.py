@@ -1,4 +1,4 @@
-"""``dagger``, ``ppd`` and ``adapt``: students go on learning with an environment."""
+"""``dagger``, ``ppd`` and ``adapt``: continue students with an environment."""
 
 from __future__ import annotations
 

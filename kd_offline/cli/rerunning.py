@@ -1,4 +1,4 @@
-"""``rerun``: the same distillation once more, compared."""
+"""``rerun``: repeat a distillation and compare the results."""
 
 from __future__ import annotations
 

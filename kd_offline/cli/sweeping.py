@@ -1,4 +1,4 @@
-"""``sweep``: many students of one dataset, and which of them no other beats."""
+"""``sweep``: distil many students of one dataset and find the Pareto front."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sign`` and ``croissant``: what a stranger needs in order to trust and find a dataset."""
+"""``sign`` and ``croissant``: sign a dataset, and describe it for catalogues."""
 
 from __future__ import annotations
 

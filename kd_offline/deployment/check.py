@@ -1,4 +1,4 @@
-"""``deploy-check``: compare what a team needs with the interface that its agents are given.
+"""``deploy-check``: compare the requirements of a team with the interface of its agents.
 
 The interface comes from a file or from an environment. Every agent of the team is compared with the
 agent of the same name: observations, actions, memory.

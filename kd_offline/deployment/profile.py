@@ -1,4 +1,4 @@
-"""``profile``: write one document that describes a team: its agents, what they reach and need.
+"""``profile``: write one document about a team: its agents, measurements and requirements.
 
 It holds each agent's interface and cost, role clusters of the expert's embeddings, measurements,
 and caveats that name what was not measured and the command that would measure it.

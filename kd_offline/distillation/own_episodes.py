@@ -1,4 +1,4 @@
-"""Training episodes that a distillation seed draws for itself, so that seeds err less alike.
+"""A random share of the training episodes for each seed, so that the errors of seeds differ more.
 
 Seeds that learn from the same episodes learn the same mistakes. With ``diverse`` in the recipe each
 seed learns from a random share of the training episodes, as members of a subsampled ensemble do

@@ -1,4 +1,4 @@
-"""From a method, a preset, a file and single settings to the recipe of a distillation."""
+"""Build the recipe of a distillation from a method, a preset, a file and single settings."""
 
 from __future__ import annotations
 

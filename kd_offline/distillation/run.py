@@ -1,4 +1,4 @@
-"""A distillation under way: its run folder, and what was read and decided before its first step."""
+"""A distillation in progress: its run folder, and all that is fixed before the first step."""
 
 from __future__ import annotations
 

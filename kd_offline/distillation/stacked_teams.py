@@ -1,4 +1,4 @@
-"""The teams of several seeds, computed together: one product where each team had one.
+"""Teams of several seeds computed at once: one matrix product instead of one for each team.
 
 Values of all seeds stand in one tensor whose first axis is the seed. Every seed keeps its own
 weights, batches and figures, so that what comes out is what each seed alone would give, up to

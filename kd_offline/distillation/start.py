@@ -1,4 +1,4 @@
-"""Distillation that goes on from the students of a run, in place of random weights.
+"""Start a distillation from the students of a run instead of random weights.
 
 PyTorch is imported only when weights are loaded.
 """

@@ -1,4 +1,4 @@
-"""What the losses need of episodes: the same function for all at once and for a batch of them.
+"""Compute the targets of episodes, by the same function for a whole dataset and for one batch.
 
 Everything is indexed by step [S, ...], whole episodes one after the other. In a batch the steps are
 packed: the first of every episode, then the second of all that have one, the longest episode first.

@@ -1,4 +1,4 @@
-"""How near students are to the expert, on episodes that they were not trained on."""
+"""Metrics that compare students with the expert on episodes that they were not trained on."""
 
 from __future__ import annotations
 

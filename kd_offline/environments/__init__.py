@@ -1,4 +1,4 @@
-"""Environments by name: ours in a table, those of other packages by entry points."""
+"""Environments by name: those of kd-offline in a table, those of packages by entry points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What actors see: the one place that turns a view into widths and into inputs.
+"""Views of actors: convert ``architecture.view`` into widths and inputs.
 
 ==============  =====================================================  ===========================
 view            features of agent ``i``                                read through a block

@@ -1,4 +1,4 @@
-"""From an agent as it was trained to the network that is carried: less, with the same answers.
+"""Convert a trained agent into its deployed network: fewer columns and layers, same outputs.
 
 Hidden features are exactly zero for a student under a fixed mask, so their columns are dropped. The
 aligner, the gains and offsets of every layer normalisation and the constant bits of a fixed mask

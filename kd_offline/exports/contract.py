@@ -1,4 +1,4 @@
-"""What an agent's step takes and gives, in words that a caller can act on."""
+"""Describe the inputs and outputs of an agent's step for callers."""
 
 from __future__ import annotations
 

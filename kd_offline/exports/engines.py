@@ -1,4 +1,4 @@
-"""What runs an export: ONNX Runtime, compiled C, PyTorch or NumPy, all behind one step."""
+"""Engines that run an export with the same step: ONNX Runtime, compiled C, PyTorch or NumPy."""
 
 from __future__ import annotations
 

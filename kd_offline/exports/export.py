@@ -1,4 +1,4 @@
-"""``export``: the students of a run as files that run without us, checked before they are there."""
+"""``export``: write the students of a run as files that run without kd-offline, and check them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parity gate: no export leaves that does not repeat its student on recorded episodes.
+"""The parity check: an export is written only if it repeats its student on recorded episodes.
 
 Whole recorded episodes are replayed, held-out ones where the dataset has any, every policy with its
 own memory fed back and reset at each start, and with the recorded actions as the executed ones.

@@ -1,4 +1,4 @@
-"""From a run folder to a team that is about to be exported, and what it has to answer."""
+"""Prepare a team for export, with its expected outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded steps for self-tests: what each agent is given, and what it has to answer."""
+"""Recorded steps for self-tests: inputs of each agent and its expected outputs."""
 
 from __future__ import annotations
 

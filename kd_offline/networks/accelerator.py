@@ -1,4 +1,4 @@
-"""What networks are computed on: the processor, or a GPU that PyTorch can use."""
+"""Devices for networks: the processor, or a GPU that PyTorch can use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PTDE's student: a history of local inputs predicts what its teacher made of the state.
+"""PTDE's student: predicts the teacher's embedding of the state from a history of local inputs.
 
 Stage 2 of PTDE (Chen et al., 2024, arXiv 2210.08872): the teacher's head reads ``(h, z)``, where a
 hypernetwork makes ``z`` of the state; the student predicts it, as the state is not there::

@@ -1,4 +1,4 @@
-"""Several networks of one shape, computed together: one product for all of them where each had one.
+"""Several networks of one shape, computed together by one matrix product.
 
 Of small networks most of the time goes into many small operations, so K of them in one call cost
 little more than one. Values are [T, K, H, B]: of every step, network and feature a row of B

@@ -1,4 +1,4 @@
-"""Students go on when the task changes, and what they forget of the former task is measured."""
+"""Continue students on another task, and measure what they forget of the former one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proximal policy distillation: students go on by PPO, pulled to the expert in their own play.
+"""Proximal policy distillation: train students by PPO with a pull towards the expert.
 
 Each seed's students are the actors of a training by reinforcement learning (Spigler, 2024, arXiv
 2407.15134), whose critic stays behind. What they have become is written as an ordinary run.

@@ -1,4 +1,4 @@
-"""Recordings whose output is an address: made in a folder of this machine, and sent when whole."""
+"""Recordings to an address: written to a local folder, and sent when they are complete."""
 
 from __future__ import annotations
 

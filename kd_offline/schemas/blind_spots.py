@@ -1,4 +1,4 @@
-"""Where a teacher is weak or was hardly seen, and where students differ from it."""
+"""Models of blind spots: regions where an expert is weak or was rarely recorded."""
 
 from __future__ import annotations
 

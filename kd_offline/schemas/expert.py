@@ -1,4 +1,4 @@
-"""How an expert is trained and what became of it: what all algorithms have in common."""
+"""Recipe and results of an expert's training, as far as they are common to all algorithms."""
 
 from __future__ import annotations
 

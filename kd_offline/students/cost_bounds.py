@@ -1,4 +1,4 @@
-"""What students cost, and what a budget allows them."""
+"""Costs of students, and the limits of a budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file that students travel in, checked without PyTorch: a card, and the weights of teams."""
+"""The file of students, checked without PyTorch: a card, and the weights of teams."""
 
 from __future__ import annotations
 

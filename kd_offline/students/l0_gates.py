@@ -1,4 +1,4 @@
-"""Gates on hidden units: how probable it is that a unit is worth its cost.
+"""Hard-concrete gates on hidden units (Louizos et al., 2018).
 
 Every unit of a trunk layer and of a GRU has a number z in [0, 1] that is 0 with a probability of
 its own, drawn from a *hard concrete* distribution (Louizos et al., 2018): a sigmoid of logistic

@@ -1,4 +1,4 @@
-"""Observation masks: what each student sees of its agent's observation.
+"""Observation masks: the features of its agent's observation that each student sees.
 
 Masks are written in block names (``own_velocity``, ``landmarks``), never in indices, so that one
 mask means the same thing wherever a block sits.

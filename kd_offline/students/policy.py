@@ -1,4 +1,4 @@
-"""Students as team policies, and the file that they travel in."""
+"""Students as team policies, and the file that stores them."""
 
 from __future__ import annotations
 

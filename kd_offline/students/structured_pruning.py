@@ -1,4 +1,4 @@
-"""From gated units to a smaller team: which units stay, and the network of those alone."""
+"""Structured pruning: choose the units to keep, and make the network of only these units."""
 
 from __future__ import annotations
 

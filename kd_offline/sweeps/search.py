@@ -1,4 +1,4 @@
-"""The search of a sweep: Optuna chooses, an executor carries out, and points are told back."""
+"""The search of a sweep: Optuna chooses trials, an executor runs them, points are reported."""
 
 from __future__ import annotations
 

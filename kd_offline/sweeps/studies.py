@@ -1,4 +1,4 @@
-"""Where Optuna keeps the trials of a sweep: a journal for one machine, or a database for several.
+"""Storage of a sweep's trials: a journal for one machine, or a database for several.
 
 Trials of processes that died are found and queued again: by file locks beside a journal, by
 heartbeats in a database.

@@ -1,4 +1,4 @@
-"""Where the teacher's value is low, its entropy high or the data thin, and where students differ.
+"""Find regions where the expert's value is low, its entropy high or data are rare.
 
 Every agent's decisions are put on a grid of two columns of its observations: those that explain
 most of the variance of values and entropy.

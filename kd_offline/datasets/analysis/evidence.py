@@ -1,4 +1,4 @@
-"""Upper bounds of p values, and how many tests at once are kept from false alarms.
+"""Upper bounds of p values, and their correction for many tests.
 
 Every bound is at or above the true p value, so a test is never more certain than its data. None
 needs a special function.

@@ -1,4 +1,4 @@
-"""The part that each episode belongs to, and which episodes are the same one."""
+"""The part that each episode belongs to, and the detection of equal episodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publish on the Hugging Face Hub in one commit, so that a dataset is whole or not there."""
+"""Publish on the Hugging Face Hub in one commit, so that no partial dataset appears."""
 
 from __future__ import annotations
 

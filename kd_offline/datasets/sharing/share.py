@@ -1,4 +1,4 @@
-"""``push``, ``pull`` and ``pack``: copy datasets so that a copy is whole or not there.
+"""``push``, ``pull`` and ``pack``: copy datasets so that no partial copy counts as a dataset.
 
 Files are copied one by one and checked against the manifest. The manifest is written last, so an
 interrupted copy is no dataset, and the same command continues it.

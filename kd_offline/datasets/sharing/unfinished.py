@@ -1,4 +1,4 @@
-"""``doctor ADDRESS``: find what was not finished below an address, in one listing."""
+"""``doctor ADDRESS``: find unfinished datasets below an address, in one listing."""
 
 from __future__ import annotations
 

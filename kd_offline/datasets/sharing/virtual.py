@@ -1,4 +1,4 @@
-"""A virtual merge: one dataset that lists others where they lie, and copies none of them."""
+"""A virtual merge: one dataset that lists others by their addresses, and copies none of them."""
 
 from __future__ import annotations
 

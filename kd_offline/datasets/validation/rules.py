@@ -1,4 +1,4 @@
-"""The rules that values must keep: rows, episode table, and the dataset as a whole.
+"""Rules of the values: of rows, of the episode table, and of the whole dataset.
 
 Steps are checked on a range of rows at a time. :class:`DatasetTotals` collects what needs all rows.
 """

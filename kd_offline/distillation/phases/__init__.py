@@ -1,4 +1,4 @@
-"""Stretches of a training in which more happens than in the plain loop; ``base`` says what."""
+"""Phases of a training: ranges of epochs in which hooks change the plain training loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may happen during a stretch of a training beside plain steps of gradient descent.
+"""The base class of phases: hooks that the training loop calls in a range of epochs.
 
 The training loop calls a phase at its borders and in every step between them, and names none. In
 each epoch the phases that end there do so before others begin.

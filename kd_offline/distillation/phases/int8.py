@@ -1,4 +1,4 @@
-"""Training with the weights of an int8 export: what students compute with once they are rounded."""
+"""Training with the rounded weights of an int8 export."""
 
 from __future__ import annotations
 

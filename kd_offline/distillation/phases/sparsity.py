@@ -1,4 +1,4 @@
-"""Sparse matrices whose zeros move while they are trained: RigL (Evci et al., 2020).
+"""Sparse matrices whose zeros change during training: RigL (Evci et al., 2020).
 
 Every matrix has the same number of weights that are not zero in every step. Every few steps those
 of the least magnitude are dropped, and as many others grow in their place, where the gradient is

@@ -1,4 +1,4 @@
-"""The loss terms of a distillation, called as one."""
+"""The loss terms of a distillation that have a weight, with one interface."""
 
 from __future__ import annotations
 

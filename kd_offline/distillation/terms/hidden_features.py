@@ -1,4 +1,4 @@
-"""Prediction of what a student's mask hides, from its embedding: an auxiliary task of training.
+"""Prediction of the features that a student's mask hides, from its embedding (auxiliary task).
 
 Under a mask the expert's action depends on features that a student does not see. An embedding that
 predicts them keeps what its past observations say of them.

@@ -1,4 +1,4 @@
-"""Mixer distillation: the students' values, mixed by a small network, are the expert's team value.
+"""Mixer distillation: a small mixer of the students' values predicts the expert's team value.
 
 The mixer is that of QMIX with linear hypernetworks. It exists in training only; with ``save`` it is
 kept beside the students.

@@ -1,4 +1,4 @@
-"""What a user may set on a particle task."""
+"""Settings of the particle tasks."""
 
 from __future__ import annotations
 

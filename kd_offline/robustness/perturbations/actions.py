@@ -1,4 +1,4 @@
-"""Perturbed actions: carried out late, or repeated."""
+"""Perturbed actions: executed late, or repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a student family is: its settings, its networks in numbers, and what it offers beside.
+"""The protocol of a student family: settings, shapes of networks, and optional operations.
 
 Two objects, the second made by the first:
 

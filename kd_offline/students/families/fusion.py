@@ -1,4 +1,4 @@
-"""Students that read their own observation through DDN's fusion block: its local policy network."""
+"""Students with DDN's local policy network: a fusion block over the own observation."""
 
 from __future__ import annotations
 

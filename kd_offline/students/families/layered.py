@@ -1,4 +1,4 @@
-"""What GRU and MLP students have in common: a dense trunk, and a linear head that ends it."""
+"""Base of GRU and MLP students: a dense trunk and a linear head."""
 
 from __future__ import annotations
 

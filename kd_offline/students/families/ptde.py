@@ -1,4 +1,4 @@
-"""Students that predict from their history what a teacher made of the state: PTDE's stage 2."""
+"""Students that predict a teacher's embedding of the state from their history: PTDE's stage 2."""
 
 from __future__ import annotations
 
