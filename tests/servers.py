@@ -10,11 +10,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
@@ -37,6 +39,8 @@ http {{
   }}
 }}
 """
+
+_NUMBERS = count()
 
 
 class Line(NamedTuple):
@@ -61,14 +65,22 @@ class Nginx:
 
     def requests(self) -> list[Line]:
         """Return what was asked for since :meth:`forget`."""
-        time.sleep(0.05)  # a line is written after the client has its answer
-        lines = (self.base / "access.log").read_text().splitlines()
+        # A line is written after the client has its answer, and lines are written in order: what
+        # was asked for before this request is there when its own line is.
+        last = f"/last-{next(_NUMBERS)}"
+        with suppress(HTTPError):
+            urlopen(self.url + last)
+        while True:
+            lines = (self.base / "access.log").read_text().splitlines()
+            if lines and last in lines[-1]:
+                break
+            time.sleep(0.005)
         found = []
         for line in lines:
             request, status, sent = line.rsplit(" ", 2)
             method, path = request.split(" ", 1)
             found.append(Line(method, path, int(status), int(sent)))
-        return found
+        return [line for line in found if not line.path.startswith("/last-")]
 
     def fetched(self, folder: str = "") -> set[str]:
         """Return the paths below ``folder`` of which something was sent."""
@@ -82,7 +94,7 @@ class Nginx:
 
     def forget(self) -> None:
         """Empty the access log."""
-        time.sleep(0.05)
+        self.requests()
         os.truncate(self.base / "access.log", 0)
 
 
@@ -183,7 +195,7 @@ def free_port() -> int:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
+    for _ in range(3000):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
