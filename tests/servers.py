@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import logging
 import os
 import shutil
@@ -12,12 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
+
+import pytest
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 _CONFIG = """
@@ -141,6 +146,48 @@ def s3(bucket: str = "bucket") -> Iterator[dict[str, str]]:
         }
     finally:
         server.stop()
+
+
+_AZURITE = "devstoreaccount1"
+_AZURITE_KEY = (  # which all of its installations have, see its README
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+
+
+@contextmanager
+def azure(folder: Path, bucket: str = "bucket") -> Iterator[dict[str, str]]:
+    """Run Azurite (``npm install -g azurite``) with a container; give what reaches it."""
+    program = shutil.which("azurite-blob")
+    if program is None:
+        pytest.skip("azurite-blob is not installed")
+    port = free_port()
+    place = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
+    process = subprocess.Popen(
+        [program, "--silent", "--disableTelemetry", *place],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(port, process)
+        headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+        signed = "".join(f"{name}:{value}\n" for name, value in headers.items())
+        path = f"/{_AZURITE}/{_AZURITE}/{bucket}\nrestype:container"
+        text = "PUT" + 12 * "\n" + signed + path
+        mac = hmac.digest(base64.b64decode(_AZURITE_KEY), text.encode(), "sha256")
+        headers["Authorization"] = f"SharedKey {_AZURITE}:{base64.b64encode(mac).decode()}"
+        endpoint = f"http://127.0.0.1:{port}"
+        container = f"{endpoint}/{_AZURITE}/{bucket}?restype=container"
+        urlopen(Request(container, method="PUT", headers=headers)).close()
+        yield {
+            "AZURE_STORAGE_USE_EMULATOR": "true",
+            "AZURITE_BLOB_STORAGE_URL": endpoint,
+            "AZURE_ALLOW_HTTP": "true",
+            "AZURE_STORAGE_ACCOUNT_NAME": _AZURITE,
+            "AZURE_STORAGE_ACCOUNT_KEY": _AZURITE_KEY,
+        }
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from kd_offline.files import make_subfolder, remove_tree
 from kd_offline.networks.files import read_tensors, tensors_digest, write_tensors
 from kd_offline.networks.threads import computing_with
 from kd_offline.runs.complete import CompleteRun, complete_run
-from kd_offline.runs.folder import METRICS, RUN, RunFolder, check_free, create_run
+from kd_offline.runs.folder import METRICS, RUN, RunFolder, check_free, create_run, emptied
 from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.environment import Strict
 from kd_offline.schemas.layers import LayerWidths
@@ -133,6 +133,7 @@ def distill(
     path = buffer.where if isinstance(dataset, ExpertBuffer) else str(dataset)
     check_arrays(recipe, list(buffer.names))
     if resume and (before := complete(Path(output), recipe, buffer)) is not None:
+        remove_tree(parts_of(Path(output), "seeds"))  # of a command that was killed
         return before
     asked = {"dataset": buffer.id, "recipe": recipe.model_dump(mode="json")}
     operation = Operation("distill", asked, Path(output))
@@ -398,6 +399,8 @@ def _distill_by_seed(
     epochs, total = recipe.optimisation.epochs, recipe.optimisation.epochs * len(recipe.seeds)
     observer.progress(0, total, "epochs")
     with executor_on(on, needs=needs, folders=(folder,), files=files, logs=folder) as workers:
+        if overwrite:  # now, as in one process: then resuming does not find another run
+            emptied(output, overwrite=True)
         task = partial(_distill_seed, dataset, str(folder), recipe)
         for number, seed in enumerate(workers.map(task, recipe.seeds), start=1):
             for row in RunFolder(_run_of(folder, seed)).metrics():

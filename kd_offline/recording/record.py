@@ -28,7 +28,7 @@ from kd_offline.datasets.writing.writer import finished_dataset
 from kd_offline.errors import MismatchError, Remedy, StorageError, UsageError
 from kd_offline.execution import executor_on
 from kd_offline.execution.base import Executor, Resources
-from kd_offline.execution.parts import parts_folder
+from kd_offline.execution.parts import parts_folder, parts_of
 from kd_offline.experts.protocol import Expert
 from kd_offline.experts.score import share_won
 from kd_offline.files import make_folder, remove_tree
@@ -301,6 +301,7 @@ def _record_each(
     described = _described(parts)
     target = output.expanduser().absolute()
     if resume and (done := _finished(described, target)):
+        remove_tree(parts_of(target, "parts"))  # of a command that was killed
         return done
     refuse_occupied(check_output(target, ()), resume=resume, overwrite=overwrite)
     folder = parts_folder(target, "parts", "recording", resume=resume, overwrite=overwrite)

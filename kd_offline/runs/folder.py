@@ -212,14 +212,26 @@ def create_run(path: str | Path, manifest: RunManifest, *, overwrite: bool = Fal
     StorageError
         There is something at ``path`` already, or the disk refuses.
     """
+    run = RunFolder(emptied(path, overwrite=overwrite))
+    run.write_manifest(manifest)
+    return run
+
+
+def emptied(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Return an empty folder for a run, without the run that was there.
+
+    Raises
+    ------
+    StorageError
+        There is something at ``path`` that may not be replaced, or the disk refuses.
+    """
     folder = Path(path)
     check_free(folder, overwrite=overwrite)
     make_folder(folder)
-    for entry in folder.iterdir():  # a link to a folder stays one
+    # A link to a folder stays one. What makes it a run goes last, so a killed removal is repeated.
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == RUN):
         remove_tree(entry)
-    run = RunFolder(folder)
-    run.write_manifest(manifest)
-    return run
+    return folder
 
 
 def check_free(path: str | Path, *, overwrite: bool = False) -> None:

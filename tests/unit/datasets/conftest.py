@@ -83,6 +83,19 @@ def s3(_s3, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def _azure(tmp_path_factory):
+    with servers.azure(tmp_path_factory.mktemp("azure")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def azure(_azure, monkeypatch):
+    """Azurite, with ``az://bucket``; skipped where it is not installed."""
+    for name, value in _azure.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
 def whole(tmp_path_factory):
     """A dataset of some 60 files with several chunks in every steps array; nobody changes it."""
     path = tmp_path_factory.mktemp("whole") / "d.zarr"

@@ -86,6 +86,28 @@ def test_finished_seeds_are_kept_and_the_rest_is_done_by_the_next_command(datase
     assert distill(dataset, run, recipe(), on="serial", resume=True) == made
 
 
+def test_a_run_is_replaced_side_by_side_also_by_the_command_after_an_interruption(
+    dataset, tmp_path, monkeypatch
+):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    run, seeds, other = tmp_path / "run", tmp_path / "run.seeds", recipe(**{"student.hidden": 5})
+    distill(dataset, run, recipe())
+    with monkeypatch.context() as patched:
+        patched.setattr("kd_offline.distillation.distill._put_together", killed)
+        with pytest.raises(KeyboardInterrupt):
+            distill(dataset, run, other, on="serial", overwrite=True)
+    with monkeypatch.context() as patched:  # killed between the run and the removal of its parts
+        patched.setattr("kd_offline.distillation.distill.remove_tree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            distill(dataset, run, other, on="serial", resume=True)
+    assert seeds.exists()
+    made = distill(dataset, run, other, on="serial", resume=True)
+    assert made.recipe["student"]["hidden"] == 5
+    assert not seeds.exists()
+
+
 def test_what_cannot_be_divided_is_refused_before_anything_is_made(dataset, tmp_path):
     with pytest.raises(UsageError, match="seeds that are computed at once are one task"):
         distill(dataset, tmp_path / "run", recipe(batched_seeds=True), on="serial")

@@ -15,8 +15,13 @@ import pytest
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError, WorkerError
+from kd_offline.evaluation.evaluate import evaluate
 from kd_offline.execution import executor, executor_on
 from kd_offline.execution.ray import _require_same
+from kd_offline.experts import checkpoint
+from kd_offline.experts.recipe import train_recipe
+from kd_offline.experts.train import train
+from kd_offline.experts.train_all import train_all
 from kd_offline.recording.record import record
 from kd_offline.runs.folder import STUDENTS
 from kd_offline.sweeps.sweep import sweep
@@ -238,6 +243,28 @@ def test_trials_and_seeds_on_a_cluster_are_those_of_one_process(place, tmp_path)
     distill(dataset, tmp_path / "two", seeds, on=place)
     assert (tmp_path / "two" / STUDENTS).read_bytes() == (tmp_path / "one" / STUDENTS).read_bytes()
     assert progress == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_experts_and_evaluations_on_a_cluster_are_those_of_one_process(place, tmp_path):
+    small = {"episodes_per_batch": 4, "frames": 100, "architecture.trunk": (4,)}
+    small |= {"architecture.gru": 4}
+    recipes = {f"{k}": train_recipe(SPREAD, settings=small | {"seed": k}) for k in (0, 1)}
+    how: dict[str, Any] = {"threads": 1, "score_episodes": 2}
+    train_all(recipes, tmp_path / "all", on=place, **how)
+    for name, recipe in recipes.items():
+        train(recipe, tmp_path / name, **how)
+        one, other = (folder / name / checkpoint.WEIGHTS for folder in (tmp_path, tmp_path / "all"))
+        assert one.read_bytes() == other.read_bytes()
+    expert, run = tmp_path / "0", tmp_path / "run"
+    record(SPREAD, tmp_path / "d.zarr", expert=str(expert), episodes=4, threads=1, partner=None)
+    settings = {"optimisation.epochs": 1, "threads": 1}
+    distill(tmp_path / "d.zarr", run, distill_recipe(method="kl", settings=settings))
+    reports = [
+        evaluate(run, expert=expert, episodes=6, batch=3, modes=("greedy",), on=on)
+        for on in (None, place)
+    ]
+    assert reports[0].greedy == reports[1].greedy
+    assert not (tmp_path / "run.evaluation").exists()
 
 
 @pytest.mark.parametrize(

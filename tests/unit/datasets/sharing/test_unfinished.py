@@ -28,13 +28,13 @@ def shards(tmp_path_factory):
     return [folder / f"{k}.zarr" for k in range(2)]
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", "s3", "az"])
 def place(request, tmp_path):
     """An empty place."""
     if request.param == "folder":
         return str(tmp_path / "there")
-    request.getfixturevalue("s3")
-    return f"s3://bucket/{tmp_path.name}"
+    request.getfixturevalue({"s3": "s3", "az": "azure"}[request.param])
+    return f"{request.param}://bucket/{tmp_path.name}"
 
 
 def write(place, path, data):
@@ -171,13 +171,16 @@ def test_of_two_processes_that_race_one_wins_whole(shards, tmp_path, locks, monk
     assert all(verify(shard).ok for shard in shards)
 
 
-def test_of_writers_that_race_to_a_bucket_one_wins_whole(shards, s3):
+@pytest.mark.parametrize(("scheme", "server"), [("s3", "s3"), ("az", "azure")])
+def test_of_writers_that_race_to_a_bucket_one_wins_whole(shards, scheme, server, request):
+    request.getfixturevalue(server)
+    place = f"{scheme}://bucket/raced/0.zarr"
     barrier, errors = threading.Barrier(4), []
 
     def race(shard):
         barrier.wait()
         try:
-            push(shard, "s3://bucket/raced/0.zarr")
+            push(shard, place)
         except StorageError as error:
             errors.append(str(error))
 
@@ -187,8 +190,8 @@ def test_of_writers_that_race_to_a_bucket_one_wins_whole(shards, s3):
     for racer in racers:
         racer.join()
     assert len(errors) >= 2
-    assert verify("s3://bucket/raced/0.zarr").ok
-    assert unfinished("s3://bucket/raced").unfinished == ()
+    assert verify(place).ok
+    assert unfinished(f"{scheme}://bucket/raced").unfinished == ()
 
 
 def test_a_virtual_merge_is_written_to_a_bucket_beside_its_shards(shards, s3):
