@@ -14,6 +14,8 @@ from kd_offline.reports.tables import Table
 from kd_offline.runs.complete import require_own_students
 from kd_offline.runs.folder import open_run
 from kd_offline.runs.next_command import code_that_runs, evaluate_command
+from kd_offline.schemas.evaluation import EvaluationReport
+from kd_offline.schemas.run import RunManifest
 from kd_offline.untrusted_text import (
     for_markdown,
     markdown_code,
@@ -35,38 +37,18 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
     folder = open_run(run)
     manifest, evaluation = folder.manifest(), evaluated(folder, profiles)
     require_own_students(folder, manifest)
+    robustness, latency = folder.robustness(), folder.latency()
+    quantisation = folder.quantisation()
     title = f"{manifest.method} on {manifest.environment}, mask {manifest.mask}"
     parts = [f"# {for_markdown(title)}"]
     if evaluation is None:
-        command = markdown_code(evaluate_command(manifest, run))
-        code_note = code_that_runs(manifest)
-        note = for_markdown(f" ({code_note})") if code_note else ""
-        parts.append(f"Not evaluated yet: run {command}{note}.")
+        parts.append(_next_step(manifest, run))
     else:
-        parts.append(for_markdown(formatting.headline(evaluation)))
-        parts.append(
-            "\n".join(
-                f"- {for_markdown(note)}" for note in formatting.caveats(evaluation, manifest)
-            )
-        )
-        parts += _tables(
-            tables.retention_table(evaluation),
-            tables.returns_table(evaluation),
-            tables.wins_table(evaluation),
-            tables.seeds_table(evaluation),
-            cost_tables.cost_table(evaluation),
-            cost_tables.memory_table(evaluation),
-            cost_tables.prediction_table(evaluation),
-            cost_tables.network_table(evaluation),
-            tables.agreement_table(evaluation),
-            tables.cross_table(evaluation),
-        )
-        conventions = f"Intervals: {evaluation.intervals}. Costs: {evaluation.cost.convention}."
-        parts.append(for_markdown(conventions))
-    if (robustness := folder.robustness()) is not None:
+        parts += _retention_and_cost(evaluation, manifest)
+    if robustness is not None:
         section = robustness_section(robustness)
         parts += [f"## {section.title}", for_markdown(section.text), *_tables(*section.tables)]
-    if (latency := folder.latency()) is not None:
+    if latency is not None:
         parts += _tables(cost_tables.latency_table(latency))
         parts.append(for_markdown(f"Timed: {latency.convention}, on {latency.machine.processor}."))
     if (allocation := manifest.allocation) is not None:
@@ -75,7 +57,7 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
             budget_tables.block_importance_table(allocation),
             budget_tables.sources_table(allocation),
         )
-    if (quantisation := folder.quantisation()) is not None:
+    if quantisation is not None:
         parts += _tables(quantisation_table(quantisation))
         parts.append(for_markdown(quantisation_summary(quantisation)))
     spots = run_blind_spots(folder, manifest)
@@ -88,13 +70,46 @@ def markdown(run: str | Path, *, profiles: Sequence[str | Path] = ()) -> str:
         tables.students_table(manifest),
         tables.provenance_table(manifest),
     )
-    commands = [manifest.command] + ([] if evaluation is None else [evaluation.command])
-    commands += [] if robustness is None else [robustness.command]
-    commands += [] if latency is None else [latency.command]
-    commands += [] if quantisation is None else [quantisation.command]
-    command_lines = [line for command in commands if command and (line := quoted_command(command))]
-    parts.append("\n".join(["## Again", "", *markdown_fence("\n".join(command_lines))]))
+    documents = (manifest, evaluation, robustness, latency, quantisation)
+    parts.append(_commands([document.command for document in documents if document is not None]))
     return "\n\n".join(parts) + "\n"
+
+
+def _next_step(manifest: RunManifest, run: str | Path) -> str:
+    """Return the sentence that tells how to evaluate the run."""
+    command = markdown_code(evaluate_command(manifest, run))
+    code_note = code_that_runs(manifest)
+    note = for_markdown(f" ({code_note})") if code_note else ""
+    return f"Not evaluated yet: run {command}{note}."
+
+
+def _retention_and_cost(evaluation: EvaluationReport, manifest: RunManifest) -> list[str]:
+    """Return the sections about an evaluation."""
+    notes = formatting.caveats(evaluation, manifest)
+    conventions = f"Intervals: {evaluation.intervals}. Costs: {evaluation.cost.convention}."
+    return [
+        for_markdown(formatting.headline(evaluation)),
+        "\n".join(f"- {for_markdown(note)}" for note in notes),
+        *_tables(
+            tables.retention_table(evaluation),
+            tables.returns_table(evaluation),
+            tables.wins_table(evaluation),
+            tables.seeds_table(evaluation),
+            cost_tables.cost_table(evaluation),
+            cost_tables.memory_table(evaluation),
+            cost_tables.prediction_table(evaluation),
+            cost_tables.network_table(evaluation),
+            tables.agreement_table(evaluation),
+            tables.cross_table(evaluation),
+        ),
+        for_markdown(conventions),
+    ]
+
+
+def _commands(commands: Sequence[str]) -> str:
+    """Return the section with the commands that make the run and its measurements again."""
+    lines = [line for command in commands if command and (line := quoted_command(command))]
+    return "\n".join(["## Again", "", *markdown_fence("\n".join(lines))])
 
 
 def _tables(*tables: Table | None) -> list[str]:
