@@ -35,7 +35,7 @@ from kd_offline.seeding import episode_seeds
 from kd_offline.tracking.base import Observer, Operation, counting, observed
 
 if TYPE_CHECKING:
-    from kd_offline.exports.prepared_export import Draft
+    from kd_offline.exports.prepared_export import PreparedExport
 
 
 def bench_quantisation(
@@ -85,8 +85,8 @@ def bench_quantisation(
         environment=environment,
         opponents=opponents,
     ) as setup:
-        drafts = _drafts(complete, None if qat is None else complete_run(qat), dataset)
-        all_students = tuple(draft.reference for teams in drafts.values() for draft in teams)
+        prepared = _prepared_teams(complete, None if qat is None else complete_run(qat), dataset)
+        all_students = tuple(team.reference for teams in prepared.values() for team in teams)
         runner = EvaluationRunner(
             setup.environment, episode_seeds(seed, 0, episodes, "evaluation"), plan.batch
         )
@@ -98,16 +98,16 @@ def bench_quantisation(
         with observed(operation, observers) as observer:
             tick = counting(observer, total, "rollouts")
             sides = play_sides(replace(runner, tick=tick), policies, greedy=True, compared=True)
-        scores_by_rounding = _scores(runner, plan, sides, setup.manifest.seeds, list(drafts))
+        scores_by_rounding = _scores(runner, plan, sides, setup.manifest.seeds, list(prepared))
     names = {"int8 in training": Path(qat or run).resolve().name}
     rows = tuple(
         _row(
             name,
             names.get(name, complete.path.resolve().name),
             scores_by_rounding[name],
-            drafts[name],
+            prepared[name],
         )
-        for name in drafts
+        for name in prepared
     )
     command = command_text(
         *("bench", "quantisation", run),
@@ -126,28 +126,28 @@ def bench_quantisation(
     return report
 
 
-def _drafts(
+def _prepared_teams(
     plain: CompleteRun, aware: CompleteRun | None, dataset: str | Path | None
-) -> dict[Rounding, list[Draft]]:
+) -> dict[Rounding, list[PreparedExport]]:
     """Return the prepared exports of every seed, by kind of rounding."""
-    from kd_offline.exports.prepared_export import draft
+    from kd_offline.exports.prepared_export import prepare_export
 
     if aware is not None:
         _check_pair(plain.manifest, aware.manifest)
 
-    def prepare(run: CompleteRun, precision: Precision) -> list[Draft]:
+    def prepare(run: CompleteRun, precision: Precision) -> list[PreparedExport]:
         return [
-            draft(run, precision, seed=seed, dataset=dataset, least_agreement=0.0)
+            prepare_export(run, precision, seed=seed, dataset=dataset, least_agreement=0.0)
             for seed in plain.manifest.seeds
         ]
 
-    drafts_by_rounding: dict[Rounding, list[Draft]] = {
+    prepared: dict[Rounding, list[PreparedExport]] = {
         "fp32": prepare(plain, "fp32"),
         "int8 after training": prepare(plain, "int8"),
     }
     if aware is not None:
-        drafts_by_rounding["int8 in training"] = prepare(aware, "int8")
-    return drafts_by_rounding
+        prepared["int8 in training"] = prepare(aware, "int8")
+    return prepared
 
 
 def _check_pair(plain: RunManifest, aware: RunManifest) -> None:
@@ -188,7 +188,9 @@ def _scores(
     return scores_by_rounding
 
 
-def _row(name: Rounding, run: str, score: ModeScore, drafts: Sequence[Draft]) -> QuantisedTeams:
+def _row(
+    name: Rounding, run: str, score: ModeScore, prepared: Sequence[PreparedExport]
+) -> QuantisedTeams:
     agreement = score.agreement
     return QuantisedTeams(
         name=name,
@@ -198,8 +200,8 @@ def _row(name: Rounding, run: str, score: ModeScore, drafts: Sequence[Draft]) ->
         win_rate=None if score.win_rate is None else score.win_rate.student,
         agreement=agreement and agreement.action,
         joint_agreement=agreement and agreement.joint,
-        rounding=tuple(draft.cost for draft in drafts),
-        parameter_bytes=sum(agent.parameter_bytes for agent in drafts[0].agents),
+        rounding=tuple(team.cost for team in prepared),
+        parameter_bytes=sum(agent.parameter_bytes for agent in prepared[0].agents),
     )
 
 

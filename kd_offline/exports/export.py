@@ -13,7 +13,7 @@ from kd_offline.errors import Remedy, StorageError, UnknownNameError, UsageError
 from kd_offline.exports import c_source, onnx_graph, parity_check, tensors
 from kd_offline.exports.c_library import measure_on_cores
 from kd_offline.exports.engines import ENGINES, MANIFEST, team
-from kd_offline.exports.prepared_export import Draft, draft
+from kd_offline.exports.prepared_export import PreparedExport, prepare_export
 from kd_offline.exports.vectors import vectors
 from kd_offline.files import aside, make_folder, require_folder
 from kd_offline.runs.complete import complete_run
@@ -108,7 +108,7 @@ def export(
     target = place(run, output, chosen)
     _check_free(target, overwrite=overwrite)
     least = LEAST_AGREEMENT[chosen] if least_agreement is None else least_agreement
-    made = draft(
+    prepared = prepare_export(
         complete, chosen, seed=seed, dataset=dataset, episodes=episodes, least_agreement=least
     )
     asked = {"run": str(run), "formats": list(formats), "precision": chosen}
@@ -120,12 +120,12 @@ def export(
         tick = counting(observer, len(formats), "formats")
         for kind in formats:
             make_folder(beside / kind)
-            with border(made.student.card.architecture.family)(f"the {kind} export"):
-                _WRITERS[kind](beside / kind, made)
-            engines |= _checked(beside, kind, made)
+            with border(prepared.student.card.architecture.family)(f"the {kind} export"):
+                _WRITERS[kind](beside / kind, prepared)
+            engines |= _checked(beside, kind, prepared)
             tick()
         cores = measure_on_cores(beside / "c") if microcontrollers else ()
-        manifest = _manifest(made, formats, engines, least, cores, _files(beside))
+        manifest = _manifest(prepared, formats, engines, least, cores, _files(beside))
         write_document(beside / MANIFEST, manifest)
     return manifest
 
@@ -179,86 +179,88 @@ def _check_free(target: Path, *, overwrite: bool) -> None:
         raise StorageError(msg, other, Remedy("pass", overwrite=True))
 
 
-def _write_onnx(folder: Path, made: Draft) -> None:
-    for network, agent in zip(made.networks, made.agents, strict=True):
-        onnx_graph.write(folder / f"{agent.symbol}.onnx", network, made.facts_of(agent))
+def _write_onnx(folder: Path, prepared: PreparedExport) -> None:
+    for network, agent in zip(prepared.networks, prepared.agents, strict=True):
+        onnx_graph.write(folder / f"{agent.symbol}.onnx", network, prepared.facts_of(agent))
 
 
-def _write_c(folder: Path, made: Draft) -> None:
-    few = made.episodes.first(SELF_TEST_STEPS)
-    recorded = vectors(made.reference, made.expected[: len(few.seeds), : few.longest], few)
-    title = f"{made.precision} student for {made.facts['environment']} under the mask "
-    title += made.facts["mask"]
-    c_source.write(folder, made.networks, made.agents, recorded, parity_check.TOLERANCE, title)
+def _write_c(folder: Path, prepared: PreparedExport) -> None:
+    few = prepared.episodes.first(SELF_TEST_STEPS)
+    recorded = vectors(prepared.reference, prepared.expected[: len(few.seeds), : few.longest], few)
+    title = f"{prepared.precision} student for {prepared.facts['environment']} under the mask "
+    title += prepared.facts["mask"]
+    c_source.write(
+        folder, prepared.networks, prepared.agents, recorded, parity_check.TOLERANCE, title
+    )
 
 
-def _write_torch(folder: Path, made: Draft) -> None:
-    tensors.write(folder, made.networks, made.agents, made.facts)
+def _write_torch(folder: Path, prepared: PreparedExport) -> None:
+    tensors.write(folder, prepared.networks, prepared.agents, prepared.facts)
 
 
-_WRITERS: dict[Format, Callable[[Path, Draft], None]] = {
+_WRITERS: dict[Format, Callable[[Path, PreparedExport], None]] = {
     "onnx": _write_onnx,
     "c": _write_c,
     "torch": _write_torch,
 }
 
 
-def _checked(folder: Path, kind: Format, made: Draft) -> dict[str, Comparison]:
+def _checked(folder: Path, kind: Format, prepared: PreparedExport) -> dict[str, Comparison]:
     """Replay what was written with every engine that reads it; refuse what differs."""
-    found = {}
+    comparisons = {}
     for engine, (reads, open_steps) in ENGINES.items():
         if reads == kind:
-            steps = open_steps(folder, made.agents)
-            parity_check.require_refusals(engine, made.agents, steps)
-            said = parity_check.replay(
-                team(made.agents, steps, made.student.card.random_k), made.episodes
+            steps = open_steps(folder, prepared.agents)
+            parity_check.require_refusals(engine, prepared.agents, steps)
+            logits = parity_check.replay(
+                team(prepared.agents, steps, prepared.student.card.random_k), prepared.episodes
             )
-            found[engine] = parity_check.compare(said, made.expected, made.episodes)
-            parity_check.require_parity(engine, found[engine])
-    return found
+            comparisons[engine] = parity_check.compare(logits, prepared.expected, prepared.episodes)
+            parity_check.require_parity(engine, comparisons[engine])
+    return comparisons
 
 
 def _files(folder: Path) -> dict[str, FileFact]:
-    found = {}
+    facts = {}
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             content = file.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
-            found[file.relative_to(folder).as_posix()] = FileFact(sha256=digest, bytes=len(content))
-    return found
+            facts[file.relative_to(folder).as_posix()] = FileFact(sha256=digest, bytes=len(content))
+    return facts
 
 
 def _manifest(
-    made: Draft,
+    prepared: PreparedExport,
     formats: tuple[Format, ...],
     engines: dict[str, Comparison],
     least: float,
     cores: tuple[Core, ...],
     files: dict[str, FileFact],
 ) -> ExportManifest:
-    card = made.student.card
+    card = prepared.student.card
     return ExportManifest(
         formats=formats,
-        precision=made.precision,
+        precision=prepared.precision,
         environment=card.environment.id,
         mask=card.mask,
         random_k=card.random_k,
         method=card.method,
-        seed=made.student.seed,
-        students=made.students,
+        seed=prepared.student.seed,
+        students=prepared.students,
         dataset=card.dataset,
         refusal=REFUSAL,
         waiting=WAITING,
-        agents=made.agents,
+        agents=prepared.agents,
         gate=Gate(
-            dataset=made.episodes.dataset,
-            part=made.episodes.part,
-            episodes=len(made.episodes.seeds),
-            steps=made.episodes.steps,
+            dataset=prepared.episodes.dataset,
+            part=prepared.episodes.part,
+            episodes=len(prepared.episodes.seeds),
+            steps=prepared.episodes.steps,
             tolerance=parity_check.TOLERANCE,
             engines=engines,
             least_agreement=least,
-            precision=made.cost,
+            precision=prepared.cost,
         ),
         microcontrollers=cores,
         files=files,

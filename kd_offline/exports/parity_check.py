@@ -130,7 +130,7 @@ def replay(policy: TeamPolicy, episodes: Recorded) -> Float32Array:
     ParityError
         An exported step returns another action than the legal one of its own largest logit.
     """
-    memory, said = policy.start(episodes.seeds), []
+    memory, logits = policy.start(episodes.seeds), []
     for view in episodes.views():
         if isinstance(policy, ExportedTeam):
             actions, output, memory = policy.decide(view, memory)
@@ -138,8 +138,8 @@ def replay(policy: TeamPolicy, episodes: Recorded) -> Float32Array:
             _require_greedy(actions, stated, view.alive)
         else:
             output, memory = policy.act(view, memory)
-        said.append(output.logits)
-    return np.stack(said, axis=1)
+        logits.append(output.logits)
+    return np.stack(logits, axis=1)
 
 
 def _require_greedy(actions: IntArray, policy: Played, alive: BoolArray) -> None:
@@ -252,7 +252,7 @@ def _refuse(engine: str, agent: AgentContract, what: str) -> NoReturn:
     raise ParityError(msg)
 
 
-def require_parity(engine: str, found: Comparison, tolerance: float = TOLERANCE) -> None:
+def require_parity(engine: str, comparison: Comparison, tolerance: float = TOLERANCE) -> None:
     """Refuse an engine that does not give the logits and the actions of its reference.
 
     Raises
@@ -261,19 +261,20 @@ def require_parity(engine: str, found: Comparison, tolerance: float = TOLERANCE)
         A logit is off by more than the tolerance, or an action differs that is not one of two
         whose logits are equal within rounding.
     """
-    agreement = 1.0 if found.agreement is None else found.agreement
-    wrong = round((1 - agreement) * found.decisions) - found.ties
-    if found.logit_error <= tolerance and wrong == 0:
+    agreement = 1.0 if comparison.agreement is None else comparison.agreement
+    wrong = round((1 - agreement) * comparison.decisions) - comparison.ties
+    if comparison.logit_error <= tolerance and wrong == 0:
         return
     msg = (
-        f"the {engine} export is refused: over {found.decisions:,} recorded decisions its logits "
-        f"are off by up to {found.logit_error:.3g} (allowed {tolerance:.3g}) and {wrong:,} actions "
-        "differ (allowed 0); nothing was written, so export again from an unaltered run"
+        f"the {engine} export is refused: over {comparison.decisions:,} recorded decisions its "
+        f"logits are off by up to {comparison.logit_error:.3g} (allowed {tolerance:.3g}) and "
+        f"{wrong:,} actions differ (allowed 0); nothing was written, so export again from an "
+        "unaltered run"
     )
     raise ParityError(msg)
 
 
-def require_agreement(found: Comparison, least: float, precision: str) -> None:
+def require_agreement(comparison: Comparison, least: float, precision: str) -> None:
     """Refuse a precision that changes more actions than it may.
 
     Raises
@@ -281,11 +282,11 @@ def require_agreement(found: Comparison, least: float, precision: str) -> None:
     ParityError
         Fewer actions agree.
     """
-    if found.agreement is None or found.agreement >= least:
+    if comparison.agreement is None or comparison.agreement >= least:
         return
     msg = (
-        f"the {precision} students are refused: {found.agreement:.4f} of their "
-        f"{found.decisions:,} recorded decisions are those of the trained ones (allowed "
+        f"the {precision} students are refused: {comparison.agreement:.4f} of their "
+        f"{comparison.decisions:,} recorded decisions are those of the trained ones (allowed "
         f"{least:.4f} or more); nothing was written"
     )
     raise ParityError(msg, Remedy("lower", least_agreement=...), Remedy("export as fp32"))

@@ -24,7 +24,7 @@ from kd_offline.types import Float32Array
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class PreparedExport:
     """A team in the form in which it is written, and recorded episodes with its answers."""
 
     student: StudentPolicy
@@ -66,7 +66,7 @@ class Draft:
         }
 
 
-def draft(
+def prepare_export(
     run: CompleteRun,
     precision: Precision,
     *,
@@ -74,8 +74,8 @@ def draft(
     dataset: str | Path | ExpertBuffer | None = None,
     episodes: int = 400,
     least_agreement: float = 1.0,
-) -> Draft:
-    """Compact the students of one seed and see that this changed no answer.
+) -> PreparedExport:
+    """Compact the students of one seed, and check that this changes none of their outputs.
 
     Raises
     ------
@@ -93,8 +93,8 @@ def draft(
     trained = parity_check.replay(student, recorded)
     whole = compact(student)
     agents = contracts(whole, student.card.environment)
-    said = parity_check.replay(team(agents, numpy_steps(whole), student.card.random_k), recorded)
-    cost = parity_check.compare(said, trained, recorded)
+    logits = parity_check.replay(team(agents, numpy_steps(whole), student.card.random_k), recorded)
+    cost = parity_check.compare(logits, trained, recorded)
     parity_check.require_parity("compacted", cost)
     expected, networks = trained, whole
     if precision == "int8":
@@ -105,7 +105,7 @@ def draft(
         cost = parity_check.compare(expected, trained, recorded)
         parity_check.require_agreement(cost, least_agreement, precision)
     weights = digest(student.team)
-    return Draft(student, weights, precision, networks, agents, recorded, expected, cost)
+    return PreparedExport(student, weights, precision, networks, agents, recorded, expected, cost)
 
 
 def _check_mask(student: StudentPolicy, buffer: ExpertBuffer) -> None:

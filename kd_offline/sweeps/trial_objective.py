@@ -12,7 +12,7 @@ import numpy as np
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import KdOfflineError, Remedy, UsageError
 from kd_offline.exports import parity_check
-from kd_offline.exports.prepared_export import draft
+from kd_offline.exports.prepared_export import prepare_export
 from kd_offline.runs.complete import complete_run
 from kd_offline.schemas.run import RunManifest
 from kd_offline.schemas.sweep import Judge, SweepPlan
@@ -132,7 +132,7 @@ def _agreement(run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str)
         recorded = parity_check.recorded(buffer, plan.episodes, plan.recipe.judge_by)
         students_logits = parity_check.replay(complete_run(run).team(), recorded)
     else:
-        prepared = draft(
+        prepared = prepare_export(
             complete_run(run),
             "int8",
             dataset=buffer,
