@@ -86,7 +86,11 @@ METHODS: dict[str, Method] = {
         "outputs become the one-hot of the expert's greedy action (IGM-DA, behaviour cloning)",
         {"one_hot": 1.0},
     ),
-    "logits": Method("regression of the expert's centred logits (KnowRU)", {"logits": 1.0}),
+    "logits": Method(
+        "regression of the expert's centred logits (KnowRU)",
+        {"logits": 1.0},
+        {"objective.q_temperature": 1.0},
+    ),
     "tseng": Method(
         "executed actions, KL and angles between mapped embeddings (Tseng et al.)",
         {"ce": 1.0, "kl": 1.0, "angle": 0.1},

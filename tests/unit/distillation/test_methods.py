@@ -8,6 +8,7 @@ import torch
 
 from kd_offline.datasets import DatasetWriter, ExpertBuffer
 from kd_offline.distillation.episode_targets import StreamedTargets
+from kd_offline.distillation.methods import METHODS
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.terms.active import ActiveTerms, check_arrays
 from kd_offline.errors import MissingArrayError, UsageError
@@ -33,6 +34,12 @@ def buffer(tmp_path_factory):
         writer.append(replace(block, steps=steps))
         writer.commit({"full": full_mask(SPEC)})
     return ExpertBuffer.open(path)
+
+
+@pytest.mark.parametrize("name", ["q", "mixer", "ctds", "logits"])
+def test_regressions_have_targets_of_the_size_of_a_new_students_outputs(name):
+    assert METHODS[name].recipe().objective.q_temperature == 1.0
+    assert METHODS["kl"].recipe().objective.q_temperature < 1.0
 
 
 def setting(buffer, **settings):
