@@ -1,6 +1,7 @@
 """Who may load an environment or an expert by its name, and whose name that is."""
 
 import ast
+from functools import cache
 
 import pytest
 
@@ -32,13 +33,16 @@ IMPORTS = {
 }
 
 
+@cache
 def calls(path):
-    """Yield the dotted name of everything that a module calls or imports as a function."""
+    """Return the dotted names of everything that a module calls or imports as a function."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Call):
-            yield ast.unparse(node.func)
+            names.add(ast.unparse(node.func))
         if isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def users(wanted):

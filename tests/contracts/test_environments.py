@@ -22,7 +22,10 @@ BACKENDS: list[tuple[str, dict[str, Any]]] = [
     ("mpe/simple_adversary_v3", {"n_good_agents": 1}),
     ("grid/predator_prey", {"episode_limit": 20}),
     ("grid/predator_prey", {"size": 4, "n_predators": 4, "n_prey": 2, "episode_limit": 30}),
-    ("grid/predator_prey", {"size": 4, "n_predators": 3, "n_prey": 4, "capturers_leave": False}),
+    (
+        "grid/predator_prey",
+        {"size": 4, "n_predators": 3, "n_prey": 4, "capturers_leave": False, "episode_limit": 30},
+    ),
     ("pettingzoo/mpe2.simple_reference_v3:parallel_env", {"episode_limit": 6}),
     ("pettingzoo/mpe2.simple_tag_v3:parallel_env", {"episode_limit": 6}),
     ("pettingzoo/pettingzoo.sisl.pursuit_v5:parallel_env", {"max_cycles": 5, "n_pursuers": 3}),

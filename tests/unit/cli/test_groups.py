@@ -5,6 +5,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from kd_offline.cli import groups
 from kd_offline.cli.app import app
 from kd_offline.cli.groups import GROUPS
 
@@ -44,3 +45,27 @@ def test_the_old_name_of_an_option_still_works():
     )
     assert done.stderr.startswith("note: --profile is called --device now\nerror: no-run is not")
     assert "--profile" not in CliRunner().invoke(app, ["report", "--help"]).stdout
+
+
+def test_only_the_command_that_is_run_is_built(monkeypatch):
+    built, ran, build = [], [], typer.main.get_command_from_info
+
+    def noted(info, **options):
+        built.append(info.callback.__name__)
+        return build(info, **options)
+
+    def first(number: int = 1) -> None:
+        ran.append(number)
+
+    def second() -> None:
+        """Not run."""
+
+    monkeypatch.setattr(groups, "get_command_from_info", noted)
+    app = groups.App()
+    app.callback()(lambda: None)
+    for function in (first, second):
+        app.command()(function)
+    for _ in range(2):
+        assert CliRunner().invoke(app, ["first", "--number", "3"]).exit_code == 0
+    assert (built, ran) == (["first"], [3, 3])
+    assert "second" in CliRunner().invoke(app, ["--help"]).stdout
