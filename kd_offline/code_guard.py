@@ -89,7 +89,7 @@ def check_environment(
 def check_recipe_environment(
     name: str, settings: Mapping[str, Any], *, asked_by: str, operation: str, named: bool
 ) -> None:
-    """Refuse the environment of a recipe that stands in a file, or its settings.
+    """Raise an error if a recipe in a file names an environment or settings that it may not choose.
 
     ``operation`` takes the name of an environment; ``named``: the user gave it, and ``settings``
     are those that the file alone states. The rest is as for :func:`check_environment`.

@@ -19,7 +19,7 @@ Completion = Callable[[str], list[str]]
 
 
 def one_of(*names: str) -> Completion:
-    """Return what completes one of ``names``."""
+    """Return a completion function for one of ``names``."""
     return lambda incomplete: _matching(names, incomplete)
 
 

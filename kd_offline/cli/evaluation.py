@@ -189,7 +189,7 @@ def _costs(report: EvaluationReport) -> None:
 
 
 def prediction(found: Prediction) -> str:
-    """Return what a model of a device says, with its label."""
+    """Return the prediction of a device's model as text, with its label."""
     latency = "latency unknown"
     if found.latency_us is not None:
         latency = f"{found.latency_us:,.2f} us ({found.kind}, {found.basis})"

@@ -268,7 +268,7 @@ def hidden(text: str | None) -> int | tuple[int, ...] | str | None:
 
 
 def observers(track: list[str] | None) -> list[Observer]:
-    """Return what listens to the command: the terminal, and the trackers that were asked for."""
+    """Return the observers of the command: the terminal and the requested trackers."""
     if not track:
         return [terminal()]
     from kd_offline.tracking import tracker

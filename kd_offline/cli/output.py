@@ -115,7 +115,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def terminal() -> Observer:
-    """Return what shows progress and notes on stderr; with ``--quiet`` it shows nothing."""
+    """Return the observer that shows progress and notes on stderr; nothing with ``--quiet``."""
     from kd_offline.tracking.base import NullObserver
     from kd_offline.tracking.progress_bar import ProgressBar
 

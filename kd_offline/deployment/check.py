@@ -191,7 +191,7 @@ _MISFITS: tuple[BlockFit, ...] = ("missing", "another width")
 def agent_fit(
     agent: AgentProfile, interface: AgentInterface, team: CollaborationProfile
 ) -> tuple[AgentFit, list[Mismatch], list[str]]:
-    """Return how an agent fits, its mismatches, and notes on differences that do not matter."""
+    """Return the fit of an agent, its mismatches, and notes on harmless differences."""
     name = agent.contract.agent
     where = f"agents.{name}"
     blocks = {block.name: _block_fit(block, interface) for block in agent.blocks}

@@ -77,7 +77,7 @@ def _read(agent: Packed) -> tuple[Tensor, ...]:
 
 @contextmanager
 def parallel_agents(team: StudentTeam, threads: int) -> Iterator[ParallelAgents]:
-    """Give the passes of ``team`` with up to one thread an agent."""
+    """Return a context with the forward passes of ``team``, in up to one thread for each agent."""
     agents = range(len(team.widths))
     # OpenMP keeps its number of threads for each thread, and sums depend on it. That of the caller
     # is not ours to know, so that even a single thread is one of the pool.

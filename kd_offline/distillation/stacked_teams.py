@@ -167,7 +167,7 @@ class StackedTeams(nn.Module):
         )
 
     def part(self) -> None:
-        """Give every team weights of its own, equal to the present ones."""
+        """Copy the weights so that every team has its own."""
         for team in self.teams:
             for parameter in team.parameters():
                 parameter.data = parameter.data.clone()

@@ -57,7 +57,7 @@ class FullyObservable(Protocol):
         ...
 
     def full_observations(self) -> Float32Array:
-        """Return what each agent would see in the current views: a new array [B, N, F].
+        """Return the full observation of each agent in the current views: a new array [B, N, F].
 
         It is padded with zeros as observations are, and zero for an agent that is gone. Episodes
         do not depend on whether it is called.

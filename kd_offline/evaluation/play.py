@@ -204,7 +204,7 @@ def count_rollouts(
 
 
 class Loaded(Protocol):
-    """What a worker plays with."""
+    """The environment and the policies of a worker."""
 
     @property
     def environment(self) -> BatchedEnvironment:

@@ -31,7 +31,7 @@ class Resources:
 
     @classmethod
     def of(cls, threads: int, accelerator: str = "cpu") -> Resources:
-        """Return what a recipe asks for: a core for each thread, and a GPU if it names one."""
+        """Return the resources of a recipe: a core for each thread, and a GPU if it names one."""
         return cls(cores=threads, gpus=1.0 if accelerator == "cuda" else 0.0)
 
     def __post_init__(self) -> None:

@@ -108,6 +108,6 @@ class ExpertCard(Document):
 
 
 class TrainSeedsOutput(Strict):
-    """What a training of several seeds prints as JSON."""
+    """JSON output of a training of several seeds."""
 
     experts: dict[str, ExpertCard] = Field(description="by the folder within the output")

@@ -70,7 +70,7 @@ class Pull:
         return replace(self, teacher=self.teacher.to(device))
 
     def share(self, ratio: Tensor, clip: float) -> Tensor:
-        """Return how much the divergence counts in each step, [T, B, N].
+        """Return the weight of the divergence in each step, [T, B, N].
 
         ``max(ratio, 1 - clip)`` where the pull is proximal (Spigler, 2024): steps whose
         action has become much less probable go on counting, and give no gradient by the ratio.

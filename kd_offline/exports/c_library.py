@@ -55,7 +55,7 @@ class BuildError(KdOfflineError):
 
 
 def require(*tools: str) -> None:
-    """Refuse to go on where a tool is missing.
+    """Raise an error if a tool is missing.
 
     Raises
     ------

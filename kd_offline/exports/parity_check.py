@@ -184,7 +184,7 @@ _UNUSABLE = tuple(np.float32(x) for x in (np.nan, np.inf, -np.inf, np.finfo(np.f
 
 
 def require_refusals(engine: str, agents: Sequence[AgentContract], steps: Sequence[Step]) -> None:
-    """Refuse an engine that acts upon numbers that cannot be computed with, or has another memory.
+    """Raise an error for an engine that does not refuse unusable numbers, or has another memory.
 
     Every agent is given each such number as its first and as its last feature and as its first
     number of the memory, with all actions legal, with the last one alone and with none; what it
@@ -253,7 +253,7 @@ def _refuse(engine: str, agent: AgentContract, what: str) -> NoReturn:
 
 
 def require_parity(engine: str, comparison: Comparison, tolerance: float = TOLERANCE) -> None:
-    """Refuse an engine that does not give the logits and the actions of its reference.
+    """Raise an error for an engine that does not give the logits and actions of its reference.
 
     Raises
     ------
@@ -275,7 +275,7 @@ def require_parity(engine: str, comparison: Comparison, tolerance: float = TOLER
 
 
 def require_agreement(comparison: Comparison, least: float, precision: str) -> None:
-    """Refuse a precision that changes more actions than it may.
+    """Raise an error if a precision changes too many actions.
 
     Raises
     ------

@@ -181,7 +181,7 @@ class RecurrentNetwork(PackedNetwork):
         return Packed(functional.linear(x, *matrices[-1]), x, x)
 
     def folded_trunk(self, x: Tensor, matrices: Sequence[Folded]) -> Tensor:
-        """Return what the trunk gives of ``x`` [S, I] with folded matrices, in its own scale."""
+        """Return the trunk's output for ``x`` [S, I] with folded matrices, in its own scale."""
         return self._rescaled(self._through_trunk(x, matrices))
 
     def _through_trunk(self, x: Tensor, matrices: Sequence[Folded]) -> Tensor:

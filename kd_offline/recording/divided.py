@@ -81,7 +81,7 @@ class DividedRecording:
 
     @property
     def recording(self) -> RecordingRecord:
-        """What the machines that recorded have in common, beside the settings."""
+        """Facts that the recording machines have in common, besides the settings."""
         return common_recording(self._recordings)
 
     def blocks(self, first: int) -> Iterator[EpisodeBlock]:

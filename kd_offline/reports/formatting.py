@@ -190,7 +190,7 @@ def _sides(mode: ModeScore) -> str:
 
 
 def caveats(report: EvaluationReport, manifest: RunManifest) -> list[str]:
-    """Return what limits the meaning of the figures, one sentence each."""
+    """Return the caveats of the figures, one sentence each."""
     seeds, notes = len(report.distillation_seeds), []
     if seeds == 1:
         notes.append(

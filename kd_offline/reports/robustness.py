@@ -132,7 +132,7 @@ def error_table(report: RobustnessReport) -> Table | None:
 
 
 def comparison_table(report: RobustnessReport) -> Table | None:
-    """Return what seeds share beside those of another run, and at what cost; None without one."""
+    """Return the comparison of common failures with another run; None without one."""
     other, students = report.comparison, report.unperturbed.students
     if other is None or students is None or report.unperturbed.failures is None:
         return None

@@ -45,7 +45,7 @@ class AuditCheck(Strict):
 
 
 class AuditReport(Strict):
-    """What the audit of a dataset found; a finding is a reason to look, not a proof."""
+    """Findings of the audit of a dataset; a finding is a reason to look, not a proof."""
 
     ok: bool = Field(description="nothing was found")
     episodes: int = Field(ge=0, description="that were read")

@@ -169,7 +169,7 @@ class Latency(Strict):
 
 
 class Robustness(Strict):
-    """What the students of the run tolerate, played greedily. Kind: measured."""
+    """Perturbations that the students of the run tolerate in greedy play. Kind: measured."""
 
     kind: Literal["measured"] = "measured"
     seeds: tuple[int, ...] = Field(description="distillation seeds of the teams that played")

@@ -329,7 +329,7 @@ class SignatureRecord(Strict):
 
 
 class VerifyReport(Strict):
-    """What ``verify`` prints."""
+    """Output of ``verify``."""
 
     ok: bool
     problems: tuple[Problem, ...] = ()
@@ -373,7 +373,7 @@ class ExpertConflict(Strict):
 
 
 class InspectReport(Strict):
-    """What ``inspect`` prints as JSON (by alias: the last but one key is ``return``)."""
+    """JSON output of ``inspect`` (by alias: the last but one key is ``return``)."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 

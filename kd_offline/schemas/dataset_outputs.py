@@ -11,14 +11,14 @@ from kd_offline.schemas.environment import Strict
 
 
 class NotHeld(Strict):
-    """What the target format of a conversion cannot hold."""
+    """Data that the target format of a conversion cannot hold."""
 
     array: str = Field(description="name in the source; manifest stands for its descriptions")
     why: str
 
 
 class ConvertOutput(Strict):
-    """What ``convert`` prints as JSON."""
+    """JSON output of ``convert``."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -47,7 +47,7 @@ class EditOutput(Strict):
 
 
 class CardOutput(Strict):
-    """What ``card`` prints as JSON."""
+    """JSON output of ``card``."""
 
     id: Digest
     path: str | None = Field(default=None, description="where it was written")
@@ -90,7 +90,7 @@ class ValueDifference(Strict):
 
 
 class DiffReport(Strict):
-    """What ``diff`` prints as JSON: in what two datasets differ."""
+    """JSON output of ``diff``: the differences between two datasets."""
 
     equal: bool = Field(description="the ids, and so the contents, are equal")
     a: Digest
@@ -118,7 +118,7 @@ class UnfinishedPlace(Strict):
 
 
 class PlacesOutput(Strict):
-    """What ``doctor ADDRESS`` prints as JSON: the datasets below an address."""
+    """JSON output of ``doctor ADDRESS``: the datasets below an address."""
 
     address: str
     datasets: int = Field(description="that are complete, by their manifests; not verified")
@@ -126,7 +126,7 @@ class PlacesOutput(Strict):
 
 
 class TransferOutput(Strict):
-    """What ``push``, ``pull`` and ``pack`` print as JSON."""
+    """JSON output of ``push``, ``pull`` and ``pack``."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -140,7 +140,7 @@ class TransferOutput(Strict):
 
 
 class CacheOutput(Strict):
-    """What ``cache`` prints as JSON."""
+    """JSON output of ``cache``."""
 
     path: str
     files: int = Field(ge=0)

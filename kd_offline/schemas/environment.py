@@ -37,7 +37,7 @@ Blocks = dict[str, dict[str, tuple[tuple[Observation, Observation], ...]]]
 
 
 class FullObservation(Strict):
-    """What agents would see with nothing hidden, in the order of the environment's agents."""
+    """Full observations of agents, in the order of the environment's agents."""
 
     widths: tuple[Observation, ...]
     blocks: Blocks

@@ -41,7 +41,7 @@ WAITING = "where no action is legal the action is 0, and logits and memory are a
 
 
 class AgentContract(Strict):
-    """What one agent's step takes and gives; ranges are half-open.
+    """Inputs and outputs of one agent's step; ranges are half-open.
 
     Steps that are refused, and steps without a legal action, are those that ``refusal`` and
     ``waiting`` of the manifest describe; every engine treats them alike, to the same bits.

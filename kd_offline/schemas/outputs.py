@@ -38,7 +38,7 @@ class ErrorOutput(Strict):
 
 
 class RecordOutput(Strict):
-    """What ``record`` prints as JSON."""
+    """JSON output of ``record``."""
 
     id: Digest
     path: str
@@ -49,7 +49,7 @@ class RecordOutput(Strict):
 
 
 class DistillOutput(Strict):
-    """What ``distill`` prints as JSON."""
+    """JSON output of ``distill``."""
 
     run: str
     method: str
@@ -129,7 +129,7 @@ class CostOutput(Strict):
 
 
 class EvaluateOutput(Strict):
-    """What ``evaluate`` prints as JSON; a mode that was not played is absent."""
+    """JSON output of ``evaluate``; a mode that was not played is absent."""
 
     episodes: int
     greedy: ModeOutput | None = None
@@ -172,7 +172,7 @@ class SeedComparison(Strict):
 
 
 class RerunReport(Strict):
-    """What ``rerun`` prints as JSON: whether a run could be repeated."""
+    """JSON output of ``rerun``: whether a run could be repeated."""
 
     ok: bool
     run: str
@@ -216,7 +216,7 @@ class StarCraft(Strict):
 
 
 class DoctorReport(Strict):
-    """What ``doctor`` prints as JSON: what this installation can do."""
+    """JSON output of ``doctor``: the state of this installation."""
 
     kd_offline: str
     python: str
@@ -232,13 +232,13 @@ class DoctorReport(Strict):
 
 
 class HardwareOutput(Strict):
-    """What ``hardware`` prints as JSON: every profile inside the package."""
+    """JSON output of ``hardware``: every profile inside the package."""
 
     profiles: tuple[HardwareProfile, ...]
 
 
 class ExportOutput(Strict):
-    """What ``export`` prints as JSON."""
+    """JSON output of ``export``."""
 
     path: str
     formats: tuple[Format, ...]

@@ -42,7 +42,7 @@ _HINT = "or give a .toml file that lists each agent's blocks under [agents]"
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """What the students see; True is visible, padding is False.
+    """Visible features of the students: True is visible, padding is False.
 
     ``static`` (bool [N, O]) holds for every episode. When it is None the mask is drawn for each
     episode: ``random_k`` features an agent, or between 4/9 and 5/9 of them when that is None.

@@ -98,7 +98,7 @@ def sampled_episodes(buffer: ExpertBuffer, among: IntArray, steps: int = MOST_ST
 
 
 def blind_spots(buffer: ExpertBuffer, students: Divergences | None = None) -> BlindSpots:
-    """Return where the teacher of a dataset is weak or was hardly seen, by agent and region.
+    """Return the regions in which the expert of a dataset is weak or rarely recorded, by agent.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from kd_offline.files import refusal
 
 @contextmanager
 def create_hdf5(path: Path, **options: Any) -> Iterator[Any]:
-    """Give an ``h5py.File`` to write to; ``options`` are passed to it.
+    """Open an ``h5py.File`` for writing; ``options`` are passed to it.
 
     Raises
     ------

@@ -25,7 +25,7 @@ _MAX_ACTIONS = 1 << 15  # actions are int16
 
 @dataclass(frozen=True, slots=True)
 class InferredEnvironment:
-    """What the data tell about the environment; lists have one entry for each agent."""
+    """Facts about the environment that the data show; lists have one entry for each agent."""
 
     obs_widths: Sequence[int]
     action_counts: Sequence[int]

@@ -41,7 +41,7 @@ def is_hdf5(path: Path) -> bool:
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Group]:
-    """Give an HDF5 file opened for reading; errors of the library become a ``ForeignError``."""
+    """Open an HDF5 file for reading; errors of the library become a ``ForeignError``."""
     h5py = import_library("h5py", "HDF5")
     if not is_hdf5(path):
         raise foreign_error(

@@ -121,7 +121,7 @@ def mask_conflicts(parents: Sequence[ExpertBuffer], names: Iterable[str]) -> lis
 
 
 def licence_conflicts(parents: Sequence[ExpertBuffer]) -> list[str]:
-    """Return how the licences differ; empty if they do not."""
+    """Return a description of the differences between licences; empty if there are none."""
     licences = dict.fromkeys(parent.manifest.licence for parent in parents)
     if len(licences) < len(("one", "other")):
         return []

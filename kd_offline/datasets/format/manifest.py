@@ -259,7 +259,7 @@ def _file_table_problems(manifest: DatasetManifest) -> Iterator[str]:
 
 
 def require_whole(address: str, manifest: DatasetManifest) -> None:
-    """Refuse a dataset of shards where the files of a dataset are copied as they are.
+    """Raise an error for a dataset of shards, whose files alone are not a complete copy.
 
     Raises
     ------

@@ -33,7 +33,7 @@ def expansion_problem(decoded: int, stored: int) -> str | None:
 def check_memory(
     needed: int, what: str, remedy: str = "read fewer rows, episodes or arrays at a time"
 ) -> None:
-    """Refuse to allocate more memory than there is, instead of being killed later.
+    """Raise an error if more memory is needed than is available.
 
     Raises
     ------

@@ -179,7 +179,7 @@ def refuse_unwritable(address: str) -> str:
 
 @contextmanager
 def open_target(address: str | Path) -> Iterator[Target]:
-    """Give the destination at ``address``; a folder is locked for one writer.
+    """Open the destination at ``address``; a folder is locked for one writer.
 
     Raises
     ------

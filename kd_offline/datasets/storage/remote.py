@@ -342,7 +342,7 @@ def _is_set(name: str) -> bool:
 
 
 def check_online(url: str) -> None:
-    """Refuse an ``hf://`` address where the environment forbids requests to the Hub.
+    """Raise an error for an ``hf://`` address if the environment forbids requests to the Hub.
 
     Raises
     ------

@@ -32,7 +32,7 @@ class SpeakerListener:
         self.spec = _spec(settings)
 
     def act(self, world: World, actions: IntArray) -> FloatArray:
-        """Say the speaker's symbol; return the listener's force as [2, 2, B]."""
+        """Write the speaker's message; return the listener's force as [2, 2, B]."""
         said = np.arange(len(_SYMBOLS))[:, None] == actions[:, _SPEAKER]
         world.message = said.astype(world.dtype)
         moves = actions.copy()
@@ -56,7 +56,7 @@ class SpeakerListener:
         listener[:, 8:11] = world.message.T
 
     def hidden(self, world: World) -> list[dict[str, FloatArray]]:
-        """Return what the speaker does not see of the listener, and the goal of the listener."""
+        """Return what is hidden: the listener from the speaker, and the goal from the listener."""
         landmarks = batch_first(world.to_landmarks[:, _LISTENER])
         speaker = {
             "listener_velocity": world.velocity[:, _LISTENER].T,

@@ -153,7 +153,7 @@ def engine(map_name: str, settings: SmaxSettings) -> Engine:
 
 
 def keys_of(seeds: SeedArray) -> Array:
-    """Return what ``jax.random.key_data(jax.random.key(seed))`` gives: uint32 [B, 2]."""
+    """Return ``jax.random.key_data(jax.random.key(seed))`` of each seed: uint32 [B, 2]."""
     halves = [seeds >> np.uint64(32), seeds & np.uint64(0xFFFFFFFF)]
     return np.stack(halves, -1).astype(np.uint32)
 

@@ -26,7 +26,7 @@ class Delay(Perturbation):
     def actions(
         self, chosen: IntArray, output: PolicyOutput, view: View, moment: Moment
     ) -> IntArray:
-        """Return what was chosen earlier, or nothing to do."""
+        """Return the actions that were chosen earlier, or actions that do nothing."""
         queue = np.concatenate([moment.kept["waiting"], chosen[:, None]], 1)
         moment.kept["waiting"] = queue[:, 1:]
         nothing = idle(self.setting.spec, view.available_actions)
@@ -48,7 +48,7 @@ class Sticky(Perturbation):
     def actions(
         self, chosen: IntArray, output: PolicyOutput, view: View, moment: Moment
     ) -> IntArray:
-        """Return what is done: the chosen actions, or the last ones."""
+        """Return the executed actions: the chosen ones, or the last ones."""
         last = moment.kept["last"]
         draws = uniforms(moment.seeds, moment.step, last.shape[1:], "audit", "sticky")
         repeats = (draws < self.setting.strength) & (last >= 0)

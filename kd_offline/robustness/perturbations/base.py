@@ -122,17 +122,17 @@ class Perturbation:
         self.setting = setting
 
     def start(self, seeds: SeedArray) -> dict[str, Array]:
-        """Return what is kept from step to step, arrays [B, ...] by name, at the start."""
+        """Return the initial state that is kept between steps: arrays [B, ...] by name."""
         return {}
 
     def observations(self, view: View, moment: Moment) -> FloatArray:
-        """Return what the agents observe, float [B, N, O]; only that of perturbed agents counts."""
+        """Return the observations, float [B, N, O]; only those of perturbed agents count."""
         return view.obs
 
     def actions(
         self, chosen: IntArray, output: PolicyOutput, view: View, moment: Moment
     ) -> IntArray:
-        """Return what the agents do, int64 [B, N]; only that of perturbed agents counts.
+        """Return the agents' actions, int64 [B, N]; only those of perturbed agents count.
 
         ``chosen`` are the greedy actions of the policy and ``output`` is what they were chosen by,
         both from the changed observations; ``view`` is unchanged. An action that is not legal

@@ -82,7 +82,7 @@ class Frozen(_Teammates):
     def failed(
         self, chosen: IntArray, output: PolicyOutput, view: View, moment: Moment
     ) -> IntArray:
-        """Return what they did in the step since which they are frozen."""
+        """Return their actions of the step in which they froze."""
         frozen = moment.step > moment.kept["since"]
         held = np.where(frozen, moment.kept["last"], chosen)
         moment.kept["last"] = held

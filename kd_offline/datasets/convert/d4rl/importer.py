@@ -74,7 +74,7 @@ def recognise(path: Path) -> bool:
 
 @contextmanager
 def read(path: Path, options: ConvertOptions) -> Iterator[ImportedDataset]:
-    """Give the dataset in a flat HDF5 file, ours or another's.
+    """Open the dataset in a flat HDF5 file, written by kd-offline or by others.
 
     Raises
     ------

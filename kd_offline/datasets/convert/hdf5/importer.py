@@ -42,7 +42,7 @@ def recognise(path: Path) -> bool:
 
 @contextmanager
 def read(path: Path, options: ConvertOptions) -> Iterator[ImportedDataset]:
-    """Give the dataset in an HDF5 file with a manifest of ours."""
+    """Open the dataset in an HDF5 file that has an expert buffer's manifest."""
     with untrusted_hdf5.open_hdf5(path) as file:
         text = untrusted_hdf5.read_bytes(file, MANIFEST)
         if text is None:

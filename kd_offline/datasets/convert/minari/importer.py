@@ -71,7 +71,7 @@ def recognise(path: Path) -> bool:
 
 @contextmanager
 def read(path: Path, options: ConvertOptions) -> Iterator[ImportedDataset]:
-    """Give the dataset in a Minari folder.
+    """Open the dataset in a Minari folder.
 
     Raises
     ------

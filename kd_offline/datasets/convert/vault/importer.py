@@ -54,7 +54,7 @@ _READ_LEAVES = (*_REQUIRED_LEAVES, "truncations", "infos/state")
 
 @contextmanager
 def read(path: Path, options: ConvertOptions) -> Iterator[ImportedDataset]:
-    """Give the dataset in a vault, ours or flashbax's own.
+    """Open the dataset in a vault, written by kd-offline or by Flashbax.
 
     Raises
     ------
