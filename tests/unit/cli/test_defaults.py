@@ -17,8 +17,8 @@ def test_train(name, theirs):
 
 def test_help_of_train_states_the_recipe():
     text = " ".join(reference.texts()["train.txt"].split())
-    assert f"Joint steps in total. [default: {TrainRecipe.model_fields['frames'].default}]" in text
+    assert f"Number of joint steps. [default: {TrainRecipe.model_fields['frames'].default}]" in text
     width, network = TrainRecipe.model_fields["architecture"].default, ExpertArchitecture()
     assert width == network
     assert network.trunk == (network.gru,)
-    assert f"[default: one layer of {network.gru} and a memory of {network.gru}," in text
+    assert f"[default: one layer of {network.gru} and a GRU of {network.gru}," in text
