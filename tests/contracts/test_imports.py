@@ -72,7 +72,7 @@ LIGHT += [
     "kd_offline.datasets.metadata.summary",
     "kd_offline.cli.app",
 ]
-LIGHT += ["kd_offline.datasets.analysis.playback", "kd_offline.reports.dataset"]
+LIGHT += ["kd_offline.reports.dataset"]
 LIGHT += ["kd_offline.datasets.edit.merge", "kd_offline.datasets.metadata.cards"]
 LIGHT += ["kd_offline.distillation.recipe", "kd_offline.experts.recipe"]
 LIGHT += ["kd_offline.deployment.check"]

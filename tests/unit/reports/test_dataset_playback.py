@@ -7,8 +7,8 @@ import pytest
 
 from kd_offline import environments
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.datasets.analysis.playback import notable_episodes, scenes
 from kd_offline.recording.record import record
+from kd_offline.reports.dataset import notable_episodes, scenes
 from kd_offline.testing.factories import tiny_dataset
 
 TASKS = ("mpe/simple_spread_v3", "mpe/simple_speaker_listener_v4", "mpe/simple_adversary_v3")
