@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ from typing import Any, cast
 from kd_offline.errors import WorkerError
 from kd_offline.execution.base import RETRIES, Executor, Item, Result, logged, portable
 
+_AGAIN_S = 0.1
 _GRACE_S = 5.0  # for a process to end before it is killed
 # By a fork of a process that has loaded, and runs nothing else: this one has threads.
 _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -72,8 +74,17 @@ class Processes(Executor):
         prepare()
         context: Any = multiprocessing.get_context(_START)
         parent_end, child_end = multiprocessing.Pipe()
-        process = context.Process(target=_run_tasks, args=(child_end, task, dict(os.environ)))
-        process.start()
+        arguments = child_end, task, dict(os.environ)
+        for left in reversed(range(RETRIES + 1)):
+            process = context.Process(target=_run_tasks, args=arguments)
+            try:
+                process.start()
+                break
+            except (EOFError, ConnectionError):  # what is forked was killed; it is begun again
+                if not left:
+                    msg = "worker processes are killed when they begin: free memory, and repeat"
+                    raise WorkerError(msg) from None
+                time.sleep(_AGAIN_S)
         child_end.close()
         self._running[parent_end] = process
         return parent_end

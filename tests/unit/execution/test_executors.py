@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -5,7 +6,9 @@ import sys
 import time
 from functools import partial
 from itertools import count, islice
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +82,36 @@ def test_an_error_that_no_other_process_can_read_keeps_its_sentence_and_exit_cod
         with pytest.raises(WorkerError, match="unknown mask 'al': allowed are all") as caught:
             next(results)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no forks there")
+def test_workers_begin_also_where_the_process_that_they_are_forks_of_is_killed(monkeypatch):
+    kind: Any = multiprocessing.get_context("forkserver").Process
+    server: Any = forkserver._forkserver
+    start = kind.start
+    killed: list[int] = []
+
+    def killed_once(process):
+        if not killed:
+            killed.append(server._forkserver_pid)
+            os.kill(killed[0], signal.SIGKILL)
+            raise EOFError
+        start(process)
+
+    monkeypatch.setattr(kind, "start", killed_once)
+    with executor("processes", 1) as workers:
+        assert list(workers.map(abs, [-1, -2])) == [1, 2]
+    assert server._forkserver_pid not in (None, *killed)
+
+    def always(process):
+        raise EOFError
+
+    monkeypatch.setattr(kind, "start", always)
+    with (
+        executor("processes", 1) as workers,
+        pytest.raises(WorkerError, match="killed when they begin"),
+    ):
+        workers.map(abs, [-1])
 
 
 def test_a_task_that_always_kills_its_process_is_one_sentence():
