@@ -39,7 +39,7 @@ def altered(content, rng):
         yield f"end {end}", content[:end]
 
 
-def test_points_are_those_that_were_measured_or_refused(done, tmp_path):
+def test_points_are_those_that_were_measured_or_refused(done, undrawn, tmp_path):
     folder, buffer, report = done
     measured = {point.run: point.model_copy(update={"front": True}) for point in report.points}
     content, refused = (folder / JOURNAL).read_bytes(), 0
