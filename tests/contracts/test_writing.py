@@ -23,6 +23,7 @@ ALLOWED = {
     ("datasets/storage/cache.py", "unlink"): _NAME,
     ("datasets/writing/destination.py", "replace"): "the manifest becomes the journal, in one step",
     ("datasets/sharing/targets.py", "unlink"): _NAME,
+    ("recording/divided.py", "unlink"): _NAME,
     ("datasets/sharing/targets.py", "rmdir"): "of the empty folder that was made here",
     ("datasets/sharing/share.py", "ZipFile"): _ASIDE,
     ("datasets/convert/hdf5_writing.py", "File"): _ASIDE,
