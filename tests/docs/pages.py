@@ -25,8 +25,9 @@ EXPERTS = ROOT / "tests" / "compatibility" / "foreign_experts"
 BLOCK = re.compile(r"^( *)```([^\n`]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 # Languages whose blocks are typed. A TOML or C block is a file: its first line names it.
 TYPED = ("sh", "bash", "python", "toml", "c")
+SMALL_BATCH = ["--set", "episodes_per_batch=32"]
 SMALL = {
-    "train": ["--frames", "1600", "--score", "4", "--threads", "1"],
+    "train": ["--frames", "1600", "--score", "4", "--threads", "1", *SMALL_BATCH],
     "record": ["--episodes", "48", "--threads", "1"],
     "distill": ["--epochs", "1", "--threads", "1"],
     "sweep": ["--trials", "2", "--epochs", "1", "--episodes", "50"],
@@ -91,7 +92,6 @@ def follow(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("KD_OFFLINE_CACHE", "cache")
-    monkeypatch.setattr("kd_offline.reports.blind_spots._DRAWN_AGENTS", 1)
     text = " ".join(page.read_text("utf-8").split())
     for words_of_page, prepare in ANNOUNCED.items():
         if words_of_page in text:

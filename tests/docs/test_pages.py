@@ -28,6 +28,7 @@ PAGES = {
 }
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
 def test_it_runs_as_it_stands(page, tmp_path, monkeypatch, request):
     if page.stem == "extending":

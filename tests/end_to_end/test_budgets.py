@@ -11,6 +11,8 @@ from kd_offline.schemas.publish import json_schema
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 from tests.end_to_end.conftest import kd, kd_json, refused
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 FORMATS = "onnx,c,torch" if shutil.which("cc") else "onnx,torch"
 QUICK = ["--method", "kl", "--epochs", "1", "--threads", "1", "--hidden", "32"]
 

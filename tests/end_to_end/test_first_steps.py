@@ -7,6 +7,8 @@ import pytest
 
 from tests.end_to_end.conftest import kd
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LESS = {
     "record": ["--episodes", "60", "--threads", "1"],
     "distill": ["--epochs", "1", "--threads", "1"],

@@ -18,6 +18,8 @@ ENVIRONMENT, EXPERT = f"pettingzoo/{MODULE}:parallel_env", f"python:{MODULE}:mak
 # Importing it leaves a mark, and so does calling what is in it.
 PLANTED = """
 from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 mark = Path(__file__).with_name("it ran")
 mark.write_text("imported")
 def parallel_env(layout="", **settings):

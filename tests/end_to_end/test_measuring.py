@@ -12,6 +12,8 @@ from kd_offline.schemas.publish import json_schema
 from tests.end_to_end.conftest import kd, kd_json, refused
 from tests.sealing import resealed
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def run(made, tmp_path_factory):

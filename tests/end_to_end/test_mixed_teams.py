@@ -9,9 +9,12 @@ from kd_offline import environments, load_expert
 from kd_offline.datasets import ExpertBuffer
 from tests.end_to_end.conftest import kd, kd_json
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ADVERSARY, TAG = "mpe/simple_adversary_v3", "pettingzoo/mpe2.simple_tag_v3:parallel_env"
 SIDES = {ADVERSARY: ("adversary", "good"), TAG: ("adversary", "agent")}
 TRAIN = ["--frames", "400", "--threads", "1", "--score", "0", "--hidden", "8"]
+TRAIN += ["--set", "episodes_per_batch=16"]
 RECORD = ["--episodes", "40", "--batch", "40", "--threads", "1", "--partner", "none"]
 DISTILL = ["--hidden", "8", "--epochs", "1", "--batch", "16", "--threads", "1"]
 

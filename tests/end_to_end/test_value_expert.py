@@ -11,6 +11,8 @@ from kd_offline.distillation.recipe import distill_recipe
 from tests.end_to_end.conftest import SPREAD, kd, kd_json, refused
 from tests.unit.distillation.preparing import prepared
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SMALL = ["--hidden", "8", "--epochs", "2", "--batch", "16", "--threads", "1"]
 
 
