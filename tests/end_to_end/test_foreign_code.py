@@ -11,6 +11,8 @@ from kd_offline.runs.folder import RunFolder
 from tests.end_to_end.conftest import kd, kd_json, refused
 from tests.unit.recording.tampering import rewritten
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "datasets" / "tiny-spread" / "dataset.zarr"
 MODULE = "planted_by_a_stranger"
@@ -18,8 +20,6 @@ ENVIRONMENT, EXPERT = f"pettingzoo/{MODULE}:parallel_env", f"python:{MODULE}:mak
 # Importing it leaves a mark, and so does calling what is in it.
 PLANTED = """
 from pathlib import Path
-
-pytestmark = pytest.mark.usefixtures("undrawn")
 mark = Path(__file__).with_name("it ran")
 mark.write_text("imported")
 def parallel_env(layout="", **settings):
