@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import tomllib
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -35,6 +36,11 @@ DOCUMENTS = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *PUBLISHED]
 )
 RECIPES = sorted((ROOT / "cli" / "recipes" / "bundled").glob("*.toml"))
+PARTS = ("kd_offline", "tests", "benchmarks", "docs")
+GROUPS = {
+    f"kd_offline.{part}"
+    for part in ("terms", "algorithms", "observers", "perturbations", "executors")
+}  # of entry points that are no packages
 PARSER = typer.main.get_command(app)
 PAGES = [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))]
 # Blocks that nobody types here: page, first words, reason.
@@ -150,6 +156,18 @@ def test_tests_that_a_page_names_exist():
             assert (ROOT / file).is_file(), f"{path.name}: {file}"
             defined = re.findall(r"^ *def (\w+)\(", (ROOT / file).read_text("utf-8"), re.MULTILINE)
             assert not test or test in defined, f"{path.name}: {file}::{test}"
+
+
+@pytest.mark.parametrize("kind", ["names", "files"])
+def test_modules_that_a_document_names_exist(kind):
+    code = [path.as_posix() for name in PARTS for path in (ROOT / name).rglob("*.py")]
+    for path in DOCUMENTS:
+        text = path.read_text("utf-8")
+        if kind == "names":
+            for name in set(re.findall(r"\bkd_offline(?:\.\w+)+", text)) - GROUPS:
+                assert resolve_name(name) is not None, f"{relative(path)}: {name}"
+        for file in re.findall(r"`([\w/]+\.py)`", text) if kind == "files" else ():
+            assert any(one.endswith(f"/{file}") for one in code), f"{relative(path)}: {file}"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)

@@ -36,5 +36,5 @@ class PrivilegedEmbedding(TapTerm[PrivilegedEmbeddingSettings]):
     ) -> Elements:
         """Return the mean squared difference of every agent that is alive, [S, N]."""
         gaps = self.answers(students, heads) - targets["tap"]
-        # Eq. 8 of DDN (Zhou et al., 2025), with the square that is missing there.
+        # L_B in Eq. 6 of DDN (Zhou et al., 2025), as a mean over the numbers of the layer.
         return Elements(gaps.square().mean(-1), students.alive)
