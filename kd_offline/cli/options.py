@@ -126,9 +126,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 
 
-def begin_workers(value: str | None) -> str | None:
+def begin_workers(ctx: typer.Context, value: str | None) -> str | None:
     """Let processes load what they need while this one does."""
-    if value is not None and value.startswith("processes"):
+    if value is not None and value.startswith("processes") and not ctx.resilient_parsing:
         from kd_offline.execution.processes import prepare
 
         prepare()

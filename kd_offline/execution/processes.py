@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from threading import Lock
 from typing import Any, cast
 
 from kd_offline.errors import WorkerError
@@ -18,18 +22,58 @@ from kd_offline.execution.base import RETRIES, Executor, Item, Result, logged, p
 
 _AGAIN_S = 0.1
 _GRACE_S = 5.0  # for a process to end before it is killed
-# By a fork of a process that has loaded, and runs nothing else: this one has threads.
-_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 _LOADED = ["torch", "kd_offline.datasets"]  # what most tasks need, and takes seconds to load
+_BEGINNING = Lock()
 
 
-def prepare() -> None:
-    """Begin to load, in a process of its own, what workers need; return at once."""
-    if _START == "forkserver":
-        from multiprocessing.forkserver import ensure_running
+def prepare() -> str:
+    """Begin to load, in a process of its own, what workers need; return at once.
 
-        multiprocessing.get_context(_START).set_forkserver_preload(_LOADED)
-        ensure_running()
+    Returns
+    -------
+    str
+        How workers start: by ``"forkserver"``, as forks of that process, which runs nothing else,
+        while this one has threads; or by ``"spawn"``, where the system has no such thing, or there
+        is no folder for its socket, whose path may have about 100 characters.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    from multiprocessing.forkserver import ensure_running
+
+    multiprocessing.get_context("forkserver").set_forkserver_preload(_LOADED)
+    try:
+        with _as_this_process():
+            ensure_running()
+    except OSError:
+        return "spawn"
+    return "forkserver"
+
+
+@contextmanager
+def _as_this_process() -> Iterator[None]:
+    """Let a process that begins import what this one would, and leave an interrupt to this one.
+
+    Without, Python imports first from the working folder, where anything may lie, and a process
+    that is interrupted while it loads prints a traceback.
+    """
+    changed = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+    with _BEGINNING, ExitStack() as stack:
+        before = {name: os.environ.get(name) for name in changed}
+        stack.callback(_set_environment, before)
+        _set_environment(changed)
+        if hasattr(signal, "pthread_sigmask"):
+            resource_tracker.ensure_running()  # which would unblock the signal
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, blocked)
+        yield
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 class Processes(Executor):
@@ -71,14 +115,15 @@ class Processes(Executor):
         self._running = {}
 
     def _start_process(self, task: Callable[[Item], Result]) -> Connection:
-        prepare()
-        context: Any = multiprocessing.get_context(_START)
+        start = prepare()
+        context: Any = multiprocessing.get_context(start)
         parent_end, child_end = multiprocessing.Pipe()
         arguments = child_end, task, dict(os.environ)
         for left in reversed(range(RETRIES + 1)):
             process = context.Process(target=_run_tasks, args=arguments)
             try:
-                process.start()
+                with _as_this_process() if start == "spawn" else nullcontext():
+                    process.start()
                 break
             except (EOFError, ConnectionError):  # what is forked was killed; it is begun again
                 if not left:
@@ -168,6 +213,8 @@ def _run_tasks(
     os.environ.clear()  # the process that was forked may have begun with another environment
     os.environ.update(environment)
     try:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         while True:
             item = connection.recv()
             result: Any = None

@@ -134,13 +134,14 @@ class _Idle:
 
 
 _IDLE = _Idle()
-Finalize(None, _IDLE.close, exitpriority=0)
 
 
 @contextmanager
 def _setup_of(task: _Task) -> Iterator[tuple[RecordingSetup, RecordingRecord]]:
     """Lend the setup of a task, loaded by this process now or for an earlier task."""
     if _IDLE.command != task.command:
+        if not _IDLE.command:  # not on import: a new worker forgets what was registered before it
+            Finalize(None, _IDLE.close, exitpriority=0)
         _IDLE.close()
         _IDLE.command = task.command
     try:

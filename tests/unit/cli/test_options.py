@@ -1,9 +1,12 @@
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
 from kd_offline.cli import options
 from kd_offline.errors import UnknownNameError, UsageError
+from kd_offline.execution import processes
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,13 @@ def test_recipes_are_found_by_name_or_path(tmp_path):
     assert {"mask-ceiling", "spread-default"} <= set(options.shipped_recipes("train"))
     with pytest.raises(UnknownNameError, match="unknown recipe"):
         options.find_recipe(context, "lh-a")
+
+
+def test_workers_do_not_begin_to_load_where_only_names_are_completed(monkeypatch):
+    begun: list[None] = []
+    monkeypatch.setattr(processes, "prepare", lambda: begun.append(None))
+    command = click.Command("record")
+    for completing in (True, False):
+        context = typer.Context(command, resilient_parsing=completing)
+        assert options.begin_workers(context, "processes:2") == "processes:2"
+        assert len(begun) == (not completing)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kd_offline.errors import UnknownNameError, UsageError, UserCodeError, WorkerError
-from kd_offline.execution import EXECUTORS, executor, executor_on
+from kd_offline.execution import EXECUTORS, executor, executor_on, processes
 from kd_offline.testing.execution import check_executor
 
 
@@ -213,3 +213,59 @@ def test_a_place_that_there_is_not_is_refused():
         executor_on("processes:0")
     with pytest.raises(UnknownNameError, match="unknown executor 'slurm'"):
         executor_on("slurm:4")
+
+
+@pytest.fixture
+def no_server_yet():
+    """Stop the process that workers are forks of, before the test and after it."""
+    server: Any = forkserver._forkserver
+    server._stop()
+    yield server
+    server._stop()
+
+
+def holds_interrupts(number):
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+_NOTING = """
+import os, signal
+from pathlib import Path
+Path({folder!r}, {name!r}).touch()
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no forks there")
+def test_workers_import_what_this_process_would_and_are_not_interrupted_while_they_load(
+    tmp_path, monkeypatch, no_server_yet, capfd
+):
+    for name in ("cwd", "path"):
+        (tmp_path / name).mkdir()
+        code = _NOTING.format(folder=str(tmp_path), name=f"imported from {name}")
+        (tmp_path / name / "planted_module.py").write_text(code)
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    monkeypatch.setattr(processes, "_LOADED", ["planted_module"])
+    before = dict(os.environ)
+    processes.prepare()
+    began = no_server_yet._forkserver_pid
+    with executor("processes", 1) as workers:
+        assert list(workers.map(holds_interrupts, [0])) == [False]
+    assert no_server_yet._forkserver_pid == began
+    assert {file.name for file in tmp_path.iterdir()} == {"cwd", "path", "imported from path"}
+    assert dict(os.environ) == before
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no forks there")
+def test_workers_begin_also_where_the_folder_of_temporary_files_has_a_long_name(
+    tmp_path, monkeypatch, no_server_yet
+):
+    configuration: Any = multiprocessing.current_process()
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setitem(configuration._config, "tempdir", str(folder))
+    with executor("processes", 1) as workers:
+        assert list(workers.map(abs, [-1])) == [1]
+    assert no_server_yet._forkserver_pid is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -99,6 +100,26 @@ class Expert:
 
 def parallel_env(**settings):
     return Faulty(**settings)
+
+
+class Noting(Faulty):
+    """Writes to a file of its process in a folder when it is made, and when it is closed."""
+
+    def __init__(self, note):
+        super().__init__()
+        self.file = Path(note, str(os.getpid()))
+        self._write("made ")
+
+    def close(self):
+        self._write("closed ")
+
+    def _write(self, word):
+        with self.file.open("a") as file:
+            file.write(word)
+
+
+def noting_env(**settings):
+    return Noting(**settings)
 
 
 def expert(spec):

@@ -19,6 +19,7 @@ from kd_offline.tracking.base import FunctionObserver
 
 SPREAD = "mpe/simple_spread_v3"
 SMALL = {"episodes": 33, "batch": 5, "threads": 1, "partner": None}
+FAULTY = "tests.unit.recording.faulty"
 UNIFORM = "python:tests.unit.recording.test_divided:uniform"
 
 
@@ -189,6 +190,17 @@ def test_environments_are_closed_where_tasks_ran_in_this_process(tmp_path, monke
     record(SPREAD, tmp_path / "d.zarr", on="serial", **SMALL)
     assert len(closed) == 2  # of the command, and of its tasks
     assert not divided._IDLE.setups
+
+
+def test_environments_are_closed_in_workers_that_end(tmp_path):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    given = {"expert": f"python:{FAULTY}:expert", "environment_kwargs": {"note": str(notes)}}
+    name = f"pettingzoo/{FAULTY}:noting_env"
+    record(name, tmp_path / "d.zarr", on="processes:1", **SMALL | {"episodes": 5} | given)
+    written = [file.read_text().split() for file in notes.iterdir()]
+    assert len(written) == 2  # by this process and the worker
+    assert all(words.count("made") == words.count("closed") > 1 for words in written)
 
 
 def test_a_place_that_there_is_not_is_refused_before_anything_begins(tmp_path):
