@@ -39,6 +39,10 @@ def test_experts_are_numbered_anew(parent, tmp_path):
     ]
     ids = ExpertBuffer.open(tmp_path / "m.zarr").episodes("expert_id")
     assert ids.tolist() == [0] * 40 + [1] * 2 + [0] * 2
+    more = recorded(tmp_path / "more.zarr", parent.spec, expert={"digest": DIGEST}, seed=5)
+    merge([more.path, tmp_path / "m.zarr"], tmp_path / "again.zarr")  # the second is many blocks
+    ids = ExpertBuffer.open(tmp_path / "again.zarr").episodes("expert_id")
+    assert ids.tolist() == [0] * 2 + [1] * 40 + [0] * 2 + [1] * 2
 
 
 def test_datasets_without_numbers_of_experts(tmp_path, parent):
