@@ -90,7 +90,7 @@ class DividedRecording:
         Raises
         ------
         MismatchError
-            A worker loaded another expert or environment.
+            A worker loaded another expert, partner or environment.
         StorageError
             The file of a batch was altered.
         """
@@ -157,13 +157,20 @@ def _load(task: _Task) -> tuple[ExitStack, RecordingSetup, RecordingRecord]:
     with ExitStack() as stack:
         setup = RecordingSetup(task.recipe, stack)
         header = setup.load_expert(SILENT)
-        if (header.environment, header.experts) != (task.header.environment, task.header.experts):
+        if _played_with(header) != _played_with(task.header):
             msg = (
-                "a worker loaded another expert or environment than the command that records: let "
-                "all machines see the same files, and leave them as they are until the end"
+                "a worker loaded another expert, partner or environment than the command that "
+                "records: let all machines see the same files, and leave them as they are until "
+                "the end"
             )
             raise MismatchError(msg)
         return stack.pop_all(), setup, header.recording
+
+
+def _played_with(header: RecordingHeader) -> tuple[object, ...]:
+    """Return what decides the episodes; the settings of a recording name the partner's digest."""
+    recording = header.recording
+    return header.environment, header.experts, recording.settings, recording.batch
 
 
 def _stored(block: EpisodeBlock, folder: str) -> _Batch:

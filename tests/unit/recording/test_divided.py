@@ -157,15 +157,18 @@ def test_a_batch_that_is_no_plain_file_of_its_size_is_refused(kind, tmp_path, mo
     assert (tmp_path / "elsewhere").exists() == (kind != "longer")
 
 
-def test_a_worker_that_sees_another_expert_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "seen", [{"expert": ("bundled:mlp",)}, {"partner": "bundled"}, {"batch": 4}], ids=str
+)
+def test_a_worker_that_sees_another_expert_or_partner_is_refused(seen, tmp_path, monkeypatch):
     load = divided._load
 
     def other(task):
-        recipe = task.recipe.model_copy(update={"expert": ("bundled:mlp",)})
+        recipe = task.recipe.model_copy(update=seen)
         return load(divided._Task(task.command, recipe, task.header, task.folder))
 
     monkeypatch.setattr(divided, "_load", other)
-    with pytest.raises(MismatchError, match="loaded another expert or environment"):
+    with pytest.raises(MismatchError, match="loaded another expert, partner or environment"):
         record(SPREAD, tmp_path / "d.zarr", on="serial", **SMALL)
 
 
