@@ -42,6 +42,8 @@ GROUPS = {
     for part in ("terms", "algorithms", "observers", "perturbations", "executors")
 }  # of entry points that are no packages
 PARSER = typer.main.get_command(app)
+# Commands are built once, and keep the names that the first context gives to the help option.
+WHOLE = typer.Context(PARSER, **PARSER.context_settings)
 PAGES = [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))]
 # Blocks that nobody types here: page, first words, reason.
 NOT_TYPED = {
@@ -105,7 +107,7 @@ def commands(path):
 def test_every_command_exists_with_its_options(path):
     for name, *arguments in commands(path):
         command = PARSER.commands[name]  # type: ignore[attr-defined]
-        command.make_context(name, arguments, resilient_parsing=False)
+        command.make_context(name, arguments, parent=WHOLE, resilient_parsing=False)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
