@@ -1,9 +1,9 @@
 """How often ``verify --audit`` finds poison in datasets that hold none.
 
 Fresh datasets are recorded with the bundled experts, one kind after the other, and audited. A line
-of the results file is kept for each, so that a later call continues where this one stopped, and
-those of an older seed count as well. Printed are the alarms of each kind and of all, with an
-upper bound at 95 % (Clopper and Pearson) of the rate of alarms.
+of the results file is kept for each, so that a later call continues where this one stopped. Printed
+are the alarms of each kind and of all, with an upper bound at 95 % (Clopper and Pearson) of the
+rate of alarms.
 
     python -m benchmarks.false_alarms --datasets 320 --keep docs/results/false-alarms.jsonl
 """
@@ -58,7 +58,7 @@ KINDS: Mapping[str, Make] = {
     "smax/3m": recording("smax/3m", 300),
     "smax/5m_vs_6m": recording("smax/5m_vs_6m", 200),
 }
-# Of the recordings, one in this many is of the kind: combat takes ten times as long.
+# Recorded only in every so many rounds of all kinds, as battles take ten times as long.
 EVERY = {"smax/3m": 2, "smax/5m_vs_6m": 4}
 
 

@@ -9,7 +9,7 @@ from kd_offline.files import make_folder, remove_tree
 
 
 def parts_of(output: Path, kind: str) -> Path:
-    """Return where the parts of an output lie: ``OUTPUT.kind``, such as ``dataset.zarr.shards``."""
+    """Return where the parts of an output lie: ``OUTPUT.kind``, such as ``run.seeds``."""
     folder = output.expanduser().absolute()
     return folder.with_name(f"{folder.name}.{kind}")
 
@@ -22,7 +22,7 @@ def parts_folder(output: Path, kind: str, what: str, *, resume: bool, overwrite:
     output
         What the parts become.
     kind
-        Of the parts: ``shards``, ``seeds``.
+        Of the parts: ``seeds`` of a distillation, ``parts`` by several experts.
     what
         Is made of them, for messages: ``recording``.
     resume, overwrite
