@@ -29,10 +29,11 @@ def only_writer(folder: Path, doing: str) -> Iterator[None]:
     Raises
     ------
     StorageError
-        Another process is ``doing`` something there, or the file system has no locks.
+        Another process is ``doing`` something there, or has just deleted the folder, or the file
+        system has no locks.
     """
     with _open_for_lock(folder, os.O_RDONLY) as handle:
-        if not try_lock(handle, folder):
+        if not try_lock(handle, folder) or not _is_there(handle, folder):
             raise busy(folder, doing)
         yield
 
@@ -89,6 +90,28 @@ def dead(path: Path) -> bool:
         os.close(handle)
 
 
+def held(path: Path) -> bool:
+    """Return whether another process holds the lock of a file or folder now.
+
+    False where that is unknown. The lock is taken for the moment of the question.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | SAFE)
+    except OSError:
+        return False
+    try:
+        return not lock_descriptor(handle, blocking=False)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+
+
+def without_lock(folder: Path) -> Iterator[Path]:
+    """Yield what is in a folder, but for the file by which it is locked on Windows."""
+    return (path for path in folder.iterdir() if path.name != _LOCK)
+
+
 def try_lock(handle: int, path: Path) -> bool:
     """Lock an open file or folder until it is closed; False where another process holds the lock.
 
@@ -115,7 +138,7 @@ def _open_for_lock(folder: Path, flags: int) -> Iterator[int]:
     """Open a folder, or its lock file on Windows, as a handle that can be locked."""
     try:
         if os.name == "nt":
-            handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | SAFE, 0o666)
+            handle = os.open(_lock_path(folder), os.O_RDWR | os.O_CREAT | SAFE, 0o666)
         else:
             handle = os.open(folder, flags)
     except OSError as error:
@@ -124,6 +147,18 @@ def _open_for_lock(folder: Path, flags: int) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def _lock_path(folder: Path) -> Path:
+    return folder / _LOCK if os.name == "nt" else folder
+
+
+def _is_there(handle: int, folder: Path) -> bool:
+    """Return whether a locked folder is still the one of its path, and was not deleted."""
+    try:
+        return os.path.samestat(os.fstat(handle), _lock_path(folder).stat())
+    except FileNotFoundError:
+        return False
 
 
 def _no_locks(path: Path, error: OSError) -> StorageError:

@@ -160,9 +160,10 @@ def places(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """List datasets that were not finished, at and below an address.
+    """List what was not finished at and below an address, and what to do about it.
 
-    The files there are listed once; nothing is read, changed or deleted.
+    These are datasets, and folders of parts beside an output. The files there are listed once;
+    nothing is read, changed or deleted.
     """
     from kd_offline.datasets.metadata.summary import format_bytes
     from kd_offline.datasets.sharing.unfinished import unfinished
@@ -175,9 +176,9 @@ def places(
         show(
             f"{place.address}: {_BEGUN[place.kind][0]}, {place.files:,} files, "
             f"{format_bytes(place.bytes)}, last changed {_age(place.seconds)} ago: "
-            f"{_BEGUN[place.kind][1]}"
+            f"{_BUSY if place.busy else _BEGUN[place.kind][1]}"
         )
-    say(f"{found.datasets:,} datasets are finished, {len(found.unfinished):,} are not")
+    say(f"{found.datasets:,} datasets are finished, {len(found.unfinished):,} places are not")
 
 
 _BEGUN = {
@@ -191,7 +192,20 @@ _BEGUN = {
         "a part of a dataset without its manifest",
         "repeat the command that made it, or delete it",
     ),
+    "parts": (
+        "parts of a recording of several experts",
+        "continue it with record --resume, or delete them",
+    ),
+    "seeds": (
+        "seeds of a distillation",
+        "continue it with distill --on PLACE --resume, or delete them",
+    ),
+    "unsent": (
+        "a recording for an address that was not sent",
+        "repeat the command that made it with --resume, which goes on, or delete it",
+    ),
 }
+_BUSY = "a process works there now, so wait for its end"
 
 
 def _age(seconds: float) -> str:

@@ -392,32 +392,32 @@ def _distill_by_seed(
         raise UsageError(msg, "leave out the place, or set batched_seeds to false")
     _require_free(output, resume=resume, overwrite=overwrite)
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
-    folder = parts_folder(output, "seeds", "distillation", resume=resume, overwrite=overwrite)
     start = None if recipe.start is None else recipe.start.run
     files = [Path(name) for name in (dataset, start) if name is not None and Path(name).exists()]
     needs = Resources.of(recipe.threads, recipe.accelerator)
     epochs, total = recipe.optimisation.epochs, recipe.optimisation.epochs * len(recipe.seeds)
     observer.progress(0, total, "epochs")
-    with executor_on(on, needs=needs, folders=(folder,), files=files, logs=folder) as workers:
-        if overwrite:  # now, as in one process: then resuming does not find another run
-            emptied(output, overwrite=True)
-        task = partial(_distill_seed, dataset, str(folder), recipe)
-        for number, seed in enumerate(workers.map(task, recipe.seeds), start=1):
-            for row in RunFolder(_run_of(folder, seed)).metrics():
-                observer.metrics(row["epoch"], metric_names(row), series=series_of(seed))
-            observer.progress(number * epochs, total, "epochs")
-    runs = [complete_run(_run_of(folder, seed)) for seed in recipe.seeds]
-    if changed := {run.manifest.dataset.id for run in runs} - {identity}:
-        msg = (
-            f"the dataset at {dataset!r} was replaced while seeds were distilled: it was "
-            f"{identity[:19]}, and then {changed.pop()[:19]}, so restore it, or delete "
-            f"{str(folder)!r} and begin again"
-        )
-        raise MismatchError(msg)
-    timing = Timing(started=started, seconds=round(time.perf_counter() - began, 2))
-    manifest = _put_together(runs, output, recipe, timing, command)
-    remove_tree(folder)
-    return manifest
+    with parts_folder(
+        output, "seeds", "distillation", resume=resume, overwrite=overwrite
+    ) as folder:
+        with executor_on(on, needs=needs, folders=(folder,), files=files, logs=folder) as workers:
+            if overwrite:  # now, as in one process: then resuming does not find another run
+                emptied(output, overwrite=True)
+            task = partial(_distill_seed, dataset, str(folder), recipe)
+            for number, seed in enumerate(workers.map(task, recipe.seeds), start=1):
+                for row in RunFolder(_run_of(folder, seed)).metrics():
+                    observer.metrics(row["epoch"], metric_names(row), series=series_of(seed))
+                observer.progress(number * epochs, total, "epochs")
+        runs = [complete_run(_run_of(folder, seed)) for seed in recipe.seeds]
+        if changed := {run.manifest.dataset.id for run in runs} - {identity}:
+            msg = (
+                f"the dataset at {dataset!r} was replaced while seeds were distilled: it was "
+                f"{identity[:19]}, and then {changed.pop()[:19]}, so restore it, or delete "
+                f"{str(folder)!r} and begin again"
+            )
+            raise MismatchError(msg)
+        timing = Timing(started=started, seconds=round(time.perf_counter() - began, 2))
+        return _put_together(runs, output, recipe, timing, command)
 
 
 def _require_free(output: Path, *, resume: bool, overwrite: bool) -> None:

@@ -1,10 +1,13 @@
-"""Parts of an output that workers make in parallel, and that are combined at the end."""
+"""Folders for unfinished work beside an output: what is in them is combined or sent at the end."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kd_offline.errors import Remedy, StorageError
+from kd_offline.file_locks import only_writer, without_lock
 from kd_offline.files import make_folder, remove_tree
 
 
@@ -14,8 +17,14 @@ def parts_of(output: Path, kind: str) -> Path:
     return folder.with_name(f"{folder.name}.{kind}")
 
 
-def parts_folder(output: Path, kind: str, what: str, *, resume: bool, overwrite: bool) -> Path:
-    """Return the folder ``OUTPUT.kind`` for the parts of an output; it is made, or continued.
+@contextmanager
+def parts_folder(
+    output: Path, kind: str, what: str, *, resume: bool, overwrite: bool
+) -> Iterator[Path]:
+    """Yield the folder ``OUTPUT.kind`` for the parts of an output; it is made, or continued.
+
+    No other process may work in it meanwhile, and it is deleted at the end, see
+    :func:`unfinished_work`.
 
     Parameters
     ----------
@@ -31,17 +40,38 @@ def parts_folder(output: Path, kind: str, what: str, *, resume: bool, overwrite:
     Raises
     ------
     StorageError
-        There are parts, and neither was asked for.
+        There are parts, and neither was asked for, or another process works on them.
     """
     folder = parts_of(output, kind)
-    if overwrite:
-        remove_tree(folder)
-    elif _begun(folder) and not resume:
+    if is_begun(folder) and not resume and not overwrite:
         msg = f"there are {kind} of an unfinished {what} at {str(folder)!r}"
         go_on = Remedy("continue it with", resume=True)
         raise StorageError(msg, go_on, Remedy("delete them with", overwrite=True))
+    with unfinished_work(folder, f"working on {kind} of a {what}"):
+        if overwrite:
+            _clear(folder)
+        yield folder
+
+
+@contextmanager
+def unfinished_work(folder: Path, doing: str) -> Iterator[None]:
+    """Lock a folder, made if missing, against other processes while the body runs; delete it then.
+
+    What an error, Ctrl-C or a kill leaves in it stays there.
+
+    Raises
+    ------
+    StorageError
+        Another process is ``doing`` something there.
+    """
     make_folder(folder)
-    return folder
+    with only_writer(folder, doing):
+        try:
+            yield
+            _clear(folder)
+        finally:
+            with suppress(OSError):  # an empty one: all is done, or the command was refused
+                folder.rmdir()
 
 
 def refuse_parts(output: Path, kind: str, what: str) -> None:
@@ -50,11 +80,16 @@ def refuse_parts(output: Path, kind: str, what: str) -> None:
     ``kind`` and ``what`` are those of :func:`parts_folder`.
     """
     folder = parts_of(output, kind)
-    if _begun(folder):
+    if is_begun(folder):
         msg = f"there are {kind} of an unfinished {what} at {str(folder)!r}"
         raise StorageError(msg, Remedy("continue it with", on="processes:4"), "delete them")
 
 
-def _begun(folder: Path) -> bool:
-    """Tell whether there are parts; an empty folder is left of a command that was refused."""
-    return folder.exists() and any(folder.iterdir())
+def is_begun(folder: Path) -> bool:
+    """Return whether there is unfinished work; an empty folder is left of a killed command."""
+    return folder.exists() and any(True for _ in without_lock(folder))
+
+
+def _clear(folder: Path) -> None:
+    for path in without_lock(folder):
+        remove_tree(path)

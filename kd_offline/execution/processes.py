@@ -11,16 +11,20 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from itertools import islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from threading import Lock
+from multiprocessing.util import Finalize
+from threading import Lock, Thread
 from typing import Any, cast
 
 from kd_offline.errors import WorkerError
 from kd_offline.execution.base import RETRIES, Executor, Item, Result, logged, portable
 
 _AGAIN_S = 0.1
+_POLL_S = 1.0  # how long a process may have ended before that is noticed
+_PATIENCE_S = 20.0  # for a process without tasks to close what it has loaded
 _GRACE_S = 5.0  # for a process to end before it is killed
 _LOADED = ["torch", "kd_offline.datasets"]  # what most tasks need, and takes seconds to load
 _BEGINNING = Lock()
@@ -80,7 +84,8 @@ class Processes(Executor):
     """Runs tasks in new processes; tasks, items and results must be picklable.
 
     Processes start with the first tasks. If one is killed, its task is run again in a new one, up
-    to three times, and the other processes go on.
+    to three times, and the other processes go on. Each leads a process group, in which everything
+    that its tasks start ends with it. Processes also end when this one does, however it ends.
 
     Parameters
     ----------
@@ -91,6 +96,7 @@ class Processes(Executor):
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._running: dict[Connection, Any] = {}
+        self._leaving: list[Any] = []  # processes that get no more tasks
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the result of every item, in order."""
@@ -103,16 +109,20 @@ class Processes(Executor):
         return self._results(task, remaining, running)
 
     def close(self) -> None:
-        """End all processes."""
+        """End all processes, and what they started."""
         for connection, process in self._running.items():
             process.terminate()
             connection.close()
-        for process in self._running.values():
+        for process in self._leaving:
+            process.join(_PATIENCE_S)
+            process.terminate()
+        for process in [*self._running.values(), *self._leaving]:
             process.join(_GRACE_S)
             if process.is_alive():
                 process.kill()
                 process.join()
-        self._running = {}
+            _kill_group(process.pid)
+        self._running, self._leaving = {}, []
 
     def _start_process(self, task: Callable[[Item], Result]) -> Connection:
         start = prepare()
@@ -148,7 +158,8 @@ class Processes(Executor):
             while idle and started < index + 2 * self._workers:
                 connection = idle.pop()
                 if (numbered_item := next(remaining, None)) is None:
-                    self._release(connection)
+                    connection.close()  # by which it ends
+                    self._leaving.append(self._running.pop(connection))
                     continue
                 running[connection], started = numbered_item, started + 1
                 _send(connection, numbered_item)
@@ -161,11 +172,11 @@ class Processes(Executor):
             elif not running:
                 return
             else:
-                for ready in cast(list[Connection], wait(list(running))):
+                for ready in self._ready(running):
                     number, item = running.pop(ready)
                     try:
-                        result, error, trace = ready.recv()
-                    except EOFError:
+                        result, error, trace = _received(ready)
+                    except (EOFError, ConnectionError):
                         code = self._bury(ready)
                         losses[number] += 1
                         if losses[number] <= RETRIES:
@@ -178,18 +189,40 @@ class Processes(Executor):
                         finished[number] = result, logged(error, trace, number, self.logs)
                         idle.append(ready)
 
-    def _release(self, connection: Connection) -> None:
-        """Close the connection of a process that has no more tasks, and wait for its end."""
-        connection.close()
-        self._running.pop(connection).join()
+    def _ready(self, running: Iterable[Connection]) -> list[Connection]:
+        """Wait for results, or for processes that ended without; return their connections.
+
+        What a task forked may hold the other end of a connection, which then stays open when the
+        process of the task ends.
+        """
+        while True:
+            if ready := cast(list[Connection], wait(running, _POLL_S)):
+                return ready
+            if ended := [each for each in running if not self._running[each].is_alive()]:
+                return ended
 
     def _bury(self, connection: Connection) -> int | None:
         """Forget a process that ended by itself; return its exit code."""
         process = self._running.pop(connection)
         connection.close()
         process.join()
+        _kill_group(process.pid)
         code: int | None = process.exitcode
         return code
+
+
+def _kill_group(leader: int) -> None:
+    """Kill what the tasks of a process that has ended have started and left."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)
+
+
+def _received(connection: Connection) -> Any:
+    """Return what a process has sent; raise ``EOFError`` if it ended without."""
+    if not connection.poll():
+        raise EOFError
+    return connection.recv()
 
 
 def _send(connection: Connection, numbered: tuple[int, Any]) -> None:
@@ -213,6 +246,8 @@ def _run_tasks(
     os.environ.clear()  # the process that was forked may have begun with another environment
     os.environ.update(environment)
     try:
+        if hasattr(os, "setpgid"):
+            _end_with_parent()
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         while True:
@@ -225,5 +260,51 @@ def _run_tasks(
             except Exception as error:
                 failed, trace = portable(error), traceback.format_exc()
             connection.send((result, failed, trace))
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        return  # the parent process reports the error
+    except (EOFError, ConnectionError):
+        return  # the parent process has no more tasks, or has ended
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGTERM)  # the parent process reports the error
+
+
+def _end_with_parent() -> None:
+    """Lead a process group; end like on Ctrl-C when terminated, or when the parent process ends.
+
+    So environments are closed. What is left of the group is killed by the parent process, or here
+    where that has ended.
+    """
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, _interrupt)
+    os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None  # noqa: S101, PT018 - it started this one
+    number = parent.pid
+
+    def watch() -> None:
+        # What the parent forked may hold its end of the pipe by which its end is noticed.
+        while not wait([parent.sentinel], _POLL_S) and _exists(number):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_GRACE_S)
+        os.killpg(0, signal.SIGKILL)
+
+    def kill_group_of_no_parent() -> None:
+        if not parent.is_alive():
+            os.killpg(0, signal.SIGKILL)
+
+    Thread(target=watch, name="parent", daemon=True).start()
+    Finalize(None, kill_group_of_no_parent, exitpriority=-1000)  # after all others
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _interrupt(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # closing is not interrupted
+    raise KeyboardInterrupt

@@ -14,7 +14,7 @@ from kd_offline.datasets.storage.addresses import scheme_of
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.datasets.writing.writer import finished_dataset
 from kd_offline.errors import DatasetError, Remedy, StorageError, UsageError
-from kd_offline.files import remove_tree
+from kd_offline.execution.parts import is_begun, unfinished_work
 from kd_offline.recording.setup import RecordingSetup
 from kd_offline.schemas.dataset import DatasetManifest
 from kd_offline.schemas.record_recipe import RecordRecipe
@@ -62,20 +62,20 @@ def record_away(
         msg = f"a recording of several experts is not sent to {address!r}: record into a folder"
         raise UsageError(msg, "and push it")
     local = staging(address)
-    if local.exists() and not resume and not overwrite:
+    if is_begun(local) and not resume and not overwrite:
         msg = f"a recording for {address!r} was begun, or not sent, in {str(local)!r}"
         go_on = Remedy("go on with", resume=True)
         raise StorageError(msg, go_on, Remedy("replace it with", overwrite=True))
-    if resume and not local.exists() and (done := _sent(recipe, address)):
+    if resume and not is_begun(local) and (done := _sent(recipe, address)):
         return done
-    manifest = record(recipe, local)
-    try:
-        push(local, address, overwrite=overwrite, observers=observers)
-    except (StorageError, DatasetError) as error:
-        msg = f"{error.facts}; the recording is complete in {str(local)!r}"
-        remedies = [_without_recording_again(remedy, local, address) for remedy in error.remedies]
-        raise StorageError(msg, *remedies) from error
-    remove_tree(local)
+    with unfinished_work(local, "recording or sending"):
+        manifest = record(recipe, local)
+        try:
+            push(local, address, overwrite=overwrite, observers=observers)
+        except (StorageError, DatasetError) as error:
+            msg = f"{error.facts}; the recording is complete in {str(local)!r}"
+            others = [_without_recording_again(each, local, address) for each in error.remedies]
+            raise StorageError(msg, *others) from error
     return manifest
 
 

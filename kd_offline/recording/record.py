@@ -304,27 +304,25 @@ def _record_each(
         remove_tree(parts_of(target, "parts"))  # of a command that was killed
         return done
     refuse_occupied(check_output(target, ()), resume=resume, overwrite=overwrite)
-    folder = parts_folder(target, "parts", "recording", resume=resume, overwrite=overwrite)
-    if overwrite:  # now, as with one expert: then resuming does not find another recording
-        prepare_folder(target, resume=False, overwrite=True)
-    paths = [folder / f"{number}.zarr" for number in range(1, len(parts) + 1)]
-    for part, path in zip(parts, paths, strict=True):
-        record(part, path, resume=True, on=on, observers=observers)
-    left_out = incomparable_arrays([ExpertBuffer.open(path) for path in paths])
-    if left_out:
-        Observers(observers).message(
-            f"left out {', '.join(left_out)}: not every expert gives it, or not in one form"
+    with parts_folder(target, "parts", "recording", resume=resume, overwrite=overwrite) as folder:
+        if overwrite:  # now, as with one expert: then resuming does not find another recording
+            prepare_folder(target, resume=False, overwrite=True)
+        paths = [folder / f"{number}.zarr" for number in range(1, len(parts) + 1)]
+        for part, path in zip(parts, paths, strict=True):
+            record(part, path, resume=True, on=on, observers=observers)
+        left_out = incomparable_arrays([ExpertBuffer.open(path) for path in paths])
+        if left_out:
+            Observers(observers).message(
+                f"left out {', '.join(left_out)}: not every expert gives it, or not in one form"
+            )
+        return merge(
+            *(paths, target),
+            without=left_out,
+            name=recipe.name,
+            resume=resume,
+            overwrite=overwrite,
+            observers=observers,
         )
-    manifest = merge(
-        *(paths, target),
-        without=left_out,
-        name=recipe.name,
-        resume=resume,
-        overwrite=overwrite,
-        observers=observers,
-    )
-    remove_tree(folder)
-    return manifest
 
 
 def _parts_of_experts(recipe: RecordRecipe) -> list[RecordRecipe]:

@@ -104,17 +104,21 @@ class DiffReport(Strict):
 
 
 class UnfinishedPlace(Strict):
-    """A place with files of a dataset and no manifest."""
+    """A place with files of a dataset and no manifest, or with parts of an output beside it."""
 
     address: str
-    kind: Literal["upload", "recording", "files"] = Field(
-        description="upload: being sent, or not sent completely; recording: of this machine, to be "
-        "resumed; files: what is left of either"
+    kind: Literal["upload", "recording", "files", "parts", "seeds", "unsent"] = Field(
+        description="upload: being sent, or not sent completely; recording: to be resumed; files: "
+        "what is left of either; parts: of a recording of several experts; seeds: of a "
+        "distillation in workers; unsent: a recording for an address"
     )
     files: int
     bytes: int
     changed: str = Field(description="when the newest file was written, UTC")
     seconds: float = Field(ge=0, description="since then")
+    busy: bool = Field(
+        description="a process works there now, by its lock; never known of object stores"
+    )
 
 
 class PlacesOutput(Strict):

@@ -41,7 +41,7 @@ SAME_TIER = {
     | {("registry", name) for name in ("errors", "schemas", "user_code")}
     | {("tracking", name) for name in ("errors", "files", "registry", "untrusted_text")}
     | {("tracking", "user_code")}
-    | {("execution", name) for name in ("errors", "files", "registry", "user_code")},
+    | {("execution", name) for name in ("errors", "file_locks", "files", "registry", "user_code")},
     1: {("hardware", "networks")},
     2: {
         ("experts", "environments"),

@@ -1,4 +1,4 @@
-"""``doctor ADDRESS``: find unfinished datasets below an address, in one listing."""
+"""``doctor ADDRESS``: find unfinished work on datasets below an address, in one listing."""
 
 from __future__ import annotations
 
@@ -8,22 +8,40 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
-from kd_offline.datasets.format.layout import GROUPS, JOURNAL, MANIFEST, UPLOAD, ZARR_JSON
+from kd_offline.datasets.format.layout import (
+    BLOCKS,
+    GROUPS,
+    JOURNAL,
+    LOCK,
+    MANIFEST,
+    UPLOAD,
+    ZARR_JSON,
+)
 from kd_offline.datasets.storage.addresses import is_remote, split_pin
 from kd_offline.datasets.storage.safe_open import list_files
 from kd_offline.datasets.storage.sources import require_known_scheme
 from kd_offline.errors import StorageError, UsageError
+from kd_offline.file_locks import held
 from kd_offline.schemas.dataset_outputs import PlacesOutput, UnfinishedPlace
 
 _NAMES = "|".join(map(re.escape, (MANIFEST, UPLOAD, JOURNAL, ZARR_JSON)))
 _GROUP = f"(?:{'|'.join(GROUPS)})"
-_CHUNK = rf"{_GROUP}/[^/]+/c/[0-9/]+"
+_CHUNK = rf"{_GROUP}/[^/]+/c/[0-9/]+|{re.escape(BLOCKS)}/[^/]+"
 _METADATA = rf"{_GROUP}/(?:[^/]+/)?{re.escape(ZARR_JSON)}"
 # The shortest folder in which the rest of the path is that of a file of a dataset.
 _OWNER = re.compile(rf"(?P<folder>(?:.*?/)??)(?:(?P<file>{_NAMES}|{_CHUNK})|{_METADATA})")
 
+# Folders beside an output, and what alone lies in them; whoever named one so has other files there.
+_BESIDE = {
+    "parts": r"(?:.*?/)??[^/]+\.parts/(?:[0-9]+\.zarr/.+|\.lock)",
+    "seeds": r"(?:.*?/)??[^/]+\.seeds/(?:seed-[0-9]+/.+|task-[0-9]+\.log|\.lock)",
+    "unsent": r"(?:.*?/)??[^/]+\.[0-9a-f]{8}\.unsent/.+",
+}
+_FOLDER = re.compile(rf"(?P<folder>(?:.*?/)??[^/]+\.(?P<kind>{'|'.join(_BESIDE)}))/.+")
+
+_Kind = Literal["upload", "recording", "files", "parts", "seeds", "unsent"]
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -35,11 +53,23 @@ class _Listed(NamedTuple):
 
 @dataclass(slots=True)
 class _Place:
-    """What was listed of one folder that holds files of a dataset."""
+    """What was listed of one folder."""
 
     files: int = 0
     bytes: int = 0
     changed: datetime = _LONG_AGO
+
+    def count(self, listed: _Listed) -> None:
+        """Count a file."""
+        self.files += 1
+        self.bytes += listed.size
+        self.changed = max(self.changed, listed.changed)
+
+
+@dataclass(slots=True)
+class _Dataset(_Place):
+    """A folder that holds files of a dataset."""
+
     names: set[str] = field(default_factory=set)  # of MANIFEST, UPLOAD and JOURNAL
     is_dataset: bool = False
 
@@ -50,25 +80,31 @@ class _Place:
         in a folder with the name of a group.
         """
         self.is_dataset |= name is not None
-        self.files += 1
-        self.bytes += listed.size
-        self.changed = max(self.changed, listed.changed)
+        self.count(listed)
         if name in (MANIFEST, UPLOAD, JOURNAL):
             self.names.add(name)
 
     @property
-    def kind(self) -> Literal["upload", "recording", "files"]:
+    def kind(self) -> _Kind:
         """What was begun there."""
         if UPLOAD in self.names:
             return "upload"
         return "recording" if JOURNAL in self.names else "files"
 
 
-def unfinished(address: str | Path) -> PlacesOutput:
-    """Return every place at and below an address that has files of a dataset and no manifest.
+@dataclass(slots=True)
+class _Beside(_Place):
+    """A folder with the name of one that is made beside an output."""
 
-    Everything below is listed once, and nothing is read. Memory grows with the number of datasets,
-    not of files.
+    kind: _Kind = "parts"
+    is_ours: bool = True  # whether all files in it are such as we write there
+
+
+def unfinished(address: str | Path) -> PlacesOutput:
+    """Return the places at and below an address where work on datasets was not finished.
+
+    They have files of a dataset and no manifest, or are folders beside an output. Everything below
+    is listed once, and nothing is read. Memory grows with the number of datasets, not of files.
 
     Raises
     ------
@@ -78,30 +114,55 @@ def unfinished(address: str | Path) -> PlacesOutput:
         There is nothing, or it cannot be listed.
     """
     plain = split_pin(str(address))[0].rstrip("/") or str(address)
-    places: dict[str, _Place] = {}
+    above, name = (plain[: plain.rfind("/") + 1], plain[plain.rfind("/") + 1 :])
+    datasets: dict[str, _Dataset] = {}
+    beside: dict[str, _Beside] = {}
     count = 0
     for listed in _listing(plain):
         count += 1
         if match := _OWNER.fullmatch(listed.path):
-            places.setdefault(match["folder"], _Place()).add(match["file"], listed)
+            datasets.setdefault(match["folder"], _Dataset()).add(match["file"], listed)
+        path = f"{name}/{listed.path}"  # the address itself may be such a folder
+        if match := _FOLDER.fullmatch(path):
+            place = beside.setdefault(match["folder"], _Beside(kind=cast(_Kind, match["kind"])))
+            place.count(listed)
+            place.is_ours &= re.fullmatch(_BESIDE[match["kind"]], path) is not None
     if not count:
         msg = f"there is nothing at {plain!r}: check the address"
         raise StorageError(msg)
-    places = {folder: place for folder, place in places.items() if place.is_dataset}
+    beside = {folder: place for folder, place in beside.items() if place.is_ours}
+    within = tuple(f"{folder}/" for folder in beside)
+    datasets = {
+        folder: place
+        for folder, place in datasets.items()
+        if place.is_dataset and not f"{name}/{folder}/".startswith(within)
+    }
+    begun: dict[str, _Dataset | _Beside] = {
+        f"{plain}/{folder}".rstrip("/"): place
+        for folder, place in datasets.items()
+        if MANIFEST not in place.names
+    }
+    finished = len(datasets) - len(begun)
+    begun |= {f"{above}{folder}": place for folder, place in beside.items()}
     now = datetime.now(UTC)
-    found = [
+    places = [
         UnfinishedPlace(
-            address=f"{plain}/{folder}".rstrip("/"),
+            address=where,
             kind=place.kind,
             files=place.files,
             bytes=place.bytes,
             changed=place.changed.isoformat(timespec="seconds"),
             seconds=max(0.0, (now - place.changed).total_seconds()),
+            busy=not is_remote(plain) and _is_busy(Path(where).expanduser()),
         )
-        for folder, place in sorted(places.items())
-        if MANIFEST not in place.names
+        for where, place in sorted(begun.items())
     ]
-    return PlacesOutput(address=plain, datasets=len(places) - len(found), unfinished=tuple(found))
+    return PlacesOutput(address=plain, datasets=finished, unfinished=tuple(places))
+
+
+def _is_busy(folder: Path) -> bool:
+    """Return whether a process holds the lock of the writer of a dataset, or of parts."""
+    return held(folder / LOCK) or held(folder)
 
 
 def _listing(address: str) -> Iterator[_Listed]:

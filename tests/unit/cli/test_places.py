@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from kd_offline.cli.app import app
 from kd_offline.datasets import ExpertBuffer
+from kd_offline.file_locks import only_writer
 from kd_offline.testing.factories import tiny_dataset
 
 
@@ -25,7 +26,7 @@ def run(command, code=0):
 
 
 def test_the_doctor_takes_an_address_in_the_place_of_a_command(place):
-    assert "2 datasets are finished, 0 are not" in run("doctor shards").stderr
+    assert "2 datasets are finished, 0 places are not" in run("doctor shards").stderr
     (place / "shards/1.zarr/manifest.json").unlink()
     (place / "shards/1.zarr/upload.json").write_text("{}")
     found = json.loads(run("doctor shards --json").stdout)
@@ -34,8 +35,27 @@ def test_the_doctor_takes_an_address_in_the_place_of_a_command(place):
     done = run("doctor shards/")
     assert "shards/1.zarr: being sent or not sent completely" in done.stdout
     assert "repeat the command that sends it" in done.stdout
-    assert "1 datasets are finished, 1 are not" in done.stderr
+    assert "1 datasets are finished, 1 places are not" in done.stderr
     assert "there is nothing at 'absent'" in run("doctor absent", 1).stderr
+
+
+def test_the_doctor_says_what_to_do_about_parts_that_a_recording_left(place, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    record = "record mpe/simple_spread_v3 -o both.zarr --episodes 2 --expert bundled"
+    record += " --expert bundled:mlp"
+    with monkeypatch.context() as patched:
+        patched.setattr("kd_offline.recording.record.merge", killed)
+        run(record, 1)
+    assert "both.zarr.parts: parts of a recording of several experts" in run("doctor .").stdout
+    assert "continue it with record --resume, or delete them" in run("doctor .").stdout
+    with only_writer(place / "both.zarr.parts", "recording"):  # as a command that still records
+        assert "a process works there now, so wait for its end" in run("doctor .").stdout
+        assert "another process is working on parts" in run(f"{record} --overwrite", 1).stderr
+    run(f"{record} --resume")
+    assert not (place / "both.zarr.parts").exists()
+    assert run("doctor .").stdout == ""
 
 
 def test_a_refused_push_says_how_to_look_at_the_place(place):

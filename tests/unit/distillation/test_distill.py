@@ -99,7 +99,7 @@ def test_a_run_is_replaced_side_by_side_also_by_the_command_after_an_interruptio
         with pytest.raises(KeyboardInterrupt):
             distill(dataset, run, other, on="serial", overwrite=True)
     with monkeypatch.context() as patched:  # killed between the run and the removal of its parts
-        patched.setattr("kd_offline.distillation.distill.remove_tree", killed)
+        patched.setattr("kd_offline.execution.parts.remove_tree", killed)
         with pytest.raises(KeyboardInterrupt):
             distill(dataset, run, other, on="serial", resume=True)
     assert seeds.exists()

@@ -141,15 +141,61 @@ def test_the_traceback_of_a_failed_task_is_kept_in_a_file(tmp_path):
     assert "in unknown" in (tmp_path / "task-1.log").read_text()
 
 
+def forks_and_is_killed_once(number, folder):
+    """Fork a process that keeps all that this one has open, and stays."""
+    note = Path(folder, str(number))
+    if number != 1 or note.exists():
+        return number
+    helper = os.fork()
+    if not helper:
+        time.sleep(600)
+        os._exit(0)
+    note.write_text(str(helper))
+    os.kill(os.getpid(), signal.SIGKILL)
+    return None
+
+
+def is_there(process):
+    """Return whether a process runs; one that has ended may wait to be noticed."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition):
+    """Wait for long, since the machine may be busy."""
+    while not condition():
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are told otherwise")
+def test_a_task_is_run_again_also_where_what_it_forked_stays_and_that_is_killed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(processes, "_POLL_S", 0.05)
+    with executor("processes", 2) as workers:
+        task = partial(forks_and_is_killed_once, folder=str(tmp_path))
+        assert list(workers.map(task, range(4))) == list(range(4))
+    wait_until(lambda: not is_there((tmp_path / "1").read_text()))
+
+
 _WAITING = """
-import os, signal, sys, time
+import os, signal, subprocess, sys, time
 from functools import partial
 from pathlib import Path
-from kd_offline.execution import executor
+from kd_offline.execution import executor, processes
+
+processes._LOADED = []
 
 def waiting(number, folder):
-    Path(folder, str(number)).write_text(str(os.getpid()))
-    time.sleep(600)
+    helper = subprocess.Popen(["sleep", "600"])  # that does not end with this process
+    Path(folder, f"{number}.new").write_text(f"{os.getpid()} {helper.pid}")
+    Path(folder, f"{number}.new").rename(Path(folder, str(number)))
+    try:
+        helper.wait()
+    finally:
+        Path(folder, f"{number}.closed").touch()
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told to ignore it
@@ -158,22 +204,19 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals are others there")
-def test_ctrl_c_ends_all_processes(tmp_path):
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are told otherwise")
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_workers_and_what_they_started_end_with_the_command_however_it_ends(tmp_path, ended_by):
     script = tmp_path / "script.py"
     script.write_text(_WAITING)
     parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
     files = [tmp_path / str(k) for k in range(2)]
-    for _ in range(1200):
-        if all(file.exists() and file.read_text() for file in files):
-            break
-        assert parent.poll() is None
-        time.sleep(0.1)
-    parent.send_signal(signal.SIGINT)
-    assert parent.wait(60) != 0
-    for file in files:
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(file.read_text()), 0)
+    wait_until(lambda: all(file.exists() for file in files) or parent.poll() is not None)
+    begun = [process for file in files for process in file.read_text().split()]
+    parent.send_signal(ended_by)
+    assert parent.wait() != 0
+    wait_until(lambda: not any(is_there(process) for process in begun))
+    assert all(file.with_suffix(".closed").exists() for file in files)
 
 
 def test_an_executor_that_does_not_exist_or_has_no_workers_is_refused():

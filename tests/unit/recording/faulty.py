@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +123,22 @@ class Noting(Faulty):
 
 def noting_env(**settings):
     return Noting(**settings)
+
+
+class Helped(Faulty):
+    """Starts a process and a thread that do not end, and forgets them, but in one process."""
+
+    def __init__(self, note, parent):
+        super().__init__()
+        if os.getpid() == parent:
+            return
+        helper = subprocess.Popen(["sleep", "600"])
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        Path(note, str(helper.pid)).touch()
+
+
+def helped_env(**settings):
+    return Helped(**settings)
 
 
 def expert(spec):

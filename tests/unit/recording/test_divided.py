@@ -10,12 +10,14 @@ import pytest
 from kd_offline import user_code
 from kd_offline.datasets import ExpertBuffer, verify
 from kd_offline.errors import MismatchError, StorageError, UsageError, WorkerError
+from kd_offline.execution import processes
 from kd_offline.execution.base import Serial
 from kd_offline.recording import divided, setup
 from kd_offline.recording.record import record
 from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.testing.factories import environment_spec, episode_block
 from kd_offline.tracking.base import FunctionObserver
+from tests.unit.execution.test_executors import is_there, wait_until
 
 SPREAD = "mpe/simple_spread_v3"
 SMALL = {"episodes": 33, "batch": 5, "threads": 1, "partner": None}
@@ -204,6 +206,21 @@ def test_environments_are_closed_in_workers_that_end(tmp_path):
     written = [file.read_text().split() for file in notes.iterdir()]
     assert len(written) == 2  # by this process and the worker
     assert all(words.count("made") == words.count("closed") > 1 for words in written)
+
+
+def test_processes_and_threads_that_an_environment_leaves_do_not_outlive_the_recording(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(processes, "_PATIENCE_S", 0.1)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    settings = {"note": str(notes), "parent": os.getpid()}
+    given = {"expert": f"python:{FAULTY}:expert", "environment_kwargs": settings, "episodes": 5}
+    name = f"pettingzoo/{FAULTY}:helped_env"
+    record(name, tmp_path / "d.zarr", on="processes:1", **SMALL | given)
+    helpers = [int(file.name) for file in notes.iterdir()]
+    assert helpers
+    wait_until(lambda: not any(is_there(helper) for helper in helpers))
 
 
 def test_a_place_that_there_is_not_is_refused_before_anything_begins(tmp_path):

@@ -14,6 +14,7 @@ from kd_offline.datasets.sharing.share import push
 from kd_offline.datasets.sharing.unfinished import unfinished
 from kd_offline.datasets.storage.remote import Remote, open_store
 from kd_offline.datasets.storage.sources import open_files
+from kd_offline.datasets.storage.store import lock_folder
 from kd_offline.errors import StorageError, UsageError
 from kd_offline.testing.factories import tiny_dataset
 from tests.servers import answering
@@ -248,6 +249,33 @@ def test_recordings_and_other_parts_are_told_apart(shards, tmp_path, place):
         f"{place}/deep/b.zarr": ("files", 2, 3),
     }
     assert [p.files for p in unfinished(f"{place}/a.zarr").unfinished] == [2]
+
+
+def test_folders_of_parts_beside_an_output_are_listed_as_a_whole(place):
+    write(f"{place}/d.zarr.parts/1.zarr", MANIFEST, b"{}")
+    write(f"{place}/d.zarr.parts/2.zarr", "recording.json", b"{}")
+    write(f"{place}/d.zarr.parts/2.zarr", "recording.blocks/0123", b"12345")
+    write(f"{place}/run.seeds/seed-3", "run.json", b"{}")
+    write(f"{place}/run.seeds", "task-2.log", b"1")
+    write(f"{place}/e.zarr.0123abcd.unsent", MANIFEST, b"{}")
+    write(f"{place}/mine.parts/a.zarr", MANIFEST, b"{}")  # whose name a person chose
+    write(f"{place}/mine.parts/1.zarr", MANIFEST, b"{}")
+    found = unfinished(place)
+    assert found.datasets == 2
+    assert {p.address: (p.kind, p.files, p.bytes, p.busy) for p in found.unfinished} == {
+        f"{place}/d.zarr.parts": ("parts", 3, 9, False),
+        f"{place}/run.seeds": ("seeds", 2, 3, False),
+        f"{place}/e.zarr.0123abcd.unsent": ("unsent", 1, 2, False),
+    }
+    (itself,) = unfinished(f"{place}/d.zarr.parts").unfinished
+    assert (itself.address, itself.kind) == (f"{place}/d.zarr.parts", "parts")
+
+
+def test_what_a_process_works_on_is_said_to_be_busy(tmp_path):
+    write(f"{tmp_path}/d.zarr", "recording.json", b"{}")
+    with lock_folder(tmp_path / "d.zarr"):
+        assert [place.busy for place in unfinished(tmp_path).unfinished] == [True]
+    assert [place.busy for place in unfinished(tmp_path).unfinished] == [False]
 
 
 def test_places_that_cannot_be_listed_are_refused(tmp_path):
