@@ -59,13 +59,7 @@ def evaluate(
     export: Annotated[
         Path | None, typer.Option(help="Export of the run to play instead of its students.")
     ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            help="Of the export: numpy, torch, onnx or c, which compiles and runs the code that is "
-            "in it, so it is for exports that you trust.  [default: the first it can but c]"
-        ),
-    ] = None,
+    engine: options.ExportEngine = None,
     environment: options.RecordedEnvironment = None,
     opponents: options.RecordedOpponents = None,
     profile: options.Profiles = None,

@@ -173,6 +173,14 @@ RunDataset = Annotated[
 RecordedExpert = Annotated[
     str | None, typer.Option(help="Path or name of the recorded expert.  [default: as recorded]")
 ]
+ExportEngine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="Of the export: numpy, torch, onnx or c, which compiles and runs the code that is "
+        "in it, so it is for exports that you trust.  [default: the first it can but c]",
+    ),
+]
 ExpertRecipe = Annotated[
     Path | None,
     typer.Option(

@@ -21,6 +21,7 @@ from kd_offline.schemas.collaboration import (
 )
 from kd_offline.schemas.evaluation import CrossPlay, EvaluationReport, ModeScore
 from kd_offline.schemas.latency import EngineLatency
+from kd_offline.schemas.robustness import RobustnessReport
 from kd_offline.tracking.base import Observer, Operation, observed
 
 _TIMED = set(TimedEngine.model_fields) - {"kind"}
@@ -219,32 +220,38 @@ def _played(team: Team, report: EvaluationReport) -> Played:
 
 
 def _robustness(team: Team) -> Robustness | None:
-    """Return what a finished audit of the run found; None without one."""
-    report = team.run.folder.robustness()
+    """Return what a finished audit of the team found, greedy play first; None without one."""
+    report = team.robustness()
     if report is None or report.status != "complete":
         return None
-    plays = ",".join(f"{play.perturbation}:{play.strength:g}" for play in report.plays)
+    mode, scores = next(iter(report.modes.items()))
+    plays = ",".join(f"{play.perturbation}:{play.strength:g}" for play in scores.plays)
+    seeds = ",".join(map(str, report.distillation_seeds))
     return Robustness(
+        who=_policy_name(report),
+        mode=mode,
         seeds=report.distillation_seeds,
         episodes=report.episodes,
         evaluation_seed=report.evaluation_seed,
         keep=report.keep,
-        tolerances=report.tolerances,
-        failure=report.failure,
-        failures=report.unperturbed.failures,
+        tolerances=scores.tolerances,
+        failure=scores.failure,
+        failures=scores.unperturbed.failures,
         command=command_text(
             *("audit", "RUN"),
             episodes=report.episodes,
             seed=report.evaluation_seed,
+            modes=None if mode == "greedy" else mode,
             perturbations=plays,
-            seeds=",".join(map(str, report.distillation_seeds)),
+            seeds=None if report.export else seeds,
             keep=report.keep,
-            quantile=report.failure.quantile,
+            quantile=scores.failure.quantile,
+            export="EXPORT" if report.export else None,
         ),
     )
 
 
-def _policy_name(report: EvaluationReport) -> str:
+def _policy_name(report: EvaluationReport | RobustnessReport) -> str:
     return report.export or "students"
 
 

@@ -229,7 +229,7 @@ def caveats(team: Team, measurements: Measurements, groups: Groups) -> tuple[Lim
     return (
         *_scope_caveats(team),
         *(() if played is None else _play_caveats(team, played)),
-        *_robustness_caveats(measurements.envelope.robustness),
+        *_robustness_caveats(team, measurements.envelope.robustness),
         *_unmeasured_caveats(team, measurements),
         *_role_caveats(team, groups),
     )
@@ -262,7 +262,7 @@ def _play_caveats(team: Team, played: Played) -> Iterator[Limit]:
         )
 
 
-def _robustness_caveats(robustness: Robustness | None) -> Iterator[Limit]:
+def _robustness_caveats(team: Team, robustness: Robustness | None) -> Iterator[Limit]:
     if robustness is None:
         text = "what the students tolerate, from noise to a dead team-mate, was not measured"
         yield _not_measured(text, command_text("audit", "RUN"))
@@ -271,6 +271,15 @@ def _robustness_caveats(robustness: Robustness | None) -> Iterator[Limit]:
         f"tolerated means that {_percent(robustness.keep)} of the gain over random play is kept, "
         "by the lower end of the interval"
     )
+    if robustness.mode == "sampled":
+        meaning += ", with actions that are drawn"
+    if team.export is not None and robustness.who == "students":
+        yield Limit(
+            topic="robustness",
+            text=f"tolerances are those of the trained students; the {team.export.precision} "
+            f"export of seed {team.export.seed} was not audited itself",
+            command=command_text("audit", "RUN", export="EXPORT"),
+        )
     if not robustness.tolerances:
         text = "what the students tolerate is undefined: unperturbed, they do not reach more than"
         yield Limit(topic="robustness", text=f"{text} random play beyond doubt")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kd_offline.errors import CheckpointError
 from kd_offline.schemas.evaluation import EvaluationReport
 from kd_offline.schemas.latency import LatencyReport
+from kd_offline.schemas.robustness import RobustnessReport
 
 if TYPE_CHECKING:
     from kd_offline.runs.complete import CompleteRun
@@ -42,6 +43,23 @@ class Team:
                 require_evaluation_of(report, self.folder, self.run.manifest, (self.student.seed,))
                 return report
         return self.run.folder.evaluation()
+
+    def robustness(self) -> RobustnessReport | None:
+        """Return the finished audit of the export, or else that of the run; None without one.
+
+        Raises
+        ------
+        CheckpointError
+            The file is of another team.
+        """
+        from kd_offline.runs.folder import read_robustness, require_robustness_of
+
+        if self.folder is not None:
+            report = read_robustness(self.folder)
+            if report is not None:
+                require_robustness_of(report, self.folder, self.run.manifest, (self.student.seed,))
+                return report
+        return self.run.folder.robustness()
 
     def latency(self) -> LatencyReport | None:
         """Return the timings of the run; None without them.

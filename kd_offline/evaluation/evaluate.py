@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from kd_offline.commands import command_text
 from kd_offline.environments.protocol import BatchedEnvironment
@@ -27,10 +25,10 @@ from kd_offline.evaluation.play import (
     play_sides,
     play_swaps,
     played_by_workers,
+    workers_on,
 )
 from kd_offline.evaluation.rollout import DEFAULT_BATCH, Rollout
-from kd_offline.execution import executor_on
-from kd_offline.execution.base import Executor, Resources
+from kd_offline.execution.base import Executor
 from kd_offline.execution.parts import parts_of
 from kd_offline.hardware import profiles as hardware
 from kd_offline.hardware.teams import predictions
@@ -172,7 +170,7 @@ def evaluate(
     if on is None:  # other machines may have other devices
         device_named(accelerator)
     devices = [hardware.load(profile) for profile in profiles]
-    _check_engine(export, engine)
+    require_engine_of(export, engine)
     complete = complete_run(run)
     if devices:
         require_predicted(complete.students.card.architecture)
@@ -191,7 +189,9 @@ def evaluate(
     operation = Operation("evaluate", _settings(contestants, plan), complete.path)
     with observed(operation, observers) as observer:
         with (
-            _workers(on, contestants, torch.get_num_threads()) as executor,
+            workers_on(
+                on, accelerator, contestants.files(), parts_of(Path(run), "evaluation")
+            ) as executor,
             contestants.load(complete, playing=on is None) as setup,
         ):
             playing = _Playing(setup.environment, plan, contestants, executor, observer)
@@ -205,7 +205,7 @@ def evaluate(
             update={
                 "command": _command(contestants, plan, profiles),
                 "predictions": predictions(cost, devices),
-                "accelerator": _computed_on(accelerator, on),
+                "accelerator": computed_on(accelerator, here=on is None),
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
@@ -238,14 +238,15 @@ def _shown(given: str | Path | tuple[str | Path, ...] | None) -> str | list[str]
     return None if given is None else str(given)
 
 
-def _computed_on(accelerator: str, on: str | None) -> str | None:
-    """Return what networks were computed on, for the report; None: on the processor."""
+def computed_on(accelerator: str, *, here: bool) -> str | None:
+    """Return what networks were computed on, for a report; None: on the processor."""
     if accelerator == "cpu":
         return None
-    return device_named(accelerator).type if on is None else accelerator
+    return device_named(accelerator).type if here else accelerator
 
 
-def _check_engine(export: str | Path | None, engine: str | None) -> None:
+def require_engine_of(export: str | Path | None, engine: str | None) -> None:
+    """Raise a ``UsageError`` if an engine is given and no export that it would run."""
     if engine is not None and export is None:
         msg = f"the engine {engine!r} runs an export, and none is given"
         raise UsageError(msg, Remedy("pass", "with one", export=...))
@@ -331,14 +332,15 @@ class _Playing:
     def _elsewhere(
         self, executor: Executor, plays: Callable[[EvaluationRunner, EvaluationSetup], object]
     ) -> EvaluationRunner:
-        return played_by_workers(
+        (runner,) = played_by_workers(
             executor,
             self.contestants.load,
-            plays,
+            [plays],
             _runner(self.environment, self.plan),
             self.plan.seed,
             self.observer,
         )
+        return runner
 
 
 def _runner(
@@ -358,17 +360,6 @@ def _runner(
     swaps = spec.n_agents if plan.cross_play else 0
     total = count_rollouts(spec.sides, policies, len(plan.modes), swaps=swaps)
     return EvaluationRunner(environment, seeds, plan.batch, counting(observer, total, "rollouts"))
-
-
-def _workers(
-    on: str | None, contestants: Contestants, threads: int
-) -> AbstractContextManager[Executor | None]:
-    """Return the executor of a place, whose machines see what is read; None for none."""
-    if on is None:
-        return nullcontext()
-    needs = Resources.of(threads, contestants.accelerator)
-    logs = parts_of(Path(contestants.run), "evaluation")
-    return executor_on(on, needs=needs, files=contestants.files(), logs=logs)
 
 
 @dataclass(frozen=True, slots=True)

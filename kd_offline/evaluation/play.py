@@ -6,10 +6,13 @@ They are played here, or in parts of the episodes by the workers of an executor.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice, product
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -21,7 +24,9 @@ from kd_offline.environments import largest_batch
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.evaluation.retention import Samples
 from kd_offline.evaluation.rollout import DEFAULT_BATCH, Rollout, join, rollout
-from kd_offline.execution.base import Executor
+from kd_offline.execution import executor_on
+from kd_offline.execution.base import Executor, Resources
+from kd_offline.execution.lending import close_lent, lent
 from kd_offline.networks.threads import computing_with
 from kd_offline.rollout.policies import MixedTeam, RandomPolicy
 from kd_offline.seeding import episode_seeds
@@ -29,7 +34,7 @@ from kd_offline.tracking.base import Observer
 from kd_offline.types import SeedArray, TeamPolicy
 
 _F64 = npt.NDArray[np.float64]
-_MOST_PARTS = 64  # each loads the run and the experts once
+_MOST_PARTS = 64  # of one play, so that messages stay few
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,15 +243,25 @@ class _Played(EvaluationRunner):
         return next(self.rollouts)
 
 
+def workers_on(
+    on: str | None, accelerator: str, files: Sequence[Path], logs: Path
+) -> AbstractContextManager[Executor | None]:
+    """Return the executor of a place whose machines see ``files``; None for none."""
+    if on is None:
+        return nullcontext()
+    needs = Resources.of(torch.get_num_threads(), accelerator)
+    return executor_on(on, needs=needs, files=files, logs=logs)
+
+
 def played_by_workers(
     executor: Executor,
     load: Callable[[], AbstractContextManager[_Loaded]],
-    plays: Callable[[EvaluationRunner, _Loaded], object],
+    plays: Sequence[Callable[[EvaluationRunner, _Loaded], object]],
     here: EvaluationRunner,
     seed: int,
     observer: Observer,
-) -> EvaluationRunner:
-    """Let workers play all rollouts of ``plays``, and return a runner that gives them.
+) -> Iterator[EvaluationRunner]:
+    """Let workers play all rollouts of ``plays``, and yield for each a runner that gives them.
 
     Every worker plays whole batches of the episodes that ``here`` would play, with as many threads,
     so the rollouts are the same to the bit on the same kind of processor.
@@ -255,9 +270,10 @@ def played_by_workers(
     ----------
     executor : Executor
     load : function
-        Loads environment and policies in a worker, as a context manager that closes them.
-    plays : function
-        Plays rollouts with a runner and what was loaded, always the same ones in the same order.
+        Loads environment and policies, once in every worker, as a context manager that closes them.
+    plays : sequence of functions
+        Each plays rollouts with a runner and what was loaded, always the same ones in the same
+        order. The next ones are played while the caller uses what is yielded.
     here : EvaluationRunner
     seed : int
         Of the evaluation.
@@ -267,31 +283,40 @@ def played_by_workers(
     episodes, batch = len(here.seeds), largest_batch(here.environment, here.batch)
     count = min(_MOST_PARTS, math.ceil(episodes / batch))
     places = [f"{number}/{count}" for number in range(1, count + 1)]
-    task = partial(_play_part, load, plays, seed, episodes, batch, torch.get_num_threads())
-    parts: list[list[Rollout]] = []
-    done = 0
-    observer.progress(done, episodes, "episodes")
-    for rollouts in executor.map(task, places):
-        parts.append(rollouts)
-        done += len(rollouts[0].seeds)
-        observer.progress(done, episodes, "episodes")
-    joined = [join(list(of_parts)) for of_parts in zip(*parts, strict=True)]
-    return _Played(here.environment, here.seeds, batch, rollouts=iter(joined))
+    command = secrets.token_hex(8)  # so that another command loads anew
+    threads = torch.get_num_threads()
+    task = partial(_play_part, command, load, tuple(plays), seed, episodes, batch, threads)
+    done, total = 0, len(plays) * episodes
+    observer.progress(done, total, "episodes")
+    try:
+        played = executor.map(task, product(range(len(plays)), places))
+        for _ in plays:
+            parts: list[list[Rollout]] = []
+            for rollouts in islice(played, count):
+                parts.append(rollouts)
+                done += len(rollouts[0].seeds)
+                observer.progress(done, total, "episodes")
+            joined = [join(list(of_parts)) for of_parts in zip(*parts, strict=True)]
+            yield _Played(here.environment, here.seeds, batch, rollouts=iter(joined))
+    finally:
+        close_lent()
 
 
 def _play_part(
+    command: str,
     load: Callable[[], AbstractContextManager[_Loaded]],
-    plays: Callable[[EvaluationRunner, _Loaded], object],
+    plays: Sequence[Callable[[EvaluationRunner, _Loaded], object]],
     seed: int,
     episodes: int,
     batch: int,
     threads: int,
-    place: str,
+    item: tuple[int, str],
 ) -> list[Rollout]:
-    """Play the rollouts of a part of the episodes in a worker."""
+    """Play the rollouts of one of ``plays`` in a part of the episodes, in a worker."""
+    number, place = item
     part = share(place, episodes, batch)
     seeds: SeedArray = episode_seeds(seed, part.first, part.stop - part.first, "evaluation")
-    with computing_with(threads), load() as loaded:
+    with computing_with(threads), lent(command, load) as loaded:
         runner = _Remembering(loaded.environment, seeds, batch)
-        plays(runner, loaded)
+        plays[number](runner, loaded)
     return runner.rollouts

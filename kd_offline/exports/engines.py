@@ -78,9 +78,11 @@ COMPILED = ("c",)
 """Engines that run code which an export holds, so that they have to be asked for by name."""
 
 _MAX_BYTES = 1 << 30  # of one file
-# What evaluate and profile put beside an export, and what its users make by its own instructions.
+# What evaluate, audit and profile put beside an export, and what its users make by its own
+# instructions.
 _BESIDE = re.compile(
-    rf"{re.escape(MANIFEST)}|\.?(evaluation|profile)\.json(\.\w+\.partial)?"
+    rf"{re.escape(MANIFEST)}|"
+    r"\.?(evaluation|profile|robustness(\.unfinished)?)\.json(\.\w+\.partial)?"
     r"|c/build/.*|torch/__pycache__/.*",
     re.DOTALL,
 )

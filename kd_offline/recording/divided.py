@@ -7,8 +7,8 @@ import math
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from multiprocessing.util import Finalize
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from kd_offline.datasets import EpisodeBlock
 from kd_offline.datasets.edit.merged_metadata import common_recording
 from kd_offline.errors import MismatchError, StorageError
 from kd_offline.execution.base import Executor
+from kd_offline.execution.lending import close_lent, lent
 from kd_offline.execution.threads import Threads
 from kd_offline.files import make_folder, read_file, write_file
 from kd_offline.networks.threads import computing_with
@@ -53,7 +54,7 @@ class _Task:
 
     @computing_with(1)
     def __call__(self, first: int) -> _Played:
-        with _setup_of(self) as (setup, recording):
+        with lent(self.command, partial(_loaded, self)) as (setup, recording):
             stop = first + setup.batch * self.recipe.threads
             return [_stored(block, self.folder) for block in setup.blocks(first, stop)], recording
 
@@ -104,7 +105,7 @@ class DividedRecording:
             if self._failure is not None:
                 raise self._failure
         finally:
-            _IDLE.close()  # those of tasks that ran in this process
+            close_lent()
 
     def _before_an_error(self, played: Iterator[_Played]) -> Iterator[_Played]:
         """Yield what was played before the first task that failed, whose error is kept."""
@@ -120,40 +121,9 @@ class DividedRecording:
         return [_read_back(batch) for batch in batches]
 
 
-@dataclass(slots=True)
-class _Idle:
-    """What this process has loaded for tasks of one command, while no task uses it."""
-
-    command: str = ""
-    setups: list[tuple[ExitStack, RecordingSetup, RecordingRecord]] = field(default_factory=list)
-
-    def close(self) -> None:
-        """Close all environments."""
-        while self.setups:
-            self.setups.pop()[0].close()
-
-
-_IDLE = _Idle()
-
-
 @contextmanager
-def _setup_of(task: _Task) -> Iterator[tuple[RecordingSetup, RecordingRecord]]:
-    """Lend the setup of a task, loaded by this process now or for an earlier task."""
-    if _IDLE.command != task.command:
-        if not _IDLE.command:  # not on import: a new worker forgets what was registered before it
-            Finalize(None, _IDLE.close, exitpriority=0)
-        _IDLE.close()
-        _IDLE.command = task.command
-    try:
-        loaded = _IDLE.setups.pop()
-    except IndexError:
-        loaded = _load(task)
-    with loaded[0].pop_all() as stack:  # what failed is not used again
-        yield loaded[1:]
-        _IDLE.setups.append((stack.pop_all(), *loaded[1:]))
-
-
-def _load(task: _Task) -> tuple[ExitStack, RecordingSetup, RecordingRecord]:
+def _loaded(task: _Task) -> Iterator[tuple[RecordingSetup, RecordingRecord]]:
+    """Load the setup of a task, and check that it plays what the command would play."""
     with ExitStack() as stack:
         setup = RecordingSetup(task.recipe, stack)
         header = setup.load_expert(SILENT)
@@ -164,7 +134,7 @@ def _load(task: _Task) -> tuple[ExitStack, RecordingSetup, RecordingRecord]:
                 "the end"
             )
             raise MismatchError(msg)
-        return stack.pop_all(), setup, header.recording
+        yield setup, header.recording
 
 
 def _played_with(header: RecordingHeader) -> tuple[object, ...]:

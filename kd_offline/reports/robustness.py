@@ -5,28 +5,41 @@ from __future__ import annotations
 from kd_offline.reports.formatting import interval, number, percent
 from kd_offline.reports.page import Section
 from kd_offline.reports.tables import Table, table
-from kd_offline.schemas.robustness import PerturbedPlay, PerturbedReturn, RobustnessReport
+from kd_offline.schemas.evaluation import Estimate
+from kd_offline.schemas.robustness import (
+    Mode,
+    ModeScores,
+    PerturbedPlay,
+    PerturbedReturn,
+    RobustnessReport,
+)
 
 DASH = "\N{EN DASH}"
+_CHOSEN: dict[Mode, str] = {"greedy": "greedily", "sampled": "by sampling"}
 
 
 def robustness_section(report: RobustnessReport) -> Section:
     """Return the section on an audit."""
+    modes = report.modes
+    chosen = " and ".join(_CHOSEN[mode] for mode in modes)
     text = (
-        f"Expert and students played the same {report.episodes:,} episodes greedily, with and "
+        f"Expert and students played the same {report.episodes:,} episodes {chosen}, with and "
         "without perturbations. Kept is the gain over random play, divided by the unperturbed "
         f"gain. An episode has failed where it is {_failure(report)}. Seeds that fail together "
         "more often than independent ones share a weakness, and so does a fleet of their copies."
     )
     if report.status != "complete":
         text += " The audit was interrupted: what it had not finished is missing."
-    tables = [
-        perturbation_table(report),
-        tolerance_table(report),
-        failure_table(report),
-        error_table(report),
-        comparison_table(report),
-    ]
+    tables: list[Table | None] = []
+    for mode, scores in modes.items():
+        played = f", {_CHOSEN[mode]}" if len(modes) > 1 else ""
+        tables += [
+            perturbation_table(scores, played),
+            tolerance_table(scores, report.keep, played),
+            failure_table(scores, played),
+            comparison_table(report, scores, played),
+        ]
+    tables += [error_table(report), error_comparison_table(report)]
     present = tuple(one for one in tables if one is not None and one.rows)
     return Section("robustness", "Robustness", " ".join([text, *remarks(report)]), (), present)
 
@@ -34,19 +47,24 @@ def robustness_section(report: RobustnessReport) -> Section:
 def remarks(report: RobustnessReport) -> list[str]:
     """Return sentences on what an audit lacks: policies not played, shares undefined, notes."""
     named = {"expert": "The expert was", "students": "Students were"}
-    reasons = dict.fromkeys(pair for play in report.plays for pair in play.declined.items())
+    modes = report.modes.values()
+    plays = [play for scores in modes for play in scores.plays]
+    reasons = dict.fromkeys(pair for play in plays for pair in play.declined.items())
     found = [f"{named[who]} not played where a dash stands: {why}." for who, why in reasons]
     for who, words in named.items():
-        score: PerturbedReturn | None = getattr(report.unperturbed, who)
-        if score is not None and score.kept is None:
+        played: list[PerturbedReturn | None] = [getattr(s.unperturbed, who) for s in modes]
+        if any(score is not None and score.kept is None for score in played):
             found.append(
                 f"{words} not better than random play beyond doubt, so what is kept is undefined."
             )
     return found + [f"{note[0].upper()}{note[1:]}." for note in report.notes]
 
 
-def perturbation_table(report: RobustnessReport) -> Table:
-    """Return the table of what expert and students keep under every perturbation."""
+def perturbation_table(scores: ModeScores, played: str = "") -> Table:
+    """Return the table of what expert and students keep under every perturbation.
+
+    ``played`` is put behind the caption, where actions were chosen in several ways.
+    """
     heads = "perturbation and strength|expert kept|95 % interval, %|students kept|"
     heads += "95 % interval, %|change beyond the expert's|95 % interval"
     rows = [
@@ -57,16 +75,16 @@ def perturbation_table(report: RobustnessReport) -> Table:
             DASH if play.beyond_expert is None else number(play.beyond_expert.mean),
             interval(play.beyond_expert),
         )
-        for play in report.plays
+        for play in scores.plays
     ]
-    return table("Play under perturbations", heads, rows)
+    return table(f"Play under perturbations{played}", heads, rows)
 
 
-def tolerance_table(report: RobustnessReport) -> Table:
+def tolerance_table(scores: ModeScores, keep: float, played: str = "") -> Table:
     """Return the strengths that students and expert tolerate."""
-    experts = {row.perturbation: row for row in report.expert_tolerances}
+    experts = {row.perturbation: row for row in scores.expert_tolerances}
     rows = []
-    for row in report.tolerances:
+    for row in scores.tolerances:
         expert = experts.get(row.perturbation)
         rows.append(
             (
@@ -78,16 +96,16 @@ def tolerance_table(report: RobustnessReport) -> Table:
             )
         )
     return table(
-        f"Largest strength played at which {percent(report.keep)} of the gain is shown to be kept",
+        f"Largest strength played at which {percent(keep)} of the gain is shown to be kept{played}",
         "perturbation|strength is|students tolerate|no longer shown at|expert tolerates",
         rows,
     )
 
 
-def failure_table(report: RobustnessReport) -> Table:
+def failure_table(scores: ModeScores, played: str = "") -> Table:
     """Return how often all seeds fail in one episode, beside what independence would give."""
     rows = []
-    for play in (report.unperturbed, *report.plays):
+    for play in (scores.unperturbed, *scores.plays):
         failures = play.failures
         if failures is None:
             continue
@@ -104,7 +122,7 @@ def failure_table(report: RobustnessReport) -> Table:
         )
     heads = "perturbation and strength|failed, mean of the seeds|every seed failed|"
     heads += "95 % interval, %|if independent|every seed but not the expert|correlation"
-    return table("Failed episodes that seeds share", heads, rows)
+    return table(f"Failed episodes that seeds share{played}", heads, rows)
 
 
 def error_table(report: RobustnessReport) -> Table | None:
@@ -131,40 +149,62 @@ def error_table(report: RobustnessReport) -> Table | None:
     return table(caption, "agent|wrong, mean of the seeds|every seed wrong|if independent", rows)
 
 
-def comparison_table(report: RobustnessReport) -> Table | None:
-    """Return the comparison of common failures with another run; None without one."""
-    other, students = report.comparison, report.unperturbed.students
-    if other is None or students is None or report.unperturbed.failures is None:
+def comparison_table(
+    report: RobustnessReport, scores: ModeScores, played: str = ""
+) -> Table | None:
+    """Return how much fewer failures are common than in another run, and what that costs.
+
+    None where no run was given.
+    """
+    if report.comparison is None:
         return None
-    own = report.unperturbed.failures
-    rows = [
-        (
-            "mean return",
-            number(students.returns.mean),
-            number(other.returns.mean),
-            number(other.returns_change.mean),
-            interval(other.returns_change),
-        ),
-        (
-            "every seed failed",
-            percent(own.together.mean),
-            percent(other.failures.together.mean),
-            percent(other.together_change.mean),
-            interval(other.together_change, share=True) + " %",
-        ),
-    ]
-    if report.errors and other.errors and other.errors_change:
+    rows = []
+    for play in (scores.unperturbed, *scores.plays):
+        own, beside = play.failures, play.comparison
+        if own is None or beside is None:
+            continue
         rows.append(
             (
-                "every seed wrong",
-                percent(report.errors.together.mean),
-                percent(other.errors.together.mean),
-                percent(other.errors_change.mean),
-                interval(other.errors_change, share=True) + " %",
+                _name(play),
+                percent(own.together.mean),
+                percent(beside.failures.together.mean),
+                *_points(beside.together_change),
+                *_points(beside.failed_change),
+                number(beside.returns_change.mean),
+                interval(beside.returns_change),
             )
         )
-    caption = f"Beside {other.run}, unperturbed, paired by episode"
-    return table(caption, "figure|this run|the other|change|95 % interval", rows)
+    heads = "perturbation and strength|every seed failed|in the other|change|95 % interval, %|"
+    heads += "change of one seed's failures|95 % interval, %|change of return|95 % interval"
+    caption = f"Beside {report.comparison.run}, paired by episode{played}"
+    return table(caption, heads, rows)
+
+
+def error_comparison_table(report: RobustnessReport) -> Table | None:
+    """Return how much fewer recorded decisions are wrong in common than in another run.
+
+    None where no run was given, or no dataset.
+    """
+    own, beside = report.errors, report.comparison
+    if own is None or beside is None or beside.errors is None:
+        return None
+    other = beside.errors
+    one, two = (sum(errors.rates) / len(errors.rates) for errors in (own, other))
+    rows = [
+        _wrong("every seed", own.together.mean, other.together.mean, beside.errors_change),
+        _wrong("one seed", one, two, beside.wrong_change),
+    ]
+    caption = f"Recorded decisions that are wrong, beside {beside.run}, paired by episode"
+    return table(caption, "wrong|this run|the other|change|95 % interval, %", rows)
+
+
+def _wrong(name: str, own: float, other: float, change: Estimate | None) -> tuple[str, ...]:
+    points = (DASH, DASH) if change is None else _points(change)
+    return name, percent(own), percent(other), *points
+
+
+def _points(change: Estimate) -> tuple[str, str]:
+    return percent(change.mean), interval(change, share=True)
 
 
 def _name(play: PerturbedPlay) -> str:
@@ -178,10 +218,11 @@ def _kept(score: PerturbedReturn | None) -> tuple[str, str]:
 
 
 def _failure(report: RobustnessReport) -> str:
-    rule = report.failure
-    if rule.threshold is None:
+    rules = [scores.failure for scores in report.modes.values()]
+    if rules[0].threshold is None:
         return "not won"
+    thresholds = " and ".join(number(rule.threshold or 0.0) for rule in rules)
     return (
-        f"below {number(rule.threshold)}, the {percent(rule.quantile)} quantile of the unperturbed "
+        f"below {thresholds}, the {percent(rules[0].quantile)} quantile of the unperturbed "
         "expert's returns"
     )

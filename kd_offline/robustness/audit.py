@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kd_offline.commands import command_text
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.errors import KdOfflineError, UsageError
-from kd_offline.evaluation.evaluation_setup import EvaluationSetup, load_evaluation_setup
-from kd_offline.evaluation.intervals import (
-    difference_interval,
-    mean_interval,
-)
-from kd_offline.evaluation.play import EvaluationRunner, on_side
+from kd_offline.errors import KdOfflineError, Remedy, StorageError, UnknownNameError, UsageError
+from kd_offline.evaluation.evaluate import computed_on, require_engine_of
+from kd_offline.evaluation.evaluation_setup import Contestants
+from kd_offline.evaluation.intervals import difference_interval, mean_interval
+from kd_offline.evaluation.play import EvaluationRunner, played_by_workers, workers_on
 from kd_offline.evaluation.rollout import DEFAULT_BATCH
-from kd_offline.networks.accelerator import device_named, moved
+from kd_offline.execution.base import Executor
+from kd_offline.execution.parts import parts_of
+from kd_offline.file_locks import only_writer
+from kd_offline.networks.accelerator import device_named
 from kd_offline.networks.threads import computing_with
 from kd_offline.robustness.perturbations import PERTURBATIONS
-from kd_offline.robustness.perturbations.base import (
-    ColumnScale,
-    Perturbation,
-    PerturbedPolicy,
-    Setting,
-    strengths_of,
-)
-from kd_offline.robustness.perturbations.gradients import Differentiable
+from kd_offline.robustness.perturbations.base import Perturbation, strengths_of
+from kd_offline.robustness.perturbed_play import AuditSetup, Condition, Participants, border
 from kd_offline.robustness.scores import (
     NONE,
     Played,
@@ -48,30 +43,29 @@ from kd_offline.robustness.shared_failures import (
     mean_estimate,
     recorded_errors,
     shared_errors,
-    shared_failures,
 )
-from kd_offline.rollout.policies import RandomPolicy
 from kd_offline.runs.complete import CompleteRun, complete_run
-from kd_offline.runs.folder import digests
+from kd_offline.runs.folder import UNFINISHED_ROBUSTNESS, RunFolder, digests, read_robustness
 from kd_offline.runs.source import open_dataset, why_unread
 from kd_offline.schemas.robustness import (
     FailureRule,
+    Mode,
+    ModeScores,
     PerturbedPlay,
     RobustnessReport,
     RunComparison,
-    Who,
 )
 from kd_offline.seeding import episode_seeds
-from kd_offline.students.policy import StudentPolicy
 from kd_offline.tracking.base import Observer, Operation, counting, observed
-from kd_offline.types import SeedArray, TeamPolicy, needs_full
-from kd_offline.user_code import calling
+from kd_offline.types import TeamPolicy
 
-_F64 = npt.NDArray[np.float64]
+MODES: tuple[Mode, ...] = ("greedy", "sampled")
 KEEP, QUANTILE = 0.9, 0.1
 """What a tolerance has to keep, and the quantile below which a return is a failure, by default."""
 RECORDED_EPISODES = 400
 """Recorded episodes in which errors are compared."""
+_Rows = dict[Condition, PerturbedPlay]
+_ANEW = Remedy("begin anew with", overwrite=True)
 _NO_ERRORS = "errors on recorded decisions were not compared"
 INTERVALS = (
     "95 %, Student's t over distillation seeds crossed with evaluation episodes, changes paired by "
@@ -87,6 +81,7 @@ class Plan:
     episodes: int = 1000
     seed: int = 0
     plays: tuple[tuple[str, float], ...] = ()
+    modes: tuple[Mode, ...] = ("greedy",)
     keep: float = KEEP
     quantile: float = QUANTILE
     batch: int = DEFAULT_BATCH
@@ -98,10 +93,27 @@ class Plan:
                 "more, since one has no spread, and a seed of 0 or more"
             )
             raise UsageError(msg)
+        if not self.modes:
+            msg = f"cannot audit without a mode: give one or both of {', '.join(MODES)}"
+            raise UsageError(msg)
         for name, value in (("keep", self.keep), ("quantile", self.quantile)):
             if not 0 < value < 1:
                 msg = f"{name} is {value:g}: give a share above 0 and below 1"
                 raise UsageError(msg)
+
+
+def modes_of(modes: Sequence[str]) -> tuple[Mode, ...]:
+    """Return the ways to choose actions, greedy play first.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such way.
+    """
+    for mode in modes:
+        if mode not in MODES:
+            raise UnknownNameError(what="mode", got=mode, allowed=MODES)
+    return tuple(mode for mode in MODES if mode in modes)
 
 
 def plays_of(perturbations: Sequence[str] | None) -> tuple[tuple[str, float], ...]:
@@ -133,6 +145,7 @@ def audit(
     *,
     episodes: int = 1000,
     seed: int = 0,
+    modes: Sequence[str] = ("greedy",),
     perturbations: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     keep: float = KEEP,
@@ -141,18 +154,21 @@ def audit(
     expert_recipe: str | Path | None = None,
     dataset: str | Path | ExpertBuffer | None = None,
     against: str | Path | None = None,
+    export: str | Path | None = None,
+    engine: str | None = None,
     environment: str | None = None,
     opponents: Sequence[str] = (),
     batch: int = DEFAULT_BATCH,
     accelerator: str = "cpu",
+    on: str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     observers: Sequence[Observer] = (),
 ) -> RobustnessReport:
     """Measure how robust a run's students and its expert are; write ``robustness.json`` there.
 
-    All policies act greedily, in the same episodes with and without perturbations. If there are
-    several sides, the agents of one side at a time are perturbed, as in an evaluation, and the
-    sides are added.
+    All policies play the same episodes with and without perturbations. If there are several sides,
+    the agents of one side at a time are perturbed, as in an evaluation, and the sides are added.
 
     Parameters
     ----------
@@ -160,6 +176,8 @@ def audit(
         A run folder made by ``kd-offline distill``.
     episodes, seed : int
         Evaluation episodes, the same as those of :func:`~kd_offline.evaluation.evaluate.evaluate`.
+    modes : sequence of str
+        How actions are chosen: ``greedy``, ``sampled`` or both.
     perturbations : sequence of str, optional
         ``NAME`` or ``NAME:STRENGTH``, see :func:`plays_of`. Default: all.
     seeds : sequence of int, optional
@@ -169,91 +187,134 @@ def audit(
     quantile : float
         In tasks without wins, an episode is a failure if its return is below this quantile of the
         unperturbed expert's returns.
-    expert, expert_recipe, environment, opponents, accelerator
-        As for :func:`~kd_offline.evaluation.evaluate.evaluate`.
     dataset : path, optional
         The run's dataset, if it is not at the path that the run states. Without it, errors on
         recorded decisions are left out.
     against : path, optional
-        Another run of the same task, whose students play the same episodes unperturbed. The report
-        states the differences in common failures and errors, and in return.
+        Another run of the same task, whose students play the same episodes. The report states the
+        differences in common failures and errors, and in return.
+    export, engine : optional
+        An export of the run that plays instead of its students, in an engine; ``robustness.json``
+        is then written into that folder. It is not played under attacks by gradients.
+    expert, expert_recipe, environment, opponents, accelerator, on
+        As for :func:`~kd_offline.evaluation.evaluate.evaluate`.
     batch : int
         Number of episodes played at once; changes results in the last bits of networks only.
     resume : bool
         Keep what an interrupted audit of the same settings has finished.
+    overwrite : bool
+        Delete what an interrupted audit has finished.
     observers : sequence of Observer
-        They receive the number of finished rollouts, and the results as metrics.
+        They receive the number of finished rollouts, with ``on`` of episodes, and the results as
+        metrics.
 
     Raises
     ------
     UsageError, UnknownNameError, CheckpointError, MismatchError
-        The run, the expert, a perturbation or the accelerator cannot be used.
+        The run, the expert, the export, a perturbation or the accelerator cannot be used.
+    StorageError
+        There is an interrupted audit and neither ``resume`` nor ``overwrite``, or another process
+        audits the same team.
     """
     started = time.perf_counter()
-    plan = Plan(episodes, seed, plays_of(perturbations), keep, quantile, batch)
-    device = device_named(accelerator)
+    plan = Plan(episodes, seed, plays_of(perturbations), modes_of(modes), keep, quantile, batch)
+    if on is None:  # other machines may have other devices
+        device_named(accelerator)
+    _check_export(export, engine, seeds, against)
     complete = complete_run(run)
     other = None if against is None else _comparable(complete_run(against), complete)
     chosen = tuple(dict.fromkeys(map(complete.seed, seeds or complete.manifest.seeds)))
     if other is not None and len(chosen) < 2:
         msg = f"one seed, {chosen[0]}, is to be compared with another run: give seeds two or more"
         raise UsageError(msg)
+    contestants = Contestants(
+        run=str(run),
+        students=digests(complete.manifest),
+        expert=expert,
+        expert_recipe=expert_recipe,
+        ceiling=None,
+        export=export,
+        engine=engine,
+        environment=environment,
+        opponents=tuple(opponents),
+        accelerator=accelerator,
+    )
+    participants = Participants(
+        contestants, chosen, None if other is None else (str(against), digests(other.manifest))
+    )
+    output = complete.folder if export is None else RunFolder(Path(export))
     asked = {
         "run": str(run),
         "episodes": episodes,
         "seed": seed,
         "seeds": list(chosen),
+        "modes": list(plan.modes),
         "perturbations": [f"{name}:{strength:g}" for name, strength in plan.plays],
+        "export": None if export is None else str(export),
     }
-    with observed(Operation("audit", asked, complete.path), observers) as observer:
-        setup = load_evaluation_setup(
-            complete,
-            expert=expert,
-            expert_recipe=expert_recipe,
-            environment=environment,
-            opponents=opponents,
+    command = command_text(
+        *("audit", run),
+        episodes=episodes,
+        seed=seed,
+        modes=None if plan.modes == ("greedy",) else ",".join(plan.modes),
+        perturbations=None if perturbations is None else ",".join(perturbations),
+        seeds=None if seeds is None else "".join(f"{number}," for number in chosen),
+        keep=None if keep == KEEP else keep,
+        quantile=None if quantile == QUANTILE else quantile,
+        against=against,
+        dataset=str(dataset) if isinstance(dataset, str | Path) else None,
+        expert=None if expert is None else str(expert),
+        expert_recipe=expert_recipe,
+        export=export,
+        engine=engine,
+        environment=environment,
+        opponents=list(opponents),
+        accelerator=None if accelerator == "cpu" else accelerator,
+    )
+    with (
+        observed(Operation("audit", asked, complete.path), observers) as observer,
+        _workers(on, participants, output.path) as executor,
+        participants.load(complete, other, playing=on is None) as setup,
+        only_writer(output.path, "auditing"),
+    ):
+        buffer, note = _dataset(complete, dataset)
+        play = Audit(complete, other, output, participants, setup, plan, command, executor)
+        report = play.report(observer, play.begun(resume=resume, overwrite=overwrite))
+        errors = play.errors(setup.students, buffer)
+        if buffer is not None and errors is None and len(setup.students) > 1:
+            note = f"{_NO_ERRORS}: the dataset holds no outputs of the expert, or no decision"
+        spec = setup.environment.spec
+        report = report.model_copy(
+            update={
+                "errors": None if errors is None else shared_errors(errors, spec),
+                "comparison": play.comparison(buffer, errors),
+                "status": "complete",
+                "notes": (*report.notes, *([note] if note else [])),
+                "seconds": round(time.perf_counter() - started, 3),
+            }
         )
-        for policy in setup.policies.all:
-            moved(policy, device)
-        command = command_text(
-            *("audit", run),
-            episodes=episodes,
-            seed=seed,
-            perturbations=None if perturbations is None else ",".join(perturbations),
-            seeds=None if seeds is None else "".join(f"{number}," for number in chosen),
-            keep=None if keep == KEEP else keep,
-            quantile=None if quantile == QUANTILE else quantile,
-            against=against,
-            dataset=str(dataset) if isinstance(dataset, str | Path) else None,
-            expert=None if expert is None else str(expert),
-            expert_recipe=expert_recipe,
-            environment=environment,
-            opponents=list(opponents),
-            accelerator=None if accelerator == "cpu" else accelerator,
-        )
-        with setup:
-            play = Audit(complete, setup, plan, chosen, device.type, command)
-            buffer, note = _dataset(complete, dataset)
-            report = play.report(observer, resume=resume)
-            errors = play.errors(play.teams, buffer)
-            if buffer is not None and errors is None and len(chosen) > 1:
-                note = f"{_NO_ERRORS}: the dataset holds no outputs of the expert, or no decision"
-            spec = setup.environment.spec
-            shared = None if errors is None else shared_errors(errors, spec)
-            report = report.model_copy(update={"errors": shared})
-            if other is not None:
-                for team in other.teams:
-                    moved(team, device)
-                compared = play.comparison(other, buffer, errors)
-                report = report.model_copy(update={"comparison": compared})
-        notes = (*report.notes, *([note] if note else []))
-        seconds = round(time.perf_counter() - started, 3)
-        update = {"status": "complete", "notes": notes, "seconds": seconds}
-        report = report.model_copy(update=update)
-        complete.folder.write_robustness(report)
+        output.write_robustness(report)
         observer.metrics(0, metrics_of(report))
         observer.result = report
     return report
+
+
+def _check_export(
+    export: str | Path | None,
+    engine: str | None,
+    seeds: Sequence[int] | None,
+    against: str | Path | None,
+) -> None:
+    """Raise a ``UsageError`` where arguments do not go with an export, or with none."""
+    require_engine_of(export, engine)
+    if export is None:
+        return
+    if seeds is not None:
+        msg = "seeds are given, and an export holds the team of one seed: leave them out"
+        raise UsageError(msg)
+    if against is not None:
+        msg = "an export holds one team, and runs are compared by several: leave one of them out"
+        raise UsageError(msg)
 
 
 def _comparable(other: CompleteRun, run: CompleteRun) -> CompleteRun:
@@ -278,6 +339,19 @@ def _comparable(other: CompleteRun, run: CompleteRun) -> CompleteRun:
     return other
 
 
+def _workers(
+    on: str | None, participants: Participants, output: Path
+) -> AbstractContextManager[Executor | None]:
+    """Return the executor of a place, whose machines see what is read; None for none."""
+    accelerator = participants.contestants.accelerator
+    return workers_on(on, accelerator, participants.files(), parts_of(output, "audit"))
+
+
+def _play(runner: EvaluationRunner, setup: AuditSetup, condition: Condition) -> None:
+    """Play everyone under a condition, for a runner that keeps the rollouts."""
+    setup.play(runner, condition)
+
+
 def _dataset(
     run: CompleteRun, given: str | Path | ExpertBuffer | None
 ) -> tuple[ExpertBuffer | None, str]:
@@ -292,86 +366,80 @@ def _dataset(
 
 @dataclass(frozen=True)
 class Audit:
-    """An audit under way; see :func:`audit`."""
+    """An audit under way; see :func:`audit`. ``output``: the run, or the export that plays."""
 
     run: CompleteRun
-    setup: EvaluationSetup
+    other: CompleteRun | None
+    output: RunFolder
+    participants: Participants
+    setup: AuditSetup
     plan: Plan
-    chosen: tuple[int, ...]
-    accelerator: str
     command: str
+    executor: Executor | None
 
-    @cached_property
-    def teams(self) -> tuple[StudentPolicy, ...]:
-        """The students of every seed that plays."""
-        return tuple(self.run.team(seed) for seed in self.chosen)
+    def begun(self, *, resume: bool, overwrite: bool) -> _Rows:
+        """Return what an interrupted audit of the same policies, episodes and rules has finished.
 
-    @cached_property
-    def scale(self) -> ColumnScale:
-        """The statistics of the dataset that students scale their inputs by."""
-        team, spec = self.teams[0].team, self.environment.spec
-        there = np.arange(spec.obs_width) < np.array(spec.obs_widths)[:, None]
-        mean, std = team.mean.cpu().numpy(), team.std.cpu().numpy()
-        # Features that did not vary have the scale 1 there.
-        return ColumnScale(mean, np.where(there & (std != 1), std, 0).astype(np.float32))
+        Raises
+        ------
+        StorageError
+            There is one, and it is neither to be continued nor to be deleted.
+        UsageError
+            It was one of other policies, episodes or rules.
+        """
+        unfinished = self.output.path / UNFINISHED_ROBUSTNESS
+        if overwrite:
+            unfinished.unlink(missing_ok=True)
+        elif not resume and os.path.lexists(unfinished):
+            msg = f"there is an unfinished audit in {str(self.output.path)!r}"
+            raise StorageError(msg, Remedy("continue it with", resume=True), _ANEW)
+        return self._before() if resume else {}
 
-    @property
-    def environment(self) -> BatchedEnvironment:
-        """The environment in which all policies play."""
-        return self.setup.environment
+    def report(self, observer: Observer, before: _Rows) -> RobustnessReport:
+        """Play everything and return the report, which is written after every perturbation.
 
-    @cached_property
-    def evaluation_seeds(self) -> SeedArray:
-        """The seeds of the episodes: uint64 [E]."""
-        return episode_seeds(self.plan.seed, 0, self.plan.episodes, "evaluation")
-
-    def report(self, observer: Observer, *, resume: bool) -> RobustnessReport:
-        """Play everything and return the report, which is written after every perturbation."""
-        policies, plan = self.setup.policies, self.plan
-        before = self._before() if resume else {}
-        unplayed = [play for play in plan.plays if play not in before]
+        ``before``: what need not be played.
+        """
+        setup, plan = self.setup, self.plan
         kinds = {name: PERTURBATIONS.load(name) for name, _ in plan.plays}
-        for name, strength in unplayed:  # what cannot be is refused before anything is played
-            with _border(name):
-                kinds[name](self._setting(self._sides[0], strength))
-        sides, each = len(self._sides), 1 + len(self.teams)
-        tick = counting(observer, sides * (each * (1 + len(unplayed)) + 1), "rollouts")
-        played: dict[Who, Played] = {
-            "expert": self._play([policies.expert], tick),
-            "students": self._play(self.teams, tick),
-        }
-        random = self._play([RandomPolicy(drawn=True)], tick)
-        rule = self._rule(played["expert"])
-        scores = Scores(played, random, rule)
-        report = self._report(scores)
-        finished = dict(before)
-        for name, strength in plan.plays:
-            if (name, strength) in finished:
-                continue
-            perturbed: dict[Who, Played] = {}
-            declined: dict[Who, str] = {}
-            groups: tuple[tuple[Who, Sequence[TeamPolicy]], ...] = (
-                ("expert", (policies.expert,)),
-                ("students", self.teams),
-            )
-            for who, teams in groups:
-                reason = next(filter(None, (_declines(t, name, kinds[name]) for t in teams)), None)
-                if reason is None:
-                    perturbed[who] = self._play(teams, tick, name, strength)
-                else:
-                    declined[who] = reason
-            finished[name, strength] = scores.row(name, kinds[name], strength, perturbed, declined)
-            ordered = tuple(finished[play] for play in plan.plays if play in finished)
-            report = report.model_copy(update={"plays": ordered})
-            self.run.folder.write_robustness(report)
-        ordered = tuple(finished[play] for play in plan.plays)
-        return report.model_copy(
-            update={
-                "plays": ordered,
-                "tolerances": tolerances(ordered, "students", plan.keep),
-                "expert_tolerances": tolerances(ordered, "expert", plan.keep),
-            }
-        )
+        for name, strength in plan.plays:  # what cannot be is refused before anything is played
+            with border(name):
+                kinds[name](setup.setting(setup.sides[0], strength))
+        perturbed = [c for mode in plan.modes for c in self._perturbed(mode) if c not in before]
+        conditions = [*map(Condition, plan.modes), *perturbed]
+        scores: dict[Mode, Scores] = {}
+        rows = dict(before)
+        played_ones = [c for c in conditions if setup.players(c.name)]
+        with closing(self._runners(played_ones, observer)) as runners:
+            for condition in conditions:
+                mode, name, strength = condition
+                somebody = condition in played_ones
+                played = setup.play(next(runners), condition) if somebody else {}
+                if name == NONE:
+                    scores[mode] = Scores(played, self._rule(played["expert"]))
+                    continue
+                declined = setup.declined(name)
+                row = scores[mode].row(name, kinds[name], strength, played, declined)
+                rows[condition] = row
+                self.output.write_robustness(self._report(scores, rows))
+        return self._report(scores, rows)
+
+    def _runners(
+        self, conditions: Sequence[Condition], observer: Observer
+    ) -> Generator[EvaluationRunner]:
+        """Yield what plays, or has played, each of the conditions."""
+        setup, plan = self.setup, self.plan
+        seeds = episode_seeds(plan.seed, 0, plan.episodes, "evaluation")
+        if self.executor is None:
+            teams = sum(len(own) for c in conditions for own in setup.players(c.name).values())
+            tick = counting(observer, len(setup.sides) * teams, "rollouts")
+            here = EvaluationRunner(setup.environment, seeds, plan.batch, tick)
+            yield from repeat(here, len(conditions))
+            return
+        here = EvaluationRunner(setup.environment, seeds, plan.batch)
+        plays = [partial(_play, condition=condition) for condition in conditions]
+        load = self.participants.load
+        yield from played_by_workers(self.executor, load, plays, here, plan.seed, observer)
 
     def errors(
         self, teams: Sequence[TeamPolicy], buffer: ExpertBuffer | None
@@ -384,70 +452,54 @@ class Audit:
         return recorded_errors(buffer, teams, RECORDED_EPISODES, part)
 
     def comparison(
-        self, other: CompleteRun, buffer: ExpertBuffer | None, errors: RecordedErrors | None
-    ) -> RunComparison:
-        """Play the students of another run unperturbed, and compare; both have several seeds."""
-        own, theirs = self._play(self.teams, _nothing), self._play(other.teams, _nothing)
-        expert = self._play([self.setup.policies.expert], _nothing)
-        scores = Scores({"expert": expert, "students": own}, expert, self._rule(expert))
-        unperturbed = scores.failed(expert)[0]
-        failures = shared_failures(scores.failed(theirs), unperturbed, unperturbed)
-        assert failures is not None  # noqa: S101 - runs of one seed were refused
-        together = [np.asarray(scores.failed(x).all(0), np.float64) for x in (own, theirs)]
-        others = self.errors(other.teams, buffer)
-        change = None
+        self, buffer: ExpertBuffer | None = None, errors: RecordedErrors | None = None
+    ) -> RunComparison | None:
+        """Compare errors on recorded decisions with those of another run; None without one."""
+        if self.other is None:
+            return None
+        others = None if errors is None else self.errors(self.setup.others, buffer)
+        compared: dict[str, Any] = {}
         if errors is not None and others is not None:
-            change = mean_estimate(errors.together - others.together)
-        return RunComparison(
-            run=other.path.resolve().name,
-            students=digests(other.manifest),
-            returns=interval_estimate(mean_interval(theirs.returns)),
-            failures=failures,
-            returns_change=interval_estimate(difference_interval(own.returns, theirs.returns)),
-            together_change=mean_estimate(together[0] - together[1]),
-            errors=None if others is None else shared_errors(others, self.environment.spec),
-            errors_change=change,
-        )
+            compared = {
+                "errors": shared_errors(others, self.setup.environment.spec),
+                "wrong_change": interval_estimate(difference_interval(errors.each, others.each)),
+                "errors_change": mean_estimate(errors.together - others.together),
+            }
+        name, students = self.other.path.resolve().name, digests(self.other.manifest)
+        return RunComparison(run=name, students=students, **compared)
 
-    def _play(
-        self,
-        teams: Sequence[TeamPolicy],
-        tick: Callable[[], object],
-        name: str = NONE,
-        strength: float = 0.0,
-    ) -> Played:
-        """Play every team on every side, perturbed where a perturbation is named."""
-        kind = None if name == NONE else PERTURBATIONS.load(name)
-        spec, expert = self.environment.spec, self.setup.policies.expert
-        runner = EvaluationRunner(self.environment, self.evaluation_seeds, self.plan.batch, tick)
-        returns = np.zeros((len(teams), self.plan.episodes))
-        won = np.full(returns.shape, -1, np.int8)
-        for agents in self._sides:
-            for k, team in enumerate(teams):
-                policy = team
-                if kind is not None:
-                    policy = PerturbedPolicy(team, kind(self._setting(agents, strength)))
-                with _border(name):
-                    rollout = runner.play(
-                        on_side(policy, expert, agents, spec.n_agents), greedy=True
-                    )
-                returns[k] += rollout.returns[:, list(agents)].sum(1)
-                won[k] = rollout.won
-        if len(self._sides) > 1 or (won < 0).all():
-            return Played(returns, None)
-        return Played(returns, (won == 1).astype(np.float64))
+    def _before(self) -> _Rows:
+        path = self.output.path
+        report = read_robustness(path, finished=False) or read_robustness(path)
+        if report is None:
+            return {}
+        beside = None if self.other is None else digests(self.other.manifest)
+        stated = {
+            "students": (report.students, self._students),
+            "expert": (report.expert, self.setup.evaluation.expert_name),
+            "export": (report.export, self._export),
+            "episodes": (report.episodes, self.plan.episodes),
+            "evaluation seed": (report.evaluation_seed, self.plan.seed),
+            "run to compare with": (report.comparison and report.comparison.students, beside),
+        }
+        changed = [name for name, (then, now) in stated.items() if then != now]
+        quantiles = {scores.failure.quantile for scores in report.modes.values()}
+        if not quantiles <= {None, self.plan.quantile}:
+            changed.append("quantile")
+        if changed:
+            msg = (
+                f"the audit in {str(path)!r} was begun with another "
+                f"{' and another '.join(changed)}: repeat its command"
+            )
+            raise UsageError(msg, _ANEW)
+        return {
+            Condition(mode, play.perturbation, play.strength): play
+            for mode, scores in report.modes.items()
+            for play in scores.plays
+        }
 
-    @cached_property
-    def _sides(self) -> list[tuple[int, ...]]:
-        """The agents of every side, by number."""
-        spec = self.environment.spec
-        return [
-            tuple(i for i, agent in enumerate(spec.agents) if agent in members)
-            for members in spec.sides.values()
-        ]
-
-    def _setting(self, agents: tuple[int, ...], strength: float) -> Setting:
-        return Setting(self.environment.spec, agents, self.scale, strength)
+    def _perturbed(self, mode: Mode) -> list[Condition]:
+        return [Condition(mode, *play) for play in self.plan.plays]
 
     def _rule(self, expert: Played) -> FailureRule:
         if expert.won is not None:
@@ -458,9 +510,25 @@ class Audit:
             rule="return below a quantile of the expert's", quantile=quantile, threshold=threshold
         )
 
-    def _report(self, scores: Scores) -> RobustnessReport:
+    @property
+    def _students(self) -> dict[str, str]:
+        all_digests = digests(self.run.manifest)
+        return {str(seed): all_digests[str(seed)] for seed in self.setup.seeds}
+
+    @property
+    def _export(self) -> str | None:
+        exported = self.setup.evaluation.exported
+        return None if exported is None else exported.name
+
+    @property
+    def _computed_on(self) -> str | None:
+        accelerator = self.participants.contestants.accelerator
+        return computed_on(accelerator, here=self.executor is None)
+
+    def _report(self, scores: Mapping[Mode, Scores], rows: _Rows) -> RobustnessReport:
         manifest, plan = self.run.manifest, self.plan
-        all_digests = digests(manifest)
+        modes = {mode: self._mode(mode, each, rows) for mode, each in scores.items()}
+        random = next(iter(scores.values())).unperturbed["random"]
         return RobustnessReport(
             status="running",
             run=self.run.path.resolve().name,
@@ -468,80 +536,30 @@ class Audit:
             method=manifest.method,
             mask=manifest.mask,
             dataset=manifest.dataset.id,
-            expert=self.setup.expert_name,
+            expert=self.setup.evaluation.expert_name,
+            export=self._export,
             episodes=plan.episodes,
             evaluation_seed=plan.seed,
-            distillation_seeds=self.chosen,
-            students={str(seed): all_digests[str(seed)] for seed in self.chosen},
+            distillation_seeds=self.setup.seeds,
+            students=self._students,
             keep=plan.keep,
-            failure=scores.rule,
-            unperturbed=scores.row(NONE, Perturbation, 0.0, scores.unperturbed, {}),
-            random=interval_estimate(mean_interval(scores.random.returns)),
+            random=interval_estimate(mean_interval(random.returns)),
+            greedy=modes.get("greedy"),
+            sampled=modes.get("sampled"),
             parts=PERTURBATIONS.records(name for name, _ in plan.plays),
-            accelerator=None if self.accelerator == "cpu" else self.accelerator,
+            comparison=self.comparison(),
+            accelerator=self._computed_on,
             intervals=INTERVALS,
             command=self.command,
             seconds=0.0,
         )
 
-    def _before(self) -> dict[tuple[str, float], PerturbedPlay]:
-        """Return what an audit of the same students, expert and episodes has finished.
-
-        Raises
-        ------
-        UsageError
-            It was one of other episodes, policies or rules.
-        """
-        report = self.run.folder.robustness()
-        if report is None:
-            return {}
-        all_digests = digests(self.run.manifest)
-        own: dict[str, Any] = {
-            "students": {str(seed): all_digests[str(seed)] for seed in self.chosen},
-            "expert": self.setup.expert_name,
-            "episodes": self.plan.episodes,
-            "evaluation_seed": self.plan.seed,
-        }
-        changed = [name for name, value in own.items() if getattr(report, name) != value]
-        if report.failure.quantile not in (None, self.plan.quantile):
-            changed.append("quantile")
-        if changed:
-            msg = (
-                f"the audit in {str(self.run.path)!r} was begun with another "
-                f"{' and another '.join(changed)}: repeat its command, or begin anew without resume"
-            )
-            raise UsageError(msg)
-        return {(play.perturbation, play.strength): play for play in report.plays}
-
-
-def _border(name: str) -> AbstractContextManager[None]:
-    """Return the border around play under a perturbation of a plug-in; ours has none."""
-    if name == NONE or PERTURBATIONS.origin(name).ours:
-        return nullcontext()
-    return calling(f"the perturbation {name!r} of {PERTURBATIONS.origin(name)}", "play")
-
-
-def _nothing() -> None:
-    """Count nothing: these rollouts are beside those of the audit."""
-
-
-def _declines(policy: TeamPolicy, name: str, kind: type[Perturbation]) -> str | None:
-    """Return why a policy is not played under a perturbation, in one sentence; None: it is."""
-    if kind.of_observations and not _acts_by_observations(policy):
-        return (
-            f"{name} changes observations, and this policy acts by more than they hold, so what "
-            "it reached would say nothing"
+    def _mode(self, mode: Mode, scores: Scores, rows: _Rows) -> ModeScores:
+        plays = tuple(rows[c] for c in self._perturbed(mode) if c in rows)
+        return ModeScores(
+            failure=scores.rule,
+            unperturbed=scores.row(NONE, Perturbation, 0.0, scores.unperturbed, {}),
+            plays=plays,
+            tolerances=tolerances(plays, "students", self.plan.keep),
+            expert_tolerances=tolerances(plays, "expert", self.plan.keep),
         )
-    if kind.needs_gradients and not (isinstance(policy, Differentiable) and policy.differentiable):
-        return (
-            f"{name} needs the gradients of the policy, which experts of other libraries and with "
-            "opponents do not give: audit it under noise instead"
-        )
-    return None
-
-
-def _acts_by_observations(policy: TeamPolicy) -> bool:
-    """Tell whether a policy acts by its observations alone, as far as it says."""
-    recipe = getattr(getattr(policy, "card", None), "recipe", None)
-    view = getattr(getattr(recipe, "architecture", None), "view", "local")
-    return view == "local" and not needs_full(policy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +18,15 @@ from kd_offline.evaluation.intervals import (
 )
 from kd_offline.evaluation.scores import estimate
 from kd_offline.robustness.perturbations.base import Perturbation
-from kd_offline.robustness.shared_failures import shared_failures
+from kd_offline.robustness.shared_failures import mean_estimate, shared_failures
 from kd_offline.schemas.evaluation import Estimate
 from kd_offline.schemas.robustness import (
     FailureRule,
     PerturbedPlay,
     PerturbedReturn,
+    PlayComparison,
     RobustnessReport,
+    SharedFailures,
     Tolerance,
     Who,
 )
@@ -31,6 +34,8 @@ from kd_offline.types import BoolArray
 
 NONE = "none"
 """Name of unperturbed play."""
+Player = Literal["expert", "students", "others", "random"]
+"""Who plays; ``others`` are the students of a run that is compared with."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,7 @@ class Played:
 class Scores:
     """Scores of unperturbed and random play, with which perturbed play is compared."""
 
-    unperturbed: Mapping[Who, Played]
-    random: Played
+    unperturbed: Mapping[Player, Played]
     rule: FailureRule
 
     def row(
@@ -58,24 +62,17 @@ class Scores:
         name: str,
         kind: type[Perturbation],
         strength: float,
-        played: Mapping[Who, Played],
-        declined: dict[Who, str],
+        played: Mapping[Player, Played],
+        declined: Mapping[Player, str],
     ) -> PerturbedPlay:
         """Return the scores under one perturbation."""
         beyond = None
-        if len(played) > 1 and name != NONE:
+        if {"students", "expert"} <= played.keys() and name != NONE:
             changes = [
                 played[w].returns - self.unperturbed[w].returns for w in ("students", "expert")
             ]
             beyond = estimate(difference_interval(*changes))
         students, expert = played.get("students"), played.get("expert")
-        failures = None
-        if students is not None:
-            failures = shared_failures(
-                self.failed(students),
-                self.failed(self.unperturbed["expert"])[0],
-                None if expert is None else self.failed(expert)[0],
-            )
         return PerturbedPlay(
             perturbation=name,
             strength=strength,
@@ -84,8 +81,35 @@ class Scores:
             expert=None if expert is None else self._returns("expert", expert),
             students=None if students is None else self._returns("students", students),
             beyond_expert=beyond,
+            failures=self._failures(students, expert),
+            comparison=self._comparison(students, played.get("others"), expert),
+            declined={w: why for w, why in declined.items() if w in ("expert", "students")},
+        )
+
+    def _failures(self, teams: Played | None, expert: Played | None) -> SharedFailures | None:
+        if teams is None:
+            return None
+        return shared_failures(
+            self.failed(teams),
+            self.failed(self.unperturbed["expert"])[0],
+            None if expert is None else self.failed(expert)[0],
+        )
+
+    def _comparison(
+        self, own: Played | None, others: Played | None, expert: Played | None
+    ) -> PlayComparison | None:
+        """Return the students of two runs beside each other, both with several seeds."""
+        failures = self._failures(others, expert)
+        if own is None or others is None or failures is None:
+            return None
+        failed = [self.failed(teams).astype(np.float64) for teams in (own, others)]
+        together = [np.asarray(each.min(0)) for each in failed]
+        return PlayComparison(
+            returns=interval_estimate(mean_interval(others.returns)),
             failures=failures,
-            declined=declined,
+            returns_change=interval_estimate(difference_interval(own.returns, others.returns)),
+            failed_change=interval_estimate(difference_interval(*failed)),
+            together_change=mean_estimate(together[0] - together[1]),
         )
 
     def failed(self, played: Played) -> BoolArray:
@@ -96,9 +120,10 @@ class Scores:
             return np.ones(played.returns.shape, bool)
         return np.asarray(played.won != 1)
 
-    def _returns(self, who: Who, played: Played) -> PerturbedReturn:
+    def _returns(self, who: Player, played: Played) -> PerturbedReturn:
         before = self.unperturbed[who].returns
-        kept = quotient_interval(played.returns - self.random.returns, before - self.random.returns)
+        random = self.unperturbed["random"].returns
+        kept = quotient_interval(played.returns - random, before - random)
         return PerturbedReturn(
             returns=interval_estimate(mean_interval(played.returns)),
             change=interval_estimate(mean_interval(played.returns - before)),
@@ -144,17 +169,19 @@ def tolerances(plays: Sequence[PerturbedPlay], who: Who, keep: float) -> tuple[T
 def metrics_of(report: RobustnessReport) -> dict[str, float]:
     """Return the results of an audit as metrics, by the names in docs/guide/tracking.md."""
     named: dict[str, float | None] = {}
-    for play in (report.unperturbed, *report.plays):
-        prefix = f"audit/{play.perturbation}"
-        if play.perturbation != NONE:
-            prefix += f"/{play.strength:g}"
-        for who in ("expert", "students"):
-            score: PerturbedReturn | None = getattr(play, who)
-            if score is not None:
-                named[f"{prefix}/return/{who}"] = score.returns.mean
-                named[f"{prefix}/kept/{who}"] = None if score.kept is None else score.kept.mean
-        if play.failures is not None:
-            named[f"{prefix}/failures_together"] = play.failures.together.mean
+    for mode, scores in report.modes.items():
+        audited = "audit" if mode == "greedy" else f"audit/{mode}"
+        for play in (scores.unperturbed, *scores.plays):
+            prefix = f"{audited}/{play.perturbation}"
+            if play.perturbation != NONE:
+                prefix += f"/{play.strength:g}"
+            for who in ("expert", "students"):
+                score: PerturbedReturn | None = getattr(play, who)
+                if score is not None:
+                    named[f"{prefix}/return/{who}"] = score.returns.mean
+                    named[f"{prefix}/kept/{who}"] = None if score.kept is None else score.kept.mean
+            if play.failures is not None:
+                named[f"{prefix}/failures_together"] = play.failures.together.mean
     if report.errors is not None:
         named["audit/errors_together"] = report.errors.together.mean
     return {name: value for name, value in named.items() if value is not None}

@@ -79,9 +79,17 @@ class RecordedErrors:
         A decision counts the same in long and in short episodes, so the share is a quotient of two
         sums. The values are its linearisation, which have its standard error (delta method).
         """
-        counts, wrong = self.deciding.sum((1, 2)), self.wrong.all(0).sum((1, 2))
-        share = wrong.sum() / counts.sum()
-        return np.asarray(share + (wrong - share * counts) / counts.mean())
+        return self._shares(np.asarray(self.wrong.all(0)))
+
+    @property
+    def each(self) -> _F64:
+        """The same of the decisions that each team gets wrong, float64 [K, E]."""
+        return np.stack([self._shares(wrong) for wrong in self.wrong])
+
+    def _shares(self, events: BoolArray) -> _F64:
+        counts, number = self.deciding.sum((1, 2)), events.sum((1, 2))
+        share = number.sum() / counts.sum()
+        return np.asarray(share + (number - share * counts) / counts.mean())
 
 
 def recorded_errors(

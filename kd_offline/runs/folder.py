@@ -30,6 +30,7 @@ EVALUATION = "evaluation.json"
 LATENCY = "latency.json"
 QUANTISATION = "quantisation.json"
 ROBUSTNESS = "robustness.json"
+UNFINISHED_ROBUSTNESS = "robustness.unfinished.json"
 REPORT = "report.html"
 RESUME = "resume"
 
@@ -124,19 +125,24 @@ class RunFolder:
         write_document(self.path / QUANTISATION, report, nulls=False)
 
     def robustness(self) -> RobustnessReport | None:
-        """Read ``robustness.json``; None where the run was not audited.
+        """Read ``robustness.json``, or an audit that is not finished; None where there is neither.
 
         Raises as :meth:`evaluation`.
         """
-        file = self.path / ROBUSTNESS
-        report = _read(RobustnessReport, file, "make it again with audit")
-        if report is not None and not report.students.items() <= digests(self.manifest()).items():
-            raise _other_team(file, "audit")
+        report = read_robustness(self.path) or read_robustness(self.path, finished=False)
+        if report is not None:
+            manifest = self.manifest()
+            require_robustness_of(report, self.path, manifest, manifest.seeds)
         return report
 
     def write_robustness(self, report: RobustnessReport) -> None:
-        """Replace ``robustness.json``."""
+        """Replace ``robustness.json``, or what is kept of an audit while it is not complete."""
+        unfinished = self.path / UNFINISHED_ROBUSTNESS
+        if report.status != "complete":
+            write_document(unfinished, report, nulls=False)
+            return
         write_document(self.path / ROBUSTNESS, report, nulls=False)
+        unfinished.unlink(missing_ok=True)
 
     def metrics(self) -> list[MetricRow]:
         """Read all rows of ``metrics.jsonl``; an incomplete last line is left out.
@@ -289,6 +295,27 @@ def read_evaluation(folder: Path) -> EvaluationReport | None:
         It cannot be used.
     """
     return _read(EvaluationReport, folder / EVALUATION, "evaluate again")
+
+
+def read_robustness(folder: Path, *, finished: bool = True) -> RobustnessReport | None:
+    """Read the audit of a run or an export, or one that is not finished; None without one.
+
+    Raises
+    ------
+    CheckpointError, StorageError, FormatVersionError
+        It cannot be used.
+    """
+    file = folder / (ROBUSTNESS if finished else UNFINISHED_ROBUSTNESS)
+    return _read(RobustnessReport, file, "make it again with audit")
+
+
+def require_robustness_of(
+    report: RobustnessReport, folder: Path, manifest: RunManifest, seeds: tuple[int, ...]
+) -> None:
+    """Raise a ``CheckpointError`` unless the audit in ``folder`` is of students of these seeds."""
+    own = {str(r.seed): r.digest for r in manifest.results if r.seed in seeds}
+    if not report.students.items() <= own.items():
+        raise _other_team(folder / ROBUSTNESS, "audit")
 
 
 def require_evaluation_of(

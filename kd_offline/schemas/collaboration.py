@@ -19,10 +19,10 @@ from kd_offline.schemas.evaluation import (
 )
 from kd_offline.schemas.export import RESET, AgentContract, Core, Format, Precision
 from kd_offline.schemas.hardware import Energy
-from kd_offline.schemas.robustness import FailureRule, SharedFailures, Tolerance
+from kd_offline.schemas.robustness import FailureRule, Mode, SharedFailures, Tolerance
 from kd_offline.schemas.run import Machine
 
-PROFILE_FORMAT = (1, 2)
+PROFILE_FORMAT = (1, 3)
 
 Count = Annotated[int, Field(ge=0)]
 Range = tuple[Observation, Observation]
@@ -169,9 +169,11 @@ class Latency(Strict):
 
 
 class Robustness(Strict):
-    """Perturbations that the students of the run tolerate in greedy play. Kind: measured."""
+    """Perturbations that the team tolerates. Kind: measured."""
 
     kind: Literal["measured"] = "measured"
+    who: str = Field(default="students", description="students, or precision and engine")
+    mode: Mode = Field(default="greedy", description="how actions were chosen")
     seeds: tuple[int, ...] = Field(description="distillation seeds of the teams that played")
     episodes: PositiveInt
     evaluation_seed: Count
@@ -189,7 +191,9 @@ class Envelope(Strict):
 
     played: Played | None = None
     robustness: Robustness | None = Field(
-        default=None, description="of the students as trained, also in the profile of an export"
+        default=None,
+        description="of the students as trained, also in the profile of an export that was not "
+        "audited itself",
     )
     cost: Cost | None = Field(default=None, description="kind: exact, closed form")
     latency: Latency | None = None

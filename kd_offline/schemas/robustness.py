@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kd_offline.schemas.document import Document
 from kd_offline.schemas.environment import Strict
@@ -12,6 +12,7 @@ from kd_offline.schemas.evaluation import Estimate, Share
 from kd_offline.schemas.parts import PartRecord
 
 Who = Literal["expert", "students"]
+Mode = Literal["greedy", "sampled"]
 
 Correlation = Annotated[float, Field(ge=-1.001, le=1.001)]
 
@@ -56,6 +57,19 @@ class PerturbedReturn(Strict):
     won: Estimate | None = Field(default=None, description="win rate, where the task has wins")
 
 
+class PlayComparison(Strict):
+    """Students of another run in the same episodes, under the same perturbation.
+
+    Changes are of the audited run less the other one, paired by episode.
+    """
+
+    returns: Estimate
+    failures: SharedFailures
+    returns_change: Estimate
+    failed_change: Estimate = Field(description="share of failed episodes, mean over the seeds")
+    together_change: Estimate = Field(description="share of episodes in which every seed fails")
+
+
 class PerturbedPlay(Strict):
     """Expert and students under one perturbation of one strength."""
 
@@ -70,6 +84,9 @@ class PerturbedPlay(Strict):
     )
     failures: SharedFailures | None = Field(
         default=None, description="where the run has two seeds or more"
+    )
+    comparison: PlayComparison | None = Field(
+        default=None, description="with the students of another run, where one was given"
     )
     declined: dict[Who, str] = Field(
         default_factory=dict, description="expert or students -> why they were not played"
@@ -132,30 +149,40 @@ class SharedErrors(Strict):
 
 
 class RunComparison(Strict):
-    """Students beside those of another run, unperturbed, in the same episodes.
+    """The run that is compared with, and its errors on the same recorded decisions.
 
     Changes are of the audited run less the other one, paired by episode.
     """
 
     run: str
     students: dict[str, str] = Field(description="distillation seed -> digest of its weights")
-    returns: Estimate
-    failures: SharedFailures
-    returns_change: Estimate
-    together_change: Estimate = Field(description="share of episodes in which every seed fails")
-    errors: SharedErrors | None = Field(
-        default=None, description="on the same recorded decisions, where the dataset was there"
+    errors: SharedErrors | None = Field(default=None, description="where the dataset was there")
+    wrong_change: Estimate | None = Field(
+        default=None, description="share of wrong decisions, mean over the seeds"
     )
     errors_change: Estimate | None = Field(
         default=None, description="share of decisions that every seed gets wrong"
     )
 
 
+class ModeScores(Strict):
+    """Play with actions chosen in one way; ``plays`` are those that are finished."""
+
+    failure: FailureRule
+    unperturbed: PerturbedPlay
+    plays: tuple[PerturbedPlay, ...] = ()
+    tolerances: tuple[Tolerance, ...] = Field(default=(), description="of the students")
+    expert_tolerances: tuple[Tolerance, ...] = ()
+
+
+_MODE_FIELDS = ("failure", "unperturbed", "plays", "tolerances", "expert_tolerances")
+
+
 class RobustnessReport(Document):
-    """The content of ``robustness.json``; ``plays`` are those that are finished."""
+    """The content of ``robustness.json``."""
 
     kind: Literal["kd-offline robustness"] = "kd-offline robustness"
-    version: tuple[int, int] = (1, 0)
+    version: tuple[int, int] = (2, 0)
     status: Literal["running", "complete"] = "complete"
     run: str
     environment: str
@@ -163,17 +190,17 @@ class RobustnessReport(Document):
     mask: str
     dataset: str = Field(description="content id")
     expert: str
+    export: str | None = Field(
+        default=None, description="precision and engine of the export that played as the students"
+    )
     episodes: int = Field(gt=1)
     evaluation_seed: int = Field(ge=0)
     distillation_seeds: tuple[int, ...]
     students: dict[str, str] = Field(description="distillation seed -> digest of its weights")
     keep: Share = Field(description="share of the unperturbed gain that tolerances ask for")
-    failure: FailureRule
-    unperturbed: PerturbedPlay
     random: Estimate = Field(description="return of random play")
-    plays: tuple[PerturbedPlay, ...] = ()
-    tolerances: tuple[Tolerance, ...] = Field(default=(), description="of the students")
-    expert_tolerances: tuple[Tolerance, ...] = ()
+    greedy: ModeScores | None = Field(default=None, description="the most probable legal action")
+    sampled: ModeScores | None = Field(default=None, description="actions drawn at temperature 1")
     errors: SharedErrors | None = Field(
         default=None, description="where the dataset was there and the run has two seeds or more"
     )
@@ -188,3 +215,25 @@ class RobustnessReport(Document):
     intervals: str
     command: str
     seconds: float = Field(ge=0)
+
+    @property
+    def modes(self) -> dict[Mode, ModeScores]:
+        """What was played, by the way in which actions were chosen; greedy play first."""
+        both: dict[Mode, ModeScores | None] = {"greedy": self.greedy, "sampled": self.sampled}
+        return {mode: scores for mode, scores in both.items() if scores is not None}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_greedy_play_alone(cls, stated: Any) -> Any:
+        """Read version 1, which held greedy play only; its comparison is left out."""
+        if not isinstance(stated, dict) or "unperturbed" not in stated:
+            return stated
+        rest = {k: v for k, v in stated.items() if k not in (*_MODE_FIELDS, "comparison")}
+        return rest | {"greedy": {k: stated[k] for k in _MODE_FIELDS if k in stated}}
+
+    @model_validator(mode="after")
+    def _holds_play(self) -> RobustnessReport:
+        if not self.modes:
+            msg = "neither greedy nor sampled play is there"
+            raise ValueError(msg)
+        return self

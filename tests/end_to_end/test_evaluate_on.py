@@ -9,6 +9,7 @@ from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.evaluation.evaluate import evaluate
 from kd_offline.recording.record import record
+from kd_offline.robustness.audit import audit
 from kd_offline.tracking.base import FunctionObserver
 from tests.end_to_end.conftest import SPREAD, kd, refused
 
@@ -36,6 +37,15 @@ def test_episodes_played_by_processes_give_the_same_report(kept):
     kd("evaluate", kept.run, *plan, "--threads", "1", "--on", "processes:2")
     assert report(kept.run) == alone
     assert not kept.run.with_name(f"{kept.run.name}.evaluation").exists()
+
+
+def test_audits_played_by_processes_give_the_same_report(short):
+    settings = {"episodes": 4, "batch": 2, "perturbations": ["noise:0.3"]}
+    same = {"seconds"}
+    alone = audit(short, **settings).model_dump(exclude=same)
+    assert audit(short, on="processes:2", **settings).model_dump(exclude=same) == alone
+    assert alone["errors"] is not None
+    assert not short.with_name(f"{short.name}.audit").exists()
 
 
 @pytest.fixture

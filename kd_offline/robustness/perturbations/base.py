@@ -18,6 +18,7 @@ import numpy as np
 
 from kd_offline import distributions
 from kd_offline.errors import UsageError
+from kd_offline.rollout import play
 from kd_offline.rollout.active_episodes import Selective
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.types import (
@@ -134,9 +135,9 @@ class Perturbation:
     ) -> IntArray:
         """Return the agents' actions, int64 [B, N]; only those of perturbed agents count.
 
-        ``chosen`` are the greedy actions of the policy and ``output`` is what they were chosen by,
-        both from the changed observations; ``view`` is unchanged. An action that is not legal
-        becomes :func:`idle`.
+        ``chosen`` are the actions of the policy, greedy or drawn, and ``output`` is what they were
+        chosen by, both from the changed observations; ``view`` is unchanged. An action that is not
+        legal becomes :func:`idle`.
         """
         return chosen
 
@@ -193,14 +194,16 @@ class PerturbedMemory(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PerturbedPolicy:
-    """A team policy whose observations and greedy actions pass through a perturbation.
+    """A team policy whose observations and actions pass through a perturbation.
 
     Agents that the setting does not name observe and act as ever. The rollout loop shows the policy
-    its executed actions as its last ones.
+    its executed actions as its last ones. ``greedy``: how that loop chooses actions; where it draws
+    them, the perturbation gets the very actions that it would draw.
     """
 
     policy: TeamPolicy
     perturbation: Perturbation
+    greedy: bool = True
     _perturbed: BoolArray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -257,7 +260,9 @@ class PerturbedPolicy:
     def _acted(self, output: PolicyOutput, view: View, moment: Moment) -> PolicyOutput:
         spec, legal = self.perturbation.setting.spec, view.available_actions
         kind = distributions.played(spec)
-        chosen = np.asarray(kind(output.logits, legal).mode(), np.int64)
+        choose = play.greedy if self.greedy else play.drawn(moment.seeds)
+        choice = choose(moment.step, view, kind(output.logits, legal))
+        chosen = np.asarray(choice.actions, np.int64)
         taken = self.perturbation.actions(chosen, output, view, moment)
         if taken is chosen:
             return output

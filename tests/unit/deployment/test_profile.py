@@ -237,8 +237,8 @@ def test_what_students_tolerate_is_in_the_profile_and_among_its_limits(copy):
     profile = collaboration_profile(copy / "run")
     stated = profile.envelope.robustness
     assert stated is not None
-    assert stated.tolerances == report.tolerances
-    assert stated.failures == report.unperturbed.failures
+    assert stated.tolerances == report.greedy.tolerances
+    assert stated.failures == report.greedy.unperturbed.failures
     settings = f"--seeds {','.join(map(str, stated.seeds))} --keep 0.9 --quantile 0.1"
     assert stated.command.endswith(f"--perturbations noise:0.1,fgsm:0.3 {settings}")
     texts = [limit.text for limit in profile.limits if limit.topic == "robustness"]
@@ -246,10 +246,12 @@ def test_what_students_tolerate_is_in_the_profile_and_among_its_limits(copy):
     assert texts[1].startswith("fgsm is not tolerated even at 0.3, the weakest")
     assert texts[2].startswith("dead is tolerated up to 1, the strongest")
     assert "all 2 seeds fail in 15.0 %" in texts[3]
-    folder.write_robustness(report.model_copy(update={"tolerances": ()}))
+    greedy = report.greedy.model_copy(update={"tolerances": ()})
+    folder.write_robustness(report.model_copy(update={"greedy": greedy}))
     limits = collaboration_profile(copy / "run").limits
     text = next(limit.text for limit in limits if limit.topic == "robustness")
     assert text.startswith("what the students tolerate is undefined: unperturbed, they do not")
+    (copy / "run" / "robustness.json").unlink()
     folder.write_robustness(report.model_copy(update={"status": "running"}))
     assert collaboration_profile(copy / "run").envelope.robustness is None
 

@@ -13,6 +13,7 @@ from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.load import load
 from kd_offline.runs.complete import complete_run
 from kd_offline.runs.folder import RunFolder, create_run
+from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.schemas.student import StudentCard
@@ -29,15 +30,22 @@ def rows(mask: Any) -> Any:
     return None if mask is None else tuple(tuple(map(bool, row)) for row in mask)
 
 
-def expert(folder: Path, *, seed: int = 0, mask: str | None = None, motion: bool = False) -> Path:
+def expert(
+    folder: Path,
+    *,
+    seed: int = 0,
+    mask: str | None = None,
+    motion: bool = False,
+    spec: EnvironmentSpec = SPEC,
+) -> Path:
     """Save an untrained expert."""
     small = ExpertArchitecture(
         trunk=(16,), gru=16, critic_trunk=(8,), critic_gru=None, motion=motion
     )
     card = ExpertCard(
-        environment=SPEC,
+        environment=spec,
         recipe=TrainRecipe(environment=NAME, architecture=small, mask=mask, seed=seed),
-        agents=SPEC.agents,
+        agents=spec.agents,
         parameters={},
         mask=rows(MASK) if mask else None,
         frames=1,
@@ -61,12 +69,19 @@ def run(tmp_path: Path, teacher: Path) -> RunFolder:
     return make_run(tmp_path / "run", teacher, motion=False)
 
 
-def make_run(path: Path, teacher: Path, *, motion: bool, dataset: Any = None) -> RunFolder:
+def make_run(
+    path: Path,
+    teacher: Path,
+    *,
+    motion: bool,
+    dataset: Any = None,
+    spec: EnvironmentSpec = SPEC,
+) -> RunFolder:
     """Create a run of two untrained teams."""
     manifest = run_manifest(seeds=(3, 4))
     manifest = manifest.model_copy(update={"dataset": dataset or manifest.dataset})
     card = StudentCard(
-        environment=SPEC,
+        environment=spec,
         architecture=StudentArchitecture(depth=1, motion=motion),
         widths=(8, 6, 4),
         mask="limited",
@@ -86,7 +101,7 @@ def make_run(path: Path, teacher: Path, *, motion: bool, dataset: Any = None) ->
     update = {
         "expert": checkpoint.digest(teacher),
         "expert_reference": "trained",
-        "environment_kwargs": SPEC.kwargs,
+        "environment_kwargs": spec.kwargs,
         "results": results,
     }
     folder = create_run(path, manifest.model_copy(update=update))

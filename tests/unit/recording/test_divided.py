@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from kd_offline import user_code
 from kd_offline.datasets import ExpertBuffer, verify
 from kd_offline.errors import MismatchError, StorageError, UsageError, WorkerError
-from kd_offline.execution import processes
+from kd_offline.execution import lending, processes
 from kd_offline.execution.base import Serial
 from kd_offline.recording import divided, setup
 from kd_offline.recording.record import record
@@ -163,26 +164,27 @@ def test_a_batch_that_is_no_plain_file_of_its_size_is_refused(kind, tmp_path, mo
     "seen", [{"expert": ("bundled:mlp",)}, {"partner": "bundled"}, {"batch": 4}], ids=str
 )
 def test_a_worker_that_sees_another_expert_or_partner_is_refused(seen, tmp_path, monkeypatch):
-    load = divided._load
+    load = divided._loaded
 
     def other(task):
         recipe = task.recipe.model_copy(update=seen)
         return load(divided._Task(task.command, recipe, task.header, task.folder))
 
-    monkeypatch.setattr(divided, "_load", other)
+    monkeypatch.setattr(divided, "_loaded", other)
     with pytest.raises(MismatchError, match="loaded another expert, partner or environment"):
         record(SPREAD, tmp_path / "d.zarr", on="serial", **SMALL)
 
 
 def test_facts_of_other_machines_are_stated_as_far_as_all_agree(tmp_path, monkeypatch):
-    load = divided._load
+    load = divided._loaded
 
+    @contextmanager
     def elsewhere(task):
-        stack, setup, recording = load(task)
-        machine = recording.machine | {"processor": "another one"}
-        return stack, setup, recording.model_copy(update={"machine": machine})
+        with load(task) as (setup, recording):
+            machine = recording.machine | {"processor": "another one"}
+            yield setup, recording.model_copy(update={"machine": machine})
 
-    monkeypatch.setattr(divided, "_load", elsewhere)
+    monkeypatch.setattr(divided, "_loaded", elsewhere)
     made = record(SPREAD, tmp_path / "d.zarr", on="serial", **SMALL)
     assert "processor" not in made.recording.machine
     assert "system" in made.recording.machine
@@ -194,7 +196,7 @@ def test_environments_are_closed_where_tasks_ran_in_this_process(tmp_path, monke
     monkeypatch.setattr(setup, "close_all", lambda environments: closed.append(close(environments)))
     record(SPREAD, tmp_path / "d.zarr", on="serial", **SMALL)
     assert len(closed) == 2  # of the command, and of its tasks
-    assert not divided._IDLE.setups
+    assert not lending._IDLE.loaded
 
 
 def test_environments_are_closed_in_workers_that_end(tmp_path):

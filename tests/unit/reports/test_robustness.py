@@ -15,6 +15,7 @@ from kd_offline.schemas.evaluation import Estimate
 from kd_offline.schemas.robustness import (
     AgentErrors,
     FailureRule,
+    ModeScores,
     PerturbedPlay,
     PerturbedReturn,
     RobustnessReport,
@@ -69,6 +70,19 @@ def robustness(digests, *, status="complete"):
         team=0.02,
         team_independent=0.01,
     )
+    scores = ModeScores(
+        failure=FailureRule(
+            rule="return below a quantile of the expert's", quantile=0.1, threshold=-30.0
+        ),
+        unperturbed=play(),
+        plays=plays,
+        tolerances=(
+            Tolerance(perturbation="noise", unit="deviations", tolerated=0.1, exceeded=0.3),
+            Tolerance(perturbation="fgsm", unit="the box", tolerated=0.0, exceeded=0.3),
+            Tolerance(perturbation="dead", unit="the agents", tolerated=1.0),
+        ),
+        expert_tolerances=(Tolerance(perturbation="noise", unit="deviations", tolerated=0.3),),
+    )
     return RobustnessReport(
         status=status,
         run="run",
@@ -82,18 +96,8 @@ def robustness(digests, *, status="complete"):
         distillation_seeds=tuple(map(int, digests)),
         students=digests,
         keep=0.9,
-        failure=FailureRule(
-            rule="return below a quantile of the expert's", quantile=0.1, threshold=-30.0
-        ),
-        unperturbed=play(),
         random=estimate(-80),
-        plays=plays,
-        tolerances=(
-            Tolerance(perturbation="noise", unit="deviations", tolerated=0.1, exceeded=0.3),
-            Tolerance(perturbation="fgsm", unit="the box", tolerated=0.0, exceeded=0.3),
-            Tolerance(perturbation="dead", unit="the agents", tolerated=1.0),
-        ),
-        expert_tolerances=(Tolerance(perturbation="noise", unit="deviations", tolerated=0.3),),
+        greedy=scores,
         errors=errors,
         notes=("something was left out",),
         intervals="95 %",
@@ -111,19 +115,19 @@ DIGESTS = {"0": "sha256:0", "1": "sha256:1"}
 
 
 def test_every_perturbation_has_a_row_for_expert_and_students():
-    rows = plain(perturbation_table(robustness(DIGESTS)).rows)
+    rows = plain(perturbation_table(robustness(DIGESTS).greedy).rows)
     assert rows[0] == ("noise 0.1", *("95.0 %", "85.0 to 105.0") * 2, "0.30", "0.20 to 0.40")
     assert rows[1][:3] == ("fgsm 0.3", "\N{EN DASH}", "\N{EN DASH}")
 
 
 def test_tolerances_stand_beside_the_experts():
-    rows = tolerance_table(robustness(DIGESTS)).rows
+    rows = tolerance_table(robustness(DIGESTS).greedy, 0.9).rows
     assert rows[0] == ("noise", "deviations", "0.1", "0.3", "0.3")
     assert rows[2] == ("dead", "the agents", "1", "\N{EN DASH}", "\N{EN DASH}")
 
 
 def test_shared_failures_and_errors_stand_beside_what_independence_would_give():
-    failures = plain(failure_table(robustness(DIGESTS)).rows)
+    failures = plain(failure_table(robustness(DIGESTS).greedy).rows)
     assert failures[0] == ("none", "30.0 %", "15.0 %", "5.0 to 25.0", "8.0 %", "12.0 %", "0.50")
     errors = error_table(robustness(DIGESTS))
     assert errors is not None
@@ -144,9 +148,10 @@ def test_the_section_says_what_a_failure_is_and_what_is_missing():
 
 def test_shares_that_are_undefined_have_a_reason():
     report = robustness(DIGESTS)
-    lost = report.unperturbed.students.model_copy(update={"kept": None})
-    unperturbed = report.unperturbed.model_copy(update={"students": lost})
-    said = remarks(report.model_copy(update={"unperturbed": unperturbed}))
+    lost = report.greedy.unperturbed.students.model_copy(update={"kept": None})
+    unperturbed = report.greedy.unperturbed.model_copy(update={"students": lost})
+    greedy = report.greedy.model_copy(update={"unperturbed": unperturbed})
+    said = remarks(report.model_copy(update={"greedy": greedy}))
     why = "Students were not better than random play beyond doubt, so what is kept is undefined."
     assert why in said
     assert why not in remarks(report)

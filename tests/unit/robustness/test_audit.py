@@ -3,32 +3,46 @@ import shutil
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from kd_offline import environments
 from kd_offline.cli.app import app
-from kd_offline.errors import CheckpointError, UnknownNameError, UsageError, UserCodeError
+from kd_offline.errors import (
+    CheckpointError,
+    StorageError,
+    UnknownNameError,
+    UsageError,
+    UserCodeError,
+)
 from kd_offline.evaluation.evaluate import evaluate
+from kd_offline.file_locks import only_writer
 from kd_offline.registry import Origin, Registry
 from kd_offline.reports.robustness import comparison_table
 from kd_offline.robustness import audit as module
+from kd_offline.robustness import perturbed_play
 from kd_offline.robustness.audit import audit, plays_of
 from kd_offline.robustness.perturbations import PERTURBATIONS
 from kd_offline.robustness.perturbations.base import Perturbation
-from kd_offline.runs.folder import RunFolder
+from kd_offline.robustness.perturbed_play import AuditSetup
+from kd_offline.robustness.scores import metrics_of
+from kd_offline.runs.folder import RunFolder, read_robustness
 from kd_offline.schemas.robustness import RobustnessReport
 from kd_offline.students.policy import StudentPolicy
 from kd_offline.testing.factories import tiny_dataset
-from tests.unit.evaluation.test_evaluation_setup import expert, make_run
+from kd_offline.tracking.base import FunctionObserver
+from tests.unit.evaluation.test_evaluation_setup import NAME, expert, make_run
 
-EPISODES = 12
+EPISODES = 6
+SHORT = environments.load(NAME, episode_limit=8).spec
 PLAYS = ["noise:0.3", "noise:1", "dead", "fgsm:0.1"]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("audit")
-    teacher = expert(place / "expert")
-    run = make_run(place / "run", teacher, motion=True)
+    teacher = expert(place / "expert", spec=SHORT)
+    run = make_run(place / "run", teacher, motion=True, spec=SHORT)
     report = audit(run.path, episodes=EPISODES, perturbations=PLAYS, expert=teacher, quantile=0.5)
     return place, report
 
@@ -44,23 +58,23 @@ def test_unperturbed_returns_are_those_of_an_evaluation(place):
     run = folder / "evaluated"
     shutil.copytree(folder / "run", run)
     evaluated = evaluate(run, episodes=EPISODES, modes=["greedy"], expert=folder / "expert")
-    assert report.unperturbed.expert.returns == evaluated.greedy.expert
-    assert report.unperturbed.students.returns == evaluated.greedy.student
+    assert report.greedy.unperturbed.expert.returns == evaluated.greedy.expert
+    assert report.greedy.unperturbed.students.returns == evaluated.greedy.student
     assert report.random == evaluated.greedy.random
 
 
 def test_every_perturbation_has_a_row_with_paired_changes(place):
     _, report = place
-    rows = [(play.perturbation, play.strength) for play in report.plays]
+    rows = [(play.perturbation, play.strength) for play in report.greedy.plays]
     assert rows == [("noise", 0.3), ("noise", 1.0), ("dead", 1.0), ("fgsm", 0.1)]
-    for play in report.plays:
-        change = play.students.returns.mean - report.unperturbed.students.returns.mean
+    for play in report.greedy.plays:
+        change = play.students.returns.mean - report.greedy.unperturbed.students.returns.mean
         assert play.students.change.mean == pytest.approx(change)
         beyond = play.students.change.mean - play.expert.change.mean
         assert play.beyond_expert.mean == pytest.approx(beyond)
         assert len(play.failures.rates) == 2
-    assert report.failure.quantile == 0.5
-    assert report.unperturbed.failures.expert == 0.5
+    assert report.greedy.failure.quantile == 0.5
+    assert report.greedy.unperturbed.failures.expert == 0.5
 
 
 def test_the_report_is_sealed_in_the_run_and_damage_is_noticed(place, copy):
@@ -83,56 +97,130 @@ def test_a_report_of_other_students_is_refused(place, copy):
 def test_an_interrupted_audit_continues_to_the_same_report(place, copy, monkeypatch):
     run, teacher = copy
     asked = {"episodes": EPISODES, "perturbations": PLAYS, "expert": teacher, "quantile": 0.5}
-    play, calls = module.Audit._play, []
+    play = AuditSetup.play
 
-    def interrupted(self, teams, tick, name="none", strength=0.0):
-        calls.append(name)
-        if name == "dead":
+    def interrupted(self, runner, condition):
+        if condition.name == "dead":
             raise KeyboardInterrupt
-        return play(self, teams, tick, name, strength)
+        return play(self, runner, condition)
 
-    monkeypatch.setattr(module.Audit, "_play", interrupted)
+    monkeypatch.setattr(AuditSetup, "play", interrupted)
+    before = (run / "robustness.json").read_bytes()
     with pytest.raises(KeyboardInterrupt):
         audit(run, **asked)
+    assert (run / "robustness.json").read_bytes() == before
+    (run / "robustness.json").unlink()
     half = RunFolder(run).robustness()
     assert half.status == "running"
-    assert [p.strength for p in half.plays] == [0.3, 1.0]
-    monkeypatch.setattr(module.Audit, "_play", play)
+    assert [p.strength for p in half.greedy.plays] == [0.3, 1.0]
+    monkeypatch.setattr(AuditSetup, "play", play)
+    with pytest.raises(StorageError, match="there is an unfinished audit in"):
+        audit(run, **asked)
+    with pytest.raises(UsageError, match="begun with another episodes"):
+        audit(run, resume=True, **{**asked, "episodes": EPISODES + 1})
     whole = audit(run, resume=True, **asked)
     same = {"seconds", "command"}
     assert whole.model_dump(exclude=same) == place[1].model_dump(exclude=same)
-    with pytest.raises(UsageError, match="begun with another episodes"):
-        audit(run, resume=True, **{**asked, "episodes": EPISODES + 1})
+    assert not (run / "robustness.unfinished.json").exists()
+
+
+def test_drawn_actions_are_audited_too_and_workers_play_the_same_bits(copy):
+    run, teacher = copy
+    asked = {"episodes": 3, "perturbations": ["sticky:0.25"], "batch": 2, "seeds": [3]}
+    asked |= {"expert": teacher, "quantile": 0.5, "modes": ["sampled", "greedy"]}
+    both = audit(run, **asked)
+    done = []
+    observer = FunctionObserver(progress=lambda *count: done.append(count))
+    workers = audit(run, on="serial", observers=[observer], **asked)
+    same = {"seconds"}
+    assert workers.model_dump(exclude=same) == both.model_dump(exclude=same)
+    assert done[-1] == (12, 12, "episodes")  # three of each mode, with and without
+    evaluated = evaluate(run, episodes=3, modes=["sampled"], expert=teacher, batch=2)
+    sampled, greedy = both.sampled, both.greedy
+    assert sampled.unperturbed.expert.returns == evaluated.sampled.expert
+    assert sampled.unperturbed.students.returns.mean == evaluated.sampled.seeds[0].mean
+    assert both.random == evaluated.sampled.random
+    assert sampled.failure.threshold != greedy.failure.threshold
+    said = metrics_of(both)
+    assert (
+        said["audit/sampled/sticky/0.25/return/students"] == sampled.plays[0].students.returns.mean
+    )
+    assert said["audit/sticky/0.25/return/students"] == greedy.plays[0].students.returns.mean
+
+
+def test_an_interrupted_audit_of_both_modes_keeps_what_each_has_finished(copy, monkeypatch):
+    run, teacher = copy
+    asked = {"episodes": 2, "perturbations": ["dead", "delay:1"], "expert": teacher, "seeds": [3]}
+    asked |= {"modes": ["greedy", "sampled"], "overwrite": True, "on": "serial"}
+    play, stop = AuditSetup.play, "delay"
+
+    def interrupted(self, runner, condition):
+        if condition == ("sampled", stop, 1.0):
+            raise UserCodeError("the environment failed")
+        return play(self, runner, condition)
+
+    monkeypatch.setattr(AuditSetup, "play", interrupted)
+    with pytest.raises(UserCodeError):
+        audit(run, **asked)
+    asked |= {"overwrite": False, "resume": True, "perturbations": ["dead", "delay:1", "random"]}
+    stop = "random"
+    with pytest.raises(UserCodeError):
+        audit(run, **asked)
+    half = read_robustness(run, finished=False)
+    assert [[p.perturbation for p in m.plays] for m in half.modes.values()] == [
+        ["dead", "delay", "random"],
+        ["dead", "delay"],
+    ]
+
+
+def test_a_second_audit_of_a_team_is_refused_while_one_is_under_way(copy):
+    run, teacher = copy
+    with only_writer(run, "auditing"), pytest.raises(StorageError, match="is auditing in"):
+        audit(run, episodes=4, perturbations=["dead"], expert=teacher)
+
+
+def test_reports_of_greedy_play_alone_are_read(place):
+    document = json.loads(place[1].model_dump_json(exclude_none=True))
+    former = {**document, **document.pop("greedy"), "version": [1, 0]}
+    del former["greedy"]
+    assert (
+        RobustnessReport.model_validate(former).model_copy(update={"version": (2, 0)}) == place[1]
+    )
+    with pytest.raises(ValidationError, match="neither greedy nor sampled play"):
+        RobustnessReport.model_validate({**document, "version": [2, 0]})
 
 
 def test_batches_change_nothing(place, copy):
     run, teacher = copy
     few = audit(run, episodes=EPISODES, perturbations=["noise:1", "dead"], expert=teacher, batch=5)
-    whole = {p.perturbation: p for p in place[1].plays if p.strength == 1}
-    for play in few.plays:
+    whole = {p.perturbation: p for p in place[1].greedy.plays if p.strength == 1}
+    for play in few.greedy.plays:
         mean = whole[play.perturbation].students.returns.mean
         assert play.students.returns.mean == pytest.approx(mean, rel=1e-6)
 
 
 def test_seeds_are_compared_with_those_of_another_run(place, copy, tmp_path):
     run, teacher = copy
-    other = make_run(tmp_path / "other", teacher, motion=False)
+    other = make_run(tmp_path / "other", teacher, motion=False, spec=SHORT)
     asked = {"episodes": EPISODES, "perturbations": ["dead"], "expert": teacher, "quantile": 0.5}
-    same = audit(run, against=run, **asked).comparison
-    assert same is not None
-    assert same.failures == place[1].unperturbed.failures
-    assert (same.returns_change.mean, same.together_change.mean) == (0, 0)
+    same = audit(run, against=run, **asked)
+    for play in (same.greedy.unperturbed, *same.greedy.plays):
+        assert play.comparison.failures == play.failures
+        changes = play.comparison.returns_change, play.comparison.together_change
+        assert [change.mean for change in (*changes, play.comparison.failed_change)] == [0, 0, 0]
     report = audit(run, against=other.path, **asked)
-    beside = report.comparison
-    assert beside is not None
-    assert beside.run == "other"
-    gap = report.unperturbed.students.returns.mean - beside.returns.mean
-    assert beside.returns_change.mean == pytest.approx(gap)
-    together = report.unperturbed.failures.together.mean - beside.failures.together.mean
-    assert beside.together_change.mean == pytest.approx(together)
+    assert report.comparison.run == "other"
+    for play in (report.greedy.unperturbed, *report.greedy.plays):
+        beside = play.comparison
+        gap = play.students.returns.mean - beside.returns.mean
+        assert beside.returns_change.mean == pytest.approx(gap)
+        together = play.failures.together.mean - beside.failures.together.mean
+        assert beside.together_change.mean == pytest.approx(together)
+        failed = np.mean(play.failures.rates) - np.mean(beside.failures.rates)
+        assert beside.failed_change.mean == pytest.approx(failed)
     assert RobustnessReport.model_validate_json(report.model_dump_json()) == report
-    rows = {row[0]: row for row in comparison_table(report).rows}
-    assert set(rows) == {"mean return", "every seed failed"}
+    rows = {row[0] for row in comparison_table(report, report.greedy).rows}
+    assert {name.replace("\N{NO-BREAK SPACE}", " ") for name in rows} == {"none", "dead 1"}
 
 
 def test_seeds_that_the_run_lacks_and_unknown_perturbations_are_refused(copy):
@@ -145,6 +233,10 @@ def test_seeds_that_the_run_lacks_and_unknown_perturbations_are_refused(copy):
         audit(run, episodes=1, expert=teacher)
     with pytest.raises(UsageError, match="one seed, 3, is to be compared with another run"):
         audit(run, episodes=4, seeds=[3], against=run, expert=teacher)
+    with pytest.raises(UnknownNameError, match="unknown mode 'best'"):
+        audit(run, episodes=4, modes=["best"], expert=teacher)
+    with pytest.raises(UsageError, match="without a mode: give one or both of greedy, sampled"):
+        audit(run, episodes=4, modes=[], expert=teacher)
     with pytest.raises(UsageError, match="keep is 1: give a share above 0 and below 1"):
         audit(run, episodes=4, keep=1.0, expert=teacher)
 
@@ -153,7 +245,7 @@ def test_a_strength_that_the_task_cannot_have_is_refused_before_anything_is_play
     copy, monkeypatch
 ):
     run, teacher = copy
-    monkeypatch.setattr(module.Audit, "_play", None)
+    monkeypatch.setattr(AuditSetup, "play", None)
     with pytest.raises(UsageError, match="4 agents of a side cannot fail"):
         audit(run, episodes=4, perturbations=["noise", "dead:4"], expert=teacher)
 
@@ -182,7 +274,7 @@ def test_policies_without_gradients_are_declined_in_one_sentence(copy, monkeypat
     run, teacher = copy
     monkeypatch.setattr(StudentPolicy, "differentiable", False)
     report = audit(run, episodes=4, perturbations=["fgsm:0.1"], expert=teacher)
-    (play,) = report.plays
+    (play,) = report.greedy.plays
     assert play.students is None
     assert play.expert is not None
     assert "needs the gradients of the policy" in play.declined["students"]
@@ -201,7 +293,8 @@ class PlugIns(Registry):
 def test_a_plug_in_that_fails_is_named(copy, monkeypatch):
     run, teacher = copy
     table = {"noise": f"{__name__}:Raises"}
-    monkeypatch.setattr(module, "PERTURBATIONS", PlugIns("perturbation", "none", table))
+    for each in (module, perturbed_play):
+        monkeypatch.setattr(each, "PERTURBATIONS", PlugIns("perturbation", "none", table))
     with pytest.raises(UserCodeError, match=r"the perturbation 'noise' of plugin 1\.0"):
         audit(run, episodes=4, perturbations=["noise:0.1"], expert=teacher)
 
@@ -213,8 +306,8 @@ def test_the_command_prints_its_document_or_a_table(copy):
     done = CliRunner().invoke(app, [*map(str, words), "--json", "--quiet"])
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
-    assert document["plays"][0]["perturbation"] == "dead"
-    assert np.isfinite(document["plays"][0]["students"]["change"]["mean"])
+    assert document["greedy"]["plays"][0]["perturbation"] == "dead"
+    assert np.isfinite(document["greedy"]["plays"][0]["students"]["change"]["mean"])
     done = CliRunner().invoke(app, [*map(str, words)])
     assert "every seed fails in" in done.output
     assert "dead 1" in done.output

@@ -25,6 +25,6 @@ def test_a_strength_is_tolerated_where_it_and_all_smaller_ones_are_shown_to_keep
 
 def test_where_a_task_has_wins_episodes_without_one_have_failed_whatever_they_return():
     returns = np.array([[1.0, -1.0]])
-    scores = Scores({}, Played(returns, None), FailureRule(rule="not won"))
+    scores = Scores({}, FailureRule(rule="not won"))
     assert scores.failed(Played(returns, np.array([[0.0, 1.0]]))).tolist() == [[True, False]]
     assert scores.failed(Played(returns, None)).tolist() == [[True, True]]

@@ -69,6 +69,31 @@ def test_with_strength_zero_play_has_the_very_bits(name):
         assert np.array_equal(one.action_counts, other.action_counts)
 
 
+class Watching(Perturbation):
+    """Keeps what the policy chose in each step, and changes nothing."""
+
+    def start(self, seeds):
+        self.chosen = []
+        return {}
+
+    def actions(self, chosen, output, view, moment):
+        self.chosen.append(chosen)
+        return chosen.copy()
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_perturbation_gets_the_actions_that_would_be_played(greedy):
+    environment, policy = TargetsEnvironment(), TargetsPolicy(strength=1.0)
+    watching = Watching(setting(1.0, spec=environment.spec))
+    plain = rollout(environment, policy, EPISODES, greedy=greedy)
+    watched = PerturbedPolicy(policy, watching, greedy=greedy)
+    perturbed = rollout(environment, watched, EPISODES, greedy=greedy)
+    assert np.array_equal(plain.returns, perturbed.returns)
+    assert np.array_equal(plain.action_counts, perturbed.action_counts)
+    first = [(watching.chosen[0][:, 0] == action).sum() for action in range(4)]
+    assert first == plain.action_counts[0, 0].tolist()
+
+
 def test_memory_of_some_episodes_is_that_of_these_episodes():
     class Counting(TargetsPolicy):
         def keep(self, memory, episodes):

@@ -1,0 +1,61 @@
+"""What a process loads once for all tasks of a command: environments, experts, students."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.util import Finalize
+from typing import Any, TypeVar
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(slots=True)
+class _Idle:
+    """What this process has loaded for tasks of one command, while no task uses it."""
+
+    command: str = ""
+    loaded: list[tuple[ExitStack, Any]] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Close everything."""
+        while self.loaded:
+            self.loaded.pop()[0].close()
+
+
+_IDLE = _Idle()
+
+
+@contextmanager
+def lent(command: str, load: Callable[[], AbstractContextManager[Loaded]]) -> Iterator[Loaded]:
+    """Lend what this process has loaded for an earlier task of a command, or load it now.
+
+    Tasks that run at the same time get one each. What a task failed with is closed.
+
+    Parameters
+    ----------
+    command
+        Another text for every call of an operation, such as a random one. What was loaded for
+        another command is closed.
+    load
+        Returns what is lent, as a context manager that closes it.
+    """
+    if _IDLE.command != command:
+        if not _IDLE.command:  # not on import: a new worker forgets what was registered before it
+            Finalize(None, _IDLE.close, exitpriority=0)
+        _IDLE.close()
+        _IDLE.command = command
+    try:
+        stack, loaded = _IDLE.loaded.pop()
+    except IndexError:
+        stack = ExitStack()
+        loaded = stack.enter_context(load())
+    with stack.pop_all() as used:  # what failed is not used again
+        yield loaded
+        _IDLE.loaded.append((used.pop_all(), loaded))
+
+
+def close_lent() -> None:
+    """Close what tasks that ran in this process have loaded; for the end of a command."""
+    _IDLE.close()
