@@ -19,6 +19,7 @@ from kd_offline.experts.protocol import Expert
 from kd_offline.networks.accelerator import moved
 from kd_offline.networks.arithmetic import Shape, ValuePart, compacted
 from kd_offline.rollout.active_episodes import Selective
+from kd_offline.rollout.collect import TAP
 from kd_offline.schemas.dataset import ExpertRecord
 from kd_offline.schemas.foreign import ValueCalibration
 from kd_offline.types import (
@@ -105,9 +106,14 @@ class TrainedExpert:
         return ()
 
     @property
-    def embedding_width(self) -> int:
-        """Width of its embeddings, H."""
-        return max(group.shape.embedding for group in self.team.actors.groups)
+    def layer_widths(self) -> Mapping[str, int]:
+        """Widths of its embeddings and taps by the names of their arrays; narrower are padded."""
+        widths: dict[str, int] = {}
+        for group in self.team.actors.groups:
+            taps = {f"{TAP}{name}": width for name, width in group.shape.taps.items()}
+            for name, width in {"embedding": group.shape.embedding, **taps}.items():
+                widths[name] = max(width, widths.get(name, 0))
+        return widths
 
     @property
     def mask_name(self) -> str | None:

@@ -19,6 +19,7 @@ from kd_offline.experts.algorithms.ddn import Divergence, LocalDistillation, Nov
 from kd_offline.experts.algorithms.mixed_values import MixedValues
 from kd_offline.experts.algorithms.state import Part
 from kd_offline.experts.guided_team import LocalTeam
+from kd_offline.experts.optimisers import new_optimiser
 from kd_offline.experts.replay import Batch
 from kd_offline.experts.team import ActorCritic, steps_that_count
 from kd_offline.experts.value_learner import UpdateStatistics, ValueLearner, mean_squared_error
@@ -125,8 +126,10 @@ class GuidedLearner(ValueLearner):
         rng, device = generator(recipe.seed, "local network", 0), team.actors.device
         local = ActorCritic(spec, own, None, rng)
         self.local = LocalTeam(MixedAgents(local, SumMixer()).to(device), team.norm, team.epsilon)
-        rate = recipe.distillation.learning_rate
-        self.local_optimiser = torch.optim.Adam(local.parameters(), rate, eps=1e-5)
+        distillation = recipe.distillation
+        self.local_optimiser = new_optimiser(
+            distillation.optimiser, local.parameters(), distillation.learning_rate
+        )
         self.novelty: RandomDistillation | None = None
         if recipe.novelty.coefficient:
             rng = generator(recipe.seed, "novelty", 0)
@@ -165,7 +168,8 @@ class GuidedLearner(ValueLearner):
 
     def _parts(self) -> dict[str, Part]:
         parts = super()._parts()
-        parts |= {"local": self.local.model, "local_adam": self.local_optimiser}
+        name = f"local_{self.settings.distillation.optimiser}"
+        parts |= {"local": self.local.model, name: self.local_optimiser}
         if self.novelty is not None:
             parts |= {"novelty": self.novelty, "novelty_adam": self.novelty_optimiser}
         return parts

@@ -54,8 +54,11 @@ class Expert(Protocol):
         ...
 
     @property
-    def embedding_width(self) -> int | None:
-        """Width of its embeddings, H; None if only known when it acts."""
+    def layer_widths(self) -> Mapping[str, int] | None:
+        """Widths of the layers that it gives: ``embedding``, and each tap as ``embedding_<tap>``.
+
+        None if they are only known when it acts.
+        """
         ...
 
     @property

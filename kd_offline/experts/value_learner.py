@@ -18,6 +18,7 @@ from kd_offline.experts.algorithms.mixed_values import ValueRecipe
 from kd_offline.experts.algorithms.state import Part, put_back, tensors_of
 from kd_offline.experts.joint_critics import JointCritic
 from kd_offline.experts.mixing import best_legal
+from kd_offline.experts.optimisers import new_optimiser
 from kd_offline.experts.policy_team import NORM
 from kd_offline.experts.replay import Batch, Replay
 from kd_offline.experts.value_team import MixedAgents, ValuePolicy, ValueTeam, unit
@@ -93,8 +94,8 @@ class ValueLearner:
         self.networks = Networks(self.team.model, self.joint).to(self.team.actors.device)
         self.replay = Replay(self.recipe.q_learning.buffer_episodes)
         self.targets = copy.deepcopy(self.networks).requires_grad_(False)
-        rate = self.recipe.learning_rate
-        self.optimiser = torch.optim.Adam(self.networks.parameters(), rate, eps=1e-5)
+        recipe, parameters = self.recipe, self.networks.parameters()
+        self.optimiser = new_optimiser(recipe.optimiser, parameters, recipe.learning_rate)
 
     @property
     def against(self) -> str:
@@ -149,7 +150,7 @@ class ValueLearner:
             NORM: self.team.norm.moments,
             "model": self.team.model,
             "targets": self.targets.model,
-            "adam": self.optimiser,
+            self.recipe.optimiser: self.optimiser,
         }
         if self.networks.joint is not None and self.targets.joint is not None:
             parts |= {"joint": self.networks.joint, "joint_targets": self.targets.joint}

@@ -45,7 +45,7 @@ def _contract(net: AgentNetwork, spec: EnvironmentSpec, i: int, symbol: str) -> 
         memory=net.memory,
         memory_width=net.memory_width,
         widths=tuple(len(layer.bias) for layer in net.trunk),
-        gru=None if net.cell is None or "gru" not in net.memory else net.cell.width,
+        gru=net.gru,
         parameters=net.parameters,
         parameter_bytes=net.parameter_bytes,
         macs=net.macs,

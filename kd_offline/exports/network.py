@@ -30,6 +30,9 @@ from kd_offline.types import Array, BoolArray, Float32Array, IntArray
 LARGEST = 1e18
 """Largest magnitude of a scaled feature, and of a number of the memory, that a step takes."""
 
+BESIDE_CELL = ("previous", "started", "last_action")
+"""Parts of the memory that are not the cell's."""
+
 Step = Callable[
     [Float32Array, BoolArray, Float32Array], tuple[IntArray, Float32Array, Float32Array]
 ]
@@ -78,6 +81,11 @@ class AgentNetwork:
     def width(self) -> int | None:
         """Numbers of the cell's memory, H; None without a cell."""
         return None if self.cell is None else self.cell.width
+
+    @property
+    def gru(self) -> int | None:
+        """Width of the memory of a plain GRU; None of another cell, or without one."""
+        return self.width if "gru" in self.memory else None
 
     @property
     def memory(self) -> dict[str, tuple[int, int]]:

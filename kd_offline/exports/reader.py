@@ -26,6 +26,22 @@ class Agent:
         weight, scale = self.t[f"{name}.weight"].float(), self.t.get(f"{name}.scale")
         return x @ (weight if scale is None else weight * scale[:, None]).T + self.t[f"{name}.bias"]
 
+    def dense(self, name, x):
+        x = self.affine(name, x).relu()
+        return torch.layer_norm(x, x.shape[1:])
+
+    def layers(self, name, x):
+        k = 0
+        while f"{name}.{k}.weight" in self.t:
+            x, k = self.dense(f"{name}.{k}", x), k + 1
+        return x
+
+    def gru(self, x, h):
+        r, z, n = self.affine("gru.input", x).chunk(3, 1)
+        hr, hz, hn = self.affine("gru.memory", h).chunk(3, 1)
+        n = torch.tanh(n + torch.sigmoid(r + hr) * hn)
+        return n + torch.sigmoid(z + hz) * (h - n)
+
     def step(self, obs, legal, memory):
         kept = {name: memory[:, a:b] for name, (a, b) in self.facts["memory"].items()}
         now, (seen, bits) = {}, obs.tensor_split([len(self.t["centre"])], 1)
@@ -36,13 +52,19 @@ class Agent:
             parts.append((x - kept["previous"]) * self.t["motion"] * kept["started"])
             now = {"previous": x, "started": torch.ones_like(kept["started"])}
         x = torch.cat([*parts, kept.get("last_action", x[:, :0])], 1)
-        for k, width in enumerate(self.facts["widths"]):
-            x = torch.layer_norm(self.affine(f"trunk.{k}", x).relu(), (width,))
+        x = self.layers("trunk", x)
         if "gru" in kept:
-            r, z, n = self.affine("gru.input", x).chunk(3, 1)
-            hr, hz, hn = self.affine("gru.memory", h := kept["gru"]).chunk(3, 1)
-            n = torch.tanh(n + torch.sigmoid(r + hr) * hn)
-            x = now["gru"] = n + torch.sigmoid(z + hz) * (h - n)
+            x = now["gru"] = self.gru(x, kept["gru"])
+        elif "fusion" in kept:  # the first inputs are mapped as the whole input says
+            m = self.affine("fusion.hyper", x).relu().unsqueeze(1)
+            maps = self.affine("fusion.maps", x[:, : self.t["fusion.maps.weight"].shape[1]])
+            maps = maps.unflatten(1, (m.shape[2] + 1, -1))
+            x = self.layers("fusion.trunk", (m @ maps[:, :-1] + maps[:, -1:]).squeeze(1))
+            x = now["fusion"] = self.gru(x, kept["fusion"])
+        elif "ptde" in kept:  # a prediction that the state of the GRU gives stands behind it
+            h = self.gru(x, kept["ptde"][:, : self.t["ptde.predict.weight"].shape[1]])
+            z = self.affine("ptde.z", self.dense("ptde.predict", h))
+            x = now["ptde"] = torch.cat([h, z], 1)
         now = {name: torch.where(usable, value, kept[name]) for name, value in now.items()}
         logits = torch.where(usable, self.affine("head", x), torch.nan)
         action = torch.where(usable, logits, 0.0).masked_fill(~legal, -torch.inf).argmax(1)

@@ -14,10 +14,10 @@ import numpy as np
 from pydantic import TypeAdapter
 from safetensors.numpy import load, save
 
-from kd_offline.errors import CheckpointError
-from kd_offline.exports.network import AgentNetwork, arrays, to_floats
+from kd_offline.errors import CheckpointError, UsageError
+from kd_offline.exports.network import BESIDE_CELL, AgentNetwork, arrays, to_floats
 from kd_offline.files import write_file
-from kd_offline.networks.deployed import Affine, Chain, GRUCell
+from kd_offline.networks.deployed import CELLS, Affine
 from kd_offline.networks.files import TensorFile, read_tensors, with_metadata
 from kd_offline.schemas.export import AgentContract
 from kd_offline.strict_json import parse
@@ -34,7 +34,20 @@ def write(
     agents: Sequence[AgentContract],
     facts: Mapping[str, object],
 ) -> None:
-    """Write weights and reader into a folder that exists; ``facts`` stand in the metadata."""
+    """Write weights and reader into a folder that exists; ``facts`` stand in the metadata.
+
+    Raises
+    ------
+    UsageError
+        The reader does not know the recurrence of a network.
+    """
+    for cell in (network.cell for network in networks):
+        if cell is not None and CELLS.get(cell.name) is not type(cell):
+            msg = (
+                f"the reader of the PyTorch format knows the recurrences {', '.join(CELLS)}, and "
+                f"not {cell.name!r} of these students: choose another format"
+            )
+            raise UsageError(msg)
     tensors = {
         f"{k}.{name}": np.ascontiguousarray(values)
         for k, network in enumerate(networks)
@@ -79,7 +92,7 @@ def networks(file: TensorFile, agents: Sequence[AgentContract]) -> tuple[AgentNe
     try:
         found = tuple(_network(agent, tensors, f"{k}.") for k, agent in enumerate(agents))
         fitting = all(map(_fits, found, agents))
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0]
         msg = f"no exported students can be read from {str(file.path)!r}: {reason}; {REMEDY}"
         raise CheckpointError(msg) from error
@@ -95,7 +108,7 @@ def networks(file: TensorFile, agents: Sequence[AgentContract]) -> tuple[AgentNe
 def _fits(network: AgentNetwork, agent: AgentContract) -> bool:
     """Tell whether a network has the sizes of its contract, and takes a step with them."""
     wanted = (agent.inputs, len(agent.actions), agent.memory, agent.memory_width, agent.gru)
-    found = (network.inputs, network.actions, network.memory, network.memory_width, network.width)
+    found = (network.inputs, network.actions, network.memory, network.memory_width, network.gru)
     if found != wanted:
         return False
     shapes = ((1, network.inputs), (1, network.actions), (1, network.memory_width))
@@ -105,15 +118,16 @@ def _fits(network: AgentNetwork, agent: AgentContract) -> bool:
 
 
 def _network(agent: AgentContract, tensors: dict[str, Array], prefix: str) -> AgentNetwork:
-    def affine(name: str) -> Affine:
-        weight, bias = (tensors[f"{prefix}{name}.{part}"] for part in ("weight", "bias"))
-        return Affine(weight, bias, tensors.get(f"{prefix}{name}.scale"))
-
-    def chain(name: str) -> Chain:
-        thin = f"{name}.thin"
-        return tuple(affine(n) for n in (thin, name) if f"{prefix}{n}.weight" in tensors)
-
-    recurrent = agent.gru is not None
+    own = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
+    matrices = {
+        name: Affine(
+            tensors[f"{prefix}{name}.weight"],
+            tensors[f"{prefix}{name}.bias"],
+            tensors.get(f"{prefix}{name}.scale"),
+        )
+        for name in (part.removesuffix(".weight") for part in own if part.endswith(".weight"))
+    }
+    cells = [CELLS[name] for name in agent.memory if name not in BESIDE_CELL]
     return AgentNetwork(
         agent=agent.agent,
         seen=np.array(agent.seen, np.int64),
@@ -123,7 +137,7 @@ def _network(agent: AgentContract, tensors: dict[str, Array], prefix: str) -> Ag
         last_action="last_action" in agent.memory,
         drawn=agent.drawn,
         mask_input=agent.mask_input,
-        trunk=tuple(affine(f"trunk.{k}") for k in range(len(agent.widths))),
-        cell=GRUCell(chain("gru.input"), chain("gru.memory")) if recurrent else None,
-        head=affine("head"),
+        trunk=tuple(matrices[f"trunk.{k}"] for k in range(len(agent.widths))),
+        cell=cells[0].of(matrices) if cells else None,
+        head=matrices["head"],
     )

@@ -7,8 +7,9 @@ is written in each format that can hold it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self
 
 import numpy as np
@@ -105,6 +106,14 @@ class Cell(ABC):
     def matrices(self) -> dict[str, Affine]:
         """All affine maps by name, in the order of the computation."""
 
+    @classmethod
+    def of(cls, matrices: Mapping[str, Affine]) -> Self:
+        """Return the cell of its :attr:`matrices`, and of others that it does not use.
+
+        Asked only of the cells in :data:`CELLS`, whose exports are read again.
+        """
+        raise NotImplementedError
+
     @property
     def products(self) -> int:
         """Multiply-accumulates of a step beside those of the matrices."""
@@ -166,6 +175,14 @@ class FusionCell(Cell):
         """All affine maps by name, in the order of the computation."""
         layers = {f"fusion.trunk.{k}": layer for k, layer in enumerate(self.trunk)}
         return {"fusion.hyper": self.hyper, "fusion.maps": self.maps} | layers | self.gru.matrices
+
+    @classmethod
+    def of(cls, matrices: Mapping[str, Affine]) -> FusionCell:
+        """Return the cell of its matrices."""
+        names = takewhile(matrices.__contains__, (f"fusion.trunk.{k}" for k in count()))
+        trunk = tuple(matrices[name] for name in names)
+        hyper, maps = matrices["fusion.hyper"], matrices["fusion.maps"]
+        return cls(hyper, maps, trunk, GRUCell.of(matrices))
 
     @property
     def products(self) -> int:
@@ -293,6 +310,15 @@ class GRUCell(Cell):
             found |= dict(zip((f"{side}.thin", side)[-len(chain) :], chain, strict=True))
         return found
 
+    @classmethod
+    def of(cls, matrices: Mapping[str, Affine]) -> GRUCell:
+        """Return the cell of its matrices."""
+
+        def chain(name: str) -> Chain:
+            return tuple(matrices[part] for part in (f"{name}.thin", name) if part in matrices)
+
+        return cls(chain("gru.input"), chain("gru.memory"))
+
     def mapped(self, change: Callable[[Affine], Affine]) -> GRUCell:
         """Return the cell with every affine map changed."""
         return GRUCell(tuple(map(change, self.input)), tuple(map(change, self.memory)))
@@ -386,6 +412,11 @@ class PredictingCell(Cell):
         """All affine maps by name, in the order of the computation."""
         return self.gru.matrices | {"ptde.predict": self.predict, "ptde.z": self.z}
 
+    @classmethod
+    def of(cls, matrices: Mapping[str, Affine]) -> PredictingCell:
+        """Return the cell of its matrices."""
+        return cls(GRUCell.of(matrices), matrices["ptde.predict"], matrices["ptde.z"])
+
     def mapped(self, change: Callable[[Affine], Affine]) -> PredictingCell:
         """Return the cell with every affine map changed."""
         return PredictingCell(self.gru.mapped(change), change(self.predict), change(self.z))
@@ -437,6 +468,12 @@ class PredictingCell(Cell):
             return torch.cat([state, linear(y, z_weight, z_bias)], 1)
 
         return step
+
+
+CELLS: Mapping[str, type[Cell]] = {
+    cell.name: cell for cell in (GRUCell, FusionCell, PredictingCell)
+}
+"""The cells that the PyTorch format holds, by name."""
 
 
 def _chained(graph: Graph, name: str, chain: Chain, x: str) -> str:

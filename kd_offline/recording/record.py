@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from kd_offline.datasets import DatasetWriter, EpisodeBlock
 from kd_offline.datasets.edit.lineage import check_output
 from kd_offline.datasets.edit.merge import merge
 from kd_offline.datasets.edit.merge_compatibility import capture_conflicts, incomparable_arrays
+from kd_offline.datasets.format import layout
 from kd_offline.datasets.format.layout import BLOCKS, MANIFEST
 from kd_offline.datasets.metadata.summary import format_bytes
 from kd_offline.datasets.reading.reader import ExpertBuffer
@@ -219,26 +221,25 @@ def _without_first(block: EpisodeBlock, episodes: int) -> EpisodeBlock:
 _USUAL_WIDTH = 128  # assumed width of embeddings where the expert does not state it
 
 
-def step_bytes(spec: EnvironmentSpec, embedding_width: int, embedding_bytes: int) -> int:
+def step_bytes(spec: EnvironmentSpec, layer_width: int, number_bytes: int) -> int:
     """Return the uncompressed bytes of one joint step, an upper bound of its stored size.
 
-    Per agent: observation, and the full one where it is stored, logits, embeddings (their widths
-    added up), value, reward and log-probability, action, legal actions and whether it is alive. The
-    state is counted once, where it is not the observations.
+    Parameters
+    ----------
+    spec
+        With full observations where they are stored.
+    layer_width, number_bytes
+        Widths of embedding and taps added up, and bytes of one of their numbers.
     """
-    agents, actions = spec.n_agents, max(spec.action_counts)
-    seen = max(spec.obs_widths) + (0 if spec.full is None else spec.full.width)
-    agent_bytes = 4 * seen + 5 * actions + embedding_width * embedding_bytes + 15
-    return agents * agent_bytes + (0 if spec.state_is_obs else 4 * spec.state_width)
-
-
-def _tap_width(actor: Expert) -> int:
-    """Return the widths of the taps of an expert added up; 0 if only known when it acts."""
-    widths: dict[str, int] = {}
-    for group in actor.team.actors.groups if actor.team is not None else ():
-        for name, width in group.shape.taps.items():
-            widths[name] = max(width, widths.get(name, 0))
-    return sum(widths.values())
+    sizes = layout.axis_sizes(spec, 1, 1) | {"H": layer_width}
+    total = 0
+    for name, rule in layout.RULES.items():
+        there = name.startswith("steps/") and sizes.keys() >= set(rule.axes)
+        # An expert has logits or Q-values, and a state may be the observations.
+        if there and name != "steps/q_values" and not ("S" in rule.axes and spec.state_is_obs):
+            one = number_bytes if "H" in rule.axes else np.dtype(rule.dtypes[0]).itemsize
+            total += one * math.prod(sizes[axis] for axis in rule.axes)
+    return total
 
 
 def check_space(
@@ -259,9 +260,11 @@ def check_space(
     StorageError
         The disk has less space than the recording may need.
     """
-    width = (actor.embedding_width or _USUAL_WIDTH) + _tap_width(actor)
+    widths = actor.layer_widths
+    width = _USUAL_WIDTH if widths is None else sum(widths.values())
     number_bytes = 2 if embedding_dtype == "float16" else 4
-    episode_bytes = spec.episode_limit * step_bytes(spec, width, number_bytes)
+    # What is stored once for each episode, such as the last view, takes less than a step.
+    episode_bytes = (spec.episode_limit + 1) * step_bytes(spec, width, number_bytes)
     target = Path(output).expanduser().absolute()
     existing = sum(f.stat().st_size for f in target.rglob("*") if f.is_file()) if resume else 0
     existing_folder = next(folder for folder in (target, *target.parents) if folder.exists())

@@ -16,7 +16,7 @@ import numpy as np
 from kd_offline.environments.protocol import BatchedEnvironment
 from kd_offline.errors import MismatchError
 from kd_offline.experts.protocol import Expert
-from kd_offline.rollout.collect import Trajectories, collect
+from kd_offline.rollout.collect import TAP, Trajectories, collect
 from kd_offline.rollout.play import sampled
 from kd_offline.seeding import episode_seeds
 from kd_offline.testing.conformance import require
@@ -51,10 +51,11 @@ def check_expert(expert: Expert, environment: BatchedEnvironment) -> None:
     if expert.with_value and expert.opponents is None:
         values_agree = bool(record.value_of) == ("value" in one.steps)
         require(values_agree, "recording", "value_of and the values that it gives do not agree")
-    width = expert.embedding_width
-    if width is not None and "embedding" in one.steps:
-        detail = f"embeddings are {one.steps['embedding'].shape[-1]} wide, not {width}"
-        require(one.steps["embedding"].shape[-1] == width, "recording", detail)
+    if expert.layer_widths is not None:
+        layers = {k: v for k, v in one.steps.items() if k == "embedding" or k.startswith(TAP)}
+        found = {name: values.shape[-1] for name, values in layers.items()}
+        detail = f"layers are {found} wide, not {dict(expert.layer_widths)}"
+        require(found.items() <= expert.layer_widths.items(), "recording", detail)
     _check_memory(environment, expert, seeds)
     mask = expert.mask()
     fits = mask is None or mask.shape == (spec.n_agents, spec.obs_width)

@@ -156,7 +156,7 @@ def test_the_command_line_distils_evaluates_counts_and_declines_exports(plugins,
     assert "minGRU 16" in kd("report", run, "--markdown").output
     for to, what, why in (
         ("c", "C export", "its recurrence is not written in C"),
-        ("torch", "PyTorch export", "the reader of that format knows GRUs alone"),
+        ("torch", "PyTorch export", "the reader of that format does not know it"),
     ):
         words = refused("export", run, "--to", to, code=2)
         whose = f"students of the family '{FAMILY}' of kd-offline-example-plugin 0.1.0"

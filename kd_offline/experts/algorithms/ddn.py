@@ -16,7 +16,13 @@ from pydantic import Field
 from kd_offline.errors import UsageError
 from kd_offline.experts.algorithms import qatten, qmix, qplex, vdn, wqmix
 from kd_offline.experts.algorithms.base import Learner, Recorded, Team
-from kd_offline.experts.algorithms.mixed_values import MixedValues, ValueArchitecture, ValueRecipe
+from kd_offline.experts.algorithms.mixed_values import (
+    MixedValues,
+    OptimiserName,
+    ValueArchitecture,
+    ValueRecipe,
+    is_default_optimiser,
+)
 from kd_offline.experts.algorithms.wqmix import WeightedQLearning
 from kd_offline.schemas.bounds import Frames, Width
 from kd_offline.schemas.dataset import Capture
@@ -77,6 +83,9 @@ class LocalDistillation(Strict):
         default=True, description="whether mse compares values less their mean over legal actions"
     )
     learning_rate: float = Field(default=1e-3, gt=0, description="of the local network")
+    optimiser: OptimiserName = Field(
+        default="adam", exclude_if=is_default_optimiser, description="of the local network"
+    )
 
 
 class Novelty(Strict):

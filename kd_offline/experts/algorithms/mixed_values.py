@@ -30,6 +30,14 @@ if TYPE_CHECKING:
     from kd_offline.types import BoolArray
 
 
+OptimiserName = Literal["adam", "rmsprop"]
+
+
+def is_default_optimiser(name: str) -> bool:
+    """Tell whether it is left out of documents, as earlier versions had no other."""
+    return name == "adam"
+
+
 class QLearning(Strict):
     """Settings of Q-learning from replayed episodes.
 
@@ -69,6 +77,11 @@ class ValueRecipe(TrainRecipe):
     start: None = Field(default=None, description="values start from chance")
     episodes_per_batch: Batch = 32
     learning_rate: float = Field(default=1e-3, gt=0)
+    optimiser: OptimiserName = Field(
+        default="adam",
+        exclude_if=is_default_optimiser,
+        description="adam, or rmsprop with the constants of PyMARL",
+    )
     bootstrap_on_truncation: bool = Field(
         default=True, description="whether the future after the time limit has a value"
     )

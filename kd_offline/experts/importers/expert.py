@@ -12,6 +12,7 @@ from kd_offline.distributions.categorical import epsilon_greedy
 from kd_offline.errors import MismatchError, UserCodeError
 from kd_offline.experts.protocol import ValueUnits
 from kd_offline.networks.arithmetic import CountedShape, Shape, ValuePart
+from kd_offline.rollout.collect import TAP
 from kd_offline.schemas.dataset import Capture, ExpertRecord
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.foreign import InputRecipe, ValueCalibration
@@ -43,6 +44,7 @@ class ForeignExpert:
 
     ``shapes`` are the actors of all agents; empty where they are unknown. ``critics`` are the
     networks that estimate values. ``modules`` are the networks of agents that PyTorch runs.
+    ``layer_widths`` are those of a probe; None where none was needed.
     """
 
     policy: TeamPolicy
@@ -54,6 +56,7 @@ class ForeignExpert:
     with_value: bool = True
     critics: tuple[ValuePart, ...] = ()
     modules: Mapping[int, Any] = field(default_factory=dict)
+    layer_widths: Mapping[str, int] | None = None
 
     @property
     def digest(self) -> str:
@@ -64,10 +67,6 @@ class ForeignExpert:
     def missing(self) -> tuple[str, ...]:
         """Settings and files that an import did not find."""
         return self.record.missing
-
-    @property
-    def embedding_width(self) -> None:
-        """None: only known when the policy acts."""
 
     @property
     def mask_name(self) -> None:
@@ -216,6 +215,14 @@ def probe(policy: TeamPolicy, spec: EnvironmentSpec, reference: str) -> PolicyOu
     memory = start_checked(policy, np.arange(b, dtype=np.uint64), reference, environment_text)
     _, memory = act_checked(policy, view, memory, reference, environment_text)
     return act_checked(policy, view, memory, reference, environment_text)[0]
+
+
+def layer_widths(output: PolicyOutput) -> dict[str, int]:
+    """Return the widths of embedding and taps by the names of their arrays."""
+    layers = {f"{TAP}{name}": values for name, values in output.taps.items()}
+    if output.embedding is not None:
+        layers["embedding"] = output.embedding
+    return {name: int(values.shape[-1]) for name, values in layers.items()}
 
 
 def start_checked(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kd_offline.errors import CheckpointError, UsageError, UserCodeError
-from kd_offline.experts.importers.expert import ForeignExpert, entry, probe
+from kd_offline.experts.importers.expert import ForeignExpert, entry, layer_widths, probe
 from kd_offline.experts.importers.found import Given, only, settle
 from kd_offline.networks.arithmetic import CountedShape
 from kd_offline.schemas.environment import EnvironmentSpec
@@ -77,6 +77,7 @@ def load(factory_path: str, reference: str, spec: EnvironmentSpec, given: Given)
         ).model_copy(update={"reference": f"python:{factory_path}"}),
         reference=reference,
         shapes=() if macs is None else (shape,) * spec.n_agents,
+        layer_widths=layer_widths(output),
     )
 
 

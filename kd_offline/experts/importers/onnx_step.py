@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from kd_offline.errors import CheckpointError, MismatchError
-from kd_offline.experts.importers.expert import ForeignExpert, entry, probe
+from kd_offline.experts.importers.expert import ForeignExpert, entry, layer_widths, probe
 from kd_offline.experts.importers.files import digest, wrong_place
 from kd_offline.experts.importers.found import Given, only, settle
 from kd_offline.experts.importers.inputs import assemble, fit, misfit, widths
@@ -162,7 +162,7 @@ def load(file_path: str, reference: str, spec: EnvironmentSpec, given: Given) ->
     recipe = recipe.model_copy(update={"inputs": parts.names})
     session = BoundedSession(path, model, _least(ports, spec, total))
     policy = OnnxPolicy(session, spec, ports, outputs, parts.names)
-    probe(policy, spec, reference)
+    output = probe(policy, spec, reference)
     missing = [] if "value" in outputs else ["an output named value, so no values are recorded"]
     parameters = _parameters(model)
     shape = CountedShape(total, spec.action_count, (sum(parameters), parameters[0], 0))
@@ -179,6 +179,7 @@ def load(file_path: str, reference: str, spec: EnvironmentSpec, given: Given) ->
         ),
         reference=reference,
         shapes=(shape,) * spec.n_agents,
+        layer_widths=layer_widths(output),
     )
 
 

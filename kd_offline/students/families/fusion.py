@@ -70,7 +70,6 @@ class Fusion(StudentFamily[FusionSettings, FusionShape]):
             "gates": "the block's units are not narrowed, so allocate by worth",
             "sparse": "zeros of its matrices are not left out, so choose the student gru or mlp",
             "expert": "experts have blocks of their own, so train further students of gru or mlp",
-            "torch": "the reader of that format knows GRUs alone, so export to onnx or c",
         }
 
 

@@ -52,7 +52,6 @@ class PTDE(StudentFamily[PTDESettings, PredictingShape]):
             "gates": "the layers that predict are not narrowed, so allocate by worth",
             "sparse": "zeros of its matrices are not left out, so choose the student gru or mlp",
             "expert": "experts have no such network, so train further students of gru or mlp",
-            "torch": "the reader of that format knows GRUs alone, so export to onnx or c",
         }
 
 

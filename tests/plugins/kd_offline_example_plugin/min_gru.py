@@ -172,7 +172,7 @@ class MinGRU(StudentFamily):
             "int8": "no rounding of its gates is defined, so keep fp32",
             "expert": "experts are of other networks, so train further students of gru or mlp",
             "c": "its recurrence is not written in C, so export to onnx",
-            "torch": "the reader of that format knows GRUs alone, so export to onnx",
+            "torch": "the reader of that format does not know it, so export to onnx",
         }
 
 

@@ -99,7 +99,7 @@ def test_the_reader_runs_without_us(whole, tmp_path, episodes):
     """A few lines, PyTorch and safetensors: no other module of ours is imported."""
     run = whole[0]
     shutil.copytree(run.path / "export" / "torch", tmp_path / "carried")
-    assert len((tmp_path / "carried" / "reader.py").read_text().splitlines()) <= 80
+    assert len((tmp_path / "carried" / "reader.py").read_text().splitlines()) <= 100
     code = (
         "import sys, json, torch\n"
         "sys.modules['kd_offline'] = None\n"

@@ -38,6 +38,11 @@ def test_ours_keep_the_protocol(name):
     check_algorithm(name, SETTINGS[name])
 
 
+def test_both_networks_of_ddn_continue_to_the_same_bits_with_rmsprop():
+    local = {"distillation": {"optimiser": "rmsprop"}}
+    check_algorithm("ddn", {**SETTINGS["ddn"], "optimiser": "rmsprop", **local})
+
+
 def test_a_state_without_the_optimiser_is_found_out(monkeypatch):
     parts = PolicyLearner._parts
     without = lambda self: {k: v for k, v in parts(self).items() if k != "adam"}  # noqa: E731
