@@ -7,7 +7,7 @@ rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -20,8 +20,13 @@ from kd_offline.distillation.targets import PackedTargets, Targets, is_outermost
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.distillation.terms.base import Elements, StudentBatch
 from kd_offline.errors import UsageError
+from kd_offline.networks.arithmetic import NetworkShape
+from kd_offline.networks.fusion import FusionNetwork
+from kd_offline.networks.fusion_shape import FusionShape
 from kd_offline.networks.gru import Weights
-from kd_offline.networks.low_rank import LowRankGRU
+from kd_offline.networks.packed import NO_TAPS
+from kd_offline.networks.predicting import PredictingNetwork
+from kd_offline.networks.predicting_shape import PredictingShape
 from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.networks.stacked import Affine, dense, stacked_gru
 from kd_offline.students.networks import StudentTeam, TeamOutputs
@@ -75,15 +80,23 @@ def _padded(batch: PackedTargets, steps: int) -> dict[str, Tensor]:
     return out
 
 
+class _Outputs(NamedTuple):
+    """What the networks of a stack give; taps by name, [T, M, W, B] each."""
+
+    logits: Tensor  # [T, M, A, B]
+    embedding: Tensor  # [T, M, H, B]
+    taps: Mapping[str, Tensor] = NO_TAPS
+
+
 class _Stack(nn.Module):
     """Networks of one shape: agents of K teams, seed after seed for each agent."""
 
     def __init__(self, networks: Sequence[nn.Module], aligners: Sequence[nn.Module]) -> None:
         super().__init__()
         first = networks[0]
-        assert isinstance(first, RecurrentNetwork)  # noqa: S101 - see _require_stackable
+        assert isinstance(first, _ALIKE)  # noqa: S101 - see StackedTeams
         self.shape = first.shape
-        self.low_rank = isinstance(first.gru, LowRankGRU)
+        self.run = _RUN[type(first)]
         self._register("network", networks)
         self._register("aligner", aligners)
 
@@ -96,27 +109,35 @@ class _Stack(nn.Module):
             for (_, parameter), view in zip(each, own.data, strict=True):
                 parameter.data = view
 
-    def _affine(self, layer: str) -> Affine:
+    def affine(self, layer: str) -> Affine:
+        """Return a layer of all networks."""
         return Affine(getattr(self, f"{layer}_weight"), getattr(self, f"{layer}_bias"))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``x`` [T, M, I, B] to outputs [T, M, A, B] and embeddings [T, M, H, B]."""
+    def forward(self, x: Tensor) -> _Outputs:
+        """Run all networks on ``x`` [T, M, I, B]."""
         if hasattr(self, "aligner_weight"):
-            x = self._affine("aligner")(x)
-        norm: Affine | None = None  # gain and offset become part of the layer that reads them
-        for index in range(len(self.shape.trunk)):
-            layer = self._affine(f"network_trunk_{3 * index}")
-            x = dense(x, layer if norm is None else layer.after(*norm), _EPS)
-            norm = self._affine(f"network_trunk_{3 * index + 2}")
-        if self.shape.gru is not None:
-            x = stacked_gru(x, self._gru(norm))
-        elif norm is not None:
-            x = x * norm.weight.unsqueeze(-1) + norm.bias.unsqueeze(-1)
-        return self._affine("network_head")(x), x
+            x = self.affine("aligner")(x)
+        return self.run(self, x)
 
-    def _gru(self, norm: Affine | None) -> Weights:
-        part = "network_gru_"
-        if self.low_rank:
+    def trunk(self, part: str, shape: NetworkShape, x: Tensor) -> tuple[Tensor, Affine | None]:
+        """Return the last normalised layer, and its gain and offset; None without a layer."""
+        norm: Affine | None = None  # gain and offset become part of the layer that reads them
+        for index in range(len(shape.trunk)):
+            layer = self.affine(f"{part}_trunk_{3 * index}")
+            x = dense(x, layer if norm is None else layer.after(*norm), _EPS)
+            norm = self.affine(f"{part}_trunk_{3 * index + 2}")
+        return x, norm
+
+    def recurrent(
+        self, part: str, shape: NetworkShape, x: Tensor, norm: Affine | None = None
+    ) -> Tensor:
+        """Return the states of the GRU, or without one ``x`` itself, of ``x * gain + offset``."""
+        if shape.gru is not None:
+            return stacked_gru(x, self._gru(f"{part}_gru_", shape, norm))
+        return x if norm is None else _scaled(x, norm)
+
+    def _gru(self, part: str, shape: NetworkShape, norm: Affine | None) -> Weights:
+        if shape.rank is not None:
             thin = [getattr(self, f"{part}weight_{name}_in") for name in ("ih", "hh")]
             wide = [getattr(self, f"{part}weight_{name}_out") for name in ("ih", "hh")]
             ih, hh = (torch.bmm(u, v) for u, v in zip(wide, thin, strict=True))
@@ -128,6 +149,52 @@ class _Stack(nn.Module):
         if norm is not None:
             inputs = inputs.after(*norm)
         return Weights(inputs.weight, hh, inputs.bias, biases[1])
+
+
+def _scaled(x: Tensor, norm: Affine) -> Tensor:
+    """Return ``x * gain + offset`` of ``x`` [T, M, H, B]."""
+    return x * norm.weight.unsqueeze(-1) + norm.bias.unsqueeze(-1)
+
+
+def _run_recurrent(stack: _Stack, x: Tensor) -> _Outputs:
+    """Run networks of trunk, GRU and head."""
+    shape = stack.shape
+    assert isinstance(shape, NetworkShape)  # noqa: S101 - of RecurrentNetwork
+    embedding = stack.recurrent("network", shape, *stack.trunk("network", shape, x))
+    return _Outputs(stack.affine("network_head")(embedding), embedding)
+
+
+def _run_fusion(stack: _Stack, x: Tensor) -> _Outputs:
+    """Run networks with a fusion block on all their inputs."""
+    shape = stack.shape
+    assert isinstance(shape, FusionShape)  # noqa: S101 - of FusionNetwork
+    hyper = stack.affine("network_block_hyper")(x).relu()
+    maps = stack.affine("network_block_maps")(x)
+    maps = maps.view(*maps.shape[:2], shape.hyper + 1, shape.width, -1)
+    fused = (maps[:, :, :-1] * hyper.unsqueeze(3)).sum(2) + maps[:, :, -1]
+    feature, norm = stack.trunk("network_body", shape.body, fused)
+    feature = feature if norm is None else _scaled(feature, norm)
+    embedding = stack.recurrent("network_body", shape.body, feature)
+    taps = {"s_hat": fused, "feature": feature}
+    return _Outputs(stack.affine("network_body_head")(embedding), embedding, taps)
+
+
+def _run_predicting(stack: _Stack, x: Tensor) -> _Outputs:
+    """Run networks that predict from the state of their GRU."""
+    shape = stack.shape
+    assert isinstance(shape, PredictingShape)  # noqa: S101 - of PredictingNetwork
+    part = "network_body"
+    state = stack.recurrent(part, shape.body, *stack.trunk(part, shape.body, x))
+    predicted = dense(state, stack.affine("network_body_head"), _EPS)
+    z = stack.affine("network_z").after(*stack.affine("network_norm"))(predicted)
+    read = torch.cat([state, z], 2)
+    return _Outputs(stack.affine("network_head")(read), read, {"z": z})
+
+
+_ALIKE = (RecurrentNetwork, FusionNetwork, PredictingNetwork)
+_RUN: dict[type[nn.Module], Callable[[_Stack, Tensor], _Outputs]] = dict(
+    zip(_ALIKE, (_run_recurrent, _run_fusion, _run_predicting), strict=True)
+)
 
 
 _EPS = 1e-5  # of nn.LayerNorm
@@ -148,10 +215,11 @@ class StackedTeams(nn.Module):
         first = teams[0]
         self.spec, self.shapes = first.spec, first.shapes
         for network in first.networks:
-            if not isinstance(network, RecurrentNetwork):
+            if type(network) not in _RUN:
                 msg = (
-                    "only students of dense layers and GRUs can be trained with all seeds at once: "
-                    "set batched_seeds to false, or choose the student gru or mlp"
+                    "only students of kd-offline's own families can be trained with all seeds at "
+                    "once: set batched_seeds to false, or choose the student gru, mlp, fusion or "
+                    "ptde"
                 )
                 raise UsageError(msg)
         agents: dict[Any, list[int]] = {}
@@ -182,23 +250,30 @@ class StackedTeams(nn.Module):
         ]
 
     def forward(self, batch: StackedBatch) -> TeamOutputs:
-        """Return logits [K, T, B, N, A] and each agent's embeddings, [K, T, B, H_i]; no taps.
-
-        Networks that can be stacked have none.
-        """
+        """Return logits [K, T, B, N, A], each agent's embeddings and taps, [K, T, B, W]."""
         given = batch.targets
         shape = given.weight.shape[:3]
         own = _network_inputs(self.teams[0], given)
-        outputs: dict[int, Tensor] = {}
-        embeddings: dict[int, Tensor] = {}
+        found: dict[int, _Outputs] = {}
         for group, stack in zip(self.agents, self.stacks, strict=True):
             x = torch.cat([own[i].view(*shape, -1).permute(1, 0, 3, 2) for i in group], 1)
-            found = [values.split(shape[0], 1) for values in stack(x)]
-            for i, logits, embedding in zip(group, *found, strict=True):
-                outputs[i], embeddings[i] = (y.permute(1, 0, 3, 2) for y in (logits, embedding))
-        every = range(len(self.shapes))
-        logits = self.teams[0].joined([outputs[i] for i in every])
-        return TeamOutputs(logits, [embeddings[i] for i in every], {})
+            said: _Outputs = stack(x)
+            for place, i in enumerate(group):
+                found[i] = _of_agent(said, place, shape[0])
+        every = [found[i] for i in range(len(self.shapes))]
+        logits = self.teams[0].joined([own.logits for own in every])
+        taps = {name: [own.taps[name] for own in every] for name in every[0].taps}
+        return TeamOutputs(logits, [own.embedding for own in every], taps)
+
+
+def _of_agent(said: _Outputs, place: int, seeds: int) -> _Outputs:
+    """Return the part of the agent at a place of a stack, [K, T, B, W]."""
+
+    def own(x: Tensor) -> Tensor:
+        return x[:, place * seeds : (place + 1) * seeds].permute(1, 0, 3, 2)
+
+    taps = {name: own(x) for name, x in said.taps.items()}
+    return _Outputs(own(said.logits), own(said.embedding), taps)
 
 
 def _network_inputs(team: StudentTeam, given: Targets) -> list[Tensor]:
@@ -212,11 +287,11 @@ def _network_inputs(team: StudentTeam, given: Targets) -> list[Tensor]:
 
 
 class _StackedHead(nn.Module):
-    """One linear head of each of K seeds, or a sequence of linear layers and ReLUs."""
+    """One linear head of each of K seeds, or a sequence of linear layers and ReLUs, or nothing."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
-        layers = [list(m) if isinstance(m, nn.Sequential) else [m] for m in modules]
+        layers = [_layers(m) for m in modules]
         self.relus = [isinstance(layer, nn.ReLU) for layer in layers[0]]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         self.biased = []
@@ -257,7 +332,7 @@ class _StackedHead(nn.Module):
             if layer.bias is not None:
                 layer.bias.data.copy_(next(biases)[number])
             layers.append(layer)
-        return nn.Sequential(*layers) if len(layers) > 1 else layers[0]
+        return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
 
 class StackedHeads(nn.Module):
@@ -325,8 +400,15 @@ def _linear(heads: nn.Module) -> bool:
     """Whether heads are one linear layer an agent, or a sequence of them and of ReLUs."""
     if not isinstance(heads, nn.ModuleList):
         return False
-    layers = [x for head in heads for x in (head if isinstance(head, nn.Sequential) else [head])]
+    layers = [layer for head in heads for layer in _layers(head)]
     return all(type(layer) in (nn.Linear, nn.ReLU) for layer in layers)
+
+
+def _layers(head: nn.Module) -> list[nn.Module]:
+    """Return the layers of a head; an identity has none."""
+    if isinstance(head, nn.Sequential):
+        return list(head)
+    return [] if isinstance(head, nn.Identity) else [head]
 
 
 def stacked_losses(
@@ -366,6 +448,7 @@ def _of_seed(students: StudentBatch, k: int) -> StudentBatch:
         students,
         policy=type(policy)(own(policy.parameters), available),
         embeddings=[own(e) for e in students.embeddings],
+        taps={name: [own(x) for x in each] for name, each in students.taps.items()},
         weight=own(students.weight),
         alive=own(students.alive),
         expert_policy=None if expert is None else expert.restored(own(expert.kept()), available),

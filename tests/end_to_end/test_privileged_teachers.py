@@ -110,13 +110,6 @@ def test_a_teacher_that_sees_no_more_is_refused_with_the_command_that_records_on
     assert not (tmp_path / "run").exists()
 
 
-def test_seeds_of_the_fusion_block_are_not_computed_at_once(fused, tmp_path):
-    words = refused(
-        "distill", fused, "-o", tmp_path, "--method", "ddn-external", "--batched", code=2
-    )
-    assert "set batched_seeds to false, or choose the student gru or mlp" in words
-
-
 def test_taps_count_in_the_size_that_a_recording_may_take(fused):
     buffer = ExpertBuffer.open(fused)
     expert = load(str(fused.parent / "teacher"), buffer.spec)

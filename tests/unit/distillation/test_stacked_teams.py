@@ -14,10 +14,15 @@ from kd_offline.distillation.parallel_agents import parallel_agents
 from kd_offline.distillation.recipe import distill_recipe
 from kd_offline.distillation.rerun import rerun
 from kd_offline.distillation.run import prepare
-from kd_offline.distillation.stacked_teams import StackedPass, clip_each
+from kd_offline.distillation.stacked_teams import StackedPass, _Stack, clip_each
 from kd_offline.distillation.terms.role import Role
+from kd_offline.distillation.terms.tap import TapTerm
 from kd_offline.distillation.train import Training
 from kd_offline.errors import UsageError
+from kd_offline.networks.fusion import FusionNetwork
+from kd_offline.networks.fusion_shape import FusionShape
+from kd_offline.networks.predicting import PredictingNetwork
+from kd_offline.networks.predicting_shape import PredictingShape
 from kd_offline.runs.folder import open_run
 from kd_offline.students.policy import load
 from kd_offline.testing.factories import environment_spec, episode_block, full_mask, header
@@ -42,6 +47,26 @@ def ragged(tmp_path_factory):
     block = episode_block(spec, lengths)
     q = np.random.default_rng(0).normal(0, 1, (sum(lengths), 3, 5)).astype(np.float32)
     block = replace(block, steps={**block.steps, "q_values": q})
+    with DatasetWriter.create(path, header(spec)) as writer:
+        writer.append(block)
+        writer.commit({"full": full_mask(spec)})
+    return ExpertBuffer.open(path)
+
+
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory):
+    """Episodes of different lengths of an expert whose inner layers are recorded."""
+    spec = environment_spec((6, 4, 6), (5, 4, 5))
+    path = tmp_path_factory.mktemp("layered") / "d.zarr"
+    lengths, rng = [1 + 7 * i % 25 for i in range(40)], np.random.default_rng(0)
+    block = episode_block(spec, lengths)
+    widths = {"s_hat": 8, "feature": 6, "z": 5}
+    taps = {
+        f"embedding_{name}": rng.normal(0, 1, (sum(lengths), 3, width)).astype(np.float32)
+        for name, width in widths.items()
+    }
+    q = rng.normal(0, 1, (sum(lengths), 3, 5)).astype(np.float32)
+    block = replace(block, steps={**block.steps, "q_values": q, **taps})
     with DatasetWriter.create(path, header(spec)) as writer:
         writer.append(block)
         writer.commit({"full": full_mask(spec)})
@@ -74,8 +99,9 @@ def net_of(network):
 def first_losses(run, state, passes, seeds):
     """Go one step forth and back; return the losses."""
     batch = next(iter(passes.batches(run.train, 16, seeds, 0)))
-    logits, embeddings, _ = passes.forward(batch)
-    students = student_batch(logits, embeddings, batch.targets, state.team.spec)
+    found = passes.forward(batch)
+    own = (batch.targets, state.team.spec, found.taps)
+    students = student_batch(found.logits, found.embeddings, *own)
     losses = objective(students, batch.targets, state.heads, run.terms, 1.0)
     passes.backward(losses["loss"])
     return {name: value.detach() for name, value in losses.items()}
@@ -165,6 +191,75 @@ def test_a_step_of_every_setting(dataset, tmp_path, settings):
 )
 def test_episodes_of_different_lengths_and_agents_of_different_shapes(ragged, tmp_path, settings):
     require_same_step(ragged, tmp_path, mask="full", **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "ddn-external"},
+        {"method": "ddn-external", "student__depth": 0, "student__aligner": "linear"},
+        {"method": "ddn-external", "student__hidden": (8, 6, 8)},
+        {"method": "ptde", "student__z_width": 5},
+        {"method": "ptde", "student__z_width": 3, "student__depth": 0},
+    ],
+    ids=str,
+)
+def test_students_of_privileged_teachers_take_the_same_step(layered, tmp_path, settings):
+    """Inner layers of the recorded width are compared as they are, others by a linear map."""
+    require_same_step(layered, tmp_path, mask="full", **settings)
+
+
+NETWORKS = {
+    "fusion": lambda rng: FusionNetwork(
+        FusionShape(6, 6, 4, 5, (6, 6), 6, outputs=4, own=True), rng, head_gain=1.0
+    ),
+    "ptde": lambda rng: PredictingNetwork(
+        PredictingShape(6, (6, 6), 6, 6, 3, outputs=4), rng, head_gain=1.0
+    ),
+}
+
+
+@pytest.mark.parametrize("family", NETWORKS)
+def test_stacked_networks_are_exact_but_for_rounding(family):
+    """In double precision outputs, inner layers and gradients are those of each network."""
+    rng, (t, b) = np.random.default_rng(0), (5, 3)
+
+    def networks():
+        made = [NETWORKS[family](np.random.default_rng(seed)).double() for seed in (0, 1)]
+        for parameter in (p for network in made for p in network.parameters() if p.ndim == 1):
+            parameter.data += torch.linspace(-0.3, 0.5, len(parameter))
+        return made
+
+    stack = _Stack(networks(), [torch.nn.Identity()] * 2)
+    x = torch.from_numpy(rng.normal(0, 1, (t, 2, 6, b)))
+    parts = layers(*stack(x))
+    weights = {name: torch.from_numpy(rng.normal(0, 1, part.shape)) for name, part in parts.items()}
+    sum((weights[name] * part).sum() for name, part in parts.items()).backward()
+    for k, network in enumerate(networks()):
+        rows = x[:, k].mT.flatten(0, 1)
+        said = network.packed(rows, [b] * t, network.start(b)[0])
+        alone = layers(said.outputs, said.embedding, said.taps)
+        for name, part in alone.items():
+            torch.testing.assert_close(parts[name][:, k].mT.flatten(0, 1), part)
+        own = {name: weight[:, k].mT.flatten(0, 1) for name, weight in weights.items()}
+        sum((own[name] * part).sum() for name, part in alone.items()).backward()
+        for name, parameter in network.named_parameters():
+            gradient = getattr(stack, f"network_{name.replace('.', '_')}").grad[k]
+            torch.testing.assert_close(gradient, parameter.grad)
+
+
+def layers(logits, embedding, taps):
+    return {"logits": logits, "embedding": embedding, **taps}
+
+
+@pytest.mark.parametrize("method", ["ddn-external", "ptde"])
+def test_students_of_privileged_teachers_come_to_what_they_come_to_alone(layered, tmp_path, method):
+    require_same(layered, tmp_path, method=method, mask="full")
+
+
+def test_terms_on_inner_layers_that_know_one_seed_only(layered, tmp_path, monkeypatch):
+    monkeypatch.setattr(TapTerm, "any_axes", False)
+    require_same_step(layered, tmp_path, method="ddn-external", mask="full")
 
 
 def test_adamw_alone(dataset, tmp_path):
