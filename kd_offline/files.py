@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kd_offline.errors import Remedy, StorageError
+from kd_offline.errors import Remedy, StorageError, UsageError
 
 MAX_DOCUMENT_BYTES = 64 << 20
 """Largest size of a JSON document that is read from an untrusted folder."""
@@ -31,6 +31,7 @@ SAFE = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOE
 """Flags of every file that is opened: do not wait for a pipe, and do not follow a link."""
 _LONGEST = 200  # bytes of a file's name that are in its temporary name; systems allow 255
 _ATTEMPTS = 100
+_SCHEMES = frozenset({"s3:", "gs:", "az:", "hf:", "http:", "https:"})
 _PIECE = 1 << 16
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES}
 
@@ -167,12 +168,29 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and those above it; raises ``StorageError`` where that fails."""
+    """Create a folder and those above it; raises ``StorageError`` where that fails.
+
+    Raises also as :func:`refuse_address`.
+    """
+    refuse_address(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         msg = f"cannot make the folder {str(path)!r}: {reason(error)}; give another path"
         raise StorageError(msg) from error
+
+
+def refuse_address(path: Path) -> None:
+    """Raise a ``UsageError`` for the path that was made of an address, such as ``s3:/bucket``.
+
+    It would be the name of a folder here, beside what the user wanted.
+    """
+    if _SCHEMES.intersection(path.parts):
+        msg = (
+            f"{str(path)!r} is no folder but an address, to which only datasets are written, by "
+            "record, merge --virtual and push: give a folder"
+        )
+        raise UsageError(msg)
 
 
 def make_subfolder(folder: Path, name: str) -> Path:
@@ -514,6 +532,7 @@ def _require_file(mode: int) -> None:
 
 def _check_parent(path: Path) -> None:
     """Raise if nothing can be written below ``path``'s parent: it is a file, or not writable."""
+    refuse_address(path)
     parent = path.parent
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent

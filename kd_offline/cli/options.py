@@ -129,9 +129,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 def begin_workers(ctx: typer.Context, value: str | None) -> str | None:
     """Let processes load what they need while this one does."""
     if value is not None and value.startswith("processes") and not ctx.resilient_parsing:
-        from kd_offline.execution.processes import prepare
+        from kd_offline.execution.processes import TRAINING, prepare
 
-        prepare()
+        prepare(TRAINING if ctx.info_name in ("train", "distill", "sweep") else ())
     return value
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from kd_offline.commands import command_text
 from kd_offline.environments.protocol import BatchedEnvironment
@@ -17,6 +18,7 @@ from kd_offline.evaluation import scores
 from kd_offline.evaluation.cost import compare, team_cost, with_critic
 from kd_offline.evaluation.evaluation_setup import Contestants, EvaluationSetup
 from kd_offline.evaluation.play import (
+    Baselines,
     EvaluationRunner,
     PolicySet,
     SidePlay,
@@ -110,6 +112,7 @@ def evaluate(
     opponents: Sequence[str] = (),
     accelerator: str = "cpu",
     on: str | None = None,
+    baselines: Baselines | None = None,
     observers: Sequence[Observer] = (),
 ) -> EvaluationReport:
     """Measure retention and cost of the students of a run, and write ``evaluation.json`` there.
@@ -156,6 +159,9 @@ def evaluate(
         Play parts of the episodes in parallel: ``processes:4``, ``ray`` or
         ``ray://HOST:PORT``, see :func:`kd_offline.execution.executor_on`. Parts are whole batches,
         so the results are those of one process, to the bit on the same kind of processor.
+    baselines : dict, optional
+        Empty for the first of several evaluations of runs in this process. It keeps rollouts of the
+        expert and of random play, so that those that have the same ones do not play them again.
     observers : sequence of Observer
         They receive the number of finished rollouts, with ``on`` of episodes, and the results as
         metrics.
@@ -194,7 +200,7 @@ def evaluate(
             ) as executor,
             contestants.load(complete, playing=on is None) as setup,
         ):
-            playing = _Playing(setup.environment, plan, contestants, executor, observer)
+            playing = _Playing(setup.environment, plan, contestants, executor, observer, baselines)
             if len(setup.experts) > 1:
                 best = int(np.argmax(_returns(playing.of_experts(), setup, greedy=plan.greedy)))
                 setup = setup.compared_with(setup.experts[best])
@@ -316,6 +322,7 @@ class _Playing:
     contestants: Contestants
     executor: Executor | None
     observer: Observer
+    baselines: Baselines | None = None
 
     def of_experts(self) -> EvaluationRunner:
         """Return what plays, or has played, each of several experts."""
@@ -326,8 +333,19 @@ class _Playing:
     def of_all(self, setup: EvaluationSetup) -> EvaluationRunner:
         """Return what plays, or has played, all rollouts of the plan."""
         if self.executor is None:
-            return _runner(self.environment, self.plan, setup.policies, self.observer)
+            runner = _runner(self.environment, self.plan, setup.policies, self.observer)
+            setting = self._setting(setup)
+            return replace(runner, baselines=self.baselines, setting=setting)
         return self._elsewhere(self.executor, partial(_play_all, plan=self.plan))
+
+    def _setting(self, setup: EvaluationSetup) -> tuple[object, ...]:
+        """Return what rollouts of expert and random play depend on, to the bit."""
+        plan, own = self.plan, self.contestants
+        return (
+            *(setup.environment.spec.model_dump_json(), setup.manifest.expert, setup.expert_name),
+            *(own.expert, own.expert_recipe, own.accelerator, own.best, torch.get_num_threads()),
+            *(plan.seed, plan.episodes, plan.batch),
+        )
 
     def _elsewhere(
         self, executor: Executor, plays: Callable[[EvaluationRunner, EvaluationSetup], object]

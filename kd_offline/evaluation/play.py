@@ -63,14 +63,23 @@ class PolicySet:
         return self.ceiling if plays else None
 
 
+Baselines = dict[tuple[object, ...], Rollout]
+"""What evaluations of other students have in common: rollouts of the expert and of random play."""
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluationRunner:
-    """Plays policies in one environment on fixed seeds; calls ``tick`` after every rollout."""
+    """Plays policies in one environment on fixed seeds; calls ``tick`` after every rollout.
+
+    ``baselines`` keeps rollouts by ``setting``, on which they depend, for other evaluations.
+    """
 
     environment: BatchedEnvironment
     seeds: SeedArray
     batch: int = DEFAULT_BATCH
     tick: Callable[[], object] = lambda: None
+    baselines: Baselines | None = None
+    setting: tuple[object, ...] = ()
 
     def play(
         self, policy: TeamPolicy, *, greedy: bool, reference: TeamPolicy | None = None
@@ -86,6 +95,17 @@ class EvaluationRunner:
         )
         self.tick()
         return result
+
+    def play_baseline(self, name: str, policy: TeamPolicy, *, greedy: bool) -> Rollout:
+        """Play a policy that does not depend on the students, or return what it has played."""
+        if self.baselines is None:
+            return self.play(policy, greedy=greedy)
+        key = (*self.setting, name, greedy)
+        if key in self.baselines:
+            self.tick()
+        else:
+            self.baselines[key] = self.play(policy, greedy=greedy)
+        return self.baselines[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +162,7 @@ def play_sides(
         Run the expert along with the students and measure their agreement.
     """
     spec = runner.environment.spec
-    expert = runner.play(policies.expert, greedy=greedy)
+    expert = runner.play_baseline("expert", policies.expert, greedy=greedy)
     sides = {}
     for name, members in spec.sides.items():
         agents = tuple(i for i, agent in enumerate(spec.agents) if agent in members)
@@ -158,7 +178,9 @@ def play_sides(
             students=tuple(
                 runner.play(side(s), greedy=greedy, reference=reference) for s in policies.students
             ),
-            random=runner.play(side(RandomPolicy(drawn=True)), greedy=greedy),
+            random=runner.play_baseline(
+                f"random {name}", side(RandomPolicy(drawn=True)), greedy=greedy
+            ),
             ceiling=None if ceiling is None else runner.play(side(ceiling), greedy=greedy),
         )
     return sides

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,6 +47,7 @@ def executor_on(
     folders: Iterable[Path] = (),
     files: Iterable[Path] = (),
     logs: Path | None = None,
+    modules: Sequence[str] = (),
 ) -> Executor:
     """Return the executor of a place: ``processes:4``, ``ray`` or ``ray://HOST:PORT``.
 
@@ -62,6 +63,8 @@ def executor_on(
         Folders that tasks write to, and what they read: every machine must see them.
     logs
         Folder for the tracebacks of tasks that fail in other processes.
+    modules
+        Names of what tasks import, which processes of this machine load once for all.
 
     Raises
     ------
@@ -86,7 +89,7 @@ def executor_on(
         raise UsageError(msg)
     else:
         workers = executor(name, int(rest) if rest else os.cpu_count() or 1)
-    workers.logs = logs
+    workers.logs, workers.modules = logs, modules
     return workers
 
 

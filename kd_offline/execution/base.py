@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +50,9 @@ class Executor(Protocol):
 
     logs: Path | None = None
     """Folder for the tracebacks of tasks that failed in other processes; None: not kept."""
+
+    modules: Sequence[str] = ()
+    """Names of what tasks import, which may be loaded once for all workers of a machine."""
 
     several_machines: bool = False
     """Whether tasks may run on machines that do not see each other's processes."""

@@ -19,7 +19,7 @@ from multiprocessing.util import Finalize
 from threading import Lock, Thread
 from typing import Any, cast
 
-from kd_offline.errors import WorkerError
+from kd_offline.errors import UsageError, WorkerError
 from kd_offline.execution.base import RETRIES, Executor, Item, Result, logged, portable
 
 _AGAIN_S = 0.1
@@ -27,11 +27,20 @@ _POLL_S = 1.0  # how long a process may have ended before that is noticed
 _PATIENCE_S = 20.0  # for a process without tasks to close what it has loaded
 _GRACE_S = 5.0  # for a process to end before it is killed
 _LOADED = ["torch", "kd_offline.datasets"]  # what most tasks need, and takes seconds to load
+TRAINING = ("torch._dynamo", "kd_offline.distillation.distill")
+"""What tasks need that optimise: PyTorch loads its compiler with the first optimiser."""
+_UNGUARDED = 78  # exit code of a process that imports a script which starts processes
 _BEGINNING = Lock()
 
 
-def prepare() -> str:
+def prepare(modules: Iterable[str] = ()) -> str:
     """Begin to load, in a process of its own, what workers need; return at once.
+
+    Parameters
+    ----------
+    modules
+        Names of what their tasks import beside PyTorch, such as :data:`TRAINING`. It is loaded once
+        for all workers of this process; the first call decides.
 
     Returns
     -------
@@ -44,7 +53,7 @@ def prepare() -> str:
         return "spawn"
     from multiprocessing.forkserver import ensure_running
 
-    multiprocessing.get_context("forkserver").set_forkserver_preload(_LOADED)
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*_LOADED, *modules])
     try:
         with _as_this_process():
             ensure_running()
@@ -125,7 +134,10 @@ class Processes(Executor):
         self._running, self._leaving = {}, []
 
     def _start_process(self, task: Callable[[Item], Result]) -> Connection:
-        start = prepare()
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            sys.stderr.flush()
+            os._exit(_UNGUARDED)  # quietly: the process that has started this one tells
+        start = prepare(self.modules)
         context: Any = multiprocessing.get_context(start)
         parent_end, child_end = multiprocessing.Pipe()
         arguments = child_end, task, dict(os.environ)
@@ -178,6 +190,8 @@ class Processes(Executor):
                         result, error, trace = _received(ready)
                     except (EOFError, ConnectionError):
                         code = self._bury(ready)
+                        if code == _UNGUARDED:
+                            raise _unguarded() from None
                         losses[number] += 1
                         if losses[number] <= RETRIES:
                             other = self._start_process(task)
@@ -237,6 +251,13 @@ def _worker_error(code: int | None) -> WorkerError:
         f"again ({RETRIES + 1} in all): repeat the command, with fewer workers"
     )
     return WorkerError(msg)
+
+
+def _unguarded() -> UsageError:
+    return UsageError(
+        "the script begins work in processes when it is imported, and every process imports it: "
+        "put the call below if __name__ == '__main__':"
+    )
 
 
 def _run_tasks(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from kd_offline.errors import Remedy, StorageError, UsageError
 from kd_offline.execution import executor_on
 from kd_offline.execution.base import Resources
+from kd_offline.execution.processes import TRAINING
 from kd_offline.experts import checkpoint, curve
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.train import train
@@ -74,7 +75,12 @@ def train_all(
     with (
         observed(Operation("train", settings, Path(output)), observers) as observer,
         executor_on(
-            on, needs=needs, folders=(folder,), files=_files(trainings), logs=folder
+            *(on,),
+            needs=needs,
+            folders=(folder,),
+            files=_files(trainings),
+            logs=folder,
+            modules=TRAINING,
         ) as workers,
     ):
         observer.progress(done, total, "steps")

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kd_offline.errors import CheckpointError, Remedy, StorageError, UsageError
-from kd_offline.files import append_file, make_folder, read_file, remove_tree, write_file
+from kd_offline.files import (
+    append_file,
+    make_folder,
+    read_file,
+    refuse_address,
+    remove_tree,
+    write_file,
+)
 from kd_offline.recipes import build
 from kd_offline.schemas.document import Document, LinesRecord
 from kd_offline.schemas.evaluation import EvaluationReport
@@ -241,8 +248,9 @@ def emptied(path: str | Path, *, overwrite: bool = False) -> Path:
 
 
 def check_free(path: str | Path, *, overwrite: bool = False) -> None:
-    """Raise a ``StorageError`` where :func:`create_run` would."""
+    """Raise the error that :func:`create_run` would raise, as far as known in advance."""
     folder = Path(path)
+    refuse_address(folder)
     if not folder.exists() or _is_empty(folder):
         return
     if not overwrite:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +21,11 @@ from kd_offline.errors import (
     StorageError,
     UsageError,
 )
+from kd_offline.evaluation.play import Baselines
 from kd_offline.execution import executor_on
 from kd_offline.execution.base import Executor, Resources, Serial
+from kd_offline.execution.lending import close_lent, lent
+from kd_offline.execution.processes import TRAINING
 from kd_offline.files import MAX_DOCUMENT_BYTES, make_folder, read_file, write_file
 from kd_offline.hardware import profiles
 from kd_offline.networks.accelerator import device_named
@@ -159,7 +163,9 @@ def sweep(
         operation = Operation("sweep", plan_values, folder)
         observer = stack.enter_context(observed(operation, observers))
         study = open_and_seed_study(store, folder, plan, buffer.spec.agents)
-        task = partial(_run_task, buffer if on is None else str(dataset), folder, plan, allowed)
+        stack.callback(close_lent)  # of trials in this process
+        opened = buffer if on is None else str(dataset)
+        task = partial(_run_task, secrets.token_hex(8), opened, folder, plan, allowed)
         search = Search(store, study, folder, buffer, plan, trials, observer)
         search.run(executor, task)
         observer.result = report = finish(store, folder, buffer, str(dataset), plan)
@@ -173,7 +179,9 @@ def _workers(on: str, folder: Path, plan: SweepPlan, dataset: str, allowed: Allo
     named = (dataset, allowed.expert, allowed.expert_recipe, start)
     files = [Path(name) for name in named if name is not None and Path(name).exists()]
     needs = Resources.of(plan.recipe.threads, plan.recipe.accelerator)
-    return executor_on(on, needs=needs, folders=(folder,), files=files, logs=folder)
+    return executor_on(
+        *(on,), needs=needs, folders=(folder,), files=files, logs=folder, modules=TRAINING
+    )
 
 
 def _require_database(executor: Executor, storage: str | None, on: str) -> None:
@@ -214,12 +222,25 @@ def _require_same_dataset(buffer: ExpertBuffer, folder: Path) -> None:
 
 
 def _run_task(
-    dataset: str | ExpertBuffer, folder: Path, plan: SweepPlan, allowed: Allowed, task: TrialTask
+    command: str,
+    dataset: str | ExpertBuffer,
+    folder: Path,
+    plan: SweepPlan,
+    allowed: Allowed,
+    task: TrialTask,
 ) -> SweepPoint:
-    """Run a trial, here or in a worker."""
+    """Run a trial, here or in a worker, which keeps what the trials of a command share."""
+    with lent(command, partial(_shared, dataset)) as (buffer, baselines):
+        _require_same_dataset(buffer, folder)
+        return run_trial(task.choice, task.number, folder, buffer, plan, allowed, baselines)
+
+
+def _shared(
+    dataset: str | ExpertBuffer,
+) -> AbstractContextManager[tuple[ExpertBuffer, Baselines]]:
+    """Return the opened dataset, and room for rollouts of the expert."""
     buffer = dataset if isinstance(dataset, ExpertBuffer) else ExpertBuffer.open(dataset)
-    _require_same_dataset(buffer, folder)
-    return run_trial(task.choice, task.number, folder, buffer, plan, allowed)
+    return nullcontext((buffer, {}))
 
 
 def finish(

@@ -11,6 +11,7 @@ import numpy as np
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import KdOfflineError, Remedy, UsageError
+from kd_offline.evaluation.play import Baselines
 from kd_offline.exports import parity_check
 from kd_offline.exports.prepared_export import prepare_export
 from kd_offline.runs.complete import complete_run
@@ -81,16 +82,30 @@ def _require_loadable(buffer: ExpertBuffer, allowed: Allowed) -> None:
 
 
 def quality(
-    run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str, allowed: Allowed
+    run: Path,
+    buffer: ExpertBuffer,
+    plan: SweepPlan,
+    precision: str,
+    allowed: Allowed,
+    baselines: Baselines,
 ) -> float:
-    """Return the quality of the students of a run at a precision, by the plan's measure."""
+    """Return the quality of the students of a run at a precision, by the plan's measure.
+
+    ``baselines``: what trials of this process have in common, see
+    :func:`~kd_offline.evaluation.evaluate.evaluate`.
+    """
     if plan.judge == "retention":
-        return _retention(run, buffer, plan, precision, allowed)
+        return _retention(run, buffer, plan, precision, allowed, baselines)
     return _agreement(run, buffer, plan, precision)
 
 
 def _retention(
-    run: Path, buffer: ExpertBuffer, plan: SweepPlan, precision: str, allowed: Allowed
+    run: Path,
+    buffer: ExpertBuffer,
+    plan: SweepPlan,
+    precision: str,
+    allowed: Allowed,
+    baselines: Baselines,
 ) -> float:
     from kd_offline.evaluation.evaluate import evaluate
     from kd_offline.exports.export import export, place
@@ -115,6 +130,7 @@ def _retention(
         environment=allowed.environment,
         expert=allowed.expert,
         expert_recipe=allowed.expert_recipe,
+        baselines=baselines,
     )
     retention = None if report.greedy is None else report.greedy.retention.normalised
     if retention is None:

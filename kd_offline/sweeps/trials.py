@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.distillation.distill import distill
 from kd_offline.errors import UnknownNameError
+from kd_offline.evaluation.play import Baselines
 from kd_offline.files import make_subfolder, require_folder
 from kd_offline.hardware import profiles
 from kd_offline.networks.threads import computing_with
@@ -98,8 +99,12 @@ def run_trial(
     buffer: ExpertBuffer,
     plan: SweepPlan,
     allowed: Allowed,
+    baselines: Baselines,
 ) -> SweepPoint:
-    """Distil and judge one choice; an interrupted run of the same trial is continued."""
+    """Distil and judge one choice; an interrupted run of the same trial is continued.
+
+    ``baselines``: those of earlier trials in this process.
+    """
     run = make_subfolder(folder, "runs") / f"{number:04d}"
     if run.is_symlink():
         require_folder(run)
@@ -112,7 +117,7 @@ def run_trial(
         architecture=choice.architecture,
         precision=choice.precision,
         widths=choice.widths,
-        quality=quality(run, buffer, plan, choice.precision, allowed),
+        quality=quality(run, buffer, plan, choice.precision, allowed, baselines),
         held_out_kl=held_out_kl(manifest),
         figures=team_figures(card, plan.profile, choice.precision),
         front=False,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kd_offline import files
-from kd_offline.errors import StorageError
+from kd_offline.errors import StorageError, UsageError
 from kd_offline.files import (
     append_file,
     aside,
@@ -24,6 +24,7 @@ from kd_offline.files import (
     write_file,
     write_output,
 )
+from kd_offline.runs.folder import check_free
 
 posix = pytest.mark.skipif(os.name == "nt", reason="no such links, locks or modes there")
 
@@ -376,3 +377,12 @@ def test_writing_into_a_folder_of_many_files_stays_quick(tmp_path):
     for _ in range(10):
         write_file(tmp_path / "x", b"")
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("path", ["s3:/bucket/run", "/home/me/gs:/bucket/run"])
+def test_an_address_does_not_become_a_folder_of_that_name(path):
+    for refused in (make_folder, check_output):
+        with pytest.raises(UsageError, match=r"is no folder but an address, to which only"):
+            refused(Path(path))
+    with pytest.raises(UsageError, match="is no folder but an address"):
+        check_free(path)

@@ -11,11 +11,12 @@ import torch
 
 from kd_offline.errors import UsageError
 from kd_offline.evaluation import evaluate as module
-from kd_offline.evaluation import evaluation_setup
+from kd_offline.evaluation import evaluation_setup, play
 from kd_offline.evaluation.cost import NetworkShape
 from kd_offline.evaluation.evaluate import Plan, evaluate, measure
 from kd_offline.evaluation.evaluation_setup import EvaluationSetup
 from kd_offline.evaluation.play import PolicySet, count_rollouts
+from kd_offline.evaluation.rollout import rollout
 from kd_offline.rollout.policies import MixedTeam, RandomPolicy
 from kd_offline.runs.folder import create_run, open_run
 from kd_offline.schemas.evaluation import EvaluationReport
@@ -167,6 +168,25 @@ def test_the_same_evaluation_gives_the_same_numbers(run):
     assert one.model_copy(update={"seconds": 0.0}) == two.model_copy(update={"seconds": 0.0})
     other = evaluate(run, episodes=30, seed=1)
     assert other.greedy != one.greedy
+
+
+def test_what_evaluations_have_in_common_is_played_once(run, monkeypatch):
+    played: list[Any] = []
+
+    def counted(environment, policy, *given, **named):
+        played.append(policy)
+        return rollout(environment, policy, *given, **named)
+
+    monkeypatch.setattr(play, "rollout", counted)
+    alone = evaluate(run, episodes=30)
+    baselines: play.Baselines = {}
+    of_one = len(played)
+    for seed, rollouts in ((0, of_one), (0, of_one // 2), (1, of_one)):
+        del played[:]
+        report = evaluate(run, episodes=30, seed=seed, baselines=baselines)
+        assert len(played) == rollouts
+        if seed == 0:
+            assert report.model_copy(update={"seconds": alone.seconds}) == alone
 
 
 def test_an_evaluation_states_its_accelerator_where_one_was_asked_for(run, monkeypatch):

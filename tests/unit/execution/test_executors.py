@@ -219,6 +219,25 @@ def test_workers_and_what_they_started_end_with_the_command_however_it_ends(tmp_
     assert all(file.with_suffix(".closed").exists() for file in files)
 
 
+_UNGUARDED = """
+from kd_offline.execution import executor, processes
+
+processes._LOADED = []
+with executor("processes", 1) as workers:
+    list(workers.map(abs, [-1]))
+"""
+
+
+def test_a_script_that_begins_work_when_it_is_imported_is_told_so_at_once(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(_UNGUARDED)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    assert "UsageError: the script begins work in processes when it is imported" in done.stderr
+    assert done.stderr.endswith("put the call below if __name__ == '__main__':\n")
+
+
 def test_an_executor_that_does_not_exist_or_has_no_workers_is_refused():
     with pytest.raises(UnknownNameError, match="unknown executor 'thread'"):
         executor("thread", 2)
@@ -289,9 +308,9 @@ def test_workers_import_what_this_process_would_and_are_not_interrupted_while_th
         (tmp_path / name / "planted_module.py").write_text(code)
     monkeypatch.chdir(tmp_path / "cwd")
     monkeypatch.syspath_prepend(tmp_path / "path")
-    monkeypatch.setattr(processes, "_LOADED", ["planted_module"])
+    monkeypatch.setattr(processes, "_LOADED", [])
     before = dict(os.environ)
-    processes.prepare()
+    processes.prepare(["planted_module"])
     began = no_server_yet._forkserver_pid
     with executor("processes", 1) as workers:
         assert list(workers.map(holds_interrupts, [0])) == [False]

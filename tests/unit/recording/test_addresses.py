@@ -1,5 +1,8 @@
 """Recordings whose output is an address: recorded here, sent whole, and deleted here."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from kd_offline.datasets import ExpertBuffer, merge, verify, virtual_merge
@@ -7,6 +10,7 @@ from kd_offline.datasets.sharing import share
 from kd_offline.datasets.sharing.share import push
 from kd_offline.datasets.storage.remote import Remote, open_store
 from kd_offline.errors import MismatchError, StorageError, UsageError
+from kd_offline.file_locks import only_writer
 from kd_offline.recording.addresses import staging
 from kd_offline.recording.record import record
 from kd_offline.tracking.base import FunctionObserver
@@ -70,6 +74,36 @@ def test_a_repeated_command_goes_on_where_it_was(undivided, bucket, monkeypatch)
     assert not local.exists()
     with pytest.raises(MismatchError, match="begun with other settings"):
         record(SPREAD, place, resume=True, **SMALL | {"seed": 1})
+
+
+def test_workers_record_for_an_address_also_when_one_is_killed(undivided, bucket, monkeypatch):
+    """What the first command recorded and did not send, the next one sends."""
+    here = Path.cwd()
+    monkeypatch.setenv("TEST_PARENT", str(os.getpid()))
+    monkeypatch.setenv("TEST_NOTE", str(here / "note"))
+    given = SMALL | {"expert": "python:tests.unit.recording.test_divided:killed_once"}
+    with monkeypatch.context() as patched:
+        patched.setattr("kd_offline.recording.addresses.push", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            record(SPREAD, f"{bucket}/d.zarr", on="processes:1", **given)
+    assert (here / "note").exists()
+    made = record(SPREAD, f"{bucket}/d.zarr", on="processes:1", resume=True, **given)
+    assert verify(f"{bucket}/d.zarr").ok
+    assert made.id == record(SPREAD, here / "one.zarr", **given).id
+    assert sorted(file.name for file in here.iterdir()) == ["note", "one.zarr"]
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_recording_that_is_being_sent_is_left_to_its_process(bucket):
+    staging(f"{bucket}/d.zarr").mkdir()
+    with (
+        only_writer(staging(f"{bucket}/d.zarr"), "sending"),
+        pytest.raises(StorageError, match="another process is recording or sending in"),
+    ):
+        record(SPREAD, f"{bucket}/d.zarr", resume=True, **SMALL)
 
 
 def test_who_comes_second_keeps_what_was_recorded(undivided, bucket, tmp_path):

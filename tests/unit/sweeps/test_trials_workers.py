@@ -87,6 +87,21 @@ def test_the_trial_of_a_killed_process_is_done_by_the_next_one(dataset, tmp_path
     assert sorted(path for path in folder.rglob("*") if path.is_file()) == before
 
 
+def test_trials_of_a_process_share_the_rollouts_of_the_expert(dataset, tmp_path, monkeypatch):
+    from kd_offline.sweeps import trials
+
+    shared = []
+
+    def judged(run, buffer, plan, precision, allowed, baselines):
+        shared.append(baselines)
+        return 1.0
+
+    monkeypatch.setattr(trials, "quality", judged)
+    sweep(dataset, tmp_path / "sweep", trials=2, **PLAN | {"precisions": ("fp32", "int8")})
+    first, second = shared
+    assert first is second
+
+
 def test_the_trial_of_a_living_process_is_left_to_it(tmp_path):
     with registered_worker(tmp_path) as name:
         assert not worker_died(tmp_path, name)
