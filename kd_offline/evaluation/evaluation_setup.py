@@ -96,7 +96,7 @@ class Contestants:
         """
         complete = run or complete_run(self.run)
         if digests(complete.manifest) != self.students:
-            msg = f"the run in {self.run!r} was replaced while it was evaluated: evaluate it again"
+            msg = f"the run in {self.run!r} was replaced in the meantime: repeat the command"
             raise MismatchError(msg)
         setup = load_evaluation_setup(
             complete,

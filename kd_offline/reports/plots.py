@@ -149,7 +149,7 @@ def heat_plot(heats: Sequence[ActionHeat]) -> str:
 
 def colour_scale(ax: Axes, colour: str, peak: float) -> None:
     """Fill ``ax`` with the shades of :func:`cells`, from 0 to ``peak``."""
-    cells(ax, np.linspace(0, peak, _COLUMNS)[:, None], colour, peak or 1.0, peak or 1.0)
+    cells(ax, np.linspace(0, peak, _COLUMNS)[:, None], colour, peak, peak or 1.0)
     ax.set_yticks([])
     ax.set_xlabel("share of the action at a step, %")
     ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
@@ -165,6 +165,7 @@ def cells(ax: Axes, frequency: _F64, colour: str, peak: float, span: float | Non
     from matplotlib.colors import to_rgba
     from matplotlib.path import Path
 
+    peak = peak or 1.0  # where nothing ever happened
     binned, width = _binned(frequency)
     width *= 1.0 if span is None else span / len(frequency)
     # Two decimals, and one outline for all cells of a colour, keep the file small; the eye sees no

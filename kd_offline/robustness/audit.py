@@ -25,6 +25,7 @@ from kd_offline.evaluation.rollout import DEFAULT_BATCH
 from kd_offline.execution.base import Executor
 from kd_offline.execution.parts import parts_of
 from kd_offline.file_locks import only_writer
+from kd_offline.files import check_output, remove_tree
 from kd_offline.networks.accelerator import device_named
 from kd_offline.networks.threads import computing_with
 from kd_offline.robustness.perturbations import PERTURBATIONS
@@ -45,7 +46,13 @@ from kd_offline.robustness.shared_failures import (
     shared_errors,
 )
 from kd_offline.runs.complete import CompleteRun, complete_run
-from kd_offline.runs.folder import UNFINISHED_ROBUSTNESS, RunFolder, digests, read_robustness
+from kd_offline.runs.folder import (
+    ROBUSTNESS,
+    UNFINISHED_ROBUSTNESS,
+    RunFolder,
+    digests,
+    read_robustness,
+)
 from kd_offline.runs.source import open_dataset, why_unread
 from kd_offline.schemas.robustness import (
     FailureRule,
@@ -57,7 +64,6 @@ from kd_offline.schemas.robustness import (
 )
 from kd_offline.seeding import episode_seeds
 from kd_offline.tracking.base import Observer, Operation, counting, observed
-from kd_offline.types import TeamPolicy
 
 MODES: tuple[Mode, ...] = ("greedy", "sampled")
 KEEP, QUANTILE = 0.9, 0.1
@@ -217,6 +223,9 @@ def audit(
         audits the same team.
     """
     started = time.perf_counter()
+    if resume and overwrite:
+        msg = "resume and overwrite exclude each other: give one of them"
+        raise UsageError(msg)
     plan = Plan(episodes, seed, plays_of(perturbations), modes_of(modes), keep, quantile, batch)
     if on is None:  # other machines may have other devices
         device_named(accelerator)
@@ -277,17 +286,15 @@ def audit(
         participants.load(complete, other, playing=on is None) as setup,
         only_writer(output.path, "auditing"),
     ):
-        buffer, note = _dataset(complete, dataset)
         play = Audit(complete, other, output, participants, setup, plan, command, executor)
-        report = play.report(observer, play.begun(resume=resume, overwrite=overwrite))
-        errors = play.errors(setup.students, buffer)
-        if buffer is not None and errors is None and len(setup.students) > 1:
-            note = f"{_NO_ERRORS}: the dataset holds no outputs of the expert, or no decision"
+        before = play.begun(resume=resume, overwrite=overwrite)
+        errors, others, note = play.recorded(dataset)  # a damaged dataset is noticed before play
+        report = play.report(observer, before)
         spec = setup.environment.spec
         report = report.model_copy(
             update={
                 "errors": None if errors is None else shared_errors(errors, spec),
-                "comparison": play.comparison(buffer, errors),
+                "comparison": play.comparison(errors, others),
                 "status": "complete",
                 "notes": (*report.notes, *([note] if note else [])),
                 "seconds": round(time.perf_counter() - started, 3),
@@ -352,18 +359,6 @@ def _play(runner: EvaluationRunner, setup: AuditSetup, condition: Condition) -> 
     setup.play(runner, condition)
 
 
-def _dataset(
-    run: CompleteRun, given: str | Path | ExpertBuffer | None
-) -> tuple[ExpertBuffer | None, str]:
-    """Return the run's dataset, or why it is left out; one that was given has to be there."""
-    try:
-        return open_dataset(run.manifest, run.path, given), ""
-    except KdOfflineError as error:
-        if given is not None:
-            raise
-        return None, f"{_NO_ERRORS}: {why_unread(error)}"
-
-
 @dataclass(frozen=True)
 class Audit:
     """An audit under way; see :func:`audit`. ``output``: the run, or the export that plays."""
@@ -388,8 +383,9 @@ class Audit:
             It was one of other policies, episodes or rules.
         """
         unfinished = self.output.path / UNFINISHED_ROBUSTNESS
+        check_output(self.output.path / ROBUSTNESS, overwrite=True)
         if overwrite:
-            unfinished.unlink(missing_ok=True)
+            remove_tree(unfinished)
         elif not resume and os.path.lexists(unfinished):
             msg = f"there is an unfinished audit in {str(self.output.path)!r}"
             raise StorageError(msg, Remedy("continue it with", resume=True), _ANEW)
@@ -403,7 +399,7 @@ class Audit:
         setup, plan = self.setup, self.plan
         kinds = {name: PERTURBATIONS.load(name) for name, _ in plan.plays}
         for name, strength in plan.plays:  # what cannot be is refused before anything is played
-            with border(name):
+            with border(name, strength):
                 kinds[name](setup.setting(setup.sides[0], strength))
         perturbed = [c for mode in plan.modes for c in self._perturbed(mode) if c not in before]
         conditions = [*map(Condition, plan.modes), *perturbed]
@@ -441,23 +437,39 @@ class Audit:
         load = self.participants.load
         yield from played_by_workers(self.executor, load, plays, here, plan.seed, observer)
 
-    def errors(
-        self, teams: Sequence[TeamPolicy], buffer: ExpertBuffer | None
-    ) -> RecordedErrors | None:
-        """Return the errors of teams on recorded decisions of the run's dataset."""
-        if buffer is None:
-            return None
+    def recorded(
+        self, given: str | Path | ExpertBuffer | None
+    ) -> tuple[RecordedErrors | None, RecordedErrors | None, str]:
+        """Return errors on recorded decisions: of the students, of those compared with, why none.
+
+        Raises
+        ------
+        KdOfflineError
+            The dataset cannot be used, and it was ``given``.
+        """
         judged = self.run.manifest.judged_by
         part = None if judged is None else judged.part
-        return recorded_errors(buffer, teams, RECORDED_EPISODES, part)
+        try:
+            buffer = open_dataset(self.run.manifest, self.run.path, given)
+            own, others = (
+                recorded_errors(buffer, teams, RECORDED_EPISODES, part)
+                for teams in (self.setup.students, self.setup.others)
+            )
+        except KdOfflineError as error:
+            if given is not None:
+                raise
+            return None, None, f"{_NO_ERRORS}: {why_unread(error)}"
+        if own is None and len(self.setup.students) > 1:
+            why = "the dataset holds no outputs of the expert, or no decision"
+            return None, None, f"{_NO_ERRORS}: {why}"
+        return own, others, ""
 
     def comparison(
-        self, buffer: ExpertBuffer | None = None, errors: RecordedErrors | None = None
+        self, errors: RecordedErrors | None = None, others: RecordedErrors | None = None
     ) -> RunComparison | None:
         """Compare errors on recorded decisions with those of another run; None without one."""
         if self.other is None:
             return None
-        others = None if errors is None else self.errors(self.setup.others, buffer)
         compared: dict[str, Any] = {}
         if errors is not None and others is not None:
             compared = {

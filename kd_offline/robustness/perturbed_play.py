@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.errors import MismatchError
+from kd_offline.errors import MismatchError, UserCodeError
 from kd_offline.evaluation.evaluation_setup import Contestants, EvaluationSetup
 from kd_offline.evaluation.play import EvaluationRunner, on_side
 from kd_offline.networks.accelerator import device_named, moved
@@ -183,7 +183,7 @@ class AuditSetup:
                     kind = PERTURBATIONS.load(condition.name)
                     perturbation = kind(self.setting(agents, condition.strength))
                     policy = PerturbedPolicy(team, perturbation, greedy=greedy)
-                with border(condition.name):
+                with border(condition.name, condition.strength):
                     rollout = runner.play(
                         on_side(policy, expert, agents, spec.n_agents), greedy=greedy
                     )
@@ -194,11 +194,28 @@ class AuditSetup:
         return Played(returns, (won == 1).astype(np.float64))
 
 
-def border(name: str) -> AbstractContextManager[None]:
-    """Return the border around play under a perturbation of a plug-in; ours has none."""
-    if name == NONE or PERTURBATIONS.origin(name).ours:
-        return nullcontext()
-    return calling(f"the perturbation {name!r} of {PERTURBATIONS.origin(name)}", "play")
+@contextmanager
+def border(name: str, strength: float) -> Iterator[None]:
+    """Name the perturbation in errors of users' code that the body runs, also of a plug-in's own.
+
+    Raises
+    ------
+    UserCodeError
+        The body raised one, or anything under a perturbation of a plug-in.
+    """
+    if name == NONE:
+        yield
+        return
+    origin = PERTURBATIONS.origin(name)
+    own = (
+        nullcontext() if origin.ours else calling(f"the perturbation {name!r} of {origin}", "play")
+    )
+    try:
+        with own:
+            yield
+    except UserCodeError as error:
+        msg = f"under {name} of strength {strength:g}, {error}"
+        raise UserCodeError(msg) from error.__cause__
 
 
 def _declines(

@@ -149,7 +149,7 @@ class RunFolder:
             write_document(unfinished, report, nulls=False)
             return
         write_document(self.path / ROBUSTNESS, report, nulls=False)
-        unfinished.unlink(missing_ok=True)
+        remove_tree(unfinished)
 
     def metrics(self) -> list[MetricRow]:
         """Read all rows of ``metrics.jsonl``; an incomplete last line is left out.

@@ -15,6 +15,7 @@ from kd_offline.datasets.analysis.profile import profile
 from kd_offline.errors import NotADatasetError, StorageError
 from kd_offline.recording.record import record
 from kd_offline.reports.dataset import inspect_html
+from kd_offline.reports.dataset_plots import actions_plot
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -178,6 +179,13 @@ def test_a_browser_draws_the_episode(page):
 def test_the_same_dataset_gives_the_same_bytes(page, buffer, tmp_path):
     again = inspect_html(buffer.path, tmp_path / "again.html")
     assert again.read_bytes() == page.read_bytes()
+
+
+def test_actions_that_nobody_takes_are_drawn_as_nothing():
+    nobody = np.zeros((4, 1, 2))
+    drawn = actions_plot(["a"], [["stay", "go"]], nobody, np.arange(4.0))
+    assert "stay" in drawn
+    assert "nan" not in drawn.lower()
 
 
 def test_a_dataset_with_little_in_it(tmp_path):

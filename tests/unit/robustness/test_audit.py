@@ -10,6 +10,7 @@ from kd_offline import environments
 from kd_offline.cli.app import app
 from kd_offline.errors import (
     CheckpointError,
+    CorruptDatasetError,
     StorageError,
     UnknownNameError,
     UsageError,
@@ -28,9 +29,11 @@ from kd_offline.robustness.perturbed_play import AuditSetup
 from kd_offline.robustness.scores import metrics_of
 from kd_offline.runs.folder import RunFolder, read_robustness
 from kd_offline.schemas.robustness import RobustnessReport
+from kd_offline.schemas.run import DatasetReference
 from kd_offline.students.policy import StudentPolicy
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.tracking.base import FunctionObserver
+from kd_offline.types import PolicyOutput
 from tests.unit.evaluation.test_evaluation_setup import NAME, expert, make_run
 
 EPISODES = 6
@@ -173,6 +176,57 @@ def test_an_interrupted_audit_of_both_modes_keeps_what_each_has_finished(copy, m
     ]
 
 
+class Failing:
+    """An expert that says nothing until it fails in its 21st step."""
+
+    parameters, macs = 1, 1
+
+    def __init__(self, spec):
+        self.steps = 0
+
+    def start(self, seeds):
+        return np.zeros(len(seeds))
+
+    def act(self, view, memory):
+        self.steps += 1
+        if self.steps > 20:
+            raise ValueError("out of range")
+        return PolicyOutput(np.zeros(view.available_actions.shape, np.float32)), memory
+
+
+@pytest.mark.parametrize("on", [[], ["--on", "serial"]], ids=["here", "workers"])
+def test_an_expert_that_fails_under_a_perturbation_is_named_and_what_was_done_is_kept(copy, on):
+    run, _ = copy
+    manifest = RunFolder(run).manifest()
+    RunFolder(run).write_manifest(manifest.model_copy(update={"expert": ""}))
+    words = ["audit", run, "--episodes", 2, "--threads", 1, "--expert"]
+    words += ["python:tests.unit.robustness.test_audit:Failing", "--overwrite", *on]
+    before = (run / "robustness.json").read_bytes()
+    done = CliRunner().invoke(app, [*map(str, words), "--perturbations", "delay:1,noise:0.1"])
+    assert done.exit_code == 1
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: under noise of strength 0.1, expert 'python:tests")
+    assert "failed in act (step 2): ValueError: out of range" in line
+    assert "finished perturbations are kept: run the same command with --resume" in line
+    assert (run / "robustness.json").read_bytes() == before
+    kept = read_robustness(run, finished=False)
+    assert [play.perturbation for play in kept.greedy.plays] == ["delay"]
+
+
+def test_what_lies_in_the_place_of_a_report_is_noticed_before_anything_is_played(copy, monkeypatch):
+    run, teacher = copy
+    (run / "robustness.unfinished.json").mkdir()
+    audit(run, episodes=2, perturbations=["dead"], seeds=[3], expert=teacher, overwrite=True)
+    assert not (run / "robustness.unfinished.json").exists()
+    monkeypatch.setattr(AuditSetup, "play", None)
+    (run / "robustness.json").unlink()
+    (run / "robustness.json").mkdir()
+    with pytest.raises(StorageError, match="robustness"):
+        audit(run, episodes=2, perturbations=["dead"], expert=teacher)
+    with pytest.raises(UsageError, match="resume and overwrite exclude each other"):
+        audit(run, resume=True, overwrite=True)
+
+
 def test_a_second_audit_of_a_team_is_refused_while_one_is_under_way(copy):
     run, teacher = copy
     with only_writer(run, "auditing"), pytest.raises(StorageError, match="is auditing in"):
@@ -263,6 +317,23 @@ def test_without_the_dataset_the_report_says_why_recorded_errors_are_missing(
     assert report.errors is None
     (note,) = report.notes
     assert note.startswith(f"errors on recorded decisions were not compared: {why}")
+
+
+def test_a_damaged_dataset_is_noticed_before_anything_is_played(place, tmp_path, monkeypatch):
+    teacher, path = place[0] / "expert", tmp_path / "d.zarr"
+    buffer = tiny_dataset(path, 4, [8] * 4, spec=SHORT)
+    stated = DatasetReference(id=buffer.id, name="tiny", path=str(path))
+    run = make_run(tmp_path / "run", teacher, motion=True, spec=SHORT, dataset=stated).path
+    asked = {"episodes": 2, "perturbations": ["dead"], "expert": teacher}
+    assert audit(run, **asked).errors is not None
+    for chunk in (path / "steps" / "logits" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damaged")
+    (note,) = audit(run, **asked).notes
+    assert note.endswith("the dataset cannot be read, and verifying it tells why")
+    monkeypatch.setattr(AuditSetup, "play", None)
+    with pytest.raises(CorruptDatasetError):
+        audit(run, dataset=path, **asked)
 
 
 def test_all_perturbations_are_played_where_none_is_named():
