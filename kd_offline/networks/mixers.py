@@ -22,7 +22,9 @@ action::
 With positive w and lambda the greedy actions of the agents are those of the team, which is all that
 QPLEX asks for; q_tot need not be monotone in any other sense. The networks of lambda are deep:
 lambda has to grow without bound while advantages shrink where the team's best actions are bad for
-each agent alone, and the output of one linear layer grows too slowly for that.
+each agent alone, and the output of one linear layer grows too slowly for that. Without the
+transformation of each agent's values by w and b, ``weighted_head`` in the authors' code, the sum of
+``best`` takes the place of the first part and w is 1.
 """
 
 from __future__ import annotations
@@ -91,6 +93,7 @@ class MixerShape:
     normalised: bool = False
     heads: int = 4  # of attention, and of QPLEX's weights
     actions: int = 0  # how many the widest agent has; only QPLEX asks
+    transformed: bool = True  # whether QPLEX has w and b
 
 
 class QMixer(nn.Module):
@@ -172,8 +175,9 @@ class DuplexMixer(nn.Module):
         super().__init__()
         self.shape = shape
         n, s = shape.agents, shape.state
-        self.w = hypernetwork(s, shape.weights_hidden, n)
-        self.b = hypernetwork(s, shape.weights_hidden, n)
+        if shape.transformed:
+            self.w = hypernetwork(s, shape.weights_hidden, n)
+            self.b = hypernetwork(s, shape.weights_hidden, n)
         played, hidden = s + n * shape.actions, shape.weights_hidden
         self.key = hypernetwork(s, hidden, shape.heads, layers=_LAMBDA_LAYERS)
         self.agent = hypernetwork(s, hidden, shape.heads * n, layers=_LAMBDA_LAYERS)
@@ -186,8 +190,8 @@ class DuplexMixer(nn.Module):
         joint action: the gradient of ``q`` is that of the weighted sum of values.
         """
         state = normalised(state, self.shape)
-        weight = self._weight(state)
-        total = (weight * q + self.b(state)).sum(-1)
+        weight = self._weight(state, q)
+        total = (weight * q + self.b(state) if self.shape.transformed else q).sum(-1)
         if joint is None:
             return torch.as_tensor(total)
         advantage = (weight * (q - joint.best)).detach()
@@ -196,7 +200,7 @@ class DuplexMixer(nn.Module):
     def credit(self, q: Tensor, state: Tensor, joint: JointAction | None = None) -> Tensor:
         """Return d q_tot / d q: w of greedy actions, lambda w of all others, float [..., N]."""
         state = normalised(state, self.shape)
-        weight = self._weight(state)
+        weight = self._weight(state, q)
         if joint is None:
             return weight
         return torch.where(q < joint.best, weight * self._share(state, joint), weight)
@@ -205,7 +209,10 @@ class DuplexMixer(nn.Module):
         """Return the cost of one call."""
         return duplex_mixer_cost(self.shape)
 
-    def _weight(self, state: Tensor) -> Tensor:
+    def _weight(self, state: Tensor, q: Tensor) -> Tensor:
+        """Return w, float [..., N]."""
+        if not self.shape.transformed:
+            return torch.ones_like(q)
         return torch.as_tensor(self.w(state).abs() + _POSITIVE)
 
     def _share(self, state: Tensor, joint: JointAction) -> Tensor:
@@ -339,17 +346,17 @@ def duplex_mixer_cost(shape: MixerShape) -> NetworkCost:
     """Return the cost of mixing once by duplex duelling (QPLEX, Wang et al., 2021).
 
     Elementwise are two sigmoids and two products of every head and agent, absolute values, and six
-    operations an agent on values and advantages.
+    operations an agent on values and advantages; three, and no absolute w, without w and b.
     """
     n, s, h, hidden = shape.agents, shape.state, shape.heads, shape.weights_hidden
     hypernetworks = [
-        _hypernetwork(s, hidden, n),
-        _hypernetwork(s, hidden, n),
+        *([_hypernetwork(s, hidden, n)] * 2 if shape.transformed else []),
         _hypernetwork(s, hidden, h, _LAMBDA_LAYERS),
         _hypernetwork(s, hidden, h * n, _LAMBDA_LAYERS),
         _hypernetwork(s + n * shape.actions, hidden, h * n, _LAMBDA_LAYERS),
     ]
-    return _added(hypernetworks, macs=0, elementwise=5 * h * n + 2 * h + 2 * n + 6 * n)
+    own = 2 * n + 6 * n if shape.transformed else 3 * n
+    return _added(hypernetworks, macs=0, elementwise=5 * h * n + 2 * h + own)
 
 
 def offset_sum_cost(shape: MixerShape) -> NetworkCost:

@@ -23,6 +23,7 @@ from kd_offline.experts.algorithms.mixed_values import (
     ValueRecipe,
     is_default_optimiser,
 )
+from kd_offline.experts.algorithms.qplex import DuplexQLearning
 from kd_offline.experts.algorithms.wqmix import WeightedQLearning
 from kd_offline.schemas.bounds import Frames, Width
 from kd_offline.schemas.dataset import Capture
@@ -116,6 +117,10 @@ class Novelty(Strict):
     learning_rate: float = Field(default=1e-4, gt=0, description="of the learning network")
 
 
+class GuidedQLearning(WeightedQLearning, DuplexQLearning):
+    """Settings of Q-learning with any of the mixers, each with its own."""
+
+
 class Recipe(ValueRecipe):
     """Settings of DDN; those of weights and critic belong to the mixer ``wqmix``."""
 
@@ -124,7 +129,7 @@ class Recipe(ValueRecipe):
     mixer: Literal["vdn", "qmix", "qatten", "qplex", "wqmix"] = Field(
         default="qmix", description="algorithm whose mixer the guiding network learns through"
     )
-    q_learning: WeightedQLearning = WeightedQLearning()
+    q_learning: GuidedQLearning = GuidedQLearning()
     distillation: LocalDistillation = LocalDistillation()
     novelty: Novelty = Novelty()
 

@@ -21,8 +21,8 @@ ALIVE = torch.ones(2, 3, dtype=torch.bool)
 ACTIONS = np.array([[0, 4, 2], [1, 1, 3]])
 
 
-def drawn(kind):
-    mixer = kind(MixerShape(agents=3, state=4, embedding=6, heads=2, actions=5))
+def drawn(kind, **settings):
+    mixer = kind(MixerShape(agents=3, state=4, embedding=6, heads=2, actions=5, **settings))
     draw_weights(mixer, np.random.default_rng(0))
     return mixer
 
@@ -35,6 +35,7 @@ def every_mixer():
     yield SumMixer()
     for kind in (QMixer, AttentionMixer, DuplexMixer, OffsetSumMixer):
         yield drawn(kind)
+    yield drawn(DuplexMixer, transformed=False)
 
 
 def named(mixer):
@@ -152,6 +153,13 @@ def test_duplex_mixing_is_not_monotone_and_need_not_be():
     values = values_of_joint_actions(mixer)
     order = Q[0, 0].argsort().numpy()
     assert (np.diff(np.take(values[..., 0], order, axis=0), axis=0) < 0).any()
+
+
+def test_duplex_mixing_without_the_transformation_starts_from_the_sum_of_the_best():
+    mixer = drawn(DuplexMixer, transformed=False)
+    assert {name.partition(".")[0] for name in mixer.state_dict()} == {"key", "agent", "action"}
+    best = TeamValue(mixer, Q, STATE, ALIVE, LEGAL).best()
+    np.testing.assert_allclose(best, Q.amax(-1).sum(-1), rtol=1e-6)
 
 
 def test_a_policys_output_is_complete():

@@ -97,10 +97,13 @@ def test_mixers_cost_what_the_flop_counter_says(agents, state, embedding, hidden
     assert (cost.flops, cost.parameters) == (flops, parameters(mixer))
 
 
-@pytest.mark.parametrize("kind", [AttentionMixer, DuplexMixer, OffsetSumMixer])
+@pytest.mark.parametrize(
+    ("kind", "transformed"),
+    [(AttentionMixer, True), (DuplexMixer, True), (DuplexMixer, False), (OffsetSumMixer, True)],
+)
 @pytest.mark.parametrize("hidden", [None, 8])
-def test_other_mixers_cost_what_the_flop_counter_says(kind, hidden):
-    shape = MixerShape(5, 48, 32, hidden, None, 4, heads=3, actions=6)
+def test_other_mixers_cost_what_the_flop_counter_says(kind, transformed, hidden):
+    shape = MixerShape(5, 48, 32, hidden, None, 4, heads=3, actions=6, transformed=transformed)
     with torch.device("meta"):
         mixer = kind(shape)
         q, state = torch.zeros(1, 5), torch.zeros(1, 48)

@@ -75,11 +75,15 @@ TRAP = torch.tensor([[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]])
 SAME = torch.tensor([[8.0, -12.0], [-12.0, 6.0]])
 
 
-def matrix_game(payoff):
-    """Every joint action once, as episodes of one step."""
-    n = len(payoff)
-    actions = torch.cartesian_prod(torch.arange(n), torch.arange(n))
-    b = len(actions)
+def every_joint_action(payoff):
+    """Return all joint actions, int64 [B, 2]."""
+    own = torch.arange(len(payoff))
+    return torch.cartesian_prod(own, own)
+
+
+def matrix_game(payoff, actions):
+    """Return joint actions int64 [B, 2] as episodes of one step."""
+    b, n = len(actions), len(payoff)
     return Batch(
         obs=torch.ones(2, b, 2, 1),
         state=torch.ones(2, b, 2),
@@ -93,8 +97,11 @@ def matrix_game(payoff):
     )
 
 
-def learned(name, payoff, updates, rate=0.02, **settings):
-    """Return what the greedy actions earn, and the values of all joint actions."""
+def learned(name, payoff, updates, rate=0.02, *, draws=0, seed=0, **settings):
+    """Return what the greedy actions earn, and the values of all joint actions.
+
+    Each update is on every joint action once, or on as many as ``draws`` says, drawn uniformly.
+    """
     given = {
         "environment": "test/matrix",
         "algorithm": name,
@@ -105,13 +112,16 @@ def learned(name, payoff, updates, rate=0.02, **settings):
     n, unit = len(payoff), 4.0
     made, spec = recipe_from(given), environment_spec((1, 1), (n, n), state_width=2)
     algorithm = ALGORITHMS.load(name)
-    team = algorithm.team(spec, made, None, np.random.default_rng(0))
+    team = algorithm.team(spec, made, None, np.random.default_rng(seed))
     learner = algorithm.learner(team, spec, made)
     assert isinstance(learner, ValueLearner)
     optimiser = torch.optim.Adam(learner.networks.parameters(), rate)
-    batch, nets = matrix_game(payoff), (learner.networks, learner.targets)
+    nets, rng = (learner.networks, learner.targets), np.random.default_rng(seed)
+    actions = every_joint_action(payoff)
+    batch = matrix_game(payoff, actions)
     for _ in range(updates):
-        value_learner.update(*nets, optimiser, batch, made, unit, learner.loss_of)
+        drawn = matrix_game(payoff, actions[rng.integers(n * n, size=draws)]) if draws else batch
+        value_learner.update(*nets, optimiser, drawn, made, unit, learner.loss_of)
     first = torch.full((2, n * n, 2), -1)
     q = learner.networks.model.values(batch.seen, first, batch.alive)[0].detach()
     alone = TeamValue(
@@ -135,6 +145,13 @@ def learned(name, payoff, updates, rate=0.02, **settings):
 def test_a_game_whose_best_actions_no_agent_can_tell_alone(name, settings, earned):
     """Weighted QMIX and QTRAN earn 8, the mixers alone settle for 0."""
     assert learned(name, TRAP, 150, **settings)[0] == earned
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_qplex_without_the_transformation_finds_them(seed):
+    """With ten heads, as the authors have for such games, and joint actions drawn uniformly."""
+    own = {"heads": 10, "transformed": False}
+    assert learned("qplex", TRAP, 150, 0.005, draws=32, seed=seed, **own)[0] == 8
 
 
 @pytest.mark.parametrize(
