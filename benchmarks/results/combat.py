@@ -25,6 +25,10 @@ _CEILINGS = ("3m", "8m", "3s5z")
 # Where networks of the students' size are trained under the mask with the expert as their teacher.
 _TAUGHT = ("3m",)
 TWO_STEPS, FIRST_STEP = "two steps", "masked"
+# How many times fewer FLOPs than MAPPO FO the goals ask for, and the largest width of all agents at
+# which their team has as many fewer.
+FEWER = 40
+NARROWEST = {"3m": 14, "8m": 9, "5m-vs-6m": 7, "3s5z": 9}
 
 
 def _task(name: str, slug: str, episodes: int, widths: tuple[int, ...], *algorithms: str) -> Task:
@@ -86,14 +90,20 @@ def first_step(task: Task, seed: int = RL_SEEDS[0]) -> NetworkCell:
     return NetworkCell(task, MASK, None, seed, bundled=FIRST_STEP)
 
 
+def narrow(task: Task) -> tuple[int, ...]:
+    """Return the widths of the largest teams that need 40 times fewer FLOPs than the expert."""
+    return (NARROWEST[task.slug],) * len(task.mixed_widths)
+
+
 def distilled_cells(task: Task) -> list[DistilledCell]:
-    """Return KD-MARL LH and LH+A, plain KL, BC, two steps, and what tells why no more is kept.
+    """Return KD-MARL of all sizes, plain KL, BC, two steps, and what tells why no more is kept.
 
     The latter are KD-MARL LH without the mask, with networks as wide as the expert's, and from half
     of the episodes.
     """
     wide, full = ((width,) * len(task.mixed_widths) for width in (WIDE, FULL))
-    kinds = [("kd-marl", wide), ("kd-marl", task.mixed_widths), ("kl", wide), ("bc", wide)]
+    sizes = (wide, task.mixed_widths, narrow(task))
+    kinds = [*(("kd-marl", widths) for widths in sizes), ("kl", wide), ("bc", wide)]
     masked = [
         DistilledCell(task, MASK, *kind, heat=(task.slug, kind[0]) == ("3s5z", "kd-marl"))
         for kind in kinds
@@ -101,7 +111,7 @@ def distilled_cells(task: Task) -> list[DistilledCell]:
     few, half = (0, 1, 2), task.dataset_episodes // 2
     second = [
         DistilledCell(task, MASK, "kd-marl", widths, label=TWO_STEPS, expert=first_step(task))
-        for widths in (wide, task.mixed_widths)
+        for widths in sizes
         if task.slug in _TWO_STEPS
     ]
     return [

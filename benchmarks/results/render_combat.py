@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.results import budgets, curves
 from benchmarks.results.combat import (
     COMBAT,
+    FEWER,
     FIRST_STEP,
     FULL,
     GOALS,
@@ -22,6 +23,7 @@ from benchmarks.results.combat import (
     PAPER_COLUMNS,
     TWO_STEPS,
     WIDE,
+    narrow,
 )
 from benchmarks.results.plan import (
     DEVELOPMENT_SEED,
@@ -46,7 +48,6 @@ PAGE = Path("docs/results-combat.md")
 _Kept = dict[str, dict[str, float]]
 MISSING = budgets.NOT_MADE
 NOT_PLANNED = "-"
-FEWER = 40
 # The time of a step is worth a row only for teams whose decisions were timed.
 _ENGINES = ("torch", "onnx", "c")
 
@@ -128,7 +129,8 @@ def _head(study: Study) -> str:
         "each training seed has. The paper's game is SMAC, ours is SMAX "
         "against its scripted enemy: win rates of one cannot be compared with those of the other, "
         "what is kept of them can. FO is full observation at full size, LH 32-wide networks under "
-        f"the mask `{MASK}`, LH+A widths of 16 and 32 under it. MAPPO, QMIX and VDN are trained by "
+        f"the mask `{MASK}`, LH+A widths of 16 and 32 under it, narrow the largest width of all "
+        f"agents that needs {FEWER} times fewer FLOPs than FO. MAPPO, QMIX and VDN are trained by "
         "reinforcement learning, under the mask where there is one; KD-MARL, plain KL and BC are "
         "distilled from MAPPO FO. In two steps, a network of full size that learned to play "
         "under the mask, with MAPPO FO as its teacher at first (`bundled:masked`), is distilled in "
@@ -210,7 +212,7 @@ _SUMMED = {
     "same size by RL under the mask": "MAPPO LH",
     "with the expert as teacher at first": "MAPPO LH, FO as teacher",
 }
-_LARGE = "MAPPO full size, masked"
+_LARGE, NARROW = "MAPPO full size, masked", "narrow"
 WITH_TEACHER = ", FO as teacher"
 _TAUGHT = f"{_LARGE}{WITH_TEACHER}"
 _COLUMNS = (
@@ -239,6 +241,7 @@ def _cells(study: Study, task: Task) -> dict[str, AnyCell]:
     wide, full = ((width,) * len(task.mixed_widths) for width in (WIDE, FULL))
     sizes = {("full", None): "FO", (MASK, wide): "LH", (MASK, task.mixed_widths): "LH+A"}
     sizes |= {("full", wide): "full view", (MASK, full): f"masked, {FULL} wide"}
+    sizes |= {(MASK, narrow(task)): NARROW}
     cells: dict[str, AnyCell] = {}
     for cell, *_ in study.groups(task):
         size = sizes.get((cell.mask, cell.widths))
@@ -341,15 +344,17 @@ def _verdict(task: Task, found: dict[str, Cell | None], kept: _Kept) -> str:
     """
     goal, expert = GOALS[task.slug], found.get("MAPPO FO")
     said, reached, enough = [], False, False
-    for size, way in [(size, way) for way in ("", f", {TWO_STEPS}") for size in ("LH", "LH+A")]:
+    sizes = ("LH", "LH+A", NARROW)
+    for size, way in [(size, way) for way in ("", f", {TWO_STEPS}") for size in sizes]:
         title = f"KD-MARL {size}{way}"
         cell = found.get(title)
         if expert is not None and cell is not None and title in kept:
             fewer, (best, name) = _size(expert)[0] / _size(cell)[0], _best(kept, size)
+            theirs = "larger" if size == NARROW else "the same size"
             keeps = _mean(kept, title) >= goal and _mean(kept, title) > best
             reached, enough = reached or (keeps and fewer >= FEWER), enough or keeps
             said.append(f"{title} keeps {_share(kept, title)} at {fewer:.1f} times fewer")
-            said[-1] += f", RL under the mask at the same size {name}."
+            said[-1] += f", RL under the mask at {theirs} {name}."
     text = (
         f"Goal: {100 * goal:.0f} % of MAPPO FO's win rate at {FEWER} times fewer FLOPs than MAPPO "
         f"FO, ahead of RL under the mask at the same size"
@@ -362,14 +367,23 @@ def _verdict(task: Task, found: dict[str, Cell | None], kept: _Kept) -> str:
 
 
 def _best(kept: _Kept, size: str) -> tuple[float, str]:
-    """Return what the best network of a size keeps that RL trained under the mask, and in words."""
-    rivals = ("MAPPO", "QMIX", "VDN")
-    titles = [f"{name} {size}{how}" for name in rivals for how in ("", WITH_TEACHER)]
-    titles = [title for title in titles if title in kept]
+    """Return what the best network of a size keeps that RL trained under the mask, and in words.
+
+    None was trained at the narrow size: there the best of the larger ones counts.
+    """
+    rivals, sizes = ("MAPPO", "QMIX", "VDN"), ("LH", "LH+A") if size == NARROW else (size,)
+    titles = [
+        f"{name} {theirs}{how}"
+        for name in rivals
+        for theirs in sizes
+        for how in ("", WITH_TEACHER)
+        if f"{name} {theirs}{how}" in kept
+    ]
     if not titles:
         return 0.0, MISSING
     best = max(titles, key=lambda title: _mean(kept, title))
-    return _mean(kept, best), f"{_share(kept, best)} ({best.replace(f' {size}', '')})"
+    said = best if size == NARROW else best.replace(f" {size}", "")
+    return _mean(kept, best), f"{_share(kept, best)} ({said})"
 
 
 def _why_missed(kept: _Kept, goal: float) -> str:

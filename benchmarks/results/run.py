@@ -185,6 +185,14 @@ def expert_of(study: Study, cell: DistilledCell) -> str:
     return f"{EXPERT}:{bundled}" if bundled else str(network_path(study, cell.expert))
 
 
+def measured_against(study: Study, cell: DistilledCell) -> str:
+    """Return against whom students are measured: the bundled expert, where the task has one.
+
+    Students of another network, in two steps say, are measured against the same expert as all.
+    """
+    return EXPERT if cell.task.bundled else expert_of(study, cell)
+
+
 def network_path(study: Study, cell: NetworkCell) -> Path:
     """Return where a network lies; a bundled one is a folder of the package."""
     from kd_offline.experts.load import bundled_folder
@@ -326,7 +334,7 @@ def make_students(study: Study, cell: DistilledCell) -> None:
         path,
         episodes=study.episodes,
         seed=EVALUATION_SEED,
-        expert=expert_of(study, cell),
+        expert=measured_against(study, cell),
     )
     if cell.heat:
         draw_heat(study, cell, report.action_frequency)
@@ -357,7 +365,7 @@ def time_students(study: Study, cell: DistilledCell) -> None:
     made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     if made is None or "latency" in made:
         return
-    run, expert = study.work / "runs" / cell.id, expert_of(study, cell)
+    run, expert = study.work / "runs" / cell.id, measured_against(study, cell)
     report = bench_latency(run, expert=expert, engines=LATENCY_ENGINES, rounds=study.latency_rounds)
     shown = ("who", "engine", "agents", "p50_us", "p99_us", "macs")
     rows = [{name: row.model_dump(mode="json")[name] for name in shown} for row in report.rows]
