@@ -29,7 +29,12 @@ def columns(cell: AnyCell, made: Made, expert_steps: int | None, unit: str) -> t
     if isinstance(cell, DistilledCell):
         steps = "" if expert_steps is None else f" ({expert_steps:,} steps)"
         episodes = cell.episodes or cell.task.dataset_episodes
-        had = (f"{episodes:,} episodes{steps}", seconds(made), "-", "-")
+        learned, led = f"{episodes:,} episodes{steps}", "-"
+        if cell.further:
+            further = dict(cell.further)
+            learned += f", then {further['frames']:,} steps"
+            led = f"`bundled`, {further.get('kickstart.frames', further['frames']):,} steps"
+        had = (learned, seconds(made), led, "-")
     else:
         had = (f"{made['frames']:,} steps", seconds(made), teacher(cell, made), slope(made, unit))
     return (str(made["seeds"]), *had, str(evaluation_seed(made)))

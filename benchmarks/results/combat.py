@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.results.plan import RECIPES, RIVAL_SEEDS, DistilledCell, NetworkCell, Study, Task
+from benchmarks.results.plan import (
+    RECIPES,
+    RIVAL_SEEDS,
+    TWO_STEPS,
+    DistilledCell,
+    NetworkCell,
+    Study,
+    Task,
+)
 
 MASK = "paper"
 HALF = "half the episodes"
@@ -24,7 +32,7 @@ _TWO_STEPS = ("3m", "8m", "5m-vs-6m")
 _CEILINGS = ("3m", "8m", "3s5z")
 # Where networks of the students' size are trained under the mask with the expert as their teacher.
 _TAUGHT = ("3m",)
-TWO_STEPS, FIRST_STEP = "two steps", "masked"
+FIRST_STEP = "masked"
 # How many times fewer FLOPs than MAPPO FO the goals ask for, and the largest width of all agents at
 # which their team has as many fewer.
 FEWER = 40

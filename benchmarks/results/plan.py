@@ -15,6 +15,10 @@ from typing import Any
 
 from kd_offline.distillation.recipe import distill_recipe
 
+# Joint steps that students go on by, and a width of all agents at which the team of the first task
+# needs 40 times fewer FLOPs than its expert.
+FURTHER, NARROW = 2_000_000, 16
+TWO_STEPS = "two steps"
 MASKS = ("full", "limited", "paper")
 METHODS = ("kd-marl", "kl", "bc")
 DISTILLATION_SEEDS = (0, 1, 2, 3, 4)
@@ -122,7 +126,8 @@ class DistilledCell:
     """Students of one method under a mask, all seeds.
 
     ``episodes`` of the dataset, the first ones; None: all of the task's. ``expert`` played what
-    they learn from; None: the bundled one.
+    they learn from; None: the bundled one. ``further`` are settings of proximal policy distillation
+    that the students of the cell without label go on by, joint steps (``frames``) among them.
     """
 
     task: Task
@@ -135,6 +140,7 @@ class DistilledCell:
     episodes: int | None = None
     heat: bool = False  # draw how often actions are taken
     expert: NetworkCell | None = None
+    further: tuple[tuple[str, Any], ...] = ()
 
     @property
     def id(self) -> str:
@@ -158,7 +164,7 @@ def network_cells(task: Task) -> list[NetworkCell]:
 
     In the first task the latter also for ten times as long as its students are distilled, and, for
     as many steps as the expert was trained, with and without the expert as teacher. The expert
-    itself is bundled.
+    itself is bundled, as is the network of the first of two steps.
     """
     wide = (32,) * len(task.mixed_widths)
     kinds = [(mask, widths, 1) for mask in MASKS for widths in (None, task.mixed_widths)]
@@ -171,7 +177,12 @@ def network_cells(task: Task) -> list[NetworkCell]:
         for seed in RL_SEEDS
         for mask, widths, times in kinds
     ]
-    return [expert, *cells, *rival_cells(task)]
+    return [expert, *([first_step(task)] if task == TASKS[0] else []), *cells, *rival_cells(task)]
+
+
+def first_step(task: Task) -> NetworkCell:
+    """Return the networks of full size that are distilled in two steps."""
+    return NetworkCell(task, "limited", None, RL_SEEDS[0], bundled="masked")
 
 
 def rival_cells(task: Task) -> list[NetworkCell]:
@@ -186,11 +197,36 @@ def rival_cells(task: Task) -> list[NetworkCell]:
 
 
 def distilled_cells(task: Task) -> list[DistilledCell]:
-    """Return every method under every mask, 32-wide (LH) and, for KD-MARL, mixed (LH+A)."""
+    """Return every method under every mask, 32-wide (LH) and, for KD-MARL, mixed (LH+A).
+
+    In the first task also students that need 40 times fewer FLOPs than the expert, and what an
+    environment adds.
+    """
     wide = (32,) * len(task.mixed_widths)
     cells = [DistilledCell(task, mask, method, wide) for mask in MASKS for method in METHODS]
     cells += [DistilledCell(task, mask, "kd-marl", task.mixed_widths) for mask in MASKS]
-    return cells
+    if task != TASKS[0]:
+        return cells
+    narrow = [
+        DistilledCell(task, mask, "kd-marl", (NARROW,) * len(wide)) for mask in ("full", "limited")
+    ]
+    return [*cells, *narrow, *with_environment(task)]
+
+
+def with_environment(task: Task) -> list[DistilledCell]:
+    """Return KD-MARL LH under ``limited`` that had the environment as well.
+
+    In two steps, networks of full size that learned to play under the mask with the expert as their
+    teacher are distilled in its place. The others go on by reward and by the expert, whose weight
+    stays (proximal policy distillation) or falls to zero (kickstarting).
+    """
+    whole = whole_cell(task)
+    falling = (("kickstart.form", "plain"), ("kickstart.frames", FURTHER // 4))
+    return [
+        replace(whole, label=TWO_STEPS, expert=first_step(task)),
+        replace(whole, label="and proximal", further=(("frames", FURTHER),)),
+        replace(whole, label="and kickstarted", further=(("frames", FURTHER), *falling)),
+    ]
 
 
 def whole_cell(task: Task) -> DistilledCell:
@@ -221,9 +257,13 @@ def ablation_cells(task: Task) -> list[DistilledCell]:
 def comparisons(task: Task) -> list[Comparison]:
     """Return whose difference is stated: whole and ablated, and rivals and students."""
     whole, rivals = whole_cell(task), {cell.group: cell for cell in rival_cells(task)}
-    alike = [(whole, cell) for cell in ablation_cells(task)]
+    alike: list[Comparison] = [(whole, cell) for cell in ablation_cells(task)]
     first = list(rivals.values())
-    return [*alike, *((cell, whole) for cell in first), *pairwise(first)]
+    if not first:
+        return alike
+    more = with_environment(task)
+    alike += [(cell, whole) for cell in first] + [(cell, whole) for cell in more]
+    return [*alike, *((cell, first[0]) for cell in more), *pairwise(first), *pairwise(more)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from benchmarks.results.plan import (
     MASKS,
     PARTICLE,
     TASKS,
+    TWO_STEPS,
     AnyCell,
     DistilledCell,
     NetworkCell,
@@ -35,6 +36,7 @@ from benchmarks.results.plan import (
     network_cells,
     rival_cells,
     whole_cell,
+    with_environment,
 )
 from kd_offline.evaluation.intervals import Interval, difference_interval
 
@@ -110,6 +112,7 @@ def summary() -> str:
         ("bundled expert", network_cells(spread)[0]),
         ("students, mask `full`", full),
         ("students, mask `limited`", whole),
+        *((f"students, mask `limited`{_more(c)}", c) for c in with_environment(spread)),
         *((f"same size by RL, mask `{c.mask}`{_with(c)}", c) for c in alike.values()),
     ]
     head = ("", *_HAD, "greedy", "kept", "sampled", "kept")
@@ -120,7 +123,9 @@ def strongest_rival() -> str:
     """Return the table of the guide to masks: students, and networks of their size by RL."""
     whole = whole_cell(TASKS[0])
     rivals = {c.group: c for c in network_cells(TASKS[0]) if _kind(c) == _kind(whole)}
-    shown: list[tuple[str, AnyCell]] = [("KD-MARL, from files", whole)]
+    shown: list[tuple[str, AnyCell]] = [
+        (f"KD-MARL, from files{_more(cell)}", cell) for cell in (whole, *with_environment(TASKS[0]))
+    ]
     shown += [(f"RL{_with(c)}", c) for c in rivals.values()]
     rows = [_summed(title, cell) for title, cell in shown]
     return table([("width 32, mask `limited`", *_HAD, "greedy", "kept", "sampled", "kept"), *rows])
@@ -235,7 +240,7 @@ _HEAD = ("policy", *budgets.COLUMNS, "greedy", "kept", "sampled", "kept")
 def _rows(task: Task) -> list[tuple[str, AnyCell, Cell | None]]:
     """Return each row's title, its cell and what was measured, if anything."""
     cells: dict[str, AnyCell] = {
-        cell.group: cell for cell in network_cells(task) if not cell.bundled
+        cell.group: cell for cell in network_cells(task) if cell.bundled != "default"
     }
     cells |= {cell.id: cell for cell in distilled_cells(task)}
     found: list[tuple[str, AnyCell, Cell | None]] = []
@@ -249,8 +254,21 @@ def _rows(task: Task) -> list[tuple[str, AnyCell, Cell | None]]:
 def _title(cell: AnyCell) -> str:
     size = "full size" if cell.widths is None else f"width {_widths(cell.widths)}"
     if isinstance(cell, DistilledCell):
-        return f"{METHOD_NAMES[cell.method]}, {size}"
+        return f"{METHOD_NAMES[cell.method]}, {size}{_more(cell)}"
+    size += ", one network an agent" if cell.bundled else ""
     return f"MAPPO, {size}{'' if cell.mask == 'full' else ', trained under the mask'}"
+
+
+def _more(cell: DistilledCell) -> str:
+    """Return what students had beside the files of the expert, in words."""
+    return f", {_MORE.get(cell.label, cell.label)}" if cell.label else ""
+
+
+_MORE = {
+    TWO_STEPS: f"in {TWO_STEPS}",
+    "and proximal": "then by reward and the expert throughout",
+    "and kickstarted": "then by reward and the expert at first",
+}
 
 
 def _widths(widths: tuple[int, ...]) -> str:
@@ -265,7 +283,11 @@ def _row(title: str, cell: AnyCell, made: Cell | None, side: str) -> Row:
 
 
 def _budget(cell: AnyCell, made: Cell) -> Row:
-    return budgets.columns(cell, made, _expert_steps(cell.task), "")
+    steps = _expert_steps(cell.task)
+    if isinstance(cell, DistilledCell) and cell.expert and steps is not None:
+        first = read(cell.expert.group)
+        steps = None if first is None else steps + int(first["frames"])
+    return budgets.columns(cell, made, steps, "")
 
 
 def _expert_steps(task: Task) -> int | None:
@@ -325,7 +347,7 @@ def _costs(task: Task) -> str:
     ]
     for cell in distilled_cells(task):
         made = latest(cell)
-        if made is None or cell.method != "kd-marl":
+        if made is None or cell.method != "kd-marl" or cell.label:
             continue
         cost = made["cost"]
         rows.append(
@@ -416,7 +438,8 @@ def _difference(gap: Interval | None) -> str:
 
 def _rivals(task: Task) -> str:
     """Return by how much networks trained by RL are above students, in the same episodes."""
-    rivals = {cell.group for cell in rival_cells(task)}
+    rivals = {cell.compared_as for cell in rival_cells(task)}
+    rivals |= {cell.compared_as for cell in with_environment(task)}
     rows: list[Row] = [("one", "minus", "K", "greedy", "sampled")]
     for one, other in comparisons(task):
         made = read(f"{one.compared_as}.minus.{other.compared_as}")
@@ -434,7 +457,7 @@ def _rivals(task: Task) -> str:
 
 def _long(cell: AnyCell) -> str:
     if isinstance(cell, DistilledCell):
-        return f"{_title(cell)}, from files"
+        return f"{_title(cell)}" if cell.label else f"{_title(cell)}, from files alone"
     return f"{_title(cell)}, {cell.frames:,} steps{_with(cell)}"
 
 

@@ -21,13 +21,13 @@ from benchmarks.results.combat import (
     MASK,
     PAPER,
     PAPER_COLUMNS,
-    TWO_STEPS,
     WIDE,
     narrow,
 )
 from benchmarks.results.plan import (
     DEVELOPMENT_SEED,
     EVALUATION_SEED,
+    TWO_STEPS,
     AnyCell,
     Study,
     Task,

@@ -314,22 +314,9 @@ def measure_networks(study: Study, group: Sequence[NetworkCell]) -> None:
 
 def make_students(study: Study, cell: DistilledCell) -> None:
     """Distil the teams of a cell and measure them."""
-    from kd_offline.distillation.distill import distill
-    from kd_offline.distillation.recipe import distill_recipe
     from kd_offline.evaluation.evaluate import evaluate
 
-    settings: dict[str, Any] = {"optimisation.epochs": cell.task.epochs, "threads": 1}
-    settings |= dict(study.settings) | dict(cell.settings)
-    recipe = distill_recipe(
-        method=cell.method,
-        mask=cell.mask,
-        hidden=cell.widths,
-        seeds=cell.seeds,
-        settings=settings,
-    )
-    path = study.work / "runs" / cell.id
-    if not _complete(path):
-        distill(dataset_path(study, cell), path, recipe, resume=True)
+    path = make_run(study, cell)
     report = evaluate(
         path,
         episodes=study.episodes,
@@ -349,12 +336,39 @@ def make_students(study: Study, cell: DistilledCell) -> None:
             "label": cell.label,
             "seeds": len(cell.seeds),
             "seconds": [result["seconds"] for result in run["results"]],
-            "held_out": [result["held_out"] for result in run["results"]],
+            "held_out": [result.get("held_out") for result in run["results"]],
             "dataset": run["dataset"]["id"],
             **report.model_dump(mode="json", exclude=_LEFT_OUT),
         },
     )
     say(f"distilled {cell.id}: {report.greedy and report.greedy.retention}")
+
+
+def make_run(study: Study, cell: DistilledCell) -> Path:
+    """Distil the teams of a cell, or let those of the cell without label go on."""
+    from kd_offline.distillation.distill import distill
+    from kd_offline.distillation.recipe import distill_recipe
+    from kd_offline.online.ppd import ppd
+
+    path = study.work / "runs" / cell.id
+    if _complete(path):
+        return path
+    if cell.further:
+        first, further = replace(cell, label="", further=()), dict(cell.further)
+        frames = further.pop("frames")
+        ppd(make_run(study, first), path, frames=frames, settings=further, threads=1, resume=True)
+        return path
+    settings: dict[str, Any] = {"optimisation.epochs": cell.task.epochs, "threads": 1}
+    settings |= dict(study.settings) | dict(cell.settings)
+    recipe = distill_recipe(
+        method=cell.method,
+        mask=cell.mask,
+        hidden=cell.widths,
+        seeds=cell.seeds,
+        settings=settings,
+    )
+    distill(dataset_path(study, cell), path, recipe, resume=True)
+    return path
 
 
 def time_students(study: Study, cell: DistilledCell) -> None:
