@@ -287,13 +287,9 @@ def _size(cell: Cell) -> tuple[int, int]:
 
 
 def _kept(found: dict[str, Cell | None]) -> _Kept:
-    """Return each row's share of the greedy win rate of MAPPO FO, in the same episodes.
-
-    Students in two steps were measured beside the network of the first one, so theirs has no
-    interval.
-    """
+    """Return each row's share of the greedy win rate of MAPPO FO, in the same episodes."""
     mine = {title: cell for title, cell in found.items() if cell is not None}
-    beside = {title: cell for title, cell in mine.items() if TWO_STEPS not in title}
+    beside = {title: cell for title, cell in mine.items() if _beside_fo(title, cell)}
     best = {
         budgets.evaluation_seed(cell): cell["greedy"]["win_rate"]["expert"]["mean"]
         for cell in beside.values()
@@ -308,6 +304,15 @@ def _kept(found: dict[str, Cell | None]) -> _Kept:
         if title not in beside and expert:
             shares[title] = {"mean": cell["greedy"]["win_rate"]["student"]["mean"] / expert}
     return shares
+
+
+def _beside_fo(title: str, cell: Cell) -> bool:
+    """Tell whether a row was measured beside MAPPO FO.
+
+    Older rows in two steps were measured beside the network of the first one, so what they keep of
+    FO has no interval.
+    """
+    return TWO_STEPS not in title or "beside" in cell
 
 
 def _share(kept: _Kept, title: str) -> str:
@@ -330,7 +335,7 @@ def _reference(task: Task, found: dict[str, Cell | None]) -> str:
         score = cell["greedy"]
         random, earned = percent(score["win_rate"]["random"]), score["random"]["mean"] / agents
         lines.append(f"On seed {seed} random play wins {random} and earns {earned:.2f}.")
-        beside = [c for title, c in found.items() if c and TWO_STEPS not in title]
+        beside = [c for title, c in found.items() if c and _beside_fo(title, c)]
         if other := next((c for c in beside if budgets.evaluation_seed(c) == seed), None):
             expert = percent(other["greedy"]["win_rate"]["expert"])
             lines.append(f"MAPPO FO wins {expert} there, greedy.")
@@ -343,7 +348,7 @@ def _verdict(task: Task, found: dict[str, Cell | None], kept: _Kept) -> str:
     What is kept and how many times fewer FLOPs that takes are both against MAPPO FO.
     """
     goal, expert = GOALS[task.slug], found.get("MAPPO FO")
-    said, reached, enough = [], False, False
+    said, verdicts = [], set()
     sizes = ("LH", "LH+A", NARROW)
     for size, way in [(size, way) for way in ("", f", {TWO_STEPS}") for size in sizes]:
         title = f"KD-MARL {size}{way}"
@@ -351,8 +356,9 @@ def _verdict(task: Task, found: dict[str, Cell | None], kept: _Kept) -> str:
         if expert is not None and cell is not None and title in kept:
             fewer, (best, name) = _size(expert)[0] / _size(cell)[0], _best(kept, size)
             theirs = "larger" if size == NARROW else "the same size"
-            keeps = _mean(kept, title) >= goal and _mean(kept, title) > best
-            reached, enough = reached or (keeps and fewer >= FEWER), enough or keeps
+            if _mean(kept, title) >= goal and _mean(kept, title) > best:
+                sure = kept[title].get("low", 0.0) >= goal
+                verdicts.add((fewer >= FEWER, sure))
             said.append(f"{title} keeps {_share(kept, title)} at {fewer:.1f} times fewer")
             said[-1] += f", RL under the mask at {theirs} {name}."
     text = (
@@ -361,9 +367,14 @@ def _verdict(task: Task, found: dict[str, Cell | None], kept: _Kept) -> str:
     )
     if not said:
         return f"{text}; {MISSING}."
-    verdict = "reached" if reached else "enough is kept, with more FLOPs" if enough else "missed"
+    smaller, sure = max(verdicts, default=(False, False))
+    verdict = "missed" if not verdicts else "reached" if smaller else _MORE_FLOPS
+    verdict += ", but for the interval" if verdicts and not sure else ""
     text += f": {verdict}. {' '.join(said)}"
-    return text if enough else f"{text}\n\n{_why_missed(kept, goal)}"
+    return text if verdicts else f"{text}\n\n{_why_missed(kept, goal)}"
+
+
+_MORE_FLOPS = "enough is kept, with more FLOPs"
 
 
 def _best(kept: _Kept, size: str) -> tuple[float, str]:

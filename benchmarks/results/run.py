@@ -185,14 +185,6 @@ def expert_of(study: Study, cell: DistilledCell) -> str:
     return f"{EXPERT}:{bundled}" if bundled else str(network_path(study, cell.expert))
 
 
-def measured_against(study: Study, cell: DistilledCell) -> str:
-    """Return against whom students are measured: the bundled expert, where the task has one.
-
-    Students of another network, in two steps say, are measured against the same expert as all.
-    """
-    return EXPERT if cell.task.bundled else expert_of(study, cell)
-
-
 def network_path(study: Study, cell: NetworkCell) -> Path:
     """Return where a network lies; a bundled one is a folder of the package."""
     from kd_offline.experts.load import bundled_folder
@@ -321,7 +313,7 @@ def make_students(study: Study, cell: DistilledCell) -> None:
         path,
         episodes=study.episodes,
         seed=EVALUATION_SEED,
-        expert=measured_against(study, cell),
+        expert=expert_of(study, cell),
     )
     if cell.heat:
         draw_heat(study, cell, report.action_frequency)
@@ -339,9 +331,29 @@ def make_students(study: Study, cell: DistilledCell) -> None:
             "held_out": [result.get("held_out") for result in run["results"]],
             "dataset": run["dataset"]["id"],
             **report.model_dump(mode="json", exclude=_LEFT_OUT),
+            **(beside_bundled(study, cell) if cell.expert and cell.task.bundled else {}),
         },
     )
     say(f"distilled {cell.id}: {report.greedy and report.greedy.retention}")
+
+
+def beside_bundled(study: Study, cell: DistilledCell) -> dict[str, Any]:
+    """Return the scores of students beside the bundled expert, whose play they did not learn from.
+
+    What teams in two steps keep is stated against the same expert as what all others keep.
+    """
+    from kd_offline import environments
+    from kd_offline.evaluation.evaluate import Plan, measure
+    from kd_offline.evaluation.play import PolicySet
+    from kd_offline.experts.load import load
+    from kd_offline.runs.complete import complete_run
+
+    world = environments.load(cell.task.name, **dict(cell.task.environment))
+    teams = complete_run(study.work / "runs" / cell.id).teams
+    who = PolicySet(load(EXPERT, world.spec, with_value=False), tuple(teams))
+    figures = measure(world, who, cell.seeds, Plan(study.episodes, EVALUATION_SEED))
+    scores = {mode: score.model_dump(mode="json") for mode, score in figures.modes.items()}
+    return {"beside": EXPERT, **scores}
 
 
 def make_run(study: Study, cell: DistilledCell) -> Path:
@@ -379,7 +391,7 @@ def time_students(study: Study, cell: DistilledCell) -> None:
     made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     if made is None or "latency" in made:
         return
-    run, expert = study.work / "runs" / cell.id, measured_against(study, cell)
+    run, expert = study.work / "runs" / cell.id, expert_of(study, cell)
     report = bench_latency(run, expert=expert, engines=LATENCY_ENGINES, rounds=study.latency_rounds)
     shown = ("who", "engine", "agents", "p50_us", "p99_us", "macs")
     rows = [{name: row.model_dump(mode="json")[name] for name in shown} for row in report.rows]

@@ -8,14 +8,16 @@ import pytest
 from benchmarks.results import run
 from benchmarks.results.combat import (
     COMBAT,
+    FEWER,
     PAPER,
     PAPER_COLUMNS,
     TASKS,
-    TWO_STEPS,
     distilled_cells,
     first_step,
+    narrow,
 )
-from benchmarks.results.plan import EVALUATION_SEED, NetworkCell
+from benchmarks.results.plan import EVALUATION_SEED, TWO_STEPS, NetworkCell
+from benchmarks.results.render import percent
 from benchmarks.results.render_combat import MISSING, draw_curves, page
 from kd_offline import environments
 from kd_offline.students.masks import resolve
@@ -160,15 +162,29 @@ def test_two_steps_are_measured_beside_the_expert_of_full_view(study):
     cell = json.loads((study.cells / "3m.paper.kl.32-32-32.two-steps.json").read_text())
     step = json.loads((study.cells / "3m.paper.mappo.full-size.masked.json").read_text())
     first = json.loads((study.cells / "3m.full.mappo.full-size.default.json").read_text())
-    assert cell["greedy"]["expert"] == step["greedy"]["student"] != first["greedy"]["expert"]
-    best, mine = (x["greedy"]["win_rate"] for x in (first, cell))
-    share = 100 * mine["student"]["mean"] / best["expert"]["mean"]
+    assert cell["greedy"]["expert"] == first["greedy"]["expert"] != step["greedy"]["student"]
     (row,) = (
         line
         for line in page(study, study.cells, study.cells.parent).splitlines()
         if line.startswith("| plain KL LH, two steps |") and MISSING not in line and "%" in line
     )
-    assert f"| {share:.1f} % |" in row
+    assert f"| {percent(cell['greedy']['retention_intervals']['ratio'])} |" in row
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.slug)
+def test_narrow_teams_are_the_widest_of_40_times_fewer_flops_than_the_expert(task):
+    wide = next(cell for cell in distilled_cells(task) if set(cell.widths) == {32})
+    cost = json.loads((COMBAT.cells / f"{wide.id}.json").read_text())["cost"]
+
+    def macs(width):  # two layers and a GRU, which has three matrices twice
+        return sum(
+            width * (agent["inputs"] + 7 * width + agent["actions"])
+            for agent in cost["student"]["agents"]
+        )
+
+    assert macs(32) == cost["student"]["macs"]
+    (width,) = set(narrow(task))
+    assert cost["expert"]["macs"] / macs(width) >= FEWER > cost["expert"]["macs"] / macs(width + 1)
 
 
 def test_the_page_says_what_was_and_what_was_not_measured(study):
