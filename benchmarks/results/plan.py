@@ -39,7 +39,7 @@ class Task:
     trained for ``frames``. ``training`` are settings that beat them. ``taught`` is the recipe of
     networks of the students' size that have the expert as their teacher at first. ``environment``
     are settings of the environment. Where no expert is ``bundled``, networks are measured against
-    random play alone.
+    random play alone. ``masked`` tells whether an expert is bundled that learned under the mask.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Task:
     taught: Path | None = None
     environment: tuple[tuple[str, Any], ...] = ()
     bundled: bool = True
+    masked: bool = False
 
 
 RECIPES = Path("cli/recipes")
@@ -65,9 +66,10 @@ TASKS = (
         24,
         (32, 16, 16),
         taught=RECIPES / "train" / "taught-small.toml",
+        masked=True,
     ),
     Task("mpe/simple_speaker_listener_v4", "speaker-listener", 1_000_000, 4_000, 20, (16, 32)),
-    Task("mpe/simple_adversary_v3", "adversary", 1_500_000, 6_000, 20, (16, 32, 32)),
+    Task("mpe/simple_adversary_v3", "adversary", 1_500_000, 6_000, 20, (16, 32, 32), masked=True),
 )
 
 
@@ -177,7 +179,8 @@ def network_cells(task: Task) -> list[NetworkCell]:
         for seed in RL_SEEDS
         for mask, widths, times in kinds
     ]
-    return [expert, *([first_step(task)] if task == TASKS[0] else []), *cells, *rival_cells(task)]
+    first = [first_step(task)] if task.masked else []
+    return [expert, *first, *cells, *rival_cells(task)]
 
 
 def first_step(task: Task) -> NetworkCell:
@@ -205,25 +208,26 @@ def distilled_cells(task: Task) -> list[DistilledCell]:
     wide = (32,) * len(task.mixed_widths)
     cells = [DistilledCell(task, mask, method, wide) for mask in MASKS for method in METHODS]
     cells += [DistilledCell(task, mask, "kd-marl", task.mixed_widths) for mask in MASKS]
-    if task != TASKS[0]:
-        return cells
-    narrow = [
-        DistilledCell(task, mask, "kd-marl", (NARROW,) * len(wide)) for mask in ("full", "limited")
-    ]
-    return [*cells, *narrow, *with_environment(task)]
+    if task == TASKS[0]:
+        narrow = (NARROW,) * len(wide)
+        cells += [DistilledCell(task, mask, "kd-marl", narrow) for mask in ("full", "limited")]
+    return [*cells, *with_environment(task)]
 
 
 def with_environment(task: Task) -> list[DistilledCell]:
     """Return KD-MARL LH under ``limited`` that had the environment as well.
 
     In two steps, networks of full size that learned to play under the mask with the expert as their
-    teacher are distilled in its place. The others go on by reward and by the expert, whose weight
-    stays (proximal policy distillation) or falls to zero (kickstarting).
+    teacher are distilled in its place. Those of the first task also go on by reward and by the
+    expert, whose weight stays (proximal policy distillation) or falls to zero (kickstarting).
     """
     whole = whole_cell(task)
+    second = replace(whole, label=TWO_STEPS, expert=first_step(task))
+    if task != TASKS[0]:
+        return [second] if task.masked else []
     falling = (("kickstart.form", "plain"), ("kickstart.frames", FURTHER // 4))
     return [
-        replace(whole, label=TWO_STEPS, expert=first_step(task)),
+        second,
         replace(whole, label="and proximal", further=(("frames", FURTHER),)),
         replace(whole, label="and kickstarted", further=(("frames", FURTHER), *falling)),
     ]
@@ -258,12 +262,12 @@ def comparisons(task: Task) -> list[Comparison]:
     """Return whose difference is stated: whole and ablated, and rivals and students."""
     whole, rivals = whole_cell(task), {cell.group: cell for cell in rival_cells(task)}
     alike: list[Comparison] = [(whole, cell) for cell in ablation_cells(task)]
-    first = list(rivals.values())
-    if not first:
+    if task != TASKS[0]:  # one is of sides that play against each other
         return alike
-    more = with_environment(task)
+    first, more = list(rivals.values()), with_environment(task)
     alike += [(cell, whole) for cell in first] + [(cell, whole) for cell in more]
-    return [*alike, *((cell, first[0]) for cell in more), *pairwise(first), *pairwise(more)]
+    alike += [(cell, rival) for cell in more for rival in first[:1]]
+    return [*alike, *pairwise(first), *pairwise(more)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from benchmarks.results.plan import (
     Task,
 )
 from benchmarks.results.render import (
+    GUIDE,
     METHOD_NAMES,
     SINGLE,
     STATUS,
@@ -68,6 +69,7 @@ def main() -> None:
     given.page.write_text(page(COMBAT, given.cells, given.page.parent), encoding="utf-8")
     if given.page == PAGE:
         fill(STATUS, "combat", summary(COMBAT, given.cells))
+        fill(GUIDE, "steps", steps(COMBAT, given.cells))
 
 
 def summary(study: Study, cells: Path) -> str:
@@ -91,6 +93,26 @@ def summary(study: Study, cells: Path) -> str:
             row.append(f"{won}; K {k}; {learned}; {took}{led}; seed {played}")
         rows.append((f"`{row[0]}`", *row[1:]))
     return table(rows)
+
+
+def steps(study: Study, cells: Path) -> str:
+    """Return the table of the guide to masks: battles won in one step and in two, greedy."""
+    rows: list[tuple[str, ...]] = [("map", *_STEPS)]
+    for task in study.tasks:
+        found = {title: read(name, cells) for title, name in _rows(study, task).items() if name}
+        if _TAUGHT in found:
+            won = [_won(found.get(title)) for title in _STEPS.values()]
+            rows.append((f"`{task.name.partition('/')[2]}`", *won))
+    return table(rows)
+
+
+def _won(made: Cell | None) -> str:
+    """Return the share of battles won, with the seed where they are not those of final tables."""
+    if made is None:
+        return MISSING
+    seed = budgets.evaluation_seed(made)
+    won = percent(made["greedy"]["win_rate"]["student"])
+    return won if seed == EVALUATION_SEED else f"{won}; seed {seed}"
 
 
 def draw_curves(study: Study, task: Task, cells: Path) -> None:
@@ -215,6 +237,14 @@ _SUMMED = {
 _LARGE, NARROW = "MAPPO full size, masked", "narrow"
 WITH_TEACHER = ", FO as teacher"
 _TAUGHT = f"{_LARGE}{WITH_TEACHER}"
+_STEPS = {
+    "expert, full view": "MAPPO FO",
+    "32-wide students of it": "KD-MARL LH",
+    "`bundled:masked`": _TAUGHT,
+    "32-wide students of that": f"KD-MARL LH, {TWO_STEPS}",
+    "of widths 16 and 32": f"KD-MARL LH+A, {TWO_STEPS}",
+    f"with {FEWER} times fewer FLOPs than the expert": f"KD-MARL {NARROW}, {TWO_STEPS}",
+}
 _COLUMNS = (
     *("policy", "paper: won %", "return of 20", "ms"),
     *budgets.COLUMNS,

@@ -34,9 +34,9 @@ def load(
 
     ``bundled`` is the strongest recurrent expert that ships with the package, ``bundled:large`` a
     wider one of about 110,000 actor parameters, ``bundled:mlp`` one without memory, and
-    ``bundled:masked`` one that was trained under the mask ``paper``. ``LIBRARY:PLACE`` is one of
-    another library, see :mod:`kd_offline.experts.importers.load`, with the inputs that ``recipe``
-    describes. Anything else is a folder made by ``kd-offline train``. Without ``with_value`` no
+    ``bundled:masked`` one that was trained under the mask of its students. ``LIBRARY:PLACE`` is one
+    of another library, see :mod:`kd_offline.experts.importers.load`, with the inputs that
+    ``recipe`` describes. Anything else is a folder made by ``kd-offline train``. Without ``with_value`` no
     critic runs, which halves the work where values are not needed.
 
     Where an expert learned only some sides, its file names the expert that plays the others.

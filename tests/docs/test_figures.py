@@ -32,6 +32,7 @@ WRITTEN = {
     "table": render.summary,
     "combat": lambda: render_combat.summary(COMBAT, COMBAT.cells),
     "rival": render.strongest_rival,
+    "steps": lambda: render_combat.steps(COMBAT, COMBAT.cells),
 }
 PAGES = [
     ROOT / "README.md",

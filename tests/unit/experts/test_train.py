@@ -232,7 +232,7 @@ def test_bundled_names(name):
 
 
 def test_a_bundled_expert_of_another_task_is_refused_with_those_there_are():
-    spec = environments.load("mpe/simple_spread_v3").spec
+    spec = environments.load("mpe/simple_speaker_listener_v4").spec
     with pytest.raises(
         CheckpointError, match=r"'bundled:masked' .*\(there: bundled, bundled:mlp\)"
     ):
