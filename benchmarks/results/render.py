@@ -112,7 +112,7 @@ def summary() -> str:
         ("bundled expert", network_cells(spread)[0]),
         ("students, mask `full`", full),
         ("students, mask `limited`", whole),
-        *((f"students, mask `limited`{_more(c)}", c) for c in with_environment(spread)),
+        *((f"students, mask `limited`{_more(c)}", c) for c in _measured(spread)),
         *((f"same size by RL, mask `{c.mask}`{_with(c)}", c) for c in alike.values()),
     ]
     head = ("", *_HAD, "greedy", "kept", "sampled", "kept")
@@ -124,11 +124,16 @@ def strongest_rival() -> str:
     whole = whole_cell(TASKS[0])
     rivals = {c.group: c for c in network_cells(TASKS[0]) if _kind(c) == _kind(whole)}
     shown: list[tuple[str, AnyCell]] = [
-        (f"KD-MARL, from files{_more(cell)}", cell) for cell in (whole, *with_environment(TASKS[0]))
+        (f"KD-MARL, from files{_more(cell)}", cell) for cell in (whole, *_measured(TASKS[0]))
     ]
     shown += [(f"RL{_with(c)}", c) for c in rivals.values()]
     rows = [_summed(title, cell) for title, cell in shown]
     return table([("width 32, mask `limited`", *_HAD, "greedy", "kept", "sampled", "kept"), *rows])
+
+
+def _measured(task: Task) -> list[DistilledCell]:
+    """Return the students that had the environment as well, where they were measured."""
+    return [cell for cell in with_environment(task) if latest(cell)]
 
 
 _HAD = ("K", "learned from", "seconds", "played on")

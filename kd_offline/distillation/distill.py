@@ -402,7 +402,7 @@ def _distill_by_seed(
         output, "seeds", "distillation", resume=resume, overwrite=overwrite
     ) as folder:
         with executor_on(
-            *(on,), needs=needs, folders=(folder,), files=files, logs=folder, modules=TRAINING
+            on, needs=needs, folders=(folder,), files=files, logs=folder, modules=TRAINING
         ) as workers:
             if overwrite:  # now, as in one process: then resuming does not find another run
                 emptied(output, overwrite=True)

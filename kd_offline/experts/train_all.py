@@ -75,7 +75,7 @@ def train_all(
     with (
         observed(Operation("train", settings, Path(output)), observers) as observer,
         executor_on(
-            *(on,),
+            on,
             needs=needs,
             folders=(folder,),
             files=_files(trainings),

@@ -180,7 +180,7 @@ def _workers(on: str, folder: Path, plan: SweepPlan, dataset: str, allowed: Allo
     files = [Path(name) for name in named if name is not None and Path(name).exists()]
     needs = Resources.of(plan.recipe.threads, plan.recipe.accelerator)
     return executor_on(
-        *(on,), needs=needs, folders=(folder,), files=files, logs=folder, modules=TRAINING
+        on, needs=needs, folders=(folder,), files=files, logs=folder, modules=TRAINING
     )
 
 
