@@ -36,8 +36,8 @@ def load(
     wider one of about 110,000 actor parameters, ``bundled:mlp`` one without memory, and
     ``bundled:masked`` one that was trained under the mask of its students. ``LIBRARY:PLACE`` is one
     of another library, see :mod:`kd_offline.experts.importers.load`, with the inputs that
-    ``recipe`` describes. Anything else is a folder made by ``kd-offline train``. Without ``with_value`` no
-    critic runs, which halves the work where values are not needed.
+    ``recipe`` describes. Anything else is a folder made by ``kd-offline train``. Without
+    ``with_value`` no critic runs, which halves the work where values are not needed.
 
     Where an expert learned only some sides, its file names the expert that plays the others.
     Bundled ones are loaded; ``opponents`` lists further ones that are allowed, see
