@@ -69,7 +69,7 @@ TASKS = (
         masked=True,
     ),
     Task("mpe/simple_speaker_listener_v4", "speaker-listener", 1_000_000, 4_000, 20, (16, 32)),
-    Task("mpe/simple_adversary_v3", "adversary", 1_500_000, 6_000, 20, (16, 32, 32), masked=True),
+    Task("mpe/simple_adversary_v3", "adversary", 1_500_000, 6_000, 20, (16, 32, 32)),
 )
 
 
