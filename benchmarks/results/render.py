@@ -33,6 +33,7 @@ from benchmarks.results.plan import (
     ablation_cells,
     comparisons,
     distilled_cells,
+    first_step,
     network_cells,
     rival_cells,
     whole_cell,
@@ -178,7 +179,8 @@ def _head() -> str:
         "reinforcement learning had a third to a half of the steps that the bundled experts had, "
         "and two seeds); networks of full size whose curve is flat, so that no row is called a "
         "ceiling of its mask; networks of the students' size with the expert as their teacher, the "
-        f"strongest rival, in other tasks than `{TASKS[0].name}` under `limited`; how a student "
+        f"strongest rival, in other tasks than `{TASKS[0].name}` under `limited`; students in two "
+        "steps there too, and of more than one network of full size; how a student "
         "does against other experts than the bundled one; other tasks than these three.\n\n"
         "Made by `make results`, which trains, records, distils and measures every cell and keeps "
         "it in `docs/results/cells`; this page is written from those files by "
@@ -194,6 +196,9 @@ def _head() -> str:
         f"{DEVELOPMENT_SEED} served development too, and the networks of those rows are gone, so "
         "that they cannot be played again; a comparison between rows of different seeds is "
         "unpaired. "
+        "In two steps, a network of full size that learned to play under the mask, with the "
+        "bundled expert as its teacher at first (`bundled:masked`), is recorded and distilled in "
+        "the expert's place. "
         "Where sides play against each other, each side meets the expert's opponents and has rows "
         "of its own. A cell that was not made yet says *not measured*."
     )
@@ -219,11 +224,18 @@ def _equal(task: Task) -> str:
     alike = [frames for frames in sorted(steps) if abs(frames / expert - 1) < 0.01]
     others = [f"{frames:,} ({frames / expert:.2f} times)" for frames in sorted(steps - {*alike})]
     same = f"those of the rows of {alike[0]:,} steps" if alike else "none"
+    first = latest(first_step(task)) if task.masked else None
+    more = (
+        f" Students in two steps also take the {first['frames']:,} steps and the seconds of the "
+        "network of full size."
+        if first
+        else ""
+    )
     return (
         f"The bundled expert was trained for {expert:,} steps. Networks trained by reinforcement "
         f"learning at an equal budget: {same}; at other budgets: {', '.join(others)}. What "
-        "students take beside the expert is the recording and the seconds of their rows, and no "
-        "further step."
+        "students of the bundled expert take beside it is the recording and the seconds of their "
+        f"rows, and no further step.{more}"
     )
 
 

@@ -132,19 +132,34 @@ def _curves_of(task: Task, cells: Path) -> Path:
 
 def page(study: Study, cells: Path, beside: Path) -> str:
     """Return the page, from the cells in ``cells``; it will lie in the folder ``beside``."""
-    sections = [_head(study), *(_task(study, task, cells, beside) for task in study.tasks)]
+    sections = [_head(study, cells), *(_task(study, task, cells, beside) for task in study.tasks)]
     return "\n\n".join(sections) + "\n"
 
 
-def _head(study: Study) -> str:
+def _not_narrow(study: Study, cells: Path) -> str:
+    """Return the maps without students in two steps of the narrow size, for the first sentence."""
+    title = f"KD-MARL {NARROW}, {TWO_STEPS}"
+    rows = {task: _rows(study, task) for task in study.tasks if title in _cells(study, task)}
+    without = [
+        f"`{task.name.partition('/')[2]}`"
+        for task, names in rows.items()
+        if read(names[title], cells) is None
+    ]
+    if not without:
+        return ""
+    return f" students in two steps at {FEWER} times fewer FLOPs on {' and '.join(without)};"
+
+
+def _head(study: Study, cells: Path) -> str:
     return (
         "# Results in combat\n\n"
         "Not shown: rivals at equal budgets but where a row says so (QMIX and VDN had a tenth to "
         "all of the steps of MAPPO FO); more than one training seed of networks trained by "
         "reinforcement learning, but where *K* says so, so that their intervals are about episodes "
         "alone; networks of the students' size with MAPPO FO as their teacher, the strongest "
-        "rival, on other maps than `3m`; a network under the mask whose curve is flat, so that "
-        "none is called the ceiling of its mask; the game of the paper.\n\n"
+        f"rival, on other maps than `3m`;{_not_narrow(study, cells)} a network under the mask "
+        "whose curve is flat, so that none is called the ceiling of its mask; the game of the "
+        "paper.\n\n"
         "The KD-MARL paper's Table I beside the same table on SMAX. Made by `make results-combat`, "
         f"which keeps every cell in `{study.cells}`; this page is written from those files by "
         "`python -m benchmarks.results.render_combat`, which with `--single-seeds` prints what "
@@ -232,7 +247,7 @@ _SUMMED = {
     "bundled expert, full view": "MAPPO FO",
     "32-wide students of it": "KD-MARL LH",
     "in two steps": f"KD-MARL LH, {TWO_STEPS}",
-    f"so with {FEWER} times fewer FLOPs": f"KD-MARL {NARROW}, {TWO_STEPS}",
+    f"in two steps, {FEWER} times fewer FLOPs": f"KD-MARL {NARROW}, {TWO_STEPS}",
     "same size by RL under the mask": "MAPPO LH",
     "with the expert as teacher at first": "MAPPO LH, FO as teacher",
 }
@@ -401,7 +416,7 @@ def _verdict(task: Task, found: dict[str, Cell | None], kept: _Kept) -> str:
         return f"{text}; {MISSING}."
     smaller, sure = max(verdicts, default=(False, False))
     verdict = "missed" if not verdicts else "reached" if smaller else _MORE_FLOPS
-    verdict += ", but for the interval" if verdicts and not sure else ""
+    verdict += ", but not shown by an interval" if verdicts and not sure else ""
     text += f": {verdict}. {' '.join(said)}"
     return text if verdicts else f"{text}\n\n{_why_missed(kept, goal)}"
 

@@ -115,7 +115,7 @@ class Contestants:
         return setup if self.best is None else setup.compared_with(setup.experts[self.best])
 
     def files(self) -> list[Path]:
-        """Return the files and folders that are read, as far as they are some."""
+        """Return the files and folders that are read; without bundled experts and addresses."""
         experts = self.expert if isinstance(self.expert, tuple) else (self.expert,)
         named = (self.run, *experts, self.expert_recipe, self.ceiling, self.export)
         return [Path(name) for name in named if name is not None and Path(name).exists()]

@@ -31,13 +31,14 @@ _IDLE = _Idle()
 def lent(command: str, load: Callable[[], AbstractContextManager[Loaded]]) -> Iterator[Loaded]:
     """Lend what this process has loaded for an earlier task of a command, or load it now.
 
-    Tasks that run at the same time get one each. What a task failed with is closed.
+    Tasks that run at the same time get one each. After a failure, what the task had is
+    closed.
 
     Parameters
     ----------
     command
-        Another text for every call of an operation, such as a random one. What was loaded for
-        another command is closed.
+        A text that differs between calls of an operation, such as a random one. What was loaded
+        for another command is closed.
     load
         Returns what is lent, as a context manager that closes it.
     """

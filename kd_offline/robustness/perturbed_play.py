@@ -54,7 +54,7 @@ class Participants:
     against: tuple[str, dict[str, str]] | None = None
 
     def files(self) -> list[Path]:
-        """Return the files and folders that are read, as far as they are some."""
+        """Return the files and folders that are read; without bundled experts and addresses."""
         return [*self.contestants.files(), *([Path(self.against[0])] if self.against else [])]
 
     def load(

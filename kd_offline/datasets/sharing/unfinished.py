@@ -33,7 +33,8 @@ _METADATA = rf"{_GROUP}/(?:[^/]+/)?{re.escape(ZARR_JSON)}"
 # The shortest folder in which the rest of the path is that of a file of a dataset.
 _OWNER = re.compile(rf"(?P<folder>(?:.*?/)??)(?:(?P<file>{_NAMES}|{_CHUNK})|{_METADATA})")
 
-# Folders beside an output, and what alone lies in them; whoever named one so has other files there.
+# Folders beside an output, and the only files that commands put there. A folder of the same name
+# that a user made has other files.
 _BESIDE = {
     "parts": r"(?:.*?/)??[^/]+\.parts/(?:[0-9]+\.zarr/.+|\.lock)",
     "seeds": r"(?:.*?/)??[^/]+\.seeds/(?:seed-[0-9]+/.+|task-[0-9]+\.log|\.lock)",
