@@ -96,7 +96,10 @@ MODELS: dict[str, type[BaseModel] | str] = {
 }
 """Name of a document -> its model, or ``module:name`` of one that is not defined in schemas."""
 
-VERSIONS: dict[str, str] = dict.fromkeys(MODELS, "1.0") | {"distill-recipe": "2.0", "sweep": "2.0"}
+VERSIONS: dict[str, str] = {
+    **dict.fromkeys(MODELS, "1.0"),
+    **dict.fromkeys(("distill-recipe", "robustness", "sweep"), "2.0"),
+}
 """Version of each document's format; an incompatible change raises it and keeps the old file."""
 
 
