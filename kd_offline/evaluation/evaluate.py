@@ -161,7 +161,8 @@ def evaluate(
         so the results are those of one process, to the bit on the same kind of processor.
     baselines : dict, optional
         Empty for the first of several evaluations of runs in this process. It keeps rollouts of the
-        expert and of random play, so that those that have the same ones do not play them again.
+        expert and of random play, so that those that have the same ones do not play them again. It
+        is not used with ``on``.
     observers : sequence of Observer
         They receive the number of finished rollouts, with ``on`` of episodes, and the results as
         metrics.

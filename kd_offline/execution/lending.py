@@ -11,28 +11,35 @@ from typing import Any, TypeVar
 Loaded = TypeVar("Loaded")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Idle:
     """What this process has loaded for tasks of one command, while no task uses it."""
 
     command: str = ""
     loaded: list[tuple[ExitStack, Any]] = field(default_factory=list)
 
+
+@dataclass(slots=True)
+class _Process:
+    """What this process has loaded for its latest command."""
+
+    idle: _Idle = field(default_factory=_Idle)
+
     def close(self) -> None:
-        """Close everything."""
-        while self.loaded:
-            self.loaded.pop()[0].close()
+        """Close everything that no task uses."""
+        while self.idle.loaded:
+            self.idle.loaded.pop()[0].close()
 
 
-_IDLE = _Idle()
+_PROCESS = _Process()
 
 
 @contextmanager
 def lent(command: str, load: Callable[[], AbstractContextManager[Loaded]]) -> Iterator[Loaded]:
     """Lend what this process has loaded for an earlier task of a command, or load it now.
 
-    Tasks that run at the same time get one each. After a failure, what the task had is
-    closed.
+    Tasks that run at the same time get one each, also those of several commands. After a failure,
+    what the task had is closed.
 
     Parameters
     ----------
@@ -42,21 +49,23 @@ def lent(command: str, load: Callable[[], AbstractContextManager[Loaded]]) -> It
     load
         Returns what is lent, as a context manager that closes it.
     """
-    if _IDLE.command != command:
-        if not _IDLE.command:  # not on import: a new worker forgets what was registered before it
-            Finalize(None, _IDLE.close, exitpriority=0)
-        _IDLE.close()
-        _IDLE.command = command
+    idle = _PROCESS.idle
+    if idle.command != command:
+        if not idle.command:  # not on import: a new worker forgets what was registered before it
+            Finalize(None, _PROCESS.close, exitpriority=0)
+        _PROCESS.close()
+        idle = _PROCESS.idle = _Idle(command)
     try:
-        stack, loaded = _IDLE.loaded.pop()
+        stack, loaded = idle.loaded.pop()
     except IndexError:
         stack = ExitStack()
         loaded = stack.enter_context(load())
     with stack.pop_all() as used:  # what failed is not used again
         yield loaded
-        _IDLE.loaded.append((used.pop_all(), loaded))
+        if idle is _PROCESS.idle:  # or tasks of another command have begun meanwhile
+            idle.loaded.append((used.pop_all(), loaded))
 
 
 def close_lent() -> None:
     """Close what tasks that ran in this process have loaded; for the end of a command."""
-    _IDLE.close()
+    _PROCESS.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kd_offline.errors import Remedy, StorageError
 from kd_offline.file_locks import only_writer, without_lock
-from kd_offline.files import make_folder, remove_tree
+from kd_offline.files import make_folder, remove_tree, require_folder
 
 
 def parts_of(output: Path, kind: str) -> Path:
@@ -62,9 +62,11 @@ def unfinished_work(folder: Path, doing: str) -> Iterator[None]:
     Raises
     ------
     StorageError
-        Another process is ``doing`` something there.
+        Another process is ``doing`` something there, or it is a link, whose target is not ours to
+        clear.
     """
     make_folder(folder)
+    require_folder(folder)
     with only_writer(folder, doing):
         try:
             yield
@@ -87,7 +89,7 @@ def refuse_parts(output: Path, kind: str, what: str) -> None:
 
 def is_begun(folder: Path) -> bool:
     """Return whether there is unfinished work; an empty folder is left of a killed command."""
-    return folder.exists() and any(True for _ in without_lock(folder))
+    return folder.is_dir() and any(True for _ in without_lock(folder))
 
 
 def _clear(folder: Path) -> None:

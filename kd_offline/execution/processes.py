@@ -240,7 +240,7 @@ def _received(connection: Connection) -> Any:
 
 
 def _send(connection: Connection, numbered: tuple[int, Any]) -> None:
-    with suppress(BrokenPipeError):  # it ended, which is seen when its result is waited for
+    with suppress(ConnectionError):  # it ended, which is seen when its result is waited for
         connection.send(numbered[1])
 
 

@@ -487,7 +487,10 @@ class Audit:
             return {}
         beside = None if self.other is None else digests(self.other.manifest)
         stated = {
-            "students": (report.students, self._students),
+            "students": (  # rates of seeds are kept in the order of the seeds
+                (report.distillation_seeds, report.students),
+                (self.setup.seeds, self._students),
+            ),
             "expert": (report.expert, self.setup.evaluation.expert_name),
             "export": (report.export, self._export),
             "episodes": (report.episodes, self.plan.episodes),

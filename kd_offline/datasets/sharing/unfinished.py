@@ -36,11 +36,11 @@ _OWNER = re.compile(rf"(?P<folder>(?:.*?/)??)(?:(?P<file>{_NAMES}|{_CHUNK})|{_ME
 # Folders beside an output, and the only files that commands put there. A folder of the same name
 # that a user made has other files.
 _BESIDE = {
-    "parts": r"(?:.*?/)??[^/]+\.parts/(?:[0-9]+\.zarr/.+|\.lock)",
-    "seeds": r"(?:.*?/)??[^/]+\.seeds/(?:seed-[0-9]+/.+|task-[0-9]+\.log|\.lock)",
-    "unsent": r"(?:.*?/)??[^/]+\.[0-9a-f]{8}\.unsent/.+",
+    "parts": r"[^/]+\.parts/(?:[0-9]+\.zarr/.+|\.lock)",
+    "seeds": r"[^/]+\.seeds/(?:seed-[0-9]+/.+|task-[0-9]+\.log|\.lock)",
+    "unsent": r"[^/]+\.[0-9a-f]{8}\.unsent/.+",
 }
-_FOLDER = re.compile(rf"(?P<folder>(?:.*?/)??[^/]+\.(?P<kind>{'|'.join(_BESIDE)}))/.+")
+_FOLDER = re.compile(rf"(?P<folder>(?:.*/)?[^/]+\.(?P<kind>{'|'.join(_BESIDE)}))/.+")
 
 _Kind = Literal["upload", "recording", "files", "parts", "seeds", "unsent"]
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -127,7 +127,8 @@ def unfinished(address: str | Path) -> PlacesOutput:
         if match := _FOLDER.fullmatch(path):
             place = beside.setdefault(match["folder"], _Beside(kind=cast(_Kind, match["kind"])))
             place.count(listed)
-            place.is_ours &= re.fullmatch(_BESIDE[match["kind"]], path) is not None
+            from_its_name = path[match["folder"].rfind("/") + 1 :]
+            place.is_ours &= re.fullmatch(_BESIDE[match["kind"]], from_its_name) is not None
     if not count:
         msg = f"there is nothing at {plain!r}: check the address"
         raise StorageError(msg)

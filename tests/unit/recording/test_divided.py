@@ -196,7 +196,7 @@ def test_environments_are_closed_where_tasks_ran_in_this_process(tmp_path, monke
     monkeypatch.setattr(setup, "close_all", lambda environments: closed.append(close(environments)))
     record(SPREAD, tmp_path / "d.zarr", on="serial", **SMALL)
     assert len(closed) == 2  # of the command, and of its tasks
-    assert not lending._IDLE.loaded
+    assert not lending._PROCESS.idle.loaded
 
 
 def test_environments_are_closed_in_workers_that_end(tmp_path):

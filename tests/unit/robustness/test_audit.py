@@ -121,6 +121,8 @@ def test_an_interrupted_audit_continues_to_the_same_report(place, copy, monkeypa
         audit(run, **asked)
     with pytest.raises(UsageError, match="begun with another episodes"):
         audit(run, resume=True, **{**asked, "episodes": EPISODES + 1})
+    with pytest.raises(UsageError, match="begun with another students"):  # rates are by seed
+        audit(run, resume=True, seeds=[4, 3], **asked)
     whole = audit(run, resume=True, **asked)
     same = {"seconds", "command"}
     assert whole.model_dump(exclude=same) == place[1].model_dump(exclude=same)

@@ -288,3 +288,9 @@ def test_places_that_cannot_be_listed_are_refused(tmp_path):
     for address in ("https://example.org/d", "hf://datasets/lab/data"):
         with pytest.raises(UsageError, match="on a web server"):
             unfinished(address)
+
+
+def test_parts_in_a_folder_whose_name_ends_alike_are_found_and_that_folder_is_not(tmp_path):
+    write(str(tmp_path), "my.parts/run.parts/1.zarr/zarr.json", b"{}")
+    (place,) = unfinished(tmp_path).unfinished
+    assert (place.address, place.kind) == (str(tmp_path / "my.parts" / "run.parts"), "parts")
