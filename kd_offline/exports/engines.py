@@ -79,11 +79,11 @@ COMPILED = ("c",)
 
 _MAX_BYTES = 1 << 30  # of one file
 # What evaluate, audit and profile put beside an export, and what its users make by its own
-# instructions.
+# instructions; .lock is how an audit locks a folder on Windows.
 _BESIDE = re.compile(
     rf"{re.escape(MANIFEST)}|"
     r"\.?(evaluation|profile|robustness(\.unfinished)?)\.json(\.\w+\.partial)?"
-    r"|c/build/.*|torch/__pycache__/.*",
+    r"|c/build/.*|torch/__pycache__/.*|\.lock",
     re.DOTALL,
 )
 

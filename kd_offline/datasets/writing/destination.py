@@ -8,6 +8,7 @@ from typing import IO
 from kd_offline.datasets.format import layout
 from kd_offline.datasets.storage.store import lock_folder
 from kd_offline.errors import Remedy, StorageError, UsageError
+from kd_offline.file_locks import without_lock
 from kd_offline.files import make_folder, remove_tree
 
 
@@ -62,7 +63,7 @@ def refuse_occupied(root: Path, *, resume: bool, overwrite: bool) -> None:
     if not root.exists() or _has_manifest(root) or _has_journal(root):
         return
     own_files = {layout.LOCK, layout.SCRATCH}
-    if any(path.name not in own_files for path in root.iterdir()):
+    if any(path.name not in own_files for path in without_lock(root)):
         msg = f"{str(root)!r} is not empty and holds no dataset: choose another path"
         raise StorageError(msg)
 

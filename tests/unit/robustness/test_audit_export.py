@@ -31,6 +31,7 @@ def test_an_export_plays_under_everything_but_attacks_by_gradients(place, tmp_pa
     assert attack.declined["students"] == (
         "fgsm needs gradients, which an export does not give: audit the run itself"
     )
+    (out / ".lock").touch()  # by which a folder is locked on Windows
     read_manifest(out)  # what lies beside it is known
     assert "--export" in report.command
     assert read_robustness(out) == report

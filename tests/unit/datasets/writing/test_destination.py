@@ -20,6 +20,11 @@ from kd_offline.testing.factories import (
 from tests.unit.datasets.writing.conftest import SPEC, blocks, record
 
 
+def test_a_folder_that_is_locked_by_a_file_as_on_windows_is_empty(tmp_path):
+    (tmp_path / ".lock").touch()
+    destination.refuse_occupied(tmp_path, resume=False, overwrite=False)
+
+
 def test_existing_datasets_are_not_touched(tmp_path):
     path = tmp_path / "d.zarr"
     first = record(path)
