@@ -188,7 +188,7 @@ def refuse_address(path: Path) -> None:
     if _SCHEMES.intersection(path.parts):
         msg = (
             f"{str(path)!r} is no folder but an address, to which only datasets are written, by "
-            "record, merge --virtual and push: give a folder"
+            "record, virtual merges and push: give a folder"
         )
         raise UsageError(msg)
 

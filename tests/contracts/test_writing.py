@@ -24,6 +24,7 @@ ALLOWED = {
     ("datasets/writing/destination.py", "replace"): "the manifest becomes the journal, in one step",
     ("datasets/sharing/targets.py", "unlink"): _NAME,
     ("recording/divided.py", "unlink"): _NAME,
+    ("execution/parts.py", "rmdir"): "of an empty folder of parts, whose lock is held",
     ("datasets/sharing/targets.py", "rmdir"): "of the empty folder that was made here",
     ("datasets/sharing/share.py", "ZipFile"): _ASIDE,
     ("datasets/convert/hdf5_writing.py", "File"): _ASIDE,

@@ -26,7 +26,7 @@ def test_four_commands_need_nothing_more(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = kd("record", *LESS["record"])
     assert done.stdout == "dataset.zarr\n"
-    told = "recording 60 episodes of mpe/simple_spread_v3 into dataset.zarr: 1.7 MB at most"
+    told = "recording 60 episodes of mpe/simple_spread_v3 into dataset.zarr: 1.8 MB at most"
     assert done.stderr.startswith(told)
     words, commands = hint(done), []
     while words[0] != "report":

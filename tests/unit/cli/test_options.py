@@ -57,8 +57,8 @@ def test_recipes_are_found_by_name_or_path(tmp_path):
 
 
 def test_workers_do_not_begin_to_load_where_only_names_are_completed(monkeypatch):
-    begun: list[None] = []
-    monkeypatch.setattr(processes, "prepare", lambda: begun.append(None))
+    begun: list[object] = []
+    monkeypatch.setattr(processes, "prepare", begun.append)
     command = click.Command("record")
     for completing in (True, False):
         context = typer.Context(command, resilient_parsing=completing)

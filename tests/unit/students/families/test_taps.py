@@ -6,7 +6,6 @@ import torch
 
 from kd_offline.distillation.parallel_agents import parallel_agents
 from kd_offline.distillation.recipe import distill_recipe
-from kd_offline.distillation.stacked_teams import StackedTeams
 from kd_offline.errors import UsageError
 from kd_offline.exports.c_source import interleaved, static_bytes
 from kd_offline.exports.compact import compact
@@ -113,12 +112,6 @@ class Batch(tuple):
         from kd_offline.distillation.targets import Targets
 
         return super().__new__(cls, (Targets(obs, last, *[obs] * 3), [len(obs)]))
-
-
-@pytest.mark.parametrize("family", ["fusion", "ptde"])
-def test_seeds_of_such_families_are_trained_one_after_the_other(family):
-    with pytest.raises(UsageError, match="set batched_seeds to false, or choose the student gru"):
-        StackedTeams([team(family), team(family, 1)])
 
 
 @pytest.mark.parametrize("family", ["fusion", "ptde"])
