@@ -16,6 +16,7 @@ from benchmarks.results.plan import (
     NetworkCell,
     Study,
     Task,
+    masked_expert,
 )
 
 MASK = "paper"
@@ -32,7 +33,6 @@ _TWO_STEPS = ("3m", "8m", "5m-vs-6m")
 _CEILINGS = ("3m", "8m", "3s5z")
 # Where networks of the students' size are trained under the mask with the expert as their teacher.
 _TAUGHT = ("3m",)
-FIRST_STEP = "masked"
 # How many times fewer FLOPs than MAPPO FO the goals ask for, and the largest width of all agents at
 # which their team has as many fewer.
 FEWER = 40
@@ -84,7 +84,7 @@ def network_cells(task: Task) -> list[NetworkCell]:
         for algorithm, each in kinds.items()
         for mask, widths in each
     ]
-    first = [first_step(task, seed) for seed in RL_SEEDS if task.slug in _TWO_STEPS]
+    first = [first_step(task)] if task.slug in _TWO_STEPS else []
     taught = [
         NetworkCell(task, MASK, wide, seed, teacher="bundled")
         for seed in RIVAL_SEEDS
@@ -93,9 +93,9 @@ def network_cells(task: Task) -> list[NetworkCell]:
     return [*cells, *first, *taught]
 
 
-def first_step(task: Task, seed: int = RL_SEEDS[0]) -> NetworkCell:
+def first_step(task: Task) -> NetworkCell:
     """Return the network that is distilled where students of the expert keep too little."""
-    return NetworkCell(task, MASK, None, seed, bundled=FIRST_STEP)
+    return masked_expert(task, MASK)
 
 
 def narrow(task: Task) -> tuple[int, ...]:
@@ -113,7 +113,7 @@ def distilled_cells(task: Task) -> list[DistilledCell]:
     sizes = (wide, task.mixed_widths, narrow(task))
     kinds = [*(("kd-marl", widths) for widths in sizes), ("kl", wide), ("bc", wide)]
     masked = [
-        DistilledCell(task, MASK, *kind, heat=(task.slug, kind[0]) == ("3s5z", "kd-marl"))
+        DistilledCell(task, MASK, *kind, heat=task.slug == "3s5z" and kind in kinds[:2])
         for kind in kinds
     ]
     few, half = (0, 1, 2), task.dataset_episodes // 2

@@ -18,7 +18,7 @@ from kd_offline.distillation.recipe import distill_recipe
 # Joint steps that students go on by, and a width of all agents at which the team of the first task
 # needs 40 times fewer FLOPs than its expert.
 FURTHER, NARROW = 2_000_000, 16
-TWO_STEPS = "two steps"
+TWO_STEPS, MASKED = "two steps", "masked"
 MASKS = ("full", "limited", "paper")
 METHODS = ("kd-marl", "kl", "bc")
 DISTILLATION_SEEDS = (0, 1, 2, 3, 4)
@@ -179,13 +179,13 @@ def network_cells(task: Task) -> list[NetworkCell]:
         for seed in RL_SEEDS
         for mask, widths, times in kinds
     ]
-    first = [first_step(task)] if task.masked else []
+    first = [masked_expert(task)] if task.masked else []
     return [expert, *first, *cells, *rival_cells(task)]
 
 
-def first_step(task: Task) -> NetworkCell:
-    """Return the networks of full size that are distilled in two steps."""
-    return NetworkCell(task, "limited", None, RL_SEEDS[0], bundled="masked")
+def masked_expert(task: Task, mask: str = "limited") -> NetworkCell:
+    """Return the bundled networks of full size that are distilled in two steps."""
+    return NetworkCell(task, mask, None, 0, bundled=MASKED)
 
 
 def rival_cells(task: Task) -> list[NetworkCell]:
@@ -222,7 +222,7 @@ def with_environment(task: Task) -> list[DistilledCell]:
     expert, whose weight stays (proximal policy distillation) or falls to zero (kickstarting).
     """
     whole = whole_cell(task)
-    second = replace(whole, label=TWO_STEPS, expert=first_step(task))
+    second = replace(whole, label=TWO_STEPS, expert=masked_expert(task))
     if task != TASKS[0]:
         return [second] if task.masked else []
     falling = (("kickstart.form", "plain"), ("kickstart.frames", FURTHER // 4))

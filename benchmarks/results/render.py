@@ -33,7 +33,7 @@ from benchmarks.results.plan import (
     ablation_cells,
     comparisons,
     distilled_cells,
-    first_step,
+    masked_expert,
     network_cells,
     rival_cells,
     whole_cell,
@@ -224,7 +224,7 @@ def _equal(task: Task) -> str:
     alike = [frames for frames in sorted(steps) if abs(frames / expert - 1) < 0.01]
     others = [f"{frames:,} ({frames / expert:.2f} times)" for frames in sorted(steps - {*alike})]
     same = f"those of the rows of {alike[0]:,} steps" if alike else "none"
-    first = latest(first_step(task)) if task.masked else None
+    first = latest(masked_expert(task)) if task.masked else None
     more = (
         f" Students in two steps also take the {first['frames']:,} steps and the seconds of the "
         "network of full size."

@@ -14,7 +14,6 @@ from benchmarks.results import budgets, curves
 from benchmarks.results.combat import (
     COMBAT,
     FEWER,
-    FIRST_STEP,
     FULL,
     GOALS,
     HALF,
@@ -27,6 +26,7 @@ from benchmarks.results.combat import (
 from benchmarks.results.plan import (
     DEVELOPMENT_SEED,
     EVALUATION_SEED,
+    MASKED,
     TWO_STEPS,
     AnyCell,
     Study,
@@ -292,7 +292,7 @@ def _cells(study: Study, task: Task) -> dict[str, AnyCell]:
     cells: dict[str, AnyCell] = {}
     for cell, *_ in study.groups(task):
         size = sizes.get((cell.mask, cell.widths))
-        large = _TAUGHT if cell.bundled == FIRST_STEP else _LARGE
+        large = _TAUGHT if cell.bundled == MASKED else _LARGE
         taught = WITH_TEACHER if cell.teacher else ""
         title = large if size is None else f"{cell.algorithm.upper()} {size}{taught}"
         cells[title] = cell

@@ -327,8 +327,8 @@ def make_students(study: Study, cell: DistilledCell) -> None:
             "widths": cell.widths,
             "label": cell.label,
             "seeds": len(cell.seeds),
-            "seconds": [result["seconds"] for result in run["results"]],
-            "held_out": [result.get("held_out") for result in run["results"]],
+            "seconds": _seconds_of(study, cell),
+            "held_out": [result["held_out"] for result in run["results"]],
             "dataset": run["dataset"]["id"],
             **report.model_dump(mode="json", exclude=_LEFT_OUT),
             **(beside_bundled(study, cell) if cell.expert and cell.task.bundled else {}),
@@ -366,9 +366,8 @@ def make_run(study: Study, cell: DistilledCell) -> Path:
     if _complete(path):
         return path
     if cell.further:
-        first, further = replace(cell, label="", further=()), dict(cell.further)
-        frames = further.pop("frames")
-        ppd(make_run(study, first), path, frames=frames, settings=further, threads=1, resume=True)
+        begun, further = make_run(study, _begun(cell)), dict(cell.further)
+        ppd(begun, path, frames=further.pop("frames"), settings=further, threads=1, resume=True)
         return path
     settings: dict[str, Any] = {"optimisation.epochs": cell.task.epochs, "threads": 1}
     settings |= dict(study.settings) | dict(cell.settings)
@@ -381,6 +380,19 @@ def make_run(study: Study, cell: DistilledCell) -> Path:
     )
     distill(dataset_path(study, cell), path, recipe, resume=True)
     return path
+
+
+def _begun(cell: DistilledCell) -> DistilledCell:
+    """Return the students that those of a cell go on from."""
+    return replace(cell, label="", further=())
+
+
+def _seconds_of(study: Study, cell: DistilledCell) -> list[float]:
+    """Return the seconds of each seed, with those of the students that it goes on from."""
+    text = (study.work / "runs" / cell.id / "run.json").read_text(encoding="utf-8")
+    took = [float(result["seconds"]) for result in json.loads(text)["results"]]
+    before = _seconds_of(study, _begun(cell)) if cell.further else [0.0] * len(took)
+    return [round(sum(both), 2) for both in zip(took, before, strict=True)]
 
 
 def time_students(study: Study, cell: DistilledCell) -> None:

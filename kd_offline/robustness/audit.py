@@ -355,7 +355,7 @@ def _workers(
 
 
 def _play(runner: EvaluationRunner, setup: AuditSetup, condition: Condition) -> None:
-    """Play everyone under a condition, for a runner that keeps the rollouts."""
+    """Play all policies under a condition, for a runner that keeps the rollouts."""
     setup.play(runner, condition)
 
 
@@ -409,8 +409,8 @@ class Audit:
         with closing(self._runners(played_ones, observer)) as runners:
             for condition in conditions:
                 mode, name, strength = condition
-                somebody = condition in played_ones
-                played = setup.play(next(runners), condition) if somebody else {}
+                is_played = condition in played_ones
+                played = setup.play(next(runners), condition) if is_played else {}
                 if name == NONE:
                     scores[mode] = Scores(played, self._rule(played["expert"]))
                     continue

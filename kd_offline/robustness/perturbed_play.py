@@ -1,4 +1,4 @@
-"""The policies of an audit and their rollouts: everyone plays every condition on every side."""
+"""The policies of an audit and their rollouts: all play every condition on every side."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class AuditSetup:
         return Setting(self.environment.spec, agents, self.scale, strength)
 
     @cached_property
-    def everyone(self) -> dict[Player, Sequence[TeamPolicy]]:
+    def all_players(self) -> dict[Player, Sequence[TeamPolicy]]:
         """Who plays, in the order of play."""
         found: dict[Player, Sequence[TeamPolicy]] = {
             "expert": (self.evaluation.policies.expert,),
@@ -150,7 +150,7 @@ class AuditSetup:
         """Return who is not played under a perturbation, and why in one sentence."""
         kind = PERTURBATIONS.load(name)
         found: dict[Player, str] = {}
-        for who, teams in self.everyone.items():
+        for who, teams in self.all_players.items():
             exported = who == "students" and self.evaluation.exported is not None
             for team in teams:
                 if reason := _declines(team, name, kind, exported=exported):
@@ -160,12 +160,12 @@ class AuditSetup:
     def players(self, name: str) -> dict[Player, Sequence[TeamPolicy]]:
         """Return who plays under a perturbation; without one, random play does too."""
         if name == NONE:
-            return self.everyone
+            return self.all_players
         left_out = {"random", *self.declined(name)}
-        return {who: teams for who, teams in self.everyone.items() if who not in left_out}
+        return {who: teams for who, teams in self.all_players.items() if who not in left_out}
 
     def play(self, runner: EvaluationRunner, condition: Condition) -> dict[Player, Played]:
-        """Play everyone under a condition, on every side."""
+        """Play all policies under a condition, on every side."""
         players = self.players(condition.name)
         return {who: self._played(runner, teams, condition) for who, teams in players.items()}
 

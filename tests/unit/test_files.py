@@ -379,7 +379,7 @@ def test_writing_into_a_folder_of_many_files_stays_quick(tmp_path):
     assert time.process_time() - began < 2
 
 
-@pytest.mark.parametrize("path", ["s3:/bucket/run", "/home/me/gs:/bucket/run"])
+@pytest.mark.parametrize("path", ["s3:/bucket/run", "runs/gs:/bucket/run"])
 def test_an_address_does_not_become_a_folder_of_that_name(path):
     for refused in (make_folder, check_output):
         with pytest.raises(UsageError, match=r"is no folder but an address, to which only"):
