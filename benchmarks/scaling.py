@@ -5,9 +5,11 @@ processes or on a Ray cluster of this machine. Every measurement is a new proces
 it needs before the clock starts; workers start within the time. A command with N workers gets N
 processors (``--cores free``: all), so that one worker, whose command writes meanwhile, is not given
 two. Each row has the episodes or trials a second, the processors used, the seconds until the first
-episode or trial was there, and the rate from then on. Last come, over the rounds, medians and
-ranges of the shares of linear: N workers against N times one worker, and against N times the plain
-command. ``ray``: seconds a task that does nothing takes on a Ray cluster of this machine.
+episode or trial was there, and the rate from then on. ``side_by_side`` rows are N plain commands at
+the same time, each with its part of the work and a processor of its own: what the machine gives
+where nothing is coordinated. Last come, over the rounds, medians and ranges of the shares of
+linear: N workers against N times one worker, N times the plain command, and N plain commands side
+by side. ``ray``: seconds a task that does nothing takes on a Ray cluster of this machine.
 ``shards``: seconds and memory of the merge of many small shards, and of verifying what comes out.
 Figures are of one machine in one state: the load of the last minute is printed beside them.
 
@@ -132,31 +134,71 @@ def in_new_process(row: Row, cores: int, folder: Path) -> Row:
     every = sorted(os.sched_getaffinity(0))
     chosen = every[:cores] or every
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        command = [sys.executable, "-m", "benchmarks.scaling", "--one", json.dumps(row), own]
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, chosen),
-        )
-    measured: Row = json.loads(done.stdout.splitlines()[-1])
+        measured = _answer(_started(row, chosen, Path(own)))
     return measured | {"cores": len(chosen)}
 
 
+def side_by_side(row: Row, folder: Path) -> Row:
+    """Return the sums of :func:`measured` of plain commands that share the amount."""
+    count = int(row["count"])
+    part = row | {"count": 0, "amount": int(row["amount"]) // count}
+    every = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        places = [Path(own) / str(number) for number in range(count)]
+        for place in places:
+            place.mkdir()
+        if row["what"] == "trials":
+            (Path(own) / "dataset.zarr").symlink_to(folder / "dataset.zarr")
+        started = [
+            _started(part, [every[number % len(every)]], place)
+            for number, place in enumerate(places)
+        ]
+        rows = [_answer(process) for process in started]
+    sums: Row = {
+        name: round(sum(float(one[name]) for one in rows), 3)
+        for name in ("a_second", "a_second_then", "processors")
+    }
+    first = max(float(one["first_s"]) for one in rows)
+    same: Row = {"place": "side_by_side", "workers": count, "first_s": first, "cores": count}
+    return rows[-1] | sums | same
+
+
+def _started(row: Row, processors: list[int], folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks.scaling", "--one", json.dumps(row), str(folder)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, processors),
+    )
+
+
+def _answer(process: subprocess.Popen[str]) -> Row:
+    printed, _ = process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    answer: Row = json.loads(printed.splitlines()[-1])
+    return answer
+
+
 def shares_of_linear(rows: list[Row]) -> Iterator[Row]:
-    """Yield, for each number of workers, its rates by N times those of one worker and of none."""
+    """Yield, for each number of workers, its shares of the three rates that are linear."""
     rounds: dict[tuple[Any, ...], dict[int, Row]] = {}
     for row in rows:
         place = row["place_wanted"], row["what"], row["cores_wanted"], row["round"]
-        rounds.setdefault(place, {})[int(row["workers"])] = row
+        count = int(row["workers"])
+        rounds.setdefault(place, {})[-count if row["place"] == "side_by_side" else count] = row
     for kind, what, cores in dict.fromkeys(key[:3] for key in rounds):
         chosen = [r for key, r in rounds.items() if key[:3] == (kind, what, cores)]
-        for count in sorted(set[int]().union(*chosen) - {0, 1}):
-            for base, name in ((1, "one worker"), (0, "the plain command")):
+        for count in sorted(n for n in set[int]().union(*chosen) if n > 1):
+            for base, name in (
+                (1, "one worker"),
+                (0, "the plain command"),
+                (-count, "plain commands side by side"),
+            ):
                 for rate in ("a_second", "a_second_then"):
                     shares = sorted(
-                        float(r[count][rate]) / float(r[base][rate]) / count
+                        float(r[count][rate]) / float(r[base][rate]) / (count if base >= 0 else 1)
                         for r in chosen
                         if base in r and count in r
                     )
@@ -186,11 +228,12 @@ def scaling(options: argparse.Namespace, counts: list[int], folder: Path) -> Ite
                 for count in counts if amount else ():
                     wanted: Row = {"what": what, "kind": kind, "count": count, "amount": amount}
                     cores = 0 if options.cores == "free" else max(1, count)
-                    row = in_new_process(wanted, cores, folder)
-                    rows.append(
-                        row | {"round": turn, "place_wanted": kind, "cores_wanted": options.cores}
-                    )
-                    yield row
+                    measured_rows = [in_new_process(wanted, cores, folder)]
+                    if count > 1:
+                        measured_rows.append(side_by_side(wanted, folder))
+                    asked = {"round": turn, "place_wanted": kind, "cores_wanted": options.cores}
+                    rows.extend(row | asked for row in measured_rows)
+                    yield from measured_rows
     yield from shares_of_linear(rows)
 
 

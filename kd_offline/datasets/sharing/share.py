@@ -291,7 +291,7 @@ def _clear_destination(
     job: CopyJob, target: Target, existing: dict[str, int], overwrite: bool
 ) -> bool:
     """Remove files of another dataset; return whether the same manifest is already there."""
-    existing_manifest = target.read(layout.MANIFEST) if layout.MANIFEST in existing else None
+    existing_manifest = _read(target, layout.MANIFEST) if layout.MANIFEST in existing else None
     if existing_manifest == job.manifest_text:
         return True
     listed = {file.path for file in job.manifest.files}

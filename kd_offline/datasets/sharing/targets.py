@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from uuid import uuid4
 
 from kd_offline.datasets.format.layout import (
     GROUPS,
@@ -77,8 +77,10 @@ class LocalTarget:
         """Return path -> size of every file."""
         sizes = {}
         for path in self._folder.files():
-            if path != LOCK:
-                sizes[path] = (self._folder.root / path).lstat().st_size
+            # Another command may rename or remove files meanwhile, on disks without locks.
+            with suppress(FileNotFoundError):
+                if path != LOCK:
+                    sizes[path] = (self._folder.root / path).lstat().st_size
         return sizes
 
     def read(self, path: str) -> bytes:
@@ -87,11 +89,14 @@ class LocalTarget:
 
     def holds(self, file: FileRecord, data: Callable[[], bytes]) -> bool:
         """Tell whether a file has the right sha256."""
-        return hashlib.sha256(self._folder.read(file.path, file)).hexdigest() == file.sha256
+        try:
+            return hashlib.sha256(self._folder.read(file.path, file)).hexdigest() == file.sha256
+        except FileNotFoundError:  # removed by another command since it was listed
+            return False
 
     def write(self, path: str, data: bytes, *, last: bool = False) -> None:
-        """Write a file under another name and rename it."""
-        self._folder.put(path, data, durable=last, aside=f"{SCRATCH_PREFIX}{threading.get_ident()}")
+        """Write a file under another name, which no other process uses, and rename it."""
+        self._folder.put(path, data, durable=last, aside=f"{SCRATCH_PREFIX}{uuid4().hex}")
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a file under another name and link it; False where there is one."""

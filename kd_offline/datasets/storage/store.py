@@ -157,8 +157,9 @@ class Folder:
     def put(self, path: str, data: bytes, *, durable: bool = False, aside: str = SCRATCH) -> None:
         """Write a file under another name and rename it, so that it is there whole or not at all.
 
-        There is one writer at a time. The temporary file ``aside`` has a fixed name, so a killed
-        writer leaves at most one. ``durable`` also waits until the bytes survive a loss of power.
+        The usual temporary file ``aside`` is for one writer at a time; it has a fixed name, so a
+        killed writer leaves at most one. ``durable`` also waits until the bytes survive a loss of
+        power.
         """
         target, beside = self.root / path, self.root / aside
         safe_open.refuse_links(self.root, path)

@@ -1,14 +1,20 @@
 """Places that are copied to: what is of no dataset stays, and writers exclude each other."""
 
+import hashlib
+
 import pytest
 
 from kd_offline.datasets import verify
 from kd_offline.datasets.sharing.share import push
+from kd_offline.datasets.sharing.targets import LocalTarget
+from kd_offline.datasets.storage import store
+from kd_offline.datasets.storage.store import Folder
 from kd_offline.errors import (
     DatasetError,
     StorageError,
     UsageError,
 )
+from kd_offline.schemas.dataset import FileRecord
 from kd_offline.tracking.base import FunctionObserver
 
 PLACES = ["folder", "s3"]
@@ -80,3 +86,33 @@ def test_two_pushes_to_one_folder_exclude_each_other(whole, tmp_path):
     assert refused
     assert verify(tmp_path / "copy.zarr", quick=True).ok
     assert not (tmp_path / "copy.zarr" / "recording.lock").exists()
+
+
+def test_files_that_vanish_while_they_are_listed_are_left_out(tmp_path, monkeypatch):
+    """As where another command renames its temporary file, on a disk without locks."""
+    (tmp_path / "zarr.json").write_bytes(b"{}")
+    monkeypatch.setattr(Folder, "files", lambda folder: iter([".part-1", "zarr.json"]))
+    assert LocalTarget(tmp_path).listing() == {"zarr.json": 2}
+
+
+def test_a_file_that_was_removed_since_it_was_listed_is_not_there(tmp_path):
+    file = FileRecord(path="zarr.json", size=2, sha256=hashlib.sha256(b"{}").hexdigest())
+    assert not LocalTarget(tmp_path).holds(file, lambda: b"{}")
+    (tmp_path / "zarr.json").write_bytes(b"{}")
+    assert LocalTarget(tmp_path).holds(file, lambda: b"{}")
+
+
+def test_two_writers_never_rename_each_others_files(tmp_path, monkeypatch):
+    """Threads of two processes may have the same number."""
+    write = store._write_aside
+
+    def overtaken(path, data, durable):
+        write(path, data, durable)
+        if data == b"first":
+            LocalTarget(tmp_path).write("b", b"second")
+
+    monkeypatch.setattr(store, "_write_aside", overtaken)
+    LocalTarget(tmp_path).write("a", b"first")
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert (tmp_path / "b").read_bytes() == b"second"
+    assert LocalTarget(tmp_path).listing() == {"a": 5, "b": 6}
