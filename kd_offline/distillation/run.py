@@ -23,13 +23,13 @@ from kd_offline.distillation.episode_targets import (
 )
 from kd_offline.distillation.own_episodes import own_episodes
 from kd_offline.distillation.recipe import built, completed
-from kd_offline.distillation.stacked_teams import StackedTeams
 from kd_offline.distillation.targets import TargetContext, TargetStore
 from kd_offline.distillation.terms import TERMS
 from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.errors import DatasetError, StorageError, UsageError
 from kd_offline.files import remove_tree
 from kd_offline.networks.accelerator import device_named
+from kd_offline.networks.packed import PackedNetwork
 from kd_offline.runs.folder import RUN, RunFolder, check_free, create_run, open_run
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.parts import PartRecord
@@ -120,7 +120,14 @@ def _device(recipe: DistillRecipe) -> torch.device:
 
 def _require_together(design: StudentDesign, train: EpisodeTargets) -> None:
     """Raise a ``UsageError`` where several seeds cannot be computed at once."""
-    StackedTeams([design.team(0)])
+    if type(design.team(0).network(0)).stacked is PackedNetwork.stacked:
+        name = design.recipe.student.family
+        msg = (
+            f"networks of the student family {name!r} of {FAMILIES.origin(name)} cannot be trained "
+            "with all seeds at once: set batched_seeds to false, or choose the student "
+            f"{' or '.join(FAMILIES.built_in)}"
+        )
+        raise UsageError(msg)
     if not isinstance(train, TargetStore):
         msg = (
             "seeds that are computed at once need the data in memory, and memory_mb is too small "

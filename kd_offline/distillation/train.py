@@ -84,13 +84,7 @@ class Training:
         heads: Sequence[AuxiliaryHeads],
         terms: ActiveTerms,
     ) -> Training:
-        """Return the state of several seeds' teams of one design before their first step.
-
-        Raises
-        ------
-        UsageError
-            Their networks cannot be computed together.
-        """
+        """Return the state of several seeds' teams of one design before their first step."""
         team, stacked = StackedTeams(teams), StackedHeads(heads, terms)
         schedule = terms.recipe.optimisation
         optimisers = _optimisers(team, stacked, schedule)
@@ -213,13 +207,12 @@ def _optimisers(
 
 
 def _matrices(team: StudentTeam | StackedTeams) -> list[Tensor]:
-    """Return the matrices between hidden layers."""
-    if isinstance(team, StackedTeams):
-        return team.matrices
+    """Return the matrices between hidden layers; of several seeds stacks of them."""
+    axes = 3 if isinstance(team, StackedTeams) else 2
     return [
         p
         for name, p in team.named_parameters()
-        if p.ndim == 2 and not name.startswith("aligners") and ".head." not in name
+        if p.ndim == axes and not any(part in f".{name}" for part in (".aligners.", ".head."))
     ]
 
 

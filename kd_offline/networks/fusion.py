@@ -34,11 +34,13 @@ from kd_offline.networks.packed import (
     Folded,
     Packed,
     PackedNetwork,
+    Stacked,
     affine,
     compose,
     unchanged,
 )
 from kd_offline.networks.recurrent import RecurrentNetwork, orthogonal, weights_of
+from kd_offline.networks.stacked import StackedAffine, scaled
 
 
 class FusionBlock(nn.Module):
@@ -142,6 +144,20 @@ class FusionNetwork(SourceNetwork):
         self.shape = shape
         self.block = FusionBlock(shape, rng)
         self.body = RecurrentNetwork(shape.body, rng, head_gain=head_gain)
+
+    def stacked(self, x: Tensor) -> Stacked:
+        """Run K networks at once, see :meth:`PackedNetwork.stacked`; of their own source only."""
+        shape, block, body = self.shape, self.block, self.body
+        if not shape.own or shape.normalised:
+            raise NotImplementedError
+        hyper = StackedAffine.of(block.hyper)(x).relu()
+        maps = StackedAffine.of(block.maps)(x)
+        maps = maps.view(*maps.shape[:2], shape.hyper + 1, shape.width, -1)
+        fused = (maps[:, :, :-1] * hyper.unsqueeze(3)).sum(2) + maps[:, :, -1]
+        feature = scaled(*body.stacked_trunk(fused))
+        embedding = body.stacked_states(feature)
+        taps = {"s_hat": fused, "feature": feature}
+        return Stacked(StackedAffine.of(body.head)(embedding), embedding, taps)
 
     def folded(
         self, before: Folded | None = None, inputs: Callable[[Folded], Folded] = unchanged

@@ -36,6 +36,14 @@ class Packed(NamedTuple):
         }
 
 
+class Stacked(NamedTuple):
+    """Outputs, embeddings and taps of K networks at each of T steps of B sequences."""
+
+    outputs: Tensor  # [T, K, A, B]
+    embedding: Tensor  # [T, K, H, B]
+    taps: Mapping[str, Tensor] = NO_TAPS  # [T, K, W, B] each
+
+
 class Folded(NamedTuple):
     """An affine map with the preceding affine map folded in, differentiable in both."""
 
@@ -103,6 +111,15 @@ class PackedNetwork(nn.Module):
         columns : int64 [I], optional
             Indices of the network's inputs that are in ``x``; all others are zero. None: all. Given
             only to networks of families that drop columns.
+        """
+        raise NotImplementedError
+
+    def stacked(self, x: Tensor) -> Stacked:
+        """Run K networks of one shape over fresh episodes, ``x`` [T, K, I, B]; optional.
+
+        Every parameter and buffer of this one has the networks as its first axis, see
+        :mod:`kd_offline.networks.stacked`. What is returned is what :meth:`packed` gives for each
+        network, up to rounding, and so are its gradients.
         """
         raise NotImplementedError
 

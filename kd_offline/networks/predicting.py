@@ -21,9 +21,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kd_offline.networks.deployed import Affine, PredictingCell
-from kd_offline.networks.packed import Folded, Packed, PackedNetwork, affine, compose, unchanged
+from kd_offline.networks.packed import (
+    Folded,
+    Packed,
+    PackedNetwork,
+    Stacked,
+    affine,
+    compose,
+    unchanged,
+)
 from kd_offline.networks.predicting_shape import PredictingShape
 from kd_offline.networks.recurrent import RecurrentNetwork, orthogonal
+from kd_offline.networks.stacked import StackedAffine, dense
 
 
 class PredictingNetwork(PackedNetwork):
@@ -60,6 +69,14 @@ class PredictingNetwork(PackedNetwork):
         z = self.z(self.norm(body.outputs.relu()))
         read = torch.cat([body.embedding, z], -1)
         return Packed(self.head(read), read, read, {"z": z})
+
+    def stacked(self, x: Tensor) -> Stacked:
+        """Run K networks at once, see :meth:`PackedNetwork.stacked`."""
+        state = self.body.stacked_states(*self.body.stacked_trunk(x))
+        predicted = dense(state, StackedAffine.of(self.body.head), self.norm.eps)
+        z = StackedAffine.of(self.z).after(self.norm)(predicted)
+        read = torch.cat([state, z], 2)
+        return Stacked(StackedAffine.of(self.head)(read), read, {"z": z})
 
     def folded(
         self, before: Folded | None = None, inputs: Callable[[Folded], Folded] = unchanged

@@ -26,10 +26,12 @@ from kd_offline.networks.packed import (
     Packed,
     PackedNetwork,
     Remnant,
+    Stacked,
     affine,
     compose,
     unchanged,
 )
+from kd_offline.networks.stacked import StackedAffine, dense, scaled, stacked_gru
 
 _NO_UNIT = 1e-6  # of a sum of gates: what a layer of closed gates is divided by
 
@@ -101,6 +103,28 @@ class RecurrentNetwork(PackedNetwork):
             return Packed(self.head(x), x, x[:, :0])
         x = packed_gru(x, sizes, memory, gru)
         return Packed(self.head(x), x, x)
+
+    def stacked(self, x: Tensor) -> Stacked:
+        """Run K networks at once, see :meth:`PackedNetwork.stacked`."""
+        embedding = self.stacked_states(*self.stacked_trunk(x))
+        return Stacked(StackedAffine.of(self.head)(embedding), embedding)
+
+    def stacked_trunk(self, x: Tensor) -> tuple[Tensor, nn.LayerNorm | None]:
+        """Return the last layer of K trunks, and the normalisation whose gain it still lacks."""
+        norm = None  # gain and offset become part of the layer that reads them
+        for index in range(len(self.shape.trunk)):
+            layer = StackedAffine.of(self._linear(index)).after(norm)
+            norm = self._norm(index)
+            x = dense(x, layer, norm.eps)
+        return x, norm
+
+    def stacked_states(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        """Return the states of K GRUs, or without them ``x``, with ``norm`` applied before."""
+        if self.gru is None:
+            return scaled(x, norm)
+        gru = weights_of(self.gru)
+        ih, ih_bias = StackedAffine(gru.ih, gru.ih_bias).after(norm)
+        return stacked_gru(x, gru._replace(ih=ih, ih_bias=ih_bias))
 
     def gated(self, x: Tensor, sizes: list[int], memory: Tensor, gates: Sequence[Tensor]) -> Packed:
         """Run with gates on the hidden units; full GRUs only."""

@@ -9,32 +9,65 @@ one is computed too, and its gradient has to be zero.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import copy
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from kd_offline.networks.gru import Weights
 
+Module = TypeVar("Module", bound=nn.Module)
 
-class Affine(NamedTuple):
+
+def stacked_module(modules: Sequence[Module]) -> Module:
+    """Return one module whose parameters and buffers are those of K modules, [K, ...].
+
+    ``modules`` are of one shape. They read their numbers from the result from then on.
+    """
+    whole = copy.deepcopy(modules[0])
+    for name, own in chain(whole.named_parameters(), whole.named_buffers()):
+        parent, _, leaf = name.rpartition(".")
+        each = [getattr(module.get_submodule(parent), leaf) for module in modules]
+        own.data = torch.stack([part.detach() for part in each])
+        for part, view in zip(each, own.data, strict=True):
+            part.data = view
+    return whole
+
+
+class StackedAffine(NamedTuple):
     """Linear maps of K networks."""
 
     weight: Tensor  # [K, O, I]
     bias: Tensor  # [K, O]
 
+    @classmethod
+    def of(cls, layer: nn.Linear) -> StackedAffine:
+        """Return the maps of a linear layer whose weights are [K, ...], with bias or without."""
+        zero = layer.weight.new_zeros(layer.weight.shape[:2])
+        return cls(layer.weight, zero if layer.bias is None else layer.bias)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Map ``x`` [T, K, I, B] to [T, K, O, B]."""
         return self.weight @ x + self.bias.unsqueeze(-1)
 
-    def after(self, gain: Tensor, offset: Tensor) -> Affine:
-        """Return the maps of ``gain * x + offset``; ``gain`` and ``offset``: [K, I]."""
-        moved = torch.bmm(self.weight, offset.unsqueeze(-1)).squeeze(-1)
-        return Affine(self.weight * gain.unsqueeze(1), self.bias + moved)
+    def after(self, norm: nn.LayerNorm | None) -> StackedAffine:
+        """Return the maps with gain and offset [K, I] of a normalisation before them, if any."""
+        if norm is None:
+            return self
+        moved = torch.bmm(self.weight, norm.bias.unsqueeze(-1)).squeeze(-1)
+        return StackedAffine(self.weight * norm.weight.unsqueeze(1), self.bias + moved)
 
 
-def dense(x: Tensor, layer: Affine, eps: float) -> Tensor:
+def scaled(x: Tensor, norm: nn.LayerNorm | None) -> Tensor:
+    """Return ``x`` [T, K, H, B] times gain plus offset [K, H] of a normalisation, if any."""
+    return x if norm is None else x * norm.weight.unsqueeze(-1) + norm.bias.unsqueeze(-1)
+
+
+def dense(x: Tensor, layer: StackedAffine, eps: float) -> Tensor:
     """Return ``LayerNorm(relu(layer(x)))`` without gain and offset; differentiable once.
 
     ``x``: [T, K, I, B]; the result is [T, K, O, B], normalised over O.

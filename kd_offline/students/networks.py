@@ -118,7 +118,7 @@ class StudentTeam(nn.Module):
         self.networks = nn.ModuleList()
         settings = settings_of(architecture)
         self.family = family_of(settings)
-        self._border = border(settings.family)
+        self.border = border(settings.family)
         for i, each in enumerate(widths):
             shape = agent_shape(spec, settings, i, each, inputs)
             aligner: nn.Module = nn.Identity()
@@ -127,7 +127,7 @@ class StudentTeam(nn.Module):
                 nn.init.eye_(aligner.weight)
                 nn.init.zeros_(aligner.bias)
             self.aligners.append(aligner)
-            with self._border("network"):
+            with self.border("network"):
                 self.networks.append(self.family.network(shape, rng))
         self._first = [self._first_columns(i) for i in range(spec.n_agents)]
 
@@ -222,7 +222,7 @@ class StudentTeam(nn.Module):
             columns = None
         if self.stand_in is not None:
             return self.stand_in(self, i, own, inputs.sizes, memory)
-        with self._border("packed"):
+        with self.border("packed"):
             return network.packed(self.aligners[i](own), inputs.sizes, memory, columns)
 
     def network_inputs(
@@ -259,7 +259,7 @@ class StudentTeam(nn.Module):
 
     def _fresh(self, i: int, batch: int) -> Tensor:
         """Return the memory of agent ``i`` in fresh episodes, [1, B, M]."""
-        with self._border("start"):
+        with self.border("start"):
             return self.network(i).start(batch)
 
     def _own_inputs(self, i: int, inputs: PackedInputs, last: Tensor | None) -> Tensor:

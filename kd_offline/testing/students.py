@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -28,6 +29,7 @@ from kd_offline.exports.network import AgentNetwork
 from kd_offline.networks.arithmetic import FLOAT, DeployedInputs, NetworkCost, StudentShape
 from kd_offline.networks.deployed import Affine
 from kd_offline.networks.packed import Folded, Packed, PackedNetwork
+from kd_offline.networks.stacked import stacked_module
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.schemas.student import StudentCard
 from kd_offline.seeding import generator
@@ -63,7 +65,8 @@ def check_family(
     -----
     The rules, by the name an error begins with: ``declaration``, ``shape``, ``weights``,
     ``memory``, ``packing``, ``episodes``, ``steps``, ``gradients``, ``restored state``,
-    ``columns``, ``mask``, ``cost``; and of what is not declined ``gates``, ``int8``, ``export``.
+    ``columns``, ``mask``, ``cost``; and of what is offered ``stacked``, ``gates``, ``int8``,
+    ``export``.
     """
     with torch.random.fork_rng():  # nothing here may depend on PyTorch's own generator
         subject = _declared(name, settings or {})
@@ -74,6 +77,8 @@ def check_family(
             _check_cost(subject, width)
             if subject.family.drops_columns:
                 _check_columns(network)
+            if type(network).stacked is not PackedNetwork.stacked:
+                _check_stacked(subject, width)
             if "gates" not in subject.declined:
                 _check_gates(subject, width)
             if "int8" not in subject.declined:
@@ -229,9 +234,8 @@ def _check_learning(subject: _Subject, width: int) -> None:
 
 def _learn(network: PackedNetwork, seed: int) -> None:
     found = _run(network, _inputs(sum(_SIZES), seed), _SIZES)
-    each = [part.square().mean() for name, part in found.parts().items() if name != "memory"]
     network.zero_grad()
-    torch.autograd.backward(torch.stack(each).sum())
+    _backward(part for name, part in found.parts().items() if name != "memory")
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if not weight.requires_grad:
@@ -240,6 +244,10 @@ def _learn(network: PackedNetwork, seed: int) -> None:
             require(there, "gradients", f"that of {name!r} is not finite, or there is none")
             if weight.grad is not None:
                 weight.sub_(0.1 * weight.grad)
+
+
+def _backward(parts: Iterable[Tensor]) -> None:
+    torch.autograd.backward(torch.stack([part.square().mean() for part in parts]).sum())
 
 
 def _check_columns(network: PackedNetwork) -> None:
@@ -252,6 +260,41 @@ def _check_columns(network: PackedNetwork) -> None:
     part = network.packed(x[:, kept], _SIZES, memory, kept)
     rows = list(range(len(x)))
     _same(whole, part, rows, "columns", "it has other outputs where zero inputs are left out")
+
+
+def _check_stacked(subject: _Subject, width: int) -> None:
+    """Require of networks that are computed at once what each gives alone, and its gradients."""
+    steps, count, batch = 5, 3, 2
+    networks = [subject.network(width, seed) for seed in range(count)]
+    noise = generator(3, "conformance")  # so that no gain is 1 and no bias is 0
+    for weight in (p for network in networks for p in network.parameters()):
+        weight.data.add_(torch.from_numpy(0.1 * noise.standard_normal(weight.shape)).float())
+    x = _inputs(steps * count * batch).view(steps, count, batch, _INPUTS).mT
+    whole = stacked_module(deepcopy(networks))
+    said = whole.stacked(x)
+    taps = {f"tap {name}": values for name, values in said.taps.items()}
+    together = {"outputs": said.outputs, "embedding": said.embedding, **taps}
+    _backward(together.values())
+    for k, network in enumerate(networks):
+        alone = _run(network, x[:, k].mT.flatten(0, 1), [batch] * steps).parts()
+        del alone["memory"]
+        _backward(alone.values())
+        wanted = {name: (steps, count, part.shape[1], batch) for name, part in alone.items()}
+        found = {name: tuple(part.shape) for name, part in together.items()}
+        require(found == wanted, "stacked", f"it gives {found}, and should give {wanted}")
+        for name, part in alone.items():
+            close = torch.allclose(
+                together[name][:, k].mT.flatten(0, 1), part, atol=_ATOL, rtol=_RTOL
+            )
+            require(close, "stacked", f"of several networks at once, {name} differs from one alone")
+        for name, weight in network.named_parameters():
+            if weight.grad is None:
+                continue
+            gradient, most = whole.get_parameter(name).grad, float(weight.grad.abs().max())
+            close = gradient is not None and torch.allclose(
+                count * gradient[k], weight.grad, atol=_RTOL * most, rtol=_RTOL
+            )
+            require(close, "stacked", f"the gradient of {name!r} differs from that of one alone")
 
 
 def _check_cost(subject: _Subject, width: int) -> None:

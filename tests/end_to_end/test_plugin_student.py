@@ -103,6 +103,36 @@ def test_killed_and_resumed_it_comes_to_the_same_bits(run, dataset, tmp_path, mo
     assert done.results[0].digest == open_run(run).manifest().results[0].digest
 
 
+def test_all_seeds_are_trained_at_once(dataset, plugins, tmp_path):
+    settings = SMALL | {"student.family": FAMILY}
+    apart, together = (
+        distill(
+            dataset,
+            tmp_path / str(batched),
+            distill_recipe(
+                method="kl", seeds=(3, 0), settings=settings | {"batched_seeds": batched}
+            ),
+        )
+        for batched in (False, True)
+    )
+    for one, other in zip(apart.results, together.results, strict=True):
+        assert one.held_out == pytest.approx(other.held_out, rel=1e-3, abs=1e-5)
+    assert rerun(tmp_path / "True").identical
+
+
+def test_without_a_stacked_form_seeds_are_trained_apart(dataset, plugins, tmp_path, monkeypatch):
+    network = sys.modules[type(FAMILIES.load(FAMILY)).__module__].MinGRUNetwork
+    monkeypatch.delattr(network, "stacked")
+    words = (
+        rf"networks of the student family '{FAMILY}' of kd-offline-example-plugin 0\.1\.0 cannot "
+        "be trained with all seeds at once: set batched_seeds to false, or choose the student gru "
+        "or mlp or fusion or ptde"
+    )
+    with pytest.raises(UsageError, match=words):
+        distill(dataset, tmp_path / "run", recipe(batched_seeds=True))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_budget_of_arithmetic_narrows_it(dataset, plugins, tmp_path):
     done = distill(dataset, tmp_path / "run", recipe(**{"budget.max_macs": 100}))
     (figures,) = {tuple(agent.figures) for agent in done.allocation.agents}
@@ -236,7 +266,7 @@ def test_what_fails_in_it_names_the_package_and_the_call(
         distil_and_export()
 
 
-@pytest.mark.parametrize("call", ["packed", "start"])
+@pytest.mark.parametrize("call", ["packed", "start", "stacked"])
 def test_so_does_what_fails_in_its_networks(dataset, plugins, tmp_path, monkeypatch, call):
     def broken(self, *given):
         raise StopIteration("a fault")
@@ -244,7 +274,7 @@ def test_so_does_what_fails_in_its_networks(dataset, plugins, tmp_path, monkeypa
     network = sys.modules[type(FAMILIES.load(FAMILY)).__module__].MinGRUNetwork
     monkeypatch.setattr(network, call, broken)
     with pytest.raises(UserCodeError, match=f"of kd-offline-example-plugin 0.1.0 failed in {call}"):
-        distill(dataset, tmp_path / "run", recipe())
+        distill(dataset, tmp_path / "run", recipe(batched_seeds=call == "stacked"))
 
 
 @pytest.mark.parametrize(("call", "words"), [("cell", "folded or cell"), ("onnx", "the onnx ex")])

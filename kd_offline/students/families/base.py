@@ -8,7 +8,8 @@ Two objects, the second made by the first:
   export run.
 
 A family has to say its shape and its cost, and to build networks that run over packed sequences.
-Everything in :data:`OPTIONAL` may be declined, each in one sentence.
+Everything in :data:`OPTIONAL` may be declined, each in one sentence. Networks with
+:meth:`~kd_offline.networks.packed.PackedNetwork.stacked` can be trained with all seeds at once.
 """
 
 from __future__ import annotations

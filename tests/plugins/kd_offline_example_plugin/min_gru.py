@@ -10,7 +10,15 @@ from torch.nn import functional
 
 from kd_offline.networks.arithmetic import FLOAT, MemoryCost, NetworkCost
 from kd_offline.networks.deployed import Affine, Cell, sigmoid
-from kd_offline.networks.packed import Packed, PackedNetwork, affine, compose, unchanged
+from kd_offline.networks.packed import (
+    Packed,
+    PackedNetwork,
+    Stacked,
+    affine,
+    compose,
+    unchanged,
+)
+from kd_offline.networks.stacked import StackedAffine
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.students.families.base import PlainShape, StudentFamily
 
@@ -100,6 +108,17 @@ class MinGRUNetwork(PackedNetwork):
             states.append(h)
         h = torch.cat(states)
         return Packed(self.head(h), h, h)
+
+    def stacked(self, x):
+        """Run K networks at once, whose weights are [K, ...], over ``x`` [T, K, I, B]."""
+        x = StackedAffine.of(self.first)(x).relu()
+        gate, candidate = StackedAffine.of(self.gates)(x).split(self.shape.state, 2)
+        gate, states, h = gate.sigmoid(), [], torch.zeros_like(gate[0])
+        for kept, added in zip(1 - gate, gate * candidate, strict=True):
+            h = kept * h + added
+            states.append(h)
+        h = torch.stack(states)
+        return Stacked(StackedAffine.of(self.head)(h), h)
 
     def folded(self, before=None, inputs=unchanged):
         """Return the matrices as they are exported, the aligner and the mask in the first."""

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from kd_offline.networks.gru import Weights, packed_gru
-from kd_offline.networks.stacked import Affine, dense, stacked_gru
+from kd_offline.networks.stacked import StackedAffine, dense, scaled, stacked_gru, stacked_module
 
 T, K, INPUTS, WIDTH, B = 4, 3, 6, 5, 7
 
@@ -52,7 +53,7 @@ def test_dense_layers_and_their_gradients(monkeypatch, part):
     monkeypatch.setattr("kd_offline.networks.stacked._PART", part)
     weight, bias = drawn(K, WIDTH, INPUTS), drawn(K, WIDTH)
     x, upstream = drawn(T, K, INPUTS, B), drawn(T, K, WIDTH, B)
-    dense(x, Affine(weight, bias), 1e-5).backward(upstream)
+    dense(x, StackedAffine(weight, bias), 1e-5).backward(upstream)
     for k in range(K):
         (w, b), given = alone((weight, bias), k), as_rows(x, k)
         functional.layer_norm(functional.linear(given, w, b).relu(), (WIDTH,)).backward(
@@ -64,8 +65,38 @@ def test_dense_layers_and_their_gradients(monkeypatch, part):
 
 
 def test_gain_and_offset_before_a_layer_become_part_of_it():
-    layer = Affine(drawn(K, WIDTH, INPUTS), drawn(K, WIDTH))
-    gain, offset = drawn(K, INPUTS), drawn(K, INPUTS)
+    layer, norm = StackedAffine(drawn(K, WIDTH, INPUTS), drawn(K, WIDTH)), nn.LayerNorm(INPUTS)
+    norm.weight.data, norm.bias.data = drawn(K, INPUTS).data, drawn(K, INPUTS).data
     x = drawn(T, K, INPUTS, B)
-    moved = layer(x * gain.unsqueeze(-1) + offset.unsqueeze(-1))
-    torch.testing.assert_close(layer.after(gain, offset)(x), moved)
+    torch.testing.assert_close(layer.after(norm)(x), layer(scaled(x, norm)))
+    assert layer.after(None) is layer
+    assert scaled(x, None) is x
+
+
+class Counting(nn.Module):
+    """A layer without bias that is frozen, and a number of each network that is no parameter."""
+
+    layer: nn.Linear
+    count: torch.Tensor
+
+    def __init__(self, count):
+        super().__init__()
+        self.layer = nn.Linear(INPUTS, WIDTH, bias=False).requires_grad_(False)
+        self.register_buffer("count", torch.tensor(count))
+
+
+def test_modules_read_their_numbers_from_the_stack_and_share_no_others():
+    modules = [Counting(k) for k in range(K)]
+    before = [module.layer.weight.clone() for module in modules]
+    whole = stacked_module(modules)
+    assert whole.count.tolist() == [0, 1, 2]
+    assert not whole.layer.weight.requires_grad
+    x = torch.randn(T, K, INPUTS, B, generator=DRAW)
+    for k, module in enumerate(modules):
+        torch.testing.assert_close(module.layer.weight, before[k])
+        rows = as_rows(StackedAffine.of(whole.layer)(x), k)
+        torch.testing.assert_close(rows, module.layer(as_rows(x, k)), check_stride=False)
+    whole.layer.weight.zero_()
+    whole.count.add_(1)
+    assert [int(module.count) for module in modules] == [1, 2, 3]
+    assert not any(module.layer.weight.any() for module in modules)

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from kd_offline.networks.arithmetic import FLOAT, MemoryCost, NetworkCost
-from kd_offline.networks.packed import Packed, PackedNetwork
+from kd_offline.networks.packed import Packed, PackedNetwork, Stacked
 from kd_offline.networks.recurrent import RecurrentNetwork
+from kd_offline.networks.stacked import StackedAffine
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.students.families import FAMILIES
 from kd_offline.students.families.base import PlainShape, StudentFamily
@@ -228,6 +229,40 @@ class Forgotten(Cheap):
             return replace(self, inputs=given.width)  # what its inputs keep is left out
 
 
+class Together(Good):
+    """Networks that are computed at once."""
+
+    class built(Network):
+        def stacked(self, x):
+            states, h = [], 0.0
+            for seen in StackedAffine.of(self.first)(x):
+                h = 0.5 * h + seen
+                states.append(h)
+            return self.answered(torch.stack(states))
+
+        def answered(self, states):
+            return Stacked(StackedAffine.of(self.head)(states), states)
+
+
+class Exchanged(Together):
+    class built(Together.built):
+        def answered(self, states):
+            return super().answered(states.roll(1, 1))
+
+
+class Sideways(Together):
+    class built(Together.built):
+        def answered(self, states):
+            found = super().answered(states)
+            return found._replace(outputs=found.outputs.mT)
+
+
+class Cut(Together):
+    class built(Together.built):
+        def answered(self, states):
+            return super().answered(states.detach())
+
+
 class OpenGates(GRU):
     def network(self, shape, rng):
         class Gated(RecurrentNetwork):
@@ -276,8 +311,9 @@ def registered(monkeypatch):
     return register
 
 
-def test_a_small_family_passes(registered):
-    registered(Good)
+@pytest.mark.parametrize("family", [Good, Together])
+def test_a_small_family_passes(registered, family):
+    registered(family)
     check_family("checked")
 
 
@@ -302,6 +338,9 @@ def test_a_small_family_passes(registered):
         (Light, "cost"),
         (Everything, "cost"),
         (Forgotten, "cost"),
+        (Exchanged, "stacked"),
+        (Sideways, "stacked"),
+        (Cut, "stacked"),
         (OpenGates, "gates"),
         (DeafGates, "gates"),
         (Unfolded, "int8"),
