@@ -38,6 +38,7 @@ from benchmarks.results.plan import EVALUATION_SEED
 
 if TYPE_CHECKING:
     from kd_offline.evaluation.intervals import Interval
+    from kd_offline.recording.recipe import RecordSettings
     from kd_offline.types import FloatArray, TeamPolicy
 
 CEILING = "bundled:masked"
@@ -65,7 +66,6 @@ STUDIES = (
     Study("smax/3m", "3m", "paper", recorded=3000, epochs=10, added=1000),
     Study("smax/5m_vs_6m", "5m-vs-6m", "paper", recorded=3000, epochs=10, added=1000),
 )
-QUICK = {"recorded": 200, "epochs": 2, "seeds": 2, "rounds": 1, "added": 100, "played": 50}
 
 
 class Arm(NamedTuple):
@@ -106,13 +106,18 @@ def main() -> None:
     place.mkdir(parents=True, exist_ok=True)
     for study in STUDIES:
         if given.task in (None, study.slug):
-            chosen = replace(study, **QUICK) if given.quick else study
+            chosen = quick(study) if given.quick else study
             rows: list[dict[str, Any]] = []
             for row in measured(chosen, work / study.slug):
                 rows.append(row)
                 text = json.dumps({"study": asdict(chosen), "rows": rows}, indent=2) + "\n"
                 (place / f"{study.slug}.json").write_text(text, encoding="utf-8")
             print(f"{study.task}, {study.mask}\n{table(rows)}")
+
+
+def quick(study: Study) -> Study:
+    """Return a study of a minute that shows that everything runs; its figures mean nothing."""
+    return replace(study, recorded=200, epochs=2, seeds=2, rounds=1, added=100, played=50)
 
 
 def measured(study: Study, work: Path) -> Iterator[dict[str, Any]]:
@@ -165,16 +170,12 @@ def go_on(
     folder = work / f"{arm.name}.{number}"
     folder.mkdir(exist_ok=True)
     recorded = folder / "recorded.zarr"
-    record(
-        study.task,
-        recorded,
-        expert=arm.labels,
-        episodes=study.added,
-        seed=derive(0, "dagger", number),
-        threads=1,
-        resume=True,
-        **(_played_by(students) if arm.play == "students" else {}),
-    )
+    settings: RecordSettings = {"expert": arm.labels, "episodes": study.added, "threads": 1}
+    settings["seed"] = derive(0, "dagger", number)
+    if arm.play == "students":  # as the command: those of the first seed play every agent
+        settings |= {"noise_mixture": (), "partner": str(students)}
+        settings |= {"partner_share": 1.0, "partner_agents": 1.0}
+    record(study.task, recorded, resume=True, **settings)
     dataset = recorded
     if former is not None:
         dataset = folder / "dataset.zarr"
@@ -196,16 +197,6 @@ def epochs_of(study: Study, number: int, *, alone: bool) -> int:
     """
     half, added = study.epochs // 2, number * study.added
     return round(half * (study.recorded + added) / added) if alone else half
-
-
-def _played_by(students: Path) -> Mapping[str, Any]:
-    """Return the settings of a recording in which the first seed's students play every agent."""
-    return {
-        "noise_mixture": (),
-        "partner": str(students),
-        "partner_share": 1.0,
-        "partner_agents": 1.0,
-    }
 
 
 def _settings(epochs: int) -> dict[str, Any]:

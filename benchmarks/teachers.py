@@ -71,7 +71,6 @@ STUDIES = (
         epochs=5,
     ),
 )
-QUICK = {"episodes": 100, "epochs": 1, "seeds": 2, "played": 50}
 QUICK_FRAMES = 5000
 
 
@@ -106,7 +105,8 @@ def main() -> None:
     for study in STUDIES:
         if given.task in (None, study.slug):
             chosen = _quick(study) if given.quick else study
-            experts, rows = [], []
+            experts: list[dict[str, Any]] = []
+            rows: list[dict[str, Any]] = []
             for kind, row in measured(chosen, work / study.slug):
                 (experts if kind == "expert" else rows).append(row)
                 document = {"study": asdict(chosen), "experts": experts, "rows": rows}
@@ -119,7 +119,7 @@ def _quick(study: Study) -> Study:
     weaker = tuple(
         one if isinstance(one, str) else one._replace(frames=QUICK_FRAMES) for one in study.weaker
     )
-    return replace(study, weaker=weaker, **QUICK)
+    return replace(study, weaker=weaker, episodes=100, epochs=1, seeds=2, played=50)
 
 
 def measured(study: Study, work: Path) -> Iterator[tuple[str, dict[str, Any]]]:
