@@ -1,6 +1,6 @@
 """How much of the gap to the masked ceiling DAgger closes, beside equally many expert episodes.
 
-    python -m benchmarks.dagger               # hours of one core; every task can be stopped
+    python -m benchmarks.dagger               # some 30 minutes of one core; can be stopped
     python -m benchmarks.dagger --task spread
     python -m benchmarks.dagger --quick       # a minute; for trying the command, not for figures
 
@@ -11,7 +11,8 @@ see. All four add equally many episodes, and make nearly equally many updates. W
 expert and students that play, a round is one of::
 
     kd-offline record TASK -o d.zarr --episodes N
-    kd-offline distill d.zarr -o first/ --mask MASK --seeds 5 --batched --set weights.policy=0
+    kd-offline distill d.zarr -o first/ --mask MASK --seeds 3 --epochs E --batched \
+        --set weights.policy=0
     kd-offline dagger first/ -o dagger/ --rounds R --episodes M
 
 The policy gradient is left out, since it needs the values of whoever plays. With
@@ -55,16 +56,16 @@ class Study:
     mask: str
     recorded: int
     epochs: int
-    seeds: int = 5
-    rounds: int = 3
-    added: int = 2000
+    added: int
+    seeds: int = 3
+    rounds: int = 2
     played: int = 2000
 
 
 STUDIES = (
-    Study("mpe/simple_spread_v3", "spread", "limited", recorded=6000, epochs=24),
-    Study("smax/3m", "3m", "paper", recorded=3000, epochs=10, added=1000),
-    Study("smax/5m_vs_6m", "5m-vs-6m", "paper", recorded=3000, epochs=10, added=1000),
+    Study("mpe/simple_spread_v3", "spread", "limited", recorded=6000, epochs=12, added=3000),
+    Study("smax/3m", "3m", "paper", recorded=3000, epochs=10, added=1500),
+    Study("smax/5m_vs_6m", "5m-vs-6m", "paper", recorded=3000, epochs=10, added=1500),
 )
 
 
