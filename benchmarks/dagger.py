@@ -27,7 +27,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 CEILING = "bundled:masked"
 LABELS = ("bundled", CEILING)
-PLAYS = ("students", "expert")
+PLAYS = ("expert", "students")  # what students are compared with is first
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="little of everything, into --work")
     parser.add_argument("--work", type=Path, help="default: build/dagger, build/dagger-quick")
     parser.add_argument("--task", choices=[study.slug for study in STUDIES], help="only this one")
+    parser.add_argument("--labels", choices=LABELS, help="only rounds that this expert labels")
     given = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     work = given.work or Path("build/dagger-quick" if given.quick else "build/dagger")
@@ -109,7 +110,8 @@ def main() -> None:
         if given.task in (None, study.slug):
             chosen = quick(study) if given.quick else study
             rows: list[dict[str, Any]] = []
-            for row in measured(chosen, work / study.slug):
+            arms = [arm for arm in ARMS if given.labels in (None, arm.labels)]
+            for row in measured(chosen, arms, work / study.slug):
                 rows.append(row)
                 text = json.dumps({"study": asdict(chosen), "rows": rows}, indent=2) + "\n"
                 (place / f"{study.slug}.json").write_text(text, encoding="utf-8")
@@ -121,7 +123,7 @@ def quick(study: Study) -> Study:
     return replace(study, recorded=200, epochs=2, seeds=2, rounds=1, added=100, played=50)
 
 
-def measured(study: Study, work: Path) -> Iterator[dict[str, Any]]:
+def measured(study: Study, arms: Sequence[Arm], work: Path) -> Iterator[dict[str, Any]]:
     """Yield the ceiling, the first students, and the students of every round of every arm."""
     from kd_offline.distillation.distill import distill
     from kd_offline.distillation.recipe import distill_recipe
@@ -140,7 +142,7 @@ def measured(study: Study, work: Path) -> Iterator[dict[str, Any]]:
     yield {"what": CEILING, **compared(ceiling, None, ceiling)}
     yield {"what": "first", "episodes": study.recorded, **compared(first, None, ceiling)}
     controls: dict[tuple[str, int], Played] = {}
-    for arm in sorted(ARMS, key=lambda arm: (arm.labels, arm.play)):  # controls before students
+    for arm in arms:
         former = dataset if arm.labels == LABELS[0] else None
         students = run
         for number in range(1, study.rounds + 1):
