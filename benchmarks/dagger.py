@@ -64,8 +64,10 @@ class Study:
 
 STUDIES = (
     Study("mpe/simple_spread_v3", "spread", "limited", recorded=6000, epochs=12, added=3000),
-    Study("smax/3m", "3m", "paper", recorded=3000, epochs=10, added=1500),
-    Study("smax/5m_vs_6m", "5m-vs-6m", "paper", recorded=3000, epochs=10, added=1500),
+    *(
+        Study(f"smax/{name}", slug, "paper", recorded=3000, epochs=10, added=1500, played=1000)
+        for name, slug in (("3m", "3m"), ("5m_vs_6m", "5m-vs-6m"))
+    ),
 )
 
 
