@@ -1,6 +1,6 @@
 """Whether episodes of weaker experts help or harm beside those of the best one.
 
-    python -m benchmarks.teachers             # some 25 minutes of one core
+    python -m benchmarks.teachers             # some 15 minutes of one core
     python -m benchmarks.teachers --quick     # a minute; for trying the command, not for figures
 
 Three experts of unequal strength record equally many episodes. Students learn from the best one's
@@ -49,9 +49,9 @@ class Study:
     mask: str
     weaker: tuple[str | Trained, ...]
     recipe: Path | None = None
-    episodes: int = 3000
-    epochs: int = 8
-    seeds: int = 5
+    episodes: int = 2000
+    epochs: int = 6
+    seeds: int = 3
     played: int = 2000
 
 
@@ -60,7 +60,7 @@ STUDIES = (
         "mpe/simple_spread_v3",
         "spread",
         "limited",
-        ("bundled:mlp", Trained(300_000, 0)),
+        ("bundled:mlp", Trained(100_000, 0)),
     ),
     Study(
         "smax/3m",
@@ -124,32 +124,19 @@ def _quick(study: Study) -> Study:
 
 def measured(study: Study, work: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ``expert`` or ``students`` with the figures of one of them."""
-    from kd_offline.datasets import merge
     from kd_offline.distillation.distill import distill
     from kd_offline.distillation.recipe import distill_recipe
     from kd_offline.recording.record import record
 
     work.mkdir(parents=True, exist_ok=True)
     experts = [BEST, *(_trained(study, one, work) for one in study.weaker)]
-    recordings = []
     for number, expert in enumerate(experts):
-        yield (
-            "expert",
-            {
-                "expert": _named(study, number),
-                **figures(played(study.task, expert, study.played, work / f"expert-{number}.npz")),
-            },
-        )
-        recordings.append(work / f"expert-{number}.zarr")
-        record(
-            *(study.task, recordings[-1]),
-            expert=expert,
-            episodes=study.episodes,
-            seed=number,
-            threads=1,
-            resume=True,
-        )
-    merge(recordings, work / "all.zarr", arrays="common", resume=True)
+        found = played(study.task, expert, study.played, work / f"expert-{number}.npz")
+        yield "expert", {"expert": _named(study, number), **figures(found)}
+    alone, everything = work / "best.zarr", work / "all.zarr"
+    for dataset, whose in ((alone, experts[:1]), (everything, experts)):
+        episodes = study.episodes * len(whose)
+        record(study.task, dataset, expert=whose, episodes=episodes, threads=1, resume=True)
     best: Played | None = None
     for number, arm in enumerate(ARMS):
         run = work / f"run-{number}"
@@ -162,7 +149,7 @@ def measured(study: Study, work: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             seeds=study.seeds,
             settings={**settings, "batched_seeds": True},
         )
-        distill(work / "all.zarr" if arm.everything else recordings[0], run, recipe, resume=True)
+        distill(everything if arm.everything else alone, run, recipe, resume=True)
         now = played(study.task, run, study.played, work / f"run-{number}.npz")
         yield "students", {"learn": arm.name, **figures(now, best)}
         best = now if best is None else best
